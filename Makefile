@@ -1,0 +1,52 @@
+# Usher. `make help` lists what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PYTHONSAFEPATH := 1
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements/dev.txt gateway/pyproject.toml operator/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Usher needs Python 3.11 or later; set PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	@echo "Installing into $(VENV) (once, about a minute) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e ./gateway -e ./operator
+	@touch $@
+
+venv: $(READY) ## the environment, in .venv
+
+run: $(READY) ## a simulated day of visits in about a minute, then keeps serving (ONCE=1: ends after the table)
+	@$(BIN)/python examples/agency/day.py $(if $(ONCE),--once)
+
+test: check $(READY) ## all that must hold: make check, then the whole suite but the long one
+	$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
+
+test-long: $(READY) ## the long suite: 100 kill rounds, a million odd bodies
+	$(BIN)/python -m pytest -m long $(ARGS)
+
+check: $(READY) ## what needs no build: format, lint, types, import contracts, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy gateway/src operator/src tests bench examples
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(READY) ## format the code, mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## how fast: ratios to a bare aiohttp server within one run
+	$(BIN)/python bench/run.py $(ARGS)
+
+requirements: ## pin anew what development and CI install
+	cd requirements && ../$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --generate-hashes --allow-unsafe --output-file dev.txt dev.in ../gateway/pyproject.toml
+
+clean: ## remove the environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
+
+.PHONY: help venv run test test-long check format bench requirements clean

@@ -1,0 +1,8 @@
+"""The program ``usher``."""
+
+from usher_gateway.cli import app
+
+
+def main() -> None:
+    """Run the command line."""
+    app.run()

@@ -1,0 +1,1 @@
+"""The only composition root of the gateway: what is built, in which order it starts and stops."""

@@ -1,0 +1,28 @@
+"""The gateway's one clock: what time it is for windows, schedules, expiry and days.
+
+Time limits of I/O use the event loop's own clock and are never scaled.
+"""
+
+import time
+
+from usher_gateway import model
+
+
+class Clock:
+    """The wall clock in microseconds, or (for development) one that runs ``scale`` times as fast from its start."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+        self._start = time.time_ns() // 1000
+        self._monotonic = time.monotonic_ns()
+
+    def now(self) -> int:
+        """The present instant (microseconds since the epoch, UTC)."""
+        if self.scale == 1.0:
+            return time.time_ns() // 1000
+        elapsed = (time.monotonic_ns() - self._monotonic) // 1000
+        return self._start + int(elapsed * self.scale)
+
+    def real_seconds(self, microseconds: int) -> float:
+        """How many real seconds pass while this clock advances by ``microseconds``."""
+        return microseconds / model.MICROSECONDS / self.scale

@@ -1,0 +1,1 @@
+"""The steps of a delivery's path: lanes, render, sign, attempt, outcome, retry, circuit."""

@@ -1,0 +1,1 @@
+"""One sender per destination type, found by listing this package."""

@@ -1,0 +1,59 @@
+"""The errors of the gateway: each has a code, whether it is permanent, and a hint for whoever can fix it."""
+
+
+class UsherError(Exception):
+    """Base of all; ``hint`` says what to do about it. Messages never hold personal data."""
+
+    code = "Internal"
+    permanent = False
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigurationError(UsherError):
+    """The configuration or a flag cannot be used as it is."""
+
+    code = "Configuration"
+    permanent = True
+
+
+class InstallKeyError(UsherError):
+    """The install key is not the one that this data was made with."""
+
+    code = "InstallKeyChanged"
+    permanent = True
+
+
+class NotFoundError(UsherError):
+    """What was asked for is not there."""
+
+    code = "NotFound"
+    permanent = True
+
+
+class StoreUnavailableError(UsherError):
+    """The store cannot commit now; it may later."""
+
+    code = "StoreUnavailable"
+
+
+class StoreFullError(StoreUnavailableError):
+    """Disk space is below the bound under which nothing is accepted."""
+
+    code = "LowDisk"
+
+
+class StoreLockedError(UsherError):
+    """Another process holds the data directory."""
+
+    code = "StoreLocked"
+    permanent = True
+
+
+class StoreCorruptError(UsherError):
+    """The store's file cannot be read as ours."""
+
+    code = "StoreCorrupt"
+    permanent = True

@@ -1,0 +1,67 @@
+"""Ids: UUIDv7 made by the gateway, whose first 63 significant bits also order and key rows.
+
+Source: RFC 9562 §5.7 (UUIDv7) and §6.2 method 1 (a dedicated counter in the bits after the timestamp).
+"""
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+
+_COUNTER_BITS = 15
+_COUNTER_LIMIT = 1 << _COUNTER_BITS
+_RANDOM_BITS = 59
+
+
+class IdFactory:
+    """Makes ids that only grow, also when the clock is set back, and also after a restart.
+
+    ``next_key`` gives the row key (63-bit int: 48 bits of Unix milliseconds, 15 bits of counter);
+    ``id_of`` spells the UUIDv7 (16 bytes) that carries it. Not thread-safe: one factory per event loop.
+    """
+
+    def __init__(self, now_ms: Callable[[], int] | None = None, floor: int = 0) -> None:
+        """Start above ``floor``, the highest row key that is already used."""
+        self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        self._last = floor
+        self._random = int.from_bytes(os.urandom(8)) >> (64 - _RANDOM_BITS)
+
+    def next_key(self) -> int:
+        """The next row key: above every earlier one, near the present millisecond."""
+        candidate = self._now_ms() << _COUNTER_BITS
+        self._last = candidate if candidate > self._last else self._last + 1
+        return self._last
+
+    def id_of(self, key: int) -> bytes:
+        """The UUIDv7 (16 bytes) of a row key made by this factory."""
+        return _spell(key, self._random)
+
+
+def _spell(key: int, random_bits: int) -> bytes:
+    milliseconds, counter = divmod(key, _COUNTER_LIMIT)
+    rand_a, rand_b_high = divmod(counter, 8)
+    return (
+        (milliseconds << 80) | (7 << 76) | (rand_a << 64) | (0b10 << 62) | (rand_b_high << _RANDOM_BITS) | random_bits
+    ).to_bytes(16)
+
+
+def key_of(identifier: bytes) -> int:
+    """The row key that a UUIDv7 of ours (16 bytes) carries."""
+    number = int.from_bytes(identifier)
+    milliseconds = number >> 80
+    counter = ((number >> 64) & 0xFFF) << 3 | ((number >> _RANDOM_BITS) & 0b111)
+    return milliseconds << _COUNTER_BITS | counter
+
+
+def format_id(identifier: bytes) -> str:
+    """An id (16 bytes) as people and headers see it."""
+    return str(uuid.UUID(bytes=identifier))
+
+
+def parse_id(text: str) -> bytes:
+    """The 16 bytes of an id as typed by a person.
+
+    Raises:
+        ValueError: ``text`` is no UUID.
+    """
+    return uuid.UUID(text).bytes

@@ -1,0 +1,57 @@
+"""Keys: one install key, and a sub-key per use, so that a digest of one use says nothing about another.
+
+Source: RFC 5869 (HKDF) with SHA-256; one label per use in ``info``.
+"""
+
+import base64
+import hashlib
+import hmac
+
+import msgspec
+
+INSTALL_KEY_BYTES = 32
+"""Length of an install key that Usher makes; a given one may be longer, never shorter."""
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """The sub-keys (32 bytes each) of one install key."""
+
+    fingerprint: bytes
+    visitor: bytes
+    person: bytes
+    once: bytes
+    credential: bytes
+    document: bytes
+    cache: bytes
+    install: bytes
+    """The install key itself: URL tokens are derived from it (design §7)."""
+
+
+def derive_keys(install_key: bytes) -> Keys:
+    """Every sub-key of an install key.
+
+    Raises:
+        ValueError: the key is shorter than 32 bytes.
+    """
+    if len(install_key) < INSTALL_KEY_BYTES:
+        raise ValueError(f"an install key must have at least {INSTALL_KEY_BYTES} bytes")
+    labels = [name for name in Keys.__struct_fields__ if name != "install"]
+    return Keys(**{label: _hkdf(install_key, label) for label in labels}, install=install_key)
+
+
+def key_fingerprint(install_key: bytes) -> str:
+    """What may be shown of an install key: 16 hex digits that tell two keys apart."""
+    return _hkdf(install_key, "key-fingerprint")[:8].hex()
+
+
+def url_token(install_key: bytes, namespace: str, tenant: str, listener: str, generation: int) -> str:
+    """The secret part of a listener's URL: 26 characters of lower-case base32 (design §7)."""
+    message = "/".join((namespace, tenant, listener, str(generation))).encode()
+    digest = hmac.digest(install_key, message, "sha256")
+    return base64.b32encode(digest)[:26].decode().lower()
+
+
+def _hkdf(secret: bytes, label: str, length: int = 32) -> bytes:
+    """HKDF-SHA256 (RFC 5869) with an empty salt and ``usher/<label>`` as info; at most 32 bytes."""
+    pseudorandom = hmac.digest(b"\0" * hashlib.sha256().digest_size, secret, "sha256")
+    return hmac.digest(pseudorandom, f"usher/{label}".encode() + b"\x01", "sha256")[:length]

@@ -1,0 +1,1 @@
+"""The custom resources, typed, and compile(): resources -> documents and conditions (pure)."""

@@ -1,0 +1,1 @@
+"""A sender that behaves like Purple, and a receiver; both are products in themselves."""

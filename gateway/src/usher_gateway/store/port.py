@@ -1,0 +1,165 @@
+"""The store's port: what every engine does, whatever it is. The docstrings are the contract.
+
+One suite (tests/contract) runs over all engines unchanged. All times are microseconds UTC; all methods are safe to
+call from the event loop's thread only. Methods raise StoreUnavailableError (or StoreFullError) when the engine cannot
+commit now; nothing else but the errors named. Cancelling an awaiting caller never cancels a commit that has begun.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from usher_gateway import model
+
+
+class OpenReport(msgspec.Struct, frozen=True):
+    """What an engine found when it was opened."""
+
+    highest_key: int
+    """The highest row key in use: ids must grow from there."""
+    recovered: int
+    """Deliveries that a dead incarnation had in its lanes; they are backlog now."""
+    durability: str
+    """``Local`` or ``Replicated``."""
+
+
+class HeldGroup(msgspec.Struct, frozen=True):
+    """Held deliveries that are held for the same reason on the same route."""
+
+    reason: model.HoldReason
+    route: int
+    count: int
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """Pending deliveries of one destination that wait in the store, not in a lane."""
+
+    destination: str
+    count: int
+    next_due_at: int
+
+
+class UsageRow(msgspec.Struct, frozen=True):
+    """The meters of one listener in one period; ``open_before`` and ``open_after`` are deliveries."""
+
+    listener: model.ListenerName
+    period: int
+    """First second of the period (slots: multiples of 900)."""
+    counts: model.Counts
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Rows of a listing, newest first, as plain dicts ready for JSON, and where the next page starts."""
+
+    rows: list[dict[str, object]]
+    next_cursor: str | None
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which rows a listing, redrive, release or replay means; None means any."""
+
+    namespace: str | None = None
+    tenant: str | None = None
+    listener: str | None = None
+    route: str | None = None
+    destination: str | None = None
+    """``namespace/name``."""
+    since: int | None = None
+    until: int | None = None
+    reason: str | None = None
+    """Quarantine reason, skip reason or hold reason, by what is listed."""
+    state: str | None = None
+    counted_as: str | None = None
+    ids: tuple[bytes, ...] = ()
+
+
+class Store(Protocol):
+    """A durable ledger of arrivals and a queue of deliveries, with its meters."""
+
+    async def open(self) -> OpenReport:
+        """Take ownership, migrate, recover.
+
+        Raises:
+            StoreLockedError: another gateway owns the data.
+            StoreCorruptError: the data cannot be read as ours.
+            InstallKeyError: the data was made with another install key.
+            ConfigurationError: the place is unfit (a network file system, no rights).
+        """
+
+    async def close(self) -> None:
+        """Commit what was handed in, then let go. Idempotent."""
+
+    def accept(self, arrival: model.Arrival) -> "asyncio.Future[model.Accepted]":
+        """Hand in an arrival for the next group commit; the future is done once it is durable.
+
+        One transaction holds the ledger row with its verdicts, the deliveries, the once-per marks and the meters of
+        all arrivals of a batch. A batch that fails on data is bisected; an arrival that fails alone is committed as
+        quarantined ``Unstorable``. Who is the visit among equal ones is decided here, whatever the number of replicas.
+        Deliveries returned in Accepted belong to this process at once.
+        """
+
+    def unacknowledged(self, arrival: model.Arrival) -> None:
+        """Note that a committed arrival's 200 did not go out in time: its content is a redelivery for 7 days."""
+
+    def count(self, listener: model.ListenerName, counter: model.Counter, at: int) -> None:
+        """Count a probe or a refusal: kept in memory, flushed within seconds, exactly once."""
+
+    def settle(self, settlement: model.Settlement) -> "asyncio.Future[bool]":
+        """Record what became of an attempt; True if it stood, False if the delivery had moved on."""
+
+    async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
+        """Take due deliveries of a destination from the backlog into this process's lanes, oldest due first."""
+
+    async def defer(self, keys: Sequence[int]) -> None:
+        """Give deliveries of this process's lanes back to the backlog, due at once (no room, or shutting down)."""
+
+    async def backlogs(self) -> list[Backlog]:
+        """Every destination with deliveries in the backlog."""
+
+    async def routes(self) -> Mapping[int, model.RouteDefinition]:
+        """Every route definition that is referred to, by number."""
+
+    async def held_groups(self) -> list[HeldGroup]:
+        """Held deliveries, grouped."""
+
+    async def unhold(self, group: HeldGroup, now: int) -> int:
+        """Make held deliveries of a group due at once (backlog); returns how many."""
+
+    async def cancel_held(self, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
+        """Cancel held deliveries of a group that were held before an instant; returns how many."""
+
+    async def usage(self, since: int, until: int) -> list[UsageRow]:
+        """All meters of slots in [since, until), unfolded rows included, in one snapshot."""
+
+    async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
+        """Deliveries pending now, by listener: the books' ``open after``, counted from the rows themselves."""
+
+    async def visits(self, where: Filter, cursor: str | None, limit: int) -> Page:
+        """Arrivals of the ledger with their verdicts."""
+
+    async def deliveries(self, where: Filter, cursor: str | None, limit: int) -> Page:
+        """Deliveries of every state."""
+
+    async def body(self, arrival: bytes) -> tuple[bytes, bytes]:
+        """Body and content type of an arrival.
+
+        Raises:
+            NotFoundError: no such arrival, or its body's retention has ended.
+        """
+
+    async def redrive(self, where: Filter, now: int) -> int:
+        """Make dead (or cancelled) deliveries pending and due again, with attempts starting anew; how many."""
+
+    async def quarantined(self, where: Filter, limit: int) -> list[model.Arrival]:
+        """Quarantined arrivals that can be released, oldest first, with bodies but without plans."""
+
+    async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
+        """Create the ``if_visit`` deliveries of quarantined arrivals that were not released yet; deliveries made."""
+
+    async def replay(self, where: Filter, now: int) -> int:
+        """Create deliveries for skipped verdicts that have none yet; how many."""
+
+    async def prune(self, now: int) -> int:
+        """Delete one small slice of what retention has ended for; rows deleted (0: nothing left to do)."""

@@ -1,0 +1,1 @@
+"""The default engine: SQLite in WAL mode, one writer thread, group commit."""
