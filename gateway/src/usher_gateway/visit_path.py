@@ -1,1 +1,25 @@
 """The page to read first: accept_arrival() and deliver(), two lists of steps, no other logic."""
+
+from usher_gateway.ingest import accept, answer, find, receive
+from usher_gateway.ingest import door as doors
+
+
+async def accept_arrival(door: doors.Door, request: receive.Request) -> answer.Answer:
+    """One arrival, from its header to its answer. Every step may refuse; only what is durable is acknowledged."""
+    found: find.Found | None = None
+    try:
+        now = door.clock.now()
+        found = door.locate(request, now)
+        door.authenticate(found, request)
+        raw, parsed = await door.read(found, request)
+        if parsed.is_probe:
+            door.count_probe(found, now)
+            return answer.accepted(keep_alive=request.keep_alive)
+        arrival = accept.understand(found, request, raw, parsed, now)
+        accepted = await accept.commit(door.store, door.deadlines, arrival, request.deadline)
+        door.count_accepted(arrival, accepted, request)
+        door.deliver(accepted.deliveries)
+        return answer.accepted(keep_alive=request.keep_alive)
+    except answer.RefusedError as refusal:
+        door.count_refused(found, refusal.reason)
+        return answer.refused(refusal.reason, keep_alive=request.keep_alive)

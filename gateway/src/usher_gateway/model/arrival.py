@@ -70,7 +70,6 @@ class Arrival(msgspec.Struct):
     ``if_visit`` and ``if_repeat`` hold one plan per route in force; both are empty for a quarantined arrival.
     """
 
-    key: int
     listener: ListenerName
     received_at: int
     visit_time: int
@@ -99,6 +98,8 @@ class Arrival(msgspec.Struct):
     """The month (in the tenant's zone) that the quota counts: first instant and first instant of the next."""
     body_size: int = 0
     """Bytes after inflating; more than ``len(body)`` where truncated."""
+    key: int = 0
+    """Row key, given by the store when it commits: keys grow in the order of commits."""
 
 
 class Accepted(msgspec.Struct):

@@ -68,8 +68,8 @@ class Delivery(msgspec.Struct):
     hops: int
     attempts: int
     """Attempts made so far."""
-    retry_age: int
-    """Microseconds of retrying so far: the clock stops while held."""
+    started_at: int
+    """When the clock of retrying started; moved on by the time spent held, because the clock stops then."""
     expires_at: int
     """0 means no limit."""
     hold: HoldReason | None

@@ -45,6 +45,12 @@ class StoreFullError(StoreUnavailableError):
     code = "LowDisk"
 
 
+class StoreBusyError(StoreUnavailableError):
+    """The queue before the store, or one tenant's part of it, is full."""
+
+    code = "QueueFull"
+
+
 class StoreLockedError(UsherError):
     """Another process holds the data directory."""
 

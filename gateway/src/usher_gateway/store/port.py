@@ -97,17 +97,35 @@ class Store(Protocol):
         One transaction holds the ledger row with its verdicts, the deliveries, the once-per marks and the meters of
         all arrivals of a batch. A batch that fails on data is bisected; an arrival that fails alone is committed as
         quarantined ``Unstorable``. Who is the visit among equal ones is decided here, whatever the number of replicas.
-        Deliveries returned in Accepted belong to this process at once.
+        Deliveries returned in Accepted belong to this process at once. While the store is away arrivals wait.
+
+        Raises:
+            StoreBusyError: the queue, or the tenant's part of it, is full.
+            StoreFullError: disk space is below the bound.
+        """
+
+    def abandon(self, future: "asyncio.Future[model.Accepted]") -> None:
+        """Stop waiting for an accept(): the deadline has come.
+
+        The future is cancelled. An arrival whose commit has not begun is withdrawn; otherwise the commit goes on, and
+        its success is recorded as by unacknowledged().
         """
 
     def unacknowledged(self, arrival: model.Arrival) -> None:
-        """Note that a committed arrival's 200 did not go out in time: its content is a redelivery for 7 days."""
+        """Note that a committed arrival's 200 did not go out: its content is a redelivery for 7 days."""
 
     def count(self, listener: model.ListenerName, counter: model.Counter, at: int) -> None:
         """Count a probe or a refusal: kept in memory, flushed within seconds, exactly once."""
 
-    def settle(self, settlement: model.Settlement) -> "asyncio.Future[bool]":
-        """Record what became of an attempt; True if it stood, False if the delivery had moved on."""
+    def settle(self, settlement: model.Settlement) -> None:
+        """Record what became of an attempt, with the next commit; nothing happens if the delivery has moved on."""
+
+    @property
+    def unsettled(self) -> int:
+        """Settlements that wait for their commit; the caller starts no attempts while there are many."""
+
+    async def flush(self) -> None:
+        """Wait until all that was handed in before is committed."""
 
     async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
         """Take due deliveries of a destination from the backlog into this process's lanes, oldest due first."""

@@ -1,0 +1,75 @@
+"""Does Purple prove itself, and does it come from where it may (pure)."""
+
+import hmac
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+from usher_gateway import documents, model
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def credentials_refused(
+    rule: documents.Authentication, headers: Mapping[str, str], key: bytes
+) -> model.RefusedReason | None:
+    """Why the request's credentials are refused, or None. ``key``: ``Keys.credential``.
+
+    Compares keyed digests in constant time. A rule that was never resolved refuses everything (fail closed).
+    """
+    if rule.type == "None":
+        return None
+    if rule.type == "Unresolved":
+        return model.RefusedReason.AuthenticationUnresolved
+    given = headers.get(rule.header, "").encode("utf-8", "surrogateescape")
+    matches = hmac.compare_digest(documents.credential_digest(given, key), rule.digest)
+    return None if matches else model.RefusedReason.Unauthenticated
+
+
+def networks(ranges: Iterable[str]) -> tuple[Network, ...]:
+    """CIDRs as networks; host bits are allowed.
+
+    Raises:
+        ValueError: one of them is no CIDR.
+    """
+    return tuple([ipaddress.ip_network(text, strict=False) for text in ranges])
+
+
+def client_address(peer: str, forwarded_for: Iterable[str], trusted: tuple[Network, ...]) -> str:
+    """The client's address: the peer, or behind trusted proxies the last X-Forwarded-For entry that is none.
+
+    ``forwarded_for``: the values of all such headers, in order. An entry that is no address ends the walk: what stands
+    before it was written by somebody unknown.
+    """
+    address = peer
+    hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
+    while hops and _is_in(address, trusted):
+        hop = _without_port(hops.pop())
+        try:
+            ipaddress.ip_address(hop)
+        except ValueError:
+            break
+        address = hop
+    return address
+
+
+def source_is_allowed(address: str, ranges: tuple[Network, ...]) -> bool:
+    """Whether an address lies in one of the ranges."""
+    return _is_in(address, ranges)
+
+
+def _is_in(address: str, ranges: tuple[Network, ...]) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    if mapped is not None:
+        parsed = mapped
+    return any(parsed in network for network in ranges if network.version == parsed.version)
+
+
+def _without_port(hop: str) -> str:
+    """``1.2.3.4:80`` and ``[::1]:80`` without the port, as some proxies write them."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop

@@ -1,0 +1,156 @@
+"""What the steps of an arrival share: the listeners, the store, the clocks, the counters."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from usher_gateway import clock as clocks
+from usher_gateway import documents, model
+from usher_gateway.ingest import accept, answer, authenticate, find, inflate, receive, route, validate
+from usher_gateway.store import port
+
+
+class Books:
+    """What the door counts beside the store, for metrics. Plain numbers: they are touched for every arrival."""
+
+    def __init__(self) -> None:
+        self.counted: dict[tuple[str, str, str], int] = {}
+        """(namespace, tenant, counted as) -> arrivals"""
+        self.refused: dict[str, int] = {}
+        """reason -> arrivals, those without a tenant included"""
+        self.unacknowledged = 0
+        self.quarantined: dict[str, int] = {}
+
+    def add(self, listener: model.ListenerName, counted_as: str) -> None:
+        """Count an arrival of a tenant."""
+        key = (listener.namespace, listener.tenant, counted_as)
+        self.counted[key] = self.counted.get(key, 0) + 1
+
+
+class Door:
+    """The state behind the public port."""
+
+    def __init__(
+        self,
+        store: port.Store,
+        clock: clocks.Clock,
+        keys: model.Keys,
+        watch: route.Watch,
+        deliver: Callable[[Sequence[model.Delivery]], None],
+    ) -> None:
+        self.store, self.clock, self.keys = store, clock, keys
+        self.deliver = deliver
+        self.books = Books()
+        self.deadlines = accept.Deadlines(store.abandon)
+        self.is_draining = False
+        self._watch = watch
+        self._listeners: dict[str, find.LiveListener] = {}
+        self._destinations: Mapping[str, documents.Destination] = {}
+        self._addresses: find.AddressBook | None = None
+
+    def apply(self, snapshot: documents.Snapshot) -> None:
+        """Serve a new configuration from the next request on. Listeners with unchanged documents stay as they are."""
+        now = asyncio.get_running_loop().time()
+        changed = {
+            key
+            for key in self._destinations.keys() | snapshot.destinations.keys()
+            if route.destination_hold(self._destinations.get(key))
+            != route.destination_hold(snapshot.destinations.get(key))
+        }
+        live: dict[str, find.LiveListener] = {}
+        for key, document in snapshot.listeners.items():
+            before = self._listeners.get(key)
+            stays = before is not None and before.document == document
+            if before is not None and stays and not any(item.destination in changed for item in document.routes):
+                live[key] = before
+            else:
+                live[key] = find.LiveListener(document, snapshot.destinations, self.keys, self._watch, now)
+        self._listeners, self._destinations = live, snapshot.destinations
+        self._addresses = find.AddressBook(live)
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether a first configuration was applied."""
+        return self._addresses is not None
+
+    def locate(self, request: receive.Request, now: int) -> find.Found:
+        """The listener that a request is for.
+
+        Raises:
+            RefusedError: NotConfigured, Draining, NotFound.
+        """
+        if self._addresses is None:
+            raise answer.RefusedError(model.RefusedReason.NotConfigured)
+        found = self._addresses.find(request.host, request.target, now)
+        if found is None:
+            raise answer.RefusedError(model.RefusedReason.NotFound)
+        return found
+
+    def authenticate(self, found: find.Found, request: receive.Request) -> None:
+        """Check source address and credentials, then the listener's rate.
+
+        Raises:
+            RefusedError: SourceNotAllowed, Unauthenticated, AuthenticationUnresolved, RateLimited.
+        """
+        listener = found.listener
+        document = listener.document
+        if document.source_ranges and document.source_policy == "Enforce":
+            forwarded = (
+                request.headers.getall("X-Forwarded-For", ()) if document.client_address_from == "XForwardedFor" else ()
+            )
+            client = authenticate.client_address(request.peer, forwarded, listener.trusted_proxies)
+            if not authenticate.source_is_allowed(client, listener.source_ranges):
+                raise answer.RefusedError(model.RefusedReason.SourceNotAllowed)
+        if document.authentication.type != "None":
+            reason = authenticate.credentials_refused(document.authentication, request.headers, self.keys.credential)
+            if reason is not None:
+                raise answer.RefusedError(reason)
+        if listener.bucket is not None and not listener.bucket.take(asyncio.get_running_loop().time()):
+            raise answer.RefusedError(model.RefusedReason.RateLimited)
+
+    async def read(self, found: find.Found, request: receive.Request) -> tuple[bytes, validate.Parsed]:
+        """The body, inflated, and what it says.
+
+        Raises:
+            RefusedError: MethodNotAllowed, TooLarge, BodyTimeout, Disconnected, QueueFull.
+        """
+        if request.method not in {"POST", "PUT", "PATCH"}:
+            if request.method in {"GET", "HEAD", "OPTIONS"}:
+                return b"", validate.parse(b"", "")
+            raise answer.RefusedError(model.RefusedReason.MethodNotAllowed)
+        raw = await request.read_body()
+        encoding = request.headers.get("Content-Encoding")
+        if encoding:
+            try:
+                raw = inflate.inflate(raw, encoding, receive.HARD_LIMIT_BYTES)
+            except inflate.TooLargeError:
+                raise answer.RefusedError(model.RefusedReason.TooLarge) from None
+            except inflate.InflateError:
+                return raw, validate.Parsed(quarantine=model.QuarantineReason.BadEncoding)
+        if len(raw) > found.listener.document.max_body_bytes:
+            return raw, validate.Parsed(quarantine=model.QuarantineReason.Truncated)
+        return raw, validate.parse(raw, request.headers.get("Content-Type", ""))
+
+    def count_probe(self, found: find.Found, now: int) -> None:
+        """Count a probe."""
+        self.store.count(found.listener.name, model.Counter.probes, now)
+        self.books.add(found.listener.name, "probe")
+
+    def count_accepted(self, arrival: model.Arrival, accepted: model.Accepted, request: receive.Request) -> None:
+        """Count what was committed; the sender of one that cannot be answered will bring it again."""
+        self.books.add(arrival.listener, _WORDS[accepted.counted_as])
+        if arrival.quarantine is not None:
+            reason = arrival.quarantine.name
+            self.books.quarantined[reason] = self.books.quarantined.get(reason, 0) + 1
+        if not request.is_connected:
+            self.books.unacknowledged += 1
+            self.store.unacknowledged(arrival)
+
+    def count_refused(self, found: find.Found | None, reason: model.RefusedReason) -> None:
+        """Count a refusal, for its tenant where it is known."""
+        self.books.refused[reason.value] = self.books.refused.get(reason.value, 0) + 1
+        if found is not None:
+            self.store.count(found.listener.name, model.Counter.refused, self.clock.now())
+            self.books.add(found.listener.name, "refused")
+
+
+_WORDS = {word: word.name.lower() for word in model.CountedAs}

@@ -1,0 +1,175 @@
+"""Who and what an arrival is about: fingerprint, visitor key, once-per keys, person keys, visit time (pure)."""
+
+import datetime
+import hashlib
+import json
+import zoneinfo
+
+import msgspec
+
+from usher_gateway import documents, model
+from usher_gateway.ingest import pointers
+
+_FUTURE = 2 * 60 * model.MICROSECONDS
+"""A time in the body that is further in the future is not trusted (design §3)."""
+
+_OLDEST = 946_684_800
+"""Epoch numbers below the year 2000 are no times of an authentication."""
+_MILLISECONDS_FROM = 100_000_000_000
+
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+IDENTITY_FIELDS = ("user", "venue", "device", "email", "mobile", "company", "occurredAt")
+"""What identity needs of a body; the rest is only extracted for expressions."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """The keyed digests of an arrival, and its time."""
+
+    fingerprint: bytes
+    visitor_key: bytes
+    person_keys: tuple[bytes, ...]
+    visit_time: int
+    time_trusted: bool
+
+
+class Identifier:
+    """Makes the identity of one listener's bodies. All digests are keyed and bound to the listener or tenant."""
+
+    def __init__(self, listener: documents.Listener, keys: model.Keys) -> None:
+        scope = f"{listener.namespace}/{listener.tenant.name}/{listener.name}\0".encode()
+        tenant = f"{listener.namespace}/{listener.tenant.name}\0".encode()
+        self._fingerprint = hashlib.blake2b(scope, key=keys.visitor, digest_size=16, person=b"fingerprint")
+        self._visitor = hashlib.blake2b(scope, key=keys.visitor, digest_size=16, person=b"visitor")
+        self._once = hashlib.blake2b(scope, key=keys.once, digest_size=16, person=b"once")
+        self._person = hashlib.blake2b(tenant, key=keys.person, digest_size=8, person=b"person")
+        self._per = tuple(FIELD_OF[per] for per in listener.dedupe_per)
+        self._zone = zoneinfo.ZoneInfo(listener.occurred_at_zone) if listener.occurred_at_zone else None
+        self._extractor = pointers.Extractor(listener.fields, IDENTITY_FIELDS)
+
+    def extract(self, body: object) -> dict[str, object]:
+        """The fields of a body that identity needs."""
+        return self._extractor.extract(body)
+
+    def identify(self, body: dict[str, object], plain: bool, fields: dict[str, object], received_at: int) -> Identity:
+        """The identity of a valid body; ``fields`` are those of extract()."""
+        fingerprint = _digest(self._fingerprint, canonical(body, plain))
+        occurred_at = self.occurred_at(fields.get("occurredAt"), received_at)
+        return Identity(
+            fingerprint=fingerprint,
+            visitor_key=self._visitor_key(fields) or fingerprint,
+            person_keys=self.person_keys(fields),
+            visit_time=received_at if occurred_at is None else occurred_at,
+            time_trusted=occurred_at is not None,
+        )
+
+    def identify_raw(self, raw: bytes, received_at: int, fields: dict[str, object]) -> Identity:
+        """The identity of a body that was not understood: its bytes."""
+        fingerprint = _digest(self._fingerprint, b"raw\0" + raw)
+        return Identity(fingerprint, fingerprint, self.person_keys(fields), received_at, time_trusted=False)
+
+    def person_keys(self, fields: dict[str, object]) -> tuple[bytes, ...]:
+        """Keys under which a person is found: user id, e-mail, mobile and MAC, normalised."""
+        keys = []
+        for field, prefix, normalise in _PERSON_FIELDS:
+            value = fields.get(field)
+            if value is not None:
+                text = normalise(as_text(value))
+                if text:
+                    keys.append(_digest(self._person, prefix + text.encode("utf-8", "surrogatepass")))
+        return tuple(keys)
+
+    def once_key(self, route: str, per: tuple[str, ...], fields: dict[str, object], period: str) -> bytes:
+        """The mark of a once-per rule: route, ids and period."""
+        ids = [as_text(fields.get(FIELD_OF[part])) for part in per]
+        return _digest(self._once, _join([route, period, *ids]))
+
+    def occurred_at(self, value: object, received_at: int) -> int | None:
+        """The time of the authentication in microseconds, or None where it cannot be trusted (design §3, Dedupe)."""
+        if value is None:
+            return None
+        instant = _instant(value, self._zone)
+        return instant if instant is not None and instant <= received_at + _FUTURE else None
+
+    def _visitor_key(self, fields: dict[str, object]) -> bytes:
+        ids = [as_text(fields.get(field)) for field in self._per]
+        return _digest(self._visitor, _join(ids)) if all(ids) else b""
+
+
+def canonical(body: dict[str, object], plain: bool) -> bytes:
+    """One spelling for equal JSON content: keys sorted, no white space."""
+    if plain:
+        return _encode_sorted(body)
+    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+
+
+def as_text(value: object) -> str:
+    """An id or text as text: ``127`` and ``"127"`` are the same id (purple.md). ``""`` for what is neither."""
+    if type(value) is str:
+        return value
+    if type(value) is int:
+        return str(value)
+    if type(value) is float:
+        return str(int(value)) if value.is_integer() else str(value)
+    return ""
+
+
+def _digest(scoped: "hashlib.blake2b", data: bytes) -> bytes:
+    hasher = scoped.copy()
+    hasher.update(data)
+    return hasher.digest()
+
+
+def _join(parts: list[str]) -> bytes:
+    """Parts with their lengths, so that no two lists look alike."""
+    return "".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass")
+
+
+def _instant(value: object, zone: zoneinfo.ZoneInfo | None) -> int | None:
+    if type(value) is str:
+        text = value.strip()
+        if not text.isdigit():
+            return _from_iso(text, zone)
+        value = int(text) if len(text) < 20 else 0
+    if type(value) is int or type(value) is float:
+        seconds = value / 1000 if value >= _MILLISECONDS_FROM else value
+        return int(seconds * model.MICROSECONDS) if _OLDEST <= seconds < _MILLISECONDS_FROM else None
+    return None
+
+
+def _from_iso(text: str, zone: zoneinfo.ZoneInfo | None) -> int | None:
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            if zone is None:
+                return None
+            moment = moment.replace(tzinfo=zone)
+        delta = moment - _EPOCH
+    except (ValueError, OverflowError):
+        return None
+    return (delta.days * 86_400 + delta.seconds) * model.MICROSECONDS + delta.microseconds
+
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+FIELD_OF = {"User": "user", "Venue": "venue", "Device": "device"}
+
+
+def _digits(text: str) -> str:
+    return "".join([letter for letter in text if letter.isdigit()])
+
+
+def _hexadecimal(text: str) -> str:
+    return "".join([letter for letter in text.lower() if letter in "0123456789abcdef"])
+
+
+def _folded(text: str) -> str:
+    return text.strip().casefold()
+
+
+_PERSON_FIELDS = (
+    ("user", b"u:", str.strip),
+    ("email", b"e:", _folded),
+    ("mobile", b"m:", _digits),
+    ("device", b"d:", _hexadecimal),
+)

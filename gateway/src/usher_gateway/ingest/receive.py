@@ -1,0 +1,285 @@
+"""The edge: connections, time limits, bodies read under limits. The only file of ingest that knows aiohttp."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+from aiohttp import http_parser, streams, web, web_protocol
+
+from usher_gateway import model
+from usher_gateway.ingest import answer
+
+_log = structlog.get_logger(__name__)
+
+HARD_LIMIT_BYTES = 8 * 1024 * 1024
+"""More than this, on the wire or inflated, is refused with 413 (design §2.3)."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Limits of the public port, in seconds and counts."""
+
+    answer_seconds: float = 8.0
+    header_seconds: float = 5.0
+    idle_seconds: float = 75.0
+    connections: int = 10_000
+    reading_bytes: int = 256 * 1024 * 1024
+    """Bodies being read, all connections together."""
+
+
+class Request:
+    """One request as the steps see it: no more than they need."""
+
+    __slots__ = ("_connection", "_payload", "deadline", "headers", "host", "keep_alive", "method", "target")
+
+    def __init__(
+        self,
+        message: http_parser.RawRequestMessage,
+        payload: streams.StreamReader,
+        connection: "Connection",
+        deadline: float,
+    ) -> None:
+        self._payload = payload
+        self._connection = connection
+        self.deadline = deadline
+        """On the event loop's clock."""
+        self.method = message.method
+        self.headers = message.headers
+        self.keep_alive = not message.should_close
+        self.target = message.path
+        self.host = message.headers.get("Host", "")
+        if not self.target.startswith("/"):
+            self._split_absolute_target()
+
+    @property
+    def peer(self) -> str:
+        """The address at the other end of the connection; ``""`` if it is gone."""
+        name = self._connection.peername
+        return str(name[0]) if isinstance(name, tuple) else ""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether an answer can still be written."""
+        transport = self._connection.transport
+        return transport is not None and not transport.is_closing()
+
+    def _split_absolute_target(self) -> None:
+        """The absolute form names the host itself (RFC 9112 §3.2.2)."""
+        scheme, separator, rest = self.target.partition("://")
+        if separator and scheme.lower() in {"http", "https"}:
+            self.host, slash, path = rest.partition("/")
+            self.target = slash + path if slash else "/"
+
+    async def read_body(self) -> bytes:
+        """The body as sent.
+
+        Raises:
+            RefusedError: TooLarge, BodyTimeout, Disconnected, QueueFull.
+        """
+        payload = self._payload
+        if payload.is_eof():
+            body = payload.read_nowait(-1)
+            if len(body) > HARD_LIMIT_BYTES:
+                raise answer.RefusedError(model.RefusedReason.TooLarge)
+            return body
+        declared = self.headers.get("Content-Length", "")
+        if declared.isdecimal() and int(declared) > HARD_LIMIT_BYTES:
+            raise answer.RefusedError(model.RefusedReason.TooLarge)
+        self._continue()
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                return await self._read_slowly()
+        except TimeoutError:
+            raise answer.RefusedError(model.RefusedReason.BodyTimeout) from None
+        except (web_protocol.RequestPayloadError, ConnectionError, OSError):
+            raise answer.RefusedError(model.RefusedReason.Disconnected) from None
+
+    async def _read_slowly(self) -> bytes:
+        payload, server, body = self._payload, self._connection.server, bytearray()
+        try:
+            while chunk := await payload.readany():
+                body += chunk
+                server.reading_bytes += len(chunk)
+                if len(body) > HARD_LIMIT_BYTES:
+                    raise answer.RefusedError(model.RefusedReason.TooLarge)
+                if server.reading_bytes > server.limits.reading_bytes:
+                    raise answer.RefusedError(model.RefusedReason.QueueFull)
+            return bytes(body)
+        finally:
+            server.reading_bytes -= len(body)
+
+    def _continue(self) -> None:
+        """Ask for the body if the sender waits to be asked (RFC 9110 §10.1.1)."""
+        transport = self._connection.transport
+        if self.headers.get("Expect", "").lower() == "100-continue" and transport is not None:
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+Handler = Callable[[Request], Awaitable[answer.Answer]]
+Refused = Callable[[model.RefusedReason], None]
+
+
+class Connection(web_protocol.RequestHandler):
+    """aiohttp's connection (parsing, pipelining, flow control) with a leaner way through it, and Usher's clocks.
+
+    start() replaces aiohttp's, which makes a task, a request, a writer and a response object for every request: twice
+    the cost of all that Usher does with it (docs/performance.md). ``began_at`` is the acceptance of the connection for
+    the first request, and the first byte for later ones; 0 while the connection is idle.
+    """
+
+    __slots__ = ("_payload", "began_at", "busy", "idle_since", "next_began_at", "seen_bytes", "server")
+
+    def __init__(self, server: "PublicServer", loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            server.manager,
+            loop=loop,
+            keepalive_timeout=0,  # the server's watch() closes what is idle
+            access_log=None,  # type: ignore[arg-type]
+            auto_decompress=False,
+        )
+        self.server = server
+        self.began_at = self.next_began_at = self.idle_since = 0.0
+        self.busy = False
+        self.seen_bytes = False
+        self._payload: streams.StreamReader | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock of the first request; beyond the limit of connections say 503 and hang up."""
+        self.began_at = self._loop.time()
+        super().connection_made(transport)
+        if len(self.server.connections) >= self.server.limits.connections:
+            self.hang_up(model.RefusedReason.QueueFull)
+        else:
+            self.server.connections.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection, and wake who reads from it."""
+        self.server.connections.discard(self)
+        if self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(ConnectionResetError("connection lost"))
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Note when a request's first byte came."""
+        self.seen_bytes = True
+        if not self.busy:
+            if not self.began_at:
+                self.began_at = self._loop.time()
+        elif not self.next_began_at and self._payload is not None and self._payload.is_eof():
+            self.next_began_at = self._loop.time()
+        super().data_received(data)
+
+    async def start(self) -> None:
+        """Serve the requests of the connection, one after the other."""
+        try:
+            while not self._force_close and not self._close:
+                if not self._messages:
+                    await self._wait_for_message()
+                message, payload = self._messages.popleft()
+                self._refill()
+                if not await self._serve(message, payload):
+                    break
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            _log.error("connection_failed", error=type(error).__name__, exc_info=error)
+        finally:
+            self._task_handler = None
+            self.force_close()
+
+    async def _wait_for_message(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _refill(self) -> None:
+        """Let the parser go on with what is pipelined."""
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    async def _serve(self, message: http_parser.RawRequestMessage, payload: streams.StreamReader) -> bool:
+        """Answer one request; True if the connection can take another."""
+        if isinstance(message, web_protocol._ErrInfo):  # noqa: SLF001 - how aiohttp queues what it cannot parse
+            self.hang_up(model.RefusedReason.BadRequest)
+            return False
+        self.busy, self._payload = True, payload
+        request = Request(message, payload, self, self.began_at + self.server.limits.answer_seconds)
+        result = await self.server.handler(request)
+        self._request_done()
+        transport = self.transport
+        if transport is None:
+            return False
+        transport.write(result.bytes())
+        return result.keep_alive and payload.is_eof()
+
+    def _request_done(self) -> None:
+        """The present request is answered: the next one's clock runs if its bytes are here already."""
+        self.busy = False
+        self.seen_bytes = bool(self._messages) or bool(self.next_began_at)
+        if not self._messages or self.next_began_at:
+            self.began_at = self.next_began_at
+        if not self.began_at:
+            self.idle_since = self._loop.time()
+        self.next_began_at = 0.0
+
+    def hang_up(self, reason: model.RefusedReason) -> None:
+        """Answer a refusal outside of any listener, count it, and close."""
+        self.server.refused(reason)
+        if self.transport is not None:
+            self.transport.write(answer.refused(reason, keep_alive=False).bytes())
+        self.force_close()
+
+
+class PublicServer:
+    """The public port: makes connections, watches their clocks, hands requests to a handler."""
+
+    def __init__(self, handler: Handler, refused: Refused, limits: Limits) -> None:
+        self.limits = limits
+        self.handler = handler
+        self.refused = refused
+        self.connections: set[Connection] = set()
+        self.reading_bytes = 0
+        self.manager = web.Server(_unused, access_log=None)  # type: ignore[arg-type]
+
+    def __call__(self) -> Connection:
+        """A protocol for a new connection: what loop.create_server() asks for."""
+        return Connection(self, asyncio.get_running_loop())
+
+    async def watch(self) -> None:
+        """Close connections that are idle, or whose request's header does not end in time. Runs until cancelled."""
+        loop, limits = asyncio.get_running_loop(), self.limits
+        while True:
+            await asyncio.sleep(min(0.5, limits.header_seconds / 4))
+            now = loop.time()
+            for connection in [connection for connection in self.connections if not connection.busy]:
+                if connection.began_at:
+                    if connection.began_at < now - limits.header_seconds:
+                        self._end_slow_header(connection)
+                elif connection.idle_since < now - limits.idle_seconds:
+                    connection.force_close()
+
+    async def drain(self, seconds: float) -> None:
+        """Close idle connections now, and the others once they are answered, at the latest after ``seconds``."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self.connections and loop.time() < end:
+            for connection in list(self.connections):
+                if not connection.busy:
+                    connection.force_close()
+            await asyncio.sleep(0.02)
+        for connection in list(self.connections):
+            connection.force_close()
+
+    def _end_slow_header(self, connection: Connection) -> None:
+        if connection.seen_bytes:
+            connection.hang_up(model.RefusedReason.BodyTimeout)
+        else:
+            connection.force_close()
+
+
+async def _unused(request: web.BaseRequest) -> web.StreamResponse:
+    raise NotImplementedError("Connection.start() serves requests itself")

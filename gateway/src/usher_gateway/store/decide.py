@@ -1,0 +1,110 @@
+"""What the transaction decides: visit, repeat or redelivery, and each route's final verdict (pure).
+
+Both engines look up the facts of a whole batch first, then call decide() for one arrival after the other; facts made by
+an earlier arrival of the batch are known to the later ones. Source of the rules: design §3, Dedupe.
+"""
+
+import msgspec
+
+from usher_gateway import model
+
+_KEEP = model.REDELIVERY_KEEP_SECONDS * model.MICROSECONDS
+_NOT_BEFORE = model.REDELIVERY_NOT_BEFORE_SECONDS * model.MICROSECONDS
+
+
+class Print(msgspec.Struct, gc=False):
+    """What is known of a content: when it was first accepted, and whether that proves a redelivery."""
+
+    arrival: int
+    """Row key of its first acceptance."""
+    received_at: int
+    unacknowledged: bool
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """What a route decided in the end: a skip, or a delivery (held or not)."""
+
+    plan: model.RoutePlan
+    skip: model.SkipReason | None = None
+    hold: model.HoldReason | None = None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What an arrival is, with one verdict per route in force (none for redeliveries and quarantined ones)."""
+
+    counted_as: model.CountedAs
+    verdicts: tuple[Verdict, ...] = ()
+
+
+class Facts(msgspec.Struct):
+    """What the store knows about the keys of a batch; decide() adds what it decides."""
+
+    prints: dict[bytes, Print]
+    sightings: dict[bytes, list[int]]
+    """Visitor key -> visit times of accepted visits."""
+    once_marks: set[bytes]
+    month_visits: dict[tuple[str, str, int], int]
+    """(namespace, tenant, first instant of the month) -> visits of that month so far."""
+
+
+_REDELIVERY = Decision(model.CountedAs.Redelivery)
+_QUARANTINED = Decision(model.CountedAs.Quarantined)
+
+
+def decide(arrival: model.Arrival, facts: Facts) -> Decision:
+    """Decide one arrival and add what follows from it to the facts."""
+    known = facts.prints.get(arrival.fingerprint)
+    if known is not None and _is_redelivery(arrival, known):
+        return _REDELIVERY
+    if known is None or arrival.received_at - known.received_at >= arrival.redelivery:
+        facts.prints[arrival.fingerprint] = Print(arrival.key, arrival.received_at, unacknowledged=False)
+    if arrival.quarantine is not None:
+        return _QUARANTINED
+    if _is_repeat(arrival, facts):
+        return Decision(model.CountedAs.Repeat, _verdicts(arrival.if_repeat, arrival, facts, new_visits=0))
+    facts.sightings.setdefault(arrival.visitor_key, []).append(arrival.visit_time)
+    return Decision(model.CountedAs.Visit, _verdicts(arrival.if_visit, arrival, facts, new_visits=1))
+
+
+def _is_redelivery(arrival: model.Arrival, known: Print) -> bool:
+    age = arrival.received_at - known.received_at
+    if known.unacknowledged or arrival.time_trusted:
+        return age < _KEEP
+    return _NOT_BEFORE <= age < arrival.redelivery
+
+
+def _is_repeat(arrival: model.Arrival, facts: Facts) -> bool:
+    times = facts.sightings.get(arrival.visitor_key)
+    return times is not None and any(abs(arrival.visit_time - time) < arrival.window for time in times)
+
+
+def _verdicts(
+    plans: tuple[model.RoutePlan, ...], arrival: model.Arrival, facts: Facts, new_visits: int
+) -> tuple[Verdict, ...]:
+    over_quota = arrival.quota > 0 and _count_visits(arrival, facts, new_visits) > arrival.quota
+    return tuple([_verdict(plan, facts, over_quota) for plan in plans])
+
+
+def _count_visits(arrival: model.Arrival, facts: Facts, new_visits: int) -> int:
+    """Visits of the tenant's month, this arrival included."""
+    month = quota_key(arrival)
+    facts.month_visits[month] = count = facts.month_visits.get(month, 0) + new_visits
+    return count
+
+
+def quota_key(arrival: model.Arrival) -> tuple[str, str, int]:
+    """Under which key of Facts.month_visits an arrival's month is counted."""
+    return (arrival.listener.namespace, arrival.listener.tenant, arrival.quota_month[0])
+
+
+def _verdict(plan: model.RoutePlan, facts: Facts, over_quota: bool) -> Verdict:
+    if plan.skip is not None:
+        return Verdict(plan, skip=plan.skip)
+    if plan.once_key:
+        if plan.once_key in facts.once_marks:
+            return Verdict(plan, skip=model.SkipReason.OncePer)
+        facts.once_marks.add(plan.once_key)
+    hold = plan.hold
+    if hold is None and over_quota:
+        hold = model.HoldReason.QuotaExceeded
+    return Verdict(plan, hold=hold)

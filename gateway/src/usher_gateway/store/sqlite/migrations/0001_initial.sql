@@ -1,0 +1,96 @@
+-- Times are microseconds UTC. Keys of arrivals and deliveries are those of model/identifiers.py: they only grow.
+-- Enumerations are the numbers of usher_gateway.model. Nothing from a body is stored as text.
+
+create table meta (name text primary key, value text not null) without rowid;
+
+-- Names, each once, so that rows stay slim.
+create table listeners (
+    number integer primary key,
+    namespace text not null, tenant text not null, listener text not null,
+    unique (namespace, tenant, listener)
+);
+create table destinations (number integer primary key, key text not null unique);
+create table routes (
+    number integer primary key,
+    hash blob not null unique,          -- digest of the definition
+    listener integer not null, name text not null, destination integer not null,
+    definition blob not null            -- model.RouteDefinition as JSON
+);
+
+-- The ledger: one row per accepted arrival, only ever appended (but for the mark unacknowledged, and retention).
+create table arrivals (
+    key integer primary key,
+    id blob not null,
+    listener integer not null,
+    received_at integer not null,
+    visit_time integer not null,
+    counted_as integer not null,
+    flags integer not null,             -- 1 trusted time, 2 late, 4 unacknowledged, 8 released, 16 first of its content
+    reason integer not null,            -- model.QuarantineReason, or 0
+    hops integer not null,
+    body_size integer not null,
+    fingerprint blob not null,
+    visitor blob not null,
+    persons blob not null,              -- person keys, 8 bytes each
+    verdicts blob not null              -- [[route, skip reason or 0, delivery key or 0], ...] as MessagePack
+);
+
+-- Bodies are apart from the ledger, so that walking the ledger does not read them. A body outlives its pending
+-- deliveries; afterwards body becomes null, and the row stays until its arrival may be forgotten too.
+create table bodies (
+    key integer primary key,
+    expires_day integer not null,       -- days since the epoch
+    content_type blob,
+    body blob
+);
+create index bodies_expiry on bodies (expires_day);
+
+-- What dedupe looks up. Rows of the ledger up to meta.folded_to are in these tables; newer ones are in memory, and
+-- folded in sorted order, because single random inserts would write one page each.
+create table prints (print integer primary key, arrival integer not null);
+create table sightings (
+    visitor integer not null, visit_time integer not null,
+    primary key (visitor, visit_time)
+) without rowid;
+-- One segment per fold: appended, never spread over the whole table. Looked up once per segment.
+create table person_segments (segment integer primary key, first_arrival integer not null, last_arrival integer not null);
+create table persons (
+    segment integer not null, person integer not null, arrival integer not null,
+    primary key (segment, person, arrival)
+) without rowid;
+
+create table once_marks (mark blob primary key, until integer not null) without rowid;
+create index once_marks_until on once_marks (until);
+
+create table deliveries (
+    key integer primary key,
+    id blob not null,
+    arrival integer not null,
+    route integer not null,
+    destination integer not null,
+    state integer not null,
+    hold integer not null,              -- model.HoldReason, or 0
+    waiting integer not null,           -- 1: in the backlog; 0: in a lane, held or settled
+    attempts integer not null,
+    due_at integer not null,            -- while held: since when
+    created_at integer not null,
+    started_at integer not null,
+    expires_at integer not null,
+    settled_at integer not null,
+    origin integer not null,
+    cancel integer not null,
+    status integer not null,
+    error text not null,                -- a code
+    answer blob
+);
+create index deliveries_backlog on deliveries (destination, due_at) where waiting = 1;
+create index deliveries_held on deliveries (hold, route) where hold > 0;
+create index deliveries_dead on deliveries (destination, key) where state = 2;
+create index deliveries_extra on deliveries (arrival, route) where origin > 0;
+
+-- Each commit appends one row with its counts; a folder moves them into meters.
+create table meter_batches (number integer primary key, counts blob not null);
+create table meters (
+    listener integer not null, slot integer not null, counter integer not null, count integer not null,
+    primary key (slot, listener, counter)
+) without rowid;

@@ -1,0 +1,132 @@
+"""The tail of the ledger that is not folded into the lookup tables yet, kept in memory.
+
+Random single inserts into the lookup tables would write two pages each. Rows are collected here instead, in 256 buckets
+by their first byte, and moved bucket by bucket in key order, one with every commit. After a crash the tail is read back
+from the ledger: nothing here is durable, and nothing has to be.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from usher_gateway.store import decide
+
+FOLD_ROWS = 32_768
+"""Size at which a generation stops growing and is folded; also about what a start reads back."""
+
+BUCKETS = [*range(128, 256), *range(128)]
+"""First bytes in the order of the signed integers that they begin."""
+
+
+class LedgerRow(msgspec.Struct, frozen=True, gc=False):
+    """What the tail needs of an accepted arrival."""
+
+    key: int
+    received_at: int
+    unacknowledged: bool
+    fingerprint: bytes
+    visitor_key: bytes
+    visit_time: int
+    is_visit: bool
+    remembers_print: bool
+    """True for the first acceptance of a content; later ones do not replace it."""
+    persons: bytes
+
+
+class Generation:
+    """Rows of one stretch of the ledger, and what to look up in them.
+
+    Values are of kinds that the garbage collector does not walk: there are tens of thousands of them.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.first_key = 0
+        self.last_key = 0
+        self._prints: list[dict[bytes, decide.Print]] = [{} for _ in range(256)]
+        self._sightings: list[dict[bytes, tuple[int, ...]]] = [{} for _ in range(256)]
+        self._persons: list[list[tuple[bytes, int]]] = [[] for _ in range(256)]
+
+    def add(self, row: LedgerRow) -> None:
+        """Remember one row; rows may come out of key order."""
+        key = row.key
+        if not self.size or key < self.first_key:
+            self.first_key = key
+        self.last_key = max(self.last_key, key)
+        self.size += 1
+        if row.remembers_print:
+            known = decide.Print(key, row.received_at, row.unacknowledged)
+            self._prints[row.fingerprint[0]][row.fingerprint] = known
+        if row.is_visit:
+            bucket = self._sightings[row.visitor_key[0]]
+            bucket[row.visitor_key] = (*bucket.get(row.visitor_key, ()), row.visit_time)
+        packed = row.persons
+        for start in range(0, len(packed), 8):
+            self._persons[packed[start]].append((packed[start : start + 8], key))
+
+    def print_of(self, fingerprint: bytes) -> decide.Print | None:
+        """What is known here of a content."""
+        return self._prints[fingerprint[0]].get(fingerprint)
+
+    def sightings_of(self, visitor_key: bytes) -> tuple[int, ...]:
+        """Visit times known here of a visitor key."""
+        return self._sightings[visitor_key[0]].get(visitor_key, ())
+
+    def arrivals_of(self, person: bytes) -> list[int]:
+        """Arrivals (row keys) in which a person key occurs."""
+        return [key for known, key in self._persons[person[0]] if known == person]
+
+    def bucket(
+        self, first_byte: int
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, int, int]]]:
+        """Sorted rows of one bucket: (print, arrival), (visitor, visit time), (segment, person, arrival)."""
+        prints = sorted((short_key(digest), known.arrival) for digest, known in self._prints[first_byte].items())
+        sightings = sorted(
+            (short_key(key), time) for key, times in self._sightings[first_byte].items() for time in times
+        )
+        persons = sorted((self.first_key, short_key(person), key) for person, key in self._persons[first_byte])
+        return prints, sightings, persons
+
+
+class Tail:
+    """The generation that grows, and the one that is being folded."""
+
+    def __init__(self, fold_rows: int = FOLD_ROWS) -> None:
+        self._fold_rows = fold_rows
+        self.growing = Generation()
+        self.folding: Generation | None = None
+        self._buckets: Iterator[int] = iter(())
+
+    def print_of(self, fingerprint: bytes) -> decide.Print | None:
+        """What is known in memory of a content; the newest acceptance wins."""
+        known = self.growing.print_of(fingerprint)
+        if known is None and self.folding is not None:
+            known = self.folding.print_of(fingerprint)
+        return known
+
+    def sightings_of(self, visitor_key: bytes) -> tuple[int, ...]:
+        """Visit times known in memory of a visitor key."""
+        times = self.growing.sightings_of(visitor_key)
+        return times + self.folding.sightings_of(visitor_key) if self.folding is not None else times
+
+    def next_bucket(self) -> int | None:
+        """The bucket to fold with this commit, or None if there is nothing to fold now."""
+        if self.folding is None:
+            if self.growing.size < self._fold_rows:
+                return None
+            self.folding, self.growing = self.growing, Generation()
+            self._buckets = iter(BUCKETS)
+        return next(self._buckets, None)
+
+    def folded(self) -> None:
+        """Forget the folded generation: its rows are all in the tables and committed."""
+        self.folding = None
+
+
+def short_key(digest: bytes) -> int:
+    """The first 8 bytes of a digest as SQLite's signed integer.
+
+    The tables compare 64 bits only: at a hundred million rows a false match has a chance of 5e-12 per arrival. A match
+    of a print is compared in full with the ledger.
+    """
+    return int.from_bytes(digest[:8], signed=True)
