@@ -7,13 +7,13 @@ import msgspec
 from usher_gateway.resources import metadata, types
 
 
-class ValueFrom(types.Model, kw_only=True):
+class ValueFrom(types.Model, frozen=True, kw_only=True):
     """Where a value is taken from."""
 
     secret_key_ref: types.SecretKeyRef
 
 
-class Header(types.Model, kw_only=True):
+class Header(types.Model, frozen=True, kw_only=True):
     """A static header of every request."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Exactly(("value", "valueFrom")),)
@@ -23,19 +23,19 @@ class Header(types.Model, kw_only=True):
     value_from: ValueFrom | None = None
 
 
-class Basic(types.Model, kw_only=True):
+class Basic(types.Model, frozen=True, kw_only=True):
     """HTTP Basic; the Secret has `username` and `password`."""
 
     secret_ref: types.SecretRef
 
 
-class Bearer(types.Model, kw_only=True):
+class Bearer(types.Model, frozen=True, kw_only=True):
     """`Authorization: Bearer` with a token from a Secret."""
 
     secret_ref: types.SecretKeyRef
 
 
-class DestinationAuthentication(types.Model, kw_only=True):
+class DestinationAuthentication(types.Model, frozen=True, kw_only=True):
     """How Usher proves itself to the destination."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Basic": "basic", "Bearer": "bearer"}),)
@@ -45,7 +45,7 @@ class DestinationAuthentication(types.Model, kw_only=True):
     bearer: Bearer | None = None
 
 
-class Signing(types.Model, kw_only=True):
+class Signing(types.Model, frozen=True, kw_only=True):
     """Signatures after Standard Webhooks; several secrets while rotating, the newest first."""
 
     secret_refs: Annotated[
@@ -54,14 +54,14 @@ class Signing(types.Model, kw_only=True):
     ]
 
 
-class SuccessHeader(types.Model, kw_only=True):
+class SuccessHeader(types.Model, frozen=True, kw_only=True):
     """A header that an answer must have to be a success: another Purple listener's."""
 
     name: types.HeaderName
     value: types.HeaderValue
 
 
-class Http(types.Model, kw_only=True):
+class Http(types.Model, frozen=True, kw_only=True):
     """A destination that is reached by HTTP."""
 
     url: types.DestinationUrl
@@ -75,13 +75,13 @@ class Http(types.Model, kw_only=True):
     ) = None
 
 
-class RateLimit(types.Model, kw_only=True):
+class RateLimit(types.Model, frozen=True, kw_only=True):
     """How fast a destination may be sent to, over all replicas."""
 
     requests_per_second: Annotated[int, msgspec.Meta(ge=1, le=10_000, description="Requests a second.")]
 
 
-class Retry(types.Model, kw_only=True):
+class Retry(types.Model, frozen=True, kw_only=True):
     """How long attempts are repeated."""
 
     max_age_seconds: (
@@ -89,7 +89,7 @@ class Retry(types.Model, kw_only=True):
     ) = None
 
 
-class DestinationSpec(types.Model, kw_only=True):
+class DestinationSpec(types.Model, frozen=True, kw_only=True):
     """Where visits go, and how fast."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
@@ -99,9 +99,7 @@ class DestinationSpec(types.Model, kw_only=True):
 
     tenant_ref: types.TenantRef | None = None
     state: (
-        Annotated[
-            Literal["Active", "Paused"], msgspec.Meta(description="Paused: deliveries are held. Default Active.")
-        ]
+        Annotated[Literal["Active", "Paused"], msgspec.Meta(description="Paused: deliveries are held. Default Active.")]
         | None
     ) = None
     type: Literal["HTTP"]
@@ -114,7 +112,7 @@ class DestinationSpec(types.Model, kw_only=True):
     retry: Retry | None = None
 
 
-class Destination(types.Model, kw_only=True):
+class Destination(types.Model, frozen=True, kw_only=True):
     """One system that receives visits."""
 
     kind_name: ClassVar[str] = "Destination"

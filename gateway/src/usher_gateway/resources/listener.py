@@ -9,14 +9,14 @@ from usher_gateway.resources import metadata, types
 _Generation = Annotated[int, msgspec.Meta(ge=0, le=1_000_000, description="Which of the derived tokens.")]
 
 
-class QueryPair(types.Model, kw_only=True):
+class QueryPair(types.Model, frozen=True, kw_only=True):
     """A query parameter that a request must have; others are ignored."""
 
     name: types.QueryName
     value: types.QueryValue
 
 
-class Address(types.Model, kw_only=True):
+class Address(types.Model, frozen=True, kw_only=True):
     """One URL that Purple posts to; without `path` it gets `/v1/` and the token."""
 
     name: types.ItemName
@@ -28,7 +28,7 @@ class Address(types.Model, kw_only=True):
     ) = None
 
 
-class AlsoAccept(types.Model, kw_only=True):
+class AlsoAccept(types.Model, frozen=True, kw_only=True):
     """An older or newer token that is accepted too."""
 
     generation: _Generation
@@ -42,7 +42,7 @@ class AlsoAccept(types.Model, kw_only=True):
     ) = None
 
 
-class Token(types.Model, kw_only=True):
+class Token(types.Model, frozen=True, kw_only=True):
     """Which derived tokens are in the listener's URLs: rotation without a gap."""
 
     generation: _Generation | None = None
@@ -58,20 +58,20 @@ class Token(types.Model, kw_only=True):
     ) = None
 
 
-class BasicAuthentication(types.Model, kw_only=True):
+class BasicAuthentication(types.Model, frozen=True, kw_only=True):
     """HTTP Basic; the Secret has `username` and `password`."""
 
     secret_ref: types.SecretRef
 
 
-class HeaderAuthentication(types.Model, kw_only=True):
+class HeaderAuthentication(types.Model, frozen=True, kw_only=True):
     """A header with a secret value."""
 
     name: types.HeaderName
     secret_ref: types.SecretKeyRef
 
 
-class Authentication(types.Model, kw_only=True):
+class Authentication(types.Model, frozen=True, kw_only=True):
     """How Purple proves itself, besides knowing the URL."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Basic": "basic", "Header": "header"}),)
@@ -81,7 +81,7 @@ class Authentication(types.Model, kw_only=True):
     header: HeaderAuthentication | None = None
 
 
-class AllowedSources(types.Model, kw_only=True):
+class AllowedSources(types.Model, frozen=True, kw_only=True):
     """From which addresses Purple posts."""
 
     ranges: Annotated[list[types.Cidr], msgspec.Meta(min_length=1, max_length=256, extra_json_schema=types.LIST_SET)]
@@ -94,7 +94,7 @@ class AllowedSources(types.Model, kw_only=True):
     ) = None
 
 
-class Fields(types.Model, kw_only=True):
+class Fields(types.Model, frozen=True, kw_only=True):
     """JSON pointers that override where a body holds what."""
 
     user: types.JsonPointer | None = None
@@ -114,13 +114,11 @@ class Fields(types.Model, kw_only=True):
     occurred_at_zone: types.TimeZone | None = None
 
 
-class Dedupe(types.Model, kw_only=True):
+class Dedupe(types.Model, frozen=True, kw_only=True):
     """Which arrivals are the same visit."""
 
     per: (
-        Annotated[
-            list[types.VisitorKey], msgspec.Meta(min_length=1, max_length=3, extra_json_schema=types.LIST_SET)
-        ]
+        Annotated[list[types.VisitorKey], msgspec.Meta(min_length=1, max_length=3, extra_json_schema=types.LIST_SET)]
         | None
     ) = None
     window_seconds: (
@@ -139,30 +137,26 @@ class Dedupe(types.Model, kw_only=True):
     ) = None
 
 
-class Late(types.Model, kw_only=True):
+class Late(types.Model, frozen=True, kw_only=True):
     """When a visit counts as late."""
 
-    after_seconds: (
-        Annotated[int, msgspec.Meta(ge=1, le=604_800, description="Default 300.")] | None
-    ) = None
+    after_seconds: Annotated[int, msgspec.Meta(ge=1, le=604_800, description="Default 300.")] | None = None
 
 
-class Silence(types.Model, kw_only=True):
+class Silence(types.Model, frozen=True, kw_only=True):
     """How long no arrival is still normal."""
 
-    after_seconds: (
-        Annotated[int, msgspec.Meta(ge=60, le=31_536_000, description="Default 86400.")] | None
-    ) = None
+    after_seconds: Annotated[int, msgspec.Meta(ge=60, le=31_536_000, description="Default 86400.")] | None = None
 
 
-class OncePer(types.Model, kw_only=True):
+class OncePer(types.Model, frozen=True, kw_only=True):
     """At most one delivery per key and period, in the tenant's time zone."""
 
     per: Annotated[list[types.VisitorKey], msgspec.Meta(min_length=1, max_length=3, extra_json_schema=types.LIST_SET)]
     every: Literal["Day", "Week", "Month"]
 
 
-class Route(types.Model, kw_only=True):
+class Route(types.Model, frozen=True, kw_only=True):
     """Which visits go to which destination, and how."""
 
     name: types.ItemName
@@ -192,7 +186,7 @@ class Route(types.Model, kw_only=True):
     transform: types.Expression | None = None
 
 
-class ListenerSpec(types.Model, kw_only=True):
+class ListenerSpec(types.Model, frozen=True, kw_only=True):
     """Where Purple posts, and what becomes of it."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
@@ -233,7 +227,7 @@ class ListenerSpec(types.Model, kw_only=True):
     ) = None
 
 
-class Listener(types.Model, kw_only=True):
+class Listener(types.Model, frozen=True, kw_only=True):
     """One webhook of a tenant: one or more URLs that Purple posts to."""
 
     kind_name: ClassVar[str] = "Listener"

@@ -7,7 +7,7 @@ import msgspec
 from usher_gateway.resources import metadata, types
 
 
-class SelectorRequirement(types.Model, kw_only=True):
+class SelectorRequirement(types.Model, frozen=True, kw_only=True):
     """One condition on a namespace's labels."""
 
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=316, description="Label key.")]
@@ -15,14 +15,14 @@ class SelectorRequirement(types.Model, kw_only=True):
     values: Annotated[list[types.LabelValue], msgspec.Meta(max_length=64)] | None = None
 
 
-class LabelSelector(types.Model, kw_only=True):
+class LabelSelector(types.Model, frozen=True, kw_only=True):
     """Chooses namespaces by their labels, as everywhere in Kubernetes."""
 
     match_labels: types.Labels | None = None
     match_expressions: Annotated[list[SelectorRequirement], msgspec.Meta(max_length=32)] | None = None
 
 
-class Namespaces(types.Model, kw_only=True):
+class Namespaces(types.Model, frozen=True, kw_only=True):
     """Which namespaces may: all, or those that a selector chooses."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("from", {"Selector": "selector"}),)
@@ -31,14 +31,14 @@ class Namespaces(types.Model, kw_only=True):
     selector: LabelSelector | None = None
 
 
-class AllowedHostname(types.Model, kw_only=True):
+class AllowedHostname(types.Model, frozen=True, kw_only=True):
     """A hostname, or pattern, that listeners of some namespaces may claim."""
 
     hostname: types.HostnamePattern
     namespaces: Namespaces | None = None
 
 
-class Ingress(types.Model, kw_only=True):
+class Ingress(types.Model, frozen=True, kw_only=True):
     """How Ingress objects are made."""
 
     class_name: types.ObjectName | None = None
@@ -51,7 +51,7 @@ class Ingress(types.Model, kw_only=True):
     ) = None
 
 
-class ParentRef(types.Model, kw_only=True):
+class ParentRef(types.Model, frozen=True, kw_only=True):
     """A Gateway that routes attach to."""
 
     namespace: types.NamespaceName
@@ -59,18 +59,16 @@ class ParentRef(types.Model, kw_only=True):
     section_name: types.ObjectName | None = None
 
 
-class HttpRoute(types.Model, kw_only=True):
+class HttpRoute(types.Model, frozen=True, kw_only=True):
     """How HTTPRoute objects are made."""
 
     parent_ref: ParentRef
 
 
-class Exposure(types.Model, kw_only=True):
+class Exposure(types.Model, frozen=True, kw_only=True):
     """How requests reach the gateway from outside."""
 
-    rules: ClassVar[tuple[types.Rule, ...]] = (
-        types.Union("type", {"Ingress": "ingress", "HTTPRoute": "httpRoute"}),
-    )
+    rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Ingress": "ingress", "HTTPRoute": "httpRoute"}),)
 
     type: Literal["Ingress", "HTTPRoute", "None"]
     scope: (
@@ -84,7 +82,7 @@ class Exposure(types.Model, kw_only=True):
     http_route: HttpRoute | None = None
 
 
-class IssuerRef(types.Model, kw_only=True):
+class IssuerRef(types.Model, frozen=True, kw_only=True):
     """A cert-manager issuer."""
 
     name: types.ObjectName
@@ -92,7 +90,7 @@ class IssuerRef(types.Model, kw_only=True):
     group: Annotated[str, msgspec.Meta(min_length=1, max_length=253)] | None = None
 
 
-class Tls(types.Model, kw_only=True):
+class Tls(types.Model, frozen=True, kw_only=True):
     """Who terminates TLS, with which certificate."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
@@ -105,18 +103,18 @@ class Tls(types.Model, kw_only=True):
     secret_name: types.ObjectName | None = None
 
 
-class ClientAddress(types.Model, kw_only=True):
+class ClientAddress(types.Model, frozen=True, kw_only=True):
     """Where the sender's address is taken from."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Requires("from", "XForwardedFor", "trustedProxies"),)
 
     from_: Literal["Connection", "XForwardedFor"] = msgspec.field(name="from")
-    trusted_proxies: Annotated[list[types.Cidr], msgspec.Meta(max_length=64, extra_json_schema=types.LIST_SET)] | None = (
-        None
-    )
+    trusted_proxies: (
+        Annotated[list[types.Cidr], msgspec.Meta(max_length=64, extra_json_schema=types.LIST_SET)] | None
+    ) = None
 
 
-class Maximums(types.Model, kw_only=True):
+class Maximums(types.Model, frozen=True, kw_only=True):
     """What one listener or namespace of this class may use."""
 
     max_body_bytes: (
@@ -125,15 +123,15 @@ class Maximums(types.Model, kw_only=True):
     requests_per_second: (
         Annotated[int, msgspec.Meta(ge=1, le=100_000, description="Per listener. Default: no limit.")] | None
     ) = None
-    listeners_per_namespace: (
-        Annotated[int, msgspec.Meta(ge=1, le=100_000, description="Default: no limit.")] | None
-    ) = None
+    listeners_per_namespace: Annotated[int, msgspec.Meta(ge=1, le=100_000, description="Default: no limit.")] | None = (
+        None
+    )
     destinations_per_namespace: (
         Annotated[int, msgspec.Meta(ge=1, le=100_000, description="Default: no limit.")] | None
     ) = None
 
 
-class ListenerClassSpec(types.Model, kw_only=True):
+class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
     """How listeners of this class are exposed, and what they may use."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
@@ -159,7 +157,7 @@ class ListenerClassSpec(types.Model, kw_only=True):
     maximums: Maximums | None = None
 
 
-class ListenerClass(types.Model, kw_only=True):
+class ListenerClass(types.Model, frozen=True, kw_only=True):
     """How listeners are exposed; cluster-scoped, owned by the platform."""
 
     kind_name: ClassVar[str] = "ListenerClass"

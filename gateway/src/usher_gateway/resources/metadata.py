@@ -16,17 +16,17 @@ CONFIRM_REMOVALS = "usher.dev/confirm-removals"
 """Annotation on a ListenerClass that lets one particular large removal through."""
 
 
-class Metadata(types.Model, kw_only=True):
+class Metadata(types.Model, frozen=True, kw_only=True):
     """Name, namespace, labels and annotations; what else an API server keeps there is ignored."""
 
     name: types.ObjectName
     namespace: types.NamespaceName = DEFAULT_NAMESPACE
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
     generation: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-class NamedMetadata(Metadata, kw_only=True):
+class NamedMetadata(Metadata, frozen=True, kw_only=True):
     """Metadata of a custom resource: names leave room for the names of children."""
 
     name: types.ResourceName

@@ -9,7 +9,7 @@ from usher_gateway.resources import metadata, types
 _Values = Annotated[dict[types.SecretKey, str], msgspec.Meta(max_length=256)]
 
 
-class Secret(types.Model, kw_only=True):
+class Secret(types.Model, frozen=True, kw_only=True):
     """A core v1 Secret, as far as Usher reads it."""
 
     kind_name: ClassVar[str] = "Secret"
@@ -19,8 +19,8 @@ class Secret(types.Model, kw_only=True):
     kind: Literal["Secret"]
     metadata: metadata.Metadata
     type: str = "Opaque"
-    data: _Values = {}
+    data: _Values = msgspec.field(default_factory=dict)
     """Values in base64."""
-    string_data: _Values = {}
+    string_data: _Values = msgspec.field(default_factory=dict)
     """Plain values; they win over ``data``, as at an API server."""
     immutable: bool = False

@@ -7,7 +7,7 @@ import msgspec
 from usher_gateway.resources import metadata, types
 
 
-class Quota(types.Model, kw_only=True):
+class Quota(types.Model, frozen=True, kw_only=True):
     """How many visits a month the tenant has bought."""
 
     visits_per_month: Annotated[
@@ -22,7 +22,7 @@ class Quota(types.Model, kw_only=True):
     ) = None
 
 
-class Retention(types.Model, kw_only=True):
+class Retention(types.Model, frozen=True, kw_only=True):
     """How long things are kept."""
 
     body_days: (
@@ -33,7 +33,7 @@ class Retention(types.Model, kw_only=True):
     ) = None
 
 
-class TenantSpec(types.Model, kw_only=True):
+class TenantSpec(types.Model, frozen=True, kw_only=True):
     """What the agency says of a company."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Immutable("companyID", late=True),)
@@ -67,7 +67,7 @@ class TenantSpec(types.Model, kw_only=True):
     retention: Retention | None = None
 
 
-class Tenant(types.Model, kw_only=True):
+class Tenant(types.Model, frozen=True, kw_only=True):
     """One Purple company that the agency looks after."""
 
     kind_name: ClassVar[str] = "Tenant"

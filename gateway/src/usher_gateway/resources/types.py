@@ -89,7 +89,10 @@ QueryValue = Annotated[
 Cidr = Annotated[
     str,
     msgspec.Meta(
-        min_length=3, max_length=49, pattern=r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$", description="Address range, `a.b.c.d/n`."
+        min_length=3,
+        max_length=49,
+        pattern=r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$",
+        description="Address range, `a.b.c.d/n`.",
     ),
 ]
 JsonPointer = Annotated[
@@ -170,12 +173,6 @@ class Exactly(msgspec.Struct, frozen=True):
     fields: tuple[str, ...]
 
 
-class AtMost(msgspec.Struct, frozen=True):
-    """Rule: at most one of these fields is there."""
-
-    fields: tuple[str, ...]
-
-
 class Requires(msgspec.Struct, frozen=True):
     """Rule: where ``field`` has ``value``, ``needs`` must be there."""
 
@@ -200,29 +197,29 @@ class Immutable(msgspec.Struct, frozen=True):
     late: bool = False
 
 
-Rule = Union | Exactly | AtMost | Requires | Combination | Immutable
+Rule = Union | Exactly | Requires | Combination | Immutable
 """A rule between fields of one struct: class attribute ``rules``."""
 
 
-class TenantRef(Model, kw_only=True):
+class TenantRef(Model, frozen=True, kw_only=True):
     """A Tenant in the same namespace."""
 
     name: ResourceName
 
 
-class DestinationRef(Model, kw_only=True):
+class DestinationRef(Model, frozen=True, kw_only=True):
     """A Destination in the same namespace."""
 
     name: ResourceName
 
 
-class SecretRef(Model, kw_only=True):
+class SecretRef(Model, frozen=True, kw_only=True):
     """A Secret in the same namespace, labelled `usher.dev/watch: "true"`."""
 
     name: ObjectName
 
 
-class SecretKeyRef(Model, kw_only=True):
+class SecretKeyRef(Model, frozen=True, kw_only=True):
     """One key of a Secret in the same namespace, labelled `usher.dev/watch: "true"`."""
 
     name: ObjectName
