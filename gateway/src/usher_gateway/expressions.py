@@ -9,6 +9,7 @@ Call from threads with at least 1 MiB of stack.
 
 import difflib
 import functools
+import itertools
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -267,7 +268,7 @@ def _name_problems(tokens: list[_Token]) -> Iterator[str]:
         if token.text not in known:
             hint = _hint(token.text, known, "use `visit` or `body`")
             yield f"`{token.text}` is not defined (column {token.at + 1}){hint}"
-    for token, after in zip(tokens, tokens[1:], strict=False):
+    for token, after in itertools.pairwise(tokens):
         called = token.kind == "word" and token.text not in _KEYWORDS and after.text in {"(", "{"}
         if called and (after.text == "{" or token.text not in FUNCTIONS | MACROS):
             yield f"there is no function `{token.text}` (column {token.at + 1}){_hint(token.text, FUNCTIONS)}"

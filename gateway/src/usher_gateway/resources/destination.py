@@ -6,6 +6,12 @@ import msgspec
 
 from usher_gateway.resources import metadata, types
 
+RESERVED_HEADERS = (
+    "host|content-length|content-type|content-encoding|transfer-encoding|connection|upgrade|te|trailer|keep-alive"
+    "|expect|proxy-.*|webhook-.*|usher-.*|ce-.*"
+)
+"""Headers that belong to HTTP or to Usher."""
+
 
 class ValueFrom(types.Model, frozen=True, kw_only=True):
     """Where a value is taken from."""
@@ -16,7 +22,10 @@ class ValueFrom(types.Model, frozen=True, kw_only=True):
 class Header(types.Model, frozen=True, kw_only=True):
     """A static header of every request."""
 
-    rules: ClassVar[tuple[types.Rule, ...]] = (types.Exactly(("value", "valueFrom")),)
+    rules: ClassVar[tuple[types.Rule, ...]] = (
+        types.Exactly(("value", "valueFrom")),
+        types.Forbidden("name", RESERVED_HEADERS),
+    )
 
     name: types.HeaderName
     value: types.HeaderValue | None = None

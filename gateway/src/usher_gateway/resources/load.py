@@ -9,7 +9,7 @@ import yaml
 from msgspec import inspect
 
 from usher_gateway import resources
-from usher_gateway.resources import metadata, problem, read
+from usher_gateway.resources import metadata, problem, read, secrets
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
 """Largest file that is read: some 40,000 listeners."""
@@ -159,13 +159,20 @@ class _Collector:
             except msgspec.ValidationError as error:
                 reader.report(node, "", str(error))
             else:
-                self._objects.append(Loaded(resource, self._file, read.line_of(node), reader.lines))
-                return
+                self._check_secret(resource, node, reader)
+                if not reader.problems:
+                    self._objects.append(Loaded(resource, self._file, read.line_of(node), reader.lines))
+                    return
         self._problems.extend(reader.problems)
         if key:
             self._invalid.add((kind.kind_name, key))
         else:
             self._complete = False
+
+    @staticmethod
+    def _check_secret(resource: resources.Resource, node: yaml.Node, reader: read.Reader) -> None:
+        for key in secrets.bad_base64(resource) if isinstance(resource, resources.Secret) else ():
+            reader.report(node, f"data.{key}", "must be base64", "put plain text under `stringData`")
 
     def _foreign(self, node: yaml.Node, api_version: str, kind: str, fields: dict[str, yaml.Node]) -> None:
         """What is none of ours: a Namespace's labels are noted, other groups are ignored, mistakes are reported."""

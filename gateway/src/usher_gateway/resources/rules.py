@@ -1,5 +1,6 @@
 """Rules between the fields of one struct, applied to plain values; the declarations stand in types.py."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -29,6 +30,10 @@ def check(rules: Iterable[types.Rule], value: Mapping[str, object]) -> Iterator[
                     yield Broken(rule.needs, rule.field, message)
             case types.Combination():
                 yield from _combination(rule, value)
+            case types.Forbidden():
+                text = value.get(rule.field)
+                if isinstance(text, str) and re.fullmatch(rule.pattern, text, re.IGNORECASE):
+                    yield Broken(rule.field, rule.field, f"may not be `{text}`: Usher sets it itself")
             case types.Immutable():
                 pass  # needs the object before: the API server's to check
 

@@ -190,6 +190,13 @@ class Combination(msgspec.Struct, frozen=True):
     allowed: tuple[str, ...]
 
 
+class Forbidden(msgspec.Struct, frozen=True):
+    """Rule: the text in ``field`` must not match ``pattern`` (RE2, whole text, any case)."""
+
+    field: str
+    pattern: str
+
+
 class Immutable(msgspec.Struct, frozen=True):
     """Rule: once set, ``field`` (a dotted path) never changes; ``late``: it may be set later than the object."""
 
@@ -197,7 +204,7 @@ class Immutable(msgspec.Struct, frozen=True):
     late: bool = False
 
 
-Rule = Union | Exactly | Requires | Combination | Immutable
+Rule = Union | Exactly | Requires | Combination | Forbidden | Immutable
 """A rule between fields of one struct: class attribute ``rules``."""
 
 
