@@ -1,6 +1,7 @@
 """Bytes of YAML to typed resources, with every problem at once. Pure: reads no file."""
 
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -131,6 +132,8 @@ class _Collector:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "nested too deep"
+        if "alias" in what or "anchor" in what or "tag" in what:
+            what = re.sub(r"\s*['\"].*['\"]", "", what)  # what stands there may be a credential without quotes
         self._note(line, "", f"not readable as YAML: {what}", "check indentation, quotes and colons near this line")
 
     def add(self, node: yaml.Node | None) -> None:

@@ -162,7 +162,9 @@ class Reader:
             case inspect.BoolType():
                 return value if isinstance(value, bool) else self.report(node, path, "must be true or false")
         if not isinstance(value, str):
-            hint = "leave the field out" if value is None else f'put it in quotes: "{node.value}"'
+            # a Secret's values are never repeated
+            shown = "" if self.resource.startswith("Secret") else f': "{node.value}"'
+            hint = "leave the field out" if value is None else f"put it in quotes{shown}"
             message = f"must be {_what(wanted)}, but YAML reads this as {_WORDS[type(value)]}"
             return self.report(node, path, message, hint)
         if isinstance(wanted, inspect.LiteralType):
