@@ -96,6 +96,13 @@ _TOKEN = re.compile(
 )
 
 
+def visit_values(visit: model.Visit, received_at: int, *, late: bool) -> dict[str, object]:
+    """What ``visit`` is in an expression: times (microseconds) become RFC 3339 text, ``""`` where there is none."""
+    occurred_at = "" if visit.occurredAt is None else model.format_time(visit.occurredAt)
+    times = {"receivedAt": model.format_time(received_at), "occurredAt": occurred_at, "late": late}
+    return msgspec.structs.asdict(visit) | times
+
+
 class Evaluation(msgspec.Struct, frozen=True):
     """What an evaluation gave: a value, or an error code; and what it cost."""
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from usher_gateway import documents, resources
-from usher_gateway.resources import compile, condition, load, metadata, problem
+from usher_gateway.resources import compile, condition, load, metadata, problem  # noqa: A004
 
 REMOVALS_ALWAYS = 5
 """So many listeners may go in one reading, however few there are."""
@@ -40,6 +40,7 @@ class Configuration(msgspec.Struct, frozen=True):
     problems: tuple[problem.Problem, ...] = ()
     """Everything found, errors first in each file."""
     conditions: dict[tuple[str, str], list[condition.Condition]] = {}
+    namespaces: dict[str, dict[str, str]] = {}
     halted: Halted | None = None
     complete: bool = True
     """Whether every object of the files could be told."""
@@ -57,13 +58,15 @@ EMPTY = Configuration({}, documents.Snapshot({}, {}))
 def apply(
     before: Configuration,
     manifests: load.Manifests,
-    gaps: Iterable[str],
+    gaps: tuple[str, ...],
     options: compile.Options,
     rank: Callable[[str], tuple[int, str]],
 ) -> Configuration:
     """The configuration after a reading."""
-    objects = _merge(before.objects, manifests, tuple(gaps), rank)
-    given = compile.collect((loaded.resource for loaded in objects.values()), manifests.namespaces)
+    objects = _merge(before.objects, manifests, gaps, rank)
+    sure = manifests.complete and not gaps
+    namespaces = manifests.namespaces if sure else {**before.namespaces, **manifests.namespaces}
+    given = compile.collect((loaded.resource for loaded in objects.values()), namespaces)
     compiled = compile.compile_resources(given, msgspec.structs.replace(options, previous=before.snapshot))
     snapshot, halted = _brake(before.snapshot, compiled.snapshot, given.classes.values())
     located = [_locate(found, objects, manifests) for found in compiled.findings]
@@ -72,6 +75,7 @@ def apply(
         snapshot=_same_where_equal(before.snapshot, snapshot),
         problems=tuple(dict.fromkeys([*manifests.problems, *located, *_tell(halted, objects)])),
         conditions=compiled.conditions,
+        namespaces=namespaces,
         halted=halted,
         complete=manifests.complete,
     )
@@ -135,7 +139,7 @@ def _locate(found: condition.Finding, objects: Objects, manifests: load.Manifest
     if not file and manifests.objects:
         file, line = manifests.objects[0].file, 1
     resource = f"{found.kind} {found.key}".strip()
-    return problem.Problem(file, line, found.path, found.message, str(found.reason), found.severity, resource)
+    return problem.Problem(file, line, found.path, found.message, "", found.severity, resource, str(found.reason))
 
 
 def _tell(halted: Halted | None, objects: Objects) -> list[problem.Problem]:

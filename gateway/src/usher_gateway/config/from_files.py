@@ -11,7 +11,7 @@ import watchfiles
 
 from usher_gateway import documents, model
 from usher_gateway.config import apply, read_files
-from usher_gateway.resources import compile, problem
+from usher_gateway.resources import compile, problem  # noqa: A004
 
 POLL_SECONDS = 5.0
 """How often files are read although nothing was reported: a safety net for file systems without notice."""

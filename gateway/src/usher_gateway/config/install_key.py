@@ -59,7 +59,7 @@ def _create(path: pathlib.Path) -> None:
     draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(base64.b64encode(secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)) + b"\n")
             file.flush()
             os.fsync(file.fileno())

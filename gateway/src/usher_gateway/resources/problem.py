@@ -23,6 +23,8 @@ class Problem(msgspec.Struct, frozen=True, order=True):
     severity: Severity = "error"
     resource: str = ""
     """``Kind namespace/name``, where it is known."""
+    reason: str = ""
+    """Reason of the condition, for what compile() found."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
