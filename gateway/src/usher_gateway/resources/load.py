@@ -162,20 +162,16 @@ class _Collector:
             except msgspec.ValidationError as error:
                 reader.report(node, "", str(error))
             else:
-                self._check_secret(resource, node, reader)
+                loaded = Loaded(resource, self._file, read.line_of(node), reader.lines)
+                reader.problems.extend(_bad_values(loaded, reader.resource))
                 if not reader.problems:
-                    self._objects.append(Loaded(resource, self._file, read.line_of(node), reader.lines))
+                    self._objects.append(loaded)
                     return
         self._problems.extend(reader.problems)
         if key:
             self._invalid.add((kind.kind_name, key))
         else:
             self._complete = False
-
-    @staticmethod
-    def _check_secret(resource: resources.Resource, node: yaml.Node, reader: read.Reader) -> None:
-        for key in secrets.bad_base64(resource) if isinstance(resource, resources.Secret) else ():
-            reader.report(node, f"data.{key}", "must be base64", "put plain text under `stringData`")
 
     def _foreign(self, node: yaml.Node, api_version: str, kind: str, fields: dict[str, yaml.Node]) -> None:
         """What is none of ours: a Namespace's labels are noted, other groups are ignored, mistakes are reported."""
@@ -185,6 +181,7 @@ class _Collector:
             hint = "each object starts with `apiVersion: usher.dev/v1alpha1` and `kind`"
             self._mistake(read.line_of(node), "kind", "must have `apiVersion` and `kind`", hint)
         elif kind in kinds:
+            line = read.line_of(fields["apiVersion"])
             self._mistake(line, "apiVersion", f"{kind} has another apiVersion", f"write `apiVersion: {kinds[kind]}`")
         elif api_version.startswith("usher.dev/"):
             self._mistake(line, "kind", f"unknown kind `{kind}`", problem.did_you_mean(kind, kinds))
@@ -200,6 +197,13 @@ class _Collector:
 
     def _note(self, line: int, path: str, message: str, hint: str = "", severity: problem.Severity = "error") -> None:
         self._problems.append(problem.Problem(self._file, line, path, message, hint, severity))
+
+
+def _bad_values(loaded: Loaded, name: str) -> Iterator[problem.Problem]:
+    if isinstance(loaded.resource, resources.Secret):
+        for key in secrets.bad_base64(loaded.resource):
+            path, hint = f"data.{key}", "put plain text under `stringData`"
+            yield problem.Problem(loaded.file, loaded.line_of(path), path, "must be base64", hint, resource=name)
 
 
 @functools.cache

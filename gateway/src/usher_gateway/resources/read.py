@@ -126,19 +126,24 @@ class Reader:
         if not self._count(node, path, wanted):
             return INVALID
         items = [self.read(child, wanted.item_type, f"{path}[{index}]") for index, child in enumerate(node.value)]
-        self._unique(node, path, items, extra)
+        self._unique(node, path, extra)
         return INVALID if INVALID in items else items
 
-    def _unique(self, node: yaml.SequenceNode, path: str, items: list[object], extra: Mapping[str, object]) -> None:
+    def _unique(self, node: yaml.SequenceNode, path: str, extra: Mapping[str, object]) -> None:
+        """Items that must differ, wholly or in one field; read from the nodes, for an item may be invalid elsewhere."""
         keys = extra.get("x-kubernetes-list-map-keys")
-        if isinstance(keys, list):
-            items = [item.get(keys[0]) if isinstance(item, dict) else None for item in items]
-        elif extra.get("x-kubernetes-list-type") != "set":
+        field = str(keys[0]) if isinstance(keys, list) else ""
+        if not field and extra.get("x-kubernetes-list-type") != "set":
             return
-        for index, item in enumerate(items):
-            if item is not None and item is not INVALID and item in items[:index]:
-                where = f"{path}[{index}]" + (f".{keys[0]}" if isinstance(keys, list) else "")
-                self.report(node.value[index], where, f"`{item}` stands in this list twice", "each must be different")
+        seen = set()
+        for index, child in enumerate(node.value):
+            key = _child(child, field) if field else child
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                where = join(f"{path}[{index}]", field) if field else f"{path}[{index}]"
+                self.report(key, where, f"`{key.value}` stands in this list twice", "each must be different")
+            seen.add(key.value)
 
     def _dict(self, node: yaml.Node, wanted: inspect.DictType, path: str) -> object:
         if _is_null(node):
@@ -218,6 +223,11 @@ def value_of(node: yaml.ScalarNode) -> object:
 def join(path: str, name: str) -> str:
     """The path of a field inside ``path``."""
     return f"{path}.{name}" if path else name
+
+
+def _child(node: yaml.Node, field: str) -> yaml.Node | None:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return next((value for key, value in pairs if key.value == field), None)
 
 
 def _is_null(node: yaml.Node) -> bool:
