@@ -1,0 +1,101 @@
+"""``usher check``: every problem of manifests at once, before they run anywhere."""
+
+import enum
+import pathlib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from usher_gateway.config import apply
+    from usher_gateway.resources import problem
+
+_EPILOG = "Example:  usher check examples/agency/   or   usher check --output json listener.yaml secrets.yaml"
+
+_CODES = {
+    "NoSuchField": "guard it, as in `has(body.user.email) && body.user.email != ''`, or use `visit`",
+    "NotBoolean": "a filter must give true or false, as in `visit.email != ''`",
+    "NoSuchOverload": "types do not fit: convert with int(), double() or string(); `visit.visitCount` may be null",
+    "TooExpensive": "it copies too much: use fewer fields, or shorter lists",
+}
+
+
+class Output(enum.StrEnum):
+    """How a command answers."""
+
+    text = "text"
+    json = "json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(epilog=_EPILOG)
+    def check(
+        files: Annotated[
+            list[pathlib.Path],
+            typer.Argument(envvar="USHER_FILES", help="YAML files, or folders of *.yaml and *.yml."),
+        ],
+        output: Annotated[
+            Output, typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
+        ] = Output.text,
+    ) -> None:
+        """Say everything that is wrong with manifests: file and line, field, what, and how to mend it.
+
+        Each expression is tried on sample bodies. Exits 0 if all is well, 1 if anything is wrong; warnings alone
+        are no failure.
+        """
+        from usher_gateway import model
+        from usher_gateway.config import from_files
+        from usher_gateway.resources import problem
+
+        configuration = from_files.load_once(files, model.derive_keys(bytes(32)))
+        problems = sorted((*configuration.problems, *_trials(configuration)))
+        if output is Output.json:
+            _print_json(problems)
+        else:
+            _print_text(problems, configuration)
+        raise typer.Exit(1 if problem.has_errors(problems) else 0)
+
+
+def _trials(configuration: "apply.Configuration") -> "Iterator[problem.Problem]":
+    from usher_gateway import resources
+    from usher_gateway.resources import problem, samples
+
+    for (kind, key), loaded in configuration.objects.items():
+        if not isinstance(loaded.resource, resources.Listener):
+            continue
+        for trial in samples.try_expressions(loaded.resource):
+            yield problem.Problem(
+                loaded.file,
+                loaded.line_of(trial.path),
+                trial.path,
+                f"fails with {trial.error_code} on {' and on '.join(trial.samples)}; deliveries would be held",
+                _CODES.get(trial.error_code, "see docs/expressions.md"),
+                "error" if trial.always else "warning",
+                f"{kind} {key}",
+            )
+
+
+def _print_json(problems: "list[problem.Problem]") -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode({"problems": problems}), indent=2).decode())
+
+
+def _print_text(problems: "list[problem.Problem]", configuration: "apply.Configuration") -> None:
+    colours = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "notice": typer.colors.CYAN}
+    for found in problems:
+        where = f"{found.file}:{found.line}" if found.file else "-"
+        what = ": ".join(part for part in (found.resource, found.path, found.message) if part)
+        typer.echo(f"{where}: {typer.style(found.severity, fg=colours[found.severity])}: {what}")
+        if found.hint:
+            typer.echo(f"    {found.hint}")
+    snapshot = configuration.snapshot
+    errors = sum(found.severity == "error" for found in problems)
+    typer.echo(
+        f"{len(snapshot.listeners)} listeners and {len(snapshot.destinations)} destinations would run; "
+        + (f"{errors} problems" if errors else "no problems")
+    )

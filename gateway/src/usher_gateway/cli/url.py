@@ -1,0 +1,109 @@
+"""``usher url``: each listener's URLs, ready to paste into the portal."""
+
+import enum
+import os
+import pathlib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from usher_gateway import documents
+
+_EPILOG = "Example:  usher url --data data examples/quickstart.yaml"
+
+
+class Output(enum.StrEnum):
+    """How a command answers."""
+
+    text = "text"
+    json = "json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(epilog=_EPILOG)
+    def url(
+        files: Annotated[
+            list[pathlib.Path],
+            typer.Argument(envvar="USHER_FILES", help="YAML files, or folders of *.yaml and *.yml."),
+        ],
+        data: Annotated[
+            pathlib.Path | None,
+            typer.Option(envvar="USHER_DATA", help="Where install.key is; one is made if there is none."),
+        ] = None,
+        output: Annotated[
+            Output, typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
+        ] = Output.text,
+    ) -> None:
+        """Print each listener's URLs, ready to paste into the portal.
+
+        A URL is a credential: whoever has it can post visits. It is derived from the install key
+        (USHER_INSTALL_KEY, or DATA/install.key), so the same key gives the same URLs again.
+        """
+        from usher_gateway import model
+        from usher_gateway.config import from_files, install_key
+
+        try:
+            keys = model.derive_keys(install_key.load_install_key(data, os.environ))
+        except model.ConfigurationError as error:
+            typer.echo(f"{error}; {error.hint}", err=True)
+            raise typer.Exit(2) from error
+        configuration = from_files.load_once(files, keys)
+        found = [row for one in configuration.snapshot.listeners.values() for row in _rows(one)]
+        if output is Output.json:
+            _print_json(found)
+        else:
+            _print_text(found)
+        if configuration.rejected:
+            count = len(configuration.rejected)
+            typer.echo(f"{count} problems keep something out: see `usher check`", err=True)
+        raise typer.Exit(1 if configuration.rejected or not found else 0)
+
+
+def _rows(listener: "documents.Listener") -> list[dict[str, str]]:
+    return [
+        {
+            "namespace": listener.namespace,
+            "tenant": listener.tenant.name,
+            "listener": listener.name,
+            "url": _url(address),
+            "note": _note(address),
+        }
+        for address in listener.addresses
+    ]
+
+
+def _url(address: "documents.Address") -> str:
+    """Only HTTPS is posted to (purple.md)."""
+    import urllib.parse
+
+    query = f"?{urllib.parse.urlencode(address.query)}" if address.query else ""
+    return f"https://{address.host}{address.path}{query}"
+
+
+def _note(address: "documents.Address") -> str:
+    from usher_gateway import model
+
+    words = ["old token, held"] if address.action == "Hold" else []
+    if address.until:
+        words.append(f"until {model.format_time(address.until)}")
+    return ", ".join(words)
+
+
+def _print_json(rows: list[dict[str, str]]) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode({"urls": rows}), indent=2).decode())
+
+
+def _print_text(rows: list[dict[str, str]]) -> None:
+    """Plain lines: a table would break a URL that has to be copied whole."""
+    before = ""
+    for row in rows:
+        title = f"{row['namespace']}/{row['listener']} (tenant {row['tenant']})"
+        if title != before:
+            typer.echo(title)
+        before = title
+        typer.echo(f"  {row['url']}" + (f"  ({row['note']})" if row["note"] else ""))

@@ -1,0 +1,152 @@
+"""What a new reading of files does to the configuration in force. Pure.
+
+Removal is taken for meant only where it can be told: an object that became invalid keeps its last good version; a
+file that cannot be parsed stops every removal; a path that is absent or empty removes nothing; and a reading that
+would remove more than max(5, 10 %) of the listeners removes none until that is confirmed.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from usher_gateway import documents, resources
+from usher_gateway.resources import compile, condition, load, metadata, problem  # noqa: A004
+
+REMOVALS_ALWAYS = 5
+"""So many listeners may go in one reading, however few there are."""
+
+REMOVALS_PART = 0.1
+"""So large a part of the listeners may go in one reading."""
+
+Objects = Mapping[tuple[str, str], load.Loaded]
+"""The objects in force, by (kind, key), in order."""
+
+
+class Halted(msgspec.Struct, frozen=True):
+    """A removal that waits for a person."""
+
+    digest: str
+    """What confirms it: annotation ``usher.dev/confirm-removals`` on a ListenerClass."""
+    listeners: tuple[str, ...]
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """What is in force after a reading."""
+
+    objects: Objects
+    snapshot: documents.Snapshot
+    problems: tuple[problem.Problem, ...] = ()
+    """Everything found, errors first in each file."""
+    conditions: dict[tuple[str, str], list[condition.Condition]] = {}
+    namespaces: dict[str, dict[str, str]] = {}
+    halted: Halted | None = None
+    complete: bool = True
+    """Whether every object of the files could be told."""
+
+    @property
+    def rejected(self) -> tuple[problem.Problem, ...]:
+        """The problems that keep something from being applied as written."""
+        return tuple(found for found in self.problems if found.severity == "error")
+
+
+EMPTY = Configuration({}, documents.Snapshot({}, {}))
+"""Before the first reading."""
+
+
+def apply(
+    before: Configuration,
+    manifests: load.Manifests,
+    gaps: tuple[str, ...],
+    options: compile.Options,
+    rank: Callable[[str], tuple[int, str]],
+) -> Configuration:
+    """The configuration after a reading."""
+    objects = _merge(before.objects, manifests, gaps, rank)
+    sure = manifests.complete and not gaps
+    namespaces = manifests.namespaces if sure else {**before.namespaces, **manifests.namespaces}
+    given = compile.collect((loaded.resource for loaded in objects.values()), namespaces)
+    compiled = compile.compile_resources(given, msgspec.structs.replace(options, previous=before.snapshot))
+    snapshot, halted = _brake(before.snapshot, compiled.snapshot, given.classes.values())
+    located = [_locate(found, objects, manifests) for found in compiled.findings]
+    return Configuration(
+        objects=objects,
+        snapshot=_same_where_equal(before.snapshot, snapshot),
+        problems=tuple(dict.fromkeys([*manifests.problems, *located, *_tell(halted, objects)])),
+        conditions=compiled.conditions,
+        namespaces=namespaces,
+        halted=halted,
+        complete=manifests.complete,
+    )
+
+
+def _merge(
+    before: Objects, manifests: load.Manifests, gaps: tuple[str, ...], rank: Callable[[str], tuple[int, str]]
+) -> Objects:
+    """The new objects, and the old ones whose absence says nothing; in file order, on which hostnames depend."""
+    now = {load.identity_of(loaded.resource): loaded for loaded in manifests.objects}
+    for identity, old in before.items():
+        kept = identity in manifests.invalid or not manifests.complete or _within(old.file, gaps)
+        if identity not in now and kept:
+            now[identity] = old
+    return dict(sorted(now.items(), key=lambda item: (rank(item[1].file), item[1].line)))
+
+
+def _within(file: str, gaps: tuple[str, ...]) -> bool:
+    return any(file == gap or file.startswith(gap.rstrip("/") + "/") for gap in gaps)
+
+
+def _brake(
+    before: documents.Snapshot, now: documents.Snapshot, classes: Iterable[resources.ListenerClass]
+) -> tuple[documents.Snapshot, Halted | None]:
+    lost = sorted(before.listeners.keys() - now.listeners.keys())
+    if len(lost) <= max(REMOVALS_ALWAYS, REMOVALS_PART * len(before.listeners)):
+        return now, None
+    digest = hashlib.sha256("\n".join(lost).encode()).hexdigest()[:12]
+    if any(one.metadata.annotations.get(metadata.CONFIRM_REMOVALS) == digest for one in classes):
+        return now, None
+    taken = {(one.host, one.path, one.query) for document in now.listeners.values() for one in document.addresses}
+    kept = {}
+    for key in lost:
+        old = before.listeners[key]
+        free = tuple(one for one in old.addresses if (one.host, one.path, one.query) not in taken)
+        if free:
+            kept[key] = msgspec.structs.replace(old, addresses=free)
+    snapshot = documents.Snapshot({**now.listeners, **kept}, {**before.destinations, **now.destinations})
+    return snapshot, Halted(digest, tuple(lost))
+
+
+def _same_where_equal(before: documents.Snapshot, now: documents.Snapshot) -> documents.Snapshot:
+    """Documents that did not change stay the same objects, so that what was built from them can be kept."""
+    return documents.Snapshot(
+        {key: _older(before.listeners.get(key), document) for key, document in now.listeners.items()},
+        {key: _older(before.destinations.get(key), document) for key, document in now.destinations.items()},
+    )
+
+
+_Document = TypeVar("_Document", documents.Listener, documents.Destination)
+
+
+def _older(old: _Document | None, new: _Document) -> _Document:
+    return old if old is not None and old == new else new
+
+
+def _locate(found: condition.Finding, objects: Objects, manifests: load.Manifests) -> problem.Problem:
+    """A finding with its file and line."""
+    loaded = objects.get((found.kind, found.key))
+    file, line = (loaded.file, loaded.line_of(found.path)) if loaded else ("", 0)
+    if not file and manifests.objects:
+        file, line = manifests.objects[0].file, 1
+    resource = f"{found.kind} {found.key}".strip()
+    return problem.Problem(file, line, found.path, found.message, "", found.severity, resource, str(found.reason))
+
+
+def _tell(halted: Halted | None, objects: Objects) -> list[problem.Problem]:
+    if halted is None:
+        return []
+    loaded = next((one for one in objects.values() if isinstance(one.resource, resources.ListenerClass)), None)
+    message = f"RemovalsHalted: {len(halted.listeners)} listeners would go at once; none is removed"
+    hint = f'if this is meant, annotate a ListenerClass with {metadata.CONFIRM_REMOVALS}: "{halted.digest}", or restart'
+    file, line = (loaded.file, loaded.line) if loaded else ("", 0)
+    return [problem.Problem(file, line, "", message, hint)]

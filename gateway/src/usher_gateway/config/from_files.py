@@ -1,0 +1,170 @@
+"""Configuration from files: a stream of snapshots, live within a second of an edit."""
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+import structlog
+import watchfiles
+
+from usher_gateway import documents, model
+from usher_gateway.config import apply, read_files
+from usher_gateway.resources import compile, problem  # noqa: A004
+
+POLL_SECONDS = 5.0
+"""How often files are read although nothing was reported: a safety net for file systems without notice."""
+
+SETTLE_SECONDS = 0.1
+"""Two readings so far apart must be equal: a file that is being written is not half of one."""
+
+_SETTLE_TRIES = 5
+_LOGGED_PROBLEMS = 50
+
+_log = structlog.get_logger(__name__)
+
+
+class FileOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How files become documents."""
+
+    keys: model.Keys
+    trusted_proxies: tuple[str, ...] = ()
+    poll_seconds: float = POLL_SECONDS
+    settle_seconds: float = SETTLE_SECONDS
+
+    def compile_options(self) -> compile.Options:
+        """What compile() is told when resources come from files."""
+        return compile.Options(
+            keys=self.keys,
+            trusted_proxies=self.trusted_proxies,
+            require_watch_label=False,
+            implicit_class=True,
+        )
+
+
+def load_once(paths: Sequence[pathlib.Path], keys: model.Keys) -> apply.Configuration:
+    """What the files hold now, for ``usher check`` and ``usher url``. Blocking."""
+    reader = read_files.Reader(paths)
+    reading = reader.read()
+    options = FileOptions(keys=keys).compile_options()
+    return apply.apply(apply.EMPTY, reading.manifests, reading.gaps, options, reader.rank)
+
+
+class FileSource:
+    """Follows files and folders. ``configuration`` is what is in force; ``snapshots`` tells of every change."""
+
+    def __init__(self, paths: Sequence[pathlib.Path], options: FileOptions) -> None:
+        self._paths = tuple(paths)
+        self._options = options
+        self._reader = read_files.Reader(paths)
+        self._digest = b""
+        self._touched = asyncio.Event()
+        self.configuration = apply.EMPTY
+
+    def hashes(self) -> dict[str, str]:
+        """Content hash of each document in force, by ``listener/…`` and ``destination/…``."""
+        key = self._options.keys.document
+        snapshot = self.configuration.snapshot
+        listeners = {f"listener/{name}": documents.content_hash(one, key) for name, one in snapshot.listeners.items()}
+        return listeners | {
+            f"destination/{name}": documents.content_hash(one, key) for name, one in snapshot.destinations.items()
+        }
+
+    async def snapshots(self) -> AsyncIterator[documents.Snapshot]:
+        """The first snapshot as soon as there is anything to run, then one per change. Ends only by being closed."""
+        stop = asyncio.Event()
+        watchers = [asyncio.create_task(self._watch(group, stop), name="watch files") for group in self._groups()]
+        try:
+            while True:
+                self._touched.clear()
+                if await self._read_settled():
+                    yield self.configuration.snapshot
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._touched.wait(), self._options.poll_seconds)
+        finally:
+            stop.set()
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+
+    async def _read_settled(self) -> bool:
+        """Read until two readings are equal, then apply; whether the snapshot is another one."""
+        reading = await asyncio.to_thread(self._reader.read)
+        if reading.digest == self._digest:
+            return False
+        for _ in range(_SETTLE_TRIES):
+            await asyncio.sleep(self._options.settle_seconds)
+            again = await asyncio.to_thread(self._reader.read)
+            if again.digest == reading.digest:
+                break
+            reading = again
+        return await self._apply(reading)
+
+    async def _apply(self, reading: read_files.Reading) -> bool:
+        first = self.configuration is apply.EMPTY
+        if first and not reading.manifests.objects:
+            self._digest = reading.digest
+            self._tell_problems(reading.manifests.problems)
+            return False  # nothing to run yet: the gateway goes on answering 503, never 404
+        before = self.configuration
+        options = self._options.compile_options()
+        self.configuration = await asyncio.to_thread(
+            apply.apply, before, reading.manifests, reading.gaps, options, self._reader.rank
+        )
+        self._digest = reading.digest
+        self._tell(before, self.configuration)
+        return first or self.configuration.snapshot != before.snapshot
+
+    def _tell(self, before: apply.Configuration, now: apply.Configuration) -> None:
+        changes = _changes(before.snapshot, now.snapshot)
+        _log.info("configuration applied", rejected=len(now.rejected), **changes)
+        self._tell_problems(tuple(found for found in now.problems if found not in before.problems))
+
+    @staticmethod
+    def _tell_problems(problems: Sequence[problem.Problem]) -> None:
+        for found in problems[:_LOGGED_PROBLEMS]:
+            fields = msgspec.structs.asdict(found)
+            severity = fields.pop("severity")
+            write = {"error": _log.error, "warning": _log.warning}.get(severity, _log.info)
+            write("configuration problem", **fields)
+        if len(problems) > _LOGGED_PROBLEMS:
+            _log.error("more configuration problems", count=len(problems) - _LOGGED_PROBLEMS)
+
+    def _groups(self) -> list[tuple[tuple[pathlib.Path, ...], bool]]:
+        """What to watch: folders with all that is in them; of single files the folder alone, for renames over them."""
+        folders = tuple(path for path in self._paths if path.is_dir())
+        parents = tuple(dict.fromkeys(path.parent for path in self._paths if not path.is_dir()))
+        return [group for group in ((folders, True), (parents, False)) if group[0]]
+
+    async def _watch(self, group: tuple[tuple[pathlib.Path, ...], bool], stop: asyncio.Event) -> None:
+        paths, recursive = group
+        while not stop.is_set():
+            there = [path for path in paths if path.is_dir()]
+            try:
+                if there:
+                    async for _ in watchfiles.awatch(
+                        *there,
+                        watch_filter=None,
+                        debounce=200,
+                        step=20,
+                        stop_event=stop,
+                        recursive=recursive,
+                        ignore_permission_denied=True,
+                    ):
+                        self._touched.set()
+            except (OSError, RuntimeError) as error:
+                _log.warning("files are not watched, only polled", error=type(error).__name__)
+            await asyncio.sleep(self._options.poll_seconds)
+
+
+def _changes(before: documents.Snapshot, now: documents.Snapshot) -> dict[str, int]:
+    listeners = sum(before.listeners.get(key) is not one for key, one in now.listeners.items())
+    destinations = sum(before.destinations.get(key) is not one for key, one in now.destinations.items())
+    return {
+        "listeners": len(now.listeners),
+        "destinations": len(now.destinations),
+        "changed": listeners + destinations,
+        "removed": len(before.listeners.keys() - now.listeners.keys())
+        + len(before.destinations.keys() - now.destinations.keys()),
+    }

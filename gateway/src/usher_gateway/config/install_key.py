@@ -1,0 +1,74 @@
+"""The install key: URL tokens and digests are derived from it, so it is made once and never overwritten."""
+
+import base64
+import binascii
+import contextlib
+import os
+import pathlib
+import secrets
+from collections.abc import Mapping
+
+from usher_gateway import model
+
+FILE_NAME = "install.key"
+"""Inside ``--data``; base64 on one line, readable by the owner only."""
+
+VARIABLE = "USHER_INSTALL_KEY"
+"""Environment variable that overrides the file; base64 too."""
+
+
+def load_install_key(data: pathlib.Path | None, environ: Mapping[str, str]) -> bytes:
+    """The install key from the environment, else from ``data``, where it is created if there is none yet.
+
+    Raises:
+        ConfigurationError: there is no place for a key, or what is there is none.
+    """
+    given = environ.get(VARIABLE, "")
+    if given:
+        return _decode(given, f"${VARIABLE}")
+    if data is None:
+        raise model.ConfigurationError("no install key", f"give --data DIR, or set {VARIABLE}")
+    path = data / FILE_NAME
+    try:
+        if not path.exists():
+            _create(path)
+        return _decode(path.read_text("ascii"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise model.ConfigurationError(
+            f"cannot read the install key {path}: {reason}", "check the rights on the data directory"
+        ) from error
+
+
+def _decode(text: str, where: str) -> bytes:
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise model.ConfigurationError(f"the install key in {where} is not base64", _HINT) from error
+    if len(key) < model.keys.INSTALL_KEY_BYTES:
+        raise model.ConfigurationError(f"the install key in {where} is shorter than 32 bytes", _HINT)
+    return key
+
+
+_HINT = "make one with: openssl rand -base64 32; restore the old one if there was one, for it is part of every URL"
+
+
+def _create(path: pathlib.Path) -> None:
+    """Make a key: complete and durable before it has its name, and never over one that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64encode(secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process was first: its key counts
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

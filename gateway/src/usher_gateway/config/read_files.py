@@ -1,0 +1,96 @@
+"""Manifests from disk: which files there are, what they hold, and where nothing could be had."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from usher_gateway.resources import load, problem
+
+SUFFIXES = frozenset({".yaml", ".yml"})
+"""What is read in a folder; a file that is named itself may be called anything."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What the paths hold at one moment."""
+
+    manifests: load.Manifests
+    gaps: tuple[str, ...]
+    """Paths (or files in them) that are absent, empty or unreadable: nothing is removed on their account."""
+    digest: bytes
+    """Of all contents and gaps: two equal readings need no work."""
+
+
+class Reader:
+    """Reads paths, and parses only what has changed."""
+
+    def __init__(self, paths: Sequence[pathlib.Path]) -> None:
+        self._paths = tuple(paths)
+        self._parsed: dict[str, tuple[bytes, load.Manifests]] = {}
+
+    def rank(self, file: str) -> tuple[int, str]:
+        """Where a file stands in the order of things: paths as given, files by name."""
+        for index, path in enumerate(self._paths):
+            if file == str(path) or file.startswith(f"{path}{os.sep}"):
+                return index, file
+        return len(self._paths), file
+
+    def read(self) -> Reading:
+        """Read everything now. Blocking."""
+        parts, gaps, found = [], [], []
+        digest = hashlib.blake2b(digest_size=16)
+        parsed = {}
+        for path in self._paths:
+            files = list(_files(path))
+            if not files:
+                gaps.append(str(path))
+                found.append(_gap(str(path), "no such file, or a folder without *.yaml files"))
+            for file in files:
+                name = str(file)
+                content = _content(file)
+                digest.update(f"{name}\0{len(content or b'')}\0".encode() + (content or b""))
+                if content is None:
+                    gaps.append(name)
+                    found.append(_gap(name, "cannot be read"))
+                    continue
+                parsed[name] = self._manifests(name, content)
+                parts.append(parsed[name][1])
+                if not parsed[name][1].objects and not parsed[name][1].invalid:
+                    gaps.append(name)
+        self._parsed = parsed
+        digest.update("\0".join(gaps).encode())
+        merged = load.merge(parts)
+        manifests = msgspec.structs.replace(merged, problems=(*found, *merged.problems))
+        return Reading(manifests, tuple(gaps), digest.digest())
+
+    def _manifests(self, name: str, content: bytes) -> tuple[bytes, load.Manifests]:
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        known = self._parsed.get(name)
+        return known if known and known[0] == digest else (digest, load.load(content, name))
+
+
+def _files(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The files of a path, sorted. Hidden ones (a mounted volume's ``..data`` too) and editors' are left out."""
+    if path.is_file():
+        yield path
+        return
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if pathlib.Path(name).suffix in SUFFIXES and not name.startswith((".", "#")):
+                yield pathlib.Path(folder) / name
+
+
+def _content(file: pathlib.Path) -> bytes | None:
+    """A file's bytes; one byte more than allowed where it is too large, None where it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(load.MAX_FILE_BYTES + 1)
+    except OSError:
+        return None
+
+
+def _gap(where: str, what: str) -> problem.Problem:
+    return problem.Problem(where, 1, "", what, "what it held before stays in force; check the path and its rights")

@@ -1,0 +1,237 @@
+"""Bytes of YAML to typed resources, with every problem at once. Pure: reads no file."""
+
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+import yaml
+from msgspec import inspect
+
+from usher_gateway import resources
+from usher_gateway.resources import metadata, problem, read, secrets
+
+MAX_FILE_BYTES = 32 * 1024 * 1024
+"""Largest file that is read: some 40,000 listeners."""
+
+_LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+"""Base: every scalar stays text, so that scalars.py decides; the C parser bounds nesting at 1,000."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A valid object and where it stands: file, line, and the line of each field path."""
+
+    resource: resources.Resource
+    file: str
+    line: int
+    lines: dict[str, int]
+
+    def line_of(self, path: str) -> int:
+        """The line of a field path, or of the nearest field around it."""
+        while path and path not in self.lines:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self.lines.get(path, self.line)
+
+
+class Manifests(msgspec.Struct, frozen=True):
+    """What files hold. Not ``complete``: something in them could not be told, so nothing may be taken for removed."""
+
+    objects: tuple[Loaded, ...] = ()
+    problems: tuple[problem.Problem, ...] = ()
+    invalid: frozenset[tuple[str, str]] = frozenset()
+    """(kind, key) of objects with errors."""
+    namespaces: dict[str, dict[str, str]] = {}
+    """Labels of the Namespace objects found."""
+    complete: bool = True
+
+
+def load(content: bytes, file: str) -> Manifests:
+    """The objects of one file."""
+    if len(content) > MAX_FILE_BYTES:
+        return _unreadable(file, 1, f"the file is larger than {MAX_FILE_BYTES} bytes", "split it")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        return _unreadable(file, line, "the file is not UTF-8", "save it as UTF-8")
+    collector = _Collector(file)
+    try:
+        for document in yaml.compose_all(text, Loader=_LOADER):
+            collector.add(document)
+    except (yaml.YAMLError, RecursionError) as error:
+        collector.broken(error)
+    return collector.manifests()
+
+
+def merge(parts: Iterable[Manifests]) -> Manifests:
+    """Several files as one set, in their order; an object that stands in two places is a problem, the first counts."""
+    seen: dict[tuple[str, str], Loaded] = {}
+    found: list[problem.Problem] = []
+    invalid: set[tuple[str, str]] = set()
+    namespaces: dict[str, dict[str, str]] = {}
+    complete = True
+    for part in parts:
+        found.extend(part.problems)
+        invalid |= part.invalid
+        namespaces |= part.namespaces
+        complete = complete and part.complete
+        for loaded in part.objects:
+            identity = identity_of(loaded.resource)
+            if identity in seen:
+                found.append(_twice(loaded, seen[identity]))
+            else:
+                seen[identity] = loaded
+    return Manifests(tuple(seen.values()), tuple(found), frozenset(invalid), namespaces, complete)
+
+
+def identity_of(resource: resources.Resource) -> tuple[str, str]:
+    """(kind, key) of an object."""
+    return resource.kind_name, resources.key_of(resource)
+
+
+def _twice(loaded: Loaded, first: Loaded) -> problem.Problem:
+    kind, key = identity_of(loaded.resource)
+    message = f"{kind} `{key}` stands also in {first.file}:{first.line}"
+    return problem.Problem(
+        loaded.file, loaded.line, "metadata.name", message, "keep one of them", resource=f"{kind} {key}"
+    )
+
+
+def _unreadable(file: str, line: int, message: str, hint: str) -> Manifests:
+    return Manifests(problems=(problem.Problem(file, line, "", message, hint),), complete=False)
+
+
+class _Collector:
+    """Gathers the objects of one file."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._objects: list[Loaded] = []
+        self._problems: list[problem.Problem] = []
+        self._invalid: set[tuple[str, str]] = set()
+        self._namespaces: dict[str, dict[str, str]] = {}
+        self._complete = True
+
+    def manifests(self) -> Manifests:
+        return merge(
+            [
+                Manifests(
+                    tuple(self._objects),
+                    tuple(self._problems),
+                    frozenset(self._invalid),
+                    self._namespaces,
+                    self._complete,
+                )
+            ]
+        )
+
+    def broken(self, error: Exception) -> None:
+        """The rest of the file cannot be parsed."""
+        self._complete = False
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark is not None else 1
+        what = getattr(error, "problem", None) or getattr(error, "reason", None) or "nested too deep"
+        if "alias" in what or "anchor" in what or "tag" in what:
+            what = re.sub(r"\s*['\"].*['\"]", "", what)  # what stands there may be a credential without quotes
+        self._note(line, "", f"not readable as YAML: {what}", "check indentation, quotes and colons near this line")
+
+    def add(self, node: yaml.Node | None) -> None:
+        """One document, or one item of a List."""
+        if node is None or (isinstance(node, yaml.ScalarNode) and read.value_of(node) is None):
+            return
+        fields = _fields(node)
+        api_version, kind = _text(fields.get("apiVersion")), _text(fields.get("kind"))
+        if kind == "List" and api_version in {"v1", "usher.dev/v1alpha1"}:
+            items = fields.get("items")
+            for item in items.value if isinstance(items, yaml.SequenceNode) else ():
+                self.add(item)
+        elif (api_version, kind) in resources.KINDS:
+            self._object(node, resources.KINDS[api_version, kind], fields)
+        else:
+            self._foreign(node, api_version, kind, fields)
+
+    def _object(self, node: yaml.Node, kind: type[resources.Resource], fields: dict[str, yaml.Node]) -> None:
+        reader = read.Reader(self._file)
+        key = _key(fields, namespaced=kind.namespaced)
+        reader.resource = f"{kind.kind_name} {key}" if key else kind.kind_name
+        plain = reader.read(node, _type_of(kind), "")
+        if not reader.problems and plain is not read.INVALID:
+            try:
+                resource = msgspec.convert(plain, kind)
+            except msgspec.ValidationError as error:
+                reader.report(node, "", str(error))
+            else:
+                loaded = Loaded(resource, self._file, read.line_of(node), reader.lines)
+                reader.problems.extend(_bad_values(loaded, reader.resource))
+                if not reader.problems:
+                    self._objects.append(loaded)
+                    return
+        self._problems.extend(reader.problems)
+        if key:
+            self._invalid.add((kind.kind_name, key))
+        else:
+            self._complete = False
+
+    def _foreign(self, node: yaml.Node, api_version: str, kind: str, fields: dict[str, yaml.Node]) -> None:
+        """What is none of ours: a Namespace's labels are noted, other groups are ignored, mistakes are reported."""
+        line = read.line_of(fields.get("kind") or node)
+        kinds = {name: version for version, name in resources.KINDS}
+        if not api_version or not kind:
+            hint = "each object starts with `apiVersion: usher.dev/v1alpha1` and `kind`"
+            self._mistake(read.line_of(node), "kind", "must have `apiVersion` and `kind`", hint)
+        elif kind in kinds:
+            line = read.line_of(fields["apiVersion"])
+            self._mistake(line, "apiVersion", f"{kind} has another apiVersion", f"write `apiVersion: {kinds[kind]}`")
+        elif api_version.startswith("usher.dev/"):
+            self._mistake(line, "kind", f"unknown kind `{kind}`", problem.did_you_mean(kind, kinds))
+        elif (api_version, kind) == ("v1", "Namespace"):
+            labels = _fields(_fields(fields.get("metadata")).get("labels"))
+            self._namespaces[_name(fields, "name")] = {name: _text(value) for name, value in labels.items()}
+        else:
+            self._note(line, "kind", f"{kind} ({api_version}) is not read", severity="notice")
+
+    def _mistake(self, line: int, path: str, message: str, hint: str) -> None:
+        self._complete = False
+        self._note(line, path, message, hint)
+
+    def _note(self, line: int, path: str, message: str, hint: str = "", severity: problem.Severity = "error") -> None:
+        self._problems.append(problem.Problem(self._file, line, path, message, hint, severity))
+
+
+def _bad_values(loaded: Loaded, name: str) -> Iterator[problem.Problem]:
+    if isinstance(loaded.resource, resources.Secret):
+        for key in secrets.bad_base64(loaded.resource):
+            path, hint = f"data.{key}", "put plain text under `stringData`"
+            yield problem.Problem(loaded.file, loaded.line_of(path), path, "must be base64", hint, resource=name)
+
+
+@functools.cache
+def _type_of(kind: type[resources.Resource]) -> inspect.Type:
+    return inspect.type_info(kind)
+
+
+def _fields(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    return dict(_scalar_pairs(node)) if isinstance(node, yaml.MappingNode) else {}
+
+
+def _scalar_pairs(node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            yield key.value, value
+
+
+def _text(node: yaml.Node | None) -> str:
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
+
+
+def _name(fields: dict[str, yaml.Node], field: str) -> str:
+    return _text(_fields(fields.get("metadata")).get(field))
+
+
+def _key(fields: dict[str, yaml.Node], *, namespaced: bool) -> str:
+    """The key of an object that may be invalid; "" where it cannot be told."""
+    name = _name(fields, "name")
+    if not name or not namespaced:
+        return name
+    return f"{_name(fields, 'namespace') or metadata.DEFAULT_NAMESPACE}/{name}"

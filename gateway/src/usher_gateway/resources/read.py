@@ -1,0 +1,260 @@
+"""One YAML node against one type: a plain value, and every problem on the way with its line."""
+
+import re
+from collections.abc import Mapping
+
+import yaml
+from msgspec import inspect
+
+from usher_gateway.resources import problem, rules, scalars
+
+INVALID = object()
+"""What stands for a value that has a problem."""
+
+_MAX_NODES = 20_000
+"""Most YAML nodes of one object, aliases counted as often as they are used: an alias bomb ends here."""
+
+_MAX_PROBLEMS = 200
+"""Most problems reported of one object."""
+
+_IGNORED = {
+    "": frozenset({"status"}),
+    "metadata": frozenset(
+        {
+            "uid",
+            "resourceVersion",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "managedFields",
+            "ownerReferences",
+            "finalizers",
+            "selfLink",
+        }
+    ),
+}
+"""What an API server adds to an object that was read back from it, by path; ours to ignore."""
+
+_WORDS = {bool: "true or false", int: "a number", float: "a number", str: "text", type(None): "nothing (null)"}
+
+
+class Reader:
+    """Collects problems and the line of every field while one object is read."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.problems: list[problem.Problem] = []
+        self.lines: dict[str, int] = {}
+        self.resource = ""
+        self._nodes = 0
+
+    def report(self, node: yaml.Node, path: str, message: str, hint: str = "") -> object:
+        """Note a problem at a node; returns INVALID."""
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems.append(problem.Problem(self.file, line_of(node), path, message, hint, resource=self.resource))
+        return INVALID
+
+    def read(self, node: yaml.Node, wanted: inspect.Type, path: str) -> object:
+        """The plain value of a node, or INVALID."""
+        self.lines[path] = line_of(node)
+        self._nodes += 1
+        if self._nodes > _MAX_NODES:
+            if self._nodes == _MAX_NODES + 1:
+                self.report(node, path, f"the object has more than {_MAX_NODES} values", "check its YAML aliases")
+            return INVALID
+        return self._read(node, wanted, path)
+
+    def _read(self, node: yaml.Node, wanted: inspect.Type, path: str) -> object:
+        extra: Mapping[str, object] = {}
+        while True:
+            if isinstance(wanted, inspect.Metadata):
+                extra = wanted.extra_json_schema or extra
+                wanted = wanted.type
+            elif isinstance(wanted, inspect.UnionType):
+                wanted = next(kind for kind in wanted.types if not isinstance(kind, inspect.NoneType))
+            else:
+                break
+        match wanted:
+            case inspect.StructType():
+                return self._struct(node, wanted, path)
+            case inspect.ListType():
+                return self._list(node, wanted, path, extra)
+            case inspect.DictType():
+                return self._dict(node, wanted, path)
+            case _:
+                return self._scalar(node, wanted, path, extra)
+
+    def _struct(self, node: yaml.Node, wanted: inspect.StructType, path: str) -> object:
+        pairs = self._pairs(node, path)
+        if pairs is None:
+            return INVALID
+        fields = {field.encode_name: field for field in wanted.fields}
+        ignored = _IGNORED.get(path, frozenset())
+        value = {}
+        for name, (key, child) in pairs.items():
+            if name in fields:
+                value[name] = self.read(child, fields[name].type, join(path, name))
+            elif name not in ignored:
+                self.report(key, join(path, name), "unknown field", problem.did_you_mean(name, fields))
+        for name, field in fields.items():
+            if field.required and name not in pairs:
+                self.report(node, join(path, name), f"must have `{name}`", _what(field.type))
+        for broken in rules.check(getattr(wanted.cls, "rules", ()), value):
+            where = join(path, broken.field) if broken.field else path
+            self.report(pairs[broken.at][1] if broken.at in pairs else node, where, broken.message)
+        return INVALID if any(item is INVALID for item in value.values()) else value
+
+    def _pairs(self, node: yaml.Node, path: str) -> dict[str, tuple[yaml.Node, yaml.Node]] | None:
+        """Key -> (key node, value node); None where the node is no mapping."""
+        if not isinstance(node, yaml.MappingNode):
+            self.report(node, path, f"must be a mapping of fields, not {_describe(node)}")
+            return None
+        pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name is None:
+                self.report(key, path, "keys must be text")
+            elif name in pairs:
+                self.report(key, join(path, name), f"`{name}` stands here twice", "keep one of them")
+            else:
+                pairs[name] = (key, value)
+        return pairs
+
+    def _list(self, node: yaml.Node, wanted: inspect.ListType, path: str, extra: Mapping[str, object]) -> object:
+        if not isinstance(node, yaml.SequenceNode):
+            return self.report(node, path, f"must be a list, not {_describe(node)}", "start each item with `- `")
+        if not self._count(node, path, wanted):
+            return INVALID
+        items = [self.read(child, wanted.item_type, f"{path}[{index}]") for index, child in enumerate(node.value)]
+        self._unique(node, path, extra)
+        return INVALID if INVALID in items else items
+
+    def _unique(self, node: yaml.SequenceNode, path: str, extra: Mapping[str, object]) -> None:
+        """Items that must differ, wholly or in one field; read from the nodes, for an item may be invalid elsewhere."""
+        keys = extra.get("x-kubernetes-list-map-keys")
+        field = str(keys[0]) if isinstance(keys, list) else ""
+        if not field and extra.get("x-kubernetes-list-type") != "set":
+            return
+        seen = set()
+        for index, child in enumerate(node.value):
+            key = _child(child, field) if field else child
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                where = join(f"{path}[{index}]", field) if field else f"{path}[{index}]"
+                self.report(key, where, f"`{key.value}` stands in this list twice", "each must be different")
+            seen.add(key.value)
+
+    def _dict(self, node: yaml.Node, wanted: inspect.DictType, path: str) -> object:
+        if _is_null(node):
+            return {}
+        pairs = self._pairs(node, path)
+        if pairs is None or not self._count(node, path, wanted):
+            return INVALID
+        value = {}
+        for name, (key, child) in pairs.items():
+            self._text(key, name, join(path, name), wanted.key_type)
+            value[name] = self.read(child, wanted.value_type, join(path, name))
+        return INVALID if INVALID in value.values() else value
+
+    def _scalar(self, node: yaml.Node, wanted: inspect.Type, path: str, extra: Mapping[str, object]) -> object:
+        if not isinstance(node, yaml.ScalarNode):
+            return self.report(node, path, f"must be {_what(wanted)}, not {_describe(node)}")
+        value = value_of(node)
+        match wanted:
+            case inspect.IntType():
+                return self._integer(node, value, wanted, path)
+            case inspect.BoolType():
+                return value if isinstance(value, bool) else self.report(node, path, "must be true or false")
+        if not isinstance(value, str):
+            # a Secret's values are never repeated
+            shown = "" if self.resource.startswith("Secret") else f': "{node.value}"'
+            hint = "leave the field out" if value is None else f"put it in quotes{shown}"
+            message = f"must be {_what(wanted)}, but YAML reads this as {_WORDS[type(value)]}"
+            return self.report(node, path, message, hint)
+        if isinstance(wanted, inspect.LiteralType):
+            known = [str(word) for word in wanted.values]
+            if value not in known:
+                return self.report(node, path, f"must be one of {', '.join(known)}", problem.did_you_mean(value, known))
+            return value
+        return self._text(node, value, path, wanted, str(extra.get("description", "")))
+
+    def _integer(self, node: yaml.Node, value: object, wanted: inspect.IntType, path: str) -> object:
+        if isinstance(value, bool) or not isinstance(value, int):
+            hint = "write it without quotes" if isinstance(value, str) and value.isdigit() else ""
+            return self.report(node, path, "must be a whole number", hint)
+        low, high = wanted.ge, wanted.le
+        if (low is not None and value < low) or (high is not None and value > high):
+            bounds = f"from {low} to {high}" if high is not None else f"at least {low}"
+            return self.report(node, path, f"must be {bounds}")
+        return value
+
+    def _text(self, node: yaml.Node, value: str, path: str, wanted: inspect.Type, what: str = "") -> object:
+        if isinstance(wanted, inspect.Metadata):
+            wanted = wanted.type
+        if not isinstance(wanted, inspect.StrType):
+            return value
+        low, high = wanted.min_length or 0, wanted.max_length or len(value)
+        if not low <= len(value) <= high:
+            return self.report(node, path, f"must have {low} to {high} characters, has {len(value)}", what)
+        if wanted.pattern is not None and not re.search(wanted.pattern, value):
+            return self.report(node, path, "does not have the right form", what or f"must match {wanted.pattern}")
+        return value
+
+    def _count(self, node: yaml.Node, path: str, wanted: inspect.ListType | inspect.DictType) -> bool:
+        count, low, high = len(node.value), wanted.min_length or 0, wanted.max_length
+        if count >= low and (high is None or count <= high):
+            return True
+        bounds = f"at least {low}" if high is None or count < low else f"at most {high}"
+        self.report(node, path, f"must have {bounds} entries, has {count}")
+        return False
+
+
+def line_of(node: yaml.Node) -> int:
+    """The line (from 1) that a node starts on."""
+    return int(node.start_mark.line) + 1
+
+
+def value_of(node: yaml.ScalarNode) -> object:
+    """What a scalar means: text where it is quoted or a block, else what an API server would read."""
+    return node.value if node.style else scalars.plain_value(node.value)
+
+
+def join(path: str, name: str) -> str:
+    """The path of a field inside ``path``."""
+    return f"{path}.{name}" if path else name
+
+
+def _child(node: yaml.Node, field: str) -> yaml.Node | None:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return next((value for key, value in pairs if key.value == field), None)
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and value_of(node) is None
+
+
+def _describe(node: yaml.Node) -> str:
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    return _WORDS[type(value_of(node))] if isinstance(node, yaml.ScalarNode) else "something else"
+
+
+def _what(wanted: inspect.Type) -> str:
+    """What a type wants, in words."""
+    match wanted:
+        case inspect.Metadata():
+            return _what(wanted.type)
+        case inspect.LiteralType():
+            return "one of " + ", ".join(str(value) for value in wanted.values)
+        case inspect.IntType():
+            return "a whole number"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.StrType():
+            return "text"
+        case inspect.ListType():
+            return "a list"
+    return "a mapping of fields"

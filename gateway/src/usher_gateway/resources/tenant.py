@@ -1,0 +1,79 @@
+"""Tenant: one Purple company that the agency looks after."""
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+
+from usher_gateway.resources import metadata, types
+
+
+class Quota(types.Model, frozen=True, kw_only=True):
+    """How many visits a month the tenant has bought."""
+
+    visits_per_month: Annotated[
+        int, msgspec.Meta(ge=1, le=2_000_000_000, description="Visits per month, in the tenant's time zone.")
+    ]
+    when_exceeded: (
+        Annotated[
+            Literal["Forward", "Hold"],
+            msgspec.Meta(description="What happens to further visits: forwarded, or kept and held. Default Forward."),
+        ]
+        | None
+    ) = None
+
+
+class Retention(types.Model, frozen=True, kw_only=True):
+    """How long things are kept."""
+
+    body_days: (
+        Annotated[int, msgspec.Meta(ge=1, le=400, description="Days that bodies are kept. Default 30.")] | None
+    ) = None
+    meter_months: (
+        Annotated[int, msgspec.Meta(ge=1, le=120, description="Months that meters are kept. Default 25.")] | None
+    ) = None
+
+
+class TenantSpec(types.Model, frozen=True, kw_only=True):
+    """What the agency says of a company."""
+
+    rules: ClassVar[tuple[types.Rule, ...]] = (types.Immutable("companyID", late=True),)
+
+    company_id: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                min_length=1, max_length=64, pattern=r"^[-_.A-Za-z0-9]+$", description="The company's id at Purple."
+            ),
+        ]
+        | None
+    ) = msgspec.field(default=None, name="companyID")
+    company_check: (
+        Annotated[
+            Literal["Off", "Warn", "Quarantine"],
+            msgspec.Meta(description="What to do with a body of another company. Default Warn."),
+        ]
+        | None
+    ) = None
+    display_name: Annotated[str, msgspec.Meta(max_length=128, description="Name for people.")] | None = None
+    time_zone: types.TimeZone | None = None
+    state: (
+        Annotated[
+            Literal["Active", "Suspended"],
+            msgspec.Meta(description="Suspended: visits are accepted and their deliveries held. Default Active."),
+        ]
+        | None
+    ) = None
+    quota: Quota | None = None
+    retention: Retention | None = None
+
+
+class Tenant(types.Model, frozen=True, kw_only=True):
+    """One Purple company that the agency looks after."""
+
+    kind_name: ClassVar[str] = "Tenant"
+    namespaced: ClassVar[bool] = True
+
+    api_version: Literal["usher.dev/v1alpha1"]
+    kind: Literal["Tenant"]
+    metadata: metadata.NamedMetadata
+    spec: TenantSpec = TenantSpec()
