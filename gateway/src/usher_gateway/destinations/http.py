@@ -220,11 +220,13 @@ class HTTPSender:
         self, endpoint: Endpoint, plain: socket.socket, until: float
     ) -> connection.Connection | exchange.SendError:
         """Put the protocol, and TLS where the URL wants it, on a connected socket, which is closed if that fails."""
-        tls = {"ssl": self._tls, "server_hostname": endpoint.host} if endpoint.tls else {}
         try:
             async with asyncio.timeout_at(until):
                 _, opened = await self._loop.create_connection(
-                    lambda: connection.Connection(self._loop), sock=plain, **tls
+                    lambda: connection.Connection(self._loop),
+                    sock=plain,
+                    ssl=self._tls if endpoint.tls else None,
+                    server_hostname=endpoint.host if endpoint.tls else None,
                 )
         except TimeoutError:
             return exchange.SendError.Timeout

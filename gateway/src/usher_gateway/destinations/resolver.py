@@ -33,7 +33,7 @@ Lookup = Callable[[str, int], list[SocketAddress]]
 def system_lookup(host: str, port: int) -> list[SocketAddress]:
     """Ask the system: hosts file, name servers, and every spelling of an address that it knows."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    return [(family, address) for family, _, _, _, address in found if isinstance(address[0], str)]  # type: ignore[misc]
+    return [(family, address) for family, _, _, _, address in found if isinstance(address[0], str)]
 
 
 class _Known(msgspec.Struct, frozen=True):
