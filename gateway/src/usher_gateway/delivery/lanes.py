@@ -5,7 +5,7 @@ operation is O(1) but for the heap of destinations that wait for a moment (rate 
 
 Inside a destination, fresh deliveries (just accepted) and those that waited in the store take turns, so that after an
 outage fresh visits get half of the slots; inside each of the two, tenants take turns. Room is bounded in bytes over all
-destinations: one destination may take what is still free once, but no more, so there is always room for another.
+destinations: one destination may take as much as it leaves free, and a part is kept for those that hold nothing yet.
 """
 
 import collections
@@ -20,6 +20,9 @@ _READY_ROWS = 4
 """How many deliveries per slot a lane wants waiting, so that no slot is idle while the store is asked for more."""
 
 _MOST_READY_ROWS = 500
+
+_KEPT_FOR_EMPTY_LANES = 8
+"""One part in so many of the room is only for lanes that hold nothing yet, however many others are full."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -144,6 +147,7 @@ class Lanes:
 
     def __init__(self, max_bytes: int, max_in_flight: int) -> None:
         self._max_bytes = max_bytes
+        self._shared_bytes = max_bytes - max_bytes // _KEPT_FOR_EMPTY_LANES
         self._max_in_flight = max_in_flight
         self._lanes: dict[str, _Lane] = {}
         self._round: collections.deque[_Lane] = collections.deque()
@@ -184,7 +188,7 @@ class Lanes:
         An open circuit whose trial is due has room for the one delivery that is tried.
         """
         lane = self._lane(destination)
-        free = max(0, (self._max_bytes - self._bytes - 2 * lane.bytes) // 3)
+        free = max(0, (self._shared_bytes - self._bytes - 2 * lane.bytes) // 3)
         if lane.circuit.state is circuit.State.Open:
             due = lane.count == 0 and lane.in_flight == 0 and now >= lane.circuit.trial_at
             return Room(int(due), free)
@@ -266,12 +270,9 @@ class Lanes:
 
     def _has_room(self, lane: _Lane, turns: _Turns, entry: Entry) -> bool:
         """Whether lane and tenant stay below what is left free for others; an empty lane takes what fits at all."""
-        free = self._max_bytes - self._bytes
-        if entry.size > free:
-            return False
         if lane.bytes == 0:
-            return True
-        left = free - lane.bytes
+            return entry.size <= self._max_bytes - self._bytes
+        left = self._shared_bytes - self._bytes - lane.bytes
         return entry.size <= left and turns.bytes_of(entry.tenant) + entry.size <= left
 
     def _line_up(self, lane: _Lane) -> None:
