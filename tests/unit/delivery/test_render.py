@@ -42,7 +42,7 @@ def test_verbatim_keeps_the_content_type() -> None:
     assert headers_of(request_for(delivery))["content-type"] == "application/json; charset=latin-1"
 
 
-@pytest.mark.parametrize("sent", [b"", b"text/\r\nx-evil: 1", b"caf\xe9", b"a" * 257, b"a\x00b"])
+@pytest.mark.parametrize("sent", [b"", b"text/\r\nx-evil: 1", b"t\xe9xt", b"a" * 257, b"a\x00b"])
 def test_a_content_type_that_is_no_clean_header_becomes_json(sent: bytes) -> None:
     assert headers_of(request_for(samples.delivery(content_type=sent)))["content-type"] == "application/json"
 

@@ -29,7 +29,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e\x80-\U0010ffff](?:[\t\x20-\x7e\x80-\U0010ffff]*[\x21-\x7e\x80-\U0010ffff])?|")
 _CONTENT_TYPE = re.compile(rb"[\x20-\x7e]{1,256}")
 _RESERVED = frozenset(
-    ("host", "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer", "expect")
+    ("host", "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer", "expect")
 )
 _RESERVED_PREFIXES = ("webhook-", "usher-", "ce-")
 

@@ -12,14 +12,17 @@ from aiohttp import base_protocol, http_exceptions, http_parser, streams
 
 from usher_gateway.destinations import exchange
 
-MAX_HEAD_BYTES = 64 * 1024
-"""Bytes of an answer up to the end of its head, interim (1xx) answers included."""
+MAX_RECEIVED_BYTES = 64 * 1024
+"""Bytes received for one request, whatever they are: interim (1xx) answers, head, chunk headers, trailers."""
 
 BODY_SECONDS = 1.0
 """How long the rest of an answer is waited for after its head: the status has decided already."""
 
 _BUFFER_BYTES = 64 * 1024
 """The parser's own bound; never reached, since the connection ends after ``exchange.MAX_ANSWER_BYTES``."""
+
+_PIECE_BYTES = 4096
+_HEAD_END = b"\r\n\r\n"
 
 
 class Connection(base_protocol.BaseProtocol):
@@ -36,7 +39,7 @@ class Connection(base_protocol.BaseProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._message: http_parser.RawResponseMessage | None = None
         self._content: streams.StreamReader | None = None
-        self._head_bytes = 0
+        self._received = 0
         self._deadline = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -53,7 +56,7 @@ class Connection(base_protocol.BaseProtocol):
         assert self._waiter is None
         self.reusable = False
         self.silent = True
-        self._head_bytes = 0
+        self._received = 0
         self._deadline = deadline
         self._waiter = waiter = self._loop.create_future()
         self._timer = self._loop.call_at(deadline, self._time_is_up)
@@ -93,6 +96,25 @@ class Connection(base_protocol.BaseProtocol):
         self._parser = None
 
     def _take(self, data: bytes) -> None:
+        """Feed what came in small pieces: what one piece can make the parser build is small too."""
+        for start in range(0, len(data), _PIECE_BYTES):
+            if self._waiter is None:
+                self.abort()  # the answer was whole, and more came than was asked for
+                return
+            self._take_piece(data[start : start + _PIECE_BYTES])
+
+    def _take_piece(self, data: bytes) -> None:
+        """Feed the first head apart from what follows it, so that a bad body cannot make a good head unread."""
+        end = data.find(_HEAD_END) + len(_HEAD_END) if self._message is None else 0
+        if len(_HEAD_END) <= end < len(data):
+            self._feed(data[:end])
+            data = data[end:]
+            if self._waiter is None:
+                self.abort()
+                return
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         assert self._parser is not None
         messages, upgraded, _ = self._parser.feed_data(data)
         for message, content in messages:
@@ -106,20 +128,29 @@ class Connection(base_protocol.BaseProtocol):
         if upgraded:
             self._end(exchange.SendError.BadAnswer)
         elif self._message is None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._end(exchange.SendError.BadAnswer)
+            self._count(data)
         else:
-            self._take_body()
+            self._take_body(data)
 
-    def _take_body(self) -> None:
+    def _count(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > MAX_RECEIVED_BYTES:
+            self._end(exchange.SendError.BadAnswer)
+
+    def _take_body(self, data: bytes) -> None:
         assert self._content is not None
         assert self._message is not None
         if self._content.is_eof():
             self._answer(keep=not self._message.should_close)
         elif self._content.total_bytes > exchange.MAX_ANSWER_BYTES:
             self._answer(keep=False)
-        elif self._deadline > self._loop.time() + BODY_SECONDS:
+        else:
+            self._hurry()
+            self._count(data)
+
+    def _hurry(self) -> None:
+        """Wait for the rest of an answer for ``BODY_SECONDS`` at most."""
+        if self._deadline > self._loop.time() + BODY_SECONDS:
             self._deadline = 0.0
             assert self._timer is not None
             self._timer.cancel()

@@ -14,12 +14,15 @@ from collections.abc import Callable
 import msgspec
 
 KEEP_SECONDS = 30.0
-"""How long addresses are used again; a failure is kept as long as ``KEEP_FAILURE_SECONDS``."""
+"""How long addresses are used again without asking."""
+
+KEEP_OLD_SECONDS = 600.0
+"""How long after that they are still used at once, while they are asked for anew."""
 
 KEEP_FAILURE_SECONDS = 5.0
 
 _SLOW_SECONDS = 1.0
-_GOOD_THREADS = 16
+_GOOD_THREADS = 64
 _SLOW_THREADS = 4
 _MOST_NAMES = 20_000
 
@@ -56,15 +59,13 @@ class Resolver:
     async def resolve(self, host: str, port: int) -> list[SocketAddress]:
         """The addresses of a name; none where there are none. Cancelling the caller does not stop the lookup."""
         key = (host, port)
-        known = self._known.get(key)
-        if known is not None and known.until > self._clock():
+        known, now = self._known.get(key), self._clock()
+        if known is not None and now < known.until:
             return known.addresses
-        task = self._running.get(key)
-        if task is None:
-            task = asyncio.create_task(self._look_up(key), name="resolve")
-            self._running[key] = task
-            task.add_done_callback(lambda _: self._running.pop(key, None))
-        return await asyncio.shield(task)
+        running = self._refresh(key)
+        if known is not None and known.addresses and now < known.until + KEEP_OLD_SECONDS:
+            return known.addresses
+        return await asyncio.shield(running)
 
     async def close(self) -> None:
         """Let go of what is being looked up; a thread that is inside the system's resolver ends by itself."""
@@ -74,6 +75,14 @@ class Resolver:
                 await task
         self._good.shutdown(wait=False, cancel_futures=True)
         self._slow.shutdown(wait=False, cancel_futures=True)
+
+    def _refresh(self, key: tuple[str, int]) -> asyncio.Task[list[SocketAddress]]:
+        """The lookup of a name that runs, or a new one."""
+        running = self._running.get(key)
+        if running is None:
+            running = self._running[key] = asyncio.create_task(self._look_up(key), name="resolve")
+            running.add_done_callback(lambda _: self._running.pop(key, None))
+        return running
 
     async def _look_up(self, key: tuple[str, int]) -> list[SocketAddress]:
         started = self._clock()
