@@ -55,7 +55,8 @@ def key_of(identifier: bytes) -> int:
 
 def format_id(identifier: bytes) -> str:
     """An id (16 bytes) as people and headers see it."""
-    return str(uuid.UUID(bytes=identifier))
+    digits = identifier.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def parse_id(text: str) -> bytes:

@@ -1,0 +1,64 @@
+"""When a delivery is tried again, and when it is given up (design §3, Outcomes). Pure: randomness is an argument."""
+
+import enum
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.delivery import outcome
+
+STEPS_SECONDS = (5, 30, 120, 600, 1800, 3600, 10_800, 21_600)
+"""The wait after the first, second … failed attempt; the last one repeats."""
+
+SLOW_STEP_SECONDS = 600
+"""The least wait after an answer that mostly a person has to mend: a rotated credential, a moved URL."""
+
+SPREAD = 0.2
+"""Waits vary by this share either way, so that what failed together does not come back together."""
+
+
+class NextStep(enum.Enum):
+    """What follows a failed attempt."""
+
+    Retry = "Retry"
+    Dead = "Dead"
+    Expired = "Expired"
+    """Its route's ``deliverWithinSeconds`` would be over at the next attempt."""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What follows a failed attempt; ``due_at`` (microseconds) is set for Retry."""
+
+    step: NextStep
+    due_at: int = 0
+
+
+def wait(attempts: int, *, slow: bool, randomness: float) -> int:
+    """Microseconds to wait after ``attempts`` failed attempts (1 or more). ``randomness`` is in [0, 1)."""
+    step = STEPS_SECONDS[min(attempts, len(STEPS_SECONDS)) - 1]
+    if slow:
+        step = max(step, SLOW_STEP_SECONDS)
+    return round(step * model.MICROSECONDS * (1 - SPREAD + 2 * SPREAD * randomness))
+
+
+def expired(delivery: model.Delivery, now: int) -> bool:
+    """Whether the delivery's time is over: checked before every attempt."""
+    return 0 < delivery.expires_at <= now
+
+
+def decide(
+    delivery: model.Delivery, result: outcome.Outcome, max_age_seconds: int, now: int, randomness: float
+) -> Decision:
+    """What follows an attempt that was just made and not delivered.
+
+    ``delivery.attempts`` does not count that attempt yet; ``delivery.retry_age`` is the time spent trying, without
+    the time held. The last attempt is made when ``max_age_seconds`` are over, unless the destination asked for later.
+    """
+    remaining = max_age_seconds * model.MICROSECONDS - delivery.retry_age
+    if result.kind is outcome.Kind.Dead or remaining <= 0:
+        return Decision(NextStep.Dead)
+    delay = wait(delivery.attempts + 1, slow=result.slow, randomness=randomness)
+    due_at = now + max(min(delay, remaining), result.retry_after)
+    if expired(delivery, due_at):
+        return Decision(NextStep.Expired)
+    return Decision(NextStep.Retry, due_at)

@@ -1,0 +1,130 @@
+"""Where a destination may be (design §8): asked about the very address that is about to be connected.
+
+Names, and spellings of addresses, are never judged: whatever the resolver makes of them is. So an answer that changes
+between a check and the connection cannot pass.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from usher_gateway import model
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_NOT_GLOBAL = "NotGlobal"
+
+_FORBIDDEN_TEXT = (
+    ("Metadata", "169.254.169.254/32 169.254.170.2/32 100.100.100.200/32 168.63.129.16/32 192.0.0.192/32"),
+    ("Metadata", "fd00:ec2::254/128 fd20:ce::254/128"),
+    ("Unspecified", "0.0.0.0/8 ::/128"),
+    ("Loopback", "127.0.0.0/8 ::1/128"),
+    ("Private", "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16"),
+    ("LinkLocal", "169.254.0.0/16 fe80::/10"),
+    ("SharedByCarrier", "100.64.0.0/10"),
+    ("UniqueLocal", "fc00::/7"),
+    ("SiteLocal", "fec0::/10"),
+    ("Multicast", "224.0.0.0/4 ff00::/8"),
+    ("Broadcast", "255.255.255.255/32"),
+    ("Reserved", "240.0.0.0/4 192.0.0.0/24 2001::/23 5f00::/16 3ffe::/16 100::/64"),
+    ("Documentation", "192.0.2.0/24 198.51.100.0/24 203.0.113.0/24 2001:db8::/32 3fff::/20"),
+    ("Benchmarking", "198.18.0.0/15"),
+    (
+        "EmbedsIPv4",
+        "::ffff:0:0/96 ::/96 ::ffff:0:0:0/96 64:ff9b::/96 64:ff9b:1::/48 2001::/32 2002::/16 192.88.99.0/24",
+    ),
+)
+"""Source: the IANA registries of special-purpose IPv4 and IPv6 addresses; the metadata services of the large clouds."""
+
+_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
+"""All that is assigned for global unicast so far; the rest of IPv6 is forbidden unseen."""
+
+_HOLE = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
+
+
+def _parse(table: Iterable[tuple[str, str]]) -> tuple[tuple[Network, str], ...]:
+    """Networks with their reasons, the narrowest first, so that the reason is the most telling one."""
+    found = [(ipaddress.ip_network(text), reason) for reason, texts in table for text in texts.split()]
+    return tuple(sorted(found, key=lambda entry: -entry[0].prefixlen))
+
+
+_FORBIDDEN = _parse(_FORBIDDEN_TEXT)
+
+
+def forbidden(address: Address, own_ranges: Sequence[Network] = ()) -> str | None:
+    """Why an address may not be connected to, or None. ``own_ranges``: the cluster's pods, services and nodes."""
+    if any(address in network for network in own_ranges):
+        return "OwnRange"
+    for network, reason in _FORBIDDEN:
+        if address in network:
+            return reason
+    if isinstance(address, ipaddress.IPv6Address) and (address not in _GLOBAL_IPV6 or address.scope_id):
+        return _NOT_GLOBAL
+    return None
+
+
+class Hole(msgspec.Struct, frozen=True):
+    """One entry of the platform's allow-list; ``port`` 0 means any."""
+
+    network: Network | None
+    host: str = ""
+    """Lower case; used where ``network`` is None."""
+    port: int = 0
+
+    def admits(self, host: str, port: int, address: Address) -> bool:
+        """Whether this hole is one for ``address``, reached by the name ``host``."""
+        if self.port not in (0, port):
+            return False
+        return host == self.host if self.network is None else address in self.network
+
+
+def parse_hole(text: str) -> Hole:
+    """Read one ``CIDR`` or ``HOST[:PORT]`` (an IPv6 address with a port stands in brackets).
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    try:
+        return Hole(ipaddress.ip_network(text))
+    except ValueError:
+        match = _HOLE.fullmatch(text)
+    port = int(match["port"] or 0) if match else 0
+    if match is None or "/" in text or port > 65_535:
+        raise model.ConfigurationError(
+            f"{text!r} is neither a CIDR nor HOST[:PORT]", "write 10.1.0.0/16, crm.internal:8080 or [fd00::1]:8080"
+        )
+    host = match["host"].strip("[]").lower().rstrip(".")
+    try:
+        return Hole(ipaddress.ip_network(host), port=port)
+    except ValueError:
+        return Hole(None, host, port)
+
+
+class AddressGuard:
+    """Decides about each address before a connection is made to it."""
+
+    def __init__(self, allow: Sequence[str] = (), own_ranges: Sequence[str] = ()) -> None:
+        """Take the platform's allow-list (``CIDR`` or ``HOST[:PORT]`` each) and the cluster's own CIDRs.
+
+        Raises:
+            ConfigurationError: an entry cannot be read.
+        """
+        self._holes = tuple(parse_hole(text) for text in allow)
+        try:
+            self._own_ranges = tuple(ipaddress.ip_network(text) for text in own_ranges)
+        except ValueError as error:
+            raise model.ConfigurationError(f"not a CIDR: {error}", "write it like 10.96.0.0/12") from None
+
+    def refusal(self, host: str, port: int, address: str) -> str | None:
+        """Why the connection must not be made, or None. ``host`` is the URL's, ``address`` what it resolved to."""
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return _NOT_GLOBAL
+        name = host.lower().rstrip(".")
+        if any(hole.admits(name, port, parsed) for hole in self._holes):
+            return None
+        return forbidden(parsed, self._own_ranges)

@@ -1,0 +1,161 @@
+"""Peers on loopback that answer with raw bytes, well or badly."""
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import pathlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+Handler = Callable[["Peer", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Peer:
+    """What a peer saw: connections made, requests read whole, bytes it could write."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.written = 0
+        self.seen = asyncio.Event()
+        """Set once a request was read whole."""
+
+    def url(self, host: str = "127.0.0.1", scheme: str = "http") -> str:
+        return f"{scheme}://{host}:{self.port}/hook?a=1"
+
+    async def read(self, reader: asyncio.StreamReader) -> bytes:
+        """Read one request."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        request = head + await reader.readexactly(length)
+        self.requests.append(request)
+        self.seen.set()
+        return request
+
+
+@contextlib.asynccontextmanager
+async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
+    """Run a peer; its connections end with it."""
+    peer, tasks = Peer(), set[asyncio.Task[None]]()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await handler(peer, reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    peer.port = server.sockets[0].getsockname()[1]
+    try:
+        yield peer
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def answering(*chunks: bytes, pause_seconds: float = 0.0, keep: bool = True) -> Handler:
+    """Answer each request with these bytes; with ``keep`` the connection stays for the next."""
+
+    async def handle(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await peer.read(reader)
+            for chunk in chunks:
+                writer.write(chunk)
+                await writer.drain()
+                if pause_seconds:
+                    await asyncio.sleep(pause_seconds)
+            if not keep:
+                return
+
+    return handle
+
+
+async def hanging(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read the request, never answer."""
+    await peer.read(reader)
+    await asyncio.Event().wait()
+
+
+def flooding(head: bytes, chunk: bytes, limit: int) -> Handler:
+    """Answer with ``head`` and then with ``chunk`` over and over, up to ``limit`` bytes."""
+
+    async def handle(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await peer.read(reader)
+        writer.write(head)
+        while peer.written < limit:
+            writer.write(chunk)
+            await writer.drain()
+            peer.written += len(chunk)
+
+    return handle
+
+
+class Authority:
+    """A certificate authority of its own, with certificates as files in ``folder``."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Test authority")])
+        self._certificate = self._sign(self._name, self._key.public_key(), x509.BasicConstraints(True, None), 30)
+
+    def trusting(self) -> ssl.SSLContext:
+        """A client's context that trusts this authority alone."""
+        pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+        context = ssl.create_default_context(cadata=pem)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+    def serving(self, *names: str, days: int = 30) -> ssl.SSLContext:
+        """A server's context with a certificate for these names (negative ``days``: expired)."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "peer")])
+        certificate = self._sign(subject, key.public_key(), alternatives, days)
+        file = self._folder / "peer.pem"
+        file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            + certificate.public_bytes(serialization.Encoding.PEM)
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return context
+
+    def _sign(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType, days: int
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=60))
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(extension, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

@@ -1,0 +1,35 @@
+"""Values that the delivery tests share."""
+
+from typing import Any
+
+from usher_gateway import documents, model
+
+RECEIVED_AT = 1_764_072_000_250_000
+IDS = model.IdFactory()
+ROUTE = model.RouteDefinition(model.ListenerName("agency", "acme", "lobby"), "crm", "agency/crm")
+
+
+def destination(**changes: Any) -> documents.Destination:
+    return documents.Destination(**({"namespace": "agency", "name": "crm", "url": "https://crm.example/in"} | changes))
+
+
+def delivery(**changes: Any) -> model.Delivery:
+    key = IDS.next_key()
+    values: dict[str, Any] = {
+        "key": key,
+        "id": IDS.id_of(key),
+        "arrival": key,
+        "route": 1,
+        "created_at": RECEIVED_AT,
+        "received_at": RECEIVED_AT,
+        "visit_time": RECEIVED_AT - 3_000_000,
+        "late": False,
+        "hops": 0,
+        "attempts": 0,
+        "retry_age": 0,
+        "expires_at": 0,
+        "hold": None,
+        "body": b'{"user":{"id":7,"email":"jane@example.com"}}',
+        "content_type": b"application/json",
+    }
+    return model.Delivery(**(values | changes))

@@ -1,0 +1,223 @@
+import base64
+import datetime
+import json
+from typing import Any
+
+import pytest
+import standardwebhooks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unit.delivery import samples
+from usher_gateway import model
+from usher_gateway.delivery import render
+from usher_gateway.destinations import exchange, http
+
+NOW = samples.RECEIVED_AT + 250_000
+
+
+def request_for(
+    delivery: model.Delivery, transformed: Any = render.NOT_TRANSFORMED, **changes: Any
+) -> exchange.Request:
+    target = render.prepare(samples.destination(**changes))
+    request = render.render(target, delivery, samples.ROUTE, NOW, transformed)
+    assert isinstance(request, exchange.Request)
+    return request
+
+
+def headers_of(request: exchange.Request) -> dict[str, str]:
+    names = [name.lower() for name, _ in request.headers]
+    assert len(names) == len(set(names)), "each header once"
+    return {name.lower(): value for name, value in request.headers}
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=200))
+def test_verbatim_sends_every_body_byte_for_byte(body: bytes) -> None:
+    assert request_for(samples.delivery(body=body)).body == body
+
+
+def test_verbatim_keeps_the_content_type() -> None:
+    delivery = samples.delivery(content_type=b"application/json; charset=latin-1")
+    assert headers_of(request_for(delivery))["content-type"] == "application/json; charset=latin-1"
+
+
+@pytest.mark.parametrize("sent", [b"", b"text/\r\nx-evil: 1", b"t\xe9xt", b"a" * 257, b"a\x00b"])
+def test_a_content_type_that_is_no_clean_header_becomes_json(sent: bytes) -> None:
+    assert headers_of(request_for(samples.delivery(content_type=sent)))["content-type"] == "application/json"
+
+
+def test_the_headers_tell_what_the_design_promises() -> None:
+    delivery = samples.delivery(attempts=2, hops=1, late=True)
+    headers = headers_of(request_for(delivery))
+    assert headers | {"user-agent": ""} == {
+        "webhook-id": model.format_id(delivery.id),
+        "webhook-timestamp": str(NOW // 1_000_000),
+        "usher-tenant": "acme",
+        "usher-listener": "lobby",
+        "usher-route": "crm",
+        "usher-received-at": "2025-11-25T12:00:00.250Z",
+        "usher-visit-time": "2025-11-25T11:59:57.250Z",
+        "usher-late": "true",
+        "usher-attempt": "3",
+        "usher-hops": "2",
+        "content-type": "application/json",
+        "user-agent": "",
+    }
+
+
+def test_what_is_signed_is_what_is_sent() -> None:
+    secret = "whsec_" + base64.b64encode(b"k" * 24).decode()
+    now = int(datetime.datetime.now(datetime.UTC).timestamp())
+    for form in ("Verbatim", "CloudEvents", "CloudEventsBinary"):
+        target = render.prepare(samples.destination(format=form, signing_secrets=(secret,)))
+        request = render.render(target, samples.delivery(), samples.ROUTE, now * 1_000_000)
+        assert isinstance(request, exchange.Request)
+        standardwebhooks.Webhook(secret).verify(request.body, headers_of(request))
+
+
+def test_without_signing_secrets_there_is_no_signature() -> None:
+    assert "webhook-signature" not in headers_of(request_for(samples.delivery()))
+
+
+def test_static_headers_are_sent_and_may_set_content_type_and_user_agent() -> None:
+    static = (("Authorization", "Bearer s3cret"), ("Content-Type", "text/plain"), ("User-Agent", "mine"))
+    headers = headers_of(request_for(samples.delivery(), headers=static))
+    assert headers["authorization"] == "Bearer s3cret"
+    assert (headers["content-type"], headers["user-agent"]) == ("text/plain", "mine")
+
+
+@pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\rb", "a\0b", " a", "a ", "a\x7f", "\x1b[0m"])
+def test_a_header_value_that_would_leave_its_line_is_refused_without_being_shown(value: str) -> None:
+    with pytest.raises(model.ConfigurationError, match="x-key") as caught:
+        render.prepare(samples.destination(headers=(("X-Key", value),)))
+    assert value.strip() not in str(caught.value) or value.strip() == "a"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a:b", "a\r\nb", "Host", "content-length", "Webhook-Id", "usher-x", "ce-id"]
+)
+def test_a_header_name_that_is_no_token_or_is_ushers_own_is_refused(name: str) -> None:
+    with pytest.raises(model.ConfigurationError):
+        render.prepare(samples.destination(headers=((name, "1"),)))
+
+
+@settings(max_examples=100)
+@given(st.text(max_size=20))
+def test_no_accepted_header_value_ever_breaks_the_request_into_more_lines(value: str) -> None:
+    try:
+        request = request_for(samples.delivery(), headers=(("X-Key", value),))
+    except model.ConfigurationError:
+        return
+    endpoint = http.parse_endpoint(request.url)
+    assert endpoint is not None
+    data = http.encode(endpoint, request)
+    assert data is not None
+    assert data.count(b"\r\n") == len(request.headers) + 4
+
+
+def test_a_transform_sends_its_value_as_json() -> None:
+    request = request_for(samples.delivery(), {"to": "jane@example.com", "n": None})
+    assert json.loads(request.body) == {"to": "jane@example.com", "n": None}
+    assert headers_of(request)["content-type"] == "application/json"
+
+
+def test_a_transform_may_have_the_value_null() -> None:
+    assert request_for(samples.delivery(), None).body == b"null"
+
+
+@pytest.mark.parametrize("value", [{"a": object()}, "\ud800", {1.5j: 1}, [{"x": {1, object()}}]])
+def test_a_transform_without_a_json_form_is_a_format_error_not_an_exception(value: object) -> None:
+    target = render.prepare(samples.destination())
+    result = render.render(target, samples.delivery(), samples.ROUTE, NOW, value)
+    assert result == render.FormatError("TransformNotJSON")
+
+
+def test_a_structured_event_has_what_cloudevents_requires_and_the_body_as_data() -> None:
+    body = b'{"user":{"id":7.10, "n":123456789012345678901234567890}}'
+    delivery = samples.delivery(body=body)
+    request = request_for(delivery, format="CloudEvents")
+    event = json.loads(request.body)
+    assert headers_of(request)["content-type"] == "application/cloudevents+json; charset=UTF-8"
+    assert event["specversion"] == "1.0"
+    assert event["id"] == model.format_id(delivery.id)
+    assert event["source"] == "/agency/acme/lobby"
+    assert event["type"] == "dev.usher.visit"
+    assert event["datacontenttype"] == "application/json"
+    assert datetime.datetime.fromisoformat(event["time"]).timestamp() == delivery.visit_time / 1_000_000
+    assert event["data"] == json.loads(body)
+    assert body in request.body, "numbers and spaces as sent"
+
+
+@pytest.mark.parametrize("form", ["CloudEvents", "CloudEventsBinary"])
+def test_attribute_names_are_lower_case_letters_and_digits_up_to_twenty(form: str) -> None:
+    request = request_for(samples.delivery(), format=form)
+    names = [name[3:] for name, _ in request.headers if name.startswith("ce-")]
+    if form == "CloudEvents":
+        names = [name for name in json.loads(request.body) if name != "data"]
+    assert names
+    assert all(name.isalnum() and name == name.lower() and len(name) <= 20 for name in names)
+
+
+@pytest.mark.parametrize("form", ["CloudEvents", "CloudEventsBinary"])
+def test_no_attribute_tells_anything_of_the_person(form: str) -> None:
+    request = request_for(samples.delivery(), format=form)
+    told = str(request.headers)
+    if form == "CloudEvents":
+        told += str({name: value for name, value in json.loads(request.body).items() if name != "data"})
+    assert "jane" not in told
+
+
+@pytest.mark.parametrize("body", [b"\x00\xff", b"not json", b'{"a":NaN}', b"", b'{"a":1}x', b'"\xff"'])
+def test_a_structured_event_carries_what_is_no_json_in_base64(body: bytes) -> None:
+    event = json.loads(request_for(samples.delivery(body=body), format="CloudEvents").body)
+    assert base64.b64decode(event["data_base64"]) == body
+    assert "data" not in event
+
+
+@pytest.mark.parametrize(
+    ("body", "data"),
+    [(b'\xef\xbb\xbf{"a":1}', {"a": 1}), ('{"a":"é"}'.encode("utf-16"), {"a": "é"}), (b'"\\ud800"', "\ud800")],
+)
+def test_a_structured_event_reads_json_that_only_a_patient_parser_reads(body: bytes, data: object) -> None:
+    assert json.loads(request_for(samples.delivery(body=body), format="CloudEvents").body)["data"] == data
+
+
+def test_a_binary_event_has_the_attributes_as_headers_and_the_body_untouched() -> None:
+    delivery = samples.delivery(body=b'{"a": 1}', late=True)
+    request = request_for(delivery, format="CloudEventsBinary")
+    headers = headers_of(request)
+    assert request.body == b'{"a": 1}'
+    assert headers["content-type"] == "application/json"
+    assert headers["ce-specversion"] == "1.0"
+    assert headers["ce-id"] == headers["webhook-id"]
+    assert headers["ce-source"] == "/agency/acme/lobby"
+    assert headers["ce-type"] == "dev.usher.visit"
+    assert headers["ce-time"] == "2025-11-25T11:59:57.250Z"
+    assert headers["ce-usherlate"] == "true"
+    assert "ce-datacontenttype" not in headers
+
+
+def test_a_binary_events_header_is_encoded_as_the_binding_says() -> None:
+    route = model.RouteDefinition(model.ListenerName("agency", "acme", "lobby"), 'Euro € "50%" x', "agency/crm")
+    target = render.prepare(samples.destination(format="CloudEventsBinary"))
+    request = render.render(target, samples.delivery(), route, NOW)
+    assert isinstance(request, exchange.Request)
+    assert headers_of(request)["ce-usherroute"] == "Euro%20%E2%82%AC%20%2250%25%22%20x"
+
+
+def test_an_event_of_a_transformed_visit_holds_the_transforms_value() -> None:
+    event = json.loads(request_for(samples.delivery(), {"x": 1}, format="CloudEvents").body)
+    assert event["data"] == {"x": 1}
+
+
+def test_the_id_stays_over_attempts_and_the_timestamp_does_not() -> None:
+    delivery = samples.delivery()
+    target = render.prepare(samples.destination())
+    first = render.render(target, delivery, samples.ROUTE, NOW)
+    delivery.attempts = 1
+    second = render.render(target, delivery, samples.ROUTE, NOW + 5_000_000)
+    assert isinstance(first, exchange.Request)
+    assert isinstance(second, exchange.Request)
+    assert headers_of(first)["webhook-id"] == headers_of(second)["webhook-id"]
+    assert headers_of(first)["webhook-timestamp"] != headers_of(second)["webhook-timestamp"]

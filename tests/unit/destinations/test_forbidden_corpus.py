@@ -1,0 +1,64 @@
+"""Every host of the corpus, put into a URL and given to the sender, which must not connect to it."""
+
+import pathlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from usher_gateway.destinations import address_guard, exchange, http, resolver
+
+CORPUS = pathlib.Path(__file__).parents[2] / "corpus" / "forbidden_addresses.txt"
+OWN_RANGES = ["44.10.0.0/16", "2a05:d000:1::/48"]
+REFUSED = {exchange.SendError.AddressForbidden, exchange.SendError.NameNotResolved, exchange.SendError.BadRequest}
+
+
+def entries() -> list[tuple[str, list[str] | None]]:
+    """Host, and the addresses that a name resolves to (None for a spelling of an address)."""
+    lines = [line for line in CORPUS.read_text().splitlines() if line and not line.startswith("#")]
+    split = [line.partition(" ->") for line in lines]
+    return [(host, answers.split() if arrow else None) for host, arrow, answers in split]
+
+
+NAMES = {host: answers for host, answers in entries() if answers is not None}
+NAMES |= {host.encode("idna").decode().lower(): answers for host, answers in NAMES.items()}
+
+
+def look_up(host: str, port: int) -> list[resolver.SocketAddress]:
+    """The corpus's own name server; spellings of addresses are read by the system, as they would be."""
+    answers = NAMES.get(host)
+    if answers is None:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return [(family, address) for family, _, _, _, address in found if isinstance(address[0], str)]
+    return [(socket.AF_INET6, (one, port, 0, 0)) if ":" in one else (socket.AF_INET, (one, port)) for one in answers]
+
+
+@pytest.fixture
+async def sender(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[http.HTTPSender]:
+    def no_socket(*_: object) -> None:
+        raise AssertionError("a socket was made for a forbidden address")
+
+    guard = address_guard.AddressGuard(own_ranges=OWN_RANGES)
+    made = http.HTTPSender(guard, resolver.Resolver(look_up))
+    monkeypatch.setattr(socket, "socket", no_socket)
+    yield made
+    monkeypatch.undo()
+    await made.close()
+
+
+async def test_nothing_of_the_corpus_is_connected_to(sender: http.HTTPSender) -> None:
+    hosts = [host for host, _ in entries()]
+    assert len(hosts) > 400
+    for host in hosts:
+        for port in ("", ":8080"):
+            request = exchange.Request("POST", f"http://{host}{port}/in", [], b"{}")
+            answer = await sender.send(request, 5)
+            assert answer.error in REFUSED, host
+
+
+async def test_most_of_the_corpus_is_refused_for_its_address_and_not_for_its_form(sender: http.HTTPSender) -> None:
+    refused = 0
+    for host, _ in entries():
+        answer = await sender.send(exchange.Request("POST", f"http://{host}/in", [], b"{}"), 5)
+        refused += answer.error is exchange.SendError.AddressForbidden
+    assert refused > 0.9 * len(entries())
