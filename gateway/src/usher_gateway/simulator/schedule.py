@@ -67,7 +67,10 @@ UNTRUSTED_SHAPES = (TimeShape.Local, TimeShape.Absent)
 
 
 class Pattern(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plan should hold. Fractions are of ``authentications``, 0 to 1, and met exactly (rounded)."""
+    """What a plan should hold. Fractions are of ``authentications``, 0 to 1, and met exactly (rounded) if possible.
+
+    It is not for redeliveries and hang-ups, of first visits only, nor for lates that repeat an identical body.
+    """
 
     authentications: int = 200
     """First visits and repeats together; redeliveries come on top."""
@@ -127,9 +130,9 @@ class _Group:
 def plan(pattern: Pattern, seed: int) -> list[Event]:
     """Everything that is sent for the first time, in the order of sending."""
     rng = random.Random(seed)  # noqa: S311 - reproducible on purpose
-    repeats = round(pattern.authentications * pattern.repeats)
+    repeats = repeats_of(pattern)
     groups = _groups(pattern, pattern.authentications - repeats, rng)
-    for _ in range(repeats if groups else 0):
+    for _ in range(repeats):
         group = rng.choice(groups)
         latest = min(REPEAT_WITHIN_SECONDS, pattern.duration_seconds - group.send)
         group.repeats.append(group.send + rng.uniform(min(20.0, latest), latest))
@@ -140,6 +143,11 @@ def plan(pattern: Pattern, seed: int) -> list[Event]:
         events += _events(group, lates, len(events), rng, (number in redelivered, number in hang_ups))
     events.sort(key=lambda event: event.send)
     return events
+
+
+def repeats_of(pattern: Pattern) -> int:
+    """How many of a plan's authentications are repeats: all but one at most."""
+    return max(0, min(pattern.authentications - 1, round(pattern.authentications * pattern.repeats)))
 
 
 def people_needed(events: list[Event]) -> int:
