@@ -277,13 +277,14 @@ class Receiver:
 
 
 async def _read(request: web.BaseRequest) -> bytes | None:
-    """The whole body as sent; None if it is too large."""
+    """The whole body as sent; None if it is too large: then it is read, so that the answer arrives, but not kept."""
     parts = bytearray()
+    size = 0
     async for part in request.content.iter_any():
-        parts += part
-        if len(parts) > MAX_BODY_BYTES:
-            return None
-    return bytes(parts)
+        size += len(part)
+        if size <= MAX_BODY_BYTES:
+            parts += part
+    return bytes(parts) if size <= MAX_BODY_BYTES else None
 
 
 def _headers(wanted: behaviour.Behaviour) -> dict[str, str]:

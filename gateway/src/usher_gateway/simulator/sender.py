@@ -63,6 +63,8 @@ class Simulator:
             with contextlib.suppress(asyncio.CancelledError):
                 await reporter
         self._books.real_seconds = loop.time() - start
+        if self._progress is not None:
+            self._progress(self._books)
         return self._books
 
     async def _report(self) -> None:

@@ -16,6 +16,8 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
 TOLERANCE_SECONDS = 300
 """How far a timestamp may be from the present."""
 
+_MAX_DIGITS = 18
+
 
 class Signature(enum.Enum):
     """What a receiver makes of a request's signature."""
@@ -56,7 +58,7 @@ def verify(
     expected = [hmac.digest(key, content, "sha256") for key in keys]
     if not any(hmac.compare_digest(given, wanted) for given in _decoded(signatures) for wanted in expected):
         return Signature.Bad
-    if not (timestamp.isascii() and timestamp.isdigit()):
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _MAX_DIGITS):
         return Signature.Bad
     if tolerance_seconds and abs(now_seconds - int(timestamp)) > tolerance_seconds:
         return Signature.Stale
