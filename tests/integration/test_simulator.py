@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import itertools
 import json
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,7 @@ from usher_gateway import model, simulator
 from usher_gateway.simulator import answer
 
 HONEST = simulator.Behaviour(success_header=True)
+USHER = Path(sys.executable).with_name("usher")
 PATTERN = simulator.Pattern(authentications=40, duration_seconds=3_600, curve=simulator.FLAT, redeliveries=0.1)
 SCALE = 3600 * 20.0
 """An hour in a twentieth of a second: Purple's retry comes after 0.15 s."""
@@ -330,7 +332,7 @@ async def test_the_certificate_must_be_valid_for_the_urls_name(
 
 async def _usher(*arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name("usher"),
+        USHER,
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -350,6 +352,20 @@ async def test_the_command_tells_survival_by_its_exit_code(listener: simulator.R
     assert status == 1
     assert report["survives"] is False
     assert report["books"]["listeners"][0]["header_missing"] == 20
+
+
+async def test_ctrl_c_ends_the_command_with_the_books_so_far(listener: simulator.Receiver) -> None:
+    process = await asyncio.create_subprocess_exec(
+        USHER, "simulate", f"{listener.url}/hook", "--no-validate", "--rate", "10", "--output", "json",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    await _wait_until(lambda: listener.counts("/hook").received >= 2, 20)
+    process.send_signal(signal.SIGINT)
+    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    report = json.loads(out)
+    assert process.returncode == 1
+    assert report["books"]["interrupted"] is True
+    assert report["books"]["listeners"][0]["acknowledged"] == listener.counts("/hook").taken
 
 
 @pytest.mark.parametrize(
