@@ -1,0 +1,201 @@
+"""``usher receive``: a receiver that counts, verifies signatures, and misbehaves on request."""
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from usher_gateway.simulator import behaviour, receiver
+
+_EPILOG = (
+    "Example: usher receive --listen 127.0.0.1:9000 --secret env:CRM_SECRET --fail 503 --down-after 30 --down-for 60"
+)
+
+
+class Output(enum.StrEnum):
+    """How the counts are printed at the end."""
+
+    table = "table"
+    json = "json"
+
+
+class Hostility(enum.StrEnum):
+    """Answers that no honest server gives."""
+
+    none = "none"
+    reset = "reset"
+    drip = "drip"
+    garbage = "garbage"
+    huge = "huge"
+
+
+_Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.", envvar="USHER_RECEIVE_LISTEN")]
+
+_Secret = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="Verify Standard Webhooks signatures with the secret in env:NAME or file:PATH; several while rotating.",
+        envvar="USHER_RECEIVE_SECRET",
+    ),
+]
+
+_Tolerance = Annotated[
+    float,
+    typer.Option(
+        min=0, help="Most seconds between webhook-timestamp and now; 0: any.", envvar="USHER_RECEIVE_TOLERANCE"
+    ),
+]
+
+_SuccessHeader = Annotated[
+    bool,
+    typer.Option(
+        "--success-header",
+        help="Answer wifiWebhookListener: 1, as another listener of Purple.",
+        envvar="USHER_RECEIVE_SUCCESS_HEADER",
+    ),
+]
+
+_ShowBodies = Annotated[
+    bool,
+    typer.Option(
+        "--show-bodies", help="Print every body: they hold personal data.", envvar="USHER_RECEIVE_SHOW_BODIES"
+    ),
+]
+
+_Path = Annotated[
+    list[str] | None,
+    typer.Option(help="Misbehave at this path only; may be given again.", envvar="USHER_RECEIVE_PATH"),
+]
+
+_Fail = Annotated[int, typer.Option(min=200, max=599, help="Answer with this status.", envvar="USHER_RECEIVE_FAIL")]
+
+_RetryAfter = Annotated[
+    str, typer.Option(help="With --fail: value of Retry-After.", envvar="USHER_RECEIVE_RETRY_AFTER")
+]
+
+_Location = Annotated[
+    str, typer.Option(help="With --fail 301 …: where to redirect to.", envvar="USHER_RECEIVE_LOCATION")
+]
+
+_Delay = Annotated[float, typer.Option(min=0, help="Answer so many seconds late.", envvar="USHER_RECEIVE_DELAY")]
+
+_Hang = Annotated[bool, typer.Option("--hang", help="Never answer.", envvar="USHER_RECEIVE_HANG")]
+
+_Hostile = Annotated[
+    Hostility,
+    typer.Option(
+        help="Reset the connection, drip a byte a second, answer garbage, or 300 MB.", envvar="USHER_RECEIVE_HOSTILE"
+    ),
+]
+
+_DownAfter = Annotated[
+    float, typer.Option(min=0, help="Misbehave only after so many seconds.", envvar="USHER_RECEIVE_DOWN_AFTER")
+]
+
+_DownFor = Annotated[
+    float, typer.Option(min=0, help="Misbehave only for so many seconds; 0: for ever.", envvar="USHER_RECEIVE_DOWN_FOR")
+]
+
+_TLSCert = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-cert",
+        exists=True,
+        dir_okay=False,
+        help="Serve https: certificate (PEM).",
+        envvar="USHER_RECEIVE_TLS_CERT",
+    ),
+]
+
+_TLSKey = Annotated[
+    Path | None,
+    typer.Option("--tls-key", exists=True, dir_okay=False, help="Its key (PEM).", envvar="USHER_RECEIVE_TLS_KEY"),
+]
+
+_Output = Annotated[
+    Output, typer.Option(help="The counts at the end as a table or as JSON.", envvar="USHER_RECEIVE_OUTPUT")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog=_EPILOG)(receive)
+
+
+def receive(
+    *,
+    listen: _Listen = "127.0.0.1:9000",
+    secret: _Secret = None,
+    tolerance: _Tolerance = 300.0,
+    success_header: _SuccessHeader = False,
+    show_bodies: _ShowBodies = False,
+    path: _Path = None,
+    fail: _Fail = 200,
+    retry_after: _RetryAfter = "",
+    location: _Location = "",
+    delay: _Delay = 0.0,
+    hang: _Hang = False,
+    hostile: _Hostile = Hostility.none,
+    down_after: _DownAfter = 0.0,
+    down_for: _DownFor = 0.0,
+    tls_cert: _TLSCert = None,
+    tls_key: _TLSKey = None,
+    output: _Output = Output.table,
+) -> None:
+    """Receive at any path, count per path, and show the counts; Ctrl-C ends.
+
+    While it runs, POST /_control changes how it answers, and GET /_counts shows the counts as JSON (both only from
+    this machine). Exit code 1: with --secret, a signature was missing, wrong or stale.
+    """
+    from usher_gateway import model
+    from usher_gateway.simulator import behaviour, inputs, receiver
+
+    try:
+        host, port = inputs.host_and_port(listen, "--listen")
+        settings = receiver.ReceiverSettings(
+            host=host,
+            port=port,
+            secrets=tuple(inputs.secret(each, "--secret") for each in secret or []),
+            tolerance_seconds=tolerance,
+            usual=behaviour.Behaviour(success_header=success_header),
+            tls_certificate=str(tls_cert or ""),
+            tls_key=str(tls_key or ""),
+        )
+        commands = [
+            behaviour.Command(
+                path=each, after_seconds=down_after, for_seconds=down_for or None, kind=_kind(hostile, hang=hang),
+                status=fail, delay_seconds=delay, retry_after=retry_after, location=location,
+            )
+            for each in path or [behaviour.EVERY_PATH]
+        ]  # fmt: skip
+        good = _run(settings, commands, show_bodies=show_bodies, as_json=output is Output.json)
+    except model.ConfigurationError as error:
+        raise typer.BadParameter(f"{error}; {error.hint}") from error
+    if not good:
+        raise typer.Exit(1)
+
+
+def _kind(hostile: Hostility, *, hang: bool) -> "behaviour.Kind":
+    kinds: dict[Hostility, behaviour.Kind] = {
+        Hostility.reset: "Reset",
+        Hostility.drip: "Drip",
+        Hostility.garbage: "Garbage",
+        Hostility.huge: "Huge",
+    }
+    return "Hang" if hang else kinds.get(hostile, "Answer")
+
+
+def _run(
+    settings: "receiver.ReceiverSettings", commands: "list[behaviour.Command]", *, show_bodies: bool, as_json: bool
+) -> bool:
+    import uvloop
+
+    from usher_gateway.simulator import live, receiver
+
+    receiving = receiver.Receiver(settings, on_request=live.print_body if show_bodies else None)
+    for command in commands:
+        receiving.command(command)
+    return uvloop.run(live.receive(receiving, signatures=bool(settings.secrets), as_json=as_json))

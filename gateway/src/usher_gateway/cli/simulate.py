@@ -1,0 +1,280 @@
+"""``usher simulate``: a sender that behaves like Purple."""
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from usher_gateway.simulator import settings
+
+_EPILOG = "Example: usher simulate https://hooks.example.com/v1/TOKEN --visits 200 --rate 20 --retry-after 20"
+
+
+class Output(enum.StrEnum):
+    """How the result is printed."""
+
+    table = "table"
+    json = "json"
+
+
+class Day(enum.StrEnum):
+    """Whose opening hours a simulated day has."""
+
+    hotel = "hotel"
+    cafe = "cafe"
+    stadium = "stadium"
+    flat = "flat"
+
+
+_Urls = Annotated[
+    list[str],
+    typer.Argument(metavar="URL…", help="Listeners to post to; each has its own books.", envvar="USHER_SIMULATE_URLS"),
+]
+
+_Visits = Annotated[
+    int, typer.Option(min=1, help="Authentications for each URL, repeats included.", envvar="USHER_SIMULATE_VISITS")
+]
+
+_Rate = Annotated[
+    float, typer.Option(min=0.01, help="Authentications per real second for each URL.", envvar="USHER_SIMULATE_RATE")
+]
+
+_Duration = Annotated[
+    str,
+    typer.Option(
+        help="Instead of --rate: spread the visits over this simulated time (30m, 24h) with busy and quiet hours.",
+        envvar="USHER_SIMULATE_DURATION",
+    ),
+]
+
+_Day = Annotated[Day, typer.Option(help="With --duration: whose hours.", envvar="USHER_SIMULATE_DAY")]
+
+_TimeScale = Annotated[
+    float,
+    typer.Option(
+        min=0.001,
+        help="Simulated time runs so many times as fast; Usher needs the same (usher run --time-scale).",
+        envvar="USHER_SIMULATE_TIME_SCALE",
+    ),
+]
+
+_Seed = Annotated[
+    int,
+    typer.Option(
+        min=0, help="The same seed sends the same visitors at the same moments.", envvar="USHER_SIMULATE_SEED"
+    ),
+]
+
+_Repeats = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="Part that is the same visitor again within the hour.", envvar="USHER_SIMULATE_REPEATS"
+    ),
+]
+
+_Redeliveries = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Part that is sent again, --retry-after later, although it was acknowledged.",
+        envvar="USHER_SIMULATE_REDELIVERIES",
+    ),
+]
+
+_HangUps = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Part on which the sender hangs up before the answer, and retries.",
+        envvar="USHER_SIMULATE_HANG_UPS",
+    ),
+]
+
+_Lates = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Part that comes minutes or hours after the login.", envvar="USHER_SIMULATE_LATES"),
+]
+
+_Company = Annotated[
+    list[str] | None,
+    typer.Option(help="Company id for the first URL, the second …; default 77, 78 …", envvar="USHER_SIMULATE_COMPANY"),
+]
+
+_Venues = Annotated[int, typer.Option(min=1, help="Venues of each company.", envvar="USHER_SIMULATE_VENUES")]
+
+_Connect = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Connect there; Host header, SNI and certificate name stay the URL's.",
+        envvar="USHER_SIMULATE_CONNECT",
+    ),
+]
+
+_Ca = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="CA certificate (PEM) to trust instead of the system's.",
+        envvar="USHER_SIMULATE_CA",
+    ),
+]
+
+_Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Do not check the certificate. Purple does.", envvar="USHER_SIMULATE_INSECURE"),
+]
+
+_Basic = Annotated[
+    str,
+    typer.Option(
+        metavar="SOURCE",
+        help="Basic authentication: env:NAME or file:PATH that holds user:password.",
+        envvar="USHER_SIMULATE_BASIC",
+    ),
+]
+
+_Header = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SOURCE",
+        help="A header with a credential: X-Key=env:NAME or X-Key=file:PATH.",
+        envvar="USHER_SIMULATE_HEADER",
+    ),
+]
+
+_Concurrency = Annotated[
+    int, typer.Option(min=1, help="Most requests under way for each URL.", envvar="USHER_SIMULATE_CONCURRENCY")
+]
+
+_RetryAfter = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="Simulated seconds until what failed is sent again; Purple: 3 hours.",
+        envvar="USHER_SIMULATE_RETRY_AFTER",
+    ),
+]
+
+_DisableAfter = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="Simulated seconds of nothing but failures until the hook is disabled.",
+        envvar="USHER_SIMULATE_DISABLE_AFTER",
+    ),
+]
+
+_Patience = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="At the end, wait for retries that are no more than so many real seconds away.",
+        envvar="USHER_SIMULATE_PATIENCE",
+    ),
+]
+
+_Validate = Annotated[
+    bool, typer.Option(help='Begin with the portal\'s "Save and Validate".', envvar="USHER_SIMULATE_VALIDATE")
+]
+
+_ValidateOnly = Annotated[
+    bool, typer.Option("--validate-only", help="Only that.", envvar="USHER_SIMULATE_VALIDATE_ONLY")
+]
+
+_Output = Annotated[Output, typer.Option(help="The books as tables or as JSON.", envvar="USHER_SIMULATE_OUTPUT")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog=_EPILOG)(simulate)
+
+
+def simulate(
+    *,
+    urls: _Urls,
+    visits: _Visits = 200,
+    rate: _Rate = 20.0,
+    duration: _Duration = "",
+    day: _Day = Day.hotel,
+    time_scale: _TimeScale = 1.0,
+    seed: _Seed = 1,
+    repeats: _Repeats = 0.15,
+    redeliveries: _Redeliveries = 0.02,
+    hang_ups: _HangUps = 0.0,
+    lates: _Lates = 0.03,
+    company: _Company = None,
+    venues: _Venues = 3,
+    connect: _Connect = "",
+    ca: _Ca = None,
+    insecure: _Insecure = False,
+    basic: _Basic = "",
+    header: _Header = None,
+    concurrency: _Concurrency = 256,
+    retry_after: _RetryAfter = 10_800.0,
+    disable_after: _DisableAfter = 259_200.0,
+    patience: _Patience = 60.0,
+    validate: _Validate = True,
+    validate_only: _ValidateOnly = False,
+    output: _Output = Output.table,
+) -> None:
+    """Post visits to listeners as Purple does, and tell whether they would survive it.
+
+    Only 200 with the header wifiWebhookListener: 1 within 10 s is success; what fails is sent again 3 hours later,
+    and after a prolonged time of failures the hook is disabled. The people are made up. Ctrl-C ends with the books
+    so far. Exit code 1: something is unacknowledged, or an answer was wrong.
+    """
+    from usher_gateway import model
+    from usher_gateway.simulator import inputs, schedule, settings
+
+    try:
+        curve = getattr(schedule, day.name.upper()) if duration else schedule.FLAT
+        seconds = inputs.seconds(duration, "--duration") if duration else visits / rate * time_scale
+        pattern = schedule.Pattern(
+            authentications=visits, duration_seconds=seconds, curve=curve, venues=venues,
+            repeats=repeats, redeliveries=redeliveries, hang_ups=hang_ups, lates=lates,
+        )  # fmt: skip
+        targets = _targets(urls, company or [], seed, inputs.credentials(basic, header or []))
+        configured = settings.SimulatorSettings(
+            targets=targets, pattern=pattern, time_scale=time_scale, tls="Insecure" if insecure else "Verify",
+            connect=inputs.host_and_port(connect, "--connect") if connect else None, ca=str(ca or ""),
+            concurrency=concurrency, retry_seconds=retry_after, disable_seconds=disable_after,
+            patience_seconds=patience, validate=validate or validate_only, validate_only=validate_only,
+        )  # fmt: skip
+        survives = _run(configured, as_json=output is Output.json)
+    except model.ConfigurationError as error:
+        raise typer.BadParameter(f"{error}; {error.hint}") from error
+    if not survives:
+        raise typer.Exit(1)
+
+
+def _targets(
+    urls: list[str], companies: list[str], seed: int, credentials: tuple[tuple[str, str], ...]
+) -> "tuple[settings.Target, ...]":
+    """A company for each URL, with visitors of its own."""
+    from usher_gateway.simulator import bodies, settings
+
+    ids = companies or [str(77 + number) for number in range(len(urls))]
+    return tuple(
+        settings.Target(
+            url=url,
+            company=bodies.Company(ids[number % len(ids)], seed * 100 + number, 9_100 + 100 * number),
+            headers=credentials,
+        )
+        for number, url in enumerate(urls)
+    )
+
+
+def _run(configured: "settings.SimulatorSettings", *, as_json: bool) -> bool:
+    import uvloop
+
+    from usher_gateway.simulator import live
+
+    report = live.report(configured, uvloop.run(live.simulate(configured)))
+    live.show_report(configured, report, as_json=as_json)
+    return report.survives

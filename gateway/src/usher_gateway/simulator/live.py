@@ -1,0 +1,176 @@
+"""Running simulator and receiver for a person: progress on a terminal, plain lines elsewhere, results at the end."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+import rich.console
+import rich.live
+
+from usher_gateway.simulator import books, receiver, sender, show, verdict
+from usher_gateway.simulator import settings as configuration
+
+_LINE_SECONDS = 5.0
+_TABLE_SECONDS = 0.5
+
+
+async def simulate(settings: configuration.SimulatorSettings) -> books.Books:
+    """Run a simulation with progress on standard error; Ctrl-C ends it early.
+
+    Raises:
+        ConfigurationError: a URL or the CA file cannot be used.
+    """
+    console = rich.console.Console(stderr=True)
+    with _progress(console) as progress, contextlib.ExitStack() as stack:
+        simulator = sender.Simulator(settings, progress)
+        stack.enter_context(_on_interrupt(simulator.stop))
+        return await simulator.run()
+
+
+@contextlib.contextmanager
+def _progress(console: rich.console.Console) -> Iterator[sender.Progress]:
+    disabled: set[int] = set()
+
+    def announce(so_far: books.Books) -> None:
+        for number, each in enumerate(so_far.listeners):
+            if each.disabled and number not in disabled:
+                disabled.add(number)
+                message = f"!!! {each.name}: nothing but failures for too long: Purple has DISABLED this hook"
+                console.print(message, style="bold red", markup=False, highlight=False)
+
+    if console.is_terminal:
+        with rich.live.Live(console=console, transient=True, auto_refresh=False) as live:
+
+            def table(so_far: books.Books) -> None:
+                announce(so_far)
+                live.update(show.progress_table(so_far), refresh=True)
+
+            yield table
+        return
+    last = time.monotonic()
+
+    def line(so_far: books.Books) -> None:
+        nonlocal last
+        announce(so_far)
+        if time.monotonic() - last >= _LINE_SECONDS:
+            last = time.monotonic()
+            sys.stderr.write(f"{show.progress_line(so_far)}\n")
+
+    yield line
+
+
+@contextlib.contextmanager
+def _on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What ``usher simulate --output json`` prints."""
+
+    survives: bool
+    verdicts: tuple[verdict.Verdict, ...]
+    books: books.Books
+
+
+def report(settings: configuration.SimulatorSettings, result: books.Books) -> Report:
+    """The books with a verdict for each listener, in order."""
+    verdicts = tuple(
+        verdict.judge_books(
+            listener,
+            https=target.url.lower().startswith("https:"),
+            verified=settings.tls == "Verify",
+            validate_only=settings.validate_only,
+        )
+        for target, listener in zip(settings.targets, result.listeners, strict=True)
+    )
+    return Report(all(each.survives for each in verdicts), verdicts, result)
+
+
+def show_report(settings: configuration.SimulatorSettings, result: Report, *, as_json: bool) -> None:
+    """Print the result on standard output."""
+    if as_json:
+        sys.stdout.write(f"{msgspec.json.format(msgspec.json.encode(result), indent=2).decode()}\n")
+        return
+    console = _console()
+    for each in result.books.listeners:
+        if each.validations:
+            console.print(show.validation_table(each))
+    if not settings.validate_only:
+        console.print(show.books_table(result.books))
+    if result.books.interrupted:
+        console.print("Interrupted: these are the books so far.")
+    for listener, judged in zip(result.books.listeners, result.verdicts, strict=True):
+        style = "green" if judged.survives else "bold red"
+        console.print(f"{listener.name}: {judged.lines[0]}", style=style, markup=False, highlight=False)
+        for line in judged.lines[1:]:
+            console.print(f"  - {line}", markup=False, highlight=False)
+
+
+async def receive(receiving: receiver.Receiver, *, signatures: bool, as_json: bool) -> bool:
+    """Run a receiver until Ctrl-C, showing its counts. True if every signature was good (or none was asked for).
+
+    Raises:
+        ConfigurationError: the address cannot be listened at, or the certificate cannot be read.
+    """
+    stopped = asyncio.Event()
+    progress = rich.console.Console(stderr=True)
+    with _on_interrupt(stopped.set):
+        async with receiving:
+            progress.print(f"Receiving at {receiving.url}; Ctrl-C ends.", markup=False, highlight=False)
+            await _watch(receiving, stopped, progress, signatures=signatures)
+    counts = receiving.all_counts()
+    if as_json:
+        sys.stdout.write(f"{msgspec.json.format(msgspec.json.encode(counts), indent=2).decode()}\n")
+    else:
+        _console().print(show.counts_table(counts, signatures=signatures))
+    return not signatures or not any(each.signatures_wrong for each in counts.values())
+
+
+async def _watch(
+    receiving: receiver.Receiver, stopped: asyncio.Event, console: rich.console.Console, *, signatures: bool
+) -> None:
+    if not console.is_terminal:
+        shown = ""
+        while not await _stops_within(stopped, _LINE_SECONDS):
+            line = show.counts_line(receiving.all_counts())
+            if line != shown:
+                shown = line
+                sys.stderr.write(f"{line}\n")
+        return
+    with rich.live.Live(console=console, transient=True, auto_refresh=False) as live:
+        while not await _stops_within(stopped, _TABLE_SECONDS):
+            live.update(show.counts_table(receiving.all_counts(), signatures=signatures), refresh=True)
+
+
+async def _stops_within(stopped: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await stopped.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def print_body(received: receiver.Received) -> None:
+    """Show a received body on standard output: opt-in, since it is personal data. Control characters are escaped."""
+    text = received.body.decode(errors="backslashreplace")
+    safe = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    sys.stdout.write(f"{received.method} {received.path.partition('?')[0]} {safe}\n")
+    sys.stdout.flush()
+
+
+def _console() -> rich.console.Console:
+    """Standard output; where it is no terminal, wide enough that no table is cut."""
+    console = rich.console.Console(highlight=False)
+    return console if console.is_terminal else rich.console.Console(highlight=False, width=160)

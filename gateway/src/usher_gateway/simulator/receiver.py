@@ -1,0 +1,339 @@
+"""The receiver: a destination that counts, verifies signatures, and misbehaves on request."""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from typing import Self
+
+import msgspec
+from aiohttp import web
+
+from usher_gateway import clock as clocks
+from usher_gateway import model
+from usher_gateway.simulator import answer, behaviour, tally, verify
+
+CONTROL_PATH = "/_control"
+"""Where POST changes the behaviour; only from this machine."""
+
+COUNTS_PATH = "/_counts"
+"""Where GET shows the counts; only from this machine."""
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""More is answered 413 and not kept."""
+
+HUGE_BYTES = 300 * 1000 * 1000
+"""Length of a ``Huge`` answer."""
+
+_CHUNK = bytes(65_536)
+_DRIP_SECONDS = 1.0
+_HANG_SECONDS = 3_600.0
+_GARBAGE = b"\x16\x03\x01\x02\x00\x01\x00 this is not HTTP \x00\xff\r\n\r\n"
+_ABORT_AT_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A request as it came in; header names in lower case, the last value of each."""
+
+    path: str
+    """With the query, as sent."""
+    method: str
+    headers: dict[str, str]
+    body: bytes
+    signature: verify.Signature | None
+    """None where no secrets were given."""
+    at: int
+    """Microseconds."""
+
+
+class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A receiver. ``secrets``: any of them may have signed (rotation); without one nothing is verified."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0: any free one."""
+    secrets: tuple[str, ...] = ()
+    tolerance_seconds: float = verify.TOLERANCE_SECONDS
+    usual: behaviour.Behaviour = behaviour.Behaviour()
+    keep: bool = False
+    """Keep every request whole in memory: for tests."""
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+
+class Receiver:
+    """Answers at any path. ``on_request`` sees each request that came in whole, before it is answered."""
+
+    def __init__(
+        self,
+        settings: ReceiverSettings | None = None,
+        clock: clocks.Clock | None = None,
+        on_request: Callable[[Received], None] | None = None,
+    ) -> None:
+        """Read the settings.
+
+        Raises:
+            ConfigurationError: a secret cannot be used.
+        """
+        self._settings = settings or ReceiverSettings()
+        try:
+            self._keys = [verify.secret_key(secret) for secret in self._settings.secrets]
+        except ValueError as error:
+            hint = "give it as whsec_ and base64, as the sender shows it, or as plain text"
+            raise model.ConfigurationError(str(error), hint) from error
+        self._clock = clock or clocks.Clock()
+        self._on_request = on_request
+        self._rules = behaviour.Rules(self._settings.usual)
+        self._tally = tally.Tally()
+        self._kept: list[Received] = []
+        self._runner: web.ServerRunner | None = None
+        self._closing = asyncio.Event()
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigurationError: the address cannot be listened at, or the certificate cannot be read.
+        """
+        context = _tls(self._settings)
+        self._closing.clear()
+        server = web.Server(self._handle, access_log=None, handler_cancellation=True)
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._settings.host, self.port or self._settings.port, ssl_context=context)
+        try:
+            await site.start()
+        except OSError as error:
+            await self.stop()
+            reason = f"cannot listen at {self._settings.host} port {self.port or self._settings.port}"
+            raise model.ConfigurationError(reason, "choose a free port and an address of this machine") from error
+        self.port = int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Close the port and every connection; counts stay. A later start() takes the same port again."""
+        self._closing.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a path."""
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        return f"{'https' if self._settings.tls_certificate else 'http'}://{host}:{self.port}"
+
+    def counts(self, path: str) -> tally.Counts:
+        """The counts of a path (without query)."""
+        return self._tally.counts.get(path) or tally.Counts()
+
+    def all_counts(self) -> dict[str, tally.Counts]:
+        """The counts of every path, in the order in which they were first seen."""
+        return dict(self._tally.counts)
+
+    def ids(self, path: str) -> dict[str, int]:
+        """How often each ``webhook-id`` was received at a path."""
+        return self._tally.received_ids(path)
+
+    def taken_ids(self, path: str) -> dict[str, int]:
+        """How often each ``webhook-id`` was answered with 2xx at a path."""
+        return self._tally.taken_ids(path)
+
+    def kept(self, path: str) -> list[Received]:
+        """What came in at a path (without query), if it was to be kept."""
+        return [each for each in self._kept if each.path.partition("?")[0] == path]
+
+    def set_behaviour(
+        self,
+        path: str,
+        wanted: behaviour.Behaviour,
+        *,
+        after_seconds: float = 0.0,
+        for_seconds: float | None = None,
+    ) -> None:
+        """Answer so at a path (or ``*``) from now on, or after some seconds, for ever or for some seconds."""
+        begins = time.monotonic() + after_seconds
+        ends = float("inf") if for_seconds is None else begins + for_seconds
+        self._rules.add(path, behaviour.Rule(behaviour=wanted, begins=begins, ends=ends))
+
+    def command(self, command: behaviour.Command) -> behaviour.Behaviour:
+        """The same as the control endpoint takes it; what it leaves open stays as it is.
+
+        Raises:
+            ConfigurationError: nothing can be answered like that.
+        """
+        try:
+            wanted = behaviour.of_command(command, self._rules.at(command.path, time.monotonic()))
+        except ValueError as error:
+            raise model.ConfigurationError(str(error), "see docs/receive.md for what a receiver can do") from error
+        after, duration = command.after_seconds, command.for_seconds
+        self.set_behaviour(command.path, wanted, after_seconds=after, for_seconds=duration)
+        return wanted
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        body = await _read(request)
+        if body is None:
+            return web.Response(status=413)
+        if path in {CONTROL_PATH, COUNTS_PATH}:
+            return self._inspect(request, path, body)
+        wanted = self._rules.at(path, time.monotonic())
+        identifier = self._note(request, path, body)
+        if wanted.delay_seconds and await self._closes_within(wanted.delay_seconds):
+            return _cut(request)
+        if wanted.takes:
+            self._tally.take(path, identifier)
+        return await self._answer(request, wanted)
+
+    def _note(self, request: web.BaseRequest, path: str, body: bytes) -> str:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        identifier = headers.get("webhook-id", "")
+        now = self._clock.now()
+        of_path = self._tally.receive(path, identifier, len(body), now)
+        signature = None
+        if self._keys:
+            seconds = now / model.MICROSECONDS
+            signature = verify.verify(self._keys, headers, body, seconds, self._settings.tolerance_seconds)
+            tally.note_signature(of_path, signature)
+        if self._settings.keep or self._on_request is not None:
+            received = Received(request.raw_path, request.method, headers, body, signature, now)
+            if self._settings.keep:
+                self._kept.append(received)
+            if self._on_request is not None:
+                self._on_request(received)
+        return identifier
+
+    async def _answer(self, request: web.BaseRequest, wanted: behaviour.Behaviour) -> web.StreamResponse:
+        match wanted.kind:
+            case "Answer":
+                return web.Response(status=wanted.status, headers=_headers(wanted))
+            case "Huge":
+                return await self._answer_hugely(request, wanted)
+            case "Hang":
+                await self._closes_within(_HANG_SECONDS)
+            case "Drip":
+                await self._drip(request, wanted)
+            case "Garbage":
+                _write(request, _GARBAGE)
+            case "Reset":
+                return _cut(request, reset=True)
+        return _cut(request)
+
+    async def _answer_hugely(self, request: web.BaseRequest, wanted: behaviour.Behaviour) -> web.StreamResponse:
+        response = web.StreamResponse(status=wanted.status, headers=_headers(wanted))
+        response.content_length = HUGE_BYTES
+        with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            left = HUGE_BYTES
+            while left and not self._closing.is_set():
+                await response.write(_CHUNK[:left])
+                left -= min(left, len(_CHUNK))
+        return response
+
+    async def _drip(self, request: web.BaseRequest, wanted: behaviour.Behaviour) -> None:
+        head = "".join(f"{name}: {value}\r\n" for name, value in _headers(wanted).items())
+        text = f"HTTP/1.1 {wanted.status} Drip\r\n{head}Content-Length: 100000\r\n\r\n".encode() + b"." * 100_000
+        for byte in text:
+            if not _write(request, bytes((byte,))) or await self._closes_within(_DRIP_SECONDS):
+                return
+
+    async def _closes_within(self, seconds: float) -> bool:
+        """Wait; True as soon as the receiver is being stopped."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _inspect(self, request: web.BaseRequest, path: str, body: bytes) -> web.Response:
+        if not _is_local(request.remote):
+            return web.json_response({"detail": "only from this machine"}, status=403)
+        if path == COUNTS_PATH and request.method == "GET":
+            return web.Response(body=msgspec.json.encode(self.all_counts()), content_type="application/json")
+        if path == CONTROL_PATH and request.method == "POST":
+            return self._control(body)
+        return web.json_response({"detail": f"POST {CONTROL_PATH} or GET {COUNTS_PATH}"}, status=405)
+
+    def _control(self, body: bytes) -> web.Response:
+        try:
+            wanted = self.command(msgspec.json.decode(body, type=behaviour.Command))
+        except msgspec.MsgspecError as error:
+            return web.json_response({"detail": str(error)}, status=400)
+        except model.ConfigurationError as error:
+            return web.json_response({"detail": f"{error}; {error.hint}"}, status=400)
+        return web.Response(body=msgspec.json.encode(wanted), content_type="application/json")
+
+
+async def _read(request: web.BaseRequest) -> bytes | None:
+    """The whole body as sent; None if it is too large: then it is read, so that the answer arrives, but not kept."""
+    parts = bytearray()
+    size = 0
+    async for part in request.content.iter_any():
+        size += len(part)
+        if size <= MAX_BODY_BYTES:
+            parts += part
+    return bytes(parts) if size <= MAX_BODY_BYTES else None
+
+
+def _headers(wanted: behaviour.Behaviour) -> dict[str, str]:
+    headers = {}
+    if wanted.retry_after:
+        headers["Retry-After"] = wanted.retry_after
+    if wanted.location:
+        headers["Location"] = wanted.location
+    if wanted.success_header and wanted.status < 300:
+        headers[answer.SUCCESS_HEADER] = answer.SUCCESS_VALUE
+    return headers
+
+
+def _write(request: web.BaseRequest, data: bytes) -> bool:
+    """Write past HTTP; False once the connection is gone."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return False
+    transport.write(data)
+    return True
+
+
+def _cut(request: web.BaseRequest, *, reset: bool = False) -> web.StreamResponse:
+    """End the connection without an answer; the response returned is never written."""
+    transport = request.transport
+    if transport is not None:
+        raw = transport.get_extra_info("socket")
+        if reset and raw is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT_AT_CLOSE)
+            transport.abort()
+        else:
+            transport.close()
+    return web.Response()
+
+
+def _is_local(address: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(address or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _tls(settings: ReceiverSettings) -> ssl.SSLContext | None:
+    if not settings.tls_certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key or None)
+    except (OSError, ssl.SSLError) as error:
+        hint = "give readable PEM files that belong together with --tls-cert and --tls-key"
+        raise model.ConfigurationError("the certificate or its key cannot be read", hint) from error
+    return context

@@ -1,0 +1,253 @@
+"""The plan of what is sent when: pure, reproducible from its seed. Times are microseconds from the plan's start.
+
+A plan is exact, so that books can be compared: an authentication is either the first of a visitor at a venue
+(``Visit``; the next one of the same visitor comes hours later) or follows it within the hour (``Repeat``).
+"""
+
+import enum
+import random
+
+import msgspec
+
+from usher_gateway import model
+
+DAY_SECONDS = 86_400.0
+"""A day of the simulation."""
+
+HOTEL = (3, 1, 1, 1, 1, 2, 5, 9, 9, 6, 4, 4, 6, 6, 5, 6, 9, 11, 12, 11, 9, 8, 7, 5)
+"""How busy each hour of a day is where people check in and have breakfast; weights, midnight first."""
+
+CAFE = (0, 0, 0, 0, 0, 0, 2, 8, 12, 10, 7, 8, 14, 13, 9, 8, 8, 7, 4, 2, 1, 0, 0, 0)
+"""The same for a place with opening hours and two peaks."""
+
+STADIUM = (0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 3, 4, 8, 30, 80, 40, 20, 25, 6, 1)
+"""The same for a place with one evening event."""
+
+FLAT = (1,)
+"""The same rate all along."""
+
+REPEAT_WITHIN_SECONDS = 2_400.0
+"""Repeats follow their visit this soon: well inside the hour, whatever the delays."""
+
+RETURN_AFTER_SECONDS = 9_000.0
+"""Who comes back comes back this late: well outside the hour after any repeat."""
+
+LATE_SECONDS = (60.0, 120.0)
+"""A POST in maintenance or high load comes a minute or two after the login. Source: purple.md."""
+
+VERY_LATE_SECONDS = (3_600.0, 18_000.0)
+"""A POST after an outage comes hours after the login."""
+
+_USUAL_DELAY_SECONDS = (1.0, 6.0)
+_VERY_LATE_PART = 0.3
+
+
+class Kind(enum.Enum):
+    """What an authentication is to a listener that dedupes by user and venue within the hour."""
+
+    Visit = "visit"
+    Repeat = "repeat"
+
+
+class TimeShape(enum.Enum):
+    """How the time of the authentication stands in the body (purple.md: unknown, so all are sent)."""
+
+    UserOffset = "user.loginDatetime with an offset"
+    RootZulu = "loginDatetime in UTC"
+    Epoch = "timestamp in epoch seconds"
+    Local = "user.loginDatetime without an offset: not to be trusted"
+    Absent = "no time at all"
+
+
+TRUSTED_SHAPES = (TimeShape.UserOffset, TimeShape.RootZulu, TimeShape.Epoch)
+"""The shapes from which a listener knows the instant for certain."""
+
+UNTRUSTED_SHAPES = (TimeShape.Local, TimeShape.Absent)
+"""The shapes with which a listener has to go by its own clock."""
+
+
+class Pattern(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan should hold. Fractions are of ``authentications``, 0 to 1, and met exactly (rounded) if possible.
+
+    It is not for redeliveries and hang-ups, of first visits only, nor for lates that repeat an identical body.
+    """
+
+    authentications: int = 200
+    """First visits and repeats together; redeliveries come on top."""
+    duration_seconds: float = DAY_SECONDS
+    curve: tuple[float, ...] = HOTEL
+    """Weights of equal parts of the duration."""
+    venues: int = 3
+    repeats: float = 0.15
+    redeliveries: float = 0.02
+    """Sent again with the same bytes after they were acknowledged: as if the answer had been lost."""
+    lates: float = 0.03
+    hang_ups: float = 0.0
+    """The sender goes away when the body is sent, without waiting for the answer, and sends it again later."""
+    untimed: float = 0.2
+    """Part (drawn, not exact) of the visitors whose bodies have no time that can be trusted."""
+    returning: float = 0.25
+    """Part (drawn, not exact) of the visits made by somebody who was there hours before."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One authentication: who, where, when, how it is told, and when Purple sends it."""
+
+    kind: Kind
+    person: int
+    """Index among people(seed, …)."""
+    venue: int
+    visit_count: int
+    send: int
+    """Microseconds after the start."""
+    occurred: int
+    """Microseconds after the start, whole seconds; negative for what happened before it."""
+    shape: TimeShape
+    id_as_text: bool
+    late: bool = False
+    redeliver: bool = False
+    hang_up: bool = False
+
+
+class _Group:
+    """A visitor at a venue within the hour: the first authentication and its repeats."""
+
+    def __init__(self, person: int, venue: int, visit_count: int, send: float, shape: TimeShape) -> None:
+        self.person = person
+        self.venue = venue
+        self.visit_count = visit_count
+        self.send = send
+        self.shape = shape
+        self.id_as_text = False
+        self.comes_once = True
+        self.repeats: list[float] = []
+
+    @property
+    def trusted(self) -> bool:
+        return self.shape in TRUSTED_SHAPES
+
+
+def plan(pattern: Pattern, seed: int) -> list[Event]:
+    """Everything that is sent for the first time, in the order of sending."""
+    rng = random.Random(seed)  # noqa: S311 - reproducible on purpose
+    repeats = repeats_of(pattern)
+    groups = _groups(pattern, pattern.authentications - repeats, rng)
+    for _ in range(repeats):
+        group = rng.choice(groups)
+        latest = min(REPEAT_WITHIN_SECONDS, pattern.duration_seconds - group.send)
+        group.repeats.append(group.send + rng.uniform(min(20.0, latest), latest))
+    lates = _chosen(pattern.authentications, pattern.lates, rng)
+    hang_ups, redelivered = _disturbed(pattern, len(groups), rng)
+    events: list[Event] = []
+    for number, group in enumerate(groups):
+        events += _events(group, lates, len(events), rng, (number in redelivered, number in hang_ups))
+    events.sort(key=lambda event: event.send)
+    return events
+
+
+def repeats_of(pattern: Pattern) -> int:
+    """How many of a plan's authentications are repeats: all but one at most."""
+    return max(0, min(pattern.authentications - 1, round(pattern.authentications * pattern.repeats)))
+
+
+def people_needed(events: list[Event]) -> int:
+    """How many people a plan knows: the ``count`` for people()."""
+    return max((event.person for event in events), default=-1) + 1
+
+
+def _chosen(total: int, fraction: float, rng: random.Random) -> frozenset[int]:
+    return frozenset(rng.sample(range(total), min(total, round(total * fraction))))
+
+
+def _disturbed(pattern: Pattern, groups: int, rng: random.Random) -> tuple[frozenset[int], frozenset[int]]:
+    """The groups whose first sending is hung up on, and those whose first sending is delivered again; disjoint."""
+    hang_ups = min(groups, round(pattern.authentications * pattern.hang_ups))
+    redelivered = min(groups - hang_ups, round(pattern.authentications * pattern.redeliveries))
+    chosen = rng.sample(range(groups), hang_ups + redelivered)
+    return frozenset(chosen[:hang_ups]), frozenset(chosen[hang_ups:])
+
+
+def _groups(pattern: Pattern, count: int, rng: random.Random) -> list[_Group]:
+    groups: list[_Group] = []
+    regulars: list[_Group] = []
+    visit_counts: dict[tuple[int, int], int] = {}
+    people = 0
+    for send in _moments(pattern, count, rng):
+        venue = rng.randrange(pattern.venues)
+        previous = _who_returns(regulars, send, pattern.returning, rng)
+        shape = rng.choice(UNTRUSTED_SHAPES if rng.random() < pattern.untimed else TRUSTED_SHAPES)
+        person = people if previous is None else previous.person
+        visit_count = visit_counts[person, venue] = visit_counts.get((person, venue), 0) + 1
+        group = _Group(person, venue, visit_count, send, shape if previous is None else previous.shape)
+        group.id_as_text = person % 5 == 0
+        if previous is None:
+            people += 1
+        else:
+            group.comes_once = previous.comes_once = False
+        # Without a trusted time a late or redelivered body of somebody who returns could not be told apart.
+        if group.trusted:
+            regulars.append(group)
+        groups.append(group)
+    return groups
+
+
+def _moments(pattern: Pattern, count: int, rng: random.Random) -> list[float]:
+    """When the visits begin, in seconds, ascending."""
+    parts = rng.choices(range(len(pattern.curve)), pattern.curve, k=count)
+    return sorted((part + rng.random()) / len(pattern.curve) * pattern.duration_seconds for part in parts)
+
+
+def _who_returns(regulars: list[_Group], now: float, part: float, rng: random.Random) -> _Group | None:
+    """The last visit of somebody who was here hours ago, taken out of the regulars."""
+    if not regulars or rng.random() >= part:
+        return None
+    position = rng.randrange(len(regulars))
+    if now - regulars[position].send < RETURN_AFTER_SECONDS:
+        return None
+    regulars[position], regulars[-1] = regulars[-1], regulars[position]
+    return regulars.pop()
+
+
+def _events(
+    group: _Group, lates: frozenset[int], number: int, rng: random.Random, disturbed: tuple[bool, bool]
+) -> list[Event]:
+    """The authentications of a group; ``number`` is the first one's among all, ``disturbed``: redeliver, hang up."""
+    redeliver, hang_up = disturbed
+    events: list[Event] = []
+    seconds: set[int] = set()
+    for send in (group.send, *sorted(group.repeats)):
+        first = not events
+        identical = not first and (group.shape is TimeShape.Absent or (not group.trusted and rng.random() < 0.5))
+        late = not identical and number + len(events) in lates
+        occurred = events[0].occurred if identical else _occurred(group, send, late, seconds, rng)
+        text = group.id_as_text if first or identical or rng.random() < 0.8 else not group.id_as_text
+        events.append(
+            Event(
+                kind=Kind.Visit if first else Kind.Repeat,
+                person=group.person,
+                venue=group.venue,
+                visit_count=group.visit_count,
+                send=int(send * model.MICROSECONDS),
+                occurred=occurred,
+                shape=group.shape,
+                id_as_text=text,
+                late=late,
+                redeliver=first and redeliver,
+                hang_up=first and hang_up,
+            )
+        )
+    return events
+
+
+def _occurred(group: _Group, send: float, late: bool, taken: set[int], rng: random.Random) -> int:
+    """When it happened, in microseconds: in a whole second that no other of the group has."""
+    delay = rng.uniform(*_USUAL_DELAY_SECONDS)
+    if late:
+        alone = group.trusted and group.comes_once and not group.repeats
+        very = alone and rng.random() < _VERY_LATE_PART
+        delay = rng.uniform(*(VERY_LATE_SECONDS if very else LATE_SECONDS))
+    second = int(send - delay // 1)
+    while second in taken:
+        second -= 1
+    taken.add(second)
+    return second * model.MICROSECONDS

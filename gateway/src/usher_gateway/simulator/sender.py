@@ -1,0 +1,297 @@
+"""The sender: behaves like Purple towards each listener, and keeps books of it."""
+
+import array
+import asyncio
+import contextlib
+import heapq
+from collections.abc import Callable
+
+import msgspec
+
+from usher_gateway import clock as clocks
+from usher_gateway import model
+from usher_gateway.simulator import answer, bodies, books, client, schedule
+from usher_gateway.simulator import settings as configuration
+
+_REPORT_SECONDS = 0.25
+_GRACE_SECONDS = 2.0
+"""How long requests under way may go on after an interruption."""
+
+Progress = Callable[[books.Books], None]
+"""Called a few times a second with the books so far; they change afterwards."""
+
+
+class Simulator:
+    """Purple, as far as its listeners can tell.
+
+    Give it the ``clock`` of the gateway where both run in one process on one time scale: times in bodies are its.
+    """
+
+    def __init__(
+        self,
+        settings: configuration.SimulatorSettings,
+        progress: Progress | None = None,
+        clock: clocks.Clock | None = None,
+    ) -> None:
+        """Read the settings.
+
+        Raises:
+            ConfigurationError: a URL or the CA file cannot be used.
+        """
+        self._progress = progress
+        clock = clock or clocks.Clock(settings.time_scale)
+        self._lines = [_Line(target, settings, clock) for target in settings.targets]
+        self._books = books.Books(listeners=[line.books for line in self._lines])
+
+    def stop(self) -> None:
+        """End early: send nothing more, give what is under way a moment. To be called from the loop's thread."""
+        self._books.interrupted = True
+        for line in self._lines:
+            line.stop()
+
+    async def run(self) -> books.Books:
+        """Send everything, retry what failed, and return the books."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        reporter = asyncio.create_task(self._report(), name="simulate-progress")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, line in enumerate(self._lines):
+                    group.create_task(line.run(), name=f"simulate-listener-{number}")
+        finally:
+            reporter.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reporter
+        self._books.real_seconds = loop.time() - start
+        if self._progress is not None:
+            self._progress(self._books)
+        return self._books
+
+    async def _report(self) -> None:
+        while self._progress is not None:
+            self._progress(self._books)
+            await asyncio.sleep(_REPORT_SECONDS)
+
+
+class _Sending(msgspec.Struct, gc=False):
+    """One request to be made: an authentication for the first time, again after a failure, or redelivered."""
+
+    position: int
+    """In the plan."""
+    event: schedule.Event
+    is_retry: bool = False
+    is_redelivery: bool = False
+
+
+class _Line:
+    """One listener as Purple sees it: its plan, what is to be sent again, and whether its hook still stands."""
+
+    def __init__(
+        self, target: configuration.Target, settings: configuration.SimulatorSettings, clock: clocks.Clock
+    ) -> None:
+        self._target = target
+        self._settings = settings
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._clock = clock
+        self._client = client.Client(target, settings)
+        self._hook = answer.Hook(settings.disable_seconds)
+        self._events = schedule.plan(target.pattern or settings.pattern, target.company.seed)
+        self._next = 0
+        self._later: list[tuple[float, int, _Sending]] = []
+        self._sequence = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._stopping = False
+        self._bug: BaseException | None = None
+        """What a request raised that no listener can cause: the run ends with it."""
+        self._base = 0
+        self._start = 0.0
+        self._open: set[int] = set()
+        """Positions of what was sent and not acknowledged yet."""
+        self._uncertain: dict[str, None] = {}
+        self._seconds = array.array("d")
+        self.books = _planned(target.name or configuration.shorten(target.url), self._events)
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._stopping = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Validate, send the plan, retry until nothing is open or it takes longer than the patience."""
+        try:
+            async with self._client:
+                if not self._settings.validate or await self._validated():
+                    await self._send_all()
+        finally:
+            self._close_books()
+
+    async def _validated(self) -> bool:
+        """Whether the portal would let the hook be saved, by at least one shape of its call; True ends nothing."""
+        sample = bodies.sample_body(self._target.company, self._clock.now())
+        shapes: list[tuple[str, str, bytes | None]] = [
+            ("GET", "GET", None),
+            ("HEAD", "HEAD", None),
+            ("POST empty", "POST", b""),
+            ("POST {}", "POST", b"{}"),
+            (books.SAMPLE_SHAPE, "POST", sample),
+        ]
+        for shape, method, body in shapes:
+            if self._stopping:
+                return False
+            result = await self._client.request(method, body)
+            self.books.validations.append(books.Validation(shape, result.outcome, result.status, result.seconds))
+        return any(each.passed for each in self.books.validations) and not self._settings.validate_only
+
+    async def _send_all(self) -> None:
+        self._base = self._clock.now()
+        self._start = asyncio.get_running_loop().time()
+        while not self._is_over():
+            # Before looking, so that what changes from here on is not slept through.
+            self._changed.clear()
+            due = self._next_due()
+            if due is None and not self._tasks:
+                break
+            now = self._now()
+            if due is None or due > now:
+                await self._wait_changed(None if due is None else due - now)
+                continue
+            await self._slots.acquire()
+            # While waiting for a slot the hook may have been disabled; what was due stays in the books as not sent.
+            if self._is_over():
+                self._slots.release()
+                break
+            self.books.behind_seconds = max(self.books.behind_seconds, self._now() - due)
+            self._spawn(self._take())
+        await self._finish_tasks()
+        if self._bug is not None:
+            raise self._bug
+
+    def _is_over(self) -> bool:
+        return self._stopping or self._hook.disabled
+
+    def _now(self) -> float:
+        """Real seconds since the plan's start."""
+        return asyncio.get_running_loop().time() - self._start
+
+    def _real(self, simulated_seconds: float) -> float:
+        return simulated_seconds / self._settings.time_scale
+
+    def _next_due(self) -> float | None:
+        """When the next request leaves, in real seconds since the start; None: nothing left that is worth waiting."""
+        again = self._later[0][0] if self._later else None
+        if self._next < len(self._events):
+            first = self._real(self._events[self._next].send / model.MICROSECONDS)
+            return first if again is None else min(first, again)
+        if again is None or again - self._now() > self._settings.patience_seconds:
+            return None
+        return again
+
+    async def _wait_changed(self, seconds: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    def _take(self) -> _Sending:
+        """What is due first: out of the plan, or again."""
+        position = self._next
+        if position < len(self._events):
+            event = self._events[position]
+            if not self._later or self._real(event.send / model.MICROSECONDS) <= self._later[0][0]:
+                self._next += 1
+                self._open.add(position)
+                return _Sending(position, event)
+        return heapq.heappop(self._later)[2]
+
+    def _spawn(self, sending: _Sending) -> None:
+        task = asyncio.create_task(self._send(sending))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._slots.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._bug = error
+            self.stop()
+        if not self._tasks:
+            self._changed.set()
+
+    async def _send(self, sending: _Sending) -> None:
+        event = sending.event
+        body = bodies.body_of(event, self._target.company, self._base)
+        goes_away = event.hang_up and not sending.is_retry
+        try:
+            result = await (self._client.hang_up(body) if goes_away else self._client.post(body))
+        except asyncio.CancelledError:
+            self.books.cut_off += 1
+            raise
+        self._enter(sending, result, body)
+
+    def _enter(self, sending: _Sending, result: answer.Answer, body: bytes) -> None:
+        """Write a result into the books, and decide what follows. No await: books and plan change together."""
+        books.enter(self.books, result)
+        self.books.retries += sending.is_retry
+        if result.status:
+            self._seconds.append(result.seconds)
+        if result.outcome is answer.Outcome.Acknowledged:
+            self._hook.succeeded()
+            self._acknowledged(sending)
+            return
+        if result.outcome in {answer.Outcome.TimedOut, answer.Outcome.HungUp}:
+            self._uncertain[bodies.marker(body)] = None
+        # The sender's own hang-up says nothing about the listener.
+        if result.outcome is not answer.Outcome.HungUp and self._hook.failed(self._now() * self._settings.time_scale):
+            self.books.disabled = True
+            self._changed.set()
+        self._send_later(_Sending(sending.position, sending.event, True, sending.is_redelivery))
+
+    def _acknowledged(self, sending: _Sending) -> None:
+        if sending.is_redelivery:
+            self.books.redelivered += 1
+            return
+        self._open.remove(sending.position)
+        self.books.acknowledged += 1
+        if sending.event.redeliver:
+            self._send_later(_Sending(sending.position, sending.event, False, True))
+
+    def _send_later(self, sending: _Sending) -> None:
+        self._sequence += 1
+        due = self._now() + self._real(self._settings.retry_seconds)
+        heapq.heappush(self._later, (due, self._sequence, sending))
+        if self._later[0][1] == self._sequence:
+            self._changed.set()
+
+    async def _finish_tasks(self) -> None:
+        if not self._tasks:
+            return
+        grace = _GRACE_SECONDS if self._stopping else self._settings.limit_seconds + _GRACE_SECONDS
+        tasks = set(self._tasks)
+        try:
+            await asyncio.wait(tasks, timeout=grace)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _close_books(self) -> None:
+        unsent = self._events[self._next :]
+        self.books.never_sent = len(unsent)
+        self.books.unacknowledged = self.books.authentications - self.books.acknowledged
+        self.books.latency = books.latency_of(self._seconds)
+        self.books.timed_out_markers = list(self._uncertain)
+        self.books.unacknowledged_markers = [
+            bodies.marker(bodies.body_of(self._events[position], self._target.company, self._base))
+            for position in sorted(self._open)
+        ]
+
+
+def _planned(name: str, events: list[schedule.Event]) -> books.ListenerBooks:
+    visits = sum(event.kind is schedule.Kind.Visit for event in events)
+    return books.ListenerBooks(
+        name=name,
+        visits=visits,
+        repeats=len(events) - visits,
+        redeliveries=sum(event.redeliver for event in events),
+        hang_ups=sum(event.hang_up for event in events),
+    )

@@ -1,0 +1,309 @@
+"""The receiver: counts, verifies, and misbehaves exactly as told; all on loopback."""
+
+import asyncio
+import base64
+import datetime
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import pytest
+import standardwebhooks
+
+from usher_gateway import model, simulator
+
+SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+USHER = Path(sys.executable).with_name("usher")
+
+
+@pytest.fixture
+async def receiving() -> AsyncIterator[simulator.Receiver]:
+    async with simulator.Receiver(simulator.ReceiverSettings(keep=True)) as started:
+        yield started
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as opened:
+        yield opened
+
+
+async def _post(session: aiohttp.ClientSession, url: str, body: bytes = b"{}", **headers: str) -> int:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with session.post(url, data=body, headers=named, allow_redirects=False) as response:
+        await response.read()
+        return response.status
+
+
+async def _raw(port: int, seconds: float = 0.5) -> bytes:
+    """What a request gets within some seconds, byte for byte."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}")
+    got = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            while part := await reader.read(65_536):
+                got += part
+    except TimeoutError:
+        got += b"<still open>"
+    finally:
+        writer.close()
+    return bytes(got)
+
+
+async def test_what_comes_twice_is_a_duplicate(receiving: simulator.Receiver, session: aiohttp.ClientSession) -> None:
+    for identifier in ("a", "b", "a"):
+        assert await _post(session, f"{receiving.url}/crm?x=1", webhook_id=identifier) == 200
+    counts = receiving.counts("/crm")
+    assert (counts.received, counts.taken, counts.distinct, counts.duplicates) == (3, 3, 2, 1)
+    assert receiving.ids("/crm") == {"a": 2, "b": 1}
+    assert receiving.counts("/other") == simulator.Counts()
+
+
+async def test_what_was_refused_before_is_no_duplicate(
+    receiving: simulator.Receiver, session: aiohttp.ClientSession
+) -> None:
+    receiving.set_behaviour("/crm", simulator.Behaviour(status=503, retry_after="7"))
+    assert await _post(session, f"{receiving.url}/crm", webhook_id="a") == 503
+    receiving.set_behaviour("/crm", simulator.Behaviour())
+    assert await _post(session, f"{receiving.url}/crm", webhook_id="a") == 200
+    counts = receiving.counts("/crm")
+    assert (counts.received, counts.taken, counts.distinct, counts.duplicates) == (2, 1, 1, 0)
+    assert receiving.taken_ids("/crm") == {"a": 1}
+
+
+async def test_signatures_of_the_standards_library_are_verified(session: aiohttp.ClientSession) -> None:
+    settings = simulator.ReceiverSettings(secrets=("whsec_" + base64.b64encode(b"new").decode(), SECRET))
+    async with simulator.Receiver(settings) as receiving:
+        now = datetime.datetime.now(datetime.UTC)
+        headers = {
+            "webhook_id": "msg_1",
+            "webhook_timestamp": str(int(now.timestamp())),
+            "webhook_signature": standardwebhooks.Webhook(SECRET).sign("msg_1", now, '{"a":1}'),
+        }
+        await _post(session, f"{receiving.url}/x", b'{"a":1}', **headers)
+        await _post(session, f"{receiving.url}/x", b'{"a":2}', **headers)
+        await _post(session, f"{receiving.url}/x", b'{"a":1}')
+        counts = receiving.counts("/x")
+    assert (counts.signatures_good, counts.signatures_bad, counts.signatures_missing) == (1, 1, 1)
+
+
+async def test_another_purple_listener_answers_with_the_header_only_on_success(session: aiohttp.ClientSession) -> None:
+    settings = simulator.ReceiverSettings(usual=simulator.Behaviour(success_header=True))
+    async with simulator.Receiver(settings) as receiving:
+        async with session.post(f"{receiving.url}/x") as response:
+            assert response.headers["wifiWebhookListener"] == "1"
+        receiving.set_behaviour("/x", simulator.Behaviour(status=500, success_header=True))
+        async with session.post(f"{receiving.url}/x") as response:
+            assert "wifiWebhookListener" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name", "value"),
+    [
+        (simulator.Behaviour(status=429, retry_after="30"), "Retry-After", "30"),
+        (simulator.Behaviour(status=307, location="https://h.example/"), "Location", "https://h.example/"),
+        (simulator.Behaviour(status=410), "Content-Length", "0"),
+    ],
+)
+async def test_an_answer_has_the_status_and_headers_asked_for(
+    receiving: simulator.Receiver, session: aiohttp.ClientSession, wanted: simulator.Behaviour, name: str, value: str
+) -> None:
+    receiving.set_behaviour("/x", wanted)
+    async with session.post(f"{receiving.url}/x", allow_redirects=False) as response:
+        assert (response.status, response.headers[name]) == (wanted.status, value)
+
+
+async def test_a_behaviour_for_a_while_ends_by_itself(
+    receiving: simulator.Receiver, session: aiohttp.ClientSession
+) -> None:
+    receiving.set_behaviour("*", simulator.Behaviour(status=503), for_seconds=0.2)
+    assert await _post(session, f"{receiving.url}/x") == 503
+    async with asyncio.timeout(5):
+        while await _post(session, f"{receiving.url}/x") != 200:
+            pass
+
+
+async def test_a_slow_answer_is_late_and_an_impatient_peer_is_not_taken(
+    receiving: simulator.Receiver, session: aiohttp.ClientSession
+) -> None:
+    receiving.set_behaviour("/x", simulator.Behaviour(delay_seconds=0.2))
+    start = asyncio.get_running_loop().time()
+    assert await _post(session, f"{receiving.url}/x") == 200
+    assert asyncio.get_running_loop().time() - start >= 0.2
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await _post(session, f"{receiving.url}/x")
+    assert await _post(session, f"{receiving.url}/x") == 200
+    assert (receiving.counts("/x").received, receiving.counts("/x").taken) == (3, 2)
+
+
+async def test_a_hanging_answer_never_comes_and_stop_does_not_wait_for_it(receiving: simulator.Receiver) -> None:
+    receiving.set_behaviour("/x", simulator.Behaviour(kind="Hang"))
+    assert await _raw(receiving.port, 0.2) == b"<still open>"
+    hanging = asyncio.create_task(_raw(receiving.port, 10))
+    async with asyncio.timeout(5):
+        while receiving.counts("/x").received < 2:  # noqa: ASYNC110 - polls what tells no event
+            await asyncio.sleep(0.005)
+        await receiving.stop()
+        assert await hanging == b""
+
+
+async def test_a_reset_connection_is_reset(receiving: simulator.Receiver) -> None:
+    receiving.set_behaviour("/x", simulator.Behaviour(kind="Reset"))
+    with pytest.raises(ConnectionResetError):
+        await _raw(receiving.port)
+
+
+async def test_garbage_is_not_http(receiving: simulator.Receiver) -> None:
+    receiving.set_behaviour("/x", simulator.Behaviour(kind="Garbage"))
+    got = await _raw(receiving.port)
+    assert got
+    assert not got.startswith(b"HTTP/")
+    assert b"HTTP/1.1" not in got
+
+
+async def test_a_dripping_answer_comes_byte_by_byte(
+    receiving: simulator.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usher_gateway.simulator.receiver._DRIP_SECONDS", 0.1)
+    receiving.set_behaviour("/x", simulator.Behaviour(kind="Drip"))
+    got = (await _raw(receiving.port, 0.35)).removesuffix(b"<still open>")
+    assert 1 <= len(got) <= 4
+    assert b"HTTP/1.1 200".startswith(got)
+
+
+async def test_a_huge_answer_is_as_long_as_it_says(
+    receiving: simulator.Receiver, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usher_gateway.simulator.receiver.HUGE_BYTES", 3_000_001)
+    receiving.set_behaviour("/x", simulator.Behaviour(kind="Huge"))
+    async with session.post(f"{receiving.url}/x") as response:
+        assert len(await response.read()) == 3_000_001
+    async with session.post(f"{receiving.url}/x") as response:
+        response.close()
+    assert receiving.counts("/x").taken == 2
+
+
+async def test_a_body_beyond_the_limit_is_refused_and_not_kept(
+    receiving: simulator.Receiver, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usher_gateway.simulator.receiver.MAX_BODY_BYTES", 200_000)
+    assert await _post(session, f"{receiving.url}/x", b"x" * 200_000) == 200
+    assert await _post(session, f"{receiving.url}/x", b"x" * 200_001) == 413
+    assert [len(each.body) for each in receiving.kept("/x")] == [200_000]
+
+
+async def test_the_control_endpoint_changes_how_it_answers(
+    receiving: simulator.Receiver, session: aiohttp.ClientSession
+) -> None:
+    control = f"{receiving.url}/_control"
+    async with session.post(control, json={"path": "/x", "status": 500, "retry_after": "3"}) as response:
+        assert (response.status, (await response.json())["status"]) == (200, 500)
+    assert await _post(session, f"{receiving.url}/x") == 500
+    assert await _post(session, f"{receiving.url}/y") == 200
+    async with session.get(f"{receiving.url}/_counts") as response:
+        counts = await response.json()
+    assert list(counts) == ["/x", "/y"]
+    assert (counts["/x"]["received"], counts["/x"]["taken"]) == (1, 0)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"status": 1000}', b'{"staus": 500}', b'{"path": "x"}', b"\xff"])
+async def test_a_wrong_command_is_told_what_is_wrong(
+    receiving: simulator.Receiver, session: aiohttp.ClientSession, body: bytes
+) -> None:
+    async with session.post(f"{receiving.url}/_control", data=body) as response:
+        assert response.status == 400
+        assert (await response.json())["detail"]
+    assert await _post(session, f"{receiving.url}/x") == 200
+
+
+async def test_a_receiver_keeps_port_and_counts_over_a_restart(session: aiohttp.ClientSession) -> None:
+    receiving = simulator.Receiver()
+    await receiving.start()
+    port = receiving.port
+    await _post(session, f"{receiving.url}/x")
+    await receiving.stop()
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await _post(session, f"{receiving.url}/x")
+    await receiving.start()
+    await _post(session, f"{receiving.url}/x")
+    await receiving.stop()
+    assert (receiving.port, receiving.counts("/x").received) == (port, 2)
+
+
+async def test_a_port_in_use_is_refused_with_a_hint(receiving: simulator.Receiver) -> None:
+    with pytest.raises(model.ConfigurationError, match=f"port {receiving.port}") as caught:
+        await simulator.Receiver(simulator.ReceiverSettings(port=receiving.port)).start()
+    assert caught.value.hint
+
+
+def test_a_secret_that_cannot_be_used_is_refused_without_repeating_it() -> None:
+    with pytest.raises(model.ConfigurationError) as caught:
+        simulator.Receiver(simulator.ReceiverSettings(secrets=("whsec_hunter2***",)))
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
+
+
+class _Command:
+    """``usher receive`` as a process of its own, listening."""
+
+    def __init__(self, *flags: str) -> None:
+        self._flags = flags
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            USHER, "receive", "--listen", "127.0.0.1:0", "--output", "json", *self._flags,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "RECEIVE_SECRET": SECRET},
+        )  # fmt: skip
+        assert self._process.stderr is not None
+        line = (await asyncio.wait_for(self._process.stderr.readline(), 20)).decode()
+        found = re.search(r"http://\S+?:\d+", line)
+        assert found, line
+        self.url = found[0]
+        return self
+
+    async def end(self) -> tuple[int, str]:
+        self._process.send_signal(signal.SIGINT)
+        out, _ = await asyncio.wait_for(self._process.communicate(), 20)
+        assert self._process.returncode is not None
+        return self._process.returncode, out.decode()
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
+async def test_the_command_counts_and_ends_cleanly(session: aiohttp.ClientSession) -> None:
+    async with _Command("--path", "/down", "--fail", "503") as command:
+        assert await _post(session, f"{command.url}/x", b'{"email":"secret"}', webhook_id="a") == 200
+        assert await _post(session, f"{command.url}/down") == 503
+        status, out = await command.end()
+    counts: dict[str, Any] = json.loads(out)
+    assert status == 0
+    assert (counts["/x"]["taken"], counts["/down"]["taken"]) == (1, 0)
+    assert "secret" not in out
+
+
+async def test_the_command_says_by_its_exit_code_that_a_signature_was_wrong(session: aiohttp.ClientSession) -> None:
+    async with _Command("--secret", "env:RECEIVE_SECRET") as command:
+        await _post(session, f"{command.url}/x", webhook_id="a")
+        status, out = await command.end()
+    assert (status, json.loads(out)["/x"]["signatures_missing"]) == (1, 1)
+
+
+async def test_bodies_are_shown_only_when_asked_and_cannot_play_with_the_terminal(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with _Command("--show-bodies") as command:
+        await _post(session, f"{command.url}/x", '{"name":"Zoë\x1b[2J"}'.encode())
+        _, out = await command.end()
+    assert out.startswith('POST /x {"name":"Zoë\\x1b[2J"}\n')

@@ -1,0 +1,398 @@
+"""The simulator against listeners that are honest, forgetful, slow, down or hostile; all on loopback."""
+
+import asyncio
+import datetime
+import itertools
+import json
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from usher_gateway import model, simulator
+from usher_gateway.simulator import answer
+
+HONEST = simulator.Behaviour(success_header=True)
+USHER = Path(sys.executable).with_name("usher")
+PATTERN = simulator.Pattern(authentications=40, duration_seconds=3_600, curve=simulator.FLAT, redeliveries=0.1)
+SCALE = 3600 * 20.0
+"""An hour in a twentieth of a second: Purple's retry comes after 0.15 s."""
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[simulator.Receiver]:
+    settings = simulator.ReceiverSettings(usual=HONEST, keep=True)
+    async with simulator.Receiver(settings) as receiving:
+        yield receiving
+
+
+def _settings(url: str, **changes: Any) -> simulator.SimulatorSettings:
+    given: dict[str, Any] = {
+        "targets": (simulator.Target(url=url),),
+        "pattern": PATTERN,
+        "time_scale": SCALE,
+        "validate": False,
+        **changes,
+    }
+    return simulator.SimulatorSettings(**given)
+
+
+async def _run(url: str, **changes: Any) -> simulator.ListenerBooks:
+    result = await simulator.Simulator(_settings(url, **changes)).run()
+    (listener_books,) = result.listeners
+    _assert_balanced(listener_books)
+    return listener_books
+
+
+def _assert_balanced(counted: simulator.ListenerBooks) -> None:
+    assert counted.sent == counted.answered_well + counted.failures + counted.hung_up
+    assert counted.authentications == counted.acknowledged + counted.unacknowledged
+    assert counted.answered_well == counted.acknowledged + counted.redelivered
+    assert len(counted.unacknowledged_markers) == counted.unacknowledged - counted.never_sent
+
+
+def _down(status: int) -> simulator.Behaviour:
+    return simulator.Behaviour(status=status, success_header=True)
+
+
+async def test_an_honest_listener_gets_everything_and_the_books_agree(listener: simulator.Receiver) -> None:
+    counted = await _run(f"{listener.url}/hook")
+    arrived = [simulator.marker(each.body) for each in listener.kept("/hook")]
+    assert (counted.acknowledged, counted.unacknowledged, counted.failures) == (40, 0, 0)
+    assert (counted.redeliveries, counted.redelivered) == (4, 4)
+    assert listener.counts("/hook").received == counted.sent == 44
+    planned = simulator.plan(PATTERN, seed=1)
+    assert len(arrived) == 44
+    assert len({marker.partition("@")[0] for marker in arrived}) == simulator.people_needed(planned)
+
+
+async def test_requests_carry_nothing_that_purple_would_not_send(listener: simulator.Receiver) -> None:
+    await _run(f"{listener.url}/hook?k=7")
+    allowed = {"host", "user-agent", "content-type", "content-length", "accept", "accept-encoding"}
+    for each in listener.kept("/hook"):
+        assert set(each.headers) <= allowed
+        assert (each.method, each.path) == ("POST", "/hook?k=7")
+        assert each.headers["content-type"] == "application/json"
+
+
+async def test_a_redelivery_has_the_same_bytes_and_comes_three_hours_later(listener: simulator.Receiver) -> None:
+    await _run(f"{listener.url}/hook", pattern=simulator.Pattern(authentications=1, duration_seconds=1, redeliveries=1))
+    first, second = listener.kept("/hook")
+    assert first.body == second.body
+    assert second.at - first.at >= answer.RETRY_SECONDS / SCALE * model.MICROSECONDS * 0.9
+
+
+async def test_the_portals_validation_is_shown_in_each_shape(listener: simulator.Receiver) -> None:
+    counted = await _run(f"{listener.url}/hook", validate=True)
+    calls = [(each.method, each.body) for each in listener.kept("/hook")[:4]]
+    assert calls == [("GET", b""), ("HEAD", b""), ("POST", b""), ("POST", b"{}")]
+    assert [each.passed for each in counted.validations] == [True] * 5
+    assert (counted.probes, counted.sample_visits) == (4, 1)
+    assert simulator.marker(listener.kept("/hook")[4].body).startswith("29999999@")
+
+
+async def test_what_the_portal_refuses_in_every_shape_is_never_sent_to(listener: simulator.Receiver) -> None:
+    listener.set_behaviour("/hook", _down(404))
+    counted = await _run(f"{listener.url}/hook", validate=True)
+    assert (counted.sent, counted.never_sent, len(counted.validations)) == (0, 40, 5)
+    assert not simulator.judge_books(counted, https=True, verified=True).survives
+
+
+async def test_validate_only_sends_no_visits(listener: simulator.Receiver) -> None:
+    await _run(f"{listener.url}/hook", validate=True, validate_only=True)
+    assert listener.counts("/hook").received == 5
+
+
+async def test_a_listener_without_the_header_never_gets_anything_acknowledged(listener: simulator.Receiver) -> None:
+    listener.set_behaviour("/hook", simulator.Behaviour())
+    counted = await _run(f"{listener.url}/hook", patience_seconds=0.1)
+    assert (counted.header_missing, counted.acknowledged, counted.unacknowledged) == (counted.sent, 0, 40)
+    assert counted.wrong == counted.sent
+
+
+async def test_a_listener_that_is_too_slow_is_timed_out_apart_with_markers(listener: simulator.Receiver) -> None:
+    listener.set_behaviour("/hook", simulator.Behaviour(delay_seconds=5, success_header=True))
+    pattern = simulator.Pattern(authentications=5, duration_seconds=60, untimed=0)
+    counted = await _run(f"{listener.url}/hook", pattern=pattern, limit_seconds=0.2, patience_seconds=0.1)
+    assert counted.timed_out == counted.sent >= 5
+    arrived = {simulator.marker(each.body) for each in listener.kept("/hook")}
+    assert set(counted.timed_out_markers) == set(counted.unacknowledged_markers) == arrived
+
+
+async def test_the_limit_counts_the_whole_answer_not_its_beginning(listener: simulator.Receiver) -> None:
+    listener.set_behaviour("/hook", simulator.Behaviour(kind="Drip", success_header=True))
+    pattern = simulator.Pattern(authentications=2, duration_seconds=1)
+    counted = await _run(f"{listener.url}/hook", pattern=pattern, limit_seconds=0.2, patience_seconds=0.1)
+    assert counted.timed_out == counted.sent
+
+
+async def test_what_failed_comes_again_three_hours_later_until_it_is_taken(listener: simulator.Receiver) -> None:
+    listener.set_behaviour("/hook", _down(500), for_seconds=0.4)
+    pattern = simulator.Pattern(authentications=20, duration_seconds=60, redeliveries=0)
+    counted = await _run(f"{listener.url}/hook", pattern=pattern)
+    assert counted.unacknowledged == 0
+    assert counted.failed_by_status == {500: counted.retries}
+    assert counted.retries >= 40, "0.4 s of failures hold at least two retries of 20"
+    times: dict[str, list[int]] = {}
+    for each in listener.kept("/hook"):
+        times.setdefault(simulator.marker(each.body), []).append(each.at)
+    shortest = answer.RETRY_SECONDS / SCALE * model.MICROSECONDS * 0.9
+    single = [moments for moments in times.values() if len(moments) > 1 and len(set(moments)) == len(moments)]
+    assert any(min(b - a for a, b in itertools.pairwise(m)) >= shortest for m in single)
+    assert simulator.judge_books(counted, https=True, verified=True).survives
+
+
+async def test_a_hook_that_only_fails_is_disabled_and_nothing_more_is_sent(listener: simulator.Receiver) -> None:
+    listener.set_behaviour("/hook", _down(503))
+    seen: list[bool] = []
+    settings = _settings(
+        f"{listener.url}/hook",
+        pattern=simulator.Pattern(authentications=30, duration_seconds=72 * 3600, curve=simulator.FLAT),
+        disable_seconds=12 * 3600.0,
+    )
+    result = await simulator.Simulator(settings, lambda so_far: seen.append(so_far.listeners[0].disabled)).run()
+    (counted,) = result.listeners
+    _assert_balanced(counted)
+    assert counted.disabled
+    assert 0 < counted.never_sent < 30
+    assert listener.counts("/hook").received == counted.sent
+    assert True in seen
+    assert "DISABLED" in simulator.judge_books(counted, https=True, verified=True).lines[1]
+
+
+async def test_hung_up_requests_arrive_whole_and_come_again(listener: simulator.Receiver) -> None:
+    listener.set_behaviour("/hook", simulator.Behaviour(delay_seconds=0.05, success_header=True))
+    pattern = simulator.Pattern(authentications=20, duration_seconds=60, hang_ups=0.5, redeliveries=0, untimed=0)
+    counted = await _run(f"{listener.url}/hook", pattern=pattern)
+    assert (counted.hung_up, counted.retries, counted.unacknowledged) == (10, 10, 0)
+    arrived = [simulator.marker(each.body) for each in listener.kept("/hook")]
+    assert {marker for marker in arrived if arrived.count(marker) == 2} == set(counted.timed_out_markers)
+
+
+async def test_nothing_there_is_unreachable(unused_port: int) -> None:
+    counted = await _run(f"http://127.0.0.1:{unused_port}/hook", patience_seconds=0.1)
+    assert counted.unreachable == counted.sent > 0
+
+
+@pytest.mark.parametrize("kind", ["Reset", "Garbage"])
+async def test_a_broken_answer_is_a_failure_of_its_own(listener: simulator.Receiver, kind: Any) -> None:
+    listener.set_behaviour("/hook", simulator.Behaviour(kind=kind))
+    counted = await _run(f"{listener.url}/hook", patience_seconds=0.1)
+    assert counted.broken == counted.sent >= 40
+
+
+async def test_redirects_are_not_followed(listener: simulator.Receiver) -> None:
+    listener.set_behaviour("/hook", simulator.Behaviour(status=302, location="/elsewhere"))
+    counted = await _run(f"{listener.url}/hook", patience_seconds=0.1)
+    assert counted.failed_by_status == {302: counted.sent}
+    assert listener.counts("/elsewhere").received == 0
+
+
+async def test_connect_goes_elsewhere_with_the_urls_host(listener: simulator.Receiver) -> None:
+    counted = await _run("http://hooks.acme.example:8080/hook", connect=("127.0.0.1", listener.port))
+    assert counted.unacknowledged == 0
+    assert {each.headers["host"] for each in listener.kept("/hook")} == {"hooks.acme.example:8080"}
+
+
+async def test_credentials_go_along(listener: simulator.Receiver) -> None:
+    target = simulator.Target(url=f"{listener.url}/hook", headers=(("X-Key", "hunter2"),))
+    await _run("", targets=(target,), validate=True)
+    assert {each.headers["x-key"] for each in listener.kept("/hook")} == {"hunter2"}
+
+
+async def test_each_url_has_books_of_its_own(listener: simulator.Receiver) -> None:
+    targets = (
+        simulator.Target(url=f"{listener.url}/a", company=simulator.Company("1", seed=1)),
+        simulator.Target(url=f"{listener.url}/b", company=simulator.Company("2", seed=2)),
+    )
+    listener.set_behaviour("/b", _down(503))
+    result = await simulator.Simulator(_settings("", targets=targets, patience_seconds=0.05)).run()
+    assert [each.unacknowledged for each in result.listeners] == [0, 40]
+    assert not {each.body for each in listener.kept("/a")} & {each.body for each in listener.kept("/b")}
+
+
+async def test_the_concurrency_is_bounded(listener: simulator.Receiver) -> None:
+    listener.set_behaviour("/hook", simulator.Behaviour(delay_seconds=0.02, success_header=True))
+    pattern = simulator.Pattern(authentications=30, duration_seconds=1, redeliveries=0)
+    result = await simulator.Simulator(_settings(f"{listener.url}/hook", pattern=pattern, concurrency=3)).run()
+    assert result.real_seconds >= 30 / 3 * 0.02
+    assert result.listeners[0].behind_seconds > 0.1
+
+
+async def test_stop_ends_at_once_with_the_books_so_far(listener: simulator.Receiver) -> None:
+    pattern = simulator.Pattern(authentications=100, duration_seconds=10 * SCALE, curve=simulator.FLAT)
+    sending = simulator.Simulator(_settings(f"{listener.url}/hook", pattern=pattern))
+    running = asyncio.create_task(sending.run())
+    await _wait_until(lambda: listener.counts("/hook").received >= 1)
+    sending.stop()
+    result = await asyncio.wait_for(running, 5)
+    (counted,) = result.listeners
+    _assert_balanced(counted)
+    assert result.interrupted
+    assert counted.never_sent == 100 - counted.acknowledged > 0
+
+
+async def test_what_hangs_is_cut_off_when_stopped(
+    listener: simulator.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usher_gateway.simulator.sender._GRACE_SECONDS", 0.05)
+    listener.set_behaviour("/hook", simulator.Behaviour(kind="Hang"))
+    sending = simulator.Simulator(_settings(f"{listener.url}/hook"))
+    running = asyncio.create_task(sending.run())
+    await _wait_until(lambda: listener.counts("/hook").received == 40)
+    sending.stop()
+    (counted,) = (await asyncio.wait_for(running, 5)).listeners
+    assert (counted.cut_off, counted.sent, counted.unacknowledged) == (40, 0, 40)
+
+
+@pytest.mark.parametrize("url", ["hooks.example.com/x", "ftp://h/x", "https://", "https://u:p@h/x", "https://h:x/"])
+async def test_what_is_no_url_is_refused_without_its_secret(url: str) -> None:
+    with pytest.raises(model.ConfigurationError) as caught:
+        simulator.Simulator(_settings(url))
+    assert "u:p" not in str(caught.value)
+
+
+class Certificates:
+    """A CA and a certificate for hooks.acme.example signed by it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca = folder / "ca.pem"
+        self.certificate = folder / "tls.pem"
+        self.key = folder / "tls.key"
+        now = datetime.datetime.now(datetime.UTC)
+        ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+        ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
+        host = "hooks.acme.example"
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+
+        def build(subject: x509.Name, public: Any, *extensions: tuple[x509.ExtensionType, bool]) -> x509.Certificate:
+            builder = (
+                x509.CertificateBuilder()
+                .subject_name(subject)
+                .issuer_name(ca_name)
+                .public_key(public)
+                .serial_number(x509.random_serial_number())
+                .not_valid_before(now - datetime.timedelta(hours=1))
+                .not_valid_after(now + datetime.timedelta(hours=1))
+            )
+            for extension, critical in extensions:
+                builder = builder.add_extension(extension, critical=critical)
+            return builder.sign(ca_key, hashes.SHA256())
+
+        authority = build(ca_name, ca_key.public_key(), (x509.BasicConstraints(ca=True, path_length=None), True))
+        leaf = build(name, key.public_key(), (x509.SubjectAlternativeName([x509.DNSName(host)]), False))
+        self.ca.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+        self.certificate.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+        self.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+
+
+@pytest.fixture
+async def secure(tmp_path: Path) -> AsyncIterator[tuple[simulator.Receiver, Certificates]]:
+    made = Certificates(tmp_path)
+    settings = simulator.ReceiverSettings(usual=HONEST, tls_certificate=str(made.certificate), tls_key=str(made.key))
+    async with simulator.Receiver(settings) as receiving:
+        yield receiving, made
+
+
+@pytest.mark.parametrize(
+    ("host", "trust", "fails"),
+    [
+        ("hooks.acme.example", "ca", False),
+        ("hooks.acme.example", "none", True),
+        ("other.acme.example", "ca", True),
+        ("other.acme.example", "insecure", False),
+    ],
+)
+async def test_the_certificate_must_be_valid_for_the_urls_name(
+    secure: tuple[simulator.Receiver, Certificates], host: str, trust: str, fails: bool
+) -> None:
+    receiving, made = secure
+    counted = await _run(
+        f"https://{host}/hook",
+        connect=("127.0.0.1", receiving.port),
+        ca=str(made.ca) if trust == "ca" else "",
+        tls="Insecure" if trust == "insecure" else "Verify",
+        patience_seconds=0.0,
+    )
+    assert (counted.tls_failed == counted.sent) is fails
+    assert (counted.unacknowledged == 0) is not fails
+
+
+async def _usher(*arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        USHER,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_the_command_tells_survival_by_its_exit_code(listener: simulator.Receiver) -> None:
+    url = f"{listener.url}/hook"
+    flags = ("--visits", "20", "--rate", "200", "--retry-after", "0.1", "--patience", "1")
+    assert (await _usher("simulate", url, *flags))[0] == 0
+    listener.set_behaviour("/hook", simulator.Behaviour())
+    status, out, _ = await _usher("simulate", url, *flags, "--no-validate", "--patience", "0", "--output", "json")
+    report = json.loads(out)
+    assert status == 1
+    assert report["survives"] is False
+    assert report["books"]["listeners"][0]["header_missing"] == 20
+
+
+async def test_ctrl_c_ends_the_command_with_the_books_so_far(listener: simulator.Receiver) -> None:
+    process = await asyncio.create_subprocess_exec(
+        USHER, "simulate", f"{listener.url}/hook", "--no-validate", "--rate", "10", "--output", "json",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    await _wait_until(lambda: listener.counts("/hook").received >= 2, 20)
+    process.send_signal(signal.SIGINT)
+    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    report = json.loads(out)
+    assert process.returncode == 1
+    assert report["books"]["interrupted"] is True
+    assert report["books"]["listeners"][0]["acknowledged"] == listener.counts("/hook").taken
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("not-a-url",),
+        ("http://127.0.0.1:9/x", "--connect", "nowhere"),
+        ("http://127.0.0.1:9/x", "--duration", "soon"),
+        ("http://127.0.0.1:9/x", "--basic", "user:hunter2"),
+        ("http://127.0.0.1:9/x", "--visits", "0"),
+    ],
+)
+async def test_wrong_usage_ends_with_2_and_a_hint(flags: tuple[str, ...]) -> None:
+    status, out, err = await _usher("simulate", *flags)
+    assert status == 2
+    assert "hunter2" not in out + err
+    assert "Traceback" not in err
+
+
+async def _wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - polls what tells no event
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

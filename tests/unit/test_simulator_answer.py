@@ -1,0 +1,134 @@
+"""What Purple makes of answers, and the verdict over them."""
+
+import array
+
+import pytest
+
+from usher_gateway.simulator import answer, books, settings, verdict
+
+Outcome = answer.Outcome
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "outcome"),
+    [
+        (200, "1", Outcome.Acknowledged),
+        (200, " 1 ", Outcome.Acknowledged),
+        (200, None, Outcome.HeaderMissing),
+        (200, "true", Outcome.HeaderWrong),
+        (200, "", Outcome.HeaderWrong),
+        (201, "1", Outcome.WrongStatus),
+        (204, "1", Outcome.WrongStatus),
+        (302, "1", Outcome.WrongStatus),
+        (404, None, Outcome.WrongStatus),
+        (503, "1", Outcome.WrongStatus),
+    ],
+)
+def test_only_200_with_the_header_is_success(status: int, header: str | None, outcome: Outcome) -> None:
+    assert answer.judge(status, header) is outcome
+
+
+@pytest.mark.parametrize(
+    ("result", "wrong"),
+    [
+        (answer.Answer(Outcome.Acknowledged, 200), False),
+        (answer.Answer(Outcome.WrongStatus, 503), False),
+        (answer.Answer(Outcome.WrongStatus, 429), False),
+        (answer.Answer(Outcome.WrongStatus, 204), True),
+        (answer.Answer(Outcome.WrongStatus, 301), True),
+        (answer.Answer(Outcome.WrongStatus, 422), True),
+        (answer.Answer(Outcome.HeaderMissing, 200), True),
+        (answer.Answer(Outcome.TimedOut), False),
+        (answer.Answer(Outcome.Unreachable), False),
+        (answer.Answer(Outcome.HungUp), False),
+    ],
+)
+def test_an_answer_is_wrong_when_no_retry_would_help(result: answer.Answer, wrong: bool) -> None:
+    assert result.is_wrong is wrong
+
+
+def test_a_hook_is_disabled_after_a_prolonged_time_of_nothing_but_failures() -> None:
+    hook = answer.Hook(disable_seconds=100)
+    assert [hook.failed(0), hook.failed(99.9)] == [False, False]
+    hook.succeeded()
+    assert [hook.failed(150), hook.failed(249)] == [False, False]
+    assert hook.failed(250)
+    assert hook.disabled
+    assert not hook.failed(999), "it is disabled only once"
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_is_entered_once(outcome: Outcome) -> None:
+    listener = books.ListenerBooks(name="x")
+    books.enter(listener, answer.Answer(outcome, 500 if outcome is Outcome.WrongStatus else 0))
+    assert listener.sent == 1
+    assert listener.answered_well + listener.failures + listener.hung_up == 1
+
+
+def test_quantiles_are_values_that_were_measured() -> None:
+    measured = array.array("d", [float(number) for number in range(1, 101)])
+    assert books.latency_of(measured) == books.Latency(p50=50.0, p99=99.0, max=100.0)
+    assert books.latency_of(array.array("d")) == books.Latency()
+    assert books.latency_of(array.array("d", [0.5])) == books.Latency(p50=0.5, p99=0.5, max=0.5)
+
+
+def _judge(listener: books.ListenerBooks) -> verdict.Verdict:
+    return verdict.judge_books(listener, https=True, verified=True)
+
+
+def test_a_listener_that_answered_everything_survives() -> None:
+    assert _judge(books.ListenerBooks(name="x", visits=9, sent=9, answered_well=9, acknowledged=9)).survives
+
+
+def test_failures_that_were_made_good_are_told_but_survived() -> None:
+    judged = _judge(books.ListenerBooks(name="x", visits=1, failed_by_status={503: 2}, retries=2, acknowledged=1))
+    assert judged.survives
+    assert "503: 2" in " ".join(judged.lines)
+
+
+@pytest.mark.parametrize(
+    ("listener", "words"),
+    [
+        (books.ListenerBooks(name="x", header_missing=3), "wifiWebhookListener: 1"),
+        (books.ListenerBooks(name="x", failed_by_status={404: 1, 500: 1}), "1 times 404"),
+        (books.ListenerBooks(name="x", unacknowledged=5, never_sent=2), "3 visits are still unacknowledged"),
+        (books.ListenerBooks(name="x", unacknowledged=5, disabled=True, never_sent=4), "DISABLED"),
+        (books.ListenerBooks(name="x", tls_failed=1), "certificate"),
+        (
+            books.ListenerBooks(
+                name="x",
+                validations=[
+                    books.Validation("GET", Outcome.WrongStatus, 405, 0.1),
+                    books.Validation("HEAD", Outcome.Acknowledged, 200, 0.1),
+                ],
+            ),
+            "GET: status 405",
+        ),
+        (
+            books.ListenerBooks(name="x", validations=[books.Validation("GET", Outcome.TimedOut, 0, 10.0)]),
+            "would refuse to save it",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_plain_words(listener: books.ListenerBooks, words: str) -> None:
+    judged = _judge(listener)
+    assert not judged.survives
+    assert words in " ".join(judged.lines)
+
+
+def test_a_plain_or_unchecked_connection_is_mentioned() -> None:
+    listener = books.ListenerBooks(name="x")
+    assert "not https" in verdict.judge_books(listener, https=False, verified=True).lines[-1]
+    assert "not checked" in verdict.judge_books(listener, https=True, verified=False).lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("url", "short"),
+    [
+        ("https://hooks.example.com/v1/abcdefghijklmnopqrstuvwxyz", "https://hooks.example.com/v1/abcd…"),
+        ("https://user:secret@hooks.example.com/short", "https://hooks.example.com/short"),
+        ("https://hooks.example.com/purple.php?k=secret", "https://hooks.example.com/purple.php?…"),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_a_credential(url: str, short: str) -> None:
+    assert settings.shorten(url) == short
