@@ -26,7 +26,7 @@ def delivery(**changes: Any) -> model.Delivery:
         "late": False,
         "hops": 0,
         "attempts": 0,
-        "retry_age": 0,
+        "started_at": RECEIVED_AT,
         "expires_at": 0,
         "hold": None,
         "body": b'{"user":{"id":7,"email":"jane@example.com"}}',

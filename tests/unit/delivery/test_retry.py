@@ -41,7 +41,7 @@ def test_a_dead_outcome_is_dead_whatever_the_age() -> None:
 def test_a_retry_is_later_than_now_and_within_the_age_unless_asked_for_later(
     attempts: int, age: int, spread: float, asked: int
 ) -> None:
-    delivery = samples.delivery(attempts=attempts, retry_age=age)
+    delivery = samples.delivery(attempts=attempts, started_at=NOW - age)
     result = outcome.Outcome(outcome.Kind.Retry, "ServerError", retry_after=asked)
     decision = retry.decide(delivery, result, WEEK, NOW, spread)
     if age >= WEEK * SECOND:
@@ -57,8 +57,8 @@ def test_time_held_costs_nothing_and_the_last_attempt_is_at_the_full_age(holds: 
     delivery = samples.delivery()
     now, age, attempts = NOW, 0, 0
     for attempts in range(200):
-        now += holds[attempts] if attempts < len(holds) else 0  # the store stops retry_age while held
-        delivery.attempts, delivery.retry_age = attempts, age
+        now += holds[attempts] if attempts < len(holds) else 0  # the store moves started_at on while held
+        delivery.attempts, delivery.started_at = attempts, now - age
         decision = retry.decide(delivery, FAILED, WEEK, now, spread)
         if decision.step is retry.NextStep.Dead:
             break

@@ -51,10 +51,10 @@ def decide(
 ) -> Decision:
     """What follows an attempt that was just made and not delivered.
 
-    ``delivery.attempts`` does not count that attempt yet; ``delivery.retry_age`` is the time spent trying, without
-    the time held. The last attempt is made when ``max_age_seconds`` are over, unless the destination asked for later.
+    ``delivery.attempts`` does not count that attempt yet; ``delivery.started_at`` is when the clock of retrying
+    started, moved on by the time held. The last attempt is made when ``max_age_seconds`` are over, unless the destination asked for later.
     """
-    remaining = max_age_seconds * model.MICROSECONDS - delivery.retry_age
+    remaining = delivery.started_at + max_age_seconds * model.MICROSECONDS - now
     if result.kind is outcome.Kind.Dead or remaining <= 0:
         return Decision(NextStep.Dead)
     delay = wait(delivery.attempts + 1, slow=result.slow, randomness=randomness)

@@ -28,15 +28,11 @@ class Normaliser:
     def __init__(self, fields: Mapping[str, Iterable[str]]) -> None:
         self._extractor = pointers.Extractor(fields, [*_TEXT_FIELDS, "visitCount"])
 
-    def visit(self, body: object, *, received_at: int, occurred_at: int | None, late: bool) -> dict[str, object]:
-        """The variable ``visit``: times are RFC 3339 text, ``occurredAt`` null where it cannot be trusted."""
+    def visit(self, body: object, occurred_at: int | None) -> model.Visit:
+        """The visit in a body; ``occurred_at`` (microseconds) where its time can be trusted."""
         found = self._extractor.extract(body)
-        visit: dict[str, object] = {name: identify.as_text(found.get(field)) for field, name in _TEXT_FIELDS.items()}
-        visit["visitCount"] = _count(found.get("visitCount"))
-        visit["receivedAt"] = model.format_time(received_at)
-        visit["occurredAt"] = None if occurred_at is None else model.format_time(occurred_at)
-        visit["late"] = late
-        return visit
+        texts = {name: identify.as_text(found.get(field)) for field, name in _TEXT_FIELDS.items()}
+        return model.Visit(**texts, visitCount=_count(found.get("visitCount")), occurredAt=occurred_at)
 
 
 def _count(value: object) -> int | None:

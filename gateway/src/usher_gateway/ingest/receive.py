@@ -181,7 +181,7 @@ class Connection(web_protocol.RequestHandler):
                     break
         except asyncio.CancelledError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the connection's top: one bad request must end no other
             _log.error("connection_failed", error=type(error).__name__, exc_info=error)
         finally:
             self._task_handler = None
@@ -201,7 +201,9 @@ class Connection(web_protocol.RequestHandler):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
 
-    async def _serve(self, message: http_parser.RawRequestMessage, payload: streams.StreamReader) -> bool:
+    async def _serve(
+        self, message: http_parser.RawRequestMessage | web_protocol._ErrInfo, payload: streams.StreamReader
+    ) -> bool:
         """Answer one request; True if the connection can take another."""
         if isinstance(message, web_protocol._ErrInfo):  # noqa: SLF001 - how aiohttp queues what it cannot parse
             self.hang_up(model.RefusedReason.BadRequest)
@@ -243,7 +245,7 @@ class PublicServer:
         self.refused = refused
         self.connections: set[Connection] = set()
         self.reading_bytes = 0
-        self.manager = web.Server(_unused, access_log=None)  # type: ignore[arg-type]
+        self.manager = web.Server(_unused, access_log=None)
 
     def __call__(self) -> Connection:
         """A protocol for a new connection: what loop.create_server() asks for."""

@@ -73,11 +73,9 @@ class Planner:
             if plans is None:
                 plans = self._constants[occasion.hold] = self._plan(occasion, {})
             return plans
-        visit = self._normaliser.visit(
-            occasion.body,
-            received_at=occasion.received_at,
-            occurred_at=occasion.identity.visit_time if occasion.identity.time_trusted else None,
-            late=occasion.late,
+        occurred_at = occasion.identity.visit_time if occasion.identity.time_trusted else None
+        visit = expressions.visit_values(
+            self._normaliser.visit(occasion.body, occurred_at), occasion.received_at, late=occasion.late
         )
         return self._plan(occasion, visit)
 
@@ -149,9 +147,9 @@ class _PlannedRoute:
             return True, model.HoldReason.ExpressionTooSlow
         evaluation = self._when.evaluate(visit, body)
         self._note_duration(evaluation.cpu_seconds)
-        if evaluation.error_code is None and isinstance(evaluation.value, bool):
-            return evaluation.value, None
-        self._watch.expression_failed(self._name.key, self._route.name, evaluation.error_code or "NotBoolean")
+        if not evaluation.error_code:
+            return bool(evaluation.value), None
+        self._watch.expression_failed(self._name.key, self._route.name, evaluation.error_code)
         return True, model.HoldReason.FilterError
 
     def _note_duration(self, cpu_seconds: float) -> None:
@@ -166,7 +164,7 @@ class _PlannedRoute:
         """A shadow route shows whether its transform works, and sends nothing."""
         if self._route.transform:
             evaluation = expressions.compile_expression(self._route.transform, "transform").evaluate(visit, body)
-            if evaluation.error_code is not None:
+            if evaluation.error_code:
                 self._watch.expression_failed(self._name.key, self._route.name, evaluation.error_code)
 
     def _mark(self, occasion: Occasion) -> tuple[bytes, int]:

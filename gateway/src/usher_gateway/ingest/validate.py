@@ -73,7 +73,7 @@ def _to_utf8(raw: bytes, content_type: str) -> bytes | None:
         return raw
     try:
         codec = codecs.lookup(charset)
-        if not codec._is_text_encoding:  # type: ignore[attr-defined]  # noqa: SLF001 - `zlib`, `rot13`: not for texts
+        if not codec._is_text_encoding:  # noqa: SLF001 - `zlib`, `rot13`: not for texts
             return None
         return codec.decode(raw)[0].encode("utf-8", "surrogatepass")
     except (LookupError, UnicodeError, ValueError):

@@ -133,6 +133,9 @@ class Store(Protocol):
     async def defer(self, keys: Sequence[int]) -> None:
         """Give deliveries of this process's lanes back to the backlog, due at once (no room, or shutting down)."""
 
+    async def note_lanes(self, oldest: int) -> None:
+        """Note that no delivery below a row key is in a lane any more: a start need not look there."""
+
     async def backlogs(self) -> list[Backlog]:
         """Every destination with deliveries in the backlog."""
 

@@ -179,6 +179,8 @@ def _make_ready(folder: Path, lock: IO[bytes], connection: sqlite3.Connection, f
     ledger_tail = tail.Tail(fold_rows)
     _read_tail(connection, ledger_tail)
     batch_writer = writer.Writer(connection, model.IdFactory(floor=highest), ledger_tail)
+    batch_writer.lanes_from = highest + 1
+    connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(highest + 1),))
     return Opened(folder, lock, batch_writer, port.OpenReport(highest, recovered, "Local"))
 
 

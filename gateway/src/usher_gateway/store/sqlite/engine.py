@@ -10,7 +10,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ import structlog
 
 from usher_gateway import model
 from usher_gateway.store import port
-from usher_gateway.store.sqlite import database, disk, isolate, tail, writer
+from usher_gateway.store.sqlite import database, disk, isolate, lanes, tail, writer
 from usher_gateway.store.sqlite import queue as arrival_queue
 
 _log = structlog.get_logger(__name__)
@@ -155,6 +155,37 @@ class SqliteEngine:
         self._jobs.append((job, future))
         self._schedule()
         await asyncio.shield(future)
+
+    # deliveries in lanes, in the backlog, held
+
+    async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
+        """See the port."""
+        found: list[model.Delivery] = []
+        await self.run_job(lanes.claim(destination, limit, max_bytes, now, found))
+        return found
+
+    async def defer(self, keys: Sequence[int]) -> None:
+        """See the port."""
+        if keys:
+            await self.run_job(lanes.defer(keys))
+
+    async def note_lanes(self, oldest: int) -> None:
+        """See the port."""
+        await self.run_job(lanes.note_oldest(oldest))
+
+    async def unhold(self, group: port.HeldGroup, now: int) -> int:
+        """See the port."""
+        return await self._in_slices(lambda changed: lanes.unhold(group, now, changed))
+
+    async def cancel_held(self, group: port.HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
+        """See the port."""
+        return await self._in_slices(lambda changed: lanes.cancel_held(group, cancel, held_before, now, changed))
+
+    async def _in_slices(self, make: Callable[[list[int]], Callable[[writer.Writer], None]]) -> int:
+        changed: list[int] = []
+        while not changed or changed[-1] == lanes.HOLD_SLICE:
+            await self.run_job(make(changed))
+        return sum(changed)
 
     # batches
 

@@ -55,6 +55,8 @@ class Writer:
         self.month_visits: dict[tuple[str, str, int], int] = {}
         self.meters: dict[MeterKey, int] = {}
         self.checkpoint_is_due = False
+        self.lanes_from = 0
+        """From this key on deliveries may be in lanes; the store's own note is never above it."""
         self._ids = ids
         self._encode = msgspec.msgpack.Encoder().encode
 
@@ -89,6 +91,12 @@ class Writer:
         """Add to the meters of this transaction."""
         key = (listener, slot, counter)
         self.meters[key] = self.meters.get(key, 0) + count
+
+    def lower_lanes_from(self, key: int) -> None:
+        """Note in this transaction that a delivery as old as ``key`` is in a lane."""
+        if key < self.lanes_from:
+            self.lanes_from = key
+            self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))
 
     def _roll_back(self) -> None:
         if self.connection.in_transaction:

@@ -1,0 +1,122 @@
+"""Jobs that move deliveries between the backlog, the lanes of this process, and holds. The writer's thread only."""
+
+from collections.abc import Callable, Sequence
+
+from usher_gateway import model
+from usher_gateway.store import port
+from usher_gateway.store.sqlite import rows, writer
+
+HOLD_SLICE = 2_000
+"""Rows that one job may change: a transaction must stay short, because arrivals wait for it."""
+
+_COLUMNS = (
+    "d.key, d.id, d.arrival, d.route, d.attempts, d.created_at, d.started_at, d.expires_at,"
+    " a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type"
+)
+
+
+def claim(
+    destination: str, limit: int, max_bytes: int, now: int, found: list[model.Delivery]
+) -> Callable[[writer.Writer], None]:
+    """A job that takes due deliveries of a destination out of the backlog into ``found``, oldest due first."""
+
+    def job(batch_writer: writer.Writer) -> None:
+        number = batch_writer.names.destination(destination)
+        statement = (
+            f"select {_COLUMNS} from deliveries d"  # noqa: S608 - constants
+            " join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival"
+            " where d.destination = ? and d.waiting = 1 and d.due_at <= ? order by d.due_at limit ?"
+        )
+        size = 0
+        for row in batch_writer.connection.execute(statement, (number, now, limit)):
+            delivery = _delivery(row)
+            size += len(delivery.body or b"")
+            if found and size > max_bytes:
+                break
+            found.append(delivery)
+        _set_waiting(batch_writer, [delivery.key for delivery in found], waiting=0)
+
+    return job
+
+
+def defer(keys: Sequence[int]) -> Callable[[writer.Writer], None]:
+    """A job that gives deliveries of this process's lanes back to the backlog, due at once."""
+
+    def job(batch_writer: writer.Writer) -> None:
+        _set_waiting(batch_writer, list(keys), waiting=1)
+
+    return job
+
+
+def unhold(group: port.HeldGroup, now: int, changed: list[int]) -> Callable[[writer.Writer], None]:
+    """A job that makes a slice of a held group due; the clock of retrying stood still meanwhile."""
+
+    def job(batch_writer: writer.Writer) -> None:
+        statement = (
+            "update deliveries set hold = 0, waiting = 1, started_at = started_at + max(0, ?1 - due_at), due_at = ?1"
+            " where key in (select key from deliveries where hold = ?2 and route = ?3 limit ?4)"
+        )
+        values = (now, int(group.reason), group.route, HOLD_SLICE)
+        changed.append(batch_writer.connection.execute(statement, values).rowcount)
+
+    return job
+
+
+def cancel_held(
+    group: port.HeldGroup, cancel: model.CancelReason, held_before: int, now: int, changed: list[int]
+) -> Callable[[writer.Writer], None]:
+    """A job that cancels a slice of a held group: those held since before an instant."""
+
+    def job(batch_writer: writer.Writer) -> None:
+        statement = (
+            "update deliveries set hold = 0, state = ?1, cancel = ?2, settled_at = ?3 where key in"
+            " (select key from deliveries where hold = ?4 and route = ?5 and due_at < ?6 limit ?7)"
+        )
+        state = int(model.DeliveryState.Cancelled)
+        values = (state, int(cancel), now, int(group.reason), group.route, held_before, HOLD_SLICE)
+        count = batch_writer.connection.execute(statement, values).rowcount
+        if count:
+            listener = batch_writer.names.listener_of_route(group.route)
+            batch_writer.meter(listener, model.slot_of(now), model.Counter.cancelled, count)
+        changed.append(count)
+
+    return job
+
+
+def note_oldest(oldest: int) -> Callable[[writer.Writer], None]:
+    """A job that records from which key on deliveries may be in lanes: where a start looks for them."""
+
+    def job(batch_writer: writer.Writer) -> None:
+        batch_writer.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(oldest),))
+
+    return job
+
+
+def _set_waiting(batch_writer: writer.Writer, keys: list[int], waiting: int) -> None:
+    statement = f"update deliveries set waiting = {waiting} where state = 0 and hold = 0 and key in ({{}})"  # noqa: S608 - 0 or 1
+    for _ in rows.select_in(batch_writer.connection, statement, sorted(keys)):
+        pass
+    if not waiting and keys:
+        batch_writer.lower_lanes_from(min(keys))
+
+
+def _delivery(row: rows.Found) -> model.Delivery:
+    key, identifier, arrival, route, attempts, created_at, started_at, expires_at, *rest = row
+    received_at, visit_time, flags, hops, body, content_type = rest
+    return model.Delivery(
+        key=key,
+        id=identifier,
+        arrival=arrival,
+        route=route,
+        created_at=created_at,
+        received_at=received_at,
+        visit_time=visit_time,
+        late=bool(flags & writer.FLAG_LATE),
+        hops=hops,
+        attempts=attempts,
+        started_at=started_at,
+        expires_at=expires_at,
+        hold=None,
+        body=body,
+        content_type=content_type,
+    )

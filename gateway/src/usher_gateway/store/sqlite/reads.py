@@ -1,0 +1,82 @@
+"""What is read beside the writer: a connection of its own, in a thread of its own, no reader longer than 5 s."""
+
+import asyncio
+import concurrent.futures
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store import port
+from usher_gateway.store.sqlite import database
+
+LONGEST_SECONDS = 5.0
+"""A reader that lasts longer is ended: while it lasts, the write-ahead log cannot be started anew."""
+
+_STEPS = 10_000
+"""SQLite's steps between two looks at the clock."""
+
+T = TypeVar("T")
+
+
+class Reader:
+    """Runs queries one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / database.FILE_NAME
+        self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="usher-reader")
+        self._connection: sqlite3.Connection | None = None
+
+    async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """The result of a query over one snapshot.
+
+        Raises:
+            StoreUnavailableError: it failed or took too long.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, query)
+
+    async def close(self) -> None:
+        """End the thread and its connection."""
+        await asyncio.to_thread(self._threads.shutdown)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._connection is None:
+                self._connection = database.connect(self._path, read_only=True)
+            connection = self._connection
+            end = time.monotonic() + LONGEST_SECONDS
+            connection.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
+            connection.execute("begin")
+            try:
+                return query(connection)
+            finally:
+                connection.execute("rollback")
+        except sqlite3.Error as error:
+            raise model.StoreUnavailableError(f"the store cannot be read: {type(error).__name__}") from error
+
+
+def backlogs(connection: sqlite3.Connection) -> list[port.Backlog]:
+    """Destinations with deliveries in the backlog."""
+    waiting = "from deliveries where destination = number and waiting = 1"
+    statement = f"select key, (select count(*) {waiting}), (select min(due_at) {waiting}) from destinations"  # noqa: S608
+    return [port.Backlog(key, count, due) for key, count, due in connection.execute(statement) if count]
+
+
+def routes(connection: sqlite3.Connection) -> Mapping[int, model.RouteDefinition]:
+    """Every route definition by number."""
+    found = connection.execute("select number, definition from routes")
+    return {number: msgspec.json.decode(packed, type=model.RouteDefinition) for number, packed in found}
+
+
+def held_groups(connection: sqlite3.Connection) -> list[port.HeldGroup]:
+    """Held deliveries by reason and route, counted in the index alone."""
+    statement = "select hold, route, count(*) from deliveries where hold > 0 group by hold, route"
+    return [
+        port.HeldGroup(model.HoldReason(hold), route, count) for hold, route, count in connection.execute(statement)
+    ]
