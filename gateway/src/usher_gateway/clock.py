@@ -23,6 +23,10 @@ class Clock:
         elapsed = (time.monotonic_ns() - self._monotonic) // 1000
         return self._start + int(elapsed * self.scale)
 
+    def steady(self) -> int:
+        """Microseconds of a clock that only grows, as fast as now() does: for circuits and rates."""
+        return int(time.monotonic_ns() // 1000 * self.scale)
+
     def real_seconds(self, microseconds: int) -> float:
         """How many real seconds pass while this clock advances by ``microseconds``."""
         return microseconds / model.MICROSECONDS / self.scale

@@ -185,7 +185,7 @@ def definition_of(listener: documents.Listener, route: documents.Route) -> model
     name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
     needs_fields = bool(route.transform) and listener.fields != documents.DEFAULT_FIELDS
     fields = tuple(sorted((field, tuple(paths)) for field, paths in listener.fields.items())) if needs_fields else ()
-    return model.RouteDefinition(name, route.name, route.destination, route.transform, fields)
+    return model.RouteDefinition(name, route.name, route.destination, route.when, route.transform, fields)
 
 
 def destination_hold(destination: documents.Destination | None) -> model.HoldReason | None:

@@ -29,6 +29,8 @@ class RouteDefinition(msgspec.Struct, frozen=True):
     route: str
     destination: str
     """``namespace/name``."""
+    when: str = ""
+    """CEL; kept to notice, after a restart too, that a filter that failed was mended."""
     transform: str = ""
     """CEL; ``""`` means the destination's format."""
     fields: tuple[tuple[str, tuple[str, ...]], ...] = ()

@@ -33,6 +33,13 @@ class HeldGroup(msgspec.Struct, frozen=True):
     count: int
 
 
+class Due(msgspec.Struct, frozen=True):
+    """A destination with deliveries in the backlog."""
+
+    destination: str
+    next_due_at: int
+
+
 class Backlog(msgspec.Struct, frozen=True):
     """Pending deliveries of one destination that wait in the store, not in a lane."""
 
@@ -139,11 +146,19 @@ class Store(Protocol):
     async def backlogs(self) -> list[Backlog]:
         """Every destination with deliveries in the backlog."""
 
-    async def routes(self) -> Mapping[int, model.RouteDefinition]:
-        """Every route definition that is referred to, by number."""
+    async def due(self) -> list[Due]:
+        """Every destination with deliveries in the backlog, and when the first of them is due."""
+
+    def route(self, number: int) -> model.RouteDefinition:
+        """The route definition of a delivery or of a held group."""
 
     async def held_groups(self) -> list[HeldGroup]:
         """Held deliveries, grouped."""
+
+    async def claim_held(
+        self, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
+    ) -> list[model.Delivery]:
+        """Take held deliveries of a group into this process's lanes, to be decided anew by another route definition."""
 
     async def unhold(self, group: HeldGroup, now: int) -> int:
         """Make held deliveries of a group due at once (backlog); returns how many."""

@@ -18,7 +18,7 @@ import structlog
 
 from usher_gateway import model
 from usher_gateway.store import port
-from usher_gateway.store.sqlite import database, disk, isolate, lanes, tail, writer
+from usher_gateway.store.sqlite import database, disk, isolate, lanes, reads, tail, writer
 from usher_gateway.store.sqlite import queue as arrival_queue
 
 _log = structlog.get_logger(__name__)
@@ -84,6 +84,7 @@ class SqliteEngine:
             database.open_for_writing, settings.folder, settings.key_fingerprint, settings.fold_rows
         )
         self.disk.look()
+        self.reader = reads.Reader(settings.folder)
         self._thread = threading.Thread(target=self._write, args=(opened.writer,), name="usher-store", daemon=True)
         self._thread.start()
         self.available = True
@@ -99,6 +100,7 @@ class SqliteEngine:
             await self._ticker
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.flush(), timeout=5)
+        await self.reader.close()
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self.opened.close)
@@ -172,6 +174,26 @@ class SqliteEngine:
     async def note_lanes(self, oldest: int) -> None:
         """See the port."""
         await self.run_job(lanes.note_oldest(oldest))
+
+    async def claim_held(
+        self, group: port.HeldGroup, definition: model.RouteDefinition, limit: int, now: int
+    ) -> list[model.Delivery]:
+        """See the port."""
+        found: list[model.Delivery] = []
+        await self.run_job(lanes.claim_held(group, definition, limit, now, found))
+        return found
+
+    def route(self, number: int) -> model.RouteDefinition:
+        """See the port."""
+        return self.opened.writer.names.definitions[number]
+
+    async def due(self) -> list[port.Due]:
+        """See the port."""
+        return await self.reader.run(reads.due)
+
+    async def held_groups(self) -> list[port.HeldGroup]:
+        """See the port."""
+        return await self.reader.run(reads.held_groups)
 
     async def unhold(self, group: port.HeldGroup, now: int) -> int:
         """See the port."""

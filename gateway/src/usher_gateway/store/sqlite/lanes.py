@@ -83,10 +83,38 @@ def cancel_held(
     return job
 
 
+def claim_held(
+    group: port.HeldGroup, definition: model.RouteDefinition, limit: int, now: int, found: list[model.Delivery]
+) -> Callable[[writer.Writer], None]:
+    """A job that takes held deliveries of a group into ``found``, as deliveries of another route definition."""
+
+    def job(batch_writer: writer.Writer) -> None:
+        statement = (
+            f"select {_COLUMNS} from deliveries d"  # noqa: S608 - constants
+            " join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival"
+            " where d.hold = ? and d.route = ? limit ?"
+        )
+        values = (int(group.reason), group.route, limit)
+        found.extend(_delivery(row) for row in batch_writer.connection.execute(statement, values))
+        route = batch_writer.names.route(definition)
+        statement = (
+            "update deliveries set hold = 0, route = ?, destination = ?, started_at = started_at + max(0, ? - due_at)"
+            " where key = ?"
+        )
+        for delivery in found:
+            delivery.route = route.number
+            batch_writer.connection.execute(statement, (route.number, route.destination, now, delivery.key))
+        if found:
+            batch_writer.lower_lanes_from(min(delivery.key for delivery in found))
+
+    return job
+
+
 def note_oldest(oldest: int) -> Callable[[writer.Writer], None]:
     """A job that records from which key on deliveries may be in lanes: where a start looks for them."""
 
     def job(batch_writer: writer.Writer) -> None:
+        batch_writer.lanes_from = oldest
         batch_writer.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(oldest),))
 
     return job

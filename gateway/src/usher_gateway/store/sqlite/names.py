@@ -27,6 +27,11 @@ class Names:
         self._destinations: dict[str, int] = {}
         self._routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
         self._listener_of_route: dict[int, int] = {}
+        self.definitions: dict[int, model.RouteDefinition] = {
+            number: msgspec.json.decode(packed, type=model.RouteDefinition)
+            for number, packed in connection.execute("select number, definition from routes")
+        }
+        """Every definition by number; other threads may look here."""
 
     def forget(self) -> None:
         """Drop everything cached: a transaction that may have added numbers was rolled back."""
@@ -95,4 +100,5 @@ class Names:
             (digest, listener, definition.route, destination, packed),
         )
         (number,) = self._connection.execute("select number from routes where hash = ?", (digest,)).fetchone()
+        self.definitions[number] = definition
         return RouteNumbers(number, listener, destination)

@@ -4,11 +4,9 @@ import asyncio
 import concurrent.futures
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-
-import msgspec
 
 from usher_gateway import model
 from usher_gateway.store import port
@@ -68,10 +66,19 @@ def backlogs(connection: sqlite3.Connection) -> list[port.Backlog]:
     return [port.Backlog(key, count, due) for key, count, due in connection.execute(statement) if count]
 
 
-def routes(connection: sqlite3.Connection) -> Mapping[int, model.RouteDefinition]:
-    """Every route definition by number."""
-    found = connection.execute("select number, definition from routes")
-    return {number: msgspec.json.decode(packed, type=model.RouteDefinition) for number, packed in found}
+def due(connection: sqlite3.Connection) -> list[port.Due]:
+    """Destinations with a backlog: jumps through the index from one destination to the next."""
+    statement = """
+        with recursive found (number) as (
+            select min(destination) from deliveries where waiting = 1
+            union all
+            select (select min(destination) from deliveries where waiting = 1 and destination > number)
+            from found where number is not null
+        )
+        select key, (select min(due_at) from deliveries d where d.destination = found.number and waiting = 1)
+        from found join destinations on destinations.number = found.number
+    """
+    return [port.Due(key, due_at) for key, due_at in connection.execute(statement)]
 
 
 def held_groups(connection: sqlite3.Connection) -> list[port.HeldGroup]:
