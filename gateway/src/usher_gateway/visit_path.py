@@ -1,5 +1,8 @@
 """The page to read first: accept_arrival() and deliver(), two lists of steps, no other logic."""
 
+from usher_gateway import model
+from usher_gateway.delivery import dispatcher as dispatchers
+from usher_gateway.delivery import lanes
 from usher_gateway.ingest import accept, answer, find, receive
 from usher_gateway.ingest import door as doors
 
@@ -23,3 +26,16 @@ async def accept_arrival(door: doors.Door, request: receive.Request) -> answer.A
     except answer.RefusedError as refusal:
         door.count_refused(found, refusal.reason)
         return answer.refused(refusal.reason, keep_alive=request.keep_alive)
+
+
+async def deliver(dispatcher: dispatchers.Dispatcher, entry: lanes.Entry) -> None:
+    """One attempt of a delivery: check, render, send, classify, settle."""
+    desk, delivery = dispatcher.desk, entry.delivery
+    definition = dispatcher.store.route(delivery.route)
+    prepared = desk.prepare(delivery, definition)
+    if isinstance(prepared, model.Settlement):
+        dispatcher.settle(entry, prepared, None)
+        return
+    answer_of_destination = await desk.send(prepared, definition)
+    settlement, result = desk.conclude(delivery, definition, answer_of_destination)
+    dispatcher.settle(entry, settlement, result)

@@ -1,0 +1,233 @@
+"""What the steps of a delivery share: the newest documents, prepared once per document, and the sender."""
+
+import random
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+
+from usher_gateway import clock as clocks
+from usher_gateway import documents, expressions, model
+from usher_gateway.delivery import outcome, render, retry
+from usher_gateway.destinations import exchange
+from usher_gateway.destinations import http as http_sender
+from usher_gateway.ingest import identify, normalise, route, validate
+
+_log = structlog.get_logger(__name__)
+
+_ANSWER_KEPT_BYTES = 256
+
+
+class Books:
+    """What attempts came to, for metrics. Plain numbers: they are touched for every attempt."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[tuple[str, str, str], int] = {}
+        """(namespace, tenant, outcome) -> deliveries"""
+        self.errors: dict[str, int] = {}
+        self.expression_errors: dict[str, int] = {}
+
+    def add(self, name: model.ListenerName, word: str) -> None:
+        """Count what became of a delivery."""
+        key = (name.namespace, name.tenant, word)
+        self.outcomes[key] = self.outcomes.get(key, 0) + 1
+
+
+class Desk:
+    """Where attempts are prepared and concluded."""
+
+    def __init__(self, sender: http_sender.HTTPSender, clock: clocks.Clock, keys: model.Keys) -> None:
+        self.sender, self.clock = sender, clock
+        self.books = Books()
+        self.gone: set[str] = set()
+        """Destinations that answered 410."""
+        self._keys = keys
+        self._snapshot = documents.Snapshot({}, {})
+        self._routes: dict[tuple[str, str], documents.Route] = {}
+        self._targets: dict[str, render.Target | None] = {}
+        self._readers: dict[str, tuple[identify.Identifier, normalise.Normaliser]] = {}
+
+    def apply(self, snapshot: documents.Snapshot) -> None:
+        """Use new documents from the next attempt on."""
+        before = self._snapshot.destinations
+        for key in list(self._targets):
+            if snapshot.destinations.get(key) != before.get(key):
+                del self._targets[key]
+                self.gone.discard(key)
+        self._snapshot = snapshot
+        self._readers.clear()
+        self._routes = {
+            (listener.key, each.name): each for listener in snapshot.listeners.values() for each in listener.routes
+        }
+
+    def destination(self, key: str) -> documents.Destination | None:
+        """The newest document of a destination."""
+        return self._snapshot.destinations.get(key)
+
+    def listener(self, key: str) -> documents.Listener | None:
+        """The newest document of a listener."""
+        return self._snapshot.listeners.get(key)
+
+    def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:
+        """The newest document of a delivery's route; None where route or listener were removed."""
+        return self._routes.get((definition.listener.key, definition.route))
+
+    def hold_of(self, definition: model.RouteDefinition) -> model.HoldReason | None:
+        """Why deliveries of a route must not be attempted now."""
+        listener = self.listener(definition.listener.key)
+        if listener is not None and listener.tenant.state == "Suspended":
+            return model.HoldReason.TenantSuspended
+        if listener is not None and listener.state == "Suspended":
+            return model.HoldReason.ListenerSuspended
+        return route.destination_hold(self.destination(definition.destination))
+
+    def prepare(
+        self, delivery: model.Delivery, definition: model.RouteDefinition
+    ) -> exchange.Request | model.Settlement:
+        """The request of the next attempt; or the settlement in its place: expired, or held."""
+        now = self.clock.now()
+        if retry.expired(delivery, now):
+            return cancelled(delivery, model.CancelReason.Expired, now)
+        hold = self.hold_of(definition)
+        if hold is not None:
+            return held(delivery, hold, now)
+        target = self._target(definition.destination)
+        if target is None:
+            return held(delivery, model.HoldReason.SecretNotFound, now)
+        live = self.live_route(definition)
+        transform = live.transform if live is not None else definition.transform
+        transformed = render.NOT_TRANSFORMED
+        if transform:
+            evaluation = self.evaluate(transform, "transform", delivery, definition)
+            if evaluation.error_code:
+                self._count_expression_error(definition, evaluation.error_code)
+                return held(delivery, model.HoldReason.TransformError, now)
+            transformed = evaluation.value
+        rendered = render.render(target, delivery, definition, now, transformed)
+        if isinstance(rendered, render.FormatError):
+            return held(delivery, model.HoldReason.FormatError, now)
+        return rendered
+
+    async def send(self, request: exchange.Request, definition: model.RouteDefinition) -> exchange.Answer:
+        """Send one request; never raises but for cancellation."""
+        destination = self.destination(definition.destination)
+        return await self.sender.send(request, destination.timeout_seconds if destination else 10)
+
+    def conclude(
+        self, delivery: model.Delivery, definition: model.RouteDefinition, answer: exchange.Answer
+    ) -> tuple[model.Settlement, outcome.Outcome]:
+        """What an answer means for the delivery, and for its destination."""
+        now = self.clock.now()
+        destination = self.destination(definition.destination)
+        if destination is None:
+            return held(delivery, model.HoldReason.DestinationNotFound, now), outcome.DELIVERED
+        result = outcome.classify(answer, destination, now)
+        if result.kind is outcome.Kind.Delivered:
+            self.books.add(definition.listener, "delivered")
+            return _attempted(delivery, model.SettledAs.Delivered, now, answer, result), result
+        if result.gone:
+            self.gone.add(definition.destination)
+        self.books.errors[result.error] = self.books.errors.get(result.error, 0) + 1
+        spread = random.random()  # noqa: S311 - spreads retries, keeps no secret
+        decision = retry.decide(delivery, result, destination.retry_max_age_seconds, now, spread)
+        if decision.step is retry.NextStep.Retry:
+            self.books.add(definition.listener, "retried")
+            settlement = _attempted(delivery, model.SettledAs.Retry, now, answer, result)
+            return msgspec.structs.replace(settlement, due_at=decision.due_at), result
+        if decision.step is retry.NextStep.Expired:
+            self.books.add(definition.listener, "cancelled")
+            settlement = _attempted(delivery, model.SettledAs.Cancelled, now, answer, result)
+            return msgspec.structs.replace(settlement, cancel=model.CancelReason.Expired), result
+        self.books.add(definition.listener, "dead")
+        _log.warning("delivery_dead", delivery=model.format_id(delivery.id), error=result.error, status=answer.status)
+        return _attempted(delivery, model.SettledAs.Dead, now, answer, result), result
+
+    def evaluate(
+        self, source: str, where: expressions.Where, delivery: model.Delivery, definition: model.RouteDefinition
+    ) -> expressions.Evaluation:
+        """An expression over the stored body, read by the listener's newest document."""
+        program = expressions.compile_expression(source, where)
+        parsed = validate.parse(delivery.body or b"", delivery.content_type.decode("latin-1"))
+        if parsed.body is None:
+            return expressions.Evaluation(error_code="NoBody")
+        identifier, normaliser = self._reader(definition)
+        fields = identifier.extract(parsed.body)
+        occurred_at = identifier.occurred_at(fields.get("occurredAt"), delivery.received_at)
+        visit = normaliser.visit(parsed.body, occurred_at)
+        values = expressions.visit_values(visit, delivery.received_at, late=delivery.late)
+        return program.evaluate(values, parsed.body)
+
+    def _reader(self, definition: model.RouteDefinition) -> tuple[identify.Identifier, normalise.Normaliser]:
+        """How to read bodies of a listener: by its document, or where it is gone by what the route kept of it."""
+        key = definition.listener.key
+        known = self._readers.get(key)
+        if known is None:
+            document = self.listener(key) or _document_of(definition)
+            known = (identify.Identifier(document, self._keys), normalise.Normaliser(document.fields))
+            self._readers[key] = known
+        return known
+
+    def _target(self, key: str) -> render.Target | None:
+        """A destination, ready for attempts; None where its headers or secrets cannot be used."""
+        if key not in self._targets:
+            destination = self._snapshot.destinations[key]
+            try:
+                self._targets[key] = render.prepare(destination)
+            except model.ConfigurationError as error:
+                _log.error("destination_unusable", destination=key, reason=str(error), hint=error.hint)
+                self._targets[key] = None
+        return self._targets[key]
+
+    def _count_expression_error(self, definition: model.RouteDefinition, code: str) -> None:
+        self.books.expression_errors[code] = self.books.expression_errors.get(code, 0) + 1
+        _log.warning("transform_failed", listener=definition.listener.key, route=definition.route, error=code)
+
+
+def cancelled(delivery: model.Delivery, reason: model.CancelReason, now: int) -> model.Settlement:
+    """The end of a delivery that is not attempted any more."""
+    return _unattempted(delivery, model.SettledAs.Cancelled, now, cancel=reason)
+
+
+def held(delivery: model.Delivery, reason: model.HoldReason, now: int) -> model.Settlement:
+    """A delivery that waits for a person or a date."""
+    return _unattempted(delivery, model.SettledAs.Held, now, hold=reason)
+
+
+def _unattempted(
+    delivery: model.Delivery,
+    settled_as: model.SettledAs,
+    now: int,
+    *,
+    hold: model.HoldReason | None = None,
+    cancel: model.CancelReason | None = None,
+) -> model.Settlement:
+    attempts = delivery.attempts
+    return model.Settlement(delivery.key, settled_as, now, attempts, attempts, hold=hold, cancel=cancel)
+
+
+def _attempted(
+    delivery: model.Delivery,
+    settled_as: model.SettledAs,
+    now: int,
+    answer: exchange.Answer,
+    result: outcome.Outcome,
+) -> model.Settlement:
+    keeps_answer = settled_as is model.SettledAs.Dead
+    return model.Settlement(
+        key=delivery.key,
+        settled_as=settled_as,
+        at=now,
+        attempts_before=delivery.attempts,
+        attempts=delivery.attempts + 1,
+        status=answer.status,
+        error=result.error,
+        answer=answer.body[:_ANSWER_KEPT_BYTES] if keeps_answer else b"",
+    )
+
+
+def _document_of(definition: model.RouteDefinition) -> documents.Listener:
+    name = definition.listener
+    fields: Mapping[str, tuple[str, ...]] = dict(definition.fields) or documents.DEFAULT_FIELDS
+    return documents.Listener(
+        name.namespace, name.listener, documents.Tenant(name.tenant), addresses=(), fields=dict(fields)
+    )

@@ -1,0 +1,271 @@
+"""Keeps deliveries moving: from acceptance or backlog into lanes, from lanes into attempts, and their results back.
+
+Everything runs on the event loop. Lanes decide what is next (lanes.py); this file feeds them and starts attempts.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+import structlog
+
+from usher_gateway import clock as clocks
+from usher_gateway import documents, model
+from usher_gateway.delivery import circuit, lanes, outcome
+from usher_gateway.delivery import desk as desks
+from usher_gateway.store import port
+
+_log = structlog.get_logger(__name__)
+
+_OVERHEAD_BYTES = 600
+"""What a delivery costs in memory beside its body."""
+
+_POLL_SECONDS = 1.0
+"""How often the store is asked what is due, where nothing else asks."""
+
+_CLAIM_ROWS = 500
+_NOTE_LANES_SECONDS = 30.0
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of all lanes together."""
+
+    lane_bytes: int = 256 * 1024 * 1024
+    in_flight: int = 512
+    unsettled: int = 4_096
+    """No attempt starts while so many results wait for the store."""
+
+
+Deliver = Callable[["Dispatcher", lanes.Entry], Awaitable[None]]
+
+
+class Dispatcher:
+    """The moving part between store, lanes and attempts. ``deliver`` is visit_path.deliver."""
+
+    def __init__(
+        self,
+        store: port.Store,
+        desk: desks.Desk,
+        clock: clocks.Clock,
+        deliver: Deliver,
+        limits: Limits,
+        may_attempt: Callable[[], bool],
+    ) -> None:
+        self.store, self.desk = store, desk
+        self.lanes = lanes.Lanes(limits.lane_bytes, limits.in_flight)
+        self.lag = 0
+        """Microseconds from acceptance to the last first attempt."""
+        self._clock, self._deliver, self._limits, self._may_attempt = clock, deliver, limits, may_attempt
+        self._mine: set[int] = set()
+        """Deliveries in lanes and attempts."""
+        self._last_key = 0
+        self._deferred: list[int] = []
+        self._due: dict[str, int] = {}
+        """Destination -> when the first of its backlog is due, as far as known."""
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._pump_is_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+        self._ask_store = True
+        self._is_stopping = False
+
+    # what the rest of the gateway calls
+
+    def apply(self, snapshot: documents.Snapshot) -> None:
+        """Use new documents: limits at once, circuits of changed destinations closed."""
+        for key, destination in snapshot.destinations.items():
+            if self.desk.destination(key) != destination:
+                limits = lanes.Limits(destination.concurrency, destination.requests_per_second)
+                self.lanes.configure(key, limits)
+                self.lanes.reset(key)
+                self._due.setdefault(key, 0)
+        self.desk.apply(snapshot)
+        self.ask_store()
+
+    def offer(self, deliveries: Sequence[model.Delivery], *, fresh: bool = True) -> None:
+        """Take deliveries that belong to this process: into lanes, or back to the store where there is no room."""
+        now = self._clock.steady()
+        for delivery in deliveries:
+            definition = self.store.route(delivery.route)
+            self._last_key = max(self._last_key, delivery.key)
+            tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
+            size = len(delivery.body or b"") + _OVERHEAD_BYTES
+            entry = lanes.Entry(delivery, definition.destination, tenant, fresh, size)
+            if self.lanes.offer(entry, now):
+                self._mine.add(delivery.key)
+            else:
+                self._deferred.append(delivery.key)
+        if deliveries:
+            self._schedule_pump()
+
+    def ask_store(self) -> None:
+        """Look for due work soon: something changed that the dispatcher did not do itself."""
+        self._ask_store = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Move deliveries until cancelled."""
+        loop = asyncio.get_running_loop()
+        next_poll = next_note = 0.0
+        while True:
+            self._wake.clear()
+            try:
+                if self._ask_store or loop.time() >= next_poll:
+                    next_poll = loop.time() + _POLL_SECONDS
+                    await self._poll()
+                await self._give_back()
+                await self._claim_due()
+                if loop.time() >= next_note:
+                    next_note = loop.time() + _NOTE_LANES_SECONDS
+                    await self._note_lanes()
+            except model.StoreUnavailableError as error:
+                _log.warning("dispatcher_waits_for_store", reason=str(error))
+                await asyncio.sleep(_POLL_SECONDS)
+            self._schedule_pump()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._seconds_to_wait())
+
+    async def stop(self, seconds: float) -> None:
+        """Start nothing more, let attempts end for so long, give the rest back to the store."""
+        self._is_stopping = True
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=seconds)
+        for task in list(self._attempts):
+            task.cancel()
+        await asyncio.gather(*self._attempts, return_exceptions=True)
+        with contextlib.suppress(model.StoreUnavailableError):
+            await self.store.defer([*self._mine, *self._deferred])
+
+    # an attempt, called by visit_path.deliver
+
+    def settle(self, entry: lanes.Entry, settlement: model.Settlement, result: outcome.Outcome | None) -> None:
+        """Hand a result to the store and free the slot; an opened circuit empties its lane."""
+        self.store.settle(settlement)
+        self._mine.discard(entry.delivery.key)
+        if settlement.settled_as is model.SettledAs.Retry:
+            self._note_due(entry.destination, settlement.due_at)
+        opened = self.lanes.done(entry.delivery.key, result, self._clock.steady())
+        if opened:
+            _log.warning("circuit_opened", destination=entry.destination)
+            for waiting in self.lanes.drain(entry.destination):
+                self._mine.discard(waiting.delivery.key)
+                self._deferred.append(waiting.delivery.key)
+        if entry.destination in self._due or self._deferred:
+            self._wake.set()
+        self._schedule_pump()
+
+    # moving
+
+    def _schedule_pump(self) -> None:
+        if not self._pump_is_scheduled and not self._is_stopping:
+            self._pump_is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Start every attempt that may start now."""
+        self._pump_is_scheduled = False
+        if self._is_stopping:
+            return
+        now = self._clock.steady()
+        while self.store.unsettled < self._limits.unsettled and self._may_attempt():
+            ready = self.lanes.next_ready(now)
+            if ready.entry is None:
+                self._ask_again_at(ready.ask_again_at, now)
+                break
+            self._start(ready.entry)
+        if self._deferred:
+            self._wake.set()
+
+    def _start(self, entry: lanes.Entry) -> None:
+        if entry.fresh:
+            self.lag = self._clock.now() - entry.delivery.created_at
+        task = asyncio.create_task(self._guarded(entry))
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
+
+    async def _guarded(self, entry: lanes.Entry) -> None:
+        """An attempt's top: an error of ours must cost this delivery a retry, and nobody else anything."""
+        try:
+            await self._deliver(self, entry)
+        except asyncio.CancelledError:
+            self.lanes.done(entry.delivery.key, None, self._clock.steady())
+            raise
+        except Exception as error:  # noqa: BLE001 - the task's top
+            _log.error("attempt_failed", delivery=entry.delivery.key, error=type(error).__name__, exc_info=error)
+            now = self._clock.now()
+            settlement = model.Settlement(
+                entry.delivery.key,
+                model.SettledAs.Retry,
+                now,
+                entry.delivery.attempts,
+                entry.delivery.attempts,
+                due_at=now + 600 * model.MICROSECONDS,
+                error="InternalError",
+            )
+            self.settle(entry, settlement, None)
+
+    def _ask_again_at(self, moment: int, now: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if moment:
+            seconds = max(0.001, self._clock.real_seconds(moment - now))
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._schedule_pump)
+
+    # the backlog
+
+    async def _poll(self) -> None:
+        self._ask_store = False
+        self._due = {due.destination: due.next_due_at for due in await self.store.due()}
+
+    async def _give_back(self) -> None:
+        if self._deferred:
+            keys, self._deferred = self._deferred, []
+            await self.store.defer(keys)
+            self._ask_store = True
+
+    async def _claim_due(self) -> None:
+        """Take what is due and has room. One destination after the other: each claim is a transaction."""
+        now = self._clock.now()
+        for destination in [key for key, due_at in self._due.items() if due_at <= now]:
+            if self.desk.destination(destination) is None:
+                limit, size = _CLAIM_ROWS, self._limits.lane_bytes // 8
+            else:
+                room = self.lanes.room(destination, self._clock.steady())
+                limit, size = min(room.rows, _CLAIM_ROWS), room.bytes
+            if limit <= 0:
+                continue
+            found = await self.store.claim(destination, limit, size, now)
+            self.offer(found, fresh=False)
+            if len(found) < limit:
+                self._due.pop(destination, None)
+                self._ask_store = True
+
+    def _note_due(self, destination: str, due_at: int) -> None:
+        before = self._due.get(destination)
+        if before is None or due_at < before:
+            self._due[destination] = due_at
+            self._wake.set()
+
+    def _seconds_to_wait(self) -> float:
+        """Until the next poll, the next due moment that is known, or the next trial of an open circuit."""
+        if self._ask_store:
+            return 0.02
+        now, steady = self._clock.now(), self._clock.steady()
+        soonest = _POLL_SECONDS
+        for destination, due_at in self._due.items():
+            wait = due_at - now
+            state = self.lanes.circuit_of(destination)
+            if state.state is circuit.State.Open:
+                wait = max(wait, state.trial_at - steady)
+            elif wait <= 0:
+                continue  # its lane is full: the end of an attempt wakes the dispatcher
+            soonest = min(soonest, self._clock.real_seconds(wait))
+        return max(0.002, soonest)
+
+    async def _note_lanes(self) -> None:
+        """Tell the store from which key on deliveries are in lanes; results that wait count as in lanes."""
+        oldest = min(self._mine, default=self._last_key + 1)
+        await self.store.flush()
+        await self.store.note_lanes(oldest)
