@@ -51,9 +51,9 @@ def decide(
 ) -> Decision:
     """What follows an attempt that was just made and not delivered.
 
-    ``delivery.attempts`` does not count that attempt yet; ``delivery.started_at`` is when the clock of retrying
-    started, moved on by the time held. The last attempt is made when ``max_age_seconds`` are over, unless the
-    destination asked for later.
+    ``delivery.attempts`` does not count that attempt yet; time held is not in ``max_age_seconds``, since it moves
+    ``delivery.started_at`` on. The last attempt is made when ``max_age_seconds`` are over, unless the destination
+    asked for later.
     """
     remaining = delivery.started_at + max_age_seconds * model.MICROSECONDS - now
     if result.kind is outcome.Kind.Dead or remaining <= 0:

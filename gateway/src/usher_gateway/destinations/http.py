@@ -17,7 +17,7 @@ from usher_gateway.destinations import address_guard, connection, exchange, reso
 IDLE_SECONDS = 15.0
 """How long a connection is kept for the next request; common servers close theirs after 5 to 75 s."""
 
-MAX_IDLE_PER_DESTINATION = 32
+MAX_IDLE_PER_DESTINATION = 64
 MAX_IDLE = 2048
 """Idle connections of all destinations together."""
 

@@ -1,0 +1,36 @@
+"""The Node sample of docs/deliveries.md, run by Node where there is one."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from usher_gateway.delivery import sign
+
+PAGE = pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md"
+NODE = shutil.which("node")
+
+
+@pytest.mark.skipif(NODE is None, reason="Node is not installed")
+@pytest.mark.parametrize("secret", ["whsec_c2VjcmV0c2VjcmV0", "any other text"])
+def test_the_node_sample_accepts_what_is_genuine_and_nothing_else(secret: str) -> None:
+    found = re.search(r"```js\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found is not None
+    assert NODE is not None
+    now = int(time.time())
+    keys = [sign.signing_key("another"), sign.signing_key(secret)]
+    headers = {"webhook-id": "a", "webhook-timestamp": str(now)}
+    headers["webhook-signature"] = sign.signature(keys, "a", now, b"{}")
+    old = headers | {"webhook-timestamp": str(now - 301)}
+    cases = [(secret, headers, "{}"), (secret, headers, "{ }"), ("wrong", headers, "{}"), (secret, old, "{}")]
+    calls = [
+        f"isGenuine({json.dumps(secret)}, {json.dumps(headers)}, Buffer.from({json.dumps(body)}))"
+        for secret, headers, body in cases
+    ]
+    program = f"{found[1]}\nconsole.log(JSON.stringify([{', '.join(calls)}]));"
+    done = subprocess.run([NODE, "-e", program], capture_output=True, text=True, timeout=20, check=True)
+    assert json.loads(done.stdout) == [True, False, False, False]

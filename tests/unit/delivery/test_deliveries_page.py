@@ -1,0 +1,49 @@
+"""docs/deliveries.md tells the truth: its sample verifies, its codes are all the codes there are."""
+
+import pathlib
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from usher_gateway.delivery import outcome, sign
+from usher_gateway.destinations import exchange
+
+PAGE = (pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md").read_text()
+
+
+@pytest.fixture
+def is_genuine() -> Callable[[str, dict[str, str], bytes], bool]:
+    found = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert found is not None
+    names: dict[str, Any] = {}
+    exec(found[1], names)
+    sample: Callable[[str, dict[str, str], bytes], bool] = names["is_genuine"]
+    return sample
+
+
+@pytest.mark.parametrize("secret", ["whsec_c2VjcmV0c2VjcmV0", "any other text"])
+def test_the_python_sample_accepts_what_is_genuine_and_nothing_else(
+    is_genuine: Callable[[str, dict[str, str], bytes], bool], secret: str
+) -> None:
+    now = int(time.time())
+    keys = [sign.signing_key("another"), sign.signing_key(secret)]
+    headers = {"webhook-id": "a", "webhook-timestamp": str(now)}
+    headers["webhook-signature"] = sign.signature(keys, "a", now, b"{}")
+    assert is_genuine(secret, headers, b"{}")
+    assert not is_genuine(secret, headers, b"{ }")
+    assert not is_genuine("wrong", headers, b"{}")
+    assert not is_genuine(secret, headers | {"webhook-timestamp": str(now - 301)}, b"{}")
+
+
+@pytest.mark.parametrize("code", [*exchange.SendError, *outcome.AnswerError])
+def test_every_error_code_is_explained(code: str) -> None:
+    assert f"| `{code}` |" in PAGE
+
+
+def test_no_error_code_is_explained_that_does_not_exist() -> None:
+    explained = re.findall(r"^\|[^|]*\| `(\w+)` \|", PAGE, re.MULTILINE)
+    assert set(explained) <= {*exchange.SendError, *outcome.AnswerError}
+    assert len(explained) == len(exchange.SendError) + len(outcome.AnswerError)
