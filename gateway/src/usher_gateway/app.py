@@ -1,1 +1,246 @@
-"""The only composition root of the gateway: what is built, in which order it starts and stops."""
+"""The only composition root of the gateway: what is built, in which order it starts and stops.
+
+Start: the store (it proves that nobody else owns the data), admin port, public port (503 until the first
+configuration), configuration, deliveries. Stop: not ready, public port closed, connections drained, attempts ended,
+store closed, admin port closed.
+"""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from usher_gateway import clock as clocks
+from usher_gateway import documents, model, observe, visit_path
+from usher_gateway import settings as all_settings
+from usher_gateway.config import from_files, install_key
+from usher_gateway.delivery import desk as desks
+from usher_gateway.delivery import dispatcher as dispatchers
+from usher_gateway.delivery import holds
+from usher_gateway.destinations import address_guard
+from usher_gateway.destinations import http as http_sender
+from usher_gateway.ingest import door as doors
+from usher_gateway.ingest import receive
+from usher_gateway.store.sqlite import disk, store
+from usher_gateway.store.sqlite import engine as sqlite_engine
+
+_log = structlog.get_logger(__name__)
+
+_LOOPBACK = ("127.0.0.0/8", "::1/128", "localhost")
+
+_REVIEW_SECONDS = 30.0
+"""How often holds are looked at although nothing was reported: months begin, clocks run."""
+
+_CERTIFICATE_SECONDS = 5.0
+
+
+class Gateway:
+    """A gateway in one process. ``run`` lives until it is told to stop."""
+
+    def __init__(self, settings: all_settings.Settings, environ: dict[str, str]) -> None:
+        all_settings.check(settings)
+        self.settings = settings
+        self.clock = clocks.Clock(settings.time_scale)
+        key = install_key.load_install_key(settings.data, environ)
+        self.keys = model.derive_keys(key)
+        bounds = disk.Bounds(
+            settings.accept_min_free_bytes, settings.accept_min_free_ratio, settings.attempts_min_free_bytes
+        )
+        self.store = store.SqliteStore(
+            sqlite_engine.Settings(settings.data, model.key_fingerprint(key), disk_bounds=bounds), self.clock.now
+        )
+        self.source = from_files.FileSource(
+            settings.files, from_files.FileOptions(keys=self.keys, trusted_proxies=settings.trusted_proxies)
+        )
+        self.snapshot = documents.Snapshot({}, {})
+        self.applied_at = 0
+        self.started = asyncio.Event()
+        self.is_draining = False
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask the gateway to end. Idempotent."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Run until stop(), then drain.
+
+        Raises:
+            UsherError: the gateway cannot start; its hint says what to do.
+        """
+        report = await self.store.open()
+        _log.info("store_open", recovered=report.recovered, durability=report.durability)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.store.close)
+            self._build()
+            stack.push_async_callback(self.sender.close)
+            await stack.enter_async_context(observe.AdminPort(self))
+            await self._open_public_port(stack)
+            tasks = await self._start_tasks(stack)
+            self._tell_loopback()
+            self.started.set()
+            waiting = asyncio.create_task(self._stop.wait())
+            done, _ = await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            for task in done - {waiting}:
+                task.result()
+
+    def _build(self) -> None:
+        settings, limits = self.settings, dispatchers.Limits(self.settings.lane_bytes, self.settings.max_attempts)
+        allowed = settings.allow_destination + (_LOOPBACK if settings.listen.is_loopback else ())
+        self.sender = http_sender.HTTPSender(address_guard.AddressGuard(allow=allowed))
+        self.desk = desks.Desk(self.sender, self.clock, self.keys)
+        self.dispatcher = dispatchers.Dispatcher(
+            dispatchers.Parts(self.store, self.desk, self.clock, visit_path.deliver), limits
+        )
+        self.holds = holds.Holds(self.store, self.desk, self.clock)
+        self.watch = observe.ExpressionWatch()
+        self.door = doors.Door(self.store, self.clock, self.keys, self.watch, self.dispatcher.offer)
+        self.server = receive.PublicServer(
+            lambda request: visit_path.accept_arrival(self.door, request),
+            lambda reason: self.door.count_refused(None, reason),
+            receive.Limits(connections=settings.max_connections),
+        )
+
+    async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:
+        settings, loop = self.settings, asyncio.get_running_loop()
+        context = _tls_context(settings.tls_cert, settings.tls_key)
+        try:
+            listening = await loop.create_server(
+                self.server, settings.listen.host, settings.listen.port, ssl=context, backlog=1024
+            )
+        except OSError as error:
+            where = f"{settings.listen.host}:{settings.listen.port}"
+            raise model.ConfigurationError(
+                f"cannot listen on {where}: {error.strerror}", "Is another gateway running? Choose another --listen."
+            ) from error
+        self.port = listening.sockets[0].getsockname()[1]
+        self._context = context
+
+        async def close() -> None:
+            self.is_draining = True
+            listening.close()
+            await self.server.drain(self.settings.drain_seconds)
+
+        stack.push_async_callback(close)
+
+    async def _start_tasks(self, stack: contextlib.AsyncExitStack) -> list[asyncio.Task[None]]:
+        jobs: dict[str, Callable[[], Awaitable[None]]] = {
+            "deadlines": self.door.deadlines.watch,
+            "connections": self.server.watch,
+            "configuration": self._follow_configuration,
+            "dispatcher": self.dispatcher.run,
+            "holds": self._review_holds,
+            "retention": self._prune,
+            "certificate": self._follow_certificate,
+        }
+        tasks = [asyncio.create_task(_named(job), name=name) for name, job in jobs.items()]
+
+        async def end() -> None:
+            # Deadlines and connections are watched until the connections are drained: this callback runs before.
+            await self.dispatcher.stop(self.settings.drain_seconds)
+
+        async def cancel() -> None:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        stack.push_async_callback(cancel)
+        stack.push_async_callback(end)
+        return tasks
+
+    async def _follow_configuration(self) -> None:
+        async for snapshot in self.source.snapshots():
+            self.apply(snapshot)
+
+    def apply(self, snapshot: documents.Snapshot) -> None:
+        """Run a new configuration, from the next request and the next attempt on."""
+        self.door.apply(snapshot)
+        self.dispatcher.apply(snapshot)
+        self.snapshot, self.applied_at = snapshot, self.clock.now()
+        self._changed.set()
+        gc.collect()
+        gc.freeze()  # documents live long: the collector need not walk them again and again
+
+    async def _review_holds(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2)
+            self._changed.clear()
+            try:
+                self.dispatcher.offer(await self.holds.review(), fresh=False)
+                await self.dispatcher.rescue(self.store.orphans)
+                self.dispatcher.ask_store()
+            except model.StoreUnavailableError as error:
+                _log.warning("holds_not_reviewed", reason=str(error))
+
+    async def _prune(self) -> None:
+        while True:
+            try:
+                left = await self.store.prune(self.clock.now())
+            except model.StoreUnavailableError as error:
+                _log.warning("retention_waits", reason=str(error))
+                left = 0
+            await asyncio.sleep(0.05 if left else 10)
+
+    async def _follow_certificate(self) -> None:
+        """Load a renewed certificate without a restart: new connections get it."""
+        settings = self.settings
+        seen = _stamp(settings.tls_cert, settings.tls_key)
+        while True:
+            await asyncio.sleep(_CERTIFICATE_SECONDS)
+            now = _stamp(settings.tls_cert, settings.tls_key)
+            if self._context is None or now == seen or settings.tls_cert is None:
+                continue
+            try:
+                self._context.load_cert_chain(settings.tls_cert, settings.tls_key)
+                seen = now
+                _log.info("certificate_loaded")
+            except (OSError, ssl.SSLError) as error:
+                _log.error("certificate_not_loaded", error=type(error).__name__)
+
+    def _tell_loopback(self) -> None:
+        if self.settings.time_scale != 1.0:
+            _log.warning("TIME IS SCALED: for development only", time_scale=self.settings.time_scale)
+        if self.settings.listen.is_loopback:
+            _log.info("destinations on loopback are allowed, because the public port is on loopback only")
+
+
+def handle_signals(gateway: Gateway) -> None:
+    """Let SIGTERM and SIGINT stop the gateway cleanly."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, gateway.stop)
+
+
+async def _named(job: Callable[[], Awaitable[None]]) -> None:
+    await job()
+
+
+def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise model.ConfigurationError(
+            f"the certificate in {certificate} cannot be used", "Give a PEM chain and its key, readable by Usher."
+        ) from error
+    return context
+
+
+def _stamp(*files: Path | None) -> tuple[int, ...]:
+    stamps = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            if file is not None:
+                stamps.append(file.stat().st_mtime_ns)
+    return tuple(stamps)

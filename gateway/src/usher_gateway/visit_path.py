@@ -37,5 +37,5 @@ async def deliver(dispatcher: dispatchers.Dispatcher, entry: lanes.Entry) -> Non
         dispatcher.settle(entry, prepared, None)
         return
     answer_of_destination = await desk.send(prepared, definition)
-    settlement, result = desk.conclude(delivery, definition, answer_of_destination)
-    dispatcher.settle(entry, settlement, result)
+    ended = desk.conclude(delivery, definition, answer_of_destination)
+    dispatcher.settle(entry, ended.settlement, ended.outcome)

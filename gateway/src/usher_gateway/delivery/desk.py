@@ -3,19 +3,24 @@
 import random
 from collections.abc import Mapping
 
-import msgspec
 import structlog
 
 from usher_gateway import clock as clocks
 from usher_gateway import documents, expressions, model
-from usher_gateway.delivery import outcome, render, retry
+from usher_gateway.delivery import attempt, render, retry
 from usher_gateway.destinations import exchange
 from usher_gateway.destinations import http as http_sender
 from usher_gateway.ingest import identify, normalise, route, validate
 
 _log = structlog.get_logger(__name__)
 
-_ANSWER_KEPT_BYTES = 256
+_UNKNOWN = documents.Destination("", "", "")
+_WORDS = {
+    model.SettledAs.Delivered: "delivered",
+    model.SettledAs.Retry: "retried",
+    model.SettledAs.Dead: "dead",
+    model.SettledAs.Cancelled: "cancelled",
+}
 
 
 class Books:
@@ -87,13 +92,13 @@ class Desk:
         """The request of the next attempt; or the settlement in its place: expired, or held."""
         now = self.clock.now()
         if retry.expired(delivery, now):
-            return cancelled(delivery, model.CancelReason.Expired, now)
+            return attempt.expired(delivery, now)
         hold = self.hold_of(definition)
         if hold is not None:
-            return held(delivery, hold, now)
+            return attempt.held(delivery, hold, now)
         target = self._target(definition.destination)
         if target is None:
-            return held(delivery, model.HoldReason.SecretNotFound, now)
+            return attempt.held(delivery, model.HoldReason.SecretNotFound, now)
         live = self.live_route(definition)
         transform = live.transform if live is not None else definition.transform
         transformed = render.NOT_TRANSFORMED
@@ -101,11 +106,11 @@ class Desk:
             evaluation = self.evaluate(transform, "transform", delivery, definition)
             if evaluation.error_code:
                 self._count_expression_error(definition, evaluation.error_code)
-                return held(delivery, model.HoldReason.TransformError, now)
+                return attempt.held(delivery, model.HoldReason.TransformError, now)
             transformed = evaluation.value
         rendered = render.render(target, delivery, definition, now, transformed)
         if isinstance(rendered, render.FormatError):
-            return held(delivery, model.HoldReason.FormatError, now)
+            return attempt.held(delivery, model.HoldReason.FormatError, now)
         return rendered
 
     async def send(self, request: exchange.Request, definition: model.RouteDefinition) -> exchange.Answer:
@@ -115,32 +120,24 @@ class Desk:
 
     def conclude(
         self, delivery: model.Delivery, definition: model.RouteDefinition, answer: exchange.Answer
-    ) -> tuple[model.Settlement, outcome.Outcome]:
+    ) -> attempt.Ended:
         """What an answer means for the delivery, and for its destination."""
         now = self.clock.now()
         destination = self.destination(definition.destination)
-        if destination is None:
-            return held(delivery, model.HoldReason.DestinationNotFound, now), outcome.DELIVERED
-        result = outcome.classify(answer, destination, now)
-        if result.kind is outcome.Kind.Delivered:
-            self.books.add(definition.listener, "delivered")
-            return _attempted(delivery, model.SettledAs.Delivered, now, answer, result), result
+        if destination is None:  # removed while the request was on its way: what came back still counts
+            destination = _UNKNOWN
+        spread = random.random()  # noqa: S311 - spreads retries, keeps no secret
+        ended = attempt.ended(delivery, answer, destination, now, spread)
+        result, settled_as = ended.outcome, ended.settlement.settled_as
+        self.books.add(definition.listener, _WORDS[settled_as])
         if result.gone:
             self.gone.add(definition.destination)
-        self.books.errors[result.error] = self.books.errors.get(result.error, 0) + 1
-        spread = random.random()  # noqa: S311 - spreads retries, keeps no secret
-        decision = retry.decide(delivery, result, destination.retry_max_age_seconds, now, spread)
-        if decision.step is retry.NextStep.Retry:
-            self.books.add(definition.listener, "retried")
-            settlement = _attempted(delivery, model.SettledAs.Retry, now, answer, result)
-            return msgspec.structs.replace(settlement, due_at=decision.due_at), result
-        if decision.step is retry.NextStep.Expired:
-            self.books.add(definition.listener, "cancelled")
-            settlement = _attempted(delivery, model.SettledAs.Cancelled, now, answer, result)
-            return msgspec.structs.replace(settlement, cancel=model.CancelReason.Expired), result
-        self.books.add(definition.listener, "dead")
-        _log.warning("delivery_dead", delivery=model.format_id(delivery.id), error=result.error, status=answer.status)
-        return _attempted(delivery, model.SettledAs.Dead, now, answer, result), result
+        if result.error:
+            self.books.errors[result.error] = self.books.errors.get(result.error, 0) + 1
+        if settled_as is model.SettledAs.Dead:
+            identifier = model.format_id(delivery.id)
+            _log.warning("delivery_dead", delivery=identifier, error=result.error, status=answer.status)
+        return ended
 
     def evaluate(
         self, source: str, where: expressions.Where, delivery: model.Delivery, definition: model.RouteDefinition
@@ -181,48 +178,6 @@ class Desk:
     def _count_expression_error(self, definition: model.RouteDefinition, code: str) -> None:
         self.books.expression_errors[code] = self.books.expression_errors.get(code, 0) + 1
         _log.warning("transform_failed", listener=definition.listener.key, route=definition.route, error=code)
-
-
-def cancelled(delivery: model.Delivery, reason: model.CancelReason, now: int) -> model.Settlement:
-    """The end of a delivery that is not attempted any more."""
-    return _unattempted(delivery, model.SettledAs.Cancelled, now, cancel=reason)
-
-
-def held(delivery: model.Delivery, reason: model.HoldReason, now: int) -> model.Settlement:
-    """A delivery that waits for a person or a date."""
-    return _unattempted(delivery, model.SettledAs.Held, now, hold=reason)
-
-
-def _unattempted(
-    delivery: model.Delivery,
-    settled_as: model.SettledAs,
-    now: int,
-    *,
-    hold: model.HoldReason | None = None,
-    cancel: model.CancelReason | None = None,
-) -> model.Settlement:
-    attempts = delivery.attempts
-    return model.Settlement(delivery.key, settled_as, now, attempts, attempts, hold=hold, cancel=cancel)
-
-
-def _attempted(
-    delivery: model.Delivery,
-    settled_as: model.SettledAs,
-    now: int,
-    answer: exchange.Answer,
-    result: outcome.Outcome,
-) -> model.Settlement:
-    keeps_answer = settled_as is model.SettledAs.Dead
-    return model.Settlement(
-        key=delivery.key,
-        settled_as=settled_as,
-        at=now,
-        attempts_before=delivery.attempts,
-        attempts=delivery.attempts + 1,
-        status=answer.status,
-        error=result.error,
-        answer=answer.body[:_ANSWER_KEPT_BYTES] if keeps_answer else b"",
-    )
 
 
 def _document_of(definition: model.RouteDefinition) -> documents.Listener:

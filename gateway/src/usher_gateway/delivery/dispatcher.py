@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import documents, model
+from usher_gateway import documents, measure, model
 from usher_gateway.delivery import circuit, lanes, outcome
 from usher_gateway.delivery import desk as desks
 from usher_gateway.store import port
@@ -40,23 +40,26 @@ class Limits(msgspec.Struct, frozen=True):
 Deliver = Callable[["Dispatcher", lanes.Entry], Awaitable[None]]
 
 
-class Dispatcher:
-    """The moving part between store, lanes and attempts. ``deliver`` is visit_path.deliver."""
+class Parts(msgspec.Struct, frozen=True):
+    """What a dispatcher works with; ``deliver`` is visit_path.deliver."""
 
-    def __init__(
-        self,
-        store: port.Store,
-        desk: desks.Desk,
-        clock: clocks.Clock,
-        deliver: Deliver,
-        limits: Limits,
-        may_attempt: Callable[[], bool],
-    ) -> None:
-        self.store, self.desk = store, desk
+    store: port.Store
+    desk: desks.Desk
+    clock: clocks.Clock
+    deliver: Deliver
+
+
+class Dispatcher:
+    """The moving part between store, lanes and attempts."""
+
+    def __init__(self, parts: Parts, limits: Limits) -> None:
+        self.store, self.desk = parts.store, parts.desk
         self.lanes = lanes.Lanes(limits.lane_bytes, limits.in_flight)
         self.lag = 0
         """Microseconds from acceptance to the last first attempt."""
-        self._clock, self._deliver, self._limits, self._may_attempt = clock, deliver, limits, may_attempt
+        self.attempt_seconds = measure.Histogram(measure.SECONDS)
+        self._loop = asyncio.get_running_loop()
+        self._clock, self._deliver, self._limits = parts.clock, parts.deliver, limits
         self._mine: set[int] = set()
         """Deliveries in lanes and attempts."""
         self._last_key = 0
@@ -104,9 +107,15 @@ class Dispatcher:
         self._ask_store = True
         self._wake.set()
 
+    async def rescue(self, orphans: list[model.Delivery]) -> None:
+        """Take deliveries of arrivals that were committed after their deadline: nobody offered them."""
+        found = list(orphans)
+        orphans.clear()
+        self.offer(found)
+
     async def run(self) -> None:
         """Move deliveries until cancelled."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         next_poll = next_note = 0.0
         while True:
             self._wake.clear()
@@ -160,7 +169,7 @@ class Dispatcher:
     def _schedule_pump(self) -> None:
         if not self._pump_is_scheduled and not self._is_stopping:
             self._pump_is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         """Start every attempt that may start now."""
@@ -168,7 +177,7 @@ class Dispatcher:
         if self._is_stopping:
             return
         now = self._clock.steady()
-        while self.store.unsettled < self._limits.unsettled and self._may_attempt():
+        while self.store.may_attempt and self.store.unsettled < self._limits.unsettled:
             ready = self.lanes.next_ready(now)
             if ready.entry is None:
                 self._ask_again_at(ready.ask_again_at, now)
@@ -186,8 +195,10 @@ class Dispatcher:
 
     async def _guarded(self, entry: lanes.Entry) -> None:
         """An attempt's top: an error of ours must cost this delivery a retry, and nobody else anything."""
+        started = self._loop.time()
         try:
             await self._deliver(self, entry)
+            self.attempt_seconds.observe(self._loop.time() - started)
         except asyncio.CancelledError:
             self.lanes.done(entry.delivery.key, None, self._clock.steady())
             raise
@@ -211,7 +222,7 @@ class Dispatcher:
             self._timer = None
         if moment:
             seconds = max(0.001, self._clock.real_seconds(moment - now))
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._schedule_pump)
+            self._timer = self._loop.call_later(seconds, self._schedule_pump)
 
     # the backlog
 

@@ -7,7 +7,7 @@ import msgspec
 import structlog
 from aiohttp import http_parser, streams, web, web_protocol
 
-from usher_gateway import model
+from usher_gateway import measure, model
 from usher_gateway.ingest import answer
 
 _log = structlog.get_logger(__name__)
@@ -208,14 +208,15 @@ class Connection(web_protocol.RequestHandler):
         if isinstance(message, web_protocol._ErrInfo):  # noqa: SLF001 - how aiohttp queues what it cannot parse
             self.hang_up(model.RefusedReason.BadRequest)
             return False
-        self.busy, self._payload = True, payload
-        request = Request(message, payload, self, self.began_at + self.server.limits.answer_seconds)
+        self.busy, self._payload, began_at = True, payload, self.began_at
+        request = Request(message, payload, self, began_at + self.server.limits.answer_seconds)
         result = await self.server.handler(request)
         self._request_done()
         transport = self.transport
         if transport is None:
             return False
         transport.write(result.bytes())
+        self.server.durations.observe(self._loop.time() - began_at)
         return result.keep_alive and payload.is_eof()
 
     def _request_done(self) -> None:
@@ -245,6 +246,8 @@ class PublicServer:
         self.refused = refused
         self.connections: set[Connection] = set()
         self.reading_bytes = 0
+        self.durations = measure.Histogram(measure.SECONDS)
+        """From a request's beginning to its answer, in seconds."""
         self.manager = web.Server(_unused, access_log=None)
 
     def __call__(self) -> Connection:

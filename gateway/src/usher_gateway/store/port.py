@@ -131,6 +131,10 @@ class Store(Protocol):
     def unsettled(self) -> int:
         """Settlements that wait for their commit; the caller starts no attempts while there are many."""
 
+    @property
+    def may_attempt(self) -> bool:
+        """Whether results can be recorded now: False while the disk is nearly full."""
+
     async def flush(self) -> None:
         """Wait until all that was handed in before is committed."""
 

@@ -10,13 +10,14 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from usher_gateway import model
+from usher_gateway import measure, model
 from usher_gateway.store import port
 from usher_gateway.store.sqlite import database, disk, isolate, lanes, reads, tail, writer
 from usher_gateway.store.sqlite import queue as arrival_queue
@@ -71,6 +72,8 @@ class SqliteEngine:
         """Deliveries of arrivals that were abandoned while they were committed: the dispatcher fetches them."""
         self._batches: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
         self._job_is_next = False
+        self.commit_seconds = measure.Histogram(measure.SECONDS)
+        self.batch_sizes = measure.Histogram(measure.SIZES)
         self.available = False
         """False while commits fail."""
 
@@ -139,6 +142,11 @@ class SqliteEngine:
     def unsettled(self) -> int:
         """See the port."""
         return len(self._settlements)
+
+    @property
+    def may_attempt(self) -> bool:
+        """See the port."""
+        return self.disk.may_attempt and self.available
 
     async def flush(self) -> None:
         """See the port."""
@@ -259,7 +267,10 @@ class SqliteEngine:
     def _write(self, batch_writer: writer.Writer) -> None:
         """The writer's thread: one batch after the other until None comes."""
         while (in_flight := self._batches.get()) is not None:
-            self._call(self._done, in_flight, isolate.commit(batch_writer, in_flight.batch))
+            started = time.perf_counter()
+            result = isolate.commit(batch_writer, in_flight.batch)
+            self.commit_seconds.observe(time.perf_counter() - started)
+            self._call(self._done, in_flight, result)
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
@@ -267,6 +278,8 @@ class SqliteEngine:
 
     def _done(self, in_flight: _InFlight, result: isolate.Result) -> None:
         self._in_flight = None
+        if in_flight.entries:
+            self.batch_sizes.observe(len(in_flight.entries))
         for entry, accepted in zip(in_flight.entries, result.accepted, strict=True):
             if accepted is not None:
                 self._answer(entry, accepted)

@@ -1,0 +1,102 @@
+"""``usher run``: the gateway."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_EPILOG = "Example:  usher run examples/quickstart.yaml --data ./data --listen 127.0.0.1:8080 --admin 127.0.0.1:9090"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(epilog=_EPILOG)
+    def run(
+        files: Annotated[
+            list[Path],
+            typer.Argument(envvar="USHER_FILES", help="Manifests: YAML files, or folders of them. They are watched."),
+        ],
+        data: Annotated[
+            Path, typer.Option(envvar="USHER_DATA", help="Folder of the store, the install key and the tokens.")
+        ] = Path("data"),
+        listen: Annotated[
+            str, typer.Option(envvar="USHER_LISTEN", help="HOST:PORT that Purple posts to.")
+        ] = "127.0.0.1:8080",
+        admin: Annotated[
+            str, typer.Option(envvar="USHER_ADMIN_LISTEN", help="HOST:PORT for health, metrics and the API.")
+        ] = "127.0.0.1:9090",
+        tls_cert: Annotated[
+            Path | None, typer.Option(envvar="USHER_TLS_CERT", help="PEM chain; a renewed file is followed.")
+        ] = None,
+        tls_key: Annotated[Path | None, typer.Option(envvar="USHER_TLS_KEY", help="PEM key of --tls-cert.")] = None,
+        trusted_proxies: Annotated[
+            list[str] | None,
+            typer.Option(envvar="USHER_TRUSTED_PROXIES", help="CIDR of a proxy whose X-Forwarded-For is believed."),
+        ] = None,
+        allow_destination: Annotated[
+            list[str] | None,
+            typer.Option(envvar="USHER_ALLOW_DESTINATION", help="CIDR or HOST[:PORT] that is private but allowed."),
+        ] = None,
+        time_scale: Annotated[
+            float, typer.Option(envvar="USHER_TIME_SCALE", help="Development only: time runs so many times as fast.")
+        ] = 1.0,
+        accept_min_free_mib: Annotated[
+            int, typer.Option(envvar="USHER_ACCEPT_MIN_FREE_MIB", help="Free disk below which visits get 503.")
+        ] = 1024,
+        accept_min_free_percent: Annotated[
+            float, typer.Option(envvar="USHER_ACCEPT_MIN_FREE_PERCENT", help="The same as part of the disk.")
+        ] = 10.0,
+        attempts_min_free_mib: Annotated[
+            int, typer.Option(envvar="USHER_ATTEMPTS_MIN_FREE_MIB", help="Free disk below which sending stops.")
+        ] = 256,
+        log_format: Annotated[str, typer.Option(envvar="USHER_LOG_FORMAT", help="auto, json or text.")] = "auto",
+        log_level: Annotated[str, typer.Option(envvar="USHER_LOG_LEVEL", help="debug, info, warning, error.")] = "info",
+    ) -> None:
+        """Answer Purple, keep every visit, deliver it. Ends cleanly on SIGTERM and Ctrl-C."""
+        from usher_gateway import logs, model
+        from usher_gateway import settings as all_settings
+
+        logs.configure(as_json=None if log_format == "auto" else log_format == "json", level=log_level)
+        try:
+            settings = all_settings.Settings(
+                files=tuple(files),
+                data=data,
+                listen=all_settings.parse_endpoint(listen),
+                admin=all_settings.parse_endpoint(admin),
+                tls_cert=tls_cert,
+                tls_key=tls_key,
+                trusted_proxies=tuple(trusted_proxies or ()),
+                allow_destination=tuple(allow_destination or ()),
+                time_scale=time_scale,
+                accept_min_free_bytes=accept_min_free_mib * 1024**2,
+                accept_min_free_ratio=accept_min_free_percent / 100,
+                attempts_min_free_bytes=attempts_min_free_mib * 1024**2,
+            )
+            _serve(settings)
+        except model.UsherError as error:
+            typer.echo(f"usher: {error}\n       {error.hint}", err=True)
+            raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
+
+
+def _serve(settings: "object") -> None:
+    import gc
+
+    import uvloop
+
+    from usher_gateway import app
+    from usher_gateway import settings as all_settings
+
+    assert isinstance(settings, all_settings.Settings)
+    # Few, large collections: arrivals die young by reference counting (docs/performance.md).
+    gc.set_threshold(50_000, 20, 100)
+
+    async def main() -> None:
+        gateway = app.Gateway(settings, dict(os.environ))
+        app.handle_signals(gateway)
+        await gateway.run()
+
+    uvloop.run(main())
+    sys.stdout.flush()
