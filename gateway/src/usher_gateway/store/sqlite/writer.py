@@ -92,6 +92,11 @@ class Writer:
         key = (listener, slot, counter)
         self.meters[key] = self.meters.get(key, 0) + count
 
+    def next_id(self) -> tuple[int, bytes]:
+        """Row key and id of a new delivery."""
+        key = self._ids.next_key()
+        return key, self._ids.id_of(key)
+
     def lower_lanes_from(self, key: int) -> None:
         """Note in this transaction that a delivery as old as ``key`` is in a lane."""
         if key < self.lanes_from:
