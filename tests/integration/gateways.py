@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -167,7 +167,7 @@ class Gateway:
             await self.kill()
         self.process = None
 
-    async def __aenter__(self) -> "Gateway":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -299,5 +299,7 @@ class StoreFile:
 def balance(meters: dict[model.Counter, int]) -> int:
     """Open deliveries by the meters alone."""
     counter = model.Counter
-    opened = sum(meters.get(each, 0) for each in (counter.created, counter.released, counter.replayed, counter.redriven))
+    opened = sum(
+        meters.get(each, 0) for each in (counter.created, counter.released, counter.replayed, counter.redriven)
+    )
     return opened - sum(meters.get(each, 0) for each in (counter.delivered, counter.died, counter.cancelled))

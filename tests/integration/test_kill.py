@@ -1,9 +1,7 @@
 """SIGKILL at random moments under load: what was acknowledged is there, delivered, and in the books, exactly."""
 
 import asyncio
-import contextlib
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -73,6 +73,10 @@ class Desk:
         """The newest document of a listener."""
         return self._snapshot.listeners.get(key)
 
+    def can_send_to(self, key: str) -> bool:
+        """Whether a destination is there, active, and has all that its attempts need."""
+        return route.destination_hold(self.destination(key)) is None and self._target(key) is not None
+
     def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:
         """The newest document of a delivery's route; None where route or listener were removed."""
         return self._routes.get((definition.listener.key, definition.route))
