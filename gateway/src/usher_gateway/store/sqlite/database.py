@@ -80,7 +80,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection with the durability that design §4 asks for."""
     uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
     connection = sqlite3.connect(
-        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=5
+        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=1024, timeout=5
     )
     connection.execute("pragma busy_timeout = 5000")
     if not read_only:
