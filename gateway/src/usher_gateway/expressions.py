@@ -254,8 +254,14 @@ def _matches_problems(tokens: list[_Token]) -> Iterator[str]:
             continue
         if len(call) < 3 or call[1].kind != "text" or call[2].text != ")":
             yield f"`matches` must have one literal pattern (column {column}), such as matches('^a.*')"
-        elif len(call[1].text) > MAX_PATTERN_LENGTH + 3:
+        elif _literal_length(call[1].text) > MAX_PATTERN_LENGTH:
             yield f"the pattern of `matches` must have at most {MAX_PATTERN_LENGTH} characters (column {column})"
+
+
+def _literal_length(text: str) -> int:
+    """Characters between the quotes of a literal."""
+    quoted = text.lstrip("bBrR")
+    return len(quoted) - (6 if quoted[:3] in {'"""', "'''"} else 2)
 
 
 def _variables(tokens: list[_Token]) -> Iterator[_Token]:
