@@ -91,7 +91,8 @@ def test_a_token_address_is_on_the_class_hostname_and_derived_from_the_install_k
 
 
 def test_rotation_serves_the_new_token_and_the_old_ones_as_told() -> None:
-    token = "  token: {generation: 2, alsoAccept: [{generation: 1, untilTime: 1970-01-01T01:00:01+01:00, action: Hold}, {generation: 2}]}\n"
+    old = "{generation: 1, untilTime: 1970-01-01T01:00:01+01:00, action: Hold}"
+    token = f"  token: {{generation: 2, alsoAccept: [{old}, {{generation: 2}}]}}\n"
     addresses = compiled(CLASS, TENANT, LISTENER + token).snapshot.listeners["default/lobby"].addresses
     paths = [f"/v1/{model.url_token(KEYS.install, 'default', 'acme', 'lobby', number)}" for number in (2, 1)]
     assert [(one.path, one.action, one.until) for one in addresses] == [

@@ -132,8 +132,25 @@ def test_a_program_is_compiled_once() -> None:
 
 
 _PIECES = strategies.sampled_from(
-    ["(", ")", "[", "]", "{", "}", "?", ":", "!", "-", "+", "&&", "||", ".", ",", "'", '"', "1", "visit", "body", "x"]
-    + [".map(x, ", ".exists(x, ", "has(", "size(", " in ", "'''", "\\", "//", "\n", "\0", "é", "😀", "0x", "1e999", "u"]
+    [
+        *"()[]{}?:!-+.,'\"1\\\n\0éu😀",
+        *(
+            "&&",
+            "||",
+            "visit",
+            "body",
+            "x",
+            ".map(x, ",
+            ".exists(x, ",
+            "has(",
+            "size(",
+            " in ",
+            "'''",
+            "//",
+            "0x",
+            "1e999",
+        ),
+    ]
 )
 
 
@@ -141,7 +158,7 @@ _PIECES = strategies.sampled_from(
 @hypothesis.given(strategies.lists(_PIECES, max_size=60).map("".join))
 def test_no_text_raises(source: str) -> None:
     for where in ("when", "transform"):
-        program = expressions.Program(source, where)  # type: ignore[arg-type]
+        program = expressions.Program(source, where)
         assert isinstance(program.evaluate(VISIT, BODY), expressions.Evaluation)
 
 
@@ -149,9 +166,12 @@ _HOSTILE = """
 import threading
 from usher_gateway import expressions
 length, depth = expressions.MAX_LENGTH, expressions.MAX_DEPTH
-sources = [piece * (length // len(piece)) for piece in ("!", "-", "(", "[", "{", "{1:", "a+", "a.", "a?a:", "a&&", "f(")]
-sources += ["a" + tail * ((length - 1) // len(tail)) for tail in ("+a", ".a", "[0]", "==a", " in a", "?a:a", ".f()")]
-sources += [left * depth + "1" + right * depth for left, right in (("(", ")"), ("[", "]"), ("{'a':", "}"), ("size(", ")"))]
+pieces = ("!", "-", "(", "[", "{", "{1:", "a+", "a.", "a?a:", "a&&", "f(")
+tails = ("+a", ".a", "[0]", "==a", " in a", "?a:a", ".f()")
+pairs = (("(", ")"), ("[", "]"), ("{'a':", "}"), ("size(", ")"))
+sources = [piece * (length // len(piece)) for piece in pieces]
+sources += ["a" + tail * ((length - 1) // len(tail)) for tail in tails]
+sources += [left * depth + "1" + right * depth for left, right in pairs]
 def run():
     for source in sources:
         for where in ("when", "transform"):

@@ -1,3 +1,5 @@
+import json
+
 import hypothesis
 import pytest
 from hypothesis import strategies
@@ -158,8 +160,6 @@ def test_no_plain_word_raises(text: str) -> None:
     )
 )
 def test_no_shape_of_a_spec_raises(spec: object) -> None:
-    import json  # noqa: PLC0415 - JSON is YAML here
-
     for kind in ("Tenant", "Listener", "Destination", "ListenerClass"):
         document = {"apiVersion": "usher.dev/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": spec}
         load.load(json.dumps(document).encode(), "a.yaml")
