@@ -80,6 +80,17 @@ def test_a_halted_removal_is_confirmed_by_its_hash_and_by_no_other() -> None:
     assert right.halted is None
 
 
+def test_the_last_class_that_goes_away_does_not_move_the_listeners() -> None:
+    declared = (
+        "---\napiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {name: public}\n"
+        "spec: {controllerName: usher.dev/usher, hostname: hooks.example.com}\n"
+    )
+    before = after(apply.EMPTY, TENANT + listeners(2) + declared)
+    now = after(before, TENANT + listeners(2))
+    assert now.snapshot == before.snapshot
+    assert now.snapshot.listeners["default/l0"].addresses[0].host == "hooks.example.com"
+
+
 def test_five_listeners_or_a_tenth_may_go_at_once() -> None:
     few = after(apply.EMPTY, TENANT + listeners(5))
     assert after(few, TENANT).snapshot.listeners == {}

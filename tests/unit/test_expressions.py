@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import cel
 import hypothesis
 import pytest
 from hypothesis import strategies
@@ -91,6 +92,37 @@ def test_what_may_not_be_written_is_refused_with_a_hint(source: str, where: expr
 def test_a_failing_evaluation_is_a_code_without_the_data(source: str, where: expressions.Where, code: str) -> None:
     evaluation = evaluate(source, where)
     assert (evaluation.error_code, evaluation.value) == (code, None)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "body.user.venue.id == 3 && body.user.id == 1",
+        "has(body.user.venue.id) && !has(body.user.nothing) && !has(body.nothing)",
+        "body.user.venue.id.nothing == 1",
+        "body.nothing.id == 1",
+        "body.user == {'id': 1, 'venue': {'id': 3}} && body.user.id == 1",
+        "body.user.id == 1 && body.user == {'id': 1, 'venue': {'id': 3}}",
+        "body.size() == 2 && size(body.user) == 2 && body.items.size() == 20",
+        "body['user'].venue.id == 3",
+        "body . user // comment\n . id == 1",
+        "string(body.user.id).startsWith('1')",
+        "'user' in body && 'id' in body.user",
+        "visit == visit && visit.email.size() > 3",
+        "body.items[3].price == 3",
+    ],
+)
+def test_reading_a_part_gives_what_reading_all_gives(source: str) -> None:
+    assert expressions.check_expression(source, "when") == []
+    try:
+        whole = cel.compile(source).execute({"visit": VISIT, "body": BODY})
+    except (KeyError, TypeError):
+        whole = None
+    assert evaluate(source, "when").value is whole
+
+
+def test_a_loop_may_not_hide_the_visit() -> None:
+    assert "may not be the name" in expressions.check_expression("body.a.map(visit, visit.b)", "transform")[0]
 
 
 def test_the_body_is_converted_only_where_it_is_mentioned() -> None:
