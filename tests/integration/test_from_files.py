@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from usher_gateway import documents, model
-from usher_gateway.config import from_files
+from usher_gateway.config import apply, from_files
 
 KEYS = model.derive_keys(bytes(32))
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n---\n"
@@ -221,3 +221,27 @@ async def test_what_is_written_in_pieces_is_applied_whole(tmp_path: pathlib.Path
                 await asyncio.wait([follower._task], timeout=0.01)
         await follower.until(suspended("a"))
         assert all(has("a", "b")(snapshot) for snapshot in follower.snapshots)
+
+
+async def test_an_edit_that_cannot_be_compiled_at_all_leaves_the_configuration_in_force(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(TENANT + listener("a"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a"))
+        tried = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def fail(*_: object) -> apply.Configuration:
+            loop.call_soon_threadsafe(tried.set)
+            raise ValueError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(apply, "apply", fail)
+            file.write_text(TENANT + listener("a") + listener("b"))
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await tried.wait()
+        assert has("a")(follower.source.configuration.snapshot)
+        file.write_text(TENANT + listener("a") + listener("c"))
+        await follower.until(has("a", "c"))

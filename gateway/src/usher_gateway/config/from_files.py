@@ -119,7 +119,7 @@ class FileSource:
                 raise
             # whatever an edit brings to light, the last good configuration stays in force; no traceback, for it may
             # quote a Secret
-            _log.error("configuration not applied", error=type(error).__name__)  # noqa: TRY400
+            _log.error("configuration not applied", error=type(error).__name__)
             return False
         self._tell(before, self.configuration)
         return first or self.configuration.snapshot != before.snapshot
