@@ -84,7 +84,7 @@ class Desk:
             return model.HoldReason.TenantSuspended
         if listener is not None and listener.state == "Suspended":
             return model.HoldReason.ListenerSuspended
-        return route.destination_hold(self.destination(definition.destination))
+        return route.destination_hold(self.destination(definition.destination), definition.listener.tenant)
 
     def prepare(
         self, delivery: model.Delivery, definition: model.RouteDefinition

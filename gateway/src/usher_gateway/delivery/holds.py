@@ -54,7 +54,8 @@ class Holds:
 
     async def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
         if reason in _DESTINATION_HOLDS:
-            return route.destination_hold(self._desk.destination(definition.destination)) is None
+            destination = self._desk.destination(definition.destination)
+            return route.destination_hold(destination, definition.listener.tenant) is None
         listener = self._desk.listener(definition.listener.key)
         if listener is None:
             return False  # nobody said that what was stopped may go on
