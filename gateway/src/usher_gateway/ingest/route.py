@@ -63,6 +63,7 @@ class Planner:
         self._routes = [
             _PlannedRoute(name, listener, route, destinations, identifier, watch) for route in listener.routes
         ]
+        self.has_marks = any(route.once_per is not None for route in listener.routes)
         self._is_constant = all(route.is_constant for route in self._routes)
         self._constants: dict[model.HoldReason | None, tuple[Plans, Plans]] = {}
 

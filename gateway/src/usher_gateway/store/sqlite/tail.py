@@ -23,7 +23,6 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
 
     key: int
     received_at: int
-    unacknowledged: bool
     fingerprint: bytes
     visitor_key: bytes
     visit_time: int
@@ -31,6 +30,7 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     remembers_print: bool
     """True for the first acceptance of a content; later ones do not replace it."""
     persons: bytes
+    unacknowledged: bool = False
 
 
 class Generation:
@@ -60,9 +60,9 @@ class Generation:
         if row.is_visit:
             bucket = self._sightings[row.visitor_key[0]]
             bucket[row.visitor_key] = (*bucket.get(row.visitor_key, ()), row.visit_time)
-        packed = row.persons
+        packed, persons = row.persons, self._persons
         for start in range(0, len(packed), 8):
-            self._persons[packed[start]].append((packed[start : start + 8], key))
+            persons[packed[start]].append((packed[start : start + 8], key))
 
     def print_of(self, fingerprint: bytes) -> decide.Print | None:
         """What is known here of a content."""
