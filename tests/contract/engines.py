@@ -34,6 +34,9 @@ class Engine(Protocol):
     def refuse_bodies(self, place: Path, fragment: str) -> None:
         """Let the database refuse every body that holds a text."""
 
+    async def upkeep(self, store: port.Store) -> None:
+        """Do now what the engine does in the background from time to time."""
+
     def crash(self, store: port.Store) -> None:
         """Let go of the place without what close() does."""
 
@@ -51,6 +54,10 @@ class Sqlite:
                 f"create trigger refuse before insert on bodies when instr(new.body, cast('{fragment}' as blob))"
                 " begin select raise(abort, 'refused'); end"
             )
+
+    async def upkeep(self, store: port.Store) -> None:
+        assert isinstance(store, sqlite_store.SqliteStore)
+        await store.fold_meters()
 
     def crash(self, store: port.Store) -> None:
         assert isinstance(store, sqlite_store.SqliteStore)
