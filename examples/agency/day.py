@@ -22,7 +22,6 @@ import rich.progress
 import rich.table
 import uvloop
 from usher_gateway import app, documents, logs, model, settings, simulator
-from usher_gateway.simulator import schedule
 
 HERE = Path(__file__).parent
 DAY_SECONDS = 86_400
@@ -35,7 +34,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     listener: str
     company: str
-    curve: schedule.Curve
+    curve: tuple[float, ...]
     authentications: int
 
 

@@ -27,6 +27,8 @@ class Counter(enum.IntEnum):
     cancelled = 15
     attempts = 16
     late = 17
+    carried = 18
+    """Open deliveries at the end of slots that retention has deleted: the first row of what is left (slot 0)."""
     skipped_filter = 21
     skipped_once_per = 22
     skipped_stale = 23

@@ -7,11 +7,14 @@ commit now; nothing else but the errors named. Cancelling an awaiting caller nev
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from usher_gateway import model
+
+Period = Literal["slot", "day", "month"]
+"""What usage is added up over: quarters of an hour, days or months, all UTC."""
 
 
 class OpenReport(msgspec.Struct, frozen=True):
@@ -49,7 +52,7 @@ class Backlog(msgspec.Struct, frozen=True):
 
 
 class UsageRow(msgspec.Struct, frozen=True):
-    """The meters of one listener in one period; ``open_before`` and ``open_after`` are deliveries."""
+    """The meters of one listener in one period."""
 
     listener: model.ListenerName
     period: int
@@ -80,6 +83,9 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     state: str | None = None
     counted_as: str | None = None
     ids: tuple[bytes, ...] = ()
+
+
+_ANY = Filter()
 
 
 class Store(Protocol):
@@ -170,17 +176,38 @@ class Store(Protocol):
     async def cancel_held(self, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
         """Cancel held deliveries of a group that were held before an instant; returns how many."""
 
-    async def usage(self, since: int, until: int) -> list[UsageRow]:
-        """All meters of slots in [since, until), unfolded rows included, in one snapshot."""
+    async def usage(self, since: int, until: int, where: Filter = _ANY, period: Period = "slot") -> list[UsageRow]:
+        """The meters of slots in [since, until), unfolded rows included: each slot in one snapshot.
+
+        Only ``namespace``, ``tenant`` and ``listener`` of the filter count. Sorted by period, then listener. The counts
+        of retention's own making (``carried``) are in slot 0: only who asks since 0 gets them.
+        """
 
     async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
-        """Deliveries pending now, by listener: the books' ``open after``, counted from the rows themselves."""
+        """Deliveries open at a slot border, by listener (those with none are left out).
+
+        Counted from the rows themselves: what is pending now, less what the meters say has happened since the border,
+        in one snapshot. So for the instant 0 it is empty, unless the meters and the rows differ.
+        """
 
     async def visits(self, where: Filter, cursor: str | None, limit: int) -> Page:
-        """Arrivals of the ledger with their verdicts."""
+        """Arrivals of the ledger with their verdicts.
+
+        A page ends early, with a cursor, where few rows match. ``reason`` is a quarantine or skip reason; ``state`` is
+        ``released`` or ``unreleased`` (quarantined ones).
+
+        Raises:
+            ValueError: the filter or the cursor cannot be understood.
+        """
 
     async def deliveries(self, where: Filter, cursor: str | None, limit: int) -> Page:
-        """Deliveries of every state."""
+        """Deliveries of every state; ``held`` is the state of pending ones that wait for a person or a date.
+
+        ``reason`` is a hold or cancel reason, or an error's code. Ends early as visits() does.
+
+        Raises:
+            ValueError: the filter or the cursor cannot be understood.
+        """
 
     async def body(self, arrival: bytes) -> tuple[bytes, bytes]:
         """Body and content type of an arrival.
@@ -189,17 +216,42 @@ class Store(Protocol):
             NotFoundError: no such arrival, or its body's retention has ended.
         """
 
-    async def redrive(self, where: Filter, now: int) -> int:
-        """Make dead (or cancelled) deliveries pending and due again, with attempts starting anew; how many."""
+    async def answer(self, delivery: bytes) -> bytes:
+        """What a dead delivery's destination answered last (at most 256 bytes).
 
-    async def quarantined(self, where: Filter, limit: int) -> list[model.Arrival]:
-        """Quarantined arrivals that can be released, oldest first, with bodies but without plans."""
+        Raises:
+            NotFoundError: no such delivery, or it has none.
+        """
+
+    async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
+        """Ids of a tenant's arrivals in which any of these person keys occurs, newest first."""
+
+    async def redrive(self, where: Filter, now: int) -> int:
+        """Make dead deliveries pending and due again, with attempts starting anew; how many.
+
+        Those cancelled only where ``state`` says so. Left out: what has no body any more or is past its time limit.
+        """
+
+    async def quarantined(self, where: Filter, limit: int, after: int = 0) -> list[model.Arrival]:
+        """Quarantined arrivals that can be released, oldest first, with bodies but without plans.
+
+        ``after`` is the key of the last one that was looked at. Never ``Truncated`` or ``Unstorable`` ones.
+        """
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
-        """Create the ``if_visit`` deliveries of quarantined arrivals that were not released yet; deliveries made."""
+        """Create the ``if_visit`` deliveries of quarantined arrivals that were not released yet; deliveries made.
+
+        The plans become the arrival's verdicts, and its person keys those of the arrival given.
+        """
 
     async def replay(self, where: Filter, now: int) -> int:
-        """Create deliveries for skipped verdicts that have none yet; how many."""
+        """Create deliveries for skipped verdicts that have none yet; how many. They have no time limit.
 
-    async def prune(self, now: int) -> int:
-        """Delete one small slice of what retention has ended for; rows deleted (0: nothing left to do)."""
+        ``reason`` is a skip reason.
+        """
+
+    async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
+        """Delete one small slice of what retention has ended for; rows touched (0: nothing left to do).
+
+        ``meter_months``: months that meters are kept, by ``namespace/tenant``; 25 for those not named.
+        """

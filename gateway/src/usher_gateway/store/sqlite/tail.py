@@ -64,6 +64,10 @@ class Generation:
         for start in range(0, len(packed), 8):
             persons[packed[start]].append((packed[start : start + 8], key))
 
+    def add_person(self, person: bytes, arrival: int) -> None:
+        """Remember that a person key occurs in an arrival."""
+        self._persons[person[0]].append((person, arrival))
+
     def print_of(self, fingerprint: bytes) -> decide.Print | None:
         """What is known here of a content."""
         return self._prints[fingerprint[0]].get(fingerprint)
@@ -96,6 +100,7 @@ class Tail:
         self.growing = Generation()
         self.folding: Generation | None = None
         self._buckets: Iterator[int] = iter(())
+        self._must_fold = False
 
     def print_of(self, fingerprint: bytes) -> decide.Print | None:
         """What is known in memory of a content; the newest acceptance wins."""
@@ -109,11 +114,21 @@ class Tail:
         times = self.growing.sightings_of(visitor_key)
         return times + self.folding.sightings_of(visitor_key) if self.folding is not None else times
 
+    def arrivals_of(self, person: bytes) -> list[int]:
+        """Arrivals (row keys) known in memory in which a person key occurs."""
+        generations = [self.growing] if self.folding is None else [self.growing, self.folding]
+        return [key for generation in generations for key in generation.arrivals_of(person)]
+
+    def fold_soon(self) -> None:
+        """Fold what there is, however little: some of it is to be deleted."""
+        self._must_fold = self.folding is None and self.growing.size > 0
+
     def next_bucket(self) -> int | None:
         """The bucket to fold with this commit, or None if there is nothing to fold now."""
         if self.folding is None:
-            if self.growing.size < self._fold_rows:
+            if self.growing.size < self._fold_rows and not self._must_fold:
                 return None
+            self._must_fold = False
             self.folding, self.growing = self.growing, Generation()
             self._buckets = iter(BUCKETS)
         return next(self._buckets, None)

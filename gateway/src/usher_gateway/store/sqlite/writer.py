@@ -73,6 +73,11 @@ class Writer:
         key = (listener, slot, counter)
         self.meters[key] = self.meters.get(key, 0) + count
 
+    def next_id(self) -> tuple[int, bytes]:
+        """Row key and id of a new delivery."""
+        key = self._ids.next_key()
+        return key, self._ids.id_of(key)
+
     def lower_lanes_from(self, key: int) -> None:
         """Note in this transaction that a delivery as old as ``key`` is in a lane."""
         if key < self.lanes_from:
@@ -90,8 +95,8 @@ class Writer:
             self.tail.growing.add(row)
         for arrival in batch.unacknowledged:
             known = self.tail.print_of(arrival.fingerprint)
-            if known is not None and known.arrival == arrival.key:
-                known.unacknowledged = True
+            if known is not None:
+                known.arrival, known.received_at, known.unacknowledged = arrival.key, arrival.received_at, True
         if done_folding:
             self.tail.folded()
 
@@ -147,9 +152,14 @@ class Writer:
             self.meter(listener, slot, model.Counter.attempts)
 
     def _mark_unacknowledged(self, batch: Batch) -> None:
+        """From now on the content is known by this arrival, whether it was the first with it or a later one."""
         for arrival in batch.unacknowledged:
             self.connection.execute(
-                "update arrivals set flags = flags | ? where key = ?", (FLAG_UNACKNOWLEDGED, arrival.key)
+                "update arrivals set flags = flags | ? where key = ?",
+                (FLAG_UNACKNOWLEDGED | FLAG_FIRST, arrival.key),
+            )
+            self.connection.execute(
+                "update prints set arrival = ? where print = ?", (arrival.key, tail.short_key(arrival.fingerprint))
             )
             self.meter(
                 self.names.listener(arrival.listener), model.slot_of(arrival.received_at), model.Counter.unacknowledged

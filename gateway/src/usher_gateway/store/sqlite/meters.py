@@ -1,0 +1,144 @@
+"""Meters: folding the counts of commits, and reading them: usage is what is folded and what is not, in one snapshot."""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store import books, port
+from usher_gateway.store.sqlite import rows, walk, writer
+
+FOLD_SLICE = 128
+"""Rows of meter_batches that one job folds."""
+
+_DAY_SECONDS = 86_400
+_FEW_LISTENERS = 200
+"""Up to so many listeners are looked up slot by slot; for more, all of a day's meters are read."""
+
+_decode = msgspec.msgpack.decode
+
+Counted = tuple[int, int, int, int]
+"""(listener number, slot, counter, count)"""
+
+
+def fold(folded: list[int]) -> Callable[[writer.Writer], None]:
+    """A job that moves a slice of the commits' counts into the meters; ``folded`` gets how many rows it moved.
+
+    A batch is added and deleted in one transaction, so a crash can neither lose nor double it.
+    """
+
+    def job(batch_writer: writer.Writer) -> None:
+        connection = batch_writer.connection
+        statement = "select number, counts from meter_batches order by number limit ?"
+        batches = connection.execute(statement, (FOLD_SLICE,)).fetchall()
+        folded.append(len(batches))
+        if not batches:
+            return
+        sums: dict[tuple[int, int, int], int] = {}
+        for _, packed in batches:
+            for listener, slot, counter, count in _decode(packed):
+                sums[slot, listener, counter] = sums.get((slot, listener, counter), 0) + count
+        add(connection, [(slot, listener, counter, count) for (slot, listener, counter), count in sorted(sums.items())])
+        connection.execute("delete from meter_batches where number <= ?", (batches[-1][0],))
+
+    return job
+
+
+def add(connection: sqlite3.Connection, counts: list[rows.Row]) -> None:
+    """Add (slot, listener, counter, count) rows to the meters."""
+    head = "insert into meters (slot, listener, counter, count)"
+    rows.insert(connection, head, 4, counts, "on conflict do update set count = count + excluded.count")
+
+
+def days(since: int, until: int) -> Iterator[tuple[int, int]]:
+    """[since, until) (seconds) cut at midnights."""
+    while since < until:
+        end = min(until, (since // _DAY_SECONDS + 1) * _DAY_SECONDS)
+        yield since, end
+        since = end
+
+
+def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
+    """First slot with counts, and the end of the last one (seconds); (0, 0) if there are none."""
+    first, last = connection.execute("select min(slot), max(slot) from meters where slot > 0").fetchone()
+    slots = [slot for slot in (first, last) if slot is not None]
+    slots += [slot for _, slot, _, _ in _unfolded(connection)]
+    return (min(slots), max(slots) + model.SLOT_SECONDS) if slots else (0, 0)
+
+
+def usage(
+    connection: sqlite3.Connection, since: int, until: int, where: port.Filter, period: port.Period
+) -> dict[tuple[int, int], model.Counts]:
+    """(first second of the period, listener number) -> counts of the slots in [since, until) (seconds)."""
+    listeners = walk.listener_numbers(connection, where.namespace, where.tenant, where.listener)
+    found: dict[tuple[int, int], model.Counts] = {}
+    for listener, slot, counter, count in _all(connection, since, until, listeners):
+        counts = found.setdefault((books.first_second(slot, period), listener), {})
+        counts[counter] = counts.get(counter, 0) + count
+    return found
+
+
+def listener_names(connection: sqlite3.Connection) -> dict[int, model.ListenerName]:
+    """Every listener by number."""
+    found = connection.execute("select number, namespace, tenant, listener from listeners")
+    return {number: model.ListenerName(*names) for number, *names in found}
+
+
+def open_deliveries(connection: sqlite3.Connection, at: int) -> dict[model.ListenerName, int]:
+    """See the port: what is pending now, less what the meters say has happened since the slot border."""
+    found = _pending_by_listener(connection)
+    border = model.slot_of(at)
+    statement = "select listener, counter, sum(count) from meters where slot >= ? group by listener, counter"
+    counted = list(connection.execute(statement, (border,)))
+    counted += [
+        (listener, counter, count) for listener, slot, counter, count in _unfolded(connection) if slot >= border
+    ]
+    for listener, counter, count in counted:
+        found[listener] = found.get(listener, 0) - books.OPEN_SIGNS.get(counter, 0) * count
+    names = listener_names(connection)
+    return {names[listener]: count for listener, count in found.items() if count}
+
+
+def _pending_by_listener(connection: sqlite3.Connection) -> dict[int, int]:
+    """Pending deliveries: those of the backlog, held ones, and those in lanes; each by an index, never by a scan."""
+    row = connection.execute("select value from meta where name = 'lanes_from'").fetchone()
+    lanes_from = int(row[0]) if row else 0
+    statement = """
+        select listener, sum(n) from (
+            select route, count(*) as n from deliveries where waiting = 1 group by route
+            union all
+            select route, count(*) from deliveries where hold > 0 group by route
+            union all
+            select route, count(*) from deliveries
+            where key >= ? and state = 0 and hold = 0 and waiting = 0 group by route
+        ) join routes on routes.number = route group by listener
+    """
+    return dict(connection.execute(statement, (lanes_from,)))
+
+
+def _all(connection: sqlite3.Connection, since: int, until: int, listeners: set[int] | None) -> Iterator[Counted]:
+    if listeners is None or len(listeners) > _FEW_LISTENERS:
+        statement = "select listener, slot, counter, count from meters where slot >= ? and slot < ?"
+        folded: Iterable[Counted] = connection.execute(statement, (since, until))
+    else:
+        folded = _of_few(connection, since, until, sorted(listeners))
+    for counted in folded:
+        if listeners is None or counted[0] in listeners:
+            yield counted
+    for counted in _unfolded(connection):
+        if since <= counted[1] < until and (listeners is None or counted[0] in listeners):
+            yield counted
+
+
+def _of_few(connection: sqlite3.Connection, since: int, until: int, listeners: list[int]) -> Iterator[Counted]:
+    statement = "select listener, slot, counter, count from meters where slot = ? and listener = ?"
+    first = -(-since // model.SLOT_SECONDS) * model.SLOT_SECONDS
+    for slot in range(first, until, model.SLOT_SECONDS):
+        for listener in listeners:
+            yield from connection.execute(statement, (slot, listener))
+
+
+def _unfolded(connection: sqlite3.Connection) -> Iterator[Counted]:
+    for (packed,) in connection.execute("select counts from meter_batches"):
+        yield from _decode(packed)
