@@ -214,7 +214,7 @@ async def test_the_control_endpoint_changes_how_it_answers(
     assert (counts["/x"]["received"], counts["/x"]["taken"]) == (1, 0)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"status": 1000}', b'{"staus": 500}', b'{"path": "x"}', b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"status": 1000}', b'{"state": 500}', b'{"path": "x"}', b"\xff"])
 async def test_a_wrong_command_is_told_what_is_wrong(
     receiving: simulator.Receiver, session: aiohttp.ClientSession, body: bytes
 ) -> None:

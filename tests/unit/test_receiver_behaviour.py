@@ -44,7 +44,7 @@ def test_a_temporary_rule_gives_way_to_the_lasting_one_before_it() -> None:
         '{"status": 99}',
         '{"status": 600}',
         '{"kind": "Explode"}',
-        '{"staus": 500}',
+        '{"state": 500}',
         '{"delay_seconds": -1}',
         '{"for_seconds": -1}',
         '{"retry_after": "1\\r\\nX: y"}',

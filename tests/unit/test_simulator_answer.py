@@ -73,7 +73,7 @@ def test_quantiles_are_values_that_were_measured() -> None:
 
 
 def _judge(listener: books.ListenerBooks) -> verdict.Verdict:
-    return verdict.judge_books(listener, https=True, verified=True)
+    return verdict.judge_books(listener, verdict.Circumstances())
 
 
 def test_a_listener_that_answered_everything_survives() -> None:
@@ -91,7 +91,7 @@ def test_failures_that_were_made_good_are_told_but_survived() -> None:
     [
         (books.ListenerBooks(name="x", header_missing=3), "wifiWebhookListener: 1"),
         (books.ListenerBooks(name="x", failed_by_status={404: 1, 500: 1}), "1 times 404"),
-        (books.ListenerBooks(name="x", unacknowledged=5, never_sent=2), "3 visits are still unacknowledged"),
+        (books.ListenerBooks(name="x", unacknowledged=5, never_sent=2), "Still unacknowledged: 3"),
         (books.ListenerBooks(name="x", unacknowledged=5, disabled=True, never_sent=4), "DISABLED"),
         (books.ListenerBooks(name="x", tls_failed=1), "certificate"),
         (
@@ -99,10 +99,11 @@ def test_failures_that_were_made_good_are_told_but_survived() -> None:
                 name="x",
                 validations=[
                     books.Validation("GET", Outcome.WrongStatus, 405, 0.1),
+                    books.Validation("POST {}", Outcome.WrongStatus, 405, 0.1),
                     books.Validation("HEAD", Outcome.Acknowledged, 200, 0.1),
                 ],
             ),
-            "GET: status 405",
+            "GET, POST {}: status 405",
         ),
         (
             books.ListenerBooks(name="x", validations=[books.Validation("GET", Outcome.TimedOut, 0, 10.0)]),
@@ -118,8 +119,8 @@ def test_what_is_wrong_is_said_in_plain_words(listener: books.ListenerBooks, wor
 
 def test_a_plain_or_unchecked_connection_is_mentioned() -> None:
     listener = books.ListenerBooks(name="x")
-    assert "not https" in verdict.judge_books(listener, https=False, verified=True).lines[-1]
-    assert "not checked" in verdict.judge_books(listener, https=True, verified=False).lines[-1]
+    assert "not https" in verdict.judge_books(listener, verdict.Circumstances(https=False)).lines[-1]
+    assert "not checked" in verdict.judge_books(listener, verdict.Circumstances(verified=False)).lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -132,3 +133,17 @@ def test_a_plain_or_unchecked_connection_is_mentioned() -> None:
 )
 def test_a_url_is_shown_without_what_may_be_a_credential(url: str, short: str) -> None:
     assert settings.shorten(url) == short
+
+
+def test_an_interrupted_run_gives_no_verdict_but_tells_what_was_wrong_so_far() -> None:
+    interrupted = verdict.Circumstances(interrupted=True)
+    early = verdict.judge_books(books.ListenerBooks(name="x", unacknowledged=5, never_sent=5), interrupted)
+    assert (early.survives, early.lines[0]) == (False, "No verdict: it was interrupted before the end.")
+    wrong = verdict.judge_books(books.ListenerBooks(name="x", header_missing=1), interrupted)
+    assert wrong.lines[0] == "Would not survive Purple."
+
+
+def test_a_validation_alone_is_judged_alone() -> None:
+    listener = books.ListenerBooks(name="x", unacknowledged=5, never_sent=5)
+    judged = verdict.judge_books(listener, verdict.Circumstances(validate_only=True))
+    assert judged == verdict.Verdict(survives=True, lines=("The portal would accept it.",))

@@ -67,6 +67,8 @@ class Gateway:
         self.applied_at = 0
         self._drain_until = 0.0
         self.started = asyncio.Event()
+        self.configured = asyncio.Event()
+        """Set once a first configuration runs."""
         self.is_draining = False
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
@@ -173,6 +175,7 @@ class Gateway:
         self.dispatcher.apply(snapshot)
         self.snapshot, self.applied_at = snapshot, self.clock.now()
         self._changed.set()
+        self.configured.set()
         gc.collect()
         gc.freeze()  # documents live long: the collector need not walk them again and again
 

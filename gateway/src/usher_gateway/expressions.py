@@ -83,6 +83,7 @@ FUNCTIONS = frozenset(
 
 _NODE_WORK = 70
 _PLAIN_WORK = 4  # what converting a value in and out costs more than copying it inside the core
+_ROOTS = frozenset({"visit", "body"})
 _KEYWORDS = frozenset({"true", "false", "null", "in"})
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*)
@@ -130,7 +131,8 @@ class Program:
         tokens = [] if self.problems else _tokens(source)
         names = [token.text for token in _variables(tokens)]
         self.uses_body = "body" in names
-        """Whether the expression mentions ``body``: converting one costs more than most expressions."""
+        """Whether the expression mentions ``body``."""
+        self._parts = {root: _parts(tokens, root) for root in _ROOTS if root in names}
         self._has_macro = any(True for _ in _macros(tokens))
         pluses = sum(token.text == "+" for token in tokens)
         self._factor = len(names) * (1 + pluses // 2)
@@ -146,9 +148,8 @@ class Program:
     def _evaluate(self, visit: Mapping[str, object], body: object) -> tuple[Any, str]:
         try:
             scale = _Scale()
-            values = {"visit": scale.cut(visit)}
-            if self.uses_body:
-                values["body"] = scale.cut(body)
+            given = {"visit": visit, "body": body}
+            values = {root: scale.part(given[root], parts) for root, parts in self._parts.items()}
             if self._work(scale) > MAX_WORK:
                 return None, "TooExpensive"
             value = self._program.execute(values)
@@ -169,7 +170,7 @@ class Program:
         return max(weight, 1) * max(repeats, 1) * self._factor
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=16_384)
 def compile_expression(source: str, where: Where) -> Program:
     """The program of an expression, kept: the same text is parsed once."""
     return Program(source, where)
@@ -254,8 +255,14 @@ def _matches_problems(tokens: list[_Token]) -> Iterator[str]:
             continue
         if len(call) < 3 or call[1].kind != "text" or call[2].text != ")":
             yield f"`matches` must have one literal pattern (column {column}), such as matches('^a.*')"
-        elif len(call[1].text) > MAX_PATTERN_LENGTH + 3:
+        elif _literal_length(call[1].text) > MAX_PATTERN_LENGTH:
             yield f"the pattern of `matches` must have at most {MAX_PATTERN_LENGTH} characters (column {column})"
+
+
+def _literal_length(text: str) -> int:
+    """Characters between the quotes of a literal."""
+    quoted = text.lstrip("bBrR")
+    return len(quoted) - (6 if quoted[:3] in {'"""', "'''"} else 2)
 
 
 def _variables(tokens: list[_Token]) -> Iterator[_Token]:
@@ -267,10 +274,50 @@ def _variables(tokens: list[_Token]) -> Iterator[_Token]:
             yield token
 
 
+_Parts = dict[str, "_Parts | None"]
+"""Members that are read, nested; None: the whole value."""
+
+
+def _parts(tokens: list[_Token], root: str) -> _Parts | None:
+    """What an expression reads of a root: converting a value into the core costs more than most expressions."""
+    found: _Parts = {}
+    variables = {token.at for token in _variables(tokens)}
+    for index, token in enumerate(tokens):
+        if token.text == root and token.at in variables:
+            chain = _chain(tokens[index + 1 :])
+            if not chain:
+                return None
+            _add(found, chain)
+    return found
+
+
+def _chain(tokens: list[_Token]) -> list[str]:
+    """The members that follow a name: ``.a.b`` gives a and b; a method is no member."""
+    chain = []
+    for dot, member, after in itertools.zip_longest(tokens[::2], tokens[1::2], tokens[2::2]):
+        called = after is not None and after.text == "("
+        if dot is None or member is None or dot.text != "." or member.kind != "word" or called:
+            break
+        chain.append(member.text)
+    return chain
+
+
+def _add(parts: _Parts, chain: list[str]) -> None:
+    """Add one chain; a value that is read whole stays whole."""
+    for name in chain[:-1]:
+        inner = parts.setdefault(name, {})
+        if inner is None:
+            return
+        parts = inner
+    parts[chain[-1]] = None
+
+
 def _name_problems(tokens: list[_Token]) -> Iterator[str]:
     """Names that are nowhere defined: found here, not at the first visit."""
     bound = {tokens[index + 2].text for index in _macros(tokens) if index + 2 < len(tokens)}
-    known = bound | {"visit", "body"}
+    known = bound | _ROOTS
+    for name in sorted(bound & _ROOTS):
+        yield f"`{name}` may not be the name of a loop's item: call it something else"
     for token in _variables(tokens):
         if token.text not in known:
             hint = _hint(token.text, known, "use `visit` or `body`")
@@ -329,6 +376,13 @@ class _Scale:
         self.longest = 0
         self.heaviest = 0
         """The heaviest single thing that a step of a macro may copy: an item of an array, or a text."""
+
+    def part(self, value: object, parts: _Parts | None) -> object:
+        """A copy of what is read of a value."""
+        if parts is None or not isinstance(value, Mapping):
+            return self.cut(value)
+        self.weight += _NODE_WORK
+        return {name: self.part(value[name], inner) for name, inner in parts.items() if name in value}
 
     def cut(self, value: object) -> object:
         self.weight += _NODE_WORK

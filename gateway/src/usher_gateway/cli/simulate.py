@@ -174,7 +174,7 @@ _Patience = Annotated[
     float,
     typer.Option(
         min=0,
-        help="At the end, wait for retries that are no more than so many real seconds away.",
+        help="At the end, retry for so many real seconds without success, no longer.",
         envvar="USHER_SIMULATE_PATIENCE",
     ),
 ]

@@ -20,6 +20,8 @@ REMOVALS_ALWAYS = 5
 REMOVALS_PART = 0.1
 """So large a part of the listeners may go in one reading."""
 
+_CLASS = resources.ListenerClass.kind_name
+
 Objects = Mapping[tuple[str, str], load.Loaded]
 """The objects in force, by (kind, key), in order."""
 
@@ -90,6 +92,9 @@ def _merge(
         kept = identity in manifests.invalid or not manifests.complete or _within(old.file, gaps)
         if identity not in now and kept:
             now[identity] = old
+    if not any(kind == _CLASS for kind, _ in now):
+        # the implicit class would take every listener to another hostname
+        now |= {identity: old for identity, old in before.items() if identity[0] == _CLASS}
     return dict(sorted(now.items(), key=lambda item: (rank(item[1].file), item[1].line)))
 
 

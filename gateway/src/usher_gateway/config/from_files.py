@@ -109,10 +109,18 @@ class FileSource:
             return False  # nothing to run yet: the gateway goes on answering 503, never 404
         before = self.configuration
         options = self._options.compile_options()
-        self.configuration = await asyncio.to_thread(
-            apply.apply, before, reading.manifests, reading.gaps, options, self._reader.rank
-        )
         self._digest = reading.digest
+        try:
+            self.configuration = await asyncio.to_thread(
+                apply.apply, before, reading.manifests, reading.gaps, options, self._reader.rank
+            )
+        except Exception as error:
+            if first:
+                raise
+            # whatever an edit brings to light, the last good configuration stays in force; no traceback, for it may
+            # quote a Secret
+            _log.error("configuration not applied", error=type(error).__name__)
+            return False
         self._tell(before, self.configuration)
         return first or self.configuration.snapshot != before.snapshot
 

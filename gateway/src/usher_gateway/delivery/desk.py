@@ -73,9 +73,10 @@ class Desk:
         """The newest document of a listener."""
         return self._snapshot.listeners.get(key)
 
-    def can_send_to(self, key: str) -> bool:
-        """Whether a destination is there, active, and has all that its attempts need."""
-        return route.destination_hold(self.destination(key)) is None and self._target(key) is not None
+    def can_send(self, definition: model.RouteDefinition) -> bool:
+        """Whether the destination of a route is there, active, and has all that attempts need."""
+        hold = route.destination_hold(self.destination(definition.destination), definition.listener.tenant)
+        return hold is None and self._target(definition.destination) is not None
 
     def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:
         """The newest document of a delivery's route; None where route or listener were removed."""
@@ -88,7 +89,7 @@ class Desk:
             return model.HoldReason.TenantSuspended
         if listener is not None and listener.state == "Suspended":
             return model.HoldReason.ListenerSuspended
-        return route.destination_hold(self.destination(definition.destination))
+        return route.destination_hold(self.destination(definition.destination), definition.listener.tenant)
 
     def prepare(
         self, delivery: model.Delivery, definition: model.RouteDefinition

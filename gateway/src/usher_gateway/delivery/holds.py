@@ -59,7 +59,7 @@ class Holds:
 
     async def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
         if reason in _DESTINATION_HOLDS:
-            return self._desk.can_send_to(definition.destination)
+            return self._desk.can_send(definition)
         listener = self._desk.listener(definition.listener.key)
         if listener is None:
             return False  # nobody said that what was stopped may go on

@@ -58,6 +58,7 @@ def understand(
         if_visit=if_visit,
         if_repeat=if_repeat,
         quarantine=quarantine,
+        has_marks=listener.planner.has_marks,
         quota=quota,
         quota_month=listener.month(now) if quota else (0, 0),
         body_size=len(raw),

@@ -53,8 +53,7 @@ class Door:
         changed = {
             key
             for key in self._destinations.keys() | snapshot.destinations.keys()
-            if route.destination_hold(self._destinations.get(key))
-            != route.destination_hold(snapshot.destinations.get(key))
+            if self._destinations.get(key) != snapshot.destinations.get(key)
         }
         live: dict[str, find.LiveListener] = {}
         for key, document in snapshot.listeners.items():

@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import unicodedata
 import zoneinfo
 
 import msgspec
@@ -73,10 +74,10 @@ class Identifier:
         keys = []
         for field, prefix, normalise in _PERSON_FIELDS:
             value = fields.get(field)
-            if value is not None:
-                text = normalise(as_text(value))
-                if text:
-                    keys.append(_digest(self._person, prefix + text.encode("utf-8", "surrogatepass")))
+            if value is not None and (text := normalise(value if type(value) is str else as_text(value))):
+                hasher = self._person.copy()
+                hasher.update((prefix + text).encode("utf-8", "surrogatepass"))
+                keys.append(hasher.digest())
         return tuple(keys)
 
     def once_key(self, route: str, per: tuple[str, ...], fields: dict[str, object], period: str) -> bytes:
@@ -156,20 +157,23 @@ FIELD_OF = {"User": "user", "Venue": "venue", "Device": "device"}
 
 
 def _digits(text: str) -> str:
-    return "".join([letter for letter in text if letter.isdigit()])
+    digits = text.lstrip("+")
+    return digits if digits.isdigit() else "".join([letter for letter in text if letter.isdigit()])
 
 
 def _hexadecimal(text: str) -> str:
-    return "".join([letter for letter in text.lower() if letter in "0123456789abcdef"])
+    digits = text.replace(":", "").replace("-", "").lower()
+    return digits if digits.isalnum() else "".join([letter for letter in digits if letter in "0123456789abcdef"])
 
 
 def _folded(text: str) -> str:
-    return text.strip().casefold()
+    folded = text.strip().casefold()
+    return folded if folded.isascii() else unicodedata.normalize("NFC", folded)
 
 
 _PERSON_FIELDS = (
-    ("user", b"u:", str.strip),
-    ("email", b"e:", _folded),
-    ("mobile", b"m:", _digits),
-    ("device", b"d:", _hexadecimal),
+    ("user", "u:", str.strip),
+    ("email", "e:", _folded),
+    ("mobile", "m:", _digits),
+    ("device", "d:", _hexadecimal),
 )

@@ -63,6 +63,7 @@ class Planner:
         self._routes = [
             _PlannedRoute(name, listener, route, destinations, identifier, watch) for route in listener.routes
         ]
+        self.has_marks = any(route.once_per is not None for route in listener.routes)
         self._is_constant = all(route.is_constant for route in self._routes)
         self._constants: dict[model.HoldReason | None, tuple[Plans, Plans]] = {}
 
@@ -103,7 +104,7 @@ class _PlannedRoute:
         self._name, self._route, self._identifier, self._watch = name, route, identifier, watch
         self._zone = zoneinfo.ZoneInfo(listener.tenant.time_zone)
         self._definition = definition_of(listener, route)
-        self._destination_hold = destination_hold(destinations.get(route.destination))
+        self._destination_hold = destination_hold(destinations.get(route.destination), listener.tenant.name)
         self._when = expressions.compile_expression(route.when, "when") if route.when else None
         self._slow_in_a_row = 0
         self.forwards_repeats = route.repeats == "Forward"
@@ -188,9 +189,9 @@ def definition_of(listener: documents.Listener, route: documents.Route) -> model
     return model.RouteDefinition(name, route.name, route.destination, route.when, route.transform, fields)
 
 
-def destination_hold(destination: documents.Destination | None) -> model.HoldReason | None:
-    """Why deliveries to a destination must wait for a person."""
-    if destination is None:
+def destination_hold(destination: documents.Destination | None, tenant: str) -> model.HoldReason | None:
+    """Why a tenant's deliveries to a destination must wait for a person. Another tenant's destination is not there."""
+    if destination is None or destination.tenant not in {"", tenant}:
         return model.HoldReason.DestinationNotFound
     if destination.state == "Paused":
         return model.HoldReason.DestinationPaused

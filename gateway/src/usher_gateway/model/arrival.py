@@ -92,6 +92,8 @@ class Arrival(msgspec.Struct):
     if_visit: tuple[RoutePlan, ...]
     if_repeat: tuple[RoutePlan, ...]
     quarantine: QuarantineReason | None = None
+    has_marks: bool = False
+    """Whether a plan has a once_key."""
     quota: int = 0
     """Visits a month after which deliveries are held; 0 means no limit."""
     quota_month: tuple[int, int] = (0, 0)

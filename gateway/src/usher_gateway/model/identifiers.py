@@ -4,12 +4,12 @@ Source: RFC 9562 §5.7 (UUIDv7) and §6.2 method 1 (a dedicated counter in the b
 """
 
 import os
+import struct
 import time
 import uuid
 from collections.abc import Callable
 
 _COUNTER_BITS = 15
-_COUNTER_LIMIT = 1 << _COUNTER_BITS
 _RANDOM_BITS = 59
 
 
@@ -22,9 +22,10 @@ class IdFactory:
 
     def __init__(self, now_ms: Callable[[], int] | None = None, floor: int = 0) -> None:
         """Start above ``floor``, the highest row key that is already used."""
-        self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        self._now_ms = now_ms or _unix_milliseconds
         self._last = floor
-        self._random = int.from_bytes(os.urandom(8)) >> (64 - _RANDOM_BITS)
+        self._low = 1 << 63 | int.from_bytes(os.urandom(8)) >> (64 - _RANDOM_BITS)
+        """The second half of every id but for the counter's last three bits: variant and random bits."""
 
     def next_key(self) -> int:
         """The next row key: above every earlier one, near the present millisecond."""
@@ -32,17 +33,23 @@ class IdFactory:
         self._last = candidate if candidate > self._last else self._last + 1
         return self._last
 
+    def next_keys(self, count: int) -> range:
+        """So many keys in a row, for one look at the clock."""
+        first = self.next_key()
+        self._last = first + max(count - 1, 0)
+        return range(first, first + count)
+
     def id_of(self, key: int) -> bytes:
         """The UUIDv7 (16 bytes) of a row key made by this factory."""
-        return _spell(key, self._random)
+        high = (key >> _COUNTER_BITS) << 16 | 0x7000 | (key >> 3 & 0xFFF)
+        return _HALVES.pack(high, self._low | (key & 7) << _RANDOM_BITS)
 
 
-def _spell(key: int, random_bits: int) -> bytes:
-    milliseconds, counter = divmod(key, _COUNTER_LIMIT)
-    rand_a, rand_b_high = divmod(counter, 8)
-    return (
-        (milliseconds << 80) | (7 << 76) | (rand_a << 64) | (0b10 << 62) | (rand_b_high << _RANDOM_BITS) | random_bits
-    ).to_bytes(16)
+_HALVES = struct.Struct(">QQ")
+
+
+def _unix_milliseconds() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def key_of(identifier: bytes) -> int:

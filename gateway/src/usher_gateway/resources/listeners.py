@@ -25,6 +25,13 @@ _REFUSED = {
 }
 
 
+_FIELD_NAMES = tuple(
+    (field.name, field.encode_name)
+    for field in msgspec.structs.fields(listener.Fields)
+    if field.encode_name in documents.DEFAULT_FIELDS
+)
+
+
 class Surroundings(msgspec.Struct, frozen=True):
     """What a listener needs to know besides itself."""
 
@@ -140,10 +147,10 @@ def _with_class(document: documents.Listener, around: Surroundings) -> documents
 def _fields(fields: listener.Fields) -> dict[str, tuple[str, ...]]:
     """Overrides merged over the defaults of purple.md."""
     merged = dict(documents.DEFAULT_FIELDS)
-    for field in msgspec.structs.fields(fields):
-        pointer = getattr(fields, field.name)
-        if field.encode_name in merged and pointer is not None:
-            merged[field.encode_name] = (pointer,)
+    for attribute, name in _FIELD_NAMES:
+        pointer = getattr(fields, attribute)
+        if pointer is not None:
+            merged[name] = (pointer,)
     return merged
 
 

@@ -12,7 +12,7 @@ from usher_gateway.simulator.schedule import CAFE, FLAT, HOTEL, STADIUM, Pattern
 from usher_gateway.simulator.sender import Simulator
 from usher_gateway.simulator.settings import SimulatorSettings, Target
 from usher_gateway.simulator.tally import Counts
-from usher_gateway.simulator.verdict import Verdict, judge_books
+from usher_gateway.simulator.verdict import Circumstances, Verdict, judge_books
 from usher_gateway.simulator.verify import Signature
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "STADIUM",
     "Behaviour",
     "Books",
+    "Circumstances",
     "Command",
     "Company",
     "Counts",

@@ -87,7 +87,7 @@ def _document(visitor: people.Person, event: schedule.Event, company: Company) -
                 "company": {"id": company.id if text else _number(company.id)},
                 "timezone": "Europe/London",
             },
-            "marketing": {"optIn": event.person % 4 != 0, "channels": ["email", "sms"], "consentVersion": 3.1},
+            "marketing": {"consent": event.person % 4 != 0, "channels": ["email", "sms"], "consentVersion": 3.1},
         },
         "apiVersion": "2.7",
         "accessPoint": {"name": f"AP-{event.venue}-{event.person % 7}", "ssid": "Guest WiFi ☕", "signal": -61},

@@ -88,9 +88,12 @@ def report(settings: configuration.SimulatorSettings, result: books.Books) -> Re
     verdicts = tuple(
         verdict.judge_books(
             listener,
-            https=target.url.lower().startswith("https:"),
-            verified=settings.tls == "Verify",
-            validate_only=settings.validate_only,
+            verdict.Circumstances(
+                https=target.url.lower().startswith("https:"),
+                verified=settings.tls == "Verify",
+                interrupted=result.interrupted,
+                validate_only=settings.validate_only,
+            ),
         )
         for target, listener in zip(settings.targets, result.listeners, strict=True)
     )
@@ -114,7 +117,7 @@ def show_report(settings: configuration.SimulatorSettings, result: Report, *, as
         style = "green" if judged.survives else "bold red"
         console.print(f"{listener.name}: {judged.lines[0]}", style=style, markup=False, highlight=False)
         for line in judged.lines[1:]:
-            console.print(f"  - {line}", markup=False, highlight=False)
+            console.print(f"  - {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 async def receive(receiving: receiver.Receiver, *, signatures: bool, as_json: bool) -> bool:

@@ -106,6 +106,8 @@ class _Line:
         """What a request raised that no listener can cause: the run ends with it."""
         self._base = 0
         self._start = 0.0
+        self._progress = 0.0
+        """When something was last sent for the first time or acknowledged, in real seconds since the start."""
         self._open: set[int] = set()
         """Positions of what was sent and not acknowledged yet."""
         self._uncertain: dict[str, None] = {}
@@ -183,7 +185,7 @@ class _Line:
         if self._next < len(self._events):
             first = self._real(self._events[self._next].send / model.MICROSECONDS)
             return first if again is None else min(first, again)
-        if again is None or again - self._now() > self._settings.patience_seconds:
+        if again is None or again - self._progress > self._settings.patience_seconds:
             return None
         return again
 
@@ -199,6 +201,7 @@ class _Line:
             event = self._events[position]
             if not self._later or self._real(event.send / model.MICROSECONDS) <= self._later[0][0]:
                 self._next += 1
+                self._progress = self._now()
                 self._open.add(position)
                 return _Sending(position, event)
         return heapq.heappop(self._later)[2]
@@ -236,6 +239,7 @@ class _Line:
             self._seconds.append(result.seconds)
         if result.outcome is answer.Outcome.Acknowledged:
             self._hook.succeeded()
+            self._progress = self._now()
             self._acknowledged(sending)
             return
         if result.outcome in {answer.Outcome.TimedOut, answer.Outcome.HungUp}:

@@ -42,7 +42,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     disable_seconds: float = answer.DISABLE_SECONDS
     """Simulated."""
     patience_seconds: float = 60.0
-    """Real: once everything was sent, the run ends when the next retry is farther away than this."""
+    """Real: once everything was sent, the run ends when it would go on for so long without an acknowledgement."""
     validate: bool = True
     """Begin with the portal's "Save and Validate" in each shape."""
     validate_only: bool = False

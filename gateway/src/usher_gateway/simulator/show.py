@@ -86,6 +86,12 @@ def _state(each: books.ListenerBooks) -> str:
     return "all acknowledged" if each.acknowledged == each.authentications else "sending"
 
 
+def _hook(each: books.ListenerBooks) -> str:
+    if each.validations and not any(validation.passed for validation in each.validations):
+        return "never enabled"
+    return "DISABLED" if each.disabled else "enabled"
+
+
 def _rows(each: books.ListenerBooks) -> list[tuple[str, str]]:
     latency = each.latency
     return [
@@ -102,6 +108,6 @@ def _rows(each: books.ListenerBooks) -> list[tuple[str, str]]:
         ("acknowledged", str(each.acknowledged)),
         ("still unacknowledged", str(each.unacknowledged)),
         ("  never sent", str(each.never_sent)),
-        ("hook", "DISABLED" if each.disabled else "enabled"),
+        ("hook", _hook(each)),
         ("answer p50 / p99 / max", f"{latency.p50:.3f} / {latency.p99:.3f} / {latency.max:.3f} s"),
     ]

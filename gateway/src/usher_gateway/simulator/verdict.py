@@ -12,13 +12,30 @@ class Verdict(msgspec.Struct, frozen=True):
     lines: tuple[str, ...]
 
 
-def judge_books(listener: books.ListenerBooks, *, https: bool, verified: bool, validate_only: bool = False) -> Verdict:
-    """Judge one listener's books. ``https``, ``verified``: how its certificate was met."""
-    wrongs = [*_validation(listener), *([] if validate_only else _answers(listener))]
-    notes = [*([] if validate_only else _remarks(listener)), *_transport(https, verified)]
+class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+    """How the books came about."""
+
+    https: bool = True
+    verified: bool = True
+    """Whether the certificate was checked."""
+    interrupted: bool = False
+    validate_only: bool = False
+
+
+def judge_books(listener: books.ListenerBooks, circumstances: Circumstances) -> Verdict:
+    """Judge one listener's books."""
+    wrongs = _validation(listener)
+    notes = _transport(circumstances)
+    if not circumstances.validate_only:
+        wrongs += _answers(listener)
+        notes = [*_unacknowledged(listener), *_remarks(listener), *notes]
     if wrongs:
         return Verdict(survives=False, lines=("Would not survive Purple.", *wrongs, *notes))
-    first = "The portal would accept it." if validate_only else "Would survive Purple."
+    if circumstances.interrupted:
+        return Verdict(survives=False, lines=("No verdict: it was interrupted before the end.", *notes))
+    if listener.unacknowledged and not circumstances.validate_only:
+        return Verdict(survives=False, lines=("Has not survived Purple yet.", *notes))
+    first = "The portal would accept it." if circumstances.validate_only else "Would survive Purple."
     return Verdict(survives=True, lines=(first, *notes))
 
 
@@ -26,11 +43,14 @@ def _validation(listener: books.ListenerBooks) -> list[str]:
     failed = [each for each in listener.validations if not each.passed]
     if not failed:
         return []
-    shapes = ", ".join(f"{each.shape}: {explain(each.outcome, each.status)}" for each in failed)
+    by_reason: dict[str, list[str]] = {}
+    for each in failed:
+        by_reason.setdefault(explain(each.outcome, each.status), []).append(each.shape)
+    reasons = "; ".join(f"{', '.join(shapes)}: {reason}" for reason, shapes in by_reason.items())
     if len(failed) == len(listener.validations):
-        return [f"The portal would refuse to save it ({shapes}), so nothing would ever be sent."]
+        return [f"The portal would refuse to save it, so nothing would ever be sent ({reasons})."]
     return [
-        f"The portal may refuse to save it ({shapes}): its call is not documented, so answer each 200 with the header."
+        f"The portal may refuse to save it ({reasons}): its call is not documented, so answer each 200 with the header."
     ]
 
 
@@ -39,13 +59,13 @@ def _answers(listener: books.ListenerBooks) -> list[str]:
     if listener.disabled:
         lines.append(
             "THE HOOK WAS DISABLED after a prolonged time of failures: Purple sends nothing more, and tells nobody "
-            f"through the hook. {listener.never_sent} visits were not even sent; a person must validate it again."
+            "through the hook. A person must validate it again in the portal."
         )
     missing = listener.header_missing + listener.header_wrong
     if missing:
         lines.append(
-            f"{missing} answers were 200 without the header {answer.SUCCESS_HEADER}: {answer.SUCCESS_VALUE}: to Purple "
-            "that is a failure, which it brings back every 3 hours, and enough of them disable the hook."
+            f"Answers of 200 without the header {answer.SUCCESS_HEADER}: {answer.SUCCESS_VALUE}: {missing}. To Purple "
+            "that is a failure: it brings the visit back every 3 hours, and enough of them disable the hook."
         )
     wrong = {
         status: count
@@ -59,34 +79,33 @@ def _answers(listener: books.ListenerBooks) -> list[str]:
             "a visit up; it comes back until the hook is disabled. Answer 200 and set aside what is no good."
         )
     if listener.tls_failed:
-        lines.append(f"TLS failed {listener.tls_failed} times: Purple posts only where the certificate is valid.")
-    if listener.unacknowledged and not listener.disabled:
-        lines.append(_unacknowledged(listener))
+        lines.append(f"Failed for TLS: {listener.tls_failed}. Purple posts only where the certificate is valid.")
     return lines
 
 
-def _unacknowledged(listener: books.ListenerBooks) -> str:
-    sent = listener.unacknowledged - listener.never_sent
-    parts = []
-    if sent:
-        parts.append(f"{sent} visits are still unacknowledged: Purple would bring them again 3 hours after each try.")
+def _unacknowledged(listener: books.ListenerBooks) -> list[str]:
+    lines = []
+    tried = listener.unacknowledged - listener.never_sent
+    if tried:
+        again = "" if listener.disabled else ": Purple would bring them again 3 hours after each try"
+        lines.append(f"Still unacknowledged: {tried}{again}.")
     if listener.never_sent:
-        parts.append(f"{listener.never_sent} visits were never sent.")
-    return " ".join(parts)
+        lines.append(f"Never sent: {listener.never_sent}.")
+    return lines
 
 
 def _remarks(listener: books.ListenerBooks) -> list[str]:
     lines = []
     if listener.failures:
-        lines.append(f"{listener.failures} requests failed ({failures(listener)}); {listener.retries} were retries.")
+        lines.append(f"Failed requests: {listener.failures} ({failures(listener)}); retries: {listener.retries}.")
     if listener.timed_out or listener.hung_up:
         lines.append(
-            f"{listener.timed_out + listener.hung_up} were given up without an answer: if the listener had stored "
-            "them all the same, it got them twice. Purple sends no event id, so it has to tell by the content."
+            f"Given up without an answer: {listener.timed_out + listener.hung_up}. What the listener had stored all "
+            "the same comes twice; Purple sends no event id, so it has to tell by the content."
         )
     redeliveries = listener.redeliveries - listener.redelivered
     if redeliveries:
-        lines.append(f"{redeliveries} planned redeliveries were not sent or not acknowledged before the end.")
+        lines.append(f"Planned redeliveries that were not sent or not acknowledged before the end: {redeliveries}.")
     if listener.latency.p99 > 0.5 * answer.LIMIT_SECONDS:
         lines.append(f"It is slow: p99 {listener.latency.p99:.1f} s of the {answer.LIMIT_SECONDS:.0f} s that it has.")
     if listener.behind_seconds > 1:
@@ -97,10 +116,10 @@ def _remarks(listener: books.ListenerBooks) -> list[str]:
     return lines
 
 
-def _transport(https: bool, verified: bool) -> list[str]:
-    if not https:
+def _transport(circumstances: Circumstances) -> list[str]:
+    if not circumstances.https:
         return ["The URL is not https: Purple posts only to https with a valid certificate."]
-    return [] if verified else ["The certificate was not checked: Purple posts only where it is valid."]
+    return [] if circumstances.verified else ["The certificate was not checked: Purple posts only where it is valid."]
 
 
 def failures(listener: books.ListenerBooks) -> str:

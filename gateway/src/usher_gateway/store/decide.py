@@ -21,19 +21,11 @@ class Print(msgspec.Struct, gc=False):
     unacknowledged: bool
 
 
-class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """What a route decided in the end: a skip, or a delivery (held or not)."""
-
-    plan: model.RoutePlan
-    skip: model.SkipReason | None = None
-    hold: model.HoldReason | None = None
-
-
 class Decision(msgspec.Struct, frozen=True):
-    """What an arrival is, with one verdict per route in force (none for redeliveries and quarantined ones)."""
+    """What an arrival is, with one final plan per route in force (none for redeliveries and quarantined ones)."""
 
     counted_as: model.CountedAs
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[model.RoutePlan, ...] = ()
 
 
 class Facts(msgspec.Struct):
@@ -80,8 +72,10 @@ def _is_repeat(arrival: model.Arrival, facts: Facts) -> bool:
 
 def _verdicts(
     plans: tuple[model.RoutePlan, ...], arrival: model.Arrival, facts: Facts, new_visits: int
-) -> tuple[Verdict, ...]:
+) -> tuple[model.RoutePlan, ...]:
     over_quota = arrival.quota > 0 and _count_visits(arrival, facts, new_visits) > arrival.quota
+    if not over_quota and not arrival.has_marks:
+        return plans
     return tuple([_verdict(plan, facts, over_quota) for plan in plans])
 
 
@@ -97,14 +91,13 @@ def quota_key(arrival: model.Arrival) -> tuple[str, str, int]:
     return (arrival.listener.namespace, arrival.listener.tenant, arrival.quota_month[0])
 
 
-def _verdict(plan: model.RoutePlan, facts: Facts, over_quota: bool) -> Verdict:
+def _verdict(plan: model.RoutePlan, facts: Facts, over_quota: bool) -> model.RoutePlan:
     if plan.skip is not None:
-        return Verdict(plan, skip=plan.skip)
+        return plan
     if plan.once_key:
         if plan.once_key in facts.once_marks:
-            return Verdict(plan, skip=model.SkipReason.OncePer)
+            return msgspec.structs.replace(plan, skip=model.SkipReason.OncePer)
         facts.once_marks.add(plan.once_key)
-    hold = plan.hold
-    if hold is None and over_quota:
-        hold = model.HoldReason.QuotaExceeded
-    return Verdict(plan, hold=hold)
+    if over_quota and plan.hold is None:
+        return msgspec.structs.replace(plan, hold=model.HoldReason.QuotaExceeded)
+    return plan

@@ -86,7 +86,7 @@ class SqliteEngine:
         self._loop = asyncio.get_running_loop()
         settings = self.settings
         self.opened = opened = await asyncio.to_thread(
-            database.open_for_writing, settings.folder, settings.key_fingerprint, settings.fold_rows
+            database.open_for_writing, settings.folder, settings.key_fingerprint, settings.fold_rows, self.now()
         )
         self.disk.look()
         self.reader = reads.Reader(settings.folder)
@@ -343,6 +343,7 @@ class SqliteEngine:
             await asyncio.sleep(1)
             try:
                 await asyncio.to_thread(self.disk.look)
+                await asyncio.to_thread(self.opened.mark)
                 await self._checkpoint()
             except Exception as error:  # noqa: BLE001 - the task's top: without it a full disk would stay full for ever
                 _log.warning("store_upkeep_failed", error=type(error).__name__)

@@ -5,6 +5,7 @@ of these is a chance to wait. A multi-row VALUES list is one step (measured in d
 """
 
 import functools
+import itertools
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,13 +22,10 @@ _LARGEST = 64
 def insert(connection: sqlite3.Connection, head: str, width: int, rows: Sequence[Row], tail: str = "") -> None:
     """Insert rows of ``width`` columns: ``<head> values (…),(…) <tail>``.
 
-    In chunks of powers of two, so that few distinct statements are prepared and all stay cached.
+    One statement per number of rows up to 64: all of them stay prepared.
     """
     for chunk in _chunks(rows):
-        flat: list[object] = []
-        for row in chunk:
-            flat += row
-        connection.execute(_values(head, width, len(chunk), tail), flat)
+        connection.execute(_values(head, width, len(chunk), tail), list(itertools.chain.from_iterable(chunk)))
 
 
 def select_in(connection: sqlite3.Connection, statement: str, keys: Sequence[object]) -> Iterator[Found]:
@@ -40,12 +38,12 @@ def select_in(connection: sqlite3.Connection, statement: str, keys: Sequence[obj
 
 
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    start, left = 0, len(rows)
-    while left:
-        size = min(_LARGEST, 1 << (left.bit_length() - 1))
-        yield rows[start : start + size] if left != size or start else rows
-        start += size
-        left -= size
+    if len(rows) <= _LARGEST:
+        if rows:
+            yield rows
+        return
+    for start in range(0, len(rows), _LARGEST):
+        yield rows[start : start + _LARGEST]
 
 
 @functools.lru_cache(maxsize=512)

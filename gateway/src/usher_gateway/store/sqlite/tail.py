@@ -21,7 +21,6 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
 
     key: int
     received_at: int
-    unacknowledged: bool
     fingerprint: bytes
     visitor_key: bytes
     visit_time: int
@@ -29,6 +28,7 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     remembers_print: bool
     """True for the first acceptance of a content; later ones do not replace it."""
     persons: bytes
+    unacknowledged: bool = False
 
 
 class Generation:
@@ -58,9 +58,9 @@ class Generation:
         if row.is_visit:
             bucket = self._sightings[row.visitor_key[0]]
             bucket[row.visitor_key] = (*bucket.get(row.visitor_key, ()), row.visit_time)
-        packed = row.persons
+        packed, persons = row.persons, self._persons
         for start in range(0, len(packed), 8):
-            self.add_person(packed[start : start + 8], key)
+            persons[packed[start]].append((packed[start : start + 8], key))
 
     def add_person(self, person: bytes, arrival: int) -> None:
         """Remember that a person key occurs in an arrival."""

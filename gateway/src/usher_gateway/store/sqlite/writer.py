@@ -6,28 +6,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store import decide
-from usher_gateway.store.sqlite import names, rows, tail
+from usher_gateway.store.sqlite import accepting, names, rows, tail
 
-FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16
-
-_SKIP_COUNTERS = {
-    model.SkipReason.Filter: model.Counter.skipped_filter,
-    model.SkipReason.OncePer: model.Counter.skipped_once_per,
-    model.SkipReason.Stale: model.Counter.skipped_stale,
-    model.SkipReason.Repeat: model.Counter.skipped_repeat,
-    model.SkipReason.Paused: model.Counter.skipped_paused,
-    model.SkipReason.Shadow: model.Counter.skipped_shadow,
-}
-_COUNTED = {
-    model.CountedAs.Visit: model.Counter.visits,
-    model.CountedAs.Repeat: model.Counter.repeats,
-    model.CountedAs.Redelivery: model.Counter.redeliveries,
-    model.CountedAs.Quarantined: model.Counter.quarantined,
-}
-_DAY = 86_400 * model.MICROSECONDS
-_LEDGER_DAYS = 8
-"""The ledger is kept at least this long: dedupe looks back 7 days."""
+FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = accepting.FLAGS
 
 MeterKey = tuple[int, int, int]
 """(listener number, slot, counter)"""
@@ -53,16 +34,18 @@ class Writer:
         self.names = names.Names(connection)
         self.tail = ledger_tail
         self.month_visits: dict[tuple[str, str, int], int] = {}
+        self.encode = msgspec.msgpack.Encoder().encode
         self.meters: dict[MeterKey, int] = {}
         self.checkpoint_is_due = False
         self.lanes_from = 0
         """From this key on deliveries may be in lanes; the store's own note is never above it."""
         self.lent: set[int] = set()
         """Deliveries in lanes, in attempts, or with results that wait for their commit."""
+        self.highest_arrival = 0
+        """Row key of the last arrival that was committed here."""
         self._lending: list[int] = []
         self._returning: list[int] = []
         self._ids = ids
-        self._encode = msgspec.msgpack.Encoder().encode
 
     def commit(self, batch: Batch) -> list[model.Accepted]:
         """Apply a batch in one transaction; a sqlite3.Error leaves nothing behind.
@@ -125,6 +108,8 @@ class Writer:
 
     def _note_lent(self, accepted: list[model.Accepted], batch: Batch) -> None:
         """After the commit, here and not where lanes are: between commit and lane a delivery must not be overlooked."""
+        if batch.arrivals:
+            self.highest_arrival = batch.arrivals[-1].key
         self.lent.update([delivery.key for each in accepted for delivery in each.deliveries])
         self.lent.update(self._lending)
         self.lent.difference_update([settlement.key for settlement in batch.settlements])
@@ -141,224 +126,21 @@ class Writer:
             self.tail.growing.add(row)
         for arrival in batch.unacknowledged:
             known = self.tail.print_of(arrival.fingerprint)
-            if known is not None and known.arrival == arrival.key:
-                known.unacknowledged = True
+            if known is not None:
+                known.arrival, known.received_at, known.unacknowledged = arrival.key, arrival.received_at, True
         if has_folded:
             self.tail.folded()
-
-    # accept
 
     def _accept(self, batch: Batch) -> tuple[list[model.Accepted], list[tail.LedgerRow]]:
         if not batch.arrivals:
             return [], []
-        facts = self._facts(batch.arrivals)
-        once_before = set(facts.once_marks)
-        writing = _Writing()
-        for arrival in batch.arrivals:
-            arrival.key = self._ids.next_key()
-            self._accept_one(arrival, decide.decide(arrival, facts), facts, batch.now, writing)
-        self._insert(writing)
-        new_marks = facts.once_marks - once_before
-        if new_marks:
-            until = {plan.once_key: plan.once_until for a in batch.arrivals for plan in (*a.if_visit, *a.if_repeat)}
-            marks = [(mark, until[mark]) for mark in sorted(new_marks)]
-            rows.insert(self.connection, "insert into once_marks", 2, marks)
-        return writing.accepted, writing.ledger_rows
+        acceptance = accepting.Acceptance(self, batch.arrivals, batch.now)
+        return acceptance.run()
 
-    def _accept_one(
-        self, arrival: model.Arrival, decision: decide.Decision, facts: decide.Facts, now: int, writing: "_Writing"
-    ) -> None:
-        listener = self.names.listener(arrival.listener)
-        slot = model.slot_of(arrival.received_at)
-        self.meter(listener, slot, _COUNTED[decision.counted_as])
-        if arrival.late:
-            self.meter(listener, slot, model.Counter.late)
-        verdicts: list[tuple[int, int, int]] = []
-        due: list[model.Delivery] = []
-        for verdict in decision.verdicts:
-            route = self.names.route(verdict.plan.route)
-            if verdict.skip is not None:
-                self.meter(listener, slot, _SKIP_COUNTERS[verdict.skip])
-                verdicts.append((route.number, int(verdict.skip), 0))
-                continue
-            delivery = self._new_delivery(arrival, route, verdict, now, writing)
-            verdicts.append((route.number, 0, delivery.key))
-            if delivery.hold is None:
-                due.append(delivery)
-        if decision.verdicts:
-            self.meter(listener, slot, model.Counter.routed, len(decision.verdicts))
-            created = sum(1 for verdict in verdicts if verdict[2])
-            if created:
-                self.meter(listener, slot, model.Counter.created, created)
-        self._ledger_row(arrival, decision, listener, verdicts, facts, writing)
-        writing.accepted.append(model.Accepted(decision.counted_as, tuple(due)))
-
-    def _new_delivery(
-        self, arrival: model.Arrival, route: names.RouteNumbers, verdict: decide.Verdict, now: int, writing: "_Writing"
-    ) -> model.Delivery:
-        key = self._ids.next_key()
-        identifier = self._ids.id_of(key)
-        hold, expires_at = verdict.hold, verdict.plan.expires_at
-        writing.deliveries.append(
-            (
-                key,
-                identifier,
-                arrival.key,
-                route.number,
-                route.destination,
-                0,
-                int(hold or 0),
-                0,
-                0,
-                now,
-                now,
-                now,
-                expires_at,
-                0,
-                0,
-                0,
-                0,
-                "",
-                None,
-            )
-        )
-        return model.Delivery(
-            key=key,
-            id=identifier,
-            arrival=arrival.key,
-            route=route.number,
-            created_at=now,
-            received_at=arrival.received_at,
-            visit_time=arrival.visit_time,
-            late=arrival.late,
-            hops=arrival.hops,
-            attempts=0,
-            started_at=now,
-            expires_at=expires_at,
-            hold=hold,
-            body=arrival.body,
-            content_type=arrival.content_type,
-        )
-
-    def _ledger_row(
-        self,
-        arrival: model.Arrival,
-        decision: decide.Decision,
-        listener: int,
-        verdicts: list[tuple[int, int, int]],
-        facts: decide.Facts,
-        writing: "_Writing",
-    ) -> None:
-        persons = b"".join(arrival.person_keys)
-        is_first = facts.prints[arrival.fingerprint].arrival == arrival.key
-        flags = (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first)
-        writing.arrivals.append(
-            (
-                arrival.key,
-                self._ids.id_of(arrival.key),
-                listener,
-                arrival.received_at,
-                arrival.visit_time,
-                int(decision.counted_as),
-                flags,
-                int(arrival.quarantine or 0),
-                arrival.hops,
-                arrival.body_size or len(arrival.body),
-                arrival.fingerprint,
-                arrival.visitor_key,
-                persons,
-                self._encode(verdicts),
-            )
-        )
-        today = arrival.received_at // _DAY
-        writing.bodies.append((arrival.key, today + arrival.body_days + 1, arrival.content_type, arrival.body))
-        writing.ledger_rows.append(
-            tail.LedgerRow(
-                key=arrival.key,
-                received_at=arrival.received_at,
-                unacknowledged=False,
-                fingerprint=arrival.fingerprint,
-                visitor_key=arrival.visitor_key,
-                visit_time=arrival.visit_time,
-                is_visit=decision.counted_as is model.CountedAs.Visit,
-                remembers_print=is_first,
-                persons=persons,
-            )
-        )
-
-    def _insert(self, writing: "_Writing") -> None:
-        connection = self.connection
-        rows.insert(connection, "insert into arrivals", 14, writing.arrivals)
-        rows.insert(connection, "insert into bodies", 4, writing.bodies)
-        rows.insert(connection, "insert into deliveries", 19, writing.deliveries)
-
-    # facts
-
-    def _facts(self, arrivals: Sequence[model.Arrival]) -> decide.Facts:
-        prints: dict[bytes, decide.Print] = {}
-        sightings: dict[bytes, list[int]] = {}
-        missing: dict[int, bytes] = {}
-        visitors: dict[int, bytes] = {}
-        once: set[bytes] = set()
-        for arrival in arrivals:
-            known = self.tail.print_of(arrival.fingerprint)
-            if known is not None:
-                prints[arrival.fingerprint] = known
-            else:
-                missing[tail.short_key(arrival.fingerprint)] = arrival.fingerprint
-            if arrival.window and arrival.quarantine is None:
-                times = self.tail.sightings_of(arrival.visitor_key)
-                if times:
-                    sightings[arrival.visitor_key] = list(times)
-                visitors[tail.short_key(arrival.visitor_key)] = arrival.visitor_key
-            for plan in (*arrival.if_visit, *arrival.if_repeat):
-                if plan.once_key:
-                    once.add(plan.once_key)
-        self._known_prints(missing, prints)
-        self._known_sightings(visitors, sightings)
-        return decide.Facts(prints, sightings, self._known_marks(once), self._months(arrivals))
-
-    def _known_prints(self, missing: dict[int, bytes], prints: dict[bytes, decide.Print]) -> None:
-        statement = "select print, arrival from prints where print in ({})"
-        found = {
-            arrival: missing[short] for short, arrival in rows.select_in(self.connection, statement, sorted(missing))
-        }
-        if not found:
-            return
-        statement = "select key, received_at, flags, fingerprint from arrivals where key in ({})"
-        for key, received_at, flags, fingerprint in rows.select_in(self.connection, statement, sorted(found)):
-            if fingerprint == found[key]:
-                prints[fingerprint] = decide.Print(key, received_at, bool(flags & FLAG_UNACKNOWLEDGED))
-
-    def _known_sightings(self, visitors: dict[int, bytes], sightings: dict[bytes, list[int]]) -> None:
-        statement = "select visitor, visit_time from sightings where visitor in ({})"
-        for short, time in rows.select_in(self.connection, statement, sorted(visitors)):
-            sightings.setdefault(visitors[short], []).append(time)
-
-    def _known_marks(self, marks: set[bytes]) -> set[bytes]:
-        statement = "select mark from once_marks where mark in ({})"
-        return {row[0] for row in rows.select_in(self.connection, statement, sorted(marks))}
-
-    def _months(self, arrivals: Sequence[model.Arrival]) -> dict[tuple[str, str, int], int]:
-        """Visits of the months that quotas of this batch count; counted from the meters once, then kept."""
-        for arrival in arrivals:
-            if arrival.quota and decide.quota_key(arrival) not in self.month_visits:
-                self.month_visits[decide.quota_key(arrival)] = self._count_month(arrival)
-        return self.month_visits
-
-    def _count_month(self, arrival: model.Arrival) -> int:
-        first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
-        total = 0
-        numbers = self.names.listeners_of(arrival.listener.namespace, arrival.listener.tenant)
-        statement = "select sum(count) from meters where slot >= ? and slot < ? and listener = ? and counter = ?"
-        for number in numbers:
-            (count,) = self.connection.execute(statement, (first, after, number, int(model.Counter.visits))).fetchone()
-            total += count or 0
-        for (packed,) in self.connection.execute("select counts from meter_batches"):
-            for listener, slot, counter, count in msgspec.msgpack.decode(packed):
-                if counter == model.Counter.visits and listener in numbers and first <= slot < after:
-                    total += count
-        return total
+    @property
+    def ids(self) -> model.IdFactory:
+        """Where row keys come from."""
+        return self._ids
 
     # settle
 
@@ -401,9 +183,14 @@ class Writer:
             self.meter(listener, slot, model.Counter.attempts)
 
     def _mark_unacknowledged(self, batch: Batch) -> None:
+        """From now on the content is known by this arrival, whether it was the first with it or a later one."""
         for arrival in batch.unacknowledged:
             self.connection.execute(
-                "update arrivals set flags = flags | ? where key = ?", (FLAG_UNACKNOWLEDGED, arrival.key)
+                "update arrivals set flags = flags | ? where key = ?",
+                (FLAG_UNACKNOWLEDGED | FLAG_FIRST, arrival.key),
+            )
+            self.connection.execute(
+                "update prints set arrival = ? where print = ?", (arrival.key, tail.short_key(arrival.fingerprint))
             )
             self.meter(
                 self.names.listener(arrival.listener), model.slot_of(arrival.received_at), model.Counter.unacknowledged
@@ -413,7 +200,7 @@ class Writer:
 
     def _write_meters(self) -> None:
         if self.meters:
-            packed = self._encode([(*key, count) for key, count in self.meters.items()])
+            packed = self.encode([(*key, count) for key, count in self.meters.items()])
             self.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
 
     def _fold(self) -> bool:
@@ -453,14 +240,3 @@ def probe(batch_writer: Writer) -> None:
 def checkpoint_after(batch_writer: Writer) -> None:
     """A job: copy what is left of the log once this transaction is through, so that the next one starts it anew."""
     batch_writer.checkpoint_is_due = True
-
-
-class _Writing:
-    """Rows of a transaction in the making."""
-
-    def __init__(self) -> None:
-        self.arrivals: list[rows.Row] = []
-        self.bodies: list[rows.Row] = []
-        self.deliveries: list[rows.Row] = []
-        self.ledger_rows: list[tail.LedgerRow] = []
-        self.accepted: list[model.Accepted] = []

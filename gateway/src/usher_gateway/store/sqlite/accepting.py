@@ -1,0 +1,261 @@
+"""The accepting half of a transaction: look up, decide, write rows. Runs in the writer's thread only.
+
+One pass over a batch makes plain tuples; what is the same for many arrivals is counted once at the end. This is where
+an arrival costs most beside HTTP (docs/performance.md).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store import decide
+from usher_gateway.store.sqlite import rows, tail
+
+if TYPE_CHECKING:
+    from usher_gateway.store.sqlite import names, writer
+
+FLAGS = FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16
+"""Bits of arrivals.flags."""
+
+_SKIP_COUNTERS = {
+    model.SkipReason.Filter: model.Counter.skipped_filter,
+    model.SkipReason.OncePer: model.Counter.skipped_once_per,
+    model.SkipReason.Stale: model.Counter.skipped_stale,
+    model.SkipReason.Repeat: model.Counter.skipped_repeat,
+    model.SkipReason.Paused: model.Counter.skipped_paused,
+    model.SkipReason.Shadow: model.Counter.skipped_shadow,
+}
+_COUNTED = {
+    model.CountedAs.Visit: model.Counter.visits,
+    model.CountedAs.Repeat: model.Counter.repeats,
+    model.CountedAs.Redelivery: model.Counter.redeliveries,
+    model.CountedAs.Quarantined: model.Counter.quarantined,
+}
+_DAY = 86_400 * model.MICROSECONDS
+
+_Tally = tuple[int, int, model.CountedAs, bool, tuple[model.SkipReason | None, ...]]
+"""(listener, slot, counted as, late, each route's skip reason): arrivals that count alike"""
+
+
+class Acceptance:
+    """The arrivals of one transaction."""
+
+    def __init__(self, owner: "writer.Writer", arrivals: Sequence[model.Arrival], now: int) -> None:
+        self._owner, self._arrivals, self._now = owner, arrivals, now
+        self._accepted: list[model.Accepted] = []
+        self._ledger_rows: list[tail.LedgerRow] = []
+        self._arrival_rows: list[rows.Row] = []
+        self._body_rows: list[rows.Row] = []
+        self._delivery_rows: list[rows.Row] = []
+        self._tallies: dict[_Tally, int] = {}
+
+    def run(self) -> tuple[list[model.Accepted], list[tail.LedgerRow]]:
+        """Write everything; what was accepted, and what the tail has to remember after the commit."""
+        facts = self._facts()
+        marks_before = set(facts.once_marks)
+        for arrival, key in zip(self._arrivals, self._owner.ids.next_keys(len(self._arrivals)), strict=True):
+            arrival.key = key
+            self._accept(arrival, decide.decide(arrival, facts), facts)
+        self._insert(facts.once_marks - marks_before)
+        self._count()
+        return self._accepted, self._ledger_rows
+
+    def _accept(self, arrival: model.Arrival, decision: decide.Decision, facts: decide.Facts) -> None:
+        counted_as = decision.counted_as
+        listener = self._owner.names.listener(arrival.listener)
+        verdicts: list[tuple[int, int, int]] = []
+        due: list[model.Delivery] = []
+        for plan in decision.verdicts:
+            route = self._owner.names.route(plan.route)
+            if plan.skip is not None:
+                verdicts.append((route.number, plan.skip.value, 0))
+            else:
+                delivery = self._deliver(arrival, route, plan)
+                verdicts.append((route.number, 0, delivery.key))
+                if plan.hold is None:
+                    due.append(delivery)
+        skips = tuple([plan.skip for plan in decision.verdicts])
+        tally = (listener, model.slot_of(arrival.received_at), counted_as, arrival.late, skips)
+        self._tallies[tally] = self._tallies.get(tally, 0) + 1
+        self._accepted.append(model.Accepted(counted_as, tuple(due)))
+        self._remember(
+            arrival, listener, counted_as, verdicts, facts.prints[arrival.fingerprint].arrival == arrival.key
+        )
+
+    def _deliver(self, arrival: model.Arrival, route: "names.RouteNumbers", plan: model.RoutePlan) -> model.Delivery:
+        key, now, hold = self._owner.ids.next_key(), self._now, plan.hold
+        identifier = self._owner.ids.id_of(key)
+        self._delivery_rows.append(
+            (
+                key,
+                identifier,
+                arrival.key,
+                route.number,
+                route.destination,
+                0,
+                0 if hold is None else hold.value,
+                0,
+                0,
+                now,
+                now,
+                now,
+                plan.expires_at,
+                0,
+                0,
+                0,
+                0,
+                "",
+                None,
+            )
+        )
+        return model.Delivery(
+            key,
+            identifier,
+            arrival.key,
+            route.number,
+            now,
+            arrival.received_at,
+            arrival.visit_time,
+            arrival.late,
+            arrival.hops,
+            0,
+            now,
+            plan.expires_at,
+            hold,
+            arrival.body,
+            arrival.content_type,
+        )
+
+    def _remember(
+        self,
+        arrival: model.Arrival,
+        listener: int,
+        counted_as: model.CountedAs,
+        verdicts: list[tuple[int, int, int]],
+        is_first: bool,
+    ) -> None:
+        key, received_at, visit_time = arrival.key, arrival.received_at, arrival.visit_time
+        persons = b"".join(arrival.person_keys)
+        quarantine = arrival.quarantine
+        self._arrival_rows.append(
+            (
+                key,
+                self._owner.ids.id_of(key),
+                listener,
+                received_at,
+                visit_time,
+                counted_as.value,
+                (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first),
+                0 if quarantine is None else quarantine.value,
+                arrival.hops,
+                arrival.body_size,
+                arrival.fingerprint,
+                arrival.visitor_key,
+                persons,
+                self._owner.encode(verdicts),
+            )
+        )
+        expires_day = received_at // _DAY + arrival.body_days + 1
+        self._body_rows.append((key, expires_day, arrival.content_type, arrival.body))
+        is_visit = counted_as is model.CountedAs.Visit
+        self._ledger_rows.append(
+            tail.LedgerRow(
+                key, received_at, arrival.fingerprint, arrival.visitor_key, visit_time, is_visit, is_first, persons
+            )
+        )
+
+    def _insert(self, new_marks: set[bytes]) -> None:
+        connection = self._owner.connection
+        rows.insert(connection, "insert into arrivals", 14, self._arrival_rows)
+        rows.insert(connection, "insert into bodies", 4, self._body_rows)
+        rows.insert(connection, "insert into deliveries", 19, self._delivery_rows)
+        if new_marks:
+            plans = [plan for arrival in self._arrivals for plan in (*arrival.if_visit, *arrival.if_repeat)]
+            until = {plan.once_key: plan.once_until for plan in plans}
+            rows.insert(connection, "insert into once_marks", 2, [(mark, until[mark]) for mark in sorted(new_marks)])
+
+    def _count(self) -> None:
+        meter = self._owner.meter
+        for (listener, slot, counted_as, late, skips), count in self._tallies.items():
+            meter(listener, slot, _COUNTED[counted_as], count)
+            if late:
+                meter(listener, slot, model.Counter.late, count)
+            if skips:
+                meter(listener, slot, model.Counter.routed, count * len(skips))
+            created = skips.count(None)
+            if created:
+                meter(listener, slot, model.Counter.created, count * created)
+            for skip in skips:
+                if skip is not None:
+                    meter(listener, slot, _SKIP_COUNTERS[skip], count)
+
+    # facts
+
+    def _facts(self) -> decide.Facts:
+        prints: dict[bytes, decide.Print] = {}
+        sightings: dict[bytes, list[int]] = {}
+        missing: dict[int, bytes] = {}
+        visitors: dict[int, bytes] = {}
+        once: set[bytes] = set()
+        ledger_tail = self._owner.tail
+        for arrival in self._arrivals:
+            known = ledger_tail.print_of(arrival.fingerprint)
+            if known is not None:
+                prints[arrival.fingerprint] = known
+            else:
+                missing[tail.short_key(arrival.fingerprint)] = arrival.fingerprint
+            if arrival.window and arrival.quarantine is None:
+                times = ledger_tail.sightings_of(arrival.visitor_key)
+                if times:
+                    sightings[arrival.visitor_key] = list(times)
+                visitors[tail.short_key(arrival.visitor_key)] = arrival.visitor_key
+            if arrival.has_marks:
+                once.update(plan.once_key for plan in (*arrival.if_visit, *arrival.if_repeat) if plan.once_key)
+        self._known_prints(missing, prints)
+        self._known_sightings(visitors, sightings)
+        return decide.Facts(prints, sightings, self._known_marks(once), self._months())
+
+    def _known_prints(self, missing: dict[int, bytes], prints: dict[bytes, decide.Print]) -> None:
+        connection = self._owner.connection
+        statement = "select print, arrival from prints where print in ({})"
+        found = {arrival: missing[short] for short, arrival in rows.select_in(connection, statement, sorted(missing))}
+        if not found:
+            return
+        statement = "select key, received_at, flags, fingerprint from arrivals where key in ({})"
+        for key, received_at, flags, fingerprint in rows.select_in(connection, statement, sorted(found)):
+            if fingerprint == found[key]:
+                prints[fingerprint] = decide.Print(key, received_at, bool(flags & FLAG_UNACKNOWLEDGED))
+
+    def _known_sightings(self, visitors: dict[int, bytes], sightings: dict[bytes, list[int]]) -> None:
+        statement = "select visitor, visit_time from sightings where visitor in ({})"
+        for short, time in rows.select_in(self._owner.connection, statement, sorted(visitors)):
+            sightings.setdefault(visitors[short], []).append(time)
+
+    def _known_marks(self, marks: set[bytes]) -> set[bytes]:
+        statement = "select mark from once_marks where mark in ({})"
+        return {mark for (mark,) in rows.select_in(self._owner.connection, statement, sorted(marks))}
+
+    def _months(self) -> dict[tuple[str, str, int], int]:
+        """Visits of the months that quotas of this batch count; counted from the meters once, then kept."""
+        known = self._owner.month_visits
+        for arrival in self._arrivals:
+            if arrival.quota and decide.quota_key(arrival) not in known:
+                known[decide.quota_key(arrival)] = self._count_month(arrival)
+        return known
+
+    def _count_month(self, arrival: model.Arrival) -> int:
+        connection = self._owner.connection
+        first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
+        numbers = self._owner.names.listeners_of(arrival.listener.namespace, arrival.listener.tenant)
+        statement = "select sum(count) from meters where slot >= ? and slot < ? and listener = ? and counter = ?"
+        total = 0
+        for number in numbers:
+            (count,) = connection.execute(statement, (first, after, number, model.Counter.visits.value)).fetchone()
+            total += count or 0
+        for (packed,) in connection.execute("select counts from meter_batches"):
+            for listener, slot, counter, count in msgspec.msgpack.decode(packed):
+                if counter == model.Counter.visits and listener in numbers and first <= slot < after:
+                    total += count
+        return total

@@ -1,0 +1,143 @@
+"""The engines that the contract suite runs over: another engine joins by one more entry in ENGINES."""
+
+import asyncio
+import contextlib
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from contract import samples
+from usher_gateway import model
+from usher_gateway.store import port
+from usher_gateway.store.sqlite import database, disk, engine, queue
+from usher_gateway.store.sqlite import store as sqlite_store
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    def __init__(self) -> None:
+        self.now = samples.NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class Engine(Protocol):
+    """How the suite makes stores of one kind."""
+
+    def make(self, place: Path, clock: Clock, **settings: Any) -> port.Store:
+        """A store that is not open yet; a place that was used before has what was stored there."""
+
+    def refuse_bodies(self, place: Path, fragment: str) -> None:
+        """Let the database refuse every body that holds a text."""
+
+    async def upkeep(self, store: port.Store) -> None:
+        """Do now what the engine does in the background from time to time."""
+
+    def crash(self, store: port.Store) -> None:
+        """Let go of the place without what close() does."""
+
+
+class Sqlite:
+    def make(self, place: Path, clock: Clock, **settings: Any) -> port.Store:
+        limits = queue.Limits(**settings.pop("limits", {}))
+        bounds = disk.Bounds(0, 0.0, 0)
+        values = {"key_fingerprint": "k", "disk_bounds": bounds, "limits": limits} | settings
+        return sqlite_store.SqliteStore(engine.Settings(folder=place, **values), clock)
+
+    def refuse_bodies(self, place: Path, fragment: str) -> None:
+        with contextlib.closing(sqlite3.connect(place / database.FILE_NAME)) as connection:
+            connection.executescript(
+                f"create trigger refuse before insert on bodies when instr(new.body, cast('{fragment}' as blob))"
+                " begin select raise(abort, 'refused'); end"
+            )
+
+    async def upkeep(self, store: port.Store) -> None:
+        assert isinstance(store, sqlite_store.SqliteStore)
+        await store.fold_meters()
+
+    def crash(self, store: port.Store) -> None:
+        assert isinstance(store, sqlite_store.SqliteStore)
+        store._ticker.cancel()
+        store._folder_task.cancel()
+        store._batches.put(None)
+        store._thread.join()
+        store.reader._threads.shutdown()
+        if store.reader._connection is not None:
+            store.reader._connection.close()
+        store.opened.writer.connection.close()
+        store.opened.lock.close()
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"sqlite": Sqlite}
+
+
+class Bench:
+    """A store under test, with its clock and its place; it can be closed or crashed and opened again."""
+
+    def __init__(self, engine_under_test: Engine, place: Path, **settings: Any) -> None:
+        self.engine, self.place, self.settings = engine_under_test, place, settings
+        self.clock = Clock()
+        self.store: port.Store = self.engine.make(place, self.clock, **self.settings)
+
+    async def open(self) -> port.OpenReport:
+        return await self.store.open()
+
+    async def reopen(self, *, crash: bool = False) -> port.OpenReport:
+        if crash:
+            self.engine.crash(self.store)
+        else:
+            await self.store.close()
+        self.store = self.engine.make(self.place, self.clock, **self.settings)
+        return await self.store.open()
+
+    async def accept(self, *arrivals: model.Arrival) -> list[model.Accepted]:
+        """Hand in arrivals at one moment: one batch, if it is large enough."""
+        futures = [self.store.accept(arrival) for arrival in arrivals]
+        return await asyncio.wait_for(asyncio.gather(*futures), timeout=10)
+
+    async def words(self, *arrivals: model.Arrival) -> list[str]:
+        return [accepted.counted_as.name for accepted in await self.accept(*arrivals)]
+
+    async def visits(self, **where: Any) -> list[dict[str, Any]]:
+        return await self._all(self.store.visits, port.Filter(**where))
+
+    async def deliveries(self, **where: Any) -> list[dict[str, Any]]:
+        return await self._all(self.store.deliveries, port.Filter(**where))
+
+    async def _all(self, listing: Any, where: port.Filter) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        page = await listing(where, None, 100)
+        rows += page.rows
+        while page.next_cursor is not None:
+            page = await listing(where, page.next_cursor, 100)
+            rows += page.rows
+        return rows
+
+    async def counts(self, listener: model.ListenerName = samples.LOBBY) -> dict[str, int]:
+        """All meters of a listener by name, zeros left out."""
+        found: dict[str, int] = {}
+        for row in await self.store.usage(0, 1 << 62):
+            if row.listener == listener:
+                for counter, count in row.counts.items():
+                    name = model.Counter(counter).name
+                    found[name] = found.get(name, 0) + count
+        return {name: count for name, count in found.items() if count}
+
+    async def claim(self, destination: str = "agency/crm", limit: int = 100) -> list[model.Delivery]:
+        return await self.store.claim(destination, limit, 1 << 20, self.clock.now)
+
+
+@contextlib.asynccontextmanager
+async def opened(engine_under_test: Engine, **settings: Any) -> AsyncIterator[Bench]:
+    """A fresh open store in a place of its own: for tests that need many."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(engine_under_test, Path(folder) / "data", **settings)
+        await bench.open()
+        try:
+            yield bench
+        finally:
+            await bench.store.close()

@@ -1,0 +1,301 @@
+"""What an arrival is, who wins, and what a route makes of it."""
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from contract import engines, samples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from usher_gateway import model
+
+SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
+
+
+async def test_of_identical_arrivals_in_one_batch_exactly_one_is_the_visit(bench: engines.Bench) -> None:
+    words = await bench.words(*[samples.arrival("a") for _ in range(50)])
+    assert sorted(words) == ["Repeat"] * 49 + ["Visit"]
+
+
+async def test_a_visit_makes_one_delivery_and_says_so_in_its_verdict(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(samples.arrival("a"))
+    (delivery,) = accepted.deliveries
+    (visit,) = await bench.visits()
+    assert visit["verdicts"] == [
+        {
+            "route": "crm",
+            "destination": "agency/crm",
+            "delivery": model.format_id(delivery.id),
+            "state": "pending",
+            "held": None,
+        }
+    ]
+
+
+async def test_verdicts_stand_in_the_order_of_the_routes(bench: engines.Bench) -> None:
+    plans = (samples.skip(model.SkipReason.Filter, samples.MAILER), samples.plan(), samples.plan(samples.MAILER))
+    await bench.accept(samples.arrival("a", if_visit=plans))
+    (visit,) = await bench.visits()
+    assert [(verdict["route"], verdict.get("skipped")) for verdict in visit["verdicts"]] == [
+        ("welcome", "Filter"),
+        ("crm", None),
+        ("welcome", None),
+    ]
+
+
+@pytest.mark.parametrize("gap", [-HOUR + 1, -1, 0, 1, HOUR - 1])
+async def test_inside_the_window_a_visitor_is_a_repeat_whichever_came_first(bench: engines.Bench, gap: int) -> None:
+    first = samples.arrival("a", time_trusted=True)
+    second = samples.arrival(
+        "b", visitor_key=first.visitor_key, visit_time=NOW + gap, time_trusted=True, received_at=NOW + 1
+    )
+    assert await bench.words(first) == ["Visit"]
+    assert await bench.words(second) == ["Repeat"]
+
+
+@pytest.mark.parametrize("gap", [-HOUR, HOUR])
+async def test_a_window_away_a_visitor_is_a_visit_again(bench: engines.Bench, gap: int) -> None:
+    first = samples.arrival("a", time_trusted=True)
+    second = samples.arrival("b", visitor_key=first.visitor_key, visit_time=NOW + gap, time_trusted=True)
+    assert await bench.words(first, second) == ["Visit", "Visit"]
+
+
+async def test_windows_do_not_slide(bench: engines.Bench) -> None:
+    key = samples.digest("somebody")
+    words = [
+        (await bench.words(samples.arrival(f"{number}", NOW + number * HOUR // 2, visitor_key=key)))[0]
+        for number in range(5)
+    ]
+    assert words == ["Visit", "Repeat", "Visit", "Repeat", "Visit"]
+
+
+async def test_without_a_window_every_authentication_is_a_visit(bench: engines.Bench) -> None:
+    assert await bench.words(*[samples.arrival("a", window=0) for _ in range(3)]) == ["Visit"] * 3
+
+
+@pytest.mark.parametrize(
+    ("age", "word"),
+    [
+        (HOUR, "Visit"),
+        (10_000 * SECOND - 1, "Visit"),
+        (10_000 * SECOND, "Redelivery"),
+        (12_600 * SECOND - 1, "Redelivery"),
+        (12_600 * SECOND, "Visit"),
+    ],
+)
+async def test_without_a_trusted_time_identical_content_is_a_redelivery_when_retries_come(
+    bench: engines.Bench, age: int, word: str
+) -> None:
+    assert await bench.words(samples.arrival("a")) == ["Visit"]
+    assert await bench.words(samples.arrival("a", NOW + age)) == [word]
+
+
+@pytest.mark.parametrize(("age", "word"), [(1, "Redelivery"), (7 * DAY - 1, "Redelivery"), (7 * DAY, "Visit")])
+async def test_with_a_trusted_time_identical_content_is_a_redelivery_for_seven_days(
+    bench: engines.Bench, age: int, word: str
+) -> None:
+    assert await bench.words(samples.arrival("a", time_trusted=True)) == ["Visit"]
+    # The window is kept out of it.
+    assert await bench.words(samples.arrival("a", NOW + age, time_trusted=True, window=0)) == [word]
+
+
+async def test_redelivery_seconds_are_the_listeners_own(bench: engines.Bench) -> None:
+    assert await bench.words(samples.arrival("a")) == ["Visit"]
+    assert await bench.words(samples.arrival("a", NOW + 5 * HOUR, redelivery=6 * HOUR)) == ["Redelivery"]
+
+
+@pytest.mark.parametrize("reopen", [False, True])
+@pytest.mark.parametrize(("age", "word"), [(1, "Redelivery"), (7 * DAY - 1, "Redelivery"), (7 * DAY, "Visit")])
+async def test_content_that_could_not_be_acknowledged_is_a_redelivery_for_seven_days(
+    bench: engines.Bench, age: int, word: str, reopen: bool
+) -> None:
+    arrival = samples.arrival("a")
+    await bench.accept(arrival)
+    bench.store.unacknowledged(arrival)
+    await bench.store.flush()
+    if reopen:
+        await bench.reopen()
+    assert await bench.words(samples.arrival("a", NOW + age, window=0)) == [word]
+    assert (await bench.counts())["unacknowledged"] == 1
+
+
+@pytest.mark.parametrize("fold_rows", [1, 1000])
+@pytest.mark.parametrize("reopen", [False, True])
+async def test_a_repeat_or_redelivery_that_could_not_be_acknowledged_comes_back_as_a_redelivery(
+    engine: engines.Engine, reopen: bool, fold_rows: int
+) -> None:
+    async with engines.opened(engine, fold_rows=fold_rows) as bench:
+        await bench.accept(samples.arrival("a"))
+        for _ in range(260 if fold_rows == 1 else 0):
+            await bench.store.flush()
+        second = samples.arrival("a", NOW + 3 * HOUR)
+        assert await bench.words(second) == ["Redelivery"]
+        bench.store.unacknowledged(second)
+        await bench.store.flush()
+        if reopen:
+            await bench.reopen()
+        assert await bench.words(samples.arrival("a", NOW + 6 * HOUR, window=0)) == ["Redelivery"]
+
+
+async def test_two_listeners_know_nothing_of_each_other_by_their_keys(bench: engines.Bench) -> None:
+    other = samples.arrival("other", listener=samples.BAR, if_visit=(samples.plan(samples.route("x", samples.BAR)),))
+    assert await bench.words(samples.arrival("a"), other) == ["Visit", "Visit"]
+    assert (await bench.counts(samples.BAR))["visits"] == 1
+
+
+async def test_a_quarantined_arrival_is_kept_with_its_reason_and_makes_nothing(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(samples.quarantined("q"))
+    assert (accepted.counted_as.name, accepted.deliveries) == ("Quarantined", ())
+    (row,) = await bench.visits(counted_as="quarantined")
+    assert (row["reason"], row["verdicts"]) == ("NoUser", [])
+    assert await bench.counts() == {"quarantined": 1}
+
+
+async def test_a_redelivery_of_quarantined_content_is_a_redelivery(bench: engines.Bench) -> None:
+    await bench.accept(samples.quarantined("q"))
+    assert await bench.words(samples.quarantined("q", NOW + 3 * HOUR)) == ["Redelivery"]
+
+
+# once per
+
+
+def once(content: str, mark: str, at: int = NOW, **changes: Any) -> model.Arrival:
+    plan = samples.plan(once_key=samples.digest(mark), once_until=at + DAY)
+    return samples.arrival(content, at, if_visit=(plan,), **changes)
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_once_per_mark_lets_one_delivery_through(bench: engines.Bench, together: bool) -> None:
+    arrivals = [once(f"{number}", "today") for number in range(3)]
+    for batch in [arrivals] if together else [[arrival] for arrival in arrivals]:
+        await bench.accept(*batch)
+    verdicts = [row["verdicts"][0].get("skipped") for row in await bench.visits()]
+    assert sorted(verdicts, key=str) == [None, "OncePer", "OncePer"]
+    counts = await bench.counts()
+    assert (counts["created"], counts["skipped_once_per"], counts["routed"]) == (1, 2, 3)
+
+
+async def test_a_skipped_visit_uses_up_no_mark(bench: engines.Bench) -> None:
+    plan = samples.plan(skip=model.SkipReason.Filter, once_key=samples.digest("today"), once_until=NOW + DAY)
+    await bench.accept(samples.arrival("a", if_visit=(plan,)))
+    (accepted,) = await bench.accept(once("b", "today"))
+    assert len(accepted.deliveries) == 1
+
+
+async def test_a_repeat_uses_up_no_mark_of_the_visits_plan(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a"))
+    await bench.accept(once("b", "today", visitor_key=samples.digest("visitor a")))
+    (accepted,) = await bench.accept(once("c", "today"))
+    assert len(accepted.deliveries) == 1
+
+
+# quota
+
+
+@pytest.mark.parametrize("reopen", [False, True])
+async def test_visits_over_the_quota_are_held_and_repeats_do_not_count(bench: engines.Bench, reopen: bool) -> None:
+    month = (NOW // DAY * DAY - DAY, NOW + DAY)
+    limited: dict[str, Any] = {"quota": 2, "quota_month": month, "if_repeat": (samples.plan(),)}
+    await bench.accept(*[samples.arrival("a", **limited) for _ in range(3)])
+    if reopen:
+        await bench.reopen()
+    await bench.accept(samples.arrival("b", **limited))
+    (third,) = await bench.accept(samples.arrival("c", listener=samples.POOL, **limited))
+    assert third.deliveries == ()
+    assert [row["held"] for row in await bench.deliveries(state="held")] == ["QuotaExceeded"]
+    (other_month,) = await bench.accept(
+        samples.arrival("d", NOW + 2 * DAY, **limited | {"quota_month": (NOW + DAY, NOW + 30 * DAY)})
+    )
+    assert len(other_month.deliveries) == 1
+
+
+# against an independent reading of the rules
+
+
+class Rules:
+    """Design §3, Dedupe, told once more: slowly, over plain lists."""
+
+    def __init__(self) -> None:
+        self.firsts: list[tuple[str, int, bool]] = []
+        self.visits: list[tuple[str, int]] = []
+
+    def word(self, content: str, visitor: str, at: int, visit_time: int, trusted: bool) -> str:
+        known = [(first_at, unacknowledged) for text, first_at, unacknowledged in self.firsts if text == content]
+        if known:
+            first_at, unacknowledged = known[-1]
+            age = at - first_at
+            seven_days = unacknowledged or trusted
+            if age < 7 * DAY if seven_days else 10_000 * SECOND <= age < 12_600 * SECOND:
+                return "Redelivery"
+        if not known or at - known[-1][0] >= 12_600 * SECOND:
+            self.firsts.append((content, at, False))
+        if any(abs(time - visit_time) < HOUR for who, time in self.visits if who == visitor):
+            return "Repeat"
+        self.visits.append((visitor, visit_time))
+        return "Visit"
+
+    def unacknowledged(self, content: str, at: int) -> None:
+        self.firsts.append((content, at, True))
+
+
+gaps = st.sampled_from(
+    [0, 1, SECOND, HOUR // 2, HOUR - 1, HOUR, 9_999 * SECOND, 10_000 * SECOND, 3 * HOUR, 12_600 * SECOND, 2 * DAY]
+)
+steps = st.lists(
+    st.tuples(
+        gaps,
+        st.sampled_from("abc"),
+        st.sampled_from("xy"),
+        st.sampled_from([None, 0, HOUR // 2, HOUR, 5 * HOUR]),
+        st.sampled_from(["", "", "", "commit", "commit", "reopen", "crash", "unacknowledged"]),
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+@pytest.mark.parametrize("fold_rows", [1, 3, 1000])
+def test_whatever_comes_in_whatever_order_the_words_are_those_of_the_rules(
+    engine: engines.Engine, fold_rows: int
+) -> None:
+    @settings(max_examples=12, deadline=None)
+    @given(steps)
+    def run(script: list[tuple[int, str, str, int | None, str]]) -> None:
+        asyncio.run(_follow(engine, fold_rows, script))
+
+    run()
+
+
+async def _follow(engine: engines.Engine, fold_rows: int, script: list[tuple[int, str, str, int | None, str]]) -> None:
+    rules, at = Rules(), NOW
+    async with engines.opened(engine, fold_rows=fold_rows) as bench:
+        for together in _batches(script):
+            arrivals, expected = [], []
+            for gap, content, visitor, ago, _ in together:
+                at += gap
+                trusted, visit_time = ago is not None, at - (ago or 0)
+                # A trusted time is part of the content: the same content always has the same one.
+                text = f"{content} {visit_time}" if trusted else content
+                arrivals.append(
+                    samples.arrival(
+                        text, at, visitor_key=samples.digest(visitor), visit_time=visit_time, time_trusted=trusted
+                    )
+                )
+                expected.append(rules.word(text, visitor, at, visit_time, trusted))
+            assert await bench.words(*arrivals) == expected
+            match together[-1][4]:
+                case "unacknowledged":
+                    bench.store.unacknowledged(arrivals[-1])
+                    await bench.store.flush()
+                    rules.unacknowledged(text, at)
+                case "reopen" | "crash" as how:
+                    await bench.reopen(crash=how == "crash")
+
+
+def _batches(script: list[Any]) -> list[list[Any]]:
+    """Cut after every step that says something."""
+    groups: list[list[Any]] = []
+    for is_last, group in itertools.groupby(script, key=lambda step: bool(step[4])):
+        groups += [[step] for step in group] if is_last else [list(group)]
+    return groups

@@ -1,0 +1,242 @@
+"""The books balance whatever happens (design §2.6)."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from contract import engines, samples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from usher_gateway import model
+from usher_gateway.store import books, port
+
+NOW, DAY, HOUR = samples.NOW, samples.DAY, samples.HOUR
+FOREVER = 1 << 62
+
+ROUTES = {
+    listener: (samples.route("crm", listener), samples.route("welcome", listener, "agency/mailer"))
+    for listener in (samples.LOBBY, samples.BAR)
+}
+
+
+async def violations(bench: engines.Bench) -> list[books.Violation]:
+    """Every equation over all there is: the meters by slot against the deliveries themselves."""
+    usage = await bench.store.usage(0, FOREVER)
+    open_after = await bench.store.open_deliveries(FOREVER)
+    return books.check(usage, {}, open_after)
+
+
+async def test_meters_and_rows_tell_the_same_at_every_slot_border(bench: engines.Bench) -> None:
+    for hour in range(4):
+        bench.clock.now = at = NOW + hour * HOUR
+        (accepted,) = await bench.accept(samples.arrival(f"{hour}", at))
+        if hour != 2:
+            settled_as = model.SettledAs.Delivered
+            bench.store.settle(samples.settlement(accepted.deliveries[0], settled_as, at + HOUR // 2))
+    await bench.store.flush()
+    borders = [NOW - HOUR, *[NOW + hour * HOUR + offset for hour in range(4) for offset in (0, HOUR // 4)], FOREVER]
+    found = [(await bench.store.open_deliveries(at)).get(samples.LOBBY, 0) for at in borders]
+    assert found == [0, 0, 1, 0, 1, 0, 1, 1, 2, 1]
+    assert await violations(bench) == []
+
+
+@pytest.mark.parametrize("period", ["slot", "day", "month"])
+async def test_usage_adds_up_to_the_same_over_every_period(bench: engines.Bench, period: port.Period) -> None:
+    times = [NOW, NOW + HOUR, NOW + DAY, NOW + 40 * DAY]
+    for at in times:
+        await bench.accept(samples.arrival(f"{at}", at))
+    rows = await bench.store.usage(NOW, FOREVER, port.Filter(), period)
+    assert len(rows) == {"slot": 4, "day": 3, "month": 2}[period]
+    assert sum(row.counts[model.Counter.visits] for row in rows) == 4
+    assert all(books.first_second(row.period, period) == row.period for row in rows)
+
+
+async def test_usage_is_only_of_the_time_and_the_tenant_that_were_asked_for(bench: engines.Bench) -> None:
+    plans = (samples.plan(ROUTES[samples.BAR][0]),)
+    await bench.accept(samples.arrival("a"), samples.arrival("b", listener=samples.BAR, if_visit=plans))
+    await bench.accept(samples.arrival("c", NOW + DAY))
+    border = model.slot_of(NOW) * model.MICROSECONDS
+    acme = port.Filter(namespace="agency", tenant="acme")
+    (row,) = await bench.store.usage(border, border + 1, acme)
+    assert (row.listener, row.counts[model.Counter.visits]) == (samples.LOBBY, 1)
+    assert await bench.store.usage(border - HOUR, border, acme) == []
+    assert len(await bench.store.usage(border, FOREVER, acme)) == 2
+    assert await bench.store.usage(0, FOREVER, port.Filter(tenant="nobody")) == []
+
+
+async def test_a_page_of_the_ledger_counts_what_the_meters_count(bench: engines.Bench) -> None:
+    await bench.accept(*[samples.arrival(content) for content in "aabbbc"], samples.quarantined())
+    counts = await bench.counts()
+    words = {"Visit": "visits", "Repeat": "repeats", "Redelivery": "redeliveries", "Quarantined": "quarantined"}
+    for word, counter in words.items():
+        assert len(await bench.visits(counted_as=word)) == counts.get(counter, 0)
+
+
+# any sequence
+
+Step = tuple[str, int]
+ACTIONS = [
+    *["visit"] * 6,
+    *["repeat", "quarantine", "released", "replay", "redrive", "redrive cancelled", "probe"],
+    *["delivered", "delivered", "dead", "retry", "cancelled", "held", "claim", "defer", "unhold", "cancel held"],
+    *["wait", "prune", "reopen", "crash", "fold"],
+]
+steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 1000)), min_size=1, max_size=25)
+
+
+@pytest.mark.parametrize("fold_rows", [2, 1000])
+def test_the_books_balance_after_any_sequence(engine: engines.Engine, fold_rows: int) -> None:
+    @settings(max_examples=12, deadline=None)
+    @given(steps)
+    def run(script: list[Step]) -> None:
+        asyncio.run(_follow(engine, fold_rows, script))
+
+    run()
+
+
+async def _follow(engine: engines.Engine, fold_rows: int, script: list[Step]) -> None:
+    async with engines.opened(engine, fold_rows=fold_rows) as bench:
+        world = World(bench)
+        for action, number in script:
+            await getattr(world, action.replace(" ", "_"))(number)
+            assert await violations(bench) == [], (action, number)
+            pending = await bench.deliveries(state="pending")
+            assert len(pending) == sum((await bench.store.open_deliveries(FOREVER)).values())
+            assert await bench.store.open_deliveries(0) == {}
+
+
+class World:
+    """What may happen to a store; in_lanes are the deliveries that a dispatcher would have."""
+
+    def __init__(self, bench: engines.Bench) -> None:
+        self.bench = bench
+        self.in_lanes: list[model.Delivery] = []
+        self.made = 0
+
+    @property
+    def now(self) -> int:
+        return self.bench.clock.now
+
+    async def _accept(self, *arrivals: model.Arrival) -> None:
+        for accepted in await self.bench.accept(*arrivals):
+            self.in_lanes += accepted.deliveries
+
+    def _arrival(self, number: int, **changes: Any) -> model.Arrival:
+        listener = [samples.LOBBY, samples.BAR][number % 2]
+        first, second = ROUTES[listener]
+        kinds = [
+            samples.plan(second),
+            samples.skip(model.SkipReason(number % 6 + 1), second),
+            samples.plan(second, hold=model.HoldReason.DestinationPaused),
+            samples.plan(second, once_key=samples.digest(f"{number % 3}"), once_until=self.now + DAY),
+        ]
+        plans = (samples.plan(first), kinds[number % 4])
+        self.made += 1
+        values: dict[str, Any] = {
+            "listener": listener,
+            "if_visit": plans,
+            "if_repeat": (samples.skip(model.SkipReason.Repeat, first), plans[1]),
+            "body_days": number % 3 + 1,
+        }
+        return samples.arrival(f"{self.made}", self.now, **(values | changes))
+
+    async def visit(self, number: int) -> None:
+        await self._accept(*[self._arrival(number + extra) for extra in range(number % 3 + 1)])
+
+    async def repeat(self, number: int) -> None:
+        key = samples.digest("regular")
+        await self._accept(*[self._arrival(number, visitor_key=key) for _ in range(2)])
+
+    async def quarantine(self, number: int) -> None:
+        reason = [model.QuarantineReason.NoUser, model.QuarantineReason.Truncated][number % 2]
+        await self._accept(self._arrival(number, quarantine=reason, if_visit=(), if_repeat=()))
+
+    async def released(self, number: int) -> None:
+        found = await self.bench.store.quarantined(port.Filter(), 10)
+        for arrival in found:
+            first, second = ROUTES[arrival.listener]
+            mark = samples.digest(f"{number % 3}")
+            arrival.if_visit = (
+                samples.plan(first, once_key=mark, once_until=self.now + DAY),
+                samples.plan(second, hold=[None, model.HoldReason.DestinationPaused][number % 2]),
+            )
+        await self.bench.store.release(found, self.now)
+        await self.bench.store.release(found, self.now)
+
+    async def replay(self, number: int) -> None:
+        await self.bench.store.replay(port.Filter(route=["crm", "welcome", None][number % 3]), self.now)
+
+    async def redrive(self, number: int) -> None:
+        await self.bench.store.redrive(port.Filter(destination=["agency/crm", None][number % 2]), self.now)
+
+    async def redrive_cancelled(self, number: int) -> None:
+        await self.bench.store.redrive(port.Filter(state="cancelled"), self.now)
+
+    async def probe(self, number: int) -> None:
+        self.bench.store.count(samples.LOBBY, model.Counter.probes, self.now)
+
+    async def _settle(self, number: int, settled_as: model.SettledAs, **changes: Any) -> None:
+        if self.in_lanes:
+            delivery = self.in_lanes.pop(number % len(self.in_lanes))
+            self.bench.store.settle(samples.settlement(delivery, settled_as, self.now, **changes))
+            await self.bench.store.flush()
+
+    async def delivered(self, number: int) -> None:
+        await self._settle(number, model.SettledAs.Delivered)
+
+    async def dead(self, number: int) -> None:
+        await self._settle(number, model.SettledAs.Dead, answer=b"no")
+
+    async def retry(self, number: int) -> None:
+        await self._settle(number, model.SettledAs.Retry, due_at=self.now)
+
+    async def cancelled(self, number: int) -> None:
+        await self._settle(number, model.SettledAs.Cancelled, cancel=model.CancelReason.Expired)
+
+    async def held(self, number: int) -> None:
+        await self._settle(number, model.SettledAs.Held, hold=model.HoldReason.SecretNotFound)
+
+    async def claim(self, number: int) -> None:
+        for destination in ("agency/crm", "agency/mailer"):
+            self.in_lanes += await self.bench.claim(destination, number % 5 + 1)
+
+    async def defer(self, number: int) -> None:
+        kept = self.in_lanes[number % 2 :]
+        await self.bench.store.defer([delivery.key for delivery in self.in_lanes[: number % 2]])
+        self.in_lanes = kept
+
+    async def unhold(self, number: int) -> None:
+        for group in await self.bench.store.held_groups():
+            await self.bench.store.unhold(group, self.now)
+
+    async def cancel_held(self, number: int) -> None:
+        for group in await self.bench.store.held_groups():
+            await self.bench.store.cancel_held(group, model.CancelReason.OnRequest, self.now, self.now)
+
+    async def wait(self, number: int) -> None:
+        self.bench.clock.now += [HOUR // 4, DAY, 9 * DAY, 62 * DAY][number % 4]
+
+    async def prune(self, number: int) -> None:
+        await prune_all(self.bench, {"agency/acme": 1, "agency/globex": number % 2 + 1})
+
+    async def reopen(self, number: int) -> None:
+        await self.bench.reopen()
+        self.in_lanes = []
+
+    async def crash(self, number: int) -> None:
+        await self.bench.reopen(crash=True)
+        self.in_lanes = []
+
+    async def fold(self, number: int) -> None:
+        await self.bench.engine.upkeep(self.bench.store)
+
+
+async def prune_all(bench: engines.Bench, months: dict[str, int] | None = None) -> int:
+    """Prune until there is nothing left to do."""
+    total = 0
+    for _ in range(5_000):
+        touched = await bench.store.prune(bench.clock.now, months)
+        if not touched:
+            return total
+        total += touched
+    raise AssertionError("retention comes to no end")

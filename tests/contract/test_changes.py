@@ -1,0 +1,223 @@
+"""What people ask for: redrive, release, replay, finding a person."""
+
+from typing import Any
+
+import pytest
+from contract import engines, samples
+from usher_gateway import model
+from usher_gateway.store import port
+
+SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
+SettledAs = model.SettledAs
+ANY = port.Filter()
+
+
+async def dead(bench: engines.Bench, content: str = "a", **changes: Any) -> model.Delivery:
+    (accepted,) = await bench.accept(samples.arrival(content, bench.clock.now, **changes))
+    (delivery,) = accepted.deliveries
+    settled_as = SettledAs.Dead
+    bench.store.settle(
+        samples.settlement(delivery, settled_as, bench.clock.now, status=400, error="Status", answer=b"x")
+    )
+    await bench.store.flush()
+    return delivery
+
+
+# redrive
+
+
+async def test_a_redriven_delivery_is_due_at_once_with_its_id_and_attempts_anew(bench: engines.Bench) -> None:
+    before = await dead(bench)
+    bench.clock.now = NOW + DAY
+    assert await bench.store.redrive(ANY, bench.clock.now) == 1
+    (claimed,) = await bench.claim()
+    assert (claimed.id, claimed.attempts, claimed.started_at) == (before.id, 0, NOW + DAY)
+    assert (await bench.counts())["redriven"] == 1
+    (row,) = await bench.deliveries()
+    assert (row["status"], row["error"], row["answerBytes"], row["settledAt"]) == (None, None, 0, None)
+
+
+async def test_redriving_takes_only_what_the_filter_means(bench: engines.Bench) -> None:
+    first = await dead(bench, "a")
+    bench.clock.now = NOW + HOUR
+    await dead(bench, "b", if_visit=(samples.plan(samples.MAILER),))
+    redrive = bench.store.redrive
+    assert await redrive(port.Filter(destination="agency/nobody"), NOW) == 0
+    assert await redrive(port.Filter(tenant="globex"), NOW) == 0
+    assert await redrive(port.Filter(until=NOW), NOW) == 0
+    assert await redrive(port.Filter(reason="Timeout"), NOW) == 0
+    assert await redrive(port.Filter(ids=(first.id,)), NOW) == 1
+    assert await redrive(port.Filter(since=NOW + 1, route="welcome", reason="Status"), NOW) == 1
+    assert await redrive(ANY, NOW) == 0
+
+
+async def test_more_than_a_slice_is_redriven_in_one_call(bench: engines.Bench) -> None:
+    accepted = await bench.accept(*[samples.arrival(f"{number}") for number in range(250)])
+    for one in accepted:
+        bench.store.settle(samples.settlement(one.deliveries[0], SettledAs.Dead))
+    await bench.store.flush()
+    assert await bench.store.redrive(ANY, NOW) == 250
+
+
+async def test_cancelled_deliveries_are_redriven_only_when_asked_for_by_state(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(samples.arrival("a"))
+    cancel = model.CancelReason.OnRequest
+    bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Cancelled, cancel=cancel))
+    await bench.store.flush()
+    assert await bench.store.redrive(ANY, NOW) == 0
+    assert await bench.store.redrive(port.Filter(state="cancelled"), NOW) == 1
+    with pytest.raises(ValueError, match="only dead and cancelled"):
+        await bench.store.redrive(port.Filter(state="delivered"), NOW)
+
+
+async def test_what_is_past_its_time_limit_is_not_redriven(bench: engines.Bench) -> None:
+    await dead(bench, if_visit=(samples.plan(expires_at=NOW + HOUR),))
+    assert await bench.store.redrive(ANY, NOW + HOUR) == 0
+    assert await bench.store.redrive(ANY, NOW + HOUR - 1) == 1
+
+
+# replay
+
+
+@pytest.mark.parametrize("reason", list(model.SkipReason))
+async def test_a_skipped_verdict_is_replayed_once(bench: engines.Bench, reason: model.SkipReason) -> None:
+    await bench.accept(samples.arrival("a", if_visit=(samples.skip(reason), samples.plan(samples.MAILER))))
+    where = port.Filter(reason=reason.name)
+    assert await bench.store.replay(where, NOW) == 1
+    assert await bench.store.replay(where, NOW) == 0
+    (claimed,) = await bench.claim()
+    assert claimed.body == samples.arrival("a").body
+    counts = await bench.counts()
+    assert (counts["replayed"], counts["created"]) == (1, 1)
+    assert {row["origin"] for row in await bench.deliveries()} == {"Accepted", "Replayed"}
+
+
+async def test_replaying_takes_only_what_the_filter_means(bench: engines.Bench) -> None:
+    skips = (samples.skip(model.SkipReason.Filter), samples.skip(model.SkipReason.Paused, samples.MAILER))
+    await bench.accept(*[samples.arrival(content, if_visit=skips) for content in "abc"])
+    (newest, *_) = await bench.visits()
+    replay = bench.store.replay
+    assert await replay(port.Filter(reason="Stale"), NOW) == 0
+    assert await replay(port.Filter(reason="Filter", route="welcome"), NOW) == 0
+    assert await replay(port.Filter(until=NOW), NOW) == 0
+    assert await replay(port.Filter(ids=(model.parse_id(newest["id"]),)), NOW) == 2
+    assert await replay(port.Filter(destination="agency/mailer"), NOW) == 2
+    assert await replay(ANY, NOW) == 2
+    with pytest.raises(ValueError, match="reason must be one of"):
+        await replay(port.Filter(reason="NoUser"), NOW)
+
+
+async def test_many_skipped_verdicts_are_replayed_in_one_call(bench: engines.Bench) -> None:
+    skips = (samples.skip(model.SkipReason.Filter),) * 1
+    await bench.accept(*[samples.arrival(f"{number}", if_visit=skips) for number in range(230)])
+    assert await bench.store.replay(port.Filter(reason="Filter"), NOW) == 230
+    assert len(await bench.claim(limit=1000)) == 230
+
+
+# release
+
+
+async def release(bench: engines.Bench, *plans: model.RoutePlan, **changes: Any) -> int:
+    found = await bench.store.quarantined(ANY, 10)
+    for arrival in found:
+        arrival.if_visit = plans
+        for name, value in changes.items():
+            setattr(arrival, name, value)
+    return await bench.store.release(found, bench.clock.now)
+
+
+async def test_a_released_arrival_is_delivered_once_and_stays_counted_quarantined(bench: engines.Bench) -> None:
+    await bench.accept(samples.quarantined("q", hops=1))
+    (found,) = await bench.store.quarantined(ANY, 10)
+    assert (found.body, found.hops, found.received_at) == (samples.arrival("q").body, 1, NOW)
+    assert await release(bench, samples.plan(), samples.skip(model.SkipReason.Filter, samples.MAILER)) == 1
+    found.if_visit = (samples.plan(),)
+    assert await bench.store.release([found], NOW) == 0
+    assert await bench.store.quarantined(ANY, 10) == []
+    (claimed,) = await bench.claim()
+    assert claimed.body == found.body
+    assert await bench.counts() == {"quarantined": 1, "released": 1}
+    (row,) = await bench.visits(state="released")
+    assert [verdict.get("skipped") for verdict in row["verdicts"]] == [None, "Filter"]
+
+
+async def test_a_released_delivery_is_held_where_its_plan_says_so(bench: engines.Bench) -> None:
+    await bench.accept(samples.quarantined("q"))
+    assert await release(bench, samples.plan(hold=model.HoldReason.DestinationPaused)) == 1
+    assert await bench.claim() == []
+    assert [row["held"] for row in await bench.deliveries(state="held")] == ["DestinationPaused"]
+
+
+async def test_a_release_keeps_once_per_rules(bench: engines.Bench) -> None:
+    await bench.accept(samples.quarantined("q"), samples.quarantined("r"))
+    plan = samples.plan(once_key=samples.digest("today"), once_until=NOW + DAY)
+    assert await release(bench, plan) == 1
+    (accepted,) = await bench.accept(samples.arrival("a", if_visit=(plan,)))
+    assert accepted.deliveries == ()
+
+
+@pytest.mark.parametrize("reason", [model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable])
+async def test_what_is_not_whole_cannot_be_released(bench: engines.Bench, reason: model.QuarantineReason) -> None:
+    arrival = samples.quarantined("q", quarantine=reason)
+    await bench.accept(arrival)
+    assert await bench.store.quarantined(ANY, 10) == []
+    arrival.if_visit = (samples.plan(),)
+    assert await bench.store.release([arrival], NOW) == 0
+
+
+async def test_a_visit_is_never_released(bench: engines.Bench) -> None:
+    arrival = samples.arrival("a")
+    await bench.accept(arrival)
+    assert await bench.store.release([arrival], NOW) == 0
+
+
+async def test_quarantined_arrivals_come_oldest_first_and_page_by_key(bench: engines.Bench) -> None:
+    await bench.accept(*[samples.quarantined(content) for content in "abc"])
+    first = await bench.store.quarantined(ANY, 2)
+    rest = await bench.store.quarantined(ANY, 2, first[-1].key)
+    assert [arrival.body for arrival in (*first, *rest)] == [samples.arrival(content).body for content in "abc"]
+
+
+# persons
+
+
+KEY = samples.digest("jane", 8)
+
+
+@pytest.mark.parametrize("fold_rows", [1, 1000])
+@pytest.mark.parametrize("crash", [None, False, True])
+async def test_a_person_is_found_in_memory_and_in_the_tables_and_only_of_the_tenant(
+    engine: engines.Engine, fold_rows: int, crash: bool | None
+) -> None:
+    async with engines.opened(engine, fold_rows=fold_rows) as bench:
+        person = {"person_keys": (samples.digest("other", 8), KEY)}
+        await bench.accept(samples.arrival("a", **person), samples.arrival("b"))
+        for _ in range(300 if fold_rows == 1 else 0):
+            await bench.store.flush()
+        await bench.accept(samples.quarantined("c", **person))
+        await bench.accept(samples.arrival("d", listener=samples.BAR, if_visit=(), **person))
+        if crash is not None:
+            await bench.reopen(crash=crash)
+        rows = await bench.visits(tenant="acme")
+        expected = [row["id"] for row in rows if row["countedAs"] == "Quarantined"] + [rows[-1]["id"]]
+        found = await bench.store.find_person("agency", "acme", [KEY, samples.digest("nobody", 8)])
+        assert [model.format_id(identifier) for identifier in found] == expected
+        assert len(await bench.store.find_person("agency", "globex", [KEY])) == 1
+        assert await bench.store.find_person("agency", "acme", [samples.digest("nobody", 8)]) == []
+
+
+@pytest.mark.parametrize(("fold_rows", "flushes"), [(1, 0), (1, 100), (1, 300), (1000, 0)])
+@pytest.mark.parametrize("crash", [None, True])
+async def test_a_person_understood_only_at_the_release_is_found_from_then_on(
+    engine: engines.Engine, fold_rows: int, flushes: int, crash: bool | None
+) -> None:
+    async with engines.opened(engine, fold_rows=fold_rows) as bench:
+        await bench.accept(samples.quarantined("q", person_keys=()))
+        for _ in range(flushes):
+            await bench.store.flush()
+        await release(bench, samples.plan(), person_keys=(KEY,))
+        for _ in range(300 - flushes if flushes else 0):
+            await bench.store.flush()
+        if crash is not None:
+            await bench.reopen(crash=crash)
+        assert len(await bench.store.find_person("agency", "acme", [KEY])) == 1

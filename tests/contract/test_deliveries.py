@@ -1,0 +1,188 @@
+"""Deliveries in lanes, in the backlog, held, settled; and what a restart makes of them."""
+
+from typing import Any
+
+import pytest
+from contract import engines, samples
+from usher_gateway import model
+from usher_gateway.store import port
+
+SECOND, HOUR, NOW = samples.SECOND, samples.HOUR, samples.NOW
+SettledAs = model.SettledAs
+
+
+async def deliver(bench: engines.Bench, content: str = "a", **changes: Any) -> model.Delivery:
+    (accepted,) = await bench.accept(samples.arrival(content, **changes))
+    (delivery,) = accepted.deliveries
+    return delivery
+
+
+async def settle(bench: engines.Bench, delivery: model.Delivery, settled_as: SettledAs, **changes: Any) -> None:
+    bench.store.settle(samples.settlement(delivery, settled_as, **changes))
+    await bench.store.flush()
+
+
+async def one(bench: engines.Bench) -> dict[str, Any]:
+    (row,) = await bench.deliveries()
+    return row
+
+
+async def test_what_was_delivered_is_settled_with_its_status(bench: engines.Bench) -> None:
+    await settle(bench, await deliver(bench), SettledAs.Delivered, status=204)
+    row = await one(bench)
+    assert (row["state"], row["status"], row["attempts"]) == ("delivered", 204, 1)
+    counts = await bench.counts()
+    assert (counts["delivered"], counts["attempts"]) == (1, 1)
+
+
+async def test_a_settlement_is_counted_once_however_often_it_is_handed_in(bench: engines.Bench) -> None:
+    delivery = await deliver(bench)
+    for _ in range(3):
+        bench.store.settle(samples.settlement(delivery, SettledAs.Delivered))
+    await bench.store.flush()
+    assert (await bench.counts())["delivered"] == 1
+
+
+async def test_a_settlement_of_an_older_attempt_changes_nothing(bench: engines.Bench) -> None:
+    delivery = await deliver(bench)
+    await settle(bench, delivery, SettledAs.Retry, due_at=NOW + 5 * SECOND)
+    await settle(bench, delivery, SettledAs.Dead)
+    row = await one(bench)
+    assert (row["state"], row["attempts"]) == ("pending", 1)
+    assert "died" not in await bench.counts()
+
+
+async def test_a_retry_is_claimed_when_it_is_due_and_not_before(bench: engines.Bench) -> None:
+    await settle(bench, await deliver(bench), SettledAs.Retry, due_at=NOW + 5 * SECOND, status=503, error="Status")
+    bench.clock.now = NOW + 5 * SECOND - 1
+    assert await bench.claim() == []
+    bench.clock.now += 1
+    (claimed,) = await bench.claim()
+    assert (claimed.attempts, claimed.body) == (1, samples.arrival("a").body)
+    assert await bench.claim() == []
+
+
+async def test_claims_are_oldest_due_first_within_count_and_bytes(bench: engines.Bench) -> None:
+    for number, due in enumerate([3, 1, 2]):
+        delivery = await deliver(bench, str(number))
+        await settle(bench, delivery, SettledAs.Retry, due_at=NOW + due)
+    size = len(samples.arrival("0").body)
+    bench.clock.now = NOW + 10
+    first = await bench.store.claim("agency/crm", 10, size, bench.clock.now)
+    second = await bench.store.claim("agency/crm", 1, 1 << 20, bench.clock.now)
+    third = await bench.store.claim("agency/crm", 10, 1, bench.clock.now)
+    bodies = [delivery.body for delivery in (*first, *second, *third)]
+    assert bodies == [samples.arrival(content).body for content in "120"]
+
+
+async def test_a_claim_takes_nothing_of_another_destination(bench: engines.Bench) -> None:
+    await settle(bench, await deliver(bench), SettledAs.Retry, due_at=NOW)
+    assert await bench.claim("agency/mailer") == []
+    assert [(backlog.destination, backlog.count) for backlog in await bench.store.backlogs()] == [("agency/crm", 1)]
+    assert await bench.store.due() == [port.Due("agency/crm", NOW)]
+
+
+async def test_what_is_deferred_is_claimed_again(bench: engines.Bench) -> None:
+    delivery = await deliver(bench)
+    assert await bench.claim() == []
+    await bench.store.defer([delivery.key])
+    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
+
+
+async def test_deferring_what_was_settled_changes_nothing(bench: engines.Bench) -> None:
+    delivery = await deliver(bench)
+    await settle(bench, delivery, SettledAs.Delivered)
+    await bench.store.defer([delivery.key])
+    assert await bench.claim() == []
+
+
+# holds
+
+
+async def test_the_clock_of_retrying_stands_still_while_a_delivery_is_held(bench: engines.Bench) -> None:
+    delivery = await deliver(bench)
+    started_at = delivery.started_at
+    await settle(bench, delivery, SettledAs.Held, at=NOW + HOUR, attempts=0, hold=model.HoldReason.DestinationPaused)
+    (group,) = await bench.store.held_groups()
+    assert (group.reason, group.count) == (model.HoldReason.DestinationPaused, 1)
+    bench.clock.now = NOW + 10 * HOUR
+    assert await bench.store.unhold(group, bench.clock.now) == 1
+    (claimed,) = await bench.claim()
+    assert claimed.started_at == started_at + 9 * HOUR
+    assert await bench.store.held_groups() == []
+
+
+async def test_a_delivery_that_is_held_from_its_start_is_not_due(bench: engines.Bench) -> None:
+    plan = samples.plan(hold=model.HoldReason.TenantSuspended)
+    (accepted,) = await bench.accept(samples.arrival("a", if_visit=(plan,)))
+    assert accepted.deliveries == ()
+    assert await bench.claim() == []
+    assert (await one(bench))["held"] == "TenantSuspended"
+
+
+async def test_cancelling_held_deliveries_takes_only_those_held_long_enough(bench: engines.Bench) -> None:
+    plan = samples.plan(hold=model.HoldReason.DestinationNotFound)
+    await bench.accept(samples.arrival("a", if_visit=(plan,)))
+    bench.clock.now = NOW + HOUR
+    await bench.accept(samples.arrival("b", NOW + HOUR, if_visit=(plan,)))
+    (group,) = await bench.store.held_groups()
+    reason = model.CancelReason.DestinationDeleted
+    assert await bench.store.cancel_held(group, reason, NOW + 1, bench.clock.now) == 1
+    states = {row["state"]: row["cancelled"] for row in await bench.deliveries()}
+    assert states == {"pending": None, "cancelled": "DestinationDeleted"}
+    assert (await bench.counts())["cancelled"] == 1
+
+
+async def test_more_than_a_slice_of_held_deliveries_is_released_in_one_call(bench: engines.Bench) -> None:
+    plans = tuple([samples.plan(hold=model.HoldReason.SecretNotFound)] * 30)
+    for start in range(0, 90, 45):
+        await bench.accept(*[samples.arrival(f"{number}", if_visit=plans) for number in range(start, start + 45)])
+    (group,) = await bench.store.held_groups()
+    assert await bench.store.unhold(group, NOW) == group.count == 2_700
+
+
+async def test_held_deliveries_are_claimed_as_those_of_another_route(bench: engines.Bench) -> None:
+    plan = samples.plan(hold=model.HoldReason.FilterError)
+    await bench.accept(samples.arrival("a", if_visit=(plan,)))
+    (group,) = await bench.store.held_groups()
+    mended = model.RouteDefinition(samples.LOBBY, "crm", "agency/crm", when="true")
+    (claimed,) = await bench.store.claim_held(group, mended, 10, NOW)
+    assert bench.store.route(claimed.route) == mended
+    assert await bench.store.held_groups() == []
+
+
+# restarts
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_after_a_restart_what_was_in_a_lane_is_in_the_backlog(bench: engines.Bench, crash: bool) -> None:
+    delivery = await deliver(bench)
+    report = await bench.reopen(crash=crash)
+    assert report.recovered == 1
+    assert report.highest_key >= delivery.key
+    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_what_was_claimed_after_the_lanes_were_noted_is_recovered(bench: engines.Bench, crash: bool) -> None:
+    old = await deliver(bench, "old")
+    await settle(bench, old, SettledAs.Retry, due_at=NOW)
+    await deliver(bench, "new")
+    await bench.store.note_lanes()
+    assert [claimed.key for claimed in await bench.claim()] == [old.key]
+    assert (await bench.reopen(crash=crash)).recovered == 2
+
+
+async def test_keys_grow_over_a_restart(bench: engines.Bench) -> None:
+    before = await deliver(bench, "a")
+    await bench.reopen()
+    assert (await deliver(bench, "b")).key > before.key
+
+
+async def test_settled_deliveries_stay_settled_over_a_crash(bench: engines.Bench) -> None:
+    await settle(bench, await deliver(bench), SettledAs.Dead, status=410, error="Gone", answer=b"gone")
+    report = await bench.reopen(crash=True)
+    assert report.recovered == 0
+    row = await one(bench)
+    assert (row["state"], row["error"], row["answerBytes"]) == ("dead", "Gone", 4)
+    assert await bench.store.answer(model.parse_id(row["id"])) == b"gone"

@@ -1,0 +1,163 @@
+"""Pages: newest first, no row twice, none left out; nothing personal in them."""
+
+import json
+from typing import Any
+
+import pytest
+from contract import engines, samples
+from usher_gateway import model
+from usher_gateway.store import port
+
+SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
+
+
+async def fill(bench: engines.Bench) -> None:
+    """Two tenants, three listeners, one arrival an hour."""
+    for number in range(12):
+        listener = [samples.LOBBY, samples.POOL, samples.BAR][number % 3]
+        plans = (samples.plan(samples.route("crm", listener)), samples.skip(model.SkipReason.Filter, samples.MAILER))
+        bench.clock.now = at = NOW + number * HOUR
+        changes: dict[str, Any] = {"listener": listener, "if_visit": plans}
+        if number == 5:
+            changes = {"listener": listener, "quarantine": model.QuarantineReason.NotJSON, "if_visit": ()}
+        await bench.accept(samples.arrival(f"{number}", at, **changes))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 12, 100])
+async def test_pages_hold_every_row_once_newest_first(bench: engines.Bench, limit: int) -> None:
+    await fill(bench)
+    for listing, total in ((bench.store.visits, 12), (bench.store.deliveries, 11)):
+        seen: list[Any] = []
+        cursor: str | None = None
+        while True:
+            page = await listing(port.Filter(), cursor, limit)
+            assert len(page.rows) <= limit
+            seen += [row["id"] for row in page.rows]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert len(seen) == total
+        assert seen == sorted(set(seen), reverse=True)
+
+
+async def test_rows_that_come_in_between_pages_disturb_neither(bench: engines.Bench) -> None:
+    await fill(bench)
+    first = await bench.store.visits(port.Filter(), None, 6)
+    await bench.accept(samples.arrival("new"))
+    second = await bench.store.visits(port.Filter(), first.next_cursor, 6)
+    assert len({row["id"] for row in (*first.rows, *second.rows)}) == 12
+    assert second.next_cursor is None
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        ({"namespace": "agency"}, 12),
+        ({"namespace": "other"}, 0),
+        ({"tenant": "acme"}, 8),
+        ({"tenant": "acme", "listener": "pool"}, 4),
+        ({"counted_as": "Visit"}, 11),
+        ({"counted_as": "quarantined"}, 1),
+        ({"reason": "NotJSON"}, 1),
+        ({"reason": "NoUser"}, 0),
+        ({"reason": "Filter"}, 11),
+        ({"reason": "Stale"}, 0),
+        ({"reason": "Filter", "route": "crm"}, 0),
+        ({"route": "crm"}, 11),
+        ({"destination": "agency/mailer"}, 11),
+        ({"since": NOW + 10 * HOUR}, 2),
+        ({"until": NOW + 10 * HOUR}, 10),
+        ({"since": NOW + 3 * HOUR, "until": NOW + 4 * HOUR}, 1),
+        ({"state": "unreleased", "counted_as": "quarantined"}, 1),
+        ({"state": "released"}, 0),
+    ],
+)
+async def test_visits_are_those_that_the_filter_means(bench: engines.Bench, where: dict[str, Any], count: int) -> None:
+    await fill(bench)
+    assert len(await bench.visits(**where)) == count
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        ({"tenant": "globex"}, 3),
+        ({"tenant": "acme", "listener": "pool"}, 4),
+        ({"route": "crm"}, 11),
+        ({"route": "welcome"}, 0),
+        ({"destination": "agency/crm"}, 11),
+        ({"state": "pending"}, 11),
+        ({"state": "dead"}, 0),
+        ({"state": "held"}, 0),
+        ({"since": NOW + 10 * HOUR}, 2),
+        ({"until": NOW}, 0),
+    ],
+)
+async def test_deliveries_are_those_that_the_filter_means(
+    bench: engines.Bench, where: dict[str, Any], count: int
+) -> None:
+    await fill(bench)
+    assert len(await bench.deliveries(**where)) == count
+
+
+async def test_held_deliveries_page_newest_first_over_routes_and_reasons(bench: engines.Bench) -> None:
+    reasons = [model.HoldReason.DestinationPaused, model.HoldReason.SecretNotFound]
+    for number in range(10):
+        plans = (samples.plan(hold=reasons[number % 2]), samples.plan(samples.MAILER, hold=reasons[0]))
+        await bench.accept(samples.arrival(f"{number}", if_visit=plans))
+    seen: list[Any] = []
+    cursor: str | None = None
+    while True:
+        page = await bench.store.deliveries(port.Filter(state="held"), cursor, 3)
+        seen += [row["id"] for row in page.rows]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert len(seen) == 20
+    assert seen == sorted(set(seen), reverse=True)
+    assert len(await bench.deliveries(state="held", reason="SecretNotFound")) == 5
+    assert len(await bench.deliveries(state="held", route="welcome")) == 10
+
+
+async def test_rows_are_looked_up_by_their_ids(bench: engines.Bench) -> None:
+    await fill(bench)
+    rows = await bench.visits()
+    ids = tuple(model.parse_id(row["id"]) for row in rows[3:5])
+    assert await bench.visits(ids=ids) == rows[3:5]
+    assert await bench.visits(ids=ids, tenant="nobody") == []
+
+
+async def test_rows_are_plain_json_with_times_and_without_anything_personal(bench: engines.Bench) -> None:
+    secret = "jane@example.com"  # noqa: S105
+    arrival = samples.arrival("a", body=secret.encode(), late=True, time_trusted=True)
+    (accepted,) = await bench.accept(arrival)
+    bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Dead, answer=secret.encode()))
+    await bench.store.flush()
+    (visit,), (delivery,) = await bench.visits(), await bench.deliveries()
+    text = json.dumps([visit, delivery])
+    hidden = [secret, *[key.hex() for key in (arrival.fingerprint, arrival.visitor_key, *arrival.person_keys)]]
+    assert not any(word in text for word in hidden)
+    assert (visit["receivedAt"], visit["late"], visit["bodyKept"]) == ("2025-11-25T12:00:00.000Z", True, True)
+    assert (visit["id"], visit["bodyBytes"]) == (delivery["visit"], len(secret))
+
+
+async def test_a_body_is_given_only_for_the_very_id(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a"))
+    (visit,) = await bench.visits()
+    identifier = model.parse_id(visit["id"])
+    assert await bench.store.body(identifier) == (samples.arrival("a").body, b"application/json")
+    with pytest.raises(model.NotFoundError):
+        await bench.store.body(identifier[:-1] + bytes([identifier[-1] ^ 1]))
+    with pytest.raises(model.NotFoundError):
+        await bench.store.answer(identifier)
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "ü", "AAAA", "A" * 200])
+async def test_a_cursor_that_is_none_of_ours_is_refused(bench: engines.Bench, cursor: str) -> None:
+    with pytest.raises(ValueError, match="cursor"):
+        await bench.store.visits(port.Filter(), cursor, 10)
+
+
+@pytest.mark.parametrize("where", [{"counted_as": "Vsit"}, {"reason": "Nope"}, {"state": "pending"}])
+async def test_a_filter_that_names_what_there_is_not_is_refused(bench: engines.Bench, where: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        await bench.store.visits(port.Filter(**where), None, 10)

@@ -1,0 +1,130 @@
+"""What waits for a commit: bounds, withdrawal, isolation of what the database refuses."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract import engines, samples
+from usher_gateway import model
+
+
+@pytest.mark.parametrize(
+    "limits", [{"entries": 2}, {"tenant_entries": 2}, {"bytes": 50, "tenant_bytes": 1000}, {"tenant_bytes": 50}]
+)
+async def test_beyond_its_limits_the_queue_refuses_and_what_is_in_it_is_committed(
+    engine: engines.Engine, limits: dict[str, int]
+) -> None:
+    async with engines.opened(engine, limits=limits) as bench:
+        futures = [bench.store.accept(samples.arrival(content)) for content in "ab"]
+        with pytest.raises(model.StoreBusyError):
+            bench.store.accept(samples.arrival("c"))
+        words = [accepted.counted_as.name for accepted in await asyncio.gather(*futures)]
+        assert words == ["Visit", "Visit"]
+        assert await bench.words(samples.arrival("d")) == ["Visit"]
+
+
+async def test_a_tenant_that_fills_its_part_of_the_queue_leaves_room_for_others(engine: engines.Engine) -> None:
+    async with engines.opened(engine, limits={"tenant_entries": 1}) as bench:
+        bench.store.accept(samples.arrival("a"))
+        with pytest.raises(model.StoreBusyError):
+            bench.store.accept(samples.arrival("b"))
+        assert await bench.words(samples.arrival("c", listener=samples.BAR, if_visit=())) == ["Visit"]
+
+
+async def test_an_arrival_abandoned_before_its_commit_is_withdrawn(bench: engines.Bench) -> None:
+    future = bench.store.accept(samples.arrival("a"))
+    bench.store.abandon(future)
+    await bench.store.flush()
+    assert future.cancelled()
+    assert await bench.visits() == []
+    assert await bench.counts() == {}
+
+
+async def test_an_arrival_abandoned_while_it_is_committed_counts_as_unacknowledged(bench: engines.Bench) -> None:
+    future = bench.store.accept(samples.arrival("a"))
+    await asyncio.sleep(0)  # the batch is drawn now, and is in the writer's hands
+    bench.store.abandon(future)
+    await bench.store.flush()
+    await bench.store.flush()
+    (visit,) = await bench.visits()
+    assert visit["unacknowledged"] is True
+    assert await bench.counts() == {"visits": 1, "routed": 1, "created": 1, "unacknowledged": 1}
+    assert await bench.words(samples.arrival("a", samples.NOW + 1)) == ["Redelivery"]
+
+
+async def test_cancelling_who_waits_undoes_nothing_of_a_commit_that_has_begun(bench: engines.Bench) -> None:
+    async def handler() -> None:
+        await bench.store.accept(samples.arrival("a"))
+
+    task = asyncio.create_task(handler())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await bench.store.flush()
+    assert len(await bench.visits()) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+async def test_what_the_database_refuses_is_set_aside_and_its_neighbours_are_unharmed(
+    bench: engines.Bench, count: int
+) -> None:
+    await bench.accept(samples.arrival("before"))
+    bench.engine.refuse_bodies(bench.place, "poison")
+    arrivals = [samples.arrival(f"n{number}") for number in range(count)]
+    arrivals.insert(count // 2, samples.arrival("poison"))
+    words = await bench.words(*arrivals)
+    assert words == ["Visit"] * (count // 2) + ["Quarantined"] + ["Visit"] * (count - count // 2)
+    (row,) = await bench.visits(reason="Unstorable")
+    assert row["verdicts"] == []
+    counts = await bench.counts()
+    assert (counts["visits"], counts["quarantined"], counts["created"]) == (count + 1, 1, count + 1)
+
+
+async def test_what_is_counted_and_settled_survives_a_batch_that_was_taken_apart(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(samples.arrival("a"))
+    bench.engine.refuse_bodies(bench.place, "poison")
+    bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Delivered))
+    bench.store.count(samples.LOBBY, model.Counter.probes, samples.NOW)
+    await bench.accept(samples.arrival("poison"), samples.arrival("b"))
+    await bench.store.flush()
+    await bench.reopen()
+    counts = await bench.counts()
+    assert (counts["delivered"], counts["probes"], counts["quarantined"]) == (1, 1, 1)
+
+
+async def test_probes_and_refusals_are_flushed_when_the_store_closes(bench: engines.Bench) -> None:
+    for _ in range(3):
+        bench.store.count(samples.LOBBY, model.Counter.probes, samples.NOW)
+    bench.store.count(samples.LOBBY, model.Counter.refused, samples.NOW)
+    await bench.reopen()
+    assert await bench.counts() == {"probes": 3, "refused": 1}
+
+
+async def test_a_second_opener_is_told_that_another_gateway_owns_the_data(bench: engines.Bench) -> None:
+    other: Any = bench.engine.make(bench.place, bench.clock)
+    with pytest.raises(model.StoreLockedError) as raised:
+        await other.open()
+    assert raised.value.hint
+    await other.close()
+
+
+async def test_another_install_key_is_refused_and_the_right_one_still_opens(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a"))
+    await bench.store.close()
+    other: Any = bench.engine.make(bench.place, bench.clock, key_fingerprint="another")
+    with pytest.raises(model.InstallKeyError):
+        await other.open()
+    await bench.reopen()
+    assert len(await bench.visits()) == 1
+
+
+async def test_an_arrival_handed_in_while_closing_is_committed(engine: engines.Engine, tmp_path: Path) -> None:
+    bench = engines.Bench(engine, tmp_path / "data")
+    await bench.open()
+    future = bench.store.accept(samples.arrival("a"))
+    await bench.reopen()
+    assert (await future).counted_as is model.CountedAs.Visit
+    assert len(await bench.visits()) == 1
+    await bench.store.close()

@@ -1,0 +1,130 @@
+"""What retention deletes, and what it waits for."""
+
+from typing import Any
+
+import pytest
+from contract import engines, samples
+from contract.test_books import prune_all, violations
+from usher_gateway import model
+from usher_gateway.store import port
+
+SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
+SettledAs = model.SettledAs
+
+
+async def settled(bench: engines.Bench, content: str = "a", **changes: Any) -> None:
+    (accepted,) = await bench.accept(samples.arrival(content, bench.clock.now, **changes))
+    for delivery in accepted.deliveries:
+        bench.store.settle(samples.settlement(delivery, SettledAs.Delivered, bench.clock.now))
+    await bench.store.flush()
+
+
+async def later(bench: engines.Bench, days: int) -> int:
+    bench.clock.now = NOW + days * DAY
+    return await prune_all(bench)
+
+
+async def test_a_body_is_kept_for_its_days_and_then_deleted(bench: engines.Bench) -> None:
+    await settled(bench, body_days=2)
+    await later(bench, 2)
+    assert (await bench.visits())[0]["bodyKept"] is True
+    await later(bench, 3)
+    (visit,) = await bench.visits()
+    assert visit["bodyKept"] is False
+    with pytest.raises(model.NotFoundError):
+        await bench.store.body(model.parse_id(visit["id"]))
+
+
+async def test_the_ledger_outlives_the_body_as_long_as_dedupe_looks_back(bench: engines.Bench) -> None:
+    await settled(bench, body_days=1, time_trusted=True)
+    await later(bench, 5)
+    again = samples.arrival("a", bench.clock.now, time_trusted=True, visit_time=NOW)
+    assert await bench.words(again) == ["Redelivery"]
+
+
+@pytest.mark.parametrize("fold_rows", [1, 1000])
+async def test_in_the_end_nothing_is_left_of_an_arrival_but_its_meters(engine: engines.Engine, fold_rows: int) -> None:
+    key = samples.digest("jane", 8)
+    async with engines.opened(engine, fold_rows=fold_rows) as bench:
+        await settled(bench, body_days=1, person_keys=(key,))
+        assert await later(bench, 9) > 0
+        assert await bench.visits() == []
+        assert await bench.deliveries() == []
+        assert await bench.store.find_person("agency", "acme", [key]) == []
+        assert (await bench.counts())["visits"] == 1
+        assert await violations(bench) == []
+        assert await later(bench, 9) == 0
+
+
+async def test_a_body_outlives_the_pending_deliveries_that_need_it(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(samples.arrival("a", body_days=1))
+    (delivery,) = accepted.deliveries
+    await later(bench, 20)
+    (visit,) = await bench.visits()
+    assert visit["bodyKept"] is True
+    bench.store.settle(samples.settlement(delivery, SettledAs.Dead, bench.clock.now))
+    await bench.store.flush()
+    await later(bench, 21)
+    assert await bench.visits() == []
+
+
+async def test_a_held_delivery_is_cancelled_when_its_body_goes(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a", body_days=1, if_visit=(samples.plan(hold=model.HoldReason.TokenHeld),)))
+    await later(bench, 2)
+    (row,) = await bench.deliveries()
+    assert (row["state"], row["cancelled"], row["held"]) == ("cancelled", "Retention", None)
+    assert (await bench.counts())["cancelled"] == 1
+    assert await violations(bench) == []
+
+
+async def test_without_a_body_nothing_is_redriven_released_or_replayed(bench: engines.Bench) -> None:
+    skipped = samples.skip(model.SkipReason.Filter, samples.MAILER)
+    (accepted,) = await bench.accept(samples.arrival("a", body_days=1, if_visit=(samples.plan(), skipped)))
+    bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Dead))
+    await bench.accept(samples.quarantined("q", body_days=1))
+    await later(bench, 3)
+    assert len(await bench.visits()) == 2
+    assert await bench.store.redrive(port.Filter(), bench.clock.now) == 0
+    assert await bench.store.replay(port.Filter(), bench.clock.now) == 0
+    assert await bench.store.quarantined(port.Filter(), 10) == []
+
+
+async def test_deliveries_made_later_go_with_their_arrival(bench: engines.Bench) -> None:
+    await settled(bench, body_days=1, if_visit=(samples.skip(model.SkipReason.Filter),))
+    await bench.store.replay(port.Filter(), NOW)
+    (claimed,) = await bench.claim()
+    bench.store.settle(samples.settlement(claimed, SettledAs.Delivered))
+    await bench.store.flush()
+    await later(bench, 10)
+    assert await bench.deliveries() == []
+
+
+async def test_a_once_per_mark_is_forgotten_after_its_time(bench: engines.Bench) -> None:
+    plan = samples.plan(once_key=samples.digest("today"), once_until=NOW + 3 * DAY)
+    await bench.accept(samples.arrival("a", if_visit=(plan,)))
+    for days, made in ((2, 0), (4, 1)):
+        await later(bench, days)
+        (accepted,) = await bench.accept(samples.arrival(f"{days}", bench.clock.now, if_visit=(plan,)))
+        assert len(accepted.deliveries) == made
+
+
+async def test_meters_are_kept_for_the_months_of_their_tenant(bench: engines.Bench) -> None:
+    await settled(bench, "a")
+    plans = (samples.plan(samples.route("crm", samples.BAR)),)
+    await bench.accept(samples.arrival("b", listener=samples.BAR, if_visit=plans))
+    bench.clock.now = NOW + 40 * DAY  # 25 November + 40 days: the first days of January
+    months = {"agency/acme": 1, "agency/globex": 2}
+    await bench.engine.upkeep(bench.store)
+    await prune_all(bench, months)
+    assert await bench.counts(samples.LOBBY) == {}
+    assert (await bench.counts(samples.BAR))["visits"] == 1
+    bench.clock.now = NOW + 75 * DAY
+    await prune_all(bench, months)
+    assert await bench.counts(samples.BAR) == {"carried": 1}
+    assert await violations(bench) == []
+
+
+async def test_a_slice_of_retention_is_small(bench: engines.Bench) -> None:
+    await bench.accept(*[samples.arrival(f"{number}", body_days=1, if_visit=()) for number in range(200)])
+    bench.clock.now = NOW + 3 * DAY
+    assert 0 < await bench.store.prune(bench.clock.now) <= 100

@@ -1,0 +1,87 @@
+import base64
+import json
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+KEY = base64.b64encode(bytes(32)).decode()
+
+
+def usher(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [pathlib.Path(sys.executable).with_name("usher"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "NO_COLOR": "1", "COLUMNS": "120", **environ},
+    )
+
+
+def test_the_examples_pass() -> None:
+    for path in ("examples/agency", "examples/quickstart.yaml"):
+        done = usher("check", path)
+        assert done.returncode == 0, done.stdout
+        assert "no problems" in done.stdout
+
+
+def test_every_problem_is_told_with_place_and_remedy(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: a}\nspec: {timezone: UTC, state: x}\n"
+    )
+    done = usher("check", file)
+    assert done.returncode == 1
+    assert (
+        f"{file}:4: error: Tenant default/a: spec.timezone: unknown field\n    did you mean `timeZone`?" in done.stdout
+    )
+    assert "2 problems" in done.stdout
+    told = json.loads(usher("check", "--output", "json", file).stdout)["problems"]
+    assert [(one["line"], one["path"]) for one in told] == [(4, "spec.state"), (4, "spec.timezone")]
+
+
+def test_an_expression_is_tried_on_sample_bodies(tmp_path: pathlib.Path) -> None:
+    text = (ROOT / "examples" / "quickstart.yaml").read_text()
+    for when, code, word in (
+        ("visit.email", 1, "NotBoolean"),
+        ("body.user.venue.id == 3", 0, "NoSuchField"),
+        ("visit.visitCount > 2", 0, "NoSuchOverload"),
+    ):
+        file = tmp_path / "a.yaml"
+        file.write_text(text.replace("destinationRef: {name: crm}", f"destinationRef: {{name: crm}}\n    when: {when}"))
+        done = usher("check", file)
+        assert (done.returncode, word in done.stdout) == (code, True), done.stdout
+
+
+def test_a_missing_file_is_a_problem(tmp_path: pathlib.Path) -> None:
+    done = usher("check", tmp_path / "absent.yaml")
+    assert done.returncode == 1
+    assert "no such file" in done.stdout
+    assert usher("check").returncode == 2
+
+
+def test_urls_are_derived_from_the_install_key(tmp_path: pathlib.Path) -> None:
+    first = usher("url", "examples/quickstart.yaml", "--data", tmp_path)
+    assert first.returncode == 0
+    assert "https://localhost/v1/" in first.stdout
+    assert usher("url", "examples/quickstart.yaml", USHER_DATA=str(tmp_path)).stdout == first.stdout
+    other = usher("url", "examples/quickstart.yaml", "--data", tmp_path, USHER_INSTALL_KEY=KEY)
+    assert other.stdout != first.stdout
+
+
+def test_a_legacy_url_is_printed_with_its_query() -> None:
+    done = usher("url", "examples/agency", "--output", "json", USHER_INSTALL_KEY=KEY)
+    assert "https://www.stadium.example/hooks/purple.php?k=7" in [one["url"] for one in json.loads(done.stdout)["urls"]]
+
+
+def test_without_a_key_it_is_said_what_to_do() -> None:
+    done = usher("url", "examples/quickstart.yaml")
+    assert done.returncode == 2
+    assert "--data" in done.stderr
+
+
+def test_each_command_has_help_with_an_example() -> None:
+    for command in ("check", "url"):
+        assert f"usher {command}" in usher(command, "--help").stdout.partition("Example:")[2]

@@ -1,0 +1,247 @@
+import asyncio
+import contextlib
+import pathlib
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from usher_gateway import documents, model
+from usher_gateway.config import apply, from_files
+
+KEYS = model.derive_keys(bytes(32))
+TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n---\n"
+LIMIT_SECONDS = 10.0
+
+
+def listener(name: str, state: str = "Active") -> str:
+    return (
+        f"apiVersion: usher.dev/v1alpha1\nkind: Listener\nmetadata: {{name: {name}}}\n"
+        f"spec: {{tenantRef: {{name: acme}}, state: {state}}}\n---\n"
+    )
+
+
+class Follower:
+    """Follows a source, and waits for what the test expects."""
+
+    def __init__(self, source: from_files.FileSource) -> None:
+        self.source = source
+        self.snapshots: list[documents.Snapshot] = []
+        self._changed = asyncio.Condition()
+        self._task = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        async for snapshot in self.source.snapshots():
+            async with self._changed:
+                self.snapshots.append(snapshot)
+                self._changed.notify_all()
+
+    async def until(self, holds: Callable[[documents.Snapshot], bool]) -> documents.Snapshot:
+        """The newest snapshot once it is as expected."""
+        async with asyncio.timeout(LIMIT_SECONDS), self._changed:
+            await self._changed.wait_for(lambda: bool(self.snapshots) and holds(self.snapshots[-1]))
+            return self.snapshots[-1]
+
+    async def until_told(self, holds: Callable[[], bool]) -> None:
+        """Until something is true of the source that makes no snapshot."""
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not holds():  # noqa: ASYNC110 - a condition of the source, polled with a limit
+                await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+
+@contextlib.asynccontextmanager
+async def following(*paths: pathlib.Path, poll_seconds: float = 60.0) -> AsyncIterator[Follower]:
+    options = from_files.FileOptions(keys=KEYS, poll_seconds=poll_seconds, settle_seconds=0.05)
+    follower = Follower(from_files.FileSource(paths, options))
+    try:
+        yield follower
+    finally:
+        await follower.close()
+
+
+def has(*names: str) -> Callable[[documents.Snapshot], bool]:
+    return lambda snapshot: sorted(snapshot.listeners) == [f"default/{name}" for name in sorted(names)]
+
+
+def suspended(name: str) -> Callable[[documents.Snapshot], bool]:
+    return lambda snapshot: snapshot.listeners[f"default/{name}"].state == "Suspended"
+
+
+async def test_an_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(TENANT + listener("a"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a"))
+        before = time.monotonic()
+        file.write_text(TENANT + listener("a") + listener("b"))
+        await follower.until(has("a", "b"))
+        assert time.monotonic() - before < 1
+        assert set(follower.source.hashes()) == {"listener/default/a", "listener/default/b"}
+
+
+async def test_an_editor_that_renames_over_a_single_file_is_followed(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(TENANT + listener("a"))
+    async with following(file) as follower:
+        await follower.until(has("a"))
+        for state in ("Suspended", "Active", "Suspended"):
+            draft = tmp_path / ".a.yaml.swp"
+            draft.write_text(TENANT + listener("a", state))
+            draft.replace(file)
+            await follower.until(lambda snapshot, state=state: snapshot.listeners["default/a"].state == state)  # type: ignore[misc]
+
+
+async def test_a_mounted_volume_that_swaps_its_symlink_is_followed(tmp_path: pathlib.Path) -> None:
+    def publish(version: str, state: str) -> None:
+        folder = tmp_path / f"..{version}"
+        folder.mkdir()
+        (folder / "a.yaml").write_text(TENANT + listener("a", state))
+        link = tmp_path / "..data_tmp"
+        link.symlink_to(folder.name)
+        link.replace(tmp_path / "..data")
+
+    publish("2026_1", "Active")
+    (tmp_path / "a.yaml").symlink_to(pathlib.Path("..data", "a.yaml"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a"))
+        publish("2026_2", "Suspended")
+        await follower.until(suspended("a"))
+
+
+async def test_a_bad_edit_keeps_what_was_good_and_is_told(tmp_path: pathlib.Path) -> None:
+    bad, good = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    bad.write_text(TENANT + listener("a"))
+    good.write_text(listener("b"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a", "b"))
+        bad.write_text(TENANT + listener("a").replace("tenantRef", "tenantref"))
+        await follower.until_told(lambda: bool(follower.source.configuration.rejected))
+        assert {found.line for found in follower.source.configuration.rejected} == {8}
+        good.write_text(listener("b", "Suspended"))
+        snapshot = await follower.until(suspended("b"))
+        assert has("a", "b")(snapshot)
+        bad.write_text(TENANT + listener("a", "Suspended"))
+        await follower.until(suspended("a"))
+        assert follower.source.configuration.rejected == ()
+
+
+async def test_a_syntax_error_removes_nothing(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(TENANT + listener("a") + listener("b"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a", "b"))
+        file.write_text(TENANT + listener("a") + "kind: [")
+        await follower.until_told(lambda: bool(follower.source.configuration.rejected))
+        assert has("a", "b")(follower.source.configuration.snapshot)
+
+
+async def test_a_file_that_is_deleted_or_emptied_of_some_objects_removes_them(tmp_path: pathlib.Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text(TENANT + listener("a") + listener("b"))
+    second.write_text(listener("c"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a", "b", "c"))
+        second.unlink()
+        await follower.until(has("a", "b"))
+        first.write_text(TENANT + listener("a"))
+        await follower.until(has("a"))
+
+
+@pytest.mark.parametrize("way", ["emptied folder", "folder renamed", "truncated file"])
+async def test_a_path_that_is_empty_or_absent_removes_nothing(tmp_path: pathlib.Path, way: str) -> None:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    file = folder / "a.yaml"
+    file.write_text(TENANT + listener("a"))
+    async with following(folder, poll_seconds=0.2) as follower:
+        await follower.until(has("a"))
+        if way == "emptied folder":
+            file.unlink()
+        elif way == "folder renamed":
+            folder.rename(tmp_path / "elsewhere")
+        else:
+            file.write_text("")
+        reading = follower.source.configuration
+        await follower.until_told(lambda: follower.source.configuration is not reading)
+        assert has("a")(follower.source.configuration.snapshot)
+        folder.mkdir(exist_ok=True)
+        file.write_text(TENANT + listener("a", "Suspended"))
+        await follower.until(suspended("a"))
+
+
+async def test_nothing_is_told_before_there_is_anything_to_run(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "later"
+    async with following(folder, poll_seconds=0.1) as follower:
+        await asyncio.wait([follower._task], timeout=0.3)
+        assert follower.snapshots == []
+        folder.mkdir()
+        (folder / "a.yaml").write_text(TENANT + listener("a"))
+        await follower.until(has("a"))
+
+
+async def test_hidden_files_and_those_of_editors_are_not_read(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.yaml").write_text(TENANT + listener("a"))
+    for name in (".b.yaml", ".b.yaml.swp", "b.yaml~", "#b.yaml#", "4913", "b.txt"):
+        (tmp_path / name).write_text(listener("b"))
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "b.yaml").write_text(listener("b"))
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "c.yml").write_text(listener("c"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a", "c"))
+
+
+async def test_a_file_that_cannot_be_read_keeps_what_it_held(tmp_path: pathlib.Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text(TENANT + listener("a"))
+    second.write_text(listener("b"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a", "b"))
+        second.unlink()
+        second.symlink_to("nowhere.yaml")
+        first.write_text(TENANT + listener("a", "Suspended"))
+        assert has("a", "b")(await follower.until(suspended("a")))
+        assert any(found.file == str(second) for found in follower.source.configuration.rejected)
+
+
+async def test_what_is_written_in_pieces_is_applied_whole(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(TENANT + listener("a") + listener("b"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a", "b"))
+        with file.open("w") as written:
+            for piece in (TENANT, listener("a", "Suspended"), listener("b")):
+                written.write(piece)
+                written.flush()
+                await asyncio.wait([follower._task], timeout=0.01)
+        await follower.until(suspended("a"))
+        assert all(has("a", "b")(snapshot) for snapshot in follower.snapshots)
+
+
+async def test_an_edit_that_cannot_be_compiled_at_all_leaves_the_configuration_in_force(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(TENANT + listener("a"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a"))
+        tried = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def fail(*_: object) -> apply.Configuration:
+            loop.call_soon_threadsafe(tried.set)
+            raise ValueError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(apply, "apply", fail)
+            file.write_text(TENANT + listener("a") + listener("b"))
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await tried.wait()
+        assert has("a")(follower.source.configuration.snapshot)
+        file.write_text(TENANT + listener("a") + listener("c"))
+        await follower.until(has("a", "c"))

@@ -1,0 +1,134 @@
+from usher_gateway import model
+from usher_gateway.config import apply
+from usher_gateway.resources import compile, load  # noqa: A004
+
+OPTIONS = compile.Options(keys=model.derive_keys(bytes(32)), implicit_class=True, require_watch_label=False)
+TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n"
+
+
+def listeners(count: int, first: int = 0) -> str:
+    return "".join(
+        f"---\napiVersion: usher.dev/v1alpha1\nkind: Listener\nmetadata: {{name: l{number}}}\n"
+        "spec: {tenantRef: {name: acme}}\n"
+        for number in range(first, first + count)
+    )
+
+
+def after(before: apply.Configuration, *files: str, gaps: tuple[str, ...] = ()) -> apply.Configuration:
+    parts = [load.load(text.encode(), f"d/{index}.yaml") for index, text in enumerate(files)]
+    return apply.apply(before, load.merge(parts), gaps, OPTIONS, lambda file: (0, file))
+
+
+def test_an_object_that_became_invalid_keeps_its_last_good_version_while_others_move_on() -> None:
+    before = after(apply.EMPTY, TENANT + listeners(1), listeners(1, first=1))
+    suspended = listeners(1, first=1).replace("spec: {", "spec: {state: Suspended, ")
+    now = after(before, TENANT + listeners(1).replace("tenantRef", "tenantref"), suspended)
+    assert now.snapshot.listeners["default/l0"] is before.snapshot.listeners["default/l0"]
+    assert now.snapshot.listeners["default/l1"].state == "Suspended"
+    assert {found.path for found in now.rejected} == {"spec.tenantref", "spec.tenantRef"}
+
+
+def test_an_object_that_is_gone_is_removed() -> None:
+    before = after(apply.EMPTY, TENANT + listeners(3))
+    assert list(after(before, TENANT + listeners(2)).snapshot.listeners) == ["default/l0", "default/l1"]
+
+
+def test_a_file_that_cannot_be_parsed_stops_every_removal() -> None:
+    before = after(apply.EMPTY, TENANT + listeners(2), listeners(2, first=2))
+    now = after(before, TENANT + listeners(1), listeners(1, first=2) + "---\n}")
+    assert now.snapshot.listeners.keys() == before.snapshot.listeners.keys()
+    assert not now.complete
+
+
+def test_a_gap_removes_nothing_of_its_own_and_stops_no_other_removal() -> None:
+    before = after(apply.EMPTY, TENANT + listeners(2), listeners(1, first=2))
+    now = after(before, TENANT + listeners(1), gaps=("d/1.yaml",))
+    assert sorted(now.snapshot.listeners) == ["default/l0", "default/l2"]
+
+
+def test_a_tenant_that_is_gone_takes_its_listeners_along() -> None:
+    before = after(apply.EMPTY, TENANT + listeners(3))
+    assert after(before, listeners(3).removeprefix("---\n")).snapshot.listeners == {}
+
+
+def test_a_large_removal_is_halted_while_edits_and_additions_go_on() -> None:
+    before = after(apply.EMPTY, TENANT + listeners(20))
+    edited = listeners(1).replace("spec: {", "spec: {state: Suspended, ")
+    now = after(before, TENANT + edited + listeners(1, first=50))
+    assert len(now.snapshot.listeners) == 21
+    assert now.snapshot.listeners["default/l0"].state == "Suspended"
+    assert now.halted is not None
+    assert len(now.halted.listeners) == 19
+    assert any(now.halted.digest in found.hint for found in now.rejected)
+    again = after(now, TENANT + edited + listeners(1, first=50))
+    assert again.halted == now.halted
+
+
+def test_a_halted_removal_is_confirmed_by_its_hash_and_by_no_other() -> None:
+    before = after(apply.EMPTY, TENANT + listeners(20))
+    halted = after(before, TENANT + listeners(2))
+    assert halted.halted is not None
+    annotated = (
+        "---\napiVersion: usher.dev/v1alpha1\nkind: ListenerClass\n"
+        'metadata: {name: public, annotations: {usher.dev/confirm-removals: "HASH"}}\n'
+        "spec: {controllerName: usher.dev/usher, hostname: localhost}\n"
+    )
+    wrong = after(halted, TENANT + listeners(2) + annotated.replace("HASH", "0" * 12))
+    assert len(wrong.snapshot.listeners) == 20
+    right = after(wrong, TENANT + listeners(2) + annotated.replace("HASH", halted.halted.digest))
+    assert sorted(right.snapshot.listeners) == ["default/l0", "default/l1"]
+    assert right.halted is None
+
+
+def test_the_last_class_that_goes_away_does_not_move_the_listeners() -> None:
+    declared = (
+        "---\napiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {name: public}\n"
+        "spec: {controllerName: usher.dev/usher, hostname: hooks.example.com}\n"
+    )
+    before = after(apply.EMPTY, TENANT + listeners(2) + declared)
+    now = after(before, TENANT + listeners(2))
+    assert now.snapshot == before.snapshot
+    assert now.snapshot.listeners["default/l0"].addresses[0].host == "hooks.example.com"
+
+
+def test_five_listeners_or_a_tenth_may_go_at_once() -> None:
+    few = after(apply.EMPTY, TENANT + listeners(5))
+    assert after(few, TENANT).snapshot.listeners == {}
+    many = after(apply.EMPTY, TENANT + listeners(100))
+    assert len(after(many, TENANT + listeners(90)).snapshot.listeners) == 90
+    assert len(after(many, TENANT + listeners(89)).snapshot.listeners) == 100
+
+
+def test_a_listener_that_stays_by_the_brake_gives_way_where_its_address_is_taken() -> None:
+    def explicit(name: str) -> str:
+        return (
+            f"---\napiVersion: usher.dev/v1alpha1\nkind: Listener\nmetadata: {{name: {name}}}\nspec: {{tenantRef: "
+            "{name: acme}, authentication: {type: None}, addresses: [{name: a, hostname: x.example, path: /x}]}\n"
+        )
+
+    before = after(apply.EMPTY, TENANT + listeners(20) + explicit("old"))
+    now = after(before, TENANT + explicit("new"))
+    assert now.halted is not None
+    assert "default/new" in now.snapshot.listeners
+    assert "default/old" not in now.snapshot.listeners
+
+
+def test_a_kept_object_stays_in_file_order_so_that_its_hostname_does_not_move() -> None:
+    other = TENANT.replace("acme", "other")
+
+    def claiming(name: str, tenant: str) -> str:
+        return (
+            f"---\napiVersion: usher.dev/v1alpha1\nkind: Listener\nmetadata: {{name: {name}}}\n"
+            f"spec: {{tenantRef: {{name: {tenant}}}, addresses: [{{name: a, hostname: x.example}}]}}\n"
+        )
+
+    before = after(apply.EMPTY, TENANT + claiming("first", "acme"), other + claiming("second", "other"))
+    broken = claiming("first", "acme").replace("spec: {", "spec: {stat: Active, ")
+    now = after(before, TENANT + broken, other + claiming("second", "other"))
+    assert list(now.snapshot.listeners) == ["default/first"]
+
+
+def test_documents_that_did_not_change_stay_the_same_objects() -> None:
+    before = after(apply.EMPTY, TENANT + listeners(2))
+    now = after(before, TENANT + listeners(3))
+    assert now.snapshot.listeners["default/l0"] is before.snapshot.listeners["default/l0"]

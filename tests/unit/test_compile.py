@@ -1,0 +1,398 @@
+import base64
+import itertools
+
+import msgspec
+import pytest
+
+from usher_gateway import documents, model
+from usher_gateway.resources import compile, condition, defaults, hostnames, listener_class, load  # noqa: A004
+
+KEYS = model.derive_keys(bytes(range(32)))
+CLASS = """
+apiVersion: usher.dev/v1alpha1
+kind: ListenerClass
+metadata: {name: public}
+spec:
+  controllerName: usher.dev/usher
+  hostname: hooks.example.com
+  allowedHostnames: [{hostname: "*.example.org"}]
+"""
+TENANT = """
+apiVersion: usher.dev/v1alpha1
+kind: Tenant
+metadata: {name: acme}
+"""
+DESTINATION = """
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: crm}
+spec:
+  type: HTTP
+  http:
+    url: https://crm.example/
+"""
+LISTENER = """
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {name: lobby}
+spec:
+  tenantRef: {name: acme}
+"""
+SECRET = """
+apiVersion: v1
+kind: Secret
+metadata: {name: s, labels: {usher.dev/watch: "true"}}
+stringData: {username: purple, password: pw, token: tok, second: whsec_c2Vjb25k}
+"""
+ROUTE = "  routes: [{name: crm, destinationRef: {name: crm}}]\n"
+
+
+def compiled(*texts: str, **options: object) -> compile.Compiled:
+    manifests = load.load("---\n".join(texts).encode(), "a.yaml")
+    assert manifests.problems == ()
+    given = compile.collect((one.resource for one in manifests.objects), manifests.namespaces)
+    return compile.compile_resources(given, compile.Options(keys=KEYS, **options))  # type: ignore[arg-type]
+
+
+def reasons(result: compile.Compiled) -> list[str]:
+    return [str(found.reason) for found in result.findings]
+
+
+def test_the_least_that_can_be_written_gives_every_default() -> None:
+    result = compiled(CLASS, TENANT, DESTINATION, LISTENER + ROUTE)
+    listener = result.snapshot.listeners["default/lobby"]
+    wanted = documents.Listener(
+        "default",
+        "lobby",
+        documents.Tenant("acme"),
+        listener.addresses,
+        routes=(documents.Route("crm", "default/crm"),),
+    )
+    assert listener == wanted
+    destination = documents.Destination("default", "crm", "https://crm.example/")
+    assert result.snapshot.destinations == {"default/crm": destination}
+    assert result.findings == ()
+
+
+def test_the_table_of_defaults_says_what_the_documents_default_to() -> None:
+    table = defaults.DEFAULTS
+    assert table["Listener.spec.dedupe.windowSeconds"] == 3600
+    assert table["Destination.spec.retry.maxAgeSeconds"] == 7 * 86400
+    with pytest.raises(KeyError):
+        defaults.pick(None, "Listener.spec.nothing")
+
+
+def test_a_token_address_is_on_the_class_hostname_and_derived_from_the_install_key() -> None:
+    result = compiled(CLASS, TENANT, LISTENER)
+    token = model.url_token(KEYS.install, "default", "acme", "lobby", 0)
+    assert result.snapshot.listeners["default/lobby"].addresses == (
+        documents.Address("hooks.example.com", f"/v1/{token}"),
+    )
+
+
+def test_rotation_serves_the_new_token_and_the_old_ones_as_told() -> None:
+    old = "{generation: 1, untilTime: 1970-01-01T01:00:01+01:00, action: Hold}"
+    token = f"  token: {{generation: 2, alsoAccept: [{old}, {{generation: 2}}]}}\n"
+    addresses = compiled(CLASS, TENANT, LISTENER + token).snapshot.listeners["default/lobby"].addresses
+    paths = [f"/v1/{model.url_token(KEYS.install, 'default', 'acme', 'lobby', number)}" for number in (2, 1)]
+    assert [(one.path, one.action, one.until) for one in addresses] == [
+        (paths[0], "Accept", 0),
+        (paths[1], "Hold", 1_000_000),
+    ]
+
+
+def test_an_explicit_hostname_without_a_path_gets_the_token() -> None:
+    result = compiled(CLASS, TENANT, LISTENER + "  addresses: [{name: a, hostname: a.b.example.org}]\n")
+    (address,) = result.snapshot.listeners["default/lobby"].addresses
+    assert (address.host, address.path[:4]) == ("a.b.example.org", "/v1/")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hostname", "matches"),
+    [
+        ("*.x.example", "a.x.example", True),
+        ("*.x.example", "a.b.x.example", True),
+        ("*.x.example", "x.example", False),
+        ("*.x.example", "ax.example", False),
+        ("x.example", "x.example", True),
+        ("x.example", "a.x.example", False),
+    ],
+)
+def test_a_star_stands_for_one_or_more_labels(pattern: str, hostname: str, matches: bool) -> None:
+    assert hostnames.matches(pattern, hostname) is matches
+
+
+@pytest.mark.parametrize(
+    ("operator", "values", "labels", "chosen"),
+    [
+        ("In", ["a"], {"k": "a"}, True),
+        ("In", ["a"], {}, False),
+        ("NotIn", ["a"], {}, True),
+        ("NotIn", ["a"], {"k": "a"}, False),
+        ("Exists", [], {"k": ""}, True),
+        ("DoesNotExist", [], {"k": ""}, False),
+    ],
+)
+def test_a_selector_chooses_namespaces(operator: str, values: list[str], labels: dict[str, str], chosen: bool) -> None:
+    selector = {"matchExpressions": [{"key": "k", "operator": operator, "values": values}]}
+    namespaces = msgspec.convert({"from": "Selector", "selector": selector}, listener_class.Namespaces)
+    assert hostnames.permits(namespaces, labels) is chosen
+
+
+def test_a_class_is_not_usable_from_a_namespace_it_does_not_choose() -> None:
+    namespaces = "  namespaces: {from: Selector, selector: {matchLabels: {team: a}}}\n"
+    refused = compiled(CLASS + namespaces, TENANT, LISTENER)
+    assert (refused.snapshot.listeners, reasons(refused)) == ({}, ["ClassNotPermitted"])
+    namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {team: a}}\n"
+    assert compiled(CLASS + namespaces, namespace, TENANT, LISTENER).snapshot.listeners
+
+
+OTHER = "  addresses: [{name: a, hostname: shop.example.org}]\n"
+
+
+def two_tenants() -> list[str]:
+    elsewhere = [text.replace("{name: acme}", "{name: other, namespace: elsewhere}", 1) for text in (TENANT,)]
+    second = LISTENER.replace("{name: lobby}", "{name: theirs, namespace: elsewhere}").replace("acme", "other")
+    return [CLASS, TENANT, *elsewhere, LISTENER + OTHER, second + OTHER]
+
+
+def test_a_hostname_belongs_to_the_first_tenant_and_the_loser_learns_no_name() -> None:
+    result = compiled(*two_tenants())
+    assert list(result.snapshot.listeners) == ["default/lobby"]
+    accepted = result.conditions["Listener", "elsewhere/theirs"][0]
+    assert (accepted.status, accepted.reason) == ("False", "HostnameConflict")
+    assert "default" not in accepted.message
+    assert "acme" not in accepted.message
+
+
+def test_an_incumbent_keeps_its_hostname_only_while_it_wants_it() -> None:
+    incumbents = {"shop.example.org": ("elsewhere", "other")}
+    assert list(compiled(*two_tenants(), incumbents=incumbents).snapshot.listeners) == ["elsewhere/theirs"]
+    gone = {"shop.example.org": ("elsewhere", "gone")}
+    assert list(compiled(*two_tenants(), incumbents=gone).snapshot.listeners) == ["default/lobby"]
+
+
+def test_the_owner_of_a_hostname_does_not_depend_on_the_order_of_the_kinds() -> None:
+    texts = two_tenants()
+    order = [texts[-2], texts[-1]]
+    for shuffled in itertools.permutations([*texts[:-2], "".join(f"{text}---\n" for text in order)]):
+        assert list(compiled(*shuffled).snapshot.listeners) == ["default/lobby"]
+
+
+def test_a_class_hostname_is_reserved_also_where_a_pattern_allows_it() -> None:
+    own = CLASS.replace("hooks.example.com", "hooks.example.org")
+    result = compiled(own, TENANT, LISTENER + "  addresses: [{name: a, hostname: hooks.example.org}]\n")
+    assert (result.snapshot.listeners, reasons(result)) == ({}, ["HostnameReserved"])
+
+
+def test_only_the_address_in_conflict_is_lost() -> None:
+    first = LISTENER + "  authentication: {type: None}\n  addresses: [{name: a, hostname: a.example.org, path: /x}]\n"
+    second = LISTENER.replace("lobby", "second") + (
+        "  authentication: {type: None}\n"
+        "  addresses: [{name: a, hostname: a.example.org, path: /x}, {name: b, hostname: a.example.org, path: /y}]\n"
+    )
+    result = compiled(CLASS, TENANT, first, second)
+    assert [one.path for one in result.snapshot.listeners["default/second"].addresses] == ["/y"]
+    assert "PathConflict" in reasons(result)
+
+
+def test_the_order_of_query_pairs_does_not_make_another_address() -> None:
+    def one(name: str, query: str) -> str:
+        address = f"{{name: a, hostname: a.example.org, path: /x, query: [{query}]}}"
+        return LISTENER.replace("lobby", name) + f"  authentication: {{type: None}}\n  addresses: [{address}]\n"
+
+    pairs = ["{name: a, value: b}", "{name: c, value: d}"]
+    result = compiled(CLASS, TENANT, one("first", ", ".join(pairs)), one("second", ", ".join(pairs[::-1])))
+    assert list(result.snapshot.listeners) == ["default/first"]
+
+
+def test_a_guessable_path_needs_authentication_or_none_spelled_out_and_is_warned_of() -> None:
+    address = "  addresses: [{name: a, hostname: a.example.org, path: /hook.php}]\n"
+    assert compiled(CLASS, TENANT, LISTENER + address).snapshot.listeners == {}
+    spelled = compiled(CLASS, TENANT, LISTENER + address + "  authentication: {type: None}\n")
+    accepted = spelled.conditions["Listener", "default/lobby"][0]
+    assert spelled.snapshot.listeners
+    assert accepted.status == "True"
+    assert "guesses" in accepted.message
+    secret = address.replace("/hook.php", "/hook/0a1b2c3d4e5f6a7b8c9d")
+    assert compiled(CLASS, TENANT, LISTENER + secret).findings == ()
+
+
+def test_without_any_class_files_answer_at_localhost_and_at_hostnames_they_name() -> None:
+    result = compiled(TENANT, LISTENER, implicit_class=True)
+    assert result.snapshot.listeners["default/lobby"].addresses[0].host == "localhost"
+    assert [found.severity for found in result.findings] == ["notice"]
+    named = compiled(TENANT, LISTENER + OTHER, implicit_class=True)
+    assert named.snapshot.listeners["default/lobby"].addresses[0].host == "shop.example.org"
+    assert reasons(compiled(TENANT, LISTENER)) == ["ClassNotFound"]
+    assert "ClassNotFound" in reasons(compiled(CLASS.replace("public", "other"), TENANT, LISTENER, implicit_class=True))
+
+
+def test_credentials_become_digests_of_the_whole_header_value() -> None:
+    basic = compiled(
+        CLASS, TENANT, SECRET, LISTENER + "  authentication: {type: Basic, basic: {secretRef: {name: s}}}\n"
+    )
+    value = b"Basic " + base64.b64encode(b"purple:pw")
+    authentication = basic.snapshot.listeners["default/lobby"].authentication
+    assert authentication == documents.Authentication(
+        "Basic", "authorization", documents.credential_digest(value, KEYS.credential)
+    )
+    header = "  authentication: {type: Header, header: {name: X-Key, secretRef: {name: s, key: token}}}\n"
+    authentication = (
+        compiled(CLASS, TENANT, SECRET, LISTENER + header).snapshot.listeners["default/lobby"].authentication
+    )
+    assert (authentication.header, authentication.digest) == (
+        "x-key",
+        documents.credential_digest(b"tok", KEYS.credential),
+    )
+
+
+AUTHENTICATED = LISTENER + "  authentication: {type: Basic, basic: {secretRef: {name: s}}}\n"
+
+
+def test_a_secret_that_never_was_there_fails_closed_one_that_goes_away_stays_in_force() -> None:
+    never = compiled(CLASS, TENANT, AUTHENTICATED)
+    assert never.snapshot.listeners["default/lobby"].authentication.type == "Unresolved"
+    before = compiled(CLASS, TENANT, SECRET, AUTHENTICATED).snapshot
+    gone = compiled(CLASS, TENANT, AUTHENTICATED, previous=before)
+    assert gone.snapshot == before
+    resolved = gone.conditions["Listener", "default/lobby"][1]
+    assert (resolved.type, resolved.status, resolved.reason) == ("ResolvedRefs", "False", "SecretNotFound")
+
+
+def test_turning_authentication_on_with_a_missing_secret_is_not_left_open() -> None:
+    before = compiled(CLASS, TENANT, LISTENER).snapshot
+    after = compiled(CLASS, TENANT, AUTHENTICATED, previous=before).snapshot
+    assert after.listeners["default/lobby"].authentication.type == "Unresolved"
+
+
+def test_a_secret_without_the_label_is_refused_in_a_cluster_and_warned_of_in_files() -> None:
+    bare = SECRET.replace(', labels: {usher.dev/watch: "true"}', "")
+    cluster = compiled(CLASS, TENANT, bare, AUTHENTICATED)
+    assert reasons(cluster) == ["SecretNotLabelled"]
+    assert cluster.snapshot.listeners["default/lobby"].authentication.type == "Unresolved"
+    files = compiled(CLASS, TENANT, bare, AUTHENTICATED, require_watch_label=False)
+    assert [found.severity for found in files.findings] == ["warning"]
+    assert files.snapshot.listeners["default/lobby"].authentication.type == "Basic"
+
+
+SECURED = DESTINATION + (
+    "    authentication: {type: Bearer, bearer: {secretRef: {name: s, key: token}}}\n"
+    "    headers: [{name: X-User, valueFrom: {secretKeyRef: {name: s, key: username}}}, {name: X-A, value: b}]\n"
+    "    signing: {secretRefs: [{name: s, key: second}]}\n"
+)
+
+
+def test_a_destination_gets_its_secrets_resolved() -> None:
+    destination = compiled(CLASS, TENANT, SECRET, SECURED).snapshot.destinations["default/crm"]
+    assert destination.headers == (("X-User", "purple"), ("X-A", "b"), ("Authorization", "Bearer tok"))
+    assert destination.signing_secrets == ("whsec_c2Vjb25k",)
+    assert destination.unresolved == ""
+
+
+def test_a_destination_without_its_secrets_is_marked_and_holds_none() -> None:
+    destination = compiled(CLASS, TENANT, SECURED).snapshot.destinations["default/crm"]
+    assert (destination.unresolved, destination.headers, destination.signing_secrets) == ("SecretNotFound", (), ())
+
+
+def test_a_last_good_credential_is_never_sent_to_a_new_url() -> None:
+    before = compiled(CLASS, TENANT, SECRET, SECURED).snapshot
+    moved = SECURED.replace("https://crm.example/", "https://thief.example/").replace(
+        "type: HTTP", "type: HTTP\n  state: Paused"
+    )
+    after = compiled(CLASS, TENANT, moved, previous=before).snapshot.destinations["default/crm"]
+    assert (after.url, after.state) == ("https://crm.example/", "Paused")
+    assert after.headers == before.destinations["default/crm"].headers
+
+
+def test_a_line_end_after_a_secret_is_cut_and_one_inside_is_refused() -> None:
+    ended = SECRET.replace("token: tok", 'token: "tok\\n"')
+    destination = compiled(CLASS, TENANT, ended, SECURED).snapshot.destinations["default/crm"]
+    assert destination.headers[-1] == ("Authorization", "Bearer tok")
+    inside = SECRET.replace("token: tok", 'token: "tok\\r\\nX-Evil: 1"')
+    result = compiled(CLASS, TENANT, inside, SECURED)
+    assert reasons(result) == ["SecretKeyNotFound"]
+    assert "Evil" not in repr(result)
+
+
+def test_a_route_to_another_tenants_destination_is_a_missing_destination_and_the_others_run() -> None:
+    theirs = DESTINATION.replace("{name: crm}", "{name: theirs}").replace("spec:", "spec:\n  tenantRef: {name: other}")
+    other = TENANT.replace("acme", "other")
+    routes = "  routes: [{name: a, destinationRef: {name: theirs}}, {name: b, destinationRef: {name: crm}}]\n"
+    result = compiled(CLASS, TENANT, other, DESTINATION, theirs, LISTENER + routes)
+    assert [route.name for route in result.snapshot.listeners["default/lobby"].routes] == ["a", "b"]
+    assert reasons(result) == ["DestinationNotFound"]
+    assert result.conditions["Listener", "default/lobby"][0].status == "True"
+
+
+WRONG = LISTENER + "  routes: [{name: crm, destinationRef: {name: crm}, when: visit.emial == ''}]\n"
+
+
+def test_a_bad_expression_leaves_the_last_good_listener_with_its_tenant_as_it_is_now() -> None:
+    before = compiled(CLASS, TENANT, DESTINATION, LISTENER + ROUTE).snapshot
+    suspended = TENANT + "spec: {state: Suspended}\n"
+    after = compiled(CLASS, suspended, DESTINATION, WRONG, previous=before)
+    listener = after.snapshot.listeners["default/lobby"]
+    assert listener.routes == before.listeners["default/lobby"].routes
+    assert listener.tenant.state == "Suspended"
+    assert reasons(after) == ["ExpressionInvalid"]
+
+
+def test_a_new_listener_with_a_bad_expression_is_served_so_that_its_visits_are_held_not_lost() -> None:
+    listener = compiled(CLASS, TENANT, DESTINATION, WRONG).snapshot.listeners["default/lobby"]
+    assert listener.routes[0].when == "visit.emial == ''"
+
+
+def test_a_last_good_listener_does_not_keep_an_address_that_another_tenant_has_now() -> None:
+    texts = two_tenants()
+    before = compiled(*texts).snapshot
+    released = WRONG + "  addresses: [{name: a, hostname: free.example.org}]\n"
+    after = compiled(*texts[:3], released, texts[4], previous=before)
+    assert list(after.snapshot.listeners) == ["elsewhere/theirs"]
+
+
+def test_a_class_that_goes_away_leaves_the_last_good_listener() -> None:
+    before = compiled(CLASS, TENANT, LISTENER).snapshot
+    after = compiled(TENANT, LISTENER, previous=before)
+    assert (after.snapshot, reasons(after)) == (before, ["ClassNotFound"])
+
+
+def test_a_limit_lets_through_those_that_run_already() -> None:
+    limited = CLASS + "  maximums: {listenersPerNamespace: 1}\n"
+    second = LISTENER.replace("lobby", "aaa")
+    before = compiled(limited, TENANT, LISTENER).snapshot
+    after = compiled(limited, TENANT, second, LISTENER, previous=before)
+    assert list(after.snapshot.listeners) == ["default/lobby"]
+    assert [(found.key, str(found.reason)) for found in after.findings] == [("default/aaa", "LimitExceeded")]
+
+
+def test_what_the_class_says_is_in_the_listener() -> None:
+    said = CLASS + (
+        "  clientAddress: {from: XForwardedFor, trustedProxies: [10.1.2.3/8]}\n"
+        "  maximums: {maxBodyBytes: 2048, requestsPerSecond: 7}\n"
+    )
+    listener = compiled(said, TENANT, LISTENER, trusted_proxies=("192.0.2.1",)).snapshot.listeners["default/lobby"]
+    assert (listener.max_body_bytes, listener.requests_per_second) == (2048, 7)
+    assert (listener.client_address_from, listener.trusted_proxies) == ("XForwardedFor", ("10.0.0.0/8", "192.0.2.1/32"))
+
+
+def test_fields_are_merged_over_the_defaults() -> None:
+    fields = "  fields: {user: /member, occurredAt: /at, occurredAtZone: Europe/Paris}\n"
+    listener = compiled(CLASS, TENANT, LISTENER + fields).snapshot.listeners["default/lobby"]
+    assert listener.fields == {**documents.DEFAULT_FIELDS, "user": ("/member",), "occurredAt": ("/at",)}
+    assert listener.occurred_at_zone == "Europe/Paris"
+
+
+def test_compiling_again_changes_nothing() -> None:
+    texts = [CLASS, TENANT, SECRET, SECURED, AUTHENTICATED + ROUTE]
+    first = compiled(*texts)
+    assert compiled(*texts, previous=first.snapshot).snapshot == first.snapshot
+
+
+def test_a_message_fits_into_a_condition() -> None:
+    findings = [
+        condition.Finding("Listener", "a/b", f"x{number}", condition.Reason.ExpressionInvalid, "x" * 100)
+        for number in range(32)
+    ]
+    (accepted, _) = condition.conditions_of(findings)
+    assert len(accepted.message) <= 1024

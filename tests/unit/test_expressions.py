@@ -1,0 +1,221 @@
+import subprocess
+import sys
+
+import cel
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from usher_gateway import expressions, model
+
+VISIT = expressions.visit_values(
+    model.Visit(userId="1", email="a@example.com", firstName="Ann", visitCount=1), 1_767_261_600_000_000, late=False
+)
+BODY = {"user": {"id": 1, "venue": {"id": 3}}, "items": [{"price": index} for index in range(20)]}
+
+
+def evaluate(source: str, where: expressions.Where = "transform", body: object = None) -> expressions.Evaluation:
+    return expressions.compile_expression(source, where).evaluate(VISIT, BODY if body is None else body)
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("visit.email != '' && visit.visitCount == 1", True),
+        ("visit.email.endsWith('@example.com')", True),
+        ("visit.email.matches('^b')", False),
+        ("has(body.user.venue) && body.user.venue.id == 3", True),
+        ("visit.late || timestamp(visit.receivedAt).getFullYear() == 2026", True),
+        ("visit.occurredAt == ''", True),
+        ("'map(' + '((((' == \"exists(\" // all(", False),
+    ],
+)
+def test_a_filter_gives_true_or_false(source: str, value: bool) -> None:
+    assert expressions.check_expression(source, "when") == []
+    assert evaluate(source, "when").value is value
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("{'to': visit.email, 'n': visit.visitCount}", {"to": "a@example.com", "n": 1}),
+        ("body.items.filter(i, i.price > 18)", [{"price": 19}]),
+        ("body.items.map(i, {'p': i.price, 'who': visit.firstName}).size()", 20),
+    ],
+)
+def test_a_transform_gives_a_document(source: str, value: object) -> None:
+    assert expressions.check_expression(source, "transform") == []
+    assert evaluate(source).value == value
+
+
+@pytest.mark.parametrize(
+    ("source", "where", "part"),
+    [
+        ("a" * 1025, "when", "at most 1024 characters"),
+        ("(" * 25 + "1" + ")" * 25, "transform", "deeper than 24"),
+        ("body.items.exists(i, true)", "when", "`exists` may not be used in `when`"),
+        ("body.items . map (i, i)", "when", "`map` may not be used in `when`"),
+        ("body.items.map(i, i).filter(j, true)", "transform", "`filter` may be used once only"),
+        ("body.items.map(i, body.items)", "transform", "`body` may not be used inside `map`"),
+        ("body.items.map(i, 'a'.matches('b'))", "transform", "`matches` may not be used inside `map`"),
+        ("visit.email.matches(visit.firstName)", "when", "one literal pattern"),
+        ("visit.email.matches('a' + 'b')", "when", "one literal pattern"),
+        (f"visit.email.matches('{'a' * 101}')", "when", "at most 100 characters"),
+        (" || ".join(["visit.email.matches('a')"] * 5), "when", "used 5 times"),
+        ("visit.email ==", "when", "line 1, column 15"),
+        ("visit.emial == ''", "when", "did you mean `email`?"),
+        ("vist.email == ''", "when", "did you mean `visit`?"),
+        ("visit.email.startwith('a')", "when", "did you mean `startsWith`?"),
+        ("optional.of(1)", "transform", "`optional` is not defined"),
+        ("Point{x: 1}", "transform", "no function `Point`"),
+        ("", "when", "cannot be parsed"),
+    ],
+)
+def test_what_may_not_be_written_is_refused_with_a_hint(source: str, where: expressions.Where, part: str) -> None:
+    problems = expressions.check_expression(source, where)
+    assert any(part in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("source", "where", "code"),
+    [
+        ("visit.email", "when", "NotBoolean"),
+        ("body.nothing == 1", "when", "NoSuchField"),
+        ("visit.email + 1 == ''", "when", "NoSuchOverload"),
+        ("1 / 0 == 1", "when", "Arithmetic"),
+        ("9223372036854775807 + 1 == 0", "when", "Arithmetic"),
+        ("int(visit.email) == 1", "when", "EvaluationFailed"),
+        ("visit.email ==", "when", "ExpressionInvalid"),
+        ("a" * 100_000, "when", "ExpressionInvalid"),
+    ],
+)
+def test_a_failing_evaluation_is_a_code_without_the_data(source: str, where: expressions.Where, code: str) -> None:
+    evaluation = evaluate(source, where)
+    assert (evaluation.error_code, evaluation.value) == (code, None)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "body.user.venue.id == 3 && body.user.id == 1",
+        "has(body.user.venue.id) && !has(body.user.nothing) && !has(body.nothing)",
+        "body.user.venue.id.nothing == 1",
+        "body.nothing.id == 1",
+        "body.user == {'id': 1, 'venue': {'id': 3}} && body.user.id == 1",
+        "body.user.id == 1 && body.user == {'id': 1, 'venue': {'id': 3}}",
+        "body.size() == 2 && size(body.user) == 2 && body.items.size() == 20",
+        "body['user'].venue.id == 3",
+        "body . user // comment\n . id == 1",
+        "string(body.user.id).startsWith('1')",
+        "'user' in body && 'id' in body.user",
+        "visit == visit && visit.email.size() > 3",
+        "body.items[3].price == 3",
+    ],
+)
+def test_reading_a_part_gives_what_reading_all_gives(source: str) -> None:
+    assert expressions.check_expression(source, "when") == []
+    try:
+        whole = cel.compile(source).execute({"visit": VISIT, "body": BODY})
+    except (KeyError, TypeError):
+        whole = None
+    assert evaluate(source, "when").value is whole
+
+
+def test_a_loop_may_not_hide_the_visit() -> None:
+    assert "may not be the name" in expressions.check_expression("body.a.map(visit, visit.b)", "transform")[0]
+
+
+def test_the_body_is_converted_only_where_it_is_mentioned() -> None:
+    assert not expressions.compile_expression("visit.email == 'body.x'", "when").uses_body
+    assert expressions.compile_expression("has(body.x)", "when").uses_body
+
+
+@pytest.mark.parametrize("body", [2**70, "\ud800", {"a": ["\ud800"]}, float("nan"), [[]] * 3, "a\0b", None, True])
+def test_odd_bodies_never_raise(body: object) -> None:
+    assert isinstance(evaluate("body == 1", "when", body), expressions.Evaluation)
+
+
+def test_arrays_are_cut_at_a_thousand_items() -> None:
+    assert evaluate("body.size()", body=list(range(5000))).value == 1000
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "body.xs.map(x, [" + "x," * 200 + "x])",
+        "body.text" + "+body.text" * 90,
+        "body.xs" + "+body.xs" * 100,
+        "body.xs.map(x, x)",
+    ],
+)
+def test_work_that_would_stop_everybody_is_refused_before_it_starts(source: str) -> None:
+    evaluation = evaluate(source, body={"xs": list(range(1000)), "text": "a" * 60_000})
+    assert evaluation.error_code == "TooExpensive"
+    assert evaluation.cpu_seconds < 0.05
+
+
+def test_an_evaluation_says_what_it_cost() -> None:
+    assert 0 < evaluate("visit.email == ''", "when").cpu_seconds < 1
+
+
+def test_a_program_is_compiled_once() -> None:
+    first = expressions.compile_expression("visit.email == 'once'", "when")
+    assert expressions.compile_expression("visit.email == 'once'", "when") is first
+
+
+_PIECES = strategies.sampled_from(
+    [
+        *"()[]{}?:!-+.,'\"1\\\n\0éu😀",
+        *(
+            "&&",
+            "||",
+            "visit",
+            "body",
+            "x",
+            ".map(x, ",
+            ".exists(x, ",
+            "has(",
+            "size(",
+            " in ",
+            "'''",
+            "//",
+            "0x",
+            "1e999",
+        ),
+    ]
+)
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(strategies.lists(_PIECES, max_size=60).map("".join))
+def test_no_text_raises(source: str) -> None:
+    for where in ("when", "transform"):
+        program = expressions.Program(source, where)
+        assert isinstance(program.evaluate(VISIT, BODY), expressions.Evaluation)
+
+
+_HOSTILE = """
+import threading
+from usher_gateway import expressions
+length, depth = expressions.MAX_LENGTH, expressions.MAX_DEPTH
+pieces = ("!", "-", "(", "[", "{", "{1:", "a+", "a.", "a?a:", "a&&", "f(")
+tails = ("+a", ".a", "[0]", "==a", " in a", "?a:a", ".f()")
+pairs = (("(", ")"), ("[", "]"), ("{'a':", "}"), ("size(", ")"))
+sources = [piece * (length // len(piece)) for piece in pieces]
+sources += ["a" + tail * ((length - 1) // len(tail)) for tail in tails]
+sources += [left * depth + "1" + right * depth for left, right in pairs]
+def run():
+    for source in sources:
+        for where in ("when", "transform"):
+            expressions.Program(source, where).evaluate({"email": ""}, {})
+threading.stack_size(1 << 20)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+print("alive")
+"""
+
+
+def test_long_and_deep_input_does_not_crash_a_thread_with_one_mebibyte_of_stack() -> None:
+    done = subprocess.run([sys.executable, "-c", _HOSTILE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr

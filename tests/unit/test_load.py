@@ -1,0 +1,177 @@
+import json
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+from usher_gateway import resources
+from usher_gateway.resources import load, problem, scalars
+
+TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: %s}\n"
+
+
+def problems_of(text: str) -> list[tuple[int, str]]:
+    return [(found.line, found.path) for found in load.load(text.encode(), "a.yaml").problems]
+
+
+def test_documents_lists_and_empty_documents_are_read_in_order() -> None:
+    text = "---\n" + TENANT % "a" + "---\n---\napiVersion: v1\nkind: List\nitems:\n"
+    text += "- {apiVersion: usher.dev/v1alpha1, kind: Tenant, metadata: {name: b}}\n---\n# nothing\n"
+    loaded = load.load(text.encode(), "a.yaml")
+    assert loaded.problems == ()
+    assert [resources.key_of(one.resource) for one in loaded.objects] == ["default/a", "default/b"]
+    assert [one.line for one in loaded.objects] == [2, 10]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
+    assert load.load(b"\xef\xbb\xbf" + (TENANT % "a").encode(), "a.yaml").problems == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"a: \xff", 1),
+        (b"a: b\n\tc: d", 2),
+        (b"a: [1, 2", 2),
+        (b"a: *nowhere", 1),
+        (b"x: \x00", 1),
+        (b"[" * 100_000, 1),
+        (b"a: 'unclosed\n", 2),
+    ],
+)
+def test_what_is_no_yaml_is_one_problem_and_stops_removals(content: bytes, line: int) -> None:
+    loaded = load.load(content, "a.yaml")
+    assert [found.line for found in loaded.problems] == [line]
+    assert not loaded.complete
+
+
+def test_objects_before_a_syntax_error_still_count() -> None:
+    loaded = load.load((TENANT % "a" + "---\n}").encode(), "a.yaml")
+    assert len(loaded.objects) == 1
+    assert not loaded.complete
+
+
+def test_a_file_that_is_too_large_is_not_parsed() -> None:
+    loaded = load.load(b"#" * (load.MAX_FILE_BYTES + 1), "a.yaml")
+    assert "larger than" in loaded.problems[0].message
+
+
+def test_an_alias_bomb_ends_early() -> None:
+    lines = ["apiVersion: v1", "kind: Secret", "metadata: {name: a}", "a: &a {x: 1}"]
+    lines += [
+        f"{name}: &{name} {{{', '.join(f'k{index}: *{before}' for index in range(9))}}}"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    lines.append("metadata2: *i")
+    labels = "metadata: {name: a, labels: &l {a: x}}"
+    text = "\n".join(line.replace("metadata: {name: a}", labels) for line in lines)
+    assert {path for _, path in problems_of(text)} >= {"a", "i", "metadata2"}
+
+
+def test_an_object_with_too_many_values_is_one_problem() -> None:
+    labels = ", ".join(f"k{index}: v" for index in range(20_001))
+    text = f"apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: a, labels: {{{labels}}}}}\n"
+    assert len(problems_of(text)) == 1
+
+
+def test_an_alias_inside_itself_is_a_problem_not_a_loop() -> None:
+    loaded = load.load((TENANT % "a" + "spec: &s {quota: *s}\n").encode(), "a.yaml")
+    assert loaded.problems
+    assert loaded.objects == ()
+
+
+def test_many_aliases_of_a_large_list_are_bounded() -> None:
+    routes = "\n".join(
+        f"  - {{name: r{index}, destinationRef: {{name: d}}, oncePer: {{per: *p, every: Day}}}}" for index in range(32)
+    )
+    text = (TENANT % "a").replace("Tenant", "Listener") + "spec:\n  tenantRef: {name: a}\n  dedupe: {per: &p [User]}\n"
+    assert load.load(f"{text}  routes:\n{routes}".encode(), "a.yaml").problems == ()
+
+
+def test_the_same_object_in_two_files_counts_once_and_is_reported() -> None:
+    parts = [load.load((TENANT % "a").encode(), name) for name in ("a.yaml", "b.yaml")]
+    merged = load.merge(parts)
+    assert [one.file for one in merged.objects] == ["a.yaml"]
+    assert [(found.file, found.path) for found in merged.problems] == [("b.yaml", "metadata.name")]
+
+
+@pytest.mark.parametrize("kind", ["ConfigMap", "Service"])
+def test_other_kinds_are_ignored_with_a_notice(kind: str) -> None:
+    loaded = load.load(f"apiVersion: v1\nkind: {kind}\nmetadata: {{name: a}}\n".encode(), "a.yaml")
+    assert [found.severity for found in loaded.problems] == ["notice"]
+    assert loaded.complete
+
+
+def test_an_object_without_a_name_stops_removals_one_with_a_mistake_does_not() -> None:
+    assert not load.load(b"apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {}\n", "a.yaml").complete
+    invalid = load.load((TENANT % "a" + "spec: {state: x}\n").encode(), "a.yaml")
+    assert invalid.complete
+    assert invalid.invalid == {("Tenant", "default/a")}
+
+
+def test_values_of_secrets_are_not_repeated() -> None:
+    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {p: 123456789, q: yes, r: [hunter2]}\n"
+    text += "data: {z: hunter2!}\ntype: [hunter2]\n---\nx: *hunter2\n"
+    told = repr(load.load(text.encode(), "a.yaml").problems)
+    assert told.count("Problem(") == 5
+    assert "hunter2" not in told
+    assert "123456789" not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Off", False),
+        ("yes", True),
+        ("~", None),
+        ("", None),
+        ("012", 10),
+        ("0x1F", 31),
+        ("1_000", 1000),
+        ("089", "089"),
+        ("12:30:00", "12:30:00"),
+        ("2027-01-31T12:00:00Z", "2027-01-31T12:00:00Z"),
+        ("1e3", 1000.0),
+        (".5", 0.5),
+        ("-7", -7),
+        ("1.2.3", "1.2.3"),
+        ("None", "None"),
+        ("-", "-"),
+    ],
+)
+def test_plain_words_mean_what_an_api_server_reads(text: str, value: object) -> None:
+    found = scalars.plain_value(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@hypothesis.settings(max_examples=200)
+@hypothesis.given(strategies.text(alphabet="0123456789_xob.eE+-infaNA:", max_size=12))
+def test_no_plain_word_raises(text: str) -> None:
+    scalars.plain_value(text)
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(
+    strategies.recursive(
+        strategies.none() | strategies.booleans() | strategies.integers() | strategies.text(max_size=5),
+        lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.text(max_size=5), inner),
+        max_leaves=8,
+    )
+)
+def test_no_shape_of_a_spec_raises(spec: object) -> None:
+    for kind in ("Tenant", "Listener", "Destination", "ListenerClass"):
+        document = {"apiVersion": "usher.dev/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": spec}
+        load.load(json.dumps(document).encode(), "a.yaml")
+
+
+def test_a_hint_names_the_nearest_word() -> None:
+    assert problem.did_you_mean("timezone", ["timeZone", "state"]) == "did you mean `timeZone`?"
+    assert problem.did_you_mean("zzz", ["a", "b"]) == "known: a, b"
+
+
+def test_the_line_of_a_field_that_is_not_there_is_that_of_the_field_around_it() -> None:
+    loaded = load.load((TENANT % "a" + "spec:\n  quota:\n    visitsPerMonth: 1\n").encode(), "a.yaml").objects[0]
+    assert loaded.line_of("spec.quota.visitsPerMonth") == 6
+    assert loaded.line_of("spec.quota.whenExceeded") == 6
+    assert loaded.line_of("spec.retention[3].x") == 5
