@@ -1,20 +1,17 @@
-"""Disk full, read-only, locked, damaged: 503 in time or a clear refusal to start, never a 200 for what is not stored."""
+"""Disk full, read-only, locked, damaged: 503 in time or a clear refusal to start, never a 200 that is not stored."""
 
 import asyncio
 import contextlib
 import os
 import random
-import shutil
 import sqlite3
 import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from integration import gateways
-from usher_gateway import model
 from usher_gateway.simulator import behaviour, receiver
 
 IN_TIME_SECONDS = 8.5
@@ -30,19 +27,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a tmpfs needs root")
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "usher-test", str(folder)], check=False, capture_output=True
-    )
-    if mounted.returncode:
+    if not mount("-t", "tmpfs", "-o", "size=24m", "usher-test", folder):
         pytest.skip("this machine lets nobody mount a tmpfs")
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    unmount(folder)
 
 
 @pytest.fixture
 async def peer() -> AsyncIterator[receiver.Receiver]:
     async with receiver.Receiver() as made:
         yield made
+
+
+def unmount(folder: Path) -> None:
+    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def one_route(peer: receiver.Receiver) -> list[gateways.Manifest]:
@@ -138,8 +136,8 @@ async def test_a_disk_that_stays_full_over_a_kill_loses_nothing_that_was_acknowl
             pass
         await gateway.kill()
         await gateway.launch()
-        with contextlib.suppress(AssertionError):  # it may start and say 503, or refuse to start while the disk is full
-            assert await gateway.exit_code(5) in (1, 2)
+        with contextlib.suppress(TimeoutError):  # it may start and say 503, or refuse to start while the disk is full
+            assert await gateway.exit_code(3) in (1, 2)
         ballast.unlink()
         await gateway.close()
         await gateway.start()
@@ -216,51 +214,6 @@ async def test_a_file_locked_by_another_program_delays_visits_to_the_deadline_an
         await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 10, "the delivery of everything")
         poster.check(peer)
         assert await gateway.terminate() == 0
-
-
-async def test_a_commit_that_ends_after_the_deadline_is_delivered_soon_and_counted_as_unacknowledged(
-    tmp_path: Path, peer: receiver.Receiver
-) -> None:
-    async with gateways.Gateway(tmp_path, one_route(peer)) as gateway:
-        await gateway.start()
-        with contextlib.closing(sqlite3.connect(gateway.data / FILE, isolation_level=None)) as other:
-            other.execute("begin immediate")
-            # The writer waits for 5 s at a time: what begins to wait at 7 s still waits when the deadline comes.
-            early = asyncio.create_task(gateways.post(gateway.port, "/hook", gateways.visit(1)))
-            reply = await early
-            assert reply.status == 503
-            other.execute("rollback")
-        body = gateways.visit(2)
-        await commit_after_deadline(gateway, body)
-        store = gateway.store
-        assert store.meters()[model.Counter.unacknowledged] >= 1
-        await gateways.wait_until(lambda: peer.counts("/crm").distinct >= 1, 3, "the delivery of the late commit")
-        # Purple brings it again: known, not delivered twice.
-        assert (await gateways.post(gateway.port, "/hook", body)).is_acknowledgement
-        assert store.count(f"arrivals where counted_as = {int(model.CountedAs.Redelivery)}") == 1
-        assert store.count("deliveries") == peer.counts("/crm").distinct
-
-
-async def commit_after_deadline(gateway: gateways.Gateway, body: bytes) -> None:
-    """Hold the file until shortly after an arrival's deadline, until that catches its commit in the middle."""
-    store = gateway.store
-    for pause in (0.05, 0.3, 0.6, 0.9):
-        with contextlib.closing(sqlite3.connect(gateway.data / FILE, isolation_level=None)) as other:
-            other.execute("begin immediate")
-            started = time.monotonic()
-            reply = await gateways.post(gateway.port, "/hook", body)
-            assert reply.status == 503
-            assert time.monotonic() - started < IN_TIME_SECONDS
-            await asyncio.sleep(pause)
-            other.execute("rollback")
-
-        def is_committed() -> bool:
-            return store.count("arrivals") > 0 and store.meters().get(model.Counter.unacknowledged, 0) > 0
-
-        with contextlib.suppress(AssertionError):
-            await gateways.wait_until(is_committed, 1.5)
-            return
-    raise AssertionError("no commit was ever in the middle at its deadline")
 
 
 def refuses(gateway: gateways.Gateway, code: int, *words: str) -> None:
@@ -434,22 +387,24 @@ async def test_a_torn_end_of_the_log_and_a_garbage_index_are_recovered(tmp_path:
     assert await gateway.terminate() == 0
 
 
-async def test_a_read_only_database_is_refused_or_answered_503(tmp_path: Path, peer: receiver.Receiver) -> None:
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("a read-only mount needs root")
-    gateway = gateways.Gateway(tmp_path, one_route(peer), data=tmp_path / "data")
+def mount(*arguments: str | Path) -> bool:
+    """Run mount(8); whether it did it."""
+    return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
+
+
+async def test_a_read_only_file_system_is_refused_clearly(tmp_path: Path, peer: receiver.Receiver) -> None:
+    gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway)
-    bind = subprocess.run(["mount", "--bind", gateway.data, gateway.data], check=False, capture_output=True)
-    if bind.returncode:
-        pytest.skip("this machine lets nobody mount")
+    if os.geteuid() != 0 or not mount("--bind", gateway.data, gateway.data):
+        pytest.skip("a read-only mount needs root")
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", gateway.data], check=True, capture_output=True)
+        assert mount("-o", "remount,bind,ro", gateway.data)
         assert await launch_and_wait(gateway) == 2
         assert "Traceback" not in gateway.log.read_text()
         assert "Read-only" in gateway.log.read_text()
-        subprocess.run(["mount", "-o", "remount,bind,rw", gateway.data], check=True, capture_output=True)
+        assert mount("-o", "remount,bind,rw", gateway.data)
         await gateway.start()
         assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
     finally:
         await gateway.close()
-        subprocess.run(["umount", "-l", gateway.data], check=True)
+        unmount(gateway.data)

@@ -26,7 +26,7 @@ from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_sender
 from usher_gateway.ingest import door as doors
 from usher_gateway.ingest import receive
-from usher_gateway.store.sqlite import disk, store
+from usher_gateway.store.sqlite import database, disk, store
 from usher_gateway.store.sqlite import engine as sqlite_engine
 
 _log = structlog.get_logger(__name__)
@@ -50,6 +50,7 @@ class Gateway:
 
     def __init__(self, settings: all_settings.Settings, environ: dict[str, str]) -> None:
         all_settings.check(settings)
+        _check_key(settings.data, environ)
         self.settings = settings
         self.clock = clocks.Clock(settings.time_scale)
         key = install_key.load_install_key(settings.data, environ)
@@ -180,6 +181,7 @@ class Gateway:
         gc.freeze()  # documents live long: the collector need not walk them again and again
 
     async def _review_holds(self) -> None:
+        await self._changed.wait()  # before the first configuration nothing is known to be missing
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2)
@@ -222,6 +224,20 @@ class Gateway:
             _log.warning("TIME IS SCALED: for development only", time_scale=self.settings.time_scale)
         if self.settings.listen.is_loopback:
             _log.info("destinations on loopback are allowed, because the public port is on loopback only")
+
+
+def _check_key(data: Path, environ: dict[str, str]) -> None:
+    """Make no new key beside a store: it would be the wrong one.
+
+    Raises:
+        InstallKeyError: the store's own key is missing.
+    """
+    file = data / install_key.FILE_NAME
+    if not environ.get(install_key.VARIABLE) and not file.exists() and (data / database.FILE_NAME).exists():
+        raise model.InstallKeyError(
+            f"there is a store in {data}, but not its install key {file}",
+            f"Put {install_key.FILE_NAME} back, or set {install_key.VARIABLE}: URLs and keyed hashes depend on it.",
+        )
 
 
 def handle_signals(gateway: Gateway) -> None:

@@ -77,6 +77,7 @@ class Dispatcher:
         self._ask_store = True
         self._stopping = asyncio.Event()
         self._moving = asyncio.Lock()
+        self._configured = asyncio.Event()
         self._next_poll = self._next_note = 0.0
 
     # what the rest of the gateway calls
@@ -93,6 +94,7 @@ class Dispatcher:
                 self._changed.add(key)
                 self._outdated.update(self.lanes.running(key))
         self.desk.apply(snapshot)
+        self._configured.set()
         self.ask_store()
         self._schedule_pump()
 
@@ -117,7 +119,8 @@ class Dispatcher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Move deliveries until stop()."""
+        """Move deliveries until stop(). Nothing moves before the first apply(): not to know is not to be removed."""
+        await self._configured.wait()
         while not self._stopping.is_set():
             self._wake.clear()
             async with self._moving:

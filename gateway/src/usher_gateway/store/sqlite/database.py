@@ -27,6 +27,7 @@ _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "lustre", "gfs2", 
 _SQLITE_OLDEST = (3, 38, 0)
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _CHECK_SECONDS = 1.0
+_MARK = b"%019d"
 
 
 class Opened(msgspec.Struct):
@@ -42,7 +43,7 @@ class Opened(msgspec.Struct):
         """Note outside of the database how far it goes, so that a lost write-ahead log is noticed at the next start."""
         key = self.writer.highest_arrival
         if key > self.marked:
-            os.pwrite(self.lock.fileno(), b"%019d" % key, 0)
+            os.pwrite(self.lock.fileno(), _MARK % key, 0)
             os.fdatasync(self.lock.fileno())
             self.marked = key
 
@@ -71,6 +72,10 @@ def open_for_writing(folder: Path, key_fingerprint: str, fold_rows: int, now: in
             opened = _make_ready(folder, lock, connection, fold_rows, now)
         except sqlite3.DatabaseError as error:
             raise _explained(folder, error) from error
+        except OSError as error:
+            raise model.ConfigurationError(
+                f"{lock.name} cannot be written: {error.strerror}", "Check the folder's rights and free space."
+            ) from error
         undo.pop_all()
         return opened
 
@@ -232,6 +237,7 @@ def _make_ready(folder: Path, lock: IO[bytes], connection: sqlite3.Connection, f
     batch_writer = writer.Writer(connection, model.IdFactory(floor=highest), ledger_tail)
     batch_writer.lanes_from = highest + 1
     connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(highest + 1),))
+    os.pwrite(lock.fileno(), _MARK % highest, 0)  # room for later marks, also when the disk is full then
     return Opened(folder, lock, batch_writer, port.OpenReport(highest, recovered, "Local"))
 
 

@@ -343,8 +343,8 @@ class SqliteEngine:
             await asyncio.sleep(1)
             try:
                 await asyncio.to_thread(self.disk.look)
-                await asyncio.to_thread(self.opened.mark)
                 await self._checkpoint()
+                await asyncio.to_thread(self.opened.mark)
             except Exception as error:  # noqa: BLE001 - the task's top: without it a full disk would stay full for ever
                 _log.warning("store_upkeep_failed", error=type(error).__name__)
             self._schedule()
