@@ -9,13 +9,14 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
-from usher_gateway import model
+from usher_gateway import app, model
+from usher_gateway import settings as all_settings
 
 HOST = "hooks.example"
 TENANT = {"apiVersion": "usher.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"}, "spec": {}}
@@ -188,6 +189,25 @@ class Gateway:
     def store(self) -> "StoreFile":
         """The store's file, read beside the gateway."""
         return StoreFile(self.data / "usher.sqlite3")
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, manifests: Sequence[Manifest], **settings: Any) -> AsyncIterator[app.Gateway]:
+    """A gateway in the test's own process and loop, for what no flag can set; stopped at the end."""
+    write_manifests(folder / "usher.yaml", manifests)
+    endpoint = all_settings.Endpoint("127.0.0.1", 0)
+    values: dict[str, Any] = {"accept_min_free_bytes": 1, "accept_min_free_ratio": 0.0, "attempts_min_free_bytes": 1}
+    values |= {"files": (folder / "usher.yaml",), "data": folder / "data", "listen": endpoint, "admin": endpoint}
+    gateway = app.Gateway(all_settings.Settings(**(values | settings)), {})
+    task = asyncio.create_task(gateway.run())
+    try:
+        await wait_until(lambda: task.done() or gateway.applied_at > 0, 20, "a configured gateway")
+        if not task.done():
+            yield gateway
+    finally:
+        gateway.stop()
+        async with asyncio.timeout(30):
+            await task
 
 
 class Reply(msgspec.Struct, frozen=True):
