@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.sqlite import accepting, names, rows, tail
+from usher_gateway.store.sqlite import accepting, names, persons, rows, tail
 
 FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = accepting.FLAGS
 
@@ -39,6 +39,7 @@ class Writer:
         self.checkpoint_is_due = False
         self.lanes_from = 0
         """From this key on deliveries may be in lanes; the store's own note is never above it."""
+        self._unfolded_persons = 0
         self._ids = ids
 
     def commit(self, batch: Batch) -> list[model.Accepted]:
@@ -57,6 +58,7 @@ class Writer:
             for listener, slot, counter, count in batch.counts:
                 self.meter(self.names.listener(listener), slot, counter, count)
             self._write_meters()
+            self._fold_persons(len(ledger_rows))
             done_folding = self._fold()
             self.connection.execute("commit")
         except BaseException:
@@ -172,6 +174,12 @@ class Writer:
             packed = self.encode([(*key, count) for key, count in self.meters.items()])
             self.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
 
+    def _fold_persons(self, arrivals: int) -> None:
+        self._unfolded_persons += arrivals
+        if self._unfolded_persons >= persons.SEGMENT_ARRIVALS:
+            persons.fold(self)
+            self._unfolded_persons = 0
+
     def _fold(self) -> bool:
         """Move one bucket of the tail into the lookup tables; True if that was the last one of its generation."""
         bucket = self.tail.next_bucket()
@@ -179,15 +187,10 @@ class Writer:
         if generation is None:
             return False
         if bucket is not None:
-            prints, sightings, persons = generation.bucket(bucket)
+            prints, sightings = generation.bucket(bucket)
             rows.insert(self.connection, "insert or replace into prints", 2, prints)
             rows.insert(self.connection, "insert or ignore into sightings", 2, sightings)
-            rows.insert(self.connection, "insert or ignore into persons", 3, persons)
             return False
-        self.connection.execute(
-            "insert or ignore into person_segments values (?, ?, ?)",
-            (generation.first_key, generation.first_key, generation.last_key),
-        )
         self.connection.execute("insert or replace into meta values ('folded_to', ?)", (str(generation.last_key),))
         return True
 
