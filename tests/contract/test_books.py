@@ -154,7 +154,12 @@ class World:
     async def released(self, number: int) -> None:
         found = await self.bench.store.quarantined(port.Filter(), 10)
         for arrival in found:
-            arrival.if_visit = self._arrival(number, listener=arrival.listener).if_visit
+            first, second = ROUTES[arrival.listener]
+            mark = samples.digest(f"{number % 3}")
+            arrival.if_visit = (
+                samples.plan(first, once_key=mark, once_until=self.now + DAY),
+                samples.plan(second, hold=[None, model.HoldReason.DestinationPaused][number % 2]),
+            )
         await self.bench.store.release(found, self.now)
         await self.bench.store.release(found, self.now)
 
