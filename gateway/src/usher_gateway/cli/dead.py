@@ -84,4 +84,16 @@ def redrive(
     data: ask.Data = ask.DATA,
 ) -> None:
     """Make dead deliveries due again, with all their attempts; the same as `usher deliveries redrive`."""
-    deliveries.redrive(ids, tenant, listener, route, destination, since, until, "dead", reason, everything, admin, data)
+    deliveries.redrive(
+        ids=ids,
+        tenant=tenant,
+        listener=listener,
+        route=route,
+        destination=destination,
+        since=since,
+        until=until,
+        reason=reason,
+        everything=everything,
+        admin=admin,
+        data=data,
+    )

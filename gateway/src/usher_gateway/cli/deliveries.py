@@ -83,7 +83,7 @@ def redrive(
 ) -> None:
     """Make dead (or cancelled) deliveries due again, with all their attempts.
 
-    Their ids stay, so a receiver knows what it has seen. Left out: what has no body any more, or is past its time limit.
+    Their ids stay, so a receiver knows what it has seen. What has no body any more or is past its time limit is left.
     """
     selection = ask.select(
         ids,

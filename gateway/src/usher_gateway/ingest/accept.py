@@ -24,9 +24,7 @@ class WithHeaders(Protocol):
         """Names in any case."""
 
 
-def understand(
-    found: find.Found, request: WithHeaders, raw: bytes, parsed: validate.Parsed, now: int
-) -> model.Arrival:
+def understand(found: find.Found, request: WithHeaders, raw: bytes, parsed: validate.Parsed, now: int) -> model.Arrival:
     """The arrival as the store gets it: identity, plans, limits (pure)."""
     listener, body = found.listener, parsed.body
     hops = _hops(request.headers.get("usher-hops", ""))

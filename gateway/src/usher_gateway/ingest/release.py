@@ -44,4 +44,3 @@ def _in_time(plan: model.RoutePlan, now: int) -> model.RoutePlan:
     if plan.skip is None and 0 < plan.expires_at <= now:
         return model.RoutePlan(plan.route, skip=model.SkipReason.Stale)
     return plan
-
