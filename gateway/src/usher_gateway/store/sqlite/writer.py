@@ -38,7 +38,7 @@ class Writer:
         self.meters: dict[MeterKey, int] = {}
         self.checkpoint_is_due = False
         self.lanes_from: int | None = None
-        """From this key on deliveries may be in lanes, as the store notes it; None: not known, the note must be read."""
+        """From this key on deliveries may be in lanes, as the store notes it; None: not known, so read the note."""
         self._ids = ids
 
     def commit(self, batch: Batch) -> list[model.Accepted]:
