@@ -5,9 +5,10 @@ import itertools
 from typing import Any
 
 import pytest
-from contract import engines, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from contract import engines, samples
 from usher_gateway import model
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
@@ -267,9 +268,7 @@ def test_whatever_comes_in_whatever_order_the_words_are_those_of_the_rules(
     run()
 
 
-async def _follow(
-    engine: engines.Engine, fold_rows: int, script: list[tuple[int, str, str, int | None, str]]
-) -> None:
+async def _follow(engine: engines.Engine, fold_rows: int, script: list[tuple[int, str, str, int | None, str]]) -> None:
     rules, at = Rules(), NOW
     async with engines.opened(engine, fold_rows=fold_rows) as bench:
         for together in _batches(script):
@@ -298,6 +297,7 @@ async def _follow(
 def _batches(script: list[Any]) -> list[list[Any]]:
     """Cut after every step that says something."""
     groups: list[list[Any]] = []
-    for is_last, group in itertools.groupby(script, key=lambda step: bool(step[4])):
-        groups += [[step] for step in group] if is_last else [list(group)]
+    for is_last, found in itertools.groupby(script, key=lambda step: bool(step[4])):
+        group = list(found)
+        groups += [[step] for step in group] if is_last else [group]
     return groups
