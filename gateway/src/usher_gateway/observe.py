@@ -75,7 +75,7 @@ class GatewayMetrics:
             "usher_unacknowledged",
             "Arrivals that were committed, but whose answer could not be written.",
             [],
-            {(): float(door.books.unacknowledged)},
+            {(): float(door.books.unacknowledged + self._gateway.store.late_commits)},
         )
         yield metrics.histogram(
             "usher_answer_duration_seconds", "From a request's beginning to its answer.", server.durations

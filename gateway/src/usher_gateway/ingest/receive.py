@@ -210,6 +210,8 @@ class Connection(web_protocol.RequestHandler):
             return False
         self.busy, self._payload, began_at = True, payload, self.began_at
         request = Request(message, payload, self, began_at + self.server.limits.answer_seconds)
+        if self.server.is_draining:
+            request.keep_alive = False
         result = await self.server.handler(request)
         self._request_done()
         transport = self.transport
@@ -246,6 +248,8 @@ class PublicServer:
         self.refused = refused
         self.connections: set[Connection] = set()
         self.reading_bytes = 0
+        self.is_draining = False
+        """While True, each connection ends with its next answer."""
         self.durations = measure.Histogram(measure.SECONDS)
         """From a request's beginning to its answer, in seconds."""
         self.manager = web.Server(_unused, access_log=None)
@@ -271,6 +275,7 @@ class PublicServer:
         """Close idle connections now, and the others once they are answered, at the latest after ``seconds``."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
+        self.is_draining = True
         while self.connections and loop.time() < end:
             for connection in list(self.connections):
                 if not connection.busy:

@@ -91,6 +91,9 @@ _ANY = Filter()
 class Store(Protocol):
     """A durable ledger of arrivals and a queue of deliveries, with its meters."""
 
+    orphans: list[model.Delivery]
+    """Deliveries of arrivals that were committed after abandon(): whoever moves deliveries takes them out of here."""
+
     async def open(self) -> OpenReport:
         """Take ownership, migrate, recover.
 
@@ -150,8 +153,11 @@ class Store(Protocol):
     async def defer(self, keys: Sequence[int]) -> None:
         """Give deliveries of this process's lanes back to the backlog, due at once (no room, or shutting down)."""
 
-    async def note_lanes(self, oldest: int) -> None:
-        """Note that no delivery below a row key is in a lane any more: a start need not look there."""
+    async def note_lanes(self) -> None:
+        """Note how old the oldest delivery in this process's lanes is: a start need not look below."""
+
+    async def hasten(self, destination: str, now: int) -> int:
+        """Make a destination's backlog due at once, because what it waited for may have been mended; how many."""
 
     async def backlogs(self) -> list[Backlog]:
         """Every destination with deliveries in the backlog."""

@@ -5,8 +5,6 @@ by their first byte, and moved bucket by bucket in key order, one with every com
 from the ledger: nothing here is durable, and nothing has to be.
 """
 
-from collections.abc import Iterator
-
 import msgspec
 
 from usher_gateway.store import decide
@@ -83,7 +81,7 @@ class Tail:
         self._fold_rows = fold_rows
         self.growing = Generation()
         self.folding: Generation | None = None
-        self._buckets: Iterator[int] = iter(())
+        self._position = 0
         self._must_fold = False
 
     def print_of(self, fingerprint: bytes) -> decide.Print | None:
@@ -109,12 +107,18 @@ class Tail:
                 return None
             self._must_fold = False
             self.folding, self.growing = self.growing, Generation()
-            self._buckets = iter(BUCKETS)
-        return next(self._buckets, None)
+            self._position = 0
+        return BUCKETS[self._position] if self._position < len(BUCKETS) else None
 
     def folded(self) -> None:
-        """Forget the folded generation: its rows are all in the tables and committed."""
-        self.folding = None
+        """Go on to the next bucket, since this one is committed; after the last, forget the generation.
+
+        Never before the commit: what a rolled back transaction has folded is folded again by the next one.
+        """
+        if self._position < len(BUCKETS):
+            self._position += 1
+        else:
+            self.folding = None
 
 
 def short_key(digest: bytes) -> int:
