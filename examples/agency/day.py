@@ -120,7 +120,7 @@ def main() -> int:
 
 
 async def _day(arguments: argparse.Namespace) -> int:
-    logs.configure(level="warning")
+    logs.configure(level="error")
     console = rich.console.Console()
     shutil.rmtree(arguments.data, ignore_errors=True)
     scale = DAY_SECONDS / arguments.seconds
@@ -247,7 +247,7 @@ async def _show(
     """The table in which three counts stand side by side; True if they agree."""
     await gateway.store.flush()
     meters: dict[str, Counter[int]] = {}
-    for row in await gateway.store.usage(0, 1 << 40):
+    for row in await gateway.store.usage(0, gateway.clock.now() + model.MICROSECONDS * DAY_SECONDS):
         meters.setdefault(row.listener.tenant, Counter()).update(row.counts)
     taken = receivers.distinct()
     table = rich.table.Table(title="Three counts of one day", box=rich.box.SIMPLE_HEAD, title_justify="left")
@@ -285,9 +285,15 @@ def _lines(
         ("redeliveries", sent.redelivered, count[counter.redeliveries], None),
         ("probes", sent.probes, count[counter.probes], None),
         ("unacknowledged", sent.unacknowledged, count[counter.refused] + count[counter.quarantined], None),
-        ("routes decided", None, count[counter.routed], count[counter.created] + skipped),
+        ("routes = created + skipped", None, count[counter.routed], count[counter.created] + skipped),
         ("delivered", None, count[counter.delivered], sum(taken.values())),
-        ("died, cancelled", 0, count[counter.died] + count[counter.cancelled], None),
+        ("died", 0, count[counter.died], None),
+        (
+            "created = delivered + expired",
+            None,
+            count[counter.created],
+            count[counter.delivered] + count[counter.cancelled],
+        ),
     ]
 
 

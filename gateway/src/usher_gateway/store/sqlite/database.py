@@ -271,10 +271,10 @@ def _recover(connection: sqlite3.Connection, now: int) -> int:
 def _read_tail(connection: sqlite3.Connection, ledger_tail: tail.Tail) -> None:
     folded = connection.execute("select value from meta where name = 'folded_to'").fetchone()
     statement = (
-        "select key, received_at, flags, fingerprint, visitor, visit_time, counted_as, persons"
+        "select key, received_at, flags, fingerprint, visitor, visit_time, counted_as"
         " from arrivals where key > ? order by key"
     )
-    for key, received_at, flags, fingerprint, visitor, visit_time, counted_as, persons in connection.execute(
+    for key, received_at, flags, fingerprint, visitor, visit_time, counted_as in connection.execute(
         statement, (int(folded[0]) if folded else 0,)
     ):
         row = tail.LedgerRow(
@@ -286,6 +286,5 @@ def _read_tail(connection: sqlite3.Connection, ledger_tail: tail.Tail) -> None:
             visit_time=visit_time,
             is_visit=counted_as == model.CountedAs.Visit,
             remembers_print=bool(flags & writer.FLAG_FIRST),
-            persons=persons,
         )
         ledger_tail.growing.add(row)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.sqlite import accepting, names, rows, tail
+from usher_gateway.store.sqlite import accepting, names, persons, rows, tail
 
 FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = accepting.FLAGS
 
@@ -45,6 +45,7 @@ class Writer:
         """Row key of the last arrival that was committed here."""
         self._lending: list[int] = []
         self._returning: list[int] = []
+        self._unfolded_persons = 0
         self._ids = ids
 
     def commit(self, batch: Batch) -> list[model.Accepted]:
@@ -64,6 +65,7 @@ class Writer:
             for listener, slot, counter, count in batch.counts:
                 self.meter(self.names.listener(listener), slot, counter, count)
             self._write_meters()
+            self._fold_persons(len(ledger_rows))
             has_folded = self._fold()
             self.connection.execute("commit")
         except BaseException:
@@ -203,6 +205,12 @@ class Writer:
             packed = self.encode([(*key, count) for key, count in self.meters.items()])
             self.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
 
+    def _fold_persons(self, arrivals: int) -> None:
+        self._unfolded_persons += arrivals
+        if self._unfolded_persons >= persons.SEGMENT_ARRIVALS:
+            persons.fold(self)
+            self._unfolded_persons = 0
+
     def _fold(self) -> bool:
         """Move one bucket of the tail into the lookup tables, or end its generation; False if nothing is to fold."""
         bucket = self.tail.next_bucket()
@@ -210,15 +218,10 @@ class Writer:
         if generation is None:
             return False
         if bucket is not None:
-            prints, sightings, persons = generation.bucket(bucket)
+            prints, sightings = generation.bucket(bucket)
             rows.insert(self.connection, "insert or replace into prints", 2, prints)
             rows.insert(self.connection, "insert or ignore into sightings", 2, sightings)
-            rows.insert(self.connection, "insert or ignore into persons", 3, persons)
             return True
-        self.connection.execute(
-            "insert or ignore into person_segments values (?, ?, ?)",
-            (generation.first_key, generation.first_key, generation.last_key),
-        )
         self.connection.execute("insert or replace into meta values ('folded_to', ?)", (str(generation.last_key),))
         return True
 
