@@ -183,7 +183,7 @@ class SqliteEngine:
 
     async def note_lanes(self) -> None:
         """See the port."""
-        await self.run_job(writer.Writer.raise_lanes_from)
+        await self.run_job(lanes.note(self.now()))
 
     async def hasten(self, destination: str, now: int) -> int:
         """See the port."""
