@@ -290,11 +290,12 @@ class SqliteEngine:
             if accepted is not None:
                 self._answer(entry, accepted)
         if in_flight.job_future is not None:
+            # A job says nothing of the file: one that fails may be wrong itself, one that succeeds may write nothing.
             _finish_job(in_flight.job_future, result)
         elif result.error is not None:
             self._put_back(in_flight, result)
             return
-        if result.error is None:
+        else:
             self._has_committed(in_flight)
         self._dispatch()
 
