@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import documents, model, observe, visit_path
+from usher_gateway import documents, logs, model, observe, visit_path
 from usher_gateway import settings as all_settings
 from usher_gateway.config import from_files, install_key
 from usher_gateway.delivery import desk as desks
@@ -76,6 +76,7 @@ class Gateway:
         Raises:
             UsherError: the gateway cannot start; its hint says what to do.
         """
+        asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         report = await self.store.open()
         _log.info("store_open", recovered=report.recovered, durability=report.durability)
         async with contextlib.AsyncExitStack() as stack:
@@ -107,7 +108,7 @@ class Gateway:
         self.server = receive.PublicServer(
             lambda request: visit_path.accept_arrival(self.door, request),
             lambda reason: self.door.count_refused(None, reason),
-            receive.Limits(connections=settings.max_connections),
+            settings.limits,
         )
 
     async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:
