@@ -248,7 +248,7 @@ COMPANY = b'{"user":{"id":1,"venue":{"company":{"id":%s}}}}'
 
 @pytest.mark.parametrize(("check", "word"), [("Warn", "visit"), ("Quarantine", "quarantined"), ("Off", "visit")])
 async def test_another_company(tmp_path: Path, check: str, word: str) -> None:
-    tenant = gateways.TENANT.replace("displayName: Acme", f'companyID: "77", companyCheck: {check}')
+    tenant = gateways.TENANT.replace("displayName: Acme", f'companyID: "77", companyCheck: "{check}"')
     async with gateways.running(tmp_path, gateways.CLASS + tenant + gateways.LISTENER) as gateway:
         assert (await gateway.post(COMPANY % b"78")).acknowledges
         assert gateway.counted()[word] == 1

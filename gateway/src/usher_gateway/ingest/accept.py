@@ -94,7 +94,11 @@ def _unfit(
 
 
 def _hops(text: str) -> int:
-    return int(text) if text.isdecimal() and len(text) < 4 else 0
+    """What is no number says nothing; a number however long is one."""
+    digits = text.lstrip("0")
+    if not digits.isdecimal():
+        return 0
+    return int(digits) if len(digits) < 4 else 255
 
 
 class Deadlines:

@@ -1,6 +1,7 @@
 """What the steps of an arrival share: the listeners, the store, the clocks, the counters."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from usher_gateway import clock as clocks
@@ -19,6 +20,8 @@ class Books:
         """reason -> arrivals, those without a tenant included"""
         self.unacknowledged = 0
         self.quarantined: dict[str, int] = {}
+        self.unexpected_sources: dict[tuple[str, str], int] = {}
+        """(namespace, tenant) -> arrivals let in from outside of ``allowedSources``: the policy is only to report."""
 
     def add(self, listener: model.ListenerName, counted_as: str) -> None:
         """Count an arrival of a tenant."""
@@ -92,19 +95,27 @@ class Door:
         """
         listener = found.listener
         document = listener.document
-        if document.source_ranges and document.source_policy == "Enforce":
-            forwarded = (
-                request.headers.getall("X-Forwarded-For", ()) if document.client_address_from == "XForwardedFor" else ()
-            )
-            client = authenticate.client_address(request.peer, forwarded, listener.trusted_proxies)
-            if not authenticate.source_is_allowed(client, listener.source_ranges):
-                raise answer.RefusedError(model.RefusedReason.SourceNotAllowed)
+        if listener.source_ranges:
+            self._check_source(listener, request)
         if document.authentication.type != "None":
             reason = authenticate.credentials_refused(document.authentication, request.headers, self.keys.credential)
             if reason is not None:
                 raise answer.RefusedError(reason)
         if listener.bucket is not None and not listener.bucket.take(asyncio.get_running_loop().time()):
             raise answer.RefusedError(model.RefusedReason.RateLimited)
+
+    def _check_source(self, listener: find.LiveListener, request: receive.Request) -> None:
+        document = listener.document
+        forwarded = (
+            request.headers.getall("X-Forwarded-For", ()) if document.client_address_from == "XForwardedFor" else ()
+        )
+        client = authenticate.client_address(request.peer, forwarded, listener.trusted_proxies)
+        if authenticate.source_is_allowed(client, listener.source_ranges):
+            return
+        if document.source_policy == "Enforce":
+            raise answer.RefusedError(model.RefusedReason.SourceNotAllowed)
+        key = (listener.name.namespace, listener.name.tenant)
+        self.books.unexpected_sources[key] = self.books.unexpected_sources.get(key, 0) + 1
 
     async def read(self, found: find.Found, request: receive.Request) -> tuple[bytes, validate.Parsed]:
         """The body, inflated, and what it says.
@@ -117,10 +128,10 @@ class Door:
                 return b"", validate.parse(b"", "")
             raise answer.RefusedError(model.RefusedReason.MethodNotAllowed)
         raw = await request.read_body()
-        encoding = request.headers.get("Content-Encoding")
-        if encoding:
+        encoding = ",".join(request.headers.getall("Content-Encoding", ()))
+        if encoding and raw:
             try:
-                raw = inflate.inflate(raw, encoding, receive.HARD_LIMIT_BYTES)
+                raw = await _inflated(raw, encoding)
             except inflate.TooLargeError:
                 raise answer.RefusedError(model.RefusedReason.TooLarge) from None
             except inflate.InflateError:
@@ -152,4 +163,13 @@ class Door:
             self.books.add(found.listener.name, "refused")
 
 
+async def _inflated(raw: bytes, encoding: str) -> bytes:
+    """What is large once inflated is inflated beside the event loop: a bomb must not make its neighbours wait."""
+    if len(raw) <= _INLINE_BYTES:
+        with contextlib.suppress(inflate.TooLargeError):
+            return inflate.inflate(raw, encoding, _INLINE_BYTES)
+    return await asyncio.to_thread(inflate.inflate, raw, encoding, receive.HARD_LIMIT_BYTES)
+
+
+_INLINE_BYTES = 256 * 1024
 _WORDS = {word: word.name.lower() for word in model.CountedAs}
