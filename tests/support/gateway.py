@@ -108,7 +108,9 @@ class RunningGateway:
 def read_meters(folder: Path, listener: str) -> dict[str, int]:
     found: dict[str, int] = {}
     with contextlib.closing(connect_to(folder)) as connection:
-        named = {number for number, name in connection.execute("select number, listener from listeners") if name == listener}
+        named = {
+            number for number, name in connection.execute("select number, listener from listeners") if name == listener
+        }
         rows: list[Any] = list(connection.execute("select listener, slot, counter, count from meters"))
         for (packed,) in connection.execute("select counts from meter_batches"):
             rows.extend(msgspec.msgpack.decode(packed))

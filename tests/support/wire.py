@@ -96,7 +96,9 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
 
 
 @asynccontextmanager
-async def connect(port: int, context: tls.SSLContext | None = None, server_name: str = "localhost") -> AsyncIterator[Wire]:
+async def connect(
+    port: int, context: tls.SSLContext | None = None, server_name: str = "localhost"
+) -> AsyncIterator[Wire]:
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", port, ssl=context, server_hostname=server_name if context else None
     )

@@ -14,9 +14,7 @@ VISIT = json.dumps({"user": {"id": 7, "firstName": privacy.PERSON, "venue": {"id
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
-async def test_a_visit_is_acknowledged_by_any_method_with_a_body(
-    gateway: gateways.RunningGateway, method: str
-) -> None:
+async def test_a_visit_is_acknowledged_by_any_method_with_a_body(gateway: gateways.RunningGateway, method: str) -> None:
     answer = await wire.exchange(gateway.port, wire.request(gateway.target(), VISIT, method))
     assert answer.acknowledges
     assert gateway.counted() == {"visit": 1}

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
+import structlog
+
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model
 from usher_gateway.ingest import accept, answer, authenticate, find, inflate, receive, route, validate
@@ -162,6 +164,13 @@ class Door:
             self.store.count(found.listener.name, model.Counter.refused, self.clock.now())
             self.books.add(found.listener.name, "refused")
 
+    def count_failed(self, found: find.Found | None, error: Exception) -> model.RefusedReason:
+        """Count an arrival at which the gateway itself failed, and tell where."""
+        listener = found.listener.name.key if found is not None else ""
+        _log.error("arrival_failed", listener=listener, exc_info=error)
+        self.count_refused(found, model.RefusedReason.InternalError)
+        return model.RefusedReason.InternalError
+
 
 async def _inflated(raw: bytes, encoding: str) -> bytes:
     """What is large once inflated is inflated beside the event loop: a bomb must not make its neighbours wait."""
@@ -172,4 +181,5 @@ async def _inflated(raw: bytes, encoding: str) -> bytes:
 
 
 _INLINE_BYTES = 256 * 1024
+_log = structlog.get_logger(__name__)
 _WORDS = {word: word.name.lower() for word in model.CountedAs}
