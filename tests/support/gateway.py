@@ -161,12 +161,11 @@ async def running(
             await wait_until(lambda: gateway.snapshot.listeners)
         yield running_gateway
         privacy.search("metrics", running_gateway.exposition())
-        await gateway.store.flush()
-        await asyncio.to_thread(_search_stored_texts, gateway.settings.data)
     finally:
         gateway.stop()
         async with asyncio.timeout(20):
             await task
+        await asyncio.to_thread(_search_stored_texts, gateway.settings.data)
 
 
 async def _wait_started(gateway: app.Gateway, task: "asyncio.Task[None]") -> None:

@@ -84,8 +84,9 @@ class Gateway:
             self._build()
             stack.push_async_callback(self.sender.close)
             await stack.enter_async_context(observe.AdminPort(self))
-            await self._open_public_port(stack)
+            listening = await self._open_public_port()
             tasks = await self._start_tasks(stack)
+            stack.push_async_callback(self._close_public_port, listening)
             self._tell_loopback()
             self.started.set()
             waiting = asyncio.create_task(self._stop.wait())
@@ -111,12 +112,17 @@ class Gateway:
             settings.limits,
         )
 
-    async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:
+    async def _open_public_port(self) -> asyncio.Server:
         settings, loop = self.settings, asyncio.get_running_loop()
         context = _tls_context(settings.tls_cert, settings.tls_key)
         try:
             listening = await loop.create_server(
-                self.server, settings.listen.host, settings.listen.port, ssl=context, backlog=1024
+                self.server,
+                settings.listen.host,
+                settings.listen.port,
+                ssl=context,
+                ssl_handshake_timeout=settings.limits.header_seconds if context else None,
+                backlog=1024,
             )
         except OSError as error:
             where = f"{settings.listen.host}:{settings.listen.port}"
@@ -125,13 +131,13 @@ class Gateway:
             ) from error
         self.port = listening.sockets[0].getsockname()[1]
         self._context = context
+        return listening
 
-        async def close() -> None:
-            self.is_draining = True
-            listening.close()
-            await self.server.drain(self.settings.drain_seconds)
-
-        stack.push_async_callback(close)
+    async def _close_public_port(self, listening: asyncio.Server) -> None:
+        """The first thing to stop: deadlines and connections are still watched while what has begun is answered."""
+        self.is_draining = True
+        listening.close()
+        await self.server.drain(self.settings.drain_seconds)
 
     async def _start_tasks(self, stack: contextlib.AsyncExitStack) -> list[asyncio.Task[None]]:
         jobs: dict[str, Callable[[], Awaitable[None]]] = {
@@ -146,7 +152,6 @@ class Gateway:
         tasks = [asyncio.create_task(_named(job), name=name) for name, job in jobs.items()]
 
         async def end() -> None:
-            # Deadlines and connections are watched until the connections are drained: this callback runs before.
             await self.dispatcher.stop(self.settings.drain_seconds)
 
         async def cancel() -> None:

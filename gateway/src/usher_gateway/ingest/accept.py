@@ -104,10 +104,10 @@ def _hops(text: str) -> int:
 class Deadlines:
     """Ends waits at their deadline: one clock for all, instead of a timer for each arrival."""
 
-    def __init__(self, abandon: Callable[["asyncio.Future[model.Accepted]"], None]) -> None:
+    def __init__(self, abandon: Callable[["asyncio.Future[model.Accepted]", model.Arrival], None]) -> None:
         self._abandon = abandon
-        self.waiting: dict[asyncio.Future[model.Accepted], float] = {}
-        """Future -> its deadline (the event loop's clock)."""
+        self.waiting: dict[asyncio.Future[model.Accepted], tuple[float, model.Arrival]] = {}
+        """Future -> its deadline (the event loop's clock), and whose it is."""
 
     async def watch(self) -> None:
         """Look ten times a second. Runs until it is cancelled."""
@@ -115,8 +115,9 @@ class Deadlines:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             soon = loop.time() + _TICK_SECONDS
-            for future in [future for future, deadline in self.waiting.items() if deadline <= soon]:
-                self._abandon(future)
+            for future, (deadline, arrival) in list(self.waiting.items()):
+                if deadline <= soon:
+                    self._abandon(future, arrival)
 
 
 async def commit(store: port.Store, deadlines: Deadlines, arrival: model.Arrival, deadline: float) -> model.Accepted:
@@ -133,7 +134,7 @@ async def commit(store: port.Store, deadlines: Deadlines, arrival: model.Arrival
         raise answer.RefusedError(model.RefusedReason.QueueFull) from None
     except model.StoreUnavailableError:
         raise answer.RefusedError(model.RefusedReason.StoreUnavailable) from None
-    deadlines.waiting[future] = deadline
+    deadlines.waiting[future] = (deadline, arrival)
     try:
         return await future
     except asyncio.CancelledError:

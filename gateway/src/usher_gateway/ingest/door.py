@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -10,6 +11,11 @@ from usher_gateway import clock as clocks
 from usher_gateway import documents, model
 from usher_gateway.ingest import accept, answer, authenticate, find, inflate, receive, route, validate
 from usher_gateway.store import port
+
+_log = structlog.get_logger(__name__)
+
+_INLINE_BYTES = 256 * 1024
+_WORDS = {word: word.name.lower() for word in model.CountedAs}
 
 
 class Books:
@@ -45,7 +51,7 @@ class Door:
         self.store, self.clock, self.keys = store, clock, keys
         self.deliver = deliver
         self.books = Books()
-        self.deadlines = accept.Deadlines(store.abandon)
+        self.deadlines = accept.Deadlines(self._abandon)
         self.is_draining = False
         self._watch = watch
         self._listeners: dict[str, find.LiveListener] = {}
@@ -149,20 +155,38 @@ class Door:
 
     def count_accepted(self, arrival: model.Arrival, accepted: model.Accepted, request: receive.Request) -> None:
         """Count what was committed; the sender of one that cannot be answered will bring it again."""
-        self.books.add(arrival.listener, _WORDS[accepted.counted_as])
-        if arrival.quarantine is not None:
-            reason = arrival.quarantine.name
-            self.books.quarantined[reason] = self.books.quarantined.get(reason, 0) + 1
+        self._count_committed(arrival, accepted)
         if not request.is_connected:
             self.books.unacknowledged += 1
             self.store.unacknowledged(arrival)
 
+    def _count_committed(self, arrival: model.Arrival, accepted: model.Accepted) -> None:
+        self.books.add(arrival.listener, _WORDS[accepted.counted_as])
+        if arrival.quarantine is not None:
+            reason = arrival.quarantine.name
+            self.books.quarantined[reason] = self.books.quarantined.get(reason, 0) + 1
+
+    def _abandon(self, future: "asyncio.Future[model.Accepted]", arrival: model.Arrival) -> None:
+        """The deadline has come: answered 503 now, counted once when it is known whether it was committed."""
+        self.store.abandon(future, functools.partial(self._learn, arrival))
+
+    def _learn(self, arrival: model.Arrival, accepted: model.Accepted | None) -> None:
+        if accepted is None:
+            self._count_refused(arrival.listener, model.RefusedReason.Deadline)
+            return
+        self._count_committed(arrival, accepted)
+        self.books.unacknowledged += 1
+
     def count_refused(self, found: find.Found | None, reason: model.RefusedReason) -> None:
         """Count a refusal, for its tenant where it is known."""
+        if reason is not model.RefusedReason.Deadline:  # see _learn()
+            self._count_refused(found.listener.name if found is not None else None, reason)
+
+    def _count_refused(self, listener: model.ListenerName | None, reason: model.RefusedReason) -> None:
         self.books.refused[reason.value] = self.books.refused.get(reason.value, 0) + 1
-        if found is not None:
-            self.store.count(found.listener.name, model.Counter.refused, self.clock.now())
-            self.books.add(found.listener.name, "refused")
+        if listener is not None:
+            self.store.count(listener, model.Counter.refused, self.clock.now())
+            self.books.add(listener, "refused")
 
     def count_failed(self, found: find.Found | None, error: Exception) -> model.RefusedReason:
         """Count an arrival at which the gateway itself failed, and tell where."""
@@ -178,8 +202,3 @@ async def _inflated(raw: bytes, encoding: str) -> bytes:
         with contextlib.suppress(inflate.TooLargeError):
             return inflate.inflate(raw, encoding, _INLINE_BYTES)
     return await asyncio.to_thread(inflate.inflate, raw, encoding, receive.HARD_LIMIT_BYTES)
-
-
-_INLINE_BYTES = 256 * 1024
-_log = structlog.get_logger(__name__)
-_WORDS = {word: word.name.lower() for word in model.CountedAs}
