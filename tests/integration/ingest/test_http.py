@@ -147,7 +147,7 @@ BAD = {
     "relative target": "POST nowhere HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
     "no authority": "POST http:///x HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
     "bad chunk size": (
-        'POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n"
         '5\r\n{{"a":\r\nxyz\r\n1}}\r\n0\r\n\r\n'
     ),
     "chunk longer than said": (
