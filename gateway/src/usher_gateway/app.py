@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import documents, model, observe, visit_path
+from usher_gateway import documents, logs, model, observe, visit_path
 from usher_gateway import settings as all_settings
 from usher_gateway.config import from_files, install_key
 from usher_gateway.delivery import desk as desks
@@ -84,6 +84,7 @@ class Gateway:
         Raises:
             UsherError: the gateway cannot start; its hint says what to do.
         """
+        asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         report = await self.store.open()
         _log.info("store_open", recovered=report.recovered, durability=report.durability)
         async with contextlib.AsyncExitStack() as stack:
@@ -118,7 +119,7 @@ class Gateway:
         self.server = receive.PublicServer(
             lambda request: visit_path.accept_arrival(self.door, request),
             lambda reason: self.door.count_refused(None, reason),
-            receive.Limits(connections=settings.max_connections),
+            settings.limits,
         )
 
     async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:
@@ -126,7 +127,12 @@ class Gateway:
         context = _tls_context(settings.tls_cert, settings.tls_key)
         try:
             listening = await loop.create_server(
-                self.server, settings.listen.host, settings.listen.port, ssl=context, backlog=1024
+                self.server,
+                settings.listen.host,
+                settings.listen.port,
+                ssl=context,
+                ssl_handshake_timeout=settings.limits.header_seconds if context else None,
+                backlog=1024,
             )
         except OSError as error:
             where = f"{settings.listen.host}:{settings.listen.port}"
@@ -135,14 +141,14 @@ class Gateway:
             ) from error
         self.port = listening.sockets[0].getsockname()[1]
         self._context = context
+        stack.push_async_callback(self._close_public_port, listening)
 
-        async def close() -> None:
-            self.is_draining = True
-            self._drain_until = loop.time() + settings.drain_seconds
-            listening.close()
-            await self.server.drain(settings.drain_seconds)
-
-        stack.push_async_callback(close)
+    async def _close_public_port(self, listening: asyncio.Server) -> None:
+        """The first thing to stop: deadlines and connections are still watched while what has begun is answered."""
+        self.is_draining = True
+        self._drain_until = asyncio.get_running_loop().time() + self.settings.drain_seconds
+        listening.close()
+        await self.server.drain(self.settings.drain_seconds)
 
     def _start_tasks(self, stack: contextlib.AsyncExitStack) -> list[asyncio.Task[None]]:
         jobs: dict[str, Callable[[], Awaitable[None]]] = {
@@ -184,7 +190,8 @@ class Gateway:
         await self._changed.wait()  # before the first configuration nothing is known to be missing
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2)
+                async with asyncio.timeout(self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2):
+                    await self._changed.wait()
             self._changed.clear()
             try:
                 await self.holds.review()

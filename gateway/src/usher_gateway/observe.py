@@ -72,6 +72,12 @@ class GatewayMetrics:
             "usher_quarantined", "Arrivals quarantined.", ["reason"], _by_word(door.books.quarantined)
         )
         yield metrics.counter(
+            "usher_unexpected_sources",
+            "Arrivals let in from outside of allowedSources, because the policy is Report.",
+            ["tenant_namespace", "tenant"],
+            {key: float(count) for key, count in door.books.unexpected_sources.items()},
+        )
+        yield metrics.counter(
             "usher_unacknowledged",
             "Arrivals that were committed, but whose answer could not be written.",
             [],

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.ingest import receive
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -34,7 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     accept_min_free_bytes: int = 1024**3
     accept_min_free_ratio: float = 0.10
     attempts_min_free_bytes: int = 256 * 1024**2
-    max_connections: int = 10_000
+    limits: receive.Limits = receive.Limits()
+    """Of the public port."""
     lane_bytes: int = 256 * 1024 * 1024
     max_attempts: int = 512
     """Attempts in flight, all destinations together."""
