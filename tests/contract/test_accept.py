@@ -267,9 +267,7 @@ def test_whatever_comes_in_whatever_order_the_words_are_those_of_the_rules(
     run()
 
 
-async def _follow(
-    engine: engines.Engine, fold_rows: int, script: list[tuple[int, str, str, int | None, str]]
-) -> None:
+async def _follow(engine: engines.Engine, fold_rows: int, script: list[tuple[int, str, str, int | None, str]]) -> None:
     rules, at = Rules(), NOW
     async with engines.opened(engine, fold_rows=fold_rows) as bench:
         for together in _batches(script):

@@ -102,9 +102,7 @@ async def test_deferring_what_was_settled_changes_nothing(bench: engines.Bench) 
 async def test_the_clock_of_retrying_stands_still_while_a_delivery_is_held(bench: engines.Bench) -> None:
     delivery = await deliver(bench)
     started_at = delivery.started_at
-    await settle(
-        bench, delivery, SettledAs.Held, at=NOW + HOUR, attempts=0, hold=model.HoldReason.DestinationPaused
-    )
+    await settle(bench, delivery, SettledAs.Held, at=NOW + HOUR, attempts=0, hold=model.HoldReason.DestinationPaused)
     (group,) = await bench.store.held_groups()
     assert (group.reason, group.count) == (model.HoldReason.DestinationPaused, 1)
     bench.clock.now = NOW + 10 * HOUR

@@ -43,9 +43,7 @@ async def test_the_ledger_outlives_the_body_as_long_as_dedupe_looks_back(bench: 
 
 
 @pytest.mark.parametrize("fold_rows", [1, 1000])
-async def test_in_the_end_nothing_is_left_of_an_arrival_but_its_meters(
-    engine: engines.Engine, fold_rows: int
-) -> None:
+async def test_in_the_end_nothing_is_left_of_an_arrival_but_its_meters(engine: engines.Engine, fold_rows: int) -> None:
     key = samples.digest("jane", 8)
     async with engines.opened(engine, fold_rows=fold_rows) as bench:
         await settled(bench, body_days=1, person_keys=(key,))
