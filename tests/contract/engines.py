@@ -45,7 +45,7 @@ class Sqlite:
     def make(self, place: Path, clock: Clock, **settings: Any) -> port.Store:
         limits = queue.Limits(**settings.pop("limits", {}))
         bounds = disk.Bounds(0, 0.0, 0)
-        values = {"key_fingerprint": "k", "disk_bounds": bounds, "limits": limits} | settings
+        values: dict[str, Any] = {"key_fingerprint": "k", "disk_bounds": bounds, "limits": limits} | settings
         return sqlite_store.SqliteStore(engine.Settings(folder=place, **values), clock)
 
     def refuse_bodies(self, place: Path, fragment: str) -> None:

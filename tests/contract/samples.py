@@ -57,7 +57,10 @@ def arrival(content: str = "a", at: int = NOW, **changes: Any) -> model.Arrival:
         "if_visit": (plan(),),
         "if_repeat": (REPEAT,),
     }
-    return model.Arrival(**(values | changes))
+    values |= changes
+    plans = (*values["if_visit"], *values["if_repeat"])
+    values = {"body_size": len(values["body"]), "has_marks": any(plan.once_key for plan in plans)} | values
+    return model.Arrival(**values)
 
 
 def quarantined(content: str = "q", at: int = NOW, **changes: Any) -> model.Arrival:

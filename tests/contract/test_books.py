@@ -154,7 +154,12 @@ class World:
     async def released(self, number: int) -> None:
         found = await self.bench.store.quarantined(port.Filter(), 10)
         for arrival in found:
-            arrival.if_visit = self._arrival(number, listener=arrival.listener).if_visit
+            first, second = ROUTES[arrival.listener]
+            mark = samples.digest(f"{number % 3}")
+            arrival.if_visit = (
+                samples.plan(first, once_key=mark, once_until=self.now + DAY),
+                samples.plan(second, hold=[None, model.HoldReason.DestinationPaused][number % 2]),
+            )
         await self.bench.store.release(found, self.now)
         await self.bench.store.release(found, self.now)
 
@@ -164,10 +169,10 @@ class World:
     async def redrive(self, number: int) -> None:
         await self.bench.store.redrive(port.Filter(destination=["agency/crm", None][number % 2]), self.now)
 
-    async def redrive_cancelled(self, number: int) -> None:
+    async def redrive_cancelled(self, _: int) -> None:
         await self.bench.store.redrive(port.Filter(state="cancelled"), self.now)
 
-    async def probe(self, number: int) -> None:
+    async def probe(self, _: int) -> None:
         self.bench.store.count(samples.LOBBY, model.Counter.probes, self.now)
 
     async def _settle(self, number: int, settled_as: model.SettledAs, **changes: Any) -> None:
@@ -200,11 +205,11 @@ class World:
         await self.bench.store.defer([delivery.key for delivery in self.in_lanes[: number % 2]])
         self.in_lanes = kept
 
-    async def unhold(self, number: int) -> None:
+    async def unhold(self, _: int) -> None:
         for group in await self.bench.store.held_groups():
             await self.bench.store.unhold(group, self.now)
 
-    async def cancel_held(self, number: int) -> None:
+    async def cancel_held(self, _: int) -> None:
         for group in await self.bench.store.held_groups():
             await self.bench.store.cancel_held(group, model.CancelReason.OnRequest, self.now, self.now)
 
@@ -214,15 +219,15 @@ class World:
     async def prune(self, number: int) -> None:
         await prune_all(self.bench, {"agency/acme": 1, "agency/globex": number % 2 + 1})
 
-    async def reopen(self, number: int) -> None:
+    async def reopen(self, _: int) -> None:
         await self.bench.reopen()
         self.in_lanes = []
 
-    async def crash(self, number: int) -> None:
+    async def crash(self, _: int) -> None:
         await self.bench.reopen(crash=True)
         self.in_lanes = []
 
-    async def fold(self, number: int) -> None:
+    async def fold(self, _: int) -> None:
         await self.bench.engine.upkeep(self.bench.store)
 
 

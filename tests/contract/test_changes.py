@@ -190,7 +190,7 @@ async def test_a_person_is_found_in_memory_and_in_the_tables_and_only_of_the_ten
     engine: engines.Engine, fold_rows: int, crash: bool | None
 ) -> None:
     async with engines.opened(engine, fold_rows=fold_rows) as bench:
-        person = {"person_keys": (samples.digest("other", 8), KEY)}
+        person: dict[str, Any] = {"person_keys": (samples.digest("other", 8), KEY)}
         await bench.accept(samples.arrival("a", **person), samples.arrival("b"))
         for _ in range(300 if fold_rows == 1 else 0):
             await bench.store.flush()

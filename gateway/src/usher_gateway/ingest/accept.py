@@ -1,10 +1,11 @@
 """From a parsed body to a committed arrival: put together what the store needs, hand it in, wait until the deadline."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from usher_gateway import model
-from usher_gateway.ingest import answer, find, identify, receive, route, validate
+from usher_gateway.ingest import answer, find, identify, route, validate
 from usher_gateway.store import port
 
 TRUNCATED_BYTES = 64 * 1024
@@ -16,9 +17,15 @@ MAX_HOPS = 2
 _TICK_SECONDS = 0.1
 
 
-def understand(
-    found: find.Found, request: receive.Request, raw: bytes, parsed: validate.Parsed, now: int
-) -> model.Arrival:
+class WithHeaders(Protocol):
+    """What understand() looks at of a request."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in any case."""
+
+
+def understand(found: find.Found, request: WithHeaders, raw: bytes, parsed: validate.Parsed, now: int) -> model.Arrival:
     """The arrival as the store gets it: identity, plans, limits (pure)."""
     listener, body = found.listener, parsed.body
     hops = _hops(request.headers.get("usher-hops", ""))

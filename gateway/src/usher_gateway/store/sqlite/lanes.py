@@ -9,6 +9,8 @@ from usher_gateway.store.sqlite import rows, writer
 HOLD_SLICE = 2_000
 """Rows that one job may change: a transaction must stay short, because arrivals wait for it."""
 
+# `hold > 0` stands beside `hold = ?` below, because SQLite uses a partial index only where its very condition is asked.
+
 _COLUMNS = (
     "d.key, d.id, d.arrival, d.route, d.attempts, d.created_at, d.started_at, d.expires_at,"
     " a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type"
@@ -54,7 +56,7 @@ def unhold(group: port.HeldGroup, now: int, changed: list[int]) -> Callable[[wri
     def job(batch_writer: writer.Writer) -> None:
         statement = (
             "update deliveries set hold = 0, waiting = 1, started_at = started_at + max(0, ?1 - due_at), due_at = ?1"
-            " where key in (select key from deliveries where hold = ?2 and route = ?3 limit ?4)"
+            " where key in (select key from deliveries where hold > 0 and hold = ?2 and route = ?3 limit ?4)"
         )
         values = (now, int(group.reason), group.route, HOLD_SLICE)
         changed.append(batch_writer.connection.execute(statement, values).rowcount)
@@ -70,7 +72,7 @@ def cancel_held(
     def job(batch_writer: writer.Writer) -> None:
         statement = (
             "update deliveries set hold = 0, state = ?1, cancel = ?2, settled_at = ?3 where key in"
-            " (select key from deliveries where hold = ?4 and route = ?5 and due_at < ?6 limit ?7)"
+            " (select key from deliveries where hold > 0 and hold = ?4 and route = ?5 and due_at < ?6 limit ?7)"
         )
         state = int(model.DeliveryState.Cancelled)
         values = (state, int(cancel), now, int(group.reason), group.route, held_before, HOLD_SLICE)
@@ -92,7 +94,7 @@ def claim_held(
         statement = (
             f"select {_COLUMNS} from deliveries d"  # noqa: S608 - constants
             " join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival"
-            " where d.hold = ? and d.route = ? limit ?"
+            " where d.hold > 0 and d.hold = ? and d.route = ? limit ?"
         )
         values = (int(group.reason), group.route, limit)
         found.extend(_delivery(row) for row in batch_writer.connection.execute(statement, values))

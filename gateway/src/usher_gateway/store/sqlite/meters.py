@@ -61,7 +61,8 @@ def days(since: int, until: int) -> Iterator[tuple[int, int]]:
 
 def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
     """First slot with counts, and the end of the last one (seconds); (0, 0) if there are none."""
-    first, last = connection.execute("select min(slot), max(slot) from meters where slot > 0").fetchone()
+    (first,) = connection.execute("select min(slot) from meters where slot > 0").fetchone()
+    (last,) = connection.execute("select max(slot) from meters where slot > 0").fetchone()
     slots = [slot for slot in (first, last) if slot is not None]
     slots += [slot for _, slot, _, _ in _unfolded(connection)]
     return (min(slots), max(slots) + model.SLOT_SECONDS) if slots else (0, 0)

@@ -103,7 +103,9 @@ def _named(connection: sqlite3.Connection, scope: Scope, limit: int) -> tuple[li
 
 def key_at(connection: sqlite3.Connection, table: str, column: str, instant: int) -> int:
     """The key from which on rows have an instant of at least this; found by halving."""
-    low, high = connection.execute(f"select coalesce(min(key), 0), coalesce(max(key), 0) + 1 from {table}").fetchone()  # noqa: S608
+    # Each in a statement of its own: SQLite looks up one extreme, but walks the table for two.
+    (low,) = connection.execute(f"select coalesce(min(key), 0) from {table}").fetchone()  # noqa: S608
+    (high,) = connection.execute(f"select coalesce(max(key), 0) + 1 from {table}").fetchone()  # noqa: S608
     statement = f"select key, {column} from {table} where key >= ? and key < ? order by key limit 1"  # noqa: S608
     while low < high:
         middle = (low + high) // 2

@@ -37,8 +37,8 @@ class Writer:
         self.encode = msgspec.msgpack.Encoder().encode
         self.meters: dict[MeterKey, int] = {}
         self.checkpoint_is_due = False
-        self.lanes_from = 0
-        """From this key on deliveries may be in lanes; the store's own note is never above it."""
+        self.lanes_from: int | None = None
+        """From this key on deliveries may be in lanes, as the store notes it; None: not known, the note must be read."""
         self._ids = ids
 
     def commit(self, batch: Batch) -> list[model.Accepted]:
@@ -80,6 +80,9 @@ class Writer:
 
     def lower_lanes_from(self, key: int) -> None:
         """Note in this transaction that a delivery as old as ``key`` is in a lane."""
+        if self.lanes_from is None:
+            row = self.connection.execute("select value from meta where name = 'lanes_from'").fetchone()
+            self.lanes_from = int(row[0]) if row else 0
         if key < self.lanes_from:
             self.lanes_from = key
             self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))
@@ -89,6 +92,7 @@ class Writer:
             self.connection.execute("rollback")
         self.names.forget()
         self.month_visits.clear()
+        self.lanes_from = None
 
     def _remember(self, ledger_rows: list[tail.LedgerRow], batch: Batch, done_folding: bool) -> None:
         for row in ledger_rows:

@@ -1,0 +1,35 @@
+"""What the admin port needs of a gateway: the composition root fills it in."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+import prometheus_client
+
+from usher_gateway.admin import tokens
+from usher_gateway.ingest import find
+from usher_gateway.store import port
+
+State = Mapping[str, object]
+"""Plain values, ready for JSON: no secrets, no personal data."""
+
+
+class AdminContext(msgspec.Struct, frozen=True):
+    """The parts of a running gateway that the admin port shows or changes. Every call is cheap but the store's."""
+
+    store: port.Store
+    now: Callable[[], int]
+    """The gateway's clock, microseconds."""
+    tokens: tokens.Tokens
+    registry: prometheus_client.CollectorRegistry
+    ready: Callable[[], list[str]]
+    """Why the gateway is not ready; empty if it is."""
+    config_state: Callable[[], State]
+    """What ``/api/config`` answers.
+
+    ``listeners`` and ``destinations`` map ``namespace/name`` to what is known of that document (``applied``: its hash;
+    ``rejected``: why the newest one is not in force; of listeners ``lastArrival`` and ``verifiedSince``).
+    """
+    listeners: Callable[[], Mapping[str, find.LiveListener]]
+    """The listeners in force, by ``namespace/name``."""
+    destinations_state: Callable[[], Mapping[str, State]]
+    """By ``namespace/name``: ``state``, ``host`` (never the URL: it may hold a secret), ``circuit`` and the like."""

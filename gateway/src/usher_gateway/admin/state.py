@@ -1,0 +1,82 @@
+"""``/api/config``, ``/api/listeners``, ``/api/destinations``: what runs, without secrets."""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from usher_gateway import documents, model
+from usher_gateway.admin import context as contexts
+from usher_gateway.admin import problems, usage
+from usher_gateway.ingest import find
+from usher_gateway.store import port
+
+_DAY = 86_400 * model.MICROSECONDS
+
+
+async def config(context: contexts.AdminContext, _: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/config``."""
+    return problems.answer(context.config_state())
+
+
+async def listeners(context: contexts.AdminContext, _: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/listeners``: each listener in force, with what it counted today (UTC)."""
+    today = context.now() // _DAY * _DAY
+    found = await context.store.usage(today, today + _DAY, port.Filter(), "day")
+    counts = {row.listener: usage.total_of([row]) for row in found}
+    known = context.config_state().get("listeners")
+    states = known if isinstance(known, Mapping) else {}
+    rows = [
+        {**listener_row(live), **states.get(key, {}), "today": counts.get(live.name, usage.total_of([]))}
+        for key, live in sorted(context.listeners().items())
+    ]
+    return problems.answer({"rows": rows})
+
+
+def listener_row(live: find.LiveListener) -> dict[str, object]:
+    """What may be shown of a listener: its URLs are credentials, so their secret parts are cut."""
+    document = live.document
+    return {
+        "namespace": document.namespace,
+        "name": document.name,
+        "tenant": document.tenant.name,
+        "state": "Suspended" if document.tenant.state == "Suspended" else document.state,
+        "generation": document.generation,
+        "addresses": [shorten(address) for address in document.addresses],
+        "routes": [
+            {"name": route.name, "destination": route.destination, "state": route.state} for route in document.routes
+        ],
+    }
+
+
+def shorten(address: documents.Address) -> str:
+    """An address without what would let somebody post to it."""
+    head, slash, last = address.path.rpartition("/")
+    shown = last if len(last) <= 6 else f"{last[:4]}…"
+    query = "&".join([f"{name}=…" for name, _ in address.query])
+    return f"{address.host}{head}{slash}{shown}{'?' if query else ''}{query}"
+
+
+async def destinations(context: contexts.AdminContext, _request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/destinations``: those in force, and those that deliveries still wait for."""
+    store = context.store
+    backlogs = {backlog.destination: backlog for backlog in await store.backlogs()}
+    held: dict[str, dict[str, int]] = {}
+    for group in await store.held_groups():
+        reasons = held.setdefault(store.route(group.route).destination, {})
+        reasons[group.reason.name] = reasons.get(group.reason.name, 0) + group.count
+    states = context.destinations_state()
+    rows = []
+    for key in sorted(states.keys() | backlogs.keys() | held.keys()):
+        namespace, _, name = key.partition("/")
+        waiting = backlogs.get(key)
+        rows.append(
+            {
+                "namespace": namespace,
+                "name": name,
+                **states.get(key, {"state": "NotFound"}),
+                "backlog": waiting.count if waiting else 0,
+                "nextDueAt": model.format_time(waiting.next_due_at) if waiting else None,
+                "held": held.get(key, {}),
+            }
+        )
+    return problems.answer({"rows": rows})

@@ -1,0 +1,183 @@
+"""What the commands that speak to a running gateway share: where it is, the token, the questions, the ways to fail."""
+
+import datetime
+import enum
+import http.client
+import json
+import os
+import pathlib
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+WRONG, USAGE = 1, 2
+"""Exit codes: something is wrong; the command was not used rightly."""
+
+_TIMEOUT_SECONDS = 30.0
+_SEARCH_SECONDS = 30.0
+_PAGE = 500
+
+Row = dict[str, Any]
+
+
+class Output(enum.StrEnum):
+    """How a command answers."""
+
+    text = "text"
+    json = "json"
+    csv = "csv"
+
+
+Admin = Annotated[str, typer.Option(envvar="USHER_ADMIN", help="The gateway's admin port.", metavar="URL")]
+Data = Annotated[
+    pathlib.Path,
+    typer.Option(envvar="USHER_DATA", help="Folder with the tokens; USHER_TOKEN goes before it.", metavar="DIR"),
+]
+OutputOption = Annotated[
+    Output, typer.Option("--output", "-o", envvar="USHER_OUTPUT", help="text for people; json or csv for programs.")
+]
+Tenant = Annotated[str | None, typer.Option(envvar="USHER_TENANT", help="Of this tenant: NAME or NAMESPACE/NAME.")]
+Listener = Annotated[str | None, typer.Option(envvar="USHER_LISTENER", help="Of this listener.")]
+Route = Annotated[str | None, typer.Option(envvar="USHER_ROUTE", help="Of this route.")]
+Destination = Annotated[
+    str | None, typer.Option(envvar="USHER_DESTINATION", help="To this destination: NAMESPACE/NAME.")
+]
+Since = Annotated[
+    str | None,
+    typer.Option(envvar="USHER_SINCE", help="From then on: 2026-11-25T12:00:00Z, 2026-11-25, or 2h (90m, 3d) ago."),
+]
+Until = Annotated[str | None, typer.Option(envvar="USHER_UNTIL", help="Before then; written like --since.")]
+Reason = Annotated[str | None, typer.Option(envvar="USHER_REASON", help="For this reason.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, envvar="USHER_LIMIT", help="At most so many rows.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids, as the lists show them.", metavar="[ID]...")]
+All = Annotated[bool, typer.Option("--all", envvar="USHER_ALL", help="Really every one.")]
+
+ADMIN, DATA = "http://127.0.0.1:9090", pathlib.Path("data")
+"""Defaults of --admin and --data."""
+
+
+class Gateway:
+    """A running gateway's admin port. Every failure ends the command with a sentence that says what to do."""
+
+    def __init__(self, admin: str, data: pathlib.Path, *, operate: bool = False) -> None:
+        self._admin = admin.rstrip("/") if "://" in admin else f"http://{admin.rstrip('/')}"
+        self._token = _token(data, "operate.token" if operate else "observe.token")
+        # Proxies of the environment would see the token.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def get(self, path: str, **query: str | int | None) -> Any:
+        """The JSON answer to a question."""
+        return json.loads(self.get_bytes(path, **query))
+
+    def get_bytes(self, path: str, **query: str | int | None) -> bytes:
+        """The raw answer to a question."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._ask(f"{path}?{urllib.parse.urlencode(given)}" if given else path, None)
+
+    def post(self, path: str, selection: Mapping[str, object]) -> Any:
+        """The JSON answer to a request that changes something."""
+        return json.loads(self._ask(path, json.dumps(selection).encode()))
+
+    def rows(self, path: str, limit: int, **query: str | None) -> list[Row]:
+        """Rows of a listing, page by page, until there are enough, or no more, or it has taken long."""
+        found: list[Row] = []
+        cursor: str | None = None
+        end = time.monotonic() + _SEARCH_SECONDS
+        while len(found) < limit:
+            page = self.get(path, limit=min(_PAGE, limit - len(found)), cursor=cursor, **query)
+            found += page["rows"]
+            cursor = page["nextCursor"]
+            if cursor is None:
+                return found
+            if time.monotonic() > end:
+                typer.echo(f"The search went on for {_SEARCH_SECONDS:.0f} s: narrow it with --since.", err=True)
+                return found
+        typer.echo(f"There are more than {limit}: say --limit, or narrow it.", err=True)
+        return found
+
+    def _ask(self, path: str, body: bytes | None) -> bytes:
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        try:
+            request = urllib.request.Request(self._admin + path, body, headers)  # noqa: S310 - the user's own URL
+            with self._opener.open(request, timeout=_TIMEOUT_SECONDS if body is None else None) as answer:
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            self._refused(error)
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            fail(
+                f"no gateway answers at {self._admin}: {reason}",
+                "is `usher run` running there? --admin says where (it has its own port, not the one for Purple)",
+                WRONG,
+            )
+
+    def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
+        try:
+            problem = json.loads(error.read(65_536))
+            detail, hint = str(problem["detail"]), str(problem.get("hint", ""))
+        except (ValueError, KeyError, TypeError):
+            fail(f"{self._admin} answered {error.code}", "is that the admin port of a gateway?", WRONG)
+        if error.code == 401:
+            fail(
+                "the gateway does not know this token",
+                "give --data the folder that `usher run` runs on, or set USHER_TOKEN to what is in its operate.token",
+                USAGE,
+            )
+        fail(detail, hint, USAGE if error.code < 500 else WRONG)
+
+
+def quoted(text: str) -> str:
+    """A text as one part of a path."""
+    return urllib.parse.quote(text, safe="")
+
+
+def fail(message: str, hint: str, code: int) -> NoReturn:
+    """End the command with a message and what to do about it."""
+    typer.echo(f"usher: {message}" + (f"\n       {hint}" if hint else ""), err=True)
+    raise typer.Exit(code)
+
+
+def _token(data: pathlib.Path, name: str) -> str:
+    from usher_gateway import model
+    from usher_gateway.admin import tokens
+
+    given = os.environ.get("USHER_TOKEN", "").strip()
+    if given:
+        return given
+    try:
+        return tokens.load(data / name)
+    except model.ConfigurationError as error:
+        fail(str(error), f"{error.hint}, or set USHER_TOKEN", USAGE)
+
+
+def moment(text: str | None) -> str | None:
+    """A time as the gateway takes it: ``2h`` means two hours ago."""
+    if text is None:
+        return None
+    ago = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if ago is None:
+        return text
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[ago[2]]
+    try:
+        then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(**{unit: int(ago[1])})
+    except OverflowError:
+        fail(f"{text} is too long ago", "", USAGE)
+    return then.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def select(ids: list[str] | None, *, everything: bool, **names: str | None) -> dict[str, object]:
+    """The selection of a request that changes something; what would mean everything must be said."""
+    selection: dict[str, object] = {name: value for name, value in names.items() if value is not None}
+    if ids:
+        selection["ids"] = ids
+    if everything:
+        selection["all"] = True
+    if not selection:
+        fail("say which ones are meant: ids, or flags like --tenant and --since", "--all means every one", USAGE)
+    return selection

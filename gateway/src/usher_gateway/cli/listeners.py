@@ -1,0 +1,38 @@
+"""``usher listeners``: what runs, and what came today."""
+
+import typer
+
+from usher_gateway.cli import ask, tables
+
+_EPILOG = "Example:  usher listeners   or   usher listeners -o json"
+
+_COLUMNS: tuple[tables.Column, ...] = (
+    ("LISTENER", lambda row: f"{row['namespace']}/{row['name']}"),
+    ("STATE", lambda row: str(row["state"])),
+    ("TENANT", lambda row: f"tenant {row['tenant']}"),
+    ("TODAY", lambda row: _today(row["today"])),
+    ("LAST ARRIVAL", lambda row: f"last {tables.when('lastArrival')(row)}" if row.get("lastArrival") else ""),
+    ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),
+    ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(epilog=_EPILOG)
+    def listeners(
+        output: ask.OutputOption = ask.Output.text, admin: ask.Admin = ask.ADMIN, data: ask.Data = ask.DATA
+    ) -> None:
+        """List the listeners that the gateway runs, with what they counted today (UTC).
+
+        URLs are credentials: they are shown shortened; `usher url` prints the whole ones.
+        """
+        rows = ask.Gateway(admin, data).get("/api/listeners")["rows"]
+        tables.print_rows(rows, _COLUMNS, output, "No listener runs.")
+
+
+def _today(counts: ask.Row) -> str:
+    words = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
+    said = [f"{counts[word]} {word}" for word in words if counts[word]]
+    return ", ".join(said) or "nothing today"

@@ -1,0 +1,241 @@
+import csv
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog.testing
+from contract import samples
+from integration.admin import serving
+from usher_gateway import model
+from usher_gateway.admin import server, tokens
+
+DAY = samples.DAY
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[serving.Served]:
+    async with serving.served(tmp_path) as served:
+        yield served
+
+
+# who may ask
+
+
+@pytest.mark.parametrize(("method", "path", "role"), [(m, p, r) for m, p, r, _ in server.ROUTES], ids=str)
+async def test_every_route_asks_for_its_token(served: serving.Served, method: str, path: str, role: Any) -> None:
+    path = path.replace("{id}", "01920000-0000-7000-8000-000000000001")
+    selection = {"json": {"ids": ["01920000-0000-7000-8000-000000000001"]}} if method == "POST" else {}
+    statuses = []
+    for token in ("", "x" * 20, served.tokens.observe, served.tokens.operate):
+        status, _ = await served.ask(method, path, token=token, **selection)
+        statuses.append(status)
+    expected = {
+        tokens.Role.Anybody: [200, 200, 200, 200],
+        tokens.Role.Observe: [401, 401, 200, 200],
+        tokens.Role.Operate: [401, 401, 403, 200],
+    }[role]
+    assert [200 if status == 404 else status for status in statuses] == expected
+
+
+async def test_a_refusal_is_a_problem_that_says_what_to_do(served: serving.Served) -> None:
+    status, problem = await served.ask("GET", "/api/visits", token="")
+    assert status == problem["status"] == 401
+    assert problem["code"] == "Unauthenticated"
+    assert "observe.token" in problem["hint"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("POST", "/api/visits", 405),
+        ("GET", "/api/visits?limit=0", 400),
+        ("GET", "/api/visits?cursor=xyz", 400),
+        ("GET", "/api/visits?tennant=acme", 400),
+        ("GET", "/api/visits?reason=Nope", 400),
+        ("GET", "/api/visits?since=yesterday", 400),
+        ("GET", "/api/visits/7/body", 400),
+        ("GET", "/api/visits/01920000-0000-7000-8000-000000000001/body", 404),
+        ("GET", "/api/deliveries?state=lost", 400),
+        ("GET", "/api/usage?by=year", 400),
+        ("GET", "/api/usage?format=xml", 400),
+        ("POST", "/api/deliveries/redrive", 400),
+        ("POST", "/api/visits/replay", 400),
+        ("POST", "/api/quarantine/release", 400),
+    ],
+)
+async def test_what_cannot_be_answered_is_a_problem(
+    served: serving.Served, method: str, path: str, status: int
+) -> None:
+    found, problem = await served.ask(method, path)
+    assert (found, problem["status"], problem["type"]) == (status, status, "about:blank")
+    assert problem["detail"]
+
+
+async def test_a_body_that_is_too_large_is_refused(served: serving.Served) -> None:
+    status, problem = await served.ask("POST", "/api/visits/replay", data=b" " * 70_000)
+    assert (status, problem["code"]) == (413, "RequestEntityTooLarge")
+
+
+async def test_a_store_that_is_closed_is_a_problem_and_health_does_not_mind(served: serving.Served) -> None:
+    await served.bench.store.close()
+    status, problem = await served.ask("GET", "/api/visits")
+    assert status in {500, 503}
+    assert problem["detail"]
+    assert await served.get("/healthz") == b"ok\n"
+
+
+# open to anybody
+
+
+async def test_readiness_names_its_reasons(served: serving.Served) -> None:
+    assert await served.get("/readyz") == {"ready": True, "reasons": []}
+    served.reasons.append("NotConfigured")
+    status, answer = await served.ask("GET", "/readyz", token="")
+    assert (status, answer) == (503, {"ready": False, "reasons": ["NotConfigured"]})
+
+
+async def test_metrics_are_those_of_the_registry(served: serving.Served) -> None:
+    assert b"usher_test 7.0" in await served.get("/metrics")
+
+
+# looking
+
+
+async def test_visits_are_listed_in_pages(served: serving.Served) -> None:
+    await serving.fill(served)
+    first = await served.get("/api/visits?limit=3&tenant=agency/acme")
+    second = await served.get(f"/api/visits?limit=3&tenant=agency/acme&cursor={first['nextCursor']}")
+    assert (len(first["rows"]), len(second["rows"]), second["nextCursor"]) == (3, 2, None)
+    assert (await served.get("/api/visits?countedAs=visit&reason=Filter"))["rows"][0]["verdicts"][0]["route"] == "crm"
+
+
+async def test_deliveries_and_quarantine_are_listed(served: serving.Served) -> None:
+    await serving.fill(served)
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    assert (dead["error"], dead["status"], dead["answerBytes"]) == ("Status", 400, 13)
+    (held,) = (await served.get("/api/deliveries?state=held&destination=agency/crm"))["rows"]
+    assert held["held"] == "DestinationPaused"
+    (quarantined,) = (await served.get("/api/quarantine?state=unreleased"))["rows"]
+    assert quarantined["reason"] == "NoUser"
+
+
+async def test_a_body_is_shown_as_bytes_and_the_look_is_written_down(served: serving.Served) -> None:
+    await serving.fill(served)
+    (row,) = (await served.get("/api/quarantine"))["rows"]
+    with structlog.testing.capture_logs() as logs:
+        assert await served.get(f"/api/visits/{row['id']}/body") == serving.BODY
+    (line,) = [line for line in logs if line["event"] == "audit"]
+    assert (line["who"], line["action"], line["count"]) == ("operate", "show body", 1)
+
+
+async def test_the_last_answer_of_a_dead_delivery_is_shown(served: serving.Served) -> None:
+    await serving.fill(served)
+    (row,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    assert await served.get(f"/api/deliveries/{row['id']}/answer") == b"no such field"
+
+
+async def test_listeners_are_shown_without_their_secrets(served: serving.Served) -> None:
+    await serving.fill(served)
+    (row,) = (await served.get("/api/listeners"))["rows"]
+    assert row["addresses"] == ["hooks.example.com/v1/abcd…", "www.acme.example/hooks/purp…?k=…"]
+    assert (row["applied"], row["today"]["visits"], row["today"]["quarantined"]) == ("aa", 4, 1)
+
+
+async def test_destinations_are_shown_with_what_waits_for_them(served: serving.Served) -> None:
+    await serving.fill(served)
+    lost = samples.plan(samples.route("x", destination="agency/lost"), hold=model.HoldReason.DestinationNotFound)
+    await served.bench.accept(samples.arrival("e", if_visit=(lost,)))
+    await served.post("/api/deliveries/redrive", all=True)
+    crm, gone = (await served.get("/api/destinations"))["rows"]
+    assert (crm["state"], crm["host"], crm["backlog"], crm["held"]) == (
+        "Active",
+        "crm.example",
+        1,
+        {"DestinationPaused": 1},
+    )
+    assert (gone["name"], gone["state"], gone["held"]) == ("lost", "NotFound", {"DestinationNotFound": 1})
+
+
+# usage
+
+
+async def test_usage_has_all_counts_and_the_open_deliveries_of_both_ends(served: serving.Served) -> None:
+    await serving.fill(served)
+    served.bench.clock.now += DAY
+    await served.bench.accept(samples.arrival("next", samples.NOW + DAY))
+    answer = await served.get("/api/usage?tenant=acme")
+    first, second = answer["rows"]
+    assert (first["period"], first["arrivals"], first["visits"], first["quarantined"]) == ("2025-11-25", 5, 4, 1)
+    assert (first["created"], first["skipped"]["Filter"], first["delivered"], first["died"]) == (3, 1, 1, 1)
+    assert [(row["openBefore"], row["openAfter"]) for row in (first, second)] == [(0, 1), (1, 2)]
+    assert answer["total"]["arrivals"] == 6
+    assert (await served.get("/api/usage?tenant=globex"))["rows"] == []
+
+
+async def test_usage_as_csv_has_a_column_per_count(served: serving.Served) -> None:
+    await serving.fill(served)
+    text = (await served.get("/api/usage?by=month&format=csv")).decode()
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert (row["period"], row["tenant"], row["visits"], row["skippedFilter"]) == ("2025-11", "acme", "4", "1")
+    empty = (await served.get("/api/usage?tenant=nobody&format=csv")).decode()
+    assert empty.startswith("period,")
+
+
+async def test_a_check_finds_the_books_in_order_and_a_lost_count(served: serving.Served) -> None:
+    await serving.fill(served)
+    served.bench.clock.now += DAY
+    assert (await served.get("/api/usage/check"))["violations"] == []
+    store: Any = served.bench.store
+    await store.fold_meters()
+    lose = f"delete from meters where counter = {int(model.Counter.created)}"
+    await store.run_job(lambda batch_writer: batch_writer.connection.execute(lose))
+    violations = (await served.get("/api/usage/check"))["violations"]
+    assert {row["equation"] for row in violations} == {"Routes", "Deliveries"}
+
+
+# changing
+
+
+async def test_dead_deliveries_are_redriven_and_written_down(served: serving.Served) -> None:
+    await serving.fill(served)
+    with structlog.testing.capture_logs() as logs:
+        assert await served.post("/api/deliveries/redrive", tenant="acme", route="crm") == {"redriven": 1}
+    (line,) = [line for line in logs if line["event"] == "audit"]
+    assert (line["action"], line["selection"], line["count"]) == ("redrive", {"tenant": "acme", "route": "crm"}, 1)
+
+
+async def test_skipped_verdicts_are_replayed(served: serving.Served) -> None:
+    await serving.fill(served)
+    assert await served.post("/api/visits/replay", reason="Filter") == {"replayed": 1}
+    assert await served.post("/api/visits/replay", reason="Filter") == {"replayed": 0}
+
+
+async def test_a_release_delivers_what_the_mended_listener_understands(served: serving.Served) -> None:
+    await serving.fill(served)
+    unfit = {"released": 0, "deliveries": 0, "unfit": {"NoUser": 1}}
+    assert await served.post("/api/quarantine/release", tenant="acme") == unfit
+    served.mend(user=("/visitor/ref",))
+    fit = {"released": 1, "deliveries": 1, "unfit": {}}
+    assert await served.post("/api/quarantine/release", tenant="acme") == fit
+    (claimed,) = await served.bench.claim()
+    assert claimed.body == serving.BODY
+    assert await served.post("/api/quarantine/release", all=True) == fit | {"released": 0, "deliveries": 0}
+
+
+async def test_a_release_without_its_listener_says_so(served: serving.Served) -> None:
+    await serving.fill(served)
+    served.live = {}
+    answer = await served.post("/api/quarantine/release", all=True)
+    assert answer["unfit"] == {"ListenerNotFound": 1}
+
+
+async def test_many_quarantined_arrivals_are_looked_at_once_each(served: serving.Served) -> None:
+    await served.bench.accept(*[samples.quarantined(f"{number}") for number in range(50)])
+    answer = await served.post("/api/quarantine/release", all=True)
+    assert answer["released"] == 50  # as samples are: {"user": {"id": …}} is a visit
+    await served.bench.accept(*[samples.quarantined(f"x{number}", body=b"[1]") for number in range(45)])
+    answer = await served.post("/api/quarantine/release", all=True)
+    assert answer["unfit"] == {"NotObject": 45}

@@ -1,0 +1,180 @@
+"""The commands that speak to a gateway, as processes of their own in a terminal of 80 columns."""
+
+import asyncio
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract import samples
+from integration.admin import serving
+from usher_gateway import model
+from usher_gateway.admin import tokens
+
+
+class Run:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+async def usher(*arguments: str, **environment: str) -> Run:
+    values = {"PATH": os.environ["PATH"], "COLUMNS": "80", "PYTHONSAFEPATH": "1", "LANG": "C.UTF-8", **environment}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "usher_gateway", *arguments),
+        env=values,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), timeout=30)
+    assert process.returncode is not None
+    return Run(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[serving.Served]:
+    async with serving.served(tmp_path) as served:
+        await serving.fill(served)
+        yield served
+
+
+async def ask(served: serving.Served, *arguments: str, **environment: str) -> Run:
+    return await usher(*arguments, USHER_ADMIN=served.url, USHER_DATA=str(served.data), **environment)
+
+
+async def done(served: serving.Served, *arguments: str, **environment: str) -> str:
+    run = await ask(served, *arguments, **environment)
+    assert run.code == 0, run.err
+    return run.out
+
+
+@pytest.mark.parametrize("width", ["80", "200"])
+async def test_lists_fit_the_terminal_and_show_whole_ids(served: serving.Served, width: str) -> None:
+    for command in (
+        ["visits", "list"],
+        ["deliveries", "list"],
+        ["dead", "list"],
+        ["quarantine", "list"],
+        ["listeners"],
+    ):
+        out = await done(served, *command, COLUMNS=width)
+        assert max(len(line) for line in out.splitlines()) <= int(width)
+        if command[-1] == "list":
+            path = {"visits": "visits", "quarantine": "quarantine"}.get(command[0], "deliveries")
+            rows = (await served.get(f"/api/{path}{'?state=dead' if command[0] == 'dead' else ''}"))["rows"]
+            assert all(row["id"] in out for row in rows)
+
+
+async def test_a_list_as_json_or_csv_is_for_programs(served: serving.Served) -> None:
+    rows = json.loads(await done(served, "visits", "list", "-o", "json", "--reason", "Filter"))["rows"]
+    assert [row["verdicts"][0]["skipped"] for row in rows] == ["Filter"]
+    (row,) = csv.DictReader(io.StringIO(await done(served, "dead", "list", "-o", "csv")))
+    assert (row["state"], row["why"]) == ("dead", "Status 400")
+
+
+async def test_a_list_ends_at_its_limit_and_says_so(served: serving.Served) -> None:
+    run = await ask(served, "visits", "list", "--limit", "2", "-o", "json")
+    assert len(json.loads(run.out)["rows"]) == 2
+    assert "more than 2" in run.err
+
+
+async def test_nothing_found_is_said(served: serving.Served) -> None:
+    assert await done(served, "dead", "list", "--since", "2h") == "No dead deliveries.\n"
+
+
+async def test_one_row_and_its_content_are_shown(served: serving.Served) -> None:
+    (row,) = (await served.get("/api/quarantine"))["rows"]
+    assert "NoUser" in await done(served, "quarantine", "show", row["id"])
+    assert (await done(served, "visits", "show", row["id"], "--body")).encode() == serving.BODY
+    (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
+    assert "agency/crm" in await done(served, "deliveries", "show", dead["id"])
+    assert await done(served, "dead", "show", dead["id"], "--answer") == "no such field"
+
+
+async def test_usage_is_a_table_or_csv_and_its_check_ends_well(served: serving.Served) -> None:
+    times = ("--from", "2025-11", "--to", "2025-12")
+    out = await done(served, "usage", *times)
+    assert "2025-11-25" in out
+    assert "acme/lobby" in out
+    assert max(len(line) for line in out.splitlines()) <= 80
+    (row,) = csv.DictReader(io.StringIO(await done(served, "usage", *times, "--by", "month", "-o", "csv")))
+    assert (row["period"], row["arrivals"]) == ("2025-11", "5")
+    assert json.loads(await done(served, "usage", *times, "-o", "json"))["total"]["visits"] == 4
+    served.bench.clock.now += samples.DAY
+    assert "books balance" in await done(served, "usage", "--check", "--from", "2025-11")
+
+
+async def test_a_check_that_finds_something_exits_1(served: serving.Served) -> None:
+    served.bench.clock.now += samples.DAY
+    store: Any = served.bench.store
+    await store.fold_meters()
+    lose = f"delete from meters where counter = {int(model.Counter.created)}"
+    await store.run_job(lambda batch_writer: batch_writer.connection.execute(lose))
+    run = await ask(served, "usage", "--check", "--from", "2025-11")
+    assert run.code == 1
+    assert "agency/acme/lobby" in run.out
+    assert "do not balance" in run.err
+
+
+async def test_dead_ones_are_redriven_skipped_ones_replayed_mended_ones_released(served: serving.Served) -> None:
+    assert "1 deliveries are due again" in await done(served, "dead", "redrive", "--route", "crm")
+    assert "0 deliveries" in await done(served, "deliveries", "redrive", "--all", "--state", "cancelled")
+    assert "1 deliveries" in await done(served, "visits", "replay", "--reason", "Filter")
+    unfit = await ask(served, "quarantine", "release", "--tenant", "agency/acme")
+    assert (unfit.code, "still no visits: NoUser" in unfit.out) == (1, True)
+    served.mend(user=("/visitor/ref",))
+    (row,) = (await served.get("/api/quarantine"))["rows"]
+    assert "1 arrivals were released, with 1 deliveries" in await done(served, "quarantine", "release", row["id"])
+
+
+async def test_what_would_mean_everything_must_be_said(served: serving.Served) -> None:
+    for command in (["dead", "redrive"], ["visits", "replay"], ["quarantine", "release"]):
+        run = await ask(served, *command)
+        assert (run.code, "--all" in run.err) == (2, True)
+
+
+async def test_a_gateway_that_does_not_run_is_said_and_exits_1(tmp_path: Path) -> None:
+    tokens.load_or_create(tmp_path)
+    run = await usher("visits", "list", "--admin", "127.0.0.1:1", "--data", str(tmp_path))
+    assert run.code == 1
+    assert "no gateway answers at http://127.0.0.1:1" in run.err
+    assert "usher run" in run.err
+
+
+async def test_a_missing_token_is_said_and_exits_2(served: serving.Served, tmp_path: Path) -> None:
+    run = await usher("visits", "list", "--admin", served.url, "--data", str(tmp_path / "elsewhere"))
+    assert (run.code, "USHER_TOKEN" in run.err) == (2, True)
+
+
+async def test_a_wrong_token_is_said_and_exits_2(served: serving.Served) -> None:
+    run = await ask(served, "visits", "list", USHER_TOKEN="x" * 20)  # noqa: S106
+    assert (run.code, "does not know this token" in run.err) == (2, True)
+    run = await ask(served, "dead", "redrive", "--all", USHER_TOKEN=served.tokens.observe)
+    assert (run.code, "may only look" in run.err) == (2, True)
+
+
+async def test_a_wrong_question_is_said_and_exits_2(served: serving.Served) -> None:
+    run = await ask(served, "visits", "list", "--reason", "Nope")
+    assert (run.code, "reason must be one of" in run.err) == (2, True)
+    run = await ask(served, "visits", "show", "7")
+    assert (run.code, "UUID" in run.err) == (2, True)
+    run = await ask(served, "visits", "show", "01920000-0000-7000-8000-000000000001")
+    assert (run.code, "there is no" in run.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "command", ["usage", "listeners", "visits list", "deliveries redrive", "dead list", "quarantine release"]
+)
+async def test_help_shows_an_example_and_the_variables(command: str) -> None:
+    run = await usher(*command.split(), "--help")
+    assert run.code == 0
+    assert f"usher {command.split()[0]}" in run.out.split("Example:")[1]
+    assert "USHER_ADMIN" in run.out
+
+
+async def test_proxies_of_the_environment_never_see_the_token(served: serving.Served) -> None:
+    assert await done(served, "listeners", http_proxy="http://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1")

@@ -1,0 +1,278 @@
+"""What is SQLite's own: the file, its schema, its indexes, its writer."""
+
+import contextlib
+import io
+import pathlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract import engines, samples
+from usher_gateway import model
+from usher_gateway.store import port
+from usher_gateway.store.sqlite import database, lanes, tail, writer
+
+MIGRATIONS = Path(database.__file__).parent / "migrations"
+NOW = samples.NOW
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> Any:
+    bench = engines.Bench(engines.Sqlite(), tmp_path / "data")
+    await bench.open()
+    yield bench
+    await bench.store.close()
+
+
+@contextlib.contextmanager
+def file_of(folder: Path) -> Iterator[sqlite3.Connection]:
+    folder.mkdir(exist_ok=True)
+    with contextlib.closing(sqlite3.connect(folder / database.FILE_NAME)) as connection:
+        yield connection
+        connection.commit()
+
+
+def refused(folder: Path, error: type[model.UsherError]) -> model.UsherError:
+    with pytest.raises(error) as raised:
+        database.open_for_writing(folder, "k", tail.FOLD_ROWS)
+    assert raised.value.hint
+    return raised.value
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    garbage = b"not a database at all" * 500
+    (tmp_path / database.FILE_NAME).write_bytes(garbage)
+    refused(tmp_path, model.StoreCorruptError)
+    assert (tmp_path / database.FILE_NAME).read_bytes() == garbage
+
+
+def test_a_file_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    with file_of(tmp_path) as connection:
+        connection.execute("create table theirs (a)")
+    refused(tmp_path, model.StoreCorruptError)
+    with file_of(tmp_path) as connection:
+        assert connection.execute("select name from sqlite_master").fetchall() == [("theirs",)]
+
+
+def test_a_refused_folder_can_be_opened_once_it_is_mended(tmp_path: Path) -> None:
+    (tmp_path / database.FILE_NAME).write_bytes(b"not a database at all" * 500)
+    refused(tmp_path, model.StoreCorruptError)
+    (tmp_path / database.FILE_NAME).unlink()
+    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS).close()
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs", "ceph"])
+def test_a_network_file_system_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    escaped = str(folder).replace(" ", "\\040")
+    mounts = f"rootfs / ext4 rw 0 0\nserver:/data {escaped} {kind} rw 0 0\n"
+    real_open = pathlib.Path.open
+
+    def open_mounts(path: Path, *arguments: Any, **named: Any) -> Any:
+        return io.StringIO(mounts) if str(path) == "/proc/self/mounts" else real_open(path, *arguments, **named)
+
+    monkeypatch.setattr(pathlib.Path, "open", open_mounts)
+    assert kind in str(refused(folder, model.ConfigurationError))
+    database.open_for_writing(tmp_path / "beside", "k", tail.FOLD_ROWS).close()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    refused(tmp_path / "file" / "data", model.ConfigurationError)
+
+
+# the schema
+
+
+def old_file(folder: Path) -> None:
+    """A file as the first schema had it, with what was in it."""
+    with file_of(folder) as connection:
+        connection.executescript((MIGRATIONS / "0001_initial.sql").read_text("utf-8"))
+        connection.execute("pragma user_version = 1")
+        connection.execute(f"pragma application_id = {database.APPLICATION_ID}")
+        values = [("key_fingerprint", "k"), ("min_gateway", "0.1.0")]
+        connection.executemany("insert into meta values (?, ?)", values)
+        connection.execute("insert into listeners values (1, 'agency', 'acme', 'lobby')")
+        connection.execute(
+            "insert into arrivals values (5, ?, 1, ?, ?, 1, 16, 0, 0, 2, ?, ?, ?, ?)",
+            (bytes(16), NOW, NOW, bytes(16), bytes(16), b"", b"\x90"),
+        )
+
+
+def schema_of(folder: Path) -> set[tuple[str, str]]:
+    with file_of(folder) as connection:
+        return set(connection.execute("select name, sql from sqlite_master where sql is not null"))
+
+
+async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_what_is_in_it(tmp_path: Path) -> None:
+    old_file(tmp_path / "old")
+    bench = engines.Bench(engines.Sqlite(), tmp_path / "old")
+    await bench.open()
+    assert [row["countedAs"] for row in await bench.visits()] == ["Visit"]
+    await bench.store.close()
+    database.open_for_writing(tmp_path / "new", "k", tail.FOLD_ROWS).close()
+    assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
+
+
+def test_the_schema_version_is_the_number_of_the_last_migration(tmp_path: Path) -> None:
+    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS).close()
+    numbers = [int(script.name[:4]) for script in sorted(MIGRATIONS.glob("*.sql"))]
+    assert numbers == list(range(1, len(numbers) + 1))
+    with file_of(tmp_path) as connection:
+        (version,) = connection.execute("pragma user_version").fetchone()
+    assert version == numbers[-1] == database._SCHEMA_VERSION
+
+
+def test_a_newer_schema_runs_where_it_allows_this_gateway_and_not_otherwise(tmp_path: Path) -> None:
+    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS).close()
+    with file_of(tmp_path) as connection:
+        connection.execute("pragma user_version = 99")
+    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS).close()
+    with file_of(tmp_path) as connection:
+        connection.execute("update meta set value = '99.0.0' where name = 'min_gateway'")
+    assert "99.0.0" in str(refused(tmp_path, model.ConfigurationError))
+
+
+async def test_the_file_is_kept_durably_and_what_is_deleted_is_overwritten(bench: engines.Bench) -> None:
+    found: dict[str, Any] = {}
+
+    def look(batch_writer: writer.Writer) -> None:
+        for name in ("journal_mode", "synchronous", "secure_delete"):
+            found[name] = batch_writer.connection.execute(f"pragma {name}").fetchone()[0]
+
+    await run_job(bench, look)
+    assert found == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
+
+
+# indexes
+
+
+async def run_job(bench: engines.Bench, job: Callable[[writer.Writer], None]) -> None:
+    store: Any = bench.store
+    await store.run_job(job)
+
+
+async def statements_of(bench: engines.Bench, *jobs: Callable[[writer.Writer], None]) -> set[str]:
+    """What these jobs and the readers said to the database, with its values."""
+    said: set[str] = set()
+    for job in jobs:
+
+        def traced(batch_writer: writer.Writer, job: Callable[[writer.Writer], None] = job) -> None:
+            batch_writer.connection.set_trace_callback(said.add)
+            try:
+                job(batch_writer)
+            finally:
+                batch_writer.connection.set_trace_callback(None)
+
+        await run_job(bench, traced)
+    return said
+
+
+def scans(folder: Path, statements: set[str]) -> list[str]:
+    """Plans of statements that walk a whole table of arrivals, bodies, deliveries, persons, prints or meters."""
+    found = []
+    with file_of(folder) as connection:
+        for statement in statements:
+            if statement.split()[0].lower() in {"begin", "commit", "rollback", "pragma"}:
+                continue
+            for row in connection.execute(f"explain query plan {statement}"):
+                detail = row[3]
+                large = ("arrivals", "bodies", "deliveries", "persons", "prints", "meters", "sightings", "once_marks")
+                words = detail.split()
+                # A table's alias is its first letter.
+                names = {*large, *[name[0] for name in large if name not in {"persons", "prints", "sightings"}]}
+                if words[0] == "SCAN" and words[1] in names and "USING" not in words:
+                    found.append(f"{detail} <- {statement}")
+    return found
+
+
+async def test_what_is_asked_all_the_time_walks_no_table(bench: engines.Bench) -> None:
+    from usher_gateway.store.sqlite import changes, meters, prune
+
+    store: Any = bench.store
+    held = samples.plan(hold=model.HoldReason.TenantSuspended)
+    await bench.accept(samples.arrival("a", if_visit=(samples.plan(), held, samples.skip(model.SkipReason.Filter))))
+    await bench.accept(samples.quarantined("q"))
+    await store.fold_meters()
+    (group,) = await store.held_groups()
+    (visit, *_) = (await bench.visits(counted_as="Visit"),)[0]
+    arrival = model.key_of(model.parse_id(visit["id"]))
+    deliveries = [model.key_of(model.parse_id(row["id"])) for row in await bench.deliveries()]
+    numbers: list[int] = []
+    said = await statements_of(
+        bench,
+        lanes.claim("agency/crm", 10, 1000, NOW, []),
+        lanes.defer(deliveries),
+        lanes.cancel_held(group, model.CancelReason.OnRequest, 0, NOW, numbers),
+        lanes.claim_held(group, samples.CRM, 0, NOW, []),
+        lanes.unhold(group, NOW, numbers),
+        changes.redrive(deliveries, NOW, numbers),
+        changes.replay([(arrival, group.route)], NOW, numbers),
+        meters.fold(numbers),
+        prune.prune(NOW, {}, prune.MeterWalk(), numbers),
+        prune.prune(NOW + 400 * samples.DAY, {}, prune.MeterWalk(), numbers),
+        lambda batch_writer: batch_writer._settle(
+            writer.Batch(settlements=[model.Settlement(1, model.SettledAs.Dead, NOW, 0, 1)])
+        ),
+        lambda batch_writer: reads_of(batch_writer.connection),
+    )
+    assert len(said) > 25
+    assert scans(bench.place, said) == []
+
+
+def reads_of(connection: sqlite3.Connection) -> None:
+    from usher_gateway.store.sqlite import changes, listings, meters, reads
+
+    reads.due(connection)
+    meters.open_deliveries(connection, 1 << 62)
+    for state in (None, "dead", "cancelled", "held", "pending", "delivered"):
+        listings.deliveries(connection, port.Filter(state=state, tenant="acme", since=NOW, until=NOW + 1), None, 10)
+    for counted_as in (None, "quarantined", "visit"):
+        listings.visits(connection, port.Filter(counted_as=counted_as, tenant="acme", since=NOW), None, 10)
+    changes.quarantined(connection, port.Filter(), 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        ("select key from deliveries d where d.destination = 1 and d.waiting = 1 and d.due_at <= 5", "backlog"),
+        ("select route, count(*) from deliveries where waiting = 1 group by route", "backlog"),
+        ("select key from deliveries where state >= 2 and state = 2 and key < 5 order by key desc", "ended"),
+        ("select key from deliveries where hold = 1 and route = 1 and hold > 0 order by key desc", "held"),
+        ("select key from arrivals where counted_as = 5 and key < 5 order by key desc", "quarantined"),
+        ("select key from bodies where expires_day <= 5 order by expires_day, key limit 5", "expiry"),
+    ],
+)
+def test_a_query_goes_over_its_own_index_without_sorting(tmp_path: Path, statement: str, index: str) -> None:
+    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS).close()
+    with file_of(tmp_path) as connection:
+        plan = [row[3] for row in connection.execute(f"explain query plan {statement}")]
+    assert f"_{index}" in plan[0]
+    assert "group by" in statement or len(plan) == 1
+
+
+# lanes, over a transaction that fails
+
+
+async def test_what_is_claimed_after_a_failed_transaction_is_recovered_too(bench: engines.Bench) -> None:
+    store: Any = bench.store
+    for content in "abc":
+        await bench.accept(samples.arrival(content))
+    await bench.reopen()  # all three are backlog now
+    store = bench.store
+    (first, second, third) = await bench.claim()
+    await store.defer([first.key, second.key, third.key])
+    await store.note_lanes(third.key + 1)
+
+    def fail(batch_writer: writer.Writer) -> None:
+        lanes.claim("agency/crm", 1, 1000, NOW, [])(batch_writer)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await run_job(bench, fail)
+    assert len(await bench.claim()) == 3
+    report = await bench.reopen(crash=True)
+    assert report.recovered == 3

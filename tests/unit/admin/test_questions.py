@@ -1,0 +1,107 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from usher_gateway import model
+from usher_gateway.admin import questions
+from usher_gateway.store import port
+
+NOON = 1_764_072_000 * model.MICROSECONDS  # 2025-11-25T12:00:00Z
+DAY = 86_400 * model.MICROSECONDS
+
+
+@pytest.mark.parametrize(
+    ("text", "instant"),
+    [
+        ("2025-11-25T12:00:00Z", NOON),
+        ("2025-11-25T13:00:00+01:00", NOON),
+        ("2025-11-25T12:00:00.250Z", NOON + 250_000),
+        ("2025-11-25", NOON - DAY // 2),
+        ("2025-11", NOON - DAY // 2 - 24 * DAY),
+    ],
+)
+def test_a_time_is_rfc_3339_or_a_day_or_a_month_in_utc(text: str, instant: int) -> None:
+    assert questions.parse_time(text) == instant
+
+
+@pytest.mark.parametrize("text", ["", "now", "2025", "2025-13", "2025-11-25T12:00:00", "25.11.2025", "2025-11-25 12"])
+def test_a_time_that_could_mean_two_things_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a time must look like"):
+        questions.parse_time(text)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_time_or_refused_as_none(text: str) -> None:
+    try:
+        questions.parse_time(text)
+    except ValueError as error:
+        assert "a time must look like" in str(error)
+
+
+def test_a_filter_takes_names_times_and_ids() -> None:
+    identifier = "01920000-0000-7000-8000-000000000001"
+    query = {"tenant": "agency/acme", "route": "crm", "since": "2025-11-25", "id": identifier, "countedAs": "Visit"}
+    assert questions.filter_of(query) == port.Filter(
+        namespace="agency",
+        tenant="acme",
+        route="crm",
+        since=NOON - DAY // 2,
+        ids=(model.parse_id(identifier),),
+        counted_as="Visit",
+    )
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"tennant": "acme"}, {"id": "7"}, {"since": "x"}, {"destination": "crm"}, {"tenant": "x" * 400}],
+)
+def test_a_filter_that_cannot_be_understood_is_refused(query: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"parameter|UUID|time|namespace/name|long"):
+        questions.filter_of(query)
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "", "9" * 50])
+def test_a_page_size_out_of_range_is_refused(limit: str) -> None:
+    with pytest.raises(ValueError, match="limit"):
+        questions.paging_of({"limit": limit})
+
+
+def test_a_selection_must_name_something_or_say_all() -> None:
+    assert questions.selection_of(b'{"all": true}').all is True
+    assert questions.selection_of(b'{"route": "crm"}').route == "crm"
+    for body in (b"", b"{}", b'{"all": false}'):
+        with pytest.raises(ValueError, match="which rows"):
+            questions.selection_of(body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"rout": "crm"}', b'{"ids": [1]}', b"\xff"])
+def test_a_body_that_is_no_selection_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match="no selection"):
+        questions.selection_of(body)
+
+
+def test_more_ids_than_a_thousand_are_refused() -> None:
+    selection = questions.Selection(ids=["x"] * 1001)
+    with pytest.raises(ValueError, match="at most"):
+        questions.filter_of_selection(selection)
+
+
+def test_usage_is_by_day_of_the_present_month_unless_said_otherwise() -> None:
+    asked = questions.range_of({}, NOON + 1)
+    assert model.format_time(asked.since) == "2025-11-01T00:00:00.000Z"
+    assert model.format_time(asked.until) == "2025-11-25T12:15:00.000Z"
+    assert asked.period == "day"
+
+
+@pytest.mark.parametrize(
+    "query", [{"by": "year"}, {"from": "2025-11-25", "to": "2025-11-25"}, {"from": "2025-11-25", "to": "2025-11-24"}]
+)
+def test_a_range_that_is_none_is_refused(query: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"by must|from must"):
+        questions.range_of(query, NOON)
+
+
+def test_a_range_begins_and_ends_at_slot_borders() -> None:
+    asked = questions.range_of({"from": "2025-11-25T11:59:59Z", "to": "2025-11-25T12:00:01Z"}, NOON)
+    assert (asked.since, asked.until) == (NOON - 900 * model.MICROSECONDS, NOON + 900 * model.MICROSECONDS)

@@ -1,0 +1,51 @@
+import stat
+from pathlib import Path
+
+import pytest
+from usher_gateway import model
+from usher_gateway.admin import tokens
+
+Role = tokens.Role
+
+
+def test_missing_tokens_are_made_readable_by_the_owner_only(tmp_path: Path) -> None:
+    made = tokens.load_or_create(tmp_path / "data")
+    assert made.observe != made.operate
+    for name in (tokens.OBSERVE_FILE, tokens.OPERATE_FILE):
+        assert stat.S_IMODE((tmp_path / "data" / name).stat().st_mode) == 0o600
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["observe.token", "operate.token"]
+
+
+def test_tokens_that_are_there_are_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / tokens.OPERATE_FILE).write_text("a-token-of-our-own-making\n")
+    first, second = tokens.load_or_create(tmp_path), tokens.load_or_create(tmp_path)
+    assert first == second
+    assert first.operate == "a-token-of-our-own-making"
+
+
+@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff\xfe" * 20])
+def test_a_token_that_protects_nothing_is_refused_with_a_hint(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / tokens.OBSERVE_FILE).write_bytes(content)
+    with pytest.raises(model.ConfigurationError) as raised:
+        tokens.load_or_create(tmp_path)
+    assert raised.value.hint
+
+
+GIVEN = tokens.Tokens("o" * 20, "p" * 30)
+
+
+@pytest.mark.parametrize(
+    ("header", "role"),
+    [
+        (f"Bearer {'o' * 20}", Role.Observe),
+        (f"bearer  {'p' * 30} ", Role.Operate),
+        (f"Basic {'p' * 30}", Role.Anybody),
+        ("p" * 30, Role.Anybody),
+        (f"Bearer {'o' * 19}", Role.Anybody),
+        ("Bearer ", Role.Anybody),
+        ("Bearer \udcff", Role.Anybody),
+        ("", Role.Anybody),
+    ],
+)
+def test_a_role_is_proven_by_its_token_alone(header: str, role: tokens.Role) -> None:
+    assert GIVEN.role_of(header) is role

@@ -1,0 +1,102 @@
+from typing import Any
+
+import pytest
+from usher_gateway import documents, model
+from usher_gateway.ingest import find, release
+
+NOW = 1_764_072_000 * model.MICROSECONDS
+HOUR = 3600 * model.MICROSECONDS
+KEYS = model.derive_keys(bytes(32))
+BODY = b'{"visitor":{"ref":7},"email":"jane@example.com"}'
+MENDED = {"user": ("/visitor/ref",), "email": ("/email",)}
+
+
+class Silent:
+    def expression_failed(self, listener: str, route: str, code: str) -> None:
+        raise AssertionError
+
+    def expression_held(self, listener: str, route: str) -> None:
+        raise AssertionError
+
+
+def listener(**changes: Any) -> find.LiveListener:
+    routes = (documents.Route("crm", "agency/crm"), documents.Route("late", "agency/crm", deliver_within_seconds=60))
+    values: dict[str, Any] = {
+        "namespace": "agency",
+        "name": "lobby",
+        "tenant": documents.Tenant("acme"),
+        "addresses": (),
+        "routes": routes,
+        "fields": documents.DEFAULT_FIELDS | MENDED,
+    }
+    destination = documents.Destination("agency", "crm", "https://crm.example")
+    return find.LiveListener(
+        documents.Listener(**(values | changes)), {destination.key: destination}, KEYS, Silent(), 0.0
+    )
+
+
+def stored(**changes: Any) -> model.Arrival:
+    values: dict[str, Any] = {
+        "listener": model.ListenerName("agency", "acme", "lobby"),
+        "received_at": NOW,
+        "visit_time": NOW,
+        "time_trusted": False,
+        "late": False,
+        "fingerprint": bytes(16),
+        "visitor_key": bytes(16),
+        "person_keys": (),
+        "body": BODY,
+        "content_type": b"application/json",
+        "hops": 0,
+        "body_days": 0,
+        "window": 0,
+        "redelivery": 0,
+        "if_visit": (),
+        "if_repeat": (),
+        "quarantine": model.QuarantineReason.NoUser,
+        "key": 42,
+    }
+    return model.Arrival(**(values | changes))
+
+
+def anew(arrival: model.Arrival, now: int = NOW, **changes: Any) -> model.Arrival:
+    found = release.understand_anew(listener(**changes), arrival, now)
+    assert isinstance(found, model.Arrival)
+    return found
+
+
+def test_what_the_mended_listener_understands_gets_plans_and_persons() -> None:
+    found = anew(stored())
+    assert (found.key, found.received_at, found.quarantine) == (42, NOW, None)
+    assert [plan.skip for plan in found.if_visit] == [None, None]
+    assert len(found.person_keys) == 2
+
+
+def test_a_route_whose_time_limit_has_passed_since_is_skipped_as_stale() -> None:
+    assert [plan.skip for plan in anew(stored(), NOW + HOUR).if_visit] == [None, model.SkipReason.Stale]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields", "reason"),
+    [
+        ({}, documents.DEFAULT_FIELDS, "NoUser"),
+        ({"body": b"{"}, MENDED, "NotJSON"),
+        ({"body": b"[]"}, MENDED, "NotObject"),
+        ({"body": b"{}"}, MENDED, "NoUser"),
+        ({"body": b"x" * (300 * 1024)}, MENDED, "Truncated"),
+        ({"quarantine": model.QuarantineReason.Truncated}, MENDED, "Truncated"),
+        ({"quarantine": model.QuarantineReason.Unstorable}, MENDED, "Unstorable"),
+    ],
+)
+def test_what_is_still_no_visit_says_why(changes: dict[str, Any], fields: Any, reason: str) -> None:
+    found = release.understand_anew(listener(fields=fields), stored(**changes), NOW)
+    assert found is model.QuarantineReason[reason]
+
+
+def test_a_loop_is_let_through_with_its_hops() -> None:
+    assert anew(stored(quarantine=model.QuarantineReason.Loop, hops=2)).hops == 2
+
+
+def test_a_paused_destination_holds_what_is_released() -> None:
+    paused = documents.Tenant("acme", state="Suspended")
+    assert anew(stored(), tenant=paused).if_visit[0].hold is model.HoldReason.TenantSuspended
