@@ -169,7 +169,7 @@ class AdminPort:
         registry = metrics.make_registry([self._metrics.collect])
         import prometheus_client
 
-        async def show(request: web.Request) -> web.Response:
+        async def show(_: web.Request) -> web.Response:
             return web.Response(body=prometheus_client.generate_latest(registry), content_type="text/plain")
 
         application = web.Application()

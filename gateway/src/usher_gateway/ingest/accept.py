@@ -12,6 +12,7 @@ TRUNCATED_BYTES = 64 * 1024
 """What is kept of a body that is too large."""
 
 MAX_HOPS = 2
+"""An arrival that has passed so many Ushers already is a loop."""
 
 _TICK_SECONDS = 0.1
 

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from usher_gateway import model
 
 RETRY_AFTER_SECONDS = 30
+"""What a 503 asks the sender to wait; Purple takes its three hours whatever it says."""
 
 _STATUS = {
     model.RefusedReason.BadRequest: 400,

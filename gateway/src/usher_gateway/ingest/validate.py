@@ -8,7 +8,10 @@ import msgspec
 from usher_gateway import model
 
 MAX_DEPTH = 64
+"""Deepest nesting of a body; what is deeper is quarantined."""
+
 MAX_NODES = 2_000
+"""Most values (objects, arrays, texts, numbers …) in a body; what has more is quarantined."""
 
 _decode = msgspec.json.Decoder().decode
 _BOM = codecs.BOM_UTF8
