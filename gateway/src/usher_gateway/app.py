@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import documents, model, observe, visit_path
+from usher_gateway import documents, expose, logs, model, observe, visit_path
 from usher_gateway import settings as all_settings
 from usher_gateway.config import from_files, install_key
 from usher_gateway.delivery import desk as desks
@@ -84,12 +84,14 @@ class Gateway:
         Raises:
             UsherError: the gateway cannot start; its hint says what to do.
         """
+        asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         report = await self.store.open()
         _log.info("store_open", recovered=report.recovered, durability=report.durability)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.store.close)
             self._build()
-            await stack.enter_async_context(observe.AdminPort(self))
+            self.admin = expose.admin_server(self)
+            await stack.enter_async_context(self.admin)
             stack.push_async_callback(self.store.close)  # before the admin port; the first one is for failed starts
             stack.push_async_callback(self.sender.close)
             tasks = self._start_tasks(stack)
@@ -114,11 +116,12 @@ class Gateway:
             self.store, self.desk, self.clock, lambda found: self.dispatcher.offer(found, fresh=False)
         )
         self.watch = observe.ExpressionWatch()
+        self.metrics = observe.GatewayMetrics(self)
         self.door = doors.Door(self.store, self.clock, self.keys, self.watch, self.dispatcher.offer)
         self.server = receive.PublicServer(
             lambda request: visit_path.accept_arrival(self.door, request),
             lambda reason: self.door.count_refused(None, reason),
-            receive.Limits(connections=settings.max_connections),
+            settings.limits,
         )
 
     async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:
@@ -126,7 +129,12 @@ class Gateway:
         context = _tls_context(settings.tls_cert, settings.tls_key)
         try:
             listening = await loop.create_server(
-                self.server, settings.listen.host, settings.listen.port, ssl=context, backlog=1024
+                self.server,
+                settings.listen.host,
+                settings.listen.port,
+                ssl=context,
+                ssl_handshake_timeout=settings.limits.header_seconds if context else None,
+                backlog=1024,
             )
         except OSError as error:
             where = f"{settings.listen.host}:{settings.listen.port}"
@@ -135,14 +143,14 @@ class Gateway:
             ) from error
         self.port = listening.sockets[0].getsockname()[1]
         self._context = context
+        stack.push_async_callback(self._close_public_port, listening)
 
-        async def close() -> None:
-            self.is_draining = True
-            self._drain_until = loop.time() + settings.drain_seconds
-            listening.close()
-            await self.server.drain(settings.drain_seconds)
-
-        stack.push_async_callback(close)
+    async def _close_public_port(self, listening: asyncio.Server) -> None:
+        """The first thing to stop: deadlines and connections are still watched while what has begun is answered."""
+        self.is_draining = True
+        self._drain_until = asyncio.get_running_loop().time() + self.settings.drain_seconds
+        listening.close()
+        await self.server.drain(self.settings.drain_seconds)
 
     def _start_tasks(self, stack: contextlib.AsyncExitStack) -> list[asyncio.Task[None]]:
         jobs: dict[str, Callable[[], Awaitable[None]]] = {
@@ -153,6 +161,7 @@ class Gateway:
             "holds": self._review_holds,
             "retention": self._prune,
             "certificate": self._follow_certificate,
+            "loop lag": self.metrics.watch_loop,
         }
         tasks = [asyncio.create_task(_named(job), name=name) for name, job in jobs.items()]
 
@@ -184,7 +193,8 @@ class Gateway:
         await self._changed.wait()  # before the first configuration nothing is known to be missing
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2)
+                async with asyncio.timeout(self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2):
+                    await self._changed.wait()
             self._changed.clear()
             try:
                 await self.holds.review()

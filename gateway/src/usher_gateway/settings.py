@@ -1,10 +1,11 @@
-"""Settings of a gateway: frozen, read once. Each has a flag of ``usher run`` and an environment variable."""
+"""Settings of a gateway: frozen, read once. docs/settings.md lists the flags and variables that they come from."""
 
 from pathlib import Path
 
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.ingest import receive
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -23,22 +24,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All of ``usher run``."""
 
     files: tuple[Path, ...]
+    """Manifests, or folders of them; watched."""
     data: Path = Path("data")
+    """Folder of the store, the install key and the tokens; made if it is not there."""
     listen: Endpoint = Endpoint("127.0.0.1", 8080)
+    """The public port: what Purple posts to."""
     admin: Endpoint = Endpoint("127.0.0.1", 9090)
+    """Health, metrics and the API: not for the internet."""
     tls_cert: Path | None = None
+    """PEM chain; with ``tls_key`` the public port speaks https, and a renewed file is followed."""
     tls_key: Path | None = None
+    """PEM key of ``tls_cert``."""
     trusted_proxies: tuple[str, ...] = ()
+    """CIDRs whose ``X-Forwarded-For`` is believed."""
     allow_destination: tuple[str, ...] = ()
+    """Holes in the address guard (design §8): CIDR or HOST[:PORT]."""
     time_scale: float = 1.0
+    """How many times as fast the gateway's clock runs; limits of I/O stay real."""
     accept_min_free_bytes: int = 1024**3
+    """Free disk space below which arrivals are answered 503; 0: no bound."""
     accept_min_free_ratio: float = 0.10
+    """The same as a part of the disk; the larger bound counts."""
     attempts_min_free_bytes: int = 256 * 1024**2
-    max_connections: int = 10_000
+    """Free disk space below which nothing is sent, because results could not be kept; 0: no bound."""
+    limits: receive.Limits = receive.Limits()
+    """Of the public port."""
     lane_bytes: int = 256 * 1024 * 1024
+    """Bodies in lanes and attempts, all destinations together; the rest waits in the store."""
     max_attempts: int = 512
     """Attempts in flight, all destinations together."""
     drain_seconds: float = 10.0
+    """How long a stop waits for answers, and then for attempts."""
 
 
 def parse_endpoint(text: str) -> Endpoint:

@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
 
     @app.command(epilog=_EPILOG)
-    def run(
+    def run(  # noqa: PLR0917 - each is a flag
         files: Annotated[
             list[Path],
             typer.Argument(envvar="USHER_FILES", help="Manifests: YAML files, or folders of them. They are watched."),

@@ -18,6 +18,8 @@ IDLE_SECONDS = 15.0
 """How long a connection is kept for the next request; common servers close theirs after 5 to 75 s."""
 
 MAX_IDLE_PER_DESTINATION = 64
+"""Idle connections kept to one destination."""
+
 MAX_IDLE = 2048
 """Idle connections of all destinations together."""
 

@@ -20,6 +20,7 @@ KEEP_OLD_SECONDS = 600.0
 """How long after that they are still used at once, while they are asked for anew."""
 
 KEEP_FAILURE_SECONDS = 5.0
+"""How long a name that was not found is not asked for again."""
 
 _SLOW_SECONDS = 1.0
 _GOOD_THREADS = 64

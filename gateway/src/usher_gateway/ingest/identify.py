@@ -154,6 +154,7 @@ def _from_iso(text: str, zone: zoneinfo.ZoneInfo | None) -> int | None:
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 FIELD_OF = {"User": "user", "Venue": "venue", "Device": "device"}
+"""Word of ``dedupe.per`` and ``oncePer.per`` -> field of the body."""
 
 
 def _digits(text: str) -> str:

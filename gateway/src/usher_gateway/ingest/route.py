@@ -58,11 +58,8 @@ class Planner:
         identifier: identify.Identifier,
         watch: Watch,
     ) -> None:
-        name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
         self._normaliser = normalise.Normaliser(listener.fields)
-        self._routes = [
-            _PlannedRoute(name, listener, route, destinations, identifier, watch) for route in listener.routes
-        ]
+        self._routes = [_PlannedRoute(listener, route, destinations, identifier, watch) for route in listener.routes]
         self.has_marks = any(route.once_per is not None for route in listener.routes)
         self._is_constant = all(route.is_constant for route in self._routes)
         self._constants: dict[model.HoldReason | None, tuple[Plans, Plans]] = {}
@@ -94,16 +91,16 @@ class Planner:
 class _PlannedRoute:
     def __init__(
         self,
-        name: model.ListenerName,
         listener: documents.Listener,
         route: documents.Route,
         destinations: Mapping[str, documents.Destination],
         identifier: identify.Identifier,
         watch: Watch,
     ) -> None:
-        self._name, self._route, self._identifier, self._watch = name, route, identifier, watch
+        self._route, self._identifier, self._watch = route, identifier, watch
         self._zone = zoneinfo.ZoneInfo(listener.tenant.time_zone)
         self._definition = definition_of(listener, route)
+        self._name = self._definition.listener
         self._destination_hold = destination_hold(destinations.get(route.destination), listener.tenant.name)
         self._when = expressions.compile_expression(route.when, "when") if route.when else None
         self._slow_in_a_row = 0

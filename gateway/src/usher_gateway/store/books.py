@@ -32,6 +32,7 @@ SKIPPED: Mapping[model.SkipReason, Counter] = {
     model.SkipReason.Paused: Counter.skipped_paused,
     model.SkipReason.Shadow: Counter.skipped_shadow,
 }
+"""Reason of a skip -> the counter that it is metered in."""
 
 OPEN_SIGNS: Mapping[int, int] = {
     Counter.carried: 1,

@@ -6,7 +6,7 @@ commit now; nothing else but the errors named. Cancelling an awaiting caller nev
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -88,6 +88,10 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 _ANY = Filter()
 
 
+Learned = Callable[[model.Accepted | None], None]
+"""Told what became of an abandoned arrival: what the commit made of it, or None if it was withdrawn."""
+
+
 class Store(Protocol):
     """A durable ledger of arrivals and a queue of deliveries, with its meters."""
 
@@ -120,11 +124,11 @@ class Store(Protocol):
             StoreFullError: disk space is below the bound.
         """
 
-    def abandon(self, future: "asyncio.Future[model.Accepted]") -> None:
+    def abandon(self, future: "asyncio.Future[model.Accepted]", learned: Learned | None = None) -> None:
         """Stop waiting for an accept(): the deadline has come.
 
         The future is cancelled. An arrival whose commit has not begun is withdrawn; otherwise the commit goes on, and
-        its success is recorded as by unacknowledged().
+        its success is recorded as by unacknowledged(). ``learned`` is called once that is known.
         """
 
     def unacknowledged(self, arrival: model.Arrival) -> None:

@@ -16,6 +16,8 @@ from usher_gateway.store import port
 from usher_gateway.store.sqlite import tail, writer
 
 FILE_NAME = "usher.sqlite3"
+"""The store's file inside ``--data``."""
+
 APPLICATION_ID = 0x55736872
 """``Ushr``: tells our files from other SQLite files."""
 

@@ -60,6 +60,7 @@ class SqliteEngine:
         self._arrivals = arrival_queue.ArrivalQueue(settings.limits)
         self._settlements: collections.deque[model.Settlement] = collections.deque()
         self._unacknowledged: list[model.Arrival] = []
+        self._abandoned: dict[asyncio.Future[model.Accepted], port.Learned] = {}
         self._jobs: list[tuple[Callable[[writer.Writer], None], asyncio.Future[None]]] = []
         self._counts: dict[tuple[model.ListenerName, int, int], int] = {}
         self._waiters: list[asyncio.Future[None]] = []
@@ -104,7 +105,8 @@ class SqliteEngine:
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticker
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.flush(), timeout=5)
+            async with asyncio.timeout(5):
+                await self.flush()
         await self.reader.close()
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -121,9 +123,10 @@ class SqliteEngine:
         self._schedule()
         return future
 
-    def abandon(self, future: "asyncio.Future[model.Accepted]") -> None:
+    def abandon(self, future: "asyncio.Future[model.Accepted]", learned: port.Learned | None = None) -> None:
         """See the port."""
-        future.cancel()
+        if future.cancel() and learned is not None:
+            self._abandoned[future] = learned
 
     def unacknowledged(self, arrival: model.Arrival) -> None:
         """See the port."""
@@ -250,6 +253,9 @@ class SqliteEngine:
 
     def _draw(self) -> _InFlight | None:
         entries = self._arrivals.draw()
+        for entry in self._arrivals.withdrawn:
+            self._tell(entry, None)
+        self._arrivals.withdrawn.clear()
         if not (entries or self._settlements or self._unacknowledged or self._waiters or self._counts_are_due()):
             return None if self.available else _InFlight(writer.Batch(job=writer.probe, now=self.now()), [], [])
         settlements = _take(self._settlements, _SETTLEMENTS_PER_BATCH)
@@ -313,8 +319,15 @@ class SqliteEngine:
             self._unacknowledged.append(entry.arrival)
             self.orphans.extend(accepted.deliveries)
             self.late_commits += 1
+            self._tell(entry, accepted)
         else:
             entry.future.set_result(accepted)
+
+    def _tell(self, entry: arrival_queue.Entry, accepted: model.Accepted | None) -> None:
+        """Whoever abandoned an arrival learns what became of it."""
+        learned = self._abandoned.pop(entry.future, None)
+        if learned is not None:
+            learned(accepted)
 
     def _put_back(self, in_flight: _InFlight, result: isolate.Result) -> None:
         """The database could not be written: keep what is not committed, and try again soon."""

@@ -12,6 +12,7 @@ from usher_gateway.store import port
 from usher_gateway.store.sqlite import walk, writer
 
 LONGEST_PAGE = 1_000
+"""Most rows of one page, whatever is asked for."""
 
 Row = dict[str, object]
 

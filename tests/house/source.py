@@ -1,0 +1,96 @@
+"""The repository as the house tests read it: its files, its code as syntax trees, its pages."""
+
+import ast
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+GATEWAY = ROOT / "gateway" / "src" / "usher_gateway"
+OPERATOR = ROOT / "operator" / "src" / "usher_operator"
+DOCS = ROOT / "docs"
+
+_NOT_OURS = {
+    ".git",
+    ".venv",
+    ".cache",
+    ".hypothesis",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".import_linter_cache",
+    "__pycache__",
+    "build",
+    "data",
+    "dist",
+}
+
+
+@functools.cache
+def files() -> tuple[Path, ...]:
+    """Every file of the repository, but for what tools leave behind (.gitignore)."""
+    found: list[Path] = []
+    for folder, inner, names in os.walk(ROOT):
+        inner[:] = [name for name in inner if name not in _NOT_OURS and not name.endswith(".egg-info")]
+        found.extend(Path(folder, name) for name in names if not name.endswith(".pyc"))
+    return tuple(sorted(found))
+
+
+@functools.cache
+def python_files(*below: Path) -> tuple[Path, ...]:
+    """Every Python file, or those in some folders."""
+    return tuple(
+        file
+        for file in files()
+        if file.suffix == ".py" and (not below or any(folder in file.parents for folder in below))
+    )
+
+
+@functools.cache
+def tree(file: Path) -> ast.Module:
+    """A Python file's syntax tree."""
+    return ast.parse(file.read_text("utf-8"), str(file))
+
+
+def pages() -> list[Path]:
+    """Every page of documentation."""
+    return [file for file in files() if file.suffix == ".md"]
+
+
+def shown(file: Path) -> str:
+    """A file's path as people write it."""
+    return file.relative_to(ROOT).as_posix()
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(file: Path) -> Iterator[Function]:
+    """Every function of a file, those inside of others included."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, Function):
+            yield node
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The full name of everything that a file imports, wherever it does."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def table_rows(text: str) -> Iterator[list[str]]:
+    """The cells of every row of the tables of a page, heads and rules left out."""
+    before: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            before = []
+            continue
+        cells = [cell.strip().replace("\\|", "|") for cell in line.replace("\\|", "\0").strip("|").split("|")]
+        cells = [cell.replace("\0", "|") for cell in cells]
+        if before and not set(line) <= set("|- :"):
+            yield cells
+        before = cells

@@ -1,0 +1,102 @@
+"""docs/metrics.md lists what a running gateway exposes, and nothing else."""
+
+import asyncio
+import contextlib
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from house import source
+from usher_gateway import app
+from usher_gateway import settings as all_settings
+
+PAGE = source.DOCS / "metrics.md"
+MANIFEST = source.ROOT / "examples" / "quickstart.yaml"
+BODY = b'{"user": {"id": 1, "venue": {"id": 3}}}'
+
+
+def listed() -> dict[str, tuple[str, str]]:
+    """Metric -> (type, labels) as the page has them."""
+    rows = [row for row in source.table_rows(PAGE.read_text("utf-8")) if row[0].startswith("`usher_")]
+    assert len({row[0] for row in rows}) == len(rows), "a metric is listed twice"
+    return {row[0].strip("`"): (row[1], row[2].replace("`", "")) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def exposed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What ``/metrics`` shows of a gateway that has taken a visit, a bad body and a stray request."""
+    return asyncio.run(scrape(tmp_path_factory.mktemp("metrics")))
+
+
+async def scrape(folder: Path) -> str:
+    settings = all_settings.Settings(
+        files=(MANIFEST,),
+        data=folder,
+        listen=all_settings.Endpoint("127.0.0.1", 0),
+        admin=all_settings.Endpoint("127.0.0.1", free_port()),
+        accept_min_free_bytes=0,
+        accept_min_free_ratio=0.0,
+        attempts_min_free_bytes=0,
+        drain_seconds=0.1,
+    )
+    gateway = app.Gateway(settings, {})
+    running = asyncio.create_task(gateway.run())
+    try:
+        async with asyncio.timeout(20):
+            await gateway.configured.wait()
+            path = gateway.snapshot.listeners["default/lobby"].addresses[0].path
+            for target, body in ((path, BODY), (path, b"[]"), ("/stray", BODY)):
+                await exchange(gateway.port, f"POST {target} HTTP/1.1", body)
+            while True:
+                text = await exchange(settings.admin.port, "GET /metrics HTTP/1.1")
+                if "usher_attempt_errors_total{" in text:
+                    return text
+                await asyncio.sleep(0.05)
+    finally:
+        gateway.stop()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def exchange(port: int, line: str, body: bytes = b"") -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"{line}\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    answer = await reader.read()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    return answer.decode()
+
+
+def types_in(text: str) -> dict[str, str]:
+    found = dict(re.findall(r"^# TYPE (usher_\w+) (\w+)", text, re.MULTILINE))
+    assert len(found) > 10
+    return found
+
+
+def test_every_metric_is_listed_with_its_type(exposed: str) -> None:
+    assert {name: kind for name, (kind, _) in listed().items()} == types_in(exposed)
+
+
+def test_labels_are_the_listed_ones(exposed: str) -> None:
+    page = listed()
+    seen: dict[str, str] = {}
+    for name, labels in re.findall(r"^(usher_\w+?)(?:\{(.*)\})? ", exposed, re.MULTILINE):
+        family = name if name in page else re.sub(r"_(bucket|count|sum)$", "", name)
+        seen[family] = ", ".join(sorted(set(re.findall(r"(\w+)=\"", labels)) - {"le"}))
+    assert "tenant" in seen["usher_arrivals_total"]
+    assert {name: ", ".join(sorted(page[name][1].split(", "))) for name in seen} == seen
+
+
+def test_no_metric_tells_anything_of_a_person(exposed: str) -> None:
+    """Label names that could only carry what a body holds."""
+    assert not re.search(r"(user|email|mac|mobile|name|venue)=\"", exposed)
