@@ -71,8 +71,6 @@ class SqliteEngine:
         self._next_counts = 0.0
         self.orphans: list[model.Delivery] = []
         """See the port."""
-        self.late_commits = 0
-        """Arrivals that were committed after they had been abandoned."""
         self._batches: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
         self._job_is_next = False
         self.commit_seconds = measure.Histogram(measure.SECONDS)
@@ -318,7 +316,6 @@ class SqliteEngine:
         if entry.future.done():
             self._unacknowledged.append(entry.arrival)
             self.orphans.extend(accepted.deliveries)
-            self.late_commits += 1
             self._tell(entry, accepted)
         else:
             entry.future.set_result(accepted)
