@@ -80,7 +80,7 @@ class GatewayMetrics:
             "usher_unacknowledged",
             "Arrivals that were committed, but whose answer could not be written.",
             [],
-            {(): float(door.books.unacknowledged + self._gateway.store.late_commits)},
+            {(): float(door.books.unacknowledged)},
         )
         yield metrics.histogram(
             "usher_answer_duration_seconds", "From a request's beginning to its answer.", server.durations

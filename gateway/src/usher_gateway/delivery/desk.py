@@ -50,6 +50,8 @@ class Desk:
         self._snapshot = documents.Snapshot({}, {})
         self._routes: dict[tuple[str, str], documents.Route] = {}
         self._targets: dict[str, render.Target | None] = {}
+        self._slow: dict[tuple[str, str], int] = {}
+        """(listener, route) -> how many evaluations of its transform in a row were slow."""
         self._readers: dict[str, tuple[identify.Identifier, normalise.Normaliser]] = {}
 
     def apply(self, snapshot: documents.Snapshot) -> None:
@@ -61,6 +63,7 @@ class Desk:
                 self.gone.discard(key)
         self._snapshot = snapshot
         self._readers.clear()
+        self._slow.clear()
         self._routes = {
             (listener.key, each.name): each for listener in snapshot.listeners.values() for each in listener.routes
         }
@@ -108,7 +111,11 @@ class Desk:
         transform = live.transform if live is not None else definition.transform
         transformed = render.NOT_TRANSFORMED
         if transform:
+            name = (definition.listener.key, definition.route)
+            if self._slow.get(name, 0) >= route.SLOW_IN_A_ROW:
+                return attempt.held(delivery, model.HoldReason.ExpressionTooSlow, now)
             evaluation = self.evaluate(transform, "transform", delivery, definition)
+            self._slow[name] = self._slow.get(name, 0) + 1 if evaluation.cpu_seconds >= route.SLOW_SECONDS else 0
             if evaluation.error_code:
                 self._count_expression_error(definition, evaluation.error_code)
                 return attempt.held(delivery, model.HoldReason.TransformError, now)

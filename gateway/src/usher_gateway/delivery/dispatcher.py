@@ -251,7 +251,8 @@ class Dispatcher:
         except model.StoreUnavailableError as error:
             _log.warning("dispatcher_waits_for_store", reason=str(error))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), _POLL_SECONDS)
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._stopping.wait()
 
     async def _poll(self) -> None:
         self._ask_store = False

@@ -204,12 +204,13 @@ def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
             )
     meta = dict(connection.execute("select name, value from meta"))
     _check_gateway(meta.get("min_gateway", _MIN_GATEWAY))
-    if meta.setdefault("key_fingerprint", key_fingerprint) != key_fingerprint:
+    is_ours = "key_fingerprint" in meta  # not so after a crash between the schema and this
+    if is_ours and meta["key_fingerprint"] != key_fingerprint:
         raise model.InstallKeyError(
             "the install key is not the one that this store was made with",
             "Use the same install.key or USHER_INSTALL_KEY as before: with another, URLs and keyed hashes change.",
         )
-    if version < _SCHEMA_VERSION:
+    if version < _SCHEMA_VERSION or not is_ours:
         values = [("key_fingerprint", key_fingerprint), ("min_gateway", _MIN_GATEWAY)]
         connection.executemany("insert or replace into meta values (?, ?)", values)
 
@@ -233,12 +234,15 @@ def _make_ready(folder: Path, lock: IO[bytes], connection: sqlite3.Connection, f
         " coalesce((select cast(value as integer) - 1 from meta where name = 'lanes_from'), 0))"
     ).fetchone()
     _check_mark(folder, lock, highest)
+    connection.execute("begin immediate")
+    _turn_back(connection, now)
     recovered = _recover(connection, now)
     ledger_tail = tail.Tail(fold_rows)
     _read_tail(connection, ledger_tail)
     batch_writer = writer.Writer(connection, model.IdFactory(floor=highest), ledger_tail)
     batch_writer.lanes_from = highest + 1
     connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(highest + 1),))
+    connection.execute("commit")
     os.pwrite(lock.fileno(), _MARK % highest, 0)  # room for later marks, also when the disk is full then
     return Opened(folder, lock, batch_writer, port.OpenReport(highest, recovered, "Local"))
 
@@ -255,6 +259,15 @@ def _check_mark(folder: Path, lock: IO[bytes], highest: int) -> None:
             f"what was committed last is not in {folder / FILE_NAME}: {FILE_NAME}-wal beside it is missing or damaged",
             f"Put both files back as they were. To go on without the visits that are missing, delete {lock.name}.",
         )
+
+
+def _turn_back(connection: sqlite3.Connection, now: int) -> None:
+    """Where the clock was set back since the last start, what waits in the backlog is due earlier by as much."""
+    noted = connection.execute("select value from meta where name = 'noted_at'").fetchone()
+    behind = int(noted[0]) - now if noted else 0
+    if behind > 0:
+        connection.execute("update deliveries set due_at = due_at - ? where waiting = 1", (behind,))
+    connection.execute("insert or replace into meta values ('noted_at', ?)", (str(now),))
 
 
 def _recover(connection: sqlite3.Connection, now: int) -> int:

@@ -71,8 +71,6 @@ class SqliteEngine:
         self._next_counts = 0.0
         self.orphans: list[model.Delivery] = []
         """See the port."""
-        self.late_commits = 0
-        """Arrivals that were committed after they had been abandoned."""
         self._batches: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
         self._job_is_next = False
         self.commit_seconds = measure.Histogram(measure.SECONDS)
@@ -186,7 +184,7 @@ class SqliteEngine:
 
     async def note_lanes(self) -> None:
         """See the port."""
-        await self.run_job(writer.Writer.raise_lanes_from)
+        await self.run_job(lanes.note(self.now()))
 
     async def hasten(self, destination: str, now: int) -> int:
         """See the port."""
@@ -296,11 +294,12 @@ class SqliteEngine:
             if accepted is not None:
                 self._answer(entry, accepted)
         if in_flight.job_future is not None:
+            # A job says nothing of the file: one that fails may be wrong itself, one that succeeds may write nothing.
             _finish_job(in_flight.job_future, result)
         elif result.error is not None:
             self._put_back(in_flight, result)
             return
-        if result.error is None:
+        else:
             self._has_committed(in_flight)
         self._dispatch()
 
@@ -317,7 +316,6 @@ class SqliteEngine:
         if entry.future.done():
             self._unacknowledged.append(entry.arrival)
             self.orphans.extend(accepted.deliveries)
-            self.late_commits += 1
             self._tell(entry, accepted)
         else:
             entry.future.set_result(accepted)

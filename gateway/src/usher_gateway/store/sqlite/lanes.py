@@ -111,6 +111,16 @@ def claim_held(
     return job
 
 
+def note(now: int) -> Callable[[writer.Writer], None]:
+    """A job that notes what a start needs: how old the oldest delivery in a lane is, and what time it is."""
+
+    def job(batch_writer: writer.Writer) -> None:
+        batch_writer.raise_lanes_from()
+        batch_writer.note_time(now)
+
+    return job
+
+
 def hasten(destination: str, now: int, changed: list[int]) -> Callable[[writer.Writer], None]:
     """A job that makes a slice of a destination's backlog due at once."""
 

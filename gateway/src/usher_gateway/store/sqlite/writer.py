@@ -99,6 +99,10 @@ class Writer:
         """Note in this transaction from which key on a start has to look for deliveries in lanes."""
         self._set_lanes_from(min(self.lent, default=self._ids.next_key()))
 
+    def note_time(self, now: int) -> None:
+        """Note in this transaction what time it is, so that a start notices a clock that was set back."""
+        self.connection.execute("insert or replace into meta values ('noted_at', ?)", (str(now),))
+
     def _set_lanes_from(self, key: int) -> None:
         self.lanes_from = key
         self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))

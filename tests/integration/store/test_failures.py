@@ -1,0 +1,142 @@
+"""The engine while its file cannot be written: nothing is forgotten, and it goes on alone."""
+
+import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract import engines, samples
+from integration import gateways
+from usher_gateway import model
+from usher_gateway.store.sqlite import disk, engine, tail
+
+NOW = samples.NOW
+
+
+class Failing:
+    """A connection on which statements fail while they are told to."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.fails = ""
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        if self.fails and statement.startswith(self.fails):
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._connection.execute(statement, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def failing(bench: engines.Bench) -> Failing:
+    store: Any = bench.store
+    made = Failing(store.opened.writer.connection)
+    store.opened.writer.connection = made
+    return made
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> Any:
+    made = engines.Bench(engines.Sqlite(), tmp_path / "data", fold_rows=8)
+    await made.open()
+    yield made
+    await made.store.close()
+
+
+async def test_a_fold_that_was_rolled_back_forgets_no_content(bench: engines.Bench) -> None:
+    connection = failing(bench)
+    arrivals = [samples.arrival(f"{number}", time_trusted=True) for number in range(40)]
+    await bench.accept(*arrivals)
+    store: Any = bench.store
+    for _ in range(len(tail.BUCKETS) + 10):  # one bucket is folded with each commit; each is rolled back once
+        connection.fails = "commit"
+        with pytest.raises(model.StoreUnavailableError):
+            await store.run_job(lambda _: None)
+        connection.fails = ""
+        await store.run_job(lambda _: None)
+    assert store.opened.writer.tail.folding is None
+    assert (
+        await bench.words(*[samples.arrival(f"{number}", time_trusted=True) for number in range(40)])
+        == ["Redelivery"] * 40
+    )
+
+
+async def test_what_was_handed_in_during_an_outage_is_committed_after_it_once(bench: engines.Bench) -> None:
+    connection = failing(bench)
+    (accepted,) = await bench.accept(samples.arrival("before"))
+    connection.fails = "commit"
+    waiting = bench.store.accept(samples.arrival("during"))
+    (delivery,) = accepted.deliveries
+    bench.store.settle(model.Settlement(delivery.key, model.SettledAs.Delivered, NOW, 0, 1, status=200))
+    bench.store.count(samples.LOBBY, model.Counter.probes, NOW)
+    await gateways.wait_until(lambda: not bench.store.may_attempt, 5)
+    assert not waiting.done()
+    connection.fails = ""
+    assert (await asyncio.wait_for(waiting, 5)).counted_as is model.CountedAs.Visit
+    await bench.store.flush()
+    assert bench.store.may_attempt
+    counts = await bench.counts()
+    assert (counts["visits"], counts["delivered"], counts["probes"]) == (2, 1, 1)
+
+
+async def test_a_store_that_nobody_writes_to_finds_out_by_itself_that_it_can_be_written_again(
+    bench: engines.Bench,
+) -> None:
+    connection = failing(bench)
+    connection.fails = "commit"
+    waiting = bench.store.accept(samples.arrival("a"))
+    await gateways.wait_until(lambda: not bench.store.may_attempt, 5)
+    bench.store.abandon(waiting)
+    connection.fails = ""
+    await gateways.wait_until(lambda: bench.store.may_attempt, 5, "the end of the outage")
+    assert await bench.visits() == []
+
+
+async def test_a_job_that_fails_does_not_make_a_store_available(bench: engines.Bench) -> None:
+    connection = failing(bench)
+    connection.fails = "commit"
+    waiting = bench.store.accept(samples.arrival("a"))
+    await gateways.wait_until(lambda: not bench.store.may_attempt, 5)
+    for _ in range(5):
+        with pytest.raises(model.StoreUnavailableError):
+            await bench.store.note_lanes()
+        assert not bench.store.may_attempt
+    connection.fails = ""
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_upkeep_that_fails_is_done_again(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Any = bench.store
+    monkeypatch.setattr(engine, "_CHECKPOINT_BYTES", 0)
+    connection = failing(bench)
+    connection.fails = "commit"
+    looks: list[int] = []
+    look = disk.Disk.look
+
+    def watched(self: disk.Disk) -> None:
+        looks.append(1)
+        look(self)
+
+    monkeypatch.setattr(disk.Disk, "look", watched)
+    await gateways.wait_until(lambda: len(looks) >= 3, 10, "the third look at the disk")
+    assert not store._ticker.done()
+
+
+async def test_a_claim_that_was_rolled_back_is_recovered_when_it_is_claimed_again(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(samples.arrival("a"))
+    (delivery,) = accepted.deliveries
+    await bench.store.defer([delivery.key])
+    await bench.store.note_lanes()
+    connection = failing(bench)
+    connection.fails = "commit"
+    with pytest.raises(model.StoreUnavailableError):
+        await bench.claim()
+    connection.fails = ""
+    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
+    with contextlib.suppress(AttributeError):
+        bench.store.opened.writer.connection = connection._connection  # type: ignore[attr-defined]
+    assert (await bench.reopen(crash=True)).recovered == 1

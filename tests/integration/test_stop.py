@@ -1,0 +1,242 @@
+"""Stopping and starting: clean ends under load, late commits, clocks that jump."""
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration import gateways
+from usher_gateway import app, clock, model
+from usher_gateway.delivery import dispatcher
+from usher_gateway.destinations import http
+from usher_gateway.ingest import receive
+from usher_gateway.simulator import behaviour, receiver
+from usher_gateway.store.sqlite import store as sqlite_store
+from usher_gateway.store.sqlite import writer
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[receiver.Receiver]:
+    async with receiver.Receiver() as made:
+        yield made
+
+
+def manifests(peer: receiver.Receiver, *more: str) -> list[gateways.Manifest]:
+    names = ["crm", *more]
+    routes = [gateways.route(name, name) for name in names]
+    return [
+        gateways.TENANT,
+        gateways.listener("hook", routes),
+        *[gateways.destination(name, f"{peer.url}/{name}", {"timeoutSeconds": 30}) for name in names],
+    ]
+
+
+class Load:
+    """Posts without end over keep-alive connections, and keeps what was acknowledged."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._number = 0
+        self.acknowledged: list[bytes] = []
+        self.statuses: set[int] = set()
+
+    async def run(self) -> None:
+        await asyncio.gather(*[self._post() for _ in range(32)])
+
+    async def _post(self) -> None:
+        connection = gateways.Connection(self._port)
+        while True:
+            self._number += 1
+            body = gateways.visit(self._number)
+            try:
+                reply = await connection.post("/hook", body)
+            except OSError:
+                await asyncio.sleep(0.01)
+                continue
+            self.statuses.add(reply.status)
+            if reply.is_acknowledgement:
+                self.acknowledged.append(body)
+
+
+@pytest.mark.parametrize(("more", "limit_seconds"), [((), 5), (("hangs",), 14)])
+async def test_a_stop_under_load_loses_nothing_that_was_acknowledged(
+    tmp_path: Path, peer: receiver.Receiver, more: tuple[str, ...], limit_seconds: float
+) -> None:
+    peer.set_behaviour("/hangs", behaviour.Behaviour(kind="Hang"))
+    async with gateways.Gateway(tmp_path, manifests(peer, *more)) as gateway:
+        await gateway.start()
+        load = Load(gateway.port)
+        posting = asyncio.create_task(load.run())
+        await gateways.wait_until(lambda: len(load.acknowledged) > 300)
+        started = time.monotonic()
+        assert await gateway.terminate(limit_seconds + 10) == 0
+        assert time.monotonic() - started < limit_seconds
+        posting.cancel()
+        store = gateway.store
+        assert load.statuses == {200}
+        assert set(load.acknowledged) <= {body for (body,) in store.rows("select body from bodies")}
+        assert "error" not in {line.partition('"level": "')[2][:5] for line in gateway.log.read_text().splitlines()}
+        # All that is open was given back: nothing is left in lanes that are no more.
+        assert store.open_deliveries() == store.count("deliveries where waiting = 1")
+        await gateway.start()
+        await gateways.wait_until(lambda: peer.counts("/crm").distinct == store.count("arrivals"), 20, "the rest")
+        assert peer.counts("/crm").duplicates == 0
+
+
+async def test_a_stop_while_the_store_is_locked_ends_in_time(tmp_path: Path, peer: receiver.Receiver) -> None:
+    async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
+        await gateway.start()
+        assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
+        with contextlib.closing(sqlite3.connect(gateway.store.path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            posting = asyncio.create_task(gateways.post(gateway.port, "/hook", gateways.visit(2)))
+            await asyncio.sleep(0.5)
+            started = time.monotonic()
+            assert await gateway.terminate(40) == 0
+            assert time.monotonic() - started < 30
+            assert (await posting).status == 503
+        await gateway.start()
+        assert (await gateways.post(gateway.port, "/hook", gateways.visit(2))).is_acknowledgement
+
+
+async def test_parts_start_and_stop_in_the_order_that_the_composition_root_says(
+    tmp_path: Path, peer: receiver.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def watch(owner: Any, name: str, word: str, *, after: bool = False) -> None:
+        original = getattr(owner, name)
+
+        async def watched(*arguments: Any, **named: Any) -> Any:
+            if not after:
+                seen.append(word)
+            result = await original(*arguments, **named)
+            if after:
+                seen.append(word)
+            return result
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(sqlite_store.SqliteStore, "open", "store opened", after=True)
+    watch(sqlite_store.SqliteStore, "close", "store closed", after=True)
+    watch(app.Gateway, "_open_public_port", "public port opened", after=True)
+    watch(receive.PublicServer, "drain", "connections drained", after=True)
+    watch(dispatcher.Dispatcher, "stop", "attempts ended", after=True)
+    watch(http.HTTPSender, "close", "sender closed", after=True)
+    async with gateways.running(tmp_path, manifests(peer)) as gateway:
+        assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
+        assert seen == ["store opened", "public port opened"]
+        seen.clear()
+    assert seen[:4] == ["connections drained", "attempts ended", "sender closed", "store closed"]
+
+
+async def test_a_port_that_is_taken_is_said_and_leaves_nothing_behind(tmp_path: Path, peer: receiver.Receiver) -> None:
+    async with gateways.running(tmp_path, manifests(peer)) as gateway:
+        taken = gateway.port
+        (tmp_path / "second").mkdir()
+        second = gateways.Gateway(tmp_path / "second", manifests(peer))
+        second.port = taken
+        await second.launch()
+        assert await second.exit_code(20) == 2
+        assert f"cannot listen on 127.0.0.1:{taken}" in second.log.read_text()
+        assert "Traceback" not in second.log.read_text()
+
+
+# commits after the deadline
+
+
+async def test_a_commit_after_the_deadline_is_answered_503_delivered_soon_and_known_when_it_comes_again(
+    tmp_path: Path, peer: receiver.Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = gateways.visit(1)
+    commit = writer.Writer.commit
+
+    def slow_commit(self: writer.Writer, batch: writer.Batch) -> list[model.Accepted]:
+        if any(arrival.body == body for arrival in batch.arrivals) and not slept:
+            slept.append(True)
+            time.sleep(8.5)
+        return commit(self, batch)
+
+    slept: list[bool] = []
+    monkeypatch.setattr(writer.Writer, "commit", slow_commit)
+    async with gateways.running(tmp_path, manifests(peer)) as gateway:
+        reply = await gateways.post(gateway.port, "/hook", body)
+        assert reply.status == 503
+        assert 7.5 < reply.seconds < 8.2
+        await gateways.wait_until(lambda: peer.counts("/crm").distinct == 1, 4, "the delivery of the late commit")
+        again = await gateways.post(gateway.port, "/hook", body)
+        assert again.is_acknowledgement
+        await gateway.store.flush()
+        store = gateways.StoreFile(tmp_path / "data" / "usher.sqlite3")
+        meters = store.meters()
+        assert meters[model.Counter.unacknowledged] == 1
+        assert meters[model.Counter.redeliveries] == 1
+        assert meters[model.Counter.created] == store.count("deliveries") == 1
+
+
+# clocks
+
+
+class Jumping(clock.Clock):
+    """A clock that can be set."""
+
+    offset = 0
+
+    def now(self) -> int:
+        return super().now() + Jumping.offset
+
+
+DAY = 86_400 * model.MICROSECONDS
+
+
+@pytest.fixture
+def jumping(monkeypatch: pytest.MonkeyPatch) -> type[Jumping]:
+    monkeypatch.setattr(clock, "Clock", Jumping)
+    monkeypatch.setattr(Jumping, "offset", 0)
+    return Jumping
+
+
+async def test_ids_grow_and_deliveries_go_on_when_the_clock_is_set_back_between_two_starts(
+    tmp_path: Path, peer: receiver.Receiver, jumping: type[Jumping]
+) -> None:
+    store = gateways.StoreFile(tmp_path / "data" / "usher.sqlite3")
+    peer.set_behaviour("/crm", behaviour.Behaviour(kind="Hang"))
+    async with gateways.running(tmp_path, manifests(peer), drain_seconds=0.5) as gateway:
+        for number in range(20):
+            assert (await gateways.post(gateway.port, "/hook", gateways.visit(number))).is_acknowledgement
+    (highest,) = store.rows("select max(key) from deliveries")[0]
+    assert store.open_deliveries() == 20
+    peer.set_behaviour("/crm", behaviour.Behaviour())
+    jumping.offset = -DAY
+    async with gateways.running(tmp_path, manifests(peer)) as gateway:
+        assert (await gateways.post(gateway.port, "/hook", gateways.visit(99))).is_acknowledgement
+        await gateways.wait_until(lambda: peer.counts("/crm").distinct == 21, 10, "all deliveries")
+    assert store.rows("select max(key) from deliveries")[0][0] > highest
+    assert store.count("deliveries where state = 1") == 21
+
+
+async def test_a_clock_that_jumps_a_day_while_running_stops_nothing(
+    tmp_path: Path, peer: receiver.Receiver, jumping: type[Jumping]
+) -> None:
+    async with gateways.running(tmp_path, manifests(peer)) as gateway:
+        number = 0
+        for jump in (0, DAY, 0, -DAY):
+            jumping.offset = jump
+            for _ in range(5):
+                number += 1
+                assert (await gateways.post(gateway.port, "/hook", gateways.visit(number))).is_acknowledgement
+            await gateways.wait_until(
+                lambda: peer.counts("/crm").distinct == number,  # noqa: B023 - waited for at once
+                10,
+                "all deliveries",
+            )
+        await gateway.store.flush()
+    store = gateways.StoreFile(tmp_path / "data" / "usher.sqlite3")
+    keys = [key for (key,) in store.rows("select key from arrivals order by rowid")]
+    assert len(keys) == len(set(keys)) == 20
+    assert gateways.balance(store.meters()) == 0
