@@ -59,7 +59,7 @@ class RunningGateway:
 
     @property
     def port(self) -> int:
-        return self.gateway.port
+        return int(self.gateway.port)
 
     def target(self, listener: str = "agency/wifi", address: int = 0) -> str:
         """The path (and query) of a listener's address."""
@@ -129,7 +129,7 @@ def connect_to(folder: Path) -> sqlite3.Connection:
 async def wait_until(condition: Any, limit: float = 15.0, every: float = 0.01) -> None:
     """Wait for a condition (a function that tells), at most so many seconds."""
     async with asyncio.timeout(limit):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for is not ours to signal
             await asyncio.sleep(every)
 
 
@@ -140,7 +140,7 @@ async def running(
     """A gateway for the time of a ``with`` block; at its end what it exposed and stored is searched for people."""
     file = folder / "manifests.yaml"
     file.write_text(manifests)
-    given = {
+    given: dict[str, Any] = {
         "files": (file,),
         "data": folder / "data",
         "listen": all_settings.Endpoint("127.0.0.1", 0),

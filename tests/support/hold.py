@@ -19,7 +19,6 @@ async def held_before_commits(store: engine.SqliteEngine) -> AsyncIterator[None]
         is_held.set()
         go_on.wait(_LONGEST_SECONDS)
 
-
     task = asyncio.create_task(store.run_job(job))
     await asyncio.to_thread(is_held.wait, 10)
     try:

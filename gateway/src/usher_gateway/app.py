@@ -180,7 +180,8 @@ class Gateway:
     async def _review_holds(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2)
+                async with asyncio.timeout(self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2):
+                    await self._changed.wait()
             self._changed.clear()
             try:
                 self.dispatcher.offer(await self.holds.review(), fresh=False)

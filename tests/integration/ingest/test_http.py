@@ -122,7 +122,8 @@ BAD = {
     "chunked not last": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
     "unknown coding": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
     "two codings": (
-        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "0\r\n\r\n"
     ),
     "folded header": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nX-A: a\r\n b\r\nContent-Length: 2\r\n\r\n{{}}",
     "bare line feeds": "POST {t} HTTP/1.1\nHost: hooks.test\nContent-Length: 2\n\n{{}}",
@@ -146,13 +147,15 @@ BAD = {
     "relative target": "POST nowhere HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
     "no authority": "POST http:///x HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
     "bad chunk size": (
-        'POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{{"a":\r\nxyz\r\n1}}\r\n0\r\n\r\n'
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        '5\r\n{{"a":\r\nxyz\r\n1}}\r\n0\r\n\r\n'
     ),
     "chunk longer than said": (
         "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}more\r\n0\r\n\r\n"
     ),
     "chunk size too large": (
-        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffffff\r\n{{}}\r\n0\r\n\r\n"
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "fffffffffffffffffff\r\n{{}}\r\n0\r\n\r\n"
     ),
     "endless trailers": (
         "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n"

@@ -132,8 +132,10 @@ class Dispatcher:
                 _log.warning("dispatcher_waits_for_store", reason=str(error))
                 await asyncio.sleep(_POLL_SECONDS)
             self._schedule_pump()
+            # Not wait_for(): Python 3.11's loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._seconds_to_wait())
+                async with asyncio.timeout(self._seconds_to_wait()):
+                    await self._wake.wait()
 
     async def stop(self, seconds: float) -> None:
         """Start nothing more, let attempts end for so long, give the rest back to the store."""

@@ -192,7 +192,7 @@ class Connection(web_protocol.RequestHandler):
         if self._messages and type(self._messages[-1][0]) is web_protocol._ErrInfo:  # noqa: SLF001 - see _serve()
             self._end_broken_body()
 
-    def eof_received(self) -> bool:  # type: ignore[override] - aiohttp's always lets the connection end
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp's always lets the connection end
         """The sender sends no more: what it sent is answered, then the connection is closed."""
         self.is_half_closed = True
         payload = self._messages[-1][1] if self._messages else self._payload

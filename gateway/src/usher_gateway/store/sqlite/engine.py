@@ -103,7 +103,8 @@ class SqliteEngine:
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticker
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.flush(), timeout=5)
+            async with asyncio.timeout(5):
+                await self.flush()
         await self.reader.close()
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
