@@ -18,7 +18,7 @@ SPELLED = re.compile(r"`([^`\n]+)`")
 
 @functools.cache
 def code_names() -> frozenset[str]:
-    """Every class, function, constant and field of the code."""
+    """Every class, function, constant, field and word of the code."""
     found: set[str] = set()
     for file in source.python_files(source.GATEWAY, source.OPERATOR):
         for node in ast.walk(source.tree(file)):
@@ -27,6 +27,8 @@ def code_names() -> frozenset[str]:
             elif isinstance(node, ast.AnnAssign | ast.Assign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 found.update(target.id for target in targets if isinstance(target, ast.Name))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+                found.add(node.value)
     return frozenset(found)
 
 
@@ -79,7 +81,8 @@ def spoken_commands(text: str, program: str) -> Iterator[list[str]]:
 
 
 def test_commands_are_found_where_pages_spell_them() -> None:
-    text = "Say `usher run x --data d`.\n```sh\n$ usher check a # b\nX=1 .venv/bin/usher url \\\n  f\n```\n```python\nusher no\n```\n"
+    block = "```sh\n$ usher check a # b\nX=1 .venv/bin/usher url \\\n  f\n```\n```python\nusher no\n```\n"
+    text = f"Say `usher run x --data d`.\n{block}"
     assert list(spoken_commands(text, "usher")) == [["check", "a"], ["url", "f"], ["run", "x", "--data", "d"]]
 
 

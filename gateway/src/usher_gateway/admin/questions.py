@@ -9,6 +9,8 @@ from usher_gateway import model
 from usher_gateway.store import port
 
 LONGEST_PAGE = 1_000
+"""Most rows that one page may be asked for."""
+
 _PAGE = 100
 _MOST_IDS = 1_000
 _LONGEST_TEXT = 300

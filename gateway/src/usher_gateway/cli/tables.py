@@ -105,6 +105,7 @@ VISIT_COLUMNS: Sequence[Column] = (
     ("REASON", lambda row: f"{row['reason'] or ''}{' released' if row['released'] else ''}"),
     ("VERDICTS", lambda row: ", ".join([verdict(one) for one in row["verdicts"]])),
 )
+"""Of a table of arrivals."""
 
 DELIVERY_COLUMNS: Sequence[Column] = (
     ("CREATED", when("createdAt")),
@@ -116,6 +117,7 @@ DELIVERY_COLUMNS: Sequence[Column] = (
     ("WHY", lambda row: " ".join([str(row[name]) for name in ("cancelled", "error", "status") if row[name]])),
     ("ATTEMPTS", lambda row: f"{row['attempts']} attempts"),
 )
+"""Of a table of deliveries."""
 
 
 def verdict(one: ask.Row) -> str:
