@@ -5,9 +5,10 @@ import itertools
 from typing import Any
 
 import pytest
-from contract import engines, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from contract import engines, samples
 from usher_gateway import model
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
@@ -296,6 +297,7 @@ async def _follow(engine: engines.Engine, fold_rows: int, script: list[tuple[int
 def _batches(script: list[Any]) -> list[list[Any]]:
     """Cut after every step that says something."""
     groups: list[list[Any]] = []
-    for is_last, group in itertools.groupby(script, key=lambda step: bool(step[4])):
-        groups += [[step] for step in group] if is_last else [list(group)]
+    for is_last, found in itertools.groupby(script, key=lambda step: bool(step[4])):
+        group = list(found)
+        groups += [[step] for step in group] if is_last else [group]
     return groups

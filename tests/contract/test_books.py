@@ -4,9 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from contract import engines, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store import books, port
 

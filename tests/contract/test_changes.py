@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store import port

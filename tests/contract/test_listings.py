@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store import port
@@ -127,7 +128,7 @@ async def test_rows_are_looked_up_by_their_ids(bench: engines.Bench) -> None:
 
 
 async def test_rows_are_plain_json_with_times_and_without_anything_personal(bench: engines.Bench) -> None:
-    secret = "jane@example.com"  # noqa: S105
+    secret = "jane@example.com"
     arrival = samples.arrival("a", body=secret.encode(), late=True, time_trusted=True)
     (accepted,) = await bench.accept(arrival)
     bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Dead, answer=secret.encode()))

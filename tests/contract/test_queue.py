@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from contract import engines, samples
 from usher_gateway import model
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from contract import engines, samples
 from contract.test_books import prune_all, violations
 from usher_gateway import model

@@ -1,8 +1,8 @@
 """The only composition root of the gateway: what is built, in which order it starts and stops.
 
-Start: the store (it proves that nobody else owns the data), admin port, public port (503 until the first
-configuration), configuration, deliveries. Stop: not ready, public port closed, connections drained, attempts ended,
-store closed, admin port closed.
+Start: the store (it proves that nobody else owns the data), admin port, configuration and deliveries, public port (503
+until the first configuration). Stop, the other way round: not ready, public port closed, connections drained, attempts
+ended, what is left given back to the store, store closed, admin port closed.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import documents, model, observe, visit_path
+from usher_gateway import documents, logs, model, observe, visit_path
 from usher_gateway import settings as all_settings
 from usher_gateway.config import from_files, install_key
 from usher_gateway.delivery import desk as desks
@@ -26,7 +26,7 @@ from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_sender
 from usher_gateway.ingest import door as doors
 from usher_gateway.ingest import receive
-from usher_gateway.store.sqlite import disk, store
+from usher_gateway.store.sqlite import database, disk, store
 from usher_gateway.store.sqlite import engine as sqlite_engine
 
 _log = structlog.get_logger(__name__)
@@ -38,12 +38,19 @@ _REVIEW_SECONDS = 30.0
 
 _CERTIFICATE_SECONDS = 5.0
 
+_LEAST_ATTEMPT_SECONDS = 1.0
+"""Attempts may end for so long at a stop, also when draining connections has taken all the time there was."""
+
+_AGAIN_SECONDS = 1.0
+"""From a review that the store could not do to the next."""
+
 
 class Gateway:
     """A gateway in one process. ``run`` lives until it is told to stop."""
 
     def __init__(self, settings: all_settings.Settings, environ: dict[str, str]) -> None:
         all_settings.check(settings)
+        _check_key(settings.data, environ)
         self.settings = settings
         self.clock = clocks.Clock(settings.time_scale)
         key = install_key.load_install_key(settings.data, environ)
@@ -59,6 +66,7 @@ class Gateway:
         )
         self.snapshot = documents.Snapshot({}, {})
         self.applied_at = 0
+        self._drain_until = 0.0
         self.started = asyncio.Event()
         self.configured = asyncio.Event()
         """Set once a first configuration runs."""
@@ -76,15 +84,17 @@ class Gateway:
         Raises:
             UsherError: the gateway cannot start; its hint says what to do.
         """
+        asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         report = await self.store.open()
         _log.info("store_open", recovered=report.recovered, durability=report.durability)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.store.close)
             self._build()
-            stack.push_async_callback(self.sender.close)
             await stack.enter_async_context(observe.AdminPort(self))
+            stack.push_async_callback(self.store.close)  # before the admin port; the first one is for failed starts
+            stack.push_async_callback(self.sender.close)
+            tasks = self._start_tasks(stack)
             await self._open_public_port(stack)
-            tasks = await self._start_tasks(stack)
             self._tell_loopback()
             self.started.set()
             waiting = asyncio.create_task(self._stop.wait())
@@ -101,13 +111,15 @@ class Gateway:
         self.dispatcher = dispatchers.Dispatcher(
             dispatchers.Parts(self.store, self.desk, self.clock, visit_path.deliver), limits
         )
-        self.holds = holds.Holds(self.store, self.desk, self.clock)
+        self.holds = holds.Holds(
+            self.store, self.desk, self.clock, lambda found: self.dispatcher.offer(found, fresh=False)
+        )
         self.watch = observe.ExpressionWatch()
         self.door = doors.Door(self.store, self.clock, self.keys, self.watch, self.dispatcher.offer)
         self.server = receive.PublicServer(
             lambda request: visit_path.accept_arrival(self.door, request),
             lambda reason: self.door.count_refused(None, reason),
-            receive.Limits(connections=settings.max_connections),
+            settings.limits,
         )
 
     async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:
@@ -115,7 +127,12 @@ class Gateway:
         context = _tls_context(settings.tls_cert, settings.tls_key)
         try:
             listening = await loop.create_server(
-                self.server, settings.listen.host, settings.listen.port, ssl=context, backlog=1024
+                self.server,
+                settings.listen.host,
+                settings.listen.port,
+                ssl=context,
+                ssl_handshake_timeout=settings.limits.header_seconds if context else None,
+                backlog=1024,
             )
         except OSError as error:
             where = f"{settings.listen.host}:{settings.listen.port}"
@@ -124,15 +141,16 @@ class Gateway:
             ) from error
         self.port = listening.sockets[0].getsockname()[1]
         self._context = context
+        stack.push_async_callback(self._close_public_port, listening)
 
-        async def close() -> None:
-            self.is_draining = True
-            listening.close()
-            await self.server.drain(self.settings.drain_seconds)
+    async def _close_public_port(self, listening: asyncio.Server) -> None:
+        """The first thing to stop: deadlines and connections are still watched while what has begun is answered."""
+        self.is_draining = True
+        self._drain_until = asyncio.get_running_loop().time() + self.settings.drain_seconds
+        listening.close()
+        await self.server.drain(self.settings.drain_seconds)
 
-        stack.push_async_callback(close)
-
-    async def _start_tasks(self, stack: contextlib.AsyncExitStack) -> list[asyncio.Task[None]]:
+    def _start_tasks(self, stack: contextlib.AsyncExitStack) -> list[asyncio.Task[None]]:
         jobs: dict[str, Callable[[], Awaitable[None]]] = {
             "deadlines": self.door.deadlines.watch,
             "connections": self.server.watch,
@@ -145,15 +163,12 @@ class Gateway:
         tasks = [asyncio.create_task(_named(job), name=name) for name, job in jobs.items()]
 
         async def end() -> None:
-            # Deadlines and connections are watched until the connections are drained: this callback runs before.
-            await self.dispatcher.stop(self.settings.drain_seconds)
-
-        async def cancel() -> None:
+            left = self._drain_until - asyncio.get_running_loop().time()
+            await self.dispatcher.stop(max(_LEAST_ATTEMPT_SECONDS, left))
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-        stack.push_async_callback(cancel)
         stack.push_async_callback(end)
         return tasks
 
@@ -172,16 +187,19 @@ class Gateway:
         gc.freeze()  # documents live long: the collector need not walk them again and again
 
     async def _review_holds(self) -> None:
+        await self._changed.wait()  # before the first configuration nothing is known to be missing
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2)
+                async with asyncio.timeout(self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2):
+                    await self._changed.wait()
             self._changed.clear()
             try:
-                self.dispatcher.offer(await self.holds.review(), fresh=False)
-                await self.dispatcher.rescue(self.store.orphans)
+                await self.holds.review()
                 self.dispatcher.ask_store()
             except model.StoreUnavailableError as error:
                 _log.warning("holds_not_reviewed", reason=str(error))
+                await asyncio.sleep(_AGAIN_SECONDS)
+                self._changed.set()
 
     async def _prune(self) -> None:
         while True:
@@ -213,6 +231,20 @@ class Gateway:
             _log.warning("TIME IS SCALED: for development only", time_scale=self.settings.time_scale)
         if self.settings.listen.is_loopback:
             _log.info("destinations on loopback are allowed, because the public port is on loopback only")
+
+
+def _check_key(data: Path, environ: dict[str, str]) -> None:
+    """Make no new key beside a store: it would be the wrong one.
+
+    Raises:
+        InstallKeyError: the store's own key is missing.
+    """
+    file = data / install_key.FILE_NAME
+    if not environ.get(install_key.VARIABLE) and not file.exists() and (data / database.FILE_NAME).exists():
+        raise model.InstallKeyError(
+            f"there is a store in {data}, but not its install key {file}",
+            f"Put {install_key.FILE_NAME} back, or set {install_key.VARIABLE}: URLs and keyed hashes depend on it.",
+        )
 
 
 def handle_signals(gateway: Gateway) -> None:

@@ -1,9 +1,11 @@
 """Logs: JSON lines in a cluster, readable on a terminal. Ids only, never personal data."""
 
+import asyncio
 import logging
 import sys
 import traceback
 import types
+from typing import Any
 
 import structlog
 
@@ -16,7 +18,7 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _frames_only,
+        frames_only,
     ]
     if as_json:
         processors.append(structlog.processors.JSONRenderer())
@@ -29,11 +31,27 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     # Libraries that log by the standard library: warnings and worse, to the same stream.
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LibraryFormatter("%(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-def _frames_only(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Of an exception keep type and place: its text and its variables may hold what no log may hold."""
+class LibraryFormatter(logging.Formatter):
+    """Lines of libraries: of an exception type and place, as in our own."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the standard library's name
+        """Not its text."""
+        return " ".join([type(ei[1]).__name__, *_frames(ei[2])])
+
+
+def log_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody awaited or caught, for ``loop.set_exception_handler``; asyncio's own would write its text."""
+    del loop
+    structlog.get_logger(__name__).error("loop_exception", exc_info=context.get("exception"))
+
+
+def frames_only(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A processor: of an exception keep type and place: its text and its variables may hold what no log may hold."""
     del logger, method
     error = event.pop("exc_info", None)
     if isinstance(error, BaseException):

@@ -72,10 +72,16 @@ class GatewayMetrics:
             "usher_quarantined", "Arrivals quarantined.", ["reason"], _by_word(door.books.quarantined)
         )
         yield metrics.counter(
+            "usher_unexpected_sources",
+            "Arrivals let in from outside of allowedSources, because the policy is Report.",
+            ["tenant_namespace", "tenant"],
+            {key: float(count) for key, count in door.books.unexpected_sources.items()},
+        )
+        yield metrics.counter(
             "usher_unacknowledged",
             "Arrivals that were committed, but whose answer could not be written.",
             [],
-            {(): float(door.books.unacknowledged)},
+            {(): float(door.books.unacknowledged + self._gateway.store.late_commits)},
         )
         yield metrics.histogram(
             "usher_answer_duration_seconds", "From a request's beginning to its answer.", server.durations

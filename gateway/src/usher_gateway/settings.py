@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.ingest import receive
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -46,8 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The same as a part of the disk; the larger bound counts."""
     attempts_min_free_bytes: int = 256 * 1024**2
     """Free disk space below which nothing is sent, because results could not be kept; 0: no bound."""
-    max_connections: int = 10_000
-    """Open connections at the public port; further ones are answered 503."""
+    limits: receive.Limits = receive.Limits()
+    """Of the public port."""
     lane_bytes: int = 256 * 1024 * 1024
     """Bodies in lanes and attempts, all destinations together; the rest waits in the store."""
     max_attempts: int = 512

@@ -17,15 +17,17 @@ async def accept_arrival(door: doors.Door, request: receive.Request) -> answer.A
         raw, parsed = await door.read(found, request)
         if parsed.is_probe:
             door.count_probe(found, now)
-            return answer.accepted(keep_alive=request.keep_alive)
+            return answer.accepted()
         arrival = accept.understand(found, request, raw, parsed, now)
         accepted = await accept.commit(door.store, door.deadlines, arrival, request.deadline)
         door.count_accepted(arrival, accepted, request)
         door.deliver(accepted.deliveries)
-        return answer.accepted(keep_alive=request.keep_alive)
+        return answer.accepted()
     except answer.RefusedError as refusal:
         door.count_refused(found, refusal.reason)
-        return answer.refused(refusal.reason, keep_alive=request.keep_alive)
+        return answer.refused(refusal.reason)
+    except Exception as error:  # noqa: BLE001 - a fault of ours: answered, counted, and no end of the connection
+        return answer.refused(door.count_failed(found, error))
 
 
 async def deliver(dispatcher: dispatchers.Dispatcher, entry: lanes.Entry) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import prometheus_client
+
 from contract import engines, samples
 from usher_gateway import documents, model
 from usher_gateway.admin import context, server, tokens
@@ -73,11 +74,13 @@ class Served:
         """Status, and the answer's JSON (or bytes)."""
         token = self.tokens.operate if token is None else token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        async with aiohttp.ClientSession(headers=headers) as session:
-            async with session.request(method, self.url + path, **changes) as answer:
-                content = await answer.read()
-                is_json = "json" in answer.headers.get("Content-Type", "")
-                return answer.status, await answer.json(content_type=None) if is_json else content
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.request(method, self.url + path, **changes) as answer,
+        ):
+            content = await answer.read()
+            is_json = "json" in answer.headers.get("Content-Type", "")
+            return answer.status, await answer.json(content_type=None) if is_json else content
 
     async def get(self, path: str) -> Any:
         status, answer = await self.ask("GET", path)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import structlog.testing
+
 from contract import samples
 from integration.admin import serving
 from usher_gateway import model
@@ -53,7 +54,7 @@ async def test_a_refusal_is_a_problem_that_says_what_to_do(served: serving.Serve
         ("POST", "/api/visits", 405),
         ("GET", "/api/visits?limit=0", 400),
         ("GET", "/api/visits?cursor=xyz", 400),
-        ("GET", "/api/visits?tennant=acme", 400),
+        ("GET", "/api/visits?tenent=acme", 400),
         ("GET", "/api/visits?reason=Nope", 400),
         ("GET", "/api/visits?since=yesterday", 400),
         ("GET", "/api/visits/7/body", 400),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from contract import samples
 from integration.admin import serving
 from usher_gateway import model
@@ -121,14 +122,14 @@ async def test_a_check_that_finds_something_exits_1(served: serving.Served) -> N
 
 
 async def test_dead_ones_are_redriven_skipped_ones_replayed_mended_ones_released(served: serving.Served) -> None:
-    assert "1 deliveries are due again" in await done(served, "dead", "redrive", "--route", "crm")
-    assert "0 deliveries" in await done(served, "deliveries", "redrive", "--all", "--state", "cancelled")
-    assert "1 deliveries" in await done(served, "visits", "replay", "--reason", "Filter")
+    assert "Due again: 1 delivery." in await done(served, "dead", "redrive", "--route", "crm")
+    assert "Due again: 0 deliveries." in await done(served, "deliveries", "redrive", "--all", "--state", "cancelled")
+    assert "1 delivery." in await done(served, "visits", "replay", "--reason", "Filter")
     unfit = await ask(served, "quarantine", "release", "--tenant", "agency/acme")
-    assert (unfit.code, "still no visits: NoUser" in unfit.out) == (1, True)
+    assert (unfit.code, "Still no visit: 1 arrival (NoUser)" in unfit.out) == (1, True)
     served.mend(user=("/visitor/ref",))
     (row,) = (await served.get("/api/quarantine"))["rows"]
-    assert "1 arrivals were released, with 1 deliveries" in await done(served, "quarantine", "release", row["id"])
+    assert "Released: 1 arrival, with 1 delivery." in await done(served, "quarantine", "release", row["id"])
 
 
 async def test_what_would_mean_everything_must_be_said(served: serving.Served) -> None:
@@ -151,7 +152,7 @@ async def test_a_missing_token_is_said_and_exits_2(served: serving.Served, tmp_p
 
 
 async def test_a_wrong_token_is_said_and_exits_2(served: serving.Served) -> None:
-    run = await ask(served, "visits", "list", USHER_TOKEN="x" * 20)  # noqa: S106
+    run = await ask(served, "visits", "list", USHER_TOKEN="x" * 20)
     assert (run.code, "does not know this token" in run.err) == (2, True)
     run = await ask(served, "dead", "redrive", "--all", USHER_TOKEN=served.tokens.observe)
     assert (run.code, "may only look" in run.err) == (2, True)
@@ -172,7 +173,7 @@ async def test_a_wrong_question_is_said_and_exits_2(served: serving.Served) -> N
 async def test_help_shows_an_example_and_the_variables(command: str) -> None:
     run = await usher(*command.split(), "--help")
     assert run.code == 0
-    assert f"usher {command.split()[0]}" in run.out.split("Example:")[1]
+    assert f"usher {command.split(maxsplit=1)[0]}" in run.out.split("Example:")[1]
     assert "USHER_ADMIN" in run.out
 
 

@@ -36,7 +36,7 @@ def file_of(folder: Path) -> Iterator[sqlite3.Connection]:
 
 def refused(folder: Path, error: type[model.UsherError]) -> model.UsherError:
     with pytest.raises(error) as raised:
-        database.open_for_writing(folder, "k", tail.FOLD_ROWS)
+        database.open_for_writing(folder, "k", tail.FOLD_ROWS, NOW)
     assert raised.value.hint
     return raised.value
 
@@ -60,7 +60,7 @@ def test_a_refused_folder_can_be_opened_once_it_is_mended(tmp_path: Path) -> Non
     (tmp_path / database.FILE_NAME).write_bytes(b"not a database at all" * 500)
     refused(tmp_path, model.StoreCorruptError)
     (tmp_path / database.FILE_NAME).unlink()
-    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS).close()
+    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS, NOW).close()
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs", "ceph"])
@@ -76,7 +76,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path, kind: str, monkeypatch
 
     monkeypatch.setattr(pathlib.Path, "open", open_mounts)
     assert kind in str(refused(folder, model.ConfigurationError))
-    database.open_for_writing(tmp_path / "beside", "k", tail.FOLD_ROWS).close()
+    database.open_for_writing(tmp_path / "beside", "k", tail.FOLD_ROWS, NOW).close()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
@@ -113,12 +113,12 @@ async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_what_is_in_
     await bench.open()
     assert [row["countedAs"] for row in await bench.visits()] == ["Visit"]
     await bench.store.close()
-    database.open_for_writing(tmp_path / "new", "k", tail.FOLD_ROWS).close()
+    database.open_for_writing(tmp_path / "new", "k", tail.FOLD_ROWS, NOW).close()
     assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
 
 
 def test_the_schema_version_is_the_number_of_the_last_migration(tmp_path: Path) -> None:
-    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS).close()
+    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS, NOW).close()
     numbers = [int(script.name[:4]) for script in sorted(MIGRATIONS.glob("*.sql"))]
     assert numbers == list(range(1, len(numbers) + 1))
     with file_of(tmp_path) as connection:
@@ -127,10 +127,10 @@ def test_the_schema_version_is_the_number_of_the_last_migration(tmp_path: Path) 
 
 
 def test_a_newer_schema_runs_where_it_allows_this_gateway_and_not_otherwise(tmp_path: Path) -> None:
-    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS).close()
+    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS, NOW).close()
     with file_of(tmp_path) as connection:
         connection.execute("pragma user_version = 99")
-    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS).close()
+    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS, NOW).close()
     with file_of(tmp_path) as connection:
         connection.execute("update meta set value = '99.0.0' where name = 'min_gateway'")
     assert "99.0.0" in str(refused(tmp_path, model.ConfigurationError))
@@ -247,7 +247,7 @@ def reads_of(connection: sqlite3.Connection) -> None:
     ],
 )
 def test_a_query_goes_over_its_own_index_without_sorting(tmp_path: Path, statement: str, index: str) -> None:
-    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS).close()
+    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS, NOW).close()
     with file_of(tmp_path) as connection:
         plan = [row[3] for row in connection.execute(f"explain query plan {statement}")]
     assert f"_{index}" in plan[0]
@@ -265,7 +265,7 @@ async def test_what_is_claimed_after_a_failed_transaction_is_recovered_too(bench
     store = bench.store
     (first, second, third) = await bench.claim()
     await store.defer([first.key, second.key, third.key])
-    await store.note_lanes(third.key + 1)
+    await store.note_lanes()
 
     def fail(batch_writer: writer.Writer) -> None:
         lanes.claim("agency/crm", 1, 1000, NOW, [])(batch_writer)

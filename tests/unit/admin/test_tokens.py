@@ -2,6 +2,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from usher_gateway import model
 from usher_gateway.admin import tokens
 

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from usher_gateway import documents, model
 from usher_gateway.ingest import find, release
 
@@ -13,10 +14,10 @@ MENDED = {"user": ("/visitor/ref",), "email": ("/email",)}
 
 class Silent:
     def expression_failed(self, listener: str, route: str, code: str) -> None:
-        raise AssertionError
+        raise AssertionError((listener, route, code))
 
     def expression_held(self, listener: str, route: str) -> None:
-        raise AssertionError
+        raise AssertionError((listener, route))
 
 
 def listener(**changes: Any) -> find.LiveListener:

@@ -3,6 +3,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from usher_gateway import model
 from usher_gateway.model import Counter
 from usher_gateway.store import books, port
@@ -57,12 +58,10 @@ def test_every_skip_reason_has_its_counter() -> None:
 @given(st.integers(0, 4_000_000_000 // 900))
 def test_a_period_begins_at_or_before_its_slot_and_is_its_own_first_second(number: int) -> None:
     slot = number * 900
-    starts = [books.first_second(slot, period) for period in ("slot", "day", "month")]
+    periods: tuple[port.Period, ...] = ("slot", "day", "month")
+    starts = [books.first_second(slot, period) for period in periods]
     assert starts == sorted(starts, reverse=True)
-    assert all(
-        books.first_second(start, period) == start
-        for start, period in zip(starts, ("slot", "day", "month"), strict=True)
-    )
+    assert all(books.first_second(start, period) == start for start, period in zip(starts, periods, strict=True))
 
 
 moves = st.lists(st.sampled_from(["created", "released", "replayed", "redriven", "delivered", "died", "cancelled"]))

@@ -97,4 +97,4 @@ def redrive(
         reason=reason,
     )
     answer = ask.Gateway(admin, data, operate=True).post("/api/deliveries/redrive", {**selection, "state": state})
-    typer.echo(f"{answer['redriven']} deliveries are due again.")
+    typer.echo(f"Due again: {tables.counted(answer['redriven'], 'delivery')}.")

@@ -74,7 +74,10 @@ def release(
         reason=reason,
     )
     answer = ask.Gateway(admin, data, operate=True).post("/api/quarantine/release", selection)
-    typer.echo(f"{answer['released']} arrivals were released, with {answer['deliveries']} deliveries.")
+    typer.echo(
+        f"Released: {tables.counted(answer['released'], 'arrival')},"
+        f" with {tables.counted(answer['deliveries'], 'delivery')}."
+    )
     for name, count in sorted(answer["unfit"].items()):
-        typer.echo(f"{count} are still no visits: {name}")
+        typer.echo(f"Still no visit: {tables.counted(count, 'arrival')} ({name})")
     raise typer.Exit(ask.WRONG if answer["unfit"] else 0)

@@ -115,9 +115,15 @@ DELIVERY_COLUMNS: Sequence[Column] = (
     ("DESTINATION", text("destination")),
     ("STATE", lambda row: f"{row['state']}{' held: ' + row['held'] if row['held'] else ''}"),
     ("WHY", lambda row: " ".join([str(row[name]) for name in ("cancelled", "error", "status") if row[name]])),
-    ("ATTEMPTS", lambda row: f"{row['attempts']} attempts"),
+    ("ATTEMPTS", lambda row: counted(row["attempts"], "attempt")),
 )
 """Of a table of deliveries."""
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else many}"
 
 
 def verdict(one: ask.Row) -> str:

@@ -115,4 +115,4 @@ def replay(
         reason=reason,
     )
     answer = ask.Gateway(admin, data, operate=True).post("/api/visits/replay", selection)
-    typer.echo(f"{answer['replayed']} deliveries were made of skipped verdicts.")
+    typer.echo(f"Made of skipped verdicts: {tables.counted(answer['replayed'], 'delivery')}.")

@@ -81,7 +81,8 @@ class FileSource:
                 if await self._read_settled():
                     yield self.configuration.snapshot
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._touched.wait(), self._options.poll_seconds)
+                    async with asyncio.timeout(self._options.poll_seconds):
+                        await self._touched.wait()
         finally:
             stop.set()
             for watcher in watchers:

@@ -73,6 +73,11 @@ class Desk:
         """The newest document of a listener."""
         return self._snapshot.listeners.get(key)
 
+    def can_send(self, definition: model.RouteDefinition) -> bool:
+        """Whether the destination of a route is there, active, and has all that attempts need."""
+        hold = route.destination_hold(self.destination(definition.destination), definition.listener.tenant)
+        return hold is None and self._target(definition.destination) is not None
+
     def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:
         """The newest document of a delivery's route; None where route or listener were removed."""
         return self._routes.get((definition.listener.key, definition.route))

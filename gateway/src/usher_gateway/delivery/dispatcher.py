@@ -26,6 +26,7 @@ _POLL_SECONDS = 1.0
 
 _CLAIM_ROWS = 500
 _NOTE_LANES_SECONDS = 30.0
+_GIVE_BACK_SECONDS = 5.0
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -62,36 +63,46 @@ class Dispatcher:
         self._clock, self._deliver, self._limits = parts.clock, parts.deliver, limits
         self._mine: set[int] = set()
         """Deliveries in lanes and attempts."""
-        self._last_key = 0
         self._deferred: list[int] = []
         self._due: dict[str, int] = {}
         """Destination -> when the first of its backlog is due, as far as known."""
+        self._changed: set[str] = set()
+        """Destinations with a new document, whose backlog is not hastened yet."""
+        self._outdated: set[int] = set()
+        """Deliveries in attempts that began before their destination's document changed."""
         self._attempts: set[asyncio.Task[None]] = set()
         self._pump_is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._ask_store = True
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
+        self._moving = asyncio.Lock()
+        self._configured = asyncio.Event()
+        self._next_poll = self._next_note = 0.0
 
     # what the rest of the gateway calls
 
     def apply(self, snapshot: documents.Snapshot) -> None:
-        """Use new documents: limits at once, circuits of changed destinations closed."""
+        """Use new documents: limits at once; what a changed destination has failed is tried again at once."""
         for key, destination in snapshot.destinations.items():
-            if self.desk.destination(key) != destination:
-                limits = lanes.Limits(destination.concurrency, destination.requests_per_second)
-                self.lanes.configure(key, limits)
-                self.lanes.reset(key)
-                self._due.setdefault(key, 0)
+            before = self.desk.destination(key)
+            if before == destination:
+                continue
+            self.lanes.configure(key, lanes.Limits(destination.concurrency, destination.requests_per_second))
+            self.lanes.reset(key)
+            if before is not None:
+                self._changed.add(key)
+                self._outdated.update(self.lanes.running(key))
         self.desk.apply(snapshot)
+        self._configured.set()
         self.ask_store()
+        self._schedule_pump()
 
     def offer(self, deliveries: Sequence[model.Delivery], *, fresh: bool = True) -> None:
         """Take deliveries that belong to this process: into lanes, or back to the store where there is no room."""
         now = self._clock.steady()
         for delivery in deliveries:
             definition = self.store.route(delivery.route)
-            self._last_key = max(self._last_key, delivery.key)
             tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
             size = len(delivery.body or b"") + _OVERHEAD_BYTES
             entry = lanes.Entry(delivery, definition.destination, tenant, fresh, size)
@@ -107,54 +118,49 @@ class Dispatcher:
         self._ask_store = True
         self._wake.set()
 
-    async def rescue(self, orphans: list[model.Delivery]) -> None:
-        """Take deliveries of arrivals that were committed after their deadline: nobody offered them."""
-        found = list(orphans)
-        orphans.clear()
-        self.offer(found)
-
     async def run(self) -> None:
-        """Move deliveries until cancelled."""
-        loop = self._loop
-        next_poll = next_note = 0.0
-        while True:
+        """Move deliveries until stop(). Nothing moves before the first apply(): not to know is not to be removed."""
+        await self._configured.wait()
+        while not self._stopping.is_set():
             self._wake.clear()
-            try:
-                if self._ask_store or loop.time() >= next_poll:
-                    next_poll = loop.time() + _POLL_SECONDS
-                    await self._poll()
-                await self._give_back()
-                await self._claim_due()
-                if loop.time() >= next_note:
-                    next_note = loop.time() + _NOTE_LANES_SECONDS
-                    await self._note_lanes()
-            except model.StoreUnavailableError as error:
-                _log.warning("dispatcher_waits_for_store", reason=str(error))
-                await asyncio.sleep(_POLL_SECONDS)
+            async with self._moving:
+                await self._move()
             self._schedule_pump()
+            # Not wait_for(): Python 3.11's loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._seconds_to_wait())
+                async with asyncio.timeout(self._seconds_to_wait()):
+                    await self._wake.wait()
 
     async def stop(self, seconds: float) -> None:
-        """Start nothing more, let attempts end for so long, give the rest back to the store."""
-        self._is_stopping = True
+        """Start nothing more, let attempts end for so long, give the rest back to the store.
+
+        What the store does not take back in time, it finds by itself when it is opened again.
+        """
+        self._stopping.set()
+        self._wake.set()
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=seconds)
         for task in list(self._attempts):
             task.cancel()
         await asyncio.gather(*self._attempts, return_exceptions=True)
-        with contextlib.suppress(model.StoreUnavailableError):
-            await self.store.defer([*self._mine, *self._deferred])
+        with contextlib.suppress(model.StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(_GIVE_BACK_SECONDS), self._moving:
+                await self.store.defer([*self._mine, *self._deferred])
 
     # an attempt, called by visit_path.deliver
 
     def settle(self, entry: lanes.Entry, settlement: model.Settlement, result: outcome.Outcome | None) -> None:
         """Hand a result to the store and free the slot; an opened circuit empties its lane."""
+        key = entry.delivery.key
+        if key in self._outdated:
+            self._outdated.discard(key)
+            if settlement.settled_as is model.SettledAs.Retry:
+                settlement, result = msgspec.structs.replace(settlement, due_at=settlement.at), None
         self.store.settle(settlement)
-        self._mine.discard(entry.delivery.key)
+        self._mine.discard(key)
         if settlement.settled_as is model.SettledAs.Retry:
             self._note_due(entry.destination, settlement.due_at)
-        opened = self.lanes.done(entry.delivery.key, result, self._clock.steady())
+        opened = self.lanes.done(key, result, self._clock.steady())
         if opened:
             _log.warning("circuit_opened", destination=entry.destination)
             for waiting in self.lanes.drain(entry.destination):
@@ -167,14 +173,14 @@ class Dispatcher:
     # moving
 
     def _schedule_pump(self) -> None:
-        if not self._pump_is_scheduled and not self._is_stopping:
+        if not self._pump_is_scheduled and not self._stopping.is_set():
             self._pump_is_scheduled = True
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         """Start every attempt that may start now."""
         self._pump_is_scheduled = False
-        if self._is_stopping:
+        if self._stopping.is_set():
             return
         now = self._clock.steady()
         while self.store.may_attempt and self.store.unsettled < self._limits.unsettled:
@@ -226,6 +232,27 @@ class Dispatcher:
 
     # the backlog
 
+    async def _move(self) -> None:
+        """One round: what nobody offered, what changed, what there is no room for, what is due."""
+        self.offer(_take_all(self.store.orphans))
+        try:
+            for destination in list(self._changed):
+                await self.store.hasten(destination, self._clock.now())
+                self._changed.discard(destination)
+                self._ask_store = True
+            await self._give_back()
+            if self._ask_store or self._loop.time() >= self._next_poll:
+                self._next_poll = self._loop.time() + _POLL_SECONDS
+                await self._poll()
+            await self._claim_due()
+            if self._loop.time() >= self._next_note:
+                self._next_note = self._loop.time() + _NOTE_LANES_SECONDS
+                await self.store.note_lanes()
+        except model.StoreUnavailableError as error:
+            _log.warning("dispatcher_waits_for_store", reason=str(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _POLL_SECONDS)
+
     async def _poll(self) -> None:
         self._ask_store = False
         self._due = {due.destination: due.next_due_at for due in await self.store.due()}
@@ -233,7 +260,11 @@ class Dispatcher:
     async def _give_back(self) -> None:
         if self._deferred:
             keys, self._deferred = self._deferred, []
-            await self.store.defer(keys)
+            try:
+                await self.store.defer(keys)
+            except model.StoreUnavailableError:
+                self._deferred += keys
+                raise
             self._ask_store = True
 
     async def _claim_due(self) -> None:
@@ -245,7 +276,7 @@ class Dispatcher:
             else:
                 room = self.lanes.room(destination, self._clock.steady())
                 limit, size = min(room.rows, _CLAIM_ROWS), room.bytes
-            if limit <= 0:
+            if limit <= 0 or size <= _OVERHEAD_BYTES:
                 continue
             found = await self.store.claim(destination, limit, size, now)
             self.offer(found, fresh=False)
@@ -270,13 +301,13 @@ class Dispatcher:
             state = self.lanes.circuit_of(destination)
             if state.state is circuit.State.Open:
                 wait = max(wait, state.trial_at - steady)
-            elif wait <= 0:
-                continue  # its lane is full: the end of an attempt wakes the dispatcher
+            if wait <= 0:
+                continue  # its lane is full, or its trial runs: the end of an attempt wakes the dispatcher
             soonest = min(soonest, self._clock.real_seconds(wait))
         return max(0.002, soonest)
 
-    async def _note_lanes(self) -> None:
-        """Tell the store from which key on deliveries are in lanes; results that wait count as in lanes."""
-        oldest = min(self._mine, default=self._last_key + 1)
-        await self.store.flush()
-        await self.store.note_lanes(oldest)
+
+def _take_all(items: list[model.Delivery]) -> list[model.Delivery]:
+    taken = list(items)
+    items.clear()
+    return taken

@@ -1,7 +1,7 @@
 """Ends holds whose cause has gone (design §3, Time limits of a route): after a change, and now and then."""
 
 import zoneinfo
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -34,28 +34,32 @@ _DESTINATION_HOLDS = {
 class Holds:
     """Looks at every group of held deliveries and decides whether it may go on."""
 
-    def __init__(self, store: port.Store, desk: desks.Desk, clock: clocks.Clock) -> None:
-        self._store, self._desk, self._clock = store, desk, clock
+    def __init__(
+        self,
+        store: port.Store,
+        desk: desks.Desk,
+        clock: clocks.Clock,
+        offer: Callable[[Sequence[model.Delivery]], None],
+    ) -> None:
+        """``offer`` takes deliveries into lanes."""
+        self._store, self._desk, self._clock, self._offer = store, desk, clock, offer
 
-    async def review(self) -> list[model.Delivery]:
-        """Release what may go on; deliveries that must be decided anew come back, claimed, for the lanes."""
-        claimed: list[model.Delivery] = []
+    async def review(self) -> None:
+        """Release what may go on; what must be decided anew is claimed, decided, and offered if it passes."""
         for group in await self._store.held_groups():
             definition = self._store.route(group.route)
             if group.reason in _EXPRESSION_HOLDS:
-                claimed += await self._decide_anew(group, definition)
+                await self._decide_anew(group, definition)
             elif await self._has_ended(group.reason, definition):
                 count = await self._store.unhold(group, self._clock.now())
                 _log.info("hold_ended", reason=group.reason.name, route=definition.route, deliveries=count)
             elif group.reason is model.HoldReason.DestinationNotFound:
                 now = self._clock.now()
                 await self._store.cancel_held(group, model.CancelReason.DestinationDeleted, now - DELETED_AFTER, now)
-        return claimed
 
     async def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
         if reason in _DESTINATION_HOLDS:
-            destination = self._desk.destination(definition.destination)
-            return route.destination_hold(destination, definition.listener.tenant) is None
+            return self._desk.can_send(definition)
         listener = self._desk.listener(definition.listener.key)
         if listener is None:
             return False  # nobody said that what was stopped may go on
@@ -80,24 +84,25 @@ class Holds:
         )
         return visits <= tenant.visits_per_month
 
-    async def _decide_anew(self, group: port.HeldGroup, definition: model.RouteDefinition) -> Sequence[model.Delivery]:
+    async def _decide_anew(self, group: port.HeldGroup, definition: model.RouteDefinition) -> None:
         """Where the route's expressions were changed: filter again, and let the others try their transform again."""
         live = self._desk.live_route(definition)
         listener = self._desk.listener(definition.listener.key)
         if live is None or listener is None or (live.when, live.transform) == (definition.when, definition.transform):
-            return []
+            return
         newest = route.definition_of(listener, live)
-        passed: list[model.Delivery] = []
         while found := await self._store.claim_held(group, newest, _CLAIM_ROWS, self._clock.now()):
+            # No await before all are settled or offered: what is claimed is in nobody else's hands.
+            passed: list[model.Delivery] = []
             for delivery in found:
                 settlement = self._filter_again(delivery, newest) if group.reason in _FILTER_HOLDS else None
                 if settlement is None:
                     passed.append(delivery)
                 else:
                     self._store.settle(settlement)
+            self._offer(passed)
             if len(found) < _CLAIM_ROWS:
                 break
-        return passed
 
     def _filter_again(self, delivery: model.Delivery, newest: model.RouteDefinition) -> model.Settlement | None:
         """The settlement of a delivery that its mended filter refuses, or cannot decide either; None if it passes."""

@@ -171,6 +171,10 @@ class Lanes:
         """Attempts that run."""
         return len(self._attempts)
 
+    def running(self, destination: str) -> list[int]:
+        """Deliveries (row keys) in attempts to a destination."""
+        return [key for key, entry in self._attempts.items() if entry.destination == destination]
+
     def configure(self, destination: str, limits: Limits) -> None:
         """Set a destination's limits: at the start, and whenever its document or the number of replicas changes."""
         lane = self._lane(destination)
@@ -192,6 +196,8 @@ class Lanes:
         if lane.circuit.state is circuit.State.Open:
             due = lane.count == 0 and lane.in_flight == 0 and now >= lane.circuit.trial_at
             return Room(int(due), free)
+        if lane.bytes == 0:
+            free = max(free, self._max_bytes - self._bytes)
         slots = min(lane.limits.concurrency, lane.circuit.limit)
         return Room(max(0, min(slots * _READY_ROWS, _MOST_READY_ROWS) - lane.waited.count), free)
 

@@ -95,16 +95,20 @@ def _unfit(
 
 
 def _hops(text: str) -> int:
-    return int(text) if text.isdecimal() and len(text) < 4 else 0
+    """What is no number says nothing; a number however long is one."""
+    digits = text.lstrip("0")
+    if not digits.isdecimal():
+        return 0
+    return int(digits) if len(digits) < 4 else 255
 
 
 class Deadlines:
     """Ends waits at their deadline: one clock for all, instead of a timer for each arrival."""
 
-    def __init__(self, abandon: Callable[["asyncio.Future[model.Accepted]"], None]) -> None:
+    def __init__(self, abandon: Callable[["asyncio.Future[model.Accepted]", model.Arrival], None]) -> None:
         self._abandon = abandon
-        self.waiting: dict[asyncio.Future[model.Accepted], float] = {}
-        """Future -> its deadline (the event loop's clock)."""
+        self.waiting: dict[asyncio.Future[model.Accepted], tuple[float, model.Arrival]] = {}
+        """Future -> its deadline (the event loop's clock), and whose it is."""
 
     async def watch(self) -> None:
         """Look ten times a second. Runs until it is cancelled."""
@@ -112,8 +116,9 @@ class Deadlines:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             soon = loop.time() + _TICK_SECONDS
-            for future in [future for future, deadline in self.waiting.items() if deadline <= soon]:
-                self._abandon(future)
+            for future, (deadline, arrival) in list(self.waiting.items()):
+                if deadline <= soon:
+                    self._abandon(future, arrival)
 
 
 async def commit(store: port.Store, deadlines: Deadlines, arrival: model.Arrival, deadline: float) -> model.Accepted:
@@ -130,7 +135,7 @@ async def commit(store: port.Store, deadlines: Deadlines, arrival: model.Arrival
         raise answer.RefusedError(model.RefusedReason.QueueFull) from None
     except model.StoreUnavailableError:
         raise answer.RefusedError(model.RefusedReason.StoreUnavailable) from None
-    deadlines.waiting[future] = deadline
+    deadlines.waiting[future] = (deadline, arrival)
     try:
         return await future
     except asyncio.CancelledError:

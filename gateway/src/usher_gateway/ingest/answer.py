@@ -59,36 +59,38 @@ def status_of(reason: model.RefusedReason) -> int:
 class Answer:
     """One complete answer."""
 
-    __slots__ = ("_head", "keep_alive", "status")
+    __slots__ = ("_closing", "_head", "keep_alive", "status")
 
-    def __init__(self, status: int, extra: bytes = b"", *, keep_alive: bool = True) -> None:
+    def __init__(self, status: int, extra: bytes = b"") -> None:
         phrase = HTTPStatus(status).phrase.encode()
-        closing = b"" if keep_alive else b"Connection: close\r\n"
-        self._head = b"HTTP/1.1 %d %s\r\n%sContent-Length: 0\r\n%sDate: " % (status, phrase, extra, closing)
+        line = b"HTTP/1.1 %d %s\r\n%sContent-Length: 0\r\n" % (status, phrase, extra)
+        self._head = line + b"Date: "
+        self._closing = line + b"Connection: close\r\nDate: "
         self.status = status
-        self.keep_alive = keep_alive
+        self.keep_alive = status not in _CLOSING
+        """Whether the connection may take another request afterwards."""
 
-    def bytes(self) -> bytes:
+    def bytes(self, *, keep_alive: bool) -> bytes:
         """The whole answer as it goes over the wire."""
-        return self._head + _date() + b"\r\n\r\n"
+        return (self._head if keep_alive else self._closing) + _date() + b"\r\n\r\n"
 
 
-def _make(status: int) -> dict[bool, Answer]:
-    extra = b"wifiWebhookListener: 1\r\n" if status == 200 else _EXTRA.get(status, b"")
-    return {keep: Answer(status, extra, keep_alive=keep and status not in _CLOSING) for keep in (True, False)}
+def _make(status: int) -> Answer:
+    return Answer(status, b"wifiWebhookListener: 1\r\n" if status == 200 else _EXTRA.get(status, b""))
 
 
-_ANSWERS = {status: _make(status) for status in (200, 417, 500, *_STATUS.values())}
+_ACCEPTED = _make(200)
+_REFUSED = {reason: _make(status) for reason, status in _STATUS.items()}
 
 
-def accepted(*, keep_alive: bool) -> Answer:
+def accepted() -> Answer:
     """200 with Purple's header: what is committed, and probes."""
-    return _ANSWERS[200][keep_alive]
+    return _ACCEPTED
 
 
-def refused(reason: model.RefusedReason, *, keep_alive: bool) -> Answer:
+def refused(reason: model.RefusedReason) -> Answer:
     """The answer to a refusal: never with Purple's header."""
-    return _ANSWERS[_STATUS[reason]][keep_alive]
+    return _REFUSED[reason]
 
 
 _date_of: tuple[int, bytes] = (0, b"")

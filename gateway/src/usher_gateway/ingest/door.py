@@ -1,12 +1,21 @@
 """What the steps of an arrival share: the listeners, the store, the clocks, the counters."""
 
 import asyncio
+import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
+
+import structlog
 
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model
 from usher_gateway.ingest import accept, answer, authenticate, find, inflate, receive, route, validate
 from usher_gateway.store import port
+
+_log = structlog.get_logger(__name__)
+
+_INLINE_BYTES = 256 * 1024
+_WORDS = {word: word.name.lower() for word in model.CountedAs}
 
 
 class Books:
@@ -19,6 +28,8 @@ class Books:
         """reason -> arrivals, those without a tenant included"""
         self.unacknowledged = 0
         self.quarantined: dict[str, int] = {}
+        self.unexpected_sources: dict[tuple[str, str], int] = {}
+        """(namespace, tenant) -> arrivals let in from outside of ``allowedSources``: the policy is only to report."""
 
     def add(self, listener: model.ListenerName, counted_as: str) -> None:
         """Count an arrival of a tenant."""
@@ -40,7 +51,7 @@ class Door:
         self.store, self.clock, self.keys = store, clock, keys
         self.deliver = deliver
         self.books = Books()
-        self.deadlines = accept.Deadlines(store.abandon)
+        self.deadlines = accept.Deadlines(self._abandon)
         self.is_draining = False
         self._watch = watch
         self._listeners: dict[str, find.LiveListener] = {}
@@ -92,19 +103,27 @@ class Door:
         """
         listener = found.listener
         document = listener.document
-        if document.source_ranges and document.source_policy == "Enforce":
-            forwarded = (
-                request.headers.getall("X-Forwarded-For", ()) if document.client_address_from == "XForwardedFor" else ()
-            )
-            client = authenticate.client_address(request.peer, forwarded, listener.trusted_proxies)
-            if not authenticate.source_is_allowed(client, listener.source_ranges):
-                raise answer.RefusedError(model.RefusedReason.SourceNotAllowed)
+        if listener.source_ranges:
+            self._check_source(listener, request)
         if document.authentication.type != "None":
             reason = authenticate.credentials_refused(document.authentication, request.headers, self.keys.credential)
             if reason is not None:
                 raise answer.RefusedError(reason)
         if listener.bucket is not None and not listener.bucket.take(asyncio.get_running_loop().time()):
             raise answer.RefusedError(model.RefusedReason.RateLimited)
+
+    def _check_source(self, listener: find.LiveListener, request: receive.Request) -> None:
+        document = listener.document
+        forwarded = (
+            request.headers.getall("X-Forwarded-For", ()) if document.client_address_from == "XForwardedFor" else ()
+        )
+        client = authenticate.client_address(request.peer, forwarded, listener.trusted_proxies)
+        if authenticate.source_is_allowed(client, listener.source_ranges):
+            return
+        if document.source_policy == "Enforce":
+            raise answer.RefusedError(model.RefusedReason.SourceNotAllowed)
+        key = (listener.name.namespace, listener.name.tenant)
+        self.books.unexpected_sources[key] = self.books.unexpected_sources.get(key, 0) + 1
 
     async def read(self, found: find.Found, request: receive.Request) -> tuple[bytes, validate.Parsed]:
         """The body, inflated, and what it says.
@@ -117,10 +136,10 @@ class Door:
                 return b"", validate.parse(b"", "")
             raise answer.RefusedError(model.RefusedReason.MethodNotAllowed)
         raw = await request.read_body()
-        encoding = request.headers.get("Content-Encoding")
-        if encoding:
+        encoding = ",".join(request.headers.getall("Content-Encoding", ()))
+        if encoding and raw:
             try:
-                raw = inflate.inflate(raw, encoding, receive.HARD_LIMIT_BYTES)
+                raw = await _inflated(raw, encoding)
             except inflate.TooLargeError:
                 raise answer.RefusedError(model.RefusedReason.TooLarge) from None
             except inflate.InflateError:
@@ -136,20 +155,50 @@ class Door:
 
     def count_accepted(self, arrival: model.Arrival, accepted: model.Accepted, request: receive.Request) -> None:
         """Count what was committed; the sender of one that cannot be answered will bring it again."""
-        self.books.add(arrival.listener, _WORDS[accepted.counted_as])
-        if arrival.quarantine is not None:
-            reason = arrival.quarantine.name
-            self.books.quarantined[reason] = self.books.quarantined.get(reason, 0) + 1
+        self._count_committed(arrival, accepted)
         if not request.is_connected:
             self.books.unacknowledged += 1
             self.store.unacknowledged(arrival)
 
+    def _count_committed(self, arrival: model.Arrival, accepted: model.Accepted) -> None:
+        self.books.add(arrival.listener, _WORDS[accepted.counted_as])
+        if arrival.quarantine is not None:
+            reason = arrival.quarantine.name
+            self.books.quarantined[reason] = self.books.quarantined.get(reason, 0) + 1
+
+    def _abandon(self, future: "asyncio.Future[model.Accepted]", arrival: model.Arrival) -> None:
+        """The deadline has come: answered 503 now, counted once when it is known whether it was committed."""
+        self.store.abandon(future, functools.partial(self._learn, arrival))
+
+    def _learn(self, arrival: model.Arrival, accepted: model.Accepted | None) -> None:
+        if accepted is None:
+            self._count_refused(arrival.listener, model.RefusedReason.Deadline)
+            return
+        self._count_committed(arrival, accepted)
+        self.books.unacknowledged += 1
+
     def count_refused(self, found: find.Found | None, reason: model.RefusedReason) -> None:
         """Count a refusal, for its tenant where it is known."""
+        if reason is not model.RefusedReason.Deadline:  # see _learn()
+            self._count_refused(found.listener.name if found is not None else None, reason)
+
+    def _count_refused(self, listener: model.ListenerName | None, reason: model.RefusedReason) -> None:
         self.books.refused[reason.value] = self.books.refused.get(reason.value, 0) + 1
-        if found is not None:
-            self.store.count(found.listener.name, model.Counter.refused, self.clock.now())
-            self.books.add(found.listener.name, "refused")
+        if listener is not None:
+            self.store.count(listener, model.Counter.refused, self.clock.now())
+            self.books.add(listener, "refused")
+
+    def count_failed(self, found: find.Found | None, error: Exception) -> model.RefusedReason:
+        """Count an arrival at which the gateway itself failed, and tell where."""
+        listener = found.listener.name.key if found is not None else ""
+        _log.error("arrival_failed", listener=listener, exc_info=error)
+        self.count_refused(found, model.RefusedReason.InternalError)
+        return model.RefusedReason.InternalError
 
 
-_WORDS = {word: word.name.lower() for word in model.CountedAs}
+async def _inflated(raw: bytes, encoding: str) -> bytes:
+    """What is large once inflated is inflated beside the event loop: a bomb must not make its neighbours wait."""
+    if len(raw) <= _INLINE_BYTES:
+        with contextlib.suppress(inflate.TooLargeError):
+            return inflate.inflate(raw, encoding, _INLINE_BYTES)
+    return await asyncio.to_thread(inflate.inflate, raw, encoding, receive.HARD_LIMIT_BYTES)

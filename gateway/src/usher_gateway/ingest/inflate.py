@@ -3,6 +3,8 @@
 import zlib
 
 _SLICE = 65_536
+_FED = 16_384
+_MAX_MEMBERS = 1_000
 
 
 class InflateError(Exception):
@@ -41,22 +43,25 @@ def _deflated(body: bytes, limit: int) -> bytes:
 
 
 def _members(body: bytes, window_bits: int, limit: int) -> bytes:
-    """All members of a body one after the other, as gzip allows."""
-    out = bytearray()
-    while True:
+    """All members of a body one after the other, as gzip allows.
+
+    Fed in small slices: zlib copies what it does not consume, and a body may be made of members of a few bytes.
+    """
+    out, view, at = bytearray(), memoryview(body), 0
+    for _ in range(_MAX_MEMBERS):
         stream = zlib.decompressobj(window_bits)
-        data = body
         while not stream.eof:
+            fed = view[at : at + _FED]
             try:
-                piece = stream.decompress(data, _SLICE)
+                piece = stream.decompress(fed, _SLICE)
             except zlib.error as error:
                 raise InflateError("broken data") from error
+            at += len(fed) - len(stream.unconsumed_tail) - len(stream.unused_data)
             out += piece
             if len(out) > limit:
                 raise TooLargeError
-            data = stream.unconsumed_tail
-            if not data and not piece and not stream.eof:
+            if not fed and not piece and not stream.eof:
                 raise InflateError("truncated data")
-        body = stream.unused_data
-        if not body:
+        if at == len(view):
             return bytes(out)
+    raise InflateError("too many members")

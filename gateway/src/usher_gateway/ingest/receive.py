@@ -5,12 +5,17 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
-from aiohttp import http_parser, streams, web, web_protocol
+from aiohttp import http_parser, http_writer, streams, web, web_protocol
 
 from usher_gateway import measure, model
 from usher_gateway.ingest import answer
 
 _log = structlog.get_logger(__name__)
+
+_VERSIONS = (http_writer.HttpVersion11, http_writer.HttpVersion10)
+_LINGER_SECONDS = 2.0
+_NO_TIME = 0.1
+"""A body has to be there this much before the deadline: the answer takes its time too."""
 
 HARD_LIMIT_BYTES = 8 * 1024 * 1024
 """More than this, on the wire or inflated, is refused with 413 (design §2.3)."""
@@ -25,6 +30,8 @@ class Limits(msgspec.Struct, frozen=True):
     connections: int = 10_000
     reading_bytes: int = 256 * 1024 * 1024
     """Bodies being read, all connections together."""
+    lingering: int = 1_000
+    """Connections that are answered, and kept until the sender has read that."""
 
 
 class Request:
@@ -45,7 +52,7 @@ class Request:
         """On the event loop's clock."""
         self.method = message.method
         self.headers = message.headers
-        self.keep_alive = not message.should_close
+        self.keep_alive = not (message.should_close or message.upgrade)
         self.target = message.path
         self.host = message.headers.get("Host", "")
         if not self.target.startswith("/"):
@@ -59,9 +66,9 @@ class Request:
 
     @property
     def is_connected(self) -> bool:
-        """Whether an answer can still be written."""
+        """Whether an answer can still be written, and nothing speaks for a sender that has given up."""
         transport = self._connection.transport
-        return transport is not None and not transport.is_closing()
+        return transport is not None and not transport.is_closing() and not self._connection.is_half_closed
 
     def _split_absolute_target(self) -> None:
         """The absolute form names the host itself (RFC 9112 §3.2.2)."""
@@ -74,7 +81,7 @@ class Request:
         """The body as sent.
 
         Raises:
-            RefusedError: TooLarge, BodyTimeout, Disconnected, QueueFull.
+            RefusedError: TooLarge, BodyTimeout, BadRequest, Disconnected, QueueFull.
         """
         payload = self._payload
         if payload.is_eof():
@@ -87,11 +94,13 @@ class Request:
             raise answer.RefusedError(model.RefusedReason.TooLarge)
         self._continue()
         try:
-            async with asyncio.timeout_at(self.deadline):
+            async with asyncio.timeout_at(self.deadline - _NO_TIME):
                 return await self._read_slowly()
         except TimeoutError:
             raise answer.RefusedError(model.RefusedReason.BodyTimeout) from None
-        except (web_protocol.RequestPayloadError, ConnectionError, OSError):
+        except web_protocol.RequestPayloadError:
+            raise answer.RefusedError(model.RefusedReason.BadRequest) from None
+        except OSError:
             raise answer.RefusedError(model.RefusedReason.Disconnected) from None
 
     async def _read_slowly(self) -> bytes:
@@ -127,7 +136,17 @@ class Connection(web_protocol.RequestHandler):
     the first request, and the first byte for later ones; 0 while the connection is idle.
     """
 
-    __slots__ = ("_payload", "began_at", "busy", "idle_since", "next_began_at", "seen_bytes", "server")
+    __slots__ = (
+        "_payload",
+        "began_at",
+        "busy",
+        "idle_since",
+        "is_half_closed",
+        "is_lingering",
+        "next_began_at",
+        "seen_bytes",
+        "server",
+    )
 
     def __init__(self, server: "PublicServer", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -138,14 +157,13 @@ class Connection(web_protocol.RequestHandler):
             auto_decompress=False,
         )
         self.server = server
-        self.began_at = self.next_began_at = self.idle_since = 0.0
-        self.busy = False
-        self.seen_bytes = False
+        self.began_at = loop.time()  # the acceptance: with TLS the handshake follows, and counts
+        self.next_began_at = self.idle_since = 0.0
+        self.busy = self.seen_bytes = self.is_half_closed = self.is_lingering = False
         self._payload: streams.StreamReader | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the clock of the first request; beyond the limit of connections say 503 and hang up."""
-        self.began_at = self._loop.time()
+        """Beyond the limit of connections say 503 and hang up."""
         super().connection_made(transport)
         if len(self.server.connections) >= self.server.limits.connections:
             self.hang_up(model.RefusedReason.QueueFull)
@@ -161,6 +179,9 @@ class Connection(web_protocol.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Note when a request's first byte came."""
+        if not data:  # aiohttp lets the parser go on by this
+            super().data_received(data)
+            return
         self.seen_bytes = True
         if not self.busy:
             if not self.began_at:
@@ -168,12 +189,36 @@ class Connection(web_protocol.RequestHandler):
         elif not self.next_began_at and self._payload is not None and self._payload.is_eof():
             self.next_began_at = self._loop.time()
         super().data_received(data)
+        if self._messages and type(self._messages[-1][0]) is web_protocol._ErrInfo:  # noqa: SLF001 - see _serve()
+            self._end_broken_body()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp's always lets the connection end
+        """The sender sends no more: what it sent is answered, then the connection is closed."""
+        self.is_half_closed = True
+        payload = self._messages[-1][1] if self._messages else self._payload
+        if self._messages or self.busy:
+            if payload is not None and not payload.is_eof():
+                payload.set_exception(ConnectionResetError("connection closed by the sender"))
+            return self.ssl_context is None  # TLS has no half-closed connections
+        if self.seen_bytes and not self.is_lingering:
+            self.hang_up(model.RefusedReason.BadRequest)
+        self.force_close()
+        return False
+
+    def _end_broken_body(self) -> None:
+        """What cannot be parsed inside of a body is that request's fault, not another request."""
+        payload = self._messages[-2][1] if len(self._messages) > 1 else self._payload if self.busy else None
+        if payload is not None and not payload.is_eof():
+            self._messages.pop()
+            payload.set_exception(web_protocol.RequestPayloadError("the body cannot be parsed"))
 
     async def start(self) -> None:
         """Serve the requests of the connection, one after the other."""
         try:
             while not self._force_close and not self._close:
                 if not self._messages:
+                    if self.is_half_closed:
+                        break
                     await self._wait_for_message()
                 message, payload = self._messages.popleft()
                 self._refill()
@@ -185,7 +230,8 @@ class Connection(web_protocol.RequestHandler):
             _log.error("connection_failed", error=type(error).__name__, exc_info=error)
         finally:
             self._task_handler = None
-            self.force_close()
+            if not self.is_lingering:
+                self.force_close()
 
     async def _wait_for_message(self) -> None:
         self._waiter = self._loop.create_future()
@@ -205,19 +251,37 @@ class Connection(web_protocol.RequestHandler):
         self, message: http_parser.RawRequestMessage | web_protocol._ErrInfo, payload: streams.StreamReader
     ) -> bool:
         """Answer one request; True if the connection can take another."""
-        if isinstance(message, web_protocol._ErrInfo):  # noqa: SLF001 - how aiohttp queues what it cannot parse
+        # _ErrInfo is how aiohttp queues what it cannot parse.
+        if isinstance(message, web_protocol._ErrInfo) or message.version not in _VERSIONS:  # noqa: SLF001
             self.hang_up(model.RefusedReason.BadRequest)
             return False
         self.busy, self._payload, began_at = True, payload, self.began_at
         request = Request(message, payload, self, began_at + self.server.limits.answer_seconds)
+        if self.server.is_draining:
+            request.keep_alive = False
         result = await self.server.handler(request)
         self._request_done()
         transport = self.transport
         if transport is None:
             return False
-        transport.write(result.bytes())
+        is_read = payload.is_eof()
+        keep_alive = is_read and result.keep_alive and request.keep_alive
+        transport.write(result.bytes(keep_alive=keep_alive))
         self.server.durations.observe(self._loop.time() - began_at)
-        return result.keep_alive and payload.is_eof()
+        if not is_read:
+            self._linger()
+        if self._paused:
+            await self._wait_written()
+        return keep_alive
+
+    async def _wait_written(self) -> None:
+        """A sender that does not read its answers gets no more of them."""
+        try:
+            async with asyncio.timeout(self.server.limits.answer_seconds):
+                await self._drain_helper()
+        except TimeoutError:
+            if self.transport is not None:
+                self.transport.abort()
 
     def _request_done(self) -> None:
         """The present request is answered: the next one's clock runs if its bytes are here already."""
@@ -233,7 +297,29 @@ class Connection(web_protocol.RequestHandler):
         """Answer a refusal outside of any listener, count it, and close."""
         self.server.refused(reason)
         if self.transport is not None:
-            self.transport.write(answer.refused(reason, keep_alive=False).bytes())
+            self.transport.write(answer.refused(reason).bytes(keep_alive=False))
+            self._linger()
+
+    def _linger(self) -> None:
+        """Close, but not before the sender had time to read the answer.
+
+        Closing with bytes unread resets the connection, and the reset may overtake the answer. Until then aiohttp drops
+        what comes, because ``_close`` is set. Source: RFC 9112 §9.6.
+        """
+        server, transport = self.server, self.transport
+        if transport is None or self.is_half_closed or server.lingering >= server.limits.lingering:
+            self.force_close()
+            return
+        self.is_lingering = True
+        server.lingering += 1
+        if transport.can_write_eof():
+            transport.write_eof()
+        self.close()
+        self._resume_transport_reading()
+        self._loop.call_later(_LINGER_SECONDS, self._end_lingering)
+
+    def _end_lingering(self) -> None:
+        self.server.lingering -= 1
         self.force_close()
 
 
@@ -246,6 +332,9 @@ class PublicServer:
         self.refused = refused
         self.connections: set[Connection] = set()
         self.reading_bytes = 0
+        self.is_draining = False
+        """While True, each connection ends with its next answer."""
+        self.lingering = 0
         self.durations = measure.Histogram(measure.SECONDS)
         """From a request's beginning to its answer, in seconds."""
         self.manager = web.Server(_unused, access_log=None)
@@ -261,6 +350,8 @@ class PublicServer:
             await asyncio.sleep(min(0.5, limits.header_seconds / 4))
             now = loop.time()
             for connection in [connection for connection in self.connections if not connection.busy]:
+                if connection.is_lingering:
+                    continue
                 if connection.began_at:
                     if connection.began_at < now - limits.header_seconds:
                         self._end_slow_header(connection)
@@ -271,6 +362,7 @@ class PublicServer:
         """Close idle connections now, and the others once they are answered, at the latest after ``seconds``."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
+        self.is_draining = True
         while self.connections and loop.time() < end:
             for connection in list(self.connections):
                 if not connection.busy:

@@ -6,7 +6,7 @@ commit now; nothing else but the errors named. Cancelling an awaiting caller nev
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -88,8 +88,15 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 _ANY = Filter()
 
 
+Learned = Callable[[model.Accepted | None], None]
+"""Told what became of an abandoned arrival: what the commit made of it, or None if it was withdrawn."""
+
+
 class Store(Protocol):
     """A durable ledger of arrivals and a queue of deliveries, with its meters."""
+
+    orphans: list[model.Delivery]
+    """Deliveries of arrivals that were committed after abandon(): whoever moves deliveries takes them out of here."""
 
     async def open(self) -> OpenReport:
         """Take ownership, migrate, recover.
@@ -117,11 +124,11 @@ class Store(Protocol):
             StoreFullError: disk space is below the bound.
         """
 
-    def abandon(self, future: "asyncio.Future[model.Accepted]") -> None:
+    def abandon(self, future: "asyncio.Future[model.Accepted]", learned: Learned | None = None) -> None:
         """Stop waiting for an accept(): the deadline has come.
 
         The future is cancelled. An arrival whose commit has not begun is withdrawn; otherwise the commit goes on, and
-        its success is recorded as by unacknowledged().
+        its success is recorded as by unacknowledged(). ``learned`` is called once that is known.
         """
 
     def unacknowledged(self, arrival: model.Arrival) -> None:
@@ -150,8 +157,11 @@ class Store(Protocol):
     async def defer(self, keys: Sequence[int]) -> None:
         """Give deliveries of this process's lanes back to the backlog, due at once (no room, or shutting down)."""
 
-    async def note_lanes(self, oldest: int) -> None:
-        """Note that no delivery below a row key is in a lane any more: a start need not look there."""
+    async def note_lanes(self) -> None:
+        """Note how old the oldest delivery in this process's lanes is: a start need not look below."""
+
+    async def hasten(self, destination: str, now: int) -> int:
+        """Make a destination's backlog due at once, because what it waited for may have been mended; how many."""
 
     async def backlogs(self) -> list[Backlog]:
         """Every destination with deliveries in the backlog."""

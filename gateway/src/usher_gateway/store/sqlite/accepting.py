@@ -137,7 +137,6 @@ class Acceptance:
         is_first: bool,
     ) -> None:
         key, received_at, visit_time = arrival.key, arrival.received_at, arrival.visit_time
-        persons = b"".join(arrival.person_keys)
         quarantine = arrival.quarantine
         self._arrival_rows.append(
             (
@@ -153,7 +152,7 @@ class Acceptance:
                 arrival.body_size,
                 arrival.fingerprint,
                 arrival.visitor_key,
-                persons,
+                b"".join(arrival.person_keys),
                 self._owner.encode(verdicts),
             )
         )
@@ -161,9 +160,7 @@ class Acceptance:
         self._body_rows.append((key, expires_day, arrival.content_type, arrival.body))
         is_visit = counted_as is model.CountedAs.Visit
         self._ledger_rows.append(
-            tail.LedgerRow(
-                key, received_at, arrival.fingerprint, arrival.visitor_key, visit_time, is_visit, is_first, persons
-            )
+            tail.LedgerRow(key, received_at, arrival.fingerprint, arrival.visitor_key, visit_time, is_visit, is_first)
         )
 
     def _insert(self, new_marks: set[bytes]) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import importlib.resources
 import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,9 @@ _MIN_GATEWAY = "0.1.0"
 
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "lustre", "gfs2", "ocfs2", "fuse.sshfs", "fuse.gluster")
 _SQLITE_OLDEST = (3, 38, 0)
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_CHECK_SECONDS = 1.0
+_MARK = b"%019d"
 
 
 class Opened(msgspec.Struct):
@@ -35,6 +39,15 @@ class Opened(msgspec.Struct):
     lock: IO[bytes]
     writer: writer.Writer
     report: port.OpenReport
+    marked: int = 0
+
+    def mark(self) -> None:
+        """Note outside of the database how far it goes, so that a lost write-ahead log is noticed at the next start."""
+        key = self.writer.highest_arrival
+        if key > self.marked:
+            os.pwrite(self.lock.fileno(), _MARK % key, 0)
+            os.fdatasync(self.lock.fileno())
+            self.marked = key
 
     def close(self) -> None:
         """Close the file and give up ownership, in this order."""
@@ -44,7 +57,7 @@ class Opened(msgspec.Struct):
         self.lock.close()
 
 
-def open_for_writing(folder: Path, key_fingerprint: str, fold_rows: int) -> Opened:
+def open_for_writing(folder: Path, key_fingerprint: str, fold_rows: int, now: int) -> Opened:
     """Take ownership of a data folder and make its database ready.
 
     Raises:
@@ -52,24 +65,65 @@ def open_for_writing(folder: Path, key_fingerprint: str, fold_rows: int) -> Open
     """
     if sqlite3.sqlite_version_info < _SQLITE_OLDEST:
         raise model.ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old", "Use a Python with SQLite 3.38+.")
-    lock = _own(folder)
-    try:
-        connection = connect(folder / FILE_NAME)
-        _migrate(connection, key_fingerprint)
-        return _make_ready(folder, lock, connection, fold_rows)
-    except sqlite3.DatabaseError as error:
-        lock.close()
-        if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+    with contextlib.ExitStack() as undo:
+        lock = undo.enter_context(_own(folder))
+        try:
+            connection = undo.enter_context(contextlib.closing(connect(folder / FILE_NAME)))
+            _check_whole(connection)
+            _migrate(connection, key_fingerprint)
+            opened = _make_ready(folder, lock, connection, fold_rows, now)
+        except sqlite3.DatabaseError as error:
+            raise _explained(folder, error) from error
+        except OSError as error:
             raise model.ConfigurationError(
-                f"the store in {folder} cannot be opened: {error}", "Check the folder's rights and free space."
+                f"{lock.name} cannot be written: {error.strerror}", "Check the folder's rights and free space."
             ) from error
-        raise model.StoreCorruptError(
+        undo.pop_all()
+        return opened
+
+
+def _explained(folder: Path, error: sqlite3.DatabaseError) -> model.UsherError:
+    """What keeps the file from being opened, for a person."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_BUSY:
+        return model.StoreLockedError(
+            f"another program writes to {folder / FILE_NAME}",
+            "End it (`fuser` tells which one it is), then start again.",
+        )
+    if code in _CORRUPT:
+        return model.StoreCorruptError(
             f"{folder / FILE_NAME} is damaged or no database of Usher: {error}",
             "Move it aside (its visits can often be saved with `sqlite3 FILE .recover`), or restore it from a backup.",
-        ) from error
-    except BaseException:
-        lock.close()
-        raise
+        )
+    return model.ConfigurationError(
+        f"the store in {folder} cannot be opened: {error}", "Check the folder's rights and free space."
+    )
+
+
+def _check_whole(connection: sqlite3.Connection) -> None:
+    """Read the whole file, as far as that goes in a second: damage is met at the start, not in the middle of a day.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged.
+    """
+    end = time.monotonic() + _CHECK_SECONDS
+    connection.set_progress_handler(lambda: time.monotonic() > end, 1_000)
+    try:
+        (found,) = connection.execute("pragma quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+    else:
+        if found != "ok":
+            raise _damaged(str(found).splitlines()[-1])
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
+def _damaged(what: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(what)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 def checkpoint(folder: Path) -> None:
@@ -105,7 +159,7 @@ def _own(folder: Path) -> IO[bytes]:
                 f"{folder} is on a network file system ({file_system}), on which SQLite can lose data",
                 "Use a local disk or a block volume, or PostgreSQL.",
             )
-        lock = (folder / "lock").open("ab")
+        lock = (folder / "lock").open("r+b" if (folder / "lock").exists() else "w+b")
     except OSError as error:
         raise model.ConfigurationError(
             f"the data folder {folder} cannot be used: {error.strerror}", "Give --data a folder that Usher may write."
@@ -139,7 +193,7 @@ def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
     (version,) = connection.execute("pragma user_version").fetchone()
     (tables,) = connection.execute("select count(*) from sqlite_master").fetchone()
     if application_id != APPLICATION_ID and tables:
-        raise sqlite3.DatabaseError("it belongs to another program")
+        raise _damaged("it belongs to another program")
     folder = importlib.resources.files(__package__) / "migrations"
     for script in sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name):
         number = int(script.name.split("_")[0])
@@ -173,33 +227,56 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3])
 
 
-def _make_ready(folder: Path, lock: IO[bytes], connection: sqlite3.Connection, fold_rows: int) -> Opened:
+def _make_ready(folder: Path, lock: IO[bytes], connection: sqlite3.Connection, fold_rows: int, now: int) -> Opened:
     (highest,) = connection.execute(
-        "select max(coalesce((select max(key) from arrivals), 0), coalesce((select max(key) from deliveries), 0))"
+        "select max(coalesce((select max(key) from arrivals), 0), coalesce((select max(key) from deliveries), 0),"
+        " coalesce((select cast(value as integer) - 1 from meta where name = 'lanes_from'), 0))"
     ).fetchone()
-    recovered = _recover(connection)
+    _check_mark(folder, lock, highest)
+    recovered = _recover(connection, now)
     ledger_tail = tail.Tail(fold_rows)
     _read_tail(connection, ledger_tail)
     batch_writer = writer.Writer(connection, model.IdFactory(floor=highest), ledger_tail)
     batch_writer.lanes_from = highest + 1
     connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(highest + 1),))
+    os.pwrite(lock.fileno(), _MARK % highest, 0)  # room for later marks, also when the disk is full then
     return Opened(folder, lock, batch_writer, port.OpenReport(highest, recovered, "Local"))
 
 
-def _recover(connection: sqlite3.Connection) -> int:
-    """Deliveries that were in the lanes of the gateway before go to the backlog: the lock proves that it is dead."""
+def _check_mark(folder: Path, lock: IO[bytes], highest: int) -> None:
+    """Refuse a store that ends before what was once committed: a lost log must not go unnoticed.
+
+    Raises:
+        StoreCorruptError: it does.
+    """
+    noted = os.pread(lock.fileno(), 32, 0)
+    if noted.isdigit() and highest < int(noted):
+        raise model.StoreCorruptError(
+            f"what was committed last is not in {folder / FILE_NAME}: {FILE_NAME}-wal beside it is missing or damaged",
+            f"Put both files back as they were. To go on without the visits that are missing, delete {lock.name}.",
+        )
+
+
+def _recover(connection: sqlite3.Connection, now: int) -> int:
+    """Deliveries that were in the lanes of the gateway before go to the backlog: the lock proves that it is dead.
+
+    They are due now, also when the clock was set back meanwhile.
+    """
     low = connection.execute("select value from meta where name = 'lanes_from'").fetchone()
-    statement = "update deliveries set waiting = 1 where key >= ? and state = 0 and hold = 0 and waiting = 0"
-    return connection.execute(statement, (int(low[0]) if low else 0,)).rowcount
+    statement = (
+        "update deliveries set waiting = 1, due_at = min(due_at, ?)"
+        " where key >= ? and state = 0 and hold = 0 and waiting = 0"
+    )
+    return connection.execute(statement, (now, int(low[0]) if low else 0)).rowcount
 
 
 def _read_tail(connection: sqlite3.Connection, ledger_tail: tail.Tail) -> None:
     folded = connection.execute("select value from meta where name = 'folded_to'").fetchone()
     statement = (
-        "select key, received_at, flags, fingerprint, visitor, visit_time, counted_as, persons"
+        "select key, received_at, flags, fingerprint, visitor, visit_time, counted_as"
         " from arrivals where key > ? order by key"
     )
-    for key, received_at, flags, fingerprint, visitor, visit_time, counted_as, persons in connection.execute(
+    for key, received_at, flags, fingerprint, visitor, visit_time, counted_as in connection.execute(
         statement, (int(folded[0]) if folded else 0,)
     ):
         row = tail.LedgerRow(
@@ -211,6 +288,5 @@ def _read_tail(connection: sqlite3.Connection, ledger_tail: tail.Tail) -> None:
             visit_time=visit_time,
             is_visit=counted_as == model.CountedAs.Visit,
             remembers_print=bool(flags & writer.FLAG_FIRST),
-            persons=persons,
         )
         ledger_tail.growing.add(row)

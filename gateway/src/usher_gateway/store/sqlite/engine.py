@@ -60,6 +60,7 @@ class SqliteEngine:
         self._arrivals = arrival_queue.ArrivalQueue(settings.limits)
         self._settlements: collections.deque[model.Settlement] = collections.deque()
         self._unacknowledged: list[model.Arrival] = []
+        self._abandoned: dict[asyncio.Future[model.Accepted], port.Learned] = {}
         self._jobs: list[tuple[Callable[[writer.Writer], None], asyncio.Future[None]]] = []
         self._counts: dict[tuple[model.ListenerName, int, int], int] = {}
         self._waiters: list[asyncio.Future[None]] = []
@@ -69,7 +70,9 @@ class SqliteEngine:
         self._retry_longest = _RETRY_FIRST_SECONDS
         self._next_counts = 0.0
         self.orphans: list[model.Delivery] = []
-        """Deliveries of arrivals that were abandoned while they were committed: the dispatcher fetches them."""
+        """See the port."""
+        self.late_commits = 0
+        """Arrivals that were committed after they had been abandoned."""
         self._batches: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
         self._job_is_next = False
         self.commit_seconds = measure.Histogram(measure.SECONDS)
@@ -84,7 +87,7 @@ class SqliteEngine:
         self._loop = asyncio.get_running_loop()
         settings = self.settings
         self.opened = opened = await asyncio.to_thread(
-            database.open_for_writing, settings.folder, settings.key_fingerprint, settings.fold_rows
+            database.open_for_writing, settings.folder, settings.key_fingerprint, settings.fold_rows, self.now()
         )
         self.disk.look()
         self.reader = reads.Reader(settings.folder)
@@ -102,7 +105,8 @@ class SqliteEngine:
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticker
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.flush(), timeout=5)
+            async with asyncio.timeout(5):
+                await self.flush()
         await self.reader.close()
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -119,9 +123,10 @@ class SqliteEngine:
         self._schedule()
         return future
 
-    def abandon(self, future: "asyncio.Future[model.Accepted]") -> None:
+    def abandon(self, future: "asyncio.Future[model.Accepted]", learned: port.Learned | None = None) -> None:
         """See the port."""
-        future.cancel()
+        if future.cancel() and learned is not None:
+            self._abandoned[future] = learned
 
     def unacknowledged(self, arrival: model.Arrival) -> None:
         """See the port."""
@@ -179,9 +184,13 @@ class SqliteEngine:
         if keys:
             await self.run_job(lanes.defer(keys))
 
-    async def note_lanes(self, oldest: int) -> None:
+    async def note_lanes(self) -> None:
         """See the port."""
-        await self.run_job(lanes.note_oldest(oldest))
+        await self.run_job(writer.Writer.raise_lanes_from)
+
+    async def hasten(self, destination: str, now: int) -> int:
+        """See the port."""
+        return await self._in_slices(lambda changed: lanes.hasten(destination, now, changed))
 
     async def claim_held(
         self, group: port.HeldGroup, definition: model.RouteDefinition, limit: int, now: int
@@ -244,8 +253,11 @@ class SqliteEngine:
 
     def _draw(self) -> _InFlight | None:
         entries = self._arrivals.draw()
+        for entry in self._arrivals.withdrawn:
+            self._tell(entry, None)
+        self._arrivals.withdrawn.clear()
         if not (entries or self._settlements or self._unacknowledged or self._waiters or self._counts_are_due()):
-            return None
+            return None if self.available else _InFlight(writer.Batch(job=writer.probe, now=self.now()), [], [])
         settlements = _take(self._settlements, _SETTLEMENTS_PER_BATCH)
         unacknowledged, self._unacknowledged = self._unacknowledged, []
         counts, self._counts = self._counts, {}
@@ -288,18 +300,33 @@ class SqliteEngine:
         elif result.error is not None:
             self._put_back(in_flight, result)
             return
+        if result.error is None:
+            self._has_committed(in_flight)
+        self._dispatch()
+
+    def _has_committed(self, in_flight: _InFlight) -> None:
         _resolve(in_flight.waiters)
+        if not self.available:
+            _log.info("store_commits_again")
         self.available = True
         self._retry_longest = _RETRY_FIRST_SECONDS
-        self._next_counts = self._loop.time() + _COUNTS_EVERY_SECONDS
-        self._dispatch()
+        if in_flight.batch.counts:
+            self._next_counts = self._loop.time() + _COUNTS_EVERY_SECONDS
 
     def _answer(self, entry: arrival_queue.Entry, accepted: model.Accepted) -> None:
         if entry.future.done():
             self._unacknowledged.append(entry.arrival)
             self.orphans.extend(accepted.deliveries)
+            self.late_commits += 1
+            self._tell(entry, accepted)
         else:
             entry.future.set_result(accepted)
+
+    def _tell(self, entry: arrival_queue.Entry, accepted: model.Accepted | None) -> None:
+        """Whoever abandoned an arrival learns what became of it."""
+        learned = self._abandoned.pop(entry.future, None)
+        if learned is not None:
+            learned(accepted)
 
     def _put_back(self, in_flight: _InFlight, result: isolate.Result) -> None:
         """The database could not be written: keep what is not committed, and try again soon."""
@@ -330,7 +357,8 @@ class SqliteEngine:
             try:
                 await asyncio.to_thread(self.disk.look)
                 await self._checkpoint()
-            except (OSError, sqlite3.Error) as error:
+                await asyncio.to_thread(self.opened.mark)
+            except Exception as error:  # noqa: BLE001 - the task's top: without it a full disk would stay full for ever
                 _log.warning("store_upkeep_failed", error=type(error).__name__)
             self._schedule()
 

@@ -106,18 +106,21 @@ def claim_held(
         for delivery in found:
             delivery.route = route.number
             batch_writer.connection.execute(statement, (route.number, route.destination, now, delivery.key))
-        if found:
-            batch_writer.lower_lanes_from(min(delivery.key for delivery in found))
+        batch_writer.lend([delivery.key for delivery in found])
 
     return job
 
 
-def note_oldest(oldest: int) -> Callable[[writer.Writer], None]:
-    """A job that records from which key on deliveries may be in lanes: where a start looks for them."""
+def hasten(destination: str, now: int, changed: list[int]) -> Callable[[writer.Writer], None]:
+    """A job that makes a slice of a destination's backlog due at once."""
 
     def job(batch_writer: writer.Writer) -> None:
-        batch_writer.lanes_from = oldest
-        batch_writer.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(oldest),))
+        statement = (
+            "update deliveries set due_at = ?1 where key in"
+            " (select key from deliveries where destination = ?2 and waiting = 1 and due_at > ?1 limit ?3)"
+        )
+        values = (now, batch_writer.names.destination(destination), HOLD_SLICE)
+        changed.append(batch_writer.connection.execute(statement, values).rowcount)
 
     return job
 
@@ -126,8 +129,10 @@ def _set_waiting(batch_writer: writer.Writer, keys: list[int], waiting: int) -> 
     statement = f"update deliveries set waiting = {waiting} where state = 0 and hold = 0 and key in ({{}})"  # noqa: S608 - 0 or 1
     for _ in rows.select_in(batch_writer.connection, statement, sorted(keys)):
         pass
-    if not waiting and keys:
-        batch_writer.lower_lanes_from(min(keys))
+    if waiting:
+        batch_writer.take_back(keys)
+    else:
+        batch_writer.lend(keys)
 
 
 def _delivery(row: rows.Found) -> model.Delivery:

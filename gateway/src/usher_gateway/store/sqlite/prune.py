@@ -124,7 +124,7 @@ def _forget_one(connection: sqlite3.Connection, row: rows.Found) -> None:
     segment = persons.segment_of(connection, key)
     for person in persons.split(packed):
         statement = "delete from persons where segment = ? and person = ? and arrival = ?"
-        connection.execute(statement, (segment, tail.short_key(person), key))
+        connection.execute(statement, (segment, person, key))
     connection.execute("delete from prints where print = ? and arrival = ?", (tail.short_key(fingerprint), key))
     connection.execute(
         "delete from sightings where visitor = ? and visit_time = ?", (tail.short_key(visitor), visit_time)

@@ -42,6 +42,7 @@ class ArrivalQueue:
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self.entries = 0
         self.bytes = 0
+        self.withdrawn: list[Entry] = []
 
     def push(self, entry: Entry) -> None:
         """Add an entry.
@@ -67,7 +68,7 @@ class ArrivalQueue:
         self.bytes += size
 
     def draw(self) -> list[Entry]:
-        """Take the next batch: entries that nobody waits for any more are dropped."""
+        """Take the next batch; entries that nobody waits for any more go to ``withdrawn`` instead."""
         batch: list[Entry] = []
         size = 0
         while self._lanes and len(batch) < self._limits.batch_entries and size < self._limits.batch_bytes:
@@ -76,7 +77,9 @@ class ArrivalQueue:
                 entry = self._pop(lane)
                 if not lane.entries:
                     del self._lanes[tenant]
-                if not entry.future.done():
+                if entry.future.done():
+                    self.withdrawn.append(entry)
+                else:
                     batch.append(entry)
                     size += len(entry.arrival.body)
                     if len(batch) >= self._limits.batch_entries or size >= self._limits.batch_bytes:

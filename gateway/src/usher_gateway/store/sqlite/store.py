@@ -96,10 +96,8 @@ class SqliteStore(engine.SqliteEngine):
         return await self.reader.run(lambda connection: listings.answer(connection, delivery))
 
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
-        """See the port: memory first, because what leaves it is in the tables from then on."""
-        found: set[int] = set()
-        await self.run_job(persons.in_memory(keys, found))
-        found |= await self.reader.run(lambda connection: persons.folded(connection, keys))
+        """See the port."""
+        found = await self.reader.run(lambda connection: persons.arrivals_of(connection, keys))
         return await self.reader.run(lambda connection: persons.ids(connection, found, (namespace, tenant), keys))
 
     # changing

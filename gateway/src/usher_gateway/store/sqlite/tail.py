@@ -5,8 +5,6 @@ by their first byte, and moved bucket by bucket in key order, one with every com
 from the ledger: nothing here is durable, and nothing has to be.
 """
 
-from collections.abc import Iterator
-
 import msgspec
 
 from usher_gateway.store import decide
@@ -29,7 +27,6 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     is_visit: bool
     remembers_print: bool
     """True for the first acceptance of a content; later ones do not replace it."""
-    persons: bytes
     unacknowledged: bool = False
 
 
@@ -45,7 +42,6 @@ class Generation:
         self.last_key = 0
         self._prints: list[dict[bytes, decide.Print]] = [{} for _ in range(256)]
         self._sightings: list[dict[bytes, tuple[int, ...]]] = [{} for _ in range(256)]
-        self._persons: list[list[tuple[bytes, int]]] = [[] for _ in range(256)]
 
     def add(self, row: LedgerRow) -> None:
         """Remember one row; rows may come out of key order."""
@@ -60,13 +56,6 @@ class Generation:
         if row.is_visit:
             bucket = self._sightings[row.visitor_key[0]]
             bucket[row.visitor_key] = (*bucket.get(row.visitor_key, ()), row.visit_time)
-        packed, persons = row.persons, self._persons
-        for start in range(0, len(packed), 8):
-            persons[packed[start]].append((packed[start : start + 8], key))
-
-    def add_person(self, person: bytes, arrival: int) -> None:
-        """Remember that a person key occurs in an arrival."""
-        self._persons[person[0]].append((person, arrival))
 
     def print_of(self, fingerprint: bytes) -> decide.Print | None:
         """What is known here of a content."""
@@ -76,20 +65,13 @@ class Generation:
         """Visit times known here of a visitor key."""
         return self._sightings[visitor_key[0]].get(visitor_key, ())
 
-    def arrivals_of(self, person: bytes) -> list[int]:
-        """Arrivals (row keys) in which a person key occurs."""
-        return [key for known, key in self._persons[person[0]] if known == person]
-
-    def bucket(
-        self, first_byte: int
-    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, int, int]]]:
-        """Sorted rows of one bucket: (print, arrival), (visitor, visit time), (segment, person, arrival)."""
+    def bucket(self, first_byte: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Sorted rows of one bucket: (print, arrival), (visitor, visit time)."""
         prints = sorted((short_key(digest), known.arrival) for digest, known in self._prints[first_byte].items())
         sightings = sorted(
             (short_key(key), time) for key, times in self._sightings[first_byte].items() for time in times
         )
-        persons = sorted((self.first_key, short_key(person), key) for person, key in self._persons[first_byte])
-        return prints, sightings, persons
+        return prints, sightings
 
 
 class Tail:
@@ -99,7 +81,7 @@ class Tail:
         self._fold_rows = fold_rows
         self.growing = Generation()
         self.folding: Generation | None = None
-        self._buckets: Iterator[int] = iter(())
+        self._position = 0
         self._must_fold = False
 
     def print_of(self, fingerprint: bytes) -> decide.Print | None:
@@ -114,11 +96,6 @@ class Tail:
         times = self.growing.sightings_of(visitor_key)
         return times + self.folding.sightings_of(visitor_key) if self.folding is not None else times
 
-    def arrivals_of(self, person: bytes) -> list[int]:
-        """Arrivals (row keys) known in memory in which a person key occurs."""
-        generations = [self.growing] if self.folding is None else [self.growing, self.folding]
-        return [key for generation in generations for key in generation.arrivals_of(person)]
-
     def fold_soon(self) -> None:
         """Fold what there is, however little: some of it is to be deleted."""
         self._must_fold = self.folding is None and self.growing.size > 0
@@ -130,12 +107,18 @@ class Tail:
                 return None
             self._must_fold = False
             self.folding, self.growing = self.growing, Generation()
-            self._buckets = iter(BUCKETS)
-        return next(self._buckets, None)
+            self._position = 0
+        return BUCKETS[self._position] if self._position < len(BUCKETS) else None
 
     def folded(self) -> None:
-        """Forget the folded generation: its rows are all in the tables and committed."""
-        self.folding = None
+        """Go on to the next bucket, since this one is committed; after the last, forget the generation.
+
+        Never before the commit: what a rolled back transaction has folded is folded again by the next one.
+        """
+        if self._position < len(BUCKETS):
+            self._position += 1
+        else:
+            self.folding = None
 
 
 def short_key(digest: bytes) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.sqlite import accepting, names, rows, tail
+from usher_gateway.store.sqlite import accepting, names, persons, rows, tail
 
 FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = accepting.FLAGS
 
@@ -37,8 +37,15 @@ class Writer:
         self.encode = msgspec.msgpack.Encoder().encode
         self.meters: dict[MeterKey, int] = {}
         self.checkpoint_is_due = False
-        self.lanes_from: int | None = None
-        """From this key on deliveries may be in lanes, as the store notes it; None: not known, the note must be read."""
+        self.lanes_from = 0
+        """From this key on deliveries may be in lanes; the store's own note is never above it."""
+        self.lent: set[int] = set()
+        """Deliveries in lanes, in attempts, or with results that wait for their commit."""
+        self.highest_arrival = 0
+        """Row key of the last arrival that was committed here."""
+        self._lending: list[int] = []
+        self._returning: list[int] = []
+        self._unfolded_persons = 0
         self._ids = ids
 
     def commit(self, batch: Batch) -> list[model.Accepted]:
@@ -46,7 +53,8 @@ class Writer:
 
         Facts that only this transaction made are added to the caches after the commit, never before.
         """
-        self.meters = {}
+        self.meters, self._lending, self._returning = {}, [], []
+        lanes_from = self.lanes_from
         self.connection.execute("begin immediate")
         try:
             accepted, ledger_rows = self._accept(batch)
@@ -57,12 +65,15 @@ class Writer:
             for listener, slot, counter, count in batch.counts:
                 self.meter(self.names.listener(listener), slot, counter, count)
             self._write_meters()
-            done_folding = self._fold()
+            self._fold_persons(len(ledger_rows))
+            has_folded = self._fold()
             self.connection.execute("commit")
         except BaseException:
+            self.lanes_from = lanes_from
             self._roll_back()
             raise
-        self._remember(ledger_rows, batch, done_folding)
+        self._remember(ledger_rows, batch, has_folded)
+        self._note_lent(accepted, batch)
         if self.checkpoint_is_due:
             self.checkpoint_is_due = False
             self.connection.execute("pragma wal_checkpoint(passive)")
@@ -78,30 +89,48 @@ class Writer:
         key = self._ids.next_key()
         return key, self._ids.id_of(key)
 
-    def lower_lanes_from(self, key: int) -> None:
-        """Note in this transaction that a delivery as old as ``key`` is in a lane."""
-        if self.lanes_from is None:
-            row = self.connection.execute("select value from meta where name = 'lanes_from'").fetchone()
-            self.lanes_from = int(row[0]) if row else 0
-        if key < self.lanes_from:
-            self.lanes_from = key
-            self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))
+    def lend(self, keys: Sequence[int]) -> None:
+        """Note in this transaction that deliveries go into lanes: a start after a crash must find them."""
+        if keys:
+            self._lending += keys
+            if min(keys) < self.lanes_from:
+                self._set_lanes_from(min(keys))
+
+    def take_back(self, keys: Sequence[int]) -> None:
+        """Note in this transaction that deliveries are in no lane any more."""
+        self._returning += keys
+
+    def raise_lanes_from(self) -> None:
+        """Note in this transaction from which key on a start has to look for deliveries in lanes."""
+        self._set_lanes_from(min(self.lent, default=self._ids.next_key()))
+
+    def _set_lanes_from(self, key: int) -> None:
+        self.lanes_from = key
+        self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))
+
+    def _note_lent(self, accepted: list[model.Accepted], batch: Batch) -> None:
+        """After the commit, here and not where lanes are: between commit and lane a delivery must not be overlooked."""
+        if batch.arrivals:
+            self.highest_arrival = batch.arrivals[-1].key
+        self.lent.update([delivery.key for each in accepted for delivery in each.deliveries])
+        self.lent.update(self._lending)
+        self.lent.difference_update([settlement.key for settlement in batch.settlements])
+        self.lent.difference_update(self._returning)
 
     def _roll_back(self) -> None:
         if self.connection.in_transaction:
             self.connection.execute("rollback")
         self.names.forget()
         self.month_visits.clear()
-        self.lanes_from = None
 
-    def _remember(self, ledger_rows: list[tail.LedgerRow], batch: Batch, done_folding: bool) -> None:
+    def _remember(self, ledger_rows: list[tail.LedgerRow], batch: Batch, has_folded: bool) -> None:
         for row in ledger_rows:
             self.tail.growing.add(row)
         for arrival in batch.unacknowledged:
             known = self.tail.print_of(arrival.fingerprint)
             if known is not None:
                 known.arrival, known.received_at, known.unacknowledged = arrival.key, arrival.received_at, True
-        if done_folding:
+        if has_folded:
             self.tail.folded()
 
     def _accept(self, batch: Batch) -> tuple[list[model.Accepted], list[tail.LedgerRow]]:
@@ -176,22 +205,23 @@ class Writer:
             packed = self.encode([(*key, count) for key, count in self.meters.items()])
             self.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
 
+    def _fold_persons(self, arrivals: int) -> None:
+        self._unfolded_persons += arrivals
+        if self._unfolded_persons >= persons.SEGMENT_ARRIVALS:
+            persons.fold(self)
+            self._unfolded_persons = 0
+
     def _fold(self) -> bool:
-        """Move one bucket of the tail into the lookup tables; True if that was the last one of its generation."""
+        """Move one bucket of the tail into the lookup tables, or end its generation; False if nothing is to fold."""
         bucket = self.tail.next_bucket()
         generation = self.tail.folding
         if generation is None:
             return False
         if bucket is not None:
-            prints, sightings, persons = generation.bucket(bucket)
+            prints, sightings = generation.bucket(bucket)
             rows.insert(self.connection, "insert or replace into prints", 2, prints)
             rows.insert(self.connection, "insert or ignore into sightings", 2, sightings)
-            rows.insert(self.connection, "insert or ignore into persons", 3, persons)
-            return False
-        self.connection.execute(
-            "insert or ignore into person_segments values (?, ?, ?)",
-            (generation.first_key, generation.first_key, generation.last_key),
-        )
+            return True
         self.connection.execute("insert or replace into meta values ('folded_to', ?)", (str(generation.last_key),))
         return True
 
@@ -203,6 +233,11 @@ _SETTLED: dict[model.SettledAs, tuple[model.DeliveryState, model.Counter | None]
     model.SettledAs.Cancelled: (model.DeliveryState.Cancelled, model.Counter.cancelled),
     model.SettledAs.Held: (model.DeliveryState.Pending, None),
 }
+
+
+def probe(batch_writer: Writer) -> None:
+    """A job: find out whether the database can be written again."""
+    batch_writer.connection.execute("insert or replace into meta values ('probe', '')")
 
 
 def checkpoint_after(batch_writer: Writer) -> None:

@@ -52,10 +52,11 @@ create table sightings (
     visitor integer not null, visit_time integer not null,
     primary key (visitor, visit_time)
 ) without rowid;
--- One segment per fold: appended, never spread over the whole table. Looked up once per segment.
+-- One segment per thousand arrivals: appended, never spread over the whole table. Looked up once per segment; those of
+-- the arrivals after meta.persons_to are in the ledger alone.
 create table person_segments (segment integer primary key, first_arrival integer not null, last_arrival integer not null);
 create table persons (
-    segment integer not null, person integer not null, arrival integer not null,
+    segment integer not null, person blob not null, arrival integer not null,
     primary key (segment, person, arrival)
 ) without rowid;
 

@@ -1,0 +1,95 @@
+"""Deliveries in this process's hands are found again after a crash, whenever the lanes were noted."""
+
+import asyncio
+
+from contract import engines, samples
+from usher_gateway import model
+
+NOW = samples.NOW
+
+
+def settlement(delivery: model.Delivery, settled_as: model.SettledAs, due_at: int = 0) -> model.Settlement:
+    attempts = delivery.attempts
+    return model.Settlement(delivery.key, settled_as, NOW, attempts, attempts + 1, due_at=due_at)
+
+
+async def deliver(bench: engines.Bench, content: str) -> model.Delivery:
+    (accepted,) = await bench.accept(samples.arrival(content))
+    (delivery,) = accepted.deliveries
+    return delivery
+
+
+async def test_a_note_of_the_lanes_does_not_pass_over_a_delivery_that_nobody_has_offered_yet(
+    bench: engines.Bench,
+) -> None:
+    older = await deliver(bench, "older")
+    newer = await deliver(bench, "newer")
+    bench.store.settle(settlement(newer, model.SettledAs.Delivered))
+    await bench.store.flush()
+    await bench.store.note_lanes()
+    assert (await bench.reopen(crash=True)).recovered == 1
+    assert [claimed.key for claimed in await bench.claim()] == [older.key]
+
+
+async def test_a_result_that_waits_for_its_commit_counts_as_in_the_lanes(bench: engines.Bench) -> None:
+    delivery = await deliver(bench, "a")
+    note = asyncio.ensure_future(bench.store.note_lanes())
+    bench.store.settle(settlement(delivery, model.SettledAs.Retry, due_at=NOW))
+    await note
+    await bench.store.flush()
+    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
+    await bench.store.note_lanes()
+    assert (await bench.reopen(crash=True)).recovered == 1
+
+
+async def test_a_claim_beside_a_note_of_the_lanes_is_recovered(bench: engines.Bench) -> None:
+    old = await deliver(bench, "old")
+    await bench.store.defer([old.key])
+    await bench.store.note_lanes()
+    claim = asyncio.ensure_future(bench.claim())
+    note = asyncio.ensure_future(bench.store.note_lanes())
+    assert [delivery.key for delivery in await claim] == [old.key]
+    await note
+    assert (await bench.reopen(crash=True)).recovered == 1
+
+
+async def test_what_was_given_back_or_settled_is_not_looked_for_after_a_crash(bench: engines.Bench) -> None:
+    given_back, done = await deliver(bench, "a"), await deliver(bench, "b")
+    await bench.store.defer([given_back.key])
+    bench.store.settle(settlement(done, model.SettledAs.Delivered))
+    await bench.store.flush()
+    await bench.store.note_lanes()
+    assert (await bench.reopen(crash=True)).recovered == 0
+    assert [claimed.key for claimed in await bench.claim()] == [given_back.key]
+
+
+async def test_an_abandoned_arrival_that_is_committed_leaves_its_deliveries_as_orphans(bench: engines.Bench) -> None:
+    future = bench.store.accept(samples.arrival("late"))
+    await asyncio.sleep(0)  # the batch is in the writer's hands
+    await asyncio.sleep(0)
+    bench.store.abandon(future)
+    await bench.store.flush()
+    (row,) = await bench.deliveries()
+    (orphan,) = bench.store.orphans
+    assert model.format_id(orphan.id) == row["id"]
+    assert (await bench.counts())["unacknowledged"] == 1
+    await bench.store.note_lanes()
+    assert (await bench.reopen(crash=True)).recovered == 1
+
+
+async def test_a_destination_that_changed_has_its_backlog_due_at_once(bench: engines.Bench) -> None:
+    delivery = await deliver(bench, "a")
+    bench.store.settle(settlement(delivery, model.SettledAs.Retry, due_at=NOW + samples.DAY))
+    await bench.store.flush()
+    assert await bench.claim() == []
+    assert await bench.store.hasten("agency/mailer", NOW) == 0
+    assert await bench.store.hasten("agency/crm", NOW) == 1
+    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
+
+
+async def test_a_clock_set_back_over_a_restart_delays_nothing_that_was_in_a_lane(bench: engines.Bench) -> None:
+    delivery = await deliver(bench, "a")
+    bench.clock.now -= samples.DAY
+    await bench.reopen(crash=True)
+    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
+    assert (await deliver(bench, "b")).key > delivery.key

@@ -1,0 +1,325 @@
+"""A real `usher run` for tests: manifests, the process, a sender that keeps its own books, and the store's file."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from usher_gateway import app, model
+from usher_gateway import settings as all_settings
+
+HOST = "hooks.example"
+TENANT = {"apiVersion": "usher.dev/v1alpha1", "kind": "Tenant", "metadata": {"name": "acme"}, "spec": {}}
+
+Manifest = dict[str, Any]
+
+
+def listener(name: str, routes: Sequence[Manifest], **spec: Any) -> Manifest:
+    """A listener at ``hooks.example/<name>``."""
+    return {
+        "apiVersion": "usher.dev/v1alpha1",
+        "kind": "Listener",
+        "metadata": {"name": name},
+        "spec": {
+            "tenantRef": {"name": "acme"},
+            "addresses": [{"name": "a", "hostname": HOST, "path": f"/{name}"}],
+            "authentication": {"type": "None"},
+            "routes": list(routes),
+            **spec,
+        },
+    }
+
+
+def route(name: str, destination: str, **spec: Any) -> Manifest:
+    """A route of a listener."""
+    return {"name": name, "destinationRef": {"name": destination}, **spec}
+
+
+def destination(name: str, url: str, http: Manifest | None = None, **spec: Any) -> Manifest:
+    """A destination without a tenant: everybody of the namespace may use it."""
+    return {
+        "apiVersion": "usher.dev/v1alpha1",
+        "kind": "Destination",
+        "metadata": {"name": name},
+        "spec": {"type": "HTTP", "http": {"url": url, **(http or {})}, **spec},
+    }
+
+
+def secret(name: str, **values: str) -> Manifest:
+    """A Secret."""
+    labels = {"usher.dev/watch": "true"}
+    metadata = {"name": name, "labels": labels}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+
+
+def write_manifests(file: Path, manifests: Sequence[Manifest]) -> None:
+    """Replace a file of manifests at once, as an editor does (JSON is YAML)."""
+    draft = file.with_name(f".{file.name}.new")
+    draft.write_text("\n---\n".join(json.dumps(manifest) for manifest in manifests))
+    draft.replace(file)
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def wait_until(
+    condition: Callable[[], Awaitable[bool] | bool], seconds: float = 20.0, what: str = "the condition"
+) -> None:
+    """Wait until a condition holds, looking at it often."""
+    end = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if found if isinstance(found, bool) else await found:
+            return
+        if time.monotonic() > end:
+            raise AssertionError(f"{what} did not come true within {seconds} s")
+        await asyncio.sleep(0.02)
+
+
+class Gateway:
+    """One `usher run` in a process of its own, on the same ports and data over all its lives."""
+
+    def __init__(self, folder: Path, manifests: Sequence[Manifest], *flags: str, data: Path | None = None) -> None:
+        self.data = data or folder / "data"
+        self.file = folder / "usher.yaml"
+        self.log = folder / "gateway.log"
+        self.port, self.admin = free_port(), free_port()
+        self.flags = ["--accept-min-free-mib", "1", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "1"]
+        self.flags += flags
+        self.process: asyncio.subprocess.Process | None = None
+        self.configure(manifests)
+
+    def configure(self, manifests: Sequence[Manifest]) -> None:
+        """Write the manifests; a running gateway takes them over within a second."""
+        write_manifests(self.file, manifests)
+
+    async def launch(self, **environment: str) -> None:
+        """Start the process, ready or not."""
+        assert self.process is None
+        arguments = ["run", str(self.file), "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}"]
+        arguments += ["--admin", f"127.0.0.1:{self.admin}", "--log-format", "json", *self.flags]
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "usher_gateway",
+                *arguments,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
+            )
+
+    async def start(self, **environment: str) -> None:
+        """Start the process and wait until it answers by its configuration."""
+        await self.launch(**environment)
+        await wait_until(self._is_ready, 20, "an answer of the gateway")
+
+    async def _is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.returncode is not None:
+            raise AssertionError(f"the gateway ended with {self.process.returncode}:\n{self.log_tail()}")
+        with contextlib.suppress(OSError):
+            return (await post(self.port, "/nowhere", b"{}")).status == 404
+        return False
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+        self.process = None
+
+    async def terminate(self, seconds: float = 30.0) -> int:
+        """SIGTERM, and the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return await self.exit_code(seconds)
+
+    async def exit_code(self, seconds: float = 30.0) -> int:
+        """Wait for the process to end by itself."""
+        process = self.process
+        assert process is not None
+        try:
+            async with asyncio.timeout(seconds):
+                return await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            self.process = None
+
+    async def close(self) -> None:
+        """End the process if it still runs."""
+        if self.process is not None and self.process.returncode is None:
+            await self.kill()
+        self.process = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def log_tail(self, lines: int = 30) -> str:
+        """The end of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the process holds."""
+        assert self.process is not None
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def store(self) -> "StoreFile":
+        """The store's file, read beside the gateway."""
+        return StoreFile(self.data / "usher.sqlite3")
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, manifests: Sequence[Manifest], **settings: Any) -> AsyncIterator[app.Gateway]:
+    """A gateway in the test's own process and loop, for what no flag can set; stopped at the end."""
+    write_manifests(folder / "usher.yaml", manifests)
+    endpoint = all_settings.Endpoint("127.0.0.1", 0)
+    values: dict[str, Any] = {"accept_min_free_bytes": 1, "accept_min_free_ratio": 0.0, "attempts_min_free_bytes": 1}
+    values |= {"files": (folder / "usher.yaml",), "data": folder / "data", "listen": endpoint, "admin": endpoint}
+    gateway = app.Gateway(all_settings.Settings(**(values | settings)), {})
+    task = asyncio.create_task(gateway.run())
+    try:
+        await wait_until(lambda: task.done() or gateway.applied_at > 0, 20, "a configured gateway")
+        if not task.done():
+            yield gateway
+    finally:
+        gateway.stop()
+        async with asyncio.timeout(30):
+            await task
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer of the gateway; ``status`` 0 where there was none."""
+
+    status: int
+    has_header: bool = False
+    seconds: float = 0.0
+
+    @property
+    def is_acknowledgement(self) -> bool:
+        """What Purple takes for one."""
+        return self.status == 200 and self.has_header
+
+
+class Connection:
+    """A keep-alive connection that posts one body after the other."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, path: str, body: bytes, limit_seconds: float = 15.0) -> Reply:
+        """Post a body.
+
+        Raises:
+            OSError: there was no (whole) answer.
+        """
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(limit_seconds):
+                if self._streams is None:
+                    self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+                reader, writer = self._streams
+                head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+                writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                head_lines = (await reader.readuntil(b"\r\n\r\n")).lower()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            self.close()
+            raise ConnectionError("no answer") from error
+        if b"connection: close" in head_lines:
+            self.close()
+        header = b"\r\nwifiwebhooklistener: 1\r\n" in head_lines
+        return Reply(int(head_lines.split(b" ", 2)[1]), header, time.monotonic() - started)
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
+async def post(port: int, path: str, body: bytes) -> Reply:
+    """Post once on a connection of its own."""
+    connection = Connection(port)
+    try:
+        return await connection.post(path, body)
+    finally:
+        connection.close()
+
+
+def visit(number: int, user: int | None = None, **fields: Any) -> bytes:
+    """A body of its own; ``user`` is another one for each number unless it is given."""
+    person = number if user is None else user
+    document = {
+        "user": {"id": person, "email": f"v{person}@example.org", "venue": {"id": 7}, **fields},
+        "number": number,
+    }
+    return json.dumps(document).encode()
+
+
+class StoreFile:
+    """What the store's file holds, read by a connection of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows of a query; none while there is no store yet."""
+        with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def count(self, table_and_condition: str) -> int:
+        """``select count(*) from …``."""
+        return int(self.rows(f"select count(*) from {table_and_condition}")[0][0])
+
+    def meters(self) -> dict[model.Counter, int]:
+        """Every meter, summed over listeners and slots, folded or not."""
+        found: dict[model.Counter, int] = {}
+        with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+            connection.execute("begin")
+            counted = list(connection.execute("select counter, count from meters"))
+            for (packed,) in connection.execute("select counts from meter_batches"):
+                counted += [(counter, count) for _, _, counter, count in msgspec.msgpack.decode(packed)]
+        for counter, count in counted:
+            found[model.Counter(counter)] = found.get(model.Counter(counter), 0) + count
+        return found
+
+    def open_deliveries(self) -> int:
+        """Deliveries that are neither delivered, nor dead, nor cancelled."""
+        return self.count("deliveries where state = 0")
+
+    def delivered_ids(self) -> Iterator[str]:
+        """Ids of delivered deliveries as receivers see them."""
+        for (identifier,) in self.rows("select id from deliveries where state = 1"):
+            yield model.format_id(identifier)
+
+
+def balance(meters: dict[model.Counter, int]) -> int:
+    """Open deliveries by the meters alone."""
+    counter = model.Counter
+    opened = sum(
+        meters.get(each, 0) for each in (counter.created, counter.released, counter.replayed, counter.redriven)
+    )
+    return opened - sum(meters.get(each, 0) for each in (counter.delivered, counter.died, counter.cancelled))

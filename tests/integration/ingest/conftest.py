@@ -1,0 +1,23 @@
+"""Gateways of these tests run on uvloop, as in production."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from support import gateway as gateways
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[gateways.RunningGateway]:
+    """A gateway with one listener (``agency/wifi``) without routes."""
+    async with gateways.running(tmp_path) as running:
+        yield running

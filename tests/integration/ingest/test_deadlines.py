@@ -1,0 +1,229 @@
+"""In time: whatever the store or the sender does, an answer comes before Purple gives up."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from support import gateway as gateways
+from support import hold, wire
+from usher_gateway.ingest import receive
+
+SHORT = receive.Limits(answer_seconds=1.0, header_seconds=0.4, idle_seconds=2.5)
+
+
+def visit(user: int) -> bytes:
+    return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
+
+
+async def test_with_the_store_away_every_request_gets_503_within_8_seconds(tmp_path: Path) -> None:
+    async with (
+        gateways.running(tmp_path) as gateway,
+        wire.connect(gateway.port) as first,
+        wire.connect(gateway.port) as later,
+    ):
+        await later.send(wire.request(gateway.target(), visit(1)))
+        assert (await later.answer()).acknowledges
+        async with hold.held_before_commits(gateway.gateway.store):
+            started = time.monotonic()
+            await asyncio.gather(
+                later.send(wire.request(gateway.target(), visit(2))),
+                first.send(wire.request(gateway.target(), visit(3))),
+            )
+            answers = await asyncio.gather(later.answer(), first.answer())
+            seconds = time.monotonic() - started
+        assert [(answer.status, answer.has_header) for answer in answers] == [(503, False)] * 2
+        assert all(int(answer.headers["retry-after"]) > 0 for answer in answers)
+        assert 6 < seconds < 8
+        await later.send(wire.request(gateway.target(), visit(2)))
+        assert (await later.answer()).acknowledges
+        assert gateway.counted() == {"visit": 2, "refused:Deadline": 2}
+        assert await gateway.meters() == {"visits": 2, "refused": 2}
+
+
+async def test_the_first_requests_time_counts_from_the_connection(tmp_path: Path) -> None:
+    limits = receive.Limits(answer_seconds=1.5, header_seconds=1.2)
+    async with (
+        gateways.running(tmp_path, limits=limits) as gateway,
+        hold.held_before_commits(gateway.gateway.store),
+        wire.connect(gateway.port) as connection,
+    ):
+        started = time.monotonic()
+        await asyncio.sleep(0.9)
+        await connection.send(wire.request(gateway.target(), visit(1)))
+        assert (await connection.answer()).status == 503
+        assert time.monotonic() - started < 1.6
+
+
+async def test_what_is_committed_after_its_503_is_unacknowledged_and_comes_again_as_a_redelivery(
+    tmp_path: Path,
+) -> None:
+    async with gateways.running(tmp_path, limits=SHORT) as gateway:
+        async with hold.held_in_commits(gateway.gateway.store) as is_held:
+            answer = await gateway.post(visit(1))
+            assert (answer.status, answer.has_header) == (503, False)
+            assert is_held.is_set()
+            assert gateway.counted() == {}
+        await gateways.wait_until(lambda: gateway.counted() != {})
+        assert gateway.counted() == {"visit": 1, "unacknowledged": 1}
+        assert await gateway.meters() == {"visits": 1, "unacknowledged": 1}
+        assert (await gateway.post(visit(1))).acknowledges
+        assert gateway.counted() == {"visit": 1, "unacknowledged": 1, "redelivery": 1}
+        assert await gateway.meters() == {"visits": 1, "unacknowledged": 1, "redeliveries": 1}
+
+
+async def test_what_is_committed_for_a_sender_who_has_gone_is_unacknowledged(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path) as gateway:
+        async with hold.held_in_commits(gateway.gateway.store) as is_held, wire.connect(gateway.port) as connection:
+            await connection.send(wire.request(gateway.target(), visit(1)))
+            await gateways.wait_until(is_held.is_set)
+            connection.abort()
+            await gateways.wait_until(lambda: not gateway.gateway.server.connections)
+        await gateways.wait_until(lambda: gateway.counted() != {})
+        assert gateway.counted() == {"visit": 1, "unacknowledged": 1}
+        assert await gateway.meters() == {"visits": 1, "unacknowledged": 1}
+        assert (await gateway.post(visit(1))).acknowledges
+        assert gateway.counted()["redelivery"] == 1
+
+
+async def test_a_full_queue_sheds_at_once(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path, limits=receive.Limits(answer_seconds=4)) as gateway:
+        async with hold.held_before_commits(gateway.gateway.store), asyncio.TaskGroup() as tasks:
+            started = time.monotonic()
+            posts = [tasks.create_task(_post_three(gateway, user * 10)) for user in range(64)]
+            await asyncio.wait(posts)
+            seconds = time.monotonic() - started
+        statuses = [status for post in posts for status in post.result()]
+        assert set(statuses) == {503}
+        assert seconds < 30
+        counted = gateway.counted()
+        assert counted.get("refused:QueueFull", 0) + counted.get("refused:Deadline", 0) == len(statuses)
+
+
+async def _post_three(gateway: gateways.RunningGateway, first: int) -> list[int]:
+    """Pipelined over one connection; answers come in order, each waits for its deadline."""
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(b"".join(wire.request(gateway.target(), visit(first + number)) for number in range(3)))
+        return [(await connection.answer()).status for _ in range(3)]
+
+
+async def test_a_tenants_queue_is_bounded_and_its_neighbours_are_accepted(tmp_path: Path) -> None:
+    other = gateways.LISTENER.replace("{name: wifi,", "{name: other,").replace("acme", "zeta")
+    manifests = gateways.MANIFESTS + gateways.TENANT.replace("acme", "zeta") + other
+    async with gateways.running(tmp_path, manifests) as gateway:
+        async with hold.held_before_commits(gateway.gateway.store):
+            body = json.dumps({"user": {"id": 1}, "x": "y" * 250_000}).encode()
+            connections = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(140)]
+            for _, writer in connections:
+                writer.write(wire.request(gateway.target(), body))
+            await gateways.wait_until(lambda: gateway.counted().get("refused:QueueFull", 0) > 0)
+            neighbour = asyncio.create_task(gateway.post(visit(7), "agency/other"))
+            shed = gateway.counted()["refused:QueueFull"]
+            await gateways.wait_until(lambda: len(gateway.gateway.door.deadlines.waiting) + shed >= 141)
+        assert (await neighbour).acknowledges
+        answers = [await wire.read_answer(reader) for reader, _ in connections]
+        for _, writer in connections:
+            writer.close()
+        statuses = [answer.status for answer in answers]
+        assert set(statuses) == {200, 503}
+        assert gateway.counted()["refused:QueueFull"] == statuses.count(503)
+        assert all(answer.has_header == (answer.status == 200) for answer in answers)
+
+
+async def test_a_header_that_does_not_end_is_refused(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
+        started = time.monotonic()
+        await connection.send(b"POST /v1/x HTTP/1.1\r\nHo")
+        answer = await connection.answer()
+        assert (answer.status, answer.has_header) == (408, False)
+        assert await connection.is_closed()
+        assert 0.3 < time.monotonic() - started < 1.5
+        assert gateway.counted() == {"refused:BodyTimeout": 1}
+
+
+async def test_a_header_that_drips_is_refused_too(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
+        dripping = asyncio.create_task(_drip(connection, wire.request("/v1/x", visit(1)), 0.05))
+        assert (await connection.answer()).status == 408
+        await asyncio.gather(dripping, return_exceptions=True)
+        assert gateway.counted() == {"refused:BodyTimeout": 1}
+
+
+async def test_a_body_that_drips_is_refused_at_the_deadline(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
+        request = wire.request(gateway.target(), visit(1) + b" " * 100)
+        head, body = request[:-136], request[-136:]
+        started = time.monotonic()
+        await connection.send(head)
+        dripping = asyncio.create_task(_drip(connection, body, 0.05))
+        answer = await connection.answer()
+        assert (answer.status, answer.has_header) == (408, False)
+        assert time.monotonic() - started <= 1.05
+        assert answer.headers["connection"] == "close"
+        await asyncio.gather(dripping, return_exceptions=True)
+        assert gateway.counted() == {"refused:BodyTimeout": 1}
+        assert await gateway.meters() == {"refused": 1}
+
+
+async def _drip(connection: wire.Wire, data: bytes, seconds: float) -> None:
+    for at in range(len(data)):
+        await connection.send(data[at : at + 1])
+        await asyncio.sleep(seconds)
+
+
+async def test_a_connection_that_says_nothing_is_closed_without_a_word(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
+        assert await connection.is_closed(limit=2)
+        assert gateway.counted() == {}
+
+
+@pytest.mark.parametrize("body", [b"", visit(1)])
+async def test_an_idle_connection_is_kept_longer_than_a_header_may_take(tmp_path: Path, body: bytes) -> None:
+    async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
+        for _ in range(2):
+            await connection.send(wire.request(gateway.target(), body))
+            assert (await connection.answer()).acknowledges
+            await asyncio.sleep(1.0)
+        started = time.monotonic()
+        assert await connection.is_closed(limit=4)
+        assert time.monotonic() - started > 1.0
+        assert sum(gateway.counted().values()) == 2
+
+
+async def test_beyond_the_limit_of_connections_503_is_said(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path, limits=receive.Limits(connections=2)) as gateway:
+        async with wire.connect(gateway.port), wire.connect(gateway.port):
+            await gateways.wait_until(lambda: len(gateway.gateway.server.connections) == 2)
+            answer = await gateway.post(visit(1))
+            assert (answer.status, answer.has_header) == (503, False)
+            assert gateway.counted() == {"refused:QueueFull": 1}
+        await gateways.wait_until(lambda: not gateway.gateway.server.connections)
+        assert (await gateway.post(visit(1))).acknowledges
+
+
+async def test_bodies_being_read_are_bounded_together(tmp_path: Path) -> None:
+    limits = receive.Limits(reading_bytes=1_000_000)
+    async with gateways.running(tmp_path, limits=limits) as gateway:
+        async with wire.connect(gateway.port) as first, wire.connect(gateway.port) as second:
+            await first.send(wire.request(gateway.target(), b"x" * 1_500_000)[:900_000])
+            await gateways.wait_until(lambda: gateway.gateway.server.reading_bytes > 800_000)
+            sending = asyncio.create_task(second.send(wire.request(gateway.target(), b"x" * 1_500_000)[:900_000]))
+            assert (await second.answer()).status == 503
+            await asyncio.gather(sending, return_exceptions=True)
+        await gateways.wait_until(lambda: not gateway.gateway.server.connections)
+        assert gateway.gateway.server.reading_bytes == 0
+        assert gateway.counted() == {"refused:QueueFull": 1, "refused:Disconnected": 1}
+
+
+async def test_a_stopping_gateway_answers_what_it_has_begun(tmp_path: Path) -> None:
+    async with (
+        gateways.running(tmp_path, limits=SHORT, drain_seconds=5.0) as gateway,
+        hold.held_before_commits(gateway.gateway.store),
+        wire.connect(gateway.port) as connection,
+    ):
+        await connection.send(wire.request(gateway.target(), visit(1)))
+        await gateways.wait_until(lambda: gateway.gateway.door.deadlines.waiting)
+        gateway.gateway.stop()
+        assert (await connection.answer(limit=4)).status == 503

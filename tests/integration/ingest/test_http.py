@@ -1,0 +1,345 @@
+"""HTTP as it should be and as it should not, byte by byte: answered, counted once, closed where it must be."""
+
+import asyncio
+import gzip
+import json
+
+import pytest
+
+from support import gateway as gateways
+from support import privacy, wire
+from usher_gateway.ingest import receive
+
+HOST = "Host: hooks.test\r\n"
+
+
+def visit(user: int = 1) -> bytes:
+    return json.dumps({"user": {"id": user, "firstName": privacy.PERSON, "venue": {"id": 9}}}).encode()
+
+
+async def test_a_connection_is_kept_for_many_requests(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        for user in range(20):
+            await connection.send(wire.request(gateway.target(), visit(user)))
+            assert (await connection.answer()).acknowledges
+    assert gateway.counted() == {"visit": 20}
+
+
+async def test_pipelined_requests_are_answered_in_order(gateway: gateways.RunningGateway) -> None:
+    targets = [gateway.target() if number % 3 else "/nowhere" for number in range(200)]
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(b"".join(wire.request(target, visit(n)) for n, target in enumerate(targets)))
+        statuses = [(await connection.answer()).status for _ in targets]
+    assert statuses == [200 if number % 3 else 404 for number in range(200)]
+    assert gateway.counted() == {"visit": 133, "refused:NotFound": 67}
+
+
+async def test_pipelined_requests_may_come_one_byte_at_a_time(gateway: gateways.RunningGateway) -> None:
+    data = wire.request(gateway.target(), visit(1)) + wire.chunked(gateway.target(), [visit(2)[:9], visit(2)[9:]])
+    async with wire.connect(gateway.port) as connection:
+        sending = asyncio.create_task(connection.send_slowly(data))
+        assert (await connection.answer()).acknowledges
+        assert (await connection.answer()).acknowledges
+        await sending
+    assert gateway.counted() == {"visit": 2}
+
+
+async def test_chunks_make_a_body(gateway: gateways.RunningGateway) -> None:
+    body = gzip.compress(visit())
+    pieces = [body[at : at + 7] for at in range(0, len(body), 7)]
+    data = wire.chunked(gateway.target(), pieces, extra="Content-Encoding: gzip\r\n")
+    assert (await wire.exchange(gateway.port, data)).acknowledges
+    assert gateway.counted() == {"visit": 1}
+
+
+async def test_http_1_0_is_answered_and_closed(gateway: gateways.RunningGateway) -> None:
+    data = f"POST {gateway.target()} HTTP/1.0\r\n{HOST}Content-Length: {len(visit())}\r\n\r\n".encode() + visit()
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(data)
+        answer = await connection.answer()
+        assert answer.acknowledges
+        assert answer.headers["connection"] == "close"
+        assert await connection.is_closed()
+
+
+async def test_connection_close_is_obeyed(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(gateway.target(), visit(), headers={"Connection": "close"}))
+        assert (await connection.answer()).headers["connection"] == "close"
+        assert await connection.is_closed()
+
+
+async def test_a_body_is_asked_for_by_100_continue(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        data = wire.request(gateway.target(), visit(), headers={"Expect": "100-continue"})
+        head, body = data[: -len(visit())], visit()
+        await connection.send(head)
+        assert await connection.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await connection.send(body)
+        assert (await connection.answer()).acknowledges
+    assert gateway.counted() == {"visit": 1}
+
+
+async def test_a_refusal_does_not_ask_for_the_body(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        data = wire.request("/nowhere", visit(), headers={"Expect": "100-continue"})
+        await connection.send(data[: -len(visit())])
+        assert (await connection.answer()).status == 404
+        assert await connection.is_closed()
+
+
+@pytest.mark.parametrize("form", ["http://hooks.test{}", "https://HOOKS.test.:443{}"])
+async def test_the_absolute_form_names_the_host(gateway: gateways.RunningGateway, form: str) -> None:
+    data = wire.request(form.format(gateway.target()), visit(), host="elsewhere.test")
+    assert (await wire.exchange(gateway.port, data)).acknowledges
+
+
+@pytest.mark.parametrize("host", ["HOOKS.test", "hooks.test:8443", "hooks.test.", "hooks.test.:443"])
+async def test_hosts_are_compared_as_names(gateway: gateways.RunningGateway, host: str) -> None:
+    assert (await wire.exchange(gateway.port, wire.request(gateway.target(), visit(), host=host))).acknowledges
+
+
+BAD = {
+    "two hosts": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nHost: other.test\r\nContent-Length: 2\r\n\r\n{{}}",
+    "the same host twice": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nHost: hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
+    "no host": "POST {t} HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}",
+    "two lengths": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{{}} ",
+    "the same length twice": "POST {t} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{{}}",
+    "lengths in a list": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 2, 2\r\n\r\n{{}}",
+    "negative length": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: -2\r\n\r\n{{}}",
+    "signed length": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: +2\r\n\r\n{{}}",
+    "hexadecimal length": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 0x2\r\n\r\n{{}}",
+    "endless length": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: " + "9" * 5000 + "\r\n\r\n{{}}",
+    "length and chunks": (
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: hooks.test\r\n\r\n"
+    ),
+    "chunks and length": (
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n"
+        "0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: hooks.test\r\n\r\n"
+    ),
+    "hidden chunks": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "chunked not last": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "unknown coding": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "two codings": (
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "0\r\n\r\n"
+    ),
+    "folded header": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nX-A: a\r\n b\r\nContent-Length: 2\r\n\r\n{{}}",
+    "bare line feeds": "POST {t} HTTP/1.1\nHost: hooks.test\nContent-Length: 2\n\n{{}}",
+    "space before the colon": "POST {t} HTTP/1.1\r\nHost : hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
+    "no colon": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nnonsense\r\n\r\n",
+    "null in a header": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nX-A: a\0b\r\nContent-Length: 2\r\n\r\n{{}}",
+    "null in a name": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nX\0A: b\r\nContent-Length: 2\r\n\r\n{{}}",
+    "null in the target": "POST {t}\0 HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
+    "endless headers": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\n" + "X-A: b\r\n" * 100_000,
+    "a line of 65 KiB": "POST {t}" + "a" * 66_560 + " HTTP/1.1\r\nHost: hooks.test\r\n\r\n",
+    "a header of 65 KiB": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nX-A: " + "a" * 66_560 + "\r\n\r\n",
+    "http/2 preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    "tls": "\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + "\0" * 100,
+    "no version": "GET {t}\r\n\r\n",
+    "unknown version": "GET {t} HTTP/3.7\r\nHost: hooks.test\r\n\r\n",
+    "http 2 in words": "GET {t} HTTP/2.0\r\nHost: hooks.test\r\n\r\n",
+    "unknown method": "PURPLE {t} HTTP/1.1\r\nHost: hooks.test\r\n\r\n",
+    "method in lower case": "post {t} HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
+    "spaces in the target": "POST {t} x HTTP/1.1\r\nHost: hooks.test\r\n\r\n",
+    "bytes in the target": "POST {t}\xff\xfe HTTP/1.1\r\nHost: hooks.test\r\n\r\n",
+    "relative target": "POST nowhere HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
+    "no authority": "POST http:///x HTTP/1.1\r\nHost: hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
+    "bad chunk size": (
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        '5\r\n{{"a":\r\nxyz\r\n1}}\r\n0\r\n\r\n'
+    ),
+    "chunk longer than said": (
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}more\r\n0\r\n\r\n"
+    ),
+    "chunk size too large": (
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "fffffffffffffffffff\r\n{{}}\r\n0\r\n\r\n"
+    ),
+    "endless trailers": (
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n"
+        + "X-A: b\r\n" * 100_000
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_what_is_no_http_is_answered_400_and_closed(gateway: gateways.RunningGateway, name: str) -> None:
+    data = BAD[name].format(t=gateway.target()).encode("latin-1")
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(data)
+        answer = await connection.answer(limit=3)
+        assert (answer.status, answer.has_header) == (400, False)
+        assert answer.headers["connection"] == "close"
+        assert await connection.is_closed()
+    refused = {key: count for key, count in gateway.counted().items() if key.startswith("refused")}
+    assert list(refused.values()) == [1]
+    assert refused == gateway.counted()
+
+
+async def test_after_bad_http_the_requests_before_it_are_answered(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(gateway.target(), visit()))
+        assert (await connection.answer()).acknowledges
+        await connection.send(b"\0\0\0\r\n\r\n")
+        assert (await connection.answer()).status == 400
+        assert await connection.is_closed()
+    assert gateway.counted() == {"visit": 1, "refused:BadRequest": 1}
+
+
+@pytest.mark.parametrize("target", ["/v1/%zz", "/%", "/v1/%00", "/../..//v1/x", "/?%zz=%&&=;", "/#x"])
+async def test_odd_targets_are_unknown(gateway: gateways.RunningGateway, target: str) -> None:
+    answer = await wire.exchange(gateway.port, wire.request(target, visit()))
+    assert (answer.status, answer.has_header) == (404, False)
+    assert gateway.counted() == {"refused:NotFound": 1}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: \r\n",
+        "Upgrade: websocket\r\nConnection: Upgrade\r\n",
+    ],
+)
+async def test_an_upgrade_is_not_taken_up(gateway: gateways.RunningGateway, extra: str) -> None:
+    data = f"POST {gateway.target()} HTTP/1.1\r\n{HOST}{extra}Content-Length: {len(visit())}\r\n\r\n".encode() + visit()
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(data)
+        answer = await connection.answer()
+        assert answer.acknowledges
+        assert answer.headers["connection"] == "close"
+        assert await connection.is_closed()
+    assert gateway.counted() == {"visit": 1}
+
+
+async def test_connect_is_refused_and_closed(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(b"CONNECT example.test:443 HTTP/1.1\r\nHost: example.test:443\r\n\r\n")
+        answer = await connection.answer()
+        assert (answer.status, answer.has_header) == (404, False)
+        assert await connection.is_closed()
+    assert gateway.counted() == {"refused:NotFound": 1}
+
+
+async def test_a_sender_that_closes_its_half_is_answered(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(gateway.target(), visit(1)) + wire.request(gateway.target(), visit(2)))
+        connection.send_eof()
+        assert (await connection.answer()).acknowledges
+        assert (await connection.answer()).acknowledges
+        assert await connection.is_closed()
+    # Most senders that close have given up, and these two look alike: what comes again is known as a redelivery.
+    assert gateway.counted() == {"visit": 2, "unacknowledged": 2}
+
+
+@pytest.mark.parametrize("cut", [10, 60, -5])
+async def test_a_request_that_ends_early_is_refused_at_once(gateway: gateways.RunningGateway, cut: int) -> None:
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(gateway.target(), visit())[:cut])
+        connection.send_eof()
+        answer = await connection.answer(limit=3)
+        assert (answer.status, answer.has_header) == (400, False)
+        assert await connection.is_closed()
+    assert list(gateway.counted().values()) == [1]
+
+
+@pytest.mark.parametrize("broken", [b"xyz\r\n", b"2\r\n{}more\r\n", b"0\r\n" + b"X-A: b\r\n" * 1000])
+async def test_a_body_that_breaks_on_its_way_is_refused_at_once(
+    gateway: gateways.RunningGateway, broken: bytes
+) -> None:
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.chunked(gateway.target(), [b'{"a"'])[:-5])
+        await gateways.wait_until(lambda: any(one.busy for one in gateway.gateway.server.connections))
+        await connection.send(broken)
+        answer = await connection.answer(limit=3)
+        assert (answer.status, answer.has_header) == (400, False)
+        assert await connection.is_closed()
+    assert gateway.counted() == {"refused:BadRequest": 1}
+    assert await gateway.meters() == {"refused": 1}
+
+
+async def test_a_connection_without_a_request_is_no_arrival(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        connection.send_eof()
+        assert await connection.is_closed()
+    async with wire.connect(gateway.port) as connection:
+        connection.abort()
+    await gateways.wait_until(lambda: not gateway.gateway.server.connections)
+    assert gateway.counted() == {}
+
+
+async def test_a_body_that_is_cut_off_is_refused(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(gateway.target(), visit())[:-5])
+        await gateways.wait_until(lambda: any(one.busy for one in gateway.gateway.server.connections))
+        connection.abort()
+        await gateways.wait_until(lambda: gateway.counted() != {})
+    assert gateway.counted() == {"refused:Disconnected": 1}
+
+
+LARGE = 8 * 1024 * 1024
+
+
+async def test_more_than_8_mib_on_the_wire_is_refused(gateway: gateways.RunningGateway) -> None:
+    for data in (
+        wire.request(gateway.target(), b"x" * (LARGE + 1)),
+        wire.chunked(gateway.target(), [b"x" * LARGE, b"x"]),
+    ):
+        async with wire.connect(gateway.port) as connection:
+            sending = asyncio.create_task(connection.send(data))
+            answer = await connection.answer()
+            assert (answer.status, answer.has_header) == (413, False)
+            assert answer.headers["connection"] == "close"
+            await asyncio.gather(sending, return_exceptions=True)
+    assert gateway.counted() == {"refused:TooLarge": 2}
+
+
+async def test_8_mib_on_the_wire_are_kept_in_part(gateway: gateways.RunningGateway) -> None:
+    assert (await gateway.post(b"x" * LARGE)).acknowledges
+    assert gateway.counted() == {"quarantined": 1, "quarantined:Truncated": 1}
+
+
+async def test_more_than_8_mib_inflated_are_refused(gateway: gateways.RunningGateway) -> None:
+    answer = await gateway.post(gzip.compress(b"x" * (LARGE + 1)), Content_Encoding="gzip")
+    assert (answer.status, answer.has_header) == (413, False)
+    assert (await gateway.post(gzip.compress(b"x" * LARGE), Content_Encoding="gzip")).acknowledges
+    assert gateway.counted() == {"refused:TooLarge": 1, "quarantined": 1, "quarantined:Truncated": 1}
+
+
+@pytest.mark.parametrize("target", ["/nowhere", ""])
+async def test_a_refusal_reaches_a_sender_that_is_still_sending(gateway: gateways.RunningGateway, target: str) -> None:
+    """Closing at once would reset the connection, and the reset would take the answer with it."""
+    size = 1_000_000 if target else LARGE * 2
+    data = wire.request(target or gateway.target(), b"x" * size)
+    async with wire.connect(gateway.port) as connection:
+        for start in range(0, len(data), 50_000):
+            await connection.send(data[start : start + 50_000])
+            await asyncio.sleep(0)
+        answer = await connection.answer()
+        assert answer.status == (404 if target else 413)
+        assert answer.headers["connection"] == "close"
+    assert sum(gateway.counted().values()) == 1
+
+
+async def test_a_flood_of_requests_whose_answers_nobody_reads_is_bounded(gateway: gateways.RunningGateway) -> None:
+    data = wire.request(gateway.target(), method="GET") * 1000
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024)
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    for _ in range(200):
+        writer.write(data)
+        try:
+            async with asyncio.timeout(0.5):
+                await writer.drain()
+        except TimeoutError:
+            break
+    waiting = [one.transport.get_write_buffer_size() for one in gateway.gateway.server.connections if one.transport]
+    writer.transport.abort()
+    assert max(waiting, default=0) < 1_000_000
+    assert gateway.counted().get("probe", 0) < 100_000
+
+
+def test_limits_have_the_designs_defaults() -> None:
+    limits = receive.Limits()
+    assert (limits.answer_seconds, limits.header_seconds) == (8.0, 5.0)
+    assert receive.HARD_LIMIT_BYTES == LARGE

@@ -1,0 +1,410 @@
+"""Disk full, read-only, locked, damaged: 503 in time or a clear refusal to start, never a 200 that is not stored."""
+
+import asyncio
+import contextlib
+import os
+import random
+import sqlite3
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from integration import gateways
+from usher_gateway.simulator import behaviour, receiver
+
+IN_TIME_SECONDS = 8.5
+"""Every arrival is answered within 8 s (design §2.2)."""
+
+FILE = "usher.sqlite3"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not mount("-t", "tmpfs", "-o", "size=24m", "usher-test", folder):
+        pytest.skip("this machine lets nobody mount a tmpfs")
+    yield folder
+    unmount(folder)
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[receiver.Receiver]:
+    async with receiver.Receiver() as made:
+        yield made
+
+
+def unmount(folder: Path) -> None:
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def one_route(peer: receiver.Receiver) -> list[gateways.Manifest]:
+    return [
+        gateways.TENANT,
+        gateways.listener("hook", [gateways.route("crm", "crm")]),
+        gateways.destination("crm", f"{peer.url}/crm", {"timeoutSeconds": 2}),
+    ]
+
+
+class Poster:
+    """Posts visits and keeps the numbers of those that were acknowledged."""
+
+    def __init__(self, gateway: gateways.Gateway, padding: int = 0) -> None:
+        self._gateway, self._padding = gateway, "x" * padding
+        self._number = 0
+        self.acknowledged: set[int] = set()
+        self.slowest = 0.0
+
+    async def post(self) -> int:
+        """One visit; the status."""
+        self._number += 1
+        number = self._number
+        reply = await gateways.post(self._gateway.port, "/hook", gateways.visit(number, filling=self._padding))
+        self.slowest = max(self.slowest, reply.seconds)
+        if reply.is_acknowledgement:
+            self.acknowledged.add(number)
+        return reply.status
+
+    async def post_until(self, status: int, seconds: float = 30) -> None:
+        """Post one after the other until there is such an answer."""
+
+        async def answered() -> bool:
+            return await self.post() == status
+
+        await gateways.wait_until(answered, seconds, f"an answer {status}")
+
+    async def post_together(self, count: int) -> list[int]:
+        return await asyncio.gather(*[self.post() for _ in range(count)])
+
+    def check(self, peer: receiver.Receiver | None = None) -> None:
+        """All that was acknowledged is in the ledger (each body has another user)."""
+        store = self._gateway.store
+        assert store.rows("pragma quick_check") == [("ok",)]
+        bodies = [body for (body,) in store.rows("select body from bodies")]
+        stored = {number for number in self.acknowledged if any(b'"number": %d}' % number in body for body in bodies)}
+        assert stored == self.acknowledged
+        if peer is not None:
+            assert peer.counts("/crm").distinct == store.count("deliveries")
+
+
+def fill(folder: Path, leave_bytes: int) -> Path:
+    """Take all space of a file system but so much."""
+    ballast = folder / "ballast"
+    status = os.statvfs(folder)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - leave_bytes)
+    return ballast
+
+
+async def test_a_full_disk_is_answered_503_in_time_and_recovers_alone(
+    small_disk: Path, tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    bounds = ["--accept-min-free-mib", "0", "--attempts-min-free-mib", "0"]
+    gateway = gateways.Gateway(tmp_path, one_route(peer), *bounds, data=small_disk / "data")
+    async with gateway:
+        await gateway.start()
+        poster = Poster(gateway, padding=30_000)
+        assert set(await poster.post_together(20)) == {200}
+        ballast = fill(small_disk, leave_bytes=1_000_000)
+        statuses: set[int] = set()
+        while 503 not in statuses:
+            statuses |= set(await poster.post_together(32))
+        assert statuses <= {200, 503}
+        assert poster.slowest < IN_TIME_SECONDS
+        ballast.unlink()
+        await poster.post_until(200)
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 20, "the delivery of everything")
+        poster.check(peer)
+        assert await gateway.terminate() == 0
+
+
+async def test_a_disk_that_stays_full_over_a_kill_loses_nothing_that_was_acknowledged(
+    small_disk: Path, tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    bounds = ["--accept-min-free-mib", "0", "--attempts-min-free-mib", "0"]
+    gateway = gateways.Gateway(tmp_path, one_route(peer), *bounds, data=small_disk / "data")
+    async with gateway:
+        await gateway.start()
+        poster = Poster(gateway, padding=30_000)
+        ballast = fill(small_disk, leave_bytes=1_000_000)
+        while 503 not in await poster.post_together(32):
+            pass
+        await gateway.kill()
+        await gateway.launch()
+        with contextlib.suppress(TimeoutError):  # it may start and say 503, or refuse to start while the disk is full
+            assert await gateway.exit_code(3) in (1, 2)
+        ballast.unlink()
+        await gateway.close()
+        await gateway.start()
+        await poster.post_until(200)
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 20, "the delivery of everything")
+        poster.check(peer)
+
+
+async def test_below_the_bound_visits_get_503_while_settling_goes_on(
+    small_disk: Path, tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    peer.set_behaviour("/crm", behaviour.Behaviour(delay_seconds=1.5))
+    bounds = ["--accept-min-free-mib", "8", "--attempts-min-free-mib", "0"]
+    gateway = gateways.Gateway(tmp_path, one_route(peer), *bounds, data=small_disk / "data")
+    async with gateway:
+        await gateway.start()
+        poster = Poster(gateway)
+        assert set(await poster.post_together(20)) == {200}
+        ballast = fill(small_disk, leave_bytes=4_000_000)
+        await poster.post_until(503)
+        assert gateway.store.open_deliveries() > 0
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 20, "settling on a nearly full disk")
+        assert await poster.post() == 503
+        assert poster.slowest < 2.0  # refused at once, not at the deadline
+        ballast.unlink()
+        await poster.post_until(200, 5)
+        poster.check()
+
+
+async def test_attempts_stop_below_their_bound_and_go_on_with_space(
+    small_disk: Path, tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    bounds = ["--accept-min-free-mib", "0", "--attempts-min-free-mib", "8"]
+    gateway = gateways.Gateway(tmp_path, one_route(peer), *bounds, data=small_disk / "data")
+    async with gateway:
+        await gateway.start()
+        poster = Poster(gateway)
+        ballast = fill(small_disk, leave_bytes=4_000_000)
+
+        async def is_kept() -> bool:
+            before = gateway.store.count("deliveries where state = 1")
+            assert await poster.post() == 200
+            await asyncio.sleep(0.1)
+            return gateway.store.count("deliveries where state = 1") == before
+
+        await gateways.wait_until(is_kept, 5, "the stop of attempts")
+        ballast.unlink()
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 10, "the delivery of everything")
+        poster.check(peer)
+
+
+# locked, read-only
+
+
+async def test_a_file_locked_by_another_program_delays_visits_to_the_deadline_and_no_longer(
+    tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    async with gateways.Gateway(tmp_path, one_route(peer)) as gateway:
+        await gateway.start()
+        poster = Poster(gateway)
+        assert await poster.post() == 200
+        with contextlib.closing(sqlite3.connect(gateway.data / FILE, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            waiting = asyncio.create_task(poster.post())
+            await asyncio.sleep(2)
+            assert not waiting.done()
+            other.execute("rollback")
+            assert await waiting == 200  # it came in time
+            other.execute("begin immediate")
+            assert await poster.post_together(5) == [503] * 5
+            other.execute("rollback")
+        assert poster.slowest < IN_TIME_SECONDS
+        await poster.post_until(200)
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 10, "the delivery of everything")
+        poster.check(peer)
+        assert await gateway.terminate() == 0
+
+
+def refuses(gateway: gateways.Gateway, code: int, *words: str) -> None:
+    assert code == 1
+    text = gateway.log.read_text()
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text
+
+
+async def stored(gateway: gateways.Gateway, count: int = 50, *, clean: bool = True) -> None:
+    """A store with so many visits in it, left behind by a gateway that ended, or was killed."""
+    await gateway.start()
+    poster = Poster(gateway, padding=2_000)
+    assert set(await poster.post_together(count)) == {200}
+    await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 20, "the delivery of everything")
+    lock = gateway.data / "lock"
+    await gateways.wait_until(
+        lambda: int(lock.read_bytes() or b"0") >= gateway.store.rows("select max(key) from arrivals")[0][0], 5
+    )
+    if clean:
+        assert await gateway.terminate() == 0
+    else:
+        await gateway.kill()
+
+
+async def launch_and_wait(gateway: gateways.Gateway) -> int:
+    gateway.log.write_text("")
+    await gateway.launch()
+    return await gateway.exit_code(20)
+
+
+async def test_a_second_gateway_on_the_same_data_is_refused(tmp_path: Path, peer: receiver.Receiver) -> None:
+    (tmp_path / "second").mkdir()
+    async with gateways.Gateway(tmp_path, one_route(peer)) as first:
+        await first.start()
+        second = gateways.Gateway(tmp_path / "second", one_route(peer), data=first.data)
+        refuses(second, await launch_and_wait(second), "another gateway runs on", "--data")
+        assert (await gateways.post(first.port, "/hook", gateways.visit(1))).is_acknowledgement
+
+
+async def test_a_file_locked_by_another_program_at_the_start_is_said(tmp_path: Path, peer: receiver.Receiver) -> None:
+    gateway = gateways.Gateway(tmp_path, one_route(peer))
+    await stored(gateway)
+    with contextlib.closing(sqlite3.connect(gateway.data / FILE, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        refuses(gateway, await launch_and_wait(gateway), "another program writes to")
+
+
+async def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path, peer: receiver.Receiver) -> None:
+    (tmp_path / "plain").write_text("no folder")
+    gateway = gateways.Gateway(tmp_path, one_route(peer), data=tmp_path / "plain")
+    assert await launch_and_wait(gateway) == 2
+    assert "Traceback" not in gateway.log.read_text()
+    assert "data" in gateway.log.read_text()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_another_or_a_missing_install_key_is_refused_and_nothing_is_made_up(
+    tmp_path: Path, peer: receiver.Receiver, gone: bool
+) -> None:
+    gateway = gateways.Gateway(tmp_path, one_route(peer))
+    await stored(gateway)
+    key = gateway.data / "install.key"
+    before = key.read_bytes()
+    key.unlink()
+    if not gone:
+        other = "YW5vdGhlciBrZXkgb2YgYXQgbGVhc3QgdGhpcnR5LXR3byBieXRlcw=="
+        gateway.log.write_text("")
+        await gateway.launch(USHER_INSTALL_KEY=other)
+        code = await gateway.exit_code(20)
+    else:
+        code = await launch_and_wait(gateway)
+    refuses(gateway, code, "install key")
+    assert not key.exists()
+    key.write_bytes(before)
+    await gateway.start()
+    assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
+    await gateway.close()
+
+
+# damage
+
+
+def overwrite(file: Path, at: int, data: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        opened.write(data)
+
+
+def garbage_header(data: Path) -> None:
+    overwrite(data / FILE, 0, random.Random(1).randbytes(512))
+
+
+def flipped_pages(data: Path) -> None:
+    size = (data / FILE).stat().st_size // 4096
+    for page in range(size // 3, size // 3 + 10):
+        overwrite(data / FILE, page * 4096, random.Random(page).randbytes(4096))
+
+
+def truncated(data: Path) -> None:
+    os.truncate(data / FILE, (data / FILE).stat().st_size // 8192 * 4096)
+
+
+def other_program(data: Path) -> None:
+    (data / FILE).unlink()
+    with contextlib.closing(sqlite3.connect(data / FILE)) as connection:
+        connection.execute("create table t (a)")
+
+
+@pytest.mark.parametrize("damage", [garbage_header, flipped_pages, truncated, other_program])
+async def test_a_damaged_file_is_refused_clearly(tmp_path: Path, peer: receiver.Receiver, damage: object) -> None:
+    gateway = gateways.Gateway(tmp_path, one_route(peer))
+    await stored(gateway)
+    assert callable(damage)
+    damage(gateway.data)
+    refuses(gateway, await launch_and_wait(gateway), "damaged or no database of Usher", ".recover")
+
+
+def without_log(data: Path) -> None:
+    (data / f"{FILE}-wal").unlink()
+
+
+def garbage_log(data: Path) -> None:
+    overwrite(data / f"{FILE}-wal", 0, random.Random(2).randbytes(64))
+
+
+def garbage_in_log(data: Path) -> None:
+    log = data / f"{FILE}-wal"
+    overwrite(log, log.stat().st_size // 2, random.Random(3).randbytes(8192))
+
+
+def empty_log(data: Path) -> None:
+    os.truncate(data / f"{FILE}-wal", 0)
+
+
+@pytest.mark.parametrize("damage", [without_log, garbage_log, garbage_in_log, empty_log])
+async def test_a_lost_or_damaged_log_is_refused_clearly_and_going_on_is_a_persons_word(
+    tmp_path: Path, peer: receiver.Receiver, damage: object
+) -> None:
+    gateway = gateways.Gateway(tmp_path, one_route(peer))
+    await stored(gateway, clean=False)
+    assert callable(damage)
+    damage(gateway.data)
+    refuses(gateway, await launch_and_wait(gateway), "is missing or damaged", str(gateway.data / "lock"))
+    (gateway.data / "lock").unlink()
+    await gateway.start()
+    assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
+    await gateway.close()
+
+
+async def test_a_log_that_another_program_put_into_the_file_is_no_loss(tmp_path: Path, peer: receiver.Receiver) -> None:
+    gateway = gateways.Gateway(tmp_path, one_route(peer))
+    await stored(gateway, clean=False)
+    with contextlib.closing(sqlite3.connect(gateway.data / FILE)) as other:
+        other.execute("pragma wal_checkpoint(truncate)")
+    await gateway.start()
+    assert gateway.store.count("arrivals") == 50
+    assert await gateway.terminate() == 0
+
+
+async def test_a_torn_end_of_the_log_and_a_garbage_index_are_recovered(tmp_path: Path, peer: receiver.Receiver) -> None:
+    gateway = gateways.Gateway(tmp_path, one_route(peer))
+    await stored(gateway, clean=False)
+    with (gateway.data / f"{FILE}-wal").open("ab") as log:
+        log.write(random.Random(4).randbytes(5_000))
+    overwrite(gateway.data / f"{FILE}-shm", 0, random.Random(5).randbytes(32_768))
+    await gateway.start()
+    assert gateway.store.count("arrivals") == 50
+    assert gateway.store.rows("pragma quick_check") == [("ok",)]
+    assert await gateway.terminate() == 0
+
+
+def mount(*arguments: str | Path) -> bool:
+    """Run mount(8); whether it did it."""
+    return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
+
+
+async def test_a_read_only_file_system_is_refused_clearly(tmp_path: Path, peer: receiver.Receiver) -> None:
+    gateway = gateways.Gateway(tmp_path, one_route(peer))
+    await stored(gateway)
+    if os.geteuid() != 0 or not mount("--bind", gateway.data, gateway.data):
+        pytest.skip("a read-only mount needs root")
+    try:
+        assert mount("-o", "remount,bind,ro", gateway.data)
+        assert await launch_and_wait(gateway) == 2
+        assert "Traceback" not in gateway.log.read_text()
+        assert "Read-only" in gateway.log.read_text()
+        assert mount("-o", "remount,bind,rw", gateway.data)
+        await gateway.start()
+        assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
+    finally:
+        await gateway.close()
+        unmount(gateway.data)

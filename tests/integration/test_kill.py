@@ -1,0 +1,197 @@
+"""SIGKILL at random moments under load: what was acknowledged is there, delivered, and in the books, exactly."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from integration import gateways
+from usher_gateway import model
+from usher_gateway.simulator import behaviour, receiver
+
+KILLS = 3
+CONNECTIONS = 24
+DUE_SOON = "5"
+"""Scale of time: retries after 5 s come after one."""
+
+PATHS = ("/crm", "/mail", "/shared", "/flaky")
+
+
+def manifests(url: str) -> list[gateways.Manifest]:
+    """Two listeners with a filter, a once-per rule, a shared destination, and a receiver that fails now and then."""
+    routes = [
+        gateways.route("crm", "crm"),
+        gateways.route("odd", "mail", when='visit.userId.endsWith("1")'),
+        gateways.route("shared", "shared"),
+    ]
+    second = [
+        gateways.route("daily", "mail", oncePer={"per": ["User"], "every": "Day"}),
+        gateways.route("shared", "shared", repeats="Forward"),
+        gateways.route("flaky", "flaky"),
+    ]
+    return [
+        gateways.TENANT,
+        gateways.listener("first", routes),
+        gateways.listener("second", second),
+        *[gateways.destination(path[1:], url + path, {"timeoutSeconds": 2}) for path in PATHS],
+    ]
+
+
+class Sent(msgspec.Struct):
+    """What became of one body."""
+
+    path: str
+    body: bytes
+    acknowledged: int = 0
+    answers: int = 0
+
+
+class Sender:
+    """Posts bodies over many connections until told to stop; brings again what was not acknowledged."""
+
+    def __init__(self, port: int, seed: int) -> None:
+        self._port = port
+        self._random = random.Random(seed)
+        self._number = 0
+        self.sent: list[Sent] = []
+        self._again: list[Sent] = []
+        self._is_over = False
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CONNECTIONS):
+                group.create_task(self._post())
+
+    def finish(self) -> None:
+        """Make nothing new; run() ends when all is acknowledged."""
+        self._is_over = True
+
+    def _next(self) -> Sent | None:
+        if self._again:
+            return self._again.pop()
+        if self._is_over:
+            return None
+        self._number += 1
+        user = self._random.randrange(1, 4) if self._random.random() < 0.1 else 1000 + self._number
+        path = self._random.choice(("/first", "/second"))
+        made = Sent(path, gateways.visit(self._number, user))
+        self.sent.append(made)
+        return made
+
+    async def _post(self) -> None:
+        connection = gateways.Connection(self._port)
+        try:
+            while (sent := self._next()) is not None:
+                try:
+                    reply = await connection.post(sent.path, sent.body)
+                except OSError:
+                    self._again.append(sent)
+                    await asyncio.sleep(0.02)  # nobody listens: as a sender that comes back later
+                    continue
+                sent.answers += 1
+                if reply.is_acknowledgement:
+                    sent.acknowledged += 1
+                else:
+                    assert reply.status == 503
+                    self._again.append(sent)
+                    await asyncio.sleep(0.02)
+        finally:
+            connection.close()
+
+
+async def one_round(folder: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    in_flight: set[str] = set()
+    async with receiver.Receiver(receiver.ReceiverSettings(keep=False)) as peer:
+        peer.set_behaviour("/flaky", behaviour.Behaviour(status=503), for_seconds=0.3)
+        async with gateways.Gateway(folder, manifests(peer.url), "--time-scale", DUE_SOON) as gateway:
+            await gateway.start()
+            sender = Sender(gateway.port, seed)
+            sending = asyncio.create_task(sender.run())
+            for _ in range(KILLS):
+                await asyncio.sleep(chance.uniform(0.05, 0.5))
+                await gateway.kill()
+                if chance.random() < 0.5:
+                    peer.set_behaviour("/flaky", behaviour.Behaviour(status=503), for_seconds=0.2)
+                in_flight |= unsettled(gateway.store)
+                await gateway.start()
+            await asyncio.sleep(chance.uniform(0.05, 0.3))
+            sender.finish()
+            await sending
+            store = gateway.store
+            await gateways.wait_until(lambda: store.open_deliveries() == 0, 30, "the delivery of everything")
+            assert await gateway.terminate() == 0
+            check_ledger(store, sender.sent)
+            check_deliveries(store, peer, in_flight)
+            check_books(store)
+
+
+def unsettled(store: gateways.StoreFile) -> set[str]:
+    """Deliveries that may have been on their way, or sent and not settled, when the gateway was killed."""
+    return {model.format_id(row[0]) for row in store.rows("select id from deliveries where state = 0")}
+
+
+def check_ledger(store: gateways.StoreFile, sent: Sequence[Sent]) -> None:
+    """Every body stands in the ledger; as often as it was sent at most, and once as what it is."""
+    listeners = dict(store.rows("select number, listener from listeners"))
+    ledger: dict[tuple[str, bytes], list[int]] = {}
+    statement = "select listener, body, counted_as from arrivals join bodies on bodies.key = arrivals.key"
+    for listener, body, counted_as in store.rows(statement):
+        ledger.setdefault((f"/{listeners[listener]}", body), []).append(counted_as)
+    assert all(each.acknowledged == 1 for each in sent)
+    assert ledger.keys() == {(each.path, each.body) for each in sent}
+    for each in sent:
+        words = ledger[each.path, each.body]
+        assert words.count(int(model.CountedAs.Visit)) <= 1
+        assert set(words) <= {int(model.CountedAs.Visit), int(model.CountedAs.Repeat), int(model.CountedAs.Redelivery)}
+        # Committed, but killed before the answer: it came again, and is a repeat then (the same visitor and venue).
+        assert words[1:].count(int(model.CountedAs.Visit)) == 0
+
+
+def check_deliveries(store: gateways.StoreFile, peer: receiver.Receiver, in_flight: set[str]) -> None:
+    """Every delivery was taken by its receiver; twice only what was on its way at a kill."""
+    destinations = {number: "/" + key.partition("/")[2] for number, key in store.rows("select * from destinations")}
+    wanted: dict[str, set[str]] = {path: set() for path in PATHS}
+    for identifier, number in store.rows("select id, destination from deliveries"):
+        wanted[destinations[number]].add(model.format_id(identifier))
+    for path in PATHS:
+        taken = peer.taken_ids(path)
+        assert taken.keys() == wanted[path]
+        assert {identifier for identifier, times in taken.items() if times > 1} <= in_flight
+    assert wanted["/crm"]
+    assert wanted["/mail"]
+
+
+def check_books(store: gateways.StoreFile) -> None:
+    """Meters and rows agree, and the equations hold."""
+    meters = store.meters()
+    words = dict(store.rows("select counted_as, count(*) from arrivals group by counted_as"))
+    counter, counted = model.Counter, model.CountedAs
+    for meter, word in (
+        (counter.visits, counted.Visit),
+        (counter.repeats, counted.Repeat),
+        (counter.redeliveries, counted.Redelivery),
+    ):
+        assert meters.get(meter, 0) == words.get(int(word), 0)
+    assert meters[counter.created] == store.count("deliveries")
+    assert meters[counter.delivered] == store.count("deliveries where state = 1")
+    assert gateways.balance(meters) == store.open_deliveries() == 0
+    skipped = sum(count for meter, count in meters.items() if meter.name.startswith("skipped_"))
+    assert meters[counter.routed] == 3 * (meters[counter.visits] + meters.get(counter.repeats, 0))
+    assert meters[counter.routed] == meters[counter.created] + skipped
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.timeout(90)
+async def test_nothing_acknowledged_is_lost_by_kills_under_load(tmp_path: Path, seed: int) -> None:
+    await one_round(tmp_path, seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1000, 1100))
+@pytest.mark.timeout(90)
+async def test_nothing_acknowledged_is_lost_by_kills_under_load_again_and_again(tmp_path: Path, seed: int) -> None:
+    await one_round(tmp_path, seed)

@@ -1,0 +1,332 @@
+"""Destinations beside each other: one that misbehaves costs the others nothing; what waits for it is not lost."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration import gateways
+from usher_gateway import app, model
+from usher_gateway.simulator import behaviour, receiver
+
+HEALTHY = 200
+FAST = ("--time-scale", "60")
+"""A minute in a second: circuits are tried once a second, retries come after 0.1 to 10 s."""
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[receiver.Receiver]:
+    async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as made:
+        yield made
+
+
+def crm(peer: receiver.Receiver, **http: Any) -> gateways.Manifest:
+    return gateways.destination("crm", f"{peer.url}/crm", {"timeoutSeconds": 2, **http})
+
+
+def hook(*routes: gateways.Manifest, **spec: Any) -> list[gateways.Manifest]:
+    return [gateways.TENANT, gateways.listener("hook", routes or [gateways.route("crm", "crm")], **spec)]
+
+
+async def post_visits(gateway: gateways.Gateway | app.Gateway, numbers: Sequence[int], path: str = "/hook") -> None:
+    """Post visits over a few connections; all must be acknowledged."""
+    waiting = list(numbers)
+
+    async def post() -> None:
+        connection = gateways.Connection(gateway.port)
+        while waiting:
+            reply = await connection.post(path, gateways.visit(waiting.pop()))
+            assert reply.is_acknowledgement
+        connection.close()
+
+    await asyncio.gather(*[post() for _ in range(8)])
+
+
+def holds_of(gateway: gateways.Gateway) -> dict[str, int]:
+    """Held deliveries by reason."""
+    found = gateway.store.rows("select hold, count(*) from deliveries where state = 0 and hold > 0 group by hold")
+    return {model.HoldReason(hold).name: count for hold, count in found}
+
+
+def states_of(gateway: gateways.Gateway) -> dict[str, int]:
+    """Deliveries by state."""
+    found = gateway.store.rows("select state, count(*) from deliveries group by state")
+    return {model.DeliveryState(state).name: count for state, count in found}
+
+
+async def wait_for(found: Callable[[], object], wanted: object, seconds: float = 20) -> None:
+    await gateways.wait_until(lambda: found() == wanted, seconds, f"{wanted}, but {found()},")
+
+
+# one bad among many good
+
+
+BAD = [
+    behaviour.Behaviour(kind="Hang"),
+    behaviour.Behaviour(kind="Drip"),
+    behaviour.Behaviour(kind="Reset"),
+    behaviour.Behaviour(kind="Garbage"),
+    behaviour.Behaviour(kind="Huge", status=500),
+    behaviour.Behaviour(status=503),
+]
+
+
+async def test_destinations_that_misbehave_cost_their_neighbours_and_purple_nothing(
+    tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    names = [f"d{number}" for number in range(HEALTHY)]
+    bad = [f"b{number}" for number in range(len(BAD))]
+    manifests = [gateways.TENANT]
+    for number in range(10):
+        mine = names[number::10]
+        manifests.append(gateways.listener(f"l{number}", [gateways.route(name, name) for name in [*mine, *bad]]))
+    manifests += [gateways.destination(name, f"{peer.url}/{name}", {"timeoutSeconds": 10}) for name in [*names, *bad]]
+    for name, wanted in zip(bad, BAD, strict=True):
+        peer.set_behaviour(f"/{name}", wanted)
+    visits = 20
+    async with gateways.Gateway(tmp_path, manifests) as gateway:
+        await gateway.start()
+        before = gateway.resident_bytes
+        slowest = 0.0
+        started = time.monotonic()
+        for number in range(visits):
+            replies = await asyncio.gather(
+                *[gateways.post(gateway.port, f"/l{at}", gateways.visit(number * 10 + at)) for at in range(10)]
+            )
+            assert all(reply.is_acknowledgement for reply in replies)
+            slowest = max(slowest, *[reply.seconds for reply in replies])
+
+        def all_healthy_served() -> bool:
+            return all(peer.counts(f"/{name}").distinct == visits for name in names)
+
+        await gateways.wait_until(all_healthy_served, 20, "everything at the healthy ones")
+        assert time.monotonic() - started < 20
+        assert slowest < 2
+        assert gateway.resident_bytes - before < 200_000_000
+        assert states_of(gateway).get("Dead", 0) == 0
+        assert gateway.store.count("deliveries") == visits * (HEALTHY + 10 * len(BAD))
+
+
+# down and up again
+
+
+async def test_a_destination_that_comes_back_gets_all_it_missed_slowly_at_first_and_fresh_visits_in_between(
+    tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    manifests = [*hook(), {**crm(peer), "spec": {**crm(peer)["spec"], "concurrency": 8}}]
+    peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
+    async with gateways.Gateway(tmp_path, manifests, *FAST) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(400))
+        await wait_for(lambda: gateway.store.count("deliveries where waiting = 1"), 400)
+        received = peer.counts("/crm").received
+        quiet_from = time.monotonic()
+        await asyncio.sleep(3)
+        tries = peer.counts("/crm").received - received
+        seconds = time.monotonic() - quiet_from
+        assert 1 <= tries <= seconds + 2  # one trial a (scaled) minute
+        peer.set_behaviour("/crm", behaviour.Behaviour(delay_seconds=0.02))
+        await gateways.wait_until(lambda: peer.counts("/crm").distinct > 50, 20, "the beginning of the backlog")
+        fresh = range(1000, 1020)
+        await post_visits(gateway, fresh)
+
+        def fresh_served() -> bool:
+            got = {received.body for received in peer.kept("/crm")[-200:]}
+            return all(gateways.visit(number) in got for number in fresh)
+
+        await gateways.wait_until(fresh_served, 10, "fresh visits")
+        assert peer.counts("/crm").distinct < 420, "fresh visits waited for the whole backlog"
+        await wait_for(lambda: states_of(gateway), {"Delivered": 420}, 60)
+        assert peer.counts("/crm").distinct == 420
+        assert peer.counts("/crm").duplicates == 0
+
+
+async def test_what_finds_no_room_in_the_lanes_waits_in_the_store(tmp_path: Path, peer: receiver.Receiver) -> None:
+    peer.set_behaviour("/crm", behaviour.Behaviour(delay_seconds=0.01))
+    async with gateways.running(tmp_path, [*hook(), crm(peer)], lane_bytes=16_384) as gateway:
+        await post_visits(gateway, range(600))
+        assert gateway.dispatcher.lanes.bytes <= 16_384
+        await gateways.wait_until(lambda: peer.counts("/crm").distinct == 600, 40, "the delivery of everything")
+        assert peer.counts("/crm").distinct == 600
+        assert peer.counts("/crm").duplicates == 0
+
+
+# holds
+
+
+async def test_what_is_stopped_by_an_edit_is_held_and_goes_on_after_another(
+    tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    paused = {**crm(peer), "spec": {**crm(peer)["spec"], "state": "Paused"}}
+    suspended = {**gateways.TENANT, "spec": {"state": "Suspended"}}
+    stops: list[tuple[str, list[gateways.Manifest]]] = [
+        ("DestinationPaused", [*hook(), paused]),
+        ("TenantSuspended", [suspended, *hook()[1:], crm(peer)]),
+        ("ListenerSuspended", [*hook(state="Suspended"), crm(peer)]),
+        ("DestinationNotFound", hook()),
+    ]
+    async with gateways.Gateway(tmp_path, stops[0][1]) as gateway:
+        await gateway.start()
+        for reason, manifests in stops:
+            gateway.configure(manifests)
+
+            async def is_held(reason: str = reason) -> bool:
+                await post_visits(gateway, [gateway.store.count("arrivals")])
+                return holds_of(gateway) == {reason: gateway.store.open_deliveries()}
+
+            await gateways.wait_until(is_held, 10, f"a hold {reason}")
+            before = peer.counts("/crm").received
+            gateway.configure([*hook(), crm(peer)])
+            await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 10, f"the end of {reason}")
+            assert peer.counts("/crm").received > before
+        assert states_of(gateway) == {"Delivered": gateway.store.count("arrivals")}
+        assert peer.counts("/crm").duplicates == 0
+
+
+async def test_a_secret_that_is_missing_holds_until_it_is_there(tmp_path: Path, peer: receiver.Receiver) -> None:
+    signing = {"signing": {"secretRefs": [{"name": "crm-signing", "key": "secret"}]}}
+    key = gateways.secret("crm-signing", secret="whsec_" + "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz")
+    async with gateways.Gateway(tmp_path, [*hook(), crm(peer, **signing)]) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(5))
+        assert holds_of(gateway) == {"SecretNotFound": 5}
+        gateway.configure([*hook(), crm(peer, **signing), key])
+        await wait_for(lambda: states_of(gateway), {"Delivered": 5}, 10)
+        assert all(request.headers["webhook-signature"].startswith("v1,") for request in peer.kept("/crm"))
+
+
+async def test_a_secret_that_cannot_be_used_holds_and_is_not_tried_again_and_again(
+    tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    headers = {"headers": [{"name": "X-Key", "valueFrom": {"secretKeyRef": {"name": "crm-key", "key": "key"}}}]}
+    bad = gateways.secret("crm-key", key="with a control character \x01")
+    async with gateways.Gateway(tmp_path, [*hook(), crm(peer, **headers), bad], *FAST) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(3))
+        await wait_for(lambda: holds_of(gateway), {"SecretNotFound": 3})
+        since = gateway.store.rows("select min(due_at) from deliveries")
+        await asyncio.sleep(1.5)  # several reviews of holds
+        assert holds_of(gateway) == {"SecretNotFound": 3}
+        assert gateway.store.rows("select min(due_at) from deliveries") == since
+        gateway.configure([*hook(), crm(peer, **headers), gateways.secret("crm-key", key="clean")])
+        await wait_for(lambda: states_of(gateway), {"Delivered": 3})
+        assert {request.headers["x-key"] for request in peer.kept("/crm")} == {"clean"}
+
+
+async def test_a_mended_filter_decides_anew(tmp_path: Path, peer: receiver.Receiver) -> None:
+    broken = gateways.route("crm", "crm", when="int(visit.email) > 0")
+    mended = gateways.route("crm", "crm", when='visit.userId.endsWith("1")')
+    async with gateways.Gateway(tmp_path, [*hook(broken), crm(peer)]) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(20))
+        assert holds_of(gateway) == {"FilterError": 20}
+        gateway.configure([*hook(mended), crm(peer)])
+        await wait_for(lambda: states_of(gateway), {"Delivered": 2, "Cancelled": 18})
+        assert {request.body for request in peer.kept("/crm")} == {gateways.visit(1), gateways.visit(11)}
+        assert gateways.balance(gateway.store.meters()) == 0
+        reasons = gateway.store.rows("select distinct cancel from deliveries where state = 3")
+        assert reasons == [(int(model.CancelReason.Filter),)]
+
+
+async def test_a_mended_transform_is_tried_anew(tmp_path: Path, peer: receiver.Receiver) -> None:
+    broken = gateways.route("crm", "crm", transform='{"n": int(visit.email)}')
+    mended = gateways.route("crm", "crm", transform='{"n": visit.userId}')
+    async with gateways.Gateway(tmp_path, [*hook(broken), crm(peer)]) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(5))
+        await wait_for(lambda: holds_of(gateway), {"TransformError": 5})
+        gateway.configure([*hook(mended), crm(peer)])
+        await wait_for(lambda: states_of(gateway), {"Delivered": 5})
+        assert {request.body for request in peer.kept("/crm")} == {b'{"n":"%d"}' % number for number in range(5)}
+
+
+# what destinations say
+
+
+async def test_a_401_waits_long_but_a_changed_secret_is_tried_at_once(tmp_path: Path, peer: receiver.Receiver) -> None:
+    bearer = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
+    peer.set_behaviour("/crm", behaviour.Behaviour(status=401))
+    old, new = (gateways.secret("token", token=text) for text in ("old", "new"))
+    async with gateways.Gateway(tmp_path, [*hook(), crm(peer, **bearer), old]) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(12))
+        await wait_for(lambda: gateway.store.count("deliveries where waiting = 1"), 12)
+        peer.set_behaviour("/crm", behaviour.Behaviour())
+        gateway.configure([*hook(), crm(peer, **bearer), new])
+        await wait_for(lambda: states_of(gateway), {"Delivered": 12}, 10)
+        taken = peer.kept("/crm")[-12:]
+        assert {request.headers["authorization"] for request in taken} == {"Bearer new"}
+
+
+async def test_a_401_to_an_attempt_that_began_before_the_change_is_tried_at_once(
+    tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    bearer = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
+    peer.set_behaviour("/crm", behaviour.Behaviour(status=401, delay_seconds=1.9))
+    old, new = (gateways.secret("token", token=text) for text in ("old", "new"))
+    async with gateways.Gateway(tmp_path, [*hook(), crm(peer, timeoutSeconds=5, **bearer), old]) as gateway:
+        await gateway.start()
+        await post_visits(gateway, [1])
+        await wait_for(lambda: peer.counts("/crm").received, 1)
+        gateway.configure([*hook(), crm(peer, timeoutSeconds=5, **bearer), new])
+        await wait_for(lambda: "Bearer new" in {each.headers["authorization"] for each in peer.kept("/crm")}, True, 10)
+
+
+async def test_a_410_is_dead_at_once_and_the_others_go_on(tmp_path: Path, peer: receiver.Receiver) -> None:
+    routes = [gateways.route("crm", "crm"), gateways.route("other", "other")]
+    manifests = [*hook(*routes), crm(peer), gateways.destination("other", f"{peer.url}/other")]
+    peer.set_behaviour("/crm", behaviour.Behaviour(status=410))
+    async with gateways.Gateway(tmp_path, manifests) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(3))
+        await wait_for(lambda: states_of(gateway), {"Dead": 3, "Delivered": 3})
+        assert peer.counts("/crm").received == 3
+        assert gateway.store.meters()[model.Counter.died] == 3
+
+
+async def test_retry_after_is_kept_to(tmp_path: Path, peer: receiver.Receiver) -> None:
+    peer.set_behaviour("/crm", behaviour.Behaviour(status=429, retry_after="120"))
+    async with gateways.Gateway(tmp_path, [*hook(), crm(peer)], *FAST) as gateway:
+        await gateway.start()
+        await post_visits(gateway, [1])
+        await wait_for(lambda: peer.counts("/crm").received, 1)
+        first = time.monotonic()
+        peer.set_behaviour("/crm", behaviour.Behaviour())
+        await wait_for(lambda: peer.counts("/crm").distinct, 1)
+        assert time.monotonic() - first > 1.9  # 120 s at 60 times the speed; the schedule alone says 5 s
+
+
+async def test_a_visit_past_its_time_is_cancelled_instead_of_sent(tmp_path: Path, peer: receiver.Receiver) -> None:
+    soon = gateways.route("crm", "crm", deliverWithinSeconds=60)
+    peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
+    async with gateways.Gateway(tmp_path, [*hook(soon), crm(peer)], *FAST) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(10))
+        await wait_for(lambda: states_of(gateway), {"Cancelled": 10}, 30)
+        reasons = gateway.store.rows("select distinct cancel from deliveries")
+        assert reasons == [(int(model.CancelReason.Expired),)]
+        assert gateways.balance(gateway.store.meters()) == 0
+
+
+async def test_a_removed_route_or_listener_cancels_nothing(tmp_path: Path, peer: receiver.Receiver) -> None:
+    second = gateways.listener("second", [gateways.route("crm", "crm", transform='{"u": visit.userId}')])
+    third = gateways.listener("third", [gateways.route("crm", "crm")])
+    peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
+    manifests = [*hook(), second, third, crm(peer)]
+    async with gateways.Gateway(tmp_path, manifests, *FAST) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(3))
+        await post_visits(gateway, range(3), "/second")
+        await wait_for(lambda: gateway.store.count("deliveries where waiting = 1"), 6)
+        gateway.configure([*hook(gateways.route("new", "crm")), third, crm(peer)])
+
+        async def is_removed() -> bool:
+            return (await gateways.post(gateway.port, "/second", b"{}")).status == 404
+
+        await gateways.wait_until(is_removed, 10, "the removal of the listener")
+        peer.set_behaviour("/crm", behaviour.Behaviour())
+        await wait_for(lambda: states_of(gateway), {"Delivered": 6}, 20)
+        assert b'{"u":"2"}' in {request.body for request in peer.kept("/crm")}

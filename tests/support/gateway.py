@@ -1,0 +1,186 @@
+"""A real gateway in this process: ephemeral ports, a data folder of its own, manifests that a test can edit."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import prometheus_client
+
+from support import privacy, wire
+from usher_gateway import app, metrics, model, observe
+from usher_gateway import settings as all_settings
+from usher_gateway.ingest import receive
+from usher_gateway.store.sqlite import database
+
+HOST = "hooks.test"
+
+CLASS = """
+apiVersion: usher.dev/v1alpha1
+kind: ListenerClass
+metadata: {name: public}
+spec:
+  controllerName: usher.dev/usher
+  hostname: hooks.test
+  allowedHostnames: [{hostname: "*.test"}]
+---
+"""
+
+TENANT = """
+apiVersion: usher.dev/v1alpha1
+kind: Tenant
+metadata: {name: acme, namespace: agency}
+spec: {displayName: Acme}
+---
+"""
+
+LISTENER = """
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {name: wifi, namespace: agency}
+spec:
+  tenantRef: {name: acme}
+  routes: []
+---
+"""
+
+MANIFESTS = CLASS + TENANT + LISTENER
+
+
+class RunningGateway:
+    """A gateway that runs, and how to look at it."""
+
+    def __init__(self, gateway: app.Gateway, manifests: Path) -> None:
+        self.gateway = gateway
+        self.manifests = manifests
+
+    @property
+    def port(self) -> int:
+        return int(self.gateway.port)
+
+    def target(self, listener: str = "agency/wifi", address: int = 0) -> str:
+        """The path (and query) of a listener's address."""
+        return self.gateway.snapshot.listeners[listener].addresses[address].path
+
+    async def post(self, body: bytes, listener: str = "agency/wifi", **headers: str) -> wire.Answer:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await wire.exchange(self.port, wire.request(self.target(listener), body, headers=named))
+
+    def write(self, manifests: str) -> None:
+        """Edit the manifests, as an editor does: a rename over the file."""
+        draft = self.manifests.with_suffix(".new")
+        draft.write_text(manifests)
+        draft.replace(self.manifests)
+
+    async def wait_configured(self, listener: str = "agency/wifi") -> None:
+        await wait_until(lambda: listener in self.gateway.snapshot.listeners)
+
+    def counted(self) -> dict[str, int]:
+        """Arrivals in the gateway's metrics: by word, and refusals as ``refused:Reason``."""
+        books = self.gateway.door.books
+        found: dict[str, int] = {}
+        for (_, _, word), count in books.counted.items():
+            if word != "refused":
+                found[word] = found.get(word, 0) + count
+        for reason, count in books.refused.items():
+            found[f"refused:{reason}"] = count
+        for reason, count in books.quarantined.items():
+            found[f"quarantined:{reason}"] = count
+        if books.unacknowledged:
+            found["unacknowledged"] = books.unacknowledged
+        return found
+
+    async def meters(self, listener: str = "wifi") -> dict[str, int]:
+        """The meters of a listener, read from the database file itself."""
+        await self.gateway.store.flush()
+        folder = self.gateway.settings.data
+        return await asyncio.to_thread(read_meters, folder, listener)
+
+    def exposition(self) -> str:
+        """What ``/metrics`` shows."""
+        registry = metrics.make_registry([observe.GatewayMetrics(self.gateway).collect])
+        return prometheus_client.generate_latest(registry).decode()
+
+
+def read_meters(folder: Path, listener: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    with contextlib.closing(connect_to(folder)) as connection:
+        named = {
+            number for number, name in connection.execute("select number, listener from listeners") if name == listener
+        }
+        rows: list[Any] = list(connection.execute("select listener, slot, counter, count from meters"))
+        for (packed,) in connection.execute("select counts from meter_batches"):
+            rows.extend(msgspec.msgpack.decode(packed))
+    for number, _, counter, count in rows:
+        if number in named:
+            name = model.Counter(counter).name
+            found[name] = found.get(name, 0) + count
+    return found
+
+
+def connect_to(folder: Path) -> sqlite3.Connection:
+    """The gateway's database, for looking at."""
+    return sqlite3.connect(f"file:{folder / database.FILE_NAME}?mode=ro", uri=True)
+
+
+async def wait_until(condition: Any, limit: float = 15.0, every: float = 0.01) -> None:
+    """Wait for a condition (a function that tells), at most so many seconds."""
+    async with asyncio.timeout(limit):
+        while not condition():  # noqa: ASYNC110 - what is waited for is not ours to signal
+            await asyncio.sleep(every)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    folder: Path, manifests: str = MANIFESTS, limits: receive.Limits | None = None, **settings: Any
+) -> AsyncIterator[RunningGateway]:
+    """A gateway for the time of a ``with`` block; at its end what it exposed and stored is searched for people."""
+    file = folder / "manifests.yaml"
+    file.write_text(manifests)
+    given: dict[str, Any] = {
+        "files": (file,),
+        "data": folder / "data",
+        "listen": all_settings.Endpoint("127.0.0.1", 0),
+        "admin": all_settings.Endpoint("127.0.0.1", 0),
+        "accept_min_free_bytes": 0,
+        "accept_min_free_ratio": 0.0,
+        "attempts_min_free_bytes": 0,
+        "drain_seconds": 2.0,
+    } | settings
+    if limits is not None:
+        given["limits"] = limits
+    gateway = app.Gateway(all_settings.Settings(**given), {})
+    running_gateway = RunningGateway(gateway, file)
+    task = asyncio.create_task(gateway.run(), name="gateway")
+    try:
+        await _wait_started(gateway, task)
+        if manifests.strip():
+            await wait_until(lambda: gateway.snapshot.listeners)
+        yield running_gateway
+        privacy.search("metrics", running_gateway.exposition())
+    finally:
+        gateway.stop()
+        async with asyncio.timeout(20):
+            await task
+        await asyncio.to_thread(_search_stored_texts, gateway.settings.data)
+
+
+async def _wait_started(gateway: app.Gateway, task: "asyncio.Task[None]") -> None:
+    started = asyncio.create_task(gateway.started.wait())
+    await asyncio.wait({started, task}, return_when=asyncio.FIRST_COMPLETED, timeout=15)
+    started.cancel()
+    if task.done():
+        task.result()
+    assert gateway.started.is_set()
+
+
+def _search_stored_texts(folder: Path) -> None:
+    with contextlib.closing(connect_to(folder)) as connection:
+        for (text,) in connection.execute("select distinct error from deliveries"):
+            privacy.search("a delivery's error", text)
+        for table, column in (("listeners", "listener"), ("destinations", "key"), ("meta", "value")):
+            for (text,) in connection.execute(f"select {column} from {table}"):
+                privacy.search(f"{table}.{column}", str(text))

@@ -1,0 +1,67 @@
+"""Ways to make a real store slow or unwilling, from inside its own connection."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+
+from usher_gateway.store.sqlite import engine, writer
+
+_LONGEST_SECONDS = 60.0
+
+
+@contextlib.asynccontextmanager
+async def held_before_commits(store: engine.SqliteEngine) -> AsyncIterator[None]:
+    """The writer is busy with something else: nothing that is handed in meanwhile begins to be committed."""
+    go_on, is_held = threading.Event(), threading.Event()
+
+    def job(batch_writer: writer.Writer) -> None:
+        is_held.set()
+        go_on.wait(_LONGEST_SECONDS)
+
+    task = asyncio.create_task(store.run_job(job))
+    await asyncio.to_thread(is_held.wait, 10)
+    try:
+        yield
+    finally:
+        go_on.set()
+        await task
+
+
+@contextlib.asynccontextmanager
+async def held_in_commits(store: engine.SqliteEngine) -> AsyncIterator[threading.Event]:
+    """Every commit of arrivals stops in its middle until the block ends; the event is set when one has."""
+    go_on, is_held = threading.Event(), threading.Event()
+
+    def hold() -> int:
+        is_held.set()
+        go_on.wait(_LONGEST_SECONDS)
+        return 0
+
+    def begin(batch_writer: writer.Writer) -> None:
+        batch_writer.connection.create_function("hold", 0, hold)
+        batch_writer.connection.execute(
+            "create temp trigger held before insert on main.arrivals begin select hold(); end"
+        )
+
+    def end(batch_writer: writer.Writer) -> None:
+        batch_writer.connection.execute("drop trigger held")
+
+    await store.run_job(begin)
+    try:
+        yield is_held
+    finally:
+        go_on.set()
+        await store.run_job(end)
+
+
+async def refuse_bodies_with(store: engine.SqliteEngine, mark: bytes) -> None:
+    """The database refuses every body with a mark in it, from now on."""
+
+    def job(batch_writer: writer.Writer) -> None:
+        batch_writer.connection.execute(
+            "create temp trigger refused before insert on main.bodies"
+            f" when instr(new.body, x'{mark.hex()}') > 0 begin select raise(abort, 'refused'); end"
+        )
+
+    await store.run_job(job)
