@@ -17,7 +17,7 @@ from usher_gateway import settings as all_settings
 from usher_gateway.cli import app
 
 PAGE = source.DOCS / "settings.md"
-BY_CODE_ONLY = {"max_connections", "limits", "lane_bytes", "max_attempts", "drain_seconds"}
+BY_CODE_ONLY = {"limits", "lane_bytes", "max_attempts", "drain_seconds"}
 """Settings without a flag: bounds that have to fit one another. The page lists them in a table of their own."""
 
 ROOT_COMMAND: Any = typer.main.get_command(app.build())
