@@ -21,6 +21,7 @@ import rich.live
 import rich.progress
 import rich.table
 import uvloop
+
 from usher_gateway import app, documents, logs, model, settings, simulator
 
 HERE = Path(__file__).parent
@@ -115,7 +116,7 @@ def main() -> int:
     try:
         return uvloop.run(_day(arguments))
     except model.UsherError as error:
-        print(f"{error}\n{error.hint}", file=sys.stderr)  # noqa: T201 - a program's message
+        print(f"{error}\n{error.hint}", file=sys.stderr)
         return 2
 
 
@@ -301,6 +302,7 @@ def _say_what_to_try(gateway: app.Gateway, arguments: argparse.Namespace, consol
     listen, admin = arguments.listen, arguments.admin
     url = _urls(gateway)["hotels"]
     host = url.split("/")[2]
+    folder = HERE.relative_to(Path.cwd()) if HERE.is_relative_to(Path.cwd()) else HERE
     console.print(
         f"""
 Usher goes on serving (Ctrl-C ends it). What to try in another terminal:
@@ -309,9 +311,9 @@ Usher goes on serving (Ctrl-C ends it). What to try in another terminal:
                       -H 'content-type: application/json' -d '{{"user": {{"id": 1, "venue": {{"id": 7}}}}}}'
   the portal     .venv/bin/usher simulate --validate-only --connect {listen} {url}
   the books      .venv/bin/usher usage --admin http://{admin} --data {arguments.data}
-  visits         .venv/bin/usher visits --admin http://{admin} --data {arguments.data}
+  visits         .venv/bin/usher visits list --admin http://{admin} --data {arguments.data}
   metrics        curl -s http://{admin}/metrics | grep '^usher_'
-  a live edit    change a route in {HERE.relative_to(Path.cwd()) if HERE.is_relative_to(Path.cwd()) else HERE}/hotels.yaml: in force within a second
+  a live edit    change a route in {folder}/hotels.yaml: in force within a second
 """,
         highlight=False,
         markup=False,

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import documents, logs, model, observe, visit_path
+from usher_gateway import documents, expose, logs, model, observe, visit_path
 from usher_gateway import settings as all_settings
 from usher_gateway.config import from_files, install_key
 from usher_gateway.delivery import desk as desks
@@ -90,7 +90,8 @@ class Gateway:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.store.close)
             self._build()
-            await stack.enter_async_context(observe.AdminPort(self))
+            self.admin = expose.admin_server(self)
+            await stack.enter_async_context(self.admin)
             stack.push_async_callback(self.store.close)  # before the admin port; the first one is for failed starts
             stack.push_async_callback(self.sender.close)
             tasks = self._start_tasks(stack)
@@ -115,6 +116,7 @@ class Gateway:
             self.store, self.desk, self.clock, lambda found: self.dispatcher.offer(found, fresh=False)
         )
         self.watch = observe.ExpressionWatch()
+        self.metrics = observe.GatewayMetrics(self)
         self.door = doors.Door(self.store, self.clock, self.keys, self.watch, self.dispatcher.offer)
         self.server = receive.PublicServer(
             lambda request: visit_path.accept_arrival(self.door, request),
@@ -159,6 +161,7 @@ class Gateway:
             "holds": self._review_holds,
             "retention": self._prune,
             "certificate": self._follow_certificate,
+            "loop lag": self.metrics.watch_loop,
         }
         tasks = [asyncio.create_task(_named(job), name=name) for name, job in jobs.items()]
 

@@ -1,10 +1,9 @@
-"""What can be seen of a gateway: its metrics, and the admin port that shows them."""
+"""What can be measured of a gateway: its numbers as metrics."""
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import structlog
-from aiohttp import web
 
 from usher_gateway import metrics, model
 from usher_gateway.delivery import circuit
@@ -155,34 +154,6 @@ class GatewayMetrics:
             [],
             {(): gateway.applied_at / model.MICROSECONDS},
         )
-
-
-class AdminPort:
-    """The admin port of a gateway, for the time of a ``with`` block."""
-
-    def __init__(self, gateway: "app.Gateway") -> None:
-        self._gateway = gateway
-        self._metrics = GatewayMetrics(gateway)
-        self._runner: web.AppRunner | None = None
-
-    async def __aenter__(self) -> Self:
-        registry = metrics.make_registry([self._metrics.collect])
-        import prometheus_client
-
-        async def show(_: web.Request) -> web.Response:
-            return web.Response(body=prometheus_client.generate_latest(registry), content_type="text/plain")
-
-        application = web.Application()
-        application.router.add_get("/metrics", show)
-        self._runner = web.AppRunner(application, access_log=None)
-        await self._runner.setup()
-        endpoint = self._gateway.settings.admin
-        await web.TCPSite(self._runner, endpoint.host, endpoint.port).start()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
 
 
 def _by_word(counts: dict[str, int]) -> dict[tuple[str, ...], float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store import port

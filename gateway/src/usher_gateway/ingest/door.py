@@ -31,6 +31,11 @@ class Books:
         self.unexpected_sources: dict[tuple[str, str], int] = {}
         """(namespace, tenant) -> arrivals let in from outside of ``allowedSources``: the policy is only to report."""
 
+        self.last_accepted: dict[model.ListenerName, int] = {}
+        """Listener -> when something was accepted last (microseconds)"""
+        self.first_accepted: dict[model.ListenerName, int] = {}
+        """Listener -> when something was accepted first since the start"""
+
     def add(self, listener: model.ListenerName, counted_as: str) -> None:
         """Count an arrival of a tenant."""
         key = (listener.namespace, listener.tenant, counted_as)
@@ -76,6 +81,11 @@ class Door:
                 live[key] = find.LiveListener(document, snapshot.destinations, self.keys, self._watch, now)
         self._listeners, self._destinations = live, snapshot.destinations
         self._addresses = find.AddressBook(live)
+
+    @property
+    def listeners(self) -> Mapping[str, find.LiveListener]:
+        """The listeners in force, by ``namespace/name``."""
+        return self._listeners
 
     @property
     def is_configured(self) -> bool:
@@ -162,6 +172,8 @@ class Door:
 
     def _count_committed(self, arrival: model.Arrival, accepted: model.Accepted) -> None:
         self.books.add(arrival.listener, _WORDS[accepted.counted_as])
+        self.books.last_accepted[arrival.listener] = arrival.received_at
+        self.books.first_accepted.setdefault(arrival.listener, arrival.received_at)
         if arrival.quarantine is not None:
             reason = arrival.quarantine.name
             self.books.quarantined[reason] = self.books.quarantined.get(reason, 0) + 1
