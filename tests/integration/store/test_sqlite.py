@@ -1,9 +1,11 @@
 """What is SQLite's own: the file, its schema, its indexes, its writer."""
 
+import asyncio
 import contextlib
 import io
 import pathlib
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -253,6 +255,18 @@ def test_a_query_goes_over_its_own_index_without_sorting(tmp_path: Path, stateme
         plan = [row[3] for row in connection.execute(f"explain query plan {statement}")]
     assert f"_{index}" in plan[0]
     assert "group by" in statement or len(plan) == 1
+
+
+async def test_a_long_question_does_not_keep_deliveries_waiting(bench: engines.Bench) -> None:
+    store: Any = bench.store
+    end = threading.Event()
+    asked = asyncio.create_task(store._asked.run(lambda _: end.wait(20)))
+    try:
+        assert await asyncio.wait_for(store.due(), 10) == []
+        assert not asked.done()
+    finally:
+        end.set()
+        await asked
 
 
 # lanes, over a transaction that fails
