@@ -74,16 +74,25 @@ def spoken_commands(text: str, program: str) -> Iterator[list[str]]:
     blocks = re.findall(r"^```(?:sh|bash|console|)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    for line in [*lines, *SPELLED.findall(prose)]:
+    lines += [inner for line in lines for inner in re.findall(r"\$\(([^)]*)\)", line)]
+    for spelled in [*lines, *SPELLED.findall(prose)]:
+        line = re.sub(r"\$\([^)]*\)", "…", spelled)
         command = re.match(rf"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?{program} ([^#|;&]+)", line.strip())
         if command and not command[1].startswith(("-", "<")):
             yield command[1].split()
 
 
 def test_commands_are_found_where_pages_spell_them() -> None:
-    block = "```sh\n$ usher check a # b\nX=1 .venv/bin/usher url \\\n  f\n```\n```python\nusher no\n```\n"
+    block = (
+        "```sh\n$ usher check a # b\nX=1 .venv/bin/usher simulate \\\n  $(usher url f)\n```\n```python\nusher no\n```\n"
+    )
     text = f"Say `usher run x --data d`.\n{block}"
-    assert list(spoken_commands(text, "usher")) == [["check", "a"], ["url", "f"], ["run", "x", "--data", "d"]]
+    assert list(spoken_commands(text, "usher")) == [
+        ["check", "a"],
+        ["simulate", "…"],
+        ["url", "f"],
+        ["run", "x", "--data", "d"],
+    ]
 
 
 def test_the_architecture_fits_on_three_screens_and_names_no_lines() -> None:
