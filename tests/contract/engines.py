@@ -65,9 +65,10 @@ class Sqlite:
         store._folder_task.cancel()
         store._batches.put(None)
         store._thread.join()
-        store.reader._threads.shutdown()
-        if store.reader._connection is not None:
-            store.reader._connection.close()
+        for reader in (store.reader, store._asked):
+            reader._threads.shutdown()
+            if reader._connection is not None:
+                reader._connection.close()
         store.opened.writer.connection.close()
         store.opened.lock.close()
 

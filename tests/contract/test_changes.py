@@ -1,5 +1,6 @@
 """What people ask for: redrive, release, replay, finding a person."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -58,6 +59,23 @@ async def test_more_than_a_slice_is_redriven_in_one_call(bench: engines.Bench) -
         bench.store.settle(samples.settlement(one.deliveries[0], SettledAs.Dead))
     await bench.store.flush()
     assert await bench.store.redrive(ANY, NOW) == 250
+
+
+async def test_visits_are_accepted_while_many_deliveries_are_redriven(bench: engines.Bench) -> None:
+    plans = tuple([samples.plan()] * 32)
+    for start in range(0, 120, 40):
+        accepted = await bench.accept(
+            *[samples.arrival(f"{number}", if_visit=plans) for number in range(start, start + 40)]
+        )
+        for one in accepted:
+            for delivery in one.deliveries:
+                bench.store.settle(samples.settlement(delivery, SettledAs.Dead))
+    await bench.store.flush()
+    redriving = asyncio.create_task(bench.store.redrive(ANY, NOW))
+    await asyncio.sleep(0)
+    assert await bench.words(samples.arrival("between")) == ["Visit"]
+    assert not redriving.done()
+    assert await redriving == 120 * 32
 
 
 async def test_cancelled_deliveries_are_redriven_only_when_asked_for_by_state(bench: engines.Bench) -> None:

@@ -18,7 +18,7 @@ SPELLED = re.compile(r"`([^`\n]+)`")
 
 @functools.cache
 def code_names() -> frozenset[str]:
-    """Every class, function, constant and field of the code."""
+    """Every class, function, constant, field and word of the code."""
     found: set[str] = set()
     for file in source.python_files(source.GATEWAY, source.OPERATOR):
         for node in ast.walk(source.tree(file)):
@@ -27,6 +27,8 @@ def code_names() -> frozenset[str]:
             elif isinstance(node, ast.AnnAssign | ast.Assign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 found.update(target.id for target in targets if isinstance(target, ast.Name))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+                found.add(node.value)
     return frozenset(found)
 
 
@@ -72,15 +74,25 @@ def spoken_commands(text: str, program: str) -> Iterator[list[str]]:
     blocks = re.findall(r"^```(?:sh|bash|console|)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    for line in [*lines, *SPELLED.findall(prose)]:
+    lines += [inner for line in lines for inner in re.findall(r"\$\(([^)]*)\)", line)]
+    for spelled in [*lines, *SPELLED.findall(prose)]:
+        line = re.sub(r"\$\([^)]*\)", "…", spelled)
         command = re.match(rf"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?{program} ([^#|;&]+)", line.strip())
         if command and not command[1].startswith(("-", "<")):
             yield command[1].split()
 
 
 def test_commands_are_found_where_pages_spell_them() -> None:
-    text = "Say `usher run x --data d`.\n```sh\n$ usher check a # b\nX=1 .venv/bin/usher url \\\n  f\n```\n```python\nusher no\n```\n"
-    assert list(spoken_commands(text, "usher")) == [["check", "a"], ["url", "f"], ["run", "x", "--data", "d"]]
+    block = (
+        "```sh\n$ usher check a # b\nX=1 .venv/bin/usher simulate \\\n  $(usher url f)\n```\n```python\nusher no\n```\n"
+    )
+    text = f"Say `usher run x --data d`.\n{block}"
+    assert list(spoken_commands(text, "usher")) == [
+        ["check", "a"],
+        ["simulate", "…"],
+        ["url", "f"],
+        ["run", "x", "--data", "d"],
+    ]
 
 
 def test_the_architecture_fits_on_three_screens_and_names_no_lines() -> None:

@@ -17,7 +17,7 @@ from usher_gateway import settings as all_settings
 from usher_gateway.cli import app
 
 PAGE = source.DOCS / "settings.md"
-BY_CODE_ONLY = {"max_connections", "limits", "lane_bytes", "max_attempts", "drain_seconds"}
+BY_CODE_ONLY = {"limits", "lane_bytes", "max_attempts", "drain_seconds"}
 """Settings without a flag: bounds that have to fit one another. The page lists them in a table of their own."""
 
 ROOT_COMMAND: Any = typer.main.get_command(app.build())
@@ -39,13 +39,16 @@ def options(command: Any) -> list[Any]:
     return [option for option in command.params if option.name != "help"]
 
 
+def is_argument(option: Any) -> bool:
+    return bool(option.param_type_name == "argument")
+
+
 def variable(option: Any) -> str:
     return option.envvar if isinstance(option.envvar, str) else next(iter(option.envvar or []), "")
 
 
 def row(option: Any) -> str:
-    is_argument = option.param_type_name == "argument"
-    name = f"{option.name.upper()}…" if is_argument else option.opts[0]
+    name = f"{option.name.upper()}…" if is_argument(option) else option.opts[0]
     default = option.default
     shown = "required" if option.required else "" if default in (None, [], ()) else f"`{default}`"
     return f"| `{name}` | `{variable(option)}` | {shown} | {option.help} |"
@@ -91,7 +94,8 @@ def test_every_variable_that_the_pages_name_is_read_somewhere() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_has_a_variable_and_a_help(name: str) -> None:
-    bare = [option.name for option in options(COMMANDS[name]) if not variable(option).startswith("USHER_")]
+    flags = [option for option in options(COMMANDS[name]) if not is_argument(option)]
+    bare = [option.name for option in flags if not variable(option).startswith("USHER_")]
     assert bare == []
     assert [option.name for option in options(COMMANDS[name]) if not option.help] == []
 

@@ -1,9 +1,11 @@
 """What is SQLite's own: the file, its schema, its indexes, its writer."""
 
+import asyncio
 import contextlib
 import io
 import pathlib
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store import port
-from usher_gateway.store.sqlite import database, lanes, tail, writer
+from usher_gateway.store.sqlite import changes, database, lanes, tail, writer
 
 MIGRATIONS = Path(database.__file__).parent / "migrations"
 NOW = samples.NOW
@@ -191,7 +193,7 @@ def scans(folder: Path, statements: set[str]) -> list[str]:
 
 
 async def test_what_is_asked_all_the_time_walks_no_table(bench: engines.Bench) -> None:
-    from usher_gateway.store.sqlite import changes, meters, prune
+    from usher_gateway.store.sqlite import meters, prune
 
     store: Any = bench.store
     held = samples.plan(hold=model.HoldReason.TenantSuspended)
@@ -225,7 +227,7 @@ async def test_what_is_asked_all_the_time_walks_no_table(bench: engines.Bench) -
 
 
 def reads_of(connection: sqlite3.Connection) -> None:
-    from usher_gateway.store.sqlite import changes, listings, meters, reads
+    from usher_gateway.store.sqlite import listings, meters, reads
 
     reads.due(connection)
     meters.open_deliveries(connection, 1 << 62)
@@ -257,6 +259,53 @@ def test_a_query_goes_over_its_own_index_without_sorting(tmp_path: Path, stateme
         plan = [row[3] for row in connection.execute(f"explain query plan {statement}")]
     assert f"_{index}" in plan[0]
     assert "group by" in statement or len(plan) == 1
+
+
+# what retention leaves, and what jobs look at again
+
+
+@pytest.mark.parametrize("fold_rows", [1, 1000])
+async def test_retention_leaves_no_row_that_leads_to_a_person(fold_rows: int) -> None:
+    async with engines.opened(engines.Sqlite(), fold_rows=fold_rows) as bench:
+        await bench.accept(samples.quarantined("q", body_days=1))
+        for content in "ab":
+            (accepted,) = await bench.accept(samples.arrival(content, body_days=1))
+            bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Delivered))
+        await bench.store.flush()
+        for days in (2, 9, 10):
+            bench.clock.now = NOW + days * samples.DAY
+            while await bench.store.prune(bench.clock.now):
+                pass
+        for _ in range(300):
+            await bench.store.flush()
+        with file_of(bench.place) as connection:
+            tables = ("arrivals", "bodies", "deliveries", "prints", "sightings", "persons", "person_segments")
+            left = {table: connection.execute(f"select count(*) from {table}").fetchone()[0] for table in tables}
+        assert left == dict.fromkeys(tables, 0)
+
+
+async def test_a_job_changes_only_what_is_still_as_it_was_when_it_was_looked_up(bench: engines.Bench) -> None:
+    accepted = await bench.accept(samples.arrival("a"), samples.arrival("b"))
+    pending, delivered = [one.deliveries[0] for one in accepted]
+    bench.store.settle(samples.settlement(delivered, model.SettledAs.Delivered))
+    await bench.store.flush()
+    before = await bench.deliveries()
+    changed: list[int] = []
+    await run_job(bench, changes.redrive([pending.key, delivered.key], NOW, changed))
+    assert changed == [0]
+    assert await bench.deliveries() == before
+
+
+async def test_a_long_question_does_not_keep_deliveries_waiting(bench: engines.Bench) -> None:
+    store: Any = bench.store
+    end = threading.Event()
+    asked = asyncio.create_task(store._asked.run(lambda _: end.wait(20)))
+    try:
+        assert await asyncio.wait_for(store.due(), 10) == []
+        assert not asked.done()
+    finally:
+        end.set()
+        await asked
 
 
 # lanes, over a transaction that fails

@@ -9,6 +9,8 @@ from usher_gateway import model
 from usher_gateway.store import port
 
 LONGEST_PAGE = 1_000
+"""Rows that one page may hold."""
+
 _PAGE = 100
 _MOST_IDS = 1_000
 _LONGEST_TEXT = 300

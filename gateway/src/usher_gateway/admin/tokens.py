@@ -13,7 +13,10 @@ import msgspec
 from usher_gateway import model
 
 OBSERVE_FILE = "observe.token"
+"""Inside ``--data``: the token of those who look."""
+
 OPERATE_FILE = "operate.token"
+"""Inside ``--data``: the token of those who see bodies and change something."""
 
 _SHORTEST = 16
 _HINT = "put a long random text into it, or delete the file: a new one is made at the next start"

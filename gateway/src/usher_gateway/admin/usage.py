@@ -14,6 +14,8 @@ from usher_gateway.store import books, port
 
 _MOST_ROWS = 50_000
 
+_SETTLED = 60 * model.MICROSECONDS
+
 _COUNTERS = (
     *books.ARRIVALS,
     Counter.unacknowledged,
@@ -55,14 +57,14 @@ async def usage(context: contexts.AdminContext, request: web.Request) -> web.Str
 async def check(context: contexts.AdminContext, request: web.Request) -> web.StreamResponse:
     """Answer ``GET /api/usage/check``: every equation that does not hold.
 
-    Ends at the last slot border, so that nothing changes meanwhile. All that was ever counted is compared with the
-    deliveries themselves: at the beginning of time nothing was open.
+    Ends at a slot border that is over for a minute, so that nothing more is counted before it meanwhile. All that was
+    ever counted is compared with the deliveries themselves: at the beginning of time nothing was open.
     """
     with problems.asking():
         questions.filter_of(request.query, "from", "to")
         asked = questions.range_of(request.query, context.now())
     store = context.store
-    until = min(asked.until, model.slot_of(context.now()) * model.MICROSECONDS)
+    until = min(asked.until, model.slot_of(context.now() - _SETTLED) * model.MICROSECONDS)
     found = await store.usage(asked.since, until) if asked.since < until else []
     before, after = await store.open_deliveries(asked.since), await store.open_deliveries(until)
     violations = books.check(found, before, after if asked.since < until else before)

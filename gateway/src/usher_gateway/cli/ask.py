@@ -55,7 +55,10 @@ Since = Annotated[
 Until = Annotated[str | None, typer.Option(envvar="USHER_UNTIL", help="Before then; written like --since.")]
 Reason = Annotated[str | None, typer.Option(envvar="USHER_REASON", help="For this reason.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, envvar="USHER_LIMIT", help="At most so many rows.")]
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids, as the lists show them.", metavar="[ID]...")]
+Ids = Annotated[
+    list[str] | None, typer.Argument(envvar="USHER_IDS", help="Ids, as the lists show them.", metavar="[ID]...")
+]
+Id = Annotated[str, typer.Argument(envvar="USHER_ID", help="An id, as the lists show it.", metavar="ID")]
 All = Annotated[bool, typer.Option("--all", envvar="USHER_ALL", help="Really every one.")]
 
 ADMIN, DATA = "http://127.0.0.1:9090", pathlib.Path("data")

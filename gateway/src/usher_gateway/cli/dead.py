@@ -55,7 +55,7 @@ def list_dead(
 
 
 def show(
-    identifier: Annotated[str, typer.Argument(metavar="ID", help="The delivery's id.")],
+    identifier: ask.Id,
     answer: _Answer = False,
     output: ask.OutputOption = ask.Output.text,
     admin: ask.Admin = ask.ADMIN,

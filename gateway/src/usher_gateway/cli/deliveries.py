@@ -57,7 +57,7 @@ def list_deliveries(
 
 
 def show(
-    identifier: Annotated[str, typer.Argument(metavar="ID", help="The delivery's id: its webhook-id.")],
+    identifier: ask.Id,
     output: ask.OutputOption = ask.Output.text,
     admin: ask.Admin = ask.ADMIN,
     data: ask.Data = ask.DATA,

@@ -105,6 +105,7 @@ VISIT_COLUMNS: Sequence[Column] = (
     ("REASON", lambda row: f"{row['reason'] or ''}{' released' if row['released'] else ''}"),
     ("VERDICTS", lambda row: ", ".join([verdict(one) for one in row["verdicts"]])),
 )
+"""How arrivals are listed."""
 
 DELIVERY_COLUMNS: Sequence[Column] = (
     ("CREATED", when("createdAt")),
@@ -116,6 +117,7 @@ DELIVERY_COLUMNS: Sequence[Column] = (
     ("WHY", lambda row: " ".join([str(row[name]) for name in ("cancelled", "error", "status") if row[name]])),
     ("ATTEMPTS", lambda row: counted(row["attempts"], "attempt")),
 )
+"""How deliveries are listed."""
 
 
 def counted(count: int, noun: str) -> str:

@@ -60,7 +60,7 @@ def list_visits(
 
 
 def show(
-    identifier: Annotated[str, typer.Argument(metavar="ID", help="The arrival's id.")],
+    identifier: ask.Id,
     body: _Body = False,
     output: ask.OutputOption = ask.Output.text,
     admin: ask.Admin = ask.ADMIN,

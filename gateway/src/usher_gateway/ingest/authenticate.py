@@ -26,12 +26,19 @@ def credentials_refused(
 
 
 def networks(ranges: Iterable[str]) -> tuple[Network, ...]:
-    """CIDRs as networks; host bits are allowed.
+    """CIDRs as networks; host bits are allowed; IPv4 addresses mapped into IPv6 are IPv4 addresses.
 
     Raises:
         ValueError: one of them is no CIDR.
     """
-    return tuple([ipaddress.ip_network(text, strict=False) for text in ranges])
+    return tuple([_unmapped(ipaddress.ip_network(text, strict=False)) for text in ranges])
+
+
+def _unmapped(network: Network) -> Network:
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return (
+        network if mapped is None or network.prefixlen < 96 else ipaddress.ip_network((mapped, network.prefixlen - 96))
+    )
 
 
 def client_address(peer: str, forwarded_for: Iterable[str], trusted: tuple[Network, ...]) -> str:

@@ -15,7 +15,7 @@ _FUTURE = 2 * 60 * model.MICROSECONDS
 """A time in the body that is further in the future is not trusted (design §3)."""
 
 _OLDEST = 946_684_800
-"""Epoch numbers below the year 2000 are no times of an authentication."""
+"""The year 2000: what is older is no time of an authentication."""
 _MILLISECONDS_FROM = 100_000_000_000
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
@@ -127,15 +127,23 @@ def _join(parts: list[str]) -> bytes:
 
 
 def _instant(value: object, zone: zoneinfo.ZoneInfo | None) -> int | None:
+    instant: int | None = None
     if type(value) is str:
         text = value.strip()
-        if not text.isdigit():
-            return _from_iso(text, zone)
-        value = int(text) if len(text) < 20 else 0
-    if type(value) is int or type(value) is float:
-        seconds = value / 1000 if value >= _MILLISECONDS_FROM else value
-        return int(seconds * model.MICROSECONDS) if _OLDEST <= seconds < _MILLISECONDS_FROM else None
-    return None
+        if not text.isdecimal():
+            instant = _from_iso(text, zone)
+        elif len(text) < 20:
+            instant = _from_number(int(text))
+    elif type(value) is int or type(value) is float:
+        instant = _from_number(value)
+    return instant if instant is not None and instant >= _OLDEST * model.MICROSECONDS else None
+
+
+def _from_number(value: float) -> int | None:
+    """Epoch seconds or milliseconds; whatever the number (10^400, infinity) comparing it is safe, dividing is not."""
+    scale = 1000 if value >= _MILLISECONDS_FROM else model.MICROSECONDS
+    instant = value * scale
+    return round(instant) if 0 <= instant < _MILLISECONDS_FROM * model.MICROSECONDS else None
 
 
 def _from_iso(text: str, zone: zoneinfo.ZoneInfo | None) -> int | None:

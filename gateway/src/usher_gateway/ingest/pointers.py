@@ -58,5 +58,7 @@ def _walk(node: _Node, value: object, found: dict[str, object], ranks: dict[str,
                 _walk(child, inner, found, ranks)
     elif type(value) is list:
         for token, child in node.children:
-            if token.isdigit() and int(token) < len(value) and value[int(token)] is not None:
-                _walk(child, value[int(token)], found, ranks)
+            if token.isascii() and token.isdecimal() and len(token) < 10:
+                inner = value[int(token)] if int(token) < len(value) else None
+                if inner is not None:
+                    _walk(child, inner, found, ranks)

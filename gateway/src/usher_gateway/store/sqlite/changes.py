@@ -216,7 +216,8 @@ def _new_row(
     batch_writer: writer.Writer, arrival: int, route: int, now: int, plan: model.RoutePlan | None = None
 ) -> tuple[int, rows.Row]:
     """Key and row of a delivery that goes to the backlog: released with a plan (that may hold it), or replayed."""
-    key, identifier = batch_writer.next_id()
+    key = batch_writer.ids.next_key()
+    identifier = batch_writer.ids.id_of(key)
     destination = batch_writer.names.destination(batch_writer.names.definitions[route].destination)
     hold = int(plan.hold or 0) if plan is not None else 0
     expires_at = plan.expires_at if plan is not None else 0

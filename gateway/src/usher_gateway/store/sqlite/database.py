@@ -152,13 +152,15 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 def _own(folder: Path) -> IO[bytes]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file_system = _file_system_of(folder)
         if file_system.startswith(_NETWORK_FILE_SYSTEMS):
             raise model.ConfigurationError(
                 f"{folder} is on a network file system ({file_system}), on which SQLite can lose data",
                 "Use a local disk or a block volume, or PostgreSQL.",
             )
+        # Visits are in it: for nobody but its owner, whatever the umask; SQLite gives its other files the same rights.
+        os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDONLY, 0o600))
         lock = (folder / "lock").open("r+b" if (folder / "lock").exists() else "w+b")
     except OSError as error:
         raise model.ConfigurationError(

@@ -115,8 +115,10 @@ def _forget(batch_writer: writer.Writer, ending: Sequence[rows.Found]) -> None:
         if row[0] <= folded_to:
             _forget_one(connection, row)
     if ending:
-        statement = "delete from person_segments where last_arrival < (select coalesce(min(key), 0) from arrivals)"
-        connection.execute(statement)
+        connection.execute(
+            "delete from person_segments where segment = (select min(segment) from person_segments)"
+            " and not exists (select 1 from arrivals where key between first_arrival and last_arrival)"
+        )
 
 
 def _forget_one(connection: sqlite3.Connection, row: rows.Found) -> None:

@@ -35,6 +35,8 @@ class SqliteStore(engine.SqliteEngine):
     async def open(self) -> port.OpenReport:
         """See the port."""
         report = await super().open()
+        # Apart from the dispatcher's: a long question of a person must not keep deliveries waiting.
+        self._asked = reads.Reader(self.settings.folder)
         self._folder_task = asyncio.create_task(self._fold_often(), name="store-meter-folder")
         return report
 
@@ -44,6 +46,7 @@ class SqliteStore(engine.SqliteEngine):
             self._folder_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._folder_task
+            await self._asked.close()
         await super().close()
 
     # reading
@@ -57,7 +60,7 @@ class SqliteStore(engine.SqliteEngine):
     ) -> list[port.UsageRow]:
         """See the port: a day at a time, so that no reader lasts long."""
         first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
-        oldest, youngest = await self.reader.run(meters.bounds)
+        oldest, youngest = await self._asked.run(meters.bounds)
         days = list(meters.days(max(first, oldest), min(end, youngest)))
         if first <= 0:
             days.insert(0, (0, 1))
@@ -66,39 +69,39 @@ class SqliteStore(engine.SqliteEngine):
             part = await self._usage_of(day, where, period)
             for key, counts in part.items():
                 _add_counts(found.setdefault(key, {}), counts)
-        names = await self.reader.run(meters.listener_names)
+        names = await self._asked.run(meters.listener_names)
         usage = [port.UsageRow(names[listener], start, counts) for (start, listener), counts in found.items()]
         return sorted(usage, key=lambda row: (row.period, row.listener))
 
     async def _usage_of(
         self, day: tuple[int, int], where: port.Filter, period: port.Period
     ) -> dict[tuple[int, int], model.Counts]:
-        return await self.reader.run(lambda connection: meters.usage(connection, *day, where, period))
+        return await self._asked.run(lambda connection: meters.usage(connection, *day, where, period))
 
     async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
         """See the port."""
-        return await self.reader.run(lambda connection: meters.open_deliveries(connection, at))
+        return await self._asked.run(lambda connection: meters.open_deliveries(connection, at))
 
     async def visits(self, where: port.Filter, cursor: str | None, limit: int) -> port.Page:
         """See the port."""
-        return await self.reader.run(lambda connection: listings.visits(connection, where, cursor, limit))
+        return await self._asked.run(lambda connection: listings.visits(connection, where, cursor, limit))
 
     async def deliveries(self, where: port.Filter, cursor: str | None, limit: int) -> port.Page:
         """See the port."""
-        return await self.reader.run(lambda connection: listings.deliveries(connection, where, cursor, limit))
+        return await self._asked.run(lambda connection: listings.deliveries(connection, where, cursor, limit))
 
     async def body(self, arrival: bytes) -> tuple[bytes, bytes]:
         """See the port."""
-        return await self.reader.run(lambda connection: listings.body(connection, arrival))
+        return await self._asked.run(lambda connection: listings.body(connection, arrival))
 
     async def answer(self, delivery: bytes) -> bytes:
         """See the port."""
-        return await self.reader.run(lambda connection: listings.answer(connection, delivery))
+        return await self._asked.run(lambda connection: listings.answer(connection, delivery))
 
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
         """See the port."""
-        found = await self.reader.run(lambda connection: persons.arrivals_of(connection, keys))
-        return await self.reader.run(lambda connection: persons.ids(connection, found, (namespace, tenant), keys))
+        found = await self._asked.run(lambda connection: persons.arrivals_of(connection, keys))
+        return await self._asked.run(lambda connection: persons.ids(connection, found, (namespace, tenant), keys))
 
     # changing
 
@@ -126,7 +129,7 @@ class SqliteStore(engine.SqliteEngine):
 
     async def quarantined(self, where: port.Filter, limit: int, after: int = 0) -> list[model.Arrival]:
         """See the port."""
-        return await self.reader.run(lambda connection: changes.quarantined(connection, where, limit, after))
+        return await self._asked.run(lambda connection: changes.quarantined(connection, where, limit, after))
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
         """See the port."""
@@ -153,7 +156,7 @@ class SqliteStore(engine.SqliteEngine):
         where: port.Filter,
         cursor: str | None,
     ) -> tuple[list[T], str | None]:
-        return await self.reader.run(lambda connection: find(connection, where, cursor))
+        return await self._asked.run(lambda connection: find(connection, where, cursor))
 
     async def _fold_often(self) -> None:
         while True:

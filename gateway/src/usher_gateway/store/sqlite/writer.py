@@ -84,11 +84,6 @@ class Writer:
         key = (listener, slot, counter)
         self.meters[key] = self.meters.get(key, 0) + count
 
-    def next_id(self) -> tuple[int, bytes]:
-        """Row key and id of a new delivery."""
-        key = self._ids.next_key()
-        return key, self._ids.id_of(key)
-
     def lend(self, keys: Sequence[int]) -> None:
         """Note in this transaction that deliveries go into lanes: a start after a crash must find them."""
         if keys:

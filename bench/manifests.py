@@ -1,0 +1,41 @@
+"""Manifests for the benchmarks: so many listeners, each with one route to one destination."""
+
+from pathlib import Path
+
+_CLASS = """\
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {{name: warehouse, namespace: bench}}
+spec:
+  type: HTTP
+  state: {state}
+  concurrency: 64
+  http: {{url: "http://127.0.0.1:{port}/in"}}
+"""
+
+_LISTENER = """\
+---
+apiVersion: usher.dev/v1alpha1
+kind: Tenant
+metadata: {{name: t{number}, namespace: bench}}
+spec: {{}}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {{name: l{number}, namespace: bench}}
+spec:
+  tenantRef: {{name: t{number}}}
+  addresses: [{{name: a, hostname: h{number}.example.com, path: /hooks/bench}}]
+  authentication: {{type: None}}
+  routes: [{{name: all, destinationRef: {{name: warehouse}}}}]
+"""
+
+
+def write(folder: Path, listeners: int, *, forward_to: int = 0) -> Path:
+    """A file of manifests; ``forward_to`` is the port of a receiver, or the destination is paused."""
+    state = "Active" if forward_to else "Paused"
+    parts = [_CLASS.format(state=state, port=forward_to or 9)]
+    parts += [_LISTENER.format(number=number) for number in range(listeners)]
+    file = folder / "bench.yaml"
+    file.write_text("".join(parts), encoding="utf-8")
+    return file

@@ -1,0 +1,288 @@
+"""How fast: ratios within one run. `make bench` runs all; `make bench ARGS="ingest forward"` some.
+
+Usher runs as users run it (`usher run` in a process of its own, SQLite with synchronous=FULL); the load comes from
+another process, on the other core. A figure is the median of its rounds, rounds of both sides taking turns.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import manifests
+import msgspec
+import rich.console
+import rich.table
+
+HERE = Path(__file__).parent
+USHER = Path(sys.executable).parent / "usher"
+
+
+class Result(msgspec.Struct):
+    """One line of the report."""
+
+    name: str
+    value: str
+    goal: str
+    met: bool | None = None
+
+
+class Process:
+    """A server under measurement."""
+
+    def __init__(self, command: list[str], cores: str, port: int) -> None:
+        self.command, self.cores, self.port = command, cores, port
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        environment = {**os.environ, "USHER_LOG_LEVEL": "error"}
+        self.process = subprocess.Popen(
+            ["taskset", "-c", self.cores, *self.command], env=environment, stdout=subprocess.DEVNULL
+        )
+        wait_for_port(self.port)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the process so far."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self) -> int:
+        """Resident memory now."""
+        assert self.process is not None
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def wait_for_port(port: int, seconds: float = 30) -> None:
+    """Wait until a port is listened on."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    raise SystemExit(f"nothing listens on {port}")
+
+
+def load(port: int, *arguments: object, core: str = "1") -> dict[str, float]:
+    """Run the load generator; its report."""
+    command = ["taskset", "-c", core, sys.executable, str(HERE / "load.py"), "--port", str(port), *map(str, arguments)]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    if found["bad"]:
+        raise SystemExit(f"{found['bad']:.0f} answers were not 200")
+    return found
+
+
+@contextlib.contextmanager
+def usher(cores: str, listeners: int = 1, *, forward_to: int = 0) -> Iterator[Process]:
+    """`usher run` on a fresh store, ready to serve."""
+    folder = Path(tempfile.mkdtemp(prefix="usher-bench-"))
+    try:
+        file = manifests.write(folder, listeners, forward_to=forward_to)
+        port, admin = free_port(), free_port()
+        flags = ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", "--data", str(folder / "data")]
+        with Process([str(USHER), "run", str(file), *flags], cores, port) as process:
+            wait_until_ready(admin)
+            yield process
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_ready(admin: int, seconds: float = 60) -> None:
+    """Wait for /readyz."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=1).close()
+            return
+        time.sleep(0.02)
+    raise SystemExit("the gateway did not become ready")
+
+
+def bare(cores: str = "0") -> Process:
+    """The bare handler."""
+    port = free_port()
+    return Process([sys.executable, str(HERE / "bare.py"), str(port)], cores, port)
+
+
+def ingest(rounds: int, seconds: float) -> Iterator[Result]:
+    """Durable ingest as a part of the bare handler's rate."""
+    figures: dict[str, list[float]] = {"bare": [], "free": [], "pinned": []}
+    with bare() as plain, usher("0,1") as free, usher("0") as pinned:
+        for process in (plain, free, pinned):
+            load(process.port, "--seconds", 1)
+        for number in range(rounds):
+            for name, process in (("bare", plain), ("free", free), ("pinned", pinned)):
+                first = 1_000_000 * (number + 1)
+                figures[name].append(load(process.port, "--seconds", seconds, "--first", first)["rate"])
+    base = statistics.median(figures["bare"])
+    yield Result("bare aiohttp handler", f"{base:,.0f}/s", "")
+    for name, goal in (("free", 0.60), ("pinned", 0.45)):
+        rate = statistics.median(figures[name])
+        what = "durable ingest, writer free" if name == "free" else "durable ingest, all on one core"
+        yield Result(what, f"{rate:,.0f}/s = {rate / base:.0%}", f">= {goal:.0%}", rate / base >= goal)
+
+
+def latency(rounds: int, seconds: float) -> Iterator[Result]:
+    """p99 of the answer at half load."""
+    del rounds
+    with usher("0,1") as process:
+        full = load(process.port, "--seconds", seconds)["rate"]
+        half = load(process.port, "--seconds", seconds * 2, "--rate", full / 2, "--first", 5_000_000)
+    yield Result("p99 of the answer at half load", f"{half['p99_ms']:.1f} ms", "<= 25 ms", half["p99_ms"] <= 25)
+
+
+def listeners(rounds: int, seconds: float) -> Iterator[Result]:
+    """Many listeners against one."""
+    figures: dict[int, list[float]] = {1: [], 200: [], 10_000: []}
+    with usher("0,1", 1) as one, usher("0,1", 200) as some, usher("0,1", 10_000) as many:
+        for number in range(rounds):
+            for count, process in ((1, one), (200, some), (10_000, many)):
+                first = 1_000_000 * (number + 1)
+                figures[count].append(
+                    load(process.port, "--seconds", seconds, "--listeners", count, "--first", first)["rate"]
+                )
+    base = statistics.median(figures[1])
+    for count, goal in ((200, 0.95), (10_000, 0.95)):
+        part = statistics.median(figures[count]) / base
+        yield Result(f"{count:,} listeners against one", f"{part:.0%}", f">= {goal:.0%}", part >= goal)
+
+
+def start(rounds: int, seconds: float) -> Iterator[Result]:
+    """Start with 10,000 listeners."""
+    del seconds
+    times = []
+    for _ in range(rounds):
+        began = time.monotonic()
+        with usher("0,1", 10_000):
+            times.append(time.monotonic() - began)
+    took = statistics.median(times)
+    yield Result("start with 10,000 listeners", f"{took:.1f} s", "< 3 s", took < 3)
+
+
+def forward(rounds: int, seconds: float) -> Iterator[Result]:
+    """Accept and forward: CPU per visit, and the rate against the sum of its parts."""
+    figures: list[float] = []
+    cpu: list[float] = []
+    lag: list[float] = []
+    with bare("1") as receiver, usher("0", forward_to=receiver.port) as process:
+        load(process.port, "--seconds", 1)
+        for number in range(rounds):
+            before = process.cpu_seconds()
+            began = time.monotonic()
+            found = load(process.port, "--seconds", seconds, "--first", 1_000_000 * (number + 1), "--connections", 32)
+            stopped = time.monotonic()
+            settle(receiver)
+            lag.append(time.monotonic() - stopped - 1.0)
+            figures.append(found["good"] / (time.monotonic() - began - 1.0))
+            cpu.append((process.cpu_seconds() - before) / found["good"] * 1000)
+    parts = parts_microseconds()
+    rate, expected = statistics.median(figures), 1e6 / sum(parts.values())
+    shown = ", ".join(f"{name} {value:.0f}" for name, value in parts.items())
+    yield Result("parts (us): " + shown, f"{expected:,.0f}/s", "")
+    yield Result(
+        "accept and forward", f"{rate:,.0f}/s = {rate / expected:.0%} of the parts", ">= 70%", rate / expected >= 0.7
+    )
+    seconds_per_thousand = statistics.median(cpu)
+    goal = seconds_per_thousand <= 0.2
+    yield Result("CPU per 1,000 visits delivered", f"{seconds_per_thousand:.3f} s", "<= 0.2 s", goal)
+    yield Result("backlog after the load", f"{statistics.median(lag):.1f} s", "none that grows")
+
+
+def settle(receiver: Process) -> None:
+    """Wait until the receiver has had no work for a second."""
+    while True:
+        before = receiver.cpu_seconds()
+        time.sleep(1)
+        if receiver.cpu_seconds() - before < 0.02:
+            return
+
+
+def parts_microseconds() -> dict[str, float]:
+    """What serving, committing and posting cost alone, each on one core."""
+    with bare("0") as plain:
+        serve = 1e6 / load(plain.port, "--seconds", 3)["rate"]
+    with bare("1") as receiver:
+        command = ["taskset", "-c", "0", sys.executable, str(HERE / "parts.py"), str(receiver.port)]
+        alone = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return {"serve": serve, "commit": alone["commit"], "post": alone["post"]}
+
+
+def memory(rounds: int, seconds: float) -> Iterator[Result]:
+    """Resident memory over a million visits."""
+    del rounds, seconds
+    with usher("0,1") as process:
+        sizes = []
+        for number in range(10):
+            load(process.port, "--seconds", 600, "--requests", 100_000, "--first", 100_000 * number)
+            sizes.append(process.resident_bytes() / 1e6)
+    growth = sizes[-1] / sizes[4]
+    shown = " ".join(f"{size:.0f}" for size in sizes)
+    yield Result("memory over 1 M visits (MB)", shown, "flat", growth < 1.1)
+
+
+BENCHMARKS = {
+    "ingest": ingest,
+    "latency": latency,
+    "listeners": listeners,
+    "start": start,
+    "forward": forward,
+    "memory": memory,
+}
+
+
+def main() -> int:
+    """Run what is asked for; 1 if a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5, help="per round")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    console = rich.console.Console()
+    table = rich.table.Table(title=f"{os.cpu_count()} cores, {arguments.rounds} rounds of {arguments.seconds:g} s")
+    for column in ("what", "measured", "goal", ""):
+        table.add_column(column)
+    missed = 0
+    for name in arguments.names or BENCHMARKS:
+        console.print(f"{name} ...", style="dim")
+        for result in BENCHMARKS[name](arguments.rounds, arguments.seconds):
+            mark = "" if result.met is None else "[green]met[/]" if result.met else "[red]missed[/]"
+            missed += result.met is False
+            table.add_row(result.name, result.value, result.goal, mark)
+    console.print(table)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

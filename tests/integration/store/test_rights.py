@@ -1,0 +1,32 @@
+"""Who may read a data folder: visits are in it, so nobody but its owner."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from usher_gateway.store.sqlite import database
+
+
+@pytest.fixture
+def careless_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("careless_umask")
+@pytest.mark.parametrize("is_there", [False, True])
+def test_visits_are_readable_by_their_owner_only(tmp_path: Path, is_there: bool) -> None:
+    folder = tmp_path / "data"
+    if is_there:
+        folder.mkdir(mode=0o755)
+    opened = database.open_for_writing(folder, "key", 100, 0)
+    try:
+        files = sorted(folder.glob(f"{database.FILE_NAME}*"))
+        assert len(files) == 3
+        assert {file.name: oct(file.stat().st_mode & 0o077) for file in files} == {file.name: "0o0" for file in files}
+        assert is_there or folder.stat().st_mode & 0o077 == 0
+    finally:
+        opened.close()

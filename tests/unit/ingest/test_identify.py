@@ -1,0 +1,347 @@
+import datetime
+import json
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unit.ingest import samples
+from usher_gateway import model
+from usher_gateway.ingest import identify, validate
+
+SECOND = model.MICROSECONDS
+BODY: dict[str, Any] = {
+    "user": {
+        "id": 7,
+        "email": "zoe@example.test",
+        "mobile": "+49 (0) 170/1",
+        "venue": {"id": 9},
+        "device": {"mac": "A:B"},
+    }
+}
+
+
+def with_user(**changes: Any) -> dict[str, Any]:
+    return {"user": BODY["user"] | changes}
+
+
+KEYS = st.text(max_size=4)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+BODIES = st.dictionaries(KEYS, JSON, min_size=1, max_size=4)
+
+
+def shuffled(value: Any, reverse: bool) -> Any:
+    if isinstance(value, dict):
+        return {key: shuffled(value[key], reverse) for key in sorted(value, reverse=reverse)}
+    return [shuffled(item, reverse) for item in value] if isinstance(value, list) else value
+
+
+@settings(max_examples=60)
+@given(BODIES)
+def test_the_order_of_names_is_no_content(body: dict[str, Any]) -> None:
+    forward, backward = shuffled(body, reverse=False), shuffled(body, reverse=True)
+    assert samples.identity(forward).fingerprint == samples.identity(backward).fingerprint
+
+
+@settings(max_examples=60)
+@given(BODIES, BODIES)
+def test_only_equal_content_has_an_equal_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
+    is_equal = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (samples.identity(one).fingerprint == samples.identity(other).fingerprint) is is_equal
+
+
+@settings(max_examples=40)
+@given(KEYS, JSON)
+def test_an_unknown_field_is_content_and_no_identity(name: str, value: Any) -> None:
+    plain, more = samples.identity(BODY), samples.identity({**BODY, f"new {name}": value})
+    assert plain.fingerprint != more.fingerprint
+    assert (plain.visitor_key, plain.person_keys) == (more.visitor_key, more.person_keys)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**60), st.integers(0, 2**60))
+def test_ids_are_the_same_as_numbers_and_as_texts(user: int, venue: int) -> None:
+    numbers = samples.identity({"user": {"id": user, "venue": {"id": venue}}})
+    texts = samples.identity({"user": {"id": str(user), "venue": {"id": str(venue)}}})
+    floats = samples.identity({"user": {"id": user, "venue": {"id": float(venue)}}}) if venue < 2**53 else texts
+    assert numbers.visitor_key == texts.visitor_key == floats.visitor_key
+    assert numbers.person_keys == texts.person_keys
+
+
+@settings(max_examples=60)
+@given(st.tuples(st.text(max_size=3), st.text(max_size=3)), st.tuples(st.text(max_size=3), st.text(max_size=3)))
+def test_ids_do_not_run_together(one: tuple[str, str], other: tuple[str, str]) -> None:
+    if all((*one, *other)) and one != other:
+        first, second = ({"user": {"id": user, "venue": {"id": venue}}} for user, venue in (one, other))
+        assert samples.identity(first).visitor_key != samples.identity(second).visitor_key
+
+
+def test_the_spelling_of_the_json_is_no_content() -> None:
+    spellings = (b'{"user":{"id":7,"firstName":"Zo\xc3\xab"}}', b'{ "user" : {"firstName":"Zo\\u00eb", "id":7} }')
+    prints = set()
+    for raw in spellings:
+        parsed = validate.parse(raw, "")
+        assert parsed.body is not None
+        prints.add(samples.identity(parsed.body).fingerprint)
+    assert len(prints) == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"user":{},"n":1%s}' % (b"0" * 400),
+        b'{"user":{},"n":NaN}',
+        b'{"user":{"id":"\\ud800"}}',
+        b'{"user":{"id":1e999}}',
+    ],
+)
+def test_whatever_was_understood_has_an_identity(raw: bytes) -> None:
+    parsed = validate.parse(raw, "")
+    assert parsed.body is not None
+    identifier = identify.Identifier(samples.listener(), samples.KEYS)
+    fields = identifier.extract(parsed.body)
+    assert len(identifier.identify(parsed.body, parsed.plain, fields, samples.NOON).fingerprint) == 16
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 2**64, 1e308, float("inf"), float("nan"), True, None, [], {}])
+def test_odd_values_are_no_ids_and_no_times(value: Any) -> None:
+    body = {"user": {"id": value, "email": value, "mobile": value, "device": {"mac": value}}, "timestamp": value}
+    identifier = identify.Identifier(samples.listener(), samples.KEYS)
+    found = identifier.identify(body, plain=False, fields=identifier.extract(body), received_at=samples.NOON)
+    assert not found.time_trusted
+    assert found.visit_time == samples.NOON
+
+
+def test_keys_are_bound_to_listener_tenant_and_install() -> None:
+    here = samples.identity(BODY)
+    for changes in ({"name": "other"}, {"namespace": "elsewhere"}):
+        there = samples.identity(BODY, **changes)
+        assert here.fingerprint != there.fingerprint
+        assert here.visitor_key != there.visitor_key
+    assert samples.identity(BODY, name="other").person_keys == here.person_keys, "a person is found over listeners"
+    assert set(samples.identity(BODY, namespace="elsewhere").person_keys).isdisjoint(here.person_keys)
+    keys = model.derive_keys(b"o" * 32)
+    identifier = identify.Identifier(samples.listener(), keys)
+    other = identifier.identify(BODY, plain=True, fields=identifier.extract(BODY), received_at=samples.NOON)
+    assert other.fingerprint != here.fingerprint
+    assert set(other.person_keys).isdisjoint(here.person_keys)
+
+
+# Persons
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC"])
+@pytest.mark.parametrize("email", ["Zoë@Example.test", " zoë@example.TEST ", "ZOË@EXAMPLE.TEST"])
+def test_an_email_is_the_same_in_every_form(form: str, email: str) -> None:
+    given = unicodedata.normalize(form, email)  # type: ignore[arg-type]
+    assert (
+        samples.identity(with_user(email=given)).person_keys
+        == samples.identity(with_user(email="zoë@example.test")).person_keys
+    )
+
+
+@pytest.mark.parametrize("mobile", ["+4901701", "4901701", "+49 0170 1", "+49-0170-1", "(+49) 0170/1"])
+def test_a_mobile_number_is_its_digits(mobile: str) -> None:
+    assert (
+        samples.identity(with_user(mobile=mobile)).person_keys
+        == samples.identity(with_user(mobile="4901701")).person_keys
+    )
+
+
+@pytest.mark.parametrize("mac", ["aa:bb:cc:00:11:22", "AA-BB-CC-00-11-22", "aabb.cc00.1122", "AABBCC001122"])
+def test_a_mac_is_its_hexadecimal_digits(mac: str) -> None:
+    device = {"mac": "aabbcc001122"}
+    assert (
+        samples.identity(with_user(device={"mac": mac})).person_keys
+        == samples.identity(with_user(device=device)).person_keys
+    )
+
+
+def test_a_key_is_of_one_kind() -> None:
+    ids = samples.identity({"user": {"id": "123"}}).person_keys
+    mobiles = samples.identity({"user": {"mobile": "123"}}).person_keys
+    assert len(ids) == len(mobiles) == 1
+    assert ids != mobiles
+
+
+@pytest.mark.parametrize("value", ["", " ", None, [], {}, True])
+def test_what_is_empty_is_nobody(value: Any) -> None:
+    assert samples.identity({"user": {"id": value, "email": value, "mobile": value, "mac": value}}).person_keys == ()
+
+
+@settings(max_examples=60)
+@given(st.text(max_size=12))
+def test_any_text_can_be_a_person(text: str) -> None:
+    samples.identity({"user": {"id": text, "email": text, "mobile": text, "mac": text}})
+
+
+# Visitors
+
+
+@pytest.mark.parametrize("per", [("User",), ("Venue",), ("Device",), ("User", "Venue"), ("User", "Venue", "Device")])
+def test_a_visitor_is_who_dedupe_says(per: tuple[str, ...]) -> None:
+    plain = samples.identity(BODY, dedupe_per=per).visitor_key
+    changed = {"User": with_user(id=8), "Venue": with_user(venue={"id": 8}), "Device": with_user(device={"mac": "C:D"})}
+    for part, body in changed.items():
+        assert (samples.identity(body, dedupe_per=per).visitor_key != plain) is (part in per)
+
+
+@pytest.mark.parametrize("missing", ["id", "venue"])
+@pytest.mark.parametrize("value", [None, "", {}, []])
+def test_without_its_ids_a_visitor_is_the_content(missing: str, value: Any) -> None:
+    found = samples.identity(with_user(**{missing: value}))
+    assert found.visitor_key == found.fingerprint
+    assert samples.identity(BODY).visitor_key != samples.identity(BODY).fingerprint
+
+
+def test_what_was_not_understood_is_its_bytes() -> None:
+    identifier = identify.Identifier(samples.listener(), samples.KEYS)
+    one, same, other = (identifier.identify_raw(raw, samples.NOON, {}) for raw in (b"x", b"x", b"y"))
+    assert one == same
+    assert one.fingerprint == one.visitor_key != other.fingerprint
+    assert one.visit_time == samples.NOON
+    assert not one.time_trusted
+
+
+# Times
+
+
+def time_of(value: Any, zone: str = "", received_at: int = samples.NOON) -> int | None:
+    return identify.Identifier(samples.listener(occurred_at_zone=zone), samples.KEYS).occurred_at(value, received_at)
+
+
+def iso(text: str) -> int:
+    return int(datetime.datetime.fromisoformat(text).timestamp() * SECOND)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2025-11-25T11:00:00Z",
+        "2025-11-25T11:00:00+00:00",
+        "2025-11-25 12:00:00+01:00",
+        "2025-11-25T06:00:00-0500",
+        " 2025-11-25T11:00:00.000000Z ",
+        "20251125T110000Z",
+        "1764068400",
+        "1764068400000",
+        1764068400,
+        1764068400.0,
+        1764068400000,
+    ],
+)
+def test_a_time_with_an_offset_or_an_epoch_is_trusted(value: Any) -> None:
+    assert time_of(value) == iso("2025-11-25T11:00:00+00:00")
+
+
+def test_fractions_are_kept() -> None:
+    assert time_of(1764068400123) == iso("2025-11-25T11:00:00+00:00") + 123_000
+    assert time_of(1764068400.25) == iso("2025-11-25T11:00:00+00:00") + 250_000
+    assert time_of("2025-11-25T11:00:00.123456Z") == iso("2025-11-25T11:00:00+00:00") + 123_456
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "utc"),
+    [
+        ("2025-11-25 11:00:00", "Europe/Paris", "2025-11-25T10:00:00+00:00"),
+        ("2025-07-01T11:00:00", "Europe/London", "2025-07-01T10:00:00+00:00"),
+        ("2025-11-25T11:00:00Z", "Europe/Paris", "2025-11-25T11:00:00+00:00"),
+        ("2025-10-26T02:30:00", "Europe/Paris", "2025-10-26T00:30:00+00:00"),
+        ("2025-11-25", "Europe/Paris", "2025-11-24T23:00:00+00:00"),
+    ],
+)
+def test_a_local_time_is_read_in_the_zone_that_is_given(text: str, zone: str, utc: str) -> None:
+    assert time_of(text, zone) == iso(utc)
+    if "Z" not in text:
+        assert time_of(text) is None
+
+
+@pytest.mark.parametrize(("ahead", "is_trusted"), [(0, True), (120, True), (121, False), (86_400, False)])
+def test_a_time_may_be_two_minutes_ahead(ahead: int, is_trusted: bool) -> None:
+    value = samples.NOON // SECOND + ahead
+    assert (time_of(value) == value * SECOND) is is_trusted
+    assert (time_of(value) is None) is not is_trusted
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "",
+            "soon",
+            "²",
+            "٣",
+            "1" * 25,
+            "-5",
+            "NaN",
+            "\ud800",
+            "2025-13-01T00:00:00Z",
+            "2025-11-25T25:00:00Z",
+            "11:00",
+        ),
+        *(
+            "0001-01-01T00:00:00+14:00",
+            "0001-01-01T00:00:00+00:00",
+            "1999-12-31T23:59:59Z",
+            "9999-12-31T23:59:59-23:59",
+        ),
+        *(
+            0,
+            -1,
+            5,
+            946_684_799,
+            10**400,
+            -(10**400),
+            1e308,
+            float("nan"),
+            float("inf"),
+            99_999_999_999,
+            None,
+            True,
+            [],
+            {},
+        ),
+    ],
+)
+@pytest.mark.parametrize("zone", ["", "America/New_York", "Asia/Kolkata"])
+def test_what_is_no_time_of_an_authentication_is_not_trusted(value: Any, zone: str) -> None:
+    assert time_of(value, zone) is None
+
+
+@settings(max_examples=80)
+@given(st.text(alphabet="0123456789-T:+Z. ", max_size=26) | st.integers() | st.floats())
+def test_whatever_stands_there_no_time_is_beyond_its_bounds(value: Any) -> None:
+    found = time_of(value, "Europe/Paris")
+    assert found is None or iso("2000-01-01T00:00:00+00:00") <= found <= samples.NOON + 120 * SECOND
+
+
+def test_an_untrusted_time_gives_way_to_the_arrival_s() -> None:
+    found = samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00"})
+    assert (found.visit_time, found.time_trusted) == (samples.NOON, False)
+    found = samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00Z"})
+    assert (found.visit_time, found.time_trusted) == (samples.NOON - 7200 * SECOND, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("127", "127"),
+        (127, "127"),
+        (127.0, "127"),
+        (1.5, "1.5"),
+        (True, ""),
+        (None, ""),
+        ([], ""),
+        ({}, ""),
+        (-0.0, "0"),
+        (10**30, "1" + "0" * 30),
+    ],
+)
+def test_ids_as_text(value: Any, text: str) -> None:
+    assert identify.as_text(value) == text

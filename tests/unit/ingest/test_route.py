@@ -1,0 +1,326 @@
+import datetime
+import itertools
+import zoneinfo
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unit.ingest import samples
+from usher_gateway import documents, expressions, model
+from usher_gateway.ingest import route
+
+SECOND = model.MICROSECONDS
+HOUR = 3600 * SECOND
+Skip, Hold = model.SkipReason, model.HoldReason
+BODY: dict[str, Any] = {"user": {"id": 7, "email": "a@example.test", "venue": {"id": 9}}}
+
+
+def crm(**changes: Any) -> documents.Route:
+    return documents.Route("crm", "agency/crm", **changes)
+
+
+def at(hours_ago: float) -> dict[str, Any]:
+    return {**BODY, "timestamp": samples.NOON // SECOND - int(hours_ago * 3600)}
+
+
+def once(every: str, *per: str) -> documents.OncePer:
+    return documents.OncePer(per or ("User",), every)  # type: ignore[arg-type]
+
+
+# The order of verdicts
+
+
+def test_a_visit_is_delivered_and_a_repeat_is_skipped() -> None:
+    if_visit, if_repeat = samples.planner(crm()).plan(BODY)
+    assert [plan.skip for plan in if_visit] == [None]
+    assert [plan.skip for plan in if_repeat] == [Skip.Repeat]
+
+
+def test_a_route_may_want_repeats() -> None:
+    if_visit, if_repeat = samples.planner(crm(repeats="Forward")).plan(BODY)
+    assert if_visit == if_repeat
+    assert if_repeat[0].skip is None
+
+
+FALSE, TRUE, FAILING = "visit.email == ''", "visit.email != ''", "body.missing.x == 1"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changes"),
+    [
+        (Skip.Paused, {"state": "Paused", "when": FALSE, "deliver_within_seconds": 60}),
+        (Skip.Filter, {"state": "Shadow", "when": FALSE, "deliver_within_seconds": 60}),
+        (Skip.Stale, {"state": "Shadow", "when": TRUE, "deliver_within_seconds": 60}),
+        (Skip.Shadow, {"state": "Shadow", "when": TRUE, "deliver_within_seconds": 86_400}),
+        (None, {"when": TRUE, "deliver_within_seconds": 86_400}),
+    ],
+)
+def test_the_first_reason_to_skip_is_the_one_recorded(wanted: model.SkipReason | None, changes: dict[str, Any]) -> None:
+    plan = samples.planner(crm(once_per=once("Day"), **changes)).first(at(hours_ago=1))
+    assert plan.skip is wanted
+    assert bool(plan.once_key) is (wanted is None), "a visit that is skipped does not use its period up"
+
+
+def test_a_paused_route_skips_repeats_for_being_paused() -> None:
+    _, if_repeat = samples.planner(crm(state="Paused")).plan(BODY)
+    assert if_repeat[0].skip is Skip.Paused
+
+
+@pytest.mark.parametrize(("hours", "skip"), [(0.99, None), (1.0, Skip.Stale), (5, Skip.Stale)])
+def test_what_is_too_old_is_stale_by_its_own_time(hours: float, skip: model.SkipReason | None) -> None:
+    plan = samples.planner(crm(deliver_within_seconds=3600)).first(at(hours))
+    assert plan.skip is skip
+    if skip is None:
+        assert plan.expires_at == samples.NOON - int(hours * 3600) * SECOND + HOUR
+
+
+def test_without_a_trusted_time_nothing_is_stale_on_arrival() -> None:
+    plan = samples.planner(crm(deliver_within_seconds=60)).first({**BODY, "timestamp": "2025-11-20 10:00:00"})
+    assert (plan.skip, plan.expires_at) == (None, samples.NOON + 60 * SECOND)
+
+
+# Holds
+
+
+def test_a_hold_of_the_listener_holds_every_route() -> None:
+    if_visit, if_repeat = samples.planner(crm(), crm(repeats="Forward")).plan(BODY, hold=Hold.TenantSuspended)
+    assert [plan.hold for plan in if_visit] == [Hold.TenantSuspended] * 2
+    assert [plan.hold for plan in if_repeat] == [None, Hold.TenantSuspended]
+
+
+@pytest.mark.parametrize(
+    ("found", "hold"),
+    [
+        (None, Hold.DestinationNotFound),
+        (samples.destination(tenant="other"), Hold.DestinationNotFound),
+        (samples.destination(tenant="acme"), None),
+        (samples.destination(state="Paused"), Hold.DestinationPaused),
+        (samples.destination(unresolved="SecretNotFound"), Hold.SecretNotFound),
+        (samples.destination(unresolved="SecretKeyNotFound"), Hold.SecretNotFound),
+        (samples.destination(), None),
+    ],
+)
+def test_a_destination_that_cannot_be_sent_to_holds(found: documents.Destination | None, hold: Any) -> None:
+    assert route.destination_hold(found, "acme") is hold
+
+
+def test_a_missing_destination_is_no_skip() -> None:
+    plan = samples.planner(documents.Route("gone", "agency/gone")).first(BODY)
+    assert (plan.skip, plan.hold) == (None, Hold.DestinationNotFound)
+
+
+@pytest.mark.parametrize("when", [FAILING, "visit.email", "int(visit.userId + 'x') == 1"])
+def test_a_filter_that_fails_holds_and_is_told(when: str) -> None:
+    watch = samples.Watch()
+    plan = samples.planner(crm(when=when), watch=watch).first(BODY)
+    assert (plan.skip, plan.hold) == (None, Hold.FilterError)
+    assert [(listener, name) for listener, name, _ in watch.failed] == [("agency/wifi", "crm")]
+
+
+def test_a_shadow_route_renders_and_tells_what_fails() -> None:
+    watch = samples.Watch()
+    plan = samples.planner(crm(state="Shadow", transform="body.missing.x"), watch=watch).first(BODY)
+    assert plan.skip is Skip.Shadow
+    assert len(watch.failed) == 1
+
+
+class _Evaluated:
+    """An expression whose cost is given."""
+
+    def __init__(self, costs: list[float]) -> None:
+        self.costs = costs
+        self.calls = 0
+
+    def evaluate(self, visit: Any, body: Any) -> expressions.Evaluation:
+        self.calls += 1
+        return expressions.Evaluation(value=False, cpu_seconds=self.costs.pop(0))
+
+
+def slow_route(costs: list[float]) -> tuple[samples.Planning, samples.Watch, _Evaluated]:
+    watch, expression = samples.Watch(), _Evaluated(costs)
+    planning = samples.planner(crm(when=FALSE), watch=watch)
+    planning.planner._routes[0]._when = expression  # type: ignore[assignment]
+    return planning, watch, expression
+
+
+def test_after_three_slow_evaluations_in_a_row_a_route_is_held() -> None:
+    planning, watch, expression = slow_route([0.006, 0.005, 0.007])
+    plans = [planning.first(BODY) for _ in range(5)]
+    assert [plan.skip for plan in plans] == [Skip.Filter] * 3 + [None] * 2
+    assert [plan.hold for plan in plans] == [None] * 3 + [Hold.ExpressionTooSlow] * 2
+    assert expression.calls == 3
+    assert watch.held == [("agency/wifi", "crm")]
+
+
+def test_slow_evaluations_count_only_in_a_row() -> None:
+    planning, watch, expression = slow_route([0.006, 0.006, 0.001] * 4)
+    for _ in range(12):
+        assert planning.first(BODY).skip is Skip.Filter
+    assert expression.calls == 12
+    assert watch.held == []
+
+
+# Plans that need no body
+
+
+def test_what_depends_on_nothing_is_planned_once() -> None:
+    planning = samples.planner(crm(), crm(state="Paused"), crm(repeats="Forward"))
+    one, other = planning.plan(BODY), planning.plan(at(3), samples.NOON + HOUR)
+    assert one is other
+    assert planning.plan(BODY, hold=Hold.TokenHeld) is not one
+    assert [plan.hold for plan in planning.plan(BODY, hold=Hold.TokenHeld)[0]] == [Hold.TokenHeld, None, Hold.TokenHeld]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"when": TRUE},
+        {"once_per": once("Day")},
+        {"deliver_within_seconds": 60},
+        {"state": "Shadow", "transform": "visit.email"},
+    ],
+)
+def test_what_depends_on_the_visit_is_planned_for_each(changes: dict[str, Any]) -> None:
+    planning = samples.planner(crm(**changes))
+    assert planning.plan(BODY) is not planning.plan(BODY)
+
+
+def test_plans_come_in_the_order_of_routes() -> None:
+    names = ["c", "a", "b"]
+    plans, _ = samples.planner(*[documents.Route(name, "agency/crm") for name in names]).plan(BODY)
+    assert [plan.route.route for plan in plans] == names
+
+
+# Once per
+
+
+def instant(text: str, zone: str) -> int:
+    moment = datetime.datetime.fromisoformat(text).replace(tzinfo=zoneinfo.ZoneInfo(zone))
+    return int(moment.timestamp()) * SECOND
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        ("Europe/London", "2025-03-30", 23),
+        ("Europe/London", "2025-10-26", 25),
+        ("America/New_York", "2025-03-09", 23),
+        ("America/New_York", "2025-11-02", 25),
+        ("Australia/Lord_Howe", "2025-10-05", 23.5),
+        ("Africa/Cairo", "2025-04-25", 23),
+        ("Asia/Kolkata", "2025-03-30", 24),
+        ("UTC", "2025-10-26", 24),
+    ],
+)
+def test_a_day_has_its_own_hours(zone: str, day: str, hours: float) -> None:
+    info = zoneinfo.ZoneInfo(zone)
+    noon = instant(f"{day}T12:00:00", zone)
+    name, end = route.period_of(noon, "Day", info)
+    _, start = route.period_of(noon - 24 * HOUR, "Day", info)
+    assert name == day
+    assert (end - start) / HOUR == hours
+    assert route.period_of(start, "Day", info)[0] == route.period_of(end - 1, "Day", info)[0] == day
+    assert route.period_of(start - 1, "Day", info)[0] != day
+    assert route.period_of(end, "Day", info)[0] != day
+
+
+@pytest.mark.parametrize(
+    ("day", "week"),
+    [
+        ("2024-12-29", "2024-W52"),
+        ("2024-12-30", "2025-W01"),
+        ("2025-12-31", "2026-W01"),
+        ("2026-12-31", "2026-W53"),
+        ("2027-01-03", "2026-W53"),
+        ("2027-01-04", "2027-W01"),
+    ],
+)
+def test_weeks_at_a_year_s_end(day: str, week: str) -> None:
+    zone = zoneinfo.ZoneInfo("Europe/Paris")
+    name, end = route.period_of(instant(f"{day}T12:00:00", "Europe/Paris"), "Week", zone)
+    assert name == week
+    assert datetime.datetime.fromtimestamp(end / SECOND, zone).strftime("%a %H:%M") == "Mon 00:00"
+
+
+@pytest.mark.parametrize(
+    ("day", "month", "end"),
+    [
+        ("2025-01-31", "2025-01", "2025-02-01"),
+        ("2024-02-29", "2024-02", "2024-03-01"),
+        ("2025-12-31", "2025-12", "2026-01-01"),
+    ],
+)
+def test_months_end_with_their_last_day(day: str, month: str, end: str) -> None:
+    zone = "America/New_York"
+    noon = instant(f"{day}T23:59:59", zone)
+    assert route.period_of(noon, "Month", zoneinfo.ZoneInfo(zone)) == (month, instant(f"{end}T00:00:00", zone))
+    first, following = route.month_of(noon, zoneinfo.ZoneInfo(zone))
+    assert first == instant(f"{month}-01T00:00:00", zone)
+    assert following == instant(f"{end}T00:00:00", zone)
+
+
+ZONES = (
+    "UTC",
+    "Europe/London",
+    "America/New_York",
+    "Asia/Kolkata",
+    "Pacific/Apia",
+    "Africa/Cairo",
+    "America/Sao_Paulo",
+)
+INSTANTS = st.integers(946_684_800, 1_900_000_000).map(lambda seconds: seconds * SECOND)
+
+
+@settings(max_examples=150)
+@given(INSTANTS, st.sampled_from(ZONES), st.sampled_from(["Day", "Week", "Month"]))
+def test_every_instant_lies_in_one_period_and_periods_follow_each_other(now: int, zone: str, every: str) -> None:
+    info = zoneinfo.ZoneInfo(zone)
+    name, end = route.period_of(now, every, info)
+    assert now < end <= now + 32 * 24 * HOUR
+    assert route.period_of(end - 1, every, info) == (name, end)
+    following, later = route.period_of(end, every, info)
+    assert following != name
+    assert later > end
+
+
+def marks(planning: samples.Planning, bodies: list[dict[str, Any]], received_at: int = samples.NOON) -> list[bytes]:
+    return [planning.first(body, received_at).once_key for body in bodies]
+
+
+def test_a_mark_is_of_user_and_period() -> None:
+    planning = samples.planner(crm(once_per=once("Day")))
+    today, earlier, yesterday = marks(planning, [at(0), at(11), at(13)])
+    assert today == earlier != yesterday
+    other = planning.first({"user": {"id": 8, "venue": {"id": 9}}}).once_key
+    assert other != today
+    assert planning.first({"user": {"id": "7", "venue": {"id": 1}}}).once_key == today
+
+
+@pytest.mark.parametrize("every", ["Day", "Week", "Month"])
+def test_marks_of_other_routes_and_periods_differ(every: str) -> None:
+    found = [
+        samples.planner(documents.Route(name, "agency/crm", once_per=once(kind))).first(BODY).once_key
+        for name, kind in itertools.product(("a", "b"), {"Day", "Week", "Month", every})
+    ]
+    assert len(set(found)) == 6
+
+
+def test_a_mark_counts_in_the_tenant_s_zone() -> None:
+    late_evening = samples.NOON + 11 * HOUR + HOUR // 2  # 23:30 UTC
+    utc = samples.planner(crm(once_per=once("Day")))
+    paris = samples.planner(crm(once_per=once("Day")), tenant={"time_zone": "Europe/Paris"})
+    assert utc.first(BODY, late_evening).once_key == utc.first(BODY, samples.NOON).once_key
+    assert paris.first(BODY, late_evening).once_key != paris.first(BODY, samples.NOON).once_key
+
+
+def test_without_its_id_everybody_is_somebody_else() -> None:
+    planning = samples.planner(crm(once_per=once("Day")))
+    nobody = [{"user": {"firstName": name, "venue": {"id": 9}}} for name in ("A", "B")]
+    assert len(set(marks(planning, nobody))) == 2
+
+
+def test_a_mark_is_kept_longer_than_a_late_visit_takes() -> None:
+    plan = samples.planner(crm(once_per=once("Day"))).first(BODY)
+    assert plan.once_until >= samples.NOON + 7 * 24 * HOUR
