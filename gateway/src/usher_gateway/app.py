@@ -228,6 +228,8 @@ class Gateway:
             if self._context is None or now == seen or settings.tls_cert is None:
                 continue
             try:
+                # Tried elsewhere first: one that does not fit its key would leave the live context without a key.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
                 self._context.load_cert_chain(settings.tls_cert, settings.tls_key)
                 seen = now
                 _log.info("certificate_loaded")
