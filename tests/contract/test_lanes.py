@@ -87,6 +87,19 @@ async def test_a_destination_that_changed_has_its_backlog_due_at_once(bench: eng
     assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
 
 
+async def test_a_held_delivery_is_cancelled_when_its_time_limit_is_over(bench: engines.Bench) -> None:
+    hold = model.HoldReason.DestinationPaused
+    limits = {"short": NOW + samples.HOUR, "long": NOW + samples.DAY, "none": 0}
+    for content, expires_at in limits.items():
+        await bench.accept(samples.arrival(content, if_visit=(samples.plan(hold=hold, expires_at=expires_at),)))
+    assert await bench.store.expire_held(NOW + samples.HOUR - 1) == 0
+    assert await bench.store.expire_held(NOW + samples.HOUR) == 1
+    (row,) = await bench.deliveries(state="cancelled")
+    assert row["cancelled"] == "Expired"
+    assert (await bench.counts())["cancelled"] == 1
+    assert len(await bench.deliveries(state="held")) == 2
+
+
 async def test_a_clock_set_back_over_a_restart_delays_nothing_that_was_in_a_lane(bench: engines.Bench) -> None:
     delivery = await deliver(bench, "a")
     bench.clock.now -= samples.DAY

@@ -311,6 +311,17 @@ async def test_a_visit_past_its_time_is_cancelled_instead_of_sent(tmp_path: Path
         assert gateways.balance(gateway.store.meters()) == 0
 
 
+async def test_a_held_visit_past_its_time_is_cancelled_too(tmp_path: Path, peer: receiver.Receiver) -> None:
+    soon = gateways.route("crm", "crm", deliverWithinSeconds=60)
+    paused = {**crm(peer), "spec": {**crm(peer)["spec"], "state": "Paused"}}
+    async with gateways.Gateway(tmp_path, [*hook(soon), paused], *FAST) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(3))
+        assert holds_of(gateway) == {"DestinationPaused": 3}
+        await wait_for(lambda: states_of(gateway), {"Cancelled": 3})
+        assert gateways.balance(gateway.store.meters()) == 0
+
+
 async def test_a_removed_route_or_listener_cancels_nothing(tmp_path: Path, peer: receiver.Receiver) -> None:
     second = gateways.listener("second", [gateways.route("crm", "crm", transform='{"u": visit.userId}')])
     third = gateways.listener("third", [gateways.route("crm", "crm")])

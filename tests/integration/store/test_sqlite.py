@@ -245,6 +245,10 @@ def reads_of(connection: sqlite3.Connection) -> None:
         ("select route, count(*) from deliveries where waiting = 1 group by route", "backlog"),
         ("select key from deliveries where state >= 2 and state = 2 and key < 5 order by key desc", "ended"),
         ("select key from deliveries where hold = 1 and route = 1 and hold > 0 order by key desc", "held"),
+        (
+            "select key from deliveries where hold > 0 and expires_at > 0 and expires_at <= 5 order by expires_at",
+            "expiry",
+        ),
         ("select key from arrivals where counted_as = 5 and key < 5 order by key desc", "quarantined"),
         ("select key from bodies where expires_day <= 5 order by expires_day, key limit 5", "expiry"),
     ],

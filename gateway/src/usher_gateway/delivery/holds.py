@@ -46,6 +46,9 @@ class Holds:
 
     async def review(self) -> None:
         """Release what may go on; what must be decided anew is claimed, decided, and offered if it passes."""
+        expired = await self._store.expire_held(self._clock.now())
+        if expired:
+            _log.info("held_deliveries_expired", deliveries=expired)
         for group in await self._store.held_groups():
             definition = self._store.route(group.route)
             if group.reason in _EXPRESSION_HOLDS:

@@ -186,6 +186,9 @@ class Store(Protocol):
     async def cancel_held(self, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
         """Cancel held deliveries of a group that were held before an instant; returns how many."""
 
+    async def expire_held(self, now: int) -> int:
+        """Cancel held deliveries whose time limit is over (``Expired``); returns how many."""
+
     async def usage(self, since: int, until: int, where: Filter = _ANY, period: Period = "slot") -> list[UsageRow]:
         """The meters of slots in [since, until), unfolded rows included: each slot in one snapshot.
 

@@ -218,6 +218,10 @@ class SqliteEngine:
         """See the port."""
         return await self._in_slices(lambda changed: lanes.cancel_held(group, cancel, held_before, now, changed))
 
+    async def expire_held(self, now: int) -> int:
+        """See the port."""
+        return await self._in_slices(lambda changed: lanes.expire_held(now, changed))
+
     async def _in_slices(self, make: Callable[[list[int]], Callable[[writer.Writer], None]]) -> int:
         changed: list[int] = []
         while not changed or changed[-1] == lanes.HOLD_SLICE:

@@ -85,6 +85,25 @@ def cancel_held(
     return job
 
 
+def expire_held(now: int, changed: list[int]) -> Callable[[writer.Writer], None]:
+    """A job that cancels a slice of the held deliveries whose time limit is over."""
+
+    def job(batch_writer: writer.Writer) -> None:
+        statement = (
+            "update deliveries set hold = 0, state = ?1, cancel = ?2, settled_at = ?3 where key in"
+            " (select key from deliveries where hold > 0 and expires_at > 0 and expires_at <= ?3"
+            " order by expires_at limit ?4) returning route"
+        )
+        state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Expired)
+        expired = batch_writer.connection.execute(statement, (state, reason, now, HOLD_SLICE)).fetchall()
+        for (route,) in expired:
+            listener = batch_writer.names.listener_of_route(route)
+            batch_writer.meter(listener, model.slot_of(now), model.Counter.cancelled)
+        changed.append(len(expired))
+
+    return job
+
+
 def claim_held(
     group: port.HeldGroup, definition: model.RouteDefinition, limit: int, now: int, found: list[model.Delivery]
 ) -> Callable[[writer.Writer], None]:
