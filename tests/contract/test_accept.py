@@ -200,8 +200,10 @@ async def test_visits_over_the_quota_are_held_and_repeats_do_not_count(bench: en
     limited: dict[str, Any] = {"quota": 2, "quota_month": month, "if_repeat": (samples.plan(),)}
     await bench.accept(*[samples.arrival("a", **limited) for _ in range(3)])
     if reopen:
+        await bench.engine.upkeep(bench.store)
         await bench.reopen()
     await bench.accept(samples.arrival("b", **limited))
+    assert await bench.deliveries(state="held") == []
     (third,) = await bench.accept(samples.arrival("c", listener=samples.POOL, **limited))
     assert third.deliveries == ()
     assert [row["held"] for row in await bench.deliveries(state="held")] == ["QuotaExceeded"]

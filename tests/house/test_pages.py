@@ -128,3 +128,15 @@ def test_the_index_lists_every_page_of_the_docs() -> None:
     for page in source.DOCS.rglob("*.md"):
         name = page.relative_to(source.DOCS).as_posix()
         assert name == "README.md" or f"({name})" in index, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=source.shown)
+def test_metrics_that_a_page_names_are_listed(page: Path) -> None:
+    """An alert on a metric that does not exist never fires."""
+    listed = set(re.findall(r"^\| `(usher_\w+)` \|", (source.DOCS / "metrics.md").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?<![\w/-])usher_[a-z_]+(?![\w/.])", page.read_text("utf-8"))) - {
+        "usher_",
+        "usher_gateway",
+        "usher_operator",
+    }
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in named} <= listed

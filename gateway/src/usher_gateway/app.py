@@ -205,13 +205,18 @@ class Gateway:
                 self._changed.set()
 
     async def _prune(self) -> None:
+        await self.configured.wait()  # before that nobody has said how long a tenant keeps its meters
         while True:
             try:
-                left = await self.store.prune(self.clock.now())
+                left = await self.store.prune(self.clock.now(), self._meter_months())
             except model.StoreUnavailableError as error:
                 _log.warning("retention_waits", reason=str(error))
                 left = 0
             await asyncio.sleep(0.05 if left else 10)
+
+    def _meter_months(self) -> dict[str, int]:
+        tenants = [(one.namespace, one.tenant) for one in self.snapshot.listeners.values()]
+        return {f"{namespace}/{tenant.name}": tenant.meter_months for namespace, tenant in tenants}
 
     async def _follow_certificate(self) -> None:
         """Load a renewed certificate without a restart: new connections get it."""
@@ -223,6 +228,8 @@ class Gateway:
             if self._context is None or now == seen or settings.tls_cert is None:
                 continue
             try:
+                # Tried elsewhere first: one that does not fit its key would leave the live context without a key.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
                 self._context.load_cert_chain(settings.tls_cert, settings.tls_key)
                 seen = now
                 _log.info("certificate_loaded")

@@ -39,6 +39,13 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
 class LibraryFormatter(logging.Formatter):
     """Lines of libraries: of an exception type and place, as in our own."""
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Without the text of the exception that another formatter may have left in the record."""
+        record.exc_text = None
+        line = super().format(record)
+        record.exc_text = None
+        return line
+
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the standard library's name
         """Not its text."""
         return " ".join([type(ei[1]).__name__, *_frames(ei[2])])

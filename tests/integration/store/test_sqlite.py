@@ -15,7 +15,7 @@ import pytest
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store import port
-from usher_gateway.store.sqlite import changes, database, lanes, tail, writer
+from usher_gateway.store.sqlite import changes, database, lanes, persons, tail, walk, writer
 
 MIGRATIONS = Path(database.__file__).parent / "migrations"
 NOW = samples.NOW
@@ -261,11 +261,62 @@ def test_a_query_goes_over_its_own_index_without_sorting(tmp_path: Path, stateme
     assert "group by" in statement or len(plan) == 1
 
 
+# walking in windows, persons in segments
+
+
+async def test_a_walk_in_windows_leaves_out_no_row(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "_WINDOW", 3)
+    skipped = (samples.skip(model.SkipReason.Filter),)
+    for number in range(20):
+        plans = skipped if number % 4 == 0 else (samples.plan(),)
+        await bench.accept(samples.arrival(f"{number}", if_visit=plans))
+    assert len(await bench.visits()) == 20
+    assert len(await bench.visits(reason="Filter")) == 5
+    assert len(await bench.deliveries(route="crm")) == 15
+    assert await bench.store.replay(port.Filter(reason="Filter"), NOW) == 5
+
+
+async def test_a_page_whose_time_is_over_ends_with_a_cursor_and_the_rest_follows(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "_WINDOW", 3)
+    monkeypatch.setattr(walk, "PAGE_SECONDS", -1.0)
+    await bench.accept(samples.quarantined("oldest"))
+    for number in range(10):
+        await bench.accept(samples.arrival(f"{number}"))
+    where = port.Filter(reason="NoUser")
+    assert len((await bench.store.visits(where, None, 10)).rows) == 1  # over its own index
+    first = await bench.store.visits(port.Filter(until=NOW + 1, listener="nobody"), None, 10)
+    assert (first.rows, first.next_cursor is not None) == ([], True)
+    assert await bench.visits(listener="nobody") == []
+    assert len(await bench.visits(listener="lobby")) == 11
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_persons_are_found_in_segments(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch, crash: bool
+) -> None:
+    monkeypatch.setattr(persons, "SEGMENT_ARRIVALS", 2)
+    jane, late = samples.digest("jane", 8), samples.digest("late", 8)
+    await bench.accept(samples.quarantined("q", person_keys=()))
+    for number in range(7):
+        await bench.accept(samples.arrival(f"{number}", person_keys=(samples.digest(f"{number}", 8), jane)))
+    (found,) = await bench.store.quarantined(port.Filter(), 10)
+    found.if_visit, found.person_keys = (samples.plan(),), (late,)
+    await bench.store.release([found], NOW)
+    await bench.reopen(crash=crash)
+    assert len(await bench.store.find_person("agency", "acme", [jane])) == 7
+    assert len(await bench.store.find_person("agency", "acme", [late])) == 1
+    with file_of(bench.place) as connection:
+        assert connection.execute("select count(*) from person_segments").fetchone()[0] >= 3
+
+
 # what retention leaves, and what jobs look at again
 
 
 @pytest.mark.parametrize("fold_rows", [1, 1000])
-async def test_retention_leaves_no_row_that_leads_to_a_person(fold_rows: int) -> None:
+async def test_retention_leaves_no_row_that_leads_to_a_person(fold_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persons, "SEGMENT_ARRIVALS", 2)
     async with engines.opened(engines.Sqlite(), fold_rows=fold_rows) as bench:
         await bench.accept(samples.quarantined("q", body_days=1))
         for content in "ab":

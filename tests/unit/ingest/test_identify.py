@@ -120,6 +120,7 @@ def test_odd_values_are_no_ids_and_no_times(value: Any) -> None:
 
 def test_keys_are_bound_to_listener_tenant_and_install() -> None:
     here = samples.identity(BODY)
+    changes: dict[str, Any]
     for changes in ({"name": "other"}, {"namespace": "elsewhere"}):
         there = samples.identity(BODY, **changes)
         assert here.fingerprint != there.fingerprint

@@ -133,7 +133,7 @@ class _Evaluated:
         self.costs = costs
         self.calls = 0
 
-    def evaluate(self, visit: Any, body: Any) -> expressions.Evaluation:
+    def evaluate(self, *_: object) -> expressions.Evaluation:
         self.calls += 1
         return expressions.Evaluation(value=False, cpu_seconds=self.costs.pop(0))
 

@@ -2,41 +2,37 @@
 
 from collections.abc import Iterable, Mapping
 
-_Leaves = tuple[tuple[str, int], ...]
-
 
 class _Node:
-    __slots__ = ("children", "leaves")
+    """One token of some pointers: the fields that end here, and the tokens that follow."""
+
+    __slots__ = ("ends", "inner", "last")
 
     def __init__(self) -> None:
-        self.children: list[tuple[str, _Node]] = []
-        self.leaves: _Leaves = ()
-
-    def child(self, token: str) -> "_Node":
-        for name, node in self.children:
-            if name == token:
-                return node
-        node = _Node()
-        self.children.append((token, node))
-        return node
+        self.ends: list[tuple[str, int]] = []
+        """(field, rank): rank 0 is the pointer that wins over all others."""
+        self.last: list[tuple[str, list[tuple[str, int]]]] = []
+        """Tokens after which nothing follows, with the fields that end there."""
+        self.inner: list[tuple[str, _Node]] = []
+        """Tokens after which more follow."""
 
 
 class Extractor:
     """Takes some fields out of a body: for each field the first of its pointers that leads to a value wins."""
 
     def __init__(self, fields: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> None:
-        self._root = _Node()
-        for field in wanted:
-            for rank, pointer in enumerate(fields.get(field, ())):
-                node = self._root
-                for token in tokens_of(pointer):
-                    node = node.child(token)
-                node.leaves = (*node.leaves, (field, rank))
+        paths = [
+            (tokens_of(pointer), (field, rank))
+            for field in wanted
+            for rank, pointer in enumerate(fields.get(field, ()))
+        ]
+        self._root = _compile(paths)
 
     def extract(self, body: object) -> dict[str, object]:
         """Field -> value; fields without one (absent or null) are missing."""
         found: dict[str, object] = {}
         ranks: dict[str, int] = {}
+        _note(self._root.ends, body, found, ranks)
         _walk(self._root, body, found, ranks)
         return found
 
@@ -46,19 +42,61 @@ def tokens_of(pointer: str) -> list[str]:
     return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
 
 
+def _compile(paths: list[tuple[list[str], tuple[str, int]]]) -> _Node:
+    node = _Node()
+    following: dict[str, list[tuple[list[str], tuple[str, int]]]] = {}
+    for tokens, end in paths:
+        if tokens:
+            following.setdefault(tokens[0], []).append((tokens[1:], end))
+        else:
+            node.ends.append(end)
+    for token, rest in following.items():
+        child = _compile(rest)
+        if child.last or child.inner:
+            node.inner.append((token, child))
+        else:
+            node.last.append((token, child.ends))
+    return node
+
+
 def _walk(node: _Node, value: object, found: dict[str, object], ranks: dict[str, int]) -> None:
-    for field, rank in node.leaves:
-        if rank <= ranks.get(field, rank):
-            found[field] = value
-            ranks[field] = rank
     if type(value) is dict:
-        for token, child in node.children:
+        for token, ends in node.last:
             inner = value.get(token)
             if inner is not None:
+                _note(ends, inner, found, ranks)
+        for token, child in node.inner:
+            inner = value.get(token)
+            if inner is not None:
+                if child.ends:
+                    _note(child.ends, inner, found, ranks)
                 _walk(child, inner, found, ranks)
     elif type(value) is list:
-        for token, child in node.children:
-            if token.isascii() and token.isdecimal() and len(token) < 10:
-                inner = value[int(token)] if int(token) < len(value) else None
-                if inner is not None:
-                    _walk(child, inner, found, ranks)
+        _walk_list(node, value, found, ranks)
+
+
+def _walk_list(node: _Node, value: list[object], found: dict[str, object], ranks: dict[str, int]) -> None:
+    for token, ends in node.last:
+        inner = _item(value, token)
+        if inner is not None:
+            _note(ends, inner, found, ranks)
+    for token, child in node.inner:
+        inner = _item(value, token)
+        if inner is not None:
+            _note(child.ends, inner, found, ranks)
+            _walk(child, inner, found, ranks)
+
+
+def _item(value: list[object], token: str) -> object:
+    is_index = token.isascii() and token.isdecimal() and len(token) < 10
+    return value[int(token)] if is_index and int(token) < len(value) else None
+
+
+def _note(ends: list[tuple[str, int]], value: object, found: dict[str, object], ranks: dict[str, int]) -> None:
+    for field, rank in ends:
+        if not rank:
+            found[field] = value
+            ranks[field] = 0
+        elif rank < ranks.get(field, rank + 1):
+            found[field] = value
+            ranks[field] = rank

@@ -1,0 +1,125 @@
+"""Tenants do not feel each other at the door: floods, bombs, and bodies that the store refuses."""
+
+import asyncio
+import gzip
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from support import gateway as gateways
+from support import hold, wire
+
+FLOODED = gateways.LISTENER.replace("{name: wifi,", "{name: flooded,").replace("acme", "flood")
+MANIFESTS = (
+    gateways.CLASS.replace("  allowedHostnames", "  maximums: {requestsPerSecond: 200}\n  allowedHostnames")
+    + gateways.TENANT
+    + gateways.TENANT.replace("acme", "flood")
+    + gateways.LISTENER
+    + FLOODED
+)
+
+
+def visit(user: int) -> bytes:
+    return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
+
+
+async def _flood(gateway: gateways.RunningGateway, data: bytes, is_over: asyncio.Event) -> dict[int, int]:
+    """Statuses that one connection got, as fast as it can."""
+    statuses: dict[int, int] = {}
+    async with wire.connect(gateway.port) as connection:
+        while not is_over.is_set():
+            await connection.send(data)
+            answer = await connection.answer()
+            assert answer.has_header == (answer.status == 200)
+            statuses[answer.status] = statuses.get(answer.status, 0) + 1
+    return statuses
+
+
+async def _post_calmly(gateway: gateways.RunningGateway, count: int) -> list[float]:
+    """How long each answer to a neighbour took, in seconds."""
+    seconds = []
+    async with wire.connect(gateway.port) as connection:
+        for number in range(count):
+            started = time.monotonic()
+            await connection.send(wire.request(gateway.target(), visit(number)))
+            assert (await connection.answer()).acknowledges
+            seconds.append(time.monotonic() - started)
+            await asyncio.sleep(0.01)
+    return sorted(seconds)
+
+
+async def test_a_flooded_listener_is_limited_alone(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path, MANIFESTS) as gateway:
+        is_over = asyncio.Event()
+        data = wire.request(gateway.target("agency/flooded"), visit(1))
+        floods = [asyncio.create_task(_flood(gateway, data, is_over)) for _ in range(64)]
+        started = time.monotonic()
+        seconds = await _post_calmly(gateway, 150)
+        lasted = time.monotonic() - started
+        is_over.set()
+        found = await asyncio.gather(*floods)
+        assert seconds[int(len(seconds) * 0.99)] < 1.0
+        served = sum(statuses.get(200, 0) for statuses in found)
+        shed = sum(statuses.get(503, 0) for statuses in found)
+        assert served <= 200 * (lasted + 2)
+        assert shed > served
+        counted = gateway.counted()
+        assert counted["refused:RateLimited"] == shed
+        assert counted["visit"] + counted["repeat"] == served + 150
+        assert await gateway.meters("flooded") == {"visits": 1, "repeats": served - 1, "refused": shed}
+        assert await gateway.meters("wifi") == {"visits": 150}
+
+
+async def test_bombs_do_not_stop_the_neighbours(tmp_path: Path) -> None:
+    async with gateways.running(tmp_path, MANIFESTS) as gateway:
+        is_over = asyncio.Event()
+        bomb = gzip.compress(b"\0" * (8 * 1024 * 1024 + 1), 9)
+        data = wire.request(gateway.target("agency/flooded"), bomb, headers={"Content-Encoding": "gzip"})
+
+        async def throw() -> int:
+            thrown = 0
+            while not is_over.is_set():
+                answer = await wire.exchange(gateway.port, data)
+                assert answer.status in {413, 503}
+                thrown += answer.status == 413
+            return thrown
+
+        throwers = [asyncio.create_task(throw()) for _ in range(8)]
+        seconds = await _post_calmly(gateway, 60)
+        is_over.set()
+        thrown = sum(await asyncio.gather(*throwers))
+        assert thrown > 20
+        assert seconds[-1] < 2.0
+
+
+@pytest.mark.parametrize("bad", [1, 5])
+async def test_a_body_that_the_store_refuses_costs_its_neighbours_nothing(tmp_path: Path, bad: int) -> None:
+    async with gateways.running(tmp_path) as gateway:
+        await hold.refuse_bodies_with(gateway.gateway.store, b"refuse me")
+        bodies = [visit(user) for user in range(60)]
+        for number in range(bad):
+            bodies[number * 11] = json.dumps({"user": {"id": 1000 + number, "x": "refuse me"}}).encode()
+        async with hold.held_before_commits(gateway.gateway.store):
+            posts = [asyncio.create_task(gateway.post(body)) for body in bodies]
+            await gateways.wait_until(lambda: len(gateway.gateway.door.deadlines.waiting) == 60)
+        answers = await asyncio.gather(*posts)
+        assert all(answer.acknowledges for answer in answers)
+        assert gateway.counted() == {"visit": 60 - bad, "quarantined": bad, "quarantined:Unstorable": bad}
+        assert await gateway.meters() == {"visits": 60 - bad, "quarantined": bad}
+
+
+async def test_what_no_database_likes_is_stored_or_set_aside_like_anything_else(
+    gateway: gateways.RunningGateway,
+) -> None:
+    odd = [
+        (b'{"user":{"id":"\\u0000","venue":{"id":"\\u0000"}}}', "visit"),
+        (b'{"user":{"id":"\\ud800","venue":{"id":1}}}', "visit"),
+        (b'{"user":{"id":1' + b"0" * 400 + b',"venue":{"id":2}}}', "visit"),
+        (b'{"user":{},"a":' + b"[" * 900 + b"]" * 900 + b"}", "quarantined"),
+    ]
+    neighbours = [visit(user) for user in range(20)]
+    answers = await asyncio.gather(*[gateway.post(body) for body in [*neighbours, *(body for body, _ in odd)]])
+    assert all(answer.acknowledges for answer in answers)
+    assert gateway.counted() == {"visit": 23, "quarantined": 1, "quarantined:TooDeep": 1}

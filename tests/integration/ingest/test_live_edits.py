@@ -1,0 +1,72 @@
+"""An edit of the manifests is live within a second, drops no request, and a bad one changes nothing."""
+
+import asyncio
+import json
+import time
+
+from support import gateway as gateways
+from support import wire
+
+SECOND = gateways.LISTENER.replace("{name: wifi,", "{name: second,")
+
+
+def visit(user: int) -> bytes:
+    return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
+
+
+async def test_a_new_listener_is_live_within_a_second(gateway: gateways.RunningGateway) -> None:
+    started = time.monotonic()
+    gateway.write(gateways.MANIFESTS + SECOND)
+    await gateway.wait_configured("agency/second")
+    assert time.monotonic() - started < 1.0
+    assert (await gateway.post(visit(1), "agency/second")).acknowledges
+
+
+async def test_edits_under_load_drop_no_request(gateway: gateways.RunningGateway) -> None:
+    is_over = asyncio.Event()
+    target = gateway.target()
+
+    async def post(number: int) -> int:
+        sent = 0
+        async with wire.connect(gateway.port) as connection:
+            while not is_over.is_set():
+                await connection.send(wire.request(target, visit(number * 1_000_000 + sent)))
+                answer = await connection.answer()
+                assert answer.acknowledges, answer
+                sent += 1
+        return sent
+
+    senders = [asyncio.create_task(post(number)) for number in range(8)]
+    for round_ in range(6):
+        manifests = gateways.MANIFESTS.replace("displayName: Acme", f"displayName: Acme {round_}")
+        gateway.write(manifests + (SECOND if round_ % 2 else ""))
+        snapshot = gateway.gateway.snapshot
+        await gateways.wait_until(lambda before=snapshot: gateway.gateway.snapshot is not before)
+    is_over.set()
+    sent = sum(await asyncio.gather(*senders))
+    assert sent > 100
+    assert gateway.counted() == {"visit": sent}
+    assert await gateway.meters() == {"visits": sent}
+
+
+async def test_a_bad_edit_leaves_the_last_good_version_serving(gateway: gateways.RunningGateway) -> None:
+    before = gateway.gateway.snapshot
+    for number, bad in enumerate(("{", gateways.MANIFESTS.replace("routes: []", "rutes: []"), "")):
+        gateway.write(bad)
+        if bad:
+            await gateways.wait_until(lambda: gateway.gateway.source.configuration.rejected)
+            assert "usher_config_rejected 0.0" not in gateway.exposition()
+        assert (await gateway.post(visit(number))).acknowledges
+    assert gateway.gateway.snapshot.listeners == before.listeners
+    gateway.write(gateways.MANIFESTS + SECOND)
+    await gateway.wait_configured("agency/second")
+    await gateways.wait_until(lambda: not gateway.gateway.source.configuration.rejected)
+
+
+async def test_a_removed_listener_is_unknown(gateway: gateways.RunningGateway) -> None:
+    gateway.write(gateways.MANIFESTS + SECOND)
+    await gateway.wait_configured("agency/second")
+    target = gateway.target("agency/second")
+    gateway.write(gateways.MANIFESTS)
+    await gateways.wait_until(lambda: "agency/second" not in gateway.gateway.snapshot.listeners)
+    assert (await wire.exchange(gateway.port, wire.request(target, visit(1)))).status == 404

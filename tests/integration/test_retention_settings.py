@@ -1,0 +1,42 @@
+"""How long a tenant keeps its meters is what its manifest says, from the first time that retention runs."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from support import gateway as gateways
+from usher_gateway import app
+from usher_gateway import settings as all_settings
+
+MANIFESTS = gateways.MANIFESTS.replace("spec: {displayName: Acme}", "spec: {retention: {meterMonths: 60}}")
+
+
+async def test_retention_knows_the_months_that_a_tenant_keeps_its_meters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "manifests.yaml"
+    file.write_text(MANIFESTS)
+    loopback = all_settings.Endpoint("127.0.0.1", 0)
+    gateway = app.Gateway(
+        all_settings.Settings(
+            files=(file,), data=tmp_path / "data", listen=loopback, admin=loopback, drain_seconds=0.1
+        ),
+        {},
+    )
+    seen: list[Mapping[str, int] | None] = []
+
+    async def prune(now: int, meter_months: Mapping[str, int] | None = None) -> int:
+        assert now
+        seen.append(meter_months)
+        return 0
+
+    monkeypatch.setattr(gateway.store, "prune", prune)
+    running = asyncio.create_task(gateway.run())
+    try:
+        await gateways.wait_until(lambda: seen)
+    finally:
+        gateway.stop()
+        await running
+    assert seen[0] == {"agency/acme": 60}

@@ -1,0 +1,49 @@
+"""Certificates for tests, signed by themselves."""
+
+import datetime
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import oid
+
+
+def make(name: str) -> tuple[bytes, bytes]:
+    """(certificate, key) in PEM for ``localhost``; ``name`` tells two apart."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    )
+
+
+def write(folder: Path, certificate: bytes, key: bytes) -> tuple[Path, Path]:
+    paths = folder / "tls.crt", folder / "tls.key"
+    for path, content in zip(paths, (certificate, key), strict=True):
+        draft = path.with_suffix(".new")
+        draft.write_bytes(content)
+        draft.replace(path)
+    return paths
+
+
+def trusting(*certificates: bytes) -> ssl.SSLContext:
+    """A client's context that trusts these and nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for certificate in certificates:
+        context.load_verify_locations(cadata=certificate.decode())
+    return context
