@@ -147,6 +147,29 @@ async def test_a_port_that_is_taken_is_said_and_leaves_nothing_behind(tmp_path: 
         assert "Traceback" not in second.log.read_text()
 
 
+async def test_without_a_configuration_nothing_is_taken_for_removed(tmp_path: Path, peer: receiver.Receiver) -> None:
+    peer.set_behaviour("/crm", behaviour.Behaviour(kind="Hang"))
+    async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
+        await gateway.start()
+        for number in range(5):
+            assert (await gateways.post(gateway.port, "/hook", gateways.visit(number))).is_acknowledgement
+        await gateway.kill()
+        gateway.file.unlink()
+        await gateway.launch()
+
+        async def is_waiting() -> bool:
+            with contextlib.suppress(OSError):
+                return (await gateways.post(gateway.port, "/hook", gateways.visit(99))).status == 503
+            return False
+
+        await gateways.wait_until(is_waiting, 20, "a gateway without a configuration")
+        await asyncio.sleep(1.5)  # a look at the backlog comes once a second
+        assert gateway.store.count("deliveries where state = 0 and hold = 0 and waiting = 1") == 5
+        peer.set_behaviour("/crm", behaviour.Behaviour())
+        gateway.configure(manifests(peer))
+        await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 5, 15, "the delivery")
+
+
 # commits after the deadline
 
 
