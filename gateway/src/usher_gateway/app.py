@@ -66,6 +66,7 @@ class Gateway:
         )
         self.snapshot = documents.Snapshot({}, {})
         self.applied_at = 0
+        self.started_at = self.clock.now()
         self._drain_until = 0.0
         self.started = asyncio.Event()
         self.configured = asyncio.Event()
@@ -96,13 +97,14 @@ class Gateway:
             stack.push_async_callback(self.sender.close)
             tasks = self._start_tasks(stack)
             await self._open_public_port(stack)
-            self._tell_loopback()
+            self._tell()
             self.started.set()
             waiting = asyncio.create_task(self._stop.wait())
             done, _ = await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             for task in done - {waiting}:
                 task.result()
+        _log.info("stopped")
 
     def _build(self) -> None:
         settings, limits = self.settings, dispatchers.Limits(self.settings.lane_bytes, self.settings.max_attempts)
@@ -236,7 +238,13 @@ class Gateway:
             except (OSError, ssl.SSLError) as error:
                 _log.error("certificate_not_loaded", error=type(error).__name__)
 
-    def _tell_loopback(self) -> None:
+    def _tell(self) -> None:
+        scheme = "https" if self.settings.tls_cert else "http"
+        _log.info(
+            "serving",
+            public=f"{scheme}://{self.settings.listen.host}:{self.port}",
+            admin=f"http://{self.settings.admin.host}:{self.admin.port}",
+        )
         if self.settings.time_scale != 1.0:
             _log.warning("TIME IS SCALED: for development only", time_scale=self.settings.time_scale)
         if self.settings.listen.is_loopback:
