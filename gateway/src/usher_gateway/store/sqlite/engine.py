@@ -91,6 +91,7 @@ class SqliteEngine:
             database.open_for_writing, settings.folder, settings.key_fingerprint, settings.fold_rows, self.now()
         )
         self.disk.look()
+        self._next_truncate = self._loop.time() + settings.truncate_seconds
         self.reader = reads.Reader(settings.folder)
         self._thread = threading.Thread(target=self._write, args=(opened.writer,), name="usher-store", daemon=True)
         self._thread.start()
