@@ -13,10 +13,11 @@ import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import documents, expose, logs, model, observe, visit_path
+from usher_gateway import descriptors, documents, expose, logs, model, observe, visit_path
 from usher_gateway import settings as all_settings
 from usher_gateway.config import from_files, install_key
 from usher_gateway.delivery import desk as desks
@@ -123,7 +124,7 @@ class Gateway:
         self.server = receive.PublicServer(
             lambda request: visit_path.accept_arrival(self.door, request),
             lambda reason: self.door.count_refused(None, reason),
-            settings.limits,
+            msgspec.structs.replace(settings.limits, connections=descriptors.reserve(settings.limits.connections)),
         )
 
     async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:
