@@ -127,6 +127,10 @@ class Gateway:
     async def start(self, **environment: str) -> None:
         """Start the process and wait until it answers by its configuration."""
         await self.launch(**environment)
+        await self.wait_ready()
+
+    async def wait_ready(self) -> None:
+        """Wait until the launched process answers by its configuration."""
         await wait_until(self._is_ready, 20, "an answer of the gateway")
 
     async def _is_ready(self) -> bool:
