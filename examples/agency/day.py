@@ -123,7 +123,7 @@ def main() -> int:
 async def _day(arguments: argparse.Namespace) -> int:
     logs.configure(level="error")
     console = rich.console.Console()
-    shutil.rmtree(arguments.data, ignore_errors=True)
+    _clear(arguments.data)
     scale = DAY_SECONDS / arguments.seconds
     gateway = app.Gateway(
         settings.Settings(
@@ -160,6 +160,13 @@ async def _day(arguments: argparse.Namespace) -> int:
         await stop.wait()
         console.print("\nEnding: connections are drained, the rest stays in the store.")
         return 0 if agrees else 1
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier day left; any other folder stays as it is."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "install.key").exists():
+        raise model.ConfigurationError(f"{folder} holds something else than a day's data", "Give --data a new folder.")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _wait_until_serving(gateway: app.Gateway, running: "asyncio.Task[None]") -> None:

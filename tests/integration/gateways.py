@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import msgspec
 
+from support import privacy
 from usher_gateway import app, model
 from usher_gateway import settings as all_settings
 
@@ -171,6 +172,8 @@ class Gateway:
         if self.process is not None and self.process.returncode is None:
             await self.kill()
         self.process = None
+        if self.log.exists():
+            privacy.search("log of a gateway", self.log.read_text(errors="replace"))
 
     async def __aenter__(self) -> Self:
         return self

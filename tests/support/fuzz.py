@@ -128,7 +128,7 @@ def body(rng: random.Random) -> tuple[bytes, str, str]:
         if kind == 1:
             data = garbled(data, rng)
     if encoding == "gzip" and rng.random() < 0.9:
-        data = gzip.compress(data, 1)
+        data = gzip.compress(data, 1, mtime=0)
     elif encoding == "deflate" and rng.random() < 0.9:
         data = zlib.compress(data, 1)
     if encoding and rng.random() < 0.2:

@@ -13,10 +13,11 @@ import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import documents, expose, logs, model, observe, visit_path
+from usher_gateway import descriptors, documents, expose, logs, model, observe, visit_path
 from usher_gateway import settings as all_settings
 from usher_gateway.config import from_files, install_key
 from usher_gateway.delivery import desk as desks
@@ -66,6 +67,7 @@ class Gateway:
         )
         self.snapshot = documents.Snapshot({}, {})
         self.applied_at = 0
+        self.started_at = self.clock.now()
         self._drain_until = 0.0
         self.started = asyncio.Event()
         self.configured = asyncio.Event()
@@ -96,13 +98,14 @@ class Gateway:
             stack.push_async_callback(self.sender.close)
             tasks = self._start_tasks(stack)
             await self._open_public_port(stack)
-            self._tell_loopback()
+            self._tell()
             self.started.set()
             waiting = asyncio.create_task(self._stop.wait())
             done, _ = await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             for task in done - {waiting}:
                 task.result()
+        _log.info("stopped")
 
     def _build(self) -> None:
         settings, limits = self.settings, dispatchers.Limits(self.settings.lane_bytes, self.settings.max_attempts)
@@ -121,7 +124,7 @@ class Gateway:
         self.server = receive.PublicServer(
             lambda request: visit_path.accept_arrival(self.door, request),
             lambda reason: self.door.count_refused(None, reason),
-            settings.limits,
+            msgspec.structs.replace(settings.limits, connections=descriptors.reserve(settings.limits.connections)),
         )
 
     async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:
@@ -236,7 +239,13 @@ class Gateway:
             except (OSError, ssl.SSLError) as error:
                 _log.error("certificate_not_loaded", error=type(error).__name__)
 
-    def _tell_loopback(self) -> None:
+    def _tell(self) -> None:
+        scheme = "https" if self.settings.tls_cert else "http"
+        _log.info(
+            "serving",
+            public=f"{scheme}://{self.settings.listen.host}:{self.port}",
+            admin=f"http://{self.settings.admin.host}:{self.admin.port}",
+        )
         if self.settings.time_scale != 1.0:
             _log.warning("TIME IS SCALED: for development only", time_scale=self.settings.time_scale)
         if self.settings.listen.is_loopback:

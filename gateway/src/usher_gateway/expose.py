@@ -70,11 +70,22 @@ class _View:
     def _listener(self, key: str, document: documents.Listener, hashes: dict[str, str]) -> context.State:
         books = self._gateway.door.books
         name = model.ListenerName(document.namespace, document.tenant.name, document.name)
+        last = books.last_accepted.get(name)
+        live = self._gateway.door.listeners.get(key)
         return {
+            "receiving": self._receiving(document, last),
+            "companyMismatches": live.company_mismatches if live else 0,
             "applied": hashes.get(f"listener/{key}"),
-            "lastArrival": _time(books.last_accepted.get(name)),
+            "lastArrival": _time(last),
             "verifiedSince": _time(books.first_accepted.get(name)),
         }
+
+    def _receiving(self, document: documents.Listener, last: int | None) -> str:
+        """``Receiving``, ``NoVisitYet`` since the start, or ``Silent`` for longer than silence.afterSeconds."""
+        silence = document.silence_after_seconds * model.MICROSECONDS
+        if self._gateway.clock.now() - (last or self._gateway.started_at) >= silence:
+            return "Silent"
+        return "Receiving" if last is not None else "NoVisitYet"
 
     def _destination(self, key: str, document: documents.Destination) -> context.State:
         gateway = self._gateway

@@ -67,6 +67,16 @@ class GatewayMetrics:
         yield metrics.counter(
             "usher_refused", "Arrivals refused, with and without a tenant.", ["reason"], _by_word(door.books.refused)
         )
+        mismatches: dict[tuple[str, ...], float] = {}
+        for live in door.listeners.values():
+            key = (live.name.namespace, live.name.tenant)
+            mismatches[key] = mismatches.get(key, 0.0) + live.company_mismatches
+        yield metrics.counter(
+            "usher_company_mismatches",
+            "Arrivals of another company that were accepted, because companyCheck is Warn.",
+            ["tenant_namespace", "tenant"],
+            {key: count for key, count in mismatches.items() if count},
+        )
         yield metrics.counter(
             "usher_quarantined", "Arrivals quarantined.", ["reason"], _by_word(door.books.quarantined)
         )

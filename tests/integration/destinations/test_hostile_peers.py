@@ -14,7 +14,7 @@ from integration.destinations import peers
 from usher_gateway.destinations import address_guard, connection, exchange, http, resolver
 
 LIMIT_SECONDS = 0.5
-SLACK_SECONDS = 1.0
+SLACK_SECONDS = 3.0
 """For a busy machine; far below what the peers here would take."""
 MEGABYTE = 1024 * 1024
 

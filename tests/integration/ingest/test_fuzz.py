@@ -74,6 +74,7 @@ async def _fuzz_bodies(folder: Path, seed: int, count: int) -> None:
         assert all(counted[word] > count // 1000 for word in ("visit", "repeat", "quarantined"))
 
 
+@pytest.mark.timeout(600)
 async def test_100_000_odd_bodies_are_answered_and_counted(tmp_path: Path) -> None:
     await _fuzz_bodies(tmp_path, seed=1, count=100_000)
 
@@ -142,6 +143,7 @@ async def _fuzz_requests(folder: Path, seed: int, count: int) -> None:
         assert "refused:InternalError" not in counted
 
 
+@pytest.mark.timeout(600)
 async def test_20_000_garbled_requests_are_answered_and_counted(tmp_path: Path) -> None:
     await _fuzz_requests(tmp_path, seed=1, count=20_000)
 

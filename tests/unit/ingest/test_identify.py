@@ -121,7 +121,8 @@ def test_odd_values_are_no_ids_and_no_times(value: Any) -> None:
 def test_keys_are_bound_to_listener_tenant_and_install() -> None:
     here = samples.identity(BODY)
     changes: dict[str, Any]
-    for changes in ({"name": "other"}, {"namespace": "elsewhere"}):
+    changed: list[dict[str, Any]] = [{"name": "other"}, {"namespace": "elsewhere"}]
+    for changes in changed:
         there = samples.identity(BODY, **changes)
         assert here.fingerprint != there.fingerprint
         assert here.visitor_key != there.visitor_key

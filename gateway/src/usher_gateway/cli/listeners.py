@@ -6,12 +6,19 @@ from usher_gateway.cli import ask, tables
 
 _EPILOG = "Example:  usher listeners   or   usher listeners -o json"
 
+
+def _last(row: ask.Row) -> str:
+    """When something came last, and whether that is too long ago (silence.afterSeconds)."""
+    silent = "SILENT, " if row.get("receiving") == "Silent" else ""
+    return f"{silent}last {tables.when('lastArrival')(row)}" if row.get("lastArrival") else silent.removesuffix(", ")
+
+
 _COLUMNS: tuple[tables.Column, ...] = (
     ("LISTENER", lambda row: f"{row['namespace']}/{row['name']}"),
     ("STATE", lambda row: str(row["state"])),
     ("TENANT", lambda row: f"tenant {row['tenant']}"),
     ("TODAY", lambda row: _today(row["today"])),
-    ("LAST ARRIVAL", lambda row: f"last {tables.when('lastArrival')(row)}" if row.get("lastArrival") else ""),
+    ("LAST ARRIVAL", _last),
     ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),
     ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
 )

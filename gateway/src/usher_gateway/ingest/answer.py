@@ -28,7 +28,6 @@ _STATUS = {
     model.RefusedReason.LowDisk: 503,
     model.RefusedReason.Deadline: 503,
     model.RefusedReason.NotConfigured: 503,
-    model.RefusedReason.Draining: 503,
     model.RefusedReason.Disconnected: 400,
     model.RefusedReason.InternalError: 500,
 }

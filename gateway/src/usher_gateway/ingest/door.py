@@ -57,7 +57,6 @@ class Door:
         self.deliver = deliver
         self.books = Books()
         self.deadlines = accept.Deadlines(self._abandon)
-        self.is_draining = False
         self._watch = watch
         self._listeners: dict[str, find.LiveListener] = {}
         self._destinations: Mapping[str, documents.Destination] = {}
@@ -96,7 +95,7 @@ class Door:
         """The listener that a request is for.
 
         Raises:
-            RefusedError: NotConfigured, Draining, NotFound.
+            RefusedError: NotConfigured, NotFound.
         """
         if self._addresses is None:
             raise answer.RefusedError(model.RefusedReason.NotConfigured)

@@ -59,7 +59,6 @@ class RefusedReason(enum.StrEnum):
     LowDisk = "LowDisk"
     Deadline = "Deadline"
     NotConfigured = "NotConfigured"
-    Draining = "Draining"
     Disconnected = "Disconnected"
     InternalError = "InternalError"
 

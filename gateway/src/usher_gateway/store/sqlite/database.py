@@ -13,7 +13,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store import port
-from usher_gateway.store.sqlite import tail, writer
+from usher_gateway.store.sqlite import rows, tail, writer
 
 FILE_NAME = "usher.sqlite3"
 """The store's file inside ``--data``."""
@@ -138,7 +138,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(
         uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=1024, timeout=5
     )
-    connection.execute("pragma busy_timeout = 5000")
+    connection.execute(f"pragma busy_timeout = {rows.BUSY_MILLISECONDS}")
     if not read_only:
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = full")

@@ -39,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True):
     limits: arrival_queue.Limits = arrival_queue.Limits()
     disk_bounds: disk.Bounds = disk.Bounds()
     fold_rows: int = tail.FOLD_ROWS
+    truncate_seconds: float = 600.0
+    """How often the write-ahead log is emptied: what was deleted must not stay readable in it."""
 
 
 class _InFlight(msgspec.Struct):
@@ -69,6 +71,7 @@ class SqliteEngine:
         self._retry_seconds = 0.0
         self._retry_longest = _RETRY_FIRST_SECONDS
         self._next_counts = 0.0
+        self._next_truncate = 0.0
         self.orphans: list[model.Delivery] = []
         """See the port."""
         self._batches: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
@@ -88,6 +91,7 @@ class SqliteEngine:
             database.open_for_writing, settings.folder, settings.key_fingerprint, settings.fold_rows, self.now()
         )
         self.disk.look()
+        self._next_truncate = self._loop.time() + settings.truncate_seconds
         self.reader = reads.Reader(settings.folder)
         self._thread = threading.Thread(target=self._write, args=(opened.writer,), name="usher-store", daemon=True)
         self._thread.start()
@@ -368,10 +372,13 @@ class SqliteEngine:
         """Copy the log into the file beside the writer; the writer then only copies the little that came meanwhile."""
         log_file = self.opened.folder / f"{database.FILE_NAME}-wal"
         size = log_file.stat().st_size if log_file.exists() else 0
-        if size < _CHECKPOINT_BYTES:
+        truncate = size > 0 and self._loop.time() >= self._next_truncate
+        if size < _CHECKPOINT_BYTES and not truncate:
             return
         await asyncio.to_thread(database.checkpoint, self.opened.folder)
-        await self.run_job(writer.checkpoint_after)
+        if truncate:
+            self._next_truncate = self._loop.time() + self.settings.truncate_seconds
+        await self.run_job(writer.truncate_after if truncate else writer.checkpoint_after)
 
 
 def _resolve(futures: "list[asyncio.Future[None]]") -> None:

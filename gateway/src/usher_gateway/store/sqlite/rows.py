@@ -16,6 +16,9 @@ Row = tuple[object, ...]
 Found = tuple[Any, ...]
 """What is read: the statement says which columns."""
 
+BUSY_MILLISECONDS = 5_000
+"""How long a statement waits for a lock that another process holds."""
+
 _LARGEST = 64
 
 

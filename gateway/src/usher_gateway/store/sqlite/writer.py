@@ -37,6 +37,7 @@ class Writer:
         self.encode = msgspec.msgpack.Encoder().encode
         self.meters: dict[MeterKey, int] = {}
         self.checkpoint_is_due = False
+        self.truncate_is_due = False
         self.lanes_from = 0
         """From this key on deliveries may be in lanes; the store's own note is never above it."""
         self.lent: set[int] = set()
@@ -74,10 +75,16 @@ class Writer:
             raise
         self._remember(ledger_rows, batch, has_folded)
         self._note_lent(accepted, batch)
-        if self.checkpoint_is_due:
-            self.checkpoint_is_due = False
-            self.connection.execute("pragma wal_checkpoint(passive)")
+        if self.checkpoint_is_due or self.truncate_is_due:
+            self._checkpoint()
         return accepted
+
+    def _checkpoint(self) -> None:
+        how = "truncate" if self.truncate_is_due else "passive"
+        self.checkpoint_is_due = self.truncate_is_due = False
+        self.connection.execute("pragma busy_timeout = 20")  # arrivals wait for this: never for a reader
+        self.connection.execute(f"pragma wal_checkpoint({how})")
+        self.connection.execute(f"pragma busy_timeout = {rows.BUSY_MILLISECONDS}")
 
     def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
         """Add to the meters of this transaction."""
@@ -237,6 +244,11 @@ _SETTLED: dict[model.SettledAs, tuple[model.DeliveryState, model.Counter | None]
 def probe(batch_writer: Writer) -> None:
     """A job: find out whether the database can be written again."""
     batch_writer.connection.execute("insert or replace into meta values ('probe', '')")
+
+
+def truncate_after(batch_writer: Writer) -> None:
+    """A job: empty the log once this transaction is through, unless a reader is in the way: then next time."""
+    batch_writer.truncate_is_due = True
 
 
 def checkpoint_after(batch_writer: Writer) -> None:

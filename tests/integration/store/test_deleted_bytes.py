@@ -1,0 +1,32 @@
+"""What retention deletes is not readable in the files any more, also while the gateway runs on and nothing comes in."""
+
+import asyncio
+from pathlib import Path
+
+from contract import engines, samples
+from usher_gateway import model
+
+MARKER = b"zqxjv-deleted"
+DAY = 86_400 * model.MICROSECONDS
+
+
+def holders(folder: Path) -> list[str]:
+    """The files in which the marker can be read."""
+    return [file.name for file in folder.iterdir() if MARKER in file.read_bytes()]
+
+
+async def test_a_deleted_body_leaves_the_database_and_its_log(tmp_path: Path) -> None:
+    clock = engines.Clock()
+    store = engines.Sqlite().make(tmp_path, clock, truncate_seconds=0.2)
+    await store.open()
+    try:
+        body = b'{"user":{"id":"' + MARKER + b'"}}'
+        await store.accept(samples.arrival("a", clock.now, body=body, body_days=1, if_visit=(), if_repeat=()))
+        assert holders(tmp_path)
+        clock.now += 3 * DAY
+        await store.prune(clock.now)
+        async with asyncio.timeout(20):
+            while holders(tmp_path):  # noqa: ASYNC110 - the file system has no event for this
+                await asyncio.sleep(0.05)
+    finally:
+        await store.close()
