@@ -82,16 +82,13 @@ def register(app: typer.Typer) -> None:
 
 
 def _serve(settings: "object") -> None:
-    import gc
-
     import uvloop
 
-    from usher_gateway import app
+    from usher_gateway import app, process
     from usher_gateway import settings as all_settings
 
     assert isinstance(settings, all_settings.Settings)
-    # Few, large collections: arrivals die young by reference counting (docs/performance.md).
-    gc.set_threshold(50_000, 20, 100)
+    process.tune_memory()
 
     async def main() -> None:
         gateway = app.Gateway(settings, dict(os.environ))
