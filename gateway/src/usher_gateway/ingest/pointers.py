@@ -1,5 +1,6 @@
 """Fields of a body by JSON pointers (RFC 6901), compiled so that shared prefixes are walked once."""
 
+import functools
 from collections.abc import Iterable, Mapping
 
 
@@ -21,12 +22,7 @@ class Extractor:
     """Takes some fields out of a body: for each field the first of its pointers that leads to a value wins."""
 
     def __init__(self, fields: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> None:
-        paths = [
-            (tokens_of(pointer), (field, rank))
-            for field in wanted
-            for rank, pointer in enumerate(fields.get(field, ()))
-        ]
-        self._root = _compile(paths)
+        self._root = _compiled(tuple([(field, tuple(fields.get(field, ()))) for field in wanted]))
 
     def extract(self, body: object) -> dict[str, object]:
         """Field -> value; fields without one (absent or null) are missing."""
@@ -40,6 +36,13 @@ class Extractor:
 def tokens_of(pointer: str) -> list[str]:
     """The reference tokens of a JSON pointer, unescaped."""
     return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
+
+
+@functools.lru_cache(maxsize=1_024)
+def _compiled(wanted: tuple[tuple[str, tuple[str, ...]], ...]) -> _Node:
+    """Compiled once for all listeners that map their bodies alike, which nearly all do."""
+    ends = [(pointer, (field, rank)) for field, pointers in wanted for rank, pointer in enumerate(pointers)]
+    return _compile([(tokens_of(pointer), end) for pointer, end in ends])
 
 
 def _compile(paths: list[tuple[list[str], tuple[str, int]]]) -> _Node:
