@@ -59,7 +59,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: in
         if index >= len(heads) - numbers:
             table.add_column(head, justify="right", no_wrap=True)
         else:
-            table.add_column(head, overflow="fold")
+            table.add_column(head, overflow="fold", no_wrap=head == "ID")
     for row in rows:
         table.add_row(*[rich.text.Text(cell) for cell in row])
     rich.console.Console(highlight=False).print(table)
