@@ -64,6 +64,7 @@ def test_a_missing_file_is_a_problem(tmp_path: pathlib.Path) -> None:
 
 def test_urls_are_derived_from_the_install_key(tmp_path: pathlib.Path) -> None:
     first = usher("url", "examples/quickstart.yaml", "--data", tmp_path)
+    assert "A new install key was made" in first.stderr
     assert first.returncode == 0
     assert "https://localhost/v1/" in first.stdout
     assert usher("url", "examples/quickstart.yaml", USHER_DATA=str(tmp_path)).stdout == first.stdout
