@@ -79,7 +79,10 @@ class Receivers:
         for name, receiver in self._receivers.items():
             for path in receiver.all_counts():
                 taken = receiver.taken_ids(path)
-                tenants = {each.headers["webhook-id"]: each.headers["usher-tenant"] for each in receiver.kept(path)}
+                tenants = {
+                    each.headers.get("webhook-id", ""): each.headers.get("usher-tenant", "")
+                    for each in receiver.kept(path)
+                }
                 for identifier in taken:
                     found[name, tenants[identifier]] += 1
         return dict(found)
@@ -94,6 +97,15 @@ class Receivers:
                 if counts.duplicates:
                     found.append(f"{name}: {counts.duplicates} deliveries came twice at {path}")
         return found
+
+    def strays(self) -> list[str]:
+        """What something else on this machine sent to the receivers: it is in no count."""
+        return [
+            f"{name}: {counts.without_id} requests at {path} had no webhook-id; they are not from the gateway"
+            for name, receiver in self._receivers.items()
+            for path, counts in receiver.all_counts().items()
+            if counts.without_id
+        ]
 
     def received(self) -> int:
         """Requests so far, failed ones included."""
@@ -276,6 +288,8 @@ async def _show(
     console.print(table)
     for problem in receivers.problems():
         console.print(f"[red]{problem}[/]")
+    for stray in receivers.strays():
+        console.print(f"[yellow]{stray}[/]", highlight=False)
     verdict = "[green]The books agree: nothing lost, nothing twice.[/]" if agrees else "[red]The books disagree.[/]"
     console.print(verdict)
     return agrees

@@ -31,9 +31,11 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 async def scrape(folder: Path) -> str:
+    manifest = folder / "quickstart.yaml"  # with a port where nothing listens: at the example's a receiver may run
+    manifest.write_text(MANIFEST.read_text("utf-8").replace("127.0.0.1:9000", f"127.0.0.1:{free_port()}"), "utf-8")
     settings = all_settings.Settings(
-        files=(MANIFEST,),
-        data=folder,
+        files=(manifest,),
+        data=folder / "data",
         listen=all_settings.Endpoint("127.0.0.1", 0),
         admin=all_settings.Endpoint("127.0.0.1", free_port()),
         accept_min_free_bytes=0,

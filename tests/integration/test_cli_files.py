@@ -64,6 +64,7 @@ def test_a_missing_file_is_a_problem(tmp_path: pathlib.Path) -> None:
 
 def test_urls_are_derived_from_the_install_key(tmp_path: pathlib.Path) -> None:
     first = usher("url", "examples/quickstart.yaml", "--data", tmp_path)
+    assert "A new install key was made" in first.stderr
     assert first.returncode == 0
     assert "https://localhost/v1/" in first.stdout
     assert usher("url", "examples/quickstart.yaml", USHER_DATA=str(tmp_path)).stdout == first.stdout
@@ -85,3 +86,35 @@ def test_without_a_key_it_is_said_what_to_do() -> None:
 def test_each_command_has_help_with_an_example() -> None:
     for command in ("check", "url"):
         assert f"usher {command}" in usher(command, "--help").stdout.partition("Example:")[2]
+
+
+def test_wrong_log_flags_are_wrong_usage(tmp_path: pathlib.Path) -> None:
+    for flag, value in (("--log-level", "loud"), ("--log-format", "xml")):
+        done = usher("run", "examples/quickstart.yaml", "--data", tmp_path, flag, value)
+        assert (done.returncode, flag in done.stderr) == (2, True), done.stderr
+
+
+def test_a_data_folder_that_is_a_file_is_told(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "data"
+    file.write_text("")
+    done = usher("run", "examples/quickstart.yaml", "--data", file, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    assert done.returncode == 2
+    assert "give --data a folder" in done.stderr
+
+
+def test_common_slips_of_yaml_are_named(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "a.yaml"
+    text = (ROOT / "examples" / "quickstart.yaml").read_text()
+    for broken, hint in (
+        (text.replace("  tenantRef", "\ttenantRef"), "not with tabs"),
+        (text.replace("---\n", ""), "put `---` on a line of its own"),
+    ):
+        file.write_text(broken)
+        done = usher("check", file)
+        assert (done.returncode, hint in done.stdout) == (1, True), done.stdout
+
+
+def test_help_is_not_ragged_on_a_narrow_terminal() -> None:
+    lines = [line.strip() for line in usher("check", "--help", COLUMNS="80").stdout.splitlines()]
+    first = next(index for index, line in enumerate(lines) if line.startswith("Each expression"))
+    assert lines[first + 1].startswith("anything is wrong; warnings alone are no failure.")

@@ -140,10 +140,7 @@ class Gateway:
                 backlog=1024,
             )
         except OSError as error:
-            where = f"{settings.listen.host}:{settings.listen.port}"
-            raise model.ConfigurationError(
-                f"cannot listen on {where}: {error.strerror}", "Is another gateway running? Choose another --listen."
-            ) from error
+            raise all_settings.cannot_listen("--listen", settings.listen, error) from error
         self.port = listening.sockets[0].getsockname()[1]
         self._context = context
         stack.push_async_callback(self._close_public_port, listening)
@@ -285,8 +282,10 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "reason", None) or error.strerror
         raise model.ConfigurationError(
-            f"the certificate in {certificate} cannot be used", "Give a PEM chain and its key, readable by Usher."
+            f"the certificate in {certificate} with the key in {key} cannot be used: {reason}",
+            "Give a PEM chain and its key, readable by Usher.",
         ) from error
     return context
 

@@ -1,5 +1,8 @@
 """Settings of a gateway: frozen, read once. docs/settings.md lists the flags and variables that they come from."""
 
+import errno
+import ipaddress
+import os
 from pathlib import Path
 
 import msgspec
@@ -70,6 +73,19 @@ def parse_endpoint(text: str) -> Endpoint:
     return Endpoint(host or "0.0.0.0", int(port))  # noqa: S104 - what `:8080` means everywhere
 
 
+def cannot_listen(flag: str, endpoint: Endpoint, error: OSError) -> model.ConfigurationError:
+    """What to say where a port cannot be had; ``flag`` chooses it."""
+    number = error.errno or 0
+    hints = {
+        errno.EADDRINUSE: f"Is another gateway running? Choose another {flag}.",
+        errno.EADDRNOTAVAIL: f"Give {flag} an address of this machine.",
+        errno.EACCES: f"Ports below 1024 need rights: CAP_NET_BIND_SERVICE, or choose another {flag}.",
+    }
+    reason = os.strerror(number) if number in hints else error.strerror
+    where = f"{endpoint.host}:{endpoint.port}"
+    return model.ConfigurationError(f"cannot listen on {where}: {reason}", hints.get(number, f"Choose another {flag}."))
+
+
 def check(settings: Settings) -> None:
     """Refuse combinations that cannot work.
 
@@ -78,6 +94,8 @@ def check(settings: Settings) -> None:
     """
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise model.ConfigurationError("--tls-cert and --tls-key go together", "Give both, or neither.")
+    for proxy in settings.trusted_proxies:
+        _check_network(proxy)
     if settings.time_scale != 1.0:
         if not settings.listen.is_loopback or not settings.admin.is_loopback:
             raise model.ConfigurationError(
@@ -85,3 +103,12 @@ def check(settings: Settings) -> None:
             )
         if not 0 < settings.time_scale <= 100_000:
             raise model.ConfigurationError("--time-scale must be above 0 and at most 100000", "Try 60.")
+
+
+def _check_network(text: str) -> None:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise model.ConfigurationError(
+            f"--trusted-proxies: {text!r} is no CIDR", "Write it like 10.0.0.0/8 or fd00::/8."
+        ) from error

@@ -74,7 +74,11 @@ async def test_a_list_as_json_or_csv_is_for_programs(served: serving.Served) -> 
     rows = json.loads(await done(served, "visits", "list", "-o", "json", "--reason", "Filter"))["rows"]
     assert [row["verdicts"][0]["skipped"] for row in rows] == ["Filter"]
     (row,) = csv.DictReader(io.StringIO(await done(served, "dead", "list", "-o", "csv")))
-    assert (row["state"], row["why"]) == ("dead", "Status 400")
+    assert (row["state"], row["why"], row["attempts"]) == ("dead", "Status 400", "1")
+    for row in csv.DictReader(io.StringIO(await done(served, "listeners", "-o", "csv"))):
+        assert "/" not in row["tenant"]
+        assert " " not in row["tenant"]
+        assert all(row[name].isdecimal() for name in ("visits", "repeats", "quarantined"))
 
 
 async def test_a_list_ends_at_its_limit_and_says_so(served: serving.Served) -> None:

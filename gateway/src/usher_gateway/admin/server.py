@@ -6,7 +6,7 @@ from typing import Self
 import prometheus_client
 from aiohttp import web
 
-from usher_gateway import model
+from usher_gateway import settings
 from usher_gateway.admin import audit, changes, listings, problems, state, usage
 from usher_gateway.admin import context as contexts
 from usher_gateway.admin.tokens import Role
@@ -98,10 +98,7 @@ class AdminServer:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            raise model.ConfigurationError(
-                f"cannot listen on {self._host}:{self.port}: {error.strerror}",
-                "Is another gateway running? Choose another --admin.",
-            ) from error
+            raise settings.cannot_listen("--admin", settings.Endpoint(self._host, self.port), error) from error
         self.port = self._runner.addresses[0][1]
         return self
 

@@ -1,6 +1,7 @@
 """The command ``usher``: finds its commands by listing this package; each file registers its own."""
 
 import importlib
+import inspect
 import pkgutil
 
 import typer
@@ -30,7 +31,18 @@ def build() -> typer.Typer:
         command = importlib.import_module(f"{cli.__name__}.{module}")
         if hasattr(command, "register"):
             command.register(app)
+    _unwrap_help(app)
     return app
+
+
+def _unwrap_help(app: typer.Typer) -> None:
+    """Each paragraph of a docstring on one line: typer keeps line breaks, which are ragged on a narrow terminal."""
+    for command in app.registered_commands:
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join([" ".join(paragraph.split()) for paragraph in paragraphs])
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _unwrap_help(group.typer_instance)
 
 
 def run() -> None:

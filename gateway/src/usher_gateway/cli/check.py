@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from usher_gateway.cli import tables
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -95,7 +97,7 @@ def _print_text(problems: "list[problem.Problem]", configuration: "apply.Configu
             typer.echo(f"    {found.hint}")
     snapshot = configuration.snapshot
     errors = sum(found.severity == "error" for found in problems)
-    typer.echo(
-        f"{len(snapshot.listeners)} listeners and {len(snapshot.destinations)} destinations would run; "
-        + (f"{errors} problems" if errors else "no problems")
-    )
+    listeners = tables.counted(len(snapshot.listeners), "listener")
+    destinations = tables.counted(len(snapshot.destinations), "destination")
+    outcome = tables.counted(errors, "problem") if errors else "no problems"
+    typer.echo(f"{listeners} and {destinations} would run; {outcome}")

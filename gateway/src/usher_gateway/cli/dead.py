@@ -51,7 +51,7 @@ def list_dead(
         "reason": reason,
     }
     rows = ask.Gateway(admin, data).rows("/api/deliveries", limit, state="dead", **query)
-    tables.print_rows(rows, tables.DELIVERY_COLUMNS, output, "No dead deliveries.")
+    tables.print_rows(rows, tables.DELIVERY_COLUMNS, output, "No dead deliveries.", tables.DELIVERY_CELLS)
 
 
 def show(

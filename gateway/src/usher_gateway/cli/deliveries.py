@@ -53,7 +53,7 @@ def list_deliveries(
         "reason": reason,
     }
     rows = ask.Gateway(admin, data).rows("/api/deliveries", limit, **query)
-    tables.print_rows(rows, tables.DELIVERY_COLUMNS, output, "No such deliveries.")
+    tables.print_rows(rows, tables.DELIVERY_COLUMNS, output, "No such deliveries.", tables.DELIVERY_CELLS)
 
 
 def show(

@@ -23,6 +23,23 @@ _COLUMNS: tuple[tables.Column, ...] = (
     ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
 )
 
+_COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
+
+
+def _count(name: str) -> tables.Column:
+    return name, lambda row: str(row["today"][name])
+
+
+_CELLS: tuple[tables.Column, ...] = (
+    *_COLUMNS[:2],
+    ("TENANT", tables.text("tenant")),
+    *[_count(name) for name in _COUNTS],
+    ("LAST ARRIVAL", tables.when("lastArrival")),
+    ("RECEIVING", tables.text("receiving")),
+    *_COLUMNS[-2:],
+)
+"""For programs: a number is a number, a name is a name."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -36,10 +53,9 @@ def register(app: typer.Typer) -> None:
         URLs are credentials: they are shown shortened; `usher url` prints the whole ones.
         """
         rows = ask.Gateway(admin, data).get("/api/listeners")["rows"]
-        tables.print_rows(rows, _COLUMNS, output, "No listener runs.")
+        tables.print_rows(rows, _COLUMNS, output, "No listener runs.", _CELLS)
 
 
 def _today(counts: ask.Row) -> str:
-    words = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
-    said = [f"{counts[word]} {word}" for word in words if counts[word]]
+    said = [f"{counts[word]} {word}" for word in _COUNTS if counts[word]]
     return ", ".join(said) or "nothing today"

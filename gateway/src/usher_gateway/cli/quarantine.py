@@ -78,6 +78,8 @@ def release(
         f"Released: {tables.counted(answer['released'], 'arrival')},"
         f" with {tables.counted(answer['deliveries'], 'delivery')}."
     )
+    if not answer["released"] and not answer["unfit"]:
+        typer.echo("Nothing was left to release there: Truncated and Unstorable cannot be, what is released stays so.")
     for name, count in sorted(answer["unfit"].items()):
         typer.echo(f"Still no visit: {tables.counted(count, 'arrival')} ({name})")
     raise typer.Exit(ask.WRONG if answer["unfit"] else 0)

@@ -1,5 +1,6 @@
 """``usher run``: the gateway."""
 
+import enum
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,23 @@ from typing import Annotated
 import typer
 
 _EPILOG = "Example:  usher run examples/quickstart.yaml --data ./data --listen 127.0.0.1:8080 --admin 127.0.0.1:9090"
+
+
+class LogFormat(enum.StrEnum):
+    """How lines of the log look; auto: text on a terminal, else json."""
+
+    auto = "auto"
+    json = "json"
+    text = "text"
+
+
+class LogLevel(enum.StrEnum):
+    """From which severity on lines are written."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
 
 
 def register(app: typer.Typer) -> None:
@@ -52,14 +70,18 @@ def register(app: typer.Typer) -> None:
         attempts_min_free_mib: Annotated[
             int, typer.Option(envvar="USHER_ATTEMPTS_MIN_FREE_MIB", help="Free disk below which sending stops.")
         ] = 256,
-        log_format: Annotated[str, typer.Option(envvar="USHER_LOG_FORMAT", help="auto, json or text.")] = "auto",
-        log_level: Annotated[str, typer.Option(envvar="USHER_LOG_LEVEL", help="debug, info, warning, error.")] = "info",
+        log_format: Annotated[
+            LogFormat, typer.Option(envvar="USHER_LOG_FORMAT", help="auto, json or text.")
+        ] = LogFormat.auto,
+        log_level: Annotated[
+            LogLevel, typer.Option(envvar="USHER_LOG_LEVEL", help="debug, info, warning, error.")
+        ] = LogLevel.info,
     ) -> None:
         """Answer Purple, keep every visit, deliver it. Ends cleanly on SIGTERM and Ctrl-C."""
         from usher_gateway import logs, model
         from usher_gateway import settings as all_settings
 
-        logs.configure(as_json=None if log_format == "auto" else log_format == "json", level=log_level)
+        logs.configure(as_json=None if log_format is LogFormat.auto else log_format is LogFormat.json, level=log_level)
         try:
             settings = all_settings.Settings(
                 files=tuple(files),

@@ -16,14 +16,21 @@ Column = tuple[str, Callable[[ask.Row], str]]
 """Head and cell. The first two columns are the headline of a row where there is little room."""
 
 
-def print_rows(rows: Sequence[ask.Row], columns: Sequence[Column], output: ask.Output, nothing: str) -> None:
-    """Print rows; ``nothing`` is said to people when there are none."""
+def print_rows(
+    rows: Sequence[ask.Row],
+    columns: Sequence[Column],
+    output: ask.Output,
+    nothing: str,
+    cells: Sequence[Column] | None = None,
+) -> None:
+    """Print rows; ``nothing`` is said to people when there are none; ``cells`` are the columns of CSV, if others."""
     if output is ask.Output.json:
         typer.echo(json.dumps({"rows": rows}, indent=2, ensure_ascii=False))
     elif output is ask.Output.csv:
         writer = csv.writer(sys.stdout)
-        writer.writerow([head.lower() for head, _ in columns])
-        writer.writerows([[cell(row) for _, cell in columns] for row in rows])
+        cells = cells or columns
+        writer.writerow([head.lower() for head, _ in cells])
+        writer.writerows([[cell(row) for _, cell in cells] for row in rows])
     elif not rows:
         typer.echo(nothing)
     else:
@@ -59,7 +66,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: in
         if index >= len(heads) - numbers:
             table.add_column(head, justify="right", no_wrap=True)
         else:
-            table.add_column(head, overflow="fold")
+            table.add_column(head, overflow="fold", no_wrap=head == "ID")
     for row in rows:
         table.add_row(*[rich.text.Text(cell) for cell in row])
     rich.console.Console(highlight=False).print(table)
@@ -118,6 +125,9 @@ DELIVERY_COLUMNS: Sequence[Column] = (
     ("ATTEMPTS", lambda row: counted(row["attempts"], "attempt")),
 )
 """How deliveries are listed."""
+
+DELIVERY_CELLS: Sequence[Column] = (*DELIVERY_COLUMNS[:-1], ("ATTEMPTS", text("attempts")))
+"""The same for programs: a number is a number."""
 
 
 def counted(count: int, noun: str) -> str:

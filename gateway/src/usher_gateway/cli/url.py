@@ -45,11 +45,20 @@ def register(app: typer.Typer) -> None:
         from usher_gateway import model
         from usher_gateway.config import from_files, install_key
 
+        is_new = (
+            data is not None
+            and not os.environ.get(install_key.VARIABLE)
+            and not (data / install_key.FILE_NAME).exists()
+        )
         try:
             keys = model.derive_keys(install_key.load_install_key(data, os.environ))
         except model.ConfigurationError as error:
-            typer.echo(f"{error}; {error.hint}", err=True)
+            typer.echo(f"usher: {error}\n       {error.hint}", err=True)
             raise typer.Exit(2) from error
+        if is_new:
+            typer.echo(
+                f"A new install key was made in {data}: these URLs hold where `usher run` has --data {data}.", err=True
+            )
         configuration = from_files.load_once(files, keys)
         found = [row for one in configuration.snapshot.listeners.values() for row in _rows(one)]
         if output is Output.json:

@@ -15,7 +15,9 @@ _Check = Annotated[
     bool, typer.Option("--check", envvar="USHER_CHECK", help="Say whether the books balance; exit 1 if not.")
 ]
 
-_WIDE = 130
+_WIDE, _NARROW = 130, 78
+"""Columns from which all numbers fit; below which not even the important ones do."""
+
 _NARROW_NUMBERS = (
     ("VISITS", "visits"),
     ("REPEATS", "repeats"),
@@ -91,7 +93,11 @@ def _print_text(answer: Any) -> None:
     if not rows:
         typer.echo("Nothing was counted in that time.")
         return
-    numbers = _WIDE_NUMBERS if rich.console.Console().width >= _WIDE else _NARROW_NUMBERS
+    width = rich.console.Console().width
+    if width < _NARROW:
+        _print_blocks(rows, answer["total"])
+        return
+    numbers = _WIDE_NUMBERS if width >= _WIDE else _NARROW_NUMBERS
     lines = [
         [row["period"], f"{row['tenant']}/{row['listener']}", *[str(row[key]) for _, key in numbers]] for row in rows
     ]
@@ -99,3 +105,12 @@ def _print_text(answer: Any) -> None:
     lines.append(["total", "", *[str(total.get(key, "")) for _, key in numbers]])
     heads = ["PERIOD", "LISTENER", *[head for head, _ in numbers]]
     tables.print_table(heads, lines, numbers=len(numbers))
+
+
+def _print_blocks(rows: Any, total: Any) -> None:
+    """The same where no table fits: a headline, and under it what is not 0."""
+    blocks = [(f"{row['period']}  {row['tenant']}/{row['listener']}", row) for row in rows]
+    for headline, counts in [*blocks, ("total", total)]:
+        typer.echo(headline)
+        told = [f"{key.removesuffix('After')} {counts[key]}" for _, key in _NARROW_NUMBERS if counts.get(key)]
+        typer.echo(f"  {', '.join(told) or 'nothing'}")

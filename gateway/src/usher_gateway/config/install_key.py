@@ -35,9 +35,8 @@ def load_install_key(data: pathlib.Path | None, environ: Mapping[str, str]) -> b
         return _decode(path.read_text("ascii"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise model.ConfigurationError(
-            f"cannot read the install key {path}: {reason}", "check the rights on the data directory"
-        ) from error
+        hint = f"check the rights on {data}" if data.is_dir() else f"give --data a folder: {data} is none"
+        raise model.ConfigurationError(f"cannot read the install key {path}: {reason}", hint) from error
 
 
 def _decode(text: str, where: str) -> bytes:

@@ -134,7 +134,10 @@ class _Collector:
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "nested too deep"
         if "alias" in what or "anchor" in what or "tag" in what:
             what = re.sub(r"\s*['\"].*['\"]", "", what)  # what stands there may be a credential without quotes
-        self._note(line, "", f"not readable as YAML: {what}", "check indentation, quotes and colons near this line")
+        hint = "check indentation, quotes and colons near this line"
+        if "cannot start any token" in what:
+            hint = "indent with spaces, not with tabs; put quotes around text that begins with @, ` or %"
+        self._note(line, "", f"not readable as YAML: {what}", hint)
 
     def add(self, node: yaml.Node | None) -> None:
         """One document, or one item of a List."""

@@ -115,7 +115,8 @@ class Reader:
             if name is None:
                 self.report(key, path, "keys must be text")
             elif name in pairs:
-                self.report(key, join(path, name), f"`{name}` stands here twice", "keep one of them")
+                hint = "keep one of them" if path else "put `---` on a line of its own between two objects"
+                self.report(key, join(path, name), f"`{name}` stands here twice", hint)
             else:
                 pairs[name] = (key, value)
         return pairs

@@ -1,0 +1,35 @@
+import pytest
+
+from usher_gateway.cli import usage
+
+COUNTS = {
+    **dict.fromkeys(("arrivals", "redeliveries", "probes", "quarantined", "created", "cancelled"), 0),
+    "visits": 1200,
+    "repeats": 30,
+    "refused": 2,
+    "delivered": 1190,
+    "died": 1,
+}
+ANSWER = {
+    "rows": [{"period": "2026-11-25", "tenant": "acme", "listener": "lobby", "openAfter": 9, **COUNTS}],
+    "total": COUNTS,
+}
+
+
+@pytest.mark.parametrize("columns", ["40", "60", "80", "200"])
+def test_names_and_numbers_stay_whole_at_every_width(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    usage._print_text(ANSWER)
+    shown = capsys.readouterr().out
+    for word in ("2026-11-25", "acme/lobby", "1200", "1190", "total"):
+        assert word in shown
+
+
+def test_without_room_for_a_table_zeros_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    usage._print_text(ANSWER)
+    assert "visits 1200, repeats 30, refused 2, delivered 1190, died 1, open 9" in capsys.readouterr().out

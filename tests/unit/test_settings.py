@@ -1,0 +1,29 @@
+import errno
+
+import pytest
+
+from usher_gateway import model, settings
+
+ENDPOINT = settings.Endpoint("127.0.0.1", 80)
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (errno.EADDRINUSE, "another gateway"),
+        (errno.EADDRNOTAVAIL, "address of this machine"),
+        (errno.EACCES, "below 1024"),
+        (errno.EINVAL, "another --listen"),
+    ],
+)
+def test_a_port_that_cannot_be_had_says_what_to_do(number: int, word: str) -> None:
+    error = settings.cannot_listen("--listen", ENDPOINT, OSError(number, "as the loop says it"))
+    assert "127.0.0.1:80" in str(error)
+    assert word in error.hint
+    assert "--listen" in error.hint
+
+
+def test_a_proxy_that_is_no_network_is_refused_before_anything_starts() -> None:
+    settings.check(settings.Settings(files=(), trusted_proxies=("10.0.0.1/8", "::1")))
+    with pytest.raises(model.ConfigurationError, match="'banana' is no CIDR"):
+        settings.check(settings.Settings(files=(), trusted_proxies=("10.0.0.0/8", "banana")))
