@@ -162,6 +162,7 @@ class Gateway:
             "retention": self._prune,
             "certificate": self._follow_certificate,
             "loop lag": self.metrics.watch_loop,
+            "open deliveries": self.metrics.watch_store,
         }
         tasks = [asyncio.create_task(_named(job), name=name) for name, job in jobs.items()]
 

@@ -1,12 +1,14 @@
 """What can be measured of a gateway: its numbers as metrics."""
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 import structlog
 
 from usher_gateway import metrics, model
 from usher_gateway.delivery import circuit
+from usher_gateway.store import port
 
 if TYPE_CHECKING:
     from usher_gateway import app
@@ -34,12 +36,28 @@ class ExpressionWatch:
         _log.error("route_held", listener=listener, route=route, reason="ExpressionTooSlow")
 
 
+_MOST_LISTENERS = 200
+"""Above so many listeners there are no metrics per listener: the API and the books have them."""
+
+_COUNT_SECONDS = 15.0
+
+
 class GatewayMetrics:
     """The gateway's numbers as Prometheus metrics."""
 
     def __init__(self, gateway: "app.Gateway") -> None:
         self._gateway = gateway
         self.loop_lag_seconds = 0.0
+        self._open = port.OpenCounts(0, {}, b"")
+
+    async def watch_store(self) -> None:
+        """Count what is open in the store, now and then. Runs until cancelled."""
+        while True:
+            try:
+                self._open = await self._gateway.store.open_counts()
+            except model.StoreUnavailableError as error:
+                _log.warning("open_deliveries_not_counted", reason=str(error))
+            await asyncio.sleep(_COUNT_SECONDS)
 
     async def watch_loop(self) -> None:
         """Measure how late the event loop is. Runs until cancelled."""
@@ -53,7 +71,9 @@ class GatewayMetrics:
         """Every metric of the gateway."""
         yield from self._arrivals()
         yield from self._deliveries()
+        yield from self._open_deliveries()
         yield from self._store()
+        yield from self._listeners()
         yield from self._configuration()
 
     def _arrivals(self) -> metrics.Metrics:
@@ -79,6 +99,12 @@ class GatewayMetrics:
         )
         yield metrics.counter(
             "usher_quarantined", "Arrivals quarantined.", ["reason"], _by_word(door.books.quarantined)
+        )
+        yield metrics.counter(
+            "usher_skipped",
+            "Routes that made no delivery.",
+            ["tenant_namespace", "tenant", "reason"],
+            {key: float(count) for key, count in door.books.skipped.items()},
         )
         yield metrics.counter(
             "usher_unexpected_sources",
@@ -136,6 +162,50 @@ class GatewayMetrics:
         states = [lanes.circuit_of(key).state for key in self._gateway.snapshot.destinations]
         opened = sum(state is circuit.State.Open for state in states)
         yield metrics.gauge("usher_circuits_open", "Destinations whose circuit is open.", [], {(): float(opened)})
+
+    def _open_deliveries(self) -> metrics.Metrics:
+        lanes, found = self._gateway.dispatcher.lanes, self._open
+        total = found.waiting + sum(found.held.values()) + lanes.count + lanes.in_flight
+        yield metrics.gauge(
+            "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", [], {(): float(total)}
+        )
+        yield metrics.gauge(
+            "usher_held_deliveries",
+            "Deliveries that wait for a person or a date.",
+            ["reason"],
+            {(reason,): float(count) for reason, count in found.held.items()},
+        )
+        age = time.time() - model.milliseconds_of(found.oldest_waiting) / 1000 if found.oldest_waiting else 0.0
+        yield metrics.gauge(
+            "usher_oldest_open_delivery_age_seconds",
+            "Since the oldest delivery in the backlog was made.",
+            [],
+            {(): max(0.0, age)},
+        )
+
+    def _listeners(self) -> metrics.Metrics:
+        """Per listener, as long as there are few."""
+        books, listeners = self._gateway.door.books, self._gateway.door.listeners
+        last: dict[tuple[str, ...], float] = {}
+        refused: dict[tuple[str, ...], float] = {}
+        if len(listeners) <= _MOST_LISTENERS:
+            for live in listeners.values():
+                key = (live.name.namespace, live.name.tenant, live.name.listener)
+                last[key] = books.last_accepted.get(live.name, 0) / model.MICROSECONDS
+                refused[key] = float(books.refused_in_a_row.get(live.name, 0))
+        labels = ["tenant_namespace", "tenant", "listener"]
+        yield metrics.gauge(
+            "usher_listener_last_arrival_timestamp_seconds",
+            "When something was accepted last; 0: not since the start. Up to 200 listeners.",
+            labels,
+            last,
+        )
+        yield metrics.gauge(
+            "usher_listener_consecutive_refusals",
+            "Refusals since something was accepted last. Up to 200 listeners.",
+            labels,
+            refused,
+        )
 
     def _store(self) -> metrics.Metrics:
         store = self._gateway.store

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection to a destination, for one request at a time: small, fast, and trusting the peer in nothing.
 
-aiohttp's own client costs three to four times the processor time of this (docs/performance.md), which would be half of what a
+aiohttp's own client costs three to four times the processor time of this (docs/performance.md), half of what a
 visit may cost. The parsing, where the danger is, is aiohttp's (llhttp).
 """
 

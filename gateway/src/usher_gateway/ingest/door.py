@@ -36,6 +36,16 @@ class Books:
         self.first_accepted: dict[model.ListenerName, int] = {}
         """Listener -> when something was accepted first since the start"""
 
+        self.refused_in_a_row: dict[model.ListenerName, int] = {}
+        """Listener -> refusals since something was accepted last"""
+        self.skipped: dict[tuple[str, str, str], int] = {}
+        """(namespace, tenant, reason) -> routes that made no delivery"""
+
+    def add_skip(self, listener: model.ListenerName, skip: model.SkipReason) -> None:
+        """Count a route that made no delivery."""
+        key = (listener.namespace, listener.tenant, skip.name)
+        self.skipped[key] = self.skipped.get(key, 0) + 1
+
     def add(self, listener: model.ListenerName, counted_as: str) -> None:
         """Count an arrival of a tenant."""
         key = (listener.namespace, listener.tenant, counted_as)
@@ -173,6 +183,9 @@ class Door:
         self.books.add(arrival.listener, _WORDS[accepted.counted_as])
         self.books.last_accepted[arrival.listener] = arrival.received_at
         self.books.first_accepted.setdefault(arrival.listener, arrival.received_at)
+        self.books.refused_in_a_row.pop(arrival.listener, None)
+        for skip in accepted.skipped:
+            self.books.add_skip(arrival.listener, skip)
         if arrival.quarantine is not None:
             reason = arrival.quarantine.name
             self.books.quarantined[reason] = self.books.quarantined.get(reason, 0) + 1
@@ -198,6 +211,7 @@ class Door:
         if listener is not None:
             self.store.count(listener, model.Counter.refused, self.clock.now())
             self.books.add(listener, "refused")
+            self.books.refused_in_a_row[listener] = self.books.refused_in_a_row.get(listener, 0) + 1
 
     def count_failed(self, found: find.Found | None, error: Exception) -> model.RefusedReason:
         """Count an arrival at which the gateway itself failed, and tell where."""

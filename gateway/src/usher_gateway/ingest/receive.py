@@ -131,8 +131,8 @@ Refused = Callable[[model.RefusedReason], None]
 class Connection(web_protocol.RequestHandler):
     """aiohttp's connection (parsing, pipelining, flow control) with a leaner way through it, and Usher's clocks.
 
-    start() replaces aiohttp's, which makes a task, a request, a writer and a response object for every request: twice
-    the cost of all that Usher does with it (docs/performance.md). ``began_at`` is the acceptance of the connection for
+    start() replaces aiohttp's, which makes a task, a request, a writer and a response object for every request: half
+    again of what serving it costs (docs/performance.md). ``began_at`` is the acceptance of the connection for
     the first request, and the first byte for later ones; 0 while the connection is idle.
     """
 

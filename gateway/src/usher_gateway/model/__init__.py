@@ -32,7 +32,7 @@ from usher_gateway.model.errors import (
     StoreUnavailableError,
     UsherError,
 )
-from usher_gateway.model.identifiers import IdFactory, format_id, key_of, parse_id
+from usher_gateway.model.identifiers import IdFactory, format_id, key_of, milliseconds_of, parse_id
 from usher_gateway.model.keys import Keys, derive_keys, key_fingerprint, url_token
 from usher_gateway.model.meters import SLOT_SECONDS, Counter, Counts, slot_of
 from usher_gateway.model.route import RouteDefinition, RoutePlan, SkipReason
@@ -80,6 +80,7 @@ __all__ = [
     "format_time",
     "key_fingerprint",
     "key_of",
+    "milliseconds_of",
     "parse_id",
     "slot_of",
     "url_token",

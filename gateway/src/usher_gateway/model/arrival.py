@@ -5,7 +5,7 @@ import enum
 import msgspec
 
 from usher_gateway.model.delivery import Delivery
-from usher_gateway.model.route import RoutePlan
+from usher_gateway.model.route import RoutePlan, SkipReason
 from usher_gateway.model.tenant import ListenerName
 
 REDELIVERY_KEEP_SECONDS = 7 * 86400
@@ -109,3 +109,5 @@ class Accepted(msgspec.Struct):
     counted_as: CountedAs
     deliveries: tuple[Delivery, ...] = ()
     """Those that are due at once; held ones stay in the store."""
+    skipped: tuple[SkipReason, ...] = ()
+    """Why each route that made no delivery made none."""

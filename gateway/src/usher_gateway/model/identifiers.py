@@ -60,6 +60,11 @@ def key_of(identifier: bytes) -> int:
     return milliseconds << _COUNTER_BITS | counter
 
 
+def milliseconds_of(identifier: bytes) -> int:
+    """When an id (16 bytes) was made: Unix milliseconds."""
+    return int.from_bytes(identifier[:6])
+
+
 def format_id(identifier: bytes) -> str:
     """An id (16 bytes) as people and headers see it."""
     digits = identifier.hex()

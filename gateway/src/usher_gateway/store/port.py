@@ -43,6 +43,17 @@ class Due(msgspec.Struct, frozen=True):
     next_due_at: int
 
 
+class OpenCounts(msgspec.Struct, frozen=True):
+    """What is open in the store now, for metrics."""
+
+    waiting: int
+    """Deliveries in the backlog."""
+    held: dict[str, int]
+    """Hold reason -> deliveries."""
+    oldest_waiting: bytes
+    """Id of the oldest delivery in the backlog; empty if there is none."""
+
+
 class Backlog(msgspec.Struct, frozen=True):
     """Pending deliveries of one destination that wait in the store, not in a lane."""
 
@@ -162,6 +173,9 @@ class Store(Protocol):
 
     async def hasten(self, destination: str, now: int) -> int:
         """Make a destination's backlog due at once, because what it waited for may have been mended; how many."""
+
+    async def open_counts(self) -> OpenCounts:
+        """What is in the backlog and held."""
 
     async def backlogs(self) -> list[Backlog]:
         """Every destination with deliveries in the backlog."""

@@ -79,7 +79,8 @@ class Acceptance:
         skips = tuple([plan.skip for plan in decision.verdicts])
         tally = (listener, model.slot_of(arrival.received_at), counted_as, arrival.late, skips)
         self._tallies[tally] = self._tallies.get(tally, 0) + 1
-        self._accepted.append(model.Accepted(counted_as, tuple(due)))
+        skipped = tuple([skip for skip in skips if skip is not None])
+        self._accepted.append(model.Accepted(counted_as, tuple(due), skipped))
         self._remember(
             arrival, listener, counted_as, verdicts, facts.prints[arrival.fingerprint].arrival == arrival.key
         )

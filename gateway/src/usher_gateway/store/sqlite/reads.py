@@ -66,6 +66,16 @@ def backlogs(connection: sqlite3.Connection) -> list[port.Backlog]:
     return [port.Backlog(key, count, due) for key, count, due in connection.execute(statement) if count]
 
 
+def open_counts(connection: sqlite3.Connection) -> port.OpenCounts:
+    """What is in the backlog and held, counted in the partial indexes alone; row keys grow with age."""
+    statement = "select count(*), min(key) from deliveries where waiting = 1"
+    waiting, oldest = connection.execute(statement).fetchone()
+    found = connection.execute("select hold, count(*) from deliveries where hold > 0 group by hold")
+    held = {model.HoldReason(hold).name: count for hold, count in found}
+    row = connection.execute("select id from deliveries where key = ?", (oldest,)).fetchone()
+    return port.OpenCounts(waiting, held, row[0] if row else b"")
+
+
 def due(connection: sqlite3.Connection) -> list[port.Due]:
     """Destinations with a backlog: jumps through the index from one destination to the next."""
     statement = """

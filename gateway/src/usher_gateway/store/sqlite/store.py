@@ -51,6 +51,10 @@ class SqliteStore(engine.SqliteEngine):
 
     # reading
 
+    async def open_counts(self) -> port.OpenCounts:
+        """See the port."""
+        return await self.reader.run(reads.open_counts)
+
     async def backlogs(self) -> list[port.Backlog]:
         """See the port."""
         return await self.reader.run(reads.backlogs)
