@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prometheus_client import parser
+
 from support import gateway as support
 from support import privacy, wire
 
