@@ -114,6 +114,16 @@ VISIT_COLUMNS: Sequence[Column] = (
 )
 """How arrivals are listed."""
 
+
+def _why(row: ask.Row) -> list[str]:
+    return [str(row[name]) for name in ("cancelled", "error", "status") if row[name]]
+
+
+def _due(row: ask.Row) -> list[str]:
+    """When it is tried next, if it waits: later than due means that its destination's circuit is open or it is full."""
+    return [f"due {when('dueAt')(row)}"] if row.get("dueAt") else []
+
+
 DELIVERY_COLUMNS: Sequence[Column] = (
     ("CREATED", when("createdAt")),
     ("ID", text("id")),
@@ -121,7 +131,7 @@ DELIVERY_COLUMNS: Sequence[Column] = (
     ("ROUTE", text("route")),
     ("DESTINATION", text("destination")),
     ("STATE", lambda row: f"{row['state']}{' held: ' + row['held'] if row['held'] else ''}"),
-    ("WHY", lambda row: " ".join([str(row[name]) for name in ("cancelled", "error", "status") if row[name]])),
+    ("WHY", lambda row: " ".join([*_why(row), *_due(row)])),
     ("ATTEMPTS", lambda row: counted(row["attempts"], "attempt")),
 )
 """How deliveries are listed."""
