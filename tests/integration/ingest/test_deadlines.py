@@ -246,10 +246,5 @@ async def test_a_flood_of_bombs_is_answered_in_time_and_delays_no_neighbour(tmp_
         answers = await asyncio.gather(*flood)
         assert status == 200
         assert waited < 1.5
-        print(
-            "SECONDS",
-            neighbour,
-            sorted(seconds for _, seconds in answers)[::40],
-            max(seconds for _, seconds in answers),
-        )
+        assert {status for status, _ in answers} == {200, 408}
         assert max(seconds for _, seconds in answers) < 4
