@@ -17,7 +17,9 @@ from usher_gateway.store import port
 _log = structlog.get_logger(__name__)
 
 _INLINE_BYTES = 256 * 1024
-_THREADS = concurrent.futures.ThreadPoolExecutor(2, "large-bodies")
+_INFLATERS = concurrent.futures.ThreadPoolExecutor(2, "inflate")
+_DIGESTERS = concurrent.futures.ThreadPoolExecutor(2, "digest")
+"""Apart, because what is inflated is held until its digest is made: it must not queue behind what is still small."""
 _WORDS = {word: word.name.lower() for word in model.CountedAs}
 
 
@@ -187,7 +189,7 @@ class Door:
         if parsed.quarantine is not model.QuarantineReason.Truncated:
             return accept.understand(found, request, raw, parsed, now)
         work = functools.partial(accept.understand, found, request, raw, parsed, now)
-        return await _beside(work, request.deadline)
+        return await _beside(_DIGESTERS, work, request.deadline)
 
     def count_probe(self, found: find.Found, now: int) -> None:
         """Count a probe."""
@@ -248,16 +250,17 @@ async def _inflated(raw: bytes, encoding: str, deadline: float) -> bytes:
     if len(raw) <= _INLINE_BYTES:
         with contextlib.suppress(inflate.TooLargeError):
             return inflate.inflate(raw, encoding, _INLINE_BYTES)
-    return await _beside(functools.partial(inflate.inflate, raw, encoding, receive.HARD_LIMIT_BYTES), deadline)
+    work = functools.partial(inflate.inflate, raw, encoding, receive.HARD_LIMIT_BYTES)
+    return await _beside(_INFLATERS, work, deadline)
 
 
-async def _beside(work: Callable[[], T], deadline: float) -> T:
-    """The result of work in the threads for large bodies; many of these keep only each other waiting.
+async def _beside(threads: concurrent.futures.Executor, work: Callable[[], T], deadline: float) -> T:
+    """The result of work in threads for large bodies; many of these keep only each other waiting.
 
     Raises:
         RefusedError: BodyTimeout: there was no time left for it.
     """
-    result = asyncio.get_running_loop().run_in_executor(_THREADS, work)
+    result = asyncio.get_running_loop().run_in_executor(threads, work)
     try:
         async with asyncio.timeout_at(deadline - receive.NO_TIME):
             return await result
