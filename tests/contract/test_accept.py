@@ -213,6 +213,15 @@ async def test_visits_over_the_quota_are_held_and_repeats_do_not_count(bench: en
     assert len(other_month.deliveries) == 1
 
 
+async def test_visits_count_for_the_quota_also_if_there_was_none_meanwhile(bench: engines.Bench) -> None:
+    limited: dict[str, Any] = {"quota": 3, "quota_month": (NOW // DAY * DAY, NOW + DAY)}
+    await bench.accept(samples.arrival("a", **limited))
+    for content in "bc":
+        await bench.accept(samples.arrival(content))
+    (accepted,) = await bench.accept(samples.arrival("d", **limited))
+    assert accepted.deliveries == ()
+
+
 # against an independent reading of the rules
 
 

@@ -243,6 +243,21 @@ async def test_a_mended_transform_is_tried_anew(tmp_path: Path, peer: receiver.R
         assert {request.body for request in peer.kept("/crm")} == {b'{"n":"%d"}' % number for number in range(5)}
 
 
+async def test_a_bad_edit_of_a_transform_that_is_taken_back_holds_nothing_for_good(
+    tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    good = gateways.route("crm", "crm", transform='{"n": visit.userId}')
+    bad = gateways.route("crm", "crm", transform='{"n": int(visit.email)}')
+    paused = gateways.destination("crm", f"{peer.url}/crm", state="Paused")
+    async with gateways.Gateway(tmp_path, [*hook(good), paused]) as gateway:
+        await gateway.start()
+        await post_visits(gateway, range(5))
+        gateway.configure([*hook(bad), crm(peer)])
+        await wait_for(lambda: holds_of(gateway), {"TransformError": 5})
+        gateway.configure([*hook(good), crm(peer)])
+        await wait_for(lambda: states_of(gateway), {"Delivered": 5})
+
+
 # what destinations say
 
 

@@ -146,12 +146,33 @@ def test_arrays_are_cut_at_a_thousand_items() -> None:
         "body.text" + "+body.text" * 90,
         "body.xs" + "+body.xs" * 100,
         "body.xs.map(x, x)",
+        "[" + "1," * 300 + "1].map(x, visit.firstName)",
+        "body.keys.map(key, key)",
+        "body.keys.map(key, visit.firstName)",
+        "body.text.matches('[ab]*a[ab]{900}x')",
+        "body.text.matches('(?:[ab]{99}){90}x')",
+        "body.text.matches('(?x)a{ #\\n 900}x')",
+        r"body.text.matches('a\x7b900\x7dx')",
     ],
 )
 def test_work_that_would_stop_everybody_is_refused_before_it_starts(source: str) -> None:
-    evaluation = evaluate(source, body={"xs": list(range(1000)), "text": "a" * 60_000})
+    body = {"xs": list(range(1000)), "text": "a" * 60_000, "keys": {f"key {number}": 1 for number in range(1900)}}
+    visit = VISIT | {"firstName": "a" * 60_000}
+    evaluation = expressions.compile_expression(source, "transform").evaluate(visit, body)
     assert evaluation.error_code == "TooExpensive"
     assert evaluation.cpu_seconds < 0.05
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        r"visit.email.matches(r'^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}@')",
+        r"visit.email.matches(r'^[^@]{1,64}@([a-z0-9-]{1,63}\.){1,8}[a-z]{2,24}$')",
+        r"visit.mobile.matches(r'^\+?[0-9]{6,15}$') || visit.email.matches('^a')",
+    ],
+)
+def test_patterns_over_texts_of_usual_length_are_evaluated(source: str) -> None:
+    assert evaluate(source, "when").error_code == ""
 
 
 def test_an_evaluation_says_what_it_cost() -> None:

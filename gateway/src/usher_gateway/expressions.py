@@ -83,6 +83,9 @@ FUNCTIONS = frozenset(
 
 _NODE_WORK = 70
 _PLAIN_WORK = 4  # what converting a value in and out costs more than copying it inside the core
+_HIDES_REPETITION = re.compile(r"\\[xXuU0-9]|\(\?[a-zA-Z-]*x|\}[{?]")
+_MOST_REPEATED = 10_000
+_STATE_WORK = 8
 _ROOTS = frozenset({"visit", "body"})
 _KEYWORDS = frozenset({"true", "false", "null", "in"})
 _TOKEN = re.compile(
@@ -134,6 +137,8 @@ class Program:
         """Whether the expression mentions ``body``."""
         self._parts = {root: _parts(tokens, root) for root in _ROOTS if root in names}
         self._has_macro = any(True for _ in _macros(tokens))
+        self._most_literal_items = 1 + sum(token.text == "," for token in tokens)
+        self._match_work = _match_work(tokens)
         pluses = sum(token.text == "+" for token in tokens)
         self._factor = len(names) * (1 + pluses // 2)
 
@@ -165,9 +170,11 @@ class Program:
 
     def _work(self, scale: "_Scale") -> int:
         """An upper estimate: each name may stand for everything; a macro copies its growing result per item."""
-        repeats = scale.longest * scale.longest // 2 if self._has_macro else _PLAIN_WORK
-        weight = scale.heaviest if self._has_macro and scale.longest else scale.weight
-        return max(weight, 1) * max(repeats, 1) * self._factor
+        weight, repeats = scale.weight, _PLAIN_WORK
+        if self._has_macro:
+            longest = max(scale.longest, self._most_literal_items)
+            weight, repeats = scale.heaviest, longest * longest // 2
+        return (max(weight, 1) * max(repeats, 1) + scale.characters * self._match_work) * self._factor
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -263,6 +270,31 @@ def _literal_length(text: str) -> int:
     """Characters between the quotes of a literal."""
     quoted = text.lstrip("bBrR")
     return len(quoted) - (6 if quoted[:3] in {'"""', "'''"} else 2)
+
+
+def _match_work(tokens: list[_Token]) -> int:
+    """Work per character of text: a pattern is followed in all its states, and repetitions multiply these."""
+    return _STATE_WORK * sum(
+        _states(after.text) for token, _, after in zip(tokens, tokens[1:], tokens[2:], strict=False) if _is_match(token)
+    )
+
+
+def _states(pattern: str) -> int:
+    """An upper estimate of the states of a pattern, from its literal: repeated groups multiply, the rest adds up."""
+    if _HIDES_REPETITION.search(pattern):
+        return len(pattern) * _MOST_REPEATED
+    states, groups = len(pattern), 1
+    for before, braces in re.findall(r"(.)\{([^}]*)\}", pattern, re.DOTALL):
+        times = max([1, *map(int, re.findall(r"[0-9]+", braces))])
+        if before in ")}":
+            groups *= times
+        else:
+            states += times
+    return states * groups
+
+
+def _is_match(token: _Token) -> bool:
+    return token.kind == "word" and token.text == "matches"
 
 
 def _variables(tokens: list[_Token]) -> Iterator[_Token]:
@@ -373,9 +405,12 @@ class _Scale:
 
     def __init__(self) -> None:
         self.weight = 0
+        self.characters = 0
+        """Of all texts together."""
         self.longest = 0
+        """Most items of an array, or keys of an object: macros run over both."""
         self.heaviest = 0
-        """The heaviest single thing that a step of a macro may copy: an item of an array, or a text."""
+        """The heaviest single thing that a step of a macro may copy: an item of an array, a key, or a text."""
 
     def part(self, value: object, parts: _Parts | None) -> object:
         """A copy of what is read of a value."""
@@ -387,15 +422,21 @@ class _Scale:
     def cut(self, value: object) -> object:
         self.weight += _NODE_WORK
         if isinstance(value, str):
-            self.weight += len(value)
-            self.heaviest = max(self.heaviest, _NODE_WORK + len(value))
+            self._text(value)
             return value
         if isinstance(value, Mapping):
-            return {key: self.cut(item) for key, item in value.items()}
+            self.longest = max(self.longest, len(value))
+            return {self._text(key): self.cut(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             self.longest = max(self.longest, min(len(value), MAX_ITEMS))
             return [self._item(item) for item in value[:MAX_ITEMS]]
         return value
+
+    def _text(self, text: str) -> str:
+        self.weight += len(text)
+        self.characters += len(text)
+        self.heaviest = max(self.heaviest, _NODE_WORK + len(text))
+        return text
 
     def _item(self, item: object) -> object:
         before = self.weight

@@ -18,7 +18,7 @@ async def accept_arrival(door: doors.Door, request: receive.Request) -> answer.A
         if parsed.is_probe:
             door.count_probe(found, now)
             return answer.accepted()
-        arrival = accept.understand(found, request, raw, parsed, now)
+        arrival = await door.understand(found, request, raw, parsed, now)
         accepted = await accept.commit(door.store, door.deadlines, arrival, request.deadline)
         door.count_accepted(arrival, accepted, request)
         door.deliver(accepted.deliveries)

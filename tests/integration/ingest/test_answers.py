@@ -1,5 +1,6 @@
 """The answer table (design §3): status, header, what it is counted as."""
 
+import contextlib
 import gzip
 import json
 import zlib
@@ -283,3 +284,13 @@ async def test_old_tokens_are_accepted_or_held_until_their_time(tmp_path: Path) 
         ]
         assert len(set(addresses)) == 3
         assert sorted(statuses) == [200, 200, 404]
+
+
+async def test_of_what_cannot_be_inflated_no_more_is_kept_than_of_any_other_body(
+    gateway: gateways.RunningGateway,
+) -> None:
+    assert (await gateway.post(b"x" * 1_000_000, Content_Encoding="br")).acknowledges
+    assert gateway.counted() == {"quarantined": 1, "quarantined:Truncated": 1}
+    await gateway.gateway.store.flush()
+    with contextlib.closing(gateways.connect_to(gateway.gateway.settings.data)) as connection:
+        assert connection.execute("select length(body) from bodies").fetchall() == [(64 * 1024,)]

@@ -1,6 +1,7 @@
 """In time: whatever the store or the sender does, an answer comes before Purple gives up."""
 
 import asyncio
+import gzip
 import json
 import time
 from pathlib import Path
@@ -227,3 +228,23 @@ async def test_a_stopping_gateway_answers_what_it_has_begun(tmp_path: Path) -> N
         await gateways.wait_until(lambda: gateway.gateway.door.deadlines.waiting)
         gateway.gateway.stop()
         assert (await connection.answer(limit=4)).status == 503
+
+
+async def test_a_flood_of_bombs_is_answered_in_time_and_delays_no_neighbour(tmp_path: Path) -> None:
+    bomb = gzip.compress(b" " * (8 * 1024 * 1024 - 1), 1, mtime=0)
+    limits = receive.Limits(answer_seconds=1.5, header_seconds=1.2)
+    async with gateways.running(tmp_path, limits=limits) as gateway:
+
+        async def ask(body: bytes, **headers: str) -> tuple[int, float]:
+            started = time.monotonic()
+            answer = await gateway.post(body, **headers)
+            return answer.status, time.monotonic() - started
+
+        flood = [asyncio.create_task(ask(bomb, Content_Encoding="gzip")) for _ in range(400)]
+        await asyncio.sleep(0.5)
+        status, waited = await ask(visit(1))
+        answers = await asyncio.gather(*flood)
+        assert status == 200
+        assert waited < 3
+        assert {status for status, _ in answers} <= {200, 408, 503}
+        assert max(seconds for _, seconds in answers) < 5

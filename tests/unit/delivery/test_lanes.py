@@ -58,6 +58,21 @@ def test_a_hanging_destination_with_a_long_queue_delays_no_other() -> None:
     assert len(hanging) == 8
 
 
+def test_a_tenant_with_many_slow_destinations_leaves_attempts_to_others() -> None:
+    every = lanes.Lanes(1 << 20, 64)
+    for number in range(40):
+        for _ in range(8):
+            assert every.offer(entry(f"n/slow-{number}", "slow"), 0)
+    slow = started(every, 0)
+    assert len(slow) == 56
+    for number in range(8):
+        assert every.offer(entry(f"n/other-{number}", f"other {number}"), 1)
+    # Every search goes on behind what the one before has passed over.
+    assert {one.tenant for one in started(every, 1)} == {f"other {number}" for number in range(8)}
+    finish(every, slow, outcome.DELIVERED, 2)
+    assert len(started(every, 2)) == 48
+
+
 def test_destinations_take_turns() -> None:
     every = lanes.Lanes(1 << 20, 100)
     for name in ("n/a", "n/b", "n/c"):

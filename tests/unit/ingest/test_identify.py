@@ -1,5 +1,6 @@
 import datetime
 import json
+import time
 import unicodedata
 from typing import Any
 
@@ -181,6 +182,13 @@ def test_what_is_empty_is_nobody(value: Any) -> None:
 @given(st.text(max_size=12))
 def test_any_text_can_be_a_person(text: str) -> None:
     samples.identity({"user": {"id": text, "email": text, "mobile": text, "mac": text}})
+
+
+def test_an_endless_email_costs_nobody_a_moment() -> None:
+    body = with_user(email="a" + "\u0301\u0316" * 60_000)
+    started = time.process_time()
+    samples.identity(body)
+    assert time.process_time() - started < 0.5
 
 
 # Visitors

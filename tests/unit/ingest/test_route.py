@@ -324,3 +324,8 @@ def test_without_its_id_everybody_is_somebody_else() -> None:
 def test_a_mark_is_kept_longer_than_a_late_visit_takes() -> None:
     plan = samples.planner(crm(once_per=once("Day"))).first(BODY)
     assert plan.once_until >= samples.NOON + 7 * 24 * HOUR
+
+
+def test_the_mark_of_a_visit_that_comes_weeks_late_is_not_over_at_once() -> None:
+    plan = samples.planner(crm(once_per=once("Day"))).first(at(hours_ago=24 * 20))
+    assert plan.once_until >= samples.NOON + 7 * 24 * HOUR

@@ -49,6 +49,8 @@ class Desk:
         self._keys = keys
         self._snapshot = documents.Snapshot({}, {})
         self._routes: dict[tuple[str, str], documents.Route] = {}
+        self._editions: dict[tuple[str, str], int] = {}
+        """(listener, route) -> how often its expressions were changed since the start."""
         self._targets: dict[str, render.Target | None] = {}
         self._slow: dict[tuple[str, str], int] = {}
         """(listener, route) -> how many evaluations of its transform in a row were slow."""
@@ -64,9 +66,14 @@ class Desk:
         self._snapshot = snapshot
         self._readers.clear()
         self._slow.clear()
-        self._routes = {
+        routes = {
             (listener.key, each.name): each for listener in snapshot.listeners.values() for each in listener.routes
         }
+        for name, each in routes.items():
+            old = self._routes.get(name)
+            if old is not None and (old.when, old.transform) != (each.when, each.transform):
+                self._editions[name] = self._editions.get(name, 0) + 1
+        self._routes = routes
 
     def destination(self, key: str) -> documents.Destination | None:
         """The newest document of a destination."""
@@ -84,6 +91,10 @@ class Desk:
     def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:
         """The newest document of a delivery's route; None where route or listener were removed."""
         return self._routes.get((definition.listener.key, definition.route))
+
+    def edition_of(self, definition: model.RouteDefinition) -> int:
+        """How often the expressions of a delivery's route were changed since the start."""
+        return self._editions.get((definition.listener.key, definition.route), 0)
 
     def hold_of(self, definition: model.RouteDefinition) -> model.HoldReason | None:
         """Why deliveries of a route must not be attempted now."""

@@ -27,6 +27,8 @@ _POLL_SECONDS = 1.0
 _CLAIM_ROWS = 500
 _NOTE_LANES_SECONDS = 30.0
 _GIVE_BACK_SECONDS = 5.0
+_SET_BACK = 60 * model.MICROSECONDS
+"""A wall clock that lost so much against the steady one was set back."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -79,6 +81,7 @@ class Dispatcher:
         self._moving = asyncio.Lock()
         self._configured = asyncio.Event()
         self._next_poll = self._next_note = 0.0
+        self._clocks_apart = self._clock.now() - self._clock.steady()
 
     # what the rest of the gateway calls
 
@@ -257,6 +260,11 @@ class Dispatcher:
     async def _poll(self) -> None:
         self._ask_store = False
         self._due = {due.destination: due.next_due_at for due in await self.store.due()}
+        apart = self._clock.now() - self._clock.steady()
+        if apart < self._clocks_apart - _SET_BACK:
+            _log.warning("clock_was_set_back", seconds=(self._clocks_apart - apart) // model.MICROSECONDS)
+            self._changed.update(self._due)  # what was due by the clock before is not waited for
+        self._clocks_apart = apart
 
     async def _give_back(self) -> None:
         if self._deferred:

@@ -43,13 +43,18 @@ class Holds:
     ) -> None:
         """``offer`` takes deliveries into lanes."""
         self._store, self._desk, self._clock, self._offer = store, desk, clock, offer
+        self._tried: dict[tuple[model.HoldReason, int], int] = {}
+        """(reason, route) -> by which edition of its expressions a group was decided last."""
 
     async def review(self) -> None:
         """Release what may go on; what must be decided anew is claimed, decided, and offered if it passes."""
         expired = await self._store.expire_held(self._clock.now())
         if expired:
             _log.info("held_deliveries_expired", deliveries=expired)
-        for group in await self._store.held_groups():
+        groups = await self._store.held_groups()
+        there = {(group.reason, group.route) for group in groups}
+        self._tried = {key: edition for key, edition in self._tried.items() if key in there}
+        for group in groups:
             definition = self._store.route(group.route)
             if group.reason in _EXPRESSION_HOLDS:
                 await self._decide_anew(group, definition)
@@ -80,47 +85,65 @@ class Holds:
             return True
         now = self._clock.now()
         since, until = route.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
-        visits = sum(
-            row.counts.get(model.Counter.visits, 0)
-            for row in await self._store.usage(since, until)
-            if (row.listener.namespace, row.listener.tenant) == (listener.namespace, tenant.name)
-        )
+        where = port.Filter(namespace=listener.namespace, tenant=tenant.name)
+        rows = await self._store.usage(since, until, where, "month")
+        visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
         return visits <= tenant.visits_per_month
 
     async def _decide_anew(self, group: port.HeldGroup, definition: model.RouteDefinition) -> None:
-        """Where the route's expressions were changed: filter again, and let the others try their transform again."""
+        """Where the route's expressions were changed: filter again, and let the others try their transform again.
+
+        Once for each edition, also where they are again what they were at acceptance: an edit that was taken back may
+        have held what was waiting.
+        """
         live = self._desk.live_route(definition)
         listener = self._desk.listener(definition.listener.key)
-        if live is None or listener is None or (live.when, live.transform) == (definition.when, definition.transform):
+        if live is None or listener is None:
             return
-        newest = route.definition_of(listener, live)
-        while found := await self._store.claim_held(group, newest, _CLAIM_ROWS, self._clock.now()):
+        key, edition = (group.reason, group.route), self._desk.edition_of(definition)
+        is_as_accepted = (live.when, live.transform) == (definition.when, definition.transform)
+        if is_as_accepted and self._tried.get(key) == edition:
+            return
+        self._tried[key] = edition
+        newest, left, decision = route.definition_of(listener, live), group.count, _Again(self._desk, self._clock)
+        # No more than there were: what cannot be decided by this edition either comes into the same group again.
+        while left > 0 and (found := await self._store.claim_held(group, newest, _CLAIM_ROWS, self._clock.now())):
+            left -= len(found)
             # No await before all are settled or offered: what is claimed is in nobody else's hands.
             passed: list[model.Delivery] = []
             for delivery in found:
-                settlement = self._filter_again(delivery, newest) if group.reason in _FILTER_HOLDS else None
+                settlement = decision.settlement(delivery, newest) if group.reason in _FILTER_HOLDS else None
                 if settlement is None:
                     passed.append(delivery)
                 else:
                     self._store.settle(settlement)
             self._offer(passed)
-            if len(found) < _CLAIM_ROWS:
-                break
 
-    def _filter_again(self, delivery: model.Delivery, newest: model.RouteDefinition) -> model.Settlement | None:
-        """The settlement of a delivery that its mended filter refuses, or cannot decide either; None if it passes."""
+
+class _Again:
+    """The filter of one route, asked again for deliveries that were held without its verdict."""
+
+    def __init__(self, desk: desks.Desk, clock: clocks.Clock) -> None:
+        self._desk, self._clock = desk, clock
+        self._slow_in_a_row = 0
+
+    def settlement(self, delivery: model.Delivery, newest: model.RouteDefinition) -> model.Settlement | None:
+        """For a delivery that the filter refuses, or cannot decide either; None if it passes."""
         if not newest.when:
             return None
-        now = self._clock.now()
-        evaluation = self._desk.evaluate(newest.when, "when", delivery, newest)
-        attempts = delivery.attempts
-        if evaluation.error_code:
+        now, attempts = self._clock.now(), delivery.attempts
+        reason = model.HoldReason.ExpressionTooSlow
+        if self._slow_in_a_row < route.SLOW_IN_A_ROW:
+            evaluation = self._desk.evaluate(newest.when, "when", delivery, newest)
+            is_slow = evaluation.cpu_seconds >= route.SLOW_SECONDS
+            self._slow_in_a_row = self._slow_in_a_row + 1 if is_slow else 0
             reason = model.HoldReason.FilterError
-            return model.Settlement(delivery.key, model.SettledAs.Held, now, attempts, attempts, hold=reason)
-        if evaluation.value:
-            return None
-        reason_of_end = model.CancelReason.Filter
-        return model.Settlement(delivery.key, model.SettledAs.Cancelled, now, attempts, attempts, cancel=reason_of_end)
+            if not evaluation.error_code and evaluation.value:
+                return None
+            if not evaluation.error_code:
+                end = model.CancelReason.Filter
+                return model.Settlement(delivery.key, model.SettledAs.Cancelled, now, attempts, attempts, cancel=end)
+        return model.Settlement(delivery.key, model.SettledAs.Held, now, attempts, attempts, hold=reason)
 
 
 _FILTER_HOLDS = {model.HoldReason.FilterError, model.HoldReason.ExpressionTooSlow}

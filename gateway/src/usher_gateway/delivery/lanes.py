@@ -24,6 +24,12 @@ _MOST_READY_ROWS = 500
 _KEPT_FOR_EMPTY_LANES = 8
 """One part in so many of the room is only for lanes that hold nothing yet, however many others are full."""
 
+_KEPT_FOR_IDLE_TENANTS = 8
+"""One attempt in so many is only for tenants with few of them, however many slow destinations others have."""
+
+_MOST_PASSED_OVER = 64
+"""Lanes that are passed over in one search: the next search goes on behind them."""
+
 
 class Limits(msgspec.Struct, frozen=True):
     """This replica's part of a destination's limits."""
@@ -80,6 +86,10 @@ class _Turns:
         self._bytes[entry.tenant] = self._bytes.get(entry.tenant, 0) + entry.size
         self.count += 1
 
+    @property
+    def next_tenant(self) -> str:
+        return next(iter(self._queues), "")
+
     def pop(self) -> Entry:
         tenant, queue = next(iter(self._queues.items()))
         entry = queue.popleft()
@@ -117,9 +127,19 @@ class _Lane:
 
     def pop(self) -> Entry:
         """The next entry: fresh ones and those that waited take turns."""
-        fresh = self.fresh.count > 0 and (self._fresh_next or self.waited.count == 0)
-        self._fresh_next = not fresh
-        return (self.fresh if fresh else self.waited).pop()
+        turns = self._next_turns
+        self._fresh_next = turns is not self.fresh
+        return turns.pop()
+
+    @property
+    def next_tenant(self) -> str:
+        """Whose entry is next; ``""`` if there is none."""
+        return self._next_turns.next_tenant
+
+    @property
+    def _next_turns(self) -> _Turns:
+        is_fresh = self.fresh.count > 0 and (self._fresh_next or self.waited.count == 0)
+        return self.fresh if is_fresh else self.waited
 
     def has_slot(self, now: int) -> bool:
         return self.in_flight < self.limits.concurrency and circuit.may_start(self.circuit, self.in_flight, now)
@@ -149,6 +169,10 @@ class Lanes:
         self._max_bytes = max_bytes
         self._shared_bytes = max_bytes - max_bytes // _KEPT_FOR_EMPTY_LANES
         self._max_in_flight = max_in_flight
+        self._shared_in_flight = max_in_flight - max_in_flight // _KEPT_FOR_IDLE_TENANTS
+        self._few = max(1, max_in_flight // _KEPT_FOR_IDLE_TENANTS // _KEPT_FOR_IDLE_TENANTS)
+        self._running: collections.Counter[str] = collections.Counter()
+        """Tenant -> attempts that run."""
         self._lanes: dict[str, _Lane] = {}
         self._round: collections.deque[_Lane] = collections.deque()
         self._sleeping: list[tuple[int, str]] = []
@@ -219,8 +243,13 @@ class Lanes:
     def next_ready(self, now: int) -> Next:
         """The next delivery to attempt, if any may start; its slot is taken until ``done`` or ``put_back``."""
         self._wake(now)
-        while self._round and len(self._attempts) < self._max_in_flight:
+        passed_over, most = 0, min(len(self._round), _MOST_PASSED_OVER)
+        while self._round and len(self._attempts) < self._max_in_flight and passed_over < max(1, most):
             lane = self._round.popleft()
+            if len(self._attempts) >= self._shared_in_flight and self._running[lane.next_tenant] >= self._few:
+                self._round.append(lane)
+                passed_over += 1
+                continue
             lane.queued_up = False
             entry = self._start(lane, now)
             if entry is not None:
@@ -233,6 +262,9 @@ class Lanes:
         Whoever is told True drains the destination: what waits for a dead system waits in the store.
         """
         entry = self._attempts.pop(key)
+        self._running[entry.tenant] -= 1
+        if not self._running[entry.tenant]:
+            del self._running[entry.tenant]
         lane = self._lanes[entry.destination]
         lane.in_flight -= 1
         lane.bytes -= entry.size
@@ -300,6 +332,7 @@ class Lanes:
         lane.in_flight += 1
         self._count -= 1
         self._attempts[entry.delivery.key] = entry
+        self._running[entry.tenant] += 1
         self._line_up(lane)
         return entry
 

@@ -1,9 +1,11 @@
 """What the steps of an arrival share: the listeners, the store, the clocks, the counters."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -15,7 +17,13 @@ from usher_gateway.store import port
 _log = structlog.get_logger(__name__)
 
 _INLINE_BYTES = 256 * 1024
+_INFLATERS = concurrent.futures.ThreadPoolExecutor(2, "inflate")
+_DIGESTERS = concurrent.futures.ThreadPoolExecutor(2, "digest")
+"""Apart, because what is inflated is held until its digest is made: it must not queue behind what is still small."""
 _WORDS = {word: word.name.lower() for word in model.CountedAs}
+
+
+T = TypeVar("T")
 
 
 class Books:
@@ -156,16 +164,32 @@ class Door:
             raise answer.RefusedError(model.RefusedReason.MethodNotAllowed)
         raw = await request.read_body()
         encoding = ",".join(request.headers.getall("Content-Encoding", ()))
+        is_broken = False
         if encoding and raw:
             try:
-                raw = await _inflated(raw, encoding)
+                raw = await _inflated(raw, encoding, request.deadline)
             except inflate.TooLargeError:
                 raise answer.RefusedError(model.RefusedReason.TooLarge) from None
             except inflate.InflateError:
-                return raw, validate.Parsed(quarantine=model.QuarantineReason.BadEncoding)
+                is_broken = True
         if len(raw) > found.listener.document.max_body_bytes:
             return raw, validate.Parsed(quarantine=model.QuarantineReason.Truncated)
+        if is_broken:
+            return raw, validate.Parsed(quarantine=model.QuarantineReason.BadEncoding)
         return raw, validate.parse(raw, request.headers.get("Content-Type", ""))
+
+    async def understand(
+        self, found: find.Found, request: receive.Request, raw: bytes, parsed: validate.Parsed, now: int
+    ) -> model.Arrival:
+        """See accept.understand(); the digest of what is too large is made beside the event loop.
+
+        Raises:
+            RefusedError: BodyTimeout.
+        """
+        if parsed.quarantine is not model.QuarantineReason.Truncated:
+            return accept.understand(found, request, raw, parsed, now)
+        work = functools.partial(accept.understand, found, request, raw, parsed, now)
+        return await _beside(_DIGESTERS, work, request.deadline)
 
     def count_probe(self, found: find.Found, now: int) -> None:
         """Count a probe."""
@@ -221,9 +245,24 @@ class Door:
         return model.RefusedReason.InternalError
 
 
-async def _inflated(raw: bytes, encoding: str) -> bytes:
+async def _inflated(raw: bytes, encoding: str, deadline: float) -> bytes:
     """What is large once inflated is inflated beside the event loop: a bomb must not make its neighbours wait."""
     if len(raw) <= _INLINE_BYTES:
         with contextlib.suppress(inflate.TooLargeError):
             return inflate.inflate(raw, encoding, _INLINE_BYTES)
-    return await asyncio.to_thread(inflate.inflate, raw, encoding, receive.HARD_LIMIT_BYTES)
+    work = functools.partial(inflate.inflate, raw, encoding, receive.HARD_LIMIT_BYTES)
+    return await _beside(_INFLATERS, work, deadline)
+
+
+async def _beside(threads: concurrent.futures.Executor, work: Callable[[], T], deadline: float) -> T:
+    """The result of work in threads for large bodies; many of these keep only each other waiting.
+
+    Raises:
+        RefusedError: BodyTimeout: there was no time left for it.
+    """
+    result = asyncio.get_running_loop().run_in_executor(threads, work)
+    try:
+        async with asyncio.timeout_at(deadline - receive.NO_TIME):
+            return await result
+    except TimeoutError:
+        raise answer.RefusedError(model.RefusedReason.BodyTimeout) from None

@@ -18,6 +18,9 @@ _OLDEST = 946_684_800
 """The year 2000: what is older is no time of an authentication."""
 _MILLISECONDS_FROM = 100_000_000_000
 
+_LONGEST_NORMALISED = 1_000
+"""Characters that are put into one Unicode form; it takes time by the square, and an address has at most 320."""
+
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 IDENTITY_FIELDS = ("user", "venue", "device", "email", "mobile", "company", "occurredAt")
@@ -66,7 +69,10 @@ class Identifier:
 
     def identify_raw(self, raw: bytes, received_at: int, fields: dict[str, object]) -> Identity:
         """The identity of a body that was not understood: its bytes."""
-        fingerprint = _digest(self._fingerprint, b"raw\0" + raw)
+        hasher = self._fingerprint.copy()
+        hasher.update(b"raw\0")
+        hasher.update(raw)  # apart, because it may be large
+        fingerprint = hasher.digest()
         return Identity(fingerprint, fingerprint, self.person_keys(fields), received_at, time_trusted=False)
 
     def person_keys(self, fields: dict[str, object]) -> tuple[bytes, ...]:
@@ -177,7 +183,9 @@ def _hexadecimal(text: str) -> str:
 
 def _folded(text: str) -> str:
     folded = text.strip().casefold()
-    return folded if folded.isascii() else unicodedata.normalize("NFC", folded)
+    if folded.isascii() or len(folded) > _LONGEST_NORMALISED:
+        return folded
+    return unicodedata.normalize("NFC", folded)
 
 
 _PERSON_FIELDS = (

@@ -14,7 +14,7 @@ _log = structlog.get_logger(__name__)
 
 _VERSIONS = (http_writer.HttpVersion11, http_writer.HttpVersion10)
 _LINGER_SECONDS = 2.0
-_NO_TIME = 0.1
+NO_TIME = 0.1
 """A body has to be there this much before the deadline: the answer takes its time too."""
 
 HARD_LIMIT_BYTES = 8 * 1024 * 1024
@@ -94,7 +94,7 @@ class Request:
             raise answer.RefusedError(model.RefusedReason.TooLarge)
         self._continue()
         try:
-            async with asyncio.timeout_at(self.deadline - _NO_TIME):
+            async with asyncio.timeout_at(self.deadline - NO_TIME):
                 return await self._read_slowly()
         except TimeoutError:
             raise answer.RefusedError(model.RefusedReason.BodyTimeout) from None

@@ -21,7 +21,7 @@ SLOW_IN_A_ROW = 3
 
 _DAY = 86_400 * model.MICROSECONDS
 _MARK_KEPT = 8 * _DAY
-"""A mark outlives its period by this: late visits may still come."""
+"""A mark outlives its period, and the visit that made it, by this: late visits may still come."""
 
 Plans = tuple[model.RoutePlan, ...]
 
@@ -175,7 +175,9 @@ class _PlannedRoute:
             # An id that is missing must not make one person of everybody without it.
             if not identify.as_text(fields.get(identify.FIELD_OF[part])):
                 fields[identify.FIELD_OF[part]] = occasion.identity.fingerprint.hex()
-        return self._identifier.once_key(self._route.name, rule.per, fields, period), ends_at + _MARK_KEPT
+        return self._identifier.once_key(self._route.name, rule.per, fields, period), max(
+            ends_at, occasion.received_at
+        ) + _MARK_KEPT
 
 
 def definition_of(listener: documents.Listener, route: documents.Route) -> model.RouteDefinition:

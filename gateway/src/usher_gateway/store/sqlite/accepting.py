@@ -241,7 +241,15 @@ class Acceptance:
         for arrival in self._arrivals:
             if arrival.quota and decide.quota_key(arrival) not in known:
                 known[decide.quota_key(arrival)] = self._count_month(arrival)
+            elif known and not arrival.quota:
+                # Nobody counts on while there is no quota: with the next one all is counted anew.
+                self._forget_months(arrival.listener)
         return known
+
+    def _forget_months(self, listener: model.ListenerName) -> None:
+        known, tenant = self._owner.month_visits, (listener.namespace, listener.tenant)
+        for key in [key for key in known if key[:2] == tenant]:
+            del known[key]
 
     def _count_month(self, arrival: model.Arrival) -> int:
         connection = self._owner.connection

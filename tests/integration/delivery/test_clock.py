@@ -1,0 +1,57 @@
+"""The wall clock of a gateway that runs is set back: what waits by the time before is not waited for."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from support import gateway as gateways
+from usher_gateway import clock as clocks
+from usher_gateway.simulator import behaviour, receiver
+
+DAY_NANOSECONDS = 86_400 * 10**9
+MANIFESTS = """
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: crm, namespace: agency}
+spec:
+  type: HTTP
+  http: {url: "%s/crm"}
+"""
+
+
+class ShiftedTime:
+    """What clock.py uses of ``time``, with a wall clock that can be moved."""
+
+    def __init__(self) -> None:
+        self.ahead = 0
+
+    def time_ns(self) -> int:
+        return time.time_ns() + self.ahead
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+
+async def test_what_is_due_by_a_clock_that_was_ahead_is_tried_at_once_when_it_is_set_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shifted = ShiftedTime()
+    monkeypatch.setattr(clocks, "time", shifted)
+    listener = gateways.LISTENER.replace("routes: []", "routes: [{name: crm, destinationRef: {name: crm}}]")
+    async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as peer:
+        peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
+        manifests = gateways.CLASS + gateways.TENANT + listener + MANIFESTS % peer.url
+        async with gateways.running(tmp_path, manifests) as gateway:
+            before = gateway.gateway.dispatcher._clocks_apart + DAY_NANOSECONDS // 2000
+            shifted.ahead = DAY_NANOSECONDS
+            assert (await gateway.post(json.dumps({"user": {"id": 1}}).encode())).acknowledges
+            await gateways.wait_until(lambda: gateway.gateway.desk.books.errors)
+            peer.set_behaviour("/crm", behaviour.Behaviour())
+            await gateway.gateway.store.flush()
+            await gateways.wait_until(lambda: gateway.gateway.dispatcher._clocks_apart > before)
+            shifted.ahead = 0
+            await gateways.wait_until(
+                lambda: gateway.gateway.desk.books.outcomes.get(("agency", "acme", "delivered")), limit=4
+            )
