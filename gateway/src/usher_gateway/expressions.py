@@ -41,9 +41,6 @@ MAX_ITEMS = 1000
 MAX_WORK = 50_000_000
 """Most estimated work of one evaluation; a unit is about a nanosecond."""
 
-TOO_SLOW_SECONDS = 0.005
-"""An evaluation that takes longer is slow; three in a row hold the route (design §3)."""
-
 VISIT_FIELDS = frozenset(model.Visit.__struct_fields__) | {"receivedAt", "occurredAt", "late"}
 """What ``visit`` has."""
 

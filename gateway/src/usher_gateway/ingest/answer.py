@@ -50,11 +50,6 @@ class RefusedError(Exception):
         self.reason = reason
 
 
-def status_of(reason: model.RefusedReason) -> int:
-    """The HTTP status that a refusal is answered with."""
-    return _STATUS[reason]
-
-
 class Answer:
     """One complete answer."""
 
