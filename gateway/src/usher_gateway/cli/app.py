@@ -18,6 +18,7 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # boxes cut long names in a narrow terminal
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
