@@ -8,7 +8,6 @@ kind: Destination
 metadata: {{name: warehouse, namespace: bench}}
 spec:
   type: HTTP
-  state: {state}
   concurrency: 64
   http: {{url: "http://127.0.0.1:{port}/in"}}
 """
@@ -32,9 +31,8 @@ spec:
 
 
 def write(folder: Path, listeners: int, *, forward_to: int = 0) -> Path:
-    """A file of manifests; ``forward_to`` is the port of a receiver, or the destination is paused."""
-    state = "Active" if forward_to else "Paused"
-    parts = [_CLASS.format(state=state, port=forward_to or 9)]
+    """A file of manifests; ``forward_to`` is the port of a receiver, if there is one."""
+    parts = [_CLASS.format(port=forward_to or 9)]
     parts += [_LISTENER.format(number=number) for number in range(listeners)]
     file = folder / "bench.yaml"
     file.write_text("".join(parts), encoding="utf-8")

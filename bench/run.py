@@ -1,7 +1,6 @@
 """How fast: ratios within one run. `make bench` runs all; `make bench ARGS="ingest forward"` some.
 
-Usher runs as users run it (`usher run` in a process of its own, SQLite with synchronous=FULL); the load comes from
-another process, on the other core. A figure is the median of its rounds, rounds of both sides taking turns.
+Usher runs in a process of its own, SQLite with synchronous=FULL; the load comes from another one, on the other core. A figure is the median of its rounds, rounds of both sides taking turns.
 """
 
 import argparse
@@ -103,13 +102,16 @@ def load(port: int, *arguments: object, core: str = "1") -> dict[str, float]:
 
 @contextlib.contextmanager
 def usher(cores: str, listeners: int = 1, *, forward_to: int = 0) -> Iterator[Process]:
-    """`usher run` on a fresh store, ready to serve."""
+    """A gateway on a fresh store, ready to serve: `usher run` where it forwards, else one that attempts nothing."""
     folder = Path(tempfile.mkdtemp(prefix="usher-bench-"))
     try:
         file = manifests.write(folder, listeners, forward_to=forward_to)
         port, admin = free_port(), free_port()
-        flags = ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", "--data", str(folder / "data")]
-        with Process([str(USHER), "run", str(file), *flags], cores, port) as process:
+        public, private, data = f"127.0.0.1:{port}", f"127.0.0.1:{admin}", str(folder / "data")
+        command = [sys.executable, str(HERE / "serve.py"), str(file), public, private, data]
+        if forward_to:
+            command = [str(USHER), "run", str(file), "--listen", public, "--admin", private, "--data", data]
+        with Process(command, cores, port) as process:
             wait_until_ready(admin)
             yield process
     finally:
