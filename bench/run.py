@@ -1,6 +1,7 @@
 """How fast: ratios within one run. `make bench` runs all; `make bench ARGS="ingest forward"` some.
 
-Usher runs in a process of its own, SQLite with synchronous=FULL; the load comes from another one, on the other core. A figure is the median of its rounds, rounds of both sides taking turns.
+Usher runs in a process of its own, SQLite with synchronous=FULL; the load comes from another one, on the other core.
+A figure is the median of its rounds, rounds of both sides taking turns.
 """
 
 import argparse
