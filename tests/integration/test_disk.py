@@ -23,6 +23,7 @@ FILE = "usher.sqlite3"
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB."""
+    # A full disk is a real one here: without root there is none to fill, and nothing else would show the promise.
     if os.geteuid() != 0:
         pytest.skip("mounting a tmpfs needs root")
     folder = tmp_path / "disk"
@@ -395,6 +396,7 @@ def mount(*arguments: str | Path) -> bool:
 async def test_a_read_only_file_system_is_refused_clearly(tmp_path: Path, peer: receiver.Receiver) -> None:
     gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway)
+    # As above: only root can make a file system read-only under a gateway.
     if os.geteuid() != 0 or not mount("--bind", gateway.data, gateway.data):
         pytest.skip("a read-only mount needs root")
     try:

@@ -4,8 +4,8 @@ import gc
 
 
 def tune_memory() -> None:
-    """Collect seldom: arrivals die by reference counting, and the tail of the ledger would be walked again and again.
+    """Collect seldom.
 
-    What the allocator is told (mallopt) made no difference (docs/performance.md).
+    Arrivals die by reference counting, and the tail of the ledger would be walked over and over (docs/performance.md).
     """
     gc.set_threshold(50_000, 20, 100)

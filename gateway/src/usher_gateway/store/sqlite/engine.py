@@ -240,15 +240,6 @@ class SqliteEngine:
             self._scheduled = True
             self._loop.call_soon(self._dispatch)
 
-    def _schedule_after_answers(self) -> None:
-        """Draw the next batch once the answers are written and the port was looked at: what they set off joins it.
-
-        Larger batches share a commit's fixed cost: 100 to 120 us of CPU an arrival without this, 10 to 15 less with it.
-        """
-        if not self._scheduled and not self._retry_seconds:
-            self._scheduled = True
-            self._loop.call_soon(self._loop.call_soon, self._dispatch)
-
     def _dispatch(self) -> None:
         self._scheduled = False
         if self._in_flight is not None or self._retry_seconds:
@@ -318,7 +309,7 @@ class SqliteEngine:
             return
         else:
             self._has_committed(in_flight)
-        self._schedule_after_answers()
+        self._dispatch()
 
     def _has_committed(self, in_flight: _InFlight) -> None:
         _resolve(in_flight.waiters)
