@@ -124,7 +124,11 @@ class Api:
 
     async def token(self, account: Resource, seconds: int = 3600) -> str:
         """A token for a service account, good for so long."""
-        wish = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": seconds}}
+        wish = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": seconds},
+        }
         answer = await self.request("POST", f"{account.path}/token", wish)
         return str(answer["status"]["token"])
 

@@ -1,8 +1,8 @@
 """A Kubernetes control plane on this machine: etcd, API server, controller-manager and scheduler; no nodes, no root.
 
-    python -m support.local_cluster up      start it (builds it first: once, some minutes), print its KUBECONFIG
-    python -m support.local_cluster down    end it and remove its files
-    python -m support.local_cluster build   only build what `up` and the tests need
+python -m support.local_cluster up      start it (builds it first: once, some minutes), print its KUBECONFIG
+python -m support.local_cluster down    end it and remove its files
+python -m support.local_cluster build   only build what `up` and the tests need
 """
 
 import argparse

@@ -69,9 +69,7 @@ class Authority:
             .add_extension(signer, critical=False)
         )
 
-    def _write(
-        self, name: str, key: ec.EllipticCurvePrivateKey, builder: x509.CertificateBuilder
-    ) -> tuple[Path, Path]:
+    def _write(self, name: str, key: ec.EllipticCurvePrivateKey, builder: x509.CertificateBuilder) -> tuple[Path, Path]:
         certificate = builder.sign(self._key, hashes.SHA256())
         paths = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -82,9 +80,7 @@ class Authority:
 def write_key_pair(folder: Path, name: str) -> tuple[Path, Path]:
     """The (public, private) key files with which service accounts' tokens are checked and signed."""
     key = rsa.generate_private_key(65537, 2048)
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     paths = folder / f"{name}.pub", folder / f"{name}.key"
     paths[0].write_bytes(public)
     _write_secret(paths[1], _pem(key))

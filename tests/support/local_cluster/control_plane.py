@@ -195,7 +195,7 @@ def runs(state: Path) -> bool:
 def _is_ours(process: int, layout: servers.Layout) -> bool:
     """Whether a process id still is that of the cluster's etcd: ids are used again."""
     told = subprocess.run(
-        ["ps", "-o", "args=", "-p", str(process)], capture_output=True, text=True, check=False, timeout=10
+        ["ps", "-ww", "-o", "args=", "-p", str(process)], capture_output=True, text=True, check=False, timeout=10
     )
     return f"--data-dir={layout.data}" in told.stdout
 
