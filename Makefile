@@ -35,7 +35,7 @@ run: $(READY) ## a simulated day of visits in about a minute, then keeps serving
 
 test: check $(READY) ## all that must hold: make check, then the whole suite but the long one (KUBECONFIG=…: on that cluster)
 	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tests $(BIN)/python -m support.local_cluster build)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
 
 test-long: $(READY) ## the long suite: 100 kill rounds, a million odd bodies
 	$(BIN)/python -m pytest -m long $(ARGS)

@@ -1,10 +1,16 @@
-"""For all tests: what the program logs is watched for people."""
+"""For all tests: what the program logs is watched for people; which worker runs which."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from support import privacy
+from support import privacy, schedule
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.ClusterTogether:
+    return schedule.ClusterTogether(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

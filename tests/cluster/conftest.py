@@ -20,13 +20,6 @@ MakeNamespace = Callable[..., Awaitable[str]]
 MakeAccount = Callable[..., Awaitable[accounts.Account]]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this folder in one worker, one after the other: they share a server, and some break it."""
-    for item in items:
-        if FOLDER in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Builds the control plane before the first test, outside of every test's time limit."""
     if clusters.given() is not None or not any(FOLDER in item.path.parents for item in session.items):
