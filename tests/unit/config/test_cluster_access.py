@@ -81,7 +81,7 @@ def test_plain_http_needs_no_certificates() -> None:
         b"[",
         b"- a",
         b"",
-        kubeconfig(**{"current-context": "none"}),
+        kubeconfig(None, None, **{"current-context": "none"}),
         kubeconfig(contexts=None),
         kubeconfig(clusters=[]),
         kubeconfig(users=[]),

@@ -19,6 +19,10 @@ def made(check: published.Check = accept_all) -> published.Published:
     return published.Published(samples.KEYS.document, check)
 
 
+def is_changed(state: published.Published) -> bool:
+    return state.is_changed
+
+
 def garbage(of: envelopes.Document, version: str = "2") -> published.Secret:
     return msgspec.structs.replace(samples.secret(of, version), data={"config.json": "e30="})
 
@@ -43,9 +47,9 @@ def test_what_did_not_change_stays_the_same_object() -> None:
     state.put(samples.secret(samples.destination()))
     before = state.snapshot()
     state.put(samples.secret(samples.listener(), version="2"))
-    assert not state.is_changed
+    assert not is_changed(state)
     state.put(samples.secret(samples.destination(concurrency=3), version="3"))
-    assert state.is_changed
+    assert is_changed(state)
     after = state.snapshot()
     assert after.listeners["acme/wifi"] is before.listeners["acme/wifi"]
     assert after.destinations["acme/crm"].concurrency == 3
@@ -59,7 +63,7 @@ def test_a_bad_document_leaves_the_last_good_one_in_force() -> None:
     rejected = state.put(garbage(samples.listener()))
     assert rejected is not None
     assert (rejected.identity, rejected.code) == (WIFI, "DocumentUnreadable")
-    assert not state.is_changed
+    assert not is_changed(state)
     assert state.snapshot().listeners == {"acme/wifi": samples.listener()}
     shown = state.take_touched()[WIFI]
     assert shown is not None
@@ -143,7 +147,7 @@ def test_what_vanishes_is_served_on_and_told() -> None:
     state.snapshot()
     assert state.take_away(samples.secret(samples.listener()).name, 7) == WIFI
     assert state.vanished == {WIFI: 7}
-    assert not state.is_changed
+    assert not is_changed(state)
     assert list(state.snapshot().listeners) == ["acme/wifi"]
     shown = state.take_touched()[WIFI]
     assert shown is not None
@@ -178,6 +182,20 @@ def test_a_list_without_a_secret_removes_nothing() -> None:
     assert state.retain({kept.name}, 8) == []
     assert sorted(state.snapshot().listeners) == ["acme/gone", "acme/kept"]
     assert state.vanished == {("Listener", "acme/gone"): 7}
+
+
+def test_what_vanished_gives_way_at_an_address_that_was_given_to_somebody_else() -> None:
+    state = made()
+    shared, own = documents.Address("hooks.example.com", "/shared"), documents.Address("hooks.example.com", "/own")
+    old = samples.listener("a-old", addresses=(shared, own))
+    state.put(samples.secret(old))
+    state.take_away(samples.secret(old).name, 7)
+    state.put(samples.secret(samples.listener("new", addresses=(shared,))))
+    snapshot = state.snapshot()
+    assert snapshot.listeners["acme/a-old"].addresses == (own,)
+    assert snapshot.listeners["acme/new"].addresses == (shared,)
+    state.put(samples.tombstone(samples.listener("new")))
+    assert state.snapshot().listeners == {"acme/a-old": old}
 
 
 def test_a_version_that_was_read_is_known() -> None:

@@ -42,7 +42,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     watch_seconds: int = 300
     """The server ends a watch after this, or up to twice as long."""
     first_pause_seconds: float = 0.2
-    longest_pause_seconds: float = 30.0
+    longest_pause_seconds: float = 10.0
     longest_retry_after_seconds: float = 120.0
 
 

@@ -86,7 +86,26 @@ class Published:
     def snapshot(self) -> documents.Snapshot:
         """The documents in force; those that did not change are the same objects as before."""
         self.is_changed = False
-        return documents.Snapshot(dict(self._listeners), dict(self._destinations))
+        return documents.Snapshot(self._listeners | self._giving_way(), dict(self._destinations))
+
+    def _giving_way(self) -> dict[str, documents.Listener]:
+        """What vanished and has addresses that somebody else was given since: without them."""
+        vanished = {key for kind, key in self._vanished if kind == "Listener"}
+        if not vanished:
+            return {}
+        taken = {
+            (one.host, one.path, one.query)
+            for key, document in self._listeners.items()
+            if key not in vanished
+            for one in document.addresses
+        }
+        found = {}
+        for key in vanished:
+            document = self._listeners[key]
+            free = tuple(one for one in document.addresses if (one.host, one.path, one.query) not in taken)
+            if len(free) < len(document.addresses):
+                found[key] = msgspec.structs.replace(document, addresses=free)
+        return found
 
     def take_touched(self) -> dict[envelopes.Identity, State | None]:
         """How each document stands that may stand otherwise than at the last call; None: removed."""
