@@ -1,11 +1,14 @@
 """`usher run --from-cluster` against a real API server, with the rights of a gateway and no more."""
 
+import asyncio
 import base64
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib import parse
 
 import aiohttp
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from integration import gateways
 from support import accounts, api, faulty_proxy, waiting
 from usher_gateway import documents, envelopes, model
+from usher_gateway.config import cluster_access, from_cluster
 
 INSTALL_KEY = b"k" * 32
 KEYS = model.derive_keys(INSTALL_KEY)
@@ -239,6 +243,26 @@ async def test_an_account_without_rights_is_told_what_it_needs(
     await install.gateway.launch(USHER_INSTALL_KEY=install.key)
     await waiting.until(lambda: _said(install, "needs `list` and `watch` on Secrets"))
     assert await install.status("a") == 503
+
+
+async def test_a_pod_reads_with_its_service_account(
+    install: Install, make_account: MakeAccount, server: api.Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await make_account(install.namespace, "pod")
+    rights = accounts.moved(RIGHTS, {"usher-config": install.namespace, "usher-system": install.namespace}, "-pod")
+    rights = json.loads(json.dumps(rights).replace('"gateway"', '"pod"').replace("usher-gateway", "usher-pod"))
+    await accounts.grant(server, rights)
+    await install.publish(wrap(listener("a")))
+    monkeypatch.setattr(cluster_access, "SERVICE_ACCOUNT", account.folder)
+    place = parse.urlsplit(account.endpoint.server)
+    environ = {"KUBERNETES_SERVICE_HOST": str(place.hostname), "KUBERNETES_SERVICE_PORT": str(place.port)}
+    options = from_cluster.ClusterOptions(
+        keys=KEYS, access=cluster_access.find_access(None, environ), namespace=install.namespace, data=tmp_path
+    )
+    source = from_cluster.ClusterSource(options, lambda _: None, lambda: 1)
+    async with asyncio.timeout(10), contextlib.aclosing(source.snapshots()) as snapshots:
+        assert list((await anext(snapshots)).listeners) == ["acme/a"]
+    await accounts.withdraw(server, rights)
 
 
 async def _said(install: Install, words: str) -> bool:

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import pathlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -123,6 +125,19 @@ async def test_an_empty_namespace_is_a_configuration(server: api_server.ApiServe
     async with following(server, tmp_path) as follower:
         await follower.until(lambda: follower.snapshots)
         assert follower.snapshots == [documents.Snapshot({}, {})]
+
+
+async def test_to_be_able_to_run_nothing_is_no_configuration(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    """With another install key all is rejected: every address would be answered 404."""
+    foreign = envelopes.wrap(samples.listener("a"), "uid", samples.OTHER_KEYS.document)
+    server.put(foreign)
+    async with following(server, tmp_path) as follower:
+        await follower.until(lambda: follower.states().get(("Listener", "acme/a")))
+        assert follower.snapshots == []
+        server.put(wrap(samples.listener("a")))
+        await follower.until_runs("a")
 
 
 async def test_a_change_is_live_within_a_second(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
@@ -403,6 +418,34 @@ async def test_a_server_that_does_not_list_is_as_good_as_none(
     async with following(server, tmp_path, cache_after_seconds=0.2) as follower:
         await follower.until_runs("a")
         assert follower.source.status().origin == "cache"
+
+
+async def test_at_a_stop_the_newest_set_is_kept_though_an_older_one_is_being_written(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_writing, may_go_on = threading.Event(), threading.Event()
+    write = last_good.write
+
+    def slow_write(*arguments: Any) -> None:
+        if not is_writing.is_set():
+            is_writing.set()
+            assert may_go_on.wait(LIMIT_SECONDS)
+        write(*arguments)
+
+    monkeypatch.setattr(last_good, "write", slow_write)
+    server.put(wrap(samples.listener("a")))
+    async with following(server, tmp_path) as follower:
+        await follower.until(is_writing.is_set)
+        server.put(wrap(samples.listener("b")))
+        await follower.until_runs("a", "b")
+        closing = asyncio.create_task(follower.close())
+        await asyncio.wait({closing}, timeout=0.1)
+        assert not closing.done()
+        may_go_on.set()
+        await closing
+    kept = last_good.read(tmp_path, samples.KEYS.cache)
+    assert kept is not None
+    assert sorted(one.owner.name for one in kept) == ["a", "b"]
 
 
 async def test_a_server_that_answers_goes_before_the_cache(

@@ -7,7 +7,7 @@ starts meanwhile begins with what it kept on its own disk.
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import msgspec
 import structlog
@@ -60,6 +60,8 @@ class ClusterSource:
         self._touched = asyncio.Event()
         self._listed = asyncio.Event()
         self._to_keep = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+        """The last writing of the cache: a thread cannot be stopped."""
 
     def status(self) -> source.Status:
         """See source.Source."""
@@ -75,7 +77,7 @@ class ClusterSource:
         running, self._running = self._running, {}
         return running
 
-    async def snapshots(self) -> AsyncIterator[documents.Snapshot]:
+    async def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
         """See source.Source. Ends only by being closed."""
         await self._restore()
         jobs = {"watch configuration": self._watch.run, "keep configuration": self._keep}
@@ -86,11 +88,11 @@ class ClusterSource:
             while True:
                 self._touched.clear()
                 touched = self._published.take_touched()
-                if is_first or self._published.is_changed:
+                if self._published.is_changed or (is_first and self._is_configuration()):
+                    is_first = False
                     yield self._snapshot()
                     self._to_keep.set()
                 self._running |= touched  # only now: what was yielded runs when the next one is asked for
-                is_first = False
                 await asyncio.sleep(self._options.pause_seconds)
                 await self._touched.wait()
                 await asyncio.sleep(self._options.gather_seconds)
@@ -98,8 +100,15 @@ class ClusterSource:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if self._to_keep.is_set():
+            if self._writing is not None:
+                # Not before it has ended: two writings at once would spoil the file. _write_cache() told its error.
+                await asyncio.gather(self._writing, return_exceptions=True)
+            if self._to_keep.is_set() and self._origin == "cluster":
                 await self._write_cache()
+
+    def _is_configuration(self) -> bool:
+        """Whether nothing is really meant, where nothing is in force: with another install key all is rejected."""
+        return bool(self._published.in_force) or not self._published.rejected
 
     def _snapshot(self) -> documents.Snapshot:
         snapshot = self._published.snapshot()
@@ -129,10 +138,13 @@ class ClusterSource:
     async def listed(self, secrets: list[published.Secret]) -> None:
         """All there is at one moment."""
         fresh = [secret for secret in secrets if not self._published.is_known(secret)]
+        rejected = 0
         for index, secret in enumerate(fresh):
-            self._put(secret)
+            rejected += self._put(secret, is_told=rejected < _LOGGED)
             if index % _SLICE == 0:
                 await asyncio.sleep(0)
+        if rejected > _LOGGED:
+            _log.error("more_documents_rejected", count=rejected - _LOGGED)
         self._tell_vanished(self._published.retain({secret.name for secret in secrets}, self._now()))
         if not secrets:
             _log.warning("configuration_namespace_is_empty", namespace=self._options.namespace)
@@ -149,12 +161,13 @@ class ClusterSource:
             identity = self._published.take_away(event.secret.name, self._now())
             self._tell_vanished([identity] if identity is not None else [])
         elif not self._published.is_known(event.secret):
-            self._put(event.secret)
+            self._put(event.secret, is_told=True)
         self._touched.set()
 
-    def _put(self, secret: published.Secret) -> None:
+    def _put(self, secret: published.Secret, *, is_told: bool) -> bool:
+        """Take in a Secret; whether its document is rejected."""
         rejected = self._published.put(secret)
-        if rejected is not None:
+        if rejected is not None and is_told:
             kind, key = rejected.identity or ("", "")
             _log.error(
                 "document_rejected",
@@ -165,6 +178,7 @@ class ClusterSource:
                 error=rejected.message,
                 hint=rejected.hint,
             )
+        return rejected is not None
 
     @staticmethod
     def _tell_vanished(identities: list[envelopes.Identity]) -> None:
@@ -202,7 +216,9 @@ class ClusterSource:
     async def _write_cache(self) -> None:
         options, kept = self._options, list(self._published.in_force)
         self._to_keep.clear()
+        write = asyncio.to_thread(last_good.write, options.data, kept, options.keys.cache)
+        self._writing = asyncio.create_task(write, name="write configuration cache")
         try:
-            await asyncio.to_thread(last_good.write, options.data, kept, options.keys.cache)
+            await asyncio.shield(self._writing)
         except OSError as error:
             _log.error("configuration_not_kept", error=type(error).__name__, hint="see the disk of --data")

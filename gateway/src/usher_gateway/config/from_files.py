@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 import structlog
@@ -81,7 +81,7 @@ class FileSource:
         touched, self._touched_states = self._touched_states, {}
         return touched
 
-    async def snapshots(self) -> AsyncIterator[documents.Snapshot]:
+    async def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
         """See source.Source. Ends only by being closed."""
         stop = asyncio.Event()
         watchers = [asyncio.create_task(self._watch(group, stop), name="watch files") for group in self._groups()]

@@ -1,6 +1,6 @@
 """What every source of configuration has in common: a stream of snapshots, and what it says of itself."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Literal, Protocol
 
 import msgspec
@@ -32,7 +32,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 class Source(Protocol):
     """Files or a cluster."""
 
-    def snapshots(self) -> AsyncIterator[documents.Snapshot]:
+    def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
         """The first snapshot as soon as there is anything to run, then one per change.
 
         Asking for the next one says that the last one runs.
