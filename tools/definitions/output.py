@@ -6,8 +6,8 @@ import yaml
 
 from definitions import definition
 
-FOLDERS = ("crds", "crds/access", "docs/reference")
-"""Folders that hold made files only, but for those written by hand."""
+FOLDERS = ("crds", "docs/reference")
+"""Folders whose files are all made, but for those written by hand."""
 
 WRITTEN_BY_HAND = ("crds/README.md",)
 """What else may be in them."""

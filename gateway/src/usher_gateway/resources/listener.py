@@ -294,7 +294,7 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
             list[Address],
             msgspec.Meta(
                 min_length=1,
-                max_length=16,
+                max_length=types.MAX_ADDRESSES,
                 description="The URLs, and no others; if left out, the class's hostname and `/v1/` with the token.",
                 extra_json_schema=types.LIST_MAP,
             ),

@@ -9,9 +9,6 @@ from usher_gateway.resources import types
 MAX_CONDITIONS = 16
 """Most conditions of an object, those of other controllers included."""
 
-MAX_ADDRESSES = 144
-"""Most addresses of a listener: 16 declared ones, each with the present token and 8 that are also accepted."""
-
 
 class Condition(types.Model, frozen=True, kw_only=True):
     """One condition, as everywhere in Kubernetes (metav1.Condition)."""
@@ -101,16 +98,18 @@ class TenantStatus(Status, frozen=True, kw_only=True):
 class ServedAddress(types.Model, frozen=True, kw_only=True):
     """One URL that the listener answers at."""
 
-    name: (
-        Annotated[str, msgspec.Meta(max_length=types.MAX_NAME_LENGTH, description="Name of the declared address.")]
-        | None
-    ) = None
-    hostname: Annotated[str, msgspec.Meta(max_length=253, description="Host name of the URL.")]
+    name: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1, max_length=types.MAX_NAME_LENGTH, description="Name of the declared address, or `class`."
+        ),
+    ]
+    hostname: Annotated[str, msgspec.Meta(max_length=253, description="Host name of the URL.")] | None = None
     url: Annotated[
         str,
         msgspec.Meta(
             max_length=2048,
-            description="The URL with its secret part shortened; the whole one is in the Secret `<listener>-url`.",
+            description="The URL, its secret part shortened; the whole one is in the Secret `<listener>-url`.",
         ),
     ]
 
@@ -122,9 +121,9 @@ class ListenerStatus(Status, frozen=True, kw_only=True):
         Annotated[
             list[ServedAddress],
             msgspec.Meta(
-                max_length=MAX_ADDRESSES,
-                description="The URLs that the listener answers at, shortened; the present token's first.",
-                extra_json_schema=types.LIST_ATOMIC,
+                max_length=types.MAX_ADDRESSES,
+                description="The URLs that the listener answers at, shortened, with the present token.",
+                extra_json_schema=types.LIST_MAP,
             ),
         ]
         | None

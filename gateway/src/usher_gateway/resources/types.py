@@ -18,6 +18,9 @@ MAX_NAME_LENGTH = 52
 MAX_ROUTES = 32
 """Most routes of a listener (design §5)."""
 
+MAX_ADDRESSES = 16
+"""Most addresses of a listener."""
+
 MAX_EXPRESSION_LENGTH = 1024
 """Longest expression, in characters; checked before the parser sees it."""
 
