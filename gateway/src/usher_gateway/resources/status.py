@@ -10,6 +10,10 @@ MAX_CONDITIONS = 16
 """Most conditions of an object, those of other controllers included."""
 
 
+MAX_GENERATION = 2**53 - 1
+"""Largest generation: limits in a schema are floating-point numbers, and exact up to here."""
+
+
 class Condition(types.Model, frozen=True, kw_only=True):
     """One condition, as everywhere in Kubernetes (metav1.Condition)."""
 
@@ -31,7 +35,7 @@ class Condition(types.Model, frozen=True, kw_only=True):
             int,
             msgspec.Meta(
                 ge=0,
-                le=2**63 - 1,
+                le=MAX_GENERATION,
                 description="The `metadata.generation` that this was found of; lower than the present one: outdated.",
             ),
         ]
@@ -66,7 +70,7 @@ _Conditions = Annotated[
 
 _ObservedGeneration = Annotated[
     int,
-    msgspec.Meta(ge=0, le=2**63 - 1, description="The `metadata.generation` that the whole status was found of."),
+    msgspec.Meta(ge=0, le=MAX_GENERATION, description="The `metadata.generation` that the whole status was found of."),
 ]
 
 
