@@ -13,8 +13,6 @@ from usher_gateway.resources import condition, hostnames, listener, metadata, si
 from usher_operator import objects, world
 
 _DocumentT = TypeVar("_DocumentT", documents.Listener, documents.Destination)
-_SeenT = TypeVar("_SeenT", world.Seen[resources.Listener], world.Seen[resources.Destination])
-
 SeenOfTenant = world.Seen[resources.Listener] | world.Seen[resources.Destination]
 """What has a document."""
 
@@ -157,12 +155,12 @@ def age(seen: SeenOfTenant) -> tuple[str, str, str]:
     return seen.created, seen.resource.metadata.namespace, seen.resource.metadata.name
 
 
-def _is_over(view: world.World, seen: _SeenT, limit: int, members: Collection[_SeenT]) -> bool:
+def _is_over(view: world.World, seen: SeenOfTenant, limit: int, members: Collection[SeenOfTenant]) -> bool:
     """Whether a resource is one too many in its namespace; those that run already come first."""
     if len(members) <= limit:
         return False
 
-    def rank(one: _SeenT) -> tuple[bool, tuple[str, str, str]]:
+    def rank(one: SeenOfTenant) -> tuple[bool, tuple[str, str, str]]:
         meta = one.resource.metadata
         kind: objects.Kind = "Listener" if isinstance(one.resource, resources.Listener) else "Destination"
         return view.published(objects.Key(kind, meta.namespace, meta.name)) is None, age(one)

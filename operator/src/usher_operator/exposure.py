@@ -8,7 +8,7 @@ import msgspec
 from usher_gateway import documents, resources
 from usher_gateway.resources import condition, listener_class, single
 from usher_operator import compiling, conditions, objects, world
-from usher_operator.children import certificate, httproute, ingress, routing
+from usher_operator.children import certificate, routing
 
 
 class State(msgspec.Struct, frozen=True):

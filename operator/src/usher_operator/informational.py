@@ -12,9 +12,7 @@ _Type = objects.ConditionType
 _Reason = conditions.Reason
 
 _NO_VISIT_YET = "no POST was answered here yet; paste the URL (Secret `{name}-url`) into the portal: Save and Validate"
-_REFUSING = "what comes is refused; its credentials and its address must be those that `authentication` and " + (
-    "`allowedSources` ask for: set them in the portal"
-)
+_REFUSING = "what comes is refused: it must have the credentials and the source address that this listener asks for"
 _SILENT = "nothing has come for `silence.afterSeconds`; Purple may have disabled the webhook: verify it in the portal"
 _QUARANTINING = "over 5 % of what came in 15 minutes was quarantined; look with `usher quarantine`, mend, then release"
 _MISMATCH = "bodies of another company come in; the portal's webhook, or the Tenant's `companyID`, must be mended"

@@ -11,7 +11,7 @@ from usher_operator.children import config_secret
 FINGERPRINT_FIELD = "installKeyFingerprint"
 """In the status of a ListenerClass: which install key its URLs are derived from."""
 
-INSTALL_KEY_SECRET = "usher-install-key"
+INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105  the name of an object
 """Secret in the operator's namespace that holds the install key."""
 
 _Type = objects.ConditionType

@@ -45,7 +45,8 @@ def _parts(view: world.World, hostname: str, spec: listener_class.ListenerClassS
 def _route(
     view: world.World, part: routing.Part, spec: listener_class.ListenerClassSpec, secret_name: str
 ) -> objects.Child:
-    given = spec.exposure and spec.exposure.http_route
-    if given is not None and exposure.exposure_type(spec) == "HTTPRoute":
-        return httproute.build(part, given.parent_ref, view.install)
-    return ingress.build(part, spec, secret_name, view)
+    match spec.exposure:
+        case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
+            return httproute.build(part, parent, view.install)
+        case _:
+            return ingress.build(part, spec, secret_name, view)
