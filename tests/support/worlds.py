@@ -290,4 +290,23 @@ def _readable(child: objects.Child) -> dict[str, Any]:
 
 def _decoded(value: str) -> Any:
     text = base64.b64decode(value).decode()
-    return json.loads(text) if text.startswith("{") else text
+    if not text.startswith("{"):
+        return text
+    envelope = json.loads(text)
+    kind = documents.Listener if envelope["kind"] == "Listener" else documents.Destination
+    return {**envelope, "document": _without_defaults(msgspec.convert(envelope["document"], kind))}
+
+
+def _without_defaults(value: Any) -> Any:
+    """A document as plain values, less what is as it is by default."""
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.structs.fields(value)
+        plain = {}
+        for field in fields:
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            if getattr(value, field.name) != default:
+                plain[field.name] = _without_defaults(getattr(value, field.name))
+        return plain
+    if isinstance(value, tuple):
+        return [_without_defaults(one) for one in value]
+    return msgspec.to_builtins(value)
