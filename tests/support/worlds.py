@@ -16,7 +16,7 @@ from usher_operator.children import identity
 INSTALL_KEY = bytes(range(32))
 KEYS = model.derive_keys(INSTALL_KEY)
 NOW = 1_800_000_000 * model.MICROSECONDS
-_OWN = {"ListenerClass", "Tenant", "Listener", "Destination"}
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class World(world.World):
@@ -140,9 +140,18 @@ class World(world.World):
 
     # How it comes to be.
 
+    def copy(self) -> "World":
+        """A world that changes apart."""
+        other = World()
+        other.__dict__.update(self.__dict__)
+        for name in ("seen", "broken", "secrets", "states", "namespaces", "behind"):
+            setattr(other, name, dict(getattr(self, name)))
+        other.in_place = {key: dict(children) for key, children in self.in_place.items()}
+        return other
+
     def add(self, text: str) -> None:
         """Put objects of a YAML text in, in its order; an object that is there already is replaced."""
-        for raw in yaml.safe_load_all(text):
+        for raw in yaml.load_all(text, _LOADER):
             self.put(raw)
 
     def put(self, raw: dict[str, Any]) -> None:
