@@ -85,7 +85,11 @@ def unreadable(built: World) -> None:
     key = objects.Key("Listener", "default", "lobby")
     seen = built.seen.pop(key)
     built.broken[key] = world.Unreadable(
-        uid=seen.uid, generation=7, message="`spec.new` is not known", conditions=seen.conditions
+        uid=seen.uid,
+        generation=7,
+        message="`spec.new` is not known",
+        conditions=seen.conditions,
+        fields=seen.fields,
     )
 
 
