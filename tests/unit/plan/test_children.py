@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support import worlds
 from unit.plan import samples
 from usher_gateway import documents
-from usher_operator import objects, plan
+from usher_operator import objects, plan, world
 from usher_operator.children import identity, ingress, routing, url_secret
 
 HOSTS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?){0,4}", fullmatch=True)
@@ -115,7 +115,7 @@ def test_known_ingress_controllers_get_their_annotations_and_the_class_has_the_l
     known = ingress.CONTROLLERS[controller]
     first = next(iter(known))
     exposure = {"type": "Ingress", "ingress": {"className": "mine", "annotations": {first: "given"}}}
-    built.set(features=worlds.world.Features(ingress_classes={"mine": controller}))
+    built.set(features=world.Features(ingress_classes={"mine": controller}))
     built.edit("ListenerClass", "public", exposure=exposure)
     (child,) = plan.plan(built, objects.Key("Hostname", "", "hooks.example.com")).children or ()
     annotations = child.manifest["metadata"]["annotations"]
