@@ -121,7 +121,7 @@ async def test_foreign_conditions_stay_beside_ours(server: api.Api, call: kubect
     assert {one["type"] for one in kept["status"]["conditions"]} == {"Ready", "example.com/Audited"}
 
 
-@pytest.mark.parametrize("path", ["quickstart.yaml", "agency"])
+@pytest.mark.parametrize("path", ["quickstart.yaml", "agency", "kinds"])
 async def test_the_examples_apply_to_a_cluster(definitions: clusters.Cluster, namespace: str, path: str) -> None:
     built = await definitions.kubectl(
         "create", "--dry-run=client", "--output=json", f"--filename={EXAMPLES / path}", "--validate=false"

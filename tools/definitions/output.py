@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from definitions import definition
+from definitions import definition, pages
 
 FOLDERS = ("crds", "docs/reference")
 """Folders whose files are all made, but for those written by hand."""
@@ -17,7 +17,7 @@ _HEADER = "# Made from gateway/src/usher_gateway/resources by `make crds`: edit 
 
 def files() -> dict[str, str]:
     """Path below the repository -> what stands there."""
-    return {f"crds/{name}": to_yaml(one) for name, one in definition.definitions().items()}
+    return {f"crds/{name}": to_yaml(one) for name, one in definition.definitions().items()} | pages.pages()
 
 
 def to_yaml(*objects: dict[str, Any]) -> str:

@@ -179,7 +179,7 @@ LabelValue = Annotated[
 ]
 Labels = Annotated[dict[LabelKey, LabelValue], msgspec.Meta(max_length=8, description="Labels that must all be there.")]
 
-VisitorKey = Literal["User", "Venue", "Device"]
+VisitorKey = Annotated[Literal["User", "Venue", "Device"], msgspec.Meta(description="One of the ids in a body.")]
 
 LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 """Extra schema of a list whose items are told apart by ``name``."""
