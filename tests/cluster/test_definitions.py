@@ -44,7 +44,7 @@ def condition(kind: str, status: str, reason: str) -> dict[str, object]:
         "type": kind,
         "status": status,
         "reason": reason,
-        "message": "",
+        "message": "a Tenant must exist",
         "lastTransitionTime": "2027-01-31T12:00:00Z",
         "observedGeneration": 1,
     }
@@ -73,6 +73,8 @@ async def test_kubectl_get_shows_how_far_each_object_is(call: kubectl.Kubectl, s
     assert ["NAME", "TYPE", "HOST", "READY", "HEALTHY", "REASON", "AGE"] in lines
     assert ["NAME", "READY", "STATE", "REASON", "AGE"] in lines
     assert "secret" not in shown
+    wide = await call("get", "ul", "lobby", f"--namespace={namespace}", "--output=wide")
+    assert "a Tenant must exist" in wide
 
 
 @pytest.mark.parametrize(("short", "count"), [("ut", 1), ("ul", 2), ("ud", 1)])
@@ -127,7 +129,7 @@ async def test_the_examples_apply_to_a_cluster(definitions: clusters.Cluster, na
         "create", "--dry-run=client", "--output=json", f"--filename={EXAMPLES / path}", "--validate=false"
     )
     suffix = secrets.token_hex(4)
-    text = built.replace('"namespace": "agency"', f'"namespace": "{namespace}"')
+    text = built.replace('"agency"', f'"{namespace}"')
     text = text.replace('"namespace": "default"', f'"namespace": "{namespace}"').replace('"public"', f'"x{suffix}"')
     said = await definitions.kubectl("apply", "--server-side", "--filename=-", stdin=text)
     try:

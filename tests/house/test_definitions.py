@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from definitions import definition, output
 from house import source
 from unit.plan import reasons
-from usher_gateway.resources import defaults, load
+from usher_gateway.resources import defaults, load, status
 
 MADE = output.files()
 KINDS = tuple(definition.NAMES)
@@ -93,6 +94,18 @@ def test_a_reason_that_is_told_of_a_kind_stands_on_its_page(case: reasons.Case) 
     shown = f"| `{case.type}` | {case.status} | `{case.reason}` |"
     of_others = case.type == "Ready" and case.reason not in {"Ready", "Suspended", "ListenersNotReady", "Pending"}
     assert (shown in page) == (not of_others)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((source.ROOT / "tests" / "unit" / "plan" / "golden").glob("*.yaml")), ids=source.shown
+)
+def test_what_the_operator_tells_has_a_place_in_the_definition(path: Path) -> None:
+    """What has none would be dropped by a server, or refuse the whole status."""
+    for planned in yaml.safe_load_all(path.read_text("utf-8")):
+        kind = planned["key"].partition(" ")[0]
+        if planned.get("status") is not None:
+            fields = {name: value for name, value in planned["status"].items() if name != "conditions"}
+            msgspec.convert(fields, status.STATUSES[kind])
 
 
 @pytest.mark.parametrize("path", sorted((source.ROOT / "examples" / "kinds").glob("*.yaml")), ids=source.shown)

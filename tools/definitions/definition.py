@@ -24,7 +24,7 @@ class Names(msgspec.Struct, frozen=True):
     plural: str
     short: str
     columns: tuple[tuple[str, str], ...]
-    """(head, JSON path); `Age` is added."""
+    """(head, JSON path); `Age` is added, and for `--output=wide` the message of Ready."""
     selectable: tuple[str, ...] = ()
     """Fields that `--field-selector` knows."""
 
@@ -118,6 +118,7 @@ def _version(kind: Kind, names: Names) -> dict[str, Any]:
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
             *columns,
+            {"name": "Message", "type": "string", "priority": 1, "jsonPath": f"{_READY}.message"},
             {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
         ],
     }
