@@ -90,7 +90,9 @@ def compile_listener(view: world.World, seen: world.Seen[resources.Listener], ke
     limit = single.listener_limit(found.resource.spec if found else None)
     if limit is not None and _is_over(view, seen, limit, view.listeners_in(key.namespace)):
         return Compiled(None, [single.over_limit(one, limit)], ())
-    tenant, is_blocked = _tenant(view, key.namespace, one.spec.tenant_ref.name)
+    tenant = _tenant(view, key.namespace, one.spec.tenant_ref.name)
+    if isinstance(tenant, world.Unreadable):
+        return _blocked(one, one.spec.tenant_ref.name)
     secrets = _Secrets(view)
     previous = _previous(view, key, documents.Listener)
     site = single.ListenerSite(
@@ -105,7 +107,7 @@ def compile_listener(view: world.World, seen: world.Seen[resources.Listener], ke
         previous=previous,
     )
     document, findings = single.compile_listener(one, site)
-    return Compiled(document, findings, tuple(secrets.unknown), is_blocked)
+    return Compiled(document, findings, tuple(secrets.unknown))
 
 
 def compile_destination(view: world.World, seen: world.Seen[resources.Destination]) -> Compiled:
@@ -117,18 +119,27 @@ def compile_destination(view: world.World, seen: world.Seen[resources.Destinatio
     if limit is not None and _is_over(view, seen, limit, view.destinations_in(key.namespace)):
         return Compiled(None, [single.over_limit(one, limit)], ())
     ref = one.spec.tenant_ref
-    tenant, is_blocked = _tenant(view, key.namespace, ref.name) if ref else (None, False)
+    tenant = _tenant(view, key.namespace, ref.name) if ref else None
+    if isinstance(tenant, world.Unreadable):
+        return _blocked(one, ref.name if ref else "")
     secrets = _Secrets(view)
     site = single.Site(tenant=tenant, secrets=secrets)
     document, findings = single.compile_destination(one, site, _previous(view, key, documents.Destination))
-    return Compiled(document, findings, tuple(secrets.unknown), is_blocked)
+    return Compiled(document, findings, tuple(secrets.unknown))
 
 
-def _tenant(view: world.World, namespace: str, name: str) -> tuple[resources.Tenant | None, bool]:
-    """A tenant; and whether it is there, but cannot be read."""
+def _tenant(view: world.World, namespace: str, name: str) -> resources.Tenant | world.Unreadable | None:
     key = objects.Key("Tenant", namespace, name)
     found = view.tenant(key.path)
-    return (found.resource, False) if found else (None, view.unreadable(key) is not None)
+    return found.resource if found else view.unreadable(key)
+
+
+def _blocked(one: resources.Listener | resources.Destination, tenant: str) -> Compiled:
+    """A tenant that cannot be read is not taken for one that is gone."""
+    message = f"Tenant `{tenant}` is there, but this version of Usher cannot read it: see its own conditions"
+    reason = condition.Reason.TenantNotFound
+    found = condition.Finding(one.kind_name, resources.key_of(one), "spec.tenantRef.name", reason, message)
+    return Compiled(None, [found], (), is_blocked=True)
 
 
 def _previous(view: world.World, key: objects.Key, type_: type[_DocumentT]) -> _DocumentT | None:
@@ -199,7 +210,7 @@ def _claims_on(view: world.World, host: str, reserved: frozenset[str]) -> Iterat
         one = seen.resource
         namespace = one.metadata.namespace
         found = our_class(view, single.class_name(one))
-        if found is None or _tenant(view, namespace, one.spec.tenant_ref.name) == (None, False):
+        if found is None or _tenant(view, namespace, one.spec.tenant_ref.name) is None:
             continue
         there = [address for address in one.spec.addresses or () if address.hostname == host]
         narrowed = msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, addresses=there))

@@ -3,6 +3,8 @@
 import enum
 from collections.abc import Iterable
 
+import msgspec
+
 from usher_gateway.resources import condition
 from usher_operator import objects
 
@@ -73,12 +75,19 @@ class Teller:
         """It is not known yet."""
         return objects.Condition(type_, "Unknown", PENDING, message[:_MOST_MESSAGE], self._generation)
 
-    def before(self, type_: str, *, same_generation: bool = False) -> objects.Condition | None:
-        """What was told before, as it is to be told again; with ``same_generation`` only if of this generation."""
+    def before(self, type_: str) -> objects.Condition | None:
+        """What was told before, of the generation that it was told of."""
+        return self._before.get(type_)
+
+    def again(self, type_: str) -> objects.Condition | None:
+        """What was told before, told of the present generation: for what does not depend on the spec."""
         found = self._before.get(type_)
-        if found is None or (same_generation and found.observed_generation != self._generation):
-            return None
-        return objects.Condition(type_, found.status, found.reason, found.message, self._generation)
+        return msgspec.structs.replace(found, observed_generation=self._generation) if found else None
+
+    def still(self, type_: str) -> objects.Condition | None:
+        """What was told before of the present generation."""
+        found = self._before.get(type_)
+        return found if found is not None and found.observed_generation == self._generation else None
 
     def found(self, findings: Iterable[condition.Finding], types: Iterable[str]) -> list[objects.Condition]:
         """The conditions that follow from what compile() found."""

@@ -22,7 +22,7 @@ def of_listener(view: world.World, path: str, teller: conditions.Teller) -> list
     """Verified and Receiving; Quarantining and RoutesDegraded while they are so."""
     if view.gateways is None:
         types = (_Type.Verified, _Type.Receiving, _Type.Quarantining, _Type.RoutesDegraded)
-        kept = [teller.before(type_) for type_ in types]
+        kept = [teller.again(type_) for type_ in types]
         return [one for one in kept if one is not None]
     reports = [one.listeners[path] for one in view.gateways if path in one.listeners]
     name = path.partition("/")[2]
@@ -36,7 +36,7 @@ def of_destination(view: world.World, path: str, teller: conditions.Teller) -> l
     """Healthy."""
     reports = [one.destinations[path] for one in view.gateways or () if path in one.destinations]
     if not reports:
-        kept = teller.before(_Type.Healthy)
+        kept = teller.again(_Type.Healthy)
         return [kept] if kept else []
     if any(one.gone for one in reports):
         message = "it answered 410 Gone: `spec.http.url` must be one that takes visits"
@@ -48,7 +48,7 @@ def of_destination(view: world.World, path: str, teller: conditions.Teller) -> l
 
 
 def _verified(reports: list[world.ListenerReport], teller: conditions.Teller, name: str) -> objects.Condition:
-    before = teller.before(_Type.Verified)
+    before = teller.again(_Type.Verified)
     if any(one.verified for one in reports) or (before is not None and before.status == "True"):
         return teller.true(_Type.Verified, _Reason.Verified)
     return teller.false(_Type.Verified, _Reason.NoVisitYet, _NO_VISIT_YET.format(name=name))
@@ -62,7 +62,7 @@ def _receiving(reports: list[world.ListenerReport], teller: conditions.Teller, n
         return teller.true(_Type.Receiving, _Reason.Receiving)
     if "Silent" in words:
         return teller.false(_Type.Receiving, _Reason.Silent, _SILENT)
-    before = teller.before(_Type.Receiving)
+    before = teller.again(_Type.Receiving)
     if before is not None and before.reason in {_Reason.Receiving, _Reason.Silent}:
         return before
     return teller.false(_Type.Receiving, _Reason.NoVisitYet, _NO_VISIT_YET.format(name=name))

@@ -31,7 +31,7 @@ def tell(view: world.World, key: objects.Key, wanted: Wanted | None, teller: con
     """The condition of one document. ``wanted``: None where there is no document."""
     if wanted is None:
         return Programmed(teller.pending(_TYPE, "there is nothing to run yet: the other conditions say why"))
-    before = teller.before(_TYPE, same_generation=True)
+    before = teller.still(_TYPE)
     if view.gateways is None:
         return Programmed(before or _waiting(teller))
     problem = _problem(view.gateways, key, wanted.hash)

@@ -94,6 +94,16 @@ def test_a_tenant_that_cannot_be_read_takes_nothing_with_it() -> None:
     assert resolved.reason == "TenantNotFound"
 
 
+def test_what_cannot_be_told_anew_speaks_of_the_generation_it_was_told_of() -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
+    built.set(keys=None)
+    status = plan.plan(built, KEY).status
+    assert status is not None
+    found = {one.type: one.observed_generation for one in status.conditions}
+    assert (found["Accepted"], found["Ready"], found["ResolvedRefs"], found["Programmed"]) == (2, 2, 1, 1)
+
+
 def test_a_listener_that_cannot_be_read_keeps_what_is_in_place_and_what_was_told() -> None:
     built = samples.agency()
     before = built.seen[KEY]
