@@ -26,8 +26,8 @@ class Halted(msgspec.Struct, frozen=True):
 
     digest: str
     """What confirms them: annotation ``usher.dev/confirm-removals`` on a ListenerClass."""
-    listeners: int
-    """How many listeners would go."""
+    listeners: tuple[str, ...]
+    """Which would go (``namespace/name``), sorted."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -45,13 +45,14 @@ class Removals:
         self._wanted: set[Identity] = set()
         self._first = self._last = 0.0
         self._is_settled = True
-        self.allowed: set[Identity] = set()
-        """Judged and let through; each stays until it is wanted again or forgotten."""
+        self._is_reopened = False
+        self._is_suspect = False
+        self._allowed: set[Identity] = set()
         self.halted: Halted | None = None
 
     def want(self, identity: Identity, now: float) -> bool:
-        """A document is wanted no more; True where it may go at once because it was judged already."""
-        if identity in self.allowed:
+        """A document is wanted no more; True where it may go at once because that was judged already."""
+        if identity in self._allowed:
             return True
         if identity not in self._wanted:
             self._wanted.add(identity)
@@ -60,19 +61,26 @@ class Removals:
             self._last, self._is_settled = now, False
         return False
 
-    def keep(self, identity: Identity) -> bool:
-        """A document is wanted, or gone for good; True where others may be judged anew because of that."""
-        self.allowed.discard(identity)
-        if identity not in self._wanted:
-            return False
-        self._wanted.discard(identity)
-        return self.halted is not None
+    def keep(self, identity: Identity) -> None:
+        """A document is wanted, or gone for good."""
+        self._allowed.discard(identity)
+        if identity in self._wanted:
+            self._wanted.discard(identity)
+            self._is_reopened = self.halted is not None
+
+    def suspect(self) -> None:
+        """Whatever is wanted to go from now on waits for a person, until nothing is left of it: its kind was deleted."""
+        self._is_suspect = True
 
     def due_in(self, now: float) -> float | None:
         """Seconds until ``judge`` is to be called; None where nothing waits for it."""
         if not self._wanted or self._is_settled:
             return None
         return max(0.0, min(self._last + self._settle, self._first + self._settle_most) - now)
+
+    def is_reopened(self, confirmed: Collection[str]) -> bool:
+        """Whether what is held back is to be judged anew: some of it is wanted again, or a person has confirmed it."""
+        return self._is_reopened or (self.halted is not None and self.halted.digest in confirmed)
 
     def judge(self, published: int, confirmed: Collection[str]) -> Verdict:
         """Let everything through, or nothing.
@@ -81,18 +89,23 @@ class Removals:
             published: how many listener documents are in force now.
             confirmed: digests that ListenerClasses carry.
         """
-        self._is_settled = True
-        listeners = sorted(key for kind, key in self._wanted if kind == "Listener")
-        self.halted = None
-        if len(listeners) > max(ALWAYS, PART * published):
-            found = Halted(digest_of(listeners), len(listeners))
-            if found.digest not in confirmed:
-                self.halted = found
-                return Verdict(frozenset(), found)
+        self._is_settled, self._is_reopened, self.halted = True, False, None
+        listeners = tuple(sorted(key for kind, key in self._wanted if kind == "Listener"))
+        most = max(ALWAYS, PART * published)
+        if len(listeners) > most or (self._is_suspect and self._wanted):
+            digest = digest_of(f"{kind} {key}" if kind != "Listener" else key for kind, key in self._counted(listeners))
+            if digest not in confirmed:
+                self.halted = Halted(digest, listeners)
+                return Verdict(frozenset(), self.halted)
         allowed = frozenset(self._wanted)
-        self.allowed |= allowed
+        self._allowed |= allowed
         self._wanted.clear()
+        self._is_suspect = False
         return Verdict(allowed)
+
+    def _counted(self, listeners: tuple[str, ...]) -> list[Identity]:
+        """What a digest is taken over: the listeners; where there are none, the destinations."""
+        return [("Listener", key) for key in listeners] or sorted(self._wanted)
 
     @property
     def waiting(self) -> frozenset[Identity]:
@@ -100,6 +113,6 @@ class Removals:
         return frozenset(self._wanted)
 
 
-def digest_of(listeners: Iterable[str]) -> str:
+def digest_of(names: Iterable[str]) -> str:
     """What confirms the removal of these very listeners (``namespace/name``)."""
-    return hashlib.sha256("\n".join(sorted(listeners)).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]

@@ -121,6 +121,18 @@ def parse_service(text: str) -> Service:
     return Service(found[1], found[2], found[3] or "")
 
 
+def parse_backend(text: str) -> Backend:
+    """``NAME:PORT``.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    name, separator, port = text.rpartition(":")
+    if not separator or not re.fullmatch(r"[-a-z0-9]{1,63}", name) or not port.isdecimal() or int(port) > 65_535:
+        raise model.ConfigurationError(f"{text!r} is not NAME:PORT", "Write it like usher-gateway:80.")
+    return Backend(name, int(port))
+
+
 def check(settings: Settings) -> None:
     """Refuse what cannot work.
 
