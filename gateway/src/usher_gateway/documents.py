@@ -5,6 +5,7 @@ resources. ``content_hash`` is keyed, because secrets are inside. Written by com
 """
 
 import hashlib
+import urllib.parse
 from typing import Literal
 
 import msgspec
@@ -43,6 +44,12 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``Hold``: an old token whose visits are accepted, but held."""
     until: int = 0
     """Microseconds; an old token is unknown (404) from then on; 0 means no limit."""
+
+    @property
+    def url(self) -> str:
+        """What Purple posts to, whole: a credential. Source: purple.md, only HTTPS is posted to."""
+        query = f"?{urllib.parse.urlencode(self.query)}" if self.query else ""
+        return f"https://{self.host}{self.path}{query}"
 
 
 class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

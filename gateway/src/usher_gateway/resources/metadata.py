@@ -12,6 +12,9 @@ DEFAULT_NAMESPACE = "default"
 WATCH_LABEL = "usher.dev/watch"
 """A Secret is read in a cluster only if this label is ``"true"``."""
 
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+"""The label of every namespace that holds its name. Source: Kubernetes, well-known labels."""
+
 CONFIRM_REMOVALS = "usher.dev/confirm-removals"
 """Annotation on a ListenerClass that lets one particular large removal through."""
 
