@@ -36,13 +36,16 @@ test-long: $(READY) ## the long suite: 100 kill rounds, a million odd bodies
 check: $(READY) ## what needs no build: format, lint, types, import contracts, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy gateway/src operator/src tests bench examples
+	$(BIN)/mypy gateway/src operator/src tests bench examples tools
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
 format: $(READY) ## format the code, mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+crds: $(READY) ## crds/ and docs/reference/, made anew from the typed resources
+	PYTHONPATH=tools $(BIN)/python -m definitions
 
 bench: $(READY) ## how fast: ratios to a bare aiohttp server within one run
 	$(BIN)/python bench/run.py $(ARGS)
@@ -54,4 +57,4 @@ requirements: ## pin anew what development and CI install
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run test test-long check format bench requirements clean
+.PHONY: help venv run test test-long check format crds bench requirements clean
