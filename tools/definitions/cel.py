@@ -65,17 +65,10 @@ def transition(rule: types.Immutable, spec: str, default: str, required: frozens
     return _invalid(check, f"{message}; make a new object instead", path)
 
 
-def named(max_length: int, pattern: str) -> Validation:
-    """The form of ``metadata.name``, whose schema is the API server's own."""
-    check = f"self.metadata.name.size() <= {max_length} && self.metadata.name.matches({text(pattern)})"
-    message = f"metadata.name must have at most {max_length} lower-case letters, digits and `-`"
-    return {"rule": check, "message": message}
-
-
 def keys(pattern: str, max_length: int) -> Validation:
     """The form of a map's keys."""
     check = f"self.all(key, key.size() <= {max_length} && key.matches({text(pattern)}))"
-    return {"rule": check, "message": "keys must have the form of a label's key, such as `example.com/name`"}
+    return {"rule": check, "message": "keys must have a form such as `example.com/name`"}
 
 
 def text(value: str) -> str:

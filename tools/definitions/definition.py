@@ -76,7 +76,12 @@ NAMES: dict[Kind, Names] = {
 _OF_EVERY_OBJECT: dict[str, schema.Schema] = {
     "apiVersion": {"description": f"Group and version: `{types.API_VERSION}`.", "type": "string"},
     "kind": {"description": "What the object is.", "type": "string"},
-    "metadata": {"type": "object"},
+    "metadata": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": types.MAX_NAME_LENGTH, "pattern": types.NAME_PATTERN},
+        },
+    },
 }
 
 
@@ -133,9 +138,8 @@ def object_schema(kind: Kind) -> schema.Schema:
     if required:
         whole["required"] = required
     whole["properties"] = {**_OF_EVERY_OBJECT, "spec": spec, "status": told}
-    transitions = _transitions(name, field.type, frozenset([*required, *schema.always_there(spec, "spec.")]))
-    whole["x-kubernetes-validations"] = [cel.named(types.MAX_NAME_LENGTH, types.NAME_PATTERN), *transitions]
-    return whole
+    transitions = list(_transitions(name, field.type, frozenset([*required, *schema.always_there(spec, "spec.")])))
+    return whole | ({"x-kubernetes-validations": transitions} if transitions else {})
 
 
 def _transitions(name: str, spec: type[types.Model], required: frozenset[str]) -> Iterator[cel.Validation]:

@@ -23,7 +23,6 @@ class SelectorRequirement(types.Model, frozen=True, kw_only=True):
         Annotated[
             list[types.LabelValue],
             msgspec.Meta(
-                min_length=1,
                 max_length=16,
                 description="Values that In and NotIn compare with.",
                 extra_json_schema=types.LIST_ATOMIC,
@@ -75,7 +74,10 @@ class Ingress(types.Model, frozen=True, kw_only=True):
     ) = None
     annotations: (
         Annotated[
-            dict[types.LabelKey, Annotated[str, msgspec.Meta(max_length=4096, description="Value of an annotation.")]],
+            dict[
+                types.AnnotationKey,
+                Annotated[str, msgspec.Meta(max_length=4096, description="Value of an annotation.")],
+            ],
             msgspec.Meta(max_length=32, description="Annotations put on each Ingress."),
         ]
         | None

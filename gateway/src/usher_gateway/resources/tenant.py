@@ -53,7 +53,12 @@ class TenantSpec(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    display_name: Annotated[str, msgspec.Meta(max_length=128, description="Name for people.")] | None = None
+    display_name: (
+        Annotated[
+            str, msgspec.Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", description="Name for people.")
+        ]
+        | None
+    ) = None
     time_zone: (
         Annotated[
             types.TimeZone,

@@ -156,7 +156,16 @@ LabelKey = Annotated[
         min_length=1,
         max_length=317,
         pattern=f"^({_LABEL}(\\.{_LABEL})*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{{0,61}}[A-Za-z0-9])?$",
-        description="Key of a label or an annotation, such as `usher.dev/watch`.",
+        description="Key of a label, such as `usher.dev/watch`.",
+    ),
+]
+AnnotationKey = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=317,
+        pattern=r"^([A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$",
+        description="Key of an annotation, such as `usher.dev/confirm-removals`.",
     ),
 ]
 LabelValue = Annotated[
