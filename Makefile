@@ -6,6 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+COMPILE := ../$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --generate-hashes --allow-unsafe
+# What the operator needs from an index: all but the gateway, which comes from here.
+OPERATOR_NEEDS := import tomllib; project = tomllib.load(open("../operator/pyproject.toml", "rb"))["project"]; \
+	print(*(name for name in project["dependencies"] if name != "usher-gateway"), sep="\n")
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +36,7 @@ test-long: $(READY) ## the long suite: 100 kill rounds, a million odd bodies
 check: $(READY) ## what needs no build: format, lint, types, import contracts, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy gateway/src operator/src tests bench examples
+	$(BIN)/mypy gateway/src operator/src tests bench examples tools
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
@@ -40,13 +44,17 @@ format: $(READY) ## format the code, mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+crds: $(READY) ## crds/ and docs/reference/, made anew from the typed resources
+	PYTHONPATH=tools $(BIN)/python -m definitions
+
 bench: $(READY) ## how fast: ratios to a bare aiohttp server within one run
 	$(BIN)/python bench/run.py $(ARGS)
 
 requirements: ## pin anew what development and CI install
-	cd requirements && ../$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --generate-hashes --allow-unsafe --output-file dev.txt dev.in ../gateway/pyproject.toml
+	cd requirements && ../$(BIN)/python -c '$(OPERATOR_NEEDS)' | $(COMPILE) --output-file dev.txt dev.in ../gateway/pyproject.toml -
+	cd requirements && $(COMPILE) --output-file go.txt go.in
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run test test-long check format bench requirements clean
+.PHONY: help venv run test test-long check format crds bench requirements clean

@@ -24,8 +24,8 @@ class Metadata(types.Model, frozen=True, kw_only=True):
 
     name: types.ObjectName
     namespace: types.NamespaceName = DEFAULT_NAMESPACE
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
-    annotations: dict[str, str] = msgspec.field(default_factory=dict)
+    labels: dict[types.LabelKey, types.LabelValue] = msgspec.field(default_factory=dict)
+    annotations: dict[types.AnnotationKey, str] = msgspec.field(default_factory=dict)
     generation: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 

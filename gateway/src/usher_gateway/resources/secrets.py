@@ -74,6 +74,13 @@ def value_of(secret: resources.Secret, key: str) -> bytes:
     return base64.b64decode(secret.data.get(key, ""))
 
 
+def size_of(secret: resources.Secret) -> int:
+    """Bytes of all values together, as an API server counts them; values that are no base64 count as they stand."""
+    plain = {key: len(value.encode()) for key, value in secret.string_data.items()}
+    encoded = {key: len(value) * 3 // 4 if is_base64(value) else len(value) for key, value in secret.data.items()}
+    return sum((encoded | plain).values())
+
+
 def bad_base64(secret: resources.Secret) -> list[str]:
     """The keys of ``data`` whose values are no base64."""
     return [key for key, value in secret.data.items() if not is_base64(value)]
