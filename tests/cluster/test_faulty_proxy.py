@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from support import api, clusters, faulty_proxy, waiting
+from support.local_cluster import kubeconfigs
 
 
 @pytest.fixture
@@ -18,11 +19,25 @@ async def through(cluster: clusters.Cluster, proxy: faulty_proxy.Proxy) -> Async
         yield ready
 
 
+@contextlib.asynccontextmanager
+async def session_with(endpoint: kubeconfigs.Endpoint, token: str) -> AsyncIterator[aiohttp.ClientSession]:
+    connector = aiohttp.TCPConnector(ssl=api.trusting(endpoint))
+    headers = {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(endpoint.server, connector=connector, headers=headers) as ready:
+        yield ready
+
+
 @pytest.fixture
 async def session(cluster: clusters.Cluster, proxy: faulty_proxy.Proxy) -> AsyncIterator[aiohttp.ClientSession]:
-    connector = aiohttp.TCPConnector(ssl=api.trusting(proxy.endpoint))
-    headers = {"Authorization": f"Bearer {cluster.token}"}
-    async with aiohttp.ClientSession(proxy.endpoint.server, connector=connector, headers=headers) as ready:
+    """A client that reaches the API server by way of the proxy."""
+    async with session_with(proxy.endpoint, cluster.token) as ready:
+        yield ready
+
+
+@pytest.fixture
+async def direct(cluster: clusters.Cluster) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client that passes the proxy by."""
+    async with session_with(cluster.endpoint, cluster.token) as ready:
         yield ready
 
 
@@ -180,25 +195,21 @@ async def test_new_watches_expire_at_once(
 
 
 async def test_a_silent_watch_is_open_and_says_nothing(
-    session: aiohttp.ClientSession, server: api.Api, proxy: faulty_proxy.Proxy, namespace: str
+    session: aiohttp.ClientSession,
+    direct: aiohttp.ClientSession,
+    server: api.Api,
+    proxy: faulty_proxy.Proxy,
+    namespace: str,
 ) -> None:
-    async with watching(session, namespace) as (watch, task):
+    async with watching(session, namespace) as (watch, task), watching(direct, namespace) as (other, _):
         await server.create(config_map(namespace, "before"))
         await watch.wait_added("before")
         with proxy.silence():
             await server.create(config_map(namespace, "during"))
-            async with watching_directly(server, namespace) as direct:
-                await direct.wait_added("during")
+            await other.wait_added("during")
             assert not task.done()
             assert watch.added == ["before"]
         await watch.wait_added("during")
-
-
-@contextlib.asynccontextmanager
-async def watching_directly(server: api.Api, namespace: str) -> AsyncIterator[Watch]:
-    """A watch past the proxy: what it has seen, the proxy's upstream was sent as well."""
-    async with watching(server._session, namespace) as (watch, _):
-        yield watch
 
 
 async def test_an_outage_ends_every_connection_until_it_is_over(
