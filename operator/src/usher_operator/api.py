@@ -206,7 +206,7 @@ class Api:
         for attempt in range(1, attempts + 1):
             try:
                 async with self._open(method, path, parameters or {}, content, _LIMITS) as response:
-                    answer = await response.read()
+                    answer: bytes = await response.read()
                     self._count(verb, response.status)
                     if response.status < 400:
                         return answer

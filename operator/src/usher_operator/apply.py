@@ -61,10 +61,10 @@ class Children:
                 await self._apply(plan.key, child)
             except apis.ApiError as error:
                 failures.append(error)
-        for child in self._cache.children_of(plan.key):
-            if child.seen.ref not in wanted and not self._is_needed(plan):
+        for found in self._cache.children_of(plan.key):
+            if found.seen.ref not in wanted and not self._is_needed(plan):
                 try:
-                    await self._remove(child)
+                    await self._remove(found)
                 except apis.ApiError as error:
                     failures.append(error)
         if failures:

@@ -6,7 +6,7 @@ a resourceVersion alone) says none.
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ from usher_operator import features, kinds, objects, references, seen, world
 from usher_operator import settings as all_settings
 
 Keys = frozenset[objects.Key]
+ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
 _NONE: Keys = frozenset()
 _LIMITED = "LimitExceeded"
 _MISS_MICROSECONDS = 60_000_000
@@ -98,15 +99,15 @@ class Cache(world.World):
 
     def tenant(self, path: str) -> world.Seen[resources.Tenant] | None:
         """By ``namespace/name``."""
-        return self._seen("Tenant", path)
+        return self._seen("Tenant", path, resources.Tenant)
 
     def listener(self, path: str) -> world.Seen[resources.Listener] | None:
         """By ``namespace/name``."""
-        return self._seen("Listener", path)
+        return self._seen("Listener", path, resources.Listener)
 
     def destination(self, path: str) -> world.Seen[resources.Destination] | None:
         """By ``namespace/name``."""
-        return self._seen("Destination", path)
+        return self._seen("Destination", path, resources.Destination)
 
     def unreadable(self, key: objects.Key) -> world.Unreadable | None:
         """A resource that is there and cannot be read."""
@@ -303,10 +304,13 @@ class Cache(world.World):
 
     # How.
 
-    def _seen(self, kind: objects.Kind, path: str) -> Any:
+    def _seen(self, kind: objects.Kind, path: str, type_: type[ResourceT]) -> world.Seen[ResourceT] | None:
         namespace, _, name = path.partition("/")
         record = self.records.get(objects.Key(kind, namespace, name))
-        return record.found if record is not None and isinstance(record.found, world.Seen) else None
+        if record is None or not isinstance(record.found, world.Seen):
+            return None
+        assert isinstance(record.found.resource, type_)
+        return record.found
 
     def _in(self, kind: str, namespace: str) -> list[Any]:
         records = self._members.get((kind, namespace), {}).values()
@@ -474,7 +478,7 @@ def ref_of(kind: kinds.Watched, namespace: str, name: str) -> objects.Ref:
 def config_ref(install: world.Install, key: objects.Key) -> objects.Ref:
     """The config Secret of a Listener or Destination."""
     assert key.kind in {"Listener", "Destination"}
-    name = envelopes.secret_name(key.kind, key.path)  # type: ignore[arg-type]
+    name = envelopes.secret_name(key.kind, key.path)
     return objects.Ref("v1", "Secret", install.config_namespace, name)
 
 

@@ -1,7 +1,6 @@
 """Health and metrics of the operator: alive, ready, and numbers; nothing else, and no secret."""
 
 import asyncio
-import errno
 import os
 from collections.abc import Callable
 from typing import Self
@@ -75,7 +74,7 @@ class AdminServer:
             await web.TCPSite(self._runner, self._endpoint.host, self._endpoint.port).start()
         except OSError as error:
             await self._runner.cleanup()
-            reason = os.strerror(error.errno) if error.errno in errno.errorcode else str(error.strerror)
+            reason = os.strerror(error.errno) if error.errno else str(error.strerror)
             where = f"{self._endpoint.host}:{self._endpoint.port}"
             raise model.ConfigurationError(
                 f"cannot listen on {where}: {reason}", "Choose another --admin; is another operator running?"

@@ -70,6 +70,9 @@ class Answer(msgspec.Struct, rename="camel"):
     destinations: dict[str, _Destination] = {}
 
 
+_Receiving = Literal["Receiving", "NoVisitYet", "Silent"]
+_RECEIVING: dict[str, _Receiving] = {"Receiving": "Receiving", "NoVisitYet": "NoVisitYet", "Silent": "Silent"}
+
 _decode = msgspec.json.Decoder(Answer).decode
 
 
@@ -122,9 +125,7 @@ class Report:
 
 
 def _listener(state: _Listener) -> world.ListenerReport:
-    receiving: Literal["Receiving", "NoVisitYet", "Silent"] = "NoVisitYet"
-    if state.receiving == "Receiving" or state.receiving == "Silent":
-        receiving = state.receiving
+    receiving = _RECEIVING.get(state.receiving, "NoVisitYet")
     return world.ListenerReport(
         receiving=receiving,
         verified=state.verified_since is not None,

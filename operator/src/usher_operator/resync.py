@@ -7,6 +7,7 @@ was cut and began anew, so its new beginnings are noticed (handlers.py) and answ
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable
 
 import structlog
 
@@ -40,7 +41,7 @@ class Resync:
         self._wake = asyncio.Event()
         self.kinds: tuple[kinds.Watched, ...] = kinds.ALL
         """What is read; optional kinds that are switched off are left out."""
-        self.after_all = lambda: None
+        self.after_all: Callable[[], None] = lambda: None
         """Called after a complete periodic reading, before everything is planned again."""
 
     def ask(self, kind: kinds.Watched) -> None:

@@ -161,7 +161,7 @@ def _condition(raw: Raw) -> objects.Condition:
     )
 
 
-def _named(wanted: type[resources.Resource]) -> tuple[str, str]:
+def _named(wanted: type[Any]) -> tuple[str, str]:
     return next(named for named, found in resources.KINDS.items() if found is wanted)
 
 

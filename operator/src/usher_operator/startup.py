@@ -123,7 +123,7 @@ class Operator:
             await stack.enter_async_context(self.api)
             await stack.enter_async_context(self.admin)
             self._tell_signals()
-            tasks = [asyncio.create_task(self.health.tick(), name="loop lag")]
+            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self.health.tick(), name="loop lag")]
             stack.push_async_callback(_cancel, tasks)
             stopping = asyncio.create_task(self._stop.wait(), name="stop")
             tasks.append(stopping)
@@ -161,6 +161,7 @@ class Operator:
 
     async def _lead(self, stopping: asyncio.Task[Any], tasks: list[asyncio.Task[Any]]) -> None:
         self.metrics.leader.set(1)
+        self._set_ready("start", "")
         self._set_ready("cache", "the cluster was not read yet")
         holding = asyncio.create_task(self.lease.hold(), name="hold the lease")
         tasks.append(holding)

@@ -34,7 +34,7 @@ class Condition(types.Model, frozen=True, kw_only=True):
             int,
             msgspec.Meta(
                 ge=0,
-                le=2**63 - 1,
+                le=2**53 - 1,
                 description="The `metadata.generation` that this was found of; lower than the present one: outdated.",
             ),
         ]
@@ -69,7 +69,7 @@ _Conditions = Annotated[
 
 _ObservedGeneration = Annotated[
     int,
-    msgspec.Meta(ge=0, le=2**63 - 1, description="The `metadata.generation` that the whole status was found of."),
+    msgspec.Meta(ge=0, le=2**53 - 1, description="The `metadata.generation` that the whole status was found of."),
 ]
 
 

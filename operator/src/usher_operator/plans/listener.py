@@ -56,7 +56,10 @@ def _plan(view: world.World, key: objects.Key, seen: world.Seen[resources.Listen
     parts += [found.condition, *informational.of_listener(view, key.path, teller)]
     addresses = url_secret.named_addresses(seen.resource, document, keys.install) if document else {}
     urls = url_secret.build(seen, addresses, view.install.controller_name) if addresses else None
-    shown = [{"name": name, "url": url_secret.shortened(address)} for name, address in addresses.items()]
+    shown = [
+        {"name": name, "hostname": address.host, "url": url_secret.shortened(address)}
+        for name, address in addresses.items()
+    ]
     return objects.Plan(
         key,
         None if published.stays else tuple(child for child in (published.child, urls) if child is not None),
