@@ -57,6 +57,17 @@ class Page(msgspec.Struct, frozen=True):
     is_last: bool
 
 
+class _Call(msgspec.Struct, frozen=True):
+    """One request; ``verb`` is how it is counted and named."""
+
+    verb: str
+    method: str
+    path: str
+    parameters: Parameters = {}
+    body: Raw | None = None
+    attempts: int = _ATTEMPTS
+
+
 class _ListMeta(msgspec.Struct, rename="camel"):
     resource_version: str = ""
     continue_: str = msgspec.field(default="", name="continue")
@@ -108,7 +119,7 @@ class Api:
     async def get(self, path: str, *, missing_ok: bool = False, attempts: int = _ATTEMPTS) -> Raw | None:
         """One object; None where there is none and that is fine."""
         try:
-            return await self._json("get", "GET", path, attempts=attempts)
+            return await self._json(_Call("get", "GET", path, attempts=attempts))
         except ApiError as error:
             if error.status == 404 and missing_ok:
                 return None
@@ -124,7 +135,7 @@ class Api:
         if selector:
             parameters["labelSelector"] = selector
         while True:
-            content = await self._request("list", "GET", path, parameters=parameters)
+            content = await self._request(_Call("list", "GET", path, parameters))
             found = _decode_list(content)
             parameters["continue"] = found.metadata.continue_
             yield Page(found.items or [], found.metadata.resource_version, not found.metadata.continue_)
@@ -159,53 +170,36 @@ class Api:
         """
         query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
         where = f"{path}/status" if is_status else path
-        return await self._json("apply_status" if is_status else "apply", "PATCH", where, query, body)
+        return await self._json(_Call("apply_status" if is_status else "apply", "PATCH", where, query, body))
 
     async def create(self, path: str, body: Raw, *, attempts: int = _ATTEMPTS) -> Raw:
         """A new object; 409 where it is there."""
-        return await self._json("create", "POST", path, {"fieldManager": FIELD_MANAGER}, body, attempts=attempts)
+        return await self._json(_Call("create", "POST", path, {"fieldManager": FIELD_MANAGER}, body, attempts))
 
     async def replace(self, path: str, body: Raw, *, attempts: int = _ATTEMPTS) -> Raw:
         """An object anew, of the ``resourceVersion`` in the body; 409 where that is not the newest."""
-        return await self._json("replace", "PUT", path, {"fieldManager": FIELD_MANAGER}, body, attempts=attempts)
+        return await self._json(_Call("replace", "PUT", path, {"fieldManager": FIELD_MANAGER}, body, attempts))
 
     async def delete(self, path: str, uid: str) -> None:
         """Delete this very object; one that is gone, or another one of its name, is left alone."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
         try:
-            await self._json("delete", "DELETE", path, None, body)
+            await self._json(_Call("delete", "DELETE", path, {}, body))
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
 
-    async def _json(
-        self,
-        verb: str,
-        method: str,
-        path: str,
-        parameters: Parameters | None = None,
-        body: Raw | None = None,
-        attempts: int = _ATTEMPTS,
-    ) -> Raw:
-        content = await self._request(verb, method, path, parameters=parameters, body=body, attempts=attempts)
-        found = _decode(content)
+    async def _json(self, call: _Call) -> Raw:
+        found = _decode(await self._request(call))
         assert isinstance(found, dict)
         return found
 
-    async def _request(
-        self,
-        verb: str,
-        method: str,
-        path: str,
-        *,
-        parameters: Parameters | None = None,
-        body: Raw | None = None,
-        attempts: int = _ATTEMPTS,
-    ) -> bytes:
-        content = msgspec.json.encode(body) if body is not None else None
+    async def _request(self, call: _Call) -> bytes:
+        verb, method, path, attempts = call.verb, call.method, call.path, call.attempts
+        content = msgspec.json.encode(call.body) if call.body is not None else None
         for attempt in range(1, attempts + 1):
             try:
-                async with self._open(method, path, parameters or {}, content, _LIMITS) as response:
+                async with self._open(method, path, call.parameters, content, _LIMITS) as response:
                     answer: bytes = await response.read()
                     self._count(verb, response.status)
                     if response.status < 400:

@@ -122,7 +122,7 @@ class Children:
 
     def _take(self, key: objects.Key, kind: kinds.Watched, raw: dict[str, Any]) -> None:
         """Note what the server answered, so that the next plan sees it and its echo is nothing new."""
-        for changed in self._cache.put(kind, raw) - {key}:
+        for changed in self._cache.take(kind, raw) - {key}:
             if changed.kind == "Hostname":
                 self._queue.add_after(changed, 0.1)  # many documents of one hostname are one change of its children
             else:
@@ -187,8 +187,9 @@ class Children:
 
 def identity_of(key: objects.Key) -> removals.Identity | None:
     """What is published of a key; None where nothing ever is."""
-    if key.kind == "Listener" or key.kind == "Destination":
-        return key.kind, key.path
+    match key.kind:
+        case "Listener" | "Destination":
+            return key.kind, key.path
     return None
 
 

@@ -59,6 +59,8 @@ class Cache(world.World):
         self._hosts: dict[str, set[objects.Key]] = {}
         """Hostname -> Listeners whose published document has it."""
         self._behind: dict[objects.Key, int] = {}
+        self.expect: Callable[[str], None] = lambda _: None
+        """Told of which kind a watch has to tell something."""
 
     # What plan() reads.
 
@@ -209,6 +211,13 @@ class Cache(world.World):
         return frozenset(digest for digest in found if digest)
 
     # What changes it.
+
+    def take(self, kind: kinds.Watched, raw: dict[str, Any]) -> Keys:
+        """Take an object as the server answered or listed it; its watch has to tell of it too, if it is news."""
+        about = raw["metadata"]
+        if self.version_of(kind, about.get("namespace", ""), about["name"])[1] != about["resourceVersion"]:
+            self.expect(kind.name)
+        return self.put(kind, raw)
 
     def put(self, kind: kinds.Watched, raw: dict[str, Any]) -> Keys:
         """Take an object as it is now; returns the keys to plan again."""
@@ -447,7 +456,7 @@ class Cache(world.World):
         for key in list(found):
             if key.kind == "Hostname":  # its listeners tell how far it is
                 found |= self._hosts.get(key.name, set()) | self._references.users("Hostname", key.name)
-        if after is not None and after.is_config or before is not None and before.is_config:
+        if any(one is not None and one.is_config for one in (before, after)):
             now = self.hosts_of(after.key) if after is not None else frozenset()
             changed = before is None or after is None or _routed(before) != _routed(after)
             for host in (hosts | now) if changed else ():

@@ -1,4 +1,4 @@
-"""What the cluster offers beyond what every cluster has: the Gateway API, cert-manager, IngressClasses, issuers. Pure."""
+"""What not every cluster offers: the Gateway API, cert-manager, IngressClasses, issuers. Pure."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -67,7 +67,7 @@ class Handlers:
 
     def on_event(self, kind: kinds.Watched, type_: str | None, raw: dict[str, Any]) -> None:
         """One event of a kind."""
-        self._health.saw_watch()
+        self._health.saw_watch(kind.name)
         self._metrics.saw_watch(kind.name)
         if self._relists.is_new(kind.name, is_listed=type_ is None):
             self._resync.ask(kind)
@@ -92,17 +92,23 @@ class Handlers:
         kind = next((one for one in kinds.ALL if (one.plural, one.group) == (plural, group)), None)
         if kind is None:
             return
-        is_going = type_ == "DELETED" or "deletionTimestamp" in metadata
-        if is_going and kind in kinds.OWN:
-            self._trust.doubt(
-                f"reading {plural}", f"the CRD {plural}.{group} was deleted: apply it and its objects anew"
-            )
+        topic = f"definition {plural}"
+        if type_ == "DELETED" or "deletionTimestamp" in metadata:
+            self._on_lost(kind, topic)
+        elif _is_established(raw):
+            if type_ is not None or topic in self._trust.reasons:  # at the start everything was read a moment ago
+                self._resync.ask(kind)
+            self._trust.restore(topic)
+
+    def _on_lost(self, kind: kinds.Watched, topic: str) -> None:
+        """With its definition every object of a kind goes: of our own kinds nobody is believed to have meant that."""
+        if kind in kinds.OWN:
+            reason = f"the CRD {kind.plural}.{kind.group} was deleted: apply it, and what was of its kind, anew"
+            self._trust.doubt(topic, reason)
             self.on_lost()
-        elif is_going:
+        else:
             for key in self._cache.set_served(kind.feature, served=False):
                 self._queue.add(key)
-        elif _is_established(raw):
-            self._resync.ask(kind)
 
 
 def _is_established(raw: dict[str, Any]) -> bool:

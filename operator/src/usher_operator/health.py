@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 import prometheus_client
@@ -23,16 +23,23 @@ class Health:
 
     def __init__(self, settings: all_settings.Settings, clock: Callable[[], float]) -> None:
         self._timing, self._clock = settings.timing, clock
-        self._watched_at: float | None = None
+        self._expected: dict[str, float] = {}
+        """Kind -> since when its watch should have told of something."""
         self._ticked_at = clock()
         self.lag = 0.0
         """Seconds by which the event loop was late at its last tick."""
         self.not_ready: dict[str, str] = {"start": "the operator is starting"}
         """Topic -> reason; empty: ready."""
+        self.doubts: Callable[[], Iterable[str]] = tuple
+        """More reasons not to be ready."""
 
-    def saw_watch(self) -> None:
-        """A watch has told something; from the first time on, silence counts."""
-        self._watched_at = self._clock()
+    def expect(self, kind: str) -> None:
+        """An object of a kind was changed, so its watch has to tell of that; without a change silence is fine."""
+        self._expected.setdefault(kind, self._clock())
+
+    def saw_watch(self, kind: str) -> None:
+        """The watch of a kind has told something."""
+        self._expected.pop(kind, None)
 
     def not_alive(self) -> list[str]:
         """Why the process should be started anew."""
@@ -40,8 +47,9 @@ class Health:
         late = max(self.lag, now - self._ticked_at - _TICK_SECONDS)
         if late > self._timing.loop_lag:
             reasons.append(f"the event loop is {late:.0f} s late")
-        if self._watched_at is not None and now - self._watched_at > self._timing.watch_silence:
-            reasons.append(f"no watch has said anything for {now - self._watched_at:.0f} s")
+        for kind, since in self._expected.items():
+            if now - since > self._timing.watch_silence:
+                reasons.append(f"the watch of {kind} has not told of a change for {now - since:.0f} s")
         return reasons
 
     async def tick(self) -> None:
@@ -90,7 +98,7 @@ class AdminServer:
         return web.json_response({"alive": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        reasons = list(self._health.not_ready.values())
+        reasons = [*self._health.not_ready.values(), *self._health.doubts()]
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def _answer_metrics(self, _: web.Request) -> web.Response:

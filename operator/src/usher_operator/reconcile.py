@@ -1,4 +1,4 @@
-"""One key from the queue to the cluster: plan, look for what the plan does not know, write children, write the status."""
+"""One key from the queue to the cluster: plan, look for what the plan does not know, write children and status."""
 
 import asyncio
 import time
@@ -58,7 +58,7 @@ class Reconciler:
         except apis.ApiError as error:
             delay = self._queue.retry(key)
             _log.warning("not_reconciled", kind=key.kind, key=key.path, error=str(error), again_in=round(delay, 1))
-        except Exception as error:  # one key must not end the others
+        except Exception as error:  # noqa: BLE001 - one key must not end the others
             delay = self._queue.retry(key)
             _log.exception("not_reconciled", kind=key.kind, key=key.path, exc_info=error, again_in=round(delay, 1))
         finally:

@@ -69,7 +69,7 @@ class Removals:
             self._is_reopened = self.halted is not None
 
     def suspect(self) -> None:
-        """Whatever is wanted to go from now on waits for a person, until nothing is left of it: its kind was deleted."""
+        """Whatever is wanted to go from now on waits for a person: a whole kind was deleted."""
         self._is_suspect = True
 
     def due_in(self, now: float) -> float | None:

@@ -99,7 +99,7 @@ class Resync:
                 version = page.resource_version
                 for raw in page.items:
                     found.add((raw["metadata"].get("namespace", ""), raw["metadata"]["name"]))
-                    self._put(kind, raw)
+                    self._put(kind, raw, is_start=is_start)
         except apis.ApiError as error:
             return self._failed(kind, error, is_start=is_start)
         self._trust.restore(topic)
@@ -123,12 +123,14 @@ class Resync:
             _log.error("reading_incomplete", kind=kind.name, status=error.status, reason=error.reason)
         return False
 
-    def _put(self, kind: kinds.Watched, raw: apis.Raw) -> None:
+    def _put(self, kind: kinds.Watched, raw: apis.Raw, *, is_start: bool) -> None:
         metadata = raw["metadata"]
         uid, version = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
         if uid == metadata["uid"] and is_older(metadata["resourceVersion"], version):
             return  # an event was faster
-        self._add(self._cache.put(kind, raw))
+        # kinds of which no version is kept have nothing to compare
+        keeps = kind in kinds.OWN or (kind in kinds.CHILDREN and kind is not kinds.SECRET)
+        self._add(self._cache.put(kind, raw) if is_start or not keeps else self._cache.take(kind, raw))
 
     def _is_newer(self, kind: kinds.Watched, name: tuple[str, str], version: str) -> bool:
         """Whether an object was seen in a state that came after the list."""

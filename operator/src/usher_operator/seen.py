@@ -127,7 +127,7 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
 
 
 def digest_of(manifest: Raw) -> str:
-    """Of an object's content, and of the labels and annotations that are ours; equal for a Secret wanted and in place."""
+    """Of content, and of labels and annotations that are ours; equal for a Secret as wanted and as it is in place."""
     metadata = manifest["metadata"]
     content = {name: manifest[name] for name in ("type", "data", "spec", "immutable") if manifest.get(name)}
     for name in ("labels", "annotations"):

@@ -54,7 +54,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     retry: float = 2.0
     """From one renewal to the next."""
     watch_silence: float = 150.0
-    """Not alive once no watch has said anything for so long; bookmarks come every 60 s."""
+    """Not alive once a watch has not told of a change for so long after it was made."""
     loop_lag: float = 10.0
     """Not alive while the event loop runs so late."""
 

@@ -81,6 +81,7 @@ class Operator:
     def _build(self) -> None:
         settings, timing = self.settings, self.settings.timing
         self.trust = trust.Trust()
+        self.health.doubts = self.trust.reasons.values
         self.cache = caches.Cache(settings)
         self.queue: workqueue.Workqueue[objects.Key] = workqueue.Workqueue(time.monotonic, random.random)
         self.queue.waited = self.metrics.queue_seconds.observe
@@ -103,6 +104,7 @@ class Operator:
         self.judge = judge.Judge(self.removals, self.cache, self.queue, around)
         self.observer = observe.Observer(self.api, settings, self.cache, self.queue, (self.installation, self.metrics))
         self.children.published = self.observer.poke
+        self.cache.expect = self.health.expect
         told = (self.trust, self.health, self.metrics)
         self.handlers = handlers.Handlers(self.cache, self.queue, self.resync, told, time.monotonic)
         self.handlers.on_class = self.judge.poke
@@ -193,7 +195,7 @@ class Operator:
         """Everything there is, completely; the install key before documents, and after the classes that know it."""
         begun = time.monotonic()
         await self.resync.read_start((kinds.LISTENER_CLASS,))
-        while not await self._ensure():
+        while not await self._ensure():  # noqa: ASYNC110 - the API server is asked again
             await asyncio.sleep(self.settings.timing.retry)
         await self.resync.read_start(tuple(kind for kind in self.resync.kinds if kind is not kinds.LISTENER_CLASS))
         for key in sorted(self.cache.all_keys()):
@@ -203,13 +205,13 @@ class Operator:
 
     async def _ensure(self) -> bool:
         try:
-            return await self.installation.ensure()
+            is_there = await self.installation.ensure()
         except apis.ApiError as error:
             self._set_ready("install", f"the install's Secrets cannot be had: {error}")
             _log.error("install_secrets_not_read", error=str(error))
             return False
-        finally:
-            self._set_ready("install", "") if not self.trust.reasons else None
+        self._set_ready("install", "")
+        return is_there
 
     def _start(self) -> list[asyncio.Task[Any]]:
         jobs: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {

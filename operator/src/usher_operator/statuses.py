@@ -86,7 +86,7 @@ class Statuses:
                 return "gone"
             self._metrics.status_updates.labels(key.kind, "error").inc()
             raise
-        for other in self._cache.put(kind, raw) - {key}:
+        for other in self._cache.take(kind, raw) - {key}:
             self._queue.add(other)
         self._tell(key, status, record)
         return "success"

@@ -1,4 +1,4 @@
-"""Whether what is known of the cluster may be acted upon: while a reason stands here, nothing is published or removed."""
+"""Whether what is known may be acted upon: while a reason stands here, nothing is published or removed."""
 
 import asyncio
 
