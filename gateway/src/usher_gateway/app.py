@@ -53,7 +53,7 @@ class Gateway:
 
     def __init__(self, settings: all_settings.Settings, environ: dict[str, str]) -> None:
         all_settings.check(settings)
-        _check_key(settings.data, environ)
+        _check_key(settings, environ)
         self.settings = settings
         self.clock = clocks.Clock(settings.time_scale)
         key = install_key.load_install_key(settings.data, environ)
@@ -284,13 +284,20 @@ class Gateway:
             _log.info("destinations on loopback are allowed, because the public port is on loopback only")
 
 
-def _check_key(data: Path, environ: dict[str, str]) -> None:
-    """Make no new key beside a store: it would be the wrong one.
+def _check_key(settings: all_settings.Settings, environ: dict[str, str]) -> None:
+    """Make no new key beside a store or an operator: it would be the wrong one.
 
     Raises:
         InstallKeyError: the store's own key is missing.
+        ConfigurationError: the operator's is.
     """
+    data = settings.data
     file = data / install_key.FILE_NAME
+    if settings.from_cluster and not environ.get(install_key.VARIABLE) and not file.exists():
+        raise model.ConfigurationError(
+            "there is no install key, and the one of the operator is needed",
+            f"Set {install_key.VARIABLE} from the entry {install_key.FILE_NAME} of the Secret usher-install-key.",
+        )
     if not environ.get(install_key.VARIABLE) and not file.exists() and (data / database.FILE_NAME).exists():
         raise model.InstallKeyError(
             f"there is a store in {data}, but not its install key {file}",

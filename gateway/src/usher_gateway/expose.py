@@ -19,11 +19,11 @@ def admin_server(gateway: "app.Gateway") -> server.AdminServer:
     Raises:
         ConfigurationError: the token files cannot be read or made.
     """
-    view = _View(gateway)
+    view, folder = _View(gateway), gateway.settings.admin_tokens
     parts = context.AdminContext(
         store=gateway.store,
         now=gateway.clock.now,
-        tokens=tokens.load_or_create(gateway.settings.data),
+        tokens=tokens.load_both(folder) if folder is not None else tokens.load_or_create(gateway.settings.data),
         registry=metrics.make_registry([gateway.metrics.collect]),
         ready=view.ready,
         config_state=view.config,

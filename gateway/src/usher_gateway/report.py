@@ -34,12 +34,14 @@ _MINUTE = 60.0
 class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     """What an operator's informational conditions say of a listener."""
 
-    receiving: Literal["Receiving", "NoVisitYet", "Refusing", "Silent"]
+    receiving: Literal["Receiving", "NoVisitYet", "Silent"]
+    """Since the gateway's start; ``Silent``: nothing for longer than the listener's ``silence.afterSeconds``."""
     verified_since: str | None
     """When something was accepted first since the gateway's start (RFC 3339)."""
     refusing: bool
+    """What comes is refused, and nothing was accepted in between."""
     quarantined_share: float
-    """Of the arrivals accepted in the last 15 minutes, to a hundredth."""
+    """Of the arrivals accepted in the last 15 minutes, to a thousandth."""
     quarantining: bool
     company_mismatch: bool
     """An arrival of another company was accepted in the last 15 minutes."""
@@ -191,19 +193,18 @@ class Report:
         gateway, books = self._gateway, self._gateway.door.books
         name = model.ListenerName(document.namespace, document.tenant.name, document.name)
         last, first = books.last_accepted.get(name), books.first_accepted.get(name)
-        refusing = books.refused_in_a_row.get(name, 0) >= REFUSING_FROM
         share = self._window.share(key)
         silence = document.silence_after_seconds * model.MICROSECONDS
-        receiving: Literal["Receiving", "NoVisitYet", "Refusing", "Silent"]
+        receiving: Literal["Receiving", "NoVisitYet", "Silent"]
         receiving = "Receiving" if last is not None else "NoVisitYet"
         if gateway.clock.now() - (last or gateway.started_at) >= silence:
             receiving = "Silent"
         slow = [route.name for route in document.routes if self._is_too_slow(key, route.name)]
         return ListenerState(
-            receiving="Refusing" if refusing else receiving,
+            receiving=receiving,
             verified_since=None if first is None else model.format_time(first),
-            refusing=refusing,
-            quarantined_share=round(share, 2),
+            refusing=books.refused_in_a_row.get(name, 0) >= REFUSING_FROM,
+            quarantined_share=round(share, 3),
             quarantining=share > QUARANTINING_FROM,
             company_mismatch=self._window.mismatched(key),
             degraded_routes=tuple({"route": route, "reason": "ExpressionTooSlow"} for route in slow),

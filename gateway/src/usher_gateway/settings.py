@@ -51,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """CIDRs whose ``X-Forwarded-For`` is believed."""
     allow_destination: tuple[str, ...] = ()
     """Holes in the address guard (design §8): CIDR or HOST[:PORT]."""
+    admin_tokens: Path | None = None
+    """Folder of the admin port's tokens, if not ``data``: a mounted Secret, shared by all gateways of an install."""
     time_scale: float = 1.0
     """How many times as fast the gateway's clock runs; limits of I/O stay real."""
     accept_min_free_bytes: int = 1024**3

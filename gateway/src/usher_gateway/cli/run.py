@@ -66,6 +66,12 @@ def register(app: typer.Typer) -> None:
         admin: Annotated[
             str, typer.Option(envvar="USHER_ADMIN_LISTEN", help="HOST:PORT for health, metrics and the API.")
         ] = "127.0.0.1:9090",
+        admin_tokens: Annotated[
+            Path | None,
+            typer.Option(
+                envvar="USHER_ADMIN_TOKENS", help="Folder of observe.token and operate.token, if it is not --data."
+            ),
+        ] = None,
         tls_cert: Annotated[
             Path | None, typer.Option(envvar="USHER_TLS_CERT", help="PEM chain; a renewed file is followed.")
         ] = None,
@@ -111,6 +117,7 @@ def register(app: typer.Typer) -> None:
                 data=data,
                 listen=all_settings.parse_endpoint(listen),
                 admin=all_settings.parse_endpoint(admin),
+                admin_tokens=admin_tokens,
                 tls_cert=tls_cert,
                 tls_key=tls_key,
                 trusted_proxies=tuple(trusted_proxies or ()),
