@@ -11,6 +11,12 @@ COMPILE := ../$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no
 OPERATOR_NEEDS := import tomllib; project = tomllib.load(open("../operator/pyproject.toml", "rb"))["project"]; \
 	print(*(name for name in project["dependencies"] if name != "usher-gateway"), sep="\n")
 
+# Only a KUBECONFIG given to make itself is used: tests create and delete, and an ambient one may lead anywhere.
+ifeq ($(origin KUBECONFIG),command line)
+export USHER_TEST_KUBECONFIG := $(KUBECONFIG)
+endif
+unexport KUBECONFIG
+
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -27,8 +33,9 @@ venv: $(READY) ## the environment, in .venv
 run: $(READY) ## a simulated day of visits in about a minute, then keeps serving (ONCE=1: ends after the table)
 	@$(BIN)/python examples/agency/day.py $(if $(ONCE),--once)
 
-test: check $(READY) ## all that must hold: make check, then the whole suite but the long one
-	$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
+test: check $(READY) ## all that must hold: make check, then the whole suite but the long one (KUBECONFIG=…: on that cluster)
+	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tests $(BIN)/python -m support.local_cluster build)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
 
 test-long: $(READY) ## the long suite: 100 kill rounds, a million odd bodies
 	$(BIN)/python -m pytest -m long $(ARGS)

@@ -10,7 +10,7 @@ PLACES = {
     "aiohttp": (
         "gateway/src/usher_gateway/ingest/receive.py",
         "gateway/src/usher_gateway/destinations/",
-        "gateway/src/usher_gateway/config/from_cluster.py",
+        "gateway/src/usher_gateway/config/list_watch.py",
         "gateway/src/usher_gateway/admin/",
         "gateway/src/usher_gateway/observe.py",  # it opens the admin port
         "gateway/src/usher_gateway/simulator/",
@@ -20,7 +20,12 @@ PLACES = {
     "kubernetes": ("operator/",),
     "sqlite3": ("gateway/src/usher_gateway/store/sqlite/",),
     "asyncpg": ("gateway/src/usher_gateway/store/postgres/",),
-    "yaml": ("gateway/src/usher_gateway/resources/", "operator/"),
+    "yaml": (
+        "gateway/src/usher_gateway/resources/",
+        "gateway/src/usher_gateway/config/cluster_access.py",
+        "operator/",
+    ),
+    "cryptography": ("gateway/src/usher_gateway/config/last_good.py",),
     "cel": ("gateway/src/usher_gateway/expressions.py",),
     "prometheus_client": (
         "gateway/src/usher_gateway/metrics.py",

@@ -5,8 +5,13 @@ resources. ``content_hash`` is keyed, because secrets are inside. Written by com
 """
 
 import hashlib
+<<<<<<< HEAD
 import urllib.parse
 from typing import Literal
+=======
+from collections.abc import Mapping
+from typing import Literal, TypeVar
+>>>>>>> 26236bf80d431fe6f3982a31c046e73c1c740264
 
 import msgspec
 
@@ -176,6 +181,15 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     listeners: dict[str, Listener]
     destinations: dict[str, Destination]
+
+
+_Document = TypeVar("_Document", Listener, Destination)
+
+
+def changed(before: Mapping[str, _Document], now: Mapping[str, _Document]) -> dict[str, _Document]:
+    """What is new or another document now, by key. Cheap where most documents are the same objects as before."""
+    different = {key: one for key, one in now.items() if before.get(key) is not one}
+    return {key: one for key, one in different.items() if before.get(key) != one}
 
 
 def content_hash(document: Listener | Destination, key: bytes) -> str:

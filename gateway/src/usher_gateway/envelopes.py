@@ -47,6 +47,9 @@ SELECTOR = f"{CONFIG_LABEL}=true"
 """Label selector of the config Secrets."""
 
 Kind = Literal["Listener", "Destination"]
+KINDS: tuple[Kind, ...] = ("Listener", "Destination")
+"""Every kind of document."""
+
 Document = documents.Listener | documents.Destination
 Identity = tuple[Kind, str]
 """Kind and ``namespace/name`` of what a document was made from."""
