@@ -1,10 +1,13 @@
 """Values from Secrets, with the reason where one is missing."""
 
 import base64
+import re
 from collections.abc import Mapping
 
 from usher_gateway import resources
 from usher_gateway.resources import condition, metadata, types
+
+_PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 
 
 class Resolution:
@@ -46,7 +49,7 @@ class Resolution:
         if not value:
             message = f"Secret `{name}` must have a value under the key `{key}`"
             return self._report(path, condition.Reason.SecretKeyNotFound, message)
-        if not all(0x20 <= byte < 0x7F for byte in value):
+        if not _PRINTABLE.fullmatch(value):
             message = f"the value under `{key}` of Secret `{name}` must be printable ASCII on one line"
             return self._report(path, condition.Reason.SecretKeyNotFound, message)
         return value.decode("ascii")

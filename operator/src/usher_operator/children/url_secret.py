@@ -12,6 +12,8 @@ from usher_operator.children import identity
 CLASS_ADDRESS = "class"
 """Name of the address of a listener without ``addresses``: it is at the class's hostname."""
 
+_MOST_SHOWN = 2048
+
 _LONG = re.compile(r"[^/]{20,}")
 
 
@@ -72,4 +74,5 @@ def shortened(address: documents.Address) -> str:
     """A URL as everybody may see it: of long parts of the path the beginning, of the query the names."""
     path = _LONG.sub(lambda part: f"{part.group()[:4]}…", address.path)
     query = "&".join(f"{name}=…" for name, _ in address.query)
-    return f"https://{address.host}{path}" + (f"?{query}" if query else "")
+    url = f"https://{address.host}{path}" + (f"?{query}" if query else "")
+    return url if len(url) <= _MOST_SHOWN else f"{url[: _MOST_SHOWN - 1]}…"

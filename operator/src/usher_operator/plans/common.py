@@ -1,6 +1,7 @@
 """What the plans of all kinds share: gone, another install's, unreadable, held back."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -37,7 +38,7 @@ def kept(teller: conditions.Teller, types: Iterable[str]) -> list[objects.Condit
         if before is not None:
             found.append(before)
         elif type_ not in objects.INFORMATIONAL:
-            found.append(teller.pending(type_, "not known while `Accepted` does not hold"))
+            found.append(teller.pending(type_, "not known yet: see the other conditions"))
     return found
 
 
@@ -81,10 +82,11 @@ def _changed(before: str, present: str) -> str:
     )
 
 
-def held_plan(key: objects.Key, teller: conditions.Teller, held: exposure.State, types: Iterable[str]) -> objects.Plan:
+def held_plan(key: objects.Key, seen: world.Seen[Any], held: exposure.State, types: Iterable[str]) -> objects.Plan:
     """The plan while nothing is published: everything stays as it is."""
+    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
     parts = [of_state(teller, _Type.Accepted, held), *kept(teller, types)]
-    return objects.Plan(key, None, status(teller, parts))
+    return objects.Plan(key, None, status(teller, parts, fields=dict(seen.fields)))
 
 
 def of_state(teller: conditions.Teller, type_: str, state: exposure.State) -> objects.Condition:

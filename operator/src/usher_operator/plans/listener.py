@@ -31,16 +31,10 @@ def plan(view: world.World, key: objects.Key) -> objects.Plan:
         return common.absent(view, key, _KEPT)
     if compiling.is_foreign(view, seen.resource):
         return objects.Plan(key)
-    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
     keys = common.keys_or_reason(view)
     if isinstance(keys, exposure.State):
-        held = common.held_plan(key, teller, keys, _KEPT)
-        return msgspec.structs.replace(held, status=_with_fields(held.status, dict(seen.fields)))
+        return common.held_plan(key, seen, keys, _KEPT)
     return _plan(view, key, seen, keys)
-
-
-def _with_fields(told: objects.Status | None, fields: dict[str, object]) -> objects.Status | None:
-    return msgspec.structs.replace(told, fields=fields) if told else None
 
 
 def _plan(view: world.World, key: objects.Key, seen: world.Seen[resources.Listener], keys: model.Keys) -> objects.Plan:
@@ -92,30 +86,31 @@ def _suspended(view: world.World, one: resources.Listener) -> str:
 class _Faces(msgspec.Struct, frozen=True):
     """How far the hostnames of a listener are."""
 
-    certificate: exposure.State
-    exposed: exposure.State
+    certificate: exposure.State | None
+    exposed: exposure.State | None
+    """None: nothing can be told anew."""
     findings: list[condition.Finding] = []
     unknown_secrets: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, view: world.World, one: resources.Listener, document: documents.Listener | None) -> "_Faces":
         """Of every hostname that a document has."""
+        own = compiling.our_class(view, single.class_name(one))
+        if document is None or own is None:
+            return cls(None, None)
         certificates, exposed, findings = [], [], []
-        for host in dict.fromkeys(address.host for address in (document.addresses if document else ())):
-            found = exposure.class_of(view, host) or compiling.our_class(view, single.class_name(one))
-            if found is None or document is None:
-                continue
-            certificates.append(exposure.certificate_state(view, found.resource.spec, host))
-            exposed.append(exposure.exposed_state(view, found.resource.spec, host))
-            findings += exposure.unroutable(one, document, host, found.resource.spec)
+        for host in dict.fromkeys(address.host for address in document.addresses):
+            spec = (exposure.class_of(view, host) or own).resource.spec
+            certificates.append(exposure.certificate_state(view, spec, host))
+            exposed.append(exposure.exposed_state(view, spec, host))
+            findings += exposure.unroutable(one, document, host, spec)
         unknown = dict.fromkeys(state.unknown_secret for state in certificates if state.unknown_secret)
-        nothing = exposure.State("Unknown", conditions.PENDING, "there is no address yet: see `Accepted`")
-        return cls(
-            exposure.worst(certificates) or nothing, exposure.worst(exposed) or nothing, findings, tuple(unknown)
-        )
+        return cls(exposure.worst(certificates), exposure.worst(exposed), findings, tuple(unknown))
 
     def tell(self, teller: conditions.Teller) -> list[objects.Condition]:
         """CertificateReady and Exposed."""
+        if self.certificate is None or self.exposed is None:
+            return common.kept(teller, (_Type.CertificateReady, _Type.Exposed))
         return [
             common.of_state(teller, _Type.CertificateReady, self.certificate),
             common.of_state(teller, _Type.Exposed, self.exposed),

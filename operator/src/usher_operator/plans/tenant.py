@@ -18,7 +18,7 @@ def plan(view: world.World, key: objects.Key) -> objects.Plan:
     teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
     held = common.held_back(view)
     if held is not None:
-        return common.held_plan(key, teller, held, ())
+        return common.held_plan(key, seen, held, ())
     (accepted,) = teller.found(single.check_tenant(seen.resource), [_Type.Accepted])
     is_suspended = defaults.pick(seen.resource.spec.state, "Tenant.spec.state") == "Suspended"
     told = common.status(teller, [accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
