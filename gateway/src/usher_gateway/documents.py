@@ -5,13 +5,9 @@ resources. ``content_hash`` is keyed, because secrets are inside. Written by com
 """
 
 import hashlib
-<<<<<<< HEAD
 import urllib.parse
-from typing import Literal
-=======
 from collections.abc import Mapping
 from typing import Literal, TypeVar
->>>>>>> 26236bf80d431fe6f3982a31c046e73c1c740264
 
 import msgspec
 
