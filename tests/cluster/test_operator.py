@@ -1,0 +1,113 @@
+"""The operator as its own process under the shipped rights, against the real API server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.conftest import MakeNamespace
+from support import api, clusters, installs, waiting
+
+
+@pytest.fixture
+async def install(
+    definitions: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, tmp_path: Path
+) -> AsyncIterator[installs.Install]:
+    async with installs.installed(definitions, server, make_namespace, tmp_path) as ready:
+        yield ready
+        if definitions.audit is not None:
+            for account in (ready.operator, ready.gateway):
+                assert list(definitions.audit.refusals(account.user)) == []
+
+
+async def declare(install: installs.Install, namespace: str, **listener: Any) -> None:
+    for document in (
+        install.klass(),
+        installs.tenant(namespace),
+        installs.destination(namespace),
+        installs.listener(install, namespace, **listener),
+    ):
+        await install.server.apply(document)
+
+
+def has(type_: str, status: str, reason: str = "") -> Any:
+    def check(found: Any) -> bool:
+        condition = api.condition(found, type_) if found else None
+        return bool(condition) and condition["status"] == status and reason in {"", condition["reason"]}
+
+    return check
+
+
+async def test_declared_resources_become_documents_a_url_and_conditions(
+    install: installs.Install, namespace: str
+) -> None:
+    await install.start_operator()
+    await declare(install, namespace)
+    lobby = api.Resource("Listener", "lobby", namespace)
+    await install.server.wait(lobby, has("Accepted", "True"))
+    found = await install.server.wait(lobby, has("ResolvedRefs", "True"))
+    assert found["status"]["observedGeneration"] == found["metadata"]["generation"]
+    assert found["status"]["addresses"][0]["hostname"] == install.klass()["spec"]["hostname"]
+    documents = await waiting.until(install.documents, lambda seen: len(seen) == 2)
+    assert set(documents) == {f"Listener {namespace}/lobby", f"Destination {namespace}/crm"}
+    url = await install.server.wait(api.Resource("Secret", "lobby-url", namespace), bool)
+    assert url["metadata"]["ownerReferences"][0]["uid"] == found["metadata"]["uid"]
+
+
+async def test_what_gateways_run_is_programmed(install: installs.Install, namespace: str) -> None:
+    port = installs.free_port()
+    await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
+    await declare(install, namespace)
+    await install.start_gateway(admin=port)
+    found = await install.server.wait(api.Resource("Listener", "lobby", namespace), has("Ready", "True"))
+    assert has("Programmed", "True")(found)
+    await install.server.wait(api.Resource("Tenant", "acme", namespace), has("Ready", "True"))
+
+
+async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
+    """resourceVersion of everything that the operator writes."""
+    found = {}
+    for kind, where in (
+        ("Secret", install.config),
+        ("Secret", namespace),
+        ("Ingress", install.system),
+        ("ListenerClass", ""),
+        ("Tenant", namespace),
+        ("Listener", namespace),
+        ("Destination", namespace),
+    ):
+        for one in await install.server.list(api.Resource(kind, "", where)):
+            found[f"{kind} {one['metadata']['name']}"] = one["metadata"]["resourceVersion"]
+    return found
+
+
+async def settled(install: installs.Install, namespace: str) -> dict[str, str]:
+    """Versions once they have not changed for a second."""
+    before = await versions(install, namespace)
+    while True:
+        await asyncio.sleep(1)
+        now = await versions(install, namespace)
+        if now == before:
+            return now
+        before = now
+
+
+async def test_another_start_writes_nothing(install: installs.Install, namespace: str) -> None:
+    first = await install.start_operator()
+    await declare(install, namespace)
+    await install.server.wait(api.Resource("Listener", "lobby", namespace), has("ResolvedRefs", "True"))
+    before = await settled(install, namespace)
+    assert await first.stop() == 0
+    assert install.cluster.audit is not None
+    position = install.cluster.audit.position()
+    second = await install.start_operator()
+
+    async def reconciled() -> float:
+        return await second.metric("usher_operator_reconcile_total")
+
+    await waiting.until(reconciled, lambda count: count >= 4)
+    assert await settled(install, namespace) == before
+    asked = install.cluster.audit.since(position, install.operator.user)
+    assert {one.resource for one in asked if one.writes} == {"leases"}
