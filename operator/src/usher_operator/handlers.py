@@ -31,7 +31,6 @@ class Relists:
         self._clock = clock
         self._listed_at: dict[str, float] = {}
         self._streamed: set[str] = set()
-        self._begun = clock()
 
     def is_new(self, kind: str, *, is_listed: bool) -> bool:
         """Note an event; True for the first object of a second or later list."""
@@ -39,7 +38,7 @@ class Relists:
         if not is_listed:
             self._streamed.add(kind)
             return False
-        last = self._listed_at.get(kind, self._begun)
+        last = self._listed_at.get(kind, now)
         self._listed_at[kind] = now
         is_second = kind in self._streamed or now - last > _QUIET_SECONDS
         self._streamed.discard(kind)

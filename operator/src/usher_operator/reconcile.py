@@ -15,6 +15,9 @@ _log = structlog.get_logger(__name__)
 
 Planner = Callable[[world.World, objects.Key], objects.Plan]
 
+_MANY = 200
+"""With more keys waiting, what gateways run is written first, and what is told about it afterwards."""
+
 _LOOKS = 3
 """So often a plan may ask for Secrets before it has to do without."""
 
@@ -78,7 +81,10 @@ class Reconciler:
             await self._children.apply(plan)
         except apis.ApiError as error:
             failure = error
-        await self._statuses.write(plan)
+        if self._queue.depth > _MANY:
+            self._queue.add_last(key)
+        else:
+            await self._statuses.write(plan)
         if failure is not None:
             raise failure
         if plan.again_at is not None:

@@ -85,7 +85,11 @@ class Resync:
         self._metrics.resyncs.labels("success" if all(results) else "incomplete").inc()
         self._cache.forget_missing()
         self.after_all()
-        for key in sorted(self._cache.all_keys()):
+        self.plan_all()
+
+    def plan_all(self) -> None:
+        """Plan everything again: what gateways run first, and Tenants, which sum up their Listeners, last."""
+        for key in sorted(self._cache.all_keys(), key=_rank):
             self._queue.add(key)
 
     async def read(self, kind: kinds.Watched, *, is_start: bool = False) -> bool:
@@ -130,7 +134,10 @@ class Resync:
             return  # an event was faster
         # kinds of which no version is kept have nothing to compare
         keeps = kind in kinds.OWN or (kind in kinds.CHILDREN and kind is not kinds.SECRET)
-        self._add(self._cache.put(kind, raw) if is_start or not keeps else self._cache.take(kind, raw))
+        if is_start:
+            self._cache.put(kind, raw)  # everything is planned once everything was read
+        else:
+            self._add(self._cache.take(kind, raw) if keeps else self._cache.put(kind, raw))
 
     def _is_newer(self, kind: kinds.Watched, name: tuple[str, str], version: str) -> bool:
         """Whether an object was seen in a state that came after the list."""
@@ -148,6 +155,13 @@ class Resync:
     def _add(self, keys: caches.Keys) -> None:
         for key in keys:
             self._queue.add(key)
+
+
+_ORDER: dict[str, int] = {"ListenerClass": 0, "Destination": 1, "Listener": 2, "Hostname": 3, "Tenant": 4}
+
+
+def _rank(key: objects.Key) -> tuple[int, objects.Key]:
+    return _ORDER[key.kind], key
 
 
 def is_older(version: str, than: str) -> bool:

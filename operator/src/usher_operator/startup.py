@@ -198,8 +198,7 @@ class Operator:
         while not await self._ensure():  # noqa: ASYNC110 - the API server is asked again
             await asyncio.sleep(self.settings.timing.retry)
         await self.resync.read_start(tuple(kind for kind in self.resync.kinds if kind is not kinds.LISTENER_CLASS))
-        for key in sorted(self.cache.all_keys()):
-            self.queue.add(key)
+        self.resync.plan_all()
         seconds = round(time.monotonic() - begun, 2)
         _log.info("cluster_read", objects=len(self.cache.records), children=len(self.cache.by_ref), seconds=seconds)
 

@@ -28,6 +28,8 @@ class Workqueue(Generic[K]):
         self._ready: deque[K] = deque()
         self._since: dict[K, float] = {}
         """Ready keys -> since when."""
+        self._last: dict[K, None] = {}
+        """Keys that wait until nothing else is ready, in order."""
         self._processing: set[K] = set()
         self._again: set[K] = set()
         """Keys added while they were processed."""
@@ -44,11 +46,18 @@ class Workqueue(Generic[K]):
     def add(self, key: K) -> None:
         """Reconcile a key as soon as a worker is free. Many calls before that are one."""
         self._due.pop(key, None)
+        self._last.pop(key, None)
         if key in self._processing:
             self._again.add(key)
         elif key not in self._since:
             self._since[key] = self._clock()
             self._ready.append(key)
+            self._wake.set()
+
+    def add_last(self, key: K) -> None:
+        """Reconcile a key once nothing else is ready, unless it is added in another way before."""
+        if key not in self._since and key not in self._again:
+            self._last[key] = None
             self._wake.set()
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -78,16 +87,23 @@ class Workqueue(Generic[K]):
     def take(self) -> K | None:
         """The next key, which counts as processed until ``done``; None where none is ready."""
         self._release_due()
-        if not self._ready:
-            return None
-        key = self._ready.popleft()
-        self.waited(self._clock() - self._since.pop(key))
+        if self._ready:
+            key = self._ready.popleft()
+            self.waited(self._clock() - self._since.pop(key))
+        else:
+            found = next((key for key in self._last if key not in self._processing), None)
+            if found is None:
+                return None
+            key = found
+            del self._last[key]
         self._processing.add(key)
         return key
 
     def done(self, key: K) -> None:
         """A worker has finished with a key; it is ready again if it was added meanwhile."""
         self._processing.discard(key)
+        if key in self._last:
+            self._wake.set()
         if key in self._again:
             self._again.discard(key)
             self.add(key)
@@ -98,7 +114,7 @@ class Workqueue(Generic[K]):
             self._wake.clear()
             key = self.take()
             if key is not None:
-                if self._ready:
+                if self._ready or self._last:
                     self._wake.set()
                 return key
             with contextlib.suppress(TimeoutError):
@@ -119,7 +135,7 @@ class Workqueue(Generic[K]):
     @property
     def is_idle(self) -> bool:
         """Whether nothing is ready or processed; delayed keys may be there."""
-        return not self._ready and not self._processing
+        return not self._ready and not self._last and not self._processing
 
     @property
     def oldest_age(self) -> float:
