@@ -1,25 +1,9 @@
 """The operator as its own process under the shipped rights, against the real API server."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from cluster.conftest import MakeNamespace
-from support import api, clusters, installs, waiting
-
-
-@pytest.fixture
-async def install(
-    definitions: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, tmp_path: Path
-) -> AsyncIterator[installs.Install]:
-    async with installs.installed(definitions, server, make_namespace, tmp_path) as ready:
-        yield ready
-        if definitions.audit is not None:
-            for account in (ready.operator, ready.gateway):
-                assert list(definitions.audit.refusals(account.user)) == []
+from support import api, installs, waiting
 
 
 async def declare(install: installs.Install, namespace: str, **listener: Any) -> None:
@@ -35,7 +19,7 @@ async def declare(install: installs.Install, namespace: str, **listener: Any) ->
 def has(type_: str, status: str, reason: str = "") -> Any:
     def check(found: Any) -> bool:
         condition = api.condition(found, type_) if found else None
-        return bool(condition) and condition["status"] == status and reason in {"", condition["reason"]}
+        return condition is not None and condition["status"] == status and reason in {"", condition["reason"]}
 
     return check
 

@@ -1,24 +1,14 @@
-"""What the operator does about changes that nobody told it to make: edits of children, removals, lost events, takeover."""
+"""What the operator does about what nobody asked for: edits of children, mass removals, lost events, lost leaders."""
 
 import base64
 import json
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.conftest import MakeNamespace
 from support import api, clusters, faulty_proxy, installs, waiting
-
-
-@pytest.fixture
-async def install(
-    definitions: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, tmp_path: Path
-) -> AsyncIterator[installs.Install]:
-    async with installs.installed(definitions, server, make_namespace, tmp_path) as ready:
-        yield ready
 
 
 async def declare(install: installs.Install, namespace: str, *names: str) -> None:

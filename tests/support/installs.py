@@ -1,4 +1,4 @@
-"""An install beside others in one cluster: namespaces and shipped rights of its own, operators and gateways as processes."""
+"""An install beside others in one cluster: namespaces and shipped rights of its own, programs as processes."""
 
 import asyncio
 import base64
@@ -28,6 +28,8 @@ class Process:
 
     def __init__(self, process: asyncio.subprocess.Process, admin: int, log: Path) -> None:
         self.process, self.admin, self.log = process, admin, log
+        self.public = 0
+        """Of a gateway: the port that Purple posts to."""
 
     @property
     def url(self) -> str:
@@ -112,7 +114,7 @@ class Install:
             *("--accept-min-free-mib", "0", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "0"),
         ]
         process = await self._start(command, port, {"USHER_INSTALL_KEY": key}, wait=wait)
-        process.public = public  # type: ignore[attr-defined]
+        process.public = public
         return process
 
     async def _start(self, command: list[str], port: int, environ: dict[str, str], *, wait: bool) -> Process:
@@ -136,10 +138,9 @@ class Install:
     async def documents(self) -> dict[str, dict[str, Any]]:
         """``Kind namespace/name`` -> config Secret, all of this install."""
         found = await self.server.list(api.Resource("Secret", "", self.config), "usher.dev/config=true")
-        return {
-            f"{one['metadata']['annotations']['usher.dev/owner-kind']} {one['metadata']['annotations']['usher.dev/owner']}": one
-            for one in found
-        }
+        owners = [one["metadata"]["annotations"] for one in found]
+        names = [f"{owner['usher.dev/owner-kind']} {owner['usher.dev/owner']}" for owner in owners]
+        return dict(zip(names, found, strict=True))
 
     def klass(self, **spec: Any) -> dict[str, Any]:
         """A ListenerClass of this install, with its controller's name as its own."""
@@ -178,14 +179,14 @@ async def installed(
     """A fresh install under the shipped rights; whatever was started in it is ended, and its class deleted."""
     system, config = await make_namespace("system"), await make_namespace("config")
     suffix = secrets.token_hex(4)
-    logged_in = [
+    operator, gateway = [
         await accounts.log_in(server, cluster.endpoint, api.Resource("ServiceAccount", name, system), folder / name)
         for name in (OPERATOR, GATEWAY)
     ]
     documents = [each for file in sorted(ACCESS.glob("*.yaml")) for each in yaml.safe_load_all(file.read_text("utf-8"))]
     rights = accounts.moved(documents, {"usher-system": system, "usher-config": config}, f"-{suffix}")
     await accounts.grant(server, rights)
-    install = Install(server, cluster, folder, system, config, f"usher.dev/test-{suffix}", *logged_in)
+    install = Install(server, cluster, folder, system, config, f"usher.dev/test-{suffix}", operator, gateway)
     try:
         yield install
     finally:
