@@ -19,7 +19,7 @@ async def declare(install: installs.Install, namespace: str, **listener: Any) ->
 def has(type_: str, status: str, reason: str = "") -> Any:
     def check(found: Any) -> bool:
         condition = api.condition(found, type_) if found else None
-        return condition is not None and condition["status"] == status and reason in {"", condition["reason"]}
+        return bool(condition) and condition.get("status") == status and reason in {"", condition["reason"]}
 
     return check
 

@@ -84,16 +84,14 @@ async def test_many_listeners_that_go_at_once_stay_until_a_person_confirms(
         await install.server.delete(api.Resource("Listener", name, namespace))
     klass = api.of(install.klass())
     found = await install.server.wait(
-        klass, lambda seen: (api.condition(seen, "Ready") or {}).get("reason") == "RemovalsHalted"
+        klass, lambda seen: api.condition(seen, "Ready").get("reason") == "RemovalsHalted"
     )
     assert await live(install, namespace) == everything
     message = api.condition(found, "Ready")["message"]
     digest = next(word.strip("`\".':;,") for word in message.split() if len(word.strip("`\".':;,")) == 12)
     await install.server.merge(klass, {"metadata": {"annotations": {"usher.dev/confirm-removals": digest}}})
     await wait_live(install, namespace)
-    await install.server.wait(
-        klass, lambda seen: (api.condition(seen, "Ready") or {}).get("reason") != "RemovalsHalted"
-    )
+    await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted")
 
 
 @pytest.mark.parametrize("others", [(), ("bar",)], ids=["the last one", "one of two"])
@@ -173,14 +171,10 @@ async def test_without_its_definitions_everything_stays(
         definitions.define(clusters.own_definitions())
     await waiting.until(lambda: operator.get("/readyz"), lambda seen: seen[0] == 200)
     klass = api.of(install.klass())
-    await install.server.wait(
-        klass, lambda seen: (api.condition(seen, "Ready") or {}).get("reason") == "RemovalsHalted"
-    )
+    await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") == "RemovalsHalted")
     assert await live(install, namespace) == everything
     await declare(install, namespace, "lobby")
-    await install.server.wait(
-        klass, lambda seen: (api.condition(seen, "Ready") or {}).get("reason") != "RemovalsHalted"
-    )
+    await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted")
 
 
 async def test_another_install_key_publishes_and_removes_nothing(install: installs.Install, namespace: str) -> None:
@@ -195,7 +189,5 @@ async def test_another_install_key_publishes_and_removes_nothing(install: instal
     before = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
     await install.start_operator()
-    await install.server.wait(
-        klass, lambda seen: (api.condition(seen, "Accepted") or {}).get("reason") == "InstallKeyChanged"
-    )
+    await install.server.wait(klass, lambda seen: api.condition(seen, "Accepted").get("reason") == "InstallKeyChanged")
     assert before == {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}

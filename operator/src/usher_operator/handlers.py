@@ -11,7 +11,7 @@ from typing import Any
 import kopf
 
 from usher_operator import cache as caches
-from usher_operator import health, kinds, metrics, objects, resync, trust, workqueue
+from usher_operator import health, kinds, metrics, objects, removals, resync, trust, workqueue
 
 _RESTART_WORDS = "Restarting the watch-stream"
 """What kopf logs (at debug) after a 410, before it lists anew."""
@@ -61,8 +61,8 @@ class Handlers:
         self._relists = Relists(clock)
         self.on_class: Callable[[], None] = lambda: None
         """Called after a ListenerClass changed: it may confirm removals."""
-        self.on_lost: Callable[[], None] = lambda: None
-        """Called when one of our own CRDs goes: what it takes along was not meant to go."""
+        self.on_lost: Callable[[removals.Kind], None] = lambda _: None
+        """Called when one of our own CRDs goes, with what it takes along: that was not meant to go."""
 
     def on_event(self, kind: kinds.Watched, type_: str | None, raw: dict[str, Any]) -> None:
         """One event of a kind."""
@@ -104,7 +104,7 @@ class Handlers:
         if kind in kinds.OWN:
             reason = f"the CRD {kind.plural}.{kind.group} was deleted: apply it, and what was of its kind, anew"
             self._trust.doubt(topic, reason)
-            self.on_lost()
+            self.on_lost("Destination" if kind is kinds.DESTINATION else "Listener")
         else:
             for key in self._cache.set_served(kind.feature, served=False):
                 self._queue.add(key)

@@ -27,7 +27,7 @@ class Halted(msgspec.Struct, frozen=True):
     digest: str
     """What confirms them: annotation ``usher.dev/confirm-removals`` on a ListenerClass."""
     listeners: tuple[str, ...]
-    """Which would go (``namespace/name``), sorted."""
+    """Which would go (``namespace/name``), sorted; where it is none of them, what else (with its kind)."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ class Removals:
         self._first = self._last = 0.0
         self._is_settled = True
         self._is_reopened = False
-        self._is_suspect = False
+        self._suspected: set[Kind] = set()
         self._allowed: set[Identity] = set()
         self.halted: Halted | None = None
 
@@ -68,9 +68,9 @@ class Removals:
             self._wanted.discard(identity)
             self._is_reopened = self.halted is not None
 
-    def suspect(self) -> None:
-        """Whatever is wanted to go from now on waits for a person: a whole kind was deleted."""
-        self._is_suspect = True
+    def suspect(self, kind: Kind) -> None:
+        """What is wanted to go of a kind waits for a person, however little it is, until it is confirmed or back."""
+        self._suspected.add(kind)
 
     def due_in(self, now: float) -> float | None:
         """Seconds until ``judge`` is to be called; None where nothing waits for it."""
@@ -89,23 +89,22 @@ class Removals:
             published: how many listener documents are in force now.
             confirmed: digests that ListenerClasses carry.
         """
+        was_suspicious = self.halted is not None and bool(self._suspected)
         self._is_settled, self._is_reopened, self.halted = True, False, None
         listeners = tuple(sorted(key for kind, key in self._wanted if kind == "Listener"))
-        most = max(ALWAYS, PART * published)
-        if len(listeners) > most or (self._is_suspect and self._wanted):
-            digest = digest_of(f"{kind} {key}" if kind != "Listener" else key for kind, key in self._counted(listeners))
-            if digest not in confirmed:
-                self.halted = Halted(digest, listeners)
-                return Verdict(frozenset(), self.halted)
+        is_suspicious = any(kind in self._suspected for kind, _ in self._wanted)
+        if is_suspicious or len(listeners) > max(ALWAYS, PART * published):
+            told = listeners or tuple(f"{kind} {key}" for kind, key in sorted(self._wanted))
+            found = Halted(digest_of(told), told)
+            if found.digest not in confirmed:
+                self.halted = found
+                return Verdict(frozenset(), found)
+        if is_suspicious or was_suspicious:
+            self._suspected.clear()
         allowed = frozenset(self._wanted)
         self._allowed |= allowed
         self._wanted.clear()
-        self._is_suspect = False
         return Verdict(allowed)
-
-    def _counted(self, listeners: tuple[str, ...]) -> list[Identity]:
-        """What a digest is taken over: the listeners; where there are none, the destinations."""
-        return [("Listener", key) for key in listeners] or sorted(self._wanted)
 
     @property
     def waiting(self) -> frozenset[Identity]:

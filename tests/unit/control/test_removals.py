@@ -113,7 +113,7 @@ def test_what_came_back_is_judged_anew_when_it_goes_again(pending: removals.Remo
 
 
 def test_after_a_lost_definition_even_one_stays(pending: removals.Removals) -> None:
-    pending.suspect()
+    pending.suspect("Listener")
     want(pending, listeners(1))
     halted = pending.judge(50, ()).halted
     assert halted is not None
@@ -122,23 +122,31 @@ def test_after_a_lost_definition_even_one_stays(pending: removals.Removals) -> N
     assert pending.judge(50, ()).halted is None, "a confirmation ends the suspicion"
 
 
+def test_a_lost_definition_of_listeners_does_not_hold_destinations(pending: removals.Removals) -> None:
+    pending.suspect("Listener")
+    want(pending, [("Destination", "agency/crm")])
+    assert pending.judge(50, ()).halted is None
+
+
 def test_after_a_lost_definition_destinations_stay_too(pending: removals.Removals) -> None:
-    pending.suspect()
+    pending.suspect("Destination")
     want(pending, [("Destination", "agency/crm")])
     halted = pending.judge(50, ()).halted
     assert halted is not None
-    assert halted.listeners == ()
+    assert halted.listeners == ("Destination agency/crm",)
     assert pending.judge(50, [halted.digest]).allowed == {("Destination", "agency/crm")}
 
 
 def test_after_a_lost_definition_everything_that_is_back_is_fine(pending: removals.Removals) -> None:
-    pending.suspect()
+    pending.suspect("Listener")
     want(pending, listeners(2))
     pending.judge(50, ())
     for identity in listeners(2):
         pending.keep(identity)
     assert pending.is_reopened(())
     assert pending.judge(50, ()).halted is None
+    want(pending, listeners(1))
+    assert pending.judge(50, ()).halted is None, "the suspicion is over"
 
 
 @given(st.integers(0, 80), st.integers(0, 400))
