@@ -18,7 +18,7 @@ async def declare(install: installs.Install, namespace: str, **listener: Any) ->
 
 def has(type_: str, status: str, reason: str = "") -> Any:
     def check(found: Any) -> bool:
-        condition = api.condition(found, type_) if found else None
+        condition = api.condition(found, type_)
         return bool(condition) and condition.get("status") == status and reason in {"", condition["reason"]}
 
     return check

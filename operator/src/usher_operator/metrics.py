@@ -22,7 +22,7 @@ class Metrics:
         self.queue_depth = self._gauge("workqueue_depth", "Keys that wait for a worker.")
         self.queue_age = self._gauge("workqueue_oldest_age_seconds", "How long the first waiting key has waited.")
         self.queue_seconds = self._histogram("workqueue_wait_seconds", "Time from ready to taken.")
-        self.queue_retries = self._gauge("workqueue_retries_total", "Keys tried again after a failure.")
+        self.queue_retries = self._counter("workqueue_retries_total", "Keys tried again after a failure.")
         self.requests = self._counter("api_requests_total", "Requests to the API server; code 0: none.", "verb", "code")
         self.status_updates = self._counter("status_updates_total", "Status writes.", "kind", "result")
         self.watch_seen = self._gauge("watch_last_event_timestamp_seconds", "When a watch last told something.", "kind")

@@ -85,6 +85,7 @@ class Operator:
         self.cache = caches.Cache(settings)
         self.queue: workqueue.Workqueue[objects.Key] = workqueue.Workqueue(time.monotonic, random.random)
         self.queue.waited = self.metrics.queue_seconds.observe
+        self.queue.retried = self.metrics.queue_retries.inc
         self.removals = removals.Removals(timing.settle, timing.settle_most)
         self.installation = installation.Installation(self.api, self.cache, self.trust, self.queue)
         self.children = apply.Children(self.api, self.cache, self.queue, self.removals, self.metrics)
@@ -262,7 +263,6 @@ class Operator:
         numbers.queue_depth.set(self.queue.depth)
         numbers.queue_age.set(self.queue.oldest_age)
         numbers.loop_lag.set(self.health.lag)
-        numbers.queue_retries.set(self.queue.retries)
         for name in ("gateway_api", "cert_manager"):
             numbers.features.labels(name).set(getattr(self.cache.features, name))
         numbers.objects.clear()

@@ -38,9 +38,9 @@ class Workqueue(Generic[K]):
         self._count = 0
         self._failures: dict[K, int] = {}
         self._wake = asyncio.Event()
-        self.retries = 0
-        """How often something had to be tried again."""
-        self.waited: Callable[[float], None] = lambda _: None
+        self.retried: Callable[[], object] = lambda: None
+        """Told that something has to be tried again."""
+        self.waited: Callable[[float], object] = lambda _: None
         """Told how long a key was ready before it was taken."""
 
     def add(self, key: K) -> None:
@@ -74,7 +74,7 @@ class Workqueue(Generic[K]):
         """Reconcile a key that failed again, later each time; returns in how many seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        self.retries += 1
+        self.retried()
         delay = min(FIRST_RETRY_SECONDS * 2.0 ** min(failures, 30), LAST_RETRY_SECONDS)
         delay *= 0.8 + 0.4 * self._random()
         self.add_after(key, delay)
