@@ -34,8 +34,8 @@ async def test_declared_resources_become_documents_a_url_and_conditions(
     found = await install.server.wait(lobby, has("ResolvedRefs", "True"))
     assert found["status"]["observedGeneration"] == found["metadata"]["generation"]
     assert found["status"]["addresses"][0]["hostname"] == install.klass()["spec"]["hostname"]
-    documents = await waiting.until(install.documents, lambda seen: len(seen) == 2)
-    assert set(documents) == {f"Listener {namespace}/lobby", f"Destination {namespace}/crm"}
+    owners = {f"Listener {namespace}/lobby", f"Destination {namespace}/crm"}
+    await waiting.until(install.documents, lambda seen: owners <= set(seen))
     url = await install.server.wait(api.Resource("Secret", "lobby-url", namespace), bool)
     assert url["metadata"]["ownerReferences"][0]["uid"] == found["metadata"]["uid"]
 
@@ -94,4 +94,5 @@ async def test_another_start_writes_nothing(install: installs.Install, namespace
     await waiting.until(reconciled, lambda count: count >= 4)
     assert await settled(install, namespace) == before
     asked = install.cluster.audit.since(position, install.operator.user)
-    assert {one.resource for one in asked if one.writes} == {"leases"}
+    here = {namespace, install.system, install.config}  # other tests' namespaces may be ending
+    assert {one.resource for one in asked if one.writes and one.namespace in here} == {"leases"}

@@ -162,13 +162,9 @@ class Api:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiError(_UNREACHABLE, type(error).__name__, f"watch {path}") from None
 
-    async def apply(self, path: str, body: Raw, *, is_status: bool = False, force: bool = True) -> Raw:
-        """Server-side apply of an object: its fields become ours. Equal content changes nothing.
-
-        Raises:
-            ApiError: 409 without ``force`` where somebody else owns one of the fields.
-        """
-        query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
+    async def apply(self, path: str, body: Raw, *, is_status: bool = False) -> Raw:
+        """Server-side apply of an object: its fields become ours. Equal content changes nothing."""
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         where = f"{path}/status" if is_status else path
         return await self._json(_Call("apply_status" if is_status else "apply", "PATCH", where, query, body))
 

@@ -89,13 +89,11 @@ class Children:
     async def _write(self, key: objects.Key, ref: objects.Ref, manifest: dict[str, Any]) -> None:
         kind = kinds.BY_NAME[ref.kind]
         path = kind.path(ref.namespace, ref.name)
-        try:
-            raw = await self._api.apply(path, manifest, force=ref in self._cache.by_ref)
-        except apis.ApiError as error:
-            if error.status != 409 or ref in self._cache.by_ref:
-                raise
+        if ref in self._cache.foreign:
+            raise apis.ApiError(409, "NotOurs", f"apply {path}", "another install's child has that name")
+        if ref not in self._cache.by_ref and ref.namespace != self._cache.install.config_namespace:
             await self._refuse_foreign(path)
-            raw = await self._api.apply(path, manifest)
+        raw = await self._api.apply(path, manifest)
         self._take(key, kind, raw)
         self._doubted.discard(ref)
         found = self._cache.by_ref.get(ref)
@@ -107,9 +105,13 @@ class Children:
         _log.debug("child_applied", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
     async def _refuse_foreign(self, path: str) -> None:
-        """An object of that name is there and was not seen as ours: leave it, unless only its labels were taken."""
-        raw = await self._api.get(path)
-        assert raw is not None
+        """Where an object of that name is there that was not seen as ours, leave it; unless only its labels were taken.
+
+        The configuration namespace is the operator's alone, so nobody is asked there.
+        """
+        raw = await self._api.get(path, missing_ok=True)
+        if raw is None:
+            return
         labels = raw["metadata"].get("labels") or {}
         managers = {entry.get("manager") for entry in raw["metadata"].get("managedFields") or ()}
         install = labels.get(envelopes.INSTALL_LABEL, self._install_label)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from usher_gateway import documents, envelopes, model, resources
+from usher_gateway import documents, model, resources
 from usher_gateway.resources import metadata
 from usher_operator import features, kinds, objects, references, seen, world
 from usher_operator import settings as all_settings
@@ -55,6 +55,8 @@ class Cache(world.World):
         self._namespaces: dict[str, dict[str, str]] = {}
         self.by_ref: dict[objects.Ref, seen.Child] = {}
         """Every child of this install that is in place."""
+        self.foreign: set[objects.Ref] = set()
+        """Children of other installs, which are left alone."""
         self._children: dict[objects.Key, dict[objects.Ref, seen.Child]] = {}
         self._hosts: dict[str, set[objects.Key]] = {}
         """Hostname -> Listeners whose published document has it."""
@@ -430,6 +432,10 @@ class Cache(world.World):
             self._drop_child(ref, before, hosts)
         full = {**raw, "apiVersion": ref.api_version, "kind": ref.kind} if raw is not None else None
         child = seen.read_child(full, self._install.controller_name, self._keys) if full is not None else None
+        if full is not None and child is None and seen.is_managed(full):
+            self.foreign.add(ref)
+        else:
+            self.foreign.discard(ref)
         if child is not None:
             self.by_ref[ref] = child
             self._children.setdefault(child.key, {})[ref] = child
@@ -482,13 +488,6 @@ def hostname_key(hostname: str) -> objects.Key:
 def ref_of(kind: kinds.Watched, namespace: str, name: str) -> objects.Ref:
     """Which object that is."""
     return objects.Ref(kind.api_version, kind.name, namespace, name)
-
-
-def config_ref(install: world.Install, key: objects.Key) -> objects.Ref:
-    """The config Secret of a Listener or Destination."""
-    assert key.kind in {"Listener", "Destination"}
-    name = envelopes.secret_name(key.kind, key.path)
-    return objects.Ref("v1", "Secret", install.config_namespace, name)
 
 
 def _declared(record: seen.Record) -> tuple[object, ...]:

@@ -126,6 +126,11 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
     )
 
 
+def is_managed(raw: Raw) -> bool:
+    """Whether some install's operator made an object."""
+    return (raw["metadata"].get("labels") or {}).get(envelopes.MANAGED_LABEL) == "true"
+
+
 def digest_of(manifest: Raw) -> str:
     """Of content, and of labels and annotations that are ours; equal for a Secret as wanted and as it is in place."""
     metadata = manifest["metadata"]

@@ -195,6 +195,7 @@ def test_another_installs_child_is_not_ours(full: caches.Cache) -> None:
     labels = envelopes.labels("usher.dev/other", "uid-lobby")
     assert full.put(kinds.SECRET, config(labels=labels)) == frozenset()
     assert full.children_of(LOBBY) == ()
+    assert {ref.namespace for ref in full.foreign} == {"usher-config"}
 
 
 def test_the_status_of_a_route_concerns_the_listeners_behind_it(full: caches.Cache) -> None:
