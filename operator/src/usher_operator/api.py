@@ -6,7 +6,7 @@ through here. Errors name method and path, never a body: bodies hold secrets.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -142,7 +142,7 @@ class Api:
             if not found.metadata.continue_:
                 return
 
-    async def watch(self, path: str, parameters: Parameters) -> AsyncIterator[Raw]:
+    async def watch(self, path: str, parameters: Parameters) -> AsyncGenerator[Raw, None]:
         """Events of a collection from a resourceVersion on, until the server ends the stream.
 
         Raises:

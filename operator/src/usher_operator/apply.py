@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 
 from usher_gateway import envelopes
-from usher_gateway.resources import metadata
 from usher_operator import api as apis
 from usher_operator import cache as caches
 from usher_operator import kinds, metrics, objects, removals, seen, workqueue
@@ -46,8 +45,8 @@ class Children:
         """Write everything once more that cannot be compared by its content alone: no write where nothing differs."""
         self._doubted = {ref for ref in self._cache.by_ref if ref.kind != "Secret"}
 
-    async def apply(self, plan: objects.Plan) -> None:
-        """Make what is in place what is wanted.
+    async def apply(self, plan: objects.Plan, *, documents_only: bool = False) -> None:
+        """Make what is in place what is wanted; with ``documents_only`` just what gateways run, and remove nothing.
 
         Raises:
             ApiError: after everything was tried; the first one.
@@ -57,11 +56,13 @@ class Children:
         failures: list[apis.ApiError] = []
         wanted = {child.ref for child in plan.children}
         for child in plan.children:
+            if documents_only and child.ref.namespace != self._cache.install.config_namespace:
+                continue
             try:
                 await self._apply(plan.key, child)
             except apis.ApiError as error:
                 failures.append(error)
-        for found in self._cache.children_of(plan.key):
+        for found in () if documents_only else self._cache.children_of(plan.key):
             if found.seen.ref not in wanted and not self._is_needed(plan):
                 try:
                     await self._remove(found)
@@ -74,16 +75,15 @@ class Children:
         identity_ = identity_of(key)
         if identity_ is not None and child.manifest["metadata"].get("labels", {}).get(envelopes.CONFIG_LABEL):
             self._removals.keep(identity_)
-        manifest = _watched(child.manifest)
-        if not self._is_in_place(child, manifest):
-            await self._write(key, child.ref, manifest)
+        if not self._is_in_place(child):
+            await self._write(key, child.ref, child.manifest)
 
-    def _is_in_place(self, child: objects.Child, manifest: dict[str, Any]) -> bool:
+    def _is_in_place(self, child: objects.Child) -> bool:
         found = self._cache.by_ref.get(child.ref)
         if found is None or found.seen.desired != child.desired or child.ref in self._doubted:
             return False
         if child.ref.kind == "Secret":
-            return found.digest == seen.digest_of(manifest)
+            return found.digest == seen.digest_of(child.manifest)
         return self._verified.setdefault(child.ref, found.digest) == found.digest
 
     async def _write(self, key: objects.Key, ref: objects.Ref, manifest: dict[str, Any]) -> None:
@@ -150,7 +150,7 @@ class Children:
             await self._delete(child)
             self._removals.keep(identity_)
         elif self._removals.want(identity_, time.monotonic()):
-            await self._write(child.key, ref, _watched(self._tombstone(child, identity_)))
+            await self._write(child.key, ref, self._tombstone(child, identity_))
             self._queue.add_after(child.key, self.tombstone_seconds)
             _log.info("removal_said", kind=identity_[0], key=identity_[1])
 
@@ -193,15 +193,6 @@ def identity_of(key: objects.Key) -> removals.Identity | None:
         case "Listener" | "Destination":
             return key.kind, key.path
     return None
-
-
-def _watched(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A Secret with the label by which our own watch sees it."""
-    if manifest["kind"] != "Secret":
-        return manifest
-    meta = manifest["metadata"]
-    labels = {**meta.get("labels", {}), metadata.WATCH_LABEL: kinds.MANAGED_SECRET}
-    return {**manifest, "metadata": {**meta, "labels": labels}}
 
 
 def _age(said_at: str) -> float:

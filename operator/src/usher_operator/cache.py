@@ -226,8 +226,8 @@ class Cache(world.World):
         namespace, name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
         if kind in kinds.OWN:
             return self._put_own(objects.Key(kind.name, namespace, name), raw)  # type: ignore[arg-type]
-        if kind is kinds.SECRET:
-            return self._put_secret(namespace, name, raw)
+        if kind is kinds.CREDENTIAL:
+            return self._put_secret(f"{namespace}/{name}", raw)
         if kind in kinds.CHILDREN:
             return self._put_child(ref_of(kind, namespace, name), raw)
         if kind is kinds.NAMESPACE:
@@ -246,8 +246,8 @@ class Cache(world.World):
         """Forget an object that is gone; returns the keys to plan again."""
         if kind in kinds.OWN:
             return self._remove_own(objects.Key(kind.name, namespace, name))  # type: ignore[arg-type]
-        if kind is kinds.SECRET:
-            return self._remove_secret(namespace, name) | self._put_child(ref_of(kind, namespace, name), None)
+        if kind is kinds.CREDENTIAL:
+            return self._remove_secret(f"{namespace}/{name}")
         if kind in kinds.CHILDREN:
             return self._put_child(ref_of(kind, namespace, name), None)
         if kind is kinds.NAMESPACE:
@@ -260,12 +260,11 @@ class Cache(world.World):
             return frozenset((key.namespace, key.name) for key in self.records if key.kind == kind.name)
         if kind is kinds.NAMESPACE:
             return frozenset(("", name) for name in self._namespaces)
+        if kind is kinds.CREDENTIAL:
+            return frozenset((path.partition("/")[0], path.partition("/")[2]) for path in self._secrets)
         if kind not in kinds.CHILDREN:
             return self.optional.names(kind)
-        refs = {(ref.namespace, ref.name) for ref in self.by_ref if ref.kind == kind.name}
-        if kind is kinds.SECRET:
-            refs |= {(path.partition("/")[0], path.partition("/")[2]) for path in self._secrets}
-        return frozenset(refs)
+        return frozenset((ref.namespace, ref.name) for ref in self.by_ref if ref.kind == kind.name)
 
     def set_keys(self, keys: model.Keys | None) -> None:
         """Another install key, or none; documents in place are read anew only by the next complete reading."""
@@ -396,23 +395,17 @@ class Cache(world.World):
                 found |= self._references.users("Hostname", path)
         return frozenset(found)
 
-    def _put_secret(self, namespace: str, name: str, raw: dict[str, Any]) -> Keys:
-        labels = raw["metadata"].get("labels") or {}
-        changed = self._put_child(ref_of(kinds.SECRET, namespace, name), raw)
-        if labels.get(metadata.WATCH_LABEL) != "true":
-            return changed | self._remove_secret(namespace, name)
+    def _put_secret(self, path: str, raw: dict[str, Any]) -> Keys:
         try:
             found = seen.convert(raw, resources.Secret)
         except msgspec.ValidationError:
-            return changed | self._remove_secret(namespace, name)
-        path = f"{namespace}/{name}"
+            return self._remove_secret(path)
         before = self._secrets.get(path)
         self._secrets[path] = found
         self._misses.pop(path, None)
-        return changed | (self._references.users("Secret", path) if before != found else _NONE)
+        return self._references.users("Secret", path) if before != found else _NONE
 
-    def _remove_secret(self, namespace: str, name: str) -> Keys:
-        path = f"{namespace}/{name}"
+    def _remove_secret(self, path: str) -> Keys:
         self._misses.pop(path, None)
         return self._references.users("Secret", path) if self._secrets.pop(path, None) is not None else _NONE
 
@@ -432,7 +425,7 @@ class Cache(world.World):
             self._drop_child(ref, before, hosts)
         full = {**raw, "apiVersion": ref.api_version, "kind": ref.kind} if raw is not None else None
         child = seen.read_child(full, self._install.controller_name, self._keys) if full is not None else None
-        if full is not None and child is None and seen.is_managed(full):
+        if full is not None and seen.is_foreign(full, self._install.controller_name):
             self.foreign.add(ref)
         else:
             self.foreign.discard(ref)

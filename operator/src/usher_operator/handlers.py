@@ -61,6 +61,8 @@ class Handlers:
         self._relists = Relists(clock)
         self.on_class: Callable[[], None] = lambda: None
         """Called after a ListenerClass changed: it may confirm removals."""
+        self.on_arrival: Callable[[kinds.Watched], None] = lambda _: None
+        """Called when a definition came, or changed, while the operator runs."""
         self.on_lost: Callable[[removals.Kind], None] = lambda _: None
         """Called when one of our own CRDs goes, with what it takes along: that was not meant to go."""
 
@@ -97,6 +99,7 @@ class Handlers:
         elif _is_established(raw):
             if type_ is not None or topic in self._trust.reasons:  # at the start everything was read a moment ago
                 self._resync.ask(kind)
+                self.on_arrival(kind)
             self._trust.restore(topic)
 
     def _on_lost(self, kind: kinds.Watched, topic: str) -> None:
@@ -143,7 +146,7 @@ class RestartWatcher(logging.Filter):
         """Ask for a reading of the kind that is named; let warnings through, and nothing below."""
         text = record.getMessage()
         if text.startswith(_RESTART_WORDS):
-            for kind in self._resync.kinds:
+            for kind in kinds.DECLARED:
                 if f" {kind.plural}.{kind.version}" in text:
                     self._resync.ask(kind)
         return record.levelno >= logging.WARNING

@@ -8,7 +8,6 @@ import secrets
 import structlog
 
 from usher_gateway import envelopes, model
-from usher_gateway.resources import metadata
 from usher_operator import api as apis
 from usher_operator import cache as caches
 from usher_operator import kinds, objects, trust, workqueue
@@ -111,7 +110,7 @@ class Installation:
     async def _create(self, name: str, data: dict[str, bytes]) -> dict[str, bytes]:
         """Make a Secret; where another replica was faster, its Secret counts."""
         install = envelopes.install_label(self._cache.install.controller_name)
-        labels = {envelopes.INSTALL_LABEL: install, metadata.WATCH_LABEL: kinds.MANAGED_SECRET}
+        labels = {envelopes.INSTALL_LABEL: install}
         body = {
             "apiVersion": "v1",
             "kind": "Secret",

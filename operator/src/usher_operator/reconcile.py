@@ -16,7 +16,7 @@ _log = structlog.get_logger(__name__)
 Planner = Callable[[world.World, objects.Key], objects.Plan]
 
 _MANY = 200
-"""With more keys waiting, what gateways run is written first, and what is told about it afterwards."""
+"""With more keys waiting, what gateways run is written first, and everything else afterwards."""
 
 _LOOKS = 3
 """So often a plan may ask for Secrets before it has to do without."""
@@ -76,12 +76,13 @@ class Reconciler:
         """
         plan = await self._planned(key)
         self._cache.set_behind(key, is_behind=plan.is_behind)
+        is_late = self._queue.depth > _MANY
         failure = None
         try:
-            await self._children.apply(plan)
+            await self._children.apply(plan, documents_only=is_late)
         except apis.ApiError as error:
             failure = error
-        if self._queue.depth > _MANY:
+        if is_late:
             self._queue.add_last(key)
         else:
             await self._statuses.write(plan)
@@ -106,6 +107,6 @@ class Reconciler:
         if raw is None:
             self._cache.note_missing(path, "NotFound")
         elif (raw["metadata"].get("labels") or {}).get(metadata.WATCH_LABEL) == "true":
-            self._cache.put(kinds.SECRET, raw)  # the watch is a moment behind
+            self._cache.put(kinds.CREDENTIAL, raw)  # the watch is a moment behind
         else:
             self._cache.note_missing(path, "NotLabelled")

@@ -39,6 +39,10 @@ class Resync:
         self._trust, self._metrics = trusting, numbers
         self._asked: set[kinds.Watched] = set()
         self._wake = asyncio.Event()
+        self.versions: dict[kinds.Watched, str] = {}
+        """Where the reading at the start ended: where a watch may begin."""
+        self.scopes: dict[kinds.Watched, str] = {}
+        """Kind -> the one namespace in which it is of interest; others are read in all."""
         self.kinds: tuple[kinds.Watched, ...] = kinds.ALL
         """What is read; optional kinds that are switched off are left out."""
         self.after_all: Callable[[], None] = lambda: None
@@ -53,7 +57,7 @@ class Resync:
         """Read kinds until each was read completely; waits, and says so, while one cannot be."""
         left = list(some)
         while True:
-            left = [kind for kind in left if not await self.read(kind, is_start=True)]
+            left = [kind for kind in left if not await self.read(kind, is_start=True) and not self.is_absent(kind)]
             if not left:
                 return
             await asyncio.sleep(_RETRY_SECONDS)
@@ -72,7 +76,7 @@ class Resync:
                 await self._read_all()
                 due = loop.time() + seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
             else:
-                failed = {kind for kind in asked if not await self.read(kind)}
+                failed = {kind for kind in asked if not await self.read(kind) and not self.is_absent(kind)}
                 if failed:
                     loop.call_later(_RETRY_SECONDS, self._ask_again, failed)
 
@@ -81,7 +85,7 @@ class Resync:
             self.ask(kind)
 
     async def _read_all(self) -> None:
-        results = [await self.read(kind) for kind in self.kinds]
+        results = [await self.read(kind) or self.is_absent(kind) for kind in self.kinds]
         self._metrics.resyncs.labels("success" if all(results) else "incomplete").inc()
         self._cache.forget_missing()
         self.after_all()
@@ -92,32 +96,46 @@ class Resync:
         for key in sorted(self._cache.all_keys(), key=_rank):
             self._queue.add(key)
 
-    async def read(self, kind: kinds.Watched, *, is_start: bool = False) -> bool:
-        """Read a kind; returns whether that was complete. What an incomplete reading lacks is not taken for gone."""
+    def collection(self, kind: kinds.Watched) -> str:
+        """Path of what is of interest of a kind."""
+        return kind.collection(self.scopes.get(kind, ""))
+
+    async def read(self, kind: kinds.Watched, *, is_start: bool = False) -> str:
+        """Read a kind; returns its resourceVersion, ``""`` where that was not complete or there is no such kind.
+
+        What an incomplete reading lacks is not taken for gone.
+        """
         topic = f"reading {kind.plural}"
         known = self._cache.names(kind)
         found: set[tuple[str, str]] = set()
         version = ""
         try:
-            async for page in self._api.pages(kind.collection(), kind.selector):
+            async for page in self._api.pages(self.collection(kind), kind.selector):
                 version = page.resource_version
                 for raw in page.items:
                     found.add((raw["metadata"].get("namespace", ""), raw["metadata"]["name"]))
                     self._put(kind, raw, is_start=is_start)
         except apis.ApiError as error:
-            return self._failed(kind, error, is_start=is_start)
+            self._failed(kind, error, is_start=is_start)
+            return ""
         self._trust.restore(topic)
         if kind.feature:
             self._add(self._cache.set_served(kind.feature, served=True))
         gone = [name for name in known - found if not self._is_newer(kind, name, version)]
         if gone:
             await self._forget(kind, gone, version)
-        return True
+        if is_start:
+            self.versions[kind] = version
+        return version
 
-    def _failed(self, kind: kinds.Watched, error: apis.ApiError, *, is_start: bool) -> bool:
+    def is_absent(self, kind: kinds.Watched) -> bool:
+        """Whether a kind is optional and not there: then there is nothing to read."""
+        return bool(kind.feature) and not getattr(self._cache.features, kind.feature)
+
+    def _failed(self, kind: kinds.Watched, error: apis.ApiError, *, is_start: bool) -> None:
         if error.status == _ABSENT and kind.feature:
             self._add(self._cache.set_served(kind.feature, served=False))
-            return True
+            return
         topic = f"reading {kind.plural}"
         if error.status == _ABSENT:
             self._trust.doubt(topic, f"the API server does not know {kind.plural}.{kind.group}: apply the CRDs")
@@ -125,7 +143,6 @@ class Resync:
             self._trust.doubt(topic, f"{kind.plural} cannot be read: {error.status} {error.reason}")
         else:
             _log.error("reading_incomplete", kind=kind.name, status=error.status, reason=error.reason)
-        return False
 
     def _put(self, kind: kinds.Watched, raw: apis.Raw, *, is_start: bool) -> None:
         metadata = raw["metadata"]
@@ -133,7 +150,7 @@ class Resync:
         if uid == metadata["uid"] and is_older(metadata["resourceVersion"], version):
             return  # an event was faster
         # kinds of which no version is kept have nothing to compare
-        keeps = kind in kinds.OWN or (kind in kinds.CHILDREN and kind is not kinds.SECRET)
+        keeps = kind in kinds.OWN or kind in kinds.CHILDREN
         if is_start:
             self._cache.put(kind, raw)  # everything is planned once everything was read
         else:

@@ -126,9 +126,14 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
     )
 
 
-def is_managed(raw: Raw) -> bool:
-    """Whether some install's operator made an object."""
-    return (raw["metadata"].get("labels") or {}).get(envelopes.MANAGED_LABEL) == "true"
+def is_foreign(raw: Raw, controller_name: str) -> bool:
+    """Whether another install's operator made an object."""
+    labels = raw["metadata"].get("labels") or {}
+    install = labels.get(envelopes.INSTALL_LABEL, "")
+    return labels.get(envelopes.MANAGED_LABEL) == "true" and install not in {
+        "",
+        envelopes.install_label(controller_name),
+    }
 
 
 def digest_of(manifest: Raw) -> str:

@@ -25,6 +25,7 @@ from usher_operator import api as apis
 from usher_operator import (
     apply,
     connection,
+    follow,
     handlers,
     health,
     installation,
@@ -100,6 +101,9 @@ class Operator:
         )
         self.resync = resync.Resync(self.api, self.cache, self.queue, self.trust, self.metrics)
         self.resync.kinds = self._kinds()
+        self.resync.scopes = dict.fromkeys(
+            (kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), settings.data_plane_namespace
+        )
         self.resync.after_all = self.children.doubt
         around = (self.trust, self.installation, self.metrics)
         self.judge = judge.Judge(self.removals, self.cache, self.queue, around)
@@ -110,6 +114,8 @@ class Operator:
         self.handlers = handlers.Handlers(self.cache, self.queue, self.resync, told, time.monotonic)
         self.handlers.on_class = self.judge.poke
         self.handlers.on_lost = self.removals.suspect
+        self.follower = follow.Follower(self.api, self.resync, self.handlers, self.health)
+        self.handlers.on_arrival = self.follower.follow
 
     def _kinds(self) -> tuple[kinds.Watched, ...]:
         is_on = {"": True, "gateway_api": self.settings.gateway_api, "cert_manager": self.settings.cert_manager}
@@ -216,6 +222,7 @@ class Operator:
     def _start(self) -> list[asyncio.Task[Any]]:
         jobs: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "resync": lambda: self.resync.run(self.settings.timing.resync),
+            "children": self.follower.run,
             "removals": self.judge.run,
             "observe": self.observer.run,
             "install": self.installation.watch,
@@ -227,7 +234,7 @@ class Operator:
 
     async def _watch(self) -> None:
         """Kopf, until told to stop."""
-        registry = handlers.register(self.handlers, self.resync.kinds)
+        registry = handlers.register(self.handlers, tuple(kind for kind in self._kinds() if kind in kinds.DECLARED))
         kopf.on.login(registry=registry)(self._login)
         handlers.RestartWatcher(self.resync).install()
         ready = asyncio.Event()
@@ -301,7 +308,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.persistence.diffbase_storage = _NoBase()
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 0.5
-    for kind in kinds.ALL:
+    for kind in kinds.DECLARED:
         if kind.selector:
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
     return settings

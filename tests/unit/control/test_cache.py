@@ -87,7 +87,7 @@ def full(cache: caches.Cache) -> caches.Cache:
         (kinds.TENANT, raw("Tenant", "acme", {})),
         (kinds.DESTINATION, destination()),
         (kinds.LISTENER, listener()),
-        (kinds.SECRET, secret()),
+        (kinds.CREDENTIAL, secret()),
     ):
         cache.put(kind, one)
     return cache
@@ -105,9 +105,9 @@ def test_a_tenant_concerns_its_listeners(full: caches.Cache) -> None:
 
 
 def test_a_secret_concerns_who_refers_to_it(full: caches.Cache) -> None:
-    assert full.put(kinds.SECRET, secret(value="ZGVm")) == {CRM}
-    assert full.put(kinds.SECRET, secret("other")) == frozenset()
-    assert full.remove(kinds.SECRET, "agency", "token") == {CRM}
+    assert full.put(kinds.CREDENTIAL, secret(value="ZGVm")) == {CRM}
+    assert full.put(kinds.CREDENTIAL, secret("other")) == frozenset()
+    assert full.remove(kinds.CREDENTIAL, "agency", "token") == {CRM}
     assert full.secret_state("agency/token") is None
 
 

@@ -52,7 +52,7 @@ class Asked:
     """Notes which kinds are to be read."""
 
     def __init__(self) -> None:
-        self.kinds = kinds.ALL
+        self.kinds = kinds.DECLARED
         self.asked: list[kinds.Watched] = []
 
     def ask(self, kind: kinds.Watched) -> None:
@@ -63,7 +63,7 @@ class Asked:
     ("text", "asked"),
     [
         ("Restarting the watch-stream for listeners.v1alpha1.usher.dev cluster-wide.", [kinds.LISTENER]),
-        ("Restarting the watch-stream for secrets.v1 cluster-wide.", [kinds.SECRET]),
+        ("Restarting the watch-stream for secrets.v1 cluster-wide.", [kinds.CREDENTIAL]),
         ("Restarting the watch-stream for clusterissuers.v1.cert-manager.io cluster-wide.", [kinds.CLUSTER_ISSUER]),
         ("Starting the watch-stream for listeners.v1alpha1.usher.dev cluster-wide.", []),
     ],
