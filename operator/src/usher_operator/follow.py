@@ -1,8 +1,8 @@
 """Watches of the operator's own: on its children, and on kinds whose definition came while it ran.
 
 Most of what is heard of children is the echo of own writes, and kopf takes a millisecond for each event. Kopf also
-looks for a new definition only once, often a moment before it is served, and stays deaf to that kind then. A watch begins
-where a complete reading ended, so that nothing is missed in between.
+looks for a new definition only once, often a moment before it is served, and stays deaf to that kind then. A watch
+begins where a complete reading ended, so that nothing is missed in between.
 """
 
 import asyncio
