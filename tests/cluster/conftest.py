@@ -32,7 +32,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_secret_is_told() -> Iterator[None]:
-    """Fails the run if a credential, a URL's token or a key was in a log, an Event, a condition, metrics or a report."""
+    """Fails the run if a credential, a token or a key was in a log, an Event, a condition, metrics or a report."""
     yield from secrecy.watching()
 
 

@@ -1,4 +1,4 @@
-"""What an agency lives through, from ``kubectl apply`` to an answer on the gateway's port and what its systems receive."""
+"""What an agency lives through: from ``kubectl apply`` to an answer on the gateway's port, and to its systems."""
 
 import base64
 import datetime

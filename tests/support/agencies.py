@@ -34,6 +34,11 @@ class Platform:
         """What the gateway's admin port answers to who may observe."""
         return await self.install.ask(self.gateway, path)
 
+    async def children(self, kind: str, hostname: str) -> list[dict[str, Any]]:
+        """What the operator made of a hostname."""
+        found = await self.server.list(api.Resource(kind, "", self.install.system))
+        return [one for one in found if one["metadata"]["annotations"]["usher.dev/owner"] == hostname]
+
 
 @dataclass
 class Agency:
