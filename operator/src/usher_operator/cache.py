@@ -306,9 +306,21 @@ class Cache(world.World):
         """What a look for a Secret has shown."""
         self._misses[path] = (state, self.now)
 
+    @property
+    def missing(self) -> dict[str, world.SecretState]:
+        """What is believed of missing Secrets."""
+        return {path: state for path, (state, _) in self._misses.items()}
+
+    def missed_by(self, path: str) -> Keys:
+        """Who may miss a Secret: what refers to it, and of one in the data plane's namespace whoever has a hostname."""
+        found = self._references.users("Secret", path)
+        if path.partition("/")[0] == self._install.data_plane_namespace:
+            found |= {key for key in self.records if key.kind in {"ListenerClass", "Listener"}}
+        return found
+
     def forget_missing(self) -> Keys:
         """Look for missing Secrets anew; returns who misses one."""
-        users = [self._references.users("Secret", path) for path in self._misses]
+        users = [self.missed_by(path) for path in self._misses]
         self._misses.clear()
         return frozenset().union(*users)
 

@@ -239,7 +239,14 @@ def test_a_look_for_a_missing_secret_is_believed_for_a_while() -> None:
     assert cache.secret_state("agency/token") == "NotLabelled"
     now[0] += 61_000_000
     assert cache.secret_state("agency/token") is None
+    assert cache.missed_by("agency/token") == {CRM}
     assert cache.forget_missing() == {CRM}
+    assert cache.missing == {}
+
+
+def test_a_missing_certificate_is_missed_by_whoever_has_a_hostname(full: caches.Cache) -> None:
+    kinds_found = {key.kind for key in full.missed_by(f"{settings.Settings().data_plane_namespace}/wildcard")}
+    assert kinds_found == {"ListenerClass", "Listener"}
 
 
 def test_confirmations_are_those_of_our_classes(full: caches.Cache) -> None:
