@@ -67,6 +67,24 @@ async def test_the_ingress_of_a_class_goes_once_a_gateway_has_taken_its_route(ag
         assert await platform.children("HTTPRoute", hostname)
 
 
+async def test_a_class_says_that_its_certificate_is_missing_until_somebody_provides_it(
+    agency: agencies.Agency,
+) -> None:
+    system = agency.platform.install.system
+    async with edge_class(agency) as klass:
+        name = klass["metadata"]["name"]
+        tls = {"mode": "Provided", "secretName": name}
+        await agency.apply({**klass, "spec": {**klass["spec"], "tls": tls}})
+        await agency.wait("Listener", "lobby", "CertificateReady", "False", "SecretNotFound")
+        certificate = {"tls.crt": "MQ==", "tls.key": "MQ=="}
+        metadata = {"name": name, "namespace": system}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls"}
+        await agency.platform.server.create({**secret, "data": certificate})
+        await agency.wait("Listener", "lobby", "CertificateReady", "True", "Provided")
+        found = agencies.says("CertificateReady", "True", "Provided")
+        await agency.platform.server.wait(api.of(klass), found)
+
+
 async def open_rooms(agency: agencies.Agency, count: int) -> list[str]:
     """Applies so many listeners; their URLs once all answer."""
     names = [f"room-{number}" for number in range(count)]
