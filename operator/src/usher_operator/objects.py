@@ -116,3 +116,6 @@ class Plan(msgspec.Struct, frozen=True):
     world and plan again, before this status is written."""
     staying: tuple[Ref, ...] = ()
     """Children in place that are wanted no more, and stay for now."""
+    granted: tuple[str, ...] = ()
+    """Hostnames that a Listener names and that its document is to have: while that is written, nobody else is to be
+    granted them."""

@@ -81,6 +81,7 @@ class Reconciler:
             ApiError: some of it could not be done; everything else was.
         """
         plan = await self._planned(key)
+        self._cache.grant(key, plan.granted)  # no await between the plan and this: others are planned meanwhile
         self._cache.set_behind(key, is_behind=plan.is_behind)
         is_late = self._queue.depth > _MANY
         failure = None
@@ -88,6 +89,9 @@ class Reconciler:
             await self._children.apply(plan, documents_only=is_late)
         except apis.ApiError as error:
             failure = error
+        finally:
+            for other in self._cache.end_grant(key):
+                self._queue.add(other)
         if is_late:
             self._queue.add_last(key)
         else:

@@ -231,6 +231,19 @@ def test_an_api_that_goes_takes_what_was_made_by_it(full: caches.Cache) -> None:
     assert full.children_of(host) == ()
 
 
+def test_a_hostname_is_had_while_the_document_is_being_written(full: caches.Cache) -> None:
+    full.grant(LOBBY, ["new.example"])
+    assert full.incumbent("new.example") == ("agency", "acme")
+    full.end_grant(LOBBY)
+    assert full.incumbent("new.example") is None
+
+
+def test_who_waits_for_a_hostname_is_told_when_it_was_not_taken_after_all(full: caches.Cache) -> None:
+    full.put(kinds.LISTENER, listener("bar", "new.example"))
+    full.grant(LOBBY, ["new.example"])
+    assert full.end_grant(LOBBY) == {BAR}
+
+
 def test_a_look_for_a_missing_secret_is_believed_for_a_while() -> None:
     now = [0]
     cache = caches.Cache(settings.Settings(), lambda: now[0])

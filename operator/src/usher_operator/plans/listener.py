@@ -61,7 +61,14 @@ def _plan(view: world.World, key: objects.Key, seen: world.Seen[resources.Listen
         is_behind=found.is_behind,
         again_at=found.again_at,
         unknown_secrets=(*compiled.unknown_secrets, *faces.unknown_secrets),
+        granted=_granted(seen.resource, document) if published.child else (),
     )
+
+
+def _granted(one: resources.Listener, document: documents.Listener | None) -> tuple[str, ...]:
+    """The hostnames that a listener names and has."""
+    named = {address.hostname for address in one.spec.addresses or ()}
+    return tuple(sorted(named & {address.host for address in (document.addresses if document else ())}))
 
 
 def _in_force(
