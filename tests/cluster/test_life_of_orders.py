@@ -133,7 +133,7 @@ async def unready(agency: agencies.Agency) -> list[str]:
 
 async def test_of_two_tenants_that_claim_a_hostname_at_once_one_has_it(make_agency: agencies.Make) -> None:
     pair = [await make_agency() for _ in range(2)]
-    hostnames = [f"shop-{number}.{pair[0].namespace}.customers.example" for number in range(5)]
+    hostnames = [f"shop-{number}.{pair[0].namespace}.customers.example" for number in range(12)]
     for agency in pair:
         await agency.apply(agency.tenant(), agency.destination())
     claims = [claim(agency, hostname) for hostname in hostnames for agency in pair]

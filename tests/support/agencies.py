@@ -56,6 +56,11 @@ class Agency:
         """``kubectl apply``."""
         await self.platform.install.cluster.kubectl.apply(*documents)
 
+    async def apply_large(self, *documents: Mapping[str, Any]) -> None:
+        """The same for what is too large for the annotation in which kubectl keeps what it applied last."""
+        for document in documents:
+            await self.platform.server.apply(document)
+
     async def kubectl(self, *arguments: str) -> str:
         return await self.platform.install.cluster.kubectl(*arguments, f"--namespace={self.namespace}")
 
