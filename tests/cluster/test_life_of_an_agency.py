@@ -3,6 +3,7 @@
 import base64
 import datetime
 import urllib.parse
+from typing import Any
 
 from support import agencies, api, waiting
 
@@ -175,7 +176,7 @@ async def test_a_hostname_goes_from_one_tenant_to_another(make_agency: agencies.
     hostname = f"{incumbent.namespace}.customers.example"
     url = f"https://{hostname}/hooks/purple.php"
     address = {"name": "shop", "hostname": hostname, "path": "/hooks/purple.php"}
-    theirs = {"addresses": [address], "authentication": {"type": "None"}}
+    theirs: dict[str, Any] = {"addresses": [address], "authentication": {"type": "None"}}
     await incumbent.apply(incumbent.tenant(), incumbent.destination(), incumbent.listener(**theirs))
     await incumbent.wait_ready("listeners.usher.dev/lobby")
     await heir.apply(heir.tenant(), heir.destination(), heir.listener(**theirs))
