@@ -11,7 +11,7 @@ import structlog
 
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model
-from usher_gateway.ingest import accept, answer, authenticate, find, inflate, receive, route, validate
+from usher_gateway.ingest import accept, answer, authenticate, find, http_request, inflate, route, validate
 from usher_gateway.store import port
 
 _log = structlog.get_logger(__name__)
@@ -109,7 +109,7 @@ class Door:
         """Whether a first configuration was applied."""
         return self._addresses is not None
 
-    def locate(self, request: receive.Request, now: int) -> find.Found:
+    def locate(self, request: http_request.Request, now: int) -> find.Found:
         """The listener that a request is for.
 
         Raises:
@@ -122,7 +122,7 @@ class Door:
             raise answer.RefusedError(model.RefusedReason.NotFound)
         return found
 
-    def authenticate(self, found: find.Found, request: receive.Request) -> None:
+    def authenticate(self, found: find.Found, request: http_request.Request) -> None:
         """Check source address and credentials, then the listener's rate.
 
         Raises:
@@ -139,10 +139,10 @@ class Door:
         if listener.bucket is not None and not listener.bucket.take(asyncio.get_running_loop().time()):
             raise answer.RefusedError(model.RefusedReason.RateLimited)
 
-    def _check_source(self, listener: find.LiveListener, request: receive.Request) -> None:
+    def _check_source(self, listener: find.LiveListener, request: http_request.Request) -> None:
         document = listener.document
         forwarded = (
-            request.headers.getall("X-Forwarded-For", ()) if document.client_address_from == "XForwardedFor" else ()
+            request.headers.getall("X-Forwarded-For") if document.client_address_from == "XForwardedFor" else ()
         )
         client = authenticate.client_address(request.peer, forwarded, listener.trusted_proxies)
         if authenticate.source_is_allowed(client, listener.source_ranges):
@@ -152,7 +152,7 @@ class Door:
         key = (listener.name.namespace, listener.name.tenant)
         self.books.unexpected_sources[key] = self.books.unexpected_sources.get(key, 0) + 1
 
-    async def read(self, found: find.Found, request: receive.Request) -> tuple[bytes, validate.Parsed]:
+    async def read(self, found: find.Found, request: http_request.Request) -> tuple[bytes, validate.Parsed]:
         """The body, inflated, and what it says.
 
         Raises:
@@ -163,7 +163,7 @@ class Door:
                 return b"", validate.parse(b"", "")
             raise answer.RefusedError(model.RefusedReason.MethodNotAllowed)
         raw = await request.read_body()
-        encoding = ",".join(request.headers.getall("Content-Encoding", ()))
+        encoding = ",".join(request.headers.getall("Content-Encoding"))
         is_broken = False
         if encoding and raw:
             try:
@@ -179,14 +179,14 @@ class Door:
         return raw, validate.parse(raw, request.headers.get("Content-Type", ""))
 
     async def understand(
-        self, found: find.Found, request: receive.Request, raw: bytes, parsed: validate.Parsed, now: int
+        self, found: find.Found, request: http_request.Request, raw: bytes, parsed: validate.Parsed, now: int
     ) -> model.Arrival:
         """See accept.understand(); the digest of what is too large is made beside the event loop.
 
         Raises:
             RefusedError: BodyTimeout.
         """
-        if parsed.quarantine is not model.QuarantineReason.Truncated:
+        if parsed.quarantine is not model.QuarantineReason.Truncated or len(raw) <= http_request.INLINE_BYTES:
             return accept.understand(found, request, raw, parsed, now)
         work = functools.partial(accept.understand, found, request, raw, parsed, now)
         return await _beside(_DIGESTERS, work, request.deadline)
@@ -196,7 +196,7 @@ class Door:
         self.store.count(found.listener.name, model.Counter.probes, now)
         self.books.add(found.listener.name, "probe")
 
-    def count_accepted(self, arrival: model.Arrival, accepted: model.Accepted, request: receive.Request) -> None:
+    def count_accepted(self, arrival: model.Arrival, accepted: model.Accepted, request: http_request.Request) -> None:
         """Count what was committed; the sender of one that cannot be answered will bring it again."""
         self._count_committed(arrival, accepted)
         if not request.is_connected:
@@ -250,7 +250,7 @@ async def _inflated(raw: bytes, encoding: str, deadline: float) -> bytes:
     if len(raw) <= _INLINE_BYTES:
         with contextlib.suppress(inflate.TooLargeError):
             return inflate.inflate(raw, encoding, _INLINE_BYTES)
-    work = functools.partial(inflate.inflate, raw, encoding, receive.HARD_LIMIT_BYTES)
+    work = functools.partial(inflate.inflate, raw, encoding, http_request.HARD_LIMIT_BYTES)
     return await _beside(_INFLATERS, work, deadline)
 
 
@@ -262,7 +262,7 @@ async def _beside(threads: concurrent.futures.Executor, work: Callable[[], T], d
     """
     result = asyncio.get_running_loop().run_in_executor(threads, work)
     try:
-        async with asyncio.timeout_at(deadline - receive.NO_TIME):
+        async with asyncio.timeout_at(deadline - http_request.NO_TIME):
             return await result
     except TimeoutError:
         raise answer.RefusedError(model.RefusedReason.BodyTimeout) from None
