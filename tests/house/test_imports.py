@@ -8,7 +8,6 @@ from house import source
 
 PLACES = {
     "aiohttp": (
-        
         "gateway/src/usher_gateway/destinations/",
         "gateway/src/usher_gateway/config/from_cluster.py",
         "gateway/src/usher_gateway/admin/",

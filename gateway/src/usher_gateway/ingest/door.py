@@ -141,9 +141,7 @@ class Door:
 
     def _check_source(self, listener: find.LiveListener, request: http_request.Request) -> None:
         document = listener.document
-        forwarded = (
-            request.headers.getall("X-Forwarded-For") if document.client_address_from == "XForwardedFor" else ()
-        )
+        forwarded = request.headers.getall("X-Forwarded-For") if document.client_address_from == "XForwardedFor" else ()
         client = authenticate.client_address(request.peer, forwarded, listener.trusted_proxies)
         if authenticate.source_is_allowed(client, listener.source_ranges):
             return
@@ -163,9 +161,9 @@ class Door:
                 return b"", validate.parse(b"", "")
             raise answer.RefusedError(model.RefusedReason.MethodNotAllowed)
         raw = await request.read_body()
-        encoding = ",".join(request.headers.getall("Content-Encoding"))
         is_broken = False
-        if encoding and raw:
+        if raw and request.headers.bytes_of(b"content-encoding"):
+            encoding = ",".join(request.headers.getall("Content-Encoding"))
             try:
                 raw = await _inflated(raw, encoding, request.deadline)
             except inflate.TooLargeError:
@@ -176,7 +174,7 @@ class Door:
             return raw, validate.Parsed(quarantine=model.QuarantineReason.Truncated)
         if is_broken:
             return raw, validate.Parsed(quarantine=model.QuarantineReason.BadEncoding)
-        return raw, validate.parse(raw, request.headers.get("Content-Type", ""))
+        return raw, validate.parse(raw, request.headers.first(b"content-type"))
 
     async def understand(
         self, found: find.Found, request: http_request.Request, raw: bytes, parsed: validate.Parsed, now: int
@@ -187,8 +185,8 @@ class Door:
             RefusedError: BodyTimeout.
         """
         if parsed.quarantine is not model.QuarantineReason.Truncated or len(raw) <= http_request.INLINE_BYTES:
-            return accept.understand(found, request, raw, parsed, now)
-        work = functools.partial(accept.understand, found, request, raw, parsed, now)
+            return accept.understand(found, request.headers, raw, parsed, now)
+        work = functools.partial(accept.understand, found, request.headers, raw, parsed, now)
         return await _beside(_DIGESTERS, work, request.deadline)
 
     def count_probe(self, found: find.Found, now: int) -> None:
@@ -204,12 +202,15 @@ class Door:
             self.store.unacknowledged(arrival)
 
     def _count_committed(self, arrival: model.Arrival, accepted: model.Accepted) -> None:
-        self.books.add(arrival.listener, _WORDS[accepted.counted_as])
-        self.books.last_accepted[arrival.listener] = arrival.received_at
-        self.books.first_accepted.setdefault(arrival.listener, arrival.received_at)
-        self.books.refused_in_a_row.pop(arrival.listener, None)
+        books, listener = self.books, arrival.listener
+        books.add(listener, _WORDS[accepted.counted_as])
+        if listener not in books.last_accepted:
+            books.first_accepted[listener] = arrival.received_at
+        books.last_accepted[listener] = arrival.received_at
+        if books.refused_in_a_row:
+            books.refused_in_a_row.pop(listener, None)
         for skip in accepted.skipped:
-            self.books.add_skip(arrival.listener, skip)
+            books.add_skip(listener, skip)
         if arrival.quarantine is not None:
             reason = arrival.quarantine.name
             self.books.quarantined[reason] = self.books.quarantined.get(reason, 0) + 1

@@ -20,35 +20,49 @@ INLINE_BYTES = 64 * 1024
 class Headers(Mapping[str, str]):
     """Header fields, names in any case; bytes that are no UTF-8 become surrogates."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_more")
 
     def __init__(self) -> None:
-        self._fields: dict[bytes, list[bytes]] = {}
+        self._fields: dict[bytes, bytes] = {}
+        self._more: dict[bytes, list[bytes]] | None = None
+        """Further field lines of a name."""
 
     def add(self, name: bytes, value: bytes) -> None:
         """Add a field line."""
         name = name.lower()
-        values = self._fields.get(name)
-        if values is None:
-            self._fields[name] = [value]
-        else:
-            values.append(value)
+        if name not in self._fields:
+            self._fields[name] = value
+            return
+        if self._more is None:
+            self._more = {}
+        self._more.setdefault(name, []).append(value)
 
-    def values_of(self, name: bytes) -> list[bytes]:
-        """The values of all field lines of a name (lower case), as sent."""
-        return self._fields.get(name) or []
+    def repeats(self, name: bytes) -> bool:
+        """Whether a name (lower case) has more than one field line."""
+        return self._more is not None and name in self._more
+
+    def bytes_of(self, name: bytes) -> bytes:
+        """The value of a name's (lower case) first field line as sent; empty if there is none."""
+        return self._fields.get(name, b"")
 
     def first(self, name: bytes) -> str:
         """The value of a name's (lower case) first field line; ``""`` if there is none."""
-        values = self._fields.get(name)
-        return values[0].decode("utf-8", "surrogateescape") if values else ""
+        value = self._fields.get(name)
+        return value.decode("utf-8", "surrogateescape") if value else ""
 
     def getall(self, name: str) -> list[str]:
         """The values of all field lines of a name."""
-        return [value.decode("utf-8", "surrogateescape") for value in self.values_of(name.lower().encode())]
+        key = name.lower().encode()
+        if key not in self._fields:
+            return []
+        values = [self._fields[key], *(self._more or {}).get(key, ())]
+        return [value.decode("utf-8", "surrogateescape") for value in values]
 
     def __getitem__(self, name: str) -> str:
-        return self._fields[name.lower().encode()][0].decode("utf-8", "surrogateescape")
+        return self._fields[name.lower().encode()].decode("utf-8", "surrogateescape")
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower().encode() in self._fields
 
     def __iter__(self) -> Iterator[str]:
         return iter([name.decode("latin-1") for name in self._fields])
@@ -124,7 +138,7 @@ class Request:
     @property
     def needs_no_time(self) -> bool:
         """Whether nothing but the commit has to be waited for: a small body, complete and as it is."""
-        return self.is_complete and self.size <= INLINE_BYTES and not self.headers.values_of(b"content-encoding")
+        return self.is_complete and self.size <= INLINE_BYTES and not self.headers.bytes_of(b"content-encoding")
 
     def name_place(self, target: str) -> None:
         """Set target and host; the absolute form names the host itself (RFC 9112 §3.2.2)."""

@@ -1,20 +1,17 @@
-"""The edge: connections, time limits, bodies read under limits. The only file of ingest that knows the HTTP parser."""
+"""The edge: connections, their time limits, and the requests that come over them, one after the other."""
 
 import asyncio
-from collections import deque
-from collections.abc import Coroutine
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
-import httptools
 import msgspec
 import structlog
 
 from usher_gateway import measure, model
-from usher_gateway.ingest import answer, http_request
+from usher_gateway.ingest import answer, http_parser, http_request
 
 _log = structlog.get_logger(__name__)
 
-_VERSIONS = frozenset({"1.1", "1.0"})
 _LINGER_SECONDS = 2.0
 
 _SLICE_BYTES = 16 * 1024
@@ -22,15 +19,6 @@ _SLICE_BYTES = 16 * 1024
 
 _QUEUED = 8
 """Requests that wait on a connection for the one before them; then nothing more is read."""
-
-_HEAD_BYTES = 32 * 1024
-"""Longest header, trailer or chunk extension (RFC 9112 leaves it open)."""
-
-_LINE_BYTES = 8 * 1024
-"""Longest request line, and longest header field."""
-
-_FIELDS = 128
-"""Most header fields, trailers included."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -50,91 +38,19 @@ Handling = Coroutine[Any, Any, answer.Answer]
 """The steps of one arrival, begun or not."""
 
 
-class Handler(Protocol):
-    """Begins the steps of one arrival; they may wait for futures only where the request needs no other time."""
+Handler = Callable[[http_request.Request], Handling]
+"""Begins the steps of one arrival. Where a request needs_no_time, they wait for plain futures and nothing else."""
 
-    def __call__(self, one: http_request.Request, /) -> Handling: ...
-
-
-class Refused(Protocol):
-    """Is told of arrivals that never became a request."""
-
-    def __call__(self, reason: model.RefusedReason, /) -> None: ...
-
-
-class _NotHTTPError(Exception):
-    """What httptools takes, but Usher does not."""
-
-
-class _Parsing:
-    """The parser's callbacks: bytes to requests, in the order in which they came."""
-
-    __slots__ = ("_fields", "_target", "before_end", "current", "is_head", "parser", "requests", "sender")
-
-    def __init__(self, sender: http_request.Sender) -> None:
-        self.sender = sender
-        self.parser = httptools.HttpRequestParser(self)
-        self.requests: deque[http_request.Request] = deque()
-        """Those whose header is complete, until they are served."""
-        self.current = http_request.Request(sender)
-        """The request whose header or body comes in."""
-        self.is_head = True
-        """Whether the current request's header is not complete yet."""
-        self.before_end = 0
-        """Bytes since something ended: a header, a chunk, a request."""
-        self._target = b""
-        self._fields = 0
-
-    def on_message_begin(self) -> None:
-        self.current = http_request.Request(self.sender)
-        self.is_head, self._target, self._fields = True, b"", 0
-
-    def on_url(self, part: bytes) -> None:
-        self._target += part
-        if len(self._target) > _LINE_BYTES:
-            raise _NotHTTPError
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        if self._fields > _FIELDS or len(name) + len(value) > _LINE_BYTES or b"\0" in value:
-            raise _NotHTTPError
-        if self.is_head:
-            self.current.headers.add(name, value)
-
-    def on_headers_complete(self) -> None:
-        current, parser = self.current, self.parser
-        version = parser.get_http_version()
-        if version not in _VERSIONS or not self._target.isascii():
-            raise _NotHTTPError
-        headers = current.headers
-        if len(headers.values_of(b"host")) > 1 or len(headers.values_of(b"transfer-encoding")) > 1:
-            raise _NotHTTPError
-        current.method = parser.get_method().decode()
-        current.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
-        current.name_place(self._target.decode())
-        if not current.host and version == "1.1":
-            raise _NotHTTPError  # RFC 9112 §3.2
-        length = headers.values_of(b"content-length")
-        current.declared_bytes = int(length[0]) if length else -1
-        self.is_head, self.before_end = False, 0
-        self.requests.append(current)
-
-    def on_body(self, piece: bytes) -> None:
-        self.before_end = 0
-        self.current.add(piece)
-
-    def on_message_complete(self) -> None:
-        self.before_end = 0
-        self.is_head = True
-        self.current.complete()
+Refused = Callable[[model.RefusedReason], None]
+"""Is told of arrivals that never became a request."""
 
 
 class Connection(asyncio.Protocol):
     """One connection: parsing, pipelining, flow control, and Usher's clocks.
 
-    The steps of an arrival are driven from here and not by a task, wherever they wait for nothing but the commit: a task
-    and its wake-ups cost more than parsing the request (docs/performance.md). ``began_at`` is the acceptance of the
-    connection for the first request, and the first byte for later ones; 0 while the connection is idle.
+    The steps of an arrival are driven from here and not by a task, wherever they wait for nothing but the commit: a
+    task and its wake-ups cost more than parsing the request (docs/performance.md). ``began_at`` is the acceptance of
+    the connection for the first request, and the first byte for later ones; 0 while the connection is idle.
     """
 
     def __init__(self, server: "PublicServer", loop: asyncio.AbstractEventLoop) -> None:
@@ -146,10 +62,9 @@ class Connection(asyncio.Protocol):
         self.paused_since = 0.0
         """Since when the sender does not read its answers; 0 while it does."""
         self._loop = loop
-        self._parsing = _Parsing(self)
+        self._parser = http_parser.Parser(self)
         self._unparsed = b""
-        self._is_broken = self._is_closing = self._reads_slowly = False
-        self._rest_of_upgrade = 0
+        self._is_closing = self._reads_slowly = False
         self._task: asyncio.Task[None] | None = None
         self._serving: tuple[http_request.Request, Handling] | None = None
 
@@ -182,12 +97,12 @@ class Connection(asyncio.Protocol):
         else:
             self.server.connections.add(self)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 - the protocol's
         """Forget the connection, and wake who reads from it."""
         self.transport = None
         self._is_closing = True
         self.server.connections.discard(self)
-        self._end_body(model.RefusedReason.Disconnected)
+        self._parser.end_body(model.RefusedReason.Disconnected)
         self._drop_queue()
 
     def pause_writing(self) -> None:
@@ -201,13 +116,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Note when a request's first byte came, parse, and serve."""
-        if self._is_closing or self._is_broken:
+        if self._is_closing or self._parser.is_broken:
             return
         self.seen_bytes = True
         if not self.busy:
             if not self.began_at:
                 self.began_at = self._loop.time()
-        elif not self.next_began_at and self._parsing.current.is_complete:
+        elif not self.next_began_at and self._parser.current.is_complete:
             self.next_began_at = self._loop.time()
         if self._unparsed:
             self._unparsed += data
@@ -218,8 +133,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The sender sends no more: what it sent is answered, then the connection is closed."""
         self.is_half_closed = True
-        if self.busy or self._parsing.requests:
-            self._end_body(model.RefusedReason.Disconnected)
+        if self.busy or self._parser.requests:
+            self._parser.end_body(model.RefusedReason.Disconnected)
             # TLS has no half-closed connections
             return self.transport is not None and self.transport.get_extra_info("sslcontext") is None
         if self.seen_bytes and not self.is_lingering:
@@ -231,64 +146,19 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         """Parse until nothing is left, or enough requests wait."""
-        if len(data) <= _SLICE_BYTES and not self._rest_of_upgrade:
-            self._feed(data)
+        if len(data) <= _SLICE_BYTES:
+            self._parser.feed(data)
         else:
             start = 0
-            while start < len(data) and not self._is_broken and len(self._parsing.requests) < _QUEUED:
-                self._feed(data[start : start + _SLICE_BYTES])
+            while start < len(data) and not self._parser.is_broken and len(self._parser.requests) < _QUEUED:
+                self._parser.feed(data[start : start + _SLICE_BYTES])
                 start += _SLICE_BYTES
-            self._unparsed = data[start:] if not self._is_broken else b""
-        if self._unparsed or len(self._parsing.requests) >= _QUEUED:
+            self._unparsed = data[start:] if not self._parser.is_broken else b""
+        if self._unparsed or len(self._parser.requests) >= _QUEUED:
             self._read_slowly()
-        current = self._parsing.current
+        current = self._parser.current
         if not current.is_complete and current.size:
             self._count_reading(current)
-
-    def _feed(self, data: bytes) -> None:
-        parsing = self._parsing
-        if self._rest_of_upgrade:
-            self._feed_upgrade(data)
-            return
-        parsing.before_end += len(data)
-        try:
-            parsing.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._begin_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._break()
-        else:
-            if parsing.before_end > _HEAD_BYTES + len(data):
-                self._break()
-
-    def _begin_upgrade(self, rest: bytes) -> None:
-        """No upgrade is taken up: what the parser leaves to it is the body after all, and the connection's last."""
-        current = self._parsing.current
-        if current.headers.values_of(b"transfer-encoding"):
-            self._parsing.requests.pop()
-            self._break()
-        elif current.declared_bytes > 0:
-            current.is_complete = False
-            self._rest_of_upgrade = current.declared_bytes
-            self._feed_upgrade(rest)
-
-    def _feed_upgrade(self, data: bytes) -> None:
-        piece = data[: self._rest_of_upgrade]
-        self._rest_of_upgrade -= len(piece)
-        self._parsing.current.add(piece)
-        if not self._rest_of_upgrade:
-            self._parsing.current.complete()
-            self._is_broken = True  # whatever follows is not for us
-
-    def _break(self) -> None:
-        """What cannot be parsed inside of a body is that request's fault, else it is a request of its own."""
-        parsing = self._parsing
-        self._is_broken = True
-        if parsing.is_head:
-            parsing.is_head = False
-            parsing.requests.append(_BROKEN)
-        else:
-            parsing.current.end_early(model.RefusedReason.BadRequest)
 
     def _count_reading(self, one: http_request.Request) -> None:
         server = self.server
@@ -301,11 +171,6 @@ class Connection(asyncio.Protocol):
         self.server.reading_bytes -= one.counted_bytes
         one.counted_bytes = 0
 
-    def _end_body(self, reason: model.RefusedReason) -> None:
-        """The body that comes in will not be complete."""
-        if not self._parsing.is_head:
-            self._parsing.current.end_early(reason)
-
     def _read_slowly(self) -> None:
         if not self._reads_slowly and self.transport is not None:
             self._reads_slowly = True
@@ -313,7 +178,7 @@ class Connection(asyncio.Protocol):
 
     def _refill(self) -> None:
         """Let the parser go on with what is pipelined."""
-        if not self._reads_slowly or self._parsing.requests or self._is_closing:
+        if not self._reads_slowly or self._parser.requests or self._is_closing:
             return
         data, self._unparsed = self._unparsed, b""
         if data:
@@ -326,14 +191,14 @@ class Connection(asyncio.Protocol):
 
     def _serve_on(self) -> None:
         """Serve the requests of the connection, one after the other, until one has to wait."""
-        requests = self._parsing.requests
+        requests = self._parser.requests
         while not self._is_closing:
             if not requests:
                 self._refill()  # also while one is served: it may be its body that waits
             if self.busy or self.paused_since or not requests:
                 break
             one = requests.popleft()
-            if one is _BROKEN:
+            if one is http_parser.BROKEN:
                 self.hang_up(model.RefusedReason.BadRequest)
                 break
             self._serve(one)
@@ -403,7 +268,7 @@ class Connection(asyncio.Protocol):
         self.busy = False
         if one.counted_bytes:
             self._end_counting(one)
-        waiting = bool(self._parsing.requests) or bool(self._unparsed)
+        waiting = bool(self._parser.requests) or bool(self._unparsed)
         self.seen_bytes = waiting or bool(self.next_began_at)
         if not waiting or self.next_began_at:
             self.began_at = self.next_began_at
@@ -451,24 +316,10 @@ class Connection(asyncio.Protocol):
 
     def _drop_queue(self) -> None:
         """What waits will not be served."""
-        for one in self._parsing.requests:
+        for one in self._parser.requests:
             self._end_counting(one)
-        self._parsing.requests.clear()
+        self._parser.requests.clear()
         self._unparsed = b""
-
-
-class _Nobody:
-    """The sender of what is no request."""
-
-    peer = ""
-    is_connected = False
-
-    def ask_for_body(self) -> None:
-        """Nothing is asked for."""
-
-
-_BROKEN = http_request.Request(_Nobody())
-"""Stands in the queue for what could not be parsed."""
 
 
 class PublicServer:

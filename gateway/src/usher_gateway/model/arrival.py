@@ -63,7 +63,7 @@ class RefusedReason(enum.StrEnum):
     InternalError = "InternalError"
 
 
-class Arrival(msgspec.Struct):
+class Arrival(msgspec.Struct, gc=False):
     """An arrival on its way into the store: all that can be decided without knowing what came before.
 
     ``if_visit`` and ``if_repeat`` hold one plan per route in force; both are empty for a quarantined arrival.
@@ -103,7 +103,7 @@ class Arrival(msgspec.Struct):
     """Row key, given by the store when it commits: keys grow in the order of commits."""
 
 
-class Accepted(msgspec.Struct):
+class Accepted(msgspec.Struct, gc=False):
     """What the transaction made of an arrival."""
 
     counted_as: CountedAs

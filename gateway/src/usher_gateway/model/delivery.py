@@ -50,7 +50,7 @@ class Origin(enum.IntEnum):
     Replayed = 2
 
 
-class Delivery(msgspec.Struct):
+class Delivery(msgspec.Struct, gc=False):
     """A pending delivery in memory: what an attempt needs. Bodies are dropped when it waits for long."""
 
     key: int

@@ -21,7 +21,7 @@ class Print(msgspec.Struct, gc=False):
     unacknowledged: bool
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What an arrival is, with one final plan per route in force (none for redeliveries and quarantined ones)."""
 
     counted_as: model.CountedAs

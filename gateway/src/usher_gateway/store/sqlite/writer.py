@@ -225,8 +225,8 @@ class Writer:
             return False
         if bucket is not None:
             prints, sightings = generation.bucket(bucket)
-            rows.insert(self.connection, "insert or replace into prints", 2, prints)
-            rows.insert(self.connection, "insert or ignore into sightings", 2, sightings)
+            rows.insert(self.connection, "insert or replace into prints", rows.PAIR, prints)
+            rows.insert(self.connection, "insert or ignore into sightings", rows.PAIR, sightings)
             return True
         self.connection.execute("insert or replace into meta values ('folded_to', ?)", (str(generation.last_key),))
         return True
