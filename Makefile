@@ -6,6 +6,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+COMPILE := ../$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --generate-hashes --allow-unsafe
+# What the operator needs from an index: all but the gateway, which comes from here.
+OPERATOR_NEEDS := import tomllib; project = tomllib.load(open("../operator/pyproject.toml", "rb"))["project"]; \
+	print(*(name for name in project["dependencies"] if name != "usher-gateway"), sep="\n")
+
+# Only a KUBECONFIG given to make itself is used: tests create and delete, and an ambient one may lead anywhere.
+ifeq ($(origin KUBECONFIG),command line)
+export USHER_TEST_KUBECONFIG := $(KUBECONFIG)
+endif
+unexport KUBECONFIG
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +33,8 @@ venv: $(READY) ## the environment, in .venv
 run: $(READY) ## a simulated day of visits in about a minute, then keeps serving (ONCE=1: ends after the table)
 	@$(BIN)/python examples/agency/day.py $(if $(ONCE),--once)
 
-test: check $(READY) ## all that must hold: make check, then the whole suite but the long one
+test: check $(READY) ## all that must hold: make check, then the whole suite but the long one (KUBECONFIG=…: on that cluster)
+	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tests $(BIN)/python -m support.local_cluster build)
 	$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
 
 test-long: $(READY) ## the long suite: 100 kill rounds, a million odd bodies
@@ -32,7 +43,7 @@ test-long: $(READY) ## the long suite: 100 kill rounds, a million odd bodies
 check: $(READY) ## what needs no build: format, lint, types, import contracts, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy gateway/src operator/src tests bench examples
+	$(BIN)/mypy gateway/src operator/src tests bench examples tools
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
@@ -40,13 +51,17 @@ format: $(READY) ## format the code, mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+crds: $(READY) ## crds/ and docs/reference/, made anew from the typed resources
+	PYTHONPATH=tools $(BIN)/python -m definitions
+
 bench: $(READY) ## how fast: ratios to a bare aiohttp server within one run
 	$(BIN)/python bench/run.py $(ARGS)
 
 requirements: ## pin anew what development and CI install
-	cd requirements && ../$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --generate-hashes --allow-unsafe --output-file dev.txt dev.in ../gateway/pyproject.toml
+	cd requirements && ../$(BIN)/python -c '$(OPERATOR_NEEDS)' | $(COMPILE) --output-file dev.txt dev.in ../gateway/pyproject.toml -
+	cd requirements && $(COMPILE) --output-file go.txt go.in
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run test test-long check format bench requirements clean
+.PHONY: help venv run test test-long check format crds bench requirements clean

@@ -83,7 +83,7 @@ def test_every_setting_has_a_flag_or_stands_among_the_fixed_bounds() -> None:
 def test_every_variable_that_the_pages_name_is_read_somewhere() -> None:
     known = {
         node.value
-        for file in source.python_files(source.GATEWAY)
+        for file in source.python_files(source.GATEWAY, source.OPERATOR, source.ROOT / "tests" / "support")
         for node in ast.walk(source.tree(file))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("USHER_")
     }

@@ -97,6 +97,8 @@ class Gateway:
     def __init__(self, folder: Path, manifests: Sequence[Manifest], *flags: str, data: Path | None = None) -> None:
         self.data = data or folder / "data"
         self.file = folder / "usher.yaml"
+        self.configuration = [str(self.file)]
+        """What it runs; instead of its own file it may be ``--from-cluster …``."""
         self.log = folder / "gateway.log"
         self.port, self.admin = free_port(), free_port()
         self.flags = ["--accept-min-free-mib", "1", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "1"]
@@ -111,7 +113,7 @@ class Gateway:
     async def launch(self, **environment: str) -> None:
         """Start the process, ready or not."""
         assert self.process is None
-        arguments = ["run", str(self.file), "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}"]
+        arguments = ["run", *self.configuration, "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}"]
         arguments += ["--admin", f"127.0.0.1:{self.admin}", "--log-format", "json", *self.flags]
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(

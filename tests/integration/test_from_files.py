@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from usher_gateway import documents, model
-from usher_gateway.config import apply, from_files
+from usher_gateway import documents, envelopes, model
+from usher_gateway.config import apply, from_files, published
 
 KEYS = model.derive_keys(bytes(32))
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n---\n"
@@ -27,6 +27,7 @@ class Follower:
     def __init__(self, source: from_files.FileSource) -> None:
         self.source = source
         self.snapshots: list[documents.Snapshot] = []
+        self._touched: dict[envelopes.Identity, published.State | None] = {}
         self._changed = asyncio.Condition()
         self._task = asyncio.create_task(self._follow())
 
@@ -47,6 +48,11 @@ class Follower:
         async with asyncio.timeout(LIMIT_SECONDS):
             while not holds():  # noqa: ASYNC110 - a condition of the source, polled with a limit
                 await asyncio.sleep(0.02)
+
+    def touched(self) -> dict[envelopes.Identity, published.State | None]:
+        """How every document stood when it was told of last."""
+        self._touched |= self.source.take_touched()
+        return self._touched
 
     async def close(self) -> None:
         self._task.cancel()
@@ -81,7 +87,9 @@ async def test_an_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
         file.write_text(TENANT + listener("a") + listener("b"))
         await follower.until(has("a", "b"))
         assert time.monotonic() - before < 1
-        assert set(follower.source.hashes()) == {"listener/default/a", "listener/default/b"}
+        await follower.until_told(
+            lambda: set(follower.touched()) == {("Listener", "default/a"), ("Listener", "default/b")}
+        )
 
 
 async def test_an_editor_that_renames_over_a_single_file_is_followed(tmp_path: pathlib.Path) -> None:

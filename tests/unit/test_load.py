@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies
 
 from usher_gateway import resources
-from usher_gateway.resources import load, problem, scalars
+from usher_gateway.resources import load, problem, scalars, tenant
 
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: %s}\n"
 
@@ -69,7 +69,7 @@ def test_an_alias_bomb_ends_early() -> None:
 
 
 def test_an_object_with_too_many_values_is_one_problem() -> None:
-    labels = ", ".join(f"k{index}: v" for index in range(20_001))
+    labels = ", ".join(f"k{index}: v" for index in range(50_001))
     text = f"apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: a, labels: {{{labels}}}}}\n"
     assert len(problems_of(text)) == 1
 
@@ -78,6 +78,44 @@ def test_an_alias_inside_itself_is_a_problem_not_a_loop() -> None:
     loaded = load.load((TENANT % "a" + "spec: &s {quota: *s}\n").encode(), "a.yaml")
     assert loaded.problems
     assert loaded.objects == ()
+
+
+def test_a_merge_of_itself_is_a_problem_not_a_loop() -> None:
+    assert load.load((TENANT % "a" + "spec: &s {<<: *s}\n").encode(), "a.yaml").problems
+
+
+def test_merged_keys_count_behind_those_that_stand_there() -> None:
+    text = TENANT % "a" + "spec: {state: Active, <<: [{state: Suspended, timeZone: UTC}, {timeZone: Europe/London}]}\n"
+    (loaded,) = load.load(text.encode(), "a.yaml").objects
+    assert isinstance(loaded.resource, resources.Tenant)
+    assert (loaded.resource.spec.state, loaded.resource.spec.time_zone) == ("Active", "UTC")
+
+
+def test_a_field_without_a_value_is_left_out_as_an_api_server_does() -> None:
+    (loaded,) = load.load((TENANT % "a" + "spec: {state: , quota: ~}\n").encode(), "a.yaml").objects
+    assert isinstance(loaded.resource, resources.Tenant)
+    assert loaded.resource.spec == tenant.TenantSpec()
+
+
+def test_an_object_that_no_server_would_keep_is_a_problem() -> None:
+    values = ", ".join("x" * 63 for _ in range(16))
+    selector = f"{{matchExpressions: [{', '.join([f'{{key: k, operator: In, values: [{values}]}}'] * 8)}]}}"
+    allowed = f"- {{hostname: a.example, namespaces: {{from: Selector, selector: {selector}}}}}\n"
+    spec = f"spec:\n  controllerName: a/b\n  hostname: a.example\n  allowedHostnames:\n{f'  {allowed}' * 200}"
+    text = f"apiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {{name: a}}\n{spec}"
+    (found,) = load.load(text.encode(), "a.yaml").problems
+    assert "at most 1500000 bytes" in found.message
+
+
+def test_annotations_that_no_server_would_keep_are_a_problem() -> None:
+    text = (TENANT % "a").replace("{name: a}", f"{{name: a, annotations: {{a: {'x' * 262_144}}}}}")
+    assert problems_of(text) == [(3, "metadata.annotations")]
+
+
+def test_a_secret_that_no_server_would_keep_is_a_problem() -> None:
+    value = "x" * (1024 * 1024 + 1)
+    text = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\nstringData: {{key: {value}}}\n"
+    assert problems_of(text) == [(1, "data")]
 
 
 def test_many_aliases_of_a_large_list_are_bounded() -> None:
@@ -128,7 +166,10 @@ def test_values_of_secrets_are_not_repeated() -> None:
         ("012", 10),
         ("0x1F", 31),
         ("1_000", 1000),
-        ("089", "089"),
+        ("089", 89.0),
+        ("1e400", "1e400"),
+        ("-.INF", float("-inf")),
+        ("0b12", "0b12"),
         ("12:30:00", "12:30:00"),
         ("2027-01-31T12:00:00Z", "2027-01-31T12:00:00Z"),
         ("1e3", 1000.0),

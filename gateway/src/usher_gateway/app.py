@@ -17,16 +17,16 @@ import msgspec
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import descriptors, documents, expose, logs, model, observe, visit_path
+from usher_gateway import descriptors, documents, expose, logs, model, observe, report, visit_path
 from usher_gateway import settings as all_settings
-from usher_gateway.config import from_files, install_key
+from usher_gateway.config import cluster_access, from_files, install_key, source
 from usher_gateway.delivery import desk as desks
 from usher_gateway.delivery import dispatcher as dispatchers
-from usher_gateway.delivery import holds
+from usher_gateway.delivery import holds, render
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_sender
 from usher_gateway.ingest import door as doors
-from usher_gateway.ingest import receive
+from usher_gateway.ingest import find, receive
 from usher_gateway.store.sqlite import database, disk, store
 from usher_gateway.store.sqlite import engine as sqlite_engine
 
@@ -38,6 +38,8 @@ _REVIEW_SECONDS = 30.0
 """How often holds are looked at although nothing was reported: months begin, clocks run."""
 
 _CERTIFICATE_SECONDS = 5.0
+
+_FREEZE_LISTENERS = 500
 
 _LEAST_ATTEMPT_SECONDS = 1.0
 """Attempts may end for so long at a stop, also when draining connections has taken all the time there was."""
@@ -51,7 +53,7 @@ class Gateway:
 
     def __init__(self, settings: all_settings.Settings, environ: dict[str, str]) -> None:
         all_settings.check(settings)
-        _check_key(settings.data, environ)
+        _check_key(settings, environ)
         self.settings = settings
         self.clock = clocks.Clock(settings.time_scale)
         key = install_key.load_install_key(settings.data, environ)
@@ -62,10 +64,10 @@ class Gateway:
         self.store = store.SqliteStore(
             sqlite_engine.Settings(settings.data, model.key_fingerprint(key), disk_bounds=bounds), self.clock.now
         )
-        self.source = from_files.FileSource(
-            settings.files, from_files.FileOptions(keys=self.keys, trusted_proxies=settings.trusted_proxies)
-        )
+        self.source = self._make_source(environ)
         self.snapshot = documents.Snapshot({}, {})
+        self._unfrozen = _FREEZE_LISTENERS
+        """Listeners made since the collector was told to leave them alone."""
         self.applied_at = 0
         self.started_at = self.clock.now()
         self._drain_until = 0.0
@@ -75,6 +77,32 @@ class Gateway:
         self.is_draining = False
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
+
+    def _make_source(self, environ: dict[str, str]) -> source.Source:
+        settings = self.settings
+        if not settings.from_cluster:
+            options = from_files.FileOptions(keys=self.keys, trusted_proxies=settings.trusted_proxies)
+            return from_files.FileSource(settings.files, options)
+        from usher_gateway.config import from_cluster  # brings cryptography, which files do not need
+
+        return from_cluster.ClusterSource(
+            from_cluster.ClusterOptions(
+                keys=self.keys,
+                access=cluster_access.find_access(settings.kubeconfig, environ),
+                namespace=settings.config_namespace,
+                data=settings.data,
+                trusted_proxies=settings.trusted_proxies,
+            ),
+            self._check_document,
+            self.clock.now,
+        )
+
+    def _check_document(self, document: documents.Listener | documents.Destination) -> None:
+        """Try a document before it comes into force. Raises where it cannot be run."""
+        if isinstance(document, documents.Listener):
+            find.LiveListener(document, {}, self.keys, self.watch, 0.0)
+        else:
+            render.prepare(document)
 
     def stop(self) -> None:
         """Ask the gateway to end. Idempotent."""
@@ -120,6 +148,7 @@ class Gateway:
         )
         self.watch = observe.ExpressionWatch()
         self.metrics = observe.GatewayMetrics(self)
+        self.report = report.Report(self)
         self.door = doors.Door(self.store, self.clock, self.keys, self.watch, self.dispatcher.offer)
         self.server = receive.PublicServer(
             lambda request: visit_path.accept_arrival(self.door, request),
@@ -163,6 +192,7 @@ class Gateway:
             "certificate": self._follow_certificate,
             "loop lag": self.metrics.watch_loop,
             "open deliveries": self.metrics.watch_store,
+            "report": self.report.run,
         }
         tasks = [asyncio.create_task(_named(job), name=name) for name, job in jobs.items()]
 
@@ -182,13 +212,17 @@ class Gateway:
 
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Run a new configuration, from the next request and the next attempt on."""
-        self.door.apply(snapshot)
+        self._unfrozen += self.door.apply(snapshot)
         self.dispatcher.apply(snapshot)
         self.snapshot, self.applied_at = snapshot, self.clock.now()
         self._changed.set()
         self.configured.set()
-        gc.collect()
-        gc.freeze()  # documents live long: the collector need not walk them again and again
+        if self._unfrozen >= _FREEZE_LISTENERS:
+            # Documents live long: the collector need not walk them again and again. Not for every small change: what
+            # is frozen is never collected, so that little else should be.
+            self._unfrozen = 0
+            gc.collect()
+            gc.freeze()
 
     async def _review_holds(self) -> None:
         await self._changed.wait()  # before the first configuration nothing is known to be missing
@@ -250,13 +284,20 @@ class Gateway:
             _log.info("destinations on loopback are allowed, because the public port is on loopback only")
 
 
-def _check_key(data: Path, environ: dict[str, str]) -> None:
-    """Make no new key beside a store: it would be the wrong one.
+def _check_key(settings: all_settings.Settings, environ: dict[str, str]) -> None:
+    """Make no new key beside a store or an operator: it would be the wrong one.
 
     Raises:
         InstallKeyError: the store's own key is missing.
+        ConfigurationError: the operator's is.
     """
+    data = settings.data
     file = data / install_key.FILE_NAME
+    if settings.from_cluster and not environ.get(install_key.VARIABLE) and not file.exists():
+        raise model.ConfigurationError(
+            "there is no install key, and the one of the operator is needed",
+            f"Set {install_key.VARIABLE} from the entry {install_key.FILE_NAME} of the Secret usher-install-key.",
+        )
     if not environ.get(install_key.VARIABLE) and not file.exists() and (data / database.FILE_NAME).exists():
         raise model.InstallKeyError(
             f"there is a store in {data}, but not its install key {file}",

@@ -5,7 +5,9 @@ resources. ``content_hash`` is keyed, because secrets are inside. Written by com
 """
 
 import hashlib
-from typing import Literal
+import urllib.parse
+from collections.abc import Mapping
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -43,6 +45,12 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``Hold``: an old token whose visits are accepted, but held."""
     until: int = 0
     """Microseconds; an old token is unknown (404) from then on; 0 means no limit."""
+
+    @property
+    def url(self) -> str:
+        """What Purple posts to, whole: a credential. Source: purple.md, only HTTPS is posted to."""
+        query = f"?{urllib.parse.urlencode(self.query)}" if self.query else ""
+        return f"https://{self.host}{self.path}{query}"
 
 
 class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,6 +177,15 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     listeners: dict[str, Listener]
     destinations: dict[str, Destination]
+
+
+_Document = TypeVar("_Document", Listener, Destination)
+
+
+def changed(before: Mapping[str, _Document], now: Mapping[str, _Document]) -> dict[str, _Document]:
+    """What is new or another document now, by key. Cheap where most documents are the same objects as before."""
+    different = {key: one for key, one in now.items() if before.get(key) is not one}
+    return {key: one for key, one in different.items() if before.get(key) != one}
 
 
 def content_hash(document: Listener | Destination, key: bytes) -> str:

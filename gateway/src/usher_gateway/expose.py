@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 from urllib import parse
 
-from usher_gateway import documents, metrics, model
+import msgspec
+
+from usher_gateway import documents, envelopes, metrics, model, report
 from usher_gateway.admin import context, server, tokens
-from usher_gateway.delivery import circuit
 from usher_gateway.resources import problem
 
 if TYPE_CHECKING:
@@ -18,15 +19,16 @@ def admin_server(gateway: "app.Gateway") -> server.AdminServer:
     Raises:
         ConfigurationError: the token files cannot be read or made.
     """
-    view = _View(gateway)
+    view, folder = _View(gateway), gateway.settings.admin_tokens
     parts = context.AdminContext(
         store=gateway.store,
         now=gateway.clock.now,
-        tokens=tokens.load_or_create(gateway.settings.data),
+        tokens=tokens.load_both(folder) if folder is not None else tokens.load_or_create(gateway.settings.data),
         registry=metrics.make_registry([gateway.metrics.collect]),
         ready=view.ready,
         config_state=view.config,
         listeners=lambda: gateway.door.listeners,
+        listeners_state=view.listeners,
         destinations_state=view.destinations,
     )
     endpoint = gateway.settings.admin
@@ -46,58 +48,69 @@ class _View:
             reasons.append("draining")
         return reasons
 
-    def config(self) -> context.State:
-        """Each document's hash, and everything that is not in force as it is written."""
-        gateway = self._gateway
-        configuration, hashes = gateway.source.configuration, gateway.source.hashes()
-        rejected = [_problem(found) for found in configuration.rejected]
+    def config(self, cursor: str | None) -> context.State:
+        """Each document's hash, and everything that is not in force as it is written: all, or what changed."""
+        gateway, status = self._gateway, self._gateway.source.status()
+        changes = gateway.report.since(cursor)
+        listeners = report.select(changes, report.ListenerState)
+        destinations = report.select(changes, report.DestinationState)
         return {
-            "appliedAt": model.format_time(gateway.applied_at) if gateway.applied_at else None,
-            "source": "files",
-            "complete": configuration.complete,
-            "removalsHalted": configuration.halted.digest if configuration.halted else None,
-            "rejected": rejected,
-            "listeners": {key: self._listener(key, one, hashes) for key, one in gateway.snapshot.listeners.items()},
+            "cursor": changes.cursor,
+            "complete": changes.complete,
+            "documents": report.select_documents(changes),
+            "removed": [{"kind": kind, "key": key} for what, kind, key in changes.removed if what == "document"],
+            "source": status.origin,
+            "appliedAt": _time(gateway.applied_at or None),
+            "heardAt": _time(status.heard_at or None),
+            "everythingRead": status.everything_read,
+            "removalsHalted": status.removals_halted,
+            "rejected": [_problem(found) for found in status.rejected],
+            "vanished": [
+                {"kind": kind, "key": key, "since": _time(since)} for (kind, key), since in status.vanished.items()
+            ],
+            "listeners": {key: self._listener(key, state) for key, state in listeners.items()},
             "destinations": {
-                key: {"applied": hashes.get(f"destination/{key}")} for key in gateway.snapshot.destinations
+                key: {"applied": self._applied("Destination", key), **_shown(state)}
+                for key, state in destinations.items()
             },
+        }
+
+    def listeners(self) -> dict[str, context.State]:
+        """How each listener does now."""
+        gateway = self._gateway
+        return {
+            key: self._listener(key, gateway.report.listener(key, one))
+            for key, one in gateway.snapshot.listeners.items()
         }
 
     def destinations(self) -> dict[str, context.State]:
         """How each destination does. Its host only: a URL may hold a secret."""
         return {key: self._destination(key, one) for key, one in self._gateway.snapshot.destinations.items()}
 
-    def _listener(self, key: str, document: documents.Listener, hashes: dict[str, str]) -> context.State:
-        books = self._gateway.door.books
-        name = model.ListenerName(document.namespace, document.tenant.name, document.name)
-        last = books.last_accepted.get(name)
+    def _listener(self, key: str, state: report.ListenerState) -> context.State:
         live = self._gateway.door.listeners.get(key)
         return {
-            "receiving": self._receiving(document, last),
+            "applied": self._applied("Listener", key),
+            "lastArrival": _time(self._gateway.door.books.last_accepted.get(live.name)) if live else None,
             "companyMismatches": live.company_mismatches if live else 0,
-            "applied": hashes.get(f"listener/{key}"),
-            "lastArrival": _time(last),
-            "verifiedSince": _time(books.first_accepted.get(name)),
+            **_shown(state),
         }
 
-    def _receiving(self, document: documents.Listener, last: int | None) -> str:
-        """``Receiving``, ``NoVisitYet`` since the start, or ``Silent`` for longer than silence.afterSeconds."""
-        silence = document.silence_after_seconds * model.MICROSECONDS
-        if self._gateway.clock.now() - (last or self._gateway.started_at) >= silence:
-            return "Silent"
-        return "Receiving" if last is not None else "NoVisitYet"
+    def _applied(self, kind: envelopes.Kind, key: str) -> str | None:
+        found = self._gateway.report.document(kind, key)
+        return found.hash if found else None
 
     def _destination(self, key: str, document: documents.Destination) -> context.State:
-        gateway = self._gateway
-        state = gateway.dispatcher.lanes.circuit_of(key)
         return {
             "state": document.state,
             "host": parse.urlsplit(document.url).hostname,
-            "circuit": state.state.value,
-            "healthy": state.state is not circuit.State.Open and key not in gateway.desk.gone,
-            "gone": key in gateway.desk.gone,
-            "unresolved": document.unresolved or None,
+            **_shown(self._gateway.report.destination(key, document)),
         }
+
+
+def _shown(state: report.State) -> dict[str, object]:
+    shown: dict[str, object] = msgspec.to_builtins(state)
+    return shown
 
 
 def _problem(found: problem.Problem) -> context.State:

@@ -21,8 +21,6 @@ class ExpressionWatch:
 
     def __init__(self) -> None:
         self.errors: dict[str, int] = {}
-        self.too_slow: set[tuple[str, str]] = set()
-        """(listener, route) held because an expression is too slow."""
 
     def expression_failed(self, listener: str, route: str, code: str) -> None:
         """See route.Watch. Said once per code in the log: a broken filter fails for every visit."""
@@ -32,7 +30,6 @@ class ExpressionWatch:
 
     def expression_held(self, listener: str, route: str) -> None:
         """See route.Watch."""
-        self.too_slow.add((listener, route))
         _log.error("route_held", listener=listener, route=route, reason="ExpressionTooSlow")
 
 
@@ -226,8 +223,25 @@ class GatewayMetrics:
             ("destination",): float(len(gateway.snapshot.destinations)),
         }
         yield metrics.gauge("usher_config_documents", "Documents in force.", ["kind"], count)
-        rejected = float(len(gateway.source.configuration.rejected))
+        status = gateway.source.status()
+        rejected = float(len(status.rejected))
         yield metrics.gauge("usher_config_rejected", "Problems that keep something from applying.", [], {(): rejected})
+        vanished = float(len(status.vanished))
+        yield metrics.gauge(
+            "usher_config_vanished", "Documents that are served on without a Secret.", [], {(): vanished}
+        )
+        yield metrics.gauge(
+            "usher_config_source",
+            "Where the configuration in force came from: 1 for files, cluster or cache.",
+            ["source"],
+            {(status.origin,): 1.0} if status.origin else {},
+        )
+        yield metrics.gauge(
+            "usher_config_last_heard_timestamp_seconds",
+            "When the API server told something last; 0: never, or configuration comes from files.",
+            [],
+            {(): status.heard_at / model.MICROSECONDS},
+        )
         yield metrics.gauge(
             "usher_config_last_applied_timestamp_seconds",
             "When a configuration was applied last.",

@@ -3,12 +3,15 @@
 import errno
 import ipaddress
 import os
+import re
 from pathlib import Path
 
 import msgspec
 
 from usher_gateway import model
 from usher_gateway.ingest import receive
+
+_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -26,8 +29,14 @@ class Endpoint(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All of ``usher run``."""
 
-    files: tuple[Path, ...]
+    files: tuple[Path, ...] = ()
     """Manifests, or folders of them; watched."""
+    from_cluster: bool = False
+    """Configuration comes from the Secrets that an operator writes, not from files."""
+    config_namespace: str = "usher-config"
+    """The namespace of these Secrets."""
+    kubeconfig: Path | None = None
+    """How the API server is reached; without it by the pod's service account."""
     data: Path = Path("data")
     """Folder of the store, the install key and the tokens; made if it is not there."""
     listen: Endpoint = Endpoint("127.0.0.1", 8080)
@@ -42,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """CIDRs whose ``X-Forwarded-For`` is believed."""
     allow_destination: tuple[str, ...] = ()
     """Holes in the address guard (design §8): CIDR or HOST[:PORT]."""
+    admin_tokens: Path | None = None
+    """Folder of the admin port's tokens, if not ``data``: a mounted Secret, shared by all gateways of an install."""
     time_scale: float = 1.0
     """How many times as fast the gateway's clock runs; limits of I/O stay real."""
     accept_min_free_bytes: int = 1024**3
@@ -92,6 +103,14 @@ def check(settings: Settings) -> None:
     Raises:
         ConfigurationError: says which, and what to do.
     """
+    if settings.from_cluster and settings.files:
+        raise model.ConfigurationError("--from-cluster and files exclude each other", "Give one of the two.")
+    if not settings.from_cluster and not settings.files:
+        raise model.ConfigurationError(
+            "there is no configuration to run", "Name files or folders of manifests, or give --from-cluster."
+        )
+    if not _LABEL.fullmatch(settings.config_namespace):
+        raise model.ConfigurationError("--config-namespace is no name of a namespace", "Write it like usher-config.")
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise model.ConfigurationError("--tls-cert and --tls-key go together", "Give both, or neither.")
     for proxy in settings.trusted_proxies:

@@ -61,7 +61,8 @@ class Served:
             tokens=self.tokens,
             registry=registry,
             ready=lambda: self.reasons,
-            config_state=lambda: {"listeners": {"agency/lobby": {"applied": "aa", "lastArrival": None}}},
+            config_state=lambda cursor: {"cursor": "c.1", "complete": cursor != "c.0", "documents": []},
+            listeners_state=lambda: {"agency/lobby": {"applied": "aa", "lastArrival": None}},
             listeners=lambda: self.live,
             destinations_state=lambda: {"agency/crm": {"state": "Active", "host": "crm.example"}},
         )

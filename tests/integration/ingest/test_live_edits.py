@@ -54,13 +54,13 @@ async def test_a_bad_edit_leaves_the_last_good_version_serving(gateway: gateways
     for number, bad in enumerate(("{", gateways.MANIFESTS.replace("routes: []", "rutes: []"), "")):
         gateway.write(bad)
         if bad:
-            await gateways.wait_until(lambda: gateway.gateway.source.configuration.rejected)
+            await gateways.wait_until(lambda: gateway.gateway.source.status().rejected)
             assert "usher_config_rejected 0.0" not in gateway.exposition()
         assert (await gateway.post(visit(number))).acknowledges
     assert gateway.gateway.snapshot.listeners == before.listeners
     gateway.write(gateways.MANIFESTS + SECOND)
     await gateway.wait_configured("agency/second")
-    await gateways.wait_until(lambda: not gateway.gateway.source.configuration.rejected)
+    await gateways.wait_until(lambda: not gateway.gateway.source.status().rejected)
 
 
 async def test_a_removed_listener_is_unknown(gateway: gateways.RunningGateway) -> None:

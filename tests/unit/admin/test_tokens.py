@@ -50,3 +50,14 @@ GIVEN = tokens.Tokens("o" * 20, "p" * 30)
 )
 def test_a_role_is_proven_by_its_token_alone(header: str, role: tokens.Role) -> None:
     assert GIVEN.role_of(header) is role
+
+
+def test_a_folder_that_somebody_else_fills_is_only_read(tmp_path: Path) -> None:
+    for name in (tokens.OBSERVE_FILE, tokens.OPERATE_FILE):
+        with pytest.raises(model.ConfigurationError, match=name) as caught:
+            tokens.load_both(tmp_path)
+        assert "--admin-tokens" in caught.value.hint
+        (tmp_path / name).write_text(f"long-enough-{name}\n")
+    found = tokens.load_both(tmp_path)
+    assert found.role_of("Bearer long-enough-operate.token") is tokens.Role.Operate
+    assert sorted(file.name for file in tmp_path.iterdir()) == [tokens.OBSERVE_FILE, tokens.OPERATE_FILE]

@@ -68,3 +68,27 @@ def test_what_is_past_its_time_is_cancelled_before_anything_else(desk: desks.Des
     assert isinstance(prepared, model.Settlement)
     assert (prepared.settled_as, prepared.cancel) == (model.SettledAs.Cancelled, model.CancelReason.Expired)
     assert hold_of(desk.prepare(samples.delivery(), samples.ROUTE)) is model.HoldReason.DestinationPaused
+
+
+def test_a_change_elsewhere_leaves_a_slow_transform_held(desk: desks.Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = route.SLOW_SECONDS
+    monkeypatch.setattr(desk, "evaluate", lambda *_: expressions.Evaluation({"u": "7"}, cpu_seconds=seconds))
+    for _ in range(4):
+        desk.prepare(samples.delivery(), samples.ROUTE)
+    assert desk.is_too_slow("agency/lobby", "crm")
+    before = snapshot()
+    other = documents.Listener("agency", "other", documents.Tenant("acme"), addresses=())
+    desk.apply(documents.Snapshot({**before.listeners, other.key: other}, before.destinations))
+    assert hold_of(desk.prepare(samples.delivery(), samples.ROUTE)) is model.HoldReason.ExpressionTooSlow
+
+
+def test_editions_count_changes_of_expressions_and_of_nothing_else(desk: desks.Desk) -> None:
+    assert desk.edition_of(samples.ROUTE) == 0
+    desk.apply(snapshot(state="Paused"))
+    assert desk.edition_of(samples.ROUTE) == 0
+    desk.apply(snapshot('{"u": visit.email}'))
+    assert desk.edition_of(samples.ROUTE) == 1
+    desk.apply(documents.Snapshot({}, {}))
+    assert desk.live_route(samples.ROUTE) is None
+    desk.apply(snapshot())
+    assert desk.edition_of(samples.ROUTE) == 1

@@ -6,7 +6,9 @@ from usher_gateway.ingest import find
 
 
 def book(*addresses: documents.Address, name: str = "wifi") -> find.AddressBook:
-    return find.AddressBook({name: samples.live(samples.listener(addresses=addresses, name=name))})
+    made = find.AddressBook()
+    made.add(samples.live(samples.listener(addresses=addresses, name=name)))
+    return made
 
 
 def address(host: str = "hooks.test", path: str = "/v1/t", **more: object) -> documents.Address:
@@ -90,8 +92,37 @@ def test_listeners_of_one_host_are_told_apart_by_path() -> None:
         f"agency/{name}": samples.live(samples.listener(name=name, addresses=(address(path=f"/v1/{name}"),)))
         for name in ("a", "b", "c")
     }
-    addresses = find.AddressBook(listeners)
+    addresses = find.AddressBook()
+    for listener in listeners.values():
+        addresses.add(listener)
     for name in ("a", "b", "c"):
         found = addresses.find("hooks.test", f"/v1/{name}", 0)
         assert found is not None
         assert found.listener.name.listener == name
+
+
+def test_what_is_removed_leaves_the_others_at_its_place() -> None:
+    at_path, with_query = address(), address(query=(("k", "7"),))
+    first = samples.live(samples.listener(addresses=(at_path,), name="first"))
+    second = samples.live(samples.listener(addresses=(with_query, address(path="/other")), name="second"))
+    addresses = find.AddressBook()
+    addresses.add(first)
+    addresses.add(second)
+    addresses.remove(second)
+    found = addresses.find("hooks.test", "/v1/t?k=7", 0)
+    assert found is not None
+    assert found.listener is first
+    assert addresses.find("hooks.test", "/other", 0) is None
+    addresses.remove(first)
+    assert addresses.find("hooks.test", "/v1/t", 0) is None
+
+
+def test_who_comes_first_at_one_place_does_not_depend_on_the_order_of_events() -> None:
+    rivals = [samples.live(samples.listener(addresses=(address(),), name=name)) for name in ("b", "a", "c")]
+    for order in (rivals, rivals[::-1]):
+        addresses = find.AddressBook()
+        for listener in order:
+            addresses.add(listener)
+        found = addresses.find("hooks.test", "/v1/t", 0)
+        assert found is not None
+        assert found.listener.name.listener == "a"

@@ -23,13 +23,11 @@ class AdminContext(msgspec.Struct, frozen=True):
     registry: prometheus_client.CollectorRegistry
     ready: Callable[[], list[str]]
     """Why the gateway is not ready; empty if it is."""
-    config_state: Callable[[], State]
-    """What ``/api/config`` answers.
-
-    ``listeners`` and ``destinations`` map ``namespace/name`` to what is known of that document (``applied``: its hash;
-    ``rejected``: why the newest one is not in force; of listeners ``lastArrival`` and ``verifiedSince``).
-    """
+    config_state: Callable[[str | None], State]
+    """What ``/api/config`` answers to a cursor; None: everything."""
     listeners: Callable[[], Mapping[str, find.LiveListener]]
     """The listeners in force, by ``namespace/name``."""
+    listeners_state: Callable[[], Mapping[str, State]]
+    """By ``namespace/name``: ``applied``, ``receiving``, ``lastArrival``, ``verifiedSince`` and the like."""
     destinations_state: Callable[[], Mapping[str, State]]
     """By ``namespace/name``: ``state``, ``host`` (never the URL: it may hold a secret), ``circuit`` and the like."""

@@ -1,7 +1,5 @@
 """``/api/config``, ``/api/listeners``, ``/api/destinations``: what runs, without secrets."""
 
-from collections.abc import Mapping
-
 from aiohttp import web
 
 from usher_gateway import documents, model
@@ -13,9 +11,9 @@ from usher_gateway.store import port
 _DAY = 86_400 * model.MICROSECONDS
 
 
-async def config(context: contexts.AdminContext, _: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/config``."""
-    return problems.answer(context.config_state())
+async def config(context: contexts.AdminContext, request: web.Request) -> web.StreamResponse:
+    """Answer ``GET /api/config``: everything, or what changed ``since`` an earlier answer's cursor."""
+    return problems.answer(context.config_state(request.query.get("since")))
 
 
 async def listeners(context: contexts.AdminContext, _: web.Request) -> web.StreamResponse:
@@ -23,8 +21,7 @@ async def listeners(context: contexts.AdminContext, _: web.Request) -> web.Strea
     today = context.now() // _DAY * _DAY
     found = await context.store.usage(today, today + _DAY, port.Filter(), "day")
     counts = {row.listener: usage.total_of([row]) for row in found}
-    known = context.config_state().get("listeners")
-    states = known if isinstance(known, Mapping) else {}
+    states = context.listeners_state()
     rows = [
         {**listener_row(live), **states.get(key, {}), "today": counts.get(live.name, usage.total_of([]))}
         for key, live in sorted(context.listeners().items())

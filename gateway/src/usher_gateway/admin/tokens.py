@@ -63,6 +63,15 @@ def load_or_create(data: Path) -> Tokens:
     return Tokens(_load_or_create(data / OBSERVE_FILE), _load_or_create(data / OPERATE_FILE))
 
 
+def load_both(folder: Path) -> Tokens:
+    """The tokens in a folder that somebody else fills, such as a mounted Secret.
+
+    Raises:
+        ConfigurationError: a token is missing, or cannot be used.
+    """
+    return Tokens(load(folder / OBSERVE_FILE), load(folder / OPERATE_FILE))
+
+
 def load(path: Path) -> str:
     """The token in a file.
 
@@ -74,7 +83,8 @@ def load(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not ASCII"
         raise model.ConfigurationError(
-            f"cannot read the token in {path}: {reason}", "give --data the folder that the gateway runs on"
+            f"cannot read the token in {path}: {reason}",
+            "see --admin-tokens, or else --data: the folder that the gateway runs on",
         ) from error
     if len(token) < _SHORTEST:
         raise model.ConfigurationError(f"the token in {path} has less than {_SHORTEST} characters", _HINT)

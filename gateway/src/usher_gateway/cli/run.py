@@ -8,7 +8,11 @@ from typing import Annotated
 
 import typer
 
-_EPILOG = "Example:  usher run examples/quickstart.yaml --data ./data --listen 127.0.0.1:8080 --admin 127.0.0.1:9090"
+_EPILOG = """\
+Example:  usher run examples/quickstart.yaml --data ./data --listen 127.0.0.1:8080 --admin 127.0.0.1:9090
+
+In a cluster:  usher run --from-cluster --data /data --listen :8080 --admin :9090
+"""
 
 
 class LogFormat(enum.StrEnum):
@@ -34,9 +38,25 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog=_EPILOG)
     def run(  # noqa: PLR0917 - each is a flag
         files: Annotated[
-            list[Path],
+            list[Path] | None,
             typer.Argument(envvar="USHER_FILES", help="Manifests: YAML files, or folders of them. They are watched."),
-        ],
+        ] = None,
+        from_cluster: Annotated[
+            bool,
+            typer.Option(
+                "--from-cluster", envvar="USHER_FROM_CLUSTER", help="In place of files: what the operator publishes."
+            ),
+        ] = False,
+        config_namespace: Annotated[
+            str, typer.Option(envvar="USHER_CONFIG_NAMESPACE", help="Namespace of the operator's config Secrets.")
+        ] = "usher-config",
+        kubeconfig: Annotated[
+            Path | None,
+            typer.Option(
+                envvar=["USHER_KUBECONFIG", "KUBECONFIG"],
+                help="Reach the API server by this, not by the pod's account.",
+            ),
+        ] = None,
         data: Annotated[
             Path, typer.Option(envvar="USHER_DATA", help="Folder of the store, the install key and the tokens.")
         ] = Path("data"),
@@ -46,6 +66,12 @@ def register(app: typer.Typer) -> None:
         admin: Annotated[
             str, typer.Option(envvar="USHER_ADMIN_LISTEN", help="HOST:PORT for health, metrics and the API.")
         ] = "127.0.0.1:9090",
+        admin_tokens: Annotated[
+            Path | None,
+            typer.Option(
+                envvar="USHER_ADMIN_TOKENS", help="Folder of observe.token and operate.token, if it is not --data."
+            ),
+        ] = None,
         tls_cert: Annotated[
             Path | None, typer.Option(envvar="USHER_TLS_CERT", help="PEM chain; a renewed file is followed.")
         ] = None,
@@ -84,10 +110,14 @@ def register(app: typer.Typer) -> None:
         logs.configure(as_json=None if log_format is LogFormat.auto else log_format is LogFormat.json, level=log_level)
         try:
             settings = all_settings.Settings(
-                files=tuple(files),
+                files=tuple(files or ()),
+                from_cluster=from_cluster,
+                config_namespace=config_namespace,
+                kubeconfig=kubeconfig,
                 data=data,
                 listen=all_settings.parse_endpoint(listen),
                 admin=all_settings.parse_endpoint(admin),
+                admin_tokens=admin_tokens,
                 tls_cert=tls_cert,
                 tls_key=tls_key,
                 trusted_proxies=tuple(trusted_proxies or ()),

@@ -77,19 +77,11 @@ def _rows(listener: "documents.Listener") -> list[dict[str, str]]:
             "namespace": listener.namespace,
             "tenant": listener.tenant.name,
             "listener": listener.name,
-            "url": _url(address),
+            "url": address.url,
             "note": _note(address),
         }
         for address in listener.addresses
     ]
-
-
-def _url(address: "documents.Address") -> str:
-    """Only HTTPS is posted to (purple.md)."""
-    import urllib.parse
-
-    query = f"?{urllib.parse.urlencode(address.query)}" if address.query else ""
-    return f"https://{address.host}{address.path}{query}"
 
 
 def _note(address: "documents.Address") -> str:

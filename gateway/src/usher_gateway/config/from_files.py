@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 import structlog
 import watchfiles
 
-from usher_gateway import documents, model
-from usher_gateway.config import apply, read_files
+from usher_gateway import documents, envelopes, model
+from usher_gateway.config import apply, published, read_files, source
 from usher_gateway.resources import compile, problem  # noqa: A004
 
 POLL_SECONDS = 5.0
@@ -61,18 +61,28 @@ class FileSource:
         self._digest = b""
         self._touched = asyncio.Event()
         self.configuration = apply.EMPTY
+        self._running = apply.EMPTY
+        self._hashes: dict[envelopes.Identity, tuple[envelopes.Document, str]] = {}
+        self._states: dict[envelopes.Identity, published.State] = {}
+        self._touched_states: dict[envelopes.Identity, published.State | None] = {}
 
-    def hashes(self) -> dict[str, str]:
-        """Content hash of each document in force, by ``listener/…`` and ``destination/…``."""
-        key = self._options.keys.document
-        snapshot = self.configuration.snapshot
-        listeners = {f"listener/{name}": documents.content_hash(one, key) for name, one in snapshot.listeners.items()}
-        return listeners | {
-            f"destination/{name}": documents.content_hash(one, key) for name, one in snapshot.destinations.items()
-        }
+    def status(self) -> source.Status:
+        """See source.Source."""
+        found = self.configuration
+        return source.Status(
+            origin="files",
+            rejected=found.rejected,
+            removals_halted=found.halted.digest if found.halted else None,
+            everything_read=found.complete,
+        )
 
-    async def snapshots(self) -> AsyncIterator[documents.Snapshot]:
-        """The first snapshot as soon as there is anything to run, then one per change. Ends only by being closed."""
+    def take_touched(self) -> dict[envelopes.Identity, published.State | None]:
+        """See source.Source."""
+        touched, self._touched_states = self._touched_states, {}
+        return touched
+
+    async def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
+        """See source.Source. Ends only by being closed."""
         stop = asyncio.Event()
         watchers = [asyncio.create_task(self._watch(group, stop), name="watch files") for group in self._groups()]
         try:
@@ -80,6 +90,7 @@ class FileSource:
                 self._touched.clear()
                 if await self._read_settled():
                     yield self.configuration.snapshot
+                self._note_running()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._options.poll_seconds):
                         await self._touched.wait()
@@ -88,6 +99,37 @@ class FileSource:
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
+
+    def _note_running(self) -> None:
+        """Tell apart how documents stand since the last reading that changed anything."""
+        if self.configuration is self._running:
+            return
+        self._running = self.configuration
+        before, self._states = self._states, self._states_now()
+        changed = {identity: state for identity, state in self._states.items() if before.get(identity) != state}
+        self._touched_states |= changed | dict.fromkeys(before.keys() - self._states.keys())
+
+    def _states_now(self) -> dict[envelopes.Identity, published.State]:
+        snapshot, key = self._running.snapshot, self._options.keys.document
+        in_force: dict[envelopes.Identity, envelopes.Document] = {
+            **{("Listener", name): one for name, one in snapshot.listeners.items()},
+            **{("Destination", name): one for name, one in snapshot.destinations.items()},
+        }
+        known = self._hashes
+        self._hashes = {
+            identity: known[identity]
+            if identity in known and known[identity][0] is one
+            else (one, documents.content_hash(one, key))
+            for identity, one in in_force.items()
+        }
+        states = {identity: published.State(digest) for identity, (_, digest) in self._hashes.items()}
+        for found in self._running.rejected:
+            kind, _, name = found.resource.partition(" ")
+            for known_kind in envelopes.KINDS:
+                if kind == known_kind:
+                    state = states.get((known_kind, name), published.State(None))
+                    states[known_kind, name] = msgspec.structs.replace(state, rejected=found.message)
+        return states
 
     async def _read_settled(self) -> bool:
         """Read until two readings are equal, then apply; whether the snapshot is another one."""

@@ -59,21 +59,33 @@ class Desk:
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Use new documents from the next attempt on."""
         before = self._snapshot.destinations
-        for key in list(self._targets):
-            if snapshot.destinations.get(key) != before.get(key):
-                del self._targets[key]
-                self.gone.discard(key)
-        self._snapshot = snapshot
-        self._readers.clear()
-        self._slow.clear()
-        routes = {
-            (listener.key, each.name): each for listener in snapshot.listeners.values() for each in listener.routes
-        }
-        for name, each in routes.items():
-            old = self._routes.get(name)
-            if old is not None and (old.when, old.transform) != (each.when, each.transform):
+        changed = documents.changed(before, snapshot.destinations).keys()
+        for key in changed | (before.keys() - snapshot.destinations.keys()):
+            self._targets.pop(key, None)
+            self.gone.discard(key)
+        listeners, self._snapshot = self._snapshot.listeners, snapshot
+        anew = documents.changed(listeners, snapshot.listeners)
+        for key in anew.keys() | (listeners.keys() - snapshot.listeners.keys()):
+            self._apply_listener(key, listeners.get(key), anew.get(key))
+
+    def _apply_listener(self, key: str, before: documents.Listener | None, now: documents.Listener | None) -> None:
+        self._readers.pop(key, None)
+        old = {}
+        for each in before.routes if before else ():
+            old[key, each.name] = each
+            self._slow.pop((key, each.name), None)
+            self._routes.pop((key, each.name), None)
+        for each in now.routes if now else ():
+            name = (key, each.name)
+            self._routes[name] = each
+            known = old.get(name)
+            if known is not None and (known.when, known.transform) != (each.when, each.transform):
                 self._editions[name] = self._editions.get(name, 0) + 1
-        self._routes = routes
+
+    @property
+    def destinations(self) -> Mapping[str, documents.Destination]:
+        """The newest documents of all destinations."""
+        return self._snapshot.destinations
 
     def destination(self, key: str) -> documents.Destination | None:
         """The newest document of a destination."""
@@ -95,6 +107,10 @@ class Desk:
     def edition_of(self, definition: model.RouteDefinition) -> int:
         """How often the expressions of a delivery's route were changed since the start."""
         return self._editions.get((definition.listener.key, definition.route), 0)
+
+    def is_too_slow(self, listener: str, route_name: str) -> bool:
+        """Whether a route is held because its transform is too slow."""
+        return self._slow.get((listener, route_name), 0) >= route.SLOW_IN_A_ROW
 
     def hold_of(self, definition: model.RouteDefinition) -> model.HoldReason | None:
         """Why deliveries of a route must not be attempted now."""

@@ -89,10 +89,8 @@ class Dispatcher:
 
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Use new documents: limits at once; what a changed destination has failed is tried again at once."""
-        for key, destination in snapshot.destinations.items():
+        for key, destination in documents.changed(self.desk.destinations, snapshot.destinations).items():
             before = self.desk.destination(key)
-            if before == destination:
-                continue
             self.lanes.configure(key, lanes.Limits(destination.concurrency, destination.requests_per_second))
             self.lanes.reset(key)
             if before is not None:

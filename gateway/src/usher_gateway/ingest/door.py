@@ -49,6 +49,22 @@ class Books:
         self.skipped: dict[tuple[str, str, str], int] = {}
         """(namespace, tenant, reason) -> routes that made no delivery"""
 
+        self.recent: dict[model.ListenerName, list[int]] = {}
+        """Listener -> arrivals accepted, and quarantined, since take_recent()"""
+
+    def take_recent(self) -> dict[model.ListenerName, list[int]]:
+        """What was accepted and quarantined since the last call, by listener."""
+        recent, self.recent = self.recent, {}
+        return recent
+
+    def add_recent(self, listener: model.ListenerName, *, is_quarantined: bool) -> None:
+        """Count an arrival that was committed."""
+        counts = self.recent.get(listener)
+        if counts is None:
+            counts = self.recent[listener] = [0, 0]
+        counts[0] += 1
+        counts[1] += is_quarantined
+
     def add_skip(self, listener: model.ListenerName, skip: model.SkipReason) -> None:
         """Count a route that made no delivery."""
         key = (listener.namespace, listener.tenant, skip.name)
@@ -77,37 +93,43 @@ class Door:
         self.deadlines = accept.Deadlines(self._abandon)
         self._watch = watch
         self._listeners: dict[str, find.LiveListener] = {}
-        self._destinations: Mapping[str, documents.Destination] = {}
-        self._addresses: find.AddressBook | None = None
+        self._snapshot = documents.Snapshot({}, {})
+        self._addresses = find.AddressBook()
+        self.is_configured = False
+        """Whether a first configuration was applied."""
 
-    def apply(self, snapshot: documents.Snapshot) -> None:
-        """Serve a new configuration from the next request on. Listeners with unchanged documents stay as they are."""
-        now = asyncio.get_running_loop().time()
-        changed = {
-            key
-            for key in self._destinations.keys() | snapshot.destinations.keys()
-            if self._destinations.get(key) != snapshot.destinations.get(key)
+    def apply(self, snapshot: documents.Snapshot) -> int:
+        """Serve a new configuration from the next request on; how many listeners were made anew.
+
+        Listeners stay as they are where neither their document nor that of a destination has changed: what this costs
+        is by the size of the change.
+        """
+        now, before = asyncio.get_running_loop().time(), self._snapshot
+        destinations = set(documents.changed(before.destinations, snapshot.destinations))
+        destinations |= before.destinations.keys() - snapshot.destinations.keys()
+        anew = documents.changed(before.listeners, snapshot.listeners)
+        if destinations:
+            for key, document in snapshot.listeners.items():
+                if any(item.destination in destinations for item in document.routes):
+                    anew[key] = document
+        live = {
+            key: find.LiveListener(document, snapshot.destinations, self.keys, self._watch, now)
+            for key, document in anew.items()
         }
-        live: dict[str, find.LiveListener] = {}
-        for key, document in snapshot.listeners.items():
-            before = self._listeners.get(key)
-            stays = before is not None and before.document == document
-            if before is not None and stays and not any(item.destination in changed for item in document.routes):
-                live[key] = before
-            else:
-                live[key] = find.LiveListener(document, snapshot.destinations, self.keys, self._watch, now)
-        self._listeners, self._destinations = live, snapshot.destinations
-        self._addresses = find.AddressBook(live)
+        gone = before.listeners.keys() - snapshot.listeners.keys()
+        for key in live.keys() | gone:
+            if key in self._listeners:
+                self._addresses.remove(self._listeners.pop(key))
+        for one in live.values():
+            self._addresses.add(one)
+        self._listeners |= live
+        self._snapshot, self.is_configured = snapshot, True
+        return len(live)
 
     @property
     def listeners(self) -> Mapping[str, find.LiveListener]:
         """The listeners in force, by ``namespace/name``."""
         return self._listeners
-
-    @property
-    def is_configured(self) -> bool:
-        """Whether a first configuration was applied."""
-        return self._addresses is not None
 
     def locate(self, request: http_request.Request, now: int) -> find.Found:
         """The listener that a request is for.
@@ -115,7 +137,7 @@ class Door:
         Raises:
             RefusedError: NotConfigured, NotFound.
         """
-        if self._addresses is None:
+        if not self.is_configured:
             raise answer.RefusedError(model.RefusedReason.NotConfigured)
         found = self._addresses.find(request.host, request.target, now)
         if found is None:
@@ -209,6 +231,7 @@ class Door:
         books.last_accepted[listener] = arrival.received_at
         if books.refused_in_a_row:
             books.refused_in_a_row.pop(listener, None)
+        books.add_recent(listener, is_quarantined=arrival.quarantine is not None)
         for skip in accepted.skipped:
             books.add_skip(listener, skip)
         if arrival.quarantine is not None:

@@ -61,13 +61,25 @@ class Found(msgspec.Struct, frozen=True):
 class AddressBook:
     """All addresses of all listeners; lookups cost the same for one and for ten thousand."""
 
-    def __init__(self, listeners: Mapping[str, LiveListener]) -> None:
+    def __init__(self) -> None:
         self._by_place: dict[tuple[str, str], list[Found]] = {}
-        for listener in listeners.values():
-            for address in listener.document.addresses:
-                self._by_place.setdefault((address.host, address.path), []).append(Found(listener, address))
-        for places in self._by_place.values():
-            places.sort(key=lambda found: -len(found.address.query))
+
+    def add(self, listener: LiveListener) -> None:
+        """Take in the addresses of a listener."""
+        for address in listener.document.addresses:
+            places = self._by_place.setdefault((address.host, address.path), [])
+            places.append(Found(listener, address))
+            places.sort(key=_precedence)
+
+    def remove(self, listener: LiveListener) -> None:
+        """Take out the addresses of a listener."""
+        for address in listener.document.addresses:
+            place = (address.host, address.path)
+            left = [found for found in self._by_place.get(place, ()) if found.listener is not listener]
+            if left:
+                self._by_place[place] = left
+            else:
+                self._by_place.pop(place, None)
 
     def find(self, host: str, target: str, now: int) -> Found | None:
         """The listener of a Host header and a request target (path and query as sent); None if unknown.
@@ -90,6 +102,11 @@ class AddressBook:
                     continue
             return found
         return None
+
+
+def _precedence(found: Found) -> tuple[int, str]:
+    """Most query pairs first. Two listeners hold one place only for moments, and all replicas choose the same one."""
+    return -len(found.address.query), found.listener.document.key
 
 
 def host_name(header: str) -> str:

@@ -75,6 +75,11 @@ class Planner:
             plans = self._constants[hold] = self._plan(occasion, {})
         return plans
 
+    @property
+    def too_slow(self) -> set[str]:
+        """Names of the routes that are held because their filter is too slow."""
+        return {route.name for route in self._routes if route.is_too_slow}
+
     def plan(self, occasion: Occasion) -> tuple[Plans, Plans]:
         """(plans if it is a visit, plans if it is a repeat), one per route."""
         occurred_at = occasion.identity.visit_time if occasion.identity.time_trusted else None
@@ -119,6 +124,14 @@ class _PlannedRoute:
             and not (route.transform and route.state == "Shadow")
         )
 
+    @property
+    def name(self) -> str:
+        return self._route.name
+
+    @property
+    def is_too_slow(self) -> bool:
+        return self._slow_in_a_row >= SLOW_IN_A_ROW
+
     def plan(self, occasion: Occasion, visit: dict[str, object]) -> model.RoutePlan:
         """The verdict in design §3's order: paused, filter, stale, once-per, shadow."""
         if self._route.state == "Paused":
@@ -147,7 +160,7 @@ class _PlannedRoute:
         """(passes, why it cannot be decided): what cannot be decided becomes a held delivery, never a skip."""
         if self._when is None:
             return True, None
-        if self._slow_in_a_row >= SLOW_IN_A_ROW:
+        if self.is_too_slow:
             return True, model.HoldReason.ExpressionTooSlow
         evaluation = self._when.evaluate(visit, body)
         self._note_duration(evaluation.cpu_seconds)

@@ -23,6 +23,10 @@ from usher_gateway.model.delivery import (
 )
 from usher_gateway.model.errors import (
     ConfigurationError,
+    DocumentHashError,
+    DocumentTooLargeError,
+    DocumentTooNewError,
+    DocumentUnreadableError,
     InstallKeyError,
     NotFoundError,
     StoreBusyError,
@@ -54,6 +58,10 @@ __all__ = [
     "Counts",
     "Delivery",
     "DeliveryState",
+    "DocumentHashError",
+    "DocumentTooLargeError",
+    "DocumentTooNewError",
+    "DocumentUnreadableError",
     "HoldReason",
     "IdFactory",
     "InstallKeyError",

@@ -19,6 +19,30 @@ class ConfigurationError(UsherError):
     permanent = True
 
 
+class DocumentUnreadableError(ConfigurationError):
+    """A config Secret does not hold what a config Secret should hold."""
+
+    code = "DocumentUnreadable"
+
+
+class DocumentTooNewError(ConfigurationError):
+    """A document was written for a later release."""
+
+    code = "DocumentTooNew"
+
+
+class DocumentHashError(ConfigurationError):
+    """A document's keyed hash does not verify: it was written with another install key, or changed since."""
+
+    code = "DocumentHash"
+
+
+class DocumentTooLargeError(ConfigurationError):
+    """A document is larger than a Secret may be."""
+
+    code = "ConfigTooLarge"
+
+
 class InstallKeyError(UsherError):
     """The install key is not the one that this data was made with."""
 

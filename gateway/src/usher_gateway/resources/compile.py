@@ -8,18 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import (
-    condition,
-    defaults,
-    destinations,
-    hostnames,
-    listener_class,
-    listeners,
-    secrets,
-    tenants,
-)
-
-_NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+from usher_gateway.resources import condition, hostnames, listener_class, single
 
 _IMPLICIT = listener_class.ListenerClassSpec(controller_name="usher.dev/usher", hostname=hostnames.IMPLICIT_HOSTNAME)
 
@@ -98,8 +87,8 @@ class _Compilation:
         self._given = given
         self._options = options
         self.findings: list[condition.Finding] = []
-        owners = hostnames.owners_of(self._claimants(), options.incumbents)
-        self._claims = hostnames.Claims(owners, frozenset(one.spec.hostname for one in given.classes.values()))
+        reserved = frozenset(one.spec.hostname for one in given.classes.values())
+        self._claims = hostnames.Claims(hostnames.owners_of(self._claimants(reserved), options.incumbents), reserved)
 
     def conditions(self) -> dict[tuple[str, str], list[condition.Condition]]:
         """The conditions of every resource that has any."""
@@ -123,19 +112,13 @@ class _Compilation:
             message = f"there is none: listeners answer at `{_IMPLICIT.hostname}` and at the hostnames they name"
             reason = condition.Reason.ImplicitClass
             self.findings.append(condition.Finding("ListenerClass", "", "", reason, message, "notice"))
-        for key, one in self._given.classes.items():
-            proxies = (one.spec.client_address and one.spec.client_address.trusted_proxies) or ()
-            for index in listeners.bad_networks(proxies):
-                path = f"spec.clientAddress.trustedProxies[{index}]"
-                self._find("ListenerClass", key, path, condition.Reason.UnsupportedValue, "is no address range")
+        for one in self._given.classes.values():
+            self.findings.extend(single.check_class(one))
 
     def check_tenants(self) -> None:
         """What the schema cannot say of a tenant."""
-        for key, one in self._given.tenants.items():
-            zone = one.spec.time_zone
-            if zone is not None and not tenants.is_time_zone(zone):
-                message = f"`{zone}` is no IANA time zone; write one such as Europe/London (UTC is used until then)"
-                self._find("Tenant", key, "spec.timeZone", condition.Reason.UnsupportedValue, message)
+        for one in self._given.tenants.values():
+            self.findings.extend(single.check_tenant(one))
 
     def compile_destinations(self) -> dict[str, documents.Destination]:
         """The destination documents."""
@@ -143,12 +126,13 @@ class _Compilation:
         known = self._options.previous.destinations
         for key in self._within_limit("Destination", self._given.destinations, known):
             one = self._given.destinations[key]
-            previous = known.get(key)
-            owner = one.spec.tenant_ref
-            if owner is not None and f"{one.metadata.namespace}/{owner.name}" not in self._given.tenants:
-                self._tenant_not_found("Destination", key, owner.name)
-                continue
-            document, findings = destinations.compile_destination(one, self._secrets("Destination", key), previous)
+            ref = one.spec.tenant_ref
+            site = single.Site(
+                tenant=self._given.tenants.get(f"{one.metadata.namespace}/{ref.name}") if ref else None,
+                secrets=self._given.secrets,
+                require_watch_label=self._options.require_watch_label,
+            )
+            document, findings = single.compile_destination(one, site, known.get(key))
             self.findings.extend(findings)
             if document is not None:
                 compiled[key] = document
@@ -159,64 +143,47 @@ class _Compilation:
         compiled = {}
         known = self._options.previous.listeners
         for key in self._within_limit("Listener", self._given.listeners, known):
-            document = self._listener(key, known.get(key))
+            document, findings = single.compile_listener(self._given.listeners[key], self._site(key, known.get(key)))
+            self.findings.extend(findings)
             if document is not None:
                 compiled[key] = document
         return compiled
 
-    def _listener(self, key: str, previous: documents.Listener | None) -> documents.Listener | None:
+    def _site(self, key: str, previous: documents.Listener | None) -> single.ListenerSite:
         one = self._given.listeners[key]
-        tenant = self._given.tenants.get(f"{one.metadata.namespace}/{one.spec.tenant_ref.name}")
-        if tenant is None:
-            self._tenant_not_found("Listener", key, one.spec.tenant_ref.name)
-            return None
-        policy = self._policy(one)
-        if policy is None:
-            message = f"ListenerClass `{_class_name(one)}` must exist"
-            self._find("Listener", key, "spec.listenerClassName", condition.Reason.ClassNotFound, message)
-            return listeners.refreshed(previous, tenant, self._claims) if previous else None
-        if not hostnames.permits(policy.spec.namespaces, self._labels(one.metadata.namespace)):
-            message = f"ListenerClass `{_class_name(one)}` may not be used from this namespace"
-            self._find("Listener", key, "spec.listenerClassName", condition.Reason.ClassNotPermitted, message)
-            return None
-        around = listeners.Surroundings(
-            self._options.keys,
-            policy,
-            tenant,
-            self._labels(one.metadata.namespace),
-            self._claims,
-            self._given.destinations,
-            self._options.trusted_proxies,
-            previous,
+        return single.ListenerSite(
+            tenant=self._tenant(one),
+            secrets=self._given.secrets,
+            require_watch_label=self._options.require_watch_label,
+            keys=self._options.keys,
+            policy=self._policy(one),
+            labels=self._labels(one.metadata.namespace),
+            claims=self._claims,
+            destinations=self._given.destinations,
+            trusted_proxies=self._options.trusted_proxies,
+            previous=previous,
         )
-        document, findings = listeners.compile_listener(one, around, self._secrets("Listener", key))
-        self.findings.extend(findings)
-        return document
+
+    def _tenant(self, one: resources.Listener) -> resources.Tenant | None:
+        return self._given.tenants.get(f"{one.metadata.namespace}/{one.spec.tenant_ref.name}")
 
     def _policy(self, one: resources.Listener) -> hostnames.Policy | None:
-        found = self._given.classes.get(_class_name(one))
+        found = self._given.classes.get(single.class_name(one))
         if found is not None:
             return hostnames.Policy(found.spec)
         if self._given.classes or not self._options.implicit_class:
             return None
         return hostnames.Policy(_IMPLICIT, implicit=True)
 
-    def _claimants(self) -> Iterable[resources.Listener]:
+    def _claimants(self, reserved: frozenset[str]) -> Iterable[resources.Listener]:
         """Listeners whose explicit hostnames count: those with a tenant, a class that permits them, and leave."""
-        open_claims = hostnames.Claims({}, frozenset(one.spec.hostname for one in self._given.classes.values()))
         for one in self._given.listeners.values():
             policy = self._policy(one)
-            labels = self._labels(one.metadata.namespace)
-            if policy is None or not hostnames.permits(policy.spec.namespaces, labels):
+            if policy is None or self._tenant(one) is None:
                 continue
-            allowed = [
-                address
-                for address in one.spec.addresses or ()
-                if hostnames.refusal(address.hostname, policy, labels, open_claims) is None
-            ]
-            if allowed and f"{one.metadata.namespace}/{one.spec.tenant_ref.name}" in self._given.tenants:
-                spec = msgspec.structs.replace(one.spec, addresses=allowed)
-                yield msgspec.structs.replace(one, spec=spec)
+            claim = hostnames.claim_of(one, policy, self._labels(one.metadata.namespace), reserved)
+            if claim is not None:
+                yield claim
 
     def _within_limit(self, kind: str, keys: Iterable[str], known: Mapping[str, object]) -> list[str]:
         """The keys that the class's maximum per namespace lets through; those that run already come first."""
@@ -229,34 +196,17 @@ class _Compilation:
             if limit is None or count[namespace] <= limit:
                 allowed.add(key)
                 continue
-            message = f"there may be at most {limit} of this kind in a namespace; remove one, or ask the platform"
-            self._find(kind, key, "", condition.Reason.LimitExceeded, message)
+            one = self._given.listeners[key] if kind == "Listener" else self._given.destinations[key]
+            self.findings.append(single.over_limit(one, limit))
         return [key for key in keys if key in allowed]
 
     def _limit(self, kind: str, namespace: str, key: str) -> int | None:
         """The maximum of the listener's class, or the highest among the classes that the namespace may use."""
         if kind == "Listener":
-            found = self._given.classes.get(_class_name(self._given.listeners[key]))
-            return found.spec.maximums.listeners_per_namespace if found and found.spec.maximums else None
-        labels = self._labels(namespace)
-        usable = [one.spec for one in self._given.classes.values() if hostnames.permits(one.spec.namespaces, labels)]
-        limits = [spec.maximums.destinations_per_namespace if spec.maximums else None for spec in usable]
-        given = [limit for limit in limits if limit is not None]
-        return max(given) if given and len(given) == len(limits) else None
+            found = self._given.classes.get(single.class_name(self._given.listeners[key]))
+            return single.listener_limit(found.spec if found else None)
+        specs = [one.spec for one in self._given.classes.values()]
+        return single.destination_limit(specs, self._labels(namespace))
 
     def _labels(self, namespace: str) -> Mapping[str, str]:
-        return {**self._given.namespaces.get(namespace, {}), _NAMESPACE_LABEL: namespace}
-
-    def _secrets(self, kind: str, key: str) -> secrets.Resolution:
-        return secrets.Resolution(self._given.secrets, (kind, key), require_label=self._options.require_watch_label)
-
-    def _tenant_not_found(self, kind: str, key: str, name: str) -> None:
-        message = f"Tenant `{name}` must exist in the same namespace"
-        self._find(kind, key, "spec.tenantRef.name", condition.Reason.TenantNotFound, message)
-
-    def _find(self, kind: str, key: str, path: str, reason: condition.Reason, message: str) -> None:
-        self.findings.append(condition.Finding(kind, key, path, reason, message))
-
-
-def _class_name(one: resources.Listener) -> str:
-    return str(defaults.pick(one.spec.listener_class_name, "Listener.spec.listenerClassName"))
+        return single.namespace_labels(namespace, self._given.namespaces.get(namespace, {}))

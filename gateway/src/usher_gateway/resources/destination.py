@@ -49,7 +49,7 @@ class DestinationAuthentication(types.Model, frozen=True, kw_only=True):
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Basic": "basic", "Bearer": "bearer"}),)
 
-    type: Literal["None", "Basic", "Bearer"]
+    type: Annotated[Literal["None", "Basic", "Bearer"], msgspec.Meta(description="Which one.")]
     basic: Basic | None = None
     bearer: Bearer | None = None
 
@@ -59,7 +59,12 @@ class Signing(types.Model, frozen=True, kw_only=True):
 
     secret_refs: Annotated[
         list[types.SecretKeyRef],
-        msgspec.Meta(min_length=1, max_length=4, extra_json_schema={"x-kubernetes-list-type": "atomic"}),
+        msgspec.Meta(
+            min_length=1,
+            max_length=4,
+            description="The secrets, the newest first; each signs every request.",
+            extra_json_schema=types.LIST_ATOMIC,
+        ),
     ]
 
 
@@ -74,13 +79,23 @@ class Http(types.Model, frozen=True, kw_only=True):
     """A destination that is reached by HTTP."""
 
     url: types.DestinationUrl
-    method: Literal["POST", "PUT", "PATCH"] | None = None
-    headers: Annotated[list[Header], msgspec.Meta(max_length=32, extra_json_schema=types.LIST_MAP)] | None = None
+    method: Annotated[Literal["POST", "PUT", "PATCH"], msgspec.Meta(description="HTTP method.")] | None = None
+    headers: (
+        Annotated[
+            list[Header],
+            msgspec.Meta(
+                max_length=32,
+                description="Headers of every request, besides those that Usher sets.",
+                extra_json_schema=types.LIST_MAP,
+            ),
+        ]
+        | None
+    ) = None
     authentication: DestinationAuthentication | None = None
     signing: Signing | None = None
     success_header: SuccessHeader | None = None
     timeout_seconds: (
-        Annotated[int, msgspec.Meta(ge=1, le=30, description="Time limit of one attempt. Default 10.")] | None
+        Annotated[int, msgspec.Meta(ge=1, le=30, description="Seconds that one attempt may take.")] | None
     ) = None
 
 
@@ -94,7 +109,10 @@ class Retry(types.Model, frozen=True, kw_only=True):
     """How long attempts are repeated."""
 
     max_age_seconds: (
-        Annotated[int, msgspec.Meta(ge=60, le=2_592_000, description="Default 604800 (7 days).")] | None
+        Annotated[
+            int, msgspec.Meta(ge=60, le=2_592_000, description="Seconds from visit time; then the delivery is dead.")
+        ]
+        | None
     ) = None
 
 
@@ -106,16 +124,31 @@ class DestinationSpec(types.Model, frozen=True, kw_only=True):
         types.Immutable("tenantRef.name"),
     )
 
-    tenant_ref: types.TenantRef | None = None
-    state: (
-        Annotated[Literal["Active", "Paused"], msgspec.Meta(description="Paused: deliveries are held. Default Active.")]
+    tenant_ref: (
+        Annotated[
+            types.TenantRef,
+            msgspec.Meta(
+                description="Whose it is; never changes. If left out, every tenant of the namespace may use it."
+            ),
+        ]
         | None
     ) = None
-    type: Literal["HTTP"]
+    state: Annotated[Literal["Active", "Paused"], msgspec.Meta(description="Paused: deliveries are held.")] | None = (
+        None
+    )
+    type: Annotated[Literal["HTTP"], msgspec.Meta(description="How it is reached.")]
     http: Http | None = None
-    format: Literal["Verbatim", "CloudEvents", "CloudEventsBinary"] | None = None
+    format: (
+        Annotated[
+            Literal["Verbatim", "CloudEvents", "CloudEventsBinary"],
+            msgspec.Meta(
+                description="The body as Purple sent it, or wrapped as a CloudEvent (structured or binary mode)."
+            ),
+        ]
+        | None
+    ) = None
     concurrency: (
-        Annotated[int, msgspec.Meta(ge=1, le=1000, description="Requests at the same time. Default 8.")] | None
+        Annotated[int, msgspec.Meta(ge=1, le=1000, description="Requests at the same time, over all replicas.")] | None
     ) = None
     rate_limit: RateLimit | None = None
     retry: Retry | None = None

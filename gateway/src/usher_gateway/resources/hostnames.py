@@ -38,6 +38,22 @@ class Claims:
         return self._taken.setdefault(identity, key) == key
 
 
+def claim_of(
+    one: resources.Listener, policy: Policy, labels: Mapping[str, str], reserved: frozenset[str]
+) -> resources.Listener | None:
+    """A listener with those explicit addresses that its class lets it claim; None without any.
+
+    Whether its tenant exists is the caller's to know.
+    """
+    if not permits(policy.spec.namespaces, labels):
+        return None
+    addresses = one.spec.addresses or ()
+    allowed = [address for address in addresses if refusal(address.hostname, policy, labels, reserved) is None]
+    if not allowed:
+        return None
+    return msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, addresses=allowed))
+
+
 def owners_of(listeners: Iterable[resources.Listener], incumbents: Mapping[str, Owner]) -> dict[str, Owner]:
     """Which tenant has each explicit hostname: the incumbent while it still wants it, else the first to ask."""
     wanted: dict[str, list[Owner]] = {}
@@ -76,11 +92,13 @@ def _meets(requirement: listener_class.SelectorRequirement, labels: Mapping[str,
             return requirement.key not in labels
 
 
-def refusal(hostname: str, policy: Policy, labels: Mapping[str, str], claims: Claims) -> condition.Reason | None:
+def refusal(
+    hostname: str, policy: Policy, labels: Mapping[str, str], reserved: frozenset[str]
+) -> condition.Reason | None:
     """Why a namespace may not claim a hostname explicitly; None if it may."""
     if policy.implicit:
         return None
-    if hostname in claims.reserved:
+    if hostname in reserved:
         return condition.Reason.HostnameReserved
     for allowed in policy.spec.allowed_hostnames or ():
         if matches(allowed.hostname, hostname) and permits(allowed.namespaces, labels):

@@ -6,7 +6,9 @@ import msgspec
 
 from usher_gateway.resources import metadata, types
 
-_Generation = Annotated[int, msgspec.Meta(ge=0, le=1_000_000, description="Which of the derived tokens.")]
+_Generation = Annotated[
+    int, msgspec.Meta(ge=0, le=1_000_000, description="Which of the derived tokens; another number is another URL.")
+]
 
 
 class QueryPair(types.Model, frozen=True, kw_only=True):
@@ -23,7 +25,14 @@ class Address(types.Model, frozen=True, kw_only=True):
     hostname: types.Hostname
     path: types.UrlPath | None = None
     query: (
-        Annotated[list[QueryPair], msgspec.Meta(max_length=16, extra_json_schema={"x-kubernetes-list-type": "atomic"})]
+        Annotated[
+            list[QueryPair],
+            msgspec.Meta(
+                max_length=16,
+                description="Query parameters that a request must have, all of them.",
+                extra_json_schema=types.LIST_ATOMIC,
+            ),
+        ]
         | None
     ) = None
 
@@ -32,11 +41,14 @@ class AlsoAccept(types.Model, frozen=True, kw_only=True):
     """An older or newer token that is accepted too."""
 
     generation: _Generation
-    until_time: types.Timestamp | None = None
+    until_time: (
+        Annotated[types.Timestamp, msgspec.Meta(description="Accepted until then (RFC 3339); for good if left out.")]
+        | None
+    ) = None
     action: (
         Annotated[
             Literal["Accept", "Hold"],
-            msgspec.Meta(description="Hold: visits are accepted, their deliveries held. Default Accept."),
+            msgspec.Meta(description="Hold: visits at this token's URL are accepted, their deliveries held."),
         ]
         | None
     ) = None
@@ -51,6 +63,7 @@ class Token(types.Model, frozen=True, kw_only=True):
             list[AlsoAccept],
             msgspec.Meta(
                 max_length=8,
+                description="Older tokens that are accepted too, until the portal has the new URL.",
                 extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["generation"]},
             ),
         ]
@@ -76,7 +89,10 @@ class Authentication(types.Model, frozen=True, kw_only=True):
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Basic": "basic", "Header": "header"}),)
 
-    type: Literal["None", "Basic", "Header"]
+    type: Annotated[
+        Literal["None", "Basic", "Header"],
+        msgspec.Meta(description="Which one; None spelled out allows an address that can be guessed."),
+    ]
     basic: BasicAuthentication | None = None
     header: HeaderAuthentication | None = None
 
@@ -84,11 +100,19 @@ class Authentication(types.Model, frozen=True, kw_only=True):
 class AllowedSources(types.Model, frozen=True, kw_only=True):
     """From which addresses Purple posts."""
 
-    ranges: Annotated[list[types.Cidr], msgspec.Meta(min_length=1, max_length=256, extra_json_schema=types.LIST_SET)]
+    ranges: Annotated[
+        list[types.Cidr],
+        msgspec.Meta(
+            min_length=1,
+            max_length=256,
+            description="Address ranges, IPv4 or IPv6.",
+            extra_json_schema=types.LIST_SET,
+        ),
+    ]
     policy: (
         Annotated[
             Literal["Report", "Enforce"],
-            msgspec.Meta(description="Enforce: others are answered 403. Default Report."),
+            msgspec.Meta(description="Report: others are only counted. Enforce: they are answered 403."),
         ]
         | None
     ) = None
@@ -97,41 +121,67 @@ class AllowedSources(types.Model, frozen=True, kw_only=True):
 class Fields(types.Model, frozen=True, kw_only=True):
     """JSON pointers that override where a body holds what."""
 
-    user: types.JsonPointer | None = None
-    first_name: types.JsonPointer | None = None
-    last_name: types.JsonPointer | None = None
-    email: types.JsonPointer | None = None
-    venue: types.JsonPointer | None = None
-    visit_count: types.JsonPointer | None = None
-    company: types.JsonPointer | None = None
-    venue_name: types.JsonPointer | None = None
-    mobile: types.JsonPointer | None = None
-    date_of_birth: types.JsonPointer | None = None
-    gender: types.JsonPointer | None = None
-    source: types.JsonPointer | None = None
-    device: types.JsonPointer | None = None
-    occurred_at: types.JsonPointer | None = None
-    occurred_at_zone: types.TimeZone | None = None
+    user: Annotated[types.JsonPointer, msgspec.Meta(description="Where the visitor's id is.")] | None = None
+    first_name: Annotated[types.JsonPointer, msgspec.Meta(description="Where the first name is.")] | None = None
+    last_name: Annotated[types.JsonPointer, msgspec.Meta(description="Where the last name is.")] | None = None
+    email: Annotated[types.JsonPointer, msgspec.Meta(description="Where the e-mail address is.")] | None = None
+    venue: Annotated[types.JsonPointer, msgspec.Meta(description="Where the venue's id is.")] | None = None
+    visit_count: (
+        Annotated[types.JsonPointer, msgspec.Meta(description="Where how often the visitor was seen is.")] | None
+    ) = None
+    company: Annotated[types.JsonPointer, msgspec.Meta(description="Where the company's id is.")] | None = None
+    venue_name: Annotated[types.JsonPointer, msgspec.Meta(description="Where the venue's name is.")] | None = None
+    mobile: Annotated[types.JsonPointer, msgspec.Meta(description="Where the mobile number is.")] | None = None
+    date_of_birth: Annotated[types.JsonPointer, msgspec.Meta(description="Where the date of birth is.")] | None = None
+    gender: Annotated[types.JsonPointer, msgspec.Meta(description="Where the gender is.")] | None = None
+    source: Annotated[types.JsonPointer, msgspec.Meta(description="Where how the visitor signed in is.")] | None = None
+    device: Annotated[types.JsonPointer, msgspec.Meta(description="Where the device's MAC address is.")] | None = None
+    occurred_at: (
+        Annotated[types.JsonPointer, msgspec.Meta(description="Where the time of the authentication is.")] | None
+    ) = None
+    occurred_at_zone: (
+        Annotated[
+            types.TimeZone,
+            msgspec.Meta(description="IANA time zone of times without an offset, which are not trusted without it."),
+        ]
+        | None
+    ) = None
 
 
 class Dedupe(types.Model, frozen=True, kw_only=True):
     """Which arrivals are the same visit."""
 
     per: (
-        Annotated[list[types.VisitorKey], msgspec.Meta(min_length=1, max_length=3, extra_json_schema=types.LIST_SET)]
+        Annotated[
+            list[types.VisitorKey],
+            msgspec.Meta(
+                min_length=1,
+                max_length=3,
+                description="What makes two arrivals the same visit, taken together.",
+                extra_json_schema=types.LIST_SET,
+            ),
+        ]
         | None
     ) = None
     window_seconds: (
         Annotated[
             int,
-            msgspec.Meta(ge=0, le=604_800, description="0: every authentication is a visit. Default 3600."),
+            msgspec.Meta(
+                ge=0,
+                le=604_800,
+                description="Seconds in which the same visitor is a repeat. 0: every authentication is a visit.",
+            ),
         ]
         | None
     ) = None
     redelivery_seconds: (
         Annotated[
             int,
-            msgspec.Meta(ge=0, le=604_800, description="Until when identical content is a retry. Default 12600."),
+            msgspec.Meta(
+                ge=0,
+                le=604_800,
+                description="Seconds in which identical content without a time of its own is Purple's retry.",
+            ),
         ]
         | None
     ) = None
@@ -140,20 +190,38 @@ class Dedupe(types.Model, frozen=True, kw_only=True):
 class Late(types.Model, frozen=True, kw_only=True):
     """When a visit counts as late."""
 
-    after_seconds: Annotated[int, msgspec.Meta(ge=1, le=604_800, description="Default 300.")] | None = None
+    after_seconds: (
+        Annotated[int, msgspec.Meta(ge=1, le=604_800, description="Seconds from visit time to arrival.")] | None
+    ) = None
 
 
 class Silence(types.Model, frozen=True, kw_only=True):
     """How long no arrival is still normal."""
 
-    after_seconds: Annotated[int, msgspec.Meta(ge=60, le=31_536_000, description="Default 86400.")] | None = None
+    after_seconds: (
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=60, le=31_536_000, description="Seconds without any arrival before `Receiving` turns False."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class OncePer(types.Model, frozen=True, kw_only=True):
     """At most one delivery per key and period, in the tenant's time zone."""
 
-    per: Annotated[list[types.VisitorKey], msgspec.Meta(min_length=1, max_length=3, extra_json_schema=types.LIST_SET)]
-    every: Literal["Day", "Week", "Month"]
+    per: Annotated[
+        list[types.VisitorKey],
+        msgspec.Meta(
+            min_length=1,
+            max_length=3,
+            description="Whose deliveries are counted together.",
+            extra_json_schema=types.LIST_SET,
+        ),
+    ]
+    every: Annotated[Literal["Day", "Week", "Month"], msgspec.Meta(description="The period; a week begins on Monday.")]
 
 
 class Route(types.Model, frozen=True, kw_only=True):
@@ -164,26 +232,45 @@ class Route(types.Model, frozen=True, kw_only=True):
     state: (
         Annotated[
             Literal["Active", "Paused", "Shadow"],
-            msgspec.Meta(description="Shadow: decide and record, send nothing. Default Active."),
+            msgspec.Meta(
+                description="Paused: visits are skipped, to be replayed. Shadow: decide and record, send nothing."
+            ),
         ]
         | None
     ) = None
-    when: types.Expression | None = None
+    when: (
+        Annotated[
+            types.Expression,
+            msgspec.Meta(description="CEL over `visit` and `body`: which visits the route takes. All if left out."),
+        ]
+        | None
+    ) = None
     repeats: (
         Annotated[
             Literal["Skip", "Forward"],
-            msgspec.Meta(description="What happens to repeats of a visit. Default Skip."),
+            msgspec.Meta(description="What happens to repeats of a visit: no delivery, or one each."),
         ]
         | None
     ) = None
     once_per: OncePer | None = None
     deliver_within_seconds: (
         Annotated[
-            int, msgspec.Meta(ge=1, le=604_800, description="Too late to be of use after this. Default: no limit.")
+            int,
+            msgspec.Meta(
+                ge=1,
+                le=604_800,
+                description="Seconds from visit time after which it is of no use. No limit if left out.",
+            ),
         ]
         | None
     ) = None
-    transform: types.Expression | None = None
+    transform: (
+        Annotated[
+            types.Expression,
+            msgspec.Meta(description="CEL over `visit` and `body`: what is sent. The body as it came if left out."),
+        ]
+        | None
+    ) = None
 
 
 class ListenerSpec(types.Model, frozen=True, kw_only=True):
@@ -195,14 +282,20 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     )
 
     tenant_ref: types.TenantRef
-    listener_class_name: types.ResourceName | None = None
+    listener_class_name: (
+        Annotated[
+            types.ResourceName,
+            msgspec.Meta(description="The ListenerClass that exposes this listener; never changes."),
+        ]
+        | None
+    ) = None
     addresses: (
         Annotated[
             list[Address],
             msgspec.Meta(
                 min_length=1,
-                max_length=16,
-                description="Without it: the class's hostname and `/v1/` with the token.",
+                max_length=types.MAX_ADDRESSES,
+                description="The URLs, and no others; if left out, the class's hostname and `/v1/` with the token.",
                 extra_json_schema=types.LIST_MAP,
             ),
         ]
@@ -212,7 +305,7 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     state: (
         Annotated[
             Literal["Active", "Suspended"],
-            msgspec.Meta(description="Suspended: visits are accepted and their deliveries held. Default Active."),
+            msgspec.Meta(description="Suspended: visits are accepted and their deliveries held."),
         ]
         | None
     ) = None
@@ -223,7 +316,15 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     late: Late | None = None
     silence: Silence | None = None
     routes: (
-        Annotated[list[Route], msgspec.Meta(max_length=types.MAX_ROUTES, extra_json_schema=types.LIST_MAP)] | None
+        Annotated[
+            list[Route],
+            msgspec.Meta(
+                max_length=types.MAX_ROUTES,
+                description="Which visits go where. A listener without routes only counts.",
+                extra_json_schema=types.LIST_MAP,
+            ),
+        ]
+        | None
     ) = None
 
 

@@ -10,16 +10,41 @@ from usher_gateway.resources import metadata, types
 class SelectorRequirement(types.Model, frozen=True, kw_only=True):
     """One condition on a namespace's labels."""
 
-    key: Annotated[str, msgspec.Meta(min_length=1, max_length=316, description="Label key.")]
-    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    values: Annotated[list[types.LabelValue], msgspec.Meta(max_length=64)] | None = None
+    rules: ClassVar[tuple[types.Rule, ...]] = (
+        types.Requires("operator", "In", "values"),
+        types.Requires("operator", "NotIn", "values"),
+    )
+
+    key: types.LabelKey
+    operator: Annotated[
+        Literal["In", "NotIn", "Exists", "DoesNotExist"], msgspec.Meta(description="How the label is compared.")
+    ]
+    values: (
+        Annotated[
+            list[types.LabelValue],
+            msgspec.Meta(
+                max_length=16,
+                description="Values that In and NotIn compare with.",
+                extra_json_schema=types.LIST_ATOMIC,
+            ),
+        ]
+        | None
+    ) = None
 
 
 class LabelSelector(types.Model, frozen=True, kw_only=True):
     """Chooses namespaces by their labels, as everywhere in Kubernetes."""
 
     match_labels: types.Labels | None = None
-    match_expressions: Annotated[list[SelectorRequirement], msgspec.Meta(max_length=32)] | None = None
+    match_expressions: (
+        Annotated[
+            list[SelectorRequirement],
+            msgspec.Meta(
+                max_length=8, description="Conditions that must all hold.", extra_json_schema=types.LIST_ATOMIC
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Namespaces(types.Model, frozen=True, kw_only=True):
@@ -27,7 +52,9 @@ class Namespaces(types.Model, frozen=True, kw_only=True):
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("from", {"Selector": "selector"}),)
 
-    from_: Literal["All", "Selector"] = msgspec.field(name="from")
+    from_: Annotated[
+        Literal["All", "Selector"], msgspec.Meta(description="All namespaces, or those that `selector` chooses.")
+    ] = msgspec.field(name="from")
     selector: LabelSelector | None = None
 
 
@@ -41,10 +68,16 @@ class AllowedHostname(types.Model, frozen=True, kw_only=True):
 class Ingress(types.Model, frozen=True, kw_only=True):
     """How Ingress objects are made."""
 
-    class_name: types.ObjectName | None = None
+    class_name: (
+        Annotated[types.ObjectName, msgspec.Meta(description="The IngressClass; the cluster's default if left out.")]
+        | None
+    ) = None
     annotations: (
         Annotated[
-            dict[str, Annotated[str, msgspec.Meta(max_length=4096)]],
+            dict[
+                types.AnnotationKey,
+                Annotated[str, msgspec.Meta(max_length=4096, description="Value of an annotation.")],
+            ],
             msgspec.Meta(max_length=32, description="Annotations put on each Ingress."),
         ]
         | None
@@ -55,8 +88,10 @@ class ParentRef(types.Model, frozen=True, kw_only=True):
     """A Gateway that routes attach to."""
 
     namespace: types.NamespaceName
-    name: types.ObjectName
-    section_name: types.ObjectName | None = None
+    name: Annotated[types.ObjectName, msgspec.Meta(description="Name of the Gateway.")]
+    section_name: (
+        Annotated[types.ObjectName, msgspec.Meta(description="One of the Gateway's listeners; all if left out.")] | None
+    ) = None
 
 
 class HttpRoute(types.Model, frozen=True, kw_only=True):
@@ -70,11 +105,14 @@ class Exposure(types.Model, frozen=True, kw_only=True):
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Ingress": "ingress", "HTTPRoute": "httpRoute"}),)
 
-    type: Literal["Ingress", "HTTPRoute", "None"]
+    type: Annotated[
+        Literal["Ingress", "HTTPRoute", "None"],
+        msgspec.Meta(description="What is made for each hostname; None: something else routes to the gateway."),
+    ]
     scope: (
         Annotated[
             Literal["Hostname", "Path"],
-            msgspec.Meta(description="Path: only the listeners' exact paths are routed. Default Hostname."),
+            msgspec.Meta(description="Path: only the listeners' exact paths are routed."),
         ]
         | None
     ) = None
@@ -85,9 +123,20 @@ class Exposure(types.Model, frozen=True, kw_only=True):
 class IssuerRef(types.Model, frozen=True, kw_only=True):
     """A cert-manager issuer."""
 
-    name: types.ObjectName
-    kind: Annotated[str, msgspec.Meta(min_length=1, max_length=63)] | None = None
-    group: Annotated[str, msgspec.Meta(min_length=1, max_length=253)] | None = None
+    name: Annotated[types.ObjectName, msgspec.Meta(description="Name of the issuer.")]
+    kind: (
+        Annotated[
+            str,
+            msgspec.Meta(
+                min_length=1,
+                max_length=63,
+                pattern=r"^[A-Z][A-Za-z0-9]*$",
+                description="Kind of the issuer, such as `Issuer` or `ClusterIssuer`.",
+            ),
+        ]
+        | None
+    ) = None
+    group: Annotated[types.ObjectName, msgspec.Meta(description="API group of the issuer.")] | None = None
 
 
 class Tls(types.Model, frozen=True, kw_only=True):
@@ -98,9 +147,18 @@ class Tls(types.Model, frozen=True, kw_only=True):
         types.Requires("mode", "Provided", "secretName"),
     )
 
-    mode: Literal["Class", "PerHostname", "Provided", "External"]
+    mode: Annotated[
+        Literal["Class", "PerHostname", "Provided", "External"],
+        msgspec.Meta(
+            description="Whose certificate: one for the class's hostname, one for each hostname, an existing Secret, "
+            "or TLS is terminated by something in front (External)."
+        ),
+    ]
     issuer_ref: IssuerRef | None = None
-    secret_name: types.ObjectName | None = None
+    secret_name: (
+        Annotated[types.ObjectName, msgspec.Meta(description="Secret of type `kubernetes.io/tls` beside the gateway.")]
+        | None
+    ) = None
 
 
 class ClientAddress(types.Model, frozen=True, kw_only=True):
@@ -108,9 +166,20 @@ class ClientAddress(types.Model, frozen=True, kw_only=True):
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Requires("from", "XForwardedFor", "trustedProxies"),)
 
-    from_: Literal["Connection", "XForwardedFor"] = msgspec.field(name="from")
+    from_: Annotated[
+        Literal["Connection", "XForwardedFor"],
+        msgspec.Meta(description="The connection's other end, or what trusted proxies say in X-Forwarded-For."),
+    ] = msgspec.field(name="from")
     trusted_proxies: (
-        Annotated[list[types.Cidr], msgspec.Meta(max_length=64, extra_json_schema=types.LIST_SET)] | None
+        Annotated[
+            list[types.Cidr],
+            msgspec.Meta(
+                max_length=64,
+                description="Address ranges of proxies whose X-Forwarded-For is believed.",
+                extra_json_schema=types.LIST_SET,
+            ),
+        ]
+        | None
     ) = None
 
 
@@ -118,16 +187,46 @@ class Maximums(types.Model, frozen=True, kw_only=True):
     """What one listener or namespace of this class may use."""
 
     max_body_bytes: (
-        Annotated[int, msgspec.Meta(ge=1024, le=8 * 1024 * 1024, description="Largest body. Default 262144.")] | None
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=1024,
+                le=8 * 1024 * 1024,
+                description="Largest body after inflating, in bytes; what is larger is quarantined.",
+            ),
+        ]
+        | None
     ) = None
     requests_per_second: (
-        Annotated[int, msgspec.Meta(ge=1, le=100_000, description="Per listener. Default: no limit.")] | None
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=1,
+                le=100_000,
+                description="Requests a second of one listener; others are answered 503. No limit if left out.",
+            ),
+        ]
+        | None
     ) = None
-    listeners_per_namespace: Annotated[int, msgspec.Meta(ge=1, le=100_000, description="Default: no limit.")] | None = (
-        None
-    )
+    listeners_per_namespace: (
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=1, le=100_000, description="Listeners of this class in one namespace. No limit if left out."
+            ),
+        ]
+        | None
+    ) = None
     destinations_per_namespace: (
-        Annotated[int, msgspec.Meta(ge=1, le=100_000, description="Default: no limit.")] | None
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=1,
+                le=100_000,
+                description="Destinations in a namespace that may use this class. No limit if left out.",
+            ),
+        ]
+        | None
     ) = None
 
 
@@ -145,12 +244,29 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
             min_length=1,
             max_length=253,
             pattern=r"^[-a-z0-9.]+/[-A-Za-z0-9._~/]+$",
-            description="Which install serves this class, such as `usher.dev/usher`.",
+            description="Which install serves this class, such as `usher.dev/usher`; never changes.",
         ),
     ]
-    hostname: types.Hostname
-    namespaces: Namespaces | None = None
-    allowed_hostnames: Annotated[list[AllowedHostname], msgspec.Meta(max_length=256)] | None = None
+    hostname: Annotated[
+        types.Hostname,
+        msgspec.Meta(
+            description="The class's own host name, shared by its listeners; the token in the path tells them apart."
+        ),
+    ]
+    namespaces: (
+        Annotated[Namespaces, msgspec.Meta(description="Whose listeners may use this class. All if left out.")] | None
+    ) = None
+    allowed_hostnames: (
+        Annotated[
+            list[AllowedHostname],
+            msgspec.Meta(
+                max_length=256,
+                description="Host names that listeners may claim, and from which namespaces. None if left out.",
+                extra_json_schema=types.LIST_ATOMIC,
+            ),
+        ]
+        | None
+    ) = None
     exposure: Exposure | None = None
     tls: Tls | None = None
     client_address: ClientAddress | None = None

@@ -228,7 +228,7 @@ def _addresses(one: resources.Listener, around: Surroundings, report: Report) ->
 
 
 def _refused(one: resources.Listener, address: listener.Address, around: Surroundings) -> condition.Reason | None:
-    reason = hostnames.refusal(address.hostname, around.policy, around.labels, around.claims)
+    reason = hostnames.refusal(address.hostname, around.policy, around.labels, around.claims.reserved)
     if reason is not None:
         return reason
     owner = (one.metadata.namespace, one.spec.tenant_ref.name)

@@ -15,6 +15,15 @@ from usher_gateway.resources import metadata, problem, read, secrets
 MAX_FILE_BYTES = 32 * 1024 * 1024
 """Largest file that is read: some 40,000 listeners."""
 
+MAX_OBJECT_BYTES = 1_500_000
+"""Largest object, as JSON: etcd takes no more."""
+
+MAX_SECRET_BYTES = 1024 * 1024
+"""Largest Secret, its values together: an API server takes no more."""
+
+MAX_ANNOTATION_BYTES = 256 * 1024
+"""Most bytes of an object's annotations, keys and values together: an API server takes no more."""
+
 _LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 """Base: every scalar stays text, so that scalars.py decides; the C parser bounds nesting at 1,000."""
 
@@ -159,6 +168,8 @@ class _Collector:
         key = _key(fields, namespaced=kind.namespaced)
         reader.resource = f"{kind.kind_name} {key}" if key else kind.kind_name
         plain = reader.read(node, _type_of(kind), "")
+        if not reader.problems and len(msgspec.json.encode(plain)) > MAX_OBJECT_BYTES:
+            reader.report(node, "", f"must have at most {MAX_OBJECT_BYTES} bytes: no API server takes more")
         if not reader.problems and plain is not read.INVALID:
             try:
                 resource = msgspec.convert(plain, kind)
@@ -203,7 +214,14 @@ class _Collector:
 
 
 def _bad_values(loaded: Loaded, name: str) -> Iterator[problem.Problem]:
+    annotations = loaded.resource.metadata.annotations
+    if sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > MAX_ANNOTATION_BYTES:
+        path, message = "metadata.annotations", f"must have at most {MAX_ANNOTATION_BYTES} bytes together"
+        yield problem.Problem(loaded.file, loaded.line_of(path), path, message, resource=name)
     if isinstance(loaded.resource, resources.Secret):
+        if secrets.size_of(loaded.resource) > MAX_SECRET_BYTES:
+            message = f"must have values of at most {MAX_SECRET_BYTES} bytes together"
+            yield problem.Problem(loaded.file, loaded.line, "data", message, resource=name)
         for key in secrets.bad_base64(loaded.resource):
             path, hint = f"data.{key}", "put plain text under `stringData`"
             yield problem.Problem(loaded.file, loaded.line_of(path), path, "must be base64", hint, resource=name)

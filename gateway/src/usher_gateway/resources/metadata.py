@@ -12,6 +12,9 @@ DEFAULT_NAMESPACE = "default"
 WATCH_LABEL = "usher.dev/watch"
 """A Secret is read in a cluster only if this label is ``"true"``."""
 
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+"""The label of every namespace that holds its name. Source: Kubernetes, well-known labels."""
+
 CONFIRM_REMOVALS = "usher.dev/confirm-removals"
 """Annotation on a ListenerClass that lets one particular large removal through."""
 
@@ -21,8 +24,8 @@ class Metadata(types.Model, frozen=True, kw_only=True):
 
     name: types.ObjectName
     namespace: types.NamespaceName = DEFAULT_NAMESPACE
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
-    annotations: dict[str, str] = msgspec.field(default_factory=dict)
+    labels: dict[types.LabelKey, types.LabelValue] = msgspec.field(default_factory=dict)
+    annotations: dict[types.AnnotationKey, str] = msgspec.field(default_factory=dict)
     generation: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 

@@ -11,7 +11,7 @@ from usher_gateway.resources import problem, rules, scalars
 INVALID = object()
 """What stands for a value that has a problem."""
 
-_MAX_NODES = 20_000
+_MAX_NODES = 50_000
 """Most YAML nodes of one object, aliases counted as often as they are used: an alias bomb ends here."""
 
 _MAX_PROBLEMS = 200
@@ -57,12 +57,15 @@ class Reader:
     def read(self, node: yaml.Node, wanted: inspect.Type, path: str) -> object:
         """The plain value of a node, or INVALID."""
         self.lines[path] = line_of(node)
-        self._nodes += 1
-        if self._nodes > _MAX_NODES:
-            if self._nodes == _MAX_NODES + 1:
-                self.report(node, path, f"the object has more than {_MAX_NODES} values", "check its YAML aliases")
-            return INVALID
-        return self._read(node, wanted, path)
+        return INVALID if self._is_too_much(node, path, 1) else self._read(node, wanted, path)
+
+    def _is_too_much(self, node: yaml.Node, path: str, count: int) -> bool:
+        """Count nodes; whether there are too many by now, which is reported once."""
+        before = self._nodes
+        self._nodes += count
+        if before <= _MAX_NODES < self._nodes:
+            self.report(node, path, f"the object has more than {_MAX_NODES} values", "check its YAML aliases")
+        return self._nodes > _MAX_NODES
 
     def _read(self, node: yaml.Node, wanted: inspect.Type, path: str) -> object:
         extra: Mapping[str, object] = {}
@@ -89,6 +92,7 @@ class Reader:
         if pairs is None:
             return INVALID
         fields = {field.encode_name: field for field in wanted.fields}
+        pairs = {name: pair for name, pair in pairs.items() if name not in fields or not _is_null(pair[1])}
         ignored = _IGNORED.get(path, frozenset())
         value = {}
         for name, (key, child) in pairs.items():
@@ -110,15 +114,21 @@ class Reader:
             self.report(node, path, f"must be a mapping of fields, not {_describe(node)}")
             return None
         pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        merged: list[yaml.Node] = []
         for key, value in node.value:
             name = key.value if isinstance(key, yaml.ScalarNode) else None
             if name is None:
                 self.report(key, path, "keys must be text")
+            elif name == "<<" and not key.style:
+                merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
             elif name in pairs:
                 hint = "keep one of them" if path else "put `---` on a line of its own between two objects"
                 self.report(key, join(path, name), f"`{name}` stands here twice", hint)
             else:
                 pairs[name] = (key, value)
+        for other in merged:  # YAML 1.1: what stands here itself wins, then the first one merged
+            if not self._is_too_much(other, path, 1 + len(other.value)):
+                pairs = (self._pairs(other, path) or {}) | pairs
         return pairs
 
     def _list(self, node: yaml.Node, wanted: inspect.ListType, path: str, extra: Mapping[str, object]) -> object:
@@ -147,14 +157,14 @@ class Reader:
             seen.add(key.value)
 
     def _dict(self, node: yaml.Node, wanted: inspect.DictType, path: str) -> object:
-        if _is_null(node):
-            return {}
         pairs = self._pairs(node, path)
         if pairs is None or not self._count(node, path, wanted):
             return INVALID
         value = {}
         for name, (key, child) in pairs.items():
             self._text(key, name, join(path, name), wanted.key_type)
+            if _is_null(child):
+                continue
             value[name] = self.read(child, wanted.value_type, join(path, name))
         return INVALID if INVALID in value.values() else value
 
@@ -181,6 +191,8 @@ class Reader:
         return self._text(node, value, path, wanted, str(extra.get("description", "")))
 
     def _integer(self, node: yaml.Node, value: object, wanted: inspect.IntType, path: str) -> object:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             hint = "write it without quotes" if isinstance(value, str) and value.isdigit() else ""
             return self.report(node, path, "must be a whole number", hint)
@@ -198,7 +210,7 @@ class Reader:
         low, high = wanted.min_length or 0, wanted.max_length or len(value)
         if not low <= len(value) <= high:
             return self.report(node, path, f"must have {low} to {high} characters, has {len(value)}", what)
-        if wanted.pattern is not None and not re.search(wanted.pattern, value):
+        if wanted.pattern is not None and not re.fullmatch(wanted.pattern, value):
             return self.report(node, path, "does not have the right form", what or f"must match {wanted.pattern}")
         return value
 

@@ -3,6 +3,7 @@
 Source: sigs.k8s.io/yaml reads YAML 1.1: ``Off`` is false, ``yes`` is true, ``012`` is ten; times stay text.
 """
 
+import math
 import re
 
 _TRUE = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y"})
@@ -26,15 +27,22 @@ def plain_value(text: str) -> object:
     if _INTEGER.fullmatch(text):
         return _integer(text.replace("_", ""))
     if _FLOAT.fullmatch(text):
-        return float(text.replace("_", "").replace(".inf", "inf").replace(".Inf", "inf").replace(".nan", "nan").lower())
+        return _float(text.lower().replace("_", ""))
     return text
+
+
+def _float(text: str) -> object:
+    if text.endswith((".inf", ".nan")):
+        return float(text.replace(".", ""))
+    value = float(text)
+    return text if math.isinf(value) else value  # 1e400: no number after all
 
 
 def _integer(text: str) -> object:
     sign, digits = (-1, text[1:]) if text[0] == "-" else (1, text.lstrip("+"))
     try:
         if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
-            return sign * int(digits, 8)
+            return sign * int(digits, 8) if set(digits) <= set("01234567") else float(text)
         return sign * int(digits, 0)
-    except ValueError:  # 089, 0x_, 0b2: no number after all
+    except ValueError:  # 0x_, 0b2: no number after all
         return text

@@ -1,10 +1,13 @@
 """Values from Secrets, with the reason where one is missing."""
 
 import base64
+import re
 from collections.abc import Mapping
 
 from usher_gateway import resources
 from usher_gateway.resources import condition, metadata, types
+
+_PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 
 
 class Resolution:
@@ -46,7 +49,7 @@ class Resolution:
         if not value:
             message = f"Secret `{name}` must have a value under the key `{key}`"
             return self._report(path, condition.Reason.SecretKeyNotFound, message)
-        if not all(0x20 <= byte < 0x7F for byte in value):
+        if not _PRINTABLE.fullmatch(value):
             message = f"the value under `{key}` of Secret `{name}` must be printable ASCII on one line"
             return self._report(path, condition.Reason.SecretKeyNotFound, message)
         return value.decode("ascii")
@@ -72,6 +75,13 @@ def value_of(secret: resources.Secret, key: str) -> bytes:
     if key in secret.string_data:
         return secret.string_data[key].encode()
     return base64.b64decode(secret.data.get(key, ""))
+
+
+def size_of(secret: resources.Secret) -> int:
+    """Bytes of all values together, as an API server counts them; values that are no base64 count as they stand."""
+    plain = {key: len(value.encode()) for key, value in secret.string_data.items()}
+    encoded = {key: len(value) * 3 // 4 if is_base64(value) else len(value) for key, value in secret.data.items()}
+    return sum((encoded | plain).values())
 
 
 def bad_base64(secret: resources.Secret) -> list[str]:

@@ -16,7 +16,7 @@ class Quota(types.Model, frozen=True, kw_only=True):
     when_exceeded: (
         Annotated[
             Literal["Forward", "Hold"],
-            msgspec.Meta(description="What happens to further visits: forwarded, or kept and held. Default Forward."),
+            msgspec.Meta(description="What happens to further visits: forwarded, or kept and held."),
         ]
         | None
     ) = None
@@ -25,12 +25,8 @@ class Quota(types.Model, frozen=True, kw_only=True):
 class Retention(types.Model, frozen=True, kw_only=True):
     """How long things are kept."""
 
-    body_days: (
-        Annotated[int, msgspec.Meta(ge=1, le=400, description="Days that bodies are kept. Default 30.")] | None
-    ) = None
-    meter_months: (
-        Annotated[int, msgspec.Meta(ge=1, le=120, description="Months that meters are kept. Default 25.")] | None
-    ) = None
+    body_days: Annotated[int, msgspec.Meta(ge=1, le=400, description="Days that bodies are kept.")] | None = None
+    meter_months: Annotated[int, msgspec.Meta(ge=1, le=120, description="Months that meters are kept.")] | None = None
 
 
 class TenantSpec(types.Model, frozen=True, kw_only=True):
@@ -42,7 +38,10 @@ class TenantSpec(types.Model, frozen=True, kw_only=True):
         Annotated[
             str,
             msgspec.Meta(
-                min_length=1, max_length=64, pattern=r"^[-_.A-Za-z0-9]+$", description="The company's id at Purple."
+                min_length=1,
+                max_length=64,
+                pattern=r"^[-_.A-Za-z0-9]+$",
+                description="The company's id at Purple; may be set once.",
             ),
         ]
         | None
@@ -50,16 +49,27 @@ class TenantSpec(types.Model, frozen=True, kw_only=True):
     company_check: (
         Annotated[
             Literal["Off", "Warn", "Quarantine"],
-            msgspec.Meta(description="What to do with a body of another company. Default Warn."),
+            msgspec.Meta(description="What happens to a body of another company: nothing, a condition, or quarantine."),
         ]
         | None
     ) = None
-    display_name: Annotated[str, msgspec.Meta(max_length=128, description="Name for people.")] | None = None
-    time_zone: types.TimeZone | None = None
+    display_name: (
+        Annotated[
+            str, msgspec.Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", description="Name for people.")
+        ]
+        | None
+    ) = None
+    time_zone: (
+        Annotated[
+            types.TimeZone,
+            msgspec.Meta(description="IANA time zone, such as `Europe/London`, of days, months and quotas."),
+        ]
+        | None
+    ) = None
     state: (
         Annotated[
             Literal["Active", "Suspended"],
-            msgspec.Meta(description="Suspended: visits are accepted and their deliveries held. Default Active."),
+            msgspec.Meta(description="Suspended: visits are accepted and their deliveries held."),
         ]
         | None
     ) = None

@@ -1,8 +1,8 @@
 """The words that resources are made of: text, numbers and references with their limits, and rules between fields.
 
-Declared once, as data: load.py checks files against them, and the custom resource definitions are generated from
-them. ``Meta.description`` is what ``kubectl explain`` shows. Keys of ``extra_json_schema`` are those of a structural
-schema (``x-kubernetes-…``).
+Declared once, as data: load.py checks files against them, and tools/definitions makes the definitions of the custom
+resources from them. ``Meta.description`` is what ``kubectl explain`` shows. Keys of ``extra_json_schema`` are those of
+a structural schema (``x-kubernetes-…``).
 """
 
 from typing import Annotated, Literal
@@ -18,16 +18,22 @@ MAX_NAME_LENGTH = 52
 MAX_ROUTES = 32
 """Most routes of a listener (design §5)."""
 
+MAX_ADDRESSES = 16
+"""Most addresses of a listener."""
+
 MAX_EXPRESSION_LENGTH = 1024
 """Longest expression, in characters; checked before the parser sees it."""
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _HOST_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
+NAME_PATTERN = f"^{_LABEL}$"
+"""Form of a custom resource's name."""
+
 ResourceName = Annotated[
     str,
     msgspec.Meta(
-        min_length=1, max_length=MAX_NAME_LENGTH, pattern=f"^{_LABEL}$", description="Lower-case letters, digits, `-`."
+        min_length=1, max_length=MAX_NAME_LENGTH, pattern=NAME_PATTERN, description="Lower-case letters, digits, `-`."
     ),
 ]
 ItemName = Annotated[
@@ -81,10 +87,13 @@ UrlPath = Annotated[
 ]
 QueryName = Annotated[
     str,
-    msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^&=#\s]+$", description="Name of a query parameter."),
+    msgspec.Meta(
+        min_length=1, max_length=128, pattern=r"^[^&=#\x00-\x20\x7f]+$", description="Name of a query parameter."
+    ),
 ]
 QueryValue = Annotated[
-    str, msgspec.Meta(max_length=512, pattern=r"^[^&#\s]*$", description="Value of a query parameter, decoded.")
+    str,
+    msgspec.Meta(max_length=512, pattern=r"^[^&#\x00-\x20\x7f]*$", description="Value of a query parameter, decoded."),
 ]
 Cidr = Annotated[
     str,
@@ -92,7 +101,7 @@ Cidr = Annotated[
         min_length=3,
         max_length=49,
         pattern=r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$",
-        description="Address range, `a.b.c.d/n`.",
+        description="An address, or an address range such as `203.0.113.0/24`.",
     ),
 ]
 JsonPointer = Annotated[
@@ -138,21 +147,48 @@ Timestamp = Annotated[
     str,
     msgspec.Meta(
         max_length=40,
-        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$",
+        pattern=r"^[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
+        r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$",
         description="RFC 3339 time, such as `2027-01-31T12:00:00Z`.",
         extra_json_schema={"format": "date-time"},
     ),
 ]
-LabelValue = Annotated[str, msgspec.Meta(max_length=63, description="Value of a label.")]
-Labels = Annotated[dict[str, LabelValue], msgspec.Meta(max_length=64, description="Labels that must all be there.")]
+LabelKey = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=317,
+        pattern=f"^({_LABEL}(\\.{_LABEL})*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{{0,61}}[A-Za-z0-9])?$",
+        description="Key of a label, such as `usher.dev/watch`.",
+    ),
+]
+AnnotationKey = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=317,
+        pattern=r"^([A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$",
+        description="Key of an annotation, such as `usher.dev/confirm-removals`.",
+    ),
+]
+LabelValue = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=63, pattern=r"^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$", description="Value of a label."
+    ),
+]
+Labels = Annotated[dict[LabelKey, LabelValue], msgspec.Meta(max_length=8, description="Labels that must all be there.")]
 
-VisitorKey = Literal["User", "Venue", "Device"]
+VisitorKey = Annotated[Literal["User", "Venue", "Device"], msgspec.Meta(description="One of the ids in a body.")]
 
 LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 """Extra schema of a list whose items are told apart by ``name``."""
 
 LIST_SET = {"x-kubernetes-list-type": "set"}
 """Extra schema of a list whose items are all different."""
+
+LIST_ATOMIC = {"x-kubernetes-list-type": "atomic"}
+"""Extra schema of a list that has one owner and is replaced as a whole."""
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):

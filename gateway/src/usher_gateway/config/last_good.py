@@ -1,0 +1,126 @@
+"""The last good set of documents, kept encrypted: what a gateway starts with while the API server is away.
+
+One file, replaced as a whole. AES-256-GCM with a sub-key of the install key and a fresh nonce for each writing; the
+file's first line is authenticated too, so that a file of another form or another key is known as such.
+"""
+
+import contextlib
+import os
+import pathlib
+import secrets
+import zlib
+from collections.abc import Iterable
+
+import msgspec
+from cryptography import exceptions
+from cryptography.hazmat.primitives.ciphers import aead
+
+from usher_gateway import documents, envelopes, model
+
+FILE_NAME = "config.cache"
+"""Inside ``--data``; readable by the owner only."""
+
+_HEAD = b"usher-config-cache 1\n"
+_NONCE_BYTES = 12
+_MOST_BYTES = 1 << 30
+"""Largest content that is unpacked."""
+
+_HINT = "it is written anew once the API server answers; delete it if this is said at every start"
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    owner: envelopes.Owner
+    generation: int
+    hash: str
+    listener: documents.Listener | None = None
+    destination: documents.Destination | None = None
+
+
+_decoder = msgspec.json.Decoder(list[_Kept])
+
+
+def seal(kept: Iterable[envelopes.Envelope], key: bytes, nonce: bytes) -> bytes:
+    """The file's content. ``key``: ``Keys.cache``; ``nonce``: 12 bytes that were never used with it before."""
+    lines = [msgspec.json.encode(_kept(envelope)) for envelope in kept]
+    packed = zlib.compress(b"[" + b",".join(lines) + b"]", 1)
+    return _HEAD + nonce + aead.AESGCM(key).encrypt(nonce, packed, _HEAD)
+
+
+def _kept(envelope: envelopes.Envelope) -> _Kept:
+    document = envelope.document
+    return _Kept(
+        owner=envelope.owner,
+        generation=envelope.generation,
+        hash=envelope.hash,
+        listener=document if isinstance(document, documents.Listener) else None,
+        destination=document if isinstance(document, documents.Destination) else None,
+    )
+
+
+def unseal(content: bytes, key: bytes) -> list[envelopes.Envelope]:
+    """The documents in the file's content. ``key``: ``Keys.cache``.
+
+    Raises:
+        ConfigurationError: the file is of another key or form, or damaged.
+    """
+    if not content.startswith(_HEAD):
+        raise model.ConfigurationError("the configuration cache has another form", _HINT)
+    nonce, sealed = content[len(_HEAD) : len(_HEAD) + _NONCE_BYTES], content[len(_HEAD) + _NONCE_BYTES :]
+    try:
+        packed = aead.AESGCM(key).decrypt(nonce, sealed, _HEAD)
+        unpacker = zlib.decompressobj()
+        return [_envelope(kept) for kept in _decoder.decode(unpacker.decompress(packed, _MOST_BYTES))]
+    except (exceptions.InvalidTag, ValueError) as error:  # bad lengths are ValueErrors
+        message = "the configuration cache is damaged, or was written with another install key"
+        raise model.ConfigurationError(message, _HINT) from error
+    except (zlib.error, msgspec.MsgspecError) as error:
+        raise model.ConfigurationError("the configuration cache is of another release", _HINT) from error
+
+
+def _envelope(kept: _Kept) -> envelopes.Envelope:
+    document = kept.listener or kept.destination
+    kind: envelopes.Kind = "Listener" if kept.listener else "Destination"
+    return envelopes.Envelope(
+        kind=kind, owner=kept.owner, generation=kept.generation, hash=kept.hash, document=document
+    )
+
+
+def read(folder: pathlib.Path, key: bytes) -> list[envelopes.Envelope] | None:
+    """What is kept in a data folder; None where nothing is. Blocking.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is of another key or form, or damaged.
+    """
+    try:
+        content = (folder / FILE_NAME).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise model.ConfigurationError(f"the configuration cache cannot be read: {error.strerror}", _HINT) from error
+    return unseal(content, key)
+
+
+def write(folder: pathlib.Path, kept: Iterable[envelopes.Envelope], key: bytes) -> None:
+    """Replace what is kept: whole and durable, or not at all. Blocking.
+
+    Raises:
+        OSError: the disk does not take it; the file before stays.
+    """
+    content = seal(kept, key, secrets.token_bytes(_NONCE_BYTES))
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = folder / f".{FILE_NAME}.new"
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(folder / FILE_NAME)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

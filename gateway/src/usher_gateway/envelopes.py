@@ -1,0 +1,297 @@
+"""A document in a config Secret: what the operator writes into the configuration namespace and gateways read from it.
+
+One Secret holds one document, or its tombstone: a document is removed by saying so, never by being absent. The keyed
+hash is checked on the way in, so that nobody without the install key configures a gateway or removes anything. Pure.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from usher_gateway import documents, model
+
+SCHEMA_VERSION = 1
+"""Version of the envelope's form; a gateway rejects an envelope that is newer than it knows."""
+
+DATA_KEY = "config.json"
+"""Where in a Secret's data the envelope stands."""
+
+MAX_BYTES = 1_000_000
+"""Largest envelope. Source: an API server refuses a Secret with more than 1 MiB of data."""
+
+CONFIG_LABEL = "usher.dev/config"
+"""``true`` on every config Secret: what gateways select."""
+
+MANAGED_LABEL = "usher.dev/managed"
+"""``true`` on everything that an operator made."""
+
+INSTALL_LABEL = "usher.dev/install"
+"""Which install's operator made it: install_label() of the class's controllerName."""
+
+OWNER_UID_LABEL = "usher.dev/owner-uid"
+"""uid of the Listener or Destination."""
+
+OWNER_ANNOTATION = "usher.dev/owner"
+"""``namespace/name`` of the Listener or Destination."""
+
+DESIRED_ANNOTATION = "usher.dev/desired"
+"""SHA-256 of what the operator wants there: equal means nothing to write."""
+
+SELECTOR = f"{CONFIG_LABEL}=true"
+"""Label selector of the config Secrets."""
+
+Kind = Literal["Listener", "Destination"]
+KINDS: tuple[Kind, ...] = ("Listener", "Destination")
+"""Every kind of document."""
+
+Document = documents.Listener | documents.Destination
+Identity = tuple[Kind, str]
+"""Kind and ``namespace/name`` of what a document was made from."""
+
+_TYPES: dict[Kind, type[documents.Listener] | type[documents.Destination]] = {
+    "Listener": documents.Listener,
+    "Destination": documents.Destination,
+}
+_LABEL = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_READ_HINT = "only the operator may write config Secrets; delete the Secret, and the operator writes it anew"
+_KEY_HINT = "gateway and operator must have the same install key; a Secret that somebody else wrote must be deleted"
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """The resource that a document was made from."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``."""
+        return f"{self.namespace}/{self.name}"
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """A document with what says whose it is, or a tombstone in its place."""
+
+    kind: Kind
+    owner: Owner
+    generation: int
+    """The owner's ``metadata.generation``."""
+    hash: str
+    """content_hash() of the document, or of the tombstone: keyed, 32 hex digits."""
+    document: Document | None = None
+    tombstone: str = ""
+    """When the removal was said (RFC 3339); ``""`` for a document."""
+
+    @property
+    def identity(self) -> Identity:
+        """What the envelope speaks of."""
+        return self.kind, self.owner.key
+
+
+class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The envelope as it stands in a Secret. Unknown fields are let through: optional ones may be added."""
+
+    schema_version: int
+    kind: Kind
+    owner: Owner
+    generation: int
+    hash: str
+    document: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    tombstone: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Version(msgspec.Struct, frozen=True, rename="camel"):
+    schema_version: int
+
+
+class _DocumentVersion(msgspec.Struct, frozen=True):
+    schema_version: int = 0
+
+
+_decode_version = msgspec.json.Decoder(_Version).decode
+_decode_wire = msgspec.json.Decoder(_Wire).decode
+_decode_document_version = msgspec.json.Decoder(_DocumentVersion).decode
+_decoders = {kind: msgspec.json.Decoder(type_).decode for kind, type_ in _TYPES.items()}
+
+
+def wrap(document: Document, owner_uid: str, key: bytes) -> Envelope:
+    """The envelope of a document. ``key``: ``Keys.document``."""
+    kind: Kind = "Listener" if isinstance(document, documents.Listener) else "Destination"
+    return Envelope(
+        kind=kind,
+        owner=Owner(document.namespace, document.name, owner_uid),
+        generation=document.generation,
+        hash=documents.content_hash(document, key),
+        document=document,
+    )
+
+
+def bury(kind: Kind, owner: Owner, generation: int, said_at: str, key: bytes) -> Envelope:
+    """The tombstone of a document. ``said_at``: RFC 3339; ``key``: ``Keys.document``."""
+    digest = _tombstone_hash(kind, owner.key, said_at, key)
+    return Envelope(kind=kind, owner=owner, generation=generation, hash=digest, tombstone=said_at)
+
+
+def encode(envelope: Envelope) -> bytes:
+    """The bytes of ``config.json``: equal envelopes give equal bytes.
+
+    Raises:
+        DocumentTooLargeError: no Secret holds it.
+    """
+    document = envelope.document
+    content = msgspec.json.encode(
+        _Wire(
+            schema_version=SCHEMA_VERSION,
+            kind=envelope.kind,
+            owner=envelope.owner,
+            generation=envelope.generation,
+            hash=envelope.hash,
+            document=msgspec.UNSET if document is None else msgspec.Raw(msgspec.json.encode(document, order="sorted")),
+            tombstone=envelope.tombstone or msgspec.UNSET,
+        )
+    )
+    if len(content) > MAX_BYTES:
+        raise model.DocumentTooLargeError(
+            f"the document has {len(content)} bytes, a Secret holds at most {MAX_BYTES}",
+            "shorten expressions and headers, or spread the routes over several listeners",
+        )
+    return content
+
+
+def secret_data(envelope: Envelope) -> dict[str, str]:
+    """The ``data`` of the config Secret.
+
+    Raises:
+        DocumentTooLargeError: no Secret holds it.
+    """
+    return {DATA_KEY: base64.b64encode(encode(envelope)).decode("ascii")}
+
+
+def decode_data(data: Mapping[str, str] | None, key: bytes) -> Envelope:
+    """The envelope in a Secret's ``data``. ``key``: ``Keys.document``.
+
+    Raises:
+        DocumentUnreadableError: there is none, or it does not have the form.
+        DocumentTooNewError: a later release wrote it.
+        DocumentHashError: whoever wrote it has another install key.
+    """
+    text = (data or {}).get(DATA_KEY)
+    if text is None:
+        raise model.DocumentUnreadableError(f"the Secret has no `{DATA_KEY}`", _READ_HINT)
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise model.DocumentUnreadableError(f"`{DATA_KEY}` is not base64", _READ_HINT) from error
+    return decode(content, key)
+
+
+def decode(content: bytes, key: bytes) -> Envelope:
+    """The envelope in the bytes of ``config.json``. ``key``: ``Keys.document``.
+
+    The hash is taken over the document as it was written, so that fields which a later release adds with a default do
+    not break it.
+
+    Raises:
+        DocumentUnreadableError: it does not have the form.
+        DocumentTooNewError: a later release wrote it.
+        DocumentHashError: whoever wrote it has another install key.
+    """
+    wire = _read(content)
+    document, tombstone = bytes(wire.document or b""), wire.tombstone or ""
+    if bool(document) == bool(tombstone):
+        raise model.DocumentUnreadableError("there must be either a `document` or a `tombstone`", _READ_HINT)
+    if tombstone:
+        digest = _tombstone_hash(wire.kind, wire.owner.key, tombstone, key)
+    else:
+        digest = hashlib.blake2b(document, key=key, digest_size=16).hexdigest()
+    if not hmac.compare_digest(digest.encode(), wire.hash.encode()):
+        raise model.DocumentHashError("the content does not have the hash that it should have", _KEY_HINT)
+    found = _read_document(wire.kind, document) if document else None
+    if found is not None and found.key != wire.owner.key:
+        raise model.DocumentUnreadableError("the document is not its owner's", _READ_HINT)
+    return Envelope(
+        kind=wire.kind,
+        owner=wire.owner,
+        generation=wire.generation,
+        hash=wire.hash,
+        document=found,
+        tombstone=tombstone,
+    )
+
+
+def _read(content: bytes) -> _Wire:
+    try:
+        version = _decode_version(content).schema_version
+        if version <= SCHEMA_VERSION:
+            return _decode_wire(content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _unreadable(error) from None
+    raise _too_new("envelope", version, SCHEMA_VERSION)
+
+
+def _read_document(kind: Kind, content: bytes) -> Document:
+    try:
+        version = _decode_document_version(content).schema_version
+        if version <= documents.SCHEMA_VERSION:
+            return _decoders[kind](content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _unreadable(error) from None
+    raise _too_new("document", version, documents.SCHEMA_VERSION)
+
+
+def _unreadable(error: Exception) -> model.DocumentUnreadableError:
+    """Only the place is told: the reader's own text may quote a secret."""
+    _, _, path = str(error).partition(" - at `")
+    where = f" at `{path.rstrip('`')}`" if path else ""
+    return model.DocumentUnreadableError(f"`{DATA_KEY}` does not have the form of an envelope{where}", _READ_HINT)
+
+
+def _too_new(what: str, version: int, known: int) -> model.DocumentTooNewError:
+    return model.DocumentTooNewError(
+        f"the {what} has schema version {version}, this gateway knows {known}",
+        "update the gateways before the operator; until then the last good document is in force",
+    )
+
+
+def _tombstone_hash(kind: Kind, owner_key: str, said_at: str, key: bytes) -> str:
+    message = f"tombstone\0{kind}\0{owner_key}\0{said_at}".encode()
+    return hashlib.blake2b(message, key=key, digest_size=16).hexdigest()
+
+
+def secret_name(kind: Kind, owner_key: str) -> str:
+    """Name of the config Secret of a ``namespace/name``: the same on every pass, and one per document."""
+    return f"{kind.lower()}-{hashlib.sha256(owner_key.encode()).hexdigest()[:32]}"
+
+
+def secret_type(kind: Kind) -> str:
+    """Type of a config Secret."""
+    return f"usher.dev/{kind.lower()}-config"
+
+
+def labels(controller_name: str, owner_uid: str) -> dict[str, str]:
+    """Labels of a config Secret."""
+    return {
+        CONFIG_LABEL: "true",
+        MANAGED_LABEL: "true",
+        INSTALL_LABEL: install_label(controller_name),
+        OWNER_UID_LABEL: owner_uid,
+    }
+
+
+def install_label(controller_name: str) -> str:
+    """A controllerName as the value of a label: ``usher.dev/usher`` is ``usher.dev_usher``.
+
+    What does not fit is cut, and told apart by a hash.
+    """
+    text = controller_name.replace("/", "_")
+    if _LABEL.fullmatch(text):
+        return text
+    start = re.sub(r"[^-A-Za-z0-9_.]", "-", text)[:40].strip("-_.")
+    return f"{start or 'x'}-{hashlib.sha256(controller_name.encode()).hexdigest()[:16]}"

@@ -1,0 +1,40 @@
+"""The Certificate of a hostname: cert-manager gets it and keeps it new."""
+
+from typing import Any
+
+from usher_gateway.resources import listener_class
+from usher_operator import objects, world
+from usher_operator.children import identity, routing
+
+GROUP = "cert-manager.io"
+"""API group of cert-manager."""
+
+API_VERSION = f"{GROUP}/v1"
+"""Of every Certificate and issuer."""
+
+
+def build(hostname: str, secret_name: str, issuer: listener_class.IssuerRef, install: world.Install) -> objects.Child:
+    """The Certificate. ``secret_name``: where cert-manager puts it."""
+    manifest: dict[str, Any] = {
+        "apiVersion": API_VERSION,
+        "kind": "Certificate",
+        "metadata": {
+            "name": routing.object_name(hostname),
+            "namespace": install.data_plane_namespace,
+            "labels": identity.labels(install.controller_name),
+            "annotations": identity.annotations(objects.Key("Hostname", "", hostname)),
+        },
+        "spec": {
+            "secretName": secret_name,
+            "dnsNames": [hostname],
+            "issuerRef": issuer_reference(issuer),
+            # a stolen key is of no use after the next renewal
+            "privateKey": {"rotationPolicy": "Always"},
+        },
+    }
+    return identity.finish(manifest)
+
+
+def issuer_reference(issuer: listener_class.IssuerRef) -> dict[str, str]:
+    """A class's issuer with cert-manager's own defaults filled in."""
+    return {"group": issuer.group or GROUP, "kind": issuer.kind or "Issuer", "name": issuer.name}

@@ -1,0 +1,30 @@
+"""The config Secret of a document: what gateways read (design §6)."""
+
+from typing import Any
+
+from usher_gateway import envelopes
+from usher_operator import objects, world
+from usher_operator.children import identity
+
+
+def build(envelope: envelopes.Envelope, install: world.Install) -> objects.Child:
+    """The Secret that holds a document.
+
+    Raises:
+        DocumentTooLargeError: no Secret holds it.
+    """
+    owner = envelope.owner
+    key = objects.Key(envelope.kind, owner.namespace, owner.name)
+    manifest: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": envelopes.secret_name(envelope.kind, owner.key),
+            "namespace": install.config_namespace,
+            "labels": envelopes.labels(install.controller_name, owner.uid),
+            "annotations": identity.annotations(key),
+        },
+        "type": envelopes.secret_type(envelope.kind),
+        "data": envelopes.secret_data(envelope),
+    }
+    return identity.finish(manifest)

@@ -1,0 +1,141 @@
+"""What the plans of all kinds share: gone, another install's, unreadable, held back."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from usher_gateway import envelopes, model
+from usher_operator import compiling, conditions, exposure, objects, programmed, world
+from usher_operator.children import config_secret
+
+FINGERPRINT_FIELD = "installKeyFingerprint"
+"""In the status of a ListenerClass: which install key its URLs are derived from."""
+
+INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105  the name of an object
+"""Secret in the operator's namespace that holds the install key."""
+
+_Type = objects.ConditionType
+
+
+def absent(view: world.World, key: objects.Key, types: Iterable[str]) -> objects.Plan:
+    """The plan of what the lookups do not find: gone (its children go), or there, but unreadable (they stay)."""
+    found = view.unreadable(key)
+    if found is None:
+        return objects.Plan(key, None if held_back(view) else ())
+    teller = conditions.Teller(found.generation, found.conditions)
+    message = f"this version of Usher cannot read it, and the last good configuration stays: {found.message}; "
+    message += "it must be changed, or the operator updated"
+    accepted = teller.false(_Type.Accepted, "UnsupportedValue", message)
+    return objects.Plan(key, None, status(teller, [accepted, *kept(teller, types)], fields=dict(found.fields)))
+
+
+def kept(teller: conditions.Teller, types: Iterable[str]) -> list[objects.Condition]:
+    """The conditions that cannot be told anew, as they were told before."""
+    found = []
+    for type_ in types:
+        before = teller.before(type_)
+        if before is not None:
+            found.append(before)
+        elif type_ not in objects.INFORMATIONAL:
+            found.append(teller.pending(type_, "not known yet: see the other conditions"))
+    return found
+
+
+def status(
+    teller: conditions.Teller,
+    parts: list[objects.Condition],
+    suspended: str = "",
+    *,
+    fields: dict[str, object] | None = None,
+) -> objects.Status:
+    """The status that conditions add up to: Ready stands before the informational ones."""
+    needed = [one for one in parts if one.type not in objects.INFORMATIONAL]
+    informational = [one for one in parts if one.type in objects.INFORMATIONAL]
+    ready = teller.ready(needed, suspended)
+    return objects.Status(ready.observed_generation, (*needed, ready, *informational), fields or {})
+
+
+def held_back(view: world.World) -> exposure.State | None:
+    """Why nothing is published now; None where it is."""
+    found = keys_or_reason(view)
+    return found if isinstance(found, exposure.State) else None
+
+
+def keys_or_reason(view: world.World) -> model.Keys | exposure.State:
+    """The keys, or why nothing is published: there is no install key, or not the one that the URLs are derived from."""
+    if view.keys is None:
+        message = f"waiting for the install key (Secret `{INSTALL_KEY_SECRET}` in the operator's namespace)"
+        return exposure.State("Unknown", conditions.PENDING, message)
+    present = model.key_fingerprint(view.keys.install)
+    for one in view.classes.values():
+        before = one.fields.get(FINGERPRINT_FIELD)
+        if before and before != present and compiling.is_ours(view, one):
+            return exposure.State("False", conditions.Reason.InstallKeyChanged, _changed(str(before), present))
+    return view.keys
+
+
+def _changed(before: str, present: str) -> str:
+    return (
+        f"nothing is published: Secret `{INSTALL_KEY_SECRET}` must hold the install key with the fingerprint {before} "
+        f"again, it has {present}; or, if every URL may change, delete and recreate the ListenerClass"
+    )
+
+
+def held_plan(key: objects.Key, seen: world.Seen[Any], held: exposure.State, types: Iterable[str]) -> objects.Plan:
+    """The plan while nothing is published: everything stays as it is."""
+    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
+    parts = [of_state(teller, _Type.Accepted, held), *kept(teller, types)]
+    return objects.Plan(key, None, status(teller, parts, fields=dict(seen.fields)))
+
+
+def of_state(teller: conditions.Teller, type_: str, state: exposure.State) -> objects.Condition:
+    """A state as a condition."""
+    match state.status:
+        case "True":
+            return teller.true(type_, state.reason, state.message)
+        case "False":
+            return teller.false(type_, state.reason, state.message)
+        case "Unknown":
+            return teller.pending(type_, state.message)
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """What becomes of a compiled document."""
+
+    child: objects.Child | None = None
+    """Its config Secret."""
+    wanted: programmed.Wanted | None = None
+    """What gateways should run."""
+    stays: bool = False
+    """Whether everything in place stays as it is."""
+    accepted: objects.Condition | None = None
+    """Accepted, if publishing itself failed."""
+
+
+def publish(
+    view: world.World, key: objects.Key, seen: compiling.SeenOfTenant, compiled: compiling.Compiled
+) -> Publication:
+    """The config Secret of what was compiled; what is blocked or too large leaves the last good one in force."""
+    teller = conditions.Teller(seen.resource.metadata.generation, ())
+    before = view.published(key)
+    last_good = programmed.Wanted(before.hash, is_last_good=True) if before else None
+    if compiled.is_blocked:
+        return Publication(wanted=last_good, stays=True)
+    if compiled.document is None or view.keys is None:
+        return Publication()
+    envelope = envelopes.wrap(compiled.document, seen.uid, view.keys.document)
+    try:
+        child = config_secret.build(envelope, view.install)
+    except model.DocumentTooLargeError:
+        return Publication(wanted=last_good, stays=True, accepted=_too_large(teller))
+    is_last_good = compiled.document.generation < seen.resource.metadata.generation
+    return Publication(child, programmed.Wanted(envelope.hash, is_last_good))
+
+
+def _too_large(teller: conditions.Teller) -> objects.Condition:
+    message = (
+        f"the configuration must not be larger than {envelopes.MAX_BYTES} bytes, and the last good one stays in "
+        "force; shorten expressions, headers and the values of Secrets, or spread routes over several listeners"
+    )
+    return teller.false(_Type.Accepted, conditions.Reason.ConfigTooLarge, message)

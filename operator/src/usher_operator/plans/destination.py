@@ -1,0 +1,55 @@
+"""A Destination: its config Secret, and what is told of it."""
+
+import urllib.parse
+
+from usher_gateway import resources
+from usher_gateway.resources import defaults
+from usher_operator import compiling, conditions, informational, objects, programmed, world
+from usher_operator.plans import common
+
+HOST_FIELD = "host"
+"""In the status of a Destination: host and port of its URL, for columns. The whole URL may hold a secret."""
+
+_Type = objects.ConditionType
+_KEPT = (_Type.ResolvedRefs, _Type.Programmed, _Type.Healthy)
+
+
+def plan(view: world.World, key: objects.Key) -> objects.Plan:
+    """The plan of a Destination."""
+    seen = view.destination(key.path)
+    if seen is None:
+        return common.absent(view, key, _KEPT)
+    if compiling.is_foreign_namespace(view, key.namespace):
+        return objects.Plan(key)
+    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
+    held = common.held_back(view)
+    if held is not None:
+        return common.held_plan(key, seen, held, _KEPT)
+    compiled = compiling.compile_destination(view, seen)
+    published = common.publish(view, key, seen, compiled)
+    parts = teller.found(compiled.findings, [_Type.Accepted, _Type.ResolvedRefs])
+    parts[0] = published.accepted or parts[0]
+    found = programmed.tell(view, key, published.wanted, teller)
+    parts += [found.condition, *informational.of_destination(view, key.path, teller)]
+    is_paused = defaults.pick(seen.resource.spec.state, "Destination.spec.state") == "Paused"
+    children = (published.child,) if published.child else ()
+    return objects.Plan(
+        key,
+        None if published.stays else children,
+        common.status(
+            teller,
+            parts,
+            "`state` is Paused: deliveries are held" if is_paused else "",
+            fields={HOST_FIELD: _host(seen.resource)},
+        ),
+        is_behind=found.is_behind,
+        again_at=found.again_at,
+        unknown_secrets=compiled.unknown_secrets,
+    )
+
+
+def _host(one: resources.Destination) -> str:
+    try:
+        return urllib.parse.urlsplit(one.spec.http.url).netloc if one.spec.http else ""
+    except ValueError:  # what is wrong with the URL is told by Accepted
+        return ""

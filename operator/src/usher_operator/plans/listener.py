@@ -1,0 +1,117 @@
+"""A Listener: its config Secret, the Secret with its URLs, and what is told of it."""
+
+import msgspec
+
+from usher_gateway import documents, model, resources
+from usher_gateway.resources import condition, defaults, single
+from usher_operator import compiling, conditions, exposure, informational, objects, programmed, world
+from usher_operator.children import url_secret
+from usher_operator.plans import common
+
+ADDRESSES_FIELD = "addresses"
+"""In the status of a Listener: its addresses with shortened URLs."""
+
+_Type = objects.ConditionType
+_KEPT = (
+    _Type.ResolvedRefs,
+    _Type.CertificateReady,
+    _Type.Exposed,
+    _Type.Programmed,
+    _Type.Verified,
+    _Type.Receiving,
+    _Type.Quarantining,
+    _Type.RoutesDegraded,
+)
+
+
+def plan(view: world.World, key: objects.Key) -> objects.Plan:
+    """The plan of a Listener."""
+    seen = view.listener(key.path)
+    if seen is None:
+        return common.absent(view, key, _KEPT)
+    if compiling.is_foreign(view, seen.resource):
+        return objects.Plan(key)
+    keys = common.keys_or_reason(view)
+    if isinstance(keys, exposure.State):
+        return common.held_plan(key, seen, keys, _KEPT)
+    return _plan(view, key, seen, keys)
+
+
+def _plan(view: world.World, key: objects.Key, seen: world.Seen[resources.Listener], keys: model.Keys) -> objects.Plan:
+    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
+    compiled = compiling.compile_listener(view, seen, keys)
+    published = common.publish(view, key, seen, compiled)
+    document = _in_force(view, key, compiled, published)
+    faces = _Faces.of(view, seen.resource, document)
+    parts = teller.found([*compiled.findings, *faces.findings], [_Type.Accepted, _Type.ResolvedRefs])
+    parts[0] = published.accepted or parts[0]
+    parts += faces.tell(teller)
+    found = programmed.tell(view, key, published.wanted, teller)
+    parts += [found.condition, *informational.of_listener(view, key.path, teller)]
+    addresses = url_secret.named_addresses(seen.resource, document, keys.install) if document else {}
+    urls = url_secret.build(seen, addresses, view.install.controller_name) if addresses else None
+    shown = [
+        {"name": name, "hostname": address.host, "url": url_secret.shortened(address)}
+        for name, address in addresses.items()
+    ]
+    return objects.Plan(
+        key,
+        None if published.stays else tuple(child for child in (published.child, urls) if child is not None),
+        common.status(teller, parts, _suspended(view, seen.resource), fields={ADDRESSES_FIELD: shown}),
+        is_behind=found.is_behind,
+        again_at=found.again_at,
+        unknown_secrets=(*compiled.unknown_secrets, *faces.unknown_secrets),
+    )
+
+
+def _in_force(
+    view: world.World, key: objects.Key, compiled: compiling.Compiled, published: common.Publication
+) -> documents.Listener | None:
+    """The document that gateways should run."""
+    before = view.published(key) if published.stays else None
+    document = before.document if before else compiled.document
+    return document if isinstance(document, documents.Listener) else None
+
+
+def _suspended(view: world.World, one: resources.Listener) -> str:
+    """Why deliveries are held; ``""`` where they are not."""
+    if defaults.pick(one.spec.state, "Listener.spec.state") == "Suspended":
+        return "`state` is Suspended: visits are accepted, their deliveries held"
+    tenant = view.tenant(f"{one.metadata.namespace}/{one.spec.tenant_ref.name}")
+    if tenant and defaults.pick(tenant.resource.spec.state, "Tenant.spec.state") == "Suspended":
+        return "the Tenant's `state` is Suspended: visits are accepted, their deliveries held"
+    return ""
+
+
+class _Faces(msgspec.Struct, frozen=True):
+    """How far the hostnames of a listener are."""
+
+    certificate: exposure.State | None
+    exposed: exposure.State | None
+    """None: nothing can be told anew."""
+    findings: list[condition.Finding] = []
+    unknown_secrets: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, view: world.World, one: resources.Listener, document: documents.Listener | None) -> "_Faces":
+        """Of every hostname that a document has."""
+        own = compiling.our_class(view, single.class_name(one))
+        if document is None or own is None:
+            return cls(None, None)
+        certificates, exposed, findings = [], [], []
+        for host in dict.fromkeys(address.host for address in document.addresses):
+            spec = (exposure.class_of(view, host) or own).resource.spec
+            certificates.append(exposure.certificate_state(view, spec, host))
+            exposed.append(exposure.exposed_state(view, spec, host))
+            findings += exposure.unroutable(one, document, host, spec)
+        unknown = dict.fromkeys(state.unknown_secret for state in certificates if state.unknown_secret)
+        return cls(exposure.worst(certificates), exposure.worst(exposed), findings, tuple(unknown))
+
+    def tell(self, teller: conditions.Teller) -> list[objects.Condition]:
+        """CertificateReady and Exposed."""
+        if self.certificate is None or self.exposed is None:
+            return common.kept(teller, (_Type.CertificateReady, _Type.Exposed))
+        return [
+            common.of_state(teller, _Type.CertificateReady, self.certificate),
+            common.of_state(teller, _Type.Exposed, self.exposed),
+        ]

@@ -1,0 +1,63 @@
+"""A ListenerClass: no children of its own (those of its hostname are the Hostname's); how far its hostname is."""
+
+from usher_gateway import model, resources
+from usher_gateway.resources import metadata, single
+from usher_operator import compiling, conditions, exposure, objects, world
+from usher_operator.plans import common
+
+_Type = objects.ConditionType
+
+
+def plan(view: world.World, key: objects.Key) -> objects.Plan:
+    """The plan of a ListenerClass."""
+    seen = view.classes.get(key.name)
+    if seen is None:
+        return common.absent(view, key, (_Type.CertificateReady, _Type.Exposed))
+    if not compiling.is_ours(view, seen):
+        return objects.Plan(key)
+    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
+    certificate = exposure.certificate_state(view, seen.resource.spec, seen.resource.spec.hostname)
+    parts = [
+        _accepted(view, seen.resource, teller),
+        common.of_state(teller, _Type.CertificateReady, certificate),
+        common.of_state(teller, _Type.Exposed, _exposed(view, seen)),
+    ]
+    unknown = (certificate.unknown_secret,) if certificate.unknown_secret else ()
+    told = common.status(teller, parts, fields=_fields(view, seen))
+    return objects.Plan(key, (), told, unknown_secrets=unknown)
+
+
+def _fields(view: world.World, seen: world.Seen[resources.ListenerClass]) -> dict[str, object]:
+    """The fingerprint of the install key that the class was made with: it never changes."""
+    fingerprint = seen.fields.get(common.FINGERPRINT_FIELD)
+    if not fingerprint and view.keys is not None:
+        fingerprint = model.key_fingerprint(view.keys.install)
+    return {common.FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
+
+
+def _accepted(view: world.World, one: resources.ListenerClass, teller: conditions.Teller) -> objects.Condition:
+    held = common.held_back(view)
+    if held is not None:
+        return common.of_state(teller, _Type.Accepted, held)
+    if view.halted is not None:
+        message = _halted(view.halted)
+        return teller.false(_Type.Accepted, conditions.Reason.RemovalsHalted, message)
+    (accepted,) = teller.found(single.check_class(one), [_Type.Accepted])
+    return accepted
+
+
+def _halted(halted: world.Halted) -> str:
+    names = ", ".join(f"`{path}`" for path in halted.listeners[:3])
+    more = " and more" if len(halted.listeners) > 3 else ""
+    return (
+        f"listeners {names}{more} would go all at once, and none is removed; if this is meant, a ListenerClass must "
+        f'have the annotation {metadata.CONFIRM_REMOVALS}: "{halted.digest}"'
+    )
+
+
+def _exposed(view: world.World, seen: world.Seen[resources.ListenerClass]) -> exposure.State:
+    spec = seen.resource.spec
+    state = exposure.exposed_state(view, spec, spec.hostname)
+    if state.status == "Unknown" and exposure.is_by_path(spec) and not view.listeners_at(spec.hostname):
+        return exposure.State("True", conditions.Reason.NotExposed, "no listener is on the class's hostname yet")
+    return state

@@ -1,0 +1,53 @@
+"""A Tenant: no children; its listeners carry what it says, and say whether they are ready."""
+
+from usher_gateway.resources import defaults, single
+from usher_operator import compiling, conditions, objects, world
+from usher_operator.plans import common
+
+_Type = objects.ConditionType
+_MOST_NAMES = 3
+
+
+def plan(view: world.World, key: objects.Key) -> objects.Plan:
+    """The plan of a Tenant."""
+    seen = view.tenant(key.path)
+    if seen is None:
+        return common.absent(view, key, ())
+    if compiling.is_foreign_namespace(view, key.namespace):
+        return objects.Plan(key)
+    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
+    held = common.held_back(view)
+    if held is not None:
+        return common.held_plan(key, seen, held, ())
+    (accepted,) = teller.found(single.check_tenant(seen.resource), [_Type.Accepted])
+    is_suspended = defaults.pick(seen.resource.spec.state, "Tenant.spec.state") == "Suspended"
+    told = common.status(teller, [accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
+    if accepted.status == "True":
+        told = _with_listeners(view, key, teller, told)
+    return objects.Plan(key, (), told)
+
+
+def _with_listeners(
+    view: world.World, key: objects.Key, teller: conditions.Teller, told: objects.Status
+) -> objects.Status:
+    """Ready as its listeners let it be."""
+    unready: dict[str, list[str]] = {"False": [], "Unknown": []}
+    for one in view.listeners_of(key.path):
+        ready = next((found for found in one.conditions if found.type == _Type.Ready), None)
+        truth = ready.status if ready else "Unknown"
+        if truth != "True" and not compiling.is_foreign(view, one.resource):
+            unready[truth].append(one.resource.metadata.name)
+    if unready["False"]:
+        message = f"must be mended: listener {_names(unready['False'])}; their own conditions say how"
+        ready = teller.false(_Type.Ready, conditions.Reason.ListenersNotReady, message)
+    elif unready["Unknown"]:
+        ready = teller.pending(_Type.Ready, f"waiting for listener {_names(unready['Unknown'])}")
+    else:
+        return told
+    return objects.Status(told.observed_generation, (*told.conditions[:-1], ready))
+
+
+def _names(names: list[str]) -> str:
+    """Some names; never how many: there are no counters in a status."""
+    shown = ", ".join(f"`{name}`" for name in sorted(names)[:_MOST_NAMES])
+    return f"{shown} and others" if len(names) > _MOST_NAMES else shown

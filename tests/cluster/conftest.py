@@ -1,0 +1,107 @@
+"""A real Kubernetes API server for the tests of this folder: one for the run, a fresh namespace for each test.
+
+`make test KUBECONFIG=…` runs them against any cluster; without it a control plane is built and started here.
+"""
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support import accounts, api, clusters, faulty_proxy
+from support import kubectl as kubectls
+from support.local_cluster import foreign, programs
+
+FOLDER = Path(__file__).parent
+
+MakeNamespace = Callable[..., Awaitable[str]]
+MakeAccount = Callable[..., Awaitable[accounts.Account]]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Builds the control plane before the first test, outside of every test's time limit."""
+    if clusters.given() is not None or not any(FOLDER in item.path.parents for item in session.items):
+        return
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        programs.control_plane()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
+    """The API server of this run, as its administrator. For setting up and looking; programs under test log in as
+    accounts with the shipped rights."""
+    with clusters.cluster(tmp_path_factory.mktemp("cluster")) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="session")
+def foreign_definitions(cluster: clusters.Cluster) -> clusters.Cluster:
+    """The same, with the custom resource definitions of the Gateway API and cert-manager."""
+    for each in foreign.ALL:
+        cluster.define_missing(each)
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def definitions(foreign_definitions: clusters.Cluster) -> clusters.Cluster:
+    """The same, with Usher's definitions too."""
+    foreign_definitions.define(clusters.own_definitions())
+    return foreign_definitions
+
+
+@pytest.fixture
+def kubectl(cluster: clusters.Cluster) -> kubectls.Kubectl:
+    """kubectl as the administrator: ``await kubectl("get", …)``, ``kubectl.json(…)``, ``kubectl.apply(…)``."""
+    return cluster.kubectl
+
+
+@pytest.fixture
+async def server(cluster: clusters.Cluster) -> AsyncIterator[api.Api]:
+    """The API server as the administrator, without kubectl's start of 0.1 s: for looking often."""
+    async with api.connected(cluster.endpoint, cluster.token) as ready:
+        yield ready
+
+
+@pytest.fixture
+async def make_namespace(server: api.Api) -> AsyncIterator[MakeNamespace]:
+    """Makes fresh namespaces (``await make_namespace("agency", labels=…)``); nobody waits for their end."""
+    made: list[str] = []
+
+    async def make(prefix: str = "test", **labels: str) -> str:
+        name = f"{prefix}-{secrets.token_hex(4)}"
+        await server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        await server.delete(api.Resource("Namespace", name))
+
+
+@pytest.fixture
+async def namespace(make_namespace: MakeNamespace) -> str:
+    """The name of a fresh namespace."""
+    return await make_namespace()
+
+
+@pytest.fixture
+async def make_account(cluster: clusters.Cluster, server: api.Api, tmp_path: Path) -> MakeAccount:
+    """Makes service accounts (``await make_account(namespace, name)``) without any rights; see `accounts.grant`."""
+
+    async def make(namespace: str, name: str) -> accounts.Account:
+        resource = api.Resource("ServiceAccount", name, namespace)
+        return await accounts.log_in(server, cluster.endpoint, resource, tmp_path / f"{namespace}-{name}")
+
+    return make
+
+
+@pytest.fixture
+async def proxy(cluster: clusters.Cluster, tmp_path: Path) -> AsyncIterator[faulty_proxy.Proxy]:
+    """A way to the API server that breaks on command."""
+    folder = tmp_path / "proxy"
+    folder.mkdir()
+    async with faulty_proxy.running(cluster.endpoint, folder) as ready:
+        yield ready

@@ -1,0 +1,181 @@
+"""`usher check` and a real API server accept and refuse the same documents, and read the same out of them."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from definitions import definition
+from support import api, clusters, dry_run, manifests, mutants
+from usher_gateway import resources
+from usher_gateway.resources import load
+
+AT_ONCE = 8
+"""Requests under way at the same time."""
+
+
+@pytest.fixture
+async def judge(definitions: clusters.Cluster) -> AsyncIterator[dry_run.Server]:
+    async with dry_run.Server(definitions) as ready:
+        yield ready
+
+
+def collection(document: manifests.Document, namespace: str) -> api.Resource:
+    return api.Resource(document.kind, "", "" if document.kind == "ListenerClass" else namespace)
+
+
+def moved(text: str, namespace: str) -> str:
+    """The text for another namespace than the corpus names."""
+    for name in ("agency", "elsewhere"):
+        text = text.replace(f"namespace: {name}", f"namespace: {namespace}")
+    return text
+
+
+def is_part(one: str, other: str) -> bool:
+    """Whether a field is the other one, or around it."""
+    return other == one or other.startswith((f"{one}.", f"{one}["))
+
+
+ASKED = [one for one in manifests.documents("bad/schema") if one.server != "not asked"]
+
+
+@pytest.mark.parametrize("document", ASKED, ids=str)
+async def test_what_files_refuse_the_server_refuses_for_the_same_fields(
+    judge: dry_run.Server, namespace: str, document: manifests.Document
+) -> None:
+    answer = await judge.create(collection(document, namespace), moved(document.text, namespace))
+    wrong = [one.field for one in document.expected]
+    if not wrong or document.server == "accepts":
+        assert answer.is_accepted, answer.message
+        return
+    assert not answer.is_accepted
+    assert [name for name in answer.fields if not any(is_part(name, field) for field in wrong)] == []
+    if not answer.fields:  # the text could not be read: a field that stands twice, or that there is not
+        assert answer.status == 400
+        unknown = [one.field for one in document.expected if one.message == "unknown field"]
+        assert [field for field in unknown if field not in answer.message] == []
+
+
+@pytest.mark.parametrize("document", manifests.documents("bad/compile"), ids=str)
+async def test_what_only_a_condition_can_say_has_a_valid_form(
+    judge: dry_run.Server, namespace: str, document: manifests.Document
+) -> None:
+    answer = await judge.create(collection(document, namespace), moved(document.text, namespace))
+    assert answer.is_accepted == (document.server != "refuses"), answer.message
+
+
+@pytest.mark.parametrize("path", manifests.files("good"), ids=lambda path: path.stem)
+async def test_the_server_reads_the_same_out_of_a_good_manifest(
+    judge: dry_run.Server, namespace: str, path: Path
+) -> None:
+    """No default is put anywhere, nothing is dropped, every value is what files say it is."""
+    text = moved(manifests.text(path), namespace)
+    loaded = load.load(text.encode(), path.name)
+    assert not [one for one in loaded.problems if one.severity == "error"]
+    for one in loaded.objects:
+        manifest = plain(one.resource)
+        manifest["metadata"].pop("generation", None)
+        manifest["metadata"].pop("namespace", None)
+        place = api.Resource(one.resource.kind_name, "", namespace if one.resource.namespaced else "")
+        answer = await judge.create(place, json.dumps(manifest, ensure_ascii=False))
+        assert answer.is_accepted, answer.message
+        assert answer.body.get("spec") == manifest.get("spec")
+
+
+async def test_kubectl_applies_every_good_manifest(definitions: clusters.Cluster, namespace: str) -> None:
+    for path in manifests.files("good"):
+        text = moved(manifests.text(path), namespace)
+        await definitions.kubectl("apply", "--dry-run=server", f"--namespace={namespace}", "--filename=-", stdin=text)
+
+
+def plain(resource: resources.Resource) -> Any:
+    """A resource as JSON has it, what is not set left out."""
+    return without_nothing(msgspec.to_builtins(resource))
+
+
+def without_nothing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_nothing(inner) for name, inner in value.items() if inner is not None}
+    return [without_nothing(inner) for inner in value] if isinstance(value, list) else value
+
+
+def samples() -> list[tuple[resources.Resource, list[mutants.Mutant]]]:
+    """Good custom resources with every field and every branch, and what they turn into by one change."""
+    loaded = [load.load(path.read_bytes(), path.name) for path in manifests.files("good")]
+    found: list[tuple[resources.Resource, list[mutants.Mutant]]] = []
+    seen: set[str] = set()
+    for one in (one.resource for each in loaded for one in each.objects):
+        if not isinstance(one, resources.Secret):
+            good = plain(one) | {"metadata": {"name": "a"}}
+            found.append((one, list(mutants.mutants(good, definition.object_schema(type(one)), seen))))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("resource", "made"), samples(), ids=lambda one: one.kind_name if isinstance(one, resources.Resource) else ""
+)
+async def test_files_and_server_judge_every_change_of_a_good_resource_alike(
+    judge: dry_run.Server, namespace: str, resource: resources.Resource, made: list[mutants.Mutant]
+) -> None:
+    place = api.Resource(resource.kind_name, "", namespace if resource.namespaced else "")
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def differs(what: str, changed: dict[str, Any]) -> str:
+        text = json.dumps(changed, ensure_ascii=False).encode()
+        async with limit:
+            answer = await judge.create(place, text)
+        told = [f"{one.path} {one.message}" for one in load.load(text, "f").problems]
+        if answer.is_accepted == (not told):
+            return ""
+        return f"{what}: the server says {answer.message or 'yes'}, files say {told or 'yes'}"
+
+    assert made
+    found = await asyncio.gather(*(differs(what, changed) for what, changed in made))
+    assert [one for one in found if one] == []
+
+
+@pytest.mark.parametrize("path", manifests.files("updates"), ids=lambda path: path.stem)
+async def test_what_never_changes_cannot_be_changed(
+    judge: dry_run.Server, server: api.Api, namespace: str, path: Path
+) -> None:
+    made = set()
+    try:
+        for document in manifests.of(path):
+            place = api.Resource(document.kind, document.name, collection(document, namespace).namespace)
+            made.add(place)
+            answer = await judge.apply(place, document.text, keep=True)
+            assert answer.fields == [one.field for one in document.expected], (str(document), answer.message)
+            assert answer.is_accepted == (not document.expected), (str(document), answer.message)
+            assert all(one.message in answer.message for one in document.expected), (str(document), answer.message)
+    finally:
+        for place in made:
+            await server.delete(place)
+
+
+async def test_a_class_that_is_too_large_is_refused_by_both_and_one_that_is_not_by_none(
+    judge: dry_run.Server, server: api.Api
+) -> None:
+    """Within every limit, but too large together: only the store can say so, so nothing is asked for in vain."""
+    name = f"corpus-{secrets.token_hex(4)}"
+    for count, is_accepted in ((80, True), (256, False)):
+        text = json.dumps(large_class(name, count))
+        assert (not load.load(text.encode(), "f").problems) == is_accepted
+        try:
+            answer = await judge.create(api.Resource("ListenerClass"), text, keep=True)
+        finally:
+            await server.delete(api.Resource("ListenerClass", name))
+        assert answer.is_accepted == is_accepted, answer.message
+
+
+def large_class(name: str, count: int) -> dict[str, Any]:
+    """A class with so many hostnames, each with the largest selector."""
+    one = {"key": f"{'a.' * 126}a/{'k' * 63}", "operator": "In", "values": ["v" * 63] * 16}
+    namespaces = {"from": "Selector", "selector": {"matchExpressions": [one] * 8}}
+    allowed = [{"hostname": f"h{index}.example", "namespaces": namespaces} for index in range(count)]
+    spec = {"controllerName": "corpus.example/none", "hostname": "large.example", "allowedHostnames": allowed}
+    return {"apiVersion": "usher.dev/v1alpha1", "kind": "ListenerClass", "metadata": {"name": name}, "spec": spec}

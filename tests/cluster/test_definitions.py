@@ -1,0 +1,138 @@
+"""The definitions as people meet them: kubectl's columns, short names, explanations; examples that apply."""
+
+import re
+import secrets
+
+import pytest
+
+from definitions import definition
+from support import api, clusters, kubectl
+from usher_gateway.resources import types
+
+EXAMPLES = clusters.DEFINITIONS.parent / "examples"
+
+OBJECTS = """
+apiVersion: usher.dev/v1alpha1
+kind: Tenant
+metadata: {name: acme}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {name: lobby}
+spec: {tenantRef: {name: acme}}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {name: bar}
+spec: {tenantRef: {name: other}, listenerClassName: internal}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: crm}
+spec: {tenantRef: {name: acme}, type: HTTP, http: {url: "https://crm.example/secret"}}
+"""
+
+
+@pytest.fixture
+async def call(definitions: clusters.Cluster, namespace: str) -> kubectl.Kubectl:
+    await definitions.kubectl("apply", f"--namespace={namespace}", "--filename=-", stdin=OBJECTS)
+    return definitions.kubectl
+
+
+def condition(kind: str, status: str, reason: str) -> dict[str, object]:
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": "a Tenant must exist",
+        "lastTransitionTime": "2027-01-31T12:00:00Z",
+        "observedGeneration": 1,
+    }
+
+
+async def test_kubectl_get_shows_how_far_each_object_is(call: kubectl.Kubectl, server: api.Api, namespace: str) -> None:
+    url = {"name": "class", "hostname": "hooks.example.com", "url": "https://hooks.example.com/v1/abcd…"}
+    told = [condition("Ready", "False", "TenantNotFound"), condition("Receiving", "Unknown", "NoVisitYet")]
+    told.append(condition("Healthy", "True", "Healthy"))
+    status = {"observedGeneration": 1, "conditions": told}
+    for kind, name, more in (
+        ("Tenant", "acme", {}),
+        ("Listener", "lobby", {"addresses": [url]}),
+        ("Destination", "crm", {"host": "crm.example"}),
+    ):
+        await server.merge(api.Resource(kind, name, namespace), {"status": status | more}, "status")
+    shown = await call("get", "usher", f"--namespace={namespace}")
+    lines = [line.split() for line in shown.splitlines() if line.strip()]
+    assert [line[:-1] for line in lines if line[0].startswith(("tenant.", "listener.", "destination."))] == [
+        ["destination.usher.dev/crm", "HTTP", "crm.example", "False", "True", "TenantNotFound"],
+        ["listener.usher.dev/bar", "other"],
+        ["listener.usher.dev/lobby", "acme", "hooks.example.com", "False", "Unknown", "TenantNotFound"],
+        ["tenant.usher.dev/acme", "False", "TenantNotFound"],
+    ]
+    assert ["NAME", "TENANT", "HOST", "READY", "RECEIVING", "REASON", "AGE"] in lines
+    assert ["NAME", "TYPE", "HOST", "READY", "HEALTHY", "REASON", "AGE"] in lines
+    assert ["NAME", "READY", "STATE", "REASON", "AGE"] in lines
+    assert "secret" not in shown
+    wide = await call("get", "ul", "lobby", f"--namespace={namespace}", "--output=wide")
+    assert "a Tenant must exist" in wide
+
+
+@pytest.mark.parametrize(("short", "count"), [("ut", 1), ("ul", 2), ("ud", 1)])
+async def test_short_names_are_known(call: kubectl.Kubectl, namespace: str, short: str, count: int) -> None:
+    assert len(await call.json("get", short, f"--namespace={namespace}")) == count
+
+
+@pytest.mark.parametrize(
+    ("kind", "selector", "names"),
+    [
+        ("listeners", "spec.tenantRef.name=acme", ["lobby"]),
+        ("listeners", "spec.listenerClassName=internal", ["bar"]),
+        ("destinations", "spec.tenantRef.name=acme", ["crm"]),
+        ("destinations", "spec.tenantRef.name=other", []),
+    ],
+)
+async def test_objects_can_be_chosen_by_what_they_refer_to(
+    call: kubectl.Kubectl, namespace: str, kind: str, selector: str, names: list[str]
+) -> None:
+    found = await call.json("get", kind, f"--namespace={namespace}", f"--field-selector={selector}")
+    assert [one["metadata"]["name"] for one in found] == names
+
+
+@pytest.mark.parametrize("kind", definition.NAMES)
+async def test_kubectl_explains_every_field(definitions: clusters.Cluster, kind: definition.Kind) -> None:
+    plural = definition.NAMES[kind].plural
+    text = await definitions.kubectl("explain", plural, "--recursive", f"--api-version={types.API_VERSION}")
+    for name in definition.object_schema(kind)["properties"]["spec"]["properties"]:
+        assert re.search(rf"^    {name}\t", text, re.MULTILINE), name
+    spec = await definitions.kubectl("explain", f"{plural}.spec", f"--api-version={types.API_VERSION}")
+    assert "<no description>" not in spec
+
+
+async def test_foreign_conditions_stay_beside_ours(server: api.Api, call: kubectl.Kubectl, namespace: str) -> None:
+    resource = api.Resource("Listener", "lobby", namespace)
+    document = {
+        "apiVersion": types.API_VERSION,
+        "kind": "Listener",
+        "metadata": {"name": "lobby", "namespace": namespace},
+    }
+    await server.apply(document | {"status": {"conditions": [condition("Ready", "True", "Ready")]}}, "status")
+    other = {"fieldManager": "somebody-else", "force": "true"}
+    theirs = document | {"status": {"conditions": [condition("example.com/Audited", "True", "Audited")]}}
+    await server.request("PATCH", f"{resource.path}/status", theirs, other, api.APPLY)
+    kept = await server.get(resource)
+    assert {one["type"] for one in kept["status"]["conditions"]} == {"Ready", "example.com/Audited"}
+
+
+@pytest.mark.parametrize("path", ["quickstart.yaml", "agency", "kinds"])
+async def test_the_examples_apply_to_a_cluster(definitions: clusters.Cluster, namespace: str, path: str) -> None:
+    built = await definitions.kubectl(
+        "create", "--dry-run=client", "--output=json", f"--filename={EXAMPLES / path}", "--validate=false"
+    )
+    suffix = secrets.token_hex(4)
+    text = built.replace('"agency"', f'"{namespace}"')
+    text = text.replace('"namespace": "default"', f'"namespace": "{namespace}"').replace('"public"', f'"x{suffix}"')
+    said = await definitions.kubectl("apply", "--server-side", "--filename=-", stdin=text)
+    try:
+        assert said.count("serverside-applied") >= 3
+    finally:
+        await definitions.kubectl("delete", "ulc", f"x{suffix}", "--ignore-not-found")

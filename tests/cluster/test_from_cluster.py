@@ -1,0 +1,269 @@
+"""`usher run --from-cluster` against a real API server, with the rights of a gateway and no more."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib import parse
+
+import aiohttp
+import pytest
+
+from integration import gateways
+from support import accounts, api, faulty_proxy, waiting
+from usher_gateway import documents, envelopes, model
+from usher_gateway.config import cluster_access, from_cluster
+
+INSTALL_KEY = b"k" * 32
+KEYS = model.derive_keys(INSTALL_KEY)
+SAID_AT = "2026-11-25T12:00:00Z"
+
+MakeNamespace = Callable[..., Awaitable[str]]
+MakeAccount = Callable[..., Awaitable[accounts.Account]]
+
+
+def listener(name: str, **changes: Any) -> documents.Listener:
+    given: dict[str, Any] = {
+        "namespace": "acme",
+        "name": name,
+        "tenant": documents.Tenant("hotels"),
+        "addresses": (documents.Address(gateways.HOST, f"/{name}"),),
+        **changes,
+    }
+    return documents.Listener(**given)
+
+
+def wrap(document: envelopes.Document) -> envelopes.Envelope:
+    return envelopes.wrap(document, "uid", KEYS.document)
+
+
+def bury(document: envelopes.Document) -> envelopes.Envelope:
+    envelope = wrap(document)
+    return envelopes.bury(envelope.kind, envelope.owner, 1, SAID_AT, KEYS.document)
+
+
+class Install:
+    """A configuration namespace, and a gateway that runs what is in it."""
+
+    def __init__(self, server: api.Api, namespace: str, gateway: gateways.Gateway) -> None:
+        self._server = server
+        self.namespace, self.gateway = namespace, gateway
+        self.key = base64.b64encode(INSTALL_KEY).decode()
+
+    async def publish(self, envelope: envelopes.Envelope) -> None:
+        """As the operator does."""
+        name = envelopes.secret_name(*envelope.identity)
+        await self._server.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {
+                    "name": name,
+                    "namespace": self.namespace,
+                    "labels": envelopes.labels("usher.dev/usher", "uid"),
+                    "annotations": {envelopes.OWNER_ANNOTATION: envelope.owner.key},
+                },
+                "type": envelopes.secret_type(envelope.kind),
+                "data": envelopes.secret_data(envelope),
+            }
+        )
+
+    async def delete(self, document: envelopes.Document) -> None:
+        name = envelopes.secret_name(*wrap(document).identity)
+        await self._server.delete(api.Resource("Secret", name, self.namespace))
+
+    async def start(self) -> None:
+        await self.gateway.start(USHER_INSTALL_KEY=self.key)
+
+    async def config(self, cursor: str = "") -> Any:
+        token = (self.gateway.data / "observe.token").read_text().strip()
+        url = f"http://127.0.0.1:{self.gateway.admin}/api/config" + (f"?since={cursor}" if cursor else "")
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session,
+            session.get(url) as answer,
+        ):
+            assert answer.status == 200
+            return await answer.json()
+
+    async def status(self, name: str) -> int:
+        """Of an answer; 0 while nobody listens."""
+        with contextlib.suppress(ConnectionError):
+            return (await gateways.post(self.gateway.port, f"/{name}", b"{}")).status
+        return 0
+
+    async def until_answers(self, status: int, name: str, limit_seconds: float = 20.0) -> None:
+        await waiting.until(
+            lambda: self.status(name), lambda found: found == status, limit_seconds=limit_seconds, every_seconds=0.01
+        )
+
+
+RIGHTS = [
+    {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "usher-gateway", "namespace": "usher-config"},
+        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}],
+    },
+    {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "usher-gateway", "namespace": "usher-config"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "usher-gateway"},
+        "subjects": [{"kind": "ServiceAccount", "name": "gateway", "namespace": "usher-system"}],
+    },
+]
+
+
+@pytest.fixture
+async def install(
+    server: api.Api, proxy: faulty_proxy.Proxy, make_namespace: MakeNamespace, make_account: MakeAccount, tmp_path: Path
+) -> AsyncIterator[Install]:
+    """A gateway behind the faulty proxy; not started yet."""
+    namespace, own = await make_namespace("config"), await make_namespace("system")
+    account = await make_account(own, "gateway")
+    rights = accounts.moved(RIGHTS, {"usher-config": namespace, "usher-system": own}, f"-{namespace}")
+    await accounts.grant(server, rights)
+    kubeconfig = account.at(proxy.endpoint, tmp_path / "through-proxy").kubeconfig
+    async with gateways.Gateway(tmp_path, []) as gateway:
+        gateway.configuration = ["--from-cluster", "--config-namespace", namespace, "--kubeconfig", str(kubeconfig)]
+        yield Install(server, namespace, gateway)
+    await accounts.withdraw(server, rights)
+
+
+async def test_an_edit_is_live_within_a_second_and_only_a_tombstone_removes(install: Install) -> None:
+    await install.publish(wrap(listener("a")))
+    await install.start()
+    assert await install.status("a") == 200
+
+    before = time.monotonic()
+    await install.publish(wrap(listener("b")))
+    await install.until_answers(200, "b")
+    assert time.monotonic() - before < 1
+
+    await install.delete(listener("b"))
+    found = await waiting.until(install.config, lambda config: config["vanished"])
+    assert [one["key"] for one in found["vanished"]] == ["acme/b"]
+    assert await install.status("b") == 200
+
+    await install.publish(bury(listener("b")))
+    await install.until_answers(404, "b")
+    await install.publish(bury(listener("a")))
+    await install.until_answers(404, "a")
+    await install.delete(listener("a"))
+    found = await install.config()
+    assert (found["documents"], found["vanished"], found["source"]) == ([], [], "cluster")
+
+
+async def test_edits_arrive_over_every_fault(install: Install, proxy: faulty_proxy.Proxy) -> None:
+    await install.publish(wrap(listener("a")))
+    await install.start()
+
+    async def change(name: str) -> None:
+        await install.publish(wrap(listener(name)))
+        await install.until_answers(200, name)
+
+    proxy.cut(faulty_proxy.watches)
+    await change("after-a-cut")
+    proxy.expire_open(faulty_proxy.watches)
+    await change("after-410-on-a-watch")
+    proxy.refuse(429, faulty_proxy.everything, 2, retry_after_seconds=1)
+    proxy.cut(faulty_proxy.watches)
+    await change("after-429")
+    proxy.refuse(500, faulty_proxy.everything, 3)
+    proxy.cut(faulty_proxy.watches)
+    await change("after-500")
+
+    with proxy.expire(faulty_proxy.watches, 1):
+        proxy.cut(faulty_proxy.watches)
+        await install.publish(bury(listener("a")))
+        await install.delete(listener("after-a-cut"))
+        await install.until_answers(404, "a")
+    found = await waiting.until(install.config, lambda config: config["vanished"])
+    assert [one["key"] for one in found["vanished"]] == ["acme/after-a-cut"]
+    assert await install.status("after-a-cut") == 200
+
+
+async def test_nothing_stops_while_the_api_server_is_away_restarts_included(
+    install: Install, proxy: faulty_proxy.Proxy
+) -> None:
+    for name in ("a", "b"):
+        await install.publish(wrap(listener(name)))
+    await install.start()
+    await waiting.until(lambda: _kept(install), lambda kept: kept)
+
+    await proxy.disappear()
+    assert await install.status("a") == 200
+    await install.gateway.kill()
+    await install.gateway.launch(USHER_INSTALL_KEY=install.key)
+    began = time.monotonic()
+    await install.until_answers(200, "a", limit_seconds=30)
+    assert time.monotonic() - began < 20
+    assert await install.status("b") == 200
+    assert await install.status("nowhere") == 404
+    assert (await install.config())["source"] == "cache"
+
+    await install.publish(bury(listener("a")))
+    await install.publish(wrap(listener("c")))
+    await proxy.appear()
+    await install.until_answers(200, "c", limit_seconds=40)
+    assert await install.status("a") == 404
+    assert (await install.config())["source"] == "cluster"
+
+
+async def _kept(install: Install) -> bool:
+    with contextlib.suppress(OSError):
+        return (install.gateway.data / "config.cache").stat().st_size > 0
+    return False
+
+
+async def test_many_documents_are_listed_in_pages(install: Install, proxy: faulty_proxy.Proxy) -> None:
+    for number in range(600):
+        await install.publish(wrap(listener(f"l{number}")))
+    await install.start()
+    found = await install.config()
+    assert len(found["documents"]) == 600
+    assert sum(faulty_proxy.lists(asked) for asked in proxy.asked) == 2
+    known = found["cursor"]
+    await install.publish(wrap(listener("l7", late_after_seconds=7)))
+    changed = await waiting.until(lambda: install.config(known), lambda config: config["documents"])
+    assert [one["key"] for one in changed["documents"]] == ["acme/l7"]
+    assert changed["documents"][0]["hash"] == wrap(listener("l7", late_after_seconds=7)).hash
+    assert changed["listeners"] == {}
+
+
+async def test_an_account_without_rights_is_told_what_it_needs(
+    install: Install, make_account: MakeAccount, namespace: str
+) -> None:
+    account = await make_account(namespace, "nobody")
+    install.gateway.configuration[-1] = str(account.kubeconfig)
+    await install.gateway.launch(USHER_INSTALL_KEY=install.key)
+    await waiting.until(lambda: _said(install, "needs `list` and `watch` on Secrets"))
+    assert await install.status("a") == 503
+
+
+async def test_a_pod_reads_with_its_service_account(
+    install: Install, make_account: MakeAccount, server: api.Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await make_account(install.namespace, "pod")
+    rights = accounts.moved(RIGHTS, {"usher-config": install.namespace, "usher-system": install.namespace}, "-pod")
+    rights = json.loads(json.dumps(rights).replace('"gateway"', '"pod"').replace("usher-gateway", "usher-pod"))
+    await accounts.grant(server, rights)
+    await install.publish(wrap(listener("a")))
+    monkeypatch.setattr(cluster_access, "SERVICE_ACCOUNT", account.folder)
+    place = parse.urlsplit(account.endpoint.server)
+    environ = {"KUBERNETES_SERVICE_HOST": str(place.hostname), "KUBERNETES_SERVICE_PORT": str(place.port)}
+    options = from_cluster.ClusterOptions(
+        keys=KEYS, access=cluster_access.find_access(None, environ), namespace=install.namespace, data=tmp_path
+    )
+    source = from_cluster.ClusterSource(options, lambda _: None, lambda: 1)
+    async with asyncio.timeout(10), contextlib.aclosing(source.snapshots()) as snapshots:
+        assert list((await anext(snapshots)).listeners) == ["acme/a"]
+    await accounts.withdraw(server, rights)
+
+
+async def _said(install: Install, words: str) -> bool:
+    return words in install.gateway.log_tail(1_000)

@@ -1,0 +1,239 @@
+"""A gateway that runs what an API server publishes: when it is ready, what it answers, what it reports."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import pathlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from integration import gateways
+from support import api_server
+from usher_gateway import app, documents, envelopes, model
+from usher_gateway import settings as all_settings
+
+INSTALL_KEY = b"k" * 32
+KEYS = model.derive_keys(INSTALL_KEY)
+SECRET = "hunter2-signing-secret"
+CREDENTIAL = "Bearer open-sesame"
+
+
+def listener(name: str, **changes: Any) -> documents.Listener:
+    given: dict[str, Any] = {
+        "namespace": "acme",
+        "name": name,
+        "tenant": documents.Tenant("hotels"),
+        "addresses": (documents.Address(gateways.HOST, f"/{name}"),),
+        **changes,
+    }
+    return documents.Listener(**given)
+
+
+def wrap(document: envelopes.Document) -> envelopes.Envelope:
+    return envelopes.wrap(document, "uid", KEYS.document)
+
+
+def bury(document: envelopes.Document) -> envelopes.Envelope:
+    envelope = wrap(document)
+    return envelopes.bury(envelope.kind, envelope.owner, 1, "2026-11-25T12:00:00Z", KEYS.document)
+
+
+class Running:
+    """A gateway in the test's own loop."""
+
+    def __init__(self, gateway: app.Gateway) -> None:
+        self.gateway = gateway
+        self.cursor: str | None = None
+
+    async def get(self, path: str) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {(self.gateway.settings.data / 'observe.token').read_text().strip()}"}
+        url = f"http://127.0.0.1:{self.gateway.admin.port}{path}"
+        async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+            return answer.status, await answer.text()
+
+    async def changes(self) -> Any:
+        """What ``/api/config`` tells since the last call."""
+        status, text = await self.get("/api/config" + (f"?since={self.cursor}" if self.cursor else ""))
+        assert status == 200
+        assert SECRET not in text
+        found = json.loads(text)
+        self.cursor = found["cursor"]
+        return found
+
+    async def status(self, name: str, body: bytes = b"{}") -> int:
+        return (await gateways.post(self.gateway.port, f"/{name}", body)).status
+
+
+@contextlib.asynccontextmanager
+async def running(server: api_server.ApiServer, folder: pathlib.Path) -> AsyncIterator[Running]:
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(api_server.kubeconfig(server))
+    endpoint = all_settings.Endpoint("127.0.0.1", 0)
+    settings = all_settings.Settings(
+        from_cluster=True,
+        kubeconfig=kubeconfig,
+        data=folder / "data",
+        listen=endpoint,
+        admin=endpoint,
+        accept_min_free_bytes=1,
+        accept_min_free_ratio=0.0,
+        attempts_min_free_bytes=1,
+    )
+    gateway = app.Gateway(settings, {"USHER_INSTALL_KEY": base64.b64encode(INSTALL_KEY).decode()})
+    task = asyncio.create_task(gateway.run())
+    try:
+        await gateways.wait_until(lambda: task.done() or gateway.started.is_set())
+        yield Running(gateway)
+    finally:
+        gateway.stop()
+        async with asyncio.timeout(30):
+            await task
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[api_server.ApiServer]:
+    async with api_server.serving() as found:
+        yield found
+
+
+async def test_a_gateway_is_ready_once_it_has_listed_and_stays_so(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    server.put(wrap(listener("a")))
+    server.faults += [api_server.Answer(503)] * 4
+    async with running(server, tmp_path) as found:
+        assert await found.status("a") == 503
+        assert (await found.get("/readyz"))[0] == 503
+        await gateways.wait_until(found.gateway.configured.is_set)
+        assert await found.status("a") == 200
+        await server.stop()
+        assert (await found.get("/readyz"))[0] == 200
+        assert await found.status("a") == 200
+        await server.start()
+
+
+async def test_a_document_is_reported_when_it_runs(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+    server.put(wrap(listener("a")))
+    crm = documents.Destination("acme", "crm", "https://crm.example/", signing_secrets=(SECRET,))
+    server.put(wrap(crm))
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(found.gateway.configured.is_set)
+        first = await found.changes()
+        assert (first["complete"], first["source"], first["removed"]) == (True, "cluster", [])
+        hashes = {(one["kind"], one["key"]): one["hash"] for one in first["documents"]}
+        assert hashes == {
+            ("Listener", "acme/a"): wrap(listener("a")).hash,
+            ("Destination", "acme/crm"): wrap(crm).hash,
+        }
+        assert first["listeners"]["acme/a"]["receiving"] == "NoVisitYet"
+        assert first["destinations"]["acme/crm"]["circuit"] == "Closed"
+
+        second = wrap(listener("b"))
+        server.put(second)
+        told: list[Any] = []
+        while not told:
+            answer = await found.changes()
+            assert not answer["complete"]
+            told = answer["documents"]
+        assert told == [{"kind": "Listener", "key": "acme/b", "hash": second.hash, "rejected": None, "vanished": False}]
+        assert await found.status("b") == 200
+
+
+async def test_rejections_vanishings_and_removals_are_reported(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    good = wrap(listener("a"))
+    name = server.put(good)
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(found.gateway.configured.is_set)
+        await found.changes()
+
+        bad = listener("a", occurred_at_zone="Nowhere/At-All")
+        server.put(wrap(bad))
+        [told] = await _documents(found)
+        assert told["hash"] == good.hash
+        assert "DocumentUnreadable" in told["rejected"]
+        assert await found.status("a") == 200
+        assert "usher_config_rejected 1.0" in (await found.get("/metrics"))[1]
+
+        server.put(good)
+        [told] = await _documents(found)
+        assert (told["hash"], told["rejected"]) == (good.hash, None)
+
+        server.delete(name)
+        [told] = await _documents(found)
+        assert (told["hash"], told["vanished"]) == (good.hash, True)
+        assert "usher_config_vanished 1.0" in (await found.get("/metrics"))[1]
+        assert await found.status("a") == 200
+
+        server.put(bury(listener("a")))
+        removed: list[Any] = []
+        while not removed:
+            removed = (await found.changes())["removed"]
+        assert removed == [{"kind": "Listener", "key": "acme/a"}]
+        assert await found.status("a") == 404
+
+
+async def _documents(found: Running) -> list[dict[str, Any]]:
+    """The next documents that are told of."""
+    async with asyncio.timeout(10):
+        while True:
+            if told := (await found.changes())["documents"]:
+                return list(told)
+
+
+async def test_a_destination_that_cannot_be_used_is_rejected(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    server.put(wrap(listener("a")))
+    server.put(wrap(documents.Destination("acme", "crm", "https://crm.example/", headers=(("x-key", "a\x01b"),))))
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(found.gateway.configured.is_set)
+        [told] = [one for one in (await found.changes())["documents"] if one["kind"] == "Destination"]
+        assert told["hash"] is None
+        assert "x-key" in told["rejected"].lower()
+
+
+async def test_how_a_listener_does_is_reported(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+    authentication = documents.Authentication(
+        "Header", "authorization", documents.credential_digest(CREDENTIAL.encode(), KEYS.credential)
+    )
+    tenant = documents.Tenant("hotels", company_id="77")
+    server.put(wrap(listener("open", tenant=tenant)))
+    server.put(wrap(listener("closed", authentication=authentication)))
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(found.gateway.configured.is_set)
+        await found.changes()
+        for number in range(9):
+            assert await found.status("open", gateways.visit(number)) == 200
+        assert await found.status("open", b"no visit") == 200
+        stranger = {"user": {"id": 99, "venue": {"id": 7, "company": {"id": 78}}}}
+        assert await found.status("open", json.dumps(stranger).encode()) == 200
+        for _ in range(3):
+            assert await found.status("closed", gateways.visit(1)) == 401
+        await found.gateway.report.sweep()
+        states = (await found.changes())["listeners"]
+        opened, closed = states["acme/open"], states["acme/closed"]
+        assert opened["receiving"] == "Receiving"
+        assert opened["verifiedSince"] is not None
+        assert opened["lastArrival"] >= opened["verifiedSince"]
+        assert (opened["quarantinedShare"], opened["quarantining"]) == (0.091, True)
+        assert (opened["companyMismatch"], opened["companyMismatches"]) == (True, 1)
+        assert not opened["refusing"]
+        assert (closed["receiving"], closed["refusing"]) == ("NoVisitYet", True)
+        await found.gateway.report.sweep()
+        assert (await found.changes())["listeners"] == {}
+
+
+async def test_without_the_operators_key_nothing_starts(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(api_server.kubeconfig(server))
+    settings = all_settings.Settings(from_cluster=True, kubeconfig=kubeconfig, data=tmp_path / "data")
+    with pytest.raises(model.ConfigurationError, match="install key") as caught:
+        app.Gateway(settings, {})
+    assert "USHER_INSTALL_KEY" in caught.value.hint
+    assert not (tmp_path / "data" / "install.key").exists()

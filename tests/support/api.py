@@ -1,0 +1,177 @@
+"""The API server, asked directly: for looking often, and for what kubectl does not do."""
+
+import contextlib
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from support import waiting
+from support.local_cluster import kubeconfigs
+
+OURS = "/apis/usher.dev/v1alpha1"
+COLLECTIONS = {
+    "ListenerClass": (OURS, "listenerclasses"),
+    "Tenant": (OURS, "tenants"),
+    "Listener": (OURS, "listeners"),
+    "Destination": (OURS, "destinations"),
+    "Namespace": ("/api/v1", "namespaces"),
+    "Secret": ("/api/v1", "secrets"),
+    "ConfigMap": ("/api/v1", "configmaps"),
+    "Service": ("/api/v1", "services"),
+    "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices"),
+    "Event": ("/apis/events.k8s.io/v1", "events"),
+    "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
+    "Ingress": ("/apis/networking.k8s.io/v1", "ingresses"),
+    "IngressClass": ("/apis/networking.k8s.io/v1", "ingressclasses"),
+    "Gateway": ("/apis/gateway.networking.k8s.io/v1", "gateways"),
+    "HTTPRoute": ("/apis/gateway.networking.k8s.io/v1", "httproutes"),
+    "Certificate": ("/apis/cert-manager.io/v1", "certificates"),
+    "ClusterRole": ("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
+    "ClusterRoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+    "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles"),
+    "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
+    "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
+}
+"""Kind -> where the API server has them."""
+
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+MANAGER = "usher-tests"
+
+
+class ApiError(Exception):
+    """The API server refused; ``status`` is its answer's code, ``reason`` its word for it."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        super().__init__(f"{status}: {body.get('message', body) if isinstance(body, Mapping) else body}")
+        self.status = status
+        self.reason = body.get("reason", "") if isinstance(body, Mapping) else ""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One object, or with no name all of a kind, in a namespace or in all of them."""
+
+    kind: str
+    name: str = ""
+    namespace: str = ""
+
+    @property
+    def path(self) -> str:
+        group, plural = COLLECTIONS[self.kind]
+        namespaced = f"/namespaces/{self.namespace}" if self.namespace else ""
+        return f"{group}{namespaced}/{plural}" + (f"/{self.name}" if self.name else "")
+
+
+def of(document: Mapping[str, Any]) -> Resource:
+    """The object that a document is."""
+    metadata = document["metadata"]
+    return Resource(document["kind"], metadata["name"], metadata.get("namespace", ""))
+
+
+class Api:
+    """An API server, as whom a token says."""
+
+    def __init__(self, session: aiohttp.ClientSession, server: str) -> None:
+        self._session, self._server = session, server
+
+    async def get(self, resource: Resource) -> Any:
+        """The object; None where there is none."""
+        try:
+            return await self.request("GET", resource.path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
+
+    async def list(self, resource: Resource, labels: str = "") -> list[Any]:
+        """All of a kind, or those that a label selector picks."""
+        answer = await self.request("GET", resource.path, parameters={"labelSelector": labels} if labels else None)
+        return list(answer["items"])
+
+    async def create(self, document: Mapping[str, Any]) -> Any:
+        named = of(document)
+        return await self.request("POST", Resource(named.kind, "", named.namespace).path, document)
+
+    async def apply(self, document: Mapping[str, Any], subresource: str = "") -> Any:
+        """Server-side apply, as a manager of the tests."""
+        path = of(document).path + (f"/{subresource}" if subresource else "")
+        return await self.request("PATCH", path, document, {"fieldManager": MANAGER, "force": "true"}, APPLY)
+
+    async def merge(self, resource: Resource, change: Mapping[str, Any], subresource: str = "") -> Any:
+        """A merge patch: of the object, or of its ``status``."""
+        path = resource.path + (f"/{subresource}" if subresource else "")
+        return await self.request("PATCH", path, change, {"fieldManager": MANAGER}, MERGE)
+
+    async def delete(self, resource: Resource) -> None:
+        """Deletes an object, or with no name all of a kind in its namespace; nothing happens where there is none."""
+        try:
+            await self.request("DELETE", resource.path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    async def wait(
+        self, resource: Resource, satisfied: Callable[[Any], Any], limit_seconds: float = waiting.LIMIT_SECONDS
+    ) -> Any:
+        """The object once it satisfies; what is asked is None while there is none."""
+        return await waiting.until(lambda: self.get(resource), satisfied, limit_seconds=limit_seconds)
+
+    async def token(self, account: Resource, seconds: int = 3600) -> str:
+        """A token for a service account, good for so long."""
+        wish = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": seconds},
+        }
+        answer = await self.request("POST", f"{account.path}/token", wish)
+        return str(answer["status"]["token"])
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        document: Any = None,
+        parameters: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Any:
+        """Any request, answered with JSON or text.
+
+        Raises:
+            ApiError: It was refused.
+        """
+        data = None if document is None else json.dumps(document)
+        headers = {"Content-Type": content_type}
+        url = self._server + path
+        async with self._session.request(method, url, data=data, params=parameters, headers=headers) as answer:
+            text = await answer.text()
+            body = json.loads(text) if "json" in answer.content_type else text
+            if answer.status >= 400:
+                raise ApiError(answer.status, body)
+            return body
+
+
+def trusting(endpoint: kubeconfigs.Endpoint) -> ssl.SSLContext:
+    """A client's context that trusts the authority of this API server and no other."""
+    return ssl.create_default_context(cadata=endpoint.authority.decode())
+
+
+@contextlib.asynccontextmanager
+async def connected(endpoint: kubeconfigs.Endpoint, token: str) -> AsyncIterator[Api]:
+    """An API server for the time of a ``with`` block."""
+    connector = aiohttp.TCPConnector(ssl=trusting(endpoint))
+    headers = {"Authorization": f"Bearer {token}", "User-Agent": MANAGER}
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
+        yield Api(session, endpoint.server)
+
+
+def condition(resource: Any, kind: str) -> Any:
+    """A condition of an object by its type; an empty one where it has none, or where there is no object."""
+    conditions = ((resource or {}).get("status") or {}).get("conditions") or []
+    return next((each for each in conditions if each["type"] == kind), {})

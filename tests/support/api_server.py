@@ -1,0 +1,226 @@
+"""An API server of Secrets for tests, as strict as the real one, that fails, lies and hangs when it is told to."""
+
+import asyncio
+import collections
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import msgspec
+from aiohttp import web
+
+from usher_gateway import envelopes
+
+TOKEN = "token-of-the-gateway"
+NAMESPACE = "usher-config"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What one request gets in place of its answer."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = {}
+    hangs: bool = False
+
+
+class ApiServer:
+    """Lists and watches the Secrets of one namespace. ``port`` stays the same over stop() and start()."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.token = TOKEN
+        self.version = 100
+        self.secrets: dict[str, dict[str, Any]] = {}
+        self.faults: collections.deque[Answer | None] = collections.deque()
+        """For the next requests; None: one that is answered."""
+        self.watch_faults: collections.deque[Answer | None] = collections.deque()
+        """For the next watches."""
+        self.lists: list[dict[str, str]] = []
+        self.watches: list[dict[str, str]] = []
+        self.refused: list[str] = []
+        """What a client asked that no client may ask."""
+        self._history: list[tuple[int, bytes]] = []
+        self._oldest = 100
+        self._pages: dict[str, tuple[list[dict[str, Any]], int]] = {}
+        self._open: set[asyncio.Queue[bytes | None]] = set()
+        self._held: set[asyncio.Event] = set()
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        application = web.Application()
+        application.router.add_get("/api/v1/namespaces/{namespace}/secrets", self._handle)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        self.cut()
+        for held in self._held:
+            held.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    @property
+    def open_watches(self) -> int:
+        return len(self._open)
+
+    # what the operator does
+
+    def put(self, envelope: envelopes.Envelope) -> str:
+        """Write a document or tombstone; the name of its Secret."""
+        name = envelopes.secret_name(*envelope.identity)
+        self.put_raw(name, envelopes.secret_data(envelope), envelope.owner.key)
+        return name
+
+    def put_raw(self, name: str, data: dict[str, str], owner: str) -> None:
+        self.version += 1
+        kind = "MODIFIED" if name in self.secrets else "ADDED"
+        self.secrets[name] = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": name,
+                "namespace": NAMESPACE,
+                "resourceVersion": str(self.version),
+                "labels": {envelopes.CONFIG_LABEL: "true"},
+                "annotations": {envelopes.OWNER_ANNOTATION: owner},
+            },
+            "type": "Opaque",
+            "data": data,
+        }
+        self._tell(kind, self.secrets[name])
+
+    def delete(self, name: str) -> None:
+        self.version += 1
+        found = self.secrets.pop(name)
+        gone = {**found, "metadata": {**found["metadata"], "resourceVersion": str(self.version)}}
+        self._tell("DELETED", gone)
+
+    def _tell(self, kind: str, found: dict[str, Any]) -> None:
+        line = json.dumps({"type": kind, "object": found}).encode() + b"\n"
+        self._history.append((self.version, line))
+        self.say(line)
+
+    # what goes wrong
+
+    def say(self, line: bytes) -> None:
+        """Write a line, whatever it says, to every open watch."""
+        for queue in self._open:
+            queue.put_nowait(line)
+
+    def bookmark(self) -> None:
+        metadata = {"resourceVersion": str(self.version), "creationTimestamp": None}
+        self.say(json.dumps({"type": "BOOKMARK", "object": {"kind": "Secret", "metadata": metadata}}).encode() + b"\n")
+
+    def cut(self) -> None:
+        """End every open watch."""
+        for queue in self._open:
+            queue.put_nowait(None)
+
+    def compact(self) -> None:
+        """Forget the history: a watch from an earlier version, and the next page of a list, are answered 410."""
+        self._history.clear()
+        self._oldest = self.version
+        self._pages.clear()
+
+    # requests
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        query = dict(request.query)
+        is_watch = query.get("watch") == "1"
+        (self.watches if is_watch else self.lists).append(query)
+        faults = self.watch_faults if is_watch and self.watch_faults else self.faults
+        fault = faults.popleft() if faults else None
+        if fault is not None:
+            if fault.hangs:
+                await self._hang()
+            return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            return _status(401)
+        if request.match_info["namespace"] != NAMESPACE:
+            return _status(403)
+        if query.get("labelSelector") != envelopes.SELECTOR:
+            self.refused.append("a list or watch without the label selector")
+            return _status(403)
+        return await self._watch(request, query) if is_watch else self._list(query)
+
+    async def _hang(self) -> None:
+        held = asyncio.Event()
+        self._held.add(held)
+        await held.wait()
+
+    def _list(self, query: dict[str, str]) -> web.Response:
+        limit, token = int(query.get("limit", "0")), query.get("continue", "")
+        if token and token not in self._pages:
+            return _status(410)
+        items, version = self._pages.pop(token) if token else (list(self.secrets.values()), self.version)
+        page, left = (items[:limit], items[limit:]) if limit else (items, [])
+        metadata: dict[str, Any] = {"resourceVersion": str(version)}
+        if left:
+            metadata |= {"continue": f"{version}-{len(left)}", "remainingItemCount": len(left)}
+            self._pages[metadata["continue"]] = (left, version)
+        return web.json_response({"kind": "SecretList", "apiVersion": "v1", "metadata": metadata, "items": page})
+
+    async def _watch(self, request: web.Request, query: dict[str, str]) -> web.StreamResponse:
+        if not query.get("resourceVersion", "").isdecimal() or not query.get("timeoutSeconds", "").isdecimal():
+            self.refused.append(f"a watch with {sorted(query)}")
+            return _status(400)
+        since = int(query["resourceVersion"])
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        if since < self._oldest:
+            gone = {"kind": "Status", "code": 410, "reason": "Expired"}
+            await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+            return response
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        for version, line in self._history:
+            if version > since:
+                queue.put_nowait(line)
+        self._open.add(queue)
+        try:
+            with contextlib.suppress(ConnectionError):
+                while (line := await queue.get()) is not None:  # type: ignore[assignment]
+                    for start in range(0, len(line), 1000):
+                        await response.write(line[start : start + 1000])
+        finally:
+            self._open.discard(queue)
+        return response
+
+
+def _status(code: int) -> web.Response:
+    return web.json_response({"kind": "Status", "status": "Failure", "code": code}, status=code)
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[ApiServer]:
+    """A server that has to have been asked nothing that may not be asked."""
+    server = ApiServer()
+    async with server:
+        yield server
+    assert server.refused == []
+
+
+def kubeconfig(server: ApiServer) -> str:
+    """A kubeconfig file (JSON is YAML) for the server."""
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+            "clusters": [{"name": "k", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}],
+            "users": [{"name": "u", "user": {"token": TOKEN}}],
+        }
+    )

@@ -1,0 +1,75 @@
+"""What was asked of the API server, by whom, with which answer: its audit log."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request that the API server answered."""
+
+    user: str
+    verb: str
+    uri: str
+    """Path and query."""
+    resource: str
+    """Its plural with the subresource, like ``listeners/status``; ``""`` for what is no resource."""
+    namespace: str
+    name: str
+    status: int
+    agent: str
+
+    @property
+    def writes(self) -> bool:
+        return self.verb in WRITES
+
+
+@dataclass(frozen=True)
+class Log:
+    """The audit log of a local cluster."""
+
+    path: Path
+
+    def position(self) -> int:
+        """Where it ends now, for ``since``."""
+        return self.path.stat().st_size
+
+    def since(self, position: int = 0, user: str = "") -> list[Asked]:
+        """What was asked after a position; by one user, or by all but the cluster's own components.
+
+        A line is written after its answer was sent: what a test did itself may come a moment later.
+        """
+        with self.path.open("rb") as log:
+            log.seek(position)
+            lines = [line for line in log if line.endswith(b"\n")]
+        return [asked for asked in map(_asked, lines) if user in {"", asked.user}]
+
+    def refusals(self, user: str) -> Iterator[Asked]:
+        """What a user lacked the right to do."""
+        return (asked for asked in self.since(0, user) if asked.status == 403)
+
+
+def account_name(namespace: str, name: str) -> str:
+    """A service account's name as a user."""
+    return f"system:serviceaccount:{namespace}:{name}"
+
+
+def _asked(line: bytes) -> Asked:
+    event: dict[str, Any] = json.loads(line)
+    named = event.get("objectRef", {})
+    subresource = f"/{named['subresource']}" if "subresource" in named else ""
+    return Asked(
+        user=event["user"]["username"],
+        verb=event["verb"],
+        uri=event["requestURI"],
+        resource=named.get("resource", "") + subresource,
+        namespace=named.get("namespace", ""),
+        name=named.get("name", ""),
+        status=event.get("responseStatus", {}).get("code", 0),
+        agent=event.get("userAgent", ""),
+    )

@@ -1,0 +1,103 @@
+"""The cluster that a test run works against: a local one, or one that somebody gives."""
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from support import audit, kubectl
+from support.local_cluster import control_plane, foreign, kubeconfigs, programs
+
+GIVEN = "USHER_TEST_KUBECONFIG"
+"""Names the kubeconfig of a cluster to use in place of a local one; ``make test KUBECONFIG=…`` sets it."""
+
+DEFINITIONS = Path(__file__).parents[2] / "crds"
+"""Where Usher's own custom resource definitions are."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How to reach it as its administrator."""
+
+    kubectl: kubectl.Kubectl
+    endpoint: kubeconfigs.Endpoint
+    token: str
+    audit: audit.Log | None
+    """What was asked of the API server; None for a given cluster, which keeps that to itself."""
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.kubectl.kubeconfig
+
+    def define(self, files: Sequence[Path]) -> None:
+        """Applies custom resource definitions, and waits until the server serves them."""
+        named = [f"--filename={file}" for file in files]
+        self.kubectl.run("apply", "--server-side", "--force-conflicts", *named)
+        self.kubectl.run("wait", "--for=condition=Established", "--timeout=30s", *_definitions(files))
+
+    def define_missing(self, foreign_definitions: foreign.Foreign) -> None:
+        """Applies those of another project, unless the cluster has some version of them already."""
+        names = self.kubectl.run("get", "customresourcedefinitions", "--output=name")
+        if not any(name.endswith(f".{foreign_definitions.group}") for name in names.split()):
+            self.define(foreign.files(foreign_definitions))
+
+
+def _definitions(files: Sequence[Path]) -> list[str]:
+    """Definitions by file name: GROUP_PLURAL.yaml, as every generator writes them."""
+    pairs = [file.stem.split("_", 1) for file in files]
+    return [f"crd/{plural}.{group}" for group, plural in pairs if not plural.startswith("vap")]
+
+
+def own_definitions() -> list[Path]:
+    """The files of Usher's definitions."""
+    return sorted(DEFINITIONS.glob("usher.dev_*.yaml"))
+
+
+def given() -> Path | None:
+    """The kubeconfig that was given, if one was."""
+    path = os.environ.get(GIVEN)
+    return Path(path).absolute() if path else None
+
+
+@contextlib.contextmanager
+def cluster(folder: Path) -> Iterator[Cluster]:
+    """The cluster of this run; a local one lives in the folder as long as the ``with`` block."""
+    kubeconfig = given()
+    if kubeconfig is not None:
+        with _administered(kubeconfig, folder, None) as ready:
+            yield ready
+        return
+    with (
+        control_plane.running(folder / "cluster") as running,
+        _administered(running.kubeconfig, folder, audit.Log(running.layout.audit)) as ready,
+    ):
+        yield ready
+
+
+@contextlib.contextmanager
+def _administered(kubeconfig: Path, folder: Path, log: audit.Log | None) -> Iterator[Cluster]:
+    """An account for the tests with every right and a token: a kubeconfig may log in as only kubectl can."""
+    call = kubectl.Kubectl(programs.kubectl(), kubeconfig, folder / "kubectl-cache")
+    name = f"usher-tests-{secrets.token_hex(4)}"
+    call.run("create", "namespace", name)
+    try:
+        call.run("create", "serviceaccount", "administrator", f"--namespace={name}")
+        account = f"--serviceaccount={name}:administrator"
+        call.run("create", "clusterrolebinding", name, "--clusterrole=cluster-admin", account)
+        token = call.run("create", "token", "administrator", f"--namespace={name}", "--duration=12h").strip()
+        yield Cluster(call, _endpoint(call), token, log)
+    finally:
+        call.run("delete", "clusterrolebinding", name, "--ignore-not-found")
+        call.run("delete", "namespace", name, "--wait=false")
+
+
+def _endpoint(call: kubectl.Kubectl) -> kubeconfigs.Endpoint:
+    view = json.loads(call.run("config", "view", "--raw", "--minify", "--flatten", "--output=json"))
+    told = view["clusters"][0]["cluster"]
+    authority = told.get("certificate-authority-data")
+    assert authority, f"{call.kubeconfig} must name the authority of the API server (certificate-authority)"
+    return kubeconfigs.Endpoint(told["server"], base64.b64decode(authority))

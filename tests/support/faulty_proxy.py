@@ -1,0 +1,319 @@
+"""A way to the API server that breaks on command: refusals, silence, cut and expired watches, outages.
+
+It speaks HTTPS with an authority of its own and passes tokens on (client certificates end here, as at any proxy).
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import yarl
+from aiohttp import web
+
+from support import api
+from support.local_cluster import authority, kubeconfigs
+
+HOST = "127.0.0.1"
+PER_HOP = frozenset({"connection", "host", "keep-alive", "transfer-encoding", "content-length", "upgrade"})
+"""Headers that are of one connection, and not passed on."""
+TOO_OLD = {
+    "apiVersion": "v1",
+    "kind": "Status",
+    "metadata": {},
+    "status": "Failure",
+    "message": "too old resource version",
+    "reason": "Expired",
+    "code": 410,
+}
+EXPIRED_EVENT = json.dumps({"type": "ERROR", "object": TOO_OLD}).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as the proxy sees it."""
+
+    number: int
+    method: str
+    path: str
+    query: str
+    agent: str
+
+    @property
+    def watches(self) -> bool:
+        return "watch=true" in self.query.lower() or "watch=1" in self.query
+
+    @property
+    def writes(self) -> bool:
+        return self.method not in {"GET", "HEAD", "OPTIONS"}
+
+
+Where = Callable[[Asked], bool]
+Action = Callable[["Fault", web.Request], Awaitable[web.StreamResponse | None]]
+
+
+def everything(_: Asked) -> bool:
+    return True
+
+
+def watches(asked: Asked) -> bool:
+    return asked.watches
+
+
+def writes(asked: Asked) -> bool:
+    return asked.writes
+
+
+def lists(asked: Asked) -> bool:
+    """Reads that are no watch; of single objects too."""
+    return not asked.watches and not asked.writes
+
+
+@dataclass(eq=False)
+class Fault:
+    """What happens to requests of some kind, until it is lifted or has happened so many times."""
+
+    where: Where
+    action: Action
+    left: int | None = None
+    """How many more requests it meets; None: all."""
+    met: int = 0
+    """How many requests it has met."""
+    lifted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def lift(self) -> None:
+        """Requests pass again, those that hang too."""
+        self.lifted.set()
+
+    def meets(self, asked: Asked) -> bool:
+        """Whether a request is met; counts it."""
+        if self.lifted.is_set() or self.left == 0 or not self.where(asked):
+            return False
+        self.met += 1
+        if self.left is not None:
+            self.left -= 1
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lift()
+
+
+@dataclass(eq=False)
+class Stream:
+    """A watch that is open; ``end`` is resolved with the bytes to end it with, or None to cut it off."""
+
+    asked: Asked
+    end: "asyncio.Future[bytes | None]"
+
+
+class Proxy:
+    """The proxy while it runs. A fault that was made first is asked first."""
+
+    def __init__(self, upstream: kubeconfigs.Endpoint, session: aiohttp.ClientSession) -> None:
+        self._upstream, self._session = upstream, session
+        self._numbers = itertools.count(1)
+        self._faults: list[Fault] = []
+        self._silences: list[Fault] = []
+        self._streams: set[Stream] = set()
+        self.asked: list[Asked] = []
+        """Every request, in the order of arrival."""
+        self.endpoint = upstream
+        """How programs reach the API server through it."""
+        self._site: web.TCPSite | None = None
+        self._runner = self._make_runner()
+        self._context: ssl.SSLContext | None = None
+        self._port = 0
+
+    # Faults that requests meet.
+
+    def refuse(
+        self, status: int, where: Where = everything, times: int | None = None, retry_after_seconds: int | None = None
+    ) -> Fault:
+        """Requests are answered with a status, like 429 or 500, and never reach the API server."""
+
+        async def answer(_: Fault, __: web.Request) -> web.Response:
+            headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
+            body = TOO_OLD | {"code": status, "reason": "", "message": "refused by the tests' proxy"}
+            return web.json_response(TOO_OLD if status == 410 else body, status=status, headers=headers)
+
+        return self._add(Fault(where, answer, times))
+
+    def hang(self, where: Where = everything, times: int | None = None) -> Fault:
+        """Requests get no answer until the fault is lifted; then they reach the API server."""
+
+        async def wait(fault: Fault, _: web.Request) -> None:
+            await fault.lifted.wait()
+
+        return self._add(Fault(where, wait, times))
+
+    def slow(self, seconds: float, where: Where = everything) -> Fault:
+        """Requests reach the API server so much later."""
+
+        async def wait(_: Fault, __: web.Request) -> None:
+            await asyncio.sleep(seconds)
+
+        return self._add(Fault(where, wait))
+
+    def expire(self, where: Where = watches, times: int | None = None) -> Fault:
+        """Watches begin, and say at once that their resource version is too old (410): a new list is due."""
+
+        async def answer(_: Fault, request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse(headers={"Content-Type": "application/json"})
+            await response.prepare(request)
+            await response.write(EXPIRED_EVENT)
+            return response
+
+        return self._add(Fault(where, answer, times))
+
+    def silence(self, where: Where = watches) -> Fault:
+        """Watches, open ones too, say nothing any more, as behind a load balancer that forgot them; nothing is lost."""
+
+        async def nothing(_: Fault, __: web.Request) -> None:
+            return None
+
+        fault = Fault(where, nothing)
+        self._silences.append(fault)
+        return fault
+
+    def lift(self) -> None:
+        """Every fault is lifted."""
+        for fault in [*self._faults, *self._silences]:
+            fault.lift()
+
+    # What happens to watches that are open, and to the proxy as a whole.
+
+    @property
+    def open_watches(self) -> list[Asked]:
+        return [stream.asked for stream in self._streams]
+
+    def cut(self, where: Where = watches) -> int:
+        """Open watches end in the middle, without a word. Gives how many."""
+        return self._end(where, None)
+
+    def expire_open(self, where: Where = watches) -> int:
+        """Open watches say that their resource version is too old, and end. Gives how many."""
+        return self._end(where, EXPIRED_EVENT)
+
+    async def disappear(self) -> None:
+        """Every connection ends, new ones are refused: the API server is away."""
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+        assert self._runner.server is not None
+        for connection in self._runner.server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def appear(self) -> None:
+        """Connections are taken again, at the same port."""
+        self._site = web.TCPSite(self._runner, HOST, self._port, ssl_context=self._context)
+        await self._site.start()
+        self._port = int(self._runner.addresses[0][1])
+
+    async def start(self, folder: Path) -> None:
+        """Opens the port, with certificates in a folder that is there."""
+        own = authority.Authority(folder, "proxy-ca")
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(*own.issue("proxy", authority.Subject("proxy"), ("localhost", HOST)))
+        await self._runner.setup()
+        await self.appear()
+        self.endpoint = kubeconfigs.Endpoint(f"https://{HOST}:{self._port}", own.certificate.read_bytes())
+
+    async def stop(self) -> None:
+        """Ends every connection and frees the port."""
+        self.lift()
+        await self.disappear()
+        await self._runner.cleanup()
+
+    def _make_runner(self) -> web.AppRunner:
+        application = web.Application(client_max_size=16 << 20)
+        application.router.add_route("*", "/{path:.*}", self._handle)
+        return web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+
+    def _add(self, fault: Fault) -> Fault:
+        self._faults.append(fault)
+        return fault
+
+    def _end(self, where: Where, last: bytes | None) -> int:
+        ending = [stream for stream in self._streams if where(stream.asked) and not stream.end.done()]
+        for stream in ending:
+            stream.end.set_result(last)
+        return len(ending)
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        url, agent = request.rel_url, request.headers.get("User-Agent", "")
+        asked = Asked(next(self._numbers), request.method, url.path, url.query_string, agent)
+        self.asked.append(asked)
+        for fault in list(self._faults):
+            if fault.meets(asked):
+                answer = await fault.action(fault, request)
+                if answer is not None:
+                    return answer
+        return await self._forward(asked, request)
+
+    async def _forward(self, asked: Asked, request: web.Request) -> web.StreamResponse:
+        url = yarl.URL(self._upstream.server + request.raw_path, encoded=True)
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in PER_HOP}
+        body = await request.read()
+        async with self._session.request(
+            request.method, url, headers=headers, data=body or None, allow_redirects=False
+        ) as answer:
+            passed = {name: value for name, value in answer.headers.items() if name.lower() not in PER_HOP}
+            if not (asked.watches and answer.status == 200):
+                return web.Response(status=answer.status, headers=passed, body=await answer.read())
+            response = web.StreamResponse(status=answer.status, headers=passed)
+            await response.prepare(request)
+            await self._stream(asked, request, answer, response)
+            return response
+
+    async def _stream(
+        self, asked: Asked, request: web.Request, answer: aiohttp.ClientResponse, response: web.StreamResponse
+    ) -> None:
+        stream = Stream(asked, asyncio.get_running_loop().create_future())
+        self._streams.add(stream)
+        pump = asyncio.create_task(self._pump(asked, answer, response), name=f"watch {asked.number}")
+        try:
+            either: set[asyncio.Future[Any]] = {pump, stream.end}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._streams.discard(stream)
+            pump.cancel()
+            await asyncio.wait({pump})
+        if not stream.end.done():
+            return
+        last = stream.end.result()
+        if last is not None:
+            await response.write(last)
+        elif request.transport is not None:
+            request.transport.abort()
+
+    async def _pump(self, asked: Asked, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
+        with contextlib.suppress(aiohttp.ClientError, ConnectionError):  # either side may go at any time
+            async for chunk in answer.content.iter_any():
+                for silence in self._silences:
+                    if silence.where(asked):
+                        await silence.lifted.wait()
+                await response.write(chunk)
+
+
+@contextlib.asynccontextmanager
+async def running(upstream: kubeconfigs.Endpoint, folder: Path) -> AsyncIterator[Proxy]:
+    """A proxy for the time of a ``with`` block."""
+    connector = aiohttp.TCPConnector(ssl=api.trusting(upstream), limit=0)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
+        proxy = Proxy(upstream, session)
+        await proxy.start(folder)
+        try:
+            yield proxy
+        finally:
+            await proxy.stop()

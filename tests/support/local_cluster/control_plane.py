@@ -1,0 +1,206 @@
+"""A Kubernetes control plane on loopback: started, waited for, ended by one kill of its process group.
+
+It ends with the process that started it, however that one ends (`detached`: only by `down`). It needs no root.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.local_cluster import authority, kubeconfigs, programs, servers
+
+LIMIT_SECONDS = 90.0
+"""For each step of the start; on a free machine the whole takes 4 s."""
+TRIES = 3
+"""Ports are chosen before they are bound: another program may be faster."""
+DEFAULT_ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
+LIFELINE = "CONTROL_PLANE_LIFELINE"
+"""With this variable a server ends when its standard input does."""
+
+
+class StartError(Exception):
+    """The cluster did not come up; the message ends with what the server said."""
+
+
+class PortTakenError(StartError):
+    """Another program took one of the ports."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A cluster that runs."""
+
+    layout: servers.Layout
+    endpoint: kubeconfigs.Endpoint
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.layout.kubeconfig
+
+
+@contextlib.contextmanager
+def running(state: Path) -> Iterator[Running]:
+    """A cluster for the time of a ``with`` block, with its files in a folder that must not exist yet."""
+    plane = ControlPlane(state, programs.control_plane())
+    try:
+        yield plane.start()
+    finally:
+        plane.stop()
+
+
+class ControlPlane:
+    """The four processes, in one process group."""
+
+    def __init__(self, state: Path, program: Path, *, detached: bool = False) -> None:
+        self.layout = servers.Layout(state.absolute())
+        self._program, self._detached = program, detached
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._lifeline: tuple[int, int] | None = None
+
+    def start(self) -> Running:
+        """Gives a cluster whose controllers are at work.
+
+        Raises:
+            StartError: A server ended, or was not ready in time.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                return self._start()
+            except PortTakenError:
+                self.stop()
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def stop(self) -> None:
+        """Ends every server at once. Does nothing where none runs."""
+        if self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._processes[0].pid, signal.SIGKILL)
+        for process in self._processes:
+            process.wait(10)
+        self._processes.clear()
+        for end in self._lifeline or ():
+            os.close(end)
+        self._lifeline = None
+        shutil.rmtree(self.layout.data, ignore_errors=True)
+
+    def _start(self) -> Running:
+        layout, ports = self.layout, servers.Ports(*_free_ports(5))
+        layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        layout.certificates.mkdir(exist_ok=True)
+        layout.logs.mkdir(exist_ok=True)
+        layout.write_audit_policy()
+        endpoint = self._issue(ports)
+        self._lifeline = None if self._detached else os.pipe()
+        self._run(servers.etcd(layout, ports))
+        self._run(servers.api_server(layout, ports))
+        self._note()
+        self._wait("the API server", lambda: self._answers(endpoint, "/readyz"))
+        self._run(servers.controllers(layout, ports))  # not earlier: without the API server's roles it gives up
+        self._run(servers.scheduler(layout, ports))
+        self._wait("the controller-manager", lambda: self._answers(endpoint, DEFAULT_ACCOUNT))
+        return Running(layout, endpoint)
+
+    def _issue(self, ports: servers.Ports) -> kubeconfigs.Endpoint:
+        layout = self.layout
+        own = authority.Authority(layout.certificates, "ca")
+        own.issue("api", authority.Subject("kube-apiserver"), servers.KNOWN_AS)
+        authority.write_key_pair(layout.certificates, "accounts")
+        endpoint = kubeconfigs.Endpoint(f"https://{servers.LOOPBACK}:{ports.api}", own.certificate.read_bytes())
+        for path, subject in (
+            (layout.kubeconfig, authority.Subject("admin", "system:masters")),
+            (layout.component("controllers"), authority.Subject("system:kube-controller-manager")),
+            (layout.component("scheduler"), authority.Subject("system:kube-scheduler")),
+        ):
+            pair = own.issue(path.stem, subject)
+            kubeconfigs.write(path, kubeconfigs.with_certificate(endpoint, *pair))
+        return endpoint
+
+    def _run(self, arguments: list[str]) -> None:
+        group = self._processes[0].pid if self._processes else 0
+        environment = dict(os.environ)
+        if self._lifeline is not None:
+            environment[LIFELINE] = "stdin"
+        with (self.layout.logs / f"{arguments[0]}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [self._program, *arguments],
+                stdin=subprocess.DEVNULL if self._lifeline is None else self._lifeline[0],
+                stdout=log,
+                stderr=log,
+                env=environment,
+                process_group=group,
+            )
+        self._processes.append(process)
+
+    def _note(self) -> None:
+        facts = {"group": self._processes[0].pid}
+        self.layout.facts.write_text(json.dumps(facts), "utf-8")
+
+    def _wait(self, what: str, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not ready():
+            for process in self._processes:
+                if process.poll() is not None:
+                    self._explain(str(process.args[1]))  # type: ignore[index]  # a list: see _run
+            if time.monotonic() > deadline:
+                raise StartError(f"{what} was not ready in {LIMIT_SECONDS:.0f} s: see {self.layout.logs}")
+            time.sleep(0.05)
+
+    def _explain(self, name: str) -> None:
+        said = (self.layout.logs / f"{name}.log").read_text("utf-8", "replace")
+        error = PortTakenError if "address already in use" in said else StartError
+        raise error(f"{name} ended; its last words:\n" + "\n".join(said.splitlines()[-10:]))
+
+    def _answers(self, endpoint: kubeconfigs.Endpoint, path: str) -> bool:
+        context = ssl.create_default_context(cadata=endpoint.authority.decode())
+        files = self.layout.certificates
+        context.load_cert_chain(files / "admin.crt", files / "admin.key")
+        try:
+            with urllib.request.urlopen(endpoint.server + path, context=context, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+def down(state: Path) -> bool:
+    """Ends a detached cluster and removes its files; tells whether there was one."""
+    layout = servers.Layout(state.absolute())
+    if not layout.facts.exists():
+        return False
+    group = int(json.loads(layout.facts.read_text("utf-8"))["group"])
+    if _is_ours(group, layout):
+        os.killpg(group, signal.SIGKILL)
+    shutil.rmtree(layout.state)
+    return True
+
+
+def runs(state: Path) -> bool:
+    """Whether the cluster of this folder runs."""
+    layout = servers.Layout(state.absolute())
+    return layout.facts.exists() and _is_ours(int(json.loads(layout.facts.read_text("utf-8"))["group"]), layout)
+
+
+def _is_ours(process: int, layout: servers.Layout) -> bool:
+    """Whether a process id still is that of the cluster's etcd: ids are used again."""
+    told = subprocess.run(
+        ["ps", "-ww", "-o", "args=", "-p", str(process)], capture_output=True, text=True, check=False, timeout=10
+    )
+    return f"--data-dir={layout.data}" in told.stdout
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.create_server((servers.LOOPBACK, 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in found]

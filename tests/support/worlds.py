@@ -1,0 +1,321 @@
+"""A world from YAML, as an API server would hold it, to plan from; and what applying plans makes of it."""
+
+import base64
+import json
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import msgspec
+import yaml
+
+from usher_gateway import documents, envelopes, model, resources
+from usher_gateway.resources import metadata
+from usher_operator import objects, plan, world
+from usher_operator.children import identity
+
+INSTALL_KEY = bytes(range(32))
+KEYS = model.derive_keys(INSTALL_KEY)
+NOW = 1_800_000_000 * model.MICROSECONDS
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class World(world.World):
+    """Everything in dicts, filled by hand; what is looked for is searched for."""
+
+    def __init__(self) -> None:
+        self._now = NOW
+        self._install = world.Install()
+        self._keys: model.Keys | None = KEYS
+        self._features = world.Features()
+        self._gateways: tuple[world.Gateway, ...] | None = None
+        self._halted: world.Halted | None = None
+        self.seen: dict[objects.Key, world.Seen[Any]] = {}
+        self.broken: dict[objects.Key, world.Unreadable] = {}
+        self.secrets: dict[str, resources.Secret] = {}
+        self.states: dict[str, world.SecretState] = {}
+        self.namespaces: dict[str, dict[str, str]] = {}
+        self.in_place: dict[objects.Key, dict[objects.Ref, dict[str, Any]]] = {}
+        self.behind: dict[objects.Key, int] = {}
+
+    now = property(lambda self: self._now)
+    install = property(lambda self: self._install)
+    keys = property(lambda self: self._keys)
+    features = property(lambda self: self._features)
+    gateways = property(lambda self: self._gateways)
+    halted = property(lambda self: self._halted)
+
+    def set(self, **values: Any) -> None:
+        for name, value in values.items():
+            assert hasattr(self, f"_{name}"), name
+            setattr(self, f"_{name}", value)
+
+    @property
+    def classes(self) -> Mapping[str, world.Seen[resources.ListenerClass]]:
+        return {key.name: one for key, one in self.seen.items() if key.kind == "ListenerClass"}
+
+    def _find(self, kind: objects.Kind, path: str) -> Any:
+        namespace, _, name = path.partition("/")
+        return self.seen.get(objects.Key(kind, namespace, name))
+
+    def tenant(self, path: str) -> world.Seen[resources.Tenant] | None:
+        return self._find("Tenant", path)  # type: ignore[no-any-return]
+
+    def listener(self, path: str) -> world.Seen[resources.Listener] | None:
+        return self._find("Listener", path)  # type: ignore[no-any-return]
+
+    def destination(self, path: str) -> world.Seen[resources.Destination] | None:
+        return self._find("Destination", path)  # type: ignore[no-any-return]
+
+    def unreadable(self, key: objects.Key) -> world.Unreadable | None:
+        return self.broken.get(key)
+
+    def _all(self, kind: str) -> list[world.Seen[Any]]:
+        return [one for key, one in self.seen.items() if key.kind == kind]
+
+    def listeners_in(self, namespace: str) -> Collection[world.Seen[resources.Listener]]:
+        return [one for one in self._all("Listener") if one.resource.metadata.namespace == namespace]
+
+    def destinations_in(self, namespace: str) -> Collection[world.Seen[resources.Destination]]:
+        return [one for one in self._all("Destination") if one.resource.metadata.namespace == namespace]
+
+    def listeners_of(self, tenant_path: str) -> Collection[world.Seen[resources.Listener]]:
+        namespace, _, name = tenant_path.partition("/")
+        return [one for one in self.listeners_in(namespace) if one.resource.spec.tenant_ref.name == name]
+
+    def claimants(self, hostname: str) -> Collection[world.Seen[resources.Listener]]:
+        return [
+            one
+            for one in self._all("Listener")
+            if any(address.hostname == hostname for address in one.resource.spec.addresses or ())
+        ]
+
+    def _documents(self) -> Iterable[documents.Listener]:
+        for key in self.in_place:
+            found = self.published(key)
+            if found is not None and isinstance(found.document, documents.Listener):
+                yield found.document
+
+    def listeners_at(self, hostname: str) -> Collection[documents.Listener]:
+        return [one for one in self._documents() if any(address.host == hostname for address in one.addresses)]
+
+    def incumbent(self, hostname: str) -> tuple[str, str] | None:
+        owners = sorted((one.namespace, one.tenant.name) for one in self.listeners_at(hostname))
+        return owners[0] if owners else None
+
+    def published(self, key: objects.Key) -> world.Published | None:
+        for manifest in self.in_place.get(key, {}).values():
+            if envelopes.CONFIG_LABEL in manifest["metadata"]["labels"]:
+                envelope = envelopes.decode_data(manifest["data"], KEYS.document)
+                assert envelope.document is not None
+                return world.Published(envelope.document, envelope.hash)
+        return None
+
+    def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        return self.namespaces.get(namespace, {})
+
+    def secret(self, path: str) -> resources.Secret | None:
+        found = self.secrets.get(path)
+        return found if found is not None and found.metadata.labels.get(metadata.WATCH_LABEL) == "true" else None
+
+    def secret_state(self, path: str) -> world.SecretState | None:
+        if path in self.states:
+            return self.states[path]
+        if path not in self.secrets:
+            return "NotFound"
+        return "Found" if self.secret(path) else "NotLabelled"
+
+    def children(self, key: objects.Key) -> Collection[world.SeenChild]:
+        return [
+            world.SeenChild(
+                ref,
+                1,
+                manifest["metadata"]["annotations"][envelopes.DESIRED_ANNOTATION],
+                manifest.get("status") or {},
+            )
+            for ref, manifest in self.in_place.get(key, {}).items()
+        ]
+
+    def behind_since(self, key: objects.Key) -> int | None:
+        return self.behind.get(key)
+
+    # How it comes to be.
+
+    def copy(self) -> "World":
+        """A world that changes apart."""
+        other = World()
+        other.__dict__.update(self.__dict__)
+        for name in ("seen", "broken", "secrets", "states", "namespaces", "behind"):
+            setattr(other, name, dict(getattr(self, name)))
+        other.in_place = {key: dict(children) for key, children in self.in_place.items()}
+        return other
+
+    def add(self, text: str) -> None:
+        """Put objects of a YAML text in, in its order; an object that is there already is replaced."""
+        for raw in yaml.load_all(text, _LOADER):
+            self.put(raw)
+
+    def put(self, raw: dict[str, Any]) -> None:
+        meta = dict(raw["metadata"])
+        if raw["kind"] == "Namespace":
+            self.namespaces[meta["name"]] = meta.get("labels", {})
+            return
+        namespace = meta.get("namespace", "" if raw["kind"] == "ListenerClass" else "default")
+        uid = meta.pop("uid", f"uid-of-{raw['kind'].lower()}-{meta['name']}")
+        created = meta.pop("creationTimestamp", "2026-01-01T00:00:00Z")
+        meta.setdefault("generation", 1)
+        status = dict(raw.get("status") or {})
+        told = tuple(
+            objects.Condition(
+                one["type"], one["status"], one["reason"], one.get("message", ""), one["observedGeneration"]
+            )
+            for one in status.pop("conditions", ())
+        )
+        if raw["kind"] == "Secret":
+            slim = {name: value for name, value in raw.items() if name != "status"}
+            self.secrets[f"{namespace}/{meta['name']}"] = msgspec.convert(slim, resources.Secret)
+            return
+        kind = resources.KINDS[raw["apiVersion"], raw["kind"]]
+        slim = {**{name: value for name, value in raw.items() if name != "status"}, "metadata": meta}
+        resource = msgspec.convert(slim, kind)
+        key = objects.Key(raw["kind"], namespace, meta["name"])
+        self.seen[key] = world.Seen(resource=resource, uid=uid, created=str(created), conditions=told, fields=status)
+
+    def edit(self, kind: objects.Kind, path: str, **spec: Any) -> None:
+        """Change fields of a spec: the generation goes up."""
+        namespace, _, name = path.rpartition("/")
+        key = objects.Key(kind, namespace, name)
+        seen = self.seen[key]
+        resource = seen.resource
+        meta = msgspec.structs.replace(resource.metadata, generation=resource.metadata.generation + 1)
+        merged = {**msgspec.to_builtins(resource.spec), **spec}
+        merged = {name: value for name, value in merged.items() if value is not None}
+        new = msgspec.convert(merged, type(resource.spec))
+        self.seen[key] = msgspec.structs.replace(
+            seen, resource=msgspec.structs.replace(resource, metadata=meta, spec=new)
+        )
+
+    def every_key(self) -> list[objects.Key]:
+        """Every key that may have a plan: destinations and listeners first, for hostnames need what they publish."""
+        hosts = {one.resource.spec.hostname for one in self.classes.values()}
+        hosts |= {address.host for one in self._documents() for address in one.addresses}
+        hosts |= {key.name for key in self.in_place if key.kind == "Hostname"}
+        own = [*self.seen, *self.broken, *(key for key in self.in_place if key.kind != "Hostname")]
+        return [*dict.fromkeys(own), *(objects.Key("Hostname", "", host) for host in sorted(hosts))]
+
+    def apply(self, wanted: objects.Plan) -> bool:
+        """Make a plan so, as the machine does (but removal is at once); whether anything changed."""
+        before = self.in_place.get(wanted.key, {}), self.seen.get(wanted.key)
+        if wanted.children is not None:
+            old = self.in_place.get(wanted.key, {})
+            self.in_place[wanted.key] = {
+                child.ref: child.manifest | ({"status": old[child.ref]["status"]} if _has_status(old, child) else {})
+                for child in wanted.children
+            }
+        seen = self.seen.get(wanted.key)
+        if wanted.status is not None and seen is not None:
+            self.seen[wanted.key] = msgspec.structs.replace(
+                seen, conditions=wanted.status.conditions, fields=wanted.status.fields
+            )
+        if wanted.is_behind:
+            self.behind.setdefault(wanted.key, self.now)
+        else:
+            self.behind.pop(wanted.key, None)
+        return before != (self.in_place.get(wanted.key, {}), self.seen.get(wanted.key))
+
+    def settle(self) -> int:
+        """Plan everything, and apply it, until nothing changes; how many rounds that took."""
+        for rounds in range(1, 10):
+            changed = [self.apply(plan.plan(self, key)) for key in self.every_key()]
+            if not any(changed):
+                return rounds
+        raise AssertionError("plans do not come to rest")
+
+    def gateways_run_it(self, *names: str, **about: Any) -> None:
+        """Gateways that run everything that is published."""
+        self.set(gateways=tuple(self.gateway(name, **about) for name in names or ("gateway-0",)))
+
+    def gateway(self, name: str, **about: Any) -> world.Gateway:
+        applied = {}
+        for key in self.in_place:
+            found = self.published(key)
+            if found is not None:
+                applied[key] = world.Applied(found.hash)
+        return world.Gateway(name=name, **{"applied": applied, **about})
+
+    def controllers_say(self, kind: str, status: dict[str, Any]) -> None:
+        """A status on every child of a kind."""
+        for children in self.in_place.values():
+            for ref, manifest in children.items():
+                if ref.kind == kind:
+                    children[ref] = {**manifest, "status": status}
+
+    def condition(self, kind: objects.Kind, path: str, type_: str) -> objects.Condition:
+        """A condition as a plan made now tells it."""
+        namespace, _, name = path.rpartition("/")
+        status = plan.plan(self, objects.Key(kind, namespace, name)).status
+        assert status is not None
+        found = status.condition(type_)
+        assert found is not None, f"{path} has no {type_}"
+        return found
+
+
+def _has_status(old: dict[objects.Ref, dict[str, Any]], child: objects.Child) -> bool:
+    return "status" in old.get(child.ref, {})
+
+
+def shown(wanted: objects.Plan) -> dict[str, Any]:
+    """A plan as people read it: what is in Secrets decoded, what a hash says left out."""
+    told: dict[str, Any] = {"key": f"{wanted.key.kind} {wanted.key.path}"}
+    if wanted.children is None:
+        told["children"] = "left as they are"
+    elif wanted.children:
+        told["children"] = [_readable(child) for child in wanted.children]
+    if wanted.status is not None:
+        told["status"] = {
+            "observedGeneration": wanted.status.observed_generation,
+            **wanted.status.fields,
+            "conditions": [_line(one) for one in wanted.status.conditions],
+        }
+    for name in ("is_behind", "again_at", "unknown_secrets"):
+        value = getattr(wanted, name)
+        if value:
+            told[name] = msgspec.to_builtins(value)
+    return told
+
+
+def _line(one: objects.Condition) -> str:
+    head = f"{one.type}={one.status} {one.reason} ({one.observed_generation})"
+    return f"{head}: {one.message}" if one.message else head
+
+
+def _readable(child: objects.Child) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(json.dumps(child.manifest))
+    assert identity.owner_of(manifest["metadata"]["annotations"]) is not None
+    assert manifest["metadata"]["annotations"].pop(envelopes.DESIRED_ANNOTATION) == child.desired
+    if "data" in manifest:
+        manifest["data"] = {name: _decoded(value) for name, value in manifest["data"].items()}
+    return manifest
+
+
+def _decoded(value: str) -> Any:
+    text = base64.b64decode(value).decode()
+    if not text.startswith("{"):
+        return text
+    envelope = json.loads(text)
+    kind = documents.Listener if envelope["kind"] == "Listener" else documents.Destination
+    return {**envelope, "document": _without_defaults(msgspec.convert(envelope["document"], kind))}
+
+
+def _without_defaults(value: Any) -> Any:
+    """A document as plain values, less what is as it is by default."""
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.structs.fields(value)
+        plain = {}
+        for field in fields:
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            if getattr(value, field.name) != default:
+                plain[field.name] = _without_defaults(getattr(value, field.name))
+        return plain
+    if isinstance(value, tuple):
+        return [_without_defaults(one) for one in value]
+    return msgspec.to_builtins(value)

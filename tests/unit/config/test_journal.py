@@ -1,0 +1,81 @@
+"""A cursor gets what changed, once, and everything where it cannot be continued."""
+
+import hypothesis
+from hypothesis import strategies
+
+from usher_gateway.config import journal
+
+Journal = journal.Journal[str, int]
+
+
+def test_without_a_cursor_everything_is_told() -> None:
+    found = Journal("x")
+    found.note("a", 1)
+    found.note("b", 2)
+    changes = found.since(None)
+    assert changes.complete
+    assert changes.present == {"a": 1, "b": 2}
+    assert changes.removed == []
+
+
+def test_a_cursor_gets_what_changed_after_it() -> None:
+    found = Journal("x")
+    found.note("a", 1)
+    found.note("b", 2)
+    cursor = found.since(None).cursor
+    found.note("a", 1)
+    assert found.since(cursor).cursor == cursor
+    found.note("b", 3)
+    found.note("c", 4)
+    found.note("a", None)
+    changes = found.since(cursor)
+    assert not changes.complete
+    assert (changes.present, changes.removed) == ({"b": 3, "c": 4}, ["a"])
+    again = found.since(changes.cursor)
+    assert (again.present, again.removed, again.complete) == ({}, [], False)
+
+
+def test_a_cursor_that_cannot_be_continued_gets_everything() -> None:
+    found = Journal("x")
+    found.note("a", 1)
+    for cursor in ("", "y.1", "x.", "x.2", "x.-1", "x.1a", "1", "x." + "9" * 30, "x.²"):
+        changes = found.since(cursor)
+        assert (changes.complete, changes.present) == (True, {"a": 1}), cursor
+
+
+def test_what_comes_back_is_removed_no_more() -> None:
+    found = Journal("x")
+    found.note("a", 1)
+    cursor = found.since(None).cursor
+    found.note("a", None)
+    found.note("a", 1)
+    changes = found.since(cursor)
+    assert (changes.present, changes.removed) == ({"a": 1}, [])
+
+
+def test_a_removal_that_is_forgotten_costs_old_cursors_their_continuation() -> None:
+    found = Journal("x")
+    found.note("first", 1)
+    cursor = found.since(None).cursor
+    found.note("first", None)
+    later = found.since(None).cursor
+    for number in range(10_000):
+        found.note(str(number), None)
+    assert found.since(cursor).complete
+    assert not found.since(later).complete
+
+
+@hypothesis.given(
+    strategies.lists(strategies.tuples(strategies.sampled_from("abcd"), strategies.sampled_from([None, 1, 2])))
+)
+@hypothesis.settings(max_examples=100)
+def test_whoever_follows_knows_what_is(steps: list[tuple[str, int | None]]) -> None:
+    found, known, cursor = Journal("x"), dict[str, int](), None
+    for index, (key, value) in enumerate(steps):
+        found.note(key, value)
+        if index % 3 == 0:
+            changes = found.since(cursor)
+            known = changes.present if changes.complete else known | changes.present
+            known = {name: one for name, one in known.items() if name not in changes.removed}
+            cursor = changes.cursor
+            assert known == found.present

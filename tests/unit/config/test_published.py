@@ -1,0 +1,249 @@
+"""What comes into force, what stays, and what goes."""
+
+import msgspec
+import pytest
+
+from unit.config import envelope_samples as samples
+from usher_gateway import documents, envelopes, model
+from usher_gateway.config import published
+
+WIFI: envelopes.Identity = ("Listener", "acme/wifi")
+CRM: envelopes.Identity = ("Destination", "acme/crm")
+
+
+def accept_all(document: envelopes.Document) -> None:
+    del document
+
+
+def made(check: published.Check = accept_all) -> published.Published:
+    return published.Published(samples.KEYS.document, check)
+
+
+def is_changed(state: published.Published) -> bool:
+    return state.is_changed
+
+
+def garbage(of: envelopes.Document, version: str = "2") -> published.Secret:
+    return msgspec.structs.replace(samples.secret(of, version), data={"config.json": "e30="})
+
+
+def test_documents_come_into_force() -> None:
+    state = made()
+    assert state.put(samples.secret(samples.listener())) is None
+    assert state.put(samples.secret(samples.destination())) is None
+    snapshot = state.snapshot()
+    assert snapshot.listeners == {"acme/wifi": samples.listener()}
+    assert snapshot.destinations == {"acme/crm": samples.destination()}
+    assert state.take_touched() == {
+        WIFI: published.State(documents.content_hash(samples.listener(), samples.KEYS.document)),
+        CRM: published.State(documents.content_hash(samples.destination(), samples.KEYS.document)),
+    }
+    assert state.take_touched() == {}
+
+
+def test_what_did_not_change_stays_the_same_object() -> None:
+    state = made()
+    state.put(samples.secret(samples.listener()))
+    state.put(samples.secret(samples.destination()))
+    before = state.snapshot()
+    state.put(samples.secret(samples.listener(), version="2"))
+    assert not is_changed(state)
+    state.put(samples.secret(samples.destination(concurrency=3), version="3"))
+    assert is_changed(state)
+    after = state.snapshot()
+    assert after.listeners["acme/wifi"] is before.listeners["acme/wifi"]
+    assert after.destinations["acme/crm"].concurrency == 3
+    assert before.destinations["acme/crm"].concurrency == 8
+
+
+def test_a_bad_document_leaves_the_last_good_one_in_force() -> None:
+    state = made()
+    state.put(samples.secret(samples.listener()))
+    state.snapshot()
+    rejected = state.put(garbage(samples.listener()))
+    assert rejected is not None
+    assert (rejected.identity, rejected.code) == (WIFI, "DocumentUnreadable")
+    assert not is_changed(state)
+    assert state.snapshot().listeners == {"acme/wifi": samples.listener()}
+    shown = state.take_touched()[WIFI]
+    assert shown is not None
+    assert shown.hash == documents.content_hash(samples.listener(), samples.KEYS.document)
+    assert shown.rejected is not None
+
+
+def test_a_mended_document_is_rejected_no_more() -> None:
+    state = made()
+    state.put(garbage(samples.listener()))
+    assert len(state.rejected) == 1
+    state.put(samples.secret(samples.listener(), version="3"))
+    assert len(state.rejected) == 0
+    shown = state.take_touched()[WIFI]
+    assert shown is not None
+    assert shown.rejected is None
+
+
+def test_whose_a_document_is_that_never_was_good_is_told_by_its_owner() -> None:
+    state = made()
+    state.put(garbage(samples.listener()))
+    shown = state.take_touched()
+    assert shown[WIFI] is not None
+    assert shown[WIFI].hash is None  # type: ignore[union-attr]
+
+
+def test_an_owner_that_does_not_fit_the_name_is_not_believed() -> None:
+    rejected = made().put(msgspec.structs.replace(garbage(samples.listener()), owner="acme/other"))
+    assert rejected is not None
+    assert rejected.identity is None
+
+
+def test_another_install_key_changes_nothing() -> None:
+    state = made()
+    state.put(samples.secret(samples.listener()))
+    rejected = state.put(samples.tombstone(samples.listener(), "2", samples.OTHER_KEYS))
+    assert rejected is not None
+    assert rejected.code == "DocumentHash"
+    assert list(state.snapshot().listeners) == ["acme/wifi"]
+
+
+def test_a_copy_under_another_name_is_rejected() -> None:
+    state = made()
+    copied = msgspec.structs.replace(samples.secret(samples.listener()), name="listener-copy")
+    rejected = state.put(copied)
+    assert rejected is not None
+    assert "name" in rejected.message
+    assert state.snapshot().listeners == {}
+
+
+@pytest.mark.parametrize("error", [model.ConfigurationError("bad"), ValueError("s3cret"), KeyError("s3cret")])
+def test_what_cannot_be_run_is_rejected_without_its_words(error: Exception) -> None:
+    def refuse(document: envelopes.Document) -> None:
+        if isinstance(document, documents.Listener) and document.max_body_bytes == 1:
+            raise error
+
+    state = made(refuse)
+    state.put(samples.secret(samples.listener()))
+    rejected = state.put(samples.secret(samples.listener(max_body_bytes=1), version="2"))
+    assert rejected is not None
+    assert "s3cret" not in rejected.message + rejected.hint
+    assert state.snapshot().listeners == {"acme/wifi": samples.listener()}
+
+
+def test_a_tombstone_removes() -> None:
+    state = made()
+    state.put(samples.secret(samples.listener()))
+    state.put(samples.secret(samples.destination()))
+    state.take_touched()
+    assert state.put(samples.tombstone(samples.listener())) is None
+    assert state.snapshot().listeners == {}
+    assert list(state.snapshot().destinations) == ["acme/crm"]
+    assert state.take_touched() == {WIFI: None}
+    assert state.take_away(samples.tombstone(samples.listener()).name, 5) is None
+    assert state.vanished == {}
+
+
+def test_what_vanishes_is_served_on_and_told() -> None:
+    state = made()
+    state.put(samples.secret(samples.listener()))
+    state.snapshot()
+    assert state.take_away(samples.secret(samples.listener()).name, 7) == WIFI
+    assert state.vanished == {WIFI: 7}
+    assert not is_changed(state)
+    assert list(state.snapshot().listeners) == ["acme/wifi"]
+    shown = state.take_touched()[WIFI]
+    assert shown is not None
+    assert shown.vanished
+
+
+def test_what_vanished_may_come_back_changed_or_as_it_was() -> None:
+    for again in (samples.secret(samples.listener()), samples.secret(samples.listener(max_body_bytes=9), "2")):
+        state = made()
+        state.put(samples.secret(samples.listener()))
+        state.take_away(again.name, 7)
+        assert not state.is_known(again)
+        state.put(again)
+        assert state.vanished == {}
+
+
+def test_what_vanished_is_removed_by_a_tombstone() -> None:
+    state = made()
+    state.put(samples.secret(samples.listener()))
+    state.take_away(samples.secret(samples.listener()).name, 7)
+    state.put(samples.tombstone(samples.listener()))
+    assert state.vanished == {}
+    assert state.snapshot().listeners == {}
+
+
+def test_a_list_without_a_secret_removes_nothing() -> None:
+    state = made()
+    kept, gone = samples.secret(samples.listener("kept")), samples.secret(samples.listener("gone"))
+    state.put(kept)
+    state.put(gone)
+    assert state.retain({kept.name}, 7) == [("Listener", "acme/gone")]
+    assert state.retain({kept.name}, 8) == []
+    assert sorted(state.snapshot().listeners) == ["acme/gone", "acme/kept"]
+    assert state.vanished == {("Listener", "acme/gone"): 7}
+
+
+def test_what_vanished_gives_way_at_an_address_that_was_given_to_somebody_else() -> None:
+    state = made()
+    shared, own = documents.Address("hooks.example.com", "/shared"), documents.Address("hooks.example.com", "/own")
+    old = samples.listener("a-old", addresses=(shared, own))
+    state.put(samples.secret(old))
+    state.take_away(samples.secret(old).name, 7)
+    state.put(samples.secret(samples.listener("new", addresses=(shared,))))
+    snapshot = state.snapshot()
+    assert snapshot.listeners["acme/a-old"].addresses == (own,)
+    assert snapshot.listeners["acme/new"].addresses == (shared,)
+    state.put(samples.tombstone(samples.listener("new")))
+    assert state.snapshot().listeners == {"acme/a-old": old}
+
+
+def test_a_version_that_was_read_is_known() -> None:
+    state = made()
+    secret = samples.secret(samples.listener())
+    assert not state.is_known(secret)
+    state.put(secret)
+    assert state.is_known(secret)
+    assert not state.is_known(msgspec.structs.replace(secret, version="2"))
+
+
+def test_a_rejected_secret_that_goes_is_told_of_no_more() -> None:
+    state = made()
+    secret = garbage(samples.listener())
+    state.put(secret)
+    state.take_away(secret.name, 7)
+    assert len(state.rejected) == 0
+    assert state.take_touched() == {WIFI: None}
+
+
+def test_what_was_kept_is_in_force_until_a_list_says_more() -> None:
+    state = made()
+    kept = [envelopes.wrap(samples.listener(name), "uid", samples.KEYS.document) for name in ("a", "b", "c")]
+    assert state.restore(kept) == []
+    assert sorted(state.snapshot().listeners) == ["acme/a", "acme/b", "acme/c"]
+    state.put(samples.secret(samples.listener("a")))
+    state.put(samples.tombstone(samples.listener("b")))
+    names = {samples.secret(samples.listener(name)).name for name in ("a", "b")}
+    assert state.retain(names, 7) == [("Listener", "acme/c")]
+    assert sorted(state.snapshot().listeners) == ["acme/a", "acme/c"]
+
+
+def test_what_was_kept_and_cannot_be_run_any_more_is_left_out() -> None:
+    def refuse(document: envelopes.Document) -> None:
+        if document.name == "b":
+            raise ValueError
+
+    state = made(refuse)
+    kept = [envelopes.wrap(samples.listener(name), "uid", samples.KEYS.document) for name in ("a", "b")]
+    assert state.restore(kept) == [("Listener", "acme/b")]
+    assert list(state.snapshot().listeners) == ["acme/a"]
+
+
+def test_a_gateways_own_proxies_are_trusted_beside_those_of_documents() -> None:
+    state = published.Published(samples.KEYS.document, accept_all, ("10.0.0.0/8", "fd00::/8"))
+    state.put(samples.secret(samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))))
+    found = state.snapshot().listeners["acme/wifi"]
+    assert found.trusted_proxies == ("192.0.2.0/24", "10.0.0.0/8", "fd00::/8")
+    assert found.client_address_from == "XForwardedFor"
+    [kept] = state.in_force
+    assert kept.document == samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))

@@ -1,0 +1,343 @@
+"""The table of test_reasons.py: which condition and reason follows from what."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from support import worlds
+from unit.plan import samples
+from usher_gateway import model
+from usher_operator import objects, world
+
+World = worlds.World
+BASIC = {"type": "Basic", "basic": {"secretRef": {"name": "purple"}}}
+_HEADER = {"type": "Header", "header": {"name": "X-Key", "secretRef": {"name": "purple", "key": "none"}}}
+
+
+class Case(msgspec.Struct, frozen=True):
+    type: str
+    status: objects.Truth
+    reason: str
+    happens: Callable[[World], object]
+    kind: objects.Kind = "Listener"
+    path: str = samples.LISTENER
+
+
+def nothing(_: World) -> None:
+    """All is in order."""
+
+
+def edit(**spec: Any) -> Callable[[World], None]:
+    return lambda built: built.edit("Listener", samples.LISTENER, **spec)
+
+
+def edit_class(**spec: Any) -> Callable[[World], None]:
+    return lambda built: built.edit("ListenerClass", "public", **spec)
+
+
+def address(hostname: str, path: str | None = None) -> dict[str, Any]:
+    found = {"name": "a", "hostname": hostname}
+    return {"addresses": [found | ({"path": path} if path else {})], "authentication": {"type": "None"}}
+
+
+def class_is_gone(built: World) -> None:
+    del built.seen[objects.Key("ListenerClass", "", "public")]
+
+
+def gone(kind: objects.Kind, name: str) -> Callable[[World], None]:
+    def happens(built: World) -> None:
+        del built.seen[objects.Key(kind, "default", name)]
+
+    return happens
+
+
+def claimed_by_an_older_one(*, same_tenant: bool) -> Callable[[World], None]:
+    def happens(built: World) -> None:
+        built.add(samples.tenant("rival"))
+        tenant = "acme" if same_tenant else "rival"
+        spec = "addresses: [{name: a, hostname: www.example.org, path: /x}]\n  authentication: {type: None}"
+        built.add(samples.listener("first", spec, tenant=tenant, created="01"))
+        built.settle()
+        built.edit("Listener", samples.LISTENER, **address("www.example.org", "/x"))
+
+    return happens
+
+
+def limited(built: World) -> None:
+    built.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
+    built.add(samples.listener("second"))
+
+
+def too_large(built: World) -> None:
+    data = {"big": "eHh4" * 40_000}
+    built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "big", "labels": _WATCH}, "data": data})
+    headers = [
+        {"name": f"X-{number}", "valueFrom": {"secretKeyRef": {"name": "big", "key": "big"}}} for number in range(10)
+    ]
+    built.edit("Destination", samples.DESTINATION, http={"url": "https://crm.example/", "headers": headers})
+
+
+_WATCH = {"usher.dev/watch": "true"}
+
+
+def unreadable(built: World) -> None:
+    key = objects.Key("Listener", "default", "lobby")
+    seen = built.seen.pop(key)
+    built.broken[key] = world.Unreadable(
+        uid=seen.uid,
+        generation=7,
+        message="`spec.new` is not known",
+        conditions=seen.conditions,
+        fields=seen.fields,
+    )
+
+
+def key_changed(built: World) -> None:
+    built.set(keys=model.derive_keys(bytes(32)))
+
+
+def secret_unlabelled(built: World) -> None:
+    built.edit("Listener", samples.LISTENER, authentication=BASIC)
+    built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple"}, "data": {}})
+
+
+def secret_gone(built: World) -> None:
+    built.edit("Listener", samples.LISTENER, authentication=BASIC)
+    del built.secrets["default/purple"]
+
+
+def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Callable[[World], None]:
+    """Another exposure, and what controllers say of its children."""
+
+    def happens(built: World) -> None:
+        built.edit("ListenerClass", "public", exposure=exposure, tls=tls)
+        built.settle()
+        for kind, status in says.items():
+            built.controllers_say(kind, status)
+
+    return happens
+
+
+def without(
+    tls: dict[str, Any], exposure: dict[str, Any] = samples.INGRESS, **features: Any
+) -> Callable[[World], None]:
+    def happens(built: World) -> None:
+        built.set(features=msgspec.structs.replace(samples.FEATURES, **features))
+        exposed(exposure, tls)(built)
+
+    return happens
+
+
+def parent(*conditions: tuple[str, str, str]) -> dict[str, Any]:
+    told = [{"type": type_, "status": status, "reason": reason} for type_, status, reason in conditions]
+    return {"parents": [{"parentRef": {"namespace": "infra", "name": "edge"}, "conditions": told}]}
+
+
+TENANT = "default/acme"
+ADDRESS = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
+EXTERNAL = {"mode": "External"}
+PROVIDED = {"mode": "Provided", "secretName": "wildcard"}
+ISSUED = {"conditions": [{"type": "Ready", "status": "True"}]}
+ISSUING = {"conditions": [{"type": "Ready", "status": "False"}, {"type": "Issuing", "status": "True"}]}
+FAILED = {
+    "conditions": [{"type": "Ready", "status": "False"}, {"type": "Issuing", "status": "False", "reason": "Failed"}]
+}
+
+
+def provided(state: world.SecretState) -> Callable[[World], None]:
+    def happens(built: World) -> None:
+        built.states["usher-system/wildcard"] = state
+        exposed(samples.INGRESS, PROVIDED)(built)
+
+    return happens
+
+
+def late(*names: str, **about: Any) -> Callable[[World], None]:
+    """An edit that no gateway, or only ``names``, has taken for over half a minute."""
+
+    def happens(built: World) -> None:
+        built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
+        old = built.gateway("gateway-old", **about)
+        built.settle()
+        built.set(gateways=(old, *(built.gateway(name) for name in names)))
+        built.settle()
+        built.set(now=worlds.NOW + 31 * model.MICROSECONDS)
+
+    return happens
+
+
+def rejected(built: World) -> None:
+    key = objects.Key("Listener", "default", "lobby")
+    late(applied={key: world.Applied("old", "its schema version is too new")})(built)
+
+
+def no_gateway(built: World) -> None:
+    built.set(gateways=())
+    built.settle()
+    built.set(now=worlds.NOW + 31 * model.MICROSECONDS)
+
+
+def reports(**about: Any) -> Callable[[World], None]:
+    report = world.ListenerReport(**about)
+    return lambda built: built.gateways_run_it(listeners={samples.LISTENER: report})
+
+
+def destination_reports(**about: Any) -> Callable[[World], None]:
+    report = world.DestinationReport(**about)
+    return lambda built: built.gateways_run_it(destinations={samples.DESTINATION: report})
+
+
+def and_run(happens: Callable[[World], object]) -> Callable[[World], None]:
+    """Something happens, and the gateways have taken it."""
+
+    def both(built: World) -> None:
+        happens(built)
+        built.settle()
+        built.gateways_run_it()
+
+    return both
+
+
+def edit_tenant(**spec: Any) -> Callable[[World], None]:
+    return lambda built: built.edit("Tenant", TENANT, **spec)
+
+
+def edit_destination(**spec: Any) -> Callable[[World], None]:
+    return lambda built: built.edit("Destination", samples.DESTINATION, **spec)
+
+
+def halted(built: World) -> None:
+    built.set(halted=world.Halted("abc", ("a/b",)))
+
+
+def only_these_namespaces(built: World) -> None:
+    selector = {"matchLabels": {"a": "b"}}
+    built.edit("ListenerClass", "public", namespaces={"from": "Selector", "selector": selector})
+
+
+def routed(**what: Any) -> list[dict[str, Any]]:
+    return [{"name": "crm", "destinationRef": {"name": "crm"}, **what}]
+
+
+def with_ingress(**says: Any) -> Callable[[World], None]:
+    return exposed(samples.INGRESS, EXTERNAL, **says)
+
+
+def with_certificate(*said: dict[str, Any]) -> Callable[[World], None]:
+    says = {"Certificate": said[0]} if said else {}
+    return exposed(samples.INGRESS, samples.PER_HOSTNAME, **says)
+
+
+def with_route(*conditions: tuple[str, str, str]) -> Callable[[World], None]:
+    says = {"HTTPRoute": parent(*conditions)} if conditions else {}
+    return exposed(samples.HTTP_ROUTE, EXTERNAL, **says)
+
+
+def listener_fails(built: World) -> None:
+    built.edit("Listener", samples.LISTENER, **address("www.elsewhere.example"))
+    built.settle()
+
+
+_LISTENER = [
+    ("Accepted", "True", "Accepted", nothing),
+    ("Accepted", "False", "ClassNotFound", class_is_gone),
+    ("Accepted", "False", "ClassNotPermitted", only_these_namespaces),
+    ("Accepted", "False", "HostnameConflict", claimed_by_an_older_one(same_tenant=False)),
+    ("Accepted", "False", "PathConflict", claimed_by_an_older_one(same_tenant=True)),
+    ("Accepted", "False", "HostnameReserved", edit(**address("hooks.example.com"))),
+    ("Accepted", "False", "HostnameNotAllowed", edit(**address("www.elsewhere.example"))),
+    ("Accepted", "False", "UnsupportedValue", edit(fields={"occurredAtZone": "Mars/Olympus"})),
+    ("Accepted", "False", "UnsupportedValue", unreadable),
+    ("Accepted", "False", "ExpressionInvalid", edit(routes=routed(when="visit.("))),
+    ("Accepted", "False", "InstallKeyChanged", key_changed),
+    ("Accepted", "Unknown", "Pending", lambda built: built.set(keys=None)),
+    ("ResolvedRefs", "True", "ResolvedRefs", nothing),
+    ("ResolvedRefs", "False", "TenantNotFound", gone("Tenant", "acme")),
+    ("ResolvedRefs", "False", "DestinationNotFound", gone("Destination", "crm")),
+    ("ResolvedRefs", "False", "SecretNotFound", secret_gone),
+    ("ResolvedRefs", "False", "SecretKeyNotFound", edit(authentication=_HEADER)),
+    ("ResolvedRefs", "False", "SecretNotLabelled", secret_unlabelled),
+    ("CertificateReady", "True", "External", nothing),
+    ("CertificateReady", "True", "Provided", provided("NotLabelled")),
+    ("CertificateReady", "False", "SecretNotFound", provided("NotFound")),
+    ("CertificateReady", "True", "Issued", with_certificate(ISSUED)),
+    ("CertificateReady", "False", "Pending", with_certificate(ISSUING)),
+    ("CertificateReady", "False", "Failed", with_certificate(FAILED)),
+    ("CertificateReady", "Unknown", "Pending", with_certificate()),
+    ("CertificateReady", "False", "CertManagerMissing", without(samples.PER_HOSTNAME, cert_manager=False)),
+    ("CertificateReady", "False", "IssuerNotFound", without(samples.PER_HOSTNAME, issuers=frozenset())),
+    ("CertificateReady", "False", "IssuerNotFound", exposed(samples.INGRESS, {"mode": "Class"})),
+    ("Exposed", "True", "NotExposed", nothing),
+    ("Exposed", "Unknown", "Pending", edit_class(exposure=samples.INGRESS)),
+    ("Exposed", "False", "AddressNotAssigned", with_ingress()),
+    ("Exposed", "True", "Exposed", with_ingress(Ingress=ADDRESS)),
+    ("Exposed", "False", "IngressClassNotFound", without(EXTERNAL, ingress_classes={})),
+    ("Exposed", "False", "IngressClassNotFound", without(EXTERNAL, {"type": "Ingress", "ingress": {}})),
+    ("Exposed", "False", "GatewayAPIMissing", without(EXTERNAL, samples.HTTP_ROUTE, gateway_api=False)),
+    ("Exposed", "Unknown", "Pending", with_route()),
+    ("Exposed", "True", "Exposed", with_route(("Accepted", "True", "Accepted"))),
+    ("Exposed", "False", "NotAllowedByListeners", with_route(("Accepted", "False", "NotAllowedByListeners"))),
+    ("Exposed", "False", "NoMatchingParent", with_route(("Accepted", "False", "NoMatchingListenerHostname"))),
+    (
+        "Exposed",
+        "False",
+        "NoMatchingParent",
+        with_route(("Accepted", "True", "Accepted"), ("ResolvedRefs", "False", "BackendNotFound")),
+    ),
+    ("Programmed", "True", "Programmed", nothing),
+    ("Programmed", "Unknown", "Pending", edit(silence={"afterSeconds": 60})),
+    ("Programmed", "False", "GatewayRejected", rejected),
+    ("Programmed", "False", "GatewayUnavailable", late()),
+    ("Programmed", "False", "GatewayUnavailable", no_gateway),
+    ("Programmed", "False", "PartiallyProgrammed", late("gateway-new")),
+    ("Ready", "True", "Ready", nothing),
+    ("Ready", "True", "Suspended", and_run(edit(state="Suspended"))),
+    ("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended"))),
+    ("Ready", "False", "HostnameNotAllowed", edit(**address("www.elsewhere.example"))),
+    ("Verified", "False", "NoVisitYet", nothing),
+    ("Verified", "True", "Verified", reports(verified=True)),
+    ("Receiving", "False", "NoVisitYet", nothing),
+    ("Receiving", "True", "Receiving", reports(receiving="Receiving")),
+    ("Receiving", "False", "Silent", reports(receiving="Silent")),
+    ("Receiving", "False", "Refusing", reports(refusing=True)),
+    ("Quarantining", "True", "Quarantining", reports(quarantined_share=0.051)),
+    ("RoutesDegraded", "True", "ExpressionTooSlow", reports(slow_routes=("crm",))),
+    ("RoutesDegraded", "True", "CompanyMismatch", reports(company_mismatch=True)),
+]
+
+CASES = [
+    *(Case(type_, status, reason, happens) for type_, status, reason, happens in _LISTENER),  # type: ignore[arg-type]
+    Case("Accepted", "False", "LimitExceeded", limited, path="default/second"),
+    Case("Accepted", "False", "ConfigTooLarge", too_large, "Destination", samples.DESTINATION),
+    Case("Accepted", "False", "UnsupportedValue", edit_tenant(timeZone="Mars/Olympus"), "Tenant", TENANT),
+    Case("Accepted", "False", "InstallKeyChanged", key_changed, "ListenerClass", "public"),
+    Case("Accepted", "False", "InstallKeyChanged", key_changed, "Tenant", TENANT),
+    Case("Accepted", "False", "InstallKeyChanged", key_changed, "Destination", samples.DESTINATION),
+    Case("Accepted", "False", "RemovalsHalted", halted, "ListenerClass", "public"),
+    Case("Ready", "False", "RemovalsHalted", halted, "ListenerClass", "public"),
+    Case("Ready", "True", "Ready", nothing, "ListenerClass", "public"),
+    Case("Ready", "True", "Ready", nothing, "Tenant", TENANT),
+    Case("Ready", "True", "Suspended", edit_tenant(state="Suspended"), "Tenant", TENANT),
+    Case("Ready", "False", "ListenersNotReady", listener_fails, "Tenant", TENANT),
+    Case("Ready", "Unknown", "Pending", lambda built: built.add(samples.listener("new")), "Tenant", TENANT),
+    Case("Ready", "True", "Suspended", and_run(edit_destination(state="Paused")), "Destination", samples.DESTINATION),
+    Case(
+        "ResolvedRefs",
+        "False",
+        "TenantNotFound",
+        edit_destination(tenantRef={"name": "nobody"}),
+        "Destination",
+        samples.DESTINATION,
+    ),
+    Case("Healthy", "True", "Healthy", destination_reports(), "Destination", samples.DESTINATION),
+    Case("Healthy", "False", "CircuitOpen", destination_reports(circuit_open=True), "Destination", samples.DESTINATION),
+    Case(
+        "Healthy",
+        "False",
+        "Gone",
+        destination_reports(gone=True, circuit_open=True),
+        "Destination",
+        samples.DESTINATION,
+    ),
+]

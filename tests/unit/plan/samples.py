@@ -1,0 +1,89 @@
+"""A small agency, all in order: what one test makes wrong of it stands in that test."""
+
+import functools
+
+from support import worlds
+from usher_operator import world
+
+OBJECTS = """
+apiVersion: usher.dev/v1alpha1
+kind: ListenerClass
+metadata: {name: public}
+spec:
+  controllerName: usher.dev/usher
+  hostname: hooks.example.com
+  allowedHostnames: [{hostname: "*.example.org"}]
+  exposure: {type: None}
+  tls: {mode: External}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: purple, labels: {usher.dev/watch: "true"}}
+data: {username: cHVycGxl, password: cHc=, token: dG9r}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Tenant
+metadata: {name: acme}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: crm}
+spec: {type: HTTP, http: {url: https://crm.example/}}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {name: lobby}
+spec:
+  tenantRef: {name: acme}
+  routes: [{name: crm, destinationRef: {name: crm}}]
+"""
+FEATURES = world.Features(
+    gateway_api=True,
+    cert_manager=True,
+    ingress_classes={"nginx": "k8s.io/ingress-nginx"},
+    issuers=frozenset({("ClusterIssuer", "letsencrypt")}),
+)
+LISTENER = "default/lobby"
+DESTINATION = "default/crm"
+INGRESS = {"type": "Ingress", "ingress": {"className": "nginx"}}
+HTTP_ROUTE = {"type": "HTTPRoute", "httpRoute": {"parentRef": {"namespace": "infra", "name": "edge"}}}
+PER_HOSTNAME = {"mode": "PerHostname", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
+
+
+def agency() -> worlds.World:
+    """Everything applied, and run by one gateway."""
+    return _agency().copy()
+
+
+@functools.cache
+def _agency() -> worlds.World:
+    built = worlds.World()
+    built.add(OBJECTS)
+    built.set(features=FEATURES)
+    built.settle()
+    built.gateways_run_it()
+    built.settle()
+    return built
+
+
+def listener(
+    name: str, spec: str = "", *, namespace: str = "default", tenant: str = "acme", created: str = "02"
+) -> str:
+    """One more listener."""
+    return f"""
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: "2026-01-{created}T00:00:00Z"}}
+spec:
+  tenantRef: {{name: {tenant}}}
+  {spec}
+"""
+
+
+def tenant(name: str, namespace: str = "default") -> str:
+    """One more tenant."""
+    return f"""
+apiVersion: usher.dev/v1alpha1
+kind: Tenant
+metadata: {{name: {name}, namespace: {namespace}}}
+"""

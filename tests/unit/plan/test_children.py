@@ -1,0 +1,157 @@
+"""Names, paths and shortened URLs of children."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support import worlds
+from unit.plan import samples
+from usher_gateway import documents
+from usher_operator import objects, plan, world
+from usher_operator.children import identity, ingress, routing, url_secret
+
+HOSTS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?){0,4}", fullmatch=True)
+PATHS = st.integers(0, 2_000).map(lambda number: f"/v1/{number}") | st.sampled_from(["/a//b", "/a%2Fb", "/x.php"])
+KEYS = st.sampled_from(
+    [
+        objects.Key("Listener", "agency", "lobby"),
+        objects.Key("Destination", "agency", "crm"),
+        objects.Key("Hostname", "", "hooks.example.com"),
+    ]
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(HOSTS)
+def test_a_hostname_gives_a_name_that_any_object_may_have(hostname: str) -> None:
+    name = f"{routing.object_name(hostname)}-1024-tls"
+    assert len(name) <= 63
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
+
+
+def test_hostnames_that_read_alike_have_different_names() -> None:
+    assert routing.object_name("a.b.example") != routing.object_name("a-b.example")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(PATHS, max_size=200))
+def test_every_path_that_can_be_routed_is_in_exactly_one_object(paths: set[str]) -> None:
+    parts = routing.by_path("h.example", paths)
+    found = [path for part in parts for path in part.paths or ()]
+    assert sorted(found) == sorted(path for path in paths if routing.is_path_routable(path))
+    assert all(len(part.paths or ()) <= routing.MOST_PATHS for part in parts)
+    assert len({part.name for part in parts}) == len(parts)
+
+
+def test_one_more_path_changes_one_object() -> None:
+    paths = [f"/v1/{number}" for number in range(500)]
+    before = set(routing.by_path("h.example", paths))
+    after = set(routing.by_path("h.example", [*paths, "/v1/new"]))
+    assert len(before) > 4
+    assert len(before - after) <= 1
+
+
+@pytest.mark.parametrize("path", ["/a//b", "/a/./b", "/a/../b", "/a/..", "/a/.", "/a%2Fb", "/a%2fb", "/a%zz", "/a%"])
+def test_paths_that_an_api_server_refuses_are_not_routed(path: str) -> None:
+    assert not routing.is_path_routable(path)
+
+
+@pytest.mark.parametrize("path", ["/", "/a.b/..c", "/hooks/purple.php", "/a%20b", "/~x;y=1"])
+def test_other_paths_are(path: str) -> None:
+    assert routing.is_path_routable(path)
+
+
+@given(KEYS)
+def test_whose_a_child_is_can_be_read_back(key: objects.Key) -> None:
+    assert identity.owner_of(identity.annotations(key)) == key
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        {},
+        {"usher.dev/owner": "a/b"},
+        {"usher.dev/owner": "a/b", "usher.dev/owner-kind": "Pod"},
+        {"usher.dev/owner": "b", "usher.dev/owner-kind": "Listener"},
+        {"usher.dev/owner": "a/b", "usher.dev/owner-kind": "Hostname"},
+        {"usher.dev/owner": "a/", "usher.dev/owner-kind": "Listener"},
+    ],
+)
+def test_annotations_that_somebody_else_wrote_name_no_owner(annotations: dict[str, str]) -> None:
+    assert identity.owner_of(annotations) is None
+
+
+def test_only_this_installs_children_are_ours() -> None:
+    labels = identity.labels("usher.dev/usher", "uid")
+    assert identity.is_ours(labels, "usher.dev/usher")
+    assert not identity.is_ours(labels, "example.com/other")
+    assert not identity.is_ours({"usher.dev/install": "usher.dev_usher"}, "usher.dev/usher")
+
+
+def test_every_child_says_the_hash_of_everything_else_in_it() -> None:
+    built = samples.agency()
+    (before, *_) = plan.plan(built, objects.Key("Destination", "default", "crm")).children or ()
+    built.edit("Destination", samples.DESTINATION, concurrency=3)
+    (after, *_) = plan.plan(built, objects.Key("Destination", "default", "crm")).children or ()
+    assert before.ref == after.ref
+    assert before.desired != after.desired
+    for child in (before, after):
+        assert child.manifest["metadata"]["annotations"]["usher.dev/desired"] == child.desired
+
+
+def test_no_child_carries_the_label_by_which_gitops_tools_know_their_own() -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
+    built.settle()
+    children = [child for key in built.every_key() for child in plan.plan(built, key).children or ()]
+    assert {child.ref.kind for child in children} == {"Secret", "Ingress", "Certificate"}
+    for child in children:
+        assert not any(label.startswith("app.kubernetes.io/") for label in child.manifest["metadata"]["labels"])
+
+
+@pytest.mark.parametrize("controller", ingress.CONTROLLERS)
+def test_known_ingress_controllers_get_their_annotations_and_the_class_has_the_last_word(controller: str) -> None:
+    built = samples.agency()
+    known = ingress.CONTROLLERS[controller]
+    first = next(iter(known))
+    exposure = {"type": "Ingress", "ingress": {"className": "mine", "annotations": {first: "given"}}}
+    built.set(features=world.Features(ingress_classes={"mine": controller}))
+    built.edit("ListenerClass", "public", exposure=exposure)
+    (child,) = plan.plan(built, objects.Key("Hostname", "", "hooks.example.com")).children or ()
+    annotations = child.manifest["metadata"]["annotations"]
+    assert {name: annotations[name] for name in known} == {**known, first: "given"}
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.from_regex(r"[-A-Za-z0-9._~%]{1,40}", fullmatch=True), min_size=1, max_size=4),
+    st.lists(st.tuples(st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.from_regex(r"[0-9]{6,9}", fullmatch=True))),
+)
+def test_a_shortened_url_shows_no_long_part_of_the_path_and_no_value(
+    parts: list[str], query: list[tuple[str, str]]
+) -> None:
+    address = documents.Address("h.example", "/" + "/".join(parts), tuple(query))
+    shown = url_secret.shortened(address)
+    assert all(len(part) < 20 for part in shown.partition("?")[0].removeprefix("https://").split("/"))
+    assert all(value not in shown.partition("?")[2] for _, value in query)
+
+
+def test_a_very_long_url_fits_into_the_status() -> None:
+    query = tuple((f"{number:02}" + "n" * 120, "v") for number in range(16))
+    assert len(url_secret.shortened(documents.Address("h.example", "/" + "a/" * 500, query))) == 2048
+
+
+def test_an_old_token_is_not_among_the_urls_to_paste() -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
+    built.settle()
+    found = built.published(objects.Key("Listener", "default", "lobby"))
+    assert found is not None
+    assert isinstance(found.document, documents.Listener)
+    seen = built.listener(samples.LISTENER)
+    assert seen is not None
+    named = url_secret.named_addresses(seen.resource, found.document, worlds.INSTALL_KEY)
+    assert len(found.document.addresses) == 2
+    assert list(named.values()) == [found.document.addresses[0]]

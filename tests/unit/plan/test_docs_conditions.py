@@ -1,0 +1,19 @@
+"""docs/conditions.md explains every reason that is ever told, with its condition and status, and no other."""
+
+from house import source
+from unit.plan import reasons
+
+OF_READY = {"Ready", "Suspended", "ListenersNotReady", "Pending"}
+
+
+def test_the_page_has_every_reason_and_no_other() -> None:
+    rows = list(source.table_rows((source.DOCS / "conditions.md").read_text("utf-8")))
+    shown = [(row[0].strip("`"), row[1], row[2].strip("`")) for row in rows]
+    reached = {
+        (case.type, str(case.status), case.reason)
+        for case in reasons.CASES
+        if case.type != "Ready" or case.reason in OF_READY  # Ready repeats the others' reasons
+    }
+    assert set(shown) == reached
+    assert len(shown) == len(reached)
+    assert all(row[3] for row in rows)

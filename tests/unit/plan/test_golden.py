@@ -1,0 +1,72 @@
+"""Worlds in cases/*.yaml, and what plan() wants of them in golden/*.yaml.
+
+``pytest --update-golden tests/unit/plan/test_golden.py`` writes the latter anew: look at the difference.
+"""
+
+import pathlib
+from typing import Any
+
+import pytest
+import yaml
+
+from support import worlds
+from usher_operator import objects, plan, world
+
+HERE = pathlib.Path(__file__).parent
+CASES = sorted((HERE / "cases").glob("*.yaml"))
+SUBJECTS = {"listeners": world.ListenerReport, "destinations": world.DestinationReport}
+
+
+def load(file: pathlib.Path) -> tuple[worlds.World, list[objects.Key]]:
+    header, *manifests = yaml.safe_load_all(file.read_text("utf-8"))
+    if header is not None and "kind" in header:
+        header, manifests = None, [header, *manifests]
+    given: dict[str, Any] = header or {}
+    built = worlds.World()
+    features = given.pop("features", {})
+    if "issuers" in features:
+        features["issuers"] = frozenset(map(tuple, features["issuers"]))
+    built.set(features=world.Features(**features))
+    built.states = given.pop("secret_states", {})
+    for raw in manifests:
+        built.put(raw)
+    built.settle()
+    for kind, status in given.pop("says", {}).items():
+        built.controllers_say(kind, status)
+    if gateways := given.pop("gateways", None):
+        built.set(gateways=tuple(gateway(built, one) for one in gateways))
+    built.settle()
+    keys = [key(text) for text in given.pop("keys", ())] or sorted(built.every_key())
+    assert not given, f"unknown: {given}"
+    return built, keys
+
+
+def gateway(built: worlds.World, given: dict[str, Any]) -> world.Gateway:
+    reports = {
+        name: {path: type_(**one) for path, one in given.get(name, {}).items()} for name, type_ in SUBJECTS.items()
+    }
+    return built.gateway(given["name"], **reports)
+
+
+def key(text: str) -> objects.Key:
+    kind, path = text.split()
+    namespace, _, name = path.rpartition("/")
+    return objects.Key(kind, namespace, name)  # type: ignore[arg-type]
+
+
+def planned(file: pathlib.Path) -> str:
+    built, keys = load(file)
+    told = [worlds.shown(plan.plan(built, one)) for one in keys]
+    return yaml.safe_dump_all(told, sort_keys=False, width=120, allow_unicode=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_the_plans_of_a_world_are_those_on_record(case: pathlib.Path, update_golden: bool) -> None:
+    golden = HERE / "golden" / case.name
+    if update_golden:
+        golden.write_text(planned(case), "utf-8")
+    assert planned(case) == golden.read_text("utf-8")
+
+
+def test_each_record_has_its_case() -> None:
+    assert sorted(one.name for one in (HERE / "golden").iterdir()) == [one.name for one in CASES]

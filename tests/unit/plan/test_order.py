@@ -1,0 +1,117 @@
+"""Whatever order things came in, and however often it is planned, the same is wanted; and the same as from files."""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support import worlds
+from usher_gateway import documents
+from usher_gateway.resources import compile  # noqa: A004
+from usher_operator import objects, plan
+
+HOSTS = ["a.example.org", "b.example.org", "hooks.example.com", "elsewhere.example"]
+CLASS: dict[str, Any] = {
+    "apiVersion": "usher.dev/v1alpha1",
+    "kind": "ListenerClass",
+    "metadata": {"name": "public"},
+    "spec": {
+        "controllerName": "usher.dev/usher",
+        "hostname": "hooks.example.com",
+        "allowedHostnames": [{"hostname": "*.example.org"}],
+        "exposure": {"type": "Ingress", "scope": "Path", "ingress": {"className": "nginx"}},
+        "tls": {"mode": "External"},
+        "maximums": {"listenersPerNamespace": 3, "destinationsPerNamespace": 1},
+    },
+}
+NAMES = st.sampled_from(["one", "two", "three", "four", "five"])
+NAMESPACES = st.sampled_from(["red", "blue"])
+TENANTS = st.sampled_from(["acme", "beta"])
+
+
+def resource(kind: str, spec: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    meta = st.fixed_dictionaries(
+        {
+            "name": TENANTS if kind == "Tenant" else NAMES,
+            "namespace": NAMESPACES,
+            "creationTimestamp": st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]),
+        }
+    )
+    api = st.just("usher.dev/v1alpha1")
+    return st.fixed_dictionaries({"apiVersion": api, "kind": st.just(kind), "metadata": meta, "spec": spec})
+
+
+ADDRESS = st.fixed_dictionaries(
+    {"hostname": st.sampled_from(HOSTS)}, optional={"path": st.sampled_from(["/x.php", "/y//z"])}
+)
+LISTENER_SPEC = st.fixed_dictionaries(
+    {
+        "tenantRef": st.fixed_dictionaries({"name": TENANTS}),
+        "listenerClassName": st.sampled_from(["public", "public", "public", "none"]),
+        "authentication": st.just({"type": "None"}),
+        "routes": st.just([{"name": "crm", "destinationRef": {"name": "one"}}]),
+    },
+    optional={
+        "addresses": st.lists(ADDRESS, min_size=1, max_size=2).map(
+            lambda found: [{"name": f"a{number}", **one} for number, one in enumerate(found)]
+        )
+    },
+)
+DESTINATION_SPEC = st.fixed_dictionaries(
+    {"type": st.just("HTTP"), "http": st.just({"url": "https://crm.example/"})},
+    optional={"tenantRef": st.fixed_dictionaries({"name": TENANTS})},
+)
+AGENCIES = st.lists(
+    resource("Listener", LISTENER_SPEC)
+    | resource("Destination", DESTINATION_SPEC)
+    | resource("Tenant", st.just({}))
+    | resource("Listener", LISTENER_SPEC),
+    max_size=14,
+    unique_by=lambda one: (one["kind"], one["metadata"]["namespace"], one["metadata"]["name"]),
+)
+
+
+def built(manifests: list[dict[str, Any]]) -> worlds.World:
+    found = worlds.World()
+    for raw in manifests:
+        found.put(raw)
+    return found
+
+
+def settled(manifests: list[dict[str, Any]]) -> dict[objects.Key, objects.Plan]:
+    found = built(manifests)
+    found.settle()
+    return {key: plan.plan(found, key) for key in found.every_key()}
+
+
+@settings(max_examples=30, deadline=None)
+@given(AGENCIES, st.randoms(use_true_random=False))
+def test_the_order_of_creation_changes_no_plan(manifests: list[dict[str, Any]], chance: Any) -> None:
+    shuffled = [CLASS, *manifests]
+    chance.shuffle(shuffled)
+    assert settled([CLASS, *manifests]) == settled(shuffled)
+
+
+@settings(max_examples=30, deadline=None)
+@given(AGENCIES)
+def test_a_second_plan_is_equal(manifests: list[dict[str, Any]]) -> None:
+    found = built([CLASS, *manifests])
+    found.settle()
+    for key in found.every_key():
+        assert plan.plan(found, key) == plan.plan(found, key)
+        assert not found.apply(plan.plan(found, key))
+
+
+@settings(max_examples=40, deadline=None)
+@given(AGENCIES)
+def test_a_cluster_serves_what_files_would(manifests: list[dict[str, Any]]) -> None:
+    found = built([CLASS, *manifests])
+    found.settle()
+    published = {key: one.document for key in found.in_place if (one := found.published(key)) is not None}
+    oldest_first = sorted(found.seen.items(), key=lambda item: (item[1].created, item[0].namespace, item[0].name))
+    given_ = compile.collect((seen.resource for _, seen in oldest_first), {})
+    wanted = compile.compile_resources(given_, compile.Options(keys=worlds.KEYS)).snapshot
+    by_kind: dict[str, dict[str, documents.Listener | documents.Destination]] = {"Listener": {}, "Destination": {}}
+    for key, document in published.items():
+        by_kind[key.kind][key.path] = document
+    assert by_kind == {"Listener": wanted.listeners, "Destination": wanted.destinations}

@@ -1,0 +1,259 @@
+"""What stays, what goes and what is never touched."""
+
+import pytest
+
+from support import worlds
+from unit.plan import reasons, samples
+from usher_gateway import documents, model
+from usher_operator import objects, plan, world
+
+KEY = objects.Key("Listener", "default", "lobby")
+DESTINATION = objects.Key("Destination", "default", "crm")
+HOSTNAME = objects.Key("Hostname", "", "hooks.example.com")
+
+
+def document(built: worlds.World, key: objects.Key = KEY) -> documents.Listener | documents.Destination:
+    built.settle()
+    found = built.published(key)
+    assert found is not None
+    return found.document
+
+
+def authentication(built: worlds.World) -> documents.Authentication:
+    found = document(built)
+    assert isinstance(found, documents.Listener)
+    return found.authentication
+
+
+def addresses(built: worlds.World, key: objects.Key = KEY) -> list[str]:
+    found = document(built, key)
+    assert isinstance(found, documents.Listener)
+    return [address.host for address in found.addresses]
+
+
+def test_authentication_that_was_never_there_fails_closed() -> None:
+    built = samples.agency()
+    del built.secrets["default/purple"]
+    built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
+    assert authentication(built).type == "Unresolved"
+
+
+def test_a_secret_that_goes_away_leaves_the_last_good_one_in_force() -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
+    before = authentication(built)
+    del built.secrets["default/purple"]
+    assert before.digest
+    assert authentication(built) == before
+    assert built.condition("Listener", samples.LISTENER, "ResolvedRefs").reason == "SecretNotFound"
+
+
+def test_a_rotated_secret_gives_another_document() -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
+    before = authentication(built)
+    labels = {"usher.dev/watch": "true"}
+    data = {"username": "cHVycGxl", "password": "bmV3"}
+    built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple", "labels": labels}, "data": data})
+    assert authentication(built) != before
+
+
+def test_a_secret_of_which_nothing_is_known_has_to_be_looked_for() -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
+    del built.secrets["default/purple"]
+    built.states["default/purple"] = None  # type: ignore[assignment]
+    assert plan.plan(built, KEY).unknown_secrets == ("default/purple",)
+
+
+def test_a_document_that_is_too_large_leaves_the_last_good_one() -> None:
+    built = samples.agency()
+    before = document(built, DESTINATION)
+    reasons.too_large(built)
+    assert plan.plan(built, DESTINATION).children is None
+    assert document(built, DESTINATION) == before
+    assert built.condition("Destination", samples.DESTINATION, "Programmed").status == "Unknown"
+
+
+def test_a_tenant_that_is_gone_takes_its_listener_with_it() -> None:
+    built = samples.agency()
+    del built.seen[objects.Key("Tenant", "default", "acme")]
+    assert plan.plan(built, KEY).children == ()
+
+
+def test_a_tenant_that_cannot_be_read_takes_nothing_with_it() -> None:
+    built = samples.agency()
+    key = objects.Key("Tenant", "default", "acme")
+    seen = built.seen.pop(key)
+    built.broken[key] = world.Unreadable(uid=seen.uid, generation=2, message="`spec.new` is not known")
+    found = plan.plan(built, KEY)
+    assert found.children is None
+    assert found.status is not None
+    resolved = found.status.condition("ResolvedRefs")
+    assert resolved is not None
+    assert resolved.reason == "TenantNotFound"
+
+
+def test_what_cannot_be_told_anew_speaks_of_the_generation_it_was_told_of() -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
+    built.set(keys=None)
+    status = plan.plan(built, KEY).status
+    assert status is not None
+    found = {one.type: one.observed_generation for one in status.conditions}
+    assert (found["Accepted"], found["Ready"], found["ResolvedRefs"], found["Programmed"]) == (2, 2, 1, 1)
+
+
+def test_a_listener_that_cannot_be_read_keeps_what_is_in_place_and_what_was_told() -> None:
+    built = samples.agency()
+    before = built.seen[KEY]
+    reasons.unreadable(built)
+    found = plan.plan(built, KEY)
+    assert found.children is None
+    assert found.status is not None
+    assert found.status.fields == before.fields
+    assert {one.type for one in before.conditions} == {one.type for one in found.status.conditions}
+
+
+def test_what_is_gone_wants_nothing_and_tells_nothing() -> None:
+    found = plan.plan(samples.agency(), objects.Key("Listener", "default", "never-there"))
+    assert found == objects.Plan(objects.Key("Listener", "default", "never-there"))
+
+
+@pytest.mark.parametrize("keys", [None, model.derive_keys(bytes(32))], ids=["no key", "another key"])
+def test_without_the_right_install_key_nothing_in_place_is_touched(keys: model.Keys | None) -> None:
+    built = samples.agency()
+    built.set(keys=keys)
+    gone = objects.Key("Listener", "default", "gone")
+    for key in (*built.every_key(), gone):
+        if key.kind != "ListenerClass":
+            assert plan.plan(built, key).children is None, key
+
+
+def test_a_class_that_is_made_anew_takes_the_present_install_key() -> None:
+    built = samples.agency()
+    built.set(keys=model.derive_keys(bytes(32)))
+    key = objects.Key("ListenerClass", "", "public")
+    assert built.condition("ListenerClass", "public", "Accepted").reason == "InstallKeyChanged"
+    built.seen[key] = world.Seen(resource=built.seen[key].resource, uid="new", created="2026-03-01T00:00:00Z")
+    assert built.condition("ListenerClass", "public", "Accepted").status == "True"
+
+
+def test_a_missing_class_leaves_the_listener_in_force_with_its_tenant_as_it_is_now() -> None:
+    built = samples.agency()
+    reasons.class_is_gone(built)
+    built.edit("Tenant", "default/acme", state="Suspended")
+    found = document(built)
+    assert isinstance(found, documents.Listener)
+    assert found.tenant.state == "Suspended"
+    assert plan.plan(built, HOSTNAME).children is None
+
+
+def test_who_has_a_hostname_keeps_it_against_an_older_listener() -> None:
+    built = samples.agency()
+    built.add(samples.tenant("rival"))
+    spec = "addresses: [{name: a, hostname: www.example.org}]"
+    built.add(samples.listener("young", spec, tenant="rival", created="20"))
+    built.settle()
+    built.add(samples.listener("old", spec, created="01"))
+    assert addresses(built, objects.Key("Listener", "default", "young")) == ["www.example.org"]
+    assert built.condition("Listener", "default/old", "Accepted").reason == "HostnameConflict"
+
+
+def test_a_hostname_that_is_given_up_goes_to_who_waits_for_it() -> None:
+    built = samples.agency()
+    built.add(samples.tenant("rival"))
+    spec = "addresses: [{name: a, hostname: www.example.org}]"
+    built.add(samples.listener("first", spec, tenant="rival", created="01"))
+    built.add(samples.listener("waiting", spec, created="02"))
+    built.settle()
+    built.edit("Listener", "default/first", addresses=None)
+    assert addresses(built, objects.Key("Listener", "default", "waiting")) == ["www.example.org"]
+
+
+def test_who_has_an_address_keeps_it_against_an_older_listener_of_the_tenant() -> None:
+    built = samples.agency()
+    spec = "addresses: [{name: a, hostname: www.example.org, path: /x}]\n  authentication: {type: None}"
+    built.add(samples.listener("young", spec, created="20"))
+    built.settle()
+    built.add(samples.listener("old", spec, created="01"))
+    built.settle()
+    assert built.condition("Listener", "default/young", "Accepted").status == "True"
+    assert built.condition("Listener", "default/old", "Accepted").reason == "PathConflict"
+
+
+def test_listeners_that_run_come_first_when_a_limit_is_lowered() -> None:
+    built = samples.agency()
+    built.add(samples.listener("oldest", created="01"))
+    built.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
+    assert built.condition("Listener", samples.LISTENER, "Accepted").status == "True"
+    assert built.condition("Listener", "default/oldest", "Accepted").reason == "LimitExceeded"
+
+
+def test_a_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
+    built.settle()
+    before = plan.plan(built, HOSTNAME)
+    built.add(samples.listener("second"))
+    built.settle()
+    assert before.children
+    assert plan.plan(built, HOSTNAME) == before
+
+
+def test_the_old_way_in_stays_while_the_gateway_api_is_missing() -> None:
+    built = samples.agency()
+    reasons.without(reasons.EXTERNAL, samples.HTTP_ROUTE, gateway_api=False)(built)
+    assert plan.plan(built, HOSTNAME).children is None
+
+
+def test_a_hostname_that_no_listener_has_any_more_loses_its_children() -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=reasons.EXTERNAL)
+    built.edit("Listener", samples.LISTENER, **reasons.address("www.example.org"))
+    built.settle()
+    key = objects.Key("Hostname", "", "www.example.org")
+    assert plan.plan(built, key).children
+    del built.seen[KEY]
+    built.settle()
+    assert plan.plan(built, key).children == ()
+
+
+def test_the_older_of_two_classes_decides_over_their_hostname() -> None:
+    built = samples.agency()
+    text = samples.OBJECTS.split("---", maxsplit=1)[0]
+    text = text.replace("{name: public}", '{name: another, creationTimestamp: "2025-01-01T00:00:00Z"}')
+    built.add(text.replace("{type: None}", "{type: Ingress, ingress: {className: nginx}}"))
+    built.settle()
+    (child,) = plan.plan(built, HOSTNAME).children or ()
+    assert child.ref.kind == "Ingress"
+
+
+def test_where_another_install_has_the_hostname_nothing_in_place_is_touched() -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=reasons.EXTERNAL)
+    text = samples.OBJECTS.split("---", maxsplit=1)[0].replace("usher.dev/usher", "example.com/other")
+    built.add(text.replace("{name: public}", '{name: theirs, creationTimestamp: "2025-01-01T00:00:00Z"}'))
+    assert plan.plan(built, objects.Key("ListenerClass", "", "theirs")).status is None
+    assert plan.plan(built, HOSTNAME).children is None
+
+
+def test_a_class_with_a_certificate_of_its_own_does_not_cover_other_hostnames() -> None:
+    built = samples.agency()
+    tls = {"mode": "Class", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
+    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=tls)
+    built.edit("Listener", samples.LISTENER, **reasons.address("www.example.org"))
+    built.settle()
+    found = built.condition("Listener", samples.LISTENER, "CertificateReady")
+    assert (found.reason, "PerHostname" in found.message) == ("Failed", True)
+    children = plan.plan(built, objects.Key("Hostname", "", "www.example.org")).children or ()
+    assert [child.ref.kind for child in children] == ["Ingress"]
+
+
+def test_a_tenant_names_a_few_of_its_listeners_and_no_number() -> None:
+    built = samples.agency()
+    for name in "abcde":
+        built.add(samples.listener(name, "addresses: [{name: a, hostname: www.elsewhere.example}]"))
+    built.settle()
+    message = built.condition("Tenant", "default/acme", "Ready").message
+    assert "`a`, `b`, `c` and others" in message

@@ -1,0 +1,64 @@
+"""Every reason of every condition, each reached from an agency that is all in order by one thing that happens."""
+
+import msgspec
+import pytest
+
+from support import worlds
+from unit.plan import reasons, samples
+from usher_gateway import model
+from usher_gateway.resources import condition
+from usher_operator import conditions, objects, plan
+
+
+@pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
+def test_each_reason_is_told_when_its_cause_is_there(case: reasons.Case) -> None:
+    built = samples.agency()
+    case.happens(built)
+    told = built.condition(case.kind, case.path, case.type)
+    assert (told.status, told.reason) == (case.status, case.reason)
+    assert told.observed_generation == _generation(built, case)
+    assert told.message or case.status == "True", "a reason that does not hold says what to do"
+
+
+def _generation(built: worlds.World, case: reasons.Case) -> int:
+    namespace, _, name = case.path.rpartition("/")
+    key = objects.Key(case.kind, namespace, name)
+    found = built.seen.get(key)
+    return found.resource.metadata.generation if found else built.broken[key].generation
+
+
+def test_no_reason_is_without_a_case() -> None:
+    words = {str(one) for one in conditions.Reason} | {str(one) for one in condition.Reason}
+    notices = {"ImplicitClass", "NoSecretInAddress"}
+    assert words - notices == {case.reason for case in reasons.CASES} - {"ResolvedRefs"}
+
+
+def test_no_condition_is_without_a_case() -> None:
+    assert {case.type for case in reasons.CASES} == {str(one) for one in objects.ConditionType}
+
+
+@pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
+def test_ready_is_true_only_if_every_needed_condition_is(case: reasons.Case) -> None:
+    built = samples.agency()
+    case.happens(built)
+    for key in built.every_key():
+        status = plan.plan(built, key).status
+        if status is None or key.kind == "Tenant":
+            continue
+        ready = status.condition("Ready")
+        assert ready is not None
+        needed = [one for one in status.conditions if one.type not in objects.INFORMATIONAL and one is not ready]
+        assert (ready.status == "True") == all(one.status == "True" for one in needed)
+
+
+@pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
+def test_no_secret_and_no_whole_url_is_in_a_status(case: reasons.Case) -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
+    case.happens(built)
+    token = model.url_token(worlds.INSTALL_KEY, "default", "acme", "lobby", 0)
+    for key in built.every_key():
+        status = plan.plan(built, key).status
+        told = msgspec.json.encode(status).decode()
+        assert token not in told
+        assert "cHVycGxlOnB3" not in told

@@ -1,0 +1,27 @@
+"""Writes crds/ and docs/reference/ anew: `make crds`."""
+
+from pathlib import Path
+
+from definitions import output
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    """Write what differs, remove what is no longer made, and say so."""
+    wanted = output.files()
+    for folder in output.FOLDERS:
+        for file in (ROOT / folder).glob("*"):
+            if file.is_file() and file.relative_to(ROOT).as_posix() not in {*wanted, *output.WRITTEN_BY_HAND}:
+                file.unlink()
+                print(f"removed {file.relative_to(ROOT)}")
+    for name, text in wanted.items():
+        file = ROOT / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists() or file.read_text("utf-8") != text:
+            file.write_text(text, "utf-8")
+            print(f"wrote {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The custom resource definitions: one for each kind."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from definitions import cel, schema
+from usher_gateway import resources
+from usher_gateway.resources import status, types
+
+GROUP, _, VERSION = types.API_VERSION.partition("/")
+
+Kind = type[resources.ListenerClass | resources.Tenant | resources.Listener | resources.Destination]
+"""A custom resource's type."""
+
+_READY = '.status.conditions[?(@.type=="Ready")]'
+
+
+class Names(msgspec.Struct, frozen=True):
+    """How a kind is called, and what `kubectl get` shows of it."""
+
+    plural: str
+    short: str
+    columns: tuple[tuple[str, str], ...]
+    """(head, JSON path); `Age` is added, and for `--output=wide` the message of Ready."""
+    selectable: tuple[str, ...] = ()
+    """Fields that `--field-selector` knows."""
+
+
+NAMES: dict[Kind, Names] = {
+    resources.ListenerClass: Names(
+        "listenerclasses",
+        "ulc",
+        (
+            ("Controller", ".spec.controllerName"),
+            ("Host", ".spec.hostname"),
+            ("Ready", f"{_READY}.status"),
+            ("Reason", f"{_READY}.reason"),
+        ),
+        (".spec.controllerName",),
+    ),
+    resources.Tenant: Names(
+        "tenants",
+        "ut",
+        (("Ready", f"{_READY}.status"), ("State", ".spec.state"), ("Reason", f"{_READY}.reason")),
+    ),
+    resources.Listener: Names(
+        "listeners",
+        "ul",
+        (
+            ("Tenant", ".spec.tenantRef.name"),
+            ("Host", ".status.addresses[0].hostname"),
+            ("Ready", f"{_READY}.status"),
+            ("Receiving", '.status.conditions[?(@.type=="Receiving")].status'),
+            ("Reason", f"{_READY}.reason"),
+        ),
+        (".spec.tenantRef.name", ".spec.listenerClassName"),
+    ),
+    resources.Destination: Names(
+        "destinations",
+        "ud",
+        (
+            ("Type", ".spec.type"),
+            ("Host", ".status.host"),
+            ("Ready", f"{_READY}.status"),
+            ("Healthy", '.status.conditions[?(@.type=="Healthy")].status'),
+            ("Reason", f"{_READY}.reason"),
+        ),
+        (".spec.tenantRef.name",),
+    ),
+}
+"""Every custom resource."""
+
+_OF_EVERY_OBJECT: dict[str, schema.Schema] = {
+    "apiVersion": {"description": f"Group and version: `{types.API_VERSION}`.", "type": "string"},
+    "kind": {"description": "What the object is.", "type": "string"},
+    "metadata": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": types.MAX_NAME_LENGTH, "pattern": types.NAME_PATTERN},
+        },
+    },
+}
+
+
+def definition(kind: Kind) -> dict[str, Any]:
+    """The CustomResourceDefinition of a kind."""
+    names = NAMES[kind]
+    name = kind.kind_name
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names.plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "names": {
+                "kind": name,
+                "listKind": f"{name}List",
+                "plural": names.plural,
+                "singular": name.lower(),
+                "shortNames": [names.short],
+                "categories": ["usher"],
+            },
+            "scope": "Namespaced" if kind.namespaced else "Cluster",
+            "versions": [_version(kind, names)],
+        },
+    }
+
+
+def _version(kind: Kind, names: Names) -> dict[str, Any]:
+    columns = [{"name": head, "type": "string", "jsonPath": path} for head, path in names.columns]
+    version: dict[str, Any] = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [
+            *columns,
+            {"name": "Message", "type": "string", "priority": 1, "jsonPath": f"{_READY}.message"},
+            {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+        ],
+    }
+    if names.selectable:
+        version["selectableFields"] = [{"jsonPath": path} for path in names.selectable]
+    version["schema"] = {"openAPIV3Schema": object_schema(kind)}
+    return version
+
+
+def object_schema(kind: Kind) -> schema.Schema:
+    """The schema of whole objects of a kind."""
+    name = kind.kind_name
+    field = next(field for field in msgspec.structs.fields(kind) if field.name == "spec")
+    spec = schema.schema_of(inspect.type_info(field.type), f"{name}.spec")
+    told = schema.schema_of(inspect.type_info(status.STATUSES[name]), f"{name}.status")
+    required = ["spec"] if field.required else []
+    whole: schema.Schema = {"description": schema.docstring(kind), "type": "object"}
+    if required:
+        whole["required"] = required
+    whole["properties"] = {**_OF_EVERY_OBJECT, "spec": spec, "status": told}
+    transitions = list(_transitions(name, field.type, frozenset([*required, *schema.always_there(spec, "spec.")])))
+    return whole | ({"x-kubernetes-validations": transitions} if transitions else {})
+
+
+def _transitions(name: str, spec: type[types.Model], required: frozenset[str]) -> Iterator[cel.Validation]:
+    for rule in getattr(spec, "rules", ()):
+        if isinstance(rule, types.Immutable):
+            default = schema.default_of(f"{name}.spec.{rule.field}").strip("`")
+            yield cel.transition(rule, "spec", default, required)
+
+
+def definitions() -> dict[str, dict[str, Any]]:
+    """File name -> definition."""
+    return {f"{GROUP}_{names.plural}.yaml": definition(kind) for kind, names in NAMES.items()}
