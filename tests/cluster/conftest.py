@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import accounts, api, clusters, faulty_proxy
+from support import accounts, api, clusters, faulty_proxy, installs
 from support import kubectl as kubectls
 from support.local_cluster import foreign, programs
 
@@ -105,3 +105,15 @@ async def proxy(cluster: clusters.Cluster, tmp_path: Path) -> AsyncIterator[faul
     folder.mkdir()
     async with faulty_proxy.running(cluster.endpoint, folder) as ready:
         yield ready
+
+
+@pytest.fixture
+async def install(
+    definitions: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, tmp_path: Path
+) -> AsyncIterator[installs.Install]:
+    """An install of Usher under the shipped rights: a right that is missing fails the test."""
+    async with installs.installed(definitions, server, make_namespace, tmp_path) as ready:
+        yield ready
+        if definitions.audit is not None:
+            for account in (ready.operator, ready.gateway):
+                assert list(definitions.audit.refusals(account.user)) == []

@@ -23,6 +23,8 @@ class Asked:
     name: str
     status: int
     agent: str
+    lacked_right: bool = False
+    """Refused for want of a right: not by admission, as in a namespace that is ending."""
 
     @property
     def writes(self) -> bool:
@@ -51,7 +53,7 @@ class Log:
 
     def refusals(self, user: str) -> Iterator[Asked]:
         """What a user lacked the right to do."""
-        return (asked for asked in self.since(0, user) if asked.status == 403)
+        return (asked for asked in self.since(0, user) if asked.lacked_right)
 
 
 def account_name(namespace: str, name: str) -> str:
@@ -72,4 +74,5 @@ def _asked(line: bytes) -> Asked:
         name=named.get("name", ""),
         status=event.get("responseStatus", {}).get("code", 0),
         agent=event.get("userAgent", ""),
+        lacked_right=event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid",
     )

@@ -1,1 +1,3 @@
-"""Usher's control plane: custom resources in, routes and live configuration out (a skeleton so far)."""
+"""Usher's control plane: custom resources in, routes and live configuration out."""
+
+__version__ = "0.1.0"

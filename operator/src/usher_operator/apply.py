@@ -1,0 +1,203 @@
+"""Children as a plan wants them: applied server-side where they differ, removed where they are wanted no more.
+
+A document is removed in two steps: its config Secret becomes a tombstone once the removal was judged, and is deleted
+when the tombstone is old enough.
+"""
+
+import datetime
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from usher_gateway import envelopes
+from usher_operator import api as apis
+from usher_operator import cache as caches
+from usher_operator import kinds, metrics, objects, removals, seen, workqueue
+from usher_operator.children import identity
+
+_log = structlog.get_logger(__name__)
+
+
+class Children:
+    """Writes children."""
+
+    def __init__(
+        self,
+        api: apis.Api,
+        cache: caches.Cache,
+        queue: workqueue.Workqueue[objects.Key],
+        judge: removals.Removals,
+        numbers: metrics.Metrics,
+    ) -> None:
+        self._api, self._cache, self._queue, self._removals = api, cache, queue, judge
+        self._metrics = numbers
+        self.tombstone_seconds = 600.0
+        """Age at which a tombstone is deleted."""
+        self.published: Callable[[], None] = lambda: None
+        """Called after a document, or a tombstone, was written."""
+        self._verified: dict[objects.Ref, str] = {}
+        """Digests of children as they were when we last wrote them, or first saw them to be as wanted."""
+        self._doubted: set[objects.Ref] = set()
+
+    def doubt(self) -> None:
+        """Write everything once more that cannot be compared by its content alone: no write where nothing differs."""
+        self._doubted = {ref for ref in self._cache.by_ref if ref.kind != "Secret"}
+
+    async def apply(self, plan: objects.Plan, *, documents_only: bool = False) -> None:
+        """Make what is in place what is wanted; with ``documents_only`` just what gateways run, and remove nothing.
+
+        Raises:
+            ApiError: after everything was tried; the first one.
+        """
+        if plan.children is None:
+            return
+        failures: list[apis.ApiError] = []
+        wanted = {child.ref for child in plan.children}
+        for child in plan.children:
+            if documents_only and child.ref.namespace != self._cache.install.config_namespace:
+                continue
+            try:
+                await self._apply(plan.key, child)
+            except apis.ApiError as error:
+                failures.append(error)
+        for found in () if documents_only else self._cache.children_of(plan.key):
+            if found.seen.ref not in wanted and not self._is_needed(plan):
+                try:
+                    await self._remove(found)
+                except apis.ApiError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    async def _apply(self, key: objects.Key, child: objects.Child) -> None:
+        identity_ = identity_of(key)
+        if identity_ is not None and child.manifest["metadata"].get("labels", {}).get(envelopes.CONFIG_LABEL):
+            self._removals.keep(identity_)
+        if not self._is_in_place(child):
+            await self._write(key, child.ref, child.manifest)
+
+    def _is_in_place(self, child: objects.Child) -> bool:
+        found = self._cache.by_ref.get(child.ref)
+        if found is None or found.seen.desired != child.desired or child.ref in self._doubted:
+            return False
+        if child.ref.kind == "Secret":
+            return found.digest == seen.digest_of(child.manifest)
+        return self._verified.setdefault(child.ref, found.digest) == found.digest
+
+    async def _write(self, key: objects.Key, ref: objects.Ref, manifest: dict[str, Any]) -> None:
+        kind = kinds.BY_NAME[ref.kind]
+        path = kind.path(ref.namespace, ref.name)
+        if ref in self._cache.foreign:
+            raise apis.ApiError(409, "NotOurs", f"apply {path}", "another install's child has that name")
+        if ref not in self._cache.by_ref and ref.namespace != self._cache.install.config_namespace:
+            await self._refuse_foreign(path)
+        raw = await self._api.apply(path, manifest)
+        self._take(key, kind, raw)
+        self._doubted.discard(ref)
+        found = self._cache.by_ref.get(ref)
+        if found is not None:
+            self._verified[ref] = found.digest
+            if found.is_config:
+                self._metrics.published.set(time.time())
+                self.published()
+        _log.debug("child_applied", kind=ref.kind, namespace=ref.namespace, name=ref.name)
+
+    async def _refuse_foreign(self, path: str) -> None:
+        """Where an object of that name is there that was not seen as ours, leave it; unless only its labels were taken.
+
+        The configuration namespace is the operator's alone, so nobody is asked there.
+        """
+        raw = await self._api.get(path, missing_ok=True)
+        if raw is None:
+            return
+        labels = raw["metadata"].get("labels") or {}
+        managers = {entry.get("manager") for entry in raw["metadata"].get("managedFields") or ()}
+        install = labels.get(envelopes.INSTALL_LABEL, self._install_label)
+        if apis.FIELD_MANAGER not in managers or install != self._install_label:
+            raise apis.ApiError(409, "NotOurs", f"apply {path}", "somebody else's object has the name of a child")
+
+    @property
+    def _install_label(self) -> str:
+        return envelopes.install_label(self._cache.install.controller_name)
+
+    def _take(self, key: objects.Key, kind: kinds.Watched, raw: dict[str, Any]) -> None:
+        """Note what the server answered, so that the next plan sees it and its echo is nothing new."""
+        for changed in self._cache.take(kind, raw) - {key}:
+            if changed.kind == "Hostname":
+                self._queue.add_after(changed, 0.1)  # many documents of one hostname are one change of its children
+            else:
+                self._queue.add(changed)
+
+    def _is_needed(self, plan: objects.Plan) -> bool:
+        """Whether a hostname that nobody wants any more still has documents whose removal is held back."""
+        if plan.key.kind != "Hostname" or plan.children:
+            return False
+        waiting = self._removals.waiting
+        return any(("Listener", one.key) in waiting for one in self._cache.listeners_at(plan.key.name))
+
+    async def _remove(self, child: seen.Child) -> None:
+        ref = child.seen.ref
+        identity_ = identity_of(child.key)
+        if not child.is_config or identity_ is None:
+            await self._delete(child)
+        elif child.tombstone:
+            left = self.tombstone_seconds - _age(child.tombstone)
+            if left > 0:
+                self._queue.add_after(child.key, left)
+                return
+            await self._delete(child)
+            self._removals.keep(identity_)
+        elif self._removals.want(identity_, time.monotonic()):
+            await self._write(child.key, ref, self._tombstone(child, identity_))
+            self._queue.add_after(child.key, self.tombstone_seconds)
+            _log.info("removal_said", kind=identity_[0], key=identity_[1])
+
+    async def _delete(self, child: seen.Child) -> None:
+        ref = child.seen.ref
+        kind = kinds.BY_NAME[ref.kind]
+        await self._api.delete(kind.path(ref.namespace, ref.name), child.uid)
+        for key in self._cache.remove(kind, ref.namespace, ref.name) - {child.key}:
+            self._queue.add(key)
+        self._verified.pop(ref, None)
+        _log.info("child_deleted", kind=ref.kind, namespace=ref.namespace, name=ref.name)
+
+    def _tombstone(self, child: seen.Child, about: removals.Identity) -> dict[str, Any]:
+        """The config Secret that says that a document is gone."""
+        kind, path = about
+        keys = self._cache.keys
+        assert keys is not None
+        namespace, _, name = path.partition("/")
+        owner = envelopes.Owner(namespace, name, child.owner_uid)
+        said_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        envelope = envelopes.bury(kind, owner, child.owner_generation, said_at, keys.document)
+        manifest: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "namespace": child.seen.ref.namespace,
+                "name": child.seen.ref.name,
+                "labels": envelopes.labels(self._cache.install.controller_name, child.owner_uid),
+                "annotations": identity.annotations(child.key),
+            },
+            "type": envelopes.secret_type(kind),
+            "data": envelopes.secret_data(envelope),
+        }
+        return identity.finish(manifest).manifest
+
+
+def identity_of(key: objects.Key) -> removals.Identity | None:
+    """What is published of a key; None where nothing ever is."""
+    match key.kind:
+        case "Listener" | "Destination":
+            return key.kind, key.path
+    return None
+
+
+def _age(said_at: str) -> float:
+    try:
+        said = datetime.datetime.fromisoformat(said_at)
+    except ValueError:
+        return float("inf")
+    return (datetime.datetime.now(datetime.UTC) - said).total_seconds()

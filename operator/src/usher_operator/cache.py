@@ -1,0 +1,507 @@
+"""Everything that is known of the cluster, as plan() reads it. Changed only between plans: there is no await in here.
+
+Each change says which keys are to be planned again. What changes nothing that a plan reads (an echo of our own write,
+a resourceVersion alone) says none.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from usher_gateway import documents, model, resources
+from usher_gateway.resources import metadata
+from usher_operator import features, kinds, objects, references, seen, world
+from usher_operator import settings as all_settings
+
+Keys = frozenset[objects.Key]
+ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
+_NONE: Keys = frozenset()
+_LIMITED = "LimitExceeded"
+_MISS_MICROSECONDS = 60_000_000
+"""How long it is believed that a Secret is missing, when somebody asks."""
+
+
+def _wall() -> int:
+    return time.time_ns() // 1000
+
+
+class Cache(world.World):
+    """The world, and what the machinery knows besides: uids, versions, tombstones."""
+
+    def __init__(self, settings: all_settings.Settings, clock: Callable[[], int] = _wall) -> None:
+        self._clock = clock
+        self._install = world.Install(
+            controller_name=settings.controller_name,
+            operator_namespace=settings.namespace,
+            config_namespace=settings.configuration_namespace,
+            data_plane_namespace=settings.data_plane_namespace,
+            service_name=settings.backend.service_name,
+            service_port=settings.backend.service_port,
+        )
+        self._keys: model.Keys | None = None
+        self.optional = features.Optional(settings.data_plane_namespace)
+        self._gateways: tuple[world.Gateway, ...] | None = None
+        self._halted: world.Halted | None = None
+        self.records: dict[objects.Key, seen.Record] = {}
+        """Every custom resource."""
+        self._classes: dict[str, world.Seen[resources.ListenerClass]] = {}
+        self._members: dict[tuple[str, str], dict[str, seen.Record]] = {}
+        """(kind, namespace) -> name -> record."""
+        self._references = references.References()
+        self._secrets: dict[str, resources.Secret] = {}
+        self._misses: dict[str, tuple[world.SecretState, int]] = {}
+        self._namespaces: dict[str, dict[str, str]] = {}
+        self.by_ref: dict[objects.Ref, seen.Child] = {}
+        """Every child of this install that is in place."""
+        self.foreign: set[objects.Ref] = set()
+        """Children of other installs, which are left alone."""
+        self._children: dict[objects.Key, dict[objects.Ref, seen.Child]] = {}
+        self._hosts: dict[str, set[objects.Key]] = {}
+        """Hostname -> Listeners whose published document has it."""
+        self._behind: dict[objects.Key, int] = {}
+        self.expect: Callable[[str], None] = lambda _: None
+        """Told of which kind a watch has to tell something."""
+
+    # What plan() reads.
+
+    @property
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+        return self._clock()
+
+    @property
+    def install(self) -> world.Install:
+        """Settings."""
+        return self._install
+
+    @property
+    def keys(self) -> model.Keys | None:
+        """Derived from the install key."""
+        return self._keys
+
+    @property
+    def features(self) -> world.Features:
+        """What the cluster offers."""
+        return self.optional.features
+
+    @property
+    def gateways(self) -> tuple[world.Gateway, ...] | None:
+        """The ready gateways."""
+        return self._gateways
+
+    @property
+    def halted(self) -> world.Halted | None:
+        """The removal that waits."""
+        return self._halted
+
+    @property
+    def classes(self) -> Mapping[str, world.Seen[resources.ListenerClass]]:
+        """Every ListenerClass that can be read."""
+        return self._classes
+
+    def tenant(self, path: str) -> world.Seen[resources.Tenant] | None:
+        """By ``namespace/name``."""
+        return self._seen("Tenant", path, resources.Tenant)
+
+    def listener(self, path: str) -> world.Seen[resources.Listener] | None:
+        """By ``namespace/name``."""
+        return self._seen("Listener", path, resources.Listener)
+
+    def destination(self, path: str) -> world.Seen[resources.Destination] | None:
+        """By ``namespace/name``."""
+        return self._seen("Destination", path, resources.Destination)
+
+    def unreadable(self, key: objects.Key) -> world.Unreadable | None:
+        """A resource that is there and cannot be read."""
+        record = self.records.get(key)
+        return record.found if record is not None and isinstance(record.found, world.Unreadable) else None
+
+    def listeners_in(self, namespace: str) -> Collection[world.Seen[resources.Listener]]:
+        """Every Listener of a namespace."""
+        return self._in("Listener", namespace)
+
+    def destinations_in(self, namespace: str) -> Collection[world.Seen[resources.Destination]]:
+        """Every Destination of a namespace."""
+        return self._in("Destination", namespace)
+
+    def listeners_of(self, tenant_path: str) -> Collection[world.Seen[resources.Listener]]:
+        """The Listeners of a Tenant."""
+        return self._listeners(self._references.users("Tenant", tenant_path))
+
+    def claimants(self, hostname: str) -> Collection[world.Seen[resources.Listener]]:
+        """The Listeners that name a hostname."""
+        return self._listeners(self._references.users("Hostname", hostname))
+
+    def listeners_at(self, hostname: str) -> Collection[documents.Listener]:
+        """The published documents with an address at a hostname; so also those whose removal is held back."""
+        found = [self.published(key) for key in self._hosts.get(hostname, ())]
+        return [one.document for one in found if one is not None and isinstance(one.document, documents.Listener)]
+
+    def incumbent(self, hostname: str) -> tuple[str, str] | None:
+        """(namespace, tenant) of whoever has a hostname by a published document."""
+        for key in self._hosts.get(hostname, ()):
+            found = self.published(key)
+            if found is not None and isinstance(found.document, documents.Listener):
+                return found.document.namespace, found.document.tenant.name
+        return None
+
+    def published(self, key: objects.Key) -> world.Published | None:
+        """The document in the config Secret of a key."""
+        child = self.config_of(key)
+        return child.published if child is not None else None
+
+    def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """Labels of a namespace."""
+        return self._namespaces.get(namespace, {})
+
+    def secret(self, path: str) -> resources.Secret | None:
+        """A labelled Secret."""
+        return self._secrets.get(path)
+
+    def secret_state(self, path: str) -> world.SecretState | None:
+        """What is known of a Secret."""
+        if path in self._secrets:
+            return "Found"
+        state, since = self._misses.get(path, (None, 0))
+        return state if self.now - since < _MISS_MICROSECONDS else None
+
+    def children(self, key: objects.Key) -> Collection[world.SeenChild]:
+        """The children in place of a key."""
+        return [child.seen for child in self._children.get(key, {}).values()]
+
+    def behind_since(self, key: objects.Key) -> int | None:
+        """Since when a key's plans say ``is_behind``."""
+        return self._behind.get(key)
+
+    # What the machinery reads besides.
+
+    def children_of(self, key: objects.Key) -> tuple[seen.Child, ...]:
+        """The children in place of a key, with what is needed to delete them."""
+        return tuple(self._children.get(key, {}).values())
+
+    def config_of(self, key: objects.Key) -> seen.Child | None:
+        """The config Secret of a key, tombstone or not."""
+        if key.kind not in {"Listener", "Destination"}:
+            return None
+        return next((child for child in self._children.get(key, {}).values() if child.is_config), None)
+
+    def all_keys(self) -> Keys:
+        """Every key that has a resource, a child, or a hostname in a published document."""
+        return frozenset((*self.records, *self._children, *map(hostname_key, self._hosts)))
+
+    def hosts_of(self, key: objects.Key) -> frozenset[str]:
+        """Hostnames in the published document of a Listener."""
+        found = self.published(key)
+        if found is None or not isinstance(found.document, documents.Listener):
+            return frozenset()
+        return frozenset(address.host for address in found.document.addresses)
+
+    def published_keys(self) -> list[objects.Key]:
+        """Keys whose document is in force."""
+        return [child.key for child in self.by_ref.values() if child.published is not None]
+
+    def our_classes(self) -> list[world.Seen[resources.ListenerClass]]:
+        """The ListenerClasses that this install serves."""
+        wanted = self._install.controller_name
+        return [one for one in self._classes.values() if one.resource.spec.controller_name == wanted]
+
+    def confirmations(self) -> frozenset[str]:
+        """Digests of removals that our classes confirm."""
+        found = [one.resource.metadata.annotations.get(metadata.CONFIRM_REMOVALS) for one in self.our_classes()]
+        return frozenset(digest for digest in found if digest)
+
+    # What changes it.
+
+    def take(self, kind: kinds.Watched, raw: dict[str, Any]) -> Keys:
+        """Take an object as the server answered or listed it; its watch has to tell of it too, if it is news."""
+        about = raw["metadata"]
+        if self.version_of(kind, about.get("namespace", ""), about["name"])[1] != about["resourceVersion"]:
+            self.expect(kind.name)
+        return self.put(kind, raw)
+
+    def put(self, kind: kinds.Watched, raw: dict[str, Any]) -> Keys:
+        """Take an object as it is now; returns the keys to plan again."""
+        namespace, name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
+        if kind in kinds.OWN:
+            return self._put_own(objects.Key(kind.name, namespace, name), raw)  # type: ignore[arg-type]
+        if kind is kinds.CREDENTIAL:
+            return self._put_secret(f"{namespace}/{name}", raw)
+        if kind in kinds.CHILDREN:
+            return self._put_child(ref_of(kind, namespace, name), raw)
+        if kind is kinds.NAMESPACE:
+            return self._set_namespace(name, raw["metadata"].get("labels") or {})
+        return self._on_features(self.optional.put(kind, raw))
+
+    def version_of(self, kind: kinds.Watched, namespace: str, name: str) -> tuple[str, str]:
+        """(uid, resourceVersion) of an object as known; empty where that is not kept."""
+        if kind in kinds.OWN:
+            record = self.records.get(objects.Key(kind.name, namespace, name))  # type: ignore[arg-type]
+            return (record.uid, record.resource_version) if record is not None else ("", "")
+        child = self.by_ref.get(ref_of(kind, namespace, name))
+        return (child.uid, child.resource_version) if child is not None else ("", "")
+
+    def remove(self, kind: kinds.Watched, namespace: str, name: str) -> Keys:
+        """Forget an object that is gone; returns the keys to plan again."""
+        if kind in kinds.OWN:
+            return self._remove_own(objects.Key(kind.name, namespace, name))  # type: ignore[arg-type]
+        if kind is kinds.CREDENTIAL:
+            return self._remove_secret(f"{namespace}/{name}")
+        if kind in kinds.CHILDREN:
+            return self._put_child(ref_of(kind, namespace, name), None)
+        if kind is kinds.NAMESPACE:
+            return self._set_namespace(name, None)
+        return self._on_features(self.optional.remove(kind, namespace, name))
+
+    def names(self, kind: kinds.Watched) -> frozenset[tuple[str, str]]:
+        """(namespace, name) of every object of a kind that is known."""
+        if kind in kinds.OWN:
+            return frozenset((key.namespace, key.name) for key in self.records if key.kind == kind.name)
+        if kind is kinds.NAMESPACE:
+            return frozenset(("", name) for name in self._namespaces)
+        if kind is kinds.CREDENTIAL:
+            return frozenset((path.partition("/")[0], path.partition("/")[2]) for path in self._secrets)
+        if kind not in kinds.CHILDREN:
+            return self.optional.names(kind)
+        return frozenset((ref.namespace, ref.name) for ref in self.by_ref if ref.kind == kind.name)
+
+    def set_keys(self, keys: model.Keys | None) -> None:
+        """Another install key, or none; documents in place are read anew only by the next complete reading."""
+        self._keys = keys
+
+    def set_served(self, name: str, *, served: bool) -> Keys:
+        """Whether an optional API is there; what was made by it goes with it."""
+        gone: Keys = _NONE
+        for kind in kinds.CHILDREN if not served else ():
+            if kind.feature == name:
+                for ref in [ref for ref in self.by_ref if ref.kind == kind.name]:
+                    gone |= self._put_child(ref, None)
+        return gone | self._on_features(self.optional.set_served(name, served=served))
+
+    def set_gateways(self, gateways: tuple[world.Gateway, ...]) -> None:
+        """What gateways say now; who asked them knows which keys that concerns."""
+        self._gateways = gateways
+
+    def set_halted(self, halted: world.Halted | None) -> Keys:
+        """The removal that waits for a person."""
+        if halted == self._halted:
+            return _NONE
+        self._halted = halted
+        return frozenset(objects.Key("ListenerClass", "", name) for name in self._classes)
+
+    def set_behind(self, key: objects.Key, *, is_behind: bool) -> None:
+        """What the last plan of a key said."""
+        if is_behind:
+            self._behind.setdefault(key, self.now)
+        else:
+            self._behind.pop(key, None)
+
+    @property
+    def behind(self) -> Collection[objects.Key]:
+        """Keys whose document is not in force on every gateway."""
+        return self._behind.keys()
+
+    def note_missing(self, path: str, state: world.SecretState) -> None:
+        """What a look for a Secret has shown."""
+        self._misses[path] = (state, self.now)
+
+    def forget_missing(self) -> Keys:
+        """Look for missing Secrets anew; returns who misses one."""
+        users = [self._references.users("Secret", path) for path in self._misses]
+        self._misses.clear()
+        return frozenset().union(*users)
+
+    # How.
+
+    def _seen(self, kind: objects.Kind, path: str, type_: type[ResourceT]) -> world.Seen[ResourceT] | None:
+        namespace, _, name = path.partition("/")
+        record = self.records.get(objects.Key(kind, namespace, name))
+        if record is None or not isinstance(record.found, world.Seen):
+            return None
+        assert isinstance(record.found.resource, type_)
+        return record.found
+
+    def _in(self, kind: str, namespace: str) -> list[Any]:
+        records = self._members.get((kind, namespace), {}).values()
+        return [record.found for record in records if isinstance(record.found, world.Seen)]
+
+    def _listeners(self, keys: Iterable[objects.Key]) -> list[world.Seen[resources.Listener]]:
+        found = [self.listener(key.path) for key in keys if key.kind == "Listener"]
+        return [one for one in found if one is not None]
+
+    def _put_own(self, key: objects.Key, raw: dict[str, Any]) -> Keys:
+        record, before = seen.read(key.kind, raw), self.records.get(key)
+        self.records[key] = record
+        self._members.setdefault((key.kind, key.namespace), {})[key.name] = record
+        if key.kind == "ListenerClass":
+            self._classes.pop(key.name, None)
+            if isinstance(record.found, world.Seen):
+                self._classes[key.name] = record.found
+        if before is not None and before.uid == record.uid and before.found == record.found:
+            return _NONE
+        if before is not None and _declared(before) == _declared(record):
+            return self._on_status(key, record)
+        former = self._references.targets(key)
+        found = record.found
+        now = references.targets_of(found.resource) if isinstance(found, world.Seen) else former
+        self._references.set(key, now)
+        return frozenset({key}) | self._dependants(key) | self._rivals(key, former | now)
+
+    def _remove_own(self, key: objects.Key) -> Keys:
+        if self.records.pop(key, None) is None:
+            return _NONE
+        members = self._members[key.kind, key.namespace]
+        del members[key.name]
+        self._behind.pop(key, None)
+        if key.kind == "ListenerClass":
+            self._classes.pop(key.name, None)
+        former = self._references.targets(key)
+        self._references.set(key, frozenset())
+        limited = {
+            objects.Key(key.kind, key.namespace, name) for name, record in members.items() if _is_limited(record)
+        }
+        return frozenset({key}) | limited | self._dependants(key) | self._rivals(key, former)
+
+    def _on_status(self, key: objects.Key, record: seen.Record) -> Keys:
+        """A status changed, ours or by somebody's hand: the key is looked at, and the Tenant that sums it up."""
+        if key.kind == "Listener" and isinstance(record.found, world.Seen):
+            return frozenset({key, self._tenant_key(record.found.resource)})
+        return frozenset({key})
+
+    def _tenant_key(self, listener: resources.Listener) -> objects.Key:
+        return objects.Key("Tenant", listener.metadata.namespace, listener.spec.tenant_ref.name)
+
+    def _dependants(self, key: objects.Key) -> Keys:
+        """Who refers to a resource."""
+        match key.kind:
+            case "Tenant" | "Destination":
+                return self._references.users(key.kind, key.path)
+            case "ListenerClass":
+                listeners = self._references.users("ListenerClass", key.name)
+                return listeners.union(*({hostname_key(host) for host in self.hosts_of(one)} for one in listeners))
+        return _NONE
+
+    def _rivals(self, key: objects.Key, targets: frozenset[references.Target]) -> Keys:
+        """Of a Listener that was or is there: its Tenant, and who else names one of its hostnames."""
+        if key.kind != "Listener":
+            return _NONE
+        found: set[objects.Key] = set()
+        for kind, path in targets:
+            if kind == "Tenant":
+                namespace, _, name = path.partition("/")
+                found.add(objects.Key("Tenant", namespace, name))
+            elif kind == "Hostname":
+                found |= self._references.users("Hostname", path)
+        return frozenset(found)
+
+    def _put_secret(self, path: str, raw: dict[str, Any]) -> Keys:
+        try:
+            found = seen.convert(raw, resources.Secret)
+        except msgspec.ValidationError:
+            return self._remove_secret(path)
+        before = self._secrets.get(path)
+        self._secrets[path] = found
+        self._misses.pop(path, None)
+        return self._references.users("Secret", path) if before != found else _NONE
+
+    def _remove_secret(self, path: str) -> Keys:
+        self._misses.pop(path, None)
+        return self._references.users("Secret", path) if self._secrets.pop(path, None) is not None else _NONE
+
+    def _set_namespace(self, name: str, labels: dict[str, str] | None) -> Keys:
+        before = self._namespaces.get(name)
+        if labels is None:
+            self._namespaces.pop(name, None)
+        else:
+            self._namespaces[name] = labels
+        return self._references.users("Namespace", name) if before != labels else _NONE
+
+    def _put_child(self, ref: objects.Ref, raw: dict[str, Any] | None) -> Keys:
+        """A child as it is now; one that is gone, or is not ours any more, leaves."""
+        before = self.by_ref.pop(ref, None)
+        hosts = self.hosts_of(before.key) if before is not None else frozenset()
+        if before is not None:
+            self._drop_child(ref, before, hosts)
+        full = {**raw, "apiVersion": ref.api_version, "kind": ref.kind} if raw is not None else None
+        child = seen.read_child(full, self._install.controller_name, self._keys) if full is not None else None
+        if full is not None and seen.is_foreign(full, self._install.controller_name):
+            self.foreign.add(ref)
+        else:
+            self.foreign.discard(ref)
+        if child is not None:
+            self.by_ref[ref] = child
+            self._children.setdefault(child.key, {})[ref] = child
+            if child.is_config:
+                for host in self.hosts_of(child.key):
+                    self._hosts.setdefault(host, set()).add(child.key)
+        if before is not None and child is not None and _as_planned(before) == _as_planned(child):
+            return _NONE
+        return self._on_child(before, child, hosts)
+
+    def _drop_child(self, ref: objects.Ref, before: seen.Child, hosts: frozenset[str]) -> None:
+        if before.is_config:
+            for host in hosts:
+                self._hosts[host].discard(before.key)
+                if not self._hosts[host]:
+                    del self._hosts[host]
+        siblings = self._children[before.key]
+        del siblings[ref]
+        if not siblings:
+            del self._children[before.key]
+
+    def _on_child(self, before: seen.Child | None, after: seen.Child | None, hosts: frozenset[str]) -> Keys:
+        found: set[objects.Key] = {one.key for one in (before, after) if one is not None}
+        for key in list(found):
+            if key.kind == "Hostname":  # its listeners tell how far it is
+                found |= self._hosts.get(key.name, set()) | self._references.users("Hostname", key.name)
+        if any(one is not None and one.is_config for one in (before, after)):
+            now = self.hosts_of(after.key) if after is not None else frozenset()
+            changed = before is None or after is None or _routed(before) != _routed(after)
+            for host in (hosts | now) if changed else ():
+                found.add(hostname_key(host))
+                if (host in hosts) != (host in now):
+                    found |= self._references.users("Hostname", host)
+        return frozenset(found)
+
+    def _on_features(self, changed: bool) -> Keys:
+        """Everything that is exposed may look otherwise."""
+        return (
+            frozenset(key for key in self.all_keys() if key.kind in {"ListenerClass", "Listener", "Hostname"})
+            if (changed)
+            else _NONE
+        )
+
+
+def hostname_key(hostname: str) -> objects.Key:
+    """The key of a hostname's children."""
+    return objects.Key("Hostname", "", hostname)
+
+
+def ref_of(kind: kinds.Watched, namespace: str, name: str) -> objects.Ref:
+    """Which object that is."""
+    return objects.Ref(kind.api_version, kind.name, namespace, name)
+
+
+def _declared(record: seen.Record) -> tuple[object, ...]:
+    """What people say of a resource, without what we say of it."""
+    found = record.found
+    if isinstance(found, world.Seen):
+        return record.uid, found.resource, found.fields
+    return record.uid, found.generation, found.message
+
+
+def _is_limited(record: seen.Record) -> bool:
+    return any(one.reason == _LIMITED for one in record.found.conditions)
+
+
+def _as_planned(child: seen.Child) -> tuple[object, ...]:
+    return child.uid, child.digest, child.seen.status, child.key
+
+
+def _routed(child: seen.Child) -> tuple[object, ...]:
+    """What of a published document decides over hostnames and what stands behind them."""
+    found = child.published
+    if found is None or not isinstance(found.document, documents.Listener):
+        return ()
+    return found.document.addresses, found.document.tenant.name, found.document.max_body_bytes

@@ -1,0 +1,173 @@
+"""The command ``usher-operator``."""
+
+import enum
+import inspect
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import usher_operator
+
+_EPILOG = "Example:  usher-operator run --kubeconfig ~/.kube/config --gateways http://127.0.0.1:9090"
+
+
+class LogFormat(enum.StrEnum):
+    """How lines of the log look; auto: text on a terminal, else json."""
+
+    auto = "auto"
+    json = "json"
+    text = "text"
+
+
+class LogLevel(enum.StrEnum):
+    """From which severity on lines are written."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+def build() -> typer.Typer:
+    """The command line."""
+    app = typer.Typer(
+        name="usher-operator",
+        help="Turns Usher's custom resources into TLS routes and live gateway configuration.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # boxes cut long names in a narrow terminal
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(invoke_without_command=True)
+    def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+        if version:
+            typer.echo(usher_operator.__version__)
+            raise typer.Exit
+
+    app.command("run", epilog=_EPILOG, help=" ".join((inspect.getdoc(run) or "").split()))(run)
+    return app
+
+
+def run(  # noqa: PLR0917 - each is a flag
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="USHER_OPERATOR_KUBECONFIG",
+            help="How to reach the API server. Default: the pod's service account, KUBECONFIG, ~/.kube/config.",
+        ),
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option(envvar="USHER_OPERATOR_NAMESPACE", help="The operator's own: Lease, install key, tokens.")
+    ] = "usher-system",
+    configuration_namespace: Annotated[
+        str,
+        typer.Option(envvar="USHER_OPERATOR_CONFIGURATION_NAMESPACE", help="Where configuration Secrets are written."),
+    ] = "usher-config",
+    data_plane_namespace: Annotated[
+        str,
+        typer.Option(
+            envvar="USHER_OPERATOR_DATA_PLANE_NAMESPACE",
+            help="Where routes and certificates are written. Default: --namespace.",
+        ),
+    ] = "",
+    controller_name: Annotated[
+        str,
+        typer.Option(envvar="USHER_OPERATOR_CONTROLLER_NAME", help="ListenerClasses with this name are served."),
+    ] = "usher.dev/usher",
+    gateways: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="USHER_OPERATOR_GATEWAYS", help="URL of a gateway's admin port, where there is no Service."
+        ),
+    ] = None,
+    gateway_service: Annotated[
+        str,
+        typer.Option(
+            envvar="USHER_OPERATOR_GATEWAY_SERVICE",
+            help="NAMESPACE/NAME[:PORT] of the Service whose ready endpoints are asked what they run.",
+        ),
+    ] = "",
+    backend_service: Annotated[
+        str, typer.Option(envvar="USHER_OPERATOR_BACKEND_SERVICE", help="NAME:PORT that routes send requests to.")
+    ] = "usher-gateway:80",
+    gateway_api: Annotated[
+        bool, typer.Option(envvar="USHER_OPERATOR_GATEWAY_API", help="Watch and write HTTPRoutes.")
+    ] = True,
+    cert_manager: Annotated[
+        bool, typer.Option(envvar="USHER_OPERATOR_CERT_MANAGER", help="Watch and write Certificates.")
+    ] = True,
+    admin: Annotated[
+        str, typer.Option(envvar="USHER_OPERATOR_ADMIN", help="HOST:PORT for health and metrics.")
+    ] = "127.0.0.1:9091",
+    workers: Annotated[
+        int, typer.Option(envvar="USHER_OPERATOR_WORKERS", help="Resources reconciled at the same time.")
+    ] = 16,
+    resync_seconds: Annotated[
+        float, typer.Option(envvar="USHER_OPERATOR_RESYNC_SECONDS", help="From one complete reading to the next.")
+    ] = 600.0,
+    tombstone_seconds: Annotated[
+        float,
+        typer.Option(envvar="USHER_OPERATOR_TOMBSTONE_SECONDS", help="How long a removal is said before it is done."),
+    ] = 600.0,
+    identity: Annotated[
+        str,
+        typer.Option(envvar="USHER_OPERATOR_IDENTITY", help="Who holds the Lease. Default: host and a random part."),
+    ] = "",
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="USHER_OPERATOR_LOG_FORMAT", help="auto, json or text.")
+    ] = LogFormat.auto,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="USHER_OPERATOR_LOG_LEVEL", help="debug, info, warning, error.")
+    ] = LogLevel.info,
+) -> None:
+    """Follow Usher's custom resources and keep routes and configuration as they say. Ends on SIGTERM and Ctrl-C."""
+    from usher_gateway import logs, model
+    from usher_operator import settings as all_settings
+
+    logs.configure(as_json=None if log_format is LogFormat.auto else log_format is LogFormat.json, level=log_level)
+    try:
+        settings = all_settings.Settings(
+            kubeconfig=kubeconfig,
+            namespace=namespace,
+            configuration_namespace=configuration_namespace,
+            data_plane_namespace=data_plane_namespace or namespace,
+            controller_name=controller_name,
+            identity=identity,
+            gateways=tuple(url.rstrip("/") for url in gateways or ()),
+            gateway_service=all_settings.parse_service(gateway_service) if gateway_service else None,
+            backend=all_settings.parse_backend(backend_service),
+            gateway_api=gateway_api,
+            cert_manager=cert_manager,
+            admin=all_settings.parse_endpoint(admin),
+            workers=workers,
+            timing=all_settings.Timing(resync=resync_seconds, tombstone=tombstone_seconds),
+        )
+        is_done = _serve(settings)
+    except model.UsherError as error:
+        typer.echo(f"usher-operator: {error}\n                {error.hint}", err=True)
+        raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
+    if not is_done:
+        raise typer.Exit(1)
+
+
+def _serve(settings: object) -> bool:
+    import uvloop
+
+    from usher_operator import settings as all_settings
+    from usher_operator import startup
+
+    assert isinstance(settings, all_settings.Settings)
+    found = settings
+
+    async def main() -> bool:
+        return await startup.Operator(found, startup.environment()).run()
+
+    return bool(uvloop.run(main()))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    build()()

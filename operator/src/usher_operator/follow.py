@@ -1,0 +1,70 @@
+"""Watches of the operator's own: on its children, and on kinds whose definition came while it ran.
+
+Most of what is heard of children is the echo of own writes, and kopf takes a millisecond for each event. Kopf also
+looks for a new definition only once, often a moment before it is served, and stays deaf to that kind then. A watch
+begins where a complete reading ended, so that nothing is missed in between.
+"""
+
+import asyncio
+import contextlib
+
+import structlog
+
+from usher_operator import api as apis
+from usher_operator import handlers, health, kinds, resync
+
+_log = structlog.get_logger(__name__)
+
+_GONE = 410
+_AGAIN_SECONDS = 1.0
+
+
+class Follower:
+    """Watches kinds, for ever."""
+
+    def __init__(self, api: apis.Api, reader: resync.Resync, handling: handlers.Handlers, alive: health.Health) -> None:
+        self._api, self._resync, self._handlers, self._health = api, reader, handling, alive
+        self._followed: set[kinds.Watched] = set()
+        self._wanted: asyncio.Queue[kinds.Watched] = asyncio.Queue()
+
+    def follow(self, kind: kinds.Watched) -> None:
+        """Watch a kind from now on; one that is watched already, or switched off, is left as it is."""
+        if kind not in self._followed and kind in self._resync.kinds:
+            self._followed.add(kind)
+            self._wanted.put_nowait(kind)
+
+    async def run(self) -> None:
+        """Watch every kind of children that is switched on, and whatever is asked for later."""
+        for kind in kinds.CHILDREN:
+            self.follow(kind)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                kind = await self._wanted.get()
+                group.create_task(self._follow(kind), name=f"watch {kind.plural}")
+
+    async def _follow(self, kind: kinds.Watched) -> None:
+        while True:
+            while self._resync.is_absent(kind):  # noqa: ASYNC110 - until its definition was seen
+                await asyncio.sleep(_AGAIN_SECONDS)
+            version = self._resync.versions.pop(kind, "") or await self._resync.read(kind)
+            while version:
+                version = await self._watch(kind, version)
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _watch(self, kind: kinds.Watched, version: str) -> str:
+        """Until the stream ends; returns where to go on: nowhere if everything has to be read anew."""
+        parameters = {"labelSelector": kind.selector, "resourceVersion": version}
+        try:
+            async with contextlib.aclosing(self._api.watch(self._resync.collection(kind), parameters)) as events:
+                async for event in events:
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    if event["type"] == "BOOKMARK":
+                        self._health.saw_watch(kind.name)
+                    else:
+                        self._handlers.on_event(kind, event["type"], event["object"])
+        except apis.ApiError as error:
+            if error.status in {_GONE, 404}:
+                return ""
+            _log.warning("watch_ended", kind=kind.name, status=error.status, reason=error.reason)
+            await asyncio.sleep(_AGAIN_SECONDS)
+        return version

@@ -1,0 +1,140 @@
+"""What an install has once: its key and the admin tokens, in Secrets that are made if absent and never overwritten."""
+
+import asyncio
+import base64
+import binascii
+import secrets
+
+import structlog
+
+from usher_gateway import envelopes, model
+from usher_operator import api as apis
+from usher_operator import cache as caches
+from usher_operator import kinds, objects, trust, workqueue
+
+_log = structlog.get_logger(__name__)
+
+KEY_SECRET = "usher-install-key"  # noqa: S105 - a name
+KEY_ENTRY = "install.key"
+TOKENS_SECRET = "usher-admin-tokens"  # noqa: S105 - a name
+OBSERVE_ENTRY = "observe.token"
+OPERATE_ENTRY = "operate.token"
+FINGERPRINT_FIELD = "installKeyFingerprint"
+"""In the status of every ListenerClass of this install."""
+
+_TOPIC = "install key"
+_LOOK_SECONDS = 30.0
+
+
+class Installation:
+    """The install's Secrets, and what follows when they change."""
+
+    def __init__(
+        self,
+        api: apis.Api,
+        cache: caches.Cache,
+        trusting: trust.Trust,
+        queue: workqueue.Workqueue[objects.Key],
+    ) -> None:
+        self._api, self._cache, self._trust, self._queue = api, cache, trusting, queue
+        self._namespace = cache.install.operator_namespace
+        self._key: bytes | None = None
+        self.observe_token = ""
+
+    @property
+    def is_key_known(self) -> bool:
+        """Whether the key is the one that every class of this install has in its status; without one, nothing goes."""
+        if self._key is None:
+            return False
+        known = fingerprints(self._cache)
+        return not known or known == {model.key_fingerprint(self._key)}
+
+    async def ensure(self) -> bool:
+        """Read the Secrets, making what is absent; False where there is no key to work with, and that is said."""
+        self.observe_token = await self._tokens()
+        key = await self._install_key()
+        if key is None:
+            return False
+        self._trust.restore(_TOPIC)
+        if key != self._key:
+            is_first = self._key is None
+            self._key = key
+            self._cache.set_keys(model.derive_keys(key))
+            _log.info("install_key", fingerprint=model.key_fingerprint(key), known=self.is_key_known)
+            if not is_first:
+                for changed in self._cache.all_keys():
+                    self._queue.add(changed)
+        return True
+
+    async def watch(self) -> None:
+        """Look at them every so often, for ever."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                await self.ensure()
+            except apis.ApiError as error:
+                _log.warning("install_secrets_not_read", error=str(error))
+
+    async def _install_key(self) -> bytes | None:
+        data = await self._read(KEY_SECRET)
+        if data is None:
+            if self._key is None and fingerprints(self._cache):
+                self._trust.doubt(_TOPIC, f"Secret {KEY_SECRET} is gone, and URLs depend on it: restore it")
+                return None
+            key = self._key or secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)
+            data = await self._create(KEY_SECRET, {KEY_ENTRY: base64.b64encode(key) + b"\n"})
+        try:
+            key = base64.b64decode(data.get(KEY_ENTRY, b"").strip(), validate=True)
+        except binascii.Error:
+            key = b""
+        if len(key) < model.keys.INSTALL_KEY_BYTES:
+            reason = f"Secret {KEY_SECRET} must have base64 of at least 32 bytes under {KEY_ENTRY}: restore it"
+            self._trust.doubt(_TOPIC, reason)
+            return None
+        return key
+
+    async def _tokens(self) -> str:
+        data = await self._read(TOKENS_SECRET)
+        if data is None:
+            made = {name: secrets.token_urlsafe(32).encode() + b"\n" for name in (OBSERVE_ENTRY, OPERATE_ENTRY)}
+            data = await self._create(TOKENS_SECRET, made)
+        token = data.get(OBSERVE_ENTRY, b"").decode("ascii", "replace").strip()
+        if not token:
+            _log.error("no_observe_token", secret=TOKENS_SECRET, entry=OBSERVE_ENTRY)
+        return token
+
+    async def _read(self, name: str) -> dict[str, bytes] | None:
+        raw = await self._api.get(kinds.SECRET.path(self._namespace, name), missing_ok=True)
+        return _decoded(raw) if raw is not None else None
+
+    async def _create(self, name: str, data: dict[str, bytes]) -> dict[str, bytes]:
+        """Make a Secret; where another replica was faster, its Secret counts."""
+        install = envelopes.install_label(self._cache.install.controller_name)
+        labels = {envelopes.INSTALL_LABEL: install}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": self._namespace, "labels": labels},
+            "type": "Opaque",
+            "data": {entry: base64.b64encode(value).decode() for entry, value in data.items()},
+        }
+        try:
+            raw = await self._api.create(kinds.SECRET.collection(self._namespace), body)
+            _log.info("install_secret_created", name=name)
+        except apis.ApiError as error:
+            if error.status != 409:
+                raise
+            found = await self._api.get(kinds.SECRET.path(self._namespace, name))
+            assert found is not None
+            raw = found
+        return _decoded(raw)
+
+
+def fingerprints(cache: caches.Cache) -> set[str]:
+    """Of install keys, as the classes of this install have them in their status."""
+    found = {str(one.fields.get(FINGERPRINT_FIELD, "")) for one in cache.our_classes()}
+    return found - {""}
+
+
+def _decoded(raw: apis.Raw) -> dict[str, bytes]:
+    return {name: base64.b64decode(value) for name, value in (raw.get("data") or {}).items()}

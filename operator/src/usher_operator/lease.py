@@ -1,0 +1,195 @@
+"""Who of several replicas works: a Lease, renewed by its holder, taken over once it has not changed for long enough.
+
+Age is counted by the local monotonic clock from the moment at which a change of the record was seen, never by the times
+written in it: clocks of machines that differ by a minute change nothing. Source: client-go's leaderelection.
+"""
+
+import asyncio
+import contextlib
+import datetime
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+import structlog
+
+from usher_operator import api as apis
+from usher_operator import settings as all_settings
+
+_log = structlog.get_logger(__name__)
+
+GROUP_PATH = "/apis/coordination.k8s.io/v1"
+NAME = "usher-operator"
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What a Lease says, as far as it decides anything."""
+
+    holder: str = ""
+    duration_seconds: float = 0.0
+    transitions: int = 0
+    resource_version: str = ""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What to do now; for ``Wait``: for how long at most."""
+
+    action: Literal["Create", "Take", "Renew", "Wait"]
+    seconds: float = 0.0
+
+
+class Observed:
+    """The record as last seen, and since when it has not changed."""
+
+    def __init__(self, identity: str) -> None:
+        self._identity = identity
+        self.record: Record | None = None
+        self._since = 0.0
+
+    def see(self, record: Record | None, now: float) -> None:
+        """Note what the server says. ``now``: monotonic seconds, taken before the server was asked."""
+        if self.record is None or record is None or record.resource_version != self.record.resource_version:
+            self._since = now
+        self.record = record
+
+    def decide(self, now: float) -> Decision:
+        """What follows at a moment."""
+        record = self.record
+        if record is None:
+            return Decision("Create")
+        if record.holder == self._identity:
+            return Decision("Renew")
+        left = self._since + record.duration_seconds - now
+        if not record.holder or left <= 0:
+            return Decision("Take")
+        return Decision("Wait", left)
+
+
+def read(raw: dict[str, Any]) -> Record:
+    """The record in a Lease as the server sends it."""
+    spec = raw.get("spec") or {}
+    return Record(
+        holder=spec.get("holderIdentity") or "",
+        duration_seconds=float(spec.get("leaseDurationSeconds") or 0),
+        transitions=int(spec.get("leaseTransitions") or 0),
+        resource_version=raw["metadata"].get("resourceVersion", ""),
+    )
+
+
+class Lease:
+    """One replica's part in the election. ``clock``: monotonic seconds."""
+
+    def __init__(self, api: apis.Api, settings: all_settings.Settings, clock: Callable[[], float]) -> None:
+        self._api, self._clock, self._timing = api, clock, settings.timing
+        self._namespace = settings.namespace
+        self.identity = settings.identity
+        self._observed = Observed(self.identity)
+        self._acquired = ""
+        self.reached_at: float | None = None
+        """When the Lease was last read or written."""
+        self.is_leader = False
+
+    async def acquire(self) -> None:
+        """Wait until this replica is the leader; the Lease is watched, so that a release is seen at once."""
+        while not self.is_leader:
+            try:
+                decision = await self._look()
+                if decision.action == "Wait":
+                    await self._watch(decision.seconds)
+                else:
+                    await self._write(decision.action)
+            except apis.ApiError as error:
+                if error.status not in {404, 409}:  # somebody was faster: look again
+                    _log.warning("lease_not_reached", status=error.status, reason=error.reason)
+                    await asyncio.sleep(self._timing.retry)
+        _log.info("lease_acquired", identity=self.identity)
+
+    async def hold(self) -> None:
+        """Renew until that has not worked for the deadline, or somebody else holds the Lease; then return."""
+        renewed = self._clock()
+        while self._clock() - renewed < self._timing.renew_deadline:
+            await asyncio.sleep(self._timing.retry)
+            asked = self._clock()
+            left = self._timing.renew_deadline - (asked - renewed)
+            try:
+                async with asyncio.timeout(max(left, 0.1)):
+                    await self._write("Renew")
+                renewed = asked
+            except (apis.ApiError, TimeoutError) as error:
+                if not await self._still_ours(error, left):
+                    break
+        self.is_leader = False
+        _log.error("lease_lost", identity=self.identity)
+
+    async def release(self) -> None:
+        """Give the Lease up, so that the standby need not wait. Best effort."""
+        if not self.is_leader:
+            return
+        self.is_leader = False
+        with contextlib.suppress(apis.ApiError, TimeoutError):
+            async with asyncio.timeout(1.5):
+                await self._write("Release")
+                _log.info("lease_released", identity=self.identity)
+
+    async def _still_ours(self, error: Exception, left: float) -> bool:
+        """After a failed renewal: whether to go on trying."""
+        if not isinstance(error, apis.ApiError):
+            return True
+        _log.warning("lease_not_renewed", status=error.status, reason=error.reason)
+        if error.status not in {404, 409}:
+            return True
+        with contextlib.suppress(apis.ApiError, TimeoutError):
+            async with asyncio.timeout(max(left, 0.1)):
+                decision = await self._look()
+                if decision.action == "Create":
+                    await self._write("Create")
+                return decision.action in {"Create", "Renew"}
+        return True
+
+    @property
+    def _path(self) -> str:
+        return f"{GROUP_PATH}/namespaces/{self._namespace}/leases"
+
+    async def _look(self) -> Decision:
+        asked = self._clock()
+        raw = await self._api.get(f"{self._path}/{NAME}", missing_ok=True, attempts=1)
+        self.reached_at = self._clock()
+        self._acquired = ((raw or {}).get("spec") or {}).get("acquireTime") or ""
+        self._observed.see(read(raw) if raw is not None else None, asked)
+        return self._observed.decide(self._clock())
+
+    async def _watch(self, seconds: float) -> None:
+        """Return when the Lease has changed, or after ``seconds``."""
+        record = self._observed.record
+        assert record is not None
+        parameters = {"fieldSelector": f"metadata.name={NAME}", "resourceVersion": record.resource_version}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                async for event in self._api.watch(self._path, parameters):
+                    if event["type"] != "BOOKMARK":
+                        return
+                await asyncio.sleep(self._timing.retry)  # the server ended the stream
+
+    async def _write(self, action: str) -> None:
+        record = self._observed.record or Record()
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        if action in {"Create", "Take"}:
+            self._acquired = now
+        spec = {
+            "holderIdentity": "" if action == "Release" else self.identity,
+            "leaseDurationSeconds": 1 if action == "Release" else round(self._timing.lease),
+            "acquireTime": self._acquired or now,
+            "renewTime": now,
+            "leaseTransitions": record.transitions + (action == "Take"),
+        }
+        metadata = {"name": NAME, "namespace": self._namespace}
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+        asked = self._clock()
+        if action == "Create":
+            raw = await self._api.create(self._path, body, attempts=1)
+        else:
+            metadata["resourceVersion"] = record.resource_version
+            raw = await self._api.replace(f"{self._path}/{NAME}", body, attempts=1)
+        self.reached_at = self._clock()
+        self._observed.see(read(raw), asked)
+        self.is_leader = action != "Release"

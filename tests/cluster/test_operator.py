@@ -1,0 +1,98 @@
+"""The operator as its own process under the shipped rights, against the real API server."""
+
+import asyncio
+from typing import Any
+
+from support import api, installs, waiting
+
+
+async def declare(install: installs.Install, namespace: str, **listener: Any) -> None:
+    for document in (
+        install.klass(),
+        installs.tenant(namespace),
+        installs.destination(namespace),
+        installs.listener(install, namespace, **listener),
+    ):
+        await install.server.apply(document)
+
+
+def has(type_: str, status: str, reason: str = "") -> Any:
+    def check(found: Any) -> bool:
+        condition = api.condition(found, type_)
+        return bool(condition) and condition.get("status") == status and reason in {"", condition["reason"]}
+
+    return check
+
+
+async def test_declared_resources_become_documents_a_url_and_conditions(
+    install: installs.Install, namespace: str
+) -> None:
+    await install.start_operator()
+    await declare(install, namespace)
+    lobby = api.Resource("Listener", "lobby", namespace)
+    await install.server.wait(lobby, has("Accepted", "True"))
+    found = await install.server.wait(lobby, has("ResolvedRefs", "True"))
+    assert found["status"]["observedGeneration"] == found["metadata"]["generation"]
+    assert found["status"]["addresses"][0]["hostname"] == install.klass()["spec"]["hostname"]
+    owners = {f"Listener {namespace}/lobby", f"Destination {namespace}/crm"}
+    await waiting.until(install.documents, lambda seen: owners <= set(seen))
+    url = await install.server.wait(api.Resource("Secret", "lobby-url", namespace), bool)
+    assert url["metadata"]["ownerReferences"][0]["uid"] == found["metadata"]["uid"]
+
+
+async def test_what_gateways_run_is_programmed(install: installs.Install, namespace: str) -> None:
+    port = installs.free_port()
+    await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
+    await declare(install, namespace)
+    await install.start_gateway(admin=port)
+    found = await install.server.wait(api.Resource("Listener", "lobby", namespace), has("Ready", "True"))
+    assert has("Programmed", "True")(found)
+    await install.server.wait(api.Resource("Tenant", "acme", namespace), has("Ready", "True"))
+
+
+async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
+    """resourceVersion of everything that the operator writes."""
+    found = {}
+    for kind, where in (
+        ("Secret", install.config),
+        ("Secret", namespace),
+        ("Ingress", install.system),
+        ("ListenerClass", ""),
+        ("Tenant", namespace),
+        ("Listener", namespace),
+        ("Destination", namespace),
+    ):
+        for one in await install.server.list(api.Resource(kind, "", where)):
+            found[f"{kind} {one['metadata']['name']}"] = one["metadata"]["resourceVersion"]
+    return found
+
+
+async def settled(install: installs.Install, namespace: str) -> dict[str, str]:
+    """Versions once they have not changed for a second."""
+    before = await versions(install, namespace)
+    while True:
+        await asyncio.sleep(1)
+        now = await versions(install, namespace)
+        if now == before:
+            return now
+        before = now
+
+
+async def test_another_start_writes_nothing(install: installs.Install, namespace: str) -> None:
+    first = await install.start_operator()
+    await declare(install, namespace)
+    await install.server.wait(api.Resource("Listener", "lobby", namespace), has("ResolvedRefs", "True"))
+    before = await settled(install, namespace)
+    assert await first.stop() == 0
+    assert install.cluster.audit is not None
+    position = install.cluster.audit.position()
+    second = await install.start_operator()
+
+    async def reconciled() -> float:
+        return await second.metric("usher_operator_reconcile_total")
+
+    await waiting.until(reconciled, lambda count: count >= 4)
+    assert await settled(install, namespace) == before
+    asked = install.cluster.audit.since(position, install.operator.user)
+    here = {namespace, install.system, install.config}  # other tests' namespaces may be ending
+    assert {one.resource for one in asked if one.writes and one.namespace in here} == {"leases"}

@@ -1,0 +1,193 @@
+"""What the operator does about what nobody asked for: edits of children, mass removals, lost events, lost leaders."""
+
+import base64
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import api, clusters, faulty_proxy, installs, waiting
+
+
+async def declare(install: installs.Install, namespace: str, *names: str) -> None:
+    """A class, a tenant, a destination, and Listeners; until their documents are there."""
+    wanted = [install.klass(), installs.tenant(namespace), installs.destination(namespace)]
+    for document in [*wanted, *(installs.listener(install, namespace, name) for name in names)]:
+        await install.server.apply(document)
+    await wait_live(install, namespace, *names)
+
+
+async def live(install: installs.Install, namespace: str) -> set[str]:
+    """Listeners (and Destinations) of a namespace whose documents are in force; other installs' may be there too."""
+    found = await install.documents()
+    owners = {owner for owner, one in found.items() if "tombstone" not in content(one)}
+    return {owner.rpartition("/")[2] for owner in owners if f" {namespace}/" in owner}
+
+
+async def wait_live(install: installs.Install, namespace: str, *listeners: str) -> None:
+    await waiting.until(lambda: live(install, namespace), lambda seen: seen == {"crm", *listeners})
+
+
+def content(secret: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(base64.b64decode(secret["data"]["config.json"]))
+    return found
+
+
+async def test_an_edited_document_is_mended(install: installs.Install, namespace: str) -> None:
+    await install.start_operator()
+    await declare(install, namespace, "lobby")
+    before = (await install.documents())[f"Listener {namespace}/lobby"]
+    await install.server.merge(api.of({"kind": "Secret", **before}), {"data": {"config.json": "e30="}})
+    await install.server.wait(api.of({"kind": "Secret", **before}), lambda found: found["data"] == before["data"])
+
+
+async def test_a_deleted_document_and_a_removed_label_are_mended(install: installs.Install, namespace: str) -> None:
+    await install.start_operator()
+    await declare(install, namespace, "lobby")
+    documents = await install.documents()
+    await install.server.delete(api.of({"kind": "Secret", **documents[f"Listener {namespace}/lobby"]}))
+    labels = {"metadata": {"labels": {"usher.dev/config": None, "usher.dev/watch": None, "usher.dev/install": None}}}
+    await install.server.merge(api.of({"kind": "Secret", **documents[f"Destination {namespace}/crm"]}), labels)
+    await wait_live(install, namespace, "lobby")
+
+
+async def test_a_removed_listener_leaves_a_tombstone_and_then_nothing(
+    install: installs.Install, namespace: str
+) -> None:
+    await install.start_operator("--tombstone-seconds", "3")
+    await declare(install, namespace, "lobby", "bar")
+    await install.server.delete(api.Resource("Listener", "lobby", namespace))
+    owner = f"Listener {namespace}/lobby"
+    await waiting.until(install.documents, lambda seen: owner in seen and content(seen[owner]).get("tombstone"))
+    await waiting.until(install.documents, lambda seen: owner not in seen)
+    assert await live(install, namespace) == {"crm", "bar"}
+
+
+async def test_a_listener_that_comes_back_replaces_its_tombstone(install: installs.Install, namespace: str) -> None:
+    await install.start_operator()
+    await declare(install, namespace, "lobby")
+    await install.server.delete(api.Resource("Listener", "lobby", namespace))
+    await wait_live(install, namespace)
+    await declare(install, namespace, "lobby")
+
+
+async def test_many_listeners_that_go_at_once_stay_until_a_person_confirms(
+    install: installs.Install, namespace: str
+) -> None:
+    await install.start_operator()
+    names = [f"room-{number}" for number in range(6)]
+    await declare(install, namespace, *names)
+    everything = await live(install, namespace)
+    for name in names:
+        await install.server.delete(api.Resource("Listener", name, namespace))
+    klass = api.of(install.klass())
+    found = await install.server.wait(
+        klass, lambda seen: api.condition(seen, "Ready").get("reason") == "RemovalsHalted"
+    )
+    assert await live(install, namespace) == everything
+    message = api.condition(found, "Ready")["message"]
+    digest = next(word.strip("`\".':;,") for word in message.split() if len(word.strip("`\".':;,")) == 12)
+    await install.server.merge(klass, {"metadata": {"annotations": {"usher.dev/confirm-removals": digest}}})
+    await wait_live(install, namespace)
+    await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted")
+
+
+@pytest.mark.parametrize("others", [(), ("bar",)], ids=["the last one", "one of two"])
+async def test_a_listener_deleted_while_the_watch_was_cut_disappears(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
+    await declare(install, namespace, "lobby", *others)
+
+    def of_listeners(asked: faulty_proxy.Asked) -> bool:
+        return asked.watches and asked.path.endswith("/listeners")
+
+    held = proxy.hang(of_listeners)
+    expired = proxy.expire(of_listeners, times=1)
+    proxy.cut(of_listeners)
+    await waiting.until(met(held))
+    await install.server.delete(api.Resource("Listener", "lobby", namespace))
+    held.lift()
+    await waiting.until(met(expired))
+    await wait_live(install, namespace, *others)
+
+
+def met(fault: faulty_proxy.Fault) -> Any:
+    async def look() -> int:
+        return fault.met
+
+    return look
+
+
+async def test_a_standby_takes_over_at_once_when_the_leader_is_told_to_stop(
+    install: installs.Install, namespace: str
+) -> None:
+    first = await install.start_operator("--identity", "first")
+    second = await install.start_operator("--identity", "second")
+    assert await second.metric("usher_operator_leader") == 0
+    lease = api.Resource("Lease", "usher-operator", install.system)
+    first.process.send_signal(signal.SIGTERM)
+    await install.server.wait(lease, lambda seen: seen["spec"]["holderIdentity"] == "second", limit_seconds=2)
+    await waiting.until(leader_code(first), lambda code: code == 0)
+    await second.wait_ready()
+    await declare(install, namespace, "lobby")
+
+
+async def test_a_standby_takes_over_from_a_leader_that_was_killed(install: installs.Install, namespace: str) -> None:
+    first = await install.start_operator("--identity", "first")
+    await install.start_operator("--identity", "second")
+    await first.stop(signal.SIGKILL)
+    lease = api.Resource("Lease", "usher-operator", install.system)
+    await install.server.wait(lease, lambda seen: seen["spec"]["holderIdentity"] == "second", limit_seconds=20)
+    await declare(install, namespace, "lobby")
+
+
+async def test_a_leader_whose_lease_is_somebody_elses_ends_itself(install: installs.Install) -> None:
+    leader = await install.start_operator()
+    lease = api.Resource("Lease", "usher-operator", install.system)
+    await install.server.merge(lease, {"spec": {"holderIdentity": "somebody else"}})
+    await waiting.until(leader_code(leader), lambda code: code == 1)
+
+
+def leader_code(process: installs.Process) -> Any:
+    async def look() -> int | None:
+        return process.process.returncode
+
+    return look
+
+
+async def test_without_its_definitions_everything_stays(
+    install: installs.Install, namespace: str, definitions: clusters.Cluster
+) -> None:
+    operator = await install.start_operator()
+    await declare(install, namespace, "lobby")
+    everything = await live(install, namespace)
+    try:
+        await definitions.kubectl("delete", "crd", "listeners.usher.dev")
+        await waiting.until(lambda: operator.get("/readyz"), lambda seen: "listeners.usher.dev was deleted" in seen[1])
+    finally:
+        definitions.define(clusters.own_definitions())
+    await waiting.until(lambda: operator.get("/readyz"), lambda seen: seen[0] == 200)
+    klass = api.of(install.klass())
+    await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") == "RemovalsHalted")
+    assert await live(install, namespace) == everything
+    await declare(install, namespace, "lobby")
+    await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted")
+
+
+async def test_another_install_key_publishes_and_removes_nothing(install: installs.Install, namespace: str) -> None:
+    first = await install.start_operator()
+    await declare(install, namespace, "lobby")
+    klass = api.of(install.klass())
+    await install.server.wait(klass, lambda seen: (seen.get("status") or {}).get("installKeyFingerprint"))
+    await first.stop()
+    key = base64.b64encode(base64.b64encode(bytes(32))).decode()
+    secret = api.Resource("Secret", "usher-install-key", install.system)
+    await install.server.merge(secret, {"data": {"install.key": key}})
+    before = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
+    await install.server.delete(api.Resource("Listener", "lobby", namespace))
+    await install.start_operator()
+    await install.server.wait(klass, lambda seen: api.condition(seen, "Accepted").get("reason") == "InstallKeyChanged")
+    assert before == {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}

@@ -1,0 +1,204 @@
+"""The operator before an API server that refuses, hangs and forgets, and among things that are not its own."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.conftest import MakeNamespace
+from support import api, clusters, faulty_proxy, installs, waiting
+from support.local_cluster import foreign
+
+
+async def declare(install: installs.Install, namespace: str, *names: str) -> None:
+    wanted = [install.klass(), installs.tenant(namespace), installs.destination(namespace)]
+    for document in [*wanted, *(installs.listener(install, namespace, name) for name in names)]:
+        await install.server.apply(document)
+    for name in names:
+        await wait_published(install, namespace, name)
+
+
+async def wait_published(install: installs.Install, namespace: str, name: str) -> Any:
+    owner = f"Listener {namespace}/{name}"
+    return await waiting.until(install.documents, lambda seen: owner in seen)
+
+
+def lists_of(plural: str) -> faulty_proxy.Where:
+    return lambda asked: faulty_proxy.lists(asked) and asked.path.endswith(f"/{plural}")
+
+
+async def test_refused_requests_are_tried_again(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
+    faults = [
+        proxy.refuse(429, faulty_proxy.writes, times=3, retry_after_seconds=1),
+        proxy.refuse(500, faulty_proxy.writes, times=3),
+    ]
+    await declare(install, namespace, "lobby")
+    assert [fault.met for fault in faults] == [3, 3]
+
+
+async def test_an_operator_that_may_not_read_a_kind_says_so_and_touches_nothing(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    first = await install.start_operator()
+    await declare(install, namespace, "lobby")
+    await first.stop()
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    refused = proxy.refuse(403, lists_of("listeners"))
+    second = await install.start_operator(account=through, wait=False)
+    await waiting.until(lambda: second.get("/readyz"), lambda seen: "listeners cannot be read: 403" in seen[1])
+    before = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
+    assert f"Listener {namespace}/lobby" in before
+    refused.lift()
+    await second.wait_ready()
+    await declare(install, namespace, "lobby", "bar")
+
+
+async def test_a_reading_that_is_refused_takes_nothing_for_gone(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    operator = await install.start_operator("--resync-seconds", "1", account=through)
+    await declare(install, namespace, "lobby")
+    readings = await operator.metric('usher_operator_resync_total{result="incomplete"}')
+    with proxy.refuse(403, lists_of("listeners")):
+        await waiting.until(
+            lambda: operator.metric('usher_operator_resync_total{result="incomplete"}'),
+            lambda seen: seen >= readings + 2,
+        )
+    await waiting.until(
+        lambda: operator.metric('usher_operator_resync_total{result="success"}'), lambda seen: seen >= 1
+    )
+    documents = await install.documents()
+    assert f"Listener {namespace}/lobby" in documents
+    assert await operator.metric("usher_operator_resync_divergence_total") == 0
+
+
+async def test_conditions_of_others_stay(install: installs.Install, namespace: str) -> None:
+    await install.start_operator()
+    await declare(install, namespace, "lobby")
+    lobby = api.Resource("Listener", "lobby", namespace)
+    theirs = {
+        "type": "example.com/Audited",
+        "status": "True",
+        "reason": "Fine",
+        "message": "",
+        "observedGeneration": 1,
+        "lastTransitionTime": "2027-01-31T12:00:00Z",
+    }
+    document = {**installs.OURS, "kind": "Listener", "metadata": {"name": "lobby", "namespace": namespace}}
+    await install.server.wait(lobby, lambda seen: api.condition(seen, "Ready"))
+    await install.server.apply({**document, "status": {"conditions": [theirs]}}, "status")
+    await install.server.delete(api.Resource("Destination", "crm", namespace))
+
+    def lost(seen: Any) -> bool:
+        condition = api.condition(seen, "ResolvedRefs")
+        return bool(condition.get("reason") == "DestinationNotFound")
+
+    found = await install.server.wait(lobby, lost)
+    assert api.condition(found, "example.com/Audited") == theirs
+
+
+async def test_a_condition_edited_by_hand_is_mended_and_its_time_kept(
+    install: installs.Install, namespace: str
+) -> None:
+    await install.start_operator()
+    await declare(install, namespace, "lobby")
+    acme = api.Resource("Tenant", "acme", namespace)
+    before = await install.server.wait(acme, lambda seen: api.condition(seen, "Accepted"))
+    changed = [{**one, "message": "edited"} for one in before["status"]["conditions"]]
+    await install.server.merge(acme, {"status": {"conditions": changed}}, "status")
+
+    def mended(seen: Any) -> bool:
+        condition = api.condition(seen, "Accepted")
+        return bool(condition.get("message", "edited") != "edited")
+
+    after = await install.server.wait(acme, mended)
+    assert api.condition(after, "Accepted") == api.condition(before, "Accepted")
+
+
+async def test_somebody_elses_secret_with_the_name_of_a_child_is_left_alone(
+    install: installs.Install, namespace: str
+) -> None:
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "lobby-url", "namespace": namespace},
+        "data": {"mine": "YWJj"},
+    }
+    before = await install.server.create(theirs)
+    operator = await install.start_operator()
+    await declare(install, namespace, "lobby")
+    await waiting.until(lambda: operator.metric('usher_operator_reconcile_total{kind="Listener",result="error"}'), bool)
+    found = await install.server.get(api.Resource("Secret", "lobby-url", namespace))
+    assert found["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+async def test_an_optional_api_arrives_and_goes_while_the_operator_runs(
+    install: installs.Install, namespace: str, definitions: clusters.Cluster
+) -> None:
+    names = [f"{file.stem.split('_', 1)[1]}.{foreign.GATEWAY_API.group}" for file in _routes()]
+    await definitions.kubectl("delete", "crd", *names)
+    try:
+        operator = await install.start_operator()
+        feature = 'usher_operator_feature_available{feature="gateway_api"}'
+        assert await operator.metric(feature) == 0
+        definitions.define(_routes())
+        await waiting.until(lambda: operator.metric(feature), bool)
+        exposure = {
+            "type": "HTTPRoute",
+            "scope": "Hostname",
+            "httpRoute": {"parentRef": {"namespace": namespace, "name": "edge", "sectionName": "https"}},
+        }
+        await install.server.apply(install.klass(exposure=exposure))
+        for document in (installs.tenant(namespace), installs.listener(install, namespace)):
+            await install.server.apply(document)
+        routes = api.Resource("HTTPRoute", "", install.system)
+        await waiting.until(lambda: install.server.list(routes))
+        await definitions.kubectl("delete", "crd", *names)
+        await waiting.until(lambda: operator.metric(feature), lambda seen: seen == 0)
+        assert operator.process.returncode is None
+    finally:
+        definitions.define(_routes())
+
+
+def _routes() -> list[Path]:
+    return [file for file in foreign.files(foreign.GATEWAY_API) if file.stem.endswith("httproutes")]
+
+
+async def test_a_namespace_deleted_with_all_its_listeners_stays_published(
+    install: installs.Install, make_namespace: MakeNamespace
+) -> None:
+    doomed = await make_namespace("agency")
+    names = [f"room-{number}" for number in range(8)]
+    await install.start_operator()
+    await declare(install, doomed, *names)
+    await install.server.delete(api.Resource("Namespace", doomed))
+    klass = api.of(install.klass())
+    await install.server.wait(
+        klass, lambda seen: api.condition(seen, "Ready").get("reason") == "RemovalsHalted", limit_seconds=60
+    )
+    documents = await install.documents()
+    assert {f"Listener {doomed}/{name}" for name in names} <= set(documents)
+
+
+async def test_an_idle_operator_writes_nothing_but_its_lease(install: installs.Install, namespace: str) -> None:
+    if install.cluster.audit is None:
+        pytest.skip("the audit log of a given cluster is its own")
+    operator = await install.start_operator()
+    await declare(install, namespace, "lobby")
+
+    async def writes_in(seconds: float) -> set[str]:
+        assert install.cluster.audit is not None
+        position = install.cluster.audit.position()
+        await asyncio.sleep(seconds)
+        asked = install.cluster.audit.since(position, install.operator.user)
+        here = {namespace, install.system}  # other tests' namespaces may be ending
+        return {one.resource for one in asked if one.writes and one.namespace in here}
+
+    await waiting.until(lambda: writes_in(1), lambda seen: seen <= {"leases"})
+    assert await writes_in(5) == {"leases"}
+    assert await operator.metric("usher_operator_workqueue_depth") == 0

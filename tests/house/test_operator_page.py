@@ -1,0 +1,56 @@
+"""docs/operator.md lists every flag and every metric of the operator. UPDATE_DOCS=1 writes the table of flags anew."""
+
+import os
+import re
+from typing import Any
+
+import prometheus_client
+import typer.main
+
+from house import source
+from usher_operator import cli, metrics
+
+PAGE = source.DOCS / "operator.md"
+RUN: Any = typer.main.get_command(cli.build()).commands["run"]  # type: ignore[attr-defined]
+
+
+def table() -> str:
+    lines = ["| flag | variable | default | meaning |", "| --- | --- | --- | --- |"]
+    for option in RUN.params:
+        variable = option.envvar if isinstance(option.envvar, str) else next(iter(option.envvar or []), "")
+        default = "" if option.default in {None, ""} else f"`{option.default}`"
+        flags = " / ".join(f"`{flag}`" for flag in (option.opts[0], *option.secondary_opts))
+        lines.append(f"| {flags} | `{variable}` | {default} | {option.help} |")
+    return "\n".join(lines)
+
+
+def test_every_flag_is_listed() -> None:
+    text = PAGE.read_text("utf-8")
+    pattern = re.compile(r"(<!-- flags -->\n).*?(<!-- end -->)", re.DOTALL)
+    assert pattern.search(text)
+    wanted = pattern.sub(lambda found: found.group(1) + table() + "\n" + found.group(2), text)
+    if os.environ.get("UPDATE_DOCS"):
+        PAGE.write_text(wanted, "utf-8")
+    assert PAGE.read_text("utf-8") == wanted, "run UPDATE_DOCS=1 pytest tests/house/test_operator_page.py"
+
+
+def listed() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Metric -> (type, labels) as the page has them."""
+    rows = [row for row in source.table_rows(PAGE.read_text("utf-8")) if row[0].startswith("`usher_operator_")]
+    return {row[0].strip("`"): (row[1], tuple(re.findall(r"\w+", row[2]))) for row in rows}
+
+
+def test_every_metric_is_listed_with_its_type_and_labels() -> None:
+    made = metrics.Metrics()
+    shown = prometheus_client.generate_latest(made.registry).decode()
+    types = dict(re.findall(r"^# TYPE (usher_\w+) (\w+)", shown, re.MULTILINE))
+    page = listed()
+    assert {name: kind for name, (kind, _) in page.items()} == types
+    known = {
+        f"{metric._name}{'_total' if metric._type == 'counter' else ''}": metric._labelnames for metric in numbers(made)
+    }
+    assert {name: labels for name, (_, labels) in page.items() if name in known} == known
+
+
+def numbers(made: metrics.Metrics) -> list[Any]:
+    return [value for value in vars(made).values() if hasattr(value, "_labelnames")]

@@ -1,0 +1,31 @@
+"""The operator's admin port over a real socket."""
+
+import time
+
+import aiohttp
+import pytest
+
+from usher_gateway import model
+from usher_operator import health, metrics, settings
+
+
+async def test_the_admin_port_tells_health_readiness_and_numbers() -> None:
+    found = health.Health(settings.Settings(), time.monotonic)
+    found.not_ready.clear()
+    found.doubts = lambda: ["listeners cannot be read"]
+    async with (
+        health.AdminServer(settings.Endpoint("127.0.0.1", 0), found, metrics.Metrics()) as server,
+        aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session,
+    ):
+        async with session.get("/healthz") as answer:
+            assert answer.status == 200
+        async with session.get("/readyz") as answer:
+            assert (answer.status, await answer.json()) == (
+                503,
+                {"ready": False, "reasons": ["listeners cannot be read"]},
+            )
+        async with session.get("/metrics") as answer:
+            assert "usher_operator_build_info" in await answer.text()
+        with pytest.raises(model.ConfigurationError, match="cannot listen"):
+            async with health.AdminServer(settings.Endpoint("127.0.0.1", server.port), found, metrics.Metrics()):
+                pass

@@ -1,0 +1,203 @@
+"""An install beside others in one cluster: namespaces and shipped rights of its own, programs as processes."""
+
+import asyncio
+import base64
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+from support import accounts, api, clusters, waiting
+
+ACCESS = Path(__file__).parents[2] / "operator" / "access"
+OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
+_STOP_SECONDS = 10
+
+
+class Process:
+    """A program that runs, with an admin port and a log."""
+
+    def __init__(self, process: asyncio.subprocess.Process, admin: int, log: Path) -> None:
+        self.process, self.admin, self.log = process, admin, log
+        self.public = 0
+        """Of a gateway: the port that Purple posts to."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.admin}"
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """What the admin port answers; 0 while it does not."""
+        try:
+            async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
+                return answer.status, await answer.text()
+        except aiohttp.ClientError:
+            return 0, ""
+
+    async def wait_ready(self) -> None:
+        async def look() -> tuple[int, str]:
+            assert self.process.returncode is None, self.log.read_text("utf-8")[-4000:]
+            return await self.get("/readyz")
+
+        await waiting.until(look, lambda seen: seen[0] == 200)
+
+    async def metric(self, name: str) -> float:
+        """The sum of a metric over its labels; ``name`` may end in a part of them."""
+        _, text = await self.get("/metrics")
+        rows = [row for row in text.splitlines() if row.startswith(name)]
+        return sum(float(row.rpartition(" ")[2]) for row in rows)
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ends it; returns its exit code."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+            try:
+                await asyncio.wait_for(self.process.wait(), _STOP_SECONDS)
+            except TimeoutError:
+                self.process.kill()
+                await self.process.wait()
+                raise AssertionError("it did not end:\n" + self.log.read_text("utf-8")[-4000:]) from None
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+
+@dataclass
+class Install:
+    """One install. ``controller`` names it in ListenerClasses."""
+
+    server: api.Api
+    cluster: clusters.Cluster
+    folder: Path
+    system: str
+    config: str
+    controller: str
+    operator: accounts.Account
+    gateway: accounts.Account
+    running: list[Process] = field(default_factory=list)
+
+    async def start_operator(
+        self, *arguments: str, account: accounts.Account | None = None, wait: bool = True
+    ) -> Process:
+        """Starts an operator; with ``wait`` until it is ready."""
+        kubeconfig = (account or self.operator).kubeconfig
+        port = free_port()
+        command = [
+            *("-m", "usher_operator", "run", "--kubeconfig", str(kubeconfig), "--admin", f"127.0.0.1:{port}"),
+            *("--namespace", self.system, "--configuration-namespace", self.config),
+            *("--controller-name", self.controller, "--log-format", "json", "--log-level", "debug", *arguments),
+        ]
+        return await self._start(command, port, {}, wait=wait)
+
+    async def start_gateway(self, *, admin: int = 0, wait: bool = True) -> Process:
+        """Starts a gateway that runs what the operator publishes."""
+        port, public = admin or free_port(), free_port()
+        data = self.folder / f"data-{port}"
+        tokens = self.folder / "tokens"
+        tokens.mkdir(exist_ok=True)
+        for name, content in (await self.secret("usher-admin-tokens", self.system)).items():
+            (tokens / name).write_bytes(content)
+        key = (await self.secret("usher-install-key", self.system))["install.key"].decode().strip()
+        command = [
+            *("-m", "usher_gateway", "run", "--from-cluster", "--kubeconfig", str(self.gateway.kubeconfig)),
+            *("--config-namespace", self.config, "--data", str(data), "--admin-tokens", str(tokens)),
+            *("--listen", f"127.0.0.1:{public}", "--admin", f"127.0.0.1:{port}", "--log-format", "json"),
+            *("--accept-min-free-mib", "0", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "0"),
+        ]
+        process = await self._start(command, port, {"USHER_INSTALL_KEY": key}, wait=wait)
+        process.public = public
+        return process
+
+    async def _start(self, command: list[str], port: int, environ: dict[str, str], *, wait: bool) -> Process:
+        log = self.folder / f"{port}-{len(self.running)}.log"
+        kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *command, stdout=output, stderr=output, env={**kept, **environ}
+            )
+        found = Process(process, port, log)
+        self.running.append(found)
+        if wait:
+            await found.wait_ready()
+        return found
+
+    async def secret(self, name: str, namespace: str) -> dict[str, bytes]:
+        """The values of a Secret, once it is there."""
+        found = await self.server.wait(api.Resource("Secret", name, namespace), bool)
+        return {key: base64.b64decode(value) for key, value in found["data"].items()}
+
+    async def documents(self) -> dict[str, dict[str, Any]]:
+        """``Kind namespace/name`` -> config Secret, all of this install."""
+        found = await self.server.list(api.Resource("Secret", "", self.config), "usher.dev/config=true")
+        owners = [one["metadata"]["annotations"] for one in found]
+        names = [f"{owner['usher.dev/owner-kind']} {owner['usher.dev/owner']}" for owner in owners]
+        return dict(zip(names, found, strict=True))
+
+    def klass(self, **spec: Any) -> dict[str, Any]:
+        """A ListenerClass of this install, with its controller's name as its own."""
+        name = self.controller.rpartition("/")[2]
+        base = {"controllerName": self.controller, "hostname": f"{name}.example.com", "tls": {"mode": "External"}}
+        metadata = {"name": name}
+        return {**OURS, "kind": "ListenerClass", "metadata": metadata, "spec": {**base, **spec}}
+
+
+OURS = {"apiVersion": "usher.dev/v1alpha1"}
+
+
+def tenant(namespace: str, name: str = "acme", **spec: Any) -> dict[str, Any]:
+    return {**OURS, "kind": "Tenant", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def destination(namespace: str, name: str = "crm", **spec: Any) -> dict[str, Any]:
+    spec = {"type": "HTTP", "http": {"url": "https://crm.example.com/hook"}, **spec}
+    return {**OURS, "kind": "Destination", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def listener(install: Install, namespace: str, name: str = "lobby", **spec: Any) -> dict[str, Any]:
+    base = {
+        "tenantRef": {"name": "acme"},
+        "listenerClassName": install.klass()["metadata"]["name"],
+        "routes": [{"name": "crm", "destinationRef": {"name": "crm"}}],
+    }
+    metadata = {"name": name, "namespace": namespace}
+    return {**OURS, "kind": "Listener", "metadata": metadata, "spec": {**base, **spec}}
+
+
+@contextlib.asynccontextmanager
+async def installed(
+    cluster: clusters.Cluster, server: api.Api, make_namespace: Callable[..., Awaitable[str]], folder: Path
+) -> AsyncIterator[Install]:
+    """A fresh install under the shipped rights; whatever was started in it is ended, and its class deleted."""
+    system, config = await make_namespace("system"), await make_namespace("config")
+    suffix = secrets.token_hex(4)
+    operator, gateway = [
+        await accounts.log_in(server, cluster.endpoint, api.Resource("ServiceAccount", name, system), folder / name)
+        for name in (OPERATOR, GATEWAY)
+    ]
+    documents = [each for file in sorted(ACCESS.glob("*.yaml")) for each in yaml.safe_load_all(file.read_text("utf-8"))]
+    rights = accounts.moved(documents, {"usher-system": system, "usher-config": config}, f"-{suffix}")
+    await accounts.grant(server, rights)
+    install = Install(server, cluster, folder, system, config, f"usher.dev/test-{suffix}", operator, gateway)
+    try:
+        yield install
+    finally:
+        for process in install.running:
+            with contextlib.suppress(AssertionError):
+                await process.stop()
+        await server.delete(api.of(install.klass()))
+        await accounts.withdraw(server, rights)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

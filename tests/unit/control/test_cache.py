@@ -1,0 +1,252 @@
+"""What a change of the cluster makes anew: which keys are planned again, and which changes are none."""
+
+from typing import Any
+
+import pytest
+
+from usher_gateway import documents, envelopes, model
+from usher_operator import cache as caches
+from usher_operator import kinds, objects, settings
+from usher_operator.children import identity
+
+KEYS = model.derive_keys(bytes(32))
+LOBBY = objects.Key("Listener", "agency", "lobby")
+BAR = objects.Key("Listener", "agency", "bar")
+CRM = objects.Key("Destination", "agency", "crm")
+ACME = objects.Key("Tenant", "agency", "acme")
+PUBLIC = objects.Key("ListenerClass", "", "public")
+
+
+def raw(kind: str, name: str, spec: dict[str, Any], *, namespace: str = "agency", **meta: Any) -> dict[str, Any]:
+    about: dict[str, Any] = {"name": name, "uid": f"uid-{name}", "resourceVersion": "1", "generation": 1, **meta}
+    if namespace:
+        about["namespace"] = namespace
+    return {"apiVersion": "usher.dev/v1alpha1", "kind": kind, "metadata": about, "spec": spec}
+
+
+def listener(name: str = "lobby", *hostnames: str, **meta: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "tenantRef": {"name": "acme"},
+        "listenerClassName": "public",
+        "routes": [{"name": "crm", "destinationRef": {"name": "crm"}}],
+    }
+    if hostnames:
+        spec["addresses"] = [{"name": f"a{index}", "hostname": host} for index, host in enumerate(hostnames)]
+    return raw("Listener", name, spec, **meta)
+
+
+def destination(**meta: Any) -> dict[str, Any]:
+    token = {"secretRef": {"name": "token", "key": "token"}}
+    http = {"url": "https://crm.example.com", "authentication": {"type": "Bearer", "bearer": token}}
+    return raw("Destination", "crm", {"type": "HTTP", "http": http}, **meta)
+
+
+def klass(**spec: Any) -> dict[str, Any]:
+    spec = {"controllerName": "usher.dev/usher", "hostname": "hooks.example.com", **spec}
+    return raw("ListenerClass", "public", spec, namespace="")
+
+
+def secret(name: str = "token", value: str = "YWJj", **labels: str) -> dict[str, Any]:
+    labels = labels or {"usher.dev/watch": "true"}
+    about = {"name": name, "namespace": "agency", "uid": "uid", "resourceVersion": "1", "labels": labels}
+    return {"metadata": about, "data": {"token": value}}
+
+
+def config(host: str = "hooks.example.com", tenant: str = "acme", **meta: Any) -> dict[str, Any]:
+    document = documents.Listener(
+        "agency", "lobby", documents.Tenant(tenant), (documents.Address(host, "/v1/token"),), generation=1
+    )
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "namespace": "usher-config",
+            "name": envelopes.secret_name("Listener", "agency/lobby"),
+            "labels": envelopes.labels("usher.dev/usher", "uid-lobby"),
+            "annotations": identity.annotations(LOBBY),
+        },
+        "type": envelopes.secret_type("Listener"),
+        "data": envelopes.secret_data(envelopes.wrap(document, "uid-lobby", KEYS.document)),
+    }
+    found = dict(identity.finish(manifest).manifest)
+    found["metadata"] = {**found["metadata"], "uid": "uid-config", "resourceVersion": "1", **meta}
+    return found
+
+
+@pytest.fixture
+def cache() -> caches.Cache:
+    found = caches.Cache(settings.Settings(), lambda: 1_000_000)
+    found.set_keys(KEYS)
+    return found
+
+
+@pytest.fixture
+def full(cache: caches.Cache) -> caches.Cache:
+    for kind, one in (
+        (kinds.LISTENER_CLASS, klass()),
+        (kinds.TENANT, raw("Tenant", "acme", {})),
+        (kinds.DESTINATION, destination()),
+        (kinds.LISTENER, listener()),
+        (kinds.CREDENTIAL, secret()),
+    ):
+        cache.put(kind, one)
+    return cache
+
+
+def test_an_object_as_it_was_is_no_change(full: caches.Cache) -> None:
+    assert full.put(kinds.LISTENER, listener(resourceVersion="2")) == frozenset()
+    assert full.records[LOBBY].resource_version == "2"
+
+
+def test_a_tenant_concerns_its_listeners(full: caches.Cache) -> None:
+    assert full.put(kinds.TENANT, raw("Tenant", "acme", {"state": "Suspended"})) == {ACME, LOBBY}
+    assert full.remove(kinds.TENANT, "agency", "acme") == {ACME, LOBBY}
+    assert full.tenant("agency/acme") is None
+
+
+def test_a_secret_concerns_who_refers_to_it(full: caches.Cache) -> None:
+    assert full.put(kinds.CREDENTIAL, secret(value="ZGVm")) == {CRM}
+    assert full.put(kinds.CREDENTIAL, secret("other")) == frozenset()
+    assert full.remove(kinds.CREDENTIAL, "agency", "token") == {CRM}
+    assert full.secret_state("agency/token") is None
+
+
+def test_a_destination_concerns_the_listeners_that_route_to_it(full: caches.Cache) -> None:
+    assert full.remove(kinds.DESTINATION, "agency", "crm") == {CRM, LOBBY}
+
+
+def test_a_class_concerns_its_listeners(full: caches.Cache) -> None:
+    assert full.put(kinds.LISTENER_CLASS, klass(hostname="other.example.com")) == {PUBLIC, LOBBY}
+
+
+def test_a_route_taken_away_ends_the_reference(full: caches.Cache) -> None:
+    one = listener(generation=2)
+    one["spec"]["routes"] = []
+    full.put(kinds.LISTENER, one)
+    assert full.remove(kinds.DESTINATION, "agency", "crm") == {CRM}
+
+
+def test_labels_of_a_namespace_concern_what_is_in_it(full: caches.Cache) -> None:
+    labelled = {"metadata": {"name": "agency", "labels": {"tier": "gold"}}}
+    assert full.put(kinds.NAMESPACE, labelled) == {LOBBY, CRM}
+    assert full.put(kinds.NAMESPACE, labelled) == frozenset()
+
+
+def test_who_names_the_same_hostname_is_concerned(full: caches.Cache) -> None:
+    full.put(kinds.LISTENER, listener("lobby", "www.example.com"))
+    assert full.put(kinds.LISTENER, listener("bar", "www.example.com")) == {BAR, LOBBY, ACME}
+    assert len(full.claimants("www.example.com")) == 2
+    assert full.remove(kinds.LISTENER, "agency", "bar") == {BAR, LOBBY, ACME}
+
+
+def test_a_status_concerns_the_key_itself_and_its_tenant(full: caches.Cache) -> None:
+    one = listener(resourceVersion="2")
+    ready = {"type": "Ready", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "then"}
+    one["status"] = {"conditions": [ready, {"type": "Foreign", "status": "True"}], "observedGeneration": 1}
+    assert full.put(kinds.LISTENER, one) == {LOBBY, ACME}
+    record = full.records[LOBBY]
+    assert [condition.type for condition in record.found.conditions] == ["Ready"], "others' conditions are theirs"
+    assert (record.times, record.observed_generation) == ({"Ready": "then"}, 1)
+
+
+def test_what_cannot_be_read_is_known_by_what_is_wrong_without_values(full: caches.Cache) -> None:
+    one = listener(generation=2)
+    one["spec"]["state"] = "confidential"
+    assert LOBBY in full.put(kinds.LISTENER, one)
+    found = full.unreadable(LOBBY)
+    assert full.listener("agency/lobby") is None
+    assert found is not None
+    assert "$.spec.state" in found.message
+    assert "confidential" not in found.message
+
+
+def test_a_place_under_a_limit_is_offered_to_those_that_wait_for_one(full: caches.Cache) -> None:
+    waiting = listener("bar")
+    waiting["status"] = {"conditions": [{"type": "Accepted", "status": "False", "reason": "LimitExceeded"}]}
+    full.put(kinds.LISTENER, waiting)
+    assert BAR in full.remove(kinds.LISTENER, "agency", "lobby")
+
+
+def test_a_published_document_gives_its_hostname_to_its_tenant(full: caches.Cache) -> None:
+    full.put(kinds.LISTENER, listener("bar", "www.example.com"))
+    keys = full.put(kinds.SECRET, config("www.example.com"))
+    assert keys == {LOBBY, BAR, caches.hostname_key("www.example.com")}
+    assert full.incumbent("www.example.com") == ("agency", "acme")
+    assert [one.name for one in full.listeners_at("www.example.com")] == ["lobby"]
+    assert full.remove(kinds.SECRET, "usher-config", envelopes.secret_name("Listener", "agency/lobby")) == keys
+    assert full.incumbent("www.example.com") is None
+
+
+def test_an_echo_of_a_document_is_no_change(full: caches.Cache) -> None:
+    full.put(kinds.SECRET, config())
+    assert full.put(kinds.SECRET, config(resourceVersion="2")) == frozenset()
+
+
+def test_a_document_that_was_edited_is_published_no_more(full: caches.Cache) -> None:
+    full.put(kinds.SECRET, config())
+    edited = config()
+    edited["data"] = {"config.json": "e30="}
+    assert LOBBY in full.put(kinds.SECRET, edited)
+    assert full.published(LOBBY) is None
+    assert full.config_of(LOBBY) is not None
+
+
+def test_another_installs_child_is_not_ours(full: caches.Cache) -> None:
+    labels = envelopes.labels("usher.dev/other", "uid-lobby")
+    assert full.put(kinds.SECRET, config(labels=labels)) == frozenset()
+    assert full.children_of(LOBBY) == ()
+    assert {ref.namespace for ref in full.foreign} == {"usher-config"}
+
+
+def test_the_status_of_a_route_concerns_the_listeners_behind_it(full: caches.Cache) -> None:
+    full.put(kinds.SECRET, config())
+    host = caches.hostname_key("hooks.example.com")
+    about = {
+        "name": "route",
+        "namespace": "usher-system",
+        "uid": "u",
+        "resourceVersion": "1",
+        "labels": identity.labels("usher.dev/usher"),
+        "annotations": identity.annotations(host),
+    }
+    ingress: dict[str, Any] = {"metadata": about, "spec": {}}
+    assert full.put(kinds.INGRESS, ingress) == {host, LOBBY}
+    assert full.put(kinds.INGRESS, {**ingress, "status": {"loadBalancer": {}}}) == {host, LOBBY}
+    assert full.put(kinds.INGRESS, {**ingress, "status": {"loadBalancer": {}}}) == frozenset()
+
+
+def test_an_api_that_goes_takes_what_was_made_by_it(full: caches.Cache) -> None:
+    host = caches.hostname_key("hooks.example.com")
+    about = {
+        "name": "route",
+        "namespace": "usher-system",
+        "uid": "u",
+        "resourceVersion": "1",
+        "labels": identity.labels("usher.dev/usher"),
+        "annotations": identity.annotations(host),
+    }
+    full.set_served("gateway_api", served=True)
+    full.put(kinds.HTTP_ROUTE, {"metadata": about, "spec": {}})
+    assert host in full.set_served("gateway_api", served=False)
+    assert full.children_of(host) == ()
+
+
+def test_a_look_for_a_missing_secret_is_believed_for_a_while() -> None:
+    now = [0]
+    cache = caches.Cache(settings.Settings(), lambda: now[0])
+    cache.put(kinds.DESTINATION, destination())
+    cache.note_missing("agency/token", "NotLabelled")
+    assert cache.secret_state("agency/token") == "NotLabelled"
+    now[0] += 61_000_000
+    assert cache.secret_state("agency/token") is None
+    assert cache.forget_missing() == {CRM}
+
+
+def test_confirmations_are_those_of_our_classes(full: caches.Cache) -> None:
+    one = klass()
+    one["metadata"]["annotations"] = {"usher.dev/confirm-removals": "abc"}
+    full.put(kinds.LISTENER_CLASS, one)
+    other = klass(controllerName="usher.dev/other")
+    other["metadata"] |= {"name": "other", "annotations": {"usher.dev/confirm-removals": "def"}}
+    full.put(kinds.LISTENER_CLASS, other)
+    assert full.confirmations() == {"abc"}

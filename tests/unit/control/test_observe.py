@@ -1,0 +1,94 @@
+"""What gateways say, folded into reports; and which gateways there are."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from usher_operator import objects, observe, world
+
+LOBBY = objects.Key("Listener", "agency", "lobby")
+CRM = objects.Key("Destination", "agency", "crm")
+
+
+def answer(**fields: Any) -> observe.Answer:
+    return msgspec.convert({"cursor": "c.1", "complete": False, **fields}, observe.Answer)
+
+
+def document(key: objects.Key = LOBBY, hash_: str | None = "h1", rejected: str | None = None) -> dict[str, Any]:
+    return {"kind": key.kind, "key": key.path, "hash": hash_, "rejected": rejected, "vanished": False}
+
+
+@pytest.fixture
+def report() -> observe.Report:
+    found = observe.Report("http://one")
+    found.take(answer(complete=True, documents=[document(), document(CRM, "h2")]))
+    return found
+
+
+def test_a_complete_answer_is_all_there_is(report: observe.Report) -> None:
+    assert report.take(answer(complete=True, documents=[document()])) == {CRM}
+    assert dict(report.shown().applied) == {LOBBY: world.Applied("h1")}
+    assert report.cursor == "c.1"
+
+
+def test_a_change_is_told_of_what_changed(report: observe.Report) -> None:
+    assert report.take(answer(documents=[document(hash_="h3"), document(CRM, "h2")])) == {LOBBY}
+    assert report.take(answer()) == set()
+
+
+def test_a_rejected_document_says_why(report: observe.Report) -> None:
+    assert report.take(answer(documents=[document(hash_=None, rejected="too new")])) == {LOBBY}
+    assert report.shown().applied[LOBBY] == world.Applied("", "too new")
+
+
+def test_a_removed_document_is_forgotten(report: observe.Report) -> None:
+    assert report.take(answer(removed=[{"kind": "Destination", "key": "agency/crm"}])) == {CRM}
+    assert CRM not in report.shown().applied
+
+
+def test_how_listeners_and_destinations_do_is_read(report: observe.Report) -> None:
+    states = {
+        "receiving": "Silent",
+        "refusing": True,
+        "verifiedSince": "2027-01-31T12:00:00Z",
+        "quarantinedShare": 0.2,
+        "companyMismatch": True,
+        "degradedRoutes": [{"route": "slow", "reason": "ExpressionTooSlow"}, {"route": "other", "reason": "New"}],
+        "somethingNew": 1,
+    }
+    changed = report.take(answer(listeners={"agency/lobby": states}, destinations={"agency/crm": {"circuit": "Open"}}))
+    assert changed == {LOBBY, CRM}
+    assert report.shown().listeners["agency/lobby"] == world.ListenerReport(
+        receiving="Silent",
+        verified=True,
+        refusing=True,
+        quarantined_share=0.2,
+        slow_routes=("slow",),
+        company_mismatch=True,
+    )
+    assert report.shown().destinations["agency/crm"] == world.DestinationReport(circuit_open=True)
+
+
+def slices(*endpoints: dict[str, Any], **ports: int) -> list[dict[str, Any]]:
+    return [{"ports": [{"name": name, "port": port} for name, port in ports.items()], "endpoints": list(endpoints)}]
+
+
+READY = {"addresses": ["10.0.0.1"], "conditions": {"ready": True}}
+
+
+@pytest.mark.parametrize(
+    ("found", "port", "urls"),
+    [
+        (slices(READY, public=8080, admin=9090), "", {"http://10.0.0.1:9090"}),
+        (slices(READY, public=8080, admin=9090), "public", {"http://10.0.0.1:8080"}),
+        (slices(READY, public=8080, admin=9090), "7000", {"http://10.0.0.1:7000"}),
+        (slices(READY, other=9000), "", {"http://10.0.0.1:9000"}),
+        (slices(READY, public=8080, other=9000), "", set()),
+        (slices({"addresses": ["10.0.0.2"], "conditions": {"ready": False}}, admin=9090), "", set()),
+        (slices({"addresses": ["fd00::1"], "conditions": {}}, admin=9090), "", {"http://[fd00::1]:9090"}),
+        ([{"ports": None, "endpoints": None}], "", set()),
+    ],
+)
+def test_ready_endpoints_are_asked_at_the_admin_port(found: list[dict[str, Any]], port: str, urls: set[str]) -> None:
+    assert observe.endpoints(found, port) == urls

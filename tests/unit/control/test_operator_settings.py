@@ -1,0 +1,80 @@
+"""Flags of the operator: read strictly, each with an environment variable and a word of help."""
+
+from typing import Any
+
+import pytest
+import typer.main
+from typer import testing
+
+from usher_gateway import model
+from usher_operator import cli, settings
+
+COMMAND: Any = typer.main.get_command(cli.build())
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("usher-system/gateway", settings.Service("usher-system", "gateway")),
+        ("a/b:admin", settings.Service("a", "b", "admin")),
+        ("a/b:9090", settings.Service("a", "b", "9090")),
+    ],
+)
+def test_a_service_is_read(text: str, wanted: settings.Service) -> None:
+    assert settings.parse_service(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["gateway", "a/b/c", "a/B", "a/b:", ""])
+def test_what_is_no_service_is_refused(text: str) -> None:
+    with pytest.raises(model.ConfigurationError, match="NAMESPACE/NAME"):
+        settings.parse_service(text)
+
+
+def test_endpoints_and_backends_are_read() -> None:
+    assert settings.parse_endpoint("[::1]:9091") == settings.Endpoint("::1", 9091)
+    assert settings.parse_backend("usher-gateway:80") == settings.Backend("usher-gateway", 80)
+    for parse, text in ((settings.parse_endpoint, "9091"), (settings.parse_backend, "gateway")):
+        with pytest.raises(model.ConfigurationError):
+            parse(text)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        settings.Settings(controller_name="usher"),
+        settings.Settings(gateways=("127.0.0.1:9090",)),
+        settings.Settings(gateways=("http://127.0.0.1:9090",), gateway_service=settings.Service("a", "b")),
+        settings.Settings(workers=0),
+    ],
+)
+def test_what_cannot_work_is_refused_with_a_hint(wrong: settings.Settings) -> None:
+    with pytest.raises(model.ConfigurationError) as refused:
+        settings.check(wrong)
+    assert refused.value.hint
+
+
+def options() -> list[Any]:
+    return [option for option in COMMAND.commands["run"].params if option.name != "help"]
+
+
+@pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
+def test_every_flag_has_a_variable_and_a_help(option: Any) -> None:
+    variable = option.envvar if isinstance(option.envvar, str) else option.envvar[0]
+    assert variable == f"USHER_OPERATOR_{option.name.upper()}"
+    assert option.help
+
+
+def test_help_shows_an_example() -> None:
+    shown = testing.CliRunner().invoke(cli.build(), ["run", "--help"])
+    assert shown.exit_code == 0
+    assert "usher-operator run --" in shown.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--admin", "nowhere"], ["--gateway-service", "x"], ["--kubeconfig", "/nonexistent/file"]]
+)
+def test_a_wrong_flag_ends_with_2_and_says_what_to_do(arguments: list[str]) -> None:
+    shown = testing.CliRunner().invoke(cli.build(), ["run", *arguments])
+    assert shown.exit_code == 2
+    assert "usher-operator: " in shown.output
+    assert "Traceback" not in shown.output

@@ -1,0 +1,188 @@
+"""The queue in virtual time: nothing twice at once, failures later and later."""
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from usher_operator import workqueue
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(clock: Clock) -> workqueue.Workqueue[str]:
+    return workqueue.Workqueue(clock, lambda: 0.5)
+
+
+def drain(queue: workqueue.Workqueue[str]) -> list[str]:
+    found = []
+    while (key := queue.take()) is not None:
+        queue.done(key)
+        found.append(key)
+    return found
+
+
+def test_a_key_added_often_is_taken_once(queue: workqueue.Workqueue[str]) -> None:
+    for key in ("a", "b", "a", "a"):
+        queue.add(key)
+    assert drain(queue) == ["a", "b"]
+
+
+def test_a_key_added_while_it_is_processed_comes_again_afterwards(queue: workqueue.Workqueue[str]) -> None:
+    queue.add("a")
+    assert queue.take() == "a"
+    queue.add("a")
+    assert queue.take() is None
+    queue.done("a")
+    assert drain(queue) == ["a"]
+
+
+def test_a_delayed_key_is_taken_when_it_is_due(queue: workqueue.Workqueue[str], clock: Clock) -> None:
+    queue.add_after("a", 5)
+    clock.now += 4.9
+    assert queue.take() is None
+    assert queue.due_in() == pytest.approx(0.1)
+    clock.now += 0.1
+    assert drain(queue) == ["a"]
+    assert queue.due_in() is None
+
+
+def test_the_earliest_of_several_delays_counts(queue: workqueue.Workqueue[str], clock: Clock) -> None:
+    for seconds in (9, 3, 6):
+        queue.add_after("a", seconds)
+    clock.now += 3
+    assert drain(queue) == ["a"]
+    clock.now += 10
+    assert drain(queue) == []
+
+
+def test_adding_a_delayed_key_makes_it_ready_at_once_and_only_once(
+    queue: workqueue.Workqueue[str], clock: Clock
+) -> None:
+    queue.add_after("a", 5)
+    queue.add("a")
+    assert drain(queue) == ["a"]
+    clock.now += 10
+    assert drain(queue) == []
+
+
+def test_failures_wait_longer_each_time_up_to_five_minutes(queue: workqueue.Workqueue[str], clock: Clock) -> None:
+    delays: list[float] = []
+    retried: list[None] = []
+    queue.retried = lambda: retried.append(None)
+    for _ in range(14):
+        queue.add("a")
+        key = queue.take()
+        assert key is not None
+        delays.append(queue.retry(key))
+        queue.done(key)
+        clock.now += delays[-1]
+        assert drain(queue) == ["a"]
+    assert delays[:4] == pytest.approx([0.2, 0.4, 0.8, 1.6])
+    assert delays[-1] == workqueue.LAST_RETRY_SECONDS
+    assert len(retried) == 14
+
+
+def test_a_success_forgets_failures(queue: workqueue.Workqueue[str]) -> None:
+    first = queue.retry("a")
+    queue.retry("a")
+    queue.succeeded("a")
+    assert queue.retry("a") == first
+
+
+def test_keys_that_may_wait_come_after_all_others(queue: workqueue.Workqueue[str]) -> None:
+    queue.add_last("late")
+    queue.add("a")
+    queue.add("b")
+    assert drain(queue) == ["a", "b", "late"]
+
+
+def test_a_key_that_may_wait_and_is_added_comes_once(queue: workqueue.Workqueue[str]) -> None:
+    queue.add_last("a")
+    queue.add("a")
+    queue.add_last("a")
+    assert drain(queue) == ["a"]
+
+
+def test_depth_and_age_are_of_keys_that_wait(queue: workqueue.Workqueue[str], clock: Clock) -> None:
+    waited: list[float] = []
+    queue.waited = waited.append
+    queue.add("a")
+    clock.now += 2
+    queue.add("b")
+    assert (queue.depth, queue.oldest_age) == (2, 2)
+    queue.take()
+    assert (queue.depth, queue.oldest_age, waited) == (1, 0, [2])
+
+
+async def test_a_waiting_worker_is_woken(queue: workqueue.Workqueue[str]) -> None:
+    workers = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    for key in ("a", "b", "c"):
+        queue.add(key)
+    async with asyncio.timeout(5):
+        assert sorted(await asyncio.gather(*workers)) == ["a", "b", "c"]
+
+
+async def test_a_worker_that_is_cancelled_takes_no_key_along(queue: workqueue.Workqueue[str]) -> None:
+    worker = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    worker.cancel()
+    queue.add("a")
+    await asyncio.gather(worker, return_exceptions=True)
+    assert queue.take() == "a"
+
+
+Step = st.tuples(st.sampled_from(["add", "after", "last", "take", "done", "retry", "pass"]), st.integers(0, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(Step, max_size=60))
+def test_nothing_is_lost_and_nothing_processed_twice_at_once(steps: list[tuple[str, int]]) -> None:
+    clock = Clock()
+    queue: workqueue.Workqueue[int] = workqueue.Workqueue(clock, lambda: 0.0)
+    wanted: set[int] = set()
+    processing: set[int] = set()
+    for step, key in steps:
+        match step:
+            case "add" | "after" | "last":
+                if step == "after":
+                    queue.add_after(key, 1)
+                else:
+                    (queue.add if step == "add" else queue.add_last)(key)
+                wanted.add(key)
+            case "take":
+                taken = queue.take()
+                if taken is not None:
+                    assert taken not in processing
+                    processing.add(taken)
+                    wanted.discard(taken)
+            case "retry" if key in processing:
+                queue.retry(key)
+                wanted.add(key)
+            case "done" if key in processing:
+                processing.discard(key)
+                queue.done(key)
+            case "pass":
+                clock.now += 1
+    for key in processing:
+        queue.done(key)
+    clock.now += 1000
+    found = set()
+    while (taken := queue.take()) is not None:
+        found.add(taken)
+        queue.done(taken)
+    assert wanted <= found
