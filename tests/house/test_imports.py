@@ -14,7 +14,11 @@ PLACES = {
         "gateway/src/usher_gateway/observe.py",  # it opens the admin port
         "gateway/src/usher_gateway/simulator/",
         "gateway/src/usher_gateway/cli/",
+        "operator/src/usher_operator/api.py",
+        "operator/src/usher_operator/health.py",
+        "operator/src/usher_operator/observe.py",
     ),
+    "httptools": ("gateway/src/usher_gateway/ingest/http_parser.py",),
     "kopf": ("operator/",),
     "kubernetes": ("operator/",),
     "sqlite3": ("gateway/src/usher_gateway/store/sqlite/",),
