@@ -82,6 +82,8 @@ class Planner:
 
     def plan(self, occasion: Occasion) -> tuple[Plans, Plans]:
         """(plans if it is a visit, plans if it is a repeat), one per route."""
+        if self.is_constant:
+            return self.constant(occasion.hold)
         occurred_at = occasion.identity.visit_time if occasion.identity.time_trusted else None
         visit = expressions.visit_values(
             self._normaliser.visit(occasion.body, occurred_at), occasion.received_at, late=occasion.late
