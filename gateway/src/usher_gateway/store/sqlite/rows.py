@@ -34,6 +34,14 @@ def insert(connection: sqlite3.Connection, head: str, row: str, rows: Sequence[R
         connection.execute(_values(head, row, len(chunk), tail), list(itertools.chain.from_iterable(chunk)))
 
 
+def update_from(connection: sqlite3.Connection, statement: str, row: str, rows: Sequence[Row]) -> Iterator[Found]:
+    """Rows that a statement with ``from (values {})`` returns, for all rows that are spelled like ``row``."""
+    for chunk in _chunks(rows):
+        yield from connection.execute(
+            _from_values(statement, row, len(chunk)), list(itertools.chain.from_iterable(chunk))
+        ).fetchall()
+
+
 def select_in(connection: sqlite3.Connection, statement: str, keys: Sequence[object]) -> Iterator[Found]:
     """Rows of a statement with ``in ({})`` for all keys, however many."""
     for start in range(0, len(keys), _LARGEST):
@@ -60,3 +68,8 @@ def _values(head: str, row: str, count: int, tail: str) -> str:
 @functools.lru_cache(maxsize=512)
 def _in_list(statement: str, count: int) -> str:
     return statement.format(",".join("?" * count))
+
+
+@functools.lru_cache(maxsize=128)
+def _from_values(statement: str, row: str, count: int) -> str:
+    return statement.format(",".join([row] * count))
