@@ -66,6 +66,7 @@ def understand(
         has_marks=listener.planner.has_marks,
         quota=quota,
         quota_month=listener.month(now) if quota else (0, 0),
+        token_held=found.address.action == "Hold",
         body_size=len(raw),
     )
 

@@ -97,6 +97,10 @@ class Arrival(msgspec.Struct, gc=False):
     """Visits a month after which deliveries are held; 0 means no limit."""
     quota_month: tuple[int, int] = (0, 0)
     """The month (in the tenant's zone) that the quota counts: first instant and first instant of the next."""
+    token_held: bool = False
+    """Whether it came by an address whose visits are held."""
+    over_quota: bool = False
+    """Whether its tenant's month was over its quota with it; known once decided."""
     body_size: int = 0
     """Bytes after inflating; more than ``len(body)`` where truncated."""
     key: int = 0

@@ -75,6 +75,8 @@ class Delivery(msgspec.Struct, gc=False):
     hold: HoldReason | None
     body: bytes | None
     content_type: bytes
+    arrival_holds: tuple[HoldReason, ...] = ()
+    """What holds every delivery of its arrival, also where another reason came first (from the store only)."""
 
 
 class SettledAs(enum.IntEnum):

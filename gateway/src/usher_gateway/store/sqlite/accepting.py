@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 FLAGS = FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16
 """Bits of arrivals.flags."""
 
+HOLD_FLAGS = {model.HoldReason.TokenHeld: 32, model.HoldReason.QuotaExceeded: 64}
+"""Further bits: what holds every delivery of an arrival, whatever else held it first."""
+
 _SKIP_COUNTERS = {
     model.SkipReason.Filter: model.Counter.skipped_filter,
     model.SkipReason.OncePer: model.Counter.skipped_once_per,
@@ -41,6 +44,15 @@ _DELIVERY = "(?,?,?,?,?,0,?,0,0,?,?,?,?,0,0,0,0,'',null)"
 
 _Tally = tuple[int, int, model.CountedAs, bool, tuple[model.SkipReason | None, ...]]
 """(listener, slot, counted as, late, each route's skip reason): arrivals that count alike"""
+
+
+def _flags(arrival: model.Arrival, *, is_first: bool) -> int:
+    flags = (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first)
+    if arrival.token_held:
+        flags |= HOLD_FLAGS[model.HoldReason.TokenHeld]
+    if arrival.over_quota:
+        flags |= HOLD_FLAGS[model.HoldReason.QuotaExceeded]
+    return flags
 
 
 class _Skips(msgspec.Struct, frozen=True):
@@ -160,7 +172,7 @@ class Acceptance:
                 received_at,
                 visit_time,
                 counted_as.value,
-                (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first),
+                _flags(arrival, is_first=is_first),
                 0 if quarantine is None else quarantine.value,
                 arrival.hops,
                 arrival.body_size,
