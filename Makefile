@@ -31,7 +31,7 @@ $(READY): requirements/dev.txt gateway/pyproject.toml operator/pyproject.toml
 venv: $(READY) ## the environment, in .venv
 
 run: $(READY) ## a simulated day of visits in about a minute, then keeps serving (ONCE=1: ends after the table)
-	@$(BIN)/python examples/agency/day.py $(if $(ONCE),--once)
+	@PYTHONPATH=examples $(BIN)/python -m day.on_files $(if $(ONCE),--once) $(ARGS)
 
 test: check $(READY) ## all that must hold: make check, then the whole suite but the long one (KUBECONFIG=…: on that cluster)
 	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tests $(BIN)/python -m support.local_cluster build)
