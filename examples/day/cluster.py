@@ -54,8 +54,16 @@ def _decoded(data: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def reached(kubeconfig: Path | None, folder: Path) -> Iterator[Cluster]:
-    """A cluster for the time of a ``with`` block: the one of a kubeconfig, or a control plane of its own."""
+    """A cluster for the time of a ``with`` block: the one of a kubeconfig, or a control plane of its own.
+
+    Raises:
+        ConfigurationError: There is no such kubeconfig.
+    """
     if kubeconfig is not None:
+        if not kubeconfig.is_file():
+            raise model.ConfigurationError(
+                f"there is no kubeconfig {kubeconfig}", "Say KUBECONFIG=FILE, or leave it out."
+            )
         call = kubectl.Kubectl(programs.kubectl(), kubeconfig.absolute(), folder / "kubectl-cache")
         yield Cluster(call, clusters.endpoint(call), folder, is_given=True)
         return

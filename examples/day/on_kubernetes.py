@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import aiohttp
 import rich.console
 import rich.live
 import uvloop
@@ -28,12 +29,15 @@ from usher_gateway.config import from_files
 LIMIT_SECONDS = 90.0
 """For each step until everything is ready; all of them together take some 10 s."""
 _LOOK_SECONDS = 0.3
+_NOTICE_SECONDS = 2.0
+"""How long the end of a program may take to be noticed."""
 _FAILURES = (
     control_plane.StartError,
     programs.BuildError,
     toolchain.ToolchainError,
     kubectl.KubectlError,
     processes.EndedError,
+    aiohttp.ClientError,
     TimeoutError,
 )
 _T = TypeVar("_T")
@@ -100,7 +104,7 @@ class Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         async with contextlib.AsyncExitStack() as stack:
-            agrees = await self._live(stack)
+            agrees = await self._live_or_tell(stack)
             if agrees is not None and not self._arguments.once:
                 _say(self._console, trying.text(self._cluster, self._arguments))
                 await self._stop.wait()
@@ -109,6 +113,16 @@ class Run:
         if self._failed is not None:
             raise self._failed
         return 0 if agrees else 1
+
+    async def _live_or_tell(self, stack: contextlib.AsyncExitStack) -> bool | None:
+        """The same as `_live`; where a program's end is the cause of an error, that end is told in its place."""
+        try:
+            return await self._live(stack)
+        except (aiohttp.ClientError, kubectl.KubectlError):
+            await asyncio.wait([asyncio.create_task(self._stop.wait())], timeout=_NOTICE_SECONDS)
+            if self._failed is None:
+                raise
+            return None
 
     async def _live(self, stack: contextlib.AsyncExitStack) -> bool | None:
         """Whether the books agree; None: stopped before."""
@@ -184,9 +198,9 @@ class Run:
             live.update(progress.table())
             return progress
 
-        with rich.live.Live(console=self._console, auto_refresh=False) as live:
-            await self._until("everything's being Ready", look, lambda seen: seen.is_complete)
-            live.refresh()
+        with rich.live.Live(console=self._console) as live:
+            await self._until("the readiness of everything", look, lambda seen: seen.is_complete)
+        self._console.print()
         return progress
 
     async def _urls(self) -> dict[str, str]:

@@ -32,7 +32,7 @@ def rows(resources: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 def _row(resource: Mapping[str, Any]) -> Row:
     conditions = resource.get("status", {}).get("conditions", [])
-    ready = next((one for one in conditions if one["type"] == "Ready"), {})
+    ready: Mapping[str, Any] = next((one for one in conditions if one["type"] == "Ready"), {})
     if ready.get("observedGeneration") != resource["metadata"]["generation"]:
         ready = {}
     return Row(

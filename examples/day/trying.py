@@ -19,17 +19,17 @@ Everything goes on running (Ctrl-C ends it). What to try in another terminal:
   export KUBECONFIG={call.kubeconfig}
   alias k='{_shown(call.program)} --namespace={cluster.AGENCY}'
 
-  how it is       k get usher                                       why: k describe listener hotels
-  a live edit     k edit listener hotels                            take a route away: in force within a second
-  break a Secret  k delete secret mailer-token                      k get destination mailer; the last good one stays in force
+  how it is       k get usher                             # and why: k describe listener hotels
+  a live edit     k edit listener hotels                  # take a route away: in force within a second
+  break a Secret  k delete secret mailer-token            # mailer says so; what was in force stays in force
   mend it         k apply --server-side -f {manifests}/secrets.yaml
-  delete a tenant k delete tenant stadium                           its listeners answer 404 in a few seconds
-  take it back    k apply --server-side -f {manifests}/stadium.yaml at the same URLs as before
+  delete a tenant k delete tenant stadium                 # its listeners answer 404 in a few seconds
+  take it back    k apply --server-side -f {manifests}/stadium.yaml   # at the same URLs
   a URL           k get secret hotels-url --template='{{{{.data.url | base64decode}}}}'
   the portal      .venv/bin/usher simulate --validate-only --connect {listen} \\
                       "$(k get secret hotels-url --template='{{{{.data.url | base64decode}}}}' | sed s/https/http/)"
   the books       .venv/bin/usher usage --admin http://{admin} --data {logs}/tokens
-  metrics         curl -s http://{admin}/metrics | grep '^usher_';  curl -s http://{arguments.operator}/metrics
+  metrics         curl -s http://{admin}/metrics http://{arguments.operator}/metrics | grep '^usher_'
   logs            tail -f {logs}/operator.log {logs}/gateway.log
 
 The gateway's clock runs {times} times as fast: after {arguments.seconds:.0f} s without a visit a listener is Silent.
