@@ -10,6 +10,9 @@ from usher_gateway import clock as clocks
 from usher_gateway import simulator
 
 DAY_SECONDS = 86_400
+UNTIMED_SCALE = 2_000.0
+"""Where the clock runs faster, every body says when it was: a gateway that has to go by its own clock would take a
+moment's delay on a busy machine for an hour, and count otherwise than planned."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -39,15 +42,19 @@ class Way(msgspec.Struct, frozen=True):
     """The gateway's, or one that agrees with it."""
 
 
-def targets(urls: Mapping[str, str]) -> tuple[simulator.Target, ...]:
+def targets(urls: Mapping[str, str], scale: float) -> tuple[simulator.Target, ...]:
     """Whom the sender plays: a company for each plan."""
+    usual = simulator.Pattern()
     return tuple(
         simulator.Target(
             url=by_http(urls[plan.tenant]),
             name=plan.tenant,
             company=simulator.Company(id=plan.company, seed=number + 1, first_venue=100 * (number + 1)),
             pattern=simulator.Pattern(
-                authentications=plan.authentications, duration_seconds=DAY_SECONDS, curve=plan.curve
+                authentications=plan.authentications,
+                duration_seconds=DAY_SECONDS,
+                curve=plan.curve,
+                untimed=usual.untimed if scale <= UNTIMED_SCALE else 0.0,
             ),
         )
         for number, plan in enumerate(PLANS)
@@ -61,7 +68,9 @@ def by_http(url: str) -> str:
 
 async def send(way: Way, received: Callable[[], int], stop: asyncio.Event) -> simulator.Books:
     """Let Purple send the day's visits, with progress; ``received`` tells how many requests receivers got."""
-    settings = simulator.SimulatorSettings(targets=targets(way.urls), time_scale=way.clock.scale, connect=way.connect)
+    settings = simulator.SimulatorSettings(
+        targets=targets(way.urls, way.clock.scale), time_scale=way.clock.scale, connect=way.connect
+    )
     columns = (
         "{task.description}",
         rich.progress.BarColumn(),
