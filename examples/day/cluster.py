@@ -106,16 +106,16 @@ def _refuse_what_is_there(call: kubectl.Kubectl) -> None:
     if found:
         raise model.ConfigurationError(
             f"the cluster has {', '.join(found)} already",
-            "They would be changed, and deleted at the end: take another cluster. If an earlier run has just ended,"
-            " wait until they are gone.",
+            "They would be changed, and deleted at the end: take another cluster, or delete them if nobody needs them.",
         )
 
 
 def _remove(call: kubectl.Kubectl) -> None:
-    call.run("delete", "listenerclass", CLASS, "--ignore-not-found")
+    """Until it is gone, so that another run can begin."""
     access = _files(ROOT / "crds" / "access", ROOT / "operator" / "access")
+    call.run("delete", "listenerclass", CLASS, "--ignore-not-found")
     call.run("delete", "--ignore-not-found", "--wait=false", *access)
-    call.run("delete", "namespaces", SYSTEM, CONFIGURATION, AGENCY, "--ignore-not-found", "--wait=false")
+    call.run("delete", "namespaces", SYSTEM, CONFIGURATION, AGENCY, "--ignore-not-found", "--timeout=50s")
 
 
 def _files(*paths: Path) -> list[str]:

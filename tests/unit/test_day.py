@@ -8,12 +8,12 @@ from day import asking, books, readiness
 from usher_gateway import clock as clocks
 from usher_gateway import simulator
 
-SENT = simulator.ListenerBooks(name="hotels", visits=3, repeats=1, redelivered=1, sample_visits=1)
+SENT = simulator.ListenerBooks(name="hotels", visits=4, repeats=1, redelivered=1)
 COUNTED = {
     "visits": 4,
     "repeats": 1,
     "redeliveries": 1,
-    "probes": 4,
+    "probes": 0,
     "refused": 0,
     "quarantined": 0,
     "routed": 5,
