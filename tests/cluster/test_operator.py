@@ -96,3 +96,38 @@ async def test_another_start_writes_nothing(install: installs.Install, namespace
     asked = install.cluster.audit.since(position, install.operator.user)
     here = {namespace, install.system, install.config}  # other tests' namespaces may be ending
     assert {one.resource for one in asked if one.writes and one.namespace in here} == {"leases"}
+
+
+async def test_no_secret_is_told_anywhere(install: installs.Install, namespace: str) -> None:
+    operator = await install.start_operator()
+    credential = "c0nfidential-credential"
+    about = {"name": "token", "namespace": namespace, "labels": {"usher.dev/watch": "true"}}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": about, "stringData": {"token": credential}}
+    bearer = {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}
+    await install.server.apply(secret)
+    await declare(install, namespace)
+    http = {"url": "https://crm.example.com/hook", "authentication": bearer}
+    await install.server.apply(installs.destination(namespace, http=http))
+    crm = api.Resource("Destination", "crm", namespace)
+    await install.server.wait(crm, lambda seen: (seen.get("status") or {}).get("observedGeneration") == 2)
+    await install.server.delete(api.of(secret))
+    await install.server.wait(crm, has("ResolvedRefs", "False", "SecretNotFound"))
+    url = await install.secret("lobby-url", namespace)
+    key = await install.secret("usher-install-key", install.system)
+    tokens = await install.secret("usher-admin-tokens", install.system)
+    hidden = [credential, url["url"].decode(), url["url"].decode().rpartition("/")[2]]
+    hidden += [value.decode().strip() for value in (*key.values(), *tokens.values())]
+    told = [operator.log.read_text("utf-8"), (await operator.get("/metrics"))[1], (await operator.get("/readyz"))[1]]
+    for kind in ("ListenerClass", "Tenant", "Listener", "Destination", "Event"):
+        where = "" if kind == "ListenerClass" else namespace
+        told += [str(one) for one in await install.server.list(api.Resource(kind, "", where))]
+    assert [text for text in told for word in hidden if word in text] == []
+
+
+async def test_without_ready_endpoints_nothing_is_programmed(install: installs.Install, namespace: str) -> None:
+    await install.start_operator("--gateway-service", f"{install.system}/usher-gateway")
+    await declare(install, namespace)
+    found = await install.server.wait(
+        api.Resource("Listener", "lobby", namespace), lambda seen: api.condition(seen, "Programmed")
+    )
+    assert api.condition(found, "Programmed")["status"] != "True"

@@ -19,6 +19,8 @@ from usher_gateway import model
 from usher_operator import connection
 
 FIELD_MANAGER = "usher-operator"
+"""Who owns the fields that the operator applies."""
+
 CHUNK = 500
 """Objects per page of a list."""
 

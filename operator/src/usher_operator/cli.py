@@ -2,6 +2,7 @@
 
 import enum
 import inspect
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -124,10 +125,12 @@ def run(  # noqa: PLR0917 - each is a flag
     ] = LogLevel.info,
 ) -> None:
     """Follow Usher's custom resources and keep routes and configuration as they say. Ends on SIGTERM and Ctrl-C."""
+    import uvloop
+
     from usher_gateway import logs, model
     from usher_operator import settings as all_settings
+    from usher_operator import startup
 
-    logs.configure(as_json=None if log_format is LogFormat.auto else log_format is LogFormat.json, level=log_level)
     try:
         settings = all_settings.Settings(
             kubeconfig=kubeconfig,
@@ -145,27 +148,15 @@ def run(  # noqa: PLR0917 - each is a flag
             workers=workers,
             timing=all_settings.Timing(resync=resync_seconds, tombstone=tombstone_seconds),
         )
-        is_done = _serve(settings)
+        operator = startup.Operator(settings, dict(os.environ))
+        as_json = None if log_format is LogFormat.auto else log_format is LogFormat.json
+        logs.configure(as_json=as_json, level=log_level)
+        is_done = uvloop.run(operator.run())
     except model.UsherError as error:
         typer.echo(f"usher-operator: {error}\n                {error.hint}", err=True)
         raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
     if not is_done:
         raise typer.Exit(1)
-
-
-def _serve(settings: object) -> bool:
-    import uvloop
-
-    from usher_operator import settings as all_settings
-    from usher_operator import startup
-
-    assert isinstance(settings, all_settings.Settings)
-    found = settings
-
-    async def main() -> bool:
-        return await startup.Operator(found, startup.environment()).run()
-
-    return bool(uvloop.run(main()))
 
 
 def main() -> None:

@@ -15,10 +15,20 @@ from usher_operator import kinds, objects, trust, workqueue
 _log = structlog.get_logger(__name__)
 
 KEY_SECRET = "usher-install-key"  # noqa: S105 - a name
+"""Holds the install key; in the operator's namespace."""
+
 KEY_ENTRY = "install.key"
+"""Where in it: base64 on one line, as in a gateway's data folder."""
+
 TOKENS_SECRET = "usher-admin-tokens"  # noqa: S105 - a name
+"""Holds the tokens of the gateways' admin ports."""
+
 OBSERVE_ENTRY = "observe.token"
+"""The token of those who look, the operator among them."""
+
 OPERATE_ENTRY = "operate.token"
+"""The token of those who see bodies and change something."""
+
 FINGERPRINT_FIELD = "installKeyFingerprint"
 """In the status of every ListenerClass of this install."""
 

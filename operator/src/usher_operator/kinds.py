@@ -47,26 +47,37 @@ class Watched(msgspec.Struct, frozen=True):
 _GROUP, _VERSION = types.API_VERSION.split("/")
 
 LISTENER_CLASS = Watched("ListenerClass", _GROUP, _VERSION, "listenerclasses", namespaced=False)
+"""How listeners are exposed."""
 TENANT = Watched("Tenant", _GROUP, _VERSION, "tenants")
+"""A company."""
 LISTENER = Watched("Listener", _GROUP, _VERSION, "listeners")
+"""A webhook."""
 DESTINATION = Watched("Destination", _GROUP, _VERSION, "destinations")
+"""A receiving system."""
 CREDENTIAL = Watched("Credential", "", "v1", "secrets", selector=f"{metadata.WATCH_LABEL}=true")
 """A Secret that resources may refer to."""
 NAMESPACE = Watched("Namespace", "", "v1", "namespaces", namespaced=False)
+"""Only its labels are of interest."""
 SECRET = Watched("Secret", "", "v1", "secrets", selector=identity.SELECTOR)
 """A Secret that the operator made."""
 INGRESS = Watched("Ingress", "networking.k8s.io", "v1", "ingresses", selector=identity.SELECTOR)
+"""A route that the operator made."""
 INGRESS_CLASS = Watched("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
+"""Which Ingress controllers there are."""
 HTTP_ROUTE = Watched(
     "HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes", selector=identity.SELECTOR, feature="gateway_api"
 )
+"""A route of the Gateway API that the operator made."""
 CERTIFICATE = Watched(
     "Certificate", "cert-manager.io", "v1", "certificates", selector=identity.SELECTOR, feature="cert_manager"
 )
+"""A certificate of cert-manager that the operator asked for."""
 ISSUER = Watched("Issuer", "cert-manager.io", "v1", "issuers", feature="cert_manager")
+"""Who issues certificates in the data plane's namespace."""
 CLUSTER_ISSUER = Watched(
     "ClusterIssuer", "cert-manager.io", "v1", "clusterissuers", namespaced=False, feature="cert_manager"
 )
+"""Who issues certificates everywhere."""
 
 OWN = (LISTENER_CLASS, TENANT, LISTENER, DESTINATION)
 """The custom resources."""
@@ -78,8 +89,10 @@ DECLARED = (NAMESPACE, INGRESS_CLASS, ISSUER, CLUSTER_ISSUER, CREDENTIAL, *OWN)
 """What others make. Kopf watches it."""
 
 ALL = (*CHILDREN, *DECLARED)
+"""Everything that is read and watched."""
 
 BY_NAME = {one.name: one for one in ALL}
+"""Kind -> where the API server has it."""
 
 RESOURCES: dict[str, type[resources.Resource]] = {kind: found for (_, kind), found in resources.KINDS.items()}
 """Kind -> type of a resource."""

@@ -19,7 +19,10 @@ from usher_operator import settings as all_settings
 _log = structlog.get_logger(__name__)
 
 GROUP_PATH = "/apis/coordination.k8s.io/v1"
+"""Where the API server has Leases."""
+
 NAME = "usher-operator"
+"""The Lease, in the operator's namespace."""
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -7,7 +7,6 @@ written any more when the Lease is given up; kopf last, for it takes a while and
 
 import asyncio
 import contextlib
-import os
 import random
 import secrets
 import signal
@@ -332,8 +331,3 @@ async def _cancel_late(task: asyncio.Task[Any]) -> None:
         await asyncio.wait({task}, timeout=_STOP_SECONDS)
     elif task.exception() is not None:
         _log.error("kopf_ended", exc_info=task.exception())
-
-
-def environment() -> dict[str, str]:
-    """The process's environment, as it is read once."""
-    return dict(os.environ)

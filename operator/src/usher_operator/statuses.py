@@ -16,6 +16,8 @@ from usher_operator import kinds, metrics, objects, seen, workqueue
 _log = structlog.get_logger(__name__)
 
 INFORMATIONAL_PER_SECOND = 5.0
+"""So many statuses are written a second of which only informational conditions differ (design §7)."""
+
 _MOST_EVENTS = 500
 _EVENT_SECONDS = 0.1
 _COMPONENT = "usher-operator"

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 FIRST_RETRY_SECONDS = 0.2
+"""From a first failure to the next try; it doubles from there."""
+
 LAST_RETRY_SECONDS = 300.0
+"""No retry is put off for longer."""
 
 K = TypeVar("K")
 
