@@ -40,9 +40,14 @@ async def wait_holder(install: installs.Install, name: str, limit_seconds: float
     await install.server.wait(lease_of(install), lambda seen: holder(seen) == name, limit_seconds=limit_seconds)
 
 
-async def wait_some_written(install: installs.Install, count: int = LOAD) -> None:
+async def documents(install: installs.Install, namespace: str) -> dict[str, Any]:
+    """Of one namespace: Destinations have no class, so those of other tests are seen by this install too."""
+    return {owner: one for owner, one in (await install.documents()).items() if f" {namespace}/" in owner}
+
+
+async def wait_some_written(install: installs.Install, namespace: str, count: int = LOAD) -> None:
     """Until somebody is in the middle of it."""
-    found = await waiting.until(install.documents, lambda seen: len(seen) > 5, every_seconds=0.01)
+    found = await waiting.until(lambda: documents(install, namespace), lambda seen: len(seen) > 5, every_seconds=0.01)
     assert len(found) < count, "it was over before the test began"
 
 
@@ -52,10 +57,10 @@ async def wait_whole(install: installs.Install, namespace: str, count: int = LOA
     async def look() -> tuple[int, int]:
         listeners = await install.server.list(api.Resource("Listener", "", namespace))
         told = sum(api.condition(one, "ResolvedRefs").get("status") == "True" for one in listeners)
-        return len(await install.documents()), told
+        return len(await documents(install, namespace)), told
 
     await waiting.until(look, lambda seen: seen == (count + 1, count), every_seconds=0.3)
-    for one in (await install.documents()).values():
+    for one in (await documents(install, namespace)).values():
         assert "tombstone" not in json.loads(base64.b64decode(one["data"]["config.json"]))
     assert install.cluster.audit is not None
     asked = install.cluster.audit.since(0, install.operator.user)
@@ -97,7 +102,7 @@ async def test_a_leader_killed_in_the_middle_leaves_nothing_half_done(
     first = await install.start_operator("--identity", "first", changes=QUICK)
     await install.start_operator("--identity", "second", changes=QUICK)
     await declare(install, namespace)
-    await wait_some_written(install)
+    await wait_some_written(install, namespace)
     await first.stop(signal.SIGKILL)
     await wait_holder(install, "second")
     await wait_whole(install, namespace)
@@ -110,7 +115,7 @@ async def test_a_leader_told_to_stop_in_the_middle_writes_nothing_once_the_other
     first = await install.start_operator("--identity", "first", account=through)
     await install.start_operator("--identity", "second")
     await declare(install, namespace)
-    await wait_some_written(install)
+    await wait_some_written(install, namespace)
     first.process.send_signal(signal.SIGTERM)
     await wait_holder(install, "second", limit_seconds=2)
     written = len(writes(proxy))
@@ -126,7 +131,7 @@ async def test_a_leader_that_slept_writes_nothing_when_it_wakes(
     first = await install.start_operator("--identity", "first", account=through, changes=QUICK)
     await install.start_operator("--identity", "second", changes=QUICK)
     await declare(install, namespace)
-    await wait_some_written(install)
+    await wait_some_written(install, namespace)
     first.process.send_signal(signal.SIGSTOP)
     try:
         await wait_holder(install, "second")
@@ -177,7 +182,7 @@ async def test_a_lease_that_somebody_else_holds_is_waited_for(install: installs.
         await asyncio.sleep(0.5)
         await renew()
     assert holder(await install.server.get(lease)) == "somebody"
-    assert await install.documents() == {}
+    assert await documents(install, namespace) == {}
     await wait_holder(install, "waiting", limit_seconds=4)
     await operator.wait_ready()
     await wait_whole(install, namespace, 1)
