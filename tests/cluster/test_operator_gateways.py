@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support import api, faulty_proxy, installs
+from support import api, faulty_proxy, installs, waiting
 
 QUICK = {"grace_seconds": 2.0}
 """Programmed turns False sooner, so that a test need not wait for half a minute."""
@@ -39,24 +39,24 @@ def slice_of(install: installs.Install, gateway: installs.Process, *, ready: boo
     }
 
 
-def programmed(status: str, reason: str = "", part: str = "") -> Any:
-    def check(found: Any) -> bool:
-        condition = api.condition(found, "Programmed")
-        return bool(
-            condition.get("status") == status
-            and reason in {"", condition["reason"]}
-            and part in condition["message"]
-            and condition["observedGeneration"] == found["metadata"]["generation"]
-        )
+async def wait_programmed(install: installs.Install, namespace: str, status: str, reason: str, part: str = "") -> None:
+    """Until the listener's condition says so, of the newest generation."""
 
-    return check
+    async def look() -> dict[str, Any]:
+        found = await install.server.get(api.Resource("Listener", "lobby", namespace))
+        condition = api.condition(found, "Programmed")
+        return {**condition, "isNewest": condition.get("observedGeneration") == found["metadata"]["generation"]}
+
+    def is_so(seen: dict[str, Any]) -> bool:
+        return (seen.get("status"), seen.get("reason")) == (status, reason) and part in seen["message"]
+
+    await waiting.until(look, lambda seen: seen["isNewest"] and is_so(seen))
 
 
 async def test_programmed_says_what_every_ready_gateway_runs(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     address = own_address()
-    lobby = api.Resource("Listener", "lobby", namespace)
     await install.start_operator("--gateway-service", f"{install.system}/usher-gateway", changes=QUICK)
     for document in (
         install.klass(),
@@ -65,24 +65,25 @@ async def test_programmed_says_what_every_ready_gateway_runs(
         installs.listener(install, namespace),
     ):
         await install.server.apply(document)
-    await install.server.wait(lobby, programmed("False", "GatewayUnavailable", "no gateway is ready"))
+    await wait_programmed(install, namespace, "False", "GatewayUnavailable", "no gateway is ready")
 
     prompt = await install.start_gateway(host=address)
     lagging = await install.start_gateway(host=address, account=install.gateway.at(proxy.endpoint, tmp_path / "other"))
     for gateway in (prompt, lagging):
         await install.server.apply(slice_of(install, gateway))
-    await install.server.wait(lobby, programmed("True"))
+    await wait_programmed(install, namespace, "True", "Programmed")
 
     silence = proxy.silence()
     await install.server.apply(installs.listener(install, namespace, late={"afterSeconds": 60}))
-    await install.server.wait(lobby, programmed("False", "PartiallyProgrammed", f"{address}:{lagging.admin}"))
+    await wait_programmed(install, namespace, "False", "PartiallyProgrammed", f"{address}:{lagging.admin}")
     silence.lift()
-    await install.server.wait(lobby, programmed("True"))
+    await wait_programmed(install, namespace, "True", "Programmed")
 
     await lagging.stop()
-    await install.server.wait(lobby, programmed("False", "PartiallyProgrammed", f"{address}:{lagging.admin}"))
+    await wait_programmed(install, namespace, "False", "PartiallyProgrammed", f"{address}:{lagging.admin}")
     await install.server.apply(slice_of(install, lagging, ready=False))
-    await install.server.wait(lobby, programmed("True"))
+    await wait_programmed(install, namespace, "True", "Programmed")
 
     await install.server.delete(api.of(slice_of(install, prompt)))
-    await install.server.wait(lobby, programmed("False", "GatewayUnavailable", "no gateway is ready"))
+    await install.server.apply(installs.listener(install, namespace, late={"afterSeconds": 70}))
+    await wait_programmed(install, namespace, "False", "GatewayUnavailable", "no gateway is ready")
