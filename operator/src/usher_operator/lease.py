@@ -24,8 +24,9 @@ GROUP_PATH = "/apis/coordination.k8s.io/v1"
 NAME = "usher-operator"
 """The Lease, in the operator's namespace."""
 
-_ATTEMPTS = 3
-"""One request that is never answered must not cost the Lease: so many fit into the deadline."""
+_ATTEMPTS = 2
+"""So many requests that take their whole time fit into the deadline: one that is never answered must not cost the
+Lease, and a server that is only slow must not either."""
 
 
 class Record(msgspec.Struct, frozen=True):
