@@ -13,7 +13,7 @@ import pytest
 
 from support import api, faulty_proxy, installs, waiting
 
-LOAD = 120
+LOAD = 80
 """So many listeners are not written within a moment."""
 
 QUICK = {"timing": {"lease": 4.0, "renew_deadline": 2.5, "retry": 0.5}}
