@@ -31,7 +31,11 @@ $(READY): requirements/dev.txt gateway/pyproject.toml operator/pyproject.toml
 venv: $(READY) ## the environment, in .venv
 
 run: $(READY) ## a simulated day of visits in about a minute, then keeps serving (ONCE=1: ends after the table)
-	@$(BIN)/python examples/agency/day.py $(if $(ONCE),--once)
+	@PYTHONPATH=examples $(BIN)/python -m day.on_files $(if $(ONCE),--once) $(ARGS)
+
+run-kubernetes: $(READY) ## the same in a Kubernetes cluster of its own, with an operator (ONCE=1; KUBECONFIG=…: in that cluster)
+	@PYTHONPATH=examples:tests $(BIN)/python -m day.on_kubernetes $(if $(ONCE),--once) \
+		$(if $(USHER_TEST_KUBECONFIG),--kubeconfig $(USHER_TEST_KUBECONFIG)) $(ARGS)
 
 test: check $(READY) ## all that must hold: make check, then the whole suite but the long one (KUBECONFIG=…: on that cluster)
 	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tests $(BIN)/python -m support.local_cluster build)
@@ -67,4 +71,4 @@ requirements: ## pin anew what development and CI install
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run test test-long check format crds bench bench-operator requirements clean
+.PHONY: help venv run run-kubernetes test test-long check format crds bench bench-operator requirements clean

@@ -8,7 +8,6 @@ from house import source
 
 PLACES = {
     "aiohttp": (
-        "gateway/src/usher_gateway/ingest/receive.py",
         "gateway/src/usher_gateway/destinations/",
         "gateway/src/usher_gateway/config/list_watch.py",
         "gateway/src/usher_gateway/admin/",
@@ -19,6 +18,7 @@ PLACES = {
         "operator/src/usher_operator/health.py",
         "operator/src/usher_operator/observe.py",
     ),
+    "httptools": ("gateway/src/usher_gateway/ingest/http_parser.py",),
     "kopf": ("operator/",),
     "sqlite3": ("gateway/src/usher_gateway/store/sqlite/",),
     "asyncpg": ("gateway/src/usher_gateway/store/postgres/",),

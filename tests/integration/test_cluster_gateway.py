@@ -13,7 +13,7 @@ import pytest
 
 from integration import gateways
 from support import api_server
-from usher_gateway import app, documents, envelopes, model
+from usher_gateway import app, documents, envelopes, model, report
 from usher_gateway import settings as all_settings
 
 INSTALL_KEY = b"k" * 32
@@ -216,11 +216,12 @@ async def test_how_a_listener_does_is_reported(server: api_server.ApiServer, tmp
         for _ in range(3):
             assert await found.status("closed", gateways.visit(1)) == 401
         await found.gateway.report.sweep()
-        states = (await found.changes())["listeners"]
+        told = await found.changes()
+        states = told["listeners"]
         opened, closed = states["acme/open"], states["acme/closed"]
         assert opened["receiving"] == "Receiving"
         assert opened["verifiedSince"] is not None
-        assert opened["lastArrival"] >= opened["verifiedSince"]
+        assert told["now"] >= opened["lastArrival"] >= opened["verifiedSince"]
         assert (opened["quarantinedShare"], opened["quarantining"]) == (0.091, True)
         assert (opened["companyMismatch"], opened["companyMismatches"]) == (True, 1)
         assert not opened["refusing"]
@@ -237,3 +238,15 @@ async def test_without_the_operators_key_nothing_starts(server: api_server.ApiSe
         app.Gateway(settings, {})
     assert "USHER_INSTALL_KEY" in caught.value.hint
     assert not (tmp_path / "data" / "install.key").exists()
+
+
+async def test_the_first_to_ask_after_a_while_learns_everything(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(report, "_ASKED_SECONDS", 0.0)
+    server.put(wrap(listener("open")))
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(found.gateway.configured.is_set)
+        assert await found.status("open", gateways.visit(1)) == 200
+        assert (await found.changes())["listeners"]["acme/open"]["receiving"] == "Receiving"

@@ -89,13 +89,14 @@ def _administered(kubeconfig: Path, folder: Path, log: audit.Log | None) -> Iter
         account = f"--serviceaccount={name}:administrator"
         call.run("create", "clusterrolebinding", name, "--clusterrole=cluster-admin", account)
         token = call.run("create", "token", "administrator", f"--namespace={name}", "--duration=12h").strip()
-        yield Cluster(call, _endpoint(call), token, log)
+        yield Cluster(call, endpoint(call), token, log)
     finally:
         call.run("delete", "clusterrolebinding", name, "--ignore-not-found")
         call.run("delete", "namespace", name, "--wait=false")
 
 
-def _endpoint(call: kubectl.Kubectl) -> kubeconfigs.Endpoint:
+def endpoint(call: kubectl.Kubectl) -> kubeconfigs.Endpoint:
+    """Where a kubeconfig leads to."""
     view = json.loads(call.run("config", "view", "--raw", "--minify", "--flatten", "--output=json"))
     told = view["clusters"][0]["cluster"]
     authority = told.get("certificate-authority-data")

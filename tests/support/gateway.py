@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,18 @@ async def wait_until(condition: Any, limit: float = 15.0, every: float = 0.01) -
     async with asyncio.timeout(limit):
         while not condition():  # noqa: ASYNC110 - what is waited for is not ours to signal
             await asyncio.sleep(every)
+
+
+async def wait_until_async(
+    condition: Callable[[], Awaitable[bool]], shown: Callable[[], object], limit: float = 15.0
+) -> None:
+    """Wait for what has to be asked for; ``shown`` tells what was found instead."""
+    try:
+        async with asyncio.timeout(limit):
+            while not await condition():  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"not within {limit} s: {shown()}") from None
 
 
 @contextlib.asynccontextmanager

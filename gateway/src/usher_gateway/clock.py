@@ -11,9 +11,10 @@ from usher_gateway import model
 class Clock:
     """The wall clock in microseconds, or (for development) one that runs ``scale`` times as fast from its start."""
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, scale: float = 1.0, start: int | None = None) -> None:
+        """``start``: what a scaled clock begins with, such as what another process's clock says now."""
         self.scale = scale
-        self._start = time.time_ns() // 1000
+        self._start = time.time_ns() // 1000 if start is None else start
         self._monotonic = time.monotonic_ns()
 
     def now(self) -> int:

@@ -59,6 +59,7 @@ class _View:
             "complete": changes.complete,
             "documents": report.select_documents(changes),
             "removed": [{"kind": kind, "key": key} for what, kind, key in changes.removed if what == "document"],
+            "now": _time(gateway.clock.now()),
             "source": status.origin,
             "appliedAt": _time(gateway.applied_at or None),
             "heardAt": _time(status.heard_at or None),

@@ -3,11 +3,11 @@
 from usher_gateway import model
 from usher_gateway.delivery import dispatcher as dispatchers
 from usher_gateway.delivery import lanes
-from usher_gateway.ingest import accept, answer, find, receive
+from usher_gateway.ingest import accept, answer, find, http_request
 from usher_gateway.ingest import door as doors
 
 
-async def accept_arrival(door: doors.Door, request: receive.Request) -> answer.Answer:
+async def accept_arrival(door: doors.Door, request: http_request.Request) -> answer.Answer:
     """One arrival, from its header to its answer. Every step may refuse; only what is durable is acknowledged."""
     found: find.Found | None = None
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from support import gateway as gateways
 from support import privacy, wire
-from usher_gateway.ingest import receive
+from usher_gateway.ingest import http_request, receive
 
 HOST = "Host: hooks.test\r\n"
 
@@ -342,4 +342,4 @@ async def test_a_flood_of_requests_whose_answers_nobody_reads_is_bounded(gateway
 def test_limits_have_the_designs_defaults() -> None:
     limits = receive.Limits()
     assert (limits.answer_seconds, limits.header_seconds) == (8.0, 5.0)
-    assert receive.HARD_LIMIT_BYTES == LARGE
+    assert http_request.HARD_LIMIT_BYTES == LARGE

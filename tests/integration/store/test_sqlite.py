@@ -15,7 +15,7 @@ import pytest
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store import port
-from usher_gateway.store.sqlite import changes, database, lanes, persons, tail, walk, writer
+from usher_gateway.store.sqlite import changes, database, lanes, persons, settling, tail, walk, writer
 
 MIGRATIONS = Path(database.__file__).parent / "migrations"
 NOW = samples.NOW
@@ -217,8 +217,13 @@ async def test_what_is_asked_all_the_time_walks_no_table(bench: engines.Bench) -
         meters.fold(numbers),
         prune.prune(NOW, {}, prune.MeterWalk(), numbers),
         prune.prune(NOW + 400 * samples.DAY, {}, prune.MeterWalk(), numbers),
-        lambda batch_writer: batch_writer._settle(
-            writer.Batch(settlements=[model.Settlement(1, model.SettledAs.Dead, NOW, 0, 1)])
+        lambda batch_writer: settling.settle(
+            batch_writer,
+            [
+                model.Settlement(key, how, NOW, 0, 1)
+                for key in (1, 2)
+                for how in (model.SettledAs.Dead, model.SettledAs.Delivered)
+            ],
         ),
         lambda batch_writer: reads_of(batch_writer.connection),
     )

@@ -44,9 +44,9 @@ def _text(endpoint: Endpoint, user: dict[str, str], namespace: str = "default") 
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "current-context": "tests",
-            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests", "namespace": namespace}}],
-            "clusters": [{"name": "tests", "cluster": cluster}],
-            "users": [{"name": "tests", "user": user}],
+            "current-context": "usher",
+            "contexts": [{"name": "usher", "context": {"cluster": "usher", "user": "usher", "namespace": namespace}}],
+            "clusters": [{"name": "usher", "cluster": cluster}],
+            "users": [{"name": "usher", "user": user}],
         }
     )

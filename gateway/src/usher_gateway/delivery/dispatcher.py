@@ -63,6 +63,8 @@ class Dispatcher:
         self.attempt_seconds = measure.Histogram(measure.SECONDS)
         self._loop = asyncio.get_running_loop()
         self._clock, self._deliver, self._limits = parts.clock, parts.deliver, limits
+        self._places: dict[int, tuple[str, str]] = {}
+        """The store's number of a route -> its destination and tenant; a number never changes its meaning."""
         self._mine: set[int] = set()
         """Deliveries in lanes and attempts."""
         self._deferred: list[int] = []
@@ -103,16 +105,21 @@ class Dispatcher:
         """Take deliveries that belong to this process: into lanes, or back to the store where there is no room."""
         now = self._clock.steady()
         for delivery in deliveries:
-            definition = self.store.route(delivery.route)
-            tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
+            destination, tenant = self._places.get(delivery.route) or self._place(delivery.route)
             size = len(delivery.body or b"") + _OVERHEAD_BYTES
-            entry = lanes.Entry(delivery, definition.destination, tenant, fresh, size)
+            entry = lanes.Entry(delivery, destination, tenant, fresh, size)
             if self.lanes.offer(entry, now):
                 self._mine.add(delivery.key)
             else:
                 self._deferred.append(delivery.key)
         if deliveries:
             self._schedule_pump()
+
+    def _place(self, route: int) -> tuple[str, str]:
+        definition = self.store.route(route)
+        tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
+        self._places[route] = place = (definition.destination, tenant)
+        return place
 
     def ask_store(self) -> None:
         """Look for due work soon: something changed that the dispatcher did not do itself."""

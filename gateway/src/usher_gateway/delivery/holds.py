@@ -7,6 +7,7 @@ import structlog
 
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model
+from usher_gateway.delivery import attempt
 from usher_gateway.delivery import desk as desks
 from usher_gateway.ingest import route
 from usher_gateway.store import port
@@ -24,6 +25,9 @@ _EXPRESSION_HOLDS = {
     model.HoldReason.ExpressionTooSlow,
     model.HoldReason.FormatError,
 }
+_ARRIVAL_HOLDS = (model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded)
+"""What the arrival itself brought with it; all others are asked of the documents before each attempt."""
+
 _DESTINATION_HOLDS = {
     model.HoldReason.DestinationNotFound,
     model.HoldReason.DestinationPaused,
@@ -106,6 +110,7 @@ class Holds:
             return
         self._tried[key] = edition
         newest, left, decision = route.definition_of(listener, live), group.count, _Again(self._desk, self._clock)
+        lasting = [reason for reason in _ARRIVAL_HOLDS if not await self._has_ended(reason, newest)]
         # No more than there were: what cannot be decided by this edition either comes into the same group again.
         while left > 0 and (found := await self._store.claim_held(group, newest, _CLAIM_ROWS, self._clock.now())):
             left -= len(found)
@@ -113,6 +118,9 @@ class Holds:
             passed: list[model.Delivery] = []
             for delivery in found:
                 settlement = decision.settlement(delivery, newest) if group.reason in _FILTER_HOLDS else None
+                other = next((reason for reason in delivery.arrival_holds if reason in lasting), None)
+                if settlement is None and other is not None:
+                    settlement = attempt.held(delivery, other, self._clock.now())
                 if settlement is None:
                     passed.append(delivery)
                 else:

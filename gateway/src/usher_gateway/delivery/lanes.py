@@ -39,7 +39,7 @@ class Limits(msgspec.Struct, frozen=True):
     """0 means no limit; up to a second's worth may go at once."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A delivery in a lane, with what must be known of it here."""
 
     delivery: model.Delivery
@@ -52,7 +52,7 @@ class Entry(msgspec.Struct, frozen=True):
     """Bytes that it holds in memory."""
 
 
-class Next(msgspec.Struct, frozen=True):
+class Next(msgspec.Struct, frozen=True, gc=False):
     """The answer to "what now?": an entry to attempt, or when to ask again (0: only after another call)."""
 
     entry: Entry | None

@@ -1,11 +1,10 @@
 """From a parsed body to a committed arrival: put together what the store needs, hand it in, wait until the deadline."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable
 
 from usher_gateway import model
-from usher_gateway.ingest import answer, find, identify, route, validate
+from usher_gateway.ingest import answer, find, http_request, identify, route, validate
 from usher_gateway.store import port
 
 TRUNCATED_BYTES = 64 * 1024
@@ -17,18 +16,12 @@ MAX_HOPS = 2
 _TICK_SECONDS = 0.1
 
 
-class WithHeaders(Protocol):
-    """What understand() looks at of a request."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Names in any case."""
-
-
-def understand(found: find.Found, request: WithHeaders, raw: bytes, parsed: validate.Parsed, now: int) -> model.Arrival:
+def understand(
+    found: find.Found, headers: http_request.Headers, raw: bytes, parsed: validate.Parsed, now: int
+) -> model.Arrival:
     """The arrival as the store gets it: identity, plans, limits (pure)."""
     listener, body = found.listener, parsed.body
-    hops = _hops(request.headers.get("usher-hops", ""))
+    hops = _hops(headers.first(b"usher-hops"))
     quarantine = parsed.quarantine
     fields: dict[str, object] = {}
     if body is not None:
@@ -43,7 +36,11 @@ def understand(found: find.Found, request: WithHeaders, raw: bytes, parsed: vali
     if_repeat: route.Plans = ()
     if quarantine is None and body is not None:
         hold = model.HoldReason.TokenHeld if found.address.action == "Hold" else listener.hold
-        if_visit, if_repeat = listener.planner.plan(route.Occasion(body, fields, identity, now, late, hold))
+        planner = listener.planner
+        if planner.is_constant:
+            if_visit, if_repeat = planner.constant(hold)
+        else:
+            if_visit, if_repeat = planner.plan(route.Occasion(body, fields, identity, now, late, hold))
     document = listener.document
     is_truncated = quarantine is model.QuarantineReason.Truncated
     tenant = document.tenant
@@ -58,7 +55,7 @@ def understand(found: find.Found, request: WithHeaders, raw: bytes, parsed: vali
         visitor_key=identity.visitor_key,
         person_keys=identity.person_keys,
         body=raw[:TRUNCATED_BYTES] if is_truncated else raw,
-        content_type=request.headers.get("Content-Type", "").encode("latin-1", "replace")[:200],
+        content_type=headers.bytes_of(b"content-type")[:200],
         hops=min(hops, 255),
         body_days=tenant.body_days,
         window=listener.window,
@@ -69,6 +66,7 @@ def understand(found: find.Found, request: WithHeaders, raw: bytes, parsed: vali
         has_marks=listener.planner.has_marks,
         quota=quota,
         quota_month=listener.month(now) if quota else (0, 0),
+        token_held=found.address.action == "Hold",
         body_size=len(raw),
     )
 

@@ -11,7 +11,7 @@ import structlog
 
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model
-from usher_gateway.ingest import accept, answer, authenticate, find, inflate, receive, route, validate
+from usher_gateway.ingest import accept, answer, authenticate, find, http_request, inflate, route, validate
 from usher_gateway.store import port
 
 _log = structlog.get_logger(__name__)
@@ -131,7 +131,7 @@ class Door:
         """The listeners in force, by ``namespace/name``."""
         return self._listeners
 
-    def locate(self, request: receive.Request, now: int) -> find.Found:
+    def locate(self, request: http_request.Request, now: int) -> find.Found:
         """The listener that a request is for.
 
         Raises:
@@ -144,7 +144,7 @@ class Door:
             raise answer.RefusedError(model.RefusedReason.NotFound)
         return found
 
-    def authenticate(self, found: find.Found, request: receive.Request) -> None:
+    def authenticate(self, found: find.Found, request: http_request.Request) -> None:
         """Check source address and credentials, then the listener's rate.
 
         Raises:
@@ -161,11 +161,9 @@ class Door:
         if listener.bucket is not None and not listener.bucket.take(asyncio.get_running_loop().time()):
             raise answer.RefusedError(model.RefusedReason.RateLimited)
 
-    def _check_source(self, listener: find.LiveListener, request: receive.Request) -> None:
+    def _check_source(self, listener: find.LiveListener, request: http_request.Request) -> None:
         document = listener.document
-        forwarded = (
-            request.headers.getall("X-Forwarded-For", ()) if document.client_address_from == "XForwardedFor" else ()
-        )
+        forwarded = request.headers.getall("X-Forwarded-For") if document.client_address_from == "XForwardedFor" else ()
         client = authenticate.client_address(request.peer, forwarded, listener.trusted_proxies)
         if authenticate.source_is_allowed(client, listener.source_ranges):
             return
@@ -174,7 +172,7 @@ class Door:
         key = (listener.name.namespace, listener.name.tenant)
         self.books.unexpected_sources[key] = self.books.unexpected_sources.get(key, 0) + 1
 
-    async def read(self, found: find.Found, request: receive.Request) -> tuple[bytes, validate.Parsed]:
+    async def read(self, found: find.Found, request: http_request.Request) -> tuple[bytes, validate.Parsed]:
         """The body, inflated, and what it says.
 
         Raises:
@@ -185,9 +183,9 @@ class Door:
                 return b"", validate.parse(b"", "")
             raise answer.RefusedError(model.RefusedReason.MethodNotAllowed)
         raw = await request.read_body()
-        encoding = ",".join(request.headers.getall("Content-Encoding", ()))
         is_broken = False
-        if encoding and raw:
+        if raw and request.headers.bytes_of(b"content-encoding"):
+            encoding = ",".join(request.headers.getall("Content-Encoding"))
             try:
                 raw = await _inflated(raw, encoding, request.deadline)
             except inflate.TooLargeError:
@@ -198,19 +196,19 @@ class Door:
             return raw, validate.Parsed(quarantine=model.QuarantineReason.Truncated)
         if is_broken:
             return raw, validate.Parsed(quarantine=model.QuarantineReason.BadEncoding)
-        return raw, validate.parse(raw, request.headers.get("Content-Type", ""))
+        return raw, validate.parse(raw, request.headers.first(b"content-type"))
 
     async def understand(
-        self, found: find.Found, request: receive.Request, raw: bytes, parsed: validate.Parsed, now: int
+        self, found: find.Found, request: http_request.Request, raw: bytes, parsed: validate.Parsed, now: int
     ) -> model.Arrival:
         """See accept.understand(); the digest of what is too large is made beside the event loop.
 
         Raises:
             RefusedError: BodyTimeout.
         """
-        if parsed.quarantine is not model.QuarantineReason.Truncated:
-            return accept.understand(found, request, raw, parsed, now)
-        work = functools.partial(accept.understand, found, request, raw, parsed, now)
+        if parsed.quarantine is not model.QuarantineReason.Truncated or len(raw) <= http_request.INLINE_BYTES:
+            return accept.understand(found, request.headers, raw, parsed, now)
+        work = functools.partial(accept.understand, found, request.headers, raw, parsed, now)
         return await _beside(_DIGESTERS, work, request.deadline)
 
     def count_probe(self, found: find.Found, now: int) -> None:
@@ -218,7 +216,7 @@ class Door:
         self.store.count(found.listener.name, model.Counter.probes, now)
         self.books.add(found.listener.name, "probe")
 
-    def count_accepted(self, arrival: model.Arrival, accepted: model.Accepted, request: receive.Request) -> None:
+    def count_accepted(self, arrival: model.Arrival, accepted: model.Accepted, request: http_request.Request) -> None:
         """Count what was committed; the sender of one that cannot be answered will bring it again."""
         self._count_committed(arrival, accepted)
         if not request.is_connected:
@@ -226,13 +224,16 @@ class Door:
             self.store.unacknowledged(arrival)
 
     def _count_committed(self, arrival: model.Arrival, accepted: model.Accepted) -> None:
-        self.books.add(arrival.listener, _WORDS[accepted.counted_as])
-        self.books.last_accepted[arrival.listener] = arrival.received_at
-        self.books.first_accepted.setdefault(arrival.listener, arrival.received_at)
-        self.books.refused_in_a_row.pop(arrival.listener, None)
-        self.books.add_recent(arrival.listener, is_quarantined=arrival.quarantine is not None)
+        books, listener = self.books, arrival.listener
+        books.add(listener, _WORDS[accepted.counted_as])
+        if listener not in books.last_accepted:
+            books.first_accepted[listener] = arrival.received_at
+        books.last_accepted[listener] = arrival.received_at
+        if books.refused_in_a_row:
+            books.refused_in_a_row.pop(listener, None)
+        books.add_recent(listener, is_quarantined=arrival.quarantine is not None)
         for skip in accepted.skipped:
-            self.books.add_skip(arrival.listener, skip)
+            books.add_skip(listener, skip)
         if arrival.quarantine is not None:
             reason = arrival.quarantine.name
             self.books.quarantined[reason] = self.books.quarantined.get(reason, 0) + 1
@@ -273,7 +274,7 @@ async def _inflated(raw: bytes, encoding: str, deadline: float) -> bytes:
     if len(raw) <= _INLINE_BYTES:
         with contextlib.suppress(inflate.TooLargeError):
             return inflate.inflate(raw, encoding, _INLINE_BYTES)
-    work = functools.partial(inflate.inflate, raw, encoding, receive.HARD_LIMIT_BYTES)
+    work = functools.partial(inflate.inflate, raw, encoding, http_request.HARD_LIMIT_BYTES)
     return await _beside(_INFLATERS, work, deadline)
 
 
@@ -285,7 +286,7 @@ async def _beside(threads: concurrent.futures.Executor, work: Callable[[], T], d
     """
     result = asyncio.get_running_loop().run_in_executor(threads, work)
     try:
-        async with asyncio.timeout_at(deadline - receive.NO_TIME):
+        async with asyncio.timeout_at(deadline - http_request.NO_TIME):
             return await result
     except TimeoutError:
         raise answer.RefusedError(model.RefusedReason.BodyTimeout) from None

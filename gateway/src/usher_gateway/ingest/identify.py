@@ -27,7 +27,7 @@ IDENTITY_FIELDS = ("user", "venue", "device", "email", "mobile", "company", "occ
 """What identity needs of a body; the rest is only extracted for expressions."""
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """The keyed digests of an arrival, and its time."""
 
     fingerprint: bytes

@@ -12,8 +12,8 @@ class _Node:
     def __init__(self) -> None:
         self.ends: list[tuple[str, int]] = []
         """(field, rank): rank 0 is the pointer that wins over all others."""
-        self.last: list[tuple[str, list[tuple[str, int]]]] = []
-        """Tokens after which nothing follows, with the fields that end there."""
+        self.last: list[tuple[str, str, int]] = []
+        """(token, field, rank): tokens after which nothing follows, with a field that ends there."""
         self.inner: list[tuple[str, _Node]] = []
         """Tokens after which more follow."""
 
@@ -28,7 +28,8 @@ class Extractor:
         """Field -> value; fields without one (absent or null) are missing."""
         found: dict[str, object] = {}
         ranks: dict[str, int] = {}
-        _note(self._root.ends, body, found, ranks)
+        if self._root.ends:
+            _note(self._root.ends, body, found, ranks)
         _walk(self._root, body, found, ranks)
         return found
 
@@ -58,18 +59,19 @@ def _compile(paths: list[tuple[list[str], tuple[str, int]]]) -> _Node:
         if child.last or child.inner:
             node.inner.append((token, child))
         else:
-            node.last.append((token, child.ends))
+            node.last.extend([(token, field, rank) for field, rank in child.ends])
     return node
 
 
 def _walk(node: _Node, value: object, found: dict[str, object], ranks: dict[str, int]) -> None:
     if type(value) is dict:
-        for token, ends in node.last:
-            inner = value.get(token)
-            if inner is not None:
-                _note(ends, inner, found, ranks)
+        get = value.get
+        for token, field, rank in node.last:
+            inner = get(token)
+            if inner is not None and (not rank or rank < ranks.get(field, rank + 1)):
+                found[field], ranks[field] = inner, rank
         for token, child in node.inner:
-            inner = value.get(token)
+            inner = get(token)
             if inner is not None:
                 if child.ends:
                     _note(child.ends, inner, found, ranks)
@@ -79,10 +81,10 @@ def _walk(node: _Node, value: object, found: dict[str, object], ranks: dict[str,
 
 
 def _walk_list(node: _Node, value: list[object], found: dict[str, object], ranks: dict[str, int]) -> None:
-    for token, ends in node.last:
+    for token, field, rank in node.last:
         inner = _item(value, token)
         if inner is not None:
-            _note(ends, inner, found, ranks)
+            _note([(field, rank)], inner, found, ranks)
     for token, child in node.inner:
         inner = _item(value, token)
         if inner is not None:
@@ -97,9 +99,5 @@ def _item(value: list[object], token: str) -> object:
 
 def _note(ends: list[tuple[str, int]], value: object, found: dict[str, object], ranks: dict[str, int]) -> None:
     for field, rank in ends:
-        if not rank:
-            found[field] = value
-            ranks[field] = 0
-        elif rank < ranks.get(field, rank + 1):
-            found[field] = value
-            ranks[field] = rank
+        if not rank or rank < ranks.get(field, rank + 1):
+            found[field], ranks[field] = value, rank

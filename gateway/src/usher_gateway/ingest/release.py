@@ -1,17 +1,7 @@
 """A quarantined arrival understood anew, by the listener as it is now (pure)."""
 
-from collections.abc import Mapping
-
-import msgspec
-
 from usher_gateway import documents, model
-from usher_gateway.ingest import accept, find, validate
-
-
-class _Stored(msgspec.Struct, frozen=True):
-    """The one header of a stored arrival that matters."""
-
-    headers: Mapping[str, str]
+from usher_gateway.ingest import accept, find, http_request, validate
 
 
 def understand_anew(
@@ -31,8 +21,9 @@ def understand_anew(
     if parsed.is_probe:
         return model.QuarantineReason.NoUser
     found = find.Found(listener, documents.Address(host="", path=""))
-    request = _Stored({"Content-Type": content_type})
-    arrival = accept.understand(found, request, stored.body, parsed, stored.received_at)
+    headers = http_request.Headers()
+    headers.add(b"content-type", stored.content_type)
+    arrival = accept.understand(found, headers, stored.body, parsed, stored.received_at)
     if arrival.quarantine is not None:
         return arrival.quarantine
     arrival.key, arrival.hops = stored.key, stored.hops

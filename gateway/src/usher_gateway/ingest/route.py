@@ -25,6 +25,8 @@ _MARK_KEPT = 8 * _DAY
 
 Plans = tuple[model.RoutePlan, ...]
 
+_NOBODY = identify.Identity(b"", b"", (), 0, time_trusted=False)
+
 
 class Watch(Protocol):
     """Who is told what expressions do: counts for metrics and conditions."""
@@ -36,7 +38,7 @@ class Watch(Protocol):
         """A route is held because its expression is too slow."""
 
 
-class Occasion(msgspec.Struct, frozen=True):
+class Occasion(msgspec.Struct, frozen=True, gc=False):
     """What a route may look at, beside the body."""
 
     body: dict[str, object]
@@ -61,8 +63,17 @@ class Planner:
         self._normaliser = normalise.Normaliser(listener.fields)
         self._routes = [_PlannedRoute(listener, route, destinations, identifier, watch) for route in listener.routes]
         self.has_marks = any(route.once_per is not None for route in listener.routes)
-        self._is_constant = all(route.is_constant for route in self._routes)
+        self.is_constant = all(route.is_constant for route in self._routes)
+        """Whether the plans are the same for every body: constant() has them."""
         self._constants: dict[model.HoldReason | None, tuple[Plans, Plans]] = {}
+
+    def constant(self, hold: model.HoldReason | None) -> tuple[Plans, Plans]:
+        """What plan() gives for any body, where all routes are constant."""
+        plans = self._constants.get(hold)
+        if plans is None:
+            occasion = Occasion({}, {}, _NOBODY, 0, late=False, hold=hold)
+            plans = self._constants[hold] = self._plan(occasion, {})
+        return plans
 
     @property
     def too_slow(self) -> set[str]:
@@ -71,11 +82,8 @@ class Planner:
 
     def plan(self, occasion: Occasion) -> tuple[Plans, Plans]:
         """(plans if it is a visit, plans if it is a repeat), one per route."""
-        if self._is_constant:
-            plans = self._constants.get(occasion.hold)
-            if plans is None:
-                plans = self._constants[occasion.hold] = self._plan(occasion, {})
-            return plans
+        if self.is_constant:
+            return self.constant(occasion.hold)
         occurred_at = occasion.identity.visit_time if occasion.identity.time_trusted else None
         visit = expressions.visit_values(
             self._normaliser.visit(occasion.body, occurred_at), occasion.received_at, late=occasion.late

@@ -28,7 +28,7 @@ _CHARSETS = frozenset(
 """What is decoded, and no other codec that Python has: some take quadratic time, and each unknown name is kept."""
 
 
-class Parsed(msgspec.Struct, frozen=True):
+class Parsed(msgspec.Struct, frozen=True, gc=False):
     """A body that was understood as a JSON object, or why not.
 
     ``plain`` is True where the fast parser took it; only then may the fast encoder be used on ``body``.

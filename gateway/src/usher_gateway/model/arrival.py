@@ -63,7 +63,7 @@ class RefusedReason(enum.StrEnum):
     InternalError = "InternalError"
 
 
-class Arrival(msgspec.Struct):
+class Arrival(msgspec.Struct, gc=False):
     """An arrival on its way into the store: all that can be decided without knowing what came before.
 
     ``if_visit`` and ``if_repeat`` hold one plan per route in force; both are empty for a quarantined arrival.
@@ -97,13 +97,17 @@ class Arrival(msgspec.Struct):
     """Visits a month after which deliveries are held; 0 means no limit."""
     quota_month: tuple[int, int] = (0, 0)
     """The month (in the tenant's zone) that the quota counts: first instant and first instant of the next."""
+    token_held: bool = False
+    """Whether it came by an address whose visits are held."""
+    over_quota: bool = False
+    """Whether its tenant's month was over its quota with it; known once decided."""
     body_size: int = 0
     """Bytes after inflating; more than ``len(body)`` where truncated."""
     key: int = 0
     """Row key, given by the store when it commits: keys grow in the order of commits."""
 
 
-class Accepted(msgspec.Struct):
+class Accepted(msgspec.Struct, gc=False):
     """What the transaction made of an arrival."""
 
     counted_as: CountedAs

@@ -50,7 +50,7 @@ class Origin(enum.IntEnum):
     Replayed = 2
 
 
-class Delivery(msgspec.Struct):
+class Delivery(msgspec.Struct, gc=False):
     """A pending delivery in memory: what an attempt needs. Bodies are dropped when it waits for long."""
 
     key: int
@@ -75,6 +75,8 @@ class Delivery(msgspec.Struct):
     hold: HoldReason | None
     body: bytes | None
     content_type: bytes
+    arrival_holds: tuple[HoldReason, ...] = ()
+    """What holds every delivery of its arrival, also where another reason came first (from the store only)."""
 
 
 class SettledAs(enum.IntEnum):

@@ -37,7 +37,7 @@ class RouteDefinition(msgspec.Struct, frozen=True):
     """How the listener maps a body: (field, JSON pointers tried in turn)."""
 
 
-class RoutePlan(msgspec.Struct, frozen=True):
+class RoutePlan(msgspec.Struct, frozen=True, gc=False):
     """A route's verdict for one arrival, decided before the transaction: a skip, or a delivery to be made.
 
     Exactly one of ``skip`` set, or a delivery. ``once_key`` (16 bytes) makes the delivery depend on a mark that the

@@ -24,8 +24,20 @@ MAX_SECRET_BYTES = 1024 * 1024
 MAX_ANNOTATION_BYTES = 256 * 1024
 """Most bytes of an object's annotations, keys and values together: an API server takes no more."""
 
-_LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-"""Base: every scalar stays text, so that scalars.py decides; the C parser bounds nesting at 1,000."""
+_BASE: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+
+
+class _Loader(_BASE):  # type: ignore[misc]  # which of the two it is, is known at run time only
+    """Every scalar stays text, so that scalars.py decides: no tag is looked for. C bounds nesting at 1,000."""
+
+    def resolve(self, kind: type[yaml.Node], value: object, implicit: object) -> str:  # noqa: ARG002 - the base's
+        return "tag:yaml.org,2002:str"
+
+    def descend_resolver(self, current_node: yaml.Node | None, current_index: object) -> None:
+        """Paths are not told apart."""
+
+    def ascend_resolver(self) -> None:
+        """Paths are not told apart."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -66,7 +78,7 @@ def load(content: bytes, file: str) -> Manifests:
         return _unreadable(file, line, "the file is not UTF-8", "save it as UTF-8")
     collector = _Collector(file)
     try:
-        for document in yaml.compose_all(text, Loader=_LOADER):
+        for document in yaml.compose_all(text, Loader=_Loader):
             collector.add(document)
     except (yaml.YAMLError, RecursionError) as error:
         collector.broken(error)

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Mapping
 
+import msgspec
 import yaml
 from msgspec import inspect
 
-from usher_gateway.resources import problem, rules, scalars
+from usher_gateway.resources import problem, rules, scalars, types
 
 INVALID = object()
 """What stands for a value that has a problem."""
@@ -68,30 +69,22 @@ class Reader:
         return self._nodes > _MAX_NODES
 
     def _read(self, node: yaml.Node, wanted: inspect.Type, path: str) -> object:
-        extra: Mapping[str, object] = {}
-        while True:
-            if isinstance(wanted, inspect.Metadata):
-                extra = wanted.extra_json_schema or extra
-                wanted = wanted.type
-            elif isinstance(wanted, inspect.UnionType):
-                wanted = next(kind for kind in wanted.types if not isinstance(kind, inspect.NoneType))
-            else:
-                break
-        match wanted:
+        shape = _shape_of(wanted)
+        match shape.kind:
             case inspect.StructType():
-                return self._struct(node, wanted, path)
+                return self._struct(node, shape, path)
             case inspect.ListType():
-                return self._list(node, wanted, path, extra)
+                return self._list(node, shape.kind, path, shape.extra)
             case inspect.DictType():
-                return self._dict(node, wanted, path)
+                return self._dict(node, shape.kind, path)
             case _:
-                return self._scalar(node, wanted, path, extra)
+                return self._scalar(node, shape.kind, path, shape.extra)
 
-    def _struct(self, node: yaml.Node, wanted: inspect.StructType, path: str) -> object:
+    def _struct(self, node: yaml.Node, shape: "_Shape", path: str) -> object:
         pairs = self._pairs(node, path)
         if pairs is None:
             return INVALID
-        fields = {field.encode_name: field for field in wanted.fields}
+        fields = shape.fields
         pairs = {name: pair for name, pair in pairs.items() if name not in fields or not _is_null(pair[1])}
         ignored = _IGNORED.get(path, frozenset())
         value = {}
@@ -100,10 +93,10 @@ class Reader:
                 value[name] = self.read(child, fields[name].type, join(path, name))
             elif name not in ignored:
                 self.report(key, join(path, name), "unknown field", problem.did_you_mean(name, fields))
-        for name, field in fields.items():
-            if field.required and name not in pairs:
-                self.report(node, join(path, name), f"must have `{name}`", _what(field.type))
-        for broken in rules.check(getattr(wanted.cls, "rules", ()), value):
+        for name in shape.required:
+            if name not in pairs:
+                self.report(node, join(path, name), f"must have `{name}`", _what(fields[name].type))
+        for broken in rules.check(shape.rules, value):
             where = join(path, broken.field) if broken.field else path
             self.report(pairs[broken.at][1] if broken.at in pairs else node, where, broken.message)
         return INVALID if any(item is INVALID for item in value.values()) else value
@@ -221,6 +214,47 @@ class Reader:
         bounds = f"at least {low}" if high is None or count < low else f"at most {high}"
         self.report(node, path, f"must have {bounds} entries, has {count}")
         return False
+
+
+class _Shape(msgspec.Struct, frozen=True):
+    """A type as nodes are read by it; taken apart once, for there are many nodes and few types."""
+
+    wanted: inspect.Type
+    kind: inspect.Type
+    """Without what may be absent, and without what is said of it."""
+    extra: Mapping[str, object]
+    fields: dict[str, inspect.Field]
+    required: tuple[str, ...]
+    rules: tuple[types.Rule, ...]
+
+
+_shapes: dict[int, _Shape] = {}
+"""By the identity of ``wanted``, which each shape keeps alive: these types cannot be hashed."""
+
+
+def _shape_of(wanted: inspect.Type) -> _Shape:
+    known = _shapes.get(id(wanted))
+    if known is None:
+        known = _shapes[id(wanted)] = _take_apart(wanted)
+    return known
+
+
+def _take_apart(wanted: inspect.Type) -> _Shape:
+    kind = wanted
+    found: Mapping[str, object] = {}
+    while True:
+        if isinstance(kind, inspect.Metadata):
+            found = kind.extra_json_schema or found
+            kind = kind.type
+        elif isinstance(kind, inspect.UnionType):
+            kind = next(one for one in kind.types if not isinstance(one, inspect.NoneType))
+        else:
+            break
+    if not isinstance(kind, inspect.StructType):
+        return _Shape(wanted, kind, found, {}, (), ())
+    fields = {field.encode_name: field for field in kind.fields}
+    required = tuple([name for name, field in fields.items() if field.required])
+    return _Shape(wanted, kind, found, fields, required, getattr(kind.cls, "rules", ()))
 
 
 def line_of(node: yaml.Node) -> int:

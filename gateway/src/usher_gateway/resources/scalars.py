@@ -12,6 +12,7 @@ _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _INTEGER = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _LONGEST_NUMBER = 64
+_NUMBERS_BEGIN = frozenset("+-.0123456789")
 
 
 def plain_value(text: str) -> object:
@@ -22,7 +23,7 @@ def plain_value(text: str) -> object:
         return True
     if text in _FALSE:
         return False
-    if len(text) > _LONGEST_NUMBER:
+    if text[0] not in _NUMBERS_BEGIN or len(text) > _LONGEST_NUMBER:
         return text
     if _INTEGER.fullmatch(text):
         return _integer(text.replace("_", ""))

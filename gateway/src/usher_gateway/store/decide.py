@@ -21,7 +21,7 @@ class Print(msgspec.Struct, gc=False):
     unacknowledged: bool
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What an arrival is, with one final plan per route in force (none for redeliveries and quarantined ones)."""
 
     counted_as: model.CountedAs
@@ -74,6 +74,7 @@ def _verdicts(
     plans: tuple[model.RoutePlan, ...], arrival: model.Arrival, facts: Facts, new_visits: int
 ) -> tuple[model.RoutePlan, ...]:
     over_quota = arrival.quota > 0 and _count_visits(arrival, facts, new_visits) > arrival.quota
+    arrival.over_quota = over_quota
     if not over_quota and not arrival.has_marks:
         return plans
     return tuple([_verdict(plan, facts, over_quota) for plan in plans])

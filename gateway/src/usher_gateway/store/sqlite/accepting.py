@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 FLAGS = FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16
 """Bits of arrivals.flags."""
 
+HOLD_FLAGS = {model.HoldReason.TokenHeld: 32, model.HoldReason.QuotaExceeded: 64}
+"""Further bits: what holds every delivery of an arrival, whatever else held it first."""
+
 _SKIP_COUNTERS = {
     model.SkipReason.Filter: model.Counter.skipped_filter,
     model.SkipReason.OncePer: model.Counter.skipped_once_per,
@@ -35,8 +38,36 @@ _COUNTED = {
 }
 _DAY = 86_400 * model.MICROSECONDS
 
+_ARRIVAL = f"({','.join('?' * 14)})"
+_DELIVERY = "(?,?,?,?,?,0,?,0,0,?,?,?,?,0,0,0,0,'',null)"
+"""A new delivery: pending, in a lane or held, never attempted."""
+
 _Tally = tuple[int, int, model.CountedAs, bool, tuple[model.SkipReason | None, ...]]
 """(listener, slot, counted as, late, each route's skip reason): arrivals that count alike"""
+
+
+def _flags(arrival: model.Arrival, *, is_first: bool) -> int:
+    flags = (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first)
+    if arrival.token_held:
+        flags |= HOLD_FLAGS[model.HoldReason.TokenHeld]
+    if arrival.over_quota:
+        flags |= HOLD_FLAGS[model.HoldReason.QuotaExceeded]
+    return flags
+
+
+class _Skips(msgspec.Struct, frozen=True):
+    """What some plans skip."""
+
+    plans: tuple[model.RoutePlan, ...]
+    skips: tuple[model.SkipReason | None, ...]
+    """One for each plan."""
+    reasons: tuple[model.SkipReason, ...]
+    """Without those that skip nothing."""
+
+    @classmethod
+    def of(cls, plans: tuple[model.RoutePlan, ...]) -> "_Skips":
+        skips = tuple([plan.skip for plan in plans])
+        return cls(plans, skips, tuple([skip for skip in skips if skip is not None]))
 
 
 class Acceptance:
@@ -50,6 +81,8 @@ class Acceptance:
         self._body_rows: list[rows.Row] = []
         self._delivery_rows: list[rows.Row] = []
         self._tallies: dict[_Tally, int] = {}
+        self._skips: dict[int, _Skips] = {}
+        """Plans by their identity: most listeners have the same ones for every body."""
 
     def run(self) -> tuple[list[model.Accepted], list[tail.LedgerRow]]:
         """Write everything; what was accepted, and what the tail has to remember after the commit."""
@@ -63,11 +96,11 @@ class Acceptance:
         return self._accepted, self._ledger_rows
 
     def _accept(self, arrival: model.Arrival, decision: decide.Decision, facts: decide.Facts) -> None:
-        counted_as = decision.counted_as
+        counted_as, plans = decision.counted_as, decision.verdicts
         listener = self._owner.names.listener(arrival.listener)
         verdicts: list[tuple[int, int, int]] = []
         due: list[model.Delivery] = []
-        for plan in decision.verdicts:
+        for plan in plans:
             route = self._owner.names.route(plan.route)
             if plan.skip is not None:
                 verdicts.append((route.number, plan.skip.value, 0))
@@ -76,11 +109,12 @@ class Acceptance:
                 verdicts.append((route.number, 0, delivery.key))
                 if plan.hold is None:
                     due.append(delivery)
-        skips = tuple([plan.skip for plan in decision.verdicts])
-        tally = (listener, model.slot_of(arrival.received_at), counted_as, arrival.late, skips)
+        known = self._skips.get(id(plans))
+        if known is None or known.plans is not plans:
+            known = self._skips[id(plans)] = _Skips.of(plans)
+        tally = (listener, model.slot_of(arrival.received_at), counted_as, arrival.late, known.skips)
         self._tallies[tally] = self._tallies.get(tally, 0) + 1
-        skipped = tuple([skip for skip in skips if skip is not None])
-        self._accepted.append(model.Accepted(counted_as, tuple(due), skipped))
+        self._accepted.append(model.Accepted(counted_as, tuple(due), known.reasons))
         self._remember(
             arrival, listener, counted_as, verdicts, facts.prints[arrival.fingerprint].arrival == arrival.key
         )
@@ -95,20 +129,11 @@ class Acceptance:
                 arrival.key,
                 route.number,
                 route.destination,
-                0,
                 0 if hold is None else hold.value,
-                0,
-                0,
                 now,
                 now,
                 now,
                 plan.expires_at,
-                0,
-                0,
-                0,
-                0,
-                "",
-                None,
             )
         )
         return model.Delivery(
@@ -147,7 +172,7 @@ class Acceptance:
                 received_at,
                 visit_time,
                 counted_as.value,
-                (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first),
+                _flags(arrival, is_first=is_first),
                 0 if quarantine is None else quarantine.value,
                 arrival.hops,
                 arrival.body_size,
@@ -166,13 +191,15 @@ class Acceptance:
 
     def _insert(self, new_marks: set[bytes]) -> None:
         connection = self._owner.connection
-        rows.insert(connection, "insert into arrivals", 14, self._arrival_rows)
-        rows.insert(connection, "insert into bodies", 4, self._body_rows)
-        rows.insert(connection, "insert into deliveries", 19, self._delivery_rows)
+        rows.insert(connection, "insert into arrivals", _ARRIVAL, self._arrival_rows)
+        rows.insert(connection, "insert into bodies", "(?,?,?,?)", self._body_rows)
+        rows.insert(connection, "insert into deliveries", _DELIVERY, self._delivery_rows)
         if new_marks:
             plans = [plan for arrival in self._arrivals for plan in (*arrival.if_visit, *arrival.if_repeat)]
             until = {plan.once_key: plan.once_until for plan in plans}
-            rows.insert(connection, "insert into once_marks", 2, [(mark, until[mark]) for mark in sorted(new_marks)])
+            rows.insert(
+                connection, "insert into once_marks", rows.PAIR, [(mark, until[mark]) for mark in sorted(new_marks)]
+            )
 
     def _count(self) -> None:
         meter = self._owner.meter

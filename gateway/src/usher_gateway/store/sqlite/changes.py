@@ -12,6 +12,9 @@ from usher_gateway import model
 from usher_gateway.store import port
 from usher_gateway.store.sqlite import listings, persons, rows, walk, writer
 
+_ROW = f"({','.join('?' * 19)})"
+"""How a whole row of deliveries is spelled."""
+
 SLICE = 100
 """Deliveries that one job makes or changes: arrivals wait for it (docs/performance.md)."""
 
@@ -97,7 +100,7 @@ def replay(skipped: Sequence[Skipped], now: int, changed: list[int]) -> Job:
                 made.append(_new_row(batch_writer, arrival, route, now)[1])
                 listener = batch_writer.names.listener_of_route(route)
                 batch_writer.meter(listener, model.slot_of(now), model.Counter.replayed)
-        rows.insert(batch_writer.connection, "insert into deliveries", 19, made)
+        rows.insert(batch_writer.connection, "insert into deliveries", _ROW, made)
         changed.append(len(made))
 
     return job
@@ -158,7 +161,7 @@ def release(arrivals: Sequence[model.Arrival], now: int, changed: list[int]) -> 
         made: list[rows.Row] = []
         for arrival in arrivals:
             made += _release_one(batch_writer, arrival, now)
-        rows.insert(batch_writer.connection, "insert into deliveries", 19, made)
+        rows.insert(batch_writer.connection, "insert into deliveries", _ROW, made)
         changed.append(len(made))
 
     return job

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from usher_gateway import model
 from usher_gateway.store import port
-from usher_gateway.store.sqlite import rows, writer
+from usher_gateway.store.sqlite import accepting, rows, writer
 
 HOLD_SLICE = 2_000
 """Rows that one job may change: a transaction must stay short, because arrivals wait for it."""
@@ -183,4 +183,5 @@ def _delivery(row: rows.Found) -> model.Delivery:
         hold=None,
         body=body,
         content_type=content_type,
+        arrival_holds=tuple([reason for reason, flag in accepting.HOLD_FLAGS.items() if flags & flag]),
     )

@@ -48,7 +48,7 @@ def fold(folded: list[int]) -> Callable[[writer.Writer], None]:
 def add(connection: sqlite3.Connection, counts: list[rows.Row]) -> None:
     """Add (slot, listener, counter, count) rows to the meters."""
     head = "insert into meters (slot, listener, counter, count)"
-    rows.insert(connection, head, 4, counts, "on conflict do update set count = count + excluded.count")
+    rows.insert(connection, head, "(?,?,?,?)", counts, "on conflict do update set count = count + excluded.count")
 
 
 def days(since: int, until: int) -> Iterator[tuple[int, int]]:

@@ -19,7 +19,7 @@ class Limits(msgspec.Struct, frozen=True):
     batch_bytes: int = 8 * 1024 * 1024
 
 
-class Entry(msgspec.Struct, eq=False):
+class Entry(msgspec.Struct, eq=False, gc=False):
     """An arrival with the future that its handler waits for."""
 
     arrival: model.Arrival

@@ -13,6 +13,9 @@ from typing import Any
 Row = tuple[object, ...]
 """What is written."""
 
+PAIR = "(?,?)"
+"""How a row of two columns is spelled."""
+
 Found = tuple[Any, ...]
 """What is read: the statement says which columns."""
 
@@ -22,13 +25,21 @@ BUSY_MILLISECONDS = 5_000
 _LARGEST = 64
 
 
-def insert(connection: sqlite3.Connection, head: str, width: int, rows: Sequence[Row], tail: str = "") -> None:
-    """Insert rows of ``width`` columns: ``<head> values (…),(…) <tail>``.
+def insert(connection: sqlite3.Connection, head: str, row: str, rows: Sequence[Row], tail: str = "") -> None:
+    """Insert rows that are spelled like ``row``, such as ``(?,?,0)``: ``<head> values (…),(…) <tail>``.
 
     One statement per number of rows up to 64: all of them stay prepared.
     """
     for chunk in _chunks(rows):
-        connection.execute(_values(head, width, len(chunk), tail), list(itertools.chain.from_iterable(chunk)))
+        connection.execute(_values(head, row, len(chunk), tail), list(itertools.chain.from_iterable(chunk)))
+
+
+def update_from(connection: sqlite3.Connection, statement: str, row: str, rows: Sequence[Row]) -> Iterator[Found]:
+    """Rows that a statement with ``from (values {})`` returns, for all rows that are spelled like ``row``."""
+    for chunk in _chunks(rows):
+        yield from connection.execute(
+            _from_values(statement, row, len(chunk)), list(itertools.chain.from_iterable(chunk))
+        ).fetchall()
 
 
 def select_in(connection: sqlite3.Connection, statement: str, keys: Sequence[object]) -> Iterator[Found]:
@@ -50,11 +61,15 @@ def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 @functools.lru_cache(maxsize=512)
-def _values(head: str, width: int, count: int, tail: str) -> str:
-    row = f"({','.join('?' * width)})"
+def _values(head: str, row: str, count: int, tail: str) -> str:
     return f"{head} values {','.join([row] * count)} {tail}"
 
 
 @functools.lru_cache(maxsize=512)
 def _in_list(statement: str, count: int) -> str:
     return statement.format(",".join("?" * count))
+
+
+@functools.lru_cache(maxsize=128)
+def _from_values(statement: str, row: str, count: int) -> str:
+    return statement.format(",".join([row] * count))

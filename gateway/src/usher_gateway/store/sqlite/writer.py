@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.sqlite import accepting, names, persons, rows, tail
+from usher_gateway.store.sqlite import accepting, names, persons, rows, settling, tail
 
 FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = accepting.FLAGS
 
@@ -61,7 +61,7 @@ class Writer:
             accepted, ledger_rows = self._accept(batch)
             if batch.job is not None:
                 batch.job(self)
-            self._settle(batch)
+            settling.settle(self, batch.settlements)
             self._mark_unacknowledged(batch)
             for listener, slot, counter, count in batch.counts:
                 self.meter(self.names.listener(listener), slot, counter, count)
@@ -150,46 +150,6 @@ class Writer:
         """Where row keys come from."""
         return self._ids
 
-    # settle
-
-    def _settle(self, batch: Batch) -> None:
-        for settlement in batch.settlements:
-            self._settle_one(settlement)
-
-    def _settle_one(self, settlement: model.Settlement) -> None:
-        state, counter = _SETTLED[settlement.settled_as]
-        statement = (
-            "update deliveries set state = ?, hold = ?, waiting = ?, attempts = ?, due_at = ?, settled_at = ?,"
-            " cancel = ?, status = ?, error = ?, answer = ? where key = ? and state = 0 and attempts = ?"
-            " returning route"
-        )
-        waiting = settlement.settled_as is model.SettledAs.Retry
-        held = settlement.settled_as is model.SettledAs.Held
-        row = self.connection.execute(
-            statement,
-            (
-                int(state),
-                int(settlement.hold or 0),
-                int(waiting),
-                settlement.attempts,
-                settlement.at if held else settlement.due_at,
-                0 if waiting or held else settlement.at,
-                int(settlement.cancel or 0),
-                settlement.status,
-                settlement.error,
-                settlement.answer or None,
-                settlement.key,
-                settlement.attempts_before,
-            ),
-        ).fetchone()
-        if row is None:
-            return
-        listener, slot = self.names.listener_of_route(row[0]), model.slot_of(settlement.at)
-        if counter:
-            self.meter(listener, slot, counter)
-        if settlement.attempts > settlement.attempts_before:
-            self.meter(listener, slot, model.Counter.attempts)
-
     def _mark_unacknowledged(self, batch: Batch) -> None:
         """From now on the content is known by this arrival, whether it was the first with it or a later one."""
         for arrival in batch.unacknowledged:
@@ -225,20 +185,11 @@ class Writer:
             return False
         if bucket is not None:
             prints, sightings = generation.bucket(bucket)
-            rows.insert(self.connection, "insert or replace into prints", 2, prints)
-            rows.insert(self.connection, "insert or ignore into sightings", 2, sightings)
+            rows.insert(self.connection, "insert or replace into prints", rows.PAIR, prints)
+            rows.insert(self.connection, "insert or ignore into sightings", rows.PAIR, sightings)
             return True
         self.connection.execute("insert or replace into meta values ('folded_to', ?)", (str(generation.last_key),))
         return True
-
-
-_SETTLED: dict[model.SettledAs, tuple[model.DeliveryState, model.Counter | None]] = {
-    model.SettledAs.Delivered: (model.DeliveryState.Delivered, model.Counter.delivered),
-    model.SettledAs.Retry: (model.DeliveryState.Pending, None),
-    model.SettledAs.Dead: (model.DeliveryState.Dead, model.Counter.died),
-    model.SettledAs.Cancelled: (model.DeliveryState.Cancelled, model.Counter.cancelled),
-    model.SettledAs.Held: (model.DeliveryState.Pending, None),
-}
 
 
 def probe(batch_writer: Writer) -> None:

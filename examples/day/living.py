@@ -1,0 +1,109 @@
+"""A day from the first visit to the table: the same whatever configures the gateway."""
+
+import asyncio
+import contextlib
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import rich.console
+
+from day import asking, books, receivers, sending
+from usher_gateway import model, simulator
+
+DRAIN_SECONDS = 90.0
+"""How long (real) deliveries may take after the last visit: retries come in scaled minutes and hours."""
+COUNT_SECONDS = 15.0
+"""How long what the gateway counts in memory may take to its store."""
+_LOOK_SECONDS = 0.2
+_LOCK = ".day"
+
+
+class Day(msgspec.Struct, frozen=True):
+    """What a day needs."""
+
+    seconds: float
+    way: sending.Way
+    admin: asking.Admin
+    receivers: receivers.Receivers
+    console: rich.console.Console
+    stop: asyncio.Event
+
+
+async def live(day: Day) -> bool | None:
+    """Send, wait for deliveries, show the table. Tells whether the books agree; None: stopped before."""
+    day.console.print(
+        f"A day of the example agency in {day.seconds:.0f} s: three tenants; the CRM is down for a tenth of"
+        " the day, the mailer is slow.\n"
+    )
+    day.receivers.misbehave(day.seconds)
+    sent = await sending.send(day.way, day.receivers.received, day.stop)
+    await _drain(day)
+    found = await _count(day, sent)
+    if day.stop.is_set():
+        return None
+    return _show(day, found)
+
+
+async def _drain(day: Day) -> None:
+    """Wait until no delivery is open."""
+    end = time.monotonic() + DRAIN_SECONDS
+    with day.console.status("the last deliveries ...") as status:
+        while time.monotonic() < end and not day.stop.is_set():
+            left = asking.open_deliveries(await day.admin.counts())
+            if not left:
+                return
+            status.update(f"{left} deliveries are still open (retries of the time when the CRM was down)")
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _count(day: Day, sent: simulator.Books) -> list[books.Book]:
+    """What everybody counted, once it agrees, or after a while."""
+    end = time.monotonic() + COUNT_SECONDS
+    while True:
+        found = books.compare(sent.listeners, await day.admin.counts(), day.receivers.distinct())
+        if books.agree(found) or time.monotonic() > end or day.stop.is_set():
+            return found
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _show(day: Day, found: list[books.Book]) -> bool:
+    books.print_table(day.console, found)
+    problems = day.receivers.problems()
+    for problem in problems:
+        day.console.print(f"[red]{problem}[/]")
+    for stray in day.receivers.strays():
+        day.console.print(f"[yellow]{stray}[/]", highlight=False)
+    agrees = books.agree(found) and not problems
+    verdict = "[green]The books agree: nothing lost, nothing twice.[/]" if agrees else "[red]The books disagree.[/]"
+    day.console.print(verdict)
+    return agrees
+
+
+@contextlib.contextmanager
+def fresh(folder: Path) -> Iterator[Path]:
+    """A folder for one day at a time, without what an earlier one left.
+
+    Raises:
+        ConfigurationError: It holds something else, or a day is being lived in it.
+    """
+    lock = folder / _LOCK
+    if folder.exists() and any(folder.iterdir()) and not lock.exists():
+        raise model.ConfigurationError(f"{folder} holds something else than a day's data", "Give --data a new folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise model.ConfigurationError(
+                f"{folder} is in use", "End the other day, or give --data a folder."
+            ) from error
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry != lock:
+                entry.unlink()
+        yield folder

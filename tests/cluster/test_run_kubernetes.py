@@ -1,0 +1,115 @@
+"""`make run-kubernetes`, as whoever tries Usher runs it: a cluster of its own, everything in it, a day, the table."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from support import clusters, installs, waiting
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = ROOT / "examples" / "agency"
+LIMIT_SECONDS = 100
+
+
+class Run:
+    """One run, on ports of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log, self.data = folder / "run.log", folder / "data"
+        self.ports = [installs.free_port() for _ in range(3)]
+        self._manifests = folder / "manifests"
+        self._manifests.mkdir()
+        moved = {f":{port}/": f":{installs.free_port()}/" for port in (9101, 9102, 9103)}
+        for file in MANIFESTS.glob("*.yaml"):
+            text = file.read_text("utf-8")
+            for old, new in moved.items():
+                text = text.replace(old, new)
+            (self._manifests / file.name).write_text(text, "utf-8")
+
+    async def start(self, *arguments: str) -> None:
+        public, admin, operator = [f"127.0.0.1:{port}" for port in self.ports]
+        given = clusters.given()
+        command = [
+            *("-m", "day.on_kubernetes", "--manifests", str(self._manifests), "--data", str(self.data)),
+            *("--listen", public, "--admin", admin, "--operator", operator),
+            *(("--kubeconfig", str(given)) if given else ()),
+            *arguments,
+        ]
+        kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
+        own = {
+            "PYTHONPATH": f"{ROOT / 'examples'}:{ROOT / 'tests'}",
+            "USHER_ACCEPT_MIN_FREE_MIB": "0",
+            "USHER_ACCEPT_MIN_FREE_PERCENT": "0",
+            "USHER_ATTEMPTS_MIN_FREE_MIB": "0",
+        }
+        with self.log.open("wb") as output:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *command,
+                stdout=output,
+                stderr=output,
+                env={**kept, **own},
+                cwd=self.data.parent,
+                start_new_session=True,
+            )
+
+    async def wait_said(self, words: str) -> None:
+        async def look() -> str:
+            said = self.log.read_text("utf-8")
+            assert self.process.returncode is None, said
+            return said
+
+        await waiting.until(look, lambda said: words in said, limit_seconds=LIMIT_SECONDS)
+
+    async def wait_ended(self) -> int:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            return await self.process.wait()
+
+    def left(self) -> list[str]:
+        """What still runs of it: programs whose arguments name its folder."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = process.read_bytes().decode("utf-8", "replace")
+            except OSError:
+                continue
+            if str(self.data) in words:
+                found.append(words.replace("\0", " "))
+        return found
+
+
+@pytest.fixture
+async def run(tmp_path: Path) -> AsyncIterator[Run]:
+    """Not started yet; whatever of it is left after the test is killed."""
+    made = Run(tmp_path)
+    yield made
+    if made.process.returncode is None:
+        os.killpg(made.process.pid, signal.SIGKILL)
+        await made.process.wait()
+
+
+async def test_a_day_in_a_cluster_ends_with_books_that_agree(run: Run) -> None:
+    await run.start("--once", "--seconds", "8")
+    code = await run.wait_ended()
+    said = run.log.read_text("utf-8")
+    assert code == 0, said
+    for row in ("public", "stadium-legacy", "warehouse"):
+        line = next(line for line in said.splitlines() if f" {row} " in line)
+        assert "True" in line, said
+    assert "The books agree: nothing lost, nothing twice." in said
+    assert run.left() == []
+
+
+async def test_ctrl_c_on_the_way_leaves_nothing_running(run: Run) -> None:
+    await run.start("--seconds", "600")
+    await run.wait_said("A day of the example agency")
+    assert len(run.left()) >= 3
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert await run.wait_ended() == 1
+    assert "Traceback" not in run.log.read_text("utf-8")
+    assert run.left() == []

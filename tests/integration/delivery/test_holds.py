@@ -1,0 +1,68 @@
+"""What a failed filter held goes on only if nothing else would have held it."""
+
+import json
+from pathlib import Path
+
+from support import gateway as gateways
+from support import wire
+
+BROKEN = "visit.visitCount > 0"
+"""Fails where a body has no count."""
+
+ROUTES = f"""  routes:
+  - name: crm
+    destinationRef: {{name: missing}}
+    when: {BROKEN}
+"""
+
+MENDED = "visit.visitCount == null"
+
+
+def visit(user: int) -> bytes:
+    return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
+
+
+async def held(gateway: gateways.RunningGateway) -> dict[str, int]:
+    return {group.reason.name: group.count for group in await gateway.gateway.store.held_groups()}
+
+
+async def wait_held(gateway: gateways.RunningGateway, expected: dict[str, int]) -> None:
+    found: dict[str, int] = {}
+
+    async def look() -> bool:
+        nonlocal found
+        found = await held(gateway)
+        return found == expected
+
+    await gateways.wait_until_async(look, lambda: found)
+
+
+async def test_a_held_token_holds_on_once_the_filter_is_mended(tmp_path: Path) -> None:
+    rotated = "  token: {generation: 1, alsoAccept: [{generation: 0, action: Hold}]}\n"
+    listener = gateways.LISTENER.replace("  routes: []\n", rotated + ROUTES)
+    manifests = gateways.CLASS + gateways.TENANT + listener
+    async with gateways.running(tmp_path, manifests) as gateway:
+        assert (await gateway.post(visit(1))).acknowledges
+        assert (await wire.exchange(gateway.port, wire.request(gateway.target(address=1), visit(2)))).acknowledges
+        assert await held(gateway) == {"FilterError": 2}
+        manifests = manifests.replace(BROKEN, MENDED)
+        gateway.write(manifests)
+        await wait_held(gateway, {"DestinationNotFound": 1, "TokenHeld": 1})
+        gateway.write(manifests.replace("Hold", "Accept"))
+        await wait_held(gateway, {"DestinationNotFound": 2})
+
+
+async def test_what_is_over_quota_stays_held_once_the_filter_is_mended(tmp_path: Path) -> None:
+    tenant = gateways.TENANT.replace(
+        "displayName: Acme", "displayName: Acme, quota: {visitsPerMonth: 1, whenExceeded: Hold}"
+    )
+    manifests = gateways.CLASS + tenant + gateways.LISTENER.replace("  routes: []\n", ROUTES)
+    async with gateways.running(tmp_path, manifests) as gateway:
+        for user in range(3):
+            assert (await gateway.post(visit(user))).acknowledges
+        assert await held(gateway) == {"FilterError": 3}
+        manifests = manifests.replace(BROKEN, MENDED)
+        gateway.write(manifests)
+        await wait_held(gateway, {"DestinationNotFound": 1, "QuotaExceeded": 2})
+        gateway.write(manifests.replace("visitsPerMonth: 1", "visitsPerMonth: 100"))
+        await wait_held(gateway, {"DestinationNotFound": 3})
