@@ -184,8 +184,8 @@ async def edits(bench: Bench) -> AsyncIterator[report.Result]:
     gateway = await bench.install.start_gateway(admin=port)
     begun = time.monotonic()
     await start(bench, "--gateways", f"http://127.0.0.1:{port}")
-    told = await bench.wait_quiet(but=_EVENTS) - begun
-    yield report.Result("a gateway starts: to the last status", f"{told:.0f} s", "")
+    settled = await bench.wait_quiet(but=_EVENTS) - begun
+    yield report.Result("a gateway starts: to the last status", f"{settled:.0f} s", "")
     report.progress(f"{bench.sizes.edits} edits, one after the other")
     for number in range(_EDITED):
         await edit(bench, gateway, number)  # gives it a hostname of its own; only its path changes from there on

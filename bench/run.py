@@ -261,7 +261,7 @@ def main() -> int:
     unknown = set(arguments.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    results = []
+    results: list[report.Result] = []
     for name in arguments.names or BENCHMARKS:
         report.progress(name)
         results += BENCHMARKS[name](arguments.rounds, arguments.seconds)

@@ -236,7 +236,7 @@ def test_without_issuers_certificates_are_still_there() -> None:
     for kind in (kinds.CERTIFICATE, kinds.ISSUER, kinds.CLUSTER_ISSUER):
         cache.set_served(kind, served=True)
     cache.put(kinds.CLUSTER_ISSUER, {"metadata": {"name": "acme"}})
-    assert cache.features.issuers == {("ClusterIssuer", "acme")}
+    assert cache.features.issuers == frozenset({("ClusterIssuer", "acme")})
     cache.set_served(kinds.CLUSTER_ISSUER, served=False)
     assert (cache.features.cert_manager, cache.features.issuers) == (True, frozenset())
 
