@@ -24,6 +24,8 @@ GROUP_PATH = "/apis/coordination.k8s.io/v1"
 NAME = "usher-operator"
 """The Lease, in the operator's namespace."""
 
+_NO_RIGHT = "the account needs the rights of operator/access/operator.yaml"
+
 
 class Record(msgspec.Struct, frozen=True):
     """What a Lease says, as far as it decides anything."""
@@ -103,7 +105,8 @@ class Lease:
                     await self._write(decision.action)
             except apis.ApiError as error:
                 if error.status not in {404, 409}:  # somebody was faster: look again
-                    _log.warning("lease_not_reached", status=error.status, reason=error.reason)
+                    hint = _NO_RIGHT if error.status in {401, 403} else ""
+                    _log.warning("lease_not_reached", status=error.status, reason=error.reason, hint=hint)
                     await asyncio.sleep(self._timing.retry)
         _log.info("lease_acquired", identity=self.identity)
 
