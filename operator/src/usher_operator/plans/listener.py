@@ -47,8 +47,8 @@ def _plan(view: world.World, key: objects.Key, seen: world.Seen[resources.Listen
     parts[0] = published.accepted or parts[0]
     parts += faces.tell(teller)
     found = programmed.tell(view, key, published.wanted, teller)
-    parts += [found.condition, *informational.of_listener(view, key.path, teller)]
     addresses = url_secret.named_addresses(seen.resource, document, keys.install) if document else {}
+    parts += [found.condition, *informational.of_listener(view, key.path, teller, has_url=bool(addresses))]
     urls = url_secret.build(seen, addresses, view.install.controller_name) if addresses else None
     shown = [
         {"name": name, "hostname": address.host, "url": url_secret.shortened(address)}
