@@ -21,21 +21,10 @@ from pathlib import Path
 from typing import Self
 
 import manifests
-import msgspec
-import rich.console
-import rich.table
+import report
 
 HERE = Path(__file__).parent
 USHER = Path(sys.executable).parent / "usher"
-
-
-class Result(msgspec.Struct):
-    """One line of the report."""
-
-    name: str
-    value: str
-    goal: str
-    met: bool | None = None
 
 
 class Process:
@@ -136,7 +125,7 @@ def bare(cores: str = "0") -> Process:
     return Process([sys.executable, str(HERE / "bare.py"), str(port)], cores, port)
 
 
-def ingest(rounds: int, seconds: float) -> Iterator[Result]:
+def ingest(rounds: int, seconds: float) -> Iterator[report.Result]:
     """Durable ingest as a part of the bare handler's rate."""
     figures: dict[str, list[float]] = {"bare": [], "free": [], "pinned": []}
     with bare() as plain, usher("0,1") as free, usher("0") as pinned:
@@ -147,23 +136,23 @@ def ingest(rounds: int, seconds: float) -> Iterator[Result]:
                 first = 1_000_000 * (number + 1)
                 figures[name].append(load(process.port, "--seconds", seconds, "--first", first)["rate"])
     base = statistics.median(figures["bare"])
-    yield Result("bare aiohttp handler", f"{base:,.0f}/s", "")
+    yield report.Result("bare aiohttp handler", f"{base:,.0f}/s", "")
     for name, goal in (("free", 0.60), ("pinned", 0.45)):
         rate = statistics.median(figures[name])
         what = "durable ingest, writer free" if name == "free" else "durable ingest, all on one core"
-        yield Result(what, f"{rate:,.0f}/s = {rate / base:.0%}", f">= {goal:.0%}", rate / base >= goal)
+        yield report.Result(what, f"{rate:,.0f}/s = {rate / base:.0%}", f">= {goal:.0%}", rate / base >= goal)
 
 
-def latency(rounds: int, seconds: float) -> Iterator[Result]:
+def latency(rounds: int, seconds: float) -> Iterator[report.Result]:
     """p99 of the answer at half load."""
     del rounds
     with usher("0,1") as process:
         full = load(process.port, "--seconds", seconds)["rate"]
         half = load(process.port, "--seconds", seconds * 2, "--rate", full / 2, "--first", 5_000_000)
-    yield Result("p99 of the answer at half load", f"{half['p99_ms']:.1f} ms", "<= 25 ms", half["p99_ms"] <= 25)
+    yield report.Result("p99 of the answer at half load", f"{half['p99_ms']:.1f} ms", "<= 25 ms", half["p99_ms"] <= 25)
 
 
-def listeners(rounds: int, seconds: float) -> Iterator[Result]:
+def listeners(rounds: int, seconds: float) -> Iterator[report.Result]:
     """Many listeners against one."""
     figures: dict[int, list[float]] = {1: [], 200: [], 10_000: []}
     with usher("0,1", 1) as one, usher("0,1", 200) as some, usher("0,1", 10_000) as many:
@@ -176,10 +165,10 @@ def listeners(rounds: int, seconds: float) -> Iterator[Result]:
     base = statistics.median(figures[1])
     for count, goal in ((200, 0.95), (10_000, 0.95)):
         part = statistics.median(figures[count]) / base
-        yield Result(f"{count:,} listeners against one", f"{part:.0%}", f">= {goal:.0%}", part >= goal)
+        yield report.Result(f"{count:,} listeners against one", f"{part:.0%}", f">= {goal:.0%}", part >= goal)
 
 
-def start(rounds: int, seconds: float) -> Iterator[Result]:
+def start(rounds: int, seconds: float) -> Iterator[report.Result]:
     """Start with 10,000 listeners."""
     del seconds
     times = []
@@ -188,10 +177,10 @@ def start(rounds: int, seconds: float) -> Iterator[Result]:
         with usher("0,1", 10_000):
             times.append(time.monotonic() - began)
     took = statistics.median(times)
-    yield Result("start with 10,000 listeners", f"{took:.1f} s", "< 3 s", took < 3)
+    yield report.Result("start with 10,000 listeners", f"{took:.1f} s", "< 3 s", took < 3)
 
 
-def forward(rounds: int, seconds: float) -> Iterator[Result]:
+def forward(rounds: int, seconds: float) -> Iterator[report.Result]:
     """Accept and forward: CPU per visit, and the rate against the sum of its parts."""
     figures: list[float] = []
     cpu: list[float] = []
@@ -210,14 +199,14 @@ def forward(rounds: int, seconds: float) -> Iterator[Result]:
     parts = parts_microseconds()
     rate, expected = statistics.median(figures), 1e6 / sum(parts.values())
     shown = ", ".join(f"{name} {value:.0f}" for name, value in parts.items())
-    yield Result("parts (us): " + shown, f"{expected:,.0f}/s", "")
-    yield Result(
+    yield report.Result("parts (us): " + shown, f"{expected:,.0f}/s", "")
+    yield report.Result(
         "accept and forward", f"{rate:,.0f}/s = {rate / expected:.0%} of the parts", ">= 70%", rate / expected >= 0.7
     )
     seconds_per_thousand = statistics.median(cpu)
     goal = seconds_per_thousand <= 0.2
-    yield Result("CPU per 1,000 visits delivered", f"{seconds_per_thousand:.3f} s", "<= 0.2 s", goal)
-    yield Result("backlog after the load", f"{statistics.median(lag):.1f} s", "none that grows")
+    yield report.Result("CPU per 1,000 visits delivered", f"{seconds_per_thousand:.3f} s", "<= 0.2 s", goal)
+    yield report.Result("backlog after the load", f"{statistics.median(lag):.1f} s", "none that grows")
 
 
 def settle(receiver: Process) -> None:
@@ -239,7 +228,7 @@ def parts_microseconds() -> dict[str, float]:
     return {"serve": serve, "commit": alone["commit"], "post": alone["post"]}
 
 
-def memory(rounds: int, seconds: float) -> Iterator[Result]:
+def memory(rounds: int, seconds: float) -> Iterator[report.Result]:
     """Resident memory over a million visits."""
     del rounds, seconds
     with usher("0,1") as process:
@@ -249,7 +238,7 @@ def memory(rounds: int, seconds: float) -> Iterator[Result]:
             sizes.append(process.resident_bytes() / 1e6)
     growth = sizes[-1] / sizes[4]
     shown = " ".join(f"{size:.0f}" for size in sizes)
-    yield Result("memory over 1 M visits (MB)", shown, "flat", growth < 1.1)
+    yield report.Result("memory over 1 M visits (MB)", shown, "flat", growth < 1.1)
 
 
 BENCHMARKS = {
@@ -272,19 +261,11 @@ def main() -> int:
     unknown = set(arguments.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    console = rich.console.Console()
-    table = rich.table.Table(title=f"{os.cpu_count()} cores, {arguments.rounds} rounds of {arguments.seconds:g} s")
-    for column in ("what", "measured", "goal", ""):
-        table.add_column(column)
-    missed = 0
+    results: list[report.Result] = []
     for name in arguments.names or BENCHMARKS:
-        console.print(f"{name} ...", style="dim")
-        for result in BENCHMARKS[name](arguments.rounds, arguments.seconds):
-            mark = "" if result.met is None else "[green]met[/]" if result.met else "[red]missed[/]"
-            missed += result.met is False
-            table.add_row(result.name, result.value, result.goal, mark)
-    console.print(table)
-    return 1 if missed else 0
+        report.progress(name)
+        results += BENCHMARKS[name](arguments.rounds, arguments.seconds)
+    return report.show(f"{os.cpu_count()} cores, {arguments.rounds} rounds of {arguments.seconds:g} s", results)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ COLLECTIONS = {
     "Gateway": ("/apis/gateway.networking.k8s.io/v1", "gateways"),
     "HTTPRoute": ("/apis/gateway.networking.k8s.io/v1", "httproutes"),
     "Certificate": ("/apis/cert-manager.io/v1", "certificates"),
+    "ClusterIssuer": ("/apis/cert-manager.io/v1", "clusterissuers"),
     "ClusterRole": ("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
     "ClusterRoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
     "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles"),

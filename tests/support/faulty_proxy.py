@@ -126,6 +126,8 @@ class Proxy:
         self._streams: set[Stream] = set()
         self.asked: list[Asked] = []
         """Every request, in the order of arrival."""
+        self.page = 0
+        """With a number, lists have no more objects a page, whatever is asked for."""
         self.endpoint = upstream
         """How programs reach the API server through it."""
         self._site: web.TCPSite | None = None
@@ -262,6 +264,8 @@ class Proxy:
 
     async def _forward(self, asked: Asked, request: web.Request) -> web.StreamResponse:
         url = yarl.URL(self._upstream.server + request.raw_path, encoded=True)
+        if self.page and "limit" in url.query:
+            url = url.update_query(limit=self.page)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in PER_HOP}
         body = await request.read()
         async with self._session.request(

@@ -22,6 +22,7 @@ from support import accounts, api, clusters, secrecy, waiting
 from usher_gateway import envelopes
 
 ACCESS = Path(__file__).parents[2] / "operator" / "access"
+ALTERED = Path(__file__).with_name("altered_operator.py")
 OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
 _STOP_SECONDS = 10
 _SECRET_PART = 20
@@ -33,14 +34,14 @@ MakeNamespace = Callable[..., Awaitable[str]]
 class Process:
     """A program that runs, with an admin port and a log."""
 
-    def __init__(self, process: asyncio.subprocess.Process, admin: int, log: Path) -> None:
-        self.process, self.admin, self.log = process, admin, log
+    def __init__(self, process: asyncio.subprocess.Process, admin: int, log: Path, host: str) -> None:
+        self.process, self.admin, self.log, self.host = process, admin, log, host
         self.public = 0
         """Of a gateway: the port that Purple posts to."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.admin}"
+        return f"http://{self.host}:{self.admin}"
 
     async def get(self, path: str, **headers: str) -> tuple[int, str]:
         """What the admin port answers; 0 while it does not."""
@@ -93,20 +94,32 @@ class Install:
     running: list[Process] = field(default_factory=list)
 
     async def start_operator(
-        self, *arguments: str, account: accounts.Account | None = None, wait: bool = True
+        self,
+        *arguments: str,
+        account: accounts.Account | None = None,
+        wait: bool = True,
+        changes: dict[str, Any] | None = None,
     ) -> Process:
-        """Starts an operator; with ``wait`` until it is ready."""
+        """Starts an operator; with ``wait`` until it is ready; ``changes``: what of it is altered (see there)."""
         kubeconfig = (account or self.operator).kubeconfig
         port = free_port()
+        program = ["-m", "usher_operator"]
+        if changes is not None:
+            program = [str(ALTERED), json.dumps(changes)]
         command = [
-            *("-m", "usher_operator", "run", "--kubeconfig", str(kubeconfig), "--admin", f"127.0.0.1:{port}"),
+            *(*program, "run", "--kubeconfig", str(kubeconfig), "--admin", f"127.0.0.1:{port}"),
             *("--namespace", self.system, "--configuration-namespace", self.config),
             *("--controller-name", self.controller, "--log-format", "json", "--log-level", "debug", *arguments),
         ]
-        return await self._start(command, port, {}, wait=wait)
+        process = await self._start(command, port, {})
+        if wait:
+            await process.wait_ready()
+        return process
 
-    async def start_gateway(self, *, admin: int = 0, wait: bool = True) -> Process:
-        """Starts a gateway that runs what the operator publishes."""
+    async def start_gateway(
+        self, *, admin: int = 0, wait: bool = True, account: accounts.Account | None = None, host: str = "127.0.0.1"
+    ) -> Process:
+        """Starts a gateway that runs what the operator publishes; ``host``: where its admin port is."""
         port, public = admin or free_port(), free_port()
         data = self.folder / f"data-{port}"
         tokens = self.folder / "tokens"
@@ -115,26 +128,35 @@ class Install:
             (tokens / name).write_bytes(content)
         key = (await self.secret("usher-install-key", self.system))["install.key"].decode().strip()
         command = [
-            *("-m", "usher_gateway", "run", "--from-cluster", "--kubeconfig", str(self.gateway.kubeconfig)),
+            *(
+                "-m",
+                "usher_gateway",
+                "run",
+                "--from-cluster",
+                "--kubeconfig",
+                str((account or self.gateway).kubeconfig),
+            ),
             *("--config-namespace", self.config, "--data", str(data), "--admin-tokens", str(tokens)),
-            *("--listen", f"127.0.0.1:{public}", "--admin", f"127.0.0.1:{port}", "--log-format", "json"),
+            *("--listen", f"127.0.0.1:{public}", "--admin", f"{host}:{port}", "--log-format", "json"),
             *("--accept-min-free-mib", "0", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "0"),
         ]
-        process = await self._start(command, port, {"USHER_INSTALL_KEY": key}, wait=wait)
+        process = await self._start(command, port, {"USHER_INSTALL_KEY": key}, host=host)
         process.public = public
+        if wait:
+            await process.wait_ready()
         return process
 
-    async def _start(self, command: list[str], port: int, environ: dict[str, str], *, wait: bool) -> Process:
+    async def _start(
+        self, command: list[str], port: int, environ: dict[str, str], *, host: str = "127.0.0.1"
+    ) -> Process:
         log = self.folder / f"{port}-{len(self.running)}.log"
         kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *command, stdout=output, stderr=output, env={**kept, **environ}
             )
-        found = Process(process, port, log)
+        found = Process(process, port, log, host)
         self.running.append(found)
-        if wait:
-            await found.wait_ready()
         return found
 
     async def secret(self, name: str, namespace: str) -> dict[str, bytes]:

@@ -68,6 +68,8 @@ class _Call(msgspec.Struct, frozen=True):
     parameters: Parameters = {}
     body: Raw | None = None
     attempts: int = _ATTEMPTS
+    is_fenced: bool = False
+    """Whether only the leader may send it."""
 
 
 class _ListMeta(msgspec.Struct, rename="camel"):
@@ -100,6 +102,8 @@ class Api:
         self, load: Callable[[], kopf.ConnectionInfo], count: Callable[[str, int], None] = lambda _, __: None
     ) -> None:
         self._load, self._count = load, count
+        self.may_write: Callable[[], bool] = lambda: True
+        """Asked before anything is changed; where it says no, nothing is sent."""
         self._read_at = 0.0
         self._headers: dict[str, str] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -168,11 +172,14 @@ class Api:
         """Server-side apply of an object: its fields become ours. Equal content changes nothing."""
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         where = f"{path}/status" if is_status else path
-        return await self._json(_Call("apply_status" if is_status else "apply", "PATCH", where, query, body))
+        return await self._json(
+            _Call("apply_status" if is_status else "apply", "PATCH", where, query, body, is_fenced=True)
+        )
 
-    async def create(self, path: str, body: Raw, *, attempts: int = _ATTEMPTS) -> Raw:
+    async def create(self, path: str, body: Raw, *, attempts: int = _ATTEMPTS, is_fenced: bool = True) -> Raw:
         """A new object; 409 where it is there."""
-        return await self._json(_Call("create", "POST", path, {"fieldManager": FIELD_MANAGER}, body, attempts))
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._json(_Call("create", "POST", path, query, body, attempts, is_fenced))
 
     async def replace(self, path: str, body: Raw, *, attempts: int = _ATTEMPTS) -> Raw:
         """An object anew, of the ``resourceVersion`` in the body; 409 where that is not the newest."""
@@ -182,7 +189,7 @@ class Api:
         """Delete this very object; one that is gone, or another one of its name, is left alone."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
         try:
-            await self._json(_Call("delete", "DELETE", path, {}, body))
+            await self._json(_Call("delete", "DELETE", path, {}, body, is_fenced=True))
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
@@ -196,6 +203,8 @@ class Api:
         verb, method, path, attempts = call.verb, call.method, call.path, call.attempts
         content = msgspec.json.encode(call.body) if call.body is not None else None
         for attempt in range(1, attempts + 1):
+            if call.is_fenced and not self.may_write():
+                raise ApiError(_UNREACHABLE, "NotLeader", f"{verb} {path}", "the Lease is not held")
             try:
                 async with self._open(method, path, call.parameters, content, _LIMITS) as response:
                     answer: bytes = await response.read()

@@ -286,14 +286,13 @@ class Cache(world.World):
         """Another install key, or none; documents in place are read anew only by the next complete reading."""
         self._keys = keys
 
-    def set_served(self, name: str, *, served: bool) -> Keys:
-        """Whether an optional API is there; what was made by it goes with it."""
+    def set_served(self, kind: kinds.Watched, *, served: bool) -> Keys:
+        """Whether a kind of an optional API is there; what was made of it goes with it."""
         gone: Keys = _NONE
-        for kind in kinds.CHILDREN if not served else ():
-            if kind.feature == name:
-                for ref in [ref for ref in self.by_ref if ref.kind == kind.name]:
-                    gone |= self._put_child(ref, None)
-        return gone | self._on_features(self.optional.set_served(name, served=served))
+        if not served and kind in kinds.CHILDREN:
+            for ref in [ref for ref in self.by_ref if ref.kind == kind.name]:
+                gone |= self._put_child(ref, None)
+        return gone | self._on_features(self.optional.set_served(kind, served=served))
 
     def set_gateways(self, gateways: tuple[world.Gateway, ...]) -> None:
         """What gateways say now; who asked them knows which keys that concerns."""

@@ -21,7 +21,8 @@ class Optional:
         self._classes: dict[str, tuple[str, bool]] = {}
         """IngressClass -> its controller, and whether it is the default."""
         self._issuers: dict[str, set[Name]] = {kinds.ISSUER.name: set(), kinds.CLUSTER_ISSUER.name: set()}
-        self._served: dict[str, bool] = {}
+        self._served: set[str] = set()
+        """Kinds of optional APIs that are there."""
         self.features = world.Features()
 
     def put(self, kind: kinds.Watched, raw: Mapping[str, Any]) -> bool:
@@ -42,12 +43,17 @@ class Optional:
             self._issuers[kind.name].discard((namespace, name))
         return self._refresh()
 
-    def set_served(self, name: str, *, served: bool) -> bool:
-        """Whether an optional API is there; returns whether that changes anything."""
-        self._served[name] = served
-        if name == "cert_manager" and not served:
-            for issuers in self._issuers.values():
-                issuers.clear()
+    def is_served(self, kind: kinds.Watched) -> bool:
+        """Whether a kind is there; each comes and goes by itself."""
+        return not kind.feature or kind.name in self._served
+
+    def set_served(self, kind: kinds.Watched, *, served: bool) -> bool:
+        """Whether a kind of an optional API is there; returns whether that changes anything."""
+        if served:
+            self._served.add(kind.name)
+        else:
+            self._served.discard(kind.name)
+            self._issuers.get(kind.name, set()).clear()
         return self._refresh()
 
     def names(self, kind: kinds.Watched) -> frozenset[Name]:
@@ -58,14 +64,14 @@ class Optional:
 
     def _refresh(self) -> bool:
         before = self.features
-        has_issuers = self._served.get("cert_manager", False)
+        has_certificates = self.is_served(kinds.CERTIFICATE)
         defaults = sorted(name for name, (_, is_default) in self._classes.items() if is_default)
         self.features = world.Features(
-            gateway_api=self._served.get("gateway_api", False),
-            cert_manager=has_issuers,
+            gateway_api=self.is_served(kinds.HTTP_ROUTE),
+            cert_manager=has_certificates,
             ingress_classes={name: controller for name, (controller, _) in self._classes.items()},
             default_ingress_class=defaults[0] if defaults else "",
-            issuers=self._usable_issuers() if has_issuers else None,
+            issuers=self._usable_issuers() if has_certificates else None,
         )
         return msgspec.structs.astuple(before) != msgspec.structs.astuple(self.features)
 

@@ -109,7 +109,7 @@ class Handlers:
             self._trust.doubt(topic, reason)
             self.on_lost("Destination" if kind is kinds.DESTINATION else "Listener")
         else:
-            for key in self._cache.set_served(kind.feature, served=False):
+            for key in self._cache.set_served(kind, served=False):
                 self._queue.add(key)
 
 

@@ -24,6 +24,10 @@ GROUP_PATH = "/apis/coordination.k8s.io/v1"
 NAME = "usher-operator"
 """The Lease, in the operator's namespace."""
 
+_ATTEMPTS = 2
+"""So many requests that take their whole time fit into the deadline: one that is never answered must not cost the
+Lease, and a server that is only slow must not either."""
+
 
 class Record(msgspec.Struct, frozen=True):
     """What a Lease says, as far as it decides anything."""
@@ -88,38 +92,39 @@ class Lease:
         self.identity = settings.identity
         self._observed = Observed(self.identity)
         self._acquired = ""
+        self._renewed = 0.0
         self.reached_at: float | None = None
         """When the Lease was last read or written."""
         self.is_leader = False
+
+    @property
+    def may_write(self) -> bool:
+        """Whether this replica leads beyond doubt: one that slept for too long finds out here, before it writes."""
+        return self.is_leader and self._clock() - self._renewed < self._timing.renew_deadline
 
     async def acquire(self) -> None:
         """Wait until this replica is the leader; the Lease is watched, so that a release is seen at once."""
         while not self.is_leader:
             try:
-                decision = await self._look()
+                async with asyncio.timeout(self._attempt_seconds):
+                    decision = await self._look()
+                    if decision.action != "Wait":
+                        await self._write(decision.action)
                 if decision.action == "Wait":
                     await self._watch(decision.seconds)
-                else:
-                    await self._write(decision.action)
-            except apis.ApiError as error:
-                if error.status not in {404, 409}:  # somebody was faster: look again
-                    _log.warning("lease_not_reached", status=error.status, reason=error.reason)
-                    await asyncio.sleep(self._timing.retry)
+            except (apis.ApiError, TimeoutError) as error:
+                await self._not_reached(error)
         _log.info("lease_acquired", identity=self.identity)
 
     async def hold(self) -> None:
         """Renew until that has not worked for the deadline, or somebody else holds the Lease; then return."""
-        renewed = self._clock()
-        while self._clock() - renewed < self._timing.renew_deadline:
-            await asyncio.sleep(self._timing.retry)
-            asked = self._clock()
-            left = self._timing.renew_deadline - (asked - renewed)
+        while (left := self._renewed + self._timing.renew_deadline - self._clock()) > 0:
+            await asyncio.sleep(min(left, self._timing.retry))
             try:
-                async with asyncio.timeout(max(left, 0.1)):
+                async with asyncio.timeout(self._attempt_seconds):
                     await self._write("Renew")
-                renewed = asked
             except (apis.ApiError, TimeoutError) as error:
-                if not await self._still_ours(error, left):
+                if not await self._still_ours(error):
                     break
         self.is_leader = False
         _log.error("lease_lost", identity=self.identity)
@@ -134,7 +139,14 @@ class Lease:
                 await self._write("Release")
                 _log.info("lease_released", identity=self.identity)
 
-    async def _still_ours(self, error: Exception, left: float) -> bool:
+    async def _not_reached(self, error: Exception) -> None:
+        """Wait a moment before the next look; where somebody else was faster, look at once."""
+        status, reason = (error.status, error.reason) if isinstance(error, apis.ApiError) else (0, "TimeoutError")
+        if status not in {404, 409}:
+            _log.warning("lease_not_reached", status=status, reason=reason)
+            await asyncio.sleep(self._timing.retry)
+
+    async def _still_ours(self, error: Exception) -> bool:
         """After a failed renewal: whether to go on trying."""
         if not isinstance(error, apis.ApiError):
             return True
@@ -142,12 +154,16 @@ class Lease:
         if error.status not in {404, 409}:
             return True
         with contextlib.suppress(apis.ApiError, TimeoutError):
-            async with asyncio.timeout(max(left, 0.1)):
+            async with asyncio.timeout(self._attempt_seconds):
                 decision = await self._look()
                 if decision.action == "Create":
                     await self._write("Create")
                 return decision.action in {"Create", "Renew"}
         return True
+
+    @property
+    def _attempt_seconds(self) -> float:
+        return self._timing.renew_deadline / _ATTEMPTS
 
     @property
     def _path(self) -> str:
@@ -189,10 +205,10 @@ class Lease:
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
         asked = self._clock()
         if action == "Create":
-            raw = await self._api.create(self._path, body, attempts=1)
+            raw = await self._api.create(self._path, body, attempts=1, is_fenced=False)
         else:
             metadata["resourceVersion"] = record.resource_version
             raw = await self._api.replace(f"{self._path}/{NAME}", body, attempts=1)
-        self.reached_at = self._clock()
+        self.reached_at, self._renewed = self._clock(), asked
         self._observed.see(read(raw), asked)
         self.is_leader = action != "Release"

@@ -169,16 +169,25 @@ class Observer:
 
     async def run(self) -> None:
         """Ask, for ever: often while something is not in force everywhere, else now and then."""
-        timing = self._settings.timing
         async with aiohttp.ClientSession(timeout=_LIMITS, trust_env=False) as session:
             while True:
                 await self.sweep(session)
-                seconds = timing.observe_pending if self._cache.behind else timing.observe
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(seconds):
-                        await self._wake.wait()
-                        await asyncio.sleep(_FORGET_SECONDS)
-                self._wake.clear()
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Until it is time, a document was written, or one is not in force, which plans tell a moment after a sweep."""
+        timing, loop = self._settings.timing, asyncio.get_running_loop()
+        end = loop.time() + timing.observe
+        while loop.time() < end:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(timing.observe, timing.observe_pending)):
+                    await self._wake.wait()
+            if self._wake.is_set():
+                await asyncio.sleep(_FORGET_SECONDS)
+                break
+            if self._cache.behind:
+                break
+        self._wake.clear()
 
     async def sweep(self, session: aiohttp.ClientSession) -> None:
         """Ask every ready gateway once."""

@@ -120,7 +120,7 @@ class Resync:
             return ""
         self._trust.restore(topic)
         if kind.feature:
-            self._add(self._cache.set_served(kind.feature, served=True))
+            self._add(self._cache.set_served(kind, served=True))
         gone = [name for name in known - found if not self._is_newer(kind, name, version)]
         if gone:
             await self._forget(kind, gone, version)
@@ -130,11 +130,11 @@ class Resync:
 
     def is_absent(self, kind: kinds.Watched) -> bool:
         """Whether a kind is optional and not there: then there is nothing to read."""
-        return bool(kind.feature) and not getattr(self._cache.features, kind.feature)
+        return not self._cache.optional.is_served(kind)
 
     def _failed(self, kind: kinds.Watched, error: apis.ApiError, *, is_start: bool) -> None:
         if error.status == _ABSENT and kind.feature:
-            self._add(self._cache.set_served(kind.feature, served=False))
+            self._add(self._cache.set_served(kind, served=False))
             return
         topic = f"reading {kind.plural}"
         if error.status == _ABSENT:

@@ -69,6 +69,7 @@ class Operator:
         connection.load(settings.kubeconfig, environ)  # what is wrong with it is told before anything starts
         self.api = apis.Api(self._connect, self.metrics.count_request)
         self.lease = lease.Lease(self.api, self.settings, time.monotonic)
+        self.api.may_write = lambda: self.lease.may_write
         self._build()
 
     def _connect(self) -> kopf.ConnectionInfo:

@@ -225,9 +225,9 @@ def test_an_api_that_goes_takes_what_was_made_by_it(full: caches.Cache) -> None:
         "labels": identity.labels("usher.dev/usher"),
         "annotations": identity.annotations(host),
     }
-    full.set_served("gateway_api", served=True)
+    full.set_served(kinds.HTTP_ROUTE, served=True)
     full.put(kinds.HTTP_ROUTE, {"metadata": about, "spec": {}})
-    assert host in full.set_served("gateway_api", served=False)
+    assert host in full.set_served(kinds.HTTP_ROUTE, served=False)
     assert full.children_of(host) == ()
 
 
@@ -242,6 +242,23 @@ def test_who_waits_for_a_hostname_is_told_when_it_was_not_taken_after_all(full: 
     full.put(kinds.LISTENER, listener("bar", "new.example"))
     full.grant(LOBBY, ["new.example"])
     assert full.end_grant(LOBBY) == {BAR}
+
+
+def test_without_issuers_certificates_are_still_there() -> None:
+    cache = caches.Cache(settings.Settings())
+    for kind in (kinds.CERTIFICATE, kinds.ISSUER, kinds.CLUSTER_ISSUER):
+        cache.set_served(kind, served=True)
+    cache.put(kinds.CLUSTER_ISSUER, {"metadata": {"name": "acme"}})
+    assert cache.features.issuers == frozenset({("ClusterIssuer", "acme")})
+    cache.set_served(kinds.CLUSTER_ISSUER, served=False)
+    assert (cache.features.cert_manager, cache.features.issuers) == (True, frozenset())
+
+
+def test_without_certificates_there_is_no_cert_manager_whatever_else_is_there() -> None:
+    cache = caches.Cache(settings.Settings())
+    cache.set_served(kinds.CERTIFICATE, served=False)
+    cache.set_served(kinds.ISSUER, served=True)
+    assert not cache.features.cert_manager
 
 
 def test_a_look_for_a_missing_secret_is_believed_for_a_while() -> None:

@@ -1,0 +1,283 @@
+"""How fast the operator is at 10,000 objects: 2,000 tenants, 4,000 listeners, 4,000 destinations in 200 namespaces.
+
+`make bench-operator` does all; `make bench-operator ARGS="cold"` a part: `cold` (from nothing to the last configuration
+Secret, memory, then a restart), `edits` (from the API server's answer to an edit until a gateway's public port serves
+by it), `idle` (what is written while nothing happens). Operator and gateway run as processes under the shipped rights,
+at a control plane of their own, all on this machine.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import report
+
+from support import api, clusters, installs, waiting, wire
+
+_PARTS = ("cold", "edits", "idle")
+_CREATORS = 16
+_EDITED = 20
+"""So many listeners are edited in turn."""
+_QUIET_SECONDS = 3.0
+"""An operator that has written nothing for so long has nothing left to write."""
+_IDLE_SECONDS = 60.0
+_EVENTS = frozenset({"events"})
+"""They are told in the background, ten a second at most."""
+_LIMIT_SECONDS = 240.0
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """What is declared: each tenant has two listeners and two destinations."""
+
+    tenants: int
+    edits: int
+    tenants_per_namespace: int = 10
+
+    @property
+    def documents(self) -> int:
+        return 4 * self.tenants
+
+    @property
+    def objects(self) -> int:
+        return 5 * self.tenants
+
+
+class Bench:
+    """An install with everything declared, and what runs in it."""
+
+    def __init__(self, install: installs.Install, sizes: Sizes) -> None:
+        self.install, self.sizes = install, sizes
+        self.namespaces: list[str] = []
+
+    async def declare(self, make_namespace: Callable[..., Awaitable[str]]) -> None:
+        """Make every object, and until then no operator runs."""
+        await self.install.server.create(self.install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))
+        count = -(-self.sizes.tenants // self.sizes.tenants_per_namespace)
+        self.namespaces = [await make_namespace("agency") for _ in range(count)]
+        todo = self._documents()
+
+        async def create() -> None:
+            for document in todo:
+                await self.install.server.create(document)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_CREATORS):
+                group.create_task(create())
+
+    def _documents(self) -> Iterator[dict[str, Any]]:
+        for number in range(self.sizes.tenants):
+            namespace = self.namespaces[number // self.sizes.tenants_per_namespace]
+            tenant = f"tenant-{number}"
+            yield installs.tenant(namespace, tenant)
+            for name in (f"{tenant}-a", f"{tenant}-b"):
+                yield installs.destination(namespace, name, http={"url": f"https://crm.example.com/{name}"})
+                routes = [
+                    {"name": "all", "destinationRef": {"name": name}},
+                    {
+                        "name": "new",
+                        "destinationRef": {"name": name},
+                        "when": 'visit.email != "" && visit.visitCount == 1',
+                    },
+                ]
+                yield installs.listener(self.install, namespace, name, tenantRef={"name": tenant}, routes=routes)
+
+    async def documents(self) -> int:
+        """How many configuration Secrets there are; one object is read."""
+        path = api.Resource("Secret", "", self.install.config).path
+        found = await self.install.server.request("GET", path, parameters={"limit": "1"})
+        return len(found["items"]) + int(found["metadata"].get("remainingItemCount", 0))
+
+    def position(self) -> int:
+        assert self.install.cluster.audit is not None
+        return self.install.cluster.audit.position()
+
+    def writes(self, position: int) -> dict[str, int]:
+        """What the operator wrote since: resource -> how often; its Lease left out."""
+        assert self.install.cluster.audit is not None
+        found: dict[str, int] = {}
+        for asked in self.install.cluster.audit.since(position, self.install.operator.user):
+            if asked.writes and asked.resource != "leases":
+                found[asked.resource] = found.get(asked.resource, 0) + 1
+        return found
+
+    async def wait_quiet(self, *, but: frozenset[str] = frozenset()) -> float:
+        """Until the operator has written nothing for some seconds (``but``: resources left out); since when."""
+        position, quiet_since = self.position(), time.monotonic()
+        end = quiet_since + _LIMIT_SECONDS
+        while time.monotonic() - quiet_since < _QUIET_SECONDS:
+            assert time.monotonic() < end, "the operator goes on writing"
+            await asyncio.sleep(0.5)
+            before, position = position, self.position()
+            if self.writes(before).keys() - but:
+                quiet_since = time.monotonic()
+        return quiet_since
+
+
+def cpu_seconds(process: installs.Process) -> float:
+    fields = _stat(process, "stat").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_megabytes(process: installs.Process) -> tuple[float, float]:
+    """Now, and at most so far."""
+    rows = dict(row.split(":", 1) for row in _stat(process, "status").splitlines())
+    return int(rows["VmRSS"].split()[0]) / 1e3, int(rows["VmHWM"].split()[0]) / 1e3
+
+
+def _stat(process: installs.Process, name: str) -> str:
+    return Path(f"/proc/{process.process.pid}/{name}").read_text("ascii")
+
+
+async def cold(bench: Bench) -> AsyncIterator[report.Result]:
+    """From nothing to every document; and what a restart costs after that."""
+    report.progress("cold: the operator starts, and nothing is written yet")
+    begun = time.monotonic()
+    operator = await start(bench)
+    await waiting.until(
+        bench.documents, lambda count: count >= bench.sizes.documents, limit_seconds=_LIMIT_SECONDS, every_seconds=0.1
+    )
+    seconds, cpu = time.monotonic() - begun, cpu_seconds(operator)
+    told = f"{seconds:.1f} s ({cpu:.1f} s of CPU)"
+    yield report.Result(f"cold, to {bench.sizes.documents:,} configuration Secrets", told, "<= 30 s", seconds <= 30)
+    report.progress("until every status is written")
+    settled = await bench.wait_quiet(but=_EVENTS) - begun
+    yield report.Result("to the last status", f"{settled:.0f} s ({cpu_seconds(operator):.1f} s of CPU)", "")
+    now, most = resident_megabytes(operator)
+    yield report.Result("resident", f"{now:.0f} MB, at most {most:.0f} MB", "<= 250 MB", most <= 250)
+    await operator.stop()
+    report.progress("warm: another start")
+    position, begun = bench.position(), time.monotonic()
+    operator = await start(bench)
+    await waiting.until(
+        lambda: operator.metric("usher_operator_reconcile_total"),
+        lambda count: count > bench.sizes.objects,
+        limit_seconds=60,
+        every_seconds=0.5,
+    )
+    seconds, cpu = time.monotonic() - begun, cpu_seconds(operator)
+    await asyncio.sleep(_QUIET_SECONDS)
+    written = bench.writes(position)
+    told = f"{seconds:.1f} s ({cpu:.1f} s of CPU)"
+    yield report.Result("warm restart, to the last key", told, "<= 10 s", seconds <= 10)
+    yield report.Result("writes by the restart, but the Lease's", str(written or "none"), "none", not written)
+    await operator.stop()
+
+
+async def edits(bench: Bench) -> AsyncIterator[report.Result]:
+    """From the answer to an edit until a gateway serves by it."""
+    report.progress("an operator, until everything is written; then a gateway, until everything is Programmed")
+    port = installs.free_port()
+    first = await start(bench)
+    await bench.wait_quiet(but=_EVENTS)
+    await first.stop()
+    gateway = await bench.install.start_gateway(admin=port)
+    begun = time.monotonic()
+    await start(bench, "--gateways", f"http://127.0.0.1:{port}")
+    settled = await bench.wait_quiet(but=_EVENTS) - begun
+    yield report.Result("a gateway starts: to the last status", f"{settled:.0f} s", "")
+    report.progress(f"{bench.sizes.edits} edits, one after the other")
+    for number in range(_EDITED):
+        await edit(bench, gateway, number)  # gives it a hostname of its own; only its path changes from there on
+    found = sorted([await edit(bench, gateway, number) for number in range(bench.sizes.edits)])
+    half, most = statistics.median(found), found[-(-len(found) * 99 // 100) - 1]
+    told = f"p50 {half:.0f} ms, p99 {most:.0f} ms, at most {found[-1]:.0f} ms"
+    yield report.Result("from an edit to the public port", told, "p99 <= 300 ms", most <= 300)
+    operator = bench.install.running[-1]
+    told = ", ".join(
+        f"{name} {resident_megabytes(one)[0]:.0f} MB"
+        for name, one in {"operator": operator, "gateway": gateway}.items()
+    )
+    yield report.Result("resident", told, "")
+
+
+async def edit(bench: Bench, gateway: installs.Process, number: int) -> float:
+    """One edit of an address; in how many milliseconds it is served."""
+    await asyncio.sleep(random.uniform(0.2, 0.6))  # edits of people, at no beat of anything
+    tenant = number % _EDITED
+    namespace = bench.namespaces[tenant // bench.sizes.tenants_per_namespace]
+    path = f"/{secrets.token_hex(8)}"
+    addresses = [{"name": "own", "hostname": f"h{tenant}.example.org", "path": path}]
+    spec = {"addresses": addresses, "authentication": {"type": "None"}}
+    await bench.install.server.merge(api.Resource("Listener", f"tenant-{tenant}-a", namespace), {"spec": spec})
+    answered = time.monotonic()
+    request = wire.request(path, b"", method="GET", headers={"Host": f"h{tenant}.example.org"})
+
+    async def look() -> int:
+        return (await wire.exchange(gateway.public, request)).status
+
+    await waiting.until(look, lambda status: status == 200, every_seconds=0.002)
+    return (time.monotonic() - answered) * 1000
+
+
+async def idle(bench: Bench) -> AsyncIterator[report.Result]:
+    """What is written while nothing happens."""
+    if not any(one.process.returncode is None for one in bench.install.running):
+        await start(bench)
+    await bench.wait_quiet()
+    report.progress(f"idle for {_IDLE_SECONDS:.0f} s")
+    position = bench.position()
+    await asyncio.sleep(_IDLE_SECONDS)
+    written = bench.writes(position)
+    yield report.Result("writes in a minute, but the Lease's", str(written or "none"), "none", not written)
+
+
+async def start(bench: Bench, *arguments: str) -> installs.Process:
+    """An operator that says little, as it is run."""
+    return await bench.install.start_operator(*arguments, "--log-level", "warning", wait=False)
+
+
+@contextlib.asynccontextmanager
+async def ready(folder: Path, sizes: Sizes) -> AsyncIterator[Bench]:
+    """A cluster with everything declared."""
+    report.progress("a control plane")
+    with clusters.cluster(folder) as cluster:
+        cluster.define(clusters.own_definitions())
+        async with api.connected(cluster.endpoint, cluster.token) as server:
+
+            async def make_namespace(prefix: str = "bench") -> str:
+                name = f"{prefix}-{secrets.token_hex(4)}"
+                await server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+                return name
+
+            async with installs.installed(cluster, server, make_namespace, folder) as install:
+                bench = Bench(install, sizes)
+                report.progress(f"{sizes.objects:,} objects")
+                await bench.declare(make_namespace)
+                yield bench
+
+
+async def run(names: Sequence[str], sizes: Sizes) -> list[report.Result]:
+    parts = {"cold": cold, "edits": edits, "idle": idle}
+    with tempfile.TemporaryDirectory(prefix="usher-bench-") as folder:
+        async with ready(Path(folder), sizes) as bench:
+            return [result for name in names for result in [one async for one in parts[name](bench)]]
+
+
+def main() -> int:
+    """Run what is asked for; 1 if a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="PART", help=", ".join(_PARTS))
+    parser.add_argument("--tenants", type=int, default=2_000, help="each with two listeners and two destinations")
+    parser.add_argument("--edits", type=int, default=120)
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(_PARTS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    sizes = Sizes(tenants=arguments.tenants, edits=arguments.edits)
+    results = asyncio.run(run(arguments.names or _PARTS, sizes))
+    return report.show(f"{os.cpu_count()} cores, {sizes.objects:,} objects", results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

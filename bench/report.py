@@ -1,0 +1,37 @@
+"""What benchmarks tell: a table of what was measured, the goal, and whether it is met."""
+
+from collections.abc import Iterable
+
+import msgspec
+import rich.console
+import rich.table
+
+console = rich.console.Console()
+
+
+class Result(msgspec.Struct):
+    """One line of the report."""
+
+    name: str
+    value: str
+    goal: str
+    met: bool | None = None
+
+
+def progress(text: str) -> None:
+    """Say what is being done."""
+    console.print(f"{text} ...", style="dim")
+
+
+def show(title: str, results: Iterable[Result]) -> int:
+    """Print the table; 1 if a goal is missed."""
+    table = rich.table.Table(title=title)
+    for column in ("what", "measured", "goal", ""):
+        table.add_column(column)
+    missed = 0
+    for result in results:
+        mark = "" if result.met is None else "[green]met[/]" if result.met else "[red]missed[/]"
+        missed += result.met is False
+        table.add_row(result.name, result.value, result.goal, mark)
+    console.print(table)
+    return 1 if missed else 0

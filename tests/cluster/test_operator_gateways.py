@@ -1,0 +1,89 @@
+"""Programmed, from what every ready endpoint of the gateways' Service says; the EndpointSlice is a real one."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import api, faulty_proxy, installs, waiting
+
+QUICK = {"grace_seconds": 2.0}
+"""Programmed turns False sooner, so that a test need not wait for half a minute."""
+
+
+def own_address() -> str:
+    """An address of this machine that is not loopback: an EndpointSlice has no other. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback, and an EndpointSlice takes none of those")
+        return str(probe.getsockname()[0])
+
+
+def slice_of(install: installs.Install, gateway: installs.Process, *, ready: bool = True) -> dict[str, Any]:
+    """The EndpointSlice of one gateway, as an endpoint controller would write it (each has its own port here)."""
+    metadata = {
+        "name": f"usher-gateway-{gateway.admin}",
+        "namespace": install.system,
+        "labels": {"kubernetes.io/service-name": "usher-gateway"},
+    }
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": metadata,
+        "addressType": "IPv4",
+        "ports": [{"name": "admin", "port": gateway.admin, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [gateway.host], "conditions": {"ready": ready}}],
+    }
+
+
+async def wait_programmed(install: installs.Install, namespace: str, status: str, reason: str, part: str = "") -> None:
+    """Until the listener's condition says so, of the newest generation."""
+
+    async def look() -> dict[str, Any]:
+        found = await install.server.get(api.Resource("Listener", "lobby", namespace))
+        condition = api.condition(found, "Programmed")
+        return {**condition, "isNewest": condition.get("observedGeneration") == found["metadata"]["generation"]}
+
+    def is_so(seen: dict[str, Any]) -> bool:
+        return (seen.get("status"), seen.get("reason")) == (status, reason) and part in seen["message"]
+
+    await waiting.until(look, lambda seen: seen["isNewest"] and is_so(seen))
+
+
+async def test_programmed_says_what_every_ready_gateway_runs(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    address = own_address()
+    await install.start_operator("--gateway-service", f"{install.system}/usher-gateway", changes=QUICK)
+    for document in (
+        install.klass(),
+        installs.tenant(namespace),
+        installs.destination(namespace),
+        installs.listener(install, namespace),
+    ):
+        await install.server.apply(document)
+    await wait_programmed(install, namespace, "False", "GatewayUnavailable", "no gateway is ready")
+
+    prompt = await install.start_gateway(host=address)
+    lagging = await install.start_gateway(host=address, account=install.gateway.at(proxy.endpoint, tmp_path / "other"))
+    for gateway in (prompt, lagging):
+        await install.server.apply(slice_of(install, gateway))
+    await wait_programmed(install, namespace, "True", "Programmed")
+
+    silence = proxy.silence()
+    await install.server.apply(installs.listener(install, namespace, late={"afterSeconds": 60}))
+    await wait_programmed(install, namespace, "False", "PartiallyProgrammed", f"{address}:{lagging.admin}")
+    silence.lift()
+    await wait_programmed(install, namespace, "True", "Programmed")
+
+    await lagging.stop()
+    await wait_programmed(install, namespace, "False", "PartiallyProgrammed", f"{address}:{lagging.admin}")
+    await install.server.apply(slice_of(install, lagging, ready=False))
+    await wait_programmed(install, namespace, "True", "Programmed")
+
+    await install.server.delete(api.of(slice_of(install, prompt)))
+    await install.server.apply(installs.listener(install, namespace, late={"afterSeconds": 70}))
+    await wait_programmed(install, namespace, "False", "GatewayUnavailable", "no gateway is ready")

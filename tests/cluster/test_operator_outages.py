@@ -1,0 +1,227 @@
+"""Readings that break off, a hanging API server, silent watches, APIs that come and go: nothing is lost by any."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import api, clusters, faulty_proxy, installs, waiting, wire
+from support.local_cluster import foreign
+
+INCOMPLETE = 'usher_operator_resync_total{result="incomplete"}'
+COMPLETE = 'usher_operator_resync_total{result="success"}'
+ROOMS = ("room-0", "room-1", "room-2", "room-3", "room-4")
+
+
+async def declare(install: installs.Install, namespace: str, *names: str, **klass: Any) -> None:
+    """A class, a tenant, a destination, and listeners; until their documents are there."""
+    for document in (install.klass(**klass), installs.tenant(namespace), installs.destination(namespace)):
+        await install.server.apply(document)
+    for name in names:
+        await install.server.apply(installs.listener(install, namespace, name))
+    await wait_published(install, namespace, *names)
+
+
+async def wait_published(install: installs.Install, namespace: str, *names: str) -> None:
+    owners = {f"Listener {namespace}/{name}" for name in names} | {f"Destination {namespace}/crm"}
+    await waiting.until(lambda: versions(install, namespace), lambda seen: owners == set(seen))
+
+
+async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
+    """Documents of one namespace: Destinations have no class, so those of other tests are seen by this install too."""
+    found = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
+    return {owner: version for owner, version in found.items() if f" {namespace}/" in owner}
+
+
+def second_page(asked: faulty_proxy.Asked) -> bool:
+    return faulty_proxy.lists(asked) and asked.path.endswith("/listeners") and "continue=" in asked.query
+
+
+@pytest.mark.parametrize("status", [403, 410, 500])
+async def test_a_reading_refused_from_its_second_page_on_removes_nothing(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, status: int
+) -> None:
+    proxy.page = 2
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    operator = await install.start_operator("--resync-seconds", "0.5", account=through)
+    await declare(install, namespace, *ROOMS)
+    before = await versions(install, namespace)
+    readings = await operator.metric(INCOMPLETE)
+    with proxy.refuse(status, second_page):
+        await waiting.until(lambda: operator.metric(INCOMPLETE), lambda seen: seen > readings + 1)
+        await install.server.apply(installs.tenant(namespace, displayName="edited meanwhile"))
+    readings = await operator.metric(COMPLETE)
+    await waiting.until(lambda: operator.metric(COMPLETE), lambda seen: seen > readings)
+    assert (await versions(install, namespace)).keys() == before.keys()
+    assert await operator.metric("usher_operator_resync_divergence_total") == 0
+
+
+async def test_a_start_that_is_refused_the_second_page_holds_still(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    first = await install.start_operator()
+    await declare(install, namespace, *ROOMS)
+    await first.stop()
+    before = await versions(install, namespace)
+    proxy.page = 2
+    refused = proxy.refuse(403, second_page)
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    second = await install.start_operator(account=through, wait=False)
+    await waiting.until(lambda: second.get("/readyz"), lambda seen: "listeners cannot be read: 403" in seen[1])
+    refused.lift()
+    await second.wait_ready()
+    await declare(install, namespace, *ROOMS, "new")
+    assert before.items() <= (await versions(install, namespace)).items()
+
+
+async def test_an_api_server_that_hangs_ends_the_leader_and_the_next_one_goes_on(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    quick = {"timing": {"lease": 4.0, "renew_deadline": 2.5, "retry": 0.5}}
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    leader = await install.start_operator(account=through, changes=quick)
+    await declare(install, namespace, "lobby", "bar")
+    hanging = proxy.hang()
+    await install.server.apply(installs.listener(install, namespace, "late"))
+    await install.server.delete(api.Resource("Listener", "bar", namespace))
+    async with asyncio.timeout(10):
+        assert await leader.process.wait() == 1
+    hanging.lift()
+    before = await versions(install, namespace)
+    await install.start_operator("--tombstone-seconds", "1", account=through, changes=quick)
+    await wait_published(install, namespace, "lobby", "late")
+    assert (await versions(install, namespace))[f"Listener {namespace}/lobby"] == before[f"Listener {namespace}/lobby"]
+
+
+async def test_what_a_silent_watch_does_not_tell_a_reading_finds(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    operator = await install.start_operator(
+        *("--resync-seconds", "1", "--tombstone-seconds", "1"),
+        account=through,
+        changes={"timing": {"watch_silence": 3.0}},
+    )
+    await declare(install, namespace, "lobby", "bar")
+    with proxy.silence():
+        await install.server.apply(installs.listener(install, namespace, "late"))
+        await install.server.delete(api.Resource("Listener", "bar", namespace))
+        await wait_published(install, namespace, "lobby", "late")
+        await waiting.until(
+            lambda: operator.get("/healthz"), lambda seen: seen[0] == 503 and "watch of Listener" in seen[1]
+        )
+    await waiting.until(lambda: operator.get("/healthz"), lambda seen: seen[0] == 200)
+
+
+class Port:
+    """The public port of a gateway."""
+
+    def __init__(self, gateway: installs.Process, hostname: str) -> None:
+        self._gateway, self._hostname = gateway, hostname
+
+    async def status(self, path: str) -> int:
+        """What a POST is answered with."""
+        return (await wire.exchange(self._gateway.public, wire.request(path, b"{}", host=self._hostname))).status
+
+    async def wait(self, path: str, status: int) -> None:
+        await waiting.until(lambda: self.status(path), lambda seen: seen == status)
+
+
+def placed(install: installs.Install, namespace: str, name: str, path: str) -> dict[str, Any]:
+    """A listener with an address of its own."""
+    addresses = [{"name": "own", "hostname": f"{namespace}.example.org", "path": path}]
+    spec = {"addresses": addresses, "authentication": {"type": "None"}}
+    return installs.listener(install, namespace, name, **spec)
+
+
+async def test_after_a_cut_the_deleted_is_gone_from_the_port_and_no_edit_is_lost(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    operator, gateway = install.operator, install.gateway
+    await install.start_operator(account=operator.at(proxy.endpoint, tmp_path / "operator"))
+    await declare(install, namespace, allowedHostnames=[{"hostname": "*.example.org"}])
+    names = ("deleted", "edited", "kept")
+    for name in names:
+        await install.server.apply(placed(install, namespace, name, f"/{name}"))
+    running = await install.start_gateway(account=gateway.at(proxy.endpoint, tmp_path / "gateway"))
+    port = Port(running, f"{namespace}.example.org")
+    for name in names:
+        await port.wait(f"/{name}", 200)
+
+    held = proxy.hang(faulty_proxy.watches)
+    proxy.expire(faulty_proxy.watches, times=6)
+    proxy.cut()
+    await waiting.until(lambda: _value(held.met))
+    await install.server.delete(api.Resource("Listener", "deleted", namespace))
+    await install.server.apply(placed(install, namespace, "edited", "/elsewhere"))
+    await install.server.apply(placed(install, namespace, "new", "/new"))
+    assert [await port.status(f"/{name}") for name in names] == [200, 200, 200]
+    held.lift()
+    await port.wait("/deleted", 404)
+    await port.wait("/new", 200)
+    await port.wait("/elsewhere", 200)
+    await port.wait("/edited", 404)
+    assert await port.status("/kept") == 200
+
+
+async def _value(number: int) -> int:
+    return number
+
+
+PER_HOSTNAME = {"mode": "PerHostname", "issuerRef": {"name": "acme", "kind": "ClusterIssuer"}}
+
+
+@contextlib.asynccontextmanager
+async def without(definitions: clusters.Cluster, files: list[Path]) -> AsyncIterator[None]:
+    """Definitions that are away, and there again at the end."""
+    await remove(definitions, files)
+    try:
+        yield
+    finally:
+        definitions.define(files)
+
+
+async def remove(definitions: clusters.Cluster, files: list[Path]) -> None:
+    await definitions.kubectl("delete", "crd", *(f"{file.stem.split('_', 1)[1]}.cert-manager.io" for file in files))
+
+
+def reason(type_: str, *wanted: str) -> Any:
+    return lambda seen: api.condition(seen, type_).get("reason") in wanted
+
+
+async def test_cert_manager_arrives_and_goes_while_the_operator_runs(
+    install: installs.Install, namespace: str, definitions: clusters.Cluster
+) -> None:
+    files = _of_cert_manager()
+    feature = 'usher_operator_feature_available{feature="cert_manager"}'
+    lobby = api.Resource("Listener", "lobby", namespace)
+    certificates = api.Resource("Certificate", "", install.system)
+    async with without(definitions, files):
+        operator = await install.start_operator("--resync-seconds", "1")
+        await declare(install, namespace, "lobby", tls=PER_HOSTNAME)
+        before = await versions(install, namespace)
+        await install.server.wait(lobby, reason("CertificateReady", "CertManagerMissing"))
+
+        definitions.define(files)
+        await install.server.wait(lobby, reason("CertificateReady", "IssuerNotFound"))
+        issuer = {"metadata": {"name": "acme"}, "spec": {"selfSigned": {}}}
+        await install.server.apply({"apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer", **issuer})
+        await waiting.until(lambda: install.server.list(certificates))
+        await install.server.wait(lobby, reason("CertificateReady", "Pending"))
+
+        await remove(definitions, [file for file in files if file.stem.endswith("_certificates")])
+        await install.server.wait(lobby, reason("CertificateReady", "CertManagerMissing"))
+        readings = await operator.metric(COMPLETE)
+        await waiting.until(lambda: operator.metric(COMPLETE), lambda seen: seen > readings + 2)
+        assert await operator.metric(feature) == 0
+        assert reason("CertificateReady", "CertManagerMissing")(await install.server.get(lobby))
+        assert operator.process.returncode is None
+        assert before == await versions(install, namespace)
+
+
+def _of_cert_manager() -> list[Path]:
+    wanted = ("_certificates", "_issuers", "_clusterissuers")
+    return [file for file in foreign.files(foreign.CERT_MANAGER) if file.stem.endswith(wanted)]

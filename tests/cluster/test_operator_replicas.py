@@ -1,0 +1,212 @@
+"""Two operators at once: whatever happens to them, one writes, nothing is removed, and everything converges."""
+
+import asyncio
+import base64
+import datetime
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import api, faulty_proxy, installs, waiting
+
+LOAD = 80
+"""So many listeners are not written within a moment."""
+
+QUICK = {"timing": {"lease": 4.0, "renew_deadline": 2.5, "retry": 0.5}}
+"""A Lease that is taken over sooner, so that a test need not wait for so long."""
+
+
+async def declare(install: installs.Install, namespace: str, count: int = LOAD) -> None:
+    """A class, a tenant, a destination, and many listeners; nobody waits for anything."""
+    for document in (install.klass(), installs.tenant(namespace), installs.destination(namespace)):
+        await install.server.apply(document)
+    names = [f"room-{number}" for number in range(count)]
+    await asyncio.gather(*(install.server.create(installs.listener(install, namespace, name)) for name in names))
+
+
+def lease_of(install: installs.Install) -> api.Resource:
+    return api.Resource("Lease", "usher-operator", install.system)
+
+
+def holder(found: Any) -> str:
+    return str(((found or {}).get("spec") or {}).get("holderIdentity") or "")
+
+
+async def wait_holder(install: installs.Install, name: str, limit_seconds: float = 20.0) -> None:
+    await install.server.wait(lease_of(install), lambda seen: holder(seen) == name, limit_seconds=limit_seconds)
+
+
+async def documents(install: installs.Install, namespace: str) -> dict[str, Any]:
+    """Of one namespace: Destinations have no class, so those of other tests are seen by this install too."""
+    return {owner: one for owner, one in (await install.documents()).items() if f" {namespace}/" in owner}
+
+
+async def wait_some_written(install: installs.Install, namespace: str, count: int = LOAD) -> None:
+    """Until somebody is in the middle of it."""
+    found = await waiting.until(
+        lambda: documents(install, namespace), lambda seen: len(seen) > count / 4, every_seconds=0.01
+    )
+    assert len(found) < count, "it was over before the test began"
+
+
+async def wait_whole(install: installs.Install, namespace: str, count: int = LOAD) -> None:
+    """Until every document is in force, every status written, and nothing was ever said to be removed."""
+
+    async def look() -> tuple[int, int]:
+        listeners = await install.server.list(api.Resource("Listener", "", namespace))
+        told = sum(api.condition(one, "ResolvedRefs").get("status") == "True" for one in listeners)
+        return len(await documents(install, namespace)), told
+
+    await waiting.until(look, lambda seen: seen == (count + 1, count), every_seconds=0.3)
+    for one in (await documents(install, namespace)).values():
+        assert "tombstone" not in json.loads(base64.b64decode(one["data"]["config.json"]))
+    assert install.cluster.audit is not None
+    asked = install.cluster.audit.since(0, install.operator.user)
+    assert [one for one in asked if one.verb.startswith("delete")] == []
+
+
+def writes(proxy: faulty_proxy.Proxy) -> list[faulty_proxy.Asked]:
+    """What came through a proxy and changes something, the Lease left out."""
+    return [asked for asked in proxy.asked if asked.writes and "/leases" not in asked.path]
+
+
+@pytest.fixture
+async def other_proxy(install: installs.Install, tmp_path: Path) -> AsyncIterator[faulty_proxy.Proxy]:
+    """Another way to the API server, so that what each replica asks is known apart."""
+    folder = tmp_path / "other-proxy"
+    folder.mkdir()
+    async with faulty_proxy.running(install.cluster.endpoint, folder) as ready:
+        yield ready
+
+
+async def test_two_that_start_at_once_agree_on_one(
+    install: installs.Install,
+    namespace: str,
+    proxy: faulty_proxy.Proxy,
+    other_proxy: faulty_proxy.Proxy,
+    tmp_path: Path,
+) -> None:
+    await declare(install, namespace)
+    both = (proxy, other_proxy)
+    through = [install.operator.at(one.endpoint, tmp_path / f"through-{n}") for n, one in enumerate(both)]
+    await asyncio.gather(*(install.start_operator(account=account) for account in through))
+    await wait_whole(install, namespace)
+    assert sorted(bool(writes(one)) for one in both) == [False, True]
+
+
+async def test_a_leader_killed_in_the_middle_leaves_nothing_half_done(
+    install: installs.Install, namespace: str
+) -> None:
+    first = await install.start_operator("--identity", "first", changes=QUICK)
+    await install.start_operator("--identity", "second", changes=QUICK)
+    await declare(install, namespace)
+    await wait_some_written(install, namespace)
+    await first.stop(signal.SIGKILL)
+    await wait_holder(install, "second")
+    await wait_whole(install, namespace)
+
+
+async def test_a_leader_told_to_stop_in_the_middle_writes_nothing_once_the_other_leads(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    first = await install.start_operator("--identity", "first", account=through)
+    await install.start_operator("--identity", "second")
+    await declare(install, namespace)
+    await wait_some_written(install, namespace)
+    first.process.send_signal(signal.SIGTERM)
+    await wait_holder(install, "second", limit_seconds=2)
+    written = len(writes(proxy))
+    async with asyncio.timeout(10):
+        assert await first.process.wait() == 0
+    await wait_whole(install, namespace)
+    assert len(writes(proxy)) == written
+
+
+async def test_a_leader_that_slept_writes_nothing_when_it_wakes(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    first = await install.start_operator("--identity", "first", account=through, changes=QUICK)
+    await install.start_operator("--identity", "second", changes=QUICK)
+    await declare(install, namespace)
+    await wait_some_written(install, namespace)
+    first.process.send_signal(signal.SIGSTOP)
+    try:
+        await wait_holder(install, "second")
+        await wait_whole(install, namespace)
+        written = len(writes(proxy))
+    finally:
+        first.process.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(10):
+        assert await first.process.wait() == 1
+    assert [(one.method, one.path) for one in writes(proxy)[written:]] == []
+
+
+async def test_clocks_a_minute_off_steal_no_lease(install: installs.Install, namespace: str) -> None:
+    first = await install.start_operator("--identity", "slow", changes={**QUICK, "clock_seconds": -60.0})
+    second = await install.start_operator("--identity", "fast", changes={**QUICK, "clock_seconds": 60.0})
+    await declare(install, namespace, 1)
+    renewed: set[str] = set()
+
+    async def renewals() -> int:
+        found = await install.server.get(lease_of(install))
+        assert (holder(found), found["spec"]["leaseTransitions"]) == ("slow", 0)
+        renewed.add(found["spec"]["renewTime"])
+        return len(renewed)
+
+    await waiting.until(renewals, lambda count: count > 8)
+    told = datetime.datetime.fromisoformat(min(renewed))
+    assert (datetime.datetime.now(datetime.UTC) - told).total_seconds() > 50  # the clock was wrong indeed
+    assert await second.metric("usher_operator_leader") == 0
+    await first.stop()
+    await wait_holder(install, "fast", limit_seconds=2)
+    await wait_whole(install, namespace, 1)
+
+
+async def test_a_lease_that_somebody_else_holds_is_waited_for(install: installs.Install, namespace: str) -> None:
+    lease = lease_of(install)
+
+    async def renew() -> None:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        spec = {"holderIdentity": "somebody", "leaseDurationSeconds": 2, "renewTime": now}
+        metadata = {"name": lease.name, "namespace": lease.namespace}
+        kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+        await install.server.apply({**kind, "metadata": metadata, "spec": spec})
+
+    await renew()
+    operator = await install.start_operator("--identity", "waiting")  # a standby is ready too
+    await declare(install, namespace, 1)
+    for _ in range(8):
+        await asyncio.sleep(0.5)
+        await renew()
+    assert holder(await install.server.get(lease)) == "somebody"
+    assert await documents(install, namespace) == {}
+    await wait_holder(install, "waiting", limit_seconds=4)
+    await operator.wait_ready()
+    await wait_whole(install, namespace, 1)
+
+
+async def test_one_renewal_without_an_answer_does_not_cost_the_lease(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    leader = await install.start_operator(account=through, changes=QUICK)
+
+    def renewals(asked: faulty_proxy.Asked) -> bool:
+        return asked.method == "PUT" and "/leases/" in asked.path
+
+    hanging = proxy.hang(renewals, times=1)
+    before = await waiting.until(lambda: _met(hanging, proxy, renewals), bool)
+    await waiting.until(lambda: _met(hanging, proxy, renewals), lambda count: count > before + 5)
+    assert leader.process.returncode is None
+    await declare(install, namespace, 1)
+    await wait_whole(install, namespace, 1)
+
+
+async def _met(fault: faulty_proxy.Fault, proxy: faulty_proxy.Proxy, where: faulty_proxy.Where) -> int:
+    return sum(where(asked) for asked in proxy.asked) if fault.met else 0
