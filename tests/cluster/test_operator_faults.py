@@ -202,3 +202,19 @@ async def test_an_idle_operator_writes_nothing_but_its_lease(install: installs.I
     await waiting.until(lambda: writes_in(1), lambda seen: seen <= {"leases"})
     assert await writes_in(5) == {"leases"}
     assert await operator.metric("usher_operator_workqueue_depth") == 0
+
+
+async def test_a_tenants_large_secret_with_the_label_of_children_ends_no_watch(
+    install: installs.Install, namespace: str
+) -> None:
+    operator = await install.start_operator()
+    await declare(install, namespace, "lobby")
+    labels = {"usher.dev/managed": "true"}
+    large = {"metadata": {"name": "large", "namespace": namespace, "labels": labels}, "data": {"x": "QUFB" * 170_000}}
+    await install.server.create({"apiVersion": "v1", "kind": "Secret", **large})
+    document = (await install.documents())[f"Listener {namespace}/lobby"]
+    await asyncio.sleep(1)
+    assert operator.process.returncode is None
+    await install.server.merge(api.of({"kind": "Secret", **document}), {"data": {"config.json": "e30="}})
+    await install.server.wait(api.of({"kind": "Secret", **document}), lambda found: found["data"] == document["data"])
+    assert operator.process.returncode is None
