@@ -53,6 +53,25 @@ async def test_a_deleted_document_and_a_removed_label_are_mended(install: instal
     await wait_live(install, namespace, "lobby")
 
 
+@pytest.mark.parametrize("fields", [{"immutable": True}, {"type": "Opaque", "data": {"config.json": "e30="}}])
+async def test_a_document_that_cannot_be_written_any_more_is_made_anew(
+    install: installs.Install, namespace: str, fields: dict[str, Any]
+) -> None:
+    """A Secret's type, and what is immutable, no write can change."""
+    operator = await install.start_operator()
+    await declare(install, namespace, "lobby")
+    secret = (await install.documents())[f"Listener {namespace}/lobby"]
+    await operator.stop()
+    await install.server.delete(api.of({"kind": "Secret", **secret}))
+    metadata = {name: secret["metadata"][name] for name in ("name", "namespace", "labels", "annotations")}
+    kept = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": secret["type"], "data": secret["data"]}
+    await install.server.create({**kept, **fields})
+    await install.start_operator()
+    await install.server.apply(installs.listener(install, namespace, "lobby", silence={"afterSeconds": 600}))
+    owner = f"Listener {namespace}/lobby"
+    await waiting.until(install.documents, lambda seen: owner in seen and content(seen[owner]).get("generation") == 2)
+
+
 async def test_a_removed_listener_leaves_a_tombstone_and_then_nothing(
     install: installs.Install, namespace: str
 ) -> None:

@@ -202,3 +202,39 @@ async def test_an_idle_operator_writes_nothing_but_its_lease(install: installs.I
     await waiting.until(lambda: writes_in(1), lambda seen: seen <= {"leases"})
     assert await writes_in(5) == {"leases"}
     assert await operator.metric("usher_operator_workqueue_depth") == 0
+
+
+async def test_a_tenants_large_secret_with_the_label_of_children_ends_no_watch(
+    install: installs.Install, namespace: str
+) -> None:
+    operator = await install.start_operator()
+    await declare(install, namespace, "lobby")
+    labels = {"usher.dev/managed": "true"}
+    large = {"metadata": {"name": "large", "namespace": namespace, "labels": labels}, "data": {"x": "QUFB" * 170_000}}
+    await install.server.create({"apiVersion": "v1", "kind": "Secret", **large})
+    document = (await install.documents())[f"Listener {namespace}/lobby"]
+    await asyncio.sleep(1)
+    assert operator.process.returncode is None
+    await install.server.merge(api.of({"kind": "Secret", **document}), {"data": {"config.json": "e30="}})
+    await install.server.wait(api.of({"kind": "Secret", **document}), lambda found: found["data"] == document["data"])
+    assert operator.process.returncode is None
+
+
+async def test_a_secret_that_only_claims_to_be_a_document_holds_no_removal_up(
+    install: installs.Install, namespace: str, make_namespace: MakeNamespace
+) -> None:
+    """Labels and annotations can be written by any tenant: here one claims documents of another."""
+    await install.start_operator()
+    names = [f"room-{number}" for number in range(6)]
+    await declare(install, namespace, *names)
+    elsewhere, documents = await make_namespace("elsewhere"), await install.documents()
+    for name in names:
+        found = documents[f"Listener {namespace}/{name}"]
+        metadata = {key: found["metadata"][key] for key in ("labels", "annotations")}
+        forged = {"metadata": {**metadata, "name": name, "namespace": elsewhere}, "type": found["type"]}
+        await install.server.create({"apiVersion": "v1", "kind": "Secret", **forged, "data": {"config.json": "e30="}})
+    await asyncio.sleep(4)
+    found = await install.server.get(api.of(install.klass()))
+    assert api.condition(found, "Ready").get("reason") != "RemovalsHalted"
+    kept = await install.documents()
+    assert all(kept[owner]["data"] == one["data"] for owner, one in documents.items())

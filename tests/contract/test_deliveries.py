@@ -53,6 +53,26 @@ async def test_a_settlement_of_an_older_attempt_changes_nothing(bench: engines.B
     assert "died" not in await bench.counts()
 
 
+async def test_results_handed_in_together_count_as_if_they_came_one_by_one(bench: engines.Bench) -> None:
+    """Each list: results as (settled as, attempts before); which state and how many attempts are left."""
+    cases: list[tuple[list[tuple[SettledAs, int]], tuple[str, int]]] = [
+        ([(SettledAs.Delivered, 7), (SettledAs.Delivered, 0)], ("delivered", 1)),
+        ([(SettledAs.Delivered, 0), (SettledAs.Dead, 0)], ("delivered", 1)),
+        ([(SettledAs.Retry, 0), (SettledAs.Delivered, 0), (SettledAs.Delivered, 1)], ("delivered", 2)),
+        ([(SettledAs.Dead, 0), (SettledAs.Delivered, 0)], ("dead", 1)),
+    ]
+    for number, (results, _) in enumerate(cases):
+        delivery = await deliver(bench, f"content {number}")
+        for settled_as, before in results:
+            changes = {"attempts_before": before, "attempts": before + 1}
+            bench.store.settle(samples.settlement(delivery, settled_as, **changes))
+        await bench.store.flush()
+    found = [(row["state"], row["attempts"]) for row in await bench.deliveries()]
+    assert sorted(found) == sorted(wanted for _, wanted in cases)
+    counts = await bench.counts()
+    assert (counts["delivered"], counts["died"], counts["attempts"]) == (3, 1, 5)
+
+
 async def test_a_retry_is_claimed_when_it_is_due_and_not_before(bench: engines.Bench) -> None:
     await settle(bench, await deliver(bench), SettledAs.Retry, due_at=NOW + 5 * SECOND, status=503, error="Status")
     bench.clock.now = NOW + 5 * SECOND - 1

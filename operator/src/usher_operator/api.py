@@ -29,6 +29,8 @@ _RETRIED = frozenset({429, 500, 502, 503, 504})
 _MOST_WAIT_SECONDS = 10.0
 _TOKEN_SECONDS = 60.0
 _CONNECTIONS = 32
+_EVENT_BYTES = 16 * 1024 * 1024
+"""Longest event of a watch. Objects have at most 1.5 MiB; what tells of one has more."""
 _LIMITS = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _WATCH_LIMITS = aiohttp.ClientTimeout(total=310, sock_connect=5, sock_read=75)
 _APPLY = {"Content-Type": "application/apply-patch+yaml"}
@@ -160,12 +162,12 @@ class Api:
                 self._count("watch", response.status)
                 if response.status >= 400:
                     raise _refused("watch", path, response.status, await response.read())
-                async for line in response.content:
+                while line := await response.content.readline(max_line_length=_EVENT_BYTES):
                     event = _decode(line)
                     if event["type"] == "ERROR":
                         raise ApiError(event["object"].get("code", 500), event["object"].get("reason", ""), path)
                     yield event
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
             raise ApiError(_UNREACHABLE, type(error).__name__, f"watch {path}") from None
 
     async def apply(self, path: str, body: Raw, *, is_status: bool = False) -> Raw:

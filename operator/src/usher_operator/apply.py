@@ -19,6 +19,8 @@ from usher_operator.children import identity
 
 _log = structlog.get_logger(__name__)
 
+_INVALID = 422
+
 
 class Children:
     """Writes children."""
@@ -93,7 +95,12 @@ class Children:
             raise apis.ApiError(409, "NotOurs", f"apply {path}", "another install's child has that name")
         if ref not in self._cache.by_ref and ref.namespace != self._cache.install.config_namespace:
             await self._refuse_foreign(path)
-        raw = await self._api.apply(path, manifest)
+        try:
+            raw = await self._api.apply(path, manifest)
+        except apis.ApiError as error:
+            if error.status != _INVALID or ref not in self._cache.by_ref or not await self._clear(path, manifest):
+                raise
+            raw = await self._api.apply(path, manifest)
         self._take(key, kind, raw)
         self._doubted.discard(ref)
         found = self._cache.by_ref.get(ref)
@@ -103,6 +110,20 @@ class Children:
                 self._metrics.published.set(time.time())
                 self.published()
         _log.debug("child_applied", kind=ref.kind, namespace=ref.namespace, name=ref.name)
+
+    async def _clear(self, path: str, manifest: dict[str, Any]) -> bool:
+        """Delete a Secret of ours that no write can make what is wanted; whether it was one.
+
+        Gateways serve on what it held until it is there again.
+        """
+        if manifest["kind"] != "Secret":
+            return False
+        raw = await self._api.get(path, missing_ok=True)
+        if raw is None or not (raw.get("immutable") or raw.get("type") != manifest.get("type", "Opaque")):
+            return False
+        await self._api.delete(path, raw["metadata"]["uid"])
+        _log.warning("child_made_anew", path=path)
+        return True
 
     async def _refuse_foreign(self, path: str) -> None:
         """Where an object of that name is there that was not seen as ours, leave it; unless only its labels were taken.

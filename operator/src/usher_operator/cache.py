@@ -452,6 +452,8 @@ class Cache(world.World):
             self._drop_child(ref, before, hosts)
         full = {**raw, "apiVersion": ref.api_version, "kind": ref.kind} if raw is not None else None
         child = seen.read_child(full, self._install.controller_name, self._keys) if full is not None else None
+        if child is not None and not self._is_in_its_place(child):
+            child = None
         if full is not None and seen.is_foreign(full, self._install.controller_name):
             self.foreign.add(ref)
         else:
@@ -465,6 +467,12 @@ class Cache(world.World):
         if before is not None and child is not None and _as_planned(before) == _as_planned(child):
             return _NONE
         return self._on_child(before, child, hosts)
+
+    def _is_in_its_place(self, child: seen.Child) -> bool:
+        """Whether a Secret is where we would make it: labels and annotations can be written by any tenant."""
+        if child.seen.ref.kind != "Secret":
+            return True
+        return child.seen.ref.namespace == (self._install.config_namespace if child.is_config else child.key.namespace)
 
     def _drop_child(self, ref: objects.Ref, before: seen.Child, hosts: frozenset[str]) -> None:
         if before.is_config:

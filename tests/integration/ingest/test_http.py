@@ -121,6 +121,16 @@ BAD = {
     "hidden chunks": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
     "chunked not last": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
     "unknown coding": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "a coding below chunks": (
+        "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
+    ),
+    "chunks in a string": (
+        'POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: a;b=", chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n'
+    ),
+    "chunks in http 1.0": (
+        "POST {t} HTTP/1.0\r\nHost: hooks.test\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "2\r\n{{}}\r\n0\r\n\r\n"
+    ),
     "two codings": (
         "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"
         "0\r\n\r\n"

@@ -33,34 +33,41 @@ class Parser:
         "_before_end",
         "_fields",
         "_httptools",
+        "_now",
         "_rest_of_upgrade",
         "_sender",
         "_target",
         "current",
+        "is_begun",
         "is_broken",
         "is_head",
         "requests",
     )
 
-    def __init__(self, sender: http_request.Sender) -> None:
+    def __init__(self, sender: http_request.Sender, accepted_at: float) -> None:
         self._sender = sender
         self._httptools = httptools.HttpRequestParser(self)
         self.requests: deque[http_request.Request] = deque()
         """Those whose header is complete, until they are served."""
         self.current = http_request.Request(sender)
-        """The request whose header or body comes in."""
+        """The request whose header or body comes in; the last one, where none does."""
+        self.current.began_at = accepted_at
+        self.is_begun = False
+        """Whether the beginning of a header is here, and not its end."""
         self.is_head = True
         """Whether the current request's header is not complete yet, or no request has begun."""
         self.is_broken = False
         """Whether nothing more can be understood on this connection."""
+        self._now = 0.0
         self._rest_of_upgrade = 0
         self._before_end = 0
         """Bytes since something ended: a header, a chunk, a request."""
         self._target = b""
         self._fields = 0
 
-    def feed(self, data: bytes) -> None:
-        """Parse what came."""
+    def feed(self, data: bytes, now: float) -> None:
+        """Parse what came at this time."""
+        self._now = now
         if self._rest_of_upgrade:
             self._feed_upgrade(data)
             return
@@ -96,7 +103,7 @@ class Parser:
             self.requests.pop()
             self._break()
         elif current.declared_bytes > 0:
-            current.is_complete = False
+            current.is_complete = self.is_head = False
             self._rest_of_upgrade = current.declared_bytes
             self._feed_upgrade(rest)
 
@@ -112,8 +119,10 @@ class Parser:
 
     def on_message_begin(self) -> None:
         """A request line begins."""
-        self.current = http_request.Request(self._sender)
-        self.is_head, self._target, self._fields = True, b"", 0
+        before, self.current = self.current, http_request.Request(self._sender)
+        self.current.began_at = self._now if before.is_complete else before.began_at  # that of the acceptance
+        self.is_begun = self.is_head = True
+        self._target, self._fields = b"", 0
 
     def on_url(self, part: bytes) -> None:
         """A piece of the target."""
@@ -138,6 +147,9 @@ class Parser:
         headers = current.headers
         if headers.repeats(b"host") or headers.repeats(b"transfer-encoding"):
             raise _NotHTTPError
+        coding = headers.bytes_of(b"transfer-encoding")
+        if coding and (version == "1.0" or coding.strip(b" \t").lower() != b"chunked"):
+            raise _NotHTTPError  # RFC 9112 §6.1
         current.method = parser.get_method().decode()
         current.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         current.name_place(self._target.decode())
@@ -145,7 +157,8 @@ class Parser:
             raise _NotHTTPError  # RFC 9112 §3.2
         length = headers.bytes_of(b"content-length")
         current.declared_bytes = int(length) if length else -1
-        self.is_head, self._before_end = False, 0
+        self.is_begun = self.is_head = False
+        self._before_end = 0
         self.requests.append(current)
 
     def on_body(self, piece: bytes) -> None:

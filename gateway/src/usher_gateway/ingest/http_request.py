@@ -90,10 +90,11 @@ class Request:
     """One request: no more than the steps need."""
 
     __slots__ = (
+        "_body",
         "_broken",
-        "_pieces",
         "_sender",
         "_waiter",
+        "began_at",
         "counted_bytes",
         "deadline",
         "declared_bytes",
@@ -108,13 +109,14 @@ class Request:
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self._pieces: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._broken: model.RefusedReason | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.headers = Headers()
         self.target = self.host = self.method = ""
-        self.deadline = 0.0
-        """On the event loop's clock."""
+        self.began_at = self.deadline = 0.0
+        """When its first byte came (of a connection's first request: when that was accepted), and until when it has to
+        be answered; on the event loop's clock."""
         self.keep_alive = True
         self.is_complete = False
         """Whether the whole body is here."""
@@ -152,12 +154,18 @@ class Request:
             self.target = slash + path if slash else "/"
 
     def add(self, piece: bytes) -> None:
-        """Take in a piece of the body."""
+        """Take in a piece of the body: pieces become one, since there may be millions of them."""
         self.size += len(piece)
-        if self._broken is None:
-            self._pieces.append(piece)
-            if self.size > HARD_LIMIT_BYTES:
-                self.end_early(model.RefusedReason.TooLarge)
+        if self._broken is not None:
+            return
+        if not self._body:
+            self._body = piece
+        elif isinstance(self._body, bytearray):
+            self._body += piece
+        else:
+            self._body = bytearray(self._body) + piece
+        if self.size > HARD_LIMIT_BYTES:
+            self.end_early(model.RefusedReason.TooLarge)
 
     def complete(self) -> None:
         """The body is here."""
@@ -168,11 +176,15 @@ class Request:
         """The rest of the body will not come, or is not wanted."""
         if not self.is_complete and self._broken is None:
             self._broken = reason
-            self._pieces.clear()
+            self.drop_body()
             self._wake()
 
+    def drop_body(self) -> None:
+        """Nobody will read it: an idle connection holds its last request, but not its body."""
+        self._body = b""
+
     async def read_body(self) -> bytes:
-        """The body as sent.
+        """The body as sent; it can be read once.
 
         Raises:
             RefusedError: TooLarge, BodyTimeout, BadRequest, Disconnected, QueueFull.
@@ -183,7 +195,8 @@ class Request:
             await self._wait()
         if self._broken is not None:
             raise answer.RefusedError(self._broken)
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        body, self._body = self._body, b""
+        return bytes(body)
 
     async def _wait(self) -> None:
         if self.headers.first(b"expect").lower() == "100-continue":

@@ -49,21 +49,22 @@ class Connection(asyncio.Protocol):
     """One connection: parsing, pipelining, flow control, and Usher's clocks.
 
     The steps of an arrival are driven from here and not by a task, wherever they wait for nothing but the commit: a
-    task and its wake-ups cost more than parsing the request (docs/performance.md). ``began_at`` is the acceptance of
-    the connection for the first request, and the first byte for later ones; 0 while the connection is idle.
+    task and its wake-ups cost more than parsing the request (docs/performance.md).
     """
 
     def __init__(self, server: "PublicServer", loop: asyncio.AbstractEventLoop) -> None:
         self.server = server
         self.transport: asyncio.Transport | None = None
-        self.began_at = loop.time()  # the acceptance: with TLS the handshake follows, and counts
-        self.next_began_at = self.idle_since = 0.0
-        self.busy = self.seen_bytes = self.is_half_closed = self.is_lingering = False
+        self.busy = self.is_half_closed = self.is_lingering = False
+        self.idle_since = 0.0
+        """When the last answer was given; 0 before the first."""
         self.paused_since = 0.0
         """Since when the sender does not read its answers; 0 while it does."""
         self._loop = loop
-        self._parser = http_parser.Parser(self)
+        # the acceptance: with TLS the handshake follows, and counts
+        self._parser = http_parser.Parser(self, loop.time())
         self._unparsed = b""
+        self._unparsed_since = 0.0
         self._is_closing = self._reads_slowly = False
         self._task: asyncio.Task[None] | None = None
         self._serving: tuple[http_request.Request, Handling] | None = None
@@ -86,6 +87,19 @@ class Connection(asyncio.Protocol):
         """Say 100 Continue (RFC 9110 §10.1.1)."""
         if self.transport is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    # what the watch asks
+
+    @property
+    def header_began_at(self) -> float:
+        """Since when a header, of the first request or a begun one, is awaited; 0 if none is."""
+        parser = self._parser
+        return parser.current.began_at if parser.is_begun or not self.idle_since else 0.0
+
+    @property
+    def has_begun_header(self) -> bool:
+        """Whether the beginning of a header is here, and not its end."""
+        return self._parser.is_begun
 
     # what the transport tells
 
@@ -115,19 +129,13 @@ class Connection(asyncio.Protocol):
         self._serve_on()
 
     def data_received(self, data: bytes) -> None:
-        """Note when a request's first byte came, parse, and serve."""
+        """Parse, and serve."""
         if self._is_closing or self._parser.is_broken:
             return
-        self.seen_bytes = True
-        if not self.busy:
-            if not self.began_at:
-                self.began_at = self._loop.time()
-        elif not self.next_began_at and self._parser.current.is_complete:
-            self.next_began_at = self._loop.time()
         if self._unparsed:
             self._unparsed += data
         else:
-            self._parse(data)
+            self._parse(data, self._loop.time())
         self._serve_on()
 
     def eof_received(self) -> bool:
@@ -137,23 +145,22 @@ class Connection(asyncio.Protocol):
             self._parser.end_body(model.RefusedReason.Disconnected)
             # TLS has no half-closed connections
             return self.transport is not None and self.transport.get_extra_info("sslcontext") is None
-        if self.seen_bytes and not self.is_lingering:
-            self.hang_up(model.RefusedReason.BadRequest)
-        self.force_close()
+        self._end_half_closed()
         return False
 
     # parsing
 
-    def _parse(self, data: bytes) -> None:
-        """Parse until nothing is left, or enough requests wait."""
+    def _parse(self, data: bytes, now: float) -> None:
+        """Parse what came at this time until nothing is left, or enough requests wait."""
         if len(data) <= _SLICE_BYTES:
-            self._parser.feed(data)
+            self._parser.feed(data, now)
         else:
             start = 0
             while start < len(data) and not self._parser.is_broken and len(self._parser.requests) < _QUEUED:
-                self._parser.feed(data[start : start + _SLICE_BYTES])
+                self._parser.feed(data[start : start + _SLICE_BYTES], now)
                 start += _SLICE_BYTES
             self._unparsed = data[start:] if not self._parser.is_broken else b""
+            self._unparsed_since = now
         if self._unparsed or len(self._parser.requests) >= _QUEUED:
             self._read_slowly()
         current = self._parser.current
@@ -182,7 +189,7 @@ class Connection(asyncio.Protocol):
             return
         data, self._unparsed = self._unparsed, b""
         if data:
-            self._parse(data)
+            self._parse(data, self._unparsed_since)
         if not self._unparsed and self.transport is not None:
             self._reads_slowly = False
             self.transport.resume_reading()
@@ -202,12 +209,12 @@ class Connection(asyncio.Protocol):
                 self.hang_up(model.RefusedReason.BadRequest)
                 break
             self._serve(one)
-        if self.is_half_closed and not self.busy and not requests and not self.is_lingering:
-            self.force_close()
+        if self.is_half_closed and not self.busy and not requests:
+            self._end_half_closed()
 
     def _serve(self, one: http_request.Request) -> None:
         self.busy = True
-        one.deadline = self.began_at + self.server.limits.answer_seconds
+        one.deadline = one.began_at + self.server.limits.answer_seconds
         handling = self.server.handler(one)
         if one.needs_no_time:
             self._serving = (one, handling)
@@ -226,7 +233,7 @@ class Connection(asyncio.Protocol):
             self._answer(one, ended.value)
         except BaseException as error:
             self._serving = None
-            self._fail(error)
+            self._fail(one, error)
             if not isinstance(error, Exception):
                 raise
         else:
@@ -241,40 +248,35 @@ class Connection(asyncio.Protocol):
         try:
             result = await handling
         except Exception as error:  # noqa: BLE001 - the connection's top: one bad request must end no other
-            self._fail(error)
+            self._fail(one, error)
         else:
             self._answer(one, result)
             self._serve_on()
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, one: http_request.Request, error: BaseException) -> None:
         _log.error("connection_failed", error=type(error).__name__, exc_info=error)
+        self._request_done(one)
         self.force_close()
 
     def _answer(self, one: http_request.Request, result: answer.Answer) -> None:
-        began_at, transport, server = self.began_at, self.transport, self.server
+        transport, server = self.transport, self.server
         self._request_done(one)
         if transport is None:
             return
         keep_alive = one.is_complete and one.keep_alive and result.keep_alive and not server.is_draining
         transport.write(result.bytes(keep_alive=keep_alive))
-        server.durations.observe(self._loop.time() - began_at)
+        server.durations.observe(self._loop.time() - one.began_at)
         if not one.is_complete:
             self._linger()
         elif not keep_alive:
             self.force_close()
 
     def _request_done(self, one: http_request.Request) -> None:
-        """The present request is answered: the next one's clock runs if its bytes are here already."""
         self.busy = False
+        self.idle_since = self._loop.time()
+        one.drop_body()
         if one.counted_bytes:
             self._end_counting(one)
-        waiting = bool(self._parser.requests) or bool(self._unparsed)
-        self.seen_bytes = waiting or bool(self.next_began_at)
-        if not waiting or self.next_began_at:
-            self.began_at = self.next_began_at
-        if not self.began_at:
-            self.idle_since = self._loop.time()
-        self.next_began_at = 0.0
 
     # ending
 
@@ -284,6 +286,12 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.write(answer.refused(reason).bytes(keep_alive=False))
             self._linger()
+
+    def _end_half_closed(self) -> None:
+        """Everything is answered, and no more will come; half a header is a request that was no good."""
+        if self._parser.is_begun and not self._is_closing:
+            self.hang_up(model.RefusedReason.BadRequest)
+        self.force_close()
 
     def force_close(self) -> None:
         """Close now; what is written is still sent."""
@@ -357,8 +365,9 @@ class PublicServer:
     def _watch_idle(self, connection: Connection, now: float) -> None:
         if connection.paused_since:
             return
-        if connection.began_at:
-            if connection.began_at < now - self.limits.header_seconds:
+        began_at = connection.header_began_at
+        if began_at:
+            if began_at < now - self.limits.header_seconds:
                 self._end_slow_header(connection)
         elif connection.idle_since < now - self.limits.idle_seconds:
             connection.force_close()
@@ -377,7 +386,7 @@ class PublicServer:
             connection.force_close()
 
     def _end_slow_header(self, connection: Connection) -> None:
-        if connection.seen_bytes:
+        if connection.has_begun_header:
             connection.hang_up(model.RefusedReason.BodyTimeout)
         else:
             connection.force_close()

@@ -1,9 +1,10 @@
 """The settling half of a transaction: results of attempts. Runs in the writer's thread only.
 
-Nearly all results are first deliveries: many of them are one statement. All others are settled one by one, and before:
-delivered is an end, so whatever else a batch says of the same delivery was said earlier.
+Nearly all results are first deliveries: many of them are one statement. All others are settled one by one, in their
+order, and so is a delivery of which a batch says more than one thing.
 """
 
+import collections
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from usher_gateway.store.sqlite import writer
 
 _SETTLED: dict[model.SettledAs, tuple[model.DeliveryState, model.Counter | None]] = {
+    model.SettledAs.Delivered: (model.DeliveryState.Delivered, model.Counter.delivered),
     model.SettledAs.Retry: (model.DeliveryState.Pending, None),
     model.SettledAs.Dead: (model.DeliveryState.Dead, model.Counter.died),
     model.SettledAs.Cancelled: (model.DeliveryState.Cancelled, model.Counter.cancelled),
@@ -38,10 +40,11 @@ _ONE = (
 
 def settle(batch_writer: "writer.Writer", settlements: Sequence[model.Settlement]) -> None:
     """Write results; each only where its delivery is pending with the attempts that the result speaks of."""
+    said = collections.Counter([settlement.key for settlement in settlements])
     delivered: dict[int, model.Settlement] = {}
     for settlement in settlements:
-        if settlement.settled_as is model.SettledAs.Delivered:
-            delivered.setdefault(settlement.key, settlement)
+        if settlement.settled_as is model.SettledAs.Delivered and said[settlement.key] == 1:
+            delivered[settlement.key] = settlement
         else:
             _settle_one(batch_writer, settlement)
     values = [
