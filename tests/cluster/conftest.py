@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
-from support import accounts, api, clusters, faulty_proxy, installs
+from support import accounts, agencies, api, clusters, faulty_proxy, installs, secrecy
 from support import kubectl as kubectls
 from support.local_cluster import foreign, programs
 
@@ -27,6 +28,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     capture = session.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         programs.control_plane()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_secret_is_told() -> Iterator[None]:
+    """Fails the run if a credential, a token or a key was in a log, an Event, a condition, metrics or a report."""
+    yield from secrecy.watching()
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +72,9 @@ async def server(cluster: clusters.Cluster) -> AsyncIterator[api.Api]:
         yield ready
 
 
-@pytest.fixture
-async def make_namespace(server: api.Api) -> AsyncIterator[MakeNamespace]:
-    """Makes fresh namespaces (``await make_namespace("agency", labels=…)``); nobody waits for their end."""
+@contextlib.asynccontextmanager
+async def namespaces(server: api.Api) -> AsyncIterator[MakeNamespace]:
+    """Makes fresh namespaces, and deletes them at the end; nobody waits for that."""
     made: list[str] = []
 
     async def make(prefix: str = "test", **labels: str) -> str:
@@ -79,6 +86,13 @@ async def make_namespace(server: api.Api) -> AsyncIterator[MakeNamespace]:
     yield make
     for name in made:
         await server.delete(api.Resource("Namespace", name))
+
+
+@pytest.fixture
+async def make_namespace(server: api.Api) -> AsyncIterator[MakeNamespace]:
+    """Makes fresh namespaces: ``await make_namespace("agency", label="value")``."""
+    async with namespaces(server) as make:
+        yield make
 
 
 @pytest.fixture
@@ -114,6 +128,41 @@ async def install(
     """An install of Usher under the shipped rights: a right that is missing fails the test."""
     async with installs.installed(definitions, server, make_namespace, tmp_path) as ready:
         yield ready
-        if definitions.audit is not None:
-            for account in (ready.operator, ready.gateway):
-                assert list(definitions.audit.refusals(account.user)) == []
+        assert_no_right_was_missing(ready)
+
+
+def assert_no_right_was_missing(install: installs.Install) -> None:
+    """The shipped rights are all that operator and gateway have."""
+    if install.cluster.audit is not None:
+        for account in (install.operator, install.gateway):
+            assert list(install.cluster.audit.refusals(account.user)) == []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def platform(
+    definitions: clusters.Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[agencies.Platform]:
+    """For tests of a whole module (in its loop: `agencies.SHARED`): operator, gateway and class of one install."""
+    async with (
+        api.connected(definitions.endpoint, definitions.token) as server,
+        namespaces(server) as make,
+        installs.installed(definitions, server, make, tmp_path_factory.mktemp("platform")) as install,
+        agencies.platform(install, make) as ready,
+    ):
+        yield ready
+        assert_no_right_was_missing(install)
+
+
+@pytest.fixture
+def make_agency(platform: agencies.Platform) -> agencies.Make:
+    """Makes agencies, each in a fresh namespace. They stay until the platform ends: their end would be work for it."""
+
+    async def begin(**labels: str) -> agencies.Agency:
+        return agencies.Agency(platform, await platform.make_namespace("agency", **labels))
+
+    return begin
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def agency(make_agency: agencies.Make) -> agencies.Agency:
+    return await make_agency()

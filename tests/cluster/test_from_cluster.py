@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from integration import gateways
-from support import accounts, api, faulty_proxy, waiting
+from support import accounts, api, faulty_proxy, secrecy, waiting
 from usher_gateway import documents, envelopes, model
 from usher_gateway.config import cluster_access, from_cluster
 
@@ -53,6 +53,7 @@ class Install:
         self._server = server
         self.namespace, self.gateway = namespace, gateway
         self.key = base64.b64encode(INSTALL_KEY).decode()
+        secrecy.keep(self.key)
 
     async def publish(self, envelope: envelopes.Envelope) -> None:
         """As the operator does."""

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import msgspec
 
-from support import privacy
+from support import privacy, secrecy
 from usher_gateway import app, model
 from usher_gateway import settings as all_settings
 
@@ -175,7 +175,9 @@ class Gateway:
             await self.kill()
         self.process = None
         if self.log.exists():
-            privacy.search("log of a gateway", self.log.read_text(errors="replace"))
+            told = self.log.read_text(errors="replace")
+            privacy.search("log of a gateway", told)
+            secrecy.search("log of a gateway", told)
 
     async def __aenter__(self) -> Self:
         return self

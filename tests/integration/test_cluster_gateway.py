@@ -230,6 +230,23 @@ async def test_how_a_listener_does_is_reported(server: api_server.ApiServer, tmp
         assert (await found.changes())["listeners"] == {}
 
 
+async def test_a_listener_that_has_just_come_is_not_silent_however_long_the_gateway_runs(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put(wrap(listener("old")))
+    async with running(server, tmp_path) as found:
+        gateway = found.gateway
+        await gateways.wait_until(gateway.configured.is_set)
+        await gateway.report.sweep()
+        two_days_later = gateway.clock.now() + 2 * 86_400 * model.MICROSECONDS
+        monkeypatch.setattr(gateway.clock, "now", lambda: two_days_later)
+        server.put(wrap(listener("new")))
+        await gateways.wait_until(lambda: "acme/new" in gateway.snapshot.listeners)
+        await gateway.report.sweep()
+        told = (await found.changes())["listeners"]
+        assert {key: one["receiving"] for key, one in told.items()} == {"acme/old": "Silent", "acme/new": "NoVisitYet"}
+
+
 async def test_without_the_operators_key_nothing_starts(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(api_server.kubeconfig(server))

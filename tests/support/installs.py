@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sys
+import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,17 @@ from typing import Any
 import aiohttp
 import yaml
 
-from support import accounts, api, clusters, waiting
+from support import accounts, api, clusters, secrecy, waiting
+from usher_gateway import envelopes
 
 ACCESS = Path(__file__).parents[2] / "operator" / "access"
 ALTERED = Path(__file__).with_name("altered_operator.py")
 OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
 _STOP_SECONDS = 10
+_SECRET_PART = 20
+"""Of a URL's path or query, so many characters count as a secret."""
+
+MakeNamespace = Callable[..., Awaitable[str]]
 
 
 class Process:
@@ -37,10 +43,10 @@ class Process:
     def url(self) -> str:
         return f"http://{self.host}:{self.admin}"
 
-    async def get(self, path: str) -> tuple[int, str]:
+    async def get(self, path: str, **headers: str) -> tuple[int, str]:
         """What the admin port answers; 0 while it does not."""
         try:
-            async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
+            async with aiohttp.ClientSession(headers=headers) as session, session.get(self.url + path) as answer:
                 return answer.status, await answer.text()
         except aiohttp.ClientError:
             return 0, ""
@@ -155,8 +161,13 @@ class Install:
 
     async def secret(self, name: str, namespace: str) -> dict[str, bytes]:
         """The values of a Secret, once it is there."""
-        found = await self.server.wait(api.Resource("Secret", name, namespace), bool)
-        return {key: base64.b64decode(value) for key, value in found["data"].items()}
+        return decoded(await self.server.wait(api.Resource("Secret", name, namespace), bool))
+
+    async def ask(self, gateway: Process, path: str) -> Any:
+        """What a gateway's admin port answers to who may observe; None while it does not."""
+        token = (await self.secret("usher-admin-tokens", self.system))["observe.token"].decode().strip()
+        status, text = await gateway.get(path, Authorization=f"Bearer {token}")
+        return json.loads(text) if status == 200 else None
 
     async def documents(self) -> dict[str, dict[str, Any]]:
         """``Kind namespace/name`` -> config Secret, all of this install."""
@@ -171,6 +182,50 @@ class Install:
         base = {"controllerName": self.controller, "hostname": f"{name}.example.com", "tls": {"mode": "External"}}
         metadata = {"name": name}
         return {**OURS, "kind": "ListenerClass", "metadata": metadata, "spec": {**base, **spec}}
+
+    async def search_for_secrets(self) -> None:
+        """Searches what this install tells while it runs: Events, conditions, metrics, reports."""
+        await self._keep_secrets()
+        for one in await self.server.list(api.Resource("Event")):
+            secrecy.search("an Event", json.dumps(one, ensure_ascii=False))
+        for kind in ("ListenerClass", "Tenant", "Listener", "Destination"):
+            for one in await self.server.list(api.Resource(kind)):
+                secrecy.search(f"the status of a {kind}", json.dumps(one.get("status"), ensure_ascii=False))
+        for one in await self.server.list(api.Resource("Secret", "", self.config)):
+            secrecy.search("the metadata of a Secret", json.dumps(one["metadata"], ensure_ascii=False))
+        for process in self.running:
+            secrecy.search("metrics", (await process.get("/metrics"))[1])
+            if process.public:
+                secrecy.search("/api/config", json.dumps(await self.ask(process, "/api/config"), ensure_ascii=False))
+
+    async def _keep_secrets(self) -> None:
+        for account in (self.operator, self.gateway):
+            secrecy.keep(account.token)
+        ours = f"usher.dev/install={envelopes.install_label(self.controller)}"
+        for one in await self.server.list(api.Resource("Secret"), ours):
+            if one["type"].startswith("usher.dev/"):
+                secrecy.keep_data(one["data"]["config.json"])
+            else:
+                _keep_values(decoded(one))
+        for one in await self.server.list(api.Resource("Secret"), "usher.dev/watch=true"):
+            _keep_values(decoded(one))
+
+
+def _keep_values(data: dict[str, bytes]) -> None:
+    for value in data.values():
+        text = value.decode("utf-8", "replace")
+        if text.startswith("https://"):
+            parts = urllib.parse.urlsplit(text)
+            for part in (*parts.path.split("/"), *(value for _, value in urllib.parse.parse_qsl(parts.query))):
+                if len(part) >= _SECRET_PART:
+                    secrecy.keep(part)
+        else:
+            secrecy.keep(text)
+
+
+def decoded(secret: dict[str, Any]) -> dict[str, bytes]:
+    """The values of a Secret."""
+    return {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
 
 
 OURS = {"apiVersion": "usher.dev/v1alpha1"}
@@ -197,7 +252,7 @@ def listener(install: Install, namespace: str, name: str = "lobby", **spec: Any)
 
 @contextlib.asynccontextmanager
 async def installed(
-    cluster: clusters.Cluster, server: api.Api, make_namespace: Callable[..., Awaitable[str]], folder: Path
+    cluster: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, folder: Path
 ) -> AsyncIterator[Install]:
     """A fresh install under the shipped rights; whatever was started in it is ended, and its class deleted."""
     system, config = await make_namespace("system"), await make_namespace("config")
@@ -212,10 +267,12 @@ async def installed(
     install = Install(server, cluster, folder, system, config, f"usher.dev/test-{suffix}", operator, gateway)
     try:
         yield install
+        await install.search_for_secrets()
     finally:
         for process in install.running:
             with contextlib.suppress(AssertionError):
                 await process.stop()
+            secrecy.search(f"log {process.log.name}", process.log.read_text("utf-8", "replace"))
         await server.delete(api.of(install.klass()))
         await accounts.withdraw(server, rights)
 

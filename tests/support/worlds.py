@@ -210,7 +210,7 @@ class World(world.World):
             self.in_place[wanted.key] = {
                 child.ref: child.manifest | ({"status": old[child.ref]["status"]} if _has_status(old, child) else {})
                 for child in wanted.children
-            }
+            } | {ref: manifest for ref, manifest in old.items() if ref in wanted.staying}
         seen = self.seen.get(wanted.key)
         if wanted.status is not None and seen is not None:
             self.seen[wanted.key] = msgspec.structs.replace(

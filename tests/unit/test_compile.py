@@ -322,6 +322,7 @@ def test_a_route_to_another_tenants_destination_is_a_missing_destination_and_the
     result = compiled(CLASS, TENANT, other, DESTINATION, theirs, LISTENER + routes)
     assert [route.name for route in result.snapshot.listeners["default/lobby"].routes] == ["a", "b"]
     assert reasons(result) == ["DestinationNotFound"]
+    assert "`theirs` is Tenant `other`'s" in result.findings[0].message
     assert result.conditions["Listener", "default/lobby"][0].status == "True"
 
 

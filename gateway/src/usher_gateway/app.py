@@ -69,7 +69,6 @@ class Gateway:
         self._unfrozen = _FREEZE_LISTENERS
         """Listeners made since the collector was told to leave them alone."""
         self.applied_at = 0
-        self.started_at = self.clock.now()
         self._drain_until = 0.0
         self.started = asyncio.Event()
         self.configured = asyncio.Event()

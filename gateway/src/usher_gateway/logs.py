@@ -1,6 +1,8 @@
 """Logs: JSON lines in a cluster, readable on a terminal. Ids only, never personal data."""
 
 import asyncio
+import datetime
+import json
 import logging
 import sys
 import traceback
@@ -23,7 +25,7 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
     if as_json:
         processors.append(structlog.processors.JSONRenderer())
     else:
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
+        processors += [without_nothing, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False)]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
@@ -32,7 +34,7 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
     )
     # Libraries that log by the standard library: warnings and worse, to the same stream.
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LibraryFormatter("%(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(JsonLibraryFormatter() if as_json else LibraryFormatter("%(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
@@ -51,10 +53,26 @@ class LibraryFormatter(logging.Formatter):
         return " ".join([type(ei[1]).__name__, *_frames(ei[2])])
 
 
+class JsonLibraryFormatter(LibraryFormatter):
+    """The same as a line of JSON, for whoever reads all lines as such."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """With the names that our own lines have."""
+        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat().replace("+00:00", "Z")
+        line = {"logger": record.name, "event": super().format(record), "level": record.levelname.lower()}
+        return json.dumps({**line, "timestamp": time})
+
+
 def log_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """What nobody awaited or caught, for ``loop.set_exception_handler``; asyncio's own would write its text."""
     del loop
     structlog.get_logger(__name__).error("loop_exception", exc_info=context.get("exception"))
+
+
+def without_nothing(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A processor for people: leave out what is empty."""
+    del logger, method
+    return {name: value for name, value in event.items() if value is not None and value != ""}
 
 
 def frames_only(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -40,7 +40,8 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     """What an operator's informational conditions say of a listener."""
 
     receiving: Literal["Receiving", "NoVisitYet", "Silent"]
-    """Since the gateway's start; ``Silent``: nothing for longer than the listener's ``silence.afterSeconds``."""
+    """Since the gateway's start; ``Silent``: nothing for longer than the listener's ``silence.afterSeconds``, and the
+    listener has been here for so long."""
     verified_since: str | None
     """When something was accepted first since the gateway's start (RFC 3339)."""
     refusing: bool
@@ -132,6 +133,8 @@ class Report:
         self._window = Window()
         self._mismatches: dict[str, tuple[object, int]] = {}
         self._asked_at = self._swept_at = -math.inf
+        self._here_since: dict[str, int] = {}
+        """Of each listener: one that has just come is not silent yet."""
 
     async def run(self) -> None:
         """Look over everything, now and then, as long as somebody asks. Runs until cancelled."""
@@ -157,6 +160,7 @@ class Report:
         self._count()
         self._swept_at = asyncio.get_running_loop().time()
         snapshot = self._gateway.snapshot
+        self._here_since = {key: since for key, since in self._here_since.items() if key in snapshot.listeners}
         for index, (key, listener) in enumerate(snapshot.listeners.items()):
             if self._gateway.snapshot.listeners.get(key) is listener:
                 self._journal.note(("observed", "Listener", key), self.listener(key, listener))
@@ -215,7 +219,8 @@ class Report:
         silence = document.silence_after_seconds * model.MICROSECONDS
         receiving: Literal["Receiving", "NoVisitYet", "Silent"]
         receiving = "Receiving" if last is not None else "NoVisitYet"
-        if gateway.clock.now() - (last or gateway.started_at) >= silence:
+        now = gateway.clock.now()
+        if now - (last or self._here_since.setdefault(key, now)) >= silence:
             receiving = "Silent"
         slow = [route.name for route in document.routes if self._is_too_slow(key, route.name)]
         return ListenerState(

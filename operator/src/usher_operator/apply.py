@@ -54,7 +54,7 @@ class Children:
         if plan.children is None:
             return
         failures: list[apis.ApiError] = []
-        wanted = {child.ref for child in plan.children}
+        staying = {*plan.staying, *(child.ref for child in plan.children)}
         for child in plan.children:
             if documents_only and child.ref.namespace != self._cache.install.config_namespace:
                 continue
@@ -63,7 +63,7 @@ class Children:
             except apis.ApiError as error:
                 failures.append(error)
         for found in () if documents_only else self._cache.children_of(plan.key):
-            if found.seen.ref not in wanted and not self._is_needed(plan):
+            if found.seen.ref not in staying and not self._is_needed(plan):
                 try:
                     await self._remove(found)
                 except apis.ApiError as error:

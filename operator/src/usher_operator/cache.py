@@ -51,6 +51,7 @@ class Cache(world.World):
         """(kind, namespace) -> name -> record."""
         self._references = references.References()
         self._secrets: dict[str, resources.Secret] = {}
+        self._granted: dict[str, tuple[objects.Key, tuple[str, str]]] = {}
         self._misses: dict[str, tuple[world.SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self.by_ref: dict[objects.Ref, seen.Child] = {}
@@ -140,12 +141,27 @@ class Cache(world.World):
         return [one.document for one in found if one is not None and isinstance(one.document, documents.Listener)]
 
     def incumbent(self, hostname: str) -> tuple[str, str] | None:
-        """(namespace, tenant) of whoever has a hostname by a published document."""
+        """(namespace, tenant) of whoever has a hostname by a published document, or one that is being written."""
         for key in self._hosts.get(hostname, ()):
             found = self.published(key)
             if found is not None and isinstance(found.document, documents.Listener):
                 return found.document.namespace, found.document.tenant.name
-        return None
+        return self._granted.get(hostname, (None, None))[1]
+
+    def grant(self, key: objects.Key, hostnames: Collection[str]) -> None:
+        """A Listener has hostnames from now on, although its document is only about to be written."""
+        seen_ = self.listener(key.path)
+        if seen_ is not None:
+            owner = key.namespace, seen_.resource.spec.tenant_ref.name
+            self._granted.update(dict.fromkeys(hostnames, (key, owner)))
+
+    def end_grant(self, key: objects.Key) -> Keys:
+        """The document of a Listener was written, or could not be; then others may have what it was granted."""
+        hosts = [host for host, (holder, _) in self._granted.items() if holder == key]
+        for host in hosts:
+            del self._granted[host]
+        lost = [host for host in hosts if key not in self._hosts.get(host, ())]
+        return frozenset().union(*(self._references.users("Hostname", host) for host in lost)) - {key}
 
     def published(self, key: objects.Key) -> world.Published | None:
         """The document in the config Secret of a key."""
@@ -305,9 +321,21 @@ class Cache(world.World):
         """What a look for a Secret has shown."""
         self._misses[path] = (state, self.now)
 
+    @property
+    def missing(self) -> dict[str, world.SecretState]:
+        """What is believed of missing Secrets."""
+        return {path: state for path, (state, _) in self._misses.items()}
+
+    def missed_by(self, path: str) -> Keys:
+        """Who may miss a Secret: what refers to it, and of one in the data plane's namespace whoever has a hostname."""
+        found = self._references.users("Secret", path)
+        if path.partition("/")[0] == self._install.data_plane_namespace:
+            found |= {key for key in self.records if key.kind in {"ListenerClass", "Listener"}}
+        return found
+
     def forget_missing(self) -> Keys:
         """Look for missing Secrets anew; returns who misses one."""
-        users = [self._references.users("Secret", path) for path in self._misses]
+        users = [self.missed_by(path) for path in self._misses]
         self._misses.clear()
         return frozenset().union(*users)
 

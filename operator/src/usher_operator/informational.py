@@ -11,6 +11,7 @@ QUARANTINED_SHARE = 0.05
 _Type = objects.ConditionType
 _Reason = conditions.Reason
 
+_NO_URL_YET = "there is no URL yet: the other conditions say why"
 _NO_VISIT_YET = "no POST was answered here yet; paste the URL (Secret `{name}-url`) into the portal: Save and Validate"
 _REFUSING = "what comes is refused: it must have the credentials and the source address that this listener asks for"
 _SILENT = "nothing has come for `silence.afterSeconds`; Purple may have disabled the webhook: verify it in the portal"
@@ -18,15 +19,15 @@ _QUARANTINING = "over 5 % of what came in 15 minutes was quarantined; look with 
 _MISMATCH = "bodies of another company come in; the portal's webhook, or the Tenant's `companyID`, must be mended"
 
 
-def of_listener(view: world.World, path: str, teller: conditions.Teller) -> list[objects.Condition]:
+def of_listener(view: world.World, path: str, teller: conditions.Teller, *, has_url: bool) -> list[objects.Condition]:
     """Verified and Receiving; Quarantining and RoutesDegraded while they are so."""
     if view.gateways is None:
         types = (_Type.Verified, _Type.Receiving, _Type.Quarantining, _Type.RoutesDegraded)
         kept = [teller.again(type_) for type_ in types]
         return [one for one in kept if one is not None]
     reports = [one.listeners[path] for one in view.gateways if path in one.listeners]
-    name = path.partition("/")[2]
-    found = [_verified(reports, teller, name), _receiving(reports, teller, name)]
+    advice = _NO_VISIT_YET.format(name=path.partition("/")[2]) if has_url else _NO_URL_YET
+    found = [_verified(reports, teller, advice), _receiving(reports, teller, advice)]
     if any(one.quarantined_share > QUARANTINED_SHARE for one in reports):
         found.append(teller.true(_Type.Quarantining, _Reason.Quarantining, _QUARANTINING))
     return found + _degraded(reports, teller)
@@ -47,14 +48,14 @@ def of_destination(view: world.World, path: str, teller: conditions.Teller) -> l
     return [teller.true(_Type.Healthy, _Reason.Healthy)]
 
 
-def _verified(reports: list[world.ListenerReport], teller: conditions.Teller, name: str) -> objects.Condition:
+def _verified(reports: list[world.ListenerReport], teller: conditions.Teller, advice: str) -> objects.Condition:
     before = teller.again(_Type.Verified)
     if any(one.verified for one in reports) or (before is not None and before.status == "True"):
         return teller.true(_Type.Verified, _Reason.Verified)
-    return teller.false(_Type.Verified, _Reason.NoVisitYet, _NO_VISIT_YET.format(name=name))
+    return teller.false(_Type.Verified, _Reason.NoVisitYet, advice)
 
 
-def _receiving(reports: list[world.ListenerReport], teller: conditions.Teller, name: str) -> objects.Condition:
+def _receiving(reports: list[world.ListenerReport], teller: conditions.Teller, advice: str) -> objects.Condition:
     words = {one.receiving for one in reports}
     if any(one.refusing for one in reports):
         return teller.false(_Type.Receiving, _Reason.Refusing, _REFUSING)
@@ -65,7 +66,7 @@ def _receiving(reports: list[world.ListenerReport], teller: conditions.Teller, n
     before = teller.again(_Type.Receiving)
     if before is not None and before.reason in {_Reason.Receiving, _Reason.Silent}:
         return before
-    return teller.false(_Type.Receiving, _Reason.NoVisitYet, _NO_VISIT_YET.format(name=name))
+    return teller.false(_Type.Receiving, _Reason.NoVisitYet, advice)
 
 
 def _degraded(reports: list[world.ListenerReport], teller: conditions.Teller) -> list[objects.Condition]:

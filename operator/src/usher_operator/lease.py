@@ -28,6 +28,8 @@ _ATTEMPTS = 2
 """So many requests that take their whole time fit into the deadline: one that is never answered must not cost the
 Lease, and a server that is only slow must not either."""
 
+_NO_RIGHT = "the account needs the rights of operator/access/operator.yaml"
+
 
 class Record(msgspec.Struct, frozen=True):
     """What a Lease says, as far as it decides anything."""
@@ -143,7 +145,8 @@ class Lease:
         """Wait a moment before the next look; where somebody else was faster, look at once."""
         status, reason = (error.status, error.reason) if isinstance(error, apis.ApiError) else (0, "TimeoutError")
         if status not in {404, 409}:
-            _log.warning("lease_not_reached", status=status, reason=reason)
+            hint = _NO_RIGHT if status in {401, 403} else ""
+            _log.warning("lease_not_reached", status=status, reason=reason, hint=hint)
             await asyncio.sleep(self._timing.retry)
 
     async def _still_ours(self, error: Exception) -> bool:

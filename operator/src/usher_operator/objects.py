@@ -114,3 +114,8 @@ class Plan(msgspec.Struct, frozen=True):
     unknown_secrets: tuple[str, ...] = ()
     """``namespace/name`` of Secrets of which it is not known why they are missing: look (one GET each), note it in the
     world and plan again, before this status is written."""
+    staying: tuple[Ref, ...] = ()
+    """Children in place that are wanted no more, and stay for now."""
+    granted: tuple[str, ...] = ()
+    """Hostnames that a Listener names and that its document is to have: while that is written, nobody else is to be
+    granted them."""

@@ -18,6 +18,12 @@ Planner = Callable[[world.World, objects.Key], objects.Plan]
 _MANY = 200
 """With more keys waiting, what gateways run is written first, and everything else afterwards."""
 
+_LOOK_SECONDS = 5.0
+"""From one look for missing Secrets to the next: the watch tells nothing of those without the label."""
+
+_PAUSE_SECONDS = 0.05
+"""Between two looks: however many Secrets are missing, the API server is asked no more often."""
+
 _LOOKS = 3
 """So often a plan may ask for Secrets before it has to do without."""
 
@@ -75,6 +81,7 @@ class Reconciler:
             ApiError: some of it could not be done; everything else was.
         """
         plan = await self._planned(key)
+        self._cache.grant(key, plan.granted)  # no await between the plan and this: others are planned meanwhile
         self._cache.set_behind(key, is_behind=plan.is_behind)
         is_late = self._queue.depth > _MANY
         failure = None
@@ -82,6 +89,9 @@ class Reconciler:
             await self._children.apply(plan, documents_only=is_late)
         except apis.ApiError as error:
             failure = error
+        finally:
+            for other in self._cache.end_grant(key):
+                self._queue.add(other)
         if is_late:
             self._queue.add_last(key)
         else:
@@ -99,6 +109,21 @@ class Reconciler:
             await asyncio.gather(*(self._look_for(path) for path in plan.unknown_secrets))
             plan = self._plan(self._cache, key)
         return plan
+
+    async def look_again(self) -> None:
+        """Look for missing Secrets again and again, for ever."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for path, before in self._cache.missing.items():
+                await self._trust.wait()
+                try:
+                    await self._look_for(path)
+                except apis.ApiError as error:
+                    _log.warning("secret_not_looked_for", key=path, error=str(error))
+                if self._cache.secret_state(path) != before:
+                    for key in self._cache.missed_by(path):
+                        self._queue.add(key)
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _look_for(self, path: str) -> None:
         """Why a Secret is not in the labelled watch."""

@@ -43,7 +43,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Removals are judged at the latest so long after the first one."""
     tombstone: float = 600.0
     """Age at which a tombstone is deleted."""
-    observe: float = 30.0
+    observe: float = 5.0
     """From one sweep over the gateways to the next; documents that are not in force everywhere are asked for sooner."""
     observe_pending: float = 1.0
     """The same while some document is not in force on every ready gateway."""

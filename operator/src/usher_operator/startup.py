@@ -226,6 +226,7 @@ class Operator:
             "removals": self.judge.run,
             "observe": self.observer.run,
             "install": self.installation.watch,
+            "missing Secrets": self.reconciler.look_again,
             "events": self.statuses.post_events,
         }
         tasks = [asyncio.create_task(job(), name=name) for name, job in jobs.items()]

@@ -169,7 +169,7 @@ def event_of(key: objects.Key, uid: str, condition: objects.Condition, now: str)
         "kind": "Event",
         "metadata": {"generateName": f"{key.name}.", "namespace": namespace},
         "involvedObject": {**about, **({"namespace": key.namespace} if key.namespace else {})},
-        "type": "Normal" if condition.status == "True" else "Warning",
+        "type": "Warning" if condition.status == "False" else "Normal",  # not known yet is no fault
         "reason": condition.reason,
         "message": condition.message or f"{condition.type} is {condition.status}",
         "firstTimestamp": now,

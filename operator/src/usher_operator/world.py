@@ -204,7 +204,7 @@ class World(Protocol):
         """The published documents that have an address at a hostname, in any order."""
 
     def incumbent(self, hostname: str) -> tuple[str, str] | None:
-        """(namespace, tenant) of whoever has a hostname by a published document."""
+        """(namespace, tenant) of whoever has a hostname by a published document, or one that is being written."""
 
     def published(self, key: objects.Key) -> Published | None:
         """What stands in the config Secret of a Listener or Destination."""

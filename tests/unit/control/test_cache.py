@@ -231,6 +231,19 @@ def test_an_api_that_goes_takes_what_was_made_by_it(full: caches.Cache) -> None:
     assert full.children_of(host) == ()
 
 
+def test_a_hostname_is_had_while_the_document_is_being_written(full: caches.Cache) -> None:
+    full.grant(LOBBY, ["new.example"])
+    assert full.incumbent("new.example") == ("agency", "acme")
+    full.end_grant(LOBBY)
+    assert full.incumbent("new.example") is None
+
+
+def test_who_waits_for_a_hostname_is_told_when_it_was_not_taken_after_all(full: caches.Cache) -> None:
+    full.put(kinds.LISTENER, listener("bar", "new.example"))
+    full.grant(LOBBY, ["new.example"])
+    assert full.end_grant(LOBBY) == {BAR}
+
+
 def test_without_issuers_certificates_are_still_there() -> None:
     cache = caches.Cache(settings.Settings())
     for kind in (kinds.CERTIFICATE, kinds.ISSUER, kinds.CLUSTER_ISSUER):
@@ -256,7 +269,14 @@ def test_a_look_for_a_missing_secret_is_believed_for_a_while() -> None:
     assert cache.secret_state("agency/token") == "NotLabelled"
     now[0] += 61_000_000
     assert cache.secret_state("agency/token") is None
+    assert cache.missed_by("agency/token") == {CRM}
     assert cache.forget_missing() == {CRM}
+    assert cache.missing == {}
+
+
+def test_a_missing_certificate_is_missed_by_whoever_has_a_hostname(full: caches.Cache) -> None:
+    kinds_found = {key.kind for key in full.missed_by(f"{settings.Settings().data_plane_namespace}/wildcard")}
+    assert kinds_found == {"ListenerClass", "Listener"}
 
 
 def test_confirmations_are_those_of_our_classes(full: caches.Cache) -> None:

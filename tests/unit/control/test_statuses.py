@@ -70,6 +70,8 @@ def test_an_event_is_a_warning_where_something_ceased_to_hold() -> None:
     event = statuses.event_of(KEY, "uid", condition(status="False"), "now")
     assert (event["type"], event["metadata"]["namespace"]) == ("Warning", "agency")
     assert event["involvedObject"]["uid"] == "uid"
+    waiting = statuses.event_of(KEY, "uid", condition(status="Unknown", reason="Pending"), "now")
+    assert waiting["type"] == "Normal", "it will do by itself"
 
 
 def test_informational_writes_share_so_many_a_second() -> None:

@@ -29,6 +29,16 @@ def test_a_gateway_that_just_started_does_not_unsay_what_was_received(word: str,
     assert told(built, "Verified") == ("True", "Verified")
 
 
+def test_a_url_that_is_not_there_yet_is_not_to_be_pasted() -> None:
+    built = samples.agency()
+    built.set(gateways=())
+    assert "Secret `lobby-url`" in built.condition("Listener", samples.LISTENER, "Verified").message
+    built.add(samples.listener("new"))
+    built.edit("Listener", "default/new", listenerClassName="nope")
+    for type_ in ("Verified", "Receiving"):
+        assert built.condition("Listener", "default/new", type_).message.startswith("there is no URL yet")
+
+
 def test_one_gateway_that_receives_is_enough() -> None:
     built = samples.agency()
     words = ("Silent", "Receiving", "NoVisitYet")

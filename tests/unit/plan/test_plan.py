@@ -207,6 +207,22 @@ def test_the_old_way_in_stays_while_the_gateway_api_is_missing() -> None:
     assert plan.plan(built, HOSTNAME).children is None
 
 
+def test_the_old_way_in_stays_until_the_new_one_leads_there() -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
+    built.settle()
+    built.edit("ListenerClass", "public", exposure=samples.HTTP_ROUTE, tls=reasons.EXTERNAL)
+    built.settle()
+    assert kinds_of(built) == {"Ingress", "Certificate", "HTTPRoute"}
+    built.controllers_say("HTTPRoute", reasons.parent(("Accepted", "True", "Accepted")))
+    built.settle()
+    assert kinds_of(built) == {"HTTPRoute"}
+
+
+def kinds_of(built: worlds.World) -> set[str]:
+    return {child.ref.kind for child in built.children(HOSTNAME)}
+
+
 def test_a_hostname_that_no_listener_has_any_more_loses_its_children() -> None:
     built = samples.agency()
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=reasons.EXTERNAL)

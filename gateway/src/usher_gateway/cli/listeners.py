@@ -56,6 +56,13 @@ def register(app: typer.Typer) -> None:
         tables.print_rows(rows, _COLUMNS, output, "No listener runs.", _CELLS)
 
 
+_NOUNS = {"visits": "visit", "repeats": "repeat", "redeliveries": "redelivery", "probes": "probe"}
+
+
+def _counted(count: int, word: str) -> str:
+    return tables.counted(count, _NOUNS[word]) if word in _NOUNS else f"{count} {word}"
+
+
 def _today(counts: ask.Row) -> str:
-    said = [f"{counts[word]} {word}" for word in _COUNTS if counts[word]]
+    said = [_counted(counts[word], word) for word in _COUNTS if counts[word]]
     return ", ".join(said) or "nothing today"

@@ -91,7 +91,7 @@ class ListWatch:
             except model.UsherError as error:
                 self._tell(str(error), error.hint)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                self._tell(type(error).__name__, "")
+                self._tell(type(error).__name__, f"{self._access.server} must be up, and be reached from here")
             except Exception as error:  # noqa: BLE001 - the task's top: whatever it is, the watch must go on
                 self._version = None
                 self._tell(f"internal error: {type(error).__name__}", "report it, please")

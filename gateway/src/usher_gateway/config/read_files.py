@@ -93,4 +93,6 @@ def _content(file: pathlib.Path) -> bytes | None:
 
 
 def _gap(where: str, what: str) -> problem.Problem:
-    return problem.Problem(where, 1, "", what, "what it held before stays in force; check the path and its rights")
+    return problem.Problem(
+        where, 1, "", what, "check the path and its rights; what it held before, if anything, stays in force"
+    )

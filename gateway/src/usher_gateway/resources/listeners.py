@@ -175,8 +175,14 @@ def _check_routes(one: resources.Listener, destinations: Mapping[str, resources.
         name = route.destination_ref.name
         found = destinations.get(f"{one.metadata.namespace}/{name}")
         owner = found.spec.tenant_ref if found else None
-        if found is None or (owner is not None and owner.name != one.spec.tenant_ref.name):
+        message = ""
+        if found is None:
             message = f"Destination `{name}` must exist in this namespace for this tenant; until then deliveries wait"
+        elif owner is not None and owner.name != one.spec.tenant_ref.name:
+            message = (
+                f"Destination `{name}` is Tenant `{owner.name}`'s: name another one; until then deliveries must wait"
+            )
+        if message:
             report.add(f"{path}.destinationRef.name", condition.Reason.DestinationNotFound, message)
         if route.when is not None:
             for wrong in expressions.check_expression(route.when, "when"):

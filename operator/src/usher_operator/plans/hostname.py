@@ -5,6 +5,8 @@ from usher_operator import exposure, objects, world
 from usher_operator.children import certificate, httproute, ingress, routing
 from usher_operator.plans import common
 
+_ROUTES = frozenset({"Ingress", "HTTPRoute"})
+
 
 def plan(view: world.World, key: objects.Key) -> objects.Plan:
     """The plan of a hostname: no status."""
@@ -18,7 +20,24 @@ def plan(view: world.World, key: objects.Key) -> objects.Plan:
     if exposure.exposure_type(spec) == "HTTPRoute" and not view.features.gateway_api:
         # the old way in stays, if there was one, until the new one can be had
         return objects.Plan(key, None)
-    return objects.Plan(key, tuple(_children(view, key.name, spec)))
+    wanted = tuple(_children(view, key.name, spec))
+    return objects.Plan(key, wanted, staying=_old_way_in(view, key, wanted, spec))
+
+
+def _old_way_in(
+    view: world.World, key: objects.Key, wanted: tuple[objects.Child, ...], spec: listener_class.ListenerClassSpec
+) -> tuple[objects.Ref, ...]:
+    """What leads to the hostname by another kind of route than is wanted now; it stays until the new one leads there.
+
+    Its certificate stays with it.
+    """
+    kinds = {child.ref.kind for child in wanted} & _ROUTES
+    others = {child.ref for child in view.children(key)} - {child.ref for child in wanted}
+    if not kinds or all(ref.kind in kinds or ref.kind not in _ROUTES for ref in others):
+        return ()
+    if exposure.exposed_state(view, spec, key.name).status == "True":
+        return ()
+    return tuple(sorted(ref for ref in others if ref.kind not in kinds))
 
 
 def _children(view: world.World, hostname: str, spec: listener_class.ListenerClassSpec) -> list[objects.Child]:

@@ -47,8 +47,8 @@ def _plan(view: world.World, key: objects.Key, seen: world.Seen[resources.Listen
     parts[0] = published.accepted or parts[0]
     parts += faces.tell(teller)
     found = programmed.tell(view, key, published.wanted, teller)
-    parts += [found.condition, *informational.of_listener(view, key.path, teller)]
     addresses = url_secret.named_addresses(seen.resource, document, keys.install) if document else {}
+    parts += [found.condition, *informational.of_listener(view, key.path, teller, has_url=bool(addresses))]
     urls = url_secret.build(seen, addresses, view.install.controller_name) if addresses else None
     shown = [
         {"name": name, "hostname": address.host, "url": url_secret.shortened(address)}
@@ -61,7 +61,14 @@ def _plan(view: world.World, key: objects.Key, seen: world.Seen[resources.Listen
         is_behind=found.is_behind,
         again_at=found.again_at,
         unknown_secrets=(*compiled.unknown_secrets, *faces.unknown_secrets),
+        granted=_granted(seen.resource, document) if published.child else (),
     )
+
+
+def _granted(one: resources.Listener, document: documents.Listener | None) -> tuple[str, ...]:
+    """The hostnames that a listener names and has."""
+    named = {address.hostname for address in one.spec.addresses or ()}
+    return tuple(sorted(named & {address.host for address in (document.addresses if document else ())}))
 
 
 def _in_force(

@@ -1,0 +1,159 @@
+"""What others do to an agency's resources and to what the operator made of them; and what is at its limits."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from support import agencies, api, installs, kubectl, waiting
+
+pytestmark = agencies.SHARED
+
+LISTENER = "listeners.usher.dev/lobby"
+DESTINATION = "destinations.usher.dev/crm"
+
+
+async def stand(agency: agencies.Agency, **listener: Any) -> None:
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener(**listener))
+    await agency.wait_ready(LISTENER, DESTINATION)
+
+
+async def config_secret(agency: agencies.Agency, owner: str) -> dict[str, Any]:
+    """The config Secret of ``Listener/lobby`` and the like."""
+    kind, _, name = owner.partition("/")
+    found = (await agency.platform.install.documents())[f"{kind} {agency.namespace}/{name}"]
+    return {**found, "kind": "Secret"}
+
+
+async def test_a_child_that_somebody_edits_is_mended(agency: agencies.Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stand(agency)
+    url = base64.b64encode((await agency.url()).encode()).decode()
+    other = base64.b64encode(b"https://evil.example/v1/token").decode()
+    monkeypatch.setenv("KUBE_EDITOR", f"sed --in-place 's|{url}|{other}|'")
+    before = await agency.platform.server.get(api.Resource("Secret", "lobby-url", agency.namespace))
+    said = await agency.kubectl("edit", "secret/lobby-url")
+    assert "edited" in said
+    found = await agency.platform.server.wait(
+        api.of({"kind": "Secret", **before}), lambda seen: seen["data"] == before["data"]
+    )
+    assert found["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
+
+
+async def test_a_child_whose_fields_another_manager_took_is_mended(agency: agencies.Agency) -> None:
+    await stand(agency)
+    before = await config_secret(agency, "Listener/lobby")
+    metadata = {"name": before["metadata"]["name"], "namespace": before["metadata"]["namespace"]}
+    theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"config.json": "e30="}}
+    await agency.platform.server.apply(theirs)
+    await agency.platform.server.wait(api.of(before), lambda seen: seen["data"] == before["data"])
+    assert (await agency.post(await agency.url(), b"{}")).acknowledges
+
+
+async def test_labels_and_annotations_of_others_stay(agency: agencies.Agency) -> None:
+    await stand(agency)
+    server = agency.platform.server
+    mine = {"labels": {"team.example/owner": "ops"}, "annotations": {"team.example/note": "kept"}}
+    children = [
+        api.Resource("Secret", "lobby-url", agency.namespace),
+        api.of(await config_secret(agency, "Listener/lobby")),
+        api.of(await config_secret(agency, "Destination/crm")),
+    ]
+    for resource in (*children, api.Resource("Listener", "lobby", agency.namespace)):
+        await server.merge(resource, {"metadata": mine})
+    old = await agency.url()
+    await agency.apply(agency.listener(token={"generation": 1}), agency.destination(concurrency=3))
+    await agency.until_answers(await agency.url(satisfied=lambda url: url != old), 200)
+    await agency.wait_ready(LISTENER, DESTINATION)
+    for resource in (*children, api.Resource("Listener", "lobby", agency.namespace)):
+        found = (await server.get(resource))["metadata"]
+        assert mine["labels"].items() <= found["labels"].items()
+        assert mine["annotations"].items() <= found["annotations"].items()
+
+
+async def test_a_secret_that_loses_its_label_leaves_its_last_good_value_in_force(agency: agencies.Agency) -> None:
+    login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
+    secret = agency.secret("crm-token", token="wx3secret-of-crm")
+    await agency.apply(secret, agency.tenant(), agency.destination(http={"authentication": login}), agency.listener())
+    await agency.wait_ready(LISTENER, DESTINATION)
+    await agency.kubectl("label", "secret/crm-token", "usher.dev/watch-")
+    await agency.wait("Destination", "crm", "ResolvedRefs", "False", "SecretNotLabelled")
+    assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
+    (received,) = await agency.until_received(1)
+    assert received.headers["authorization"] == "Bearer wx3secret-of-crm"
+
+
+async def test_a_document_that_is_too_large_leaves_the_last_good_one_in_force(agency: agencies.Agency) -> None:
+    await stand(agency)
+    names = ["large-0", "large-1"]
+    await agency.apply_large(*(agency.secret(name, value=name[-1] * 600_000) for name in names))
+    headers = [{"name": f"X-{name}", "valueFrom": {"secretKeyRef": {"name": name, "key": "value"}}} for name in names]
+    await agency.apply(agency.destination(http={"headers": headers}))
+    found = await agency.wait("Destination", "crm", "Accepted", "False", "ConfigTooLarge")
+    assert "must not be larger than" in api.condition(found, "Ready")["message"]
+    assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
+    (received,) = await agency.until_received(1)
+    assert "x-large-0" not in received.headers
+    await agency.apply(agency.destination(http={"headers": [{"name": "X-Small", "value": "1"}]}))
+    await agency.wait_ready(DESTINATION)
+
+
+async def test_names_in_any_script_are_kept_and_addresses_compared_as_sent(agency: agencies.Agency) -> None:
+    hostname = f"xn--htel-vqa.{agency.namespace}.customers.example"
+    query = [{"name": "größe", "value": "ü東京"}]
+    address = {"name": "cafe", "hostname": hostname, "path": "/caf%C3%A9/purple.php", "query": query}
+    await agency.apply(agency.tenant(displayName="Hôtel Zoë 東京 🏨"))
+    await stand_with_tenant(agency, addresses=[address], authentication={"type": "None"})
+    url = await agency.url()
+    assert url.isascii()
+    assert (await agency.post(url, agencies.visit(1))).acknowledges
+    await agency.until_received(1)
+    assert (await agency.post(url.replace("%C3%A9", "e"), agencies.visit(2))).status == 404
+    shown = json.loads(await agency.kubectl("get", "tenants.usher.dev", "acme", "--output=json"))
+    assert shown["spec"]["displayName"] == "Hôtel Zoë 東京 🏨"
+
+
+async def stand_with_tenant(agency: agencies.Agency, **listener: Any) -> None:
+    await agency.apply(agency.destination(), agency.listener(**listener))
+    await agency.wait_ready(LISTENER, DESTINATION)
+
+
+@pytest.mark.parametrize("hostname", ["hôtel.customers.example", "HOTEL.customers.example", "*.customers.example"])
+async def test_a_hostname_that_is_none_is_refused_with_the_field(agency: agencies.Agency, hostname: str) -> None:
+    with pytest.raises(kubectl.KubectlError, match=r"spec\.addresses\[0\]\.hostname"):
+        await agency.apply(agency.listener(addresses=[{"name": "shop", "hostname": hostname}]))
+
+
+async def test_names_at_their_limit_work_to_the_end(agency: agencies.Agency) -> None:
+    longest = "n" * 52
+    routes = [{"name": longest, "destinationRef": {"name": longest}}]
+    await agency.apply(
+        agency.tenant(longest),
+        agency.destination(longest),
+        agency.listener(longest, tenantRef={"name": longest}, routes=routes),
+    )
+    await agency.wait_ready(f"listeners.usher.dev/{longest}", f"destinations.usher.dev/{longest}")
+    assert (await agency.post(await agency.url(longest), agencies.visit(1))).acknowledges
+    await agency.until_received(1, destination=longest)
+    with pytest.raises(kubectl.KubectlError, match="52"):
+        await agency.apply(agency.tenant(f"{longest}n"))
+
+
+async def test_a_listener_of_a_tenant_that_comes_back_is_served_at_the_same_url(agency: agencies.Agency) -> None:
+    await stand(agency)
+    before = await agency.url()
+    await agency.kubectl("delete", "tenants.usher.dev/acme")
+    await agency.wait("Listener", "lobby", "ResolvedRefs", "False", "TenantNotFound")
+    await agency.until_answers(before, 404)
+    await agency.apply(agency.tenant())
+    await agency.wait_ready(LISTENER)
+    assert await agency.url() == before
+    await waiting.until(lambda: tombstones(agency), lambda seen: not seen)
+    assert (await agency.post(before, b"{}")).acknowledges
+
+
+async def tombstones(agency: agencies.Agency) -> list[str]:
+    """Which of the agency's documents are said to be gone."""
+    found = await agency.platform.install.documents()
+    mine = {name: one for name, one in found.items() if f" {agency.namespace}/" in name}
+    return [name for name, one in mine.items() if b'"tombstone"' in installs.decoded(one)["config.json"]]

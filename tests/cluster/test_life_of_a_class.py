@@ -1,0 +1,122 @@
+"""What a platform's owner does: how hostnames are exposed, and what becomes of a namespace that is deleted."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from support import agencies, api, waiting
+
+pytestmark = agencies.SHARED
+
+
+@contextlib.asynccontextmanager
+async def edge_class(agency: agencies.Agency) -> AsyncIterator[dict[str, Any]]:
+    """A class with an Ingress of its own, and a listener on it that is exposed; both go at the end."""
+    server, name = agency.platform.server, f"edge-{agency.namespace}"
+    ingress_class = {"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": name}}
+    await server.create({**ingress_class, "spec": {"controller": "example.com/edge"}})
+    exposure = {"type": "Ingress", "scope": "Hostname", "ingress": {"className": name}}
+    klass = agency.platform.install.klass(hostname=f"{name}.example.com", exposure=exposure)
+    klass["metadata"]["name"] = name
+    try:
+        await agency.apply(klass, agency.tenant(), agency.destination(), agency.listener(listenerClassName=name))
+        await agency.wait("Listener", "lobby", "Exposed", "False", "AddressNotAssigned")
+        (ingress,) = await agency.platform.children("Ingress", klass["spec"]["hostname"])
+        status = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
+        await server.merge(api.of({"kind": "Ingress", **ingress}), {"status": status}, "status")
+        await agency.wait("Listener", "lobby", "Exposed", "True", "Exposed")
+        yield klass
+    finally:
+        await server.delete(api.of(klass))
+        await server.delete(api.of(ingress_class))
+
+
+def by_gateway(klass: dict[str, Any]) -> dict[str, Any]:
+    """The class, with its routes at a Gateway in place of an ingress controller."""
+    parent = {"namespace": "infra", "name": "edge"}
+    exposure = {"type": "HTTPRoute", "scope": "Hostname", "httpRoute": {"parentRef": parent}}
+    return {**klass, "spec": {**klass["spec"], "exposure": exposure}}
+
+
+def taken(route: dict[str, Any]) -> dict[str, Any]:
+    """What a Gateway's controller says of a route that it has taken."""
+    about = {"observedGeneration": 1, "lastTransitionTime": "2027-01-31T12:00:00Z", "message": ""}
+    conditions = [
+        {"type": "Accepted", "status": "True", "reason": "Accepted", **about},
+        {"type": "ResolvedRefs", "status": "True", "reason": "ResolvedRefs", **about},
+    ]
+    parent = {"parentRef": route["spec"]["parentRefs"][0], "controllerName": "example.com/edge"}
+    return {"status": {"parents": [{**parent, "conditions": conditions}]}}
+
+
+async def test_the_ingress_of_a_class_goes_once_a_gateway_has_taken_its_route(agency: agencies.Agency) -> None:
+    platform = agency.platform
+    async with edge_class(agency) as klass:
+        hostname = klass["spec"]["hostname"]
+        url = await agency.url()
+        await agency.apply(by_gateway(klass))
+        found = await waiting.until(lambda: platform.children("HTTPRoute", hostname))
+        await agency.wait("Listener", "lobby", "Exposed", "Unknown", "Pending")
+        assert await platform.children("Ingress", hostname), "nothing leads to the listener any more"
+        assert (await agency.post(url, agencies.visit(1))).acknowledges
+        await platform.server.merge(api.of({"kind": "HTTPRoute", **found[0]}), taken(found[0]), "status")
+        await agency.wait("Listener", "lobby", "Exposed", "True", "Exposed")
+        await waiting.until(lambda: platform.children("Ingress", hostname), lambda seen: not seen)
+        assert (await agency.post(url, agencies.visit(2))).acknowledges
+        assert await platform.children("HTTPRoute", hostname)
+
+
+async def test_a_class_says_that_its_certificate_is_missing_until_somebody_provides_it(
+    agency: agencies.Agency,
+) -> None:
+    system = agency.platform.install.system
+    async with edge_class(agency) as klass:
+        name = klass["metadata"]["name"]
+        tls = {"mode": "Provided", "secretName": name}
+        await agency.apply({**klass, "spec": {**klass["spec"], "tls": tls}})
+        await agency.wait("Listener", "lobby", "CertificateReady", "False", "SecretNotFound")
+        certificate = {"tls.crt": "MQ==", "tls.key": "MQ=="}
+        metadata = {"name": name, "namespace": system}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "kubernetes.io/tls"}
+        await agency.platform.server.create({**secret, "data": certificate})
+        await agency.wait("Listener", "lobby", "CertificateReady", "True", "Provided")
+        found = agencies.says("CertificateReady", "True", "Provided")
+        await agency.platform.server.wait(api.of(klass), found)
+
+
+async def open_rooms(agency: agencies.Agency, count: int) -> list[str]:
+    """Applies so many listeners; their URLs once all answer."""
+    names = [f"room-{number}" for number in range(count)]
+    await agency.apply(agency.tenant(), agency.destination(), *map(agency.listener, names))
+    urls = [await agency.url(name) for name in names]
+    for url in urls:
+        await agency.until_answers(url, 200)
+    return urls
+
+
+async def test_a_deleted_namespace_takes_its_few_listeners_with_it(agency: agencies.Agency) -> None:
+    urls = await open_rooms(agency, 2)
+    await agency.platform.server.delete(api.Resource("Namespace", agency.namespace))
+    for url in urls:
+        await agency.until_answers(url, 404)
+    documents = await agency.platform.install.documents()
+    for name in ("room-0", "room-1"):
+        assert documents[f"Listener {agency.namespace}/{name}"], "a removal is said for ten minutes"
+
+
+async def test_a_deleted_namespace_with_many_listeners_is_served_until_a_person_confirms(
+    agency: agencies.Agency,
+) -> None:
+    server, klass = agency.platform.server, api.of(agency.platform.install.klass())
+    urls = await open_rooms(agency, 6)
+    await server.delete(api.Resource("Namespace", agency.namespace))
+    found = await server.wait(klass, lambda seen: api.condition(seen, "Ready")["reason"] == "RemovalsHalted")
+    await server.wait(api.Resource("Namespace", agency.namespace), lambda seen: seen is None)
+    for url in urls:
+        assert (await agency.post(url, b"{}")).acknowledges
+    digest = re.findall(r'"([0-9a-f]{12})"', api.condition(found, "Ready")["message"])[0]
+    await agency.kubectl("annotate", "listenerclass", klass.name, f"usher.dev/confirm-removals={digest}")
+    for url in urls:
+        await agency.until_answers(url, 404)
+    await server.wait(klass, lambda seen: api.condition(seen, "Ready")["reason"] == "Ready")

@@ -1,0 +1,242 @@
+"""What an agency lives through: from ``kubectl apply`` to an answer on the gateway's port, and to its systems."""
+
+import base64
+import datetime
+import urllib.parse
+from typing import Any
+
+from support import agencies, api, waiting
+
+pytestmark = agencies.SHARED
+
+
+async def open_for_visits(agency: agencies.Agency) -> str:
+    """Applies a tenant, a destination and a listener; its URL once it answers."""
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
+    await agency.wait_ready("listeners.usher.dev/lobby", "destinations.usher.dev/crm", "tenants.usher.dev/acme")
+    return await agency.url()
+
+
+async def post(agency: agencies.Agency, url: str, *numbers: int) -> None:
+    """Visits as Purple brings them; each must be acknowledged."""
+    for number in numbers:
+        assert (await agency.post(url, agencies.visit(number))).acknowledges
+
+
+async def test_an_applied_agency_receives_at_its_url(agency: agencies.Agency) -> None:
+    url = await open_for_visits(agency)
+    assert urllib.parse.urlsplit(url).netloc == agency.platform.install.klass()["spec"]["hostname"]
+    await post(agency, url, 1)
+    await agency.until_received(1)
+
+
+async def test_a_suspended_listener_accepts_and_its_deliveries_go_out_once_it_is_resumed(
+    agency: agencies.Agency,
+) -> None:
+    url = await open_for_visits(agency)
+    await agency.apply(agency.listener(state="Suspended"))
+    await agency.wait("Listener", "lobby", "Ready", "True", "Suspended")
+    await post(agency, url, 1, 2)
+    await agency.until_held("ListenerSuspended", 2)
+    await agency.apply(agency.listener(state="Active"))
+    await agency.until_received(1, 2)
+    await agency.wait("Listener", "lobby", "Ready", "True", "Ready")
+
+
+async def test_a_suspended_tenant_suspends_all_its_listeners(agency: agencies.Agency) -> None:
+    url = await open_for_visits(agency)
+    await agency.apply(agency.tenant(state="Suspended"))
+    await agency.wait("Listener", "lobby", "Ready", "True", "Suspended")
+    await agency.wait("Tenant", "acme", "Ready", "True", "Suspended")
+    await post(agency, url, 1)
+    await agency.until_held("TenantSuspended", 1)
+    await agency.apply(agency.tenant(state="Active"))
+    await agency.until_received(1)
+
+
+async def test_a_paused_destination_holds_what_is_for_it_alone(agency: agencies.Agency) -> None:
+    routes = [{"name": name, "destinationRef": {"name": name}} for name in ("crm", "mailer")]
+    await agency.apply(agency.tenant(), agency.destination("mailer"), agency.destination(state="Paused"))
+    await agency.apply(agency.listener(routes=routes))
+    await agency.wait_ready("listeners.usher.dev/lobby")
+    await agency.wait("Destination", "crm", "Ready", "True", "Suspended")
+    await post(agency, await agency.url(), 1)
+    await agency.until_received(1, destination="mailer")
+    await agency.until_held("DestinationPaused", 1)
+    await agency.apply(agency.destination(state="Active"))
+    await agency.until_received(1)
+
+
+async def test_visits_over_the_quota_are_held_until_it_is_raised(agency: agencies.Agency) -> None:
+    await agency.apply(agency.tenant(quota={"visitsPerMonth": 2, "whenExceeded": "Hold"}))
+    url = await open_with_quota(agency)
+    await post(agency, url, 1, 2, 3)
+    await agency.until_held("QuotaExceeded", 1)
+    await agency.until_received(1, 2)
+    await agency.apply(agency.tenant(quota={"visitsPerMonth": 10, "whenExceeded": "Hold"}))
+    await agency.until_received(1, 2, 3)
+
+
+async def open_with_quota(agency: agencies.Agency) -> str:
+    await agency.apply(agency.destination(), agency.listener())
+    await agency.wait_ready("listeners.usher.dev/lobby")
+    return await agency.url()
+
+
+async def test_an_old_token_is_held_then_refused_while_the_new_one_answers(agency: agencies.Agency) -> None:
+    old = await open_for_visits(agency)
+    await rotate(agency, until=in_seconds(3600))
+    new = await agency.url(satisfied=lambda url: url != old)
+    await agency.until_answers(new, 200)
+    await post(agency, new, 1)
+    await post(agency, old, 2)
+    await agency.until_received(1)
+    await agency.until_held("TokenHeld", 1)
+    await rotate(agency, until=in_seconds(2))
+    await agency.until_answers(old, 404)
+    await post(agency, new, 3)
+    await agency.apply(agency.listener(token={"generation": 1}))
+    await agency.until_received(1, 2, 3)
+
+
+async def rotate(agency: agencies.Agency, until: str) -> None:
+    also = {"generation": 0, "action": "Hold", "untilTime": until}
+    await agency.apply(agency.listener(token={"generation": 1, "alsoAccept": [also]}))
+
+
+def in_seconds(seconds: float) -> str:
+    then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+    return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def test_an_old_token_that_is_accepted_delivers_until_it_is_taken_out(agency: agencies.Agency) -> None:
+    old = await open_for_visits(agency)
+    await agency.apply(agency.listener(token={"generation": 1, "alsoAccept": [{"generation": 0}]}))
+    new = await agency.url(satisfied=lambda url: url != old)
+    await agency.until_answers(new, 200)
+    await post(agency, old, 1)
+    await agency.until_received(1)
+    await agency.apply(agency.listener(token={"generation": 1}))
+    await agency.until_answers(old, 404)
+    await post(agency, new, 2)
+    await agency.until_received(1, 2)
+
+
+async def test_the_next_attempt_uses_a_rotated_secret(agency: agencies.Agency) -> None:
+    login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
+    await agency.apply(
+        agency.secret("crm-token", token="wx3secret-first"),
+        agency.destination(http={"authentication": login}),
+        agency.tenant(),
+        agency.listener(),
+    )
+    await agency.wait_ready("listeners.usher.dev/lobby", "destinations.usher.dev/crm")
+    url = await agency.url()
+    await post(agency, url, 1)
+    (first,) = await agency.until_received(1)
+    assert first.headers["authorization"] == "Bearer wx3secret-first"
+    before = await running_hash(agency)
+    await agency.apply(agency.secret("crm-token", token="wx3secret-second"))
+    await waiting.until(lambda: running_hash(agency), lambda seen: seen != before)
+    await post(agency, url, 2)
+    received = await agency.until_received(1, 2)
+    assert received[-1].headers["authorization"] == "Bearer wx3secret-second"
+
+
+async def running_hash(agency: agencies.Agency) -> str:
+    """Of the Destination `crm`, as the gateway runs it."""
+    config = await agency.platform.ask("/api/config")
+    destinations = {one["key"]: one for one in config["documents"] if one["kind"] == "Destination"}
+    return str(destinations[f"{agency.namespace}/crm"]["hash"])
+
+
+async def test_a_listeners_rotated_password_replaces_the_old_one(agency: agencies.Agency) -> None:
+    authentication = {"type": "Basic", "basic": {"secretRef": {"name": "login"}}}
+    await agency.apply(
+        agency.secret("login", username="purple", password="wx3secret-first"),
+        agency.tenant(),
+        agency.destination(),
+        agency.listener(authentication=authentication),
+    )
+    await agency.wait_ready("listeners.usher.dev/lobby")
+    url = await agency.url()
+    await agency.until_answers(url, 401)
+    await agency.until_answers(url, 200, Authorization=basic("wx3secret-first"))
+    await agency.apply(agency.secret("login", username="purple", password="wx3secret-second"))
+    await agency.until_answers(url, 200, Authorization=basic("wx3secret-second"))
+    assert (await agency.post(url, b"{}", Authorization=basic("wx3secret-first"))).status == 401
+
+
+def basic(password: str) -> str:
+    return "Basic " + base64.b64encode(f"purple:{password}".encode()).decode()
+
+
+async def test_a_hostname_goes_from_one_tenant_to_another(make_agency: agencies.Make) -> None:
+    incumbent, heir = await make_agency(), await make_agency()
+    hostname = f"{incumbent.namespace}.customers.example"
+    url = f"https://{hostname}/hooks/purple.php"
+    address = {"name": "shop", "hostname": hostname, "path": "/hooks/purple.php"}
+    theirs: dict[str, Any] = {"addresses": [address], "authentication": {"type": "None"}}
+    await incumbent.apply(incumbent.tenant(), incumbent.destination(), incumbent.listener(**theirs))
+    await incumbent.wait_ready("listeners.usher.dev/lobby")
+    await heir.apply(heir.tenant(), heir.destination(), heir.listener(**theirs))
+    found = await heir.wait("Listener", "lobby", "Accepted", "False", "HostnameConflict")
+    assert incumbent.namespace not in api.condition(found, "Accepted")["message"].replace(hostname, "")
+    await post(incumbent, url, 1)
+    await incumbent.until_received(1)
+
+    await incumbent.apply(incumbent.listener())  # `kubectl apply` takes the addresses out
+    await heir.wait_ready("listeners.usher.dev/lobby")
+    await waiting.until(lambda: delivers_to(heir, url))
+    assert {agencies.number_of(one.body) for one in incumbent.received()} == {1}
+
+
+async def delivers_to(agency: agencies.Agency, url: str) -> bool:
+    """Whether visits at a URL are an agency's: brings one and looks."""
+    await post(agency, url, 2)
+    rows = (await agency.platform.ask(f"/api/visits?namespace={agency.namespace}"))["rows"]
+    return bool(rows)
+
+
+async def test_an_existing_address_is_taken_over_to_the_letter(agency: agencies.Agency) -> None:
+    hostname = f"{agency.namespace}.customers.example"
+    address = {"name": "legacy", "hostname": hostname, "path": "/hooks/purple.php"}
+    legacy = {**address, "query": [{"name": "k", "value": "7"}]}
+    await agency.apply(agency.tenant(), agency.destination())
+    await agency.apply(agency.listener(addresses=[legacy], authentication={"type": "None"}))
+    await agency.wait_ready("listeners.usher.dev/lobby")
+    base = f"https://{hostname}/hooks/purple.php"
+    assert await agency.url() == f"{base}?k=7"
+    await post(agency, f"{base}?k=7", 1)
+    await post(agency, f"{base}?utm=x&k=7", 2)
+    await agency.until_received(1, 2)
+    for other in ("?k=8", "", "/?k=7"):
+        assert (await agency.post(base + other, agencies.visit(3))).status == 404
+    shown = await agency.kubectl("get", "listeners.usher.dev", "lobby", "--output=jsonpath={.status.addresses[0].url}")
+    assert shown == f"{base}?k=…"
+
+
+async def test_a_shared_destination_keeps_lanes_and_books_of_its_tenants_apart(agency: agencies.Agency) -> None:
+    listeners = [agency.listener(name, tenantRef={"name": name}) for name in ("acme", "globex")]
+    await agency.apply(agency.tenant("acme"), agency.tenant("globex"), agency.destination(), *listeners)
+    await agency.wait_ready("listeners.usher.dev/acme", "listeners.usher.dev/globex")
+    await agency.apply(agency.tenant("acme", state="Suspended"))
+    await agency.wait("Listener", "acme", "Ready", "True", "Suspended")
+    await agency.wait("Listener", "acme", "Programmed", "True", "Programmed")
+    await post(agency, await agency.url("acme"), 1, 2)
+    await agency.until_held("TenantSuspended", 2)
+    await post(agency, await agency.url("globex"), 3)
+    await agency.until_received(3)
+    await agency.apply(agency.tenant("acme"))
+    await agency.until_received(1, 2, 3)
+    assert await waiting.until(lambda: books(agency), lambda seen: sum(one[1] for one in seen.values()) == 3) == {
+        "acme": (2, 2),
+        "globex": (1, 1),
+    }
+
+
+async def books(agency: agencies.Agency) -> dict[str, tuple[int, int]]:
+    """Tenant -> visits and delivered, from the gateway's books."""
+    rows = (await agency.platform.ask("/api/usage"))["rows"]
+    mine = [row for row in rows if row["namespace"] == agency.namespace]
+    return {row["tenant"]: (row["visits"], row["delivered"]) for row in mine}

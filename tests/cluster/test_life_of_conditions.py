@@ -1,0 +1,201 @@
+"""What ``kubectl get``, ``describe`` and ``wait`` show at each moment of a resource's life."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+
+from support import agencies, api, kubectl, waiting
+
+pytestmark = agencies.SHARED
+
+LISTENER = "listeners.usher.dev/lobby"
+DESTINATION = "destinations.usher.dev/crm"
+BAR = "listeners.usher.dev/bar"
+TENANT = "tenants.usher.dev/acme"
+
+
+async def columns(agency: agencies.Agency, named: str) -> dict[str, str]:
+    """The table of ``kubectl get``: column -> value, ``""`` where there is none."""
+    head, row = (await agency.kubectl("get", named)).splitlines()
+    starts = [match.start() for match in re.finditer(r"\S+", head)]
+    ends = [*starts[1:], None]
+    return {head[start:end].strip(): row[start:end].strip() for start, end in zip(starts, ends, strict=True)}
+
+
+async def until_shown(agency: agencies.Agency, named: str, **wanted: str) -> dict[str, str]:
+    """The table's row once it has these values."""
+    return await waiting.until(
+        lambda: columns(agency, named), lambda row: wanted.items() <= {k: row[k] for k in wanted}.items()
+    )
+
+
+async def never_ready(agency: agencies.Agency, named: str) -> None:
+    """``kubectl wait`` says that it waited in vain."""
+    with pytest.raises(kubectl.KubectlError, match="timed out waiting for the condition"):
+        await agency.kubectl("wait", "--for=condition=Ready", "--timeout=300ms", named)
+
+
+async def test_before_its_class_exists_a_listener_says_so_and_is_ready_once_it_does(agency: agencies.Agency) -> None:
+    klass = agency.platform.install.klass(hostname=f"{agency.namespace}.example.com")
+    klass["metadata"]["name"] = name = f"late-{agency.namespace}"
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener(listenerClassName=name))
+    row = await until_shown(agency, LISTENER, READY="False", REASON="ClassNotFound")
+    assert row["TENANT"] == "acme"
+    assert row["HOST"] == ""
+    await until_shown(agency, TENANT, READY="False", REASON="ListenersNotReady")
+    assert f"ListenerClass `{name}`" in await agency.kubectl("describe", LISTENER)
+    assert "listener `lobby`" in await agency.kubectl("describe", TENANT)
+    await never_ready(agency, LISTENER)
+    assert await agency.platform.server.get(api.Resource("Secret", "lobby-url", agency.namespace)) is None
+    try:
+        await agency.apply(klass)
+        await agency.wait_ready(LISTENER, TENANT, f"listenerclasses.usher.dev/{name}")
+        await until_shown(agency, LISTENER, READY="True", REASON="Ready", HOST=klass["spec"]["hostname"])
+        assert (await agency.post(await agency.url(), b"{}")).acknowledges
+    finally:
+        await agency.platform.server.delete(api.of(klass))
+
+
+async def test_a_destination_says_what_its_secret_lacks_until_it_lacks_nothing(agency: agencies.Agency) -> None:
+    login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
+    await agency.apply(agency.tenant(), agency.destination(http={"authentication": login}), agency.listener())
+    await until_shown(agency, DESTINATION, READY="False", REASON="SecretNotFound")
+    assert "Secret `crm-token`" in await agency.kubectl("describe", DESTINATION)
+    await agency.wait_ready(LISTENER)
+    assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
+    await agency.until_held("SecretNotFound", 1)
+
+    await agency.apply(agency.secret("crm-token", labels={}, token="wx3secret-of-crm"))
+    await until_shown(agency, DESTINATION, READY="False", REASON="SecretNotLabelled")
+    described = await agency.kubectl("describe", DESTINATION)
+    assert "usher.dev/watch" in described
+    await never_ready(agency, DESTINATION)
+
+    await agency.kubectl("label", "secret/crm-token", "usher.dev/watch=true")
+    await agency.wait_ready(DESTINATION)
+    row = await until_shown(agency, DESTINATION, READY="True", REASON="Ready", HEALTHY="True")
+    assert row["TYPE"] == "HTTP"
+    assert row["HOST"] == agency.platform.receiver.url.removeprefix("http://")
+    await agency.until_received(1)
+
+
+async def test_a_secret_without_its_key_is_told_and_the_last_good_value_stays(agency: agencies.Agency) -> None:
+    login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
+    secret = agency.secret("crm-token", token="wx3secret-of-crm")
+    await agency.apply(secret, agency.tenant(), agency.destination(http={"authentication": login}), agency.listener())
+    await agency.wait_ready(LISTENER, DESTINATION)
+    await agency.kubectl("patch", "secret/crm-token", "--type=merge", '--patch={"data":{"token":null}}')
+    await until_shown(agency, DESTINATION, READY="False", REASON="SecretKeyNotFound")
+    described = await agency.kubectl("describe", DESTINATION)
+    assert "`token`" in described
+    assert (await agency.post(await agency.url(), agencies.visit(1))).acknowledges
+    (received,) = await agency.until_received(1)
+    assert received.headers["authorization"] == "Bearer wx3secret-of-crm"
+    assert "wx3secret" not in described
+
+
+async def test_a_listener_whose_password_was_never_there_answers_503(agency: agencies.Agency) -> None:
+    authentication = {"type": "Basic", "basic": {"secretRef": {"name": "login"}}}
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener(authentication=authentication))
+    await until_shown(agency, LISTENER, READY="False", REASON="SecretNotFound")
+    await agency.until_answers(await agency.url(), 503)
+    await agency.apply(agency.secret("login", username="purple", password="wx3secret-login"))
+    await agency.wait_ready(LISTENER)
+    await agency.until_answers(await agency.url(), 401)
+
+
+async def test_ready_then_receiving_then_suspended_then_gone(agency: agencies.Agency) -> None:
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
+    await agency.wait_ready(LISTENER, DESTINATION, TENANT)
+    row = await columns(agency, LISTENER)
+    assert (row["READY"], row["REASON"], row["RECEIVING"]) == ("True", "Ready", "False")
+    described = await agency.kubectl("describe", LISTENER)
+    assert "paste the URL (Secret `lobby-url`) into the portal" in described
+    url = await agency.url()
+    assert (await agency.post(url, agencies.visit(1))).acknowledges
+    await until_shown(agency, LISTENER, RECEIVING="True")
+    await agency.wait("Listener", "lobby", "Verified", "True", "Verified")
+
+    await agency.apply(agency.listener(state="Suspended"))
+    await until_shown(agency, LISTENER, READY="True", REASON="Suspended")
+    await agency.wait_ready(LISTENER)  # GitOps must not hang on it
+    assert "`state` is Suspended" in await agency.kubectl("describe", LISTENER)
+
+    await agency.kubectl("delete", LISTENER)
+    with pytest.raises(kubectl.KubectlError, match="not found"):
+        await agency.kubectl("get", LISTENER)
+    await agency.until_answers(url, 404)
+    await agency.platform.server.wait(api.Resource("Secret", "lobby-url", agency.namespace), lambda seen: not seen)
+
+
+async def test_everything_of_an_agency_is_in_one_table(agency: agencies.Agency) -> None:
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
+    await agency.wait_ready(LISTENER, DESTINATION, TENANT)
+    shown = await agency.kubectl("get", "usher", "--output=name")
+    assert {line for line in shown.split() if "listenerclass" not in line} == {
+        "destination.usher.dev/crm",
+        "listener.usher.dev/lobby",
+        "tenant.usher.dev/acme",
+    }
+
+
+async def test_a_flip_is_an_event_and_nothing_else_is(agency: agencies.Agency) -> None:
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
+    await agency.wait_ready(LISTENER, DESTINATION)
+    await agency.kubectl("delete", DESTINATION)
+    await until_shown(agency, LISTENER, READY="False", REASON="DestinationNotFound")
+    events = await waiting.until(
+        lambda: events_of(agency), lambda seen: ("Warning", "DestinationNotFound") in [one[:2] for one in seen]
+    )
+    assert len(events) == len(set(events)), "told twice"
+    assert {one[1] for one in events} <= {"Ready", "DestinationNotFound"}
+    described = await agency.kubectl("describe", LISTENER)
+    assert re.search(r"Warning\s+DestinationNotFound", described)
+
+
+async def events_of(agency: agencies.Agency) -> list[tuple[str, str, str]]:
+    """Type, reason and note of each Event about the listener."""
+    found = await agency.platform.server.list(api.Resource("Event", "", agency.namespace))
+    about = [one for one in found if one["regarding"]["kind"] == "Listener"]
+    return [(one["type"], one["reason"], one.get("note", "")) for one in about]
+
+
+@contextlib.asynccontextmanager
+async def gateway_down(platform: agencies.Platform) -> AsyncIterator[None]:
+    """No gateway runs for the time of the block."""
+    await platform.gateway.stop()
+    try:
+        yield
+    finally:
+        platform.gateway = await platform.install.start_gateway(admin=platform.gateway.admin)
+
+
+async def test_while_the_gateway_is_down_what_was_ready_stays_so_and_what_is_new_waits(
+    agency: agencies.Agency,
+) -> None:
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
+    await agency.wait_ready(LISTENER, DESTINATION)
+    async with gateway_down(agency.platform):
+        await agency.apply(agency.listener("bar"))
+        row = await until_shown(agency, BAR, READY="Unknown", REASON="Pending")
+        assert row["RECEIVING"] == "False"
+        assert "waiting for the gateways" in await agency.kubectl("describe", BAR)
+        assert (await columns(agency, LISTENER))["READY"] == "True"  # for 30 s it may just be restarting
+        await never_ready(agency, BAR)
+    await agency.wait_ready(BAR, LISTENER, DESTINATION)
+
+
+@pytest.mark.long
+async def test_when_the_gateway_stays_away_everything_says_so(agency: agencies.Agency) -> None:
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
+    await agency.wait_ready(LISTENER, DESTINATION)
+    lobby = api.Resource("Listener", "lobby", agency.namespace)
+    async with gateway_down(agency.platform):
+        is_down = agencies.says("Programmed", "False", "GatewayUnavailable")
+        found = await agency.platform.server.wait(lobby, is_down, limit_seconds=60)
+        assert "must be reachable" in api.condition(found, "Ready")["message"]
+        await until_shown(agency, LISTENER, READY="False", REASON="GatewayUnavailable")
+        await until_shown(agency, TENANT, READY="False", REASON="ListenersNotReady")
+    await agency.wait_ready(LISTENER, DESTINATION, TENANT)

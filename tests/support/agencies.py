@@ -1,0 +1,178 @@
+"""One agency on a platform that stands: what it applies, whom it posts as, and what its systems receive."""
+
+import contextlib
+import json
+import urllib.parse
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pytest
+
+from support import api, installs, secrecy, waiting, wire
+from usher_gateway.simulator import receiver
+
+SHARED = pytest.mark.asyncio(loop_scope="module")
+"""``pytestmark`` of a module whose tests share a platform."""
+
+
+@dataclass
+class Platform:
+    """An install whose operator and gateway run, with its class, and a machine that receives."""
+
+    install: installs.Install
+    operator: installs.Process
+    gateway: installs.Process
+    receiver: receiver.Receiver
+    make_namespace: installs.MakeNamespace
+
+    @property
+    def server(self) -> api.Api:
+        return self.install.server
+
+    async def ask(self, path: str) -> Any:
+        """What the gateway's admin port answers to who may observe."""
+        return await self.install.ask(self.gateway, path)
+
+    async def restart_operator(self) -> None:
+        """Another operator in the place of the one that runs."""
+        await self.operator.stop()
+        self.operator = await self.install.start_operator("--gateways", self.gateway.url)
+
+    async def children(self, kind: str, hostname: str) -> list[dict[str, Any]]:
+        """What the operator made of a hostname."""
+        found = await self.server.list(api.Resource(kind, "", self.install.system))
+        return [one for one in found if one["metadata"]["annotations"]["usher.dev/owner"] == hostname]
+
+
+@dataclass
+class Agency:
+    """A namespace, and who works in it."""
+
+    platform: Platform
+    namespace: str
+
+    async def apply(self, *documents: Mapping[str, Any]) -> None:
+        """``kubectl apply``."""
+        await self.platform.install.cluster.kubectl.apply(*documents)
+
+    async def apply_large(self, *documents: Mapping[str, Any]) -> None:
+        """The same for what is too large for the annotation in which kubectl keeps what it applied last."""
+        for document in documents:
+            await self.platform.server.apply(document)
+
+    async def kubectl(self, *arguments: str) -> str:
+        return await self.platform.install.cluster.kubectl(*arguments, f"--namespace={self.namespace}")
+
+    async def wait_ready(self, *named: str) -> None:
+        """``kubectl wait --for=condition=Ready``, of ``listeners.usher.dev/lobby`` and the like."""
+        await self.kubectl("wait", "--for=condition=Ready", "--timeout=20s", *named)
+
+    async def wait(self, kind: str, name: str, condition: str, status: str, reason: str) -> Any:
+        """The resource once a condition says so, of its newest generation."""
+        return await self.platform.server.wait(
+            api.Resource(kind, name, self.namespace), says(condition, status, reason)
+        )
+
+    def tenant(self, name: str = "acme", **spec: Any) -> dict[str, Any]:
+        return installs.tenant(self.namespace, name, **spec)
+
+    def destination(self, name: str = "crm", http: Mapping[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+        """A Destination whose system is the receiver, at a path of its own."""
+        url = f"{self.platform.receiver.url}{self.path_of(name)}"
+        return installs.destination(self.namespace, name, http={"url": url, **(http or {})}, **spec)
+
+    def listener(self, name: str = "lobby", **spec: Any) -> dict[str, Any]:
+        return installs.listener(self.platform.install, self.namespace, name, **spec)
+
+    def secret(self, name: str, labels: Mapping[str, str] | None = None, **values: str) -> dict[str, Any]:
+        """A Secret with the label by which it is read; its values are then searched for."""
+        labels = {"usher.dev/watch": "true"} if labels is None else labels
+        for value in values.values():
+            secrecy.keep(value)
+        metadata = {"name": name, "namespace": self.namespace, "labels": labels}
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+
+    def path_of(self, destination: str) -> str:
+        return f"/{self.namespace}/{destination}"
+
+    async def url(self, listener: str = "lobby", satisfied: Callable[[str], Any] = bool) -> str:
+        """A listener's URL, from its Secret."""
+
+        async def look() -> str:
+            found = await self.platform.server.get(api.Resource("Secret", f"{listener}-url", self.namespace))
+            return installs.decoded(found)["url"].decode() if found else ""
+
+        found = await waiting.until(look, satisfied)
+        secrecy.keep(urllib.parse.urlsplit(found).path.rpartition("/")[2])
+        return found
+
+    async def post(self, url: str, body: bytes, **headers: str) -> wire.Answer:
+        """As Purple posts, to the gateway's port."""
+        parts = urllib.parse.urlsplit(url)
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        asked = wire.request(target, body, host=parts.netloc, headers=headers)
+        return await wire.exchange(self.platform.gateway.public, asked)
+
+    async def until_answers(self, url: str, status: int, **headers: str) -> wire.Answer:
+        """Probes a URL until it answers so."""
+        return await waiting.until(lambda: self.post(url, b"{}", **headers), lambda answer: answer.status == status)
+
+    def received(self, destination: str = "crm") -> list[receiver.Received]:
+        return self.platform.receiver.kept(self.path_of(destination))
+
+    async def until_received(self, *visits: int, destination: str = "crm") -> list[receiver.Received]:
+        """What a destination has received, once these visits and no others are among it."""
+
+        async def look() -> list[receiver.Received]:
+            return self.received(destination)
+
+        return await waiting.until(look, lambda seen: {number_of(one.body) for one in seen} == set(visits))
+
+    async def until_held(self, reason: str, count: int) -> None:
+        """Until so many deliveries of the agency are held for a reason."""
+        path = f"/api/deliveries?namespace={self.namespace}&state=held"
+
+        async def look() -> list[str]:
+            return [row["held"] for row in (await self.platform.ask(path))["rows"]]
+
+        await waiting.until(look, lambda seen: seen == [reason] * count)
+
+
+class Make(Protocol):
+    """Makes an agency in a fresh namespace with labels."""
+
+    async def __call__(self, **labels: str) -> Agency: ...
+
+
+@contextlib.asynccontextmanager
+async def platform(install: installs.Install, make_namespace: installs.MakeNamespace) -> AsyncIterator[Platform]:
+    """Starts what a platform has; whoever made the install ends it."""
+    port = installs.free_port()
+    await install.server.apply(install.klass(allowedHostnames=[{"hostname": "*.customers.example"}]))
+    operator = await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
+    gateway = await install.start_gateway(admin=port)
+    async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as machine:
+        yield Platform(install, operator, gateway, machine, make_namespace)
+
+
+def says(condition: str, status: str, reason: str) -> Callable[[Any], bool]:
+    """Whether a resource's condition says so, of its newest generation."""
+
+    def check(found: Any) -> bool:
+        told = api.condition(found, condition)
+        if not told or told["observedGeneration"] != found["metadata"]["generation"]:
+            return False
+        return bool((told["status"], told["reason"]) == (status, reason))
+
+    return check
+
+
+def visit(number: int) -> bytes:
+    """The body of a visit, each of another visitor."""
+    document = {"user": {"id": number, "email": f"v{number}@example.org", "venue": {"id": 7}}, "number": number}
+    return json.dumps(document).encode()
+
+
+def number_of(body: bytes) -> int:
+    return int(json.loads(body)["number"])
