@@ -1,11 +1,13 @@
 """What was asked of the API server, by whom, with which answer: its audit log."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_LONGEST_LINE = 1 << 16
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 
@@ -38,8 +40,11 @@ class Log:
     path: Path
 
     def position(self) -> int:
-        """Where it ends now, for ``since``."""
-        return self.path.stat().st_size
+        """Where its last whole line ends now, for ``since``."""
+        with self.path.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            start = log.seek(max(0, size - _LONGEST_LINE))
+            return start + log.read(size - start).rfind(b"\n") + 1
 
     def since(self, position: int = 0, user: str = "") -> list[Asked]:
         """What was asked after a position; by one user, or by all but the cluster's own components.
