@@ -210,3 +210,20 @@ async def test_another_install_key_publishes_and_removes_nothing(install: instal
     await install.start_operator()
     await install.server.wait(klass, lambda seen: api.condition(seen, "Accepted").get("reason") == "InstallKeyChanged")
     assert before == {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
+
+
+async def test_a_lost_install_key_is_not_made_anew_while_documents_know_it(
+    install: installs.Install, namespace: str
+) -> None:
+    first = await install.start_operator()
+    await declare(install, namespace, "lobby")
+    await first.stop()
+    before = await live(install, namespace)
+    secret, klass = api.Resource("Secret", "usher-install-key", install.system), api.of(install.klass())
+    await install.server.delete(secret)
+    await install.server.delete(klass)
+    await install.server.apply(install.klass())  # without the status that knew the key
+    second = await install.start_operator(wait=False)
+    await waiting.until(lambda: second.get("/readyz"), lambda seen: "usher-install-key is gone" in seen[1])
+    assert await install.server.get(secret) is None
+    assert await live(install, namespace) == before

@@ -88,7 +88,7 @@ class Installation:
     async def _install_key(self) -> bytes | None:
         data = await self._read(KEY_SECRET)
         if data is None:
-            if self._key is None and fingerprints(self._cache):
+            if self._key is None and (fingerprints(self._cache) or await self._has_published()):
                 self._trust.doubt(_TOPIC, f"Secret {KEY_SECRET} is gone, and URLs depend on it: restore it")
                 return None
             key = self._key or secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)
@@ -102,6 +102,16 @@ class Installation:
             self._trust.doubt(_TOPIC, reason)
             return None
         return key
+
+    async def _has_published(self) -> bool:
+        """Whether documents of this install exist: then there was a key, whatever classes say."""
+        install = self._cache.install
+        mine = f"{envelopes.INSTALL_LABEL}={envelopes.install_label(install.controller_name)},{envelopes.SELECTOR}"
+        path = kinds.SECRET.collection(install.config_namespace)
+        async for page in self._api.pages(path, mine):
+            if page.items:
+                return True
+        return False
 
     async def _tokens(self) -> str:
         data = await self._read(TOKENS_SECRET)
