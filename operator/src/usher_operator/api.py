@@ -6,8 +6,8 @@ through here. Errors name method and path, never a body: bodies hold secrets.
 
 import asyncio
 import random
+import types
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
@@ -115,11 +115,15 @@ class Api:
         info = self._load()
         self._server = info.server
         connector = aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=connection.tls_context(info), keepalive_timeout=30)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=_LIMITS, auto_decompress=True)
+        connected = aiohttp.TraceConfig()
+        connected.on_connection_create_end.append(self._on_connected)
+        self._session = aiohttp.ClientSession(
+            connector=connector, timeout=_LIMITS, auto_decompress=True, trace_configs=[connected]
+        )
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
         assert self._session is not None
         await self._session.close()
@@ -158,7 +162,7 @@ class Api:
         """
         query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": "300", **parameters}
         try:
-            async with self._open("GET", path, query, None, _WATCH_LIMITS) as response:
+            async with self._open(_Call("watch", "GET", path, query), None, _WATCH_LIMITS) as response:
                 self._count("watch", response.status)
                 if response.status >= 400:
                     raise _refused("watch", path, response.status, await response.read())
@@ -202,13 +206,12 @@ class Api:
         return found
 
     async def _request(self, call: _Call) -> bytes:
-        verb, method, path, attempts = call.verb, call.method, call.path, call.attempts
+        verb, path, attempts = call.verb, call.path, call.attempts
         content = msgspec.json.encode(call.body) if call.body is not None else None
         for attempt in range(1, attempts + 1):
-            if call.is_fenced and not self.may_write():
-                raise ApiError(_UNREACHABLE, "NotLeader", f"{verb} {path}", "the Lease is not held")
+            self._refuse_unless_leader(call)
             try:
-                async with self._open(method, path, call.parameters, content, _LIMITS) as response:
+                async with self._open(call, content, _LIMITS) as response:
                     answer: bytes = await response.read()
                     self._count(verb, response.status)
                     if response.status < 400:
@@ -228,17 +231,25 @@ class Api:
             await asyncio.sleep(max(backoff, min(wait, _MOST_WAIT_SECONDS)))
         raise AssertionError("unreachable")
 
-    def _open(
-        self, method: str, path: str, parameters: Parameters, content: bytes | None, limits: aiohttp.ClientTimeout
-    ) -> Any:
+    def _refuse_unless_leader(self, call: _Call) -> None:
+        if call.is_fenced and not self.may_write():
+            raise ApiError(_UNREACHABLE, "NotLeader", f"{call.verb} {call.path}", "the Lease is not held")
+
+    async def _on_connected(self, _: object, context: types.SimpleNamespace, __: object) -> None:
+        """A request that had to wait for its connection is asked once more before it is sent."""
+        self._refuse_unless_leader(context.trace_request_ctx)
+
+    def _open(self, call: _Call, content: bytes | None, limits: aiohttp.ClientTimeout) -> Any:
         assert self._session is not None
         now = asyncio.get_running_loop().time()
         if not self._read_at or now - self._read_at > _TOKEN_SECONDS:
             self._headers = self._load().as_http_headers()
             self._read_at = now
-        headers = {**self._headers, **(_APPLY if method == "PATCH" else _JSON)}
-        url = yarl.URL(f"{self._server}{path}").with_query(dict(parameters))
-        return self._session.request(method, url, data=content, headers=headers, timeout=limits)
+        headers = {**self._headers, **(_APPLY if call.method == "PATCH" else _JSON)}
+        url = yarl.URL(f"{self._server}{call.path}").with_query(dict(call.parameters))
+        return self._session.request(
+            call.method, url, data=content, headers=headers, timeout=limits, trace_request_ctx=call
+        )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
