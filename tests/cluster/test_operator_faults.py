@@ -74,7 +74,7 @@ async def test_a_reading_that_is_refused_takes_nothing_for_gone(
     )
     documents = await install.documents()
     assert f"Listener {namespace}/lobby" in documents
-    assert await operator.metric("usher_operator_resync_divergence_total") == 0
+    assert operator.taken_for_gone(namespace) == []
 
 
 async def test_conditions_of_others_stay(install: installs.Install, namespace: str) -> None:

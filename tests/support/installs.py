@@ -64,6 +64,11 @@ class Process:
         rows = [row for row in text.splitlines() if row.startswith(name)]
         return sum(float(row.rpartition(" ")[2]) for row in rows)
 
+    def taken_for_gone(self, namespace: str) -> list[str]:
+        """What of a namespace a reading found gone without an event; those of other tests end meanwhile."""
+        lines = self.log.read_text("utf-8").splitlines()
+        return [line for line in lines if "gone_without_an_event" in line and f'"{namespace}"' in line]
+
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ends it; returns its exit code."""
         if self.process.returncode is None:
