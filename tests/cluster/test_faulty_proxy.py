@@ -108,6 +108,7 @@ async def test_without_a_fault_it_is_the_api_server(
 async def test_refusals_are_answered_so_many_times_and_reach_nobody(
     through: api.Api, server: api.Api, proxy: faulty_proxy.Proxy, namespace: str, status: int
 ) -> None:
+    await server.create(config_map(namespace, "known"))
     fault = proxy.refuse(status, faulty_proxy.writes, times=1)
     assert await through.list(of(namespace, "")), "reads are not met"
     with pytest.raises(api.ApiError) as raised:
