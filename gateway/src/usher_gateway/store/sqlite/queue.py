@@ -40,6 +40,8 @@ class ArrivalQueue:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._spare: list[_Lane] = []
+        """Empty ones: making a lane for each arrival of thousands of tenants would cost more than the queue."""
         self.entries = 0
         self.bytes = 0
         self.withdrawn: list[Entry] = []
@@ -53,15 +55,15 @@ class ArrivalQueue:
         listener, size, limits = entry.arrival.listener, len(entry.arrival.body), self._limits
         tenant = (listener.namespace, listener.tenant)
         lane = self._lanes.get(tenant)
-        if lane is None:
-            lane = self._lanes[tenant] = _Lane()
         if (
             self.entries >= limits.entries
             or self.bytes + size > limits.bytes
-            or len(lane.entries) >= limits.tenant_entries
-            or lane.bytes + size > limits.tenant_bytes
+            or (lane is not None and len(lane.entries) >= limits.tenant_entries)
+            or (lane.bytes if lane is not None else 0) + size > limits.tenant_bytes
         ):
             raise model.StoreBusyError("the queue before the store is full")
+        if lane is None:  # not before: a lane without an entry must never be drawn from
+            lane = self._lanes[tenant] = self._spare.pop() if self._spare else _Lane()
         lane.entries.append(entry)
         lane.bytes += size
         self.entries += 1
@@ -76,7 +78,7 @@ class ArrivalQueue:
                 lane = self._lanes[tenant]
                 entry = self._pop(lane)
                 if not lane.entries:
-                    del self._lanes[tenant]
+                    self._spare.append(self._lanes.pop(tenant))
                 if entry.future.done():
                     self.withdrawn.append(entry)
                 else:
