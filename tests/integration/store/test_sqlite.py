@@ -193,7 +193,7 @@ def scans(folder: Path, statements: set[str]) -> list[str]:
 
 
 async def test_what_is_asked_all_the_time_walks_no_table(bench: engines.Bench) -> None:
-    from usher_gateway.store.sqlite import meters, prune
+    from usher_gateway.store.sqlite import prune
 
     store: Any = bench.store
     held = samples.plan(hold=model.HoldReason.TenantSuspended)
@@ -214,7 +214,7 @@ async def test_what_is_asked_all_the_time_walks_no_table(bench: engines.Bench) -
         lanes.unhold(group, NOW, numbers),
         changes.redrive(deliveries, NOW, numbers),
         changes.replay([(arrival, group.route)], NOW, numbers),
-        meters.fold(numbers),
+        fold_all,
         prune.prune(NOW, {}, prune.MeterWalk(), numbers),
         prune.prune(NOW + 400 * samples.DAY, {}, prune.MeterWalk(), numbers),
         lambda batch_writer: settling.settle(
@@ -229,6 +229,14 @@ async def test_what_is_asked_all_the_time_walks_no_table(bench: engines.Bench) -
     )
     assert len(said) > 25
     assert scans(bench.place, said) == []
+
+
+def fold_all(batch_writer: Any) -> None:
+    from usher_gateway.store.sqlite import meters
+
+    gathered = meters.gather(batch_writer.connection)
+    meters.fold(gathered)(batch_writer)
+    meters.fold_part(0, gathered.parts[0])(batch_writer)
 
 
 def reads_of(connection: sqlite3.Connection) -> None:
@@ -386,3 +394,68 @@ async def test_what_is_claimed_after_a_failed_transaction_is_recovered_too(bench
     assert len(await bench.claim()) == 3
     report = await bench.reopen(crash=True)
     assert report.recovered == 3
+
+
+def many(count: int) -> list[model.Arrival]:
+    names = [model.ListenerName("agency", "acme", f"l{number}") for number in range(count)]
+    return [samples.arrival(f"v{number}", listener=name) for number, name in enumerate(names)]
+
+
+async def visits_by_listener(store: Any) -> dict[str, int]:
+    rows = await store.usage(0, NOW + samples.DAY)
+    return {row.listener.listener: row.counts[model.Counter.visits] for row in rows}
+
+
+async def test_counts_of_many_listeners_are_folded_in_parts(bench: engines.Bench, monkeypatch: Any) -> None:
+    from usher_gateway.store.sqlite import meters
+
+    monkeypatch.setattr(meters, "_PART_KEYS", 4)
+    monkeypatch.setattr(meters, "_GATHERED_BATCHES", 2)
+    store: Any = bench.store
+    for arrivals in (many(5), many(3), many(4)):
+        await bench.accept(*arrivals)
+    before = await visits_by_listener(store)
+    await asyncio.gather(store.fold_meters(), store.fold_meters())
+    assert await visits_by_listener(store) == before == {f"l{number}": 1 for number in range(5)}
+    with file_of(bench.place) as connection:
+        assert connection.execute("select count(*) from meter_batches").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("jobs", [0, 1, 2, 3])
+async def test_a_fold_that_a_crash_ends_neither_loses_nor_doubles_a_count(
+    bench: engines.Bench, monkeypatch: Any, jobs: int
+) -> None:
+    from usher_gateway.store.sqlite import meters
+
+    monkeypatch.setattr(meters, "_PART_KEYS", 4)
+    await bench.accept(*many(6))
+    store: Any = bench.store
+    run_job, done = store.run_job, 0
+
+    async def run_some(job: Any) -> None:
+        nonlocal done
+        if done == jobs:
+            raise model.StoreUnavailableError("the process ends here")
+        done += 1
+        await run_job(job)
+
+    monkeypatch.setattr(store, "run_job", run_some)
+    with pytest.raises(model.StoreUnavailableError):
+        await store.fold_meters()
+    await bench.reopen(crash=True)
+    wanted = {f"l{number}": 1 for number in range(6)}
+    assert await visits_by_listener(bench.store) == wanted
+    await engines.Sqlite().upkeep(bench.store)
+    assert await visits_by_listener(bench.store) == wanted
+
+
+async def test_batches_that_are_not_those_gathered_are_left_alone(bench: engines.Bench) -> None:
+    from usher_gateway.store.sqlite import meters
+
+    await bench.accept(*many(2))
+    store: Any = bench.store
+    gathered = await store._asked.run(meters.gather)
+    gathered.batches += 1
+    with pytest.raises(model.StoreUnavailableError):
+        await store.run_job(meters.fold(gathered))
+    assert await visits_by_listener(store) == {"l0": 1, "l1": 1}

@@ -42,8 +42,22 @@ _ARRIVAL = f"({','.join('?' * 14)})"
 _DELIVERY = "(?,?,?,?,?,0,?,0,0,?,?,?,?,0,0,0,0,'',null)"
 """A new delivery: pending, in a lane or held, never attempted."""
 
-_Tally = tuple[int, int, model.CountedAs, bool, tuple[model.SkipReason | None, ...]]
-"""(listener, slot, counted as, late, each route's skip reason): arrivals that count alike"""
+_Kind = tuple[model.CountedAs, bool, tuple[model.SkipReason | None, ...]]
+"""(counted as, late, each route's skip reason): arrivals that count alike"""
+
+
+def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
+    """(counter, how much one arrival of a kind adds to it)."""
+    counted_as, is_late, skips = kind
+    counters = {int(_COUNTED[counted_as]): 1}
+    if is_late:
+        counters[int(model.Counter.late)] = 1
+    if skips:
+        counters[int(model.Counter.routed)] = len(skips)
+    for skip in skips:
+        counter = int(model.Counter.created if skip is None else _SKIP_COUNTERS[skip])
+        counters[counter] = counters.get(counter, 0) + 1
+    return list(counters.items())
 
 
 def _flags(arrival: model.Arrival, *, is_first: bool) -> int:
@@ -80,7 +94,8 @@ class Acceptance:
         self._arrival_rows: list[rows.Row] = []
         self._body_rows: list[rows.Row] = []
         self._delivery_rows: list[rows.Row] = []
-        self._tallies: dict[_Tally, int] = {}
+        self._tallies: dict[_Kind, dict[tuple[int, int], int]] = {}
+        """Kind -> (listener, slot) -> arrivals"""
         self._skips: dict[int, _Skips] = {}
         """Plans by their identity: most listeners have the same ones for every body."""
 
@@ -112,8 +127,11 @@ class Acceptance:
         known = self._skips.get(id(plans))
         if known is None or known.plans is not plans:
             known = self._skips[id(plans)] = _Skips.of(plans)
-        tally = (listener, model.slot_of(arrival.received_at), counted_as, arrival.late, known.skips)
-        self._tallies[tally] = self._tallies.get(tally, 0) + 1
+        kind, place = (counted_as, arrival.late, known.skips), (listener, model.slot_of(arrival.received_at))
+        tally = self._tallies.get(kind)
+        if tally is None:
+            tally = self._tallies[kind] = {}
+        tally[place] = tally.get(place, 0) + 1
         self._accepted.append(model.Accepted(counted_as, tuple(due), known.reasons))
         self._remember(
             arrival, listener, counted_as, verdicts, facts.prints[arrival.fingerprint].arrival == arrival.key
@@ -202,19 +220,13 @@ class Acceptance:
             )
 
     def _count(self) -> None:
-        meter = self._owner.meter
-        for (listener, slot, counted_as, late, skips), count in self._tallies.items():
-            meter(listener, slot, _COUNTED[counted_as], count)
-            if late:
-                meter(listener, slot, model.Counter.late, count)
-            if skips:
-                meter(listener, slot, model.Counter.routed, count * len(skips))
-            created = skips.count(None)
-            if created:
-                meter(listener, slot, model.Counter.created, count * created)
-            for skip in skips:
-                if skip is not None:
-                    meter(listener, slot, _SKIP_COUNTERS[skip], count)
+        meters = self._owner.meters
+        for kind, tally in self._tallies.items():
+            counters = _counters_of(kind)
+            for (listener, slot), count in tally.items():
+                for counter, times in counters:
+                    key = (listener, slot, counter)
+                    meters[key] = meters.get(key, 0) + count * times
 
     # facts
 

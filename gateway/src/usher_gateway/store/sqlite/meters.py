@@ -9,8 +9,11 @@ from usher_gateway import model
 from usher_gateway.store import books, port
 from usher_gateway.store.sqlite import rows, walk, writer
 
-FOLD_SLICE = 128
-"""Rows of meter_batches that one job folds."""
+_GATHERED_BATCHES = 1_024
+"""Rows of meter_batches that are summed before they are written: a listener's counts are many, its meters few."""
+
+_PART_KEYS = 1_024
+"""Meters that one job adds to: arrivals wait for it."""
 
 _DAY_SECONDS = 86_400
 _FEW_LISTENERS = 200
@@ -22,25 +25,66 @@ Counted = tuple[int, int, int, int]
 """(listener number, slot, counter, count)"""
 
 
-def fold(folded: list[int]) -> Callable[[writer.Writer], None]:
-    """A job that moves a slice of the commits' counts into the meters; ``folded`` gets how many rows it moved.
+class Gathered(msgspec.Struct):
+    """The sums of the oldest batches."""
 
-    A batch is added and deleted in one transaction, so a crash can neither lose nor double it.
+    last: int
+    """The number of the last batch."""
+    batches: int
+    parts: list[list[rows.Row]]
+    """(slot, listener, counter, count) in the order of the meters, cut into parts for one job each."""
+    left: list[tuple[int, list[rows.Row]]] = msgspec.field(default_factory=list)
+    """Parts that stand as batches of their own again, with their numbers."""
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether there were no more batches."""
+        return self.batches < _GATHERED_BATCHES
+
+
+def gather(connection: sqlite3.Connection) -> Gathered:
+    """Sum the oldest batches; a reader does so, since arrivals need not wait for it."""
+    statement = "select number, counts from meter_batches order by number limit ?"
+    batches = connection.execute(statement, (_GATHERED_BATCHES,)).fetchall()
+    sums: dict[tuple[int, int, int], int] = {}
+    for _, packed in batches:
+        for listener, slot, counter, count in _decode(packed):
+            key = (slot, listener, counter)
+            sums[key] = sums.get(key, 0) + count
+    counts: list[rows.Row] = [(*key, sums[key]) for key in sorted(sums)]
+    parts = [counts[start : start + _PART_KEYS] for start in range(0, len(counts), _PART_KEYS)]
+    return Gathered(batches[-1][0] if batches else 0, len(batches), parts)
+
+
+def fold(gathered: Gathered) -> Callable[[writer.Writer], None]:
+    """A job that moves gathered batches into the meters: the first part at once, the others as batches of their own.
+
+    All in one transaction, so a crash can neither lose nor double a count.
     """
 
     def job(batch_writer: writer.Writer) -> None:
         connection = batch_writer.connection
-        statement = "select number, counts from meter_batches order by number limit ?"
-        batches = connection.execute(statement, (FOLD_SLICE,)).fetchall()
-        folded.append(len(batches))
-        if not batches:
-            return
-        sums: dict[tuple[int, int, int], int] = {}
-        for _, packed in batches:
-            for listener, slot, counter, count in _decode(packed):
-                sums[slot, listener, counter] = sums.get((slot, listener, counter), 0) + count
-        add(connection, [(slot, listener, counter, count) for (slot, listener, counter), count in sorted(sums.items())])
-        connection.execute("delete from meter_batches where number <= ?", (batches[-1][0],))
+        deleted = connection.execute("delete from meter_batches where number <= ?", (gathered.last,)).rowcount
+        if deleted != gathered.batches:
+            raise model.StoreUnavailableError("other batches are there than were gathered")
+        gathered.left.clear()
+        for part in gathered.parts[1:]:
+            packed = batch_writer.encode([(listener, slot, counter, count) for slot, listener, counter, count in part])
+            (number,) = connection.execute(
+                "insert into meter_batches (counts) values (?) returning number", (packed,)
+            ).fetchone()
+            gathered.left.append((number, part))
+        add(connection, gathered.parts[0])
+
+    return job
+
+
+def fold_part(number: int, part: list[rows.Row]) -> Callable[[writer.Writer], None]:
+    """A job that moves a part that fold() left into the meters."""
+
+    def job(batch_writer: writer.Writer) -> None:
+        batch_writer.connection.execute("delete from meter_batches where number = ?", (number,))
+        add(batch_writer.connection, part)
 
     return job
 

@@ -31,6 +31,7 @@ class SqliteStore(engine.SqliteEngine):
     def __init__(self, settings: engine.Settings, now: Callable[[], int]) -> None:
         super().__init__(settings, now)
         self._meter_walk = prune.MeterWalk()
+        self._folding = asyncio.Lock()
 
     async def open(self) -> port.OpenReport:
         """See the port."""
@@ -149,10 +150,16 @@ class SqliteStore(engine.SqliteEngine):
         return sum(touched)
 
     async def fold_meters(self) -> None:
-        """Move all counts of commits into the meters, a slice at a time."""
-        folded = [meters.FOLD_SLICE]
-        while folded[-1] == meters.FOLD_SLICE:
-            await self.run_job(meters.fold(folded))
+        """Move all counts of commits into the meters, a part at a time."""
+        async with self._folding:
+            while True:
+                gathered = await self._asked.run(meters.gather)
+                if gathered.parts:
+                    await self.run_job(meters.fold(gathered))
+                for number, part in gathered.left:
+                    await self.run_job(meters.fold_part(number, part))
+                if gathered.is_everything:
+                    return
 
     async def _look(
         self,
