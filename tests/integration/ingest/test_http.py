@@ -351,5 +351,5 @@ async def test_a_flood_of_requests_whose_answers_nobody_reads_is_bounded(gateway
 
 def test_limits_have_the_designs_defaults() -> None:
     limits = receive.Limits()
-    assert (limits.answer_seconds, limits.header_seconds) == (8.0, 5.0)
+    assert (limits.answer_seconds, limits.header_seconds) == (7.5, 5.0)
     assert http_request.HARD_LIMIT_BYTES == LARGE

@@ -24,7 +24,8 @@ _QUEUED = 8
 class Limits(msgspec.Struct, frozen=True):
     """Limits of the public port, in seconds and counts."""
 
-    answer_seconds: float = 8.0
+    answer_seconds: float = 7.5
+    """Less than the 8 s that are promised (design §2): on a busy machine the answer itself takes its time."""
     header_seconds: float = 5.0
     idle_seconds: float = 75.0
     connections: int = 10_000
