@@ -61,8 +61,8 @@ class _View:
             "removed": [{"kind": kind, "key": key} for what, kind, key in changes.removed if what == "document"],
             "now": _time(gateway.clock.now()),
             "source": status.origin,
-            "appliedAt": _time(gateway.applied_at or None),
-            "heardAt": _time(status.heard_at or None),
+            "appliedAt": _time(gateway.applied_at),
+            "heardAt": _time(status.heard_at or 0),
             "everythingRead": status.everything_read,
             "removalsHalted": status.removals_halted,
             "rejected": [_problem(found) for found in status.rejected],
@@ -92,7 +92,7 @@ class _View:
         live = self._gateway.door.listeners.get(key)
         return {
             "applied": self._applied("Listener", key),
-            "lastArrival": _time(self._gateway.door.books.last_accepted.get(live.name)) if live else None,
+            "lastArrival": _time(live.books.last_accepted) if live else None,
             "companyMismatches": live.company_mismatches if live else 0,
             **_shown(state),
         }
@@ -125,5 +125,5 @@ def _problem(found: problem.Problem) -> context.State:
     }
 
 
-def _time(instant: int | None) -> str | None:
-    return None if instant is None else model.format_time(instant)
+def _time(instant: int) -> str | None:
+    return model.format_time(instant) if instant else None

@@ -182,14 +182,14 @@ class GatewayMetrics:
 
     def _listeners(self) -> metrics.Metrics:
         """Per listener, as long as there are few."""
-        books, listeners = self._gateway.door.books, self._gateway.door.listeners
+        listeners = self._gateway.door.listeners
         last: dict[tuple[str, ...], float] = {}
         refused: dict[tuple[str, ...], float] = {}
         if len(listeners) <= _MOST_LISTENERS:
             for live in listeners.values():
                 key = (live.name.namespace, live.name.tenant, live.name.listener)
-                last[key] = books.last_accepted.get(live.name, 0) / model.MICROSECONDS
-                refused[key] = float(books.refused_in_a_row.get(live.name, 0))
+                last[key] = live.books.last_accepted / model.MICROSECONDS
+                refused[key] = float(live.books.refused_in_a_row)
         labels = ["tenant_namespace", "tenant", "listener"]
         yield metrics.gauge(
             "usher_listener_last_arrival_timestamp_seconds",

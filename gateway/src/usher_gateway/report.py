@@ -200,7 +200,7 @@ class Report:
 
     def _count(self) -> None:
         """Move what the door counted since the last sweep into the window."""
-        for name, (accepted, quarantined) in self._gateway.door.books.take_recent().items():
+        for name, accepted, quarantined in self._gateway.door.books.take_recent():
             self._window.add(name.key, accepted, quarantined, 0)
         for key, live in self._gateway.door.listeners.items():
             if live.company_mismatches:
@@ -212,21 +212,21 @@ class Report:
 
     def listener(self, key: str, document: documents.Listener) -> ListenerState:
         """How a listener does now."""
-        gateway, books = self._gateway, self._gateway.door.books
-        name = model.ListenerName(document.namespace, document.tenant.name, document.name)
-        last, first = books.last_accepted.get(name), books.first_accepted.get(name)
+        gateway = self._gateway
+        books = gateway.door.books.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
+        last, first = books.last_accepted, books.first_accepted
         share = self._window.share(key)
         silence = document.silence_after_seconds * model.MICROSECONDS
         receiving: Literal["Receiving", "NoVisitYet", "Silent"]
-        receiving = "Receiving" if last is not None else "NoVisitYet"
+        receiving = "Receiving" if last else "NoVisitYet"
         now = gateway.clock.now()
         if now - (last or self._here_since.setdefault(key, now)) >= silence:
             receiving = "Silent"
         slow = [route.name for route in document.routes if self._is_too_slow(key, route.name)]
         return ListenerState(
             receiving=receiving,
-            verified_since=None if first is None else model.format_time(first),
-            refusing=books.refused_in_a_row.get(name, 0) >= REFUSING_FROM,
+            verified_since=model.format_time(first) if first else None,
+            refusing=books.refused_in_a_row >= REFUSING_FROM,
             quarantined_share=round(share, 3),
             quarantining=share > QUARANTINING_FROM,
             company_mismatch=self._window.mismatched(key),

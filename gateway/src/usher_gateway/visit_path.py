@@ -20,7 +20,7 @@ async def accept_arrival(door: doors.Door, request: http_request.Request) -> ans
             return answer.accepted()
         arrival = await door.understand(found, request, raw, parsed, now)
         accepted = await accept.commit(door.store, door.deadlines, arrival, request.deadline)
-        door.count_accepted(arrival, accepted, request)
+        door.count_accepted(found, arrival, accepted, request)
         door.deliver(accepted.deliveries)
         return answer.accepted()
     except answer.RefusedError as refusal:

@@ -21,6 +21,7 @@ def understand(
 ) -> model.Arrival:
     """The arrival as the store gets it: identity, plans, limits (pure)."""
     listener, body = found.listener, parsed.body
+    planner = listener.planner
     hops = _hops(headers.first(b"usher-hops"))
     quarantine = parsed.quarantine
     fields: dict[str, object] = {}
@@ -36,15 +37,12 @@ def understand(
     if_repeat: route.Plans = ()
     if quarantine is None and body is not None:
         hold = model.HoldReason.TokenHeld if found.address.action == "Hold" else listener.hold
-        planner = listener.planner
         if planner.is_constant:
             if_visit, if_repeat = planner.constant(hold)
         else:
             if_visit, if_repeat = planner.plan(route.Occasion(body, fields, identity, now, late, hold))
-    document = listener.document
     is_truncated = quarantine is model.QuarantineReason.Truncated
-    tenant = document.tenant
-    quota = tenant.visits_per_month if tenant.when_exceeded == "Hold" else 0
+    quota = listener.quota
     return model.Arrival(
         listener=listener.name,
         received_at=now,
@@ -57,13 +55,13 @@ def understand(
         body=raw[:TRUNCATED_BYTES] if is_truncated else raw,
         content_type=headers.bytes_of(b"content-type")[:200],
         hops=min(hops, 255),
-        body_days=tenant.body_days,
+        body_days=listener.body_days,
         window=listener.window,
         redelivery=listener.redelivery,
         if_visit=if_visit,
         if_repeat=if_repeat,
         quarantine=quarantine,
-        has_marks=listener.planner.has_marks,
+        has_marks=planner.has_marks,
         quota=quota,
         quota_month=listener.month(now) if quota else (0, 0),
         token_held=found.address.action == "Hold",

@@ -11,7 +11,7 @@ import structlog
 
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model
-from usher_gateway.ingest import accept, answer, authenticate, find, http_request, inflate, route, validate
+from usher_gateway.ingest import accept, answer, authenticate, books, find, http_request, inflate, route, validate
 from usher_gateway.store import port
 
 _log = structlog.get_logger(__name__)
@@ -20,60 +20,9 @@ _INLINE_BYTES = 256 * 1024
 _INFLATERS = concurrent.futures.ThreadPoolExecutor(2, "inflate")
 _DIGESTERS = concurrent.futures.ThreadPoolExecutor(2, "digest")
 """Apart, because what is inflated is held until its digest is made: it must not queue behind what is still small."""
-_WORDS = {word: word.name.lower() for word in model.CountedAs}
 
 
 T = TypeVar("T")
-
-
-class Books:
-    """What the door counts beside the store, for metrics. Plain numbers: they are touched for every arrival."""
-
-    def __init__(self) -> None:
-        self.counted: dict[tuple[str, str, str], int] = {}
-        """(namespace, tenant, counted as) -> arrivals"""
-        self.refused: dict[str, int] = {}
-        """reason -> arrivals, those without a tenant included"""
-        self.unacknowledged = 0
-        self.quarantined: dict[str, int] = {}
-        self.unexpected_sources: dict[tuple[str, str], int] = {}
-        """(namespace, tenant) -> arrivals let in from outside of ``allowedSources``: the policy is only to report."""
-
-        self.last_accepted: dict[model.ListenerName, int] = {}
-        """Listener -> when something was accepted last (microseconds)"""
-        self.first_accepted: dict[model.ListenerName, int] = {}
-        """Listener -> when something was accepted first since the start"""
-
-        self.refused_in_a_row: dict[model.ListenerName, int] = {}
-        """Listener -> refusals since something was accepted last"""
-        self.skipped: dict[tuple[str, str, str], int] = {}
-        """(namespace, tenant, reason) -> routes that made no delivery"""
-
-        self.recent: dict[model.ListenerName, list[int]] = {}
-        """Listener -> arrivals accepted, and quarantined, since take_recent()"""
-
-    def take_recent(self) -> dict[model.ListenerName, list[int]]:
-        """What was accepted and quarantined since the last call, by listener."""
-        recent, self.recent = self.recent, {}
-        return recent
-
-    def add_recent(self, listener: model.ListenerName, *, is_quarantined: bool) -> None:
-        """Count an arrival that was committed."""
-        counts = self.recent.get(listener)
-        if counts is None:
-            counts = self.recent[listener] = [0, 0]
-        counts[0] += 1
-        counts[1] += is_quarantined
-
-    def add_skip(self, listener: model.ListenerName, skip: model.SkipReason) -> None:
-        """Count a route that made no delivery."""
-        key = (listener.namespace, listener.tenant, skip.name)
-        self.skipped[key] = self.skipped.get(key, 0) + 1
-
-    def add(self, listener: model.ListenerName, counted_as: str) -> None:
-        """Count an arrival of a tenant."""
-        key = (listener.namespace, listener.tenant, counted_as)
-        self.counted[key] = self.counted.get(key, 0) + 1
 
 
 class Door:
@@ -89,7 +38,7 @@ class Door:
     ) -> None:
         self.store, self.clock, self.keys = store, clock, keys
         self.deliver = deliver
-        self.books = Books()
+        self.books = books.Books()
         self.deadlines = accept.Deadlines(self._abandon)
         self._watch = watch
         self._listeners: dict[str, find.LiveListener] = {}
@@ -121,6 +70,7 @@ class Door:
             if key in self._listeners:
                 self._addresses.remove(self._listeners.pop(key))
         for one in live.values():
+            one.books = self.books.of(one.name)
             self._addresses.add(one)
         self._listeners |= live
         self._snapshot, self.is_configured = snapshot, True
@@ -151,11 +101,11 @@ class Door:
             RefusedError: SourceNotAllowed, Unauthenticated, AuthenticationUnresolved, RateLimited.
         """
         listener = found.listener
-        document = listener.document
         if listener.source_ranges:
             self._check_source(listener, request)
-        if document.authentication.type != "None":
-            reason = authenticate.credentials_refused(document.authentication, request.headers, self.keys.credential)
+        if not listener.is_open:
+            configured = listener.document.authentication
+            reason = authenticate.credentials_refused(configured, request.headers, self.keys.credential)
             if reason is not None:
                 raise answer.RefusedError(reason)
         if listener.bucket is not None and not listener.bucket.take(asyncio.get_running_loop().time()):
@@ -192,7 +142,7 @@ class Door:
                 raise answer.RefusedError(model.RefusedReason.TooLarge) from None
             except inflate.InflateError:
                 is_broken = True
-        if len(raw) > found.listener.document.max_body_bytes:
+        if len(raw) > found.listener.max_body_bytes:
             return raw, validate.Parsed(quarantine=model.QuarantineReason.Truncated)
         if is_broken:
             return raw, validate.Parsed(quarantine=model.QuarantineReason.BadEncoding)
@@ -214,29 +164,16 @@ class Door:
     def count_probe(self, found: find.Found, now: int) -> None:
         """Count a probe."""
         self.store.count(found.listener.name, model.Counter.probes, now)
-        self.books.add(found.listener.name, "probe")
+        self.books.add(found.listener.name, model.CountedAs.Probe)
 
-    def count_accepted(self, arrival: model.Arrival, accepted: model.Accepted, request: http_request.Request) -> None:
+    def count_accepted(
+        self, found: find.Found, arrival: model.Arrival, accepted: model.Accepted, request: http_request.Request
+    ) -> None:
         """Count what was committed; the sender of one that cannot be answered will bring it again."""
-        self._count_committed(arrival, accepted)
+        self.books.add_committed(found.listener.books, arrival, accepted)
         if not request.is_connected:
             self.books.unacknowledged += 1
             self.store.unacknowledged(arrival)
-
-    def _count_committed(self, arrival: model.Arrival, accepted: model.Accepted) -> None:
-        books, listener = self.books, arrival.listener
-        books.add(listener, _WORDS[accepted.counted_as])
-        if listener not in books.last_accepted:
-            books.first_accepted[listener] = arrival.received_at
-        books.last_accepted[listener] = arrival.received_at
-        if books.refused_in_a_row:
-            books.refused_in_a_row.pop(listener, None)
-        books.add_recent(listener, is_quarantined=arrival.quarantine is not None)
-        for skip in accepted.skipped:
-            books.add_skip(listener, skip)
-        if arrival.quarantine is not None:
-            reason = arrival.quarantine.name
-            self.books.quarantined[reason] = self.books.quarantined.get(reason, 0) + 1
 
     def _abandon(self, future: "asyncio.Future[model.Accepted]", arrival: model.Arrival) -> None:
         """The deadline has come: answered 503 now, counted once when it is known whether it was committed."""
@@ -246,7 +183,7 @@ class Door:
         if accepted is None:
             self._count_refused(arrival.listener, model.RefusedReason.Deadline)
             return
-        self._count_committed(arrival, accepted)
+        self.books.add_committed(self.books.of(arrival.listener), arrival, accepted)
         self.books.unacknowledged += 1
 
     def count_refused(self, found: find.Found | None, reason: model.RefusedReason) -> None:
@@ -255,11 +192,10 @@ class Door:
             self._count_refused(found.listener.name if found is not None else None, reason)
 
     def _count_refused(self, listener: model.ListenerName | None, reason: model.RefusedReason) -> None:
-        self.books.refused[reason.value] = self.books.refused.get(reason.value, 0) + 1
+        self.books.add_refused(reason)
         if listener is not None:
             self.store.count(listener, model.Counter.refused, self.clock.now())
-            self.books.add(listener, "refused")
-            self.books.refused_in_a_row[listener] = self.books.refused_in_a_row.get(listener, 0) + 1
+            self.books.add(listener, model.CountedAs.Refused)
 
     def count_failed(self, found: find.Found | None, error: Exception) -> model.RefusedReason:
         """Count an arrival at which the gateway itself failed, and tell where."""

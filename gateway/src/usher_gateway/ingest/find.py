@@ -1,5 +1,6 @@
 """Which listener an address belongs to (pure): host and path, and for old addresses the query."""
 
+import functools
 import urllib.parse
 import zoneinfo
 from collections.abc import Mapping
@@ -7,11 +8,38 @@ from collections.abc import Mapping
 import msgspec
 
 from usher_gateway import documents, model
-from usher_gateway.ingest import authenticate, bucket, identify, route
+from usher_gateway.ingest import authenticate, books, bucket, identify, route
 
 
 class LiveListener:
-    """A listener's document with all that is prepared from it; replaced when the document changes."""
+    """A listener's document with all that is prepared from it; replaced when the document changes.
+
+    What each arrival asks for stands here itself, and equal numbers of many listeners are one object: with thousands of
+    listeners it is memory that costs (docs/performance.md).
+    """
+
+    __slots__ = (
+        "_month",
+        "_zone",
+        "body_days",
+        "books",
+        "bucket",
+        "company_mismatches",
+        "document",
+        "hold",
+        "identifier",
+        "is_open",
+        "late_after",
+        "max_body_bytes",
+        "name",
+        "planner",
+        "quota",
+        "redelivery",
+        "source_ranges",
+        "trusted_proxies",
+        "user_is_required",
+        "window",
+    )
 
     def __init__(
         self,
@@ -23,16 +51,21 @@ class LiveListener:
     ) -> None:
         self.document = document
         self.name = model.ListenerName(document.namespace, document.tenant.name, document.name)
+        self.books = books.ListenerBooks(self.name)
         self.identifier = identify.Identifier(document, keys)
         self.planner = route.Planner(document, destinations, self.identifier, watch)
         self.source_ranges = authenticate.networks(document.source_ranges)
         self.trusted_proxies = authenticate.networks(document.trusted_proxies)
+        self.is_open = document.authentication.type == "None"
         rate = document.requests_per_second
         self.bucket = bucket.TokenBucket(rate, now) if rate else None
         self.hold = _hold_of(document)
-        self.late_after = document.late_after_seconds * model.MICROSECONDS
-        self.window = document.window_seconds * model.MICROSECONDS
-        self.redelivery = document.redelivery_seconds * model.MICROSECONDS
+        self.late_after = _one(document.late_after_seconds * model.MICROSECONDS)
+        self.window = _one(document.window_seconds * model.MICROSECONDS)
+        self.redelivery = _one(document.redelivery_seconds * model.MICROSECONDS)
+        self.max_body_bytes = _one(document.max_body_bytes)
+        self.body_days = document.tenant.body_days
+        self.quota = document.tenant.visits_per_month if document.tenant.when_exceeded == "Hold" else 0
         self.user_is_required = document.fields.get("user") != documents.DEFAULT_FIELDS["user"]
         self.company_mismatches = 0
         self._zone = zoneinfo.ZoneInfo(document.tenant.time_zone)
@@ -43,6 +76,12 @@ class LiveListener:
         if not self._month[0] <= now < self._month[1]:
             self._month = route.month_of(now, self._zone)
         return self._month
+
+
+@functools.lru_cache(maxsize=1_024)
+def _one(number: int) -> int:
+    """One object for equal numbers."""
+    return number
 
 
 def _hold_of(document: documents.Listener) -> model.HoldReason | None:
