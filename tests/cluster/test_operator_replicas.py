@@ -64,7 +64,6 @@ async def wait_whole(install: installs.Install, namespace: str, count: int = LOA
     await waiting.until(look, lambda seen: seen == (count + 1, count), every_seconds=0.3)
     for one in (await documents(install, namespace)).values():
         assert "tombstone" not in json.loads(base64.b64decode(one["data"]["config.json"]))
-    assert install.cluster.audit is not None
     asked = install.cluster.audit.since(0, install.operator.user)
     assert [one for one in asked if one.verb.startswith("delete")] == []
 
