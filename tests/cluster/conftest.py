@@ -79,7 +79,8 @@ async def namespaces(server: api.Api) -> AsyncIterator[MakeNamespace]:
 
     async def make(prefix: str = "test", **labels: str) -> str:
         name = f"{prefix}-{secrets.token_hex(4)}"
-        await server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        metadata = {"name": name, "labels": {clusters.MADE: "true", **labels}}
+        await server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         made.append(name)
         return name
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support import accounts, api, audit, clusters, waiting
+from support import accounts, api, audit, clusters, installs, waiting
 from support import kubectl as kubectls
 from support.local_cluster import control_plane
 
@@ -148,6 +148,21 @@ async def test_the_audit_log_tells_who_wrote_what(cluster: clusters.Cluster, ser
     found = await waiting.until(written, lambda seen: any(each.resource == "configmaps" for each in seen))
     (asked,) = [each for each in found if each.resource == "configmaps"]
     assert (asked.verb, asked.status, asked.agent) == ("create", 201, api.MANAGER)
+
+
+async def test_a_cluster_in_which_somebody_has_resources_is_refused(
+    definitions: clusters.Cluster, server: api.Api, namespace: str
+) -> None:
+    await server.create(installs.tenant(namespace))
+    clusters.refuse_one_in_use(definitions.kubectl)
+    theirs = {"controllerName": "usher.dev/usher", "hostname": "hooks.example.com"}
+    klass = {**installs.OURS, "kind": "ListenerClass", "metadata": {"name": namespace}, "spec": theirs}
+    await server.create(klass)
+    try:
+        with pytest.raises(AssertionError, match=f"in use: .* ListenerClass /{namespace}"):
+            clusters.refuse_one_in_use(definitions.kubectl)
+    finally:
+        await server.delete(api.of(klass))
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}

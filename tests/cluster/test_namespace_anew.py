@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support import agencies, api, faulty_proxy, installs, waiting
+from support import agencies, api, clusters, faulty_proxy, installs, waiting
 
 ROOMS = [f"room-{number}" for number in range(8)]
 """So many removals at once wait for a person."""
@@ -37,7 +37,8 @@ async def delete(install: installs.Install, namespace: str) -> None:
 
 async def make_anew(install: installs.Install, namespace: str) -> None:
     """It ends a second time with what `make_namespace` made."""
-    await install.server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    metadata = {"name": namespace, "labels": {clusters.MADE: "true"}}
+    await install.server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 
 
 async def uids(install: installs.Install, namespace: str) -> dict[str, str]:

@@ -15,6 +15,9 @@ from support.local_cluster import control_plane, foreign, kubeconfigs, programs
 GIVEN = "USHER_TEST_KUBECONFIG"
 """Names the kubeconfig of a cluster to use in place of a local one; ``make test KUBECONFIG=…`` sets it."""
 
+MADE = "usher-tests"
+"""Label of the namespaces that tests make: what is left in one of them is nobody's."""
+
 DEFINITIONS = Path(__file__).parents[2] / "crds"
 """Where Usher's own custom resource definitions are."""
 
@@ -71,11 +74,31 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         with control_plane.running(folder / "cluster") as running, _administered(running.kubeconfig, folder) as ready:
             yield Cluster(*ready, audit.Log(running.layout.audit))
         return
+    refuse_one_in_use(kubectl.Kubectl(programs.kubectl(), kubeconfig, folder / "kubectl-cache"))
     with (
         _administered(kubeconfig, folder) as (call, upstream, token),
         recording.running(upstream, folder / "recording") as (recorded, log),
     ):
         yield Cluster(call, recorded, token, log)
+
+
+def refuse_one_in_use(call: kubectl.Kubectl) -> None:
+    """Tests delete definitions, and with them whatever there is of a kind: that must be nothing.
+
+    Raises:
+        AssertionError: There is something.
+    """
+    defined = call.run("get", "customresourcedefinitions", "--output=name").split()
+    plurals = [name.partition("/")[2] for name in defined if name.endswith((".usher.dev", ".cert-manager.io"))]
+    made = call.run("get", "namespaces", f"--selector={MADE}", "--output=name").split()
+    found = json.loads(call.run("get", ",".join(plurals), "--all-namespaces", "--output=json")) if plurals else {}
+    places = [each["metadata"] | {"kind": each["kind"]} for each in found.get("items", ())]
+    others = [each for each in places if f"namespace/{each.get('namespace')}" not in made]
+    named = sorted(f"{each['kind']} {each.get('namespace', '')}/{each['name']}" for each in others)
+    assert not named, (
+        f"{call.kubeconfig} leads to a cluster that is in use: the tests would delete {', '.join(named[:5])}"
+        f" ({len(named)} in all). Give a cluster without them; if a run that was broken off left them, delete them"
+    )
 
 
 @contextlib.contextmanager
