@@ -2,60 +2,55 @@
 
 import asyncio
 import base64
-import concurrent.futures
 import contextlib
 import json
-import threading
-from collections.abc import Callable, Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from support import audit, faulty_proxy
 from support.local_cluster import kubeconfigs
 
+_TESTS = Path(__file__).parents[1]
 _LIMIT_SECONDS = 20
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 _LACKED_RIGHT = ('User "', '" cannot ')
 """In what an authorizer says; admission refuses with the same status and other words."""
 
-_Stop = Callable[[], Any]
-
 
 @contextlib.contextmanager
 def running(upstream: kubeconfigs.Endpoint, folder: Path) -> Iterator[tuple[kubeconfigs.Endpoint, audit.Log]]:
-    """Another way to an API server, and the log of what goes there; it has a thread and a loop of its own."""
+    """Another way to an API server, and the log of what goes there: a process, so that tests and it do not wait for
+    each other. It ends with the block, and with this process."""
     folder.mkdir()
     log = audit.Log(folder / "asked.log")
     log.path.touch()
-    started: concurrent.futures.Future[tuple[kubeconfigs.Endpoint, _Stop]] = concurrent.futures.Future()
-
-    def work() -> None:
-        try:
-            asyncio.run(_serve(upstream, log.path, started))
-        except Exception as error:  # noqa: BLE001 - the top of the thread: who waits is told
-            started.set_exception(error)
-
-    thread = threading.Thread(target=work, name="recording", daemon=True)
-    thread.start()
-    endpoint, stop = started.result(_LIMIT_SECONDS)
-    try:
-        yield endpoint, log
-    finally:
-        stop()
-        thread.join(_LIMIT_SECONDS)
+    environment = {**os.environ, "PYTHONPATH": str(_TESTS)}
+    command = [sys.executable, "-m", "support.recording", str(log.path)]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(msgspec.json.encode(upstream) + b"\n")
+        process.stdin.flush()
+        yield msgspec.json.decode(process.stdout.readline(), type=kubeconfigs.Endpoint), log
+        process.stdin.close()
+        process.wait(_LIMIT_SECONDS)
 
 
-async def _serve(
-    upstream: kubeconfigs.Endpoint,
-    path: Path,
-    started: "concurrent.futures.Future[tuple[kubeconfigs.Endpoint, _Stop]]",
-) -> None:
-    loop, ending = asyncio.get_running_loop(), asyncio.Event()
+async def _serve(path: Path) -> None:
+    read = asyncio.get_running_loop().run_in_executor
+    upstream = msgspec.json.decode(await read(None, sys.stdin.buffer.readline), type=kubeconfigs.Endpoint)
     with path.open("ab", buffering=0) as log:
         async with faulty_proxy.running(upstream, path.parent) as proxy:
             proxy.answered = lambda answered: log.write(json.dumps(event(answered)).encode() + b"\n")
-            started.set_result((proxy.endpoint, lambda: loop.call_soon_threadsafe(ending.set)))
-            await ending.wait()
+            sys.stdout.buffer.write(msgspec.json.encode(proxy.endpoint) + b"\n")
+            sys.stdout.flush()
+            await read(None, sys.stdin.buffer.read)
 
 
 def event(answered: faulty_proxy.Answered) -> dict[str, Any]:
@@ -107,3 +102,7 @@ def _verb(asked: faulty_proxy.Asked, named: dict[str, str]) -> str:
     if asked.watches:
         return "watch"
     return _VERBS.get(asked.method) or ("get" if is_one or not named else "list")
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(Path(sys.argv[1])))
