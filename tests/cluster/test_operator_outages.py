@@ -171,9 +171,6 @@ async def _value(number: int) -> int:
     return number
 
 
-PER_HOSTNAME = {"mode": "PerHostname", "issuerRef": {"name": "acme", "kind": "ClusterIssuer"}}
-
-
 @contextlib.asynccontextmanager
 async def without(definitions: clusters.Cluster, files: list[Path]) -> AsyncIterator[None]:
     """Definitions that are away, and there again at the end."""
@@ -195,20 +192,21 @@ def reason(type_: str, *wanted: str) -> Any:
 async def test_cert_manager_arrives_and_goes_while_the_operator_runs(
     install: installs.Install, namespace: str, definitions: clusters.Cluster
 ) -> None:
-    files = _of_cert_manager()
+    files, issuer = _of_cert_manager(), api.Resource("ClusterIssuer", namespace)
     feature = 'usher_operator_feature_available{feature="cert_manager"}'
     lobby = api.Resource("Listener", "lobby", namespace)
     certificates = api.Resource("Certificate", "", install.system)
+    per_hostname = {"mode": "PerHostname", "issuerRef": {"name": issuer.name, "kind": issuer.kind}}
     async with without(definitions, files):
         operator = await install.start_operator("--resync-seconds", "1")
-        await declare(install, namespace, "lobby", tls=PER_HOSTNAME)
+        await declare(install, namespace, "lobby", tls=per_hostname)
         before = await versions(install, namespace)
         await install.server.wait(lobby, reason("CertificateReady", "CertManagerMissing"))
 
         definitions.define(files)
         await install.server.wait(lobby, reason("CertificateReady", "IssuerNotFound"))
-        issuer = {"metadata": {"name": "acme"}, "spec": {"selfSigned": {}}}
-        await install.server.apply({"apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer", **issuer})
+        wanted = {"metadata": {"name": issuer.name}, "spec": {"selfSigned": {}}}
+        await install.server.apply({"apiVersion": "cert-manager.io/v1", "kind": issuer.kind, **wanted})
         await waiting.until(lambda: install.server.list(certificates))
         await install.server.wait(lobby, reason("CertificateReady", "Pending"))
 
@@ -220,6 +218,7 @@ async def test_cert_manager_arrives_and_goes_while_the_operator_runs(
         assert reason("CertificateReady", "CertManagerMissing")(await install.server.get(lobby))
         assert operator.process.returncode is None
         assert before == await versions(install, namespace)
+        await install.server.delete(issuer)
 
 
 def _of_cert_manager() -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support import api, faulty_proxy, installs, waiting
+from support import api, faulty_proxy, installs, moving_clock, waiting
 
 LOAD = 80
 """So many listeners are not written within a moment."""
@@ -64,7 +64,6 @@ async def wait_whole(install: installs.Install, namespace: str, count: int = LOA
     await waiting.until(look, lambda seen: seen == (count + 1, count), every_seconds=0.3)
     for one in (await documents(install, namespace)).values():
         assert "tombstone" not in json.loads(base64.b64decode(one["data"]["config.json"]))
-    assert install.cluster.audit is not None
     asked = install.cluster.audit.since(0, install.operator.user)
     assert [one for one in asked if one.verb.startswith("delete")] == []
 
@@ -149,9 +148,10 @@ async def test_a_leader_that_slept_begins_no_write_when_it_wakes(
     await wait_whole(install, namespace)
 
 
-async def test_clocks_a_minute_off_steal_no_lease(install: installs.Install, namespace: str) -> None:
-    first = await install.start_operator("--identity", "slow", changes={**QUICK, "clock_seconds": -60.0})
-    second = await install.start_operator("--identity", "fast", changes={**QUICK, "clock_seconds": 60.0})
+async def test_clocks_a_minute_off_steal_no_lease(install: installs.Install, namespace: str, tmp_path: Path) -> None:
+    slow, fast = moving_clock.Clock(tmp_path / "slow", -60), moving_clock.Clock(tmp_path / "fast", 60)
+    first = await install.start_operator("--identity", "slow", changes=QUICK, clock=slow)
+    second = await install.start_operator("--identity", "fast", changes=QUICK, clock=fast)
     await declare(install, namespace, 1)
     renewed: set[str] = set()
 

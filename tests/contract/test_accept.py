@@ -101,6 +101,21 @@ async def test_with_a_trusted_time_identical_content_is_a_redelivery_for_seven_d
     assert await bench.words(samples.arrival("a", NOW + age, time_trusted=True, window=0)) == [word]
 
 
+@pytest.mark.parametrize("reopen", [False, True])
+@pytest.mark.parametrize(
+    ("told", "word"), [(NOW, "Redelivery"), (NOW + 120 * SECOND, "Redelivery"), (NOW + 121 * SECOND, "Visit")]
+)
+async def test_where_the_clock_was_set_back_a_time_that_was_trusted_still_proves_a_redelivery(
+    bench: engines.Bench, told: int, word: str, *, reopen: bool
+) -> None:
+    """A body that always tells of the future, though, proves nothing."""
+    assert await bench.words(samples.arrival("a", time_trusted=told <= NOW + 120 * SECOND, window=0)) == ["Visit"]
+    if reopen:
+        await bench.reopen()
+    again = samples.arrival("a", NOW - DAY, visit_time=NOW - DAY, future_time=told, window=0)
+    assert await bench.words(again) == [word]
+
+
 async def test_redelivery_seconds_are_the_listeners_own(bench: engines.Bench) -> None:
     assert await bench.words(samples.arrival("a")) == ["Visit"]
     assert await bench.words(samples.arrival("a", NOW + 5 * HOUR, redelivery=6 * HOUR)) == ["Redelivery"]

@@ -194,6 +194,22 @@ async def test_what_was_claimed_after_the_lanes_were_noted_is_recovered(bench: e
     assert (await bench.reopen(crash=crash)).recovered == 2
 
 
+@pytest.mark.parametrize("crash", [False, True])
+async def test_what_is_due_by_a_clock_that_was_ahead_is_due_soon_where_it_was_set_right_before_a_start(
+    bench: engines.Bench, crash: bool
+) -> None:
+    day = 24 * samples.HOUR
+    bench.clock.now = NOW + day
+    delivery = await deliver(bench)
+    due_at = NOW + day + 5 * samples.SECOND
+    await settle(bench, delivery, SettledAs.Retry, at=NOW + day, due_at=due_at)
+    bench.clock.now = NOW
+    await bench.reopen(crash=crash)
+    assert await bench.claim() == []
+    bench.clock.now = NOW + 5 * samples.SECOND
+    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
+
+
 async def test_keys_grow_over_a_restart(bench: engines.Bench) -> None:
     before = await deliver(bench, "a")
     await bench.reopen()

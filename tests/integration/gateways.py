@@ -99,6 +99,8 @@ class Gateway:
         self.file = folder / "usher.yaml"
         self.configuration = [str(self.file)]
         """What it runs; instead of its own file it may be ``--from-cluster …``."""
+        self.program = ["-m", "usher_gateway"]
+        """What is started; instead of the gateway itself it may be something around it."""
         self.log = folder / "gateway.log"
         self.port, self.admin = free_port(), free_port()
         self.flags = ["--accept-min-free-mib", "1", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "1"]
@@ -118,8 +120,7 @@ class Gateway:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "usher_gateway",
+                *self.program,
                 *arguments,
                 stdout=log,
                 stderr=log,

@@ -34,10 +34,10 @@ class Platform:
         """What the gateway's admin port answers to who may observe."""
         return await self.install.ask(self.gateway, path)
 
-    async def restart_operator(self) -> None:
+    async def restart_operator(self, *arguments: str) -> None:
         """Another operator in the place of the one that runs."""
         await self.operator.stop()
-        self.operator = await self.install.start_operator("--gateways", self.gateway.url)
+        self.operator = await self.install.start_operator("--gateways", self.gateway.url, *arguments)
 
     async def children(self, kind: str, hostname: str) -> list[dict[str, Any]]:
         """What the operator made of a hostname."""

@@ -54,7 +54,7 @@ class Log:
         with self.path.open("rb") as log:
             log.seek(position)
             lines = [line for line in log if line.endswith(b"\n")]
-        return [asked for asked in map(_asked, lines) if user in {"", asked.user}]
+        return [asked for asked in map(parse, lines) if user in {"", asked.user}]
 
     def refusals(self, user: str) -> Iterator[Asked]:
         """What a user lacked the right to do."""
@@ -66,7 +66,8 @@ def account_name(namespace: str, name: str) -> str:
     return f"system:serviceaccount:{namespace}:{name}"
 
 
-def _asked(line: bytes) -> Asked:
+def parse(line: bytes) -> Asked:
+    """A line of the log."""
     event: dict[str, Any] = json.loads(line)
     named = event.get("objectRef", {})
     subresource = f"/{named['subresource']}" if "subresource" in named else ""

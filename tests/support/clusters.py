@@ -9,11 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import audit, kubectl
+from support import audit, kubectl, recording
 from support.local_cluster import control_plane, foreign, kubeconfigs, programs
 
 GIVEN = "USHER_TEST_KUBECONFIG"
 """Names the kubeconfig of a cluster to use in place of a local one; ``make test KUBECONFIG=…`` sets it."""
+
+MADE = "usher-tests"
+"""Label of the namespaces that tests make: what is left in one of them is nobody's."""
 
 DEFINITIONS = Path(__file__).parents[2] / "crds"
 """Where Usher's own custom resource definitions are."""
@@ -26,8 +29,8 @@ class Cluster:
     kubectl: kubectl.Kubectl
     endpoint: kubeconfigs.Endpoint
     token: str
-    audit: audit.Log | None
-    """What was asked of the API server; None for a given cluster, which keeps that to itself."""
+    audit: audit.Log
+    """What was asked of the API server; of a given cluster, what its accounts asked by the endpoint."""
 
     @property
     def kubeconfig(self) -> Path:
@@ -67,19 +70,39 @@ def given() -> Path | None:
 def cluster(folder: Path) -> Iterator[Cluster]:
     """The cluster of this run; a local one lives in the folder as long as the ``with`` block."""
     kubeconfig = given()
-    if kubeconfig is not None:
-        with _administered(kubeconfig, folder, None) as ready:
-            yield ready
+    if kubeconfig is None:
+        with control_plane.running(folder / "cluster") as running, _administered(running.kubeconfig, folder) as ready:
+            yield Cluster(*ready, audit.Log(running.layout.audit))
         return
+    refuse_one_in_use(kubectl.Kubectl(programs.kubectl(), kubeconfig, folder / "kubectl-cache"))
     with (
-        control_plane.running(folder / "cluster") as running,
-        _administered(running.kubeconfig, folder, audit.Log(running.layout.audit)) as ready,
+        _administered(kubeconfig, folder) as (call, upstream, token),
+        recording.running(upstream, folder / "recording") as (recorded, log),
     ):
-        yield ready
+        yield Cluster(call, recorded, token, log)
+
+
+def refuse_one_in_use(call: kubectl.Kubectl) -> None:
+    """Tests delete definitions, and with them whatever there is of a kind: that must be nothing.
+
+    Raises:
+        AssertionError: There is something.
+    """
+    defined = call.run("get", "customresourcedefinitions", "--output=name").split()
+    plurals = [name.partition("/")[2] for name in defined if name.endswith((".usher.dev", ".cert-manager.io"))]
+    made = call.run("get", "namespaces", f"--selector={MADE}", "--output=name").split()
+    found = json.loads(call.run("get", ",".join(plurals), "--all-namespaces", "--output=json")) if plurals else {}
+    places = [each["metadata"] | {"kind": each["kind"]} for each in found.get("items", ())]
+    others = [each for each in places if f"namespace/{each.get('namespace')}" not in made]
+    named = sorted(f"{each['kind']} {each.get('namespace', '')}/{each['name']}" for each in others)
+    assert not named, (
+        f"{call.kubeconfig} leads to a cluster that is in use: the tests would delete {', '.join(named[:5])}"
+        f" ({len(named)} in all). Give a cluster without them; if a run that was broken off left them, delete them"
+    )
 
 
 @contextlib.contextmanager
-def _administered(kubeconfig: Path, folder: Path, log: audit.Log | None) -> Iterator[Cluster]:
+def _administered(kubeconfig: Path, folder: Path) -> Iterator[tuple[kubectl.Kubectl, kubeconfigs.Endpoint, str]]:
     """An account for the tests with every right and a token: a kubeconfig may log in as only kubectl can."""
     call = kubectl.Kubectl(programs.kubectl(), kubeconfig, folder / "kubectl-cache")
     name = f"usher-tests-{secrets.token_hex(4)}"
@@ -89,7 +112,7 @@ def _administered(kubeconfig: Path, folder: Path, log: audit.Log | None) -> Iter
         account = f"--serviceaccount={name}:administrator"
         call.run("create", "clusterrolebinding", name, "--clusterrole=cluster-admin", account)
         token = call.run("create", "token", "administrator", f"--namespace={name}", "--duration=12h").strip()
-        yield Cluster(call, endpoint(call), token, log)
+        yield call, endpoint(call), token
     finally:
         call.run("delete", "clusterrolebinding", name, "--ignore-not-found")
         call.run("delete", "namespace", name, "--wait=false")

@@ -54,6 +54,18 @@ class Asked:
         return self.method not in {"GET", "HEAD", "OPTIONS"}
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A request that reached the API server, and its answer."""
+
+    asked: Asked
+    authorization: str
+    status: int
+    """0 if whoever asked went away before."""
+    body: bytes
+    """Of a watch, empty."""
+
+
 Where = Callable[[Asked], bool]
 Action = Callable[["Fault", web.Request], Awaitable[web.StreamResponse | None]]
 
@@ -128,6 +140,8 @@ class Proxy:
         """Every request, in the order of arrival."""
         self.page = 0
         """With a number, lists have no more objects a page, whatever is asked for."""
+        self.answered: Callable[[Answered], object] = lambda _: None
+        """Is told what reached the API server: before whoever asked is; of a watch when it ends."""
         self.endpoint = upstream
         """How programs reach the API server through it."""
         self._site: web.TCPSite | None = None
@@ -267,21 +281,25 @@ class Proxy:
         if self.page and "limit" in url.query:
             url = url.update_query(limit=self.page)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in PER_HOP}
-        body = await request.read()
-        async with self._session.request(
-            request.method, url, headers=headers, data=body or None, allow_redirects=False
-        ) as answer:
-            passed = {name: value for name, value in answer.headers.items() if name.lower() not in PER_HOP}
-            if not (asked.watches and answer.status == 200):
-                return web.Response(status=answer.status, headers=passed, body=await answer.read())
-            response = web.StreamResponse(status=answer.status, headers=passed)
-            await response.prepare(request)
-            await self._stream(asked, request, answer, response)
-            return response
+        sent = await request.read()
+        status, body = 0, b""
+        try:
+            async with self._session.request(
+                request.method, url, headers=headers, data=sent or None, allow_redirects=False
+            ) as answer:
+                status = answer.status
+                passed = {name: value for name, value in answer.headers.items() if name.lower() not in PER_HOP}
+                if asked.watches and status == 200:
+                    return await self._stream(asked, request, answer, web.StreamResponse(headers=passed))
+                body = await answer.read()
+        finally:
+            self.answered(Answered(asked, request.headers.get("Authorization", ""), status, body))
+        return web.Response(status=status, headers=passed, body=body)
 
     async def _stream(
         self, asked: Asked, request: web.Request, answer: aiohttp.ClientResponse, response: web.StreamResponse
-    ) -> None:
+    ) -> web.StreamResponse:
+        await response.prepare(request)
         stream = Stream(asked, asyncio.get_running_loop().create_future())
         self._streams.add(stream)
         pump = asyncio.create_task(self._pump(asked, answer, response), name=f"watch {asked.number}")
@@ -292,13 +310,12 @@ class Proxy:
             self._streams.discard(stream)
             pump.cancel()
             await asyncio.wait({pump})
-        if not stream.end.done():
-            return
-        last = stream.end.result()
-        if last is not None:
+        last = stream.end.result() if stream.end.done() else b""
+        if last:
             await response.write(last)
-        elif request.transport is not None:
+        elif last is None and request.transport is not None:
             request.transport.abort()
+        return response
 
     async def _pump(self, asked: Asked, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
         with contextlib.suppress(aiohttp.ClientError, ConnectionError):  # either side may go at any time

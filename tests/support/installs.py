@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from support import accounts, api, clusters, secrecy, waiting
+from support import accounts, api, clusters, moving_clock, secrecy, waiting
 from usher_gateway import envelopes
 
 ACCESS = Path(__file__).parents[2] / "operator" / "access"
@@ -104,13 +104,24 @@ class Install:
         account: accounts.Account | None = None,
         wait: bool = True,
         changes: dict[str, Any] | None = None,
+        clock: moving_clock.Clock | None = None,
     ) -> Process:
-        """Starts an operator; with ``wait`` until it is ready; ``changes``: what of it is altered (see there)."""
+        """Starts an operator; with ``wait`` until it is ready.
+
+        Args:
+            *arguments: beside those that every operator of this install has.
+            account: as whom, instead of the install's.
+            wait: whether to wait.
+            changes: what of it is altered (see there).
+            clock: what its wall clock says.
+        """
         kubeconfig = (account or self.operator).kubeconfig
         port = free_port()
-        program = ["-m", "usher_operator"]
-        if changes is not None:
-            program = [str(ALTERED), json.dumps(changes)]
+        program = [str(ALTERED), json.dumps(changes or {})]
+        if clock is not None:
+            program = [moving_clock.PROGRAM, str(clock.file), *program]
+        elif changes is None:
+            program = ["-m", "usher_operator"]
         command = [
             *(*program, "run", "--kubeconfig", str(kubeconfig), "--admin", f"127.0.0.1:{port}"),
             *("--namespace", self.system, "--configuration-namespace", self.config),

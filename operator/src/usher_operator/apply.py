@@ -14,7 +14,7 @@ import structlog
 from usher_gateway import envelopes
 from usher_operator import api as apis
 from usher_operator import cache as caches
-from usher_operator import kinds, metrics, objects, removals, seen, workqueue
+from usher_operator import kinds, metrics, objects, removals, seen, tombstones, workqueue
 from usher_operator.children import identity
 
 _log = structlog.get_logger(__name__)
@@ -35,8 +35,7 @@ class Children:
     ) -> None:
         self._api, self._cache, self._queue, self._removals = api, cache, queue, judge
         self._metrics = numbers
-        self.tombstone_seconds = 600.0
-        """Age at which a tombstone is deleted."""
+        self.tombstones = tombstones.Tombstones()
         self.published: Callable[[], None] = lambda: None
         """Called after a document, or a tombstone, was written."""
         self._verified: dict[objects.Ref, str] = {}
@@ -164,16 +163,20 @@ class Children:
         if not child.is_config or identity_ is None:
             await self._delete(child)
         elif child.tombstone:
-            left = self.tombstone_seconds - _age(child.tombstone)
+            left = self._left(ref, child.tombstone)
             if left > 0:
                 self._queue.add_after(child.key, left)
                 return
             await self._delete(child)
             self._removals.keep(identity_)
         elif self._removals.want(identity_, time.monotonic()):
-            await self._write(child.key, ref, self._tombstone(child, identity_))
-            self._queue.add_after(child.key, self.tombstone_seconds)
+            said_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            await self._write(child.key, ref, self._tombstone(child, identity_, said_at))
+            self._queue.add_after(child.key, self._left(ref, said_at))
             _log.info("removal_said", kind=identity_[0], key=identity_[1])
+
+    def _left(self, ref: objects.Ref, said_at: str) -> float:
+        return self.tombstones.left(ref, said_at, datetime.datetime.now(datetime.UTC), time.monotonic())
 
     async def _delete(self, child: seen.Child) -> None:
         ref = child.seen.ref
@@ -182,16 +185,16 @@ class Children:
         for key in self._cache.remove(kind, ref.namespace, ref.name) - {child.key}:
             self._queue.add(key)
         self._verified.pop(ref, None)
+        self.tombstones.forget(ref)
         _log.info("child_deleted", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
-    def _tombstone(self, child: seen.Child, about: removals.Identity) -> dict[str, Any]:
+    def _tombstone(self, child: seen.Child, about: removals.Identity, said_at: str) -> dict[str, Any]:
         """The config Secret that says that a document is gone."""
         kind, path = about
         keys = self._cache.keys
         assert keys is not None
         namespace, _, name = path.partition("/")
         owner = envelopes.Owner(namespace, name, child.owner_uid)
-        said_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         envelope = envelopes.bury(kind, owner, child.owner_generation, said_at, keys.document)
         manifest: dict[str, Any] = {
             "apiVersion": "v1",
@@ -214,11 +217,3 @@ def identity_of(key: objects.Key) -> removals.Identity | None:
         case "Listener" | "Destination":
             return key.kind, key.path
     return None
-
-
-def _age(said_at: str) -> float:
-    try:
-        said = datetime.datetime.fromisoformat(said_at)
-    except ValueError:
-        return float("inf")
-    return (datetime.datetime.now(datetime.UTC) - said).total_seconds()

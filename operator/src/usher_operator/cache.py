@@ -23,14 +23,14 @@ _MISS_MICROSECONDS = 60_000_000
 """How long it is believed that a Secret is missing, when somebody asks."""
 
 
-def _wall() -> int:
-    return time.time_ns() // 1000
+def _steady() -> int:
+    return time.monotonic_ns() // 1000
 
 
 class Cache(world.World):
     """The world, and what the machinery knows besides: uids, versions, tombstones."""
 
-    def __init__(self, settings: all_settings.Settings, clock: Callable[[], int] = _wall) -> None:
+    def __init__(self, settings: all_settings.Settings, clock: Callable[[], int] = _steady) -> None:
         self._clock = clock
         self._install = world.Install(
             controller_name=settings.controller_name,
@@ -69,7 +69,7 @@ class Cache(world.World):
 
     @property
     def now(self) -> int:
-        """Microseconds since the epoch."""
+        """Microseconds of a clock that only grows."""
         return self._clock()
 
     @property

@@ -110,7 +110,7 @@ class Plan(msgspec.Struct, frozen=True):
     """Whether gateways do not all run the wanted document: remember since when (World.behind_since), until a plan
     says otherwise."""
     again_at: int | None = None
-    """When to plan again although nothing changed (microseconds since the epoch)."""
+    """When to plan again although nothing changed, by World.now."""
     unknown_secrets: tuple[str, ...] = ()
     """``namespace/name`` of Secrets of which it is not known why they are missing: look (one GET each), note it in the
     world and plan again, before this status is written."""

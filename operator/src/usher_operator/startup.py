@@ -90,7 +90,7 @@ class Operator:
         self.removals = removals.Removals(timing.settle, timing.settle_most)
         self.installation = installation.Installation(self.api, self.cache, self.trust, self.queue)
         self.children = apply.Children(self.api, self.cache, self.queue, self.removals, self.metrics)
-        self.children.tombstone_seconds = timing.tombstone
+        self.children.tombstones.seconds = timing.tombstone
         self.statuses = statuses.Statuses(self.api, self.cache, self.queue, self.metrics, time.monotonic)
         self.reconciler = reconcile.Reconciler(
             plan.plan,

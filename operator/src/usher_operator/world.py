@@ -150,7 +150,7 @@ class World(Protocol):
 
     @property
     def now(self) -> int:
-        """Microseconds since the epoch."""
+        """Microseconds of a clock that only grows: for what has lasted for so long."""
 
     @property
     def install(self) -> Install:

@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import gzip
-import json
 import random
 import tracemalloc
 from pathlib import Path
@@ -11,34 +9,10 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
-from support import wire
+from support import segments, wire
 from usher_gateway.ingest import http_request, receive
 
 SHORT = receive.Limits(answer_seconds=2.0, header_seconds=0.5, idle_seconds=30)
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-def visit(user: int, size: int = 0) -> bytes:
-    return json.dumps({"user": {"id": user, "venue": {"id": 9}}, "more": "x" * size}).encode()
-
-
-def _request(target: str, user: int, rng: random.Random) -> bytes:
-    kind = rng.randrange(9)
-    body = visit(user, rng.choice((0, 0, 0, 50, 5000, 70_000)))
-    if kind == 0:
-        return wire.request(target, method=rng.choice(("GET", "HEAD", "OPTIONS")))
-    if kind == 1:
-        cut = rng.randrange(1, len(body))
-        return wire.chunked(target, [body[:cut], body[cut:]])
-    if kind == 2:
-        return wire.request(target, gzip.compress(body), headers={"Content-Encoding": "gzip"})
-    if kind == 3:
-        return wire.request(target, body, headers={"Expect": "100-continue"})
-    if kind == 4:
-        return wire.request("/nowhere", method="GET")
-    if kind == 5:
-        return b"\r\n" + wire.request(target, body[:-3])
-    return wire.request(target, body)
 
 
 _ENDS = (b"", b"", b"POST / HTT", b"\0garbage\r\n\r\n", b"POST /x HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")
@@ -49,29 +23,19 @@ def _last(target: str, user: int, rng: random.Random) -> bytes:
     extra = rng.choice(
         ({"Connection": "close"}, {"Connection": "Upgrade", "Upgrade": "h2c"}, {"Content-Length": "99999"}, None)
     )
-    return rng.choice(_ENDS) if extra is None else wire.request(target, visit(user), headers=extra)
+    return rng.choice(_ENDS) if extra is None else wire.request(target, segments.visit(user), headers=extra)
 
 
-def _segments(data: bytes, rng: random.Random) -> list[bytes]:
-    kind = rng.randrange(4)
-    if kind == 0:
-        return [data]
-    if kind == 1 and len(data) < 3000:
-        return [data[at : at + 1] for at in range(len(data))]
-    cuts = sorted(rng.randrange(len(data)) for _ in range(rng.randrange(1, 12)))
-    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True) if a < b]
-
-
-async def _answers(port: int, segments: list[bytes], pause: float) -> list[int]:
+async def _answers(port: int, parts: list[bytes], pause: float) -> list[int]:
     async with wire.connect(port) as connection:
         connection.writer.get_extra_info("socket").setsockopt(6, 1, 1)
-        for segment in segments:
-            connection.writer.write(segment)
+        for part in parts:
+            connection.writer.write(part)
             await asyncio.sleep(pause)
         connection.send_eof()
         async with asyncio.timeout(15):
             received = await connection.reader.read(-1)
-    heads = received.replace(CONTINUE, b"").split(b"\r\n\r\n")
+    heads = received.replace(segments.CONTINUE, b"").split(b"\r\n\r\n")
     assert heads.pop() == b""
     return [int(head.split(b" ")[1]) for head in heads]
 
@@ -81,7 +45,7 @@ async def test_half_a_header_behind_another_request_is_refused_when_the_sender_e
     gateway: gateways.RunningGateway, is_busy: bool
 ) -> None:
     async with wire.connect(gateway.port) as connection:
-        await connection.send(wire.request(gateway.target(), visit(1)) + b"POST / HTT")
+        await connection.send(wire.request(gateway.target(), segments.visit(1)) + b"POST / HTT")
         if is_busy:
             connection.send_eof()
         assert (await connection.answer()).acknowledges
@@ -97,14 +61,14 @@ async def test_answers_do_not_depend_on_segments(gateway: gateways.RunningGatewa
     rng = random.Random(seed)
 
     async def compare(number: int) -> None:
-        data = b"".join(_request(gateway.target(), number * 100 + n, rng) for n in range(rng.randrange(1, 14)))
+        data = b"".join(segments.request(gateway.target(), number * 100 + n, rng) for n in range(rng.randrange(1, 14)))
         data += _last(gateway.target(), number * 100 + 99, rng)
         expected = await _answers(gateway.port, [data], 0)
         for _ in range(4):
-            segments = _segments(data, rng)
-            pause = rng.choice((0, 0, 0.001)) if len(segments) < 500 else 0
-            found = await _answers(gateway.port, segments, pause)
-            assert found == expected, (data[:3000], [len(one) for one in segments], data[-200:])
+            cut = segments.cut(data, rng)
+            pause = rng.choice((0, 0, 0.001)) if len(cut) < 500 else 0
+            found = await _answers(gateway.port, cut, pause)
+            assert found == expected, (data[:3000], [len(one) for one in cut], data[-200:])
 
     for start in range(0, 24, 8):
         await asyncio.gather(*(compare(start + n) for n in range(8)))
@@ -117,7 +81,7 @@ async def test_answers_do_not_depend_on_segments(gateway: gateways.RunningGatewa
 async def test_a_header_that_begins_behind_another_request_has_its_time(tmp_path: Path, is_slow: bool) -> None:
     """Its first byte came with the end of the request before it."""
     async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
-        data = wire.request(gateway.target(), visit(1))
+        data = wire.request(gateway.target(), segments.visit(1))
         cut = 20 if is_slow else 0
         if is_slow:
             await connection.send(data[:-cut])
@@ -132,7 +96,7 @@ async def test_a_header_that_begins_behind_another_request_has_its_time(tmp_path
 async def test_each_of_many_pipelined_requests_has_its_own_time(tmp_path: Path) -> None:
     """Whatever way they are cut: here each segment is the end of one request and the beginning of the next."""
     async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
-        body = visit(1, 70_000)
+        body = segments.visit(1, 70_000)
         data = wire.request(gateway.target(), body)
         size, count = len(data), 40
 
@@ -151,7 +115,7 @@ async def test_each_of_many_pipelined_requests_has_its_own_time(tmp_path: Path) 
 async def test_a_body_behind_an_upgrade_that_ends_early_is_refused_at_once(gateway: gateways.RunningGateway) -> None:
     headers = {"Connection": "Upgrade", "Upgrade": "h2c"}
     async with wire.connect(gateway.port) as connection:
-        await connection.send(wire.request(gateway.target(), visit(1), headers=headers)[:-5])
+        await connection.send(wire.request(gateway.target(), segments.visit(1), headers=headers)[:-5])
         connection.send_eof()
         assert (await connection.answer(limit=3)).status == 400
     assert gateway.counted() == {"refused:Disconnected": 1}
@@ -159,7 +123,7 @@ async def test_a_body_behind_an_upgrade_that_ends_early_is_refused_at_once(gatew
 
 async def test_an_idle_connection_holds_no_body(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
-        await connection.send(wire.request(gateway.target(), visit(1, 100_000)))
+        await connection.send(wire.request(gateway.target(), segments.visit(1, 100_000)))
         assert (await connection.answer()).acknowledges
         held = [item for item in gc.get_objects() if isinstance(item, http_request.Request) and item.peer]
         assert [await one.read_body() for one in held if one.is_complete] == [b""]

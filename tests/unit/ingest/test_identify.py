@@ -335,7 +335,10 @@ def test_an_untrusted_time_gives_way_to_the_arrival_s() -> None:
     found = samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00"})
     assert (found.visit_time, found.time_trusted) == (samples.NOON, False)
     found = samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00Z"})
-    assert (found.visit_time, found.time_trusted) == (samples.NOON - 7200 * SECOND, True)
+    assert (found.visit_time, found.time_trusted, found.future_time) == (samples.NOON - 7200 * SECOND, True, 0)
+    found = samples.identity({**BODY, "timestamp": "2025-11-25 13:00:00Z"})
+    future = samples.NOON + 3600 * SECOND
+    assert (found.visit_time, found.time_trusted, found.future_time) == (samples.NOON, False, future)
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ class Dispatcher:
         self.store.settle(settlement)
         self._mine.discard(key)
         if settlement.settled_as is model.SettledAs.Retry:
+            self._clocks_apart = max(self._clocks_apart, self._clock.now() - self._clock.steady())
             self._note_due(entry.destination, settlement.due_at)
         opened = self.lanes.done(key, result, self._clock.steady())
         if opened:

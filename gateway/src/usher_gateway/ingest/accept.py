@@ -54,6 +54,7 @@ def understand(
         person_keys=identity.person_keys,
         body=raw[:TRUNCATED_BYTES] if is_truncated else raw,
         content_type=headers.bytes_of(b"content-type")[:200],
+        future_time=identity.future_time,
         hops=min(hops, 255),
         body_days=listener.body_days,
         window=listener.window,

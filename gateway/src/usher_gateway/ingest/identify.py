@@ -11,8 +11,7 @@ import msgspec
 from usher_gateway import documents, model
 from usher_gateway.ingest import pointers
 
-_FUTURE = 2 * 60 * model.MICROSECONDS
-"""A time in the body that is further in the future is not trusted (design §3)."""
+_AHEAD = model.TRUSTED_AHEAD_SECONDS * model.MICROSECONDS
 
 _OLDEST = 946_684_800
 """The year 2000: what is older is no time of an authentication."""
@@ -35,6 +34,8 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     person_keys: tuple[bytes, ...]
     visit_time: int
     time_trusted: bool
+    future_time: int = 0
+    """The time in the body, where that is too far in the future to be trusted; else 0."""
 
 
 class Identifier:
@@ -58,13 +59,15 @@ class Identifier:
     def identify(self, body: dict[str, object], plain: bool, fields: dict[str, object], received_at: int) -> Identity:
         """The identity of a valid body; ``fields`` are those of extract()."""
         fingerprint = _digest(self._fingerprint, canonical(body, plain))
-        occurred_at = self.occurred_at(fields.get("occurredAt"), received_at)
+        told = self._time_in(fields.get("occurredAt"))
+        is_trusted = 0 < told <= received_at + _AHEAD
         return Identity(
             fingerprint=fingerprint,
             visitor_key=self._visitor_key(fields) or fingerprint,
             person_keys=self.person_keys(fields),
-            visit_time=received_at if occurred_at is None else occurred_at,
-            time_trusted=occurred_at is not None,
+            visit_time=told if is_trusted else received_at,
+            time_trusted=is_trusted,
+            future_time=0 if is_trusted else told,
         )
 
     def identify_raw(self, raw: bytes, received_at: int, fields: dict[str, object]) -> Identity:
@@ -93,10 +96,12 @@ class Identifier:
 
     def occurred_at(self, value: object, received_at: int) -> int | None:
         """The time of the authentication in microseconds, or None where it cannot be trusted (design §3, Dedupe)."""
-        if value is None:
-            return None
-        instant = _instant(value, self._zone)
-        return instant if instant is not None and instant <= received_at + _FUTURE else None
+        told = self._time_in(value)
+        return told if 0 < told <= received_at + _AHEAD else None
+
+    def _time_in(self, value: object) -> int:
+        """The time that the body tells; 0 where it tells none."""
+        return 0 if value is None else _instant(value, self._zone) or 0
 
     def _visitor_key(self, fields: dict[str, object]) -> bytes:
         ids = [as_text(fields.get(field)) for field in self._per]

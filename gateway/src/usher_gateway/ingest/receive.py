@@ -17,6 +17,9 @@ _LINGER_SECONDS = 2.0
 _SLICE_BYTES = 16 * 1024
 """So much is parsed at once: what is pipelined in it is all there can be beyond the queue."""
 
+_UNREAD_BYTES = 64 * 1024
+"""Answers that a sender has not read yet; then it gets no more until it does."""
+
 _QUEUED = 8
 """Requests that wait on a connection for the one before them; then nothing more is read."""
 
@@ -61,6 +64,8 @@ class Connection(asyncio.Protocol):
         """When the last answer was given; 0 before the first."""
         self.paused_since = 0.0
         """Since when the sender does not read its answers; 0 while it does."""
+        self.closing_since = 0.0
+        """Since when the connection closes, which waits for the sender to take what is written; 0 while it does not."""
         self._loop = loop
         # the acceptance: with TLS the handshake follows, and counts
         self._parser = http_parser.Parser(self, loop.time())
@@ -107,6 +112,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Beyond the limit of connections say 503 and hang up."""
         self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(_UNREAD_BYTES)  # TLS would take eight times as much
         if len(self.server.connections) >= self.server.limits.connections:
             self.hang_up(model.RefusedReason.QueueFull)
         else:
@@ -298,7 +304,13 @@ class Connection(asyncio.Protocol):
         """Close now; what is written is still sent."""
         self._is_closing = True
         if self.transport is not None:
+            self.closing_since = self.closing_since or self._loop.time()
             self.transport.close()
+
+    def abort(self) -> None:
+        """Close now; what the sender has not taken is lost."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def _linger(self) -> None:
         """Close, but not before the sender had time to read the answer.
@@ -351,20 +363,20 @@ class PublicServer:
         return Connection(self, asyncio.get_running_loop())
 
     async def watch(self) -> None:
-        """Close connections that are idle, or whose request's header does not end in time. Runs until cancelled."""
+        """Close connections that are idle, that take nothing, or whose header does not end. Runs until cancelled."""
         loop, limits = asyncio.get_running_loop(), self.limits
         while True:
             await asyncio.sleep(min(0.5, limits.header_seconds / 4))
             now = loop.time()
             for connection in list(self.connections):
-                if connection.paused_since and connection.paused_since < now - limits.answer_seconds:
-                    if connection.transport is not None:
-                        connection.transport.abort()
+                stuck_since = connection.paused_since or connection.closing_since
+                if stuck_since and stuck_since < now - limits.answer_seconds:
+                    connection.abort()
                 elif not connection.busy and not connection.is_lingering:
                     self._watch_idle(connection, now)
 
     def _watch_idle(self, connection: Connection, now: float) -> None:
-        if connection.paused_since:
+        if connection.paused_since or connection.closing_since:
             return
         began_at = connection.header_began_at
         if began_at:

@@ -6,6 +6,7 @@ Use as ``from usher_gateway import model`` and ``model.Arrival``, so that a call
 from usher_gateway.model.arrival import (
     REDELIVERY_KEEP_SECONDS,
     REDELIVERY_NOT_BEFORE_SECONDS,
+    TRUSTED_AHEAD_SECONDS,
     Accepted,
     Arrival,
     CountedAs,
@@ -49,6 +50,7 @@ __all__ = [
     "REDELIVERY_KEEP_SECONDS",
     "REDELIVERY_NOT_BEFORE_SECONDS",
     "SLOT_SECONDS",
+    "TRUSTED_AHEAD_SECONDS",
     "Accepted",
     "Arrival",
     "CancelReason",

@@ -14,6 +14,9 @@ REDELIVERY_KEEP_SECONDS = 7 * 86400
 REDELIVERY_NOT_BEFORE_SECONDS = 10_000
 """Purple retries after 3 h (purple.md): from here on identical content without a trusted time is a redelivery."""
 
+TRUSTED_AHEAD_SECONDS = 120
+"""A time in a body that is further in the future is not trusted (design §3)."""
+
 
 class CountedAs(enum.IntEnum):
     """What an arrival is counted as (design §1). The numbers are stored: never reuse one."""
@@ -91,6 +94,8 @@ class Arrival(msgspec.Struct, gc=False):
     if_visit: tuple[RoutePlan, ...]
     if_repeat: tuple[RoutePlan, ...]
     quarantine: QuarantineReason | None = None
+    future_time: int = 0
+    """The time in its body, where that is too far in the future to be trusted; else 0."""
     has_marks: bool = False
     """Whether a plan has a once_key."""
     quota: int = 0

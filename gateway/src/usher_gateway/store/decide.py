@@ -9,6 +9,7 @@ import msgspec
 from usher_gateway import model
 
 _KEEP = model.REDELIVERY_KEEP_SECONDS * model.MICROSECONDS
+_AHEAD = model.TRUSTED_AHEAD_SECONDS * model.MICROSECONDS
 _NOT_BEFORE = model.REDELIVERY_NOT_BEFORE_SECONDS * model.MICROSECONDS
 
 
@@ -60,9 +61,14 @@ def decide(arrival: model.Arrival, facts: Facts) -> Decision:
 
 def _is_redelivery(arrival: model.Arrival, known: Print) -> bool:
     age = arrival.received_at - known.received_at
-    if known.unacknowledged or arrival.time_trusted:
+    if known.unacknowledged or arrival.time_trusted or _was_trusted(arrival, known):
         return age < _KEEP
     return _NOT_BEFORE <= age < arrival.redelivery
+
+
+def _was_trusted(arrival: model.Arrival, known: Print) -> bool:
+    """Whether the time in the body was no future one when this content first came: the clock was set back since."""
+    return 0 < arrival.future_time <= known.received_at + _AHEAD
 
 
 def _is_repeat(arrival: model.Arrival, facts: Facts) -> bool:

@@ -47,6 +47,9 @@ def settle(batch_writer: "writer.Writer", settlements: Sequence[model.Settlement
             delivered[settlement.key] = settlement
         else:
             _settle_one(batch_writer, settlement)
+    retried_at = [each.at for each in settlements if each.settled_as is model.SettledAs.Retry]
+    if retried_at:
+        batch_writer.note_time(max(retried_at))  # a start has to know by what clock they are due
     values = [
         (key, each.at, each.attempts_before, each.attempts, each.status) for key, each in sorted(delivered.items())
     ]

@@ -1,0 +1,200 @@
+"""A namespace full of tenants is deleted and made anew with the same names: other objects, the same addresses."""
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import agencies, api, clusters, faulty_proxy, installs, waiting
+
+ROOMS = [f"room-{number}" for number in range(8)]
+"""So many removals at once wait for a person."""
+
+TENANTS = ("acme", "globex")
+GONE_SECONDS = 60.0
+
+
+async def declare(install: installs.Install, namespace: str, rooms: list[str], url: str) -> None:
+    """Every other listener is of another tenant."""
+    documents = [installs.tenant(namespace, name) for name in TENANTS]
+    documents.append(installs.destination(namespace, http={"url": url}))
+    for number, room in enumerate(rooms):
+        tenant = {"name": TENANTS[number % len(TENANTS)]}
+        documents.append(installs.listener(install, namespace, room, tenantRef=tenant))
+    for document in documents:
+        await install.server.apply(document)
+
+
+async def delete(install: installs.Install, namespace: str) -> None:
+    """Until nothing of it is there."""
+    found = api.Resource("Namespace", namespace)
+    await install.server.delete(found)
+    await install.server.wait(found, lambda seen: seen is None, limit_seconds=GONE_SECONDS)
+
+
+async def make_anew(install: installs.Install, namespace: str) -> None:
+    """It ends a second time with what `make_namespace` made."""
+    metadata = {"name": namespace, "labels": {clusters.MADE: "true"}}
+    await install.server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+
+
+async def uids(install: installs.Install, namespace: str) -> dict[str, str]:
+    found = await install.server.list(api.Resource("Listener", "", namespace))
+    return {one["metadata"]["name"]: one["metadata"]["uid"] for one in found}
+
+
+async def published(install: installs.Install, namespace: str) -> dict[str, str]:
+    """Listener -> uid of the owner that its document names; ``"tombstone"`` in its place."""
+    found = {}
+    for owner, secret in (await install.documents()).items():
+        kind, _, path = owner.partition(" ")
+        if kind == "Listener" and path.startswith(f"{namespace}/"):
+            envelope = json.loads(base64.b64decode(secret["data"]["config.json"]))
+            assert envelope["owner"]["uid"] == secret["metadata"]["labels"]["usher.dev/owner-uid"]
+            found[path.partition("/")[2]] = "tombstone" if "tombstone" in envelope else envelope["owner"]["uid"]
+    return found
+
+
+async def owners_of_urls(install: installs.Install, namespace: str) -> dict[str, str]:
+    """Listener -> uid of the owner of its url Secret."""
+    found = await install.server.list(api.Resource("Secret", "", namespace), "usher.dev/managed=true")
+    named = {one["metadata"]["name"].removesuffix("-url"): one["metadata"]["ownerReferences"] for one in found}
+    return {name: references[0]["uid"] for name, references in named.items()}
+
+
+async def wait_whole(install: installs.Install, namespace: str, rooms: list[str]) -> None:
+    """Until documents and url Secrets are those of the objects that are there now."""
+    wanted = await uids(install, namespace)
+    assert set(wanted) == set(rooms)
+
+    async def look() -> tuple[dict[str, str], dict[str, str]]:
+        documents = await published(install, namespace)
+        return {name: documents.get(name, "") for name in rooms}, await owners_of_urls(install, namespace)
+
+    await waiting.until(look, lambda seen: seen == (wanted, wanted))
+
+
+async def wait_halted(install: installs.Install, *, halted: bool) -> None:
+    def check(found: Any) -> bool:
+        return (api.condition(found, "Ready").get("reason") == "RemovalsHalted") is halted
+
+    await install.server.wait(api.of(install.klass()), check)
+
+
+def said_removals(operator: installs.Process, namespace: str) -> list[str]:
+    return [
+        line for line in operator.log.read_text("utf-8").splitlines() if "removal_said" in line and namespace in line
+    ]
+
+
+async def visits_and_repeats(platform: agencies.Platform, namespace: str) -> tuple[int, int]:
+    rows = [row for row in (await platform.ask("/api/usage"))["rows"] if row["namespace"] == namespace]
+    return sum(row["visits"] for row in rows), sum(row["repeats"] for row in rows)
+
+
+@agencies.SHARED
+class TestServed:
+    """What the world sees of it, at the gateway's port."""
+
+    async def test_the_same_names_have_the_same_urls_visitors_and_books(self, agency: agencies.Agency) -> None:
+        install, namespace, before = await self.deleted(agency, ROOMS)
+        await wait_halted(install, halted=True)
+        assert (await agency.post(before[ROOMS[0]], agencies.visit(2))).acknowledges
+        await make_anew(install, namespace)
+        await declare(install, namespace, ROOMS, self.system(agency))
+        await wait_whole(install, namespace, ROOMS)
+        await wait_halted(install, halted=False)
+        assert {room: await agency.url(room) for room in ROOMS} == before
+        await agency.wait_ready(*(f"listeners.usher.dev/{room}" for room in ROOMS))
+        assert (await agency.post(before[ROOMS[0]], self.again(1))).acknowledges
+        assert (await agency.post(before[ROOMS[1]], agencies.visit(3))).acknowledges
+        await agency.until_received(1, 2, 3)
+        await waiting.until(lambda: visits_and_repeats(agency.platform, namespace), lambda seen: seen == (3, 1))
+        assert said_removals(agency.platform.operator, namespace) == []
+
+    async def test_what_is_not_made_anew_is_served_no_more(self, agency: agencies.Agency) -> None:
+        install, namespace, before = await self.deleted(agency, ROOMS)
+        await wait_halted(install, halted=True)
+        await make_anew(install, namespace)
+        kept = ROOMS[:4]
+        await declare(install, namespace, kept, self.system(agency))
+        await wait_whole(install, namespace, kept)
+        for room in ROOMS[4:]:
+            await agency.until_answers(before[room], 404)
+        await wait_halted(install, halted=False)
+        for number, room in enumerate(kept):
+            assert (await agency.post(before[room], agencies.visit(10 + number))).acknowledges
+        await agency.until_received(1, 10, 11, 12, 13)
+
+    async def test_a_tombstone_removes_nothing_of_what_came_after_it(self, agency: agencies.Agency) -> None:
+        platform, few = agency.platform, ROOMS[:3]
+        await platform.restart_operator("--tombstone-seconds", "4")
+        try:
+            install, namespace, before = await self.deleted(agency, few)
+            await agency.until_answers(before[few[0]], 404)
+            await waiting.until(
+                lambda: published(install, namespace), lambda seen: seen == dict.fromkeys(few, "tombstone")
+            )
+            await make_anew(install, namespace)
+            await declare(install, namespace, few, self.system(agency))
+            await wait_whole(install, namespace, few)
+            secrets = await self.documents(install, namespace)
+            await asyncio.sleep(5)  # the tombstones' time passes
+            await wait_whole(install, namespace, few)
+            assert await self.documents(install, namespace) == secrets
+            await agency.until_answers(before[few[0]], 200)
+            assert (await agency.post(before[few[1]], agencies.visit(2))).acknowledges
+            await agency.until_received(1, 2)
+        finally:
+            await platform.restart_operator()
+
+    @staticmethod
+    async def documents(install: installs.Install, namespace: str) -> dict[str, str]:
+        """Owner -> version of its config Secret."""
+        found = await install.documents()
+        mine = {owner: one["metadata"] for owner, one in found.items() if f" {namespace}/" in owner}
+        return {owner: one["resourceVersion"] for owner, one in mine.items()}
+
+    @staticmethod
+    def system(agency: agencies.Agency) -> str:
+        return f"{agency.platform.receiver.url}{agency.path_of('crm')}"
+
+    @staticmethod
+    def again(number: int) -> bytes:
+        """The same visitor with another content, so that it is no redelivery."""
+        return json.dumps({**json.loads(agencies.visit(number)), "again": True}).encode()
+
+    async def deleted(self, agency: agencies.Agency, rooms: list[str]) -> tuple[installs.Install, str, dict[str, str]]:
+        """After one visit everything is deleted; the URLs that there were."""
+        install, namespace = agency.platform.install, agency.namespace
+        await declare(install, namespace, rooms, self.system(agency))
+        await agency.wait_ready(*(f"listeners.usher.dev/{room}" for room in rooms))
+        urls = {room: await agency.url(room) for room in rooms}
+        assert (await agency.post(urls[rooms[0]], agencies.visit(1))).acknowledges
+        await agency.until_received(1)
+        await delete(install, namespace)
+        return install, namespace, urls
+
+
+@pytest.mark.parametrize("is_listed_anew", [False, True])
+async def test_what_is_seen_only_afterwards_is_the_same(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, *, is_listed_anew: bool
+) -> None:
+    """The operator's watches are deaf meanwhile: it hears all of it at once, or finds other objects in a new list."""
+    operator = await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
+    await install.server.apply(install.klass())
+    await declare(install, namespace, ROOMS, "https://crm.example.com/hook")
+    await wait_whole(install, namespace, ROOMS)
+    before = await uids(install, namespace)
+    with proxy.silence():
+        await delete(install, namespace)
+        await make_anew(install, namespace)
+        await declare(install, namespace, ROOMS, "https://crm.example.com/hook")
+        if is_listed_anew:
+            proxy.expire_open()
+    assert not set(before.values()) & set((await uids(install, namespace)).values())
+    await wait_whole(install, namespace, ROOMS)
+    assert said_removals(operator, namespace) == []

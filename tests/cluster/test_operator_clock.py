@@ -1,0 +1,89 @@
+"""The wall clock of a lone operator jumps forward and back: it leads on, and nothing ends too early or too late."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.test_operator_changes import content, declare
+from support import api, installs, moving_clock, waiting
+
+HOUR, DAY = 3600, 86_400
+QUICK = {"timing": {"lease": 4.0, "renew_deadline": 2.5, "retry": 0.5}}
+TOMBSTONE_SECONDS = 6
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> moving_clock.Clock:
+    return moving_clock.Clock(tmp_path / "clock")
+
+
+async def lease_of(install: installs.Install) -> dict[str, Any]:
+    found = await install.server.get(api.Resource("Lease", "usher-operator", install.system))
+    return dict(found["spec"])
+
+
+def is_told(found: Any) -> bool:
+    """Whether the status speaks of the newest edit."""
+    told = api.condition(found, "Accepted").get("observedGeneration")
+    return bool(told == found["metadata"]["generation"])
+
+
+async def test_it_keeps_the_lease_and_its_documents_and_takes_edits(
+    install: installs.Install, namespace: str, clock: moving_clock.Clock
+) -> None:
+    operator = await install.start_operator("--resync-seconds", "1", changes=QUICK, clock=clock)
+    await declare(install, namespace, "lobby")
+    before = await lease_of(install)
+    for generation, ahead in enumerate((HOUR, 0, DAY, -DAY, 0), start=1):
+        clock.set(ahead)
+        await install.server.apply(installs.listener(install, namespace, "lobby", token={"generation": generation}))
+        lobby = api.Resource("Listener", "lobby", namespace)
+        await install.server.wait(lobby, is_told)
+        renewed: set[str] = set()
+
+        async def renewals(seen: set[str] = renewed) -> int:
+            seen.add((await lease_of(install))["renewTime"])
+            return len(seen)
+
+        await waiting.until(renewals, lambda count: count > 3)
+        after = await lease_of(install)
+        assert [after[name] for name in ("holderIdentity", "leaseTransitions")] == [
+            before[name] for name in ("holderIdentity", "leaseTransitions")
+        ]
+    assert operator.process.returncode is None
+    told = operator.log.read_text("utf-8").splitlines()
+    assert [line for line in told if "removal_said" in line and namespace in line] == []
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY])
+async def test_a_removal_is_said_for_its_time(
+    install: installs.Install, namespace: str, clock: moving_clock.Clock, jump: int
+) -> None:
+    said = ("--tombstone-seconds", str(TOMBSTONE_SECONDS), "--resync-seconds", "1")
+    await install.start_operator(*said, clock=clock)
+    await declare(install, namespace, "lobby")
+    owner = f"Listener {namespace}/lobby"
+    await install.server.delete(api.Resource("Listener", "lobby", namespace))
+    await waiting.until(install.documents, lambda seen: "tombstone" in content(seen[owner]), every_seconds=0.1)
+    clock.set(jump)
+    # planned again meanwhile, as the class is changed
+    await install.server.merge(api.of(install.klass()), {"spec": {"allowedHostnames": [{"hostname": "*.example"}]}})
+    await asyncio.sleep(TOMBSTONE_SECONDS / 2)
+    assert owner in await install.documents()
+    await waiting.until(install.documents, lambda seen: owner not in seen, limit_seconds=TOMBSTONE_SECONDS + 5)
+
+
+async def test_gateways_that_stay_away_are_told_of_in_time(
+    install: installs.Install, namespace: str, clock: moving_clock.Clock
+) -> None:
+    nowhere = f"http://127.0.0.1:{installs.free_port()}"
+    await install.start_operator("--gateways", nowhere, changes={"grace_seconds": 3.0}, clock=clock)
+    await declare(install, namespace, "lobby")
+    lobby = api.Resource("Listener", "lobby", namespace)
+    await install.server.wait(lobby, lambda seen: api.condition(seen, "Programmed"))
+    clock.set(-DAY)
+    await install.server.wait(
+        lobby, lambda seen: api.condition(seen, "Programmed").get("reason") == "GatewayUnavailable", limit_seconds=15
+    )

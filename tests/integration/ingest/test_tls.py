@@ -1,0 +1,205 @@
+"""The public port over TLS, bytes and records as nobody's library sends them: as over plain TCP, and nothing stays."""
+
+import asyncio
+import contextlib
+import itertools
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from support import certificates, segments, tls_wire, wire
+from support import gateway as gateways
+from usher_gateway.ingest import receive
+
+SHORT = receive.Limits(answer_seconds=1.5, header_seconds=0.5, idle_seconds=30)
+STUCK_BYTES = 64 * 1024
+ANSWER_BYTES = 400
+"""No answer is longer."""
+
+
+def open_files() -> int:
+    """Of this process, sockets in a handshake included."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+class Port(msgspec.Struct, frozen=True):
+    """A gateway's public port and how a client trusts it; a plain port of the same gateway beside it."""
+
+    gateway: gateways.RunningGateway
+    context: ssl.SSLContext
+    plain: int
+
+    @property
+    def server(self) -> receive.PublicServer:
+        return self.gateway.gateway.server
+
+    async def wait_nothing_left(self, files: int, limit_seconds: float) -> None:
+        """Until no connection is left, those in their handshake included, and nothing is counted as being read."""
+        await gateways.wait_until(lambda: not self.server.connections and open_files() <= files, limit_seconds)
+        assert (self.server.reading_bytes, self.server.lingering) == (0, 0)
+        assert "refused:InternalError" not in self.gateway.counted()
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, limits: receive.Limits = SHORT) -> AsyncIterator[Port]:
+    certificate = certificates.make("gateway")
+    cert, key = certificates.write(folder, *certificate)
+    async with gateways.running(folder, tls_cert=cert, tls_key=key, limits=limits) as gateway:
+        plain = await asyncio.get_running_loop().create_server(gateway.gateway.server, "127.0.0.1", 0)
+        try:
+            yield Port(gateway, certificates.trusting(certificate[0]), plain.sockets[0].getsockname()[1])
+        finally:
+            plain.close()
+
+
+@pytest.fixture
+async def port(tmp_path: Path) -> AsyncIterator[Port]:
+    async with serving(tmp_path) as ready:
+        yield ready
+
+
+def last(target: str, user: int, rng: random.Random) -> bytes:
+    """What may only stand last: it ends the connection at once, or when its time is over."""
+    body = segments.visit(user)
+    return rng.choice(
+        (
+            wire.request(target, body, headers={"Connection": "close"}),
+            wire.request(target, body, headers={"Connection": "Upgrade, close", "Upgrade": "h2c"}),
+            wire.request(target, body, headers={"Content-Length": "99999"}),
+            wire.chunked(target, [body])[:-9],
+            wire.chunked(target, [body])[:-5] + b"zz\r\n",
+            b"POST / HTT",
+            b"\0garbage\r\n\r\n",
+        )
+    )
+
+
+def comparable(received: bytes) -> bytes:
+    """Without dates, and without ``100 Continue``: that is said where a body has not come along."""
+    received = received.replace(segments.CONTINUE, b"")
+    return b"\r\n".join(line for line in received.split(b"\r\n") if not line.startswith(b"Date:"))
+
+
+async def plain_answers(port: int, data: bytes) -> bytes:
+    async with wire.connect(port) as connection:
+        await connection.send(data)
+        async with asyncio.timeout(15):
+            return comparable(await connection.reader.read(-1))
+
+
+async def tls_answers(port: Port, data: bytes, rng: random.Random) -> tuple[bytes, bytes]:
+    """What comes for data cut into records and those into segments, both anywhere; and the records' bytes."""
+    async with tls_wire.connect(port.gateway.port, port.context) as client:
+        await client.shake_hands()
+        sent = client.records(segments.cut(data, rng))
+        with contextlib.suppress(ConnectionError):  # the gateway may have ended it meanwhile
+            await client.send(segments.cut(sent, rng))
+        return comparable(await client.read_all()), sent
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_answers_are_those_of_plain_connections_whatever_the_records_and_segments(port: Port, seed: int) -> None:
+    files = open_files()
+    target = port.gateway.target()
+
+    async def compare(number: int) -> None:
+        rng = random.Random(f"{seed} {number}")
+        parts = [segments.request(target, number * 100 + n, rng) for n in range(rng.randrange(9))]
+        data = b"".join(parts) + last(target, number * 100 + 99, rng)
+        expected = await plain_answers(port.plain, data)
+        assert expected.count(b"HTTP/1.1 ") > len(parts)
+        for _ in range(2):
+            found, sent = await tls_answers(port, data, rng)
+            assert found == expected, (number, data[:2000], data[-200:], len(sent))
+
+    await asyncio.gather(*(compare(number) for number in range(16)))
+    await port.wait_nothing_left(files, limit_seconds=5)
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize("sends_on", [False, True])
+async def test_a_sender_that_reads_no_answer_is_cut_off(tmp_path: Path, *, is_tls: bool, sends_on: bool) -> None:
+    """Also one that stops where a close would wait for it: with a few answers that the kernel takes no more."""
+    limits = msgspec.structs.replace(SHORT, idle_seconds=1.0)
+    async with serving(tmp_path, limits) as port:
+        files = open_files()
+        number = port.gateway.port if is_tls else port.plain
+        async with tls_wire.connect(number, port.context, receive_bytes=1024) as client:
+            if is_tls:
+                await client.shake_hands()
+            client.read_no_more()
+            connection = await only_connection(port.server)
+            await fill(port, client, is_tls=is_tls, sends_on=sends_on)
+            assert connection.transport is not None
+            assert 0 < connection.transport.get_write_buffer_size() < STUCK_BYTES + 20 * ANSWER_BYTES
+            assert bool(connection.paused_since) is sends_on
+            asked = wire.request(port.gateway.target(), segments.visit(1))
+            assert (await wire.exchange(port.plain, asked)).acknowledges
+            await gateways.wait_until(lambda: not port.server.connections, limit=5)
+        await port.wait_nothing_left(files, limit_seconds=5)
+
+
+async def only_connection(server: receive.PublicServer) -> receive.Connection:
+    await gateways.wait_until(lambda: len(server.connections) == 1)
+    (connection,) = server.connections
+    return connection
+
+
+async def fill(port: Port, client: tls_wire.Client, *, is_tls: bool, sends_on: bool) -> None:
+    """Sends until answers wait in the gateway: a few, or as many as it lets wait."""
+    (connection,) = port.server.connections
+    assert connection.transport is not None
+    many = wire.request("/nowhere", method="GET") * 100
+    for count in itertools.count(1):
+        await client.send([client.records([many]) if is_tls else many])
+        if not sends_on:
+            await wait_answered(port, count * 100)
+        if connection.paused_since if sends_on else connection.transport.get_write_buffer_size():
+            return
+
+
+async def wait_answered(port: Port, count: int) -> None:
+    await gateways.wait_until(lambda: port.gateway.counted().get("refused:NotFound") == count)
+
+
+@pytest.mark.parametrize("end", ["reset", "end", "silence"])
+async def test_a_connection_that_breaks_off_anywhere_is_ended_and_delays_nobody(port: Port, end: str) -> None:
+    files, rng = open_files(), random.Random(end)
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(24):
+            client = await stack.enter_async_context(tls_wire.connect(port.gateway.port, port.context))
+            await begin(port, client, number % 3, rng)
+            if end == "reset":
+                client.abort()
+            elif end == "end":
+                client.writer.write_eof()
+        started = time.monotonic()
+        async with wire.connect(port.gateway.port, port.context) as neighbour:
+            await neighbour.send(wire.request(port.gateway.target(), segments.visit(1)))
+            assert (await neighbour.answer(limit=2)).acknowledges
+        # until it is answered, lingers, and its answer is taken; a second for who looks
+        most = started + SHORT.answer_seconds + 2 + SHORT.answer_seconds + 1
+        await gateways.wait_until(lambda: not port.server.connections, limit=most - time.monotonic())
+    await port.wait_nothing_left(files, limit_seconds=2)
+    counted = port.gateway.counted()
+    assert counted.pop("visit") == 1
+    assert set(counted) <= {"refused:Disconnected", "refused:BodyTimeout", "refused:BadRequest"}
+
+
+async def begin(port: Port, client: tls_wire.Client, kind: int, rng: random.Random) -> None:
+    """Part of a handshake; part of the first record; or a header and part of the record that has the body."""
+    if kind == 0:
+        hello = client.hello()
+        await client.send([hello[: rng.randrange(1, len(hello))]])
+        return
+    await client.shake_hands()
+    body = segments.visit(7)
+    head = wire.request(port.gateway.target(), body)[: -len(body)]
+    whole = client.records([head]) if kind == 2 else b""
+    record = client.records([body if kind == 2 else head])
+    await client.send([whole + record[: rng.randrange(1, len(record))]])

@@ -1,0 +1,105 @@
+"""The wall clock of a whole gateway jumps, by an hour or a day, and back: no visit is lost, none delivered twice."""
+
+import contextlib
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+
+from integration import gateways
+from support import moving_clock
+from usher_gateway import model
+from usher_gateway.simulator import behaviour, receiver
+
+HOUR, DAY = 3600, 86_400
+VISITS = 4
+"""At each time of the clock, half of them with the true time in their body; so few failures open no circuit."""
+
+
+class Sender:
+    """Posts visits, and keeps their bodies."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = gateways.Connection(port)
+        self.timed: list[bytes] = []
+        self.count = self.again = 0
+
+    async def visits(self) -> None:
+        """Brings new visits, each of another person; each must be acknowledged."""
+        for _ in range(VISITS):
+            self.count += 1
+            body = gateways.visit(self.count)
+            if self.count % 2:
+                now = datetime.datetime.now(datetime.UTC).isoformat()
+                body = gateways.visit(self.count, loginDatetime=now)
+                self.timed.append(body)
+            assert (await self._connection.post("/first", body)).is_acknowledgement
+
+    async def redeliver(self) -> None:
+        """Brings everything again that has the time in it: the same authentications, for certain."""
+        for body in self.timed:
+            self.again += 1
+            assert (await self._connection.post("/first", body)).is_acknowledgement
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def manifests(url: str) -> list[gateways.Manifest]:
+    routes = [gateways.route(name, name) for name in ("crm", "flaky")]
+    destinations = [gateways.destination(name, f"{url}/{name}") for name in ("crm", "flaky")]
+    return [gateways.TENANT, gateways.listener("first", routes), *destinations]
+
+
+def assert_each_once(found: list[receiver.Received], count: int) -> None:
+    assert sorted(json.loads(one.body)["number"] for one in found) == list(range(1, count + 1))
+    assert len({one.headers["webhook-id"] for one in found}) == count
+
+
+@pytest.mark.parametrize("jump", [HOUR, DAY, -HOUR, -DAY])
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_every_visit_is_delivered_once_and_known_again(tmp_path: Path, jump: int, *, is_killed: bool) -> None:
+    """With ``is_killed`` the gateway dies while the clock is wrong, and starts when it is right again."""
+    clock = moving_clock.Clock(tmp_path / "clock")
+    async with contextlib.AsyncExitStack() as stack:
+        peer = await stack.enter_async_context(receiver.Receiver(receiver.ReceiverSettings(keep=True)))
+        gateway = await stack.enter_async_context(gateways.Gateway(tmp_path, manifests(peer.url)))
+        gateway.program = [moving_clock.PROGRAM, str(clock.file), "usher_gateway"]
+        await gateway.start()
+        sender = stack.enter_context(contextlib.closing(Sender(gateway.port)))
+        await sender.visits()
+        await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 2 * VISITS)
+        peer.set_behaviour("/flaky", behaviour.Behaviour(status=503))
+        clock.set(jump)
+        await sender.redeliver()
+        await sender.visits()
+        await gateways.wait_until(lambda: only_failed(gateway), what="an attempt of each delivery")
+        if is_killed:
+            await gateway.kill()
+        clock.set(0)
+        if is_killed:
+            sender.close()
+            await gateway.start()
+        failed = peer.kept("/flaky")[VISITS:]
+        peer.set_behaviour("/flaky", behaviour.Behaviour())
+        await sender.redeliver()
+        await sender.visits()
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 40, "the end of all deliveries")
+        assert_each_once(peer.kept("/crm"), sender.count)
+        assert_each_once([one for one in peer.kept("/flaky") if one not in failed], sender.count)
+        assert_books(gateway, sender)
+
+
+def only_failed(gateway: gateways.Gateway) -> bool:
+    """Whether all is delivered but what the flaky system refused."""
+    return (gateway.store.open_deliveries(), gateway.store.count("deliveries where attempts = 0")) == (VISITS, 0)
+
+
+def assert_books(gateway: gateways.Gateway, sender: Sender) -> None:
+    meters, counter = gateway.store.meters(), model.Counter
+    assert gateways.balance(meters) == 0
+    assert (meters[counter.visits], meters[counter.delivered]) == (sender.count, 2 * sender.count)
+    assert meters.get(counter.redeliveries, 0) + meters.get(counter.repeats, 0) == sender.again
+    ids = [identifier for (identifier,) in gateway.store.rows("select id from deliveries order by key")]
+    assert ids == sorted(set(ids))

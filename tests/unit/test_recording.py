@@ -1,0 +1,54 @@
+"""What a recording proxy notes of a request is what an API server's audit log would say."""
+
+import base64
+import json
+
+import pytest
+
+from support import audit, faulty_proxy, recording
+
+TOKEN = ".".join(("e30", base64.urlsafe_b64encode(b'{"sub":"system:serviceaccount:a:b"}').decode().rstrip("="), "x"))
+LISTENERS = "/apis/usher.dev/v1alpha1/namespaces/agency/listeners"
+
+
+def noted(method: str, path: str, query: str = "", status: int = 200, body: bytes = b"") -> audit.Asked:
+    asked = faulty_proxy.Asked(1, method, path, query, "agent")
+    event = recording.event(faulty_proxy.Answered(asked, f"Bearer {TOKEN}", status, body))
+    return audit.parse(json.dumps(event).encode())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "verb", "resource", "namespace", "name"),
+    [
+        ("PATCH", f"{LISTENERS}/lobby/status", "force=true", "patch", "listeners/status", "agency", "lobby"),
+        ("GET", "/apis/usher.dev/v1alpha1/tenants", "limit=500", "list", "tenants", "", ""),
+        ("GET", "/api/v1/secrets", "watch=true", "watch", "secrets", "", ""),
+        ("GET", "/api/v1/namespaces/agency", "", "get", "namespaces", "agency", "agency"),
+        ("PUT", "/api/v1/namespaces/agency/finalize", "", "update", "namespaces/finalize", "agency", "agency"),
+        ("POST", "/api/v1/namespaces/agency/secrets", "", "create", "secrets", "agency", ""),
+        ("DELETE", "/api/v1/namespaces/agency/secrets", "", "deletecollection", "secrets", "agency", ""),
+        ("DELETE", "/api/v1/namespaces/agency/secrets/key", "", "delete", "secrets", "agency", "key"),
+        ("GET", "/apis", "", "get", "", "", ""),
+        ("GET", "/version", "", "get", "", "", ""),
+    ],
+)
+def test_a_request_is_noted_as_what_it_asks(
+    method: str, path: str, query: str, verb: str, resource: str, namespace: str, name: str
+) -> None:
+    found = noted(method, path, query)
+    assert (found.verb, found.resource, found.namespace, found.name) == (verb, resource, namespace, name)
+    assert (found.user, found.uri) == ("system:serviceaccount:a:b", path + (f"?{query}" if query else ""))
+
+
+def test_a_right_that_is_missing_is_told_from_admission() -> None:
+    message = 'secrets is forbidden: User "system:serviceaccount:a:b" cannot list resource "secrets" in API group ""'
+    lacking = json.dumps({"reason": "Forbidden", "message": message}).encode()
+    ending = json.dumps({"reason": "Forbidden", "message": "unable to create new content in namespace a"}).encode()
+    path = "/api/v1/secrets"
+    assert noted("GET", path, "", 403, lacking).lacked_right
+    assert not noted("POST", path, "", 403, ending).lacked_right
+    assert not noted("GET", path, "", 200, lacking).lacked_right
+
+
+def test_what_is_no_service_accounts_token_is_nobody() -> None:
+    assert recording.user("") == recording.user("Bearer opaque") == ""
