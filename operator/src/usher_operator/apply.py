@@ -44,7 +44,7 @@ class Children:
 
     def doubt(self) -> None:
         """Write everything once more that cannot be compared by its content alone: no write where nothing differs."""
-        self._doubted = {ref for ref in self._cache.by_ref if ref.kind != "Secret"}
+        self._doubted = {ref for ref in self._cache.in_place.by_ref if ref.kind != "Secret"}
 
     async def apply(self, plan: objects.Plan, *, documents_only: bool = False) -> None:
         """Make what is in place what is wanted; with ``documents_only`` just what gateways run, and remove nothing.
@@ -63,7 +63,7 @@ class Children:
                 await self._apply(plan.key, child)
             except apis.ApiError as error:
                 failures.append(error)
-        for found in () if documents_only else self._cache.children_of(plan.key):
+        for found in () if documents_only else self._cache.in_place.of(plan.key):
             if found.seen.ref not in staying and not self._is_needed(plan):
                 try:
                     await self._remove(found)
@@ -80,7 +80,7 @@ class Children:
             await self._write(key, child.ref, child.manifest)
 
     def _is_in_place(self, child: objects.Child) -> bool:
-        found = self._cache.by_ref.get(child.ref)
+        found = self._cache.in_place.by_ref.get(child.ref)
         if found is None or found.seen.desired != child.desired or child.ref in self._doubted:
             return False
         if child.ref.kind == "Secret":
@@ -90,19 +90,23 @@ class Children:
     async def _write(self, key: objects.Key, ref: objects.Ref, manifest: dict[str, Any]) -> None:
         kind = kinds.BY_NAME[ref.kind]
         path = kind.path(ref.namespace, ref.name)
-        if ref in self._cache.foreign:
+        if ref in self._cache.in_place.foreign:
             raise apis.ApiError(409, "NotOurs", f"apply {path}", "another install's child has that name")
-        if ref not in self._cache.by_ref and ref.namespace != self._cache.install.config_namespace:
+        if ref not in self._cache.in_place.by_ref and ref.namespace != self._cache.install.config_namespace:
             await self._refuse_foreign(path)
         try:
             raw = await self._api.apply(path, manifest)
         except apis.ApiError as error:
-            if error.status != _INVALID or ref not in self._cache.by_ref or not await self._clear(path, manifest):
+            if (
+                error.status != _INVALID
+                or ref not in self._cache.in_place.by_ref
+                or not await self._clear(path, manifest)
+            ):
                 raise
             raw = await self._api.apply(path, manifest)
         self._take(key, kind, raw)
         self._doubted.discard(ref)
-        found = self._cache.by_ref.get(ref)
+        found = self._cache.in_place.by_ref.get(ref)
         if found is not None:
             self._verified[ref] = found.digest
             if found.is_config:

@@ -12,7 +12,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import metadata
-from usher_operator import features, kinds, objects, references, seen, world
+from usher_operator import features, in_place, kinds, objects, references, seen, world
 from usher_operator import settings as all_settings
 
 Keys = frozenset[objects.Key]
@@ -54,13 +54,8 @@ class Cache(world.World):
         self._granted: dict[str, tuple[objects.Key, tuple[str, str]]] = {}
         self._misses: dict[str, tuple[world.SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
-        self.by_ref: dict[objects.Ref, seen.Child] = {}
-        """Every child of this install that is in place."""
-        self.foreign: set[objects.Ref] = set()
-        """Children of other installs, which are left alone."""
-        self._children: dict[objects.Key, dict[objects.Ref, seen.Child]] = {}
-        self._hosts: dict[str, set[objects.Key]] = {}
-        """Hostname -> Listeners whose published document has it."""
+        self.in_place = in_place.InPlace(self._install)
+        """Every child of this install."""
         self._behind: dict[objects.Key, int] = {}
         self.expect: Callable[[str], None] = lambda _: None
         """Told of which kind a watch has to tell something."""
@@ -137,15 +132,13 @@ class Cache(world.World):
 
     def listeners_at(self, hostname: str) -> Collection[documents.Listener]:
         """The published documents with an address at a hostname; so also those whose removal is held back."""
-        found = [self.published(key) for key in self._hosts.get(hostname, ())]
-        return [one.document for one in found if one is not None and isinstance(one.document, documents.Listener)]
+        found = [self.in_place.listener_document(key) for key in self.in_place.published_at(hostname)]
+        return [document for document in found if document is not None]
 
     def incumbent(self, hostname: str) -> tuple[str, str] | None:
         """(namespace, tenant) of whoever has a hostname by a published document, or one that is being written."""
-        for key in self._hosts.get(hostname, ()):
-            found = self.published(key)
-            if found is not None and isinstance(found.document, documents.Listener):
-                return found.document.namespace, found.document.tenant.name
+        for document in self.listeners_at(hostname):
+            return document.namespace, document.tenant.name
         return self._granted.get(hostname, (None, None))[1]
 
     def grant(self, key: objects.Key, hostnames: Collection[str]) -> None:
@@ -160,13 +153,12 @@ class Cache(world.World):
         hosts = [host for host, (holder, _) in self._granted.items() if holder == key]
         for host in hosts:
             del self._granted[host]
-        lost = [host for host in hosts if key not in self._hosts.get(host, ())]
+        lost = [host for host in hosts if key not in self.in_place.published_at(host)]
         return frozenset().union(*(self._references.users("Hostname", host) for host in lost)) - {key}
 
     def published(self, key: objects.Key) -> world.Published | None:
         """The document in the config Secret of a key."""
-        child = self.config_of(key)
-        return child.published if child is not None else None
+        return self.in_place.published(key)
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
         """Labels of a namespace."""
@@ -185,7 +177,7 @@ class Cache(world.World):
 
     def children(self, key: objects.Key) -> Collection[world.SeenChild]:
         """The children in place of a key."""
-        return [child.seen for child in self._children.get(key, {}).values()]
+        return [child.seen for child in self.in_place.of(key)]
 
     def behind_since(self, key: objects.Key) -> int | None:
         """Since when a key's plans say ``is_behind``."""
@@ -193,30 +185,13 @@ class Cache(world.World):
 
     # What the machinery reads besides.
 
-    def children_of(self, key: objects.Key) -> tuple[seen.Child, ...]:
-        """The children in place of a key, with what is needed to delete them."""
-        return tuple(self._children.get(key, {}).values())
-
-    def config_of(self, key: objects.Key) -> seen.Child | None:
-        """The config Secret of a key, tombstone or not."""
-        if key.kind not in {"Listener", "Destination"}:
-            return None
-        return next((child for child in self._children.get(key, {}).values() if child.is_config), None)
-
     def all_keys(self) -> Keys:
         """Every key that has a resource, a child, or a hostname in a published document."""
-        return frozenset((*self.records, *self._children, *map(hostname_key, self._hosts)))
-
-    def hosts_of(self, key: objects.Key) -> frozenset[str]:
-        """Hostnames in the published document of a Listener."""
-        found = self.published(key)
-        if found is None or not isinstance(found.document, documents.Listener):
-            return frozenset()
-        return frozenset(address.host for address in found.document.addresses)
+        return frozenset((*self.records, *self.in_place.keys, *map(hostname_key, self.in_place.hosts)))
 
     def published_keys(self) -> list[objects.Key]:
         """Keys whose document is in force."""
-        return [child.key for child in self.by_ref.values() if child.published is not None]
+        return [child.key for child in self.in_place.by_ref.values() if child.published is not None]
 
     def our_classes(self) -> list[world.Seen[resources.ListenerClass]]:
         """The ListenerClasses that this install serves."""
@@ -255,7 +230,7 @@ class Cache(world.World):
         if kind in kinds.OWN:
             record = self.records.get(objects.Key(kind.name, namespace, name))  # type: ignore[arg-type]
             return (record.uid, record.resource_version) if record is not None else ("", "")
-        child = self.by_ref.get(ref_of(kind, namespace, name))
+        child = self.in_place.by_ref.get(ref_of(kind, namespace, name))
         return (child.uid, child.resource_version) if child is not None else ("", "")
 
     def remove(self, kind: kinds.Watched, namespace: str, name: str) -> Keys:
@@ -280,7 +255,7 @@ class Cache(world.World):
             return frozenset((path.partition("/")[0], path.partition("/")[2]) for path in self._secrets)
         if kind not in kinds.CHILDREN:
             return self.optional.names(kind)
-        return frozenset((ref.namespace, ref.name) for ref in self.by_ref if ref.kind == kind.name)
+        return frozenset((ref.namespace, ref.name) for ref in self.in_place.by_ref if ref.kind == kind.name)
 
     def set_keys(self, keys: model.Keys | None) -> None:
         """Another install key, or none; documents in place are read anew only by the next complete reading."""
@@ -290,7 +265,7 @@ class Cache(world.World):
         """Whether a kind of an optional API is there; what was made of it goes with it."""
         gone: Keys = _NONE
         if not served and kind in kinds.CHILDREN:
-            for ref in [ref for ref in self.by_ref if ref.kind == kind.name]:
+            for ref in [ref for ref in self.in_place.by_ref if ref.kind == kind.name]:
                 gone |= self._put_child(ref, None)
         return gone | self._on_features(self.optional.set_served(kind, served=served))
 
@@ -406,7 +381,9 @@ class Cache(world.World):
                 return self._references.users(key.kind, key.path)
             case "ListenerClass":
                 listeners = self._references.users("ListenerClass", key.name)
-                return listeners.union(*({hostname_key(host) for host in self.hosts_of(one)} for one in listeners))
+                return listeners.union(
+                    *({hostname_key(host) for host in self.in_place.hosts_of(one)} for one in listeners)
+                )
         return _NONE
 
     def _rivals(self, key: objects.Key, targets: frozenset[references.Target]) -> Keys:
@@ -445,53 +422,20 @@ class Cache(world.World):
         return self._references.users("Namespace", name) if before != labels else _NONE
 
     def _put_child(self, ref: objects.Ref, raw: dict[str, Any] | None) -> Keys:
-        """A child as it is now; one that is gone, or is not ours any more, leaves."""
-        before = self.by_ref.pop(ref, None)
-        hosts = self.hosts_of(before.key) if before is not None else frozenset()
-        if before is not None:
-            self._drop_child(ref, before, hosts)
-        full = {**raw, "apiVersion": ref.api_version, "kind": ref.kind} if raw is not None else None
-        child = seen.read_child(full, self._install.controller_name, self._keys) if full is not None else None
-        if child is not None and not self._is_in_its_place(child):
-            child = None
-        if full is not None and seen.is_foreign(full, self._install.controller_name):
-            self.foreign.add(ref)
-        else:
-            self.foreign.discard(ref)
-        if child is not None:
-            self.by_ref[ref] = child
-            self._children.setdefault(child.key, {})[ref] = child
-            if child.is_config:
-                for host in self.hosts_of(child.key):
-                    self._hosts.setdefault(host, set()).add(child.key)
+        before = self.in_place.by_ref.get(ref)
+        hosts = self.in_place.hosts_of(before.key) if before is not None else frozenset()
+        child = self.in_place.put(ref, raw, self._keys)
         if before is not None and child is not None and _as_planned(before) == _as_planned(child):
             return _NONE
         return self._on_child(before, child, hosts)
-
-    def _is_in_its_place(self, child: seen.Child) -> bool:
-        """Whether a Secret is where we would make it: labels and annotations can be written by any tenant."""
-        if child.seen.ref.kind != "Secret":
-            return True
-        return child.seen.ref.namespace == (self._install.config_namespace if child.is_config else child.key.namespace)
-
-    def _drop_child(self, ref: objects.Ref, before: seen.Child, hosts: frozenset[str]) -> None:
-        if before.is_config:
-            for host in hosts:
-                self._hosts[host].discard(before.key)
-                if not self._hosts[host]:
-                    del self._hosts[host]
-        siblings = self._children[before.key]
-        del siblings[ref]
-        if not siblings:
-            del self._children[before.key]
 
     def _on_child(self, before: seen.Child | None, after: seen.Child | None, hosts: frozenset[str]) -> Keys:
         found: set[objects.Key] = {one.key for one in (before, after) if one is not None}
         for key in list(found):
             if key.kind == "Hostname":  # its listeners tell how far it is
-                found |= self._hosts.get(key.name, set()) | self._references.users("Hostname", key.name)
+                found |= self.in_place.published_at(key.name) | self._references.users("Hostname", key.name)
         if any(one is not None and one.is_config for one in (before, after)):
-            now = self.hosts_of(after.key) if after is not None else frozenset()
+            now = self.in_place.hosts_of(after.key) if after is not None else frozenset()
             changed = before is None or after is None or _routed(before) != _routed(after)
             for host in (hosts | now) if changed else ():
                 found.add(hostname_key(host))

@@ -207,7 +207,9 @@ class Operator:
         await self.resync.read_start(tuple(kind for kind in self.resync.kinds if kind is not kinds.LISTENER_CLASS))
         self.resync.plan_all()
         seconds = round(time.monotonic() - begun, 2)
-        _log.info("cluster_read", objects=len(self.cache.records), children=len(self.cache.by_ref), seconds=seconds)
+        _log.info(
+            "cluster_read", objects=len(self.cache.records), children=len(self.cache.in_place.by_ref), seconds=seconds
+        )
 
     async def _ensure(self) -> bool:
         try:
@@ -278,7 +280,7 @@ class Operator:
             ready = next((one.status for one in record.found.conditions if one.type == "Ready"), "Unknown")
             numbers.objects.labels(key.kind, ready).inc()
         numbers.documents.clear()
-        for child in self.cache.by_ref.values():
+        for child in self.cache.in_place.by_ref.values():
             if child.is_config:
                 state = "Tombstone" if child.tombstone else "InForce"
                 numbers.documents.labels(child.key.kind, state).inc()

@@ -188,14 +188,14 @@ def test_a_document_that_was_edited_is_published_no_more(full: caches.Cache) -> 
     edited["data"] = {"config.json": "e30="}
     assert LOBBY in full.put(kinds.SECRET, edited)
     assert full.published(LOBBY) is None
-    assert full.config_of(LOBBY) is not None
+    assert full.in_place.config_of(LOBBY) is not None
 
 
 def test_another_installs_child_is_not_ours(full: caches.Cache) -> None:
     labels = envelopes.labels("usher.dev/other", "uid-lobby")
     assert full.put(kinds.SECRET, config(labels=labels)) == frozenset()
-    assert full.children_of(LOBBY) == ()
-    assert {ref.namespace for ref in full.foreign} == {"usher-config"}
+    assert full.in_place.of(LOBBY) == ()
+    assert {ref.namespace for ref in full.in_place.foreign} == {"usher-config"}
 
 
 def test_the_status_of_a_route_concerns_the_listeners_behind_it(full: caches.Cache) -> None:
@@ -228,7 +228,7 @@ def test_an_api_that_goes_takes_what_was_made_by_it(full: caches.Cache) -> None:
     full.set_served(kinds.HTTP_ROUTE, served=True)
     full.put(kinds.HTTP_ROUTE, {"metadata": about, "spec": {}})
     assert host in full.set_served(kinds.HTTP_ROUTE, served=False)
-    assert full.children_of(host) == ()
+    assert full.in_place.of(host) == ()
 
 
 def test_a_hostname_is_had_while_the_document_is_being_written(full: caches.Cache) -> None:
