@@ -107,7 +107,8 @@ async def test_a_gateway_is_ready_once_it_has_listed_and_stays_so(
     server.faults += [api_server.Answer(503)] * 4
     async with running(server, tmp_path) as found:
         assert await found.status("a") == 503
-        assert (await found.get("/readyz"))[0] == 503
+        status, text = await found.get("/readyz")
+        assert (status, "was not read yet" in text) == (503, True)
         await gateways.wait_until(found.gateway.configured.is_set)
         assert await found.status("a") == 200
         await server.stop()

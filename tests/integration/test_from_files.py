@@ -78,6 +78,21 @@ def suspended(name: str) -> Callable[[documents.Snapshot], bool]:
     return lambda snapshot: snapshot.listeners[f"default/{name}"].state == "Suspended"
 
 
+async def test_where_a_mistake_hides_everything_there_is_no_configuration_and_the_reason_is_told(
+    tmp_path: pathlib.Path,
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("spec: {}\n---\n" + listener("a"))
+    async with following(tmp_path) as follower:
+        await follower.until_told(lambda: bool(follower.source.status().rejected))
+        assert f"{file}:1;" in follower.source.status().waits_for
+        assert follower.snapshots == []
+        file.write_text(TENANT + listener("a"))
+        await follower.until(has("a"))
+        assert follower.source.status().waits_for == ""
+        assert not follower.source.status().rejected
+
+
 async def test_an_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(TENANT + listener("a"))
