@@ -63,12 +63,12 @@ CLASS = (
 
 
 def test_a_class_that_the_set_does_not_have_is_a_problem_with_a_hint() -> None:
-    named = TENANT + listeners(1).replace("spec: {", "spec: {listenerClassName: puplic, ")
+    named = TENANT + listeners(1).replace("spec: {", "spec: {listenerClassName: publix, ")
     (found,) = after(apply.EMPTY, named + CLASS).rejected
     assert (found.path, found.hint) == ("spec.listenerClassName", "did you mean `public`?")
     without = after(apply.EMPTY, named)
     assert [one.severity for one in without.problems] == ["notice", "warning"]
-    assert "puplic" in without.problems[1].message
+    assert "publix" in without.problems[1].message
     assert without.snapshot.listeners["default/l0"].addresses[0].host == "localhost"
     plain = TENANT + listeners(1).replace("spec: {", "spec: {listenerClassName: public, ")
     assert [one.severity for one in after(apply.EMPTY, plain).problems] == ["notice"]

@@ -60,20 +60,6 @@ def test_a_status_is_written_of_this_very_object() -> None:
     }
 
 
-def test_only_flips_are_told_and_not_what_is_new() -> None:
-    before = record(condition(), condition("Healthy", "True"))
-    wanted = status(condition(status="False", reason="TenantNotFound"), condition("Healthy"), condition("Receiving"))
-    assert [one.reason for one in statuses.flips(wanted, before)] == ["TenantNotFound"]
-
-
-def test_an_event_is_a_warning_where_something_ceased_to_hold() -> None:
-    event = statuses.event_of(KEY, "uid", condition(status="False"), "now")
-    assert (event["type"], event["metadata"]["namespace"]) == ("Warning", "agency")
-    assert event["involvedObject"]["uid"] == "uid"
-    waiting = statuses.event_of(KEY, "uid", condition(status="Unknown", reason="Pending"), "now")
-    assert waiting["type"] == "Normal", "it will do by itself"
-
-
 def test_informational_writes_share_so_many_a_second() -> None:
     now = [0.0]
     bucket = statuses.Bucket(5, lambda: now[0])
