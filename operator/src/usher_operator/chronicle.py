@@ -14,6 +14,8 @@ from usher_operator import objects
 _log = structlog.get_logger(__name__)
 
 WINDOW_SECONDS = 10.0
+"""Over so long lines are counted."""
+
 MOST_LINES = 50
 """So many lines are written in a window."""
 
