@@ -87,12 +87,12 @@ class Flips:
 
 
 def _is_told(before: objects.Condition | None, now: objects.Condition) -> bool:
-    """Whether something flipped, or began to need somebody; what is only not there yet is no news."""
+    """Whether something flipped, or began to need somebody; what is not there or not known yet is no news."""
     if is_wrong(now):
         return not is_wrong(before)
-    if before is None or before.status == now.status:
+    if before is None or now.status in {before.status, "Unknown"}:
         return False
-    return now.status != "False" or before.status == "True"
+    return now.status == "True" or before.status == "True"
 
 
 def _may_wait(before: objects.Condition | None, now: objects.Condition) -> bool:

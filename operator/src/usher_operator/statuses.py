@@ -102,8 +102,7 @@ class Statuses:
     def _log_ready(self, key: objects.Key, status: objects.Status, record: seen.Record) -> None:
         ready = status.condition(objects.ConditionType.Ready)
         before = next((one for one in record.found.conditions if one.type == objects.ConditionType.Ready), None)
-        was, now = (one.status if one else "Unknown" for one in (before, ready))
-        if ready is not None and was != now:
+        if ready is not None and ready.status != "Unknown" and (before is None or before.status != ready.status):
             self._chronicle.ready(key, ready)
 
     def _tell(self, key: objects.Key, uid: str, conditions: list[objects.Condition]) -> None:
