@@ -173,6 +173,9 @@ class FileSource:
         if first and not configuration.snapshot.listeners and configuration.rejected:
             self._unfit = tuple(sorted(configuration.rejected, key=lambda found: bool(found.because)))
             self._tell_problems(configuration.problems)
+            _log.error(
+                "configuration_waits", hint="no listener can run before this is mended: arrivals are answered 503"
+            )
             return False  # what would run is hidden by a mistake: the gateway goes on answering 503, never 404
         self.configuration, self._unfit = configuration, ()
         self._tell(before, configuration)
@@ -189,14 +192,15 @@ class FileSource:
         causes = [found for found in problems if not found.because]
         for found in causes[:_LOGGED_PROBLEMS]:
             fields = msgspec.structs.asdict(found)
-            severity = fields.pop("severity")
+            severity, _ = fields.pop("severity"), fields.pop("because")
             write = {"error": _log.error, "warning": _log.warning}.get(severity, _log.info)
             write("configuration_problem", **fields)
         if len(causes) > _LOGGED_PROBLEMS:
             _log.error("more_configuration_problems", count=len(causes) - _LOGGED_PROBLEMS)
         if len(causes) < len(problems):
+            waiting = len({found.resource for found in problems if found.because})
             _log.warning(
-                "configuration_incomplete", waiting=len({found.resource for found in problems if found.because})
+                "configuration_incomplete", objects=waiting, hint="what they refer to has a mistake told above"
             )
 
     def _groups(self) -> list[tuple[tuple[pathlib.Path, ...], bool]]:
