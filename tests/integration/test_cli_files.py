@@ -75,6 +75,7 @@ def test_what_only_fails_because_of_a_mistake_is_told_with_it(tmp_path: pathlib.
     )
     assert "must exist" not in done.stdout
     assert "1 problem\n" in done.stdout
+    assert "because of 1 mistake:" in usher("url", file, USHER_INSTALL_KEY=KEY).stderr
     told = json.loads(usher("check", "--output", "json", file).stdout)["problems"]
     assert [one["because"] for one in told if one["reason"] == "TenantNotFound"] == ["Tenant default/acme"]
 
