@@ -117,6 +117,21 @@ async def test_a_gateway_is_ready_once_it_has_listed_and_stays_so(
         await server.start()
 
 
+async def test_with_another_install_key_a_gateway_says_so_and_what_to_do(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    other = model.derive_keys(b"another" * 5)
+    server.put(envelopes.wrap(listener("a"), "uid", other.document))
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(lambda: bool(found.gateway.source.status().rejected))
+        status, text = await found.get("/readyz")
+        assert status == 503
+        assert "made with another install key" in text
+        assert model.key_fingerprint(INSTALL_KEY) in text
+        assert "usher-install-key" in text
+        assert await found.status("a") == 503
+
+
 async def test_a_document_is_reported_when_it_runs(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     server.put(wrap(listener("a")))
     crm = documents.Destination("acme", "crm", "https://crm.example/", signing_secrets=(SECRET,))
