@@ -93,8 +93,9 @@ class Statuses:
                 return "gone"
             self._metrics.status_updates.labels(key.kind, "error").inc()
             raise
-        for other in self._cache.take(kind, raw) - {key}:
-            self._queue.add(other)
+        is_edited = raw["metadata"].get("generation", 0) > status.observed_generation
+        for other in self._cache.take(kind, raw) - (frozenset() if is_edited else {key}):
+            self._queue.add(other)  # an edit that the answer tells of is told of by no event any more
         self._log_ready(key, status, record)
         self._tell(key, record.uid, self._flips.written(key, status, record, self._clock()))
         return "success"
