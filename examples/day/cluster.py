@@ -1,5 +1,6 @@
 """A cluster with Usher's definitions, namespaces and rights in it: a local control plane, or one that is given."""
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -18,7 +19,9 @@ SYSTEM, CONFIGURATION, AGENCY = "usher-system", "usher-config", "agency"
 OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
 CLASS = "public"
 KINDS = "listenerclasses,tenants,destinations,listeners"
-_TOKEN_HOURS = 24
+_TOKEN_MINUTES = 60
+RENEW_SECONDS = 900.0
+"""From one token of an account to the next; a cluster may give shorter ones than were asked for."""
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -29,13 +32,28 @@ class Cluster(msgspec.Struct, frozen=True):
     folder: Path
     """For files of accounts."""
     is_given: bool
+    namespace: str = SYSTEM
+    """Usher's own, where the accounts are."""
 
     def account(self, name: str) -> Path:
-        """The kubeconfig of a service account in Usher's own namespace, good for a day."""
-        asked = ("create", "token", name, f"--namespace={SYSTEM}", f"--duration={_TOKEN_HOURS}h")
-        token = self.kubectl.run(*asked).strip()
-        account = accounts.Account(SYSTEM, name, self.endpoint, token, self.folder / name)
-        return accounts.written(account).kubeconfig
+        """The kubeconfig of a service account in Usher's own namespace, good as long as `stay_logged_in` runs."""
+        token = self.kubectl.run(*self._ask_for_token(name)).strip()
+        account = accounts.written(accounts.Account(self.namespace, name, self.endpoint, token, self.folder / name))
+        text = kubeconfigs.with_token_file(self.endpoint, "token", self.namespace)
+        return kubeconfigs.write(account.kubeconfig, text)
+
+    async def stay_logged_in(self, *names: str, every_seconds: float = RENEW_SECONDS) -> None:
+        """Renew the tokens of accounts, for ever; programs read them anew."""
+        while True:
+            await asyncio.sleep(every_seconds)
+            for name in names:
+                with contextlib.suppress(kubectl.KubectlError):  # the next time comes while the token is still good
+                    token = await self.kubectl(*self._ask_for_token(name))
+                    fresh = kubeconfigs.write(self.folder / name / "token.new", token.strip())
+                    fresh.replace(self.folder / name / "token")
+
+    def _ask_for_token(self, name: str) -> tuple[str, ...]:
+        return "create", "token", name, f"--namespace={self.namespace}", f"--duration={_TOKEN_MINUTES}m"
 
     async def secrets(self, namespace: str) -> dict[str, dict[str, str]]:
         """Name -> decoded values, of every Secret of a namespace."""

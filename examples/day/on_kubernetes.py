@@ -130,6 +130,8 @@ class Run:
         await self._start_operator(stack)
         secrets = await self._until("the operator's Secrets", self._install_secrets, bool)
         await self._start_gateway(stack, secrets)
+        renewing = self._cluster.stay_logged_in(cluster.OPERATOR, cluster.GATEWAY)
+        stack.callback(asyncio.create_task(renewing, name="renew tokens").cancel)
         progress = await self._apply()
         if not progress.is_complete:
             return None

@@ -1,4 +1,4 @@
-"""Programs beside this one: their logs in files, their ends noticed."""
+"""Programs beside this one: their logs in files, their ends noticed; however this one ends, they end too."""
 
 import asyncio
 import contextlib
@@ -44,6 +44,10 @@ async def start(name: str, arguments: Sequence[str], log: Path, environ: Mapping
     """Start a module of this Python."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", *arguments, stdout=output, stderr=output, env={**os.environ, **environ}
+            *(sys.executable, "-m", "day.tethered", *arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **environ},
         )
     return Program(name, process, log)

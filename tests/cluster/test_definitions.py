@@ -64,17 +64,20 @@ async def test_kubectl_get_shows_how_far_each_object_is(call: kubectl.Kubectl, s
     shown = await call("get", "usher", f"--namespace={namespace}")
     lines = [line.split() for line in shown.splitlines() if line.strip()]
     assert [line[:-1] for line in lines if line[0].startswith(("tenant.", "listener.", "destination."))] == [
-        ["destination.usher.dev/crm", "HTTP", "crm.example", "False", "True", "TenantNotFound"],
+        ["destination.usher.dev/crm", "HTTP", "crm.example", "False", "Healthy", "TenantNotFound"],
         ["listener.usher.dev/bar", "other"],
-        ["listener.usher.dev/lobby", "acme", "hooks.example.com", "False", "Unknown", "TenantNotFound"],
+        ["listener.usher.dev/lobby", "acme", "hooks.example.com", "False", "NoVisitYet", "TenantNotFound"],
         ["tenant.usher.dev/acme", "False", "TenantNotFound"],
     ]
     assert ["NAME", "TENANT", "HOST", "READY", "RECEIVING", "REASON", "AGE"] in lines
     assert ["NAME", "TYPE", "HOST", "READY", "HEALTHY", "REASON", "AGE"] in lines
-    assert ["NAME", "READY", "STATE", "REASON", "AGE"] in lines
+    assert ["NAME", "READY", "REASON", "AGE"] in lines
     assert "secret" not in shown
     wide = await call("get", "ul", "lobby", f"--namespace={namespace}", "--output=wide")
     assert "a Tenant must exist" in wide
+    assert "https://hooks.example.com/v1/abcd…" in wide
+    tenants = await call("get", "ut", f"--namespace={namespace}", "--output=wide")
+    assert tenants.splitlines()[0].split() == ["NAME", "READY", "REASON", "STATE", "COMPANY", "MESSAGE", "AGE"]
 
 
 @pytest.mark.parametrize(("short", "count"), [("ut", 1), ("ul", 2), ("ud", 1)])

@@ -75,7 +75,7 @@ async def test_a_destination_says_what_its_secret_lacks_until_it_lacks_nothing(a
 
     await agency.kubectl("label", "secret/crm-token", "usher.dev/watch=true")
     await agency.wait_ready(DESTINATION)
-    row = await until_shown(agency, DESTINATION, READY="True", REASON="Ready", HEALTHY="True")
+    row = await until_shown(agency, DESTINATION, READY="True", REASON="Ready", HEALTHY="Healthy")
     assert row["TYPE"] == "HTTP"
     assert row["HOST"] == agency.platform.receiver.url.removeprefix("http://")
     await agency.until_received(1)
@@ -110,12 +110,12 @@ async def test_ready_then_receiving_then_suspended_then_gone(agency: agencies.Ag
     await agency.apply(agency.tenant(), agency.destination(), agency.listener())
     await agency.wait_ready(LISTENER, DESTINATION, TENANT)
     row = await columns(agency, LISTENER)
-    assert (row["READY"], row["REASON"], row["RECEIVING"]) == ("True", "Ready", "False")
+    assert (row["READY"], row["REASON"], row["RECEIVING"]) == ("True", "Ready", "NoVisitYet")
     described = await agency.kubectl("describe", LISTENER)
     assert "paste the URL (Secret `lobby-url`) into the portal" in described
     url = await agency.url()
     assert (await agency.post(url, agencies.visit(1))).acknowledges
-    await until_shown(agency, LISTENER, RECEIVING="True")
+    await until_shown(agency, LISTENER, RECEIVING="Receiving")
     await agency.wait("Listener", "lobby", "Verified", "True", "Verified")
 
     await agency.apply(agency.listener(state="Suspended"))
@@ -180,7 +180,7 @@ async def test_while_the_gateway_is_down_what_was_ready_stays_so_and_what_is_new
     async with gateway_down(agency.platform):
         await agency.apply(agency.listener("bar"))
         row = await until_shown(agency, BAR, READY="Unknown", REASON="Pending")
-        assert row["RECEIVING"] == "False"
+        assert row["RECEIVING"] == "NoVisitYet"
         assert "waiting for the gateways" in await agency.kubectl("describe", BAR)
         assert (await columns(agency, LISTENER))["READY"] == "True"  # for 30 s it may just be restarting
         await never_ready(agency, BAR)

@@ -63,6 +63,9 @@ async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
         ("Destination", namespace),
     ):
         for one in await install.server.list(api.Resource(kind, "", where)):
+            owner = (one["metadata"].get("annotations") or {}).get("usher.dev/owner", "")
+            if where == install.config and not owner.startswith(f"{namespace}/"):
+                continue  # another test's namespace may be ending
             found[f"{kind} {one['metadata']['name']}"] = one["metadata"]["resourceVersion"]
     return found
 

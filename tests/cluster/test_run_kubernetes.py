@@ -1,6 +1,7 @@
 """`make run-kubernetes`, as whoever tries Usher runs it: a cluster of its own, everything in it, a day, the table."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from support import clusters, installs, waiting
+from day import cluster as day_cluster
+from support import clusters, installs, kubectl, waiting
+from usher_gateway.config import cluster_access
+from usher_operator import connection
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "examples" / "agency"
@@ -88,9 +92,9 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
     """Not started yet; whatever of it is left after the test is killed."""
     made = Run(tmp_path)
     yield made
-    if made.process.returncode is None:
-        os.killpg(made.process.pid, signal.SIGKILL)
-        await made.process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(made.process.pid, signal.SIGKILL)  # also where the runner has ended and others have not
+    await made.process.wait()
 
 
 async def test_a_day_in_a_cluster_ends_with_books_that_agree(run: Run) -> None:
@@ -103,6 +107,43 @@ async def test_a_day_in_a_cluster_ends_with_books_that_agree(run: Run) -> None:
         assert "True" in line, said
     assert "The books agree: nothing lost, nothing twice." in said
     assert run.left() == []
+
+
+async def test_nothing_outlives_a_run_that_is_killed(run: Run) -> None:
+    await run.start("--seconds", "600")
+    await run.wait_said("A day of the example agency")
+    assert len(run.left()) >= 3
+    run.process.send_signal(signal.SIGKILL)
+    await run.wait_ended()
+
+    async def left() -> list[str]:
+        return run.left()
+
+    await waiting.until(left, lambda seen: seen == [], limit_seconds=30)
+
+
+async def test_the_accounts_of_programs_stay_logged_in(
+    cluster: clusters.Cluster, namespace: str, tmp_path: Path
+) -> None:
+    await cluster.kubectl("create", "serviceaccount", "usher-gateway", f"--namespace={namespace}")
+    call = kubectl.Kubectl(cluster.kubectl.program, cluster.kubeconfig, tmp_path / "cache")
+    reached = day_cluster.Cluster(call, cluster.endpoint, tmp_path, is_given=True, namespace=namespace)
+    kubeconfig = reached.account("usher-gateway")
+    access = cluster_access.find_access(kubeconfig, {})
+    assert connection.load(kubeconfig, {}).token == access.headers()["Authorization"].removeprefix("Bearer ")
+    tokens = {access.headers()["Authorization"]}
+    renewing = asyncio.create_task(reached.stay_logged_in("usher-gateway", every_seconds=1.0))
+
+    async def told() -> set[str]:
+        tokens.add(access.headers()["Authorization"])
+        return tokens
+
+    try:
+        await waiting.until(told, lambda seen: len(seen) > 1)
+        as_account = kubectl.Kubectl(cluster.kubectl.program, kubeconfig, tmp_path / "cache")
+        assert f"serviceaccount:{namespace}:usher-gateway" in await as_account("auth", "whoami")
+    finally:
+        renewing.cancel()
 
 
 async def test_ctrl_c_on_the_way_leaves_nothing_running(run: Run) -> None:

@@ -8,9 +8,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 KEY = base64.b64encode(bytes(32)).decode()
 
 
-def usher(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
+def usher(*arguments: object, piped: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [pathlib.Path(sys.executable).with_name("usher"), *map(str, arguments)],
+        input=piped,
         capture_output=True,
         text=True,
         timeout=60,
@@ -60,6 +61,64 @@ def test_a_missing_file_is_a_problem(tmp_path: pathlib.Path) -> None:
     assert done.returncode == 1
     assert "no such file" in done.stdout
     assert usher("check").returncode == 2
+
+
+def test_what_only_fails_because_of_a_mistake_is_told_with_it(tmp_path: pathlib.Path) -> None:
+    text = (ROOT / "examples" / "quickstart.yaml").read_text()
+    file = tmp_path / "a.yaml"
+    file.write_text(text.replace("displayName", "displayname"))
+    done = usher("check", file)
+    assert done.returncode == 1
+    assert (
+        "did you mean `displayName`?\n    because of this something is missing for Listener default/lobby"
+        in done.stdout
+    )
+    assert "must exist" not in done.stdout
+    assert "1 problem\n" in done.stdout
+    assert "because of 1 mistake:" in usher("url", file, USHER_INSTALL_KEY=KEY).stderr
+    told = json.loads(usher("check", "--output", "json", file).stdout)["problems"]
+    assert [one["because"] for one in told if one["reason"] == "TenantNotFound"] == ["Tenant default/acme"]
+
+
+def test_many_that_fail_because_of_one_are_counted(tmp_path: pathlib.Path) -> None:
+    text = (ROOT / "examples" / "quickstart.yaml").read_text()
+    one = (
+        "---\napiVersion: usher.dev/v1alpha1\nkind: Listener\nmetadata: {name: l%d}\nspec: {tenantRef: {name: acme}}\n"
+    )
+    (tmp_path / "a.yaml").write_text(text.partition("---\n")[0] + "a: [\n")
+    (tmp_path / "b.yaml").write_text("".join(one % number for number in range(9)))
+    done = usher("check", tmp_path)
+    assert "Listener default/l4 (" in done.stdout
+    assert ") and 4 more\n" in done.stdout
+    assert done.stdout.count(": error: ") == 1
+
+
+def test_manifests_are_read_from_standard_input() -> None:
+    text = (ROOT / "examples" / "quickstart.yaml").read_text()
+    assert usher("check", "-", piped=text).returncode == 0
+    done = usher("check", "-", piped=text.replace("displayName", "displayname"))
+    assert (done.returncode, "<stdin>:7: error: Tenant default/acme" in done.stdout) == (1, True), done.stdout
+    assert "https://localhost/v1/" in usher("url", "-", piped=text, USHER_INSTALL_KEY=KEY).stdout
+    done = usher("run", "-", piped=text)
+    assert (done.returncode, "cannot be watched" in done.stderr) == (2, True)
+
+
+def test_a_set_without_any_object_is_a_problem_a_file_without_one_is_odd(tmp_path: pathlib.Path) -> None:
+    empty = tmp_path / "a.yaml"
+    for content in ("", "# apiVersion: usher.dev/v1alpha1\n", "---\n", "apiVersion: v1\nkind: Service\n"):
+        empty.write_text(content)
+        done = usher("check", empty)
+        assert (done.returncode, f"{empty}:1: error: there is no object of Usher" in done.stdout) == (1, True), content
+    assert usher("check", "-").returncode == 1
+    empty.write_text("# later\n")
+    done = usher("check", empty, "examples/quickstart.yaml")
+    assert (done.returncode, f"{empty}:1: warning: there is no object" in done.stdout) == (0, True)
+
+
+def test_a_path_that_is_not_there_is_told_at_the_start(tmp_path: pathlib.Path) -> None:
+    done = usher("run", "examples/quickstart.yaml", tmp_path / "absent", "--data", tmp_path / "data")
+    assert (done.returncode, f"{tmp_path}/absent: no such file or folder" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 def test_urls_are_derived_from_the_install_key(tmp_path: pathlib.Path) -> None:

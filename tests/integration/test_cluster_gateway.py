@@ -107,13 +107,29 @@ async def test_a_gateway_is_ready_once_it_has_listed_and_stays_so(
     server.faults += [api_server.Answer(503)] * 4
     async with running(server, tmp_path) as found:
         assert await found.status("a") == 503
-        assert (await found.get("/readyz"))[0] == 503
+        status, text = await found.get("/readyz")
+        assert (status, "was not read yet" in text) == (503, True)
         await gateways.wait_until(found.gateway.configured.is_set)
         assert await found.status("a") == 200
         await server.stop()
         assert (await found.get("/readyz"))[0] == 200
         assert await found.status("a") == 200
         await server.start()
+
+
+async def test_with_another_install_key_a_gateway_says_so_and_what_to_do(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    other = model.derive_keys(b"another" * 5)
+    server.put(envelopes.wrap(listener("a"), "uid", other.document))
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(lambda: bool(found.gateway.source.status().rejected))
+        status, text = await found.get("/readyz")
+        assert status == 503
+        assert "made with another install key" in text
+        assert model.key_fingerprint(INSTALL_KEY) in text
+        assert "usher-install-key" in text
+        assert await found.status("a") == 503
 
 
 async def test_a_document_is_reported_when_it_runs(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:

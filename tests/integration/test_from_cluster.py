@@ -8,11 +8,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import pytest
+import structlog
 
 from support import api_server
 from unit.config import envelope_samples as samples
-from usher_gateway import documents, envelopes
+from usher_gateway import documents, envelopes, model
 from usher_gateway.config import cluster_access, from_cluster, last_good, list_watch, published
 
 LIMIT_SECONDS = 10.0
@@ -136,8 +138,35 @@ async def test_to_be_able_to_run_nothing_is_no_configuration(
     async with following(server, tmp_path) as follower:
         await follower.until(lambda: follower.states().get(("Listener", "acme/a")))
         assert follower.snapshots == []
+        told = follower.source.status().waits_for
+        assert model.key_fingerprint(samples.KEYS.install) in told
+        assert "USHER_INSTALL_KEY" in told
         server.put(wrap(samples.listener("a")))
         await follower.until_runs("a")
+        assert follower.source.status().waits_for == ""
+
+
+async def test_another_install_key_is_one_line_of_the_log_whatever_was_published(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    for name in ("a", "b", "c"):
+        server.put(envelopes.wrap(samples.listener(name), "uid", samples.OTHER_KEYS.document))
+    with structlog.testing.capture_logs() as logs:
+        async with following(server, tmp_path) as follower:
+            await follower.until(lambda: len(follower.source.status().rejected) == 3)
+    told = [line for line in logs if line["log_level"] == "error"]
+    assert [(line["event"], line["rejected"]) for line in told] == [("install_key_differs", 3)]
+
+
+async def test_what_keeps_a_gateway_from_its_first_configuration_is_told(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    server.put(wrap(msgspec.structs.replace(samples.listener("a"), max_body_bytes=1)))
+    server.faults += [api_server.Answer(403)] * 1000
+    async with following(server, tmp_path) as follower:
+        assert "was not read yet" in follower.source.status().waits_for
+        server.faults.clear()
+        await follower.until(lambda: "no document" in follower.source.status().waits_for)
 
 
 async def test_a_change_is_live_within_a_second(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+import structlog
 
 from usher_gateway import documents, envelopes, model
 from usher_gateway.config import apply, from_files, published
@@ -76,6 +77,21 @@ def has(*names: str) -> Callable[[documents.Snapshot], bool]:
 
 def suspended(name: str) -> Callable[[documents.Snapshot], bool]:
     return lambda snapshot: snapshot.listeners[f"default/{name}"].state == "Suspended"
+
+
+async def test_where_a_mistake_hides_everything_there_is_no_configuration_and_the_reason_is_told(
+    tmp_path: pathlib.Path,
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("spec: {}\n---\n" + listener("a"))
+    async with following(tmp_path) as follower:
+        await follower.until_told(lambda: bool(follower.source.status().rejected))
+        assert f"{file}:1;" in follower.source.status().waits_for
+        assert follower.snapshots == []
+        file.write_text(TENANT + listener("a"))
+        await follower.until(has("a"))
+        assert follower.source.status().waits_for == ""
+        assert not follower.source.status().rejected
 
 
 async def test_an_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
@@ -253,3 +269,17 @@ async def test_an_edit_that_cannot_be_compiled_at_all_leaves_the_configuration_i
         assert has("a")(follower.source.configuration.snapshot)
         file.write_text(TENANT + listener("a") + listener("c"))
         await follower.until(has("a", "c"))
+
+
+async def test_what_only_follows_from_a_mistake_is_one_line_of_the_log(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.yaml").write_text(TENANT.replace("acme}", "acme}\nspec: {state: x}") + listener("a") + listener("b"))
+    with structlog.testing.capture_logs() as logs:
+        async with following(tmp_path) as follower:
+            await follower.until_told(lambda: bool(follower.source.status().rejected))
+    told = [(line["log_level"], line["event"]) for line in logs if line["log_level"] != "info"]
+    assert told == [
+        ("error", "configuration_problem"),
+        ("warning", "configuration_incomplete"),
+        ("error", "configuration_waits"),
+    ]
+    assert [line["objects"] for line in logs if "objects" in line] == [2]

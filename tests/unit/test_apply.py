@@ -25,7 +25,63 @@ def test_an_object_that_became_invalid_keeps_its_last_good_version_while_others_
     now = after(before, TENANT + listeners(1).replace("tenantRef", "tenantref"), suspended)
     assert now.snapshot.listeners["default/l0"] is before.snapshot.listeners["default/l0"]
     assert now.snapshot.listeners["default/l1"].state == "Suspended"
-    assert {found.path for found in now.rejected} == {"spec.tenantref", "spec.tenantRef"}
+    assert {found.path for found in now.rejected} == {"spec.tenantref"}
+
+
+def test_what_is_missing_because_of_a_mistake_is_told_apart_from_what_is_missing() -> None:
+    destination = (
+        "---\napiVersion: usher.dev/v1alpha1\nkind: Destination\nmetadata: {name: crm}\n"
+        "spec: {type: HTTP, http: {url: 'https://crm.example/', headers: [{name: X, valueFrom: {secretKeyRef: "
+        "{name: keys, key: a}}}]}}\n"
+    )
+    secret = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: keys}\ndata: {a: '!'}\n"
+    good = secret.replace("!", "eA==")
+    routes = listeners(1).replace("}}", "}, routes: [{name: a, destinationRef: {name: crm}}]}")
+    for broken, cause in (
+        ((TENANT + "spec: {state: x}\n", routes, destination, good), {"Tenant default/acme"}),
+        ((TENANT, routes, destination.replace("type: HTTP", "type: Mail"), secret), {"Destination default/crm"}),
+        ((TENANT, routes, destination, secret), {"Secret default/keys"}),
+        ((TENANT, routes, "a: [\n"), {"d/2.yaml:2"}),
+        ((TENANT, routes), {""}),
+    ):
+        found = after(apply.EMPTY, *broken).problems
+        assert {one.because for one in found if one.reason.endswith("NotFound")} == cause
+
+
+def test_a_name_that_is_nearly_right_or_in_another_namespace_is_hinted_at() -> None:
+    text = listeners(1).replace("acme", "acm")
+    assert [one.hint for one in after(apply.EMPTY, TENANT + text).rejected] == ["did you mean `acme`?"]
+    elsewhere = TENANT.replace("acme", "acme, namespace: hotels")
+    (found,) = after(apply.EMPTY, elsewhere + listeners(1)).rejected
+    assert "namespace `hotels`" in found.hint
+
+
+CLASS = (
+    "---\napiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {name: public}\n"
+    "spec: {controllerName: usher.dev/usher, hostname: hooks.example}\n"
+)
+
+
+def test_a_class_that_the_set_does_not_have_is_a_problem_with_a_hint() -> None:
+    named = TENANT + listeners(1).replace("spec: {", "spec: {listenerClassName: publix, ")
+    (found,) = after(apply.EMPTY, named + CLASS).rejected
+    assert (found.path, found.hint) == ("spec.listenerClassName", "did you mean `public`?")
+    without = after(apply.EMPTY, named)
+    assert [one.severity for one in without.problems] == ["notice", "warning"]
+    assert "publix" in without.problems[1].message
+    assert without.snapshot.listeners["default/l0"].addresses[0].host == "localhost"
+    plain = TENANT + listeners(1).replace("spec: {", "spec: {listenerClassName: public, ")
+    assert [one.severity for one in after(apply.EMPTY, plain).problems] == ["notice"]
+
+
+def test_a_class_with_a_mistake_does_not_make_listeners_answer_elsewhere() -> None:
+    now = after(apply.EMPTY, TENANT + listeners(2) + CLASS.replace("hostname", "hostnam"))
+    assert now.snapshot.listeners == {}
+    assert {one.because for one in now.rejected} == {"", "ListenerClass public"}
+    running = after(apply.EMPTY, TENANT + listeners(2))
+    later = after(running, TENANT + listeners(3) + CLASS.replace("hostname", "hostnam"))
+    assert {one.addresses[0].host for one in later.snapshot.listeners.values()} == {"localhost"}
+    assert len(later.snapshot.listeners) == 3
 
 
 def test_an_object_that_is_gone_is_removed() -> None:

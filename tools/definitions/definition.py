@@ -24,7 +24,9 @@ class Names(msgspec.Struct, frozen=True):
     plural: str
     short: str
     columns: tuple[tuple[str, str], ...]
-    """(head, JSON path); `Age` is added, and for `--output=wide` the message of Ready."""
+    """(head, JSON path); `Age` is added."""
+    wide: tuple[tuple[str, str], ...] = ()
+    """Those of `--output=wide`; the message of Ready is added."""
     selectable: tuple[str, ...] = ()
     """Fields that `--field-selector` knows."""
 
@@ -39,12 +41,14 @@ NAMES: dict[Kind, Names] = {
             ("Ready", f"{_READY}.status"),
             ("Reason", f"{_READY}.reason"),
         ),
+        (("Exposure", ".spec.exposure.type"), ("Tls", ".spec.tls.mode")),
         (".spec.controllerName",),
     ),
     resources.Tenant: Names(
         "tenants",
         "ut",
-        (("Ready", f"{_READY}.status"), ("State", ".spec.state"), ("Reason", f"{_READY}.reason")),
+        (("Ready", f"{_READY}.status"), ("Reason", f"{_READY}.reason")),
+        (("State", ".spec.state"), ("Company", ".spec.companyID")),
     ),
     resources.Listener: Names(
         "listeners",
@@ -53,9 +57,10 @@ NAMES: dict[Kind, Names] = {
             ("Tenant", ".spec.tenantRef.name"),
             ("Host", ".status.addresses[0].hostname"),
             ("Ready", f"{_READY}.status"),
-            ("Receiving", '.status.conditions[?(@.type=="Receiving")].status'),
+            ("Receiving", '.status.conditions[?(@.type=="Receiving")].reason'),
             ("Reason", f"{_READY}.reason"),
         ),
+        (("Url", ".status.addresses[0].url"),),
         (".spec.tenantRef.name", ".spec.listenerClassName"),
     ),
     resources.Destination: Names(
@@ -65,9 +70,10 @@ NAMES: dict[Kind, Names] = {
             ("Type", ".spec.type"),
             ("Host", ".status.host"),
             ("Ready", f"{_READY}.status"),
-            ("Healthy", '.status.conditions[?(@.type=="Healthy")].status'),
+            ("Healthy", '.status.conditions[?(@.type=="Healthy")].reason'),
             ("Reason", f"{_READY}.reason"),
         ),
+        (("Tenant", ".spec.tenantRef.name"),),
         (".spec.tenantRef.name",),
     ),
 }
@@ -110,7 +116,11 @@ def definition(kind: Kind) -> dict[str, Any]:
 
 
 def _version(kind: Kind, names: Names) -> dict[str, Any]:
-    columns = [{"name": head, "type": "string", "jsonPath": path} for head, path in names.columns]
+    columns: list[dict[str, Any]] = [{"name": head, "type": "string", "jsonPath": path} for head, path in names.columns]
+    wide = [
+        {"name": head, "type": "string", "priority": 1, "jsonPath": path}
+        for head, path in (*names.wide, ("Message", f"{_READY}.message"))
+    ]
     version: dict[str, Any] = {
         "name": VERSION,
         "served": True,
@@ -118,7 +128,7 @@ def _version(kind: Kind, names: Names) -> dict[str, Any]:
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
             *columns,
-            {"name": "Message", "type": "string", "priority": 1, "jsonPath": f"{_READY}.message"},
+            *wide,
             {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
         ],
     }

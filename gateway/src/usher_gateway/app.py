@@ -19,7 +19,7 @@ import structlog
 from usher_gateway import clock as clocks
 from usher_gateway import descriptors, documents, expose, logs, model, observe, report, visit_path
 from usher_gateway import settings as all_settings
-from usher_gateway.config import cluster_access, from_files, install_key, source
+from usher_gateway.config import cluster_access, from_files, install_key, read_files, source
 from usher_gateway.delivery import desk as desks
 from usher_gateway.delivery import dispatcher as dispatchers
 from usher_gateway.delivery import holds, render
@@ -53,6 +53,7 @@ class Gateway:
 
     def __init__(self, settings: all_settings.Settings, environ: dict[str, str]) -> None:
         all_settings.check(settings)
+        read_files.require(settings.files)
         _check_key(settings, environ)
         self.settings = settings
         self.clock = clocks.Clock(settings.time_scale)
@@ -278,9 +279,9 @@ class Gateway:
             admin=f"http://{self.settings.admin.host}:{self.admin.port}",
         )
         if self.settings.time_scale != 1.0:
-            _log.warning("TIME IS SCALED: for development only", time_scale=self.settings.time_scale)
+            _log.warning("time_is_scaled", time_scale=self.settings.time_scale, hint="for development only")
         if self.settings.listen.is_loopback:
-            _log.info("destinations on loopback are allowed, because the public port is on loopback only")
+            _log.info("loopback_destinations_allowed", reason="the public port is on loopback only")
 
 
 def _check_key(settings: all_settings.Settings, environ: dict[str, str]) -> None:

@@ -43,7 +43,8 @@ class _View:
         """Why the gateway is not ready. A store that cannot commit now is no reason: arrivals wait for it."""
         reasons = []
         if not self._gateway.door.is_configured:
-            reasons.append("no configuration is loaded yet")
+            reason = self._gateway.source.status().waits_for
+            reasons.append(f"no configuration is loaded yet: {reason}" if reason else "no configuration is loaded yet")
         if self._gateway.is_draining:
             reasons.append("draining")
         return reasons

@@ -14,7 +14,7 @@ import structlog
 from usher_gateway import envelopes
 from usher_operator import api as apis
 from usher_operator import cache as caches
-from usher_operator import kinds, metrics, objects, removals, seen, tombstones, workqueue
+from usher_operator import chronicle, kinds, metrics, objects, removals, seen, tombstones, workqueue
 from usher_operator.children import identity
 
 _log = structlog.get_logger(__name__)
@@ -31,10 +31,10 @@ class Children:
         cache: caches.Cache,
         queue: workqueue.Workqueue[objects.Key],
         judge: removals.Removals,
-        numbers: metrics.Metrics,
+        told: tuple[metrics.Metrics, chronicle.Chronicle],
     ) -> None:
         self._api, self._cache, self._queue, self._removals = api, cache, queue, judge
-        self._metrics = numbers
+        self._metrics, self._chronicle = told
         self.tombstones = tombstones.Tombstones()
         self.published: Callable[[], None] = lambda: None
         """Called after a document, or a tombstone, was written."""
@@ -104,15 +104,25 @@ class Children:
             ):
                 raise
             raw = await self._api.apply(path, manifest)
+        before = self._cache.by_ref.get(ref)
         self._take(key, kind, raw)
         self._doubted.discard(ref)
         found = self._cache.in_place.by_ref.get(ref)
         if found is not None:
             self._verified[ref] = found.digest
-            if found.is_config:
-                self._metrics.published.set(time.time())
-                self.published()
-        _log.debug("child_applied", kind=ref.kind, namespace=ref.namespace, name=ref.name)
+            self._tell(key, before, found)
+        _log.debug("child_written", kind=ref.kind, namespace=ref.namespace, name=ref.name)
+
+    def _tell(self, key: objects.Key, before: seen.Child | None, found: seen.Child) -> None:
+        if found.is_config:
+            self._metrics.published.set(time.time())
+            self.published()
+            if found.tombstone:
+                self._chronicle.removed(key)
+            else:
+                self._chronicle.published(key, is_new=before is None or bool(before.tombstone))
+        elif found.seen.ref.kind != "Secret":
+            self._chronicle.applied(found.seen.ref)
 
     async def _clear(self, path: str, manifest: dict[str, Any]) -> bool:
         """Delete a Secret of ours that no write can make what is wanted; whether it was one.
@@ -177,7 +187,6 @@ class Children:
             said_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
             await self._write(child.key, ref, self._tombstone(child, identity_, said_at))
             self._queue.add_after(child.key, self._left(ref, said_at))
-            _log.info("removal_said", kind=identity_[0], key=identity_[1])
 
     def _left(self, ref: objects.Ref, said_at: str) -> float:
         return self.tombstones.left(ref, said_at, datetime.datetime.now(datetime.UTC), time.monotonic())
@@ -190,7 +199,7 @@ class Children:
             self._queue.add(key)
         self._verified.pop(ref, None)
         self.tombstones.forget(ref)
-        _log.info("child_deleted", kind=ref.kind, namespace=ref.namespace, name=ref.name)
+        self._chronicle.deleted(ref)
 
     def _tombstone(self, child: seen.Child, about: removals.Identity, said_at: str) -> dict[str, Any]:
         """The config Secret that says that a document is gone."""

@@ -107,7 +107,7 @@ def compile_listener(view: world.World, seen: world.Seen[resources.Listener], ke
         previous=previous,
     )
     document, findings = single.compile_listener(one, site)
-    return Compiled(document, findings, tuple(secrets.unknown))
+    return Compiled(document, _not_missing(view, findings), tuple(secrets.unknown))
 
 
 def compile_destination(view: world.World, seen: world.Seen[resources.Destination]) -> Compiled:
@@ -140,6 +140,26 @@ def _blocked(one: resources.Listener | resources.Destination, tenant: str) -> Co
     reason = condition.Reason.TenantNotFound
     found = condition.Finding(one.kind_name, resources.key_of(one), "spec.tenantRef.name", reason, message)
     return Compiled(None, [found], (), is_blocked=True)
+
+
+def _not_missing(view: world.World, findings: list[condition.Finding]) -> list[condition.Finding]:
+    """The findings; what is there, but cannot be read, is not called missing."""
+    return [_is_there(found) if _is_unreadable(view, found.missing) else found for found in findings]
+
+
+def _is_unreadable(view: world.World, missing: tuple[str, str] | None) -> bool:
+    if missing is None:
+        return False
+    kind, path = missing
+    namespace, _, name = path.rpartition("/")
+    known: tuple[objects.Kind, ...] = ("ListenerClass", "Destination")
+    return any(kind == one and view.unreadable(objects.Key(one, namespace, name)) is not None for one in known)
+
+
+def _is_there(found: condition.Finding) -> condition.Finding:
+    kind, path = found.missing or ("", "")
+    message = f"{kind} `{path.rpartition('/')[2]}` is there, but this version of Usher cannot read it: see its own"
+    return msgspec.structs.replace(found, message=f"{message} conditions")
 
 
 def _previous(view: world.World, key: objects.Key, type_: type[_DocumentT]) -> _DocumentT | None:

@@ -53,6 +53,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """A leader that could not renew for so long ends itself."""
     retry: float = 2.0
     """From one renewal to the next."""
+    warn: float = 30.0
+    """What never held yet is warned of by an Event only after so long."""
     watch_silence: float = 150.0
     """Not alive once a watch has not told of a change for so long after it was made."""
     loop_lag: float = 10.0

@@ -23,7 +23,9 @@ from usher_gateway import logs
 from usher_operator import api as apis
 from usher_operator import (
     apply,
+    chronicle,
     connection,
+    events,
     follow,
     handlers,
     health,
@@ -89,9 +91,12 @@ class Operator:
         self.queue.retried = self.metrics.queue_retries.inc
         self.removals = removals.Removals(timing.settle, timing.settle_most)
         self.installation = installation.Installation(self.api, self.cache, self.trust, self.queue)
-        self.children = apply.Children(self.api, self.cache, self.queue, self.removals, self.metrics)
+        self.chronicle = chronicle.Chronicle(time.monotonic)
+        told = (self.metrics, self.chronicle)
+        self.children = apply.Children(self.api, self.cache, self.queue, self.removals, told)
         self.children.tombstones.seconds = timing.tombstone
-        self.statuses = statuses.Statuses(self.api, self.cache, self.queue, self.metrics, time.monotonic)
+        flips = events.Flips(timing.warn)
+        self.statuses = statuses.Statuses(self.api, self.cache, self.queue, (*told, flips), time.monotonic)
         self.reconciler = reconcile.Reconciler(
             plan.plan,
             self.cache,
@@ -110,8 +115,8 @@ class Operator:
         self.observer = observe.Observer(self.api, settings, self.cache, self.queue, (self.installation, self.metrics))
         self.children.published = self.observer.poke
         self.cache.expect = self.health.expect
-        told = (self.trust, self.health, self.metrics)
-        self.handlers = handlers.Handlers(self.cache, self.queue, self.resync, told, time.monotonic)
+        seen_by = (self.trust, self.health, self.metrics)
+        self.handlers = handlers.Handlers(self.cache, self.queue, self.resync, seen_by, time.monotonic)
         self.handlers.on_class = self.judge.poke
         self.handlers.on_lost = self.removals.suspect
         self.follower = follow.Follower(self.api, self.resync, self.handlers, self.health)
@@ -230,6 +235,7 @@ class Operator:
             "install": self.installation.watch,
             "missing Secrets": self.reconciler.look_again,
             "events": self.statuses.post_events,
+            "sums of the log": self.chronicle.run,
         }
         tasks = [asyncio.create_task(job(), name=name) for name, job in jobs.items()]
         workers = range(self.settings.workers)

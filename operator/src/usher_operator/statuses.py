@@ -11,7 +11,7 @@ import structlog
 from usher_gateway.resources import types
 from usher_operator import api as apis
 from usher_operator import cache as caches
-from usher_operator import kinds, metrics, objects, seen, workqueue
+from usher_operator import chronicle, events, kinds, metrics, objects, seen, workqueue
 
 _log = structlog.get_logger(__name__)
 
@@ -20,7 +20,6 @@ INFORMATIONAL_PER_SECOND = 5.0
 
 _MOST_EVENTS = 500
 _EVENT_SECONDS = 0.1
-_COMPONENT = "usher-operator"
 
 
 class Bucket:
@@ -49,10 +48,11 @@ class Statuses:
         api: apis.Api,
         cache: caches.Cache,
         queue: workqueue.Workqueue[objects.Key],
-        numbers: metrics.Metrics,
+        around: tuple[metrics.Metrics, chronicle.Chronicle, events.Flips],
         clock: Callable[[], float],
     ) -> None:
-        self._api, self._cache, self._queue, self._metrics = api, cache, queue, numbers
+        self._api, self._cache, self._queue, self._clock = api, cache, queue, clock
+        self._metrics, self._chronicle, self._flips = around
         self._bucket = Bucket(INFORMATIONAL_PER_SECOND, clock)
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MOST_EVENTS)
 
@@ -64,9 +64,14 @@ class Statuses:
         """
         record = self._cache.records.get(plan.key)
         if plan.status is None or record is None:
+            self._flips.overdue(plan.key, None, self._clock())
             return
         result = await self._write(plan.key, plan.status, record)
         self._metrics.status_updates.labels(plan.key.kind, result).inc()
+        self._tell(plan.key, record.uid, self._flips.overdue(plan.key, plan.status, self._clock()))
+        due = self._flips.due_in(plan.key, self._clock())
+        if due is not None:
+            self._queue.add_after(plan.key, due)
 
     async def _write(self, key: objects.Key, status: objects.Status, record: seen.Record) -> str:
         if record.observed_generation > status.observed_generation:
@@ -88,15 +93,23 @@ class Statuses:
                 return "gone"
             self._metrics.status_updates.labels(key.kind, "error").inc()
             raise
-        for other in self._cache.take(kind, raw) - {key}:
-            self._queue.add(other)
-        self._tell(key, status, record)
+        is_edited = raw["metadata"].get("generation", 0) > status.observed_generation
+        for other in self._cache.take(kind, raw) - (frozenset() if is_edited else {key}):
+            self._queue.add(other)  # an edit that the answer tells of is told of by no event any more
+        self._log_ready(key, status, record)
+        self._tell(key, record.uid, self._flips.written(key, status, record, self._clock()))
         return "success"
 
-    def _tell(self, key: objects.Key, status: objects.Status, record: seen.Record) -> None:
+    def _log_ready(self, key: objects.Key, status: objects.Status, record: seen.Record) -> None:
+        ready = status.condition(objects.ConditionType.Ready)
+        before = next((one for one in record.found.conditions if one.type == objects.ConditionType.Ready), None)
+        if ready is not None and ready.status != "Unknown" and (before is None or before.status != ready.status):
+            self._chronicle.ready(key, ready)
+
+    def _tell(self, key: objects.Key, uid: str, conditions: list[objects.Condition]) -> None:
         """Events are told in the background, and never at the price of anything else."""
-        for condition in flips(status, record):
-            event = event_of(key, record.uid, condition, _now())
+        for condition in conditions:
+            event = events.event_of(key, uid, condition, _now())
             try:
                 self._events.put_nowait(event)
             except asyncio.QueueFull:
@@ -150,34 +163,6 @@ def body_of(key: objects.Key, status: objects.Status, record: seen.Record, now: 
             **msgspec.to_builtins(status.fields),
             "conditions": conditions,
         },
-    }
-
-
-def flips(status: objects.Status, record: seen.Record) -> list[objects.Condition]:
-    """Conditions that were there and have another status now: Ready, and those that are no part of it."""
-    stored = {one.type: one.status for one in record.found.conditions}
-    told = {objects.ConditionType.Ready, *objects.INFORMATIONAL}
-    return [one for one in status.conditions if one.type in told and stored.get(one.type, one.status) != one.status]
-
-
-def event_of(key: objects.Key, uid: str, condition: objects.Condition, now: str) -> dict[str, Any]:
-    """The Event about a flip."""
-    namespace = key.namespace or "default"
-    about = {"apiVersion": types.API_VERSION, "kind": key.kind, "name": key.name, "uid": uid}
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"generateName": f"{key.name}.", "namespace": namespace},
-        "involvedObject": {**about, **({"namespace": key.namespace} if key.namespace else {})},
-        "type": "Warning" if condition.status == "False" else "Normal",  # not known yet is no fault
-        "reason": condition.reason,
-        "message": condition.message or f"{condition.type} is {condition.status}",
-        "firstTimestamp": now,
-        "lastTimestamp": now,
-        "count": 1,
-        "source": {"component": _COMPONENT},
-        "reportingComponent": _COMPONENT,
-        "reportingInstance": _COMPONENT,
     }
 
 

@@ -24,6 +24,11 @@ def with_token(endpoint: Endpoint, token: str, namespace: str = "default") -> st
     return _text(endpoint, {"token": token}, namespace)
 
 
+def with_token_file(endpoint: Endpoint, file: str, namespace: str = "default") -> str:
+    """A kubeconfig for a service account whose token is in a file beside it, and may be renewed there."""
+    return _text(endpoint, {"tokenFile": file}, namespace)
+
+
 def write(path: Path, text: str) -> Path:
     """Writes a kubeconfig so that only its owner may read it."""
     path.touch(mode=0o600)

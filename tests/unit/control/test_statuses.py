@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from usher_operator import objects, seen, statuses, world
+from unit.control import test_cache
+from usher_operator import cache as caches
+from usher_operator import chronicle, events, kinds, metrics, objects, seen, settings, statuses, workqueue, world
 
 KEY = objects.Key("Listener", "agency", "lobby")
 
@@ -60,18 +62,29 @@ def test_a_status_is_written_of_this_very_object() -> None:
     }
 
 
-def test_only_flips_are_told_and_not_what_is_new() -> None:
-    before = record(condition(), condition("Healthy", "True"))
-    wanted = status(condition(status="False", reason="TenantNotFound"), condition("Healthy"), condition("Receiving"))
-    assert [one.reason for one in statuses.flips(wanted, before)] == ["TenantNotFound"]
+class Server:
+    """Answers a status write with the object as it is by then."""
+
+    def __init__(self, **meta: Any) -> None:
+        self._meta = meta
+
+    async def apply(self, _path: str, body: dict[str, Any], *, is_status: bool) -> dict[str, Any]:
+        assert is_status
+        return {**test_cache.listener(resourceVersion="2", **self._meta), "status": body["status"]}
 
 
-def test_an_event_is_a_warning_where_something_ceased_to_hold() -> None:
-    event = statuses.event_of(KEY, "uid", condition(status="False"), "now")
-    assert (event["type"], event["metadata"]["namespace"]) == ("Warning", "agency")
-    assert event["involvedObject"]["uid"] == "uid"
-    waiting = statuses.event_of(KEY, "uid", condition(status="Unknown", reason="Pending"), "now")
-    assert waiting["type"] == "Normal", "it will do by itself"
+@pytest.mark.parametrize(("generation", "is_planned_again"), [(1, False), (2, True)])
+async def test_an_edit_that_came_before_a_status_was_written_is_planned(
+    generation: int, is_planned_again: bool
+) -> None:
+    cache = caches.Cache(settings.Settings())
+    cache.put(kinds.BY_NAME["Listener"], test_cache.listener())
+    queue: workqueue.Workqueue[objects.Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
+    around = (metrics.Metrics(), chronicle.Chronicle(lambda: 0.0), events.Flips(30.0))
+    server: Any = Server(generation=generation, **({"labels": {"a": "b"}} if generation > 1 else {}))
+    written = statuses.Statuses(server, cache, queue, around, lambda: 0.0)
+    await written.write(objects.Plan(KEY, (), status(condition())))
+    assert (KEY in set(iter(queue.take, None))) is is_planned_again
 
 
 def test_informational_writes_share_so_many_a_second() -> None:

@@ -94,6 +94,24 @@ def test_a_tenant_that_cannot_be_read_takes_nothing_with_it() -> None:
     assert resolved.reason == "TenantNotFound"
 
 
+@pytest.mark.parametrize(
+    ("kind", "path", "type_"),
+    [("ListenerClass", "public", "Accepted"), ("Destination", samples.DESTINATION, "ResolvedRefs")],
+)
+def test_what_cannot_be_read_is_not_called_missing(kind: objects.Kind, path: str, type_: str) -> None:
+    built = samples.agency()
+    namespace, _, name = path.rpartition("/")
+    key = objects.Key(kind, namespace, name)
+    seen = built.seen.pop(key)
+    built.broken[key] = world.Unreadable(uid=seen.uid, generation=2, message="`spec.new` is not known")
+    status = plan.plan(built, KEY).status
+    assert status is not None
+    told = status.condition(type_)
+    assert told is not None
+    assert f"{kind} `{name}` is there, but this version of Usher cannot read it" in told.message
+    assert "must exist" not in told.message
+
+
 def test_what_cannot_be_told_anew_speaks_of_the_generation_it_was_told_of() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from usher_gateway.config import apply
     from usher_gateway.resources import problem
 
-_EPILOG = "Example:  usher check examples/agency/   or   usher check --output json listener.yaml secrets.yaml"
+_EPILOG = """\
+Example:  usher check examples/agency/   or   usher check --output json listener.yaml secrets.yaml
+
+From a template:  helm template agency | usher check -
+"""
 
 _CODES = {
     "NoSuchField": "guard it, as in `has(body.user.email) && body.user.email != ''`, or use `visit`",
@@ -22,6 +26,9 @@ _CODES = {
     "NoSuchOverload": "types do not fit: convert with int(), double() or string(); `visit.visitCount` may be null",
     "TooExpensive": "it copies too much: use fewer fields, or shorter lists",
 }
+
+_FOLLOWING = 5
+"""So many objects are named that only fail because of one problem."""
 
 
 class Output(enum.StrEnum):
@@ -38,7 +45,9 @@ def register(app: typer.Typer) -> None:
     def check(
         files: Annotated[
             list[pathlib.Path],
-            typer.Argument(envvar="USHER_FILES", help="YAML files, or folders of *.yaml and *.yml."),
+            typer.Argument(
+                envvar="USHER_FILES", help="YAML files, folders of *.yaml and *.yml, or - for what is piped in."
+            ),
         ],
         output: Annotated[
             Output, typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
@@ -88,16 +97,45 @@ def _print_json(problems: "list[problem.Problem]") -> None:
 
 
 def _print_text(problems: "list[problem.Problem]", configuration: "apply.Configuration") -> None:
-    colours = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "notice": typer.colors.CYAN}
+    following: dict[str, list[problem.Problem]] = {}
     for found in problems:
-        where = f"{found.file}:{found.line}" if found.file else "-"
-        what = ": ".join(part for part in (found.resource, found.path, found.message) if part)
-        typer.echo(f"{where}: {typer.style(found.severity, fg=colours[found.severity])}: {what}")
-        if found.hint:
-            typer.echo(f"    {found.hint}")
+        if found.because:
+            following.setdefault(found.because, []).append(found)
+    causes = [found for found in problems if not found.because]
+    last = {name: index for index, found in enumerate(causes) for name in _names(found)}
+    for index, found in enumerate(causes):
+        _print_problem(found)
+        for name in _names(found):
+            if name in following and last[name] == index:
+                _print_following(following[name])
+    errors = sum(found.severity == "error" for found in causes)
     snapshot = configuration.snapshot
-    errors = sum(found.severity == "error" for found in problems)
     listeners = tables.counted(len(snapshot.listeners), "listener")
     destinations = tables.counted(len(snapshot.destinations), "destination")
     outcome = tables.counted(errors, "problem") if errors else "no problems"
     typer.echo(f"{listeners} and {destinations} would run; {outcome}")
+
+
+def _names(found: "problem.Problem") -> tuple[str, str]:
+    """What others say that they follow from, where they follow from this problem."""
+    return found.resource, _place(found)
+
+
+def _place(found: "problem.Problem") -> str:
+    return f"{found.file}:{found.line}" if found.file else "-"
+
+
+def _print_problem(found: "problem.Problem") -> None:
+    colours = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "notice": typer.colors.CYAN}
+    what = ": ".join(part for part in (found.resource, found.path, found.message) if part)
+    typer.echo(f"{_place(found)}: {typer.style(found.severity, fg=colours[found.severity])}: {what}")
+    if found.hint:
+        typer.echo(f"    {found.hint}")
+
+
+def _print_following(found: "list[problem.Problem]") -> None:
+    """What only fails because of the problem above: no problem of its own."""
+    told = dict.fromkeys(f"{one.resource} ({_place(one)})" for one in found)
+    names = ", ".join(list(told)[:_FOLLOWING])
+    more = f" and {len(told) - _FOLLOWING} more" if len(told) > _FOLLOWING else ""
+    typer.echo(f"    because of this something is missing for {names}{more}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from usher_gateway.cli import tables
+
 if TYPE_CHECKING:
     from usher_gateway import documents
 
@@ -27,7 +29,9 @@ def register(app: typer.Typer) -> None:
     def url(
         files: Annotated[
             list[pathlib.Path],
-            typer.Argument(envvar="USHER_FILES", help="YAML files, or folders of *.yaml and *.yml."),
+            typer.Argument(
+                envvar="USHER_FILES", help="YAML files, folders of *.yaml and *.yml, or - for what is piped in."
+            ),
         ],
         data: Annotated[
             pathlib.Path | None,
@@ -66,8 +70,8 @@ def register(app: typer.Typer) -> None:
         else:
             _print_text(found)
         if configuration.rejected:
-            count = len(configuration.rejected)
-            typer.echo(f"{count} problems keep something out: see `usher check`", err=True)
+            count = tables.counted(sum(not found.because for found in configuration.rejected), "mistake")
+            typer.echo(f"something is left out because of {count}: see `usher check`", err=True)
         raise typer.Exit(1 if configuration.rejected or not found else 0)
 
 

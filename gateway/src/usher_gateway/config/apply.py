@@ -6,12 +6,13 @@ would remove more than max(5, 10 %) of the listeners removes none until that is 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import msgspec
 
 from usher_gateway import documents, resources
+from usher_gateway.config import locate
 from usher_gateway.resources import compile, condition, load, metadata, problem  # noqa: A004
 
 REMOVALS_ALWAYS = 5
@@ -21,9 +22,6 @@ REMOVALS_PART = 0.1
 """So large a part of the listeners may go in one reading."""
 
 _CLASS = resources.ListenerClass.kind_name
-
-Objects = Mapping[tuple[str, str], load.Loaded]
-"""The objects in force, by (kind, key), in order."""
 
 
 class Halted(msgspec.Struct, frozen=True):
@@ -37,7 +35,7 @@ class Halted(msgspec.Struct, frozen=True):
 class Configuration(msgspec.Struct, frozen=True):
     """What is in force after a reading."""
 
-    objects: Objects
+    objects: locate.Objects
     snapshot: documents.Snapshot
     problems: tuple[problem.Problem, ...] = ()
     """Everything found, errors first in each file."""
@@ -69,9 +67,16 @@ def apply(
     sure = manifests.complete and not gaps
     namespaces = manifests.namespaces if sure else {**before.namespaces, **manifests.namespaces}
     given = compile.collect((loaded.resource for loaded in objects.values()), namespaces)
-    compiled = compile.compile_resources(given, msgspec.structs.replace(options, previous=before.snapshot))
+    compiled = compile.compile_resources(
+        given,
+        msgspec.structs.replace(
+            options,
+            previous=before.snapshot,
+            implicit_class=options.implicit_class and (bool(before.objects) or _is_sure_of_classes(manifests)),
+        ),
+    )
     snapshot, halted = _brake(before.snapshot, compiled.snapshot, given.classes.values())
-    located = [_locate(found, objects, manifests) for found in compiled.findings]
+    located = locate.locate(compiled.findings, objects, manifests)
     return Configuration(
         objects=objects,
         snapshot=_same_where_equal(before.snapshot, snapshot),
@@ -84,8 +89,8 @@ def apply(
 
 
 def _merge(
-    before: Objects, manifests: load.Manifests, gaps: tuple[str, ...], rank: Callable[[str], tuple[int, str]]
-) -> Objects:
+    before: locate.Objects, manifests: load.Manifests, gaps: tuple[str, ...], rank: Callable[[str], tuple[int, str]]
+) -> locate.Objects:
     """The new objects, and the old ones whose absence says nothing; in file order, on which hostnames depend."""
     now = {load.identity_of(loaded.resource): loaded for loaded in manifests.objects}
     for identity, old in before.items():
@@ -96,6 +101,11 @@ def _merge(
         # the implicit class would take every listener to another hostname
         now |= {identity: old for identity, old in before.items() if identity[0] == _CLASS}
     return dict(sorted(now.items(), key=lambda item: (rank(item[1].file), item[1].line)))
+
+
+def _is_sure_of_classes(manifests: load.Manifests) -> bool:
+    """Whether a ListenerClass that is not there is none, and not one with a mistake or in a file with one."""
+    return locate.unread(manifests) is None and not any(kind == _CLASS for kind, _ in manifests.invalid)
 
 
 def _within(file: str, gaps: tuple[str, ...]) -> bool:
@@ -137,17 +147,7 @@ def _older(old: _Document | None, new: _Document) -> _Document:
     return old if old is not None and old == new else new
 
 
-def _locate(found: condition.Finding, objects: Objects, manifests: load.Manifests) -> problem.Problem:
-    """A finding with its file and line."""
-    loaded = objects.get((found.kind, found.key))
-    file, line = (loaded.file, loaded.line_of(found.path)) if loaded else ("", 0)
-    if not file and manifests.objects:
-        file, line = manifests.objects[0].file, 1
-    resource = f"{found.kind} {found.key}".strip()
-    return problem.Problem(file, line, found.path, found.message, "", found.severity, resource, str(found.reason))
-
-
-def _tell(halted: Halted | None, objects: Objects) -> list[problem.Problem]:
+def _tell(halted: Halted | None, objects: locate.Objects) -> list[problem.Problem]:
     if halted is None:
         return []
     loaded = next((one for one in objects.values() if isinstance(one.resource, resources.ListenerClass)), None)

@@ -23,6 +23,11 @@ _SLICE = 50
 
 _LOGGED = 50
 
+_KEY_HINT = (
+    "give this gateway the operator's: the entry install.key of the Secret usher-install-key, in --data or as "
+    "USHER_INSTALL_KEY"
+)
+
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where a cluster's configuration is, and how it is followed."""
@@ -68,9 +73,27 @@ class ClusterSource:
         return source.Status(
             origin=self._origin,
             rejected=tuple(self._problem(one) for one in self._published.rejected),
+            waits_for=self._waits_for(),
             vanished=self._published.vanished,
             heard_at=self._heard_at,
         )
+
+    def _waits_for(self) -> str:
+        namespace, rejected = self._options.namespace, self._published.rejected
+        if self._published.in_force:
+            return ""
+        if not self._listed.is_set():
+            return (
+                f"namespace {namespace} was not read yet: the API server must answer, and let this account list there"
+            )
+        if self._is_of_another_key():
+            return f"{_wrong_key(self._options.keys)}; {_KEY_HINT}"
+        return f"no document in namespace {namespace} can be run: see the log, or /api/config" if rejected else ""
+
+    def _is_of_another_key(self) -> bool:
+        """Whether all that is published was made with another install key."""
+        codes = {one.code for one in self._published.rejected}
+        return not self._published.in_force and codes == {model.DocumentHashError.code}
 
     def take_touched(self) -> dict[envelopes.Identity, published.State | None]:
         """See source.Source."""
@@ -113,7 +136,7 @@ class ClusterSource:
     def _snapshot(self) -> documents.Snapshot:
         snapshot = self._published.snapshot()
         _log.info(
-            "configuration applied",
+            "configuration_applied",
             source=self._origin,
             listeners=len(snapshot.listeners),
             destinations=len(snapshot.destinations),
@@ -138,13 +161,12 @@ class ClusterSource:
     async def listed(self, secrets: list[published.Secret]) -> None:
         """All there is at one moment."""
         fresh = [secret for secret in secrets if not self._published.is_known(secret)]
-        rejected = 0
+        rejected = []
         for index, secret in enumerate(fresh):
-            rejected += self._put(secret, is_told=rejected < _LOGGED)
+            rejected.append(self._published.put(secret))
             if index % _SLICE == 0:
                 await asyncio.sleep(0)
-        if rejected > _LOGGED:
-            _log.error("more_documents_rejected", count=rejected - _LOGGED)
+        self._tell_rejected([one for one in rejected if one is not None])
         self._tell_vanished(self._published.retain({secret.name for secret in secrets}, self._now()))
         if not secrets:
             _log.warning("configuration_namespace_is_empty", namespace=self._options.namespace)
@@ -161,24 +183,30 @@ class ClusterSource:
             identity = self._published.take_away(event.secret.name, self._now())
             self._tell_vanished([identity] if identity is not None else [])
         elif not self._published.is_known(event.secret):
-            self._put(event.secret, is_told=True)
+            rejected = self._published.put(event.secret)
+            self._tell_rejected([rejected] if rejected is not None else [])
         self._touched.set()
 
-    def _put(self, secret: published.Secret, *, is_told: bool) -> bool:
-        """Take in a Secret; whether its document is rejected."""
-        rejected = self._published.put(secret)
-        if rejected is not None and is_told:
-            kind, key = rejected.identity or ("", "")
+    def _tell_rejected(self, rejected: list[published.Rejected]) -> None:
+        """One line for each, but one for all where the cause is one."""
+        if rejected and self._is_of_another_key():
+            _log.error(
+                "install_key_differs", rejected=len(rejected), error=_wrong_key(self._options.keys), hint=_KEY_HINT
+            )
+            return
+        for one in rejected[:_LOGGED]:
+            kind, key = one.identity or ("", "")
             _log.error(
                 "document_rejected",
-                secret=rejected.secret,
+                secret=one.secret,
                 kind=kind,
                 document=key,
-                code=rejected.code,
-                error=rejected.message,
-                hint=rejected.hint,
+                code=one.code,
+                error=one.message,
+                hint=one.hint,
             )
-        return rejected is not None
+        if len(rejected) > _LOGGED:
+            _log.error("more_documents_rejected", count=len(rejected) - _LOGGED)
 
     @staticmethod
     def _tell_vanished(identities: list[envelopes.Identity]) -> None:
@@ -222,3 +250,8 @@ class ClusterSource:
             await asyncio.shield(self._writing)
         except OSError as error:
             _log.error("configuration_not_kept", error=type(error).__name__, hint="see the disk of --data")
+
+
+def _wrong_key(keys: model.Keys) -> str:
+    mine = model.key_fingerprint(keys.install)
+    return f"what is published was made with another install key than this gateway's (fingerprint {mine})"

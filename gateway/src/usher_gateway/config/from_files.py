@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import pathlib
+import sys
 from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
@@ -45,7 +46,7 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 def load_once(paths: Sequence[pathlib.Path], keys: model.Keys) -> apply.Configuration:
     """What the files hold now, for ``usher check`` and ``usher url``. Blocking."""
-    reader = read_files.Reader(paths)
+    reader = read_files.Reader(paths, sys.stdin.buffer.read() if read_files.STANDARD_INPUT in paths else b"")
     reading = reader.read()
     options = FileOptions(keys=keys).compile_options()
     return apply.apply(apply.EMPTY, reading.manifests, reading.gaps, options, reader.rank)
@@ -62,6 +63,8 @@ class FileSource:
         self._touched = asyncio.Event()
         self.configuration = apply.EMPTY
         self._running = apply.EMPTY
+        self._unfit: tuple[problem.Problem, ...] = ()
+        """What keeps a first configuration from coming into force."""
         self._hashes: dict[envelopes.Identity, tuple[envelopes.Document, str]] = {}
         self._states: dict[envelopes.Identity, published.State] = {}
         self._touched_states: dict[envelopes.Identity, published.State | None] = {}
@@ -71,10 +74,17 @@ class FileSource:
         found = self.configuration
         return source.Status(
             origin="files",
-            rejected=found.rejected,
+            rejected=found.rejected or self._unfit,
+            waits_for=self._waits_for() if found is apply.EMPTY else "",
             removals_halted=found.halted.digest if found.halted else None,
             everything_read=found.complete,
         )
+
+    def _waits_for(self) -> str:
+        if not self._unfit:
+            return "the files are being read"
+        first = self._unfit[0]
+        return f"the files have mistakes, the first in {first.file}:{first.line}; `usher check` tells all"
 
     def take_touched(self) -> dict[envelopes.Identity, published.State | None]:
         """See source.Source."""
@@ -146,15 +156,11 @@ class FileSource:
 
     async def _apply(self, reading: read_files.Reading) -> bool:
         first = self.configuration is apply.EMPTY
-        if first and not reading.manifests.objects:
-            self._digest = reading.digest
-            self._tell_problems(reading.manifests.problems)
-            return False  # nothing to run yet: the gateway goes on answering 503, never 404
         before = self.configuration
         options = self._options.compile_options()
         self._digest = reading.digest
         try:
-            self.configuration = await asyncio.to_thread(
+            configuration = await asyncio.to_thread(
                 apply.apply, before, reading.manifests, reading.gaps, options, self._reader.rank
             )
         except Exception as error:
@@ -162,25 +168,40 @@ class FileSource:
                 raise
             # whatever an edit brings to light, the last good configuration stays in force; no traceback, for it may
             # quote a Secret
-            _log.error("configuration not applied", error=type(error).__name__)
+            _log.error("configuration_not_applied", error=type(error).__name__)
             return False
-        self._tell(before, self.configuration)
+        if first and not configuration.snapshot.listeners and configuration.rejected:
+            self._unfit = tuple(sorted(configuration.rejected, key=lambda found: bool(found.because)))
+            self._tell_problems(configuration.problems)
+            _log.error(
+                "configuration_waits", hint="no listener can run before this is mended: arrivals are answered 503"
+            )
+            return False  # what would run is hidden by a mistake: the gateway goes on answering 503, never 404
+        self.configuration, self._unfit = configuration, ()
+        self._tell(before, configuration)
         return first or self.configuration.snapshot != before.snapshot
 
     def _tell(self, before: apply.Configuration, now: apply.Configuration) -> None:
         changes = _changes(before.snapshot, now.snapshot)
-        _log.info("configuration applied", rejected=len(now.rejected), **changes)
+        _log.info("configuration_applied", rejected=len(now.rejected), **changes)
         self._tell_problems(tuple(found for found in now.problems if found not in before.problems))
 
     @staticmethod
     def _tell_problems(problems: Sequence[problem.Problem]) -> None:
-        for found in problems[:_LOGGED_PROBLEMS]:
+        """Each that has to be mended; of what only follows from one, how much it is."""
+        causes = [found for found in problems if not found.because]
+        for found in causes[:_LOGGED_PROBLEMS]:
             fields = msgspec.structs.asdict(found)
-            severity = fields.pop("severity")
+            severity, _ = fields.pop("severity"), fields.pop("because")
             write = {"error": _log.error, "warning": _log.warning}.get(severity, _log.info)
-            write("configuration problem", **fields)
-        if len(problems) > _LOGGED_PROBLEMS:
-            _log.error("more configuration problems", count=len(problems) - _LOGGED_PROBLEMS)
+            write("configuration_problem", **fields)
+        if len(causes) > _LOGGED_PROBLEMS:
+            _log.error("more_configuration_problems", count=len(causes) - _LOGGED_PROBLEMS)
+        if len(causes) < len(problems):
+            waiting = len({found.resource for found in problems if found.because})
+            _log.warning(
+                "configuration_incomplete", objects=waiting, hint="what they refer to has a mistake told above"
+            )
 
     def _groups(self) -> list[tuple[tuple[pathlib.Path, ...], bool]]:
         """What to watch: folders with all that is in them; of single files the folder alone, for renames over them."""
@@ -205,7 +226,7 @@ class FileSource:
                     ):
                         self._touched.set()
             except (OSError, RuntimeError) as error:
-                _log.warning("files are not watched, only polled", error=type(error).__name__)
+                _log.warning("files_only_polled", error=type(error).__name__)
             await asyncio.sleep(self._options.poll_seconds)
 
 

@@ -7,10 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from usher_gateway import model
 from usher_gateway.resources import load, problem
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 """What is read in a folder; a file that is named itself may be called anything."""
+
+STANDARD_INPUT = pathlib.Path("-")
+"""In place of a path: what is piped in."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -26,42 +30,46 @@ class Reading(msgspec.Struct, frozen=True):
 class Reader:
     """Reads paths, and parses only what has changed."""
 
-    def __init__(self, paths: Sequence[pathlib.Path]) -> None:
-        self._paths = tuple(paths)
+    def __init__(self, paths: Sequence[pathlib.Path], piped: bytes = b"") -> None:
+        """``piped``: what STANDARD_INPUT stands for."""
+        self._paths, self._piped = tuple(paths), piped
         self._parsed: dict[str, tuple[bytes, load.Manifests]] = {}
 
     def rank(self, file: str) -> tuple[int, str]:
         """Where a file stands in the order of things: paths as given, files by name."""
         for index, path in enumerate(self._paths):
-            if file == str(path) or file.startswith(f"{path}{os.sep}"):
+            if file == shown(path) or file.startswith(f"{path}{os.sep}"):
                 return index, file
         return len(self._paths), file
 
     def read(self) -> Reading:
         """Read everything now. Blocking."""
-        parts, gaps, found = [], [], []
+        parts, gaps, found, empty = [], [], [], []
         digest = hashlib.blake2b(digest_size=16)
         parsed = {}
         for path in self._paths:
-            files = list(_files(path))
+            files = [path] if path == STANDARD_INPUT else list(_files(path))
             if not files:
                 gaps.append(str(path))
                 found.append(_gap(str(path), "no such file, or a folder without *.yaml files"))
             for file in files:
-                name = str(file)
-                content = _content(file)
+                name = shown(file)
+                content = self._piped if file == STANDARD_INPUT else _content(file)
                 digest.update(f"{name}\0{len(content or b'')}\0".encode() + (content or b""))
                 if content is None:
                     gaps.append(name)
                     found.append(_gap(name, "cannot be read"))
                     continue
                 parsed[name] = self._manifests(name, content)
-                parts.append(parsed[name][1])
-                if not parsed[name][1].objects and not parsed[name][1].invalid:
+                manifests = parsed[name][1]
+                parts.append(manifests)
+                if not manifests.objects and not manifests.invalid:
                     gaps.append(name)
+                    empty.append((name, manifests))
         self._parsed = parsed
         digest.update("\0".join(gaps).encode())
         merged = load.merge(parts)
+        found.extend(_tell_empty(empty, merged))
         manifests = msgspec.structs.replace(merged, problems=(*found, *merged.problems))
         return Reading(manifests, tuple(gaps), digest.digest())
 
@@ -69,6 +77,28 @@ class Reader:
         digest = hashlib.blake2b(content, digest_size=16).digest()
         known = self._parsed.get(name)
         return known if known and known[0] == digest else (digest, load.load(content, name))
+
+
+def shown(path: pathlib.Path) -> str:
+    """The name by which a path is told."""
+    return "<stdin>" if path == STANDARD_INPUT else str(path)
+
+
+def require(paths: Sequence[pathlib.Path]) -> None:
+    """Refuse to start on what is not there; while a gateway runs, a path that goes away removes nothing.
+
+    Raises:
+        ConfigurationError: a path does not exist, or is none that can be watched.
+    """
+    for path in paths:
+        if path == STANDARD_INPUT:
+            raise model.ConfigurationError(
+                "standard input cannot be watched", "Write it to a file and give that; `usher check -` reads it."
+            )
+        if not path.exists():
+            raise model.ConfigurationError(
+                f"{path}: no such file or folder", "Name files or folders of manifests that are there."
+            )
 
 
 def _files(path: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -90,6 +120,17 @@ def _content(file: pathlib.Path) -> bytes | None:
             return opened.read(load.MAX_FILE_BYTES + 1)
     except OSError:
         return None
+
+
+def _tell_empty(empty: list[tuple[str, load.Manifests]], merged: load.Manifests) -> Iterator[problem.Problem]:
+    """A file with nothing but comments is odd; a set without any object is a mistake, as it is for kubectl."""
+    is_nothing = not merged.objects and not merged.invalid and not problem.has_errors(merged.problems)
+    hint = "what it held before, if anything, stays in force; to remove all of it, delete the file"
+    for name, manifests in empty:
+        if is_nothing:
+            yield problem.Problem(name, 1, "", "there is no object of Usher in it", hint)
+        elif not manifests.problems and not manifests.namespaces:
+            yield problem.Problem(name, 1, "", "there is no object in it", hint, "warning")
 
 
 def _gap(where: str, what: str) -> problem.Problem:

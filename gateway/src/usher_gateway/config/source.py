@@ -19,6 +19,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Where the configuration in force came from; None: there is none yet."""
     rejected: tuple[problem.Problem, ...] = ()
     """What keeps something from being in force as it is written."""
+    waits_for: str = ""
+    """Where nothing is in force yet: why, and what to do."""
     vanished: Mapping[envelopes.Identity, int] = {}
     """What is served on though it just went, and since when (microseconds)."""
     removals_halted: str | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import condition, hostnames, listener_class, single
+from usher_gateway.resources import condition, defaults, hostnames, listener_class, single
 
 _IMPLICIT = listener_class.ListenerClassSpec(controller_name="usher.dev/usher", hostname=hostnames.IMPLICIT_HOSTNAME)
 
@@ -112,8 +112,13 @@ class _Compilation:
             message = f"there is none: listeners answer at `{_IMPLICIT.hostname}` and at the hostnames they name"
             reason = condition.Reason.ImplicitClass
             self.findings.append(condition.Finding("ListenerClass", "", "", reason, message, "notice"))
+            self.findings.extend(map(single.named_without_classes, self._naming_a_class()))
         for one in self._given.classes.values():
             self.findings.extend(single.check_class(one))
+
+    def _naming_a_class(self) -> Iterable[resources.Listener]:
+        usual = defaults.DEFAULTS["Listener.spec.listenerClassName"]
+        return (one for one in self._given.listeners.values() if single.class_name(one) != usual)
 
     def check_tenants(self) -> None:
         """What the schema cannot say of a tenant."""

@@ -29,7 +29,7 @@ class Reason(enum.StrEnum):
     NoSecretInAddress = "NoSecretInAddress"
     """Warning only: a path that can be guessed, and no authentication."""
     ImplicitClass = "ImplicitClass"
-    """Notice only: files without a ListenerClass."""
+    """Notice, or warning, only: files without a ListenerClass."""
 
 
 _REFERENCES = frozenset(
@@ -52,6 +52,8 @@ class Finding(msgspec.Struct, frozen=True):
     reason: Reason
     message: str
     severity: problem.Severity = "error"
+    missing: tuple[str, str] | None = None
+    """(kind, key) of what it refers to and what is not there."""
 
 
 class Condition(msgspec.Struct, frozen=True):

@@ -91,10 +91,13 @@ class Report:
         self._key = key
         self.findings: list[condition.Finding] = []
 
-    def add(self, path: str, reason: condition.Reason, message: str, *, warning: bool = False) -> None:
-        """Note one finding."""
+    def add(
+        self, path: str, reason: condition.Reason, message: str, *, warning: bool = False, missing: str = ""
+    ) -> None:
+        """Note one finding. ``missing``: key of a Destination that is not there."""
         severity: Literal["warning", "error"] = "warning" if warning else "error"
-        self.findings.append(condition.Finding("Listener", self._key, path, reason, message, severity))
+        absent = (resources.Destination.kind_name, missing) if missing else None
+        self.findings.append(condition.Finding("Listener", self._key, path, reason, message, severity, absent))
 
 
 def refreshed(
@@ -175,15 +178,16 @@ def _check_routes(one: resources.Listener, destinations: Mapping[str, resources.
         name = route.destination_ref.name
         found = destinations.get(f"{one.metadata.namespace}/{name}")
         owner = found.spec.tenant_ref if found else None
-        message = ""
+        message, missing = "", ""
         if found is None:
+            missing = f"{one.metadata.namespace}/{name}"
             message = f"Destination `{name}` must exist in this namespace for this tenant; until then deliveries wait"
         elif owner is not None and owner.name != one.spec.tenant_ref.name:
             message = (
                 f"Destination `{name}` is Tenant `{owner.name}`'s: name another one; until then deliveries must wait"
             )
         if message:
-            report.add(f"{path}.destinationRef.name", condition.Reason.DestinationNotFound, message)
+            report.add(f"{path}.destinationRef.name", condition.Reason.DestinationNotFound, message, missing=missing)
         if route.when is not None:
             for wrong in expressions.check_expression(route.when, "when"):
                 report.add(f"{path}.when", condition.Reason.ExpressionInvalid, wrong)

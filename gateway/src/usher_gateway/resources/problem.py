@@ -25,16 +25,24 @@ class Problem(msgspec.Struct, frozen=True, order=True):
     """``Kind namespace/name``, where it is known."""
     reason: str = ""
     """Reason of the condition, for what compile() found."""
+    because: str = ""
+    """What it only follows from: the ``resource`` of another problem, or its ``file:line``."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known word; else all of them, where they are few; else nothing."""
     words = sorted(known)
-    lowered = {candidate.lower(): candidate for candidate in words}
-    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean `{lowered[close[0]]}`?"
+    near = nearest(word, words)
+    if near is not None:
+        return f"did you mean `{near}`?"
     return f"known: {', '.join(words)}" if 0 < len(words) <= 16 else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant."""
+    lowered = {candidate.lower(): candidate for candidate in sorted(known)}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return lowered[close[0]] if close else None
 
 
 def has_errors(problems: Iterable[Problem]) -> bool:

@@ -88,13 +88,15 @@ class Reader:
         pairs = {name: pair for name, pair in pairs.items() if name not in fields or not _is_null(pair[1])}
         ignored = _IGNORED.get(path, frozenset())
         value = {}
+        misspelt = set()
         for name, (key, child) in pairs.items():
             if name in fields:
                 value[name] = self.read(child, fields[name].type, join(path, name))
             elif name not in ignored:
                 self.report(key, join(path, name), "unknown field", problem.did_you_mean(name, fields))
+                misspelt.add(problem.nearest(name, fields))
         for name in shape.required:
-            if name not in pairs:
+            if name not in pairs and name not in misspelt:
                 self.report(node, join(path, name), f"must have `{name}`", _what(fields[name].type))
         for broken in rules.check(shape.rules, value):
             where = join(path, broken.field) if broken.field else path

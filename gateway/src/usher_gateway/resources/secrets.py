@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 from usher_gateway import resources
-from usher_gateway.resources import condition, metadata, types
+from usher_gateway.resources import condition, metadata, problem, types
 
 _PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 
@@ -38,11 +38,11 @@ class Resolution:
         return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
     def _value(self, name: str, key: str, path: str) -> str:
-        secret = self._secrets.get(f"{self._namespace}/{name}")
+        where = f"{self._namespace}/{name}"
+        secret = self._secrets.get(where)
         if secret is None:
-            return self._report(
-                path, condition.Reason.SecretNotFound, f"Secret `{name}` must exist in the same namespace"
-            )
+            message = f"Secret `{name}` must exist in the same namespace"
+            return self._report(path, condition.Reason.SecretNotFound, message, missing=where)
         if secret.metadata.labels.get(metadata.WATCH_LABEL) != "true" and not self._labelled(name, path):
             return ""
         value = value_of(secret, key).rstrip(b"\r\n")
@@ -63,8 +63,12 @@ class Resolution:
         self._report(path, condition.Reason.SecretNotLabelled, message, warning=True)
         return True
 
-    def _report(self, path: str, reason: condition.Reason, message: str, *, warning: bool = False) -> str:
-        found = condition.Finding(self._kind, self._key, path, reason, message, "warning" if warning else "error")
+    def _report(
+        self, path: str, reason: condition.Reason, message: str, *, warning: bool = False, missing: str = ""
+    ) -> str:
+        severity: problem.Severity = "warning" if warning else "error"
+        secret = (resources.Secret.kind_name, missing) if missing else None
+        found = condition.Finding(self._kind, self._key, path, reason, message, severity, secret)
         if found not in self.findings:
             self.findings.append(found)
         return ""

@@ -16,6 +16,7 @@ from usher_gateway.resources import (
     listener_class,
     listeners,
     metadata,
+    problem,
     secrets,
     tenants,
 )
@@ -71,6 +72,12 @@ def check_class(one: resources.ListenerClass) -> list[condition.Finding]:
     ]
 
 
+def named_without_classes(one: resources.Listener) -> condition.Finding:
+    """What is told of a listener that names a class where there is none at all, so that the implicit one counts."""
+    message = f"ListenerClass `{class_name(one)}` is not in this set; in a cluster nothing answers without it"
+    return _finding(one, "spec.listenerClassName", condition.Reason.ImplicitClass, message, severity="warning")
+
+
 def check_tenant(one: resources.Tenant) -> list[condition.Finding]:
     """What the schema cannot say of a tenant."""
     zone = one.spec.time_zone
@@ -100,7 +107,8 @@ def compile_listener(
     if site.policy is None:
         kept = listeners.refreshed(site.previous, site.tenant, site.claims) if site.previous else None
         message = f"ListenerClass `{class_name(one)}` must exist"
-        return kept, [_finding(one, path, reason.ClassNotFound, message)]
+        missing = (listener_class.ListenerClass.kind_name, class_name(one))
+        return kept, [_missing(_finding(one, path, reason.ClassNotFound, message), missing)]
     if not hostnames.permits(site.policy.spec.namespaces, site.labels):
         message = f"ListenerClass `{class_name(one)}` may not be used from this namespace"
         return None, [_finding(one, path, reason.ClassNotPermitted, message)]
@@ -143,8 +151,19 @@ def _resolution(one: resources.Resource, site: Site) -> secrets.Resolution:
 
 def _tenant_not_found(one: resources.Resource, name: str) -> condition.Finding:
     message = f"Tenant `{name}` must exist in the same namespace"
-    return _finding(one, "spec.tenantRef.name", condition.Reason.TenantNotFound, message)
+    found = _finding(one, "spec.tenantRef.name", condition.Reason.TenantNotFound, message)
+    return _missing(found, (resources.Tenant.kind_name, f"{one.metadata.namespace}/{name}"))
 
 
-def _finding(one: resources.Resource, path: str, reason: condition.Reason, message: str) -> condition.Finding:
-    return condition.Finding(one.kind_name, resources.key_of(one), path, reason, message)
+def _missing(found: condition.Finding, missing: tuple[str, str]) -> condition.Finding:
+    return msgspec.structs.replace(found, missing=missing)
+
+
+def _finding(
+    one: resources.Resource,
+    path: str,
+    reason: condition.Reason,
+    message: str,
+    severity: problem.Severity = "error",
+) -> condition.Finding:
+    return condition.Finding(one.kind_name, resources.key_of(one), path, reason, message, severity)

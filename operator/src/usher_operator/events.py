@@ -1,0 +1,124 @@
+"""Which changes of conditions an Event tells of, and when. Pure: times are seconds of a clock that only grows.
+
+What held and ceases to is told at once. What never held yet is told only if it stays so: while the files of an
+agency are applied one after the other, much is missing for a moment. What is stored is what was told: a restart
+tells nothing anew.
+"""
+
+from typing import Any
+
+from usher_gateway.resources import types
+from usher_operator import conditions, objects, seen
+
+MOST_WAITING = 500
+"""So many resources are remembered that may have to be warned of."""
+
+_Type = objects.ConditionType
+_Reason = conditions.Reason
+
+_TOLD = frozenset({_Type.Ready, *objects.INFORMATIONAL})
+_NEGATIVE = frozenset({_Type.Quarantining, _Type.RoutesDegraded})
+"""Conditions that are there only while something is wrong."""
+
+_COMES_BY_ITSELF = frozenset({_Reason.Pending, _Reason.AddressNotAssigned, _Reason.NoVisitYet})
+"""Reasons for which nobody has to act yet: a certificate is issued, an address assigned, the first visit comes."""
+
+_COMPONENT = "usher-operator"
+
+
+def is_wrong(condition: objects.Condition | None) -> bool:
+    """Whether somebody has to act."""
+    if condition is None:
+        return False
+    if condition.type in _NEGATIVE:
+        return condition.status == "True"
+    return condition.status == "False" and condition.reason not in _COMES_BY_ITSELF
+
+
+class Flips:
+    """Decides; remembers what may have to be warned of."""
+
+    def __init__(self, grace_seconds: float) -> None:
+        self._grace = grace_seconds
+        self._waiting: dict[objects.Key, dict[str, float]] = {}
+        """Types of conditions that do not hold yet, and when to warn of it."""
+
+    def written(
+        self, key: objects.Key, status: objects.Status, record: seen.Record, now: float
+    ) -> list[objects.Condition]:
+        """The changes to tell of now, of a status that was written over what ``record`` has."""
+        stored = {one.type: one for one in record.found.conditions}
+        found = []
+        for one in status.conditions:
+            before = stored.get(one.type)
+            if one.type not in _TOLD or not _is_told(before, one):
+                continue
+            if _may_wait(before, one):
+                self._wait(key, one.type, now)
+            else:
+                found.append(one)
+        return found
+
+    def overdue(self, key: objects.Key, status: objects.Status | None, now: float) -> list[objects.Condition]:
+        """What does not hold for so long now that it is told. ``status``: None where the resource is gone."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            return []
+        found = []
+        for type_, due in list(waiting.items()):
+            condition = status.condition(type_) if status is not None else None
+            is_over = now >= due
+            if condition is not None and is_wrong(condition) and is_over:
+                found.append(condition)
+            if is_over or not is_wrong(condition):
+                del waiting[type_]
+        if not waiting:
+            del self._waiting[key]
+        return found
+
+    def due_in(self, key: objects.Key, now: float) -> float | None:
+        """Seconds until ``overdue`` is to be asked of a key; None where nothing waits."""
+        waiting = self._waiting.get(key)
+        return max(0.0, min(waiting.values()) - now) if waiting else None
+
+    def _wait(self, key: objects.Key, type_: str, now: float) -> None:
+        if key in self._waiting or len(self._waiting) < MOST_WAITING:
+            self._waiting.setdefault(key, {}).setdefault(type_, now + self._grace)
+
+
+def _is_told(before: objects.Condition | None, now: objects.Condition) -> bool:
+    """Whether something flipped, or began to need somebody; what is not there or not known yet is no news."""
+    if is_wrong(now):
+        return not is_wrong(before)
+    if before is None or now.status in {before.status, "Unknown"}:
+        return False
+    return now.status == "True" or before.status == "True"
+
+
+def _may_wait(before: objects.Condition | None, now: objects.Condition) -> bool:
+    """Whether it is only not there yet. A Tenant's listeners speak for themselves, and it only after them."""
+    if not is_wrong(now) or now.type in _NEGATIVE:
+        return False
+    return before is None or before.status != "True" or now.reason == _Reason.ListenersNotReady
+
+
+def event_of(key: objects.Key, uid: str, condition: objects.Condition, now: str) -> dict[str, Any]:
+    """The Event about a condition."""
+    namespace = key.namespace or "default"
+    about = {"apiVersion": types.API_VERSION, "kind": key.kind, "name": key.name, "uid": uid}
+    ceased = condition.status == "False" and condition.reason != _Reason.Pending
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{key.name}.", "namespace": namespace},
+        "involvedObject": {**about, **({"namespace": key.namespace} if key.namespace else {})},
+        "type": "Warning" if ceased or is_wrong(condition) else "Normal",
+        "reason": condition.reason,
+        "message": condition.message or f"{condition.type} is {condition.status}",
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+        "source": {"component": _COMPONENT},
+        "reportingComponent": _COMPONENT,
+        "reportingInstance": _COMPONENT,
+    }

@@ -1,0 +1,89 @@
+"""What the operator says of its work: Events about resources, and lines of its log."""
+
+import json
+import re
+from typing import Any
+
+from support import api, installs, waiting
+
+WARNS_AFTER_A_SECOND = {"timing": {"warn": 1.0}}
+_WARNED_AFTER_SECONDS = 30.0
+
+
+async def events(install: installs.Install, namespace: str) -> list[tuple[str, str, str, str]]:
+    """(kind, name, type, reason) of every Event of a namespace."""
+    found = await install.server.list(api.Resource("Event", "", namespace))
+    return [(one["regarding"]["kind"], one["regarding"]["name"], one["type"], one["reason"]) for one in found]
+
+
+def lines(operator: installs.Process, event: str) -> list[dict[str, Any]]:
+    """The lines of an operator's log that are called so."""
+    found = [json.loads(line) for line in operator.log.read_text("utf-8").splitlines() if line.startswith("{")]
+    return [line for line in found if line["event"] == event]
+
+
+async def test_what_is_wrong_from_its_birth_is_warned_of_once_over_restarts(
+    install: installs.Install, namespace: str
+) -> None:
+    operator = await install.start_operator(changes=WARNS_AFTER_A_SECOND)
+    await install.server.apply(install.klass())
+    await install.server.apply(installs.tenant(namespace))
+    await install.server.apply(installs.listener(install, namespace))
+    warned = ("Listener", "lobby", "Warning", "DestinationNotFound")
+    told = await waiting.until(lambda: events(install, namespace), lambda seen: warned in seen)
+    assert told.count(warned) == 1
+    described = await install.cluster.kubectl("describe", "listeners.usher.dev", "lobby", f"--namespace={namespace}")
+    assert re.search(r"Warning\s+DestinationNotFound .*`crm` must exist", described)
+    tenant = ("Tenant", "acme", "Warning", "ListenersNotReady")
+    before = await waiting.until(lambda: events(install, namespace), lambda seen: tenant in seen)
+    await operator.stop()
+    second = await install.start_operator(changes=WARNS_AFTER_A_SECOND)
+    await install.server.apply(installs.tenant(namespace, "other", timeZone="Nowhere/Land"))
+    later = ("Tenant", "other", "Warning", "UnsupportedValue")
+    after = await waiting.until(lambda: events(install, namespace), lambda seen: later in seen)
+    assert sorted(after) == sorted([*before, later])
+    assert second.process.returncode is None
+
+
+async def test_what_is_only_not_there_yet_is_no_warning(install: installs.Install, namespace: str) -> None:
+    operator = await install.start_operator(changes={"timing": {"warn": _WARNED_AFTER_SECONDS}})
+    resource = api.Resource("Listener", "lobby", namespace)
+    await install.server.apply(installs.listener(install, namespace))  # before its class, tenant and destination
+    for document in (install.klass(), installs.tenant(namespace), installs.destination(namespace)):
+        await waiting.until(lambda: install.server.get(resource), lambda found: api.condition(found, "Ready"))
+        await install.server.apply(document)
+    await install.server.wait(resource, lambda found: api.condition(found, "ResolvedRefs")["status"] == "True")
+    assert [one for one in await events(install, namespace) if one[2] == "Warning"] == []
+    await operator.stop()
+
+
+async def test_the_log_tells_what_was_published_edited_and_removed_and_what_is_ready(
+    install: installs.Install, namespace: str
+) -> None:
+    operator = await install.start_operator()
+    await install.server.apply(install.klass())
+    listener, name = installs.listener(install, namespace), f"{namespace}/lobby"
+    for document in (installs.tenant(namespace), installs.destination(namespace), listener):
+        await install.server.apply(document)
+
+    async def told(event: str) -> list[str]:
+        return [line["change"] for line in lines(operator, event) if line["document"] == name]
+
+    await waiting.until(lambda: told("document_published"), lambda seen: seen == ["new"])
+    await install.server.apply(installs.listener(install, namespace, silence={"afterSeconds": 60}))
+    await waiting.until(lambda: told("document_published"), lambda seen: seen == ["new", "edited"])
+
+    async def changed() -> list[str]:
+        return [line["reason"] for line in lines(operator, "ready_changed") if line["resource"] == name]
+
+    resource = api.Resource("Listener", "lobby", namespace)
+    await install.server.wait(resource, lambda found: api.condition(found, "Ready")["reason"] == "Pending")
+    before = await changed()
+    await install.server.delete(api.Resource("Destination", "crm", namespace))
+    await waiting.until(changed, lambda seen: seen == [*before, "DestinationNotFound"])
+    await install.server.delete(api.Resource("Listener", "lobby", namespace))
+
+    async def removed() -> list[str]:
+        return [line["document"] for line in lines(operator, "document_removed")]
+
+    await waiting.until(removed, lambda seen: sorted(seen) == [f"{namespace}/crm", name])

@@ -1,0 +1,113 @@
+"""What Events tell of: flips at once, what never held after a while, and nothing twice."""
+
+import pytest
+
+from usher_operator import events, objects, seen, world
+
+KEY = objects.Key("Listener", "agency", "lobby")
+GRACE = 30.0
+
+
+def condition(status: objects.Truth, reason: str = "TenantNotFound", type_: str = "Ready") -> objects.Condition:
+    return objects.Condition(type_, status, reason, "", 1)
+
+
+READY = condition("True", "Ready")
+PENDING = condition("Unknown", "Pending")
+WRONG = condition("False")
+ISSUING = condition("False", "Pending")
+UNASSIGNED = condition("False", "AddressNotAssigned")
+UNREADY = condition("False", "ListenersNotReady")
+
+
+def record(*conditions: objects.Condition) -> seen.Record:
+    found = world.Unreadable(uid="uid", generation=1, message="", conditions=conditions)
+    return seen.Record(uid="uid", resource_version="1", generation=1, found=found, observed_generation=1, times={})
+
+
+def status(*conditions: objects.Condition) -> objects.Status:
+    return objects.Status(1, conditions)
+
+
+def told(before: objects.Condition | None, now: objects.Condition) -> tuple[list[str], list[str]]:
+    """(reasons told at once, reasons told after the grace)."""
+    flips = events.Flips(GRACE)
+    first = flips.written(KEY, status(now), record(*([before] if before else [])), 100.0)
+    assert flips.overdue(KEY, status(now), 100.0 + GRACE - 1) == []
+    later = flips.overdue(KEY, status(now), 100.0 + GRACE)
+    assert flips.due_in(KEY, 200.0) is None
+    return [one.reason for one in first], [one.reason for one in later]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "at_once", "later"),
+    [
+        (READY, WRONG, ["TenantNotFound"], []),
+        (READY, UNASSIGNED, ["AddressNotAssigned"], []),
+        (PENDING, READY, ["Ready"], []),
+        (WRONG, READY, ["Ready"], []),
+        (READY, PENDING, [], []),
+        (WRONG, PENDING, [], []),
+        (None, READY, [], []),
+        (None, PENDING, [], []),
+        (None, ISSUING, [], []),
+        (None, UNASSIGNED, [], []),
+        (PENDING, UNASSIGNED, [], []),
+        (PENDING, ISSUING, [], []),
+        (None, WRONG, [], ["TenantNotFound"]),
+        (PENDING, WRONG, [], ["TenantNotFound"]),
+        (ISSUING, condition("False", "Failed"), [], ["Failed"]),
+        (None, UNREADY, [], ["ListenersNotReady"]),
+        (READY, UNREADY, [], ["ListenersNotReady"]),
+        (WRONG, condition("False", "SecretNotFound"), [], []),
+        (WRONG, WRONG, [], []),
+        (None, condition("False", "NoVisitYet", "Receiving"), [], []),
+        (None, condition("True", "Quarantining", "Quarantining"), ["Quarantining"], []),
+        (READY, condition("False", "X", "Accepted"), [], []),
+    ],
+)
+def test_what_is_told_and_when(
+    before: objects.Condition | None, now: objects.Condition, at_once: list[str], later: list[str]
+) -> None:
+    assert told(before, now) == (at_once, later)
+
+
+def test_what_was_missing_for_a_moment_only_is_no_warning() -> None:
+    flips = events.Flips(GRACE)
+    flips.written(KEY, status(WRONG), record(), 0.0)
+    assert flips.due_in(KEY, 10.0) == 20.0
+    assert flips.overdue(KEY, status(PENDING), 10.0) == []
+    assert flips.due_in(KEY, 10.0) is None
+    assert flips.overdue(KEY, status(WRONG), GRACE) == []
+
+
+def test_what_is_warned_of_is_warned_of_once_and_a_restart_warns_of_nothing() -> None:
+    flips = events.Flips(GRACE)
+    flips.written(KEY, status(WRONG), record(), 0.0)
+    flips.written(KEY, status(WRONG), record(WRONG), 5.0)
+    assert flips.overdue(KEY, status(WRONG), GRACE) == [WRONG]
+    assert flips.overdue(KEY, status(WRONG), 2 * GRACE) == []
+    after = events.Flips(GRACE)
+    assert after.written(KEY, status(WRONG), record(WRONG), 0.0) == []
+    assert after.due_in(KEY, 0.0) is None
+
+
+def test_what_is_gone_is_forgotten_and_not_everything_is_remembered() -> None:
+    flips = events.Flips(GRACE)
+    for number in range(events.MOST_WAITING + 1):
+        flips.written(objects.Key("Listener", "agency", f"l{number}"), status(WRONG), record(), 0.0)
+    last, first = (objects.Key("Listener", "agency", f"l{number}") for number in (events.MOST_WAITING, 0))
+    assert flips.due_in(last, 0.0) is None
+    assert flips.due_in(first, 0.0) == GRACE
+    assert flips.overdue(first, None, 0.0) == []
+    assert flips.due_in(first, 0.0) is None
+
+
+def test_an_event_is_a_warning_where_somebody_has_to_act_or_something_ceased() -> None:
+    event = events.event_of(KEY, "uid", WRONG, "now")
+    assert (event["type"], event["metadata"]["namespace"]) == ("Warning", "agency")
+    assert event["involvedObject"]["uid"] == "uid"
+    kinds = [events.event_of(KEY, "uid", one, "now")["type"] for one in (UNASSIGNED, PENDING, ISSUING, READY)]
+    assert kinds == ["Warning", "Normal", "Normal", "Normal"]
+    slow = condition("True", "ExpressionTooSlow", "RoutesDegraded")
+    assert events.event_of(KEY, "uid", slow, "now")["type"] == "Warning"
