@@ -104,7 +104,7 @@ class Children:
             ):
                 raise
             raw = await self._api.apply(path, manifest)
-        before = self._cache.by_ref.get(ref)
+        before = self._cache.in_place.by_ref.get(ref)
         self._take(key, kind, raw)
         self._doubted.discard(ref)
         found = self._cache.in_place.by_ref.get(ref)
