@@ -123,7 +123,7 @@ async def _run(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--path", default="/hooks/bench")
+    parser.add_argument("--path", default="/hooks/k7f3m9q2x8w4v6t1b5n0")
     parser.add_argument("--listeners", type=int, default=1, help="spread over so many listeners' hosts")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10)

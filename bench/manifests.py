@@ -24,7 +24,7 @@ kind: Listener
 metadata: {{name: l{number}, namespace: bench}}
 spec:
   tenantRef: {{name: t{number}}}
-  addresses: [{{name: a, hostname: h{number}.example.com, path: /hooks/bench}}]
+  addresses: [{{name: a, hostname: h{number}.example.com, path: /hooks/k7f3m9q2x8w4v6t1b5n0}}]
   authentication: {{type: None}}
   routes: [{{name: all, destinationRef: {{name: warehouse}}}}]
 """

@@ -1,5 +1,6 @@
 """What compile() found, as problems: with file and line, how to mend it, and what it only follows from. Pure."""
 
+import functools
 from collections.abc import Iterable, Mapping
 
 from usher_gateway.resources import condition, load, problem
@@ -57,14 +58,18 @@ class _Hints:
 
     def __init__(self, objects: Objects, manifests: load.Manifests) -> None:
         self._left = _HINTS
-        self._names: dict[tuple[str, str], list[str]] = {}
-        """(kind, namespace) -> names."""
-        self._namespaces: dict[tuple[str, str], list[str]] = {}
-        """(kind, name) -> namespaces."""
-        for kind, key in (*objects, *sorted(manifests.invalid - objects.keys())):
+        self._objects, self._manifests = objects, manifests
+
+    @functools.cached_property
+    def _known(self) -> tuple[dict[tuple[str, str], list[str]], dict[tuple[str, str], list[str]]]:
+        """(kind, namespace) -> names, and (kind, name) -> namespaces; made when something is missing."""
+        names: dict[tuple[str, str], list[str]] = {}
+        namespaces: dict[tuple[str, str], list[str]] = {}
+        for kind, key in (*self._objects, *sorted(self._manifests.invalid - self._objects.keys())):
             namespace, _, name = key.rpartition("/")
-            self._names.setdefault((kind, namespace), []).append(name)
-            self._namespaces.setdefault((kind, name), []).append(namespace)
+            names.setdefault((kind, namespace), []).append(name)
+            namespaces.setdefault((kind, name), []).append(namespace)
+        return names, namespaces
 
     def of(self, found: condition.Finding) -> str:
         """The hint for a finding."""
@@ -73,7 +78,8 @@ class _Hints:
         self._left -= 1
         kind, key = found.missing
         namespace, _, name = key.rpartition("/")
-        elsewhere = self._namespaces.get((kind, name))
+        names, namespaces = self._known
+        elsewhere = namespaces.get((kind, name))
         if elsewhere:
             return f"there is one in namespace `{elsewhere[0]}`, but references stay inside one namespace"
-        return problem.did_you_mean(name, self._names.get((kind, namespace), ()))
+        return problem.did_you_mean(name, names.get((kind, namespace), ()))

@@ -215,7 +215,9 @@ def _check(one: resources.Listener, report: Report) -> None:
 
 def _addresses(one: resources.Listener, around: Surroundings, report: Report) -> tuple[documents.Address, ...]:
     """Every address that the listener gets; those it may not have are reported and left out."""
-    tokens = hostnames.tokens_of(one, around.keys.install)
+    tokens = hostnames.Tokens(())
+    if not one.spec.addresses or any(address.path is None for address in one.spec.addresses):
+        tokens = hostnames.tokens_of(one, around.keys.install)
     if not one.spec.addresses:
         given = list(hostnames.addresses_of(around.policy.spec.hostname, None, (), tokens))
         return tuple(address for address in given if around.claims.take(address, resources.key_of(one)))

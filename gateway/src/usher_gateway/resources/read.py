@@ -1,5 +1,6 @@
 """One YAML node against one type: a plain value, and every problem on the way with its line."""
 
+import functools
 import re
 from collections.abc import Mapping
 
@@ -70,15 +71,14 @@ class Reader:
 
     def _read(self, node: yaml.Node, wanted: inspect.Type, path: str) -> object:
         shape = _shape_of(wanted)
-        match shape.kind:
-            case inspect.StructType():
-                return self._struct(node, shape, path)
-            case inspect.ListType():
-                return self._list(node, shape.kind, path, shape.extra)
-            case inspect.DictType():
-                return self._dict(node, shape.kind, path)
-            case _:
-                return self._scalar(node, shape.kind, path, shape.extra)
+        kind = shape.kind
+        if isinstance(kind, inspect.StructType):
+            return self._struct(node, shape, path)
+        if isinstance(kind, inspect.ListType):
+            return self._list(node, kind, path, shape.extra)
+        if isinstance(kind, inspect.DictType):
+            return self._dict(node, kind, path)
+        return self._scalar(node, kind, path, shape.extra)
 
     def _struct(self, node: yaml.Node, shape: "_Shape", path: str) -> object:
         pairs = self._pairs(node, path)
@@ -167,11 +167,10 @@ class Reader:
         if not isinstance(node, yaml.ScalarNode):
             return self.report(node, path, f"must be {_what(wanted)}, not {_describe(node)}")
         value = value_of(node)
-        match wanted:
-            case inspect.IntType():
-                return self._integer(node, value, wanted, path)
-            case inspect.BoolType():
-                return value if isinstance(value, bool) else self.report(node, path, "must be true or false")
+        if isinstance(wanted, inspect.IntType):
+            return self._integer(node, value, wanted, path)
+        if isinstance(wanted, inspect.BoolType):
+            return value if isinstance(value, bool) else self.report(node, path, "must be true or false")
         if not isinstance(value, str):
             # a Secret's values are never repeated
             shown = "" if self.resource.startswith("Secret") else f': "{node.value}"'
@@ -205,7 +204,7 @@ class Reader:
         low, high = wanted.min_length or 0, wanted.max_length or len(value)
         if not low <= len(value) <= high:
             return self.report(node, path, f"must have {low} to {high} characters, has {len(value)}", what)
-        if wanted.pattern is not None and not re.fullmatch(wanted.pattern, value):
+        if wanted.pattern is not None and not _compiled(wanted.pattern).fullmatch(value):
             return self.report(node, path, "does not have the right form", what or f"must match {wanted.pattern}")
         return value
 
@@ -259,6 +258,9 @@ def _take_apart(wanted: inspect.Type) -> _Shape:
     return _Shape(wanted, kind, found, fields, required, getattr(kind.cls, "rules", ()))
 
 
+_compiled = functools.cache(re.compile)
+
+
 def line_of(node: yaml.Node) -> int:
     """The line (from 1) that a node starts on."""
     return int(node.start_mark.line) + 1
@@ -280,7 +282,7 @@ def _child(node: yaml.Node, field: str) -> yaml.Node | None:
 
 
 def _is_null(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.ScalarNode) and value_of(node) is None
+    return isinstance(node, yaml.ScalarNode) and not node.style and node.value in scalars.NULL
 
 
 def _describe(node: yaml.Node) -> str:
