@@ -195,6 +195,7 @@ def and_run(happens: Callable[[World], object]) -> Callable[[World], None]:
         happens(built)
         built.settle()
         built.gateways_run_it()
+        built.settle()
 
     return both
 
@@ -318,7 +319,7 @@ CASES = [
     Case("Ready", "False", "RemovalsHalted", halted, "ListenerClass", "public"),
     Case("Ready", "True", "Ready", nothing, "ListenerClass", "public"),
     Case("Ready", "True", "Ready", nothing, "Tenant", TENANT),
-    Case("Ready", "True", "Suspended", edit_tenant(state="Suspended"), "Tenant", TENANT),
+    Case("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended")), "Tenant", TENANT),
     Case("Ready", "False", "ListenersNotReady", listener_fails, "Tenant", TENANT),
     Case("Ready", "Unknown", "Pending", lambda built: built.add(samples.listener("new")), "Tenant", TENANT),
     Case("Ready", "True", "Suspended", and_run(edit_destination(state="Paused")), "Destination", samples.DESTINATION),

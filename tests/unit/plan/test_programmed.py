@@ -38,6 +38,25 @@ def test_what_is_no_edit_of_the_resource_leaves_it_true_for_half_a_minute() -> N
     assert told(built) == ("False", "GatewayUnavailable")
 
 
+def test_that_deliveries_are_held_is_told_once_the_gateways_hold_them() -> None:
+    built = samples.agency()
+
+    def ready() -> list[tuple[str, str]]:
+        built.settle()
+        kinds = (("Listener", samples.LISTENER), ("Tenant", "default/acme"))
+        told = [built.condition(kind, path, "Ready") for kind, path in kinds]
+        return [(one.status, one.reason) for one in told]
+
+    built.edit("Tenant", "default/acme", state="Suspended")
+    assert ready() == [("True", "Ready"), ("Unknown", "Pending")]
+    built.gateways_run_it()
+    assert ready() == [("True", "Suspended")] * 2
+    built.edit("Tenant", "default/acme", state="Active")
+    assert ready() == [("True", "Suspended"), ("Unknown", "Pending")]
+    built.gateways_run_it()
+    assert ready() == [("True", "Ready")] * 2
+
+
 def test_a_plan_that_waits_says_when_to_look_again() -> None:
     built = samples.agency()
     a_gateway_falls_behind(built)

@@ -57,7 +57,7 @@ def _plan(view: world.World, key: objects.Key, seen: world.Seen[resources.Listen
     return objects.Plan(
         key,
         None if published.stays else tuple(child for child in (published.child, urls) if child is not None),
-        common.status(teller, parts, _suspended(view, seen.resource), fields={ADDRESSES_FIELD: shown}),
+        common.status(teller, parts, _told_suspended(view, seen, found, teller), fields={ADDRESSES_FIELD: shown}),
         is_behind=found.is_behind,
         again_at=found.again_at,
         unknown_secrets=(*compiled.unknown_secrets, *faces.unknown_secrets),
@@ -80,7 +80,17 @@ def _in_force(
     return document if isinstance(document, documents.Listener) else None
 
 
-def _suspended(view: world.World, one: resources.Listener) -> str:
+def _told_suspended(
+    view: world.World, seen: world.Seen[resources.Listener], found: programmed.Programmed, teller: conditions.Teller
+) -> str:
+    """Why deliveries are held, as far as gateways have heard of it: what they do not run yet is not told."""
+    before = teller.before(_Type.Ready)
+    if not found.is_behind or before is None:
+        return suspended(view, seen.resource)
+    return before.message if before.reason == conditions.Reason.Suspended else ""
+
+
+def suspended(view: world.World, one: resources.Listener) -> str:
     """Why deliveries are held; ``""`` where they are not."""
     if defaults.pick(one.spec.state, "Listener.spec.state") == "Suspended":
         return "`state` is Suspended: visits are accepted, their deliveries held"

@@ -1,8 +1,9 @@
 """A Tenant: no children; its listeners carry what it says, and say whether they are ready."""
 
+from usher_gateway import resources
 from usher_gateway.resources import defaults, single
 from usher_operator import compiling, conditions, objects, world
-from usher_operator.plans import common
+from usher_operator.plans import common, listener
 
 _Type = objects.ConditionType
 _MOST_NAMES = 3
@@ -33,8 +34,7 @@ def _with_listeners(
     """Ready as its listeners let it be."""
     unready: dict[str, list[str]] = {"False": [], "Unknown": []}
     for one in view.listeners_of(key.path):
-        ready = next((found for found in one.conditions if found.type == _Type.Ready), None)
-        truth = ready.status if ready else "Unknown"
+        truth = _ready(view, one)
         if truth != "True" and not compiling.is_foreign(view, one.resource):
             unready[truth].append(one.resource.metadata.name)
     if unready["False"]:
@@ -45,6 +45,15 @@ def _with_listeners(
     else:
         return told
     return objects.Status(told.observed_generation, (*told.conditions[:-1], ready))
+
+
+def _ready(view: world.World, one: world.Seen[resources.Listener]) -> str:
+    """Whether a listener is ready, and held or not as it is to be."""
+    ready = next((found for found in one.conditions if found.type == _Type.Ready), None)
+    if ready is None:
+        return "Unknown"
+    is_held, shall_be = ready.reason == conditions.Reason.Suspended, bool(listener.suspended(view, one.resource))
+    return "Unknown" if ready.status == "True" and is_held != shall_be else ready.status
 
 
 def _names(names: list[str]) -> str:
