@@ -111,6 +111,8 @@ class Children:
         if found is not None:
             self._verified[ref] = found.digest
             self._tell(key, before, found)
+            if found.seen.status != (before.seen.status if before is not None else {}):
+                self._queue.add(key)  # what the answer tells is told by no event any more
         _log.debug("child_written", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
     def _tell(self, key: objects.Key, before: seen.Child | None, found: seen.Child) -> None:

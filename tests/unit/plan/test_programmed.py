@@ -43,8 +43,10 @@ def test_that_deliveries_are_held_is_told_once_the_gateways_hold_them() -> None:
 
     def ready() -> list[tuple[str, str]]:
         built.settle()
-        kinds = (("Listener", samples.LISTENER), ("Tenant", "default/acme"))
-        told = [built.condition(kind, path, "Ready") for kind, path in kinds]
+        told = [
+            built.condition("Listener", samples.LISTENER, "Ready"),
+            built.condition("Tenant", "default/acme", "Ready"),
+        ]
         return [(one.status, one.reason) for one in told]
 
     built.edit("Tenant", "default/acme", state="Suspended")

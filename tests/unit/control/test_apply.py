@@ -1,0 +1,54 @@
+"""What is written of children, and what the server's answer to that tells."""
+
+from typing import Any
+
+import pytest
+
+from usher_operator import apply, chronicle, kinds, metrics, objects, removals, settings, workqueue
+from usher_operator import cache as caches
+from usher_operator.children import identity
+
+KEY = caches.hostname_key("www.example.com")
+REF = caches.ref_of(kinds.INGRESS, "usher-system", "usher-www")
+READY = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
+
+
+def ingress(version: str = "1", **rest: Any) -> dict[str, Any]:
+    about = {
+        "name": REF.name,
+        "namespace": REF.namespace,
+        "uid": "u",
+        "resourceVersion": version,
+        "labels": identity.labels("usher.dev/usher"),
+        "annotations": identity.annotations(KEY),
+    }
+    return {"apiVersion": REF.api_version, "kind": REF.kind, "metadata": about, "spec": {}, **rest}
+
+
+class Server:
+    """Answers a write with the object as it is by then."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self._answer = answer
+
+    async def get(self, _path: str, *, missing_ok: bool) -> None:
+        assert missing_ok
+
+    async def apply(self, _path: str, _manifest: dict[str, Any]) -> dict[str, Any]:
+        return self._answer
+
+
+@pytest.mark.parametrize("known", [None, {}, READY])
+@pytest.mark.parametrize("answered", [{}, READY])
+async def test_a_status_that_an_answer_tells_of_is_planned(
+    known: dict[str, Any] | None, answered: dict[str, Any]
+) -> None:
+    cache = caches.Cache(settings.Settings())
+    if known is not None:
+        cache.put(kinds.INGRESS, ingress(status=known))
+    queue: workqueue.Workqueue[objects.Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
+    server: Any = Server(ingress("2", status=answered))
+    told = (metrics.Metrics(), chronicle.Chronicle(lambda: 0.0))
+    children = apply.Children(server, cache, queue, removals.Removals(0.0, 0.0), told)
+    await children.apply(objects.Plan(KEY, (objects.Child(REF, ingress(), "new"),)))
+    assert (KEY in set(iter(queue.take, None))) is (answered != (known or {}))
