@@ -80,6 +80,16 @@ async def test_a_body_is_asked_for_by_100_continue(gateway: gateways.RunningGate
     assert gateway.counted() == {"visit": 1}
 
 
+async def test_http_1_0_knows_no_100_continue(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        data = wire.request(gateway.target(), visit(), headers={"Expect": "100-continue"}).replace(b"/1.1", b"/1.0", 1)
+        await connection.send(data[: -len(visit())])
+        while gateway.gateway.server.connections and not any(one.busy for one in gateway.gateway.server.connections):
+            await asyncio.sleep(0.01)
+        await connection.send(visit())
+        assert (await connection.answer()).acknowledges
+
+
 async def test_a_refusal_does_not_ask_for_the_body(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         data = wire.request("/nowhere", visit(), headers={"Expect": "100-continue"})

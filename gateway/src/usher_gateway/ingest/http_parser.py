@@ -32,6 +32,7 @@ class Parser:
     __slots__ = (
         "_before_end",
         "_fields",
+        "_head_bytes",
         "_httptools",
         "_now",
         "_rest_of_upgrade",
@@ -63,7 +64,7 @@ class Parser:
         self._before_end = 0
         """Bytes since something ended: a header, a chunk, a request."""
         self._target = b""
-        self._fields = 0
+        self._fields = self._head_bytes = 0
 
     def feed(self, data: bytes, now: float) -> None:
         """Parse what came at this time."""
@@ -122,7 +123,7 @@ class Parser:
         before, self.current = self.current, http_request.Request(self._sender)
         self.current.began_at = self._now if before.is_complete else before.began_at  # that of the acceptance
         self.is_begun = self.is_head = True
-        self._target, self._fields = b"", 0
+        self._target, self._fields, self._head_bytes = b"", 0, 0
 
     def on_url(self, part: bytes) -> None:
         """A piece of the target."""
@@ -133,7 +134,9 @@ class Parser:
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field, or a trailer field: those are dropped (RFC 9110 §6.5.1)."""
         self._fields += 1
-        if self._fields > _FIELDS or len(name) + len(value) > _LINE_BYTES or b"\0" in value:
+        size = len(name) + len(value)
+        self._head_bytes += size
+        if self._fields > _FIELDS or size > _LINE_BYTES or self._head_bytes > _HEAD_BYTES or b"\0" in value:
             raise _NotHTTPError
         if self.is_head:
             self.current.headers.add(name, value)
@@ -150,6 +153,7 @@ class Parser:
         coding = headers.bytes_of(b"transfer-encoding")
         if coding and (version == "1.0" or coding.strip(b" \t").lower() != b"chunked"):
             raise _NotHTTPError  # RFC 9112 §6.1
+        current.is_old = version == "1.0"
         current.method = parser.get_method().decode()
         current.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         current.name_place(self._target.decode())

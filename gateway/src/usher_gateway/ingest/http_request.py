@@ -101,6 +101,7 @@ class Request:
         "headers",
         "host",
         "is_complete",
+        "is_old",
         "keep_alive",
         "method",
         "size",
@@ -118,6 +119,8 @@ class Request:
         """When its first byte came (of a connection's first request: when that was accepted), and until when it has to
         be answered; on the event loop's clock."""
         self.keep_alive = True
+        self.is_old = False
+        """Whether it is of HTTP/1.0."""
         self.is_complete = False
         """Whether the whole body is here."""
         self.size = 0
@@ -199,8 +202,8 @@ class Request:
         return bytes(body)
 
     async def _wait(self) -> None:
-        if self.headers.first(b"expect").lower() == "100-continue":
-            self._sender.ask_for_body()  # RFC 9110 §10.1.1
+        if not self.is_old and self.headers.first(b"expect").lower() == "100-continue":
+            self._sender.ask_for_body()  # RFC 9110 §10.1.1, where HTTP/1.0 is to be left alone
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout_at(self.deadline - NO_TIME):
