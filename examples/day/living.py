@@ -83,6 +83,12 @@ def _show(day: Day, found: list[books.Book]) -> bool:
     return agrees
 
 
+def advice(error: model.UsherError, target: str) -> str:
+    """An error and its hint, for who started a day by ``make TARGET``."""
+    flags = f" Flags go into ARGS: make {target} ARGS='--seconds 30'" if "--" in error.hint else ""
+    return f"{error}\n{error.hint}{flags}"
+
+
 @contextlib.contextmanager
 def fresh(folder: Path) -> Iterator[Path]:
     """A folder for one day at a time, without what an earlier one left.

@@ -38,7 +38,7 @@ def main() -> int:
         with living.fresh(arguments.data):
             return uvloop.run(_day(arguments))
     except model.UsherError as error:
-        print(f"{error}\n{error.hint}", file=sys.stderr)
+        print(living.advice(error, "run"), file=sys.stderr)
         return 2
 
 
@@ -107,7 +107,7 @@ def _urls(gateway: app.Gateway) -> dict[str, str]:
 def _say_what_to_try(gateway: app.Gateway, arguments: argparse.Namespace, console: rich.console.Console) -> None:
     listen, admin = arguments.listen, arguments.admin
     url = sending.by_http(_urls(gateway)["hotels"])
-    host = url.split("/")[2]
+    host, company = url.split("/")[2], sending.PLANS[0].company
     folder = MANIFESTS.relative_to(Path.cwd()) if MANIFESTS.is_relative_to(Path.cwd()) else MANIFESTS
     console.print(
         f"""
@@ -115,7 +115,7 @@ Usher goes on serving (Ctrl-C ends it). What to try in another terminal:
 
   a visit        curl -i --connect-to {host}:80:{listen} {url} \\
                       -H 'content-type: application/json' -d '{{"user": {{"id": 1, "venue": {{"id": 7}}}}}}'
-  the portal     .venv/bin/usher simulate --validate-only --connect {listen} {url}
+  the portal     .venv/bin/usher simulate --validate-only --company {company} --connect {listen} {url}
   the books      .venv/bin/usher usage --admin http://{admin} --data {arguments.data}
   visits         .venv/bin/usher visits list --admin http://{admin} --data {arguments.data}
   metrics        curl -s http://{admin}/metrics | grep '^usher_'

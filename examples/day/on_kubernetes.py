@@ -56,7 +56,7 @@ def main() -> int:
             _say(console, f"Kubernetes {cluster.version(reached)} has Usher's definitions, namespaces and rights.")
             return uvloop.run(Run(arguments, reached, console).run())
     except model.UsherError as error:
-        print(f"{error}\n{error.hint}", file=sys.stderr)
+        print(living.advice(error, "run-kubernetes"), file=sys.stderr)
         return 2
     except _FAILURES as error:
         print(error, file=sys.stderr)

@@ -26,7 +26,7 @@ Everything goes on running (Ctrl-C ends it). What to try in another terminal:
   delete a tenant k delete tenant stadium                 # its listeners answer 404 in a few seconds
   take it back    k apply --server-side -f {manifests}/stadium.yaml   # at the same URLs
   a URL           k get secret hotels-url --template='{{{{.data.url | base64decode}}}}'
-  the portal      .venv/bin/usher simulate --validate-only --connect {listen} \\
+  the portal      .venv/bin/usher simulate --validate-only --company {sending.PLANS[0].company} --connect {listen} \\
                       "$(k get secret hotels-url --template='{{{{.data.url | base64decode}}}}' | sed s/https/http/)"
   the books       .venv/bin/usher usage --admin http://{admin} --data {logs}/tokens
   metrics         curl -s http://{admin}/metrics http://{arguments.operator}/metrics | grep '^usher_'

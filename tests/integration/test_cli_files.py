@@ -61,6 +61,16 @@ def test_a_missing_file_is_a_problem(tmp_path: pathlib.Path) -> None:
     assert done.returncode == 1
     assert "no such file" in done.stdout
     assert usher("check").returncode == 2
+    done = usher("check", tmp_path)
+    assert (done.returncode, "no file in this folder ends in .yaml or .yml" in done.stdout) == (1, True), done.stdout
+
+
+def test_a_path_that_cannot_be_looked_at_is_told_like_one_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / ("a" * 300)  # its name is too long; as root nothing is forbidden
+    done = usher("check", path)
+    assert (done.returncode, f"{path}:1: error: no such file" in done.stdout) == (1, True), done.stdout + done.stderr
+    done = usher("run", path, "--data", tmp_path / "data")
+    assert (done.returncode, "no such file" in done.stderr) == (2, True), done.stderr
 
 
 def test_what_only_fails_because_of_a_mistake_is_told_with_it(tmp_path: pathlib.Path) -> None:
@@ -109,6 +119,8 @@ def test_a_set_without_any_object_is_a_problem_a_file_without_one_is_odd(tmp_pat
         empty.write_text(content)
         done = usher("check", empty)
         assert (done.returncode, f"{empty}:1: error: there is no object of Usher" in done.stdout) == (1, True), content
+        assert "delete the file" not in done.stdout, "a path that was named removes nothing where it goes away"
+        assert "delete the file" in usher("check", tmp_path).stdout
     assert usher("check", "-").returncode == 1
     empty.write_text("# later\n")
     done = usher("check", empty, "examples/quickstart.yaml")

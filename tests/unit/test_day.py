@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from day import asking, books, readiness
+from day import asking, books, living, readiness
 from usher_gateway import clock as clocks
-from usher_gateway import simulator
+from usher_gateway import model, simulator
 
 SENT = simulator.ListenerBooks(name="hotels", visits=4, repeats=1, redelivered=1)
 COUNTED = {
@@ -64,3 +64,9 @@ def test_ready_is_what_the_present_generation_is() -> None:
 def test_a_scaled_clock_begins_where_it_is_told() -> None:
     start = 1_000_000_000_000_000
     assert 0 <= clocks.Clock(10.0, start).now() - start < 600_000_000
+
+
+def test_a_hint_that_names_a_flag_says_how_make_is_given_one() -> None:
+    said = living.advice(model.ConfigurationError("port in use", "Choose another --admin."), "run")
+    assert said.startswith("port in use\nChoose another --admin. Flags go into ARGS: make run ARGS=")
+    assert living.advice(model.ConfigurationError("no", "Wait."), "run") == "no\nWait."

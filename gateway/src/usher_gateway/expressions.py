@@ -367,6 +367,12 @@ def _hint(word: str, known: Iterable[str], otherwise: str = "") -> str:
     return f": {hint}" if hint else ""
 
 
+_UNEXPECTED = re.compile(
+    r"(?:mismatched input|extraneous input|no viable alternative at input) (?P<what>.+?)(?: expecting (?P<instead>.+))?"
+)
+"""How the parser says that something stands where it must not."""
+
+
 def _parse_problem(text: str) -> str:
     """The parser's first complaint that has a position, without its list of all tokens that there are."""
     found = re.search(r"<input>:(\d+):(\d+): Syntax error: ([^\n]*)", text) or re.search(
@@ -375,7 +381,11 @@ def _parse_problem(text: str) -> str:
     if found is None:
         return "cannot be parsed"
     line, column, what = found.groups()
-    what = re.sub(r" expecting \{.*", "", what).replace("'<EOF>'", "the end")
+    unexpected = _UNEXPECTED.fullmatch(re.sub(r" expecting \{.*", "", what))
+    if unexpected is not None:
+        there, instead = unexpected["what"], unexpected["instead"]
+        what = f"{there} stands where {instead} should" if instead else f"{there} was not expected here"
+    what = re.sub("'?<EOF>'?", "the end", what)
     return f"cannot be parsed at line {line}, column {column}: {what}"
 
 

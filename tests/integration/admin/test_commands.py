@@ -165,6 +165,8 @@ async def test_a_wrong_token_is_said_and_exits_2(served: serving.Served) -> None
 async def test_a_wrong_question_is_said_and_exits_2(served: serving.Served) -> None:
     run = await ask(served, "visits", "list", "--reason", "Nope")
     assert (run.code, "reason must be one of" in run.err) == (2, True)
+    run = await ask(served, "deliveries", "list", "--state", "nope")
+    assert (run.code, "state must be one of Pending, Delivered, Dead, Cancelled, held" in run.err) == (2, True)
     run = await ask(served, "visits", "show", "7")
     assert (run.code, "UUID" in run.err) == (2, True)
     run = await ask(served, "visits", "show", "01920000-0000-7000-8000-000000000001")

@@ -156,7 +156,8 @@ def _token(data: pathlib.Path, name: str) -> str:
     try:
         return tokens.load(data / name)
     except model.ConfigurationError as error:
-        fail(str(error), f"{error.hint}, or set USHER_TOKEN", USAGE)
+        hint = "give --data the folder that `usher run` runs on (or its --admin-tokens), or set USHER_TOKEN"
+        fail(str(error), hint, USAGE)
 
 
 def moment(text: str | None) -> str | None:

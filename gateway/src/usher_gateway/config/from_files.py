@@ -205,14 +205,14 @@ class FileSource:
 
     def _groups(self) -> list[tuple[tuple[pathlib.Path, ...], bool]]:
         """What to watch: folders with all that is in them; of single files the folder alone, for renames over them."""
-        folders = tuple(path for path in self._paths if path.is_dir())
-        parents = tuple(dict.fromkeys(path.parent for path in self._paths if not path.is_dir()))
+        folders = tuple(path for path in self._paths if read_files.is_folder(path))
+        parents = tuple(dict.fromkeys(path.parent for path in self._paths if not read_files.is_folder(path)))
         return [group for group in ((folders, True), (parents, False)) if group[0]]
 
     async def _watch(self, group: tuple[tuple[pathlib.Path, ...], bool], stop: asyncio.Event) -> None:
         paths, recursive = group
         while not stop.is_set():
-            there = [path for path in paths if path.is_dir()]
+            there = [path for path in paths if read_files.is_folder(path)]
             try:
                 if there:
                     async for _ in watchfiles.awatch(

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import msgspec
 
@@ -51,7 +51,7 @@ class Reader:
             files = [path] if path == STANDARD_INPUT else list(_files(path))
             if not files:
                 gaps.append(str(path))
-                found.append(_gap(str(path), "no such file, or a folder without *.yaml files"))
+                found.append(_gap(str(path), _why_nothing(path)))
             for file in files:
                 name = shown(file)
                 content = self._piped if file == STANDARD_INPUT else _content(file)
@@ -69,7 +69,7 @@ class Reader:
         self._parsed = parsed
         digest.update("\0".join(gaps).encode())
         merged = load.merge(parts)
-        found.extend(_tell_empty(empty, merged))
+        found.extend(_tell_empty(empty, merged, {shown(path) for path in self._paths}))
         manifests = msgspec.structs.replace(merged, problems=(*found, *merged.problems))
         return Reading(manifests, tuple(gaps), digest.digest())
 
@@ -84,6 +84,11 @@ def shown(path: pathlib.Path) -> str:
     return "<stdin>" if path == STANDARD_INPUT else str(path)
 
 
+def is_folder(path: pathlib.Path) -> bool:
+    """Whether it is a folder; False too where a folder above may not be entered, which ``Path.is_dir`` raises for."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def require(paths: Sequence[pathlib.Path]) -> None:
     """Refuse to start on what is not there; while a gateway runs, a path that goes away removes nothing.
 
@@ -95,15 +100,16 @@ def require(paths: Sequence[pathlib.Path]) -> None:
             raise model.ConfigurationError(
                 "standard input cannot be watched", "Write it to a file and give that; `usher check -` reads it."
             )
-        if not path.exists():
+        if not os.path.exists(path):  # noqa: PTH110 - as in `is_folder`
             raise model.ConfigurationError(
-                f"{path}: no such file or folder", "Name files or folders of manifests that are there."
+                f"{path}: no such file or folder, or not to be reached",
+                "Name files or folders of manifests that are there, and that this user may read.",
             )
 
 
 def _files(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """The files of a path, sorted. Hidden ones (a mounted volume's ``..data`` too) and editors' are left out."""
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 - as in `is_folder`
         yield path
         return
     for folder, folders, names in os.walk(path):
@@ -122,11 +128,23 @@ def _content(file: pathlib.Path) -> bytes | None:
         return None
 
 
-def _tell_empty(empty: list[tuple[str, load.Manifests]], merged: load.Manifests) -> Iterator[problem.Problem]:
-    """A file with nothing but comments is odd; a set without any object is a mistake, as it is for kubectl."""
+def _why_nothing(path: pathlib.Path) -> str:
+    if is_folder(path):
+        return f"no file in this folder ends in {' or '.join(sorted(SUFFIXES))}"
+    return "no such file or folder, or not to be reached"
+
+
+def _tell_empty(
+    empty: list[tuple[str, load.Manifests]], merged: load.Manifests, named: Container[str]
+) -> Iterator[problem.Problem]:
+    """A file with nothing but comments is odd; a set without any object is a mistake, as it is for kubectl.
+
+    ``named``: paths that were given. One that goes away removes nothing; a file that goes from its folder does.
+    """
     is_nothing = not merged.objects and not merged.invalid and not problem.has_errors(merged.problems)
-    hint = "what it held before, if anything, stays in force; to remove all of it, delete the file"
     for name, manifests in empty:
+        hint = "what it held before, if anything, stays in force"
+        hint += "" if name in named else "; to remove all of it, delete the file"
         if is_nothing:
             yield problem.Problem(name, 1, "", "there is no object of Usher in it", hint)
         elif not manifests.problems and not manifests.namespaces:

@@ -171,7 +171,7 @@ class Dispatcher:
             self._note_due(entry.destination, settlement.due_at)
         opened = self.lanes.done(key, result, self._clock.steady())
         if opened:
-            _log.warning("circuit_opened", destination=entry.destination)
+            _log.warning("circuit_opened", destination=entry.destination, error=settlement.error)
             for waiting in self.lanes.drain(entry.destination):
                 self._mine.discard(waiting.delivery.key)
                 self._deferred.append(waiting.delivery.key)

@@ -130,7 +130,7 @@ def deliveries_scope(connection: sqlite3.Connection, where: port.Filter) -> walk
     if where.state == HELD:
         scope.add("hold > 0")
     elif where.state is not None:
-        state = _member(model.DeliveryState, where.state, "state")
+        state = _member(model.DeliveryState, where.state, "state", HELD)
         assert state is not None
         if state >= model.DeliveryState.Dead:
             scope.index_terms = f"state >= 2 and state = {int(state)}"
@@ -187,13 +187,13 @@ def _keys(ids: tuple[bytes, ...]) -> list[int] | None:
     return [model.key_of(identifier) for identifier in ids] if ids else None
 
 
-def _member(kind: Any, name: str | None, field: str) -> Any:
-    """A member by its name, whatever the case of its first letter; None for None."""
+def _member(kind: Any, name: str | None, field: str, *others: str) -> Any:
+    """A member by its name, whatever the case of its first letter; None for None. ``others`` are fine too."""
     if name is None:
         return None
     found = kind.__members__.get(name[:1].upper() + name[1:])
     if found is None:
-        raise ValueError(f"{field} must be one of {', '.join(kind.__members__)}")
+        raise ValueError(f"{field} must be one of {', '.join((*kind.__members__, *others))}")
     return found
 
 
