@@ -29,6 +29,7 @@ _ATTEMPTS = 2
 Lease, and a server that is only slow must not either."""
 
 _NO_RIGHT = "the account needs the rights of operator/access/operator.yaml"
+_NO_NAMESPACE = "the namespace that --namespace names must exist"
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -107,6 +108,7 @@ class Lease:
     async def acquire(self) -> None:
         """Wait until this replica is the leader; the Lease is watched, so that a release is seen at once."""
         while not self.is_leader:
+            decision: Decision | None = None
             try:
                 async with asyncio.timeout(self._attempt_seconds):
                     decision = await self._look()
@@ -115,7 +117,7 @@ class Lease:
                 if decision.action == "Wait":
                     await self._watch(decision.seconds)
             except (apis.ApiError, TimeoutError) as error:
-                await self._not_reached(error)
+                await self._not_reached(error, is_new=decision is not None and decision.action == "Create")
         _log.info("lease_acquired", identity=self.identity)
 
     async def hold(self) -> None:
@@ -141,13 +143,17 @@ class Lease:
                 await self._write("Release")
                 _log.info("lease_released", identity=self.identity)
 
-    async def _not_reached(self, error: Exception) -> None:
-        """Wait a moment before the next look; where somebody else was faster, look at once."""
+    async def _not_reached(self, error: Exception, *, is_new: bool) -> None:
+        """Wait a moment before the next look; where somebody else was faster, look at once.
+
+        ``is_new``: the Lease was to be created, so what was not found is its namespace.
+        """
         status, reason = (error.status, error.reason) if isinstance(error, apis.ApiError) else (0, "TimeoutError")
-        if status not in {404, 409}:
-            hint = _NO_RIGHT if status in {401, 403} else ""
-            _log.warning("lease_not_reached", status=status, reason=reason, hint=hint)
-            await asyncio.sleep(self._timing.retry)
+        if status == 409 or (status == 404 and not is_new):
+            return
+        hint = {401: _NO_RIGHT, 403: _NO_RIGHT, 404: _NO_NAMESPACE}.get(status, "")
+        _log.warning("lease_not_reached", namespace=self._namespace, status=status, reason=reason, hint=hint)
+        await asyncio.sleep(self._timing.retry)
 
     async def _still_ours(self, error: Exception) -> bool:
         """After a failed renewal: whether to go on trying."""
@@ -175,7 +181,8 @@ class Lease:
     async def _look(self) -> Decision:
         asked = self._clock()
         raw = await self._api.get(f"{self._path}/{NAME}", missing_ok=True, attempts=1)
-        self.reached_at = self._clock()
+        if raw is not None:  # else not even its namespace need be there
+            self.reached_at = self._clock()
         self._acquired = ((raw or {}).get("spec") or {}).get("acquireTime") or ""
         self._observed.see(read(raw) if raw is not None else None, asked)
         return self._observed.decide(self._clock())

@@ -1,0 +1,42 @@
+"""The Lease at an API server that does not let it be made."""
+
+import asyncio
+import time
+from collections import Counter
+
+import kopf
+import pytest
+import structlog
+from aiohttp import web
+
+from usher_operator import api, lease, settings
+
+WAIT_SECONDS = 0.6
+
+
+@pytest.mark.parametrize(("status", "hint"), [(404, "--namespace"), (403, "operator/access")])
+async def test_a_lease_that_cannot_be_made_is_told_and_tried_again_after_a_while(status: int, hint: str) -> None:
+    asked: Counter[str] = Counter()
+
+    async def refuse(request: web.Request) -> web.Response:
+        asked[request.method] += 1
+        return web.json_response({"reason": "No"}, status=404 if request.method == "GET" else status)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        host, port = runner.addresses[0][:2]
+        timing = settings.Timing(retry=WAIT_SECONDS * 0.7)
+        async with api.Api(lambda: kopf.ConnectionInfo(server=f"http://{host}:{port}")) as client:
+            part = lease.Lease(client, settings.Settings(timing=timing, identity="me"), time.monotonic)
+            with structlog.testing.capture_logs() as logs, pytest.raises(TimeoutError):
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await part.acquire()
+    finally:
+        await runner.cleanup()
+    assert (asked["POST"], part.is_leader, part.reached_at) == (2, False, None)
+    assert [hint in line["hint"] for line in logs] == [True, True]
