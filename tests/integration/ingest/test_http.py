@@ -84,8 +84,8 @@ async def test_http_1_0_knows_no_100_continue(gateway: gateways.RunningGateway) 
     async with wire.connect(gateway.port) as connection:
         data = wire.request(gateway.target(), visit(), headers={"Expect": "100-continue"}).replace(b"/1.1", b"/1.0", 1)
         await connection.send(data[: -len(visit())])
-        while gateway.gateway.server.connections and not any(one.busy for one in gateway.gateway.server.connections):
-            await asyncio.sleep(0.01)
+        server = gateway.gateway.server
+        await gateways.wait_until(lambda: not server.connections or any(one.busy for one in server.connections))
         await connection.send(visit())
         assert (await connection.answer()).acknowledges
 
