@@ -92,7 +92,8 @@ class Children:
         path = kind.path(ref.namespace, ref.name)
         if ref in self._cache.in_place.foreign:
             raise apis.ApiError(409, "NotOurs", f"apply {path}", "another install's child has that name")
-        if ref not in self._cache.in_place.by_ref and ref.namespace != self._cache.install.config_namespace:
+        before = self._cache.in_place.by_ref.get(ref)  # now: the watch may tell of the write before its answer comes
+        if before is None and ref.namespace != self._cache.install.config_namespace:
             await self._refuse_foreign(path)
         try:
             raw = await self._api.apply(path, manifest)
@@ -104,7 +105,6 @@ class Children:
             ):
                 raise
             raw = await self._api.apply(path, manifest)
-        before = self._cache.in_place.by_ref.get(ref)
         self._take(key, kind, raw)
         self._doubted.discard(ref)
         found = self._cache.in_place.by_ref.get(ref)

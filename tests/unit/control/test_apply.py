@@ -1,9 +1,11 @@
 """What is written of children, and what the server's answer to that tells."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from unit.control import test_cache
 from usher_operator import apply, chronicle, kinds, metrics, objects, removals, settings, workqueue
 from usher_operator import cache as caches
 from usher_operator.children import identity
@@ -28,13 +30,14 @@ def ingress(version: str = "1", **rest: Any) -> dict[str, Any]:
 class Server:
     """Answers a write with the object as it is by then."""
 
-    def __init__(self, answer: dict[str, Any]) -> None:
-        self._answer = answer
+    def __init__(self, answer: dict[str, Any], meanwhile: Callable[[], object] = lambda: None) -> None:
+        self._answer, self._meanwhile = answer, meanwhile
 
     async def get(self, _path: str, *, missing_ok: bool) -> None:
         assert missing_ok
 
     async def apply(self, _path: str, _manifest: dict[str, Any]) -> dict[str, Any]:
+        self._meanwhile()
         return self._answer
 
 
@@ -52,3 +55,18 @@ async def test_a_status_that_an_answer_tells_of_is_planned(
     children = apply.Children(server, cache, queue, removals.Removals(0.0, 0.0), told)
     await children.apply(objects.Plan(KEY, (objects.Child(REF, ingress(), "new"),)))
     assert (KEY in set(iter(queue.take, None))) is (answered != (known or {}))
+
+
+async def test_a_document_is_told_of_as_new_also_where_its_watch_was_faster() -> None:
+    cache = caches.Cache(settings.Settings())
+    raw = test_cache.config()
+    ref = caches.ref_of(kinds.SECRET, raw["metadata"]["namespace"], raw["metadata"]["name"])
+    told: list[bool] = []
+    chronicle_: Any = chronicle.Chronicle(lambda: 0.0)
+    chronicle_.published = lambda _key, *, is_new: told.append(is_new)
+    queue: workqueue.Workqueue[objects.Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
+    server: Any = Server(raw, lambda: cache.put(kinds.SECRET, raw))
+    written = apply.Children(server, cache, queue, removals.Removals(0.0, 0.0), (metrics.Metrics(), chronicle_))
+    manifest = {"apiVersion": "v1", "kind": "Secret", **raw}
+    await written.apply(objects.Plan(test_cache.LOBBY, (objects.Child(ref, manifest, "new"),)))
+    assert told == [True]
