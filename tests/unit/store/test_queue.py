@@ -1,6 +1,7 @@
 """The queue before the store: bounded, fair to tenants, and it loses nothing, full or not."""
 
 import asyncio
+import contextlib
 
 import pytest
 from hypothesis import given
@@ -36,6 +37,42 @@ def test_one_too_large_for_its_tenant_is_refused_and_harms_nobody() -> None:
     with pytest.raises(model.StoreBusyError):
         queued.push(entry("acme", loop.create_future(), b"x" * 11))
     assert queued.draw() == []
+    loop.close()
+
+
+def test_those_who_come_once_are_not_kept_behind_those_who_flood() -> None:
+    queued = queue.ArrivalQueue(queue.Limits(batch_entries=4))
+    loop = asyncio.new_event_loop()
+    for tenant in [*["flood 1", "flood 2", "flood 3"] * 10, *[f"once {number}" for number in range(8)]]:
+        queued.push(entry(tenant, loop.create_future()))
+    drawn = [one.arrival.listener.tenant for _ in range(3) for one in queued.draw()]
+    assert sum(tenant.startswith("once") for tenant in drawn) >= 6
+    loop.close()
+
+
+def test_an_outage_however_long_leaves_no_more_behind_than_it_found() -> None:
+    queued = queue.ArrivalQueue(queue.Limits())
+    loop = asyncio.new_event_loop()
+    for number in range(3):
+        queued.push(entry(f"tenant {number}", loop.create_future()))
+    for _ in range(50):
+        queued.put_back(queued.draw())
+    assert len(queued._spare) <= 3
+    assert len(queued.draw()) == 3
+    loop.close()
+
+
+@pytest.mark.parametrize(
+    "limits", [queue.Limits(entries=64, tenant_entries=16), queue.Limits(bytes=512, tenant_bytes=128)]
+)
+def test_tenants_who_fill_the_queue_together_leave_room_for_one_with_little(limits: queue.Limits) -> None:
+    queued = queue.ArrivalQueue(limits)
+    loop = asyncio.new_event_loop()
+    with contextlib.suppress(model.StoreBusyError):
+        while True:
+            for flood in range(8):
+                queued.push(entry(f"flood {flood}", loop.create_future(), b"12345678"))
+    queued.push(entry("quiet", loop.create_future(), b"12345678"))
     loop.close()
 
 

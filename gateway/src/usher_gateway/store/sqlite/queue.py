@@ -1,11 +1,17 @@
 """What waits for the next commit: arrivals, tenant by tenant, so that none crowds out the others. Loop's side only."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 
 import msgspec
 
 from usher_gateway import model
+
+_KEPT_FOR_OTHERS = 8
+"""One part in so many of the queue is only for tenants that have little in it, however many others flood."""
+
+_LITTLE = 64
+"""One part in so many of what a tenant may have is little."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -39,7 +45,8 @@ class ArrivalQueue:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._lanes: OrderedDict[tuple[str, str], _Lane] = OrderedDict()
+        """The tenant whose turn is next first."""
         self._spare: list[_Lane] = []
         """Empty ones: making a lane for each arrival of thousands of tenants would cost more than the queue."""
         self.entries = 0
@@ -52,18 +59,13 @@ class ArrivalQueue:
         Raises:
             StoreBusyError: the queue, or the tenant's part of it, is full.
         """
-        listener, size, limits = entry.arrival.listener, len(entry.arrival.body), self._limits
+        listener, size = entry.arrival.listener, len(entry.arrival.body)
         tenant = (listener.namespace, listener.tenant)
         lane = self._lanes.get(tenant)
-        if (
-            self.entries >= limits.entries
-            or self.bytes + size > limits.bytes
-            or (lane is not None and len(lane.entries) >= limits.tenant_entries)
-            or (lane.bytes if lane is not None else 0) + size > limits.tenant_bytes
-        ):
+        if not self._has_room(lane, size):
             raise model.StoreBusyError("the queue before the store is full")
         if lane is None:  # not before: a lane without an entry must never be drawn from
-            lane = self._lanes[tenant] = self._spare.pop() if self._spare else _Lane()
+            lane = self._new_lane(tenant)
         lane.entries.append(entry)
         lane.bytes += size
         self.entries += 1
@@ -74,31 +76,45 @@ class ArrivalQueue:
         batch: list[Entry] = []
         size = 0
         while self._lanes and len(batch) < self._limits.batch_entries and size < self._limits.batch_bytes:
-            for tenant in list(self._lanes):
-                lane = self._lanes[tenant]
-                entry = self._pop(lane)
-                if not lane.entries:
-                    self._spare.append(self._lanes.pop(tenant))
-                if entry.future.done():
-                    self.withdrawn.append(entry)
-                else:
-                    batch.append(entry)
-                    size += len(entry.arrival.body)
-                    if len(batch) >= self._limits.batch_entries or size >= self._limits.batch_bytes:
-                        self._rotate(tenant)
-                        break
+            tenant, lane = self._lanes.popitem(last=False)
+            entry = self._pop(lane)
+            if lane.entries:
+                self._lanes[tenant] = lane  # behind all others, also those that come between two batches
+            else:
+                self._spare.append(lane)
+            if entry.future.done():
+                self.withdrawn.append(entry)
+            else:
+                batch.append(entry)
+                size += len(entry.arrival.body)
         return batch
 
     def put_back(self, entries: list[Entry]) -> None:
         """Return a batch that could not be committed to the front, in its order."""
         for entry in reversed(entries):
             listener = entry.arrival.listener
-            lane = self._lanes.setdefault((listener.namespace, listener.tenant), _Lane())
+            tenant = (listener.namespace, listener.tenant)
+            lane = self._lanes.get(tenant) or self._new_lane(tenant)
             lane.entries.appendleft(entry)
             size = len(entry.arrival.body)
             lane.bytes += size
             self.entries += 1
             self.bytes += size
+
+    def _has_room(self, lane: _Lane | None, size: int) -> bool:
+        limits = self._limits
+        entries, held = (len(lane.entries), lane.bytes) if lane is not None else (0, 0)
+        if entries >= limits.tenant_entries or held + size > limits.tenant_bytes:
+            return False
+        most_entries, most_bytes = limits.entries, limits.bytes
+        if entries > limits.tenant_entries // _LITTLE or held > limits.tenant_bytes // _LITTLE:
+            most_entries -= most_entries // _KEPT_FOR_OTHERS
+            most_bytes -= most_bytes // _KEPT_FOR_OTHERS
+        return self.entries < most_entries and self.bytes + size <= most_bytes
+
+    def _new_lane(self, tenant: tuple[str, str]) -> _Lane:
+        lane = self._lanes[tenant] = self._spare.pop() if self._spare else _Lane()
+        return lane
 
     def _pop(self, lane: _Lane) -> Entry:
         entry = lane.entries.popleft()
@@ -107,10 +123,3 @@ class ArrivalQueue:
         self.entries -= 1
         self.bytes -= size
         return entry
-
-    def _rotate(self, last: tuple[str, str]) -> None:
-        """Let the tenants after ``last`` be first in the next batch."""
-        for tenant in list(self._lanes):
-            self._lanes[tenant] = self._lanes.pop(tenant)
-            if tenant == last:
-                break
