@@ -15,7 +15,7 @@ import pytest
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store import port
-from usher_gateway.store.sqlite import changes, database, lanes, persons, settling, tail, walk, writer
+from usher_gateway.store.sqlite import accepting, changes, database, lanes, persons, settling, tail, walk, writer
 
 MIGRATIONS = Path(database.__file__).parent / "migrations"
 NOW = samples.NOW
@@ -459,3 +459,48 @@ async def test_batches_that_are_not_those_gathered_are_left_alone(bench: engines
     with pytest.raises(model.StoreUnavailableError):
         await store.run_job(meters.fold(gathered))
     assert await visits_by_listener(store) == {"l0": 1, "l1": 1}
+
+
+# quotas
+
+MONTH = (NOW - samples.DAY, NOW + samples.DAY)
+QUOTA = {"quota": 2, "quota_month": MONTH}
+
+
+class Watched(dict[tuple[str, str, int], int]):
+    """Counts how often somebody walks through it."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[tuple[str, str, int]]:
+        self.walks += 1
+        return super().__iter__()
+
+
+async def test_many_arrivals_without_a_quota_cost_one_look_at_the_months_of_others(bench: engines.Bench) -> None:
+    store: Any = bench.store
+    store.opened.writer.month_visits = months = Watched()
+    await bench.accept(samples.arrival("a", **QUOTA))
+    months.walks = 0
+    await bench.accept(*[samples.arrival(f"{number}", listener=samples.BAR, if_visit=()) for number in range(50)])
+    assert (len(months), months.walks <= 1) == (1, True)
+
+
+async def test_a_body_that_the_store_refuses_makes_nobody_elses_month_count_anew(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    count_month = accepting.Acceptance._count_month
+
+    def watched(self: accepting.Acceptance, arrival: model.Arrival) -> int:
+        counted.append(arrival.listener.tenant)
+        return count_month(self, arrival)
+
+    monkeypatch.setattr(accepting.Acceptance, "_count_month", watched)
+    bench.engine.refuse_bodies(bench.place, "refused")
+    await bench.accept(samples.arrival("a", **QUOTA))
+    bad = samples.arrival("bad", listener=samples.BAR, body=b"refused", **QUOTA)
+    await bench.accept(samples.arrival("b", listener=samples.BAR, **QUOTA), bad)
+    accepted = await bench.accept(samples.arrival("c", **QUOTA), samples.arrival("d", **QUOTA))
+    assert [len(each.deliveries) for each in accepted] == [1, 0]
+    assert counted.count("acme") == 1

@@ -108,6 +108,7 @@ class Acceptance:
             self._accept(arrival, decide.decide(arrival, facts), facts)
         self._insert(facts.once_marks - marks_before)
         self._count()
+        self._forget_months()
         return self._accepted, self._ledger_rows
 
     def _accept(self, arrival: model.Arrival, decision: decide.Decision, facts: decide.Facts) -> None:
@@ -280,15 +281,18 @@ class Acceptance:
         for arrival in self._arrivals:
             if arrival.quota and decide.quota_key(arrival) not in known:
                 known[decide.quota_key(arrival)] = self._count_month(arrival)
-            elif known and not arrival.quota:
-                # Nobody counts on while there is no quota: with the next one all is counted anew.
-                self._forget_months(arrival.listener)
         return known
 
-    def _forget_months(self, listener: model.ListenerName) -> None:
-        known, tenant = self._owner.month_visits, (listener.namespace, listener.tenant)
-        for key in [key for key in known if key[:2] == tenant]:
-            del known[key]
+    def _forget_months(self) -> None:
+        """Nobody counts on while a tenant has no quota: with the next one all is counted anew."""
+        known = self._owner.month_visits
+        if not known:
+            return
+        names = [arrival.listener for arrival in self._arrivals if not arrival.quota]
+        without = {(name.namespace, name.tenant) for name in names}
+        if without:
+            for key in [key for key in known if key[:2] in without]:
+                del known[key]
 
     def _count_month(self, arrival: model.Arrival) -> int:
         connection = self._owner.connection

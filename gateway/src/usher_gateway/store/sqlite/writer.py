@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store import decide
 from usher_gateway.store.sqlite import accepting, names, persons, rows, settling, tail
 
 FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = accepting.FLAGS
@@ -71,7 +72,7 @@ class Writer:
             self.connection.execute("commit")
         except BaseException:
             self.lanes_from = lanes_from
-            self._roll_back()
+            self._roll_back(batch)
             raise
         self._remember(ledger_rows, batch, has_folded)
         self._note_lent(accepted, batch)
@@ -123,11 +124,12 @@ class Writer:
         self.lent.difference_update([settlement.key for settlement in batch.settlements])
         self.lent.difference_update(self._returning)
 
-    def _roll_back(self) -> None:
+    def _roll_back(self, batch: Batch) -> None:
         if self.connection.in_transaction:
             self.connection.execute("rollback")
         self.names.forget()
-        self.month_visits.clear()
+        for arrival in batch.arrivals:  # no others: to count all months anew would keep everybody waiting
+            self.month_visits.pop(decide.quota_key(arrival), None)
 
     def _remember(self, ledger_rows: list[tail.LedgerRow], batch: Batch, has_folded: bool) -> None:
         for row in ledger_rows:
