@@ -1,0 +1,396 @@
+"""Many tenants, tiny limits, and everything that can go wrong beside it, by a seed: what was acknowledged is there.
+
+The steps of arrivals and deliveries, the dispatcher and a real store, in one process: statements fail, bodies are
+refused, senders hang up, deadlines pass, destinations fail, hang and go, the gateway stops and crashes. Afterwards the
+sun shines until nothing is open, and then everything has to add up, and nothing may be left counted.
+"""
+
+import asyncio
+import collections
+import contextlib
+import json
+import random
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from contract import engines
+from integration import gateways
+from unit.ingest import samples
+from usher_gateway import clock as clocks
+from usher_gateway import documents, model, visit_path
+from usher_gateway.delivery import desk as desks
+from usher_gateway.delivery import dispatcher as dispatchers
+from usher_gateway.delivery import holds as all_holds
+from usher_gateway.destinations import exchange
+from usher_gateway.destinations import http as http_sender
+from usher_gateway.ingest import door as doors
+from usher_gateway.ingest import http_request
+from usher_gateway.store import books, port
+from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite import store as sqlite_store
+
+TIME_SCALE = 500.0
+"""Retries after 5 s come after 10 ms."""
+
+TENANTS = 9
+LISTENERS = 2
+SENDERS = 40
+DEADLINE_SECONDS = 0.3
+DESTINATIONS = ("good", "flaky", "hanging", "refusing", "elsewhere")
+QUEUE = {"entries": 24, "tenant_entries": 8, "bytes": 30_000, "tenant_bytes": 8_000, "batch_entries": 5}
+LANES = dispatchers.Limits(lane_bytes=9_000, in_flight=6, unsettled=4)
+FOREVER = 1 << 62
+
+
+class Storm:
+    """A connection on which statements fail, while it storms; whoever writes meets it in another thread."""
+
+    def __init__(self, connection: sqlite3.Connection, chance: random.Random) -> None:
+        self._connection, self._chance = connection, chance
+        self.likelihood = 0.0
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        if not statement.startswith("rollback") and self._chance.random() < self.likelihood:
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._connection.execute(statement, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+class Peers:
+    """The systems behind the destinations, in place of a sender."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self.is_sunny = False
+        self.delivered: collections.Counter[str] = collections.Counter()
+        """webhook-id -> how often it was taken."""
+
+    async def send(self, request: exchange.Request, timeout_seconds: float) -> exchange.Answer:
+        chance, name = self._chance, request.url.rpartition("/")[2]
+        await asyncio.sleep(chance.uniform(0, 0.01))
+        if not self.is_sunny:
+            if chance.random() < 0.01:
+                raise RuntimeError(f"a fault of ours, within {timeout_seconds} s")
+            if name == "hanging" and chance.random() < 0.8:
+                await asyncio.sleep(0.1)
+                return exchange.Answer(error=exchange.SendError.Timeout)
+            if name == "flaky" and chance.random() < 0.5:
+                return exchange.Answer(503)
+        if name == "refusing":
+            return exchange.Answer(400)
+        self.delivered[dict(request.headers)["webhook-id"]] += 1
+        return exchange.Answer(200)
+
+
+class Line:
+    """The connection of a request: some senders have given up by the time of the answer."""
+
+    peer = "192.0.2.1"
+
+    def __init__(self, *, is_connected: bool) -> None:
+        self.is_connected = is_connected
+
+    def ask_for_body(self) -> None:
+        """Nothing to do."""
+
+
+def snapshot(chance: random.Random, *, sunny: bool) -> documents.Snapshot:
+    """The same listeners always; of destinations, some are missing or paused unless the sun shines."""
+    listeners = {}
+    for number in range(TENANTS * LISTENERS):
+        tenant = documents.Tenant(
+            f"tenant-{number // LISTENERS}", visits_per_month=20 * (number % 3), when_exceeded="Hold"
+        )
+        if sunny:
+            tenant = msgspec.structs.replace(tenant, when_exceeded="Forward")
+        routes = [documents.Route("crm", f"agency/{DESTINATIONS[number % len(DESTINATIONS)]}")]
+        routes.append(documents.Route("all", "agency/good", repeats="Forward", deliver_within_seconds=100_000))
+        if number % 4 == 0:
+            routes.append(documents.Route("once", "agency/flaky", once_per=documents.OncePer(("User",), "Day")))
+        document = samples.listener(name=f"l{number}", routes=tuple(routes))
+        address = documents.Address("hooks.test", f"/l{number}")
+        listeners[document.key] = msgspec.structs.replace(
+            document, tenant=tenant, addresses=(address,), max_body_bytes=2_500
+        )
+    destinations = {}
+    for name in DESTINATIONS:
+        if sunny or chance.random() < 0.8:
+            state: Any = "Active" if sunny or chance.random() < 0.8 else "Paused"
+            timeout = 30 if sunny else 10
+            one = samples.destination(
+                name=name, url=f"https://peer.test/{name}", state=state, timeout_seconds=timeout, concurrency=3
+            )
+            destinations[one.key] = one
+    return documents.Snapshot(listeners, destinations)
+
+
+class Life:
+    """One life of a gateway, but for its sockets."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.clock = world.clock
+        self.store = cast(
+            "sqlite_store.SqliteStore",
+            engines.Sqlite().make(world.place, cast("engines.Clock", world.clock.now), limits=QUEUE, fold_rows=20),
+        )
+        self.tasks: list[asyncio.Task[None]] = []
+        self.is_over = self.has_crashed = False
+
+    async def start(self) -> None:
+        await self.store.open()
+        if not self.world.is_prepared:
+            engines.Sqlite().refuse_bodies(self.world.place, "poison")
+            self.world.is_prepared = True
+        writer = self.store.opened.writer
+        self.storm = Storm(writer.connection, random.Random(self.world.chance.random()))
+        writer.connection = writer.names._connection = cast("sqlite3.Connection", self.storm)
+        self.desk = desks.Desk(cast("http_sender.HTTPSender", self.world.peers), self.clock, samples.KEYS)
+        parts = dispatchers.Parts(self.store, self.desk, self.clock, visit_path.deliver)
+        self.dispatcher = dispatchers.Dispatcher(parts, LANES)
+        self.holds = all_holds.Holds(
+            self.store, self.desk, self.clock, lambda found: self.dispatcher.offer(found, fresh=False)
+        )
+        self.door = doors.Door(self.store, self.clock, samples.KEYS, samples.Watch(), self.dispatcher.offer)
+        self.apply()
+        jobs = (self.door.deadlines.watch(), self.dispatcher.run(), self._review(), self._weather())
+        self.tasks = [asyncio.create_task(job) for job in jobs]
+
+    def apply(self, *, sunny: bool = False) -> None:
+        found = snapshot(self.world.chance, sunny=sunny)
+        self.door.apply(found)
+        self.dispatcher.apply(found)
+
+    async def _review(self) -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            with contextlib.suppress(model.StoreUnavailableError):
+                await self.holds.review()
+                self.dispatcher.ask_store()
+
+    async def _weather(self) -> None:
+        while True:
+            chance = self.world.chance
+            await asyncio.sleep(chance.uniform(0.01, 0.2))
+            self.storm.likelihood = chance.choice([0.0, 0.0, 0.005, 0.05, 1.0])
+            if chance.random() < 0.3 and not self.world.is_sunny:
+                self.apply()
+
+    async def post(self, path: str, body: bytes, *, is_connected: bool) -> int:
+        """One arrival by the real steps; the status it was answered with."""
+        request = http_request.Request(Line(is_connected=is_connected))
+        request.method, request.host, request.target = "POST", "hooks.test", path
+        request.add(body)
+        request.complete()
+        loop = asyncio.get_running_loop()
+        request.began_at, request.deadline = loop.time(), loop.time() + DEADLINE_SECONDS
+        answer = await visit_path.accept_arrival(self.door, request)
+        assert loop.time() < request.deadline + 0.5
+        return answer.status
+
+    def check_tasks(self) -> None:
+        """None of the gateway's tasks may have ended: it would end with them."""
+        for task in self.tasks:
+            assert not task.done(), task.exception()
+
+    async def stop(self) -> None:
+        self.check_tasks()
+        self.storm.likelihood = 0.0
+        await gateways.wait_until(lambda: not self.door.deadlines.waiting)
+        await self.dispatcher.stop(1)
+        await self._end()
+        await self.store.close()
+
+    async def crash(self) -> None:
+        self.check_tasks()
+        self.is_over = self.has_crashed = True
+        self.dispatcher._stopping.set()
+        for attempt in list(self.dispatcher._attempts):
+            attempt.cancel()
+        engines.Sqlite().crash(self.store)
+        await self._end()
+
+    async def _end(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for key, count in self.door.books.counted.items():
+            self.world.counted[key[2]] += count
+        self.world.unacknowledged += self.door.books.unacknowledged
+
+
+class World:
+    """What outlives a gateway, and the senders' own books."""
+
+    def __init__(self, place: Path, seed: int) -> None:
+        self.place = place
+        self.chance = random.Random(seed)
+        self.clock = clocks.Clock(TIME_SCALE)
+        self.peers = Peers(random.Random(seed + 1))
+        self.is_prepared = self.is_sunny = False
+        self.posted = 0
+        self.acknowledged: collections.Counter[bytes] = collections.Counter()
+        self.statuses: collections.Counter[int] = collections.Counter()
+        self.counted: collections.Counter[str] = collections.Counter()
+        self.unacknowledged = 0
+        self._number = 0
+        self._again: list[tuple[str, bytes]] = []
+
+    def _next(self) -> tuple[str, bytes]:
+        chance = self.chance
+        if self._again and chance.random() < 0.3:
+            return self._again.pop()
+        self._number += 1
+        listener = int(chance.triangular(0, TENANTS * LISTENERS, 0)) % (TENANTS * LISTENERS)
+        user = chance.choice([self._number, self._number, chance.randrange(5)])
+        body: dict[str, Any] = {"n": self._number, "user": {"id": user, "venue": {"id": 9}}}
+        body["filler"] = "x" * chance.choice([0, 10, 500, 2_000, 3_000])
+        kind = chance.random()
+        if kind < 0.03:
+            body["filler"] = "poison"
+        elif kind < 0.06:
+            del body["user"]
+        elif kind < 0.09:
+            body = {}
+        return f"/l{listener}", json.dumps(body).encode()
+
+    async def send(self, life: Life) -> None:
+        """One sender: posts, and brings again what was not acknowledged, until the gateway's life is over."""
+        while not life.is_over:
+            path, body = self._next()
+            self.posted += 1
+            is_connected = self.chance.random() > 0.05
+            status = await life.post(path, body, is_connected=is_connected)
+            self.statuses[status] += 1
+            if status == 200 and is_connected:
+                self.acknowledged[body] += 1
+            else:
+                self._again.append((path, body))
+            await asyncio.sleep(self.chance.choice([0, 0, 0.001, 0.02]))
+
+    @contextlib.asynccontextmanager
+    async def senders(self, life: Life) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self.send(life)) for _ in range(SENDERS)]
+        yield
+        life.is_over = True
+        done, left = await asyncio.wait(tasks, timeout=2 * DEADLINE_SECONDS)
+        for task in done:
+            task.result()
+        assert life.has_crashed or not left
+        for task in left:
+            task.cancel()  # the one that its sender waits for will never come
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+async def weather(place: Path, seed: int, *, crashes: bool, lives: int = 3) -> None:
+    world = World(place, seed)
+    for _ in range(lives):
+        life = Life(world)
+        await life.start()
+        async with world.senders(life):
+            await asyncio.sleep(world.chance.uniform(0.3, 0.7))
+            if crashes:
+                await life.crash()
+        if not crashes:
+            await life.stop()
+    await sunshine(world, crashes=crashes)
+
+
+async def sunshine(world: World, *, crashes: bool) -> None:
+    world.is_sunny = world.peers.is_sunny = True
+    life = Life(world)
+    await life.start()
+    life.tasks.pop().cancel()  # the weather
+    life.storm.likelihood = 0.0
+    life.apply(sunny=True)
+
+    async def is_nothing_open() -> bool:
+        life.check_tasks()
+        return not await life.store.open_deliveries(FOREVER)
+
+    await gateways.wait_until(is_nothing_open, 20, "the end of all deliveries")
+    await life.store.flush()
+    check_nothing_is_left(life)
+    usage = await life.store.usage(0, FOREVER)
+    assert books.check(usage, {}, {}) == []
+    await life.stop()
+    check_books(world, usage, crashes=crashes)
+    check_ledger(world)
+    check_deliveries(world, crashes=crashes)
+
+
+def check_nothing_is_left(life: Life) -> None:
+    """What is bounded is empty again: what drifts would one day refuse everybody."""
+    store, dispatcher, lanes = life.store, life.dispatcher, life.dispatcher.lanes
+    assert (store._arrivals.entries, store._arrivals.bytes, len(store._arrivals._lanes)) == (0, 0, 0)
+    assert (store.unsettled, store.orphans, store._abandoned, store._waiters) == (0, [], {}, [])
+    assert (lanes.bytes, lanes.count, lanes.in_flight, lanes._running) == (0, 0, 0, {})
+    assert all(lane.bytes == lane.in_flight == 0 for lane in lanes._lanes.values())
+    assert (dispatcher._mine, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())
+    assert (life.door.deadlines.waiting, store.opened.writer.lent) == ({}, set())
+
+
+def check_books(world: World, usage: list[port.UsageRow], *, crashes: bool) -> None:
+    meters: collections.Counter[int] = collections.Counter()
+    for row in usage:
+        meters.update(row.counts)
+    arrivals = sum([meters[counter] for counter in books.ARRIVALS])
+    if crashes:
+        assert arrivals <= world.posted
+        return
+    assert arrivals == world.posted
+    words = [*list(model.CountedAs)]
+    assert [world.counted[word.name.lower()] for word in words] == [meters[counter] for counter in books.ARRIVALS]
+    assert meters[model.Counter.unacknowledged] == world.unacknowledged
+
+
+def rows_of(world: World, statement: str) -> list[Any]:
+    store = gateways.StoreFile(world.place / database.FILE_NAME)
+    return list(store.rows(statement))
+
+
+def check_ledger(world: World) -> None:
+    """Every acknowledgement has its row."""
+    kept: collections.Counter[bytes] = collections.Counter()
+    for body, size, reason in rows_of(world, "select body, body_size, reason from bodies join arrivals using (key)"):
+        kept[f"{size}".encode() if reason else bytes(body)] += 1
+    wanted: collections.Counter[bytes] = collections.Counter()
+    for body, count in world.acknowledged.items():
+        fields = json.loads(body)
+        if fields:
+            is_kept = "user" in fields and fields["filler"] != "poison" and len(body) <= 2_500
+            wanted[body if is_kept else f"{len(body)}".encode()] += count
+    assert wanted - kept == {}
+    assert wanted
+
+
+def check_deliveries(world: World, *, crashes: bool) -> None:
+    states: collections.Counter[int] = collections.Counter()
+    for identifier, state in rows_of(world, "select id, state from deliveries"):
+        states[state] += 1
+        taken = world.peers.delivered[model.format_id(identifier)]
+        if state == model.DeliveryState.Delivered:
+            assert taken >= 1
+        if not crashes:
+            assert taken == (state == model.DeliveryState.Delivered)
+    assert states[model.DeliveryState.Delivered] > 20
+    assert states[model.DeliveryState.Pending] == 0
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_after_any_weather_all_adds_up(tmp_path: Path, crashes: bool) -> None:
+    await weather(tmp_path / "data", random.randrange(1 << 30), crashes=crashes)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_after_much_weather_all_adds_up(tmp_path: Path, seed: int, crashes: bool) -> None:
+    await weather(tmp_path / "data", seed, crashes=crashes, lives=5)
