@@ -70,6 +70,8 @@ class Dispatcher:
         self._deferred: list[int] = []
         self._due: dict[str, int] = {}
         """Destination -> when the first of its backlog is due, as far as known."""
+        self._crowded: dict[str, float] = {}
+        """Destination -> until when nothing is claimed for it, because nothing of it found room (the loop's time)."""
         self._changed: set[str] = set()
         """Destinations with a new document, whose backlog is not hastened yet."""
         self._outdated: set[int] = set()
@@ -291,10 +293,15 @@ class Dispatcher:
             else:
                 room = self.lanes.room(destination, self._clock.steady())
                 limit, size = min(room.rows, _CLAIM_ROWS), room.bytes
-            if limit <= 0 or size <= _OVERHEAD_BYTES:
+            if limit <= 0 or size <= _OVERHEAD_BYTES or self._crowded.get(destination, 0.0) > self._loop.time():
                 continue
-            found = await self.store.claim(destination, limit, size, now)
+            found, deferred = await self.store.claim(destination, limit, size, now), len(self._deferred)
             self.offer(found, fresh=False)
+            # A claim may be larger than the room: to fetch it again at once would be two transactions for nothing.
+            if found and len(self._deferred) == deferred + len(found):
+                self._crowded[destination] = self._loop.time() + _POLL_SECONDS
+            else:
+                self._crowded.pop(destination, None)
             if len(found) < limit:
                 self._due.pop(destination, None)
                 self._ask_store = True

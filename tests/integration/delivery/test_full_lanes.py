@@ -1,0 +1,64 @@
+"""While lanes are full, what finds no room waits in the store, and the store is left in peace."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+from contract import engines, samples
+from integration import gateways
+from unit.delivery import samples as delivery_samples
+from unit.ingest import samples as ingest_samples
+from usher_gateway import clock as clocks
+from usher_gateway import documents, model
+from usher_gateway.delivery import desk as desks
+from usher_gateway.delivery import dispatcher as dispatchers
+from usher_gateway.delivery import lanes
+from usher_gateway.destinations import http as http_sender
+
+LIMITS = dispatchers.Limits(lane_bytes=10_000)
+OTHER = samples.route("other", destination="agency/other")
+
+
+async def test_what_is_larger_than_the_room_that_is_left_is_not_fetched_again_and_again(tmp_path: Path) -> None:
+    store: Any = engines.Sqlite().make(tmp_path / "data", engines.Clock())
+    await store.open()
+    claims: list[int] = []
+    claim, answers = store.claim, asyncio.Event()
+
+    async def watched(*arguments: Any) -> list[model.Delivery]:
+        found: list[model.Delivery] = await claim(*arguments)
+        claims.append(len(found))
+        return found
+
+    async def deliver(dispatcher: dispatchers.Dispatcher, entry: lanes.Entry) -> None:
+        await answers.wait()
+        dispatcher.settle(entry, samples.settlement(entry.delivery, model.SettledAs.Delivered), None)
+
+    store.claim = watched
+    clock = clocks.Clock()
+    desk = desks.Desk(cast("http_sender.HTTPSender", None), clock, ingest_samples.KEYS)
+    dispatcher = dispatchers.Dispatcher(dispatchers.Parts(store, desk, clock, deliver), LIMITS)
+    destinations = [delivery_samples.destination(), delivery_samples.destination(name="other")]
+    dispatcher.apply(documents.Snapshot({}, {one.key: one for one in destinations}))
+    running = asyncio.create_task(dispatcher.run())
+
+    # One part of the lanes for another destination, little for this one; what comes then needs more than is left.
+    for content, size, route in [("a", 4_000, OTHER), ("b", 2, samples.CRM), ("c", 3_000, samples.CRM)]:
+        arrival = samples.arrival(content, body=b"x" * size, if_visit=(samples.plan(route),))
+        dispatcher.offer((await store.accept(arrival)).deliveries)
+    await gateways.wait_until(lambda: bool(claims), 5, "a look for what waits")
+    claims.clear()
+    await asyncio.sleep(0.5)
+    assert len(claims) <= 2
+    assert dispatcher.lanes.in_flight == 2
+
+    answers.set()
+
+    async def is_all_delivered() -> bool:
+        await store.flush()
+        return not await store.open_deliveries(1 << 62)
+
+    await gateways.wait_until(is_all_delivered, 5, "the delivery of what had no room")
+    await dispatcher.stop(1)
+    await running
+    await store.close()
