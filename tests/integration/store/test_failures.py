@@ -11,7 +11,7 @@ import pytest
 from contract import engines, samples
 from integration import gateways
 from usher_gateway import model
-from usher_gateway.store.sqlite import disk, engine, tail
+from usher_gateway.store.sqlite import disk, engine, rows, tail, writer
 
 NOW = samples.NOW
 
@@ -140,3 +140,31 @@ async def test_a_claim_that_was_rolled_back_is_recovered_when_it_is_claimed_agai
     with contextlib.suppress(AttributeError):
         bench.store.opened.writer.connection = connection._connection  # type: ignore[attr-defined]
     assert (await bench.reopen(crash=True)).recovered == 1
+
+
+async def test_a_lost_answer_is_remembered_also_by_the_commit_that_folds_its_content(bench: engines.Bench) -> None:
+    store: Any = bench.store
+    first, again = samples.arrival("a"), samples.arrival("a")
+    assert await bench.words(first, again) == ["Visit", "Repeat"]
+    await bench.accept(*[samples.arrival(f"{number}") for number in range(8)])
+    bucket = tail.BUCKETS.index(first.fingerprint[0])
+    for _ in range(bucket + 20):
+        if store.opened.writer.tail.folding is not None and store.opened.writer.tail._position == bucket:
+            break
+        await store.run_job(lambda _: None)
+    bench.store.unacknowledged(again)
+    await bench.store.flush()
+    for _ in range(len(tail.BUCKETS) + 10):
+        await store.run_job(lambda _: None)
+    assert store.opened.writer.tail.folding is None
+    bench.clock.now += 5 * samples.HOUR  # a retry comes late; without a trusted time only the lost answer proves it
+    assert await bench.words(samples.arrival("a", bench.clock.now)) == ["Redelivery"]
+
+
+async def test_after_a_copying_of_the_log_that_failed_a_lock_is_waited_for_as_before(bench: engines.Bench) -> None:
+    connection = failing(bench)
+    connection.fails = "pragma wal_checkpoint"
+    store: Any = bench.store
+    with pytest.raises(model.StoreUnavailableError):
+        await store.run_job(writer.checkpoint_after)
+    assert connection.execute("pragma busy_timeout").fetchone() == (rows.BUSY_MILLISECONDS,)

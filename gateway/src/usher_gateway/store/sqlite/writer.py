@@ -63,12 +63,12 @@ class Writer:
             if batch.job is not None:
                 batch.job(self)
             settling.settle(self, batch.settlements)
-            self._mark_unacknowledged(batch)
+            has_folded = self._fold()
+            self._mark_unacknowledged(batch)  # after folding: it changes what is folded
             for listener, slot, counter, count in batch.counts:
                 self.meter(self.names.listener(listener), slot, counter, count)
             self._write_meters()
             self._fold_persons(len(ledger_rows))
-            has_folded = self._fold()
             self.connection.execute("commit")
         except BaseException:
             self.lanes_from = lanes_from
@@ -84,8 +84,10 @@ class Writer:
         how = "truncate" if self.truncate_is_due else "passive"
         self.checkpoint_is_due = self.truncate_is_due = False
         self.connection.execute("pragma busy_timeout = 20")  # arrivals wait for this: never for a reader
-        self.connection.execute(f"pragma wal_checkpoint({how})")
-        self.connection.execute(f"pragma busy_timeout = {rows.BUSY_MILLISECONDS}")
+        try:
+            self.connection.execute(f"pragma wal_checkpoint({how})")
+        finally:
+            self.connection.execute(f"pragma busy_timeout = {rows.BUSY_MILLISECONDS}")
 
     def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
         """Add to the meters of this transaction."""
