@@ -179,8 +179,10 @@ class Life:
         while True:
             chance = self.world.chance
             await asyncio.sleep(chance.uniform(0.01, 0.2))
+            if self.world.is_sunny:
+                continue
             self.storm.likelihood = chance.choice([0.0, 0.0, 0.005, 0.05, 1.0])
-            if chance.random() < 0.3 and not self.world.is_sunny:
+            if chance.random() < 0.3:
                 self.apply()
 
     async def post(self, path: str, body: bytes, *, is_connected: bool) -> int:
@@ -202,11 +204,13 @@ class Life:
 
     async def stop(self) -> None:
         self.check_tasks()
+        self.tasks.pop().cancel()  # the weather: what cannot be written while it stops is lost
         self.storm.likelihood = 0.0
         await gateways.wait_until(lambda: not self.door.deadlines.waiting)
         await self.dispatcher.stop(1)
         await self._end()
         await self.store.close()
+        self._add_up()
 
     async def crash(self) -> None:
         self.check_tasks()
@@ -216,11 +220,14 @@ class Life:
             attempt.cancel()
         engines.Sqlite().crash(self.store)
         await self._end()
+        self._add_up()
 
     async def _end(self) -> None:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def _add_up(self) -> None:
         for key, count in self.door.books.counted.items():
             self.world.counted[key[2]] += count
         self.world.unacknowledged += self.door.books.unacknowledged
@@ -307,7 +314,6 @@ async def sunshine(world: World, *, crashes: bool) -> None:
     world.is_sunny = world.peers.is_sunny = True
     life = Life(world)
     await life.start()
-    life.tasks.pop().cancel()  # the weather
     life.storm.likelihood = 0.0
     life.apply(sunny=True)
 
@@ -346,7 +352,7 @@ def check_books(world: World, usage: list[port.UsageRow], *, crashes: bool) -> N
         assert arrivals <= world.posted
         return
     assert arrivals == world.posted
-    words = [*list(model.CountedAs)]
+    words = list(model.CountedAs)
     assert [world.counted[word.name.lower()] for word in words] == [meters[counter] for counter in books.ARRIVALS]
     assert meters[model.Counter.unacknowledged] == world.unacknowledged
 
