@@ -11,6 +11,7 @@ import contextlib
 import json
 import random
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -53,8 +54,14 @@ class Storm:
     def __init__(self, connection: sqlite3.Connection, chance: random.Random) -> None:
         self._connection, self._chance = connection, chance
         self.likelihood = 0.0
+        self.is_slow = False
+        """Whether the next commit takes its time."""
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        if statement == "commit" and self.is_slow:
+            self.is_slow = False
+            time.sleep(1.2 * DEADLINE_SECONDS)  # deadlines pass, and then it is committed
+            return self._connection.execute(statement)
         if not statement.startswith("rollback") and self._chance.random() < self.likelihood:
             raise sqlite3.OperationalError("disk I/O error")
         return self._connection.execute(statement, *values)
@@ -182,6 +189,7 @@ class Life:
             if self.world.is_sunny:
                 continue
             self.storm.likelihood = chance.choice([0.0, 0.0, 0.005, 0.05, 1.0])
+            self.storm.is_slow = chance.random() < 0.2
             if chance.random() < 0.3:
                 self.apply()
 
@@ -194,7 +202,7 @@ class Life:
         loop = asyncio.get_running_loop()
         request.began_at, request.deadline = loop.time(), loop.time() + DEADLINE_SECONDS
         answer = await visit_path.accept_arrival(self.door, request)
-        assert loop.time() < request.deadline + 0.5
+        assert loop.time() < request.deadline + 5  # on a machine that does much else beside
         return answer.status
 
     def check_tasks(self) -> None:
@@ -296,24 +304,25 @@ class World:
         await asyncio.gather(*left, return_exceptions=True)
 
 
-async def weather(place: Path, seed: int, *, crashes: bool, lives: int = 3) -> None:
+async def weather(place: Path, seed: int, *, crashes: bool, lives: int = 2) -> None:
+    """Some lives of a gateway; in the last one the sun comes out."""
     world = World(place, seed)
-    for _ in range(lives):
+    for left in range(lives - 1, -1, -1):
         life = Life(world)
         await life.start()
         async with world.senders(life):
-            await asyncio.sleep(world.chance.uniform(0.3, 0.7))
-            if crashes:
+            await asyncio.sleep(world.chance.uniform(0.3, 0.6) if left else 1.2)
+            if crashes and left:
                 await life.crash()
-        if not crashes:
+        if not left:
+            await sunshine(life, crashes=crashes)
+        elif not crashes:
             await life.stop()
-    await sunshine(world, crashes=crashes)
 
 
-async def sunshine(world: World, *, crashes: bool) -> None:
+async def sunshine(life: Life, *, crashes: bool) -> None:
+    world = life.world
     world.is_sunny = world.peers.is_sunny = True
-    life = Life(world)
-    await life.start()
     life.storm.likelihood = 0.0
     life.apply(sunny=True)
 
