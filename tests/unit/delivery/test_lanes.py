@@ -48,6 +48,35 @@ def test_no_more_attempts_run_than_the_destination_allows() -> None:
     assert len(started(every, 0)) == 1
 
 
+def filled(lane_bytes: int = 8_000) -> lanes.Lanes:
+    """Lanes in which others hold all but what is kept for empty lanes."""
+    every = lanes.Lanes(lane_bytes, 100)
+    for number in range(60):
+        while every.offer(entry(f"n/{number % 30}", "flood", size=100 if every.bytes < 6_800 else 10), 0):
+            pass
+        if every.bytes == 7_000:
+            break
+    assert every.bytes == 7_000
+    return every
+
+
+def test_what_an_empty_lane_is_to_claim_beside_full_ones_finds_room() -> None:
+    every = filled()
+    room = every.room("n/empty", 0)
+    assert room.rows > 0
+    assert room.bytes > 100
+    assert [every.offer(entry("n/empty"), 0) for _ in range(room.rows)] == [True] * room.rows
+
+
+def test_a_dead_destination_is_tried_again_also_while_the_lanes_of_others_are_full() -> None:
+    every = lanes.Lanes(8_000, 100)
+    open_circuit(every, "n/dead", 0)
+    for number in range(70):
+        assert every.offer(entry(f"n/{number}", "flood"), 0)
+    room = every.room("n/dead", circuit.TRIAL_EVERY)
+    assert (room.rows, room.bytes) == (1, 1_000)
+
+
 def test_a_hanging_destination_with_a_long_queue_delays_no_other() -> None:
     every = lanes.Lanes(1 << 20, 100)
     for _ in range(50):

@@ -216,14 +216,16 @@ class Lanes:
         An open circuit whose trial is due has room for the one delivery that is tried.
         """
         lane = self._lane(destination)
-        free = max(0, (self._shared_bytes - self._bytes - 2 * lane.bytes) // 3)
+        shared, kept = self._shared_bytes - self._bytes, self._max_bytes - self._shared_bytes
+        rows, free = _MOST_READY_ROWS, max(0, (shared - 2 * lane.bytes) // 3)
+        if lane.bytes == 0 and shared < kept:
+            rows, free = 1, self._max_bytes - self._bytes  # what is kept for empty lanes is for one each
         if lane.circuit.state is circuit.State.Open:
             due = lane.count == 0 and lane.in_flight == 0 and now >= lane.circuit.trial_at
             return Room(int(due), free)
-        if lane.bytes == 0:
-            free = max(free, self._max_bytes - self._bytes)
         slots = min(lane.limits.concurrency, lane.circuit.limit)
-        return Room(max(0, min(slots * _READY_ROWS, _MOST_READY_ROWS) - lane.waited.count), free)
+        ready = min(slots * _READY_ROWS, _MOST_READY_ROWS) - lane.waited.count
+        return Room(max(0, min(ready, rows)), free)
 
     def offer(self, entry: Entry, now: int) -> bool:
         """Put a delivery into its lane; False if it has to wait in the store: no room, or an open circuit."""
