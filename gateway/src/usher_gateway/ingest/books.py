@@ -95,6 +95,6 @@ class Books:
         for skip in accepted.skipped:
             key = (books.name.namespace, books.name.tenant, skip.name)
             self.skipped[key] = self.skipped.get(key, 0) + 1
-        if arrival.quarantine is not None:
+        if arrival.quarantine is not None and accepted.counted_as is model.CountedAs.Quarantined:
             books.recent_quarantined += 1
             self.quarantined[arrival.quarantine.name] = self.quarantined.get(arrival.quarantine.name, 0) + 1
