@@ -464,7 +464,7 @@ async def test_batches_that_are_not_those_gathered_are_left_alone(bench: engines
 # quotas
 
 MONTH = (NOW - samples.DAY, NOW + samples.DAY)
-QUOTA = {"quota": 2, "quota_month": MONTH}
+QUOTA: dict[str, Any] = {"quota": 2, "quota_month": MONTH}
 
 
 class Watched(dict[tuple[str, str, int], int]):
