@@ -62,12 +62,15 @@ class Numbered:
 
 
 async def versions(platform: agencies.Platform, namespace: str) -> dict[str, str]:
-    """resourceVersion of everything that the operator writes."""
+    """resourceVersion of everything that the operator writes of a namespace, or of a class made for it."""
     found = {}
     places = [("Secret", platform.install.config), ("ListenerClass", "")]
     for kind, where in [*places, *((kind, namespace) for kind in ("Secret", "Tenant", "Listener", "Destination"))]:
         for one in await platform.server.list(api.Resource(kind, "", where)):
-            found[f"{kind} {one['metadata']['name']}"] = one["metadata"]["resourceVersion"]
+            about = one["metadata"]
+            owner = about.get("annotations", {}).get("usher.dev/owner", "")
+            if where == namespace or owner.startswith(f"{namespace}/") or about["name"].endswith(namespace):
+                found[f"{kind} {about['name']}"] = about["resourceVersion"]
     return found
 
 

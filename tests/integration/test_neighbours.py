@@ -222,7 +222,7 @@ async def test_a_mended_filter_decides_anew(tmp_path: Path, peer: receiver.Recei
     async with gateways.Gateway(tmp_path, [*hook(broken), crm(peer)]) as gateway:
         await gateway.start()
         await post_visits(gateway, range(20))
-        assert holds_of(gateway) == {"FilterError": 20}
+        await wait_for(lambda: holds_of(gateway), {"FilterError": 20})  # some may just be tried once more
         gateway.configure([*hook(mended), crm(peer)])
         await wait_for(lambda: states_of(gateway), {"Delivered": 2, "Cancelled": 18})
         assert {request.body for request in peer.kept("/crm")} == {gateways.visit(1), gateways.visit(11)}
