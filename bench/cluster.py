@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import report
 
-from support import api, clusters, installs, waiting, wire
+from support import api, clusters, installs, ports, waiting, wire
 
 _PARTS = ("cold", "edits", "idle")
 _CREATORS = 16
@@ -177,7 +177,7 @@ async def cold(bench: Bench) -> AsyncIterator[report.Result]:
 async def edits(bench: Bench) -> AsyncIterator[report.Result]:
     """From the answer to an edit until a gateway serves by it."""
     report.progress("an operator and a gateway, until everything is told of")
-    port = installs.free_port()
+    port = ports.free()
     begun = time.monotonic()
     operator = await start(bench, "--gateways", f"http://127.0.0.1:{port}")
     gateway = await bench.install.start_gateway(admin=port, wait=False)

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from support import api, installs, waiting
+from support import api, installs, ports, waiting
 
 
 async def declare(install: installs.Install, namespace: str, **listener: Any) -> None:
@@ -41,7 +41,7 @@ async def test_declared_resources_become_documents_a_url_and_conditions(
 
 
 async def test_what_gateways_run_is_programmed(install: installs.Install, namespace: str) -> None:
-    port = installs.free_port()
+    port = ports.free()
     await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
     await declare(install, namespace)
     await install.start_gateway(admin=port)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.test_operator_changes import content, declare
-from support import api, installs, moving_clock, waiting
+from support import api, installs, moving_clock, ports, waiting
 
 HOUR, DAY = 3600, 86_400
 QUICK = {"timing": {"lease": 4.0, "renew_deadline": 2.5, "retry": 0.5}}
@@ -78,7 +78,7 @@ async def test_a_removal_is_said_for_its_time(
 async def test_gateways_that_stay_away_are_told_of_in_time(
     install: installs.Install, namespace: str, clock: moving_clock.Clock
 ) -> None:
-    nowhere = f"http://127.0.0.1:{installs.free_port()}"
+    nowhere = f"http://127.0.0.1:{ports.free()}"
     await install.start_operator("--gateways", nowhere, changes={"grace_seconds": 3.0}, clock=clock)
     await declare(install, namespace, "lobby")
     lobby = api.Resource("Listener", "lobby", namespace)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from day import cluster as day_cluster
-from support import clusters, installs, kubectl, waiting
+from support import clusters, kubectl, ports, waiting
 from usher_gateway.config import cluster_access
 from usher_operator import connection
 
@@ -25,10 +25,10 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.log, self.data = folder / "run.log", folder / "data"
-        self.ports = [installs.free_port() for _ in range(3)]
+        self.ports = [ports.free() for _ in range(3)]
         self._manifests = folder / "manifests"
         self._manifests.mkdir()
-        moved = {f":{port}/": f":{installs.free_port()}/" for port in (9101, 9102, 9103)}
+        moved = {f":{port}/": f":{ports.free()}/" for port in (9101, 9102, 9103)}
         for file in MANIFESTS.glob("*.yaml"):
             text = file.read_text("utf-8")
             for old, new in moved.items():

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import re
-import socket
 from pathlib import Path
 
 import pytest
 
 from house import source
+from support import ports
 from usher_gateway import app
 from usher_gateway import settings as all_settings
 
@@ -32,12 +32,12 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 async def scrape(folder: Path) -> str:
     manifest = folder / "quickstart.yaml"  # with a port where nothing listens: at the example's a receiver may run
-    manifest.write_text(MANIFEST.read_text("utf-8").replace("127.0.0.1:9000", f"127.0.0.1:{free_port()}"), "utf-8")
+    manifest.write_text(MANIFEST.read_text("utf-8").replace("127.0.0.1:9000", f"127.0.0.1:{ports.free()}"), "utf-8")
     settings = all_settings.Settings(
         files=(manifest,),
         data=folder / "data",
         listen=all_settings.Endpoint("127.0.0.1", 0),
-        admin=all_settings.Endpoint("127.0.0.1", free_port()),
+        admin=all_settings.Endpoint("127.0.0.1", ports.free()),
         accept_min_free_bytes=0,
         accept_min_free_ratio=0.0,
         attempts_min_free_bytes=0,
@@ -60,12 +60,6 @@ async def scrape(folder: Path) -> str:
         gateway.stop()
         with contextlib.suppress(asyncio.CancelledError):
             await running
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def exchange(port: int, line: str, body: bytes = b"") -> str:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any, Self
 
 import msgspec
 
-from support import privacy, secrecy
+from support import ports, privacy, secrecy
 from usher_gateway import app, model
 from usher_gateway import settings as all_settings
 
@@ -70,13 +69,6 @@ def write_manifests(file: Path, manifests: Sequence[Manifest]) -> None:
     draft.replace(file)
 
 
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def wait_until(
     condition: Callable[[], Awaitable[bool] | bool], seconds: float = 20.0, what: str = "the condition"
 ) -> None:
@@ -102,7 +94,7 @@ class Gateway:
         self.program = ["-m", "usher_gateway"]
         """What is started; instead of the gateway itself it may be something around it."""
         self.log = folder / "gateway.log"
-        self.port, self.admin = free_port(), free_port()
+        self.port, self.admin = ports.free(), ports.free()
         self.flags = ["--accept-min-free-mib", "1", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "1"]
         self.flags += flags
         self.process: asyncio.subprocess.Process | None = None

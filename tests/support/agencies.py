@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from support import api, installs, secrecy, waiting, wire
+from support import api, installs, ports, secrecy, waiting, wire
 from usher_gateway.simulator import receiver
 
 SHARED = pytest.mark.asyncio(loop_scope="module")
@@ -148,7 +148,7 @@ class Make(Protocol):
 @contextlib.asynccontextmanager
 async def platform(install: installs.Install, make_namespace: installs.MakeNamespace) -> AsyncIterator[Platform]:
     """Starts what a platform has; whoever made the install ends it."""
-    port = installs.free_port()
+    port = ports.free()
     await install.server.apply(install.klass(allowedHostnames=[{"hostname": "*.customers.example"}]))
     operator = await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
     gateway = await install.start_gateway(admin=port)

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import sys
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +17,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from support import accounts, api, clusters, moving_clock, secrecy, waiting
+from support import accounts, api, clusters, moving_clock, ports, secrecy, waiting
 from usher_gateway import envelopes
 
 ACCESS = Path(__file__).parents[2] / "operator" / "access"
@@ -116,7 +115,7 @@ class Install:
             clock: what its wall clock says.
         """
         kubeconfig = (account or self.operator).kubeconfig
-        port = free_port()
+        port = ports.free()
         program = [str(ALTERED), json.dumps(changes or {})]
         if clock is not None:
             program = [moving_clock.PROGRAM, str(clock.file), *program]
@@ -136,7 +135,7 @@ class Install:
         self, *, admin: int = 0, wait: bool = True, account: accounts.Account | None = None, host: str = "127.0.0.1"
     ) -> Process:
         """Starts a gateway that runs what the operator publishes; ``host``: where its admin port is."""
-        port, public = admin or free_port(), free_port()
+        port, public = admin or ports.free(), ports.free()
         data = self.folder / f"data-{port}"
         tokens = self.folder / "tokens"
         tokens.mkdir(exist_ok=True)
@@ -291,9 +290,3 @@ async def installed(
             secrecy.search(f"log {process.log.name}", process.log.read_text("utf-8", "replace"))
         await server.delete(api.of(install.klass()))
         await accounts.withdraw(server, rights)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from support import ports as free_ports
 from support.local_cluster import authority, kubeconfigs, programs, servers
 
 LIMIT_SECONDS = 90.0
@@ -97,7 +97,7 @@ class ControlPlane:
         shutil.rmtree(self.layout.data, ignore_errors=True)
 
     def _start(self) -> Running:
-        layout, ports = self.layout, servers.Ports(*_free_ports(5))
+        layout, ports = self.layout, servers.Ports(*free_ports.several(5))
         layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         layout.certificates.mkdir(exist_ok=True)
         layout.logs.mkdir(exist_ok=True)
@@ -198,9 +198,3 @@ def _is_ours(process: int, layout: servers.Layout) -> bool:
         ["ps", "-ww", "-o", "args=", "-p", str(process)], capture_output=True, text=True, check=False, timeout=10
     )
     return f"--data-dir={layout.data}" in told.stdout
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server((servers.LOOPBACK, 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in found]
