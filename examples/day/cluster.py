@@ -114,7 +114,7 @@ def furnished(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         if cluster.is_given:
-            _remove(call)
+            remove(call)
 
 
 def _refuse_what_is_there(call: kubectl.Kubectl) -> None:
@@ -128,7 +128,7 @@ def _refuse_what_is_there(call: kubectl.Kubectl) -> None:
         )
 
 
-def _remove(call: kubectl.Kubectl) -> None:
+def remove(call: kubectl.Kubectl) -> None:
     """Until it is gone, so that another run can begin."""
     access = _files(ROOT / "crds" / "access", ROOT / "operator" / "access")
     call.run("delete", "listenerclass", CLASS, "--ignore-not-found")

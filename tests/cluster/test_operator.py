@@ -85,6 +85,8 @@ async def test_another_start_writes_nothing(install: installs.Install, namespace
     first = await install.start_operator()
     await declare(install, namespace)
     await install.server.wait(api.Resource("Listener", "lobby", namespace), has("ResolvedRefs", "True"))
+    for kind, name in (("Tenant", "acme"), ("Destination", "crm")):
+        await install.server.wait(api.Resource(kind, name, namespace), has("Accepted", "True"))
     before = await settled(install, namespace)
     assert await first.stop() == 0
     position = install.cluster.audit.position()

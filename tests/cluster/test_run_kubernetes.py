@@ -88,13 +88,15 @@ class Run:
 
 
 @pytest.fixture
-async def run(tmp_path: Path) -> AsyncIterator[Run]:
-    """Not started yet; whatever of it is left after the test is killed."""
+async def run(tmp_path: Path, cluster: clusters.Cluster) -> AsyncIterator[Run]:
+    """Not started yet; whatever of it is left after the test is killed, and taken out of a given cluster."""
     made = Run(tmp_path)
     yield made
     with contextlib.suppress(ProcessLookupError):
         os.killpg(made.process.pid, signal.SIGKILL)  # also where the runner has ended and others have not
     await made.process.wait()
+    if clusters.given():
+        await asyncio.to_thread(day_cluster.remove, cluster.kubectl)
 
 
 async def test_a_day_in_a_cluster_ends_with_books_that_agree(run: Run) -> None:

@@ -289,9 +289,12 @@ class Proxy:
             ) as answer:
                 status = answer.status
                 passed = {name: value for name, value in answer.headers.items() if name.lower() not in PER_HOP}
-                if asked.watches and status == 200:
-                    return await self._stream(asked, request, answer, web.StreamResponse(headers=passed))
-                body = await answer.read()
+                try:
+                    if asked.watches and status == 200:
+                        return await self._stream(asked, request, answer, web.StreamResponse(headers=passed))
+                    body = await answer.read()
+                finally:
+                    _abandon(answer)
         finally:
             self.answered(Answered(asked, request.headers.get("Authorization", ""), status, body))
         return web.Response(status=status, headers=passed, body=body)
@@ -324,6 +327,13 @@ class Proxy:
                     if silence.where(asked):
                         await silence.lifted.wait()
                 await response.write(chunk)
+
+
+def _abandon(answer: aiohttp.ClientResponse) -> None:
+    """End the connection of an answer that was not read to its end, at once: a goodbye by TLS may outlive the loop."""
+    connection = answer.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
 
 
 @contextlib.asynccontextmanager
