@@ -1,0 +1,16 @@
+"""A store under test, for every file here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract import engines
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> Any:
+    bench = engines.Bench(engines.Sqlite(), tmp_path / "data")
+    await bench.open()
+    yield bench
+    await bench.store.close()

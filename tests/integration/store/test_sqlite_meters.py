@@ -1,0 +1,125 @@
+"""Counts on their way into the meters, and the months that quotas count."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from contract import engines, samples
+from usher_gateway import model
+from usher_gateway.store.sqlite import accepting, database
+
+NOW = samples.NOW
+
+
+def many(count: int) -> list[model.Arrival]:
+    names = [model.ListenerName("agency", "acme", f"l{number}") for number in range(count)]
+    return [samples.arrival(f"v{number}", listener=name) for number, name in enumerate(names)]
+
+
+async def visits_by_listener(store: Any) -> dict[str, int]:
+    rows = await store.usage(0, NOW + samples.DAY)
+    return {row.listener.listener: row.counts[model.Counter.visits] for row in rows}
+
+
+async def test_counts_of_many_listeners_are_folded_in_parts(bench: engines.Bench, monkeypatch: Any) -> None:
+    from usher_gateway.store.sqlite import meters
+
+    monkeypatch.setattr(meters, "_PART_KEYS", 4)
+    monkeypatch.setattr(meters, "_GATHERED_BATCHES", 2)
+    store: Any = bench.store
+    for arrivals in (many(5), many(3), many(4)):
+        await bench.accept(*arrivals)
+    before = await visits_by_listener(store)
+    await asyncio.gather(store.fold_meters(), store.fold_meters())
+    assert await visits_by_listener(store) == before == {f"l{number}": 1 for number in range(5)}
+    with contextlib.closing(sqlite3.connect(bench.place / database.FILE_NAME)) as connection:
+        assert connection.execute("select count(*) from meter_batches").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("jobs", [0, 1, 2, 3])
+async def test_a_fold_that_a_crash_ends_neither_loses_nor_doubles_a_count(
+    bench: engines.Bench, monkeypatch: Any, jobs: int
+) -> None:
+    from usher_gateway.store.sqlite import meters
+
+    monkeypatch.setattr(meters, "_PART_KEYS", 4)
+    await bench.accept(*many(6))
+    store: Any = bench.store
+    run_job, done = store.run_job, 0
+
+    async def run_some(job: Any) -> None:
+        nonlocal done
+        if done == jobs:
+            raise model.StoreUnavailableError("the process ends here")
+        done += 1
+        await run_job(job)
+
+    monkeypatch.setattr(store, "run_job", run_some)
+    with pytest.raises(model.StoreUnavailableError):
+        await store.fold_meters()
+    await bench.reopen(crash=True)
+    wanted = {f"l{number}": 1 for number in range(6)}
+    assert await visits_by_listener(bench.store) == wanted
+    await engines.Sqlite().upkeep(bench.store)
+    assert await visits_by_listener(bench.store) == wanted
+
+
+async def test_batches_that_are_not_those_gathered_are_left_alone(bench: engines.Bench) -> None:
+    from usher_gateway.store.sqlite import meters
+
+    await bench.accept(*many(2))
+    store: Any = bench.store
+    gathered = await store._asked.run(meters.gather)
+    gathered.batches += 1
+    with pytest.raises(model.StoreUnavailableError):
+        await store.run_job(meters.fold(gathered))
+    assert await visits_by_listener(store) == {"l0": 1, "l1": 1}
+
+
+# quotas
+
+MONTH = (NOW - samples.DAY, NOW + samples.DAY)
+QUOTA: dict[str, Any] = {"quota": 2, "quota_month": MONTH}
+
+
+class Watched(dict[tuple[str, str, int], int]):
+    """Counts how often somebody walks through it."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[tuple[str, str, int]]:
+        self.walks += 1
+        return super().__iter__()
+
+
+async def test_many_arrivals_without_a_quota_cost_one_look_at_the_months_of_others(bench: engines.Bench) -> None:
+    store: Any = bench.store
+    store.opened.writer.month_visits = months = Watched()
+    await bench.accept(samples.arrival("a", **QUOTA))
+    months.walks = 0
+    await bench.accept(*[samples.arrival(f"{number}", listener=samples.BAR, if_visit=()) for number in range(50)])
+    assert (len(months), months.walks <= 1) == (1, True)
+
+
+async def test_a_body_that_the_store_refuses_makes_nobody_elses_month_count_anew(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    count_month = accepting.Acceptance._count_month
+
+    def watched(self: accepting.Acceptance, arrival: model.Arrival) -> int:
+        counted.append(arrival.listener.tenant)
+        return count_month(self, arrival)
+
+    monkeypatch.setattr(accepting.Acceptance, "_count_month", watched)
+    bench.engine.refuse_bodies(bench.place, "refused")
+    await bench.accept(samples.arrival("a", **QUOTA))
+    bad = samples.arrival("bad", listener=samples.BAR, body=b"refused", **QUOTA)
+    await bench.accept(samples.arrival("b", listener=samples.BAR, **QUOTA), bad)
+    accepted = await bench.accept(samples.arrival("c", **QUOTA), samples.arrival("d", **QUOTA))
+    assert [len(each.deliveries) for each in accepted] == [1, 0]
+    assert counted.count("acme") == 1
