@@ -19,6 +19,7 @@ async def accept_arrival(door: doors.Door, request: http_request.Request) -> ans
             door.count_probe(found, now)
             return answer.accepted()
         arrival = await door.understand(found, request, raw, parsed, now)
+        del parsed  # hundreds of objects: not to be held until the commit (docs/performance.md)
         accepted = await accept.commit(door.store, door.deadlines, arrival, request.deadline)
         door.count_accepted(found, arrival, accepted, request)
         door.deliver(accepted.deliveries)

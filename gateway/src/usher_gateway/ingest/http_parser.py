@@ -136,7 +136,7 @@ class Parser:
         self._fields += 1
         size = len(name) + len(value)
         self._head_bytes += size
-        if self._fields > _FIELDS or size > _LINE_BYTES or self._head_bytes > _HEAD_BYTES or b"\0" in value:
+        if self._fields > _FIELDS or size > _LINE_BYTES or self._head_bytes > _HEAD_BYTES or 0 in value:
             raise _NotHTTPError
         if self.is_head:
             self.current.headers.add(name, value)

@@ -105,11 +105,11 @@ def charset_of(content_type: str) -> str:
 def _over_limits(raw: bytes, body: dict[str, object], plain: bool) -> model.QuarantineReason | None:
     """Whether a body is too deep or has too many nodes.
 
-    Opening brackets bound the depth and, with commas, the number of nodes; strings can only make the bound too high.
-    So most bodies need no walk.
+    Opening brackets bound the depth and, with commas, the number of nodes; so does the length, since every node but one
+    has at least a separator beside it. Strings can only make a bound too high. So most bodies need no walk.
     """
     opens = raw.count(b"{") + raw.count(b"[")
-    if plain and opens <= MAX_DEPTH and opens + raw.count(b",") < MAX_NODES:
+    if plain and opens <= MAX_DEPTH and (len(raw) < 2 * MAX_NODES or opens + raw.count(b",") < MAX_NODES):
         return None
     nodes = 0
     level: list[object] = [body]
