@@ -185,18 +185,17 @@ def forward(rounds: int, seconds: float) -> Iterator[report.Result]:
     figures: list[float] = []
     cpu: list[float] = []
     lag: list[float] = []
-    with bare("1") as receiver, usher("0", forward_to=receiver.port) as process:
+    alone: list[dict[str, float]] = []
+    with bare("1") as receiver, bare("0") as plain, usher("0", forward_to=receiver.port) as process:
         load(process.port, "--seconds", 1)
         for number in range(rounds):
+            alone.append(parts_microseconds(plain.port, receiver.port, seconds))
             before = process.cpu_seconds()
-            began = time.monotonic()
-            found = load(process.port, "--seconds", seconds, "--first", 1_000_000 * (number + 1), "--connections", 32)
-            stopped = time.monotonic()
-            settle(receiver)
-            lag.append(time.monotonic() - stopped - 1.0)
-            figures.append(found["good"] / (time.monotonic() - began - 1.0))
+            found = load(process.port, "--seconds", seconds, "--first", 1_000_000 * (number + 1))
+            lag.append(settle(receiver))
+            figures.append(found["good"] / (found["seconds"] + lag[-1]))
             cpu.append((process.cpu_seconds() - before) / found["good"] * 1000)
-    parts = parts_microseconds()
+    parts = {name: statistics.median([each[name] for each in alone]) for name in alone[0]}
     rate, expected = statistics.median(figures), 1e6 / sum(parts.values())
     shown = ", ".join(f"{name} {value:.0f}" for name, value in parts.items())
     yield report.Result("parts (us): " + shown, f"{expected:,.0f}/s", "")
@@ -209,22 +208,22 @@ def forward(rounds: int, seconds: float) -> Iterator[report.Result]:
     yield report.Result("backlog after the load", f"{statistics.median(lag):.1f} s", "none that grows")
 
 
-def settle(receiver: Process) -> None:
-    """Wait until the receiver has had no work for a second."""
-    while True:
-        before = receiver.cpu_seconds()
-        time.sleep(1)
-        if receiver.cpu_seconds() - before < 0.02:
-            return
+def settle(receiver: Process) -> float:
+    """Wait until the receiver has had no work for a second; how many seconds it had some."""
+    began = busy_until = time.monotonic()
+    before = receiver.cpu_seconds()
+    while (now := time.monotonic()) < busy_until + 1:
+        time.sleep(0.05)
+        if receiver.cpu_seconds() - before >= 0.02:
+            before, busy_until = receiver.cpu_seconds(), now
+    return busy_until - began
 
 
-def parts_microseconds() -> dict[str, float]:
-    """What serving, committing and posting cost alone, each on one core."""
-    with bare("0") as plain:
-        serve = 1e6 / load(plain.port, "--seconds", 3)["rate"]
-    with bare("1") as receiver:
-        command = ["taskset", "-c", "0", sys.executable, str(HERE / "parts.py"), str(receiver.port)]
-        alone = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+def parts_microseconds(plain: int, receiver: int, seconds: float) -> dict[str, float]:
+    """What serving, committing and posting cost alone, each on one core, by the ports of two bare handlers."""
+    serve = 1e6 / load(plain, "--seconds", seconds / 2)["rate"]
+    command = ["taskset", "-c", "0", sys.executable, str(HERE / "parts.py"), str(receiver)]
+    alone = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return {"serve": serve, "commit": alone["commit"], "post": alone["post"]}
 
 
