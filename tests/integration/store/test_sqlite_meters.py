@@ -111,9 +111,9 @@ async def test_a_body_that_the_store_refuses_makes_nobody_elses_month_count_anew
     counted: list[str] = []
     count_month = accepting.Acceptance._count_month
 
-    def watched(self: accepting.Acceptance, arrival: model.Arrival) -> int:
+    def watched(self: accepting.Acceptance, arrival: model.Arrival, unfolded: Any) -> int:
         counted.append(arrival.listener.tenant)
-        return count_month(self, arrival)
+        return count_month(self, arrival, unfolded)
 
     monkeypatch.setattr(accepting.Acceptance, "_count_month", watched)
     bench.engine.refuse_bodies(bench.place, "refused")
@@ -123,3 +123,32 @@ async def test_a_body_that_the_store_refuses_makes_nobody_elses_month_count_anew
     accepted = await bench.accept(samples.arrival("c", **QUOTA), samples.arrival("d", **QUOTA))
     assert [len(each.deliveries) for each in accepted] == [1, 0]
     assert counted.count("acme") == 1
+
+
+async def test_a_month_is_counted_from_an_index_alone(bench: engines.Bench) -> None:
+    await bench.accept(*many(3))
+    with contextlib.closing(sqlite3.connect(bench.place / database.FILE_NAME)) as connection:
+        plan = connection.execute(f"explain query plan {accepting.MONTH_VISITS}", (1, 0, 1)).fetchall()
+    assert [row[3] for row in plan] == [
+        "SEARCH meters USING COVERING INDEX meters_visits (listener=? AND slot>? AND slot<?)"
+    ]
+    assert model.Counter.visits == 1, "the index and the statement spell it out"
+
+
+async def test_what_is_not_folded_yet_is_read_once_for_all_tenants_of_a_batch(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    unfolded_visits = accepting.Acceptance._unfolded_visits
+
+    def watched(self: accepting.Acceptance) -> Any:
+        found = unfolded_visits(self)
+        reads.append(sum(count for visits in found.values() for _, count in visits))
+        return found
+
+    monkeypatch.setattr(accepting.Acceptance, "_unfolded_visits", watched)
+    await bench.accept(*many(3))
+    names = [model.ListenerName("agency", f"t{number}", "l") for number in range(20)]
+    accepted = await bench.accept(*[samples.arrival(name.tenant, listener=name, **QUOTA) for name in names])
+    assert [len(each.deliveries) for each in accepted] == [1] * 20
+    assert reads == [3]

@@ -38,6 +38,9 @@ _COUNTED = {
 }
 _DAY = 86_400 * model.MICROSECONDS
 
+MONTH_VISITS = "select sum(count) from meters where listener = ? and slot >= ? and slot < ? and counter = 1"
+"""Visits of a listener in some slots: an index has them together. (The planner wants the counter spelled out.)"""
+
 _ARRIVAL = f"({','.join('?' * 14)})"
 _DELIVERY = "(?,?,?,?,?,0,?,0,0,?,?,?,?,0,0,0,0,'',null)"
 """A new delivery: pending, in a lane or held, never attempted."""
@@ -278,9 +281,12 @@ class Acceptance:
     def _months(self) -> dict[tuple[str, str, int], int]:
         """Visits of the months that quotas of this batch count; counted from the meters once, then kept."""
         known = self._owner.month_visits
-        for arrival in self._arrivals:
-            if arrival.quota and decide.quota_key(arrival) not in known:
-                known[decide.quota_key(arrival)] = self._count_month(arrival)
+        missing = {decide.quota_key(arrival): arrival for arrival in self._arrivals if arrival.quota}
+        unfolded: dict[int, list[tuple[int, int]]] | None = None
+        for key in missing.keys() - known.keys():
+            if unfolded is None:
+                unfolded = self._unfolded_visits()
+            known[key] = self._count_month(missing[key], unfolded)
         return known
 
     def _forget_months(self) -> None:
@@ -294,22 +300,19 @@ class Acceptance:
             for key in [key for key in known if key[:2] in without]:
                 del known[key]
 
-    def _count_month(self, arrival: model.Arrival) -> int:
-        connection = self._owner.connection
-        first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
-        numbers = self._owner.names.listeners_of(arrival.listener.namespace, arrival.listener.tenant)
-        # Slot by slot, because meters are sorted by slot first: a range of slots would be a walk over all tenants.
-        statement = (
-            "with recursive slots (slot) as (select ?1 union all select slot + ?5 from slots where slot + ?5 < ?2)"
-            " select sum(count) from slots cross join meters using (slot) where listener = ?3 and counter = ?4"
-        )
-        total = 0
-        for number in numbers:
-            values = (first, after, number, model.Counter.visits.value, model.SLOT_SECONDS)
-            (count,) = connection.execute(statement, values).fetchone()
-            total += count or 0
-        for (packed,) in connection.execute("select counts from meter_batches"):
+    def _unfolded_visits(self) -> dict[int, list[tuple[int, int]]]:
+        """Listener -> (slot, visits) of commits that are not in the meters yet."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for (packed,) in self._owner.connection.execute("select counts from meter_batches"):
             for listener, slot, counter, count in msgspec.msgpack.decode(packed):
-                if counter == model.Counter.visits and listener in numbers and first <= slot < after:
-                    total += count
+                if counter == model.Counter.visits:
+                    found.setdefault(listener, []).append((slot, count))
+        return found
+
+    def _count_month(self, arrival: model.Arrival, unfolded: dict[int, list[tuple[int, int]]]) -> int:
+        first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
+        total = 0
+        for number in self._owner.names.listeners_of(arrival.listener.namespace, arrival.listener.tenant):
+            (count,) = self._owner.connection.execute(MONTH_VISITS, (number, first, after)).fetchone()
+            total += (count or 0) + sum(count for slot, count in unfolded.get(number, ()) if first <= slot < after)
         return total

@@ -21,7 +21,7 @@ FILE_NAME = "usher.sqlite3"
 APPLICATION_ID = 0x55736872
 """``Ushr``: tells our files from other SQLite files."""
 
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _MIN_GATEWAY = "0.1.0"
 """The oldest gateway that can run on the schema of this one."""
 
