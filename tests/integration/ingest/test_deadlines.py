@@ -1,6 +1,7 @@
 """In time: whatever the store or the sender does, an answer comes before Purple gives up."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import time
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
-from support import hold, wire
-from usher_gateway.ingest import receive
+from support import hold, segments, wire
+from usher_gateway.ingest import http_parser, receive
 
 SHORT = receive.Limits(answer_seconds=1.0, header_seconds=0.4, idle_seconds=2.5)
 
@@ -216,6 +217,35 @@ async def test_bodies_being_read_are_bounded_together(tmp_path: Path) -> None:
         await gateways.wait_until(lambda: not gateway.gateway.server.connections)
         assert gateway.gateway.server.reading_bytes == 0
         assert gateway.counted() == {"refused:QueueFull": 1, "refused:Disconnected": 1}
+
+
+def crowded_out(server: receive.PublicServer) -> int:
+    """Connections that end with a 503 because there was no room for what waits on them."""
+    return sum(http_parser.CROWDED in connection._parser.requests for connection in server.connections)
+
+
+async def test_what_waits_behind_an_answer_is_bounded_together_with_bodies(tmp_path: Path) -> None:
+    """Each connection may pipeline a little; all of them together must not fill the memory."""
+    limits = receive.Limits(reading_bytes=1_000_000)
+    async with gateways.running(tmp_path, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
+        server, waiting = gateway.gateway.server, gateway.gateway.door.deadlines.waiting
+        connections = [await stack.enter_async_context(wire.connect(gateway.port)) for _ in range(20)]
+        pipelined = b"".join(
+            [wire.request(gateway.target(), segments.visit(number, 10_000)) for number in range(1, 21)]
+        )
+        async with hold.held_before_commits(gateway.gateway.store):
+            sending = [asyncio.create_task(connection.send(pipelined)) for connection in connections]
+            await gateways.wait_until(lambda: len(waiting) == 20 and server.reading_bytes > 800_000)
+            await gateways.wait_until(lambda: crowded_out(server) > 0)
+            assert server.reading_bytes <= limits.reading_bytes
+            shed = crowded_out(server)
+        answers = [await connection.answer() for connection in connections]
+        assert all(answer.acknowledges for answer in answers)
+        second = [await connection.answer() for connection in connections]
+        assert sorted(answer.status for answer in second) == [200] * (20 - shed) + [503] * shed
+        await asyncio.gather(*sending, return_exceptions=True)
+        assert gateway.counted()["refused:QueueFull"] == shed
+    assert server.reading_bytes == 0
 
 
 async def test_a_stopping_gateway_answers_what_it_has_begun(tmp_path: Path) -> None:

@@ -88,6 +88,13 @@ class Parser:
         if not self.is_head:
             self.current.end_early(reason)
 
+    def shed(self) -> None:
+        """Keep nothing of what waits, and take no more: the sender will bring it again."""
+        self.end_body(model.RefusedReason.QueueFull)
+        self.is_broken = True
+        self.requests.clear()
+        self.requests.append(CROWDED)
+
     def _break(self) -> None:
         """What cannot be parsed inside of a body is that request's fault, else it is a request of its own."""
         self.is_broken = True
@@ -189,3 +196,6 @@ class _Nobody:
 
 BROKEN = http_request.Request(_Nobody())
 """Stands among the requests for what could not be parsed."""
+
+CROWDED = http_request.Request(_Nobody())
+"""Stands among the requests for what there was no room to keep."""

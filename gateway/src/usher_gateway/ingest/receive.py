@@ -23,6 +23,9 @@ _UNREAD_BYTES = 64 * 1024
 _QUEUED = 8
 """Requests that wait on a connection for the one before them; then nothing more is read."""
 
+_ENDS = {http_parser.BROKEN: model.RefusedReason.BadRequest, http_parser.CROWDED: model.RefusedReason.QueueFull}
+"""What stands among the requests as the last one, and how it is answered."""
+
 
 class Limits(msgspec.Struct, frozen=True):
     """Limits of the public port, in seconds and counts."""
@@ -33,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True):
     idle_seconds: float = 75.0
     connections: int = 10_000
     reading_bytes: int = 256 * 1024 * 1024
-    """Bodies being read, all connections together."""
+    """Bodies being read, and what waits behind an answer, all connections together."""
     lingering: int = 1_000
     """Connections that are answered, and kept until the sender has read that."""
 
@@ -71,6 +74,8 @@ class Connection(asyncio.Protocol):
         self._parser = http_parser.Parser(self, loop.time())
         self._unparsed = b""
         self._unparsed_since = 0.0
+        self._counted_unparsed = 0
+        """What the server counts of it among the bodies being read."""
         self._is_closing = self._reads_slowly = False
         self._task: asyncio.Task[None] | None = None
         self._serving: tuple[http_request.Request, Handling] | None = None
@@ -181,6 +186,21 @@ class Connection(asyncio.Protocol):
         if server.reading_bytes > server.limits.reading_bytes:
             one.end_early(model.RefusedReason.QueueFull)
 
+    def _count_waiting(self) -> None:
+        """Count what waits behind an answer like bodies being read; where there is no room for it, let it go.
+
+        It takes a sender that pipelines. Otherwise there is nothing but the request that is served.
+        """
+        server, requests = self.server, self._parser.requests
+        for one in requests:
+            server.reading_bytes += one.size - one.counted_bytes
+            one.counted_bytes = one.size
+        server.reading_bytes += len(self._unparsed) - self._counted_unparsed
+        self._counted_unparsed = len(self._unparsed)
+        if server.reading_bytes > server.limits.reading_bytes and not self._is_closing:
+            self._drop_queue()
+            self._parser.shed()
+
     def _end_counting(self, one: http_request.Request) -> None:
         self.server.reading_bytes -= one.counted_bytes
         one.counted_bytes = 0
@@ -212,10 +232,12 @@ class Connection(asyncio.Protocol):
             if self.busy or self.paused_since or not requests:
                 break
             one = requests.popleft()
-            if one is http_parser.BROKEN:
-                self.hang_up(model.RefusedReason.BadRequest)
+            if one in _ENDS:
+                self.hang_up(_ENDS[one])
                 break
             self._serve(one)
+        if requests or self._counted_unparsed or self._unparsed:
+            self._count_waiting()
         if self.is_half_closed and not self.busy and not requests:
             self._end_half_closed()
 
@@ -341,6 +363,8 @@ class Connection(asyncio.Protocol):
             self._end_counting(one)
         self._parser.requests.clear()
         self._unparsed = b""
+        self.server.reading_bytes -= self._counted_unparsed
+        self._counted_unparsed = 0
 
 
 class PublicServer:
