@@ -59,6 +59,8 @@ class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
     """What an operator's informational conditions say of a destination."""
 
     circuit: str
+    error: str | None
+    """What its last attempt came to, while the circuit is open."""
     gone: bool
     healthy: bool
     unresolved: str | None
@@ -243,6 +245,7 @@ class Report:
         state, gone = gateway.dispatcher.lanes.circuit_of(key).state, key in gateway.desk.gone
         return DestinationState(
             circuit=state.value,
+            error=gateway.dispatcher.open_circuits.get(key),
             gone=gone,
             healthy=state is not circuit.State.Open and not gone,
             unresolved=document.unresolved or None,

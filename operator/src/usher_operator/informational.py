@@ -15,6 +15,8 @@ _NO_URL_YET = "there is no URL yet: the other conditions say why"
 _NO_VISIT_YET = "no POST was answered here yet; paste the URL (Secret `{name}-url`) into the portal: Save and Validate"
 _REFUSING = "what comes is refused: it must have the credentials and the source address that this listener asks for"
 _SILENT = "nothing has come for `silence.afterSeconds`; Purple may have disabled the webhook: verify it in the portal"
+_FAILED = "it failed many times in a row{}, and is tried once a minute: the system behind it must be mended"
+_FORBIDDEN = "it failed many times in a row{}: who runs Usher must allow its address with `--allow-destination`"
 _QUARANTINING = "over 5 % of what came in 15 minutes was quarantined; look with `usher quarantine`, mend, then release"
 _MISMATCH = "bodies of another company come in; the portal's webhook, or the Tenant's `companyID`, must be mended"
 
@@ -43,7 +45,8 @@ def of_destination(view: world.World, path: str, teller: conditions.Teller) -> l
         message = "it answered 410 Gone: `spec.http.url` must be one that takes visits"
         return [teller.false(_Type.Healthy, _Reason.Gone, message)]
     if any(one.circuit_open for one in reports):
-        message = "it failed many times in a row, and is tried once a minute: the system behind it must be mended"
+        error = next((one.error for one in reports if one.circuit_open), "")
+        message = (_FORBIDDEN if error == "AddressForbidden" else _FAILED).format(f" ({error})" if error else "")
         return [teller.false(_Type.Healthy, _Reason.CircuitOpen, message)]
     return [teller.true(_Type.Healthy, _Reason.Healthy)]
 

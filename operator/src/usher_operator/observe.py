@@ -56,6 +56,7 @@ class _Listener(msgspec.Struct, rename="camel"):
 
 class _Destination(msgspec.Struct):
     circuit: str = "Closed"
+    error: str | None = None
     gone: bool = False
 
 
@@ -104,8 +105,9 @@ class Report:
         for path, state in answer.listeners.items():
             self._listeners[path] = _listener(state)
         for path, found in answer.destinations.items():
-            report = world.DestinationReport(circuit_open=found.circuit == "Open", gone=found.gone)
-            self._destinations[path] = report
+            self._destinations[path] = world.DestinationReport(
+                circuit_open=found.circuit == "Open", error=found.error or "", gone=found.gone
+            )
         self.cursor, self.is_reachable, self.is_heard = answer.cursor, True, True
         return (
             _changed(before[0], self._applied)

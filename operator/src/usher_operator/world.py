@@ -111,6 +111,8 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one gateway says of a destination."""
 
     circuit_open: bool = False
+    error: str = ""
+    """What its last attempt came to, while the circuit is open: a code."""
     gone: bool = False
     """It answered 410."""
 

@@ -57,7 +57,8 @@ def test_how_listeners_and_destinations_do_is_read(report: observe.Report) -> No
         "degradedRoutes": [{"route": "slow", "reason": "ExpressionTooSlow"}, {"route": "other", "reason": "New"}],
         "somethingNew": 1,
     }
-    changed = report.take(answer(listeners={"agency/lobby": states}, destinations={"agency/crm": {"circuit": "Open"}}))
+    crm = {"circuit": "Open", "error": "ServerError"}
+    changed = report.take(answer(listeners={"agency/lobby": states}, destinations={"agency/crm": crm}))
     assert changed == {LOBBY, CRM}
     assert report.shown().listeners["agency/lobby"] == world.ListenerReport(
         receiving="Silent",
@@ -67,7 +68,7 @@ def test_how_listeners_and_destinations_do_is_read(report: observe.Report) -> No
         slow_routes=("slow",),
         company_mismatch=True,
     )
-    assert report.shown().destinations["agency/crm"] == world.DestinationReport(circuit_open=True)
+    assert report.shown().destinations["agency/crm"] == world.DestinationReport(circuit_open=True, error="ServerError")
 
 
 def slices(*endpoints: dict[str, Any], **ports: int) -> list[dict[str, Any]]:

@@ -93,3 +93,18 @@ def test_a_destination_that_no_gateway_speaks_of_keeps_what_was_told() -> None:
     built.settle()
     built.gateways_run_it()
     assert built.condition("Destination", samples.DESTINATION, "Healthy").reason == "Gone"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ("ServerError", "it failed many times in a row (ServerError), and is tried once a minute"),
+        ("AddressForbidden", "must allow its address with `--allow-destination`"),
+        ("", "it failed many times in a row, and is tried once a minute"),
+    ],
+)
+def test_an_open_circuit_says_what_attempts_come_to(error: str, says: str) -> None:
+    built = samples.agency()
+    one = world.DestinationReport(circuit_open=True, error=error)
+    built.gateways_run_it(destinations={samples.DESTINATION: one})
+    assert says in built.condition("Destination", samples.DESTINATION, "Healthy").message

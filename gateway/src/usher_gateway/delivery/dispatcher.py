@@ -74,6 +74,8 @@ class Dispatcher:
         """Destination -> until when nothing is claimed for it, because nothing of it found room (the loop's time)."""
         self._changed: set[str] = set()
         """Destinations with a new document, whose backlog is not hastened yet."""
+        self.open_circuits: dict[str, str] = {}
+        """Destination whose circuit is open -> the error of its last attempt."""
         self._outdated: set[int] = set()
         """Deliveries in attempts that began before their destination's document changed."""
         self._attempts: set[asyncio.Task[None]] = set()
@@ -95,6 +97,7 @@ class Dispatcher:
             before = self.desk.destination(key)
             self.lanes.configure(key, lanes.Limits(destination.concurrency, destination.requests_per_second))
             self.lanes.reset(key)
+            self.open_circuits.pop(key, None)
             if before is not None:
                 self._changed.add(key)
                 self._outdated.update(self.lanes.running(key))
@@ -171,15 +174,27 @@ class Dispatcher:
         if settlement.settled_as is model.SettledAs.Retry:
             self._clocks_apart = max(self._clocks_apart, self._clock.now() - self._clock.steady())
             self._note_due(entry.destination, settlement.due_at)
-        opened = self.lanes.done(key, result, self._clock.steady())
-        if opened:
-            _log.warning("circuit_opened", destination=entry.destination, error=settlement.error)
-            for waiting in self.lanes.drain(entry.destination):
-                self._mine.discard(waiting.delivery.key)
-                self._deferred.append(waiting.delivery.key)
+        if self.lanes.done(key, result, self._clock.steady()):
+            self._circuit_opened(entry.destination, settlement.error)
+        elif entry.destination in self.open_circuits and result is not None:
+            self._note_trial(entry.destination, settlement.error)
         if entry.destination in self._due or self._deferred:
             self._wake.set()
         self._schedule_pump()
+
+    def _circuit_opened(self, destination: str, error: str) -> None:
+        self.open_circuits[destination] = error
+        _log.warning("circuit_opened", destination=destination, error=error)
+        for waiting in self.lanes.drain(destination):
+            self._mine.discard(waiting.delivery.key)
+            self._deferred.append(waiting.delivery.key)
+
+    def _note_trial(self, destination: str, error: str) -> None:
+        if self.lanes.circuit_of(destination).state is circuit.State.Open:
+            self.open_circuits[destination] = error
+        else:
+            del self.open_circuits[destination]
+            _log.info("circuit_closed", destination=destination)
 
     # moving
 
