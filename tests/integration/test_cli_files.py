@@ -113,6 +113,23 @@ def test_manifests_are_read_from_standard_input() -> None:
     assert (done.returncode, "cannot be watched" in done.stderr) == (2, True)
 
 
+def test_a_destination_in_a_private_network_is_pointed_out_unless_it_is_allowed() -> None:
+    text = (ROOT / "examples" / "quickstart.yaml").read_text()
+    private = text.replace("127.0.0.1:9000", "10.2.3.4:8443")
+    assert private != text
+    done = usher("check", "-", piped=private)
+    line = "<stdin>:23: notice: Destination default/crm: spec.http.url: 10.2.3.4 is no public address (Private)"
+    assert (done.returncode, line in done.stdout, "10.2.3.4:8443`" in done.stdout) == (0, True, True), done.stdout
+    for told in (
+        usher("check", "-", piped=text),
+        usher("check", "-", "--allow-destination", "10.2.3.4:8443", piped=private),
+        usher("check", "-", piped=private, USHER_ALLOW_DESTINATION="10.0.0.0/8"),
+    ):
+        assert (told.returncode, "public address" in told.stdout) == (0, False), told.stdout
+    refused = usher("check", "-", "--allow-destination", "x/y", piped=private)
+    assert (refused.returncode, refused.stderr.startswith("usher: 'x/y' is neither")) == (2, True)
+
+
 def test_a_set_without_any_object_is_a_problem_a_file_without_one_is_odd(tmp_path: pathlib.Path) -> None:
     empty = tmp_path / "a.yaml"
     for content in ("", "# apiVersion: usher.dev/v1alpha1\n", "---\n", "apiVersion: v1\nkind: Service\n"):
@@ -188,4 +205,4 @@ def test_common_slips_of_yaml_are_named(tmp_path: pathlib.Path) -> None:
 def test_help_is_not_ragged_on_a_narrow_terminal() -> None:
     lines = [line.strip() for line in usher("check", "--help", COLUMNS="80").stdout.splitlines()]
     first = next(index for index, line in enumerate(lines) if line.startswith("Each expression"))
-    assert lines[first + 1].startswith("anything is wrong; warnings alone are no failure.")
+    assert lines[first + 1].startswith("anything is wrong; warnings and notices alone are no failure.")

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usher_gateway.cli import tables
+from usher_gateway.cli import ask, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usher_gateway.config import apply
+    from usher_gateway.destinations import address_guard
     from usher_gateway.resources import problem
 
 _EPILOG = """\
@@ -52,18 +53,28 @@ def register(app: typer.Typer) -> None:
         output: Annotated[
             Output, typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
         ] = Output.text,
+        allow_destination: Annotated[
+            list[str] | None,
+            typer.Option(envvar="USHER_ALLOW_DESTINATION", help="As of `usher run`: CIDR or HOST[:PORT]."),
+        ] = None,
     ) -> None:
         """Say everything that is wrong with manifests: file and line, field, what, and how to mend it.
 
-        Each expression is tried on sample bodies. Exits 0 if all is well, 1 if anything is wrong; warnings alone
-        are no failure.
+        Each expression is tried on sample bodies. Exits 0 if all is well, 1 if anything is wrong; warnings and
+        notices alone are no failure.
         """
         from usher_gateway import model
         from usher_gateway.config import from_files
+        from usher_gateway.destinations import address_guard
         from usher_gateway.resources import problem
 
         configuration = from_files.load_once(files, model.derive_keys(bytes(32)))
-        problems = sorted((*configuration.problems, *_trials(configuration)))
+        try:
+            guard = address_guard.AddressGuard(allow_destination or ())
+        except model.ConfigurationError as error:
+            ask.fail(str(error), error.hint, ask.USAGE)
+        found = (*configuration.problems, *_trials(configuration), *_out_of_reach(configuration, guard))
+        problems = sorted(found)
         if output is Output.json:
             _print_json(problems)
         else:
@@ -88,6 +99,43 @@ def _trials(configuration: "apply.Configuration") -> "Iterator[problem.Problem]"
                 "error" if trial.always else "warning",
                 f"{kind} {key}",
             )
+
+
+def _out_of_reach(
+    configuration: "apply.Configuration", guard: "address_guard.AddressGuard"
+) -> "Iterator[problem.Problem]":
+    """Destinations at an address that none is let to, as it stands in their URL; of names nothing is known here.
+
+    Not those on loopback: who runs Usher on loopback reaches them.
+    """
+    from usher_gateway.destinations import http
+    from usher_gateway.resources import problem
+
+    for key, destination in configuration.snapshot.destinations.items():
+        endpoint, loaded = http.parse_endpoint(destination.url), configuration.objects.get(("Destination", key))
+        if endpoint is None or loaded is None or not _is_address(endpoint.host):
+            continue
+        reason = guard.refusal(endpoint.host, endpoint.port, endpoint.host)
+        if reason is not None and reason != "Loopback":
+            yield problem.Problem(
+                loaded.file,
+                loaded.line_of("spec.http.url"),
+                "spec.http.url",
+                f"{endpoint.host} is no public address ({reason}): nothing is sent there unless it is allowed",
+                f"where it is meant to be: `--allow-destination {endpoint.authority}`, here as in `usher run`",
+                "notice",
+                f"Destination {key}",
+            )
+
+
+def _is_address(host: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _print_json(problems: "list[problem.Problem]") -> None:

@@ -71,7 +71,8 @@ def register(app: typer.Typer) -> None:
             _print_text(found)
         if configuration.rejected:
             count = tables.counted(sum(not found.because for found in configuration.rejected), "mistake")
-            typer.echo(f"something is left out because of {count}: see `usher check`", err=True)
+            told = "see `usher check` with the same files"
+            typer.echo(f"something is left out because of {count}: {told}", err=True)
         raise typer.Exit(1 if configuration.rejected or not found else 0)
 
 
