@@ -1,0 +1,133 @@
+"""What a gateway kept of its configuration: used where the API server does not answer, and never else."""
+
+import asyncio
+import pathlib
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from support import api_server, followers
+from unit.config import envelope_samples as samples
+from usher_gateway.config import last_good
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[api_server.ApiServer]:
+    async with api_server.serving() as found:
+        yield found
+
+
+async def test_without_the_server_a_gateway_starts_from_its_cache(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    for name in ("a", "b", "c"):
+        server.put(followers.wrap(samples.listener(name)))
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until_runs("a", "b", "c")
+        server.put(followers.bury(samples.listener("c")))
+        await follower.until_runs("a", "b")
+    await server.stop()
+    async with followers.following(server, tmp_path, cache_after_seconds=0.2) as follower:
+        await follower.until_runs("a", "b")
+        assert follower.source.status().origin == "cache"
+        server.put(followers.wrap(samples.listener("d")))
+        server.put(followers.bury(samples.listener("a")))
+        await server.start()
+        await follower.until_runs("b", "d")
+        assert follower.source.status().origin == "cluster"
+
+
+@pytest.mark.parametrize("fault", [api_server.Answer(hangs=True), api_server.Answer(503)])
+async def test_a_server_that_does_not_list_is_as_good_as_none(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, fault: api_server.Answer
+) -> None:
+    last_good.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
+    server.faults += [fault] * 1000
+    async with followers.following(server, tmp_path, cache_after_seconds=0.2) as follower:
+        await follower.until_runs("a")
+        assert follower.source.status().origin == "cache"
+
+
+async def test_at_a_stop_the_newest_set_is_kept_though_an_older_one_is_being_written(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_writing, may_go_on = threading.Event(), threading.Event()
+    write = last_good.write
+
+    def slow_write(*arguments: Any) -> None:
+        if not is_writing.is_set():
+            is_writing.set()
+            assert may_go_on.wait(followers.LIMIT_SECONDS)
+        write(*arguments)
+
+    monkeypatch.setattr(last_good, "write", slow_write)
+    server.put(followers.wrap(samples.listener("a")))
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until(is_writing.is_set)
+        server.put(followers.wrap(samples.listener("b")))
+        await follower.until_runs("a", "b")
+        closing = asyncio.create_task(follower.close())
+        await asyncio.wait({closing}, timeout=0.1)
+        assert not closing.done()
+        may_go_on.set()
+        await closing
+    kept = last_good.read(tmp_path, samples.KEYS.cache)
+    assert kept is not None
+    assert sorted(one.owner.name for one in kept) == ["a", "b"]
+
+
+async def test_a_server_that_answers_goes_before_the_cache(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    last_good.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
+    server.put(followers.wrap(samples.listener("a", late_after_seconds=7)))
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until_runs("a")
+        assert follower.snapshots[0].listeners["acme/a"].late_after_seconds == 7
+        assert follower.source.status().origin == "cluster"
+
+
+async def test_what_vanished_while_the_gateway_was_down_is_served_on(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    last_good.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
+    server.put(followers.wrap(samples.listener("b")))
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until_runs("a", "b")
+        assert list(follower.source.status().vanished) == [("Listener", "acme/a")]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"usher-config-cache 1\n" + b"x" * 100])
+async def test_a_cache_that_cannot_be_read_is_ignored(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, content: bytes
+) -> None:
+    (tmp_path / last_good.FILE_NAME).write_bytes(content)
+    server.put(followers.wrap(samples.listener("b")))
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until_runs("b")
+        await follower.until(lambda: last_good.read(tmp_path, samples.KEYS.cache) if _is_ours(tmp_path) else None)
+
+
+def _is_ours(data: pathlib.Path) -> bool:
+    return (data / last_good.FILE_NAME).stat().st_size > 200
+
+
+async def test_a_cache_of_another_install_key_is_ignored(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+    last_good.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.OTHER_KEYS.cache)
+    server.put(followers.wrap(samples.listener("b")))
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until_runs("b")
+
+
+async def test_a_cache_that_cannot_be_written_stops_nothing(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    server.put(followers.wrap(samples.listener("a")))
+    no_folder = tmp_path / "file"
+    no_folder.write_text("")
+    async with followers.following(server, no_folder / "data") as follower:
+        await follower.until_runs("a")
+        server.put(followers.wrap(samples.listener("b")))
+        await follower.until_runs("a", "b")

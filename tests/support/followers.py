@@ -1,0 +1,98 @@
+"""A source of configuration from an API server, followed: what it gave, and waiting for what a test expects."""
+
+import asyncio
+import contextlib
+import pathlib
+import time
+from collections.abc import AsyncIterator, Callable
+
+from support import api_server
+from unit.config import envelope_samples as samples
+from usher_gateway import documents, envelopes
+from usher_gateway.config import cluster_access, from_cluster, list_watch, published
+
+LIMIT_SECONDS = 10.0
+LIMITS = list_watch.Limits(
+    page_rows=3,
+    connect_seconds=1,
+    page_seconds=1,
+    stall_seconds=0.4,
+    first_pause_seconds=0.02,
+    longest_pause_seconds=0.1,
+)
+
+
+def wrap(document: envelopes.Document) -> envelopes.Envelope:
+    return envelopes.wrap(document, "uid", samples.KEYS.document)
+
+
+def bury(document: envelopes.Document) -> envelopes.Envelope:
+    envelope = wrap(document)
+    return envelopes.bury(envelope.kind, envelope.owner, 1, samples.SAID_AT, samples.KEYS.document)
+
+
+class Follower:
+    """Follows a source, and waits for what the test expects."""
+
+    def __init__(self, source: from_cluster.ClusterSource) -> None:
+        self.source = source
+        self.snapshots: list[documents.Snapshot] = []
+        self._states: dict[envelopes.Identity, published.State | None] = {}
+        self._task = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        async for snapshot in self.source.snapshots():
+            self.snapshots.append(snapshot)
+
+    @property
+    def listeners(self) -> list[str]:
+        """Names of the listeners that run."""
+        return sorted(one.name for one in self.snapshots[-1].listeners.values()) if self.snapshots else []
+
+    def states(self) -> dict[envelopes.Identity, published.State | None]:
+        self._states |= self.source.take_touched()
+        return self._states
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not holds():
+                await asyncio.sleep(0.01)
+                if self._task.done():
+                    self._task.result()
+
+    async def until_runs(self, *names: str) -> None:
+        await self.until(lambda: self.snapshots and self.listeners == sorted(names))
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+
+@contextlib.asynccontextmanager
+async def following(
+    server: api_server.ApiServer,
+    data: pathlib.Path,
+    limits: list_watch.Limits = LIMITS,
+    cache_after_seconds: float = 10.0,
+) -> AsyncIterator[Follower]:
+    options = from_cluster.ClusterOptions(
+        keys=samples.KEYS,
+        access=cluster_access.Access(server=f"http://127.0.0.1:{server.port}", token=api_server.TOKEN),
+        namespace=api_server.NAMESPACE,
+        data=data,
+        limits=limits,
+        cache_after_seconds=cache_after_seconds,
+        keep_pause_seconds=0.05,
+    )
+    follower = Follower(from_cluster.ClusterSource(options, can_run, lambda: time.time_ns() // 1000))
+    try:
+        yield follower
+    finally:
+        await follower.close()
+
+
+def can_run(document: envelopes.Document) -> None:
+    """What a gateway checks of a document before it runs it."""
+    if isinstance(document, documents.Listener) and document.max_body_bytes == 1:
+        raise ValueError("cannot be run")
