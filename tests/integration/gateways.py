@@ -94,6 +94,8 @@ class Gateway:
         self.program = ["-m", "usher_gateway"]
         """What is started; instead of the gateway itself it may be something around it."""
         self.log = folder / "gateway.log"
+        self.stderr: int | None = None
+        """Where it writes its log; instead of the file it may be a pipe or a device."""
         self.port, self.admin = ports.free(), ports.free()
         self.flags = ["--accept-min-free-mib", "1", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "1"]
         self.flags += flags
@@ -115,7 +117,7 @@ class Gateway:
                 *self.program,
                 *arguments,
                 stdout=log,
-                stderr=log,
+                stderr=log if self.stderr is None else self.stderr,
                 env={**os.environ, **environment},
             )
 

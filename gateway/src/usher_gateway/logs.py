@@ -1,9 +1,11 @@
 """Logs: JSON lines in a cluster, readable on a terminal. Ids only, never personal data."""
 
 import asyncio
+import atexit
 import datetime
 import json
 import logging
+import os
 import sys
 import traceback
 import types
@@ -11,11 +13,20 @@ from typing import Any
 
 import structlog
 
+from usher_gateway import log_writer
+
+_DRAIN_SECONDS = 1.0
+"""An end waits so long for whoever reads the log."""
+
+_writers: list[log_writer.LogWriter] = []
+"""At most one: of this process."""
+
 
 def configure(*, as_json: bool | None = None, level: str = "info") -> None:
     """Set up logging for the process; ``as_json`` None: JSON unless standard error is a terminal."""
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
     if as_json is None:
-        as_json = not sys.stderr.isatty()
+        as_json = not is_terminal
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -25,17 +36,54 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
     if as_json:
         processors.append(structlog.processors.JSONRenderer())
     else:
-        processors += [without_nothing, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False)]
+        processors += [without_nothing, structlog.dev.ConsoleRenderer(colors=is_terminal, sort_keys=False)]
+    stream = _open_writer()
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _LineLogger(stream),
         cache_logger_on_first_use=True,
     )
     # Libraries that log by the standard library: warnings and worse, to the same stream.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLibraryFormatter() if as_json else LibraryFormatter("%(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+class _LineLogger:
+    """Whole lines for the writer, without a lock: a collection may log while a line is being made."""
+
+    def __init__(self, stream: log_writer.LogWriter) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        """Whatever its level."""
+        self._stream.write(f"{line}\n")
+
+    debug = info = warning = error = critical = msg
+
+
+def lines_lost() -> int:
+    """Lines that nobody took: their reader stalled or is gone, or the disk was full."""
+    return sum(writer.lines_lost for writer in _writers)
+
+
+def drain() -> bool:
+    """Wait for the reader before the process ends, but not for long; False where it does not read."""
+    return all(writer.drain(_DRAIN_SECONDS) for writer in _writers)
+
+
+def _open_writer() -> log_writer.LogWriter:
+    if not _writers:
+        # Without a standard error its number may be a file of the store by now.
+        descriptor = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
+        _writers.append(log_writer.LogWriter(descriptor, _tell_loss))
+        atexit.register(drain)
+    return _writers[0]
+
+
+def _tell_loss(lines: int) -> None:
+    structlog.get_logger(__name__).warning("log_lines_lost", lines=lines)
 
 
 class LibraryFormatter(logging.Formatter):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from usher_gateway import metrics, model
+from usher_gateway import logs, metrics, model
 from usher_gateway.delivery import circuit
 from usher_gateway.store import port
 
@@ -126,6 +126,12 @@ class GatewayMetrics:
         )
         yield metrics.gauge(
             "usher_event_loop_lag_seconds", "How late the event loop is.", [], {(): self.loop_lag_seconds}
+        )
+        yield metrics.counter(
+            "usher_log_lines_lost",
+            "Lines of the log that could not be written.",
+            [],
+            {(): float(logs.lines_lost())},
         )
 
     def _deliveries(self) -> metrics.Metrics:

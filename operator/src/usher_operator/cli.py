@@ -153,7 +153,8 @@ def run(  # noqa: PLR0917 - each is a flag
         logs.configure(as_json=as_json, level=log_level)
         is_done = uvloop.run(operator.run())
     except model.UsherError as error:
-        typer.echo(f"usher-operator: {error}\n                {error.hint}", err=True)
+        if logs.drain():  # else nobody reads, and the end would wait for it
+            typer.echo(f"usher-operator: {error}\n                {error.hint}", err=True)
         raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
     if not is_done:
         raise typer.Exit(1)

@@ -129,7 +129,8 @@ def register(app: typer.Typer) -> None:
             )
             _serve(settings)
         except model.UsherError as error:
-            typer.echo(f"usher: {error}\n       {error.hint}", err=True)
+            if logs.drain():  # else nobody reads, and the end would wait for it
+                typer.echo(f"usher: {error}\n       {error.hint}", err=True)
             raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
 
 

@@ -1,0 +1,175 @@
+"""The log goes nowhere: whoever reads it has stopped or is gone, or its disk is full. Purple must not feel it."""
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from integration import gateways
+from support import wire
+from usher_gateway import log_writer
+from usher_gateway.simulator import behaviour, receiver
+
+VISITS = 100
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[receiver.Receiver]:
+    """A destination that refuses whatever comes: each delivery is dead at once, and a line of the log."""
+    async with receiver.Receiver() as made:
+        made.set_behaviour("/crm", behaviour.Behaviour(status=400))
+        yield made
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe that is full after a few lines."""
+    ends = os.pipe()
+    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
+    yield ends
+    for end in ends:
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+def manifests(peer: receiver.Receiver) -> list[gateways.Manifest]:
+    return [
+        gateways.TENANT,
+        gateways.listener("hook", [gateways.route("crm", "crm")]),
+        gateways.destination("crm", f"{peer.url}/crm"),
+    ]
+
+
+async def answered_in_time(gateway: gateways.Gateway) -> None:
+    """More visits, and with them dead deliveries, than the pipe has room for lines."""
+    connection = gateways.Connection(gateway.port)
+    for number in range(VISITS):
+        reply = await connection.post("/hook", gateways.visit(number))
+        assert reply.is_acknowledgement
+        assert reply.seconds < 8
+    connection.close()
+    await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 2") == VISITS, 20, "the dead")
+
+
+async def test_a_reader_that_stalls_delays_nothing_and_reads_on_later(
+    tmp_path: Path, peer: receiver.Receiver, pipe: tuple[int, int]
+) -> None:
+    async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
+        gateway.stderr = pipe[1]
+        await gateway.start()
+        await answered_in_time(gateway)
+        told = os.read(pipe[0], 65_536)
+        os.set_blocking(pipe[0], False)
+
+        def is_all_told() -> bool:
+            nonlocal told
+            with contextlib.suppress(BlockingIOError):
+                told += os.read(pipe[0], 65_536)
+            return told.count(b"delivery_dead") == VISITS
+
+        await gateways.wait_until(is_all_told, 10, "every line, once it is read")
+
+
+async def test_a_reader_that_stalls_for_good_keeps_nothing_from_ending(
+    tmp_path: Path, peer: receiver.Receiver, pipe: tuple[int, int]
+) -> None:
+    async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
+        gateway.stderr = pipe[1]
+        await gateway.start()
+        await answered_in_time(gateway)
+        assert await gateway.terminate(20) == 0
+        assert gateway.store.open_deliveries() == 0
+
+
+async def test_a_reader_that_is_gone_and_a_full_disk_cost_lines_only_and_they_are_counted(
+    tmp_path: Path, peer: receiver.Receiver, pipe: tuple[int, int]
+) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    for number, end in enumerate((pipe[1], full)):
+        (tmp_path / str(number)).mkdir()
+        async with gateways.Gateway(tmp_path / str(number), manifests(peer)) as gateway:
+            gateway.stderr = end
+            await gateway.launch()
+            os.close(end)
+            if end == pipe[1]:
+                os.close(pipe[0])
+            await gateway.wait_ready()
+            await answered_in_time(gateway)
+            metrics = (await wire.exchange(gateway.admin, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")).raw.decode()
+            lost = metrics.partition("\nusher_log_lines_lost_total ")[2].partition("\n")[0]
+            assert float(lost) >= VISITS
+            assert await gateway.terminate(20) == 0
+
+
+# the writer alone
+
+
+def read_lines(end: int, last: str) -> list[str]:
+    """What comes out of a pipe, up to and with a line."""
+    told = b""
+    while last.encode() not in told:
+        told += os.read(end, 65_536)
+    return told.decode().splitlines()
+
+
+@pytest.mark.parametrize("is_blocking", [True, False])
+def test_what_a_stalled_reader_leaves_no_room_for_is_counted_told_and_the_rest_is_whole_and_in_order(
+    pipe: tuple[int, int], is_blocking: bool
+) -> None:
+    os.set_blocking(pipe[1], is_blocking)
+    most_bytes, line_bytes, lines = 10_000, 10, 5_000
+    told: list[int] = []
+
+    def tell_loss(count: int) -> None:
+        told.append(count)
+        writer.write("lost\n")
+
+    writer = log_writer.LogWriter(pipe[1], tell_loss, most_bytes)
+    for number in range(lines):
+        writer.write(f"{number:09}\n")
+    assert not writer.drain(0.01)
+    lost = writer.lines_lost
+    assert lines - lost <= (most_bytes + 4_096) // line_bytes + 1
+    written = read_lines(pipe[0], "lost")
+    assert told == [lost]
+    assert [int(line) for line in written[:-1]] == sorted({int(line) for line in written[:-1]})
+    assert len(written) - 1 == lines - lost
+    assert writer.drain(5)
+
+
+def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None:
+    program = """
+import resource, signal, sys
+from usher_gateway import log_writer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+writer = log_writer.LogWriter(sys.stdout.fileno(), lambda count: None)
+for limit, line in ((15, "first\\n"), (15, "is cut off\\n"), (15, "does not fit\\n"), (100, "whole\\n")):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
+    writer.write(line)
+    assert writer.drain(10)
+assert writer.lines_lost == 2
+"""
+    file = tmp_path / "log"
+    with file.open("wb") as log:
+        subprocess.run([sys.executable, "-c", program], stdout=log, check=True, timeout=30)
+    assert file.read_text().splitlines() == ["first", "is cut of", "whole"]
+
+
+def test_a_program_without_a_standard_error_writes_its_log_into_no_other_file(tmp_path: Path) -> None:
+    program = """
+import structlog
+from usher_gateway import logs
+other = open("other", "wb", buffering=0)
+assert other.fileno() == 2
+logs.configure()
+structlog.get_logger().error("not here")
+assert logs.drain()
+"""
+    command = ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=30)
+    assert not (tmp_path / "other").read_bytes()
