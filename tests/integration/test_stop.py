@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -34,6 +35,20 @@ def manifests(peer: receiver.Receiver, *more: str) -> list[gateways.Manifest]:
         gateways.listener("hook", routes),
         *[gateways.destination(name, f"{peer.url}/{name}", {"timeoutSeconds": 30}) for name in names],
     ]
+
+
+_UNDER_NOHUP = """
+import signal
+from usher_gateway import __main__
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+__main__.main()
+"""
+
+
+def signals_ignored(process: int) -> int:
+    """The kernel's mask."""
+    status = Path(f"/proc/{process}/status").read_text("utf-8")
+    return int(status.partition("SigIgn:")[2].split()[0], 16)
 
 
 class Load:
@@ -102,6 +117,21 @@ async def test_a_stop_while_the_store_is_locked_ends_in_time(tmp_path: Path, pee
             assert (await posting).status == 503
         await gateway.start()
         assert (await gateways.post(gateway.port, "/hook", gateways.visit(2))).is_acknowledgement
+
+
+async def test_a_terminal_that_closes_ends_it_cleanly_and_under_nohup_not_at_all(
+    tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
+        await gateway.start()
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGHUP)
+        assert await gateway.exit_code() == 0
+        assert '"stopped"' in gateway.log_tail(1)
+        gateway.program = ["-c", _UNDER_NOHUP]
+        await gateway.start()
+        assert signals_ignored(gateway.process.pid) & 1 << (signal.SIGHUP - 1)
+        assert await gateway.terminate() == 0
 
 
 async def test_parts_start_and_stop_in_the_order_that_the_composition_root_says(

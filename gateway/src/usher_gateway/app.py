@@ -306,10 +306,12 @@ def _check_key(settings: all_settings.Settings, environ: dict[str, str]) -> None
 
 
 def handle_signals(gateway: Gateway) -> None:
-    """Let SIGTERM and SIGINT stop the gateway cleanly."""
+    """Let SIGTERM, SIGINT and SIGHUP (a terminal that closes) stop the gateway cleanly."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, gateway.stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        loop.add_signal_handler(signal.SIGHUP, gateway.stop)
 
 
 async def _named(job: Callable[[], Awaitable[None]]) -> None:
