@@ -207,7 +207,9 @@ async def running(folder: Path, manifests: Sequence[Manifest], **settings: Any) 
     gateway = app.Gateway(all_settings.Settings(**(values | settings)), {})
     task = asyncio.create_task(gateway.run())
     try:
-        await wait_until(lambda: task.done() or gateway.applied_at > 0, 20, "a configured gateway")
+        await wait_until(
+            lambda: task.done() or (gateway.applied_at > 0 and gateway.started.is_set()), 20, "a configured gateway"
+        )
         if not task.done():
             yield gateway
     finally:

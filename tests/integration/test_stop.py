@@ -134,6 +134,20 @@ async def test_a_terminal_that_closes_ends_it_cleanly_and_under_nohup_not_at_all
         assert await gateway.terminate() == 0
 
 
+async def test_the_first_visit_that_a_start_lets_in_is_not_refused(tmp_path: Path, peer: receiver.Receiver) -> None:
+    async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
+        await gateway.launch()
+        replies: list[gateways.Reply] = []
+
+        async def is_answered() -> bool:
+            with contextlib.suppress(OSError):
+                replies.append(await gateways.post(gateway.port, "/hook", gateways.visit(1)))
+            return bool(replies)
+
+        await gateways.wait_until(is_answered, 20, "an answer")
+        assert replies[0].is_acknowledgement
+
+
 async def test_parts_start_and_stop_in_the_order_that_the_composition_root_says(
     tmp_path: Path, peer: receiver.Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

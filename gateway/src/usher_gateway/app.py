@@ -1,8 +1,9 @@
 """The only composition root of the gateway: what is built, in which order it starts and stops.
 
-Start: the store (it proves that nobody else owns the data), admin port, configuration and deliveries, public port (503
-until the first configuration). Stop, the other way round: not ready, public port closed, connections drained, attempts
-ended, what is left given back to the store, store closed, admin port closed.
+Start: the store (it proves that nobody else owns the data), admin port, configuration and deliveries, public port (once
+there is a configuration, so that a start refuses no visit; where there is none soon, it answers 503 until then). Stop,
+the other way round: not ready, public port closed, connections drained, attempts ended, what is left given back to the
+store, store closed, admin port closed.
 """
 
 import asyncio
@@ -36,6 +37,9 @@ _LOOPBACK = ("127.0.0.0/8", "::1/128", "localhost")
 
 _REVIEW_SECONDS = 30.0
 """How often holds are looked at although nothing was reported: months begin, clocks run."""
+
+_CONFIGURATION_SECONDS = 2.0
+"""The public port is opened without a configuration after so long."""
 
 _CERTIFICATE_SECONDS = 5.0
 
@@ -125,19 +129,25 @@ class Gateway:
             stack.push_async_callback(self.store.close)  # before the admin port; the first one is for failed starts
             stack.push_async_callback(self.sender.close)
             tasks = self._start_tasks(stack)
+            await self._first(tasks, self.configured, _CONFIGURATION_SECONDS)
             await self._open_public_port(stack)
             self._tell()
             self.started.set()
-            waiting = asyncio.create_task(self._stop.wait())
-            done, _ = await asyncio.wait({*tasks, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            for task in done - {waiting}:
-                task.result()
+            await self._first(tasks, self._stop)
         _log.info("stopped")
+
+    async def _first(self, tasks: list[asyncio.Task[None]], event: asyncio.Event, seconds: float | None = None) -> None:
+        """Wait for an event, a task's end or a time, whichever comes first. Raises what has ended a task."""
+        waiting = asyncio.create_task(event.wait())
+        done, _ = await asyncio.wait({*tasks, waiting}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        for task in done - {waiting}:
+            task.result()
 
     def _build(self) -> None:
         settings, limits = self.settings, dispatchers.Limits(self.settings.lane_bytes, self.settings.max_attempts)
         allowed = settings.allow_destination + (_LOOPBACK if settings.listen.is_loopback else ())
+        self._context = _tls_context(settings.tls_cert, settings.tls_key)
         self.sender = http_sender.HTTPSender(address_guard.AddressGuard(allow=allowed))
         self.desk = desks.Desk(self.sender, self.clock, self.keys)
         self.dispatcher = dispatchers.Dispatcher(
@@ -158,7 +168,7 @@ class Gateway:
 
     async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:
         settings, loop = self.settings, asyncio.get_running_loop()
-        context = _tls_context(settings.tls_cert, settings.tls_key)
+        context = self._context
         try:
             listening = await loop.create_server(
                 self.server,
@@ -171,7 +181,6 @@ class Gateway:
         except OSError as error:
             raise all_settings.cannot_listen("--listen", settings.listen, error) from error
         self.port = listening.sockets[0].getsockname()[1]
-        self._context = context
         stack.push_async_callback(self._close_public_port, listening)
 
     async def _close_public_port(self, listening: asyncio.Server) -> None:
