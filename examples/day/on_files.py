@@ -88,7 +88,7 @@ async def _prepare(
 
 
 async def _wait_until_serving(gateway: app.Gateway, running: "asyncio.Task[None]") -> None:
-    started = asyncio.create_task(gateway.configured.wait())
+    started = asyncio.gather(gateway.configured.wait(), gateway.started.wait())
     await asyncio.wait({started, running}, return_when=asyncio.FIRST_COMPLETED)
     if running.done():
         started.cancel()

@@ -47,7 +47,7 @@ async def scrape(folder: Path) -> str:
     running = asyncio.create_task(gateway.run())
     try:
         async with asyncio.timeout(20):
-            await gateway.configured.wait()
+            await gateway.started.wait()
             path = gateway.snapshot.listeners["default/lobby"].addresses[0].path
             for target, body in ((path, BODY), (path, b"[]"), ("/stray", BODY)):
                 await exchange(gateway.port, f"POST {target} HTTP/1.1", body)
