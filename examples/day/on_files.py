@@ -88,11 +88,16 @@ async def _prepare(
 
 
 async def _wait_until_serving(gateway: app.Gateway, running: "asyncio.Task[None]") -> None:
-    started = asyncio.gather(gateway.configured.wait(), gateway.started.wait())
+    started = asyncio.create_task(_wait_started(gateway))
     await asyncio.wait({started, running}, return_when=asyncio.FIRST_COMPLETED)
     if running.done():
         started.cancel()
         running.result()
+
+
+async def _wait_started(gateway: app.Gateway) -> None:
+    await gateway.configured.wait()
+    await gateway.started.wait()
 
 
 async def _end(gateway: app.Gateway, running: "asyncio.Task[None]") -> None:
