@@ -66,3 +66,35 @@ async def test_what_is_over_quota_stays_held_once_the_filter_is_mended(tmp_path:
         await wait_held(gateway, {"DestinationNotFound": 1, "QuotaExceeded": 2})
         gateway.write(manifests.replace("visitsPerMonth: 1", "visitsPerMonth: 100"))
         await wait_held(gateway, {"DestinationNotFound": 3})
+
+
+async def test_what_a_listener_left_behind_with_its_former_tenant_is_not_the_next_ones_to_decide(
+    tmp_path: Path,
+) -> None:
+    other = gateways.TENANT.replace("name: acme", "name: globex")
+    tenants = gateways.TENANT + other
+    listener = gateways.LISTENER.replace("  routes: []\n", ROUTES)
+    async with gateways.running(tmp_path, gateways.CLASS + tenants + listener) as gateway:
+        assert (await gateway.post(visit(1))).acknowledges
+        assert await held(gateway) == {"FilterError": 1}
+        moved = listener.replace("name: acme", "name: globex").replace(BROKEN, MENDED).replace("missing", "theirs")
+        gateway.write(gateways.CLASS + tenants + moved)
+        await gateways.wait_until(lambda: gateway.gateway.door.listeners["agency/wifi"].name.tenant == "globex")
+        await gateway.gateway.holds.review()
+        await gateway.gateway.store.flush()
+        assert await held(gateway) == {"FilterError": 1}
+        opened = await gateway.gateway.store.open_deliveries(0)
+        assert not opened
+
+
+async def test_a_suspended_tenants_deliveries_stay_held_when_its_listener_moves_to_another(tmp_path: Path) -> None:
+    suspended = gateways.TENANT.replace("displayName: Acme", "displayName: Acme, state: Suspended")
+    tenants = suspended + gateways.TENANT.replace("name: acme", "name: globex")
+    listener = gateways.LISTENER.replace("  routes: []\n", ROUTES.replace(f"    when: {BROKEN}\n", ""))
+    async with gateways.running(tmp_path, gateways.CLASS + tenants + listener) as gateway:
+        assert (await gateway.post(visit(1))).acknowledges
+        assert await held(gateway) == {"TenantSuspended": 1}
+        gateway.write(gateways.CLASS + tenants + listener.replace("name: acme", "name: globex"))
+        await gateways.wait_until(lambda: gateway.gateway.door.listeners["agency/wifi"].name.tenant == "globex")
+        await gateway.gateway.holds.review()
+        assert await held(gateway) == {"TenantSuspended": 1}

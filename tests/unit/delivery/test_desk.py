@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from unit.delivery import samples
@@ -92,3 +93,18 @@ def test_editions_count_changes_of_expressions_and_of_nothing_else(desk: desks.D
     assert desk.live_route(samples.ROUTE) is None
     desk.apply(snapshot())
     assert desk.edition_of(samples.ROUTE) == 1
+
+
+def test_what_is_left_of_a_listener_goes_by_what_it_kept_once_another_tenant_has_one_of_that_name(
+    desk: desks.Desk,
+) -> None:
+    mine = msgspec.structs.replace(samples.ROUTE, transform=TRANSFORM)
+    theirs = documents.Route("crm", "agency/crm", transform='{"mail": visit.email}')
+    moved = documents.Listener(
+        "agency", "lobby", documents.Tenant("globex", state="Suspended"), addresses=(), routes=(theirs,)
+    )
+    desk.apply(documents.Snapshot({moved.key: moved}, {"agency/crm": samples.destination()}))
+    assert desk.live_route(mine) is None
+    prepared = desk.prepare(samples.delivery(), mine)
+    assert isinstance(prepared, exchange.Request)
+    assert prepared.body == b'{"u":"7"}'

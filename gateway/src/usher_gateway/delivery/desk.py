@@ -52,7 +52,7 @@ class Desk:
         self._editions: dict[tuple[str, str], int] = {}
         """(listener, route) -> how often its expressions were changed since the start."""
         self._targets: dict[str, render.Target | None] = {}
-        self._slow: dict[tuple[str, str], int] = {}
+        self._slow: dict[tuple[model.ListenerName, str], int] = {}
         """(listener, route) -> how many evaluations of its transform in a row were slow."""
         self._readers: dict[str, tuple[identify.Identifier, normalise.Normaliser]] = {}
 
@@ -70,11 +70,12 @@ class Desk:
 
     def _apply_listener(self, key: str, before: documents.Listener | None, now: documents.Listener | None) -> None:
         self._readers.pop(key, None)
-        old = {}
-        for each in before.routes if before else ():
-            old[key, each.name] = each
-            self._slow.pop((key, each.name), None)
-            self._routes.pop((key, each.name), None)
+        old = {(key, each.name): each for each in before.routes} if before else {}
+        for name in old:
+            self._routes.pop(name, None)
+        if before is not None:
+            for each in before.routes:
+                self._slow.pop((_name_of(before), each.name), None)
         for each in now.routes if now else ():
             name = (key, each.name)
             self._routes[name] = each
@@ -91,9 +92,10 @@ class Desk:
         """The newest document of a destination."""
         return self._snapshot.destinations.get(key)
 
-    def listener(self, key: str) -> documents.Listener | None:
-        """The newest document of a listener."""
-        return self._snapshot.listeners.get(key)
+    def listener(self, name: model.ListenerName) -> documents.Listener | None:
+        """The newest document of a listener; one that another tenant has by that name now is another listener."""
+        found = self._snapshot.listeners.get(name.key)
+        return found if found is not None and found.tenant.name == name.tenant else None
 
     def can_send(self, definition: model.RouteDefinition) -> bool:
         """Whether the destination of a route is there, active, and has all that attempts need."""
@@ -102,6 +104,8 @@ class Desk:
 
     def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:
         """The newest document of a delivery's route; None where route or listener were removed."""
+        if self.listener(definition.listener) is None:
+            return None
         return self._routes.get((definition.listener.key, definition.route))
 
     def edition_of(self, definition: model.RouteDefinition) -> int:
@@ -110,11 +114,12 @@ class Desk:
 
     def is_too_slow(self, listener: str, route_name: str) -> bool:
         """Whether a route is held because its transform is too slow."""
-        return self._slow.get((listener, route_name), 0) >= route.SLOW_IN_A_ROW
+        document = self._snapshot.listeners.get(listener)
+        return document is not None and self._slow.get((_name_of(document), route_name), 0) >= route.SLOW_IN_A_ROW
 
     def hold_of(self, definition: model.RouteDefinition) -> model.HoldReason | None:
         """Why deliveries of a route must not be attempted now."""
-        listener = self.listener(definition.listener.key)
+        listener = self.listener(definition.listener)
         if listener is not None and listener.tenant.state == "Suspended":
             return model.HoldReason.TenantSuspended
         if listener is not None and listener.state == "Suspended":
@@ -138,7 +143,7 @@ class Desk:
         transform = live.transform if live is not None else definition.transform
         transformed = render.NOT_TRANSFORMED
         if transform:
-            name = (definition.listener.key, definition.route)
+            name = (definition.listener, definition.route)
             if self._slow.get(name, 0) >= route.SLOW_IN_A_ROW:
                 return attempt.held(delivery, model.HoldReason.ExpressionTooSlow, now)
             evaluation = self.evaluate(transform, "transform", delivery, definition)
@@ -195,12 +200,13 @@ class Desk:
 
     def _reader(self, definition: model.RouteDefinition) -> tuple[identify.Identifier, normalise.Normaliser]:
         """How to read bodies of a listener: by its document, or where it is gone by what the route kept of it."""
-        key = definition.listener.key
-        known = self._readers.get(key)
+        document = self.listener(definition.listener)
+        known = self._readers.get(definition.listener.key) if document is not None else None
         if known is None:
-            document = self.listener(key) or _document_of(definition)
-            known = (identify.Identifier(document, self._keys), normalise.Normaliser(document.fields))
-            self._readers[key] = known
+            told = document or _document_of(definition)
+            known = (identify.Identifier(told, self._keys), normalise.Normaliser(told.fields))
+            if document is not None:
+                self._readers[definition.listener.key] = known
         return known
 
     def _target(self, key: str) -> render.Target | None:
@@ -217,6 +223,10 @@ class Desk:
     def _count_expression_error(self, definition: model.RouteDefinition, code: str) -> None:
         self.books.expression_errors[code] = self.books.expression_errors.get(code, 0) + 1
         _log.warning("transform_failed", listener=definition.listener.key, route=definition.route, error=code)
+
+
+def _name_of(document: documents.Listener) -> model.ListenerName:
+    return model.ListenerName(document.namespace, document.tenant.name, document.name)
 
 
 def _document_of(definition: model.RouteDefinition) -> documents.Listener:

@@ -72,7 +72,7 @@ class Holds:
     async def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
         if reason in _DESTINATION_HOLDS:
             return self._desk.can_send(definition)
-        listener = self._desk.listener(definition.listener.key)
+        listener = self._desk.listener(definition.listener)
         if listener is None:
             return False  # nobody said that what was stopped may go on
         if reason is model.HoldReason.TenantSuspended:
@@ -101,7 +101,7 @@ class Holds:
         have held what was waiting.
         """
         live = self._desk.live_route(definition)
-        listener = self._desk.listener(definition.listener.key)
+        listener = self._desk.listener(definition.listener)
         if live is None or listener is None:
             return
         key, edition = (group.reason, group.route), self._desk.edition_of(definition)
