@@ -45,6 +45,18 @@ async def test_with_the_store_away_every_request_gets_503_within_8_seconds(tmp_p
         assert await gateway.meters() == {"visits": 2, "refused": 2}
 
 
+async def test_requests_that_are_pipelined_are_all_answered_in_time_while_the_store_is_away(tmp_path: Path) -> None:
+    async with (
+        gateways.running(tmp_path, limits=SHORT) as gateway,
+        hold.held_before_commits(gateway.gateway.store),
+        wire.connect(gateway.port) as connection,
+    ):
+        started = time.monotonic()
+        await connection.send(b"".join([wire.request(gateway.target(), visit(user)) for user in range(40)]))
+        assert [(await connection.answer()).status for _ in range(40)] == [503] * 40
+        assert time.monotonic() - started < SHORT.answer_seconds + 0.5
+
+
 async def test_the_first_requests_time_counts_from_the_connection(tmp_path: Path) -> None:
     limits = receive.Limits(answer_seconds=1.5, header_seconds=1.2)
     async with (

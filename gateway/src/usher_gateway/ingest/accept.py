@@ -107,6 +107,12 @@ class Deadlines:
         self.waiting: dict[asyncio.Future[model.Accepted], tuple[float, model.Arrival]] = {}
         """Future -> its deadline (the event loop's clock), and whose it is."""
 
+    def begin(self, future: "asyncio.Future[model.Accepted]", deadline: float, arrival: model.Arrival) -> None:
+        """Watch a wait; one whose deadline is over already ends at once: others may be pipelined behind it."""
+        self.waiting[future] = (deadline, arrival)
+        if deadline <= asyncio.get_running_loop().time():
+            self._abandon(future, arrival)
+
     async def watch(self) -> None:
         """Look ten times a second. Runs until it is cancelled."""
         loop = asyncio.get_running_loop()
@@ -132,7 +138,7 @@ async def commit(store: port.Store, deadlines: Deadlines, arrival: model.Arrival
         raise answer.RefusedError(model.RefusedReason.QueueFull) from None
     except model.StoreUnavailableError:
         raise answer.RefusedError(model.RefusedReason.StoreUnavailable) from None
-    deadlines.waiting[future] = (deadline, arrival)
+    deadlines.begin(future, deadline, arrival)
     try:
         return await future
     except asyncio.CancelledError:
