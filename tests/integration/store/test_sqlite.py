@@ -15,10 +15,10 @@ import pytest
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store import port
-from usher_gateway.store.sqlite import changes, database, lanes, persons, settling, tail, walk, writer
+from usher_gateway.store.sqlite import accepting, changes, database, lanes, persons, settling, tail, walk, writer
 
 MIGRATIONS = Path(database.__file__).parent / "migrations"
-NOW = samples.NOW
+NOW, HOUR = samples.NOW, samples.HOUR
 
 
 @contextlib.contextmanager
@@ -350,6 +350,27 @@ async def test_a_job_changes_only_what_is_still_as_it_was_when_it_was_looked_up(
     await run_job(bench, changes.redrive([pending.key, delivered.key], NOW, changed))
     assert changed == [0]
     assert await bench.deliveries() == before
+
+
+@pytest.mark.parametrize("fold_rows", [1, 1_000_000], ids=["folded", "in memory"])
+async def test_what_is_looked_up_of_a_visitor_does_not_grow_with_its_visits(fold_rows: int) -> None:
+    visitor = samples.digest("frequent")
+    looked_up: list[int] = []
+
+    def look(batch_writer: writer.Writer) -> None:
+        arrivals = [samples.arrival("now", visitor_key=visitor), samples.arrival("free", NOW + HOUR)]
+        facts = accepting.Acceptance(batch_writer, arrivals, NOW)._facts()
+        looked_up.extend(len(times) for times in facts.sightings.values())
+
+    async with engines.opened(engines.Sqlite(), fold_rows=fold_rows) as bench:
+        for start in range(0, 600, 100):
+            times = {f"{hours}": NOW - hours * HOUR for hours in range(start, start + 100)}
+            visits = [samples.arrival(text, visit_time=at, visitor_key=visitor) for text, at in times.items()]
+            assert set(await bench.words(*visits)) == {"Visit"}
+        for _ in range(2 * 257 if fold_rows == 1 else 0):
+            await run_job(bench, lambda _: None)
+        await run_job(bench, look)
+    assert looked_up == [1]
 
 
 async def test_a_long_question_does_not_keep_deliveries_waiting(bench: engines.Bench) -> None:

@@ -34,7 +34,7 @@ class Facts(msgspec.Struct):
 
     prints: dict[bytes, Print]
     sightings: dict[bytes, list[int]]
-    """Visitor key -> visit times of accepted visits."""
+    """Visitor key -> visit times of accepted visits: for each arrival one inside its window, if there is any."""
     once_marks: set[bytes]
     month_visits: dict[tuple[str, str, int], int]
     """(namespace, tenant, first instant of the month) -> visits of that month so far."""

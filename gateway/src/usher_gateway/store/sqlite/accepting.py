@@ -45,6 +45,12 @@ _ARRIVAL = f"({','.join('?' * 14)})"
 _DELIVERY = "(?,?,?,?,?,0,?,0,0,?,?,?,?,0,0,0,0,'',null)"
 """A new delivery: pending, in a lane or held, never attempted."""
 
+_SIGHTING = (
+    "select column1, (select visit_time from sightings"
+    " where visitor = column1 and visit_time > column2 and visit_time < column3 limit 1) from (values {})"
+)
+"""Columns: visitor, after and before which time."""
+
 _Kind = tuple[model.CountedAs, bool, tuple[model.SkipReason | None, ...]]
 """(counted as, late, each route's skip reason): arrivals that count alike"""
 
@@ -239,6 +245,7 @@ class Acceptance:
         sightings: dict[bytes, list[int]] = {}
         missing: dict[int, bytes] = {}
         visitors: dict[int, bytes] = {}
+        unseen: list[rows.Row] = []
         once: set[bytes] = set()
         ledger_tail = self._owner.tail
         for arrival in self._arrivals:
@@ -248,14 +255,18 @@ class Acceptance:
             else:
                 missing[tail.short_key(arrival.fingerprint)] = arrival.fingerprint
             if arrival.window and arrival.quarantine is None:
-                times = ledger_tail.sightings_of(arrival.visitor_key)
-                if times:
-                    sightings[arrival.visitor_key] = list(times)
-                visitors[tail.short_key(arrival.visitor_key)] = arrival.visitor_key
+                after, before = arrival.visit_time - arrival.window, arrival.visit_time + arrival.window
+                time = ledger_tail.sighting_between(arrival.visitor_key, after, before)
+                if time is not None:
+                    sightings.setdefault(arrival.visitor_key, []).append(time)
+                else:
+                    short = tail.short_key(arrival.visitor_key)
+                    visitors[short] = arrival.visitor_key
+                    unseen.append((short, after, before))
             if arrival.has_marks:
                 once.update(plan.once_key for plan in (*arrival.if_visit, *arrival.if_repeat) if plan.once_key)
         self._known_prints(missing, prints)
-        self._known_sightings(visitors, sightings)
+        self._known_sightings(unseen, visitors, sightings)
         return decide.Facts(prints, sightings, self._known_marks(once), self._months())
 
     def _known_prints(self, missing: dict[int, bytes], prints: dict[bytes, decide.Print]) -> None:
@@ -269,10 +280,13 @@ class Acceptance:
             if fingerprint == found[key]:
                 prints[fingerprint] = decide.Print(key, received_at, bool(flags & FLAG_UNACKNOWLEDGED))
 
-    def _known_sightings(self, visitors: dict[int, bytes], sightings: dict[bytes, list[int]]) -> None:
-        statement = "select visitor, visit_time from sightings where visitor in ({})"
-        for short, time in rows.select_in(self._owner.connection, statement, sorted(visitors)):
-            sightings.setdefault(visitors[short], []).append(time)
+    def _known_sightings(
+        self, unseen: list[rows.Row], visitors: dict[int, bytes], sightings: dict[bytes, list[int]]
+    ) -> None:
+        """One sighting for each window: a visitor may have hundreds of thousands, and all would be waited for."""
+        for short, time in rows.from_values(self._owner.connection, _SIGHTING, "(?,?,?)", sorted(unseen)):
+            if time is not None:
+                sightings.setdefault(visitors[short], []).append(time)
 
     def _known_marks(self, marks: set[bytes]) -> set[bytes]:
         statement = "select mark from once_marks where mark in ({})"

@@ -34,7 +34,7 @@ def insert(connection: sqlite3.Connection, head: str, row: str, rows: Sequence[R
         connection.execute(_values(head, row, len(chunk), tail), list(itertools.chain.from_iterable(chunk)))
 
 
-def update_from(connection: sqlite3.Connection, statement: str, row: str, rows: Sequence[Row]) -> Iterator[Found]:
+def from_values(connection: sqlite3.Connection, statement: str, row: str, rows: Sequence[Row]) -> Iterator[Found]:
     """Rows that a statement with ``from (values {})`` returns, for all rows that are spelled like ``row``."""
     for chunk in _chunks(rows):
         yield from connection.execute(
@@ -70,6 +70,6 @@ def _in_list(statement: str, count: int) -> str:
     return statement.format(",".join("?" * count))
 
 
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=256)
 def _from_values(statement: str, row: str, count: int) -> str:
     return statement.format(",".join([row] * count))

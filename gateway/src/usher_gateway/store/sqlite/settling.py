@@ -53,7 +53,7 @@ def settle(batch_writer: "writer.Writer", settlements: Sequence[model.Settlement
     values = [
         (key, each.at, each.attempts_before, each.attempts, each.status) for key, each in sorted(delivered.items())
     ]
-    for key, route in rows.update_from(batch_writer.connection, _DELIVERED, "(?,?,?,?,?)", values):
+    for key, route in rows.from_values(batch_writer.connection, _DELIVERED, "(?,?,?,?,?)", values):
         _count(batch_writer, delivered[key], route, model.Counter.delivered)
 
 

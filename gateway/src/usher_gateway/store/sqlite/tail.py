@@ -5,6 +5,10 @@ by their first byte, and moved bucket by bucket in key order, one with every com
 from the ledger: nothing here is durable, and nothing has to be.
 """
 
+import array
+import bisect
+from typing import TypeAlias
+
 import msgspec
 
 from usher_gateway.store import decide
@@ -14,6 +18,13 @@ FOLD_ROWS = 32_768
 
 BUCKETS = [*range(128, 256), *range(128)]
 """First bytes in the order of the signed integers that they begin."""
+
+
+Times: TypeAlias = "tuple[int, ...] | array.array[int]"
+"""Visit times of one visitor, in their order; nearly always one."""
+
+_FEW_TIMES = 8
+"""Up to so many are a tuple; to copy thousands for each one more would keep everybody waiting."""
 
 
 class LedgerRow(msgspec.Struct, frozen=True, gc=False):
@@ -41,7 +52,7 @@ class Generation:
         self.first_key = 0
         self.last_key = 0
         self._prints: list[dict[bytes, decide.Print]] = [{} for _ in range(256)]
-        self._sightings: list[dict[bytes, tuple[int, ...]]] = [{} for _ in range(256)]
+        self._sightings: list[dict[bytes, Times]] = [{} for _ in range(256)]
 
     def add(self, row: LedgerRow) -> None:
         """Remember one row; rows may come out of key order."""
@@ -55,15 +66,19 @@ class Generation:
             self._prints[row.fingerprint[0]][row.fingerprint] = known
         if row.is_visit:
             bucket = self._sightings[row.visitor_key[0]]
-            bucket[row.visitor_key] = (*bucket.get(row.visitor_key, ()), row.visit_time)
+            bucket[row.visitor_key] = _with(bucket.get(row.visitor_key, ()), row.visit_time)
 
     def print_of(self, fingerprint: bytes) -> decide.Print | None:
         """What is known here of a content."""
         return self._prints[fingerprint[0]].get(fingerprint)
 
-    def sightings_of(self, visitor_key: bytes) -> tuple[int, ...]:
-        """Visit times known here of a visitor key."""
-        return self._sightings[visitor_key[0]].get(visitor_key, ())
+    def sighting_between(self, visitor_key: bytes, after: int, before: int) -> int | None:
+        """A visit time of a visitor key that lies in between, if one is known here."""
+        times = self._sightings[visitor_key[0]].get(visitor_key)
+        if times is None:
+            return None
+        index = bisect.bisect_right(times, after)
+        return times[index] if index < len(times) and times[index] < before else None
 
     def bucket(self, first_byte: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Sorted rows of one bucket: (print, arrival), (visitor, visit time)."""
@@ -91,10 +106,12 @@ class Tail:
             known = self.folding.print_of(fingerprint)
         return known
 
-    def sightings_of(self, visitor_key: bytes) -> tuple[int, ...]:
-        """Visit times known in memory of a visitor key."""
-        times = self.growing.sightings_of(visitor_key)
-        return times + self.folding.sightings_of(visitor_key) if self.folding is not None else times
+    def sighting_between(self, visitor_key: bytes, after: int, before: int) -> int | None:
+        """A visit time of a visitor key that lies in between, if one is known in memory."""
+        time = self.growing.sighting_between(visitor_key, after, before)
+        if time is None and self.folding is not None:
+            time = self.folding.sighting_between(visitor_key, after, before)
+        return time
 
     def fold_soon(self) -> None:
         """Fold what there is, however little: some of it is to be deleted."""
@@ -119,6 +136,15 @@ class Tail:
             self._position += 1
         else:
             self.folding = None
+
+
+def _with(times: Times, time: int) -> Times:
+    """Times in their order, one more among them."""
+    if len(times) < _FEW_TIMES:
+        return tuple(sorted((*times, time))) if times else (time,)
+    many = times if isinstance(times, array.array) else array.array("q", times)
+    bisect.insort(many, time)
+    return many
 
 
 def short_key(digest: bytes) -> int:

@@ -1,0 +1,29 @@
+"""What the tail of the ledger tells of a visitor, however often that one came."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from usher_gateway.store.sqlite import tail
+
+VISITOR = b"v" * 16
+TIMES = st.lists(st.integers(0, 60), max_size=40)
+
+
+def filled(*stretches: list[int]) -> tail.Tail:
+    """A tail of two generations: the one being folded, and the one that grows."""
+    made = tail.Tail(fold_rows=1)
+    for times in stretches:
+        for key, time in enumerate(times):
+            made.growing.add(tail.LedgerRow(key, 0, b"f" * 16, VISITOR, time, is_visit=True, remembers_print=True))
+        made.next_bucket()
+    return made
+
+
+@settings(max_examples=100, deadline=None)
+@given(TIMES, TIMES, st.integers(-5, 65), st.integers(-5, 65))
+def test_a_sighting_between_two_times_is_found_if_there_is_one(
+    folding: list[int], growing: list[int], after: int, before: int
+) -> None:
+    between = [time for time in folding + growing if after < time < before]
+    found = filled(folding, growing).sighting_between(VISITOR, after, before)
+    assert found in between if between else found is None
