@@ -307,3 +307,32 @@ async def test_a_clock_that_jumps_a_day_while_running_stops_nothing(
     keys = [key for (key,) in store.rows("select key from arrivals order by rowid")]
     assert len(keys) == len(set(keys)) == 20
     assert gateways.balance(store.meters()) == 0
+
+
+async def test_what_was_answered_while_the_process_stood_still_is_not_sent_again(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+    answer_now = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head + await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0])))
+        await answer_now.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/crm"
+    objects = [gateways.TENANT, gateways.listener("hook", [gateways.route("crm", "crm")])]
+    crm = gateways.destination("crm", url, {"timeoutSeconds": 2})
+    async with server, gateways.Gateway(tmp_path, [*objects, crm]) as gateway:
+        await gateway.start()
+        for number in range(6):
+            assert (await gateways.post(gateway.port, "/hook", gateways.visit(number))).is_acknowledgement
+        await gateways.wait_until(lambda: len(asked) == 6, what="six requests")
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGSTOP)
+        answer_now.set()
+        await asyncio.sleep(2.5)
+        gateway.process.send_signal(signal.SIGCONT)
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 4, "the end of all deliveries")
+        assert len(asked) == 6

@@ -18,6 +18,9 @@ MAX_RECEIVED_BYTES = 64 * 1024
 BODY_SECONDS = 1.0
 """How long the rest of an answer is waited for after its head: the status has decided already."""
 
+_LATE_SECONDS = 0.1
+"""A time limit that is noticed so much too late was slept through, by the process or its machine."""
+
 _BUFFER_BYTES = 64 * 1024
 """The parser's own bound; never reached, since the connection ends after ``exchange.MAX_ANSWER_BYTES``."""
 
@@ -151,13 +154,17 @@ class Connection(base_protocol.BaseProtocol):
     def _hurry(self) -> None:
         """Wait for the rest of an answer for ``BODY_SECONDS`` at most."""
         if self._deadline > self._loop.time() + BODY_SECONDS:
-            self._deadline = 0.0
+            self._deadline = self._loop.time() + BODY_SECONDS
             assert self._timer is not None
             self._timer.cancel()
-            self._timer = self._loop.call_later(BODY_SECONDS, self._time_is_up)
+            self._timer = self._loop.call_at(self._deadline, self._time_is_up)
 
     def _time_is_up(self) -> None:
-        self._end(exchange.SendError.Timeout)
+        """The end, unless it was slept through: then what came meanwhile is read first, lest it is sent once more."""
+        if self._loop.time() > self._deadline + _LATE_SECONDS:
+            self._timer = self._loop.call_later(_LATE_SECONDS, self._end, exchange.SendError.Timeout)
+        else:
+            self._end(exchange.SendError.Timeout)
 
     def _end(self, error: exchange.SendError) -> None:
         """The exchange is over, and so is the connection: with the answer if its head has come, else with ``error``."""
