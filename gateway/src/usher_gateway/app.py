@@ -148,7 +148,8 @@ class Gateway:
         settings, limits = self.settings, dispatchers.Limits(self.settings.lane_bytes, self.settings.max_attempts)
         allowed = settings.allow_destination + (_LOOPBACK if settings.listen.is_loopback else ())
         self._context = _tls_context(settings.tls_cert, settings.tls_key)
-        self.sender = http_sender.HTTPSender(address_guard.AddressGuard(allow=allowed))
+        planned = descriptors.reserve(settings.limits.connections, http_sender.MAX_IDLE)
+        self.sender = http_sender.HTTPSender(address_guard.AddressGuard(allow=allowed), max_idle=planned.idle)
         self.desk = desks.Desk(self.sender, self.clock, self.keys)
         self.dispatcher = dispatchers.Dispatcher(
             dispatchers.Parts(self.store, self.desk, self.clock, visit_path.deliver), limits
@@ -163,7 +164,7 @@ class Gateway:
         self.server = receive.PublicServer(
             lambda request: visit_path.accept_arrival(self.door, request),
             lambda reason: self.door.count_refused(None, reason),
-            msgspec.structs.replace(settings.limits, connections=descriptors.reserve(settings.limits.connections)),
+            msgspec.structs.replace(settings.limits, connections=planned.connections),
         )
 
     async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:

@@ -1,6 +1,7 @@
 """The sender against peers that behave, on loopback."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import AsyncIterator
 
@@ -147,6 +148,30 @@ async def test_a_request_on_a_connection_that_the_peer_had_closed_is_sent_again(
         for _ in range(2):
             assert (await sender.send(request_to(peer.url()), 5)).status == 200
         assert peer.connections == 2
+
+
+async def test_no_more_connections_are_kept_than_may_be() -> None:
+    sender = http.HTTPSender(address_guard.AddressGuard(["127.0.0.1/32"]), resolver.Resolver(lookup), max_idle=1)
+    async with peers.serving(peers.answering(OK)) as peer, peers.serving(peers.answering(OK)) as other:
+        for url in (peer.url(), other.url(), peer.url()):
+            assert (await sender.send(request_to(url), 5)).status == 200
+        assert (sender.idle_connections, peer.connections) == (1, 1)
+        await sender.close()
+
+
+async def test_without_a_descriptor_left_idle_connections_are_given_up_and_the_rest_is_a_code(
+    sender: http.HTTPSender,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with peers.serving(peers.answering(OK)) as peer, peers.serving(peers.answering(OK)) as other:
+        assert (await sender.send(request_to(peer.url()), 5)).status == 200
+        assert sender.idle_connections == 1
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            answer = await sender.send(request_to(other.url()), 5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (answer.error, sender.idle_connections) == (exchange.SendError.ConnectError, 0)
 
 
 async def test_a_large_body_arrives_whole(sender: http.HTTPSender) -> None:

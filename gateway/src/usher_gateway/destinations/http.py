@@ -6,6 +6,7 @@ put before the guard right before the connection is made to it.
 
 import asyncio
 import collections
+import contextlib
 import socket
 import ssl
 
@@ -97,13 +98,14 @@ class HTTPSender:
         guard: address_guard.AddressGuard,
         names: resolver.Resolver | None = None,
         tls: ssl.SSLContext | None = None,
+        max_idle: int = MAX_IDLE,
     ) -> None:
         self._guard = guard
         self._names = names or resolver.Resolver()
         self._tls = tls or client_tls()
         self._loop = asyncio.get_running_loop()
         self._pools: dict[str, _Pool] = {}
-        self._idle = 0
+        self._idle, self._max_idle = 0, max_idle
         self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     @property
@@ -136,12 +138,15 @@ class HTTPSender:
     async def close(self) -> None:
         """End what is idle; what is in flight belongs to its callers. Idempotent."""
         self._sweeper.cancel()
+        self._end_idle()
+        await self._names.close()
+
+    def _end_idle(self) -> None:
         for pool in self._pools.values():
             for kept in pool.idle:
                 kept.abort()
         self._pools.clear()
         self._idle = 0
-        await self._names.close()
 
     def _pool(self, url: str) -> _Pool | None:
         pool = self._pools.get(url)
@@ -175,7 +180,7 @@ class HTTPSender:
         return answer
 
     def _keep(self, pool: _Pool, used: connection.Connection) -> None:
-        if self._idle >= MAX_IDLE or len(pool.idle) >= MAX_IDLE_PER_DESTINATION or self._sweeper.cancelled():
+        if self._idle >= self._max_idle or len(pool.idle) >= MAX_IDLE_PER_DESTINATION or self._sweeper.cancelled():
             used.abort()
             return
         used.idle_since = self._loop.time()
@@ -204,7 +209,10 @@ class HTTPSender:
         self, endpoint: Endpoint, family: socket.AddressFamily, address: tuple[str | int, ...], until: float
     ) -> connection.Connection | exchange.SendError:
         """Connect to this address and no other: nothing is resolved from here on."""
-        plain = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            plain = await self._make_socket(family)
+        except OSError:
+            return exchange.SendError.ConnectError
         connected = False
         try:
             plain.setblocking(False)
@@ -217,6 +225,14 @@ class HTTPSender:
             if not connected:
                 plain.close()
         return await self._start(endpoint, plain, until)
+
+    async def _make_socket(self, family: socket.AddressFamily) -> socket.socket:
+        """A socket; where there is no descriptor left, those of idle connections are needed more here."""
+        with contextlib.suppress(OSError):
+            return socket.socket(family, socket.SOCK_STREAM)
+        self._end_idle()
+        await asyncio.sleep(0)  # transports let go of their sockets in the loop's next turn
+        return socket.socket(family, socket.SOCK_STREAM)
 
     async def _start(
         self, endpoint: Endpoint, plain: socket.socket, until: float
