@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from usher_gateway import documents, envelopes, model
-from usher_gateway.config import apply, from_files, published
+from usher_gateway.config import apply, from_files, published, read_files
 
 KEYS = model.derive_keys(bytes(32))
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n---\n"
@@ -106,6 +106,29 @@ async def test_an_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
         await follower.until_told(
             lambda: set(follower.touched()) == {("Listener", "default/a"), ("Listener", "default/b")}
         )
+
+
+@pytest.mark.parametrize("tries", [2, from_files._SETTLE_TRIES])
+async def test_a_file_that_is_written_slowly_removes_nothing_before_its_end(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    monkeypatch.setattr(from_files, "_SETTLE_TRIES", tries)
+    file = tmp_path / "a.yaml"
+    file.write_text(TENANT + listener("a") + listener("b"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a", "b"))
+        pieces, read = [*["# a comment\n"] * 12, listener("a") + listener("c")], follower.source._reader.read
+
+        def write_and_read() -> read_files.Reading:
+            if pieces:
+                with file.open("a") as opened:
+                    opened.write(pieces.pop(0))
+            return read()
+
+        monkeypatch.setattr(follower.source._reader, "read", write_and_read)
+        file.write_text(TENANT)
+        await follower.until(has("a", "c"))
+        assert all("default/a" in snapshot.listeners for snapshot in follower.snapshots)
 
 
 async def test_an_editor_that_renames_over_a_single_file_is_followed(tmp_path: pathlib.Path) -> None:

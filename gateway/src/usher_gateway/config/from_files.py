@@ -20,7 +20,9 @@ POLL_SECONDS = 5.0
 SETTLE_SECONDS = 0.1
 """Two readings so far apart must be equal: a file that is being written is not half of one."""
 
-_SETTLE_TRIES = 5
+_SETTLE_TRIES = 100
+"""Then what is read is taken, since some file may change all the time; but nothing is removed on its account."""
+
 _LOGGED_PROBLEMS = 50
 
 _log = structlog.get_logger(__name__)
@@ -150,9 +152,12 @@ class FileSource:
             await asyncio.sleep(self._options.settle_seconds)
             again = await asyncio.to_thread(self._reader.read)
             if again.digest == reading.digest:
-                break
+                return await self._apply(reading)
             reading = again
-        return await self._apply(reading)
+        manifests = msgspec.structs.replace(reading.manifests, complete=False)
+        has_changed = await self._apply(msgspec.structs.replace(reading, manifests=manifests))
+        self._digest = b""  # so that the same, once it has settled, is applied as a whole
+        return has_changed
 
     async def _apply(self, reading: read_files.Reading) -> bool:
         first = self.configuration is apply.EMPTY
