@@ -133,6 +133,21 @@ async def test_the_clock_of_retrying_stands_still_while_a_delivery_is_held(bench
     assert await bench.store.held_groups() == []
 
 
+async def test_what_its_arrival_holds_too_is_held_on_and_its_clock_stands_still(bench: engines.Bench) -> None:
+    plans = (samples.plan(hold=model.HoldReason.DestinationPaused),)
+    await bench.accept(samples.arrival("a", if_visit=plans, token_held=True), samples.arrival("b", if_visit=plans))
+    (group,) = await bench.store.held_groups()
+    bench.clock.now = NOW + HOUR
+    assert await bench.store.unhold(group, bench.clock.now, [model.HoldReason.TokenHeld]) == 2
+    assert [delivery.body for delivery in await bench.claim()] == [samples.arrival("b").body]
+    (left,) = await bench.store.held_groups()
+    assert (left.reason, left.count) == (model.HoldReason.TokenHeld, 1)
+    bench.clock.now = NOW + 3 * HOUR
+    assert await bench.store.unhold(left, bench.clock.now, [model.HoldReason.QuotaExceeded]) == 1
+    (claimed,) = await bench.claim()
+    assert claimed.started_at == NOW + 3 * HOUR
+
+
 async def test_a_delivery_that_is_held_from_its_start_is_not_due(bench: engines.Bench) -> None:
     plan = samples.plan(hold=model.HoldReason.TenantSuspended)
     (accepted,) = await bench.accept(samples.arrival("a", if_visit=(plan,)))

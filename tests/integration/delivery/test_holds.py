@@ -2,6 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from support import gateway as gateways
 from support import wire
@@ -16,6 +19,15 @@ ROUTES = f"""  routes:
 """
 
 MENDED = "visit.visitCount == null"
+
+DESTINATION = """
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: missing, namespace: agency}
+spec: {type: HTTP, state: Paused, http: {url: "http://127.0.0.1:9/"}}
+---
+"""
+"""Nobody answers there."""
 
 
 def visit(user: int) -> bytes:
@@ -66,6 +78,51 @@ async def test_what_is_over_quota_stays_held_once_the_filter_is_mended(tmp_path:
         await wait_held(gateway, {"DestinationNotFound": 1, "QuotaExceeded": 2})
         gateway.write(manifests.replace("visitsPerMonth: 1", "visitsPerMonth: 100"))
         await wait_held(gateway, {"DestinationNotFound": 3})
+
+
+async def test_what_is_over_quota_stays_held_once_its_tenant_goes_on(tmp_path: Path) -> None:
+    tenant = gateways.TENANT.replace(
+        "displayName: Acme", "displayName: Acme, state: Suspended, quota: {visitsPerMonth: 1, whenExceeded: Hold}"
+    )
+    listener = gateways.LISTENER.replace("  routes: []\n", ROUTES.replace(f"    when: {BROKEN}\n", ""))
+    manifests = gateways.CLASS + tenant + listener + DESTINATION
+    async with gateways.running(tmp_path, manifests) as gateway:
+        for user in range(3):
+            assert (await gateway.post(visit(user))).acknowledges
+        assert await held(gateway) == {"TenantSuspended": 3}
+        manifests = manifests.replace("state: Suspended, ", "")
+        gateway.write(manifests)
+        await wait_held(gateway, {"DestinationPaused": 1, "QuotaExceeded": 2})
+        gateway.write(manifests.replace("visitsPerMonth: 1", "visitsPerMonth: 100"))
+        await wait_held(gateway, {"DestinationPaused": 3})
+
+
+async def test_a_month_that_is_over_its_quota_is_not_counted_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = gateways.TENANT.replace(
+        "displayName: Acme", "displayName: Acme, quota: {visitsPerMonth: 1, whenExceeded: Hold}"
+    )
+    two = "  routes:\n" + "".join(f"  - {{name: {name}, destinationRef: {{name: missing}}}}\n" for name in ("a", "b"))
+    manifests = gateways.CLASS + tenant + gateways.LISTENER.replace("  routes: []\n", two)
+    manifests += DESTINATION.replace("state: Paused, ", "")
+    async with gateways.running(tmp_path, manifests) as gateway:
+        store, counted = gateway.gateway.store, list[object]()
+        usage = store.usage
+
+        async def watched(*asked: Any) -> Any:
+            counted.append(asked)
+            return await usage(*asked)
+
+        monkeypatch.setattr(store, "usage", watched)
+        for user in range(3):
+            assert (await gateway.post(visit(user))).acknowledges
+        for _ in range(3):
+            await gateway.gateway.holds.review()
+        assert {group.count for group in await store.held_groups()} == {2}
+        assert len(counted) == 1
+        gateway.write(manifests.replace("visitsPerMonth: 1", "visitsPerMonth: 3"))
+        await wait_held(gateway, {})
 
 
 async def test_what_a_listener_left_behind_with_its_former_tenant_is_not_the_next_ones_to_decide(

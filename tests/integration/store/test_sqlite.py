@@ -204,6 +204,7 @@ async def test_what_is_asked_all_the_time_walks_no_table(bench: engines.Bench) -
         lanes.cancel_held(group, model.CancelReason.OnRequest, 0, NOW, numbers),
         lanes.claim_held(group, samples.CRM, 0, NOW, []),
         lanes.unhold(group, NOW, numbers),
+        lanes.unhold(group, NOW, numbers, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]),
         changes.redrive(deliveries, NOW, numbers),
         changes.replay([(arrival, group.route)], NOW, numbers),
         fold_all,

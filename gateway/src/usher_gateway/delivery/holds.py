@@ -49,6 +49,8 @@ class Holds:
         self._store, self._desk, self._clock, self._offer = store, desk, clock, offer
         self._tried: dict[tuple[model.HoldReason, int], int] = {}
         """(reason, route) -> by which edition of its expressions a group was decided last."""
+        self._visits: dict[tuple[str, str], tuple[int, int]] = {}
+        """(namespace, tenant) -> a month's first instant, and how many visits that month had when they were counted."""
 
     async def review(self) -> None:
         """Release what may go on; what must be decided anew is claimed, decided, and offered if it passes."""
@@ -63,11 +65,16 @@ class Holds:
             if group.reason in _EXPRESSION_HOLDS:
                 await self._decide_anew(group, definition)
             elif await self._has_ended(group.reason, definition):
-                count = await self._store.unhold(group, self._clock.now())
+                lasting = await self._lasting(definition)
+                count = await self._store.unhold(group, self._clock.now(), lasting)
                 _log.info("hold_ended", reason=group.reason.name, route=definition.route, deliveries=count)
             elif group.reason is model.HoldReason.DestinationNotFound:
                 now = self._clock.now()
                 await self._store.cancel_held(group, model.CancelReason.DestinationDeleted, now - DELETED_AFTER, now)
+
+    async def _lasting(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
+        """What goes on holding those whose arrival brought it, whatever else held them first."""
+        return [reason for reason in _ARRIVAL_HOLDS if not await self._has_ended(reason, definition)]
 
     async def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
         if reason in _DESTINATION_HOLDS:
@@ -87,11 +94,15 @@ class Holds:
         tenant = listener.tenant
         if not tenant.visits_per_month or tenant.when_exceeded == "Forward":
             return True
-        now = self._clock.now()
+        now, key = self._clock.now(), (listener.namespace, tenant.name)
         since, until = route.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
-        where = port.Filter(namespace=listener.namespace, tenant=tenant.name)
-        rows = await self._store.usage(since, until, where, "month")
-        visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
+        month, visits = self._visits.get(key, (since, 0))
+        # Visits only become more: what was over stays over, and to count them takes a second while much is not folded.
+        if month != since or visits <= tenant.visits_per_month:
+            where = port.Filter(namespace=listener.namespace, tenant=tenant.name)
+            rows = await self._store.usage(since, until, where, "month")
+            visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
+            self._visits[key] = (since, visits)
         return visits <= tenant.visits_per_month
 
     async def _decide_anew(self, group: port.HeldGroup, definition: model.RouteDefinition) -> None:
@@ -110,7 +121,7 @@ class Holds:
             return
         self._tried[key] = edition
         newest, left, decision = route.definition_of(listener, live), group.count, _Again(self._desk, self._clock)
-        lasting = [reason for reason in _ARRIVAL_HOLDS if not await self._has_ended(reason, newest)]
+        lasting = await self._lasting(newest)
         # No more than there were: what cannot be decided by this edition either comes into the same group again.
         while left > 0 and (found := await self._store.claim_held(group, newest, _CLAIM_ROWS, self._clock.now())):
             left -= len(found)

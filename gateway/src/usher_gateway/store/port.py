@@ -194,8 +194,11 @@ class Store(Protocol):
     ) -> list[model.Delivery]:
         """Take held deliveries of a group into this process's lanes, to be decided anew by another route definition."""
 
-    async def unhold(self, group: HeldGroup, now: int) -> int:
-        """Make held deliveries of a group due at once (backlog); returns how many."""
+    async def unhold(self, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
+        """Make held deliveries of a group due at once (backlog); returns how many left the group.
+
+        Those whose arrival brought one of ``lasting`` with it are held by that from now on, and not due.
+        """
 
     async def cancel_held(self, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
         """Cancel held deliveries of a group that were held before an instant; returns how many."""

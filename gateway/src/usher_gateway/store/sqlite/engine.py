@@ -214,9 +214,9 @@ class SqliteEngine:
         """See the port."""
         return await self.reader.run(reads.held_groups)
 
-    async def unhold(self, group: port.HeldGroup, now: int) -> int:
+    async def unhold(self, group: port.HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
         """See the port."""
-        return await self._in_slices(lambda changed: lanes.unhold(group, now, changed))
+        return await self._in_slices(lambda changed: lanes.unhold(group, now, changed, lasting))
 
     async def cancel_held(self, group: port.HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
         """See the port."""

@@ -50,14 +50,24 @@ def defer(keys: Sequence[int]) -> Callable[[writer.Writer], None]:
     return job
 
 
-def unhold(group: port.HeldGroup, now: int, changed: list[int]) -> Callable[[writer.Writer], None]:
-    """A job that makes a slice of a held group due; the clock of retrying stood still meanwhile."""
+def unhold(
+    group: port.HeldGroup, now: int, changed: list[int], lasting: Sequence[model.HoldReason] = ()
+) -> Callable[[writer.Writer], None]:
+    """A job that makes a slice of a held group due; the clock of retrying stood still meanwhile.
+
+    What another reason holds, one that its arrival brought with it, is held by that: its clock stands still on.
+    """
+    flags = [(accepting.HOLD_FLAGS[reason], int(reason)) for reason in lasting]
+    held_on = f"case {' '.join([f'when a.flags & {flag} then {reason}' for flag, reason in flags])} else 0 end"
+    statement = (
+        "update deliveries set hold = held_on, waiting = held_on = 0,"  # noqa: S608 - numbers
+        " started_at = iif(held_on, started_at, started_at + max(0, ?1 - due_at)), due_at = iif(held_on, due_at, ?1)"
+        f" from (select d.key as held_key, {held_on if flags else 0} as held_on from deliveries d"
+        f" {'join arrivals a on a.key = d.arrival' if flags else ''}"
+        " where d.hold > 0 and d.hold = ?2 and d.route = ?3 limit ?4) where key = held_key"
+    )
 
     def job(batch_writer: writer.Writer) -> None:
-        statement = (
-            "update deliveries set hold = 0, waiting = 1, started_at = started_at + max(0, ?1 - due_at), due_at = ?1"
-            " where key in (select key from deliveries where hold > 0 and hold = ?2 and route = ?3 limit ?4)"
-        )
         values = (now, int(group.reason), group.route, HOLD_SLICE)
         changed.append(batch_writer.connection.execute(statement, values).rowcount)
 
