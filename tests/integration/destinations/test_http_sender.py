@@ -1,8 +1,10 @@
 """The sender against peers that behave, on loopback."""
 
 import asyncio
+import contextlib
 import resource
 import socket
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -148,6 +150,36 @@ async def test_a_request_on_a_connection_that_the_peer_had_closed_is_sent_again(
         for _ in range(2):
             assert (await sender.send(request_to(peer.url()), 5)).status == 200
         assert peer.connections == 2
+
+
+async def test_what_comes_late_and_unasked_is_no_answer_to_the_next_request(sender: http.HTTPSender) -> None:
+    late, answered = threading.Event(), threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        for unasked in (OK, b""):
+            accepted, _ = listening.accept()
+            with accepted:
+                accepted.recv(65_536)
+                accepted.sendall(OK if unasked else b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+                assert late.wait(10)
+                accepted.sendall(unasked)
+                answered.set()
+                with contextlib.suppress(ConnectionResetError):
+                    accepted.recv(1)
+
+    def wait_standing_still() -> None:
+        late.set()
+        assert answered.wait(10)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        request = request_to(f"http://127.0.0.1:{listening.getsockname()[1]}/hook")
+        assert (await sender.send(request, 5)).status == 200
+        wait_standing_still()
+        assert (await sender.send(request, 5)).status == 500
+        await sender.close()
+        await asyncio.to_thread(thread.join, 10)
 
 
 async def test_no_more_connections_are_kept_than_may_be() -> None:

@@ -5,6 +5,7 @@ visit may cost. The parsing, where the danger is, is aiohttp's (llhttp).
 """
 
 import asyncio
+import select
 import typing
 from collections.abc import Mapping
 
@@ -51,7 +52,14 @@ class Connection(base_protocol.BaseProtocol):
         self._parser = http_parser.HttpResponseParser(
             self, self._loop, _BUFFER_BYTES, read_until_eof=True, auto_decompress=False
         )
+        self._unread = select.poll()
+        self._unread.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self.reusable = True
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the peer has sent nothing, and not closed, since its last answer; the loop may not know it yet."""
+        return not self._unread.poll(0)
 
     def ask(self, data: bytes, deadline: float) -> asyncio.Future[exchange.Answer]:
         """Write a request and wait for its answer until ``deadline`` (the loop's time). Only when reusable."""

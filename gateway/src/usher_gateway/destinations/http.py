@@ -161,8 +161,9 @@ class HTTPSender:
         while pool.idle:
             kept = pool.idle.pop()
             self._idle -= 1
-            if kept.reusable:
+            if kept.reusable and kept.is_quiet:
                 return kept
+            kept.abort()
         return None
 
     async def _exchange(
