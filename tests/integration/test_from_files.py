@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import os
 import pathlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -106,6 +107,20 @@ async def test_an_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
         await follower.until_told(
             lambda: set(follower.touched()) == {("Listener", "default/a"), ("Listener", "default/b")}
         )
+
+
+async def test_a_pipe_among_the_files_keeps_nobody_waiting(tmp_path: pathlib.Path) -> None:
+    pipe = tmp_path / "pipe.yaml"
+    (tmp_path / "a.yaml").write_text(TENANT + listener("a"))
+    async with following(tmp_path) as follower:
+        await follower.until(has("a"))
+        os.mkfifo(pipe)
+        try:
+            (tmp_path / "a.yaml").write_text(TENANT + listener("a", "Suspended"))
+            await follower.until(suspended("a"))
+            assert [found.file for found in follower.source.status().rejected] == [str(pipe)]
+        finally:
+            os.close(os.open(pipe, os.O_RDWR))  # whoever waits all the same goes on
 
 
 @pytest.mark.parametrize("tries", [2, from_files._SETTLE_TRIES])

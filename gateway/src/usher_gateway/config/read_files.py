@@ -122,6 +122,8 @@ def _files(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def _content(file: pathlib.Path) -> bytes | None:
     """A file's bytes; one byte more than allowed where it is too large, None where it cannot be read."""
     try:
+        if not file.is_file():  # to open a pipe would be to wait for somebody who writes to it
+            return None
         with file.open("rb") as opened:
             return opened.read(load.MAX_FILE_BYTES + 1)
     except OSError:
