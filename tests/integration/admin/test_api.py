@@ -1,3 +1,4 @@
+import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator
@@ -224,6 +225,12 @@ async def test_a_release_delivers_what_the_mended_listener_understands(served: s
     (claimed,) = await served.bench.claim()
     assert claimed.body == serving.BODY
     assert await served.post("/api/quarantine/release", all=True) == fit | {"released": 0, "deliveries": 0}
+
+
+async def test_who_releases_at_the_same_time_is_told_only_what_that_one_released(served: serving.Served) -> None:
+    await served.bench.accept(*[samples.quarantined(f"{number}") for number in range(45)])
+    asked = [served.post("/api/quarantine/release", all=True) for _ in range(3)]
+    assert sum([answer["released"] for answer in await asyncio.gather(*asked)]) == 45
 
 
 async def test_a_release_without_its_listener_says_so(served: serving.Served) -> None:

@@ -39,7 +39,8 @@ async def release(context: contexts.AdminContext, request: web.Request) -> web.S
     """Answer ``POST /api/quarantine/release``: what is a visit now is delivered; the rest says why it is still none."""
     with problems.asking():
         selection, where = await _selected(request)
-        released = await _release(context, where)
+        async with context.releasing:
+            released = await _release(context, where)
     audit.note(request, "release", selection, released.arrivals)
     return problems.answer({"released": released.arrivals, "deliveries": released.deliveries, "unfit": released.unfit})
 

@@ -1,5 +1,6 @@
 """What the admin port needs of a gateway: the composition root fills it in."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -31,3 +32,5 @@ class AdminContext(msgspec.Struct, frozen=True):
     """By ``namespace/name``: ``applied``, ``receiving``, ``lastArrival``, ``verifiedSince`` and the like."""
     destinations_state: Callable[[], Mapping[str, State]]
     """By ``namespace/name``: ``state``, ``host`` (never the URL: it may hold a secret), ``circuit`` and the like."""
+    releasing: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+    """Held while quarantined arrivals are released: each is counted in one answer."""
