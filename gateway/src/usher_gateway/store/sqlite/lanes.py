@@ -61,7 +61,8 @@ def unhold(
     held_on = f"case {' '.join([f'when a.flags & {flag} then {reason}' for flag, reason in flags])} else 0 end"
     statement = (
         "update deliveries set hold = held_on, waiting = held_on = 0,"  # noqa: S608 - numbers
-        " started_at = iif(held_on, started_at, started_at + max(0, ?1 - due_at)), due_at = iif(held_on, due_at, ?1)"
+        " started_at = case when held_on then started_at else started_at + max(0, ?1 - due_at) end,"
+        " due_at = case when held_on then due_at else ?1 end"
         f" from (select d.key as held_key, {held_on if flags else 0} as held_on from deliveries d"
         f" {'join arrivals a on a.key = d.arrival' if flags else ''}"
         " where d.hold > 0 and d.hold = ?2 and d.route = ?3 limit ?4) where key = held_key"
