@@ -45,6 +45,8 @@ class _View:
         if not self._gateway.door.is_configured:
             reason = self._gateway.source.status().waits_for
             reasons.append(f"no configuration is loaded yet: {reason}" if reason else "no configuration is loaded yet")
+        elif not self._gateway.started.is_set():
+            reasons.append("the public port is not open yet")
         if self._gateway.is_draining:
             reasons.append("draining")
         return reasons

@@ -1,0 +1,33 @@
+"""Who is told that a gateway is ready may send it visits."""
+
+import contextlib
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from support import gateway as gateways
+from usher_gateway import app
+
+
+async def readiness(gateway: app.Gateway) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{gateway.admin.port}/readyz") as got:
+        return got.status, await got.text()
+
+
+async def test_a_gateway_is_not_ready_before_its_public_port_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: list[tuple[int, str]] = []
+    open_public_port = app.Gateway._open_public_port
+
+    async def ask_first(self: app.Gateway, stack: contextlib.AsyncExitStack) -> None:
+        await self.configured.wait()
+        before.append(await readiness(self))
+        await open_public_port(self, stack)
+
+    monkeypatch.setattr(app.Gateway, "_open_public_port", ask_first)
+    async with gateways.running(tmp_path) as running:
+        after = await readiness(running.gateway)
+    assert [status for status, _ in (*before, after)] == [503, 200]
+    assert "public port" in before[0][1]
