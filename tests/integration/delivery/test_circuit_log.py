@@ -1,7 +1,9 @@
 """The log tells why deliveries wait: which destination fails, and how."""
 
 import json
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import structlog
@@ -20,40 +22,57 @@ spec:
 """
 
 
-async def test_a_circuit_that_opens_is_logged_with_the_error_of_the_last_attempt(tmp_path: Path) -> None:
+class Failing(NamedTuple):
+    """A gateway whose one destination has failed often enough."""
+
+    gateway: gateways.RunningGateway
+    peer: receiver.Receiver
+    logs: Sequence[Mapping[str, Any]]
+
+    @property
+    def open_circuits(self) -> dict[str, str]:
+        return self.gateway.gateway.dispatcher.open_circuits
+
+    def told(self, event: str) -> list[Mapping[str, Any]]:
+        return [line for line in self.logs if line["event"] == event]
+
+    async def visit(self, user: int) -> None:
+        await self.gateway.post(json.dumps({"user": {"id": user}}).encode())
+
+
+@pytest.fixture
+async def failing(tmp_path: Path) -> AsyncIterator[Failing]:
     listener = gateways.LISTENER.replace("routes: []", "routes: [{name: crm, destinationRef: {name: crm}}]")
     async with receiver.Receiver(receiver.ReceiverSettings()) as peer:
         peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
         manifests = gateways.CLASS + gateways.TENANT + listener + DESTINATION % peer.url
         with structlog.testing.capture_logs() as logs:
             async with gateways.running(tmp_path, manifests) as gateway:
+                found = Failing(gateway, peer, logs)
                 for number in range(circuit.OPENS_AFTER):
-                    await gateway.post(json.dumps({"user": {"id": number}}).encode())
-                await gateways.wait_until(lambda: any(line["event"] == "circuit_opened" for line in logs))
-                assert gateway.gateway.dispatcher.open_circuits == {"agency/crm": "ServerError"}
-    (line,) = (line for line in logs if line["event"] == "circuit_opened")
+                    await found.visit(number)
+                await gateways.wait_until(lambda: found.open_circuits)
+                yield found
+
+
+async def test_a_circuit_that_opens_is_logged_with_the_error_of_the_last_attempt(failing: Failing) -> None:
+    assert failing.open_circuits == {"agency/crm": "ServerError"}
+    (line,) = failing.told("circuit_opened")
     assert (line["destination"], line["error"]) == ("agency/crm", "ServerError")
 
 
-async def test_a_circuit_tells_what_its_last_trial_came_to_and_when_it_closes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def trials_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuit, "TRIAL_EVERY", 1)
-    listener = gateways.LISTENER.replace("routes: []", "routes: [{name: crm, destinationRef: {name: crm}}]")
-    async with receiver.Receiver(receiver.ReceiverSettings()) as peer:
-        peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
-        manifests = gateways.CLASS + gateways.TENANT + listener + DESTINATION % peer.url
-        with structlog.testing.capture_logs() as logs:
-            async with gateways.running(tmp_path, manifests) as gateway:
-                dispatcher = gateway.gateway.dispatcher
-                for number in range(circuit.OPENS_AFTER):
-                    await gateway.post(json.dumps({"user": {"id": number}}).encode())
-                await gateways.wait_until(lambda: dispatcher.open_circuits == {"agency/crm": "ServerError"})
-                peer.set_behaviour("/crm", behaviour.Behaviour(status=403))
-                await gateway.post(b'{"user": {"id": 98}}')
-                await gateways.wait_until(lambda: dispatcher.open_circuits == {"agency/crm": "Forbidden"})
-                peer.set_behaviour("/crm", behaviour.Behaviour())
-                await gateway.post(b'{"user": {"id": 99}}')
-                await gateways.wait_until(lambda: not dispatcher.open_circuits)
-    closed = [line["destination"] for line in logs if line["event"] == "circuit_closed"]
-    assert closed == ["agency/crm"]
+
+
+async def test_a_circuit_tells_what_its_last_trial_came_to_and_when_it_closes(
+    trials_at_once: None, failing: Failing
+) -> None:
+    failing.peer.set_behaviour("/crm", behaviour.Behaviour(status=403))
+    await failing.visit(98)
+    await gateways.wait_until(lambda: failing.open_circuits == {"agency/crm": "Forbidden"})
+    failing.peer.set_behaviour("/crm", behaviour.Behaviour())
+    await failing.visit(99)
+    await gateways.wait_until(lambda: not failing.open_circuits)
+    assert [line["destination"] for line in failing.told("circuit_closed")] == ["agency/crm"]
