@@ -18,7 +18,8 @@ def own_address() -> str:
         try:
             probe.connect(("192.0.2.1", 9))
         except OSError:
-            # The API server takes no loopback address into an EndpointSlice; a machine without a network has no other.
+            # The API server takes no loopback address into an EndpointSlice, a machine without a network has no other,
+            # and an address made up would be one that no gateway answers at.
             pytest.skip("this machine has no address but loopback, and an EndpointSlice takes none of those")
         return str(probe.getsockname()[0])
 

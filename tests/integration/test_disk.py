@@ -23,12 +23,13 @@ FILE = "usher.sqlite3"
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB."""
-    # A full disk is a real one here: without root there is none to fill, and nothing else would show the promise.
     if os.geteuid() != 0:
+        # A full disk is a real one here: without root none can be made, and a faked one would show nothing.
         pytest.skip("mounting a tmpfs needs root")
     folder = tmp_path / "disk"
     folder.mkdir()
     if not mount("-t", "tmpfs", "-o", "size=24m", "usher-test", folder):
+        # Containers without CAP_SYS_ADMIN refuse it to root too: the same, there is no disk to fill.
         pytest.skip("this machine lets nobody mount a tmpfs")
     yield folder
     unmount(folder)
@@ -396,8 +397,8 @@ def mount(*arguments: str | Path) -> bool:
 async def test_a_read_only_file_system_is_refused_clearly(tmp_path: Path, peer: receiver.Receiver) -> None:
     gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway)
-    # As above: only root can make a file system read-only under a gateway.
     if os.geteuid() != 0 or not mount("--bind", gateway.data, gateway.data):
+        # Rights on the folder would not do: who is root writes all the same, and SQLite would say something else.
         pytest.skip("a read-only mount needs root")
     try:
         assert mount("-o", "remount,bind,ro", gateway.data)

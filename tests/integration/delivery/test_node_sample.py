@@ -15,7 +15,8 @@ PAGE = pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md"
 NODE = shutil.which("node")
 
 
-# The sample is for people who have Node; Usher itself needs none, so neither may its suite.
+# The sample in the docs is for people who have Node, and only Node can run it; Usher needs none, so neither may its
+# suite: where it is installed, as where changes are checked, this runs.
 @pytest.mark.skipif(NODE is None, reason="Node is not installed")
 @pytest.mark.parametrize("secret", ["whsec_c2VjcmV0c2VjcmV0", "any other text"])
 def test_the_node_sample_accepts_what_is_genuine_and_nothing_else(secret: str) -> None:
