@@ -1,4 +1,4 @@
-"""The repository as the house tests read it: its files, its code as syntax trees, its pages."""
+"""What the house tests read: the files of the repository, syntax trees of its code, its pages."""
 
 import ast
 import functools
@@ -29,7 +29,7 @@ _NOT_OURS = {
 
 @functools.cache
 def files() -> tuple[Path, ...]:
-    """Every file of the repository, but for what tools leave behind (.gitignore)."""
+    """Every file of the repository, without caches and build output."""
     found: list[Path] = []
     for folder, inner, names in os.walk(ROOT):
         inner[:] = [name for name in inner if name not in _NOT_OURS and not name.endswith(".egg-info")]
@@ -59,31 +59,15 @@ def pages() -> list[Path]:
 
 
 def shown(file: Path) -> str:
-    """A file's path as people write it."""
+    """A file's path, relative to the root of the repository."""
     return file.relative_to(ROOT).as_posix()
 
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def functions(file: Path) -> Iterator[Function]:
-    """Every function of a file, those inside of others included."""
-    for node in ast.walk(tree(file)):
-        if isinstance(node, Function):
-            yield node
-
-
-def imports(file: Path) -> Iterator[str]:
-    """The full name of everything that a file imports, wherever it does."""
-    for node in ast.walk(tree(file)):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{name.name}" for name in node.names)
-
-
 def table_rows(text: str) -> Iterator[list[str]]:
-    """The cells of every row of the tables of a page, heads and rules left out."""
+    """The cells of every row of a page's tables, without head rows and rules."""
     before: list[str] = []
     for line in text.splitlines():
         if not line.startswith("|"):

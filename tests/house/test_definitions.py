@@ -1,4 +1,4 @@
-"""crds/ and docs/reference/ are what `make crds` makes, and say something of everything."""
+"""crds/ and docs/reference/ equal what `make crds` generates, and describe every field."""
 
 import re
 from collections.abc import Iterator
@@ -19,14 +19,13 @@ KINDS = tuple(definition.NAMES)
 ACCESS = source.ROOT / "crds" / "access"
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_what_is_made_stands_in_the_repository(name: str) -> None:
-    file = source.ROOT / name
-    assert file.exists(), "run make crds"
-    assert file.read_text("utf-8") == MADE[name], "run make crds"
+def test_generated_files_are_up_to_date() -> None:
+    existing = {name: source.ROOT / name for name in MADE if (source.ROOT / name).exists()}
+    stale = [name for name, text in MADE.items() if name not in existing or existing[name].read_text("utf-8") != text]
+    assert stale == [], "run make crds"
 
 
-def test_nothing_stands_there_that_is_no_longer_made() -> None:
+def test_generated_folders_hold_no_other_file() -> None:
     there = {source.shown(file) for folder in output.FOLDERS for file in (source.ROOT / folder).glob("*.*")}
     assert there == {*MADE, *output.WRITTEN_BY_HAND}
 
@@ -40,39 +39,39 @@ def shapes(shape: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, An
             yield from shapes(shape[word], path + mark)
 
 
-def told(kind: definition.Kind) -> list[tuple[str, dict[str, Any]]]:
-    """Every schema of a kind's spec and status, with its path."""
+def all_schemas(kind: definition.Kind) -> list[tuple[str, dict[str, Any]]]:
+    """Every schema inside of a kind's spec and status, with its path."""
     properties = definition.object_schema(kind)["properties"]
     return [pair for part in ("spec", "status") for pair in shapes(properties[part], f"{kind.kind_name}.{part}")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_has_a_limit_and_a_description(kind: definition.Kind) -> None:
+def test_every_field_has_a_limit_and_a_description(kind: definition.Kind) -> None:
     limits = {
         "string": ({"maxLength"}, {"enum"}),
         "integer": ({"minimum", "maximum"},),
         "array": ({"maxItems", "x-kubernetes-list-type"},),
         "object": ({"properties"}, {"maxProperties"}),
     }
-    for path, shape in told(kind):
+    for path, shape in all_schemas(kind):
         assert any(words <= shape.keys() for words in limits[shape["type"]]), path
         assert re.fullmatch(r"[^ ].*[.`)]", shape["description"]), path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_defaulted_or_let_through_unseen(kind: definition.Kind) -> None:
-    for path, shape in told(kind):
+def test_no_field_has_a_default_or_keeps_unknown_fields(kind: definition.Kind) -> None:
+    for path, shape in all_schemas(kind):
         assert not {"default", "x-kubernetes-preserve-unknown-fields", "nullable"} & shape.keys(), path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_pattern_is_about_the_whole_text(kind: definition.Kind) -> None:
-    """Files are compared with the whole pattern, a server looks for it anywhere."""
-    for path, shape in told(kind):
+def test_every_pattern_matches_the_whole_text(kind: definition.Kind) -> None:
+    """The API server searches for a pattern anywhere in the text, while Usher matches the whole text of a file."""
+    for path, shape in all_schemas(kind):
         pattern = shape.get("pattern", "^$")
         assert pattern.startswith("^"), path
         assert pattern.endswith("$"), path
-        assert "|" not in flat(pattern), f"{path}: ^a|b$ is not about the whole text"
+        assert "|" not in flat(pattern), f"{path}: ^a|b$ does not match the whole text"
 
 
 def flat(pattern: str) -> str:
@@ -84,23 +83,28 @@ def flat(pattern: str) -> str:
 
 
 def test_every_default_belongs_to_a_field() -> None:
-    paths = {path for kind in KINDS for path, _ in told(kind)}
+    paths = {path for kind in KINDS for path, _ in all_schemas(kind)}
     assert set(defaults.DEFAULTS) <= paths
 
 
-@pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.kind}-{case.type}-{case.reason}")
-def test_a_reason_that_is_told_of_a_kind_stands_on_its_page(case: reasons.Case) -> None:
-    page = MADE[f"docs/reference/{case.kind.lower()}.md"]
-    shown = f"| `{case.type}` | {case.status} | `{case.reason}` |"
-    of_others = case.type == "Ready" and case.reason not in {"Ready", "Suspended", "ListenersNotReady", "Pending"}
-    assert (shown in page) == (not of_others)
+def test_reference_pages_list_exactly_the_reasons_of_each_kind() -> None:
+    """A reason that Ready copies from another condition is listed with that condition only."""
+    own_reasons = {"Ready", "Suspended", "ListenersNotReady", "Pending"}
+    differing = [
+        (case.kind, case.type, case.reason)
+        for case in reasons.CASES
+        if (f"| `{case.type}` | {case.status} | `{case.reason}` |" in MADE[f"docs/reference/{case.kind.lower()}.md"])
+        != (case.type != "Ready" or case.reason in own_reasons)
+    ]
+    assert reasons.CASES
+    assert differing == []
 
 
 @pytest.mark.parametrize(
     "path", sorted((source.ROOT / "tests" / "unit" / "plan" / "golden").glob("*.yaml")), ids=source.shown
 )
-def test_what_the_operator_tells_has_a_place_in_the_definition(path: Path) -> None:
-    """What has none would be dropped by a server, or refuse the whole status."""
+def test_status_that_the_operator_writes_fits_the_definition(path: Path) -> None:
+    """The API server drops unknown fields of a status and rejects a status with a wrong value."""
     for planned in yaml.safe_load_all(path.read_text("utf-8")):
         kind = planned["key"].partition(" ")[0]
         if planned.get("status") is not None:
@@ -108,18 +112,20 @@ def test_what_the_operator_tells_has_a_place_in_the_definition(path: Path) -> No
             msgspec.convert(fields, status.STATUSES[kind])
 
 
-@pytest.mark.parametrize("path", sorted((source.ROOT / "examples" / "kinds").glob("*.yaml")), ids=source.shown)
-def test_an_example_of_a_kind_has_no_mistake(path: Path) -> None:
-    assert [one for one in load.load(path.read_bytes(), path.name).problems if one.severity == "error"] == []
+def test_examples_of_the_kinds_have_no_errors() -> None:
+    examples = sorted((source.ROOT / "examples" / "kinds").glob("*.yaml"))
+    problems = [problem for path in examples for problem in load.load(path.read_bytes(), path.name).problems]
+    assert examples
+    assert [problem for problem in problems if problem.severity == "error"] == []
 
 
-def test_the_policy_knows_the_class_that_is_meant_where_none_is_named() -> None:
+def test_hostname_policy_assumes_the_default_listener_class() -> None:
     default = defaults.DEFAULTS["Listener.spec.listenerClassName"]
     text = (ACCESS / "hostnames.yaml").read_text("utf-8")
     assert f'object.spec.listenerClassName : "{default}")' in text
 
 
-def test_the_roles_name_every_kind_and_no_class_but_for_reading() -> None:
+def test_roles_name_every_kind_and_only_read_listener_classes() -> None:
     plurals = {names.plural for names in definition.NAMES.values()}
     view, *writing = yaml.safe_load_all((ACCESS / "roles.yaml").read_text("utf-8"))
     assert {name for rule in view["rules"] for name in rule["resources"]} == plurals
@@ -127,8 +133,8 @@ def test_the_roles_name_every_kind_and_no_class_but_for_reading() -> None:
         assert {name for rule in role["rules"] for name in rule["resources"]} == plurals - {"listenerclasses"}
 
 
-def test_the_largest_object_of_a_kind_is_kept_by_etcd() -> None:
-    """All but a ListenerClass, whose hundreds of selectors nobody writes out: files and etcd say so."""
+def test_largest_object_of_every_kind_but_listener_class_fits_etcd() -> None:
+    """A ListenerClass with hundreds of selectors is too large: `usher check` and etcd reject it."""
     for kind in KINDS:
         largest = most_bytes(definition.object_schema(kind)["properties"]["spec"])
         assert (largest < load.MAX_OBJECT_BYTES) == (kind.kind_name != "ListenerClass"), kind

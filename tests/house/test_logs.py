@@ -1,34 +1,29 @@
-"""What lines of the log are called."""
+"""Log events have names that people can search for."""
 
 import ast
 import re
-from pathlib import Path
-
-import pytest
+from collections.abc import Iterator
 
 from house import source
 
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
+LOGGERS = frozenset({"_log", "structlog.get_logger(__name__)"})
 
 
-def events(file: Path) -> list[ast.expr]:
-    """What each line of a file's log is called."""
-    calls = [node for node in ast.walk(source.tree(file)) if isinstance(node, ast.Call)]
-    return [
-        call.args[0]
-        for call in calls
-        if isinstance(call.func, ast.Attribute)
-        and call.func.attr in LEVELS
-        and ast.unparse(call.func.value) in {"_log", "structlog.get_logger(__name__)"}
-    ]
+def events() -> Iterator[tuple[str, str]]:
+    """Every file that logs, with the name of each event."""
+    for file in source.python_files(source.GATEWAY, source.OPERATOR):
+        for node in ast.walk(source.tree(file)):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in LEVELS
+                and ast.unparse(node.func.value) in LOGGERS
+            ):
+                yield source.shown(file), ast.literal_eval(node.args[0])
 
 
-@pytest.mark.parametrize("file", source.python_files(source.GATEWAY, source.OPERATOR), ids=source.shown)
-def test_events_of_the_log_have_names_that_can_be_searched_for(file: Path) -> None:
-    for event in events(file):
-        name = ast.literal_eval(event)
-        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name), f"{source.shown(file)}: {name!r} must be words in lower_snake"
-
-
-def test_the_events_are_found() -> None:
-    assert sum(len(events(file)) for file in source.python_files(source.GATEWAY, source.OPERATOR)) > 50
+def test_log_events_are_words_in_snake_case() -> None:
+    found = list(events())
+    assert len(found) > 50
+    assert [(file, name) for file, name in found if not re.fullmatch(r"[a-z]+(_[a-z]+)*", name)] == []

@@ -1,4 +1,4 @@
-"""docs/metrics.md lists what a running gateway exposes, and nothing else."""
+"""docs/metrics.md lists exactly the metrics that a running gateway exposes."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ BODY = b'{"user": {"id": 1, "venue": {"id": 3}}}'
 
 
 def listed() -> dict[str, tuple[str, str]]:
-    """Metric -> (type, labels) as the page has them."""
+    """Metric -> (type, labels), as the page lists them."""
     rows = [row for row in source.table_rows(PAGE.read_text("utf-8")) if row[0].startswith("`usher_")]
     assert len({row[0] for row in rows}) == len(rows), "a metric is listed twice"
     return {row[0].strip("`"): (row[1], row[2].replace("`", "")) for row in rows}
@@ -26,12 +26,12 @@ def listed() -> dict[str, tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def exposed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What ``/metrics`` shows of a gateway that has taken a visit, a bad body and a stray request."""
+    """``/metrics`` of a gateway after a visit, a bad body and a request for an unknown path."""
     return asyncio.run(scrape(tmp_path_factory.mktemp("metrics")))
 
 
 async def scrape(folder: Path) -> str:
-    manifest = folder / "quickstart.yaml"  # with a port where nothing listens: at the example's a receiver may run
+    manifest = folder / "quickstart.yaml"  # a free port, because a receiver may run at the example's port
     manifest.write_text(MANIFEST.read_text("utf-8").replace("127.0.0.1:9000", f"127.0.0.1:{ports.free()}"), "utf-8")
     settings = all_settings.Settings(
         files=(manifest,),
@@ -79,11 +79,11 @@ def types_in(text: str) -> dict[str, str]:
     return found
 
 
-def test_every_metric_is_listed_with_its_type(exposed: str) -> None:
+def test_metrics_page_lists_every_metric_with_its_type(exposed: str) -> None:
     assert {name: kind for name, (kind, _) in listed().items()} == types_in(exposed)
 
 
-def test_labels_are_the_listed_ones(exposed: str) -> None:
+def test_metrics_page_lists_the_labels_of_every_metric(exposed: str) -> None:
     page = listed()
     seen: dict[str, str] = {}
     for name, labels in re.findall(r"^(usher_\w+?)(?:\{(.*)\})? ", exposed, re.MULTILINE):
@@ -93,6 +93,6 @@ def test_labels_are_the_listed_ones(exposed: str) -> None:
     assert {name: ", ".join(sorted(page[name][1].split(", "))) for name in seen} == seen
 
 
-def test_no_metric_tells_anything_of_a_person(exposed: str) -> None:
-    """Label names that could only carry what a body holds."""
+def test_no_metric_has_a_label_for_personal_data(exposed: str) -> None:
+    """Such a label could only carry a value from a body."""
     assert not re.search(r"(user|email|mac|mobile|name|venue)=\"", exposed)

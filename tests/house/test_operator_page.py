@@ -1,4 +1,4 @@
-"""docs/operator.md lists every flag and every metric of the operator. UPDATE_DOCS=1 writes the table of flags anew."""
+"""docs/operator.md lists every flag and every metric of the operator. UPDATE_DOCS=1 rewrites the table of flags."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def test_every_flag_is_listed() -> None:
+def test_operator_page_lists_every_flag() -> None:
     text = PAGE.read_text("utf-8")
     pattern = re.compile(r"(<!-- flags -->\n).*?(<!-- end -->)", re.DOTALL)
     assert pattern.search(text)
@@ -35,12 +35,12 @@ def test_every_flag_is_listed() -> None:
 
 
 def listed() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Metric -> (type, labels) as the page has them."""
+    """Metric -> (type, labels), as the page lists them."""
     rows = [row for row in source.table_rows(PAGE.read_text("utf-8")) if row[0].startswith("`usher_operator_")]
     return {row[0].strip("`"): (row[1], tuple(re.findall(r"\w+", row[2]))) for row in rows}
 
 
-def test_every_metric_is_listed_with_its_type_and_labels() -> None:
+def test_operator_page_lists_every_metric_with_type_and_labels() -> None:
     made = metrics.Metrics()
     shown = prometheus_client.generate_latest(made.registry).decode()
     types = dict(re.findall(r"^# TYPE (usher_\w+) (\w+)", shown, re.MULTILINE))

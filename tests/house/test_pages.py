@@ -1,12 +1,10 @@
-"""What the pages say is there: files, links, types, commands, flags, targets."""
+"""The pages name only files, links, types, commands, flags, targets and metrics that exist."""
 
 import ast
 import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from house import source
 from house.test_settings_page import COMMANDS, options
@@ -18,7 +16,7 @@ SPELLED = re.compile(r"`([^`\n]+)`")
 
 @functools.cache
 def code_names() -> frozenset[str]:
-    """Every class, function, constant, field and word of the code."""
+    """The name of every class, function, constant and field of the code, and every string that is a name."""
     found: set[str] = set()
     for file in source.python_files(source.GATEWAY, source.OPERATOR):
         for node in ast.walk(source.tree(file)):
@@ -33,44 +31,49 @@ def code_names() -> frozenset[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as a forge makes them."""
+    """The anchors of a page's headings, built as GitHub and Forgejo build them."""
     heads = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=source.shown)
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
-        if "://" in target:
-            continue
-        name, _, anchor = target.partition("#")
-        there = (page.parent / name).resolve() if name else page
-        assert there.exists(), target
-        if anchor:
-            assert anchor in anchors(there), target
+def resolves(page: Path, target: str) -> bool:
+    """Whether a link of a page leads to a file, and to a heading of it if it names one."""
+    if "://" in target:
+        return True
+    name, _, anchor = target.partition("#")
+    linked = (page.parent / name).resolve() if name else page
+    return linked.exists() and (not anchor or anchor in anchors(linked))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=source.shown)
-def test_commands_and_flags_exist(page: Path) -> None:
-    for words in spoken_commands(page.read_text("utf-8"), "usher"):
-        name = next((known for known in COMMANDS if words[: len(known.split())] == known.split()), None)
-        assert name is not None or words[0] in {known.split()[0] for known in COMMANDS}, words
-        if name is not None:
-            known = {flag for option in options(COMMANDS[name]) for flag in (*option.opts, *option.secondary_opts)}
-            assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}, words
+def test_links_of_the_pages_resolve() -> None:
+    links = [(page, target) for page in PAGES for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))]
+    assert [(source.shown(page), target) for page, target in links if not resolves(page, target)] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=source.shown)
-def test_make_targets_exist(page: Path) -> None:
+def is_usher_command(words: list[str]) -> bool:
+    """Whether `usher` has this command and all of its flags."""
+    name = next((known for known in COMMANDS if words[: len(known.split())] == known.split()), None)
+    if name is None:
+        return words[0] in {known.split()[0] for known in COMMANDS}
+    known = {flag for option in options(COMMANDS[name]) for flag in (*option.opts, *option.secondary_opts)}
+    return {word.partition("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}
+
+
+def test_commands_and_flags_that_a_page_names_exist() -> None:
+    spelled = [(page, words) for page in PAGES for words in commands_in(page.read_text("utf-8"), "usher")]
+    assert [(source.shown(page), words) for page, words in spelled if not is_usher_command(words)] == []
+
+
+def test_make_targets_that_a_page_names_exist() -> None:
     makefile = (source.ROOT / "Makefile").read_text("utf-8")
-    for words in spoken_commands(page.read_text("utf-8"), "make"):
-        targets = [word for word in words if re.fullmatch(r"[a-z][a-z-]*", word)]
-        assert targets, words
-        assert re.search(rf"^{targets[0]}:", makefile, re.MULTILINE), words
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    spelled = [(page, words) for page in PAGES for words in commands_in(page.read_text("utf-8"), "make")]
+    named = [(page, next((word for word in words if "=" not in word), "")) for page, words in spelled]
+    assert [(source.shown(page), target) for page, target in named if target not in targets] == []
 
 
-def spoken_commands(text: str, program: str) -> Iterator[list[str]]:
-    """The words after a program's name, wherever a page spells a command: in backticks or in a block of code."""
+def commands_in(text: str, program: str) -> Iterator[list[str]]:
+    """The words after a program's name wherever a page spells a command: in backticks or in a block of code."""
     blocks = re.findall(r"^```(?:sh|bash|console|)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
@@ -82,12 +85,12 @@ def spoken_commands(text: str, program: str) -> Iterator[list[str]]:
             yield command[1].split()
 
 
-def test_commands_are_found_where_pages_spell_them() -> None:
+def test_commands_are_found_in_blocks_and_in_backticks() -> None:
     block = (
         "```sh\n$ usher check a # b\nX=1 .venv/bin/usher simulate \\\n  $(usher url f)\n```\n```python\nusher no\n```\n"
     )
     text = f"Say `usher run x --data d`.\n{block}"
-    assert list(spoken_commands(text, "usher")) == [
+    assert list(commands_in(text, "usher")) == [
         ["check", "a"],
         ["simulate", "…"],
         ["url", "f"],
@@ -95,26 +98,29 @@ def test_commands_are_found_where_pages_spell_them() -> None:
     ]
 
 
-def test_the_architecture_fits_on_three_screens_and_names_no_lines() -> None:
+def test_architecture_page_is_short_and_names_no_line_numbers() -> None:
     text = ARCHITECTURE.read_text("utf-8")
     assert len(text.splitlines()) < 150
     assert not re.search(r"\.(py|sql):\d+|#L\d+|\blines? \d+", text)
 
 
-@pytest.mark.parametrize("page", [ARCHITECTURE, *sorted((source.DOCS / "decisions").glob("*.md"))], ids=source.shown)
-def test_files_and_types_that_are_named_exist(page: Path) -> None:
+def test_files_and_types_that_architecture_and_decisions_name_exist() -> None:
+    pages = [ARCHITECTURE, *sorted((source.DOCS / "decisions").glob("*.md"))]
+    assert [(source.shown(page), name) for page in pages for name in missing_names(page.read_text("utf-8"))] == []
+
+
+def missing_names(text: str) -> list[str]:
+    """Files, types and functions that a page names in backticks and that do not exist."""
     roots = (source.ROOT, source.GATEWAY, source.OPERATOR)
-    named = SPELLED.findall(page.read_text("utf-8"))
+    named = SPELLED.findall(text)
     paths = [name for name in named if re.fullmatch(r"[\w./-]+(/|\.(py|sql|md|yaml|toml|txt))", name)]
-    assert [name for name in paths if not any((root / name).exists() for root in roots)] == []
+    missing = [name for name in paths if not any((root / name).exists() for root in roots)]
     types = [name for name in named if re.fullmatch(r"(\w+\.)*[A-Z][a-z]+([A-Z][a-z]*)+(\.\w+)?(\(\))?", name)]
     calls = [name for name in named if re.fullmatch(r"[\w.]+\(\)", name)]
-    parts = {part for name in [*types, *calls] for part in name.removesuffix("()").split(".")[-1:]}
-    words = {member for member in parts if member not in code_names()}
-    assert words == set()
+    return missing + [name for name in [*types, *calls] if name.removesuffix("()").split(".")[-1] not in code_names()]
 
 
-def test_every_decision_says_what_was_refused_and_what_follows() -> None:
+def test_every_decision_has_the_four_sections() -> None:
     found = sorted((source.DOCS / "decisions").glob("*.md"))
     assert found
     for number, page in enumerate(found, 1):
@@ -123,21 +129,21 @@ def test_every_decision_says_what_was_refused_and_what_follows() -> None:
         assert heads == ["Context", "Decision", "Refused", "Consequences"], page.name
 
 
-def test_the_index_lists_every_page_of_the_docs() -> None:
+def test_docs_index_lists_every_page() -> None:
     index = (source.DOCS / "README.md").read_text("utf-8")
     for page in source.DOCS.rglob("*.md"):
         name = page.relative_to(source.DOCS).as_posix()
         assert name == "README.md" or f"({name})" in index, name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=source.shown)
-def test_metrics_that_a_page_names_are_listed(page: Path) -> None:
+def test_metrics_that_a_page_names_are_listed() -> None:
     """An alert on a metric that does not exist never fires."""
     lists = [(source.DOCS / name).read_text("utf-8") for name in ("metrics.md", "operator.md")]
     listed = set(re.findall(r"^\| `(usher_\w+)` \|", "\n".join(lists), re.MULTILINE))
-    named = set(re.findall(r"(?<![\w/-])usher_[a-z_]+(?![\w/.])", page.read_text("utf-8"))) - {
-        "usher_",
-        "usher_gateway",
-        "usher_operator",
-    }
-    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in named} <= listed
+    packages = {"usher_", "usher_gateway", "usher_operator"}
+    named = [
+        (page, re.sub(r"_(bucket|sum|count)$", "", name))
+        for page in PAGES
+        for name in set(re.findall(r"(?<![\w/-])usher_[a-z_]+(?![\w/.])", page.read_text("utf-8"))) - packages
+    ]
+    assert [(source.shown(page), name) for page, name in named if name not in listed] == []

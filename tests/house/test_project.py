@@ -1,4 +1,4 @@
-"""The project as a whole: targets, dependencies, licence, and nothing of the machine it was made on."""
+"""The project as a whole: targets, dependencies, licence, and no trace of a developer's machine."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ REQUIREMENTS = source.ROOT / "requirements"
 
 
 def normal(name: str) -> str:
-    """A distribution's name as indexes compare it (PEP 503), of a requirement that may have a version."""
+    """The normalised name (PEP 503) of the distribution that a requirement asks for."""
     return re.sub(r"[-_.]+", "-", re.split(r"[\s<>=!~;\[]", name, maxsplit=1)[0]).lower()
 
 
@@ -24,7 +24,7 @@ def dependencies(package: str) -> set[str]:
     return {normal(name) for name in project["dependencies"]}
 
 
-def test_every_target_is_in_make_help() -> None:
+def test_make_help_lists_every_target() -> None:
     make = shutil.which("make")
     assert make
     shown = subprocess.run(
@@ -38,23 +38,23 @@ def test_every_target_is_in_make_help() -> None:
     assert set(phony[1].split()) == targets
 
 
-def test_the_gate_runs_what_the_readme_names() -> None:
+def test_ci_runs_make_test() -> None:
     assert "exec make test" in (source.ROOT / ".ci" / "run").read_text("utf-8")
     assert re.search(r"^test: check ", MAKEFILE, re.MULTILINE), "make test includes make check"
 
 
-def test_every_dependency_has_its_reason_and_no_other_has_one() -> None:
+def test_dependencies_page_explains_exactly_the_dependencies() -> None:
     rows = {normal(row[0].strip("`")): row for row in source.table_rows((source.DOCS / "dependencies.md").read_text())}
     wanted = (dependencies("gateway") | dependencies("operator")) - {"usher-gateway"}
     assert set(rows) == wanted
     for name, row in rows.items():
         assert len(row) == 4, name
-        assert all(len(cell) > 3 for cell in row), f"{name}: what it saves, who keeps it, what was weighed"
+        assert all(len(cell) > 3 for cell in row), f"{name}: say why, who maintains it, and what was compared"
 
 
-def test_everything_that_is_installed_is_pinned_with_hashes() -> None:
+def test_every_requirement_is_pinned_with_hashes() -> None:
     text = (REQUIREMENTS / "dev.txt").read_text("utf-8")
-    entries = re.split(r"\n(?=[a-z0-9])", text)[1:]  # before the first: how it was made
+    entries = re.split(r"\n(?=[a-z0-9])", text)[1:]  # the first part is the header of pip-compile
     pinned = {
         normal(entry) for entry in entries if re.match(r"[\w.\-]+==\S+ \\\n", entry) and "--hash=sha256:" in entry
     }
@@ -66,7 +66,7 @@ def test_everything_that_is_installed_is_pinned_with_hashes() -> None:
     assert wanted - {"usher-gateway"} <= pinned
 
 
-def test_the_licence_is_apache_2() -> None:
+def test_licence_is_apache_2() -> None:
     text = (source.ROOT / "LICENSE").read_text("utf-8")
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text
@@ -77,7 +77,7 @@ def test_the_licence_is_apache_2() -> None:
 
 
 def traces() -> list[str]:
-    """What only this machine, or a place to get packages from, could have put into a file."""
+    """Texts that only this machine or a package registry can have put into a file."""
     registries = ["pypi" + ".org", "python" + "hosted.org", "index" + "-url"]
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, timeout=60, check=False
@@ -88,8 +88,8 @@ def traces() -> list[str]:
     return [*registries, *configured, *(place for place in here if len(Path(place).parts) > 2), *machine]
 
 
-def test_no_file_names_a_registry_or_a_place_on_this_machine() -> None:
-    flags = {source.ROOT / "Makefile", *REQUIREMENTS.glob("*.txt")}  # they say that pip-compile leaves the index out
+def test_no_file_names_a_registry_or_a_path_of_this_machine() -> None:
+    flags = {source.ROOT / "Makefile", *REQUIREMENTS.glob("*.txt")}  # pip-compile's own options contain the word
     for trace in traces():
         allowed = flags if trace.startswith("index") else set()
         naming = [
@@ -98,7 +98,7 @@ def test_no_file_names_a_registry_or_a_place_on_this_machine() -> None:
         assert naming == []
 
 
-def test_no_file_names_a_home() -> None:
+def test_no_file_names_a_home_directory() -> None:
     home = re.compile(rb"(?<![\w./])/(?:home|Users)/\w+/|(?<![\w./])/root/\w")
     naming = [source.shown(file) for file in source.files() if home.search(file.read_bytes())]
     assert naming == []

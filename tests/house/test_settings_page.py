@@ -1,6 +1,6 @@
-"""docs/settings.md lists every flag of `usher run` as `--help` knows it. UPDATE_DOCS=1 writes the table anew.
+"""docs/settings.md lists every flag of `usher run`, every flag has a variable, every command an example.
 
-And every flag of every command has an environment variable and every command an example.
+UPDATE_DOCS=1 rewrites the table of flags.
 """
 
 import ast
@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import typer.main
 
 from house import source
@@ -18,13 +17,13 @@ from usher_gateway.cli import app
 
 PAGE = source.DOCS / "settings.md"
 BY_CODE_ONLY = {"limits", "lane_bytes", "max_attempts", "drain_seconds"}
-"""Settings without a flag: bounds that have to fit one another. The page lists them in a table of their own."""
+"""Settings without a flag, because they depend on one another. The page lists them in a second table."""
 
 ROOT_COMMAND: Any = typer.main.get_command(app.build())
 
 
 def commands(group: Any = ROOT_COMMAND, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command with its full name, those of groups included."""
+    """Every command with its full name, including commands of groups."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, f"{prefix}{name} ")
@@ -59,7 +58,7 @@ def table() -> str:
     return "\n".join([*lines, *(row(option) for option in options(COMMANDS["run"]))])
 
 
-def test_the_page_lists_every_flag_of_usher_run() -> None:
+def test_settings_page_lists_every_flag_of_usher_run() -> None:
     text = PAGE.read_text("utf-8")
     pattern = re.compile(r"(<!-- flags -->\n).*?(\n<!-- end -->)", re.DOTALL)
     assert pattern.search(text)
@@ -69,7 +68,7 @@ def test_the_page_lists_every_flag_of_usher_run() -> None:
     assert PAGE.read_text("utf-8") == wanted, "run UPDATE_DOCS=1 pytest tests/house/test_settings_page.py"
 
 
-def test_every_setting_has_a_flag_or_stands_among_the_fixed_bounds() -> None:
+def test_every_setting_has_a_flag_or_is_listed_as_fixed() -> None:
     flags = {option.name.replace("_mib", "_bytes").replace("_percent", "_ratio") for option in options(COMMANDS["run"])}
     fields = set(all_settings.Settings.__struct_fields__)
     fixed = fields - flags
@@ -80,7 +79,7 @@ def test_every_setting_has_a_flag_or_stands_among_the_fixed_bounds() -> None:
     assert {name for name in listed if name not in fields} == set()
 
 
-def test_every_variable_that_the_pages_name_is_read_somewhere() -> None:
+def test_every_variable_that_a_page_names_is_read_by_code() -> None:
     known = {
         node.value
         for file in source.python_files(source.GATEWAY, source.OPERATOR, source.ROOT / "tests" / "support")
@@ -92,16 +91,14 @@ def test_every_variable_that_the_pages_name_is_read_somewhere() -> None:
         assert named <= known, source.shown(page)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_flag_has_a_variable_and_a_help(name: str) -> None:
-    flags = [option for option in options(COMMANDS[name]) if not is_argument(option)]
-    bare = [option.name for option in flags if not variable(option).startswith("USHER_")]
-    assert bare == []
-    assert [option.name for option in options(COMMANDS[name]) if not option.help] == []
+def test_every_flag_has_a_variable_and_a_help_text() -> None:
+    every = [(name, option) for name, command in COMMANDS.items() for option in options(command)]
+    flags = [(name, option) for name, option in every if not is_argument(option)]
+    assert [(name, flag.name) for name, flag in flags if not variable(flag).startswith("USHER_")] == []
+    assert [(name, option.name) for name, option in every if not option.help] == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_says_what_it_does_and_shows_an_example(name: str) -> None:
-    command = COMMANDS[name]
-    assert command.help
-    assert f"usher {name}" in f"{command.help} {command.epilog}"
+def test_every_command_has_a_help_text_and_an_example() -> None:
+    assert [name for name, command in COMMANDS.items() if not command.help] == []
+    texts = {name: f"{command.help} {command.epilog}" for name, command in COMMANDS.items()}
+    assert [name for name, text in texts.items() if f"usher {name}" not in text] == []
