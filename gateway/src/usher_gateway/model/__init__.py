@@ -1,6 +1,7 @@
-"""What things are: the words of the design as frozen values. Standard library and msgspec only; no I/O.
+"""The words of the design as values: arrivals, visits, routes, deliveries, meters, keys and errors. No I/O.
 
-Use as ``from usher_gateway import model`` and ``model.Arrival``, so that a call says where its name lives.
+Import it as ``from usher_gateway import model`` and write ``model.Arrival``, so that readers see where it comes from.
+Depends on the standard library and msgspec only.
 """
 
 from usher_gateway.model.arrival import (
@@ -12,6 +13,7 @@ from usher_gateway.model.arrival import (
     CountedAs,
     QuarantineReason,
     RefusedReason,
+    Visit,
 )
 from usher_gateway.model.delivery import (
     CancelReason,
@@ -39,11 +41,8 @@ from usher_gateway.model.errors import (
 )
 from usher_gateway.model.identifiers import IdFactory, format_id, key_of, milliseconds_of, parse_id
 from usher_gateway.model.keys import Keys, derive_keys, key_fingerprint, url_token
-from usher_gateway.model.meters import SLOT_SECONDS, Counter, Counts, slot_of
-from usher_gateway.model.route import RouteDefinition, RoutePlan, SkipReason
-from usher_gateway.model.tenant import ListenerName
-from usher_gateway.model.times import MICROSECONDS, format_time
-from usher_gateway.model.visit import Visit
+from usher_gateway.model.meters import MICROSECONDS, SLOT_SECONDS, Counter, Counts, format_time, slot_of
+from usher_gateway.model.route import ListenerName, RouteDefinition, RoutePlan, SkipReason
 
 __all__ = [
     "MICROSECONDS",

@@ -1,25 +1,24 @@
-"""An arrival: one HTTP request at the public port, from the moment it is understood."""
+"""An arrival: one HTTP request at the public port, and the visit that the gateway read from its body."""
 
 import enum
 
 import msgspec
 
 from usher_gateway.model.delivery import Delivery
-from usher_gateway.model.route import RoutePlan, SkipReason
-from usher_gateway.model.tenant import ListenerName
+from usher_gateway.model.route import ListenerName, RoutePlan, SkipReason
 
 REDELIVERY_KEEP_SECONDS = 7 * 86400
-"""How long identical content is known again, where a trusted time or a lost answer proves it a redelivery."""
+"""Identical content is a redelivery for this long if a trusted time or a lost answer proves it."""
 
 REDELIVERY_NOT_BEFORE_SECONDS = 10_000
-"""Purple retries after 3 h (purple.md): from here on identical content without a trusted time is a redelivery."""
+"""Identical content without a trusted time is a redelivery from this age on: Purple retries after 3 h (purple.md)."""
 
 TRUSTED_AHEAD_SECONDS = 120
-"""A time in a body that is further in the future is not trusted (design §3)."""
+"""The gateway does not trust a time in a body that is further in the future than this (design §3)."""
 
 
 class CountedAs(enum.IntEnum):
-    """What an arrival is counted as (design §1). The numbers are stored: never reuse one."""
+    """The kind under which an arrival is counted (design §1). The store keeps the numbers: never reuse one."""
 
     Visit = 1
     Repeat = 2
@@ -30,7 +29,7 @@ class CountedAs(enum.IntEnum):
 
 
 class QuarantineReason(enum.IntEnum):
-    """Why an arrival at a valid address is no valid visit. Stored: never reuse a number."""
+    """Why an arrival at a valid address is not a valid visit. The store keeps the numbers: never reuse one."""
 
     NotJSON = 1
     NotObject = 2
@@ -46,7 +45,7 @@ class QuarantineReason(enum.IntEnum):
 
 
 class RefusedReason(enum.StrEnum):
-    """Why nothing of an arrival was committed."""
+    """Why the gateway committed nothing of an arrival."""
 
     BadRequest = "BadRequest"
     NotFound = "NotFound"
@@ -66,8 +65,31 @@ class RefusedReason(enum.StrEnum):
     InternalError = "InternalError"
 
 
+class Visit(msgspec.Struct, frozen=True):
+    """The normalised fields of a body. Text fields are ``""`` if the body lacks them (design §3, Expressions).
+
+    Ids are text, whether they came as numbers or strings (purple.md: ``127`` and ``"127"`` are the same id).
+    """
+
+    userId: str = ""  # noqa: N815 - these are the names that expressions see
+    venueId: str = ""  # noqa: N815
+    companyId: str = ""  # noqa: N815
+    firstName: str = ""  # noqa: N815
+    lastName: str = ""  # noqa: N815
+    email: str = ""
+    mobile: str = ""
+    gender: str = ""
+    dateOfBirth: str = ""  # noqa: N815
+    source: str = ""
+    mac: str = ""
+    venueName: str = ""  # noqa: N815
+    visitCount: int | None = None  # noqa: N815
+    occurredAt: int | None = None  # noqa: N815
+    """Microseconds; None if the body has no trusted time."""
+
+
 class Arrival(msgspec.Struct, gc=False):
-    """An arrival on its way into the store: all that can be decided without knowing what came before.
+    """An arrival on its way into the store, with everything that can be decided without earlier arrivals.
 
     ``if_visit`` and ``if_repeat`` hold one plan per route in force; both are empty for a quarantined arrival.
     """
@@ -80,7 +102,7 @@ class Arrival(msgspec.Struct, gc=False):
     fingerprint: bytes
     """16 bytes: keyed digest of listener and canonical content."""
     visitor_key: bytes
-    """16 bytes: keyed digest of listener and ``dedupe.per`` ids; the fingerprint where the body has none."""
+    """16 bytes: keyed digest of the listener and the ``dedupe.per`` ids; the fingerprint if the body lacks them."""
     person_keys: tuple[bytes, ...]
     """8 bytes each."""
     body: bytes
@@ -95,28 +117,28 @@ class Arrival(msgspec.Struct, gc=False):
     if_repeat: tuple[RoutePlan, ...]
     quarantine: QuarantineReason | None = None
     future_time: int = 0
-    """The time in its body, where that is too far in the future to be trusted; else 0."""
+    """The time in the body if it is too far in the future to be trusted, else 0."""
     has_marks: bool = False
-    """Whether a plan has a once_key."""
+    """True if a plan has a once_key."""
     quota: int = 0
     """Visits a month after which deliveries are held; 0 means no limit."""
     quota_month: tuple[int, int] = (0, 0)
-    """The month (in the tenant's zone) that the quota counts: first instant and first instant of the next."""
+    """The month (in the tenant's zone) that the quota counts: its first instant and that of the next month."""
     token_held: bool = False
-    """Whether it came by an address whose visits are held."""
+    """True if it came by an address whose visits are held."""
     over_quota: bool = False
-    """Whether its tenant's month was over its quota with it; known once decided."""
+    """True if it took its tenant's month over the quota; the store sets it when it decides the arrival."""
     body_size: int = 0
-    """Bytes after inflating; more than ``len(body)`` where truncated."""
+    """Bytes after inflating; more than ``len(body)`` if the body was truncated."""
     key: int = 0
-    """Row key, given by the store when it commits: keys grow in the order of commits."""
+    """Row key. The store sets it when it commits the arrival, so keys grow in the order of commits."""
 
 
 class Accepted(msgspec.Struct, gc=False):
-    """What the transaction made of an arrival."""
+    """The result of the accepting transaction for one arrival."""
 
     counted_as: CountedAs
     deliveries: tuple[Delivery, ...] = ()
-    """Those that are due at once; held ones stay in the store."""
+    """The deliveries that are due at once; held ones stay in the store."""
     skipped: tuple[SkipReason, ...] = ()
-    """Why each route that made no delivery made none."""
+    """One reason for each route that created no delivery."""

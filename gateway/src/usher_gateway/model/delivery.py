@@ -6,7 +6,7 @@ import msgspec
 
 
 class DeliveryState(enum.IntEnum):
-    """Where a delivery stands. The numbers are stored: never reuse one."""
+    """The state of a delivery. The store keeps the numbers: never reuse one."""
 
     Pending = 0
     Delivered = 1
@@ -15,7 +15,7 @@ class DeliveryState(enum.IntEnum):
 
 
 class HoldReason(enum.IntEnum):
-    """Why a pending delivery waits for a person or a date, not for a retry. Stored: never reuse a number."""
+    """The cause that a held delivery waits for, instead of a retry. The store keeps the numbers: never reuse one."""
 
     TenantSuspended = 1
     ListenerSuspended = 2
@@ -32,18 +32,18 @@ class HoldReason(enum.IntEnum):
 
 
 class CancelReason(enum.IntEnum):
-    """Why a delivery was given up without being dead. Stored: never reuse a number."""
+    """Why a delivery was cancelled. The store keeps the numbers: never reuse one."""
 
     Expired = 1
     Retention = 2
     DestinationDeleted = 3
     Filter = 4
-    """A filter that failed at first was mended and said no."""
+    """The filter failed at accept; after it was corrected, it excluded the visit."""
     OnRequest = 5
 
 
 class Origin(enum.IntEnum):
-    """What made a delivery. Stored: never reuse a number."""
+    """The action that created a delivery. The store keeps the numbers: never reuse one."""
 
     Accepted = 0
     Released = 1
@@ -51,10 +51,10 @@ class Origin(enum.IntEnum):
 
 
 class Delivery(msgspec.Struct, gc=False):
-    """A pending delivery in memory: what an attempt needs. Bodies are dropped when it waits for long."""
+    """A pending delivery in memory, with what an attempt needs. A delivery that waits long loses its body."""
 
     key: int
-    """Row key; see identifiers.py."""
+    """Row key (see identifiers.py)."""
     id: bytes
     """UUIDv7, 16 bytes: the ``webhook-id``."""
     arrival: int
@@ -69,18 +69,18 @@ class Delivery(msgspec.Struct, gc=False):
     attempts: int
     """Attempts made so far."""
     started_at: int
-    """When the clock of retrying started; moved on by the time spent held, because the clock stops then."""
+    """Start of the time that retries may take. It moves on by the time spent held, because the clock stops then."""
     expires_at: int
     """0 means no limit."""
     hold: HoldReason | None
     body: bytes | None
     content_type: bytes
     arrival_holds: tuple[HoldReason, ...] = ()
-    """What holds every delivery of its arrival, also where another reason came first (from the store only)."""
+    """Reasons that hold every delivery of the arrival, even if ``hold`` names another (set by the store only)."""
 
 
 class SettledAs(enum.IntEnum):
-    """What became of an attempt, as the store is told."""
+    """The outcome of an attempt, for the store."""
 
     Delivered = 1
     Retry = 2
@@ -90,9 +90,9 @@ class SettledAs(enum.IntEnum):
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """The result of an attempt (or of a decision to make none), for the store.
+    """The result of an attempt, or of a decision to make none, for the store.
 
-    Settling is conditional on the delivery being pending with exactly ``attempts_before`` attempts.
+    The store applies it only if the delivery is pending with exactly ``attempts_before`` attempts.
     """
 
     key: int
@@ -106,7 +106,7 @@ class Settlement(msgspec.Struct, frozen=True):
     hold: HoldReason | None = None
     cancel: CancelReason | None = None
     status: int = 0
-    """HTTP status of the last answer; 0 where there was none."""
+    """HTTP status of the last answer; 0 if there was none."""
     error: str = ""
     """A code of outcome.py, never text from a peer."""
     answer: bytes = b""

@@ -1,8 +1,8 @@
-"""The errors of the gateway: each has a code, whether it is permanent, and a hint for whoever can fix it."""
+"""The errors of the gateway. Each has a code, is permanent or not, and has a hint for the person who can fix it."""
 
 
 class UsherError(Exception):
-    """Base of all; ``hint`` says what to do about it. Messages never hold personal data."""
+    """The base class. ``hint`` says how to fix the error. Messages never contain personal data."""
 
     code = "Internal"
     permanent = False
@@ -13,14 +13,14 @@ class UsherError(Exception):
 
 
 class ConfigurationError(UsherError):
-    """The configuration or a flag cannot be used as it is."""
+    """The configuration or a flag is invalid."""
 
     code = "Configuration"
     permanent = True
 
 
 class DocumentUnreadableError(ConfigurationError):
-    """A config Secret does not hold what a config Secret should hold."""
+    """A config Secret does not contain a valid document."""
 
     code = "DocumentUnreadable"
 
@@ -32,7 +32,7 @@ class DocumentTooNewError(ConfigurationError):
 
 
 class DocumentHashError(ConfigurationError):
-    """A document's keyed hash does not verify: it was written with another install key, or changed since."""
+    """A document's keyed hash does not match: another install key made it, or the document was changed."""
 
     code = "DocumentHash"
 
@@ -44,46 +44,46 @@ class DocumentTooLargeError(ConfigurationError):
 
 
 class InstallKeyError(UsherError):
-    """The install key is not the one that this data was made with."""
+    """The data was created with another install key."""
 
     code = "InstallKeyChanged"
     permanent = True
 
 
 class NotFoundError(UsherError):
-    """What was asked for is not there."""
+    """The requested object does not exist."""
 
     code = "NotFound"
     permanent = True
 
 
 class StoreUnavailableError(UsherError):
-    """The store cannot commit now; it may later."""
+    """The store cannot commit now; a later try may succeed."""
 
     code = "StoreUnavailable"
 
 
 class StoreFullError(StoreUnavailableError):
-    """Disk space is below the bound under which nothing is accepted."""
+    """Free disk space is below the bound for accepting arrivals."""
 
     code = "LowDisk"
 
 
 class StoreBusyError(StoreUnavailableError):
-    """The queue before the store, or one tenant's part of it, is full."""
+    """The queue in front of the store, or one tenant's share of it, is full."""
 
     code = "QueueFull"
 
 
 class StoreLockedError(UsherError):
-    """Another process holds the data directory."""
+    """Another process uses the data directory."""
 
     code = "StoreLocked"
     permanent = True
 
 
 class StoreCorruptError(UsherError):
-    """The store's file cannot be read as ours."""
+    """The store's file is damaged or does not belong to Usher."""
 
     code = "StoreCorrupt"
     permanent = True

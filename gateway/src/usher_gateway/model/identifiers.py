@@ -1,4 +1,4 @@
-"""Ids: UUIDv7 made by the gateway, whose first 63 significant bits also order and key rows.
+"""Ids: UUIDv7 made by the gateway. Their first 63 significant bits are also the key that orders rows.
 
 Source: RFC 9562 §5.7 (UUIDv7) and §6.2 method 1 (a dedicated counter in the bits after the timestamp).
 """
@@ -14,33 +14,33 @@ _RANDOM_BITS = 59
 
 
 class IdFactory:
-    """Makes ids that only grow, also when the clock is set back, and also after a restart.
+    """Makes ids that always grow, even if the clock is set back or the process restarts.
 
-    ``next_key`` gives the row key (63-bit int: 48 bits of Unix milliseconds, 15 bits of counter);
-    ``id_of`` spells the UUIDv7 (16 bytes) that carries it. Not thread-safe: one factory per event loop.
+    ``next_key`` returns a row key (63-bit int: 48 bits of Unix milliseconds, 15 bits of counter); ``id_of`` returns the
+    UUIDv7 (16 bytes) that contains it. Not thread-safe.
     """
 
     def __init__(self, now_ms: Callable[[], int] | None = None, floor: int = 0) -> None:
-        """Start above ``floor``, the highest row key that is already used."""
+        """Start above ``floor``, the highest row key in use."""
         self._now_ms = now_ms or _unix_milliseconds
         self._last = floor
         self._low = 1 << 63 | int.from_bytes(os.urandom(8)) >> (64 - _RANDOM_BITS)
-        """The second half of every id but for the counter's last three bits: variant and random bits."""
+        """The second half of every id except the last three bits of the counter: variant and random bits."""
 
     def next_key(self) -> int:
-        """The next row key: above every earlier one, near the present millisecond."""
+        """Return the next row key: above every earlier one, and close to the current millisecond."""
         candidate = self._now_ms() << _COUNTER_BITS
         self._last = candidate if candidate > self._last else self._last + 1
         return self._last
 
     def next_keys(self, count: int) -> range:
-        """So many keys in a row, for one look at the clock."""
+        """Return ``count`` consecutive keys and read the clock once."""
         first = self.next_key()
         self._last = first + max(count - 1, 0)
         return range(first, first + count)
 
     def id_of(self, key: int) -> bytes:
-        """The UUIDv7 (16 bytes) of a row key made by this factory."""
+        """Return the UUIDv7 (16 bytes) of a row key made by this factory."""
         high = (key >> _COUNTER_BITS) << 16 | 0x7000 | (key >> 3 & 0xFFF)
         return _HALVES.pack(high, self._low | (key & 7) << _RANDOM_BITS)
 
@@ -53,7 +53,7 @@ def _unix_milliseconds() -> int:
 
 
 def key_of(identifier: bytes) -> int:
-    """The row key that a UUIDv7 of ours (16 bytes) carries."""
+    """Return the row key inside a UUIDv7 (16 bytes) made by an IdFactory."""
     number = int.from_bytes(identifier)
     milliseconds = number >> 80
     counter = ((number >> 64) & 0xFFF) << 3 | ((number >> _RANDOM_BITS) & 0b111)
@@ -61,20 +61,20 @@ def key_of(identifier: bytes) -> int:
 
 
 def milliseconds_of(identifier: bytes) -> int:
-    """When an id (16 bytes) was made: Unix milliseconds."""
+    """Return the creation time of an id (16 bytes) in Unix milliseconds."""
     return int.from_bytes(identifier[:6])
 
 
 def format_id(identifier: bytes) -> str:
-    """An id (16 bytes) as people and headers see it."""
+    """Return an id (16 bytes) as text in the usual form with dashes."""
     digits = identifier.hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def parse_id(text: str) -> bytes:
-    """The 16 bytes of an id as typed by a person.
+    """Return the 16 bytes of an id given as text.
 
     Raises:
-        ValueError: ``text`` is no UUID.
+        ValueError: ``text`` is not a UUID.
     """
     return uuid.UUID(text).bytes

@@ -1,4 +1,4 @@
-"""Keys: one install key, and a sub-key per use, so that a digest of one use says nothing about another.
+"""Keys: one install key, and one sub-key per use, so that a digest made for one use reveals nothing about another.
 
 Source: RFC 5869 (HKDF) with SHA-256; one label per use in ``info``.
 """
@@ -10,7 +10,7 @@ import hmac
 import msgspec
 
 INSTALL_KEY_BYTES = 32
-"""Length of an install key that Usher makes; a given one may be longer, never shorter."""
+"""Length of an install key that Usher makes. A given key may be longer, but not shorter."""
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 def derive_keys(install_key: bytes) -> Keys:
-    """Every sub-key of an install key.
+    """Derive all sub-keys of an install key.
 
     Raises:
         ValueError: the key is shorter than 32 bytes.
@@ -40,18 +40,18 @@ def derive_keys(install_key: bytes) -> Keys:
 
 
 def key_fingerprint(install_key: bytes) -> str:
-    """What may be shown of an install key: 16 hex digits that tell two keys apart."""
+    """Return 16 hex digits that identify an install key without revealing it."""
     return _hkdf(install_key, "key-fingerprint")[:8].hex()
 
 
 def url_token(install_key: bytes, namespace: str, tenant: str, listener: str, generation: int) -> str:
-    """The secret part of a listener's URL: 26 characters of lower-case base32 (design §7)."""
+    """Return the secret part of a listener's URL: 26 characters of lower-case base32 (design §7)."""
     message = "/".join((namespace, tenant, listener, str(generation))).encode()
     digest = hmac.digest(install_key, message, "sha256")
     return base64.b32encode(digest)[:26].decode().lower()
 
 
 def _hkdf(secret: bytes, label: str, length: int = 32) -> bytes:
-    """HKDF-SHA256 (RFC 5869) with an empty salt and ``usher/<label>`` as info; at most 32 bytes."""
+    """Return HKDF-SHA256 (RFC 5869) with an empty salt and ``usher/<label>`` as info; at most 32 bytes."""
     pseudorandom = hmac.digest(b"\0" * hashlib.sha256().digest_size, secret, "sha256")
     return hmac.digest(pseudorandom, f"usher/{label}".encode() + b"\x01", "sha256")[:length]

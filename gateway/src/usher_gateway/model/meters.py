@@ -1,13 +1,21 @@
-"""Meters: counts per tenant, listener and quarter of an hour (UTC); a bill can be made from them."""
+"""Meters: counts per tenant, listener and quarter of an hour (UTC), good enough to make a bill from.
+
+Everywhere in Usher an instant is an int: microseconds since the Unix epoch, UTC.
+"""
 
 import enum
+import functools
+import time
+
+MICROSECONDS = 1_000_000
+"""Microseconds in a second."""
 
 SLOT_SECONDS = 900
 """A meter's slot: a quarter of an hour, UTC."""
 
 
 class Counter(enum.IntEnum):
-    """What is counted. The numbers are stored: never reuse one."""
+    """What a meter counts. The store keeps the numbers: never reuse one."""
 
     visits = 1
     repeats = 2
@@ -28,7 +36,7 @@ class Counter(enum.IntEnum):
     attempts = 16
     late = 17
     carried = 18
-    """Open deliveries at the end of slots that retention has deleted: the first row of what is left (slot 0)."""
+    """Open deliveries at the end of the slots that retention deleted; kept in slot 0, before all others."""
     skipped_filter = 21
     skipped_once_per = 22
     skipped_stale = 23
@@ -42,5 +50,17 @@ Counts = dict[int, int]
 
 
 def slot_of(instant: int) -> int:
-    """The first second of the slot that an instant (microseconds) lies in."""
-    return instant // (SLOT_SECONDS * 1_000_000) * SLOT_SECONDS
+    """Return the first second of the slot that contains an instant (microseconds)."""
+    return instant // (SLOT_SECONDS * MICROSECONDS) * SLOT_SECONDS
+
+
+def format_time(instant: int) -> str:
+    """Return an instant (microseconds) as RFC 3339 in UTC with milliseconds: ``2026-11-25T12:00:00.250Z``."""
+    seconds, micros = divmod(instant, MICROSECONDS)
+    return f"{_format_second(seconds)}.{micros // 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=1024)
+def _format_second(seconds: int) -> str:
+    """Format a whole second; cached, because instants that are formatted together are mostly close together."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
