@@ -110,7 +110,7 @@ def furnished(cluster: Cluster) -> Iterator[None]:
     try:
         for namespace in (SYSTEM, CONFIGURATION, AGENCY):
             call.run("create", "namespace", namespace)
-        call.run("apply", "--server-side", *_files(ROOT / "crds" / "access", ROOT / "operator" / "access"))
+        call.run("apply", "--server-side", *_files(ROOT / "crds" / "access", ROOT / "operator" / "rbac"))
         yield
     finally:
         if cluster.is_given:
@@ -130,7 +130,7 @@ def _refuse_what_is_there(call: kubectl.Kubectl) -> None:
 
 def remove(call: kubectl.Kubectl) -> None:
     """Until it is gone, so that another run can begin."""
-    access = _files(ROOT / "crds" / "access", ROOT / "operator" / "access")
+    access = _files(ROOT / "crds" / "access", ROOT / "operator" / "rbac")
     call.run("delete", "listenerclass", CLASS, "--ignore-not-found")
     call.run("delete", "--ignore-not-found", "--wait=false", *access)
     call.run("delete", "namespaces", SYSTEM, CONFIGURATION, AGENCY, "--ignore-not-found", "--timeout=50s")

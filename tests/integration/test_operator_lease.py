@@ -14,7 +14,7 @@ from usher_operator import api, lease, settings
 WAIT_SECONDS = 0.6
 
 
-@pytest.mark.parametrize(("status", "hint"), [(404, "--namespace"), (403, "operator/access")])
+@pytest.mark.parametrize(("status", "hint"), [(404, "--namespace"), (403, "operator/rbac")])
 async def test_a_lease_that_cannot_be_made_is_told_and_tried_again_after_a_while(status: int, hint: str) -> None:
     asked: Counter[str] = Counter()
 

@@ -20,7 +20,7 @@ import yaml
 from support import accounts, api, clusters, moving_clock, ports, secrecy, waiting
 from usher_gateway import envelopes
 
-ACCESS = Path(__file__).parents[2] / "operator" / "access"
+ACCESS = Path(__file__).parents[2] / "operator" / "rbac"
 ALTERED = Path(__file__).with_name("altered_operator.py")
 OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
 _STOP_SECONDS = 10

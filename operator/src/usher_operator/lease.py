@@ -28,7 +28,7 @@ _ATTEMPTS = 2
 """So many requests that take their whole time fit into the deadline: one that is never answered must not cost the
 Lease, and a server that is only slow must not either."""
 
-_NO_RIGHT = "the account needs the rights of operator/access/operator.yaml"
+_NO_RIGHT = "the account needs the rights of operator/rbac/operator.yaml"
 _NO_NAMESPACE = "the namespace that --namespace names must exist"
 
 
