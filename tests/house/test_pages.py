@@ -126,7 +126,7 @@ def test_every_decision_has_the_four_sections() -> None:
     for number, page in enumerate(found, 1):
         assert page.name.startswith(f"{number:04d}-")
         heads = re.findall(r"^## (.+)$", page.read_text("utf-8"), re.MULTILINE)
-        assert heads == ["Context", "Decision", "Refused", "Consequences"], page.name
+        assert heads == ["Context", "Decision", "Alternatives", "Consequences"], page.name
 
 
 def test_docs_index_lists_every_page() -> None:
