@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+from usher_operator.view import Key
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from support import worlds
-from usher_operator import objects, plan
+from support import views
+from usher_operator import plan
 
 LISTENERS = 1000
 CLASS = """
@@ -45,9 +47,9 @@ spec:
 """
 
 
-def world_of(number: int, addresses: str) -> worlds.World:
+def world_of(number: int, addresses: str) -> views.MemoryView:
     """A small world: its lookups by search must not be what is measured."""
-    built = worlds.World()
+    built = views.MemoryView()
     built.add(CLASS)
     built.add(AGENCY.replace("NUMBER", str(number)).replace("ADDRESSES", addresses))
     return built
@@ -58,7 +60,7 @@ def measure(title: str, addresses: str = "", *, is_warm: bool = False) -> None:
     seconds = {"Listener": 0.0, "Destination": 0.0}
     for number, one in enumerate(built):
         for kind, name in (("Destination", "crm"), ("Listener", f"lobby-{number}")):
-            key = objects.Key(kind, "default", name)  # type: ignore[arg-type]
+            key = Key(kind, "default", name)  # type: ignore[arg-type]
             if is_warm:
                 one.apply(plan.plan(one, key))
             begun = time.perf_counter()

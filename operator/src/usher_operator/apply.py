@@ -14,8 +14,9 @@ import structlog
 from usher_gateway import envelopes
 from usher_operator import api as apis
 from usher_operator import cache as caches
-from usher_operator import chronicle, kinds, metrics, objects, removals, seen, tombstones, workqueue
+from usher_operator import chronicle, kinds, metrics, removals, seen, tombstones, workqueue
 from usher_operator.children import identity
+from usher_operator.view import DesiredChild, Key, ObjectRef, Plan
 
 _log = structlog.get_logger(__name__)
 
@@ -29,7 +30,7 @@ class Children:
         self,
         api: apis.Api,
         cache: caches.Cache,
-        queue: workqueue.Workqueue[objects.Key],
+        queue: workqueue.Workqueue[Key],
         judge: removals.Removals,
         told: tuple[metrics.Metrics, chronicle.Chronicle],
     ) -> None:
@@ -38,15 +39,15 @@ class Children:
         self.tombstones = tombstones.Tombstones()
         self.published: Callable[[], None] = lambda: None
         """Called after a document, or a tombstone, was written."""
-        self._verified: dict[objects.Ref, str] = {}
+        self._verified: dict[ObjectRef, str] = {}
         """Digests of children as they were when we last wrote them, or first saw them to be as wanted."""
-        self._doubted: set[objects.Ref] = set()
+        self._doubted: set[ObjectRef] = set()
 
     def doubt(self) -> None:
         """Write everything once more that cannot be compared by its content alone: no write where nothing differs."""
         self._doubted = {ref for ref in self._cache.in_place.by_ref if ref.kind != "Secret"}
 
-    async def apply(self, plan: objects.Plan, *, documents_only: bool = False) -> None:
+    async def apply(self, plan: Plan, *, documents_only: bool = False) -> None:
         """Make what is in place what is wanted; with ``documents_only`` just what gateways run, and remove nothing.
 
         Raises:
@@ -72,14 +73,14 @@ class Children:
         if failures:
             raise failures[0]
 
-    async def _apply(self, key: objects.Key, child: objects.Child) -> None:
+    async def _apply(self, key: Key, child: DesiredChild) -> None:
         identity_ = identity_of(key)
         if identity_ is not None and child.manifest["metadata"].get("labels", {}).get(envelopes.CONFIG_LABEL):
             self._removals.keep(identity_)
         if not self._is_in_place(child):
             await self._write(key, child.ref, child.manifest)
 
-    def _is_in_place(self, child: objects.Child) -> bool:
+    def _is_in_place(self, child: DesiredChild) -> bool:
         found = self._cache.in_place.by_ref.get(child.ref)
         if found is None or found.seen.desired != child.desired or child.ref in self._doubted:
             return False
@@ -87,7 +88,7 @@ class Children:
             return found.digest == seen.digest_of(child.manifest)
         return self._verified.setdefault(child.ref, found.digest) == found.digest
 
-    async def _write(self, key: objects.Key, ref: objects.Ref, manifest: dict[str, Any]) -> None:
+    async def _write(self, key: Key, ref: ObjectRef, manifest: dict[str, Any]) -> None:
         kind = kinds.BY_NAME[ref.kind]
         path = kind.path(ref.namespace, ref.name)
         if ref in self._cache.in_place.foreign:
@@ -115,7 +116,7 @@ class Children:
                 self._queue.add(key)  # what the answer tells is told by no event any more
         _log.debug("child_written", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
-    def _tell(self, key: objects.Key, before: seen.Child | None, found: seen.Child) -> None:
+    def _tell(self, key: Key, before: seen.Child | None, found: seen.Child) -> None:
         if found.is_config:
             self._metrics.published.set(time.time())
             self.published()
@@ -158,7 +159,7 @@ class Children:
     def _install_label(self) -> str:
         return envelopes.install_label(self._cache.install.controller_name)
 
-    def _take(self, key: objects.Key, kind: kinds.Watched, raw: dict[str, Any]) -> None:
+    def _take(self, key: Key, kind: kinds.Watched, raw: dict[str, Any]) -> None:
         """Note what the server answered, so that the next plan sees it and its echo is nothing new."""
         for changed in self._cache.take(kind, raw) - {key}:
             if changed.kind == "Hostname":
@@ -166,7 +167,7 @@ class Children:
             else:
                 self._queue.add(changed)
 
-    def _is_needed(self, plan: objects.Plan) -> bool:
+    def _is_needed(self, plan: Plan) -> bool:
         """Whether a hostname that nobody wants any more still has documents whose removal is held back."""
         if plan.key.kind != "Hostname" or plan.children:
             return False
@@ -190,7 +191,7 @@ class Children:
             await self._write(child.key, ref, self._tombstone(child, identity_, said_at))
             self._queue.add_after(child.key, self._left(ref, said_at))
 
-    def _left(self, ref: objects.Ref, said_at: str) -> float:
+    def _left(self, ref: ObjectRef, said_at: str) -> float:
         return self.tombstones.left(ref, said_at, datetime.datetime.now(datetime.UTC), time.monotonic())
 
     async def _delete(self, child: seen.Child) -> None:
@@ -226,7 +227,7 @@ class Children:
         return identity.finish(manifest).manifest
 
 
-def identity_of(key: objects.Key) -> removals.Identity | None:
+def identity_of(key: Key) -> removals.Identity | None:
     """What is published of a key; None where nothing ever is."""
     match key.kind:
         case "Listener" | "Destination":

@@ -12,10 +12,25 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import metadata
-from usher_operator import features, in_place, kinds, objects, references, seen, world
+from usher_operator import features, in_place, kinds, references, seen
 from usher_operator import settings as all_settings
+from usher_operator.view import (
+    CachedResource,
+    ChildState,
+    ClusterFeatures,
+    GatewayReport,
+    HaltedRemovals,
+    Install,
+    Key,
+    Kind,
+    ObjectRef,
+    PublishedDocument,
+    SecretState,
+    UnreadableResource,
+    View,
+)
 
-Keys = frozenset[objects.Key]
+Keys = frozenset[Key]
 ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
 _NONE: Keys = frozenset()
 _LIMITED = "LimitExceeded"
@@ -27,12 +42,12 @@ def _steady() -> int:
     return time.monotonic_ns() // 1000
 
 
-class Cache(world.World):
+class Cache(View):
     """The world, and what the machinery knows besides: uids, versions, tombstones."""
 
     def __init__(self, settings: all_settings.Settings, clock: Callable[[], int] = _steady) -> None:
         self._clock = clock
-        self._install = world.Install(
+        self._install = Install(
             controller_name=settings.controller_name,
             operator_namespace=settings.namespace,
             config_namespace=settings.configuration_namespace,
@@ -42,21 +57,21 @@ class Cache(world.World):
         )
         self._keys: model.Keys | None = None
         self.optional = features.Optional(settings.data_plane_namespace)
-        self._gateways: tuple[world.Gateway, ...] | None = None
-        self._halted: world.Halted | None = None
-        self.records: dict[objects.Key, seen.Record] = {}
+        self._gateways: tuple[GatewayReport, ...] | None = None
+        self._halted: HaltedRemovals | None = None
+        self.records: dict[Key, seen.Record] = {}
         """Every custom resource."""
-        self._classes: dict[str, world.Seen[resources.ListenerClass]] = {}
+        self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
         self._members: dict[tuple[str, str], dict[str, seen.Record]] = {}
         """(kind, namespace) -> name -> record."""
         self._references = references.References()
         self._secrets: dict[str, resources.Secret] = {}
-        self._granted: dict[str, tuple[objects.Key, tuple[str, str]]] = {}
-        self._misses: dict[str, tuple[world.SecretState, int]] = {}
+        self._granted: dict[str, tuple[Key, tuple[str, str]]] = {}
+        self._misses: dict[str, tuple[SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self.in_place = in_place.InPlace(self._install)
         """Every child of this install."""
-        self._behind: dict[objects.Key, int] = {}
+        self._behind: dict[Key, int] = {}
         self.expect: Callable[[str], None] = lambda _: None
         """Told of which kind a watch has to tell something."""
 
@@ -68,7 +83,7 @@ class Cache(world.World):
         return self._clock()
 
     @property
-    def install(self) -> world.Install:
+    def install(self) -> Install:
         """Settings."""
         return self._install
 
@@ -78,55 +93,55 @@ class Cache(world.World):
         return self._keys
 
     @property
-    def features(self) -> world.Features:
+    def features(self) -> ClusterFeatures:
         """What the cluster offers."""
         return self.optional.features
 
     @property
-    def gateways(self) -> tuple[world.Gateway, ...] | None:
+    def gateways(self) -> tuple[GatewayReport, ...] | None:
         """The ready gateways."""
         return self._gateways
 
     @property
-    def halted(self) -> world.Halted | None:
+    def halted(self) -> HaltedRemovals | None:
         """The removal that waits."""
         return self._halted
 
     @property
-    def classes(self) -> Mapping[str, world.Seen[resources.ListenerClass]]:
+    def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:
         """Every ListenerClass that can be read."""
         return self._classes
 
-    def tenant(self, path: str) -> world.Seen[resources.Tenant] | None:
+    def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
         """By ``namespace/name``."""
         return self._seen("Tenant", path, resources.Tenant)
 
-    def listener(self, path: str) -> world.Seen[resources.Listener] | None:
+    def listener(self, path: str) -> CachedResource[resources.Listener] | None:
         """By ``namespace/name``."""
         return self._seen("Listener", path, resources.Listener)
 
-    def destination(self, path: str) -> world.Seen[resources.Destination] | None:
+    def destination(self, path: str) -> CachedResource[resources.Destination] | None:
         """By ``namespace/name``."""
         return self._seen("Destination", path, resources.Destination)
 
-    def unreadable(self, key: objects.Key) -> world.Unreadable | None:
+    def unreadable(self, key: Key) -> UnreadableResource | None:
         """A resource that is there and cannot be read."""
         record = self.records.get(key)
-        return record.found if record is not None and isinstance(record.found, world.Unreadable) else None
+        return record.found if record is not None and isinstance(record.found, UnreadableResource) else None
 
-    def listeners_in(self, namespace: str) -> Collection[world.Seen[resources.Listener]]:
+    def listeners_in(self, namespace: str) -> Collection[CachedResource[resources.Listener]]:
         """Every Listener of a namespace."""
         return self._in("Listener", namespace)
 
-    def destinations_in(self, namespace: str) -> Collection[world.Seen[resources.Destination]]:
+    def destinations_in(self, namespace: str) -> Collection[CachedResource[resources.Destination]]:
         """Every Destination of a namespace."""
         return self._in("Destination", namespace)
 
-    def listeners_of(self, tenant_path: str) -> Collection[world.Seen[resources.Listener]]:
+    def listeners_of(self, tenant_path: str) -> Collection[CachedResource[resources.Listener]]:
         """The Listeners of a Tenant."""
         return self._listeners(self._references.users("Tenant", tenant_path))
 
-    def claimants(self, hostname: str) -> Collection[world.Seen[resources.Listener]]:
+    def claimants(self, hostname: str) -> Collection[CachedResource[resources.Listener]]:
         """The Listeners that name a hostname."""
         return self._listeners(self._references.users("Hostname", hostname))
 
@@ -141,14 +156,14 @@ class Cache(world.World):
             return document.namespace, document.tenant.name
         return self._granted.get(hostname, (None, None))[1]
 
-    def grant(self, key: objects.Key, hostnames: Collection[str]) -> None:
+    def grant(self, key: Key, hostnames: Collection[str]) -> None:
         """A Listener has hostnames from now on, although its document is only about to be written."""
         seen_ = self.listener(key.path)
         if seen_ is not None:
             owner = key.namespace, seen_.resource.spec.tenant_ref.name
             self._granted.update(dict.fromkeys(hostnames, (key, owner)))
 
-    def end_grant(self, key: objects.Key) -> Keys:
+    def end_grant(self, key: Key) -> Keys:
         """The document of a Listener was written, or could not be; then others may have what it was granted."""
         hosts = [host for host, (holder, _) in self._granted.items() if holder == key]
         for host in hosts:
@@ -156,7 +171,7 @@ class Cache(world.World):
         lost = [host for host in hosts if key not in self.in_place.published_at(host)]
         return frozenset().union(*(self._references.users("Hostname", host) for host in lost)) - {key}
 
-    def published(self, key: objects.Key) -> world.Published | None:
+    def published(self, key: Key) -> PublishedDocument | None:
         """The document in the config Secret of a key."""
         return self.in_place.published(key)
 
@@ -168,18 +183,18 @@ class Cache(world.World):
         """A labelled Secret."""
         return self._secrets.get(path)
 
-    def secret_state(self, path: str) -> world.SecretState | None:
+    def secret_state(self, path: str) -> SecretState | None:
         """What is known of a Secret."""
         if path in self._secrets:
             return "Found"
         state, since = self._misses.get(path, (None, 0))
         return state if self.now - since < _MISS_MICROSECONDS else None
 
-    def children(self, key: objects.Key) -> Collection[world.SeenChild]:
+    def children(self, key: Key) -> Collection[ChildState]:
         """The children in place of a key."""
         return [child.seen for child in self.in_place.of(key)]
 
-    def behind_since(self, key: objects.Key) -> int | None:
+    def behind_since(self, key: Key) -> int | None:
         """Since when a key's plans say ``is_behind``."""
         return self._behind.get(key)
 
@@ -189,11 +204,11 @@ class Cache(world.World):
         """Every key that has a resource, a child, or a hostname in a published document."""
         return frozenset((*self.records, *self.in_place.keys, *map(hostname_key, self.in_place.hosts)))
 
-    def published_keys(self) -> list[objects.Key]:
+    def published_keys(self) -> list[Key]:
         """Keys whose document is in force."""
         return [child.key for child in self.in_place.by_ref.values() if child.published is not None]
 
-    def our_classes(self) -> list[world.Seen[resources.ListenerClass]]:
+    def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
         """The ListenerClasses that this install serves."""
         wanted = self._install.controller_name
         return [one for one in self._classes.values() if one.resource.spec.controller_name == wanted]
@@ -216,7 +231,7 @@ class Cache(world.World):
         """Take an object as it is now; returns the keys to plan again."""
         namespace, name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
         if kind in kinds.OWN:
-            return self._put_own(objects.Key(kind.name, namespace, name), raw)  # type: ignore[arg-type]
+            return self._put_own(Key(kind.name, namespace, name), raw)  # type: ignore[arg-type]
         if kind is kinds.CREDENTIAL:
             return self._put_secret(f"{namespace}/{name}", raw)
         if kind in kinds.CHILDREN:
@@ -228,7 +243,7 @@ class Cache(world.World):
     def version_of(self, kind: kinds.Watched, namespace: str, name: str) -> tuple[str, str]:
         """(uid, resourceVersion) of an object as known; empty where that is not kept."""
         if kind in kinds.OWN:
-            record = self.records.get(objects.Key(kind.name, namespace, name))  # type: ignore[arg-type]
+            record = self.records.get(Key(kind.name, namespace, name))  # type: ignore[arg-type]
             return (record.uid, record.resource_version) if record is not None else ("", "")
         child = self.in_place.by_ref.get(ref_of(kind, namespace, name))
         return (child.uid, child.resource_version) if child is not None else ("", "")
@@ -236,7 +251,7 @@ class Cache(world.World):
     def remove(self, kind: kinds.Watched, namespace: str, name: str) -> Keys:
         """Forget an object that is gone; returns the keys to plan again."""
         if kind in kinds.OWN:
-            return self._remove_own(objects.Key(kind.name, namespace, name))  # type: ignore[arg-type]
+            return self._remove_own(Key(kind.name, namespace, name))  # type: ignore[arg-type]
         if kind is kinds.CREDENTIAL:
             return self._remove_secret(f"{namespace}/{name}")
         if kind in kinds.CHILDREN:
@@ -269,18 +284,18 @@ class Cache(world.World):
                 gone |= self._put_child(ref, None)
         return gone | self._on_features(self.optional.set_served(kind, served=served))
 
-    def set_gateways(self, gateways: tuple[world.Gateway, ...]) -> None:
+    def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> None:
         """What gateways say now; who asked them knows which keys that concerns."""
         self._gateways = gateways
 
-    def set_halted(self, halted: world.Halted | None) -> Keys:
+    def set_halted(self, halted: HaltedRemovals | None) -> Keys:
         """The removal that waits for a person."""
         if halted == self._halted:
             return _NONE
         self._halted = halted
-        return frozenset(objects.Key("ListenerClass", "", name) for name in self._classes)
+        return frozenset(Key("ListenerClass", "", name) for name in self._classes)
 
-    def set_behind(self, key: objects.Key, *, is_behind: bool) -> None:
+    def set_behind(self, key: Key, *, is_behind: bool) -> None:
         """What the last plan of a key said."""
         if is_behind:
             self._behind.setdefault(key, self.now)
@@ -288,16 +303,16 @@ class Cache(world.World):
             self._behind.pop(key, None)
 
     @property
-    def behind(self) -> Collection[objects.Key]:
+    def behind(self) -> Collection[Key]:
         """Keys whose document is not in force on every gateway."""
         return self._behind.keys()
 
-    def note_missing(self, path: str, state: world.SecretState) -> None:
+    def note_missing(self, path: str, state: SecretState) -> None:
         """What a look for a Secret has shown."""
         self._misses[path] = (state, self.now)
 
     @property
-    def missing(self) -> dict[str, world.SecretState]:
+    def missing(self) -> dict[str, SecretState]:
         """What is believed of missing Secrets."""
         return {path: state for path, (state, _) in self._misses.items()}
 
@@ -316,29 +331,29 @@ class Cache(world.World):
 
     # How.
 
-    def _seen(self, kind: objects.Kind, path: str, type_: type[ResourceT]) -> world.Seen[ResourceT] | None:
+    def _seen(self, kind: Kind, path: str, type_: type[ResourceT]) -> CachedResource[ResourceT] | None:
         namespace, _, name = path.partition("/")
-        record = self.records.get(objects.Key(kind, namespace, name))
-        if record is None or not isinstance(record.found, world.Seen):
+        record = self.records.get(Key(kind, namespace, name))
+        if record is None or not isinstance(record.found, CachedResource):
             return None
         assert isinstance(record.found.resource, type_)
         return record.found
 
     def _in(self, kind: str, namespace: str) -> list[Any]:
         records = self._members.get((kind, namespace), {}).values()
-        return [record.found for record in records if isinstance(record.found, world.Seen)]
+        return [record.found for record in records if isinstance(record.found, CachedResource)]
 
-    def _listeners(self, keys: Iterable[objects.Key]) -> list[world.Seen[resources.Listener]]:
+    def _listeners(self, keys: Iterable[Key]) -> list[CachedResource[resources.Listener]]:
         found = [self.listener(key.path) for key in keys if key.kind == "Listener"]
         return [one for one in found if one is not None]
 
-    def _put_own(self, key: objects.Key, raw: dict[str, Any]) -> Keys:
+    def _put_own(self, key: Key, raw: dict[str, Any]) -> Keys:
         record, before = seen.read(key.kind, raw), self.records.get(key)
         self.records[key] = record
         self._members.setdefault((key.kind, key.namespace), {})[key.name] = record
         if key.kind == "ListenerClass":
             self._classes.pop(key.name, None)
-            if isinstance(record.found, world.Seen):
+            if isinstance(record.found, CachedResource):
                 self._classes[key.name] = record.found
         if before is not None and before.uid == record.uid and before.found == record.found:
             return _NONE
@@ -346,11 +361,11 @@ class Cache(world.World):
             return self._on_status(key, record)
         former = self._references.targets(key)
         found = record.found
-        now = references.targets_of(found.resource) if isinstance(found, world.Seen) else former
+        now = references.targets_of(found.resource) if isinstance(found, CachedResource) else former
         self._references.set(key, now)
         return frozenset({key}) | self._dependants(key) | self._rivals(key, former | now)
 
-    def _remove_own(self, key: objects.Key) -> Keys:
+    def _remove_own(self, key: Key) -> Keys:
         if self.records.pop(key, None) is None:
             return _NONE
         members = self._members[key.kind, key.namespace]
@@ -360,21 +375,19 @@ class Cache(world.World):
             self._classes.pop(key.name, None)
         former = self._references.targets(key)
         self._references.set(key, frozenset())
-        limited = {
-            objects.Key(key.kind, key.namespace, name) for name, record in members.items() if _is_limited(record)
-        }
+        limited = {Key(key.kind, key.namespace, name) for name, record in members.items() if _is_limited(record)}
         return frozenset({key}) | limited | self._dependants(key) | self._rivals(key, former)
 
-    def _on_status(self, key: objects.Key, record: seen.Record) -> Keys:
+    def _on_status(self, key: Key, record: seen.Record) -> Keys:
         """A status changed, ours or by somebody's hand: the key is looked at, and the Tenant that sums it up."""
-        if key.kind == "Listener" and isinstance(record.found, world.Seen):
+        if key.kind == "Listener" and isinstance(record.found, CachedResource):
             return frozenset({key, self._tenant_key(record.found.resource)})
         return frozenset({key})
 
-    def _tenant_key(self, listener: resources.Listener) -> objects.Key:
-        return objects.Key("Tenant", listener.metadata.namespace, listener.spec.tenant_ref.name)
+    def _tenant_key(self, listener: resources.Listener) -> Key:
+        return Key("Tenant", listener.metadata.namespace, listener.spec.tenant_ref.name)
 
-    def _dependants(self, key: objects.Key) -> Keys:
+    def _dependants(self, key: Key) -> Keys:
         """Who refers to a resource."""
         match key.kind:
             case "Tenant" | "Destination":
@@ -386,15 +399,15 @@ class Cache(world.World):
                 )
         return _NONE
 
-    def _rivals(self, key: objects.Key, targets: frozenset[references.Target]) -> Keys:
+    def _rivals(self, key: Key, targets: frozenset[references.Target]) -> Keys:
         """Of a Listener that was or is there: its Tenant, and who else names one of its hostnames."""
         if key.kind != "Listener":
             return _NONE
-        found: set[objects.Key] = set()
+        found: set[Key] = set()
         for kind, path in targets:
             if kind == "Tenant":
                 namespace, _, name = path.partition("/")
-                found.add(objects.Key("Tenant", namespace, name))
+                found.add(Key("Tenant", namespace, name))
             elif kind == "Hostname":
                 found |= self._references.users("Hostname", path)
         return frozenset(found)
@@ -421,7 +434,7 @@ class Cache(world.World):
             self._namespaces[name] = labels
         return self._references.users("Namespace", name) if before != labels else _NONE
 
-    def _put_child(self, ref: objects.Ref, raw: dict[str, Any] | None) -> Keys:
+    def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> Keys:
         before = self.in_place.by_ref.get(ref)
         hosts = self.in_place.hosts_of(before.key) if before is not None else frozenset()
         child = self.in_place.put(ref, raw, self._keys)
@@ -430,7 +443,7 @@ class Cache(world.World):
         return self._on_child(before, child, hosts)
 
     def _on_child(self, before: seen.Child | None, after: seen.Child | None, hosts: frozenset[str]) -> Keys:
-        found: set[objects.Key] = {one.key for one in (before, after) if one is not None}
+        found: set[Key] = {one.key for one in (before, after) if one is not None}
         for key in list(found):
             if key.kind == "Hostname":  # its listeners tell how far it is
                 found |= self.in_place.published_at(key.name) | self._references.users("Hostname", key.name)
@@ -452,20 +465,20 @@ class Cache(world.World):
         )
 
 
-def hostname_key(hostname: str) -> objects.Key:
+def hostname_key(hostname: str) -> Key:
     """The key of a hostname's children."""
-    return objects.Key("Hostname", "", hostname)
+    return Key("Hostname", "", hostname)
 
 
-def ref_of(kind: kinds.Watched, namespace: str, name: str) -> objects.Ref:
+def ref_of(kind: kinds.Watched, namespace: str, name: str) -> ObjectRef:
     """Which object that is."""
-    return objects.Ref(kind.api_version, kind.name, namespace, name)
+    return ObjectRef(kind.api_version, kind.name, namespace, name)
 
 
 def _declared(record: seen.Record) -> tuple[object, ...]:
     """What people say of a resource, without what we say of it."""
     found = record.found
-    if isinstance(found, world.Seen):
+    if isinstance(found, CachedResource):
         return record.uid, found.resource, found.fields
     return record.uid, found.generation, found.message
 

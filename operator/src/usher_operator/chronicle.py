@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import structlog
 
-from usher_operator import objects
+from usher_operator.view import Key, ObjectRef, StatusCondition
 
 _log = structlog.get_logger(__name__)
 
@@ -29,27 +29,27 @@ class Chronicle:
         self._lines = 0
         self._left_out: collections.Counter[str] = collections.Counter()
 
-    def published(self, key: objects.Key, *, is_new: bool) -> None:
+    def published(self, key: Key, *, is_new: bool) -> None:
         """A document was written."""
         if self._may_tell("documents_published"):
             _log.info("document_published", kind=key.kind, document=key.path, change="new" if is_new else "edited")
 
-    def removed(self, key: objects.Key) -> None:
+    def removed(self, key: Key) -> None:
         """A document's tombstone was written."""
         if self._may_tell("documents_removed"):
             _log.info("document_removed", kind=key.kind, document=key.path)
 
-    def applied(self, ref: objects.Ref) -> None:
+    def applied(self, ref: ObjectRef) -> None:
         """Another child was written."""
         if self._may_tell("children_applied"):
             _log.info("child_applied", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
-    def deleted(self, ref: objects.Ref) -> None:
+    def deleted(self, ref: ObjectRef) -> None:
         """A child was deleted."""
         if self._may_tell("children_deleted"):
             _log.info("child_deleted", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
-    def ready(self, key: objects.Key, condition: objects.Condition) -> None:
+    def ready(self, key: Key, condition: StatusCondition) -> None:
         """A resource's Ready is another than before."""
         if self._may_tell(f"ready_{condition.status.lower()}"):
             message = condition.message if condition.status == "False" else ""

@@ -10,10 +10,10 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import condition, hostnames, listener, metadata, single
-from usher_operator import objects, world
+from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View
 
 _DocumentT = TypeVar("_DocumentT", documents.Listener, documents.Destination)
-SeenOfTenant = world.Seen[resources.Listener] | world.Seen[resources.Destination]
+SeenOfTenant = CachedResource[resources.Listener] | CachedResource[resources.Destination]
 """What has a document."""
 
 
@@ -23,7 +23,7 @@ class Compiled(msgspec.Struct, frozen=True):
     document: documents.Listener | documents.Destination | None
     findings: list[condition.Finding]
     unknown_secrets: tuple[str, ...]
-    """See objects.Plan."""
+    """See Plan."""
     is_blocked: bool = False
     """Whether something unreadable stands in the way: what is published stays."""
 
@@ -31,7 +31,7 @@ class Compiled(msgspec.Struct, frozen=True):
 class _Secrets(Mapping[str, resources.Secret]):
     """The Secrets of the world as compile asks for them; notes those of which nothing is known."""
 
-    def __init__(self, view: world.World) -> None:
+    def __init__(self, view: View) -> None:
         self._view = view
         self.unknown: list[str] = []
 
@@ -56,24 +56,24 @@ class _Secrets(Mapping[str, resources.Secret]):
         return 0
 
 
-def our_class(view: world.World, name: str) -> world.Seen[resources.ListenerClass] | None:
+def our_class(view: View, name: str) -> CachedResource[resources.ListenerClass] | None:
     """A ListenerClass that this install serves."""
     found = view.classes.get(name)
     return found if found is not None and is_ours(view, found) else None
 
 
-def is_ours(view: world.World, one: world.Seen[resources.ListenerClass]) -> bool:
+def is_ours(view: View, one: CachedResource[resources.ListenerClass]) -> bool:
     """Whether a class is this install's."""
     return one.resource.spec.controller_name == view.install.controller_name
 
 
-def is_foreign(view: world.World, one: resources.Listener) -> bool:
+def is_foreign(view: View, one: resources.Listener) -> bool:
     """Whether a listener is another install's; one whose class does not exist is everybody's."""
     found = view.classes.get(single.class_name(one))
     return found is not None and not is_ours(view, found)
 
 
-def is_foreign_namespace(view: world.World, namespace: str) -> bool:
+def is_foreign_namespace(view: View, namespace: str) -> bool:
     """Whether other installs' classes let a namespace in, and none of ours does: its tenants are theirs."""
     labels = _labels(view, namespace)
     may = [
@@ -82,16 +82,16 @@ def is_foreign_namespace(view: world.World, namespace: str) -> bool:
     return bool(may) and not any(may)
 
 
-def compile_listener(view: world.World, seen: world.Seen[resources.Listener], keys: model.Keys) -> Compiled:
+def compile_listener(view: View, seen: CachedResource[resources.Listener], keys: model.Keys) -> Compiled:
     """The document of a listener."""
     one = seen.resource
-    key = objects.Key("Listener", one.metadata.namespace, one.metadata.name)
+    key = Key("Listener", one.metadata.namespace, one.metadata.name)
     found = our_class(view, single.class_name(one))
     limit = single.listener_limit(found.resource.spec if found else None)
     if limit is not None and _is_over(view, seen, limit, view.listeners_in(key.namespace)):
         return Compiled(None, [single.over_limit(one, limit)], ())
     tenant = _tenant(view, key.namespace, one.spec.tenant_ref.name)
-    if isinstance(tenant, world.Unreadable):
+    if isinstance(tenant, UnreadableResource):
         return _blocked(one, one.spec.tenant_ref.name)
     secrets = _Secrets(view)
     previous = _previous(view, key, documents.Listener)
@@ -110,17 +110,17 @@ def compile_listener(view: world.World, seen: world.Seen[resources.Listener], ke
     return Compiled(document, _not_missing(view, findings), tuple(secrets.unknown))
 
 
-def compile_destination(view: world.World, seen: world.Seen[resources.Destination]) -> Compiled:
+def compile_destination(view: View, seen: CachedResource[resources.Destination]) -> Compiled:
     """The document of a destination."""
     one = seen.resource
-    key = objects.Key("Destination", one.metadata.namespace, one.metadata.name)
+    key = Key("Destination", one.metadata.namespace, one.metadata.name)
     specs = [found.resource.spec for found in view.classes.values() if is_ours(view, found)]
     limit = single.destination_limit(specs, _labels(view, key.namespace))
     if limit is not None and _is_over(view, seen, limit, view.destinations_in(key.namespace)):
         return Compiled(None, [single.over_limit(one, limit)], ())
     ref = one.spec.tenant_ref
     tenant = _tenant(view, key.namespace, ref.name) if ref else None
-    if isinstance(tenant, world.Unreadable):
+    if isinstance(tenant, UnreadableResource):
         return _blocked(one, ref.name if ref else "")
     secrets = _Secrets(view)
     site = single.Site(tenant=tenant, secrets=secrets)
@@ -128,8 +128,8 @@ def compile_destination(view: world.World, seen: world.Seen[resources.Destinatio
     return Compiled(document, findings, tuple(secrets.unknown))
 
 
-def _tenant(view: world.World, namespace: str, name: str) -> resources.Tenant | world.Unreadable | None:
-    key = objects.Key("Tenant", namespace, name)
+def _tenant(view: View, namespace: str, name: str) -> resources.Tenant | UnreadableResource | None:
+    key = Key("Tenant", namespace, name)
     found = view.tenant(key.path)
     return found.resource if found else view.unreadable(key)
 
@@ -142,18 +142,18 @@ def _blocked(one: resources.Listener | resources.Destination, tenant: str) -> Co
     return Compiled(None, [found], (), is_blocked=True)
 
 
-def _not_missing(view: world.World, findings: list[condition.Finding]) -> list[condition.Finding]:
+def _not_missing(view: View, findings: list[condition.Finding]) -> list[condition.Finding]:
     """The findings; what is there, but cannot be read, is not called missing."""
     return [_is_there(found) if _is_unreadable(view, found.missing) else found for found in findings]
 
 
-def _is_unreadable(view: world.World, missing: tuple[str, str] | None) -> bool:
+def _is_unreadable(view: View, missing: tuple[str, str] | None) -> bool:
     if missing is None:
         return False
     kind, path = missing
     namespace, _, name = path.rpartition("/")
-    known: tuple[objects.Kind, ...] = ("ListenerClass", "Destination")
-    return any(kind == one and view.unreadable(objects.Key(one, namespace, name)) is not None for one in known)
+    known: tuple[Kind, ...] = ("ListenerClass", "Destination")
+    return any(kind == one and view.unreadable(Key(one, namespace, name)) is not None for one in known)
 
 
 def _is_there(found: condition.Finding) -> condition.Finding:
@@ -162,16 +162,16 @@ def _is_there(found: condition.Finding) -> condition.Finding:
     return msgspec.structs.replace(found, message=f"{message} conditions")
 
 
-def _previous(view: world.World, key: objects.Key, type_: type[_DocumentT]) -> _DocumentT | None:
+def _previous(view: View, key: Key, type_: type[_DocumentT]) -> _DocumentT | None:
     found = view.published(key)
     return found.document if found is not None and isinstance(found.document, type_) else None
 
 
-def _labels(view: world.World, namespace: str) -> Mapping[str, str]:
+def _labels(view: View, namespace: str) -> Mapping[str, str]:
     return single.namespace_labels(namespace, view.namespace_labels(namespace))
 
 
-def _destinations(view: world.World, one: resources.Listener) -> dict[str, resources.Destination]:
+def _destinations(view: View, one: resources.Listener) -> dict[str, resources.Destination]:
     found = {}
     for route in one.spec.routes or ():
         path = f"{one.metadata.namespace}/{route.destination_ref.name}"
@@ -186,32 +186,32 @@ def age(seen: SeenOfTenant) -> tuple[str, str, str]:
     return seen.created, seen.resource.metadata.namespace, seen.resource.metadata.name
 
 
-def _is_over(view: world.World, seen: SeenOfTenant, limit: int, members: Collection[SeenOfTenant]) -> bool:
+def _is_over(view: View, seen: SeenOfTenant, limit: int, members: Collection[SeenOfTenant]) -> bool:
     """Whether a resource is one too many in its namespace; those that run already come first."""
     if len(members) <= limit:
         return False
 
     def rank(one: SeenOfTenant) -> tuple[bool, tuple[str, str, str]]:
         meta = one.resource.metadata
-        kind: objects.Kind = "Listener" if isinstance(one.resource, resources.Listener) else "Destination"
-        return view.published(objects.Key(kind, meta.namespace, meta.name)) is None, age(one)
+        kind: Kind = "Listener" if isinstance(one.resource, resources.Listener) else "Destination"
+        return view.published(Key(kind, meta.namespace, meta.name)) is None, age(one)
 
     mine = rank(seen)
     return sum(rank(one) < mine for one in members if not _is_theirs(view, one.resource)) >= limit
 
 
-def _is_theirs(view: world.World, one: resources.Listener | resources.Destination) -> bool:
+def _is_theirs(view: View, one: resources.Listener | resources.Destination) -> bool:
     return isinstance(one, resources.Listener) and is_foreign(view, one)
 
 
 def _claims(
-    view: world.World, seen: world.Seen[resources.Listener], previous: documents.Listener | None
+    view: View, seen: CachedResource[resources.Listener], previous: documents.Listener | None
 ) -> hostnames.Claims:
     """Who has the hostnames that a listener names or has, and which of its addresses others have before it."""
     reserved = frozenset(one.resource.spec.hostname for one in view.classes.values())
     hosts = {address.hostname for address in seen.resource.spec.addresses or ()}
     hosts |= {address.host for address in (previous.addresses if previous else ())}
-    claims: dict[str, list[world.Seen[resources.Listener]]] = {
+    claims: dict[str, list[CachedResource[resources.Listener]]] = {
         host: sorted(_claims_on(view, host, reserved), key=age) for host in sorted(hosts - reserved)
     }
     owners: dict[str, hostnames.Owner] = {}
@@ -224,7 +224,7 @@ def _claims(
     return granted
 
 
-def _claims_on(view: world.World, host: str, reserved: frozenset[str]) -> Iterator[world.Seen[resources.Listener]]:
+def _claims_on(view: View, host: str, reserved: frozenset[str]) -> Iterator[CachedResource[resources.Listener]]:
     """The listeners whose claim to a hostname counts, each with its addresses there only."""
     for seen in view.claimants(host):
         one = seen.resource
@@ -241,9 +241,9 @@ def _claims_on(view: world.World, host: str, reserved: frozenset[str]) -> Iterat
 
 
 def _take_before(
-    view: world.World,
-    seen: world.Seen[resources.Listener],
-    claims: list[world.Seen[resources.Listener]],
+    view: View,
+    seen: CachedResource[resources.Listener],
+    claims: list[CachedResource[resources.Listener]],
     granted: hostnames.Claims,
 ) -> None:
     """Mark the addresses on one hostname that others of the tenant have: who has one already, else the oldest."""
@@ -268,17 +268,17 @@ def _identity(address: listener.Address) -> _Identity:
 
 
 def _comes_first(
-    view: world.World,
-    one: world.Seen[resources.Listener],
-    other: world.Seen[resources.Listener],
+    view: View,
+    one: CachedResource[resources.Listener],
+    other: CachedResource[resources.Listener],
     identity: _Identity,
 ) -> bool:
     return (not _has(view, one.resource, identity), age(one)) < (not _has(view, other.resource, identity), age(other))
 
 
-def _has(view: world.World, one: resources.Listener, identity: _Identity) -> bool:
+def _has(view: View, one: resources.Listener, identity: _Identity) -> bool:
     """Whether a listener is published with an address."""
-    key = objects.Key("Listener", one.metadata.namespace, one.metadata.name)
+    key = Key("Listener", one.metadata.namespace, one.metadata.name)
     document = _previous(view, key, documents.Listener)
     addresses = document.addresses if document else ()
     return any((address.host, address.path, tuple(sorted(address.query))) == identity for address in addresses)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from usher_gateway.resources import condition
-from usher_operator import objects
+from usher_operator.view import ConditionType, StatusCondition
 
 PENDING = "Pending"
 """The reason while it is not known yet whether a condition holds."""
@@ -59,51 +59,51 @@ class Reason(enum.StrEnum):
 class Teller:
     """Makes the conditions of one resource: it knows the generation they speak of, and what was told before."""
 
-    def __init__(self, generation: int, before: Iterable[objects.Condition]) -> None:
+    def __init__(self, generation: int, before: Iterable[StatusCondition]) -> None:
         self._generation = generation
         self._before = {one.type: one for one in before}
 
-    def true(self, type_: str, reason: str, message: str = "") -> objects.Condition:
+    def true(self, type_: str, reason: str, message: str = "") -> StatusCondition:
         """It holds."""
-        return objects.Condition(type_, "True", str(reason), message[:_MOST_MESSAGE], self._generation)
+        return StatusCondition(type_, "True", str(reason), message[:_MOST_MESSAGE], self._generation)
 
-    def false(self, type_: str, reason: str, message: str) -> objects.Condition:
+    def false(self, type_: str, reason: str, message: str) -> StatusCondition:
         """It does not hold; ``message`` says what must be done."""
-        return objects.Condition(type_, "False", str(reason), message[:_MOST_MESSAGE], self._generation)
+        return StatusCondition(type_, "False", str(reason), message[:_MOST_MESSAGE], self._generation)
 
-    def pending(self, type_: str, message: str) -> objects.Condition:
+    def pending(self, type_: str, message: str) -> StatusCondition:
         """It is not known yet."""
-        return objects.Condition(type_, "Unknown", PENDING, message[:_MOST_MESSAGE], self._generation)
+        return StatusCondition(type_, "Unknown", PENDING, message[:_MOST_MESSAGE], self._generation)
 
-    def before(self, type_: str) -> objects.Condition | None:
+    def before(self, type_: str) -> StatusCondition | None:
         """What was told before, of the generation that it was told of."""
         return self._before.get(type_)
 
-    def again(self, type_: str) -> objects.Condition | None:
+    def again(self, type_: str) -> StatusCondition | None:
         """What was told before, told of the present generation: for what does not depend on the spec."""
         found = self._before.get(type_)
         return msgspec.structs.replace(found, observed_generation=self._generation) if found else None
 
-    def still(self, type_: str) -> objects.Condition | None:
+    def still(self, type_: str) -> StatusCondition | None:
         """What was told before of the present generation."""
         found = self._before.get(type_)
         return found if found is not None and found.observed_generation == self._generation else None
 
-    def found(self, findings: Iterable[condition.Finding], types: Iterable[str]) -> list[objects.Condition]:
+    def found(self, findings: Iterable[condition.Finding], types: Iterable[str]) -> list[StatusCondition]:
         """The conditions that follow from what compile() found."""
         return [
-            objects.Condition(one.type, one.status, one.reason, one.message, self._generation)
+            StatusCondition(one.type, one.status, one.reason, one.message, self._generation)
             for one in condition.conditions_of(findings, types)
         ]
 
-    def ready(self, parts: Iterable[objects.Condition], suspended: str = "") -> objects.Condition:
+    def ready(self, parts: Iterable[StatusCondition], suspended: str = "") -> StatusCondition:
         """The first that fails, else the first that is not known; else True. ``suspended``: why, if it is."""
         parts = list(parts)
         worst = next((one for one in parts if one.status == "False"), None)
         worst = worst or next((one for one in parts if one.status == "Unknown"), None)
         if worst is not None:
             message = f"{worst.type}: {worst.message}"[:_MOST_MESSAGE]
-            return objects.Condition(objects.ConditionType.Ready, worst.status, worst.reason, message, self._generation)
+            return StatusCondition(ConditionType.Ready, worst.status, worst.reason, message, self._generation)
         if suspended:
-            return self.true(objects.ConditionType.Ready, Reason.Suspended, suspended)
-        return self.true(objects.ConditionType.Ready, Reason.Ready)
+            return self.true(ConditionType.Ready, Reason.Suspended, suspended)
+        return self.true(ConditionType.Ready, Reason.Ready)

@@ -8,15 +8,16 @@ tells nothing anew.
 from typing import Any
 
 from usher_gateway.resources import types
-from usher_operator import conditions, objects, seen
+from usher_operator import conditions, seen
+from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, ResourceStatus, StatusCondition
 
 MOST_WAITING = 500
 """So many resources are remembered that may have to be warned of."""
 
-_Type = objects.ConditionType
+_Type = ConditionType
 _Reason = conditions.Reason
 
-_TOLD = frozenset({_Type.Ready, *objects.INFORMATIONAL})
+_TOLD = frozenset({_Type.Ready, *INFORMATIONAL_CONDITIONS})
 _NEGATIVE = frozenset({_Type.Quarantining, _Type.RoutesDegraded})
 """Conditions that are there only while something is wrong."""
 
@@ -26,7 +27,7 @@ _COMES_BY_ITSELF = frozenset({_Reason.Pending, _Reason.AddressNotAssigned, _Reas
 _COMPONENT = "usher-operator"
 
 
-def is_wrong(condition: objects.Condition | None) -> bool:
+def is_wrong(condition: StatusCondition | None) -> bool:
     """Whether somebody has to act."""
     if condition is None:
         return False
@@ -40,12 +41,10 @@ class Flips:
 
     def __init__(self, grace_seconds: float) -> None:
         self._grace = grace_seconds
-        self._waiting: dict[objects.Key, dict[str, float]] = {}
+        self._waiting: dict[Key, dict[str, float]] = {}
         """Types of conditions that do not hold yet, and when to warn of it."""
 
-    def written(
-        self, key: objects.Key, status: objects.Status, record: seen.Record, now: float
-    ) -> list[objects.Condition]:
+    def written(self, key: Key, status: ResourceStatus, record: seen.Record, now: float) -> list[StatusCondition]:
         """The changes to tell of now, of a status that was written over what ``record`` has."""
         stored = {one.type: one for one in record.found.conditions}
         found = []
@@ -59,7 +58,7 @@ class Flips:
                 found.append(one)
         return found
 
-    def overdue(self, key: objects.Key, status: objects.Status | None, now: float) -> list[objects.Condition]:
+    def overdue(self, key: Key, status: ResourceStatus | None, now: float) -> list[StatusCondition]:
         """What does not hold for so long now that it is told. ``status``: None where the resource is gone."""
         waiting = self._waiting.get(key)
         if waiting is None:
@@ -76,17 +75,17 @@ class Flips:
             del self._waiting[key]
         return found
 
-    def due_in(self, key: objects.Key, now: float) -> float | None:
+    def due_in(self, key: Key, now: float) -> float | None:
         """Seconds until ``overdue`` is to be asked of a key; None where nothing waits."""
         waiting = self._waiting.get(key)
         return max(0.0, min(waiting.values()) - now) if waiting else None
 
-    def _wait(self, key: objects.Key, type_: str, now: float) -> None:
+    def _wait(self, key: Key, type_: str, now: float) -> None:
         if key in self._waiting or len(self._waiting) < MOST_WAITING:
             self._waiting.setdefault(key, {}).setdefault(type_, now + self._grace)
 
 
-def _is_told(before: objects.Condition | None, now: objects.Condition) -> bool:
+def _is_told(before: StatusCondition | None, now: StatusCondition) -> bool:
     """Whether something flipped, or began to need somebody; what is not there or not known yet is no news."""
     if is_wrong(now):
         return not is_wrong(before)
@@ -95,14 +94,14 @@ def _is_told(before: objects.Condition | None, now: objects.Condition) -> bool:
     return now.status == "True" or before.status == "True"
 
 
-def _may_wait(before: objects.Condition | None, now: objects.Condition) -> bool:
+def _may_wait(before: StatusCondition | None, now: StatusCondition) -> bool:
     """Whether it is only not there yet. A Tenant's listeners speak for themselves, and it only after them."""
     if not is_wrong(now) or now.type in _NEGATIVE:
         return False
     return before is None or before.status != "True" or now.reason == _Reason.ListenersNotReady
 
 
-def event_of(key: objects.Key, uid: str, condition: objects.Condition, now: str) -> dict[str, Any]:
+def event_of(key: Key, uid: str, condition: StatusCondition, now: str) -> dict[str, Any]:
     """The Event about a condition."""
     namespace = key.namespace or "default"
     about = {"apiVersion": types.API_VERSION, "kind": key.kind, "name": key.name, "uid": uid}

@@ -7,18 +7,19 @@ import msgspec
 
 from usher_gateway import documents, resources
 from usher_gateway.resources import condition, listener_class, single
-from usher_operator import compiling, conditions, objects, world
+from usher_operator import compiling, conditions
 from usher_operator.children import certificate, routing
+from usher_operator.view import CachedResource, ChildState, ConditionStatus, Key, View
 
 
 class State(msgspec.Struct, frozen=True):
     """Whether something holds, for one hostname."""
 
-    status: objects.Truth
+    status: ConditionStatus
     reason: str
     message: str = ""
     unknown_secret: str = ""
-    """See objects.Plan.unknown_secrets."""
+    """See Plan.unknown_secrets."""
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -38,7 +39,7 @@ def worst(states: Iterable[State]) -> State | None:
     return ranked[0] if ranked else None
 
 
-def class_of(view: world.World, hostname: str) -> world.Seen[resources.ListenerClass] | None:
+def class_of(view: View, hostname: str) -> CachedResource[resources.ListenerClass] | None:
     """The class that decides how a hostname is exposed; None where none of ours does.
 
     Its own class, or that of the oldest listener that has it.
@@ -93,7 +94,7 @@ def _not_covered(hostname: str) -> State:
     return State("False", conditions.Reason.Failed, message)
 
 
-def certificate_state(view: world.World, spec: listener_class.ListenerClassSpec, hostname: str) -> State:
+def certificate_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> State:
     """CertificateReady of a hostname."""
     tls = tls_of(spec, hostname)
     if tls.problem is not None:
@@ -109,7 +110,7 @@ def certificate_state(view: world.World, spec: listener_class.ListenerClassSpec,
     return missing or _issued(view, hostname)
 
 
-def _provided(view: world.World, name: str) -> State:
+def _provided(view: View, name: str) -> State:
     namespace = view.install.data_plane_namespace
     match view.secret_state(f"{namespace}/{name}"):
         case None:
@@ -122,7 +123,7 @@ def _provided(view: world.World, name: str) -> State:
             return State("True", conditions.Reason.Provided)
 
 
-def _missing_issuer(view: world.World, issuer: listener_class.IssuerRef) -> State | None:
+def _missing_issuer(view: View, issuer: listener_class.IssuerRef) -> State | None:
     ref = certificate.issuer_reference(issuer)
     known = view.features.issuers
     if known is None or ref["group"] != certificate.GROUP or (ref["kind"], ref["name"]) in known:
@@ -132,7 +133,7 @@ def _missing_issuer(view: world.World, issuer: listener_class.IssuerRef) -> Stat
     return State("False", conditions.Reason.IssuerNotFound, message)
 
 
-def _issued(view: world.World, hostname: str) -> State:
+def _issued(view: View, hostname: str) -> State:
     found = [child for child in _children(view, hostname, "Certificate") if child.status]
     told = _conditions(found[0].status) if found else {}
     ready, issuing = told.get("Ready", {}), told.get("Issuing", {})
@@ -146,7 +147,7 @@ def _issued(view: world.World, hostname: str) -> State:
     return State("Unknown", conditions.PENDING, f"cert-manager has not said anything of `{hostname}` yet")
 
 
-def exposed_state(view: world.World, spec: listener_class.ListenerClassSpec, hostname: str) -> State:
+def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> State:
     """Exposed of a hostname."""
     match spec.exposure:
         case listener_class.Exposure(type="Ingress", ingress=given):
@@ -157,7 +158,7 @@ def exposed_state(view: world.World, spec: listener_class.ListenerClassSpec, hos
             return State("True", conditions.Reason.NotExposed)
 
 
-def _missing_ingress_class(view: world.World, given: listener_class.Ingress | None) -> State | None:
+def _missing_ingress_class(view: View, given: listener_class.Ingress | None) -> State | None:
     name = given.class_name if given else None
     if name is None and view.features.default_ingress_class:
         return None
@@ -169,7 +170,7 @@ def _missing_ingress_class(view: world.World, given: listener_class.Ingress | No
     return State("False", conditions.Reason.IngressClassNotFound, message)
 
 
-def _has_address(view: world.World, hostname: str) -> State:
+def _has_address(view: View, hostname: str) -> State:
     found = _children(view, hostname, "Ingress")
     if not found:
         return State("Unknown", conditions.PENDING, f"`{hostname}` has no Ingress yet")
@@ -183,7 +184,7 @@ def _has_address(view: world.World, hostname: str) -> State:
     return State("True", conditions.Reason.Exposed)
 
 
-def _attached(view: world.World, hostname: str, parent: listener_class.ParentRef) -> State:
+def _attached(view: View, hostname: str, parent: listener_class.ParentRef) -> State:
     if not view.features.gateway_api:
         message = "the Gateway API (HTTPRoute) must be installed, or the class must have another `exposure.type`"
         return State("False", conditions.Reason.GatewayAPIMissing, message)
@@ -192,7 +193,7 @@ def _attached(view: world.World, hostname: str, parent: listener_class.ParentRef
     return worst(states) or State("Unknown", conditions.PENDING, f"`{hostname}` has no HTTPRoute yet")
 
 
-def _accepted(child: world.SeenChild, parent: listener_class.ParentRef, namespace: str) -> State:
+def _accepted(child: ChildState, parent: listener_class.ParentRef, namespace: str) -> State:
     gateway = f"Gateway `{parent.namespace}/{parent.name}`"
     said = [
         _conditions(entry)
@@ -232,8 +233,8 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(one.get("type")): one for one in status.get("conditions") or ()}
 
 
-def _children(view: world.World, hostname: str, kind: str) -> list[world.SeenChild]:
-    found = view.children(objects.Key("Hostname", "", hostname))
+def _children(view: View, hostname: str, kind: str) -> list[ChildState]:
+    found = view.children(Key("Hostname", "", hostname))
     return sorted((child for child in found if child.ref.kind == kind), key=lambda child: child.ref)
 
 

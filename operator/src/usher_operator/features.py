@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from usher_operator import kinds, world
+from usher_operator import kinds
+from usher_operator.view import ClusterFeatures
 
 _DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class"
 
@@ -23,7 +24,7 @@ class Optional:
         self._issuers: dict[str, set[Name]] = {kinds.ISSUER.name: set(), kinds.CLUSTER_ISSUER.name: set()}
         self._served: set[str] = set()
         """Kinds of optional APIs that are there."""
-        self.features = world.Features()
+        self.features = ClusterFeatures()
 
     def put(self, kind: kinds.Watched, raw: Mapping[str, Any]) -> bool:
         """Take an IngressClass or an issuer; returns whether that changes anything."""
@@ -66,7 +67,7 @@ class Optional:
         before = self.features
         has_certificates = self.is_served(kinds.CERTIFICATE)
         defaults = sorted(name for name, (_, is_default) in self._classes.items() if is_default)
-        self.features = world.Features(
+        self.features = ClusterFeatures(
             gateway_api=self.is_served(kinds.HTTP_ROUTE),
             cert_manager=has_certificates,
             ingress_classes={name: controller for name, (controller, _) in self._classes.items()},

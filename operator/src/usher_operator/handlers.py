@@ -11,7 +11,8 @@ from typing import Any
 import kopf
 
 from usher_operator import cache as caches
-from usher_operator import health, kinds, metrics, objects, removals, resync, trust, workqueue
+from usher_operator import health, kinds, metrics, removals, resync, trust, workqueue
+from usher_operator.view import Key
 
 _RESTART_WORDS = "Restarting the watch-stream"
 """What kopf logs (at debug) after a 410, before it lists anew."""
@@ -51,7 +52,7 @@ class Handlers:
     def __init__(
         self,
         cache: caches.Cache,
-        queue: workqueue.Workqueue[objects.Key],
+        queue: workqueue.Workqueue[Key],
         reader: resync.Resync,
         around: tuple[trust.Trust, health.Health, metrics.Metrics],
         clock: Callable[[], float],

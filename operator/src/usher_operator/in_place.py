@@ -4,19 +4,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from usher_gateway import documents, model
-from usher_operator import objects, seen, world
+from usher_operator import seen
+from usher_operator.view import Install, Key, ObjectRef, PublishedDocument
 
 
 class InPlace:
     """What was read of children last. It holds no rule of whom a change concerns: that is the cache's."""
 
-    def __init__(self, install: world.Install) -> None:
+    def __init__(self, install: Install) -> None:
         self._install = install
-        self.by_ref: dict[objects.Ref, seen.Child] = {}
-        self.foreign: set[objects.Ref] = set()
+        self.by_ref: dict[ObjectRef, seen.Child] = {}
+        self.foreign: set[ObjectRef] = set()
         """Children of other installs, which are left alone."""
-        self._by_key: dict[objects.Key, dict[objects.Ref, seen.Child]] = {}
-        self._hosts: dict[str, set[objects.Key]] = {}
+        self._by_key: dict[Key, dict[ObjectRef, seen.Child]] = {}
+        self._hosts: dict[str, set[Key]] = {}
 
     @property
     def hosts(self) -> Iterable[str]:
@@ -24,40 +25,40 @@ class InPlace:
         return self._hosts
 
     @property
-    def keys(self) -> Iterable[objects.Key]:
+    def keys(self) -> Iterable[Key]:
         """Keys that have a child."""
         return self._by_key
 
-    def of(self, key: objects.Key) -> tuple[seen.Child, ...]:
+    def of(self, key: Key) -> tuple[seen.Child, ...]:
         """The children of a key."""
         return tuple(self._by_key.get(key, {}).values())
 
-    def config_of(self, key: objects.Key) -> seen.Child | None:
+    def config_of(self, key: Key) -> seen.Child | None:
         """The config Secret of a key, tombstone or not."""
         if key.kind not in {"Listener", "Destination"}:
             return None
         return next((child for child in self._by_key.get(key, {}).values() if child.is_config), None)
 
-    def published(self, key: objects.Key) -> world.Published | None:
+    def published(self, key: Key) -> PublishedDocument | None:
         """The document in the config Secret of a key."""
         child = self.config_of(key)
         return child.published if child is not None else None
 
-    def listener_document(self, key: objects.Key) -> documents.Listener | None:
+    def listener_document(self, key: Key) -> documents.Listener | None:
         """The published document of a Listener."""
         found = self.published(key)
         return found.document if found is not None and isinstance(found.document, documents.Listener) else None
 
-    def hosts_of(self, key: objects.Key) -> frozenset[str]:
+    def hosts_of(self, key: Key) -> frozenset[str]:
         """Hostnames in the published document of a Listener."""
         document = self.listener_document(key)
         return frozenset(address.host for address in document.addresses) if document is not None else frozenset()
 
-    def published_at(self, hostname: str) -> frozenset[objects.Key]:
+    def published_at(self, hostname: str) -> frozenset[Key]:
         """Listeners whose published document has a hostname."""
         return frozenset(self._hosts.get(hostname, ()))
 
-    def put(self, ref: objects.Ref, raw: dict[str, Any] | None, keys: model.Keys | None) -> seen.Child | None:
+    def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> seen.Child | None:
         """Take a child as it is now, and return it; one that is gone, or is not ours any more, leaves."""
         self._drop(ref)
         full = {**raw, "apiVersion": ref.api_version, "kind": ref.kind} if raw is not None else None
@@ -81,7 +82,7 @@ class InPlace:
             return True
         return child.seen.ref.namespace == (self._install.config_namespace if child.is_config else child.key.namespace)
 
-    def _drop(self, ref: objects.Ref) -> None:
+    def _drop(self, ref: ObjectRef) -> None:
         before = self.by_ref.get(ref)
         if before is None:
             return

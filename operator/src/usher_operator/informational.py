@@ -3,12 +3,13 @@
 Where gateways know less than what was told before (they count from their own start), that is told on.
 """
 
-from usher_operator import conditions, objects, world
+from usher_operator import conditions
+from usher_operator.view import ConditionType, ListenerReport, StatusCondition, View
 
 QUARANTINED_SHARE = 0.05
 """Above this share of the arrivals of 15 minutes, Quarantining is told (design §7)."""
 
-_Type = objects.ConditionType
+_Type = ConditionType
 _Reason = conditions.Reason
 
 _NO_URL_YET = "there is no URL yet: the other conditions say why"
@@ -21,7 +22,7 @@ _QUARANTINING = "over 5 % of what came in 15 minutes was quarantined; look with 
 _MISMATCH = "bodies of another company come in; the portal's webhook, or the Tenant's `companyID`, must be mended"
 
 
-def of_listener(view: world.World, path: str, teller: conditions.Teller, *, has_url: bool) -> list[objects.Condition]:
+def of_listener(view: View, path: str, teller: conditions.Teller, *, has_url: bool) -> list[StatusCondition]:
     """Verified and Receiving; Quarantining and RoutesDegraded while they are so."""
     if view.gateways is None:
         types = (_Type.Verified, _Type.Receiving, _Type.Quarantining, _Type.RoutesDegraded)
@@ -35,7 +36,7 @@ def of_listener(view: world.World, path: str, teller: conditions.Teller, *, has_
     return found + _degraded(reports, teller)
 
 
-def of_destination(view: world.World, path: str, teller: conditions.Teller) -> list[objects.Condition]:
+def of_destination(view: View, path: str, teller: conditions.Teller) -> list[StatusCondition]:
     """Healthy."""
     reports = [one.destinations[path] for one in view.gateways or () if path in one.destinations]
     if not reports:
@@ -51,14 +52,14 @@ def of_destination(view: world.World, path: str, teller: conditions.Teller) -> l
     return [teller.true(_Type.Healthy, _Reason.Healthy)]
 
 
-def _verified(reports: list[world.ListenerReport], teller: conditions.Teller, advice: str) -> objects.Condition:
+def _verified(reports: list[ListenerReport], teller: conditions.Teller, advice: str) -> StatusCondition:
     before = teller.again(_Type.Verified)
     if any(one.verified for one in reports) or (before is not None and before.status == "True"):
         return teller.true(_Type.Verified, _Reason.Verified)
     return teller.false(_Type.Verified, _Reason.NoVisitYet, advice)
 
 
-def _receiving(reports: list[world.ListenerReport], teller: conditions.Teller, advice: str) -> objects.Condition:
+def _receiving(reports: list[ListenerReport], teller: conditions.Teller, advice: str) -> StatusCondition:
     words = {one.receiving for one in reports}
     if any(one.refusing for one in reports):
         return teller.false(_Type.Receiving, _Reason.Refusing, _REFUSING)
@@ -72,7 +73,7 @@ def _receiving(reports: list[world.ListenerReport], teller: conditions.Teller, a
     return teller.false(_Type.Receiving, _Reason.NoVisitYet, advice)
 
 
-def _degraded(reports: list[world.ListenerReport], teller: conditions.Teller) -> list[objects.Condition]:
+def _degraded(reports: list[ListenerReport], teller: conditions.Teller) -> list[StatusCondition]:
     slow = sorted({route for one in reports for route in one.slow_routes})
     if slow:
         names = ", ".join(f"`{route}`" for route in slow)

@@ -10,7 +10,8 @@ import structlog
 from usher_gateway import envelopes, model
 from usher_operator import api as apis
 from usher_operator import cache as caches
-from usher_operator import kinds, objects, trust, workqueue
+from usher_operator import kinds, trust, workqueue
+from usher_operator.view import Key
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +45,7 @@ class Installation:
         api: apis.Api,
         cache: caches.Cache,
         trusting: trust.Trust,
-        queue: workqueue.Workqueue[objects.Key],
+        queue: workqueue.Workqueue[Key],
     ) -> None:
         self._api, self._cache, self._trust, self._queue = api, cache, trusting, queue
         self._namespace = cache.install.operator_namespace

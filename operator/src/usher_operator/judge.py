@@ -7,7 +7,8 @@ import time
 import structlog
 
 from usher_operator import cache as caches
-from usher_operator import installation, metrics, objects, removals, trust, workqueue, world
+from usher_operator import installation, metrics, removals, trust, workqueue
+from usher_operator.view import HaltedRemovals, Key
 
 _log = structlog.get_logger(__name__)
 
@@ -21,7 +22,7 @@ class Judge:
         self,
         pending: removals.Removals,
         cache: caches.Cache,
-        queue: workqueue.Workqueue[objects.Key],
+        queue: workqueue.Workqueue[Key],
         around: tuple[trust.Trust, installation.Installation, metrics.Metrics],
     ) -> None:
         self._removals, self._cache, self._queue = pending, cache, queue
@@ -55,9 +56,9 @@ class Judge:
         if halted is not None and halted != before:
             _log.error("removals_halted", listeners=len(halted.listeners), digest=halted.digest)
         self._metrics.removals_halted.set(len(halted.listeners) if halted is not None else 0)
-        told = world.Halted(halted.digest, halted.listeners) if halted is not None else None
+        told = HaltedRemovals(halted.digest, halted.listeners) if halted is not None else None
         for key in self._cache.set_halted(told):
             self._queue.add(key)
         for kind, path in verdict.allowed:
             namespace, _, name = path.partition("/")
-            self._queue.add(objects.Key(kind, namespace, name))
+            self._queue.add(Key(kind, namespace, name))

@@ -15,8 +15,9 @@ import yarl
 
 from usher_operator import api as apis
 from usher_operator import cache as caches
-from usher_operator import installation, metrics, objects, workqueue, world
+from usher_operator import installation, metrics, workqueue
 from usher_operator import settings as all_settings
+from usher_operator.view import AppliedDocument, DestinationReport, GatewayReport, Key, ListenerReport
 
 _log = structlog.get_logger(__name__)
 
@@ -86,11 +87,11 @@ class Report:
         self.is_reachable = True
         self.is_heard = False
         """Whether it has ever answered."""
-        self._applied: dict[objects.Key, world.Applied] = {}
-        self._listeners: dict[str, world.ListenerReport] = {}
-        self._destinations: dict[str, world.DestinationReport] = {}
+        self._applied: dict[Key, AppliedDocument] = {}
+        self._listeners: dict[str, ListenerReport] = {}
+        self._destinations: dict[str, DestinationReport] = {}
 
-    def take(self, answer: Answer) -> set[objects.Key]:
+    def take(self, answer: Answer) -> set[Key]:
         """Fold an answer in; returns the keys of which something else is known now."""
         before = (dict(self._applied), dict(self._listeners), dict(self._destinations))
         if answer.complete:
@@ -101,11 +102,11 @@ class Report:
             self._applied.pop(_key(gone.kind, gone.key), None)
             (self._listeners if gone.kind == "Listener" else self._destinations).pop(gone.key, None)
         for one in answer.documents:
-            self._applied[_key(one.kind, one.key)] = world.Applied(one.hash or "", one.rejected or "")
+            self._applied[_key(one.kind, one.key)] = AppliedDocument(one.hash or "", one.rejected or "")
         for path, state in answer.listeners.items():
             self._listeners[path] = _listener(state)
         for path, found in answer.destinations.items():
-            self._destinations[path] = world.DestinationReport(
+            self._destinations[path] = DestinationReport(
                 circuit_open=found.circuit == "Open", error=found.error or "", gone=found.gone
             )
         self.cursor, self.is_reachable, self.is_heard = answer.cursor, True, True
@@ -115,9 +116,9 @@ class Report:
             | {_key("Destination", path) for path in _changed(before[2], self._destinations)}
         )
 
-    def shown(self) -> world.Gateway:
+    def shown(self) -> GatewayReport:
         """As plan() reads it. The maps are shared: they change only between plans."""
-        return world.Gateway(
+        return GatewayReport(
             name=self.name,
             reachable=self.is_reachable,
             applied=self._applied,
@@ -126,9 +127,9 @@ class Report:
         )
 
 
-def _listener(state: _Listener) -> world.ListenerReport:
+def _listener(state: _Listener) -> ListenerReport:
     receiving = _RECEIVING.get(state.receiving, "NoVisitYet")
-    return world.ListenerReport(
+    return ListenerReport(
         receiving=receiving,
         verified=state.verified_since is not None,
         refusing=state.refusing,
@@ -138,9 +139,9 @@ def _listener(state: _Listener) -> world.ListenerReport:
     )
 
 
-def _key(kind: Literal["Listener", "Destination"], path: str) -> objects.Key:
+def _key(kind: Literal["Listener", "Destination"], path: str) -> Key:
     namespace, _, name = path.partition("/")
-    return objects.Key(kind, namespace, name)
+    return Key(kind, namespace, name)
 
 
 def _changed(before: dict[Any, Any], after: dict[Any, Any]) -> set[Any]:
@@ -155,7 +156,7 @@ class Observer:
         api: apis.Api,
         settings: all_settings.Settings,
         cache: caches.Cache,
-        queue: workqueue.Workqueue[objects.Key],
+        queue: workqueue.Workqueue[Key],
         around: tuple[installation.Installation, metrics.Metrics],
     ) -> None:
         self._api, self._settings, self._cache, self._queue = api, settings, cache, queue
@@ -203,7 +204,7 @@ class Observer:
         reports = [self._reports.setdefault(name, Report(name)) for name in names]
         before = [(one.name, one.is_heard, one.is_reachable) for one in reports]
         answers = await asyncio.gather(*(self._ask(session, one) for one in reports))
-        changed: set[objects.Key] = set().union(*answers)
+        changed: set[Key] = set().union(*answers)
         now = [(one.name, one.is_heard, one.is_reachable) for one in reports]
         self._cache.set_gateways(tuple(one.shown() for one in reports))
         for state, is_it in (("reachable", True), ("unreachable", False)):
@@ -213,7 +214,7 @@ class Observer:
         for key in changed:
             self._queue.add(key)
 
-    async def _ask(self, session: aiohttp.ClientSession, report: Report) -> set[objects.Key]:
+    async def _ask(self, session: aiohttp.ClientSession, report: Report) -> set[Key]:
         url = yarl.URL(report.name) / "api/config"
         if report.cursor:
             url = url.with_query(since=report.cursor)
@@ -226,7 +227,7 @@ class Observer:
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
             return self._unreachable(report, type(error).__name__)
 
-    def _unreachable(self, report: Report, reason: str) -> set[objects.Key]:
+    def _unreachable(self, report: Report, reason: str) -> set[Key]:
         if report.is_reachable:
             _log.warning("gateway_not_reached", gateway=report.name, reason=reason)
         report.is_reachable = False

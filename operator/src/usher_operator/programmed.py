@@ -3,18 +3,19 @@
 import msgspec
 
 from usher_gateway import model
-from usher_operator import conditions, objects, world
+from usher_operator import conditions
+from usher_operator.view import AppliedDocument, ConditionType, GatewayReport, Key, StatusCondition, View
 
 GRACE_MICROSECONDS = 30 * model.MICROSECONDS
 """Programmed turns False only after this: a rollout of gateways, or one that is slow, is no failure (design §7)."""
 
-_TYPE = objects.ConditionType.Programmed
+_TYPE = ConditionType.Programmed
 
 
 class Programmed(msgspec.Struct, frozen=True):
     """The condition, and what has to be remembered."""
 
-    condition: objects.Condition
+    condition: StatusCondition
     is_behind: bool = False
     again_at: int | None = None
 
@@ -27,7 +28,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """Whether this is an older document that stays in force, because the newest is not valid."""
 
 
-def tell(view: world.World, key: objects.Key, wanted: Wanted | None, teller: conditions.Teller) -> Programmed:
+def tell(view: View, key: Key, wanted: Wanted | None, teller: conditions.Teller) -> Programmed:
     """The condition of one document. ``wanted``: None where there is no document."""
     if wanted is None:
         return Programmed(teller.pending(_TYPE, "there is nothing to run yet: the other conditions say why"))
@@ -47,11 +48,11 @@ def tell(view: world.World, key: objects.Key, wanted: Wanted | None, teller: con
     return Programmed(teller.false(_TYPE, *problem), is_behind=True)
 
 
-def _waiting(teller: conditions.Teller) -> objects.Condition:
+def _waiting(teller: conditions.Teller) -> StatusCondition:
     return teller.pending(_TYPE, "waiting for the gateways to run this configuration")
 
 
-def _problem(gateways: tuple[world.Gateway, ...], key: objects.Key, wanted: str) -> tuple[str, str] | None:
+def _problem(gateways: tuple[GatewayReport, ...], key: Key, wanted: str) -> tuple[str, str] | None:
     """(reason, message) why not every gateway runs a document."""
     told = {one.name: one.applied.get(key) for one in gateways}
     for name, applied in told.items():
@@ -69,5 +70,5 @@ def _problem(gateways: tuple[world.Gateway, ...], key: objects.Key, wanted: str)
     return conditions.Reason.PartiallyProgrammed, f"gateway `{late[0]}` must run it too: others do"
 
 
-def _hash(applied: world.Applied | None) -> str:
+def _hash(applied: AppliedDocument | None) -> str:
     return applied.hash if applied is not None else ""

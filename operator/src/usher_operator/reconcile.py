@@ -8,12 +8,13 @@ import structlog
 
 from usher_gateway.resources import metadata
 from usher_operator import api as apis
-from usher_operator import apply, kinds, metrics, objects, statuses, trust, workqueue, world
+from usher_operator import apply, kinds, metrics, statuses, trust, workqueue
 from usher_operator import cache as caches
+from usher_operator.view import Key, Plan, View
 
 _log = structlog.get_logger(__name__)
 
-Planner = Callable[[world.World, objects.Key], objects.Plan]
+Planner = Callable[[View, Key], Plan]
 
 _MANY = 200
 """With more keys waiting, what gateways run is written first, and everything else afterwards."""
@@ -35,7 +36,7 @@ class Reconciler:
         self,
         planner: Planner,
         cache: caches.Cache,
-        queue: workqueue.Workqueue[objects.Key],
+        queue: workqueue.Workqueue[Key],
         write: tuple[apply.Children, statuses.Statuses],
         around: tuple[apis.Api, trust.Trust, metrics.Metrics],
     ) -> None:
@@ -57,7 +58,7 @@ class Reconciler:
                 self._queue.done(key)
             await asyncio.sleep(0)  # a key that needs nothing must not keep the loop from everybody else
 
-    async def _try(self, key: objects.Key) -> None:
+    async def _try(self, key: Key) -> None:
         begun = time.perf_counter()
         result = "error"
         try:
@@ -74,7 +75,7 @@ class Reconciler:
             self._metrics.reconciles.labels(key.kind, result).inc()
             self._metrics.reconcile_seconds.labels(key.kind).observe(time.perf_counter() - begun)
 
-    async def reconcile(self, key: objects.Key) -> None:
+    async def reconcile(self, key: Key) -> None:
         """Make the cluster what the plan of a key wants.
 
         Raises:
@@ -101,7 +102,7 @@ class Reconciler:
         if plan.again_at is not None:
             self._queue.add_after(key, max(0.05, (plan.again_at - self._cache.now) / 1e6))
 
-    async def _planned(self, key: objects.Key) -> objects.Plan:
+    async def _planned(self, key: Key) -> Plan:
         plan = self._plan(self._cache, key)
         for _ in range(_LOOKS):
             if not plan.unknown_secrets:

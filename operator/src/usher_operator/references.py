@@ -7,7 +7,7 @@ import msgspec
 
 from usher_gateway import resources
 from usher_gateway.resources import defaults, types
-from usher_operator import objects
+from usher_operator.view import Key
 
 TargetKind = Literal["Secret", "Tenant", "Destination", "ListenerClass", "Hostname", "Namespace"]
 Target = tuple[TargetKind, str]
@@ -18,10 +18,10 @@ class References:
     """Reverse maps over every Listener and Destination."""
 
     def __init__(self) -> None:
-        self._targets: dict[objects.Key, frozenset[Target]] = {}
-        self._users: dict[Target, set[objects.Key]] = {}
+        self._targets: dict[Key, frozenset[Target]] = {}
+        self._users: dict[Target, set[Key]] = {}
 
-    def set(self, key: objects.Key, targets: frozenset[Target]) -> None:
+    def set(self, key: Key, targets: frozenset[Target]) -> None:
         """What a key refers to now; empty: nothing (any more)."""
         before = self._targets.get(key, frozenset())
         for gone in before - targets:
@@ -36,11 +36,11 @@ class References:
         else:
             self._targets.pop(key, None)
 
-    def targets(self, key: objects.Key) -> frozenset[Target]:
+    def targets(self, key: Key) -> frozenset[Target]:
         """What a key refers to."""
         return self._targets.get(key, frozenset())
 
-    def users(self, kind: TargetKind, path: str) -> frozenset[objects.Key]:
+    def users(self, kind: TargetKind, path: str) -> frozenset[Key]:
         """Who refers to something."""
         return frozenset(self._users.get((kind, path), ()))
 

@@ -13,7 +13,8 @@ import structlog
 
 from usher_operator import api as apis
 from usher_operator import cache as caches
-from usher_operator import kinds, metrics, objects, trust, workqueue
+from usher_operator import kinds, metrics, trust, workqueue
+from usher_operator.view import Key
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ class Resync:
         self,
         api: apis.Api,
         cache: caches.Cache,
-        queue: workqueue.Workqueue[objects.Key],
+        queue: workqueue.Workqueue[Key],
         trusting: trust.Trust,
         numbers: metrics.Metrics,
     ) -> None:
@@ -177,7 +178,7 @@ class Resync:
 _ORDER: dict[str, int] = {"ListenerClass": 0, "Destination": 1, "Listener": 2, "Hostname": 3, "Tenant": 4}
 
 
-def _rank(key: objects.Key) -> tuple[int, objects.Key]:
+def _rank(key: Key) -> tuple[int, Key]:
     return _ORDER[key.kind], key
 
 

@@ -7,12 +7,22 @@ from typing import Any, TypeVar
 import msgspec
 
 from usher_gateway import documents, envelopes, model, resources
-from usher_operator import kinds, objects, world
+from usher_operator import kinds
 from usher_operator.children import identity
+from usher_operator.view import (
+    CachedResource,
+    ChildState,
+    ConditionType,
+    Key,
+    ObjectRef,
+    PublishedDocument,
+    StatusCondition,
+    UnreadableResource,
+)
 
 Raw = dict[str, Any]
 
-_OURS = frozenset(objects.ConditionType)
+_OURS = frozenset(ConditionType)
 _PREFIX = "usher.dev/"
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -25,7 +35,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
     resource_version: str
     generation: int
-    found: world.Seen[Any] | world.Unreadable
+    found: CachedResource[Any] | UnreadableResource
     observed_generation: int = 0
     """``status.observedGeneration``."""
     times: dict[str, str] = {}
@@ -35,13 +45,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 class Child(msgspec.Struct, frozen=True, kw_only=True):
     """One child in place."""
 
-    key: objects.Key
+    key: Key
     uid: str
     resource_version: str
-    seen: world.SeenChild
+    seen: ChildState
     digest: str
     """Of its content, labels and annotations: another one means that somebody edited it."""
-    published: world.Published | None = None
+    published: PublishedDocument | None = None
     """The document in a config Secret."""
     tombstone: str = ""
     """When the removal of its document was said."""
@@ -60,13 +70,13 @@ def read(kind: str, raw: Raw) -> Record:
         "conditions": tuple(_condition(one) for one in stored),
         "fields": {name: value for name, value in status.items() if name not in {"conditions", "observedGeneration"}},
     }
-    found: world.Seen[Any] | world.Unreadable
+    found: CachedResource[Any] | UnreadableResource
     try:
         resource = convert(raw, kinds.RESOURCES[kind])
-        found = world.Seen(resource=resource, created=metadata.get("creationTimestamp", ""), **around)
+        found = CachedResource(resource=resource, created=metadata.get("creationTimestamp", ""), **around)
     except msgspec.ValidationError as error:
         message = _without_values(str(error))
-        found = world.Unreadable(generation=metadata.get("generation", 0), message=message, **around)
+        found = UnreadableResource(generation=metadata.get("generation", 0), message=message, **around)
     return Record(
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
@@ -103,7 +113,7 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
     key = identity.owner_of(annotations)
     if key is None or not identity.is_ours(labels, controller_name):
         return None
-    ref = objects.Ref(raw["apiVersion"], raw["kind"], metadata.get("namespace", ""), metadata["name"])
+    ref = ObjectRef(raw["apiVersion"], raw["kind"], metadata.get("namespace", ""), metadata["name"])
     is_config = envelopes.CONFIG_LABEL in labels
     envelope = _envelope(raw, keys) if is_config and keys is not None else None
     document = envelope.document if envelope is not None else None
@@ -111,14 +121,14 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
         key=key,
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
-        seen=world.SeenChild(
+        seen=ChildState(
             ref,
             metadata.get("generation", 0),
             annotations.get(envelopes.DESIRED_ANNOTATION, ""),
             {} if ref.kind == "Secret" else raw.get("status") or {},
         ),
         digest=digest_of(raw),
-        published=world.Published(_shared(document), envelope.hash) if envelope is not None and document else None,
+        published=PublishedDocument(_shared(document), envelope.hash) if envelope is not None and document else None,
         tombstone=envelope.tombstone if envelope is not None else "",
         is_config=is_config,
         owner_uid=labels.get(envelopes.OWNER_UID_LABEL, ""),
@@ -160,9 +170,9 @@ def _shared(document: envelopes.Document) -> envelopes.Document:
     return document
 
 
-def _condition(raw: Raw) -> objects.Condition:
+def _condition(raw: Raw) -> StatusCondition:
     status = raw.get("status")
-    return objects.Condition(
+    return StatusCondition(
         type=raw["type"],
         status=status if status in {"True", "False"} else "Unknown",
         reason=raw.get("reason", ""),

@@ -34,7 +34,6 @@ from usher_operator import (
     kinds,
     lease,
     metrics,
-    objects,
     observe,
     plan,
     reconcile,
@@ -46,6 +45,7 @@ from usher_operator import (
 )
 from usher_operator import cache as caches
 from usher_operator import settings as all_settings
+from usher_operator.view import Key
 
 _log = structlog.get_logger(__name__)
 
@@ -86,7 +86,7 @@ class Operator:
         self.trust = trust.Trust()
         self.health.doubts = self.trust.reasons.values
         self.cache = caches.Cache(settings)
-        self.queue: workqueue.Workqueue[objects.Key] = workqueue.Workqueue(time.monotonic, random.random)
+        self.queue: workqueue.Workqueue[Key] = workqueue.Workqueue(time.monotonic, random.random)
         self.queue.waited = self.metrics.queue_seconds.observe
         self.queue.retried = self.metrics.queue_retries.inc
         self.removals = removals.Removals(timing.settle, timing.settle_most)

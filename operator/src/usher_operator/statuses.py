@@ -11,7 +11,8 @@ import structlog
 from usher_gateway.resources import types
 from usher_operator import api as apis
 from usher_operator import cache as caches
-from usher_operator import chronicle, events, kinds, metrics, objects, seen, workqueue
+from usher_operator import chronicle, events, kinds, metrics, seen, workqueue
+from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, Plan, ResourceStatus, StatusCondition
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +48,7 @@ class Statuses:
         self,
         api: apis.Api,
         cache: caches.Cache,
-        queue: workqueue.Workqueue[objects.Key],
+        queue: workqueue.Workqueue[Key],
         around: tuple[metrics.Metrics, chronicle.Chronicle, events.Flips],
         clock: Callable[[], float],
     ) -> None:
@@ -56,7 +57,7 @@ class Statuses:
         self._bucket = Bucket(INFORMATIONAL_PER_SECOND, clock)
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MOST_EVENTS)
 
-    async def write(self, plan: objects.Plan) -> None:
+    async def write(self, plan: Plan) -> None:
         """Write the status that a plan wants, if it differs and nobody knows better.
 
         Raises:
@@ -73,13 +74,13 @@ class Statuses:
         if due is not None:
             self._queue.add_after(plan.key, due)
 
-    async def _write(self, key: objects.Key, status: objects.Status, record: seen.Record) -> str:
+    async def _write(self, key: Key, status: ResourceStatus, record: seen.Record) -> str:
         if record.observed_generation > status.observed_generation:
             return "newer"
         changed = differences(status, record)
         if not changed:
             return "noop"
-        if changed <= objects.INFORMATIONAL:
+        if changed <= INFORMATIONAL_CONDITIONS:
             wait = self._bucket.wait()
             if wait:
                 self._queue.add_after(key, wait)
@@ -100,13 +101,13 @@ class Statuses:
         self._tell(key, record.uid, self._flips.written(key, status, record, self._clock()))
         return "success"
 
-    def _log_ready(self, key: objects.Key, status: objects.Status, record: seen.Record) -> None:
-        ready = status.condition(objects.ConditionType.Ready)
-        before = next((one for one in record.found.conditions if one.type == objects.ConditionType.Ready), None)
+    def _log_ready(self, key: Key, status: ResourceStatus, record: seen.Record) -> None:
+        ready = status.condition(ConditionType.Ready)
+        before = next((one for one in record.found.conditions if one.type == ConditionType.Ready), None)
         if ready is not None and ready.status != "Unknown" and (before is None or before.status != ready.status):
             self._chronicle.ready(key, ready)
 
-    def _tell(self, key: objects.Key, uid: str, conditions: list[objects.Condition]) -> None:
+    def _tell(self, key: Key, uid: str, conditions: list[StatusCondition]) -> None:
         """Events are told in the background, and never at the price of anything else."""
         for condition in conditions:
             event = events.event_of(key, uid, condition, _now())
@@ -127,7 +128,7 @@ class Statuses:
             await asyncio.sleep(_EVENT_SECONDS)
 
 
-def differences(status: objects.Status, record: seen.Record) -> frozenset[str]:
+def differences(status: ResourceStatus, record: seen.Record) -> frozenset[str]:
     """Types of conditions that differ, and ``status`` where anything else does."""
     stored = {one.type: one for one in record.found.conditions}
     wanted = {one.type: one for one in status.conditions}
@@ -137,7 +138,7 @@ def differences(status: objects.Status, record: seen.Record) -> frozenset[str]:
     return frozenset(found)
 
 
-def body_of(key: objects.Key, status: objects.Status, record: seen.Record, now: str) -> dict[str, Any]:
+def body_of(key: Key, status: ResourceStatus, record: seen.Record, now: str) -> dict[str, Any]:
     """What is applied; a condition's time moves only when its status does."""
     stored = {one.type: one.status for one in record.found.conditions}
     conditions = []

@@ -2,7 +2,7 @@
 
 import datetime
 
-from usher_operator import objects
+from usher_operator.view import ObjectRef
 
 
 class Tombstones:
@@ -14,10 +14,10 @@ class Tombstones:
     def __init__(self) -> None:
         self.seconds = 600.0
         """Age at which a tombstone may go."""
-        self._ends: dict[objects.Ref, tuple[str, float]] = {}
+        self._ends: dict[ObjectRef, tuple[str, float]] = {}
         """What it says, and when by the steady clock its time is over."""
 
-    def left(self, ref: objects.Ref, said_at: str, wall: datetime.datetime, steady: float) -> float:
+    def left(self, ref: ObjectRef, said_at: str, wall: datetime.datetime, steady: float) -> float:
         """Seconds until it may go; none or less where it may go now.
 
         Args:
@@ -32,7 +32,7 @@ class Tombstones:
             self._ends[ref] = known
         return known[1] - steady
 
-    def forget(self, ref: objects.Ref) -> None:
+    def forget(self, ref: ObjectRef) -> None:
         """It is gone."""
         self._ends.pop(ref, None)
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from unit.control import test_cache
-from usher_operator import apply, chronicle, kinds, metrics, objects, removals, settings, workqueue
+from usher_operator import apply, chronicle, kinds, metrics, removals, settings, workqueue
 from usher_operator import cache as caches
 from usher_operator.children import identity
+from usher_operator.view import DesiredChild, Key, Plan
 
 KEY = caches.hostname_key("www.example.com")
 REF = caches.ref_of(kinds.INGRESS, "usher-system", "usher-www")
@@ -49,11 +50,11 @@ async def test_a_status_that_an_answer_tells_of_is_planned(
     cache = caches.Cache(settings.Settings())
     if known is not None:
         cache.put(kinds.INGRESS, ingress(status=known))
-    queue: workqueue.Workqueue[objects.Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
+    queue: workqueue.Workqueue[Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
     server: Any = Server(ingress("2", status=answered))
     told = (metrics.Metrics(), chronicle.Chronicle(lambda: 0.0))
     children = apply.Children(server, cache, queue, removals.Removals(0.0, 0.0), told)
-    await children.apply(objects.Plan(KEY, (objects.Child(REF, ingress(), "new"),)))
+    await children.apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
     assert (KEY in set(iter(queue.take, None))) is (answered != (known or {}))
 
 
@@ -64,9 +65,9 @@ async def test_a_document_is_told_of_as_new_also_where_its_watch_was_faster() ->
     told: list[bool] = []
     chronicle_: Any = chronicle.Chronicle(lambda: 0.0)
     chronicle_.published = lambda _key, *, is_new: told.append(is_new)
-    queue: workqueue.Workqueue[objects.Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
+    queue: workqueue.Workqueue[Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
     server: Any = Server(raw, lambda: cache.put(kinds.SECRET, raw))
     written = apply.Children(server, cache, queue, removals.Removals(0.0, 0.0), (metrics.Metrics(), chronicle_))
     manifest = {"apiVersion": "v1", "kind": "Secret", **raw}
-    await written.apply(objects.Plan(test_cache.LOBBY, (objects.Child(ref, manifest, "new"),)))
+    await written.apply(Plan(test_cache.LOBBY, (DesiredChild(ref, manifest, "new"),)))
     assert told == [True]

@@ -6,15 +6,16 @@ import pytest
 
 from usher_gateway import documents, envelopes, model
 from usher_operator import cache as caches
-from usher_operator import kinds, objects, settings
+from usher_operator import kinds, settings
 from usher_operator.children import identity
+from usher_operator.view import Key
 
 KEYS = model.derive_keys(bytes(32))
-LOBBY = objects.Key("Listener", "agency", "lobby")
-BAR = objects.Key("Listener", "agency", "bar")
-CRM = objects.Key("Destination", "agency", "crm")
-ACME = objects.Key("Tenant", "agency", "acme")
-PUBLIC = objects.Key("ListenerClass", "", "public")
+LOBBY = Key("Listener", "agency", "lobby")
+BAR = Key("Listener", "agency", "bar")
+CRM = Key("Destination", "agency", "crm")
+ACME = Key("Tenant", "agency", "acme")
+PUBLIC = Key("ListenerClass", "", "public")
 
 
 def raw(kind: str, name: str, spec: dict[str, Any], *, namespace: str = "agency", **meta: Any) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import structlog
 
-from usher_operator import chronicle, objects
+from usher_operator import chronicle
+from usher_operator.view import Key, ObjectRef, StatusCondition
 
-KEY = objects.Key("Listener", "agency", "lobby")
-REF = objects.Ref("networking.k8s.io/v1", "Ingress", "usher-system", "a")
+KEY = Key("Listener", "agency", "lobby")
+REF = ObjectRef("networking.k8s.io/v1", "Ingress", "usher-system", "a")
 
 
 def test_each_is_told_while_they_are_few() -> None:
@@ -16,7 +17,7 @@ def test_each_is_told_while_they_are_few() -> None:
         told.removed(KEY)
         told.applied(REF)
         told.deleted(REF)
-        told.ready(KEY, objects.Condition("Ready", "False", "TenantNotFound", "Tenant `a` must exist", 1))
+        told.ready(KEY, StatusCondition("Ready", "False", "TenantNotFound", "Tenant `a` must exist", 1))
         told.sum_up()
     assert [line["event"] for line in logs] == [
         "document_published",
@@ -36,7 +37,7 @@ def test_many_are_summed_up_and_told_again_in_the_next_window() -> None:
     with structlog.testing.capture_logs() as logs:
         for _ in range(5_000):
             told.published(KEY, is_new=True)
-            told.ready(KEY, objects.Condition("Ready", "True", "Ready", "", 1))
+            told.ready(KEY, StatusCondition("Ready", "True", "Ready", "", 1))
         told.sum_up()
         now[0] = chronicle.WINDOW_SECONDS
         told.removed(KEY)

@@ -2,14 +2,15 @@
 
 import pytest
 
-from usher_operator import events, objects, seen, world
+from usher_operator import events, seen
+from usher_operator.view import ConditionStatus, Key, ResourceStatus, StatusCondition, UnreadableResource
 
-KEY = objects.Key("Listener", "agency", "lobby")
+KEY = Key("Listener", "agency", "lobby")
 GRACE = 30.0
 
 
-def condition(status: objects.Truth, reason: str = "TenantNotFound", type_: str = "Ready") -> objects.Condition:
-    return objects.Condition(type_, status, reason, "", 1)
+def condition(status: ConditionStatus, reason: str = "TenantNotFound", type_: str = "Ready") -> StatusCondition:
+    return StatusCondition(type_, status, reason, "", 1)
 
 
 READY = condition("True", "Ready")
@@ -20,16 +21,16 @@ UNASSIGNED = condition("False", "AddressNotAssigned")
 UNREADY = condition("False", "ListenersNotReady")
 
 
-def record(*conditions: objects.Condition) -> seen.Record:
-    found = world.Unreadable(uid="uid", generation=1, message="", conditions=conditions)
+def record(*conditions: StatusCondition) -> seen.Record:
+    found = UnreadableResource(uid="uid", generation=1, message="", conditions=conditions)
     return seen.Record(uid="uid", resource_version="1", generation=1, found=found, observed_generation=1, times={})
 
 
-def status(*conditions: objects.Condition) -> objects.Status:
-    return objects.Status(1, conditions)
+def status(*conditions: StatusCondition) -> ResourceStatus:
+    return ResourceStatus(1, conditions)
 
 
-def told(before: objects.Condition | None, now: objects.Condition) -> tuple[list[str], list[str]]:
+def told(before: StatusCondition | None, now: StatusCondition) -> tuple[list[str], list[str]]:
     """(reasons told at once, reasons told after the grace)."""
     flips = events.Flips(GRACE)
     first = flips.written(KEY, status(now), record(*([before] if before else [])), 100.0)
@@ -67,7 +68,7 @@ def told(before: objects.Condition | None, now: objects.Condition) -> tuple[list
     ],
 )
 def test_what_is_told_and_when(
-    before: objects.Condition | None, now: objects.Condition, at_once: list[str], later: list[str]
+    before: StatusCondition | None, now: StatusCondition, at_once: list[str], later: list[str]
 ) -> None:
     assert told(before, now) == (at_once, later)
 
@@ -95,8 +96,8 @@ def test_what_is_warned_of_is_warned_of_once_and_a_restart_warns_of_nothing() ->
 def test_what_is_gone_is_forgotten_and_not_everything_is_remembered() -> None:
     flips = events.Flips(GRACE)
     for number in range(events.MOST_WAITING + 1):
-        flips.written(objects.Key("Listener", "agency", f"l{number}"), status(WRONG), record(), 0.0)
-    last, first = (objects.Key("Listener", "agency", f"l{number}") for number in (events.MOST_WAITING, 0))
+        flips.written(Key("Listener", "agency", f"l{number}"), status(WRONG), record(), 0.0)
+    last, first = (Key("Listener", "agency", f"l{number}") for number in (events.MOST_WAITING, 0))
     assert flips.due_in(last, 0.0) is None
     assert flips.due_in(first, 0.0) == GRACE
     assert flips.overdue(first, None, 0.0) == []

@@ -5,17 +5,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from usher_operator import objects, observe, world
+from usher_operator import observe
+from usher_operator.view import AppliedDocument, DestinationReport, Key, ListenerReport
 
-LOBBY = objects.Key("Listener", "agency", "lobby")
-CRM = objects.Key("Destination", "agency", "crm")
+LOBBY = Key("Listener", "agency", "lobby")
+CRM = Key("Destination", "agency", "crm")
 
 
 def answer(**fields: Any) -> observe.Answer:
     return msgspec.convert({"cursor": "c.1", "complete": False, **fields}, observe.Answer)
 
 
-def document(key: objects.Key = LOBBY, hash_: str | None = "h1", rejected: str | None = None) -> dict[str, Any]:
+def document(key: Key = LOBBY, hash_: str | None = "h1", rejected: str | None = None) -> dict[str, Any]:
     return {"kind": key.kind, "key": key.path, "hash": hash_, "rejected": rejected, "vanished": False}
 
 
@@ -28,7 +29,7 @@ def report() -> observe.Report:
 
 def test_a_complete_answer_is_all_there_is(report: observe.Report) -> None:
     assert report.take(answer(complete=True, documents=[document()])) == {CRM}
-    assert dict(report.shown().applied) == {LOBBY: world.Applied("h1")}
+    assert dict(report.shown().applied) == {LOBBY: AppliedDocument("h1")}
     assert report.cursor == "c.1"
 
 
@@ -39,7 +40,7 @@ def test_a_change_is_told_of_what_changed(report: observe.Report) -> None:
 
 def test_a_rejected_document_says_why(report: observe.Report) -> None:
     assert report.take(answer(documents=[document(hash_=None, rejected="too new")])) == {LOBBY}
-    assert report.shown().applied[LOBBY] == world.Applied("", "too new")
+    assert report.shown().applied[LOBBY] == AppliedDocument("", "too new")
 
 
 def test_a_removed_document_is_forgotten(report: observe.Report) -> None:
@@ -60,7 +61,7 @@ def test_how_listeners_and_destinations_do_is_read(report: observe.Report) -> No
     crm = {"circuit": "Open", "error": "ServerError"}
     changed = report.take(answer(listeners={"agency/lobby": states}, destinations={"agency/crm": crm}))
     assert changed == {LOBBY, CRM}
-    assert report.shown().listeners["agency/lobby"] == world.ListenerReport(
+    assert report.shown().listeners["agency/lobby"] == ListenerReport(
         receiving="Silent",
         verified=True,
         refusing=True,
@@ -68,7 +69,7 @@ def test_how_listeners_and_destinations_do_is_read(report: observe.Report) -> No
         slow_routes=("slow",),
         company_mismatch=True,
     )
-    assert report.shown().destinations["agency/crm"] == world.DestinationReport(circuit_open=True, error="ServerError")
+    assert report.shown().destinations["agency/crm"] == DestinationReport(circuit_open=True, error="ServerError")
 
 
 def slices(*endpoints: dict[str, Any], **ports: int) -> list[dict[str, Any]]:

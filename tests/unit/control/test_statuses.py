@@ -6,25 +6,26 @@ import pytest
 
 from unit.control import test_cache
 from usher_operator import cache as caches
-from usher_operator import chronicle, events, kinds, metrics, objects, seen, settings, statuses, workqueue, world
+from usher_operator import chronicle, events, kinds, metrics, seen, settings, statuses, workqueue
+from usher_operator.view import ConditionStatus, Key, Plan, ResourceStatus, StatusCondition, UnreadableResource
 
-KEY = objects.Key("Listener", "agency", "lobby")
-
-
-def condition(type_: str = "Ready", status: objects.Truth = "True", reason: str = "Ready") -> objects.Condition:
-    return objects.Condition(type_, status, reason, "", 1)
+KEY = Key("Listener", "agency", "lobby")
 
 
-def record(*conditions: objects.Condition, generation: int = 1, **fields: Any) -> seen.Record:
-    found = world.Unreadable(uid="uid", generation=generation, message="", conditions=conditions, fields=fields)
+def condition(type_: str = "Ready", status: ConditionStatus = "True", reason: str = "Ready") -> StatusCondition:
+    return StatusCondition(type_, status, reason, "", 1)
+
+
+def record(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> seen.Record:
+    found = UnreadableResource(uid="uid", generation=generation, message="", conditions=conditions, fields=fields)
     times = {one.type: "then" for one in conditions}
     return seen.Record(
         uid="uid", resource_version="1", generation=1, found=found, observed_generation=generation, times=times
     )
 
 
-def status(*conditions: objects.Condition, generation: int = 1, **fields: Any) -> objects.Status:
-    return objects.Status(generation, conditions, fields)
+def status(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> ResourceStatus:
+    return ResourceStatus(generation, conditions, fields)
 
 
 def test_the_same_in_another_order_is_no_difference() -> None:
@@ -42,7 +43,7 @@ def test_the_same_in_another_order_is_no_difference() -> None:
         (status(condition(), addresses=[]), {"status"}),
     ],
 )
-def test_a_difference_is_named(wanted: objects.Status, differs: set[str]) -> None:
+def test_a_difference_is_named(wanted: ResourceStatus, differs: set[str]) -> None:
     assert statuses.differences(wanted, record(condition())) == differs
 
 
@@ -79,11 +80,11 @@ async def test_an_edit_that_came_before_a_status_was_written_is_planned(
 ) -> None:
     cache = caches.Cache(settings.Settings())
     cache.put(kinds.BY_NAME["Listener"], test_cache.listener())
-    queue: workqueue.Workqueue[objects.Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
+    queue: workqueue.Workqueue[Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
     around = (metrics.Metrics(), chronicle.Chronicle(lambda: 0.0), events.Flips(30.0))
     server: Any = Server(generation=generation, **({"labels": {"a": "b"}} if generation > 1 else {}))
     written = statuses.Statuses(server, cache, queue, around, lambda: 0.0)
-    await written.write(objects.Plan(KEY, (), status(condition())))
+    await written.write(Plan(KEY, (), status(condition())))
     assert (KEY in set(iter(queue.take, None))) is is_planned_again
 
 

@@ -2,9 +2,10 @@
 
 import datetime
 
-from usher_operator import objects, tombstones
+from usher_operator import tombstones
+from usher_operator.view import ObjectRef
 
-REF = objects.Ref("v1", "Secret", "usher-config", "listener-1")
+REF = ObjectRef("v1", "Secret", "usher-config", "listener-1")
 SAID = datetime.datetime(2026, 11, 25, 12, 0, tzinfo=datetime.UTC)
 SAID_AT = "2026-11-25T12:00:00Z"
 DAY = datetime.timedelta(days=1)

@@ -5,34 +5,44 @@ from typing import Any
 
 import msgspec
 
-from support import worlds
+from support import views
 from unit.plan import samples
 from usher_gateway import model
-from usher_operator import objects, world
+from usher_operator.view import (
+    AppliedDocument,
+    ConditionStatus,
+    DestinationReport,
+    HaltedRemovals,
+    Key,
+    Kind,
+    ListenerReport,
+    SecretState,
+    UnreadableResource,
+)
 
-World = worlds.World
+MemoryView = views.MemoryView
 BASIC = {"type": "Basic", "basic": {"secretRef": {"name": "purple"}}}
 _HEADER = {"type": "Header", "header": {"name": "X-Key", "secretRef": {"name": "purple", "key": "none"}}}
 
 
 class Case(msgspec.Struct, frozen=True):
     type: str
-    status: objects.Truth
+    status: ConditionStatus
     reason: str
-    happens: Callable[[World], object]
-    kind: objects.Kind = "Listener"
+    happens: Callable[[MemoryView], object]
+    kind: Kind = "Listener"
     path: str = samples.LISTENER
 
 
-def nothing(_: World) -> None:
+def nothing(_: MemoryView) -> None:
     """All is in order."""
 
 
-def edit(**spec: Any) -> Callable[[World], None]:
+def edit(**spec: Any) -> Callable[[MemoryView], None]:
     return lambda built: built.edit("Listener", samples.LISTENER, **spec)
 
 
-def edit_class(**spec: Any) -> Callable[[World], None]:
+def edit_class(**spec: Any) -> Callable[[MemoryView], None]:
     return lambda built: built.edit("ListenerClass", "public", **spec)
 
 
@@ -41,19 +51,19 @@ def address(hostname: str, path: str | None = None) -> dict[str, Any]:
     return {"addresses": [found | ({"path": path} if path else {})], "authentication": {"type": "None"}}
 
 
-def class_is_gone(built: World) -> None:
-    del built.seen[objects.Key("ListenerClass", "", "public")]
+def class_is_gone(built: MemoryView) -> None:
+    del built.seen[Key("ListenerClass", "", "public")]
 
 
-def gone(kind: objects.Kind, name: str) -> Callable[[World], None]:
-    def happens(built: World) -> None:
-        del built.seen[objects.Key(kind, "default", name)]
+def gone(kind: Kind, name: str) -> Callable[[MemoryView], None]:
+    def happens(built: MemoryView) -> None:
+        del built.seen[Key(kind, "default", name)]
 
     return happens
 
 
-def claimed_by_an_older_one(*, same_tenant: bool) -> Callable[[World], None]:
-    def happens(built: World) -> None:
+def claimed_by_an_older_one(*, same_tenant: bool) -> Callable[[MemoryView], None]:
+    def happens(built: MemoryView) -> None:
         built.add(samples.tenant("rival"))
         tenant = "acme" if same_tenant else "rival"
         spec = "addresses: [{name: a, hostname: www.example.org, path: /x}]\n  authentication: {type: None}"
@@ -64,12 +74,12 @@ def claimed_by_an_older_one(*, same_tenant: bool) -> Callable[[World], None]:
     return happens
 
 
-def limited(built: World) -> None:
+def limited(built: MemoryView) -> None:
     built.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
     built.add(samples.listener("second"))
 
 
-def too_large(built: World) -> None:
+def too_large(built: MemoryView) -> None:
     data = {"big": "eHh4" * 40_000}
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "big", "labels": _WATCH}, "data": data})
     headers = [
@@ -81,10 +91,10 @@ def too_large(built: World) -> None:
 _WATCH = {"usher.dev/watch": "true"}
 
 
-def unreadable(built: World) -> None:
-    key = objects.Key("Listener", "default", "lobby")
+def unreadable(built: MemoryView) -> None:
+    key = Key("Listener", "default", "lobby")
     seen = built.seen.pop(key)
-    built.broken[key] = world.Unreadable(
+    built.broken[key] = UnreadableResource(
         uid=seen.uid,
         generation=7,
         message="`spec.new` is not known",
@@ -93,24 +103,24 @@ def unreadable(built: World) -> None:
     )
 
 
-def key_changed(built: World) -> None:
+def key_changed(built: MemoryView) -> None:
     built.set(keys=model.derive_keys(bytes(32)))
 
 
-def secret_unlabelled(built: World) -> None:
+def secret_unlabelled(built: MemoryView) -> None:
     built.edit("Listener", samples.LISTENER, authentication=BASIC)
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "purple"}, "data": {}})
 
 
-def secret_gone(built: World) -> None:
+def secret_gone(built: MemoryView) -> None:
     built.edit("Listener", samples.LISTENER, authentication=BASIC)
     del built.secrets["default/purple"]
 
 
-def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Callable[[World], None]:
+def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Callable[[MemoryView], None]:
     """Another exposure, and what controllers say of its children."""
 
-    def happens(built: World) -> None:
+    def happens(built: MemoryView) -> None:
         built.edit("ListenerClass", "public", exposure=exposure, tls=tls)
         built.settle()
         for kind, status in says.items():
@@ -121,8 +131,8 @@ def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Calla
 
 def without(
     tls: dict[str, Any], exposure: dict[str, Any] = samples.INGRESS, **features: Any
-) -> Callable[[World], None]:
-    def happens(built: World) -> None:
+) -> Callable[[MemoryView], None]:
+    def happens(built: MemoryView) -> None:
         built.set(features=msgspec.structs.replace(samples.FEATURES, **features))
         exposed(exposure, tls)(built)
 
@@ -145,53 +155,53 @@ FAILED = {
 }
 
 
-def provided(state: world.SecretState) -> Callable[[World], None]:
-    def happens(built: World) -> None:
+def provided(state: SecretState) -> Callable[[MemoryView], None]:
+    def happens(built: MemoryView) -> None:
         built.states["usher-system/wildcard"] = state
         exposed(samples.INGRESS, PROVIDED)(built)
 
     return happens
 
 
-def late(*names: str, **about: Any) -> Callable[[World], None]:
+def late(*names: str, **about: Any) -> Callable[[MemoryView], None]:
     """An edit that no gateway, or only ``names``, has taken for over half a minute."""
 
-    def happens(built: World) -> None:
+    def happens(built: MemoryView) -> None:
         built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
         old = built.gateway("gateway-old", **about)
         built.settle()
         built.set(gateways=(old, *(built.gateway(name) for name in names)))
         built.settle()
-        built.set(now=worlds.NOW + 31 * model.MICROSECONDS)
+        built.set(now=views.NOW + 31 * model.MICROSECONDS)
 
     return happens
 
 
-def rejected(built: World) -> None:
-    key = objects.Key("Listener", "default", "lobby")
-    late(applied={key: world.Applied("old", "its schema version is too new")})(built)
+def rejected(built: MemoryView) -> None:
+    key = Key("Listener", "default", "lobby")
+    late(applied={key: AppliedDocument("old", "its schema version is too new")})(built)
 
 
-def no_gateway(built: World) -> None:
+def no_gateway(built: MemoryView) -> None:
     built.set(gateways=())
     built.settle()
-    built.set(now=worlds.NOW + 31 * model.MICROSECONDS)
+    built.set(now=views.NOW + 31 * model.MICROSECONDS)
 
 
-def reports(**about: Any) -> Callable[[World], None]:
-    report = world.ListenerReport(**about)
+def reports(**about: Any) -> Callable[[MemoryView], None]:
+    report = ListenerReport(**about)
     return lambda built: built.gateways_run_it(listeners={samples.LISTENER: report})
 
 
-def destination_reports(**about: Any) -> Callable[[World], None]:
-    report = world.DestinationReport(**about)
+def destination_reports(**about: Any) -> Callable[[MemoryView], None]:
+    report = DestinationReport(**about)
     return lambda built: built.gateways_run_it(destinations={samples.DESTINATION: report})
 
 
-def and_run(happens: Callable[[World], object]) -> Callable[[World], None]:
+def and_run(happens: Callable[[MemoryView], object]) -> Callable[[MemoryView], None]:
     """Something happens, and the gateways have taken it."""
 
-    def both(built: World) -> None:
+    def both(built: MemoryView) -> None:
         happens(built)
         built.settle()
         built.gateways_run_it()
@@ -200,19 +210,19 @@ def and_run(happens: Callable[[World], object]) -> Callable[[World], None]:
     return both
 
 
-def edit_tenant(**spec: Any) -> Callable[[World], None]:
+def edit_tenant(**spec: Any) -> Callable[[MemoryView], None]:
     return lambda built: built.edit("Tenant", TENANT, **spec)
 
 
-def edit_destination(**spec: Any) -> Callable[[World], None]:
+def edit_destination(**spec: Any) -> Callable[[MemoryView], None]:
     return lambda built: built.edit("Destination", samples.DESTINATION, **spec)
 
 
-def halted(built: World) -> None:
-    built.set(halted=world.Halted("abc", ("a/b",)))
+def halted(built: MemoryView) -> None:
+    built.set(halted=HaltedRemovals("abc", ("a/b",)))
 
 
-def only_these_namespaces(built: World) -> None:
+def only_these_namespaces(built: MemoryView) -> None:
     selector = {"matchLabels": {"a": "b"}}
     built.edit("ListenerClass", "public", namespaces={"from": "Selector", "selector": selector})
 
@@ -221,21 +231,21 @@ def routed(**what: Any) -> list[dict[str, Any]]:
     return [{"name": "crm", "destinationRef": {"name": "crm"}, **what}]
 
 
-def with_ingress(**says: Any) -> Callable[[World], None]:
+def with_ingress(**says: Any) -> Callable[[MemoryView], None]:
     return exposed(samples.INGRESS, EXTERNAL, **says)
 
 
-def with_certificate(*said: dict[str, Any]) -> Callable[[World], None]:
+def with_certificate(*said: dict[str, Any]) -> Callable[[MemoryView], None]:
     says = {"Certificate": said[0]} if said else {}
     return exposed(samples.INGRESS, samples.PER_HOSTNAME, **says)
 
 
-def with_route(*conditions: tuple[str, str, str]) -> Callable[[World], None]:
+def with_route(*conditions: tuple[str, str, str]) -> Callable[[MemoryView], None]:
     says = {"HTTPRoute": parent(*conditions)} if conditions else {}
     return exposed(samples.HTTP_ROUTE, EXTERNAL, **says)
 
 
-def listener_fails(built: World) -> None:
+def listener_fails(built: MemoryView) -> None:
     built.edit("Listener", samples.LISTENER, **address("www.elsewhere.example"))
     built.settle()
 

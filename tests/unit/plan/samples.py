@@ -2,8 +2,8 @@
 
 import functools
 
-from support import worlds
-from usher_operator import world
+from support import views
+from usher_operator.view import ClusterFeatures
 
 OBJECTS = """
 apiVersion: usher.dev/v1alpha1
@@ -37,7 +37,7 @@ spec:
   tenantRef: {name: acme}
   routes: [{name: crm, destinationRef: {name: crm}}]
 """
-FEATURES = world.Features(
+FEATURES = ClusterFeatures(
     gateway_api=True,
     cert_manager=True,
     ingress_classes={"nginx": "k8s.io/ingress-nginx"},
@@ -50,14 +50,14 @@ HTTP_ROUTE = {"type": "HTTPRoute", "httpRoute": {"parentRef": {"namespace": "inf
 PER_HOSTNAME = {"mode": "PerHostname", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
 
 
-def agency() -> worlds.World:
+def agency() -> views.MemoryView:
     """Everything applied, and run by one gateway."""
     return _agency().copy()
 
 
 @functools.cache
-def _agency() -> worlds.World:
-    built = worlds.World()
+def _agency() -> views.MemoryView:
+    built = views.MemoryView()
     built.add(OBJECTS)
     built.set(features=FEATURES)
     built.settle()

@@ -6,19 +6,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import worlds
+from support import views
 from unit.plan import samples
 from usher_gateway import documents
-from usher_operator import objects, plan, world
+from usher_operator import plan
 from usher_operator.children import identity, ingress, routing, url_secret
+from usher_operator.view import ClusterFeatures, Key
 
 HOSTS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?){0,4}", fullmatch=True)
 PATHS = st.integers(0, 2_000).map(lambda number: f"/v1/{number}") | st.sampled_from(["/a//b", "/a%2Fb", "/x.php"])
 KEYS = st.sampled_from(
     [
-        objects.Key("Listener", "agency", "lobby"),
-        objects.Key("Destination", "agency", "crm"),
-        objects.Key("Hostname", "", "hooks.example.com"),
+        Key("Listener", "agency", "lobby"),
+        Key("Destination", "agency", "crm"),
+        Key("Hostname", "", "hooks.example.com"),
     ]
 )
 
@@ -64,7 +65,7 @@ def test_other_paths_are(path: str) -> None:
 
 
 @given(KEYS)
-def test_whose_a_child_is_can_be_read_back(key: objects.Key) -> None:
+def test_whose_a_child_is_can_be_read_back(key: Key) -> None:
     assert identity.owner_of(identity.annotations(key)) == key
 
 
@@ -92,9 +93,9 @@ def test_only_this_installs_children_are_ours() -> None:
 
 def test_every_child_says_the_hash_of_everything_else_in_it() -> None:
     built = samples.agency()
-    (before, *_) = plan.plan(built, objects.Key("Destination", "default", "crm")).children or ()
+    (before, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
     built.edit("Destination", samples.DESTINATION, concurrency=3)
-    (after, *_) = plan.plan(built, objects.Key("Destination", "default", "crm")).children or ()
+    (after, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
     assert before.ref == after.ref
     assert before.desired != after.desired
     for child in (before, after):
@@ -117,9 +118,9 @@ def test_known_ingress_controllers_get_their_annotations_and_the_class_has_the_l
     known = ingress.CONTROLLERS[controller]
     first = next(iter(known))
     exposure = {"type": "Ingress", "ingress": {"className": "mine", "annotations": {first: "given"}}}
-    built.set(features=world.Features(ingress_classes={"mine": controller}))
+    built.set(features=ClusterFeatures(ingress_classes={"mine": controller}))
     built.edit("ListenerClass", "public", exposure=exposure)
-    (child,) = plan.plan(built, objects.Key("Hostname", "", "hooks.example.com")).children or ()
+    (child,) = plan.plan(built, Key("Hostname", "", "hooks.example.com")).children or ()
     annotations = child.manifest["metadata"]["annotations"]
     assert {name: annotations[name] for name in known} == {**known, first: "given"}
 
@@ -147,11 +148,11 @@ def test_an_old_token_is_not_among_the_urls_to_paste() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
     built.settle()
-    found = built.published(objects.Key("Listener", "default", "lobby"))
+    found = built.published(Key("Listener", "default", "lobby"))
     assert found is not None
     assert isinstance(found.document, documents.Listener)
     seen = built.listener(samples.LISTENER)
     assert seen is not None
-    named = url_secret.named_addresses(seen.resource, found.document, worlds.INSTALL_KEY)
+    named = url_secret.named_addresses(seen.resource, found.document, views.INSTALL_KEY)
     assert len(found.document.addresses) == 2
     assert list(named.values()) == [found.document.addresses[0]]

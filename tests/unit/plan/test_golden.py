@@ -9,24 +9,25 @@ from typing import Any
 import pytest
 import yaml
 
-from support import worlds
-from usher_operator import objects, plan, world
+from support import views
+from usher_operator import plan
+from usher_operator.view import ClusterFeatures, DestinationReport, GatewayReport, Key, ListenerReport
 
 HERE = pathlib.Path(__file__).parent
 CASES = sorted((HERE / "cases").glob("*.yaml"))
-SUBJECTS = {"listeners": world.ListenerReport, "destinations": world.DestinationReport}
+SUBJECTS = {"listeners": ListenerReport, "destinations": DestinationReport}
 
 
-def load(file: pathlib.Path) -> tuple[worlds.World, list[objects.Key]]:
+def load(file: pathlib.Path) -> tuple[views.MemoryView, list[Key]]:
     header, *manifests = yaml.safe_load_all(file.read_text("utf-8"))
     if header is not None and "kind" in header:
         header, manifests = None, [header, *manifests]
     given: dict[str, Any] = header or {}
-    built = worlds.World()
+    built = views.MemoryView()
     features = given.pop("features", {})
     if "issuers" in features:
         features["issuers"] = frozenset(map(tuple, features["issuers"]))
-    built.set(features=world.Features(**features))
+    built.set(features=ClusterFeatures(**features))
     built.states = given.pop("secret_states", {})
     for raw in manifests:
         built.put(raw)
@@ -41,22 +42,22 @@ def load(file: pathlib.Path) -> tuple[worlds.World, list[objects.Key]]:
     return built, keys
 
 
-def gateway(built: worlds.World, given: dict[str, Any]) -> world.Gateway:
+def gateway(built: views.MemoryView, given: dict[str, Any]) -> GatewayReport:
     reports = {
         name: {path: type_(**one) for path, one in given.get(name, {}).items()} for name, type_ in SUBJECTS.items()
     }
     return built.gateway(given["name"], **reports)
 
 
-def key(text: str) -> objects.Key:
+def key(text: str) -> Key:
     kind, path = text.split()
     namespace, _, name = path.rpartition("/")
-    return objects.Key(kind, namespace, name)  # type: ignore[arg-type]
+    return Key(kind, namespace, name)  # type: ignore[arg-type]
 
 
 def planned(file: pathlib.Path) -> str:
     built, keys = load(file)
-    told = [worlds.shown(plan.plan(built, one)) for one in keys]
+    told = [views.shown(plan.plan(built, one)) for one in keys]
     return yaml.safe_dump_all(told, sort_keys=False, width=120, allow_unicode=True)
 
 

@@ -2,19 +2,20 @@
 
 import pytest
 
-from support import worlds
+from support import views
 from unit.plan import samples
-from usher_operator import objects, plan, world
+from usher_operator import plan
+from usher_operator.view import DestinationReport, Key, ListenerReport
 
-KEY = objects.Key("Listener", "default", "lobby")
+KEY = Key("Listener", "default", "lobby")
 
 
-def report(built: worlds.World, **about: object) -> None:
-    one = world.ListenerReport(**about)  # type: ignore[arg-type]
+def report(built: views.MemoryView, **about: object) -> None:
+    one = ListenerReport(**about)  # type: ignore[arg-type]
     built.gateways_run_it(listeners={samples.LISTENER: one})
 
 
-def told(built: worlds.World, type_: str) -> tuple[str, str]:
+def told(built: views.MemoryView, type_: str) -> tuple[str, str]:
     found = built.condition("Listener", samples.LISTENER, type_)
     return found.status, found.reason
 
@@ -44,7 +45,7 @@ def test_one_gateway_that_receives_is_enough() -> None:
     words = ("Silent", "Receiving", "NoVisitYet")
     built.set(
         gateways=tuple(
-            built.gateway(word, listeners={samples.LISTENER: world.ListenerReport(receiving=word)})  # type: ignore[arg-type]
+            built.gateway(word, listeners={samples.LISTENER: ListenerReport(receiving=word)})  # type: ignore[arg-type]
             for word in words
         )
     )
@@ -88,7 +89,7 @@ def test_without_reports_everything_stays_as_it_was_told() -> None:
 
 def test_a_destination_that_no_gateway_speaks_of_keeps_what_was_told() -> None:
     built = samples.agency()
-    gone = world.DestinationReport(gone=True)
+    gone = DestinationReport(gone=True)
     built.gateways_run_it(destinations={samples.DESTINATION: gone})
     built.settle()
     built.gateways_run_it()
@@ -105,6 +106,6 @@ def test_a_destination_that_no_gateway_speaks_of_keeps_what_was_told() -> None:
 )
 def test_an_open_circuit_says_what_attempts_come_to(error: str, says: str) -> None:
     built = samples.agency()
-    one = world.DestinationReport(circuit_open=True, error=error)
+    one = DestinationReport(circuit_open=True, error=error)
     built.gateways_run_it(destinations={samples.DESTINATION: one})
     assert says in built.condition("Destination", samples.DESTINATION, "Healthy").message

@@ -5,10 +5,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import worlds
+from support import views
 from usher_gateway import documents
 from usher_gateway.resources import compile  # noqa: A004
-from usher_operator import objects, plan
+from usher_operator import plan
+from usher_operator.view import Key, Plan
 
 HOSTS = ["a.example.org", "b.example.org", "hooks.example.com", "elsewhere.example"]
 CLASS: dict[str, Any] = {
@@ -71,14 +72,14 @@ AGENCIES = st.lists(
 )
 
 
-def built(manifests: list[dict[str, Any]]) -> worlds.World:
-    found = worlds.World()
+def built(manifests: list[dict[str, Any]]) -> views.MemoryView:
+    found = views.MemoryView()
     for raw in manifests:
         found.put(raw)
     return found
 
 
-def settled(manifests: list[dict[str, Any]]) -> dict[objects.Key, objects.Plan]:
+def settled(manifests: list[dict[str, Any]]) -> dict[Key, Plan]:
     found = built(manifests)
     found.settle()
     return {key: plan.plan(found, key) for key in found.every_key()}
@@ -110,7 +111,7 @@ def test_a_cluster_serves_what_files_would(manifests: list[dict[str, Any]]) -> N
     published = {key: one.document for key in found.in_place if (one := found.published(key)) is not None}
     oldest_first = sorted(found.seen.items(), key=lambda item: (item[1].created, item[0].namespace, item[0].name))
     given_ = compile.collect((seen.resource for _, seen in oldest_first), {})
-    wanted = compile.compile_resources(given_, compile.Options(keys=worlds.KEYS)).snapshot
+    wanted = compile.compile_resources(given_, compile.Options(keys=views.KEYS)).snapshot
     by_kind: dict[str, dict[str, documents.Listener | documents.Destination]] = {"Listener": {}, "Destination": {}}
     for key, document in published.items():
         by_kind[key.kind][key.path] = document

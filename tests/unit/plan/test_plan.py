@@ -2,30 +2,31 @@
 
 import pytest
 
-from support import worlds
+from support import views
 from unit.plan import reasons, samples
 from usher_gateway import documents, model
-from usher_operator import objects, plan, world
+from usher_operator import plan
+from usher_operator.view import CachedResource, Key, Kind, Plan, UnreadableResource
 
-KEY = objects.Key("Listener", "default", "lobby")
-DESTINATION = objects.Key("Destination", "default", "crm")
-HOSTNAME = objects.Key("Hostname", "", "hooks.example.com")
+KEY = Key("Listener", "default", "lobby")
+DESTINATION = Key("Destination", "default", "crm")
+HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
-def document(built: worlds.World, key: objects.Key = KEY) -> documents.Listener | documents.Destination:
+def document(built: views.MemoryView, key: Key = KEY) -> documents.Listener | documents.Destination:
     built.settle()
     found = built.published(key)
     assert found is not None
     return found.document
 
 
-def authentication(built: worlds.World) -> documents.Authentication:
+def authentication(built: views.MemoryView) -> documents.Authentication:
     found = document(built)
     assert isinstance(found, documents.Listener)
     return found.authentication
 
 
-def addresses(built: worlds.World, key: objects.Key = KEY) -> list[str]:
+def addresses(built: views.MemoryView, key: Key = KEY) -> list[str]:
     found = document(built, key)
     assert isinstance(found, documents.Listener)
     return [address.host for address in found.addresses]
@@ -77,15 +78,15 @@ def test_a_document_that_is_too_large_leaves_the_last_good_one() -> None:
 
 def test_a_tenant_that_is_gone_takes_its_listener_with_it() -> None:
     built = samples.agency()
-    del built.seen[objects.Key("Tenant", "default", "acme")]
+    del built.seen[Key("Tenant", "default", "acme")]
     assert plan.plan(built, KEY).children == ()
 
 
 def test_a_tenant_that_cannot_be_read_takes_nothing_with_it() -> None:
     built = samples.agency()
-    key = objects.Key("Tenant", "default", "acme")
+    key = Key("Tenant", "default", "acme")
     seen = built.seen.pop(key)
-    built.broken[key] = world.Unreadable(uid=seen.uid, generation=2, message="`spec.new` is not known")
+    built.broken[key] = UnreadableResource(uid=seen.uid, generation=2, message="`spec.new` is not known")
     found = plan.plan(built, KEY)
     assert found.children is None
     assert found.status is not None
@@ -98,12 +99,12 @@ def test_a_tenant_that_cannot_be_read_takes_nothing_with_it() -> None:
     ("kind", "path", "type_"),
     [("ListenerClass", "public", "Accepted"), ("Destination", samples.DESTINATION, "ResolvedRefs")],
 )
-def test_what_cannot_be_read_is_not_called_missing(kind: objects.Kind, path: str, type_: str) -> None:
+def test_what_cannot_be_read_is_not_called_missing(kind: Kind, path: str, type_: str) -> None:
     built = samples.agency()
     namespace, _, name = path.rpartition("/")
-    key = objects.Key(kind, namespace, name)
+    key = Key(kind, namespace, name)
     seen = built.seen.pop(key)
-    built.broken[key] = world.Unreadable(uid=seen.uid, generation=2, message="`spec.new` is not known")
+    built.broken[key] = UnreadableResource(uid=seen.uid, generation=2, message="`spec.new` is not known")
     status = plan.plan(built, KEY).status
     assert status is not None
     told = status.condition(type_)
@@ -134,15 +135,15 @@ def test_a_listener_that_cannot_be_read_keeps_what_is_in_place_and_what_was_told
 
 
 def test_what_is_gone_wants_nothing_and_tells_nothing() -> None:
-    found = plan.plan(samples.agency(), objects.Key("Listener", "default", "never-there"))
-    assert found == objects.Plan(objects.Key("Listener", "default", "never-there"))
+    found = plan.plan(samples.agency(), Key("Listener", "default", "never-there"))
+    assert found == Plan(Key("Listener", "default", "never-there"))
 
 
 @pytest.mark.parametrize("keys", [None, model.derive_keys(bytes(32))], ids=["no key", "another key"])
 def test_without_the_right_install_key_nothing_in_place_is_touched(keys: model.Keys | None) -> None:
     built = samples.agency()
     built.set(keys=keys)
-    gone = objects.Key("Listener", "default", "gone")
+    gone = Key("Listener", "default", "gone")
     for key in (*built.every_key(), gone):
         if key.kind != "ListenerClass":
             assert plan.plan(built, key).children is None, key
@@ -151,9 +152,9 @@ def test_without_the_right_install_key_nothing_in_place_is_touched(keys: model.K
 def test_a_class_that_is_made_anew_takes_the_present_install_key() -> None:
     built = samples.agency()
     built.set(keys=model.derive_keys(bytes(32)))
-    key = objects.Key("ListenerClass", "", "public")
+    key = Key("ListenerClass", "", "public")
     assert built.condition("ListenerClass", "public", "Accepted").reason == "InstallKeyChanged"
-    built.seen[key] = world.Seen(resource=built.seen[key].resource, uid="new", created="2026-03-01T00:00:00Z")
+    built.seen[key] = CachedResource(resource=built.seen[key].resource, uid="new", created="2026-03-01T00:00:00Z")
     assert built.condition("ListenerClass", "public", "Accepted").status == "True"
 
 
@@ -174,7 +175,7 @@ def test_who_has_a_hostname_keeps_it_against_an_older_listener() -> None:
     built.add(samples.listener("young", spec, tenant="rival", created="20"))
     built.settle()
     built.add(samples.listener("old", spec, created="01"))
-    assert addresses(built, objects.Key("Listener", "default", "young")) == ["www.example.org"]
+    assert addresses(built, Key("Listener", "default", "young")) == ["www.example.org"]
     assert built.condition("Listener", "default/old", "Accepted").reason == "HostnameConflict"
 
 
@@ -186,7 +187,7 @@ def test_a_hostname_that_is_given_up_goes_to_who_waits_for_it() -> None:
     built.add(samples.listener("waiting", spec, created="02"))
     built.settle()
     built.edit("Listener", "default/first", addresses=None)
-    assert addresses(built, objects.Key("Listener", "default", "waiting")) == ["www.example.org"]
+    assert addresses(built, Key("Listener", "default", "waiting")) == ["www.example.org"]
 
 
 def test_who_has_an_address_keeps_it_against_an_older_listener_of_the_tenant() -> None:
@@ -237,7 +238,7 @@ def test_the_old_way_in_stays_until_the_new_one_leads_there() -> None:
     assert kinds_of(built) == {"HTTPRoute"}
 
 
-def kinds_of(built: worlds.World) -> set[str]:
+def kinds_of(built: views.MemoryView) -> set[str]:
     return {child.ref.kind for child in built.children(HOSTNAME)}
 
 
@@ -246,7 +247,7 @@ def test_a_hostname_that_no_listener_has_any_more_loses_its_children() -> None:
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=reasons.EXTERNAL)
     built.edit("Listener", samples.LISTENER, **reasons.address("www.example.org"))
     built.settle()
-    key = objects.Key("Hostname", "", "www.example.org")
+    key = Key("Hostname", "", "www.example.org")
     assert plan.plan(built, key).children
     del built.seen[KEY]
     built.settle()
@@ -268,7 +269,7 @@ def test_where_another_install_has_the_hostname_nothing_in_place_is_touched() ->
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=reasons.EXTERNAL)
     text = samples.OBJECTS.split("---", maxsplit=1)[0].replace("usher.dev/usher", "example.com/other")
     built.add(text.replace("{name: public}", '{name: theirs, creationTimestamp: "2025-01-01T00:00:00Z"}'))
-    assert plan.plan(built, objects.Key("ListenerClass", "", "theirs")).status is None
+    assert plan.plan(built, Key("ListenerClass", "", "theirs")).status is None
     assert plan.plan(built, HOSTNAME).children is None
 
 
@@ -280,7 +281,7 @@ def test_a_class_with_a_certificate_of_its_own_does_not_cover_other_hostnames() 
     built.settle()
     found = built.condition("Listener", samples.LISTENER, "CertificateReady")
     assert (found.reason, "PerHostname" in found.message) == ("Failed", True)
-    children = plan.plan(built, objects.Key("Hostname", "", "www.example.org")).children or ()
+    children = plan.plan(built, Key("Hostname", "", "www.example.org")).children or ()
     assert [child.ref.kind for child in children] == ["Ingress"]
 
 

@@ -1,19 +1,20 @@
 """Programmed: every ready gateway runs this very configuration; False only after half a minute."""
 
-from support import worlds
+from support import views
 from unit.plan import samples
 from usher_gateway import model
-from usher_operator import objects, plan, programmed
+from usher_operator import plan, programmed
+from usher_operator.view import Key
 
-KEY = objects.Key("Listener", "default", "lobby")
+KEY = Key("Listener", "default", "lobby")
 
 
-def told(built: worlds.World) -> tuple[str, str]:
+def told(built: views.MemoryView) -> tuple[str, str]:
     found = built.condition("Listener", samples.LISTENER, "Programmed")
     return found.status, found.reason
 
 
-def a_gateway_falls_behind(built: worlds.World) -> None:
+def a_gateway_falls_behind(built: views.MemoryView) -> None:
     """As when a Secret or the Tenant changes: the same generation, another document."""
     built.edit("Tenant", "default/acme", displayName="Acme Hotels")
 
@@ -32,9 +33,9 @@ def test_what_is_no_edit_of_the_resource_leaves_it_true_for_half_a_minute() -> N
     a_gateway_falls_behind(built)
     built.settle()
     assert told(built) == ("True", "Programmed")
-    built.set(now=worlds.NOW + programmed.GRACE_MICROSECONDS - 1)
+    built.set(now=views.NOW + programmed.GRACE_MICROSECONDS - 1)
     assert told(built) == ("True", "Programmed")
-    built.set(now=worlds.NOW + programmed.GRACE_MICROSECONDS)
+    built.set(now=views.NOW + programmed.GRACE_MICROSECONDS)
     assert told(built) == ("False", "GatewayUnavailable")
 
 
@@ -63,9 +64,9 @@ def test_a_plan_that_waits_says_when_to_look_again() -> None:
     built = samples.agency()
     a_gateway_falls_behind(built)
     first = plan.plan(built, KEY)
-    assert (first.is_behind, first.again_at) == (True, worlds.NOW + programmed.GRACE_MICROSECONDS)
+    assert (first.is_behind, first.again_at) == (True, views.NOW + programmed.GRACE_MICROSECONDS)
     built.apply(first)
-    built.set(now=worlds.NOW + 10 * model.MICROSECONDS)
+    built.set(now=views.NOW + 10 * model.MICROSECONDS)
     assert plan.plan(built, KEY).again_at == first.again_at
     built.set(now=first.again_at)
     last = plan.plan(built, KEY)
@@ -84,7 +85,7 @@ def test_a_gateway_that_cannot_be_reached_does_not_count_as_running_it() -> None
     built = samples.agency()
     built.gateways_run_it(reachable=False)
     built.settle()
-    built.set(now=worlds.NOW + programmed.GRACE_MICROSECONDS)
+    built.set(now=views.NOW + programmed.GRACE_MICROSECONDS)
     assert told(built) == ("False", "GatewayUnavailable")
 
 

@@ -3,11 +3,12 @@
 import msgspec
 import pytest
 
-from support import worlds
+from support import views
 from unit.plan import reasons, samples
 from usher_gateway import model
 from usher_gateway.resources import condition
-from usher_operator import conditions, objects, plan
+from usher_operator import conditions, plan
+from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key
 
 
 @pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
@@ -20,9 +21,9 @@ def test_each_reason_is_told_when_its_cause_is_there(case: reasons.Case) -> None
     assert told.message or case.status == "True", "a reason that does not hold says what to do"
 
 
-def _generation(built: worlds.World, case: reasons.Case) -> int:
+def _generation(built: views.MemoryView, case: reasons.Case) -> int:
     namespace, _, name = case.path.rpartition("/")
-    key = objects.Key(case.kind, namespace, name)
+    key = Key(case.kind, namespace, name)
     found = built.seen.get(key)
     return found.resource.metadata.generation if found else built.broken[key].generation
 
@@ -34,7 +35,7 @@ def test_no_reason_is_without_a_case() -> None:
 
 
 def test_no_condition_is_without_a_case() -> None:
-    assert {case.type for case in reasons.CASES} == {str(one) for one in objects.ConditionType}
+    assert {case.type for case in reasons.CASES} == {str(one) for one in ConditionType}
 
 
 @pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
@@ -47,7 +48,7 @@ def test_ready_is_true_only_if_every_needed_condition_is(case: reasons.Case) -> 
             continue
         ready = status.condition("Ready")
         assert ready is not None
-        needed = [one for one in status.conditions if one.type not in objects.INFORMATIONAL and one is not ready]
+        needed = [one for one in status.conditions if one.type not in INFORMATIONAL_CONDITIONS and one is not ready]
         assert (ready.status == "True") == all(one.status == "True" for one in needed)
 
 
@@ -56,7 +57,7 @@ def test_no_secret_and_no_whole_url_is_in_a_status(case: reasons.Case) -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
     case.happens(built)
-    token = model.url_token(worlds.INSTALL_KEY, "default", "acme", "lobby", 0)
+    token = model.url_token(views.INSTALL_KEY, "default", "acme", "lobby", 0)
     for key in built.every_key():
         status = plan.plan(built, key).status
         told = msgspec.json.encode(status).decode()

@@ -3,8 +3,8 @@
 from typing import Any
 
 from usher_gateway.resources import listener_class
-from usher_operator import objects, world
 from usher_operator.children import identity, routing
+from usher_operator.view import DesiredChild, Install, Key
 
 GROUP = "cert-manager.io"
 """API group of cert-manager."""
@@ -13,7 +13,7 @@ API_VERSION = f"{GROUP}/v1"
 """Of every Certificate and issuer."""
 
 
-def build(hostname: str, secret_name: str, issuer: listener_class.IssuerRef, install: world.Install) -> objects.Child:
+def build(hostname: str, secret_name: str, issuer: listener_class.IssuerRef, install: Install) -> DesiredChild:
     """The Certificate. ``secret_name``: where cert-manager puts it."""
     manifest: dict[str, Any] = {
         "apiVersion": API_VERSION,
@@ -22,7 +22,7 @@ def build(hostname: str, secret_name: str, issuer: listener_class.IssuerRef, ins
             "name": routing.object_name(hostname),
             "namespace": install.data_plane_namespace,
             "labels": identity.labels(install.controller_name),
-            "annotations": identity.annotations(objects.Key("Hostname", "", hostname)),
+            "annotations": identity.annotations(Key("Hostname", "", hostname)),
         },
         "spec": {
             "secretName": secret_name,

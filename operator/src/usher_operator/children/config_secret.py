@@ -3,18 +3,18 @@
 from typing import Any
 
 from usher_gateway import envelopes
-from usher_operator import objects, world
 from usher_operator.children import identity
+from usher_operator.view import DesiredChild, Install, Key
 
 
-def build(envelope: envelopes.Envelope, install: world.Install) -> objects.Child:
+def build(envelope: envelopes.Envelope, install: Install) -> DesiredChild:
     """The Secret that holds a document.
 
     Raises:
         DocumentTooLargeError: no Secret holds it.
     """
     owner = envelope.owner
-    key = objects.Key(envelope.kind, owner.namespace, owner.name)
+    key = Key(envelope.kind, owner.namespace, owner.name)
     manifest: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Secret",

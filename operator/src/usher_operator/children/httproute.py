@@ -3,8 +3,8 @@
 from typing import Any
 
 from usher_gateway.resources import listener_class
-from usher_operator import objects, world
 from usher_operator.children import identity, routing
+from usher_operator.view import DesiredChild, Install, Key
 
 GROUP = "gateway.networking.k8s.io"
 """API group of the Gateway API."""
@@ -13,9 +13,9 @@ API_VERSION = f"{GROUP}/v1"
 """Of every HTTPRoute and Gateway."""
 
 
-def build(part: routing.Part, parent: listener_class.ParentRef, install: world.Install) -> objects.Child:
+def build(part: routing.Part, parent: listener_class.ParentRef, install: Install) -> DesiredChild:
     """The HTTPRoute; its Gateway terminates TLS."""
-    key = objects.Key("Hostname", "", part.hostname)
+    key = Key("Hostname", "", part.hostname)
     paths = [("PathPrefix", "/")] if part.paths is None else [("Exact", path) for path in part.paths]
     manifest: dict[str, Any] = {
         "apiVersion": API_VERSION,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from usher_gateway import envelopes
-from usher_operator import objects
+from usher_operator.view import DesiredChild, Key, Kind, ObjectRef
 
 SELECTOR = f"{envelopes.MANAGED_LABEL}=true"
 """Label selector of every child."""
@@ -20,7 +20,7 @@ SELECTOR = f"{envelopes.MANAGED_LABEL}=true"
 OWNER_KIND_ANNOTATION = "usher.dev/owner-kind"
 """Kind of the key that a child belongs to."""
 
-_KINDS: dict[str, objects.Kind] = {"Listener": "Listener", "Destination": "Destination", "Hostname": "Hostname"}
+_KINDS: dict[str, Kind] = {"Listener": "Listener", "Destination": "Destination", "Hostname": "Hostname"}
 
 
 def labels(controller_name: str, owner_uid: str = "") -> dict[str, str]:
@@ -32,18 +32,18 @@ def labels(controller_name: str, owner_uid: str = "") -> dict[str, str]:
     return {**found, envelopes.OWNER_UID_LABEL: owner_uid} if owner_uid else found
 
 
-def annotations(key: objects.Key) -> dict[str, str]:
+def annotations(key: Key) -> dict[str, str]:
     """The annotations of a child, but for ``usher.dev/desired``, which finish() adds."""
     return {envelopes.OWNER_ANNOTATION: key.path, OWNER_KIND_ANNOTATION: key.kind}
 
 
-def finish(manifest: dict[str, Any]) -> objects.Child:
+def finish(manifest: dict[str, Any]) -> DesiredChild:
     """The child of a manifest, with the hash of everything in it as an annotation."""
     meta = manifest["metadata"]
     desired = hashlib.sha256(msgspec.json.encode(manifest, order="deterministic")).hexdigest()
     noted = {**meta["annotations"], envelopes.DESIRED_ANNOTATION: desired}
-    ref = objects.Ref(manifest["apiVersion"], manifest["kind"], meta["namespace"], meta["name"])
-    return objects.Child(ref, {**manifest, "metadata": {**meta, "annotations": noted}}, desired)
+    ref = ObjectRef(manifest["apiVersion"], manifest["kind"], meta["namespace"], meta["name"])
+    return DesiredChild(ref, {**manifest, "metadata": {**meta, "annotations": noted}}, desired)
 
 
 def is_ours(found_labels: Mapping[str, str], controller_name: str) -> bool:
@@ -53,10 +53,10 @@ def is_ours(found_labels: Mapping[str, str], controller_name: str) -> bool:
     ) == envelopes.install_label(controller_name)
 
 
-def owner_of(found_annotations: Mapping[str, str]) -> objects.Key | None:
+def owner_of(found_annotations: Mapping[str, str]) -> Key | None:
     """The key that a child belongs to; None where its annotations do not say."""
     kind = _KINDS.get(found_annotations.get(OWNER_KIND_ANNOTATION, ""))
     namespace, _, name = found_annotations.get(envelopes.OWNER_ANNOTATION, "").rpartition("/")
     if kind is None or not name or (kind == "Hostname") == bool(namespace):
         return None
-    return objects.Key(kind, namespace, name)
+    return Key(kind, namespace, name)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from usher_gateway.resources import listener_class
-from usher_operator import objects, world
 from usher_operator.children import identity, routing
+from usher_operator.view import DesiredChild, Install, Key, View
 
 API_VERSION = "networking.k8s.io/v1"
 """Of every Ingress and IngressClass."""
@@ -36,14 +36,12 @@ CONTROLLERS: dict[str, dict[str, str]] = {
 them. Traefik, HAProxy Technologies' controller, AWS, GKE: no limit of the body, or none that an Ingress can set."""
 
 
-def build(
-    part: routing.Part, spec: listener_class.ListenerClassSpec, secret_name: str, view: world.World
-) -> objects.Child:
+def build(part: routing.Part, spec: listener_class.ListenerClassSpec, secret_name: str, view: View) -> DesiredChild:
     """The Ingress. ``secret_name``: of the certificate; ``""``: something else terminates TLS."""
     given = (spec.exposure and spec.exposure.ingress) or listener_class.Ingress()
     install = view.install
     class_name = given.class_name or view.features.default_ingress_class
-    key = objects.Key("Hostname", "", part.hostname)
+    key = Key("Hostname", "", part.hostname)
     manifest: dict[str, Any] = {
         "apiVersion": API_VERSION,
         "kind": "Ingress",
@@ -66,7 +64,7 @@ def build(
     return identity.finish(manifest)
 
 
-def _paths(part: routing.Part, install: world.Install) -> list[dict[str, Any]]:
+def _paths(part: routing.Part, install: Install) -> list[dict[str, Any]]:
     backend = {"service": {"name": install.service_name, "port": {"number": install.service_port}}}
     if part.paths is None:
         return [{"path": "/", "pathType": "Prefix", "backend": backend}]

@@ -6,8 +6,8 @@ from typing import Any
 
 from usher_gateway import documents, resources
 from usher_gateway.resources import hostnames
-from usher_operator import objects, world
 from usher_operator.children import identity
+from usher_operator.view import CachedResource, DesiredChild, Key
 
 CLASS_ADDRESS = "class"
 """Name of the address of a listener without ``addresses``: it is at the class's hostname."""
@@ -18,11 +18,11 @@ _LONG = re.compile(r"[^/]{20,}")
 
 
 def build(
-    seen: world.Seen[resources.Listener], found: dict[str, documents.Address], controller_name: str
-) -> objects.Child:
+    seen: CachedResource[resources.Listener], found: dict[str, documents.Address], controller_name: str
+) -> DesiredChild:
     """The Secret: ``url`` (the first one), and each URL as ``<address>.url``."""
     meta = seen.resource.metadata
-    key = objects.Key("Listener", meta.namespace, meta.name)
+    key = Key("Listener", meta.namespace, meta.name)
     urls = [address.url for address in found.values()]
     data = {"url": urls[0], **{f"{name}.url": url for name, url in zip(found, urls, strict=True)}}
     manifest: dict[str, Any] = {

@@ -7,8 +7,19 @@ from typing import Any
 import msgspec
 
 from usher_gateway import envelopes, model
-from usher_operator import compiling, conditions, exposure, objects, programmed, world
+from usher_operator import compiling, conditions, exposure, programmed
 from usher_operator.children import config_secret
+from usher_operator.view import (
+    INFORMATIONAL_CONDITIONS,
+    CachedResource,
+    ConditionType,
+    DesiredChild,
+    Key,
+    Plan,
+    ResourceStatus,
+    StatusCondition,
+    View,
+)
 
 FINGERPRINT_FIELD = "installKeyFingerprint"
 """In the status of a ListenerClass: which install key its URLs are derived from."""
@@ -16,54 +27,54 @@ FINGERPRINT_FIELD = "installKeyFingerprint"
 INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105  the name of an object
 """Secret in the operator's namespace that holds the install key."""
 
-_Type = objects.ConditionType
+_Type = ConditionType
 
 
-def absent(view: world.World, key: objects.Key, types: Iterable[str]) -> objects.Plan:
+def absent(view: View, key: Key, types: Iterable[str]) -> Plan:
     """The plan of what the lookups do not find: gone (its children go), or there, but unreadable (they stay)."""
     found = view.unreadable(key)
     if found is None:
-        return objects.Plan(key, None if held_back(view) else ())
+        return Plan(key, None if held_back(view) else ())
     teller = conditions.Teller(found.generation, found.conditions)
     message = f"this version of Usher cannot read it, and the last good configuration stays: {found.message}; "
     message += "it must be changed, or the operator updated"
     accepted = teller.false(_Type.Accepted, "UnsupportedValue", message)
-    return objects.Plan(key, None, status(teller, [accepted, *kept(teller, types)], fields=dict(found.fields)))
+    return Plan(key, None, status(teller, [accepted, *kept(teller, types)], fields=dict(found.fields)))
 
 
-def kept(teller: conditions.Teller, types: Iterable[str]) -> list[objects.Condition]:
+def kept(teller: conditions.Teller, types: Iterable[str]) -> list[StatusCondition]:
     """The conditions that cannot be told anew, as they were told before."""
     found = []
     for type_ in types:
         before = teller.before(type_)
         if before is not None:
             found.append(before)
-        elif type_ not in objects.INFORMATIONAL:
+        elif type_ not in INFORMATIONAL_CONDITIONS:
             found.append(teller.pending(type_, "not known yet: see the other conditions"))
     return found
 
 
 def status(
     teller: conditions.Teller,
-    parts: list[objects.Condition],
+    parts: list[StatusCondition],
     suspended: str = "",
     *,
     fields: dict[str, object] | None = None,
-) -> objects.Status:
+) -> ResourceStatus:
     """The status that conditions add up to: Ready stands before the informational ones."""
-    needed = [one for one in parts if one.type not in objects.INFORMATIONAL]
-    informational = [one for one in parts if one.type in objects.INFORMATIONAL]
+    needed = [one for one in parts if one.type not in INFORMATIONAL_CONDITIONS]
+    informational = [one for one in parts if one.type in INFORMATIONAL_CONDITIONS]
     ready = teller.ready(needed, suspended)
-    return objects.Status(ready.observed_generation, (*needed, ready, *informational), fields or {})
+    return ResourceStatus(ready.observed_generation, (*needed, ready, *informational), fields or {})
 
 
-def held_back(view: world.World) -> exposure.State | None:
+def held_back(view: View) -> exposure.State | None:
     """Why nothing is published now; None where it is."""
     found = keys_or_reason(view)
     return found if isinstance(found, exposure.State) else None
 
 
-def keys_or_reason(view: world.World) -> model.Keys | exposure.State:
+def keys_or_reason(view: View) -> model.Keys | exposure.State:
     """The keys, or why nothing is published: there is no install key, or not the one that the URLs are derived from."""
     if view.keys is None:
         message = f"waiting for the install key (Secret `{INSTALL_KEY_SECRET}` in the operator's namespace)"
@@ -89,14 +100,14 @@ def _changed(before: str, present: str) -> str:
     )
 
 
-def held_plan(key: objects.Key, seen: world.Seen[Any], held: exposure.State, types: Iterable[str]) -> objects.Plan:
+def held_plan(key: Key, seen: CachedResource[Any], held: exposure.State, types: Iterable[str]) -> Plan:
     """The plan while nothing is published: everything stays as it is."""
     teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
     parts = [of_state(teller, _Type.Accepted, held), *kept(teller, types)]
-    return objects.Plan(key, None, status(teller, parts, fields=dict(seen.fields)))
+    return Plan(key, None, status(teller, parts, fields=dict(seen.fields)))
 
 
-def of_state(teller: conditions.Teller, type_: str, state: exposure.State) -> objects.Condition:
+def of_state(teller: conditions.Teller, type_: str, state: exposure.State) -> StatusCondition:
     """A state as a condition."""
     match state.status:
         case "True":
@@ -110,19 +121,17 @@ def of_state(teller: conditions.Teller, type_: str, state: exposure.State) -> ob
 class Publication(msgspec.Struct, frozen=True):
     """What becomes of a compiled document."""
 
-    child: objects.Child | None = None
+    child: DesiredChild | None = None
     """Its config Secret."""
     wanted: programmed.Wanted | None = None
     """What gateways should run."""
     stays: bool = False
     """Whether everything in place stays as it is."""
-    accepted: objects.Condition | None = None
+    accepted: StatusCondition | None = None
     """Accepted, if publishing itself failed."""
 
 
-def publish(
-    view: world.World, key: objects.Key, seen: compiling.SeenOfTenant, compiled: compiling.Compiled
-) -> Publication:
+def publish(view: View, key: Key, seen: compiling.SeenOfTenant, compiled: compiling.Compiled) -> Publication:
     """The config Secret of what was compiled; what is blocked or too large leaves the last good one in force."""
     teller = conditions.Teller(seen.resource.metadata.generation, ())
     before = view.published(key)
@@ -140,7 +149,7 @@ def publish(
     return Publication(child, programmed.Wanted(envelope.hash, is_last_good))
 
 
-def _too_large(teller: conditions.Teller) -> objects.Condition:
+def _too_large(teller: conditions.Teller) -> StatusCondition:
     message = (
         f"the configuration must not be larger than {envelopes.MAX_BYTES} bytes, and the last good one stays in "
         "force; shorten expressions, headers and the values of Secrets, or spread routes over several listeners"

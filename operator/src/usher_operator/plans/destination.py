@@ -4,23 +4,24 @@ import urllib.parse
 
 from usher_gateway import resources
 from usher_gateway.resources import defaults
-from usher_operator import compiling, conditions, informational, objects, programmed, world
+from usher_operator import compiling, conditions, informational, programmed
 from usher_operator.plans import common
+from usher_operator.view import ConditionType, Key, Plan, View
 
 HOST_FIELD = "host"
 """In the status of a Destination: host and port of its URL, for columns. The whole URL may hold a secret."""
 
-_Type = objects.ConditionType
+_Type = ConditionType
 _KEPT = (_Type.ResolvedRefs, _Type.Programmed, _Type.Healthy)
 
 
-def plan(view: world.World, key: objects.Key) -> objects.Plan:
+def plan(view: View, key: Key) -> Plan:
     """The plan of a Destination."""
     seen = view.destination(key.path)
     if seen is None:
         return common.absent(view, key, _KEPT)
     if compiling.is_foreign_namespace(view, key.namespace):
-        return objects.Plan(key)
+        return Plan(key)
     teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
     held = common.held_back(view)
     if held is not None:
@@ -33,7 +34,7 @@ def plan(view: world.World, key: objects.Key) -> objects.Plan:
     parts += [found.condition, *informational.of_destination(view, key.path, teller)]
     is_paused = defaults.pick(seen.resource.spec.state, "Destination.spec.state") == "Paused"
     children = (published.child,) if published.child else ()
-    return objects.Plan(
+    return Plan(
         key,
         None if published.stays else children,
         common.status(

@@ -1,32 +1,33 @@
 """A hostname: its Ingress or HTTPRoute, and its Certificate. Per hostname, not per listener (design §7)."""
 
 from usher_gateway.resources import listener_class
-from usher_operator import exposure, objects, world
+from usher_operator import exposure
 from usher_operator.children import certificate, httproute, ingress, routing
 from usher_operator.plans import common
+from usher_operator.view import DesiredChild, Key, ObjectRef, Plan, View
 
 _ROUTES = frozenset({"Ingress", "HTTPRoute"})
 
 
-def plan(view: world.World, key: objects.Key) -> objects.Plan:
+def plan(view: View, key: Key) -> Plan:
     """The plan of a hostname: no status."""
     if common.held_back(view):
-        return objects.Plan(key, None)
+        return Plan(key, None)
     found = exposure.class_of(view, key.name)
     if found is None:
         # what is published without a class stays as it is exposed
-        return objects.Plan(key, None if view.listeners_at(key.name) else ())
+        return Plan(key, None if view.listeners_at(key.name) else ())
     spec = found.resource.spec
     if exposure.exposure_type(spec) == "HTTPRoute" and not view.features.gateway_api:
         # the old way in stays, if there was one, until the new one can be had
-        return objects.Plan(key, None)
+        return Plan(key, None)
     wanted = tuple(_children(view, key.name, spec))
-    return objects.Plan(key, wanted, staying=_old_way_in(view, key, wanted, spec))
+    return Plan(key, wanted, staying=_old_way_in(view, key, wanted, spec))
 
 
 def _old_way_in(
-    view: world.World, key: objects.Key, wanted: tuple[objects.Child, ...], spec: listener_class.ListenerClassSpec
-) -> tuple[objects.Ref, ...]:
+    view: View, key: Key, wanted: tuple[DesiredChild, ...], spec: listener_class.ListenerClassSpec
+) -> tuple[ObjectRef, ...]:
     """What leads to the hostname by another kind of route than is wanted now; it stays until the new one leads there.
 
     Its certificate stays with it.
@@ -40,7 +41,7 @@ def _old_way_in(
     return tuple(sorted(ref for ref in others if ref.kind not in kinds))
 
 
-def _children(view: world.World, hostname: str, spec: listener_class.ListenerClassSpec) -> list[objects.Child]:
+def _children(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[DesiredChild]:
     is_wanted = hostname == spec.hostname or bool(view.listeners_at(hostname))
     if not is_wanted:
         return []
@@ -51,7 +52,7 @@ def _children(view: world.World, hostname: str, spec: listener_class.ListenerCla
     return children
 
 
-def _parts(view: world.World, hostname: str, spec: listener_class.ListenerClassSpec) -> list[routing.Part]:
+def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[routing.Part]:
     if exposure.exposure_type(spec) == "None" or not routing.is_host_routable(hostname):
         return []
     if not exposure.is_by_path(spec):
@@ -61,9 +62,7 @@ def _parts(view: world.World, hostname: str, spec: listener_class.ListenerClassS
     return routing.by_path(hostname, paths)
 
 
-def _route(
-    view: world.World, part: routing.Part, spec: listener_class.ListenerClassSpec, secret_name: str
-) -> objects.Child:
+def _route(view: View, part: routing.Part, spec: listener_class.ListenerClassSpec, secret_name: str) -> DesiredChild:
     match spec.exposure:
         case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
             return httproute.build(part, parent, view.install)

@@ -4,14 +4,15 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import condition, defaults, single
-from usher_operator import compiling, conditions, exposure, informational, objects, programmed, world
+from usher_operator import compiling, conditions, exposure, informational, programmed
 from usher_operator.children import url_secret
 from usher_operator.plans import common
+from usher_operator.view import CachedResource, ConditionType, Key, Plan, StatusCondition, View
 
 ADDRESSES_FIELD = "addresses"
 """In the status of a Listener: its addresses with shortened URLs."""
 
-_Type = objects.ConditionType
+_Type = ConditionType
 _KEPT = (
     _Type.ResolvedRefs,
     _Type.CertificateReady,
@@ -24,20 +25,20 @@ _KEPT = (
 )
 
 
-def plan(view: world.World, key: objects.Key) -> objects.Plan:
+def plan(view: View, key: Key) -> Plan:
     """The plan of a Listener."""
     seen = view.listener(key.path)
     if seen is None:
         return common.absent(view, key, _KEPT)
     if compiling.is_foreign(view, seen.resource):
-        return objects.Plan(key)
+        return Plan(key)
     keys = common.keys_or_reason(view)
     if isinstance(keys, exposure.State):
         return common.held_plan(key, seen, keys, _KEPT)
     return _plan(view, key, seen, keys)
 
 
-def _plan(view: world.World, key: objects.Key, seen: world.Seen[resources.Listener], keys: model.Keys) -> objects.Plan:
+def _plan(view: View, key: Key, seen: CachedResource[resources.Listener], keys: model.Keys) -> Plan:
     teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
     compiled = compiling.compile_listener(view, seen, keys)
     published = common.publish(view, key, seen, compiled)
@@ -54,7 +55,7 @@ def _plan(view: world.World, key: objects.Key, seen: world.Seen[resources.Listen
         {"name": name, "hostname": address.host, "url": url_secret.shortened(address)}
         for name, address in addresses.items()
     ]
-    return objects.Plan(
+    return Plan(
         key,
         None if published.stays else tuple(child for child in (published.child, urls) if child is not None),
         common.status(teller, parts, _told_suspended(view, seen, found, teller), fields={ADDRESSES_FIELD: shown}),
@@ -72,7 +73,7 @@ def _granted(one: resources.Listener, document: documents.Listener | None) -> tu
 
 
 def _in_force(
-    view: world.World, key: objects.Key, compiled: compiling.Compiled, published: common.Publication
+    view: View, key: Key, compiled: compiling.Compiled, published: common.Publication
 ) -> documents.Listener | None:
     """The document that gateways should run."""
     before = view.published(key) if published.stays else None
@@ -81,7 +82,7 @@ def _in_force(
 
 
 def _told_suspended(
-    view: world.World, seen: world.Seen[resources.Listener], found: programmed.Programmed, teller: conditions.Teller
+    view: View, seen: CachedResource[resources.Listener], found: programmed.Programmed, teller: conditions.Teller
 ) -> str:
     """Why deliveries are held, as far as gateways have heard of it: what they do not run yet is not told."""
     before = teller.before(_Type.Ready)
@@ -90,7 +91,7 @@ def _told_suspended(
     return before.message if before.reason == conditions.Reason.Suspended else ""
 
 
-def suspended(view: world.World, one: resources.Listener) -> str:
+def suspended(view: View, one: resources.Listener) -> str:
     """Why deliveries are held; ``""`` where they are not."""
     if defaults.pick(one.spec.state, "Listener.spec.state") == "Suspended":
         return "`state` is Suspended: visits are accepted, their deliveries held"
@@ -110,7 +111,7 @@ class _Faces(msgspec.Struct, frozen=True):
     unknown_secrets: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, view: world.World, one: resources.Listener, document: documents.Listener | None) -> "_Faces":
+    def of(cls, view: View, one: resources.Listener, document: documents.Listener | None) -> "_Faces":
         """Of every hostname that a document has."""
         own = compiling.our_class(view, single.class_name(one))
         if document is None or own is None:
@@ -124,7 +125,7 @@ class _Faces(msgspec.Struct, frozen=True):
         unknown = dict.fromkeys(state.unknown_secret for state in certificates if state.unknown_secret)
         return cls(exposure.worst(certificates), exposure.worst(exposed), findings, tuple(unknown))
 
-    def tell(self, teller: conditions.Teller) -> list[objects.Condition]:
+    def tell(self, teller: conditions.Teller) -> list[StatusCondition]:
         """CertificateReady and Exposed."""
         if self.certificate is None or self.exposed is None:
             return common.kept(teller, (_Type.CertificateReady, _Type.Exposed))

@@ -2,19 +2,20 @@
 
 from usher_gateway import model, resources
 from usher_gateway.resources import metadata, single
-from usher_operator import compiling, conditions, exposure, objects, world
+from usher_operator import compiling, conditions, exposure
 from usher_operator.plans import common
+from usher_operator.view import CachedResource, ConditionType, HaltedRemovals, Key, Plan, StatusCondition, View
 
-_Type = objects.ConditionType
+_Type = ConditionType
 
 
-def plan(view: world.World, key: objects.Key) -> objects.Plan:
+def plan(view: View, key: Key) -> Plan:
     """The plan of a ListenerClass."""
     seen = view.classes.get(key.name)
     if seen is None:
         return common.absent(view, key, (_Type.CertificateReady, _Type.Exposed))
     if not compiling.is_ours(view, seen):
-        return objects.Plan(key)
+        return Plan(key)
     teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
     certificate = exposure.certificate_state(view, seen.resource.spec, seen.resource.spec.hostname)
     parts = [
@@ -24,10 +25,10 @@ def plan(view: world.World, key: objects.Key) -> objects.Plan:
     ]
     unknown = (certificate.unknown_secret,) if certificate.unknown_secret else ()
     told = common.status(teller, parts, fields=_fields(view, seen))
-    return objects.Plan(key, (), told, unknown_secrets=unknown)
+    return Plan(key, (), told, unknown_secrets=unknown)
 
 
-def _fields(view: world.World, seen: world.Seen[resources.ListenerClass]) -> dict[str, object]:
+def _fields(view: View, seen: CachedResource[resources.ListenerClass]) -> dict[str, object]:
     """The fingerprint of the install key that the class was made with: it never changes."""
     fingerprint = seen.fields.get(common.FINGERPRINT_FIELD)
     if not fingerprint and view.keys is not None:
@@ -35,7 +36,7 @@ def _fields(view: world.World, seen: world.Seen[resources.ListenerClass]) -> dic
     return {common.FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
 
 
-def _accepted(view: world.World, one: resources.ListenerClass, teller: conditions.Teller) -> objects.Condition:
+def _accepted(view: View, one: resources.ListenerClass, teller: conditions.Teller) -> StatusCondition:
     held = common.held_back(view)
     if held is not None:
         return common.of_state(teller, _Type.Accepted, held)
@@ -46,7 +47,7 @@ def _accepted(view: world.World, one: resources.ListenerClass, teller: condition
     return accepted
 
 
-def _halted(halted: world.Halted) -> str:
+def _halted(halted: HaltedRemovals) -> str:
     names = ", ".join(f"`{path}`" for path in halted.listeners[:3])
     more = " and more" if len(halted.listeners) > 3 else ""
     return (
@@ -55,7 +56,7 @@ def _halted(halted: world.Halted) -> str:
     )
 
 
-def _exposed(view: world.World, seen: world.Seen[resources.ListenerClass]) -> exposure.State:
+def _exposed(view: View, seen: CachedResource[resources.ListenerClass]) -> exposure.State:
     spec = seen.resource.spec
     state = exposure.exposed_state(view, spec, spec.hostname)
     if state.status == "Unknown" and exposure.is_by_path(spec) and not view.listeners_at(spec.hostname):

@@ -2,20 +2,21 @@
 
 from usher_gateway import resources
 from usher_gateway.resources import defaults, single
-from usher_operator import compiling, conditions, objects, world
+from usher_operator import compiling, conditions
 from usher_operator.plans import common, listener
+from usher_operator.view import CachedResource, ConditionType, Key, Plan, ResourceStatus, View
 
-_Type = objects.ConditionType
+_Type = ConditionType
 _MOST_NAMES = 3
 
 
-def plan(view: world.World, key: objects.Key) -> objects.Plan:
+def plan(view: View, key: Key) -> Plan:
     """The plan of a Tenant."""
     seen = view.tenant(key.path)
     if seen is None:
         return common.absent(view, key, ())
     if compiling.is_foreign_namespace(view, key.namespace):
-        return objects.Plan(key)
+        return Plan(key)
     teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
     held = common.held_back(view)
     if held is not None:
@@ -25,12 +26,10 @@ def plan(view: world.World, key: objects.Key) -> objects.Plan:
     told = common.status(teller, [accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
     if accepted.status == "True":
         told = _with_listeners(view, key, teller, told)
-    return objects.Plan(key, (), told)
+    return Plan(key, (), told)
 
 
-def _with_listeners(
-    view: world.World, key: objects.Key, teller: conditions.Teller, told: objects.Status
-) -> objects.Status:
+def _with_listeners(view: View, key: Key, teller: conditions.Teller, told: ResourceStatus) -> ResourceStatus:
     """Ready as its listeners let it be."""
     unready: dict[str, list[str]] = {"False": [], "Unknown": []}
     for one in view.listeners_of(key.path):
@@ -44,10 +43,10 @@ def _with_listeners(
         ready = teller.pending(_Type.Ready, f"waiting for listener {_names(unready['Unknown'])}")
     else:
         return told
-    return objects.Status(told.observed_generation, (*told.conditions[:-1], ready))
+    return ResourceStatus(told.observed_generation, (*told.conditions[:-1], ready))
 
 
-def _ready(view: world.World, one: world.Seen[resources.Listener]) -> str:
+def _ready(view: View, one: CachedResource[resources.Listener]) -> str:
     """Whether a listener is ready, and held or not as it is to be."""
     ready = next((found for found in one.conditions if found.type == _Type.Ready), None)
     if ready is None:

@@ -10,8 +10,27 @@ import yaml
 
 from usher_gateway import documents, envelopes, model, resources
 from usher_gateway.resources import metadata
-from usher_operator import objects, plan, world
+from usher_operator import plan
 from usher_operator.children import identity
+from usher_operator.view import (
+    AppliedDocument,
+    CachedResource,
+    ChildState,
+    ClusterFeatures,
+    DesiredChild,
+    GatewayReport,
+    HaltedRemovals,
+    Install,
+    Key,
+    Kind,
+    ObjectRef,
+    Plan,
+    PublishedDocument,
+    SecretState,
+    StatusCondition,
+    UnreadableResource,
+    View,
+)
 
 INSTALL_KEY = bytes(range(32))
 KEYS = model.derive_keys(INSTALL_KEY)
@@ -19,23 +38,23 @@ NOW = 1_800_000_000 * model.MICROSECONDS
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class World(world.World):
+class MemoryView(View):
     """Everything in dicts, filled by hand; what is looked for is searched for."""
 
     def __init__(self) -> None:
         self._now = NOW
-        self._install = world.Install()
+        self._install = Install()
         self._keys: model.Keys | None = KEYS
-        self._features = world.Features()
-        self._gateways: tuple[world.Gateway, ...] | None = None
-        self._halted: world.Halted | None = None
-        self.seen: dict[objects.Key, world.Seen[Any]] = {}
-        self.broken: dict[objects.Key, world.Unreadable] = {}
+        self._features = ClusterFeatures()
+        self._gateways: tuple[GatewayReport, ...] | None = None
+        self._halted: HaltedRemovals | None = None
+        self.seen: dict[Key, CachedResource[Any]] = {}
+        self.broken: dict[Key, UnreadableResource] = {}
         self.secrets: dict[str, resources.Secret] = {}
-        self.states: dict[str, world.SecretState] = {}
+        self.states: dict[str, SecretState] = {}
         self.namespaces: dict[str, dict[str, str]] = {}
-        self.in_place: dict[objects.Key, dict[objects.Ref, dict[str, Any]]] = {}
-        self.behind: dict[objects.Key, int] = {}
+        self.in_place: dict[Key, dict[ObjectRef, dict[str, Any]]] = {}
+        self.behind: dict[Key, int] = {}
 
     now = property(lambda self: self._now)
     install = property(lambda self: self._install)
@@ -50,39 +69,39 @@ class World(world.World):
             setattr(self, f"_{name}", value)
 
     @property
-    def classes(self) -> Mapping[str, world.Seen[resources.ListenerClass]]:
+    def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:
         return {key.name: one for key, one in self.seen.items() if key.kind == "ListenerClass"}
 
-    def _find(self, kind: objects.Kind, path: str) -> Any:
+    def _find(self, kind: Kind, path: str) -> Any:
         namespace, _, name = path.partition("/")
-        return self.seen.get(objects.Key(kind, namespace, name))
+        return self.seen.get(Key(kind, namespace, name))
 
-    def tenant(self, path: str) -> world.Seen[resources.Tenant] | None:
+    def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
         return self._find("Tenant", path)  # type: ignore[no-any-return]
 
-    def listener(self, path: str) -> world.Seen[resources.Listener] | None:
+    def listener(self, path: str) -> CachedResource[resources.Listener] | None:
         return self._find("Listener", path)  # type: ignore[no-any-return]
 
-    def destination(self, path: str) -> world.Seen[resources.Destination] | None:
+    def destination(self, path: str) -> CachedResource[resources.Destination] | None:
         return self._find("Destination", path)  # type: ignore[no-any-return]
 
-    def unreadable(self, key: objects.Key) -> world.Unreadable | None:
+    def unreadable(self, key: Key) -> UnreadableResource | None:
         return self.broken.get(key)
 
-    def _all(self, kind: str) -> list[world.Seen[Any]]:
+    def _all(self, kind: str) -> list[CachedResource[Any]]:
         return [one for key, one in self.seen.items() if key.kind == kind]
 
-    def listeners_in(self, namespace: str) -> Collection[world.Seen[resources.Listener]]:
+    def listeners_in(self, namespace: str) -> Collection[CachedResource[resources.Listener]]:
         return [one for one in self._all("Listener") if one.resource.metadata.namespace == namespace]
 
-    def destinations_in(self, namespace: str) -> Collection[world.Seen[resources.Destination]]:
+    def destinations_in(self, namespace: str) -> Collection[CachedResource[resources.Destination]]:
         return [one for one in self._all("Destination") if one.resource.metadata.namespace == namespace]
 
-    def listeners_of(self, tenant_path: str) -> Collection[world.Seen[resources.Listener]]:
+    def listeners_of(self, tenant_path: str) -> Collection[CachedResource[resources.Listener]]:
         namespace, _, name = tenant_path.partition("/")
         return [one for one in self.listeners_in(namespace) if one.resource.spec.tenant_ref.name == name]
 
-    def claimants(self, hostname: str) -> Collection[world.Seen[resources.Listener]]:
+    def claimants(self, hostname: str) -> Collection[CachedResource[resources.Listener]]:
         return [
             one
             for one in self._all("Listener")
@@ -102,12 +121,12 @@ class World(world.World):
         owners = sorted((one.namespace, one.tenant.name) for one in self.listeners_at(hostname))
         return owners[0] if owners else None
 
-    def published(self, key: objects.Key) -> world.Published | None:
+    def published(self, key: Key) -> PublishedDocument | None:
         for manifest in self.in_place.get(key, {}).values():
             if envelopes.CONFIG_LABEL in manifest["metadata"]["labels"]:
                 envelope = envelopes.decode_data(manifest["data"], KEYS.document)
                 assert envelope.document is not None
-                return world.Published(envelope.document, envelope.hash)
+                return PublishedDocument(envelope.document, envelope.hash)
         return None
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
@@ -117,16 +136,16 @@ class World(world.World):
         found = self.secrets.get(path)
         return found if found is not None and found.metadata.labels.get(metadata.WATCH_LABEL) == "true" else None
 
-    def secret_state(self, path: str) -> world.SecretState | None:
+    def secret_state(self, path: str) -> SecretState | None:
         if path in self.states:
             return self.states[path]
         if path not in self.secrets:
             return "NotFound"
         return "Found" if self.secret(path) else "NotLabelled"
 
-    def children(self, key: objects.Key) -> Collection[world.SeenChild]:
+    def children(self, key: Key) -> Collection[ChildState]:
         return [
-            world.SeenChild(
+            ChildState(
                 ref,
                 1,
                 manifest["metadata"]["annotations"][envelopes.DESIRED_ANNOTATION],
@@ -135,14 +154,14 @@ class World(world.World):
             for ref, manifest in self.in_place.get(key, {}).items()
         ]
 
-    def behind_since(self, key: objects.Key) -> int | None:
+    def behind_since(self, key: Key) -> int | None:
         return self.behind.get(key)
 
     # How it comes to be.
 
-    def copy(self) -> "World":
+    def copy(self) -> "MemoryView":
         """A world that changes apart."""
-        other = World()
+        other = MemoryView()
         other.__dict__.update(self.__dict__)
         for name in ("seen", "broken", "secrets", "states", "namespaces", "behind"):
             setattr(other, name, dict(getattr(self, name)))
@@ -165,7 +184,7 @@ class World(world.World):
         meta.setdefault("generation", 1)
         status = dict(raw.get("status") or {})
         told = tuple(
-            objects.Condition(
+            StatusCondition(
                 one["type"], one["status"], one["reason"], one.get("message", ""), one["observedGeneration"]
             )
             for one in status.pop("conditions", ())
@@ -177,13 +196,15 @@ class World(world.World):
         kind = resources.KINDS[raw["apiVersion"], raw["kind"]]
         slim = {**{name: value for name, value in raw.items() if name != "status"}, "metadata": meta}
         resource = msgspec.convert(slim, kind)
-        key = objects.Key(raw["kind"], namespace, meta["name"])
-        self.seen[key] = world.Seen(resource=resource, uid=uid, created=str(created), conditions=told, fields=status)
+        key = Key(raw["kind"], namespace, meta["name"])
+        self.seen[key] = CachedResource(
+            resource=resource, uid=uid, created=str(created), conditions=told, fields=status
+        )
 
-    def edit(self, kind: objects.Kind, path: str, **spec: Any) -> None:
+    def edit(self, kind: Kind, path: str, **spec: Any) -> None:
         """Change fields of a spec: the generation goes up."""
         namespace, _, name = path.rpartition("/")
-        key = objects.Key(kind, namespace, name)
+        key = Key(kind, namespace, name)
         seen = self.seen[key]
         resource = seen.resource
         meta = msgspec.structs.replace(resource.metadata, generation=resource.metadata.generation + 1)
@@ -194,15 +215,15 @@ class World(world.World):
             seen, resource=msgspec.structs.replace(resource, metadata=meta, spec=new)
         )
 
-    def every_key(self) -> list[objects.Key]:
+    def every_key(self) -> list[Key]:
         """Every key that may have a plan: destinations and listeners first, for hostnames need what they publish."""
         hosts = {one.resource.spec.hostname for one in self.classes.values()}
         hosts |= {address.host for one in self._documents() for address in one.addresses}
         hosts |= {key.name for key in self.in_place if key.kind == "Hostname"}
         own = [*self.seen, *self.broken, *(key for key in self.in_place if key.kind != "Hostname")]
-        return [*dict.fromkeys(own), *(objects.Key("Hostname", "", host) for host in sorted(hosts))]
+        return [*dict.fromkeys(own), *(Key("Hostname", "", host) for host in sorted(hosts))]
 
-    def apply(self, wanted: objects.Plan) -> bool:
+    def apply(self, wanted: Plan) -> bool:
         """Make a plan so, as the machine does (but removal is at once); whether anything changed."""
         before = self.in_place.get(wanted.key, {}), self.seen.get(wanted.key)
         if wanted.children is not None:
@@ -234,13 +255,13 @@ class World(world.World):
         """Gateways that run everything that is published."""
         self.set(gateways=tuple(self.gateway(name, **about) for name in names or ("gateway-0",)))
 
-    def gateway(self, name: str, **about: Any) -> world.Gateway:
+    def gateway(self, name: str, **about: Any) -> GatewayReport:
         applied = {}
         for key in self.in_place:
             found = self.published(key)
             if found is not None:
-                applied[key] = world.Applied(found.hash)
-        return world.Gateway(name=name, **{"applied": applied, **about})
+                applied[key] = AppliedDocument(found.hash)
+        return GatewayReport(name=name, **{"applied": applied, **about})
 
     def controllers_say(self, kind: str, status: dict[str, Any]) -> None:
         """A status on every child of a kind."""
@@ -249,21 +270,21 @@ class World(world.World):
                 if ref.kind == kind:
                     children[ref] = {**manifest, "status": status}
 
-    def condition(self, kind: objects.Kind, path: str, type_: str) -> objects.Condition:
+    def condition(self, kind: Kind, path: str, type_: str) -> StatusCondition:
         """A condition as a plan made now tells it."""
         namespace, _, name = path.rpartition("/")
-        status = plan.plan(self, objects.Key(kind, namespace, name)).status
+        status = plan.plan(self, Key(kind, namespace, name)).status
         assert status is not None
         found = status.condition(type_)
         assert found is not None, f"{path} has no {type_}"
         return found
 
 
-def _has_status(old: dict[objects.Ref, dict[str, Any]], child: objects.Child) -> bool:
+def _has_status(old: dict[ObjectRef, dict[str, Any]], child: DesiredChild) -> bool:
     return "status" in old.get(child.ref, {})
 
 
-def shown(wanted: objects.Plan) -> dict[str, Any]:
+def shown(wanted: Plan) -> dict[str, Any]:
     """A plan as people read it: what is in Secrets decoded, what a hash says left out."""
     told: dict[str, Any] = {"key": f"{wanted.key.kind} {wanted.key.path}"}
     if wanted.children is None:
@@ -283,12 +304,12 @@ def shown(wanted: objects.Plan) -> dict[str, Any]:
     return told
 
 
-def _line(one: objects.Condition) -> str:
+def _line(one: StatusCondition) -> str:
     head = f"{one.type}={one.status} {one.reason} ({one.observed_generation})"
     return f"{head}: {one.message}" if one.message else head
 
 
-def _readable(child: objects.Child) -> dict[str, Any]:
+def _readable(child: DesiredChild) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(json.dumps(child.manifest))
     assert identity.owner_of(manifest["metadata"]["annotations"]) is not None
     assert manifest["metadata"]["annotations"].pop(envelopes.DESIRED_ANNOTATION) == child.desired
