@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from contract import samples
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter, OpenReport, Store
 from usher_gateway.store.sqlite import database, disk, engine, queue
 from usher_gateway.store.sqlite import store as sqlite_store
 
@@ -28,21 +28,21 @@ class Clock:
 class Engine(Protocol):
     """How the suite makes stores of one kind."""
 
-    def make(self, place: Path, clock: Clock, **settings: Any) -> port.Store:
+    def make(self, place: Path, clock: Clock, **settings: Any) -> Store:
         """A store that is not open yet; a place that was used before has what was stored there."""
 
     def refuse_bodies(self, place: Path, fragment: str) -> None:
         """Let the database refuse every body that holds a text."""
 
-    async def upkeep(self, store: port.Store) -> None:
+    async def upkeep(self, store: Store) -> None:
         """Do now what the engine does in the background from time to time."""
 
-    def crash(self, store: port.Store) -> None:
+    def crash(self, store: Store) -> None:
         """Let go of the place without what close() does."""
 
 
 class Sqlite:
-    def make(self, place: Path, clock: Clock, **settings: Any) -> port.Store:
+    def make(self, place: Path, clock: Clock, **settings: Any) -> Store:
         limits = queue.Limits(**settings.pop("limits", {}))
         bounds = disk.Bounds(0, 0.0, 0)
         values: dict[str, Any] = {"key_fingerprint": "k", "disk_bounds": bounds, "limits": limits} | settings
@@ -55,11 +55,11 @@ class Sqlite:
                 " begin select raise(abort, 'refused'); end"
             )
 
-    async def upkeep(self, store: port.Store) -> None:
+    async def upkeep(self, store: Store) -> None:
         assert isinstance(store, sqlite_store.SqliteStore)
         await store.fold_meters()
 
-    def crash(self, store: port.Store) -> None:
+    def crash(self, store: Store) -> None:
         assert isinstance(store, sqlite_store.SqliteStore)
         store._ticker.cancel()
         store._folder_task.cancel()
@@ -82,12 +82,12 @@ class Bench:
     def __init__(self, engine_under_test: Engine, place: Path, **settings: Any) -> None:
         self.engine, self.place, self.settings = engine_under_test, place, settings
         self.clock = Clock()
-        self.store: port.Store = self.engine.make(place, self.clock, **self.settings)
+        self.store: Store = self.engine.make(place, self.clock, **self.settings)
 
-    async def open(self) -> port.OpenReport:
+    async def open(self) -> OpenReport:
         return await self.store.open()
 
-    async def reopen(self, *, crash: bool = False) -> port.OpenReport:
+    async def reopen(self, *, crash: bool = False) -> OpenReport:
         if crash:
             self.engine.crash(self.store)
         else:
@@ -104,12 +104,12 @@ class Bench:
         return [accepted.counted_as.name for accepted in await self.accept(*arrivals)]
 
     async def visits(self, **where: Any) -> list[dict[str, Any]]:
-        return await self._all(self.store.visits, port.Filter(**where))
+        return await self._all(self.store.visits, Filter(**where))
 
     async def deliveries(self, **where: Any) -> list[dict[str, Any]]:
-        return await self._all(self.store.deliveries, port.Filter(**where))
+        return await self._all(self.store.deliveries, Filter(**where))
 
-    async def _all(self, listing: Any, where: port.Filter) -> list[dict[str, Any]]:
+    async def _all(self, listing: Any, where: Filter) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         page = await listing(where, None, 100)
         rows += page.rows

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store import books, port
+from usher_gateway.store import books
+from usher_gateway.store.base import Filter, Period
 
 NOW, DAY, HOUR = samples.NOW, samples.DAY, samples.HOUR
 FOREVER = 1 << 62
@@ -42,11 +43,11 @@ async def test_meters_and_rows_tell_the_same_at_every_slot_border(bench: engines
 
 
 @pytest.mark.parametrize("period", ["slot", "day", "month"])
-async def test_usage_adds_up_to_the_same_over_every_period(bench: engines.Bench, period: port.Period) -> None:
+async def test_usage_adds_up_to_the_same_over_every_period(bench: engines.Bench, period: Period) -> None:
     times = [NOW, NOW + HOUR, NOW + DAY, NOW + 40 * DAY]
     for at in times:
         await bench.accept(samples.arrival(f"{at}", at))
-    rows = await bench.store.usage(NOW, FOREVER, port.Filter(), period)
+    rows = await bench.store.usage(NOW, FOREVER, Filter(), period)
     assert len(rows) == {"slot": 4, "day": 3, "month": 2}[period]
     assert sum(row.counts[model.Counter.visits] for row in rows) == 4
     assert all(books.first_second(row.period, period) == row.period for row in rows)
@@ -57,12 +58,12 @@ async def test_usage_is_only_of_the_time_and_the_tenant_that_were_asked_for(benc
     await bench.accept(samples.arrival("a"), samples.arrival("b", listener=samples.BAR, if_visit=plans))
     await bench.accept(samples.arrival("c", NOW + DAY))
     border = model.slot_of(NOW) * model.MICROSECONDS
-    acme = port.Filter(namespace="agency", tenant="acme")
+    acme = Filter(namespace="agency", tenant="acme")
     (row,) = await bench.store.usage(border, border + 1, acme)
     assert (row.listener, row.counts[model.Counter.visits]) == (samples.LOBBY, 1)
     assert await bench.store.usage(border - HOUR, border, acme) == []
     assert len(await bench.store.usage(border, FOREVER, acme)) == 2
-    assert await bench.store.usage(0, FOREVER, port.Filter(tenant="nobody")) == []
+    assert await bench.store.usage(0, FOREVER, Filter(tenant="nobody")) == []
 
 
 async def test_a_page_of_the_ledger_counts_what_the_meters_count(bench: engines.Bench) -> None:
@@ -153,7 +154,7 @@ class World:
         await self._accept(self._arrival(number, quarantine=reason, if_visit=(), if_repeat=()))
 
     async def released(self, number: int) -> None:
-        found = await self.bench.store.quarantined(port.Filter(), 10)
+        found = await self.bench.store.quarantined(Filter(), 10)
         for arrival in found:
             first, second = ROUTES[arrival.listener]
             mark = samples.digest(f"{number % 3}")
@@ -165,13 +166,13 @@ class World:
         await self.bench.store.release(found, self.now)
 
     async def replay(self, number: int) -> None:
-        await self.bench.store.replay(port.Filter(route=["crm", "welcome", None][number % 3]), self.now)
+        await self.bench.store.replay(Filter(route=["crm", "welcome", None][number % 3]), self.now)
 
     async def redrive(self, number: int) -> None:
-        await self.bench.store.redrive(port.Filter(destination=["agency/crm", None][number % 2]), self.now)
+        await self.bench.store.redrive(Filter(destination=["agency/crm", None][number % 2]), self.now)
 
     async def redrive_cancelled(self, _: int) -> None:
-        await self.bench.store.redrive(port.Filter(state="cancelled"), self.now)
+        await self.bench.store.redrive(Filter(state="cancelled"), self.now)
 
     async def probe(self, _: int) -> None:
         self.bench.store.count(samples.LOBBY, model.Counter.probes, self.now)

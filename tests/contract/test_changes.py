@@ -7,11 +7,11 @@ import pytest
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
-ANY = port.Filter()
+ANY = Filter()
 
 
 async def dead(bench: engines.Bench, content: str = "a", **changes: Any) -> model.Delivery:
@@ -44,12 +44,12 @@ async def test_redriving_takes_only_what_the_filter_means(bench: engines.Bench) 
     bench.clock.now = NOW + HOUR
     await dead(bench, "b", if_visit=(samples.plan(samples.MAILER),))
     redrive = bench.store.redrive
-    assert await redrive(port.Filter(destination="agency/nobody"), NOW) == 0
-    assert await redrive(port.Filter(tenant="globex"), NOW) == 0
-    assert await redrive(port.Filter(until=NOW), NOW) == 0
-    assert await redrive(port.Filter(reason="Timeout"), NOW) == 0
-    assert await redrive(port.Filter(ids=(first.id,)), NOW) == 1
-    assert await redrive(port.Filter(since=NOW + 1, route="welcome", reason="Status"), NOW) == 1
+    assert await redrive(Filter(destination="agency/nobody"), NOW) == 0
+    assert await redrive(Filter(tenant="globex"), NOW) == 0
+    assert await redrive(Filter(until=NOW), NOW) == 0
+    assert await redrive(Filter(reason="Timeout"), NOW) == 0
+    assert await redrive(Filter(ids=(first.id,)), NOW) == 1
+    assert await redrive(Filter(since=NOW + 1, route="welcome", reason="Status"), NOW) == 1
     assert await redrive(ANY, NOW) == 0
 
 
@@ -84,9 +84,9 @@ async def test_cancelled_deliveries_are_redriven_only_when_asked_for_by_state(be
     bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Cancelled, cancel=cancel))
     await bench.store.flush()
     assert await bench.store.redrive(ANY, NOW) == 0
-    assert await bench.store.redrive(port.Filter(state="cancelled"), NOW) == 1
+    assert await bench.store.redrive(Filter(state="cancelled"), NOW) == 1
     with pytest.raises(ValueError, match="only dead and cancelled"):
-        await bench.store.redrive(port.Filter(state="delivered"), NOW)
+        await bench.store.redrive(Filter(state="delivered"), NOW)
 
 
 async def test_what_is_past_its_time_limit_is_not_redriven(bench: engines.Bench) -> None:
@@ -101,7 +101,7 @@ async def test_what_is_past_its_time_limit_is_not_redriven(bench: engines.Bench)
 @pytest.mark.parametrize("reason", list(model.SkipReason))
 async def test_a_skipped_verdict_is_replayed_once(bench: engines.Bench, reason: model.SkipReason) -> None:
     await bench.accept(samples.arrival("a", if_visit=(samples.skip(reason), samples.plan(samples.MAILER))))
-    where = port.Filter(reason=reason.name)
+    where = Filter(reason=reason.name)
     assert await bench.store.replay(where, NOW) == 1
     assert await bench.store.replay(where, NOW) == 0
     (claimed,) = await bench.claim()
@@ -116,20 +116,20 @@ async def test_replaying_takes_only_what_the_filter_means(bench: engines.Bench) 
     await bench.accept(*[samples.arrival(content, if_visit=skips) for content in "abc"])
     (newest, *_) = await bench.visits()
     replay = bench.store.replay
-    assert await replay(port.Filter(reason="Stale"), NOW) == 0
-    assert await replay(port.Filter(reason="Filter", route="welcome"), NOW) == 0
-    assert await replay(port.Filter(until=NOW), NOW) == 0
-    assert await replay(port.Filter(ids=(model.parse_id(newest["id"]),)), NOW) == 2
-    assert await replay(port.Filter(destination="agency/mailer"), NOW) == 2
+    assert await replay(Filter(reason="Stale"), NOW) == 0
+    assert await replay(Filter(reason="Filter", route="welcome"), NOW) == 0
+    assert await replay(Filter(until=NOW), NOW) == 0
+    assert await replay(Filter(ids=(model.parse_id(newest["id"]),)), NOW) == 2
+    assert await replay(Filter(destination="agency/mailer"), NOW) == 2
     assert await replay(ANY, NOW) == 2
     with pytest.raises(ValueError, match="reason must be one of"):
-        await replay(port.Filter(reason="NoUser"), NOW)
+        await replay(Filter(reason="NoUser"), NOW)
 
 
 async def test_many_skipped_verdicts_are_replayed_in_one_call(bench: engines.Bench) -> None:
     skips = (samples.skip(model.SkipReason.Filter),) * 1
     await bench.accept(*[samples.arrival(f"{number}", if_visit=skips) for number in range(230)])
-    assert await bench.store.replay(port.Filter(reason="Filter"), NOW) == 230
+    assert await bench.store.replay(Filter(reason="Filter"), NOW) == 230
     assert len(await bench.claim(limit=1000)) == 230
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import DueDestination
 
 SECOND, HOUR, NOW = samples.SECOND, samples.HOUR, samples.NOW
 SettledAs = model.SettledAs
@@ -100,7 +100,7 @@ async def test_a_claim_takes_nothing_of_another_destination(bench: engines.Bench
     await settle(bench, await deliver(bench), SettledAs.Retry, due_at=NOW)
     assert await bench.claim("agency/mailer") == []
     assert [(backlog.destination, backlog.count) for backlog in await bench.store.backlogs()] == [("agency/crm", 1)]
-    assert await bench.store.due() == [port.Due("agency/crm", NOW)]
+    assert await bench.store.due() == [DueDestination("agency/crm", NOW)]
 
 
 async def test_what_is_deferred_is_claimed_again(bench: engines.Bench) -> None:

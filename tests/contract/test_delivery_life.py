@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter
 
 HOLDS = (model.HoldReason.DestinationPaused, model.HoldReason.SecretNotFound)
 ENDS = {
@@ -80,7 +80,7 @@ class World:
             self.lives[delivery.key] = Life("lane", due_at=self.now)
         else:
             assert accepted.deliveries == ()
-            (row,) = (await self.store.deliveries(port.Filter(), None, 1)).rows
+            (row,) = (await self.store.deliveries(Filter(), None, 1)).rows
             key = model.key_of(model.parse_id(str(row["id"])))
             self.lives[key] = Life("held", hold=hold, held_at=self.now)
 
@@ -165,7 +165,7 @@ class World:
 
     async def redrive(self, number: int) -> None:
         state = ["dead", "cancelled"][number % 2]
-        redriven = await self.store.redrive(port.Filter(state=state), self.now)
+        redriven = await self.store.redrive(Filter(state=state), self.now)
         assert redriven == len(self.at(state))
         for key in self.at(state):
             self.lives[key] = Life("backlog", due_at=self.now)

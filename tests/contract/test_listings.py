@@ -7,7 +7,7 @@ import pytest
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 
@@ -31,7 +31,7 @@ async def test_pages_hold_every_row_once_newest_first(bench: engines.Bench, limi
         seen: list[Any] = []
         cursor: str | None = None
         while True:
-            page = await listing(port.Filter(), cursor, limit)
+            page = await listing(Filter(), cursor, limit)
             assert len(page.rows) <= limit
             seen += [row["id"] for row in page.rows]
             cursor = page.next_cursor
@@ -43,9 +43,9 @@ async def test_pages_hold_every_row_once_newest_first(bench: engines.Bench, limi
 
 async def test_rows_that_come_in_between_pages_disturb_neither(bench: engines.Bench) -> None:
     await fill(bench)
-    first = await bench.store.visits(port.Filter(), None, 6)
+    first = await bench.store.visits(Filter(), None, 6)
     await bench.accept(samples.arrival("new"))
-    second = await bench.store.visits(port.Filter(), first.next_cursor, 6)
+    second = await bench.store.visits(Filter(), first.next_cursor, 6)
     assert len({row["id"] for row in (*first.rows, *second.rows)}) == 12
     assert second.next_cursor is None
 
@@ -108,7 +108,7 @@ async def test_held_deliveries_page_newest_first_over_routes_and_reasons(bench: 
     seen: list[Any] = []
     cursor: str | None = None
     while True:
-        page = await bench.store.deliveries(port.Filter(state="held"), cursor, 3)
+        page = await bench.store.deliveries(Filter(state="held"), cursor, 3)
         seen += [row["id"] for row in page.rows]
         cursor = page.next_cursor
         if cursor is None:
@@ -155,10 +155,10 @@ async def test_a_body_is_given_only_for_the_very_id(bench: engines.Bench) -> Non
 @pytest.mark.parametrize("cursor", ["", "x", "ü", "AAAA", "A" * 200])
 async def test_a_cursor_that_is_none_of_ours_is_refused(bench: engines.Bench, cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
-        await bench.store.visits(port.Filter(), cursor, 10)
+        await bench.store.visits(Filter(), cursor, 10)
 
 
 @pytest.mark.parametrize("where", [{"counted_as": "Vsit"}, {"reason": "Nope"}, {"state": "pending"}])
 async def test_a_filter_that_names_what_there_is_not_is_refused(bench: engines.Bench, where: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        await bench.store.visits(port.Filter(**where), None, 10)
+        await bench.store.visits(Filter(**where), None, 10)

@@ -7,7 +7,7 @@ import pytest
 from contract import engines, samples
 from contract.test_books import prune_all, violations
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
@@ -85,14 +85,14 @@ async def test_without_a_body_nothing_is_redriven_released_or_replayed(bench: en
     await bench.accept(samples.quarantined("q", body_days=1))
     await later(bench, 3)
     assert len(await bench.visits()) == 2
-    assert await bench.store.redrive(port.Filter(), bench.clock.now) == 0
-    assert await bench.store.replay(port.Filter(), bench.clock.now) == 0
-    assert await bench.store.quarantined(port.Filter(), 10) == []
+    assert await bench.store.redrive(Filter(), bench.clock.now) == 0
+    assert await bench.store.replay(Filter(), bench.clock.now) == 0
+    assert await bench.store.quarantined(Filter(), 10) == []
 
 
 async def test_deliveries_made_later_go_with_their_arrival(bench: engines.Bench) -> None:
     await settled(bench, body_days=1, if_visit=(samples.skip(model.SkipReason.Filter),))
-    await bench.store.replay(port.Filter(), NOW)
+    await bench.store.replay(Filter(), NOW)
     (claimed,) = await bench.claim()
     bench.store.settle(samples.settlement(claimed, SettledAs.Delivered))
     await bench.store.flush()

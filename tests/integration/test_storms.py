@@ -31,7 +31,8 @@ from usher_gateway.destinations import exchange
 from usher_gateway.destinations import http as http_sender
 from usher_gateway.ingest import door as doors
 from usher_gateway.ingest import http_request
-from usher_gateway.store import books, port
+from usher_gateway.store import books
+from usher_gateway.store.base import UsageRow
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite import store as sqlite_store
 
@@ -352,7 +353,7 @@ def check_nothing_is_left(life: Life) -> None:
     assert (life.door.deadlines.waiting, store.opened.writer.lent) == ({}, set())
 
 
-def check_books(world: World, usage: list[port.UsageRow], *, crashes: bool) -> None:
+def check_books(world: World, usage: list[UsageRow], *, crashes: bool) -> None:
     meters: collections.Counter[int] = collections.Counter()
     for row in usage:
         meters.update(row.counts)

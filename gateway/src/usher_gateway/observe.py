@@ -8,7 +8,7 @@ import structlog
 
 from usher_gateway import logs, metrics, model
 from usher_gateway.delivery import circuit
-from usher_gateway.store import port
+from usher_gateway.store.base import OpenCounts
 
 if TYPE_CHECKING:
     from usher_gateway import app
@@ -45,7 +45,7 @@ class GatewayMetrics:
     def __init__(self, gateway: "app.Gateway") -> None:
         self._gateway = gateway
         self.loop_lag_seconds = 0.0
-        self._open = port.OpenCounts(0, {}, b"")
+        self._open = OpenCounts(0, {}, b"")
 
     async def watch_store(self) -> None:
         """Count what is open in the store, now and then. Runs until cancelled."""

@@ -14,7 +14,7 @@ import pytest
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter
 from usher_gateway.store.sqlite import accepting, changes, database, lanes, persons, settling, tail, walk, writer
 
 MIGRATIONS = Path(database.__file__).parent / "migrations"
@@ -238,10 +238,10 @@ def reads_of(connection: sqlite3.Connection) -> None:
     reads.due(connection)
     meters.open_deliveries(connection, 1 << 62)
     for state in (None, "dead", "cancelled", "held", "pending", "delivered"):
-        listings.deliveries(connection, port.Filter(state=state, tenant="acme", since=NOW, until=NOW + 1), None, 10)
+        listings.deliveries(connection, Filter(state=state, tenant="acme", since=NOW, until=NOW + 1), None, 10)
     for counted_as in (None, "quarantined", "visit"):
-        listings.visits(connection, port.Filter(counted_as=counted_as, tenant="acme", since=NOW), None, 10)
-    changes.quarantined(connection, port.Filter(), 10, 0)
+        listings.visits(connection, Filter(counted_as=counted_as, tenant="acme", since=NOW), None, 10)
+    changes.quarantined(connection, Filter(), 10, 0)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ async def test_a_walk_in_windows_leaves_out_no_row(bench: engines.Bench, monkeyp
     assert len(await bench.visits()) == 20
     assert len(await bench.visits(reason="Filter")) == 5
     assert len(await bench.deliveries(route="crm")) == 15
-    assert await bench.store.replay(port.Filter(reason="Filter"), NOW) == 5
+    assert await bench.store.replay(Filter(reason="Filter"), NOW) == 5
 
 
 async def test_a_page_whose_time_is_over_ends_with_a_cursor_and_the_rest_follows(
@@ -290,9 +290,9 @@ async def test_a_page_whose_time_is_over_ends_with_a_cursor_and_the_rest_follows
     await bench.accept(samples.quarantined("oldest"))
     for number in range(10):
         await bench.accept(samples.arrival(f"{number}"))
-    where = port.Filter(reason="NoUser")
+    where = Filter(reason="NoUser")
     assert len((await bench.store.visits(where, None, 10)).rows) == 1  # over its own index
-    first = await bench.store.visits(port.Filter(until=NOW + 1, listener="nobody"), None, 10)
+    first = await bench.store.visits(Filter(until=NOW + 1, listener="nobody"), None, 10)
     assert (first.rows, first.next_cursor is not None) == ([], True)
     assert await bench.visits(listener="nobody") == []
     assert len(await bench.visits(listener="lobby")) == 11
@@ -307,7 +307,7 @@ async def test_persons_are_found_in_segments(
     await bench.accept(samples.quarantined("q", person_keys=()))
     for number in range(7):
         await bench.accept(samples.arrival(f"{number}", person_keys=(samples.digest(f"{number}", 8), jane)))
-    (found,) = await bench.store.quarantined(port.Filter(), 10)
+    (found,) = await bench.store.quarantined(Filter(), 10)
     found.if_visit, found.person_keys = (samples.plan(),), (late,)
     await bench.store.release([found], NOW)
     await bench.reopen(crash=crash)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from usher_gateway import model
 from usher_gateway.admin import questions, server, usage
-from usher_gateway.store import port
+from usher_gateway.store.base import UsageRow
 
 DOCS = Path(__file__).parents[3] / "docs"
 API = (DOCS / "api.md").read_text("utf-8")
@@ -23,7 +23,7 @@ def test_the_page_names_every_filter() -> None:
 
 
 def test_the_page_names_every_column_of_usage() -> None:
-    (row,) = usage.rows_of([port.UsageRow(model.ListenerName("n", "t", "l"), 0, {})], {}, "day")
+    (row,) = usage.rows_of([UsageRow(model.ListenerName("n", "t", "l"), 0, {})], {}, "day")
     assert {name for name in row if f"`{name}`" not in BOOKS} == set()
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from usher_gateway import model
 from usher_gateway.admin import questions
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter
 
 NOON = 1_764_072_000 * model.MICROSECONDS  # 2025-11-25T12:00:00Z
 DAY = 86_400 * model.MICROSECONDS
@@ -45,7 +45,7 @@ def test_any_text_is_a_time_or_refused_as_none(text: str) -> None:
 def test_a_filter_takes_names_times_and_ids() -> None:
     identifier = "01920000-0000-7000-8000-000000000001"
     query = {"tenant": "agency/acme", "route": "crm", "since": "2025-11-25", "id": identifier, "countedAs": "Visit"}
-    assert questions.filter_of(query) == port.Filter(
+    assert questions.filter_of(query) == Filter(
         namespace="agency",
         tenant="acme",
         route="crm",

@@ -6,11 +6,11 @@ from typing import Any, cast
 from unit.ingest import samples
 from usher_gateway import clock, documents
 from usher_gateway.ingest import door as doors
-from usher_gateway.store import port
+from usher_gateway.store.base import Store
 
 
 def door() -> doors.Door:
-    return doors.Door(cast("port.Store", None), clock.Clock(), samples.KEYS, samples.Watch(), lambda _: None)
+    return doors.Door(cast("Store", None), clock.Clock(), samples.KEYS, samples.Watch(), lambda _: None)
 
 
 def listener(name: str, destination: str = "crm", **changes: Any) -> documents.Listener:

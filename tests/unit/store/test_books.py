@@ -6,16 +6,17 @@ from hypothesis import strategies as st
 
 from usher_gateway import model
 from usher_gateway.model import Counter
-from usher_gateway.store import books, port
+from usher_gateway.store import books
+from usher_gateway.store.base import Period, UsageRow
 
 LOBBY = model.ListenerName("agency", "acme", "lobby")
 
 
-def row(period: int = 0, **counts: int) -> port.UsageRow:
-    return port.UsageRow(LOBBY, period, {Counter[name]: count for name, count in counts.items()})
+def row(period: int = 0, **counts: int) -> UsageRow:
+    return UsageRow(LOBBY, period, {Counter[name]: count for name, count in counts.items()})
 
 
-def check(*rows: port.UsageRow, before: int = 0, after: int = 0) -> list[books.Violation]:
+def check(*rows: UsageRow, before: int = 0, after: int = 0) -> list[books.Violation]:
     return books.check(rows, {LOBBY: before}, {LOBBY: after})
 
 
@@ -58,7 +59,7 @@ def test_every_skip_reason_has_its_counter() -> None:
 @given(st.integers(0, 4_000_000_000 // 900))
 def test_a_period_begins_at_or_before_its_slot_and_is_its_own_first_second(number: int) -> None:
     slot = number * 900
-    periods: tuple[port.Period, ...] = ("slot", "day", "month")
+    periods: tuple[Period, ...] = ("slot", "day", "month")
     starts = [books.first_second(slot, period) for period in periods]
     assert starts == sorted(starts, reverse=True)
     assert all(books.first_second(start, period) == start for start, period in zip(starts, periods, strict=True))

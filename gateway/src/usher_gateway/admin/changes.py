@@ -9,7 +9,7 @@ from usher_gateway import model
 from usher_gateway.admin import audit, problems, questions
 from usher_gateway.admin import context as contexts
 from usher_gateway.ingest import release as anew
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter
 
 _SLICE = 20
 """Quarantined arrivals understood between two turns of the event loop: each may cost some milliseconds."""
@@ -26,7 +26,7 @@ async def replay(context: contexts.AdminContext, request: web.Request) -> web.St
 
 
 async def _change(
-    request: web.Request, action: str, word: str, change: Callable[[port.Filter], Awaitable[int]]
+    request: web.Request, action: str, word: str, change: Callable[[Filter], Awaitable[int]]
 ) -> web.StreamResponse:
     with problems.asking():
         selection, where = await _selected(request)
@@ -51,7 +51,7 @@ class _Released(msgspec.Struct):
     unfit: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-async def _release(context: contexts.AdminContext, where: port.Filter) -> _Released:
+async def _release(context: contexts.AdminContext, where: Filter) -> _Released:
     result, after = _Released(), 0
     while found := await context.store.quarantined(where, _SLICE, after):
         after = found[-1].key
@@ -75,7 +75,7 @@ def _understand(context: contexts.AdminContext, arrival: model.Arrival) -> model
     return understood if isinstance(understood, model.Arrival) else understood.name
 
 
-async def _selected(request: web.Request) -> tuple[dict[str, object], port.Filter]:
+async def _selected(request: web.Request) -> tuple[dict[str, object], Filter]:
     """The selection as it was said (for the audit), and as the store's filter."""
     selection = questions.selection_of(await request.read())
     said = {name: value for name, value in msgspec.to_builtins(selection).items() if value}

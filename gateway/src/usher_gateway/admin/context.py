@@ -8,7 +8,7 @@ import prometheus_client
 
 from usher_gateway.admin import tokens
 from usher_gateway.ingest import find
-from usher_gateway.store import port
+from usher_gateway.store.base import Store
 
 State = Mapping[str, object]
 """Plain values, ready for JSON: no secrets, no personal data."""
@@ -17,7 +17,7 @@ State = Mapping[str, object]
 class AdminContext(msgspec.Struct, frozen=True):
     """The parts of a running gateway that the admin port shows or changes. Every call is cheap but the store's."""
 
-    store: port.Store
+    store: Store
     now: Callable[[], int]
     """The gateway's clock, microseconds."""
     tokens: tokens.Tokens

@@ -7,9 +7,9 @@ from aiohttp import web
 
 from usher_gateway.admin import audit, problems, questions
 from usher_gateway.admin import context as contexts
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter, ListingPage
 
-_List = Callable[[port.Filter, str | None, int], Awaitable[port.Page]]
+_List = Callable[[Filter, str | None, int], Awaitable[ListingPage]]
 
 
 async def visits(context: contexts.AdminContext, request: web.Request) -> web.StreamResponse:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter, Period
 
 LONGEST_PAGE = 1_000
 """Rows that one page may hold."""
@@ -18,7 +18,7 @@ _LONGEST_TEXT = 300
 _FIELDS = ("namespace", "listener", "route", "destination", "reason", "state")
 
 
-_PERIODS: Mapping[str, port.Period] = {"slot": "slot", "day": "day", "month": "month"}
+_PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month"}
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -52,10 +52,10 @@ class Range(msgspec.Struct, frozen=True):
 
     since: int
     until: int
-    period: port.Period
+    period: Period
 
 
-def filter_of(query: Mapping[str, str], *more: str) -> port.Filter:
+def filter_of(query: Mapping[str, str], *more: str) -> Filter:
     """The filter of a query string; ``more`` names what else may stand in it.
 
     Raises:
@@ -86,7 +86,7 @@ def selection_of(body: bytes) -> Selection:
     return selection
 
 
-def filter_of_selection(selection: Selection) -> port.Filter:
+def filter_of_selection(selection: Selection) -> Filter:
     """The store's filter for a selection.
 
     Raises:
@@ -102,7 +102,7 @@ def filter_of_selection(selection: Selection) -> port.Filter:
         namespace, _, tenant = tenant.partition("/")
     if selection.destination is not None and "/" not in selection.destination:
         raise ValueError("destination must be namespace/name")
-    return port.Filter(
+    return Filter(
         namespace=namespace,
         tenant=tenant,
         listener=selection.listener,

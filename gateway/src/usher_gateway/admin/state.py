@@ -6,7 +6,7 @@ from usher_gateway import documents, model
 from usher_gateway.admin import context as contexts
 from usher_gateway.admin import problems, usage
 from usher_gateway.ingest import find
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter
 
 _DAY = 86_400 * model.MICROSECONDS
 
@@ -19,7 +19,7 @@ async def config(context: contexts.AdminContext, request: web.Request) -> web.St
 async def listeners(context: contexts.AdminContext, _: web.Request) -> web.StreamResponse:
     """Answer ``GET /api/listeners``: each listener in force, with what it counted today (UTC)."""
     today = context.now() // _DAY * _DAY
-    found = await context.store.usage(today, today + _DAY, port.Filter(), "day")
+    found = await context.store.usage(today, today + _DAY, Filter(), "day")
     counts = {row.listener: usage.total_of([row]) for row in found}
     states = context.listeners_state()
     rows = [

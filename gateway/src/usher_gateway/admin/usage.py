@@ -10,7 +10,8 @@ from usher_gateway import model
 from usher_gateway.admin import context as contexts
 from usher_gateway.admin import problems, questions
 from usher_gateway.model import Counter
-from usher_gateway.store import books, port
+from usher_gateway.store import books
+from usher_gateway.store.base import Period, UsageRow
 
 _MOST_ROWS = 50_000
 
@@ -73,9 +74,7 @@ async def check(context: contexts.AdminContext, request: web.Request) -> web.Str
     return problems.answer({"from": model.format_time(asked.since), "to": model.format_time(until), "violations": rows})
 
 
-def rows_of(
-    usage: Iterable[port.UsageRow], open_before: Mapping[model.ListenerName, int], period: port.Period
-) -> list[Row]:
+def rows_of(usage: Iterable[UsageRow], open_before: Mapping[model.ListenerName, int], period: Period) -> list[Row]:
     """Rows ready for JSON, sorted as they came; the open deliveries are carried from row to row."""
     running = dict(open_before)
     rows: list[Row] = []
@@ -95,7 +94,7 @@ def rows_of(
     return rows
 
 
-def total_of(usage: Iterable[port.UsageRow]) -> Row:
+def total_of(usage: Iterable[UsageRow]) -> Row:
     """All rows added up."""
     total: model.Counts = {}
     for row in usage:
@@ -111,7 +110,7 @@ def _counts(counts: model.Counts) -> Row:
     return row
 
 
-def name_period(first_second: int, period: port.Period) -> str:
+def name_period(first_second: int, period: Period) -> str:
     """A period as people write it: a month, a day, or the instant at which a quarter of an hour begins."""
     text = model.format_time(first_second * model.MICROSECONDS)
     return {"month": text[:7], "day": text[:10], "slot": f"{text[:19]}Z"}[period]

@@ -14,7 +14,7 @@ from usher_gateway import clock as clocks
 from usher_gateway import documents, measure, model
 from usher_gateway.delivery import circuit, lanes, outcome
 from usher_gateway.delivery import desk as desks
-from usher_gateway.store import port
+from usher_gateway.store.base import Store
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ Deliver = Callable[["Dispatcher", lanes.Entry], Awaitable[None]]
 class Parts(msgspec.Struct, frozen=True):
     """What a dispatcher works with; ``deliver`` is visit_path.deliver."""
 
-    store: port.Store
+    store: Store
     desk: desks.Desk
     clock: clocks.Clock
     deliver: Deliver

@@ -10,7 +10,7 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import attempt
 from usher_gateway.delivery import desk as desks
 from usher_gateway.ingest import route
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter, HeldGroup, Store
 
 DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS
 """Deliveries whose Destination is missing for so long are cancelled."""
@@ -40,7 +40,7 @@ class Holds:
 
     def __init__(
         self,
-        store: port.Store,
+        store: Store,
         desk: desks.Desk,
         clock: clocks.Clock,
         offer: Callable[[Sequence[model.Delivery]], None],
@@ -99,13 +99,13 @@ class Holds:
         month, visits = self._visits.get(key, (since, 0))
         # Visits only become more: what was over stays over, and to count them takes a second while much is not folded.
         if month != since or visits <= tenant.visits_per_month:
-            where = port.Filter(namespace=listener.namespace, tenant=tenant.name)
+            where = Filter(namespace=listener.namespace, tenant=tenant.name)
             rows = await self._store.usage(since, until, where, "month")
             visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
             self._visits[key] = (since, visits)
         return visits <= tenant.visits_per_month
 
-    async def _decide_anew(self, group: port.HeldGroup, definition: model.RouteDefinition) -> None:
+    async def _decide_anew(self, group: HeldGroup, definition: model.RouteDefinition) -> None:
         """Where the route's expressions were changed: filter again, and let the others try their transform again.
 
         Once for each edition, also where they are again what they were at acceptance: an edit that was taken back may

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from usher_gateway import model
 from usher_gateway.ingest import answer, find, http_request, identify, route, validate
-from usher_gateway.store import port
+from usher_gateway.store.base import Store
 
 TRUNCATED_BYTES = 64 * 1024
 """What is kept of a body that is too large."""
@@ -124,7 +124,7 @@ class Deadlines:
                     self._abandon(future, arrival)
 
 
-async def commit(store: port.Store, deadlines: Deadlines, arrival: model.Arrival, deadline: float) -> model.Accepted:
+async def commit(store: Store, deadlines: Deadlines, arrival: model.Arrival, deadline: float) -> model.Accepted:
     """Hand an arrival to the store and wait until it is durable.
 
     Raises:

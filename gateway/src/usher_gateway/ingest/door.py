@@ -12,7 +12,7 @@ import structlog
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model
 from usher_gateway.ingest import accept, answer, authenticate, books, find, http_request, inflate, route, validate
-from usher_gateway.store import port
+from usher_gateway.store.base import Store
 
 _log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ class Door:
 
     def __init__(
         self,
-        store: port.Store,
+        store: Store,
         clock: clocks.Clock,
         keys: model.Keys,
         watch: route.Watch,

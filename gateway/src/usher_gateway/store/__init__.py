@@ -1,1 +1,1 @@
-"""The store: one port (port.py), one folder per engine, one contract suite over all."""
+"""The store: one interface (base.py), one folder per engine, and one contract suite (tests/contract) for all."""

@@ -12,7 +12,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.model import Counter
-from usher_gateway.store import port
+from usher_gateway.store.base import Period, UsageRow
 
 ARRIVALS = (
     Counter.visits,
@@ -58,7 +58,7 @@ class Violation(msgspec.Struct, frozen=True):
     period: int | None = None
 
 
-def first_second(slot: int, period: port.Period) -> int:
+def first_second(slot: int, period: Period) -> int:
     """The first second of the period (UTC) that a slot lies in."""
     if period == "slot":
         return slot
@@ -84,7 +84,7 @@ def opened(counts: model.Counts) -> int:
 
 
 def check(
-    usage: Iterable[port.UsageRow],
+    usage: Iterable[UsageRow],
     open_before: Mapping[model.ListenerName, int],
     open_after: Mapping[model.ListenerName, int],
 ) -> list[Violation]:

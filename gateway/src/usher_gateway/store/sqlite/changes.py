@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter
 from usher_gateway.store.sqlite import listings, persons, rows, walk, writer
 
 _ROW = f"({','.join('?' * 19)})"
@@ -30,7 +30,7 @@ _ENDED = frozenset({model.DeliveryState.Dead.name.lower(), model.DeliveryState.C
 _NOT_RELEASABLE = (model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable)
 
 
-def redrivable(connection: sqlite3.Connection, where: port.Filter, cursor: str | None) -> tuple[list[int], str | None]:
+def redrivable(connection: sqlite3.Connection, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
     """Keys of deliveries that a redrive means, a slice of them, and where the next slice starts."""
     state = (where.state or "dead").lower()
     if state not in _ENDED:
@@ -60,9 +60,7 @@ def redrive(keys: Sequence[int], now: int, changed: list[int]) -> Job:
     return job
 
 
-def replayable(
-    connection: sqlite3.Connection, where: port.Filter, cursor: str | None
-) -> tuple[list[Skipped], str | None]:
+def replayable(connection: sqlite3.Connection, where: Filter, cursor: str | None) -> tuple[list[Skipped], str | None]:
     """Skipped verdicts that a replay means, of a slice of arrivals, and where the next slice starts.
 
     Raises:
@@ -106,8 +104,8 @@ def replay(skipped: Sequence[Skipped], now: int, changed: list[int]) -> Job:
     return job
 
 
-def quarantined(connection: sqlite3.Connection, where: port.Filter, limit: int, after: int) -> list[model.Arrival]:
-    """See the port."""
+def quarantined(connection: sqlite3.Connection, where: Filter, limit: int, after: int) -> list[model.Arrival]:
+    """See the interface."""
     scope = listings.arrivals_scope(
         connection, msgspec.structs.replace(where, counted_as="Quarantined", state=listings.UNRELEASED)
     )

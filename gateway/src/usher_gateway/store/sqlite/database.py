@@ -12,7 +12,7 @@ from typing import IO
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import OpenReport
 from usher_gateway.store.sqlite import rows, tail, writer
 
 FILE_NAME = "usher.sqlite3"
@@ -38,7 +38,7 @@ class Opened(msgspec.Struct):
     folder: Path
     lock: IO[bytes]
     writer: writer.Writer
-    report: port.OpenReport
+    report: OpenReport
     marked: int = 0
 
     def mark(self) -> None:
@@ -61,7 +61,7 @@ def open_for_writing(folder: Path, key_fingerprint: str, fold_rows: int, now: in
     """Take ownership of a data folder and make its database ready.
 
     Raises:
-        StoreLockedError, StoreCorruptError, InstallKeyError, ConfigurationError: see the port's open().
+        StoreLockedError, StoreCorruptError, InstallKeyError, ConfigurationError: see Store.open().
     """
     if sqlite3.sqlite_version_info < _SQLITE_OLDEST:
         raise model.ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old", "Use a Python with SQLite 3.38+.")
@@ -247,7 +247,7 @@ def _make_ready(folder: Path, lock: IO[bytes], connection: sqlite3.Connection, f
     connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(highest + 1),))
     connection.execute("commit")
     os.pwrite(lock.fileno(), _MARK % highest, 0)  # room for later marks, also when the disk is full then
-    return Opened(folder, lock, batch_writer, port.OpenReport(highest, recovered, "Local"))
+    return Opened(folder, lock, batch_writer, OpenReport(highest, recovered, "Local"))
 
 
 def _check_mark(folder: Path, lock: IO[bytes], highest: int) -> None:

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from usher_gateway import measure, model
-from usher_gateway.store import port
+from usher_gateway.store.base import AbandonedCallback, DueDestination, HeldGroup, OpenReport
 from usher_gateway.store.sqlite import database, disk, isolate, lanes, reads, tail, writer
 from usher_gateway.store.sqlite import queue as arrival_queue
 
@@ -62,7 +62,7 @@ class SqliteEngine:
         self._arrivals = arrival_queue.ArrivalQueue(settings.limits)
         self._settlements: collections.deque[model.Settlement] = collections.deque()
         self._unacknowledged: list[model.Arrival] = []
-        self._abandoned: dict[asyncio.Future[model.Accepted], port.Learned] = {}
+        self._abandoned: dict[asyncio.Future[model.Accepted], AbandonedCallback] = {}
         self._jobs: list[tuple[Callable[[writer.Writer], None], asyncio.Future[None]]] = []
         self._counts: dict[tuple[model.ListenerName, int, int], int] = {}
         self._waiters: list[asyncio.Future[None]] = []
@@ -73,7 +73,7 @@ class SqliteEngine:
         self._next_counts = 0.0
         self._next_truncate = 0.0
         self.orphans: list[model.Delivery] = []
-        """See the port."""
+        """See the interface."""
         self._batches: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
         self._job_is_next = False
         self.commit_seconds = measure.Histogram(measure.SECONDS)
@@ -83,8 +83,8 @@ class SqliteEngine:
 
     # opening and closing
 
-    async def open(self) -> port.OpenReport:
-        """See the port."""
+    async def open(self) -> OpenReport:
+        """See the interface."""
         self._loop = asyncio.get_running_loop()
         settings = self.settings
         self.opened = opened = await asyncio.to_thread(
@@ -100,7 +100,7 @@ class SqliteEngine:
         return opened.report
 
     async def close(self) -> None:
-        """See the port."""
+        """See the interface."""
         if not hasattr(self, "_thread") or not self._thread.is_alive():
             return
         self._ticker.cancel()
@@ -117,7 +117,7 @@ class SqliteEngine:
     # handing in
 
     def accept(self, arrival: model.Arrival) -> "asyncio.Future[model.Accepted]":
-        """See the port."""
+        """See the interface."""
         if not self.disk.may_accept:
             raise model.StoreFullError("too little disk space to accept visits")
         future: asyncio.Future[model.Accepted] = self._loop.create_future()
@@ -125,38 +125,38 @@ class SqliteEngine:
         self._schedule()
         return future
 
-    def abandon(self, future: "asyncio.Future[model.Accepted]", learned: port.Learned | None = None) -> None:
-        """See the port."""
+    def abandon(self, future: "asyncio.Future[model.Accepted]", learned: AbandonedCallback | None = None) -> None:
+        """See the interface."""
         if future.cancel() and learned is not None:
             self._abandoned[future] = learned
 
     def unacknowledged(self, arrival: model.Arrival) -> None:
-        """See the port."""
+        """See the interface."""
         self._unacknowledged.append(arrival)
         self._schedule()
 
     def count(self, listener: model.ListenerName, counter: model.Counter, at: int) -> None:
-        """See the port."""
+        """See the interface."""
         key = (listener, model.slot_of(at), int(counter))
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def settle(self, settlement: model.Settlement) -> None:
-        """See the port."""
+        """See the interface."""
         self._settlements.append(settlement)
         self._schedule()
 
     @property
     def unsettled(self) -> int:
-        """See the port."""
+        """See the interface."""
         return len(self._settlements)
 
     @property
     def may_attempt(self) -> bool:
-        """See the port."""
+        """See the interface."""
         return self.disk.may_attempt and self.available
 
     async def flush(self) -> None:
-        """See the port."""
+        """See the interface."""
         future = self._loop.create_future()
         self._waiters.append(future)
         self._schedule()
@@ -176,54 +176,54 @@ class SqliteEngine:
     # deliveries in lanes, in the backlog, held
 
     async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
-        """See the port."""
+        """See the interface."""
         found: list[model.Delivery] = []
         await self.run_job(lanes.claim(destination, limit, max_bytes, now, found))
         return found
 
     async def defer(self, keys: Sequence[int]) -> None:
-        """See the port."""
+        """See the interface."""
         if keys:
             await self.run_job(lanes.defer(keys))
 
     async def note_lanes(self) -> None:
-        """See the port."""
+        """See the interface."""
         await self.run_job(lanes.note(self.now()))
 
     async def hasten(self, destination: str, now: int) -> int:
-        """See the port."""
+        """See the interface."""
         return await self._in_slices(lambda changed: lanes.hasten(destination, now, changed))
 
     async def claim_held(
-        self, group: port.HeldGroup, definition: model.RouteDefinition, limit: int, now: int
+        self, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
     ) -> list[model.Delivery]:
-        """See the port."""
+        """See the interface."""
         found: list[model.Delivery] = []
         await self.run_job(lanes.claim_held(group, definition, limit, now, found))
         return found
 
     def route(self, number: int) -> model.RouteDefinition:
-        """See the port."""
+        """See the interface."""
         return self.opened.writer.names.definitions[number]
 
-    async def due(self) -> list[port.Due]:
-        """See the port."""
+    async def due(self) -> list[DueDestination]:
+        """See the interface."""
         return await self.reader.run(reads.due)
 
-    async def held_groups(self) -> list[port.HeldGroup]:
-        """See the port."""
+    async def held_groups(self) -> list[HeldGroup]:
+        """See the interface."""
         return await self.reader.run(reads.held_groups)
 
-    async def unhold(self, group: port.HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
-        """See the port."""
+    async def unhold(self, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
+        """See the interface."""
         return await self._in_slices(lambda changed: lanes.unhold(group, now, changed, lasting))
 
-    async def cancel_held(self, group: port.HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
-        """See the port."""
+    async def cancel_held(self, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
+        """See the interface."""
         return await self._in_slices(lambda changed: lanes.cancel_held(group, cancel, held_before, now, changed))
 
     async def expire_held(self, now: int) -> int:
-        """See the port."""
+        """See the interface."""
         return await self._in_slices(lambda changed: lanes.expire_held(now, changed))
 
     async def _in_slices(self, make: Callable[[list[int]], Callable[[writer.Writer], None]]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import HeldGroup
 from usher_gateway.store.sqlite import accepting, rows, writer
 
 HOLD_SLICE = 2_000
@@ -51,7 +51,7 @@ def defer(keys: Sequence[int]) -> Callable[[writer.Writer], None]:
 
 
 def unhold(
-    group: port.HeldGroup, now: int, changed: list[int], lasting: Sequence[model.HoldReason] = ()
+    group: HeldGroup, now: int, changed: list[int], lasting: Sequence[model.HoldReason] = ()
 ) -> Callable[[writer.Writer], None]:
     """A job that makes a slice of a held group due; the clock of retrying stood still meanwhile.
 
@@ -76,7 +76,7 @@ def unhold(
 
 
 def cancel_held(
-    group: port.HeldGroup, cancel: model.CancelReason, held_before: int, now: int, changed: list[int]
+    group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int, changed: list[int]
 ) -> Callable[[writer.Writer], None]:
     """A job that cancels a slice of a held group: those held since before an instant."""
 
@@ -116,7 +116,7 @@ def expire_held(now: int, changed: list[int]) -> Callable[[writer.Writer], None]
 
 
 def claim_held(
-    group: port.HeldGroup, definition: model.RouteDefinition, limit: int, now: int, found: list[model.Delivery]
+    group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int, found: list[model.Delivery]
 ) -> Callable[[writer.Writer], None]:
     """A job that takes held deliveries of a group into ``found``, as deliveries of another route definition."""
 

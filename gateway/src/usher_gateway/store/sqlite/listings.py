@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Filter, ListingPage
 from usher_gateway.store.sqlite import walk, writer
 
 LONGEST_PAGE = 1_000
@@ -25,21 +25,21 @@ HELD = "held"
 """The part of ``pending`` that waits for a person or a date."""
 
 
-def visits(connection: sqlite3.Connection, where: port.Filter, cursor: str | None, limit: int) -> port.Page:
-    """See the port."""
+def visits(connection: sqlite3.Connection, where: Filter, cursor: str | None, limit: int) -> ListingPage:
+    """See the interface."""
     scope = arrivals_scope(connection, where)
     keys, below = _newest(connection, scope, cursor, limit)
-    return port.Page(_arrival_rows(connection, keys), walk.cursor_of(below))
+    return ListingPage(_arrival_rows(connection, keys), walk.cursor_of(below))
 
 
-def deliveries(connection: sqlite3.Connection, where: port.Filter, cursor: str | None, limit: int) -> port.Page:
-    """See the port."""
+def deliveries(connection: sqlite3.Connection, where: Filter, cursor: str | None, limit: int) -> ListingPage:
+    """See the interface."""
     keys, below = delivery_keys(connection, where, cursor, limit)
-    return port.Page(_delivery_rows(connection, keys), walk.cursor_of(below))
+    return ListingPage(_delivery_rows(connection, keys), walk.cursor_of(below))
 
 
 def delivery_keys(
-    connection: sqlite3.Connection, where: port.Filter, cursor: str | None, limit: int
+    connection: sqlite3.Connection, where: Filter, cursor: str | None, limit: int
 ) -> tuple[list[int], int | None]:
     """Keys of the deliveries that a filter means, newest first, and below which key there may be more."""
     scope = deliveries_scope(connection, where)
@@ -59,7 +59,7 @@ def _newest(
 # which rows
 
 
-def arrivals_scope(connection: sqlite3.Connection, where: port.Filter) -> walk.Scope:
+def arrivals_scope(connection: sqlite3.Connection, where: Filter) -> walk.Scope:
     """The arrivals that a filter means.
 
     Raises:
@@ -95,7 +95,7 @@ def _demand_released(scope: walk.Scope, state: str) -> None:
 
 
 def _demand_verdict(
-    connection: sqlite3.Connection, scope: walk.Scope, where: port.Filter, skip: model.SkipReason | None
+    connection: sqlite3.Connection, scope: walk.Scope, where: Filter, skip: model.SkipReason | None
 ) -> None:
     """Demand that one verdict is of a route that is meant, with a skip reason that is meant."""
     routes = walk.route_numbers(connection, None, where.route, where.destination)
@@ -120,7 +120,7 @@ def matching_verdicts(
     ]
 
 
-def deliveries_scope(connection: sqlite3.Connection, where: port.Filter) -> walk.Scope:
+def deliveries_scope(connection: sqlite3.Connection, where: Filter) -> walk.Scope:
     """The deliveries that a filter means.
 
     Raises:
@@ -322,7 +322,7 @@ def _time_or_none(instant: int) -> str | None:
 
 
 def body(connection: sqlite3.Connection, arrival: bytes) -> tuple[bytes, bytes]:
-    """See the port."""
+    """See the interface."""
     statement = (
         "select b.body, b.content_type from bodies b join arrivals a on a.key = b.key"
         " where b.key = ? and a.id = ? and b.body is not null"
@@ -334,7 +334,7 @@ def body(connection: sqlite3.Connection, arrival: bytes) -> tuple[bytes, bytes]:
 
 
 def answer(connection: sqlite3.Connection, delivery: bytes) -> bytes:
-    """See the port."""
+    """See the interface."""
     statement = "select answer from deliveries where key = ? and id = ? and answer is not null"
     row = connection.execute(statement, (model.key_of(delivery), delivery)).fetchone()
     if row is None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store import books, port
+from usher_gateway.store import books
+from usher_gateway.store.base import Filter, Period
 from usher_gateway.store.sqlite import rows, walk, writer
 
 _GATHERED_BATCHES = 1_024
@@ -113,7 +114,7 @@ def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
 
 
 def usage(
-    connection: sqlite3.Connection, since: int, until: int, where: port.Filter, period: port.Period
+    connection: sqlite3.Connection, since: int, until: int, where: Filter, period: Period
 ) -> dict[tuple[int, int], model.Counts]:
     """(first second of the period, listener number) -> counts of the slots in [since, until) (seconds)."""
     listeners = walk.listener_numbers(connection, where.namespace, where.tenant, where.listener)
@@ -131,7 +132,7 @@ def listener_names(connection: sqlite3.Connection) -> dict[int, model.ListenerNa
 
 
 def open_deliveries(connection: sqlite3.Connection, at: int) -> dict[model.ListenerName, int]:
-    """See the port: what is pending now, less what the meters say has happened since the slot border."""
+    """See the interface: what is pending now, less what the meters say has happened since the slot border."""
     found = _pending_by_listener(connection)
     border = model.slot_of(at)
     statement = "select listener, counter, sum(count) from meters where slot >= ? group by listener, counter"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Backlog, DueDestination, HeldGroup, OpenCounts
 from usher_gateway.store.sqlite import database
 
 LONGEST_SECONDS = 5.0
@@ -59,24 +59,24 @@ class Reader:
             raise model.StoreUnavailableError(f"the store cannot be read: {type(error).__name__}") from error
 
 
-def backlogs(connection: sqlite3.Connection) -> list[port.Backlog]:
+def backlogs(connection: sqlite3.Connection) -> list[Backlog]:
     """Destinations with deliveries in the backlog."""
     waiting = "from deliveries where destination = number and waiting = 1"
     statement = f"select key, (select count(*) {waiting}), (select min(due_at) {waiting}) from destinations"  # noqa: S608
-    return [port.Backlog(key, count, due) for key, count, due in connection.execute(statement) if count]
+    return [Backlog(key, count, due) for key, count, due in connection.execute(statement) if count]
 
 
-def open_counts(connection: sqlite3.Connection) -> port.OpenCounts:
+def open_counts(connection: sqlite3.Connection) -> OpenCounts:
     """What is in the backlog and held, counted in the partial indexes alone; row keys grow with age."""
     statement = "select count(*), min(key) from deliveries where waiting = 1"
     waiting, oldest = connection.execute(statement).fetchone()
     found = connection.execute("select hold, count(*) from deliveries where hold > 0 group by hold")
     held = {model.HoldReason(hold).name: count for hold, count in found}
     row = connection.execute("select id from deliveries where key = ?", (oldest,)).fetchone()
-    return port.OpenCounts(waiting, held, row[0] if row else b"")
+    return OpenCounts(waiting, held, row[0] if row else b"")
 
 
-def due(connection: sqlite3.Connection) -> list[port.Due]:
+def due(connection: sqlite3.Connection) -> list[DueDestination]:
     """Destinations with a backlog: jumps through the index from one destination to the next."""
     statement = """
         with recursive found (number) as (
@@ -88,12 +88,10 @@ def due(connection: sqlite3.Connection) -> list[port.Due]:
         select key, (select min(due_at) from deliveries d where d.destination = found.number and waiting = 1)
         from found join destinations on destinations.number = found.number
     """
-    return [port.Due(key, due_at) for key, due_at in connection.execute(statement)]
+    return [DueDestination(key, due_at) for key, due_at in connection.execute(statement)]
 
 
-def held_groups(connection: sqlite3.Connection) -> list[port.HeldGroup]:
+def held_groups(connection: sqlite3.Connection) -> list[HeldGroup]:
     """Held deliveries by reason and route, counted in the index alone."""
     statement = "select hold, route, count(*) from deliveries where hold > 0 group by hold, route"
-    return [
-        port.HeldGroup(model.HoldReason(hold), route, count) for hold, route, count in connection.execute(statement)
-    ]
+    return [HeldGroup(model.HoldReason(hold), route, count) for hold, route, count in connection.execute(statement)]

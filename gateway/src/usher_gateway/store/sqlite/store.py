@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store import port
+from usher_gateway.store.base import Backlog, Filter, ListingPage, OpenCounts, OpenReport, Period, UsageRow
 from usher_gateway.store.sqlite import changes, engine, listings, meters, persons, prune, reads
 
 _log = structlog.get_logger(__name__)
@@ -20,21 +20,21 @@ _FOLD_SECONDS = 5.0
 _RELEASE_SLICE = 20
 """Arrivals that one job releases: each has up to 32 routes."""
 
-_ANY = port.Filter()
+_ANY = Filter()
 
 T = TypeVar("T")
 
 
 class SqliteStore(engine.SqliteEngine):
-    """store/port.py over one SQLite file."""
+    """store/base.py over one SQLite file."""
 
     def __init__(self, settings: engine.Settings, now: Callable[[], int]) -> None:
         super().__init__(settings, now)
         self._meter_walk = prune.MeterWalk()
         self._folding = asyncio.Lock()
 
-    async def open(self) -> port.OpenReport:
-        """See the port."""
+    async def open(self) -> OpenReport:
+        """See the interface."""
         report = await super().open()
         # Apart from the dispatcher's: a long question of a person must not keep deliveries waiting.
         self._asked = reads.Reader(self.settings.folder)
@@ -42,7 +42,7 @@ class SqliteStore(engine.SqliteEngine):
         return report
 
     async def close(self) -> None:
-        """See the port."""
+        """See the interface."""
         if hasattr(self, "_folder_task"):
             self._folder_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -52,18 +52,16 @@ class SqliteStore(engine.SqliteEngine):
 
     # reading
 
-    async def open_counts(self) -> port.OpenCounts:
-        """See the port."""
+    async def open_counts(self) -> OpenCounts:
+        """See the interface."""
         return await self.reader.run(reads.open_counts)
 
-    async def backlogs(self) -> list[port.Backlog]:
-        """See the port."""
+    async def backlogs(self) -> list[Backlog]:
+        """See the interface."""
         return await self.reader.run(reads.backlogs)
 
-    async def usage(
-        self, since: int, until: int, where: port.Filter = _ANY, period: port.Period = "slot"
-    ) -> list[port.UsageRow]:
-        """See the port: a day at a time, so that no reader lasts long."""
+    async def usage(self, since: int, until: int, where: Filter = _ANY, period: Period = "slot") -> list[UsageRow]:
+        """See the interface: a day at a time, so that no reader lasts long."""
         first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
         oldest, youngest = await self._asked.run(meters.bounds)
         days = list(meters.days(max(first, oldest), min(end, youngest)))
@@ -75,43 +73,43 @@ class SqliteStore(engine.SqliteEngine):
             for key, counts in part.items():
                 _add_counts(found.setdefault(key, {}), counts)
         names = await self._asked.run(meters.listener_names)
-        usage = [port.UsageRow(names[listener], start, counts) for (start, listener), counts in found.items()]
+        usage = [UsageRow(names[listener], start, counts) for (start, listener), counts in found.items()]
         return sorted(usage, key=lambda row: (row.period, row.listener))
 
     async def _usage_of(
-        self, day: tuple[int, int], where: port.Filter, period: port.Period
+        self, day: tuple[int, int], where: Filter, period: Period
     ) -> dict[tuple[int, int], model.Counts]:
         return await self._asked.run(lambda connection: meters.usage(connection, *day, where, period))
 
     async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
-        """See the port."""
+        """See the interface."""
         return await self._asked.run(lambda connection: meters.open_deliveries(connection, at))
 
-    async def visits(self, where: port.Filter, cursor: str | None, limit: int) -> port.Page:
-        """See the port."""
+    async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
+        """See the interface."""
         return await self._asked.run(lambda connection: listings.visits(connection, where, cursor, limit))
 
-    async def deliveries(self, where: port.Filter, cursor: str | None, limit: int) -> port.Page:
-        """See the port."""
+    async def deliveries(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
+        """See the interface."""
         return await self._asked.run(lambda connection: listings.deliveries(connection, where, cursor, limit))
 
     async def body(self, arrival: bytes) -> tuple[bytes, bytes]:
-        """See the port."""
+        """See the interface."""
         return await self._asked.run(lambda connection: listings.body(connection, arrival))
 
     async def answer(self, delivery: bytes) -> bytes:
-        """See the port."""
+        """See the interface."""
         return await self._asked.run(lambda connection: listings.answer(connection, delivery))
 
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
-        """See the port."""
+        """See the interface."""
         found = await self._asked.run(lambda connection: persons.arrivals_of(connection, keys))
         return await self._asked.run(lambda connection: persons.ids(connection, found, (namespace, tenant), keys))
 
     # changing
 
-    async def redrive(self, where: port.Filter, now: int) -> int:
-        """See the port."""
+    async def redrive(self, where: Filter, now: int) -> int:
+        """See the interface."""
         changed: list[int] = []
         cursor: str | None = None
         while True:
@@ -121,8 +119,8 @@ class SqliteStore(engine.SqliteEngine):
             if cursor is None:
                 return sum(changed)
 
-    async def replay(self, where: port.Filter, now: int) -> int:
-        """See the port."""
+    async def replay(self, where: Filter, now: int) -> int:
+        """See the interface."""
         changed: list[int] = []
         cursor: str | None = None
         while True:
@@ -132,19 +130,19 @@ class SqliteStore(engine.SqliteEngine):
             if cursor is None:
                 return sum(changed)
 
-    async def quarantined(self, where: port.Filter, limit: int, after: int = 0) -> list[model.Arrival]:
-        """See the port."""
+    async def quarantined(self, where: Filter, limit: int, after: int = 0) -> list[model.Arrival]:
+        """See the interface."""
         return await self._asked.run(lambda connection: changes.quarantined(connection, where, limit, after))
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
-        """See the port."""
+        """See the interface."""
         changed: list[int] = []
         for start in range(0, len(arrivals), _RELEASE_SLICE):
             await self.run_job(changes.release(arrivals[start : start + _RELEASE_SLICE], now, changed))
         return sum(changed)
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
-        """See the port."""
+        """See the interface."""
         touched: list[int] = []
         await self.run_job(prune.prune(now, meter_months or {}, self._meter_walk, touched))
         return sum(touched)
@@ -163,8 +161,8 @@ class SqliteStore(engine.SqliteEngine):
 
     async def _look(
         self,
-        find: "Callable[[sqlite3.Connection, port.Filter, str | None], tuple[list[T], str | None]]",
-        where: port.Filter,
+        find: "Callable[[sqlite3.Connection, Filter, str | None], tuple[list[T], str | None]]",
+        where: Filter,
         cursor: str | None,
     ) -> tuple[list[T], str | None]:
         return await self._asked.run(lambda connection: find(connection, where, cursor))

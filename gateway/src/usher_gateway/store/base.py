@@ -36,7 +36,7 @@ class HeldGroup(msgspec.Struct, frozen=True):
     count: int
 
 
-class Due(msgspec.Struct, frozen=True):
+class DueDestination(msgspec.Struct, frozen=True):
     """A destination with deliveries in the backlog."""
 
     destination: str
@@ -71,7 +71,7 @@ class UsageRow(msgspec.Struct, frozen=True):
     counts: model.Counts
 
 
-class Page(msgspec.Struct, frozen=True):
+class ListingPage(msgspec.Struct, frozen=True):
     """Rows of a listing, newest first, as plain dicts ready for JSON, and where the next page starts."""
 
     rows: list[dict[str, object]]
@@ -99,7 +99,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 _ANY = Filter()
 
 
-Learned = Callable[[model.Accepted | None], None]
+AbandonedCallback = Callable[[model.Accepted | None], None]
 """Told what became of an abandoned arrival: what the commit made of it, or None if it was withdrawn."""
 
 
@@ -135,7 +135,7 @@ class Store(Protocol):
             StoreFullError: disk space is below the bound.
         """
 
-    def abandon(self, future: "asyncio.Future[model.Accepted]", learned: Learned | None = None) -> None:
+    def abandon(self, future: "asyncio.Future[model.Accepted]", learned: AbandonedCallback | None = None) -> None:
         """Stop waiting for an accept(): the deadline has come.
 
         The future is cancelled. An arrival whose commit has not begun is withdrawn; otherwise the commit goes on, and
@@ -180,7 +180,7 @@ class Store(Protocol):
     async def backlogs(self) -> list[Backlog]:
         """Every destination with deliveries in the backlog."""
 
-    async def due(self) -> list[Due]:
+    async def due(self) -> list[DueDestination]:
         """Every destination with deliveries in the backlog, and when the first of them is due."""
 
     def route(self, number: int) -> model.RouteDefinition:
@@ -220,7 +220,7 @@ class Store(Protocol):
         in one snapshot. So for the instant 0 it is empty, unless the meters and the rows differ.
         """
 
-    async def visits(self, where: Filter, cursor: str | None, limit: int) -> Page:
+    async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
         """Arrivals of the ledger with their verdicts.
 
         A page ends early, with a cursor, where few rows match. ``reason`` is a quarantine or skip reason; ``state`` is
@@ -230,7 +230,7 @@ class Store(Protocol):
             ValueError: the filter or the cursor cannot be understood.
         """
 
-    async def deliveries(self, where: Filter, cursor: str | None, limit: int) -> Page:
+    async def deliveries(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
         """Deliveries of every state; ``held`` is the state of pending ones that wait for a person or a date.
 
         ``reason`` is a hold or cancel reason, or an error's code. Ends early as visits() does.
