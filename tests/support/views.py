@@ -10,6 +10,7 @@ import yaml
 
 from usher_gateway import documents, envelopes, model, resources
 from usher_gateway.resources import metadata
+from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import plan
 from usher_operator.children import identity
 from usher_operator.view import (
@@ -19,7 +20,6 @@ from usher_operator.view import (
     ClusterFeatures,
     DesiredChild,
     GatewayReport,
-    HaltedRemovals,
     Install,
     Key,
     Kind,

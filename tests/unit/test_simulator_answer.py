@@ -4,7 +4,7 @@ import array
 
 import pytest
 
-from usher_gateway.simulator import answer, books, settings, verdict
+from usher_gateway.simulator import answer, books, verdict
 
 Outcome = answer.Outcome
 
@@ -121,18 +121,6 @@ def test_a_plain_or_unchecked_connection_is_mentioned() -> None:
     listener = books.ListenerBooks(name="x")
     assert "not https" in verdict.judge_books(listener, verdict.Circumstances(https=False)).lines[-1]
     assert "not checked" in verdict.judge_books(listener, verdict.Circumstances(verified=False)).lines[-1]
-
-
-@pytest.mark.parametrize(
-    ("url", "short"),
-    [
-        ("https://hooks.example.com/v1/abcdefghijklmnopqrstuvwxyz", "https://hooks.example.com/v1/abcd…"),
-        ("https://user:secret@hooks.example.com/short", "https://hooks.example.com/short"),
-        ("https://hooks.example.com/purple.php?k=secret", "https://hooks.example.com/purple.php?…"),
-    ],
-)
-def test_a_url_is_shown_without_what_may_be_a_credential(url: str, short: str) -> None:
-    assert settings.shorten(url) == short
 
 
 def test_an_interrupted_run_gives_no_verdict_but_tells_what_was_wrong_so_far() -> None:

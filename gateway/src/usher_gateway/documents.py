@@ -33,6 +33,12 @@ DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
 """Where a body holds what: JSON pointers (RFC 6901), tried in turn. Source: purple.md, The body."""
 
 
+MAX_SHOWN_URL = 2048
+"""Longest URL that shorten_url() returns, in characters; the status of a Listener holds no more."""
+
+_MAX_SHOWN_PART = 12
+
+
 class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One URL that a listener answers at. ``query`` pairs must all be present in the request; others are ignored."""
 
@@ -196,3 +202,19 @@ def content_hash(document: Listener | Destination, key: bytes) -> str:
 def credential_digest(header_value: bytes, key: bytes) -> str:
     """Keyed hash (hex) of an incoming credential: the whole header value. ``key``: ``Keys.credential``."""
     return hashlib.blake2b(header_value, key=key, digest_size=32).hexdigest()
+
+
+def shorten_url(url: str) -> str:
+    """Return a URL that may be shown to anybody, because the path and the query of a listener's URL are a credential.
+
+    It keeps the scheme, the host and the names of query parameters. It cuts every part of the path that is longer than
+    12 characters, every value of the query, and user information. ``url`` may lack the scheme.
+    """
+    base, question_mark, query = url.partition("#")[0].partition("?")
+    scheme, separator, rest = base.rpartition("://")
+    host, *parts = rest.split("/")
+    shown = [part if len(part) <= _MAX_SHOWN_PART else f"{part[:4]}…" for part in parts]
+    pairs = [f"{name}=…" if equals else "…" for name, equals, _ in (pair.partition("=") for pair in query.split("&"))]
+    path = "/".join([host.rpartition("@")[2], *shown])
+    short = f"{scheme}{separator}{path}{question_mark}{'&'.join(pairs) if query else ''}"
+    return short if len(short) <= MAX_SHOWN_URL else f"{short[: MAX_SHOWN_URL - 1]}…"

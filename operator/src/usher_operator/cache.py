@@ -12,6 +12,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import metadata
+from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import features, in_place, kinds, references, seen
 from usher_operator import settings as all_settings
 from usher_operator.view import (
@@ -19,7 +20,6 @@ from usher_operator.view import (
     ChildState,
     ClusterFeatures,
     GatewayReport,
-    HaltedRemovals,
     Install,
     Key,
     Kind,

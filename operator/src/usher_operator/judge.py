@@ -8,7 +8,7 @@ import structlog
 
 from usher_operator import cache as caches
 from usher_operator import installation, metrics, removals, trust, workqueue
-from usher_operator.view import HaltedRemovals, Key
+from usher_operator.view import Key
 
 _log = structlog.get_logger(__name__)
 
@@ -54,10 +54,9 @@ class Judge:
         verdict = self._removals.judge(len(listeners), self._cache.confirmations())
         halted = verdict.halted
         if halted is not None and halted != before:
-            _log.error("removals_halted", listeners=len(halted.listeners), digest=halted.digest)
-        self._metrics.removals_halted.set(len(halted.listeners) if halted is not None else 0)
-        told = HaltedRemovals(halted.digest, halted.listeners) if halted is not None else None
-        for key in self._cache.set_halted(told):
+            _log.error("removals_halted", listeners=len(halted.names), digest=halted.digest)
+        self._metrics.removals_halted.set(len(halted.names) if halted is not None else 0)
+        for key in self._cache.set_halted(halted):
             self._queue.add(key)
         for kind, path in verdict.allowed:
             namespace, _, name = path.partition("/")

@@ -4,37 +4,23 @@ A document goes because a plan no longer wants it; a plan knows only what events
 times are seconds of a clock that only grows.
 """
 
-import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
 
-ALWAYS = 5
-"""So many listeners may go in one pass, however few there are."""
-
-PART = 0.1
-"""So large a part of the published listeners may go in one pass."""
+from usher_gateway.resources import removal_limit
 
 Kind = Literal["Listener", "Destination"]
 Identity = tuple[Kind, str]
 """Kind and ``namespace/name``."""
 
 
-class Halted(msgspec.Struct, frozen=True):
-    """Removals that wait for a person."""
-
-    digest: str
-    """What confirms them: annotation ``usher.dev/confirm-removals`` on a ListenerClass."""
-    listeners: tuple[str, ...]
-    """Which would go (``namespace/name``), sorted; where it is none of them, what else (with its kind)."""
-
-
 class Verdict(msgspec.Struct, frozen=True):
     """What comes of one judgement."""
 
     allowed: frozenset[Identity] = frozenset()
-    halted: Halted | None = None
+    halted: removal_limit.HaltedRemovals | None = None
 
 
 class Removals:
@@ -48,7 +34,7 @@ class Removals:
         self._is_reopened = False
         self._suspected: set[Kind] = set()
         self._allowed: set[Identity] = set()
-        self.halted: Halted | None = None
+        self.halted: removal_limit.HaltedRemovals | None = None
 
     def want(self, identity: Identity, now: float) -> bool:
         """A document is wanted no more; True where it may go at once because that was judged already."""
@@ -91,14 +77,14 @@ class Removals:
         """
         was_suspicious = self.halted is not None and bool(self._suspected)
         self._is_settled, self._is_reopened, self.halted = True, False, None
-        listeners = tuple(sorted(key for kind, key in self._wanted if kind == "Listener"))
+        listeners = tuple(key for kind, key in self._wanted if kind == "Listener")
         is_suspicious = any(kind in self._suspected for kind, _ in self._wanted)
-        if is_suspicious or len(listeners) > max(ALWAYS, PART * published):
-            told = listeners or tuple(f"{kind} {key}" for kind, key in sorted(self._wanted))
-            found = Halted(digest_of(told), told)
-            if found.digest not in confirmed:
-                self.halted = found
-                return Verdict(frozenset(), found)
+        others = tuple(f"{kind} {key}" for kind, key in self._wanted) if is_suspicious else ()
+        self.halted = removal_limit.halted_removals(
+            listeners or others, in_force=published, confirmed=confirmed, is_suspicious=is_suspicious
+        )
+        if self.halted is not None:
+            return Verdict(frozenset(), self.halted)
         if is_suspicious or was_suspicious:
             self._suspected.clear()
         allowed = frozenset(self._wanted)
@@ -110,8 +96,3 @@ class Removals:
     def waiting(self) -> frozenset[Identity]:
         """What is held back or not yet judged."""
         return frozenset(self._wanted)
-
-
-def digest_of(names: Iterable[str]) -> str:
-    """What confirms the removal of these very listeners (``namespace/name``)."""
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]

@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import msgspec
 
 from usher_gateway import documents, model, resources
+from usher_gateway.resources.removal_limit import HaltedRemovals
 
 Kind = Literal["ListenerClass", "Tenant", "Listener", "Destination", "Hostname"]
 """What has a plan of its own. ``Hostname`` is no resource: it stands for the children of one hostname."""
@@ -253,15 +254,6 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
     listeners: Mapping[str, ListenerReport] = {}
     """By ``namespace/name``."""
     destinations: Mapping[str, DestinationReport] = {}
-
-
-class HaltedRemovals(msgspec.Struct, frozen=True):
-    """A removal that waits for a person."""
-
-    digest: str
-    """Value of ``usher.dev/confirm-removals`` that lets it through."""
-    listeners: tuple[str, ...]
-    """``namespace/name``, sorted."""
 
 
 class View(Protocol):

@@ -142,7 +142,7 @@ async def test_the_last_answer_of_a_dead_delivery_is_shown(served: serving.Serve
 async def test_listeners_are_shown_without_their_secrets(served: serving.Served) -> None:
     await serving.fill(served)
     (row,) = (await served.get("/api/listeners"))["rows"]
-    assert row["addresses"] == ["hooks.example.com/v1/abcd…", "www.acme.example/hooks/purp…?k=…"]
+    assert row["addresses"] == ["hooks.example.com/v1/abcd…", "www.acme.example/hooks/purple.php?k=…"]
     assert (row["applied"], row["today"]["visits"], row["today"]["quarantined"]) == ("aa", 4, 1)
 
 

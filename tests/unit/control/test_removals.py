@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usher_gateway.resources import removal_limit
 from usher_operator import removals
 
 
@@ -57,7 +58,7 @@ def test_more_than_five_and_a_tenth_stay(pending: removals.Removals) -> None:
     verdict = pending.judge(59, ())
     assert verdict.allowed == frozenset()
     assert verdict.halted is not None
-    assert verdict.halted.listeners == tuple(key for _, key in listeners(6))
+    assert verdict.halted.names == tuple(key for _, key in listeners(6))
     assert not pending.want(("Listener", "agency/l0"), 1)
 
 
@@ -133,7 +134,7 @@ def test_after_a_lost_definition_destinations_stay_too(pending: removals.Removal
     want(pending, [("Destination", "agency/crm")])
     halted = pending.judge(50, ()).halted
     assert halted is not None
-    assert halted.listeners == ("Destination agency/crm",)
+    assert halted.names == ("Destination agency/crm",)
     assert pending.judge(50, [halted.digest]).allowed == {("Destination", "agency/crm")}
 
 
@@ -155,5 +156,5 @@ def test_without_a_confirmation_never_more_than_the_brake_allows(count: int, oth
     want(pending, listeners(count))
     verdict = pending.judge(count + others, ())
     assert len(verdict.allowed) in {0, count}
-    assert len(verdict.allowed) <= max(removals.ALWAYS, removals.PART * (count + others))
+    assert len(verdict.allowed) <= max(removal_limit.ALWAYS_ALLOWED, removal_limit.ALLOWED_SHARE * (count + others))
     assert (verdict.halted is None) == (len(verdict.allowed) == count)

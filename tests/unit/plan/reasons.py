@@ -8,11 +8,11 @@ import msgspec
 from support import views
 from unit.plan import samples
 from usher_gateway import model
+from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator.view import (
     AppliedDocument,
     ConditionStatus,
     DestinationReport,
-    HaltedRemovals,
     Key,
     Kind,
     ListenerReport,

@@ -125,25 +125,6 @@ def test_known_ingress_controllers_get_their_annotations_and_the_class_has_the_l
     assert {name: annotations[name] for name in known} == {**known, first: "given"}
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.from_regex(r"[-A-Za-z0-9._~%]{1,40}", fullmatch=True), min_size=1, max_size=4),
-    st.lists(st.tuples(st.from_regex(r"[a-z]{1,5}", fullmatch=True), st.from_regex(r"[0-9]{6,9}", fullmatch=True))),
-)
-def test_a_shortened_url_shows_no_long_part_of_the_path_and_no_value(
-    parts: list[str], query: list[tuple[str, str]]
-) -> None:
-    address = documents.Address("h.example", "/" + "/".join(parts), tuple(query))
-    shown = url_secret.shortened(address)
-    assert all(len(part) < 20 for part in shown.partition("?")[0].removeprefix("https://").split("/"))
-    assert all(value not in shown.partition("?")[2] for _, value in query)
-
-
-def test_a_very_long_url_fits_into_the_status() -> None:
-    query = tuple((f"{number:02}" + "n" * 120, "v") for number in range(16))
-    assert len(url_secret.shortened(documents.Address("h.example", "/" + "a/" * 500, query))) == 2048
-
-
 def test_an_old_token_is_not_among_the_urls_to_paste() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})

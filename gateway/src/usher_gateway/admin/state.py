@@ -38,19 +38,11 @@ def listener_row(live: find.LiveListener) -> dict[str, object]:
         "tenant": document.tenant.name,
         "state": "Suspended" if document.tenant.state == "Suspended" else document.state,
         "generation": document.generation,
-        "addresses": [shorten(address) for address in document.addresses],
+        "addresses": [documents.shorten_url(one.url).removeprefix("https://") for one in document.addresses],
         "routes": [
             {"name": route.name, "destination": route.destination, "state": route.state} for route in document.routes
         ],
     }
-
-
-def shorten(address: documents.Address) -> str:
-    """An address without what would let somebody post to it."""
-    head, slash, last = address.path.rpartition("/")
-    shown = last if len(last) <= 6 else f"{last[:4]}…"
-    query = "&".join([f"{name}=…" for name, _ in address.query])
-    return f"{address.host}{head}{slash}{shown}{'?' if query else ''}{query}"
 
 
 async def destinations(context: contexts.AdminContext, _request: web.Request) -> web.StreamResponse:

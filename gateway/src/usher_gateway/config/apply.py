@@ -5,7 +5,6 @@ file that cannot be parsed stops every removal; a path that is absent or empty r
 would remove more than max(5, 10 %) of the listeners removes none until that is confirmed.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -13,23 +12,9 @@ import msgspec
 
 from usher_gateway import documents, resources
 from usher_gateway.config import locate
-from usher_gateway.resources import compile, condition, load, metadata, problem  # noqa: A004
-
-REMOVALS_ALWAYS = 5
-"""So many listeners may go in one reading, however few there are."""
-
-REMOVALS_PART = 0.1
-"""So large a part of the listeners may go in one reading."""
+from usher_gateway.resources import compile, condition, load, metadata, problem, removal_limit  # noqa: A004
 
 _CLASS = resources.ListenerClass.kind_name
-
-
-class Halted(msgspec.Struct, frozen=True):
-    """A removal that waits for a person."""
-
-    digest: str
-    """What confirms it: annotation ``usher.dev/confirm-removals`` on a ListenerClass."""
-    listeners: tuple[str, ...]
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -41,7 +26,7 @@ class Configuration(msgspec.Struct, frozen=True):
     """Everything found, errors first in each file."""
     conditions: dict[tuple[str, str], list[condition.Condition]] = {}
     namespaces: dict[str, dict[str, str]] = {}
-    halted: Halted | None = None
+    halted: removal_limit.HaltedRemovals | None = None
     complete: bool = True
     """Whether every object of the files could be told."""
 
@@ -114,12 +99,11 @@ def _within(file: str, gaps: tuple[str, ...]) -> bool:
 
 def _brake(
     before: documents.Snapshot, now: documents.Snapshot, classes: Iterable[resources.ListenerClass]
-) -> tuple[documents.Snapshot, Halted | None]:
+) -> tuple[documents.Snapshot, removal_limit.HaltedRemovals | None]:
     lost = sorted(before.listeners.keys() - now.listeners.keys())
-    if len(lost) <= max(REMOVALS_ALWAYS, REMOVALS_PART * len(before.listeners)):
-        return now, None
-    digest = hashlib.sha256("\n".join(lost).encode()).hexdigest()[:12]
-    if any(one.metadata.annotations.get(metadata.CONFIRM_REMOVALS) == digest for one in classes):
+    confirmed = {one.metadata.annotations.get(metadata.CONFIRM_REMOVALS, "") for one in classes}
+    halted = removal_limit.halted_removals(lost, in_force=len(before.listeners), confirmed=confirmed)
+    if halted is None:
         return now, None
     taken = {(one.host, one.path, one.query) for document in now.listeners.values() for one in document.addresses}
     kept = {}
@@ -129,7 +113,7 @@ def _brake(
         if free:
             kept[key] = msgspec.structs.replace(old, addresses=free)
     snapshot = documents.Snapshot({**now.listeners, **kept}, {**before.destinations, **now.destinations})
-    return snapshot, Halted(digest, tuple(lost))
+    return snapshot, halted
 
 
 def _same_where_equal(before: documents.Snapshot, now: documents.Snapshot) -> documents.Snapshot:
@@ -147,11 +131,11 @@ def _older(old: _Document | None, new: _Document) -> _Document:
     return old if old is not None and old == new else new
 
 
-def _tell(halted: Halted | None, objects: locate.Objects) -> list[problem.Problem]:
+def _tell(halted: removal_limit.HaltedRemovals | None, objects: locate.Objects) -> list[problem.Problem]:
     if halted is None:
         return []
     loaded = next((one for one in objects.values() if isinstance(one.resource, resources.ListenerClass)), None)
-    message = f"RemovalsHalted: {len(halted.listeners)} listeners would go at once; none is removed"
+    message = f"RemovalsHalted: {len(halted.names)} listeners would go at once; none is removed"
     hint = f'if this is meant, annotate a ListenerClass with {metadata.CONFIRM_REMOVALS}: "{halted.digest}", or restart'
     file, line = (loaded.file, loaded.line) if loaded else ("", 0)
     return [problem.Problem(file, line, "", message, hint)]

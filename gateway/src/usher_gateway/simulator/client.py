@@ -10,7 +10,7 @@ import aiohttp
 import yarl
 
 import usher_gateway
-from usher_gateway import model
+from usher_gateway import documents, model
 from usher_gateway.simulator import answer
 from usher_gateway.simulator import settings as configuration
 
@@ -37,7 +37,7 @@ class Address:
             valid = False
         if not valid:
             hint = "write it as https://HOST/PATH; credentials go into --basic or --header"
-            raise model.ConfigurationError(f"not a URL to post to: {configuration.shorten(url)}", hint)
+            raise model.ConfigurationError(f"not a URL to post to: {documents.shorten_url(url)}", hint)
         self.is_tls = parsed.scheme == "https"
         self.server_name = host if self.is_tls else None
         self.host_header = parsed.raw_authority

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from usher_gateway import clock as clocks
-from usher_gateway import model
+from usher_gateway import documents, model
 from usher_gateway.simulator import answer, bodies, books, client, schedule
 from usher_gateway.simulator import settings as configuration
 
@@ -112,7 +112,7 @@ class _Line:
         """Positions of what was sent and not acknowledged yet."""
         self._uncertain: dict[str, None] = {}
         self._seconds = array.array("d")
-        self.books = _planned(target.name or configuration.shorten(target.url), self._events)
+        self.books = _planned(target.name or documents.shorten_url(target.url), self._events)
 
     def stop(self) -> None:
         """Send nothing more."""

@@ -48,15 +48,6 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     validate_only: bool = False
 
 
-def shorten(url: str) -> str:
-    """A URL as it may be shown: its path and query may be a credential, so long parts are cut."""
-    base, query, _ = url.partition("?")
-    scheme, slashes, rest = base.partition("://")
-    host, *parts = rest.rpartition("@")[2].split("/")
-    short = "/".join([host, *(part if len(part) <= 12 else f"{part[:4]}…" for part in parts)])
-    return f"{scheme}{slashes}{short}{'?…' if query else ''}"
-
-
 def tls_context(settings: SimulatorSettings) -> ssl.SSLContext:
     """The TLS settings of the sender: Purple posts only where the certificate is valid.
 

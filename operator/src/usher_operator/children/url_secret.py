@@ -1,7 +1,6 @@
 """The Secret ``<listener>-url`` beside a Listener: its whole URLs, which are credentials (design §7)."""
 
 import base64
-import re
 from typing import Any
 
 from usher_gateway import documents, resources
@@ -11,10 +10,6 @@ from usher_operator.view import CachedResource, DesiredChild, Key
 
 CLASS_ADDRESS = "class"
 """Name of the address of a listener without ``addresses``: it is at the class's hostname."""
-
-_MOST_SHOWN = 2048
-
-_LONG = re.compile(r"[^/]{20,}")
 
 
 def build(
@@ -68,11 +63,3 @@ def named_addresses(
         if address is not None:
             found[declared.name] = address
     return found
-
-
-def shortened(address: documents.Address) -> str:
-    """A URL as everybody may see it: of long parts of the path the beginning, of the query the names."""
-    path = _LONG.sub(lambda part: f"{part.group()[:4]}…", address.path)
-    query = "&".join(f"{name}=…" for name, _ in address.query)
-    url = f"https://{address.host}{path}" + (f"?{query}" if query else "")
-    return url if len(url) <= _MOST_SHOWN else f"{url[: _MOST_SHOWN - 1]}…"

@@ -52,7 +52,7 @@ def _plan(view: View, key: Key, seen: CachedResource[resources.Listener], keys: 
     parts += [found.condition, *informational.of_listener(view, key.path, teller, has_url=bool(addresses))]
     urls = url_secret.build(seen, addresses, view.install.controller_name) if addresses else None
     shown = [
-        {"name": name, "hostname": address.host, "url": url_secret.shortened(address)}
+        {"name": name, "hostname": address.host, "url": documents.shorten_url(address.url)}
         for name, address in addresses.items()
     ]
     return Plan(

@@ -2,9 +2,10 @@
 
 from usher_gateway import model, resources
 from usher_gateway.resources import metadata, single
+from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import compiling, conditions, exposure
 from usher_operator.plans import common
-from usher_operator.view import CachedResource, ConditionType, HaltedRemovals, Key, Plan, StatusCondition, View
+from usher_operator.view import CachedResource, ConditionType, Key, Plan, StatusCondition, View
 
 _Type = ConditionType
 
@@ -48,8 +49,8 @@ def _accepted(view: View, one: resources.ListenerClass, teller: conditions.Telle
 
 
 def _halted(halted: HaltedRemovals) -> str:
-    names = ", ".join(f"`{path}`" for path in halted.listeners[:3])
-    more = " and more" if len(halted.listeners) > 3 else ""
+    names = ", ".join(f"`{path}`" for path in halted.names[:3])
+    more = " and more" if len(halted.names) > 3 else ""
     return (
         f"listeners {names}{more} would go all at once, and none is removed; if this is meant, a ListenerClass must "
         f'have the annotation {metadata.CONFIRM_REMOVALS}: "{halted.digest}"'
