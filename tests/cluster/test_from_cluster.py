@@ -15,7 +15,7 @@ import pytest
 
 from integration import gateways
 from support import accounts, api, faulty_proxy, secrecy, waiting
-from usher_gateway import documents, envelopes, model
+from usher_gateway import config_secret, documents, model
 from usher_gateway.config import cluster_access, from_cluster
 
 INSTALL_KEY = b"k" * 32
@@ -37,13 +37,13 @@ def listener(name: str, **changes: Any) -> documents.Listener:
     return documents.Listener(**given)
 
 
-def wrap(document: envelopes.Document) -> envelopes.Envelope:
-    return envelopes.wrap(document, "uid", KEYS.document)
+def wrap(document: config_secret.Document) -> config_secret.Envelope:
+    return config_secret.envelope_of(document, "uid", KEYS.document)
 
 
-def bury(document: envelopes.Document) -> envelopes.Envelope:
+def tombstone(document: config_secret.Document) -> config_secret.Envelope:
     envelope = wrap(document)
-    return envelopes.bury(envelope.kind, envelope.owner, 1, SAID_AT, KEYS.document)
+    return config_secret.tombstone_of(envelope.kind, envelope.owner, 1, SAID_AT, KEYS.document)
 
 
 class Install:
@@ -55,9 +55,9 @@ class Install:
         self.key = base64.b64encode(INSTALL_KEY).decode()
         secrecy.keep(self.key)
 
-    async def publish(self, envelope: envelopes.Envelope) -> None:
+    async def publish(self, envelope: config_secret.Envelope) -> None:
         """As the operator does."""
-        name = envelopes.secret_name(*envelope.identity)
+        name = config_secret.secret_name(*envelope.identity)
         await self._server.apply(
             {
                 "apiVersion": "v1",
@@ -65,16 +65,16 @@ class Install:
                 "metadata": {
                     "name": name,
                     "namespace": self.namespace,
-                    "labels": envelopes.labels("usher.dev/usher", "uid"),
-                    "annotations": {envelopes.OWNER_ANNOTATION: envelope.owner.key},
+                    "labels": config_secret.labels("usher.dev/usher", "uid"),
+                    "annotations": {config_secret.OWNER_ANNOTATION: envelope.owner.key},
                 },
-                "type": envelopes.secret_type(envelope.kind),
-                "data": envelopes.secret_data(envelope),
+                "type": config_secret.secret_type(envelope.kind),
+                "data": config_secret.secret_data(envelope),
             }
         )
 
-    async def delete(self, document: envelopes.Document) -> None:
-        name = envelopes.secret_name(*wrap(document).identity)
+    async def delete(self, document: config_secret.Document) -> None:
+        name = config_secret.secret_name(*wrap(document).identity)
         await self._server.delete(api.Resource("Secret", name, self.namespace))
 
     async def start(self) -> None:
@@ -150,9 +150,9 @@ async def test_an_edit_is_live_within_a_second_and_only_a_tombstone_removes(inst
     assert [one["key"] for one in found["vanished"]] == ["acme/b"]
     assert await install.status("b") == 200
 
-    await install.publish(bury(listener("b")))
+    await install.publish(tombstone(listener("b")))
     await install.until_answers(404, "b")
-    await install.publish(bury(listener("a")))
+    await install.publish(tombstone(listener("a")))
     await install.until_answers(404, "a")
     await install.delete(listener("a"))
     found = await install.config()
@@ -180,7 +180,7 @@ async def test_edits_arrive_over_every_fault(install: Install, proxy: faulty_pro
 
     with proxy.expire(faulty_proxy.watches, 1):
         proxy.cut(faulty_proxy.watches)
-        await install.publish(bury(listener("a")))
+        await install.publish(tombstone(listener("a")))
         await install.delete(listener("after-a-cut"))
         await install.until_answers(404, "a")
     found = await waiting.until(install.config, lambda config: config["vanished"])
@@ -207,7 +207,7 @@ async def test_nothing_stops_while_the_api_server_is_away_restarts_included(
     assert await install.status("nowhere") == 404
     assert (await install.config())["source"] == "cache"
 
-    await install.publish(bury(listener("a")))
+    await install.publish(tombstone(listener("a")))
     await install.publish(wrap(listener("c")))
     await proxy.appear()
     await install.until_answers(200, "c", limit_seconds=40)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support import api_server, followers
-from unit.config import envelope_samples as samples
+from unit.config import config_samples as samples
 from usher_gateway.config import last_good
 
 
@@ -26,14 +26,14 @@ async def test_without_the_server_a_gateway_starts_from_its_cache(
         server.put(followers.wrap(samples.listener(name)))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a", "b", "c")
-        server.put(followers.bury(samples.listener("c")))
+        server.put(followers.tombstone(samples.listener("c")))
         await follower.until_runs("a", "b")
     await server.stop()
     async with followers.following(server, tmp_path, cache_after_seconds=0.2) as follower:
         await follower.until_runs("a", "b")
         assert follower.source.status().origin == "cache"
         server.put(followers.wrap(samples.listener("d")))
-        server.put(followers.bury(samples.listener("a")))
+        server.put(followers.tombstone(samples.listener("a")))
         await server.start()
         await follower.until_runs("b", "d")
         assert follower.source.status().origin == "cluster"

@@ -13,7 +13,7 @@ import pytest
 
 from integration import gateways
 from support import api_server
-from usher_gateway import app, documents, envelopes, model, report
+from usher_gateway import app, config_secret, documents, model, report
 from usher_gateway import settings as all_settings
 
 INSTALL_KEY = b"k" * 32
@@ -33,13 +33,13 @@ def listener(name: str, **changes: Any) -> documents.Listener:
     return documents.Listener(**given)
 
 
-def wrap(document: envelopes.Document) -> envelopes.Envelope:
-    return envelopes.wrap(document, "uid", KEYS.document)
+def wrap(document: config_secret.Document) -> config_secret.Envelope:
+    return config_secret.envelope_of(document, "uid", KEYS.document)
 
 
-def bury(document: envelopes.Document) -> envelopes.Envelope:
+def tombstone(document: config_secret.Document) -> config_secret.Envelope:
     envelope = wrap(document)
-    return envelopes.bury(envelope.kind, envelope.owner, 1, "2026-11-25T12:00:00Z", KEYS.document)
+    return config_secret.tombstone_of(envelope.kind, envelope.owner, 1, "2026-11-25T12:00:00Z", KEYS.document)
 
 
 class Running:
@@ -121,7 +121,7 @@ async def test_with_another_install_key_a_gateway_says_so_and_what_to_do(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     other = model.derive_keys(b"another" * 5)
-    server.put(envelopes.wrap(listener("a"), "uid", other.document))
+    server.put(config_secret.envelope_of(listener("a"), "uid", other.document))
     async with running(server, tmp_path) as found:
         await gateways.wait_until(lambda: bool(found.gateway.source.status().rejected))
         status, text = await found.get("/readyz")
@@ -186,7 +186,7 @@ async def test_rejections_vanishings_and_removals_are_reported(
         assert "usher_config_vanished 1.0" in (await found.get("/metrics"))[1]
         assert await found.status("a") == 200
 
-        server.put(bury(listener("a")))
+        server.put(tombstone(listener("a")))
         removed: list[Any] = []
         while not removed:
             removed = (await found.changes())["removed"]

@@ -9,8 +9,8 @@ import pytest
 import structlog
 
 from support import api_server, followers
-from unit.config import envelope_samples as samples
-from usher_gateway import documents, envelopes, model
+from unit.config import config_samples as samples
+from usher_gateway import config_secret, documents, model
 from usher_gateway.config import cluster_access, from_cluster, list_watch
 
 
@@ -44,7 +44,7 @@ async def test_to_be_able_to_run_nothing_is_no_configuration(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     """With another install key all is rejected: every address would be answered 404."""
-    foreign = envelopes.wrap(samples.listener("a"), "uid", samples.OTHER_KEYS.document)
+    foreign = config_secret.envelope_of(samples.listener("a"), "uid", samples.OTHER_KEYS.document)
     server.put(foreign)
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: follower.states().get(("Listener", "acme/a")))
@@ -61,7 +61,7 @@ async def test_another_install_key_is_one_line_of_the_log_whatever_was_published
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     for name in ("a", "b", "c"):
-        server.put(envelopes.wrap(samples.listener(name), "uid", samples.OTHER_KEYS.document))
+        server.put(config_secret.envelope_of(samples.listener(name), "uid", samples.OTHER_KEYS.document))
     with structlog.testing.capture_logs() as logs:
         async with followers.following(server, tmp_path) as follower:
             await follower.until(lambda: len(follower.source.status().rejected) == 3)
@@ -88,7 +88,7 @@ async def test_a_change_is_live_within_a_second(server: api_server.ApiServer, tm
         server.put(followers.wrap(samples.listener("b")))
         await follower.until_runs("a", "b")
         assert time.monotonic() - before < 1
-        server.put(followers.bury(samples.listener("a")))
+        server.put(followers.tombstone(samples.listener("a")))
         await follower.until_runs("b")
 
 
@@ -107,14 +107,14 @@ async def test_a_bad_document_is_rejected_and_the_last_good_one_runs_on(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     name = server.put(followers.wrap(samples.listener("a")))
-    identity: envelopes.Identity = ("Listener", "acme/a")
+    identity: config_secret.Identity = ("Listener", "acme/a")
     good = documents.content_hash(samples.listener("a"), samples.KEYS.document)
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
         for data in (
             {},
             {"config.json": "e30="},
-            envelopes.secret_data(followers.wrap(samples.listener("a", max_body_bytes=1))),
+            config_secret.secret_data(followers.wrap(samples.listener("a", max_body_bytes=1))),
         ):
             server.put_raw(name, data, "acme/a")
             await follower.until(lambda: follower.source.status().rejected)
@@ -137,7 +137,7 @@ async def test_what_vanishes_runs_on_and_only_a_tombstone_removes(
         server.delete(name)
         await follower.until(lambda: ("Listener", "acme/a") in follower.source.status().vanished)
         assert follower.listeners == ["a", "b"]
-        server.put(followers.bury(samples.listener("a")))
+        server.put(followers.tombstone(samples.listener("a")))
         await follower.until_runs("b")
         server.delete(name)
         server.bookmark()
@@ -181,7 +181,7 @@ async def test_a_version_that_is_too_old_is_listed_anew(server: api_server.ApiSe
         server.cut()
         await follower.until(lambda: not server.open_watches)
         server.put(followers.wrap(samples.listener("b")))
-        server.put(followers.bury(samples.listener("a")))
+        server.put(followers.tombstone(samples.listener("a")))
         server.compact()
         await follower.until_runs("b")
         assert len(server.lists) >= 2

@@ -10,7 +10,7 @@ from typing import Any, Self
 import msgspec
 from aiohttp import web
 
-from usher_gateway import envelopes
+from usher_gateway import config_secret
 
 TOKEN = "token-of-the-gateway"
 NAMESPACE = "usher-config"
@@ -78,10 +78,10 @@ class ApiServer:
 
     # what the operator does
 
-    def put(self, envelope: envelopes.Envelope) -> str:
+    def put(self, envelope: config_secret.Envelope) -> str:
         """Write a document or tombstone; the name of its Secret."""
-        name = envelopes.secret_name(*envelope.identity)
-        self.put_raw(name, envelopes.secret_data(envelope), envelope.owner.key)
+        name = config_secret.secret_name(*envelope.identity)
+        self.put_raw(name, config_secret.secret_data(envelope), envelope.owner.key)
         return name
 
     def put_raw(self, name: str, data: dict[str, str], owner: str) -> None:
@@ -94,8 +94,8 @@ class ApiServer:
                 "name": name,
                 "namespace": NAMESPACE,
                 "resourceVersion": str(self.version),
-                "labels": {envelopes.CONFIG_LABEL: "true"},
-                "annotations": {envelopes.OWNER_ANNOTATION: owner},
+                "labels": {config_secret.CONFIG_LABEL: "true"},
+                "annotations": {config_secret.OWNER_ANNOTATION: owner},
             },
             "type": "Opaque",
             "data": data,
@@ -151,7 +151,7 @@ class ApiServer:
             return _status(401)
         if request.match_info["namespace"] != NAMESPACE:
             return _status(403)
-        if query.get("labelSelector") != envelopes.SELECTOR:
+        if query.get("labelSelector") != config_secret.SELECTOR:
             self.refused.append("a list or watch without the label selector")
             return _status(403)
         return await self._watch(request, query) if is_watch else self._list(query)

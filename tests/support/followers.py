@@ -7,8 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from support import api_server
-from unit.config import envelope_samples as samples
-from usher_gateway import documents, envelopes
+from unit.config import config_samples as samples
+from usher_gateway import config_secret, documents
 from usher_gateway.config import cluster_access, from_cluster, list_watch, published
 
 LIMIT_SECONDS = 10.0
@@ -22,13 +22,13 @@ LIMITS = list_watch.Limits(
 )
 
 
-def wrap(document: envelopes.Document) -> envelopes.Envelope:
-    return envelopes.wrap(document, "uid", samples.KEYS.document)
+def wrap(document: config_secret.Document) -> config_secret.Envelope:
+    return config_secret.envelope_of(document, "uid", samples.KEYS.document)
 
 
-def bury(document: envelopes.Document) -> envelopes.Envelope:
+def tombstone(document: config_secret.Document) -> config_secret.Envelope:
     envelope = wrap(document)
-    return envelopes.bury(envelope.kind, envelope.owner, 1, samples.SAID_AT, samples.KEYS.document)
+    return config_secret.tombstone_of(envelope.kind, envelope.owner, 1, samples.SAID_AT, samples.KEYS.document)
 
 
 class Follower:
@@ -37,7 +37,7 @@ class Follower:
     def __init__(self, source: from_cluster.ClusterSource) -> None:
         self.source = source
         self.snapshots: list[documents.Snapshot] = []
-        self._states: dict[envelopes.Identity, published.State | None] = {}
+        self._states: dict[config_secret.Identity, published.State | None] = {}
         self._task = asyncio.create_task(self._follow())
 
     async def _follow(self) -> None:
@@ -49,7 +49,7 @@ class Follower:
         """Names of the listeners that run."""
         return sorted(one.name for one in self.snapshots[-1].listeners.values()) if self.snapshots else []
 
-    def states(self) -> dict[envelopes.Identity, published.State | None]:
+    def states(self) -> dict[config_secret.Identity, published.State | None]:
         self._states |= self.source.take_touched()
         return self._states
 
@@ -92,7 +92,7 @@ async def following(
         await follower.close()
 
 
-def can_run(document: envelopes.Document) -> None:
+def can_run(document: config_secret.Document) -> None:
     """What a gateway checks of a document before it runs it."""
     if isinstance(document, documents.Listener) and document.max_body_bytes == 1:
         raise ValueError("cannot be run")

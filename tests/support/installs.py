@@ -18,7 +18,7 @@ import aiohttp
 import yaml
 
 from support import accounts, api, clusters, moving_clock, ports, secrecy, waiting
-from usher_gateway import envelopes
+from usher_gateway import config_secret
 
 ACCESS = Path(__file__).parents[2] / "operator" / "rbac"
 ALTERED = Path(__file__).with_name("altered_operator.py")
@@ -216,7 +216,7 @@ class Install:
     async def _keep_secrets(self) -> None:
         for account in (self.operator, self.gateway):
             secrecy.keep(account.token)
-        ours = f"usher.dev/install={envelopes.install_label(self.controller)}"
+        ours = f"usher.dev/install={config_secret.install_label(self.controller)}"
         for one in await self.server.list(api.Resource("Secret"), ours):
             if one["type"].startswith("usher.dev/"):
                 secrecy.keep_data(one["data"]["config.json"])

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from usher_gateway import documents, envelopes, model, resources
+from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import metadata
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import plan
@@ -123,8 +123,8 @@ class MemoryView(View):
 
     def published(self, key: Key) -> PublishedDocument | None:
         for manifest in self.in_place.get(key, {}).values():
-            if envelopes.CONFIG_LABEL in manifest["metadata"]["labels"]:
-                envelope = envelopes.decode_data(manifest["data"], KEYS.document)
+            if config_secret.CONFIG_LABEL in manifest["metadata"]["labels"]:
+                envelope = config_secret.decode_data(manifest["data"], KEYS.document)
                 assert envelope.document is not None
                 return PublishedDocument(envelope.document, envelope.hash)
         return None
@@ -148,7 +148,7 @@ class MemoryView(View):
             ChildState(
                 ref,
                 1,
-                manifest["metadata"]["annotations"][envelopes.DESIRED_ANNOTATION],
+                manifest["metadata"]["annotations"][config_secret.DESIRED_ANNOTATION],
                 manifest.get("status") or {},
             )
             for ref, manifest in self.in_place.get(key, {}).items()
@@ -312,7 +312,7 @@ def _line(one: StatusCondition) -> str:
 def _readable(child: DesiredChild) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(json.dumps(child.manifest))
     assert identity.owner_of(manifest["metadata"]["annotations"]) is not None
-    assert manifest["metadata"]["annotations"].pop(envelopes.DESIRED_ANNOTATION) == child.desired
+    assert manifest["metadata"]["annotations"].pop(config_secret.DESIRED_ANNOTATION) == child.desired
     if "data" in manifest:
         manifest["data"] = {name: _decoded(value) for name, value in manifest["data"].items()}
     return manifest

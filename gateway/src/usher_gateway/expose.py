@@ -5,7 +5,7 @@ from urllib import parse
 
 import msgspec
 
-from usher_gateway import documents, envelopes, metrics, model, report
+from usher_gateway import config_secret, documents, metrics, model, report
 from usher_gateway.admin import context, server, tokens
 from usher_gateway.resources import problem
 
@@ -100,7 +100,7 @@ class _View:
             **_shown(state),
         }
 
-    def _applied(self, kind: envelopes.Kind, key: str) -> str | None:
+    def _applied(self, kind: config_secret.Kind, key: str) -> str | None:
         found = self._gateway.report.document(kind, key)
         return found.hash if found else None
 

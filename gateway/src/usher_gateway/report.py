@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
-from usher_gateway import documents, envelopes, model
+from usher_gateway import config_secret, documents, model
 from usher_gateway.config import journal, published
 from usher_gateway.delivery import circuit
 
@@ -70,7 +70,7 @@ class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
 class DocumentState(msgspec.Struct, frozen=True):
     """One document: ``hash`` is of the one that runs (None: none does), ``rejected`` why a newer one does not."""
 
-    kind: envelopes.Kind
+    kind: config_secret.Kind
     key: str
     hash: str | None
     rejected: str | None
@@ -78,7 +78,7 @@ class DocumentState(msgspec.Struct, frozen=True):
 
 
 State = DocumentState | ListenerState | DestinationState
-Key = tuple[str, envelopes.Kind, str]
+Key = tuple[str, config_secret.Kind, str]
 """``document`` or ``observed``, kind, ``namespace/name``."""
 
 
@@ -182,7 +182,7 @@ class Report:
         self._take()
         return self._journal.since(cursor)
 
-    def document(self, kind: envelopes.Kind, key: str) -> DocumentState | None:
+    def document(self, kind: config_secret.Kind, key: str) -> DocumentState | None:
         """How a document stands."""
         self._take()
         found = self._journal.get(("document", kind, key))
@@ -265,5 +265,5 @@ def select_documents(changes: journal.Changes[Key, State]) -> list[DocumentState
     return [state for state in changes.present.values() if isinstance(state, DocumentState)]
 
 
-def _document(kind: envelopes.Kind, key: str, state: published.State | None) -> DocumentState | None:
+def _document(kind: config_secret.Kind, key: str, state: published.State | None) -> DocumentState | None:
     return None if state is None else DocumentState(kind, key, state.hash, state.rejected, state.vanished)

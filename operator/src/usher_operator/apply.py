@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from usher_gateway import envelopes
+from usher_gateway import config_secret
 from usher_operator import api as apis
 from usher_operator import cache as caches
 from usher_operator import chronicle, kinds, metrics, removals, seen, tombstones, workqueue
@@ -75,7 +75,7 @@ class Children:
 
     async def _apply(self, key: Key, child: DesiredChild) -> None:
         identity_ = identity_of(key)
-        if identity_ is not None and child.manifest["metadata"].get("labels", {}).get(envelopes.CONFIG_LABEL):
+        if identity_ is not None and child.manifest["metadata"].get("labels", {}).get(config_secret.CONFIG_LABEL):
             self._removals.keep(identity_)
         if not self._is_in_place(child):
             await self._write(key, child.ref, child.manifest)
@@ -151,13 +151,13 @@ class Children:
             return
         labels = raw["metadata"].get("labels") or {}
         managers = {entry.get("manager") for entry in raw["metadata"].get("managedFields") or ()}
-        install = labels.get(envelopes.INSTALL_LABEL, self._install_label)
+        install = labels.get(config_secret.INSTALL_LABEL, self._install_label)
         if apis.FIELD_MANAGER not in managers or install != self._install_label:
             raise apis.ApiError(409, "NotOurs", f"apply {path}", "somebody else's object has the name of a child")
 
     @property
     def _install_label(self) -> str:
-        return envelopes.install_label(self._cache.install.controller_name)
+        return config_secret.install_label(self._cache.install.controller_name)
 
     def _take(self, key: Key, kind: kinds.Watched, raw: dict[str, Any]) -> None:
         """Note what the server answered, so that the next plan sees it and its echo is nothing new."""
@@ -210,19 +210,19 @@ class Children:
         keys = self._cache.keys
         assert keys is not None
         namespace, _, name = path.partition("/")
-        owner = envelopes.Owner(namespace, name, child.owner_uid)
-        envelope = envelopes.bury(kind, owner, child.owner_generation, said_at, keys.document)
+        owner = config_secret.Owner(namespace, name, child.owner_uid)
+        envelope = config_secret.tombstone_of(kind, owner, child.owner_generation, said_at, keys.document)
         manifest: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {
                 "namespace": child.seen.ref.namespace,
                 "name": child.seen.ref.name,
-                "labels": envelopes.labels(self._cache.install.controller_name, child.owner_uid),
+                "labels": config_secret.labels(self._cache.install.controller_name, child.owner_uid),
                 "annotations": identity.annotations(child.key),
             },
-            "type": envelopes.secret_type(kind),
-            "data": envelopes.secret_data(envelope),
+            "type": config_secret.secret_type(kind),
+            "data": config_secret.secret_data(envelope),
         }
         return identity.finish(manifest).manifest
 

@@ -7,7 +7,7 @@ import secrets
 
 import structlog
 
-from usher_gateway import envelopes, model
+from usher_gateway import config_secret, model
 from usher_operator import api as apis
 from usher_operator import cache as caches
 from usher_operator import kinds, trust, workqueue
@@ -107,7 +107,8 @@ class Installation:
     async def _has_published(self) -> bool:
         """Whether documents of this install exist: then there was a key, whatever classes say."""
         install = self._cache.install
-        mine = f"{envelopes.INSTALL_LABEL}={envelopes.install_label(install.controller_name)},{envelopes.SELECTOR}"
+        label = config_secret.install_label(install.controller_name)
+        mine = f"{config_secret.INSTALL_LABEL}={label},{config_secret.SELECTOR}"
         path = kinds.SECRET.collection(install.config_namespace)
         async for page in self._api.pages(path, mine):
             if page.items:
@@ -130,8 +131,8 @@ class Installation:
 
     async def _create(self, name: str, data: dict[str, bytes]) -> dict[str, bytes]:
         """Make a Secret; where another replica was faster, its Secret counts."""
-        install = envelopes.install_label(self._cache.install.controller_name)
-        labels = {envelopes.INSTALL_LABEL: install}
+        install = config_secret.install_label(self._cache.install.controller_name)
+        labels = {config_secret.INSTALL_LABEL: install}
         body = {
             "apiVersion": "v1",
             "kind": "Secret",

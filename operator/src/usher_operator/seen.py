@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from usher_gateway import documents, envelopes, model, resources
+from usher_gateway import config_secret, documents, model, resources
 from usher_operator import kinds
 from usher_operator.children import identity
 from usher_operator.view import (
@@ -114,7 +114,7 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
     if key is None or not identity.is_ours(labels, controller_name):
         return None
     ref = ObjectRef(raw["apiVersion"], raw["kind"], metadata.get("namespace", ""), metadata["name"])
-    is_config = envelopes.CONFIG_LABEL in labels
+    is_config = config_secret.CONFIG_LABEL in labels
     envelope = _envelope(raw, keys) if is_config and keys is not None else None
     document = envelope.document if envelope is not None else None
     return Child(
@@ -124,14 +124,14 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
         seen=ChildState(
             ref,
             metadata.get("generation", 0),
-            annotations.get(envelopes.DESIRED_ANNOTATION, ""),
+            annotations.get(config_secret.DESIRED_ANNOTATION, ""),
             {} if ref.kind == "Secret" else raw.get("status") or {},
         ),
         digest=digest_of(raw),
         published=PublishedDocument(_shared(document), envelope.hash) if envelope is not None and document else None,
         tombstone=envelope.tombstone if envelope is not None else "",
         is_config=is_config,
-        owner_uid=labels.get(envelopes.OWNER_UID_LABEL, ""),
+        owner_uid=labels.get(config_secret.OWNER_UID_LABEL, ""),
         owner_generation=envelope.generation if envelope is not None else 0,
     )
 
@@ -139,10 +139,10 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
 def is_foreign(raw: Raw, controller_name: str) -> bool:
     """Whether another install's operator made an object."""
     labels = raw["metadata"].get("labels") or {}
-    install = labels.get(envelopes.INSTALL_LABEL, "")
-    return labels.get(envelopes.MANAGED_LABEL) == "true" and install not in {
+    install = labels.get(config_secret.INSTALL_LABEL, "")
+    return labels.get(config_secret.MANAGED_LABEL) == "true" and install not in {
         "",
-        envelopes.install_label(controller_name),
+        config_secret.install_label(controller_name),
     }
 
 
@@ -155,15 +155,15 @@ def digest_of(manifest: Raw) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 
-def _envelope(raw: Raw, keys: model.Keys) -> envelopes.Envelope | None:
+def _envelope(raw: Raw, keys: model.Keys) -> config_secret.Envelope | None:
     """None where it was tampered with, or is of another key."""
     try:
-        return envelopes.decode_data(raw.get("data"), keys.document)
+        return config_secret.decode_data(raw.get("data"), keys.document)
     except model.UsherError:
         return None
 
 
-def _shared(document: envelopes.Document) -> envelopes.Document:
+def _shared(document: config_secret.Document) -> config_secret.Document:
     """A document whose unchanged defaults are not kept once more."""
     if isinstance(document, documents.Listener) and document.fields == documents.DEFAULT_FIELDS:
         return msgspec.structs.replace(document, fields=documents.DEFAULT_FIELDS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from usher_gateway import envelopes, model
+from usher_gateway import config_secret, model
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def install(self) -> str:
         """``controller_name`` fit for a label: what tells this install's children from another's."""
-        return envelopes.install_label(self.controller_name)
+        return config_secret.install_label(self.controller_name)
 
 
 def parse_endpoint(text: str) -> Endpoint:

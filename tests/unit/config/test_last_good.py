@@ -4,13 +4,15 @@ import pathlib
 
 import pytest
 
-from unit.config import envelope_samples as samples
-from usher_gateway import envelopes, model
+from unit.config import config_samples as samples
+from usher_gateway import config_secret, model
 from usher_gateway.config import last_good
 
 KEPT = [
-    envelopes.wrap(samples.listener(), "uid-1", samples.KEYS.document),
-    envelopes.wrap(samples.destination(headers=(("X-Key", "s3cret-value"),)), "uid-2", samples.KEYS.document),
+    config_secret.envelope_of(samples.listener(), "uid-1", samples.KEYS.document),
+    config_secret.envelope_of(
+        samples.destination(headers=(("X-Key", "s3cret-value"),)), "uid-2", samples.KEYS.document
+    ),
 ]
 KEY = samples.KEYS.cache
 NONCE = bytes(range(12))

@@ -3,15 +3,15 @@
 import msgspec
 import pytest
 
-from unit.config import envelope_samples as samples
-from usher_gateway import documents, envelopes, model
+from unit.config import config_samples as samples
+from usher_gateway import config_secret, documents, model
 from usher_gateway.config import published
 
-WIFI: envelopes.Identity = ("Listener", "acme/wifi")
-CRM: envelopes.Identity = ("Destination", "acme/crm")
+WIFI: config_secret.Identity = ("Listener", "acme/wifi")
+CRM: config_secret.Identity = ("Destination", "acme/crm")
 
 
-def accept_all(document: envelopes.Document) -> None:
+def accept_all(document: config_secret.Document) -> None:
     del document
 
 
@@ -23,7 +23,7 @@ def is_changed(state: published.Published) -> bool:
     return state.is_changed
 
 
-def garbage(of: envelopes.Document, version: str = "2") -> published.Secret:
+def garbage(of: config_secret.Document, version: str = "2") -> published.Secret:
     return msgspec.structs.replace(samples.secret(of, version), data={"config.json": "e30="})
 
 
@@ -116,7 +116,7 @@ def test_a_copy_under_another_name_is_rejected() -> None:
 
 @pytest.mark.parametrize("error", [model.ConfigurationError("bad"), ValueError("s3cret"), KeyError("s3cret")])
 def test_what_cannot_be_run_is_rejected_without_its_words(error: Exception) -> None:
-    def refuse(document: envelopes.Document) -> None:
+    def refuse(document: config_secret.Document) -> None:
         if isinstance(document, documents.Listener) and document.max_body_bytes == 1:
             raise error
 
@@ -218,7 +218,7 @@ def test_a_rejected_secret_that_goes_is_told_of_no_more() -> None:
 
 def test_what_was_kept_is_in_force_until_a_list_says_more() -> None:
     state = made()
-    kept = [envelopes.wrap(samples.listener(name), "uid", samples.KEYS.document) for name in ("a", "b", "c")]
+    kept = [config_secret.envelope_of(samples.listener(name), "uid", samples.KEYS.document) for name in ("a", "b", "c")]
     assert state.restore(kept) == []
     assert sorted(state.snapshot().listeners) == ["acme/a", "acme/b", "acme/c"]
     state.put(samples.secret(samples.listener("a")))
@@ -229,12 +229,12 @@ def test_what_was_kept_is_in_force_until_a_list_says_more() -> None:
 
 
 def test_what_was_kept_and_cannot_be_run_any_more_is_left_out() -> None:
-    def refuse(document: envelopes.Document) -> None:
+    def refuse(document: config_secret.Document) -> None:
         if document.name == "b":
             raise ValueError
 
     state = made(refuse)
-    kept = [envelopes.wrap(samples.listener(name), "uid", samples.KEYS.document) for name in ("a", "b")]
+    kept = [config_secret.envelope_of(samples.listener(name), "uid", samples.KEYS.document) for name in ("a", "b")]
     assert state.restore(kept) == [("Listener", "acme/b")]
     assert list(state.snapshot().listeners) == ["acme/a"]
 

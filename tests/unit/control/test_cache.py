@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from usher_gateway import documents, envelopes, model
+from usher_gateway import config_secret, documents, model
 from usher_operator import cache as caches
 from usher_operator import kinds, settings
 from usher_operator.children import identity
@@ -62,12 +62,12 @@ def config(host: str = "hooks.example.com", tenant: str = "acme", **meta: Any) -
         "kind": "Secret",
         "metadata": {
             "namespace": "usher-config",
-            "name": envelopes.secret_name("Listener", "agency/lobby"),
-            "labels": envelopes.labels("usher.dev/usher", "uid-lobby"),
+            "name": config_secret.secret_name("Listener", "agency/lobby"),
+            "labels": config_secret.labels("usher.dev/usher", "uid-lobby"),
             "annotations": identity.annotations(LOBBY),
         },
-        "type": envelopes.secret_type("Listener"),
-        "data": envelopes.secret_data(envelopes.wrap(document, "uid-lobby", KEYS.document)),
+        "type": config_secret.secret_type("Listener"),
+        "data": config_secret.secret_data(config_secret.envelope_of(document, "uid-lobby", KEYS.document)),
     }
     found = dict(identity.finish(manifest).manifest)
     found["metadata"] = {**found["metadata"], "uid": "uid-config", "resourceVersion": "1", **meta}
@@ -174,7 +174,7 @@ def test_a_published_document_gives_its_hostname_to_its_tenant(full: caches.Cach
     assert keys == {LOBBY, BAR, caches.hostname_key("www.example.com")}
     assert full.incumbent("www.example.com") == ("agency", "acme")
     assert [one.name for one in full.listeners_at("www.example.com")] == ["lobby"]
-    assert full.remove(kinds.SECRET, "usher-config", envelopes.secret_name("Listener", "agency/lobby")) == keys
+    assert full.remove(kinds.SECRET, "usher-config", config_secret.secret_name("Listener", "agency/lobby")) == keys
     assert full.incumbent("www.example.com") is None
 
 
@@ -193,7 +193,7 @@ def test_a_document_that_was_edited_is_published_no_more(full: caches.Cache) -> 
 
 
 def test_another_installs_child_is_not_ours(full: caches.Cache) -> None:
-    labels = envelopes.labels("usher.dev/other", "uid-lobby")
+    labels = config_secret.labels("usher.dev/other", "uid-lobby")
     assert full.put(kinds.SECRET, config(labels=labels)) == frozenset()
     assert full.in_place.of(LOBBY) == ()
     assert {ref.namespace for ref in full.in_place.foreign} == {"usher-config"}

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 import msgspec
 import structlog
 
-from usher_gateway import documents, envelopes, model
+from usher_gateway import config_secret, documents, model
 from usher_gateway.config import cluster_access, last_good, list_watch, published, source, watch_stream
 from usher_gateway.resources import problem
 
@@ -60,7 +60,7 @@ class ClusterSource:
         self._watch = list_watch.ListWatch(options.access, options.namespace, self, options.limits)
         self._origin: source.Origin | None = None
         self._heard_at = 0
-        self._running: dict[envelopes.Identity, published.State | None] = {}
+        self._running: dict[config_secret.Identity, published.State | None] = {}
         """What changed with the snapshots that run, and was not asked for yet."""
         self._touched = asyncio.Event()
         self._listed = asyncio.Event()
@@ -95,7 +95,7 @@ class ClusterSource:
         codes = {one.code for one in self._published.rejected}
         return not self._published.in_force and codes == {model.DocumentHashError.code}
 
-    def take_touched(self) -> dict[envelopes.Identity, published.State | None]:
+    def take_touched(self) -> dict[config_secret.Identity, published.State | None]:
         """See source.Source."""
         running, self._running = self._running, {}
         return running
@@ -209,7 +209,7 @@ class ClusterSource:
             _log.error("more_documents_rejected", count=len(rejected) - _LOGGED)
 
     @staticmethod
-    def _tell_vanished(identities: list[envelopes.Identity]) -> None:
+    def _tell_vanished(identities: list[config_secret.Identity]) -> None:
         for kind, key in identities[:_LOGGED]:
             _log.error("document_vanished", kind=kind, document=key, hint="it is served on; only a tombstone removes")
         if len(identities) > _LOGGED:

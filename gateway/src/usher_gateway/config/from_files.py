@@ -10,7 +10,7 @@ import msgspec
 import structlog
 import watchfiles
 
-from usher_gateway import documents, envelopes, model
+from usher_gateway import config_secret, documents, model
 from usher_gateway.config import apply, published, read_files, source
 from usher_gateway.resources import compile, problem  # noqa: A004
 
@@ -67,9 +67,9 @@ class FileSource:
         self._running = apply.EMPTY
         self._unfit: tuple[problem.Problem, ...] = ()
         """What keeps a first configuration from coming into force."""
-        self._hashes: dict[envelopes.Identity, tuple[envelopes.Document, str]] = {}
-        self._states: dict[envelopes.Identity, published.State] = {}
-        self._touched_states: dict[envelopes.Identity, published.State | None] = {}
+        self._hashes: dict[config_secret.Identity, tuple[config_secret.Document, str]] = {}
+        self._states: dict[config_secret.Identity, published.State] = {}
+        self._touched_states: dict[config_secret.Identity, published.State | None] = {}
 
     def status(self) -> source.Status:
         """See source.Source."""
@@ -88,7 +88,7 @@ class FileSource:
         first = self._unfit[0]
         return f"the files have mistakes, the first in {first.file}:{first.line}; `usher check` tells all"
 
-    def take_touched(self) -> dict[envelopes.Identity, published.State | None]:
+    def take_touched(self) -> dict[config_secret.Identity, published.State | None]:
         """See source.Source."""
         touched, self._touched_states = self._touched_states, {}
         return touched
@@ -121,9 +121,9 @@ class FileSource:
         changed = {identity: state for identity, state in self._states.items() if before.get(identity) != state}
         self._touched_states |= changed | dict.fromkeys(before.keys() - self._states.keys())
 
-    def _states_now(self) -> dict[envelopes.Identity, published.State]:
+    def _states_now(self) -> dict[config_secret.Identity, published.State]:
         snapshot, key = self._running.snapshot, self._options.keys.document
-        in_force: dict[envelopes.Identity, envelopes.Document] = {
+        in_force: dict[config_secret.Identity, config_secret.Document] = {
             **{("Listener", name): one for name, one in snapshot.listeners.items()},
             **{("Destination", name): one for name, one in snapshot.destinations.items()},
         }
@@ -137,7 +137,7 @@ class FileSource:
         states = {identity: published.State(digest) for identity, (_, digest) in self._hashes.items()}
         for found in self._running.rejected:
             kind, _, name = found.resource.partition(" ")
-            for known_kind in envelopes.KINDS:
+            for known_kind in config_secret.KINDS:
                 if kind == known_kind:
                     state = states.get((known_kind, name), published.State(None))
                     states[known_kind, name] = msgspec.structs.replace(state, rejected=found.message)

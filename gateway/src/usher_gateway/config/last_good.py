@@ -15,7 +15,7 @@ import msgspec
 from cryptography import exceptions
 from cryptography.hazmat.primitives.ciphers import aead
 
-from usher_gateway import documents, envelopes, model
+from usher_gateway import config_secret, documents, model
 
 FILE_NAME = "config.cache"
 """Inside ``--data``; readable by the owner only."""
@@ -29,7 +29,7 @@ _HINT = "it is written anew once the API server answers; delete it if this is sa
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
-    owner: envelopes.Owner
+    owner: config_secret.Owner
     generation: int
     hash: str
     listener: documents.Listener | None = None
@@ -39,14 +39,14 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(list[_Kept])
 
 
-def seal(kept: Iterable[envelopes.Envelope], key: bytes, nonce: bytes) -> bytes:
+def seal(kept: Iterable[config_secret.Envelope], key: bytes, nonce: bytes) -> bytes:
     """The file's content. ``key``: ``Keys.cache``; ``nonce``: 12 bytes that were never used with it before."""
     lines = [msgspec.json.encode(_kept(envelope)) for envelope in kept]
     packed = zlib.compress(b"[" + b",".join(lines) + b"]", 1)
     return _HEAD + nonce + aead.AESGCM(key).encrypt(nonce, packed, _HEAD)
 
 
-def _kept(envelope: envelopes.Envelope) -> _Kept:
+def _kept(envelope: config_secret.Envelope) -> _Kept:
     document = envelope.document
     return _Kept(
         owner=envelope.owner,
@@ -57,7 +57,7 @@ def _kept(envelope: envelopes.Envelope) -> _Kept:
     )
 
 
-def unseal(content: bytes, key: bytes) -> list[envelopes.Envelope]:
+def unseal(content: bytes, key: bytes) -> list[config_secret.Envelope]:
     """The documents in the file's content. ``key``: ``Keys.cache``.
 
     Raises:
@@ -77,15 +77,15 @@ def unseal(content: bytes, key: bytes) -> list[envelopes.Envelope]:
         raise model.ConfigurationError("the configuration cache is of another release", _HINT) from error
 
 
-def _envelope(kept: _Kept) -> envelopes.Envelope:
+def _envelope(kept: _Kept) -> config_secret.Envelope:
     document = kept.listener or kept.destination
-    kind: envelopes.Kind = "Listener" if kept.listener else "Destination"
-    return envelopes.Envelope(
+    kind: config_secret.Kind = "Listener" if kept.listener else "Destination"
+    return config_secret.Envelope(
         kind=kind, owner=kept.owner, generation=kept.generation, hash=kept.hash, document=document
     )
 
 
-def read(folder: pathlib.Path, key: bytes) -> list[envelopes.Envelope] | None:
+def read(folder: pathlib.Path, key: bytes) -> list[config_secret.Envelope] | None:
     """What is kept in a data folder; None where nothing is. Blocking.
 
     Raises:
@@ -100,7 +100,7 @@ def read(folder: pathlib.Path, key: bytes) -> list[envelopes.Envelope] | None:
     return unseal(content, key)
 
 
-def write(folder: pathlib.Path, kept: Iterable[envelopes.Envelope], key: bytes) -> None:
+def write(folder: pathlib.Path, kept: Iterable[config_secret.Envelope], key: bytes) -> None:
     """Replace what is kept: whole and durable, or not at all. Blocking.
 
     Raises:

@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 import structlog
 
-from usher_gateway import envelopes, model
+from usher_gateway import config_secret, model
 from usher_gateway.config import cluster_access, published, watch_stream
 
 _log = structlog.get_logger(__name__)
@@ -131,7 +131,7 @@ class ListWatch:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request; raises for every answer but 200."""
         headers = {"Accept": "application/json", "Accept-Encoding": "identity", **self._access.headers()}
-        query = {"labelSelector": envelopes.SELECTOR, **query}
+        query = {"labelSelector": config_secret.SELECTOR, **query}
         async with session.get(
             self._url,
             params=query,

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
-from usher_gateway import documents, envelopes, model
+from usher_gateway import config_secret, documents, model
 
-Check = Callable[[envelopes.Document], None]
+Check = Callable[[config_secret.Document], None]
 """Raises where a document cannot be run."""
 
 _OWNER_HINT = "an operator names it by a hash of its owner; delete the Secret, and the operator writes it anew"
@@ -32,7 +32,7 @@ class Rejected(msgspec.Struct, frozen=True):
     """Why the newest document of somebody is not in force."""
 
     secret: str
-    identity: envelopes.Identity | None
+    identity: config_secret.Identity | None
     """None where nobody can tell whose it is."""
     code: str
     message: str
@@ -56,15 +56,15 @@ class Published:
     def __init__(self, key: bytes, check: Check, trusted_proxies: tuple[str, ...] = ()) -> None:
         """``key``: ``Keys.document``; ``trusted_proxies`` are this gateway's own, beside those of documents."""
         self._key, self._check, self._trusted_proxies = key, check, trusted_proxies
-        self._in_force: dict[envelopes.Identity, envelopes.Envelope] = {}
+        self._in_force: dict[config_secret.Identity, config_secret.Envelope] = {}
         self._listeners: dict[str, documents.Listener] = {}
         self._destinations: dict[str, documents.Destination] = {}
-        self._identities: dict[str, envelopes.Identity] = {}
+        self._identities: dict[str, config_secret.Identity] = {}
         """Secret -> whose document of it is in force."""
         self._versions: dict[str, str] = {}
         self._rejected: dict[str, Rejected] = {}
-        self._vanished: dict[envelopes.Identity, int] = {}
-        self._touched: set[envelopes.Identity] = set()
+        self._vanished: dict[config_secret.Identity, int] = {}
+        self._touched: set[config_secret.Identity] = set()
         self.is_changed = False
         """Whether another snapshot would be had than at the last call of snapshot()."""
 
@@ -74,12 +74,12 @@ class Published:
         return self._rejected.values()
 
     @property
-    def vanished(self) -> Mapping[envelopes.Identity, int]:
+    def vanished(self) -> Mapping[config_secret.Identity, int]:
         """What is served on without its Secret, and since when (microseconds)."""
         return self._vanished
 
     @property
-    def in_force(self) -> Collection[envelopes.Envelope]:
+    def in_force(self) -> Collection[config_secret.Envelope]:
         """Every document in force."""
         return self._in_force.values()
 
@@ -107,13 +107,13 @@ class Published:
                 found[key] = msgspec.structs.replace(document, addresses=free)
         return found
 
-    def take_touched(self) -> dict[envelopes.Identity, State | None]:
+    def take_touched(self) -> dict[config_secret.Identity, State | None]:
         """How each document stands that may stand otherwise than at the last call; None: removed."""
         rejected = {one.identity: one for one in self._rejected.values()}
         touched, self._touched = self._touched, set()
         return {identity: self._state(identity, rejected.get(identity)) for identity in touched}
 
-    def _state(self, identity: envelopes.Identity, rejected: Rejected | None) -> State | None:
+    def _state(self, identity: config_secret.Identity, rejected: Rejected | None) -> State | None:
         envelope = self._in_force.get(identity)
         if envelope is None and rejected is None:
             return None
@@ -123,7 +123,7 @@ class Published:
             vanished=identity in self._vanished,
         )
 
-    def restore(self, kept: Iterable[envelopes.Envelope]) -> list[envelopes.Identity]:
+    def restore(self, kept: Iterable[config_secret.Envelope]) -> list[config_secret.Identity]:
         """Begin with what was in force when the gateway ran last; tells what of it this release cannot run."""
         unfit = []
         for envelope in kept:
@@ -132,7 +132,7 @@ class Published:
             except model.ConfigurationError:
                 unfit.append(envelope.identity)
             else:
-                self._enforce(envelopes.secret_name(*envelope.identity), envelope)
+                self._enforce(config_secret.secret_name(*envelope.identity), envelope)
         return unfit
 
     def is_known(self, secret: Secret) -> bool:
@@ -155,16 +155,16 @@ class Published:
             self._enforce(secret.name, envelope)
         return None
 
-    def _read(self, secret: Secret) -> envelopes.Envelope:
-        envelope = envelopes.decode_data(secret.data, self._key)
-        if secret.name != envelopes.secret_name(*envelope.identity):
+    def _read(self, secret: Secret) -> config_secret.Envelope:
+        envelope = config_secret.decode_data(secret.data, self._key)
+        if secret.name != config_secret.secret_name(*envelope.identity):
             raise model.DocumentUnreadableError("the Secret does not have the name of its document", _OWNER_HINT)
         known = self._in_force.get(envelope.identity)
         if known is None or known.hash != envelope.hash:
             self._try(envelope.document)
         return envelope
 
-    def _try(self, document: envelopes.Document | None) -> None:
+    def _try(self, document: config_secret.Document | None) -> None:
         if document is None:
             return
         try:
@@ -174,7 +174,7 @@ class Published:
         except Exception as error:
             raise model.DocumentUnreadableError(f"it cannot be run: {type(error).__name__}", _RUN_HINT) from error
 
-    def take_away(self, name: str, now: int) -> envelopes.Identity | None:
+    def take_away(self, name: str, now: int) -> config_secret.Identity | None:
         """A Secret is gone; tells whose document is in force without one from now on."""
         self._versions.pop(name, None)
         rejected = self._rejected.pop(name, None)
@@ -187,13 +187,13 @@ class Published:
         self._touched.add(identity)
         return identity
 
-    def retain(self, names: set[str], now: int) -> list[envelopes.Identity]:
+    def retain(self, names: set[str], now: int) -> list[config_secret.Identity]:
         """What a complete list does not hold is gone; tells whose documents are in force without a Secret now."""
         absent = (self._versions.keys() | self._identities.keys() | self._rejected.keys()) - names
         found = [self.take_away(name, now) for name in sorted(absent)]
         return [identity for identity in found if identity is not None]
 
-    def _enforce(self, name: str, envelope: envelopes.Envelope) -> None:
+    def _enforce(self, name: str, envelope: config_secret.Envelope) -> None:
         identity, document = envelope.identity, envelope.document
         before = self._in_force.get(identity)
         self._vanished.pop(identity, None)
@@ -214,7 +214,7 @@ class Published:
         proxies = tuple(dict.fromkeys((*document.trusted_proxies, *self._trusted_proxies)))
         return msgspec.structs.replace(document, trusted_proxies=proxies, client_address_from="XForwardedFor")
 
-    def _remove(self, name: str, identity: envelopes.Identity) -> None:
+    def _remove(self, name: str, identity: config_secret.Identity) -> None:
         self._identities.pop(name, None)
         self._vanished.pop(identity, None)
         self._touched.add(identity)
@@ -237,9 +237,9 @@ class Published:
         return rejected
 
 
-def _claimed(secret: Secret) -> envelopes.Identity | None:
+def _claimed(secret: Secret) -> config_secret.Identity | None:
     """Whose document a Secret says it holds; believed only where its name agrees."""
-    for kind in envelopes.KINDS:
-        if secret.name == envelopes.secret_name(kind, secret.owner):
+    for kind in config_secret.KINDS:
+        if secret.name == config_secret.secret_name(kind, secret.owner):
             return kind, secret.owner
     return None

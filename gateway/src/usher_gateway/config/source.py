@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from usher_gateway import documents, envelopes
+from usher_gateway import config_secret, documents
 from usher_gateway.config import published
 from usher_gateway.resources import problem
 
@@ -21,7 +21,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What keeps something from being in force as it is written."""
     waits_for: str = ""
     """Where nothing is in force yet: why, and what to do."""
-    vanished: Mapping[envelopes.Identity, int] = {}
+    vanished: Mapping[config_secret.Identity, int] = {}
     """What is served on though it just went, and since when (microseconds)."""
     removals_halted: str | None = None
     """What confirms removals that wait for a person."""
@@ -43,5 +43,5 @@ class Source(Protocol):
     def status(self) -> Status:
         """How the source stands."""
 
-    def take_touched(self) -> dict[envelopes.Identity, published.State | None]:
+    def take_touched(self) -> dict[config_secret.Identity, published.State | None]:
         """How each document stands that may stand otherwise than at the last call; None: removed."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from usher_gateway import envelopes, model
+from usher_gateway import config_secret, model
 from usher_gateway.config import published
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -151,5 +151,5 @@ def read_event(line: bytes) -> Event:
 
 def _secret(item: _Object) -> published.Secret:
     metadata = item.metadata
-    owner = metadata.annotations.get(envelopes.OWNER_ANNOTATION, "")
+    owner = metadata.annotations.get(config_secret.OWNER_ANNOTATION, "")
     return published.Secret(metadata.name, metadata.resource_version, owner, item.data)

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from usher_gateway import envelopes
+from usher_gateway import config_secret
 from usher_operator.children import identity
 from usher_operator.view import DesiredChild, Install, Key
 
 
-def build(envelope: envelopes.Envelope, install: Install) -> DesiredChild:
+def build(envelope: config_secret.Envelope, install: Install) -> DesiredChild:
     """The Secret that holds a document.
 
     Raises:
@@ -19,12 +19,12 @@ def build(envelope: envelopes.Envelope, install: Install) -> DesiredChild:
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": envelopes.secret_name(envelope.kind, owner.key),
+            "name": config_secret.secret_name(envelope.kind, owner.key),
             "namespace": install.config_namespace,
-            "labels": envelopes.labels(install.controller_name, owner.uid),
+            "labels": config_secret.labels(install.controller_name, owner.uid),
             "annotations": identity.annotations(key),
         },
-        "type": envelopes.secret_type(envelope.kind),
-        "data": envelopes.secret_data(envelope),
+        "type": config_secret.secret_type(envelope.kind),
+        "data": config_secret.secret_data(envelope),
     }
     return identity.finish(manifest)

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from usher_gateway import envelopes, model
+from usher_gateway import model
+from usher_gateway.config_secret import MAX_BYTES, envelope_of
 from usher_operator import compiling, conditions, exposure, programmed
 from usher_operator.children import config_secret
 from usher_operator.view import (
@@ -140,7 +141,7 @@ def publish(view: View, key: Key, seen: compiling.SeenOfTenant, compiled: compil
         return Publication(wanted=last_good, stays=True)
     if compiled.document is None or view.keys is None:
         return Publication()
-    envelope = envelopes.wrap(compiled.document, seen.uid, view.keys.document)
+    envelope = envelope_of(compiled.document, seen.uid, view.keys.document)
     try:
         child = config_secret.build(envelope, view.install)
     except model.DocumentTooLargeError:
@@ -151,7 +152,7 @@ def publish(view: View, key: Key, seen: compiling.SeenOfTenant, compiled: compil
 
 def _too_large(teller: conditions.Teller) -> StatusCondition:
     message = (
-        f"the configuration must not be larger than {envelopes.MAX_BYTES} bytes, and the last good one stays in "
+        f"the configuration must not be larger than {MAX_BYTES} bytes, and the last good one stays in "
         "force; shorten expressions, headers and the values of Secrets, or spread routes over several listeners"
     )
     return teller.false(_Type.Accepted, conditions.Reason.ConfigTooLarge, message)

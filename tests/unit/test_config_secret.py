@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from usher_gateway import documents, envelopes, model
+from usher_gateway import config_secret, documents, model
 
 KEY = model.derive_keys(b"k" * 32).document
 OTHER = model.derive_keys(b"o" * 32).document
@@ -22,66 +22,73 @@ LISTENER = documents.Listener(
     routes=(documents.Route("crm", "acme/crm"),),
 )
 DESTINATION = documents.Destination("acme", "crm", "https://crm.example.com/", headers=(("X-Key", SECRET),))
-OWNER = envelopes.Owner("acme", "wifi", "uid-1")
+OWNER = config_secret.Owner("acme", "wifi", "uid-1")
 
 
 def content(**changes: object) -> bytes:
     """What ``config.json`` holds for the listener, with some fields changed; None takes one away."""
-    value = json.loads(envelopes.encode(envelopes.wrap(LISTENER, "uid-1", KEY))) | changes
+    value = json.loads(config_secret.encode(config_secret.envelope_of(LISTENER, "uid-1", KEY))) | changes
     return json.dumps({name: part for name, part in value.items() if part is not None}).encode()
 
 
 @pytest.mark.parametrize("document", [LISTENER, DESTINATION])
-def test_a_document_comes_back_as_it_was_written(document: envelopes.Document) -> None:
-    envelope = envelopes.wrap(document, "uid-1", KEY)
+def test_a_document_comes_back_as_it_was_written(document: config_secret.Document) -> None:
+    envelope = config_secret.envelope_of(document, "uid-1", KEY)
     assert envelope.hash == documents.content_hash(document, KEY)
-    assert envelopes.decode_data(envelopes.secret_data(envelope), KEY) == envelope
+    assert config_secret.decode_data(config_secret.secret_data(envelope), KEY) == envelope
 
 
 def test_a_tombstone_comes_back_as_it_was_written() -> None:
-    envelope = envelopes.bury("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY)
-    found = envelopes.decode_data(envelopes.secret_data(envelope), KEY)
+    envelope = config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY)
+    found = config_secret.decode_data(config_secret.secret_data(envelope), KEY)
     assert found == envelope
     assert (found.document, found.identity) == (None, ("Listener", "acme/wifi"))
 
 
 def test_the_envelope_has_the_documented_form() -> None:
-    value = json.loads(envelopes.encode(envelopes.wrap(LISTENER, "uid-1", KEY)))
+    value = json.loads(config_secret.encode(config_secret.envelope_of(LISTENER, "uid-1", KEY)))
     assert sorted(value) == ["document", "generation", "hash", "kind", "owner", "schemaVersion"]
     assert value["owner"] == {"namespace": "acme", "name": "wifi", "uid": "uid-1"}
-    value = json.loads(envelopes.encode(envelopes.bury("Listener", OWNER, 0, "2026-11-25T12:00:00Z", KEY)))
+    value = json.loads(
+        config_secret.encode(config_secret.tombstone_of("Listener", OWNER, 0, "2026-11-25T12:00:00Z", KEY))
+    )
     assert sorted(value) == ["generation", "hash", "kind", "owner", "schemaVersion", "tombstone"]
 
 
 @pytest.mark.parametrize(
     "envelope",
-    [envelopes.wrap(LISTENER, "", KEY), envelopes.bury("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY)],
+    [
+        config_secret.envelope_of(LISTENER, "", KEY),
+        config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY),
+    ],
 )
-def test_another_install_key_neither_configures_nor_removes(envelope: envelopes.Envelope) -> None:
+def test_another_install_key_neither_configures_nor_removes(envelope: config_secret.Envelope) -> None:
     with pytest.raises(model.DocumentHashError, match="hash") as caught:
-        envelopes.decode(envelopes.encode(envelope), OTHER)
+        config_secret.decode(config_secret.encode(envelope), OTHER)
     assert "install key" in caught.value.hint
 
 
 def test_a_document_that_was_edited_by_hand_is_rejected() -> None:
     changed = json.loads(content())["document"] | {"max_body_bytes": 9}
     with pytest.raises(model.DocumentHashError):
-        envelopes.decode(content(document=changed), KEY)
+        config_secret.decode(content(document=changed), KEY)
 
 
 def test_a_tombstone_cannot_be_moved_to_another_owner() -> None:
-    value = json.loads(envelopes.encode(envelopes.bury("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY)))
+    value = json.loads(
+        config_secret.encode(config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY))
+    )
     value["owner"]["name"] = "other"
     with pytest.raises(model.DocumentHashError):
-        envelopes.decode(json.dumps(value).encode(), KEY)
+        config_secret.decode(json.dumps(value).encode(), KEY)
 
 
 def test_a_document_cannot_be_moved_to_another_owner() -> None:
-    wire = envelopes.encode(envelopes.wrap(LISTENER, "u", KEY))
+    wire = config_secret.encode(config_secret.envelope_of(LISTENER, "u", KEY))
     moved = wire.replace(b'"owner":{"namespace":"acme","name":"wifi"', b'"owner":{"namespace":"acme","name":"other"')
     assert moved != wire
     with pytest.raises(model.DocumentUnreadableError, match="owner"):
-        envelopes.decode(moved, KEY)
+        config_secret.decode(moved, KEY)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,7 @@ def test_a_document_cannot_be_moved_to_another_owner() -> None:
 )
 def test_a_secret_without_an_envelope_is_unreadable(data: dict[str, str] | None) -> None:
     with pytest.raises(model.DocumentUnreadableError):
-        envelopes.decode_data(data, KEY)
+        config_secret.decode_data(data, KEY)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +119,13 @@ def test_a_secret_without_an_envelope_is_unreadable(data: dict[str, str] | None)
 )
 def test_what_does_not_have_the_form_is_unreadable(broken: bytes) -> None:
     with pytest.raises(model.DocumentUnreadableError):
-        envelopes.decode(broken, KEY)
+        config_secret.decode(broken, KEY)
 
 
 def test_a_later_envelope_is_told_from_a_broken_one() -> None:
     later = json.dumps({"schemaVersion": 2, "anything": []}).encode()
     with pytest.raises(model.DocumentTooNewError, match="envelope has schema version 2"):
-        envelopes.decode(later, KEY)
+        config_secret.decode(later, KEY)
 
 
 def signed(document: dict[str, object]) -> bytes:
@@ -133,14 +140,14 @@ def signed(document: dict[str, object]) -> bytes:
 
 def test_a_later_document_is_told_from_a_broken_one() -> None:
     with pytest.raises(model.DocumentTooNewError, match="document has schema version 2"):
-        envelopes.decode(signed({"schema_version": 2, "news": 1}), KEY)
+        config_secret.decode(signed({"schema_version": 2, "news": 1}), KEY)
 
 
 def test_a_document_of_an_earlier_release_keeps_its_hash() -> None:
     """It lacks fields that have been added with a default since; re-encoding it would change its hash."""
     document = json.loads(content())["document"]
     del document["silence_after_seconds"], document["schema_version"]
-    found = envelopes.decode(signed(document), KEY)
+    found = config_secret.decode(signed(document), KEY)
     assert found.document == LISTENER
     assert found.hash != documents.content_hash(LISTENER, KEY)
 
@@ -148,7 +155,7 @@ def test_a_document_of_an_earlier_release_keeps_its_hash() -> None:
 def test_an_error_tells_the_place_and_not_the_value() -> None:
     document = json.loads(content())["document"] | {"state": SECRET}
     with pytest.raises(model.DocumentUnreadableError) as caught:
-        envelopes.decode(signed(document), KEY)
+        config_secret.decode(signed(document), KEY)
     assert "$.state" in str(caught.value)
     assert SECRET not in str(caught.value) + repr(caught.value) + caught.value.hint
     assert caught.value.__suppress_context__
@@ -157,22 +164,25 @@ def test_an_error_tells_the_place_and_not_the_value() -> None:
 def test_what_no_secret_holds_is_refused() -> None:
     large = documents.Destination("acme", "crm", "https://crm.example.com/", headers=(("X", "y" * 1_100_000),))
     with pytest.raises(model.DocumentTooLargeError, match="at most 1000000") as caught:
-        envelopes.encode(envelopes.wrap(large, "", KEY))
+        config_secret.encode(config_secret.envelope_of(large, "", KEY))
     assert caught.value.hint
 
 
 def test_names_are_stable_distinct_and_short() -> None:
-    name = envelopes.secret_name("Listener", "acme/wifi")
+    name = config_secret.secret_name("Listener", "acme/wifi")
     assert re.fullmatch(r"listener-[0-9a-f]{32}", name)
-    assert name == envelopes.secret_name("Listener", "acme/wifi")
+    assert name == config_secret.secret_name("Listener", "acme/wifi")
     assert (
-        len({name, envelopes.secret_name("Listener", "acme/wifi2"), envelopes.secret_name("Destination", "a/b")}) == 3
+        len(
+            {name, config_secret.secret_name("Listener", "acme/wifi2"), config_secret.secret_name("Destination", "a/b")}
+        )
+        == 3
     )
-    assert envelopes.secret_type("Destination") == "usher.dev/destination-config"
+    assert config_secret.secret_type("Destination") == "usher.dev/destination-config"
 
 
 def test_labels_select_and_tell_the_install() -> None:
-    assert envelopes.labels("usher.dev/usher", "uid-1") == {
+    assert config_secret.labels("usher.dev/usher", "uid-1") == {
         "usher.dev/config": "true",
         "usher.dev/managed": "true",
         "usher.dev/install": "usher.dev_usher",
@@ -183,7 +193,7 @@ def test_labels_select_and_tell_the_install() -> None:
 @hypothesis.given(strategies.text(max_size=300))
 @hypothesis.settings(max_examples=200)
 def test_every_controller_name_is_a_label(name: str) -> None:
-    assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", envelopes.install_label(name))
+    assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", config_secret.install_label(name))
 
 
 @hypothesis.given(strategies.binary(max_size=200))
@@ -191,4 +201,4 @@ def test_every_controller_name_is_a_label(name: str) -> None:
 def test_no_bytes_but_the_operators_are_read(data: bytes) -> None:
     text = base64.b64encode(data).decode()
     with pytest.raises((model.DocumentUnreadableError, model.DocumentTooNewError, model.DocumentHashError)):
-        envelopes.decode_data({"config.json": text}, KEY)
+        config_secret.decode_data({"config.json": text}, KEY)

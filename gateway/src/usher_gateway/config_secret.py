@@ -121,7 +121,7 @@ _decode_document_version = msgspec.json.Decoder(_DocumentVersion).decode
 _decoders = {kind: msgspec.json.Decoder(type_).decode for kind, type_ in _TYPES.items()}
 
 
-def wrap(document: Document, owner_uid: str, key: bytes) -> Envelope:
+def envelope_of(document: Document, owner_uid: str, key: bytes) -> Envelope:
     """The envelope of a document. ``key``: ``Keys.document``."""
     kind: Kind = "Listener" if isinstance(document, documents.Listener) else "Destination"
     return Envelope(
@@ -133,7 +133,7 @@ def wrap(document: Document, owner_uid: str, key: bytes) -> Envelope:
     )
 
 
-def bury(kind: Kind, owner: Owner, generation: int, said_at: str, key: bytes) -> Envelope:
+def tombstone_of(kind: Kind, owner: Owner, generation: int, said_at: str, key: bytes) -> Envelope:
     """The tombstone of a document. ``said_at``: RFC 3339; ``key``: ``Keys.document``."""
     digest = _tombstone_hash(kind, owner.key, said_at, key)
     return Envelope(kind=kind, owner=owner, generation=generation, hash=digest, tombstone=said_at)

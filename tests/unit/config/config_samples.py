@@ -1,0 +1,37 @@
+"""Documents, and the Secrets that an operator makes of them."""
+
+from usher_gateway import config_secret, documents, model
+from usher_gateway.config import published
+
+KEYS = model.derive_keys(b"k" * 32)
+OTHER_KEYS = model.derive_keys(b"o" * 32)
+SAID_AT = "2026-11-25T12:00:00Z"
+
+
+def listener(name: str = "wifi", **changes: object) -> documents.Listener:
+    given: dict[str, object] = {
+        "namespace": "acme",
+        "name": name,
+        "tenant": documents.Tenant("hotels"),
+        "addresses": (documents.Address("hooks.example.com", f"/{name}"),),
+        **changes,
+    }
+    return documents.Listener(**given)  # type: ignore[arg-type]
+
+
+def destination(name: str = "crm", **changes: object) -> documents.Destination:
+    return documents.Destination("acme", name, "https://crm.example.com/", **changes)  # type: ignore[arg-type]
+
+
+def secret(document: config_secret.Document, version: str = "1", keys: model.Keys = KEYS) -> published.Secret:
+    return secret_of(config_secret.envelope_of(document, "uid", keys.document), version)
+
+
+def tombstone(document: config_secret.Document, version: str = "9", keys: model.Keys = KEYS) -> published.Secret:
+    envelope = config_secret.envelope_of(document, "uid", keys.document)
+    return secret_of(config_secret.tombstone_of(envelope.kind, envelope.owner, 1, SAID_AT, keys.document), version)
+
+
+def secret_of(envelope: config_secret.Envelope, version: str = "1") -> published.Secret:
+    name = config_secret.secret_name(*envelope.identity)
+    return published.Secret(name, version, envelope.owner.key, config_secret.secret_data(envelope))
