@@ -31,5 +31,5 @@ async def _serve(file: str, listen: str, admin: str, data: str) -> None:
 
 if __name__ == "__main__":
     logs.configure(level="error")
-    process.tune_memory()
+    process.collect_garbage_rarely()
     uvloop.run(_serve(*sys.argv[1:5]))

@@ -96,7 +96,7 @@ async def _wait_until_serving(gateway: app.Gateway, running: "asyncio.Task[None]
 
 
 async def _wait_started(gateway: app.Gateway) -> None:
-    await gateway.configured.wait()
+    await gateway.state.configured.wait()
     await gateway.started.wait()
 
 

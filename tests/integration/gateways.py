@@ -208,7 +208,9 @@ async def running(folder: Path, manifests: Sequence[Manifest], **settings: Any) 
     task = asyncio.create_task(gateway.run())
     try:
         await wait_until(
-            lambda: task.done() or (gateway.applied_at > 0 and gateway.started.is_set()), 20, "a configured gateway"
+            lambda: task.done() or (gateway.state.applied_at > 0 and gateway.started.is_set()),
+            20,
+            "a configured gateway",
         )
         if not task.done():
             yield gateway

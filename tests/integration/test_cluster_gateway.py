@@ -13,8 +13,9 @@ import pytest
 
 from integration import gateways
 from support import api_server
-from usher_gateway import app, config_secret, documents, model, report
+from usher_gateway import app, config_secret, documents, model
 from usher_gateway import settings as all_settings
+from usher_gateway.admin import health
 
 INSTALL_KEY = b"k" * 32
 KEYS = model.derive_keys(INSTALL_KEY)
@@ -109,7 +110,7 @@ async def test_a_gateway_is_ready_once_it_has_listed_and_stays_so(
         assert await found.status("a") == 503
         status, text = await found.get("/readyz")
         assert (status, "was not read yet" in text) == (503, True)
-        await gateways.wait_until(found.gateway.configured.is_set)
+        await gateways.wait_until(found.gateway.state.configured.is_set)
         assert await found.status("a") == 200
         await server.stop()
         assert (await found.get("/readyz"))[0] == 200
@@ -137,7 +138,7 @@ async def test_a_document_is_reported_when_it_runs(server: api_server.ApiServer,
     crm = documents.Destination("acme", "crm", "https://crm.example/", signing_secrets=(SECRET,))
     server.put(wrap(crm))
     async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.configured.is_set)
+        await gateways.wait_until(found.gateway.state.configured.is_set)
         first = await found.changes()
         assert (first["complete"], first["source"], first["removed"]) == (True, "cluster", [])
         hashes = {(one["kind"], one["key"]): one["hash"] for one in first["documents"]}
@@ -165,7 +166,7 @@ async def test_rejections_vanishings_and_removals_are_reported(
     good = wrap(listener("a"))
     name = server.put(good)
     async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.configured.is_set)
+        await gateways.wait_until(found.gateway.state.configured.is_set)
         await found.changes()
 
         bad = listener("a", occurred_at_zone="Nowhere/At-All")
@@ -208,7 +209,7 @@ async def test_a_destination_that_cannot_be_used_is_rejected(
     server.put(wrap(listener("a")))
     server.put(wrap(documents.Destination("acme", "crm", "https://crm.example/", headers=(("x-key", "a\x01b"),))))
     async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.configured.is_set)
+        await gateways.wait_until(found.gateway.state.configured.is_set)
         [told] = [one for one in (await found.changes())["documents"] if one["kind"] == "Destination"]
         assert told["hash"] is None
         assert "x-key" in told["rejected"].lower()
@@ -222,7 +223,7 @@ async def test_how_a_listener_does_is_reported(server: api_server.ApiServer, tmp
     server.put(wrap(listener("open", tenant=tenant)))
     server.put(wrap(listener("closed", authentication=authentication)))
     async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.configured.is_set)
+        await gateways.wait_until(found.gateway.state.configured.is_set)
         await found.changes()
         for number in range(9):
             assert await found.status("open", gateways.visit(number)) == 200
@@ -231,7 +232,7 @@ async def test_how_a_listener_does_is_reported(server: api_server.ApiServer, tmp
         assert await found.status("open", json.dumps(stranger).encode()) == 200
         for _ in range(3):
             assert await found.status("closed", gateways.visit(1)) == 401
-        await found.gateway.report.sweep()
+        await found.gateway.health.sweep()
         told = await found.changes()
         states = told["listeners"]
         opened, closed = states["acme/open"], states["acme/closed"]
@@ -242,7 +243,7 @@ async def test_how_a_listener_does_is_reported(server: api_server.ApiServer, tmp
         assert (opened["companyMismatch"], opened["companyMismatches"]) == (True, 1)
         assert not opened["refusing"]
         assert (closed["receiving"], closed["refusing"]) == ("NoVisitYet", True)
-        await found.gateway.report.sweep()
+        await found.gateway.health.sweep()
         assert (await found.changes())["listeners"] == {}
 
 
@@ -252,13 +253,13 @@ async def test_a_listener_that_has_just_come_is_not_silent_however_long_the_gate
     server.put(wrap(listener("old")))
     async with running(server, tmp_path) as found:
         gateway = found.gateway
-        await gateways.wait_until(gateway.configured.is_set)
-        await gateway.report.sweep()
+        await gateways.wait_until(gateway.state.configured.is_set)
+        await gateway.health.sweep()
         two_days_later = gateway.clock.now() + 2 * 86_400 * model.MICROSECONDS
         monkeypatch.setattr(gateway.clock, "now", lambda: two_days_later)
         server.put(wrap(listener("new")))
         await gateways.wait_until(lambda: "acme/new" in gateway.snapshot.listeners)
-        await gateway.report.sweep()
+        await gateway.health.sweep()
         told = (await found.changes())["listeners"]
         assert {key: one["receiving"] for key, one in told.items()} == {"acme/old": "Silent", "acme/new": "NoVisitYet"}
 
@@ -276,10 +277,10 @@ async def test_without_the_operators_key_nothing_starts(server: api_server.ApiSe
 async def test_the_first_to_ask_after_a_while_learns_everything(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "_SWEEP_SECONDS", 0.01)
-    monkeypatch.setattr(report, "_ASKED_SECONDS", 0.0)
+    monkeypatch.setattr(health, "_SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(health, "_READER_TIMEOUT_SECONDS", 0.0)
     server.put(wrap(listener("open")))
     async with running(server, tmp_path) as found:
-        await gateways.wait_until(found.gateway.configured.is_set)
+        await gateways.wait_until(found.gateway.state.configured.is_set)
         assert await found.status("open", gateways.visit(1)) == 200
         assert (await found.changes())["listeners"]["acme/open"]["receiving"] == "Receiving"

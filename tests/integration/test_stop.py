@@ -127,7 +127,7 @@ async def test_a_terminal_that_closes_ends_it_cleanly_and_under_nohup_not_at_all
         assert gateway.process is not None
         gateway.process.send_signal(signal.SIGHUP)
         assert await gateway.exit_code() == 0
-        assert '"stopped"' in gateway.log_tail(1)
+        assert '"gateway_stopped"' in gateway.log_tail(1)
         gateway.program = ["-c", _UNDER_NOHUP]
         await gateway.start()
         assert signals_ignored(gateway.process.pid) & 1 << (signal.SIGHUP - 1)

@@ -11,7 +11,7 @@ import msgspec
 import prometheus_client
 
 from support import privacy, wire
-from usher_gateway import app, metrics, model, observe
+from usher_gateway import app, metrics, model
 from usher_gateway import settings as all_settings
 from usher_gateway.ingest import receive
 from usher_gateway.store.sqlite import database
@@ -101,7 +101,7 @@ class RunningGateway:
 
     def exposition(self) -> str:
         """What ``/metrics`` shows."""
-        registry = metrics.make_registry([observe.GatewayMetrics(self.gateway).collect])
+        registry = metrics.make_registry([self.gateway.metrics.collect])
         return prometheus_client.generate_latest(registry).decode()
 
 

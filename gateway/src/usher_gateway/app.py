@@ -1,33 +1,33 @@
-"""The only composition root of the gateway: what is built, in which order it starts and stops.
+"""The composition root of the gateway: which parts it has, and in which order they start and stop.
 
-Start: the store (it proves that nobody else owns the data), admin port, configuration and deliveries, public port (once
-there is a configuration, so that a start refuses no visit; where there is none soon, it answers 503 until then). Stop,
-the other way round: not ready, public port closed, connections drained, attempts ended, what is left given back to the
-store, store closed, admin port closed.
+Start: the store (which proves that no other process owns the data), the admin port, the background tasks with
+configuration and deliveries, and then the public port. The public port waits up to 2 s for a first configuration, so
+that a normal start refuses no visit; without one it answers 503.
+
+Stop, in reverse: readiness ends, the public port closes, open connections are drained, running attempts end, waiting
+deliveries go back to the store, the store closes, and the admin port closes last.
 """
 
 import asyncio
 import contextlib
-import gc
 import signal
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import descriptors, documents, expose, logs, model, observe, report, visit_path
+from usher_gateway import documents, gateway_metrics, logs, metrics, model, process, visit_path
 from usher_gateway import settings as all_settings
+from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.config import cluster_access, from_files, install_key, read_files, source
-from usher_gateway.delivery import desk as desks
-from usher_gateway.delivery import dispatcher as dispatchers
-from usher_gateway.delivery import holds, render
+from usher_gateway.delivery import desk, dispatcher, holds, render
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_sender
-from usher_gateway.ingest import door as doors
-from usher_gateway.ingest import find, receive
+from usher_gateway.ingest import books, door, find, receive
 from usher_gateway.store.sqlite import database, disk, store
 from usher_gateway.store.sqlite import engine as sqlite_engine
 
@@ -35,64 +35,122 @@ _log = structlog.get_logger(__name__)
 
 _LOOPBACK = ("127.0.0.0/8", "::1/128", "localhost")
 
-_REVIEW_SECONDS = 30.0
-"""How often holds are looked at although nothing was reported: months begin, clocks run."""
+_HOLD_REVIEW_SECONDS = 30.0
+"""How often holds are reviewed without a change of configuration, because quotas depend on the date."""
 
-_CONFIGURATION_SECONDS = 2.0
-"""The public port is opened without a configuration after so long."""
+_HOLD_REVIEW_RETRY_SECONDS = 1.0
+"""How long to wait after a review that failed because the store was unavailable."""
+
+_FIRST_CONFIGURATION_SECONDS = 2.0
+"""How long the public port waits for a first configuration before it opens without one."""
 
 _CERTIFICATE_SECONDS = 5.0
+"""How often the certificate files are checked for a renewal."""
+
+_PRUNE_SECONDS = 10.0
+"""How often the store is pruned."""
+
+_PRUNE_AGAIN_SECONDS = 0.05
+"""How long to wait after a prune that left rows to delete."""
 
 _FREEZE_LISTENERS = 500
+"""After this many new listeners the garbage collector is told to skip them."""
 
-_LEAST_ATTEMPT_SECONDS = 1.0
-"""Attempts may end for so long at a stop, also when draining connections has taken all the time there was."""
-
-_AGAIN_SECONDS = 1.0
-"""From a review that the store could not do to the next."""
+_MIN_ATTEMPT_SECONDS = 1.0
+"""At a stop, running attempts get at least this long, even if draining connections took all the time."""
 
 
 class Gateway:
-    """A gateway in one process. ``run`` lives until it is told to stop."""
+    """A gateway in one process. Create it in a running event loop; ``run`` lasts until ``stop``."""
 
-    def __init__(self, settings: all_settings.Settings, environ: dict[str, str]) -> None:
+    def __init__(self, settings: all_settings.Settings, environ: Mapping[str, str]) -> None:
+        """Build every part, and start none.
+
+        Raises:
+            UsherError: the settings cannot work, or a key, token or certificate cannot be used.
+        """
         all_settings.check(settings)
         read_files.require(settings.files)
         _check_key(settings, environ)
+        key = install_key.load_install_key(settings.data, environ)
         self.settings = settings
         self.clock = clocks.Clock(settings.time_scale)
-        key = install_key.load_install_key(settings.data, environ)
-        self.keys = model.derive_keys(key)
-        bounds = disk.Bounds(
-            settings.accept_min_free_bytes, settings.accept_min_free_ratio, settings.attempts_min_free_bytes
-        )
+        self.state = health.GatewayState()
+        self.started = asyncio.Event()
+        """Set when the public port is open."""
+        self.port = settings.listen.port
+        """The configured public port; after the start, the port it listens on."""
+        self._keys = model.derive_keys(key)
+        self._tls_context = _tls_context(settings.tls_cert, settings.tls_key)
+        self._new_listeners = _FREEZE_LISTENERS
+        self._drain_until = 0.0
+        self._stopped = asyncio.Event()
+        self._configuration_changed = asyncio.Event()
+        self._expressions = books.ExpressionCounters()
         self.store = store.SqliteStore(
-            sqlite_engine.Settings(settings.data, model.key_fingerprint(key), disk_bounds=bounds), self.clock.now
+            sqlite_engine.Settings(
+                settings.data,
+                model.key_fingerprint(key),
+                disk_bounds=disk.Bounds(
+                    settings.accept_min_free_bytes, settings.accept_min_free_ratio, settings.attempts_min_free_bytes
+                ),
+            ),
+            self.clock.now,
         )
         self.source = self._make_source(environ)
-        self.snapshot = documents.Snapshot({}, {})
-        self._unfrozen = _FREEZE_LISTENERS
-        """Listeners made since the collector was told to leave them alone."""
-        self.applied_at = 0
-        self._drain_until = 0.0
-        self.started = asyncio.Event()
-        self.configured = asyncio.Event()
-        """Set once a first configuration runs."""
-        self.is_draining = False
-        self._stop = asyncio.Event()
-        self._changed = asyncio.Event()
 
-    def _make_source(self, environ: dict[str, str]) -> source.Source:
+        descriptors = process.reserve_descriptors(settings.limits.connections, http_sender.MAX_IDLE)
+        allowed_addresses = settings.allow_destination + (_LOOPBACK if settings.listen.is_loopback else ())
+        self.sender = http_sender.HTTPSender(
+            address_guard.AddressGuard(allow=allowed_addresses), max_idle=descriptors.idle
+        )
+        self.desk = desk.Desk(self.sender, self.clock, self._keys)
+        self.dispatcher = dispatcher.Dispatcher(
+            dispatcher.Parts(self.store, self.desk, self.clock, visit_path.deliver),
+            dispatcher.Limits(settings.lane_bytes, settings.max_attempts),
+        )
+        self.holds = holds.Holds(
+            self.store, self.desk, self.clock, lambda found: self.dispatcher.offer(found, fresh=False)
+        )
+
+        self.door = door.Door(self.store, self.clock, self._keys, self._expressions, self.dispatcher.offer)
+        self.server = receive.PublicServer(
+            lambda request: visit_path.accept_arrival(self.door, request),
+            lambda reason: self.door.count_refused(None, reason),
+            msgspec.structs.replace(settings.limits, connections=descriptors.connections),
+        )
+
+        self.metrics = gateway_metrics.GatewayMetrics(
+            state=self.state,
+            source=self.source,
+            store=self.store,
+            door=self.door,
+            server=self.server,
+            dispatcher=self.dispatcher,
+            desk=self.desk,
+            expressions=self._expressions,
+        )
+        self.health = health.HealthTracker(
+            state=self.state,
+            clock=self.clock,
+            source=self.source,
+            door=self.door,
+            dispatcher=self.dispatcher,
+            desk=self.desk,
+        )
+        self.admin = self._make_admin_server()
+
+    def _make_source(self, environ: Mapping[str, str]) -> source.Source:
         settings = self.settings
         if not settings.from_cluster:
-            options = from_files.FileOptions(keys=self.keys, trusted_proxies=settings.trusted_proxies)
+            options = from_files.FileOptions(keys=self._keys, trusted_proxies=settings.trusted_proxies)
             return from_files.FileSource(settings.files, options)
-        from usher_gateway.config import from_cluster  # brings cryptography, which files do not need
+        from usher_gateway.config import from_cluster  # it imports cryptography, which files do not need
 
         return from_cluster.ClusterSource(
             from_cluster.ClusterOptions(
-                keys=self.keys,
-                access=cluster_access.find_access(settings.kubeconfig, environ),
+                keys=self._keys,
+                access=cluster_access.find_access(settings.kubeconfig, dict(environ)),
                 namespace=settings.config_namespace,
                 data=settings.data,
                 trusted_proxies=settings.trusted_proxies,
@@ -102,189 +160,182 @@ class Gateway:
         )
 
     def _check_document(self, document: documents.Listener | documents.Destination) -> None:
-        """Try a document before it comes into force. Raises where it cannot be run."""
+        """Build what would run a document, before it comes into force. Raises an error if that is not possible."""
         if isinstance(document, documents.Listener):
-            find.LiveListener(document, {}, self.keys, self.watch, 0.0)
+            find.LiveListener(document, {}, self._keys, self._expressions, 0.0)
         else:
             render.prepare(document)
 
+    def _make_admin_server(self) -> server.AdminServer:
+        folder = self.settings.admin_tokens
+        return server.AdminServer(
+            routes=server.make_routes(
+                status=status.GatewayStatus(
+                    state=self.state,
+                    tracker=self.health,
+                    source=self.source,
+                    door=self.door,
+                    store=self.store,
+                    clock=self.clock,
+                ),
+                usage=usage.UsageHandlers(store=self.store, now=self.clock.now),
+                records=records.RecordHandlers(
+                    store=self.store, now=self.clock.now, listeners=lambda: self.door.listeners
+                ),
+                metrics=metrics.make_registry([self.metrics.collect]),
+            ),
+            tokens=tokens.load_both(folder) if folder is not None else tokens.load_or_create(self.settings.data),
+            endpoint=self.settings.admin,
+        )
+
+    @property
+    def snapshot(self) -> documents.Snapshot:
+        """The configuration in force."""
+        return self.state.snapshot
+
     def stop(self) -> None:
-        """Ask the gateway to end. Idempotent."""
-        self._stop.set()
+        """Ask the gateway to stop. Idempotent."""
+        self._stopped.set()
 
     async def run(self) -> None:
-        """Run until stop(), then drain.
+        """Start, serve until ``stop``, and drain. The exit stack stops the parts in reverse order.
 
         Raises:
-            UsherError: the gateway cannot start; its hint says what to do.
+            UsherError: the gateway cannot start; the hint says what to do.
         """
         asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
-        report = await self.store.open()
-        _log.info("store_open", recovered=report.recovered, durability=report.durability)
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self.store.close)
-            self._build()
-            self.admin = expose.admin_server(self)
+            recovery = await self.store.open()
+            _log.info("store_opened", recovered=recovery.recovered, durability=recovery.durability)
+            stack.push_async_callback(self.store.close)  # closes the store if the admin port does not start
             await stack.enter_async_context(self.admin)
-            stack.push_async_callback(self.store.close)  # before the admin port; the first one is for failed starts
+            stack.push_async_callback(self.store.close)  # closes it before the admin port
             stack.push_async_callback(self.sender.close)
-            tasks = self._start_tasks(stack)
-            await self._first(tasks, self.configured, _CONFIGURATION_SECONDS)
-            await self._open_public_port(stack)
-            self._tell()
+            tasks = self._start_tasks()
+            stack.push_async_callback(self._stop_tasks, tasks)
+            await _wait_for(self.state.configured, tasks, _FIRST_CONFIGURATION_SECONDS)
+            listening = await self._open_public_port()
+            stack.push_async_callback(self._close_public_port, listening)
+            self._log_started()
             self.started.set()
-            await self._first(tasks, self._stop)
-        _log.info("stopped")
+            await _wait_for(self._stopped, tasks)
+        _log.info("gateway_stopped")
 
-    async def _first(self, tasks: list[asyncio.Task[None]], event: asyncio.Event, seconds: float | None = None) -> None:
-        """Wait for an event, a task's end or a time, whichever comes first. Raises what has ended a task."""
-        waiting = asyncio.create_task(event.wait())
-        done, _ = await asyncio.wait({*tasks, waiting}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        for task in done - {waiting}:
-            task.result()
+    def _start_tasks(self) -> list[asyncio.Task[None]]:
+        jobs: dict[str, Coroutine[Any, Any, None]] = {
+            "deadlines": self.door.deadlines.watch(),
+            "connections": self.server.watch(),
+            "configuration": self._follow_configuration(),
+            "dispatcher": self.dispatcher.run(),
+            "holds": self._review_holds(),
+            "retention": self._prune(),
+            "certificate": self._follow_certificate(),
+            "event loop lag": self.metrics.watch_loop(),
+            "open deliveries": self.metrics.watch_store(),
+            "health": self.health.run(),
+        }
+        return [asyncio.create_task(job, name=name) for name, job in jobs.items()]
 
-    def _build(self) -> None:
-        settings, limits = self.settings, dispatchers.Limits(self.settings.lane_bytes, self.settings.max_attempts)
-        allowed = settings.allow_destination + (_LOOPBACK if settings.listen.is_loopback else ())
-        self._context = _tls_context(settings.tls_cert, settings.tls_key)
-        planned = descriptors.reserve(settings.limits.connections, http_sender.MAX_IDLE)
-        self.sender = http_sender.HTTPSender(address_guard.AddressGuard(allow=allowed), max_idle=planned.idle)
-        self.desk = desks.Desk(self.sender, self.clock, self.keys)
-        self.dispatcher = dispatchers.Dispatcher(
-            dispatchers.Parts(self.store, self.desk, self.clock, visit_path.deliver), limits
-        )
-        self.holds = holds.Holds(
-            self.store, self.desk, self.clock, lambda found: self.dispatcher.offer(found, fresh=False)
-        )
-        self.watch = observe.ExpressionWatch()
-        self.metrics = observe.GatewayMetrics(self)
-        self.report = report.Report(self)
-        self.door = doors.Door(self.store, self.clock, self.keys, self.watch, self.dispatcher.offer)
-        self.server = receive.PublicServer(
-            lambda request: visit_path.accept_arrival(self.door, request),
-            lambda reason: self.door.count_refused(None, reason),
-            msgspec.structs.replace(settings.limits, connections=planned.connections),
-        )
+    async def _stop_tasks(self, tasks: list[asyncio.Task[None]]) -> None:
+        """End the running attempts, and then every task."""
+        left = self._drain_until - asyncio.get_running_loop().time()
+        await self.dispatcher.stop(max(_MIN_ATTEMPT_SECONDS, left))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _open_public_port(self, stack: contextlib.AsyncExitStack) -> None:
-        settings, loop = self.settings, asyncio.get_running_loop()
-        context = self._context
+    async def _open_public_port(self) -> asyncio.Server:
+        settings = self.settings
         try:
-            listening = await loop.create_server(
+            listening = await asyncio.get_running_loop().create_server(
                 self.server,
                 settings.listen.host,
                 settings.listen.port,
-                ssl=context,
-                ssl_handshake_timeout=settings.limits.header_seconds if context else None,
+                ssl=self._tls_context,
+                ssl_handshake_timeout=settings.limits.header_seconds if self._tls_context else None,
                 backlog=1024,
             )
         except OSError as error:
             raise all_settings.cannot_listen("--listen", settings.listen, error) from error
         self.port = listening.sockets[0].getsockname()[1]
-        stack.push_async_callback(self._close_public_port, listening)
+        self.state.open_public_port()
+        return listening
 
     async def _close_public_port(self, listening: asyncio.Server) -> None:
-        """The first thing to stop: deadlines and connections are still watched while what has begun is answered."""
-        self.is_draining = True
+        """Stop accepting connections and drain the open ones; the tasks still enforce their deadlines meanwhile."""
+        self.state.start_draining()
         self._drain_until = asyncio.get_running_loop().time() + self.settings.drain_seconds
         listening.close()
         await self.server.drain(self.settings.drain_seconds)
-
-    def _start_tasks(self, stack: contextlib.AsyncExitStack) -> list[asyncio.Task[None]]:
-        jobs: dict[str, Callable[[], Awaitable[None]]] = {
-            "deadlines": self.door.deadlines.watch,
-            "connections": self.server.watch,
-            "configuration": self._follow_configuration,
-            "dispatcher": self.dispatcher.run,
-            "holds": self._review_holds,
-            "retention": self._prune,
-            "certificate": self._follow_certificate,
-            "loop lag": self.metrics.watch_loop,
-            "open deliveries": self.metrics.watch_store,
-            "report": self.report.run,
-        }
-        tasks = [asyncio.create_task(_named(job), name=name) for name, job in jobs.items()]
-
-        async def end() -> None:
-            left = self._drain_until - asyncio.get_running_loop().time()
-            await self.dispatcher.stop(max(_LEAST_ATTEMPT_SECONDS, left))
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-        stack.push_async_callback(end)
-        return tasks
 
     async def _follow_configuration(self) -> None:
         async for snapshot in self.source.snapshots():
             self.apply(snapshot)
 
     def apply(self, snapshot: documents.Snapshot) -> None:
-        """Run a new configuration, from the next request and the next attempt on."""
-        self._unfrozen += self.door.apply(snapshot)
+        """Put a configuration into force, from the next request and the next attempt on."""
+        self._new_listeners += self.door.apply(snapshot)
         self.dispatcher.apply(snapshot)
-        self.snapshot, self.applied_at = snapshot, self.clock.now()
-        self._changed.set()
-        self.configured.set()
-        if self._unfrozen >= _FREEZE_LISTENERS:
-            # Documents live long: the collector need not walk them again and again. Not for every small change: what
-            # is frozen is never collected, so that little else should be.
-            self._unfrozen = 0
-            gc.collect()
-            gc.freeze()
+        self.state.apply(snapshot, self.clock.now())
+        self._configuration_changed.set()
+        if self._new_listeners >= _FREEZE_LISTENERS:
+            # Documents live long, so the collector need not visit them. Not after every small change, because frozen
+            # objects are never collected.
+            self._new_listeners = 0
+            process.exempt_live_objects_from_collection()
 
     async def _review_holds(self) -> None:
-        await self._changed.wait()  # before the first configuration nothing is known to be missing
+        """Review holds after each change of configuration, and every 30 s of the gateway's clock."""
+        await self._configuration_changed.wait()  # until then every destination is missing
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.clock.real_seconds(int(_REVIEW_SECONDS * 1e6)) + 0.2):
-                    await self._changed.wait()
-            self._changed.clear()
+                async with asyncio.timeout(self.clock.real_seconds(int(_HOLD_REVIEW_SECONDS * 1e6)) + 0.2):
+                    await self._configuration_changed.wait()
+            self._configuration_changed.clear()
             try:
                 await self.holds.review()
                 self.dispatcher.ask_store()
             except model.StoreUnavailableError as error:
                 _log.warning("holds_not_reviewed", reason=str(error))
-                await asyncio.sleep(_AGAIN_SECONDS)
-                self._changed.set()
+                await asyncio.sleep(_HOLD_REVIEW_RETRY_SECONDS)
+                self._configuration_changed.set()
 
     async def _prune(self) -> None:
-        await self.configured.wait()  # before that nobody has said how long a tenant keeps its meters
+        await self.state.configured.wait()  # until then the tenants' retention times are unknown
         while True:
             try:
                 left = await self.store.prune(self.clock.now(), self._meter_months())
             except model.StoreUnavailableError as error:
-                _log.warning("retention_waits", reason=str(error))
+                _log.warning("store_not_pruned", reason=str(error))
                 left = 0
-            await asyncio.sleep(0.05 if left else 10)
+            await asyncio.sleep(_PRUNE_AGAIN_SECONDS if left else _PRUNE_SECONDS)
 
     def _meter_months(self) -> dict[str, int]:
         tenants = [(one.namespace, one.tenant) for one in self.snapshot.listeners.values()]
         return {f"{namespace}/{tenant.name}": tenant.meter_months for namespace, tenant in tenants}
 
     async def _follow_certificate(self) -> None:
-        """Load a renewed certificate without a restart: new connections get it."""
-        settings = self.settings
-        seen = _stamp(settings.tls_cert, settings.tls_key)
+        """Load a renewed certificate for new connections, without a restart."""
+        certificate, key = self.settings.tls_cert, self.settings.tls_key
+        loaded = _modification_times(certificate, key)
         while True:
             await asyncio.sleep(_CERTIFICATE_SECONDS)
-            now = _stamp(settings.tls_cert, settings.tls_key)
-            if self._context is None or now == seen or settings.tls_cert is None:
+            found = _modification_times(certificate, key)
+            if self._tls_context is None or found == loaded or certificate is None:
                 continue
             try:
-                # Tried elsewhere first: one that does not fit its key would leave the live context without a key.
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
-                self._context.load_cert_chain(settings.tls_cert, settings.tls_key)
-                seen = now
+                # Try another context first: a certificate that does not match its key would leave this one without one.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+                self._tls_context.load_cert_chain(certificate, key)
+                loaded = found
                 _log.info("certificate_loaded")
             except (OSError, ssl.SSLError) as error:
                 _log.error("certificate_not_loaded", error=type(error).__name__)
 
-    def _tell(self) -> None:
+    def _log_started(self) -> None:
         scheme = "https" if self.settings.tls_cert else "http"
         _log.info(
-            "serving",
+            "gateway_started",
             public=f"{scheme}://{self.settings.listen.host}:{self.port}",
             admin=f"http://{self.settings.admin.host}:{self.admin.port}",
         )
@@ -294,12 +345,21 @@ class Gateway:
             _log.info("loopback_destinations_allowed", reason="the public port is on loopback only")
 
 
-def _check_key(settings: all_settings.Settings, environ: dict[str, str]) -> None:
-    """Make no new key beside a store or an operator: it would be the wrong one.
+async def _wait_for(event: asyncio.Event, tasks: list[asyncio.Task[None]], seconds: float | None = None) -> None:
+    """Wait until the event is set, a task ends or the time is over. Raises the exception of a task that failed."""
+    waiting = asyncio.create_task(event.wait(), name="wait for an event")
+    done, _ = await asyncio.wait({*tasks, waiting}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    for task in done - {waiting}:
+        task.result()
+
+
+def _check_key(settings: all_settings.Settings, environ: Mapping[str, str]) -> None:
+    """Refuse to create a new install key where a store or an operator already depends on another one.
 
     Raises:
-        InstallKeyError: the store's own key is missing.
-        ConfigurationError: the operator's is.
+        InstallKeyError: there is a store, but its key is missing.
+        ConfigurationError: the configuration comes from a cluster, but the operator's key is missing.
     """
     data = settings.data
     file = data / install_key.FILE_NAME
@@ -316,16 +376,12 @@ def _check_key(settings: all_settings.Settings, environ: dict[str, str]) -> None
 
 
 def handle_signals(gateway: Gateway) -> None:
-    """Let SIGTERM, SIGINT and SIGHUP (a terminal that closes) stop the gateway cleanly."""
+    """Stop the gateway cleanly on SIGTERM, SIGINT and SIGHUP (a closed terminal)."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, gateway.stop)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         loop.add_signal_handler(signal.SIGHUP, gateway.stop)
-
-
-async def _named(job: Callable[[], Awaitable[None]]) -> None:
-    await job()
 
 
 def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
@@ -344,7 +400,7 @@ def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
     return context
 
 
-def _stamp(*files: Path | None) -> tuple[int, ...]:
+def _modification_times(*files: Path | None) -> tuple[int, ...]:
     stamps = []
     for file in files:
         with contextlib.suppress(OSError):

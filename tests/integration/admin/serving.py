@@ -1,16 +1,19 @@
 """An admin port over a real store, for tests."""
 
 import contextlib
+import types
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import prometheus_client
 
 from contract import engines, samples
-from usher_gateway import documents, model
-from usher_gateway.admin import context, server, tokens
+from usher_gateway import documents, model, settings
+from usher_gateway.admin import health, records, server, status, tokens, usage
+from usher_gateway.config import journal, source
 from usher_gateway.ingest import find
 
 KEYS = model.derive_keys(bytes(32))
@@ -31,8 +34,9 @@ class Served:
     def __init__(self, bench: engines.Bench, data: Path) -> None:
         self.bench, self.data = bench, data
         self.tokens = tokens.load_or_create(data)
-        self.reasons: list[str] = []
-        self.live: dict[str, find.LiveListener] = {}
+        self.state = health.GatewayState()
+        self.state.open_public_port()
+        self.registry: Any = types.SimpleNamespace(listeners={})
         self.port = 0
         self.mend()
 
@@ -50,21 +54,36 @@ class Served:
             routes=(documents.Route("crm", "agency/crm"),),
         )
         crm = documents.Destination("agency", "crm", "https://crm.example")
-        self.live = {document.key: find.LiveListener(document, {crm.key: crm}, KEYS, Silent(), 0.0)}
+        self.registry.listeners = {document.key: find.LiveListener(document, {crm.key: crm}, KEYS, Silent(), 0.0)}
+        self.state.apply(documents.Snapshot({document.key: document}, {crm.key: crm}), 0)
 
-    def context(self) -> context.AdminContext:
+    def routes(self) -> tuple[server.Route, ...]:
         registry = prometheus_client.CollectorRegistry()
         prometheus_client.Gauge("usher_test", "A number.", registry=registry).set(7)
-        return context.AdminContext(
+        return server.make_routes(
+            status=self.status(),
+            usage=usage.UsageHandlers(store=self.bench.store, now=self.bench.clock),
+            records=records.RecordHandlers(
+                store=self.bench.store, now=self.bench.clock, listeners=lambda: self.registry.listeners
+            ),
+            metrics=registry,
+        )
+
+    def status(self) -> status.GatewayStatus:
+        tracker = mock.Mock()
+        tracker.since.return_value = journal.Changes("c.1", complete=True, present={}, removed=[])
+        tracker.document.return_value = health.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
+        tracker.listener.return_value = health.ListenerState("Receiving", None, False, 0.0, False, False, ())
+        tracker.destination.return_value = health.DestinationState(
+            "Closed", None, gone=False, healthy=True, unresolved=None
+        )
+        return status.GatewayStatus(
+            state=self.state,
+            tracker=tracker,
+            source=mock.Mock(**{"status.return_value": source.Status(origin="files")}),
+            door=self.registry,
             store=self.bench.store,
-            now=self.bench.clock,
-            tokens=self.tokens,
-            registry=registry,
-            ready=lambda: self.reasons,
-            config_state=lambda cursor: {"cursor": "c.1", "complete": cursor != "c.0", "documents": []},
-            listeners_state=lambda: {"agency/lobby": {"applied": "aa", "lastArrival": None}},
-            listeners=lambda: self.live,
-            destinations_state=lambda: {"agency/crm": {"state": "Active", "host": "crm.example"}},
+            clock=mock.Mock(now=self.bench.clock),
         )
 
     @property
@@ -101,7 +120,9 @@ async def served(folder: Path) -> AsyncIterator[Served]:
     await bench.open()
     served = Served(bench, folder)
     try:
-        async with server.AdminServer(served.context(), "127.0.0.1", 0) as admin:
+        async with server.AdminServer(
+            routes=served.routes(), tokens=served.tokens, endpoint=settings.Endpoint("127.0.0.1", 0)
+        ) as admin:
             served.port = admin.port
             yield served
     finally:

@@ -1,6 +1,6 @@
 """Who is told that a gateway is ready may send it visits."""
 
-import contextlib
+import asyncio
 from pathlib import Path
 
 import aiohttp
@@ -21,10 +21,10 @@ async def test_a_gateway_is_not_ready_before_its_public_port_is_open(
     before: list[tuple[int, str]] = []
     open_public_port = app.Gateway._open_public_port
 
-    async def ask_first(self: app.Gateway, stack: contextlib.AsyncExitStack) -> None:
-        await self.configured.wait()
+    async def ask_first(self: app.Gateway) -> asyncio.Server:
+        await self.state.configured.wait()
         before.append(await readiness(self))
-        await open_public_port(self, stack)
+        return await open_public_port(self)
 
     monkeypatch.setattr(app.Gateway, "_open_public_port", ask_first)
     async with gateways.running(tmp_path) as running:

@@ -1,107 +1,117 @@
-"""The admin port: who may ask what, and where it is answered."""
+"""The admin port: its routes, which role each one needs, and the HTTP server."""
 
-from collections.abc import Awaitable, Callable
-from typing import Self
+import functools
+from typing import NamedTuple, Self
 
 import prometheus_client
 from aiohttp import web
 
 from usher_gateway import settings
-from usher_gateway.admin import audit, changes, listings, problems, state, usage
-from usher_gateway.admin import context as contexts
+from usher_gateway.admin import api, records, status, tokens, usage
 from usher_gateway.admin.tokens import Role
 
 _MAX_BODY_BYTES = 64 * 1024
 
-_Answer = Callable[[contexts.AdminContext, web.Request], Awaitable[web.StreamResponse]]
+
+class Route(NamedTuple):
+    """One request that the admin port answers."""
+
+    method: str
+    path: str
+    role: Role
+    """What the caller's token must prove."""
+    handler: api.Handler
 
 
-async def _healthz(_: contexts.AdminContext, __: web.Request) -> web.StreamResponse:
-    """Alive: never touches the store, so that a slow disk gets nobody killed."""
+def make_routes(
+    *,
+    status: status.GatewayStatus,
+    usage: usage.UsageHandlers,
+    records: records.RecordHandlers,
+    metrics: prometheus_client.CollectorRegistry,
+) -> tuple[Route, ...]:
+    """Return every route of the admin port. docs/api.md has the same list."""
+    return (
+        Route("GET", "/healthz", Role.Anybody, _healthz),
+        Route("GET", "/readyz", Role.Anybody, status.readyz),
+        Route("GET", "/metrics", Role.Anybody, functools.partial(_metrics, metrics)),
+        Route("GET", "/api/config", Role.Observe, status.config),
+        Route("GET", "/api/listeners", Role.Observe, status.listeners),
+        Route("GET", "/api/destinations", Role.Observe, status.destinations),
+        Route("GET", "/api/usage", Role.Observe, usage.usage),
+        Route("GET", "/api/usage/check", Role.Observe, usage.check),
+        Route("GET", "/api/visits", Role.Observe, records.list_visits),
+        Route("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),
+        Route("POST", "/api/visits/replay", Role.Operate, records.replay),
+        Route("GET", "/api/deliveries", Role.Observe, records.list_deliveries),
+        Route("GET", "/api/deliveries/{id}/answer", Role.Operate, records.show_answer),
+        Route("POST", "/api/deliveries/redrive", Role.Operate, records.redrive),
+        Route("GET", "/api/quarantine", Role.Observe, records.list_quarantined),
+        Route("POST", "/api/quarantine/release", Role.Operate, records.release),
+    )
+
+
+async def _healthz(_: web.Request) -> web.StreamResponse:
+    """Answer that the process is alive. It never touches the store, so that a slow disk does not cause a restart."""
     return web.Response(text="ok\n")
 
 
-async def _readyz(context: contexts.AdminContext, _: web.Request) -> web.StreamResponse:
-    reasons = context.ready()
-    return problems.answer({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
-
-
-async def _metrics(context: contexts.AdminContext, _: web.Request) -> web.StreamResponse:
-    body = prometheus_client.generate_latest(context.registry)
+async def _metrics(registry: prometheus_client.CollectorRegistry, _: web.Request) -> web.StreamResponse:
+    body = prometheus_client.generate_latest(registry)
     return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
 
 
-ROUTES: tuple[tuple[str, str, Role, _Answer], ...] = (
-    ("GET", "/healthz", Role.Anybody, _healthz),
-    ("GET", "/readyz", Role.Anybody, _readyz),
-    ("GET", "/metrics", Role.Anybody, _metrics),
-    ("GET", "/api/config", Role.Observe, state.config),
-    ("GET", "/api/listeners", Role.Observe, state.listeners),
-    ("GET", "/api/destinations", Role.Observe, state.destinations),
-    ("GET", "/api/usage", Role.Observe, usage.usage),
-    ("GET", "/api/usage/check", Role.Observe, usage.check),
-    ("GET", "/api/visits", Role.Observe, listings.visits),
-    ("GET", "/api/visits/{id}/body", Role.Operate, listings.body),
-    ("POST", "/api/visits/replay", Role.Operate, changes.replay),
-    ("GET", "/api/deliveries", Role.Observe, listings.deliveries),
-    ("GET", "/api/deliveries/{id}/answer", Role.Operate, listings.answer),
-    ("POST", "/api/deliveries/redrive", Role.Operate, changes.redrive),
-    ("GET", "/api/quarantine", Role.Observe, listings.quarantine),
-    ("POST", "/api/quarantine/release", Role.Operate, changes.release),
-)
-"""Method, path, who may ask, who answers. docs/api.md has the same list."""
-
-
-def make_application(context: contexts.AdminContext) -> web.Application:
-    """The admin port's application."""
-    application = web.Application(middlewares=[problems.map_errors], client_max_size=_MAX_BODY_BYTES)
-    for method, path, role, answer in ROUTES:
-        application.router.add_route(method, path, _guard(context, role, answer))
-    return application
-
-
-def _guard(context: contexts.AdminContext, role: Role, answer: _Answer) -> problems.Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        if role is not Role.Anybody:
-            proven = context.tokens.role_of(request.headers.get("Authorization", ""))
-            if proven is Role.Anybody:
-                raise problems.ProblemError(
-                    401,
-                    "Unauthenticated",
-                    "a bearer token is needed",
-                    "it is in observe.token or operate.token in --data",
-                )
-            if proven < role:
-                raise problems.ProblemError(
-                    403, "Forbidden", "the observe token may only look", "use the one in operate.token"
-                )
-            request[audit.WHO] = proven.name.lower()
-        return await answer(context, request)
-
-    return handle
-
-
 class AdminServer:
-    """The admin port, for the time of an ``async with`` block."""
+    """Serves the admin port during an ``async with`` block."""
 
-    def __init__(self, context: contexts.AdminContext, host: str, port: int) -> None:
-        self._context, self._host = context, host
-        self.port = port
-        """As asked for; once started, the one that is listened on."""
+    def __init__(self, *, routes: tuple[Route, ...], tokens: tokens.Tokens, endpoint: settings.Endpoint) -> None:
+        self._routes, self._tokens, self._endpoint = routes, tokens, endpoint
+        self.port = endpoint.port
+        """The configured port; after the start, the port it listens on."""
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
-        self._runner = web.AppRunner(make_application(self._context), access_log=None)
+        self._runner = web.AppRunner(self._application(), access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self.port)
+        site = web.TCPSite(self._runner, self._endpoint.host, self._endpoint.port)
         try:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            raise settings.cannot_listen("--admin", settings.Endpoint(self._host, self.port), error) from error
+            raise settings.cannot_listen("--admin", self._endpoint, error) from error
         self.port = self._runner.addresses[0][1]
         return self
 
     async def __aexit__(self, *error: object) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def _application(self) -> web.Application:
+        application = web.Application(middlewares=[api.map_errors], client_max_size=_MAX_BODY_BYTES)
+        for route in self._routes:
+            application.router.add_route(route.method, route.path, self._guard(route))
+        return application
+
+    def _guard(self, route: Route) -> api.Handler:
+        """Return a handler that checks the caller's token before it calls the route's handler."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if route.role is not Role.Anybody:
+                request[api.CALLER] = self._authenticate(request, route.role)
+            return await route.handler(request)
+
+        return handle
+
+    def _authenticate(self, request: web.Request, role: Role) -> str:
+        """Return the name of the caller's token.
+
+        Raises:
+            ProblemError: the request has no valid token, or a token of a lower role.
+        """
+        proven = self._tokens.role_of(request.headers.get("Authorization", ""))
+        if proven is Role.Anybody:
+            hint = "it is in observe.token or operate.token in --data"
+            raise api.ProblemError(401, "Unauthenticated", "a bearer token is needed", hint)
+        if proven < role:
+            raise api.ProblemError(403, "Forbidden", "the observe token may only look", "use the one in operate.token")
+        return proven.name.lower()

@@ -1,21 +1,21 @@
-"""``/api/usage``: meters as rows for a bill, with the open deliveries before and after (pure but for the store)."""
+"""``/api/usage``: meters as rows for a bill, with the deliveries open before and after each row."""
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.admin import context as contexts
-from usher_gateway.admin import problems, questions
+from usher_gateway.admin import api
 from usher_gateway.model import Counter
 from usher_gateway.store import books
-from usher_gateway.store.base import Period, UsageRow
+from usher_gateway.store.base import Period, Store, UsageRow
 
-_MOST_ROWS = 50_000
+_MAX_ROWS = 50_000
 
 _SETTLED = 60 * model.MICROSECONDS
+"""How long after a slot ended its meters are complete."""
 
 _COUNTERS = (
     *books.ARRIVALS,
@@ -35,47 +35,52 @@ _COUNTERS = (
 Row = dict[str, object]
 
 
-async def usage(context: contexts.AdminContext, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/usage``."""
-    query = request.query
-    with problems.asking():
-        where = questions.filter_of(query, "from", "to", "by", "format")
-        asked = questions.range_of(query, context.now())
-        if query.get("format", "json") not in {"json", "csv"}:
-            raise ValueError("format must be json or csv")
-    found = await context.store.usage(asked.since, asked.until, where, asked.period)
-    if len(found) > _MOST_ROWS:
-        raise problems.ProblemError(
-            400, "TooMuch", f"{len(found)} rows are too many", "ask for one tenant, a shorter time or a longer period"
-        )
-    rows = rows_of(found, await context.store.open_deliveries(asked.since), asked.period)
-    if query.get("format") == "csv":
-        return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
-    times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until)}
-    return problems.answer({**times, "by": asked.period, "rows": rows, "total": total_of(found)})
+class UsageHandlers:
+    """The handlers of ``/api/usage`` and ``/api/usage/check``."""
+
+    def __init__(self, *, store: Store, now: Callable[[], int]) -> None:
+        self._store, self._now = store, now
+
+    async def usage(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/usage``."""
+        query = request.query
+        with api.parsing():
+            where = api.parse_filter(query, "from", "to", "by", "format")
+            asked = api.parse_range(query, self._now())
+            if query.get("format", "json") not in {"json", "csv"}:
+                raise ValueError("format must be json or csv")
+        found = await self._store.usage(asked.since, asked.until, where, asked.period)
+        if len(found) > _MAX_ROWS:
+            detail = f"{len(found)} rows are too many"
+            raise api.ProblemError(400, "TooMuch", detail, "ask for one tenant, a shorter time or a longer period")
+        rows = usage_rows(found, await self._store.open_deliveries(asked.since), asked.period)
+        if query.get("format") == "csv":
+            return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
+        times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until)}
+        return api.json_response({**times, "by": asked.period, "rows": rows, "total": total_of(found)})
+
+    async def check(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/usage/check`` with every equation that does not hold.
+
+        The check ends at a slot border that passed at least a minute ago, because nothing more is counted before it.
+        It also compares all meters ever counted with the deliveries themselves: at the epoch no delivery was open.
+        """
+        with api.parsing():
+            api.parse_filter(request.query, "from", "to")
+            asked = api.parse_range(request.query, self._now())
+        store = self._store
+        until = min(asked.until, model.slot_of(self._now() - _SETTLED) * model.MICROSECONDS)
+        found = await store.usage(asked.since, until) if asked.since < until else []
+        before, after = await store.open_deliveries(asked.since), await store.open_deliveries(until)
+        violations = books.check(found, before, after if asked.since < until else before)
+        violations += books.check([], await store.open_deliveries(0), {})
+        rows = [_violation_row(violation) for violation in violations]
+        times = {"from": model.format_time(asked.since), "to": model.format_time(until)}
+        return api.json_response({**times, "violations": rows})
 
 
-async def check(context: contexts.AdminContext, request: web.Request) -> web.StreamResponse:
-    """Answer ``GET /api/usage/check``: every equation that does not hold.
-
-    Ends at a slot border that is over for a minute, so that nothing more is counted before it meanwhile. All that was
-    ever counted is compared with the deliveries themselves: at the beginning of time nothing was open.
-    """
-    with problems.asking():
-        questions.filter_of(request.query, "from", "to")
-        asked = questions.range_of(request.query, context.now())
-    store = context.store
-    until = min(asked.until, model.slot_of(context.now() - _SETTLED) * model.MICROSECONDS)
-    found = await store.usage(asked.since, until) if asked.since < until else []
-    before, after = await store.open_deliveries(asked.since), await store.open_deliveries(until)
-    violations = books.check(found, before, after if asked.since < until else before)
-    violations += books.check([], await store.open_deliveries(0), {})
-    rows = [_violation_row(violation) for violation in violations]
-    return problems.answer({"from": model.format_time(asked.since), "to": model.format_time(until), "violations": rows})
-
-
-def rows_of(usage: Iterable[UsageRow], open_before: Mapping[model.ListenerName, int], period: Period) -> list[Row]:
-    """Rows ready for JSON, sorted as they came; the open deliveries are carried from row to row."""
+def usage_rows(usage: Iterable[UsageRow], open_before: Mapping[model.ListenerName, int], period: Period) -> list[Row]:
+    """Return rows for JSON in the given order, and carry the number of open deliveries from row to row."""
     running = dict(open_before)
     rows: list[Row] = []
     for row in usage:
@@ -95,7 +100,7 @@ def rows_of(usage: Iterable[UsageRow], open_before: Mapping[model.ListenerName, 
 
 
 def total_of(usage: Iterable[UsageRow]) -> Row:
-    """All rows added up."""
+    """Return the sum of all rows."""
     total: model.Counts = {}
     for row in usage:
         for counter, count in row.counts.items():
@@ -111,13 +116,13 @@ def _counts(counts: model.Counts) -> Row:
 
 
 def name_period(first_second: int, period: Period) -> str:
-    """A period as people write it: a month, a day, or the instant at which a quarter of an hour begins."""
+    """Format a period: a month, a day, or the first instant of a quarter of an hour."""
     text = model.format_time(first_second * model.MICROSECONDS)
     return {"month": text[:7], "day": text[:10], "slot": f"{text[:19]}Z"}[period]
 
 
 def as_csv(rows: Iterable[Row]) -> str:
-    """One line per row; the skip reasons are columns of their own (RFC 4180)."""
+    """Return one CSV line per row, with one column per skip reason. Source: RFC 4180."""
     file = io.StringIO()
     flat = [_flatten(row) for row in rows]
     header = list(flat[0]) if flat else list(_flatten({"period": "", **_counts({})}))

@@ -141,7 +141,7 @@ def _serve(settings: "object") -> None:
     from usher_gateway import settings as all_settings
 
     assert isinstance(settings, all_settings.Settings)
-    process.tune_memory()
+    process.collect_garbage_rarely()
 
     async def main() -> None:
         gateway = app.Gateway(settings, dict(os.environ))

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from usher_gateway import clock as clocks
-from usher_gateway import documents, measure, model
+from usher_gateway import documents, metrics, model
 from usher_gateway.delivery import circuit, lanes, outcome
 from usher_gateway.delivery import desk as desks
 from usher_gateway.store.base import Store
@@ -60,7 +60,7 @@ class Dispatcher:
         self.lanes = lanes.Lanes(limits.lane_bytes, limits.in_flight)
         self.lag = 0
         """Microseconds from acceptance to the last first attempt."""
-        self.attempt_seconds = measure.Histogram(measure.SECONDS)
+        self.attempt_seconds = metrics.Histogram(metrics.SECONDS)
         self._loop = asyncio.get_running_loop()
         self._clock, self._deliver, self._limits = parts.clock, parts.deliver, limits
         self._places: dict[int, tuple[str, str]] = {}

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
+import structlog
+
 from usher_gateway import model
+
+_log = structlog.get_logger(__name__)
 
 _WORDS = {word: word.name.lower() for word in model.CountedAs}
 
@@ -98,3 +102,20 @@ class Books:
         if arrival.quarantine is not None and accepted.counted_as is model.CountedAs.Quarantined:
             books.recent_quarantined += 1
             self.quarantined[arrival.quarantine.name] = self.quarantined.get(arrival.quarantine.name, 0) + 1
+
+
+class ExpressionCounters:
+    """Counts failed filter evaluations by error code; implements ``route.Watch``."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, int] = {}
+
+    def expression_failed(self, listener: str, route: str, code: str) -> None:
+        """Count a failure. Only the first one of each code is logged, because a broken filter fails for every visit."""
+        if code not in self.errors:
+            _log.warning("filter_failed", listener=listener, route=route, error=code)
+        self.errors[code] = self.errors.get(code, 0) + 1
+
+    def expression_held(self, listener: str, route: str) -> None:
+        """Log that a route is held because its expression is too slow."""
+        _log.error("route_held", listener=listener, route=route, reason="ExpressionTooSlow")

@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 import structlog
 
-from usher_gateway import measure, model
+from usher_gateway import metrics, model
 from usher_gateway.ingest import answer, http_parser, http_request
 
 _log = structlog.get_logger(__name__)
@@ -379,7 +379,7 @@ class PublicServer:
         self.is_draining = False
         """While True, each connection ends with its next answer."""
         self.lingering = 0
-        self.durations = measure.Histogram(measure.SECONDS)
+        self.durations = metrics.Histogram(metrics.SECONDS)
         """From a request's beginning to its answer, in seconds."""
 
     def __call__(self) -> Connection:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from usher_gateway import measure, model
+from usher_gateway import metrics, model
 from usher_gateway.store.base import AbandonedCallback, DueDestination, HeldGroup, OpenReport
 from usher_gateway.store.sqlite import database, disk, isolate, lanes, reads, tail, writer
 from usher_gateway.store.sqlite import queue as arrival_queue
@@ -76,8 +76,8 @@ class SqliteEngine:
         """See the interface."""
         self._batches: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
         self._job_is_next = False
-        self.commit_seconds = measure.Histogram(measure.SECONDS)
-        self.batch_sizes = measure.Histogram(measure.SIZES)
+        self.commit_seconds = metrics.Histogram(metrics.SECONDS)
+        self.batch_sizes = metrics.Histogram(metrics.SIZES)
         self.available = False
         """False while commits fail."""
 

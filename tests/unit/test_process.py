@@ -2,7 +2,7 @@ import resource
 
 import pytest
 
-from usher_gateway import descriptors
+from usher_gateway import process
 
 
 @pytest.mark.parametrize(
@@ -15,15 +15,15 @@ from usher_gateway import descriptors
         (256, 256, (256, 128, 32)),
     ],
 )
-def test_connections_leave_descriptors_for_the_rest(soft: int, hard: int, planned: tuple[int, int, int]) -> None:
-    assert descriptors.plan(soft, hard, 10_000, 2_000) == descriptors.Plan(*planned)
+def test_connections_leave_descriptors_for_everything_else(soft: int, hard: int, planned: tuple[int, int, int]) -> None:
+    assert process.plan_descriptors(soft, hard, 10_000, 2_000) == process.DescriptorPlan(*planned)
 
 
-def test_the_process_gets_what_it_may_have() -> None:
+def test_reserving_descriptors_raises_the_soft_limit() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, before[1]), before[1]))
-        planned = descriptors.reserve(100, 10)
+        planned = process.reserve_descriptors(100, 10)
         assert planned.connections <= 100
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(1134, before[1])
     finally:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usher_gateway import model
-from usher_gateway.admin import questions
+from usher_gateway.admin import api
 from usher_gateway.store.base import Filter
 
 NOON = 1_764_072_000 * model.MICROSECONDS  # 2025-11-25T12:00:00Z
@@ -22,30 +22,30 @@ DAY = 86_400 * model.MICROSECONDS
         ("2025-11", NOON - DAY // 2 - 24 * DAY),
     ],
 )
-def test_a_time_is_rfc_3339_or_a_day_or_a_month_in_utc(text: str, instant: int) -> None:
-    assert questions.parse_time(text) == instant
+def test_time_is_rfc_3339_or_a_day_or_a_month_in_utc(text: str, instant: int) -> None:
+    assert api.parse_time(text) == instant
 
 
 @pytest.mark.parametrize("text", ["", "now", "2025", "2025-13", "2025-11-25T12:00:00", "25.11.2025", "2025-11-25 12"])
-def test_a_time_that_could_mean_two_things_is_refused(text: str) -> None:
+def test_ambiguous_time_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="a time must look like"):
-        questions.parse_time(text)
+        api.parse_time(text)
 
 
 @given(st.text(max_size=30))
-def test_any_text_is_a_time_or_refused_as_none(text: str) -> None:
+def test_any_text_is_parsed_as_a_time_or_rejected_with_a_hint(text: str) -> None:
     found: list[str] = []
     try:
-        questions.parse_time(text)
+        api.parse_time(text)
     except ValueError as error:
         found.append(str(error))
     assert all("a time must look like" in message for message in found)
 
 
-def test_a_filter_takes_names_times_and_ids() -> None:
+def test_filter_takes_names_times_and_ids() -> None:
     identifier = "01920000-0000-7000-8000-000000000001"
     query = {"tenant": "agency/acme", "route": "crm", "since": "2025-11-25", "id": identifier, "countedAs": "Visit"}
-    assert questions.filter_of(query) == Filter(
+    assert api.parse_filter(query) == Filter(
         namespace="agency",
         tenant="acme",
         route="crm",
@@ -59,39 +59,39 @@ def test_a_filter_takes_names_times_and_ids() -> None:
     "query",
     [{"tenent": "acme"}, {"id": "7"}, {"since": "x"}, {"destination": "crm"}, {"tenant": "x" * 400}],
 )
-def test_a_filter_that_cannot_be_understood_is_refused(query: dict[str, str]) -> None:
+def test_invalid_filter_is_rejected(query: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"parameter|UUID|time|namespace/name|long"):
-        questions.filter_of(query)
+        api.parse_filter(query)
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "", "9" * 50])
-def test_a_page_size_out_of_range_is_refused(limit: str) -> None:
+def test_page_size_out_of_range_is_rejected(limit: str) -> None:
     with pytest.raises(ValueError, match="limit"):
-        questions.paging_of({"limit": limit})
+        api.parse_paging({"limit": limit})
 
 
-def test_a_selection_must_name_something_or_say_all() -> None:
-    assert questions.selection_of(b'{"all": true}').all is True
-    assert questions.selection_of(b'{"route": "crm"}').route == "crm"
+def test_selection_without_a_field_requires_all() -> None:
+    assert api.parse_selection(b'{"all": true}').all is True
+    assert api.parse_selection(b'{"route": "crm"}').route == "crm"
     for body in (b"", b"{}", b'{"all": false}'):
-        with pytest.raises(ValueError, match="which rows"):
-            questions.selection_of(body)
+        with pytest.raises(ValueError, match="select rows"):
+            api.parse_selection(body)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{", b'{"rout": "crm"}', b'{"ids": [1]}', b"\xff"])
-def test_a_body_that_is_no_selection_is_refused(body: bytes) -> None:
-    with pytest.raises(ValueError, match="no selection"):
-        questions.selection_of(body)
+def test_body_that_is_not_a_selection_is_rejected(body: bytes) -> None:
+    with pytest.raises(ValueError, match="not a selection"):
+        api.parse_selection(body)
 
 
-def test_more_ids_than_a_thousand_are_refused() -> None:
-    selection = questions.Selection(ids=["x"] * 1001)
+def test_more_than_a_thousand_ids_are_rejected() -> None:
+    selection = api.Selection(ids=["x"] * 1001)
     with pytest.raises(ValueError, match="at most"):
-        questions.filter_of_selection(selection)
+        api.filter_from_selection(selection)
 
 
-def test_usage_is_by_day_of_the_present_month_unless_said_otherwise() -> None:
-    asked = questions.range_of({}, NOON + 1)
+def test_usage_range_defaults_to_this_month_by_day() -> None:
+    asked = api.parse_range({}, NOON + 1)
     assert model.format_time(asked.since) == "2025-11-01T00:00:00.000Z"
     assert model.format_time(asked.until) == "2025-11-25T12:15:00.000Z"
     assert asked.period == "day"
@@ -100,11 +100,11 @@ def test_usage_is_by_day_of_the_present_month_unless_said_otherwise() -> None:
 @pytest.mark.parametrize(
     "query", [{"by": "year"}, {"from": "2025-11-25", "to": "2025-11-25"}, {"from": "2025-11-25", "to": "2025-11-24"}]
 )
-def test_a_range_that_is_none_is_refused(query: dict[str, Any]) -> None:
+def test_empty_range_and_unknown_period_are_rejected(query: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"by must|from must"):
-        questions.range_of(query, NOON)
+        api.parse_range(query, NOON)
 
 
-def test_a_range_begins_and_ends_at_slot_borders() -> None:
-    asked = questions.range_of({"from": "2025-11-25T11:59:59Z", "to": "2025-11-25T12:00:01Z"}, NOON)
+def test_range_is_widened_to_slot_borders() -> None:
+    asked = api.parse_range({"from": "2025-11-25T11:59:59Z", "to": "2025-11-25T12:00:01Z"}, NOON)
     assert (asked.since, asked.until) == (NOON - 900 * model.MICROSECONDS, NOON + 900 * model.MICROSECONDS)

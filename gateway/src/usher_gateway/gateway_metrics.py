@@ -1,40 +1,23 @@
-"""What can be measured of a gateway: its numbers as metrics."""
+"""The gateway's own Prometheus metrics, collected from its parts at every scrape. docs/metrics.md lists them."""
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 import structlog
 
 from usher_gateway import logs, metrics, model
-from usher_gateway.delivery import circuit
+from usher_gateway.admin import health
+from usher_gateway.config import source
+from usher_gateway.delivery import circuit, desk, dispatcher
+from usher_gateway.ingest import books, door, receive
 from usher_gateway.store.base import OpenCounts
-
-if TYPE_CHECKING:
-    from usher_gateway import app
+from usher_gateway.store.sqlite import store as sqlite_store
 
 _log = structlog.get_logger(__name__)
 
 
-class ExpressionWatch:
-    """Counts what filters do at the door."""
-
-    def __init__(self) -> None:
-        self.errors: dict[str, int] = {}
-
-    def expression_failed(self, listener: str, route: str, code: str) -> None:
-        """See route.Watch. Said once per code in the log: a broken filter fails for every visit."""
-        if code not in self.errors:
-            _log.warning("filter_failed", listener=listener, route=route, error=code)
-        self.errors[code] = self.errors.get(code, 0) + 1
-
-    def expression_held(self, listener: str, route: str) -> None:
-        """See route.Watch."""
-        _log.error("route_held", listener=listener, route=route, reason="ExpressionTooSlow")
-
-
-_MOST_LISTENERS = 200
-"""Above so many listeners there are no metrics per listener: the API and the books have them."""
+_MAX_LISTENERS = 200
+"""With more listeners there are no metrics per listener; the API and the meters still have their numbers."""
 
 _COUNT_SECONDS = 15.0
 
@@ -42,16 +25,29 @@ _COUNT_SECONDS = 15.0
 class GatewayMetrics:
     """The gateway's numbers as Prometheus metrics."""
 
-    def __init__(self, gateway: "app.Gateway") -> None:
-        self._gateway = gateway
+    def __init__(
+        self,
+        *,
+        state: health.GatewayState,
+        source: source.Source,
+        store: sqlite_store.SqliteStore,
+        door: door.Door,
+        server: receive.PublicServer,
+        dispatcher: dispatcher.Dispatcher,
+        desk: desk.Desk,
+        expressions: books.ExpressionCounters,
+    ) -> None:
+        self._state, self._source, self._store = state, source, store
+        self._door, self._server = door, server
+        self._dispatcher, self._desk, self._expressions = dispatcher, desk, expressions
         self.loop_lag_seconds = 0.0
         self._open = OpenCounts(0, {}, b"")
 
     async def watch_store(self) -> None:
-        """Count what is open in the store, now and then. Runs until cancelled."""
+        """Count the open deliveries in the store every 15 s. Runs until cancelled."""
         while True:
             try:
-                self._open = await self._gateway.store.open_counts()
+                self._open = await self._store.open_counts()
             except model.StoreUnavailableError as error:
                 _log.warning("open_deliveries_not_counted", reason=str(error))
             await asyncio.sleep(_COUNT_SECONDS)
@@ -66,15 +62,15 @@ class GatewayMetrics:
 
     def collect(self) -> metrics.Metrics:
         """Every metric of the gateway."""
-        yield from self._arrivals()
-        yield from self._deliveries()
-        yield from self._open_deliveries()
-        yield from self._store()
-        yield from self._listeners()
-        yield from self._configuration()
+        yield from self._collect_arrivals()
+        yield from self._collect_deliveries()
+        yield from self._collect_open_deliveries()
+        yield from self._collect_store()
+        yield from self._collect_listeners()
+        yield from self._collect_configuration()
 
-    def _arrivals(self) -> metrics.Metrics:
-        door, server = self._gateway.door, self._gateway.server
+    def _collect_arrivals(self) -> metrics.Metrics:
+        door, server = self._door, self._server
         yield metrics.counter(
             "usher_arrivals",
             "Arrivals at known addresses, by what they were counted as.",
@@ -134,8 +130,8 @@ class GatewayMetrics:
             {(): float(logs.lines_lost())},
         )
 
-    def _deliveries(self) -> metrics.Metrics:
-        dispatcher, desk = self._gateway.dispatcher, self._gateway.desk
+    def _collect_deliveries(self) -> metrics.Metrics:
+        dispatcher, desk = self._dispatcher, self._desk
         yield metrics.counter(
             "usher_deliveries",
             "Ends of attempts, by what became of the delivery.",
@@ -146,7 +142,7 @@ class GatewayMetrics:
             "usher_attempt_errors", "Attempts that were not delivered.", ["error"], _by_word(desk.books.errors)
         )
         errors = dict(desk.books.expression_errors)
-        for code, count in self._gateway.watch.errors.items():
+        for code, count in self._expressions.errors.items():
             errors[code] = errors.get(code, 0) + count
         yield metrics.counter("usher_expression_errors", "Evaluations that failed.", ["error"], _by_word(errors))
         yield metrics.histogram(
@@ -162,12 +158,12 @@ class GatewayMetrics:
         yield metrics.gauge("usher_lane_deliveries", "Deliveries waiting in lanes.", [], {(): float(lanes.count)})
         yield metrics.gauge("usher_lane_bytes", "Bytes held by lanes and attempts.", [], {(): float(lanes.bytes)})
         yield metrics.gauge("usher_attempts_in_flight", "Attempts that run.", [], {(): float(lanes.in_flight)})
-        states = [lanes.circuit_of(key).state for key in self._gateway.snapshot.destinations]
+        states = [lanes.circuit_of(key).state for key in self._state.snapshot.destinations]
         opened = sum(state is circuit.State.Open for state in states)
         yield metrics.gauge("usher_circuits_open", "Destinations whose circuit is open.", [], {(): float(opened)})
 
-    def _open_deliveries(self) -> metrics.Metrics:
-        lanes, found = self._gateway.dispatcher.lanes, self._open
+    def _collect_open_deliveries(self) -> metrics.Metrics:
+        lanes, found = self._dispatcher.lanes, self._open
         total = found.waiting + sum(found.held.values()) + lanes.count + lanes.in_flight
         yield metrics.gauge(
             "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", [], {(): float(total)}
@@ -186,12 +182,12 @@ class GatewayMetrics:
             {(): max(0.0, age)},
         )
 
-    def _listeners(self) -> metrics.Metrics:
-        """Per listener, as long as there are few."""
-        listeners = self._gateway.door.listeners
+    def _collect_listeners(self) -> metrics.Metrics:
+        """Metrics per listener, as long as there are at most 200 listeners."""
+        listeners = self._door.listeners
         last: dict[tuple[str, ...], float] = {}
         refused: dict[tuple[str, ...], float] = {}
-        if len(listeners) <= _MOST_LISTENERS:
+        if len(listeners) <= _MAX_LISTENERS:
             for live in listeners.values():
                 key = (live.name.namespace, live.name.tenant, live.name.listener)
                 last[key] = live.books.last_accepted / model.MICROSECONDS
@@ -210,8 +206,8 @@ class GatewayMetrics:
             refused,
         )
 
-    def _store(self) -> metrics.Metrics:
-        store = self._gateway.store
+    def _collect_store(self) -> metrics.Metrics:
+        store = self._store
         yield metrics.histogram("usher_commit_duration_seconds", "Commits of batches.", store.commit_seconds)
         yield metrics.histogram("usher_accept_batch_size", "Arrivals per commit.", store.batch_sizes)
         yield metrics.gauge("usher_store_available", "1 while commits succeed.", [], {(): float(store.available)})
@@ -222,14 +218,14 @@ class GatewayMetrics:
             "usher_unsettled", "Results of attempts that wait for their commit.", [], {(): float(store.unsettled)}
         )
 
-    def _configuration(self) -> metrics.Metrics:
-        gateway = self._gateway
+    def _collect_configuration(self) -> metrics.Metrics:
+        snapshot = self._state.snapshot
         count: dict[tuple[str, ...], float] = {
-            ("listener",): float(len(gateway.snapshot.listeners)),
-            ("destination",): float(len(gateway.snapshot.destinations)),
+            ("listener",): float(len(snapshot.listeners)),
+            ("destination",): float(len(snapshot.destinations)),
         }
         yield metrics.gauge("usher_config_documents", "Documents in force.", ["kind"], count)
-        status = gateway.source.status()
+        status = self._source.status()
         rejected = float(len(status.rejected))
         yield metrics.gauge("usher_config_rejected", "Problems that keep something from applying.", [], {(): rejected})
         vanished = float(len(status.vanished))
@@ -252,7 +248,7 @@ class GatewayMetrics:
             "usher_config_last_applied_timestamp_seconds",
             "When a configuration was applied last.",
             [],
-            {(): gateway.applied_at / model.MICROSECONDS},
+            {(): self._state.applied_at / model.MICROSECONDS},
         )
 
 

@@ -1,0 +1,266 @@
+"""What all ``/api/`` handlers share: query parameters in, JSON out, problems as in RFC 9457, and the audit log.
+
+Parameters are names, ids and times only, so that no personal data can get into a query string or the audit log.
+"""
+
+import contextlib
+import datetime
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from usher_gateway import model
+from usher_gateway.store.base import Filter, Period
+
+_log = structlog.get_logger(__name__)
+_audit_log = structlog.get_logger("usher_gateway.audit")
+
+MAX_PAGE_ROWS = 1_000
+"""The most rows of one page."""
+
+_DEFAULT_PAGE_ROWS = 100
+_MAX_IDS = 1_000
+_MAX_TEXT_LENGTH = 300
+
+_FIELDS = ("namespace", "listener", "route", "destination", "reason", "state")
+
+_PERIODS: Mapping[str, Period] = {"slot": "slot", "day": "day", "month": "month"}
+
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CALLER: web.RequestKey[str] = web.RequestKey("caller", str)
+"""The name of the token that authenticated the request."""
+
+
+def audit(request: web.Request, action: str, selection: Mapping[str, object], count: int) -> None:
+    """Log one line for what a caller saw or changed: who, what and how many, without personal data."""
+    _audit_log.info(
+        "audit", who=request[CALLER], action=action, selection=dict(selection), count=count, peer=request.remote
+    )
+
+
+class ProblemError(Exception):
+    """An answer other than success: ``code`` is for programs, ``detail`` and ``hint`` are for people."""
+
+    def __init__(self, status: int, code: str, detail: str, hint: str = "") -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail, self.hint = status, code, detail, hint
+
+
+def json_response(value: object, status: int = 200) -> web.Response:
+    """Return a JSON response."""
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json", headers=_HEADERS
+    )
+
+
+def raw_response(body: bytes, headers: dict[str, str]) -> web.Response:
+    """Return bytes as a download, so that no browser renders them as a page."""
+    download = {**_HEADERS, "Content-Disposition": "attachment", "Content-Type": "application/octet-stream"}
+    return web.Response(body=body, headers={**download, **headers})
+
+
+def problem_response(error: ProblemError) -> web.Response:
+    """Return a problem response. Source: RFC 9457 §3; ``code`` and ``hint`` are extension members (§3.2)."""
+    value = {"type": "about:blank", "title": error.code, "status": error.status, "detail": error.detail}
+    value["code"] = error.code
+    if error.hint:
+        value["hint"] = error.hint
+    headers = dict(_HEADERS)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="usher"'
+    return web.Response(
+        body=msgspec.json.encode(value), status=error.status, content_type="application/problem+json", headers=headers
+    )
+
+
+@contextlib.contextmanager
+def parsing() -> Iterator[None]:
+    """Answer 400 if the block raises ValueError, because the caller sent what cannot be parsed."""
+    try:
+        yield
+    except ValueError as error:
+        raise ProblemError(400, "BadRequest", str(error)) from error
+
+
+@web.middleware
+async def map_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error as a problem. An unexpected one is logged without its text, which may be personal data."""
+    try:
+        return await handler(request)
+    except ProblemError as error:
+        return problem_response(error)
+    except model.NotFoundError as error:
+        return problem_response(ProblemError(404, error.code, str(error), error.hint))
+    except model.StoreUnavailableError as error:
+        hint = error.hint or "try again; a narrower question is answered faster"
+        return problem_response(ProblemError(503, error.code, str(error), hint))
+    except web.HTTPException as error:
+        return problem_response(ProblemError(error.status, error.reason.replace(" ", ""), error.reason))
+    except Exception as error:  # noqa: BLE001 - the top of a request
+        _log.error("admin_request_failed", path=request.path, error=type(error).__name__)
+        return problem_response(ProblemError(500, "Internal", "the gateway failed to answer", "see its log"))
+
+
+class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The body of a request that changes rows: which rows to change."""
+
+    namespace: str | None = None
+    tenant: str | None = None
+    """A name, or ``namespace/name``."""
+    listener: str | None = None
+    route: str | None = None
+    destination: str | None = None
+    """``namespace/name``."""
+    since: str | None = None
+    until: str | None = None
+    reason: str | None = None
+    state: str | None = None
+    ids: list[str] = []
+    all: bool = False
+    """Every row. Required if no other field selects rows."""
+
+
+class Paging(msgspec.Struct, frozen=True):
+    """Which page of a listing a caller wants."""
+
+    limit: int
+    cursor: str | None
+
+
+class UsageRange(msgspec.Struct, frozen=True):
+    """The time that a caller wants usage of; microseconds at slot borders."""
+
+    since: int
+    until: int
+    period: Period
+
+
+def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
+    """Return the filter of a query string; ``more`` names further parameters that it may have.
+
+    Raises:
+        ValueError: a parameter is unknown or cannot be parsed.
+    """
+    known = {*_FIELDS, "tenant", "since", "until", "id", "countedAs", *more}
+    unknown = sorted(set(query) - known)
+    if unknown:
+        raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(known))}")
+    selection = {name: query[name] for name in (*_FIELDS, "tenant", "since", "until") if name in query}
+    ids = query["id"].split(",") if query.get("id") else []
+    found = filter_from_selection(msgspec.convert({**selection, "ids": ids}, Selection))
+    return msgspec.structs.replace(found, counted_as=query.get("countedAs"))
+
+
+def parse_selection(body: bytes) -> Selection:
+    """Parse the selection in a request body.
+
+    Raises:
+        ValueError: the body is not a selection, or it selects every row without ``all``.
+    """
+    try:
+        selection = msgspec.json.decode(body or b"{}", type=Selection)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"the body is not a selection: {error}") from error
+    if selection == Selection():
+        raise ValueError('select rows, or send {"all": true} for every row')
+    return selection
+
+
+def filter_from_selection(selection: Selection) -> Filter:
+    """Return the store filter for a selection.
+
+    Raises:
+        ValueError: a name, an id or a time cannot be parsed.
+    """
+    for name in (*_FIELDS, "tenant"):
+        if len(getattr(selection, name) or "") > _MAX_TEXT_LENGTH:
+            raise ValueError(f"{name} is too long")
+    if len(selection.ids) > _MAX_IDS:
+        raise ValueError(f"at most {_MAX_IDS} ids at once")
+    namespace, tenant = selection.namespace, selection.tenant
+    if tenant is not None and "/" in tenant:
+        namespace, _, tenant = tenant.partition("/")
+    if selection.destination is not None and "/" not in selection.destination:
+        raise ValueError("destination must be namespace/name")
+    return Filter(
+        namespace=namespace,
+        tenant=tenant,
+        listener=selection.listener,
+        route=selection.route,
+        destination=selection.destination,
+        since=None if selection.since is None else parse_time(selection.since),
+        until=None if selection.until is None else parse_time(selection.until),
+        reason=selection.reason,
+        state=selection.state,
+        ids=tuple([parse_id(text) for text in selection.ids]),
+    )
+
+
+def parse_paging(query: Mapping[str, str]) -> Paging:
+    """Parse the page size and the cursor of a query string.
+
+    Raises:
+        ValueError: the size is not a number in range.
+    """
+    text = query.get("limit", str(_DEFAULT_PAGE_ROWS))
+    limit = int(text) if text.isdecimal() and len(text) < 6 else 0
+    if not 1 <= limit <= MAX_PAGE_ROWS:
+        raise ValueError(f"limit must be a number from 1 to {MAX_PAGE_ROWS}")
+    return Paging(limit, query.get("cursor"))
+
+
+def parse_range(query: Mapping[str, str], now: int) -> UsageRange:
+    """Parse the time and the period of a usage query; the default is this month (UTC) until now, by day.
+
+    Raises:
+        ValueError: a time or the period cannot be parsed.
+    """
+    period = _PERIODS.get(query.get("by", "day"))
+    if period is None:
+        raise ValueError("by must be slot, day or month")
+    slot = model.SLOT_SECONDS * model.MICROSECONDS
+    since = parse_time(query["from"]) if "from" in query else _month(now)
+    until = parse_time(query["to"]) if "to" in query else now + 1
+    since, until = since // slot * slot, -(-until // slot) * slot
+    if since >= until:
+        raise ValueError("from must be before to")
+    return UsageRange(since, until, period)
+
+
+def _month(now: int) -> int:
+    day = datetime.datetime.fromtimestamp(now // model.MICROSECONDS, datetime.UTC)
+    first = datetime.datetime(day.year, day.month, 1, tzinfo=datetime.UTC)
+    return int(first.timestamp()) * model.MICROSECONDS
+
+
+def parse_time(text: str) -> int:
+    """Parse RFC 3339, a date or a month, and return its first instant (UTC) in microseconds.
+
+    Raises:
+        ValueError: ``text`` has none of these forms.
+    """
+    try:
+        moment = datetime.datetime.fromisoformat(f"{text}-01" if len(text) == 7 else text)
+        if moment.tzinfo is None and len(text) <= 10:
+            moment = moment.replace(tzinfo=datetime.UTC)
+        delta = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError("a time must look like 2026-11-25T12:00:00Z, 2026-11-25 or 2026-11") from None
+    return (delta.days * 86_400 + delta.seconds) * model.MICROSECONDS + delta.microseconds
+
+
+def parse_id(text: str) -> bytes:
+    """Parse an id.
+
+    Raises:
+        ValueError: ``text`` is not an id.
+    """
+    try:
+        return model.parse_id(text)
+    except ValueError:
+        raise ValueError("an id must be a UUID, as the listings show it") from None

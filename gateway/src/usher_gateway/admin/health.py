@@ -1,0 +1,306 @@
+"""The health of documents, listeners and destinations, for callers that poll it: the operator sets conditions from it.
+
+The tracker compares every listener and destination with its last known state every few seconds, in slices, and keeps
+a journal of changes. So an answer costs only what changed since the caller's cursor, and no arrival waits for it.
+"""
+
+import asyncio
+import collections
+import math
+import secrets
+from collections.abc import Iterator
+from typing import Literal, TypeVar
+
+import msgspec
+
+from usher_gateway import clock as clocks
+from usher_gateway import config_secret, documents, model
+from usher_gateway.config import journal, published, source
+from usher_gateway.delivery import circuit, desk, dispatcher
+from usher_gateway.ingest import door
+
+WINDOW_MINUTES = 15
+"""How long the shares of quarantined arrivals and mismatched companies look back."""
+
+QUARANTINING_FROM = 0.05
+"""If more than this share of the accepted arrivals was quarantined, the listener gets a condition (design §7)."""
+
+REFUSING_FROM = 3
+"""This many refusals in a row, without an accepted arrival between them, are not an accident."""
+
+_SWEEP_SECONDS = 5.0
+_READER_TIMEOUT_SECONDS = 300.0
+"""The tracker stops sweeping if no caller has asked for this long, because 10,000 listeners cost 2 % of a core."""
+
+_SLICE = 200
+"""How many listeners or destinations a sweep compares between two turns of the event loop."""
+
+_MINUTE_SECONDS = 60.0
+
+
+class GatewayState:
+    """What the gateway runs, and whether it takes visits. app.py updates it; the admin port and the metrics read it."""
+
+    def __init__(self) -> None:
+        self.snapshot = documents.Snapshot({}, {})
+        self.applied_at = 0
+        """When the snapshot came into force (microseconds); 0: there is no configuration yet."""
+        self.configured = asyncio.Event()
+        """Set when the first configuration is in force."""
+        self.is_public_port_open = False
+        self.is_draining = False
+
+    def apply(self, snapshot: documents.Snapshot, now: int) -> None:
+        """Note that a snapshot is in force."""
+        self.snapshot, self.applied_at = snapshot, now
+        self.configured.set()
+
+    def open_public_port(self) -> None:
+        """Note that the public port is open."""
+        self.is_public_port_open = True
+
+    def start_draining(self) -> None:
+        """Note that the gateway is stopping and takes no more connections."""
+        self.is_draining = True
+
+
+class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
+    """The health of a listener."""
+
+    receiving: Literal["Receiving", "NoVisitYet", "Silent"]
+    """Since the gateway started. ``Silent``: nothing was accepted for longer than the listener's
+    ``silence.afterSeconds``, and the listener has been in force for that long."""
+    verified_since: str | None
+    """When the first arrival since the gateway started was accepted (RFC 3339)."""
+    refusing: bool
+    """The last arrivals were refused, and none was accepted between them."""
+    quarantined_share: float
+    """The share of the arrivals accepted in the last 15 minutes, rounded to a thousandth."""
+    quarantining: bool
+    company_mismatch: bool
+    """An arrival of another company was accepted in the last 15 minutes."""
+    degraded_routes: tuple[dict[str, str], ...]
+    """``route`` and ``reason`` of each route that the gateway holds because its expression is too slow."""
+
+
+class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
+    """The health of a destination."""
+
+    circuit: str
+    error: str | None
+    """The error of its last attempt, while the circuit is open."""
+    gone: bool
+    healthy: bool
+    unresolved: str | None
+    """Why secrets are missing."""
+
+
+class DocumentState(msgspec.Struct, frozen=True):
+    """The state of one document: ``hash`` is that of the one in force, ``rejected`` says why a newer one is not."""
+
+    kind: config_secret.Kind
+    key: str
+    hash: str | None
+    """None: no version of the document is in force."""
+    rejected: str | None
+    vanished: bool
+
+
+State = DocumentState | ListenerState | DestinationState
+Key = tuple[str, config_secret.Kind, str]
+"""``document`` or ``observed``, kind, ``namespace/name``."""
+
+
+class RecentWindow:
+    """Counts per listener over the last 15 minutes. It has no clock: its owner calls ``end_minute`` every minute."""
+
+    def __init__(self) -> None:
+        self._minutes: collections.deque[dict[str, tuple[int, int, int]]] = collections.deque()
+        self._present: dict[str, tuple[int, int, int]] = {}
+        self._totals: dict[str, tuple[int, int, int]] = {}
+
+    def add(self, key: str, accepted: int, quarantined: int, mismatched: int) -> None:
+        """Count arrivals of the present minute."""
+        more = (accepted, quarantined, mismatched)
+        self._present[key] = _plus(self._present.get(key, _NOTHING), more)
+        self._totals[key] = _plus(self._totals.get(key, _NOTHING), more)
+
+    def end_minute(self) -> None:
+        """Start a new minute, and drop the minute that is now more than 15 minutes old."""
+        self._minutes.append(self._present)
+        self._present = {}
+        if len(self._minutes) < WINDOW_MINUTES:
+            return
+        for key, (accepted, quarantined, mismatched) in self._minutes.popleft().items():
+            left = _plus(self._totals[key], (-accepted, -quarantined, -mismatched))
+            if left == _NOTHING:
+                del self._totals[key]
+            else:
+                self._totals[key] = left
+
+    def quarantined_share(self, key: str) -> float:
+        """Return the share of the accepted arrivals that was quarantined."""
+        accepted, quarantined, _ = self._totals.get(key, _NOTHING)
+        return quarantined / accepted if accepted else 0.0
+
+    def has_mismatch(self, key: str) -> bool:
+        """Return whether an arrival of another company was accepted."""
+        return self._totals.get(key, _NOTHING)[2] > 0
+
+
+_NOTHING = (0, 0, 0)
+
+
+def _plus(left: tuple[int, int, int], right: tuple[int, int, int]) -> tuple[int, int, int]:
+    return left[0] + right[0], left[1] + right[1], left[2] + right[2]
+
+
+class HealthTracker:
+    """Tracks the health of everything that the gateway runs."""
+
+    def __init__(
+        self,
+        *,
+        state: GatewayState,
+        clock: clocks.Clock,
+        source: source.Source,
+        door: door.Door,
+        dispatcher: dispatcher.Dispatcher,
+        desk: desk.Desk,
+    ) -> None:
+        self._state, self._clock, self._source = state, clock, source
+        self._door, self._dispatcher, self._desk = door, dispatcher, desk
+        self._journal: journal.Journal[Key, State] = journal.Journal(secrets.token_hex(8))
+        self._window = RecentWindow()
+        self._mismatches: dict[str, tuple[object, int]] = {}
+        self._asked_at = self._swept_at = -math.inf
+        self._in_force_since: dict[str, int] = {}
+        """Listener -> when it was first seen (microseconds), because a new listener is not silent yet."""
+
+    async def run(self) -> None:
+        """Sweep every few seconds while callers ask. Runs until cancelled."""
+        loop = asyncio.get_running_loop()
+        minute_began = loop.time()
+        while True:
+            if loop.time() - minute_began >= _MINUTE_SECONDS:
+                minute_began = loop.time()
+                self._window.end_minute()
+            if loop.time() - self._asked_at < _READER_TIMEOUT_SECONDS:
+                await self.sweep()
+            else:
+                self._count_recent()
+            await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def sweep(self) -> None:
+        """Compare everything with its last known state, and yield to the event loop between slices."""
+        for _ in self._sweep_slices():
+            await asyncio.sleep(0)
+
+    def _sweep_slices(self) -> Iterator[None]:
+        """Compare every listener and destination; yields after each slice."""
+        self._count_recent()
+        self._swept_at = asyncio.get_running_loop().time()
+        snapshot = self._state.snapshot
+        self._in_force_since = {key: since for key, since in self._in_force_since.items() if key in snapshot.listeners}
+        for index, (key, listener) in enumerate(snapshot.listeners.items()):
+            if self._state.snapshot.listeners.get(key) is listener:
+                self._journal.note(("observed", "Listener", key), self.listener(key, listener))
+            if index % _SLICE == 0:
+                yield
+        for index, (key, destination) in enumerate(snapshot.destinations.items()):
+            if self._state.snapshot.destinations.get(key) is destination:
+                self._journal.note(("observed", "Destination", key), self.destination(key, destination))
+            if index % _SLICE == 0:
+                yield
+
+    def since(self, cursor: str | None) -> journal.Changes[Key, State]:
+        """Return what changed after a cursor, or everything."""
+        self._asked_at = asyncio.get_running_loop().time()
+        if self._asked_at - self._swept_at > 2 * _SWEEP_SECONDS:  # no caller asked for a while, so sweep at once
+            collections.deque(self._sweep_slices(), maxlen=0)
+        self._note_touched_documents()
+        return self._journal.since(cursor)
+
+    def document(self, kind: config_secret.Kind, key: str) -> DocumentState | None:
+        """Return the state of a document."""
+        self._note_touched_documents()
+        found = self._journal.get(("document", kind, key))
+        return found if isinstance(found, DocumentState) else None
+
+    def _note_touched_documents(self) -> None:
+        """Note the documents that the source touched, and at once the health of their listeners and destinations."""
+        for (kind, key), state in self._source.take_touched().items():
+            self._journal.note(("document", kind, key), _document_state(kind, key, state))
+            known = self._state.snapshot
+            observed: State | None = None
+            if kind == "Listener" and key in known.listeners:
+                observed = self.listener(key, known.listeners[key])
+            elif kind == "Destination" and key in known.destinations:
+                observed = self.destination(key, known.destinations[key])
+            self._journal.note(("observed", kind, key), observed)
+
+    def _count_recent(self) -> None:
+        """Move what the arrival counters counted since the last sweep into the window."""
+        for name, accepted, quarantined in self._door.books.take_recent():
+            self._window.add(name.key, accepted, quarantined, 0)
+        for key, live in self._door.listeners.items():
+            if live.company_mismatches:
+                known, count = self._mismatches.get(key, (None, 0))
+                new = live.company_mismatches - (count if known is live else 0)
+                self._mismatches[key] = (live, live.company_mismatches)
+                if new:
+                    self._window.add(key, 0, 0, new)
+
+    def listener(self, key: str, document: documents.Listener) -> ListenerState:
+        """Return the present health of a listener."""
+        counts = self._door.books.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
+        last, first = counts.last_accepted, counts.first_accepted
+        share = self._window.quarantined_share(key)
+        silence = document.silence_after_seconds * model.MICROSECONDS
+        receiving: Literal["Receiving", "NoVisitYet", "Silent"]
+        receiving = "Receiving" if last else "NoVisitYet"
+        now = self._clock.now()
+        if now - (last or self._in_force_since.setdefault(key, now)) >= silence:
+            receiving = "Silent"
+        slow = [route.name for route in document.routes if self._is_too_slow(key, route.name)]
+        return ListenerState(
+            receiving=receiving,
+            verified_since=model.format_time(first) if first else None,
+            refusing=counts.refused_in_a_row >= REFUSING_FROM,
+            quarantined_share=round(share, 3),
+            quarantining=share > QUARANTINING_FROM,
+            company_mismatch=self._window.has_mismatch(key),
+            degraded_routes=tuple({"route": route, "reason": "ExpressionTooSlow"} for route in slow),
+        )
+
+    def _is_too_slow(self, listener: str, route: str) -> bool:
+        live = self._door.listeners.get(listener)
+        return (live is not None and route in live.planner.too_slow) or self._desk.is_too_slow(listener, route)
+
+    def destination(self, key: str, document: documents.Destination) -> DestinationState:
+        """Return the present health of a destination."""
+        state, gone = self._dispatcher.lanes.circuit_of(key).state, key in self._desk.gone
+        return DestinationState(
+            circuit=state.value,
+            error=self._dispatcher.open_circuits.get(key),
+            gone=gone,
+            healthy=state is not circuit.State.Open and not gone,
+            unresolved=document.unresolved or None,
+        )
+
+
+_S = TypeVar("_S", bound=State)
+
+
+def states_of_type(changes: journal.Changes[Key, State], type_: type[_S]) -> dict[str, _S]:
+    """Return the states of one type by ``namespace/name``."""
+    return {key: state for (_, _, key), state in changes.present.items() if isinstance(state, type_)}
+
+
+def document_states(changes: journal.Changes[Key, State]) -> list[DocumentState]:
+    """Return the states of documents as a list, because a listener and a destination may have the same name."""
+    return [state for state in changes.present.values() if isinstance(state, DocumentState)]
+
+
+def _document_state(kind: config_secret.Kind, key: str, state: published.State | None) -> DocumentState | None:
+    return None if state is None else DocumentState(kind, key, state.hash, state.rejected, state.vanished)

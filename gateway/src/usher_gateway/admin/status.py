@@ -1,0 +1,182 @@
+"""Handlers that show what the gateway runs and how it does, without secrets."""
+
+from collections.abc import Mapping
+from urllib import parse
+
+import msgspec
+from aiohttp import web
+
+from usher_gateway import clock as clocks
+from usher_gateway import config_secret, documents, model
+from usher_gateway.admin import api, health, usage
+from usher_gateway.config import source
+from usher_gateway.ingest import door, find
+from usher_gateway.resources import problem
+from usher_gateway.store.base import Filter, Store
+
+_DAY = 86_400 * model.MICROSECONDS
+
+JsonObject = Mapping[str, object]
+"""Plain values, ready for JSON: no secrets, no personal data."""
+
+
+class GatewayStatus:
+    """The handlers that show the state of the gateway and of what it runs."""
+
+    def __init__(
+        self,
+        *,
+        state: health.GatewayState,
+        tracker: health.HealthTracker,
+        source: source.Source,
+        door: door.Door,
+        store: Store,
+        clock: clocks.Clock,
+    ) -> None:
+        self._state, self._tracker, self._source = state, tracker, source
+        self._door, self._store, self._clock = door, store, clock
+
+    async def readyz(self, _: web.Request) -> web.StreamResponse:
+        """Answer ``GET /readyz``."""
+        reasons = self.not_ready_reasons()
+        return api.json_response({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+    def not_ready_reasons(self) -> list[str]:
+        """Return why the gateway is not ready. An unavailable store is not a reason, because arrivals wait for it."""
+        reasons = []
+        if not self._state.configured.is_set():
+            reason = self._source.status().waits_for
+            reasons.append(f"no configuration is loaded yet: {reason}" if reason else "no configuration is loaded yet")
+        elif not self._state.is_public_port_open:
+            reasons.append("the public port is not open yet")
+        if self._state.is_draining:
+            reasons.append("draining")
+        return reasons
+
+    async def config(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/config``: the whole state, or what changed ``since`` the cursor of an earlier answer."""
+        status = self._source.status()
+        changes = self._tracker.since(request.query.get("since"))
+        listeners = health.states_of_type(changes, health.ListenerState)
+        destinations = health.states_of_type(changes, health.DestinationState)
+        return api.json_response(
+            {
+                "cursor": changes.cursor,
+                "complete": changes.complete,
+                "documents": health.document_states(changes),
+                "removed": [{"kind": kind, "key": key} for what, kind, key in changes.removed if what == "document"],
+                "now": _time(self._clock.now()),
+                "source": status.origin,
+                "appliedAt": _time(self._state.applied_at),
+                "heardAt": _time(status.heard_at or 0),
+                "everythingRead": status.everything_read,
+                "removalsHalted": status.removals_halted,
+                "rejected": [_problem(found) for found in status.rejected],
+                "vanished": [
+                    {"kind": kind, "key": key, "since": _time(since)} for (kind, key), since in status.vanished.items()
+                ],
+                "listeners": {key: self._listener_health(key, state) for key, state in listeners.items()},
+                "destinations": {
+                    key: {"applied": self._applied_hash("Destination", key), **_fields(state)}
+                    for key, state in destinations.items()
+                },
+            }
+        )
+
+    async def listeners(self, _: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/listeners``: each listener in force with its health and its counts of today (UTC)."""
+        today = self._clock.now() // _DAY * _DAY
+        found = await self._store.usage(today, today + _DAY, Filter(), "day")
+        counts = {row.listener: usage.total_of([row]) for row in found}
+        snapshot = self._state.snapshot
+        rows = [
+            {
+                **listener_row(live),
+                **self._listener_health(key, self._tracker.listener(key, snapshot.listeners[key])),
+                "today": counts.get(live.name, usage.total_of([])),
+            }
+            for key, live in sorted(self._door.listeners.items())
+            if key in snapshot.listeners
+        ]
+        return api.json_response({"rows": rows})
+
+    def _listener_health(self, key: str, state: health.ListenerState) -> JsonObject:
+        live = self._door.listeners.get(key)
+        return {
+            "applied": self._applied_hash("Listener", key),
+            "lastArrival": _time(live.books.last_accepted) if live else None,
+            "companyMismatches": live.company_mismatches if live else 0,
+            **_fields(state),
+        }
+
+    def _applied_hash(self, kind: config_secret.Kind, key: str) -> str | None:
+        found = self._tracker.document(kind, key)
+        return found.hash if found else None
+
+    async def destinations(self, _request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/destinations``: those in force, and those that deliveries still wait for."""
+        backlogs = {backlog.destination: backlog for backlog in await self._store.backlogs()}
+        held: dict[str, dict[str, int]] = {}
+        for group in await self._store.held_groups():
+            reasons = held.setdefault(self._store.route(group.route).destination, {})
+            reasons[group.reason.name] = reasons.get(group.reason.name, 0) + group.count
+        in_force = self._state.snapshot.destinations
+        rows = []
+        for key in sorted(in_force.keys() | backlogs.keys() | held.keys()):
+            namespace, _, name = key.partition("/")
+            waiting, document = backlogs.get(key), in_force.get(key)
+            rows.append(
+                {
+                    "namespace": namespace,
+                    "name": name,
+                    **(self._destination_health(key, document) if document else {"state": "NotFound"}),
+                    "backlog": waiting.count if waiting else 0,
+                    "nextDueAt": model.format_time(waiting.next_due_at) if waiting else None,
+                    "held": held.get(key, {}),
+                }
+            )
+        return api.json_response({"rows": rows})
+
+    def _destination_health(self, key: str, document: documents.Destination) -> JsonObject:
+        """Return the host and not the URL, because a URL may hold a secret."""
+        return {
+            "state": document.state,
+            "host": parse.urlsplit(document.url).hostname,
+            **_fields(self._tracker.destination(key, document)),
+        }
+
+
+def listener_row(live: find.LiveListener) -> dict[str, object]:
+    """Return what may be shown of a listener: its URLs are credentials, so their secret parts are cut."""
+    document = live.document
+    return {
+        "namespace": document.namespace,
+        "name": document.name,
+        "tenant": document.tenant.name,
+        "state": "Suspended" if document.tenant.state == "Suspended" else document.state,
+        "generation": document.generation,
+        "addresses": [documents.shorten_url(one.url).removeprefix("https://") for one in document.addresses],
+        "routes": [
+            {"name": route.name, "destination": route.destination, "state": route.state} for route in document.routes
+        ],
+    }
+
+
+def _fields(state: health.State) -> dict[str, object]:
+    fields: dict[str, object] = msgspec.to_builtins(state)
+    return fields
+
+
+def _problem(found: problem.Problem) -> JsonObject:
+    return {
+        "resource": found.resource,
+        "file": found.file,
+        "line": found.line,
+        "field": found.path,
+        "message": found.message,
+        "hint": found.hint,
+    }
+
+
+def _time(instant: int) -> str | None:
+    return model.format_time(instant) if instant else None
