@@ -8,8 +8,9 @@ import sys
 import msgspec
 
 from usher_gateway import model
-from usher_operator import cli, programmed, startup
+from usher_operator import cli, startup
 from usher_operator import settings as all_settings
+from usher_operator.plan import reports
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -36,7 +37,7 @@ def main() -> None:
     changes = msgspec.json.decode(sys.argv.pop(1), type=Changes)
     change_timing(changes.timing)
     if changes.grace_seconds is not None:
-        programmed.GRACE_MICROSECONDS = round(changes.grace_seconds * model.MICROSECONDS)
+        reports.GRACE_MICROSECONDS = round(changes.grace_seconds * model.MICROSECONDS)
     cli.main()
 
 

@@ -8,14 +8,15 @@ tells nothing anew.
 from typing import Any
 
 from usher_gateway.resources import types
-from usher_operator import conditions, seen
+from usher_operator import seen
+from usher_operator.plan.conditions import OperatorReason
 from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, ResourceStatus, StatusCondition
 
 MOST_WAITING = 500
 """So many resources are remembered that may have to be warned of."""
 
 _Type = ConditionType
-_Reason = conditions.Reason
+_Reason = OperatorReason
 
 _TOLD = frozenset({_Type.Ready, *INFORMATIONAL_CONDITIONS})
 _NEGATIVE = frozenset({_Type.Quarantining, _Type.RoutesDegraded})

@@ -3,7 +3,8 @@
 from support import views
 from unit.plan import samples
 from usher_gateway import model
-from usher_operator import plan, programmed
+from usher_operator import plan
+from usher_operator.plan import reports
 from usher_operator.view import Key
 
 KEY = Key("Listener", "default", "lobby")
@@ -33,9 +34,9 @@ def test_what_is_no_edit_of_the_resource_leaves_it_true_for_half_a_minute() -> N
     a_gateway_falls_behind(built)
     built.settle()
     assert told(built) == ("True", "Programmed")
-    built.set(now=views.NOW + programmed.GRACE_MICROSECONDS - 1)
+    built.set(now=views.NOW + reports.GRACE_MICROSECONDS - 1)
     assert told(built) == ("True", "Programmed")
-    built.set(now=views.NOW + programmed.GRACE_MICROSECONDS)
+    built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
     assert told(built) == ("False", "GatewayUnavailable")
 
 
@@ -64,7 +65,7 @@ def test_a_plan_that_waits_says_when_to_look_again() -> None:
     built = samples.agency()
     a_gateway_falls_behind(built)
     first = plan.plan(built, KEY)
-    assert (first.is_behind, first.again_at) == (True, views.NOW + programmed.GRACE_MICROSECONDS)
+    assert (first.is_behind, first.again_at) == (True, views.NOW + reports.GRACE_MICROSECONDS)
     built.apply(first)
     built.set(now=views.NOW + 10 * model.MICROSECONDS)
     assert plan.plan(built, KEY).again_at == first.again_at
@@ -85,7 +86,7 @@ def test_a_gateway_that_cannot_be_reached_does_not_count_as_running_it() -> None
     built = samples.agency()
     built.gateways_run_it(reachable=False)
     built.settle()
-    built.set(now=views.NOW + programmed.GRACE_MICROSECONDS)
+    built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
     assert told(built) == ("False", "GatewayUnavailable")
 
 

@@ -4,8 +4,8 @@ import urllib.parse
 
 from usher_gateway import resources
 from usher_gateway.resources import defaults
-from usher_operator import compiling, conditions, informational, programmed
-from usher_operator.plans import common
+from usher_operator.plan import common, compiling, reports
+from usher_operator.plan.conditions import ConditionBuilder
 from usher_operator.view import ConditionType, Key, Plan, View
 
 HOST_FIELD = "host"
@@ -22,23 +22,23 @@ def plan(view: View, key: Key) -> Plan:
         return common.absent(view, key, _KEPT)
     if compiling.is_foreign_namespace(view, key.namespace):
         return Plan(key)
-    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
+    builder = ConditionBuilder(seen.resource.metadata.generation, seen.conditions)
     held = common.held_back(view)
     if held is not None:
         return common.held_plan(key, seen, held, _KEPT)
     compiled = compiling.compile_destination(view, seen)
     published = common.publish(view, key, seen, compiled)
-    parts = teller.found(compiled.findings, [_Type.Accepted, _Type.ResolvedRefs])
+    parts = builder.from_findings(compiled.findings, [_Type.Accepted, _Type.ResolvedRefs])
     parts[0] = published.accepted or parts[0]
-    found = programmed.tell(view, key, published.wanted, teller)
-    parts += [found.condition, *informational.of_destination(view, key.path, teller)]
+    found = reports.programmed(view, key, published.wanted, builder)
+    parts += [found.condition, *reports.of_destination(view, key.path, builder)]
     is_paused = defaults.pick(seen.resource.spec.state, "Destination.spec.state") == "Paused"
     children = (published.child,) if published.child else ()
     return Plan(
         key,
         None if published.stays else children,
         common.status(
-            teller,
+            builder,
             parts,
             "`state` is Paused: deliveries are held" if is_paused else "",
             fields={HOST_FIELD: _host(seen.resource)},

@@ -5,7 +5,7 @@ Never reads what changed, only what is: planning again gives the same, and in wh
 
 from collections.abc import Callable
 
-from usher_operator.plans import destination, hostname, listener, listener_class, tenant
+from usher_operator.plan import destination, hostname, listener, listener_class, tenant
 from usher_operator.view import Key, Kind, Plan, View
 
 _PLANS: dict[Kind, Callable[[View, Key], Plan]] = {

@@ -8,8 +8,9 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.config_secret import MAX_BYTES, envelope_of
-from usher_operator import compiling, conditions, exposure, programmed
 from usher_operator.children import config_secret
+from usher_operator.plan import compiling, reports
+from usher_operator.plan.conditions import PENDING, ConditionBuilder, ConditionState, OperatorReason
 from usher_operator.view import (
     INFORMATIONAL_CONDITIONS,
     CachedResource,
@@ -36,27 +37,27 @@ def absent(view: View, key: Key, types: Iterable[str]) -> Plan:
     found = view.unreadable(key)
     if found is None:
         return Plan(key, None if held_back(view) else ())
-    teller = conditions.Teller(found.generation, found.conditions)
+    builder = ConditionBuilder(found.generation, found.conditions)
     message = f"this version of Usher cannot read it, and the last good configuration stays: {found.message}; "
     message += "it must be changed, or the operator updated"
-    accepted = teller.false(_Type.Accepted, "UnsupportedValue", message)
-    return Plan(key, None, status(teller, [accepted, *kept(teller, types)], fields=dict(found.fields)))
+    accepted = builder.false(_Type.Accepted, "UnsupportedValue", message)
+    return Plan(key, None, status(builder, [accepted, *kept(builder, types)], fields=dict(found.fields)))
 
 
-def kept(teller: conditions.Teller, types: Iterable[str]) -> list[StatusCondition]:
+def kept(builder: ConditionBuilder, types: Iterable[str]) -> list[StatusCondition]:
     """The conditions that cannot be told anew, as they were told before."""
     found = []
     for type_ in types:
-        before = teller.before(type_)
+        before = builder.previous(type_)
         if before is not None:
             found.append(before)
         elif type_ not in INFORMATIONAL_CONDITIONS:
-            found.append(teller.pending(type_, "not known yet: see the other conditions"))
+            found.append(builder.pending(type_, "not known yet: see the other conditions"))
     return found
 
 
 def status(
-    teller: conditions.Teller,
+    builder: ConditionBuilder,
     parts: list[StatusCondition],
     suspended: str = "",
     *,
@@ -65,26 +66,26 @@ def status(
     """The status that conditions add up to: Ready stands before the informational ones."""
     needed = [one for one in parts if one.type not in INFORMATIONAL_CONDITIONS]
     informational = [one for one in parts if one.type in INFORMATIONAL_CONDITIONS]
-    ready = teller.ready(needed, suspended)
+    ready = builder.ready(needed, suspended)
     return ResourceStatus(ready.observed_generation, (*needed, ready, *informational), fields or {})
 
 
-def held_back(view: View) -> exposure.State | None:
+def held_back(view: View) -> ConditionState | None:
     """Why nothing is published now; None where it is."""
     found = keys_or_reason(view)
-    return found if isinstance(found, exposure.State) else None
+    return found if isinstance(found, ConditionState) else None
 
 
-def keys_or_reason(view: View) -> model.Keys | exposure.State:
+def keys_or_reason(view: View) -> model.Keys | ConditionState:
     """The keys, or why nothing is published: there is no install key, or not the one that the URLs are derived from."""
     if view.keys is None:
         message = f"waiting for the install key (Secret `{INSTALL_KEY_SECRET}` in the operator's namespace)"
-        return exposure.State("Unknown", conditions.PENDING, message)
+        return ConditionState("Unknown", PENDING, message)
     present = _fingerprint(view.keys.install)
     for one in view.classes.values():
         before = one.fields.get(FINGERPRINT_FIELD)
         if before and before != present and compiling.is_ours(view, one):
-            return exposure.State("False", conditions.Reason.InstallKeyChanged, _changed(str(before), present))
+            return ConditionState("False", OperatorReason.InstallKeyChanged, _changed(str(before), present))
     return view.keys
 
 
@@ -101,22 +102,22 @@ def _changed(before: str, present: str) -> str:
     )
 
 
-def held_plan(key: Key, seen: CachedResource[Any], held: exposure.State, types: Iterable[str]) -> Plan:
+def held_plan(key: Key, seen: CachedResource[Any], held: ConditionState, types: Iterable[str]) -> Plan:
     """The plan while nothing is published: everything stays as it is."""
-    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
-    parts = [of_state(teller, _Type.Accepted, held), *kept(teller, types)]
-    return Plan(key, None, status(teller, parts, fields=dict(seen.fields)))
+    builder = ConditionBuilder(seen.resource.metadata.generation, seen.conditions)
+    parts = [of_state(builder, _Type.Accepted, held), *kept(builder, types)]
+    return Plan(key, None, status(builder, parts, fields=dict(seen.fields)))
 
 
-def of_state(teller: conditions.Teller, type_: str, state: exposure.State) -> StatusCondition:
+def of_state(builder: ConditionBuilder, type_: str, state: ConditionState) -> StatusCondition:
     """A state as a condition."""
     match state.status:
         case "True":
-            return teller.true(type_, state.reason, state.message)
+            return builder.true(type_, state.reason, state.message)
         case "False":
-            return teller.false(type_, state.reason, state.message)
+            return builder.false(type_, state.reason, state.message)
         case "Unknown":
-            return teller.pending(type_, state.message)
+            return builder.pending(type_, state.message)
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -124,7 +125,7 @@ class Publication(msgspec.Struct, frozen=True):
 
     child: DesiredChild | None = None
     """Its config Secret."""
-    wanted: programmed.Wanted | None = None
+    wanted: reports.Wanted | None = None
     """What gateways should run."""
     stays: bool = False
     """Whether everything in place stays as it is."""
@@ -134,9 +135,9 @@ class Publication(msgspec.Struct, frozen=True):
 
 def publish(view: View, key: Key, seen: compiling.SeenOfTenant, compiled: compiling.Compiled) -> Publication:
     """The config Secret of what was compiled; what is blocked or too large leaves the last good one in force."""
-    teller = conditions.Teller(seen.resource.metadata.generation, ())
+    builder = ConditionBuilder(seen.resource.metadata.generation, ())
     before = view.published(key)
-    last_good = programmed.Wanted(before.hash, is_last_good=True) if before else None
+    last_good = reports.Wanted(before.hash, is_last_good=True) if before else None
     if compiled.is_blocked:
         return Publication(wanted=last_good, stays=True)
     if compiled.document is None or view.keys is None:
@@ -145,14 +146,14 @@ def publish(view: View, key: Key, seen: compiling.SeenOfTenant, compiled: compil
     try:
         child = config_secret.build(envelope, view.install)
     except model.DocumentTooLargeError:
-        return Publication(wanted=last_good, stays=True, accepted=_too_large(teller))
+        return Publication(wanted=last_good, stays=True, accepted=_too_large(builder))
     is_last_good = compiled.document.generation < seen.resource.metadata.generation
-    return Publication(child, programmed.Wanted(envelope.hash, is_last_good))
+    return Publication(child, reports.Wanted(envelope.hash, is_last_good))
 
 
-def _too_large(teller: conditions.Teller) -> StatusCondition:
+def _too_large(builder: ConditionBuilder) -> StatusCondition:
     message = (
         f"the configuration must not be larger than {MAX_BYTES} bytes, and the last good one stays in "
         "force; shorten expressions, headers and the values of Secrets, or spread routes over several listeners"
     )
-    return teller.false(_Type.Accepted, conditions.Reason.ConfigTooLarge, message)
+    return builder.false(_Type.Accepted, OperatorReason.ConfigTooLarge, message)

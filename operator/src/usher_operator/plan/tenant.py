@@ -2,8 +2,8 @@
 
 from usher_gateway import resources
 from usher_gateway.resources import defaults, single
-from usher_operator import compiling, conditions
-from usher_operator.plans import common, listener
+from usher_operator.plan import common, compiling, listener
+from usher_operator.plan.conditions import ConditionBuilder, OperatorReason
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, ResourceStatus, View
 
 _Type = ConditionType
@@ -17,19 +17,19 @@ def plan(view: View, key: Key) -> Plan:
         return common.absent(view, key, ())
     if compiling.is_foreign_namespace(view, key.namespace):
         return Plan(key)
-    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
+    builder = ConditionBuilder(seen.resource.metadata.generation, seen.conditions)
     held = common.held_back(view)
     if held is not None:
         return common.held_plan(key, seen, held, ())
-    (accepted,) = teller.found(single.check_tenant(seen.resource), [_Type.Accepted])
+    (accepted,) = builder.from_findings(single.check_tenant(seen.resource), [_Type.Accepted])
     is_suspended = defaults.pick(seen.resource.spec.state, "Tenant.spec.state") == "Suspended"
-    told = common.status(teller, [accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
+    told = common.status(builder, [accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
     if accepted.status == "True":
-        told = _with_listeners(view, key, teller, told)
+        told = _with_listeners(view, key, builder, told)
     return Plan(key, (), told)
 
 
-def _with_listeners(view: View, key: Key, teller: conditions.Teller, told: ResourceStatus) -> ResourceStatus:
+def _with_listeners(view: View, key: Key, builder: ConditionBuilder, told: ResourceStatus) -> ResourceStatus:
     """Ready as its listeners let it be."""
     unready: dict[str, list[str]] = {"False": [], "Unknown": []}
     for one in view.listeners_of(key.path):
@@ -38,9 +38,9 @@ def _with_listeners(view: View, key: Key, teller: conditions.Teller, told: Resou
             unready[truth].append(one.resource.metadata.name)
     if unready["False"]:
         message = f"must be mended: listener {_names(unready['False'])}; their own conditions say how"
-        ready = teller.false(_Type.Ready, conditions.Reason.ListenersNotReady, message)
+        ready = builder.false(_Type.Ready, OperatorReason.ListenersNotReady, message)
     elif unready["Unknown"]:
-        ready = teller.pending(_Type.Ready, f"waiting for listener {_names(unready['Unknown'])}")
+        ready = builder.pending(_Type.Ready, f"waiting for listener {_names(unready['Unknown'])}")
     else:
         return told
     return ResourceStatus(told.observed_generation, (*told.conditions[:-1], ready))
@@ -51,7 +51,7 @@ def _ready(view: View, one: CachedResource[resources.Listener]) -> str:
     ready = next((found for found in one.conditions if found.type == _Type.Ready), None)
     if ready is None:
         return "Unknown"
-    is_held, shall_be = ready.reason == conditions.Reason.Suspended, bool(listener.suspended(view, one.resource))
+    is_held, shall_be = ready.reason == OperatorReason.Suspended, bool(listener.suspended(view, one.resource))
     return "Unknown" if ready.status == "True" and is_held != shall_be else ready.status
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from usher_gateway.resources import condition
-from usher_operator.view import ConditionType, StatusCondition
+from usher_operator.view import ConditionStatus, ConditionType, StatusCondition
 
 PENDING = "Pending"
 """The reason while it is not known yet whether a condition holds."""
@@ -14,7 +14,7 @@ PENDING = "Pending"
 _MOST_MESSAGE = 1024
 
 
-class Reason(enum.StrEnum):
+class OperatorReason(enum.StrEnum):
     """Reasons that compile() does not know: they come from the cluster and from gateways (kubernetes.md §1.3)."""
 
     Accepted = "Accepted"
@@ -56,7 +56,17 @@ class Reason(enum.StrEnum):
     Gone = "Gone"
 
 
-class Teller:
+class ConditionState(msgspec.Struct, frozen=True):
+    """A condition before it belongs to a resource: whether something holds, and why not."""
+
+    status: ConditionStatus
+    reason: str
+    message: str = ""
+    unknown_secret: str = ""
+    """See Plan.unknown_secrets."""
+
+
+class ConditionBuilder:
     """Makes the conditions of one resource: it knows the generation they speak of, and what was told before."""
 
     def __init__(self, generation: int, before: Iterable[StatusCondition]) -> None:
@@ -75,21 +85,21 @@ class Teller:
         """It is not known yet."""
         return StatusCondition(type_, "Unknown", PENDING, message[:_MOST_MESSAGE], self._generation)
 
-    def before(self, type_: str) -> StatusCondition | None:
+    def previous(self, type_: str) -> StatusCondition | None:
         """What was told before, of the generation that it was told of."""
         return self._before.get(type_)
 
-    def again(self, type_: str) -> StatusCondition | None:
+    def carried_over(self, type_: str) -> StatusCondition | None:
         """What was told before, told of the present generation: for what does not depend on the spec."""
         found = self._before.get(type_)
         return msgspec.structs.replace(found, observed_generation=self._generation) if found else None
 
-    def still(self, type_: str) -> StatusCondition | None:
+    def previous_if_current(self, type_: str) -> StatusCondition | None:
         """What was told before of the present generation."""
         found = self._before.get(type_)
         return found if found is not None and found.observed_generation == self._generation else None
 
-    def found(self, findings: Iterable[condition.Finding], types: Iterable[str]) -> list[StatusCondition]:
+    def from_findings(self, findings: Iterable[condition.Finding], types: Iterable[str]) -> list[StatusCondition]:
         """The conditions that follow from what compile() found."""
         return [
             StatusCondition(one.type, one.status, one.reason, one.message, self._generation)
@@ -105,5 +115,5 @@ class Teller:
             message = f"{worst.type}: {worst.message}"[:_MOST_MESSAGE]
             return StatusCondition(ConditionType.Ready, worst.status, worst.reason, message, self._generation)
         if suspended:
-            return self.true(ConditionType.Ready, Reason.Suspended, suspended)
-        return self.true(ConditionType.Ready, Reason.Ready)
+            return self.true(ConditionType.Ready, OperatorReason.Suspended, suspended)
+        return self.true(ConditionType.Ready, OperatorReason.Ready)

@@ -4,9 +4,9 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import condition, defaults, single
-from usher_operator import compiling, conditions, exposure, informational, programmed
 from usher_operator.children import url_secret
-from usher_operator.plans import common
+from usher_operator.plan import common, compiling, hostname, reports
+from usher_operator.plan.conditions import ConditionBuilder, ConditionState, OperatorReason
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, StatusCondition, View
 
 ADDRESSES_FIELD = "addresses"
@@ -33,23 +33,23 @@ def plan(view: View, key: Key) -> Plan:
     if compiling.is_foreign(view, seen.resource):
         return Plan(key)
     keys = common.keys_or_reason(view)
-    if isinstance(keys, exposure.State):
+    if isinstance(keys, ConditionState):
         return common.held_plan(key, seen, keys, _KEPT)
     return _plan(view, key, seen, keys)
 
 
 def _plan(view: View, key: Key, seen: CachedResource[resources.Listener], keys: model.Keys) -> Plan:
-    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
+    builder = ConditionBuilder(seen.resource.metadata.generation, seen.conditions)
     compiled = compiling.compile_listener(view, seen, keys)
     published = common.publish(view, key, seen, compiled)
     document = _in_force(view, key, compiled, published)
     faces = _Faces.of(view, seen.resource, document)
-    parts = teller.found([*compiled.findings, *faces.findings], [_Type.Accepted, _Type.ResolvedRefs])
+    parts = builder.from_findings([*compiled.findings, *faces.findings], [_Type.Accepted, _Type.ResolvedRefs])
     parts[0] = published.accepted or parts[0]
-    parts += faces.tell(teller)
-    found = programmed.tell(view, key, published.wanted, teller)
+    parts += faces.tell(builder)
+    found = reports.programmed(view, key, published.wanted, builder)
     addresses = url_secret.named_addresses(seen.resource, document, keys.install) if document else {}
-    parts += [found.condition, *informational.of_listener(view, key.path, teller, has_url=bool(addresses))]
+    parts += [found.condition, *reports.of_listener(view, key.path, builder, has_url=bool(addresses))]
     urls = url_secret.build(seen, addresses, view.install.controller_name) if addresses else None
     shown = [
         {"name": name, "hostname": address.host, "url": documents.shorten_url(address.url)}
@@ -58,7 +58,7 @@ def _plan(view: View, key: Key, seen: CachedResource[resources.Listener], keys: 
     return Plan(
         key,
         None if published.stays else tuple(child for child in (published.child, urls) if child is not None),
-        common.status(teller, parts, _told_suspended(view, seen, found, teller), fields={ADDRESSES_FIELD: shown}),
+        common.status(builder, parts, _told_suspended(view, seen, found, builder), fields={ADDRESSES_FIELD: shown}),
         is_behind=found.is_behind,
         again_at=found.again_at,
         unknown_secrets=(*compiled.unknown_secrets, *faces.unknown_secrets),
@@ -82,13 +82,13 @@ def _in_force(
 
 
 def _told_suspended(
-    view: View, seen: CachedResource[resources.Listener], found: programmed.Programmed, teller: conditions.Teller
+    view: View, seen: CachedResource[resources.Listener], found: reports.Programmed, builder: ConditionBuilder
 ) -> str:
     """Why deliveries are held, as far as gateways have heard of it: what they do not run yet is not told."""
-    before = teller.before(_Type.Ready)
+    before = builder.previous(_Type.Ready)
     if not found.is_behind or before is None:
         return suspended(view, seen.resource)
-    return before.message if before.reason == conditions.Reason.Suspended else ""
+    return before.message if before.reason == OperatorReason.Suspended else ""
 
 
 def suspended(view: View, one: resources.Listener) -> str:
@@ -104,8 +104,8 @@ def suspended(view: View, one: resources.Listener) -> str:
 class _Faces(msgspec.Struct, frozen=True):
     """How far the hostnames of a listener are."""
 
-    certificate: exposure.State | None
-    exposed: exposure.State | None
+    certificate: ConditionState | None
+    exposed: ConditionState | None
     """None: nothing can be told anew."""
     findings: list[condition.Finding] = []
     unknown_secrets: tuple[str, ...] = ()
@@ -118,18 +118,18 @@ class _Faces(msgspec.Struct, frozen=True):
             return cls(None, None)
         certificates, exposed, findings = [], [], []
         for host in dict.fromkeys(address.host for address in document.addresses):
-            spec = (exposure.class_of(view, host) or own).resource.spec
-            certificates.append(exposure.certificate_state(view, spec, host))
-            exposed.append(exposure.exposed_state(view, spec, host))
-            findings += exposure.unroutable(one, document, host, spec)
+            spec = (hostname.class_of(view, host) or own).resource.spec
+            certificates.append(hostname.certificate_state(view, spec, host))
+            exposed.append(hostname.exposed_state(view, spec, host))
+            findings += hostname.unroutable(one, document, host, spec)
         unknown = dict.fromkeys(state.unknown_secret for state in certificates if state.unknown_secret)
-        return cls(exposure.worst(certificates), exposure.worst(exposed), findings, tuple(unknown))
+        return cls(hostname.worst(certificates), hostname.worst(exposed), findings, tuple(unknown))
 
-    def tell(self, teller: conditions.Teller) -> list[StatusCondition]:
+    def tell(self, builder: ConditionBuilder) -> list[StatusCondition]:
         """CertificateReady and Exposed."""
         if self.certificate is None or self.exposed is None:
-            return common.kept(teller, (_Type.CertificateReady, _Type.Exposed))
+            return common.kept(builder, (_Type.CertificateReady, _Type.Exposed))
         return [
-            common.of_state(teller, _Type.CertificateReady, self.certificate),
-            common.of_state(teller, _Type.Exposed, self.exposed),
+            common.of_state(builder, _Type.CertificateReady, self.certificate),
+            common.of_state(builder, _Type.Exposed, self.exposed),
         ]

@@ -3,8 +3,8 @@
 from usher_gateway import model, resources
 from usher_gateway.resources import metadata, single
 from usher_gateway.resources.removal_limit import HaltedRemovals
-from usher_operator import compiling, conditions, exposure
-from usher_operator.plans import common
+from usher_operator.plan import common, compiling, hostname
+from usher_operator.plan.conditions import ConditionBuilder, ConditionState, OperatorReason
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, StatusCondition, View
 
 _Type = ConditionType
@@ -17,15 +17,15 @@ def plan(view: View, key: Key) -> Plan:
         return common.absent(view, key, (_Type.CertificateReady, _Type.Exposed))
     if not compiling.is_ours(view, seen):
         return Plan(key)
-    teller = conditions.Teller(seen.resource.metadata.generation, seen.conditions)
-    certificate = exposure.certificate_state(view, seen.resource.spec, seen.resource.spec.hostname)
+    builder = ConditionBuilder(seen.resource.metadata.generation, seen.conditions)
+    certificate = hostname.certificate_state(view, seen.resource.spec, seen.resource.spec.hostname)
     parts = [
-        _accepted(view, seen.resource, teller),
-        common.of_state(teller, _Type.CertificateReady, certificate),
-        common.of_state(teller, _Type.Exposed, _exposed(view, seen)),
+        _accepted(view, seen.resource, builder),
+        common.of_state(builder, _Type.CertificateReady, certificate),
+        common.of_state(builder, _Type.Exposed, _exposed(view, seen)),
     ]
     unknown = (certificate.unknown_secret,) if certificate.unknown_secret else ()
-    told = common.status(teller, parts, fields=_fields(view, seen))
+    told = common.status(builder, parts, fields=_fields(view, seen))
     return Plan(key, (), told, unknown_secrets=unknown)
 
 
@@ -37,14 +37,14 @@ def _fields(view: View, seen: CachedResource[resources.ListenerClass]) -> dict[s
     return {common.FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
 
 
-def _accepted(view: View, one: resources.ListenerClass, teller: conditions.Teller) -> StatusCondition:
+def _accepted(view: View, one: resources.ListenerClass, builder: ConditionBuilder) -> StatusCondition:
     held = common.held_back(view)
     if held is not None:
-        return common.of_state(teller, _Type.Accepted, held)
+        return common.of_state(builder, _Type.Accepted, held)
     if view.halted is not None:
         message = _halted(view.halted)
-        return teller.false(_Type.Accepted, conditions.Reason.RemovalsHalted, message)
-    (accepted,) = teller.found(single.check_class(one), [_Type.Accepted])
+        return builder.false(_Type.Accepted, OperatorReason.RemovalsHalted, message)
+    (accepted,) = builder.from_findings(single.check_class(one), [_Type.Accepted])
     return accepted
 
 
@@ -57,9 +57,9 @@ def _halted(halted: HaltedRemovals) -> str:
     )
 
 
-def _exposed(view: View, seen: CachedResource[resources.ListenerClass]) -> exposure.State:
+def _exposed(view: View, seen: CachedResource[resources.ListenerClass]) -> ConditionState:
     spec = seen.resource.spec
-    state = exposure.exposed_state(view, spec, spec.hostname)
-    if state.status == "Unknown" and exposure.is_by_path(spec) and not view.listeners_at(spec.hostname):
-        return exposure.State("True", conditions.Reason.NotExposed, "no listener is on the class's hostname yet")
+    state = hostname.exposed_state(view, spec, spec.hostname)
+    if state.status == "Unknown" and hostname.is_by_path(spec) and not view.listeners_at(spec.hostname):
+        return ConditionState("True", OperatorReason.NotExposed, "no listener is on the class's hostname yet")
     return state

@@ -7,19 +7,10 @@ import msgspec
 
 from usher_gateway import documents, resources
 from usher_gateway.resources import condition, listener_class, single
-from usher_operator import compiling, conditions
-from usher_operator.children import certificate, routing
-from usher_operator.view import CachedResource, ChildState, ConditionStatus, Key, View
-
-
-class State(msgspec.Struct, frozen=True):
-    """Whether something holds, for one hostname."""
-
-    status: ConditionStatus
-    reason: str
-    message: str = ""
-    unknown_secret: str = ""
-    """See Plan.unknown_secrets."""
+from usher_operator.children import certificate, httproute, ingress, routing
+from usher_operator.plan import common, compiling
+from usher_operator.plan.conditions import PENDING, ConditionState, OperatorReason
+from usher_operator.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, Plan, View
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -29,11 +20,11 @@ class Tls(msgspec.Struct, frozen=True):
     """``""``: something else terminates TLS."""
     issuer: listener_class.IssuerRef | None = None
     """cert-manager makes it; None: it is provided."""
-    problem: State | None = None
+    problem: ConditionState | None = None
     """Why there can be none."""
 
 
-def worst(states: Iterable[State]) -> State | None:
+def worst(states: Iterable[ConditionState]) -> ConditionState | None:
     """The first that does not hold, else the first that is not known, else the first; None of none."""
     ranked = sorted(states, key=lambda state: ("False", "Unknown", "True").index(state.status))
     return ranked[0] if ranked else None
@@ -81,73 +72,73 @@ def tls_of(spec: listener_class.ListenerClassSpec, hostname: str) -> Tls:
     return Tls(tls.secret_name or f"{routing.object_name(spec.hostname)}-tls", problem=_not_covered(hostname))
 
 
-def _no_source() -> State:
+def _no_source() -> ConditionState:
     message = "the class's `spec.tls` must have `issuerRef` or `secretName`"
-    return State("False", conditions.Reason.IssuerNotFound, message)
+    return ConditionState("False", OperatorReason.IssuerNotFound, message)
 
 
-def _not_covered(hostname: str) -> State:
+def _not_covered(hostname: str) -> ConditionState:
     message = (
         f"the class's certificate is for its own hostname only, not for `{hostname}`; the class must have "
         "`tls.mode: PerHostname`, or the listener no such address"
     )
-    return State("False", conditions.Reason.Failed, message)
+    return ConditionState("False", OperatorReason.Failed, message)
 
 
-def certificate_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> State:
+def certificate_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
     """CertificateReady of a hostname."""
     tls = tls_of(spec, hostname)
     if tls.problem is not None:
         return tls.problem
     if not tls.secret_name:
-        return State("True", conditions.Reason.External)
+        return ConditionState("True", OperatorReason.External)
     if tls.issuer is None:
         return _provided(view, tls.secret_name)
     if not view.features.cert_manager:
         message = "cert-manager must be installed, or the class must have `tls.mode: Provided` or `External`"
-        return State("False", conditions.Reason.CertManagerMissing, message)
+        return ConditionState("False", OperatorReason.CertManagerMissing, message)
     missing = _missing_issuer(view, tls.issuer)
     return missing or _issued(view, hostname)
 
 
-def _provided(view: View, name: str) -> State:
+def _provided(view: View, name: str) -> ConditionState:
     namespace = view.install.data_plane_namespace
     match view.secret_state(f"{namespace}/{name}"):
         case None:
             message = f"looking for Secret `{name}` in namespace `{namespace}`"
-            return State("Unknown", conditions.PENDING, message, f"{namespace}/{name}")
+            return ConditionState("Unknown", PENDING, message, f"{namespace}/{name}")
         case "NotFound":
             message = f"Secret `{name}` with the certificate must exist in namespace `{namespace}`"
-            return State("False", conditions.Reason.SecretNotFound, message)
+            return ConditionState("False", OperatorReason.SecretNotFound, message)
         case _:
-            return State("True", conditions.Reason.Provided)
+            return ConditionState("True", OperatorReason.Provided)
 
 
-def _missing_issuer(view: View, issuer: listener_class.IssuerRef) -> State | None:
+def _missing_issuer(view: View, issuer: listener_class.IssuerRef) -> ConditionState | None:
     ref = certificate.issuer_reference(issuer)
     known = view.features.issuers
     if known is None or ref["group"] != certificate.GROUP or (ref["kind"], ref["name"]) in known:
         return None
     where = f" in namespace `{view.install.data_plane_namespace}`" if ref["kind"] == "Issuer" else ""
     message = f"{ref['kind']} `{ref['name']}` must exist{where}"
-    return State("False", conditions.Reason.IssuerNotFound, message)
+    return ConditionState("False", OperatorReason.IssuerNotFound, message)
 
 
-def _issued(view: View, hostname: str) -> State:
-    found = [child for child in _children(view, hostname, "Certificate") if child.status]
+def _issued(view: View, hostname: str) -> ConditionState:
+    found = [child for child in _children_of_kind(view, hostname, "Certificate") if child.status]
     told = _conditions(found[0].status) if found else {}
     ready, issuing = told.get("Ready", {}), told.get("Issuing", {})
     if ready.get("status") == "True":
-        return State("True", conditions.Reason.Issued)
+        return ConditionState("True", OperatorReason.Issued)
     if issuing.get("status") == "False" and issuing.get("reason") == "Failed":
-        return State("False", conditions.Reason.Failed, f"cert-manager: {issuing.get('message', '')}")
+        return ConditionState("False", OperatorReason.Failed, f"cert-manager: {issuing.get('message', '')}")
     if ready:
         message = f"cert-manager is issuing the certificate of `{hostname}`: {ready.get('message', '')}"
-        return State("False", conditions.Reason.Pending, message)
-    return State("Unknown", conditions.PENDING, f"cert-manager has not said anything of `{hostname}` yet")
+        return ConditionState("False", OperatorReason.Pending, message)
+    return ConditionState("Unknown", PENDING, f"cert-manager has not said anything of `{hostname}` yet")
 
 
-def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> State:
+def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
     """Exposed of a hostname."""
     match spec.exposure:
         case listener_class.Exposure(type="Ingress", ingress=given):
@@ -155,10 +146,10 @@ def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: 
         case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
             return _attached(view, hostname, parent)
         case _:
-            return State("True", conditions.Reason.NotExposed)
+            return ConditionState("True", OperatorReason.NotExposed)
 
 
-def _missing_ingress_class(view: View, given: listener_class.Ingress | None) -> State | None:
+def _missing_ingress_class(view: View, given: listener_class.Ingress | None) -> ConditionState | None:
     name = given.class_name if given else None
     if name is None and view.features.default_ingress_class:
         return None
@@ -167,33 +158,33 @@ def _missing_ingress_class(view: View, given: listener_class.Ingress | None) -> 
     message = "there is no default IngressClass: the class must have `exposure.ingress.className`"
     if name is not None:
         message = f"IngressClass `{name}` must exist"
-    return State("False", conditions.Reason.IngressClassNotFound, message)
+    return ConditionState("False", OperatorReason.IngressClassNotFound, message)
 
 
-def _has_address(view: View, hostname: str) -> State:
-    found = _children(view, hostname, "Ingress")
+def _has_address(view: View, hostname: str) -> ConditionState:
+    found = _children_of_kind(view, hostname, "Ingress")
     if not found:
-        return State("Unknown", conditions.PENDING, f"`{hostname}` has no Ingress yet")
+        return ConditionState("Unknown", PENDING, f"`{hostname}` has no Ingress yet")
     for child in found:
         if not child.status.get("loadBalancer", {}).get("ingress"):
             message = (
                 f"the ingress controller must give Ingress `{child.ref.name}` an address; it must run, serve this "
                 "class, and publish its address"
             )
-            return State("False", conditions.Reason.AddressNotAssigned, message)
-    return State("True", conditions.Reason.Exposed)
+            return ConditionState("False", OperatorReason.AddressNotAssigned, message)
+    return ConditionState("True", OperatorReason.Exposed)
 
 
-def _attached(view: View, hostname: str, parent: listener_class.ParentRef) -> State:
+def _attached(view: View, hostname: str, parent: listener_class.ParentRef) -> ConditionState:
     if not view.features.gateway_api:
         message = "the Gateway API (HTTPRoute) must be installed, or the class must have another `exposure.type`"
-        return State("False", conditions.Reason.GatewayAPIMissing, message)
-    found = _children(view, hostname, "HTTPRoute")
+        return ConditionState("False", OperatorReason.GatewayAPIMissing, message)
+    found = _children_of_kind(view, hostname, "HTTPRoute")
     states = [_accepted(child, parent, view.install.data_plane_namespace) for child in found]
-    return worst(states) or State("Unknown", conditions.PENDING, f"`{hostname}` has no HTTPRoute yet")
+    return worst(states) or ConditionState("Unknown", PENDING, f"`{hostname}` has no HTTPRoute yet")
 
 
-def _accepted(child: ChildState, parent: listener_class.ParentRef, namespace: str) -> State:
+def _accepted(child: ChildState, parent: listener_class.ParentRef, namespace: str) -> ConditionState:
     gateway = f"Gateway `{parent.namespace}/{parent.name}`"
     said = [
         _conditions(entry)
@@ -201,22 +192,22 @@ def _accepted(child: ChildState, parent: listener_class.ParentRef, namespace: st
         if _is_parent(entry.get("parentRef", {}), parent, namespace)
     ]
     if any(told.get("Accepted", {}).get("status") == "True" and not _false(told, "ResolvedRefs") for told in said):
-        return State("True", conditions.Reason.Exposed)
+        return ConditionState("True", OperatorReason.Exposed)
     for told in said:
         refused = _false(told, "Accepted") or _false(told, "ResolvedRefs")
         if refused is not None:
             return _refused(refused, gateway)
     message = f"no controller has taken the HTTPRoute; {gateway} must exist, and its controller must run"
-    return State("Unknown", conditions.PENDING, message)
+    return ConditionState("Unknown", PENDING, message)
 
 
-def _refused(told: Mapping[str, Any], gateway: str) -> State:
+def _refused(told: Mapping[str, Any], gateway: str) -> ConditionState:
     why = f"{told.get('reason', '')}: {told.get('message', '')}"
-    if told.get("reason") == conditions.Reason.NotAllowedByListeners:
+    if told.get("reason") == OperatorReason.NotAllowedByListeners:
         message = f"{gateway} must allow routes from the data plane's namespace (`allowedRoutes`); {why}"
-        return State("False", conditions.Reason.NotAllowedByListeners, message)
+        return ConditionState("False", OperatorReason.NotAllowedByListeners, message)
     message = f"{gateway} must have a listener that this hostname fits; {why}"
-    return State("False", conditions.Reason.NoMatchingParent, message)
+    return ConditionState("False", OperatorReason.NoMatchingParent, message)
 
 
 def _false(told: Mapping[str, Mapping[str, Any]], type_: str) -> Mapping[str, Any] | None:
@@ -233,7 +224,7 @@ def _conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(one.get("type")): one for one in status.get("conditions") or ()}
 
 
-def _children(view: View, hostname: str, kind: str) -> list[ChildState]:
+def _children_of_kind(view: View, hostname: str, kind: str) -> list[ChildState]:
     found = view.children(Key("Hostname", "", hostname))
     return sorted((child for child in found if child.ref.kind == kind), key=lambda child: child.ref)
 
@@ -253,3 +244,67 @@ def unroutable(
         return []
     reason = condition.Reason.UnsupportedValue
     return [condition.Finding("Listener", resources.key_of(one), "spec.addresses", reason, message)]
+
+
+_ROUTES = frozenset({"Ingress", "HTTPRoute"})
+
+
+def plan(view: View, key: Key) -> Plan:
+    """The plan of a hostname: no status."""
+    if common.held_back(view):
+        return Plan(key, None)
+    found = class_of(view, key.name)
+    if found is None:
+        # what is published without a class stays as it is exposed
+        return Plan(key, None if view.listeners_at(key.name) else ())
+    spec = found.resource.spec
+    if exposure_type(spec) == "HTTPRoute" and not view.features.gateway_api:
+        # the old way in stays, if there was one, until the new one can be had
+        return Plan(key, None)
+    wanted = tuple(_children(view, key.name, spec))
+    return Plan(key, wanted, staying=_old_way_in(view, key, wanted, spec))
+
+
+def _old_way_in(
+    view: View, key: Key, wanted: tuple[DesiredChild, ...], spec: listener_class.ListenerClassSpec
+) -> tuple[ObjectRef, ...]:
+    """What leads to the hostname by another kind of route than is wanted now; it stays until the new one leads there.
+
+    Its certificate stays with it.
+    """
+    kinds = {child.ref.kind for child in wanted} & _ROUTES
+    others = {child.ref for child in view.children(key)} - {child.ref for child in wanted}
+    if not kinds or all(ref.kind in kinds or ref.kind not in _ROUTES for ref in others):
+        return ()
+    if exposed_state(view, spec, key.name).status == "True":
+        return ()
+    return tuple(sorted(ref for ref in others if ref.kind not in kinds))
+
+
+def _children(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[DesiredChild]:
+    is_wanted = hostname == spec.hostname or bool(view.listeners_at(hostname))
+    if not is_wanted:
+        return []
+    tls = tls_of(spec, hostname)
+    children = [_route(view, part, spec, tls.secret_name) for part in _parts(view, hostname, spec)]
+    if tls.issuer is not None and view.features.cert_manager:
+        children.append(certificate.build(hostname, tls.secret_name, tls.issuer, view.install))
+    return children
+
+
+def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[routing.Part]:
+    if exposure_type(spec) == "None" or not routing.is_host_routable(hostname):
+        return []
+    if not is_by_path(spec):
+        return routing.whole(hostname)
+    published = view.listeners_at(hostname)
+    paths = (address.path for one in published for address in one.addresses if address.host == hostname)
+    return routing.by_path(hostname, paths)
+
+
+def _route(view: View, part: routing.Part, spec: listener_class.ListenerClassSpec, secret_name: str) -> DesiredChild:
+    match spec.exposure:
+        case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
+            return httproute.build(part, parent, view.install)
+        case _:
+            return ingress.build(part, spec, secret_name, view)
