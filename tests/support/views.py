@@ -11,8 +11,7 @@ import yaml
 from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import metadata
 from usher_gateway.resources.removal_limit import HaltedRemovals
-from usher_operator import plan
-from usher_operator.children import identity
+from usher_operator import children, plan
 from usher_operator.view import (
     AppliedDocument,
     CachedResource,
@@ -265,10 +264,10 @@ class MemoryView(View):
 
     def controllers_say(self, kind: str, status: dict[str, Any]) -> None:
         """A status on every child of a kind."""
-        for children in self.in_place.values():
-            for ref, manifest in children.items():
+        for found in self.in_place.values():
+            for ref, manifest in found.items():
                 if ref.kind == kind:
-                    children[ref] = {**manifest, "status": status}
+                    found[ref] = {**manifest, "status": status}
 
     def condition(self, kind: Kind, path: str, type_: str) -> StatusCondition:
         """A condition as a plan made now tells it."""
@@ -311,7 +310,7 @@ def _line(one: StatusCondition) -> str:
 
 def _readable(child: DesiredChild) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(json.dumps(child.manifest))
-    assert identity.owner_of(manifest["metadata"]["annotations"]) is not None
+    assert children.owner_of(manifest["metadata"]["annotations"]) is not None
     assert manifest["metadata"]["annotations"].pop(config_secret.DESIRED_ANNOTATION) == child.desired
     if "data" in manifest:
         manifest["data"] = {name: _decoded(value) for name, value in manifest["data"].items()}

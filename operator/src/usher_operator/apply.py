@@ -14,8 +14,7 @@ import structlog
 from usher_gateway import config_secret
 from usher_operator import api as apis
 from usher_operator import cache as caches
-from usher_operator import chronicle, kinds, metrics, removals, seen, tombstones, workqueue
-from usher_operator.children import identity
+from usher_operator import children, chronicle, kinds, metrics, removals, seen, tombstones, workqueue
 from usher_operator.view import DesiredChild, Key, ObjectRef, Plan
 
 _log = structlog.get_logger(__name__)
@@ -219,12 +218,12 @@ class Children:
                 "namespace": child.seen.ref.namespace,
                 "name": child.seen.ref.name,
                 "labels": config_secret.labels(self._cache.install.controller_name, child.owner_uid),
-                "annotations": identity.annotations(child.key),
+                "annotations": children.annotations(child.key),
             },
             "type": config_secret.secret_type(kind),
             "data": config_secret.secret_data(envelope),
         }
-        return identity.finish(manifest).manifest
+        return children.finish(manifest).manifest
 
 
 def identity_of(key: Key) -> removals.Identity | None:

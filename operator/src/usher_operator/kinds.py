@@ -6,7 +6,7 @@ import msgspec
 
 from usher_gateway import resources
 from usher_gateway.resources import metadata, types
-from usher_operator.children import identity
+from usher_operator import children
 
 Feature = Literal["", "gateway_api", "cert_manager"]
 
@@ -58,18 +58,23 @@ CREDENTIAL = Watched("Credential", "", "v1", "secrets", selector=f"{metadata.WAT
 """A Secret that resources may refer to."""
 NAMESPACE = Watched("Namespace", "", "v1", "namespaces", namespaced=False)
 """Only its labels are of interest."""
-SECRET = Watched("Secret", "", "v1", "secrets", selector=identity.SELECTOR)
+SECRET = Watched("Secret", "", "v1", "secrets", selector=children.CHILD_SELECTOR)
 """A Secret that the operator made."""
-INGRESS = Watched("Ingress", "networking.k8s.io", "v1", "ingresses", selector=identity.SELECTOR)
+INGRESS = Watched("Ingress", "networking.k8s.io", "v1", "ingresses", selector=children.CHILD_SELECTOR)
 """A route that the operator made."""
 INGRESS_CLASS = Watched("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
 """Which Ingress controllers there are."""
 HTTP_ROUTE = Watched(
-    "HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes", selector=identity.SELECTOR, feature="gateway_api"
+    "HTTPRoute",
+    "gateway.networking.k8s.io",
+    "v1",
+    "httproutes",
+    selector=children.CHILD_SELECTOR,
+    feature="gateway_api",
 )
 """A route of the Gateway API that the operator made."""
 CERTIFICATE = Watched(
-    "Certificate", "cert-manager.io", "v1", "certificates", selector=identity.SELECTOR, feature="cert_manager"
+    "Certificate", "cert-manager.io", "v1", "certificates", selector=children.CHILD_SELECTOR, feature="cert_manager"
 )
 """A certificate of cert-manager that the operator asked for."""
 ISSUER = Watched("Issuer", "cert-manager.io", "v1", "issuers", feature="cert_manager")

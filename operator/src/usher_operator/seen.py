@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from usher_gateway import config_secret, documents, model, resources
-from usher_operator import kinds
-from usher_operator.children import identity
+from usher_operator import children, kinds
 from usher_operator.view import (
     CachedResource,
     ChildState,
@@ -110,8 +109,8 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
     """A child of this install; None where it is not ours."""
     metadata = raw["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
-    key = identity.owner_of(annotations)
-    if key is None or not identity.is_ours(labels, controller_name):
+    key = children.owner_of(annotations)
+    if key is None or not children.is_ours(labels, controller_name):
         return None
     ref = ObjectRef(raw["apiVersion"], raw["kind"], metadata.get("namespace", ""), metadata["name"])
     is_config = config_secret.CONFIG_LABEL in labels

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from unit.control import test_cache
-from usher_operator import apply, chronicle, kinds, metrics, removals, settings, workqueue
+from usher_operator import apply, children, chronicle, kinds, metrics, removals, settings, workqueue
 from usher_operator import cache as caches
-from usher_operator.children import identity
 from usher_operator.view import DesiredChild, Key, Plan
 
 KEY = caches.hostname_key("www.example.com")
@@ -22,8 +21,8 @@ def ingress(version: str = "1", **rest: Any) -> dict[str, Any]:
         "namespace": REF.namespace,
         "uid": "u",
         "resourceVersion": version,
-        "labels": identity.labels("usher.dev/usher"),
-        "annotations": identity.annotations(KEY),
+        "labels": children.labels("usher.dev/usher"),
+        "annotations": children.annotations(KEY),
     }
     return {"apiVersion": REF.api_version, "kind": REF.kind, "metadata": about, "spec": {}, **rest}
 

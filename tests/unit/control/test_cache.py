@@ -6,8 +6,7 @@ import pytest
 
 from usher_gateway import config_secret, documents, model
 from usher_operator import cache as caches
-from usher_operator import kinds, settings
-from usher_operator.children import identity
+from usher_operator import children, kinds, settings
 from usher_operator.view import Key
 
 KEYS = model.derive_keys(bytes(32))
@@ -64,12 +63,12 @@ def config(host: str = "hooks.example.com", tenant: str = "acme", **meta: Any) -
             "namespace": "usher-config",
             "name": config_secret.secret_name("Listener", "agency/lobby"),
             "labels": config_secret.labels("usher.dev/usher", "uid-lobby"),
-            "annotations": identity.annotations(LOBBY),
+            "annotations": children.annotations(LOBBY),
         },
         "type": config_secret.secret_type("Listener"),
         "data": config_secret.secret_data(config_secret.envelope_of(document, "uid-lobby", KEYS.document)),
     }
-    found = dict(identity.finish(manifest).manifest)
+    found = dict(children.finish(manifest).manifest)
     found["metadata"] = {**found["metadata"], "uid": "uid-config", "resourceVersion": "1", **meta}
     return found
 
@@ -207,8 +206,8 @@ def test_the_status_of_a_route_concerns_the_listeners_behind_it(full: caches.Cac
         "namespace": "usher-system",
         "uid": "u",
         "resourceVersion": "1",
-        "labels": identity.labels("usher.dev/usher"),
-        "annotations": identity.annotations(host),
+        "labels": children.labels("usher.dev/usher"),
+        "annotations": children.annotations(host),
     }
     ingress: dict[str, Any] = {"metadata": about, "spec": {}}
     assert full.put(kinds.INGRESS, ingress) == {host, LOBBY}
@@ -223,8 +222,8 @@ def test_an_api_that_goes_takes_what_was_made_by_it(full: caches.Cache) -> None:
         "namespace": "usher-system",
         "uid": "u",
         "resourceVersion": "1",
-        "labels": identity.labels("usher.dev/usher"),
-        "annotations": identity.annotations(host),
+        "labels": children.labels("usher.dev/usher"),
+        "annotations": children.annotations(host),
     }
     full.set_served(kinds.HTTP_ROUTE, served=True)
     full.put(kinds.HTTP_ROUTE, {"metadata": about, "spec": {}})

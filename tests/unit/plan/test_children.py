@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from support import views
 from unit.plan import samples
 from usher_gateway import documents
-from usher_operator import plan
-from usher_operator.children import identity, ingress, routing, url_secret
+from usher_operator import children, plan
 from usher_operator.view import ClusterFeatures, Key
 
 HOSTS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?){0,4}", fullmatch=True)
@@ -27,46 +26,46 @@ KEYS = st.sampled_from(
 @settings(max_examples=50, deadline=None)
 @given(HOSTS)
 def test_a_hostname_gives_a_name_that_any_object_may_have(hostname: str) -> None:
-    name = f"{routing.object_name(hostname)}-1024-tls"
+    name = f"{children.object_name(hostname)}-1024-tls"
     assert len(name) <= 63
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
 
 
 def test_hostnames_that_read_alike_have_different_names() -> None:
-    assert routing.object_name("a.b.example") != routing.object_name("a-b.example")
+    assert children.object_name("a.b.example") != children.object_name("a-b.example")
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.sets(PATHS, max_size=200))
 def test_every_path_that_can_be_routed_is_in_exactly_one_object(paths: set[str]) -> None:
-    parts = routing.by_path("h.example", paths)
+    parts = children.split_by_path("h.example", paths)
     found = [path for part in parts for path in part.paths or ()]
-    assert sorted(found) == sorted(path for path in paths if routing.is_path_routable(path))
-    assert all(len(part.paths or ()) <= routing.MOST_PATHS for part in parts)
+    assert sorted(found) == sorted(path for path in paths if children.is_path_routable(path))
+    assert all(len(part.paths or ()) <= children.MAX_PATHS_PER_ROUTE for part in parts)
     assert len({part.name for part in parts}) == len(parts)
 
 
 def test_one_more_path_changes_one_object() -> None:
     paths = [f"/v1/{number}" for number in range(500)]
-    before = set(routing.by_path("h.example", paths))
-    after = set(routing.by_path("h.example", [*paths, "/v1/new"]))
+    before = set(children.split_by_path("h.example", paths))
+    after = set(children.split_by_path("h.example", [*paths, "/v1/new"]))
     assert len(before) > 4
     assert len(before - after) <= 1
 
 
 @pytest.mark.parametrize("path", ["/a//b", "/a/./b", "/a/../b", "/a/..", "/a/.", "/a%2Fb", "/a%2fb", "/a%zz", "/a%"])
 def test_paths_that_an_api_server_refuses_are_not_routed(path: str) -> None:
-    assert not routing.is_path_routable(path)
+    assert not children.is_path_routable(path)
 
 
 @pytest.mark.parametrize("path", ["/", "/a.b/..c", "/hooks/purple.php", "/a%20b", "/~x;y=1"])
 def test_other_paths_are(path: str) -> None:
-    assert routing.is_path_routable(path)
+    assert children.is_path_routable(path)
 
 
 @given(KEYS)
 def test_whose_a_child_is_can_be_read_back(key: Key) -> None:
-    assert identity.owner_of(identity.annotations(key)) == key
+    assert children.owner_of(children.annotations(key)) == key
 
 
 @pytest.mark.parametrize(
@@ -81,14 +80,14 @@ def test_whose_a_child_is_can_be_read_back(key: Key) -> None:
     ],
 )
 def test_annotations_that_somebody_else_wrote_name_no_owner(annotations: dict[str, str]) -> None:
-    assert identity.owner_of(annotations) is None
+    assert children.owner_of(annotations) is None
 
 
 def test_only_this_installs_children_are_ours() -> None:
-    labels = identity.labels("usher.dev/usher", "uid")
-    assert identity.is_ours(labels, "usher.dev/usher")
-    assert not identity.is_ours(labels, "example.com/other")
-    assert not identity.is_ours({"usher.dev/install": "usher.dev_usher"}, "usher.dev/usher")
+    labels = children.labels("usher.dev/usher", "uid")
+    assert children.is_ours(labels, "usher.dev/usher")
+    assert not children.is_ours(labels, "example.com/other")
+    assert not children.is_ours({"usher.dev/install": "usher.dev_usher"}, "usher.dev/usher")
 
 
 def test_every_child_says_the_hash_of_everything_else_in_it() -> None:
@@ -106,16 +105,16 @@ def test_no_child_carries_the_label_by_which_gitops_tools_know_their_own() -> No
     built = samples.agency()
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
     built.settle()
-    children = [child for key in built.every_key() for child in plan.plan(built, key).children or ()]
-    assert {child.ref.kind for child in children} == {"Secret", "Ingress", "Certificate"}
-    for child in children:
+    found = [child for key in built.every_key() for child in plan.plan(built, key).children or ()]
+    assert {child.ref.kind for child in found} == {"Secret", "Ingress", "Certificate"}
+    for child in found:
         assert not any(label.startswith("app.kubernetes.io/") for label in child.manifest["metadata"]["labels"])
 
 
-@pytest.mark.parametrize("controller", ingress.CONTROLLERS)
+@pytest.mark.parametrize("controller", children.INGRESS_ANNOTATIONS)
 def test_known_ingress_controllers_get_their_annotations_and_the_class_has_the_last_word(controller: str) -> None:
     built = samples.agency()
-    known = ingress.CONTROLLERS[controller]
+    known = children.INGRESS_ANNOTATIONS[controller]
     first = next(iter(known))
     exposure = {"type": "Ingress", "ingress": {"className": "mine", "annotations": {first: "given"}}}
     built.set(features=ClusterFeatures(ingress_classes={"mine": controller}))
@@ -134,6 +133,6 @@ def test_an_old_token_is_not_among_the_urls_to_paste() -> None:
     assert isinstance(found.document, documents.Listener)
     seen = built.listener(samples.LISTENER)
     assert seen is not None
-    named = url_secret.named_addresses(seen.resource, found.document, views.INSTALL_KEY)
+    named = children.named_addresses(seen.resource, found.document, views.INSTALL_KEY)
     assert len(found.document.addresses) == 2
     assert list(named.values()) == [found.document.addresses[0]]

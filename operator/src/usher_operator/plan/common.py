@@ -8,7 +8,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.config_secret import MAX_BYTES, envelope_of
-from usher_operator.children import config_secret
+from usher_operator import children
 from usher_operator.plan import compiling, reports
 from usher_operator.plan.conditions import PENDING, ConditionBuilder, ConditionState, OperatorReason
 from usher_operator.view import (
@@ -144,7 +144,7 @@ def publish(view: View, key: Key, seen: compiling.SeenOfTenant, compiled: compil
         return Publication()
     envelope = envelope_of(compiled.document, seen.uid, view.keys.document)
     try:
-        child = config_secret.build(envelope, view.install)
+        child = children.build_config_secret(envelope, view.install)
     except model.DocumentTooLargeError:
         return Publication(wanted=last_good, stays=True, accepted=_too_large(builder))
     is_last_good = compiled.document.generation < seen.resource.metadata.generation

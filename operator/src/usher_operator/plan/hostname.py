@@ -7,7 +7,8 @@ import msgspec
 
 from usher_gateway import documents, resources
 from usher_gateway.resources import condition, listener_class, single
-from usher_operator.children import certificate, httproute, ingress, routing
+from usher_operator import children
+from usher_operator.children import RoutePart
 from usher_operator.plan import common, compiling
 from usher_operator.plan.conditions import PENDING, ConditionState, OperatorReason
 from usher_operator.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, Plan, View
@@ -62,14 +63,14 @@ def tls_of(spec: listener_class.ListenerClassSpec, hostname: str) -> Tls:
     tls = spec.tls
     if tls is None or tls.mode == "External":
         return Tls()
-    made = f"{routing.object_name(hostname)}-tls"
+    made = f"{children.object_name(hostname)}-tls"
     if tls.mode == "PerHostname":
         return Tls(made, tls.issuer_ref)
     if tls.issuer_ref is None or tls.mode == "Provided":
         return Tls(tls.secret_name) if tls.secret_name else Tls(problem=_no_source())
     if hostname == spec.hostname:
         return Tls(tls.secret_name or made, tls.issuer_ref)
-    return Tls(tls.secret_name or f"{routing.object_name(spec.hostname)}-tls", problem=_not_covered(hostname))
+    return Tls(tls.secret_name or f"{children.object_name(spec.hostname)}-tls", problem=_not_covered(hostname))
 
 
 def _no_source() -> ConditionState:
@@ -115,9 +116,9 @@ def _provided(view: View, name: str) -> ConditionState:
 
 
 def _missing_issuer(view: View, issuer: listener_class.IssuerRef) -> ConditionState | None:
-    ref = certificate.issuer_reference(issuer)
+    ref = children.issuer_reference(issuer)
     known = view.features.issuers
-    if known is None or ref["group"] != certificate.GROUP or (ref["kind"], ref["name"]) in known:
+    if known is None or ref["group"] != children.CERT_MANAGER_GROUP or (ref["kind"], ref["name"]) in known:
         return None
     where = f" in namespace `{view.install.data_plane_namespace}`" if ref["kind"] == "Issuer" else ""
     message = f"{ref['kind']} `{ref['name']}` must exist{where}"
@@ -236,9 +237,9 @@ def unroutable(
     paths = [address.path for address in document.addresses if address.host == host]
     if exposure_type(spec) == "None":
         return []
-    if not routing.is_host_routable(host):
+    if not children.is_host_routable(host):
         message = f"`{host}` must be a name: an IP address cannot be exposed"
-    elif is_by_path(spec) and not all(map(routing.is_path_routable, paths)):
+    elif is_by_path(spec) and not all(map(children.is_path_routable, paths)):
         message = f"a path at `{host}` must not have `//`, `/./`, `/../` or `%2F`, nor a `%` without two hex digits"
     else:
         return []
@@ -286,25 +287,25 @@ def _children(view: View, hostname: str, spec: listener_class.ListenerClassSpec)
     if not is_wanted:
         return []
     tls = tls_of(spec, hostname)
-    children = [_route(view, part, spec, tls.secret_name) for part in _parts(view, hostname, spec)]
+    wanted = [_route(view, part, spec, tls.secret_name) for part in _parts(view, hostname, spec)]
     if tls.issuer is not None and view.features.cert_manager:
-        children.append(certificate.build(hostname, tls.secret_name, tls.issuer, view.install))
-    return children
+        wanted.append(children.build_certificate(hostname, tls.secret_name, tls.issuer, view.install))
+    return wanted
 
 
-def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[routing.Part]:
-    if exposure_type(spec) == "None" or not routing.is_host_routable(hostname):
+def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[RoutePart]:
+    if exposure_type(spec) == "None" or not children.is_host_routable(hostname):
         return []
     if not is_by_path(spec):
-        return routing.whole(hostname)
+        return children.whole_hostname(hostname)
     published = view.listeners_at(hostname)
     paths = (address.path for one in published for address in one.addresses if address.host == hostname)
-    return routing.by_path(hostname, paths)
+    return children.split_by_path(hostname, paths)
 
 
-def _route(view: View, part: routing.Part, spec: listener_class.ListenerClassSpec, secret_name: str) -> DesiredChild:
+def _route(view: View, part: RoutePart, spec: listener_class.ListenerClassSpec, secret_name: str) -> DesiredChild:
     match spec.exposure:
         case listener_class.Exposure(type="HTTPRoute", http_route=listener_class.HttpRoute(parent_ref=parent)):
-            return httproute.build(part, parent, view.install)
+            return children.build_http_route(part, parent, view.install)
         case _:
-            return ingress.build(part, spec, secret_name, view)
+            return children.build_ingress(part, spec, secret_name, view)

@@ -4,7 +4,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import condition, defaults, single
-from usher_operator.children import url_secret
+from usher_operator import children
 from usher_operator.plan import common, compiling, hostname, reports
 from usher_operator.plan.conditions import ConditionBuilder, ConditionState, OperatorReason
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, StatusCondition, View
@@ -48,9 +48,9 @@ def _plan(view: View, key: Key, seen: CachedResource[resources.Listener], keys: 
     parts[0] = published.accepted or parts[0]
     parts += faces.tell(builder)
     found = reports.programmed(view, key, published.wanted, builder)
-    addresses = url_secret.named_addresses(seen.resource, document, keys.install) if document else {}
+    addresses = children.named_addresses(seen.resource, document, keys.install) if document else {}
     parts += [found.condition, *reports.of_listener(view, key.path, builder, has_url=bool(addresses))]
-    urls = url_secret.build(seen, addresses, view.install.controller_name) if addresses else None
+    urls = children.build_url_secret(seen, addresses, view.install.controller_name) if addresses else None
     shown = [
         {"name": name, "hostname": address.host, "url": documents.shorten_url(address.url)}
         for name, address in addresses.items()

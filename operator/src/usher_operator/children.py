@@ -1,0 +1,360 @@
+"""Builds what the operator writes: config Secrets, URL Secrets, Ingresses, HTTPRoutes and Certificates. Pure.
+
+Every child carries the labels ``usher.dev/managed`` and ``usher.dev/install`` and the annotations ``usher.dev/owner``,
+``usher.dev/owner-kind`` and ``usher.dev/desired``; a child of one resource also carries that resource's uid. No child
+carries ``app.kubernetes.io/instance``, because GitOps tools would take the child for one of theirs.
+"""
+
+import base64
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from usher_gateway import config_secret, documents, resources
+from usher_gateway.resources import hostnames, listener_class
+from usher_operator.view import CachedResource, DesiredChild, Install, Key, Kind, ObjectRef, View
+
+CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"
+"""Label selector of every child."""
+
+OWNER_KIND_ANNOTATION = "usher.dev/owner-kind"
+"""Kind of the key that a child belongs to."""
+
+_KINDS: dict[str, Kind] = {"Listener": "Listener", "Destination": "Destination", "Hostname": "Hostname"}
+
+
+def labels(controller_name: str, owner_uid: str = "") -> dict[str, str]:
+    """The labels of a child that is no config Secret."""
+    found = {
+        config_secret.MANAGED_LABEL: "true",
+        config_secret.INSTALL_LABEL: config_secret.install_label(controller_name),
+    }
+    return {**found, config_secret.OWNER_UID_LABEL: owner_uid} if owner_uid else found
+
+
+def annotations(key: Key) -> dict[str, str]:
+    """The annotations of a child, but for ``usher.dev/desired``, which finish() adds."""
+    return {config_secret.OWNER_ANNOTATION: key.path, OWNER_KIND_ANNOTATION: key.kind}
+
+
+def finish(manifest: dict[str, Any]) -> DesiredChild:
+    """The child of a manifest, with the hash of everything in it as an annotation."""
+    meta = manifest["metadata"]
+    desired = hashlib.sha256(msgspec.json.encode(manifest, order="deterministic")).hexdigest()
+    noted = {**meta["annotations"], config_secret.DESIRED_ANNOTATION: desired}
+    ref = ObjectRef(manifest["apiVersion"], manifest["kind"], meta["namespace"], meta["name"])
+    return DesiredChild(ref, {**manifest, "metadata": {**meta, "annotations": noted}}, desired)
+
+
+def is_ours(found_labels: Mapping[str, str], controller_name: str) -> bool:
+    """Whether an object was made by this install: nobody else's is ever touched."""
+    return found_labels.get(config_secret.MANAGED_LABEL) == "true" and found_labels.get(
+        config_secret.INSTALL_LABEL
+    ) == config_secret.install_label(controller_name)
+
+
+def owner_of(found_annotations: Mapping[str, str]) -> Key | None:
+    """The key that a child belongs to; None where its annotations do not say."""
+    kind = _KINDS.get(found_annotations.get(OWNER_KIND_ANNOTATION, ""))
+    namespace, _, name = found_annotations.get(config_secret.OWNER_ANNOTATION, "").rpartition("/")
+    if kind is None or not name or (kind == "Hostname") == bool(namespace):
+        return None
+    return Key(kind, namespace, name)
+
+
+def build_config_secret(envelope: config_secret.Envelope, install: Install) -> DesiredChild:
+    """The Secret that holds a document.
+
+    Raises:
+        DocumentTooLargeError: no Secret holds it.
+    """
+    owner = envelope.owner
+    key = Key(envelope.kind, owner.namespace, owner.name)
+    manifest: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": config_secret.secret_name(envelope.kind, owner.key),
+            "namespace": install.config_namespace,
+            "labels": config_secret.labels(install.controller_name, owner.uid),
+            "annotations": annotations(key),
+        },
+        "type": config_secret.secret_type(envelope.kind),
+        "data": config_secret.secret_data(envelope),
+    }
+    return finish(manifest)
+
+
+CLASS_ADDRESS = "class"
+"""Name of the address of a listener without ``addresses``: it is at the class's hostname."""
+
+
+def build_url_secret(
+    seen: CachedResource[resources.Listener], found: dict[str, documents.Address], controller_name: str
+) -> DesiredChild:
+    """The Secret: ``url`` (the first one), and each URL as ``<address>.url``."""
+    meta = seen.resource.metadata
+    key = Key("Listener", meta.namespace, meta.name)
+    urls = [address.url for address in found.values()]
+    data = {"url": urls[0], **{f"{name}.url": url for name, url in zip(found, urls, strict=True)}}
+    manifest: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": f"{meta.name}-url",
+            "namespace": meta.namespace,
+            "labels": labels(controller_name, seen.uid),
+            "annotations": annotations(key),
+            "ownerReferences": [
+                {
+                    "apiVersion": seen.resource.api_version,
+                    "kind": "Listener",
+                    "name": meta.name,
+                    "uid": seen.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "type": "Opaque",
+        "data": {name: base64.b64encode(url.encode()).decode("ascii") for name, url in data.items()},
+    }
+    return finish(manifest)
+
+
+def named_addresses(
+    one: resources.Listener, document: documents.Listener, install_key: bytes
+) -> dict[str, documents.Address]:
+    """Which address of a document a person pastes into the portal, for each declared one that was granted.
+
+    Old tokens that are still accepted are left out.
+    """
+    token = hostnames.tokens_of(one, install_key).paths[0][0]
+    if not one.spec.addresses:
+        return {CLASS_ADDRESS: document.addresses[0]}
+    known = {(address.host, address.path, address.query): address for address in document.addresses}
+    found = {}
+    for declared in one.spec.addresses:
+        query = tuple((pair.name, pair.value) for pair in declared.query or ())
+        address = known.get((declared.hostname, declared.path or token, query))
+        if address is not None:
+            found[declared.name] = address
+    return found
+
+
+MAX_PATHS_PER_ROUTE = 64
+"""Most paths in one object. Source: gateway-api, HTTPRouteRule.matches has at most 64 items."""
+
+_FORBIDDEN = re.compile(r"//|/\.\.?(/|$)|%2f", re.IGNORECASE)
+"""What neither an Ingress nor an HTTPRoute takes in an exact path. Source: Kubernetes' validation of Ingress and the
+rules of HTTPPathMatch."""
+
+_BAD_PERCENT = re.compile(r"%(?![0-9a-fA-F]{2})")
+
+
+class RoutePart(msgspec.Struct, frozen=True):
+    """One object's share of a hostname."""
+
+    name: str
+    hostname: str
+    paths: tuple[str, ...] | None
+    """Exact paths, sorted; None: the whole hostname."""
+
+
+def object_name(hostname: str) -> str:
+    """Name of the objects of a hostname: readable, never too long, different for different hostnames."""
+    readable = re.sub(r"[^a-z0-9]+", "-", hostname)[:36].strip("-")
+    return f"usher-{readable}-{hashlib.sha256(hostname.encode()).hexdigest()[:8]}"
+
+
+def whole_hostname(hostname: str) -> list[RoutePart]:
+    """The one part of a hostname that is the gateway's as a whole."""
+    return [RoutePart(object_name(hostname), hostname, None)]
+
+
+def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
+    """The parts of a hostname of which only some paths are the gateway's."""
+    found = {path for path in paths if is_path_routable(path)}
+    count = 1
+    while True:
+        buckets: dict[int, list[str]] = {}
+        for path in sorted(found):
+            buckets.setdefault(_digest(path) % count, []).append(path)
+        if all(len(bucket) <= MAX_PATHS_PER_ROUTE for bucket in buckets.values()):
+            break
+        count *= 2
+    name = object_name(hostname)
+    return [RoutePart(f"{name}-{number}", hostname, tuple(buckets[number])) for number in sorted(buckets)]
+
+
+def is_path_routable(path: str) -> bool:
+    """Whether an exact path can stand in an Ingress or HTTPRoute."""
+    return not _FORBIDDEN.search(path) and not _BAD_PERCENT.search(path)
+
+
+def is_host_routable(hostname: str) -> bool:
+    """Whether a hostname can stand in an Ingress or HTTPRoute: an IP address cannot."""
+    try:
+        ipaddress.ip_address(hostname)
+    except ValueError:
+        return True
+    return False
+
+
+def _digest(path: str) -> int:
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big")
+
+
+_INGRESS_API = "networking.k8s.io/v1"
+"""Of every Ingress and IngressClass."""
+
+_BODY_SIZE = "9m"
+"""Over the 8 MiB that the gateway takes: what is too large is refused by the gateway, whose answer Purple knows."""
+
+_INGRESS_SECONDS = 15
+"""Over the 10 s after which Purple gives up: the gateway has answered by then."""
+
+INGRESS_ANNOTATIONS: dict[str, dict[str, str]] = {
+    "k8s.io/ingress-nginx": {
+        "nginx.ingress.kubernetes.io/proxy-body-size": _BODY_SIZE,
+        "nginx.ingress.kubernetes.io/proxy-read-timeout": f"{_INGRESS_SECONDS}",
+        "nginx.ingress.kubernetes.io/proxy-send-timeout": f"{_INGRESS_SECONDS}",
+    },
+    "nginx.org/ingress-controller": {
+        "nginx.org/client-max-body-size": _BODY_SIZE,
+        "nginx.org/proxy-read-timeout": f"{_INGRESS_SECONDS}s",
+        "nginx.org/proxy-send-timeout": f"{_INGRESS_SECONDS}s",
+    },
+    "haproxy-ingress.github.io/controller": {
+        "haproxy-ingress.github.io/proxy-body-size": _BODY_SIZE,
+        "haproxy-ingress.github.io/timeout-server": f"{_INGRESS_SECONDS}s",
+    },
+    "projectcontour.io/ingress-controller": {"projectcontour.io/response-timeout": f"{_INGRESS_SECONDS}s"},
+}
+"""``spec.controller`` of an IngressClass -> annotations for body size and time-outs, as each one's documentation names
+them. Traefik, HAProxy Technologies' controller, AWS, GKE: no limit of the body, or none that an Ingress can set."""
+
+
+def build_ingress(
+    part: RoutePart, spec: listener_class.ListenerClassSpec, secret_name: str, view: View
+) -> DesiredChild:
+    """The Ingress. ``secret_name``: of the certificate; ``""``: something else terminates TLS."""
+    given = (spec.exposure and spec.exposure.ingress) or listener_class.Ingress()
+    install = view.install
+    class_name = given.class_name or view.features.default_ingress_class
+    key = Key("Hostname", "", part.hostname)
+    manifest: dict[str, Any] = {
+        "apiVersion": _INGRESS_API,
+        "kind": "Ingress",
+        "metadata": {
+            "name": part.name,
+            "namespace": install.data_plane_namespace,
+            "labels": labels(install.controller_name),
+            "annotations": {
+                **INGRESS_ANNOTATIONS.get(view.features.ingress_classes.get(class_name, ""), {}),
+                **(given.annotations or {}),
+                **annotations(key),
+            },
+        },
+        "spec": {"rules": [{"host": part.hostname, "http": {"paths": _ingress_paths(part, install)}}]},
+    }
+    if given.class_name:
+        manifest["spec"]["ingressClassName"] = given.class_name
+    if secret_name:
+        manifest["spec"]["tls"] = [{"hosts": [part.hostname], "secretName": secret_name}]
+    return finish(manifest)
+
+
+def _ingress_paths(part: RoutePart, install: Install) -> list[dict[str, Any]]:
+    backend = {"service": {"name": install.service_name, "port": {"number": install.service_port}}}
+    if part.paths is None:
+        return [{"path": "/", "pathType": "Prefix", "backend": backend}]
+    return [{"path": path, "pathType": "Exact", "backend": backend} for path in part.paths]
+
+
+_GATEWAY_API_GROUP = "gateway.networking.k8s.io"
+"""API group of the Gateway API."""
+
+_HTTP_ROUTE_API = f"{_GATEWAY_API_GROUP}/v1"
+"""Of every HTTPRoute and Gateway."""
+
+
+def build_http_route(part: RoutePart, parent: listener_class.ParentRef, install: Install) -> DesiredChild:
+    """The HTTPRoute; its Gateway terminates TLS."""
+    key = Key("Hostname", "", part.hostname)
+    paths = [("PathPrefix", "/")] if part.paths is None else [("Exact", path) for path in part.paths]
+    manifest: dict[str, Any] = {
+        "apiVersion": _HTTP_ROUTE_API,
+        "kind": "HTTPRoute",
+        "metadata": {
+            "name": part.name,
+            "namespace": install.data_plane_namespace,
+            "labels": labels(install.controller_name),
+            "annotations": annotations(key),
+        },
+        "spec": {
+            "parentRefs": [parent_reference(parent)],
+            "hostnames": [part.hostname],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": type_, "value": path}} for type_, path in paths],
+                    "backendRefs": [
+                        {
+                            "group": "",
+                            "kind": "Service",
+                            "name": install.service_name,
+                            "port": install.service_port,
+                            "weight": 1,
+                        }
+                    ],
+                }
+            ],
+        },
+    }
+    return finish(manifest)
+
+
+def parent_reference(parent: listener_class.ParentRef) -> dict[str, str]:
+    """The Gateway that a class's routes attach to, with every default written out: controllers repeat it so."""
+    found = {"group": _GATEWAY_API_GROUP, "kind": "Gateway", "namespace": parent.namespace, "name": parent.name}
+    return {**found, "sectionName": parent.section_name} if parent.section_name else found
+
+
+CERT_MANAGER_GROUP = "cert-manager.io"
+"""API group of cert-manager."""
+
+_CERTIFICATE_API = f"{CERT_MANAGER_GROUP}/v1"
+"""Of every Certificate and issuer."""
+
+
+def build_certificate(
+    hostname: str, secret_name: str, issuer: listener_class.IssuerRef, install: Install
+) -> DesiredChild:
+    """The Certificate. ``secret_name``: where cert-manager puts it."""
+    manifest: dict[str, Any] = {
+        "apiVersion": _CERTIFICATE_API,
+        "kind": "Certificate",
+        "metadata": {
+            "name": object_name(hostname),
+            "namespace": install.data_plane_namespace,
+            "labels": labels(install.controller_name),
+            "annotations": annotations(Key("Hostname", "", hostname)),
+        },
+        "spec": {
+            "secretName": secret_name,
+            "dnsNames": [hostname],
+            "issuerRef": issuer_reference(issuer),
+            # a stolen key is of no use after the next renewal
+            "privateKey": {"rotationPolicy": "Always"},
+        },
+    }
+    return finish(manifest)
+
+
+def issuer_reference(issuer: listener_class.IssuerRef) -> dict[str, str]:
+    """A class's issuer with cert-manager's own defaults filled in."""
+    return {"group": issuer.group or CERT_MANAGER_GROUP, "kind": issuer.kind or "Issuer", "name": issuer.name}
