@@ -8,7 +8,8 @@ import prometheus_client
 import typer.main
 
 from house import source
-from usher_operator import cli, metrics
+from usher_operator import cli
+from usher_operator.metrics import OperatorMetrics
 
 PAGE = source.DOCS / "operator.md"
 RUN: Any = typer.main.get_command(cli.build()).commands["run"]  # type: ignore[attr-defined]
@@ -41,7 +42,7 @@ def listed() -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def test_operator_page_lists_every_metric_with_type_and_labels() -> None:
-    made = metrics.Metrics()
+    made = OperatorMetrics()
     shown = prometheus_client.generate_latest(made.registry).decode()
     types = dict(re.findall(r"^# TYPE (usher_\w+) (\w+)", shown, re.MULTILINE))
     page = listed()
@@ -52,5 +53,5 @@ def test_operator_page_lists_every_metric_with_type_and_labels() -> None:
     assert {name: labels for name, (_, labels) in page.items() if name in known} == known
 
 
-def numbers(made: metrics.Metrics) -> list[Any]:
+def numbers(made: OperatorMetrics) -> list[Any]:
     return [value for value in vars(made).values() if hasattr(value, "_labelnames")]

@@ -6,15 +6,17 @@ import aiohttp
 import pytest
 
 from usher_gateway import model
-from usher_operator import health, metrics, settings
+from usher_operator.health import Health, HealthServer
+from usher_operator.metrics import OperatorMetrics
+from usher_operator.settings import AdminAddress, OperatorSettings
 
 
 async def test_the_admin_port_tells_health_readiness_and_numbers() -> None:
-    found = health.Health(settings.Settings(), time.monotonic)
+    found = Health(OperatorSettings(), time.monotonic)
     found.not_ready.clear()
     found.doubts = lambda: ["listeners cannot be read"]
     async with (
-        health.AdminServer(settings.Endpoint("127.0.0.1", 0), found, metrics.Metrics()) as server,
+        HealthServer(AdminAddress("127.0.0.1", 0), found, OperatorMetrics()) as server,
         aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session,
     ):
         async with session.get("/healthz") as answer:
@@ -27,5 +29,5 @@ async def test_the_admin_port_tells_health_readiness_and_numbers() -> None:
         async with session.get("/metrics") as answer:
             assert "usher_operator_build_info" in await answer.text()
         with pytest.raises(model.ConfigurationError, match="cannot listen"):
-            async with health.AdminServer(settings.Endpoint("127.0.0.1", server.port), found, metrics.Metrics()):
+            async with HealthServer(AdminAddress("127.0.0.1", server.port), found, OperatorMetrics()):
                 pass

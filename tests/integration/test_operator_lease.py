@@ -9,7 +9,8 @@ import pytest
 import structlog
 from aiohttp import web
 
-from usher_operator import api, lease, settings
+from usher_operator import api, leader, settings
+from usher_operator.settings import OperatorSettings
 
 WAIT_SECONDS = 0.6
 
@@ -32,7 +33,7 @@ async def test_a_lease_that_cannot_be_made_is_told_and_tried_again_after_a_while
         host, port = runner.addresses[0][:2]
         timing = settings.Timing(retry=WAIT_SECONDS * 0.7)
         async with api.Api(lambda: kopf.ConnectionInfo(server=f"http://{host}:{port}")) as client:
-            part = lease.Lease(client, settings.Settings(timing=timing, identity="me"), time.monotonic)
+            part = leader.LeaderLease(client, OperatorSettings(timing=timing, identity="me"), time.monotonic)
             with structlog.testing.capture_logs() as logs, pytest.raises(TimeoutError):
                 async with asyncio.timeout(WAIT_SECONDS):
                     await part.acquire()

@@ -8,9 +8,10 @@ import sys
 import msgspec
 
 from usher_gateway import model
-from usher_operator import cli, startup
-from usher_operator import settings as all_settings
+from usher_operator import cli
+from usher_operator.app import Operator
 from usher_operator.plan import reports
+from usher_operator.settings import OperatorSettings
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -24,13 +25,13 @@ class Changes(msgspec.Struct, frozen=True):
 
 def change_timing(changed: dict[str, float]) -> None:
     """Operators are made with other waits."""
-    given = startup.Operator.__init__
+    given = Operator.__init__
 
-    def make(self: startup.Operator, settings: all_settings.Settings, environ: dict[str, str]) -> None:
+    def make(self: Operator, settings: OperatorSettings, environ: dict[str, str]) -> None:
         timing = msgspec.structs.replace(settings.timing, **changed)
         given(self, msgspec.structs.replace(settings, timing=timing), environ)
 
-    startup.Operator.__init__ = make  # type: ignore[method-assign]
+    Operator.__init__ = make  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -13,8 +13,9 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import metadata
 from usher_gateway.resources.removal_limit import HaltedRemovals
-from usher_operator import features, in_place, kinds, references, seen
-from usher_operator import settings as all_settings
+from usher_operator import features, indexes, kinds, seen
+from usher_operator.indexes import ChildIndex, ReferenceIndex
+from usher_operator.settings import OperatorSettings
 from usher_operator.view import (
     CachedResource,
     ChildState,
@@ -45,7 +46,7 @@ def _steady() -> int:
 class Cache(View):
     """The world, and what the machinery knows besides: uids, versions, tombstones."""
 
-    def __init__(self, settings: all_settings.Settings, clock: Callable[[], int] = _steady) -> None:
+    def __init__(self, settings: OperatorSettings, clock: Callable[[], int] = _steady) -> None:
         self._clock = clock
         self._install = Install(
             controller_name=settings.controller_name,
@@ -64,12 +65,12 @@ class Cache(View):
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
         self._members: dict[tuple[str, str], dict[str, seen.Record]] = {}
         """(kind, namespace) -> name -> record."""
-        self._references = references.References()
+        self._references = ReferenceIndex()
         self._secrets: dict[str, resources.Secret] = {}
         self._granted: dict[str, tuple[Key, tuple[str, str]]] = {}
         self._misses: dict[str, tuple[SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
-        self.in_place = in_place.InPlace(self._install)
+        self.in_place = ChildIndex(self._install)
         """Every child of this install."""
         self._behind: dict[Key, int] = {}
         self.expect: Callable[[str], None] = lambda _: None
@@ -361,7 +362,7 @@ class Cache(View):
             return self._on_status(key, record)
         former = self._references.targets(key)
         found = record.found
-        now = references.targets_of(found.resource) if isinstance(found, CachedResource) else former
+        now = indexes.targets_of(found.resource) if isinstance(found, CachedResource) else former
         self._references.set(key, now)
         return frozenset({key}) | self._dependants(key) | self._rivals(key, former | now)
 
@@ -399,7 +400,7 @@ class Cache(View):
                 )
         return _NONE
 
-    def _rivals(self, key: Key, targets: frozenset[references.Target]) -> Keys:
+    def _rivals(self, key: Key, targets: frozenset[indexes.Target]) -> Keys:
         """Of a Listener that was or is there: its Tenant, and who else names one of its hostnames."""
         if key.kind != "Listener":
             return _NONE

@@ -128,11 +128,11 @@ def run(  # noqa: PLR0917 - each is a flag
     import uvloop
 
     from usher_gateway import logs, model
-    from usher_operator import settings as all_settings
-    from usher_operator import startup
+    from usher_operator.app import Operator
+    from usher_operator.settings import OperatorSettings, Timing, parse_backend, parse_endpoint, parse_service
 
     try:
-        settings = all_settings.Settings(
+        settings = OperatorSettings(
             kubeconfig=kubeconfig,
             namespace=namespace,
             configuration_namespace=configuration_namespace,
@@ -140,15 +140,15 @@ def run(  # noqa: PLR0917 - each is a flag
             controller_name=controller_name,
             identity=identity,
             gateways=tuple(url.rstrip("/") for url in gateways or ()),
-            gateway_service=all_settings.parse_service(gateway_service) if gateway_service else None,
-            backend=all_settings.parse_backend(backend_service),
+            gateway_service=parse_service(gateway_service) if gateway_service else None,
+            backend=parse_backend(backend_service),
             gateway_api=gateway_api,
             cert_manager=cert_manager,
-            admin=all_settings.parse_endpoint(admin),
+            admin=parse_endpoint(admin),
             workers=workers,
-            timing=all_settings.Timing(resync=resync_seconds, tombstone=tombstone_seconds),
+            timing=Timing(resync=resync_seconds, tombstone=tombstone_seconds),
         )
-        operator = startup.Operator(settings, dict(os.environ))
+        operator = Operator(settings, dict(os.environ))
         as_json = None if log_format is LogFormat.auto else log_format is LogFormat.json
         logs.configure(as_json=as_json, level=log_level)
         is_done = uvloop.run(operator.run())

@@ -11,7 +11,8 @@ import contextlib
 import structlog
 
 from usher_operator import api as apis
-from usher_operator import handlers, health, kinds, resync
+from usher_operator import handlers, kinds, resync
+from usher_operator.health import Health
 
 _log = structlog.get_logger(__name__)
 
@@ -22,7 +23,7 @@ _AGAIN_SECONDS = 1.0
 class Follower:
     """Watches kinds, for ever."""
 
-    def __init__(self, api: apis.Api, reader: resync.Resync, handling: handlers.Handlers, alive: health.Health) -> None:
+    def __init__(self, api: apis.Api, reader: resync.Resync, handling: handlers.Handlers, alive: Health) -> None:
         self._api, self._resync, self._handlers, self._health = api, reader, handling, alive
         self._followed: set[kinds.Watched] = set()
         self._wanted: asyncio.Queue[kinds.Watched] = asyncio.Queue()

@@ -10,9 +10,12 @@ from typing import Any
 
 import kopf
 
-from usher_operator import cache as caches
-from usher_operator import health, kinds, metrics, removals, resync, trust, workqueue
+from usher_operator import kinds, removals, resync
+from usher_operator.cache import Cache
+from usher_operator.health import Health
+from usher_operator.metrics import OperatorMetrics
 from usher_operator.view import Key
+from usher_operator.workqueue import PauseGate, Workqueue
 
 _RESTART_WORDS = "Restarting the watch-stream"
 """What kopf logs (at debug) after a 410, before it lists anew."""
@@ -51,10 +54,10 @@ class Handlers:
 
     def __init__(
         self,
-        cache: caches.Cache,
-        queue: workqueue.Workqueue[Key],
+        cache: Cache,
+        queue: Workqueue[Key],
         reader: resync.Resync,
-        around: tuple[trust.Trust, health.Health, metrics.Metrics],
+        around: tuple[PauseGate, Health, OperatorMetrics],
         clock: Callable[[], float],
     ) -> None:
         self._cache, self._queue, self._resync = cache, queue, reader

@@ -9,8 +9,8 @@ import prometheus_client
 from aiohttp import web
 
 from usher_gateway import model
-from usher_operator import metrics as all_metrics
-from usher_operator import settings as all_settings
+from usher_operator.metrics import OperatorMetrics
+from usher_operator.settings import AdminAddress, OperatorSettings
 
 _TICK_SECONDS = 0.5
 
@@ -21,7 +21,7 @@ class Health:
     ``clock``: monotonic seconds.
     """
 
-    def __init__(self, settings: all_settings.Settings, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: OperatorSettings, clock: Callable[[], float]) -> None:
         self._timing, self._clock = settings.timing, clock
         self._expected: dict[str, float] = {}
         """Kind -> since when its watch should have told of something."""
@@ -61,10 +61,10 @@ class Health:
             self.lag = max(0.0, self._ticked_at - begun - _TICK_SECONDS)
 
 
-class AdminServer:
+class HealthServer:
     """The admin port, for the time of an ``async with`` block."""
 
-    def __init__(self, endpoint: all_settings.Endpoint, health: Health, metrics: all_metrics.Metrics) -> None:
+    def __init__(self, endpoint: AdminAddress, health: Health, metrics: OperatorMetrics) -> None:
         self._endpoint, self._health, self._metrics = endpoint, health, metrics
         self.port = endpoint.port
         """As asked for; once started, the one that is listened on."""

@@ -9,9 +9,10 @@ import structlog
 
 from usher_gateway import config_secret, model
 from usher_operator import api as apis
-from usher_operator import cache as caches
-from usher_operator import kinds, trust, workqueue
+from usher_operator import kinds
+from usher_operator.cache import Cache
 from usher_operator.view import Key
+from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
 
@@ -43,9 +44,9 @@ class Installation:
     def __init__(
         self,
         api: apis.Api,
-        cache: caches.Cache,
-        trusting: trust.Trust,
-        queue: workqueue.Workqueue[Key],
+        cache: Cache,
+        trusting: PauseGate,
+        queue: Workqueue[Key],
     ) -> None:
         self._api, self._cache, self._trust, self._queue = api, cache, trusting, queue
         self._namespace = cache.install.operator_namespace
@@ -152,7 +153,7 @@ class Installation:
         return _decoded(raw)
 
 
-def fingerprints(cache: caches.Cache) -> set[str]:
+def fingerprints(cache: Cache) -> set[str]:
     """Of install keys, as the classes of this install have them in their status."""
     found = {str(one.fields.get(FINGERPRINT_FIELD, "")) for one in cache.our_classes()}
     return found - {""}

@@ -9,7 +9,7 @@ import usher_operator
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 
 
-class Metrics:
+class OperatorMetrics:
     """Every number that the operator tells."""
 
     def __init__(self) -> None:

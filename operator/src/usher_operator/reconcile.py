@@ -8,9 +8,11 @@ import structlog
 
 from usher_gateway.resources import metadata
 from usher_operator import api as apis
-from usher_operator import apply, kinds, metrics, statuses, trust, workqueue
-from usher_operator import cache as caches
+from usher_operator import kinds, writer
+from usher_operator.cache import Cache
+from usher_operator.metrics import OperatorMetrics
 from usher_operator.view import Key, Plan, View
+from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
 
@@ -35,10 +37,10 @@ class Reconciler:
     def __init__(
         self,
         planner: Planner,
-        cache: caches.Cache,
-        queue: workqueue.Workqueue[Key],
-        write: tuple[apply.Children, statuses.Statuses],
-        around: tuple[apis.Api, trust.Trust, metrics.Metrics],
+        cache: Cache,
+        queue: Workqueue[Key],
+        write: tuple[writer.ChildWriter, writer.StatusWriter],
+        around: tuple[apis.Api, PauseGate, OperatorMetrics],
     ) -> None:
         self._plan, self._cache, self._queue = planner, cache, queue
         self._children, self._statuses = write

@@ -12,9 +12,11 @@ from collections.abc import Callable
 import structlog
 
 from usher_operator import api as apis
-from usher_operator import cache as caches
-from usher_operator import kinds, metrics, trust, workqueue
+from usher_operator import kinds
+from usher_operator.cache import Cache, Keys
+from usher_operator.metrics import OperatorMetrics
 from usher_operator.view import Key
+from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
 
@@ -31,10 +33,10 @@ class Resync:
     def __init__(
         self,
         api: apis.Api,
-        cache: caches.Cache,
-        queue: workqueue.Workqueue[Key],
-        trusting: trust.Trust,
-        numbers: metrics.Metrics,
+        cache: Cache,
+        queue: Workqueue[Key],
+        trusting: PauseGate,
+        numbers: OperatorMetrics,
     ) -> None:
         self._api, self._cache, self._queue = api, cache, queue
         self._trust, self._metrics = trusting, numbers
@@ -170,7 +172,7 @@ class Resync:
                 _log.warning("gone_without_an_event", kind=kind.name, namespace=name[0], name=name[1])
                 self._add(self._cache.remove(kind, *name))
 
-    def _add(self, keys: caches.Keys) -> None:
+    def _add(self, keys: Keys) -> None:
         for key in keys:
             self._queue.add(key)
 

@@ -9,15 +9,15 @@ import msgspec
 from usher_gateway import config_secret, model
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class AdminAddress(msgspec.Struct, frozen=True):
     """Where a port listens."""
 
     host: str
     port: int
 
 
-class Service(msgspec.Struct, frozen=True):
-    """A Service whose ready endpoints are asked."""
+class GatewayService(msgspec.Struct, frozen=True):
+    """A GatewayService whose ready endpoints are asked."""
 
     namespace: str
     name: str
@@ -25,7 +25,7 @@ class Service(msgspec.Struct, frozen=True):
     """Name or number of the port; ``""``: the only one, or the one called ``admin``."""
 
 
-class Backend(msgspec.Struct, frozen=True):
+class BackendService(msgspec.Struct, frozen=True):
     """What Ingress and HTTPRoute send requests to; in the data plane's namespace."""
 
     service_name: str = "usher-gateway"
@@ -61,7 +61,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Not alive while the event loop runs so late."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All of ``usher-operator run``."""
 
     kubeconfig: Path | None = None
@@ -71,20 +71,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     configuration_namespace: str = "usher-config"
     """Where configuration Secrets are written."""
     data_plane_namespace: str = "usher-system"
-    """Where Ingress, HTTPRoute and Certificate are written, and the gateway's Service is."""
+    """Where Ingress, HTTPRoute and Certificate are written, and the gateway's GatewayService is."""
     controller_name: str = "usher.dev/usher"
     """ListenerClasses with this name are served; it also names the install."""
     identity: str = ""
     """Who holds the Lease; ``""``: the host's name and a random part."""
     gateways: tuple[str, ...] = ()
     """Admin ports of the gateways, as URLs; empty: the ready endpoints of ``gateway_service``."""
-    gateway_service: Service | None = None
-    backend: Backend = Backend()
+    gateway_service: GatewayService | None = None
+    backend: BackendService = BackendService()
     gateway_api: bool = True
     """Whether HTTPRoutes are watched and written, where the cluster knows them."""
     cert_manager: bool = True
     """Whether Certificates are watched and written, where the cluster knows them."""
-    admin: Endpoint = Endpoint("127.0.0.1", 9091)
+    admin: AdminAddress = AdminAddress("127.0.0.1", 9091)
     """Health and metrics."""
     workers: int = 16
     """Keys reconciled at the same time."""
@@ -95,8 +95,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """``controller_name`` fit for a label: what tells this install's children from another's."""
         return config_secret.install_label(self.controller_name)
 
+    def check(self) -> None:
+        """Refuse what cannot work.
 
-def parse_endpoint(text: str) -> Endpoint:
+        Raises:
+            ConfigurationError: says what, and what to do.
+        """
+        if not re.fullmatch(r"[-a-z0-9.]+/[-A-Za-z0-9._~/]+", self.controller_name):
+            raise model.ConfigurationError(
+                f"--controller-name {self.controller_name!r} has not the form DOMAIN/NAME", "Try usher.dev/usher."
+            )
+        for url in self.gateways:
+            parts = urllib.parse.urlsplit(url)
+            if parts.scheme not in {"http", "https"} or not parts.netloc:
+                raise model.ConfigurationError(f"--gateways: {url!r} is no URL", "Write it like http://127.0.0.1:9090.")
+        if self.gateways and self.gateway_service is not None:
+            raise model.ConfigurationError("--gateways and --gateway-service exclude each other", "Give one of them.")
+        if not 1 <= self.workers <= 256:
+            raise model.ConfigurationError("--workers must be from 1 to 256", "Try 16.")
+
+
+def parse_endpoint(text: str) -> AdminAddress:
     """``HOST:PORT``, ``[::1]:PORT`` or ``:PORT`` (all addresses).
 
     Raises:
@@ -106,10 +125,10 @@ def parse_endpoint(text: str) -> Endpoint:
     host = host.removeprefix("[").removesuffix("]")
     if not separator or not port.isdecimal() or int(port) > 65_535:
         raise model.ConfigurationError(f"{text!r} is not HOST:PORT", "Write it like 127.0.0.1:9091 or [::1]:9091.")
-    return Endpoint(host or "0.0.0.0", int(port))  # noqa: S104 - what `:9091` means everywhere
+    return AdminAddress(host or "0.0.0.0", int(port))  # noqa: S104 - what `:9091` means everywhere
 
 
-def parse_service(text: str) -> Service:
+def parse_service(text: str) -> GatewayService:
     """``NAMESPACE/NAME`` or ``NAMESPACE/NAME:PORT``.
 
     Raises:
@@ -120,10 +139,10 @@ def parse_service(text: str) -> Service:
         raise model.ConfigurationError(
             f"{text!r} is not NAMESPACE/NAME[:PORT]", "Write it like usher-system/usher-gateway:admin."
         )
-    return Service(found[1], found[2], found[3] or "")
+    return GatewayService(found[1], found[2], found[3] or "")
 
 
-def parse_backend(text: str) -> Backend:
+def parse_backend(text: str) -> BackendService:
     """``NAME:PORT``.
 
     Raises:
@@ -132,24 +151,4 @@ def parse_backend(text: str) -> Backend:
     name, separator, port = text.rpartition(":")
     if not separator or not re.fullmatch(r"[-a-z0-9]{1,63}", name) or not port.isdecimal() or int(port) > 65_535:
         raise model.ConfigurationError(f"{text!r} is not NAME:PORT", "Write it like usher-gateway:80.")
-    return Backend(name, int(port))
-
-
-def check(settings: Settings) -> None:
-    """Refuse what cannot work.
-
-    Raises:
-        ConfigurationError: says what, and what to do.
-    """
-    if not re.fullmatch(r"[-a-z0-9.]+/[-A-Za-z0-9._~/]+", settings.controller_name):
-        raise model.ConfigurationError(
-            f"--controller-name {settings.controller_name!r} has not the form DOMAIN/NAME", "Try usher.dev/usher."
-        )
-    for url in settings.gateways:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise model.ConfigurationError(f"--gateways: {url!r} is no URL", "Write it like http://127.0.0.1:9090.")
-    if settings.gateways and settings.gateway_service is not None:
-        raise model.ConfigurationError("--gateways and --gateway-service exclude each other", "Give one of them.")
-    if not 1 <= settings.workers <= 256:
-        raise model.ConfigurationError("--workers must be from 1 to 256", "Try 16.")
+    return BackendService(name, int(port))

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import structlog
+
 FIRST_RETRY_SECONDS = 0.2
 """From a first failure to the next try; it doubles from there."""
 
@@ -148,3 +150,33 @@ class Workqueue(Generic[K]):
     def _release_due(self) -> None:
         while self.due_in() == 0.0:
             self.add(heapq.heappop(self._heap)[2])
+
+
+_log = structlog.get_logger(__name__)
+
+
+class PauseGate:
+    """Reasons to hold still, by topic."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+        self._whole = asyncio.Event()
+        self._whole.set()
+
+    def doubt(self, topic: str, reason: str) -> None:
+        """Hold still; said once per topic and reason."""
+        if self.reasons.get(topic) != reason:
+            _log.error("holding_still", topic=topic, reason=reason)
+        self.reasons[topic] = reason
+        self._whole.clear()
+
+    def restore(self, topic: str) -> None:
+        """A reason is gone."""
+        if self.reasons.pop(topic, None) is not None:
+            _log.info("going_on", topic=topic)
+        if not self.reasons:
+            self._whole.set()
+
+    async def wait(self) -> None:
+        """Until there is no reason left."""
+        await self._whole.wait()

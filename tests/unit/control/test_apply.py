@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 
 from unit.control import test_cache
-from usher_operator import apply, children, chronicle, kinds, metrics, removals, settings, workqueue
-from usher_operator import cache as caches
+from usher_operator import children, events, kinds, removals, writer
+from usher_operator.cache import Cache, hostname_key, ref_of
+from usher_operator.metrics import OperatorMetrics
+from usher_operator.settings import OperatorSettings
 from usher_operator.view import DesiredChild, Key, Plan
+from usher_operator.workqueue import Workqueue
 
-KEY = caches.hostname_key("www.example.com")
-REF = caches.ref_of(kinds.INGRESS, "usher-system", "usher-www")
+KEY = hostname_key("www.example.com")
+REF = ref_of(kinds.INGRESS, "usher-system", "usher-www")
 READY = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
 
 
@@ -46,27 +49,29 @@ class Server:
 async def test_a_status_that_an_answer_tells_of_is_planned(
     known: dict[str, Any] | None, answered: dict[str, Any]
 ) -> None:
-    cache = caches.Cache(settings.Settings())
+    cache = Cache(OperatorSettings())
     if known is not None:
         cache.put(kinds.INGRESS, ingress(status=known))
-    queue: workqueue.Workqueue[Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
+    queue: Workqueue[Key] = Workqueue(lambda: 0.0, lambda: 0.5)
     server: Any = Server(ingress("2", status=answered))
-    told = (metrics.Metrics(), chronicle.Chronicle(lambda: 0.0))
-    children = apply.Children(server, cache, queue, removals.Removals(0.0, 0.0), told)
+    told = (OperatorMetrics(), events.EventLogger(lambda: 0.0))
+    children = writer.ChildWriter(server, cache, queue, removals.PendingRemovals(0.0, 0.0), told)
     await children.apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
     assert (KEY in set(iter(queue.take, None))) is (answered != (known or {}))
 
 
 async def test_a_document_is_told_of_as_new_also_where_its_watch_was_faster() -> None:
-    cache = caches.Cache(settings.Settings())
+    cache = Cache(OperatorSettings())
     raw = test_cache.config()
-    ref = caches.ref_of(kinds.SECRET, raw["metadata"]["namespace"], raw["metadata"]["name"])
+    ref = ref_of(kinds.SECRET, raw["metadata"]["namespace"], raw["metadata"]["name"])
     told: list[bool] = []
-    chronicle_: Any = chronicle.Chronicle(lambda: 0.0)
+    chronicle_: Any = events.EventLogger(lambda: 0.0)
     chronicle_.published = lambda _key, *, is_new: told.append(is_new)
-    queue: workqueue.Workqueue[Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
+    queue: Workqueue[Key] = Workqueue(lambda: 0.0, lambda: 0.5)
     server: Any = Server(raw, lambda: cache.put(kinds.SECRET, raw))
-    written = apply.Children(server, cache, queue, removals.Removals(0.0, 0.0), (metrics.Metrics(), chronicle_))
+    written = writer.ChildWriter(
+        server, cache, queue, removals.PendingRemovals(0.0, 0.0), (OperatorMetrics(), chronicle_)
+    )
     manifest = {"apiVersion": "v1", "kind": "Secret", **raw}
     await written.apply(Plan(test_cache.LOBBY, (DesiredChild(ref, manifest, "new"),)))
     assert told == [True]

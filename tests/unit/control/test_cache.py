@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from usher_gateway import config_secret, documents, model
-from usher_operator import cache as caches
-from usher_operator import children, kinds, settings
+from usher_operator import children, kinds
+from usher_operator.cache import Cache, hostname_key
+from usher_operator.settings import OperatorSettings
 from usher_operator.view import Key
 
 KEYS = model.derive_keys(bytes(32))
@@ -74,14 +75,14 @@ def config(host: str = "hooks.example.com", tenant: str = "acme", **meta: Any) -
 
 
 @pytest.fixture
-def cache() -> caches.Cache:
-    found = caches.Cache(settings.Settings(), lambda: 1_000_000)
+def cache() -> Cache:
+    found = Cache(OperatorSettings(), lambda: 1_000_000)
     found.set_keys(KEYS)
     return found
 
 
 @pytest.fixture
-def full(cache: caches.Cache) -> caches.Cache:
+def full(cache: Cache) -> Cache:
     for kind, one in (
         (kinds.LISTENER_CLASS, klass()),
         (kinds.TENANT, raw("Tenant", "acme", {})),
@@ -93,53 +94,53 @@ def full(cache: caches.Cache) -> caches.Cache:
     return cache
 
 
-def test_an_object_as_it_was_is_no_change(full: caches.Cache) -> None:
+def test_an_object_as_it_was_is_no_change(full: Cache) -> None:
     assert full.put(kinds.LISTENER, listener(resourceVersion="2")) == frozenset()
     assert full.records[LOBBY].resource_version == "2"
 
 
-def test_a_tenant_concerns_its_listeners(full: caches.Cache) -> None:
+def test_a_tenant_concerns_its_listeners(full: Cache) -> None:
     assert full.put(kinds.TENANT, raw("Tenant", "acme", {"state": "Suspended"})) == {ACME, LOBBY}
     assert full.remove(kinds.TENANT, "agency", "acme") == {ACME, LOBBY}
     assert full.tenant("agency/acme") is None
 
 
-def test_a_secret_concerns_who_refers_to_it(full: caches.Cache) -> None:
+def test_a_secret_concerns_who_refers_to_it(full: Cache) -> None:
     assert full.put(kinds.CREDENTIAL, secret(value="ZGVm")) == {CRM}
     assert full.put(kinds.CREDENTIAL, secret("other")) == frozenset()
     assert full.remove(kinds.CREDENTIAL, "agency", "token") == {CRM}
     assert full.secret_state("agency/token") is None
 
 
-def test_a_destination_concerns_the_listeners_that_route_to_it(full: caches.Cache) -> None:
+def test_a_destination_concerns_the_listeners_that_route_to_it(full: Cache) -> None:
     assert full.remove(kinds.DESTINATION, "agency", "crm") == {CRM, LOBBY}
 
 
-def test_a_class_concerns_its_listeners(full: caches.Cache) -> None:
+def test_a_class_concerns_its_listeners(full: Cache) -> None:
     assert full.put(kinds.LISTENER_CLASS, klass(hostname="other.example.com")) == {PUBLIC, LOBBY}
 
 
-def test_a_route_taken_away_ends_the_reference(full: caches.Cache) -> None:
+def test_a_route_taken_away_ends_the_reference(full: Cache) -> None:
     one = listener(generation=2)
     one["spec"]["routes"] = []
     full.put(kinds.LISTENER, one)
     assert full.remove(kinds.DESTINATION, "agency", "crm") == {CRM}
 
 
-def test_labels_of_a_namespace_concern_what_is_in_it(full: caches.Cache) -> None:
+def test_labels_of_a_namespace_concern_what_is_in_it(full: Cache) -> None:
     labelled = {"metadata": {"name": "agency", "labels": {"tier": "gold"}}}
     assert full.put(kinds.NAMESPACE, labelled) == {LOBBY, CRM}
     assert full.put(kinds.NAMESPACE, labelled) == frozenset()
 
 
-def test_who_names_the_same_hostname_is_concerned(full: caches.Cache) -> None:
+def test_who_names_the_same_hostname_is_concerned(full: Cache) -> None:
     full.put(kinds.LISTENER, listener("lobby", "www.example.com"))
     assert full.put(kinds.LISTENER, listener("bar", "www.example.com")) == {BAR, LOBBY, ACME}
     assert len(full.claimants("www.example.com")) == 2
     assert full.remove(kinds.LISTENER, "agency", "bar") == {BAR, LOBBY, ACME}
 
 
-def test_a_status_concerns_the_key_itself_and_its_tenant(full: caches.Cache) -> None:
+def test_a_status_concerns_the_key_itself_and_its_tenant(full: Cache) -> None:
     one = listener(resourceVersion="2")
     ready = {"type": "Ready", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "then"}
     one["status"] = {"conditions": [ready, {"type": "Foreign", "status": "True"}], "observedGeneration": 1}
@@ -149,7 +150,7 @@ def test_a_status_concerns_the_key_itself_and_its_tenant(full: caches.Cache) -> 
     assert (record.times, record.observed_generation) == ({"Ready": "then"}, 1)
 
 
-def test_what_cannot_be_read_is_known_by_what_is_wrong_without_values(full: caches.Cache) -> None:
+def test_what_cannot_be_read_is_known_by_what_is_wrong_without_values(full: Cache) -> None:
     one = listener(generation=2)
     one["spec"]["state"] = "confidential"
     assert LOBBY in full.put(kinds.LISTENER, one)
@@ -160,29 +161,29 @@ def test_what_cannot_be_read_is_known_by_what_is_wrong_without_values(full: cach
     assert "confidential" not in found.message
 
 
-def test_a_place_under_a_limit_is_offered_to_those_that_wait_for_one(full: caches.Cache) -> None:
+def test_a_place_under_a_limit_is_offered_to_those_that_wait_for_one(full: Cache) -> None:
     waiting = listener("bar")
     waiting["status"] = {"conditions": [{"type": "Accepted", "status": "False", "reason": "LimitExceeded"}]}
     full.put(kinds.LISTENER, waiting)
     assert BAR in full.remove(kinds.LISTENER, "agency", "lobby")
 
 
-def test_a_published_document_gives_its_hostname_to_its_tenant(full: caches.Cache) -> None:
+def test_a_published_document_gives_its_hostname_to_its_tenant(full: Cache) -> None:
     full.put(kinds.LISTENER, listener("bar", "www.example.com"))
     keys = full.put(kinds.SECRET, config("www.example.com"))
-    assert keys == {LOBBY, BAR, caches.hostname_key("www.example.com")}
+    assert keys == {LOBBY, BAR, hostname_key("www.example.com")}
     assert full.incumbent("www.example.com") == ("agency", "acme")
     assert [one.name for one in full.listeners_at("www.example.com")] == ["lobby"]
     assert full.remove(kinds.SECRET, "usher-config", config_secret.secret_name("Listener", "agency/lobby")) == keys
     assert full.incumbent("www.example.com") is None
 
 
-def test_an_echo_of_a_document_is_no_change(full: caches.Cache) -> None:
+def test_an_echo_of_a_document_is_no_change(full: Cache) -> None:
     full.put(kinds.SECRET, config())
     assert full.put(kinds.SECRET, config(resourceVersion="2")) == frozenset()
 
 
-def test_a_document_that_was_edited_is_published_no_more(full: caches.Cache) -> None:
+def test_a_document_that_was_edited_is_published_no_more(full: Cache) -> None:
     full.put(kinds.SECRET, config())
     edited = config()
     edited["data"] = {"config.json": "e30="}
@@ -191,16 +192,16 @@ def test_a_document_that_was_edited_is_published_no_more(full: caches.Cache) -> 
     assert full.in_place.config_of(LOBBY) is not None
 
 
-def test_another_installs_child_is_not_ours(full: caches.Cache) -> None:
+def test_another_installs_child_is_not_ours(full: Cache) -> None:
     labels = config_secret.labels("usher.dev/other", "uid-lobby")
     assert full.put(kinds.SECRET, config(labels=labels)) == frozenset()
     assert full.in_place.of(LOBBY) == ()
     assert {ref.namespace for ref in full.in_place.foreign} == {"usher-config"}
 
 
-def test_the_status_of_a_route_concerns_the_listeners_behind_it(full: caches.Cache) -> None:
+def test_the_status_of_a_route_concerns_the_listeners_behind_it(full: Cache) -> None:
     full.put(kinds.SECRET, config())
-    host = caches.hostname_key("hooks.example.com")
+    host = hostname_key("hooks.example.com")
     about = {
         "name": "route",
         "namespace": "usher-system",
@@ -215,8 +216,8 @@ def test_the_status_of_a_route_concerns_the_listeners_behind_it(full: caches.Cac
     assert full.put(kinds.INGRESS, {**ingress, "status": {"loadBalancer": {}}}) == frozenset()
 
 
-def test_an_api_that_goes_takes_what_was_made_by_it(full: caches.Cache) -> None:
-    host = caches.hostname_key("hooks.example.com")
+def test_an_api_that_goes_takes_what_was_made_by_it(full: Cache) -> None:
+    host = hostname_key("hooks.example.com")
     about = {
         "name": "route",
         "namespace": "usher-system",
@@ -231,21 +232,21 @@ def test_an_api_that_goes_takes_what_was_made_by_it(full: caches.Cache) -> None:
     assert full.in_place.of(host) == ()
 
 
-def test_a_hostname_is_had_while_the_document_is_being_written(full: caches.Cache) -> None:
+def test_a_hostname_is_had_while_the_document_is_being_written(full: Cache) -> None:
     full.grant(LOBBY, ["new.example"])
     assert full.incumbent("new.example") == ("agency", "acme")
     full.end_grant(LOBBY)
     assert full.incumbent("new.example") is None
 
 
-def test_who_waits_for_a_hostname_is_told_when_it_was_not_taken_after_all(full: caches.Cache) -> None:
+def test_who_waits_for_a_hostname_is_told_when_it_was_not_taken_after_all(full: Cache) -> None:
     full.put(kinds.LISTENER, listener("bar", "new.example"))
     full.grant(LOBBY, ["new.example"])
     assert full.end_grant(LOBBY) == {BAR}
 
 
 def test_without_issuers_certificates_are_still_there() -> None:
-    cache = caches.Cache(settings.Settings())
+    cache = Cache(OperatorSettings())
     for kind in (kinds.CERTIFICATE, kinds.ISSUER, kinds.CLUSTER_ISSUER):
         cache.set_served(kind, served=True)
     cache.put(kinds.CLUSTER_ISSUER, {"metadata": {"name": "acme"}})
@@ -255,7 +256,7 @@ def test_without_issuers_certificates_are_still_there() -> None:
 
 
 def test_without_certificates_there_is_no_cert_manager_whatever_else_is_there() -> None:
-    cache = caches.Cache(settings.Settings())
+    cache = Cache(OperatorSettings())
     cache.set_served(kinds.CERTIFICATE, served=False)
     cache.set_served(kinds.ISSUER, served=True)
     assert not cache.features.cert_manager
@@ -263,7 +264,7 @@ def test_without_certificates_there_is_no_cert_manager_whatever_else_is_there() 
 
 def test_a_look_for_a_missing_secret_is_believed_for_a_while() -> None:
     now = [0]
-    cache = caches.Cache(settings.Settings(), lambda: now[0])
+    cache = Cache(OperatorSettings(), lambda: now[0])
     cache.put(kinds.DESTINATION, destination())
     cache.note_missing("agency/token", "NotLabelled")
     assert cache.secret_state("agency/token") == "NotLabelled"
@@ -274,12 +275,12 @@ def test_a_look_for_a_missing_secret_is_believed_for_a_while() -> None:
     assert cache.missing == {}
 
 
-def test_a_missing_certificate_is_missed_by_whoever_has_a_hostname(full: caches.Cache) -> None:
-    kinds_found = {key.kind for key in full.missed_by(f"{settings.Settings().data_plane_namespace}/wildcard")}
+def test_a_missing_certificate_is_missed_by_whoever_has_a_hostname(full: Cache) -> None:
+    kinds_found = {key.kind for key in full.missed_by(f"{OperatorSettings().data_plane_namespace}/wildcard")}
     assert kinds_found == {"ListenerClass", "Listener"}
 
 
-def test_confirmations_are_those_of_our_classes(full: caches.Cache) -> None:
+def test_confirmations_are_those_of_our_classes(full: Cache) -> None:
     one = klass()
     one["metadata"]["annotations"] = {"usher.dev/confirm-removals": "abc"}
     full.put(kinds.LISTENER_CLASS, one)

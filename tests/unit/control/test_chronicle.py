@@ -2,7 +2,7 @@
 
 import structlog
 
-from usher_operator import chronicle
+from usher_operator import events
 from usher_operator.view import Key, ObjectRef, StatusCondition
 
 KEY = Key("Listener", "agency", "lobby")
@@ -10,7 +10,7 @@ REF = ObjectRef("networking.k8s.io/v1", "Ingress", "usher-system", "a")
 
 
 def test_each_is_told_while_they_are_few() -> None:
-    told = chronicle.Chronicle(lambda: 0.0)
+    told = events.EventLogger(lambda: 0.0)
     with structlog.testing.capture_logs() as logs:
         told.published(KEY, is_new=True)
         told.published(KEY, is_new=False)
@@ -33,20 +33,20 @@ def test_each_is_told_while_they_are_few() -> None:
 
 def test_many_are_summed_up_and_told_again_in_the_next_window() -> None:
     now = [0.0]
-    told = chronicle.Chronicle(lambda: now[0])
+    told = events.EventLogger(lambda: now[0])
     with structlog.testing.capture_logs() as logs:
         for _ in range(5_000):
             told.published(KEY, is_new=True)
             told.ready(KEY, StatusCondition("Ready", "True", "Ready", "", 1))
         told.sum_up()
-        now[0] = chronicle.WINDOW_SECONDS
+        now[0] = events.WINDOW_SECONDS
         told.removed(KEY)
         told.sum_up()
-    assert len(logs) == chronicle.MOST_LINES + 2
+    assert len(logs) == events.MOST_LINES + 2
     assert logs[-2] == {
         "event": "more_of_the_same",
         "log_level": "info",
-        "documents_published": 5_000 - chronicle.MOST_LINES // 2,
-        "ready_true": 5_000 - chronicle.MOST_LINES // 2,
+        "documents_published": 5_000 - events.MOST_LINES // 2,
+        "ready_true": 5_000 - events.MOST_LINES // 2,
     }
     assert logs[-1]["event"] == "document_removed"

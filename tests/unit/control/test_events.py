@@ -32,7 +32,7 @@ def status(*conditions: StatusCondition) -> ResourceStatus:
 
 def told(before: StatusCondition | None, now: StatusCondition) -> tuple[list[str], list[str]]:
     """(reasons told at once, reasons told after the grace)."""
-    flips = events.Flips(GRACE)
+    flips = events.EventRecorder(GRACE)
     first = flips.written(KEY, status(now), record(*([before] if before else [])), 100.0)
     assert flips.overdue(KEY, status(now), 100.0 + GRACE - 1) == []
     later = flips.overdue(KEY, status(now), 100.0 + GRACE)
@@ -74,7 +74,7 @@ def test_what_is_told_and_when(
 
 
 def test_what_was_missing_for_a_moment_only_is_no_warning() -> None:
-    flips = events.Flips(GRACE)
+    flips = events.EventRecorder(GRACE)
     flips.written(KEY, status(WRONG), record(), 0.0)
     assert flips.due_in(KEY, 10.0) == 20.0
     assert flips.overdue(KEY, status(PENDING), 10.0) == []
@@ -83,18 +83,18 @@ def test_what_was_missing_for_a_moment_only_is_no_warning() -> None:
 
 
 def test_what_is_warned_of_is_warned_of_once_and_a_restart_warns_of_nothing() -> None:
-    flips = events.Flips(GRACE)
+    flips = events.EventRecorder(GRACE)
     flips.written(KEY, status(WRONG), record(), 0.0)
     flips.written(KEY, status(WRONG), record(WRONG), 5.0)
     assert flips.overdue(KEY, status(WRONG), GRACE) == [WRONG]
     assert flips.overdue(KEY, status(WRONG), 2 * GRACE) == []
-    after = events.Flips(GRACE)
+    after = events.EventRecorder(GRACE)
     assert after.written(KEY, status(WRONG), record(WRONG), 0.0) == []
     assert after.due_in(KEY, 0.0) is None
 
 
 def test_what_is_gone_is_forgotten_and_not_everything_is_remembered() -> None:
-    flips = events.Flips(GRACE)
+    flips = events.EventRecorder(GRACE)
     for number in range(events.MOST_WAITING + 1):
         flips.written(Key("Listener", "agency", f"l{number}"), status(WRONG), record(), 0.0)
     last, first = (Key("Listener", "agency", f"l{number}") for number in (events.MOST_WAITING, 0))

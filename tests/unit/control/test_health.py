@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from usher_operator import health, settings
+from usher_operator.health import Health
+from usher_operator.settings import OperatorSettings
 
 
 class Clock:
@@ -20,13 +21,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def found(clock: Clock) -> health.Health:
-    made = health.Health(settings.Settings(), clock)
+def found(clock: Clock) -> Health:
+    made = Health(OperatorSettings(), clock)
     made.not_ready.clear()
     return made
 
 
-def test_silence_without_a_change_is_fine(found: health.Health, clock: Clock) -> None:
+def test_silence_without_a_change_is_fine(found: Health, clock: Clock) -> None:
     found.saw_watch("Listener")
     found.expect("Listener")
     found.saw_watch("Listener")
@@ -34,7 +35,7 @@ def test_silence_without_a_change_is_fine(found: health.Health, clock: Clock) ->
     assert found.not_alive() == []
 
 
-def test_a_change_that_a_watch_never_tells_of_is_death(found: health.Health, clock: Clock) -> None:
+def test_a_change_that_a_watch_never_tells_of_is_death(found: Health, clock: Clock) -> None:
     found.expect("Listener")
     clock.now += 100
     found.expect("Listener")
@@ -43,13 +44,13 @@ def test_a_change_that_a_watch_never_tells_of_is_death(found: health.Health, clo
     assert any("watch of Listener" in reason for reason in found.not_alive())
 
 
-def test_a_loop_that_does_not_turn_is_death(found: health.Health, clock: Clock) -> None:
+def test_a_loop_that_does_not_turn_is_death(found: Health, clock: Clock) -> None:
     clock.now += 30
     assert any("event loop" in reason for reason in found.not_alive())
 
 
 async def test_the_loop_is_measured(clock: Clock) -> None:
-    found = health.Health(settings.Settings(), asyncio.get_running_loop().time)
+    found = Health(OperatorSettings(), asyncio.get_running_loop().time)
     ticking = asyncio.create_task(found.tick())
     await asyncio.sleep(0)
     assert found.not_alive() == []

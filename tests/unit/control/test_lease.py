@@ -2,53 +2,53 @@
 
 import pytest
 
-from usher_operator import lease
+from usher_operator import leader
 
 
-def record(holder: str = "other", version: str = "1", duration: float = 15) -> lease.Record:
-    return lease.Record(holder, duration, 0, version)
+def record(holder: str = "other", version: str = "1", duration: float = 15) -> leader.LeaseRecord:
+    return leader.LeaseRecord(holder, duration, 0, version)
 
 
 @pytest.fixture
-def observed() -> lease.Observed:
-    return lease.Observed("me")
+def observed() -> leader.ObservedLease:
+    return leader.ObservedLease("me")
 
 
-def test_an_absent_lease_is_created(observed: lease.Observed) -> None:
+def test_an_absent_lease_is_created(observed: leader.ObservedLease) -> None:
     observed.see(None, 0)
     assert observed.decide(0).action == "Create"
 
 
-def test_ones_own_lease_is_renewed(observed: lease.Observed) -> None:
+def test_ones_own_lease_is_renewed(observed: leader.ObservedLease) -> None:
     observed.see(record("me"), 0)
     assert observed.decide(1000).action == "Renew"
 
 
-def test_a_released_lease_is_taken_at_once(observed: lease.Observed) -> None:
+def test_a_released_lease_is_taken_at_once(observed: leader.ObservedLease) -> None:
     observed.see(record(""), 0)
     assert observed.decide(0).action == "Take"
 
 
-def test_somebody_elses_lease_is_waited_for(observed: lease.Observed) -> None:
+def test_somebody_elses_lease_is_waited_for(observed: leader.ObservedLease) -> None:
     observed.see(record(), 10)
-    assert observed.decide(12) == lease.Decision("Wait", 13)
+    assert observed.decide(12) == leader.LeaseDecision("Wait", 13)
 
 
-def test_a_lease_that_has_not_changed_for_its_duration_is_taken(observed: lease.Observed) -> None:
+def test_a_lease_that_has_not_changed_for_its_duration_is_taken(observed: leader.ObservedLease) -> None:
     observed.see(record(), 10)
     observed.see(record(), 20)
     assert observed.decide(24.9).action == "Wait"
     assert observed.decide(25).action == "Take"
 
 
-def test_a_change_starts_the_wait_anew(observed: lease.Observed) -> None:
+def test_a_change_starts_the_wait_anew(observed: leader.ObservedLease) -> None:
     observed.see(record(), 10)
     observed.see(record(version="2"), 24)
-    assert observed.decide(26) == lease.Decision("Wait", 13)
+    assert observed.decide(26) == leader.LeaseDecision("Wait", 13)
 
 
 @pytest.mark.parametrize("minutes_off", [-60, -1, 0, 1, 60])
-def test_clocks_that_differ_change_nothing(observed: lease.Observed, minutes_off: int) -> None:
+def test_clocks_that_differ_change_nothing(observed: leader.ObservedLease, minutes_off: int) -> None:
     """What is written in the record is not even read."""
     raw = {
         "metadata": {"resourceVersion": "7"},
@@ -59,11 +59,11 @@ def test_clocks_that_differ_change_nothing(observed: lease.Observed, minutes_off
             "renewTime": f"2027-01-31T{12 + minutes_off // 60:02}:{minutes_off % 60:02}:00.000000Z",
         },
     }
-    observed.see(lease.read(raw), 0)
-    assert observed.record == lease.Record("other", 15, 3, "7")
+    observed.see(leader.read(raw), 0)
+    assert observed.record == leader.LeaseRecord("other", 15, 3, "7")
     assert observed.decide(14).action == "Wait"
     assert observed.decide(15).action == "Take"
 
 
 def test_a_lease_without_a_spec_is_nobodys() -> None:
-    assert lease.read({"metadata": {"resourceVersion": "1"}}) == lease.Record(resource_version="1")
+    assert leader.read({"metadata": {"resourceVersion": "1"}}) == leader.LeaseRecord(resource_version="1")

@@ -5,15 +5,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from usher_operator import observe
+from usher_operator import gateways
 from usher_operator.view import AppliedDocument, DestinationReport, Key, ListenerReport
 
 LOBBY = Key("Listener", "agency", "lobby")
 CRM = Key("Destination", "agency", "crm")
 
 
-def answer(**fields: Any) -> observe.Answer:
-    return msgspec.convert({"cursor": "c.1", "complete": False, **fields}, observe.Answer)
+def answer(**fields: Any) -> gateways.ConfigReport:
+    return msgspec.convert({"cursor": "c.1", "complete": False, **fields}, gateways.ConfigReport)
 
 
 def document(key: Key = LOBBY, hash_: str | None = "h1", rejected: str | None = None) -> dict[str, Any]:
@@ -21,34 +21,34 @@ def document(key: Key = LOBBY, hash_: str | None = "h1", rejected: str | None = 
 
 
 @pytest.fixture
-def report() -> observe.Report:
-    found = observe.Report("http://one")
+def report() -> gateways.GatewayState:
+    found = gateways.GatewayState("http://one")
     found.take(answer(complete=True, documents=[document(), document(CRM, "h2")]))
     return found
 
 
-def test_a_complete_answer_is_all_there_is(report: observe.Report) -> None:
+def test_a_complete_answer_is_all_there_is(report: gateways.GatewayState) -> None:
     assert report.take(answer(complete=True, documents=[document()])) == {CRM}
     assert dict(report.shown().applied) == {LOBBY: AppliedDocument("h1")}
     assert report.cursor == "c.1"
 
 
-def test_a_change_is_told_of_what_changed(report: observe.Report) -> None:
+def test_a_change_is_told_of_what_changed(report: gateways.GatewayState) -> None:
     assert report.take(answer(documents=[document(hash_="h3"), document(CRM, "h2")])) == {LOBBY}
     assert report.take(answer()) == set()
 
 
-def test_a_rejected_document_says_why(report: observe.Report) -> None:
+def test_a_rejected_document_says_why(report: gateways.GatewayState) -> None:
     assert report.take(answer(documents=[document(hash_=None, rejected="too new")])) == {LOBBY}
     assert report.shown().applied[LOBBY] == AppliedDocument("", "too new")
 
 
-def test_a_removed_document_is_forgotten(report: observe.Report) -> None:
+def test_a_removed_document_is_forgotten(report: gateways.GatewayState) -> None:
     assert report.take(answer(removed=[{"kind": "Destination", "key": "agency/crm"}])) == {CRM}
     assert CRM not in report.shown().applied
 
 
-def test_how_listeners_and_destinations_do_is_read(report: observe.Report) -> None:
+def test_how_listeners_and_destinations_do_is_read(report: gateways.GatewayState) -> None:
     states = {
         "receiving": "Silent",
         "refusing": True,
@@ -93,4 +93,4 @@ READY = {"addresses": ["10.0.0.1"], "conditions": {"ready": True}}
     ],
 )
 def test_ready_endpoints_are_asked_at_the_admin_port(found: list[dict[str, Any]], port: str, urls: set[str]) -> None:
-    assert observe.endpoints(found, port) == urls
+    assert gateways.admin_urls(found, port) == urls

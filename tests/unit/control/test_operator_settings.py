@@ -8,6 +8,7 @@ from typer import testing
 
 from usher_gateway import model
 from usher_operator import cli, settings
+from usher_operator.settings import AdminAddress, BackendService, GatewayService, OperatorSettings
 
 COMMAND: Any = typer.main.get_command(cli.build())
 
@@ -15,12 +16,12 @@ COMMAND: Any = typer.main.get_command(cli.build())
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("usher-system/gateway", settings.Service("usher-system", "gateway")),
-        ("a/b:admin", settings.Service("a", "b", "admin")),
-        ("a/b:9090", settings.Service("a", "b", "9090")),
+        ("usher-system/gateway", GatewayService("usher-system", "gateway")),
+        ("a/b:admin", GatewayService("a", "b", "admin")),
+        ("a/b:9090", GatewayService("a", "b", "9090")),
     ],
 )
-def test_a_service_is_read(text: str, wanted: settings.Service) -> None:
+def test_a_service_is_read(text: str, wanted: GatewayService) -> None:
     assert settings.parse_service(text) == wanted
 
 
@@ -31,8 +32,8 @@ def test_what_is_no_service_is_refused(text: str) -> None:
 
 
 def test_endpoints_and_backends_are_read() -> None:
-    assert settings.parse_endpoint("[::1]:9091") == settings.Endpoint("::1", 9091)
-    assert settings.parse_backend("usher-gateway:80") == settings.Backend("usher-gateway", 80)
+    assert settings.parse_endpoint("[::1]:9091") == AdminAddress("::1", 9091)
+    assert settings.parse_backend("usher-gateway:80") == BackendService("usher-gateway", 80)
     for parse, text in ((settings.parse_endpoint, "9091"), (settings.parse_backend, "gateway")):
         with pytest.raises(model.ConfigurationError):
             parse(text)
@@ -41,15 +42,15 @@ def test_endpoints_and_backends_are_read() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        settings.Settings(controller_name="usher"),
-        settings.Settings(gateways=("127.0.0.1:9090",)),
-        settings.Settings(gateways=("http://127.0.0.1:9090",), gateway_service=settings.Service("a", "b")),
-        settings.Settings(workers=0),
+        OperatorSettings(controller_name="usher"),
+        OperatorSettings(gateways=("127.0.0.1:9090",)),
+        OperatorSettings(gateways=("http://127.0.0.1:9090",), gateway_service=GatewayService("a", "b")),
+        OperatorSettings(workers=0),
     ],
 )
-def test_what_cannot_work_is_refused_with_a_hint(wrong: settings.Settings) -> None:
+def test_what_cannot_work_is_refused_with_a_hint(wrong: OperatorSettings) -> None:
     with pytest.raises(model.ConfigurationError) as refused:
-        settings.check(wrong)
+        wrong.check()
     assert refused.value.hint
 
 

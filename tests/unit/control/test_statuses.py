@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 
 from unit.control import test_cache
-from usher_operator import cache as caches
-from usher_operator import chronicle, events, kinds, metrics, seen, settings, statuses, workqueue
+from usher_operator import events, kinds, seen, writer
+from usher_operator.cache import Cache
+from usher_operator.metrics import OperatorMetrics
+from usher_operator.settings import OperatorSettings
 from usher_operator.view import ConditionStatus, Key, Plan, ResourceStatus, StatusCondition, UnreadableResource
+from usher_operator.workqueue import Workqueue
 
 KEY = Key("Listener", "agency", "lobby")
 
@@ -30,7 +33,7 @@ def status(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> 
 
 def test_the_same_in_another_order_is_no_difference() -> None:
     first, second = condition(), condition("Accepted")
-    assert statuses.differences(status(first, second), record(second, first)) == frozenset()
+    assert writer.differences(status(first, second), record(second, first)) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -44,19 +47,19 @@ def test_the_same_in_another_order_is_no_difference() -> None:
     ],
 )
 def test_a_difference_is_named(wanted: ResourceStatus, differs: set[str]) -> None:
-    assert statuses.differences(wanted, record(condition())) == differs
+    assert writer.differences(wanted, record(condition())) == differs
 
 
 def test_a_time_moves_only_with_the_status() -> None:
     before = record(condition(), condition("Accepted"))
     wanted = status(condition(reason="Suspended"), condition("Accepted", "False"), condition("Exposed"))
-    body = statuses.body_of(KEY, wanted, before, "now")
+    body = writer.body_of(KEY, wanted, before, "now")
     times = {one["type"]: one["lastTransitionTime"] for one in body["status"]["conditions"]}
     assert times == {"Ready": "then", "Accepted": "now", "Exposed": "now"}
 
 
 def test_a_status_is_written_of_this_very_object() -> None:
-    assert statuses.body_of(KEY, status(), record(), "now")["metadata"] == {
+    assert writer.body_of(KEY, status(), record(), "now")["metadata"] == {
         "name": "lobby",
         "namespace": "agency",
         "uid": "uid",
@@ -78,19 +81,19 @@ class Server:
 async def test_an_edit_that_came_before_a_status_was_written_is_planned(
     generation: int, is_planned_again: bool
 ) -> None:
-    cache = caches.Cache(settings.Settings())
+    cache = Cache(OperatorSettings())
     cache.put(kinds.BY_NAME["Listener"], test_cache.listener())
-    queue: workqueue.Workqueue[Key] = workqueue.Workqueue(lambda: 0.0, lambda: 0.5)
-    around = (metrics.Metrics(), chronicle.Chronicle(lambda: 0.0), events.Flips(30.0))
+    queue: Workqueue[Key] = Workqueue(lambda: 0.0, lambda: 0.5)
+    around = (OperatorMetrics(), events.EventLogger(lambda: 0.0), events.EventRecorder(30.0))
     server: Any = Server(generation=generation, **({"labels": {"a": "b"}} if generation > 1 else {}))
-    written = statuses.Statuses(server, cache, queue, around, lambda: 0.0)
+    written = writer.StatusWriter(server, cache, queue, around, lambda: 0.0)
     await written.write(Plan(KEY, (), status(condition())))
     assert (KEY in set(iter(queue.take, None))) is is_planned_again
 
 
 def test_informational_writes_share_so_many_a_second() -> None:
     now = [0.0]
-    bucket = statuses.Bucket(5, lambda: now[0])
+    bucket = writer.StatusBucket(5, lambda: now[0])
     assert [bucket.wait() for _ in range(6)] == [0, 0, 0, 0, 0, pytest.approx(0.2)]
     now[0] += 0.2
     assert bucket.wait() == 0

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usher_operator import workqueue
+from usher_operator.workqueue import Workqueue
 
 
 class Clock:
@@ -23,11 +24,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def queue(clock: Clock) -> workqueue.Workqueue[str]:
-    return workqueue.Workqueue(clock, lambda: 0.5)
+def queue(clock: Clock) -> Workqueue[str]:
+    return Workqueue(clock, lambda: 0.5)
 
 
-def drain(queue: workqueue.Workqueue[str]) -> list[str]:
+def drain(queue: Workqueue[str]) -> list[str]:
     found = []
     while (key := queue.take()) is not None:
         queue.done(key)
@@ -35,13 +36,13 @@ def drain(queue: workqueue.Workqueue[str]) -> list[str]:
     return found
 
 
-def test_a_key_added_often_is_taken_once(queue: workqueue.Workqueue[str]) -> None:
+def test_a_key_added_often_is_taken_once(queue: Workqueue[str]) -> None:
     for key in ("a", "b", "a", "a"):
         queue.add(key)
     assert drain(queue) == ["a", "b"]
 
 
-def test_a_key_added_while_it_is_processed_comes_again_afterwards(queue: workqueue.Workqueue[str]) -> None:
+def test_a_key_added_while_it_is_processed_comes_again_afterwards(queue: Workqueue[str]) -> None:
     queue.add("a")
     assert queue.take() == "a"
     queue.add("a")
@@ -50,7 +51,7 @@ def test_a_key_added_while_it_is_processed_comes_again_afterwards(queue: workque
     assert drain(queue) == ["a"]
 
 
-def test_a_delayed_key_is_taken_when_it_is_due(queue: workqueue.Workqueue[str], clock: Clock) -> None:
+def test_a_delayed_key_is_taken_when_it_is_due(queue: Workqueue[str], clock: Clock) -> None:
     queue.add_after("a", 5)
     clock.now += 4.9
     assert queue.take() is None
@@ -60,7 +61,7 @@ def test_a_delayed_key_is_taken_when_it_is_due(queue: workqueue.Workqueue[str], 
     assert queue.due_in() is None
 
 
-def test_the_earliest_of_several_delays_counts(queue: workqueue.Workqueue[str], clock: Clock) -> None:
+def test_the_earliest_of_several_delays_counts(queue: Workqueue[str], clock: Clock) -> None:
     for seconds in (9, 3, 6):
         queue.add_after("a", seconds)
     clock.now += 3
@@ -69,9 +70,7 @@ def test_the_earliest_of_several_delays_counts(queue: workqueue.Workqueue[str], 
     assert drain(queue) == []
 
 
-def test_adding_a_delayed_key_makes_it_ready_at_once_and_only_once(
-    queue: workqueue.Workqueue[str], clock: Clock
-) -> None:
+def test_adding_a_delayed_key_makes_it_ready_at_once_and_only_once(queue: Workqueue[str], clock: Clock) -> None:
     queue.add_after("a", 5)
     queue.add("a")
     assert drain(queue) == ["a"]
@@ -79,7 +78,7 @@ def test_adding_a_delayed_key_makes_it_ready_at_once_and_only_once(
     assert drain(queue) == []
 
 
-def test_failures_wait_longer_each_time_up_to_five_minutes(queue: workqueue.Workqueue[str], clock: Clock) -> None:
+def test_failures_wait_longer_each_time_up_to_five_minutes(queue: Workqueue[str], clock: Clock) -> None:
     delays: list[float] = []
     retried: list[None] = []
     queue.retried = lambda: retried.append(None)
@@ -96,28 +95,28 @@ def test_failures_wait_longer_each_time_up_to_five_minutes(queue: workqueue.Work
     assert len(retried) == 14
 
 
-def test_a_success_forgets_failures(queue: workqueue.Workqueue[str]) -> None:
+def test_a_success_forgets_failures(queue: Workqueue[str]) -> None:
     first = queue.retry("a")
     queue.retry("a")
     queue.succeeded("a")
     assert queue.retry("a") == first
 
 
-def test_keys_that_may_wait_come_after_all_others(queue: workqueue.Workqueue[str]) -> None:
+def test_keys_that_may_wait_come_after_all_others(queue: Workqueue[str]) -> None:
     queue.add_last("late")
     queue.add("a")
     queue.add("b")
     assert drain(queue) == ["a", "b", "late"]
 
 
-def test_a_key_that_may_wait_and_is_added_comes_once(queue: workqueue.Workqueue[str]) -> None:
+def test_a_key_that_may_wait_and_is_added_comes_once(queue: Workqueue[str]) -> None:
     queue.add_last("a")
     queue.add("a")
     queue.add_last("a")
     assert drain(queue) == ["a"]
 
 
-def test_depth_and_age_are_of_keys_that_wait(queue: workqueue.Workqueue[str], clock: Clock) -> None:
+def test_depth_and_age_are_of_keys_that_wait(queue: Workqueue[str], clock: Clock) -> None:
     waited: list[float] = []
     queue.waited = waited.append
     queue.add("a")
@@ -128,7 +127,7 @@ def test_depth_and_age_are_of_keys_that_wait(queue: workqueue.Workqueue[str], cl
     assert (queue.depth, queue.oldest_age, waited) == (1, 0, [2])
 
 
-async def test_a_waiting_worker_is_woken(queue: workqueue.Workqueue[str]) -> None:
+async def test_a_waiting_worker_is_woken(queue: Workqueue[str]) -> None:
     workers = [asyncio.create_task(queue.get()) for _ in range(3)]
     await asyncio.sleep(0)
     for key in ("a", "b", "c"):
@@ -137,7 +136,7 @@ async def test_a_waiting_worker_is_woken(queue: workqueue.Workqueue[str]) -> Non
         assert sorted(await asyncio.gather(*workers)) == ["a", "b", "c"]
 
 
-async def test_a_worker_that_is_cancelled_takes_no_key_along(queue: workqueue.Workqueue[str]) -> None:
+async def test_a_worker_that_is_cancelled_takes_no_key_along(queue: Workqueue[str]) -> None:
     worker = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
     worker.cancel()
@@ -153,7 +152,7 @@ Step = st.tuples(st.sampled_from(["add", "after", "last", "take", "done", "retry
 @given(st.lists(Step, max_size=60))
 def test_nothing_is_lost_and_nothing_processed_twice_at_once(steps: list[tuple[str, int]]) -> None:
     clock = Clock()
-    queue: workqueue.Workqueue[int] = workqueue.Workqueue(clock, lambda: 0.0)
+    queue: Workqueue[int] = Workqueue(clock, lambda: 0.0)
     wanted: set[int] = set()
     processing: set[int] = set()
     for step, key in steps:

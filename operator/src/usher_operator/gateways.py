@@ -14,10 +14,12 @@ import structlog
 import yarl
 
 from usher_operator import api as apis
-from usher_operator import cache as caches
-from usher_operator import installation, metrics, workqueue
-from usher_operator import settings as all_settings
+from usher_operator.cache import Cache
+from usher_operator.installation import Installation
+from usher_operator.metrics import OperatorMetrics
+from usher_operator.settings import OperatorSettings
 from usher_operator.view import AppliedDocument, DestinationReport, GatewayReport, Key, ListenerReport
+from usher_operator.workqueue import Workqueue
 
 _log = structlog.get_logger(__name__)
 
@@ -61,7 +63,7 @@ class _Destination(msgspec.Struct):
     gone: bool = False
 
 
-class Answer(msgspec.Struct, rename="camel"):
+class ConfigReport(msgspec.Struct, rename="camel"):
     """``GET /api/config``, as much of it as is used."""
 
     cursor: str = ""
@@ -75,10 +77,10 @@ class Answer(msgspec.Struct, rename="camel"):
 _Receiving = Literal["Receiving", "NoVisitYet", "Silent"]
 _RECEIVING: dict[str, _Receiving] = {"Receiving": "Receiving", "NoVisitYet": "NoVisitYet", "Silent": "Silent"}
 
-_decode = msgspec.json.Decoder(Answer).decode
+_decode = msgspec.json.Decoder(ConfigReport).decode
 
 
-class Report:
+class GatewayState:
     """What one gateway has said so far."""
 
     def __init__(self, name: str) -> None:
@@ -91,7 +93,7 @@ class Report:
         self._listeners: dict[str, ListenerReport] = {}
         self._destinations: dict[str, DestinationReport] = {}
 
-    def take(self, answer: Answer) -> set[Key]:
+    def take(self, answer: ConfigReport) -> set[Key]:
         """Fold an answer in; returns the keys of which something else is known now."""
         before = (dict(self._applied), dict(self._listeners), dict(self._destinations))
         if answer.complete:
@@ -148,20 +150,20 @@ def _changed(before: dict[Any, Any], after: dict[Any, Any]) -> set[Any]:
     return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
 
-class Observer:
+class GatewayObserver:
     """Asks the gateways, for ever."""
 
     def __init__(
         self,
         api: apis.Api,
-        settings: all_settings.Settings,
-        cache: caches.Cache,
-        queue: workqueue.Workqueue[Key],
-        around: tuple[installation.Installation, metrics.Metrics],
+        settings: OperatorSettings,
+        cache: Cache,
+        queue: Workqueue[Key],
+        around: tuple[Installation, OperatorMetrics],
     ) -> None:
         self._api, self._settings, self._cache, self._queue = api, settings, cache, queue
         self._installation, self._metrics = around
-        self._reports: dict[str, Report] = {}
+        self._reports: dict[str, GatewayState] = {}
         self._endpoints: tuple[str, ...] = settings.gateways
         self._looked_at = 0.0
         self._wake = asyncio.Event()
@@ -201,7 +203,7 @@ class Observer:
         gone = self._reports.keys() - set(names)
         for name in gone:
             del self._reports[name]
-        reports = [self._reports.setdefault(name, Report(name)) for name in names]
+        reports = [self._reports.setdefault(name, GatewayState(name)) for name in names]
         before = [(one.name, one.is_heard, one.is_reachable) for one in reports]
         answers = await asyncio.gather(*(self._ask(session, one) for one in reports))
         changed: set[Key] = set().union(*answers)
@@ -214,7 +216,7 @@ class Observer:
         for key in changed:
             self._queue.add(key)
 
-    async def _ask(self, session: aiohttp.ClientSession, report: Report) -> set[Key]:
+    async def _ask(self, session: aiohttp.ClientSession, report: GatewayState) -> set[Key]:
         url = yarl.URL(report.name) / "api/config"
         if report.cursor:
             url = url.with_query(since=report.cursor)
@@ -227,7 +229,7 @@ class Observer:
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
             return self._unreachable(report, type(error).__name__)
 
-    def _unreachable(self, report: Report, reason: str) -> set[Key]:
+    def _unreachable(self, report: GatewayState, reason: str) -> set[Key]:
         if report.is_reachable:
             _log.warning("gateway_not_reached", gateway=report.name, reason=reason)
         report.is_reachable = False
@@ -248,11 +250,11 @@ class Observer:
             _log.warning("gateways_not_listed", error=str(error))
             return self._endpoints if self._looked_at else None
         self._looked_at = now
-        self._endpoints = tuple(sorted(endpoints((raw for page in pages for raw in page.items), service.port)))
+        self._endpoints = tuple(sorted(admin_urls((raw for page in pages for raw in page.items), service.port)))
         return self._endpoints
 
 
-def endpoints(slices: Iterable[dict[str, Any]], port: str) -> set[str]:
+def admin_urls(slices: Iterable[dict[str, Any]], port: str) -> set[str]:
     """Admin URLs of the ready endpoints of EndpointSlices. ``port``: name or number; ``""``: ``admin``, or the only."""
     found = set()
     for one in slices:

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from usher_operator import api as apis
-from usher_operator import settings as all_settings
+from usher_operator.settings import OperatorSettings
 
 _log = structlog.get_logger(__name__)
 
@@ -22,18 +22,18 @@ GROUP_PATH = "/apis/coordination.k8s.io/v1"
 """Where the API server has Leases."""
 
 NAME = "usher-operator"
-"""The Lease, in the operator's namespace."""
+"""The LeaderLease, in the operator's namespace."""
 
 _ATTEMPTS = 2
 """So many requests that take their whole time fit into the deadline: one that is never answered must not cost the
-Lease, and a server that is only slow must not either."""
+LeaderLease, and a server that is only slow must not either."""
 
 _NO_RIGHT = "the account needs the rights of operator/rbac/operator.yaml"
 _NO_NAMESPACE = "the namespace that --namespace names must exist"
 
 
-class Record(msgspec.Struct, frozen=True):
-    """What a Lease says, as far as it decides anything."""
+class LeaseRecord(msgspec.Struct, frozen=True):
+    """What a LeaderLease says, as far as it decides anything."""
 
     holder: str = ""
     duration_seconds: float = 0.0
@@ -41,44 +41,44 @@ class Record(msgspec.Struct, frozen=True):
     resource_version: str = ""
 
 
-class Decision(msgspec.Struct, frozen=True):
+class LeaseDecision(msgspec.Struct, frozen=True):
     """What to do now; for ``Wait``: for how long at most."""
 
     action: Literal["Create", "Take", "Renew", "Wait"]
     seconds: float = 0.0
 
 
-class Observed:
+class ObservedLease:
     """The record as last seen, and since when it has not changed."""
 
     def __init__(self, identity: str) -> None:
         self._identity = identity
-        self.record: Record | None = None
+        self.record: LeaseRecord | None = None
         self._since = 0.0
 
-    def see(self, record: Record | None, now: float) -> None:
+    def see(self, record: LeaseRecord | None, now: float) -> None:
         """Note what the server says. ``now``: monotonic seconds, taken before the server was asked."""
         if self.record is None or record is None or record.resource_version != self.record.resource_version:
             self._since = now
         self.record = record
 
-    def decide(self, now: float) -> Decision:
+    def decide(self, now: float) -> LeaseDecision:
         """What follows at a moment."""
         record = self.record
         if record is None:
-            return Decision("Create")
+            return LeaseDecision("Create")
         if record.holder == self._identity:
-            return Decision("Renew")
+            return LeaseDecision("Renew")
         left = self._since + record.duration_seconds - now
         if not record.holder or left <= 0:
-            return Decision("Take")
-        return Decision("Wait", left)
+            return LeaseDecision("Take")
+        return LeaseDecision("Wait", left)
 
 
-def read(raw: dict[str, Any]) -> Record:
-    """The record in a Lease as the server sends it."""
+def read(raw: dict[str, Any]) -> LeaseRecord:
+    """The record in a LeaderLease as the server sends it."""
     spec = raw.get("spec") or {}
-    return Record(
+    return LeaseRecord(
         holder=spec.get("holderIdentity") or "",
         duration_seconds=float(spec.get("leaseDurationSeconds") or 0),
         transitions=int(spec.get("leaseTransitions") or 0),
@@ -86,18 +86,18 @@ def read(raw: dict[str, Any]) -> Record:
     )
 
 
-class Lease:
+class LeaderLease:
     """One replica's part in the election. ``clock``: monotonic seconds."""
 
-    def __init__(self, api: apis.Api, settings: all_settings.Settings, clock: Callable[[], float]) -> None:
+    def __init__(self, api: apis.Api, settings: OperatorSettings, clock: Callable[[], float]) -> None:
         self._api, self._clock, self._timing = api, clock, settings.timing
         self._namespace = settings.namespace
         self.identity = settings.identity
-        self._observed = Observed(self.identity)
+        self._observed = ObservedLease(self.identity)
         self._acquired = ""
         self._renewed = 0.0
         self.reached_at: float | None = None
-        """When the Lease was last read or written."""
+        """When the LeaderLease was last read or written."""
         self.is_leader = False
 
     @property
@@ -106,9 +106,9 @@ class Lease:
         return self.is_leader and self._clock() - self._renewed < self._timing.renew_deadline
 
     async def acquire(self) -> None:
-        """Wait until this replica is the leader; the Lease is watched, so that a release is seen at once."""
+        """Wait until this replica is the leader; the LeaderLease is watched, so that a release is seen at once."""
         while not self.is_leader:
-            decision: Decision | None = None
+            decision: LeaseDecision | None = None
             try:
                 async with asyncio.timeout(self._attempt_seconds):
                     decision = await self._look()
@@ -121,7 +121,7 @@ class Lease:
         _log.info("lease_acquired", identity=self.identity)
 
     async def hold(self) -> None:
-        """Renew until that has not worked for the deadline, or somebody else holds the Lease; then return."""
+        """Renew until that has not worked for the deadline, or somebody else holds the LeaderLease; then return."""
         while (left := self._renewed + self._timing.renew_deadline - self._clock()) > 0:
             await asyncio.sleep(min(left, self._timing.retry))
             try:
@@ -134,7 +134,7 @@ class Lease:
         _log.error("lease_lost", identity=self.identity)
 
     async def release(self) -> None:
-        """Give the Lease up, so that the standby need not wait. Best effort."""
+        """Give the LeaderLease up, so that the standby need not wait. Best effort."""
         if not self.is_leader:
             return
         self.is_leader = False
@@ -146,7 +146,7 @@ class Lease:
     async def _not_reached(self, error: Exception, *, is_new: bool) -> None:
         """Wait a moment before the next look; where somebody else was faster, look at once.
 
-        ``is_new``: the Lease was to be created, so what was not found is its namespace.
+        ``is_new``: the LeaderLease was to be created, so what was not found is its namespace.
         """
         status, reason = (error.status, error.reason) if isinstance(error, apis.ApiError) else (0, "TimeoutError")
         if status == 409 or (status == 404 and not is_new):
@@ -178,7 +178,7 @@ class Lease:
     def _path(self) -> str:
         return f"{GROUP_PATH}/namespaces/{self._namespace}/leases"
 
-    async def _look(self) -> Decision:
+    async def _look(self) -> LeaseDecision:
         asked = self._clock()
         raw = await self._api.get(f"{self._path}/{NAME}", missing_ok=True, attempts=1)
         if raw is not None:  # else not even its namespace need be there
@@ -188,7 +188,7 @@ class Lease:
         return self._observed.decide(self._clock())
 
     async def _watch(self, seconds: float) -> None:
-        """Return when the Lease has changed, or after ``seconds``."""
+        """Return when the LeaderLease has changed, or after ``seconds``."""
         record = self._observed.record
         assert record is not None
         parameters = {"fieldSelector": f"metadata.name={NAME}", "resourceVersion": record.resource_version}
@@ -200,7 +200,7 @@ class Lease:
                 await asyncio.sleep(self._timing.retry)  # the server ended the stream
 
     async def _write(self, action: str) -> None:
-        record = self._observed.record or Record()
+        record = self._observed.record or LeaseRecord()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         if action in {"Create", "Take"}:
             self._acquired = now

@@ -22,30 +22,26 @@ import structlog
 from usher_gateway import logs
 from usher_operator import api as apis
 from usher_operator import (
-    apply,
-    chronicle,
     connection,
     events,
     follow,
+    gateways,
     handlers,
-    health,
-    installation,
-    judge,
     kinds,
-    lease,
-    metrics,
-    observe,
+    leader,
     plan,
     reconcile,
     removals,
     resync,
-    statuses,
-    trust,
-    workqueue,
+    writer,
 )
-from usher_operator import cache as caches
-from usher_operator import settings as all_settings
+from usher_operator.cache import Cache
+from usher_operator.health import Health, HealthServer
+from usher_operator.installation import Installation
+from usher_operator.metrics import OperatorMetrics
+from usher_operator.settings import OperatorSettings
 from usher_operator.view import Key
+from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
 
@@ -56,21 +52,21 @@ _STOP_SECONDS = 1.0
 class Operator:
     """An operator in one process. ``run`` lives until it is told to stop, or loses its Lease."""
 
-    def __init__(self, settings: all_settings.Settings, environ: dict[str, str]) -> None:
-        all_settings.check(settings)
+    def __init__(self, settings: OperatorSettings, environ: dict[str, str]) -> None:
+        settings.check()
         identity = settings.identity or f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self.settings = msgspec.structs.replace(settings, identity=identity)
         self._environ = environ
-        self.metrics = metrics.Metrics()
-        self.health = health.Health(self.settings, time.monotonic)
-        self.admin = health.AdminServer(self.settings.admin, self.health, self.metrics)
+        self.metrics = OperatorMetrics()
+        self.health = Health(self.settings, time.monotonic)
+        self.admin = HealthServer(self.settings.admin, self.health, self.metrics)
         self.admin.before_scrape = self._measure
         self._stop = asyncio.Event()
         self._kopf_stop = asyncio.Event()
         self._failed = False
         connection.load(settings.kubeconfig, environ)  # what is wrong with it is told before anything starts
         self.api = apis.Api(self._connect, self.metrics.count_request)
-        self.lease = lease.Lease(self.api, self.settings, time.monotonic)
+        self.lease = leader.LeaderLease(self.api, self.settings, time.monotonic)
         self.api.may_write = lambda: self.lease.may_write
         self._build()
 
@@ -83,20 +79,20 @@ class Operator:
 
     def _build(self) -> None:
         settings, timing = self.settings, self.settings.timing
-        self.trust = trust.Trust()
+        self.trust = PauseGate()
         self.health.doubts = self.trust.reasons.values
-        self.cache = caches.Cache(settings)
-        self.queue: workqueue.Workqueue[Key] = workqueue.Workqueue(time.monotonic, random.random)
+        self.cache = Cache(settings)
+        self.queue: Workqueue[Key] = Workqueue(time.monotonic, random.random)
         self.queue.waited = self.metrics.queue_seconds.observe
         self.queue.retried = self.metrics.queue_retries.inc
-        self.removals = removals.Removals(timing.settle, timing.settle_most)
-        self.installation = installation.Installation(self.api, self.cache, self.trust, self.queue)
-        self.chronicle = chronicle.Chronicle(time.monotonic)
+        self.removals = removals.PendingRemovals(timing.settle, timing.settle_most)
+        self.installation = Installation(self.api, self.cache, self.trust, self.queue)
+        self.chronicle = events.EventLogger(time.monotonic)
         told = (self.metrics, self.chronicle)
-        self.children = apply.Children(self.api, self.cache, self.queue, self.removals, told)
+        self.children = writer.ChildWriter(self.api, self.cache, self.queue, self.removals, told)
         self.children.tombstones.seconds = timing.tombstone
-        flips = events.Flips(timing.warn)
-        self.statuses = statuses.Statuses(self.api, self.cache, self.queue, (*told, flips), time.monotonic)
+        flips = events.EventRecorder(timing.warn)
+        self.statuses = writer.StatusWriter(self.api, self.cache, self.queue, (*told, flips), time.monotonic)
         self.reconciler = reconcile.Reconciler(
             plan.plan,
             self.cache,
@@ -111,8 +107,10 @@ class Operator:
         )
         self.resync.after_all = self.children.doubt
         around = (self.trust, self.installation, self.metrics)
-        self.judge = judge.Judge(self.removals, self.cache, self.queue, around)
-        self.observer = observe.Observer(self.api, settings, self.cache, self.queue, (self.installation, self.metrics))
+        self.judge = removals.RemovalGuard(self.removals, self.cache, self.queue, around)
+        self.observer = gateways.GatewayObserver(
+            self.api, settings, self.cache, self.queue, (self.installation, self.metrics)
+        )
         self.children.published = self.observer.poke
         self.cache.expect = self.health.expect
         seen_by = (self.trust, self.health, self.metrics)
