@@ -12,7 +12,7 @@ import yaml
 from definitions import definition, output
 from house import source
 from unit.plan import reasons
-from usher_gateway.resources import defaults, load, status
+from usher_gateway.resources import conditions, load, types
 
 MADE = output.files()
 KINDS = tuple(definition.NAMES)
@@ -84,7 +84,7 @@ def flat(pattern: str) -> str:
 
 def test_every_default_belongs_to_a_field() -> None:
     paths = {path for kind in KINDS for path, _ in all_schemas(kind)}
-    assert set(defaults.DEFAULTS) <= paths
+    assert set(types.DEFAULTS) <= paths
 
 
 def test_reference_pages_list_exactly_the_reasons_of_each_kind() -> None:
@@ -109,7 +109,7 @@ def test_status_that_the_operator_writes_fits_the_definition(path: Path) -> None
         kind = planned["key"].partition(" ")[0]
         if planned.get("status") is not None:
             fields = {name: value for name, value in planned["status"].items() if name != "conditions"}
-            msgspec.convert(fields, status.STATUSES[kind])
+            msgspec.convert(fields, conditions.STATUSES[kind])
 
 
 def test_examples_of_the_kinds_have_no_errors() -> None:
@@ -120,7 +120,7 @@ def test_examples_of_the_kinds_have_no_errors() -> None:
 
 
 def test_hostname_policy_assumes_the_default_listener_class() -> None:
-    default = defaults.DEFAULTS["Listener.spec.listenerClassName"]
+    default = types.DEFAULTS["Listener.spec.listenerClassName"]
     text = (ACCESS / "hostnames.yaml").read_text("utf-8")
     assert f'object.spec.listenerClassName : "{default}")' in text
 

@@ -9,7 +9,7 @@ import msgspec
 import yaml
 
 from usher_gateway import config_secret, documents, model, resources
-from usher_gateway.resources import metadata
+from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import children, plan
 from usher_operator.view import (
@@ -133,7 +133,7 @@ class MemoryView(View):
 
     def secret(self, path: str) -> resources.Secret | None:
         found = self.secrets.get(path)
-        return found if found is not None and found.metadata.labels.get(metadata.WATCH_LABEL) == "true" else None
+        return found if found is not None and found.metadata.labels.get(types.WATCH_LABEL) == "true" else None
 
     def secret_state(self, path: str) -> SecretState | None:
         if path in self.states:

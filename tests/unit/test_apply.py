@@ -1,8 +1,8 @@
 from usher_gateway import model
 from usher_gateway.config import apply
-from usher_gateway.resources import compile, load  # noqa: A004
+from usher_gateway.resources import compiler, load
 
-OPTIONS = compile.Options(keys=model.derive_keys(bytes(32)), implicit_class=True, require_watch_label=False)
+OPTIONS = compiler.Options(keys=model.derive_keys(bytes(32)), implicit_class=True, require_watch_label=False)
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n"
 
 

@@ -5,13 +5,13 @@ import pathlib
 import re
 
 from usher_gateway import expressions
-from usher_gateway.resources import condition
+from usher_gateway.resources import conditions
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 
 def reasons() -> str:
-    return ", ".join(f"`{reason}`" for reason in condition.Reason)
+    return ", ".join(f"`{reason}`" for reason in conditions.Reason)
 
 
 def section(text: str, name: str, content: str) -> str:

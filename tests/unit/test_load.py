@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies
 
 from usher_gateway import resources
-from usher_gateway.resources import load, problem, scalars, tenant
+from usher_gateway.resources import conditions, load, tenant, yaml_reader
 
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: %s}\n"
 
@@ -19,7 +19,7 @@ def test_documents_lists_and_empty_documents_are_read_in_order() -> None:
     text += "- {apiVersion: usher.dev/v1alpha1, kind: Tenant, metadata: {name: b}}\n---\n# nothing\n"
     loaded = load.load(text.encode(), "a.yaml")
     assert loaded.problems == ()
-    assert [resources.key_of(one.resource) for one in loaded.objects] == ["default/a", "default/b"]
+    assert [one.resource.key for one in loaded.objects] == ["default/a", "default/b"]
     assert [one.line for one in loaded.objects] == [2, 10]
 
 
@@ -181,7 +181,7 @@ def test_values_of_secrets_are_not_repeated() -> None:
     ],
 )
 def test_plain_words_mean_what_an_api_server_reads(text: str, value: object) -> None:
-    found = scalars.plain_value(text)
+    found = yaml_reader.plain_value(text)
     assert found == value
     assert type(found) is type(value)
 
@@ -189,7 +189,7 @@ def test_plain_words_mean_what_an_api_server_reads(text: str, value: object) -> 
 @hypothesis.settings(max_examples=200)
 @hypothesis.given(strategies.text(alphabet="0123456789_xob.eE+-infaNA:", max_size=12))
 def test_no_plain_word_raises(text: str) -> None:
-    scalars.plain_value(text)
+    yaml_reader.plain_value(text)
 
 
 @hypothesis.settings(max_examples=100, deadline=None)
@@ -207,8 +207,8 @@ def test_no_shape_of_a_spec_raises(spec: object) -> None:
 
 
 def test_a_hint_names_the_nearest_word() -> None:
-    assert problem.did_you_mean("timezone", ["timeZone", "state"]) == "did you mean `timeZone`?"
-    assert problem.did_you_mean("zzz", ["a", "b"]) == "known: a, b"
+    assert conditions.did_you_mean("timezone", ["timeZone", "state"]) == "did you mean `timeZone`?"
+    assert conditions.did_you_mean("zzz", ["a", "b"]) == "known: a, b"
 
 
 def test_the_line_of_a_field_that_is_not_there_is_that_of_the_field_around_it() -> None:

@@ -8,7 +8,7 @@ from msgspec import inspect
 
 from definitions import cel, schema
 from usher_gateway import resources
-from usher_gateway.resources import status, types
+from usher_gateway.resources import conditions, types
 
 GROUP, _, VERSION = types.API_VERSION.partition("/")
 
@@ -143,7 +143,7 @@ def object_schema(kind: Kind) -> schema.Schema:
     name = kind.kind_name
     field = next(field for field in msgspec.structs.fields(kind) if field.name == "spec")
     spec = schema.schema_of(inspect.type_info(field.type), f"{name}.spec")
-    told = schema.schema_of(inspect.type_info(status.STATUSES[name]), f"{name}.status")
+    told = schema.schema_of(inspect.type_info(conditions.STATUSES[name]), f"{name}.status")
     required = ["spec"] if field.required else []
     whole: schema.Schema = {"description": schema.docstring(kind), "type": "object"}
     if required:

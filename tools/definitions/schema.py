@@ -9,7 +9,7 @@ from msgspec import inspect
 
 from definitions import cel
 from usher_gateway import documents
-from usher_gateway.resources import defaults, types
+from usher_gateway.resources import types
 
 Schema = dict[str, Any]
 """A JSON schema, as far as custom resource definitions have it."""
@@ -77,7 +77,7 @@ def default_of(path: str) -> str:
     name = path.removeprefix("Listener.spec.fields.")
     if name != path and name in documents.DEFAULT_FIELDS:
         return ", then ".join(f"`{pointer}`" for pointer in documents.DEFAULT_FIELDS[name])
-    value = defaults.DEFAULTS.get(path)
+    value = types.DEFAULTS.get(path)
     if isinstance(value, list):
         return f"`[{', '.join(value)}]`"
     return f"`{value}`" if value else ""

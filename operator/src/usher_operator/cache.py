@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import metadata
+from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import features, indexes, kinds, seen
 from usher_operator.indexes import ChildIndex, ReferenceIndex
@@ -216,7 +216,7 @@ class Cache(View):
 
     def confirmations(self) -> frozenset[str]:
         """Digests of removals that our classes confirm."""
-        found = [one.resource.metadata.annotations.get(metadata.CONFIRM_REMOVALS) for one in self.our_classes()]
+        found = [one.resource.metadata.annotations.get(types.CONFIRM_REMOVALS) for one in self.our_classes()]
         return frozenset(digest for digest in found if digest)
 
     # What changes it.

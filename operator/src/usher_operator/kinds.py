@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from usher_gateway import resources
-from usher_gateway.resources import metadata, types
+from usher_gateway.resources import types
 from usher_operator import children
 
 Feature = Literal["", "gateway_api", "cert_manager"]
@@ -54,7 +54,7 @@ LISTENER = Watched("Listener", _GROUP, _VERSION, "listeners")
 """A webhook."""
 DESTINATION = Watched("Destination", _GROUP, _VERSION, "destinations")
 """A receiving system."""
-CREDENTIAL = Watched("Credential", "", "v1", "secrets", selector=f"{metadata.WATCH_LABEL}=true")
+CREDENTIAL = Watched("Credential", "", "v1", "secrets", selector=f"{types.WATCH_LABEL}=true")
 """A Secret that resources may refer to."""
 NAMESPACE = Watched("Namespace", "", "v1", "namespaces", namespaced=False)
 """Only its labels are of interest."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
-from usher_gateway.resources import metadata
+from usher_gateway.resources import types
 from usher_operator import api as apis
 from usher_operator import kinds, writer
 from usher_operator.cache import Cache
@@ -134,7 +134,7 @@ class Reconciler:
         raw = await self._api.get(kinds.SECRET.path(namespace, name), missing_ok=True)
         if raw is None:
             self._cache.note_missing(path, "NotFound")
-        elif (raw["metadata"].get("labels") or {}).get(metadata.WATCH_LABEL) == "true":
+        elif (raw["metadata"].get("labels") or {}).get(types.WATCH_LABEL) == "true":
             self._cache.put(kinds.CREDENTIAL, raw)  # the watch is a moment behind
         else:
             self._cache.note_missing(path, "NotLabelled")

@@ -6,7 +6,7 @@ import pytest
 from support import views
 from unit.plan import reasons, samples
 from usher_gateway import model
-from usher_gateway.resources import condition
+from usher_gateway.resources.conditions import Reason
 from usher_operator import plan
 from usher_operator.plan import conditions
 from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key
@@ -30,7 +30,7 @@ def _generation(built: views.MemoryView, case: reasons.Case) -> int:
 
 
 def test_no_reason_is_without_a_case() -> None:
-    words = {str(one) for one in conditions.OperatorReason} | {str(one) for one in condition.Reason}
+    words = {str(one) for one in conditions.OperatorReason} | {str(one) for one in Reason}
     notices = {"ImplicitClass", "NoSecretInAddress"}
     assert words - notices == {case.reason for case in reasons.CASES} - {"ResolvedRefs"}
 

@@ -11,7 +11,7 @@ from usher_gateway import config_secret, documents, model
 from usher_gateway.admin import api, health, usage
 from usher_gateway.config import source
 from usher_gateway.ingest import door, find
-from usher_gateway.resources import problem
+from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter, Store
 
 _DAY = 86_400 * model.MICROSECONDS
@@ -167,7 +167,7 @@ def _fields(state: health.State) -> dict[str, object]:
     return fields
 
 
-def _problem(found: problem.Problem) -> JsonObject:
+def _problem(found: conditions.Problem) -> JsonObject:
     return {
         "resource": found.resource,
         "file": found.file,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from usher_gateway.config import apply
     from usher_gateway.destinations import address_guard
-    from usher_gateway.resources import problem
+    from usher_gateway.resources import conditions
 
 _EPILOG = """\
 Example:  usher check examples/agency/   or   usher check --output json listener.yaml secrets.yaml
@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
         from usher_gateway import model
         from usher_gateway.config import from_files
         from usher_gateway.destinations import address_guard
-        from usher_gateway.resources import problem
+        from usher_gateway.resources import conditions
 
         configuration = from_files.load_once(files, model.derive_keys(bytes(32)))
         try:
@@ -79,18 +79,18 @@ def register(app: typer.Typer) -> None:
             _print_json(problems)
         else:
             _print_text(problems, configuration)
-        raise typer.Exit(1 if problem.has_errors(problems) else 0)
+        raise typer.Exit(1 if conditions.has_errors(problems) else 0)
 
 
-def _trials(configuration: "apply.Configuration") -> "Iterator[problem.Problem]":
+def _trials(configuration: "apply.Configuration") -> "Iterator[conditions.Problem]":
     from usher_gateway import resources
-    from usher_gateway.resources import problem, samples
+    from usher_gateway.resources import conditions, samples
 
     for (kind, key), loaded in configuration.objects.items():
         if not isinstance(loaded.resource, resources.Listener):
             continue
         for trial in samples.try_expressions(loaded.resource):
-            yield problem.Problem(
+            yield conditions.Problem(
                 loaded.file,
                 loaded.line_of(trial.path),
                 trial.path,
@@ -103,13 +103,13 @@ def _trials(configuration: "apply.Configuration") -> "Iterator[problem.Problem]"
 
 def _out_of_reach(
     configuration: "apply.Configuration", guard: "address_guard.AddressGuard"
-) -> "Iterator[problem.Problem]":
+) -> "Iterator[conditions.Problem]":
     """Destinations at an address that none is let to, as it stands in their URL; of names nothing is known here.
 
     Not those on loopback: who runs Usher on loopback reaches them.
     """
     from usher_gateway.destinations import http
-    from usher_gateway.resources import problem
+    from usher_gateway.resources import conditions
 
     for key, destination in configuration.snapshot.destinations.items():
         endpoint, loaded = http.parse_endpoint(destination.url), configuration.objects.get(("Destination", key))
@@ -117,7 +117,7 @@ def _out_of_reach(
             continue
         reason = guard.refusal(endpoint.host, endpoint.port, endpoint.host)
         if reason is not None and reason != "Loopback":
-            yield problem.Problem(
+            yield conditions.Problem(
                 loaded.file,
                 loaded.line_of("spec.http.url"),
                 "spec.http.url",
@@ -138,14 +138,14 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _print_json(problems: "list[problem.Problem]") -> None:
+def _print_json(problems: "list[conditions.Problem]") -> None:
     import msgspec
 
     typer.echo(msgspec.json.format(msgspec.json.encode({"problems": problems}), indent=2).decode())
 
 
-def _print_text(problems: "list[problem.Problem]", configuration: "apply.Configuration") -> None:
-    following: dict[str, list[problem.Problem]] = {}
+def _print_text(problems: "list[conditions.Problem]", configuration: "apply.Configuration") -> None:
+    following: dict[str, list[conditions.Problem]] = {}
     for found in problems:
         if found.because:
             following.setdefault(found.because, []).append(found)
@@ -164,16 +164,16 @@ def _print_text(problems: "list[problem.Problem]", configuration: "apply.Configu
     typer.echo(f"{listeners} and {destinations} would run; {outcome}")
 
 
-def _names(found: "problem.Problem") -> tuple[str, str]:
+def _names(found: "conditions.Problem") -> tuple[str, str]:
     """What others say that they follow from, where they follow from this problem."""
     return found.resource, _place(found)
 
 
-def _place(found: "problem.Problem") -> str:
+def _place(found: "conditions.Problem") -> str:
     return f"{found.file}:{found.line}" if found.file else "-"
 
 
-def _print_problem(found: "problem.Problem") -> None:
+def _print_problem(found: "conditions.Problem") -> None:
     colours = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "notice": typer.colors.CYAN}
     what = ": ".join(part for part in (found.resource, found.path, found.message) if part)
     typer.echo(f"{_place(found)}: {typer.style(found.severity, fg=colours[found.severity])}: {what}")
@@ -181,7 +181,7 @@ def _print_problem(found: "problem.Problem") -> None:
         typer.echo(f"    {found.hint}")
 
 
-def _print_following(found: "list[problem.Problem]") -> None:
+def _print_following(found: "list[conditions.Problem]") -> None:
     """What only fails because of the problem above: no problem of its own."""
     told = dict.fromkeys(f"{one.resource} ({_place(one)})" for one in found)
     names = ", ".join(list(told)[:_FOLLOWING])

@@ -12,7 +12,7 @@ import msgspec
 
 from usher_gateway import documents, resources
 from usher_gateway.config import locate
-from usher_gateway.resources import compile, condition, load, metadata, problem, removal_limit  # noqa: A004
+from usher_gateway.resources import compiler, conditions, load, removal_limit, types
 
 _CLASS = resources.ListenerClass.kind_name
 
@@ -22,16 +22,15 @@ class Configuration(msgspec.Struct, frozen=True):
 
     objects: locate.Objects
     snapshot: documents.Snapshot
-    problems: tuple[problem.Problem, ...] = ()
+    problems: tuple[conditions.Problem, ...] = ()
     """Everything found, errors first in each file."""
-    conditions: dict[tuple[str, str], list[condition.Condition]] = {}
     namespaces: dict[str, dict[str, str]] = {}
     halted: removal_limit.HaltedRemovals | None = None
     complete: bool = True
     """Whether every object of the files could be told."""
 
     @property
-    def rejected(self) -> tuple[problem.Problem, ...]:
+    def rejected(self) -> tuple[conditions.Problem, ...]:
         """The problems that keep something from being applied as written."""
         return tuple(found for found in self.problems if found.severity == "error")
 
@@ -44,15 +43,15 @@ def apply(
     before: Configuration,
     manifests: load.Manifests,
     gaps: tuple[str, ...],
-    options: compile.Options,
+    options: compiler.Options,
     rank: Callable[[str], tuple[int, str]],
 ) -> Configuration:
     """The configuration after a reading."""
     objects = _merge(before.objects, manifests, gaps, rank)
     sure = manifests.complete and not gaps
     namespaces = manifests.namespaces if sure else {**before.namespaces, **manifests.namespaces}
-    given = compile.collect((loaded.resource for loaded in objects.values()), namespaces)
-    compiled = compile.compile_resources(
+    given = compiler.collect((loaded.resource for loaded in objects.values()), namespaces)
+    compiled = compiler.compile_resources(
         given,
         msgspec.structs.replace(
             options,
@@ -66,7 +65,6 @@ def apply(
         objects=objects,
         snapshot=_same_where_equal(before.snapshot, snapshot),
         problems=tuple(dict.fromkeys([*manifests.problems, *located, *_tell(halted, objects)])),
-        conditions=compiled.conditions,
         namespaces=namespaces,
         halted=halted,
         complete=manifests.complete,
@@ -101,7 +99,7 @@ def _brake(
     before: documents.Snapshot, now: documents.Snapshot, classes: Iterable[resources.ListenerClass]
 ) -> tuple[documents.Snapshot, removal_limit.HaltedRemovals | None]:
     lost = sorted(before.listeners.keys() - now.listeners.keys())
-    confirmed = {one.metadata.annotations.get(metadata.CONFIRM_REMOVALS, "") for one in classes}
+    confirmed = {one.metadata.annotations.get(types.CONFIRM_REMOVALS, "") for one in classes}
     halted = removal_limit.halted_removals(lost, in_force=len(before.listeners), confirmed=confirmed)
     if halted is None:
         return now, None
@@ -131,11 +129,11 @@ def _older(old: _Document | None, new: _Document) -> _Document:
     return old if old is not None and old == new else new
 
 
-def _tell(halted: removal_limit.HaltedRemovals | None, objects: locate.Objects) -> list[problem.Problem]:
+def _tell(halted: removal_limit.HaltedRemovals | None, objects: locate.Objects) -> list[conditions.Problem]:
     if halted is None:
         return []
     loaded = next((one for one in objects.values() if isinstance(one.resource, resources.ListenerClass)), None)
     message = f"RemovalsHalted: {len(halted.names)} listeners would go at once; none is removed"
-    hint = f'if this is meant, annotate a ListenerClass with {metadata.CONFIRM_REMOVALS}: "{halted.digest}", or restart'
+    hint = f'if this is meant, annotate a ListenerClass with {types.CONFIRM_REMOVALS}: "{halted.digest}", or restart'
     file, line = (loaded.file, loaded.line) if loaded else ("", 0)
-    return [problem.Problem(file, line, "", message, hint)]
+    return [conditions.Problem(file, line, "", message, hint)]

@@ -14,7 +14,7 @@ import structlog
 
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import cluster_access, last_good, list_watch, published, source, watch_stream
-from usher_gateway.resources import problem
+from usher_gateway.resources import conditions
 
 _log = structlog.get_logger(__name__)
 
@@ -215,11 +215,11 @@ class ClusterSource:
         if len(identities) > _LOGGED:
             _log.error("more_documents_vanished", count=len(identities) - _LOGGED)
 
-    def _problem(self, rejected: published.Rejected) -> problem.Problem:
+    def _problem(self, rejected: published.Rejected) -> conditions.Problem:
         where = f"Secret {self._options.namespace}/{rejected.secret}"
         resource = " ".join(rejected.identity) if rejected.identity else ""
         message = f"{rejected.code}: {rejected.message}"
-        return problem.Problem(where, 0, "", message, rejected.hint, "error", resource, rejected.code)
+        return conditions.Problem(where, 0, "", message, rejected.hint, "error", resource, rejected.code)
 
     # the cache
 

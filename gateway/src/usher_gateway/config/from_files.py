@@ -12,7 +12,7 @@ import watchfiles
 
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import apply, published, read_files, source
-from usher_gateway.resources import compile, problem  # noqa: A004
+from usher_gateway.resources import compiler, conditions
 
 POLL_SECONDS = 5.0
 """How often files are read although nothing was reported: a safety net for file systems without notice."""
@@ -36,9 +36,9 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True):
     poll_seconds: float = POLL_SECONDS
     settle_seconds: float = SETTLE_SECONDS
 
-    def compile_options(self) -> compile.Options:
+    def compile_options(self) -> compiler.Options:
         """What compile() is told when resources come from files."""
-        return compile.Options(
+        return compiler.Options(
             keys=self.keys,
             trusted_proxies=self.trusted_proxies,
             require_watch_label=False,
@@ -65,7 +65,7 @@ class FileSource:
         self._touched = asyncio.Event()
         self.configuration = apply.EMPTY
         self._running = apply.EMPTY
-        self._unfit: tuple[problem.Problem, ...] = ()
+        self._unfit: tuple[conditions.Problem, ...] = ()
         """What keeps a first configuration from coming into force."""
         self._hashes: dict[config_secret.Identity, tuple[config_secret.Document, str]] = {}
         self._states: dict[config_secret.Identity, published.State] = {}
@@ -192,7 +192,7 @@ class FileSource:
         self._tell_problems(tuple(found for found in now.problems if found not in before.problems))
 
     @staticmethod
-    def _tell_problems(problems: Sequence[problem.Problem]) -> None:
+    def _tell_problems(problems: Sequence[conditions.Problem]) -> None:
         """Each that has to be mended; of what only follows from one, how much it is."""
         causes = [found for found in problems if not found.because]
         for found in causes[:_LOGGED_PROBLEMS]:

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Mapping
 
-from usher_gateway.resources import condition, load, problem
+from usher_gateway.resources import conditions, load
 
 _HINTS = 200
 """So many problems of one reading get a hint that has to be searched for."""
@@ -12,25 +12,29 @@ Objects = Mapping[tuple[str, str], load.Loaded]
 """The objects in force, by (kind, key), in order."""
 
 
-def locate(findings: Iterable[condition.Finding], objects: Objects, manifests: load.Manifests) -> list[problem.Problem]:
+def locate(
+    findings: Iterable[conditions.Finding], objects: Objects, manifests: load.Manifests
+) -> list[conditions.Problem]:
     """The problems that findings are."""
     hints = _Hints(objects, manifests)
     return [_problem(found, objects, manifests, hints) for found in findings]
 
 
-def unread(manifests: load.Manifests) -> problem.Problem | None:
+def unread(manifests: load.Manifests) -> conditions.Problem | None:
     """The first thing of which nobody can tell which object it is, or which objects are in it."""
     told = (found for found in manifests.problems if found.severity == "error")
     return next((found for found in told if " " not in found.resource), None)
 
 
-def _problem(found: condition.Finding, objects: Objects, manifests: load.Manifests, hints: "_Hints") -> problem.Problem:
+def _problem(
+    found: conditions.Finding, objects: Objects, manifests: load.Manifests, hints: "_Hints"
+) -> conditions.Problem:
     loaded = objects.get((found.kind, found.key))
     file, line = (loaded.file, loaded.line_of(found.path)) if loaded else ("", 0)
     if not file and manifests.objects:
         file, line = manifests.objects[0].file, 1
     because = _because(found, manifests)
-    return problem.Problem(
+    return conditions.Problem(
         file,
         line,
         found.path,
@@ -43,7 +47,7 @@ def _problem(found: condition.Finding, objects: Objects, manifests: load.Manifes
     )
 
 
-def _because(found: condition.Finding, manifests: load.Manifests) -> str:
+def _because(found: conditions.Finding, manifests: load.Manifests) -> str:
     """What is missing may be there, with a mistake; or may be in what could not be read."""
     if found.missing is None:
         return ""
@@ -71,7 +75,7 @@ class _Hints:
             namespaces.setdefault((kind, name), []).append(namespace)
         return names, namespaces
 
-    def of(self, found: condition.Finding) -> str:
+    def of(self, found: conditions.Finding) -> str:
         """The hint for a finding."""
         if found.missing is None or not self._left:
             return ""
@@ -82,4 +86,4 @@ class _Hints:
         elsewhere = namespaces.get((kind, name))
         if elsewhere:
             return f"there is one in namespace `{elsewhere[0]}`, but references stay inside one namespace"
-        return problem.did_you_mean(name, names.get((kind, namespace), ()))
+        return conditions.did_you_mean(name, names.get((kind, namespace), ()))

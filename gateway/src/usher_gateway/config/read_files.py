@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Sequence
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.resources import load, problem
+from usher_gateway.resources import conditions, load
 
 SUFFIXES = frozenset({".yaml", ".yml"})
 """What is read in a folder; a file that is named itself may be called anything."""
@@ -138,22 +138,22 @@ def _why_nothing(path: pathlib.Path) -> str:
 
 def _tell_empty(
     empty: list[tuple[str, load.Manifests]], merged: load.Manifests, named: Container[str]
-) -> Iterator[problem.Problem]:
+) -> Iterator[conditions.Problem]:
     """A file with nothing but comments is odd; a set without any object is a mistake, as it is for kubectl.
 
     ``named``: paths that were given. One that goes away removes nothing; a file that goes from its folder does.
     """
-    is_nothing = not merged.objects and not merged.invalid and not problem.has_errors(merged.problems)
+    is_nothing = not merged.objects and not merged.invalid and not conditions.has_errors(merged.problems)
     for name, manifests in empty:
         hint = "what it held before, if anything, stays in force"
         hint += "" if name in named else "; to remove all of it, delete the file"
         if is_nothing:
-            yield problem.Problem(name, 1, "", "there is no object of Usher in it", hint)
+            yield conditions.Problem(name, 1, "", "there is no object of Usher in it", hint)
         elif not manifests.problems and not manifests.namespaces:
-            yield problem.Problem(name, 1, "", "there is no object in it", hint, "warning")
+            yield conditions.Problem(name, 1, "", "there is no object in it", hint, "warning")
 
 
-def _gap(where: str, what: str) -> problem.Problem:
-    return problem.Problem(
+def _gap(where: str, what: str) -> conditions.Problem:
+    return conditions.Problem(
         where, 1, "", what, "check the path and its rights; what it held before, if anything, stays in force"
     )

@@ -7,7 +7,7 @@ import msgspec
 
 from usher_gateway import config_secret, documents
 from usher_gateway.config import published
-from usher_gateway.resources import problem
+from usher_gateway.resources import conditions
 
 Origin = Literal["files", "cluster", "cache"]
 
@@ -17,7 +17,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     origin: Origin | None
     """Where the configuration in force came from; None: there is none yet."""
-    rejected: tuple[problem.Problem, ...] = ()
+    rejected: tuple[conditions.Problem, ...] = ()
     """What keeps something from being in force as it is written."""
     waits_for: str = ""
     """Where nothing is in force yet: why, and what to do."""

@@ -6,9 +6,9 @@ Use as ``from usher_gateway import resources`` and ``resources.Listener``; ``fro
 from usher_gateway.resources.destination import Destination
 from usher_gateway.resources.listener import Listener
 from usher_gateway.resources.listener_class import ListenerClass
-from usher_gateway.resources.metadata import Metadata
 from usher_gateway.resources.secret import Secret
 from usher_gateway.resources.tenant import Tenant
+from usher_gateway.resources.types import Metadata
 
 Resource = ListenerClass | Tenant | Listener | Destination | Secret
 """Any object that Usher reads."""
@@ -23,13 +23,6 @@ KINDS: dict[tuple[str, str], type[Resource]] = {
 """(apiVersion, kind) -> type."""
 
 
-def key_of(resource: Resource) -> str:
-    """``namespace/name``, or the name alone of what is cluster-scoped."""
-    if not resource.namespaced:
-        return resource.metadata.name
-    return f"{resource.metadata.namespace}/{resource.metadata.name}"
-
-
 __all__ = [
     "KINDS",
     "Destination",
@@ -39,5 +32,4 @@ __all__ = [
     "Resource",
     "Secret",
     "Tenant",
-    "key_of",
 ]

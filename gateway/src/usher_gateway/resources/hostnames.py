@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import condition, defaults, listener, listener_class
+from usher_gateway.resources import conditions, listener, listener_class, types
 
 IMPLICIT_HOSTNAME = "localhost"
 """Where listeners answer if the files have no ListenerClass at all."""
@@ -94,16 +94,16 @@ def _meets(requirement: listener_class.SelectorRequirement, labels: Mapping[str,
 
 def refusal(
     hostname: str, policy: Policy, labels: Mapping[str, str], reserved: frozenset[str]
-) -> condition.Reason | None:
+) -> conditions.Reason | None:
     """Why a namespace may not claim a hostname explicitly; None if it may."""
     if policy.implicit:
         return None
     if hostname in reserved:
-        return condition.Reason.HostnameReserved
+        return conditions.Reason.HostnameReserved
     for allowed in policy.spec.allowed_hostnames or ():
         if matches(allowed.hostname, hostname) and permits(allowed.namespaces, labels):
             return None
-    return condition.Reason.HostnameNotAllowed
+    return conditions.Reason.HostnameNotAllowed
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -116,7 +116,7 @@ class Tokens(msgspec.Struct, frozen=True):
 def tokens_of(one: resources.Listener, install_key: bytes) -> Tokens:
     """Every ``/v1/<token>`` that a listener answers at."""
     token = one.spec.token or listener.Token()
-    generation = defaults.pick(token.generation, "Listener.spec.token.generation")
+    generation = types.value_or_default(token.generation, "Listener.spec.token.generation")
 
     def path(number: int) -> str:
         secret = model.url_token(
@@ -125,7 +125,11 @@ def tokens_of(one: resources.Listener, install_key: bytes) -> Tokens:
         return f"/v1/{secret}"
 
     also = [
-        (path(old.generation), defaults.pick(old.action, "Listener.spec.token.alsoAccept[].action"), _until(old))
+        (
+            path(old.generation),
+            types.value_or_default(old.action, "Listener.spec.token.alsoAccept[].action"),
+            _until(old),
+        )
         for old in token.also_accept or ()
         if old.generation != generation
     ]

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from usher_gateway.resources import metadata, types
+from usher_gateway.resources import types
 
 _Generation = Annotated[
     int, msgspec.Meta(ge=0, le=1_000_000, description="Which of the derived tokens; another number is another URL.")
@@ -328,7 +328,7 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     ) = None
 
 
-class Listener(types.Model, frozen=True, kw_only=True):
+class Listener(types.ResourceBase, frozen=True, kw_only=True):
     """One webhook of a tenant: one or more URLs that Purple posts to."""
 
     kind_name: ClassVar[str] = "Listener"
@@ -336,5 +336,5 @@ class Listener(types.Model, frozen=True, kw_only=True):
 
     api_version: Literal["usher.dev/v1alpha1"]
     kind: Literal["Listener"]
-    metadata: metadata.NamedMetadata
+    metadata: types.NamedMetadata
     spec: ListenerSpec

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from usher_gateway.resources import metadata, types
+from usher_gateway.resources import types
 
 
 class SelectorRequirement(types.Model, frozen=True, kw_only=True):
@@ -273,7 +273,7 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
     maximums: Maximums | None = None
 
 
-class ListenerClass(types.Model, frozen=True, kw_only=True):
+class ListenerClass(types.ResourceBase, frozen=True, kw_only=True):
     """How listeners are exposed; cluster-scoped, owned by the platform."""
 
     kind_name: ClassVar[str] = "ListenerClass"
@@ -281,5 +281,5 @@ class ListenerClass(types.Model, frozen=True, kw_only=True):
 
     api_version: Literal["usher.dev/v1alpha1"]
     kind: Literal["ListenerClass"]
-    metadata: metadata.NamedMetadata
+    metadata: types.NamedMetadata
     spec: ListenerClassSpec

@@ -7,21 +7,13 @@ from typing import Literal
 import msgspec
 
 from usher_gateway import documents, expressions, model, resources
-from usher_gateway.resources import (
-    condition,
-    defaults,
-    hostnames,
-    listener,
-    listener_class,
-    secrets,
-    tenants,
-)
+from usher_gateway.resources import conditions, hostnames, listener, listener_class, secret, tenant, types
 
 _REFUSED = {
-    condition.Reason.HostnameReserved: "is the class's own hostname; leave `addresses` out to be served there",
-    condition.Reason.HostnameNotAllowed: "is not among the class's allowedHostnames for this namespace",
-    condition.Reason.HostnameConflict: "belongs to another tenant; choose another one, or ask the platform's owner",
-    condition.Reason.PathConflict: "with this path and query is another listener's; change one of the two",
+    conditions.Reason.HostnameReserved: "is the class's own hostname; leave `addresses` out to be served there",
+    conditions.Reason.HostnameNotAllowed: "is not among the class's allowedHostnames for this namespace",
+    conditions.Reason.HostnameConflict: "belongs to another tenant; choose another one, or ask the platform's owner",
+    conditions.Reason.PathConflict: "with this path and query is another listener's; change one of the two",
 }
 
 
@@ -47,14 +39,14 @@ class Surroundings(msgspec.Struct, frozen=True):
 
 
 def compile_listener(
-    one: resources.Listener, around: Surroundings, resolution: secrets.Resolution
-) -> tuple[documents.Listener | None, list[condition.Finding]]:
+    one: resources.Listener, around: Surroundings, resolution: secret.SecretResolver
+) -> tuple[documents.Listener | None, list[conditions.Finding]]:
     """The document and what is wrong; no document where no address is left.
 
     What is not valid leaves the previous document in force. A new listener whose expressions are not valid is
     published: its visits are accepted, and their deliveries held.
     """
-    report = Report(resources.key_of(one))
+    report = Report(one.key)
     authentication = _authentication(one, around, resolution)
     addresses = _addresses(one, around, report)
     _check(one, report)
@@ -63,19 +55,19 @@ def compile_listener(
     findings = [*report.findings, *resolution.findings]
     reasons = {found.reason for found in findings if found.severity == "error"}
     if around.previous is not None and reasons & {
-        condition.Reason.UnsupportedValue,
-        condition.Reason.ExpressionInvalid,
+        conditions.Reason.UnsupportedValue,
+        conditions.Reason.ExpressionInvalid,
     }:
         return refreshed(around.previous, around.tenant, around.claims), findings
-    if not addresses or condition.Reason.UnsupportedValue in reasons:
+    if not addresses or conditions.Reason.UnsupportedValue in reasons:
         return None, findings
     base = documents.Listener(
         namespace=one.metadata.namespace,
         name=one.metadata.name,
-        tenant=tenants.compile_tenant(around.tenant),
+        tenant=tenant.compile_tenant(around.tenant),
         addresses=addresses,
         generation=one.metadata.generation,
-        state=defaults.pick(one.spec.state, "Listener.spec.state"),
+        state=types.value_or_default(one.spec.state, "Listener.spec.state"),
         authentication=authentication,
         source_ranges=sources,
         source_policy=policy,
@@ -89,19 +81,19 @@ class Report:
 
     def __init__(self, key: str) -> None:
         self._key = key
-        self.findings: list[condition.Finding] = []
+        self.findings: list[conditions.Finding] = []
 
     def add(
-        self, path: str, reason: condition.Reason, message: str, *, warning: bool = False, missing: str = ""
+        self, path: str, reason: conditions.Reason, message: str, *, warning: bool = False, missing: str = ""
     ) -> None:
         """Note one finding. ``missing``: key of a Destination that is not there."""
         severity: Literal["warning", "error"] = "warning" if warning else "error"
         absent = (resources.Destination.kind_name, missing) if missing else None
-        self.findings.append(condition.Finding("Listener", self._key, path, reason, message, severity, absent))
+        self.findings.append(conditions.Finding("Listener", self._key, path, reason, message, severity, absent))
 
 
 def refreshed(
-    previous: documents.Listener, tenant: resources.Tenant, claims: hostnames.Claims
+    previous: documents.Listener, owner_tenant: resources.Tenant, claims: hostnames.Claims
 ) -> documents.Listener | None:
     """The last good document with the tenant as it is now (suspending always works), less addresses lost since."""
     owner = (previous.namespace, previous.tenant.name)
@@ -110,14 +102,14 @@ def refreshed(
         for address in previous.addresses
         if claims.owners.get(address.host, owner) == owner and claims.take(address, previous.key)
     )
-    compiled = tenants.compile_tenant(tenant)
+    compiled = tenant.compile_tenant(owner_tenant)
     return msgspec.structs.replace(previous, tenant=compiled, addresses=kept) if kept else None
 
 
 def _with_times(document: documents.Listener, spec: listener.ListenerSpec) -> documents.Listener:
     dedupe = spec.dedupe or listener.Dedupe()
     fields = spec.fields or listener.Fields()
-    pick = defaults.pick
+    pick = types.value_or_default
     return msgspec.structs.replace(
         document,
         fields=_fields(fields),
@@ -135,13 +127,13 @@ def _with_class(document: documents.Listener, around: Surroundings) -> documents
     maximums = spec.maximums or listener_class.Maximums()
     declared = spec.client_address
     proxies = (*((declared and declared.trusted_proxies) or ()), *around.trusted_proxies)
-    source = defaults.pick(declared and declared.from_, "ListenerClass.spec.clientAddress.from")
+    source = types.value_or_default(declared and declared.from_, "ListenerClass.spec.clientAddress.from")
     return msgspec.structs.replace(
         document,
         client_address_from="XForwardedFor" if around.trusted_proxies else source,
         trusted_proxies=tuple(dict.fromkeys(_network(proxy) or proxy for proxy in proxies)),
-        max_body_bytes=defaults.pick(maximums.max_body_bytes, "ListenerClass.spec.maximums.maxBodyBytes"),
-        requests_per_second=defaults.pick(
+        max_body_bytes=types.value_or_default(maximums.max_body_bytes, "ListenerClass.spec.maximums.maxBodyBytes"),
+        requests_per_second=types.value_or_default(
             maximums.requests_per_second, "ListenerClass.spec.maximums.requestsPerSecond"
         ),
     )
@@ -159,7 +151,7 @@ def _fields(fields: listener.Fields) -> dict[str, tuple[str, ...]]:
 
 def _route(one: resources.Listener, route: listener.Route) -> documents.Route:
     once = route.once_per
-    pick = defaults.pick
+    pick = types.value_or_default
     return documents.Route(
         name=route.name,
         destination=f"{one.metadata.namespace}/{route.destination_ref.name}",
@@ -187,30 +179,30 @@ def _check_routes(one: resources.Listener, destinations: Mapping[str, resources.
                 f"Destination `{name}` is Tenant `{owner.name}`'s: name another one; until then deliveries must wait"
             )
         if message:
-            report.add(f"{path}.destinationRef.name", condition.Reason.DestinationNotFound, message, missing=missing)
+            report.add(f"{path}.destinationRef.name", conditions.Reason.DestinationNotFound, message, missing=missing)
         if route.when is not None:
             for wrong in expressions.check_expression(route.when, "when"):
-                report.add(f"{path}.when", condition.Reason.ExpressionInvalid, wrong)
+                report.add(f"{path}.when", conditions.Reason.ExpressionInvalid, wrong)
         if route.transform is not None:
             for wrong in expressions.check_expression(route.transform, "transform"):
-                report.add(f"{path}.transform", condition.Reason.ExpressionInvalid, wrong)
+                report.add(f"{path}.transform", conditions.Reason.ExpressionInvalid, wrong)
 
 
 def _check(one: resources.Listener, report: Report) -> None:
     """What the schema cannot say."""
     zone = one.spec.fields.occurred_at_zone if one.spec.fields else None
-    if zone is not None and not tenants.is_time_zone(zone):
+    if zone is not None and not tenant.is_time_zone(zone):
         message = f"`{zone}` is no IANA time zone; write one such as Europe/London"
-        report.add("spec.fields.occurredAtZone", condition.Reason.UnsupportedValue, message)
+        report.add("spec.fields.occurredAtZone", conditions.Reason.UnsupportedValue, message)
     for index, old in enumerate((one.spec.token and one.spec.token.also_accept) or ()):
         if old.until_time is not None and not hostnames.is_time(old.until_time):
             path = f"spec.token.alsoAccept[{index}].untilTime"
-            report.add(path, condition.Reason.UnsupportedValue, "there is no such time; write 2027-01-31T12:00:00Z")
+            report.add(path, conditions.Reason.UnsupportedValue, "there is no such time; write 2027-01-31T12:00:00Z")
     if one.spec.authentication is None:
         for index, address in enumerate(one.spec.addresses or ()):
             if not hostnames.has_secret(address):
                 message = "can be guessed: must have `authentication`, or `authentication: {type: None}` spelled out"
-                report.add(f"spec.addresses[{index}].path", condition.Reason.UnsupportedValue, message)
+                report.add(f"spec.addresses[{index}].path", conditions.Reason.UnsupportedValue, message)
 
 
 def _addresses(one: resources.Listener, around: Surroundings, report: Report) -> tuple[documents.Address, ...]:
@@ -220,7 +212,7 @@ def _addresses(one: resources.Listener, around: Surroundings, report: Report) ->
         tokens = hostnames.tokens_of(one, around.keys.install)
     if not one.spec.addresses:
         given = list(hostnames.addresses_of(around.policy.spec.hostname, None, (), tokens))
-        return tuple(address for address in given if around.claims.take(address, resources.key_of(one)))
+        return tuple(address for address in given if around.claims.take(address, one.key))
     granted: list[documents.Address] = []
     for index, address in enumerate(one.spec.addresses):
         path = f"spec.addresses[{index}]"
@@ -230,34 +222,34 @@ def _addresses(one: resources.Listener, around: Surroundings, report: Report) ->
             continue
         query = tuple((pair.name, pair.value) for pair in address.query or ())
         wanted = list(hostnames.addresses_of(address.hostname, address.path, query, tokens))
-        free = [entry for entry in wanted if entry not in granted and around.claims.take(entry, resources.key_of(one))]
+        free = [entry for entry in wanted if entry not in granted and around.claims.take(entry, one.key)]
         if len(free) < len(wanted):
-            conflict = condition.Reason.PathConflict
+            conflict = conditions.Reason.PathConflict
             report.add(path, conflict, f"`{address.hostname}` {_REFUSED[conflict]}")
         granted.extend(free)
         _warn_of_guessable(one, address, path, report)
     return tuple(granted)
 
 
-def _refused(one: resources.Listener, address: listener.Address, around: Surroundings) -> condition.Reason | None:
+def _refused(one: resources.Listener, address: listener.Address, around: Surroundings) -> conditions.Reason | None:
     reason = hostnames.refusal(address.hostname, around.policy, around.labels, around.claims.reserved)
     if reason is not None:
         return reason
     owner = (one.metadata.namespace, one.spec.tenant_ref.name)
     if around.policy.implicit and address.hostname == around.policy.spec.hostname:
         return None
-    return None if around.claims.owners.get(address.hostname, owner) == owner else condition.Reason.HostnameConflict
+    return None if around.claims.owners.get(address.hostname, owner) == owner else conditions.Reason.HostnameConflict
 
 
 def _warn_of_guessable(one: resources.Listener, address: listener.Address, path: str, report: Report) -> None:
     authentication = one.spec.authentication
     if authentication and authentication.type == "None" and not hostnames.has_secret(address):
         message = "anybody who guesses this path can post visits; give it authentication where Purple can send it"
-        report.add(path, condition.Reason.NoSecretInAddress, message, warning=True)
+        report.add(path, conditions.Reason.NoSecretInAddress, message, warning=True)
 
 
 def _authentication(
-    one: resources.Listener, around: Surroundings, resolution: secrets.Resolution
+    one: resources.Listener, around: Surroundings, resolution: secret.SecretResolver
 ) -> documents.Authentication:
     """Fail closed: a secret that was never there is ``Unresolved``; one that went away leaves the last good one."""
     declared = one.spec.authentication
@@ -285,10 +277,10 @@ def _sources(
         network = _network(text)
         if network is None:
             message = f"`{text}` is no address range; write one such as 203.0.113.0/24"
-            report.add(f"spec.allowedSources.ranges[{index}]", condition.Reason.UnsupportedValue, message)
+            report.add(f"spec.allowedSources.ranges[{index}]", conditions.Reason.UnsupportedValue, message)
         else:
             networks.append(network)
-    return tuple(networks), defaults.pick(declared and declared.policy, "Listener.spec.allowedSources.policy")
+    return tuple(networks), types.value_or_default(declared and declared.policy, "Listener.spec.allowedSources.policy")
 
 
 def _network(text: str) -> str | None:

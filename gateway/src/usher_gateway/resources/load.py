@@ -10,7 +10,7 @@ import yaml
 from msgspec import inspect
 
 from usher_gateway import resources
-from usher_gateway.resources import metadata, problem, read, secrets
+from usher_gateway.resources import conditions, types, yaml_reader
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
 """Largest file that is read: some 40,000 listeners."""
@@ -59,7 +59,7 @@ class Manifests(msgspec.Struct, frozen=True):
     """What files hold. Not ``complete``: something in them could not be told, so nothing may be taken for removed."""
 
     objects: tuple[Loaded, ...] = ()
-    problems: tuple[problem.Problem, ...] = ()
+    problems: tuple[conditions.Problem, ...] = ()
     invalid: frozenset[tuple[str, str]] = frozenset()
     """(kind, key) of objects with errors."""
     namespaces: dict[str, dict[str, str]] = {}
@@ -88,7 +88,7 @@ def load(content: bytes, file: str) -> Manifests:
 def merge(parts: Iterable[Manifests]) -> Manifests:
     """Several files as one set, in their order; an object that stands in two places is a problem, the first counts."""
     seen: dict[tuple[str, str], Loaded] = {}
-    found: list[problem.Problem] = []
+    found: list[conditions.Problem] = []
     invalid: set[tuple[str, str]] = set()
     namespaces: dict[str, dict[str, str]] = {}
     complete = True
@@ -108,19 +108,19 @@ def merge(parts: Iterable[Manifests]) -> Manifests:
 
 def identity_of(resource: resources.Resource) -> tuple[str, str]:
     """(kind, key) of an object."""
-    return resource.kind_name, resources.key_of(resource)
+    return resource.kind_name, resource.key
 
 
-def _twice(loaded: Loaded, first: Loaded) -> problem.Problem:
+def _twice(loaded: Loaded, first: Loaded) -> conditions.Problem:
     kind, key = identity_of(loaded.resource)
     message = f"{kind} `{key}` stands also in {first.file}:{first.line}"
-    return problem.Problem(
+    return conditions.Problem(
         loaded.file, loaded.line, "metadata.name", message, "keep one of them", resource=f"{kind} {key}"
     )
 
 
 def _unreadable(file: str, line: int, message: str, hint: str) -> Manifests:
-    return Manifests(problems=(problem.Problem(file, line, "", message, hint),), complete=False)
+    return Manifests(problems=(conditions.Problem(file, line, "", message, hint),), complete=False)
 
 
 class _Collector:
@@ -129,7 +129,7 @@ class _Collector:
     def __init__(self, file: str) -> None:
         self._file = file
         self._objects: list[Loaded] = []
-        self._problems: list[problem.Problem] = []
+        self._problems: list[conditions.Problem] = []
         self._invalid: set[tuple[str, str]] = set()
         self._namespaces: dict[str, dict[str, str]] = {}
         self._complete = True
@@ -162,7 +162,7 @@ class _Collector:
 
     def add(self, node: yaml.Node | None) -> None:
         """One document, or one item of a List."""
-        if node is None or (isinstance(node, yaml.ScalarNode) and read.value_of(node) is None):
+        if node is None or (isinstance(node, yaml.ScalarNode) and yaml_reader.value_of(node) is None):
             return
         fields = _fields(node)
         api_version, kind = _text(fields.get("apiVersion")), _text(fields.get("kind"))
@@ -176,19 +176,19 @@ class _Collector:
             self._foreign(node, api_version, kind, fields)
 
     def _object(self, node: yaml.Node, kind: type[resources.Resource], fields: dict[str, yaml.Node]) -> None:
-        reader = read.Reader(self._file)
+        reader = yaml_reader.NodeReader(self._file)
         key = _key(fields, namespaced=kind.namespaced)
         reader.resource = f"{kind.kind_name} {key}" if key else kind.kind_name
         plain = reader.read(node, _type_of(kind), "")
         if not reader.problems and len(msgspec.json.encode(plain)) > MAX_OBJECT_BYTES:
             reader.report(node, "", f"must have at most {MAX_OBJECT_BYTES} bytes: no API server takes more")
-        if not reader.problems and plain is not read.INVALID:
+        if not reader.problems and plain is not yaml_reader.INVALID:
             try:
                 resource = msgspec.convert(plain, kind)
             except msgspec.ValidationError as error:
                 reader.report(node, "", str(error))
             else:
-                loaded = Loaded(resource, self._file, read.line_of(node), reader.lines)
+                loaded = Loaded(resource, self._file, yaml_reader.line_of(node), reader.lines)
                 reader.problems.extend(_bad_values(loaded, reader.resource))
                 if not reader.problems:
                     self._objects.append(loaded)
@@ -201,16 +201,16 @@ class _Collector:
 
     def _foreign(self, node: yaml.Node, api_version: str, kind: str, fields: dict[str, yaml.Node]) -> None:
         """What is none of ours: a Namespace's labels are noted, other groups are ignored, mistakes are reported."""
-        line = read.line_of(fields.get("kind") or node)
+        line = yaml_reader.line_of(fields.get("kind") or node)
         kinds = {name: version for version, name in resources.KINDS}
         if not api_version or not kind:
             hint = "each object starts with `apiVersion: usher.dev/v1alpha1` and `kind`"
-            self._mistake(read.line_of(node), "kind", "must have `apiVersion` and `kind`", hint)
+            self._mistake(yaml_reader.line_of(node), "kind", "must have `apiVersion` and `kind`", hint)
         elif kind in kinds:
-            line = read.line_of(fields["apiVersion"])
+            line = yaml_reader.line_of(fields["apiVersion"])
             self._mistake(line, "apiVersion", f"{kind} has another apiVersion", f"write `apiVersion: {kinds[kind]}`")
         elif api_version.startswith("usher.dev/"):
-            self._mistake(line, "kind", f"unknown kind `{kind}`", problem.did_you_mean(kind, kinds))
+            self._mistake(line, "kind", f"unknown kind `{kind}`", conditions.did_you_mean(kind, kinds))
         elif (api_version, kind) == ("v1", "Namespace"):
             labels = _fields(_fields(fields.get("metadata")).get("labels"))
             self._namespaces[_name(fields, "name")] = {name: _text(value) for name, value in labels.items()}
@@ -221,22 +221,24 @@ class _Collector:
         self._complete = False
         self._note(line, path, message, hint)
 
-    def _note(self, line: int, path: str, message: str, hint: str = "", severity: problem.Severity = "error") -> None:
-        self._problems.append(problem.Problem(self._file, line, path, message, hint, severity))
+    def _note(
+        self, line: int, path: str, message: str, hint: str = "", severity: conditions.Severity = "error"
+    ) -> None:
+        self._problems.append(conditions.Problem(self._file, line, path, message, hint, severity))
 
 
-def _bad_values(loaded: Loaded, name: str) -> Iterator[problem.Problem]:
+def _bad_values(loaded: Loaded, name: str) -> Iterator[conditions.Problem]:
     annotations = loaded.resource.metadata.annotations
     if sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items()) > MAX_ANNOTATION_BYTES:
         path, message = "metadata.annotations", f"must have at most {MAX_ANNOTATION_BYTES} bytes together"
-        yield problem.Problem(loaded.file, loaded.line_of(path), path, message, resource=name)
+        yield conditions.Problem(loaded.file, loaded.line_of(path), path, message, resource=name)
     if isinstance(loaded.resource, resources.Secret):
-        if secrets.size_of(loaded.resource) > MAX_SECRET_BYTES:
+        if loaded.resource.size > MAX_SECRET_BYTES:
             message = f"must have values of at most {MAX_SECRET_BYTES} bytes together"
-            yield problem.Problem(loaded.file, loaded.line, "data", message, resource=name)
-        for key in secrets.bad_base64(loaded.resource):
+            yield conditions.Problem(loaded.file, loaded.line, "data", message, resource=name)
+        for key in loaded.resource.bad_base64_keys:
             path, hint = f"data.{key}", "put plain text under `stringData`"
-            yield problem.Problem(loaded.file, loaded.line_of(path), path, "must be base64", hint, resource=name)
+            yield conditions.Problem(loaded.file, loaded.line_of(path), path, "must be base64", hint, resource=name)
 
 
 @functools.cache
@@ -267,4 +269,4 @@ def _key(fields: dict[str, yaml.Node], *, namespaced: bool) -> str:
     name = _name(fields, "name")
     if not name or not namespaced:
         return name
-    return f"{_name(fields, 'namespace') or metadata.DEFAULT_NAMESPACE}/{name}"
+    return f"{_name(fields, 'namespace') or types.DEFAULT_NAMESPACE}/{name}"

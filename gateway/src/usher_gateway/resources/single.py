@@ -8,18 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import (
-    condition,
-    defaults,
-    destinations,
-    hostnames,
-    listener_class,
-    listeners,
-    metadata,
-    problem,
-    secrets,
-    tenants,
-)
+from usher_gateway.resources import conditions, destination, hostnames, listener_class, listeners, secret, tenant, types
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,58 +39,58 @@ class ListenerSite(Site, frozen=True, kw_only=True):
 
 def class_name(one: resources.Listener) -> str:
     """The ListenerClass that a listener wants."""
-    return str(defaults.pick(one.spec.listener_class_name, "Listener.spec.listenerClassName"))
+    return str(types.value_or_default(one.spec.listener_class_name, "Listener.spec.listenerClassName"))
 
 
 def namespace_labels(namespace: str, known: Mapping[str, str]) -> Mapping[str, str]:
     """The labels of a namespace: its name is one of them, also where nothing else is known."""
-    return {**known, metadata.NAMESPACE_LABEL: namespace}
+    return {**known, types.NAMESPACE_LABEL: namespace}
 
 
-def check_class(one: resources.ListenerClass) -> list[condition.Finding]:
+def check_class(one: resources.ListenerClass) -> list[conditions.Finding]:
     """What the schema cannot say of a class."""
     proxies = (one.spec.client_address and one.spec.client_address.trusted_proxies) or ()
     return [
         _finding(
             one,
             f"spec.clientAddress.trustedProxies[{index}]",
-            condition.Reason.UnsupportedValue,
+            conditions.Reason.UnsupportedValue,
             "is no address range",
         )
         for index in listeners.bad_networks(proxies)
     ]
 
 
-def named_without_classes(one: resources.Listener) -> condition.Finding:
+def named_without_classes(one: resources.Listener) -> conditions.Finding:
     """What is told of a listener that names a class where there is none at all, so that the implicit one counts."""
     message = f"ListenerClass `{class_name(one)}` is not in this set; in a cluster nothing answers without it"
-    return _finding(one, "spec.listenerClassName", condition.Reason.ImplicitClass, message, severity="warning")
+    return _finding(one, "spec.listenerClassName", conditions.Reason.ImplicitClass, message, severity="warning")
 
 
-def check_tenant(one: resources.Tenant) -> list[condition.Finding]:
+def check_tenant(one: resources.Tenant) -> list[conditions.Finding]:
     """What the schema cannot say of a tenant."""
     zone = one.spec.time_zone
-    if zone is None or tenants.is_time_zone(zone):
+    if zone is None or tenant.is_time_zone(zone):
         return []
     message = f"`{zone}` is no IANA time zone; write one such as Europe/London (UTC is used until then)"
-    return [_finding(one, "spec.timeZone", condition.Reason.UnsupportedValue, message)]
+    return [_finding(one, "spec.timeZone", conditions.Reason.UnsupportedValue, message)]
 
 
 def compile_destination(
     one: resources.Destination, site: Site, previous: documents.Destination | None
-) -> tuple[documents.Destination | None, list[condition.Finding]]:
+) -> tuple[documents.Destination | None, list[conditions.Finding]]:
     """The document of a destination, and what is wrong; no document without its tenant."""
     owner = one.spec.tenant_ref
     if owner is not None and site.tenant is None:
         return None, [_tenant_not_found(one, owner.name)]
-    return destinations.compile_destination(one, _resolution(one, site), previous)
+    return destination.compile_destination(one, _resolution(one, site), previous)
 
 
 def compile_listener(
     one: resources.Listener, site: ListenerSite
-) -> tuple[documents.Listener | None, list[condition.Finding]]:
+) -> tuple[documents.Listener | None, list[conditions.Finding]]:
     """The document of a listener, and what is wrong; no document without its tenant or against its class."""
-    reason, path = condition.Reason, "spec.listenerClassName"
+    reason, path = conditions.Reason, "spec.listenerClassName"
     if site.tenant is None:
         return None, [_tenant_not_found(one, one.spec.tenant_ref.name)]
     if site.policy is None:
@@ -138,32 +127,32 @@ def destination_limit(classes: Iterable[listener_class.ListenerClassSpec], label
     return max(given) if given and len(given) == len(limits) else None
 
 
-def over_limit(one: resources.Resource, limit: int) -> condition.Finding:
+def over_limit(one: resources.Resource, limit: int) -> conditions.Finding:
     """What is told of a resource that is one too many."""
     message = f"there may be at most {limit} of this kind in a namespace; remove one, or ask the platform"
-    return _finding(one, "", condition.Reason.LimitExceeded, message)
+    return _finding(one, "", conditions.Reason.LimitExceeded, message)
 
 
-def _resolution(one: resources.Resource, site: Site) -> secrets.Resolution:
-    owner = (one.kind_name, resources.key_of(one))
-    return secrets.Resolution(site.secrets, owner, require_label=site.require_watch_label)
+def _resolution(one: resources.Resource, site: Site) -> secret.SecretResolver:
+    owner = (one.kind_name, one.key)
+    return secret.SecretResolver(site.secrets, owner, require_label=site.require_watch_label)
 
 
-def _tenant_not_found(one: resources.Resource, name: str) -> condition.Finding:
+def _tenant_not_found(one: resources.Resource, name: str) -> conditions.Finding:
     message = f"Tenant `{name}` must exist in the same namespace"
-    found = _finding(one, "spec.tenantRef.name", condition.Reason.TenantNotFound, message)
+    found = _finding(one, "spec.tenantRef.name", conditions.Reason.TenantNotFound, message)
     return _missing(found, (resources.Tenant.kind_name, f"{one.metadata.namespace}/{name}"))
 
 
-def _missing(found: condition.Finding, missing: tuple[str, str]) -> condition.Finding:
+def _missing(found: conditions.Finding, missing: tuple[str, str]) -> conditions.Finding:
     return msgspec.structs.replace(found, missing=missing)
 
 
 def _finding(
     one: resources.Resource,
     path: str,
-    reason: condition.Reason,
+    reason: conditions.Reason,
     message: str,
-    severity: problem.Severity = "error",
-) -> condition.Finding:
-    return condition.Finding(one.kind_name, resources.key_of(one), path, reason, message, severity)
+    severity: conditions.Severity = "error",
+) -> conditions.Finding:
+    return conditions.Finding(one.kind_name, one.key, path, reason, message, severity)

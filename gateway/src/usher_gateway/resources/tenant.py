@@ -1,10 +1,12 @@
 """Tenant: one Purple company that the agency looks after."""
 
+import zoneinfo
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from usher_gateway.resources import metadata, types
+from usher_gateway import documents
+from usher_gateway.resources import types
 
 
 class Quota(types.Model, frozen=True, kw_only=True):
@@ -77,7 +79,7 @@ class TenantSpec(types.Model, frozen=True, kw_only=True):
     retention: Retention | None = None
 
 
-class Tenant(types.Model, frozen=True, kw_only=True):
+class Tenant(types.ResourceBase, frozen=True, kw_only=True):
     """One Purple company that the agency looks after."""
 
     kind_name: ClassVar[str] = "Tenant"
@@ -85,5 +87,34 @@ class Tenant(types.Model, frozen=True, kw_only=True):
 
     api_version: Literal["usher.dev/v1alpha1"]
     kind: Literal["Tenant"]
-    metadata: metadata.NamedMetadata
+    metadata: types.NamedMetadata
     spec: TenantSpec = TenantSpec()
+
+
+def compile_tenant(one: Tenant) -> documents.Tenant:
+    """The tenant with every default filled in; a time zone that is not known becomes UTC."""
+    spec = one.spec
+    quota = spec.quota
+    retention = spec.retention or Retention()
+    zone = types.value_or_default(spec.time_zone, "Tenant.spec.timeZone")
+    return documents.Tenant(
+        name=one.metadata.name,
+        company_id=types.value_or_default(spec.company_id, "Tenant.spec.companyID"),
+        company_check=types.value_or_default(spec.company_check, "Tenant.spec.companyCheck"),
+        display_name=types.value_or_default(spec.display_name, "Tenant.spec.displayName"),
+        time_zone=zone if is_time_zone(zone) else "UTC",
+        state=types.value_or_default(spec.state, "Tenant.spec.state"),
+        visits_per_month=types.value_or_default(quota and quota.visits_per_month, "Tenant.spec.quota.visitsPerMonth"),
+        when_exceeded=types.value_or_default(quota and quota.when_exceeded, "Tenant.spec.quota.whenExceeded"),
+        body_days=types.value_or_default(retention.body_days, "Tenant.spec.retention.bodyDays"),
+        meter_months=types.value_or_default(retention.meter_months, "Tenant.spec.retention.meterMonths"),
+    )
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether an IANA time zone of this name is known here."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True

@@ -1,11 +1,8 @@
-"""The words that resources are made of: text, numbers and references with their limits, and rules between fields.
+"""The types that resources are made of, the rules between fields, the metadata of objects, and the defaults."""
 
-Declared once, as data: load.py checks files against them, and tools/definitions makes the definitions of the custom
-resources from them. ``Meta.description`` is what ``kubectl explain`` shows. Keys of ``extra_json_schema`` are those of
-a structural schema (``x-kubernetes-…``).
-"""
-
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -267,3 +264,161 @@ class SecretKeyRef(Model, frozen=True, kw_only=True):
 
     name: ObjectName
     key: SecretKey
+
+
+DEFAULT_NAMESPACE = "default"
+"""Where an object without ``metadata.namespace`` lives, as with kubectl."""
+
+WATCH_LABEL = "usher.dev/watch"
+"""A Secret is read in a cluster only if this label is ``"true"``."""
+
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+"""The label of every namespace that holds its name. Source: Kubernetes, well-known labels."""
+
+CONFIRM_REMOVALS = "usher.dev/confirm-removals"
+"""Annotation on a ListenerClass that lets one particular large removal through."""
+
+
+class Metadata(Model, frozen=True, kw_only=True):
+    """Name, namespace, labels and annotations; what else an API server keeps there is ignored."""
+
+    name: ObjectName
+    namespace: NamespaceName = DEFAULT_NAMESPACE
+    labels: dict[LabelKey, LabelValue] = msgspec.field(default_factory=dict)
+    annotations: dict[AnnotationKey, str] = msgspec.field(default_factory=dict)
+    generation: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class NamedMetadata(Metadata, frozen=True, kw_only=True):
+    """Metadata of a custom resource: names leave room for the names of children."""
+
+    name: ResourceName
+
+
+class ResourceBase(Model, frozen=True, kw_only=True):
+    """Base of every object that Usher reads."""
+
+    kind_name: ClassVar[str]
+    namespaced: ClassVar[bool]
+
+    api_version: str
+    kind: str
+    metadata: Metadata
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``, or the name alone for a cluster-scoped object."""
+        return f"{self.metadata.namespace}/{self.metadata.name}" if self.namespaced else self.metadata.name
+
+
+class BrokenRule(msgspec.Struct, frozen=True):
+    """A rule that does not hold: the field it is about, the field to point at, and what must be."""
+
+    field: str
+    at: str
+    message: str
+
+
+def check_rules(rules: Iterable[Rule], value: Mapping[str, object]) -> Iterator[BrokenRule]:
+    """Every rule that a plain value breaks. Fields count as there also when they are invalid."""
+    for rule in rules:
+        match rule:
+            case Union():
+                yield from _union(rule, value)
+            case Exactly():
+                yield from _exactly(rule, value)
+            case Requires():
+                if value.get(rule.field) == rule.value and rule.needs not in value:
+                    message = f"must have `{rule.needs}` where `{rule.field}` is {rule.value}"
+                    yield BrokenRule(rule.needs, rule.field, message)
+            case Combination():
+                yield from _combination(rule, value)
+            case Forbidden():
+                text = value.get(rule.field)
+                if isinstance(text, str) and re.fullmatch(rule.pattern, text, re.IGNORECASE):
+                    yield BrokenRule(rule.field, rule.field, f"may not be `{text}`: Usher sets it itself")
+            case Immutable():
+                pass  # needs the object before: the API server's to check_rules
+
+
+def _union(rule: Union, value: Mapping[str, object]) -> Iterator[BrokenRule]:
+    chosen = value.get(rule.discriminator)
+    if not isinstance(chosen, str):
+        return
+    wanted = rule.members.get(chosen)
+    if wanted is not None and wanted not in value:
+        yield BrokenRule(wanted, rule.discriminator, f"must have `{wanted}` where `{rule.discriminator}` is {chosen}")
+    for member in rule.members.values():
+        if member != wanted and member in value:
+            yield BrokenRule(member, member, f"must not be set where `{rule.discriminator}` is {chosen}")
+
+
+def _exactly(rule: Exactly, value: Mapping[str, object]) -> Iterator[BrokenRule]:
+    there = [field for field in rule.fields if field in value]
+    names = " and ".join(f"`{field}`" for field in rule.fields)
+    if len(there) != 1:
+        yield BrokenRule(there[-1] if there else "", there[-1] if there else "", f"must have exactly one of {names}")
+
+
+def _combination(rule: Combination, value: Mapping[str, object]) -> Iterator[BrokenRule]:
+    other = _dig(value, rule.other)
+    if _dig(value, rule.field) == rule.value and other is not None and other not in rule.allowed:
+        allowed = " or ".join(rule.allowed)
+        message = f"must be {allowed} where `{rule.field}` is {rule.value}"
+        yield BrokenRule(rule.other, rule.other.partition(".")[0], message)
+
+
+def _dig(value: object, path: str) -> object:
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+DEFAULTS: dict[str, Any] = {
+    "ListenerClass.spec.namespaces.from": "All",
+    "ListenerClass.spec.allowedHostnames[].namespaces.from": "All",
+    "ListenerClass.spec.clientAddress.from": "Connection",
+    "ListenerClass.spec.maximums.maxBodyBytes": 256 * 1024,
+    "ListenerClass.spec.maximums.requestsPerSecond": 0,
+    "Tenant.spec.companyID": "",
+    "Tenant.spec.companyCheck": "Warn",
+    "Tenant.spec.displayName": "",
+    "Tenant.spec.timeZone": "UTC",
+    "Tenant.spec.state": "Active",
+    "Tenant.spec.quota.visitsPerMonth": 0,
+    "Tenant.spec.quota.whenExceeded": "Forward",
+    "Tenant.spec.retention.bodyDays": 30,
+    "Tenant.spec.retention.meterMonths": 25,
+    "Listener.spec.listenerClassName": "public",
+    "Listener.spec.token.generation": 0,
+    "Listener.spec.token.alsoAccept[].action": "Accept",
+    "Listener.spec.token.alsoAccept[].untilTime": "",
+    "Listener.spec.state": "Active",
+    "Listener.spec.authentication.type": "None",
+    "Listener.spec.allowedSources.policy": "Report",
+    "Listener.spec.fields.occurredAtZone": "",
+    "Listener.spec.dedupe.per": ["User", "Venue"],
+    "Listener.spec.dedupe.windowSeconds": 3600,
+    "Listener.spec.dedupe.redeliverySeconds": 12_600,
+    "Listener.spec.late.afterSeconds": 300,
+    "Listener.spec.silence.afterSeconds": 86_400,
+    "Listener.spec.routes[].state": "Active",
+    "Listener.spec.routes[].when": "",
+    "Listener.spec.routes[].repeats": "Skip",
+    "Listener.spec.routes[].deliverWithinSeconds": 0,
+    "Listener.spec.routes[].transform": "",
+    "Destination.spec.state": "Active",
+    "Destination.spec.http.method": "POST",
+    "Destination.spec.http.authentication.type": "None",
+    "Destination.spec.http.timeoutSeconds": 10,
+    "Destination.spec.format": "Verbatim",
+    "Destination.spec.concurrency": 8,
+    "Destination.spec.rateLimit.requestsPerSecond": 0,
+    "Destination.spec.retry.maxAgeSeconds": 604_800,
+}
+"""Field path -> default. ``0`` and ``""`` mean: no limit, not set."""
+
+
+def value_or_default(given: Any, path: str) -> Any:
+    """What is given, or else the default of a field."""
+    return DEFAULTS[path] if given is None else given

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import condition, hostnames, listener, metadata, single
+from usher_gateway.resources import conditions, hostnames, listener, single, types
 from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View
 
 _DocumentT = TypeVar("_DocumentT", documents.Listener, documents.Destination)
@@ -21,7 +21,7 @@ class Compiled(msgspec.Struct, frozen=True):
     """A document, and what is to be told of its resource."""
 
     document: documents.Listener | documents.Destination | None
-    findings: list[condition.Finding]
+    findings: list[conditions.Finding]
     unknown_secrets: tuple[str, ...]
     """See Plan."""
     is_blocked: bool = False
@@ -45,7 +45,7 @@ class _Secrets(Mapping[str, resources.Secret]):
         if state != "NotLabelled":
             raise KeyError(path)
         namespace, _, name = path.partition("/")
-        without_label = metadata.Metadata(name=name, namespace=namespace)
+        without_label = types.Metadata(name=name, namespace=namespace)
         return resources.Secret(api_version="v1", kind="Secret", metadata=without_label)
 
     def __iter__(self) -> Iterator[str]:
@@ -137,12 +137,12 @@ def _tenant(view: View, namespace: str, name: str) -> resources.Tenant | Unreada
 def _blocked(one: resources.Listener | resources.Destination, tenant: str) -> Compiled:
     """A tenant that cannot be read is not taken for one that is gone."""
     message = f"Tenant `{tenant}` is there, but this version of Usher cannot read it: see its own conditions"
-    reason = condition.Reason.TenantNotFound
-    found = condition.Finding(one.kind_name, resources.key_of(one), "spec.tenantRef.name", reason, message)
+    reason = conditions.Reason.TenantNotFound
+    found = conditions.Finding(one.kind_name, one.key, "spec.tenantRef.name", reason, message)
     return Compiled(None, [found], (), is_blocked=True)
 
 
-def _not_missing(view: View, findings: list[condition.Finding]) -> list[condition.Finding]:
+def _not_missing(view: View, findings: list[conditions.Finding]) -> list[conditions.Finding]:
     """The findings; what is there, but cannot be read, is not called missing."""
     return [_is_there(found) if _is_unreadable(view, found.missing) else found for found in findings]
 
@@ -156,7 +156,7 @@ def _is_unreadable(view: View, missing: tuple[str, str] | None) -> bool:
     return any(kind == one and view.unreadable(Key(one, namespace, name)) is not None for one in known)
 
 
-def _is_there(found: condition.Finding) -> condition.Finding:
+def _is_there(found: conditions.Finding) -> conditions.Finding:
     kind, path = found.missing or ("", "")
     message = f"{kind} `{path.rpartition('/')[2]}` is there, but this version of Usher cannot read it: see its own"
     return msgspec.structs.replace(found, message=f"{message} conditions")
@@ -256,7 +256,7 @@ def _take_before(
             if contested and _comes_first(view, claim, seen, _identity(address)):
                 query = tuple((pair.name, pair.value) for pair in address.query or ())
                 wanted = documents.Address(address.hostname, address.path or "", query)
-                granted.take(wanted, resources.key_of(claim.resource))
+                granted.take(wanted, claim.resource.key)
 
 
 _Identity = tuple[str, str, tuple[tuple[str, str], ...]]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from usher_gateway.resources import condition
+from usher_gateway.resources import conditions
 from usher_operator.view import ConditionStatus, ConditionType, StatusCondition
 
 PENDING = "Pending"
@@ -99,11 +99,11 @@ class ConditionBuilder:
         found = self._before.get(type_)
         return found if found is not None and found.observed_generation == self._generation else None
 
-    def from_findings(self, findings: Iterable[condition.Finding], types: Iterable[str]) -> list[StatusCondition]:
+    def from_findings(self, findings: Iterable[conditions.Finding], types: Iterable[str]) -> list[StatusCondition]:
         """The conditions that follow from what compile() found."""
         return [
             StatusCondition(one.type, one.status, one.reason, one.message, self._generation)
-            for one in condition.conditions_of(findings, types)
+            for one in conditions.conditions_of(findings, types)
         ]
 
     def ready(self, parts: Iterable[StatusCondition], suspended: str = "") -> StatusCondition:

@@ -3,7 +3,7 @@
 import urllib.parse
 
 from usher_gateway import resources
-from usher_gateway.resources import defaults
+from usher_gateway.resources import types
 from usher_operator.plan import common, compiling, reports
 from usher_operator.plan.conditions import ConditionBuilder
 from usher_operator.view import ConditionType, Key, Plan, View
@@ -32,7 +32,7 @@ def plan(view: View, key: Key) -> Plan:
     parts[0] = published.accepted or parts[0]
     found = reports.programmed(view, key, published.wanted, builder)
     parts += [found.condition, *reports.of_destination(view, key.path, builder)]
-    is_paused = defaults.pick(seen.resource.spec.state, "Destination.spec.state") == "Paused"
+    is_paused = types.value_or_default(seen.resource.spec.state, "Destination.spec.state") == "Paused"
     children = (published.child,) if published.child else ()
     return Plan(
         key,

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from usher_gateway import documents, resources
-from usher_gateway.resources import condition, listener_class, single
+from usher_gateway.resources import conditions, listener_class, single
 from usher_operator import children
 from usher_operator.children import RoutePart
 from usher_operator.plan import common, compiling
@@ -232,7 +232,7 @@ def _children_of_kind(view: View, hostname: str, kind: str) -> list[ChildState]:
 
 def unroutable(
     one: resources.Listener, document: documents.Listener, host: str, spec: listener_class.ListenerClassSpec
-) -> list[condition.Finding]:
+) -> list[conditions.Finding]:
     """What is told of a hostname that the class cannot expose. The path itself is not: it may be a secret."""
     paths = [address.path for address in document.addresses if address.host == host]
     if exposure_type(spec) == "None":
@@ -243,8 +243,8 @@ def unroutable(
         message = f"a path at `{host}` must not have `//`, `/./`, `/../` or `%2F`, nor a `%` without two hex digits"
     else:
         return []
-    reason = condition.Reason.UnsupportedValue
-    return [condition.Finding("Listener", resources.key_of(one), "spec.addresses", reason, message)]
+    reason = conditions.Reason.UnsupportedValue
+    return [conditions.Finding("Listener", one.key, "spec.addresses", reason, message)]
 
 
 _ROUTES = frozenset({"Ingress", "HTTPRoute"})

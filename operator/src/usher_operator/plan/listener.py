@@ -3,7 +3,7 @@
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import condition, defaults, single
+from usher_gateway.resources import conditions, single, types
 from usher_operator import children
 from usher_operator.plan import common, compiling, hostname, reports
 from usher_operator.plan.conditions import ConditionBuilder, ConditionState, OperatorReason
@@ -93,10 +93,10 @@ def _told_suspended(
 
 def suspended(view: View, one: resources.Listener) -> str:
     """Why deliveries are held; ``""`` where they are not."""
-    if defaults.pick(one.spec.state, "Listener.spec.state") == "Suspended":
+    if types.value_or_default(one.spec.state, "Listener.spec.state") == "Suspended":
         return "`state` is Suspended: visits are accepted, their deliveries held"
     tenant = view.tenant(f"{one.metadata.namespace}/{one.spec.tenant_ref.name}")
-    if tenant and defaults.pick(tenant.resource.spec.state, "Tenant.spec.state") == "Suspended":
+    if tenant and types.value_or_default(tenant.resource.spec.state, "Tenant.spec.state") == "Suspended":
         return "the Tenant's `state` is Suspended: visits are accepted, their deliveries held"
     return ""
 
@@ -107,7 +107,7 @@ class _Faces(msgspec.Struct, frozen=True):
     certificate: ConditionState | None
     exposed: ConditionState | None
     """None: nothing can be told anew."""
-    findings: list[condition.Finding] = []
+    findings: list[conditions.Finding] = []
     unknown_secrets: tuple[str, ...] = ()
 
     @classmethod

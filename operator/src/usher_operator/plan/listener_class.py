@@ -1,7 +1,7 @@
 """A ListenerClass: no children of its own (those of its hostname are the Hostname's); how far its hostname is."""
 
 from usher_gateway import model, resources
-from usher_gateway.resources import metadata, single
+from usher_gateway.resources import single, types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator.plan import common, compiling, hostname
 from usher_operator.plan.conditions import ConditionBuilder, ConditionState, OperatorReason
@@ -53,7 +53,7 @@ def _halted(halted: HaltedRemovals) -> str:
     more = " and more" if len(halted.names) > 3 else ""
     return (
         f"listeners {names}{more} would go all at once, and none is removed; if this is meant, a ListenerClass must "
-        f'have the annotation {metadata.CONFIRM_REMOVALS}: "{halted.digest}"'
+        f'have the annotation {types.CONFIRM_REMOVALS}: "{halted.digest}"'
     )
 
 

@@ -1,7 +1,7 @@
 """A Tenant: no children; its listeners carry what it says, and say whether they are ready."""
 
 from usher_gateway import resources
-from usher_gateway.resources import defaults, single
+from usher_gateway.resources import single, types
 from usher_operator.plan import common, compiling, listener
 from usher_operator.plan.conditions import ConditionBuilder, OperatorReason
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, ResourceStatus, View
@@ -22,7 +22,7 @@ def plan(view: View, key: Key) -> Plan:
     if held is not None:
         return common.held_plan(key, seen, held, ())
     (accepted,) = builder.from_findings(single.check_tenant(seen.resource), [_Type.Accepted])
-    is_suspended = defaults.pick(seen.resource.spec.state, "Tenant.spec.state") == "Suspended"
+    is_suspended = types.value_or_default(seen.resource.spec.state, "Tenant.spec.state") == "Suspended"
     told = common.status(builder, [accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
     if accepted.status == "True":
         told = _with_listeners(view, key, builder, told)

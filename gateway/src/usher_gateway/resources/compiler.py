@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import condition, defaults, hostnames, listener_class, single
+from usher_gateway.resources import conditions, hostnames, listener_class, single, types
 
 _IMPLICIT = listener_class.ListenerClassSpec(controller_name="usher.dev/usher", hostname=hostnames.IMPLICIT_HOSTNAME)
 
@@ -45,8 +45,8 @@ class Compiled(msgspec.Struct, frozen=True):
     """The documents, and what is to be told."""
 
     snapshot: documents.Snapshot
-    findings: tuple[condition.Finding, ...]
-    conditions: dict[tuple[str, str], list[condition.Condition]]
+    findings: tuple[conditions.Finding, ...]
+    conditions: dict[tuple[str, str], list[conditions.CompiledCondition]]
     """(kind, key) -> Accepted, and ResolvedRefs for listeners and destinations."""
 
 
@@ -56,15 +56,15 @@ def collect(objects: Iterable[resources.Resource], namespaces: Mapping[str, dict
     for one in objects:
         match one:
             case resources.ListenerClass():
-                found.classes[resources.key_of(one)] = one
+                found.classes[one.key] = one
             case resources.Tenant():
-                found.tenants[resources.key_of(one)] = one
+                found.tenants[one.key] = one
             case resources.Listener():
-                found.listeners[resources.key_of(one)] = one
+                found.listeners[one.key] = one
             case resources.Destination():
-                found.destinations[resources.key_of(one)] = one
+                found.destinations[one.key] = one
             case resources.Secret():
-                found.secrets[resources.key_of(one)] = one
+                found.secrets[one.key] = one
     return found
 
 
@@ -86,38 +86,38 @@ class _Compilation:
     def __init__(self, given: Resources, options: Options) -> None:
         self._given = given
         self._options = options
-        self.findings: list[condition.Finding] = []
+        self.findings: list[conditions.Finding] = []
         reserved = frozenset(one.spec.hostname for one in given.classes.values())
         self._claims = hostnames.Claims(hostnames.owners_of(self._claimants(reserved), options.incumbents), reserved)
 
-    def conditions(self) -> dict[tuple[str, str], list[condition.Condition]]:
+    def conditions(self) -> dict[tuple[str, str], list[conditions.CompiledCondition]]:
         """The conditions of every resource that has any."""
-        by_object: dict[tuple[str, str], list[condition.Finding]] = {}
+        by_object: dict[tuple[str, str], list[conditions.Finding]] = {}
         for found in self.findings:
             by_object.setdefault((found.kind, found.key), []).append(found)
-        told: dict[tuple[str, str], list[condition.Condition]] = {}
-        for kind, keys, types in (
+        told: dict[tuple[str, str], list[conditions.CompiledCondition]] = {}
+        for kind, keys, wanted in (
             ("ListenerClass", self._given.classes, ("Accepted",)),
             ("Tenant", self._given.tenants, ("Accepted",)),
             ("Listener", self._given.listeners, ("Accepted", "ResolvedRefs")),
             ("Destination", self._given.destinations, ("Accepted", "ResolvedRefs")),
         ):
             for key in keys:
-                told[kind, key] = condition.conditions_of(by_object.get((kind, key), ()), types)
+                told[kind, key] = conditions.conditions_of(by_object.get((kind, key), ()), wanted)
         return told
 
     def check_classes(self) -> None:
         """What the schema cannot say of a class; and a notice where there is none."""
         if self._options.implicit_class and not self._given.classes and self._given.listeners:
             message = f"there is none: listeners answer at `{_IMPLICIT.hostname}` and at the hostnames they name"
-            reason = condition.Reason.ImplicitClass
-            self.findings.append(condition.Finding("ListenerClass", "", "", reason, message, "notice"))
+            reason = conditions.Reason.ImplicitClass
+            self.findings.append(conditions.Finding("ListenerClass", "", "", reason, message, "notice"))
             self.findings.extend(map(single.named_without_classes, self._naming_a_class()))
         for one in self._given.classes.values():
             self.findings.extend(single.check_class(one))
 
     def _naming_a_class(self) -> Iterable[resources.Listener]:
-        usual = defaults.DEFAULTS["Listener.spec.listenerClassName"]
+        usual = types.DEFAULTS["Listener.spec.listenerClassName"]
         return (one for one in self._given.listeners.values() if single.class_name(one) != usual)
 
     def check_tenants(self) -> None:

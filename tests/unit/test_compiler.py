@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from usher_gateway import documents, model
-from usher_gateway.resources import compile, condition, defaults, hostnames, listener_class, load  # noqa: A004
+from usher_gateway.resources import compiler, conditions, hostnames, listener_class, load, types
 
 KEYS = model.derive_keys(bytes(range(32)))
 CLASS = """
@@ -47,14 +47,14 @@ stringData: {username: purple, password: pw, token: tok, second: whsec_c2Vjb25k}
 ROUTE = "  routes: [{name: crm, destinationRef: {name: crm}}]\n"
 
 
-def compiled(*texts: str, **options: object) -> compile.Compiled:
+def compiled(*texts: str, **options: object) -> compiler.Compiled:
     manifests = load.load("---\n".join(texts).encode(), "a.yaml")
     assert manifests.problems == ()
-    given = compile.collect((one.resource for one in manifests.objects), manifests.namespaces)
-    return compile.compile_resources(given, compile.Options(keys=KEYS, **options))  # type: ignore[arg-type]
+    given = compiler.collect((one.resource for one in manifests.objects), manifests.namespaces)
+    return compiler.compile_resources(given, compiler.Options(keys=KEYS, **options))  # type: ignore[arg-type]
 
 
-def reasons(result: compile.Compiled) -> list[str]:
+def reasons(result: compiler.Compiled) -> list[str]:
     return [str(found.reason) for found in result.findings]
 
 
@@ -75,11 +75,11 @@ def test_the_least_that_can_be_written_gives_every_default() -> None:
 
 
 def test_the_table_of_defaults_says_what_the_documents_default_to() -> None:
-    table = defaults.DEFAULTS
+    table = types.DEFAULTS
     assert table["Listener.spec.dedupe.windowSeconds"] == 3600
     assert table["Destination.spec.retry.maxAgeSeconds"] == 7 * 86400
     with pytest.raises(KeyError):
-        defaults.pick(None, "Listener.spec.nothing")
+        types.value_or_default(None, "Listener.spec.nothing")
 
 
 def test_a_token_address_is_on_the_class_hostname_and_derived_from_the_install_key() -> None:
@@ -392,8 +392,8 @@ def test_compiling_again_changes_nothing() -> None:
 
 def test_a_message_fits_into_a_condition() -> None:
     findings = [
-        condition.Finding("Listener", "a/b", f"x{number}", condition.Reason.ExpressionInvalid, "x" * 100)
+        conditions.Finding("Listener", "a/b", f"x{number}", conditions.Reason.ExpressionInvalid, "x" * 100)
         for number in range(32)
     ]
-    (accepted, _) = condition.conditions_of(findings)
+    (accepted, _) = conditions.conditions_of(findings)
     assert len(accepted.message) <= 1024

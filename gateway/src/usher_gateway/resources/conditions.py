@@ -1,10 +1,134 @@
-"""What the operator tells about a resource: the ``status`` of each kind. Files have none; the reader ignores it."""
+"""What Usher tells about a resource: problems in files, findings, conditions and the status of each kind."""
 
+import difflib
+import enum
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
 
 from usher_gateway.resources import types
+
+Severity = Literal["error", "warning", "notice"]
+
+
+class Problem(msgspec.Struct, frozen=True, order=True):
+    """One thing to tell whoever wrote a file. ``line`` counts from 1; ``path`` is a field such as ``spec.routes[0]``.
+
+    Messages never repeat values of Secrets.
+    """
+
+    file: str
+    line: int
+    path: str
+    message: str
+    hint: str = ""
+    severity: Severity = "error"
+    resource: str = ""
+    """``Kind namespace/name``, where it is known."""
+    reason: str = ""
+    """Reason of the condition, for what compile() found."""
+    because: str = ""
+    """What it only follows from: the ``resource`` of another problem, or its ``file:line``."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known word; else all of them, where they are few; else nothing."""
+    words = sorted(known)
+    near = nearest(word, words)
+    if near is not None:
+        return f"did you mean `{near}`?"
+    return f"known: {', '.join(words)}" if 0 < len(words) <= 16 else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant."""
+    lowered = {candidate.lower(): candidate for candidate in sorted(known)}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return lowered[close[0]] if close else None
+
+
+def has_errors(problems: Iterable[Problem]) -> bool:
+    """Whether any of the problems is more than a warning."""
+    return any(found.severity == "error" for found in problems)
+
+
+class Reason(enum.StrEnum):
+    """Why something does not hold (kubernetes.md §1.3); shown in conditions and by ``usher check``."""
+
+    ClassNotFound = "ClassNotFound"
+    ClassNotPermitted = "ClassNotPermitted"
+    HostnameConflict = "HostnameConflict"
+    HostnameReserved = "HostnameReserved"
+    HostnameNotAllowed = "HostnameNotAllowed"
+    PathConflict = "PathConflict"
+    LimitExceeded = "LimitExceeded"
+    UnsupportedValue = "UnsupportedValue"
+    ExpressionInvalid = "ExpressionInvalid"
+    TenantNotFound = "TenantNotFound"
+    DestinationNotFound = "DestinationNotFound"
+    SecretNotFound = "SecretNotFound"
+    SecretKeyNotFound = "SecretKeyNotFound"
+    SecretNotLabelled = "SecretNotLabelled"
+    NoSecretInAddress = "NoSecretInAddress"
+    """Warning only: a path that can be guessed, and no authentication."""
+    ImplicitClass = "ImplicitClass"
+    """Notice, or warning, only: files without a ListenerClass."""
+
+
+_REFERENCES = frozenset(
+    {
+        Reason.TenantNotFound,
+        Reason.DestinationNotFound,
+        Reason.SecretNotFound,
+        Reason.SecretKeyNotFound,
+        Reason.SecretNotLabelled,
+    }
+)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing found about a resource. Messages name no other namespace and no secret."""
+
+    kind: str
+    key: str
+    path: str
+    reason: Reason
+    message: str
+    severity: Severity = "error"
+    missing: tuple[str, str] | None = None
+    """(kind, key) of what it refers to and what is not there."""
+
+
+class CompiledCondition(msgspec.Struct, frozen=True):
+    """A condition without its times: whoever writes it knows those."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+
+
+def conditions_of(
+    findings: Iterable[Finding], types: Iterable[str] = ("Accepted", "ResolvedRefs")
+) -> list[CompiledCondition]:
+    """The conditions of one resource: False with the first reason and every message, else True with its warnings."""
+    findings = list(findings)
+    return [_condition(kind, [found for found in findings if _type_of(found) == kind]) for kind in types]
+
+
+def _type_of(found: Finding) -> str:
+    return "ResolvedRefs" if found.reason in _REFERENCES else "Accepted"
+
+
+def _condition(kind: str, findings: list[Finding]) -> CompiledCondition:
+    errors = [found for found in findings if found.severity == "error"]
+    told = errors or [found for found in findings if found.severity == "warning"]
+    message = "; ".join(f"`{found.path}`: {found.message}" if found.path else found.message for found in told)
+    if errors:
+        return CompiledCondition(kind, "False", str(errors[0].reason), message[:1024])
+    return CompiledCondition(kind, "True", kind, message[:1024])
+
 
 MAX_CONDITIONS = 16
 """Most conditions of an object, those of other controllers included."""

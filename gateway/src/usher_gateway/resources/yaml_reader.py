@@ -1,6 +1,7 @@
-"""One YAML node against one type: a plain value, and every problem on the way with its line."""
+"""Reads one YAML node against one type: a plain value, and every problem on the way with its line."""
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 
@@ -8,7 +9,51 @@ import msgspec
 import yaml
 from msgspec import inspect
 
-from usher_gateway.resources import problem, rules, scalars, types
+from usher_gateway.resources import conditions, types
+
+_TRUE = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y"})
+_FALSE = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF", "n", "N"})
+NULL = frozenset({"", "~", "null", "Null", "NULL"})
+"""Words that mean nothing at all."""
+_INTEGER = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_LONGEST_NUMBER = 64
+_NUMBERS_BEGIN = frozenset("+-.0123456789")
+
+
+def plain_value(text: str) -> object:
+    """The value of an unquoted scalar: None, bool, int, float or str."""
+    if text in NULL:
+        return None
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    if text[0] not in _NUMBERS_BEGIN or len(text) > _LONGEST_NUMBER:
+        return text
+    if _INTEGER.fullmatch(text):
+        return _integer(text.replace("_", ""))
+    if _FLOAT.fullmatch(text):
+        return _float(text.lower().replace("_", ""))
+    return text
+
+
+def _float(text: str) -> object:
+    if text.endswith((".inf", ".nan")):
+        return float(text.replace(".", ""))
+    value = float(text)
+    return text if math.isinf(value) else value  # 1e400: no number after all
+
+
+def _integer(text: str) -> object:
+    sign, digits = (-1, text[1:]) if text[0] == "-" else (1, text.lstrip("+"))
+    try:
+        if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
+            return sign * int(digits, 8) if set(digits) <= set("01234567") else float(text)
+        return sign * int(digits, 0)
+    except ValueError:  # 0x_, 0b2: no number after all
+        return text
+
 
 INVALID = object()
 """What stands for a value that has a problem."""
@@ -40,12 +85,12 @@ _IGNORED = {
 _WORDS = {bool: "true or false", int: "a number", float: "a number", str: "text", type(None): "nothing (null)"}
 
 
-class Reader:
+class NodeReader:
     """Collects problems and the line of every field while one object is read."""
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.problems: list[problem.Problem] = []
+        self.problems: list[conditions.Problem] = []
         self.lines: dict[str, int] = {}
         self.resource = ""
         self._nodes = 0
@@ -53,7 +98,9 @@ class Reader:
     def report(self, node: yaml.Node, path: str, message: str, hint: str = "") -> object:
         """Note a problem at a node; returns INVALID."""
         if len(self.problems) < _MAX_PROBLEMS:
-            self.problems.append(problem.Problem(self.file, line_of(node), path, message, hint, resource=self.resource))
+            self.problems.append(
+                conditions.Problem(self.file, line_of(node), path, message, hint, resource=self.resource)
+            )
         return INVALID
 
     def read(self, node: yaml.Node, wanted: inspect.Type, path: str) -> object:
@@ -93,12 +140,12 @@ class Reader:
             if name in fields:
                 value[name] = self.read(child, fields[name].type, join(path, name))
             elif name not in ignored:
-                self.report(key, join(path, name), "unknown field", problem.did_you_mean(name, fields))
-                misspelt.add(problem.nearest(name, fields))
+                self.report(key, join(path, name), "unknown field", conditions.did_you_mean(name, fields))
+                misspelt.add(conditions.nearest(name, fields))
         for name in shape.required:
             if name not in pairs and name not in misspelt:
                 self.report(node, join(path, name), f"must have `{name}`", _what(fields[name].type))
-        for broken in rules.check(shape.rules, value):
+        for broken in types.check_rules(shape.rules, value):
             where = join(path, broken.field) if broken.field else path
             self.report(pairs[broken.at][1] if broken.at in pairs else node, where, broken.message)
         return INVALID if any(item is INVALID for item in value.values()) else value
@@ -180,7 +227,9 @@ class Reader:
         if isinstance(wanted, inspect.LiteralType):
             known = [str(word) for word in wanted.values]
             if value not in known:
-                return self.report(node, path, f"must be one of {', '.join(known)}", problem.did_you_mean(value, known))
+                return self.report(
+                    node, path, f"must be one of {', '.join(known)}", conditions.did_you_mean(value, known)
+                )
             return value
         return self._text(node, value, path, wanted, str(extra.get("description", "")))
 
@@ -268,7 +317,7 @@ def line_of(node: yaml.Node) -> int:
 
 def value_of(node: yaml.ScalarNode) -> object:
     """What a scalar means: text where it is quoted or a block, else what an API server would read."""
-    return node.value if node.style else scalars.plain_value(node.value)
+    return node.value if node.style else plain_value(node.value)
 
 
 def join(path: str, name: str) -> str:
@@ -282,7 +331,7 @@ def _child(node: yaml.Node, field: str) -> yaml.Node | None:
 
 
 def _is_null(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.ScalarNode) and not node.style and node.value in scalars.NULL
+    return isinstance(node, yaml.ScalarNode) and not node.style and node.value in NULL
 
 
 def _describe(node: yaml.Node) -> str:
