@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import defaults, types
+from usher_gateway.resources import types
 from usher_operator import seen
 from usher_operator.view import Install, Key, ObjectRef, PublishedDocument
 
@@ -139,7 +139,7 @@ class ReferenceIndex:
 
 def class_name(one: resources.Listener) -> str:
     """The ListenerClass of a Listener."""
-    return str(defaults.pick(one.spec.listener_class_name, "Listener.spec.listenerClassName"))
+    return str(types.value_or_default(one.spec.listener_class_name, "Listener.spec.listenerClassName"))
 
 
 def targets_of(one: resources.Resource) -> frozenset[Target]:
