@@ -31,14 +31,14 @@ $(READY): requirements/dev.txt gateway/pyproject.toml operator/pyproject.toml
 venv: $(READY) ## the environment, in .venv
 
 run: $(READY) ## a simulated day of visits in about a minute, then keeps serving (ONCE=1: ends after the table)
-	@PYTHONPATH=examples $(BIN)/python -m day.on_files $(if $(ONCE),--once) $(ARGS)
+	@PYTHONPATH=. $(BIN)/python -m demo.run $(if $(ONCE),--once) $(ARGS)
 
 run-kubernetes: $(READY) ## the same in a Kubernetes cluster of its own, with an operator (ONCE=1; KUBECONFIG=…: in that cluster)
-	@PYTHONPATH=examples:tests $(BIN)/python -m day.on_kubernetes $(if $(ONCE),--once) \
+	@PYTHONPATH=.:tools $(BIN)/python -m demo.run_kubernetes $(if $(ONCE),--once) \
 		$(if $(USHER_TEST_KUBECONFIG),--kubeconfig $(USHER_TEST_KUBECONFIG)) $(ARGS)
 
 test: check $(READY) ## all that must hold: make check, then the whole suite but the long one (KUBECONFIG=…: on that cluster)
-	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tests $(BIN)/python -m support.local_cluster build)
+	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tools $(BIN)/python -m local_cluster build)
 	$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
 
 test-long: $(READY) ## the long suite: 100 kill rounds, a million odd bodies
@@ -47,7 +47,7 @@ test-long: $(READY) ## the long suite: 100 kill rounds, a million odd bodies
 check: $(READY) ## what needs no build: format, lint, types, import contracts, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy gateway/src operator/src tests bench examples tools
+	$(BIN)/mypy gateway/src operator/src tests bench demo tools
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
@@ -62,7 +62,7 @@ bench: $(READY) ## how fast: ratios to a bare aiohttp server within one run
 	PYTHONPATH=bench $(BIN)/python bench/run.py $(ARGS)
 
 bench-operator: $(READY) ## how fast the operator is with 10,000 objects, at a control plane of its own (ARGS="cold edits idle")
-	PYTHONPATH=bench:tests $(BIN)/python bench/cluster.py $(ARGS)
+	PYTHONPATH=bench:tests:tools $(BIN)/python bench/cluster.py $(ARGS)
 
 requirements: ## pin anew what development and CI install
 	cd requirements && ../$(BIN)/python -c '$(OPERATOR_NEEDS)' | $(COMPILE) --output-file dev.txt dev.in ../gateway/pyproject.toml -

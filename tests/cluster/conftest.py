@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from local_cluster import foreign, programs
+from local_cluster import kubectl as kubectls
 from support import accounts, agencies, api, clusters, faulty_proxy, installs, secrecy
-from support import kubectl as kubectls
-from support.local_cluster import foreign, programs
 
 FOLDER = Path(__file__).parent
 

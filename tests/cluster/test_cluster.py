@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from local_cluster import control_plane
+from local_cluster import kubectl as kubectls
 from support import accounts, api, audit, clusters, installs, waiting
-from support import kubectl as kubectls
-from support.local_cluster import control_plane
 
 MakeNamespace = Callable[[str], Awaitable[str]]
 MakeAccount = Callable[[str, str], Awaitable[accounts.Account]]
@@ -165,10 +165,10 @@ async def test_a_cluster_in_which_somebody_has_resources_is_refused(
         await server.delete(api.of(klass))
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "tools")}
 STARTS_AND_WAITS = """
 import pathlib, sys, time
-from support.local_cluster import control_plane
+from local_cluster import control_plane
 with control_plane.running(pathlib.Path(sys.argv[1])) as running:
     print("up", flush=True)
     time.sleep(600)
@@ -221,5 +221,5 @@ def test_a_detached_cluster_stays_until_down(tmp_path: Path) -> None:
 
 
 def run(state: Path, command: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "support.local_cluster", f"--state={state}", command]
+    program = [sys.executable, "-m", "local_cluster", f"--state={state}", command]
     return subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=100)

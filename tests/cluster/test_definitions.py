@@ -6,7 +6,8 @@ import secrets
 import pytest
 
 from definitions import definition
-from support import api, clusters, kubectl
+from local_cluster import kubectl
+from support import api, clusters
 from usher_gateway.resources import types
 
 EXAMPLES = clusters.DEFINITIONS.parent / "examples"

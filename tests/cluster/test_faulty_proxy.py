@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
+from local_cluster import kubeconfigs
 from support import api, clusters, faulty_proxy, waiting
-from support.local_cluster import kubeconfigs
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from support import agencies, api, installs, kubectl, waiting
+from local_cluster import kubectl
+from support import agencies, api, installs, waiting
 
 pytestmark = agencies.SHARED
 

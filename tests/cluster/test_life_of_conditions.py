@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from support import agencies, api, kubectl, waiting
+from local_cluster import kubectl
+from support import agencies, api, waiting
 
 pytestmark = agencies.SHARED
 

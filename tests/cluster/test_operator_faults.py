@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.conftest import MakeNamespace
+from local_cluster import foreign
 from support import api, clusters, faulty_proxy, installs, waiting
-from support.local_cluster import foreign
 
 
 async def declare(install: installs.Install, namespace: str, *names: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from local_cluster import foreign
 from support import api, clusters, faulty_proxy, installs, waiting, wire
-from support.local_cluster import foreign
 
 INCOMPLETE = 'usher_operator_resync_total{result="incomplete"}'
 COMPLETE = 'usher_operator_resync_total{result="success"}'

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from day import cluster as day_cluster
-from support import clusters, kubectl, ports, waiting
+from demo import cluster as demo_cluster
+from local_cluster import kubectl
+from support import clusters, ports, waiting
 from usher_gateway.config import cluster_access
 from usher_operator import connection
 
@@ -39,14 +40,14 @@ class Run:
         public, admin, operator = [f"127.0.0.1:{port}" for port in self.ports]
         given = clusters.given()
         command = [
-            *("-m", "day.on_kubernetes", "--manifests", str(self._manifests), "--data", str(self.data)),
+            *("-m", "demo.run_kubernetes", "--manifests", str(self._manifests), "--data", str(self.data)),
             *("--listen", public, "--admin", admin, "--operator", operator),
             *(("--kubeconfig", str(given)) if given else ()),
             *arguments,
         ]
         kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
         own = {
-            "PYTHONPATH": f"{ROOT / 'examples'}:{ROOT / 'tests'}",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}",
             "USHER_ACCEPT_MIN_FREE_MIB": "0",
             "USHER_ACCEPT_MIN_FREE_PERCENT": "0",
             "USHER_ATTEMPTS_MIN_FREE_MIB": "0",
@@ -96,7 +97,7 @@ async def run(tmp_path: Path, cluster: clusters.Cluster) -> AsyncIterator[Run]:
         os.killpg(made.process.pid, signal.SIGKILL)  # also where the runner has ended and others have not
     await made.process.wait()
     if clusters.given():
-        await asyncio.to_thread(day_cluster.remove, cluster.kubectl)
+        await asyncio.to_thread(demo_cluster.remove, cluster.kubectl)
 
 
 async def test_a_day_in_a_cluster_ends_with_books_that_agree(run: Run) -> None:
@@ -129,7 +130,7 @@ async def test_the_accounts_of_programs_stay_logged_in(
 ) -> None:
     await cluster.kubectl("create", "serviceaccount", "usher-gateway", f"--namespace={namespace}")
     call = kubectl.Kubectl(cluster.kubectl.program, cluster.kubeconfig, tmp_path / "cache")
-    reached = day_cluster.Cluster(call, cluster.endpoint, tmp_path, is_given=True, namespace=namespace)
+    reached = demo_cluster.Cluster(call, cluster.endpoint, tmp_path, is_given=True, namespace=namespace)
     kubeconfig = reached.account("usher-gateway")
     access = cluster_access.find_access(kubeconfig, {})
     assert connection.load(kubeconfig, {}).token == access.headers()["Authorization"].removeprefix("Bearer ")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from local_cluster import kubeconfigs
 from support import api, audit
-from support.local_cluster import kubeconfigs
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import aiohttp
 
+from local_cluster import kubeconfigs
 from support import waiting
-from support.local_cluster import kubeconfigs
 
 OURS = "/apis/usher.dev/v1alpha1"
 COLLECTIONS = {

@@ -1,6 +1,5 @@
 """The cluster that a test run works against: a local one, or one that somebody gives."""
 
-import base64
 import contextlib
 import json
 import os
@@ -9,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import audit, kubectl, recording
-from support.local_cluster import control_plane, foreign, kubeconfigs, programs
+from local_cluster import control_plane, foreign, kubeconfigs, kubectl, programs
+from support import audit, recording
 
 GIVEN = "USHER_TEST_KUBECONFIG"
 """Names the kubeconfig of a cluster to use in place of a local one; ``make test KUBECONFIG=…`` sets it."""
@@ -112,16 +111,7 @@ def _administered(kubeconfig: Path, folder: Path) -> Iterator[tuple[kubectl.Kube
         account = f"--serviceaccount={name}:administrator"
         call.run("create", "clusterrolebinding", name, "--clusterrole=cluster-admin", account)
         token = call.run("create", "token", "administrator", f"--namespace={name}", "--duration=12h").strip()
-        yield call, endpoint(call), token
+        yield call, kubectl.endpoint(call), token
     finally:
         call.run("delete", "clusterrolebinding", name, "--ignore-not-found")
         call.run("delete", "namespace", name, "--wait=false")
-
-
-def endpoint(call: kubectl.Kubectl) -> kubeconfigs.Endpoint:
-    """Where a kubeconfig leads to."""
-    view = json.loads(call.run("config", "view", "--raw", "--minify", "--flatten", "--output=json"))
-    told = view["clusters"][0]["cluster"]
-    authority = told.get("certificate-authority-data")
-    assert authority, f"{call.kubeconfig} must name the authority of the API server (certificate-authority)"
-    return kubeconfigs.Endpoint(told["server"], base64.b64decode(authority))

@@ -17,8 +17,8 @@ import aiohttp
 import yarl
 from aiohttp import web
 
+from local_cluster import authority, kubeconfigs
 from support import api
-from support.local_cluster import authority, kubeconfigs
 
 HOST = "127.0.0.1"
 PER_HOP = frozenset({"connection", "host", "keep-alive", "transfer-encoding", "content-length", "upgrade"})

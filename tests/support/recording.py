@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from local_cluster import kubeconfigs
 from support import audit, faulty_proxy
-from support.local_cluster import kubeconfigs
 
 _TESTS = Path(__file__).parents[1]
 _LIMIT_SECONDS = 20
@@ -30,7 +30,7 @@ def running(upstream: kubeconfigs.Endpoint, folder: Path) -> Iterator[tuple[kube
     folder.mkdir()
     log = audit.Log(folder / "asked.log")
     log.path.touch()
-    environment = {**os.environ, "PYTHONPATH": str(_TESTS)}
+    environment = {**os.environ, "PYTHONPATH": f"{_TESTS}:{_TESTS.parent / 'tools'}"}
     command = [sys.executable, "-m", "support.recording", str(log.path)]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""A day from the first visit to the table: the same whatever configures the gateway."""
+"""A day from the first visit to the table of counts, for a gateway on files or in a cluster."""
 
 import asyncio
 import contextlib
@@ -11,36 +11,40 @@ from pathlib import Path
 import msgspec
 import rich.console
 
-from day import asking, books, receivers, sending
+from demo import counts, receivers, sender
 from usher_gateway import model, simulator
 
 DRAIN_SECONDS = 90.0
-"""How long (real) deliveries may take after the last visit: retries come in scaled minutes and hours."""
+"""How many real seconds deliveries may take after the last visit. Retries wait for scaled minutes and hours."""
 COUNT_SECONDS = 15.0
-"""How long what the gateway counts in memory may take to its store."""
+"""How long the gateway may take to flush counts from memory to its store."""
 _LOOK_SECONDS = 0.2
 _LOCK = ".day"
 
 
 class Day(msgspec.Struct, frozen=True):
-    """What a day needs."""
+    """Everything that a day needs."""
 
     seconds: float
-    way: sending.Way
-    admin: asking.Admin
+    way: sender.Way
+    admin: counts.AdminClient
     receivers: receivers.Receivers
     console: rich.console.Console
     stop: asyncio.Event
 
 
-async def live(day: Day) -> bool | None:
-    """Send, wait for deliveries, show the table. Tells whether the books agree; None: stopped before."""
+async def run_day(day: Day) -> bool | None:
+    """Send visits, wait for deliveries and print the table.
+
+    Returns:
+        Whether the counts agree; None if the day was stopped early.
+    """
     day.console.print(
         f"A day of the example agency in {day.seconds:.0f} s: three tenants; the CRM is down for a tenth of"
         " the day, the mailer is slow.\n"
     )
     day.receivers.misbehave(day.seconds)
-    sent = await sending.send(day.way, day.receivers.received, day.stop)
+    sent = await sender.send(day.way, day.receivers.received, day.stop)
     await _drain(day)
     found = await _count(day, sent)
     if day.stop.is_set():
@@ -49,56 +53,58 @@ async def live(day: Day) -> bool | None:
 
 
 async def _drain(day: Day) -> None:
-    """Wait until no delivery is open."""
+    """Wait until no delivery is open, at most 90 s."""
     end = time.monotonic() + DRAIN_SECONDS
     with day.console.status("the last deliveries ...") as status:
         while time.monotonic() < end and not day.stop.is_set():
-            left = asking.open_deliveries(await day.admin.counts())
+            left = counts.open_deliveries(await day.admin.counts())
             if not left:
                 return
             status.update(f"{left} deliveries are still open (retries of the time when the CRM was down)")
             await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _count(day: Day, sent: simulator.Books) -> list[books.Book]:
-    """What everybody counted, once it agrees, or after a while."""
+async def _count(day: Day, sent: simulator.Books) -> list[counts.TenantCounts]:
+    """Compare the counts until they agree, at most 15 s."""
     end = time.monotonic() + COUNT_SECONDS
     while True:
-        found = books.compare(sent.listeners, await day.admin.counts(), day.receivers.distinct())
-        if books.agree(found) or time.monotonic() > end or day.stop.is_set():
+        found = counts.compare(sent.listeners, await day.admin.counts(), day.receivers.distinct())
+        if counts.agree(found) or time.monotonic() > end or day.stop.is_set():
             return found
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _show(day: Day, found: list[books.Book]) -> bool:
-    books.print_table(day.console, found)
+def _show(day: Day, found: list[counts.TenantCounts]) -> bool:
+    counts.print_table(day.console, found)
     problems = day.receivers.problems()
     for problem in problems:
         day.console.print(f"[red]{problem}[/]")
     for stray in day.receivers.strays():
         day.console.print(f"[yellow]{stray}[/]", highlight=False)
-    agrees = books.agree(found) and not problems
+    agrees = counts.agree(found) and not problems
     verdict = "[green]The books agree: nothing lost, nothing twice.[/]" if agrees else "[red]The books disagree.[/]"
     day.console.print(verdict)
     return agrees
 
 
 def advice(error: model.UsherError, target: str) -> str:
-    """An error and its hint, for who started a day by ``make TARGET``."""
+    """Return an error and its hint for a user who ran ``make TARGET``."""
     flags = f" Flags go into ARGS: make {target} ARGS='--seconds 30'" if "--" in error.hint else ""
     return f"{error}\n{error.hint}{flags}"
 
 
 @contextlib.contextmanager
-def fresh(folder: Path) -> Iterator[Path]:
-    """A folder for one day at a time, without what an earlier one left.
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """Lock and empty a folder for the data of one day.
 
     Raises:
-        ConfigurationError: It holds something else, or a day is being lived in it.
+        ConfigurationError: the folder holds something else, or another day uses it.
     """
     lock = folder / _LOCK
     if folder.exists() and any(folder.iterdir()) and not lock.exists():
-        raise model.ConfigurationError(f"{folder} holds something else than a day's data", "Give --data a new folder.")
+        raise model.ConfigurationError(
+            f"{folder} holds files that are not the data of a day", "Give --data a new folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as held:
         try:

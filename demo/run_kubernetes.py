@@ -1,13 +1,14 @@
-"""The example agency in a Kubernetes cluster: resources applied, an operator and a gateway, and a day of visits.
+"""The example agency in a Kubernetes cluster: its resources, an operator, a gateway, and a day of visits.
 
-`make run-kubernetes` starts this: on a control plane of its own (without nodes, so operator and gateway are processes
-beside it), or with `KUBECONFIG=…` on that cluster. After the table of `make run` it keeps running until Ctrl-C; with
---once it ends, with 1 if the books disagree.
+`make run-kubernetes` starts it on a local control plane, or with `KUBECONFIG=…` on that cluster. The local control
+plane has no nodes, so the operator and the gateway run as processes of this machine. After the table of `make run`
+everything keeps running until Ctrl-C. With --once it stops, with exit code 1 if the counts differ.
 """
 
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -20,23 +21,22 @@ import rich.console
 import rich.live
 import uvloop
 
-from day import asking, cluster, living, processes, readiness, receivers, sending, trying
-from support import kubectl
-from support.local_cluster import control_plane, programs, toolchain
+from demo import cluster, counts, day, processes, readiness, receivers, sender
+from local_cluster import control_plane, kubectl, programs, toolchain
 from usher_gateway import logs, model, settings
 from usher_gateway.config import from_files
 
 LIMIT_SECONDS = 90.0
-"""For each step until everything is ready; all of them together take some 10 s."""
+"""The time limit of each step until everything is ready; all steps together take about 10 s."""
 _LOOK_SECONDS = 0.3
 _NOTICE_SECONDS = 2.0
-"""How long the end of a program may take to be noticed."""
+"""How long it may take to notice that a child program ended."""
 _FAILURES = (
     control_plane.StartError,
     programs.BuildError,
     toolchain.ToolchainError,
     kubectl.KubectlError,
-    processes.EndedError,
+    processes.ProgramEndedError,
     aiohttp.ClientError,
     TimeoutError,
 )
@@ -44,19 +44,19 @@ _T = TypeVar("_T")
 
 
 def main() -> int:
-    """Parse the command line, have a cluster, and live through the day."""
+    """Parse the command line, prepare a cluster and run the day."""
     arguments = _parser().parse_args()
     console = rich.console.Console()
     try:
         with (
-            living.fresh(arguments.data) as folder,
-            cluster.reached(arguments.kubeconfig, folder) as reached,
-            cluster.furnished(reached),
+            day.fresh_folder(arguments.data) as folder,
+            cluster.connect(arguments.kubeconfig, folder) as reached,
+            cluster.installed(reached),
         ):
             _say(console, f"Kubernetes {cluster.version(reached)} has Usher's definitions, namespaces and rights.")
-            return uvloop.run(Run(arguments, reached, console).run())
+            return uvloop.run(KubernetesDemo(arguments, reached, console).run())
     except model.UsherError as error:
-        print(living.advice(error, "run-kubernetes"), file=sys.stderr)
+        print(day.advice(error, "run-kubernetes"), file=sys.stderr)
         return 2
     except _FAILURES as error:
         print(error, file=sys.stderr)
@@ -69,15 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="make run-kubernetes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--once", action="store_true", help="end after the table; exit 1 if the books disagree")
-    parser.add_argument("--seconds", type=float, default=60, help="real seconds that the day takes")
-    parser.add_argument("--kubeconfig", type=Path, help="a cluster that is there; default: one of its own")
-    parser.add_argument("--manifests", type=Path, default=cluster.ROOT / "examples" / "agency", help="of the agency")
+    parser.add_argument("--once", action="store_true", help="stop after the table; exit code 1 if the counts differ")
+    parser.add_argument("--seconds", type=float, default=60, help="how many real seconds the day takes")
+    parser.add_argument(
+        "--kubeconfig", type=Path, help="kubeconfig of an existing cluster; default: a local control plane"
+    )
+    parser.add_argument(
+        "--manifests", type=Path, default=cluster.ROOT / "examples" / "agency", help="the manifests of the agency"
+    )
     parser.add_argument("--listen", default="127.0.0.1:8080", help="HOST:PORT of the gateway's public port")
     parser.add_argument("--admin", default="127.0.0.1:9090", help="HOST:PORT of the gateway's admin port")
     parser.add_argument("--operator", default="127.0.0.1:9091", help="HOST:PORT of the operator's admin port")
     parser.add_argument(
-        "--data", type=Path, default=Path("data/kubernetes"), help="folder; what an earlier run left is removed"
+        "--data", type=Path, default=Path("data/kubernetes"), help="folder for data; data of an earlier run is deleted"
     )
     return parser
 
@@ -86,46 +90,46 @@ def _say(console: rich.console.Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-class Run:
-    """From the start of the operator to the end of everything."""
+class KubernetesDemo:
+    """Runs the operator, the gateway and the day on a prepared cluster."""
 
     def __init__(self, arguments: argparse.Namespace, reached: cluster.Cluster, console: rich.console.Console) -> None:
         self._arguments, self._cluster, self._console = arguments, reached, console
         self._stop = asyncio.Event()
-        self._failed: processes.EndedError | None = None
+        self._failed: processes.ProgramEndedError | None = None
 
     async def run(self) -> int:
-        """The exit code.
+        """Run everything, and return the exit code.
 
         Raises:
-            EndedError: Operator or gateway ended by itself.
+            EndedError: the operator or the gateway ended by itself.
         """
         logs.configure(level="error")
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         async with contextlib.AsyncExitStack() as stack:
-            agrees = await self._live_or_tell(stack)
+            agrees = await self._run_or_explain(stack)
             if agrees is not None and not self._arguments.once:
-                _say(self._console, trying.text(self._cluster, self._arguments))
+                _say(self._console, _suggestions(self._cluster, self._arguments))
                 await self._stop.wait()
             self._stop.set()
-            _say(self._console, "\nEnding: the gateway, the operator, and what they ran on.")
+            _say(self._console, "\nStopping the gateway, the operator and the control plane.")
         if self._failed is not None:
             raise self._failed
         return 0 if agrees else 1
 
-    async def _live_or_tell(self, stack: contextlib.AsyncExitStack) -> bool | None:
-        """The same as `_live`; where a program's end is the cause of an error, that end is told in its place."""
+    async def _run_or_explain(self, stack: contextlib.AsyncExitStack) -> bool | None:
+        """Call `_run_day`. If an error has its cause in a child program that ended, raise that cause instead."""
         try:
-            return await self._live(stack)
+            return await self._run_day(stack)
         except (aiohttp.ClientError, kubectl.KubectlError):
             await asyncio.wait([asyncio.create_task(self._stop.wait())], timeout=_NOTICE_SECONDS)
             if self._failed is None:
                 raise
             return None
 
-    async def _live(self, stack: contextlib.AsyncExitStack) -> bool | None:
-        """Whether the books agree; None: stopped before."""
+    async def _run_day(self, stack: contextlib.AsyncExitStack) -> bool | None:
+        """Return whether the counts agree; None if it was stopped early."""
         way_in = settings.parse_endpoint(self._arguments.listen)
         await self._start_operator(stack)
         secrets = await self._until("the operator's Secrets", self._install_secrets, bool)
@@ -136,17 +140,17 @@ class Run:
         if not progress.is_complete:
             return None
         token = secrets["usher-admin-tokens"]["observe.token"].strip()
-        admin = await stack.enter_async_context(asking.admin(f"http://{self._arguments.admin}", token))
+        admin = await stack.enter_async_context(counts.admin_client(f"http://{self._arguments.admin}", token))
         clock = await admin.clock(self._scale)
         systems = receivers.Receivers(clock)
         known = from_files.load_once([self._arguments.manifests], model.derive_keys(b"\0" * 32)).snapshot
         await systems.start(stack, known.destinations.values())
-        way = sending.Way(await self._urls(), (way_in.host, way_in.port), clock)
-        return await living.live(living.Day(self._arguments.seconds, way, admin, systems, self._console, self._stop))
+        way = sender.Way(await self._urls(), (way_in.host, way_in.port), clock)
+        return await day.run_day(day.Day(self._arguments.seconds, way, admin, systems, self._console, self._stop))
 
     @property
     def _scale(self) -> float:
-        return float(sending.DAY_SECONDS / self._arguments.seconds)
+        return float(sender.DAY_SECONDS / self._arguments.seconds)
 
     async def _start_operator(self, stack: contextlib.AsyncExitStack) -> None:
         command = [
@@ -157,7 +161,7 @@ class Run:
         await self._start(stack, "operator", command, {})
 
     async def _start_gateway(self, stack: contextlib.AsyncExitStack, secrets: dict[str, dict[str, str]]) -> None:
-        """As its pod would: the key in a variable, the tokens in a folder."""
+        """Start the gateway as its pod would: the install key in a variable, the tokens in a folder."""
         tokens = self._cluster.folder / "tokens"
         tokens.mkdir(mode=0o700)
         for name, value in secrets["usher-admin-tokens"].items():
@@ -190,13 +194,13 @@ class Run:
         found = await self._cluster.secrets(cluster.SYSTEM)
         return found if {"usher-install-key", "usher-admin-tokens"} <= found.keys() else {}
 
-    async def _apply(self) -> readiness.Progress:
-        """Apply the agency's manifests, and show how they become ready."""
+    async def _apply(self) -> readiness.ReadinessProgress:
+        """Apply the agency's manifests, and show how the resources become ready."""
         await self._cluster.kubectl("apply", "--server-side", f"--filename={self._arguments.manifests}")
-        progress = readiness.Progress()
+        progress = readiness.ReadinessProgress()
 
-        async def look() -> readiness.Progress:
-            progress.look(readiness.rows(await self._cluster.resources()))
+        async def look() -> readiness.ReadinessProgress:
+            progress.update(readiness.rows(await self._cluster.resources()))
             live.update(progress.table())
             return progress
 
@@ -206,15 +210,15 @@ class Run:
         return progress
 
     async def _urls(self) -> dict[str, str]:
-        """Listener -> its first URL, from the Secret that the operator made beside it."""
+        """Return listener -> its first URL, from the Secret that the operator created for it."""
         found = await self._cluster.secrets(cluster.AGENCY)
         return {name.removesuffix("-url"): values["url"] for name, values in found.items() if name.endswith("-url")}
 
     async def _until(self, what: str, look: Callable[[], Awaitable[_T]], enough: Callable[[_T], object]) -> _T:
-        """Look until it is enough, or everything is to stop.
+        """Call `look` until `enough` accepts its result, or the demonstration is stopping.
 
         Raises:
-            TimeoutError: It took too long.
+            TimeoutError: it took more than 90 s.
         """
         end = time.monotonic() + LIMIT_SECONDS
         while True:
@@ -224,6 +228,41 @@ class Run:
             if time.monotonic() > end:
                 raise TimeoutError(f"{what} took more than {LIMIT_SECONDS:.0f} s: see the logs")
             await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _suggestions(reached: cluster.Cluster, arguments: argparse.Namespace) -> str:
+    """Return commands that work as they are in a terminal in the repository's folder."""
+    call = reached.kubectl
+    listen, admin, manifests = arguments.listen, arguments.admin, _shown(arguments.manifests)
+    logs = _shown(reached.folder)
+    times = round(sender.DAY_SECONDS / arguments.seconds)
+    return f"""
+Everything keeps running until Ctrl-C. Try this in another terminal:
+
+  export KUBECONFIG={call.kubeconfig}
+  alias k='{_shown(call.program)} --namespace={cluster.AGENCY}'
+
+  state           k get usher                             # and why: k describe listener hotels
+  a live edit     k edit listener hotels                  # take a route away: in force within a second
+  break a Secret  k delete secret mailer-token            # the mailer reports it; its last configuration stays in force
+  repair it       k apply --server-side -f {manifests}/secrets.yaml
+  delete a tenant k delete tenant stadium                 # its listeners answer 404 in a few seconds
+  take it back    k apply --server-side -f {manifests}/stadium.yaml   # at the same URLs
+  a URL           k get secret hotels-url --template='{{{{.data.url | base64decode}}}}'
+  the portal      .venv/bin/usher simulate --validate-only --company {sender.PLANS[0].company} --connect {listen} \\
+                      "$(k get secret hotels-url --template='{{{{.data.url | base64decode}}}}' | sed s/https/http/)"
+  the books       .venv/bin/usher usage --admin http://{admin} --data {logs}/tokens
+  metrics         curl -s http://{admin}/metrics http://{arguments.operator}/metrics | grep '^usher_'
+  logs            tail -f {logs}/operator.log {logs}/gateway.log
+
+The gateway's clock runs {times} times as fast: after {arguments.seconds:.0f} s without a visit a listener is Silent.
+"""
+
+
+def _shown(path: Path) -> str:
+    """Return the path relative to the working directory, if it is inside."""
+    short = os.path.relpath(path)
+    return str(path) if short.startswith("..") else short
 
 
 if __name__ == "__main__":

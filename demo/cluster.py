@@ -1,4 +1,4 @@
-"""A cluster with Usher's definitions, namespaces and rights in it: a local control plane, or one that is given."""
+"""The cluster of `make run-kubernetes`: a local control plane, or the cluster of a given kubeconfig."""
 
 import asyncio
 import base64
@@ -10,44 +10,46 @@ from typing import Any
 
 import msgspec
 
-from support import accounts, clusters, kubectl
-from support.local_cluster import control_plane, kubeconfigs, programs
+from local_cluster import control_plane, kubeconfigs, kubectl, programs
 from usher_gateway import model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+_RIGHTS = (ROOT / "crds" / "access", ROOT / "operator" / "rbac")
 SYSTEM, CONFIGURATION, AGENCY = "usher-system", "usher-config", "agency"
 OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
 CLASS = "public"
 KINDS = "listenerclasses,tenants,destinations,listeners"
 _TOKEN_MINUTES = 60
 RENEW_SECONDS = 900.0
-"""From one token of an account to the next; a cluster may give shorter ones than were asked for."""
+"""How often account tokens are renewed. A cluster may issue tokens with a shorter life than requested."""
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """How to reach it, as its administrator."""
+    """A cluster, reached as its administrator."""
 
     kubectl: kubectl.Kubectl
     endpoint: kubeconfigs.Endpoint
     folder: Path
-    """For files of accounts."""
+    """Where the files of service accounts go."""
     is_given: bool
     namespace: str = SYSTEM
-    """Usher's own, where the accounts are."""
+    """The namespace of the operator, the gateway and their service accounts."""
 
     def account(self, name: str) -> Path:
-        """The kubeconfig of a service account in Usher's own namespace, good as long as `stay_logged_in` runs."""
+        """Write and return the kubeconfig of a service account; `stay_logged_in` keeps its token valid."""
         token = self.kubectl.run(*self._ask_for_token(name)).strip()
-        account = accounts.written(accounts.Account(self.namespace, name, self.endpoint, token, self.folder / name))
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        kubeconfigs.write(folder / "token", token)
         text = kubeconfigs.with_token_file(self.endpoint, "token", self.namespace)
-        return kubeconfigs.write(account.kubeconfig, text)
+        return kubeconfigs.write(folder / "kubeconfig", text)
 
     async def stay_logged_in(self, *names: str, every_seconds: float = RENEW_SECONDS) -> None:
-        """Renew the tokens of accounts, for ever; programs read them anew."""
+        """Renew the tokens of accounts until cancelled. Programs read the token file for each request."""
         while True:
             await asyncio.sleep(every_seconds)
             for name in names:
-                with contextlib.suppress(kubectl.KubectlError):  # the next time comes while the token is still good
+                with contextlib.suppress(kubectl.KubectlError):  # it tries again while the token is still valid
                     token = await self.kubectl(*self._ask_for_token(name))
                     fresh = kubeconfigs.write(self.folder / name / "token.new", token.strip())
                     fresh.replace(self.folder / name / "token")
@@ -56,12 +58,12 @@ class Cluster(msgspec.Struct, frozen=True):
         return "create", "token", name, f"--namespace={self.namespace}", f"--duration={_TOKEN_MINUTES}m"
 
     async def secrets(self, namespace: str) -> dict[str, dict[str, str]]:
-        """Name -> decoded values, of every Secret of a namespace."""
+        """Return name -> decoded values for every Secret of a namespace."""
         found = await self.kubectl.json("get", "secrets", f"--namespace={namespace}")
         return {one["metadata"]["name"]: _decoded(one.get("data") or {}) for one in found}
 
     async def resources(self) -> list[dict[str, Any]]:
-        """Usher's resources: the class, and what the agency has."""
+        """Return the ListenerClass of the demonstration and the agency's resources."""
         found: list[dict[str, Any]] = await self.kubectl.json("get", KINDS, f"--namespace={AGENCY}")
         return [one for one in found if one["metadata"].get("namespace") or one["metadata"]["name"] == CLASS]
 
@@ -71,11 +73,11 @@ def _decoded(data: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def reached(kubeconfig: Path | None, folder: Path) -> Iterator[Cluster]:
-    """A cluster for the time of a ``with`` block: the one of a kubeconfig, or a control plane of its own.
+def connect(kubeconfig: Path | None, folder: Path) -> Iterator[Cluster]:
+    """Yield the cluster of a kubeconfig, or a local control plane that ends with the block.
 
     Raises:
-        ConfigurationError: There is no such kubeconfig.
+        ConfigurationError: the kubeconfig does not exist.
     """
     if kubeconfig is not None:
         if not kubeconfig.is_file():
@@ -83,7 +85,11 @@ def reached(kubeconfig: Path | None, folder: Path) -> Iterator[Cluster]:
                 f"there is no kubeconfig {kubeconfig}", "Say KUBECONFIG=FILE, or leave it out."
             )
         call = kubectl.Kubectl(programs.kubectl(), kubeconfig.absolute(), folder / "kubectl-cache")
-        yield Cluster(call, clusters.endpoint(call), folder, is_given=True)
+        try:
+            endpoint = kubectl.endpoint(call)
+        except ValueError as error:
+            raise model.ConfigurationError(str(error), "Add certificate-authority-data to it.") from error
+        yield Cluster(call, endpoint, folder, is_given=True)
         return
     with control_plane.running(folder / "control-plane") as running:
         call = kubectl.Kubectl(programs.kubectl(), running.kubeconfig, folder / "kubectl-cache")
@@ -91,35 +97,35 @@ def reached(kubeconfig: Path | None, folder: Path) -> Iterator[Cluster]:
 
 
 def version(cluster: Cluster) -> str:
-    """What the API server calls itself."""
+    """Return the version of the API server."""
     return str(json.loads(cluster.kubectl.run("version", "--output=json"))["serverVersion"]["gitVersion"])
 
 
 @contextlib.contextmanager
-def furnished(cluster: Cluster) -> Iterator[None]:
-    """Definitions, namespaces and rights, as an install has them; of a given cluster they are taken away again.
+def installed(cluster: Cluster) -> Iterator[None]:
+    """Install definitions, namespaces and RBAC. From a given cluster they are removed at the end of the block.
 
     Raises:
-        ConfigurationError: The cluster has one of these namespaces, or the class, already.
+        ConfigurationError: the cluster already has one of the namespaces, or the class.
     """
     call = cluster.kubectl
-    _refuse_what_is_there(call)
-    call.run("apply", "--server-side", *_files(*clusters.own_definitions()))
+    _refuse_existing(call)
+    call.run("apply", "--server-side", *_files(*sorted((ROOT / "crds").glob("usher.dev_*.yaml"))))
     names = [f"crd/{kind}.usher.dev" for kind in KINDS.split(",")]
     call.run("wait", "--for=condition=Established", "--timeout=30s", *names)
     try:
         for namespace in (SYSTEM, CONFIGURATION, AGENCY):
             call.run("create", "namespace", namespace)
-        call.run("apply", "--server-side", *_files(ROOT / "crds" / "access", ROOT / "operator" / "rbac"))
+        call.run("apply", "--server-side", *_files(*_RIGHTS))
         yield
     finally:
         if cluster.is_given:
             remove(call)
 
 
-def _refuse_what_is_there(call: kubectl.Kubectl) -> None:
+def _refuse_existing(call: kubectl.Kubectl) -> None:
     found = call.run("get", "namespaces", SYSTEM, CONFIGURATION, AGENCY, "--ignore-not-found", "--output=name").split()
-    with contextlib.suppress(kubectl.KubectlError):  # without the definition there is no class
+    with contextlib.suppress(kubectl.KubectlError):  # the definition may not be installed
         found += call.run("get", "listenerclass", CLASS, "--ignore-not-found", "--output=name").split()
     if found:
         raise model.ConfigurationError(
@@ -129,10 +135,9 @@ def _refuse_what_is_there(call: kubectl.Kubectl) -> None:
 
 
 def remove(call: kubectl.Kubectl) -> None:
-    """Until it is gone, so that another run can begin."""
-    access = _files(ROOT / "crds" / "access", ROOT / "operator" / "rbac")
+    """Remove everything that `installed` created, and wait until it is gone."""
     call.run("delete", "listenerclass", CLASS, "--ignore-not-found")
-    call.run("delete", "--ignore-not-found", "--wait=false", *access)
+    call.run("delete", "--ignore-not-found", "--wait=false", *_files(*_RIGHTS))
     call.run("delete", "namespaces", SYSTEM, CONFIGURATION, AGENCY, "--ignore-not-found", "--timeout=50s")
 
 

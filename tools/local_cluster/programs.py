@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from support.local_cluster import cache, toolchain
+from local_cluster import cache, toolchain
 
-MODULE = Path(__file__).parents[2] / "cluster" / "control_plane"
+MODULE = Path(__file__).parent / "go" / "control_plane"
 KUBERNETES = "k8s.io/kubernetes"
 VERSION_VARIABLES = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 EVERY_SECONDS = 20.0

@@ -1,4 +1,4 @@
-"""Programs beside this one: their logs in files, their ends noticed; however this one ends, they end too."""
+"""Child programs with a log file each. They end when this process ends, even if it is killed."""
 
 import asyncio
 import contextlib
@@ -12,25 +12,25 @@ STOP_SECONDS = 30.0
 _LAST_BYTES = 2_000
 
 
-class EndedError(Exception):
-    """A program ended by itself; the message ends with what it said last."""
+class ProgramEndedError(Exception):
+    """A program ended by itself; the message ends with the last lines of its log."""
 
 
 class Program:
-    """One that runs."""
+    """A running program."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name, self.log = name, log
         self._process = process
 
-    async def wait_ended(self) -> EndedError:
-        """Wait until it has ended."""
+    async def wait_ended(self) -> ProgramEndedError:
+        """Wait until the program ends, and return an error that describes it."""
         code = await self._process.wait()
         said = self.log.read_bytes()[-_LAST_BYTES:].decode("utf-8", "replace")
-        return EndedError(f"{self.name} ended with {code}; {self.log} ends so:\n{said}")
+        return ProgramEndedError(f"{self.name} ended with {code}; {self.log} ends so:\n{said}")
 
     async def stop(self) -> None:
-        """End it, in its own time if that is short."""
+        """Ask the program to stop, and kill it after 30 s."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -41,10 +41,10 @@ class Program:
 
 
 async def start(name: str, arguments: Sequence[str], log: Path, environ: Mapping[str, str]) -> Program:
-    """Start a module of this Python."""
+    """Run a Python module as a child program."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "day.tethered", *arguments),
+            *(sys.executable, "-m", "demo.tethered", *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=output,
             stderr=output,

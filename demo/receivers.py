@@ -1,4 +1,4 @@
-"""The customers' systems on a day: a CRM that is down for a while, a slow mailer, a warehouse."""
+"""The customers' systems: a CRM that is down for a tenth of the day, a slow mailer, and a warehouse."""
 
 import contextlib
 from collections import Counter
@@ -8,21 +8,21 @@ from usher_gateway import clock as clocks
 from usher_gateway import documents, simulator
 
 DOWN_FROM, DOWN_FOR = 0.45, 0.1
-"""Parts of the day."""
+"""As shares of the day."""
 MAILER_DELAY_SECONDS = 0.25
 PATIENCE_SECONDS = 60.0
-"""How old (real) a signature may be: a request takes real time, however fast the clock runs."""
+"""How many real seconds old a signature may be. A request takes real time, even if the clock runs faster."""
 
 
 class Receivers:
-    """One for each destination of the example, where its URL points to."""
+    """One receiver per destination, at the port of its URL."""
 
     def __init__(self, clock: clocks.Clock) -> None:
         self._clock = clock
         self._receivers: dict[str, simulator.Receiver] = {}
 
     async def start(self, stack: contextlib.AsyncExitStack, destinations: Iterable[documents.Destination]) -> None:
-        """Listen."""
+        """Start all receivers."""
         for destination in destinations:
             given = simulator.ReceiverSettings(
                 port=int(destination.url.split("/")[2].rpartition(":")[2]),
@@ -35,7 +35,7 @@ class Receivers:
             self._receivers[destination.name] = receiver
 
     def misbehave(self, day_seconds: float) -> None:
-        """Let the day begin: the CRM will be down for a tenth of it, the mailer is slow."""
+        """Schedule the outage of the CRM and slow down the mailer. Call it when the day begins."""
         self._receivers["crm"].set_behaviour(
             "/crm",
             simulator.Behaviour(status=503),
@@ -45,7 +45,7 @@ class Receivers:
         self._receivers["mailer"].set_behaviour("/mail", simulator.Behaviour(delay_seconds=MAILER_DELAY_SECONDS))
 
     def distinct(self) -> dict[str, int]:
-        """Tenant -> distinct deliveries that receivers took."""
+        """Return tenant -> number of distinct deliveries that receivers accepted."""
         found: Counter[str] = Counter()
         for receiver in self._receivers.values():
             for path in receiver.all_counts():
@@ -57,7 +57,7 @@ class Receivers:
         return dict(found)
 
     def problems(self) -> list[str]:
-        """What must not happen whatever the day was like."""
+        """Return what went wrong: bad signatures and duplicate deliveries."""
         found = []
         for name, receiver in self._receivers.items():
             for path, counts in receiver.all_counts().items():
@@ -68,7 +68,7 @@ class Receivers:
         return found
 
     def strays(self) -> list[str]:
-        """What something else on this machine sent to the receivers: it is in no count."""
+        """Return a line per path at which requests without a ``webhook-id`` arrived. No count includes them."""
         return [
             f"{name}: {counts.without_id} requests at {path} had no webhook-id; they are not from the gateway"
             for name, receiver in self._receivers.items()
@@ -77,7 +77,7 @@ class Receivers:
         ]
 
     def received(self) -> int:
-        """Requests so far, failed ones included."""
+        """Return the number of requests so far, including failed ones."""
         return sum(
             counts.received for receiver in self._receivers.values() for counts in receiver.all_counts().values()
         )

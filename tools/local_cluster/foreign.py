@@ -5,9 +5,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.local_cluster import toolchain
+from local_cluster import toolchain
 
-MODULE = Path(__file__).parents[2] / "cluster" / "foreign_crds"
+MODULE = Path(__file__).parent / "go" / "foreign_crds"
 
 
 @dataclass(frozen=True)

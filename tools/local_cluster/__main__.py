@@ -1,20 +1,20 @@
 """A Kubernetes control plane on this machine: etcd, API server, controller-manager and scheduler; no nodes, no root.
 
-python -m support.local_cluster up      start it (builds it first: once, some minutes), print its KUBECONFIG
-python -m support.local_cluster down    end it and remove its files
-python -m support.local_cluster build   only build what `up` and the tests need
+python -m local_cluster up      start it (builds it first: once, some minutes), print its KUBECONFIG
+python -m local_cluster down    end it and remove its files
+python -m local_cluster build   only build what `up` and the tests need
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from support.local_cluster import cache, control_plane, foreign, programs, toolchain
+from local_cluster import cache, control_plane, foreign, programs, toolchain
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m support.local_cluster",
+        prog="python -m local_cluster",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""How far the resources of a cluster are, as their conditions say it."""
+"""Which resources of a cluster are ready, according to their Ready conditions."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -9,33 +9,33 @@ import rich.box
 import rich.table
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One resource."""
+class ReadinessRow(msgspec.Struct, frozen=True):
+    """The readiness of one resource."""
 
     kind: str
     name: str
     status: str
-    """Of its condition Ready; Unknown while there is none."""
+    """Status of the Ready condition; Unknown without a condition for the present generation."""
     reason: str
     message: str
 
     @property
     def is_ready(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the Ready condition is True."""
         return self.status == "True"
 
 
-def rows(resources: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """A row for each resource."""
+def rows(resources: Iterable[Mapping[str, Any]]) -> list[ReadinessRow]:
+    """Return one row per resource."""
     return [_row(resource) for resource in resources]
 
 
-def _row(resource: Mapping[str, Any]) -> Row:
+def _row(resource: Mapping[str, Any]) -> ReadinessRow:
     conditions = resource.get("status", {}).get("conditions", [])
     ready: Mapping[str, Any] = next((one for one in conditions if one["type"] == "Ready"), {})
     if ready.get("observedGeneration") != resource["metadata"]["generation"]:
         ready = {}
-    return Row(
+    return ReadinessRow(
         resource["kind"],
         resource["metadata"]["name"],
         ready.get("status", "Unknown"),
@@ -44,28 +44,28 @@ def _row(resource: Mapping[str, Any]) -> Row:
     )
 
 
-class Progress:
-    """Which resource was ready when, from the making of this on."""
+class ReadinessProgress:
+    """Records how many seconds after its creation each resource was ready."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._ready_after: dict[tuple[str, str], float] = {}
-        self.rows: list[Row] = []
+        self.rows: list[ReadinessRow] = []
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything is ready; nothing at all is not."""
+        """Whether there are resources, and all of them are ready."""
         return bool(self.rows) and all(row.is_ready for row in self.rows)
 
-    def look(self, found: list[Row]) -> None:
-        """Note how it is now."""
+    def update(self, found: list[ReadinessRow]) -> None:
+        """Record the present rows."""
         self.rows = found
         for row in found:
             if row.is_ready:
                 self._ready_after.setdefault((row.kind, row.name), time.monotonic() - self._began)
 
     def table(self) -> rich.table.Table:
-        """What there is to see."""
+        """Return the rows as a table."""
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
         for column in ("kind", "name", "ready", "reason", "after"):
             table.add_column(column, justify="right" if column == "after" else "left")

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from local_cluster import authority, kubeconfigs, programs, servers
 from support import ports as free_ports
-from support.local_cluster import authority, kubeconfigs, programs, servers
 
 LIMIT_SECONDS = 90.0
 """For each step of the start; on a free machine the whole takes 4 s."""

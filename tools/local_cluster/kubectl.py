@@ -1,6 +1,7 @@
 """kubectl as people use it: documents in, JSON and text out."""
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from local_cluster import kubeconfigs
 
 LIMIT_SECONDS = 60.0
 
@@ -60,3 +63,17 @@ class Kubectl:
         if done.returncode != 0:
             raise KubectlError(arguments, done.returncode, done.stderr)
         return done.stdout
+
+
+def endpoint(call: Kubectl) -> kubeconfigs.Endpoint:
+    """Return the API server that a kubeconfig leads to.
+
+    Raises:
+        ValueError: the kubeconfig does not contain the authority's certificate.
+    """
+    view = json.loads(call.run("config", "view", "--raw", "--minify", "--flatten", "--output=json"))
+    told = view["clusters"][0]["cluster"]
+    authority = told.get("certificate-authority-data")
+    if not authority:
+        raise ValueError(f"{call.kubeconfig} must name the authority of the API server (certificate-authority)")
+    return kubeconfigs.Endpoint(told["server"], base64.b64decode(authority))

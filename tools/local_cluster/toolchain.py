@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.local_cluster import cache
+from local_cluster import cache
 
-REQUIREMENTS = Path(__file__).parents[3] / "requirements" / "go.txt"
+REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "go.txt"
 WANTED = (1, 26)
 """The Go of Kubernetes' own build: what comes after it decodes JSON in a way that its OpenAPI code does not bear."""
 

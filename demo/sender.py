@@ -1,4 +1,4 @@
-"""The sender of a day: Purple, with a curve of visits for each tenant."""
+"""The sender of a day: it plays Purple, with a curve of visits for each tenant."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -11,12 +11,12 @@ from usher_gateway import simulator
 
 DAY_SECONDS = 86_400
 UNTIMED_SCALE = 2_000.0
-"""Where the clock runs faster, every body says when it was: a gateway that has to go by its own clock would take a
-moment's delay on a busy machine for an hour, and count otherwise than planned."""
+"""With a faster clock every body carries its time. Without it the gateway uses its own clock, and on a busy machine a
+short delay would count as an hour and break the plan."""
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """How a tenant's day looks; its listener has the tenant's name."""
+class TenantPlan(msgspec.Struct, frozen=True):
+    """The visits of one tenant; its listener has the tenant's name."""
 
     tenant: str
     company: str
@@ -25,25 +25,25 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 PLANS = (
-    Plan("hotels", "101", simulator.HOTEL, 500),
-    Plan("cafes", "102", simulator.CAFE, 400),
-    Plan("stadium", "103", simulator.STADIUM, 600),
+    TenantPlan("hotels", "101", simulator.HOTEL, 500),
+    TenantPlan("cafes", "102", simulator.CAFE, 400),
+    TenantPlan("stadium", "103", simulator.STADIUM, 600),
 )
 
 
 class Way(msgspec.Struct, frozen=True):
-    """How visits get to the gateway."""
+    """How visits reach the gateway."""
 
     urls: Mapping[str, str]
-    """Listener -> the URL that its portal is given."""
+    """Listener -> the URL that a user pastes into the portal."""
     connect: tuple[str, int]
-    """The gateway's public port: no name is looked up."""
+    """Host and port of the gateway's public port; the sender resolves no name."""
     clock: clocks.Clock
     """The gateway's, or one that agrees with it."""
 
 
 def targets(urls: Mapping[str, str], scale: float) -> tuple[simulator.Target, ...]:
-    """Whom the sender plays: a company for each plan."""
+    """Return one target per plan, each with a company of its own."""
     usual = simulator.Pattern()
     return tuple(
         simulator.Target(
@@ -62,12 +62,12 @@ def targets(urls: Mapping[str, str], scale: float) -> tuple[simulator.Target, ..
 
 
 def by_http(url: str) -> str:
-    """A listener's URL for a day, which runs without certificates."""
+    """Return a listener's URL with http, because a day runs without certificates."""
     return url.replace("https://", "http://", 1)
 
 
 async def send(way: Way, received: Callable[[], int], stop: asyncio.Event) -> simulator.Books:
-    """Let Purple send the day's visits, with progress; ``received`` tells how many requests receivers got."""
+    """Send the visits of the day and show progress; ``received`` returns how many requests the receivers got."""
     settings = simulator.SimulatorSettings(
         targets=targets(way.urls, way.clock.scale), time_scale=way.clock.scale, connect=way.connect
     )

@@ -1,23 +1,23 @@
-"""What the tests' cluster decides before anything is started."""
+"""Decisions of the local cluster before it starts a program."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from local_cluster import cache, programs, toolchain
 from support import accounts
-from support.local_cluster import cache, programs, toolchain
 
 
 @pytest.mark.parametrize(
     ("version", "suits"),
     [("go1.26.8", True), ("go1.26", True), ("go1.25.9", False), ("go1.27.0", False), ("devel", False), ("", False)],
 )
-def test_one_go_suits(version: str, *, suits: bool) -> None:
+def test_only_the_go_release_of_kubernetes_suits(version: str, *, suits: bool) -> None:
     assert toolchain.suits(version) is suits
 
 
-def test_an_entry_of_the_cache_is_named_by_what_it_is_made_of(tmp_path: Path) -> None:
+def test_cache_key_depends_on_the_content_of_the_sources(tmp_path: Path) -> None:
     one, other = tmp_path / "main.go", tmp_path / "go.sum"
     one.write_text("package main\n")
     other.write_text("")
@@ -27,7 +27,7 @@ def test_an_entry_of_the_cache_is_named_by_what_it_is_made_of(tmp_path: Path) ->
     assert cache.key(one, other) != first
 
 
-def test_the_api_server_tells_the_version_of_its_module() -> None:
+def test_linker_flags_carry_the_version_of_kubernetes() -> None:
     assert "-X k8s.io/component-base/version.gitVersion=v1.36." in programs.flags()
     assert "-X k8s.io/client-go/pkg/version.gitMinor=36" in programs.flags()
 
@@ -50,7 +50,7 @@ SHIPPED: list[dict[str, Any]] = [
 ]
 
 
-def test_rights_move_to_other_namespaces_with_their_rules_as_they_are() -> None:
+def test_moved_rights_keep_their_rules() -> None:
     role, binding, inner = accounts.moved(SHIPPED, {"usher-system": "system-1"}, "-1")
     assert role == {"kind": "ClusterRole", "metadata": {"name": "usher-operator-1"}, "rules": [{"verbs": ["get"]}]}
     assert binding["metadata"]["name"] == "usher-operator-1"

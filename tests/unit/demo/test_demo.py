@@ -1,0 +1,72 @@
+"""What the demonstration concludes from its counts."""
+
+from typing import Any
+
+import pytest
+
+from demo import counts, day, readiness
+from usher_gateway import clock as clocks
+from usher_gateway import model, simulator
+
+SENT = simulator.ListenerBooks(name="hotels", visits=4, repeats=1, redelivered=1)
+COUNTED = {
+    "visits": 4,
+    "repeats": 1,
+    "redeliveries": 1,
+    "probes": 0,
+    "refused": 0,
+    "quarantined": 0,
+    "routed": 5,
+    "created": 4,
+    "skipped": 1,
+    "delivered": 3,
+    "died": 0,
+    "cancelled": 1,
+}
+
+
+def test_equal_counts_agree() -> None:
+    assert counts.agree(counts.compare([SENT], {"hotels": COUNTED}, {"hotels": 3}))
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_one_miscounted_number_makes_the_counts_differ(name: str) -> None:
+    counted = {**COUNTED, name: COUNTED[name] + 1}
+    assert not counts.agree(counts.compare([SENT], {"hotels": counted}, {"hotels": 3}))
+
+
+def test_lost_delivery_or_missing_tenant_makes_the_counts_differ() -> None:
+    assert not counts.agree(counts.compare([SENT], {"hotels": COUNTED}, {"hotels": 2}))
+    assert not counts.agree(counts.compare([SENT], {}, {}))
+
+
+def test_delivery_is_open_until_it_ended() -> None:
+    assert counts.open_deliveries({"hotels": COUNTED}) == 0
+    assert counts.open_deliveries({"hotels": COUNTED, "cafes": {**COUNTED, "delivered": 1}}) == 2
+
+
+def resource(generation: int, **condition: Any) -> dict[str, Any]:
+    found = {"kind": "Listener", "metadata": {"name": "lobby", "generation": generation}}
+    return {**found, "status": {"conditions": [{"type": "Ready", "observedGeneration": 1, **condition}]}}
+
+
+def test_resource_is_ready_for_its_present_generation_only() -> None:
+    progress = readiness.ReadinessProgress()
+    assert not progress.is_complete
+    progress.update(readiness.rows([resource(2, status="True", reason="Ready")]))
+    assert [row.status for row in progress.rows] == ["Unknown"]
+    progress.update(readiness.rows([resource(1, status="True", reason="Ready"), resource(1, status="False")]))
+    assert not progress.is_complete
+    progress.update(readiness.rows([resource(1, status="True", reason="Ready")]))
+    assert progress.is_complete
+
+
+def test_scaled_clock_starts_at_the_given_instant() -> None:
+    start = 1_000_000_000_000_000
+    assert 0 <= clocks.Clock(10.0, start).now() - start < 600_000_000
+
+
+def test_hint_with_a_flag_explains_the_args_of_make() -> None:
+    said = day.advice(model.ConfigurationError("port in use", "Choose another --admin."), "run")
+    assert said.startswith("port in use\nChoose another --admin. Flags go into ARGS: make run ARGS=")
+    assert day.advice(model.ConfigurationError("no", "Wait."), "run") == "no\nWait."
