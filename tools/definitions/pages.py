@@ -140,7 +140,7 @@ def _shapes(shape: schema.Schema, path: str) -> Iterator[tuple[str, schema.Schem
 
 def _conditions(name: str) -> Iterator[str]:
     """The rows of docs/conditions.md that speak of a kind."""
-    yield "| condition | status | reason | it means, and what to do |"
+    yield "| condition | status | reason | meaning, and what to do |"
     yield "| --- | --- | --- | --- |"
     for line in (ROOT / "docs" / "conditions.md").read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
