@@ -16,7 +16,8 @@ import pytest
 from integration import gateways
 from support import accounts, api, faulty_proxy, secrecy, waiting
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import cluster_access, from_cluster
+from usher_gateway.config import cluster
+from usher_gateway.kube import access, client
 
 INSTALL_KEY = b"k" * 32
 KEYS = model.derive_keys(INSTALL_KEY)
@@ -254,13 +255,12 @@ async def test_a_pod_reads_with_its_service_account(
     rights = json.loads(json.dumps(rights).replace('"gateway"', '"pod"').replace("usher-gateway", "usher-pod"))
     await accounts.grant(server, rights)
     await install.publish(wrap(listener("a")))
-    monkeypatch.setattr(cluster_access, "SERVICE_ACCOUNT", account.folder)
+    monkeypatch.setattr(access, "SERVICE_ACCOUNT", account.folder)
     place = parse.urlsplit(account.endpoint.server)
     environ = {"KUBERNETES_SERVICE_HOST": str(place.hostname), "KUBERNETES_SERVICE_PORT": str(place.port)}
-    options = from_cluster.ClusterOptions(
-        keys=KEYS, access=cluster_access.find_access(None, environ), namespace=install.namespace, data=tmp_path
-    )
-    source = from_cluster.ClusterSource(options, lambda _: None, lambda: 1)
+    options = cluster.ClusterOptions(keys=KEYS, namespace=install.namespace, data=tmp_path)
+    reader = client.Client(access.find_access(None, environ))
+    source = cluster.ClusterSource(options, client=reader, check=lambda _: None, now=lambda: 1)
     async with asyncio.timeout(10), contextlib.aclosing(source.snapshots()) as snapshots:
         assert list((await anext(snapshots)).listeners) == ["acme/a"]
     await accounts.withdraw(server, rights)

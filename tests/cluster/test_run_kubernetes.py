@@ -13,8 +13,7 @@ import pytest
 from demo import cluster as demo_cluster
 from local_cluster import kubectl
 from support import clusters, ports, waiting
-from usher_gateway.config import cluster_access
-from usher_operator import connection
+from usher_gateway.kube import access
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "examples" / "agency"
@@ -132,13 +131,12 @@ async def test_the_accounts_of_programs_stay_logged_in(
     call = kubectl.Kubectl(cluster.kubectl.program, cluster.kubeconfig, tmp_path / "cache")
     reached = demo_cluster.Cluster(call, cluster.endpoint, tmp_path, is_given=True, namespace=namespace)
     kubeconfig = reached.account("usher-gateway")
-    access = cluster_access.find_access(kubeconfig, {})
-    assert connection.load(kubeconfig, {}).token == access.headers()["Authorization"].removeprefix("Bearer ")
-    tokens = {access.headers()["Authorization"]}
+    own = access.find_access(kubeconfig, {})
+    tokens = {own.load().authorization}
     renewing = asyncio.create_task(reached.stay_logged_in("usher-gateway", every_seconds=1.0))
 
     async def told() -> set[str]:
-        tokens.add(access.headers()["Authorization"])
+        tokens.add(own.load().authorization)
         return tokens
 
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from support import api_server, followers
 from unit.config import config_samples as samples
-from usher_gateway.config import last_good
+from usher_gateway.config import cache
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def test_without_the_server_a_gateway_starts_from_its_cache(
 async def test_a_server_that_does_not_list_is_as_good_as_none(
     server: api_server.ApiServer, tmp_path: pathlib.Path, fault: api_server.Answer
 ) -> None:
-    last_good.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
+    cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
     server.faults += [fault] * 1000
     async with followers.following(server, tmp_path, cache_after_seconds=0.2) as follower:
         await follower.until_runs("a")
@@ -54,7 +54,7 @@ async def test_at_a_stop_the_newest_set_is_kept_though_an_older_one_is_being_wri
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_writing, may_go_on = threading.Event(), threading.Event()
-    write = last_good.write
+    write = cache.write
 
     def slow_write(*arguments: Any) -> None:
         if not is_writing.is_set():
@@ -62,7 +62,7 @@ async def test_at_a_stop_the_newest_set_is_kept_though_an_older_one_is_being_wri
             assert may_go_on.wait(followers.LIMIT_SECONDS)
         write(*arguments)
 
-    monkeypatch.setattr(last_good, "write", slow_write)
+    monkeypatch.setattr(cache, "write", slow_write)
     server.put(followers.wrap(samples.listener("a")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until(is_writing.is_set)
@@ -73,7 +73,7 @@ async def test_at_a_stop_the_newest_set_is_kept_though_an_older_one_is_being_wri
         assert not closing.done()
         may_go_on.set()
         await closing
-    kept = last_good.read(tmp_path, samples.KEYS.cache)
+    kept = cache.read(tmp_path, samples.KEYS.cache)
     assert kept is not None
     assert sorted(one.owner.name for one in kept) == ["a", "b"]
 
@@ -81,7 +81,7 @@ async def test_at_a_stop_the_newest_set_is_kept_though_an_older_one_is_being_wri
 async def test_a_server_that_answers_goes_before_the_cache(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    last_good.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
+    cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
     server.put(followers.wrap(samples.listener("a", late_after_seconds=7)))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a")
@@ -92,7 +92,7 @@ async def test_a_server_that_answers_goes_before_the_cache(
 async def test_what_vanished_while_the_gateway_was_down_is_served_on(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
-    last_good.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
+    cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
     server.put(followers.wrap(samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("a", "b")
@@ -103,19 +103,19 @@ async def test_what_vanished_while_the_gateway_was_down_is_served_on(
 async def test_a_cache_that_cannot_be_read_is_ignored(
     server: api_server.ApiServer, tmp_path: pathlib.Path, content: bytes
 ) -> None:
-    (tmp_path / last_good.FILE_NAME).write_bytes(content)
+    (tmp_path / cache.FILE_NAME).write_bytes(content)
     server.put(followers.wrap(samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("b")
-        await follower.until(lambda: last_good.read(tmp_path, samples.KEYS.cache) if _is_ours(tmp_path) else None)
+        await follower.until(lambda: cache.read(tmp_path, samples.KEYS.cache) if _is_ours(tmp_path) else None)
 
 
 def _is_ours(data: pathlib.Path) -> bool:
-    return (data / last_good.FILE_NAME).stat().st_size > 200
+    return (data / cache.FILE_NAME).stat().st_size > 200
 
 
 async def test_a_cache_of_another_install_key_is_ignored(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
-    last_good.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.OTHER_KEYS.cache)
+    cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.OTHER_KEYS.cache)
     server.put(followers.wrap(samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("b")

@@ -11,7 +11,8 @@ import structlog
 from support import api_server, followers
 from unit.config import config_samples as samples
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import cluster_access, from_cluster, list_watch
+from usher_gateway.config import cluster
+from usher_gateway.kube import access, client
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ async def test_a_page_that_is_too_long_is_asked_for_in_smaller_ones(
 ) -> None:
     for number in range(8):
         server.put(followers.wrap(samples.destination(f"d{number}", headers=(("X-Large", "x" * 30_000),))))
-    limits = list_watch.Limits(page_rows=8, page_bytes=100_000)
+    limits = client.ClientLimits(page_rows=8, page_bytes=100_000)
     async with followers.following(server, tmp_path, limits) as follower:
         await follower.until(lambda: follower.snapshots and len(follower.snapshots[-1].destinations) == 8)
 
@@ -314,14 +315,15 @@ async def test_a_token_is_read_anew(server: api_server.ApiServer, tmp_path: path
     server.put(followers.wrap(samples.listener("a")))
     token = tmp_path / "token"
     token.write_text("old")
-    options = from_cluster.ClusterOptions(
-        keys=samples.KEYS,
-        access=cluster_access.Access(server=f"http://127.0.0.1:{server.port}", token_file=token),
-        namespace=api_server.NAMESPACE,
-        data=tmp_path,
-        limits=followers.LIMITS,
+    options = cluster.ClusterOptions(
+        keys=samples.KEYS, namespace=api_server.NAMESPACE, data=tmp_path, timing=followers.TIMING
     )
-    follower = followers.Follower(from_cluster.ClusterSource(options, followers.can_run, lambda: 1))
+
+    def load(_: bool) -> access.Connection:
+        return access.Connection(server=f"http://127.0.0.1:{server.port}", authorization=f"Bearer {token.read_text()}")
+
+    reader = client.Client(access.Access(load), limits=followers.LIMITS)
+    follower = followers.Follower(cluster.ClusterSource(options, client=reader, check=followers.can_run, now=lambda: 1))
     try:
         await follower.until(lambda: server.lists)
         token.write_text(api_server.TOKEN)

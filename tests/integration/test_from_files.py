@@ -9,7 +9,8 @@ import pytest
 import structlog
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import apply, from_files, published, read_files
+from usher_gateway.config import apply, from_files, read_files
+from usher_gateway.config.source import DocumentStatus
 
 KEYS = model.derive_keys(bytes(32))
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n---\n"
@@ -29,7 +30,7 @@ class Follower:
     def __init__(self, source: from_files.FileSource) -> None:
         self.source = source
         self.snapshots: list[documents.Snapshot] = []
-        self._touched: dict[config_secret.Identity, published.State | None] = {}
+        self._touched: dict[config_secret.Identity, DocumentStatus | None] = {}
         self._changed = asyncio.Condition()
         self._task = asyncio.create_task(self._follow())
 
@@ -51,7 +52,7 @@ class Follower:
             while not holds():  # noqa: ASYNC110 - a condition of the source, polled with a limit
                 await asyncio.sleep(0.02)
 
-    def touched(self) -> dict[config_secret.Identity, published.State | None]:
+    def touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         """How every document stood when it was told of last."""
         self._touched |= self.source.take_touched()
         return self._touched

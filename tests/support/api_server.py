@@ -139,7 +139,7 @@ class ApiServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         query = dict(request.query)
-        is_watch = query.get("watch") == "1"
+        is_watch = query.get("watch") == "true"
         (self.watches if is_watch else self.lists).append(query)
         faults = self.watch_faults if is_watch and self.watch_faults else self.faults
         fault = faults.popleft() if faults else None

@@ -6,20 +6,20 @@ import pathlib
 import time
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
+
 from support import api_server
 from unit.config import config_samples as samples
 from usher_gateway import config_secret, documents
-from usher_gateway.config import cluster_access, from_cluster, list_watch, published
+from usher_gateway.config import cluster
+from usher_gateway.config.source import DocumentStatus
+from usher_gateway.kube import access, client, reflector
 
 LIMIT_SECONDS = 10.0
-LIMITS = list_watch.Limits(
-    page_rows=3,
-    connect_seconds=1,
-    page_seconds=1,
-    stall_seconds=0.4,
-    first_pause_seconds=0.02,
-    longest_pause_seconds=0.1,
+LIMITS = msgspec.structs.replace(
+    cluster.CLIENT_LIMITS, page_rows=3, connect_seconds=1, request_seconds=1, stall_seconds=0.4
 )
+TIMING = reflector.ReflectorTiming(first_pause_seconds=0.02, longest_pause_seconds=0.1)
 
 
 def wrap(document: config_secret.Document) -> config_secret.Envelope:
@@ -34,10 +34,10 @@ def tombstone(document: config_secret.Document) -> config_secret.Envelope:
 class Follower:
     """Follows a source, and waits for what the test expects."""
 
-    def __init__(self, source: from_cluster.ClusterSource) -> None:
+    def __init__(self, source: cluster.ClusterSource) -> None:
         self.source = source
         self.snapshots: list[documents.Snapshot] = []
-        self._states: dict[config_secret.Identity, published.State | None] = {}
+        self._states: dict[config_secret.Identity, DocumentStatus | None] = {}
         self._task = asyncio.create_task(self._follow())
 
     async def _follow(self) -> None:
@@ -49,7 +49,7 @@ class Follower:
         """Names of the listeners that run."""
         return sorted(one.name for one in self.snapshots[-1].listeners.values()) if self.snapshots else []
 
-    def states(self) -> dict[config_secret.Identity, published.State | None]:
+    def states(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         self._states |= self.source.take_touched()
         return self._states
 
@@ -73,19 +73,22 @@ class Follower:
 async def following(
     server: api_server.ApiServer,
     data: pathlib.Path,
-    limits: list_watch.Limits = LIMITS,
+    limits: client.ClientLimits = LIMITS,
     cache_after_seconds: float = 10.0,
 ) -> AsyncIterator[Follower]:
-    options = from_cluster.ClusterOptions(
+    options = cluster.ClusterOptions(
         keys=samples.KEYS,
-        access=cluster_access.Access(server=f"http://127.0.0.1:{server.port}", token=api_server.TOKEN),
         namespace=api_server.NAMESPACE,
         data=data,
-        limits=limits,
+        timing=TIMING,
         cache_after_seconds=cache_after_seconds,
-        keep_pause_seconds=0.05,
+        cache_pause_seconds=0.05,
     )
-    follower = Follower(from_cluster.ClusterSource(options, can_run, lambda: time.time_ns() // 1000))
+    connection = access.Connection(server=f"http://127.0.0.1:{server.port}", authorization=f"Bearer {api_server.TOKEN}")
+    reader = client.Client(access.Access(lambda _: connection), limits=limits)
+    follower = Follower(
+        cluster.ClusterSource(options, client=reader, check=can_run, now=lambda: time.time_ns() // 1000)
+    )
     try:
         yield follower
     finally:

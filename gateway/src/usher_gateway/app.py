@@ -23,7 +23,7 @@ from usher_gateway import clock as clocks
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process, visit_path
 from usher_gateway import settings as all_settings
 from usher_gateway.admin import health, records, server, status, tokens, usage
-from usher_gateway.config import cluster_access, from_files, install_key, read_files, source
+from usher_gateway.config import from_files, install_key, read_files, source
 from usher_gateway.delivery import desk, dispatcher, holds, render
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_sender
@@ -145,18 +145,19 @@ class Gateway:
         if not settings.from_cluster:
             options = from_files.FileOptions(keys=self._keys, trusted_proxies=settings.trusted_proxies)
             return from_files.FileSource(settings.files, options)
-        from usher_gateway.config import from_cluster  # it imports cryptography, which files do not need
+        from usher_gateway.config import cluster  # imports cryptography, which files do not need
+        from usher_gateway.kube import access, client
 
-        return from_cluster.ClusterSource(
-            from_cluster.ClusterOptions(
+        return cluster.ClusterSource(
+            cluster.ClusterOptions(
                 keys=self._keys,
-                access=cluster_access.find_access(settings.kubeconfig, dict(environ)),
                 namespace=settings.config_namespace,
                 data=settings.data,
                 trusted_proxies=settings.trusted_proxies,
             ),
-            self._check_document,
-            self.clock.now,
+            client=client.Client(access.find_access(settings.kubeconfig, environ), limits=cluster.CLIENT_LIMITS),
+            check=self._check_document,
+            now=self.clock.now,
         )
 
     def _check_document(self, document: documents.Listener | documents.Destination) -> None:

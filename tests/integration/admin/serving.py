@@ -80,7 +80,7 @@ class Served:
         return status.GatewayStatus(
             state=self.state,
             tracker=tracker,
-            source=mock.Mock(**{"status.return_value": source.Status(origin="files")}),
+            source=mock.Mock(**{"status.return_value": source.SourceStatus(origin="files")}),
             door=self.registry,
             store=self.bench.store,
             clock=mock.Mock(now=self.bench.clock),

@@ -23,15 +23,17 @@ def destination(name: str = "crm", **changes: object) -> documents.Destination:
     return documents.Destination("acme", name, "https://crm.example.com/", **changes)  # type: ignore[arg-type]
 
 
-def secret(document: config_secret.Document, version: str = "1", keys: model.Keys = KEYS) -> published.Secret:
+def secret(document: config_secret.Document, version: str = "1", keys: model.Keys = KEYS) -> published.PublishedSecret:
     return secret_of(config_secret.envelope_of(document, "uid", keys.document), version)
 
 
-def tombstone(document: config_secret.Document, version: str = "9", keys: model.Keys = KEYS) -> published.Secret:
+def tombstone(
+    document: config_secret.Document, version: str = "9", keys: model.Keys = KEYS
+) -> published.PublishedSecret:
     envelope = config_secret.envelope_of(document, "uid", keys.document)
     return secret_of(config_secret.tombstone_of(envelope.kind, envelope.owner, 1, SAID_AT, keys.document), version)
 
 
-def secret_of(envelope: config_secret.Envelope, version: str = "1") -> published.Secret:
+def secret_of(envelope: config_secret.Envelope, version: str = "1") -> published.PublishedSecret:
     name = config_secret.secret_name(*envelope.identity)
-    return published.Secret(name, version, envelope.owner.key, config_secret.secret_data(envelope))
+    return published.PublishedSecret(name, version, envelope.owner.key, config_secret.secret_data(envelope))

@@ -5,7 +5,7 @@ import pytest
 
 from unit.config import config_samples as samples
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import published
+from usher_gateway.config import published, source
 
 WIFI: config_secret.Identity = ("Listener", "acme/wifi")
 CRM: config_secret.Identity = ("Destination", "acme/crm")
@@ -15,15 +15,15 @@ def accept_all(document: config_secret.Document) -> None:
     del document
 
 
-def made(check: published.Check = accept_all) -> published.Published:
-    return published.Published(samples.KEYS.document, check)
+def made(check: published.DocumentCheck = accept_all) -> published.PublishedDocuments:
+    return published.PublishedDocuments(key=samples.KEYS.document, check=check)
 
 
-def is_changed(state: published.Published) -> bool:
+def is_changed(state: published.PublishedDocuments) -> bool:
     return state.is_changed
 
 
-def garbage(of: config_secret.Document, version: str = "2") -> published.Secret:
+def garbage(of: config_secret.Document, version: str = "2") -> published.PublishedSecret:
     return msgspec.structs.replace(samples.secret(of, version), data={"config.json": "e30="})
 
 
@@ -35,8 +35,8 @@ def test_documents_come_into_force() -> None:
     assert snapshot.listeners == {"acme/wifi": samples.listener()}
     assert snapshot.destinations == {"acme/crm": samples.destination()}
     assert state.take_touched() == {
-        WIFI: published.State(documents.content_hash(samples.listener(), samples.KEYS.document)),
-        CRM: published.State(documents.content_hash(samples.destination(), samples.KEYS.document)),
+        WIFI: source.DocumentStatus(documents.content_hash(samples.listener(), samples.KEYS.document)),
+        CRM: source.DocumentStatus(documents.content_hash(samples.destination(), samples.KEYS.document)),
     }
     assert state.take_touched() == {}
 
@@ -137,7 +137,7 @@ def test_a_tombstone_removes() -> None:
     assert state.snapshot().listeners == {}
     assert list(state.snapshot().destinations) == ["acme/crm"]
     assert state.take_touched() == {WIFI: None}
-    assert state.take_away(samples.tombstone(samples.listener()).name, 5) is None
+    assert state.remove_secret(samples.tombstone(samples.listener()).name, 5) is None
     assert state.vanished == {}
 
 
@@ -145,7 +145,7 @@ def test_what_vanishes_is_served_on_and_told() -> None:
     state = made()
     state.put(samples.secret(samples.listener()))
     state.snapshot()
-    assert state.take_away(samples.secret(samples.listener()).name, 7) == WIFI
+    assert state.remove_secret(samples.secret(samples.listener()).name, 7) == WIFI
     assert state.vanished == {WIFI: 7}
     assert not is_changed(state)
     assert list(state.snapshot().listeners) == ["acme/wifi"]
@@ -158,7 +158,7 @@ def test_what_vanished_may_come_back_changed_or_as_it_was() -> None:
     for again in (samples.secret(samples.listener()), samples.secret(samples.listener(max_body_bytes=9), "2")):
         state = made()
         state.put(samples.secret(samples.listener()))
-        state.take_away(again.name, 7)
+        state.remove_secret(again.name, 7)
         assert not state.is_known(again)
         state.put(again)
         assert state.vanished == {}
@@ -167,7 +167,7 @@ def test_what_vanished_may_come_back_changed_or_as_it_was() -> None:
 def test_what_vanished_is_removed_by_a_tombstone() -> None:
     state = made()
     state.put(samples.secret(samples.listener()))
-    state.take_away(samples.secret(samples.listener()).name, 7)
+    state.remove_secret(samples.secret(samples.listener()).name, 7)
     state.put(samples.tombstone(samples.listener()))
     assert state.vanished == {}
     assert state.snapshot().listeners == {}
@@ -189,7 +189,7 @@ def test_what_vanished_gives_way_at_an_address_that_was_given_to_somebody_else()
     shared, own = documents.Address("hooks.example.com", "/shared"), documents.Address("hooks.example.com", "/own")
     old = samples.listener("a-old", addresses=(shared, own))
     state.put(samples.secret(old))
-    state.take_away(samples.secret(old).name, 7)
+    state.remove_secret(samples.secret(old).name, 7)
     state.put(samples.secret(samples.listener("new", addresses=(shared,))))
     snapshot = state.snapshot()
     assert snapshot.listeners["acme/a-old"].addresses == (own,)
@@ -211,7 +211,7 @@ def test_a_rejected_secret_that_goes_is_told_of_no_more() -> None:
     state = made()
     secret = garbage(samples.listener())
     state.put(secret)
-    state.take_away(secret.name, 7)
+    state.remove_secret(secret.name, 7)
     assert len(state.rejected) == 0
     assert state.take_touched() == {WIFI: None}
 
@@ -240,7 +240,9 @@ def test_what_was_kept_and_cannot_be_run_any_more_is_left_out() -> None:
 
 
 def test_a_gateways_own_proxies_are_trusted_beside_those_of_documents() -> None:
-    state = published.Published(samples.KEYS.document, accept_all, ("10.0.0.0/8", "fd00::/8"))
+    state = published.PublishedDocuments(
+        key=samples.KEYS.document, check=accept_all, trusted_proxies=("10.0.0.0/8", "fd00::/8")
+    )
     state.put(samples.secret(samples.listener(trusted_proxies=("192.0.2.0/24", "10.0.0.0/8"))))
     found = state.snapshot().listeners["acme/wifi"]
     assert found.trusted_proxies == ("192.0.2.0/24", "10.0.0.0/8", "fd00::/8")

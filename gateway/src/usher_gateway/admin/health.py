@@ -15,7 +15,7 @@ import msgspec
 
 from usher_gateway import clock as clocks
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import journal, published, source
+from usher_gateway.config import journal, source
 from usher_gateway.delivery import circuit, desk, dispatcher
 from usher_gateway.ingest import door
 
@@ -302,5 +302,5 @@ def document_states(changes: journal.Changes[Key, State]) -> list[DocumentState]
     return [state for state in changes.present.values() if isinstance(state, DocumentState)]
 
 
-def _document_state(kind: config_secret.Kind, key: str, state: published.State | None) -> DocumentState | None:
+def _document_state(kind: config_secret.Kind, key: str, state: source.DocumentStatus | None) -> DocumentState | None:
     return None if state is None else DocumentState(kind, key, state.hash, state.rejected, state.vanished)

@@ -11,7 +11,7 @@ import structlog
 import watchfiles
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import apply, published, read_files, source
+from usher_gateway.config import apply, read_files, source
 from usher_gateway.resources import compiler, conditions
 
 POLL_SECONDS = 5.0
@@ -68,13 +68,13 @@ class FileSource:
         self._unfit: tuple[conditions.Problem, ...] = ()
         """What keeps a first configuration from coming into force."""
         self._hashes: dict[config_secret.Identity, tuple[config_secret.Document, str]] = {}
-        self._states: dict[config_secret.Identity, published.State] = {}
-        self._touched_states: dict[config_secret.Identity, published.State | None] = {}
+        self._states: dict[config_secret.Identity, source.DocumentStatus] = {}
+        self._touched_states: dict[config_secret.Identity, source.DocumentStatus | None] = {}
 
-    def status(self) -> source.Status:
+    def status(self) -> source.SourceStatus:
         """See source.Source."""
         found = self.configuration
-        return source.Status(
+        return source.SourceStatus(
             origin="files",
             rejected=found.rejected or self._unfit,
             waits_for=self._waits_for() if found is apply.EMPTY else "",
@@ -88,7 +88,7 @@ class FileSource:
         first = self._unfit[0]
         return f"the files have mistakes, the first in {first.file}:{first.line}; `usher check` tells all"
 
-    def take_touched(self) -> dict[config_secret.Identity, published.State | None]:
+    def take_touched(self) -> dict[config_secret.Identity, source.DocumentStatus | None]:
         """See source.Source."""
         touched, self._touched_states = self._touched_states, {}
         return touched
@@ -121,7 +121,7 @@ class FileSource:
         changed = {identity: state for identity, state in self._states.items() if before.get(identity) != state}
         self._touched_states |= changed | dict.fromkeys(before.keys() - self._states.keys())
 
-    def _states_now(self) -> dict[config_secret.Identity, published.State]:
+    def _states_now(self) -> dict[config_secret.Identity, source.DocumentStatus]:
         snapshot, key = self._running.snapshot, self._options.keys.document
         in_force: dict[config_secret.Identity, config_secret.Document] = {
             **{("Listener", name): one for name, one in snapshot.listeners.items()},
@@ -134,12 +134,12 @@ class FileSource:
             else (one, documents.content_hash(one, key))
             for identity, one in in_force.items()
         }
-        states = {identity: published.State(digest) for identity, (_, digest) in self._hashes.items()}
+        states = {identity: source.DocumentStatus(digest) for identity, (_, digest) in self._hashes.items()}
         for found in self._running.rejected:
             kind, _, name = found.resource.partition(" ")
             for known_kind in config_secret.KINDS:
                 if kind == known_kind:
-                    state = states.get((known_kind, name), published.State(None))
+                    state = states.get((known_kind, name), source.DocumentStatus(None))
                     states[known_kind, name] = msgspec.structs.replace(state, rejected=found.message)
         return states
 

@@ -1,7 +1,7 @@
-"""What stands in the configuration namespace, and what of it is in force. Pure.
+"""The documents of the configuration namespace: which of them are in force, rejected, or without a Secret. Pure.
 
-A document that cannot be used leaves the last good one in force. Only a tombstone removes: a Secret that is just not
-there any more is served on, and told.
+A document that cannot be used leaves the last good one in force. Only a tombstone removes a document: if a Secret just
+disappears, its document stays in force and counts as vanished.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -9,73 +9,69 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import msgspec
 
 from usher_gateway import config_secret, documents, model
+from usher_gateway.config import source
 
-Check = Callable[[config_secret.Document], None]
-"""Raises where a document cannot be run."""
+DocumentCheck = Callable[[config_secret.Document], None]
+"""Raises if a document cannot be run."""
 
-_OWNER_HINT = "an operator names it by a hash of its owner; delete the Secret, and the operator writes it anew"
-_RUN_HINT = "see the log of the gateway; the last good document is in force"
+_OWNER_HINT = "an operator names it by a hash of its owner; delete the Secret, and the operator writes it again"
+_RUN_HINT = "see the log of the gateway; the last good document stays in force"
 
 
-class Secret(msgspec.Struct, frozen=True):
-    """A config Secret, as much of it as matters."""
+class PublishedSecret(msgspec.Struct, frozen=True):
+    """What this module needs of a config Secret."""
 
     name: str
     version: str
-    """resourceVersion: equal ones mean equal content."""
+    """resourceVersion: equal versions have equal content."""
     owner: str = ""
-    """The annotation: tells whose an unreadable document is."""
+    """The owner annotation: it names the owner of a document that cannot be read."""
     data: dict[str, str] | None = None
 
 
-class Rejected(msgspec.Struct, frozen=True):
-    """Why the newest document of somebody is not in force."""
+class RejectedDocument(msgspec.Struct, frozen=True):
+    """Why the newest document in a Secret is not in force."""
 
     secret: str
     identity: config_secret.Identity | None
-    """None where nobody can tell whose it is."""
+    """None if the Secret does not say whose document it holds."""
     code: str
     message: str
     hint: str
 
 
-class State(msgspec.Struct, frozen=True):
-    """How one document stands."""
+class PublishedDocuments:
+    """Folds the Secrets that were listed and watched into the documents in force."""
 
-    hash: str | None
-    """Of the one in force; None: there is none."""
-    rejected: str | None = None
-    """Why a newer one is not."""
-    vanished: bool = False
-    """Its Secret went without a tombstone."""
+    def __init__(self, *, key: bytes, check: DocumentCheck, trusted_proxies: tuple[str, ...] = ()) -> None:
+        """Start with nothing in force.
 
-
-class Published:
-    """The fold over everything that was read of the namespace."""
-
-    def __init__(self, key: bytes, check: Check, trusted_proxies: tuple[str, ...] = ()) -> None:
-        """``key``: ``Keys.document``; ``trusted_proxies`` are this gateway's own, beside those of documents."""
+        Args:
+            key: `Keys.document`, which verifies the hash of each document.
+            check: tries a document before it comes into force.
+            trusted_proxies: this gateway's own, added to those of each Listener.
+        """
         self._key, self._check, self._trusted_proxies = key, check, trusted_proxies
         self._in_force: dict[config_secret.Identity, config_secret.Envelope] = {}
         self._listeners: dict[str, documents.Listener] = {}
         self._destinations: dict[str, documents.Destination] = {}
         self._identities: dict[str, config_secret.Identity] = {}
-        """Secret -> whose document of it is in force."""
+        """Name of a Secret -> the document of it that is in force."""
         self._versions: dict[str, str] = {}
-        self._rejected: dict[str, Rejected] = {}
+        self._rejected: dict[str, RejectedDocument] = {}
         self._vanished: dict[config_secret.Identity, int] = {}
         self._touched: set[config_secret.Identity] = set()
         self.is_changed = False
-        """Whether another snapshot would be had than at the last call of snapshot()."""
+        """Whether snapshot() would now return something else than at its last call."""
 
     @property
-    def rejected(self) -> Collection[Rejected]:
-        """What is not in force as it is written."""
+    def rejected(self) -> Collection[RejectedDocument]:
+        """Documents that are not in force as written."""
         return self._rejected.values()
 
     @property
     def vanished(self) -> Mapping[config_secret.Identity, int]:
-        """What is served on without its Secret, and since when (microseconds)."""
+        """Documents in force whose Secret disappeared, and when that was noticed (microseconds)."""
         return self._vanished
 
     @property
@@ -84,12 +80,12 @@ class Published:
         return self._in_force.values()
 
     def snapshot(self) -> documents.Snapshot:
-        """The documents in force; those that did not change are the same objects as before."""
+        """The documents in force. Documents that did not change are the same objects as in the previous snapshot."""
         self.is_changed = False
-        return documents.Snapshot(self._listeners | self._giving_way(), dict(self._destinations))
+        return documents.Snapshot(self._listeners | self._without_taken_addresses(), dict(self._destinations))
 
-    def _giving_way(self) -> dict[str, documents.Listener]:
-        """What vanished and has addresses that somebody else was given since: without them."""
+    def _without_taken_addresses(self) -> dict[str, documents.Listener]:
+        """Vanished Listeners whose addresses another Listener has now, without these addresses."""
         vanished = {key for kind, key in self._vanished if kind == "Listener"}
         if not vanished:
             return {}
@@ -107,42 +103,44 @@ class Published:
                 found[key] = msgspec.structs.replace(document, addresses=free)
         return found
 
-    def take_touched(self) -> dict[config_secret.Identity, State | None]:
-        """How each document stands that may stand otherwise than at the last call; None: removed."""
+    def take_touched(self) -> dict[config_secret.Identity, source.DocumentStatus | None]:
+        """The status of each document that may have changed since the last call; None: removed."""
         rejected = {one.identity: one for one in self._rejected.values()}
         touched, self._touched = self._touched, set()
-        return {identity: self._state(identity, rejected.get(identity)) for identity in touched}
+        return {identity: self._status(identity, rejected.get(identity)) for identity in touched}
 
-    def _state(self, identity: config_secret.Identity, rejected: Rejected | None) -> State | None:
+    def _status(
+        self, identity: config_secret.Identity, rejected: RejectedDocument | None
+    ) -> source.DocumentStatus | None:
         envelope = self._in_force.get(identity)
         if envelope is None and rejected is None:
             return None
-        return State(
+        return source.DocumentStatus(
             hash=envelope.hash if envelope else None,
             rejected=f"{rejected.code}: {rejected.message}" if rejected else None,
             vanished=identity in self._vanished,
         )
 
     def restore(self, kept: Iterable[config_secret.Envelope]) -> list[config_secret.Identity]:
-        """Begin with what was in force when the gateway ran last; tells what of it this release cannot run."""
-        unfit = []
+        """Start with the documents of the cache; returns those that this release cannot run."""
+        unusable = []
         for envelope in kept:
             try:
                 self._try(envelope.document)
             except model.ConfigurationError:
-                unfit.append(envelope.identity)
+                unusable.append(envelope.identity)
             else:
                 self._enforce(config_secret.secret_name(*envelope.identity), envelope)
-        return unfit
+        return unusable
 
-    def is_known(self, secret: Secret) -> bool:
-        """Whether this very version was read already, and nothing is to be done."""
+    def is_known(self, secret: PublishedSecret) -> bool:
+        """Whether this version was read before and changes nothing."""
         if self._versions.get(secret.name) != secret.version:
             return False
         return self._identities.get(secret.name) not in self._vanished
 
-    def put(self, secret: Secret) -> Rejected | None:
-        """Take in a Secret that was added or changed; tells why its document does not come into force."""
+    def put(self, secret: PublishedSecret) -> RejectedDocument | None:
+        """Read a Secret that was added or changed; returns the rejection if its document does not come into force."""
         self._versions[secret.name] = secret.version
         try:
             envelope = self._read(secret)
@@ -155,10 +153,10 @@ class Published:
             self._enforce(secret.name, envelope)
         return None
 
-    def _read(self, secret: Secret) -> config_secret.Envelope:
+    def _read(self, secret: PublishedSecret) -> config_secret.Envelope:
         envelope = config_secret.decode_data(secret.data, self._key)
         if secret.name != config_secret.secret_name(*envelope.identity):
-            raise model.DocumentUnreadableError("the Secret does not have the name of its document", _OWNER_HINT)
+            raise model.DocumentUnreadableError("the name of the Secret does not fit its document", _OWNER_HINT)
         known = self._in_force.get(envelope.identity)
         if known is None or known.hash != envelope.hash:
             self._try(envelope.document)
@@ -174,8 +172,8 @@ class Published:
         except Exception as error:
             raise model.DocumentUnreadableError(f"it cannot be run: {type(error).__name__}", _RUN_HINT) from error
 
-    def take_away(self, name: str, now: int) -> config_secret.Identity | None:
-        """A Secret is gone; tells whose document is in force without one from now on."""
+    def remove_secret(self, name: str, now: int) -> config_secret.Identity | None:
+        """A Secret was deleted; returns the document that is now in force without a Secret, if there is one."""
         self._versions.pop(name, None)
         rejected = self._rejected.pop(name, None)
         if rejected is not None and rejected.identity is not None:
@@ -188,9 +186,9 @@ class Published:
         return identity
 
     def retain(self, names: set[str], now: int) -> list[config_secret.Identity]:
-        """What a complete list does not hold is gone; tells whose documents are in force without a Secret now."""
+        """A complete list has only these Secrets; returns the documents that are now in force without a Secret."""
         absent = (self._versions.keys() | self._identities.keys() | self._rejected.keys()) - names
-        found = [self.take_away(name, now) for name in sorted(absent)]
+        found = [self.remove_secret(name, now) for name in sorted(absent)]
         return [identity for identity in found if identity is not None]
 
     def _enforce(self, name: str, envelope: config_secret.Envelope) -> None:
@@ -200,15 +198,15 @@ class Published:
         self._touched.add(identity)
         self._identities[name] = identity
         if before is not None and before.hash == envelope.hash:
-            return  # the same objects stay, so that what was built from them does
+            return  # keep the same objects, so that what was built from them is kept too
         self._in_force[identity] = envelope
         if isinstance(document, documents.Listener):
-            self._listeners[document.key] = self._trusting(document)
+            self._listeners[document.key] = self._with_trusted_proxies(document)
         elif document is not None:
             self._destinations[document.key] = document
         self.is_changed = True
 
-    def _trusting(self, document: documents.Listener) -> documents.Listener:
+    def _with_trusted_proxies(self, document: documents.Listener) -> documents.Listener:
         if not self._trusted_proxies:
             return document
         proxies = tuple(dict.fromkeys((*document.trusted_proxies, *self._trusted_proxies)))
@@ -227,9 +225,9 @@ class Published:
             del self._destinations[key]
         self.is_changed = True
 
-    def _reject(self, secret: Secret, error: model.ConfigurationError) -> Rejected:
-        identity = self._identities.get(secret.name) or _claimed(secret)
-        rejected = Rejected(secret.name, identity, error.code, str(error), error.hint)
+    def _reject(self, secret: PublishedSecret, error: model.ConfigurationError) -> RejectedDocument:
+        identity = self._identities.get(secret.name) or _claimed_identity(secret)
+        rejected = RejectedDocument(secret.name, identity, error.code, str(error), error.hint)
         self._rejected[secret.name] = rejected
         if identity is not None:
             self._vanished.pop(identity, None)
@@ -237,8 +235,8 @@ class Published:
         return rejected
 
 
-def _claimed(secret: Secret) -> config_secret.Identity | None:
-    """Whose document a Secret says it holds; believed only where its name agrees."""
+def _claimed_identity(secret: PublishedSecret) -> config_secret.Identity | None:
+    """The document that the owner annotation names, if the name of the Secret agrees."""
     for kind in config_secret.KINDS:
         if secret.name == config_secret.secret_name(kind, secret.owner):
             return kind, secret.owner

@@ -1,4 +1,4 @@
-"""What every source of configuration has in common: a stream of snapshots, and what it says of itself."""
+"""The interface of the sources of configuration: a stream of snapshots, and a status."""
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Literal, Protocol
@@ -6,42 +6,52 @@ from typing import Literal, Protocol
 import msgspec
 
 from usher_gateway import config_secret, documents
-from usher_gateway.config import published
 from usher_gateway.resources import conditions
 
 Origin = Literal["files", "cluster", "cache"]
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source says of what is in force."""
+class DocumentStatus(msgspec.Struct, frozen=True):
+    """The status of one document."""
+
+    hash: str | None
+    """Hash of the document in force; None: there is none."""
+    rejected: str | None = None
+    """Why a newer version is not in force."""
+    vanished: bool = False
+    """Its Secret disappeared without a tombstone."""
+
+
+class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The status of a source of configuration."""
 
     origin: Origin | None
     """Where the configuration in force came from; None: there is none yet."""
     rejected: tuple[conditions.Problem, ...] = ()
-    """What keeps something from being in force as it is written."""
+    """Problems that keep something from being in force as written."""
     waits_for: str = ""
-    """Where nothing is in force yet: why, and what to do."""
+    """If nothing is in force yet: why, and what to do."""
     vanished: Mapping[config_secret.Identity, int] = {}
-    """What is served on though it just went, and since when (microseconds)."""
+    """Documents in force whose Secret disappeared, and since when (microseconds)."""
     removals_halted: str | None = None
-    """What confirms removals that wait for a person."""
+    """The digest that confirms removals that wait for a person."""
     everything_read: bool = True
-    """Whether all that is written could be told."""
+    """Whether everything that is written could be read."""
     heard_at: int = 0
-    """When the source was reached last (microseconds); 0: never, or it is always at hand."""
+    """When the source last answered (microseconds); 0: never, or it is always available."""
 
 
 class Source(Protocol):
     """Files or a cluster."""
 
     def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
-        """The first snapshot as soon as there is anything to run, then one per change.
+        """The first snapshot as soon as there is a configuration, then one per change.
 
-        Asking for the next one says that the last one runs.
+        Asking for the next snapshot says that the previous one is in force.
         """
 
-    def status(self) -> Status:
-        """How the source stands."""
+    def status(self) -> SourceStatus:
+        """The status now."""
 
-    def take_touched(self) -> dict[config_secret.Identity, published.State | None]:
-        """How each document stands that may stand otherwise than at the last call; None: removed."""
+    def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
+        """The status of each document that may have changed since the last call; None: removed."""

@@ -6,7 +6,7 @@ import pytest
 
 from unit.config import config_samples as samples
 from usher_gateway import config_secret, model
-from usher_gateway.config import last_good
+from usher_gateway.config import cache
 
 KEPT = [
     config_secret.envelope_of(samples.listener(), "uid-1", samples.KEYS.document),
@@ -19,46 +19,46 @@ NONCE = bytes(range(12))
 
 
 def test_what_is_kept_is_read_back() -> None:
-    assert last_good.unseal(last_good.seal(KEPT, KEY, NONCE), KEY) == KEPT
+    assert cache.unseal(cache.seal(KEPT, KEY, NONCE), KEY) == KEPT
 
 
 def test_nothing_kept_is_nothing() -> None:
-    assert last_good.unseal(last_good.seal([], KEY, NONCE), KEY) == []
+    assert cache.unseal(cache.seal([], KEY, NONCE), KEY) == []
 
 
 def test_no_secret_can_be_read_in_the_file() -> None:
-    content = last_good.seal(KEPT, KEY, NONCE)
+    content = cache.seal(KEPT, KEY, NONCE)
     assert b"s3cret" not in content
     assert b"acme" not in content
 
 
 def test_another_key_reads_nothing() -> None:
     with pytest.raises(model.ConfigurationError, match="another install key"):
-        last_good.unseal(last_good.seal(KEPT, KEY, NONCE), samples.OTHER_KEYS.cache)
+        cache.unseal(cache.seal(KEPT, KEY, NONCE), samples.OTHER_KEYS.cache)
 
 
 def test_every_changed_byte_is_noticed() -> None:
-    content = last_good.seal(KEPT[:1], KEY, NONCE)
+    content = cache.seal(KEPT[:1], KEY, NONCE)
     for index in range(len(content)):
         damaged = content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :]
         with pytest.raises(model.ConfigurationError):
-            last_good.unseal(damaged, KEY)
+            cache.unseal(damaged, KEY)
 
 
 def test_every_shorter_file_is_noticed() -> None:
-    content = last_good.seal(KEPT[:1], KEY, NONCE)
+    content = cache.seal(KEPT[:1], KEY, NONCE)
     for length in range(len(content)):
         with pytest.raises(model.ConfigurationError) as caught:
-            last_good.unseal(content[:length], KEY)
+            cache.unseal(content[:length], KEY)
         assert caught.value.hint
 
 
 def test_a_file_is_replaced_as_a_whole_and_nobody_else_reads_it(tmp_path: pathlib.Path) -> None:
-    assert last_good.read(tmp_path / "none", KEY) is None
+    assert cache.read(tmp_path / "none", KEY) is None
     data = tmp_path / "data"
-    last_good.write(data, KEPT[:1], KEY)
-    last_good.write(data, KEPT, KEY)
-    assert last_good.read(data, KEY) == KEPT
+    cache.write(data, KEPT[:1], KEY)
+    cache.write(data, KEPT, KEY)
+    assert cache.read(data, KEY) == KEPT
     assert [file.name for file in data.iterdir()] == ["config.cache"]
     assert (data / "config.cache").stat().st_mode & 0o077 == 0
 
@@ -66,20 +66,20 @@ def test_a_file_is_replaced_as_a_whole_and_nobody_else_reads_it(tmp_path: pathli
 def test_every_writing_has_its_own_nonce(tmp_path: pathlib.Path) -> None:
     contents = set()
     for _ in range(5):
-        last_good.write(tmp_path, KEPT, KEY)
+        cache.write(tmp_path, KEPT, KEY)
         contents.add((tmp_path / "config.cache").read_bytes())
     assert len(contents) == 5
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: pathlib.Path) -> None:
-    last_good.write(tmp_path, KEPT, KEY)
+    cache.write(tmp_path, KEPT, KEY)
     (tmp_path / ".config.cache.new").mkdir()
     with pytest.raises(OSError, match="directory"):
-        last_good.write(tmp_path, [], KEY)
-    assert last_good.read(tmp_path, KEY) == KEPT
+        cache.write(tmp_path, [], KEY)
+    assert cache.read(tmp_path, KEY) == KEPT
 
 
 def test_what_cannot_be_read_is_told(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.cache").mkdir()
     with pytest.raises(model.ConfigurationError, match="cannot be read"):
-        last_good.read(tmp_path, KEY)
+        cache.read(tmp_path, KEY)

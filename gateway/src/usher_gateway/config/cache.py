@@ -1,7 +1,8 @@
-"""The last good set of documents, kept encrypted: what a gateway starts with while the API server is away.
+"""The last good set of documents, encrypted on disk: a gateway starts with it while the API server is away.
 
-One file, replaced as a whole. AES-256-GCM with a sub-key of the install key and a fresh nonce for each writing; the
-file's first line is authenticated too, so that a file of another form or another key is known as such.
+There is one file, and each write replaces it as a whole. It is encrypted by AES-256-GCM with a sub-key of the install
+key and a new nonce for each write. The first line of the file is authenticated too, so that a file of another format or
+another key is recognised.
 """
 
 import contextlib
@@ -23,12 +24,12 @@ FILE_NAME = "config.cache"
 _HEAD = b"usher-config-cache 1\n"
 _NONCE_BYTES = 12
 _MOST_BYTES = 1 << 30
-"""Largest content that is unpacked."""
+"""Largest content after decompression."""
 
-_HINT = "it is written anew once the API server answers; delete it if this is said at every start"
+_HINT = "the gateway writes it again once the API server answers; delete it if this is logged at every start"
 
 
-class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+class _CachedDocument(msgspec.Struct, frozen=True, kw_only=True):
     owner: config_secret.Owner
     generation: int
     hash: str
@@ -36,19 +37,19 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     destination: documents.Destination | None = None
 
 
-_decoder = msgspec.json.Decoder(list[_Kept])
+_decoder = msgspec.json.Decoder(list[_CachedDocument])
 
 
 def seal(kept: Iterable[config_secret.Envelope], key: bytes, nonce: bytes) -> bytes:
-    """The file's content. ``key``: ``Keys.cache``; ``nonce``: 12 bytes that were never used with it before."""
-    lines = [msgspec.json.encode(_kept(envelope)) for envelope in kept]
+    """Encrypt the content of the file. `key`: `Keys.cache`; `nonce`: 12 bytes never used with this key before."""
+    lines = [msgspec.json.encode(_cached(envelope)) for envelope in kept]
     packed = zlib.compress(b"[" + b",".join(lines) + b"]", 1)
     return _HEAD + nonce + aead.AESGCM(key).encrypt(nonce, packed, _HEAD)
 
 
-def _kept(envelope: config_secret.Envelope) -> _Kept:
+def _cached(envelope: config_secret.Envelope) -> _CachedDocument:
     document = envelope.document
-    return _Kept(
+    return _CachedDocument(
         owner=envelope.owner,
         generation=envelope.generation,
         hash=envelope.hash,
@@ -58,26 +59,26 @@ def _kept(envelope: config_secret.Envelope) -> _Kept:
 
 
 def unseal(content: bytes, key: bytes) -> list[config_secret.Envelope]:
-    """The documents in the file's content. ``key``: ``Keys.cache``.
+    """Decrypt the content of the file. `key`: `Keys.cache`.
 
     Raises:
-        ConfigurationError: the file is of another key or form, or damaged.
+        ConfigurationError: the file has another key or format, or is damaged.
     """
     if not content.startswith(_HEAD):
-        raise model.ConfigurationError("the configuration cache has another form", _HINT)
+        raise model.ConfigurationError("the configuration cache has another format", _HINT)
     nonce, sealed = content[len(_HEAD) : len(_HEAD) + _NONCE_BYTES], content[len(_HEAD) + _NONCE_BYTES :]
     try:
         packed = aead.AESGCM(key).decrypt(nonce, sealed, _HEAD)
         unpacker = zlib.decompressobj()
         return [_envelope(kept) for kept in _decoder.decode(unpacker.decompress(packed, _MOST_BYTES))]
-    except (exceptions.InvalidTag, ValueError) as error:  # bad lengths are ValueErrors
-        message = "the configuration cache is damaged, or was written with another install key"
+    except (exceptions.InvalidTag, ValueError) as error:  # a wrong length raises ValueError
+        message = "the configuration cache is damaged, or another install key wrote it"
         raise model.ConfigurationError(message, _HINT) from error
     except (zlib.error, msgspec.MsgspecError) as error:
-        raise model.ConfigurationError("the configuration cache is of another release", _HINT) from error
+        raise model.ConfigurationError("another release wrote the configuration cache", _HINT) from error
 
 
-def _envelope(kept: _Kept) -> config_secret.Envelope:
+def _envelope(kept: _CachedDocument) -> config_secret.Envelope:
     document = kept.listener or kept.destination
     kind: config_secret.Kind = "Listener" if kept.listener else "Destination"
     return config_secret.Envelope(
@@ -86,10 +87,10 @@ def _envelope(kept: _Kept) -> config_secret.Envelope:
 
 
 def read(folder: pathlib.Path, key: bytes) -> list[config_secret.Envelope] | None:
-    """What is kept in a data folder; None where nothing is. Blocking.
+    """The cached documents; None if there is no file. Blocks.
 
     Raises:
-        ConfigurationError: the file cannot be read, is of another key or form, or damaged.
+        ConfigurationError: the file cannot be read, has another key or format, or is damaged.
     """
     try:
         content = (folder / FILE_NAME).read_bytes()
@@ -101,10 +102,10 @@ def read(folder: pathlib.Path, key: bytes) -> list[config_secret.Envelope] | Non
 
 
 def write(folder: pathlib.Path, kept: Iterable[config_secret.Envelope], key: bytes) -> None:
-    """Replace what is kept: whole and durable, or not at all. Blocking.
+    """Replace the file, completely and durably, or not at all. Blocks.
 
     Raises:
-        OSError: the disk does not take it; the file before stays.
+        OSError: the write failed; the previous file stays.
     """
     content = seal(kept, key, secrets.token_bytes(_NONCE_BYTES))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,0 +1,329 @@
+"""Configuration from a cluster: a stream of snapshots, at most a second behind the config Secrets.
+
+Nothing here can stop a gateway. While the API server is away, the configuration in force stays in force, and a gateway
+that starts meanwhile begins with the cache on its own disk.
+"""
+
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import AsyncGenerator, Callable
+
+import msgspec
+import structlog
+
+from usher_gateway import config_secret, documents, model
+from usher_gateway.config import cache, published, source
+from usher_gateway.kube import client as kube_client
+from usher_gateway.kube import reflector as reflectors
+from usher_gateway.resources import conditions
+
+_log = structlog.get_logger(__name__)
+
+CLIENT_LIMITS = kube_client.ClientLimits(connections=2, line_bytes=4 * 1024 * 1024, request_seconds=60.0)
+"""Bounds of a client that reads config Secrets: each has at most 1 MiB of data."""
+
+_YIELD_EVERY = 50
+"""Secrets that are read before other tasks get their turn on the event loop."""
+
+_LOGGED = 50
+
+_HINTS = {
+    0: "the API server must be up, and reachable from here",
+    401: "the API server does not accept the credentials: see --kubeconfig, or the pod's service account",
+    403: "the account needs `list` and `watch` on Secrets in this namespace",
+    404: "the server is not a Kubernetes API server: see --kubeconfig",
+}
+
+_KEY_HINT = (
+    "give this gateway the operator's key: the entry install.key of the Secret usher-install-key, in --data or as "
+    "USHER_INSTALL_KEY"
+)
+
+
+class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the configuration of a cluster is, and how the gateway follows it."""
+
+    keys: model.Keys
+    namespace: str
+    data: pathlib.Path
+    """Folder of the cache."""
+    trusted_proxies: tuple[str, ...] = ()
+    """This gateway's own, added to those of each Listener."""
+    timing: reflectors.ReflectorTiming = reflectors.ReflectorTiming()
+    cache_after_seconds: float = 10.0
+    """The gateway uses the cache if the first list takes longer."""
+    gather_seconds: float = 0.02
+    """From a change to its snapshot: changes that arrive together are applied together."""
+    pause_seconds: float = 0.1
+    """Least time between two snapshots."""
+    cache_pause_seconds: float = 5.0
+    """Least time between two writes of the cache."""
+
+
+class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
+    name: str = ""
+    resource_version: str = ""
+    annotations: dict[str, str] = {}
+
+
+class _Secret(msgspec.Struct, frozen=True):
+    """A Secret as the API server sends it."""
+
+    metadata: _Metadata
+    data: dict[str, str] | None = None
+
+    def published(self) -> published.PublishedSecret:
+        owner = self.metadata.annotations.get(config_secret.OWNER_ANNOTATION, "")
+        return published.PublishedSecret(self.metadata.name, self.metadata.resource_version, owner, self.data)
+
+
+class ClusterSource:
+    """Follows the config Secrets of one namespace."""
+
+    def __init__(
+        self,
+        options: ClusterOptions,
+        *,
+        client: kube_client.Client,
+        check: published.DocumentCheck,
+        now: Callable[[], int],
+    ) -> None:
+        """Prepare a source; `snapshots()` opens the client.
+
+        Args:
+            options: what to follow.
+            client: reads the API server; the source opens and closes it.
+            check: raises for a document that this gateway cannot run.
+            now: the wall clock, microseconds.
+        """
+        self._options, self._client, self._now = options, client, now
+        self._published = published.PublishedDocuments(
+            key=options.keys.document, check=check, trusted_proxies=options.trusted_proxies
+        )
+        self._path = f"/api/v1/namespaces/{options.namespace}/secrets"
+        self._reflector = reflectors.Reflector(
+            client,
+            self._path,
+            _Secret,
+            read=self._list,
+            on_event=self._on_event,
+            on_failure=self._on_failure,
+            selector=config_secret.SELECTOR,
+            timing=options.timing,
+        )
+        self._origin: source.Origin | None = None
+        self._heard_at = 0
+        self._touched_in_force: dict[config_secret.Identity, source.DocumentStatus | None] = {}
+        """Documents that changed with snapshots in force, until take_touched() returns them."""
+        self._touched = asyncio.Event()
+        self._listed = asyncio.Event()
+        self._cache_is_old = asyncio.Event()
+        self._writing: asyncio.Task[None] | None = None
+        """The last write of the cache, because a thread cannot be cancelled."""
+
+    def status(self) -> source.SourceStatus:
+        """See source.Source."""
+        return source.SourceStatus(
+            origin=self._origin,
+            rejected=tuple(self._problem(one) for one in self._published.rejected),
+            waits_for=self._waits_for(),
+            vanished=self._published.vanished,
+            heard_at=self._heard_at,
+        )
+
+    def _waits_for(self) -> str:
+        namespace, rejected = self._options.namespace, self._published.rejected
+        if self._published.in_force:
+            return ""
+        if not self._listed.is_set():
+            return (
+                f"namespace {namespace} was not read yet: the API server must answer, and let this account list there"
+            )
+        if self._has_other_key():
+            return f"{_key_message(self._options.keys)}; {_KEY_HINT}"
+        return f"no document in namespace {namespace} can be run: see the log, or /api/config" if rejected else ""
+
+    def _has_other_key(self) -> bool:
+        """Whether another install key made all published documents."""
+        codes = {one.code for one in self._published.rejected}
+        return not self._published.in_force and codes == {model.DocumentHashError.code}
+
+    def take_touched(self) -> dict[config_secret.Identity, source.DocumentStatus | None]:
+        """See source.Source."""
+        touched, self._touched_in_force = self._touched_in_force, {}
+        return touched
+
+    async def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
+        """See source.Source. Ends only when it is closed."""
+        await self._restore()
+        async with self._client:
+            jobs = {"watch configuration": self._reflector.run, "write configuration cache": self._update_cache}
+            tasks = [asyncio.create_task(job(), name=name) for name, job in jobs.items()]
+            try:
+                await self._wait_for_first()
+                is_first = True
+                while True:
+                    self._touched.clear()
+                    touched = self._published.take_touched()
+                    if self._published.is_changed or (is_first and self._is_configuration()):
+                        is_first = False
+                        yield self._snapshot()
+                        self._cache_is_old.set()
+                    self._touched_in_force |= touched  # now the consumer asked again, so the snapshot is in force
+                    await asyncio.sleep(self._options.pause_seconds)
+                    await self._touched.wait()
+                    await asyncio.sleep(self._options.gather_seconds)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                if self._writing is not None:
+                    # Two writes at once would damage the file. _write_cache() has logged the error.
+                    await asyncio.gather(self._writing, return_exceptions=True)
+                if self._cache_is_old.is_set() and self._origin == "cluster":
+                    await self._write_cache()
+
+    def _is_configuration(self) -> bool:
+        """Whether an empty snapshot is meant. It is not if documents exist and all are rejected."""
+        return bool(self._published.in_force) or not self._published.rejected
+
+    def _snapshot(self) -> documents.Snapshot:
+        snapshot = self._published.snapshot()
+        _log.info(
+            "configuration_applied",
+            source=self._origin,
+            listeners=len(snapshot.listeners),
+            destinations=len(snapshot.destinations),
+            rejected=len(self._published.rejected),
+            vanished=len(self._published.vanished),
+        )
+        return snapshot
+
+    async def _wait_for_first(self) -> None:
+        """Wait for the first list, or for less time if the cache has documents."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.cache_after_seconds):
+                await self._listed.wait()
+        if not self._listed.is_set() and self._published.in_force:
+            _log.warning("configuration_from_cache", namespace=self._options.namespace)
+            self._origin = "cache"
+            return
+        await self._listed.wait()
+
+    async def _list(self) -> str:
+        """Read all Secrets; returns the version of the list. A list that fails half way changes nothing."""
+        secrets: list[published.PublishedSecret] = []
+        version = ""
+        pages = self._client.pages(self._path, _Secret, selector=config_secret.SELECTOR, attempts=1)
+        async for page in pages:
+            secrets += [one.published() for one in page.items]
+            version = page.resource_version
+        await self._apply_list(secrets)
+        return version
+
+    async def _apply_list(self, secrets: list[published.PublishedSecret]) -> None:
+        fresh = [secret for secret in secrets if not self._published.is_known(secret)]
+        rejected = []
+        for index, secret in enumerate(fresh):
+            rejected.append(self._published.put(secret))
+            if index % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        self._log_rejected([one for one in rejected if one is not None])
+        self._log_vanished(self._published.retain({secret.name for secret in secrets}, self._now()))
+        if not secrets:
+            _log.warning("configuration_namespace_is_empty", namespace=self._options.namespace)
+        self._origin, self._heard_at = "cluster", self._now()
+        self._listed.set()
+        self._touched.set()
+
+    def _on_event(self, event: kube_client.WatchEvent[_Secret]) -> None:
+        self._heard_at = self._now()
+        if event.type == "BOOKMARK":
+            return
+        secret = event.item.published()
+        if event.type == "DELETED":
+            identity = self._published.remove_secret(secret.name, self._now())
+            self._log_vanished([identity] if identity is not None else [])
+        elif not self._published.is_known(secret):
+            rejected = self._published.put(secret)
+            self._log_rejected([rejected] if rejected is not None else [])
+        self._touched.set()
+
+    def _on_failure(self, error: model.UsherError, failures: int) -> None:
+        status = error.status if isinstance(error, kube_client.ApiError) else None
+        hint = error.hint or _HINTS.get(status, "") if status is not None else error.hint
+        _log.warning(
+            "configuration_not_read",
+            namespace=self._options.namespace,
+            error=str(error),
+            hint=hint,
+            failures=failures,
+        )
+
+    def _log_rejected(self, rejected: list[published.RejectedDocument]) -> None:
+        """Log one line per document, or a single line if the cause is another install key."""
+        if rejected and self._has_other_key():
+            _log.error(
+                "install_key_differs", rejected=len(rejected), error=_key_message(self._options.keys), hint=_KEY_HINT
+            )
+            return
+        for one in rejected[:_LOGGED]:
+            kind, key = one.identity or ("", "")
+            _log.error(
+                "document_rejected",
+                secret=one.secret,
+                kind=kind,
+                document=key,
+                code=one.code,
+                error=one.message,
+                hint=one.hint,
+            )
+        if len(rejected) > _LOGGED:
+            _log.error("more_documents_rejected", count=len(rejected) - _LOGGED)
+
+    @staticmethod
+    def _log_vanished(identities: list[config_secret.Identity]) -> None:
+        for kind, key in identities[:_LOGGED]:
+            _log.error("document_vanished", kind=kind, document=key, hint="it stays in force; only a tombstone removes")
+        if len(identities) > _LOGGED:
+            _log.error("more_documents_vanished", count=len(identities) - _LOGGED)
+
+    def _problem(self, rejected: published.RejectedDocument) -> conditions.Problem:
+        where = f"Secret {self._options.namespace}/{rejected.secret}"
+        resource = " ".join(rejected.identity) if rejected.identity else ""
+        message = f"{rejected.code}: {rejected.message}"
+        return conditions.Problem(where, 0, "", message, rejected.hint, "error", resource, rejected.code)
+
+    async def _restore(self) -> None:
+        options = self._options
+        try:
+            kept = await asyncio.to_thread(cache.read, options.data, options.keys.cache)
+        except model.ConfigurationError as error:
+            _log.error("configuration_cache_ignored", error=str(error), hint=error.hint)
+            return
+        for kind, key in self._published.restore(kept or ()):
+            _log.error("cached_document_ignored", kind=kind, document=key)
+
+    async def _update_cache(self) -> None:
+        """Write the cache after changes, with a pause between two writes. Runs until cancelled."""
+        while True:
+            await self._cache_is_old.wait()
+            if self._origin == "cluster":
+                await self._write_cache()
+            await asyncio.sleep(self._options.cache_pause_seconds)
+
+    async def _write_cache(self) -> None:
+        options, kept = self._options, list(self._published.in_force)
+        self._cache_is_old.clear()
+        write = asyncio.to_thread(cache.write, options.data, kept, options.keys.cache)
+        self._writing = asyncio.create_task(write, name="write configuration cache file")
+        try:
+            await asyncio.shield(self._writing)
+        except OSError as error:
+            _log.error("configuration_not_cached", error=type(error).__name__, hint="see the disk of --data")
+
+
+def _key_message(keys: model.Keys) -> str:
+    fingerprint = model.key_fingerprint(keys.install)
+    return f"another install key than this gateway's (fingerprint {fingerprint}) made the published documents"

@@ -1,0 +1,471 @@
+"""Requests to the API server: get, list in pages, watch, server-side apply, create, replace, delete.
+
+Errors name the method and the path, never a body, because bodies hold secrets. A list that ends without an error is
+complete; after an error, what was not listed may still exist. Items are decoded straight into the type that the caller
+asks for, so that nothing is parsed that nobody reads.
+
+Source: Kubernetes API concepts, Retrieving large results sets in chunks, and Efficient detection of changes.
+"""
+
+import asyncio
+import random
+import ssl
+import types
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, Generic, Literal, Self, TypeVar
+
+import aiohttp
+import msgspec
+import yarl
+
+from usher_gateway import model
+from usher_gateway.kube import access as kube_access
+
+_ATTEMPTS = 4
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+_FIRST_BACKOFF_SECONDS = 0.4
+_UNREACHABLE = 0
+
+_JSON = "application/json"
+_APPLY = "application/apply-patch+yaml"
+_METADATA_LIST = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+Raw = dict[str, Any]
+Item = TypeVar("Item")
+
+
+class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes and waiting times of requests."""
+
+    connections: int = 32
+    page_rows: int = 500
+    page_bytes: int = 64 * 1024 * 1024
+    """A page that is longer is requested again with half as many rows."""
+    line_bytes: int = 16 * 1024 * 1024
+    """Longest line of a watch. An object has at most 1.5 MiB in etcd; its JSON is longer."""
+    connect_seconds: float = 5.0
+    request_seconds: float = 30.0
+    """From the start of a request to the last byte of its response; a watch takes longer."""
+    stall_seconds: float = 70.0
+    """A watch that sends nothing for this long has failed: bookmarks come every minute."""
+    watch_seconds: int = 300
+    """The server ends a watch after this time, or up to twice as long."""
+    longest_retry_after_seconds: float = 10.0
+
+
+class ApiError(model.UsherError):
+    """The API server refused a request, or did not answer it (`status` 0)."""
+
+    code = "Api"
+
+    def __init__(
+        self, status: int, reason: str, request: str, message: str = "", retry_after_seconds: float = 0.0
+    ) -> None:
+        super().__init__(f"{request}: {status} {reason}" + (f" ({message})" if message else ""))
+        self.status = status
+        self.reason = reason
+        """The server's word, such as `Conflict` or `Forbidden`, or the type of error where it did not answer."""
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UnreadableAnswerError(ApiError):
+    """The response is not what an API server sends."""
+
+    def __init__(self, request: str, problem: str) -> None:
+        super().__init__(_UNREACHABLE, "Unreadable", request, problem)
+
+
+class ListPage(msgspec.Struct, Generic[Item], frozen=True):
+    """Some objects of a list."""
+
+    items: list[Item]
+    resource_version: str
+    """Version of the whole list; a watch can continue from the one of the last page."""
+    is_last: bool
+
+
+class WatchEvent(msgspec.Struct, Generic[Item], frozen=True):
+    """One event of a watch; of a bookmark, `item` holds only the version."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+    item: Item
+    resource_version: str
+
+
+class _Request(msgspec.Struct, frozen=True):
+    verb: str
+    """How metrics and errors name the request."""
+    method: str
+    path: str
+    query: Mapping[str, str] = {}
+    body: Raw | None = None
+    attempts: int = _ATTEMPTS
+    is_fenced: bool = False
+    """Whether `may_write` must allow it."""
+    accept: str = _JSON
+    content_type: str = _JSON
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.path}"
+
+
+class _ListMetadata(msgspec.Struct, rename={"resource_version": "resourceVersion", "token": "continue"}):
+    resource_version: str
+    token: str = ""
+
+
+class _List(msgspec.Struct, Generic[Item]):
+    kind: str
+    metadata: _ListMetadata
+    items: list[Item] | None = None
+
+
+class _Line(msgspec.Struct):
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
+    object: msgspec.Raw
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    name: str = ""
+    resource_version: str = ""
+
+
+class _Named(msgspec.Struct):
+    metadata: _Metadata
+
+
+class _Status(msgspec.Struct):
+    code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+_decode = msgspec.json.Decoder(Raw).decode
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_named = msgspec.json.Decoder(_Named).decode
+_decode_status = msgspec.json.Decoder(_Status).decode
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class _PageTooLargeError(Exception):
+    pass
+
+
+class Client:
+    """A client of one API server. Use it inside `async with`."""
+
+    def __init__(
+        self,
+        access: kube_access.Access,
+        *,
+        field_manager: str = "",
+        limits: ClientLimits | None = None,
+        count_request: Callable[[str, int], None] = lambda _, __: None,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Prepare a client.
+
+        Args:
+            access: where the server is and the credentials.
+            field_manager: owner of the fields that this client writes.
+            limits: sizes and waiting times.
+            count_request: called with verb and status of each response; status 0: there was none.
+            may_write: called before each write that only a leader may send; if it returns False, nothing is sent.
+        """
+        self._access, self._field_manager = access, field_manager
+        self._limits = limits if limits is not None else ClientLimits()
+        self._count_request, self._may_write = count_request, may_write
+        self._page_rows = self._limits.page_rows
+        self._session: aiohttp.ClientSession | None = None
+        self._tls: tuple[kube_access.Connection, ssl.SSLContext | None] | None = None
+
+    async def __aenter__(self) -> Self:
+        limits = self._limits
+        connected = aiohttp.TraceConfig()
+        connected.on_connection_create_end.append(self._on_connected)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=limits.connections, keepalive_timeout=30),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[connected],
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def get(self, path: str, *, missing_ok: bool = False, attempts: int = _ATTEMPTS) -> Raw | None:
+        """One object; None if `missing_ok` and it does not exist."""
+        try:
+            return await self._json(_Request("get", "GET", path, attempts=attempts))
+        except ApiError as error:
+            if error.status == 404 and missing_ok:
+                return None
+            raise
+
+    async def pages(
+        self,
+        path: str,
+        item_type: type[Item],
+        *,
+        selector: str = "",
+        is_metadata_only: bool = False,
+        attempts: int = _ATTEMPTS,
+    ) -> AsyncGenerator[ListPage[Item], None]:
+        """All objects of a collection, page by page. A list that ends without an error is complete.
+
+        Args:
+            path: of the collection.
+            item_type: what the items are decoded into.
+            selector: label selector; `""`: all.
+            is_metadata_only: whether the server sends only the metadata of each object.
+            attempts: per page.
+
+        Raises:
+            ApiError: possibly after some pages. Then what was not listed may still exist.
+        """
+        query = {"labelSelector": selector} if selector else {}
+        accept = _METADATA_LIST if is_metadata_only else _JSON
+        decode = msgspec.json.Decoder(_List[item_type]).decode  # type: ignore[valid-type]
+        while True:
+            query["limit"] = str(self._page_rows)
+            request = _Request("list", "GET", path, dict(query), attempts=attempts, accept=accept)
+            try:
+                content = await self._request(request)
+            except _PageTooLargeError:
+                if self._page_rows == 1:
+                    raise UnreadableAnswerError(str(request), "a list of one object is too long") from None
+                self._page_rows = max(1, self._page_rows // 2)
+                continue
+            try:
+                found = decode(content)
+            except _UNREADABLE as error:
+                raise UnreadableAnswerError(str(request), type(error).__name__) from None
+            token, items = found.metadata.token, found.items or []
+            if not found.kind.endswith("List") or not found.metadata.resource_version:
+                raise UnreadableAnswerError(str(request), "it is not a list with a resourceVersion")
+            if token and (token == query.get("continue") or not items):
+                raise UnreadableAnswerError(str(request), "the pages of the list do not end")
+            yield ListPage(items, found.metadata.resource_version, not token)
+            if not token:
+                return
+            query["continue"] = token
+
+    async def watch(
+        self, path: str, item_type: type[Item], *, resource_version: str, selector: str = "", field_selector: str = ""
+    ) -> AsyncGenerator[WatchEvent[Item], None]:
+        """Events after a resourceVersion, bookmarks too, until the server ends the watch.
+
+        Raises:
+            ApiError: the watch failed; status 410: that version is too old, so list again.
+        """
+        seconds = self._limits.watch_seconds
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(random.randint(seconds, 2 * seconds)),  # noqa: S311 - spreads load
+            **({"labelSelector": selector} if selector else {}),
+            **({"fieldSelector": field_selector} if field_selector else {}),
+        }
+        request, lines = _Request("watch", "GET", path, query), LineSplitter(self._limits.line_bytes)
+        decode = msgspec.json.Decoder(item_type).decode
+        timeout = aiohttp.ClientTimeout(
+            sock_connect=self._limits.connect_seconds, sock_read=self._limits.stall_seconds, total=2 * seconds + 10
+        )
+        try:
+            connection = await self._access.connection()
+            async with self._open(request, connection, timeout) as response:
+                self._count_request("watch", response.status)
+                if response.status != 200:
+                    raise await self._refusal(request, response)
+                async for piece in response.content.iter_any():
+                    for line in lines.feed(piece):
+                        yield _event(line, decode)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(_UNREACHABLE, type(error).__name__, str(request)) from None
+        except _UnreadableLineError as error:
+            raise UnreadableAnswerError(str(request), str(error)) from None
+
+    async def apply(self, path: str, body: Raw, *, is_status: bool = False) -> Raw:
+        """Server-side apply of an object. This client owns the fields; equal content changes nothing."""
+        return await self._json(
+            _Request(
+                verb="apply_status" if is_status else "apply",
+                method="PATCH",
+                path=f"{path}/status" if is_status else path,
+                query={"fieldManager": self._field_manager, "force": "true"},
+                body=body,
+                is_fenced=True,
+                content_type=_APPLY,
+            )
+        )
+
+    async def create(self, path: str, body: Raw, *, attempts: int = _ATTEMPTS, is_fenced: bool = True) -> Raw:
+        """Create an object; status 409 if it exists."""
+        query = {"fieldManager": self._field_manager}
+        return await self._json(_Request("create", "POST", path, query, body, attempts, is_fenced))
+
+    async def replace(self, path: str, body: Raw, *, attempts: int = _ATTEMPTS) -> Raw:
+        """Replace the version of an object that the body names; status 409 if there is a newer one."""
+        query = {"fieldManager": self._field_manager}
+        return await self._json(_Request("replace", "PUT", path, query, body, attempts))
+
+    async def delete(self, path: str, uid: str) -> None:
+        """Delete the object with this uid. If it is gone, or replaced by another of the same name, do nothing."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        try:
+            await self._json(_Request("delete", "DELETE", path, {}, body, is_fenced=True))
+        except ApiError as error:
+            if error.status not in {404, 409}:
+                raise
+
+    async def _json(self, request: _Request) -> Raw:
+        try:
+            return _decode(await self._request(request))
+        except _PageTooLargeError:
+            raise UnreadableAnswerError(str(request), "the response is too long") from None
+        except _UNREADABLE as error:
+            raise UnreadableAnswerError(str(request), type(error).__name__) from None
+
+    async def _request(self, request: _Request) -> bytes:
+        for attempt in range(1, request.attempts + 1):
+            connection = await self._access.connection()
+            self._check_fence(request)
+            try:
+                return await self._send(request, connection)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                self._count_request(request.verb, _UNREACHABLE)
+                failure = ApiError(_UNREACHABLE, type(error).__name__, str(request))
+            except ApiError as error:
+                if error.status not in {401, *_RETRIED}:
+                    raise
+                failure = error
+            if attempt == request.attempts:
+                raise failure
+            backoff = _FIRST_BACKOFF_SECONDS * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+            await asyncio.sleep(
+                max(backoff, min(failure.retry_after_seconds, self._limits.longest_retry_after_seconds))
+            )
+        raise AssertionError("unreachable")
+
+    async def _send(self, request: _Request, connection: kube_access.Connection) -> bytes:
+        limits = self._limits
+        timeout = aiohttp.ClientTimeout(total=limits.request_seconds, sock_connect=limits.connect_seconds)
+        async with self._open(request, connection, timeout) as response:
+            if not 200 <= response.status < 300:
+                self._count_request(request.verb, response.status)
+                raise await self._refusal(request, response)
+            content = await self._read_bounded(response)
+            self._count_request(request.verb, response.status)
+            return content
+
+    async def _read_bounded(self, response: aiohttp.ClientResponse) -> bytes:
+        parts, size = [], 0
+        async for part in response.content.iter_any():
+            parts.append(part)
+            size += len(part)
+            if size > self._limits.page_bytes:
+                raise _PageTooLargeError
+        return b"".join(parts)
+
+    async def _refusal(self, request: _Request, response: aiohttp.ClientResponse) -> ApiError:
+        if response.status == 401:
+            self._access.reject()
+        try:
+            status = _decode_status(await response.read())
+        except _UNREADABLE:
+            status = _Status()
+        message = "" if "/secrets" in request.path else status.message[:500]  # it may quote the data of a Secret
+        text = response.headers.get("Retry-After", "")
+        seconds = float(text) if text.isdecimal() and len(text) < 9 else 0.0
+        return ApiError(response.status, status.reason, str(request), message, seconds)
+
+    def _check_fence(self, request: _Request) -> None:
+        if request.is_fenced and not self._may_write():
+            raise ApiError(_UNREACHABLE, "NotLeader", str(request), "the Lease is not held")
+
+    async def _on_connected(self, _: object, context: types.SimpleNamespace, __: object) -> None:
+        """Check again for a request that had to wait for its connection."""
+        self._check_fence(context.trace_request_ctx)
+
+    def _open(self, request: _Request, connection: kube_access.Connection, timeout: aiohttp.ClientTimeout) -> Any:
+        assert self._session is not None
+        headers = {
+            "Accept": request.accept,
+            "Accept-Encoding": "identity",
+            "Content-Type": request.content_type,
+            **connection.headers(),
+        }
+        context = self._ssl_context(connection)
+        return self._session.request(
+            request.method,
+            yarl.URL(f"{connection.server}{request.path}").with_query(dict(request.query)),
+            data=msgspec.json.encode(request.body) if request.body is not None else None,
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+            ssl=context if context is not None else True,
+            server_hostname=connection.server_name or None,
+            trace_request_ctx=request,
+        )
+
+    def _ssl_context(self, connection: kube_access.Connection) -> ssl.SSLContext | None:
+        """The context of this connection, kept until its certificates change, so that sockets are reused."""
+        identity = msgspec.structs.replace(connection, authorization="")
+        if self._tls is None or self._tls[0] != identity:
+            self._tls = identity, connection.ssl_context()
+        return self._tls[1]
+
+
+class _UnreadableLineError(Exception):
+    pass
+
+
+class LineSplitter:
+    """Cuts a stream into lines; aiohttp's own iterator limits the length of a line."""
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._parts: list[bytes] = []
+        self._length = 0
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The lines that are now complete, without their ends and without empty ones.
+
+        Raises:
+            _UnreadableLineError: a line is too long.
+        """
+        first, *rest = piece.split(b"\n")
+        self._parts.append(first)
+        self._length += len(first)
+        if self._length > self._max_line_bytes:
+            raise _UnreadableLineError(f"a line of the watch has more than {self._max_line_bytes} bytes")
+        if not rest:
+            return []
+        lines = [b"".join(self._parts), *rest[:-1]]
+        self._parts, self._length = [rest[-1]], len(rest[-1])
+        return [line for line in lines if line.strip()]
+
+
+def _event(line: bytes, decode: Callable[[msgspec.Raw], Item]) -> WatchEvent[Item]:
+    """One line of a watch.
+
+    Raises:
+        ApiError: the server ends the watch.
+        _UnreadableLineError: it is not an event.
+    """
+    try:
+        found = _decode_line(line)
+        if found.type == "ERROR":
+            status = _decode_status(found.object)
+            raise ApiError(status.code, status.reason, "watch")
+        metadata = _decode_named(found.object).metadata
+        item = decode(found.object)
+    except _UNREADABLE as error:
+        raise _UnreadableLineError(type(error).__name__) from None
+    if not metadata.resource_version or (not metadata.name and found.type != "BOOKMARK"):
+        raise _UnreadableLineError("an event of the watch has no name or version")
+    return WatchEvent(found.type, item, metadata.resource_version)

@@ -1,0 +1,117 @@
+"""Keeps up with one collection of the API server: reads all of it, then watches it, for as long as the task runs.
+
+A watch that ends continues from the last version that it sent. Everything is read again only if the server no longer
+knows that version (410), does not know the kind (404), or sends something unreadable. Failures back off exponentially
+with jitter, and never before the time that the server names in `Retry-After`.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from typing import Generic, NoReturn, TypeVar
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.kube import client as kube_client
+
+Item = TypeVar("Item")
+
+_HEALTHY_SECONDS = 30.0
+"""A watch that lived this long worked, even if it sent nothing."""
+
+
+class ReflectorTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """Pauses after failures, in seconds."""
+
+    first_pause_seconds: float = 0.2
+    longest_pause_seconds: float = 10.0
+    longest_retry_after_seconds: float = 120.0
+
+
+class Reflector(Generic[Item]):
+    """Lists and watches one collection."""
+
+    def __init__(
+        self,
+        client: kube_client.Client,
+        path: str,
+        item_type: type[Item],
+        *,
+        read: Callable[[], Awaitable[str]],
+        on_event: Callable[[kube_client.WatchEvent[Item]], None],
+        on_failure: Callable[[model.UsherError, int], None],
+        selector: str = "",
+        timing: ReflectorTiming | None = None,
+    ) -> None:
+        """Prepare a reflector.
+
+        Args:
+            client: an open client.
+            path: of the collection.
+            item_type: what the objects of events are decoded into.
+            read: reads the whole collection and returns its resourceVersion; `""`: not complete, so read again.
+            on_event: called for each change after that, and for each bookmark.
+            on_failure: called with the error and the number of failures in a row before it.
+            selector: label selector of the watch.
+            timing: pauses after failures.
+        """
+        self._client, self._path, self._item_type, self._selector = client, path, item_type, selector
+        self._read, self._on_event, self._on_failure = read, on_event, on_failure
+        self._timing = timing if timing is not None else ReflectorTiming()
+        self._version = ""
+        """Where the watch continues; `""`: read everything first."""
+        self._failures = 0
+
+    async def run(self) -> NoReturn:
+        """Follow the collection until cancelled."""
+        while True:
+            least_seconds = 0.0
+            try:
+                await self._follow()
+            except kube_client.ApiError as error:
+                is_unreadable = isinstance(error, kube_client.UnreadableAnswerError)
+                if is_unreadable or error.status in {404, 410}:
+                    self._version = ""
+                if error.status != 410:
+                    self._on_failure(error, self._failures)
+                least_seconds = min(error.retry_after_seconds, self._timing.longest_retry_after_seconds)
+            except model.UsherError as error:
+                self._on_failure(error, self._failures)
+            except Exception as error:  # noqa: BLE001 - the top of the task: the watch must go on whatever happens
+                self._version = ""
+                internal = model.UsherError(f"internal error: {type(error).__name__}", "please report it")
+                self._on_failure(internal, self._failures)
+            await asyncio.sleep(max(least_seconds, self._pause_seconds()))
+
+    def _pause_seconds(self) -> float:
+        """Twice as long after each failure in a row, with jitter."""
+        timing = self._timing
+        longest = min(timing.longest_pause_seconds, timing.first_pause_seconds * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
+
+    async def _follow(self) -> None:
+        if not self._version:
+            self._version = await self._read()
+        loop = asyncio.get_running_loop()
+        while self._version:
+            began = loop.time()
+            was_alive = await self._watch() or loop.time() - began >= _HEALTHY_SECONDS
+            if not was_alive:
+                return
+            self._failures = 0
+
+    async def _watch(self) -> bool:
+        """Watch until the server ends the stream; returns whether it sent anything."""
+        before = self._version
+        events = self._client.watch(
+            self._path, self._item_type, resource_version=self._version, selector=self._selector
+        )
+        async with contextlib.aclosing(events):
+            async for event in events:
+                self._on_event(event)
+                self._version = event.resource_version
+                self._failures = 0
+        return self._version != before
