@@ -23,7 +23,8 @@ from typing import Any
 import msgspec
 import report
 
-from support import api, clusters, installs, ports, waiting, wire
+from local_cluster import ports
+from support import api, clusters, installs, waiting, wire
 
 _PARTS = ("cold", "edits", "idle")
 _CREATORS = 16

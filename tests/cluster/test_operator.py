@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from support import api, installs, ports, waiting
+from local_cluster import ports
+from support import api, installs, waiting
 
 
 async def declare(install: installs.Install, namespace: str, **listener: Any) -> None:

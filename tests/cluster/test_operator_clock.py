@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cluster.test_operator_changes import content, declare
-from support import api, installs, moving_clock, ports, waiting
+from local_cluster import ports
+from support import api, installs, moving_clock, waiting
 
 HOUR, DAY = 3600, 86_400
 QUICK = {"timing": {"lease": 4.0, "renew_deadline": 2.5, "retry": 0.5}}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from demo import cluster as demo_cluster
-from local_cluster import kubectl
-from support import clusters, ports, waiting
+from local_cluster import kubectl, ports
+from support import clusters, waiting
 from usher_gateway.kube import access
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from house import source
-from support import ports
+from local_cluster import ports
 from usher_gateway import app
 from usher_gateway import settings as all_settings
 

@@ -14,7 +14,8 @@ from typing import Any, Self
 
 import msgspec
 
-from support import ports, privacy, secrecy
+from local_cluster import ports
+from support import privacy, secrecy
 from usher_gateway import app, model
 from usher_gateway import settings as all_settings
 

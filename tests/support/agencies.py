@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from support import api, installs, ports, secrecy, waiting, wire
+from local_cluster import ports
+from support import api, installs, secrecy, waiting, wire
 from usher_gateway.simulator import receiver
 
 SHARED = pytest.mark.asyncio(loop_scope="module")

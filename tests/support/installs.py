@@ -17,7 +17,8 @@ from typing import Any
 import aiohttp
 import yaml
 
-from support import accounts, api, clusters, moving_clock, ports, secrecy, waiting
+from local_cluster import ports
+from support import accounts, api, clusters, moving_clock, secrecy, waiting
 from usher_gateway import config_secret
 
 ACCESS = Path(__file__).parents[2] / "operator" / "rbac"

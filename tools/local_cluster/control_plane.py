@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from local_cluster import authority, kubeconfigs, programs, servers
-from support import ports as free_ports
+from local_cluster import authority, kubeconfigs, ports, programs, servers
 
 LIMIT_SECONDS = 90.0
 """For each step of the start; on a free machine the whole takes 4 s."""
@@ -97,28 +96,28 @@ class ControlPlane:
         shutil.rmtree(self.layout.data, ignore_errors=True)
 
     def _start(self) -> Running:
-        layout, ports = self.layout, servers.Ports(*free_ports.several(5))
+        layout, server_ports = self.layout, servers.Ports(*ports.several(5))
         layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         layout.certificates.mkdir(exist_ok=True)
         layout.logs.mkdir(exist_ok=True)
         layout.write_audit_policy()
-        endpoint = self._issue(ports)
+        endpoint = self._issue(server_ports)
         self._lifeline = None if self._detached else os.pipe()
-        self._run(servers.etcd(layout, ports))
-        self._run(servers.api_server(layout, ports))
+        self._run(servers.etcd(layout, server_ports))
+        self._run(servers.api_server(layout, server_ports))
         self._note()
         self._wait("the API server", lambda: self._answers(endpoint, "/readyz"))
-        self._run(servers.controllers(layout, ports))  # not earlier: without the API server's roles it gives up
-        self._run(servers.scheduler(layout, ports))
+        self._run(servers.controllers(layout, server_ports))  # not earlier: without the API server's roles it gives up
+        self._run(servers.scheduler(layout, server_ports))
         self._wait("the controller-manager", lambda: self._answers(endpoint, DEFAULT_ACCOUNT))
         return Running(layout, endpoint)
 
-    def _issue(self, ports: servers.Ports) -> kubeconfigs.Endpoint:
+    def _issue(self, server_ports: servers.Ports) -> kubeconfigs.Endpoint:
         layout = self.layout
         own = authority.Authority(layout.certificates, "ca")
         own.issue("api", authority.Subject("kube-apiserver"), servers.KNOWN_AS)
         authority.write_key_pair(layout.certificates, "accounts")
-        endpoint = kubeconfigs.Endpoint(f"https://{servers.LOOPBACK}:{ports.api}", own.certificate.read_bytes())
+        endpoint = kubeconfigs.Endpoint(f"https://{servers.LOOPBACK}:{server_ports.api}", own.certificate.read_bytes())
         for path, subject in (
             (layout.kubeconfig, authority.Subject("admin", "system:masters")),
             (layout.component("controllers"), authority.Subject("system:kube-controller-manager")),

@@ -1,4 +1,4 @@
-"""Ports for programs that are only started later: nobody may take them until then."""
+"""Finds free ports for programs that start later."""
 
 import contextlib
 import functools
@@ -10,16 +10,16 @@ import socket
 from collections.abc import Iterator
 
 _BELOW_EPHEMERAL = range(20_000, 32_000)
-"""From 32768 on Linux gives ports to connections that go out; one of those may have it when the program listens."""
+"""Linux gives ports from 32768 on to outgoing connections, which could take a port before the program listens."""
 
 
 _WORKERS = 8
-"""Workers of one run that have ports of their own: what one has found, another must not take before it is used."""
+"""How many test workers get separate ports, so that one does not take a port that another has found."""
 
 
 @functools.cache
 def _own() -> Iterator[int]:
-    """This worker's ports, from a random one on, over and over."""
+    """Return an endless iterator over this worker's ports that starts at a random one."""
     worker = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0) % _WORKERS
     own = _BELOW_EPHEMERAL[worker::_WORKERS]
     first = random.SystemRandom().randrange(len(own))
@@ -27,10 +27,10 @@ def _own() -> Iterator[int]:
 
 
 def free() -> int:
-    """A port of 127.0.0.1 that nobody listens on.
+    """Return a port of 127.0.0.1 without a listener.
 
     Raises:
-        OSError: none was found.
+        OSError: 100 ports in a row were taken.
     """
     for port in itertools.islice(_own(), 100):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -39,7 +39,7 @@ def free() -> int:
 
 
 def several(count: int) -> list[int]:
-    """So many different ones."""
+    """Return this many different free ports."""
     found: set[int] = set()
     while len(found) < count:
         found.add(free())
