@@ -77,12 +77,12 @@ async def test_every_visit_is_delivered_once_and_known_again(tmp_path: Path, jum
         await gateways.wait_until(lambda: only_failed(gateway), what="an attempt of each delivery")
         if is_killed:
             await gateway.kill()
+        failed = peer.kept("/flaky")[VISITS:]
+        peer.set_behaviour("/flaky", behaviour.Behaviour())  # before retries become due, or one more of them fails
         clock.set(0)
         if is_killed:
             sender.close()
             await gateway.start()
-        failed = peer.kept("/flaky")[VISITS:]
-        peer.set_behaviour("/flaky", behaviour.Behaviour())
         await sender.redeliver()
         await sender.visits()
         await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 40, "the end of all deliveries")
