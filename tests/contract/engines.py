@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from contract import samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter, OpenReport, Store
-from usher_gateway.store.sqlite import database, disk, engine, queue
-from usher_gateway.store.sqlite import store as sqlite_store
+from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite.group_commit import QueueLimits
+from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 
 
 class Clock:
@@ -43,10 +44,10 @@ class Engine(Protocol):
 
 class Sqlite:
     def make(self, place: Path, clock: Clock, **settings: Any) -> Store:
-        limits = queue.Limits(**settings.pop("limits", {}))
-        bounds = disk.Bounds(0, 0.0, 0)
+        limits = QueueLimits(**settings.pop("limits", {}))
+        bounds = database.DiskBounds(0, 0.0, 0)
         values: dict[str, Any] = {"key_fingerprint": "k", "disk_bounds": bounds, "limits": limits} | settings
-        return sqlite_store.SqliteStore(engine.Settings(folder=place, **values), clock)
+        return SqliteStore(SqliteSettings(folder=place, **values), clock)
 
     def refuse_bodies(self, place: Path, fragment: str) -> None:
         with contextlib.closing(sqlite3.connect(place / database.FILE_NAME)) as connection:
@@ -56,21 +57,21 @@ class Sqlite:
             )
 
     async def upkeep(self, store: Store) -> None:
-        assert isinstance(store, sqlite_store.SqliteStore)
+        assert isinstance(store, SqliteStore)
         await store.fold_meters()
 
     def crash(self, store: Store) -> None:
-        assert isinstance(store, sqlite_store.SqliteStore)
-        store._ticker.cancel()
+        assert isinstance(store, SqliteStore)
+        store._upkeep_task.cancel()
         store._folder_task.cancel()
         store._batches.put(None)
         store._thread.join()
-        for reader in (store.reader, store._asked):
+        for reader in (store._reader, store._query_reader):
             reader._threads.shutdown()
             if reader._connection is not None:
                 reader._connection.close()
-        store.opened.writer.connection.close()
-        store.opened.lock.close()
+        store.writer.connection.close()
+        store.writer.owned.lock.close()
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {"sqlite": Sqlite}

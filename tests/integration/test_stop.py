@@ -223,7 +223,7 @@ async def test_a_commit_after_the_deadline_is_answered_503_delivered_soon_and_kn
     body = gateways.visit(1)
     commit = writer.Writer.commit
 
-    def slow_commit(self: writer.Writer, batch: writer.Batch) -> list[model.Accepted]:
+    def slow_commit(self: writer.Writer, batch: writer.Batch) -> writer.BatchResult:
         if any(arrival.body == body for arrival in batch.arrivals) and not slept:
             slept.append(True)
             time.sleep(8.5)

@@ -157,7 +157,7 @@ class Life:
         if not self.world.is_prepared:
             engines.Sqlite().refuse_bodies(self.world.place, "poison")
             self.world.is_prepared = True
-        writer = self.store.opened.writer
+        writer = self.store.writer
         self.storm = Storm(writer.connection, random.Random(self.world.chance.random()))
         writer.connection = writer.names._connection = cast("sqlite3.Connection", self.storm)
         self.desk = desks.Desk(cast("http_sender.HTTPSender", self.world.peers), self.clock, samples.KEYS)
@@ -345,12 +345,12 @@ async def sunshine(life: Life, *, crashes: bool) -> None:
 def check_nothing_is_left(life: Life) -> None:
     """What is bounded is empty again: what drifts would one day refuse everybody."""
     store, dispatcher, lanes = life.store, life.dispatcher, life.dispatcher.lanes
-    assert (store._arrivals.entries, store._arrivals.bytes, len(store._arrivals._lanes)) == (0, 0, 0)
+    assert (store._arrivals.entries, store._arrivals.bytes, len(store._arrivals._tenants)) == (0, 0, 0)
     assert (store.unsettled, store.orphans, store._abandoned, store._waiters) == (0, [], {}, [])
     assert (lanes.bytes, lanes.count, lanes.in_flight, lanes._running) == (0, 0, 0, {})
     assert all(lane.bytes == lane.in_flight == 0 for lane in lanes._lanes.values())
     assert (dispatcher._mine, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())
-    assert (life.door.deadlines.waiting, store.opened.writer.lent) == ({}, set())
+    assert (life.door.deadlines.waiting, store.writer.lent) == ({}, set())
 
 
 def check_books(world: World, usage: list[UsageRow], *, crashes: bool) -> None:

@@ -5,17 +5,18 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator
 
-from usher_gateway.store.sqlite import engine, writer
+from usher_gateway.store.sqlite.store import SqliteStore
+from usher_gateway.store.sqlite.transaction import Transaction
 
 _LONGEST_SECONDS = 60.0
 
 
 @contextlib.asynccontextmanager
-async def held_before_commits(store: engine.SqliteEngine) -> AsyncIterator[None]:
+async def held_before_commits(store: SqliteStore) -> AsyncIterator[None]:
     """The writer is busy with something else: nothing that is handed in meanwhile begins to be committed."""
     go_on, is_held = threading.Event(), threading.Event()
 
-    def job(batch_writer: writer.Writer) -> None:
+    def job(transaction: Transaction) -> None:
         is_held.set()
         go_on.wait(_LONGEST_SECONDS)
 
@@ -29,7 +30,7 @@ async def held_before_commits(store: engine.SqliteEngine) -> AsyncIterator[None]
 
 
 @contextlib.asynccontextmanager
-async def held_in_commits(store: engine.SqliteEngine) -> AsyncIterator[threading.Event]:
+async def held_in_commits(store: SqliteStore) -> AsyncIterator[threading.Event]:
     """Every commit of arrivals stops in its middle until the block ends; the event is set when one has."""
     go_on, is_held = threading.Event(), threading.Event()
 
@@ -38,14 +39,14 @@ async def held_in_commits(store: engine.SqliteEngine) -> AsyncIterator[threading
         go_on.wait(_LONGEST_SECONDS)
         return 0
 
-    def begin(batch_writer: writer.Writer) -> None:
-        batch_writer.connection.create_function("hold", 0, hold)
-        batch_writer.connection.execute(
+    def begin(transaction: Transaction) -> None:
+        transaction.connection.create_function("hold", 0, hold)
+        transaction.connection.execute(
             "create temp trigger held before insert on main.arrivals begin select hold(); end"
         )
 
-    def end(batch_writer: writer.Writer) -> None:
-        batch_writer.connection.execute("drop trigger held")
+    def end(transaction: Transaction) -> None:
+        transaction.connection.execute("drop trigger held")
 
     await store.run_job(begin)
     try:
@@ -55,11 +56,11 @@ async def held_in_commits(store: engine.SqliteEngine) -> AsyncIterator[threading
         await store.run_job(end)
 
 
-async def refuse_bodies_with(store: engine.SqliteEngine, mark: bytes) -> None:
+async def refuse_bodies_with(store: SqliteStore, mark: bytes) -> None:
     """The database refuses every body with a mark in it, from now on."""
 
-    def job(batch_writer: writer.Writer) -> None:
-        batch_writer.connection.execute(
+    def job(transaction: Transaction) -> None:
+        transaction.connection.execute(
             "create temp trigger refused before insert on main.bodies"
             f" when instr(new.body, x'{mark.hex()}') > 0 begin select raise(abort, 'refused'); end"
         )

@@ -28,8 +28,8 @@ from usher_gateway.delivery import desk, dispatcher, holds, render
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_sender
 from usher_gateway.ingest import books, door, find, receive
-from usher_gateway.store.sqlite import database, disk, store
-from usher_gateway.store.sqlite import engine as sqlite_engine
+from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 
 _log = structlog.get_logger(__name__)
 
@@ -87,11 +87,11 @@ class Gateway:
         self._stopped = asyncio.Event()
         self._configuration_changed = asyncio.Event()
         self._expressions = books.ExpressionCounters()
-        self.store = store.SqliteStore(
-            sqlite_engine.Settings(
+        self.store = SqliteStore(
+            SqliteSettings(
                 settings.data,
                 model.key_fingerprint(key),
-                disk_bounds=disk.Bounds(
+                disk_bounds=database.DiskBounds(
                     settings.accept_min_free_bytes, settings.accept_min_free_ratio, settings.attempts_min_free_bytes
                 ),
             ),

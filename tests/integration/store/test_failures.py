@@ -11,7 +11,9 @@ import pytest
 from contract import engines, samples
 from integration import gateways
 from usher_gateway import model
-from usher_gateway.store.sqlite import disk, engine, rows, tail, writer
+from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite import store as sqlite_store
+from usher_gateway.store.sqlite.recent_index import BUCKETS
 
 NOW = samples.NOW
 
@@ -34,8 +36,8 @@ class Failing:
 
 def failing(bench: engines.Bench) -> Failing:
     store: Any = bench.store
-    made = Failing(store.opened.writer.connection)
-    store.opened.writer.connection = made
+    made = Failing(store.writer.connection)
+    store.writer.connection = made
     return made
 
 
@@ -52,13 +54,13 @@ async def test_a_fold_that_was_rolled_back_forgets_no_content(bench: engines.Ben
     arrivals = [samples.arrival(f"{number}", time_trusted=True) for number in range(40)]
     await bench.accept(*arrivals)
     store: Any = bench.store
-    for _ in range(len(tail.BUCKETS) + 10):  # one bucket is folded with each commit; each is rolled back once
+    for _ in range(len(BUCKETS) + 10):  # one bucket is folded with each commit; each is rolled back once
         connection.fails = "commit"
         with pytest.raises(model.StoreUnavailableError):
             await store.run_job(lambda _: None)
         connection.fails = ""
         await store.run_job(lambda _: None)
-    assert store.opened.writer.tail.folding is None
+    assert store.writer.recent_index.folding is None
     assert (
         await bench.words(*[samples.arrival(f"{number}", time_trusted=True) for number in range(40)])
         == ["Redelivery"] * 40
@@ -111,19 +113,19 @@ async def test_a_job_that_fails_does_not_make_a_store_available(bench: engines.B
 
 async def test_upkeep_that_fails_is_done_again(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     store: Any = bench.store
-    monkeypatch.setattr(engine, "_CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr(sqlite_store, "_CHECKPOINT_BYTES", 0)
     connection = failing(bench)
     connection.fails = "commit"
     looks: list[int] = []
-    look = disk.Disk.look
+    look = database.DiskSpace.measure
 
-    def watched(self: disk.Disk) -> None:
+    def watched(self: database.DiskSpace) -> None:
         looks.append(1)
         look(self)
 
-    monkeypatch.setattr(disk.Disk, "look", watched)
+    monkeypatch.setattr(database.DiskSpace, "measure", watched)
     await gateways.wait_until(lambda: len(looks) >= 3, 10, "the third look at the disk")
-    assert not store._ticker.done()
+    assert not store._upkeep_task.done()
 
 
 async def test_a_claim_that_was_rolled_back_is_recovered_when_it_is_claimed_again(bench: engines.Bench) -> None:
@@ -138,7 +140,7 @@ async def test_a_claim_that_was_rolled_back_is_recovered_when_it_is_claimed_agai
     connection.fails = ""
     assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
     with contextlib.suppress(AttributeError):
-        bench.store.opened.writer.connection = connection._connection  # type: ignore[attr-defined]
+        bench.store.writer.connection = connection._connection  # type: ignore[attr-defined]
     assert (await bench.reopen(crash=True)).recovered == 1
 
 
@@ -147,16 +149,16 @@ async def test_a_lost_answer_is_remembered_also_by_the_commit_that_folds_its_con
     first, again = samples.arrival("a"), samples.arrival("a")
     assert await bench.words(first, again) == ["Visit", "Repeat"]
     await bench.accept(*[samples.arrival(f"{number}") for number in range(8)])
-    bucket = tail.BUCKETS.index(first.fingerprint[0])
+    bucket = BUCKETS.index(first.fingerprint[0])
     for _ in range(bucket + 20):
-        if store.opened.writer.tail.folding is not None and store.opened.writer.tail._position == bucket:
+        if store.writer.recent_index.folding is not None and store.writer.recent_index._position == bucket:
             break
         await store.run_job(lambda _: None)
     bench.store.unacknowledged(again)
     await bench.store.flush()
-    for _ in range(len(tail.BUCKETS) + 10):
+    for _ in range(len(BUCKETS) + 10):
         await store.run_job(lambda _: None)
-    assert store.opened.writer.tail.folding is None
+    assert store.writer.recent_index.folding is None
     bench.clock.now += 5 * samples.HOUR  # a retry comes late; without a trusted time only the lost answer proves it
     assert await bench.words(samples.arrival("a", bench.clock.now)) == ["Redelivery"]
 
@@ -166,5 +168,5 @@ async def test_after_a_copying_of_the_log_that_failed_a_lock_is_waited_for_as_be
     connection.fails = "pragma wal_checkpoint"
     store: Any = bench.store
     with pytest.raises(model.StoreUnavailableError):
-        await store.run_job(writer.checkpoint_after)
-    assert connection.execute("pragma busy_timeout").fetchone() == (rows.BUSY_MILLISECONDS,)
+        await store.run_job(sqlite_store.checkpoint_after_commit)
+    assert connection.execute("pragma busy_timeout").fetchone() == (database.BUSY_MILLISECONDS,)

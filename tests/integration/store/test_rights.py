@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite.writer import open_writer
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def test_visits_are_readable_by_their_owner_only(tmp_path: Path, is_there: bool)
     folder = tmp_path / "data"
     if is_there:
         folder.mkdir(mode=0o755)
-    opened = database.open_for_writing(folder, "key", 100, 0)
+    opened = open_writer(folder, key_fingerprint="key", fold_rows=100, now=0)
     try:
         files = sorted(folder.glob(f"{database.FILE_NAME}*"))
         assert len(files) == 3

@@ -6,7 +6,7 @@ import io
 import pathlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,11 @@ import pytest
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter
-from usher_gateway.store.sqlite import accepting, changes, database, lanes, persons, settling, tail, walk, writer
+from usher_gateway.store.sqlite import changes, database, delivery_queue, filters, transaction
+from usher_gateway.store.sqlite.accept import Acceptance
+from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
+from usher_gateway.store.sqlite.transaction import Job, Transaction
+from usher_gateway.store.sqlite.writer import open_writer
 
 MIGRATIONS = Path(database.__file__).parent / "migrations"
 NOW, HOUR = samples.NOW, samples.HOUR
@@ -31,7 +35,7 @@ def file_of(folder: Path) -> Iterator[sqlite3.Connection]:
 
 def refused(folder: Path, error: type[model.UsherError]) -> model.UsherError:
     with pytest.raises(error) as raised:
-        database.open_for_writing(folder, "k", tail.FOLD_ROWS, NOW)
+        open_writer(folder, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW)
     assert raised.value.hint
     return raised.value
 
@@ -55,7 +59,7 @@ def test_a_refused_folder_can_be_opened_once_it_is_mended(tmp_path: Path) -> Non
     (tmp_path / database.FILE_NAME).write_bytes(b"not a database at all" * 500)
     refused(tmp_path, model.StoreCorruptError)
     (tmp_path / database.FILE_NAME).unlink()
-    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS, NOW).close()
+    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs", "ceph"])
@@ -71,7 +75,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path, kind: str, monkeypatch
 
     monkeypatch.setattr(pathlib.Path, "open", open_mounts)
     assert kind in str(refused(folder, model.ConfigurationError))
-    database.open_for_writing(tmp_path / "beside", "k", tail.FOLD_ROWS, NOW).close()
+    open_writer(tmp_path / "beside", key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
@@ -108,12 +112,12 @@ async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_what_is_in_
     await bench.open()
     assert [row["countedAs"] for row in await bench.visits()] == ["Visit"]
     await bench.store.close()
-    database.open_for_writing(tmp_path / "new", "k", tail.FOLD_ROWS, NOW).close()
+    open_writer(tmp_path / "new", key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
     assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
 
 
 def test_the_schema_version_is_the_number_of_the_last_migration(tmp_path: Path) -> None:
-    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS, NOW).close()
+    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
     numbers = [int(script.name[:4]) for script in sorted(MIGRATIONS.glob("*.sql"))]
     assert numbers == list(range(1, len(numbers) + 1))
     with file_of(tmp_path) as connection:
@@ -122,10 +126,10 @@ def test_the_schema_version_is_the_number_of_the_last_migration(tmp_path: Path) 
 
 
 def test_a_newer_schema_runs_where_it_allows_this_gateway_and_not_otherwise(tmp_path: Path) -> None:
-    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS, NOW).close()
+    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
     with file_of(tmp_path) as connection:
         connection.execute("pragma user_version = 99")
-    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS, NOW).close()
+    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
     with file_of(tmp_path) as connection:
         connection.execute("update meta set value = '99.0.0' where name = 'min_gateway'")
     assert "99.0.0" in str(refused(tmp_path, model.ConfigurationError))
@@ -134,9 +138,9 @@ def test_a_newer_schema_runs_where_it_allows_this_gateway_and_not_otherwise(tmp_
 async def test_the_file_is_kept_durably_and_what_is_deleted_is_overwritten(bench: engines.Bench) -> None:
     found: dict[str, Any] = {}
 
-    def look(batch_writer: writer.Writer) -> None:
+    def look(opened: Transaction) -> None:
         for name in ("journal_mode", "synchronous", "secure_delete"):
-            found[name] = batch_writer.connection.execute(f"pragma {name}").fetchone()[0]
+            found[name] = opened.connection.execute(f"pragma {name}").fetchone()[0]
 
     await run_job(bench, look)
     assert found == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
@@ -145,22 +149,22 @@ async def test_the_file_is_kept_durably_and_what_is_deleted_is_overwritten(bench
 # indexes
 
 
-async def run_job(bench: engines.Bench, job: Callable[[writer.Writer], None]) -> None:
+async def run_job(bench: engines.Bench, job: Job) -> Any:
     store: Any = bench.store
-    await store.run_job(job)
+    return await store.run_job(job)
 
 
-async def statements_of(bench: engines.Bench, *jobs: Callable[[writer.Writer], None]) -> set[str]:
+async def statements_of(bench: engines.Bench, *jobs: Job) -> set[str]:
     """What these jobs and the readers said to the database, with its values."""
     said: set[str] = set()
     for job in jobs:
 
-        def traced(batch_writer: writer.Writer, job: Callable[[writer.Writer], None] = job) -> None:
-            batch_writer.connection.set_trace_callback(said.add)
+        def traced(opened: Transaction, job: Job = job) -> None:
+            opened.connection.set_trace_callback(said.add)
             try:
-                job(batch_writer)
+                job(opened)
             finally:
-                batch_writer.connection.set_trace_callback(None)
+                opened.connection.set_trace_callback(None)
 
         await run_job(bench, traced)
     return said
@@ -196,46 +200,47 @@ async def test_what_is_asked_all_the_time_walks_no_table(bench: engines.Bench) -
     (visit, *_) = (await bench.visits(counted_as="Visit"),)[0]
     arrival = model.key_of(model.parse_id(visit["id"]))
     deliveries = [model.key_of(model.parse_id(row["id"])) for row in await bench.deliveries()]
-    numbers: list[int] = []
     said = await statements_of(
         bench,
-        lanes.claim("agency/crm", 10, 1000, NOW, []),
-        lanes.defer(deliveries),
-        lanes.cancel_held(group, model.CancelReason.OnRequest, 0, NOW, numbers),
-        lanes.claim_held(group, samples.CRM, 0, NOW, []),
-        lanes.unhold(group, NOW, numbers),
-        lanes.unhold(group, NOW, numbers, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]),
-        changes.redrive(deliveries, NOW, numbers),
-        changes.replay([(arrival, group.route)], NOW, numbers),
+        lambda opened: delivery_queue.claim(opened, "agency/crm", 10, 1000, NOW),
+        lambda opened: delivery_queue.defer(opened, deliveries),
+        lambda opened: delivery_queue.cancel_held(opened, group, model.CancelReason.OnRequest, 0, NOW),
+        lambda opened: delivery_queue.claim_held(opened, group, samples.CRM, 0, NOW),
+        lambda opened: delivery_queue.unhold(opened, group, NOW),
+        lambda opened: delivery_queue.unhold(
+            opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]
+        ),
+        lambda opened: changes.redrive(opened, deliveries, NOW),
+        lambda opened: changes.replay(opened, [(arrival, group.route)], NOW),
         fold_all,
-        prune.prune(NOW, {}, prune.MeterWalk(), numbers),
-        prune.prune(NOW + 400 * samples.DAY, {}, prune.MeterWalk(), numbers),
-        lambda batch_writer: settling.settle(
-            batch_writer,
+        lambda opened: prune.prune(opened, NOW, {}, prune.MeterWalk()),
+        lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, {}, prune.MeterWalk()),
+        lambda opened: delivery_queue.settle(
+            opened,
             [
                 model.Settlement(key, how, NOW, 0, 1)
                 for key in (1, 2)
                 for how in (model.SettledAs.Dead, model.SettledAs.Delivered)
             ],
         ),
-        lambda batch_writer: reads_of(batch_writer.connection),
+        lambda opened: reads_of(opened.connection),
     )
     assert len(said) > 25
     assert scans(bench.place, said) == []
 
 
-def fold_all(batch_writer: Any) -> None:
+def fold_all(opened: Transaction) -> None:
     from usher_gateway.store.sqlite import meters
 
-    gathered = meters.gather(batch_writer.connection)
-    meters.fold(gathered)(batch_writer)
-    meters.fold_part(0, gathered.parts[0])(batch_writer)
+    gathered = meters.gather(opened.connection)
+    meters.fold(opened, gathered)
+    meters.fold_part(opened, (0, gathered.parts[0]))
 
 
 def reads_of(connection: sqlite3.Connection) -> None:
-    from usher_gateway.store.sqlite import listings, meters, reads
+    from usher_gateway.store.sqlite import listings, meters
 
-    reads.due(connection)
+    delivery_queue.due(connection)
     meters.open_deliveries(connection, 1 << 62)
     for state in (None, "dead", "cancelled", "held", "pending", "delivered"):
         listings.deliveries(connection, Filter(state=state, tenant="acme", since=NOW, until=NOW + 1), None, 10)
@@ -260,7 +265,7 @@ def reads_of(connection: sqlite3.Connection) -> None:
     ],
 )
 def test_a_query_goes_over_its_own_index_without_sorting(tmp_path: Path, statement: str, index: str) -> None:
-    database.open_for_writing(tmp_path, "k", tail.FOLD_ROWS, NOW).close()
+    open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
     with file_of(tmp_path) as connection:
         plan = [row[3] for row in connection.execute(f"explain query plan {statement}")]
     assert f"_{index}" in plan[0]
@@ -271,7 +276,7 @@ def test_a_query_goes_over_its_own_index_without_sorting(tmp_path: Path, stateme
 
 
 async def test_a_walk_in_windows_leaves_out_no_row(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "_WINDOW", 3)
+    monkeypatch.setattr(filters, "_WINDOW", 3)
     skipped = (samples.skip(model.SkipReason.Filter),)
     for number in range(20):
         plans = skipped if number % 4 == 0 else (samples.plan(),)
@@ -285,8 +290,8 @@ async def test_a_walk_in_windows_leaves_out_no_row(bench: engines.Bench, monkeyp
 async def test_a_page_whose_time_is_over_ends_with_a_cursor_and_the_rest_follows(
     bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "_WINDOW", 3)
-    monkeypatch.setattr(walk, "PAGE_SECONDS", -1.0)
+    monkeypatch.setattr(filters, "_WINDOW", 3)
+    monkeypatch.setattr(filters, "PAGE_SECONDS", -1.0)
     await bench.accept(samples.quarantined("oldest"))
     for number in range(10):
         await bench.accept(samples.arrival(f"{number}"))
@@ -302,7 +307,7 @@ async def test_a_page_whose_time_is_over_ends_with_a_cursor_and_the_rest_follows
 async def test_persons_are_found_in_segments(
     bench: engines.Bench, monkeypatch: pytest.MonkeyPatch, crash: bool
 ) -> None:
-    monkeypatch.setattr(persons, "SEGMENT_ARRIVALS", 2)
+    monkeypatch.setattr(transaction, "SEGMENT_ARRIVALS", 2)
     jane, late = samples.digest("jane", 8), samples.digest("late", 8)
     await bench.accept(samples.quarantined("q", person_keys=()))
     for number in range(7):
@@ -322,7 +327,7 @@ async def test_persons_are_found_in_segments(
 
 @pytest.mark.parametrize("fold_rows", [1, 1000])
 async def test_retention_leaves_no_row_that_leads_to_a_person(fold_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(persons, "SEGMENT_ARRIVALS", 2)
+    monkeypatch.setattr(transaction, "SEGMENT_ARRIVALS", 2)
     async with engines.opened(engines.Sqlite(), fold_rows=fold_rows) as bench:
         await bench.accept(samples.quarantined("q", body_days=1))
         for content in "ab":
@@ -347,9 +352,8 @@ async def test_a_job_changes_only_what_is_still_as_it_was_when_it_was_looked_up(
     bench.store.settle(samples.settlement(delivered, model.SettledAs.Delivered))
     await bench.store.flush()
     before = await bench.deliveries()
-    changed: list[int] = []
-    await run_job(bench, changes.redrive([pending.key, delivered.key], NOW, changed))
-    assert changed == [0]
+    changed = await run_job(bench, lambda opened: changes.redrive(opened, [pending.key, delivered.key], NOW))
+    assert changed == 0
     assert await bench.deliveries() == before
 
 
@@ -358,9 +362,9 @@ async def test_what_is_looked_up_of_a_visitor_does_not_grow_with_its_visits(fold
     visitor = samples.digest("frequent")
     looked_up: list[int] = []
 
-    def look(batch_writer: writer.Writer) -> None:
+    def look(opened: Transaction) -> None:
         arrivals = [samples.arrival("now", visitor_key=visitor), samples.arrival("free", NOW + HOUR)]
-        facts = accepting.Acceptance(batch_writer, arrivals, NOW)._facts()
+        facts = Acceptance(opened, arrivals, NOW)._facts()
         looked_up.extend(len(times) for times in facts.sightings.values())
 
     async with engines.opened(engines.Sqlite(), fold_rows=fold_rows) as bench:
@@ -377,7 +381,7 @@ async def test_what_is_looked_up_of_a_visitor_does_not_grow_with_its_visits(fold
 async def test_a_long_question_does_not_keep_deliveries_waiting(bench: engines.Bench) -> None:
     store: Any = bench.store
     end = threading.Event()
-    asked = asyncio.create_task(store._asked.run(lambda _: end.wait(20)))
+    asked = asyncio.create_task(store._query_reader.run(lambda _: end.wait(20)))
     try:
         assert await asyncio.wait_for(store.due(), 10) == []
         assert not asked.done()
@@ -399,8 +403,8 @@ async def test_what_is_claimed_after_a_failed_transaction_is_recovered_too(bench
     await store.defer([first.key, second.key, third.key])
     await store.note_lanes()
 
-    def fail(batch_writer: writer.Writer) -> None:
-        lanes.claim("agency/crm", 1, 1000, NOW, [])(batch_writer)
+    def fail(opened: Transaction) -> None:
+        delivery_queue.claim(opened, "agency/crm", 1, 1000, NOW)
         raise LookupError
 
     with pytest.raises(LookupError):

@@ -10,7 +10,7 @@ import pytest
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store.sqlite import accepting, database
+from usher_gateway.store.sqlite import accept, database
 
 NOW = samples.NOW
 
@@ -51,12 +51,12 @@ async def test_a_fold_that_a_crash_ends_neither_loses_nor_doubles_a_count(
     store: Any = bench.store
     run_job, done = store.run_job, 0
 
-    async def run_some(job: Any) -> None:
+    async def run_some(job: Any) -> Any:
         nonlocal done
         if done == jobs:
             raise model.StoreUnavailableError("the process ends here")
         done += 1
-        await run_job(job)
+        return await run_job(job)
 
     monkeypatch.setattr(store, "run_job", run_some)
     with pytest.raises(model.StoreUnavailableError):
@@ -73,10 +73,10 @@ async def test_batches_that_are_not_those_gathered_are_left_alone(bench: engines
 
     await bench.accept(*many(2))
     store: Any = bench.store
-    gathered = await store._asked.run(meters.gather)
+    gathered = await store._query_reader.run(meters.gather)
     gathered.batches += 1
     with pytest.raises(model.StoreUnavailableError):
-        await store.run_job(meters.fold(gathered))
+        await store.run_job(lambda opened: meters.fold(opened, gathered))
     assert await visits_by_listener(store) == {"l0": 1, "l1": 1}
 
 
@@ -98,7 +98,7 @@ class Watched(dict[tuple[str, str, int], int]):
 
 async def test_many_arrivals_without_a_quota_cost_one_look_at_the_months_of_others(bench: engines.Bench) -> None:
     store: Any = bench.store
-    store.opened.writer.month_visits = months = Watched()
+    store.writer.month_visits = months = Watched()
     await bench.accept(samples.arrival("a", **QUOTA))
     months.walks = 0
     await bench.accept(*[samples.arrival(f"{number}", listener=samples.BAR, if_visit=()) for number in range(50)])
@@ -109,13 +109,13 @@ async def test_a_body_that_the_store_refuses_makes_nobody_elses_month_count_anew
     bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[str] = []
-    count_month = accepting.Acceptance._count_month
+    count_month = accept.Acceptance._count_month
 
-    def watched(self: accepting.Acceptance, arrival: model.Arrival, unfolded: Any) -> int:
+    def watched(self: accept.Acceptance, arrival: model.Arrival, unfolded: Any) -> int:
         counted.append(arrival.listener.tenant)
         return count_month(self, arrival, unfolded)
 
-    monkeypatch.setattr(accepting.Acceptance, "_count_month", watched)
+    monkeypatch.setattr(accept.Acceptance, "_count_month", watched)
     bench.engine.refuse_bodies(bench.place, "refused")
     await bench.accept(samples.arrival("a", **QUOTA))
     bad = samples.arrival("bad", listener=samples.BAR, body=b"refused", **QUOTA)
@@ -128,7 +128,7 @@ async def test_a_body_that_the_store_refuses_makes_nobody_elses_month_count_anew
 async def test_a_month_is_counted_from_an_index_alone(bench: engines.Bench) -> None:
     await bench.accept(*many(3))
     with contextlib.closing(sqlite3.connect(bench.place / database.FILE_NAME)) as connection:
-        plan = connection.execute(f"explain query plan {accepting.MONTH_VISITS}", (1, 0, 1)).fetchall()
+        plan = connection.execute(f"explain query plan {accept.MONTH_VISITS}", (1, 0, 1)).fetchall()
     assert [row[3] for row in plan] == [
         "SEARCH meters USING COVERING INDEX meters_visits (listener=? AND slot>? AND slot<?)"
     ]
@@ -139,14 +139,14 @@ async def test_what_is_not_folded_yet_is_read_once_for_all_tenants_of_a_batch(
     bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
-    unfolded_visits = accepting.Acceptance._unfolded_visits
+    unfolded_visits = accept.Acceptance._unfolded_visits
 
-    def watched(self: accepting.Acceptance) -> Any:
+    def watched(self: accept.Acceptance) -> Any:
         found = unfolded_visits(self)
         reads.append(sum(count for visits in found.values() for _, count in visits))
         return found
 
-    monkeypatch.setattr(accepting.Acceptance, "_unfolded_visits", watched)
+    monkeypatch.setattr(accept.Acceptance, "_unfolded_visits", watched)
     await bench.accept(*many(3))
     names = [model.ListenerName("agency", f"t{number}", "l") for number in range(20)]
     accepted = await bench.accept(*[samples.arrival(name.tenant, listener=name, **QUOTA) for name in names])

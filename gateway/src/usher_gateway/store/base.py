@@ -1,8 +1,8 @@
-"""The store's port: what every engine does, whatever it is. The docstrings are the contract.
+"""The interface of the store, for every engine. The docstrings are the contract.
 
-One suite (tests/contract) runs over all engines unchanged. All times are microseconds UTC; all methods are safe to
-call from the event loop's thread only. Methods raise StoreUnavailableError (or StoreFullError) when the engine cannot
-commit now; nothing else but the errors named. Cancelling an awaiting caller never cancels a commit that has begun.
+One suite (tests/contract) tests all engines unchanged. All times are microseconds UTC. Callers use all methods from the
+event loop's thread. Methods raise StoreUnavailableError (or StoreFullError) if the engine cannot commit now, and
+otherwise only the errors that they name. Cancelling an awaiting caller never cancels a commit that has begun.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ import msgspec
 from usher_gateway import model
 
 Period = Literal["slot", "day", "month"]
-"""What usage is added up over: quarters of an hour, days or months, all UTC."""
+"""The period over which usage is added up: quarters of an hour, days or months, all UTC."""
 
 
 class OpenReport(msgspec.Struct, frozen=True):
-    """What an engine found when it was opened."""
+    """The state in which an engine found its data when it opened them."""
 
     highest_key: int
-    """The highest row key in use: ids must grow from there."""
+    """The highest row key in use; new ids start above it."""
     recovered: int
-    """Deliveries that a dead incarnation had in its lanes; they are backlog now."""
+    """Deliveries that a dead incarnation had in its lanes; they are in the backlog now."""
     durability: str
     """``Local`` or ``Replicated``."""
 
 
 class HeldGroup(msgspec.Struct, frozen=True):
-    """Held deliveries that are held for the same reason on the same route."""
+    """Deliveries that are held for the same reason on the same route."""
 
     reason: model.HoldReason
     route: int
@@ -44,7 +44,7 @@ class DueDestination(msgspec.Struct, frozen=True):
 
 
 class OpenCounts(msgspec.Struct, frozen=True):
-    """What is open in the store now, for metrics."""
+    """Counts of the open deliveries in the store, for metrics."""
 
     waiting: int
     """Deliveries in the backlog."""
@@ -55,7 +55,7 @@ class OpenCounts(msgspec.Struct, frozen=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """Pending deliveries of one destination that wait in the store, not in a lane."""
+    """The pending deliveries of one destination that wait in the store and not in a lane."""
 
     destination: str
     count: int
@@ -72,14 +72,15 @@ class UsageRow(msgspec.Struct, frozen=True):
 
 
 class ListingPage(msgspec.Struct, frozen=True):
-    """Rows of a listing, newest first, as plain dicts ready for JSON, and where the next page starts."""
+    """Rows of a listing, newest first, as dicts ready for JSON."""
 
     rows: list[dict[str, object]]
     next_cursor: str | None
+    """Where the next page starts; None on the last page."""
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which rows a listing, redrive, release or replay means; None means any."""
+    """Selects the rows of a listing, redrive, release or replay; None matches every row."""
 
     namespace: str | None = None
     tenant: str | None = None
@@ -90,7 +91,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     since: int | None = None
     until: int | None = None
     reason: str | None = None
-    """Quarantine reason, skip reason or hold reason, by what is listed."""
+    """A quarantine, skip, hold or cancel reason; each method says which."""
     state: str | None = None
     counted_as: str | None = None
     ids: tuple[bytes, ...] = ()
@@ -100,56 +101,56 @@ _ANY = Filter()
 
 
 AbandonedCallback = Callable[[model.Accepted | None], None]
-"""Told what became of an abandoned arrival: what the commit made of it, or None if it was withdrawn."""
+"""Receives the result of an abandoned arrival: what the commit decided, or None if the arrival was withdrawn."""
 
 
 class Store(Protocol):
     """A durable ledger of arrivals and a queue of deliveries, with its meters."""
 
     orphans: list[model.Delivery]
-    """Deliveries of arrivals that were committed after abandon(): whoever moves deliveries takes them out of here."""
+    """Deliveries of arrivals that were committed after abandon(). The dispatcher takes them from this list."""
 
     async def open(self) -> OpenReport:
-        """Take ownership, migrate, recover.
+        """Take ownership of the data, migrate the schema, and recover from a crash.
 
         Raises:
             StoreLockedError: another gateway owns the data.
-            StoreCorruptError: the data cannot be read as ours.
-            InstallKeyError: the data was made with another install key.
-            ConfigurationError: the place is unfit (a network file system, no rights).
+            StoreCorruptError: the data are damaged or not Usher's.
+            InstallKeyError: another install key made the data.
+            ConfigurationError: the place cannot be used (a network file system, missing rights).
         """
 
     async def close(self) -> None:
-        """Commit what was handed in, then let go. Idempotent."""
+        """Commit everything handed in so far, then release the data. Idempotent."""
 
     def accept(self, arrival: model.Arrival) -> "asyncio.Future[model.Accepted]":
-        """Hand in an arrival for the next group commit; the future is done once it is durable.
+        """Queue an arrival for the next group commit. The future completes once the arrival is durable.
 
-        One transaction holds the ledger row with its verdicts, the deliveries, the once-per marks and the meters of
-        all arrivals of a batch. A batch that fails on data is bisected; an arrival that fails alone is committed as
-        quarantined ``Unstorable``. Who is the visit among equal ones is decided here, whatever the number of replicas.
-        Deliveries returned in Accepted belong to this process at once. While the store is away arrivals wait.
+        One transaction holds the ledger rows with their verdicts, the deliveries, the once-per marks and the meters of
+        all arrivals of a batch. If a batch fails on its data, the store bisects it, and commits an arrival that fails
+        alone as quarantined ``Unstorable``. The store decides here which of equal arrivals is the visit, for any number
+        of replicas. The deliveries in Accepted belong to this process at once. During an outage arrivals wait.
 
         Raises:
-            StoreBusyError: the queue, or the tenant's part of it, is full.
-            StoreFullError: disk space is below the bound.
+            StoreBusyError: the queue, or the tenant's share of it, is full.
+            StoreFullError: free disk space is below the bound.
         """
 
-    def abandon(self, future: "asyncio.Future[model.Accepted]", learned: AbandonedCallback | None = None) -> None:
-        """Stop waiting for an accept(): the deadline has come.
+    def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None = None) -> None:
+        """Stop waiting for an accept() because its deadline has come.
 
-        The future is cancelled. An arrival whose commit has not begun is withdrawn; otherwise the commit goes on, and
-        its success is recorded as by unacknowledged(). ``learned`` is called once that is known.
+        Cancels the future. If the commit of the arrival has not begun, the store withdraws the arrival. Otherwise the
+        commit goes on, and if it succeeds the store records it as unacknowledged() does. Then it calls ``on_result``.
         """
 
     def unacknowledged(self, arrival: model.Arrival) -> None:
-        """Note that a committed arrival's 200 did not go out: its content is a redelivery for 7 days."""
+        """Record that a committed arrival's 200 was not sent: its content is a redelivery for 7 days."""
 
     def count(self, listener: model.ListenerName, counter: model.Counter, at: int) -> None:
-        """Count a probe or a refusal: kept in memory, flushed within seconds, exactly once."""
+        """Count a probe or a refusal in memory. The store flushes such counts within seconds, exactly once."""
 
     def settle(self, settlement: model.Settlement) -> None:
-        """Record what became of an attempt, with the next commit; nothing happens if the delivery has moved on."""
+        """Record the outcome of an attempt with the next commit; ignored if the delivery has changed meanwhile."""
 
     @property
     def unsettled(self) -> int:
@@ -157,131 +158,134 @@ class Store(Protocol):
 
     @property
     def may_attempt(self) -> bool:
-        """Whether results can be recorded now: False while the disk is nearly full."""
+        """False while the store cannot record outcomes: during an outage, or while the disk is nearly full."""
 
     async def flush(self) -> None:
-        """Wait until all that was handed in before is committed."""
+        """Wait until everything handed in before this call is committed."""
 
     async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
-        """Take due deliveries of a destination from the backlog into this process's lanes, oldest due first."""
+        """Move due deliveries of a destination from the backlog to this process's lanes, the longest due first."""
 
     async def defer(self, keys: Sequence[int]) -> None:
-        """Give deliveries of this process's lanes back to the backlog, due at once (no room, or shutting down)."""
+        """Return deliveries from this process's lanes to the backlog, due at once (no room, or shutting down)."""
 
     async def note_lanes(self) -> None:
-        """Note how old the oldest delivery in this process's lanes is: a start need not look below."""
+        """Record the age of the oldest delivery in this process's lanes, so that recovery skips older rows."""
 
     async def hasten(self, destination: str, now: int) -> int:
-        """Make a destination's backlog due at once, because what it waited for may have been mended; how many."""
+        """Make a destination's backlog due at once, because its cause may be gone; return how many changed."""
 
     async def open_counts(self) -> OpenCounts:
-        """What is in the backlog and held."""
+        """Count the deliveries in the backlog and the held ones."""
 
     async def backlogs(self) -> list[Backlog]:
-        """Every destination with deliveries in the backlog."""
+        """Return every destination with deliveries in the backlog, with their number."""
 
     async def due(self) -> list[DueDestination]:
-        """Every destination with deliveries in the backlog, and when the first of them is due."""
+        """Return every destination with deliveries in the backlog, with the time at which the first is due."""
 
     def route(self, number: int) -> model.RouteDefinition:
-        """The route definition of a delivery or of a held group."""
+        """Return the route definition of a delivery or of a held group."""
 
     async def held_groups(self) -> list[HeldGroup]:
-        """Held deliveries, grouped."""
+        """Return the held deliveries, grouped by reason and route."""
 
     async def claim_held(
         self, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
     ) -> list[model.Delivery]:
-        """Take held deliveries of a group into this process's lanes, to be decided anew by another route definition."""
+        """Move held deliveries of a group to this process's lanes, under another route definition."""
 
     async def unhold(self, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
-        """Make held deliveries of a group due at once (backlog); returns how many left the group.
+        """Make held deliveries of a group due at once (backlog); return how many left the group.
 
-        Those whose arrival brought one of ``lasting`` with it are held by that from now on, and not due.
+        If the arrival of a delivery came with one of the reasons in ``lasting``, the delivery stays held for that
+        reason.
         """
 
     async def cancel_held(self, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
-        """Cancel held deliveries of a group that were held before an instant; returns how many."""
+        """Cancel the deliveries of a group that are held since before an instant; return how many."""
 
     async def expire_held(self, now: int) -> int:
-        """Cancel held deliveries whose time limit is over (``Expired``); returns how many."""
+        """Cancel held deliveries that are past their time limit (``Expired``); return how many."""
 
     async def usage(self, since: int, until: int, where: Filter = _ANY, period: Period = "slot") -> list[UsageRow]:
-        """The meters of slots in [since, until), unfolded rows included: each slot in one snapshot.
+        """Return the meters of the slots in [since, until), including unfolded counts; one snapshot per slot.
 
-        Only ``namespace``, ``tenant`` and ``listener`` of the filter count. Sorted by period, then listener. The counts
-        of retention's own making (``carried``) are in slot 0: only who asks since 0 gets them.
+        Uses only ``namespace``, ``tenant`` and ``listener`` of the filter. Sorted by period, then listener. The counts
+        that retention adds itself (``carried``) are in slot 0, so only a query with ``since=0`` returns them.
         """
 
     async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
-        """Deliveries open at a slot border, by listener (those with none are left out).
+        """Count the deliveries that were open at a slot border, by listener; listeners without any are left out.
 
-        Counted from the rows themselves: what is pending now, less what the meters say has happened since the border,
-        in one snapshot. So for the instant 0 it is empty, unless the meters and the rows differ.
+        In one snapshot, the store counts the pending rows and subtracts the changes since the border according to the
+        meters. So the result for the instant 0 is empty, unless the meters and the rows disagree.
         """
 
     async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-        """Arrivals of the ledger with their verdicts.
+        """List the arrivals of the ledger with their verdicts.
 
-        A page ends early, with a cursor, where few rows match. ``reason`` is a quarantine or skip reason; ``state`` is
-        ``released`` or ``unreleased`` (quarantined ones).
+        If few rows match, a page ends early with a cursor. ``reason`` is a quarantine or skip reason; ``state`` is
+        ``released`` or ``unreleased`` (quarantined arrivals).
 
         Raises:
-            ValueError: the filter or the cursor cannot be understood.
+            ValueError: the filter or the cursor is invalid.
         """
 
     async def deliveries(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-        """Deliveries of every state; ``held`` is the state of pending ones that wait for a person or a date.
+        """List deliveries of every state; the state ``held`` selects the held part of the pending ones.
 
-        ``reason`` is a hold or cancel reason, or an error's code. Ends early as visits() does.
+        ``reason`` is a hold or cancel reason, or the code of an error. Pages end early as those of visits() do.
 
         Raises:
-            ValueError: the filter or the cursor cannot be understood.
+            ValueError: the filter or the cursor is invalid.
         """
 
     async def body(self, arrival: bytes) -> tuple[bytes, bytes]:
-        """Body and content type of an arrival.
+        """Return body and content type of an arrival.
 
         Raises:
-            NotFoundError: no such arrival, or its body's retention has ended.
+            NotFoundError: there is no such arrival, or the retention of its body has ended.
         """
 
     async def answer(self, delivery: bytes) -> bytes:
-        """What a dead delivery's destination answered last (at most 256 bytes).
+        """Return the last answer of a dead delivery's destination (at most 256 bytes).
 
         Raises:
-            NotFoundError: no such delivery, or it has none.
+            NotFoundError: there is no such delivery, or it has no answer.
         """
 
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
-        """Ids of a tenant's arrivals in which any of these person keys occurs, newest first."""
+        """Return the ids of a tenant's arrivals that have any of these person keys, newest first."""
 
     async def redrive(self, where: Filter, now: int) -> int:
-        """Make dead deliveries pending and due again, with attempts starting anew; how many.
+        """Make dead deliveries pending and due again, with no attempts made; return how many.
 
-        Those cancelled only where ``state`` says so. Left out: what has no body any more or is past its time limit.
+        Redrives cancelled deliveries only if ``state`` asks for them. Leaves out deliveries without a body and those
+        past their time limit.
         """
 
     async def quarantined(self, where: Filter, limit: int, after: int = 0) -> list[model.Arrival]:
-        """Quarantined arrivals that can be released, oldest first, with bodies but without plans.
+        """Return quarantined arrivals that can be released, oldest first, with bodies but without plans.
 
-        ``after`` is the key of the last one that was looked at. Never ``Truncated`` or ``Unstorable`` ones.
+        ``after`` is the row key of the last arrival of the previous call. ``Truncated`` and ``Unstorable`` arrivals are
+        never returned.
         """
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
-        """Create the ``if_visit`` deliveries of quarantined arrivals that were not released yet; deliveries made.
+        """Create the ``if_visit`` deliveries of quarantined arrivals that were not released before; return how many.
 
-        The plans become the arrival's verdicts, and its person keys those of the arrival given.
+        The plans become the arrival's verdicts, and the store adds the person keys of the given arrivals.
         """
 
     async def replay(self, where: Filter, now: int) -> int:
-        """Create deliveries for skipped verdicts that have none yet; how many. They have no time limit.
+        """Create deliveries, without a time limit, for skipped verdicts that have none yet; return how many.
 
         ``reason`` is a skip reason.
         """
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
-        """Delete one small slice of what retention has ended for; rows touched (0: nothing left to do).
+        """Delete one small slice of the data whose retention has ended; return the rows touched (0: nothing left).
 
-        ``meter_months``: months that meters are kept, by ``namespace/tenant``; 25 for those not named.
+        ``meter_months``: months for which meters are kept, by ``namespace/tenant``; 25 for all others.
         """

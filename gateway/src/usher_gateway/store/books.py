@@ -1,8 +1,8 @@
-"""The books: what must add up, per listener and period (pure). Source: design §2.6.
+"""The books: the equations that the meters satisfy per listener and period (design §2.6). Pure.
 
-Three equations. Arrivals: each is counted as exactly one word, so their sum is what reached a gateway. Routes: what was
-in force equals what was created and what was skipped. Deliveries: open before + created + released + replayed +
-redriven = delivered + died + cancelled + open after.
+- Arrivals: each arrival is counted as exactly one kind, so the kinds add up to the arrivals that reached a gateway.
+- Routes: routes in force = created + skipped.
+- Deliveries: open before + created + released + replayed + redriven = delivered + died + cancelled + open after.
 """
 
 import datetime
@@ -22,7 +22,7 @@ ARRIVALS = (
     Counter.quarantined,
     Counter.refused,
 )
-"""The words that an arrival can be counted as."""
+"""The kinds under which an arrival can be counted."""
 
 SKIPPED: Mapping[model.SkipReason, Counter] = {
     model.SkipReason.Filter: Counter.skipped_filter,
@@ -32,7 +32,7 @@ SKIPPED: Mapping[model.SkipReason, Counter] = {
     model.SkipReason.Paused: Counter.skipped_paused,
     model.SkipReason.Shadow: Counter.skipped_shadow,
 }
-"""Reason of a skip -> the counter that it is metered in."""
+"""Skip reason -> the counter that meters it."""
 
 OPEN_SIGNS: Mapping[int, int] = {
     Counter.carried: 1,
@@ -44,11 +44,11 @@ OPEN_SIGNS: Mapping[int, int] = {
     Counter.died: -1,
     Counter.cancelled: -1,
 }
-"""How each counter moves the number of open deliveries."""
+"""Counter -> how it changes the number of open deliveries."""
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """An equation that does not hold; ``period`` is None for one over the whole time."""
+    """An equation that does not hold; ``period`` is None if it covers the whole time."""
 
     listener: model.ListenerName
     equation: str
@@ -59,7 +59,7 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 def first_second(slot: int, period: Period) -> int:
-    """The first second of the period (UTC) that a slot lies in."""
+    """Return the first second of the period (UTC) that contains a slot."""
     if period == "slot":
         return slot
     if period == "day":
@@ -69,17 +69,17 @@ def first_second(slot: int, period: Period) -> int:
 
 
 def arrivals(counts: model.Counts) -> int:
-    """Arrivals that reached a gateway."""
+    """Return the number of arrivals that reached a gateway."""
     return sum([counts.get(counter, 0) for counter in ARRIVALS])
 
 
 def skipped(counts: model.Counts) -> int:
-    """Verdicts that made no delivery."""
+    """Return the number of verdicts that skipped."""
     return sum([counts.get(counter, 0) for counter in SKIPPED.values()])
 
 
 def opened(counts: model.Counts) -> int:
-    """By how much the open deliveries have grown; negative where they became fewer."""
+    """Return by how much the number of open deliveries grew; negative if it fell."""
     return sum([sign * counts.get(counter, 0) for counter, sign in OPEN_SIGNS.items()])
 
 
@@ -88,11 +88,11 @@ def check(
     open_before: Mapping[model.ListenerName, int],
     open_after: Mapping[model.ListenerName, int],
 ) -> list[Violation]:
-    """Every equation that does not hold.
+    """Return every equation that does not hold.
 
-    ``open_before`` belongs to the border before the first row, ``open_after`` to the one after the last. At the very
-    beginning nothing was open: with all rows there are, and ``open_after`` counted from the deliveries themselves,
-    this compares the meters with what is in the store.
+    ``open_before`` belongs to the slot border before the first row, ``open_after`` to the border after the last. Given
+    all rows, an empty ``open_before``, and ``open_after`` counted from the deliveries themselves, check() compares the
+    meters with the deliveries in the store.
     """
     rows = sorted(usage, key=lambda row: (row.listener, row.period))
     violations = []

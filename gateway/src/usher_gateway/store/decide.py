@@ -1,7 +1,8 @@
-"""What the transaction decides: visit, repeat or redelivery, and each route's final verdict (pure).
+"""The decision inside the accepting transaction: visit, repeat or redelivery, and each route's final verdict. Pure.
 
-Both engines look up the facts of a whole batch first, then call decide() for one arrival after the other; facts made by
-an earlier arrival of the batch are known to the later ones. Source of the rules: design §3, Dedupe.
+Every engine first looks up the facts about a whole batch and then calls decide() for each arrival in turn. decide()
+adds the facts that an arrival creates, so that later arrivals of the batch see them. The rules are those of design §3,
+Dedupe.
 """
 
 import msgspec
@@ -13,26 +14,27 @@ _AHEAD = model.TRUSTED_AHEAD_SECONDS * model.MICROSECONDS
 _NOT_BEFORE = model.REDELIVERY_NOT_BEFORE_SECONDS * model.MICROSECONDS
 
 
-class Print(msgspec.Struct, gc=False):
-    """What is known of a content: when it was first accepted, and whether that proves a redelivery."""
+class KnownContent(msgspec.Struct, gc=False):
+    """Content that was accepted before."""
 
     arrival: int
-    """Row key of its first acceptance."""
+    """Row key of its first acceptance, or of the last arrival with it whose 200 was not sent."""
     received_at: int
     unacknowledged: bool
 
 
-class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What an arrival is, with one final plan per route in force (none for redeliveries and quarantined ones)."""
+class ArrivalDecision(msgspec.Struct, frozen=True, gc=False):
+    """The kind of an arrival, with one final plan per route in force (none for redeliveries and quarantined ones)."""
 
     counted_as: model.CountedAs
     verdicts: tuple[model.RoutePlan, ...] = ()
 
 
-class Facts(msgspec.Struct):
-    """What the store knows about the keys of a batch; decide() adds what it decides."""
+class DedupeFacts(msgspec.Struct):
+    """The store's knowledge about the keys of a batch. decide() adds the results of its decisions."""
 
-    prints: dict[bytes, Print]
+    contents: dict[bytes, KnownContent]
+    """By fingerprint."""
     sightings: dict[bytes, list[int]]
     """Visitor key -> visit times of accepted visits: for each arrival one inside its window, if there is any."""
     once_marks: set[bytes]
@@ -40,44 +42,47 @@ class Facts(msgspec.Struct):
     """(namespace, tenant, first instant of the month) -> visits of that month so far."""
 
 
-_REDELIVERY = Decision(model.CountedAs.Redelivery)
-_QUARANTINED = Decision(model.CountedAs.Quarantined)
+_REDELIVERY = ArrivalDecision(model.CountedAs.Redelivery)
+_QUARANTINED = ArrivalDecision(model.CountedAs.Quarantined)
 
 
-def decide(arrival: model.Arrival, facts: Facts) -> Decision:
-    """Decide one arrival and add what follows from it to the facts."""
-    known = facts.prints.get(arrival.fingerprint)
+def decide(arrival: model.Arrival, facts: DedupeFacts) -> ArrivalDecision:
+    """Decide one arrival and add the consequences to the facts."""
+    known = facts.contents.get(arrival.fingerprint)
     if known is not None and _is_redelivery(arrival, known):
         return _REDELIVERY
     if known is None or arrival.received_at - known.received_at >= arrival.redelivery:
-        facts.prints[arrival.fingerprint] = Print(arrival.key, arrival.received_at, unacknowledged=False)
+        facts.contents[arrival.fingerprint] = KnownContent(arrival.key, arrival.received_at, unacknowledged=False)
     if arrival.quarantine is not None:
         return _QUARANTINED
     if _is_repeat(arrival, facts):
-        return Decision(model.CountedAs.Repeat, _verdicts(arrival.if_repeat, arrival, facts, new_visits=0))
+        return ArrivalDecision(model.CountedAs.Repeat, _verdicts(arrival.if_repeat, arrival, facts, new_visits=0))
     facts.sightings.setdefault(arrival.visitor_key, []).append(arrival.visit_time)
-    return Decision(model.CountedAs.Visit, _verdicts(arrival.if_visit, arrival, facts, new_visits=1))
+    return ArrivalDecision(model.CountedAs.Visit, _verdicts(arrival.if_visit, arrival, facts, new_visits=1))
 
 
-def _is_redelivery(arrival: model.Arrival, known: Print) -> bool:
+def _is_redelivery(arrival: model.Arrival, known: KnownContent) -> bool:
     age = arrival.received_at - known.received_at
     if known.unacknowledged or arrival.time_trusted or _was_trusted(arrival, known):
         return age < _KEEP
     return _NOT_BEFORE <= age < arrival.redelivery
 
 
-def _was_trusted(arrival: model.Arrival, known: Print) -> bool:
-    """Whether the time in the body was no future one when this content first came: the clock was set back since."""
+def _was_trusted(arrival: model.Arrival, known: KnownContent) -> bool:
+    """Return True if the time in the body was not too far in the future when this content first came.
+
+    The clock was set back since then.
+    """
     return 0 < arrival.future_time <= known.received_at + _AHEAD
 
 
-def _is_repeat(arrival: model.Arrival, facts: Facts) -> bool:
+def _is_repeat(arrival: model.Arrival, facts: DedupeFacts) -> bool:
     times = facts.sightings.get(arrival.visitor_key)
     return times is not None and any(abs(arrival.visit_time - time) < arrival.window for time in times)
 
 
 def _verdicts(
-    plans: tuple[model.RoutePlan, ...], arrival: model.Arrival, facts: Facts, new_visits: int
+    plans: tuple[model.RoutePlan, ...], arrival: model.Arrival, facts: DedupeFacts, new_visits: int
 ) -> tuple[model.RoutePlan, ...]:
     over_quota = arrival.quota > 0 and _count_visits(arrival, facts, new_visits) > arrival.quota
     arrival.over_quota = over_quota
@@ -86,19 +91,19 @@ def _verdicts(
     return tuple([_verdict(plan, facts, over_quota) for plan in plans])
 
 
-def _count_visits(arrival: model.Arrival, facts: Facts, new_visits: int) -> int:
-    """Visits of the tenant's month, this arrival included."""
+def _count_visits(arrival: model.Arrival, facts: DedupeFacts, new_visits: int) -> int:
+    """Return the visits of the tenant's month, including this arrival."""
     month = quota_key(arrival)
     facts.month_visits[month] = count = facts.month_visits.get(month, 0) + new_visits
     return count
 
 
 def quota_key(arrival: model.Arrival) -> tuple[str, str, int]:
-    """Under which key of Facts.month_visits an arrival's month is counted."""
+    """Return the key of DedupeFacts.month_visits that counts an arrival."""
     return (arrival.listener.namespace, arrival.listener.tenant, arrival.quota_month[0])
 
 
-def _verdict(plan: model.RoutePlan, facts: Facts, over_quota: bool) -> model.RoutePlan:
+def _verdict(plan: model.RoutePlan, facts: DedupeFacts, over_quota: bool) -> model.RoutePlan:
     if plan.skip is not None:
         return plan
     if plan.once_key:

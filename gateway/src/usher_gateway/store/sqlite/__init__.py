@@ -1,1 +1,1 @@
-"""The default engine: SQLite in WAL mode, one writer thread, group commit."""
+"""The SQLite engine: one file, one writer thread, group commit. SqliteStore in store.py implements store/base.py."""

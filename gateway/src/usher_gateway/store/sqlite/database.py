@@ -1,29 +1,54 @@
-"""The file itself: who owns it, how it is opened, which schema it has."""
+"""The database file: ownership, connections, schema, snapshots for readers, and free disk space.
 
+Each statement with many rows runs as one step, because the sqlite3 module releases the interpreter's lock for every
+step (executemany() does so for every row), and on a busy event loop each release is a chance to wait for it
+(docs/performance.md).
+"""
+
+import asyncio
+import concurrent.futures
 import contextlib
 import fcntl
+import functools
 import importlib.resources
+import itertools
 import os
 import sqlite3
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.base import OpenReport
-from usher_gateway.store.sqlite import rows, tail, writer
 
 FILE_NAME = "usher.sqlite3"
 """The store's file inside ``--data``."""
 
 APPLICATION_ID = 0x55736872
-"""``Ushr``: tells our files from other SQLite files."""
+"""``Ushr``: distinguishes Usher's files from other SQLite files."""
+
+BUSY_MILLISECONDS = 5_000
+"""How long a statement waits for a lock that another process holds."""
+
+LONGEST_READ_SECONDS = 5.0
+"""The time limit of a reader, because the write-ahead log cannot restart while a reader has a snapshot."""
+
+PAIR = "(?,?)"
+"""The placeholders of a row with two columns, for insert_rows()."""
+
+Row = tuple[object, ...]
+"""A row to write."""
+
+FoundRow = tuple[Any, ...]
+"""A row that a statement returned."""
+
+T = TypeVar("T")
 
 _SCHEMA_VERSION = 4
 _MIN_GATEWAY = "0.1.0"
-"""The oldest gateway that can run on the schema of this one."""
+"""The oldest gateway that can run on this schema."""
 
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "lustre", "gfs2", "ocfs2", "fuse.sshfs", "fuse.gluster")
 _SQLITE_OLDEST = (3, 38, 0)
@@ -31,34 +56,60 @@ _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _CHECK_SECONDS = 1.0
 _MARK = b"%019d"
 
+_PROGRESS_STEPS = 10_000
+"""SQLite calls the progress handler of a reader, which checks the clock, after this many steps."""
 
-class Opened(msgspec.Struct):
-    """An owned, migrated store, ready for its writer."""
+_MOST_ROWS = 64
+"""Rows or keys per statement."""
+
+
+class OwnedDatabase(msgspec.Struct):
+    """An open database whose data folder this process owns (flock on the file ``lock``)."""
 
     folder: Path
     lock: IO[bytes]
-    writer: writer.Writer
-    report: OpenReport
+    connection: sqlite3.Connection
     marked: int = 0
 
-    def mark(self) -> None:
-        """Note outside of the database how far it goes, so that a lost write-ahead log is noticed at the next start."""
-        key = self.writer.highest_arrival
+    @property
+    def log_file(self) -> Path:
+        """The write-ahead log."""
+        return self.folder / f"{FILE_NAME}-wal"
+
+    def mark(self, key: int) -> None:
+        """Write the highest committed key to the lock file, so that the next start notices a lost write-ahead log."""
         if key > self.marked:
             os.pwrite(self.lock.fileno(), _MARK % key, 0)
             os.fdatasync(self.lock.fileno())
             self.marked = key
 
+    def check_mark(self, highest: int) -> None:
+        """Compare the highest key in the database with the mark, then rewrite the mark.
+
+        Raises:
+            StoreCorruptError: committed rows are missing.
+        """
+        noted = os.pread(self.lock.fileno(), 32, 0)
+        if noted.isdigit() and highest < int(noted):
+            raise model.StoreCorruptError(
+                f"{self.folder / FILE_NAME} lacks the last commits: {self.log_file.name} is missing or damaged",
+                "Restore both files. To continue without the missing visits, delete " + str(self.lock.name) + ".",
+            )
+
+    def reserve_mark(self, highest: int) -> None:
+        """Write a first mark, so that later marks fit even if the disk is full."""
+        os.pwrite(self.lock.fileno(), _MARK % highest, 0)
+
     def close(self) -> None:
-        """Close the file and give up ownership, in this order."""
+        """Close the file, then give up ownership."""
         with contextlib.suppress(sqlite3.Error):
-            self.writer.connection.execute("pragma wal_checkpoint(truncate)")
-        self.writer.connection.close()
+            self.connection.execute("pragma wal_checkpoint(truncate)")
+        self.connection.close()
         self.lock.close()
 
 
-def open_for_writing(folder: Path, key_fingerprint: str, fold_rows: int, now: int) -> Opened:
-    """Take ownership of a data folder and make its database ready.
+def open_database(folder: Path, key_fingerprint: str) -> OwnedDatabase:
+    """Take ownership of a data folder, check its database, and migrate the schema.
 
     Raises:
         StoreLockedError, StoreCorruptError, InstallKeyError, ConfigurationError: see Store.open().
@@ -67,32 +118,38 @@ def open_for_writing(folder: Path, key_fingerprint: str, fold_rows: int, now: in
         raise model.ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old", "Use a Python with SQLite 3.38+.")
     with contextlib.ExitStack() as undo:
         lock = undo.enter_context(_own(folder))
-        try:
+        with explained_errors(folder):
             connection = undo.enter_context(contextlib.closing(connect(folder / FILE_NAME)))
-            _check_whole(connection)
+            _check_integrity(connection)
             _migrate(connection, key_fingerprint)
-            opened = _make_ready(folder, lock, connection, fold_rows, now)
-        except sqlite3.DatabaseError as error:
-            raise _explained(folder, error) from error
-        except OSError as error:
-            raise model.ConfigurationError(
-                f"{lock.name} cannot be written: {error.strerror}", "Check the folder's rights and free space."
-            ) from error
         undo.pop_all()
-        return opened
+        return OwnedDatabase(folder, lock, connection)
+
+
+@contextlib.contextmanager
+def explained_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the operating system into errors with a hint."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise _explained(folder, error) from error
+    except OSError as error:
+        raise model.ConfigurationError(
+            f"{folder / 'lock'} cannot be written: {error.strerror}", "Check the folder's rights and free space."
+        ) from error
 
 
 def _explained(folder: Path, error: sqlite3.DatabaseError) -> model.UsherError:
-    """What keeps the file from being opened, for a person."""
+    """Return the reason why the file cannot be opened, with a hint."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_BUSY:
         return model.StoreLockedError(
             f"another program writes to {folder / FILE_NAME}",
-            "End it (`fuser` tells which one it is), then start again.",
+            "Find it with `fuser` and end it, then start again.",
         )
     if code in _CORRUPT:
         return model.StoreCorruptError(
-            f"{folder / FILE_NAME} is damaged or no database of Usher: {error}",
+            f"{folder / FILE_NAME} is damaged or not a database of Usher: {error}",
             "Move it aside (its visits can often be saved with `sqlite3 FILE .recover`), or restore it from a backup.",
         )
     return model.ConfigurationError(
@@ -100,11 +157,11 @@ def _explained(folder: Path, error: sqlite3.DatabaseError) -> model.UsherError:
     )
 
 
-def _check_whole(connection: sqlite3.Connection) -> None:
-    """Read the whole file, as far as that goes in a second: damage is met at the start, not in the middle of a day.
+def _check_integrity(connection: sqlite3.Connection) -> None:
+    """Read as much of the file as possible in a second, so that damage shows at the start and not hours later.
 
     Raises:
-        sqlite3.DatabaseError: it is damaged.
+        sqlite3.DatabaseError: the file is damaged.
     """
     end = time.monotonic() + _CHECK_SECONDS
     connection.set_progress_handler(lambda: time.monotonic() > end, 1_000)
@@ -127,20 +184,20 @@ def _damaged(what: str) -> sqlite3.DatabaseError:
 
 
 def checkpoint(folder: Path) -> None:
-    """Copy the write-ahead log into the database file, as far as that goes without waiting for anybody."""
+    """Copy the write-ahead log into the database file, as far as possible without waiting for readers."""
     with contextlib.closing(connect(folder / FILE_NAME)) as connection:
         connection.execute("pragma wal_checkpoint(passive)")
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection with the durability that design §4 asks for."""
+    """Connect with the durability settings of design §4."""
     uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
     connection = sqlite3.connect(
         uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=1024, timeout=5
     )
-    connection.execute(f"pragma busy_timeout = {rows.BUSY_MILLISECONDS}")
+    connection.execute(f"pragma busy_timeout = {BUSY_MILLISECONDS}")
     if not read_only:
-        connection.execute("pragma page_size = 8192")  # for a new file: bodies of 1 to 2 KB waste less of it
+        connection.execute("pragma page_size = 8192")  # for a new file: bodies of 1 to 2 KB waste less space
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = full")
         connection.execute("pragma secure_delete = on")
@@ -160,7 +217,8 @@ def _own(folder: Path) -> IO[bytes]:
                 f"{folder} is on a network file system ({file_system}), on which SQLite can lose data",
                 "Use a local disk or a block volume, or PostgreSQL.",
             )
-        # Visits are in it: for nobody but its owner, whatever the umask; SQLite gives its other files the same rights.
+        # The file holds visits, so only its owner may read it, whatever the umask. SQLite gives its other files the
+        # same rights.
         os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDONLY, 0o600))
         lock = (folder / "lock").open("r+b" if (folder / "lock").exists() else "w+b")
     except OSError as error:
@@ -172,13 +230,13 @@ def _own(folder: Path) -> IO[bytes]:
     except OSError as error:
         lock.close()
         raise model.StoreLockedError(
-            f"another gateway runs on {folder}", "Stop it first, or give this one a --data of its own."
+            f"another gateway runs on {folder}", "Stop it first, or give this one another --data."
         ) from error
     return lock
 
 
 def _file_system_of(folder: Path) -> str:
-    """The type of the file system that a folder lies on, by the longest mount point above it; ``""`` if unknown."""
+    """Return the type of a folder's file system, by the longest mount point above it; ``""`` if unknown."""
     real, best, kind = os.path.realpath(folder), "", ""
     with contextlib.suppress(OSError), Path("/proc/self/mounts").open(encoding="utf-8", errors="replace") as mounts:
         for line in mounts:
@@ -191,7 +249,7 @@ def _file_system_of(folder: Path) -> str:
 
 
 def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
-    """Bring the schema up to this gateway's; migrations only expand, so older gateways go on running on it."""
+    """Bring the schema up to date. Migrations only expand it, so older gateways can still run on it."""
     (application_id,) = connection.execute("pragma application_id").fetchone()
     (version,) = connection.execute("pragma user_version").fetchone()
     (tables,) = connection.execute("select count(*) from sqlite_master").fetchone()
@@ -207,11 +265,11 @@ def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
             )
     meta = dict(connection.execute("select name, value from meta"))
     _check_gateway(meta.get("min_gateway", _MIN_GATEWAY))
-    is_ours = "key_fingerprint" in meta  # not so after a crash between the schema and this
+    is_ours = "key_fingerprint" in meta  # False after a crash between creating the schema and this
     if is_ours and meta["key_fingerprint"] != key_fingerprint:
         raise model.InstallKeyError(
-            "the install key is not the one that this store was made with",
-            "Use the same install.key or USHER_INSTALL_KEY as before: with another, URLs and keyed hashes change.",
+            "another install key made this store",
+            "Use the same install.key or USHER_INSTALL_KEY as before, because URLs and keyed hashes depend on it.",
         )
     if version < _SCHEMA_VERSION or not is_ours:
         values = [("key_fingerprint", key_fingerprint), ("min_gateway", _MIN_GATEWAY)]
@@ -231,78 +289,138 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3])
 
 
-def _make_ready(folder: Path, lock: IO[bytes], connection: sqlite3.Connection, fold_rows: int, now: int) -> Opened:
-    (highest,) = connection.execute(
-        "select max(coalesce((select max(key) from arrivals), 0), coalesce((select max(key) from deliveries), 0),"
-        " coalesce((select cast(value as integer) - 1 from meta where name = 'lanes_from'), 0))"
-    ).fetchone()
-    _check_mark(folder, lock, highest)
-    connection.execute("begin immediate")
-    _turn_back(connection, now)
-    recovered = _recover(connection, now)
-    ledger_tail = tail.Tail(fold_rows)
-    _read_tail(connection, ledger_tail)
-    batch_writer = writer.Writer(connection, model.IdFactory(floor=highest), ledger_tail)
-    batch_writer.lanes_from = highest + 1
-    connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(highest + 1),))
-    connection.execute("commit")
-    os.pwrite(lock.fileno(), _MARK % highest, 0)  # room for later marks, also when the disk is full then
-    return Opened(folder, lock, batch_writer, OpenReport(highest, recovered, "Local"))
+# Reading beside the writer
 
 
-def _check_mark(folder: Path, lock: IO[bytes], highest: int) -> None:
-    """Refuse a store that ends before what was once committed: a lost log must not go unnoticed.
+class SnapshotReader:
+    """Runs queries, one at a time, on a read-only connection in its own thread."""
 
-    Raises:
-        StoreCorruptError: it does.
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+        self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="usher-reader")
+        self._connection: sqlite3.Connection | None = None
+
+    async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the result of a query over one snapshot.
+
+        Raises:
+            StoreUnavailableError: the query failed or took too long.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, query)
+
+    async def close(self) -> None:
+        """End the thread and its connection."""
+        await asyncio.to_thread(self._threads.shutdown)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path, read_only=True)
+            connection = self._connection
+            end = time.monotonic() + LONGEST_READ_SECONDS
+            connection.set_progress_handler(lambda: time.monotonic() > end, _PROGRESS_STEPS)
+            connection.execute("begin")
+            try:
+                return query(connection)
+            finally:
+                connection.execute("rollback")
+        except sqlite3.Error as error:
+            raise model.StoreUnavailableError(f"the store cannot be read: {type(error).__name__}") from error
+
+
+# Many rows in one statement
+
+
+def insert_rows(connection: sqlite3.Connection, head: str, row: str, rows: Sequence[Row], tail: str = "") -> None:
+    """Insert rows with placeholders like ``row``, such as ``(?,?,0)``: ``<head> values (…),(…) <tail>``.
+
+    There is one statement per number of rows up to 64, so that all of them stay prepared.
     """
-    noted = os.pread(lock.fileno(), 32, 0)
-    if noted.isdigit() and highest < int(noted):
-        raise model.StoreCorruptError(
-            f"what was committed last is not in {folder / FILE_NAME}: {FILE_NAME}-wal beside it is missing or damaged",
-            f"Put both files back as they were. To go on without the visits that are missing, delete {lock.name}.",
-        )
+    for chunk in _chunks(rows):
+        connection.execute(_values(head, row, len(chunk), tail), list(itertools.chain.from_iterable(chunk)))
 
 
-def _turn_back(connection: sqlite3.Connection, now: int) -> None:
-    """Where the clock was set back since the last start, what waits in the backlog is due earlier by as much."""
-    noted = connection.execute("select value from meta where name = 'noted_at'").fetchone()
-    behind = int(noted[0]) - now if noted else 0
-    if behind > 0:
-        connection.execute("update deliveries set due_at = due_at - ? where waiting = 1", (behind,))
-    connection.execute("insert or replace into meta values ('noted_at', ?)", (str(now),))
+def select_from_values(
+    connection: sqlite3.Connection, statement: str, row: str, rows: Sequence[Row]
+) -> Iterator[FoundRow]:
+    """Yield the rows that a statement with ``from (values {})`` returns for all rows with placeholders like ``row``."""
+    for chunk in _chunks(rows):
+        yield from connection.execute(
+            _from_values(statement, row, len(chunk)), list(itertools.chain.from_iterable(chunk))
+        ).fetchall()
 
 
-def _recover(connection: sqlite3.Connection, now: int) -> int:
-    """Deliveries that were in the lanes of the gateway before go to the backlog: the lock proves that it is dead.
-
-    They are due now, also when the clock was set back meanwhile.
-    """
-    low = connection.execute("select value from meta where name = 'lanes_from'").fetchone()
-    statement = (
-        "update deliveries set waiting = 1, due_at = min(due_at, ?)"
-        " where key >= ? and state = 0 and hold = 0 and waiting = 0"
-    )
-    return connection.execute(statement, (now, int(low[0]) if low else 0)).rowcount
+def select_in(connection: sqlite3.Connection, statement: str, keys: Sequence[object]) -> Iterator[FoundRow]:
+    """Yield the rows of a statement with ``in ({})`` for any number of keys."""
+    for start in range(0, len(keys), _MOST_ROWS):
+        part = list(keys[start : start + _MOST_ROWS])
+        size = 1 << (len(part) - 1).bit_length()
+        part += [None] * (size - len(part))
+        yield from connection.execute(_in_list(statement, size), part)
 
 
-def _read_tail(connection: sqlite3.Connection, ledger_tail: tail.Tail) -> None:
-    folded = connection.execute("select value from meta where name = 'folded_to'").fetchone()
-    statement = (
-        "select key, received_at, flags, fingerprint, visitor, visit_time, counted_as"
-        " from arrivals where key > ? order by key"
-    )
-    for key, received_at, flags, fingerprint, visitor, visit_time, counted_as in connection.execute(
-        statement, (int(folded[0]) if folded else 0,)
-    ):
-        row = tail.LedgerRow(
-            key=key,
-            received_at=received_at,
-            unacknowledged=bool(flags & writer.FLAG_UNACKNOWLEDGED),
-            fingerprint=fingerprint,
-            visitor_key=visitor,
-            visit_time=visit_time,
-            is_visit=counted_as == model.CountedAs.Visit,
-            remembers_print=bool(flags & writer.FLAG_FIRST),
-        )
-        ledger_tail.growing.add(row)
+def rows_by_key(connection: sqlite3.Connection, statement: str, keys: Sequence[int]) -> dict[int, FoundRow]:
+    """Return the rows of a statement with ``in ({})``, by their first column."""
+    return {row[0]: row for row in select_in(connection, statement, sorted(keys))}
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    if len(rows) <= _MOST_ROWS:
+        if rows:
+            yield rows
+        return
+    for start in range(0, len(rows), _MOST_ROWS):
+        yield rows[start : start + _MOST_ROWS]
+
+
+@functools.lru_cache(maxsize=512)
+def _values(head: str, row: str, count: int, tail: str) -> str:
+    return f"{head} values {','.join([row] * count)} {tail}"
+
+
+@functools.lru_cache(maxsize=512)
+def _in_list(statement: str, count: int) -> str:
+    return statement.format(",".join("?" * count))
+
+
+@functools.lru_cache(maxsize=256)
+def _from_values(statement: str, row: str, count: int) -> str:
+    return statement.format(",".join([row] * count))
+
+
+# Free disk space
+
+
+class DiskBounds(msgspec.Struct, frozen=True):
+    """Free space below which work stops (design §4, Low disk); 0 switches a bound off."""
+
+    accept_above_free_bytes: int = 1024**3
+    accept_above_free_ratio: float = 0.10
+    attempts_above_free_bytes: int = 256 * 1024**2
+
+
+class DiskSpace:
+    """The free space of a folder's file system, as of the last measure()."""
+
+    def __init__(self, folder: Path, bounds: DiskBounds) -> None:
+        self._folder = folder
+        self._bounds = bounds
+        self.free_bytes = 0
+        self.may_accept = True
+        self.may_attempt = True
+
+    def measure(self) -> None:
+        """Measure the free space (one system call). If that fails, the store accepts nothing."""
+        bounds = self._bounds
+        try:
+            status = os.statvfs(self._folder)
+        except OSError:
+            self.may_accept = self.may_attempt = False
+            return
+        self.free_bytes = status.f_bavail * status.f_frsize
+        size = status.f_blocks * status.f_frsize
+        wanted = max(bounds.accept_above_free_bytes, int(size * bounds.accept_above_free_ratio))
+        self.may_accept = self.free_bytes >= wanted
+        self.may_attempt = self.free_bytes >= bounds.attempts_above_free_bytes

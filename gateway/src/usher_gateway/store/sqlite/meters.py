@@ -1,50 +1,58 @@
-"""Meters: folding the counts of commits, and reading them: usage is what is folded and what is not, in one snapshot."""
+"""Meters: fold the counts of commits into the table, and read usage: folded and unfolded counts in one snapshot.
+
+Every commit appends one row with its counts to ``meter_batches``, because updating a meter per arrival would cost more.
+A background task sums these batches and adds the sums to ``meters``.
+"""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.base import Filter, Period
-from usher_gateway.store.sqlite import rows, walk, writer
+from usher_gateway.store.sqlite import database, filters
+from usher_gateway.store.sqlite.transaction import Transaction
 
 _GATHERED_BATCHES = 1_024
-"""Rows of meter_batches that are summed before they are written: a listener's counts are many, its meters few."""
+"""Rows of meter_batches to sum at a time: many counts of a listener become a few meters."""
 
 _PART_KEYS = 1_024
-"""Meters that one job adds to: arrivals wait for it."""
+"""Meters that one job updates; arrivals wait for it."""
 
 _DAY_SECONDS = 86_400
 _FEW_LISTENERS = 200
-"""Up to so many listeners are looked up slot by slot; for more, all of a day's meters are read."""
+"""Up to this many listeners are looked up slot by slot; for more, a query reads all meters of a day."""
 
 _decode = msgspec.msgpack.decode
+_encode = msgspec.msgpack.encode
 
 Counted = tuple[int, int, int, int]
-"""(listener number, slot, counter, count)"""
+"""(listener number, slot, counter, count)."""
 
 
-class Gathered(msgspec.Struct):
+class GatheredCounts(msgspec.Struct):
     """The sums of the oldest batches."""
 
     last: int
     """The number of the last batch."""
     batches: int
-    parts: list[list[rows.Row]]
-    """(slot, listener, counter, count) in the order of the meters, cut into parts for one job each."""
-    left: list[tuple[int, list[rows.Row]]] = msgspec.field(default_factory=list)
-    """Parts that stand as batches of their own again, with their numbers."""
+    parts: list[list[database.Row]]
+    """(slot, listener, counter, count) in the order of the table meters, cut into parts for one job each."""
 
     @property
     def is_everything(self) -> bool:
-        """Whether there were no more batches."""
+        """True if there were no more batches."""
         return self.batches < _GATHERED_BATCHES
 
 
-def gather(connection: sqlite3.Connection) -> Gathered:
-    """Sum the oldest batches; a reader does so, since arrivals need not wait for it."""
+CountsPart = tuple[int, list[database.Row]]
+"""(batch number, rows): a part that fold() stored as a batch of its own."""
+
+
+def gather(connection: sqlite3.Connection) -> GatheredCounts:
+    """Sum the oldest batches. A reader does this, so that arrivals do not wait for it."""
     statement = "select number, counts from meter_batches order by number limit ?"
     batches = connection.execute(statement, (_GATHERED_BATCHES,)).fetchall()
     sums: dict[tuple[int, int, int], int] = {}
@@ -52,52 +60,50 @@ def gather(connection: sqlite3.Connection) -> Gathered:
         for listener, slot, counter, count in _decode(packed):
             key = (slot, listener, counter)
             sums[key] = sums.get(key, 0) + count
-    counts: list[rows.Row] = [(*key, sums[key]) for key in sorted(sums)]
+    counts: list[database.Row] = [(*key, sums[key]) for key in sorted(sums)]
     parts = [counts[start : start + _PART_KEYS] for start in range(0, len(counts), _PART_KEYS)]
-    return Gathered(batches[-1][0] if batches else 0, len(batches), parts)
+    return GatheredCounts(batches[-1][0] if batches else 0, len(batches), parts)
 
 
-def fold(gathered: Gathered) -> Callable[[writer.Writer], None]:
-    """A job that moves gathered batches into the meters: the first part at once, the others as batches of their own.
+def fold(transaction: Transaction, gathered: GatheredCounts) -> list[CountsPart]:
+    """Replace the gathered batches: add the first part to the meters, and store the others as batches of their own.
 
-    All in one transaction, so a crash can neither lose nor double a count.
+    All in one transaction, so that a crash neither loses nor doubles a count.
+
+    Returns:
+        The other parts, for fold_part().
     """
-
-    def job(batch_writer: writer.Writer) -> None:
-        connection = batch_writer.connection
-        deleted = connection.execute("delete from meter_batches where number <= ?", (gathered.last,)).rowcount
-        if deleted != gathered.batches:
-            raise model.StoreUnavailableError("other batches are there than were gathered")
-        gathered.left.clear()
-        for part in gathered.parts[1:]:
-            packed = batch_writer.encode([(listener, slot, counter, count) for slot, listener, counter, count in part])
-            (number,) = connection.execute(
-                "insert into meter_batches (counts) values (?) returning number", (packed,)
-            ).fetchone()
-            gathered.left.append((number, part))
-        add(connection, gathered.parts[0])
-
-    return job
+    connection = transaction.connection
+    deleted = connection.execute("delete from meter_batches where number <= ?", (gathered.last,)).rowcount
+    if deleted != gathered.batches:
+        raise model.StoreUnavailableError("the batches of counts have changed since they were gathered")
+    rest: list[CountsPart] = []
+    for part in gathered.parts[1:]:
+        packed = _encode([(listener, slot, counter, count) for slot, listener, counter, count in part])
+        statement = "insert into meter_batches (counts) values (?) returning number"
+        (number,) = connection.execute(statement, (packed,)).fetchone()
+        rest.append((number, part))
+    add(connection, gathered.parts[0])
+    return rest
 
 
-def fold_part(number: int, part: list[rows.Row]) -> Callable[[writer.Writer], None]:
-    """A job that moves a part that fold() left into the meters."""
-
-    def job(batch_writer: writer.Writer) -> None:
-        batch_writer.connection.execute("delete from meter_batches where number = ?", (number,))
-        add(batch_writer.connection, part)
-
-    return job
+def fold_part(transaction: Transaction, part: CountsPart) -> None:
+    """Add a part that fold() returned to the meters, and delete its batch."""
+    number, counts = part
+    transaction.connection.execute("delete from meter_batches where number = ?", (number,))
+    add(transaction.connection, counts)
 
 
-def add(connection: sqlite3.Connection, counts: list[rows.Row]) -> None:
+def add(connection: sqlite3.Connection, counts: list[database.Row]) -> None:
     """Add (slot, listener, counter, count) rows to the meters."""
     head = "insert into meters (slot, listener, counter, count)"
-    rows.insert(connection, head, "(?,?,?,?)", counts, "on conflict do update set count = count + excluded.count")
+    database.insert_rows(
+        connection, head, "(?,?,?,?)", counts, "on conflict do update set count = count + excluded.count"
+    )
 
 
 def days(since: int, until: int) -> Iterator[tuple[int, int]]:
-    """[since, until) (seconds) cut at midnights."""
+    """Yield [since, until) (seconds), cut at midnights UTC."""
     while since < until:
         end = min(until, (since // _DAY_SECONDS + 1) * _DAY_SECONDS)
         yield since, end
@@ -105,7 +111,7 @@ def days(since: int, until: int) -> Iterator[tuple[int, int]]:
 
 
 def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
-    """First slot with counts, and the end of the last one (seconds); (0, 0) if there are none."""
+    """Return the first slot with counts and the end of the last one (seconds); (0, 0) if there are none."""
     (first,) = connection.execute("select min(slot) from meters where slot > 0").fetchone()
     (last,) = connection.execute("select max(slot) from meters where slot > 0").fetchone()
     slots = [slot for slot in (first, last) if slot is not None]
@@ -116,8 +122,8 @@ def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
 def usage(
     connection: sqlite3.Connection, since: int, until: int, where: Filter, period: Period
 ) -> dict[tuple[int, int], model.Counts]:
-    """(first second of the period, listener number) -> counts of the slots in [since, until) (seconds)."""
-    listeners = walk.listener_numbers(connection, where.namespace, where.tenant, where.listener)
+    """Return (first second of the period, listener number) -> counts, for the slots in [since, until) (seconds)."""
+    listeners = filters.listener_numbers(connection, where.namespace, where.tenant, where.listener)
     found: dict[tuple[int, int], model.Counts] = {}
     for listener, slot, counter, count in _all(connection, since, until, listeners):
         counts = found.setdefault((books.first_second(slot, period), listener), {})
@@ -126,13 +132,13 @@ def usage(
 
 
 def listener_names(connection: sqlite3.Connection) -> dict[int, model.ListenerName]:
-    """Every listener by number."""
+    """Return every listener by number."""
     found = connection.execute("select number, namespace, tenant, listener from listeners")
     return {number: model.ListenerName(*names) for number, *names in found}
 
 
 def open_deliveries(connection: sqlite3.Connection, at: int) -> dict[model.ListenerName, int]:
-    """See the interface: what is pending now, less what the meters say has happened since the slot border."""
+    """See the interface: subtract the changes since the slot border, by the meters, from the pending rows."""
     found = _pending_by_listener(connection)
     border = model.slot_of(at)
     statement = "select listener, counter, sum(count) from meters where slot >= ? group by listener, counter"
@@ -147,7 +153,7 @@ def open_deliveries(connection: sqlite3.Connection, at: int) -> dict[model.Liste
 
 
 def _pending_by_listener(connection: sqlite3.Connection) -> dict[int, int]:
-    """Pending deliveries: those of the backlog, held ones, and those in lanes; each by an index, never by a scan."""
+    """Count the pending deliveries in the backlog, held, and in lanes; each by an index and without a scan."""
     row = connection.execute("select value from meta where name = 'lanes_from'").fetchone()
     lanes_from = int(row[0]) if row else 0
     statement = """

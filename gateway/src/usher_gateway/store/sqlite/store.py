@@ -1,69 +1,198 @@
-"""The SQLite store: the engine, with all that is read from it and all that people and retention change in it."""
+"""The SQLite store: implements store/base.py over one file. Writes go through group_commit.py, reads beside it."""
 
 import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store.base import Backlog, Filter, ListingPage, OpenCounts, OpenReport, Period, UsageRow
-from usher_gateway.store.sqlite import changes, engine, listings, meters, persons, prune, reads
+from usher_gateway.store.base import (
+    Backlog,
+    DueDestination,
+    Filter,
+    HeldGroup,
+    ListingPage,
+    OpenCounts,
+    OpenReport,
+    Period,
+    UsageRow,
+)
+from usher_gateway.store.sqlite import changes, database, delivery_queue, listings, meters, prune
+from usher_gateway.store.sqlite.group_commit import GroupCommit, QueueLimits
+from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
+from usher_gateway.store.sqlite.transaction import Transaction
+from usher_gateway.store.sqlite.writer import open_writer
 
 _log = structlog.get_logger(__name__)
 
 _FOLD_SECONDS = 5.0
-"""How often counts of commits are moved into the meters."""
+"""Interval at which the counts of commits are moved into the meters."""
+
+_CHECKPOINT_BYTES = 16 * 1024 * 1024
+"""Size of the write-ahead log from which on it is copied into the file."""
+
+_FLUSH_SECONDS = 5.0
+"""Time that close() gives to the last commit."""
 
 _RELEASE_SLICE = 20
-"""Arrivals that one job releases: each has up to 32 routes."""
+"""Arrivals that one job releases; each has up to 32 routes."""
 
 _ANY = Filter()
 
 T = TypeVar("T")
 
 
-class SqliteStore(engine.SqliteEngine):
-    """store/base.py over one SQLite file."""
+class SqliteSettings(msgspec.Struct, frozen=True):
+    """Settings of the SQLite store."""
 
-    def __init__(self, settings: engine.Settings, now: Callable[[], int]) -> None:
-        super().__init__(settings, now)
+    folder: Path
+    key_fingerprint: str
+    limits: QueueLimits = QueueLimits()
+    disk_bounds: database.DiskBounds = database.DiskBounds()
+    fold_rows: int = FOLD_ROWS
+    truncate_seconds: float = 600.0
+    """Interval at which the write-ahead log is emptied, because deleted data would stay readable in it."""
+
+
+class SqliteStore(GroupCommit):
+    """The store over one SQLite file. Methods of the interface that only hand in work are those of GroupCommit."""
+
+    def __init__(self, settings: SqliteSettings, now: Callable[[], int]) -> None:
+        disk = database.DiskSpace(settings.folder, settings.disk_bounds)
+        super().__init__(limits=settings.limits, disk=disk, now=now)
+        self.settings = settings
+        self._is_open = False
         self._meter_walk = prune.MeterWalk()
         self._folding = asyncio.Lock()
+        self._next_truncate = 0.0
 
     async def open(self) -> OpenReport:
         """See the interface."""
-        report = await super().open()
-        # Apart from the dispatcher's: a long question of a person must not keep deliveries waiting.
-        self._asked = reads.Reader(self.settings.folder)
-        self._folder_task = asyncio.create_task(self._fold_often(), name="store-meter-folder")
-        return report
+        settings = self.settings
+        self.writer = await asyncio.to_thread(
+            open_writer,
+            settings.folder,
+            key_fingerprint=settings.key_fingerprint,
+            fold_rows=settings.fold_rows,
+            now=self.now(),
+        )
+        self.disk.measure()
+        self._next_truncate = asyncio.get_running_loop().time() + settings.truncate_seconds
+        self._reader = database.SnapshotReader(settings.folder)
+        # Queries of people get their own reader, so that a long one does not delay deliveries.
+        self._query_reader = database.SnapshotReader(settings.folder)
+        self.start_writing(self.writer)
+        self._is_open = True
+        self._upkeep_task = asyncio.create_task(self._run_upkeep(), name="store-upkeep")
+        self._folder_task = asyncio.create_task(self._fold_regularly(), name="store-meter-folder")
+        return self.writer.report
 
     async def close(self) -> None:
         """See the interface."""
-        if hasattr(self, "_folder_task"):
-            self._folder_task.cancel()
+        if not self._is_open:
+            return
+        self._is_open = False
+        for task in (self._folder_task, self._upkeep_task):
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._folder_task
-            await self._asked.close()
-        await super().close()
+                await task
+        await self._query_reader.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                await self.flush()
+        await self._reader.close()
+        await self.stop_writing()
+        await asyncio.to_thread(self.writer.close)
 
-    # reading
+    # Deliveries in lanes, in the backlog, held
 
-    async def open_counts(self) -> OpenCounts:
+    async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
         """See the interface."""
-        return await self.reader.run(reads.open_counts)
+        return await self.run_job(
+            lambda transaction: delivery_queue.claim(transaction, destination, limit, max_bytes, now)
+        )
+
+    async def defer(self, keys: Sequence[int]) -> None:
+        """See the interface."""
+        if keys:
+            await self.run_job(lambda transaction: delivery_queue.defer(transaction, keys))
+
+    async def note_lanes(self) -> None:
+        """See the interface."""
+        now = self.now()
+
+        def note(transaction: Transaction) -> None:
+            transaction.raise_lanes_from()
+            transaction.note_time(now)
+
+        await self.run_job(note)
+
+    async def hasten(self, destination: str, now: int) -> int:
+        """See the interface."""
+        return await self._in_slices(lambda transaction: delivery_queue.hasten(transaction, destination, now))
+
+    async def claim_held(
+        self, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
+    ) -> list[model.Delivery]:
+        """See the interface."""
+        return await self.run_job(
+            lambda transaction: delivery_queue.claim_held(transaction, group, definition, limit, now)
+        )
+
+    def route(self, number: int) -> model.RouteDefinition:
+        """See the interface."""
+        return self.writer.names.definitions[number]
+
+    async def due(self) -> list[DueDestination]:
+        """See the interface."""
+        return await self._reader.run(delivery_queue.due)
+
+    async def held_groups(self) -> list[HeldGroup]:
+        """See the interface."""
+        return await self._reader.run(delivery_queue.held_groups)
 
     async def backlogs(self) -> list[Backlog]:
         """See the interface."""
-        return await self.reader.run(reads.backlogs)
+        return await self._reader.run(delivery_queue.backlogs)
+
+    async def open_counts(self) -> OpenCounts:
+        """See the interface."""
+        return await self._reader.run(delivery_queue.open_counts)
+
+    async def unhold(self, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
+        """See the interface."""
+        return await self._in_slices(lambda transaction: delivery_queue.unhold(transaction, group, now, lasting))
+
+    async def cancel_held(self, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
+        """See the interface."""
+        return await self._in_slices(
+            lambda transaction: delivery_queue.cancel_held(transaction, group, cancel, held_before, now)
+        )
+
+    async def expire_held(self, now: int) -> int:
+        """See the interface."""
+        return await self._in_slices(lambda transaction: delivery_queue.expire_held(transaction, now))
+
+    async def _in_slices(self, job: Callable[[Transaction], int]) -> int:
+        """Run a job until it changes less than a whole slice; return how many rows it changed in all."""
+        total = 0
+        while True:
+            changed = await self.run_job(job)
+            total += changed
+            if changed < delivery_queue.HOLD_SLICE:
+                return total
+
+    # Queries
 
     async def usage(self, since: int, until: int, where: Filter = _ANY, period: Period = "slot") -> list[UsageRow]:
-        """See the interface: a day at a time, so that no reader lasts long."""
+        """See the interface. Reads one day at a time, so that no reader lasts long."""
         first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
-        oldest, youngest = await self._asked.run(meters.bounds)
+        oldest, youngest = await self._query_reader.run(meters.bounds)
         days = list(meters.days(max(first, oldest), min(end, youngest)))
         if first <= 0:
             days.insert(0, (0, 1))
@@ -71,103 +200,122 @@ class SqliteStore(engine.SqliteEngine):
         for day in days:
             part = await self._usage_of(day, where, period)
             for key, counts in part.items():
-                _add_counts(found.setdefault(key, {}), counts)
-        names = await self._asked.run(meters.listener_names)
+                total = found.setdefault(key, {})
+                for counter, count in counts.items():
+                    total[counter] = total.get(counter, 0) + count
+        names = await self._query_reader.run(meters.listener_names)
         usage = [UsageRow(names[listener], start, counts) for (start, listener), counts in found.items()]
         return sorted(usage, key=lambda row: (row.period, row.listener))
 
     async def _usage_of(
         self, day: tuple[int, int], where: Filter, period: Period
     ) -> dict[tuple[int, int], model.Counts]:
-        return await self._asked.run(lambda connection: meters.usage(connection, *day, where, period))
+        return await self._query_reader.run(lambda connection: meters.usage(connection, *day, where, period))
 
     async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
         """See the interface."""
-        return await self._asked.run(lambda connection: meters.open_deliveries(connection, at))
+        return await self._query_reader.run(lambda connection: meters.open_deliveries(connection, at))
 
     async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
         """See the interface."""
-        return await self._asked.run(lambda connection: listings.visits(connection, where, cursor, limit))
+        return await self._query_reader.run(lambda connection: listings.visits(connection, where, cursor, limit))
 
     async def deliveries(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
         """See the interface."""
-        return await self._asked.run(lambda connection: listings.deliveries(connection, where, cursor, limit))
+        return await self._query_reader.run(lambda connection: listings.deliveries(connection, where, cursor, limit))
 
     async def body(self, arrival: bytes) -> tuple[bytes, bytes]:
         """See the interface."""
-        return await self._asked.run(lambda connection: listings.body(connection, arrival))
+        return await self._query_reader.run(lambda connection: listings.body(connection, arrival))
 
     async def answer(self, delivery: bytes) -> bytes:
         """See the interface."""
-        return await self._asked.run(lambda connection: listings.answer(connection, delivery))
+        return await self._query_reader.run(lambda connection: listings.answer(connection, delivery))
 
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
         """See the interface."""
-        found = await self._asked.run(lambda connection: persons.arrivals_of(connection, keys))
-        return await self._asked.run(lambda connection: persons.ids(connection, found, (namespace, tenant), keys))
-
-    # changing
-
-    async def redrive(self, where: Filter, now: int) -> int:
-        """See the interface."""
-        changed: list[int] = []
-        cursor: str | None = None
-        while True:
-            keys, cursor = await self._look(changes.redrivable, where, cursor)
-            if keys:
-                await self.run_job(changes.redrive(keys, now, changed))
-            if cursor is None:
-                return sum(changed)
-
-    async def replay(self, where: Filter, now: int) -> int:
-        """See the interface."""
-        changed: list[int] = []
-        cursor: str | None = None
-        while True:
-            skipped, cursor = await self._look(changes.replayable, where, cursor)
-            for start in range(0, len(skipped), changes.SLICE):
-                await self.run_job(changes.replay(skipped[start : start + changes.SLICE], now, changed))
-            if cursor is None:
-                return sum(changed)
+        found = await self._query_reader.run(lambda connection: listings.arrivals_of_person(connection, keys))
+        names = (namespace, tenant)
+        return await self._query_reader.run(lambda connection: listings.person_ids(connection, found, names, keys))
 
     async def quarantined(self, where: Filter, limit: int, after: int = 0) -> list[model.Arrival]:
         """See the interface."""
-        return await self._asked.run(lambda connection: changes.quarantined(connection, where, limit, after))
+        return await self._query_reader.run(lambda connection: changes.quarantined(connection, where, limit, after))
+
+    # Changes that people and retention make
+
+    async def redrive(self, where: Filter, now: int) -> int:
+        """See the interface."""
+        total = 0
+        cursor: str | None = None
+        while True:
+            keys, cursor = await self._find(changes.redrivable, where, cursor)
+            if keys:
+                total += await self._redrive_slice(keys, now)
+            if cursor is None:
+                return total
+
+    async def _redrive_slice(self, keys: Sequence[int], now: int) -> int:
+        return await self.run_job(lambda transaction: changes.redrive(transaction, keys, now))
+
+    async def replay(self, where: Filter, now: int) -> int:
+        """See the interface."""
+        total = 0
+        cursor: str | None = None
+        while True:
+            skipped, cursor = await self._find(changes.replayable, where, cursor)
+            for start in range(0, len(skipped), changes.SLICE):
+                total += await self._replay_slice(skipped[start : start + changes.SLICE], now)
+            if cursor is None:
+                return total
+
+    async def _replay_slice(self, skipped: Sequence[changes.SkippedVerdict], now: int) -> int:
+        return await self.run_job(lambda transaction: changes.replay(transaction, skipped, now))
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
         """See the interface."""
-        changed: list[int] = []
+        total = 0
         for start in range(0, len(arrivals), _RELEASE_SLICE):
-            await self.run_job(changes.release(arrivals[start : start + _RELEASE_SLICE], now, changed))
-        return sum(changed)
+            total += await self._release_slice(arrivals[start : start + _RELEASE_SLICE], now)
+        return total
+
+    async def _release_slice(self, arrivals: Sequence[model.Arrival], now: int) -> int:
+        return await self.run_job(lambda transaction: changes.release(transaction, arrivals, now))
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
         """See the interface."""
-        touched: list[int] = []
-        await self.run_job(prune.prune(now, meter_months or {}, self._meter_walk, touched))
-        return sum(touched)
+        months = meter_months or {}
+        return await self.run_job(lambda transaction: prune.prune(transaction, now, months, self._meter_walk))
 
-    async def fold_meters(self) -> None:
-        """Move all counts of commits into the meters, a part at a time."""
-        async with self._folding:
-            while True:
-                gathered = await self._asked.run(meters.gather)
-                if gathered.parts:
-                    await self.run_job(meters.fold(gathered))
-                for number, part in gathered.left:
-                    await self.run_job(meters.fold_part(number, part))
-                if gathered.is_everything:
-                    return
-
-    async def _look(
+    async def _find(
         self,
-        find: "Callable[[sqlite3.Connection, Filter, str | None], tuple[list[T], str | None]]",
+        query: "Callable[[sqlite3.Connection, Filter, str | None], tuple[list[T], str | None]]",
         where: Filter,
         cursor: str | None,
     ) -> tuple[list[T], str | None]:
-        return await self._asked.run(lambda connection: find(connection, where, cursor))
+        return await self._query_reader.run(lambda connection: query(connection, where, cursor))
 
-    async def _fold_often(self) -> None:
+    # Background work
+
+    async def fold_meters(self) -> None:
+        """Move all counts of commits into the meters, one part at a time."""
+        async with self._folding:
+            while True:
+                gathered = await self._query_reader.run(meters.gather)
+                if gathered.parts:
+                    await self._fold_gathered(gathered)
+                if gathered.is_everything:
+                    return
+
+    async def _fold_gathered(self, gathered: meters.GatheredCounts) -> None:
+        rest = await self.run_job(lambda transaction: meters.fold(transaction, gathered))
+        for part in rest:
+            await self._fold_part(part)
+
+    async def _fold_part(self, part: meters.CountsPart) -> None:
+        await self.run_job(lambda transaction: meters.fold_part(transaction, part))
+
+    async def _fold_regularly(self) -> None:
         while True:
             await asyncio.sleep(_FOLD_SECONDS)
             try:
@@ -175,7 +323,37 @@ class SqliteStore(engine.SqliteEngine):
             except model.StoreUnavailableError as error:
                 _log.warning("store_upkeep_failed", error=type(error).__name__)
 
+    async def _run_upkeep(self) -> None:
+        """Once a second, measure the disk, keep the write-ahead log short, and flush counts if no other commit did."""
+        while True:
+            await asyncio.sleep(1)
+            try:
+                await asyncio.to_thread(self.disk.measure)
+                await self._checkpoint()
+                await asyncio.to_thread(self.writer.mark)
+            except Exception as error:  # noqa: BLE001 - the top of the task: without it, a full disk would stay full
+                _log.warning("store_upkeep_failed", error=type(error).__name__)
+            self._schedule()
 
-def _add_counts(total: model.Counts, counts: model.Counts) -> None:
-    for counter, count in counts.items():
-        total[counter] = total.get(counter, 0) + count
+    async def _checkpoint(self) -> None:
+        """Copy the log into the file beside the writer, so that the writer copies only what was added meanwhile."""
+        log_file = self.writer.owned.log_file
+        size = log_file.stat().st_size if log_file.exists() else 0
+        loop = asyncio.get_running_loop()
+        truncate = size > 0 and loop.time() >= self._next_truncate
+        if size < _CHECKPOINT_BYTES and not truncate:
+            return
+        await asyncio.to_thread(database.checkpoint, self.settings.folder)
+        await self.run_job(truncate_after_commit if truncate else checkpoint_after_commit)
+        if truncate:
+            self._next_truncate = loop.time() + self.settings.truncate_seconds
+
+
+def truncate_after_commit(transaction: Transaction) -> None:
+    """Empty the write-ahead log after the commit. If a reader is in the way, the next time does it."""
+    transaction.checkpoint = "truncate"
+
+
+def checkpoint_after_commit(transaction: Transaction) -> None:
+    """Copy the rest of the write-ahead log after the commit, so that the next commit restarts the log."""
+    transaction.checkpoint = "passive"

@@ -1,211 +1,369 @@
-"""The writer's side of the engine: one connection, one transaction per batch. Runs in the writer's thread only."""
+"""The writer: it owns the database, recovers it after a crash, and commits batches, each in one transaction.
+
+All of it runs in the writer's thread, except open_writer(). If a batch fails on its data, the writer rolls it back and
+bisects its arrivals, so that one bad arrival costs the others nothing.
+"""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
+import structlog
 
 from usher_gateway import model
-from usher_gateway.store import decide
-from usher_gateway.store.sqlite import accepting, names, persons, rows, settling, tail
+from usher_gateway.store.base import OpenReport
+from usher_gateway.store.decide import quota_key
+from usher_gateway.store.sqlite import accept, database, delivery_queue, transaction
+from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex, short_key
+from usher_gateway.store.sqlite.transaction import FLAG_FIRST, FLAG_UNACKNOWLEDGED, Job, NameNumbers, Transaction
 
-FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = accepting.FLAGS
+_log = structlog.get_logger(__name__)
 
-MeterKey = tuple[int, int, int]
-"""(listener number, slot, counter)"""
+_DATA_ERRORS = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    ValueError,
+    TypeError,
+)
+"""Errors that the written data cause, and not the state of the database."""
+
+_CHECKPOINT_BUSY_MILLISECONDS = 20
+
+_RECENT_ARRIVALS = (
+    "select key, received_at, flags, fingerprint, visitor, visit_time, counted_as"
+    " from arrivals where key > ? order by key"
+)
+"""The arrivals that are not folded into the lookup tables."""
+
+_HIGHEST_KEY = (
+    "select max(coalesce((select max(key) from arrivals), 0), coalesce((select max(key) from deliveries), 0),"
+    " coalesce((select cast(value as integer) - 1 from meta where name = 'lanes_from'), 0))"
+)
+"""The highest row key in use."""
+
+_RECOVER_LANES = (
+    "update deliveries set waiting = 1, due_at = min(due_at, ?)"
+    " where key >= ? and state = 0 and hold = 0 and waiting = 0"
+)
+"""Move the deliveries that a dead process had in its lanes to the backlog, due now even if the clock was set back."""
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Batch(msgspec.Struct):
-    """What one transaction is to hold."""
+    """The work of one transaction."""
 
     arrivals: Sequence[model.Arrival] = ()
     settlements: Sequence[model.Settlement] = ()
     unacknowledged: Sequence[model.Arrival] = ()
     counts: Sequence[tuple[model.ListenerName, int, int, int]] = ()
-    """(listener, slot, counter, count)"""
-    job: Callable[["Writer"], None] | None = None
+    """(listener, slot, counter, count)."""
+    job: Job | None = None
     now: int = 0
 
 
+class BatchResult(msgspec.Struct):
+    """The result of a batch. If there is an error, a part may still be committed."""
+
+    accepted: list[model.Accepted | None]
+    """One per arrival, in order; None if the arrival is not committed."""
+    job_result: object = None
+    rest_is_committed: bool = False
+    """True if everything except the arrivals is committed."""
+    error: Exception | None = None
+
+
 class Writer:
-    """Applies batches to the connection. Everything cached here is rebuilt when a transaction is rolled back."""
+    """Commits batches to an open database.
 
-    def __init__(self, connection: sqlite3.Connection, ids: model.IdFactory, ledger_tail: tail.Tail) -> None:
-        self.connection = connection
-        self.names = names.Names(connection)
-        self.tail = ledger_tail
+    ``recent_index``, ``month_visits`` and ``lent`` change only after a commit; a rollback leaves them correct.
+    """
+
+    def __init__(
+        self,
+        *,
+        owned: database.OwnedDatabase,
+        ids: model.IdFactory,
+        recent_index: RecentIndex,
+        report: OpenReport,
+    ) -> None:
+        self.owned = owned
+        self.connection = owned.connection
+        self.names = NameNumbers(owned.connection)
+        self.recent_index = recent_index
+        self.report = report
         self.month_visits: dict[tuple[str, str, int], int] = {}
-        self.encode = msgspec.msgpack.Encoder().encode
-        self.meters: dict[MeterKey, int] = {}
-        self.checkpoint_is_due = False
-        self.truncate_is_due = False
-        self.lanes_from = 0
-        """From this key on deliveries may be in lanes; the store's own note is never above it."""
+        self.lanes_from = report.highest_key + 1
+        """Deliveries in lanes have this row key or a higher one; the stored copy is never above it."""
         self.lent: set[int] = set()
-        """Deliveries in lanes, in attempts, or with results that wait for their commit."""
+        """Deliveries in lanes, in attempts, or with outcomes that wait for their commit."""
         self.highest_arrival = 0
-        """Row key of the last arrival that was committed here."""
-        self._lending: list[int] = []
-        self._returning: list[int] = []
-        self._unfolded_persons = 0
+        """Row key of the last arrival that this writer committed."""
         self._ids = ids
+        self._unfolded_persons = 0
 
-    def commit(self, batch: Batch) -> list[model.Accepted]:
-        """Apply a batch in one transaction; a sqlite3.Error leaves nothing behind.
+    def close(self) -> None:
+        """Close the database and give up its ownership."""
+        self.owned.close()
 
-        Facts that only this transaction made are added to the caches after the commit, never before.
+    def mark(self) -> None:
+        """Note the last commit outside of the database (see OwnedDatabase.mark). Any thread may call it."""
+        self.owned.mark(self.highest_arrival)
+
+    # Committing, with bisection
+
+    def commit(self, batch: Batch) -> BatchResult:
+        """Commit a batch. If its data are refused, bisect its arrivals and quarantine those that fail alone.
+
+        Never raises; the error is in the result.
         """
-        self.meters, self._lending, self._returning = {}, [], []
-        lanes_from = self.lanes_from
+        result = BatchResult([None] * len(batch.arrivals))
+        try:
+            accepted, result.job_result = self._commit_once(batch)
+            result.accepted = list(accepted)
+            result.rest_is_committed = True
+        except _DATA_ERRORS as error:
+            if batch.job is None:
+                self._commit_in_parts(batch, result)
+            else:
+                result.error = error
+        except Exception as error:  # noqa: BLE001 - the callers who wait for the batch must get any error
+            result.error = error
+        return result
+
+    def _commit_in_parts(self, batch: Batch, result: BatchResult) -> None:
+        try:
+            self._bisect(batch, result, 0, len(batch.arrivals))
+            self._commit_rest(msgspec.structs.replace(batch, arrivals=()))
+            result.rest_is_committed = True
+        except Exception as error:  # noqa: BLE001 - as in commit()
+            result.error = error
+
+    def _bisect(self, batch: Batch, result: BatchResult, start: int, end: int) -> None:
+        if start == end:
+            return
+        arrivals = batch.arrivals[start:end]
+        try:
+            result.accepted[start:end], _ = self._commit_once(Batch(arrivals=arrivals, now=batch.now))
+        except _DATA_ERRORS as error:
+            if end - start == 1:
+                _log.error("arrival_unstorable", listener=arrivals[0].listener.key, error=type(error).__name__)
+                arrivals = [_unstorable(arrivals[0])]
+                result.accepted[start:end], _ = self._commit_once(Batch(arrivals=arrivals, now=batch.now))
+                return
+            middle = (start + end) // 2
+            self._bisect(batch, result, start, middle)
+            self._bisect(batch, result, middle, end)
+
+    def _commit_rest(self, rest: Batch) -> None:
+        try:
+            self._commit_once(rest)
+        except _DATA_ERRORS:
+            for settlement in rest.settlements:
+                try:
+                    self._commit_once(Batch(settlements=[settlement], now=rest.now))
+                except _DATA_ERRORS as error:
+                    _log.error("settlement_refused", delivery=settlement.key, error=type(error).__name__)
+            self._commit_once(msgspec.structs.replace(rest, settlements=()))
+
+    # One transaction
+
+    def _commit_once(self, batch: Batch) -> tuple[list[model.Accepted], object]:
+        """Apply a batch in one transaction. If it raises, nothing is committed and no cache has changed.
+
+        Returns:
+            What was accepted, and the result of the job.
+        """
+        opened = Transaction(
+            connection=self.connection,
+            ids=self._ids,
+            names=self.names,
+            recent_index=self.recent_index,
+            month_visits=self.month_visits,
+            lent=self.lent,
+            lanes_from=self.lanes_from,
+        )
+        accepted: list[model.Accepted] = []
+        recent: list[RecentArrival] = []
+        job_result: object = None
         self.connection.execute("begin immediate")
         try:
-            accepted, ledger_rows = self._accept(batch)
+            if batch.arrivals:
+                accepted, recent = accept.Acceptance(opened, batch.arrivals, batch.now).run()
             if batch.job is not None:
-                batch.job(self)
-            settling.settle(self, batch.settlements)
-            has_folded = self._fold()
-            self._mark_unacknowledged(batch)  # after folding: it changes what is folded
+                job_result = batch.job(opened)
+            delivery_queue.settle(opened, batch.settlements)
+            has_folded = self._fold_recent()
+            self._mark_unacknowledged(opened, batch)  # after folding, because it changes the folded rows
             for listener, slot, counter, count in batch.counts:
-                self.meter(self.names.listener(listener), slot, counter, count)
-            self._write_meters()
-            self._fold_persons(len(ledger_rows))
+                opened.meter(self.names.listener(listener), slot, counter, count)
+            self._write_meters(opened)
+            self._fold_persons(len(recent))
             self.connection.execute("commit")
         except BaseException:
-            self.lanes_from = lanes_from
             self._roll_back(batch)
             raise
-        self._remember(ledger_rows, batch, has_folded)
-        self._note_lent(accepted, batch)
-        if self.checkpoint_is_due or self.truncate_is_due:
-            self._checkpoint()
-        return accepted
+        self._remember(recent, batch, has_folded)
+        self._update_lent(accepted, batch, opened)
+        if opened.checkpoint is not None:
+            self._checkpoint(opened.checkpoint)
+        return accepted, job_result
 
-    def _checkpoint(self) -> None:
-        how = "truncate" if self.truncate_is_due else "passive"
-        self.checkpoint_is_due = self.truncate_is_due = False
-        self.connection.execute("pragma busy_timeout = 20")  # arrivals wait for this: never for a reader
-        try:
-            self.connection.execute(f"pragma wal_checkpoint({how})")
-        finally:
-            self.connection.execute(f"pragma busy_timeout = {rows.BUSY_MILLISECONDS}")
+    def _mark_unacknowledged(self, opened: Transaction, batch: Batch) -> None:
+        """From now on this arrival identifies its content, even if an earlier one had the same."""
+        for arrival in batch.unacknowledged:
+            opened.connection.execute(
+                "update arrivals set flags = flags | ? where key = ?",
+                (FLAG_UNACKNOWLEDGED | FLAG_FIRST, arrival.key),
+            )
+            opened.connection.execute(
+                "update prints set arrival = ? where print = ?", (arrival.key, short_key(arrival.fingerprint))
+            )
+            listener, slot = self.names.listener(arrival.listener), model.slot_of(arrival.received_at)
+            opened.meter(listener, slot, model.Counter.unacknowledged)
 
-    def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
-        """Add to the meters of this transaction."""
-        key = (listener, slot, counter)
-        self.meters[key] = self.meters.get(key, 0) + count
+    def _write_meters(self, opened: Transaction) -> None:
+        if opened.meters:
+            packed = _encode([(*key, count) for key, count in opened.meters.items()])
+            opened.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
 
-    def lend(self, keys: Sequence[int]) -> None:
-        """Note in this transaction that deliveries go into lanes: a start after a crash must find them."""
-        if keys:
-            self._lending += keys
-            if min(keys) < self.lanes_from:
-                self._set_lanes_from(min(keys))
+    def _fold_persons(self, arrivals: int) -> None:
+        self._unfolded_persons += arrivals
+        if self._unfolded_persons >= transaction.SEGMENT_ARRIVALS:
+            transaction.fold_persons(self.connection)
+            self._unfolded_persons = 0
 
-    def take_back(self, keys: Sequence[int]) -> None:
-        """Note in this transaction that deliveries are in no lane any more."""
-        self._returning += keys
+    def _fold_recent(self) -> bool:
+        """Fold one bucket of the recent index into the lookup tables, or end its generation.
 
-    def raise_lanes_from(self) -> None:
-        """Note in this transaction from which key on a start has to look for deliveries in lanes."""
-        self._set_lanes_from(min(self.lent, default=self._ids.next_key()))
-
-    def note_time(self, now: int) -> None:
-        """Note in this transaction what time it is, so that a start notices a clock that was set back."""
-        self.connection.execute("insert or replace into meta values ('noted_at', ?)", (str(now),))
-
-    def _set_lanes_from(self, key: int) -> None:
-        self.lanes_from = key
-        self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))
-
-    def _note_lent(self, accepted: list[model.Accepted], batch: Batch) -> None:
-        """After the commit, here and not where lanes are: between commit and lane a delivery must not be overlooked."""
-        if batch.arrivals:
-            self.highest_arrival = batch.arrivals[-1].key
-        self.lent.update([delivery.key for each in accepted for delivery in each.deliveries])
-        self.lent.update(self._lending)
-        self.lent.difference_update([settlement.key for settlement in batch.settlements])
-        self.lent.difference_update(self._returning)
+        Returns:
+            False if there was nothing to fold.
+        """
+        bucket = self.recent_index.next_bucket()
+        generation = self.recent_index.folding
+        if generation is None:
+            return False
+        if bucket is not None:
+            prints, sightings = generation.bucket(bucket)
+            database.insert_rows(self.connection, "insert or replace into prints", database.PAIR, prints)
+            database.insert_rows(self.connection, "insert or ignore into sightings", database.PAIR, sightings)
+            return True
+        self.connection.execute("insert or replace into meta values ('folded_to', ?)", (str(generation.last_key),))
+        return True
 
     def _roll_back(self, batch: Batch) -> None:
         if self.connection.in_transaction:
             self.connection.execute("rollback")
         self.names.forget()
-        for arrival in batch.arrivals:  # no others: to count all months anew would keep everybody waiting
-            self.month_visits.pop(decide.quota_key(arrival), None)
+        for arrival in batch.arrivals:  # only these months: to recount all of them would delay every tenant
+            self.month_visits.pop(quota_key(arrival), None)
 
-    def _remember(self, ledger_rows: list[tail.LedgerRow], batch: Batch, has_folded: bool) -> None:
-        for row in ledger_rows:
-            self.tail.growing.add(row)
+    def _remember(self, recent: list[RecentArrival], batch: Batch, has_folded: bool) -> None:
+        for row in recent:
+            self.recent_index.growing.add(row)
         for arrival in batch.unacknowledged:
-            known = self.tail.print_of(arrival.fingerprint)
+            known = self.recent_index.content_of(arrival.fingerprint)
             if known is not None:
                 known.arrival, known.received_at, known.unacknowledged = arrival.key, arrival.received_at, True
         if has_folded:
-            self.tail.folded()
+            self.recent_index.folded()
 
-    def _accept(self, batch: Batch) -> tuple[list[model.Accepted], list[tail.LedgerRow]]:
-        if not batch.arrivals:
-            return [], []
-        acceptance = accepting.Acceptance(self, batch.arrivals, batch.now)
-        return acceptance.run()
+    def _update_lent(self, accepted: list[model.Accepted], batch: Batch, opened: Transaction) -> None:
+        """Update the deliveries in lanes right after the commit, so that none is missing before it reaches its lane."""
+        if batch.arrivals:
+            self.highest_arrival = batch.arrivals[-1].key
+        self.lanes_from = opened.lanes_from
+        self.lent.update([delivery.key for each in accepted for delivery in each.deliveries])
+        self.lent.update(opened.lending)
+        self.lent.difference_update([settlement.key for settlement in batch.settlements])
+        self.lent.difference_update(opened.returning)
 
-    @property
-    def ids(self) -> model.IdFactory:
-        """Where row keys come from."""
-        return self._ids
-
-    def _mark_unacknowledged(self, batch: Batch) -> None:
-        """From now on the content is known by this arrival, whether it was the first with it or a later one."""
-        for arrival in batch.unacknowledged:
-            self.connection.execute(
-                "update arrivals set flags = flags | ? where key = ?",
-                (FLAG_UNACKNOWLEDGED | FLAG_FIRST, arrival.key),
-            )
-            self.connection.execute(
-                "update prints set arrival = ? where print = ?", (arrival.key, tail.short_key(arrival.fingerprint))
-            )
-            self.meter(
-                self.names.listener(arrival.listener), model.slot_of(arrival.received_at), model.Counter.unacknowledged
-            )
-
-    # meters and folding
-
-    def _write_meters(self) -> None:
-        if self.meters:
-            packed = self.encode([(*key, count) for key, count in self.meters.items()])
-            self.connection.execute("insert into meter_batches (counts) values (?)", (packed,))
-
-    def _fold_persons(self, arrivals: int) -> None:
-        self._unfolded_persons += arrivals
-        if self._unfolded_persons >= persons.SEGMENT_ARRIVALS:
-            persons.fold(self)
-            self._unfolded_persons = 0
-
-    def _fold(self) -> bool:
-        """Move one bucket of the tail into the lookup tables, or end its generation; False if nothing is to fold."""
-        bucket = self.tail.next_bucket()
-        generation = self.tail.folding
-        if generation is None:
-            return False
-        if bucket is not None:
-            prints, sightings = generation.bucket(bucket)
-            rows.insert(self.connection, "insert or replace into prints", rows.PAIR, prints)
-            rows.insert(self.connection, "insert or ignore into sightings", rows.PAIR, sightings)
-            return True
-        self.connection.execute("insert or replace into meta values ('folded_to', ?)", (str(generation.last_key),))
-        return True
+    def _checkpoint(self, mode: str) -> None:
+        # Arrivals wait for this, so it does not wait long for a reader.
+        self.connection.execute(f"pragma busy_timeout = {_CHECKPOINT_BUSY_MILLISECONDS}")
+        try:
+            self.connection.execute(f"pragma wal_checkpoint({mode})")
+        finally:
+            self.connection.execute(f"pragma busy_timeout = {database.BUSY_MILLISECONDS}")
 
 
-def probe(batch_writer: Writer) -> None:
-    """A job: find out whether the database can be written again."""
-    batch_writer.connection.execute("insert or replace into meta values ('probe', '')")
+def _unstorable(arrival: model.Arrival) -> model.Arrival:
+    """Reduce an arrival that the database refuses to what can be stored: its digest, without body and plans."""
+    arrival.quarantine = model.QuarantineReason.Unstorable
+    arrival.body_size = arrival.body_size or len(arrival.body)
+    arrival.body, arrival.content_type = b"", b""
+    arrival.person_keys, arrival.if_visit, arrival.if_repeat = (), (), ()
+    arrival.visit_time = arrival.received_at
+    return arrival
 
 
-def truncate_after(batch_writer: Writer) -> None:
-    """A job: empty the log once this transaction is through, unless a reader is in the way: then next time."""
-    batch_writer.truncate_is_due = True
+# Opening and recovery
 
 
-def checkpoint_after(batch_writer: Writer) -> None:
-    """A job: copy what is left of the log once this transaction is through, so that the next one starts it anew."""
-    batch_writer.checkpoint_is_due = True
+def open_writer(folder: Path, *, key_fingerprint: str, fold_rows: int, now: int) -> Writer:
+    """Take ownership of a data folder, migrate its database, and recover the state that a crash left.
+
+    Raises:
+        StoreLockedError, StoreCorruptError, InstallKeyError, ConfigurationError: see Store.open().
+    """
+    owned = database.open_database(folder, key_fingerprint)
+    try:
+        with database.explained_errors(folder):
+            return _recover(owned, fold_rows, now)
+    except BaseException:
+        owned.connection.close()
+        owned.lock.close()
+        raise
+
+
+def _recover(owned: database.OwnedDatabase, fold_rows: int, now: int) -> Writer:
+    connection = owned.connection
+    (highest,) = connection.execute(_HIGHEST_KEY).fetchone()
+    owned.check_mark(highest)
+    connection.execute("begin immediate")
+    _adjust_backlog(connection, now)
+    recovered = _recover_lanes(connection, now)
+    recent_index = RecentIndex(fold_rows)
+    _read_recent(connection, recent_index)
+    report = OpenReport(highest, recovered, "Local")
+    writer = Writer(owned=owned, ids=model.IdFactory(floor=highest), recent_index=recent_index, report=report)
+    connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(writer.lanes_from),))
+    connection.execute("commit")
+    owned.reserve_mark(highest)
+    return writer
+
+
+def _adjust_backlog(connection: sqlite3.Connection, now: int) -> None:
+    """If the clock was set back since the last start, make the backlog due earlier by the same amount."""
+    noted = connection.execute("select value from meta where name = 'noted_at'").fetchone()
+    behind = int(noted[0]) - now if noted else 0
+    if behind > 0:
+        connection.execute("update deliveries set due_at = due_at - ? where waiting = 1", (behind,))
+    connection.execute("insert or replace into meta values ('noted_at', ?)", (str(now),))
+
+
+def _recover_lanes(connection: sqlite3.Connection, now: int) -> int:
+    """Move deliveries from the lanes of the previous gateway to the backlog; the lock proves that it is dead."""
+    low = connection.execute("select value from meta where name = 'lanes_from'").fetchone()
+    return connection.execute(_RECOVER_LANES, (now, int(low[0]) if low else 0)).rowcount
+
+
+def _read_recent(connection: sqlite3.Connection, recent_index: RecentIndex) -> None:
+    folded = connection.execute("select value from meta where name = 'folded_to'").fetchone()
+    found = connection.execute(_RECENT_ARRIVALS, (int(folded[0]) if folded else 0,))
+    for key, received_at, flags, fingerprint, visitor, visit_time, counted_as in found:
+        row = RecentArrival(
+            key=key,
+            received_at=received_at,
+            unacknowledged=bool(flags & FLAG_UNACKNOWLEDGED),
+            fingerprint=fingerprint,
+            visitor_key=visitor,
+            visit_time=visit_time,
+            is_visit=counted_as == model.CountedAs.Visit,
+            remembers_print=bool(flags & FLAG_FIRST),
+        )
+        recent_index.growing.add(row)

@@ -1,35 +1,28 @@
-"""The accepting half of a transaction: look up, decide, write rows. Runs in the writer's thread only.
+"""Accept the arrivals of a batch inside the writer's transaction: look up facts, decide, write rows.
 
-One pass over a batch makes plain tuples; what is the same for many arrivals is counted once at the end. This is where
-an arrival costs most beside HTTP (docs/performance.md).
+Apart from HTTP, an arrival costs most here (docs/performance.md). So one pass over the batch builds plain tuples, and
+arrivals that count alike are counted together at the end. For the writer's thread only.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store import decide
-from usher_gateway.store.sqlite import rows, tail
+from usher_gateway.store import books
+from usher_gateway.store.decide import ArrivalDecision, DedupeFacts, KnownContent, decide, quota_key
+from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite.recent_index import RecentArrival, short_key
+from usher_gateway.store.sqlite.transaction import (
+    FLAG_FIRST,
+    FLAG_LATE,
+    FLAG_TRUSTED,
+    FLAG_UNACKNOWLEDGED,
+    HOLD_FLAGS,
+    RouteNumbers,
+    Transaction,
+)
 
-if TYPE_CHECKING:
-    from usher_gateway.store.sqlite import names, writer
-
-FLAGS = FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16
-"""Bits of arrivals.flags."""
-
-HOLD_FLAGS = {model.HoldReason.TokenHeld: 32, model.HoldReason.QuotaExceeded: 64}
-"""Further bits: what holds every delivery of an arrival, whatever else held it first."""
-
-_SKIP_COUNTERS = {
-    model.SkipReason.Filter: model.Counter.skipped_filter,
-    model.SkipReason.OncePer: model.Counter.skipped_once_per,
-    model.SkipReason.Stale: model.Counter.skipped_stale,
-    model.SkipReason.Repeat: model.Counter.skipped_repeat,
-    model.SkipReason.Paused: model.Counter.skipped_paused,
-    model.SkipReason.Shadow: model.Counter.skipped_shadow,
-}
 _COUNTED = {
     model.CountedAs.Visit: model.Counter.visits,
     model.CountedAs.Repeat: model.Counter.repeats,
@@ -39,24 +32,35 @@ _COUNTED = {
 _DAY = 86_400 * model.MICROSECONDS
 
 MONTH_VISITS = "select sum(count) from meters where listener = ? and slot >= ? and slot < ? and counter = 1"
-"""Visits of a listener in some slots: an index has them together. (The planner wants the counter spelled out.)"""
+"""The visits of a listener in some slots, from an index. The planner uses it only if the counter is a literal."""
 
 _ARRIVAL = f"({','.join('?' * 14)})"
 _DELIVERY = "(?,?,?,?,?,0,?,0,0,?,?,?,?,0,0,0,0,'',null)"
-"""A new delivery: pending, in a lane or held, never attempted."""
+"""A new delivery: pending, in a lane or held, without attempts."""
 
-_SIGHTING = (
+_SIGHTING_IN_WINDOW = (
     "select column1, (select visit_time from sightings"
     " where visitor = column1 and visit_time > column2 and visit_time < column3 limit 1) from (values {})"
 )
-"""Columns: visitor, after and before which time."""
+"""Find one visit time per visitor inside a window. Columns of the values: visitor, start and end of the window."""
+
+_PRINTS = "select print, arrival from prints where print in ({})"
+"""Find the first acceptances of contents, by 64 bits of the fingerprint."""
+
+_FINGERPRINTS = "select key, received_at, flags, fingerprint from arrivals where key in ({})"
+"""Get whole fingerprints, to confirm what _PRINTS found."""
+
+_ONCE_MARKS = "select mark from once_marks where mark in ({})"
+"""Find the once-per marks that exist."""
 
 _Kind = tuple[model.CountedAs, bool, tuple[model.SkipReason | None, ...]]
-"""(counted as, late, each route's skip reason): arrivals that count alike"""
+"""(counted as, late, each route's skip reason): arrivals with the same values add the same to the meters."""
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
-    """(counter, how much one arrival of a kind adds to it)."""
+    """Return pairs of a counter and what one arrival of a kind adds to it."""
     counted_as, is_late, skips = kind
     counters = {int(_COUNTED[counted_as]): 1}
     if is_late:
@@ -64,7 +68,7 @@ def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
     if skips:
         counters[int(model.Counter.routed)] = len(skips)
     for skip in skips:
-        counter = int(model.Counter.created if skip is None else _SKIP_COUNTERS[skip])
+        counter = int(model.Counter.created if skip is None else books.SKIPPED[skip])
         counters[counter] = counters.get(counter, 0) + 1
     return list(counters.items())
 
@@ -78,55 +82,56 @@ def _flags(arrival: model.Arrival, *, is_first: bool) -> int:
     return flags
 
 
-class _Skips(msgspec.Struct, frozen=True):
-    """What some plans skip."""
+class _PlanSkips(msgspec.Struct, frozen=True):
+    """The skip reasons of some plans."""
 
     plans: tuple[model.RoutePlan, ...]
     skips: tuple[model.SkipReason | None, ...]
-    """One for each plan."""
+    """One per plan."""
     reasons: tuple[model.SkipReason, ...]
-    """Without those that skip nothing."""
+    """Only of the plans that skip."""
 
     @classmethod
-    def of(cls, plans: tuple[model.RoutePlan, ...]) -> "_Skips":
+    def of(cls, plans: tuple[model.RoutePlan, ...]) -> "_PlanSkips":
         skips = tuple([plan.skip for plan in plans])
         return cls(plans, skips, tuple([skip for skip in skips if skip is not None]))
 
 
 class Acceptance:
-    """The arrivals of one transaction."""
+    """Accepts the arrivals of one batch."""
 
-    def __init__(self, owner: "writer.Writer", arrivals: Sequence[model.Arrival], now: int) -> None:
-        self._owner, self._arrivals, self._now = owner, arrivals, now
+    def __init__(self, transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> None:
+        self._transaction, self._arrivals, self._now = transaction, arrivals, now
+        self._names, self._ids = transaction.names, transaction.ids
         self._accepted: list[model.Accepted] = []
-        self._ledger_rows: list[tail.LedgerRow] = []
-        self._arrival_rows: list[rows.Row] = []
-        self._body_rows: list[rows.Row] = []
-        self._delivery_rows: list[rows.Row] = []
+        self._recent: list[RecentArrival] = []
+        self._arrival_rows: list[database.Row] = []
+        self._body_rows: list[database.Row] = []
+        self._delivery_rows: list[database.Row] = []
         self._tallies: dict[_Kind, dict[tuple[int, int], int]] = {}
-        """Kind -> (listener, slot) -> arrivals"""
-        self._skips: dict[int, _Skips] = {}
-        """Plans by their identity: most listeners have the same ones for every body."""
+        """Kind -> (listener, slot) -> arrivals."""
+        self._skips: dict[int, _PlanSkips] = {}
+        """Plans by identity, because most listeners have the same plans for every body."""
 
-    def run(self) -> tuple[list[model.Accepted], list[tail.LedgerRow]]:
-        """Write everything; what was accepted, and what the tail has to remember after the commit."""
+    def run(self) -> tuple[list[model.Accepted], list[RecentArrival]]:
+        """Write all rows; return the results, and the arrivals to add to the recent index after the commit."""
         facts = self._facts()
         marks_before = set(facts.once_marks)
-        for arrival, key in zip(self._arrivals, self._owner.ids.next_keys(len(self._arrivals)), strict=True):
+        for arrival, key in zip(self._arrivals, self._ids.next_keys(len(self._arrivals)), strict=True):
             arrival.key = key
-            self._accept(arrival, decide.decide(arrival, facts), facts)
+            self._accept(arrival, decide(arrival, facts), facts)
         self._insert(facts.once_marks - marks_before)
         self._count()
         self._forget_months()
-        return self._accepted, self._ledger_rows
+        return self._accepted, self._recent
 
-    def _accept(self, arrival: model.Arrival, decision: decide.Decision, facts: decide.Facts) -> None:
+    def _accept(self, arrival: model.Arrival, decision: ArrivalDecision, facts: DedupeFacts) -> None:
         counted_as, plans = decision.counted_as, decision.verdicts
-        listener = self._owner.names.listener(arrival.listener)
+        listener = self._names.listener(arrival.listener)
         verdicts: list[tuple[int, int, int]] = []
         due: list[model.Delivery] = []
         for plan in plans:
-            route = self._owner.names.route(plan.route)
+            route = self._names.route(plan.route)
             if plan.skip is not None:
                 verdicts.append((route.number, plan.skip.value, 0))
             else:
@@ -136,7 +141,7 @@ class Acceptance:
                     due.append(delivery)
         known = self._skips.get(id(plans))
         if known is None or known.plans is not plans:
-            known = self._skips[id(plans)] = _Skips.of(plans)
+            known = self._skips[id(plans)] = _PlanSkips.of(plans)
         kind, place = (counted_as, arrival.late, known.skips), (listener, model.slot_of(arrival.received_at))
         tally = self._tallies.get(kind)
         if tally is None:
@@ -144,12 +149,12 @@ class Acceptance:
         tally[place] = tally.get(place, 0) + 1
         self._accepted.append(model.Accepted(counted_as, tuple(due), known.reasons))
         self._remember(
-            arrival, listener, counted_as, verdicts, facts.prints[arrival.fingerprint].arrival == arrival.key
+            arrival, listener, counted_as, verdicts, facts.contents[arrival.fingerprint].arrival == arrival.key
         )
 
-    def _deliver(self, arrival: model.Arrival, route: "names.RouteNumbers", plan: model.RoutePlan) -> model.Delivery:
-        key, now, hold = self._owner.ids.next_key(), self._now, plan.hold
-        identifier = self._owner.ids.id_of(key)
+    def _deliver(self, arrival: model.Arrival, route: RouteNumbers, plan: model.RoutePlan) -> model.Delivery:
+        key, now, hold = self._ids.next_key(), self._now, plan.hold
+        identifier = self._ids.id_of(key)
         self._delivery_rows.append(
             (
                 key,
@@ -195,7 +200,7 @@ class Acceptance:
         self._arrival_rows.append(
             (
                 key,
-                self._owner.ids.id_of(key),
+                self._ids.id_of(key),
                 listener,
                 received_at,
                 visit_time,
@@ -207,30 +212,30 @@ class Acceptance:
                 arrival.fingerprint,
                 arrival.visitor_key,
                 b"".join(arrival.person_keys),
-                self._owner.encode(verdicts),
+                _encode(verdicts),
             )
         )
         expires_day = received_at // _DAY + arrival.body_days + 1
         self._body_rows.append((key, expires_day, arrival.content_type, arrival.body))
         is_visit = counted_as is model.CountedAs.Visit
-        self._ledger_rows.append(
-            tail.LedgerRow(key, received_at, arrival.fingerprint, arrival.visitor_key, visit_time, is_visit, is_first)
+        self._recent.append(
+            RecentArrival(key, received_at, arrival.fingerprint, arrival.visitor_key, visit_time, is_visit, is_first)
         )
 
     def _insert(self, new_marks: set[bytes]) -> None:
-        connection = self._owner.connection
-        rows.insert(connection, "insert into arrivals", _ARRIVAL, self._arrival_rows)
-        rows.insert(connection, "insert into bodies", "(?,?,?,?)", self._body_rows)
-        rows.insert(connection, "insert into deliveries", _DELIVERY, self._delivery_rows)
+        connection = self._transaction.connection
+        database.insert_rows(connection, "insert into arrivals", _ARRIVAL, self._arrival_rows)
+        database.insert_rows(connection, "insert into bodies", "(?,?,?,?)", self._body_rows)
+        database.insert_rows(connection, "insert into deliveries", _DELIVERY, self._delivery_rows)
         if new_marks:
             plans = [plan for arrival in self._arrivals for plan in (*arrival.if_visit, *arrival.if_repeat)]
             until = {plan.once_key: plan.once_until for plan in plans}
-            rows.insert(
-                connection, "insert into once_marks", rows.PAIR, [(mark, until[mark]) for mark in sorted(new_marks)]
+            database.insert_rows(
+                connection, "insert into once_marks", database.PAIR, [(mark, until[mark]) for mark in sorted(new_marks)]
             )
 
     def _count(self) -> None:
-        meters = self._owner.meters
+        meters = self._transaction.meters
         for kind, tally in self._tallies.items():
             counters = _counters_of(kind)
             for (listener, slot), count in tally.items():
@@ -238,64 +243,61 @@ class Acceptance:
                     key = (listener, slot, counter)
                     meters[key] = meters.get(key, 0) + count * times
 
-    # facts
-
-    def _facts(self) -> decide.Facts:
-        prints: dict[bytes, decide.Print] = {}
+    def _facts(self) -> DedupeFacts:
+        contents: dict[bytes, KnownContent] = {}
         sightings: dict[bytes, list[int]] = {}
         missing: dict[int, bytes] = {}
         visitors: dict[int, bytes] = {}
-        unseen: list[rows.Row] = []
+        unseen: list[database.Row] = []
         once: set[bytes] = set()
-        ledger_tail = self._owner.tail
+        recent_index = self._transaction.recent_index
         for arrival in self._arrivals:
-            known = ledger_tail.print_of(arrival.fingerprint)
+            known = recent_index.content_of(arrival.fingerprint)
             if known is not None:
-                prints[arrival.fingerprint] = known
+                contents[arrival.fingerprint] = known
             else:
-                missing[tail.short_key(arrival.fingerprint)] = arrival.fingerprint
+                missing[short_key(arrival.fingerprint)] = arrival.fingerprint
             if arrival.window and arrival.quarantine is None:
                 after, before = arrival.visit_time - arrival.window, arrival.visit_time + arrival.window
-                time = ledger_tail.sighting_between(arrival.visitor_key, after, before)
+                time = recent_index.sighting_between(arrival.visitor_key, after, before)
                 if time is not None:
                     sightings.setdefault(arrival.visitor_key, []).append(time)
                 else:
-                    short = tail.short_key(arrival.visitor_key)
+                    short = short_key(arrival.visitor_key)
                     visitors[short] = arrival.visitor_key
                     unseen.append((short, after, before))
             if arrival.has_marks:
                 once.update(plan.once_key for plan in (*arrival.if_visit, *arrival.if_repeat) if plan.once_key)
-        self._known_prints(missing, prints)
-        self._known_sightings(unseen, visitors, sightings)
-        return decide.Facts(prints, sightings, self._known_marks(once), self._months())
+        self._find_contents(missing, contents)
+        self._find_sightings(unseen, visitors, sightings)
+        return DedupeFacts(contents, sightings, self._find_marks(once), self._count_months())
 
-    def _known_prints(self, missing: dict[int, bytes], prints: dict[bytes, decide.Print]) -> None:
-        connection = self._owner.connection
-        statement = "select print, arrival from prints where print in ({})"
-        found = {arrival: missing[short] for short, arrival in rows.select_in(connection, statement, sorted(missing))}
+    def _find_contents(self, missing: dict[int, bytes], contents: dict[bytes, KnownContent]) -> None:
+        connection = self._transaction.connection
+        found = {arrival: missing[short] for short, arrival in database.select_in(connection, _PRINTS, sorted(missing))}
         if not found:
             return
-        statement = "select key, received_at, flags, fingerprint from arrivals where key in ({})"
-        for key, received_at, flags, fingerprint in rows.select_in(connection, statement, sorted(found)):
+        for key, received_at, flags, fingerprint in database.select_in(connection, _FINGERPRINTS, sorted(found)):
             if fingerprint == found[key]:
-                prints[fingerprint] = decide.Print(key, received_at, bool(flags & FLAG_UNACKNOWLEDGED))
+                contents[fingerprint] = KnownContent(key, received_at, bool(flags & FLAG_UNACKNOWLEDGED))
 
-    def _known_sightings(
-        self, unseen: list[rows.Row], visitors: dict[int, bytes], sightings: dict[bytes, list[int]]
+    def _find_sightings(
+        self, unseen: list[database.Row], visitors: dict[int, bytes], sightings: dict[bytes, list[int]]
     ) -> None:
-        """One sighting for each window: a visitor may have hundreds of thousands, and all would be waited for."""
-        for short, time in rows.from_values(self._owner.connection, _SIGHTING, "(?,?,?)", sorted(unseen)):
+        """Find one sighting per window, because a visitor may have hundreds of thousands, and commits wait for this."""
+        for short, time in database.select_from_values(
+            self._transaction.connection, _SIGHTING_IN_WINDOW, "(?,?,?)", sorted(unseen)
+        ):
             if time is not None:
                 sightings.setdefault(visitors[short], []).append(time)
 
-    def _known_marks(self, marks: set[bytes]) -> set[bytes]:
-        statement = "select mark from once_marks where mark in ({})"
-        return {mark for (mark,) in rows.select_in(self._owner.connection, statement, sorted(marks))}
+    def _find_marks(self, marks: set[bytes]) -> set[bytes]:
+        return {mark for (mark,) in database.select_in(self._transaction.connection, _ONCE_MARKS, sorted(marks))}
 
-    def _months(self) -> dict[tuple[str, str, int], int]:
-        """Visits of the months that quotas of this batch count; counted from the meters once, then kept."""
-        known = self._owner.month_visits
-        missing = {decide.quota_key(arrival): arrival for arrival in self._arrivals if arrival.quota}
+    def _count_months(self) -> dict[tuple[str, str, int], int]:
+        """Return the visits of the months that this batch's quotas need: counted in the meters once, then cached."""
+        known = self._transaction.month_visits
+        missing = {quota_key(arrival): arrival for arrival in self._arrivals if arrival.quota}
         unfolded: dict[int, list[tuple[int, int]]] | None = None
         for key in missing.keys() - known.keys():
             if unfolded is None:
@@ -304,8 +306,8 @@ class Acceptance:
         return known
 
     def _forget_months(self) -> None:
-        """Nobody counts on while a tenant has no quota: with the next one all is counted anew."""
-        known = self._owner.month_visits
+        """Drop cached months of tenants without a quota: nothing keeps them up to date until they have one again."""
+        known = self._transaction.month_visits
         if not known:
             return
         names = [arrival.listener for arrival in self._arrivals if not arrival.quota]
@@ -315,9 +317,9 @@ class Acceptance:
                 del known[key]
 
     def _unfolded_visits(self) -> dict[int, list[tuple[int, int]]]:
-        """Listener -> (slot, visits) of commits that are not in the meters yet."""
+        """Return, by listener, the (slot, visits) of commits that are not folded into the meters yet."""
         found: dict[int, list[tuple[int, int]]] = {}
-        for (packed,) in self._owner.connection.execute("select counts from meter_batches"):
+        for (packed,) in self._transaction.connection.execute("select counts from meter_batches"):
             for listener, slot, counter, count in msgspec.msgpack.decode(packed):
                 if counter == model.Counter.visits:
                     found.setdefault(listener, []).append((slot, count))
@@ -326,7 +328,7 @@ class Acceptance:
     def _count_month(self, arrival: model.Arrival, unfolded: dict[int, list[tuple[int, int]]]) -> int:
         first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
         total = 0
-        for number in self._owner.names.listeners_of(arrival.listener.namespace, arrival.listener.tenant):
-            (count,) = self._owner.connection.execute(MONTH_VISITS, (number, first, after)).fetchone()
+        for number in self._names.listeners_of(arrival.listener.namespace, arrival.listener.tenant):
+            (count,) = self._transaction.connection.execute(MONTH_VISITS, (number, first, after)).fetchone()
             total += (count or 0) + sum(count for slot, count in unfolded.get(number, ()) if first <= slot < after)
         return total

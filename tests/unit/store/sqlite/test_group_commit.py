@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 
 from contract import samples
 from usher_gateway import model
-from usher_gateway.store.sqlite import queue
+from usher_gateway.store.sqlite.group_commit import ArrivalQueue, QueuedArrival, QueueLimits
 
 
-def entry(tenant: str, future: "asyncio.Future[model.Accepted]", body: bytes = b"{}") -> queue.Entry:
+def entry(tenant: str, future: "asyncio.Future[model.Accepted]", body: bytes = b"{}") -> QueuedArrival:
     listener = model.ListenerName("agency", tenant, "lobby")
-    return queue.Entry(samples.arrival(listener=listener, body=body), future)
+    return QueuedArrival(samples.arrival(listener=listener, body=body), future)
 
 
-@pytest.mark.parametrize("limits", [queue.Limits(entries=1), queue.Limits(bytes=2)])
-def test_a_newcomer_before_a_full_queue_is_refused_and_harms_nobody(limits: queue.Limits) -> None:
-    queued = queue.ArrivalQueue(limits)
+@pytest.mark.parametrize("limits", [QueueLimits(entries=1), QueueLimits(bytes=2)])
+def test_a_newcomer_before_a_full_queue_is_refused_and_harms_nobody(limits: QueueLimits) -> None:
+    queued = ArrivalQueue(limits)
     loop = asyncio.new_event_loop()
     first = entry("acme", loop.create_future())
     queued.push(first)
@@ -32,7 +32,7 @@ def test_a_newcomer_before_a_full_queue_is_refused_and_harms_nobody(limits: queu
 
 
 def test_one_too_large_for_its_tenant_is_refused_and_harms_nobody() -> None:
-    queued = queue.ArrivalQueue(queue.Limits(tenant_bytes=10))
+    queued = ArrivalQueue(QueueLimits(tenant_bytes=10))
     loop = asyncio.new_event_loop()
     with pytest.raises(model.StoreBusyError):
         queued.push(entry("acme", loop.create_future(), b"x" * 11))
@@ -41,7 +41,7 @@ def test_one_too_large_for_its_tenant_is_refused_and_harms_nobody() -> None:
 
 
 def test_those_who_come_once_are_not_kept_behind_those_who_flood() -> None:
-    queued = queue.ArrivalQueue(queue.Limits(batch_entries=4))
+    queued = ArrivalQueue(QueueLimits(batch_entries=4))
     loop = asyncio.new_event_loop()
     for tenant in [*["flood 1", "flood 2", "flood 3"] * 10, *[f"once {number}" for number in range(8)]]:
         queued.push(entry(tenant, loop.create_future()))
@@ -51,7 +51,7 @@ def test_those_who_come_once_are_not_kept_behind_those_who_flood() -> None:
 
 
 def test_an_outage_however_long_leaves_no_more_behind_than_it_found() -> None:
-    queued = queue.ArrivalQueue(queue.Limits())
+    queued = ArrivalQueue(QueueLimits())
     loop = asyncio.new_event_loop()
     for number in range(3):
         queued.push(entry(f"tenant {number}", loop.create_future()))
@@ -63,10 +63,10 @@ def test_an_outage_however_long_leaves_no_more_behind_than_it_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [queue.Limits(entries=64, tenant_entries=16), queue.Limits(bytes=512, tenant_bytes=128)]
+    "limits", [QueueLimits(entries=64, tenant_entries=16), QueueLimits(bytes=512, tenant_bytes=128)]
 )
-def test_tenants_who_fill_the_queue_together_leave_room_for_one_with_little(limits: queue.Limits) -> None:
-    queued = queue.ArrivalQueue(limits)
+def test_tenants_who_fill_the_queue_together_leave_room_for_one_with_little(limits: QueueLimits) -> None:
+    queued = ArrivalQueue(limits)
     loop = asyncio.new_event_loop()
     with contextlib.suppress(model.StoreBusyError):
         while True:
@@ -81,10 +81,10 @@ STEPS = st.lists(st.one_of(st.sampled_from(["a", "b", "c", "d"]), st.just("draw"
 
 @given(STEPS)
 def test_what_is_taken_in_comes_out_once_in_its_tenants_order(steps: list[str]) -> None:
-    queued = queue.ArrivalQueue(queue.Limits(entries=6, tenant_entries=3, batch_entries=4))
+    queued = ArrivalQueue(QueueLimits(entries=6, tenant_entries=3, batch_entries=4))
     loop = asyncio.new_event_loop()
-    taken: list[queue.Entry] = []
-    drawn: list[queue.Entry] = []
+    taken: list[QueuedArrival] = []
+    drawn: list[QueuedArrival] = []
     for step in [*steps, "draw", "draw"]:
         if step == "draw":
             batch = queued.draw()
@@ -107,5 +107,5 @@ def test_what_is_taken_in_comes_out_once_in_its_tenants_order(steps: list[str]) 
     loop.close()
 
 
-def of(entries: list[queue.Entry], tenant: str) -> list[int]:
+def of(entries: list[QueuedArrival], tenant: str) -> list[int]:
     return [id(one) for one in entries if one.arrival.listener.tenant == tenant]

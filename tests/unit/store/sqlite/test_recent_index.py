@@ -3,18 +3,18 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usher_gateway.store.sqlite import tail
+from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex
 
 VISITOR = b"v" * 16
 TIMES = st.lists(st.integers(0, 60), max_size=40)
 
 
-def filled(*stretches: list[int]) -> tail.Tail:
+def filled(*stretches: list[int]) -> RecentIndex:
     """A tail of two generations: the one being folded, and the one that grows."""
-    made = tail.Tail(fold_rows=1)
+    made = RecentIndex(fold_rows=1)
     for times in stretches:
         for key, time in enumerate(times):
-            made.growing.add(tail.LedgerRow(key, 0, b"f" * 16, VISITOR, time, is_visit=True, remembers_print=True))
+            made.growing.add(RecentArrival(key, 0, b"f" * 16, VISITOR, time, is_visit=True, remembers_print=True))
         made.next_bucket()
     return made
 

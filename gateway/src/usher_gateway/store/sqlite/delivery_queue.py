@@ -1,0 +1,309 @@
+"""The deliveries table as a queue: claim, settle, defer, hold and expire deliveries.
+
+A pending delivery is in one of three places: in a lane of this process, in the backlog (``waiting = 1``), or held
+(``hold > 0``). The functions with a Transaction run in the writer's thread; those that move many rows move at most one
+slice of 2,000, because arrivals wait for the transaction. The functions with a connection are queries.
+"""
+
+import collections
+import sqlite3
+from collections.abc import Sequence
+
+from usher_gateway import model
+from usher_gateway.store.base import Backlog, DueDestination, HeldGroup, OpenCounts
+from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite.transaction import FLAG_LATE, HOLD_FLAGS, Transaction
+
+HOLD_SLICE = 2_000
+"""The most rows that one job may change."""
+
+# Some conditions below say `hold > 0` next to `hold = ?`, because SQLite uses a partial index only if a query repeats
+# the condition of the index.
+
+_SETTLED: dict[model.SettledAs, tuple[model.DeliveryState, model.Counter | None]] = {
+    model.SettledAs.Delivered: (model.DeliveryState.Delivered, model.Counter.delivered),
+    model.SettledAs.Retry: (model.DeliveryState.Pending, None),
+    model.SettledAs.Dead: (model.DeliveryState.Dead, model.Counter.died),
+    model.SettledAs.Cancelled: (model.DeliveryState.Cancelled, model.Counter.cancelled),
+    model.SettledAs.Held: (model.DeliveryState.Pending, None),
+}
+
+_SETTLE_DELIVERED = (
+    "update deliveries set state = 1, hold = 0, waiting = 0, attempts = done.column4, due_at = 0,"
+    " settled_at = done.column2, cancel = 0, status = done.column5, error = '', answer = null"
+    " from (values {}) done"
+    " where deliveries.key = done.column1 and deliveries.state = 0 and deliveries.attempts = done.column3"
+    " returning deliveries.key, deliveries.route"
+)
+"""Settle many successes. Columns of the values (column1 …): key, time, attempts before and after, HTTP status."""
+
+_SETTLE_ONE = (
+    "update deliveries set state = ?, hold = ?, waiting = ?, attempts = ?, due_at = ?, settled_at = ?,"
+    " cancel = ?, status = ?, error = ?, answer = ? where key = ? and state = 0 and attempts = ?"
+    " returning route"
+)
+"""Settle any outcome, if the delivery is pending with the attempts that the settlement names."""
+
+_LOAD = (
+    "select d.key, d.id, d.arrival, d.route, d.attempts, d.created_at, d.started_at, d.expires_at,"
+    " a.received_at, a.visit_time, a.flags, a.hops, b.body, b.content_type from deliveries d"
+    " join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival"
+)
+"""Load deliveries with their bodies; see _delivery()."""
+
+_CLAIM = f"{_LOAD} where d.destination = ? and d.waiting = 1 and d.due_at <= ? order by d.due_at limit ?"
+"""Load the backlog of a destination, the longest due first."""
+
+_LOAD_HELD = f"{_LOAD} where d.hold > 0 and d.hold = ? and d.route = ? limit ?"
+"""Load deliveries of a held group."""
+
+_TAKE_HELD = (
+    "update deliveries set hold = 0, route = ?, destination = ?, started_at = started_at + max(0, ? - due_at)"
+    " where key = ?"
+)
+"""Move a held delivery to a lane under another route; its retry clock stood still while it was held."""
+
+_CANCEL_HELD = (
+    "update deliveries set hold = 0, state = ?1, cancel = ?2, settled_at = ?3 where key in"
+    " (select key from deliveries where hold > 0 and hold = ?4 and route = ?5 and due_at < ?6 limit ?7)"
+)
+"""Cancel a slice of a held group. The column due_at of a held delivery says since when it is held."""
+
+_EXPIRE_HELD = (
+    "update deliveries set hold = 0, state = ?1, cancel = ?2, settled_at = ?3 where key in"
+    " (select key from deliveries where hold > 0 and expires_at > 0 and expires_at <= ?3"
+    " order by expires_at limit ?4) returning route"
+)
+"""Cancel a slice of the held deliveries that are past their time limit."""
+
+_HASTEN = (
+    "update deliveries set due_at = ?1 where key in"
+    " (select key from deliveries where destination = ?2 and waiting = 1 and due_at > ?1 limit ?3)"
+)
+"""Make a slice of a destination's backlog due."""
+
+_DUE_DESTINATIONS = """
+    with recursive found (number) as (
+        select min(destination) from deliveries where waiting = 1
+        union all
+        select (select min(destination) from deliveries where waiting = 1 and destination > number)
+        from found where number is not null
+    )
+    select key, (select min(due_at) from deliveries d where d.destination = found.number and waiting = 1)
+    from found join destinations on destinations.number = found.number
+"""
+"""Jump through the index of the backlog from one destination to the next."""
+
+
+# Settling
+
+
+def settle(transaction: Transaction, settlements: Sequence[model.Settlement]) -> None:
+    """Write outcomes, each only if its delivery is pending with the attempts that the settlement names.
+
+    Nearly all outcomes are successes at the first attempt, and one statement settles many of them. All others, and
+    deliveries with several settlements in the batch, are settled one by one in their order.
+    """
+    per_delivery = collections.Counter([settlement.key for settlement in settlements])
+    delivered: dict[int, model.Settlement] = {}
+    for settlement in settlements:
+        if settlement.settled_as is model.SettledAs.Delivered and per_delivery[settlement.key] == 1:
+            delivered[settlement.key] = settlement
+        else:
+            _settle_one(transaction, settlement)
+    retried_at = [each.at for each in settlements if each.settled_as is model.SettledAs.Retry]
+    if retried_at:
+        transaction.note_time(max(retried_at))  # a start needs to know the clock by which they are due
+    values = [
+        (key, each.at, each.attempts_before, each.attempts, each.status) for key, each in sorted(delivered.items())
+    ]
+    found = database.select_from_values(transaction.connection, _SETTLE_DELIVERED, "(?,?,?,?,?)", values)
+    for key, route in found:
+        _count_settled(transaction, delivered[key], route, model.Counter.delivered)
+
+
+def _settle_one(transaction: Transaction, settlement: model.Settlement) -> None:
+    state, counter = _SETTLED[settlement.settled_as]
+    waiting = settlement.settled_as is model.SettledAs.Retry
+    held = settlement.settled_as is model.SettledAs.Held
+    row = transaction.connection.execute(
+        _SETTLE_ONE,
+        (
+            int(state),
+            int(settlement.hold or 0),
+            int(waiting),
+            settlement.attempts,
+            settlement.at if held else settlement.due_at,
+            0 if waiting or held else settlement.at,
+            int(settlement.cancel or 0),
+            settlement.status,
+            settlement.error,
+            settlement.answer or None,
+            settlement.key,
+            settlement.attempts_before,
+        ),
+    ).fetchone()
+    if row is not None:
+        _count_settled(transaction, settlement, row[0], counter)
+
+
+def _count_settled(
+    transaction: Transaction, settlement: model.Settlement, route: int, counter: model.Counter | None
+) -> None:
+    listener, slot = transaction.names.listener_of_route(route), model.slot_of(settlement.at)
+    if counter:
+        transaction.meter(listener, slot, counter)
+    if settlement.attempts > settlement.attempts_before:
+        transaction.meter(listener, slot, model.Counter.attempts)
+
+
+# Backlog and lanes
+
+
+def claim(transaction: Transaction, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
+    """Move due deliveries of a destination from the backlog to this process's lanes, the longest due first."""
+    number = transaction.names.destination(destination)
+    claimed: list[model.Delivery] = []
+    size = 0
+    for row in transaction.connection.execute(_CLAIM, (number, now, limit)):
+        delivery = _delivery(row)
+        size += len(delivery.body or b"")
+        if claimed and size > max_bytes:
+            break
+        claimed.append(delivery)
+    keys = [delivery.key for delivery in claimed]
+    _set_waiting(transaction, keys, waiting=0)
+    transaction.lend(keys)
+    return claimed
+
+
+def defer(transaction: Transaction, keys: Sequence[int]) -> None:
+    """Return deliveries from this process's lanes to the backlog, due at once."""
+    _set_waiting(transaction, keys, waiting=1)
+    transaction.take_back(keys)
+
+
+def hasten(transaction: Transaction, destination: str, now: int) -> int:
+    """Make a slice of a destination's backlog due at once; return how many changed."""
+    values = (now, transaction.names.destination(destination), HOLD_SLICE)
+    return transaction.connection.execute(_HASTEN, values).rowcount
+
+
+def _set_waiting(transaction: Transaction, keys: Sequence[int], waiting: int) -> None:
+    statement = f"update deliveries set waiting = {waiting} where state = 0 and hold = 0 and key in ({{}})"  # noqa: S608 - 0 or 1
+    for _ in database.select_in(transaction.connection, statement, sorted(keys)):
+        pass
+
+
+# Held deliveries
+
+
+def unhold(transaction: Transaction, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
+    """Make a slice of a held group due, and move on its retry clock by the time held; return how many left the group.
+
+    If the arrival of a delivery came with one of the reasons in ``lasting``, the delivery stays held for that reason,
+    and its clock stays stopped.
+    """
+    flags = [(HOLD_FLAGS[reason], int(reason)) for reason in lasting]
+    still_held = f"case {' '.join([f'when a.flags & {flag} then {reason}' for flag, reason in flags])} else 0 end"
+    statement = (
+        "update deliveries set hold = held_on, waiting = held_on = 0,"  # noqa: S608 - numbers
+        " started_at = case when held_on then started_at else started_at + max(0, ?1 - due_at) end,"
+        " due_at = case when held_on then due_at else ?1 end"
+        f" from (select d.key as held_key, {still_held if flags else 0} as held_on from deliveries d"
+        f" {'join arrivals a on a.key = d.arrival' if flags else ''}"
+        " where d.hold > 0 and d.hold = ?2 and d.route = ?3 limit ?4) where key = held_key"
+    )
+    values = (now, int(group.reason), group.route, HOLD_SLICE)
+    return transaction.connection.execute(statement, values).rowcount
+
+
+def claim_held(
+    transaction: Transaction, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
+) -> list[model.Delivery]:
+    """Move held deliveries of a group to this process's lanes, under another route definition."""
+    found = transaction.connection.execute(_LOAD_HELD, (int(group.reason), group.route, limit))
+    claimed = [_delivery(row) for row in found]
+    route = transaction.names.route(definition)
+    for delivery in claimed:
+        delivery.route = route.number
+        transaction.connection.execute(_TAKE_HELD, (route.number, route.destination, now, delivery.key))
+    transaction.lend([delivery.key for delivery in claimed])
+    return claimed
+
+
+def cancel_held(
+    transaction: Transaction, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int
+) -> int:
+    """Cancel a slice of a held group: deliveries that are held since before an instant; return how many."""
+    state = int(model.DeliveryState.Cancelled)
+    values = (state, int(cancel), now, int(group.reason), group.route, held_before, HOLD_SLICE)
+    count = transaction.connection.execute(_CANCEL_HELD, values).rowcount
+    if count:
+        listener = transaction.names.listener_of_route(group.route)
+        transaction.meter(listener, model.slot_of(now), model.Counter.cancelled, count)
+    return count
+
+
+def expire_held(transaction: Transaction, now: int) -> int:
+    """Cancel a slice of the held deliveries that are past their time limit; return how many."""
+    state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Expired)
+    expired = transaction.connection.execute(_EXPIRE_HELD, (state, reason, now, HOLD_SLICE)).fetchall()
+    for (route,) in expired:
+        listener = transaction.names.listener_of_route(route)
+        transaction.meter(listener, model.slot_of(now), model.Counter.cancelled)
+    return len(expired)
+
+
+def _delivery(row: database.FoundRow) -> model.Delivery:
+    key, identifier, arrival, route, attempts, created_at, started_at, expires_at, *rest = row
+    received_at, visit_time, flags, hops, body, content_type = rest
+    return model.Delivery(
+        key=key,
+        id=identifier,
+        arrival=arrival,
+        route=route,
+        created_at=created_at,
+        received_at=received_at,
+        visit_time=visit_time,
+        late=bool(flags & FLAG_LATE),
+        hops=hops,
+        attempts=attempts,
+        started_at=started_at,
+        expires_at=expires_at,
+        hold=None,
+        body=body,
+        content_type=content_type,
+        arrival_holds=tuple([reason for reason, flag in HOLD_FLAGS.items() if flags & flag]),
+    )
+
+
+# Queries
+
+
+def backlogs(connection: sqlite3.Connection) -> list[Backlog]:
+    """Return the destinations with deliveries in the backlog, with their number."""
+    waiting = "from deliveries where destination = number and waiting = 1"
+    statement = f"select key, (select count(*) {waiting}), (select min(due_at) {waiting}) from destinations"  # noqa: S608
+    return [Backlog(key, count, due) for key, count, due in connection.execute(statement) if count]
+
+
+def due(connection: sqlite3.Connection) -> list[DueDestination]:
+    """Return the destinations with deliveries in the backlog, with the time at which the first is due."""
+    return [DueDestination(key, due_at) for key, due_at in connection.execute(_DUE_DESTINATIONS)]
+
+
+def held_groups(connection: sqlite3.Connection) -> list[HeldGroup]:
+    """Count the held deliveries by reason and route, in the index alone."""
+    statement = "select hold, route, count(*) from deliveries where hold > 0 group by hold, route"
+    return [HeldGroup(model.HoldReason(hold), route, count) for hold, route, count in connection.execute(statement)]
+
+
+def open_counts(connection: sqlite3.Connection) -> OpenCounts:
+    """Count the backlog and the held deliveries in the partial indexes alone. The lowest row key is the oldest row."""
+    statement = "select count(*), min(key) from deliveries where waiting = 1"
+    waiting, oldest = connection.execute(statement).fetchone()
+    found = connection.execute("select hold, count(*) from deliveries where hold > 0 group by hold")
+    held = {model.HoldReason(hold).name: count for hold, count in found}
+    row = connection.execute("select id from deliveries where key = ?", (oldest,)).fetchone()
+    return OpenCounts(waiting, held, row[0] if row else b"")

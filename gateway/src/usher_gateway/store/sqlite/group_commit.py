@@ -1,0 +1,407 @@
+"""Group commit: the event loop collects work, and one writer thread commits it in batches.
+
+All queues belong to the event loop. The writer thread gets one complete batch at a time, so neither side needs a lock.
+The work that comes in while a batch is being committed is the next batch. If the database cannot be written, the loop
+puts the batch back and tries again with growing pauses of up to 1 s.
+
+In front of the commits, arrivals wait in a queue that is fair to tenants: bounded per tenant, and drawn round-robin.
+"""
+
+import asyncio
+import collections
+import contextlib
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import msgspec
+import structlog
+
+from usher_gateway import metrics, model
+from usher_gateway.store.base import AbandonedCallback
+from usher_gateway.store.sqlite.database import DiskSpace
+from usher_gateway.store.sqlite.transaction import Transaction
+from usher_gateway.store.sqlite.writer import Batch, BatchResult, Writer
+
+_log = structlog.get_logger(__name__)
+
+_RESERVED_SHARE = 8
+"""1/8 of the queue is reserved for light tenants, so that they find room while others flood the queue."""
+
+_LIGHT_SHARE = 64
+"""A tenant that uses at most 1/64 of its limit counts as light."""
+
+_RETRY_FIRST_SECONDS = 0.05
+_RETRY_LONGEST_SECONDS = 1.0
+_SETTLEMENTS_PER_BATCH = 512
+_COUNTS_EVERY_SECONDS = 2.0
+
+T = TypeVar("T")
+
+
+class QueueLimits(msgspec.Struct, frozen=True):
+    """Bounds of the arrival queue and of a batch."""
+
+    entries: int = 8_192
+    bytes: int = 128 * 1024 * 1024
+    tenant_entries: int = 2_048
+    tenant_bytes: int = 32 * 1024 * 1024
+    batch_entries: int = 256
+    batch_bytes: int = 8 * 1024 * 1024
+
+
+class QueuedArrival(msgspec.Struct, eq=False, gc=False):
+    """An arrival with the future that its handler waits for."""
+
+    arrival: model.Arrival
+    future: "asyncio.Future[model.Accepted]"
+
+
+class _TenantQueue:
+    __slots__ = ("bytes", "entries")
+
+    def __init__(self) -> None:
+        self.entries: collections.deque[QueuedArrival] = collections.deque()
+        self.bytes = 0
+
+
+class ArrivalQueue:
+    """Arrivals that wait for a commit: bounded in entries and bytes, in total and per tenant; drawn round-robin."""
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self._limits = limits
+        self._tenants: collections.OrderedDict[tuple[str, str], _TenantQueue] = collections.OrderedDict()
+        """The tenant whose turn is next comes first. No queue in it is empty."""
+        self._spare: list[_TenantQueue] = []
+        """Empty queues for reuse, because creating one per arrival of thousands of tenants would cost too much."""
+        self.entries = 0
+        self.bytes = 0
+        self.withdrawn: list[QueuedArrival] = []
+
+    def push(self, entry: QueuedArrival) -> None:
+        """Add an entry.
+
+        Raises:
+            StoreBusyError: the queue, or the tenant's share of it, is full.
+        """
+        listener, size = entry.arrival.listener, len(entry.arrival.body)
+        tenant = (listener.namespace, listener.tenant)
+        waiting = self._tenants.get(tenant)
+        if not self._has_room(waiting, size):
+            raise model.StoreBusyError("the queue in front of the store is full")
+        if waiting is None:  # only now, because draw() expects every tenant's queue to have an entry
+            waiting = self._new_queue(tenant)
+        waiting.entries.append(entry)
+        waiting.bytes += size
+        self.entries += 1
+        self.bytes += size
+
+    def draw(self) -> list[QueuedArrival]:
+        """Take the next batch. Entries whose future is done go to ``withdrawn`` instead."""
+        batch: list[QueuedArrival] = []
+        size = 0
+        while self._tenants and len(batch) < self._limits.batch_entries and size < self._limits.batch_bytes:
+            tenant, waiting = self._tenants.popitem(last=False)
+            entry = self._pop(waiting)
+            if waiting.entries:
+                self._tenants[tenant] = waiting  # behind all others, including those that come between two batches
+            else:
+                self._spare.append(waiting)
+            if entry.future.done():
+                self.withdrawn.append(entry)
+            else:
+                batch.append(entry)
+                size += len(entry.arrival.body)
+        return batch
+
+    def put_back(self, entries: list[QueuedArrival]) -> None:
+        """Return a batch that could not be committed to the front, in its order."""
+        for entry in reversed(entries):
+            listener = entry.arrival.listener
+            tenant = (listener.namespace, listener.tenant)
+            waiting = self._tenants.get(tenant) or self._new_queue(tenant)
+            waiting.entries.appendleft(entry)
+            size = len(entry.arrival.body)
+            waiting.bytes += size
+            self.entries += 1
+            self.bytes += size
+
+    def _has_room(self, waiting: _TenantQueue | None, size: int) -> bool:
+        limits = self._limits
+        entries, held = (len(waiting.entries), waiting.bytes) if waiting is not None else (0, 0)
+        if entries >= limits.tenant_entries or held + size > limits.tenant_bytes:
+            return False
+        most_entries, most_bytes = limits.entries, limits.bytes
+        if entries > limits.tenant_entries // _LIGHT_SHARE or held > limits.tenant_bytes // _LIGHT_SHARE:
+            most_entries -= most_entries // _RESERVED_SHARE
+            most_bytes -= most_bytes // _RESERVED_SHARE
+        return self.entries < most_entries and self.bytes + size <= most_bytes
+
+    def _new_queue(self, tenant: tuple[str, str]) -> _TenantQueue:
+        waiting = self._tenants[tenant] = self._spare.pop() if self._spare else _TenantQueue()
+        return waiting
+
+    def _pop(self, waiting: _TenantQueue) -> QueuedArrival:
+        entry = waiting.entries.popleft()
+        size = len(entry.arrival.body)
+        waiting.bytes -= size
+        self.entries -= 1
+        self.bytes -= size
+        return entry
+
+
+class _InFlight(msgspec.Struct):
+    """A batch in the writer's hands, with the futures that wait for it."""
+
+    batch: Batch
+    entries: list[QueuedArrival]
+    waiters: list["asyncio.Future[None]"]
+    job_future: "asyncio.Future[object] | None" = None
+
+
+class GroupCommit:
+    """Collects work on the event loop and commits it through one writer thread.
+
+    SqliteStore extends it; the public methods without a description of their own are those of the interface ``Store``.
+    """
+
+    def __init__(self, *, limits: QueueLimits, disk: DiskSpace, now: Callable[[], int]) -> None:
+        self.now = now
+        self.disk = disk
+        self.orphans: list[model.Delivery] = []
+        """See the interface."""
+        self.available = False
+        """False while commits fail."""
+        self.commit_seconds = metrics.Histogram(metrics.SECONDS)
+        self.batch_sizes = metrics.Histogram(metrics.SIZES)
+        self._arrivals = ArrivalQueue(limits)
+        self._settlements: collections.deque[model.Settlement] = collections.deque()
+        self._unacknowledged: list[model.Arrival] = []
+        self._abandoned: dict[asyncio.Future[model.Accepted], AbandonedCallback] = {}
+        self._jobs: list[tuple[Callable[[Transaction], object], asyncio.Future[object]]] = []
+        self._counts: dict[tuple[model.ListenerName, int, int], int] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+        self._in_flight: _InFlight | None = None
+        self._scheduled = False
+        self._retry_seconds = 0.0
+        """The current pause after a failed commit; 0.0 if there is none."""
+        self._next_retry_seconds = _RETRY_FIRST_SECONDS
+        self._next_counts = 0.0
+        self._batches: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
+        self._job_is_next = False
+
+    def start_writing(self, writer: Writer) -> None:
+        """Start the writer thread."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._write, args=(writer,), name="usher-store", daemon=True)
+        self._thread.start()
+        self.available = True
+
+    async def stop_writing(self) -> None:
+        """End the writer thread after the batch in its hands."""
+        self._batches.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # Handing in work
+
+    def accept(self, arrival: model.Arrival) -> "asyncio.Future[model.Accepted]":
+        """See the interface."""
+        if not self.disk.may_accept:
+            raise model.StoreFullError("there is too little free disk space to accept visits")
+        future: asyncio.Future[model.Accepted] = self._loop.create_future()
+        self._arrivals.push(QueuedArrival(arrival, future))
+        self._schedule()
+        return future
+
+    def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None = None) -> None:
+        """See the interface."""
+        if future.cancel() and on_result is not None:
+            self._abandoned[future] = on_result
+
+    def unacknowledged(self, arrival: model.Arrival) -> None:
+        """See the interface."""
+        self._unacknowledged.append(arrival)
+        self._schedule()
+
+    def count(self, listener: model.ListenerName, counter: model.Counter, at: int) -> None:
+        """See the interface."""
+        key = (listener, model.slot_of(at), int(counter))
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def settle(self, settlement: model.Settlement) -> None:
+        """See the interface."""
+        self._settlements.append(settlement)
+        self._schedule()
+
+    @property
+    def unsettled(self) -> int:
+        """See the interface."""
+        return len(self._settlements)
+
+    @property
+    def may_attempt(self) -> bool:
+        """See the interface."""
+        return self.disk.may_attempt and self.available
+
+    async def flush(self) -> None:
+        """See the interface."""
+        future = self._loop.create_future()
+        self._waiters.append(future)
+        self._schedule()
+        await future
+
+    async def run_job(self, job: Callable[[Transaction], T]) -> T:
+        """Run a job in a transaction of its own; return its result after the commit, or raise what it raises.
+
+        Raises:
+            StoreUnavailableError: the database cannot be written now.
+        """
+        future: asyncio.Future[object] = self._loop.create_future()
+        self._jobs.append((job, future))
+        self._schedule()
+        return cast("T", await asyncio.shield(future))
+
+    # Drawing batches
+
+    def _schedule(self) -> None:
+        """Draw a batch after the callbacks that are ready now, because they may add to it."""
+        if not self._scheduled and self._in_flight is None and not self._retry_seconds:
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        if self._in_flight is not None or self._retry_seconds:
+            return
+        in_flight = self._draw_job() or self._draw() or self._draw_job()
+        if in_flight is not None:
+            self._in_flight = in_flight
+            self._batches.put(in_flight)
+
+    def _draw_job(self) -> _InFlight | None:
+        """Draw a job if it is a job's turn. A job is a batch by itself, so that its rollback affects nothing else."""
+        self._job_is_next = not self._job_is_next
+        if not self._jobs or not self._job_is_next:
+            return None
+        job, future = self._jobs.pop(0)
+        return _InFlight(Batch(job=job, now=self.now()), [], [], future)
+
+    def _draw(self) -> _InFlight | None:
+        entries = self._arrivals.draw()
+        for entry in self._arrivals.withdrawn:
+            self._report_abandoned(entry, None)
+        self._arrivals.withdrawn.clear()
+        if not (entries or self._settlements or self._unacknowledged or self._waiters or self._counts_are_due()):
+            return None if self.available else _InFlight(Batch(job=_probe, now=self.now()), [], [])
+        settlements = [self._settlements.popleft() for _ in range(min(len(self._settlements), _SETTLEMENTS_PER_BATCH))]
+        unacknowledged, self._unacknowledged = self._unacknowledged, []
+        counts, self._counts = self._counts, {}
+        waiters: list[asyncio.Future[None]] = []
+        if not self._settlements and not self._arrivals.entries:
+            waiters, self._waiters = self._waiters, []
+        batch = Batch(
+            arrivals=[entry.arrival for entry in entries],
+            settlements=settlements,
+            unacknowledged=unacknowledged,
+            counts=[(*key, count) for key, count in counts.items()],
+            now=self.now(),
+        )
+        return _InFlight(batch, entries, waiters)
+
+    def _counts_are_due(self) -> bool:
+        return bool(self._counts) and self._loop.time() >= self._next_counts
+
+    # The writer thread
+
+    def _write(self, writer: Writer) -> None:
+        """Commit batches until None comes. Runs in the writer thread."""
+        while (in_flight := self._batches.get()) is not None:
+            started = time.perf_counter()
+            result = writer.commit(in_flight.batch)
+            self.commit_seconds.observe(time.perf_counter() - started)
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits any more
+                self._loop.call_soon_threadsafe(self._finish, in_flight, result)
+
+    # Results, on the event loop
+
+    def _finish(self, in_flight: _InFlight, result: BatchResult) -> None:
+        self._in_flight = None
+        if in_flight.entries:
+            self.batch_sizes.observe(len(in_flight.entries))
+        for entry, accepted in zip(in_flight.entries, result.accepted, strict=True):
+            if accepted is not None:
+                self._answer(entry, accepted)
+        if in_flight.job_future is not None:
+            # A job does not show whether the file can be written: it may fail by itself, or succeed without writing.
+            _finish_job(in_flight.job_future, result)
+        elif result.error is not None:
+            self._put_back(in_flight, result)
+            return
+        else:
+            self._finish_commit(in_flight)
+        self._dispatch()
+
+    def _finish_commit(self, in_flight: _InFlight) -> None:
+        for waiter in in_flight.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        if not self.available:
+            _log.info("store_commits_resumed")
+        self.available = True
+        self._next_retry_seconds = _RETRY_FIRST_SECONDS
+        if in_flight.batch.counts:
+            self._next_counts = self._loop.time() + _COUNTS_EVERY_SECONDS
+
+    def _answer(self, entry: QueuedArrival, accepted: model.Accepted) -> None:
+        if entry.future.done():
+            self._unacknowledged.append(entry.arrival)
+            self.orphans.extend(accepted.deliveries)
+            self._report_abandoned(entry, accepted)
+        else:
+            entry.future.set_result(accepted)
+
+    def _report_abandoned(self, entry: QueuedArrival, accepted: model.Accepted | None) -> None:
+        on_result = self._abandoned.pop(entry.future, None)
+        if on_result is not None:
+            on_result(accepted)
+
+    def _put_back(self, in_flight: _InFlight, result: BatchResult) -> None:
+        """Keep the part of a batch that is not committed, because the database cannot be written, and retry soon."""
+        self.available = False
+        _log.error("store_commit_failed", error=type(result.error).__name__, reason=str(result.error)[:200])
+        left = zip(in_flight.entries, result.accepted, strict=True)
+        self._arrivals.put_back([entry for entry, accepted in left if accepted is None])
+        self._waiters = [*in_flight.waiters, *self._waiters]
+        if not result.rest_is_committed:
+            batch = in_flight.batch
+            self._settlements.extendleft(reversed(batch.settlements))
+            self._unacknowledged = [*batch.unacknowledged, *self._unacknowledged]
+            for listener, slot, counter, count in batch.counts:
+                key = (listener, slot, counter)
+                self._counts[key] = self._counts.get(key, 0) + count
+        self._retry_seconds = self._next_retry_seconds
+        self._next_retry_seconds = min(self._next_retry_seconds * 2, _RETRY_LONGEST_SECONDS)
+        self._loop.call_later(self._retry_seconds, self._retry)
+
+    def _retry(self) -> None:
+        self._retry_seconds = 0.0
+        self._dispatch()
+
+
+def _finish_job(future: "asyncio.Future[object]", result: BatchResult) -> None:
+    if future.done():
+        return
+    if result.error is None:
+        future.set_result(result.job_result)
+    elif isinstance(result.error, sqlite3.Error):
+        future.set_exception(model.StoreUnavailableError(f"the store failed: {type(result.error).__name__}"))
+    else:
+        future.set_exception(result.error)
+
+
+def _probe(transaction: Transaction) -> None:
+    """Find out whether the database can be written again."""
+    transaction.connection.execute("insert or replace into meta values ('probe', '')")

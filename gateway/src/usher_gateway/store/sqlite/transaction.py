@@ -1,0 +1,238 @@
+"""The writer's open transaction, and the encodings that all its steps share.
+
+One transaction holds everything that a group commit writes. Its steps (accept.py, delivery_queue.py) and jobs
+(changes.py, prune.py, meters.py) get a Transaction: the connection, the caches that they may read, and the meters to
+which they add.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store.sqlite.recent_index import RecentIndex
+
+FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16
+"""Bits of arrivals.flags."""
+
+HOLD_FLAGS = {model.HoldReason.TokenHeld: 32, model.HoldReason.QuotaExceeded: 64}
+"""More bits of arrivals.flags: reasons that hold every delivery of an arrival, even if another reason came first."""
+
+SEGMENT_ARRIVALS = 1_024
+"""Arrivals per segment of person keys: one statement sorts and appends their keys in a few milliseconds."""
+
+_ROUTE_CACHE_SIZE = 100_000
+
+
+class RouteNumbers(msgspec.Struct, frozen=True):
+    """The numbers of a route definition, its listener and its destination."""
+
+    number: int
+    listener: int
+    destination: int
+
+
+class NameNumbers:
+    """Looks up the numbers of listeners, destinations and route definitions, and adds new ones.
+
+    The store keeps each name once, so that its rows stay small. For the writer's thread only, in an open transaction.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._listeners: dict[model.ListenerName, int] = {}
+        self._destinations: dict[str, int] = {}
+        self._routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
+        self._listener_of_route: dict[int, int] = {}
+        self.definitions: dict[int, model.RouteDefinition] = {
+            number: msgspec.json.decode(packed, type=model.RouteDefinition)
+            for number, packed in connection.execute("select number, definition from routes")
+        }
+        """Every definition by number. Other threads may read it."""
+
+    def forget(self) -> None:
+        """Clear the caches after a rollback, because the transaction may have added numbers."""
+        self._listeners.clear()
+        self._destinations.clear()
+        self._routes.clear()
+        self._listener_of_route.clear()
+
+    def listener(self, name: model.ListenerName) -> int:
+        """Return the number of a listener."""
+        number = self._listeners.get(name)
+        if number is None:
+            values = (name.namespace, name.tenant, name.listener)
+            self._connection.execute(
+                "insert or ignore into listeners (namespace, tenant, listener) values (?, ?, ?)", values
+            )
+            (number,) = self._connection.execute(
+                "select number from listeners where namespace = ? and tenant = ? and listener = ?", values
+            ).fetchone()
+            self._listeners[name] = number
+        return number
+
+    def listeners_of(self, namespace: str, tenant: str) -> set[int]:
+        """Return the numbers of all listeners that a tenant ever had."""
+        statement = "select number from listeners where namespace = ? and tenant = ?"
+        return {row[0] for row in self._connection.execute(statement, (namespace, tenant))}
+
+    def destination(self, key: str) -> int:
+        """Return the number of a destination."""
+        number = self._destinations.get(key)
+        if number is None:
+            self._connection.execute("insert or ignore into destinations (key) values (?)", (key,))
+            (number,) = self._connection.execute("select number from destinations where key = ?", (key,)).fetchone()
+            self._destinations[key] = number
+        return number
+
+    def route(self, definition: model.RouteDefinition) -> RouteNumbers:
+        """Return the numbers of a route definition.
+
+        The cache compares objects by identity (the configuration keeps them alive), because hashing the fields for
+        every arrival would cost more than the rest of its verdict.
+        """
+        cached = self._routes.get(id(definition))
+        if cached is not None and cached[0] is definition:
+            return cached[1]
+        if len(self._routes) > _ROUTE_CACHE_SIZE:
+            self._routes.clear()
+        numbers = self._store(definition)
+        self._routes[id(definition)] = (definition, numbers)
+        return numbers
+
+    def listener_of_route(self, route: int) -> int:
+        """Return the number of the listener that a route belongs to."""
+        listener = self._listener_of_route.get(route)
+        if listener is None:
+            (listener,) = self._connection.execute("select listener from routes where number = ?", (route,)).fetchone()
+            self._listener_of_route[route] = listener
+        return int(listener)
+
+    def _store(self, definition: model.RouteDefinition) -> RouteNumbers:
+        packed = msgspec.json.encode(definition)
+        digest = hashlib.blake2b(packed, digest_size=16).digest()
+        listener, destination = self.listener(definition.listener), self.destination(definition.destination)
+        self._connection.execute(
+            "insert or ignore into routes (hash, listener, name, destination, definition) values (?, ?, ?, ?, ?)",
+            (digest, listener, definition.route, destination, packed),
+        )
+        (number,) = self._connection.execute("select number from routes where hash = ?", (digest,)).fetchone()
+        self.definitions[number] = definition
+        return RouteNumbers(number, listener, destination)
+
+
+class Transaction:
+    """One open transaction. The writer applies its in-memory results after the commit, and drops them on a rollback."""
+
+    def __init__(
+        self,
+        *,
+        connection: sqlite3.Connection,
+        ids: model.IdFactory,
+        names: NameNumbers,
+        recent_index: RecentIndex,
+        month_visits: dict[tuple[str, str, int], int],
+        lent: set[int],
+        lanes_from: int,
+    ) -> None:
+        self.connection = connection
+        self.ids = ids
+        self.names = names
+        self.recent_index = recent_index
+        self.month_visits = month_visits
+        """See DedupeFacts.month_visits."""
+        self._lent = lent
+        self.lanes_from = lanes_from
+        """Deliveries in lanes have this row key or a higher one."""
+        self.meters: dict[tuple[int, int, int], int] = {}
+        """(listener number, slot, counter) -> count."""
+        self.lending: list[int] = []
+        """Deliveries that go into lanes with this transaction."""
+        self.returning: list[int] = []
+        """Deliveries that leave the lanes with this transaction."""
+        self.checkpoint: Literal["passive", "truncate"] | None = None
+        """The checkpoint of the write-ahead log that the writer does after the commit."""
+
+    def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
+        """Add to the meters."""
+        key = (listener, slot, counter)
+        self.meters[key] = self.meters.get(key, 0) + count
+
+    def lend(self, keys: Sequence[int]) -> None:
+        """Record that deliveries go into lanes, so that a start after a crash finds them."""
+        if keys:
+            self.lending += keys
+            if min(keys) < self.lanes_from:
+                self._set_lanes_from(min(keys))
+
+    def take_back(self, keys: Sequence[int]) -> None:
+        """Record that deliveries are not in a lane any more."""
+        self.returning += keys
+
+    def raise_lanes_from(self) -> None:
+        """Record the lowest key of a delivery in a lane; recovery skips the rows below it."""
+        self._set_lanes_from(min(self._lent, default=self.ids.next_key()))
+
+    def note_time(self, now: int) -> None:
+        """Record the time, so that a start notices that the clock was set back."""
+        self.connection.execute("insert or replace into meta values ('noted_at', ?)", (str(now),))
+
+    def _set_lanes_from(self, key: int) -> None:
+        self.lanes_from = key
+        self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))
+
+
+Job = Callable[[Transaction], Any]
+"""Work that the writer does in a transaction of its own; the caller gets the returned value after the commit."""
+
+
+# Person keys: 8-byte keyed hashes. The table `persons` gets them in segments of about a thousand arrivals; those of
+# newer arrivals are only in the ledger. Segments are appended, because random inserts would write one page each.
+
+_FOLD_PERSONS = """
+    insert or ignore into persons
+    select ?1, substr(persons, 1 + 8 * place.number, 8), key
+    from arrivals, (select 0 number union all select 1 union all select 2 union all select 3) place
+    where key > ?2 and key <= ?3 and length(persons) > 8 * place.number
+    order by 2, 3
+"""
+"""Append the person keys of arrivals in (?2, ?3] to the segment ?1. An arrival has at most four."""
+
+
+def split_person_keys(packed: bytes) -> tuple[bytes, ...]:
+    """Split the column arrivals.persons into keys of 8 bytes."""
+    return tuple([packed[start : start + 8] for start in range(0, len(packed), 8)])
+
+
+def fold_persons(connection: sqlite3.Connection) -> None:
+    """Append the person keys of all arrivals that are not in a segment yet as a new segment."""
+    before = persons_folded_to(connection)
+    first, last = connection.execute("select min(key), max(key) from arrivals where key > ?", (before,)).fetchone()
+    if last is None:
+        return
+    connection.execute(_FOLD_PERSONS, (first, before, last))
+    connection.execute("insert into person_segments values (?, ?, ?)", (first, first, last))
+    connection.execute("insert or replace into meta values ('persons_to', ?)", (str(last),))
+
+
+def persons_folded_to(connection: sqlite3.Connection) -> int:
+    """Return the key of the last arrival whose person keys are in a segment."""
+    row = connection.execute("select value from meta where name = 'persons_to'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def add_persons(connection: sqlite3.Connection, arrival: int, keys: Sequence[bytes]) -> None:
+    """Add person keys of an arrival that is in the ledger already to its segment, if it has one."""
+    if arrival <= persons_folded_to(connection):
+        values = [(segment_of(connection, arrival), person, arrival) for person in keys]
+        connection.executemany("insert or ignore into persons values (?, ?, ?)", values)
+
+
+def segment_of(connection: sqlite3.Connection, arrival: int) -> int:
+    """Return the segment with the person keys of an arrival; 0 if there is none."""
+    statement = "select segment from person_segments where segment <= ? order by segment desc limit 1"
+    row = connection.execute(statement, (arrival,)).fetchone()
+    return int(row[0]) if row else 0
