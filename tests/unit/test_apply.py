@@ -2,7 +2,9 @@ from usher_gateway import model
 from usher_gateway.config import apply
 from usher_gateway.resources import compiler, load
 
-OPTIONS = compiler.Options(keys=model.derive_keys(bytes(32)), implicit_class=True, require_watch_label=False)
+OPTIONS = compiler.CompileContext(
+    keys=model.derive_keys(bytes(32)), allow_implicit_class=True, require_watch_label=False
+)
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n"
 
 

@@ -47,14 +47,14 @@ stringData: {username: purple, password: pw, token: tok, second: whsec_c2Vjb25k}
 ROUTE = "  routes: [{name: crm, destinationRef: {name: crm}}]\n"
 
 
-def compiled(*texts: str, **options: object) -> compiler.Compiled:
+def compiled(*texts: str, **options: object) -> compiler.CompiledResources:
     manifests = load.load("---\n".join(texts).encode(), "a.yaml")
     assert manifests.problems == ()
     given = compiler.collect((one.resource for one in manifests.objects), manifests.namespaces)
-    return compiler.compile_resources(given, compiler.Options(keys=KEYS, **options))  # type: ignore[arg-type]
+    return compiler.compile_resources(given, compiler.CompileContext(keys=KEYS, **options))  # type: ignore[arg-type]
 
 
-def reasons(result: compiler.Compiled) -> list[str]:
+def reasons(result: compiler.CompiledResources) -> list[str]:
     return [str(found.reason) for found in result.findings]
 
 
@@ -219,13 +219,15 @@ def test_a_guessable_path_needs_authentication_or_none_spelled_out_and_is_warned
 
 
 def test_without_any_class_files_answer_at_localhost_and_at_hostnames_they_name() -> None:
-    result = compiled(TENANT, LISTENER, implicit_class=True)
+    result = compiled(TENANT, LISTENER, allow_implicit_class=True)
     assert result.snapshot.listeners["default/lobby"].addresses[0].host == "localhost"
     assert [found.severity for found in result.findings] == ["notice"]
-    named = compiled(TENANT, LISTENER + OTHER, implicit_class=True)
+    named = compiled(TENANT, LISTENER + OTHER, allow_implicit_class=True)
     assert named.snapshot.listeners["default/lobby"].addresses[0].host == "shop.example.org"
     assert reasons(compiled(TENANT, LISTENER)) == ["ClassNotFound"]
-    assert "ClassNotFound" in reasons(compiled(CLASS.replace("public", "other"), TENANT, LISTENER, implicit_class=True))
+    assert "ClassNotFound" in reasons(
+        compiled(CLASS.replace("public", "other"), TENANT, LISTENER, allow_implicit_class=True)
+    )
 
 
 def test_credentials_become_digests_of_the_whole_header_value() -> None:
@@ -322,7 +324,7 @@ def test_a_route_to_another_tenants_destination_is_a_missing_destination_and_the
     result = compiled(CLASS, TENANT, other, DESTINATION, theirs, LISTENER + routes)
     assert [route.name for route in result.snapshot.listeners["default/lobby"].routes] == ["a", "b"]
     assert reasons(result) == ["DestinationNotFound"]
-    assert "`theirs` is Tenant `other`'s" in result.findings[0].message
+    assert "`theirs` belongs to Tenant `other`" in result.findings[0].message
     assert result.conditions["Listener", "default/lobby"][0].status == "True"
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from usher_gateway import config_secret, documents, resources
-from usher_gateway.resources import hostnames, listener_class
+from usher_gateway.resources import listener_class
+from usher_gateway.resources.listener import token_paths
 from usher_operator.view import CachedResource, DesiredChild, Install, Key, Kind, ObjectRef, View
 
 CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"
@@ -133,7 +134,7 @@ def named_addresses(
 
     Old tokens that are still accepted are left out.
     """
-    token = hostnames.tokens_of(one, install_key).paths[0][0]
+    token = token_paths(one, install_key)[0].path
     if not one.spec.addresses:
         return {CLASS_ADDRESS: document.addresses[0]}
     known = {(address.host, address.path, address.query): address for address in document.addresses}

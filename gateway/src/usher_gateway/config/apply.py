@@ -43,7 +43,7 @@ def apply(
     before: Configuration,
     manifests: load.Manifests,
     gaps: tuple[str, ...],
-    options: compiler.Options,
+    options: compiler.CompileContext,
     rank: Callable[[str], tuple[int, str]],
 ) -> Configuration:
     """The configuration after a reading."""
@@ -56,7 +56,8 @@ def apply(
         msgspec.structs.replace(
             options,
             previous=before.snapshot,
-            implicit_class=options.implicit_class and (bool(before.objects) or _is_sure_of_classes(manifests)),
+            allow_implicit_class=options.allow_implicit_class
+            and (bool(before.objects) or _is_sure_of_classes(manifests)),
         ),
     )
     snapshot, halted = _brake(before.snapshot, compiled.snapshot, given.classes.values())

@@ -36,13 +36,13 @@ class FileOptions(msgspec.Struct, frozen=True, kw_only=True):
     poll_seconds: float = POLL_SECONDS
     settle_seconds: float = SETTLE_SECONDS
 
-    def compile_options(self) -> compiler.Options:
+    def compile_options(self) -> compiler.CompileContext:
         """What compile() is told when resources come from files."""
-        return compiler.Options(
+        return compiler.CompileContext(
             keys=self.keys,
             trusted_proxies=self.trusted_proxies,
             require_watch_label=False,
-            implicit_class=True,
+            allow_implicit_class=True,
         )
 
 

@@ -1,217 +1,417 @@
-"""Resources to documents and conditions: pure, knows no Kubernetes client, decides nothing by the clock.
+"""Compiles resources into documents and conditions. Pure: no Kubernetes client, no I/O, no clock.
 
-One order is kept throughout: that of the resources given (files: as they stand; a cluster: oldest first).
+This is the only path from a manifest to a document. The file source and ``usher check`` compile a whole set with
+``compile_resources``. The operator compiles the one resource that changed with ``compile_listener`` or
+``compile_destination``, and gives them just the resources that this one refers to.
+
+Where several resources want the same hostname, address or place below a limit, documents in force come first, and then
+the order of the resources counts: in files their order, in a cluster their age.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import msgspec
 
-from usher_gateway import documents, model, resources
-from usher_gateway.resources import conditions, hostnames, listener_class, single, types
+from usher_gateway import documents, model
+from usher_gateway.resources import conditions, destination, hostnames, listener, tenant, types
+from usher_gateway.resources.conditions import CompiledCondition, Finding, Reason, finding
+from usher_gateway.resources.destination import Destination
+from usher_gateway.resources.hostnames import AddressClaims, HostnamePolicy
+from usher_gateway.resources.listener import Address, Listener, Route
+from usher_gateway.resources.listener_class import ListenerClass, ListenerClassSpec, check_class
+from usher_gateway.resources.secret import Secret, SecretResolver
+from usher_gateway.resources.tenant import Tenant
 
-_IMPLICIT = listener_class.ListenerClassSpec(controller_name="usher.dev/usher", hostname=hostnames.IMPLICIT_HOSTNAME)
+_IMPLICIT_CLASS = ListenerClassSpec(controller_name="usher.dev/usher", hostname=hostnames.IMPLICIT_HOSTNAME)
+
+_REFUSALS = {
+    Reason.HostnameReserved: "is the class's own hostname; leave `addresses` out to be served there",
+    Reason.HostnameNotAllowed: "is not among the class's allowedHostnames for this namespace",
+    Reason.HostnameConflict: "belongs to another tenant; choose another one, or ask the platform's owner",
+    Reason.PathConflict: "with this path and query is another listener's; change one of the two",
+}
+
+_CONDITION_TYPES: dict[type[types.ResourceBase], tuple[str, ...]] = {
+    ListenerClass: ("Accepted",),
+    Tenant: ("Accepted",),
+    Listener: ("Accepted", "ResolvedRefs"),
+    Destination: ("Accepted", "ResolvedRefs"),
+}
 
 
-class Resources(msgspec.Struct, frozen=True):
-    """Everything declared, by key, in order."""
+class Resources(msgspec.Struct, frozen=True, kw_only=True):
+    """Declared resources by key (``namespace/name``, or the name of a class), in order of precedence."""
 
-    classes: dict[str, resources.ListenerClass] = {}
-    tenants: dict[str, resources.Tenant] = {}
-    listeners: dict[str, resources.Listener] = {}
-    destinations: dict[str, resources.Destination] = {}
-    secrets: dict[str, resources.Secret] = {}
-    namespaces: dict[str, dict[str, str]] = {}
+    classes: Mapping[str, ListenerClass] = {}
+    """In a cluster: those that this install serves."""
+    tenants: Mapping[str, Tenant] = {}
+    listeners: Mapping[str, Listener] = {}
+    destinations: Mapping[str, Destination] = {}
+    secrets: Mapping[str, Secret] = {}
+    namespaces: Mapping[str, Mapping[str, str]] = {}
     """Labels of namespaces, as far as they are known."""
 
+    def labels_of(self, namespace: str) -> Mapping[str, str]:
+        """Return the labels of a namespace. Its name is always one of them, as at an API server."""
+        return {**self.namespaces.get(namespace, {}), types.NAMESPACE_LABEL: namespace}
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What compile() needs besides the resources."""
+    def tenant_of(self, resource: Listener | Destination) -> Tenant | None:
+        """Return the Tenant that a resource names; None if it is missing or if none is named."""
+        ref = resource.spec.tenant_ref
+        return self.tenants.get(f"{resource.metadata.namespace}/{ref.name}") if ref else None
+
+
+class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that compilation needs besides the resources."""
 
     keys: model.Keys
     previous: documents.Snapshot = documents.Snapshot({}, {})
-    """The documents in force: last good ones are taken from here."""
+    """The documents in force, for the cases in which the last good one stays."""
     incumbents: Mapping[str, hostnames.Owner] = {}
-    """Explicit hostname -> (namespace, tenant) that has it."""
+    """Hostname -> the owner that has it now."""
+    reserved_hostnames: frozenset[str] | None = None
+    """The hostnames of all ListenerClasses, also of other installs; None: of ``Resources.classes``."""
     trusted_proxies: tuple[str, ...] = ()
     """Added to those of every class (``--trusted-proxies``)."""
     require_watch_label: bool = True
-    """From files a Secret without the label is only warned of."""
-    implicit_class: bool = False
-    """From files: without any ListenerClass, listeners answer at ``localhost`` and at any explicit hostname."""
+    """Whether a Secret without the label is an error; from files it is a warning."""
+    allow_implicit_class: bool = False
+    """Whether listeners may run without any ListenerClass, as files may: at ``localhost`` and at the hostnames that
+    they name."""
 
 
-class Compiled(msgspec.Struct, frozen=True):
-    """The documents, and what is to be told."""
+class CompiledResources(msgspec.Struct, frozen=True):
+    """The result of one compilation of a whole set."""
 
     snapshot: documents.Snapshot
-    findings: tuple[conditions.Finding, ...]
-    conditions: dict[tuple[str, str], list[conditions.CompiledCondition]]
-    """(kind, key) -> Accepted, and ResolvedRefs for listeners and destinations."""
+    findings: tuple[Finding, ...]
+    conditions: dict[tuple[str, str], list[CompiledCondition]]
+    """(kind, key) -> Accepted, and for listeners and destinations ResolvedRefs."""
 
 
-def collect(objects: Iterable[resources.Resource], namespaces: Mapping[str, dict[str, str]]) -> Resources:
-    """Resources sorted by kind, order kept."""
-    found = Resources({}, {}, {}, {}, {}, dict(namespaces))
-    for one in objects:
-        match one:
-            case resources.ListenerClass():
-                found.classes[one.key] = one
-            case resources.Tenant():
-                found.tenants[one.key] = one
-            case resources.Listener():
-                found.listeners[one.key] = one
-            case resources.Destination():
-                found.destinations[one.key] = one
-            case resources.Secret():
-                found.secrets[one.key] = one
-    return found
-
-
-def compile_resources(given: Resources, options: Options) -> Compiled:
-    """Every document that the resources give, every default filled in; what is wrong stands in the findings."""
-    work = _Compilation(given, options)
-    work.check_classes()
-    work.check_tenants()
-    compiled_destinations = work.compile_destinations()
-    compiled_listeners = work.compile_listeners()
-    return Compiled(
-        documents.Snapshot(compiled_listeners, compiled_destinations), tuple(work.findings), work.conditions()
+def collect(objects: Iterable[types.ResourceBase], namespaces: Mapping[str, dict[str, str]]) -> Resources:
+    """Return resources sorted by kind. The order within a kind is kept."""
+    found: dict[type[types.ResourceBase], dict[str, Any]] = {
+        kind: {} for kind in (ListenerClass, Tenant, Listener, Destination, Secret)
+    }
+    for resource in objects:
+        found[type(resource)][resource.key] = resource
+    return Resources(
+        classes=found[ListenerClass],
+        tenants=found[Tenant],
+        listeners=found[Listener],
+        destinations=found[Destination],
+        secrets=found[Secret],
+        namespaces=dict(namespaces),
     )
 
 
-class _Compilation:
-    """One pass over the resources."""
+def compile_resources(resources: Resources, context: CompileContext) -> CompiledResources:
+    """Return every document of a whole set, with its conditions and the findings behind them."""
+    findings = [
+        *_implicit_class_findings(resources, context),
+        *(found for one in resources.classes.values() for found in check_class(one)),
+        *(found for one in resources.tenants.values() for found in tenant.check_tenant(one)),
+    ]
+    destinations: dict[str, documents.Destination] = {}
+    ranks = _ranks(resources.destinations, context.previous.destinations)
+    for key, one in resources.destinations.items():
+        compiled, found = compile_destination(one, resources, context, is_over_limit=_at_rank(ranks[key]))
+        findings.extend(found)
+        if compiled is not None:
+            destinations[key] = compiled
+    listeners: dict[str, documents.Listener] = {}
+    claims = AddressClaims(hostnames.owners_of(_hostname_claims(resources, context), context.incumbents))
+    ranks = _ranks(resources.listeners, context.previous.listeners)
+    for key, wanted in resources.listeners.items():
+        is_over_limit = _at_rank(ranks[key])
+        document, found = compile_listener(wanted, resources, context, claims=claims, is_over_limit=is_over_limit)
+        findings.extend(found)
+        if document is not None:
+            listeners[key] = document
+    snapshot = documents.Snapshot(listeners, destinations)
+    return CompiledResources(snapshot, tuple(findings), _conditions(resources, findings))
 
-    def __init__(self, given: Resources, options: Options) -> None:
-        self._given = given
-        self._options = options
-        self.findings: list[conditions.Finding] = []
-        reserved = frozenset(one.spec.hostname for one in given.classes.values())
-        self._claims = hostnames.Claims(hostnames.owners_of(self._claimants(reserved), options.incumbents), reserved)
 
-    def conditions(self) -> dict[tuple[str, str], list[conditions.CompiledCondition]]:
-        """The conditions of every resource that has any."""
-        by_object: dict[tuple[str, str], list[conditions.Finding]] = {}
-        for found in self.findings:
-            by_object.setdefault((found.kind, found.key), []).append(found)
-        told: dict[tuple[str, str], list[conditions.CompiledCondition]] = {}
-        for kind, keys, wanted in (
-            ("ListenerClass", self._given.classes, ("Accepted",)),
-            ("Tenant", self._given.tenants, ("Accepted",)),
-            ("Listener", self._given.listeners, ("Accepted", "ResolvedRefs")),
-            ("Destination", self._given.destinations, ("Accepted", "ResolvedRefs")),
-        ):
-            for key in keys:
-                told[kind, key] = conditions.conditions_of(by_object.get((kind, key), ()), wanted)
-        return told
+def _ranks(keys: Iterable[str], in_force: Mapping[str, object]) -> dict[str, int]:
+    """Return how many resources of its namespace come before each one: those in force first, then in order."""
+    ranks: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    for key in sorted(keys, key=lambda key: key not in in_force):
+        namespace = key.partition("/")[0]
+        ranks[key] = counts.get(namespace, 0)
+        counts[namespace] = ranks[key] + 1
+    return ranks
 
-    def check_classes(self) -> None:
-        """What the schema cannot say of a class; and a notice where there is none."""
-        if self._options.implicit_class and not self._given.classes and self._given.listeners:
-            message = f"there is none: listeners answer at `{_IMPLICIT.hostname}` and at the hostnames they name"
-            reason = conditions.Reason.ImplicitClass
-            self.findings.append(conditions.Finding("ListenerClass", "", "", reason, message, "notice"))
-            self.findings.extend(map(single.named_without_classes, self._naming_a_class()))
-        for one in self._given.classes.values():
-            self.findings.extend(single.check_class(one))
 
-    def _naming_a_class(self) -> Iterable[resources.Listener]:
-        usual = types.DEFAULTS["Listener.spec.listenerClassName"]
-        return (one for one in self._given.listeners.values() if single.class_name(one) != usual)
+def _at_rank(rank: int) -> Callable[[int], bool]:
+    return lambda limit: rank >= limit
 
-    def check_tenants(self) -> None:
-        """What the schema cannot say of a tenant."""
-        for one in self._given.tenants.values():
-            self.findings.extend(single.check_tenant(one))
 
-    def compile_destinations(self) -> dict[str, documents.Destination]:
-        """The destination documents."""
-        compiled = {}
-        known = self._options.previous.destinations
-        for key in self._within_limit("Destination", self._given.destinations, known):
-            one = self._given.destinations[key]
-            ref = one.spec.tenant_ref
-            site = single.Site(
-                tenant=self._given.tenants.get(f"{one.metadata.namespace}/{ref.name}") if ref else None,
-                secrets=self._given.secrets,
-                require_watch_label=self._options.require_watch_label,
+def _conditions(resources: Resources, findings: Iterable[Finding]) -> dict[tuple[str, str], list[CompiledCondition]]:
+    by_object: dict[tuple[str, str], list[Finding]] = {}
+    for found in findings:
+        by_object.setdefault((found.kind, found.key), []).append(found)
+    everything = (resources.classes, resources.tenants, resources.listeners, resources.destinations)
+    return {
+        (kind.kind_name, key): conditions.conditions_of(by_object.get((kind.kind_name, key), ()), names)
+        for (kind, names), declared in zip(_CONDITION_TYPES.items(), everything, strict=True)
+        for key in declared
+    }
+
+
+def _implicit_class_findings(resources: Resources, context: CompileContext) -> Iterable[Finding]:
+    """Yield a notice that there is no ListenerClass, and a warning for each listener that names one."""
+    if not context.allow_implicit_class or resources.classes or not resources.listeners:
+        return
+    message = f"there is none: listeners answer at `{_IMPLICIT_CLASS.hostname}` and at the hostnames they name"
+    yield Finding("ListenerClass", "", "", Reason.ImplicitClass, message, "notice")
+    usual = types.DEFAULTS["Listener.spec.listenerClassName"]
+    for one in resources.listeners.values():
+        if one.class_name != usual:
+            message = f"ListenerClass `{one.class_name}` is not in this set; in a cluster nothing answers without it"
+            yield finding(one, "spec.listenerClassName", Reason.ImplicitClass, message, severity="warning")
+
+
+def policy_of(one: Listener, resources: Resources, context: CompileContext) -> HostnamePolicy | None:
+    """Return a listener's class as its namespace sees it; None if the class does not exist."""
+    found = resources.classes.get(one.class_name)
+    is_implicit = found is None and not resources.classes and context.allow_implicit_class
+    if found is None and not is_implicit:
+        return None
+    reserved = context.reserved_hostnames
+    if reserved is None:
+        reserved = frozenset(each.spec.hostname for each in resources.classes.values())
+    return HostnamePolicy(
+        spec=found.spec if found else _IMPLICIT_CLASS,
+        namespace_labels=resources.labels_of(one.metadata.namespace),
+        reserved=reserved,
+        is_implicit=is_implicit,
+    )
+
+
+def _hostname_claims(resources: Resources, context: CompileContext) -> Iterable[tuple[str, hostnames.Owner]]:
+    """Yield the hostnames that listeners may claim: those with a tenant, and with a class that permits it."""
+    for one in resources.listeners.values():
+        policy = policy_of(one, resources, context)
+        if policy is None or resources.tenant_of(one) is None:
+            continue
+        for address in one.spec.addresses or ():
+            if policy.can_claim(address.hostname):
+                yield address.hostname, one.owner
+
+
+def compile_destination(
+    one: Destination, resources: Resources, context: CompileContext, *, is_over_limit: Callable[[int], bool]
+) -> tuple[documents.Destination | None, list[Finding]]:
+    """Return the document of a destination, and the findings. Without its tenant it gets no document.
+
+    Args:
+        one: The destination.
+        resources: The resources that it refers to, and every class.
+        context: Options.
+        is_over_limit: Tells whether at least this many destinations of the namespace come before this one.
+    """
+    limit = destination_limit((each.spec for each in resources.classes.values()), resources.labels_of(_namespace(one)))
+    if limit is not None and is_over_limit(limit):
+        return None, [_over_limit(one, limit)]
+    if one.spec.tenant_ref is not None and resources.tenant_of(one) is None:
+        return None, [_tenant_not_found(one, one.spec.tenant_ref.name)]
+    resolver = _resolver(one, resources, context)
+    return destination.compile_destination(one, resolver, context.previous.destinations.get(one.key))
+
+
+def compile_listener(
+    one: Listener,
+    resources: Resources,
+    context: CompileContext,
+    *,
+    claims: AddressClaims,
+    is_over_limit: Callable[[int], bool],
+) -> tuple[documents.Listener | None, list[Finding]]:
+    """Return the document of a listener, and the findings.
+
+    A listener gets no document without its tenant, against its class, or without any address. If a value or an
+    expression is not valid, the previous document stays in force. A new listener with an invalid expression does get a
+    document: the gateway accepts its visits and holds their deliveries.
+
+    Args:
+        one: The listener.
+        resources: The resources that it refers to.
+        context: Options.
+        claims: With the owners of the hostnames that it names, and the addresses that others have before it.
+        is_over_limit: Tells whether at least this many listeners of the namespace come before this one.
+    """
+    previous = context.previous.listeners.get(one.key)
+    found_class = resources.classes.get(one.class_name)
+    limit = listener_limit(found_class.spec) if found_class else None
+    if limit is not None and is_over_limit(limit):
+        return None, [_over_limit(one, limit)]
+    owner = resources.tenant_of(one)
+    if owner is None:
+        return None, [_tenant_not_found(one, one.spec.tenant_ref.name)]
+    policy = policy_of(one, resources, context)
+    path = "spec.listenerClassName"
+    if policy is None:
+        missing = (ListenerClass.kind_name, one.class_name)
+        message = f"ListenerClass `{one.class_name}` must exist"
+        found = finding(one, path, Reason.ClassNotFound, message, missing=missing)
+        return (_last_good(previous, owner, claims) if previous else None), [found]
+    if not policy.permits_namespace:
+        message = f"ListenerClass `{one.class_name}` may not be used from this namespace"
+        return None, [finding(one, path, Reason.ClassNotPermitted, message)]
+    resolver = _resolver(one, resources, context)
+    authentication = _authentication(one, resolver, context.keys, previous)
+    addresses, findings = _grant_addresses(one, policy, claims, context.keys)
+    findings += [*listener.check_listener(one), *_destination_findings(one, resources), *resolver.findings]
+    reasons = {found.reason for found in findings if found.severity == "error"}
+    if previous is not None and reasons & {Reason.UnsupportedValue, Reason.ExpressionInvalid}:
+        return _last_good(previous, owner, claims), findings
+    if not addresses or Reason.UnsupportedValue in reasons:
+        return None, findings
+    document = listener.build_document(
+        one,
+        tenant=tenant.build_document(owner),
+        addresses=addresses,
+        authentication=authentication,
+        class_spec=policy.spec,
+        trusted_proxies=context.trusted_proxies,
+    )
+    return document, findings
+
+
+def _last_good(previous: documents.Listener, owner: Tenant, claims: AddressClaims) -> documents.Listener | None:
+    """Return the previous document with the tenant as it is now, without addresses that others have by now.
+
+    The tenant is renewed so that suspending it always works.
+    """
+    pair = (previous.namespace, previous.tenant.name)
+    kept = tuple(
+        address
+        for address in previous.addresses
+        if claims.may_have(address.host, pair) and claims.take(address, previous.key)
+    )
+    if not kept:
+        return None
+    return msgspec.structs.replace(previous, tenant=tenant.build_document(owner), addresses=kept)
+
+
+def _grant_addresses(
+    one: Listener, policy: HostnamePolicy, claims: AddressClaims, keys: model.Keys
+) -> tuple[tuple[documents.Address, ...], list[Finding]]:
+    """Return every address that a listener gets, and a finding for each one that it may not have."""
+    declared = one.spec.addresses or ()
+    has_token = not declared or any(address.path is None for address in declared)
+    tokens = listener.token_paths(one, keys.install) if has_token else []
+    if not declared:
+        own = [documents.Address(policy.spec.hostname, path.path, (), path.action, path.until) for path in tokens]
+        return tuple(address for address in own if claims.take(address, one.key)), []
+    granted: list[documents.Address] = []
+    findings: list[Finding] = []
+    for index, address in enumerate(declared):
+        path = f"spec.addresses[{index}]"
+        reason = _refusal(one, address, policy, claims)
+        if reason is not None:
+            findings.append(finding(one, f"{path}.hostname", reason, f"`{address.hostname}` {_REFUSALS[reason]}"))
+            continue
+        wanted = list(listener.addresses_of(address, tokens))
+        free = [each for each in wanted if each not in granted and claims.take(each, one.key)]
+        if len(free) < len(wanted):
+            message = f"`{address.hostname}` {_REFUSALS[Reason.PathConflict]}"
+            findings.append(finding(one, path, Reason.PathConflict, message))
+        granted.extend(free)
+        authentication = one.spec.authentication
+        if authentication and authentication.type == "None" and not address.has_secret:
+            message = "anybody who guesses this path can post visits; add authentication if Purple can send it"
+            findings.append(finding(one, f"{path}.path", Reason.NoSecretInAddress, message, severity="warning"))
+    return tuple(granted), findings
+
+
+def _refusal(one: Listener, address: Address, policy: HostnamePolicy, claims: AddressClaims) -> Reason | None:
+    """Return why a listener may not have a hostname; None if it may."""
+    reason = policy.refusal(address.hostname)
+    if reason is not None:
+        return reason
+    if policy.is_implicit and address.hostname == policy.spec.hostname:
+        return None
+    return None if claims.may_have(address.hostname, one.owner) else Reason.HostnameConflict
+
+
+def _authentication(
+    one: Listener, resolver: SecretResolver, keys: model.Keys, previous: documents.Listener | None
+) -> documents.Authentication:
+    """Return how Purple authenticates. It fails closed.
+
+    If a Secret never existed, the result is ``Unresolved``. If it disappeared, the last known credential stays.
+    """
+    declared = one.spec.authentication
+    header = value = ""
+    if declared and declared.basic:
+        header = "authorization"
+        value = resolver.basic(declared.basic.secret_ref, "spec.authentication.basic.secretRef")
+    elif declared and declared.header:
+        header = declared.header.name.lower()
+        value = resolver.text(declared.header.secret_ref, "spec.authentication.header.secretRef")
+    if declared is None or declared.type == "None":
+        return documents.Authentication()
+    if value and resolver.missing is None:
+        digest = documents.credential_digest(value.encode(), keys.credential)
+        return documents.Authentication(declared.type, header, digest)
+    last = previous.authentication if previous else documents.Authentication()
+    return last if last.digest else documents.Authentication("Unresolved")
+
+
+def _destination_findings(one: Listener, resources: Resources) -> Iterable[Finding]:
+    """Yield a finding for each route whose destination is missing or belongs to another tenant."""
+    for index, route in enumerate(one.spec.routes or ()):
+        path = f"spec.routes[{index}].destinationRef.name"
+        key = _destination_key(one, route)
+        found = resources.destinations.get(key)
+        name = route.destination_ref.name
+        if found is None:
+            message = f"Destination `{name}` must exist in this namespace for this tenant; until then deliveries wait"
+            yield finding(one, path, Reason.DestinationNotFound, message, missing=(Destination.kind_name, key))
+        elif found.spec.tenant_ref is not None and found.spec.tenant_ref.name != one.spec.tenant_ref.name:
+            message = (
+                f"Destination `{name}` belongs to Tenant `{found.spec.tenant_ref.name}`: name another one; "
+                "until then deliveries wait"
             )
-            document, findings = single.compile_destination(one, site, known.get(key))
-            self.findings.extend(findings)
-            if document is not None:
-                compiled[key] = document
-        return compiled
+            yield finding(one, path, Reason.DestinationNotFound, message)
 
-    def compile_listeners(self) -> dict[str, documents.Listener]:
-        """The listener documents."""
-        compiled = {}
-        known = self._options.previous.listeners
-        for key in self._within_limit("Listener", self._given.listeners, known):
-            document, findings = single.compile_listener(self._given.listeners[key], self._site(key, known.get(key)))
-            self.findings.extend(findings)
-            if document is not None:
-                compiled[key] = document
-        return compiled
 
-    def _site(self, key: str, previous: documents.Listener | None) -> single.ListenerSite:
-        one = self._given.listeners[key]
-        return single.ListenerSite(
-            tenant=self._tenant(one),
-            secrets=self._given.secrets,
-            require_watch_label=self._options.require_watch_label,
-            keys=self._options.keys,
-            policy=self._policy(one),
-            labels=self._labels(one.metadata.namespace),
-            claims=self._claims,
-            destinations=self._given.destinations,
-            trusted_proxies=self._options.trusted_proxies,
-            previous=previous,
-        )
+def _destination_key(one: Listener, route: Route) -> str:
+    return f"{one.metadata.namespace}/{route.destination_ref.name}"
 
-    def _tenant(self, one: resources.Listener) -> resources.Tenant | None:
-        return self._given.tenants.get(f"{one.metadata.namespace}/{one.spec.tenant_ref.name}")
 
-    def _policy(self, one: resources.Listener) -> hostnames.Policy | None:
-        found = self._given.classes.get(single.class_name(one))
-        if found is not None:
-            return hostnames.Policy(found.spec)
-        if self._given.classes or not self._options.implicit_class:
-            return None
-        return hostnames.Policy(_IMPLICIT, implicit=True)
+def _namespace(one: types.ResourceBase) -> str:
+    return one.metadata.namespace
 
-    def _claimants(self, reserved: frozenset[str]) -> Iterable[resources.Listener]:
-        """Listeners whose explicit hostnames count: those with a tenant, a class that permits them, and leave."""
-        for one in self._given.listeners.values():
-            policy = self._policy(one)
-            if policy is None or self._tenant(one) is None:
-                continue
-            claim = hostnames.claim_of(one, policy, self._labels(one.metadata.namespace), reserved)
-            if claim is not None:
-                yield claim
 
-    def _within_limit(self, kind: str, keys: Iterable[str], known: Mapping[str, object]) -> list[str]:
-        """The keys that the class's maximum per namespace lets through; those that run already come first."""
-        keys = list(keys)
-        allowed, count = set(), dict[str, int]()
-        for key in sorted(keys, key=lambda key: key not in known):
-            namespace = key.partition("/")[0]
-            limit = self._limit(kind, namespace, key)
-            count[namespace] = count.get(namespace, 0) + 1
-            if limit is None or count[namespace] <= limit:
-                allowed.add(key)
-                continue
-            one = self._given.listeners[key] if kind == "Listener" else self._given.destinations[key]
-            self.findings.append(single.over_limit(one, limit))
-        return [key for key in keys if key in allowed]
+def listener_limit(spec: ListenerClassSpec) -> int | None:
+    """Return how many listeners of a class a namespace may have; None: any number."""
+    return spec.maximums.listeners_per_namespace if spec.maximums else None
 
-    def _limit(self, kind: str, namespace: str, key: str) -> int | None:
-        """The maximum of the listener's class, or the highest among the classes that the namespace may use."""
-        if kind == "Listener":
-            found = self._given.classes.get(single.class_name(self._given.listeners[key]))
-            return single.listener_limit(found.spec if found else None)
-        specs = [one.spec for one in self._given.classes.values()]
-        return single.destination_limit(specs, self._labels(namespace))
 
-    def _labels(self, namespace: str) -> Mapping[str, str]:
-        return single.namespace_labels(namespace, self._given.namespaces.get(namespace, {}))
+def destination_limit(classes: Iterable[ListenerClassSpec], labels: Mapping[str, str]) -> int | None:
+    """Return how many destinations a namespace may have: the highest number among the classes that it may use."""
+    usable = [spec for spec in classes if hostnames.permits(spec.namespaces, labels)]
+    limits = [spec.maximums.destinations_per_namespace if spec.maximums else None for spec in usable]
+    given = [limit for limit in limits if limit is not None]
+    return max(given) if given and len(given) == len(limits) else None
+
+
+def _over_limit(one: types.ResourceBase, limit: int) -> Finding:
+    message = f"there may be at most {limit} of this kind in a namespace; remove one, or ask the platform's owner"
+    return finding(one, "", Reason.LimitExceeded, message)
+
+
+def _tenant_not_found(one: Listener | Destination, name: str) -> Finding:
+    message = f"Tenant `{name}` must exist in the same namespace"
+    missing = (Tenant.kind_name, f"{one.metadata.namespace}/{name}")
+    return finding(one, "spec.tenantRef.name", Reason.TenantNotFound, message, missing=missing)
+
+
+def _resolver(one: Listener | Destination, resources: Resources, context: CompileContext) -> SecretResolver:
+    owner = (one.kind_name, one.key)
+    return SecretResolver(resources.secrets, owner, require_label=context.require_watch_label)

@@ -100,6 +100,19 @@ class Finding(msgspec.Struct, frozen=True):
     """(kind, key) of what it refers to and what is not there."""
 
 
+def finding(
+    resource: types.ResourceBase,
+    path: str,
+    reason: Reason,
+    message: str,
+    *,
+    severity: Severity = "error",
+    missing: tuple[str, str] | None = None,
+) -> Finding:
+    """Return a finding about a resource. ``missing``: see Finding."""
+    return Finding(resource.kind_name, resource.key, path, reason, message, severity, missing)
+
+
 class CompiledCondition(msgspec.Struct, frozen=True):
     """A condition without its times: whoever writes it knows those."""
 

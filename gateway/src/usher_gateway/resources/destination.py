@@ -1,12 +1,14 @@
 """Destination: one system that receives visits."""
 
 import urllib.parse
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, cast
 
 import msgspec
 
 from usher_gateway import documents
-from usher_gateway.resources import conditions, secret, types
+from usher_gateway.resources import conditions, types
+from usher_gateway.resources.secret import SecretResolver, is_base64
 
 RESERVED_HEADERS = (
     "host|content-length|content-type|content-encoding|transfer-encoding|connection|upgrade|te|trailer|keep-alive"
@@ -174,102 +176,102 @@ _Unresolved = Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabel
 
 
 def compile_destination(
-    one: Destination, resolution: secret.SecretResolver, previous: documents.Destination | None
+    destination: Destination, resolver: SecretResolver, previous: documents.Destination | None
 ) -> tuple[documents.Destination | None, list[conditions.Finding]]:
-    """The document and what is wrong; what is not valid leaves the previous document in force.
+    """Return the document of a destination, and the findings.
 
-    Secrets that went away: the last good ones stay, with the URL they were for.
+    A value that is not supported keeps the previous document in force. If a Secret disappeared, the last known
+    credentials stay, together with the URL that they were given for.
     """
-    spec = one.spec
+    spec = destination.spec
     http = spec.http
-    if http is None:  # the rule of the union was checked when the resource was read
+    if http is None:  # cannot happen: the reader has checked the rule of the union
         raise ValueError("a Destination of type HTTP must have http")
+    pick = types.value_or_default
     document = documents.Destination(
-        namespace=one.metadata.namespace,
-        name=one.metadata.name,
+        namespace=destination.metadata.namespace,
+        name=destination.metadata.name,
         url=http.url,
-        generation=one.metadata.generation,
+        generation=destination.metadata.generation,
         tenant=spec.tenant_ref.name if spec.tenant_ref else "",
-        state=types.value_or_default(spec.state, "Destination.spec.state"),
-        method=types.value_or_default(http.method, "Destination.spec.http.method"),
-        headers=_headers(http, resolution),
-        signing_secrets=_signing(http, resolution),
+        state=pick(spec.state, "Destination.spec.state"),
+        method=pick(http.method, "Destination.spec.http.method"),
+        headers=_headers(http, resolver),
+        signing_secrets=_signing_secrets(http, resolver),
         success_header=(http.success_header.name, http.success_header.value) if http.success_header else None,
-        timeout_seconds=types.value_or_default(http.timeout_seconds, "Destination.spec.http.timeoutSeconds"),
-        format=types.value_or_default(spec.format, "Destination.spec.format"),
-        concurrency=types.value_or_default(spec.concurrency, "Destination.spec.concurrency"),
-        requests_per_second=types.value_or_default(
+        timeout_seconds=pick(http.timeout_seconds, "Destination.spec.http.timeoutSeconds"),
+        format=pick(spec.format, "Destination.spec.format"),
+        concurrency=pick(spec.concurrency, "Destination.spec.concurrency"),
+        requests_per_second=pick(
             spec.rate_limit and spec.rate_limit.requests_per_second, "Destination.spec.rateLimit.requestsPerSecond"
         ),
-        retry_max_age_seconds=types.value_or_default(
-            spec.retry and spec.retry.max_age_seconds, "Destination.spec.retry.maxAgeSeconds"
-        ),
+        retry_max_age_seconds=pick(spec.retry and spec.retry.max_age_seconds, "Destination.spec.retry.maxAgeSeconds"),
     )
-    unsupported = _unsupported(one, http, document)
-    findings = [*resolution.findings, *unsupported]
+    unsupported = list(_unsupported_values(destination, http, document))
+    findings = [*resolver.findings, *unsupported]
     if unsupported:
         return previous, findings
-    return _resolved(document, resolution, previous), findings
+    return _with_last_credentials(document, resolver, previous), findings
 
 
-def _resolved(
-    document: documents.Destination, resolution: secret.SecretResolver, previous: documents.Destination | None
+def _with_last_credentials(
+    document: documents.Destination, resolver: SecretResolver, previous: documents.Destination | None
 ) -> documents.Destination:
-    if resolution.missing is None:
+    if resolver.missing is None:
         return document
     if previous is None or previous.unresolved:
-        reason = cast("_Unresolved", str(resolution.missing))
+        reason = cast("_Unresolved", str(resolver.missing))
         return msgspec.structs.replace(document, headers=(), signing_secrets=(), unresolved=reason)
-    # a credential is never sent to a URL that it was not given for
+    # Keep the URL too: a credential must never be sent to a URL that it was not given for.
     return msgspec.structs.replace(
         document, url=previous.url, headers=previous.headers, signing_secrets=previous.signing_secrets
     )
 
 
-def _headers(http: Http, resolution: secret.SecretResolver) -> tuple[tuple[str, str], ...]:
+def _headers(http: Http, resolver: SecretResolver) -> tuple[tuple[str, str], ...]:
     headers = []
     for index, header in enumerate(http.headers or ()):
         value = header.value or ""
         if header.value_from is not None:
             path = f"spec.http.headers[{index}].valueFrom.secretKeyRef"
-            value = resolution.text(header.value_from.secret_key_ref, path)
+            value = resolver.text(header.value_from.secret_key_ref, path)
         headers.append((header.name, value))
     authentication = http.authentication
     if authentication and authentication.basic:
-        value = resolution.basic(authentication.basic.secret_ref, "spec.http.authentication.basic.secretRef")
+        value = resolver.basic(authentication.basic.secret_ref, "spec.http.authentication.basic.secretRef")
         headers.append(("Authorization", value))
     if authentication and authentication.bearer:
-        token = resolution.text(authentication.bearer.secret_ref, "spec.http.authentication.bearer.secretRef")
+        token = resolver.text(authentication.bearer.secret_ref, "spec.http.authentication.bearer.secretRef")
         headers.append(("Authorization", f"Bearer {token}"))
     return tuple(headers)
 
 
-def _signing(http: Http, resolution: secret.SecretResolver) -> tuple[str, ...]:
+def _signing_secrets(http: Http, resolver: SecretResolver) -> tuple[str, ...]:
     refs = http.signing.secret_refs if http.signing else []
-    found = [resolution.text(ref, f"spec.http.signing.secretRefs[{index}]") for index, ref in enumerate(refs)]
-    return tuple(found)
+    return tuple(resolver.text(ref, f"spec.http.signing.secretRefs[{index}]") for index, ref in enumerate(refs))
 
 
-def _unsupported(one: Destination, http: Http, document: documents.Destination) -> list[conditions.Finding]:
-    """What the schema cannot say."""
-    findings = []
+def _unsupported_values(
+    destination: Destination, http: Http, document: documents.Destination
+) -> Iterator[conditions.Finding]:
+    """Yield what the schema cannot check."""
 
-    def report(path: str, message: str) -> None:
-        key = one.key
-        findings.append(conditions.Finding("Destination", key, path, conditions.Reason.UnsupportedValue, message))
+    def unsupported(path: str, message: str) -> conditions.Finding:
+        return conditions.finding(destination, path, conditions.Reason.UnsupportedValue, message)
 
-    if not _is_url(http.url):
-        report("spec.http.url", "must have a host, and a port from 1 to 65535 where it has one")
+    if not _has_valid_host(http.url):
+        yield unsupported("spec.http.url", "must have a host, and its port, if any, must be from 1 to 65535")
     names = [name.lower() for name, _ in document.headers]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        report("spec.http.headers", f"must not set the header `{name}` twice (authentication sets `authorization`)")
+        message = f"must not set the header `{name}` twice (authentication sets `authorization`)"
+        yield unsupported("spec.http.headers", message)
     for index, value in enumerate(document.signing_secrets):
-        if value.startswith(_SIGNING_PREFIX) and not secret.is_base64(value[len(_SIGNING_PREFIX) :]):
-            report(f"spec.http.signing.secretRefs[{index}]", "a secret that starts with `whsec_` must go on in base64")
-    return findings
+        if value.startswith(_SIGNING_PREFIX) and not is_base64(value[len(_SIGNING_PREFIX) :]):
+            message = "a secret that starts with `whsec_` must continue in base64"
+            yield unsupported(f"spec.http.signing.secretRefs[{index}]", message)
 
 
-def _is_url(url: str) -> bool:
+def _has_valid_host(url: str) -> bool:
     try:
         parts = urllib.parse.urlsplit(url)
         return bool(parts.hostname) and parts.port != 0

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from usher_gateway.resources import types
+from usher_gateway.resources import conditions, types
 
 
 class SelectorRequirement(types.Model, frozen=True, kw_only=True):
@@ -283,3 +283,18 @@ class ListenerClass(types.ResourceBase, frozen=True, kw_only=True):
     kind: Literal["ListenerClass"]
     metadata: types.NamedMetadata
     spec: ListenerClassSpec
+
+
+def check_class(listener_class: ListenerClass) -> list[conditions.Finding]:
+    """Return what the schema cannot check in one class."""
+    client = listener_class.spec.client_address
+    return [
+        conditions.finding(
+            listener_class,
+            f"spec.clientAddress.trustedProxies[{index}]",
+            conditions.Reason.UnsupportedValue,
+            "is not an address range; write one such as 203.0.113.0/24",
+        )
+        for index, proxy in enumerate((client and client.trusted_proxies) or ())
+        if types.network_of(proxy) is None
+    ]

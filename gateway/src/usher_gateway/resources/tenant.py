@@ -1,12 +1,11 @@
 """Tenant: one Purple company that the agency looks after."""
 
-import zoneinfo
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from usher_gateway import documents
-from usher_gateway.resources import types
+from usher_gateway.resources import conditions, types
 
 
 class Quota(types.Model, frozen=True, kw_only=True):
@@ -91,30 +90,34 @@ class Tenant(types.ResourceBase, frozen=True, kw_only=True):
     spec: TenantSpec = TenantSpec()
 
 
-def compile_tenant(one: Tenant) -> documents.Tenant:
-    """The tenant with every default filled in; a time zone that is not known becomes UTC."""
-    spec = one.spec
+def check_tenant(tenant: Tenant) -> list[conditions.Finding]:
+    """Return what the schema cannot check in one tenant."""
+    zone = tenant.spec.time_zone
+    if zone is None or types.is_time_zone(zone):
+        return []
+    message = f"`{zone}` is not an IANA time zone; write one such as Europe/London (UTC is used until then)"
+    return [conditions.finding(tenant, "spec.timeZone", conditions.Reason.UnsupportedValue, message)]
+
+
+def build_document(tenant: Tenant) -> documents.Tenant:
+    """Return the part of a listener's document about its tenant, every default filled in.
+
+    An unknown time zone becomes UTC.
+    """
+    spec = tenant.spec
     quota = spec.quota
     retention = spec.retention or Retention()
-    zone = types.value_or_default(spec.time_zone, "Tenant.spec.timeZone")
+    pick = types.value_or_default
+    zone = pick(spec.time_zone, "Tenant.spec.timeZone")
     return documents.Tenant(
-        name=one.metadata.name,
-        company_id=types.value_or_default(spec.company_id, "Tenant.spec.companyID"),
-        company_check=types.value_or_default(spec.company_check, "Tenant.spec.companyCheck"),
-        display_name=types.value_or_default(spec.display_name, "Tenant.spec.displayName"),
-        time_zone=zone if is_time_zone(zone) else "UTC",
-        state=types.value_or_default(spec.state, "Tenant.spec.state"),
-        visits_per_month=types.value_or_default(quota and quota.visits_per_month, "Tenant.spec.quota.visitsPerMonth"),
-        when_exceeded=types.value_or_default(quota and quota.when_exceeded, "Tenant.spec.quota.whenExceeded"),
-        body_days=types.value_or_default(retention.body_days, "Tenant.spec.retention.bodyDays"),
-        meter_months=types.value_or_default(retention.meter_months, "Tenant.spec.retention.meterMonths"),
+        name=tenant.metadata.name,
+        company_id=pick(spec.company_id, "Tenant.spec.companyID"),
+        company_check=pick(spec.company_check, "Tenant.spec.companyCheck"),
+        display_name=pick(spec.display_name, "Tenant.spec.displayName"),
+        time_zone=zone if types.is_time_zone(zone) else "UTC",
+        state=pick(spec.state, "Tenant.spec.state"),
+        visits_per_month=pick(quota and quota.visits_per_month, "Tenant.spec.quota.visitsPerMonth"),
+        when_exceeded=pick(quota and quota.when_exceeded, "Tenant.spec.quota.whenExceeded"),
+        body_days=pick(retention.body_days, "Tenant.spec.retention.bodyDays"),
+        meter_months=pick(retention.meter_months, "Tenant.spec.retention.meterMonths"),
     )
-
-
-def is_time_zone(name: str) -> bool:
-    """Whether an IANA time zone of this name is known here."""
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True

@@ -1,6 +1,8 @@
 """The types that resources are made of, the rules between fields, the metadata of objects, and the defaults."""
 
+import ipaddress
 import re
+import zoneinfo
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -422,3 +424,20 @@ DEFAULTS: dict[str, Any] = {
 def value_or_default(given: Any, path: str) -> Any:
     """What is given, or else the default of a field."""
     return DEFAULTS[path] if given is None else given
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether this system knows an IANA time zone of this name."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
+def network_of(text: str) -> str | None:
+    """Return an address range in its normal form; None if it is not one."""
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        return None

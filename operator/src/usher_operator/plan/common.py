@@ -133,7 +133,7 @@ class Publication(msgspec.Struct, frozen=True):
     """Accepted, if publishing itself failed."""
 
 
-def publish(view: View, key: Key, seen: compiling.SeenOfTenant, compiled: compiling.Compiled) -> Publication:
+def publish(view: View, key: Key, seen: compiling.SeenOfTenant, compiled: compiling.CompiledDocument) -> Publication:
     """The config Secret of what was compiled; what is blocked or too large leaves the last good one in force."""
     builder = ConditionBuilder(seen.resource.metadata.generation, ())
     before = view.published(key)

@@ -9,7 +9,8 @@ from typing import TypeVar
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import conditions, hostnames, listener, single, types
+from usher_gateway.resources import compiler, conditions, hostnames, types
+from usher_gateway.resources.listener import addresses_of
 from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View
 
 _DocumentT = TypeVar("_DocumentT", documents.Listener, documents.Destination)
@@ -17,7 +18,7 @@ SeenOfTenant = CachedResource[resources.Listener] | CachedResource[resources.Des
 """What has a document."""
 
 
-class Compiled(msgspec.Struct, frozen=True):
+class CompiledDocument(msgspec.Struct, frozen=True):
     """A document, and what is to be told of its resource."""
 
     document: documents.Listener | documents.Destination | None
@@ -28,7 +29,7 @@ class Compiled(msgspec.Struct, frozen=True):
     """Whether something unreadable stands in the way: what is published stays."""
 
 
-class _Secrets(Mapping[str, resources.Secret]):
+class _SecretLookup(Mapping[str, resources.Secret]):
     """The Secrets of the world as compile asks for them; notes those of which nothing is known."""
 
     def __init__(self, view: View) -> None:
@@ -69,63 +70,74 @@ def is_ours(view: View, one: CachedResource[resources.ListenerClass]) -> bool:
 
 def is_foreign(view: View, one: resources.Listener) -> bool:
     """Whether a listener is another install's; one whose class does not exist is everybody's."""
-    found = view.classes.get(single.class_name(one))
+    found = view.classes.get(one.class_name)
     return found is not None and not is_ours(view, found)
 
 
 def is_foreign_namespace(view: View, namespace: str) -> bool:
     """Whether other installs' classes let a namespace in, and none of ours does: its tenants are theirs."""
-    labels = _labels(view, namespace)
+    labels = {**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace}
     may = [
         is_ours(view, one) for one in view.classes.values() if hostnames.permits(one.resource.spec.namespaces, labels)
     ]
     return bool(may) and not any(may)
 
 
-def compile_listener(view: View, seen: CachedResource[resources.Listener], keys: model.Keys) -> Compiled:
-    """The document of a listener."""
-    one = seen.resource
-    key = Key("Listener", one.metadata.namespace, one.metadata.name)
-    found = our_class(view, single.class_name(one))
-    limit = single.listener_limit(found.resource.spec if found else None)
-    if limit is not None and _is_over(view, seen, limit, view.listeners_in(key.namespace)):
-        return Compiled(None, [single.over_limit(one, limit)], ())
-    tenant = _tenant(view, key.namespace, one.spec.tenant_ref.name)
+def compile_listener(view: View, cached: CachedResource[resources.Listener], keys: model.Keys) -> CompiledDocument:
+    """Compile a listener, with just the resources that it refers to."""
+    one = cached.resource
+    namespace = one.metadata.namespace
+    tenant = _tenant(view, namespace, one.spec.tenant_ref.name)
     if isinstance(tenant, UnreadableResource):
         return _blocked(one, one.spec.tenant_ref.name)
-    secrets = _Secrets(view)
-    previous = _previous(view, key, documents.Listener)
-    site = single.ListenerSite(
-        tenant=tenant,
-        secrets=secrets,
-        keys=keys,
-        policy=hostnames.Policy(found.resource.spec) if found else None,
-        labels=_labels(view, key.namespace),
-        claims=_claims(view, seen, previous),
-        destinations=_destinations(view, one),
-        trusted_proxies=view.install.trusted_proxies,
-        previous=previous,
+    own_class = our_class(view, one.class_name)
+    secrets = _SecretLookup(view)
+    previous = _previous(view, Key("Listener", namespace, one.metadata.name), documents.Listener)
+    document, findings = compiler.compile_listener(
+        one,
+        compiler.Resources(
+            classes={one.class_name: own_class.resource} if own_class else {},
+            tenants={tenant.key: tenant} if tenant else {},
+            destinations=_destinations(view, one),
+            secrets=secrets,
+            namespaces={namespace: view.namespace_labels(namespace)},
+        ),
+        compiler.CompileContext(
+            keys=keys,
+            previous=documents.Snapshot({one.key: previous} if previous else {}, {}),
+            reserved_hostnames=_reserved(view),
+            trusted_proxies=view.install.trusted_proxies,
+        ),
+        claims=_claims(view, cached, previous),
+        is_over_limit=lambda limit: _is_over(view, cached, limit, view.listeners_in(namespace)),
     )
-    document, findings = single.compile_listener(one, site)
-    return Compiled(document, _not_missing(view, findings), tuple(secrets.unknown))
+    return CompiledDocument(document, _not_missing(view, findings), tuple(secrets.unknown))
 
 
-def compile_destination(view: View, seen: CachedResource[resources.Destination]) -> Compiled:
-    """The document of a destination."""
-    one = seen.resource
-    key = Key("Destination", one.metadata.namespace, one.metadata.name)
-    specs = [found.resource.spec for found in view.classes.values() if is_ours(view, found)]
-    limit = single.destination_limit(specs, _labels(view, key.namespace))
-    if limit is not None and _is_over(view, seen, limit, view.destinations_in(key.namespace)):
-        return Compiled(None, [single.over_limit(one, limit)], ())
+def compile_destination(
+    view: View, cached: CachedResource[resources.Destination], keys: model.Keys
+) -> CompiledDocument:
+    """Compile a destination, with just the resources that it refers to."""
+    one = cached.resource
+    namespace = one.metadata.namespace
     ref = one.spec.tenant_ref
-    tenant = _tenant(view, key.namespace, ref.name) if ref else None
+    tenant = _tenant(view, namespace, ref.name) if ref else None
     if isinstance(tenant, UnreadableResource):
         return _blocked(one, ref.name if ref else "")
-    secrets = _Secrets(view)
-    site = single.Site(tenant=tenant, secrets=secrets)
-    document, findings = single.compile_destination(one, site, _previous(view, key, documents.Destination))
-    return Compiled(document, findings, tuple(secrets.unknown))
+    secrets = _SecretLookup(view)
+    previous = _previous(view, Key("Destination", namespace, one.metadata.name), documents.Destination)
+    document, findings = compiler.compile_destination(
+        one,
+        compiler.Resources(
+            classes={name: found.resource for name, found in view.classes.items() if is_ours(view, found)},
+            tenants={tenant.key: tenant} if tenant else {},
+            secrets=secrets,
+            namespaces={namespace: view.namespace_labels(namespace)},
+        ),
+        compiler.CompileContext(keys=keys, previous=documents.Snapshot({}, {one.key: previous} if previous else {})),
+        is_over_limit=lambda limit: _is_over(view, cached, limit, view.destinations_in(namespace)),
+    )
+    return CompiledDocument(document, findings, tuple(secrets.unknown))
 
 
 def _tenant(view: View, namespace: str, name: str) -> resources.Tenant | UnreadableResource | None:
@@ -134,12 +146,12 @@ def _tenant(view: View, namespace: str, name: str) -> resources.Tenant | Unreada
     return found.resource if found else view.unreadable(key)
 
 
-def _blocked(one: resources.Listener | resources.Destination, tenant: str) -> Compiled:
+def _blocked(one: resources.Listener | resources.Destination, tenant: str) -> CompiledDocument:
     """A tenant that cannot be read is not taken for one that is gone."""
     message = f"Tenant `{tenant}` is there, but this version of Usher cannot read it: see its own conditions"
     reason = conditions.Reason.TenantNotFound
     found = conditions.Finding(one.kind_name, one.key, "spec.tenantRef.name", reason, message)
-    return Compiled(None, [found], (), is_blocked=True)
+    return CompiledDocument(None, [found], (), is_blocked=True)
 
 
 def _not_missing(view: View, findings: list[conditions.Finding]) -> list[conditions.Finding]:
@@ -165,10 +177,6 @@ def _is_there(found: conditions.Finding) -> conditions.Finding:
 def _previous(view: View, key: Key, type_: type[_DocumentT]) -> _DocumentT | None:
     found = view.published(key)
     return found.document if found is not None and isinstance(found.document, type_) else None
-
-
-def _labels(view: View, namespace: str) -> Mapping[str, str]:
-    return single.namespace_labels(namespace, view.namespace_labels(namespace))
 
 
 def _destinations(view: View, one: resources.Listener) -> dict[str, resources.Destination]:
@@ -204,85 +212,77 @@ def _is_theirs(view: View, one: resources.Listener | resources.Destination) -> b
     return isinstance(one, resources.Listener) and is_foreign(view, one)
 
 
+def _reserved(view: View) -> frozenset[str]:
+    """The hostnames of all classes, other installs' too."""
+    return frozenset(one.resource.spec.hostname for one in view.classes.values())
+
+
 def _claims(
-    view: View, seen: CachedResource[resources.Listener], previous: documents.Listener | None
-) -> hostnames.Claims:
-    """Who has the hostnames that a listener names or has, and which of its addresses others have before it."""
-    reserved = frozenset(one.resource.spec.hostname for one in view.classes.values())
-    hosts = {address.hostname for address in seen.resource.spec.addresses or ()}
+    view: View, cached: CachedResource[resources.Listener], previous: documents.Listener | None
+) -> hostnames.AddressClaims:
+    """Who owns the hostnames that a listener names or has, and which of its addresses others have before it."""
+    hosts = {address.hostname for address in cached.resource.spec.addresses or ()}
     hosts |= {address.host for address in (previous.addresses if previous else ())}
-    claims: dict[str, list[CachedResource[resources.Listener]]] = {
-        host: sorted(_claims_on(view, host, reserved), key=age) for host in sorted(hosts - reserved)
-    }
-    owners: dict[str, hostnames.Owner] = {}
-    for host, found in claims.items():
-        incumbent = view.incumbent(host)
-        owners |= hostnames.owners_of((one.resource for one in found), {host: incumbent} if incumbent else {})
-    granted = hostnames.Claims(owners, reserved)
-    for host, found in claims.items():
-        _take_before(view, seen, [one for one in found if _owner(one.resource) == owners[host]], granted)
-    return granted
+    wanted = sorted(hosts - _reserved(view))
+    claimants = {host: sorted(_claimants_of(view, host), key=age) for host in wanted}
+    incumbents = {host: owner for host in wanted if (owner := view.incumbent(host)) is not None}
+    owners = hostnames.owners_of(
+        ((host, one.resource.owner) for host, found in claimants.items() for one in found), incumbents
+    )
+    claims = hostnames.AddressClaims(owners)
+    for host, found in claimants.items():
+        of_owner = [one for one in found if one.resource.owner == owners[host]]
+        _take_before(view, cached, host, of_owner, claims)
+    return claims
 
 
-def _claims_on(view: View, host: str, reserved: frozenset[str]) -> Iterator[CachedResource[resources.Listener]]:
-    """The listeners whose claim to a hostname counts, each with its addresses there only."""
-    for seen in view.claimants(host):
-        one = seen.resource
+def _claimants_of(view: View, host: str) -> Iterator[CachedResource[resources.Listener]]:
+    """The listeners that may claim a hostname: those with a tenant, and with a class of ours that permits it."""
+    for cached in view.claimants(host):
+        one = cached.resource
         namespace = one.metadata.namespace
-        found = our_class(view, single.class_name(one))
-        if found is None or _tenant(view, namespace, one.spec.tenant_ref.name) is None:
+        own_class = our_class(view, one.class_name)
+        if own_class is None or _tenant(view, namespace, one.spec.tenant_ref.name) is None:
             continue
-        there = [address for address in one.spec.addresses or () if address.hostname == host]
-        narrowed = msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, addresses=there))
-        policy = hostnames.Policy(found.resource.spec)
-        claim = hostnames.claim_of(narrowed, policy, _labels(view, namespace), reserved)
-        if claim is not None:
-            yield msgspec.structs.replace(seen, resource=claim)
+        policy = hostnames.HostnamePolicy(
+            spec=own_class.resource.spec,
+            namespace_labels={**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace},
+            reserved=_reserved(view),
+        )
+        if policy.can_claim(host):
+            yield cached
 
 
 def _take_before(
     view: View,
-    seen: CachedResource[resources.Listener],
-    claims: list[CachedResource[resources.Listener]],
-    granted: hostnames.Claims,
+    cached: CachedResource[resources.Listener],
+    host: str,
+    claimants: list[CachedResource[resources.Listener]],
+    claims: hostnames.AddressClaims,
 ) -> None:
-    """Mark the addresses on one hostname that others of the tenant have: who has one already, else the oldest."""
-    mine = {_identity(address) for address in seen.resource.spec.addresses or () if address.path is not None}
-    for claim in claims:
-        if claim.uid == seen.uid:
+    """Give addresses on one hostname to the tenant's other listeners that have them already, or that are older."""
+    own = {hostnames.address_key(address) for address in _fixed_addresses(cached.resource, host)}
+    for other in claimants:
+        if other.uid == cached.uid:
             continue
-        for address in claim.resource.spec.addresses or ():
-            contested = address.path is not None and _identity(address) in mine
-            if contested and _comes_first(view, claim, seen, _identity(address)):
-                query = tuple((pair.name, pair.value) for pair in address.query or ())
-                wanted = documents.Address(address.hostname, address.path or "", query)
-                granted.take(wanted, claim.resource.key)
+        for address in _fixed_addresses(other.resource, host):
+            key = hostnames.address_key(address)
+            if key in own and _precedence(view, other, key) < _precedence(view, cached, key):
+                claims.take(address, other.resource.key)
 
 
-_Identity = tuple[str, str, tuple[tuple[str, str], ...]]
+def _fixed_addresses(one: resources.Listener, host: str) -> Iterator[documents.Address]:
+    """The addresses on a hostname with a path of their own; a token belongs to one listener anyway."""
+    for address in one.spec.addresses or ():
+        if address.hostname == host and address.path is not None:
+            yield from addresses_of(address, ())
 
 
-def _identity(address: listener.Address) -> _Identity:
-    query = sorted((pair.name, pair.value) for pair in address.query or ())
-    return address.hostname, address.path or "", tuple(query)
-
-
-def _comes_first(
-    view: View,
-    one: CachedResource[resources.Listener],
-    other: CachedResource[resources.Listener],
-    identity: _Identity,
-) -> bool:
-    return (not _has(view, one.resource, identity), age(one)) < (not _has(view, other.resource, identity), age(other))
-
-
-def _has(view: View, one: resources.Listener, identity: _Identity) -> bool:
-    """Whether a listener is published with an address."""
-    key = Key("Listener", one.metadata.namespace, one.metadata.name)
-    document = _previous(view, key, documents.Listener)
-    addresses = document.addresses if document else ()
-    return any((address.host, address.path, tuple(sorted(address.query))) == identity for address in addresses)
-
-
-def _owner(one: resources.Listener) -> hostnames.Owner:
-    return one.metadata.namespace, one.spec.tenant_ref.name
+def _precedence(
+    view: View, cached: CachedResource[resources.Listener], address: hostnames.AddressKey
+) -> tuple[bool, tuple[str, str, str]]:
+    """Lower comes first: a listener that is published with an address, else the oldest."""
+    meta = cached.resource.metadata
+    document = _previous(view, Key("Listener", meta.namespace, meta.name), documents.Listener)
+    has_it = any(hostnames.address_key(one) == address for one in (document.addresses if document else ()))
+    return not has_it, age(cached)

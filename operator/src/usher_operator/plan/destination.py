@@ -5,7 +5,7 @@ import urllib.parse
 from usher_gateway import resources
 from usher_gateway.resources import types
 from usher_operator.plan import common, compiling, reports
-from usher_operator.plan.conditions import ConditionBuilder
+from usher_operator.plan.conditions import ConditionBuilder, ConditionState
 from usher_operator.view import ConditionType, Key, Plan, View
 
 HOST_FIELD = "host"
@@ -23,10 +23,10 @@ def plan(view: View, key: Key) -> Plan:
     if compiling.is_foreign_namespace(view, key.namespace):
         return Plan(key)
     builder = ConditionBuilder(seen.resource.metadata.generation, seen.conditions)
-    held = common.held_back(view)
-    if held is not None:
-        return common.held_plan(key, seen, held, _KEPT)
-    compiled = compiling.compile_destination(view, seen)
+    keys = common.keys_or_reason(view)
+    if isinstance(keys, ConditionState):
+        return common.held_plan(key, seen, keys, _KEPT)
+    compiled = compiling.compile_destination(view, seen, keys)
     published = common.publish(view, key, seen, compiled)
     parts = builder.from_findings(compiled.findings, [_Type.Accepted, _Type.ResolvedRefs])
     parts[0] = published.accepted or parts[0]

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from usher_gateway import documents, resources
-from usher_gateway.resources import conditions, listener_class, single
+from usher_gateway.resources import conditions, listener_class
 from usher_operator import children
 from usher_operator.children import RoutePart
 from usher_operator.plan import common, compiling
@@ -42,7 +42,7 @@ def class_of(view: View, hostname: str) -> CachedResource[resources.ListenerClas
         return first if compiling.is_ours(view, first) else None
     found = [view.listener(document.key) for document in view.listeners_at(hostname)]
     for one in sorted((one for one in found if one is not None), key=compiling.age):
-        of_listener = compiling.our_class(view, single.class_name(one.resource))
+        of_listener = compiling.our_class(view, one.resource.class_name)
         if of_listener is not None:
             return of_listener
     return None

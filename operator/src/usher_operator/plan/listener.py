@@ -3,7 +3,7 @@
 import msgspec
 
 from usher_gateway import documents, model, resources
-from usher_gateway.resources import conditions, single, types
+from usher_gateway.resources import conditions, types
 from usher_operator import children
 from usher_operator.plan import common, compiling, hostname, reports
 from usher_operator.plan.conditions import ConditionBuilder, ConditionState, OperatorReason
@@ -73,7 +73,7 @@ def _granted(one: resources.Listener, document: documents.Listener | None) -> tu
 
 
 def _in_force(
-    view: View, key: Key, compiled: compiling.Compiled, published: common.Publication
+    view: View, key: Key, compiled: compiling.CompiledDocument, published: common.Publication
 ) -> documents.Listener | None:
     """The document that gateways should run."""
     before = view.published(key) if published.stays else None
@@ -113,7 +113,7 @@ class _Faces(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, view: View, one: resources.Listener, document: documents.Listener | None) -> "_Faces":
         """Of every hostname that a document has."""
-        own = compiling.our_class(view, single.class_name(one))
+        own = compiling.our_class(view, one.class_name)
         if document is None or own is None:
             return cls(None, None)
         certificates, exposed, findings = [], [], []

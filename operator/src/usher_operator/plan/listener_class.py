@@ -1,7 +1,7 @@
 """A ListenerClass: no children of its own (those of its hostname are the Hostname's); how far its hostname is."""
 
 from usher_gateway import model, resources
-from usher_gateway.resources import single, types
+from usher_gateway.resources import listener_class, types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator.plan import common, compiling, hostname
 from usher_operator.plan.conditions import ConditionBuilder, ConditionState, OperatorReason
@@ -44,7 +44,7 @@ def _accepted(view: View, one: resources.ListenerClass, builder: ConditionBuilde
     if view.halted is not None:
         message = _halted(view.halted)
         return builder.false(_Type.Accepted, OperatorReason.RemovalsHalted, message)
-    (accepted,) = builder.from_findings(single.check_class(one), [_Type.Accepted])
+    (accepted,) = builder.from_findings(listener_class.check_class(one), [_Type.Accepted])
     return accepted
 
 

@@ -1,7 +1,8 @@
 """A Tenant: no children; its listeners carry what it says, and say whether they are ready."""
 
 from usher_gateway import resources
-from usher_gateway.resources import single, types
+from usher_gateway.resources import types
+from usher_gateway.resources.tenant import check_tenant
 from usher_operator.plan import common, compiling, listener
 from usher_operator.plan.conditions import ConditionBuilder, OperatorReason
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, ResourceStatus, View
@@ -21,7 +22,7 @@ def plan(view: View, key: Key) -> Plan:
     held = common.held_back(view)
     if held is not None:
         return common.held_plan(key, seen, held, ())
-    (accepted,) = builder.from_findings(single.check_tenant(seen.resource), [_Type.Accepted])
+    (accepted,) = builder.from_findings(check_tenant(seen.resource), [_Type.Accepted])
     is_suspended = types.value_or_default(seen.resource.spec.state, "Tenant.spec.state") == "Suspended"
     told = common.status(builder, [accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
     if accepted.status == "True":
