@@ -11,7 +11,7 @@ import yaml
 
 from definitions import definition, output
 from house import source
-from unit.plan import reasons
+from unit.usher_operator.plan import reasons
 from usher_gateway.resources import conditions, load, types
 
 MADE = output.files()

@@ -9,14 +9,16 @@ from usher_gateway import model
 from usher_operator.health import Health, HealthServer
 from usher_operator.metrics import OperatorMetrics
 from usher_operator.settings import AdminAddress, OperatorSettings
+from usher_operator.workqueue import PauseGate
 
 
-async def test_the_admin_port_tells_health_readiness_and_numbers() -> None:
-    found = Health(OperatorSettings(), time.monotonic)
-    found.not_ready.clear()
-    found.doubts = lambda: ["listeners cannot be read"]
+async def test_admin_port_serves_liveness_readiness_and_metrics() -> None:
+    gate = PauseGate()
+    health = Health(OperatorSettings(), gate=gate, clock=time.monotonic)
+    health.set_ready("start")
+    gate.pause("reading listeners", "listeners cannot be read")
     async with (
-        HealthServer(AdminAddress("127.0.0.1", 0), found, OperatorMetrics()) as server,
+        HealthServer(AdminAddress("127.0.0.1", 0), health=health, metrics=OperatorMetrics()) as server,
         aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session,
     ):
         async with session.get("/healthz") as answer:
@@ -29,5 +31,5 @@ async def test_the_admin_port_tells_health_readiness_and_numbers() -> None:
         async with session.get("/metrics") as answer:
             assert "usher_operator_build_info" in await answer.text()
         with pytest.raises(model.ConfigurationError, match="cannot listen"):
-            async with HealthServer(AdminAddress("127.0.0.1", server.port), found, OperatorMetrics()):
+            async with HealthServer(AdminAddress("127.0.0.1", server.port), health=health, metrics=OperatorMetrics()):
                 pass

@@ -1,8 +1,8 @@
-"""The only composition root of the operator: what is built, in which order it starts and stops.
+"""The composition root of the operator: builds every part, starts and stops them in order.
 
-Start: admin port, Lease; then, as the leader, a complete reading of the cluster (the install key after the classes, and
-before documents are read), workers, kopf's watches. Stop, the other way round: workers first, so that nothing is
-written any more when the Lease is given up; kopf last, for it takes a while and writes nothing.
+Start: the admin port, then the Lease. The leader then reads the whole cluster, starts the workers, and starts kopf's
+watches. Stop, in the other order: the workers first, so that the operator writes nothing after it released the Lease;
+kopf last, because it needs time and writes nothing.
 """
 
 import asyncio
@@ -23,51 +23,48 @@ from usher_gateway import logs
 from usher_operator import api as apis
 from usher_operator import (
     connection,
-    events,
     follow,
-    gateways,
     handlers,
     kinds,
     leader,
-    plan,
-    reconcile,
-    removals,
     resync,
-    writer,
 )
 from usher_operator.cache import Cache
+from usher_operator.events import EventLogger, EventRecorder
+from usher_operator.gateways import GatewayObserver
 from usher_operator.health import Health, HealthServer
 from usher_operator.installation import Installation
 from usher_operator.metrics import OperatorMetrics
+from usher_operator.reconcile import Reconciler
+from usher_operator.removals import PendingRemovals, RemovalGuard, TombstoneClock
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import Key
 from usher_operator.workqueue import PauseGate, Workqueue
+from usher_operator.writer import ChildWriter, StatusWriter
 
 _log = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 1.0
-"""So long work that has begun may take to end when the operator stops."""
+"""How long a cancelled task may take to end."""
+
+_KOPF_STOP_SECONDS = 5.0
+"""How long kopf may take to end by itself."""
+
+_STANDBY_POLL_SECONDS = 0.2
 
 
 class Operator:
-    """An operator in one process. ``run`` lives until it is told to stop, or loses its Lease."""
+    """The operator of one process. ``run`` ends after ``stop``, or when the Lease is lost."""
 
     def __init__(self, settings: OperatorSettings, environ: dict[str, str]) -> None:
         settings.check()
         identity = settings.identity or f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self.settings = msgspec.structs.replace(settings, identity=identity)
         self._environ = environ
-        self.metrics = OperatorMetrics()
-        self.health = Health(self.settings, time.monotonic)
-        self.admin = HealthServer(self.settings.admin, self.health, self.metrics)
-        self.admin.before_scrape = self._measure
         self._stop = asyncio.Event()
         self._kopf_stop = asyncio.Event()
         self._failed = False
-        connection.load(settings.kubeconfig, environ)  # what is wrong with it is told before anything starts
-        self.api = apis.Api(self._connect, self.metrics.count_request)
-        self.lease = leader.LeaderLease(self.api, self.settings, time.monotonic)
-        self.api.may_write = lambda: self.lease.may_write
+        connection.load(settings.kubeconfig, environ)  # fail before anything starts if the kubeconfig is wrong
         self._build()
 
     def _connect(self) -> kopf.ConnectionInfo:
@@ -78,78 +75,120 @@ class Operator:
         self._stop.set()
 
     def _build(self) -> None:
-        settings, timing = self.settings, self.settings.timing
-        self.trust = PauseGate()
-        self.health.doubts = self.trust.reasons.values
-        self.cache = Cache(settings)
-        self.queue: Workqueue[Key] = Workqueue(time.monotonic, random.random)
-        self.queue.waited = self.metrics.queue_seconds.observe
-        self.queue.retried = self.metrics.queue_retries.inc
-        self.removals = removals.PendingRemovals(timing.settle, timing.settle_most)
-        self.installation = Installation(self.api, self.cache, self.trust, self.queue)
-        self.chronicle = events.EventLogger(time.monotonic)
-        told = (self.metrics, self.chronicle)
-        self.children = writer.ChildWriter(self.api, self.cache, self.queue, self.removals, told)
-        self.children.tombstones.seconds = timing.tombstone
-        flips = events.EventRecorder(timing.warn)
-        self.statuses = writer.StatusWriter(self.api, self.cache, self.queue, (*told, flips), time.monotonic)
-        self.reconciler = reconcile.Reconciler(
-            plan.plan,
-            self.cache,
-            self.queue,
-            (self.children, self.statuses),
-            (self.api, self.trust, self.metrics),
+        """Build every part, each after the parts that it needs."""
+        settings = self.settings
+        self.metrics = OperatorMetrics()
+        self.gate = PauseGate()
+        self.health = Health(settings, gate=self.gate, clock=time.monotonic)
+        self.admin = HealthServer(
+            settings.admin, health=self.health, metrics=self.metrics, before_scrape=self._update_gauges
         )
-        self.resync = resync.Resync(self.api, self.cache, self.queue, self.trust, self.metrics)
+        self.api = apis.Api(self._connect, self.metrics.count_request)
+        self.lease = leader.LeaderLease(self.api, settings, time.monotonic)
+        self.api.may_write = lambda: self.lease.may_write
+        self.cache = Cache(settings, expect_event=self.health.expect_event)
+        self.queue: Workqueue[Key] = Workqueue(
+            clock=time.monotonic,
+            random=random.random,
+            observe_wait=self.metrics.queue_seconds.observe,
+            count_retry=self.metrics.queue_retries.inc,
+        )
+        self.installation = Installation(api=self.api, cache=self.cache, queue=self.queue, gate=self.gate)
+        self.gateways = GatewayObserver(
+            api=self.api,
+            settings=settings,
+            cache=self.cache,
+            queue=self.queue,
+            installation=self.installation,
+            metrics=self.metrics,
+        )
+        self._build_writers()
+        self.resync = resync.Resync(self.api, self.cache, self.queue, self.gate, self.metrics)
         self.resync.kinds = self._kinds()
         self.resync.scopes = dict.fromkeys(
             (kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), settings.data_plane_namespace
         )
-        self.resync.after_all = self.children.doubt
-        around = (self.trust, self.installation, self.metrics)
-        self.judge = removals.RemovalGuard(self.removals, self.cache, self.queue, around)
-        self.observer = gateways.GatewayObserver(
-            self.api, settings, self.cache, self.queue, (self.installation, self.metrics)
+        self.resync.after_all = self.children.rewrite_all
+        self.handlers = handlers.Handlers(
+            self.cache, self.queue, self.resync, (self.gate, self.health, self.metrics), time.monotonic
         )
-        self.children.published = self.observer.poke
-        self.cache.expect = self.health.expect
-        seen_by = (self.trust, self.health, self.metrics)
-        self.handlers = handlers.Handlers(self.cache, self.queue, self.resync, seen_by, time.monotonic)
-        self.handlers.on_class = self.judge.poke
-        self.handlers.on_lost = self.removals.suspect
+        self.handlers.on_class = self.removal_guard.check_soon
+        self.handlers.on_lost = self.pending_removals.suspect
         self.follower = follow.Follower(self.api, self.resync, self.handlers, self.health)
         self.handlers.on_arrival = self.follower.follow
 
+    def _build_writers(self) -> None:
+        timing = self.settings.timing
+        self.event_logger = EventLogger(time.monotonic)
+        self.pending_removals = PendingRemovals(settle_seconds=timing.settle, max_settle_seconds=timing.settle_most)
+        self.removal_guard = RemovalGuard(
+            pending=self.pending_removals,
+            cache=self.cache,
+            queue=self.queue,
+            gate=self.gate,
+            installation=self.installation,
+            metrics=self.metrics,
+        )
+        self.children = ChildWriter(
+            api=self.api,
+            cache=self.cache,
+            queue=self.queue,
+            removals=self.pending_removals,
+            tombstones=TombstoneClock(timing.tombstone),
+            metrics=self.metrics,
+            event_logger=self.event_logger,
+            on_published=self.gateways.ask_soon,
+        )
+        self.statuses = StatusWriter(
+            api=self.api,
+            cache=self.cache,
+            queue=self.queue,
+            metrics=self.metrics,
+            event_logger=self.event_logger,
+            event_recorder=EventRecorder(timing.warn),
+            clock=time.monotonic,
+        )
+        self.reconciler = Reconciler(
+            api=self.api,
+            cache=self.cache,
+            queue=self.queue,
+            gate=self.gate,
+            children=self.children,
+            statuses=self.statuses,
+            metrics=self.metrics,
+        )
+
     def _kinds(self) -> tuple[kinds.Watched, ...]:
+        """The kinds to watch: those of APIs that are switched off are left out."""
         is_on = {"": True, "gateway_api": self.settings.gateway_api, "cert_manager": self.settings.cert_manager}
         return tuple(kind for kind in kinds.ALL if is_on[kind.feature])
 
     async def run(self) -> bool:
-        """Run until stop() or until the Lease is lost; True for the former.
+        """Run until stop() or until the Lease is lost; True after stop().
 
         Raises:
-            UsherError: the operator cannot start; its hint says what to do.
+            UsherError: the operator cannot start; the error's hint says what to do.
         """
         asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.api)
             await stack.enter_async_context(self.admin)
-            self._tell_signals()
-            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self.health.tick(), name="loop lag")]
+            self._handle_signals()
+            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self.health.measure_loop(), name="loop lag")]
             stack.push_async_callback(_cancel, tasks)
             stopping = asyncio.create_task(self._stop.wait(), name="stop")
             tasks.append(stopping)
-            _log.info("waiting_for_the_lease", identity=self.settings.identity, admin_port=self.admin.port)
-            self._set_ready("start", "the Lease was not reached yet")
-            tasks.append(asyncio.create_task(self._tell_lease(), name="lease told"))
+            _log.info("lease_requested", identity=self.settings.identity, admin_port=self.admin.port)
+            self.health.set_ready("start", "the operator has not reached the Lease yet")
+            tasks.append(asyncio.create_task(self._report_standby(), name="standby"))
             if await self._until(stopping, self.lease.acquire(), "lease"):
                 stack.push_async_callback(self.lease.release)
                 await self._lead(stopping, tasks)
-        _log.info("stopped")
+        _log.info("operator_stopped")
         return not self._failed
 
     async def _until(self, stopping: asyncio.Task[Any], job: Coroutine[Any, Any, None], name: str) -> bool:
-        """Wait for a job; False where the operator is to stop first. Its errors are raised."""
+        """Wait for a job, and raise its errors; False if the operator has to stop first."""
         task = asyncio.create_task(job, name=name)
         await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -158,94 +197,92 @@ class Operator:
         await _cancel([task])
         return False
 
-    async def _tell_lease(self) -> None:
-        """A standby is ready once it has reached the Lease."""
+    async def _report_standby(self) -> None:
+        """Report a standby as ready once it has reached the Lease."""
         while True:
             if self.lease.reached_at is not None and not self.lease.is_leader:
-                self._set_ready("start", "")
-            await asyncio.sleep(0.2)
-
-    def _set_ready(self, topic: str, reason: str) -> None:
-        if reason:
-            self.health.not_ready[topic] = reason
-        else:
-            self.health.not_ready.pop(topic, None)
+                self.health.set_ready("start")
+            await asyncio.sleep(_STANDBY_POLL_SECONDS)
 
     async def _lead(self, stopping: asyncio.Task[Any], tasks: list[asyncio.Task[Any]]) -> None:
+        """Work as the leader until the operator stops, the Lease is lost or a task fails."""
         self.metrics.leader.set(1)
-        self._set_ready("start", "")
-        self._set_ready("cache", "the cluster was not read yet")
+        self.health.set_ready("start")
+        self.health.set_ready("cache", "the operator has not read the cluster yet")
         holding = asyncio.create_task(self.lease.hold(), name="hold the lease")
         tasks.append(holding)
         ended = {stopping, holding}
-        reading = asyncio.create_task(self._read(), name="read the cluster")
+        reading = asyncio.create_task(self._read_cluster(), name="read the cluster")
         await asyncio.wait({*ended, reading}, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
             await _cancel([reading])
         else:
             reading.result()
-            self._set_ready("cache", "")
+            self.health.set_ready("cache")
             watching = asyncio.create_task(self._watch(), name="kopf")
-            working = self._start()
+            working = self._start_tasks()
             ended |= {watching, *working}
             await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-            await _cancel(working, self._failure)
+            await _cancel(working, self._log_failure)
             await self.lease.release()
             self._kopf_stop.set()
             await _cancel_late(watching)
         self._failed = self._failed or not stopping.done()
         self.metrics.leader.set(0)
 
-    def _failure(self, task: asyncio.Task[Any]) -> None:
-        """A task that must never end has ended."""
+    def _log_failure(self, task: asyncio.Task[Any]) -> None:
+        """Note that a task ended that should run until it is cancelled."""
         self._failed = True
-        _log.error("task_ended", task=task.get_name(), exc_info=task.exception())
+        _log.error("task_failed", task=task.get_name(), exc_info=task.exception())
 
-    async def _read(self) -> None:
-        """Everything there is, completely; the install key before documents, and after the classes that know it."""
+    async def _read_cluster(self) -> None:
+        """Read every kind completely: classes, then the install key that they name, then everything else."""
         begun = time.monotonic()
         await self.resync.read_start((kinds.LISTENER_CLASS,))
-        while not await self._ensure():  # noqa: ASYNC110 - the API server is asked again
+        while not await self._ensure_installation():  # noqa: ASYNC110 - asks the API server again
             await asyncio.sleep(self.settings.timing.retry)
         await self.resync.read_start(tuple(kind for kind in self.resync.kinds if kind is not kinds.LISTENER_CLASS))
         self.resync.plan_all()
-        seconds = round(time.monotonic() - begun, 2)
         _log.info(
-            "cluster_read", objects=len(self.cache.records), children=len(self.cache.in_place.by_ref), seconds=seconds
+            "cluster_read",
+            objects=len(self.cache.records),
+            children=len(self.cache.child_index.by_ref),
+            seconds=round(time.monotonic() - begun, 2),
         )
 
-    async def _ensure(self) -> bool:
+    async def _ensure_installation(self) -> bool:
         try:
             is_there = await self.installation.ensure()
         except apis.ApiError as error:
-            self._set_ready("install", f"the install's Secrets cannot be had: {error}")
+            self.health.set_ready("install", f"the operator cannot read or create the install's Secrets: {error}")
             _log.error("install_secrets_not_read", error=str(error))
             return False
-        self._set_ready("install", "")
+        self.health.set_ready("install")
         return is_there
 
-    def _start(self) -> list[asyncio.Task[Any]]:
+    def _start_tasks(self) -> list[asyncio.Task[Any]]:
+        """Start the tasks of a leader; none of them ends by itself."""
         jobs: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "resync": lambda: self.resync.run(self.settings.timing.resync),
             "children": self.follower.run,
-            "removals": self.judge.run,
-            "observe": self.observer.run,
+            "removals": self.removal_guard.run,
+            "gateways": self.gateways.run,
             "install": self.installation.watch,
-            "missing Secrets": self.reconciler.look_again,
+            "missing Secrets": self.reconciler.look_up_missing_secrets,
             "events": self.statuses.post_events,
-            "sums of the log": self.chronicle.run,
+            "log summaries": self.event_logger.run,
         }
         tasks = [asyncio.create_task(job(), name=name) for name, job in jobs.items()]
         workers = range(self.settings.workers)
         return tasks + [asyncio.create_task(self.reconciler.work(), name=f"worker {number}") for number in workers]
 
     async def _watch(self) -> None:
-        """Kopf, until told to stop."""
+        """Run kopf until it is stopped."""
         registry = handlers.register(self.handlers, tuple(kind for kind in self._kinds() if kind in kinds.DECLARED))
         kopf.on.login(registry=registry)(self._login)
         handlers.RestartWatcher(self.resync).install()
         ready = asyncio.Event()
-        signals = asyncio.create_task(self._take_signals_back(ready), name="signals")
+        signals = asyncio.create_task(self._restore_signals(ready), name="signals")
         try:
             await kopf.operator(
                 registry=registry,
@@ -261,22 +298,22 @@ class Operator:
     def _login(self, **_: Any) -> kopf.ConnectionInfo:
         return self._connect()
 
-    async def _take_signals_back(self, ready: asyncio.Event) -> None:
-        """Kopf takes the signals for itself, and would stop before the Lease is given up."""
+    async def _restore_signals(self, ready: asyncio.Event) -> None:
+        """Take the signals back from kopf, which would stop before the Lease is released."""
         await ready.wait()
-        self._tell_signals()
+        self._handle_signals()
 
-    def _tell_signals(self) -> None:
+    def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
 
-    def _measure(self) -> None:
-        """Numbers that are only looked up when somebody asks."""
+    def _update_gauges(self) -> None:
+        """Set the gauges that are read on demand."""
         numbers = self.metrics
         numbers.queue_depth.set(self.queue.depth)
-        numbers.queue_age.set(self.queue.oldest_age)
-        numbers.loop_lag.set(self.health.lag)
+        numbers.queue_age.set(self.queue.oldest_age_seconds)
+        numbers.loop_lag.set(self.health.loop_lag_seconds)
         for name in ("gateway_api", "cert_manager"):
             numbers.features.labels(name).set(getattr(self.cache.features, name))
         numbers.objects.clear()
@@ -284,14 +321,14 @@ class Operator:
             ready = next((one.status for one in record.found.conditions if one.type == "Ready"), "Unknown")
             numbers.objects.labels(key.kind, ready).inc()
         numbers.documents.clear()
-        for child in self.cache.in_place.by_ref.values():
+        for child in self.cache.child_index.by_ref.values():
             if child.is_config:
                 state = "Tombstone" if child.tombstone else "InForce"
                 numbers.documents.labels(child.key.kind, state).inc()
 
 
-class _NoBase(kopf.DiffBaseStorage):
-    """Keeps no former state of any object: without handlers of changes, nobody asks for it."""
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Stores no previous state of an object, because no handler compares states."""
 
     def build(self, **_: Any) -> Any:
         return {}
@@ -300,7 +337,7 @@ class _NoBase(kopf.DiffBaseStorage):
         return None
 
     def store(self, **_: Any) -> None:
-        """Nothing is ever written to an object."""
+        """Write nothing to the object."""
 
 
 def _kopf_settings() -> kopf.OperatorSettings:
@@ -312,7 +349,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.watching.client_timeout = 310
     settings.watching.connect_timeout = 5
     settings.watching.chunk_size = apis.CHUNK
-    settings.persistence.diffbase_storage = _NoBase()
+    settings.persistence.diffbase_storage = _NoDiffBase()
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 0.5
     for kind in kinds.DECLARED:
@@ -322,7 +359,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]], failed: Callable[[asyncio.Task[Any]], None] = lambda _: None) -> None:
-    """End tasks; those that had ended by themselves are told of."""
+    """Cancel tasks and wait for them. ``failed``: called for each task that had ended by itself."""
     for task in tasks:
         if task.done() and not task.cancelled():
             failed(task)
@@ -332,10 +369,10 @@ async def _cancel(tasks: list[asyncio.Task[Any]], failed: Callable[[asyncio.Task
 
 
 async def _cancel_late(task: asyncio.Task[Any]) -> None:
-    """Let kopf end by itself, for a while."""
-    await asyncio.wait({task}, timeout=5)
+    """Let kopf end by itself, and cancel it after a while."""
+    await asyncio.wait({task}, timeout=_KOPF_STOP_SECONDS)
     if not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=_STOP_SECONDS)
     elif task.exception() is not None:
-        _log.error("kopf_ended", exc_info=task.exception())
+        _log.error("kopf_failed", exc_info=task.exception())

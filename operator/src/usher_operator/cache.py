@@ -46,7 +46,14 @@ def _steady() -> int:
 class Cache(View):
     """The world, and what the machinery knows besides: uids, versions, tombstones."""
 
-    def __init__(self, settings: OperatorSettings, clock: Callable[[], int] = _steady) -> None:
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        *,
+        clock: Callable[[], int] = _steady,
+        expect_event: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._expect_event = expect_event
         self._clock = clock
         self._install = Install(
             controller_name=settings.controller_name,
@@ -70,11 +77,9 @@ class Cache(View):
         self._granted: dict[str, tuple[Key, tuple[str, str]]] = {}
         self._misses: dict[str, tuple[SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
-        self.in_place = ChildIndex(self._install)
+        self.child_index = ChildIndex(self._install)
         """Every child of this install."""
         self._behind: dict[Key, int] = {}
-        self.expect: Callable[[str], None] = lambda _: None
-        """Told of which kind a watch has to tell something."""
 
     # What plan() reads.
 
@@ -148,7 +153,7 @@ class Cache(View):
 
     def listeners_at(self, hostname: str) -> Collection[documents.Listener]:
         """The published documents with an address at a hostname; so also those whose removal is held back."""
-        found = [self.in_place.listener_document(key) for key in self.in_place.published_at(hostname)]
+        found = [self.child_index.listener_document(key) for key in self.child_index.published_at(hostname)]
         return [document for document in found if document is not None]
 
     def incumbent(self, hostname: str) -> tuple[str, str] | None:
@@ -169,12 +174,12 @@ class Cache(View):
         hosts = [host for host, (holder, _) in self._granted.items() if holder == key]
         for host in hosts:
             del self._granted[host]
-        lost = [host for host in hosts if key not in self.in_place.published_at(host)]
+        lost = [host for host in hosts if key not in self.child_index.published_at(host)]
         return frozenset().union(*(self._references.users("Hostname", host) for host in lost)) - {key}
 
     def published(self, key: Key) -> PublishedDocument | None:
         """The document in the config Secret of a key."""
-        return self.in_place.published(key)
+        return self.child_index.published(key)
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
         """Labels of a namespace."""
@@ -193,7 +198,7 @@ class Cache(View):
 
     def children(self, key: Key) -> Collection[ChildState]:
         """The children in place of a key."""
-        return [child.seen for child in self.in_place.of(key)]
+        return [child.seen for child in self.child_index.of(key)]
 
     def behind_since(self, key: Key) -> int | None:
         """Since when a key's plans say ``is_behind``."""
@@ -203,11 +208,11 @@ class Cache(View):
 
     def all_keys(self) -> Keys:
         """Every key that has a resource, a child, or a hostname in a published document."""
-        return frozenset((*self.records, *self.in_place.keys, *map(hostname_key, self.in_place.hosts)))
+        return frozenset((*self.records, *self.child_index.keys, *map(hostname_key, self.child_index.hosts)))
 
     def published_keys(self) -> list[Key]:
         """Keys whose document is in force."""
-        return [child.key for child in self.in_place.by_ref.values() if child.published is not None]
+        return [child.key for child in self.child_index.by_ref.values() if child.published is not None]
 
     def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
         """The ListenerClasses that this install serves."""
@@ -225,7 +230,7 @@ class Cache(View):
         """Take an object as the server answered or listed it; its watch has to tell of it too, if it is news."""
         about = raw["metadata"]
         if self.version_of(kind, about.get("namespace", ""), about["name"])[1] != about["resourceVersion"]:
-            self.expect(kind.name)
+            self._expect_event(kind.name)
         return self.put(kind, raw)
 
     def put(self, kind: kinds.Watched, raw: dict[str, Any]) -> Keys:
@@ -246,7 +251,7 @@ class Cache(View):
         if kind in kinds.OWN:
             record = self.records.get(Key(kind.name, namespace, name))  # type: ignore[arg-type]
             return (record.uid, record.resource_version) if record is not None else ("", "")
-        child = self.in_place.by_ref.get(ref_of(kind, namespace, name))
+        child = self.child_index.by_ref.get(ref_of(kind, namespace, name))
         return (child.uid, child.resource_version) if child is not None else ("", "")
 
     def remove(self, kind: kinds.Watched, namespace: str, name: str) -> Keys:
@@ -271,7 +276,7 @@ class Cache(View):
             return frozenset((path.partition("/")[0], path.partition("/")[2]) for path in self._secrets)
         if kind not in kinds.CHILDREN:
             return self.optional.names(kind)
-        return frozenset((ref.namespace, ref.name) for ref in self.in_place.by_ref if ref.kind == kind.name)
+        return frozenset((ref.namespace, ref.name) for ref in self.child_index.by_ref if ref.kind == kind.name)
 
     def set_keys(self, keys: model.Keys | None) -> None:
         """Another install key, or none; documents in place are read anew only by the next complete reading."""
@@ -281,7 +286,7 @@ class Cache(View):
         """Whether a kind of an optional API is there; what was made of it goes with it."""
         gone: Keys = _NONE
         if not served and kind in kinds.CHILDREN:
-            for ref in [ref for ref in self.in_place.by_ref if ref.kind == kind.name]:
+            for ref in [ref for ref in self.child_index.by_ref if ref.kind == kind.name]:
                 gone |= self._put_child(ref, None)
         return gone | self._on_features(self.optional.set_served(kind, served=served))
 
@@ -396,7 +401,7 @@ class Cache(View):
             case "ListenerClass":
                 listeners = self._references.users("ListenerClass", key.name)
                 return listeners.union(
-                    *({hostname_key(host) for host in self.in_place.hosts_of(one)} for one in listeners)
+                    *({hostname_key(host) for host in self.child_index.hosts_of(one)} for one in listeners)
                 )
         return _NONE
 
@@ -436,9 +441,9 @@ class Cache(View):
         return self._references.users("Namespace", name) if before != labels else _NONE
 
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> Keys:
-        before = self.in_place.by_ref.get(ref)
-        hosts = self.in_place.hosts_of(before.key) if before is not None else frozenset()
-        child = self.in_place.put(ref, raw, self._keys)
+        before = self.child_index.by_ref.get(ref)
+        hosts = self.child_index.hosts_of(before.key) if before is not None else frozenset()
+        child = self.child_index.put(ref, raw, self._keys)
         if before is not None and child is not None and _as_planned(before) == _as_planned(child):
             return _NONE
         return self._on_child(before, child, hosts)
@@ -447,9 +452,9 @@ class Cache(View):
         found: set[Key] = {one.key for one in (before, after) if one is not None}
         for key in list(found):
             if key.kind == "Hostname":  # its listeners tell how far it is
-                found |= self.in_place.published_at(key.name) | self._references.users("Hostname", key.name)
+                found |= self.child_index.published_at(key.name) | self._references.users("Hostname", key.name)
         if any(one is not None and one.is_config for one in (before, after)):
-            now = self.in_place.hosts_of(after.key) if after is not None else frozenset()
+            now = self.child_index.hosts_of(after.key) if after is not None else frozenset()
             changed = before is None or after is None or _routed(before) != _routed(after)
             for host in (hosts | now) if changed else ():
                 found.add(hostname_key(host))

@@ -68,18 +68,28 @@ def owner_of(found_annotations: Mapping[str, str]) -> Key | None:
 
 
 def build_config_secret(envelope: config_secret.Envelope, install: Install) -> DesiredChild:
-    """The Secret that holds a document.
+    """The Secret that holds a document, as gateways read it (design §6).
 
     Raises:
-        DocumentTooLargeError: no Secret holds it.
+        DocumentTooLargeError: the document does not fit into a Secret.
     """
+    name = config_secret.secret_name(envelope.kind, envelope.owner.key)
+    return _config_secret(envelope, name, install)
+
+
+def build_tombstone(envelope: config_secret.Envelope, ref: ObjectRef, install: Install) -> DesiredChild:
+    """The Secret that tells gateways to drop a document. ``ref``: the config Secret that it replaces."""
+    return _config_secret(envelope, ref.name, install)
+
+
+def _config_secret(envelope: config_secret.Envelope, name: str, install: Install) -> DesiredChild:
     owner = envelope.owner
     key = Key(envelope.kind, owner.namespace, owner.name)
     manifest: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": config_secret.secret_name(envelope.kind, owner.key),
+            "name": name,
             "namespace": install.config_namespace,
             "labels": config_secret.labels(install.controller_name, owner.uid),
             "annotations": annotations(key),

@@ -147,7 +147,7 @@ class EventLogger:
         self._lines = 0
         self._left_out: collections.Counter[str] = collections.Counter()
 
-    def published(self, key: Key, *, is_new: bool) -> None:
+    def published(self, key: Key, /, *, is_new: bool) -> None:
         """A document was written."""
         if self._may_tell("documents_published"):
             _log.info("document_published", kind=key.kind, document=key.path, change="new" if is_new else "edited")

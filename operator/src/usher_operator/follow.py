@@ -60,7 +60,7 @@ class Follower:
                 async for event in events:
                     version = event["object"]["metadata"]["resourceVersion"]
                     if event["type"] == "BOOKMARK":
-                        self._health.saw_watch(kind.name)
+                        self._health.saw_event(kind.name)
                     else:
                         self._handlers.on_event(kind, event["type"], event["object"])
         except apis.ApiError as error:

@@ -1,6 +1,7 @@
-"""What gateways say of themselves: asked from every ready gateway, folded into reports that plan() reads.
+"""What the gateways report: asks the admin port of every ready gateway which documents it runs.
 
-A document is in force when every ready gateway runs it; so each is asked itself, by its endpoint and not by a Service.
+A document is in force when every ready gateway runs it. So the operator asks each endpoint of the Service, and not the
+Service, which would answer for one gateway.
 """
 
 import asyncio
@@ -23,10 +24,12 @@ from usher_operator.workqueue import Workqueue
 
 _log = structlog.get_logger(__name__)
 
-_LIMITS = aiohttp.ClientTimeout(total=10, sock_connect=2)
+_TIME_LIMITS = aiohttp.ClientTimeout(total=10, sock_connect=2)
 _ENDPOINTS_SECONDS = 5.0
-_FORGET_SECONDS = 0.2
-"""After a document was written, so long until gateways are asked: they apply within a moment."""
+"""How long a list of the gateways' endpoints is used."""
+
+_APPLY_SECONDS = 0.2
+"""Delay between a written document and the next sweep: gateways apply a document within this time."""
 
 _SLICES = "/apis/discovery.k8s.io/v1"
 
@@ -64,7 +67,7 @@ class _Destination(msgspec.Struct):
 
 
 class ConfigReport(msgspec.Struct, rename="camel"):
-    """``GET /api/config``, as much of it as is used."""
+    """The answer to ``GET /api/config``: the fields that the operator uses."""
 
     cursor: str = ""
     complete: bool = True
@@ -81,20 +84,20 @@ _decode = msgspec.json.Decoder(ConfigReport).decode
 
 
 class GatewayState:
-    """What one gateway has said so far."""
+    """What one gateway has reported so far. ``url``: its admin port."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, url: str) -> None:
+        self.url = url
         self.cursor = ""
+        """Sent with the next request, so that the answer has only what changed since."""
         self.is_reachable = True
-        self.is_heard = False
-        """Whether it has ever answered."""
+        self.has_answered = False
         self._applied: dict[Key, AppliedDocument] = {}
         self._listeners: dict[str, ListenerReport] = {}
         self._destinations: dict[str, DestinationReport] = {}
 
     def take(self, answer: ConfigReport) -> set[Key]:
-        """Fold an answer in; returns the keys of which something else is known now."""
+        """Take an answer; returns the keys whose state changed."""
         before = (dict(self._applied), dict(self._listeners), dict(self._destinations))
         if answer.complete:
             self._applied.clear()
@@ -111,17 +114,17 @@ class GatewayState:
             self._destinations[path] = DestinationReport(
                 circuit_open=found.circuit == "Open", error=found.error or "", gone=found.gone
             )
-        self.cursor, self.is_reachable, self.is_heard = answer.cursor, True, True
+        self.cursor, self.is_reachable, self.has_answered = answer.cursor, True, True
         return (
             _changed(before[0], self._applied)
             | {_key("Listener", path) for path in _changed(before[1], self._listeners)}
             | {_key("Destination", path) for path in _changed(before[2], self._destinations)}
         )
 
-    def shown(self) -> GatewayReport:
-        """As plan() reads it. The maps are shared: they change only between plans."""
+    def report(self) -> GatewayReport:
+        """The state as plan() reads it. The maps are shared: they change only between plans."""
         return GatewayReport(
-            name=self.name,
+            name=self.url,
             reachable=self.is_reachable,
             applied=self._applied,
             listeners=self._listeners,
@@ -151,36 +154,47 @@ def _changed(before: dict[Any, Any], after: dict[Any, Any]) -> set[Any]:
 
 
 class GatewayObserver:
-    """Asks the gateways, for ever."""
+    """Asks every ready gateway which documents it runs, and puts the answers into the cache.
+
+    Args:
+        api: client of the API server, for the endpoints of the gateways' Service.
+        settings: which gateways to ask, and how often.
+        cache: what the operator knows.
+        queue: keys whose reports changed are added here.
+        installation: has the token of the gateways' admin ports.
+        metrics: the operator's metrics.
+    """
 
     def __init__(
         self,
+        *,
         api: apis.Api,
         settings: OperatorSettings,
         cache: Cache,
         queue: Workqueue[Key],
-        around: tuple[Installation, OperatorMetrics],
+        installation: Installation,
+        metrics: OperatorMetrics,
     ) -> None:
         self._api, self._settings, self._cache, self._queue = api, settings, cache, queue
-        self._installation, self._metrics = around
-        self._reports: dict[str, GatewayState] = {}
-        self._endpoints: tuple[str, ...] = settings.gateways
-        self._looked_at = 0.0
+        self._installation, self._metrics = installation, metrics
+        self._states: dict[str, GatewayState] = {}
+        self._urls: tuple[str, ...] = settings.gateways
+        self._listed_at = 0.0
         self._wake = asyncio.Event()
 
-    def poke(self) -> None:
-        """A document was written: ask soon."""
+    def ask_soon(self) -> None:
+        """Ask the gateways soon, because a document was written."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Ask, for ever: often while something is not in force everywhere, else now and then."""
-        async with aiohttp.ClientSession(timeout=_LIMITS, trust_env=False) as session:
+        """Ask the gateways until cancelled: often while a document is not in force everywhere, else rarely."""
+        async with aiohttp.ClientSession(timeout=_TIME_LIMITS, trust_env=False) as session:
             while True:
                 await self.sweep(session)
                 await self._wait()
 
     async def _wait(self) -> None:
-        """Until it is time, a document was written, or one is not in force, which plans tell a moment after a sweep."""
+        """Wait until the next sweep is due, a document was written, or a plan says that a gateway is behind."""
         timing, loop = self._settings.timing, asyncio.get_running_loop()
         end = loop.time() + timing.observe
         while loop.time() < end:
@@ -188,7 +202,7 @@ class GatewayObserver:
                 async with asyncio.timeout(min(timing.observe, timing.observe_pending)):
                     await self._wake.wait()
             if self._wake.is_set():
-                await asyncio.sleep(_FORGET_SECONDS)
+                await asyncio.sleep(_APPLY_SECONDS)
                 break
             if self._cache.behind:
                 break
@@ -196,66 +210,72 @@ class GatewayObserver:
 
     async def sweep(self, session: aiohttp.ClientSession) -> None:
         """Ask every ready gateway once."""
-        names = await self._names()
-        if names is None:
+        urls = await self._admin_urls()
+        if urls is None:
             return
         is_first = self._cache.gateways is None
-        gone = self._reports.keys() - set(names)
-        for name in gone:
-            del self._reports[name]
-        reports = [self._reports.setdefault(name, GatewayState(name)) for name in names]
-        before = [(one.name, one.is_heard, one.is_reachable) for one in reports]
-        answers = await asyncio.gather(*(self._ask(session, one) for one in reports))
+        gone = self._states.keys() - set(urls)
+        for url in gone:
+            del self._states[url]
+        states = [self._states.setdefault(url, GatewayState(url)) for url in urls]
+        before = [(one.url, one.has_answered, one.is_reachable) for one in states]
+        answers = await asyncio.gather(*(self._ask(session, one) for one in states))
         changed: set[Key] = set().union(*answers)
-        now = [(one.name, one.is_heard, one.is_reachable) for one in reports]
-        self._cache.set_gateways(tuple(one.shown() for one in reports))
-        for state, is_it in (("reachable", True), ("unreachable", False)):
-            self._metrics.gateways.labels(state).set(sum(one.is_reachable is is_it for one in reports))
-        if is_first or gone or before != now:
+        after = [(one.url, one.has_answered, one.is_reachable) for one in states]
+        self._cache.set_gateways(tuple(one.report() for one in states))
+        for state, is_reachable in (("reachable", True), ("unreachable", False)):
+            self._metrics.gateways.labels(state).set(sum(one.is_reachable is is_reachable for one in states))
+        if is_first or gone or before != after:
             changed |= {key for key in self._cache.all_keys() if key.kind in {"Listener", "Destination"}}
         for key in changed:
             self._queue.add(key)
 
-    async def _ask(self, session: aiohttp.ClientSession, report: GatewayState) -> set[Key]:
-        url = yarl.URL(report.name) / "api/config"
-        if report.cursor:
-            url = url.with_query(since=report.cursor)
+    async def _ask(self, session: aiohttp.ClientSession, state: GatewayState) -> set[Key]:
+        """Ask one gateway; returns the keys whose state changed."""
+        url = yarl.URL(state.url) / "api/config"
+        if state.cursor:
+            url = url.with_query(since=state.cursor)
         headers = {"Authorization": f"Bearer {self._installation.observe_token}"}
         try:
             async with session.get(url, headers=headers, allow_redirects=False) as response:
                 if response.status != 200:
-                    return self._unreachable(report, f"answered {response.status}")
-                return report.take(_decode(await response.read()))
+                    return self._not_reached(state, f"answered {response.status}")
+                return state.take(_decode(await response.read()))
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
-            return self._unreachable(report, type(error).__name__)
+            return self._not_reached(state, type(error).__name__)
 
-    def _unreachable(self, report: GatewayState, reason: str) -> set[Key]:
-        if report.is_reachable:
-            _log.warning("gateway_not_reached", gateway=report.name, reason=reason)
-        report.is_reachable = False
+    def _not_reached(self, state: GatewayState, reason: str) -> set[Key]:
+        if state.is_reachable:
+            _log.warning("gateway_not_reached", gateway=state.url, reason=reason)
+        state.is_reachable = False
         return set()
 
-    async def _names(self) -> tuple[str, ...] | None:
-        """URLs of the admin ports of all ready gateways; None where they are not known."""
+    async def _admin_urls(self) -> tuple[str, ...] | None:
+        """URLs of the admin ports of all ready gateways; None if the operator could not list them yet."""
         service = self._settings.gateway_service
         if service is None:
             return self._settings.gateways
         now = asyncio.get_running_loop().time()
-        if self._looked_at and now - self._looked_at < _ENDPOINTS_SECONDS:
-            return self._endpoints
+        if self._listed_at and now - self._listed_at < _ENDPOINTS_SECONDS:
+            return self._urls
         path = f"{_SLICES}/namespaces/{service.namespace}/endpointslices"
         try:
             pages = [page async for page in self._api.pages(path, f"kubernetes.io/service-name={service.name}")]
         except apis.ApiError as error:
             _log.warning("gateways_not_listed", error=str(error))
-            return self._endpoints if self._looked_at else None
-        self._looked_at = now
-        self._endpoints = tuple(sorted(admin_urls((raw for page in pages for raw in page.items), service.port)))
-        return self._endpoints
+            return self._urls if self._listed_at else None
+        self._listed_at = now
+        self._urls = tuple(sorted(admin_urls((raw for page in pages for raw in page.items), service.port)))
+        return self._urls
 
 
 def admin_urls(slices: Iterable[dict[str, Any]], port: str) -> set[str]:
-    """Admin URLs of the ready endpoints of EndpointSlices. ``port``: name or number; ``""``: ``admin``, or the only."""
+    """Admin URLs of the ready endpoints in EndpointSlices.
+
+    Args:
+        slices: the EndpointSlices of one Service.
+        port: name or number of the port; ``""`` means the port called ``admin``, or the only port.
+    """
     found = set()
     for one in slices:
         ports = {str(entry.get("name") or ""): entry.get("port") for entry in one.get("ports") or ()}

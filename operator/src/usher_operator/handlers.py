@@ -67,12 +67,12 @@ class Handlers:
         """Called after a ListenerClass changed: it may confirm removals."""
         self.on_arrival: Callable[[kinds.Watched], None] = lambda _: None
         """Called when a definition came, or changed, while the operator runs."""
-        self.on_lost: Callable[[removals.Kind], None] = lambda _: None
+        self.on_lost: Callable[[removals.DocumentKind], None] = lambda _: None
         """Called when one of our own CRDs goes, with what it takes along: that was not meant to go."""
 
     def on_event(self, kind: kinds.Watched, type_: str | None, raw: dict[str, Any]) -> None:
         """One event of a kind."""
-        self._health.saw_watch(kind.name)
+        self._health.saw_event(kind.name)
         self._metrics.saw_watch(kind.name)
         if self._relists.is_new(kind.name, is_listed=type_ is None):
             self._resync.ask(kind)
@@ -104,13 +104,13 @@ class Handlers:
             if type_ is not None or topic in self._trust.reasons:  # at the start everything was read a moment ago
                 self._resync.ask(kind)
                 self.on_arrival(kind)
-            self._trust.restore(topic)
+            self._trust.resume(topic)
 
     def _on_lost(self, kind: kinds.Watched, topic: str) -> None:
         """With its definition every object of a kind goes: of our own kinds nobody is believed to have meant that."""
         if kind in kinds.OWN:
             reason = f"the CRD {kind.plural}.{kind.group} was deleted: apply it, and what was of its kind, anew"
-            self._trust.doubt(topic, reason)
+            self._trust.pause(topic, reason)
             self.on_lost("Destination" if kind is kinds.DESTINATION else "Listener")
         else:
             for key in self._cache.set_served(kind, served=False):

@@ -1,8 +1,8 @@
-"""Health and metrics of the operator: alive, ready, and numbers; nothing else, and no secret."""
+"""Liveness, readiness and metrics of the operator, on its admin port. No endpoint shows a secret."""
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Self
 
 import prometheus_client
@@ -11,65 +11,90 @@ from aiohttp import web
 from usher_gateway import model
 from usher_operator.metrics import OperatorMetrics
 from usher_operator.settings import AdminAddress, OperatorSettings
+from usher_operator.workqueue import PauseGate
 
 _TICK_SECONDS = 0.5
 
 
 class Health:
-    """What keeps the operator from being alive or ready, as reasons in words; none means it is.
+    """Collects the reasons why the operator is not alive or not ready. Without a reason it is alive or ready.
 
-    ``clock``: monotonic seconds.
+    Args:
+        settings: time limits.
+        gate: while the workers are paused, the operator is not ready.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, settings: OperatorSettings, clock: Callable[[], float]) -> None:
-        self._timing, self._clock = settings.timing, clock
+    def __init__(self, settings: OperatorSettings, *, gate: PauseGate, clock: Callable[[], float]) -> None:
+        self._timing, self._gate, self._clock = settings.timing, gate, clock
         self._expected: dict[str, float] = {}
-        """Kind -> since when its watch should have told of something."""
+        """Since when the watch of each kind should have reported an event."""
         self._ticked_at = clock()
-        self.lag = 0.0
-        """Seconds by which the event loop was late at its last tick."""
-        self.not_ready: dict[str, str] = {"start": "the operator is starting"}
-        """Topic -> reason; empty: ready."""
-        self.doubts: Callable[[], Iterable[str]] = tuple
-        """More reasons not to be ready."""
+        self.loop_lag_seconds = 0.0
+        """How late the event loop was at its last tick."""
+        self._not_ready: dict[str, str] = {"start": "the operator is starting"}
 
-    def expect(self, kind: str) -> None:
-        """An object of a kind was changed, so its watch has to tell of that; without a change silence is fine."""
+    def expect_event(self, kind: str) -> None:
+        """Note that an object of a kind was changed, so that its watch has to report an event."""
         self._expected.setdefault(kind, self._clock())
 
-    def saw_watch(self, kind: str) -> None:
-        """The watch of a kind has told something."""
+    def saw_event(self, kind: str) -> None:
+        """Note that the watch of a kind reported an event."""
         self._expected.pop(kind, None)
 
-    def not_alive(self) -> list[str]:
-        """Why the process should be started anew."""
+    def set_ready(self, topic: str, reason: str = "") -> None:
+        """Set the reason of a topic not to be ready; ``""`` withdraws it."""
+        if reason:
+            self._not_ready[topic] = reason
+        else:
+            self._not_ready.pop(topic, None)
+
+    def reasons_not_ready(self) -> list[str]:
+        """Why the operator is not ready; empty if it is."""
+        return [*self._not_ready.values(), *self._gate.reasons.values()]
+
+    def reasons_not_alive(self) -> list[str]:
+        """Why the process should be restarted; empty if it is alive. A silent watch is fine if nothing changed."""
         now, reasons = self._clock(), []
-        late = max(self.lag, now - self._ticked_at - _TICK_SECONDS)
+        late = max(self.loop_lag_seconds, now - self._ticked_at - _TICK_SECONDS)
         if late > self._timing.loop_lag:
             reasons.append(f"the event loop is {late:.0f} s late")
         for kind, since in self._expected.items():
             if now - since > self._timing.watch_silence:
-                reasons.append(f"the watch of {kind} has not told of a change for {now - since:.0f} s")
+                reasons.append(f"the watch of {kind} has not reported a change for {now - since:.0f} s")
         return reasons
 
-    async def tick(self) -> None:
-        """Measure the event loop, for ever."""
+    async def measure_loop(self) -> None:
+        """Measure how late the event loop runs, until cancelled."""
         while True:
             begun = self._clock()
             await asyncio.sleep(_TICK_SECONDS)
             self._ticked_at = self._clock()
-            self.lag = max(0.0, self._ticked_at - begun - _TICK_SECONDS)
+            self.loop_lag_seconds = max(0.0, self._ticked_at - begun - _TICK_SECONDS)
 
 
 class HealthServer:
-    """The admin port, for the time of an ``async with`` block."""
+    """Serves the admin port for the time of an ``async with`` block.
 
-    def __init__(self, endpoint: AdminAddress, health: Health, metrics: OperatorMetrics) -> None:
-        self._endpoint, self._health, self._metrics = endpoint, health, metrics
-        self.port = endpoint.port
-        """As asked for; once started, the one that is listened on."""
-        self.before_scrape: Callable[[], None] = lambda: None
-        """Called before numbers are told: sets those that are only looked up."""
+    Args:
+        address: where to listen; port 0 picks a free port.
+        health: answers ``/healthz`` and ``/readyz``.
+        metrics: answers ``/metrics``.
+        before_scrape: called before each answer to ``/metrics``; sets the gauges that are read on demand.
+    """
+
+    def __init__(
+        self,
+        address: AdminAddress,
+        *,
+        health: Health,
+        metrics: OperatorMetrics,
+        before_scrape: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._address, self._health, self._metrics = address, health, metrics
+        self._before_scrape = before_scrape
+        self.port = address.port
+        """The port that is listened on, once the server has started."""
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
@@ -79,13 +104,13 @@ class HealthServer:
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._endpoint.host, self._endpoint.port).start()
+            await web.TCPSite(self._runner, self._address.host, self._address.port).start()
         except OSError as error:
             await self._runner.cleanup()
             reason = os.strerror(error.errno) if error.errno else str(error.strerror)
-            where = f"{self._endpoint.host}:{self._endpoint.port}"
             raise model.ConfigurationError(
-                f"cannot listen on {where}: {reason}", "Choose another --admin; is another operator running?"
+                f"cannot listen on {self._address.host}:{self._address.port}: {reason}",
+                "Choose another --admin; is another operator running?",
             ) from error
         self.port = self._runner.addresses[0][1]
         return self
@@ -94,14 +119,14 @@ class HealthServer:
         await self._runner.cleanup()
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        reasons = self._health.not_alive()
+        reasons = self._health.reasons_not_alive()
         return web.json_response({"alive": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        reasons = [*self._health.not_ready.values(), *self._health.doubts()]
+        reasons = self._health.reasons_not_ready()
         return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
 
     async def _answer_metrics(self, _: web.Request) -> web.Response:
-        self.before_scrape()
+        self._before_scrape()
         body = prometheus_client.generate_latest(self._metrics.registry)
         return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})

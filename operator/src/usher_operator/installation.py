@@ -41,14 +41,8 @@ _LOOK_SECONDS = 30.0
 class Installation:
     """The install's Secrets, and what follows when they change."""
 
-    def __init__(
-        self,
-        api: apis.Api,
-        cache: Cache,
-        trusting: PauseGate,
-        queue: Workqueue[Key],
-    ) -> None:
-        self._api, self._cache, self._trust, self._queue = api, cache, trusting, queue
+    def __init__(self, *, api: apis.Api, cache: Cache, queue: Workqueue[Key], gate: PauseGate) -> None:
+        self._api, self._cache, self._gate, self._queue = api, cache, gate, queue
         self._namespace = cache.install.operator_namespace
         self._key: bytes | None = None
         self.observe_token = ""
@@ -67,7 +61,7 @@ class Installation:
         key = await self._install_key()
         if key is None:
             return False
-        self._trust.restore(_TOPIC)
+        self._gate.resume(_TOPIC)
         if key != self._key:
             is_first = self._key is None
             self._key = key
@@ -91,7 +85,7 @@ class Installation:
         data = await self._read(KEY_SECRET)
         if data is None:
             if self._key is None and (fingerprints(self._cache) or await self._has_published()):
-                self._trust.doubt(_TOPIC, f"Secret {KEY_SECRET} is gone, and URLs depend on it: restore it")
+                self._gate.pause(_TOPIC, f"Secret {KEY_SECRET} is gone, and URLs depend on it: restore it")
                 return None
             key = self._key or secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)
             data = await self._create(KEY_SECRET, {KEY_ENTRY: base64.b64encode(key) + b"\n"})
@@ -101,7 +95,7 @@ class Installation:
             key = b""
         if len(key) < model.keys.INSTALL_KEY_BYTES:
             reason = f"Secret {KEY_SECRET} must have base64 of at least 32 bytes under {KEY_ENTRY}: restore it"
-            self._trust.doubt(_TOPIC, reason)
+            self._gate.pause(_TOPIC, reason)
             return None
         return key
 

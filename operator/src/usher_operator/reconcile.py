@@ -1,64 +1,65 @@
-"""One key from the queue to the cluster: plan, look for what the plan does not know, write children and status."""
+"""Takes keys from the queue: plan, look up what the plan does not know, write children and status."""
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import structlog
 
 from usher_gateway.resources import types
 from usher_operator import api as apis
-from usher_operator import kinds, writer
+from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.metrics import OperatorMetrics
-from usher_operator.view import Key, Plan, View
+from usher_operator.plan import plan
+from usher_operator.view import Key, Plan
 from usher_operator.workqueue import PauseGate, Workqueue
+from usher_operator.writer import ChildWriter, StatusWriter
 
 _log = structlog.get_logger(__name__)
 
-Planner = Callable[[View, Key], Plan]
+_LONG_QUEUE = 200
+"""Above this queue depth the operator first writes the documents that gateways run, and everything else afterwards."""
 
-_MANY = 200
-"""With more keys waiting, what gateways run is written first, and everything else afterwards."""
+_LOOKUP_INTERVAL_SECONDS = 5.0
+"""Interval between lookups of missing Secrets, because the watch reports no Secret without the label."""
 
-_LOOK_SECONDS = 5.0
-"""From one look for missing Secrets to the next: the watch tells nothing of those without the label."""
+_LOOKUP_PAUSE_SECONDS = 0.05
+"""Pause between two lookups: it limits the requests, however many Secrets are missing."""
 
-_PAUSE_SECONDS = 0.05
-"""Between two looks: however many Secrets are missing, the API server is asked no more often."""
-
-_LOOKS = 3
-"""So often a plan may ask for Secrets before it has to do without."""
+_MAX_LOOKUPS = 3
+"""How often a plan may ask for Secrets before its status is written without them."""
 
 
 class Reconciler:
-    """Works the queue off."""
+    """Makes the cluster match the plans of the queued keys."""
 
     def __init__(
         self,
-        planner: Planner,
+        *,
+        api: apis.Api,
         cache: Cache,
         queue: Workqueue[Key],
-        write: tuple[writer.ChildWriter, writer.StatusWriter],
-        around: tuple[apis.Api, PauseGate, OperatorMetrics],
+        gate: PauseGate,
+        children: ChildWriter,
+        statuses: StatusWriter,
+        metrics: OperatorMetrics,
     ) -> None:
-        self._plan, self._cache, self._queue = planner, cache, queue
-        self._children, self._statuses = write
-        self._api, self._trust, self._metrics = around
+        self._api, self._cache, self._queue, self._gate = api, cache, queue, gate
+        self._children, self._statuses, self._metrics = children, statuses, metrics
 
     async def work(self) -> None:
-        """Take keys one after the other, for ever; nothing while what is known may not be acted upon."""
+        """Reconcile one key after the other, until cancelled. Takes no key while the gate is closed."""
         while True:
-            await self._trust.wait()
+            await self._gate.wait()
             key = await self._queue.get()
             try:
-                if self._trust.reasons:
+                if self._gate.reasons:
                     self._queue.add(key)
                 else:
                     await self._try(key)
             finally:
                 self._queue.done(key)
-            await asyncio.sleep(0)  # a key that needs nothing must not keep the loop from everybody else
+            await asyncio.sleep(0)  # a key that needs no I/O must not block the event loop
 
     async def _try(self, key: Key) -> None:
         begun = time.perf_counter()
@@ -69,27 +70,28 @@ class Reconciler:
             result = "success"
         except apis.ApiError as error:
             delay = self._queue.retry(key)
-            _log.warning("not_reconciled", kind=key.kind, key=key.path, error=str(error), again_in=round(delay, 1))
-        except Exception as error:  # noqa: BLE001 - one key must not end the others
+            _log.warning("reconcile_failed", kind=key.kind, key=key.path, error=str(error), retry_in=round(delay, 1))
+        except Exception as error:  # noqa: BLE001 - one key must not end the worker
             delay = self._queue.retry(key)
-            _log.exception("not_reconciled", kind=key.kind, key=key.path, exc_info=error, again_in=round(delay, 1))
+            _log.exception("reconcile_failed", kind=key.kind, key=key.path, exc_info=error, retry_in=round(delay, 1))
         finally:
             self._metrics.reconciles.labels(key.kind, result).inc()
             self._metrics.reconcile_seconds.labels(key.kind).observe(time.perf_counter() - begun)
 
     async def reconcile(self, key: Key) -> None:
-        """Make the cluster what the plan of a key wants.
+        """Make the cluster match the plan of a key.
 
         Raises:
-            ApiError: some of it could not be done; everything else was.
+            ApiError: a part failed; the other parts were written.
         """
-        plan = await self._planned(key)
-        self._cache.grant(key, plan.granted)  # no await between the plan and this: others are planned meanwhile
-        self._cache.set_behind(key, is_behind=plan.is_behind)
-        is_late = self._queue.depth > _MANY
+        wanted = await self._plan(key)
+        # no await between the plan and the grant, because another worker may plan for the same hostname
+        self._cache.grant(key, wanted.granted)
+        self._cache.set_behind(key, is_behind=wanted.is_behind)
+        is_late = self._queue.depth > _LONG_QUEUE
         failure = None
         try:
-            await self._children.apply(plan, documents_only=is_late)
+            await self._children.apply(wanted, documents_only=is_late)
         except apis.ApiError as error:
             failure = error
         finally:
@@ -98,43 +100,44 @@ class Reconciler:
         if is_late:
             self._queue.add_last(key)
         else:
-            await self._statuses.write(plan)
+            await self._statuses.write(wanted)
         if failure is not None:
             raise failure
-        if plan.again_at is not None:
-            self._queue.add_after(key, max(0.05, (plan.again_at - self._cache.now) / 1e6))
+        if wanted.again_at is not None:
+            self._queue.add_after(key, max(0.05, (wanted.again_at - self._cache.now) / 1e6))
 
-    async def _planned(self, key: Key) -> Plan:
-        plan = self._plan(self._cache, key)
-        for _ in range(_LOOKS):
-            if not plan.unknown_secrets:
+    async def _plan(self, key: Key) -> Plan:
+        """Plan a key, and look up the Secrets that the plan asks for."""
+        found = plan(self._cache, key)
+        for _ in range(_MAX_LOOKUPS):
+            if not found.unknown_secrets:
                 break
-            await asyncio.gather(*(self._look_for(path) for path in plan.unknown_secrets))
-            plan = self._plan(self._cache, key)
-        return plan
+            await asyncio.gather(*(self._look_up(path) for path in found.unknown_secrets))
+            found = plan(self._cache, key)
+        return found
 
-    async def look_again(self) -> None:
-        """Look for missing Secrets again and again, for ever."""
+    async def look_up_missing_secrets(self) -> None:
+        """Look up missing Secrets at an interval, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_LOOKUP_INTERVAL_SECONDS)
             for path, before in self._cache.missing.items():
-                await self._trust.wait()
+                await self._gate.wait()
                 try:
-                    await self._look_for(path)
+                    await self._look_up(path)
                 except apis.ApiError as error:
-                    _log.warning("secret_not_looked_for", key=path, error=str(error))
+                    _log.warning("secret_lookup_failed", key=path, error=str(error))
                 if self._cache.secret_state(path) != before:
                     for key in self._cache.missed_by(path):
                         self._queue.add(key)
-                await asyncio.sleep(_PAUSE_SECONDS)
+                await asyncio.sleep(_LOOKUP_PAUSE_SECONDS)
 
-    async def _look_for(self, path: str) -> None:
-        """Why a Secret is not in the labelled watch."""
+    async def _look_up(self, path: str) -> None:
+        """Find out why the label-selected watch does not report a Secret."""
         namespace, _, name = path.partition("/")
         raw = await self._api.get(kinds.SECRET.path(namespace, name), missing_ok=True)
         if raw is None:
             self._cache.note_missing(path, "NotFound")
         elif (raw["metadata"].get("labels") or {}).get(types.WATCH_LABEL) == "true":
-            self._cache.put(kinds.CREDENTIAL, raw)  # the watch is a moment behind
+            self._cache.put(kinds.CREDENTIAL, raw)  # the watch has not reported the Secret yet
         else:
             self._cache.note_missing(path, "NotLabelled")

@@ -121,7 +121,7 @@ class Resync:
         except apis.ApiError as error:
             self._failed(kind, error, is_start=is_start)
             return ""
-        self._trust.restore(topic)
+        self._trust.resume(topic)
         if kind.feature:
             self._add(self._cache.set_served(kind, served=True))
         gone = [name for name in known - found if not self._is_newer(kind, name, version)]
@@ -141,9 +141,9 @@ class Resync:
             return
         topic = f"reading {kind.plural}"
         if error.status == _ABSENT:
-            self._trust.doubt(topic, f"the API server does not know {kind.plural}.{kind.group}: apply the CRDs")
+            self._trust.pause(topic, f"the API server does not know {kind.plural}.{kind.group}: apply the CRDs")
         elif is_start:
-            self._trust.doubt(topic, f"{kind.plural} cannot be read: {error.status} {error.reason}")
+            self._trust.pause(topic, f"{kind.plural} cannot be read: {error.status} {error.reason}")
         else:
             _log.error("reading_incomplete", kind=kind.name, status=error.status, reason=error.reason)
 

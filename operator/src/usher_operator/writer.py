@@ -1,7 +1,8 @@
-"""Children as a plan wants them: applied server-side where they differ, removed where they are wanted no more.
+"""Writes what a plan wants: children by server-side apply, and statuses.
 
-A document is removed in two steps: its config Secret becomes a tombstone once the removal was judged, and is deleted
-when the tombstone is old enough.
+The operator removes a document in two steps. Once the removal guard allows the removal, the config Secret becomes a
+tombstone; when the tombstone is old enough, the writer deletes it. A status is written only if it differs from the
+stored one, and an Event reports a condition that changed.
 """
 
 import asyncio
@@ -16,9 +17,11 @@ import structlog
 from usher_gateway import config_secret
 from usher_gateway.resources import types
 from usher_operator import api as apis
-from usher_operator import children, events, kinds, removals, seen
+from usher_operator import children, kinds, seen
 from usher_operator.cache import Cache
+from usher_operator.events import EventLogger, EventRecorder, event_of
 from usher_operator.metrics import OperatorMetrics
+from usher_operator.removals import DocumentId, PendingRemovals, TombstoneClock
 from usher_operator.view import (
     INFORMATIONAL_CONDITIONS,
     ConditionType,
@@ -34,37 +37,64 @@ from usher_operator.workqueue import Workqueue
 _log = structlog.get_logger(__name__)
 
 _INVALID = 422
+_HOSTNAME_DELAY_SECONDS = 0.1
+"""Delay before a hostname is reconciled after one of its documents changed, so that changes of many documents of one
+hostname cause one write."""
+
+INFORMATIONAL_PER_SECOND = 5.0
+"""Statuses written per second in which only informational conditions differ (design §7)."""
+
+_MAX_QUEUED_EVENTS = 500
+_EVENT_INTERVAL_SECONDS = 0.1
 
 
 class ChildWriter:
-    """Writes children."""
+    """Writes and removes the children of a key.
+
+    Args:
+        api: client of the API server.
+        cache: what the operator knows; the writer puts each answer of the server into it.
+        queue: keys that an answer changed are added here.
+        removals: allows or delays the removal of documents.
+        tombstones: counts the age of tombstones.
+        metrics: the operator's metrics.
+        event_logger: logs what was written.
+        on_published: called after a document or a tombstone was written.
+    """
 
     def __init__(
         self,
+        *,
         api: apis.Api,
         cache: Cache,
         queue: Workqueue[Key],
-        judge: removals.PendingRemovals,
-        told: tuple[OperatorMetrics, events.EventLogger],
+        removals: PendingRemovals,
+        tombstones: TombstoneClock,
+        metrics: OperatorMetrics,
+        event_logger: EventLogger,
+        on_published: Callable[[], None] = lambda: None,
     ) -> None:
-        self._api, self._cache, self._queue, self._removals = api, cache, queue, judge
-        self._metrics, self._chronicle = told
-        self.tombstones = removals.TombstoneClock()
-        self.published: Callable[[], None] = lambda: None
-        """Called after a document, or a tombstone, was written."""
+        self._api, self._cache, self._queue = api, cache, queue
+        self._removals, self._tombstones = removals, tombstones
+        self._metrics, self._event_logger = metrics, event_logger
+        self._on_published = on_published
         self._verified: dict[ObjectRef, str] = {}
-        """Digests of children as they were when we last wrote them, or first saw them to be as wanted."""
-        self._doubted: set[ObjectRef] = set()
+        """Digest of each child as it was after our last write, or when it was first found to be as wanted."""
+        self._unverified: set[ObjectRef] = set()
 
-    def doubt(self) -> None:
-        """Write everything once more that cannot be compared by its content alone: no write where nothing differs."""
-        self._doubted = {ref for ref in self._cache.in_place.by_ref if ref.kind != "Secret"}
+    def rewrite_all(self) -> None:
+        """Apply every child again except Secrets, whose content shows drift; an apply without changes is free."""
+        self._unverified = {ref for ref in self._cache.child_index.by_ref if ref.kind != "Secret"}
 
     async def apply(self, plan: Plan, *, documents_only: bool = False) -> None:
-        """Make what is in place what is wanted; with ``documents_only`` just what gateways run, and remove nothing.
+        """Write the children that a plan wants, and remove those that it does not want.
+
+        Args:
+            plan: the plan of one key.
+            documents_only: write only config Secrets and remove nothing.
 
         Raises:
-            ApiError: after everything was tried; the first one.
+            ApiError: the first failure, after every child was tried.
         """
         if plan.children is None:
             return
@@ -77,36 +107,37 @@ class ChildWriter:
                 await self._apply(plan.key, child)
             except apis.ApiError as error:
                 failures.append(error)
-        for found in () if documents_only else self._cache.in_place.of(plan.key):
-            if found.seen.ref not in staying and not self._is_needed(plan):
+        for existing in () if documents_only else self._cache.child_index.of(plan.key):
+            if existing.seen.ref not in staying and not self._is_needed(plan):
                 try:
-                    await self._remove(found)
+                    await self._remove(existing)
                 except apis.ApiError as error:
                     failures.append(error)
         if failures:
             raise failures[0]
 
     async def _apply(self, key: Key, child: DesiredChild) -> None:
-        identity_ = identity_of(key)
-        if identity_ is not None and child.manifest["metadata"].get("labels", {}).get(config_secret.CONFIG_LABEL):
-            self._removals.keep(identity_)
+        document = document_id(key)
+        if document is not None and child.manifest["metadata"].get("labels", {}).get(config_secret.CONFIG_LABEL):
+            self._removals.withdraw(document)
         if not self._is_in_place(child):
             await self._write(key, child.ref, child.manifest)
 
     def _is_in_place(self, child: DesiredChild) -> bool:
-        found = self._cache.in_place.by_ref.get(child.ref)
-        if found is None or found.seen.desired != child.desired or child.ref in self._doubted:
+        existing = self._cache.child_index.by_ref.get(child.ref)
+        if existing is None or existing.seen.desired != child.desired or child.ref in self._unverified:
             return False
         if child.ref.kind == "Secret":
-            return found.digest == seen.digest_of(child.manifest)
-        return self._verified.setdefault(child.ref, found.digest) == found.digest
+            return existing.digest == seen.digest_of(child.manifest)
+        return self._verified.setdefault(child.ref, existing.digest) == existing.digest
 
     async def _write(self, key: Key, ref: ObjectRef, manifest: dict[str, Any]) -> None:
         kind = kinds.BY_NAME[ref.kind]
         path = kind.path(ref.namespace, ref.name)
-        if ref in self._cache.in_place.foreign:
-            raise apis.ApiError(409, "NotOurs", f"apply {path}", "another install's child has that name")
-        before = self._cache.in_place.by_ref.get(ref)  # now: the watch may tell of the write before its answer comes
+        if ref in self._cache.child_index.foreign:
+            raise apis.ApiError(409, "NotOurs", f"apply {path}", "a child of another install has this name")
+        # read before the write, because the watch may report the write before the answer arrives
+        before = self._cache.child_index.by_ref.get(ref)
         if before is None and ref.namespace != self._cache.install.config_namespace:
             await self._refuse_foreign(path)
         try:
@@ -114,36 +145,36 @@ class ChildWriter:
         except apis.ApiError as error:
             if (
                 error.status != _INVALID
-                or ref not in self._cache.in_place.by_ref
-                or not await self._clear(path, manifest)
+                or ref not in self._cache.child_index.by_ref
+                or not await self._delete_unwritable(path, manifest)
             ):
                 raise
             raw = await self._api.apply(path, manifest)
-        self._take(key, kind, raw)
-        self._doubted.discard(ref)
-        found = self._cache.in_place.by_ref.get(ref)
-        if found is not None:
-            self._verified[ref] = found.digest
-            self._tell(key, before, found)
-            if found.seen.status != (before.seen.status if before is not None else {}):
-                self._queue.add(key)  # what the answer tells is told by no event any more
+        self._take_answer(key, kind, raw)
+        self._unverified.discard(ref)
+        existing = self._cache.child_index.by_ref.get(ref)
+        if existing is not None:
+            self._verified[ref] = existing.digest
+            self._report(key, before, existing)
+            if existing.seen.status != (before.seen.status if before is not None else {}):
+                self._queue.add(key)  # the cache has the status from the answer, so no event will report it
         _log.debug("child_written", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
-    def _tell(self, key: Key, before: seen.Child | None, found: seen.Child) -> None:
-        if found.is_config:
+    def _report(self, key: Key, before: seen.Child | None, existing: seen.Child) -> None:
+        if existing.is_config:
             self._metrics.published.set(time.time())
-            self.published()
-            if found.tombstone:
-                self._chronicle.removed(key)
+            self._on_published()
+            if existing.tombstone:
+                self._event_logger.removed(key)
             else:
-                self._chronicle.published(key, is_new=before is None or bool(before.tombstone))
-        elif found.seen.ref.kind != "Secret":
-            self._chronicle.applied(found.seen.ref)
+                self._event_logger.published(key, is_new=before is None or bool(before.tombstone))
+        elif existing.seen.ref.kind != "Secret":
+            self._event_logger.applied(existing.seen.ref)
 
-    async def _clear(self, path: str, manifest: dict[str, Any]) -> bool:
-        """Delete a Secret of ours that no write can make what is wanted; whether it was one.
+    async def _delete_unwritable(self, path: str, manifest: dict[str, Any]) -> bool:
+        """Delete one of our Secrets if it is immutable or has another type, since no write can change either.
 
-        Gateways serve on what it held until it is there again.
+        Gateways keep serving its document until it is written again. Returns whether the Secret was deleted.
         """
         if manifest["kind"] != "Secret":
             return False
@@ -151,13 +182,14 @@ class ChildWriter:
         if raw is None or not (raw.get("immutable") or raw.get("type") != manifest.get("type", "Opaque")):
             return False
         await self._api.delete(path, raw["metadata"]["uid"])
-        _log.warning("child_made_anew", path=path)
+        _log.warning("child_recreated", path=path)
         return True
 
     async def _refuse_foreign(self, path: str) -> None:
-        """Where an object of that name is there that was not seen as ours, leave it; unless only its labels were taken.
+        """Raise if an object of that name exists that this operator did not make.
 
-        The configuration namespace is the operator's alone, so nobody is asked there.
+        An object whose labels were removed but that this operator applied earlier is ours. The configuration namespace
+        belongs to the operator alone, so this is not called for it.
         """
         raw = await self._api.get(path, missing_ok=True)
         if raw is None:
@@ -166,22 +198,24 @@ class ChildWriter:
         managers = {entry.get("manager") for entry in raw["metadata"].get("managedFields") or ()}
         install = labels.get(config_secret.INSTALL_LABEL, self._install_label)
         if apis.FIELD_MANAGER not in managers or install != self._install_label:
-            raise apis.ApiError(409, "NotOurs", f"apply {path}", "somebody else's object has the name of a child")
+            raise apis.ApiError(
+                409, "NotOurs", f"apply {path}", "an object that this operator did not make has this name"
+            )
 
     @property
     def _install_label(self) -> str:
         return config_secret.install_label(self._cache.install.controller_name)
 
-    def _take(self, key: Key, kind: kinds.Watched, raw: dict[str, Any]) -> None:
-        """Note what the server answered, so that the next plan sees it and its echo is nothing new."""
+    def _take_answer(self, key: Key, kind: kinds.Watched, raw: dict[str, Any]) -> None:
+        """Put the server's answer into the cache, so that the next plan sees it and its watch event changes nothing."""
         for changed in self._cache.take(kind, raw) - {key}:
             if changed.kind == "Hostname":
-                self._queue.add_after(changed, 0.1)  # many documents of one hostname are one change of its children
+                self._queue.add_after(changed, _HOSTNAME_DELAY_SECONDS)
             else:
                 self._queue.add(changed)
 
     def _is_needed(self, plan: Plan) -> bool:
-        """Whether a hostname that nobody wants any more still has documents whose removal is held back."""
+        """Whether a hostname that no listener wants still has documents whose removal is halted or not decided."""
         if plan.key.kind != "Hostname" or plan.children:
             return False
         waiting = self._removals.waiting
@@ -189,23 +223,23 @@ class ChildWriter:
 
     async def _remove(self, child: seen.Child) -> None:
         ref = child.seen.ref
-        identity_ = identity_of(child.key)
-        if not child.is_config or identity_ is None:
+        document = document_id(child.key)
+        if not child.is_config or document is None:
             await self._delete(child)
         elif child.tombstone:
-            left = self._left(ref, child.tombstone)
+            left = self._tombstone_seconds_left(ref, child.tombstone)
             if left > 0:
                 self._queue.add_after(child.key, left)
                 return
             await self._delete(child)
-            self._removals.keep(identity_)
-        elif self._removals.want(identity_, time.monotonic()):
-            said_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-            await self._write(child.key, ref, self._tombstone(child, identity_, said_at))
-            self._queue.add_after(child.key, self._left(ref, said_at))
+            self._removals.withdraw(document)
+        elif self._removals.request(document, time.monotonic()):
+            written_at = _now()
+            await self._write(child.key, ref, self._tombstone(child, document, written_at))
+            self._queue.add_after(child.key, self._tombstone_seconds_left(ref, written_at))
 
-    def _left(self, ref: ObjectRef, said_at: str) -> float:
-        return self.tombstones.left(ref, said_at, datetime.datetime.now(datetime.UTC), time.monotonic())
+    def _tombstone_seconds_left(self, ref: ObjectRef, written_at: str) -> float:
+        return self._tombstones.seconds_left(ref, written_at, datetime.datetime.now(datetime.UTC), time.monotonic())
 
     async def _delete(self, child: seen.Child) -> None:
         ref = child.seen.ref
@@ -214,56 +248,34 @@ class ChildWriter:
         for key in self._cache.remove(kind, ref.namespace, ref.name) - {child.key}:
             self._queue.add(key)
         self._verified.pop(ref, None)
-        self.tombstones.forget(ref)
-        self._chronicle.deleted(ref)
+        self._tombstones.forget(ref)
+        self._event_logger.deleted(ref)
 
-    def _tombstone(self, child: seen.Child, about: removals.Identity, said_at: str) -> dict[str, Any]:
-        """The config Secret that says that a document is gone."""
-        kind, path = about
+    def _tombstone(self, child: seen.Child, document: DocumentId, written_at: str) -> dict[str, Any]:
         keys = self._cache.keys
         assert keys is not None
-        namespace, _, name = path.partition("/")
-        owner = config_secret.Owner(namespace, name, child.owner_uid)
-        envelope = config_secret.tombstone_of(kind, owner, child.owner_generation, said_at, keys.document)
-        manifest: dict[str, Any] = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "namespace": child.seen.ref.namespace,
-                "name": child.seen.ref.name,
-                "labels": config_secret.labels(self._cache.install.controller_name, child.owner_uid),
-                "annotations": children.annotations(child.key),
-            },
-            "type": config_secret.secret_type(kind),
-            "data": config_secret.secret_data(envelope),
-        }
-        return children.finish(manifest).manifest
+        owner = config_secret.Owner(child.key.namespace, child.key.name, child.owner_uid)
+        envelope = config_secret.tombstone_of(document[0], owner, child.owner_generation, written_at, keys.document)
+        return children.build_tombstone(envelope, child.seen.ref, self._cache.install).manifest
 
 
-def identity_of(key: Key) -> removals.Identity | None:
-    """What is published of a key; None where nothing ever is."""
+def document_id(key: Key) -> DocumentId | None:
+    """The document that a key publishes; None for keys that publish none."""
     match key.kind:
         case "Listener" | "Destination":
             return key.kind, key.path
     return None
 
 
-INFORMATIONAL_PER_SECOND = 5.0
-"""So many statuses are written a second of which only informational conditions differ (design §7)."""
-
-_MOST_EVENTS = 500
-_EVENT_SECONDS = 0.1
-
-
 class StatusBucket:
-    """So many a second, and a second's worth at once. ``clock``: seconds that only grow."""
+    """A token bucket: a rate per second, with a burst of one second's worth. ``clock``: monotonic seconds."""
 
     def __init__(self, per_second: float, clock: Callable[[], float]) -> None:
         self._rate, self._clock = per_second, clock
         self._tokens, self._at = per_second, clock()
 
     def wait(self) -> float:
-        """0 where one may go now (it is counted), else after how many seconds to ask again."""
+        """Take a token and return 0; or return the seconds until a token is there."""
         now = self._clock()
         self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
         self._at = now
@@ -274,39 +286,53 @@ class StatusBucket:
 
 
 class StatusWriter:
-    """Writes statuses. ``clock``: seconds that only grow."""
+    """Writes statuses, and posts the Events about them.
+
+    Args:
+        api: client of the API server.
+        cache: what the operator knows; the writer puts each answer of the server into it.
+        queue: keys that are written later, or that an answer changed, are added here.
+        metrics: the operator's metrics.
+        event_logger: logs resources whose Ready condition changed.
+        event_recorder: decides which conditions get an Event.
+        clock: monotonic seconds.
+    """
 
     def __init__(
         self,
+        *,
         api: apis.Api,
         cache: Cache,
         queue: Workqueue[Key],
-        around: tuple[OperatorMetrics, events.EventLogger, events.EventRecorder],
+        metrics: OperatorMetrics,
+        event_logger: EventLogger,
+        event_recorder: EventRecorder,
         clock: Callable[[], float],
     ) -> None:
         self._api, self._cache, self._queue, self._clock = api, cache, queue, clock
-        self._metrics, self._chronicle, self._flips = around
+        self._metrics, self._event_logger, self._event_recorder = metrics, event_logger, event_recorder
         self._bucket = StatusBucket(INFORMATIONAL_PER_SECOND, clock)
-        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MOST_EVENTS)
+        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MAX_QUEUED_EVENTS)
 
     async def write(self, plan: Plan) -> None:
-        """Write the status that a plan wants, if it differs and nobody knows better.
+        """Write the status that a plan wants, unless it is stored already or the stored one is newer.
 
         Raises:
-            ApiError: it could not be written.
+            ApiError: the API server did not accept the status.
         """
         record = self._cache.records.get(plan.key)
         if plan.status is None or record is None:
-            self._flips.overdue(plan.key, None, self._clock())
+            self._event_recorder.overdue(plan.key, None, self._clock())
             return
         result = await self._write(plan.key, plan.status, record)
         self._metrics.status_updates.labels(plan.key.kind, result).inc()
-        self._tell(plan.key, record.uid, self._flips.overdue(plan.key, plan.status, self._clock()))
-        due = self._flips.due_in(plan.key, self._clock())
+        self._queue_events(plan.key, record.uid, self._event_recorder.overdue(plan.key, plan.status, self._clock()))
+        due = self._event_recorder.due_in(plan.key, self._clock())
         if due is not None:
             self._queue.add_after(plan.key, due)
 
     async def _write(self, key: Key, status: ResourceStatus, record: seen.Record) -> str:
+        """Write a status; returns the label of the metric."""
         if record.observed_generation > status.observed_generation:
             return "newer"
         changed = differences(status, record)
@@ -322,34 +348,35 @@ class StatusWriter:
             body = body_of(key, status, record, _now())
             raw = await self._api.apply(kind.path(key.namespace, key.name), body, is_status=True)
         except apis.ApiError as error:
-            if error.status == 404:  # gone meanwhile
+            if error.status == 404:  # the resource was deleted meanwhile
                 return "gone"
             self._metrics.status_updates.labels(key.kind, "error").inc()
             raise
+        # if the answer shows an edit, reconcile the key too: the cache has the edit, so no event will report it
         is_edited = raw["metadata"].get("generation", 0) > status.observed_generation
         for other in self._cache.take(kind, raw) - (frozenset() if is_edited else {key}):
-            self._queue.add(other)  # an edit that the answer tells of is told of by no event any more
+            self._queue.add(other)
         self._log_ready(key, status, record)
-        self._tell(key, record.uid, self._flips.written(key, status, record, self._clock()))
+        self._queue_events(key, record.uid, self._event_recorder.written(key, status, record, self._clock()))
         return "success"
 
     def _log_ready(self, key: Key, status: ResourceStatus, record: seen.Record) -> None:
         ready = status.condition(ConditionType.Ready)
         before = next((one for one in record.found.conditions if one.type == ConditionType.Ready), None)
         if ready is not None and ready.status != "Unknown" and (before is None or before.status != ready.status):
-            self._chronicle.ready(key, ready)
+            self._event_logger.ready(key, ready)
 
-    def _tell(self, key: Key, uid: str, conditions: list[StatusCondition]) -> None:
-        """Events are told in the background, and never at the price of anything else."""
+    def _queue_events(self, key: Key, uid: str, conditions: list[StatusCondition]) -> None:
+        """Queue Events for the background task; drop them if its queue is full, so that they never delay a write."""
         for condition in conditions:
-            event = events.event_of(key, uid, condition, _now())
+            event = event_of(key, uid, condition, _now())
             try:
                 self._events.put_nowait(event)
             except asyncio.QueueFull:
                 return
 
     async def post_events(self) -> None:
-        """Post Events, for ever."""
+        """Post the queued Events, until cancelled."""
         while True:
             event = await self._events.get()
             namespace = event["metadata"]["namespace"]
@@ -357,11 +384,11 @@ class StatusWriter:
                 await self._api.create(f"/api/v1/namespaces/{namespace}/events", event, attempts=1)
             except apis.ApiError as error:
                 _log.debug("event_not_posted", status=error.status, reason=error.reason)
-            await asyncio.sleep(_EVENT_SECONDS)
+            await asyncio.sleep(_EVENT_INTERVAL_SECONDS)
 
 
 def differences(status: ResourceStatus, record: seen.Record) -> frozenset[str]:
-    """Types of conditions that differ, and ``status`` where anything else does."""
+    """Types of the conditions that differ, plus ``status`` if anything else differs."""
     stored = {one.type: one for one in record.found.conditions}
     wanted = {one.type: one for one in status.conditions}
     found = {type_ for type_ in stored.keys() | wanted.keys() if stored.get(type_) != wanted.get(type_)}
@@ -371,7 +398,7 @@ def differences(status: ResourceStatus, record: seen.Record) -> frozenset[str]:
 
 
 def body_of(key: Key, status: ResourceStatus, record: seen.Record, now: str) -> dict[str, Any]:
-    """What is applied; a condition's time moves only when its status does."""
+    """The body of the apply request. ``lastTransitionTime`` changes only if the condition's status does."""
     stored = {one.type: one.status for one in record.found.conditions}
     conditions = []
     for one in status.conditions:

@@ -76,7 +76,7 @@ def config(host: str = "hooks.example.com", tenant: str = "acme", **meta: Any) -
 
 @pytest.fixture
 def cache() -> Cache:
-    found = Cache(OperatorSettings(), lambda: 1_000_000)
+    found = Cache(OperatorSettings(), clock=lambda: 1_000_000)
     found.set_keys(KEYS)
     return found
 
@@ -189,14 +189,14 @@ def test_a_document_that_was_edited_is_published_no_more(full: Cache) -> None:
     edited["data"] = {"config.json": "e30="}
     assert LOBBY in full.put(kinds.SECRET, edited)
     assert full.published(LOBBY) is None
-    assert full.in_place.config_of(LOBBY) is not None
+    assert full.child_index.config_of(LOBBY) is not None
 
 
 def test_another_installs_child_is_not_ours(full: Cache) -> None:
     labels = config_secret.labels("usher.dev/other", "uid-lobby")
     assert full.put(kinds.SECRET, config(labels=labels)) == frozenset()
-    assert full.in_place.of(LOBBY) == ()
-    assert {ref.namespace for ref in full.in_place.foreign} == {"usher-config"}
+    assert full.child_index.of(LOBBY) == ()
+    assert {ref.namespace for ref in full.child_index.foreign} == {"usher-config"}
 
 
 def test_the_status_of_a_route_concerns_the_listeners_behind_it(full: Cache) -> None:
@@ -229,7 +229,7 @@ def test_an_api_that_goes_takes_what_was_made_by_it(full: Cache) -> None:
     full.set_served(kinds.HTTP_ROUTE, served=True)
     full.put(kinds.HTTP_ROUTE, {"metadata": about, "spec": {}})
     assert host in full.set_served(kinds.HTTP_ROUTE, served=False)
-    assert full.in_place.of(host) == ()
+    assert full.child_index.of(host) == ()
 
 
 def test_a_hostname_is_had_while_the_document_is_being_written(full: Cache) -> None:
@@ -264,7 +264,7 @@ def test_without_certificates_there_is_no_cert_manager_whatever_else_is_there() 
 
 def test_a_look_for_a_missing_secret_is_believed_for_a_while() -> None:
     now = [0]
-    cache = Cache(OperatorSettings(), lambda: now[0])
+    cache = Cache(OperatorSettings(), clock=lambda: now[0])
     cache.put(kinds.DESTINATION, destination())
     cache.note_missing("agency/token", "NotLabelled")
     assert cache.secret_state("agency/token") == "NotLabelled"

@@ -1,6 +1,6 @@
 """Worlds in cases/*.yaml, and what plan() wants of them in golden/*.yaml.
 
-``pytest --update-golden tests/unit/plan/test_golden.py`` writes the latter anew: look at the difference.
+``pytest --update-golden tests/unit/usher_operator/plan/test_golden.py`` writes the latter anew: look at the difference.
 """
 
 import pathlib

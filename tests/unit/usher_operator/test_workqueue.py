@@ -25,7 +25,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def queue(clock: Clock) -> Workqueue[str]:
-    return Workqueue(clock, lambda: 0.5)
+    return Workqueue(clock=clock, random=lambda: 0.5)
 
 
 def drain(queue: Workqueue[str]) -> list[str]:
@@ -78,10 +78,10 @@ def test_adding_a_delayed_key_makes_it_ready_at_once_and_only_once(queue: Workqu
     assert drain(queue) == []
 
 
-def test_failures_wait_longer_each_time_up_to_five_minutes(queue: Workqueue[str], clock: Clock) -> None:
+def test_failures_wait_longer_each_time_up_to_five_minutes(clock: Clock) -> None:
     delays: list[float] = []
     retried: list[None] = []
-    queue.retried = lambda: retried.append(None)
+    queue: Workqueue[str] = Workqueue(clock=clock, random=lambda: 0.5, count_retry=lambda: retried.append(None))
     for _ in range(14):
         queue.add("a")
         key = queue.take()
@@ -116,15 +116,15 @@ def test_a_key_that_may_wait_and_is_added_comes_once(queue: Workqueue[str]) -> N
     assert drain(queue) == ["a"]
 
 
-def test_depth_and_age_are_of_keys_that_wait(queue: Workqueue[str], clock: Clock) -> None:
+def test_depth_and_age_are_of_keys_that_wait(clock: Clock) -> None:
     waited: list[float] = []
-    queue.waited = waited.append
+    queue: Workqueue[str] = Workqueue(clock=clock, random=lambda: 0.5, observe_wait=waited.append)
     queue.add("a")
     clock.now += 2
     queue.add("b")
-    assert (queue.depth, queue.oldest_age) == (2, 2)
+    assert (queue.depth, queue.oldest_age_seconds) == (2, 2)
     queue.take()
-    assert (queue.depth, queue.oldest_age, waited) == (1, 0, [2])
+    assert (queue.depth, queue.oldest_age_seconds, waited) == (1, 0, [2])
 
 
 async def test_a_waiting_worker_is_woken(queue: Workqueue[str]) -> None:
@@ -152,7 +152,7 @@ Step = st.tuples(st.sampled_from(["add", "after", "last", "take", "done", "retry
 @given(st.lists(Step, max_size=60))
 def test_nothing_is_lost_and_nothing_processed_twice_at_once(steps: list[tuple[str, int]]) -> None:
     clock = Clock()
-    queue: Workqueue[int] = Workqueue(clock, lambda: 0.0)
+    queue: Workqueue[int] = Workqueue(clock=clock, random=lambda: 0.0)
     wanted: set[int] = set()
     processing: set[int] = set()
     for step, key in steps:

@@ -29,7 +29,7 @@ def report() -> gateways.GatewayState:
 
 def test_a_complete_answer_is_all_there_is(report: gateways.GatewayState) -> None:
     assert report.take(answer(complete=True, documents=[document()])) == {CRM}
-    assert dict(report.shown().applied) == {LOBBY: AppliedDocument("h1")}
+    assert dict(report.report().applied) == {LOBBY: AppliedDocument("h1")}
     assert report.cursor == "c.1"
 
 
@@ -40,12 +40,12 @@ def test_a_change_is_told_of_what_changed(report: gateways.GatewayState) -> None
 
 def test_a_rejected_document_says_why(report: gateways.GatewayState) -> None:
     assert report.take(answer(documents=[document(hash_=None, rejected="too new")])) == {LOBBY}
-    assert report.shown().applied[LOBBY] == AppliedDocument("", "too new")
+    assert report.report().applied[LOBBY] == AppliedDocument("", "too new")
 
 
 def test_a_removed_document_is_forgotten(report: gateways.GatewayState) -> None:
     assert report.take(answer(removed=[{"kind": "Destination", "key": "agency/crm"}])) == {CRM}
-    assert CRM not in report.shown().applied
+    assert CRM not in report.report().applied
 
 
 def test_how_listeners_and_destinations_do_is_read(report: gateways.GatewayState) -> None:
@@ -61,7 +61,7 @@ def test_how_listeners_and_destinations_do_is_read(report: gateways.GatewayState
     crm = {"circuit": "Open", "error": "ServerError"}
     changed = report.take(answer(listeners={"agency/lobby": states}, destinations={"agency/crm": crm}))
     assert changed == {LOBBY, CRM}
-    assert report.shown().listeners["agency/lobby"] == ListenerReport(
+    assert report.report().listeners["agency/lobby"] == ListenerReport(
         receiving="Silent",
         verified=True,
         refusing=True,
@@ -69,7 +69,7 @@ def test_how_listeners_and_destinations_do_is_read(report: gateways.GatewayState
         slow_routes=("slow",),
         company_mismatch=True,
     )
-    assert report.shown().destinations["agency/crm"] == DestinationReport(circuit_open=True, error="ServerError")
+    assert report.report().destinations["agency/crm"] == DestinationReport(circuit_open=True, error="ServerError")
 
 
 def slices(*endpoints: dict[str, Any], **ports: int) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support import views
-from unit.plan import samples
+from unit.usher_operator.plan import samples
 from usher_gateway import documents
 from usher_operator import children, plan
 from usher_operator.view import ClusterFeatures, Key

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from support import views
-from unit.plan import reasons, samples
+from unit.usher_operator.plan import reasons, samples
 from usher_gateway import model
 from usher_gateway.resources.conditions import Reason
 from usher_operator import plan

@@ -1,7 +1,7 @@
 """docs/conditions.md explains every reason that is ever told, with its condition and status, and no other."""
 
 from house import source
-from unit.plan import reasons
+from unit.usher_operator.plan import reasons
 
 OF_READY = {"Ready", "Suspended", "ListenersNotReady", "Pending"}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from support import views
-from unit.plan import reasons, samples
+from unit.usher_operator.plan import reasons, samples
 from usher_gateway import documents, model
 from usher_operator import plan
 from usher_operator.view import CachedResource, Key, Kind, Plan, UnreadableResource

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from support import views
-from unit.plan import samples
+from unit.usher_operator.plan import samples
 from usher_gateway import model
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator.view import (
