@@ -1,29 +1,31 @@
-"""For all tests: what the program logs is watched for people; which worker runs which."""
+"""Fixtures and options of all tests."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from support import privacy, schedule
+from support import leaks, schedule
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.ClusterTogether:
+    """Run all tests of the cluster in one worker."""
     return schedule.ClusterTogether(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_personal_is_told() -> Iterator[None]:
-    """Fails the run, in each worker for itself, if a person was in a log, in metrics or in an error's text."""
-    yield from privacy.watching()
+def no_personal_data_was_written() -> Iterator[None]:
+    """Fail at the end of a worker's run if a log, metrics or an error's text contained personal data."""
+    yield from leaks.personal_data_in_logs()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write what plan() wants anew into golden/*.yaml")
+    """Add the option that records expected results."""
+    parser.addoption("--update-golden", action="store_true", help="write the results of plan() to golden/*.yaml")
 
 
 @pytest.fixture
 def update_golden(request: pytest.FixtureRequest) -> bool:
-    """Whether recorded results are to be written anew."""
+    """Whether this run records expected results instead of comparing with them."""
     return bool(request.config.getoption("--update-golden"))

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from integration import gateways
-from support import accounts, api, faulty_proxy, secrecy, waiting
+from support import accounts, api, faulty_proxy, leaks, waiting
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import cluster
 from usher_gateway.kube import access, client
@@ -54,7 +54,7 @@ class Install:
         self._server = server
         self.namespace, self.gateway = namespace, gateway
         self.key = base64.b64encode(INSTALL_KEY).decode()
-        secrecy.keep(self.key)
+        leaks.add_secret(self.key)
 
     async def publish(self, envelope: config_secret.Envelope) -> None:
         """As the operator does."""

@@ -15,7 +15,7 @@ from typing import Any, Self
 import msgspec
 
 from local_cluster import ports
-from support import privacy, secrecy
+from support import leaks
 from usher_gateway import app, model
 from usher_gateway import settings as all_settings
 
@@ -172,8 +172,8 @@ class Gateway:
         self.process = None
         if self.log.exists():
             told = self.log.read_text(errors="replace")
-            privacy.search("log of a gateway", told)
-            secrecy.search("log of a gateway", told)
+            leaks.PERSONAL_DATA.search("log of a gateway", told)
+            leaks.SECRETS.search("log of a gateway", told)
 
     async def __aenter__(self) -> Self:
         return self

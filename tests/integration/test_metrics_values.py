@@ -5,7 +5,7 @@ from pathlib import Path
 from prometheus_client import parser
 
 from support import gateway as support
-from support import privacy, wire
+from support import leaks, wire
 
 ROUTES = support.MANIFESTS.replace(
     "routes: []",
@@ -34,7 +34,7 @@ async def test_skips_and_refusals_in_a_row_are_told_per_tenant_and_listener(tmp_
         refused = values(gateway, "usher_listener_consecutive_refusals")
         (labels,) = refused
         assert refused[labels] == 2
-        body = b'{"user": {"id": 7, "firstName": "' + privacy.PERSON.encode() + b'", "venue": {"id": 1}}}'
+        body = b'{"user": {"id": 7, "firstName": "' + leaks.PERSON.encode() + b'", "venue": {"id": 1}}}'
         assert (await gateway.post(body)).acknowledges
         assert values(gateway, "usher_listener_consecutive_refusals")[labels] == 0
         assert values(gateway, "usher_listener_last_arrival_timestamp_seconds")[labels] > 1_700_000_000

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from local_cluster import ports
-from support import api, installs, secrecy, waiting, wire
+from support import api, installs, leaks, waiting, wire
 from usher_gateway.simulator import receiver
 
 SHARED = pytest.mark.asyncio(loop_scope="module")
@@ -90,7 +90,7 @@ class Agency:
         """A Secret with the label by which it is read; its values are then searched for."""
         labels = {"usher.dev/watch": "true"} if labels is None else labels
         for value in values.values():
-            secrecy.keep(value)
+            leaks.add_secret(value)
         metadata = {"name": name, "namespace": self.namespace, "labels": labels}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
 
@@ -105,7 +105,7 @@ class Agency:
             return installs.decoded(found)["url"].decode() if found else ""
 
         found = await waiting.until(look, satisfied)
-        secrecy.keep(urllib.parse.urlsplit(found).path.rpartition("/")[2])
+        leaks.add_secret(urllib.parse.urlsplit(found).path.rpartition("/")[2])
         return found
 
     async def post(self, url: str, body: bytes, **headers: str) -> wire.Answer:

@@ -6,7 +6,7 @@ import random
 import zlib
 from typing import Any
 
-from support import privacy
+from support import leaks
 
 TYPES = (
     "application/json",
@@ -26,7 +26,7 @@ ATOMS: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**30, 10**400, -(10**18), 0.1, 1e308, 1.5e9, 1_764_000_000),
     *("", " ", "127", "007", "1e5", "²", "٣", "\0", "\ud800", "\U0001f600", "é", "e\u0301", "a" * 300, "0" * 25),
     *("2026-11-25T10:00:00Z", "2026-11-25T10:00:00", "0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59-23:59"),
-    *("2026-11-25T10:00:00.5+01:00", "20261125", "1764000000", "1764000000000", "-0", "NaN", privacy.PERSON),
+    *("2026-11-25T10:00:00.5+01:00", "20261125", "1764000000", "1764000000000", "-0", "NaN", leaks.PERSON),
     *([], {}, [[]], [{}], {"": ""}, [1] * 50),
 )
 
@@ -37,8 +37,8 @@ def sample(rng: random.Random) -> dict[str, Any]:
     return {
         "user": {
             "id": number if number % 2 else str(number),
-            "firstName": privacy.PERSON,
-            "email": f"{privacy.PERSON}{number}@example.test",
+            "firstName": leaks.PERSON,
+            "email": f"{leaks.PERSON}{number}@example.test",
             "mobile": f"+99955{number}",
             "visitCountsForVenue": number % 5,
             "device": {"mac": f"06:5e:ed:00:00:{number % 256:02x}"},

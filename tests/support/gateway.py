@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import prometheus_client
 
-from support import privacy, wire
+from support import leaks, wire
 from usher_gateway import app, metrics, model
 from usher_gateway import settings as all_settings
 from usher_gateway.ingest import receive
@@ -172,7 +172,7 @@ async def running(
         if manifests.strip():
             await wait_until(lambda: gateway.snapshot.listeners)
         yield running_gateway
-        privacy.search("metrics", running_gateway.exposition())
+        leaks.PERSONAL_DATA.search("metrics", running_gateway.exposition())
     finally:
         gateway.stop()
         async with asyncio.timeout(20):
@@ -192,7 +192,7 @@ async def _wait_started(gateway: app.Gateway, task: "asyncio.Task[None]") -> Non
 def _search_stored_texts(folder: Path) -> None:
     with contextlib.closing(connect_to(folder)) as connection:
         for (text,) in connection.execute("select distinct error from deliveries"):
-            privacy.search("a delivery's error", text)
+            leaks.PERSONAL_DATA.search("a delivery's error", text)
         for table, column in (("listeners", "listener"), ("destinations", "key"), ("meta", "value")):
             for (text,) in connection.execute(f"select {column} from {table}"):
-                privacy.search(f"{table}.{column}", str(text))
+                leaks.PERSONAL_DATA.search(f"{table}.{column}", str(text))

@@ -18,7 +18,7 @@ import aiohttp
 import yaml
 
 from local_cluster import ports
-from support import accounts, api, clusters, moving_clock, secrecy, waiting
+from support import accounts, api, clusters, leaks, moving_clock, waiting
 from usher_gateway import config_secret
 
 ACCESS = Path(__file__).parents[2] / "operator" / "rbac"
@@ -203,24 +203,26 @@ class Install:
         """Searches what this install tells while it runs: Events, conditions, metrics, reports."""
         await self._keep_secrets()
         for one in await self.server.list(api.Resource("Event")):
-            secrecy.search("an Event", json.dumps(one, ensure_ascii=False))
+            leaks.SECRETS.search("an Event", json.dumps(one, ensure_ascii=False))
         for kind in ("ListenerClass", "Tenant", "Listener", "Destination"):
             for one in await self.server.list(api.Resource(kind)):
-                secrecy.search(f"the status of a {kind}", json.dumps(one.get("status"), ensure_ascii=False))
+                leaks.SECRETS.search(f"the status of a {kind}", json.dumps(one.get("status"), ensure_ascii=False))
         for one in await self.server.list(api.Resource("Secret", "", self.config)):
-            secrecy.search("the metadata of a Secret", json.dumps(one["metadata"], ensure_ascii=False))
+            leaks.SECRETS.search("the metadata of a Secret", json.dumps(one["metadata"], ensure_ascii=False))
         for process in self.running:
-            secrecy.search("metrics", (await process.get("/metrics"))[1])
+            leaks.SECRETS.search("metrics", (await process.get("/metrics"))[1])
             if process.public:
-                secrecy.search("/api/config", json.dumps(await self.ask(process, "/api/config"), ensure_ascii=False))
+                leaks.SECRETS.search(
+                    "/api/config", json.dumps(await self.ask(process, "/api/config"), ensure_ascii=False)
+                )
 
     async def _keep_secrets(self) -> None:
         for account in (self.operator, self.gateway):
-            secrecy.keep(account.token)
+            leaks.add_secret(account.token)
         ours = f"usher.dev/install={config_secret.install_label(self.controller)}"
         for one in await self.server.list(api.Resource("Secret"), ours):
             if one["type"].startswith("usher.dev/"):
-                secrecy.keep_data(one["data"]["config.json"])
+                leaks.add_secret_document(one["data"]["config.json"])
             else:
                 _keep_values(decoded(one))
         for one in await self.server.list(api.Resource("Secret"), "usher.dev/watch=true"):
@@ -234,9 +236,9 @@ def _keep_values(data: dict[str, bytes]) -> None:
             parts = urllib.parse.urlsplit(text)
             for part in (*parts.path.split("/"), *(value for _, value in urllib.parse.parse_qsl(parts.query))):
                 if len(part) >= _SECRET_PART:
-                    secrecy.keep(part)
+                    leaks.add_secret(part)
         else:
-            secrecy.keep(text)
+            leaks.add_secret(text)
 
 
 def decoded(secret: dict[str, Any]) -> dict[str, bytes]:
@@ -288,6 +290,6 @@ async def installed(
         for process in install.running:
             with contextlib.suppress(AssertionError):
                 await process.stop()
-            secrecy.search(f"log {process.log.name}", process.log.read_text("utf-8", "replace"))
+            leaks.SECRETS.search(f"log {process.log.name}", process.log.read_text("utf-8", "replace"))
         await server.delete(api.of(install.klass()))
         await accounts.withdraw(server, rights)

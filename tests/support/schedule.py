@@ -1,4 +1,4 @@
-"""Which worker runs which test (`pytest -n`)."""
+"""How `pytest -n` distributes the tests over its workers."""
 
 from xdist.scheduler import loadscope
 
@@ -6,9 +6,9 @@ CLUSTER = "tests/cluster/"
 
 
 class ClusterTogether(loadscope.LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """All tests of the cluster in one worker, one after the other, first: they share a server, and some break it.
+    """Runs all tests of the cluster in one worker, in order and first, because they share a server and some break it.
 
-    Every other test runs wherever there is time. xdist's own groups (`xdist_group`) do not work with pytest 9.2.
+    Every other test runs in the next free worker. xdist's own groups (`xdist_group`) do not work with pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
-from support import privacy, wire
+from support import leaks, wire
 
 
 def gzip_of(data: bytes, level: int = 9) -> bytes:
@@ -17,7 +17,7 @@ def gzip_of(data: bytes, level: int = 9) -> bytes:
     return gzip.compress(data, level, mtime=0)
 
 
-VISIT = json.dumps({"user": {"id": 7, "firstName": privacy.PERSON, "venue": {"id": 9}}}).encode()
+VISIT = json.dumps({"user": {"id": 7, "firstName": leaks.PERSON, "venue": {"id": 9}}}).encode()
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])

@@ -7,14 +7,14 @@ import json
 import pytest
 
 from support import gateway as gateways
-from support import privacy, wire
+from support import leaks, wire
 from usher_gateway.ingest import http_request, receive
 
 HOST = "Host: hooks.test\r\n"
 
 
 def visit(user: int = 1) -> bytes:
-    return json.dumps({"user": {"id": user, "firstName": privacy.PERSON, "venue": {"id": 9}}}).encode()
+    return json.dumps({"user": {"id": user, "firstName": leaks.PERSON, "venue": {"id": 9}}}).encode()
 
 
 async def test_a_connection_is_kept_for_many_requests(gateway: gateways.RunningGateway) -> None:
