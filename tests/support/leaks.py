@@ -29,13 +29,20 @@ class LeakDetector:
     def __init__(self, values: Iterable[str] = ()) -> None:
         self._values = {value.lower() for value in values}
         self._found: list[str] = []
+        self._searched: set[int] = set()
 
     def add(self, value: str) -> None:
         """Search for this value from now on."""
         self._values.add(value.lower())
 
     def search(self, source: str, text: str) -> None:
-        """Search a text, and remember where it contains a value."""
+        """Search a text, and remember where it contains a value.
+
+        A text that was searched before is skipped, because many tests read the same Events and conditions again.
+        """
+        if hash(text) in self._searched:
+            return
+        self._searched.add(hash(text))
         lower = text.lower()
         for value in self._values:
             position = lower.find(value)
