@@ -27,8 +27,8 @@ from usher_gateway import documents, model, visit_path
 from usher_gateway.delivery import desk as desks
 from usher_gateway.delivery import dispatcher as dispatchers
 from usher_gateway.delivery import holds as all_holds
-from usher_gateway.destinations import exchange
-from usher_gateway.destinations import http as http_sender
+from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
+from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest import door as doors
 from usher_gateway.ingest import http_request
 from usher_gateway.store import books
@@ -80,7 +80,7 @@ class Peers:
         self.delivered: collections.Counter[str] = collections.Counter()
         """webhook-id -> how often it was taken."""
 
-    async def send(self, request: exchange.Request, timeout_seconds: float) -> exchange.Answer:
+    async def send(self, request: DestinationRequest, timeout_seconds: float) -> DestinationAnswer:
         chance, name = self._chance, request.url.rpartition("/")[2]
         await asyncio.sleep(chance.uniform(0, 0.01))
         if not self.is_sunny:
@@ -88,13 +88,13 @@ class Peers:
                 raise RuntimeError(f"a fault of ours, within {timeout_seconds} s")
             if name == "hanging" and chance.random() < 0.8:
                 await asyncio.sleep(0.1)
-                return exchange.Answer(error=exchange.SendError.Timeout)
+                return DestinationAnswer(error=SendError.Timeout)
             if name == "flaky" and chance.random() < 0.5:
-                return exchange.Answer(503)
+                return DestinationAnswer(503)
         if name == "refusing":
-            return exchange.Answer(400)
+            return DestinationAnswer(400)
         self.delivered[dict(request.headers)["webhook-id"]] += 1
-        return exchange.Answer(200)
+        return DestinationAnswer(200)
 
 
 class Line:
@@ -160,7 +160,7 @@ class Life:
         writer = self.store.writer
         self.storm = Storm(writer.connection, random.Random(self.world.chance.random()))
         writer.connection = writer.names._connection = cast("sqlite3.Connection", self.storm)
-        self.desk = desks.Desk(cast("http_sender.HTTPSender", self.world.peers), self.clock, samples.KEYS)
+        self.desk = desks.Desk(cast("DestinationClient", self.world.peers), self.clock, samples.KEYS)
         parts = dispatchers.Parts(self.store, self.desk, self.clock, visit_path.deliver)
         self.dispatcher = dispatchers.Dispatcher(parts, LANES)
         self.holds = all_holds.Holds(

@@ -26,7 +26,7 @@ from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.config import from_files, install_key, read_files, source
 from usher_gateway.delivery import desk, dispatcher, holds, render
 from usher_gateway.destinations import address_guard
-from usher_gateway.destinations import http as http_sender
+from usher_gateway.destinations import http as http_client
 from usher_gateway.ingest import books, door, find, receive
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
@@ -99,10 +99,10 @@ class Gateway:
         )
         self.source = self._make_source(environ)
 
-        descriptors = process.reserve_descriptors(settings.limits.connections, http_sender.MAX_IDLE)
+        descriptors = process.reserve_descriptors(settings.limits.connections, http_client.MAX_IDLE)
         allowed_addresses = settings.allow_destination + (_LOOPBACK if settings.listen.is_loopback else ())
-        self.sender = http_sender.HTTPSender(
-            address_guard.AddressGuard(allow=allowed_addresses), max_idle=descriptors.idle
+        self.sender = http_client.DestinationClient(
+            guard=address_guard.AddressGuard(allow=allowed_addresses), max_idle=descriptors.idle
         )
         self.desk = desk.Desk(self.sender, self.clock, self._keys)
         self.dispatcher = dispatcher.Dispatcher(

@@ -13,7 +13,7 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import desk as desks
 from usher_gateway.delivery import dispatcher as dispatchers
 from usher_gateway.delivery import lanes
-from usher_gateway.destinations import http as http_sender
+from usher_gateway.destinations.http import DestinationClient
 
 LIMITS = dispatchers.Limits(lane_bytes=10_000)
 OTHER = samples.route("other", destination="agency/other")
@@ -36,7 +36,7 @@ async def test_what_is_larger_than_the_room_that_is_left_is_not_fetched_again_an
 
     store.claim = watched
     clock = clocks.Clock()
-    desk = desks.Desk(cast("http_sender.HTTPSender", None), clock, ingest_samples.KEYS)
+    desk = desks.Desk(cast("DestinationClient", None), clock, ingest_samples.KEYS)
     dispatcher = dispatchers.Dispatcher(dispatchers.Parts(store, desk, clock, deliver), LIMITS)
     destinations = [delivery_samples.destination(), delivery_samples.destination(name="other")]
     dispatcher.apply(documents.Snapshot({}, {one.key: one for one in destinations}))

@@ -1,4 +1,4 @@
-"""The sender against peers that do not behave: each ends within its limit, in bounded memory, with the right code."""
+"""The client against peers that do not behave: each ends within its limit, in bounded memory, with the right code."""
 
 import asyncio
 import pathlib
@@ -11,7 +11,16 @@ from collections.abc import AsyncIterator
 import pytest
 
 from integration.destinations import peers
-from usher_gateway.destinations import address_guard, connection, exchange, http, resolver
+from usher_gateway.destinations import (
+    MAX_ANSWER_BYTES,
+    DestinationAnswer,
+    DestinationRequest,
+    SendError,
+    address_guard,
+    http,
+    resolver,
+)
+from usher_gateway.destinations.http import DestinationClient
 
 LIMIT_SECONDS = 0.5
 SLACK_SECONDS = 3.0
@@ -19,70 +28,70 @@ SLACK_SECONDS = 3.0
 MEGABYTE = 1024 * 1024
 
 
-def sending(tls: object = None) -> http.HTTPSender:
-    return http.HTTPSender(address_guard.AddressGuard(["127.0.0.1/32"]), tls=tls)  # type: ignore[arg-type]
+def sending(tls: object = None) -> DestinationClient:
+    return DestinationClient(guard=address_guard.AddressGuard(["127.0.0.1/32"]), tls=tls)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-async def sender() -> AsyncIterator[http.HTTPSender]:
+async def client() -> AsyncIterator[DestinationClient]:
     made = sending()
     yield made
     await made.close()
 
 
-async def attempt(sender: http.HTTPSender, url: str, body: bytes = b"{}") -> exchange.Answer:
+async def attempt(client: DestinationClient, url: str, body: bytes = b"{}") -> DestinationAnswer:
     """One attempt, which must end within its limit and leave no connection behind."""
     loop = asyncio.get_running_loop()
     started = loop.time()
-    answer = await sender.send(exchange.Request("POST", url, [], body), LIMIT_SECONDS)
+    answer = await client.send(DestinationRequest("POST", url, [], body), LIMIT_SECONDS)
     assert loop.time() - started < LIMIT_SECONDS + SLACK_SECONDS
-    assert sender.idle_connections == 0
+    assert client.idle_connections == 0
     return answer
 
 
-async def test_a_peer_that_hangs_costs_its_time_limit(sender: http.HTTPSender) -> None:
+async def test_a_peer_that_hangs_costs_its_time_limit(client: DestinationClient) -> None:
     async with peers.serving(peers.hanging) as peer:
-        assert (await attempt(sender, peer.url())).error is exchange.SendError.Timeout
+        assert (await attempt(client, peer.url())).error is SendError.Timeout
 
 
-async def test_a_peer_that_drips_its_head_costs_its_time_limit(sender: http.HTTPSender) -> None:
+async def test_a_peer_that_drips_its_head_costs_its_time_limit(client: DestinationClient) -> None:
     drip = [bytes([byte]) for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 500]
     async with peers.serving(peers.answering(*drip, pause_seconds=0.01)) as peer:
-        assert (await attempt(sender, peer.url())).error is exchange.SendError.Timeout
+        assert (await attempt(client, peer.url())).error is SendError.Timeout
 
 
-async def test_a_peer_that_drips_its_body_has_answered(sender: http.HTTPSender) -> None:
+async def test_a_peer_that_drips_its_body_has_answered(client: DestinationClient) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
     async with peers.serving(peers.answering(head, *[b"x"] * 500, pause_seconds=0.01)) as peer:
-        answer = await attempt(sender, peer.url())
+        answer = await attempt(client, peer.url())
     assert answer.status == 200
     assert 0 < len(answer.body) < 1000
 
 
 async def test_a_peer_whose_body_never_comes_costs_a_second_of_a_long_limit() -> None:
-    sender = sending()
+    client = sending()
     async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")) as peer:
         started = asyncio.get_running_loop().time()
-        answer = await sender.send(exchange.Request("POST", peer.url(), [], b""), 20)
+        answer = await client.send(DestinationRequest("POST", peer.url(), [], b""), 20)
         assert answer.status == 200
-        assert asyncio.get_running_loop().time() - started < connection.BODY_SECONDS + SLACK_SECONDS
-    await sender.close()
+        assert asyncio.get_running_loop().time() - started < http.BODY_SECONDS + SLACK_SECONDS
+    await client.close()
 
 
-async def test_a_peer_that_resets_is_a_reset(sender: http.HTTPSender) -> None:
+async def test_a_peer_that_resets_is_a_reset(client: DestinationClient) -> None:
     async def resets(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await peer.read(reader)
         plain = writer.get_extra_info("socket")
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     async with peers.serving(resets) as peer:
-        assert (await attempt(sender, peer.url())).error is exchange.SendError.Reset
+        assert (await attempt(client, peer.url())).error is SendError.Reset
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"])
-async def test_a_peer_that_closes_before_its_head_is_whole_is_a_reset(sender: http.HTTPSender, sent: bytes) -> None:
+async def test_a_peer_that_closes_before_its_head_is_whole_is_a_reset(client: DestinationClient, sent: bytes) -> None:
     async with peers.serving(peers.answering(sent, keep=False)) as peer:
-        assert (await attempt(sender, peer.url())).error is exchange.SendError.Reset
+        assert (await attempt(client, peer.url())).error is SendError.Reset
 
 
 @pytest.mark.parametrize(
@@ -105,9 +114,9 @@ async def test_a_peer_that_closes_before_its_head_is_whole_is_a_reset(sender: ht
         b"\x15\x03\x01\x00\x02\x02\x46",
     ],
 )
-async def test_what_is_no_answer_is_a_bad_answer(sender: http.HTTPSender, sent: bytes) -> None:
+async def test_what_is_no_answer_is_a_bad_answer(client: DestinationClient, sent: bytes) -> None:
     async with peers.serving(peers.answering(sent)) as peer:
-        assert (await attempt(sender, peer.url())).error is exchange.SendError.BadAnswer
+        assert (await attempt(client, peer.url())).error is SendError.BadAnswer
 
 
 @pytest.mark.parametrize(
@@ -120,22 +129,22 @@ async def test_what_is_no_answer_is_a_bad_answer(sender: http.HTTPSender, sent: 
     ],
 )
 async def test_a_bad_body_after_a_good_head_is_still_an_answer(
-    sender: http.HTTPSender, body: bytes, expected: bytes
+    client: DestinationClient, body: bytes, expected: bytes
 ) -> None:
     async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\n" + body, keep=False)) as peer:
-        answer = await attempt(sender, peer.url())
+        answer = await attempt(client, peer.url())
     assert (answer.status, answer.body) == (200, expected)
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 314572800\r\n", b"", b"Content-Encoding: gzip\r\n"])
-async def test_300_megabytes_are_cut_after_the_first_kilobyte(sender: http.HTTPSender, framing: bytes) -> None:
+async def test_300_megabytes_are_cut_after_the_first_kilobyte(client: DestinationClient, framing: bytes) -> None:
     handler = peers.flooding(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n", b"x" * 65_536, 300 * MEGABYTE)
     async with peers.serving(handler) as peer:
         tracemalloc.start()
-        answer = await attempt(sender, peer.url())
+        answer = await attempt(client, peer.url())
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert (answer.status, answer.body) == (200, b"x" * exchange.MAX_ANSWER_BYTES)
+    assert (answer.status, answer.body) == (200, b"x" * MAX_ANSWER_BYTES)
     assert peer.written < 20 * MEGABYTE
     assert peak < 4 * MEGABYTE
 
@@ -149,26 +158,26 @@ async def test_300_megabytes_are_cut_after_the_first_kilobyte(sender: http.HTTPS
         b"\r\n\r\nHTTP/1.1 100 Continue\r\n",
     ],
 )
-async def test_an_endless_head_is_cut(sender: http.HTTPSender, chunk: bytes) -> None:
+async def test_an_endless_head_is_cut(client: DestinationClient, chunk: bytes) -> None:
     async with peers.serving(peers.flooding(b"HTTP/1.1 102 Processing\r\n", chunk, 300 * MEGABYTE)) as peer:
         tracemalloc.start()
-        answer = await attempt(sender, peer.url())
+        answer = await attempt(client, peer.url())
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert answer.error is exchange.SendError.BadAnswer
+    assert answer.error is SendError.BadAnswer
     assert peer.written < 20 * MEGABYTE
     assert peak < 4 * MEGABYTE
 
 
-async def test_an_endless_chunk_extension_is_cut(sender: http.HTTPSender) -> None:
+async def test_an_endless_chunk_extension_is_cut(client: DestinationClient) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;"
     async with peers.serving(peers.flooding(head, b"a" * 60_000, 300 * MEGABYTE)) as peer:
-        answer = await attempt(sender, peer.url())
+        answer = await attempt(client, peer.url())
     assert answer.status == 200
     assert peer.written < 20 * MEGABYTE
 
 
-async def test_an_answer_before_the_request_is_read_is_an_answer(sender: http.HTTPSender) -> None:
+async def test_an_answer_before_the_request_is_read_is_an_answer(client: DestinationClient) -> None:
     async def early(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
@@ -176,20 +185,20 @@ async def test_an_answer_before_the_request_is_read_is_an_answer(sender: http.HT
         await asyncio.Event().wait()
 
     async with peers.serving(early) as peer:
-        assert (await attempt(sender, peer.url(), b"x" * 32 * MEGABYTE)).status == 413
+        assert (await attempt(client, peer.url(), b"x" * 32 * MEGABYTE)).status == 413
 
 
-async def test_a_peer_that_reads_nothing_costs_its_time_limit(sender: http.HTTPSender) -> None:
+async def test_a_peer_that_reads_nothing_costs_its_time_limit(client: DestinationClient) -> None:
     async def deaf(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.Event().wait()
 
     async with peers.serving(deaf) as peer:
-        assert (await attempt(sender, peer.url(), b"x" * 32 * MEGABYTE)).error is exchange.SendError.Timeout
+        assert (await attempt(client, peer.url(), b"x" * 32 * MEGABYTE)).error is SendError.Timeout
 
 
 async def test_bytes_that_nobody_asked_for_never_become_the_next_answer() -> None:
-    sender, pushed = sending(), asyncio.Event()
+    client, pushed = sending(), asyncio.Event()
 
     async def pushes(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await peer.read(reader)
@@ -203,47 +212,46 @@ async def test_bytes_that_nobody_asked_for_never_become_the_next_answer() -> Non
             await asyncio.Event().wait()
 
     async with peers.serving(pushes) as peer:
-        assert (await sender.send(exchange.Request("POST", peer.url(), [], b""), 5)).status == 200
+        assert (await client.send(DestinationRequest("POST", peer.url(), [], b""), 5)).status == 200
         pushed.set()
-        kept = sender._pools[peer.url()].idle[-1]
         async with asyncio.timeout(5):
-            while kept.reusable:  # noqa: ASYNC110 - the connection tells nobody that it is over
+            while client.idle_connections:  # noqa: ASYNC110 - the client sends no event when a connection ends
                 await asyncio.sleep(0.001)
-        assert (await sender.send(exchange.Request("POST", peer.url(), [], b""), 5)).status == 204
-    await sender.close()
+        assert (await client.send(DestinationRequest("POST", peer.url(), [], b""), 5)).status == 204
+    await client.close()
 
 
 async def test_a_valid_certificate_for_the_host_is_accepted_and_kept(tmp_path: pathlib.Path) -> None:
     authority = peers.Authority(tmp_path)
-    sender = sending(authority.trusting())
+    client = sending(authority.trusting())
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     async with peers.serving(peers.answering(ok), authority.serving("127.0.0.1")) as peer:
         for _ in range(3):
-            answer = await sender.send(exchange.Request("POST", peer.url(scheme="https"), [], b"{}"), 5)
+            answer = await client.send(DestinationRequest("POST", peer.url(scheme="https"), [], b"{}"), 5)
             assert answer.status == 200
         assert peer.connections == 1
-    await sender.close()
+    await client.close()
 
 
 @pytest.mark.parametrize("wrong", ["name", "expired", "authority", "plain"])
 async def test_a_certificate_that_proves_nothing_is_a_tls_error(tmp_path: pathlib.Path, wrong: str) -> None:
     authority = peers.Authority(tmp_path)
     tls = authority.serving("other.example" if wrong == "name" else "127.0.0.1", days=-1 if wrong == "expired" else 30)
-    sender = sending(None if wrong == "authority" else authority.trusting())
+    client = sending(None if wrong == "authority" else authority.trusting())
     handler = peers.answering(b"HTTP/1.1 400 This is HTTP\r\n\r\n", keep=False)
     async with peers.serving(handler, None if wrong == "plain" else tls) as peer:
-        answer = await attempt(sender, peer.url(scheme="https"))
-    assert answer.error is (exchange.SendError.Timeout if wrong == "plain" else exchange.SendError.TLSError)
+        answer = await attempt(client, peer.url(scheme="https"))
+    assert answer.error is (SendError.Timeout if wrong == "plain" else SendError.TLSError)
     assert peer.requests == []
-    await sender.close()
+    await client.close()
 
 
-async def test_a_handshake_that_never_ends_costs_its_time_limit(sender: http.HTTPSender) -> None:
+async def test_a_handshake_that_never_ends_costs_its_time_limit(client: DestinationClient) -> None:
     async def silent(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
     async with peers.serving(silent) as peer:
-        assert (await attempt(sender, peer.url(scheme="https"))).error is exchange.SendError.Timeout
+        assert (await attempt(client, peer.url(scheme="https"))).error is SendError.Timeout
 
 
 async def test_a_name_server_that_is_silent_costs_the_time_limit_and_delays_nobody_else() -> None:
@@ -255,18 +263,18 @@ async def test_a_name_server_that_is_silent_costs_the_time_limit_and_delays_nobo
         silence.wait(20)
         raise OSError("nothing")
 
-    sender = http.HTTPSender(address_guard.AddressGuard(["127.0.0.1/32"]), resolver.Resolver(lookup))
+    client = DestinationClient(guard=address_guard.AddressGuard(["127.0.0.1/32"]), resolver=resolver.Resolver(lookup))
     async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as peer:
-        broken = exchange.Request("POST", "http://broken.example/", [], b"")
-        waiting = [asyncio.create_task(sender.send(broken, LIMIT_SECONDS)) for _ in range(50)]
-        answer = await sender.send(exchange.Request("POST", peer.url(), [], b""), LIMIT_SECONDS)
+        broken = DestinationRequest("POST", "http://broken.example/", [], b"")
+        waiting = [asyncio.create_task(client.send(broken, LIMIT_SECONDS)) for _ in range(50)]
+        answer = await client.send(DestinationRequest("POST", peer.url(), [], b""), LIMIT_SECONDS)
         assert answer.status == 200
-        assert {(await task).error for task in waiting} == {exchange.SendError.NameNotResolved}
+        assert {(await task).error for task in waiting} == {SendError.NameNotResolved}
     silence.set()
-    await sender.close()
+    await client.close()
 
 
-async def test_many_bad_peers_leave_no_file_descriptor_behind(sender: http.HTTPSender) -> None:
+async def test_many_bad_peers_leave_no_file_descriptor_behind(client: DestinationClient) -> None:
     def to_peers() -> int:
         """Sockets of this process that are connected to a peer."""
         return sum(f"{port:04X}" in line.split()[2] for line in _connections() for port in ports)
@@ -274,7 +282,7 @@ async def test_many_bad_peers_leave_no_file_descriptor_behind(sender: http.HTTPS
     async with peers.serving(peers.answering(b"garbage\r\n\r\n")) as bad, peers.serving(peers.hanging) as hangs:
         ports = [bad.port, hangs.port]
         for peer in (bad, hangs):
-            await asyncio.gather(*[attempt(sender, peer.url()) for _ in range(20)])
+            await asyncio.gather(*[attempt(client, peer.url()) for _ in range(20)])
         assert (bad.connections, hangs.connections) == (20, 20)
         async with asyncio.timeout(5):
             while to_peers():  # noqa: ASYNC110 - the kernel sends no event

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from usher_gateway.delivery import outcome, sign
-from usher_gateway.destinations import exchange
+from usher_gateway.destinations import SendError
 
 PAGE = (pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md").read_text()
 
@@ -38,12 +38,12 @@ def test_the_python_sample_accepts_what_is_genuine_and_nothing_else(
     assert not is_genuine(secret, headers | {"webhook-timestamp": str(now - 301)}, b"{}")
 
 
-@pytest.mark.parametrize("code", [*exchange.SendError, *outcome.AnswerError])
+@pytest.mark.parametrize("code", [*SendError, *outcome.AnswerError])
 def test_every_error_code_is_explained(code: str) -> None:
     assert f"| `{code}` |" in PAGE
 
 
 def test_no_error_code_is_explained_that_does_not_exist() -> None:
     explained = re.findall(r"^\|[^|]*\| `(\w+)` \|", PAGE, re.MULTILINE)
-    assert set(explained) <= {*exchange.SendError, *outcome.AnswerError}
-    assert len(explained) == len(exchange.SendError) + len(outcome.AnswerError)
+    assert set(explained) <= {*SendError, *outcome.AnswerError}
+    assert len(explained) == len(SendError) + len(outcome.AnswerError)

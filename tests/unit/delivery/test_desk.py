@@ -8,8 +8,8 @@ import pytest
 from unit.delivery import samples
 from usher_gateway import clock, documents, expressions, model
 from usher_gateway.delivery import desk as desks
-from usher_gateway.destinations import exchange
-from usher_gateway.destinations import http as http_sender
+from usher_gateway.destinations import DestinationRequest
+from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest import route
 
 KEYS = model.derive_keys(b"k" * 32)
@@ -24,12 +24,12 @@ def snapshot(transform: str = TRANSFORM, **destination: Any) -> documents.Snapsh
 
 @pytest.fixture
 def desk() -> desks.Desk:
-    made = desks.Desk(cast("http_sender.HTTPSender", None), clock.Clock(), KEYS)
+    made = desks.Desk(cast("DestinationClient", None), clock.Clock(), KEYS)
     made.apply(snapshot())
     return made
 
 
-def hold_of(prepared: exchange.Request | model.Settlement) -> model.HoldReason | None:
+def hold_of(prepared: DestinationRequest | model.Settlement) -> model.HoldReason | None:
     return prepared.hold if isinstance(prepared, model.Settlement) else None
 
 
@@ -106,5 +106,5 @@ def test_what_is_left_of_a_listener_goes_by_what_it_kept_once_another_tenant_has
     desk.apply(documents.Snapshot({moved.key: moved}, {"agency/crm": samples.destination()}))
     assert desk.live_route(mine) is None
     prepared = desk.prepare(samples.delivery(), mine)
-    assert isinstance(prepared, exchange.Request)
+    assert isinstance(prepared, DestinationRequest)
     assert prepared.body == b'{"u":"7"}'

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from unit.delivery import samples
 from usher_gateway.delivery import outcome
-from usher_gateway.destinations import exchange
+from usher_gateway.destinations import DestinationAnswer, SendError
 
 NOW = samples.RECEIVED_AT
 HOUR = 3600 * 1_000_000
 
 
-def classified(status: int = 0, error: exchange.SendError | None = None, **headers: str) -> outcome.Outcome:
+def classified(status: int = 0, error: SendError | None = None, **headers: str) -> outcome.Outcome:
     named = multidict.CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
-    return outcome.classify(exchange.Answer(status, named, b"", error), samples.destination(), NOW)
+    return outcome.classify(DestinationAnswer(status, named, b"", error), samples.destination(), NOW)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
@@ -29,8 +29,8 @@ def test_what_is_mostly_over_soon_is_retried(status: int) -> None:
     assert (result.kind, result.slow, result.blames_destination) == (outcome.Kind.Retry, False, True)
 
 
-@pytest.mark.parametrize("error", list(exchange.SendError))
-def test_no_answer_is_retried_and_speaks_of_the_destination(error: exchange.SendError) -> None:
+@pytest.mark.parametrize("error", list(SendError))
+def test_no_answer_is_retried_and_speaks_of_the_destination(error: SendError) -> None:
     result = classified(error=error)
     assert (result.kind, result.error, result.blames_destination) == (outcome.Kind.Retry, error, True)
 
@@ -68,7 +68,7 @@ def test_a_status_that_does_not_exist_is_retried(status: int) -> None:
 )
 def test_a_success_header_that_is_wanted_must_be_there(sent: dict[str, str], kind: outcome.Kind) -> None:
     destination = samples.destination(success_header=("wifiWebhookListener", "1"))
-    answer = exchange.Answer(200, multidict.CIMultiDict(sent))
+    answer = DestinationAnswer(200, multidict.CIMultiDict(sent))
     assert outcome.classify(answer, destination, NOW).kind is kind
 
 

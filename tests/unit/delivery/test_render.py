@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from unit.delivery import samples
 from usher_gateway import model
 from usher_gateway.delivery import render
-from usher_gateway.destinations import exchange, http
+from usher_gateway.destinations import DestinationRequest
 
 NOW = samples.RECEIVED_AT + 250_000
 
 
 def request_for(
     delivery: model.Delivery, transformed: Any = render.NOT_TRANSFORMED, **changes: Any
-) -> exchange.Request:
+) -> DestinationRequest:
     target = render.prepare(samples.destination(**changes))
     request = render.render(target, delivery, samples.ROUTE, NOW, transformed)
-    assert isinstance(request, exchange.Request)
+    assert isinstance(request, DestinationRequest)
     return request
 
 
-def headers_of(request: exchange.Request) -> dict[str, str]:
+def headers_of(request: DestinationRequest) -> dict[str, str]:
     names = [name.lower() for name, _ in request.headers]
     assert len(names) == len(set(names)), "each header once"
     return {name.lower(): value for name, value in request.headers}
@@ -72,7 +72,7 @@ def test_what_is_signed_is_what_is_sent() -> None:
     for form in ("Verbatim", "CloudEvents", "CloudEventsBinary"):
         target = render.prepare(samples.destination(format=form, signing_secrets=(secret,)))
         request = render.render(target, samples.delivery(), samples.ROUTE, now * 1_000_000)
-        assert isinstance(request, exchange.Request)
+        assert isinstance(request, DestinationRequest)
         standardwebhooks.Webhook(secret).verify(request.body, headers_of(request))
 
 
@@ -109,11 +109,9 @@ def test_no_accepted_header_value_ever_breaks_the_request_into_more_lines(value:
         request = request_for(samples.delivery(), headers=(("X-Key", value),))
     except model.ConfigurationError:
         return
-    endpoint = http.parse_endpoint(request.url)
-    assert endpoint is not None
-    data = http.encode(endpoint, request)
-    assert data is not None
-    assert data.count(b"\r\n") == len(request.headers) + 4
+    head = "".join([f"{name}: {value}\r\n" for name, value in request.headers]).encode()
+    assert len(head.splitlines()) == len(request.headers)
+    assert b"\0" not in head
 
 
 def test_a_transform_sends_its_value_as_json() -> None:
@@ -202,7 +200,7 @@ def test_a_binary_events_header_is_encoded_as_the_binding_says() -> None:
     route = model.RouteDefinition(model.ListenerName("agency", "acme", "lobby"), 'Euro € "50%" x', "agency/crm")
     target = render.prepare(samples.destination(format="CloudEventsBinary"))
     request = render.render(target, samples.delivery(), route, NOW)
-    assert isinstance(request, exchange.Request)
+    assert isinstance(request, DestinationRequest)
     assert headers_of(request)["ce-usherroute"] == "Euro%20%E2%82%AC%20%2250%25%22%20x"
 
 
@@ -217,7 +215,7 @@ def test_the_id_stays_over_attempts_and_the_timestamp_does_not() -> None:
     first = render.render(target, delivery, samples.ROUTE, NOW)
     delivery.attempts = 1
     second = render.render(target, delivery, samples.ROUTE, NOW + 5_000_000)
-    assert isinstance(first, exchange.Request)
-    assert isinstance(second, exchange.Request)
+    assert isinstance(first, DestinationRequest)
+    assert isinstance(second, DestinationRequest)
     assert headers_of(first)["webhook-id"] == headers_of(second)["webhook-id"]
     assert headers_of(first)["webhook-timestamp"] != headers_of(second)["webhook-timestamp"]

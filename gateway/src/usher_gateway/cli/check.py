@@ -112,17 +112,18 @@ def _out_of_reach(
     from usher_gateway.resources import conditions
 
     for key, destination in configuration.snapshot.destinations.items():
-        endpoint, loaded = http.parse_endpoint(destination.url), configuration.objects.get(("Destination", key))
-        if endpoint is None or loaded is None or not _is_address(endpoint.host):
+        url, loaded = http.parse_url(destination.url), configuration.objects.get(("Destination", key))
+        host, port = (url.raw_host, url.port) if url else (None, None)
+        if url is None or loaded is None or not host or not port or not _is_address(host):
             continue
-        reason = guard.refusal(endpoint.host, endpoint.port, endpoint.host)
+        reason = guard.refusal(host, port, host)
         if reason is not None and reason != "Loopback":
             yield conditions.Problem(
                 loaded.file,
                 loaded.line_of("spec.http.url"),
                 "spec.http.url",
-                f"{endpoint.host} is no public address ({reason}): nothing is sent there unless it is allowed",
-                f"where it is meant to be: `--allow-destination {endpoint.authority}`, here as in `usher run`",
+                f"{host} is no public address ({reason}): nothing is sent there unless it is allowed",
+                f"where it is meant to be: `--allow-destination {url.host_port_subcomponent}`, here as in `usher run`",
                 "notice",
                 f"Destination {key}",
             )

@@ -4,7 +4,7 @@ import msgspec
 
 from usher_gateway import documents, model
 from usher_gateway.delivery import outcome, retry
-from usher_gateway.destinations import exchange
+from usher_gateway.destinations import DestinationAnswer
 
 KEPT_ANSWER_BYTES = 256
 """How much of the last answer a dead delivery keeps."""
@@ -19,7 +19,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 def ended(
     delivery: model.Delivery,
-    answer: exchange.Answer,
+    answer: DestinationAnswer,
     destination: documents.Destination,
     now: int,
     randomness: float,
@@ -59,7 +59,7 @@ _SETTLED_AS = {
 
 
 def _settlement(
-    delivery: model.Delivery, answer: exchange.Answer, result: outcome.Outcome, decision: retry.Decision, now: int
+    delivery: model.Delivery, answer: DestinationAnswer, result: outcome.Outcome, decision: retry.Decision, now: int
 ) -> model.Settlement:
     settled_as = _SETTLED_AS[decision.step]
     return model.Settlement(

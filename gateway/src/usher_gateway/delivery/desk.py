@@ -8,8 +8,8 @@ import structlog
 from usher_gateway import clock as clocks
 from usher_gateway import documents, expressions, model
 from usher_gateway.delivery import attempt, render, retry
-from usher_gateway.destinations import exchange
-from usher_gateway.destinations import http as http_sender
+from usher_gateway.destinations import DestinationAnswer, DestinationRequest
+from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest import identify, normalise, route, validate
 
 _log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ class Books:
 class Desk:
     """Where attempts are prepared and concluded."""
 
-    def __init__(self, sender: http_sender.HTTPSender, clock: clocks.Clock, keys: model.Keys) -> None:
+    def __init__(self, sender: DestinationClient, clock: clocks.Clock, keys: model.Keys) -> None:
         self.sender, self.clock = sender, clock
         self.books = Books()
         self.gone: set[str] = set()
@@ -128,7 +128,7 @@ class Desk:
 
     def prepare(
         self, delivery: model.Delivery, definition: model.RouteDefinition
-    ) -> exchange.Request | model.Settlement:
+    ) -> DestinationRequest | model.Settlement:
         """The request of the next attempt; or the settlement in its place: expired, or held."""
         now = self.clock.now()
         if retry.expired(delivery, now):
@@ -157,13 +157,13 @@ class Desk:
             return attempt.held(delivery, model.HoldReason.FormatError, now)
         return rendered
 
-    async def send(self, request: exchange.Request, definition: model.RouteDefinition) -> exchange.Answer:
+    async def send(self, request: DestinationRequest, definition: model.RouteDefinition) -> DestinationAnswer:
         """Send one request; never raises but for cancellation."""
         destination = self.destination(definition.destination)
         return await self.sender.send(request, destination.timeout_seconds if destination else 10)
 
     def conclude(
-        self, delivery: model.Delivery, definition: model.RouteDefinition, answer: exchange.Answer
+        self, delivery: model.Delivery, definition: model.RouteDefinition, answer: DestinationAnswer
     ) -> attempt.Ended:
         """What an answer means for the delivery, and for its destination."""
         now = self.clock.now()

@@ -6,7 +6,7 @@ import enum
 import msgspec
 
 from usher_gateway import documents, model
-from usher_gateway.destinations import exchange
+from usher_gateway.destinations import DestinationAnswer, SendError
 
 MAX_RETRY_AFTER_SECONDS = 3600
 """How long a destination may put off the next attempt by ``Retry-After``."""
@@ -24,7 +24,7 @@ class Kind(enum.Enum):
 
 
 class AnswerError(enum.StrEnum):
-    """Why an answer is not taken as delivered; ``exchange.SendError`` has the codes where there was no answer."""
+    """Why an answer is not taken as delivered; ``SendError`` has the codes where there was no answer."""
 
     SuccessHeaderMissing = "SuccessHeaderMissing"
     Redirected = "Redirected"
@@ -71,10 +71,10 @@ _SUCCESS_HEADER_MISSING = Outcome(Kind.Retry, AnswerError.SuccessHeaderMissing, 
 _REDIRECTED = Outcome(Kind.Retry, AnswerError.Redirected, slow=True, blames_destination=True)
 _REJECTED = Outcome(Kind.Dead, AnswerError.Rejected)
 _SERVER_ERROR = Outcome(Kind.Retry, AnswerError.ServerError, blames_destination=True)
-_BAD_ANSWER = Outcome(Kind.Retry, exchange.SendError.BadAnswer, blames_destination=True)
+_BAD_ANSWER = Outcome(Kind.Retry, SendError.BadAnswer, blames_destination=True)
 
 
-def classify(answer: exchange.Answer, destination: documents.Destination, now: int) -> Outcome:
+def classify(answer: DestinationAnswer, destination: documents.Destination, now: int) -> Outcome:
     """What an answer means. ``now`` (microseconds) is for a ``Retry-After`` that is a date."""
     if answer.error is not None:
         return _without_answer(answer.error)
@@ -102,16 +102,16 @@ def retry_after(value: str, now: int) -> int:
     return max(0, min(int(moment) * model.MICROSECONDS - now, MAX_RETRY_AFTER_SECONDS * model.MICROSECONDS))
 
 
-def _without_answer(error: exchange.SendError) -> Outcome:
+def _without_answer(error: SendError) -> Outcome:
     return Outcome(
         Kind.Retry,
         error,
-        slow=error in (exchange.SendError.AddressForbidden, exchange.SendError.BadRequest),
+        slow=error in (SendError.AddressForbidden, SendError.BadRequest),
         blames_destination=True,
     )
 
 
-def _confirmed(answer: exchange.Answer, wanted: tuple[str, str] | None) -> bool:
+def _confirmed(answer: DestinationAnswer, wanted: tuple[str, str] | None) -> bool:
     return wanted is None or answer.headers.get(wanted[0].lower(), "").strip() == wanted[1]
 
 

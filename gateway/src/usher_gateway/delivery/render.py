@@ -15,7 +15,7 @@ import msgspec
 import usher_gateway
 from usher_gateway import documents, model
 from usher_gateway.delivery import sign
-from usher_gateway.destinations import exchange
+from usher_gateway.destinations import DestinationRequest
 
 EVENT_TYPE = "dev.usher.visit"
 """CloudEvents ``type``."""
@@ -86,7 +86,7 @@ def render(
     route: model.RouteDefinition,
     now: int,
     transformed: Any = NOT_TRANSFORMED,
-) -> exchange.Request | FormatError:
+) -> DestinationRequest | FormatError:
     """The request of the next attempt. ``delivery.body`` must be there; ``transformed`` is the transform's value."""
     webhook_id = model.format_id(delivery.id)
     content = _document(delivery, transformed)
@@ -106,7 +106,7 @@ def render(
     if not target.own_content_type:
         headers.append(("content-type", content.content_type))
     headers += target.headers
-    return exchange.Request(target.destination.method, target.destination.url, headers, content.body)
+    return DestinationRequest(target.destination.method, target.destination.url, headers, content.body)
 
 
 def _document(delivery: model.Delivery, transformed: Any) -> Content | FormatError:

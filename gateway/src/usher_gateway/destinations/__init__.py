@@ -1,1 +1,48 @@
-"""One sender per destination type, found by listing this package."""
+"""Clients for destinations, one module per destination type, and the values that they take and return."""
+
+import enum
+from collections.abc import Mapping
+
+import msgspec
+
+MAX_ANSWER_BYTES = 1024
+"""How many bytes of an answer's body a client reads."""
+
+
+class SendError(enum.StrEnum):
+    """Why an attempt got no answer. Codes only: a peer's own words never get into logs, metrics or the store."""
+
+    Timeout = "Timeout"
+    """The destination sent no complete response head within its time limit, or did not finish the TLS handshake."""
+    NameNotResolved = "NameNotResolved"
+    AddressForbidden = "AddressForbidden"
+    ConnectError = "ConnectError"
+    """The connection was refused, the address was unreachable, or there was no connection within the time limit."""
+    TLSError = "TLSError"
+    """The TLS handshake failed: the certificate is not valid for the host, or the peer has no TLS 1.2 or later."""
+    Reset = "Reset"
+    """The connection ended before the response head was complete."""
+    BadAnswer = "BadAnswer"
+    """The peer sent something that is not HTTP/1.x, or a response head over the limits."""
+    BadRequest = "BadRequest"
+    """The URL or a header cannot be sent. The client sent nothing."""
+
+
+class DestinationRequest(msgspec.Struct):
+    """One HTTP request to a destination. The client adds ``Host``, ``Content-Length`` and nothing else."""
+
+    method: str
+    url: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class DestinationAnswer(msgspec.Struct):
+    """What a destination answered. If ``error`` is set, it did not answer and ``status`` is 0."""
+
+    status: int = 0
+    headers: Mapping[str, str] = {}
+    """Header names compare without case."""
+    body: bytes = b""
+    """The first ``MAX_ANSWER_BYTES`` at most, as sent (never decompressed)."""
+    error: SendError | None = None

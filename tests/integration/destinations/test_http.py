@@ -1,4 +1,4 @@
-"""The sender against peers that behave, on loopback."""
+"""The client against peers that behave, on loopback."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from integration.destinations import peers
-from usher_gateway.destinations import address_guard, exchange, http, resolver
+from usher_gateway.destinations import DestinationRequest, SendError, address_guard, resolver
+from usher_gateway.destinations.http import DestinationClient
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nwifiWebhookListener: 1\r\n\r\nok"
 
@@ -25,36 +26,36 @@ def lookup(host: str, port: int) -> list[resolver.SocketAddress]:
 
 
 @pytest.fixture
-async def sender() -> AsyncIterator[http.HTTPSender]:
+async def client() -> AsyncIterator[DestinationClient]:
     guard = address_guard.AddressGuard(["127.0.0.1/32"])
-    made = http.HTTPSender(guard, resolver.Resolver(lookup))
+    made = DestinationClient(guard=guard, resolver=resolver.Resolver(lookup))
     yield made
     await made.close()
 
 
-def request_to(url: str, body: bytes = b'{"a":1}') -> exchange.Request:
-    return exchange.Request("POST", url, [("content-type", "application/json"), ("webhook-id", "x")], body)
+def request_to(url: str, body: bytes = b'{"a":1}') -> DestinationRequest:
+    return DestinationRequest("POST", url, [("content-type", "application/json"), ("webhook-id", "x")], body)
 
 
-async def test_a_request_arrives_as_it_was_made_and_the_answer_comes_back(sender: http.HTTPSender) -> None:
+async def test_a_request_arrives_as_it_was_made_and_the_answer_comes_back(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
-        answer = await sender.send(request_to(peer.url()), 5)
+        answer = await client.send(request_to(peer.url()), 5)
     assert (answer.status, answer.body, answer.error) == (200, b"ok", None)
     assert answer.headers["WIFIWEBHOOKLISTENER"] == "1"
-    head = f"POST /hook?a=1 HTTP/1.1\r\nhost: 127.0.0.1:{peer.port}\r\ncontent-type: application/json\r\n"
-    assert peer.requests == [f'{head}webhook-id: x\r\ncontent-length: 7\r\n\r\n{{"a":1}}'.encode()]
+    head = f"POST /hook?a=1 HTTP/1.1\r\nHost: 127.0.0.1:{peer.port}\r\ncontent-type: application/json\r\n"
+    assert peer.requests == [f'{head}webhook-id: x\r\nContent-Length: 7\r\n\r\n{{"a":1}}'.encode()]
 
 
-async def test_connections_are_kept_and_used_again(sender: http.HTTPSender) -> None:
+async def test_connections_are_kept_and_used_again(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
         for _ in range(20):
-            assert (await sender.send(request_to(peer.url()), 5)).status == 200
-        assert (peer.connections, sender.idle_connections) == (1, 1)
+            assert (await client.send(request_to(peer.url()), 5)).status == 200
+        assert (peer.connections, client.idle_connections) == (1, 1)
 
 
-async def test_requests_at_the_same_time_use_connections_of_their_own(sender: http.HTTPSender) -> None:
+async def test_requests_at_the_same_time_use_connections_of_their_own(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
-        answers = await asyncio.gather(*[sender.send(request_to(peer.url()), 5) for _ in range(8)])
+        answers = await asyncio.gather(*[client.send(request_to(peer.url()), 5) for _ in range(8)])
         assert [answer.status for answer in answers] == [200] * 8
         assert peer.connections == 8
 
@@ -68,77 +69,81 @@ async def test_requests_at_the_same_time_use_connections_of_their_own(sender: ht
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok???",
     ],
 )
-async def test_a_connection_that_cannot_be_trusted_on_is_not_used_again(sender: http.HTTPSender, answer: bytes) -> None:
+async def test_a_connection_that_cannot_be_trusted_on_is_not_used_again(
+    client: DestinationClient, answer: bytes
+) -> None:
     async with peers.serving(peers.answering(answer)) as peer:
         for expected in (1, 2):
-            got = await sender.send(request_to(peer.url()), 5)
+            got = await client.send(request_to(peer.url()), 5)
             assert (got.status, got.body) == (200, b"ok")
-            assert (peer.connections, sender.idle_connections) == (expected, 0)
+            assert (peer.connections, client.idle_connections) == (expected, 0)
 
 
 @pytest.mark.parametrize("status", [204, 304])
-async def test_an_answer_without_a_body_keeps_the_connection(sender: http.HTTPSender, status: int) -> None:
+async def test_an_answer_without_a_body_keeps_the_connection(client: DestinationClient, status: int) -> None:
     async with peers.serving(peers.answering(f"HTTP/1.1 {status} X\r\n\r\n".encode())) as peer:
         for _ in range(2):
-            assert (await sender.send(request_to(peer.url()), 5)).status == status
+            assert (await client.send(request_to(peer.url()), 5)).status == status
         assert peer.connections == 1
 
 
-async def test_a_chunked_answer_keeps_the_connection(sender: http.HTTPSender) -> None:
+async def test_a_chunked_answer_keeps_the_connection(client: DestinationClient) -> None:
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n"
     async with peers.serving(peers.answering(answer)) as peer:
         for _ in range(2):
-            assert (await sender.send(request_to(peer.url()), 5)).body == b"ok"
+            assert (await client.send(request_to(peer.url()), 5)).body == b"ok"
         assert peer.connections == 1
 
 
-async def test_an_answer_that_ends_with_the_connection_is_whole(sender: http.HTTPSender) -> None:
+async def test_an_answer_that_ends_with_the_connection_is_whole(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\n\r\no", b"k", keep=False)) as peer:
-        answer = await sender.send(request_to(peer.url()), 5)
+        answer = await client.send(request_to(peer.url()), 5)
     assert (answer.status, answer.body) == (200, b"ok")
 
 
-async def test_interim_answers_are_passed_over(sender: http.HTTPSender) -> None:
+async def test_interim_answers_are_passed_over(client: DestinationClient) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
     async with peers.serving(peers.answering(interim, OK)) as peer:
         for _ in range(2):
-            assert (await sender.send(request_to(peer.url()), 5)).status == 200
+            assert (await client.send(request_to(peer.url()), 5)).status == 200
         assert peer.connections == 1
 
 
-async def test_a_redirect_is_an_answer_and_is_not_followed(sender: http.HTTPSender) -> None:
+async def test_a_redirect_is_an_answer_and_is_not_followed(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as other:
         moved = f"HTTP/1.1 307 Moved\r\nLocation: {other.url()}\r\nContent-Length: 0\r\n\r\n".encode()
         async with peers.serving(peers.answering(moved)) as peer:
-            assert (await sender.send(request_to(peer.url()), 5)).status == 307
+            assert (await client.send(request_to(peer.url()), 5)).status == 307
         assert other.connections == 0
 
 
-async def test_a_compressed_answer_is_not_inflated(sender: http.HTTPSender) -> None:
+async def test_a_compressed_answer_is_not_inflated(client: DestinationClient) -> None:
     body = b"\x1f\x8b not really gzip"
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     async with peers.serving(peers.answering(head + body)) as peer:
-        assert (await sender.send(request_to(peer.url()), 5)).body == body
+        assert (await client.send(request_to(peer.url()), 5)).body == body
 
 
-async def test_a_cookie_is_never_sent_back(sender: http.HTTPSender) -> None:
+async def test_a_cookie_is_never_sent_back(client: DestinationClient) -> None:
     async with peers.serving(
         peers.answering(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
     ) as peer:
         for _ in range(2):
-            await sender.send(request_to(peer.url()), 5)
+            await client.send(request_to(peer.url()), 5)
     assert peer.requests[0] == peer.requests[1]
 
 
-async def test_a_proxy_of_the_environment_is_not_used(sender: http.HTTPSender, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_of_the_environment_is_not_used(
+    client: DestinationClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with peers.serving(peers.answering(OK)) as proxy, peers.serving(peers.answering(OK)) as peer:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url())
-        assert (await sender.send(request_to(peer.url()), 5)).status == 200
+        assert (await client.send(request_to(peer.url()), 5)).status == 200
         assert (proxy.connections, peer.connections) == (0, 1)
 
 
-async def test_a_request_on_a_connection_that_the_peer_had_closed_is_sent_again(sender: http.HTTPSender) -> None:
+async def test_a_request_on_a_connection_that_the_peer_had_closed_is_sent_again(client: DestinationClient) -> None:
     async def closes_on_the_second(
         peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -148,11 +153,11 @@ async def test_a_request_on_a_connection_that_the_peer_had_closed_is_sent_again(
 
     async with peers.serving(closes_on_the_second) as peer:
         for _ in range(2):
-            assert (await sender.send(request_to(peer.url()), 5)).status == 200
+            assert (await client.send(request_to(peer.url()), 5)).status == 200
         assert peer.connections == 2
 
 
-async def test_what_comes_late_and_unasked_is_no_answer_to_the_next_request(sender: http.HTTPSender) -> None:
+async def test_what_comes_late_and_unasked_is_no_answer_to_the_next_request(client: DestinationClient) -> None:
     late, answered = threading.Event(), threading.Event()
 
     def serve(listening: socket.socket) -> None:
@@ -175,48 +180,50 @@ async def test_what_comes_late_and_unasked_is_no_answer_to_the_next_request(send
         thread = threading.Thread(target=serve, args=(listening,), daemon=True)
         thread.start()
         request = request_to(f"http://127.0.0.1:{listening.getsockname()[1]}/hook")
-        assert (await sender.send(request, 5)).status == 200
+        assert (await client.send(request, 5)).status == 200
         wait_standing_still()
-        assert (await sender.send(request, 5)).status == 500
-        await sender.close()
+        assert (await client.send(request, 5)).status == 500
+        await client.close()
         await asyncio.to_thread(thread.join, 10)
 
 
 async def test_no_more_connections_are_kept_than_may_be() -> None:
-    sender = http.HTTPSender(address_guard.AddressGuard(["127.0.0.1/32"]), resolver.Resolver(lookup), max_idle=1)
+    client = DestinationClient(
+        guard=address_guard.AddressGuard(["127.0.0.1/32"]), resolver=resolver.Resolver(lookup), max_idle=1
+    )
     async with peers.serving(peers.answering(OK)) as peer, peers.serving(peers.answering(OK)) as other:
         for url in (peer.url(), other.url(), peer.url()):
-            assert (await sender.send(request_to(url), 5)).status == 200
-        assert (sender.idle_connections, peer.connections) == (1, 1)
-        await sender.close()
+            assert (await client.send(request_to(url), 5)).status == 200
+        assert (client.idle_connections, peer.connections) == (1, 1)
+        await client.close()
 
 
 async def test_without_a_descriptor_left_idle_connections_are_given_up_and_the_rest_is_a_code(
-    sender: http.HTTPSender,
+    client: DestinationClient,
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with peers.serving(peers.answering(OK)) as peer, peers.serving(peers.answering(OK)) as other:
-        assert (await sender.send(request_to(peer.url()), 5)).status == 200
-        assert sender.idle_connections == 1
+        assert (await client.send(request_to(peer.url()), 5)).status == 200
+        assert client.idle_connections == 1
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-            answer = await sender.send(request_to(other.url()), 5)
+            answer = await client.send(request_to(other.url()), 5)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert (answer.error, sender.idle_connections) == (exchange.SendError.ConnectError, 0)
+        assert (answer.error, client.idle_connections) == (SendError.ConnectError, 0)
 
 
-async def test_a_large_body_arrives_whole(sender: http.HTTPSender) -> None:
+async def test_a_large_body_arrives_whole(client: DestinationClient) -> None:
     body = bytes(range(256)) * 4096
     async with peers.serving(peers.answering(OK)) as peer:
         for _ in range(2):
-            assert (await sender.send(request_to(peer.url(), body), 5)).status == 200
+            assert (await client.send(request_to(peer.url(), body), 5)).status == 200
     assert all(request.endswith(body) for request in peer.requests)
 
 
-async def test_an_address_is_checked_when_it_is_connected_to_not_when_it_is_named(sender: http.HTTPSender) -> None:
+async def test_an_address_is_checked_when_it_is_connected_to_not_when_it_is_named(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
-        assert (await sender.send(request_to(peer.url("mixed.example")), 5)).status == 200
+        assert (await client.send(request_to(peer.url("mixed.example")), 5)).status == 200
         assert peer.connections == 1
 
 
@@ -228,54 +235,54 @@ async def test_a_name_that_comes_to_mean_another_address_gains_nothing() -> None
 
     now = [0.0]
     names = resolver.Resolver(rebinding, lambda: now[0])
-    sender = http.HTTPSender(address_guard.AddressGuard(["127.0.0.1/32"]), names)
+    client = DestinationClient(guard=address_guard.AddressGuard(["127.0.0.1/32"]), resolver=names)
     closing = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     async with peers.serving(peers.answering(closing)) as peer:
         url = peer.url("rebinds.example")
-        assert (await sender.send(request_to(url), 5)).status == 200
-        now[0] += resolver.KEEP_SECONDS + resolver.KEEP_OLD_SECONDS
-        assert (await sender.send(request_to(url), 5)).error is exchange.SendError.AddressForbidden
-    await sender.close()
+        assert (await client.send(request_to(url), 5)).status == 200
+        now[0] += resolver.FRESH_SECONDS + resolver.STALE_SECONDS
+        assert (await client.send(request_to(url), 5)).error is SendError.AddressForbidden
+    await client.close()
 
 
 @pytest.mark.parametrize(
     ("url", "error"),
     [
-        ("http://127.0.0.1:1/", exchange.SendError.ConnectError),
-        ("http://nowhere.example/", exchange.SendError.NameNotResolved),
-        ("ftp://crm.example/", exchange.SendError.BadRequest),
-        ("http:///x", exchange.SendError.BadRequest),
-        ("http://user:word@crm.example/", exchange.SendError.BadRequest),
-        ("http://crm.example:99999/", exchange.SendError.BadRequest),
-        ("//crm.example", exchange.SendError.BadRequest),
-        ("", exchange.SendError.BadRequest),
+        ("http://127.0.0.1:1/", SendError.ConnectError),
+        ("http://nowhere.example/", SendError.NameNotResolved),
+        ("ftp://crm.example/", SendError.BadRequest),
+        ("http:///x", SendError.BadRequest),
+        ("http://user:word@crm.example/", SendError.BadRequest),
+        ("http://crm.example:99999/", SendError.BadRequest),
+        ("//crm.example", SendError.BadRequest),
+        ("", SendError.BadRequest),
     ],
 )
-async def test_what_cannot_be_reached_is_a_code(sender: http.HTTPSender, url: str, error: exchange.SendError) -> None:
-    assert (await sender.send(request_to(url), 5)).error is error
+async def test_what_cannot_be_reached_is_a_code(client: DestinationClient, url: str, error: SendError) -> None:
+    assert (await client.send(request_to(url), 5)).error is error
 
 
 @pytest.mark.parametrize("header", [("a", "b\r\nc: d"), ("a\r\nc", "d"), ("a", "\n"), ("a", "\0"), ("a", "\ud800")])
-async def test_a_header_that_leaves_its_line_is_never_sent(sender: http.HTTPSender, header: tuple[str, str]) -> None:
+async def test_a_header_that_leaves_its_line_is_never_sent(client: DestinationClient, header: tuple[str, str]) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
-        request = exchange.Request("POST", peer.url(), [header], b"")
-        assert (await sender.send(request, 5)).error is exchange.SendError.BadRequest
+        request = DestinationRequest("POST", peer.url(), [header], b"")
+        assert (await client.send(request, 5)).error is SendError.BadRequest
         assert peer.connections == 0
 
 
-async def test_a_cancelled_attempt_ends_its_connection(sender: http.HTTPSender) -> None:
+async def test_a_cancelled_attempt_ends_its_connection(client: DestinationClient) -> None:
     async with peers.serving(peers.hanging) as peer:
-        task = asyncio.create_task(sender.send(request_to(peer.url()), 30))
+        task = asyncio.create_task(client.send(request_to(peer.url()), 30))
         async with asyncio.timeout(5):
             await peer.seen.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert sender.idle_connections == 0
+        assert client.idle_connections == 0
 
 
-async def test_after_closing_nothing_is_kept(sender: http.HTTPSender) -> None:
+async def test_after_closing_nothing_is_kept(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
-        await sender.send(request_to(peer.url()), 5)
-        await sender.close()
-        assert sender.idle_connections == 0
+        await client.send(request_to(peer.url()), 5)
+        await client.close()
+        assert client.idle_connections == 0
