@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections import Counter
 
-import kopf
 import pytest
 import structlog
 from aiohttp import web
 
-from usher_operator import api, leader, settings
+from usher_gateway.kube import access, client
+from usher_operator import leader, settings
 from usher_operator.settings import OperatorSettings
 
 WAIT_SECONDS = 0.6
@@ -32,8 +32,9 @@ async def test_a_lease_that_cannot_be_made_is_told_and_tried_again_after_a_while
     try:
         host, port = runner.addresses[0][:2]
         timing = settings.Timing(retry=WAIT_SECONDS * 0.7)
-        async with api.Api(lambda: kopf.ConnectionInfo(server=f"http://{host}:{port}")) as client:
-            part = leader.LeaderLease(client, OperatorSettings(timing=timing, identity="me"), time.monotonic)
+        connection = access.Connection(server=f"http://{host}:{port}")
+        async with client.Client(access.Access(lambda _: connection)) as opened:
+            part = leader.LeaderLease(opened, OperatorSettings(timing=timing, identity="me"), time.monotonic)
             with structlog.testing.capture_logs() as logs, pytest.raises(TimeoutError):
                 async with asyncio.timeout(WAIT_SECONDS):
                     await part.acquire()

@@ -20,9 +20,9 @@ import msgspec
 import structlog
 
 from usher_gateway import logs
-from usher_operator import api as apis
+from usher_gateway.kube import access
+from usher_gateway.kube.client import ApiError, Client
 from usher_operator import (
-    connection,
     follow,
     handlers,
     kinds,
@@ -44,6 +44,8 @@ from usher_operator.writer import ChildWriter, StatusWriter
 
 _log = structlog.get_logger(__name__)
 
+_PAGE_ROWS = 500
+
 _STOP_SECONDS = 1.0
 """How long a cancelled task may take to end."""
 
@@ -60,15 +62,12 @@ class Operator:
         settings.check()
         identity = settings.identity or f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self.settings = msgspec.structs.replace(settings, identity=identity)
-        self._environ = environ
         self._stop = asyncio.Event()
         self._kopf_stop = asyncio.Event()
         self._failed = False
-        connection.load(settings.kubeconfig, environ)  # fail before anything starts if the kubeconfig is wrong
+        self._access = access.find_access(settings.kubeconfig, environ, access.default_kubeconfig(environ))
+        self._login = handlers.KopfLogin(self._access)
         self._build()
-
-    def _connect(self) -> kopf.ConnectionInfo:
-        return connection.load(self.settings.kubeconfig, self._environ)
 
     def stop(self) -> None:
         """Ask the operator to end. Idempotent."""
@@ -83,9 +82,13 @@ class Operator:
         self.admin = HealthServer(
             settings.admin, health=self.health, metrics=self.metrics, before_scrape=self._update_gauges
         )
-        self.api = apis.Api(self._connect, self.metrics.count_request)
+        self.api = Client(
+            self._access,
+            field_manager=kinds.FIELD_MANAGER,
+            count_request=self.metrics.count_request,
+            may_write=lambda: self.lease.may_write,
+        )
         self.lease = leader.LeaderLease(self.api, settings, time.monotonic)
-        self.api.may_write = lambda: self.lease.may_write
         self.cache = Cache(settings, expect_event=self.health.expect_event)
         self.queue: Workqueue[Key] = Workqueue(
             clock=time.monotonic,
@@ -253,7 +256,7 @@ class Operator:
     async def _ensure_installation(self) -> bool:
         try:
             is_there = await self.installation.ensure()
-        except apis.ApiError as error:
+        except ApiError as error:
             self.health.set_ready("install", f"the operator cannot read or create the install's Secrets: {error}")
             _log.error("install_secrets_not_read", error=str(error))
             return False
@@ -279,7 +282,7 @@ class Operator:
     async def _watch(self) -> None:
         """Run kopf until it is stopped."""
         registry = handlers.register(self.handlers, tuple(kind for kind in self._kinds() if kind in kinds.DECLARED))
-        kopf.on.login(registry=registry)(self._login)
+        kopf.on.login(registry=registry)(self._login.log_in)
         handlers.RestartWatcher(self.resync).install()
         ready = asyncio.Event()
         signals = asyncio.create_task(self._restore_signals(ready), name="signals")
@@ -294,9 +297,6 @@ class Operator:
             )
         finally:
             signals.cancel()
-
-    def _login(self, **_: Any) -> kopf.ConnectionInfo:
-        return self._connect()
 
     async def _restore_signals(self, ready: asyncio.Event) -> None:
         """Take the signals back from kopf, which would stop before the Lease is released."""
@@ -348,7 +348,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
     settings.watching.connect_timeout = 5
-    settings.watching.chunk_size = apis.CHUNK
+    settings.watching.chunk_size = _PAGE_ROWS
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 0.5

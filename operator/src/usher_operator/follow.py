@@ -10,7 +10,7 @@ import contextlib
 
 import structlog
 
-from usher_operator import api as apis
+from usher_gateway.kube.client import ApiError, Client, Raw
 from usher_operator import handlers, kinds, resync
 from usher_operator.health import Health
 
@@ -23,7 +23,7 @@ _AGAIN_SECONDS = 1.0
 class Follower:
     """Watches kinds, for ever."""
 
-    def __init__(self, api: apis.Api, reader: resync.Resync, handling: handlers.Handlers, alive: Health) -> None:
+    def __init__(self, api: Client, reader: resync.Resync, handling: handlers.Handlers, alive: Health) -> None:
         self._api, self._resync, self._handlers, self._health = api, reader, handling, alive
         self._followed: set[kinds.Watched] = set()
         self._wanted: asyncio.Queue[kinds.Watched] = asyncio.Queue()
@@ -54,16 +54,17 @@ class Follower:
 
     async def _watch(self, kind: kinds.Watched, version: str) -> str:
         """Until the stream ends; returns where to go on: nowhere if everything has to be read anew."""
-        parameters = {"labelSelector": kind.selector, "resourceVersion": version}
         try:
-            async with contextlib.aclosing(self._api.watch(self._resync.collection(kind), parameters)) as events:
+            path = self._resync.collection(kind)
+            watch = self._api.watch(path, Raw, resource_version=version, selector=kind.selector)
+            async with contextlib.aclosing(watch) as events:
                 async for event in events:
-                    version = event["object"]["metadata"]["resourceVersion"]
-                    if event["type"] == "BOOKMARK":
+                    version = event.resource_version
+                    if event.type == "BOOKMARK":
                         self._health.saw_event(kind.name)
                     else:
-                        self._handlers.on_event(kind, event["type"], event["object"])
-        except apis.ApiError as error:
+                        self._handlers.on_event(kind, event.type, event.item)
+        except ApiError as error:
             if error.status in {_GONE, 404}:
                 return ""
             _log.warning("watch_ended", kind=kind.name, status=error.status, reason=error.reason)

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import yarl
 
-from usher_operator import api as apis
+from usher_gateway.kube.client import ApiError, Client, Raw
 from usher_operator.cache import Cache
 from usher_operator.installation import Installation
 from usher_operator.metrics import OperatorMetrics
@@ -168,7 +168,7 @@ class GatewayObserver:
     def __init__(
         self,
         *,
-        api: apis.Api,
+        api: Client,
         settings: OperatorSettings,
         cache: Cache,
         queue: Workqueue[Key],
@@ -260,8 +260,10 @@ class GatewayObserver:
             return self._urls
         path = f"{_SLICES}/namespaces/{service.namespace}/endpointslices"
         try:
-            pages = [page async for page in self._api.pages(path, f"kubernetes.io/service-name={service.name}")]
-        except apis.ApiError as error:
+            pages = [
+                page async for page in self._api.pages(path, Raw, selector=f"kubernetes.io/service-name={service.name}")
+            ]
+        except ApiError as error:
             _log.warning("gateways_not_listed", error=str(error))
             return self._urls if self._listed_at else None
         self._listed_at = now

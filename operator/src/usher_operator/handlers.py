@@ -4,12 +4,15 @@ Only ``on.event``: kopf writes nothing to any object, no finalizer, no annotatio
 anew, and never reports what was deleted meanwhile; both are made good here by asking for a complete reading.
 """
 
+import base64
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import kopf
 
+from usher_gateway import model
+from usher_gateway.kube.access import Access, Connection
 from usher_operator import kinds, removals, resync
 from usher_operator.cache import Cache
 from usher_operator.health import Health
@@ -160,3 +163,43 @@ class RestartWatcher(logging.Filter):
         logger = logging.getLogger(_WATCHING_LOGGER)
         logger.setLevel(logging.DEBUG)
         logger.addFilter(self)
+
+
+class KopfLogin:
+    """Gives kopf the operator's own connection."""
+
+    def __init__(self, access: Access) -> None:
+        """Load the connection once, so that what kopf cannot use is an error before anything starts."""
+        self._access = access
+        self._is_first = True
+        connection_info(access.load())
+
+    async def log_in(self, **_: Any) -> kopf.ConnectionInfo:
+        """Called by kopf at the start, and again after the API server answered 401."""
+        if not self._is_first:
+            self._access.reject()
+        self._is_first = False
+        return connection_info(await self._access.connection())
+
+
+def connection_info(connection: Connection) -> kopf.ConnectionInfo:
+    """A connection in kopf's form.
+
+    Raises:
+        ConfigurationError: kopf cannot use it.
+    """
+    if connection.server_name:
+        raise model.ConfigurationError(
+            "the kubeconfig file has `tls-server-name`, which the operator does not support",
+            "use a server whose certificate has the name of its URL",
+        )
+    scheme, _, token = connection.authorization.partition(" ")
+    return kopf.ConnectionInfo(
+        server=connection.server,
+        ca_data=base64.b64encode(connection.authorities) or None,
+        insecure=not connection.verify,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_data=base64.b64encode(connection.certificate) or None,
+        private_key_data=base64.b64encode(connection.key) or None,
+    )

@@ -8,7 +8,7 @@ import secrets
 import structlog
 
 from usher_gateway import config_secret, model
-from usher_operator import api as apis
+from usher_gateway.kube.client import ApiError, Client, Raw
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.view import Key
@@ -41,7 +41,7 @@ _LOOK_SECONDS = 30.0
 class Installation:
     """The install's Secrets, and what follows when they change."""
 
-    def __init__(self, *, api: apis.Api, cache: Cache, queue: Workqueue[Key], gate: PauseGate) -> None:
+    def __init__(self, *, api: Client, cache: Cache, queue: Workqueue[Key], gate: PauseGate) -> None:
         self._api, self._cache, self._gate, self._queue = api, cache, gate, queue
         self._namespace = cache.install.operator_namespace
         self._key: bytes | None = None
@@ -78,7 +78,7 @@ class Installation:
             await asyncio.sleep(_LOOK_SECONDS)
             try:
                 await self.ensure()
-            except apis.ApiError as error:
+            except ApiError as error:
                 _log.warning("install_secrets_not_read", error=str(error))
 
     async def _install_key(self) -> bytes | None:
@@ -105,7 +105,7 @@ class Installation:
         label = config_secret.install_label(install.controller_name)
         mine = f"{config_secret.INSTALL_LABEL}={label},{config_secret.SELECTOR}"
         path = kinds.SECRET.collection(install.config_namespace)
-        async for page in self._api.pages(path, mine):
+        async for page in self._api.pages(path, Raw, selector=mine):
             if page.items:
                 return True
         return False
@@ -138,7 +138,7 @@ class Installation:
         try:
             raw = await self._api.create(kinds.SECRET.collection(self._namespace), body)
             _log.info("install_secret_created", name=name)
-        except apis.ApiError as error:
+        except ApiError as error:
             if error.status != 409:
                 raise
             found = await self._api.get(kinds.SECRET.path(self._namespace, name))
@@ -153,5 +153,5 @@ def fingerprints(cache: Cache) -> set[str]:
     return found - {""}
 
 
-def _decoded(raw: apis.Raw) -> dict[str, bytes]:
+def _decoded(raw: Raw) -> dict[str, bytes]:
     return {name: base64.b64decode(value) for name, value in (raw.get("data") or {}).items()}

@@ -8,6 +8,9 @@ from usher_gateway import resources
 from usher_gateway.resources import types
 from usher_operator import children
 
+FIELD_MANAGER = "usher-operator"
+"""Owner of the fields that the operator writes."""
+
 Feature = Literal["", "gateway_api", "cert_manager"]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
-from usher_operator import api as apis
+from usher_gateway.kube.client import ApiError, Client, Raw
 from usher_operator.settings import OperatorSettings
 
 _log = structlog.get_logger(__name__)
@@ -89,7 +89,7 @@ def read(raw: dict[str, Any]) -> LeaseRecord:
 class LeaderLease:
     """One replica's part in the election. ``clock``: monotonic seconds."""
 
-    def __init__(self, api: apis.Api, settings: OperatorSettings, clock: Callable[[], float]) -> None:
+    def __init__(self, api: Client, settings: OperatorSettings, clock: Callable[[], float]) -> None:
         self._api, self._clock, self._timing = api, clock, settings.timing
         self._namespace = settings.namespace
         self.identity = settings.identity
@@ -116,7 +116,7 @@ class LeaderLease:
                         await self._write(decision.action)
                 if decision.action == "Wait":
                     await self._watch(decision.seconds)
-            except (apis.ApiError, TimeoutError) as error:
+            except (ApiError, TimeoutError) as error:
                 await self._not_reached(error, is_new=decision is not None and decision.action == "Create")
         _log.info("lease_acquired", identity=self.identity)
 
@@ -127,7 +127,7 @@ class LeaderLease:
             try:
                 async with asyncio.timeout(self._attempt_seconds):
                     await self._write("Renew")
-            except (apis.ApiError, TimeoutError) as error:
+            except (ApiError, TimeoutError) as error:
                 if not await self._still_ours(error):
                     break
         self.is_leader = False
@@ -138,7 +138,7 @@ class LeaderLease:
         if not self.is_leader:
             return
         self.is_leader = False
-        with contextlib.suppress(apis.ApiError, TimeoutError):
+        with contextlib.suppress(ApiError, TimeoutError):
             async with asyncio.timeout(1.5):
                 await self._write("Release")
                 _log.info("lease_released", identity=self.identity)
@@ -148,7 +148,7 @@ class LeaderLease:
 
         ``is_new``: the LeaderLease was to be created, so what was not found is its namespace.
         """
-        status, reason = (error.status, error.reason) if isinstance(error, apis.ApiError) else (0, "TimeoutError")
+        status, reason = (error.status, error.reason) if isinstance(error, ApiError) else (0, "TimeoutError")
         if status == 409 or (status == 404 and not is_new):
             return
         hint = {401: _NO_RIGHT, 403: _NO_RIGHT, 404: _NO_NAMESPACE}.get(status, "")
@@ -157,12 +157,12 @@ class LeaderLease:
 
     async def _still_ours(self, error: Exception) -> bool:
         """After a failed renewal: whether to go on trying."""
-        if not isinstance(error, apis.ApiError):
+        if not isinstance(error, ApiError):
             return True
         _log.warning("lease_not_renewed", status=error.status, reason=error.reason)
         if error.status not in {404, 409}:
             return True
-        with contextlib.suppress(apis.ApiError, TimeoutError):
+        with contextlib.suppress(ApiError, TimeoutError):
             async with asyncio.timeout(self._attempt_seconds):
                 decision = await self._look()
                 if decision.action == "Create":
@@ -191,11 +191,13 @@ class LeaderLease:
         """Return when the LeaderLease has changed, or after ``seconds``."""
         record = self._observed.record
         assert record is not None
-        parameters = {"fieldSelector": f"metadata.name={NAME}", "resourceVersion": record.resource_version}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                async for event in self._api.watch(self._path, parameters):
-                    if event["type"] != "BOOKMARK":
+                changes = self._api.watch(
+                    self._path, Raw, resource_version=record.resource_version, field_selector=f"metadata.name={NAME}"
+                )
+                async for event in changes:
+                    if event.type != "BOOKMARK":
                         return
                 await asyncio.sleep(self._timing.retry)  # the server ended the stream
 

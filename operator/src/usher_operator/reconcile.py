@@ -5,8 +5,8 @@ import time
 
 import structlog
 
+from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources import types
-from usher_operator import api as apis
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.metrics import OperatorMetrics
@@ -36,7 +36,7 @@ class Reconciler:
     def __init__(
         self,
         *,
-        api: apis.Api,
+        api: Client,
         cache: Cache,
         queue: Workqueue[Key],
         gate: PauseGate,
@@ -68,7 +68,7 @@ class Reconciler:
             await self.reconcile(key)
             self._queue.succeeded(key)
             result = "success"
-        except apis.ApiError as error:
+        except ApiError as error:
             delay = self._queue.retry(key)
             _log.warning("reconcile_failed", kind=key.kind, key=key.path, error=str(error), retry_in=round(delay, 1))
         except Exception as error:  # noqa: BLE001 - one key must not end the worker
@@ -92,7 +92,7 @@ class Reconciler:
         failure = None
         try:
             await self._children.apply(wanted, documents_only=is_late)
-        except apis.ApiError as error:
+        except ApiError as error:
             failure = error
         finally:
             for other in self._cache.end_grant(key):
@@ -124,7 +124,7 @@ class Reconciler:
                 await self._gate.wait()
                 try:
                     await self._look_up(path)
-                except apis.ApiError as error:
+                except ApiError as error:
                     _log.warning("secret_lookup_failed", key=path, error=str(error))
                 if self._cache.secret_state(path) != before:
                     for key in self._cache.missed_by(path):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from usher_operator import api as apis
+from usher_gateway.kube.client import ApiError, Client, Raw
 from usher_operator import kinds
 from usher_operator.cache import Cache, Keys
 from usher_operator.metrics import OperatorMetrics
@@ -32,7 +32,7 @@ class Resync:
 
     def __init__(
         self,
-        api: apis.Api,
+        api: Client,
         cache: Cache,
         queue: Workqueue[Key],
         trusting: PauseGate,
@@ -113,12 +113,12 @@ class Resync:
         found: set[tuple[str, str]] = set()
         version = ""
         try:
-            async for page in self._api.pages(self.collection(kind), kind.selector):
+            async for page in self._api.pages(self.collection(kind), Raw, selector=kind.selector):
                 version = page.resource_version
                 for raw in page.items:
                     found.add((raw["metadata"].get("namespace", ""), raw["metadata"]["name"]))
                     self._put(kind, raw, is_start=is_start)
-        except apis.ApiError as error:
+        except ApiError as error:
             self._failed(kind, error, is_start=is_start)
             return ""
         self._trust.resume(topic)
@@ -135,7 +135,7 @@ class Resync:
         """Whether a kind is optional and not there: then there is nothing to read."""
         return not self._cache.optional.is_served(kind)
 
-    def _failed(self, kind: kinds.Watched, error: apis.ApiError, *, is_start: bool) -> None:
+    def _failed(self, kind: kinds.Watched, error: ApiError, *, is_start: bool) -> None:
         if error.status == _ABSENT and kind.feature:
             self._add(self._cache.set_served(kind, served=False))
             return
@@ -147,7 +147,7 @@ class Resync:
         else:
             _log.error("reading_incomplete", kind=kind.name, status=error.status, reason=error.reason)
 
-    def _put(self, kind: kinds.Watched, raw: apis.Raw, *, is_start: bool) -> None:
+    def _put(self, kind: kinds.Watched, raw: Raw, *, is_start: bool) -> None:
         metadata = raw["metadata"]
         uid, version = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
         if uid == metadata["uid"] and is_older(metadata["resourceVersion"], version):

@@ -15,8 +15,8 @@ import msgspec
 import structlog
 
 from usher_gateway import config_secret
+from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources import types
-from usher_operator import api as apis
 from usher_operator import children, kinds, seen
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, EventRecorder, event_of
@@ -65,7 +65,7 @@ class ChildWriter:
     def __init__(
         self,
         *,
-        api: apis.Api,
+        api: Client,
         cache: Cache,
         queue: Workqueue[Key],
         removals: PendingRemovals,
@@ -98,20 +98,20 @@ class ChildWriter:
         """
         if plan.children is None:
             return
-        failures: list[apis.ApiError] = []
+        failures: list[ApiError] = []
         staying = {*plan.staying, *(child.ref for child in plan.children)}
         for child in plan.children:
             if documents_only and child.ref.namespace != self._cache.install.config_namespace:
                 continue
             try:
                 await self._apply(plan.key, child)
-            except apis.ApiError as error:
+            except ApiError as error:
                 failures.append(error)
         for existing in () if documents_only else self._cache.child_index.of(plan.key):
             if existing.seen.ref not in staying and not self._is_needed(plan):
                 try:
                     await self._remove(existing)
-                except apis.ApiError as error:
+                except ApiError as error:
                     failures.append(error)
         if failures:
             raise failures[0]
@@ -135,14 +135,14 @@ class ChildWriter:
         kind = kinds.BY_NAME[ref.kind]
         path = kind.path(ref.namespace, ref.name)
         if ref in self._cache.child_index.foreign:
-            raise apis.ApiError(409, "NotOurs", f"apply {path}", "a child of another install has this name")
+            raise ApiError(409, "NotOurs", f"apply {path}", "a child of another install has this name")
         # read before the write, because the watch may report the write before the answer arrives
         before = self._cache.child_index.by_ref.get(ref)
         if before is None and ref.namespace != self._cache.install.config_namespace:
             await self._refuse_foreign(path)
         try:
             raw = await self._api.apply(path, manifest)
-        except apis.ApiError as error:
+        except ApiError as error:
             if (
                 error.status != _INVALID
                 or ref not in self._cache.child_index.by_ref
@@ -197,10 +197,8 @@ class ChildWriter:
         labels = raw["metadata"].get("labels") or {}
         managers = {entry.get("manager") for entry in raw["metadata"].get("managedFields") or ()}
         install = labels.get(config_secret.INSTALL_LABEL, self._install_label)
-        if apis.FIELD_MANAGER not in managers or install != self._install_label:
-            raise apis.ApiError(
-                409, "NotOurs", f"apply {path}", "an object that this operator did not make has this name"
-            )
+        if kinds.FIELD_MANAGER not in managers or install != self._install_label:
+            raise ApiError(409, "NotOurs", f"apply {path}", "an object that this operator did not make has this name")
 
     @property
     def _install_label(self) -> str:
@@ -301,7 +299,7 @@ class StatusWriter:
     def __init__(
         self,
         *,
-        api: apis.Api,
+        api: Client,
         cache: Cache,
         queue: Workqueue[Key],
         metrics: OperatorMetrics,
@@ -347,7 +345,7 @@ class StatusWriter:
         try:
             body = body_of(key, status, record, _now())
             raw = await self._api.apply(kind.path(key.namespace, key.name), body, is_status=True)
-        except apis.ApiError as error:
+        except ApiError as error:
             if error.status == 404:  # the resource was deleted meanwhile
                 return "gone"
             self._metrics.status_updates.labels(key.kind, "error").inc()
@@ -382,7 +380,7 @@ class StatusWriter:
             namespace = event["metadata"]["namespace"]
             try:
                 await self._api.create(f"/api/v1/namespaces/{namespace}/events", event, attempts=1)
-            except apis.ApiError as error:
+            except ApiError as error:
                 _log.debug("event_not_posted", status=error.status, reason=error.reason)
             await asyncio.sleep(_EVENT_INTERVAL_SECONDS)
 

@@ -147,6 +147,11 @@ def find_access(kubeconfig: pathlib.Path | None, environ: Mapping[str, str], def
     return access
 
 
+def default_kubeconfig(environ: Mapping[str, str]) -> str:
+    """The kubeconfig that kubectl uses: `KUBECONFIG`, else `~/.kube/config`."""
+    return environ.get("KUBECONFIG") or str(pathlib.Path(environ.get("HOME", "/")) / ".kube" / "config")
+
+
 def load_service_account(environ: Mapping[str, str]) -> Connection:
     """The connection of a pod.
 
