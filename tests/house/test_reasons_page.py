@@ -48,8 +48,8 @@ def test_reasons_page_explains_exactly_the_error_codes() -> None:
 
 
 def test_reasons_page_has_the_status_that_each_refusal_sends() -> None:
-    from usher_gateway.ingest import answer
+    from usher_gateway.ingest import answers
 
     for row in source.table_rows(section("Refused")):
-        sent = answer.refused(model.RefusedReason(row[0].strip("`")))
+        sent = answers.refused(model.RefusedReason(row[0].strip("`")))
         assert str(sent.status) == row[1], row[0]

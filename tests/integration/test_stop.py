@@ -15,7 +15,7 @@ from integration import gateways
 from usher_gateway import app, clock, model
 from usher_gateway.delivery import dispatcher
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.ingest import receive
+from usher_gateway.ingest import server
 from usher_gateway.simulator import behaviour, receiver
 from usher_gateway.store.sqlite import store as sqlite_store
 from usher_gateway.store.sqlite import writer
@@ -169,7 +169,7 @@ async def test_parts_start_and_stop_in_the_order_that_the_composition_root_says(
     watch(sqlite_store.SqliteStore, "open", "store opened", after=True)
     watch(sqlite_store.SqliteStore, "close", "store closed", after=True)
     watch(app.Gateway, "_open_public_port", "public port opened", after=True)
-    watch(receive.PublicServer, "drain", "connections drained", after=True)
+    watch(server.PublicServer, "drain", "connections drained", after=True)
     watch(dispatcher.Dispatcher, "stop", "attempts ended", after=True)
     watch(DestinationClient, "close", "sender closed", after=True)
     async with gateways.running(tmp_path, manifests(peer)) as gateway:

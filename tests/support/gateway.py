@@ -13,7 +13,7 @@ import prometheus_client
 from support import leaks, wire
 from usher_gateway import app, metrics, model
 from usher_gateway import settings as all_settings
-from usher_gateway.ingest import receive
+from usher_gateway.ingest import server
 from usher_gateway.store.sqlite import database
 
 HOST = "hooks.test"
@@ -147,7 +147,7 @@ async def wait_until_async(
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, manifests: str = MANIFESTS, limits: receive.Limits | None = None, **settings: Any
+    folder: Path, manifests: str = MANIFESTS, limits: server.ServerLimits | None = None, **settings: Any
 ) -> AsyncIterator[RunningGateway]:
     """A gateway for the time of a ``with`` block; at its end what it exposed and stored is searched for people."""
     file = folder / "manifests.yaml"

@@ -27,7 +27,8 @@ from usher_gateway.config import from_files, install_key, read_files, source
 from usher_gateway.delivery import desk, dispatcher, holds, render
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_client
-from usher_gateway.ingest import books, door, find, receive
+from usher_gateway.ingest import books, door, find
+from usher_gateway.ingest.server import PublicServer
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 
@@ -114,7 +115,7 @@ class Gateway:
         )
 
         self.door = door.Door(self.store, self.clock, self._keys, self._expressions, self.dispatcher.offer)
-        self.server = receive.PublicServer(
+        self.server = PublicServer(
             lambda request: visit_path.accept_arrival(self.door, request),
             lambda reason: self.door.count_refused(None, reason),
             msgspec.structs.replace(settings.limits, connections=descriptors.connections),

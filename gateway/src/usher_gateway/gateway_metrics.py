@@ -9,7 +9,8 @@ from usher_gateway import logs, metrics, model
 from usher_gateway.admin import health
 from usher_gateway.config import source
 from usher_gateway.delivery import circuit, desk, dispatcher
-from usher_gateway.ingest import books, door, receive
+from usher_gateway.ingest import books, door
+from usher_gateway.ingest.server import PublicServer
 from usher_gateway.store.base import OpenCounts
 from usher_gateway.store.sqlite import store as sqlite_store
 
@@ -32,7 +33,7 @@ class GatewayMetrics:
         source: source.Source,
         store: sqlite_store.SqliteStore,
         door: door.Door,
-        server: receive.PublicServer,
+        server: PublicServer,
         dispatcher: dispatcher.Dispatcher,
         desk: desk.Desk,
         expressions: books.ExpressionCounters,

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.ingest import receive
+from usher_gateway.ingest import server
 
 _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -61,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The same as a part of the disk; the larger bound counts."""
     attempts_min_free_bytes: int = 256 * 1024**2
     """Free disk space below which nothing is sent, because results could not be kept; 0: no bound."""
-    limits: receive.Limits = receive.Limits()
+    limits: server.ServerLimits = server.ServerLimits()
     """Of the public port."""
     lane_bytes: int = 256 * 1024 * 1024
     """Bodies in lanes and attempts, all destinations together; the rest waits in the store."""

@@ -3,11 +3,11 @@
 from usher_gateway import model
 from usher_gateway.delivery import dispatcher as dispatchers
 from usher_gateway.delivery import lanes
-from usher_gateway.ingest import accept, answer, find, http_request
+from usher_gateway.ingest import accept, answers, find, server
 from usher_gateway.ingest import door as doors
 
 
-async def accept_arrival(door: doors.Door, request: http_request.Request) -> answer.Answer:
+async def accept_arrival(door: doors.Door, request: server.Request) -> answers.Answer:
     """One arrival, from its header to its answer. Every step may refuse; only what is durable is acknowledged."""
     found: find.Found | None = None
     try:
@@ -17,18 +17,18 @@ async def accept_arrival(door: doors.Door, request: http_request.Request) -> ans
         raw, parsed = await door.read(found, request)
         if parsed.is_probe:
             door.count_probe(found, now)
-            return answer.accepted()
+            return answers.accepted()
         arrival = await door.understand(found, request, raw, parsed, now)
         del parsed  # hundreds of objects: not to be held until the commit (docs/performance.md)
         accepted = await accept.commit(door.store, door.deadlines, arrival, request.deadline)
         door.count_accepted(found, arrival, accepted, request)
         door.deliver(accepted.deliveries)
-        return answer.accepted()
-    except answer.RefusedError as refusal:
+        return answers.accepted()
+    except answers.RefusedError as refusal:
         door.count_refused(found, refusal.reason)
-        return answer.refused(refusal.reason)
+        return answers.refused(refusal.reason)
     except Exception as error:  # noqa: BLE001 - a fault of ours: answered, counted, and no end of the connection
-        return answer.refused(door.count_failed(found, error))
+        return answers.refused(door.count_failed(found, error))
 
 
 async def deliver(dispatcher: dispatchers.Dispatcher, entry: lanes.Entry) -> None:

@@ -10,7 +10,7 @@ import pytest
 from support import certificates, wire
 from support import gateway as gateways
 from usher_gateway import app
-from usher_gateway.ingest import receive
+from usher_gateway.ingest import server
 
 VISIT = json.dumps({"user": {"id": 7, "venue": {"id": 9}}}).encode()
 
@@ -76,7 +76,7 @@ async def test_plain_bytes_on_the_tls_port_are_closed(tmp_path: Path) -> None:
 
 async def test_a_handshake_that_does_not_end_is_ended(tmp_path: Path) -> None:
     cert, key = certificates.write(tmp_path, *certificates.make("old"))
-    limits = receive.Limits(header_seconds=0.5)
+    limits = server.ServerLimits(header_seconds=0.5)
     async with (
         gateways.running(tmp_path, tls_cert=cert, tls_key=key, limits=limits) as gateway,
         wire.connect(gateway.port) as connection,
@@ -91,6 +91,6 @@ async def test_a_body_that_is_cut_off_is_refused_over_tls_too(tmp_path: Path) ->
     async with gateways.running(tmp_path, tls_cert=cert, tls_key=key) as gateway:
         async with wire.connect(gateway.port, certificates.trusting(certificate[0])) as connection:
             await connection.send(wire.request(gateway.target(), VISIT)[:-4])
-            await gateways.wait_until(lambda: any(one.busy for one in gateway.gateway.server.connections))
+            await gateways.wait_until(lambda: any(one.request for one in gateway.gateway.server.connections))
         await gateways.wait_until(lambda: gateway.counted() != {})
         assert gateway.counted() == {"refused:Disconnected": 1}

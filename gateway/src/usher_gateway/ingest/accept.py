@@ -1,10 +1,10 @@
 """From a parsed body to a committed arrival: put together what the store needs, hand it in, wait until the deadline."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from usher_gateway import model
-from usher_gateway.ingest import answer, find, http_request, identify, route, validate
+from usher_gateway.ingest import answers, find, identify, route, validate
 from usher_gateway.store.base import Store
 
 TRUNCATED_BYTES = 64 * 1024
@@ -17,12 +17,12 @@ _TICK_SECONDS = 0.1
 
 
 def understand(
-    found: find.Found, headers: http_request.Headers, raw: bytes, parsed: validate.Parsed, now: int
+    found: find.Found, headers: Mapping[str, str], raw: bytes, parsed: validate.Parsed, now: int
 ) -> model.Arrival:
     """The arrival as the store gets it: identity, plans, limits (pure)."""
     listener, body = found.listener, parsed.body
     planner = listener.planner
-    hops = _hops(headers.first(b"usher-hops"))
+    hops = _hops(headers.get("Usher-Hops", ""))
     quarantine = parsed.quarantine
     fields: dict[str, object] = {}
     if body is not None:
@@ -53,7 +53,7 @@ def understand(
         visitor_key=identity.visitor_key,
         person_keys=identity.person_keys,
         body=raw[:TRUNCATED_BYTES] if is_truncated else raw,
-        content_type=headers.bytes_of(b"content-type")[:200],
+        content_type=headers.get("Content-Type", "").encode("utf-8", "surrogateescape")[:200],
         future_time=identity.future_time,
         hops=min(hops, 255),
         body_days=listener.body_days,
@@ -133,17 +133,17 @@ async def commit(store: Store, deadlines: Deadlines, arrival: model.Arrival, dea
     try:
         future = store.accept(arrival)
     except model.StoreFullError:
-        raise answer.RefusedError(model.RefusedReason.LowDisk) from None
+        raise answers.RefusedError(model.RefusedReason.LowDisk) from None
     except model.StoreBusyError:
-        raise answer.RefusedError(model.RefusedReason.QueueFull) from None
+        raise answers.RefusedError(model.RefusedReason.QueueFull) from None
     except model.StoreUnavailableError:
-        raise answer.RefusedError(model.RefusedReason.StoreUnavailable) from None
+        raise answers.RefusedError(model.RefusedReason.StoreUnavailable) from None
     deadlines.begin(future, deadline, arrival)
     try:
         return await future
     except asyncio.CancelledError:
         if not future.cancelled():
             raise
-        raise answer.RefusedError(model.RefusedReason.Deadline) from None
+        raise answers.RefusedError(model.RefusedReason.Deadline) from None
     finally:
         del deadlines.waiting[future]

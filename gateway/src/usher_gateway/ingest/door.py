@@ -11,12 +11,13 @@ import structlog
 
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model
-from usher_gateway.ingest import accept, answer, authenticate, books, find, http_request, inflate, route, validate
+from usher_gateway.ingest import accept, answers, authenticate, books, find, inflate, route, server, validate
 from usher_gateway.store.base import Store
 
 _log = structlog.get_logger(__name__)
 
 _INLINE_BYTES = 256 * 1024
+_DIGEST_INLINE_BYTES = 64 * 1024
 _INFLATERS = concurrent.futures.ThreadPoolExecutor(2, "inflate")
 _DIGESTERS = concurrent.futures.ThreadPoolExecutor(2, "digest")
 """Apart, because what is inflated is held until its digest is made: it must not queue behind what is still small."""
@@ -81,20 +82,20 @@ class Door:
         """The listeners in force, by ``namespace/name``."""
         return self._listeners
 
-    def locate(self, request: http_request.Request, now: int) -> find.Found:
+    def locate(self, request: server.Request, now: int) -> find.Found:
         """The listener that a request is for.
 
         Raises:
             RefusedError: NotConfigured, NotFound.
         """
         if not self.is_configured:
-            raise answer.RefusedError(model.RefusedReason.NotConfigured)
-        found = self._addresses.find(request.host, request.target, now)
+            raise answers.RefusedError(model.RefusedReason.NotConfigured)
+        found = self._addresses.find(*request.place, now)
         if found is None:
-            raise answer.RefusedError(model.RefusedReason.NotFound)
+            raise answers.RefusedError(model.RefusedReason.NotFound)
         return found
 
-    def authenticate(self, found: find.Found, request: http_request.Request) -> None:
+    def authenticate(self, found: find.Found, request: server.Request) -> None:
         """Check source address and credentials, then the listener's rate.
 
         Raises:
@@ -107,22 +108,24 @@ class Door:
             configured = listener.document.authentication
             reason = authenticate.credentials_refused(configured, request.headers, self.keys.credential)
             if reason is not None:
-                raise answer.RefusedError(reason)
+                raise answers.RefusedError(reason)
         if listener.bucket is not None and not listener.bucket.take(asyncio.get_running_loop().time()):
-            raise answer.RefusedError(model.RefusedReason.RateLimited)
+            raise answers.RefusedError(model.RefusedReason.RateLimited)
 
-    def _check_source(self, listener: find.LiveListener, request: http_request.Request) -> None:
+    def _check_source(self, listener: find.LiveListener, request: server.Request) -> None:
         document = listener.document
-        forwarded = request.headers.getall("X-Forwarded-For") if document.client_address_from == "XForwardedFor" else ()
-        client = authenticate.client_address(request.peer, forwarded, listener.trusted_proxies)
+        forwarded = (
+            request.headers.getall("X-Forwarded-For", ()) if document.client_address_from == "XForwardedFor" else ()
+        )
+        client = authenticate.client_address(request.remote or "", forwarded, listener.trusted_proxies)
         if authenticate.source_is_allowed(client, listener.source_ranges):
             return
         if document.source_policy == "Enforce":
-            raise answer.RefusedError(model.RefusedReason.SourceNotAllowed)
+            raise answers.RefusedError(model.RefusedReason.SourceNotAllowed)
         key = (listener.name.namespace, listener.name.tenant)
         self.books.unexpected_sources[key] = self.books.unexpected_sources.get(key, 0) + 1
 
-    async def read(self, found: find.Found, request: http_request.Request) -> tuple[bytes, validate.Parsed]:
+    async def read(self, found: find.Found, request: server.Request) -> tuple[bytes, validate.Parsed]:
         """The body, inflated, and what it says.
 
         Raises:
@@ -131,32 +134,32 @@ class Door:
         if request.method not in {"POST", "PUT", "PATCH"}:
             if request.method in {"GET", "HEAD", "OPTIONS"}:
                 return b"", validate.parse(b"", "")
-            raise answer.RefusedError(model.RefusedReason.MethodNotAllowed)
+            raise answers.RefusedError(model.RefusedReason.MethodNotAllowed)
         raw = await request.read_body()
         is_broken = False
-        if raw and request.headers.bytes_of(b"content-encoding"):
+        if raw and "Content-Encoding" in request.headers:
             encoding = ",".join(request.headers.getall("Content-Encoding"))
             try:
                 raw = await _inflated(raw, encoding, request.deadline)
             except inflate.TooLargeError:
-                raise answer.RefusedError(model.RefusedReason.TooLarge) from None
+                raise answers.RefusedError(model.RefusedReason.TooLarge) from None
             except inflate.InflateError:
                 is_broken = True
         if len(raw) > found.listener.max_body_bytes:
             return raw, validate.Parsed(quarantine=model.QuarantineReason.Truncated)
         if is_broken:
             return raw, validate.Parsed(quarantine=model.QuarantineReason.BadEncoding)
-        return raw, validate.parse(raw, request.headers.first(b"content-type"))
+        return raw, validate.parse(raw, request.headers.get("Content-Type", ""))
 
     async def understand(
-        self, found: find.Found, request: http_request.Request, raw: bytes, parsed: validate.Parsed, now: int
+        self, found: find.Found, request: server.Request, raw: bytes, parsed: validate.Parsed, now: int
     ) -> model.Arrival:
         """See accept.understand(); the digest of what is too large is made beside the event loop.
 
         Raises:
             RefusedError: BodyTimeout.
         """
-        if parsed.quarantine is not model.QuarantineReason.Truncated or len(raw) <= http_request.INLINE_BYTES:
+        if parsed.quarantine is not model.QuarantineReason.Truncated or len(raw) <= _DIGEST_INLINE_BYTES:
             return accept.understand(found, request.headers, raw, parsed, now)
         work = functools.partial(accept.understand, found, request.headers, raw, parsed, now)
         return await _beside(_DIGESTERS, work, request.deadline)
@@ -167,7 +170,7 @@ class Door:
         self.books.add(found.listener.name, model.CountedAs.Probe)
 
     def count_accepted(
-        self, found: find.Found, arrival: model.Arrival, accepted: model.Accepted, request: http_request.Request
+        self, found: find.Found, arrival: model.Arrival, accepted: model.Accepted, request: server.Request
     ) -> None:
         """Count what was committed; the sender of one that cannot be answered will bring it again."""
         self.books.add_committed(found.listener.books, arrival, accepted)
@@ -210,7 +213,7 @@ async def _inflated(raw: bytes, encoding: str, deadline: float) -> bytes:
     if len(raw) <= _INLINE_BYTES:
         with contextlib.suppress(inflate.TooLargeError):
             return inflate.inflate(raw, encoding, _INLINE_BYTES)
-    work = functools.partial(inflate.inflate, raw, encoding, http_request.HARD_LIMIT_BYTES)
+    work = functools.partial(inflate.inflate, raw, encoding, server.HARD_LIMIT_BYTES)
     return await _beside(_INFLATERS, work, deadline)
 
 
@@ -222,7 +225,7 @@ async def _beside(threads: concurrent.futures.Executor, work: Callable[[], T], d
     """
     result = asyncio.get_running_loop().run_in_executor(threads, work)
     try:
-        async with asyncio.timeout_at(deadline - http_request.NO_TIME):
+        async with asyncio.timeout_at(deadline - server.ANSWER_RESERVE_SECONDS):
             return await result
     except TimeoutError:
-        raise answer.RefusedError(model.RefusedReason.BodyTimeout) from None
+        raise answers.RefusedError(model.RefusedReason.BodyTimeout) from None

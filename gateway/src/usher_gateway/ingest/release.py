@@ -1,7 +1,7 @@
 """A quarantined arrival understood anew, by the listener as it is now (pure)."""
 
 from usher_gateway import documents, model
-from usher_gateway.ingest import accept, find, http_request, validate
+from usher_gateway.ingest import accept, find, validate
 
 
 def understand_anew(
@@ -21,8 +21,7 @@ def understand_anew(
     if parsed.is_probe:
         return model.QuarantineReason.NoUser
     found = find.Found(listener, documents.Address(host="", path=""))
-    headers = http_request.Headers()
-    headers.add(b"content-type", stored.content_type)
+    headers = {"Content-Type": stored.content_type.decode("utf-8", "surrogateescape")}
     arrival = accept.understand(found, headers, stored.body, parsed, stored.received_at)
     if arrival.quarantine is not None:
         return arrival.quarantine

@@ -7,6 +7,9 @@ Source: purple.md (200 and ``wifiWebhookListener: 1``, anything else is a failur
 import email.utils
 import time
 from http import HTTPStatus
+from typing import Any, cast
+
+from aiohttp import web
 
 from usher_gateway import model
 
@@ -33,52 +36,62 @@ _STATUS = {
 }
 
 _EXTRA = {
+    200: b"wifiWebhookListener: 1\r\n",
     401: b'WWW-Authenticate: Basic realm="usher"\r\n',
     405: b"Allow: POST, PUT, PATCH, GET, HEAD, OPTIONS\r\n",
     503: b"Retry-After: %d\r\n" % RETRY_AFTER_SECONDS,
 }
 
 _CLOSING = {400, 408, 413}
-"""Answers after which nothing more can be read on the connection."""
+"""Answers that close the connection, because nothing more can be read on it."""
 
 
 class RefusedError(Exception):
-    """Nothing of an arrival is committed; becomes an answer at the edge."""
+    """Nothing of the arrival is committed; the pipeline turns it into an answer."""
 
     def __init__(self, reason: model.RefusedReason) -> None:
         super().__init__(reason.value)
         self.reason = reason
 
 
-class Answer:
-    """One complete answer."""
+class Answer(web.StreamResponse):
+    """A fixed answer without a body, shared by all requests that get it.
 
-    __slots__ = ("_closing", "_head", "keep_alive", "status")
+    aiohttp's own responses add a `Server` header, and building one for each request costs more than parsing it.
+    """
 
-    def __init__(self, status: int, extra: bytes = b"") -> None:
-        phrase = HTTPStatus(status).phrase.encode()
-        line = b"HTTP/1.1 %d %s\r\n%sContent-Length: 0\r\n" % (status, phrase, extra)
-        self._head = line + b"Date: "
-        self._closing = line + b"Connection: close\r\nDate: "
-        self.status = status
-        self.keep_alive = status not in _CLOSING
+    def __init__(self, status: int, *, keep_alive: bool) -> None:
+        super().__init__(status=status)
+        self._keeps_connection = keep_alive
+        phrase, close = HTTPStatus(status).phrase.encode(), b"" if keep_alive else b"Connection: close\r\n"
+        line = b"HTTP/1.1 %d %s\r\n" % (status, phrase)
+        self._head = line + _EXTRA.get(status, b"") + b"Content-Length: 0\r\n" + close + b"Date: "
+        self.closing = Answer(status, keep_alive=False) if keep_alive else self
+        """The same answer, which closes the connection."""
+
+    @property
+    def keep_alive(self) -> bool:
         """Whether the connection may take another request afterwards."""
+        return self._keeps_connection
 
-    def bytes(self, *, keep_alive: bool) -> bytes:
-        """The whole answer as it goes over the wire."""
-        return (self._head if keep_alive else self._closing) + _date() + b"\r\n\r\n"
+    def as_bytes(self) -> bytes:
+        """The whole answer as sent."""
+        return self._head + _date() + b"\r\n\r\n"
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send the answer."""
+        await cast("Any", request).connection.send(request, self)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing: there is no body."""
 
 
-def _make(status: int) -> Answer:
-    return Answer(status, b"wifiWebhookListener: 1\r\n" if status == 200 else _EXTRA.get(status, b""))
-
-
-_ACCEPTED = _make(200)
-_REFUSED = {reason: _make(status) for reason, status in _STATUS.items()}
+_ACCEPTED = Answer(200, keep_alive=True)
+_REFUSED = {reason: Answer(status, keep_alive=status not in _CLOSING) for reason, status in _STATUS.items()}
 
 
 def accepted() -> Answer:
-    """200 with Purple's header: what is committed, and probes."""
+    """200 with Purple's header: for what is committed, and for probes."""
     return _ACCEPTED
 
 

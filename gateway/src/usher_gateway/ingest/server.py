@@ -1,0 +1,480 @@
+"""The public port: aiohttp's server, with the limits and clocks that it lacks.
+
+aiohttp parses HTTP, keeps connections, pipelines and closes idle connections. `Connection` extends aiohttp's
+connection. It adds a limit on connections, a time limit for the header (counted from the acceptance, so that a TLS
+handshake counts) and one for the whole request, a limit on all bytes that wait in memory for an answer, and a drain
+at the stop. It also refuses the few requests that aiohttp's parser lets through but RFC 9112 does not allow, because
+a proxy in front might read them differently (§11.2, request smuggling).
+
+aiohttp takes a request up one turn of the event loop after its header is parsed, and the next pipelined one in the turn
+after an answer. So two turns later a connection without a request has nothing left to answer (`Connection.settle`).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from usher_gateway import metrics, model
+from usher_gateway.ingest import answers
+
+_log = structlog.get_logger(__name__)
+
+HARD_LIMIT_BYTES = 8 * 1024 * 1024
+"""Larger bodies, as sent or inflated, are refused with 413 (design §2.3)."""
+
+ANSWER_RESERVE_SECONDS = 0.1
+"""A body has to be complete this long before the deadline, because the answer takes its time too."""
+
+_LINGER_SECONDS = 2.0
+_READ_BUFFER_BYTES = 64 * 1024
+_UNREAD_ANSWER_BYTES = 64 * 1024
+"""A sender that leaves more answers unread gets no further ones until it reads."""
+
+_PIPELINED_BYTES = 1024 * 1024
+"""A connection with more bytes than this waiting behind the current request is answered 503 and closed."""
+
+_SLACK_BYTES = 64
+"""Bytes left over after an answer that count as white space around header fields, and not as the next request."""
+
+_VERSIONS = {(1, 0), (1, 1)}
+
+
+class ServerLimits(msgspec.Struct, frozen=True):
+    """Limits of the public port, in seconds, bytes and counts."""
+
+    answer_seconds: float = 7.5
+    """Below the 8 s that design §2 promises, because on a busy machine the answer itself takes its time."""
+    header_seconds: float = 5.0
+    idle_seconds: float = 75.0
+    connections: int = 10_000
+    reading_bytes: int = 256 * 1024 * 1024
+    """Bytes received but not answered yet, on all connections together."""
+    lingering: int = 1_000
+    """Connections that are answered and kept until the sender has read the answer."""
+
+
+class Request(web.BaseRequest):
+    """A request with its deadline. Times are on the event loop's clock."""
+
+    connection: "Connection"
+    began_at: float
+    """When its first byte came; for a connection's first request, when that was accepted."""
+    deadline: float
+    """When it has to be answered."""
+    failure: model.RefusedReason
+    """Why the body will not be complete, once `abandon_body` was called."""
+
+    def begin(self, connection: "Connection", began_at: float) -> None:
+        """Set what the connection knows about the request."""
+        self.connection, self.began_at = connection, began_at
+        self.deadline = began_at + connection.server.limits.answer_seconds
+        self.failure = model.RefusedReason.Disconnected
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Host and target; the absolute form of the target names the host itself (RFC 9112 §3.2.2)."""
+        target = self.raw_path
+        if not target.startswith("/"):
+            scheme, separator, rest = target.partition("://")
+            if separator and scheme.lower() in {"http", "https"}:
+                host, slash, path = rest.partition("/")
+                return host, slash + path if slash else "/"
+        return self.headers.get("Host", ""), target
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the answer can still be written, and nothing suggests that the sender has given up."""
+        connection = self.connection
+        transport = connection.transport
+        return transport is not None and not connection.is_half_closed and not transport.is_closing()
+
+    @property
+    def is_malformed(self) -> bool:
+        """Whether aiohttp's parser took what HTTP/1.1 forbids. Source: RFC 9112 §2.3, §3.2, §6.1."""
+        coding = self.headers.get("Transfer-Encoding")
+        return (
+            self.version not in _VERSIONS
+            or not self.raw_path.isascii()
+            or (coding is not None and (self.version == (1, 0) or coding.lower() != "chunked"))
+        )
+
+    @property
+    def wire_bytes(self) -> int:
+        """Length as sent, if fields have the usual white space and the body is not in chunks."""
+        fields = sum([len(name) + len(value) + 4 for name, value in self.raw_headers])
+        return len(self.method) + len(self.raw_path) + len("  HTTP/1.1\r\n\r\n") + fields + self.content.total_bytes
+
+    async def read_body(self) -> bytes:
+        """The body as sent. It can be read once.
+
+        Raises:
+            RefusedError: TooLarge, BodyTimeout, Disconnected, QueueFull.
+        """
+        content = self.content
+        if content.is_eof() and content.exception() is None and content.total_bytes <= HARD_LIMIT_BYTES:
+            return content.read_nowait() if content.total_bytes else b""
+        if int(self.headers.get("Content-Length", "0")) > HARD_LIMIT_BYTES:
+            raise answers.RefusedError(model.RefusedReason.TooLarge)
+        if self.version == (1, 1) and self.headers.get("Expect", "").lower() == "100-continue":
+            self.connection.ask_for_body()
+        try:
+            async with asyncio.timeout_at(self.deadline - ANSWER_RESERVE_SECONDS):
+                return await self._read_pieces()
+        except TimeoutError:
+            raise answers.RefusedError(model.RefusedReason.BodyTimeout) from None
+        except (OSError, RuntimeError, web.RequestPayloadError):
+            raise answers.RefusedError(self.failure) from None
+
+    async def _read_pieces(self) -> bytes:
+        body = bytearray()
+        while piece := await self.content.readany():
+            body += piece
+            if len(body) > HARD_LIMIT_BYTES:
+                raise answers.RefusedError(model.RefusedReason.TooLarge)
+        return bytes(body)
+
+    def abandon_body(self, reason: model.RefusedReason) -> None:
+        """Make `read_body` fail, because the rest of the body will not come or is not wanted."""
+        self.failure = reason
+        self.content.set_exception(ConnectionResetError())
+
+
+Handler = Callable[[Request], Awaitable[answers.Answer]]
+"""Serves one request."""
+
+Refused = Callable[[model.RefusedReason], None]
+"""Counts a refusal that no handler sees."""
+
+
+class Connection(web.RequestHandler):
+    """One connection: aiohttp's, with Usher's clocks and byte counts."""
+
+    def __init__(self, server: "PublicServer", manager: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            manager,
+            loop=loop,
+            access_log=cast("Any", None),
+            auto_decompress=False,
+            keepalive_timeout=server.limits.idle_seconds,
+            lingering_time=0,  # send() lingers, also after answers to what is not HTTP
+            read_bufsize=_READ_BUFFER_BYTES,
+        )
+        self.server = server
+        self.socket: asyncio.Transport | None = None
+        """The transport; unlike aiohttp's `transport` it stays until the connection is lost."""
+        self.request: Request | None = None
+        """The request that is being answered."""
+        self.answered = 0
+        """Requests answered so far."""
+        self.answered_at_last_check = 0
+        self.began_at = 0.0
+        """Since when the last request counted."""
+        self.header_since = self.event_loop_time()
+        """Since when a header is awaited or incomplete; 0 while the connection is idle or answers a request."""
+        self.has_partial_header = False
+        self.is_half_closed = self.is_discarding = self.is_overloaded = self.is_lingering = False
+        self.paused_since = 0.0
+        """Since when the sender does not read its answers; 0 while it does."""
+        self.closing_since = 0.0
+        """Since when the connection waits for the sender to take the rest; 0 while it is open."""
+        self.unanswered_bytes = 0
+        self.segments: deque[tuple[float, int]] = deque()
+        """(time, length) of the segments that hold the unanswered bytes."""
+        self.ended: asyncio.Future[None] | None = None
+
+    @staticmethod
+    def event_loop_time() -> float:
+        """The event loop's clock."""
+        return asyncio.get_running_loop().time()
+
+    # called by the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Register the connection, or answer 503 and close it beyond the limit."""
+        super().connection_made(transport)
+        self.socket = cast("asyncio.Transport", transport)
+        self.socket.set_write_buffer_limits(_UNREAD_ANSWER_BYTES)  # the default for TLS is 512 KiB
+        if len(self.server.connections) >= self.server.limits.connections:
+            self.hang_up(model.RefusedReason.QueueFull)
+        else:
+            self.server.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Count the bytes and hand them to aiohttp's parser."""
+        if not data or self.is_discarding:
+            if not data:  # aiohttp continues with bytes that it kept back
+                super().data_received(data)
+            return
+        server, size = self.server, len(data)
+        if self._is_too_much(size):
+            self._overload()
+            return
+        now = server.loop.time()
+        if self.request is None and (self.header_since or data.strip(b"\r\n")):
+            self.header_since = self.header_since or now
+            self.has_partial_header = True
+        self.segments.append((now, size))
+        self.unanswered_bytes += size
+        server.reading_bytes += size
+        super().data_received(data)
+
+    def eof_received(self) -> bool:  # type: ignore[override] # asyncio: True keeps the transport open
+        """Answer what the sender has sent, then close. TLS has no half-closed connections."""
+        self.is_half_closed = True
+        self._end()
+        if self.is_lingering or self.socket is None or self.socket.get_extra_info("sslcontext") is not None:
+            return False
+        self._settle_soon()
+        return True
+
+    def pause_writing(self) -> None:
+        """Note that the sender does not read its answers."""
+        super().pause_writing()
+        self.paused_since = self.server.loop.time()
+
+    def resume_writing(self) -> None:
+        """Note that the sender reads again."""
+        super().resume_writing()
+        self.paused_since = 0.0
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection; aiohttp ends the body that is being read."""
+        server = self.server
+        server.connections.discard(self)
+        server.reading_bytes -= self.unanswered_bytes
+        server.lingering -= self.is_lingering
+        self.unanswered_bytes = 0
+        self.is_lingering = False
+        self.is_discarding = True
+        self._end()
+        super().connection_lost(exc)
+
+    # called by aiohttp
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is not valid HTTP, and requests whose handler failed, with Usher's own answers."""
+        del request, message
+        reason = model.RefusedReason.BadRequest if status < 500 else model.RefusedReason.InternalError
+        if status >= 500:
+            _log.error("request_failed", exc_info=exc)
+        self.server.refused(reason)
+        return answers.refused(reason).closing
+
+    # called by the request and the server
+
+    def begin(self, request: Request) -> None:
+        """Start a request's clock: it counts from its first byte."""
+        self.began_at = self.header_since or self.began_at
+        self.header_since = 0.0
+        self.has_partial_header = False
+        self.request = request
+        request.begin(self, self.began_at)
+
+    def ask_for_body(self) -> None:
+        """Write 100 Continue (RFC 9110 §10.1.1)."""
+        if self.transport is not None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def send(self, request: Request, answer: answers.Answer) -> None:
+        """Write an answer, and linger if it closes the connection while the sender may still be sending."""
+        transport = self.transport
+        if transport is not None:
+            transport.write(answer.as_bytes())
+            self.server.durations.observe(self.server.loop.time() - request.began_at)
+        if request.content.total_bytes and not request.content.at_eof() and request.content.exception() is None:
+            request.content.read_nowait()  # else an idle connection would hold the body
+        is_complete = request.content.is_eof() and request.method != "UNKNOWN" and not self.is_overloaded
+        self._end_request(request)
+        if self.is_half_closed or self.is_overloaded:
+            self._settle_soon()
+        if not answer.keep_alive and not is_complete:
+            await self._linger()
+        elif self.writing_paused:
+            await request.writer.drain()
+
+    def hang_up(self, reason: model.RefusedReason) -> None:
+        """Answer a refusal outside of any request, count it, and close."""
+        self.server.refused(reason)
+        if self.transport is not None:
+            self.transport.write(answers.refused(reason).closing.as_bytes())
+            if self._start_lingering():
+                self.server.loop.call_later(_LINGER_SECONDS, self.force_close)
+            else:
+                self.force_close()
+
+    def check(self, now: float) -> None:
+        """Close the connection if one of its clocks has run out. Called twice a second."""
+        limits, transport = self.server.limits, self.socket
+        is_waiting = self.request is None and not self.is_lingering and self.answered == self.answered_at_last_check
+        self.answered_at_last_check = self.answered
+        if transport is not None and transport.is_closing() and not self.closing_since:
+            self.closing_since = now
+        stuck_since = self.paused_since or self.closing_since
+        if stuck_since:
+            if stuck_since < now - limits.answer_seconds and transport is not None:
+                transport.abort()
+        elif is_waiting and 0 < self.header_since < now - limits.header_seconds:
+            if self.has_partial_header:
+                self.hang_up(model.RefusedReason.BodyTimeout)
+            else:
+                self.force_close()
+
+    def settle(self, answered: int) -> None:
+        """End a half-closed or overloaded connection that has nothing left to answer.
+
+        ``answered``: requests answered two turns ago. If another one was answered since, that one calls again.
+        """
+        request = self.request
+        if answered != self.answered:
+            return
+        if request is not None:
+            if not request.content.is_eof():
+                overload = model.RefusedReason.QueueFull
+                request.abandon_body(overload if self.is_overloaded else model.RefusedReason.Disconnected)
+        elif self.is_lingering or self.transport is None or self.transport.is_closing():
+            return
+        elif self.is_overloaded:
+            self.hang_up(model.RefusedReason.QueueFull)
+        else:
+            self.force_close()
+
+    # bytes
+
+    def _is_too_much(self, size: int) -> bool:
+        server, request = self.server, self.request
+        if server.reading_bytes + size > server.limits.reading_bytes:
+            return True
+        if request is None or not request.content.is_eof():
+            return False
+        return self.unanswered_bytes - request.content.total_bytes > _PIPELINED_BYTES
+
+    def _overload(self) -> None:
+        """Take no more bytes. The current request is answered, unless its body is incomplete; the next one gets 503."""
+        self.is_overloaded = self.is_discarding = True
+        self._settle_soon()
+
+    def _settle_soon(self) -> None:
+        self.server.loop.call_soon(self.server.loop.call_soon, self.settle, self.answered)
+
+    def _end_request(self, request: Request) -> None:
+        """Release the request's bytes. The bytes left are the last ones that came: they begin the next request."""
+        is_chunked = "Transfer-Encoding" in request.headers
+        left = 0 if is_chunked else self.unanswered_bytes - request.wire_bytes
+        if left < _SLACK_BYTES:
+            left = 0
+            self.segments.clear()
+        segments, total = self.segments, sum([size for _, size in self.segments])
+        while segments and total - segments[0][1] >= left:
+            total -= segments.popleft()[1]
+        self.header_since = segments[0][0] if segments else 0.0
+        self.server.reading_bytes -= self.unanswered_bytes - left
+        self.unanswered_bytes = left
+        self.request = None
+        self.answered += 1
+
+    # closing
+
+    def _start_lingering(self) -> bool:
+        """Discard what still comes. Returns False if the connection has to be closed at once.
+
+        Closing with bytes unread resets the connection, and the reset may overtake the answer. Source: RFC 9112 §9.6.
+        """
+        server, transport = self.server, self.transport
+        self.is_discarding = True
+        if transport is None or self.is_half_closed or server.lingering >= server.limits.lingering:
+            return False
+        server.lingering += 1
+        self.is_lingering = True
+        if transport.can_write_eof():
+            transport.write_eof()
+        transport.resume_reading()
+        return True
+
+    async def _linger(self) -> None:
+        """Wait until the sender closes, or two seconds."""
+        if self._start_lingering():
+            self.ended = self.server.loop.create_future()
+            await asyncio.wait([self.ended], timeout=_LINGER_SECONDS)
+
+    def _end(self) -> None:
+        if self.ended is not None and not self.ended.done():
+            self.ended.set_result(None)
+
+
+class PublicServer:
+    """The public port: makes connections and watches their clocks. Each request goes to the handler."""
+
+    def __init__(self, handler: Handler, refused: Refused, limits: ServerLimits) -> None:
+        self.limits = limits
+        self.refused = refused
+        self.connections: set[Connection] = set()
+        self.reading_bytes = 0
+        self.lingering = 0
+        self.is_draining = False
+        """While True, each connection ends with its next answer."""
+        self.durations = metrics.Histogram(metrics.SECONDS)
+        """From a request's first byte to its answer, in seconds."""
+        self.loop = asyncio.get_running_loop()
+        self._handler = handler
+        self._manager = web.Server(cast("Any", self._serve), request_factory=self._make_request)
+
+    def __call__(self) -> Connection:
+        """A protocol for a new connection: the factory that loop.create_server() needs."""
+        return Connection(self, self._manager, self.loop)
+
+    def _make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
+        request = Request(message, payload, protocol, writer, task, self.loop)
+        protocol.begin(request)
+        return request
+
+    async def _serve(self, request: Request) -> answers.Answer:
+        connection = request.connection
+        if connection.is_overloaded:
+            answer = self._refuse(model.RefusedReason.QueueFull)
+        elif request.is_malformed:
+            answer = self._refuse(model.RefusedReason.BadRequest)
+        else:
+            answer = await self._handler(request)
+        is_kept = (
+            request.keep_alive
+            and request.content.is_eof()
+            and "Upgrade" not in request.headers
+            and request.method != "CONNECT"
+            and not self.is_draining
+        )
+        return answer if is_kept else answer.closing
+
+    def _refuse(self, reason: model.RefusedReason) -> answers.Answer:
+        self.refused(reason)
+        return answers.refused(reason).closing
+
+    async def watch(self) -> None:
+        """Check the clocks of all connections, again and again. Runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(min(0.5, self.limits.header_seconds / 4))
+            now = self.loop.time()
+            for connection in list(self.connections):
+                connection.check(now)
+
+    async def drain(self, seconds: float) -> None:
+        """Close idle connections now and the others once they are answered, at the latest after ``seconds``."""
+        end = self.loop.time() + seconds
+        self.is_draining = True
+        while self.connections and self.loop.time() < end:
+            for connection in list(self.connections):
+                if connection.request is None:
+                    connection.force_close()
+            await asyncio.sleep(0.02)
+        for connection in list(self.connections):
+            connection.force_close()
