@@ -13,13 +13,13 @@ import typer.main
 
 from house import source
 from usher_gateway import settings as all_settings
-from usher_gateway.cli import app
+from usher_gateway.cli import main
 
 PAGE = source.DOCS / "settings.md"
 BY_CODE_ONLY = {"limits", "lane_bytes", "max_attempts", "drain_seconds"}
 """Settings without a flag, because they depend on one another. The page lists them in a second table."""
 
-ROOT_COMMAND: Any = typer.main.get_command(app.build())
+ROOT_COMMAND: Any = typer.main.get_command(main.build())
 
 
 def commands(group: Any = ROOT_COMMAND, prefix: str = "") -> Iterator[tuple[str, Any]]:

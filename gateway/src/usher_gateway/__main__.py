@@ -1,12 +1,6 @@
 """The program ``usher``."""
 
-from usher_gateway.cli import app
-
-
-def main() -> None:
-    """Run the command line."""
-    app.run()
-
+from usher_gateway.cli.main import main
 
 if __name__ == "__main__":
     main()

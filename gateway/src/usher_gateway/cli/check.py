@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usher_gateway.cli import ask, tables
+from usher_gateway.cli import admin_client, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ def register(app: typer.Typer) -> None:
         try:
             guard = address_guard.AddressGuard(allow_destination or ())
         except model.ConfigurationError as error:
-            ask.fail(str(error), error.hint, ask.USAGE)
+            admin_client.fail(str(error), error.hint, admin_client.USAGE)
         found = (*configuration.problems, *_trials(configuration), *_out_of_reach(configuration, guard))
         problems = sorted(found)
         if output is Output.json:

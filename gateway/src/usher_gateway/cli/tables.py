@@ -1,4 +1,4 @@
-"""Rows for people: one table where the terminal is wide, two lines per row where it is narrow. And CSV for programs."""
+"""Prints rows: a table in a wide terminal, two lines per row in a narrow one, JSON or CSV for programs."""
 
 import csv
 import json
@@ -7,26 +7,26 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from usher_gateway.cli import ask
+from usher_gateway.cli.admin_client import Output, Row
 
 _WIDE = 120
-"""Columns from which a table with ids fits."""
+"""The terminal width from which a table with ids fits."""
 
-Column = tuple[str, Callable[[ask.Row], str]]
-"""Head and cell. The first two columns are the headline of a row where there is little room."""
+Column = tuple[str, Callable[[Row], str]]
+"""Heading and cell function. The first two columns are the headline of a row in a narrow terminal."""
 
 
 def print_rows(
-    rows: Sequence[ask.Row],
+    rows: Sequence[Row],
     columns: Sequence[Column],
-    output: ask.Output,
+    output: Output,
     nothing: str,
     cells: Sequence[Column] | None = None,
 ) -> None:
-    """Print rows; ``nothing`` is said to people when there are none; ``cells`` are the columns of CSV, if others."""
-    if output is ask.Output.json:
+    """Print rows, or the text ``nothing`` if there are none. ``cells`` replaces the columns for CSV."""
+    if output is Output.json:
         typer.echo(json.dumps({"rows": rows}, indent=2, ensure_ascii=False))
-    elif output is ask.Output.csv:
+    elif output is Output.csv:
         writer = csv.writer(sys.stdout)
         cells = cells or columns
         writer.writerow([head.lower() for head, _ in cells])
@@ -37,7 +37,7 @@ def print_rows(
         _print_text(rows, columns)
 
 
-def _print_text(rows: Sequence[ask.Row], columns: Sequence[Column]) -> None:
+def _print_text(rows: Sequence[Row], columns: Sequence[Column]) -> None:
     import rich.console
     import rich.markup
     import rich.padding
@@ -55,7 +55,7 @@ def _print_text(rows: Sequence[ask.Row], columns: Sequence[Column]) -> None:
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 0) -> None:
-    """Print a table; the last ``numbers`` columns are numbers."""
+    """Print a table; the last ``numbers`` columns are right-aligned."""
     import rich.box
     import rich.console
     import rich.table
@@ -72,8 +72,8 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: in
     rich.console.Console(highlight=False).print(table)
 
 
-def print_facts(row: ask.Row) -> None:
-    """Print one row in full, a line per fact."""
+def print_facts(row: Row) -> None:
+    """Print every field of a row, one per line."""
     width = max([len(name) for name in row])
     for name, value in row.items():
         lines = [_fact(item) for item in value] if isinstance(value, list) else [_fact(value)]
@@ -89,66 +89,17 @@ def _fact(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def when(name: str) -> Callable[[ask.Row], str]:
-    """A cell with a time, to the second, UTC."""
+def time_cell(name: str) -> Callable[[Row], str]:
+    """Return a cell function for a time (UTC, to the second)."""
     return lambda row: str(row.get(name) or "").replace("T", " ")[:19]
 
 
-def text(name: str) -> Callable[[ask.Row], str]:
-    """A cell with a value as it is; empty where there is none."""
+def text_cell(name: str) -> Callable[[Row], str]:
+    """Return a cell function for a value; None is an empty cell."""
     return lambda row: "" if row.get(name) is None else str(row[name])
 
 
-def listener_of(row: ask.Row) -> str:
-    """Tenant and listener in one cell."""
-    return f"{row['namespace']}/{row['tenant']}/{row['listener']}"
-
-
-VISIT_COLUMNS: Sequence[Column] = (
-    ("RECEIVED", when("receivedAt")),
-    ("ID", text("id")),
-    ("LISTENER", listener_of),
-    ("COUNTED AS", lambda row: f"{row['countedAs']}{' late' if row['late'] else ''}"),
-    ("REASON", lambda row: f"{row['reason'] or ''}{' released' if row['released'] else ''}"),
-    ("VERDICTS", lambda row: ", ".join([verdict(one) for one in row["verdicts"]])),
-)
-"""How arrivals are listed."""
-
-
-def _why(row: ask.Row) -> list[str]:
-    return [str(row[name]) for name in ("cancelled", "error", "status") if row[name]]
-
-
-def _due(row: ask.Row) -> list[str]:
-    """When it is tried next, if it waits: later than due means that its destination's circuit is open or it is full."""
-    return [f"due {when('dueAt')(row)}"] if row.get("dueAt") else []
-
-
-DELIVERY_COLUMNS: Sequence[Column] = (
-    ("CREATED", when("createdAt")),
-    ("ID", text("id")),
-    ("LISTENER", listener_of),
-    ("ROUTE", text("route")),
-    ("DESTINATION", text("destination")),
-    ("STATE", lambda row: f"{row['state']}{' held: ' + row['held'] if row['held'] else ''}"),
-    ("WHY", lambda row: " ".join([*_why(row), *_due(row)])),
-    ("ATTEMPTS", lambda row: counted(row["attempts"], "attempt")),
-)
-"""How deliveries are listed."""
-
-DELIVERY_CELLS: Sequence[Column] = (*DELIVERY_COLUMNS[:-1], ("ATTEMPTS", text("attempts")))
-"""The same for programs: a number is a number."""
-
-
 def counted(count: int, noun: str) -> str:
-    """A number with its noun."""
+    """Return a number with its noun in singular or plural."""
     many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count} {noun if count == 1 else many}"
-
-
-def verdict(one: ask.Row) -> str:
-    """A verdict in few words: route, and what it came to."""
-    if "skipped" in one:
-        return f"{one['route']}: skipped {one['skipped']}"
-    held = f" held {one['held']}" if one.get("held") else ""
-    return f"{one['route']}: {one.get('state', 'gone')}{held}"

@@ -1,22 +1,37 @@
-"""``usher usage``: the books."""
+"""``usher usage``: prints the books."""
 
 from typing import Annotated, Any
 
 import typer
 
-from usher_gateway.cli import ask, tables
+from usher_gateway.cli import tables
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    WRONG,
+    Admin,
+    AdminClient,
+    Data,
+    Listener,
+    Output,
+    OutputOption,
+    Tenant,
+    parse_moment,
+)
 
 _EPILOG = "Example:  usher usage --from 2026-10 --to 2026-11 --by month -o csv > october.csv   or   usher usage --check"
 
-_From = Annotated[str | None, typer.Option("--from", envvar="USHER_FROM", help="Default: the month's first day (UTC).")]
-_To = Annotated[str | None, typer.Option("--to", envvar="USHER_TO", help="Before then. Default: now.")]
+_From = Annotated[
+    str | None, typer.Option("--from", envvar="USHER_FROM", help="Default: the first day of this month (UTC).")
+]
+_To = Annotated[str | None, typer.Option("--to", envvar="USHER_TO", help="Before this time. Default: now.")]
 _By = Annotated[str, typer.Option(envvar="USHER_BY", help="day, month, or slot (a quarter of an hour). All UTC.")]
 _Check = Annotated[
-    bool, typer.Option("--check", envvar="USHER_CHECK", help="Say whether the books balance; exit 1 if not.")
+    bool, typer.Option("--check", envvar="USHER_CHECK", help="Check whether the books balance; exit 1 if not.")
 ]
 
 _WIDE, _NARROW = 130, 78
-"""Columns from which all numbers fit; below which not even the important ones do."""
+"""Terminal widths: from the first on all numbers fit, below the second not even the important ones."""
 
 _NARROW_NUMBERS = (
     ("VISITS", "visits"),
@@ -49,30 +64,30 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog=_EPILOG)
     def usage(
         *,
-        tenant: ask.Tenant = None,
-        listener: ask.Listener = None,
+        tenant: Tenant = None,
+        listener: Listener = None,
         since: _From = None,
         until: _To = None,
         by: _By = "day",
         check: _Check = False,
-        output: ask.OutputOption = ask.Output.text,
-        admin: ask.Admin = ask.ADMIN,
-        data: ask.Data = ask.DATA,
+        output: OutputOption = Output.text,
+        admin: Admin = ADMIN,
+        data: Data = DATA,
     ) -> None:
-        """Show the books: what came, what was made of it, what became of deliveries. A bill can be made from them.
+        """Print the books: counts of arrivals, verdicts and deliveries. A bill can be made from them.
 
-        docs/usage-and-books.md says what each column counts. JSON and CSV have all columns.
+        docs/usage-and-books.md explains each column. JSON and CSV have all columns.
         """
-        gateway = ask.Gateway(admin, data)
-        times = {"from": ask.moment(since), "to": ask.moment(until)}
+        client = AdminClient(admin, data)
+        times = {"from": parse_moment(since), "to": parse_moment(until)}
         if check:
-            _check(gateway.get("/api/usage/check", **times))
+            _check(client.get("/api/usage/check", **times))
             return
         query = {**times, "tenant": tenant, "listener": listener, "by": by}
-        if output is ask.Output.text:
-            _print_text(gateway.get("/api/usage", **query))
+        if output is Output.text:
+            _print_text(client.get("/api/usage", **query))
         else:
-            typer.echo(gateway.get_bytes("/api/usage", format=output.value, **query).decode(), nl=False)
+            typer.echo(client.get_bytes("/api/usage", format=output.value, **query).decode(), nl=False)
 
 
 def _check(answer: Any) -> None:
@@ -82,7 +97,7 @@ def _check(answer: Any) -> None:
         typer.echo(f"{where} {row['period'] or 'in all'}: {row['equation']}: {row['left']} is not {row['right']}")
     if violations:
         typer.echo(f"usher: the books do not balance: {len(violations)} violations", err=True)
-        raise typer.Exit(ask.WRONG)
+        raise typer.Exit(WRONG)
     typer.echo(f"The books balance, from {answer['from']} to {answer['to']}.")
 
 
@@ -108,7 +123,7 @@ def _print_text(answer: Any) -> None:
 
 
 def _print_blocks(rows: Any, total: Any) -> None:
-    """The same where no table fits: a headline, and under it what is not 0."""
+    """Print a headline per row, and below it the numbers that are not 0."""
     blocks = [(f"{row['period']}  {row['tenant']}/{row['listener']}", row) for row in rows]
     for headline, counts in [*blocks, ("total", total)]:
         typer.echo(headline)

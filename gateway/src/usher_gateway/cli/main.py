@@ -1,17 +1,15 @@
-"""The command ``usher``: finds its commands by listing this package; each file registers its own."""
+"""The command ``usher``: each module of this package registers its own commands."""
 
-import importlib
 import inspect
-import pkgutil
 
 import typer
 
 import usher_gateway
-from usher_gateway import cli
+from usher_gateway.cli import check, listings, receive, run, simulate, url, usage
 
 
 def build() -> typer.Typer:
-    """The command line with every command of the package: each module with a ``register(app)`` adds its own."""
+    """Return the command line with every command."""
     app = typer.Typer(
         name="usher",
         help="Between Purple WiFi's webhooks and the systems of many companies: durable, exact, fast.",
@@ -28,16 +26,14 @@ def build() -> typer.Typer:
             typer.echo(usher_gateway.__version__)
             raise typer.Exit
 
-    for module in sorted(info.name for info in pkgutil.iter_modules(cli.__path__)):
-        command = importlib.import_module(f"{cli.__name__}.{module}")
-        if hasattr(command, "register"):
-            command.register(app)
+    for module in (run, check, url, simulate, receive, usage, listings):
+        module.register(app)
     _unwrap_help(app)
     return app
 
 
 def _unwrap_help(app: typer.Typer) -> None:
-    """Each paragraph of a docstring on one line: typer keeps line breaks, which are ragged on a narrow terminal."""
+    """Put each paragraph of a help text on one line, because typer keeps line breaks in a narrow terminal."""
     for command in app.registered_commands:
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
         command.help = "\n\n".join([" ".join(paragraph.split()) for paragraph in paragraphs])
@@ -46,6 +42,6 @@ def _unwrap_help(app: typer.Typer) -> None:
             _unwrap_help(group.typer_instance)
 
 
-def run() -> None:
-    """Entry point of the console script."""
+def main() -> None:
+    """Run the command line; the entry point of the console script."""
     build()()

@@ -1,4 +1,4 @@
-"""What the commands that speak to a running gateway share: where it is, the token, the questions, the ways to fail."""
+"""A client of a running gateway's admin port, with the flags and errors that its commands share."""
 
 import datetime
 import enum
@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 WRONG, USAGE = 1, 2
-"""Exit codes: something is wrong; the command was not used rightly."""
+"""Exit codes: the command found something wrong; the command line was wrong."""
 
 _TIMEOUT_SECONDS = 30.0
 _SEARCH_SECONDS = 30.0
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 class Output(enum.StrEnum):
-    """How a command answers."""
+    """The form of a command's output."""
 
     text = "text"
     json = "json"
@@ -37,7 +37,7 @@ class Output(enum.StrEnum):
 Admin = Annotated[str, typer.Option(envvar="USHER_ADMIN", help="The gateway's admin port.", metavar="URL")]
 Data = Annotated[
     pathlib.Path,
-    typer.Option(envvar="USHER_DATA", help="Folder with the tokens; USHER_TOKEN goes before it.", metavar="DIR"),
+    typer.Option(envvar="USHER_DATA", help="Folder with the tokens; USHER_TOKEN takes precedence.", metavar="DIR"),
 ]
 OutputOption = Annotated[
     Output, typer.Option("--output", "-o", envvar="USHER_OUTPUT", help="text for people; json or csv for programs.")
@@ -50,45 +50,45 @@ Destination = Annotated[
 ]
 Since = Annotated[
     str | None,
-    typer.Option(envvar="USHER_SINCE", help="From then on: 2026-11-25T12:00:00Z, 2026-11-25, or 2h (90m, 3d) ago."),
+    typer.Option(
+        envvar="USHER_SINCE", help="From this time on: 2026-11-25T12:00:00Z, 2026-11-25, or 2h (90m, 3d) ago."
+    ),
 ]
-Until = Annotated[str | None, typer.Option(envvar="USHER_UNTIL", help="Before then; written like --since.")]
+Until = Annotated[str | None, typer.Option(envvar="USHER_UNTIL", help="Before this time; same form as --since.")]
 Reason = Annotated[str | None, typer.Option(envvar="USHER_REASON", help="For this reason.")]
-Limit = Annotated[int, typer.Option(min=1, max=100_000, envvar="USHER_LIMIT", help="At most so many rows.")]
-Ids = Annotated[
-    list[str] | None, typer.Argument(envvar="USHER_IDS", help="Ids, as the lists show them.", metavar="[ID]...")
-]
-Id = Annotated[str, typer.Argument(envvar="USHER_ID", help="An id, as the lists show it.", metavar="ID")]
-All = Annotated[bool, typer.Option("--all", envvar="USHER_ALL", help="Really every one.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, envvar="USHER_LIMIT", help="The most rows to list.")]
+Ids = Annotated[list[str] | None, typer.Argument(envvar="USHER_IDS", help="Ids from a listing.", metavar="[ID]...")]
+Id = Annotated[str, typer.Argument(envvar="USHER_ID", help="An id from a listing.", metavar="ID")]
+All = Annotated[bool, typer.Option("--all", envvar="USHER_ALL", help="Select every row.")]
 
 ADMIN, DATA = "http://127.0.0.1:9090", pathlib.Path("data")
 """Defaults of --admin and --data."""
 
 
-class Gateway:
-    """A running gateway's admin port. Every failure ends the command with a sentence that says what to do."""
+class AdminClient:
+    """Sends requests to the admin port. On every failure it ends the command with a message and a hint."""
 
     def __init__(self, admin: str, data: pathlib.Path, *, operate: bool = False) -> None:
         self._admin = admin.rstrip("/") if "://" in admin else f"http://{admin.rstrip('/')}"
         self._token = _token(data, "operate.token" if operate else "observe.token")
-        # Proxies of the environment would see the token.
+        # No proxy from the environment, because it would see the token.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def get(self, path: str, **query: str | int | None) -> Any:
-        """The JSON answer to a question."""
+        """Return the JSON answer to a GET request."""
         return json.loads(self.get_bytes(path, **query))
 
     def get_bytes(self, path: str, **query: str | int | None) -> bytes:
-        """The raw answer to a question."""
+        """Return the raw answer to a GET request."""
         given = {name: value for name, value in query.items() if value is not None}
-        return self._ask(f"{path}?{urllib.parse.urlencode(given)}" if given else path, None)
+        return self._send(f"{path}?{urllib.parse.urlencode(given)}" if given else path, None)
 
     def post(self, path: str, selection: Mapping[str, object]) -> Any:
-        """The JSON answer to a request that changes something."""
-        return json.loads(self._ask(path, json.dumps(selection).encode()))
+        """Return the JSON answer to a POST request."""
+        return json.loads(self._send(path, json.dumps(selection).encode()))
 
     def rows(self, path: str, limit: int, **query: str | None) -> list[Row]:
-        """Rows of a listing, page by page, until there are enough, or no more, or it has taken long."""
+        """Read pages of a listing until there are ``limit`` rows, no more rows, or 30 s have passed."""
         found: list[Row] = []
         cursor: str | None = None
         end = time.monotonic() + _SEARCH_SECONDS
@@ -99,19 +99,19 @@ class Gateway:
             if cursor is None:
                 return found
             if time.monotonic() > end:
-                typer.echo(f"The search went on for {_SEARCH_SECONDS:.0f} s: narrow it with --since.", err=True)
+                typer.echo(f"The search took {_SEARCH_SECONDS:.0f} s: narrow it with --since.", err=True)
                 return found
-        typer.echo(f"There are more than {limit}: say --limit, or narrow it.", err=True)
+        typer.echo(f"There are more than {limit} rows: raise --limit, or narrow the search.", err=True)
         return found
 
-    def _ask(self, path: str, body: bytes | None) -> bytes:
+    def _send(self, path: str, body: bytes | None) -> bytes:
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         try:
             request = urllib.request.Request(self._admin + path, body, headers)  # noqa: S310 - the user's own URL
             with self._opener.open(request, timeout=_TIMEOUT_SECONDS if body is None else None) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
-            self._refused(error)
+            self._fail_with_problem(error)
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             fail(
@@ -120,7 +120,7 @@ class Gateway:
                 WRONG,
             )
 
-    def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
+    def _fail_with_problem(self, error: urllib.error.HTTPError) -> NoReturn:
         try:
             problem = json.loads(error.read(65_536))
             detail, hint = str(problem["detail"]), str(problem.get("hint", ""))
@@ -136,12 +136,12 @@ class Gateway:
 
 
 def quoted(text: str) -> str:
-    """A text as one part of a path."""
+    """Quote a text as one segment of a path."""
     return urllib.parse.quote(text, safe="")
 
 
 def fail(message: str, hint: str, code: int) -> NoReturn:
-    """End the command with a message and what to do about it."""
+    """End the command with a message and a hint."""
     typer.echo(f"usher: {message}" + (f"\n       {hint}" if hint else ""), err=True)
     raise typer.Exit(code)
 
@@ -160,8 +160,8 @@ def _token(data: pathlib.Path, name: str) -> str:
         fail(str(error), hint, USAGE)
 
 
-def moment(text: str | None) -> str | None:
-    """A time as the gateway takes it: ``2h`` means two hours ago."""
+def parse_moment(text: str | None) -> str | None:
+    """Return a time in the API's form; ``2h`` means two hours ago."""
     if text is None:
         return None
     ago = re.fullmatch(r"(\d{1,6})([smhd])", text)
@@ -175,13 +175,13 @@ def moment(text: str | None) -> str | None:
     return then.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def select(ids: list[str] | None, *, everything: bool, **names: str | None) -> dict[str, object]:
-    """The selection of a request that changes something; what would mean everything must be said."""
+def make_selection(ids: list[str] | None, *, everything: bool, **names: str | None) -> dict[str, object]:
+    """Return the selection of a request that changes rows; an empty selection needs ``everything``."""
     selection: dict[str, object] = {name: value for name, value in names.items() if value is not None}
     if ids:
         selection["ids"] = ids
     if everything:
         selection["all"] = True
     if not selection:
-        fail("say which ones are meant: ids, or flags like --tenant and --since", "--all means every one", USAGE)
+        fail("select rows with ids, or with flags like --tenant and --since", "--all selects every row", USAGE)
     return selection

@@ -1,0 +1,517 @@
+"""The commands over stored rows: ``usher visits``, ``deliveries``, ``dead``, ``quarantine`` and ``listeners``.
+
+Each group lists rows and shows one row. ``replay``, ``redrive`` and ``release`` start deliveries for selected rows.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from usher_gateway.cli import tables
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    WRONG,
+    Admin,
+    AdminClient,
+    All,
+    Data,
+    Destination,
+    Id,
+    Ids,
+    Limit,
+    Listener,
+    Output,
+    OutputOption,
+    Reason,
+    Route,
+    Row,
+    Since,
+    Tenant,
+    Until,
+    fail,
+    make_selection,
+    parse_moment,
+    quoted,
+)
+
+_CountedAs = Annotated[
+    str | None, typer.Option(envvar="USHER_COUNTED_AS", help="visit, repeat, redelivery or quarantined.")
+]
+_Body = Annotated[bool, typer.Option("--body", envvar="USHER_BODY", help="Print only the body, as it was received.")]
+_Answer = Annotated[
+    bool, typer.Option("--answer", envvar="USHER_ANSWER", help="Print only the destination's last answer.")
+]
+_DeliveryState = Annotated[
+    str | None, typer.Option(envvar="USHER_STATE", help="pending, held, delivered, dead or cancelled.")
+]
+_EndedState = Annotated[str, typer.Option(envvar="USHER_STATE", help="dead or cancelled.")]
+_QuarantineState = Annotated[str | None, typer.Option(envvar="USHER_STATE", help="released or unreleased.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("listeners", epilog="Example:  usher listeners   or   usher listeners -o json")(list_listeners)
+
+    dead = typer.Typer(no_args_is_help=True, help="Look at dead deliveries; redrive them.")
+    dead.command("list", epilog=_DEAD_LIST_EXAMPLE)(list_dead)
+    dead.command("show", epilog="Example:  usher dead show 01920000-0000-7000-8000-000000000002 --answer")(show_dead)
+    dead.command(
+        "redrive", epilog="Example:  usher dead redrive --destination agency/crm   or   usher dead redrive ID ID"
+    )(redrive_dead)
+    app.add_typer(dead, name="dead")
+
+    deliveries = typer.Typer(no_args_is_help=True, help="Look at deliveries; redrive dead or cancelled ones.")
+    deliveries.command("list", epilog=_DELIVERIES_LIST_EXAMPLE)(list_deliveries)
+    deliveries.command("show", epilog="Example:  usher deliveries show 01920000-0000-7000-8000-000000000002")(
+        show_delivery
+    )
+    deliveries.command(
+        "redrive", epilog="Example:  usher deliveries redrive --destination agency/crm --since 2026-11-24"
+    )(redrive_deliveries)
+    app.add_typer(deliveries, name="deliveries")
+
+    quarantine = typer.Typer(
+        no_args_is_help=True, help="Look at quarantined arrivals; release those that are visits now."
+    )
+    quarantine.command(
+        "list", epilog="Example:  usher quarantine list --tenant acme --reason NoUser --state unreleased"
+    )(list_quarantined)
+    quarantine.command("show", epilog="Example:  usher quarantine show 01920000-0000-7000-8000-000000000001 --body")(
+        show_visit
+    )
+    quarantine.command("release", epilog="Example:  usher quarantine release --listener lobby --reason NoUser")(
+        release_quarantined
+    )
+    app.add_typer(quarantine, name="quarantine")
+
+    visits = typer.Typer(no_args_is_help=True, help="Look at arrivals and their verdicts; replay skipped ones.")
+    visits.command("list", epilog=_VISITS_LIST_EXAMPLE)(list_visits)
+    visits.command("show", epilog="Example:  usher visits show 01920000-0000-7000-8000-000000000001 --body")(show_visit)
+    visits.command(
+        "replay",
+        epilog="Example:  usher visits replay --tenant acme --route welcome --reason Paused --since 2026-11-24",
+    )(replay_visits)
+    app.add_typer(visits, name="visits")
+
+
+_DEAD_LIST_EXAMPLE = (
+    "Example:  usher dead list --destination agency/crm --since 1d   or   usher dead list -o csv > dead.csv"
+)
+_DELIVERIES_LIST_EXAMPLE = (
+    "Example:  usher deliveries list --state held   or   usher deliveries list --destination agency/crm --since 1d"
+)
+_VISITS_LIST_EXAMPLE = (
+    "Example:  usher visits list --tenant acme --since 2h   or   usher visits list --reason Filter -o json"
+)
+
+
+def _listener_of(row: Row) -> str:
+    return f"{row['namespace']}/{row['tenant']}/{row['listener']}"
+
+
+def _verdict(verdict: Row) -> str:
+    """Return a verdict's route and result."""
+    if "skipped" in verdict:
+        return f"{verdict['route']}: skipped {verdict['skipped']}"
+    held = f" held {verdict['held']}" if verdict.get("held") else ""
+    return f"{verdict['route']}: {verdict.get('state', 'gone')}{held}"
+
+
+VISIT_COLUMNS: tuple[tables.Column, ...] = (
+    ("RECEIVED", tables.time_cell("receivedAt")),
+    ("ID", tables.text_cell("id")),
+    ("LISTENER", _listener_of),
+    ("COUNTED AS", lambda row: f"{row['countedAs']}{' late' if row['late'] else ''}"),
+    ("REASON", lambda row: f"{row['reason'] or ''}{' released' if row['released'] else ''}"),
+    ("VERDICTS", lambda row: ", ".join([_verdict(one) for one in row["verdicts"]])),
+)
+
+
+def list_visits(
+    *,
+    tenant: Tenant = None,
+    listener: Listener = None,
+    route: Route = None,
+    destination: Destination = None,
+    since: Since = None,
+    until: Until = None,
+    counted_as: _CountedAs = None,
+    reason: Reason = None,
+    limit: Limit = 50,
+    output: OutputOption = Output.text,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """List arrivals, newest first, with the verdict of each route.
+
+    --reason is a skip reason (Filter, OncePer, Stale, Repeat, Paused, Shadow) or a quarantine reason.
+    """
+    rows = AdminClient(admin, data).rows(
+        "/api/visits",
+        limit,
+        tenant=tenant,
+        listener=listener,
+        route=route,
+        destination=destination,
+        since=parse_moment(since),
+        until=parse_moment(until),
+        countedAs=counted_as,
+        reason=reason,
+    )
+    tables.print_rows(rows, VISIT_COLUMNS, output, "No such visits.")
+
+
+def show_visit(
+    identifier: Id,
+    body: _Body = False,
+    output: OutputOption = Output.text,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Show one arrival. Its body is personal data: --body needs the operate token, and the audit log records it."""
+    client = AdminClient(admin, data, operate=body)
+    if body:
+        sys.stdout.buffer.write(client.get_bytes(f"/api/visits/{quoted(identifier)}/body"))
+        return
+    _show_row(client, "/api/visits", identifier, output)
+
+
+def _show_row(client: AdminClient, path: str, identifier: str, output: Output) -> None:
+    """Print every field of one row of a listing."""
+    rows = client.rows(path, 1, id=identifier)
+    if not rows:
+        fail(f"there is no {identifier}", "use an id from a listing", WRONG)
+    if output is Output.text:
+        tables.print_facts(rows[0])
+    else:
+        tables.print_rows(rows, [(name, tables.text_cell(name)) for name in rows[0]], output, "")
+
+
+def replay_visits(
+    *,
+    ids: Ids = None,
+    tenant: Tenant = None,
+    listener: Listener = None,
+    route: Route = None,
+    destination: Destination = None,
+    since: Since = None,
+    until: Until = None,
+    reason: Reason = None,
+    everything: All = False,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Deliver what routes skipped: each skipped verdict once, while its body is stored.
+
+    --reason is a skip reason: Filter, OncePer, Stale, Repeat, Paused or Shadow. A route's time limit does not count.
+    """
+    selection = make_selection(
+        ids,
+        everything=everything,
+        tenant=tenant,
+        listener=listener,
+        route=route,
+        destination=destination,
+        since=parse_moment(since),
+        until=parse_moment(until),
+        reason=reason,
+    )
+    answer = AdminClient(admin, data, operate=True).post("/api/visits/replay", selection)
+    typer.echo(f"Made of skipped verdicts: {tables.counted(answer['replayed'], 'delivery')}.")
+
+
+def _why(row: Row) -> str:
+    """Return why a delivery is not delivered, and when it is due.
+
+    A delivery that stays due waits for an open circuit, or for room in its destination's lane.
+    """
+    reasons = [str(row[name]) for name in ("cancelled", "error", "status") if row[name]]
+    due = [f"due {tables.time_cell('dueAt')(row)}"] if row.get("dueAt") else []
+    return " ".join([*reasons, *due])
+
+
+DELIVERY_COLUMNS: tuple[tables.Column, ...] = (
+    ("CREATED", tables.time_cell("createdAt")),
+    ("ID", tables.text_cell("id")),
+    ("LISTENER", _listener_of),
+    ("ROUTE", tables.text_cell("route")),
+    ("DESTINATION", tables.text_cell("destination")),
+    ("STATE", lambda row: f"{row['state']}{' held: ' + row['held'] if row['held'] else ''}"),
+    ("WHY", _why),
+    ("ATTEMPTS", lambda row: tables.counted(row["attempts"], "attempt")),
+)
+
+_DELIVERY_CSV_COLUMNS = (*DELIVERY_COLUMNS[:-1], ("ATTEMPTS", tables.text_cell("attempts")))
+
+
+def list_deliveries(
+    *,
+    tenant: Tenant = None,
+    listener: Listener = None,
+    route: Route = None,
+    destination: Destination = None,
+    since: Since = None,
+    until: Until = None,
+    state: _DeliveryState = None,
+    reason: Reason = None,
+    limit: Limit = 50,
+    output: OutputOption = Output.text,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """List deliveries, newest first.
+
+    --reason is a hold reason (DestinationPaused ...), a cancel reason (Expired ...), or an error's code (Timeout ...).
+    """
+    rows = AdminClient(admin, data).rows(
+        "/api/deliveries",
+        limit,
+        tenant=tenant,
+        listener=listener,
+        route=route,
+        destination=destination,
+        since=parse_moment(since),
+        until=parse_moment(until),
+        state=state,
+        reason=reason,
+    )
+    tables.print_rows(rows, DELIVERY_COLUMNS, output, "No such deliveries.", _DELIVERY_CSV_COLUMNS)
+
+
+def show_delivery(identifier: Id, output: OutputOption = Output.text, admin: Admin = ADMIN, data: Data = DATA) -> None:
+    """Show one delivery."""
+    _show_row(AdminClient(admin, data), "/api/deliveries", identifier, output)
+
+
+def redrive_deliveries(
+    *,
+    ids: Ids = None,
+    tenant: Tenant = None,
+    listener: Listener = None,
+    route: Route = None,
+    destination: Destination = None,
+    since: Since = None,
+    until: Until = None,
+    state: _EndedState = "dead",
+    reason: Reason = None,
+    everything: All = False,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Make dead (or cancelled) deliveries due again, with all their attempts.
+
+    They keep their ids, so a receiver recognises what it has processed. Deliveries without a stored body, or past
+    their time limit, stay as they are.
+    """
+    selection = make_selection(
+        ids,
+        everything=everything,
+        tenant=tenant,
+        listener=listener,
+        route=route,
+        destination=destination,
+        since=parse_moment(since),
+        until=parse_moment(until),
+        reason=reason,
+    )
+    answer = AdminClient(admin, data, operate=True).post("/api/deliveries/redrive", {**selection, "state": state})
+    typer.echo(f"Due again: {tables.counted(answer['redriven'], 'delivery')}.")
+
+
+def list_dead(
+    *,
+    tenant: Tenant = None,
+    listener: Listener = None,
+    route: Route = None,
+    destination: Destination = None,
+    since: Since = None,
+    until: Until = None,
+    reason: Reason = None,
+    limit: Limit = 50,
+    output: OutputOption = Output.text,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """List dead deliveries, newest first. --reason is an error's code."""
+    rows = AdminClient(admin, data).rows(
+        "/api/deliveries",
+        limit,
+        state="dead",
+        tenant=tenant,
+        listener=listener,
+        route=route,
+        destination=destination,
+        since=parse_moment(since),
+        until=parse_moment(until),
+        reason=reason,
+    )
+    tables.print_rows(rows, DELIVERY_COLUMNS, output, "No dead deliveries.", _DELIVERY_CSV_COLUMNS)
+
+
+def show_dead(
+    identifier: Id,
+    answer: _Answer = False,
+    output: OutputOption = Output.text,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Show one dead delivery.
+
+    The destination's answer may be personal data: --answer needs the operate token, and the audit log records it.
+    """
+    client = AdminClient(admin, data, operate=answer)
+    if answer:
+        sys.stdout.buffer.write(client.get_bytes(f"/api/deliveries/{quoted(identifier)}/answer"))
+        return
+    _show_row(client, "/api/deliveries", identifier, output)
+
+
+def redrive_dead(
+    *,
+    ids: Ids = None,
+    tenant: Tenant = None,
+    listener: Listener = None,
+    route: Route = None,
+    destination: Destination = None,
+    since: Since = None,
+    until: Until = None,
+    reason: Reason = None,
+    everything: All = False,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Make dead deliveries due again, with all their attempts; the same as `usher deliveries redrive`."""
+    redrive_deliveries(
+        ids=ids,
+        tenant=tenant,
+        listener=listener,
+        route=route,
+        destination=destination,
+        since=since,
+        until=until,
+        reason=reason,
+        everything=everything,
+        admin=admin,
+        data=data,
+    )
+
+
+def list_quarantined(
+    *,
+    tenant: Tenant = None,
+    listener: Listener = None,
+    since: Since = None,
+    until: Until = None,
+    reason: Reason = None,
+    state: _QuarantineState = None,
+    limit: Limit = 50,
+    output: OutputOption = Output.text,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """List quarantined arrivals, newest first. --reason: NotJSON, NotObject, NoUser, Truncated, CompanyMismatch ..."""
+    rows = AdminClient(admin, data).rows(
+        "/api/quarantine",
+        limit,
+        tenant=tenant,
+        listener=listener,
+        since=parse_moment(since),
+        until=parse_moment(until),
+        reason=reason,
+        state=state,
+    )
+    tables.print_rows(rows, VISIT_COLUMNS, output, "Nothing is quarantined.")
+
+
+def release_quarantined(
+    *,
+    ids: Ids = None,
+    tenant: Tenant = None,
+    listener: Listener = None,
+    since: Since = None,
+    until: Until = None,
+    reason: Reason = None,
+    everything: All = False,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Read quarantined arrivals again, by the listener as it is now, and deliver those that are visits.
+
+    The rest stays quarantined: the command prints the reasons and exits 1.
+    """
+    selection = make_selection(
+        ids,
+        everything=everything,
+        tenant=tenant,
+        listener=listener,
+        since=parse_moment(since),
+        until=parse_moment(until),
+        reason=reason,
+    )
+    answer = AdminClient(admin, data, operate=True).post("/api/quarantine/release", selection)
+    typer.echo(
+        f"Released: {tables.counted(answer['released'], 'arrival')},"
+        f" with {tables.counted(answer['deliveries'], 'delivery')}."
+    )
+    if not answer["released"] and not answer["unfit"]:
+        typer.echo("There was nothing to release: Truncated and Unstorable arrivals cannot be, released ones stay so.")
+    for name, count in sorted(answer["unfit"].items()):
+        typer.echo(f"Still no visit: {tables.counted(count, 'arrival')} ({name})")
+    raise typer.Exit(WRONG if answer["unfit"] else 0)
+
+
+_COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
+_SINGULAR = {"visits": "visit", "repeats": "repeat", "redeliveries": "redelivery", "probes": "probe"}
+
+
+def _counts_today(row: Row) -> str:
+    """Return what a listener counted today, without zeros."""
+    counts = row["today"]
+    parts = [
+        tables.counted(counts[name], _SINGULAR[name]) if name in _SINGULAR else f"{counts[name]} {name}"
+        for name in _COUNTS
+        if counts[name]
+    ]
+    return ", ".join(parts) or "nothing today"
+
+
+def _last_arrival(row: Row) -> str:
+    """Return the time of the last arrival, and whether the listener is silent (silence.afterSeconds)."""
+    silent = "SILENT, " if row.get("receiving") == "Silent" else ""
+    last = tables.time_cell("lastArrival")(row)
+    return f"{silent}last {last}" if last else silent.removesuffix(", ")
+
+
+def _count_column(name: str) -> tables.Column:
+    return name, lambda row: str(row["today"][name])
+
+
+LISTENER_COLUMNS: tuple[tables.Column, ...] = (
+    ("LISTENER", lambda row: f"{row['namespace']}/{row['name']}"),
+    ("STATE", lambda row: str(row["state"])),
+    ("TENANT", lambda row: f"tenant {row['tenant']}"),
+    ("TODAY", _counts_today),
+    ("LAST ARRIVAL", _last_arrival),
+    ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),
+    ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
+)
+
+_LISTENER_CSV_COLUMNS: tuple[tables.Column, ...] = (
+    *LISTENER_COLUMNS[:2],
+    ("TENANT", tables.text_cell("tenant")),
+    *[_count_column(name) for name in _COUNTS],
+    ("LAST ARRIVAL", tables.time_cell("lastArrival")),
+    ("RECEIVING", tables.text_cell("receiving")),
+    *LISTENER_COLUMNS[-2:],
+)
+
+
+def list_listeners(output: OutputOption = Output.text, admin: Admin = ADMIN, data: Data = DATA) -> None:
+    """List the listeners that the gateway runs, with their counts of today (UTC).
+
+    URLs are credentials, so the list shortens them; `usher url` prints whole ones.
+    """
+    rows = AdminClient(admin, data).get("/api/listeners")["rows"]
+    tables.print_rows(rows, LISTENER_COLUMNS, output, "No listener runs.", _LISTENER_CSV_COLUMNS)
