@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from typer.testing import CliRunner
 
-from usher_gateway.cli import app
+from usher_gateway.cli import main
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUNNER = CliRunner()
-COMMANDS = app.build()
+COMMANDS = main.build()
 KEY = base64.b64encode(bytes(32)).decode()
 
 
