@@ -161,7 +161,7 @@ class Operator:
             metrics=self.metrics,
         )
 
-    def _kinds(self) -> tuple[kinds.Watched, ...]:
+    def _kinds(self) -> tuple[kinds.WatchedKind, ...]:
         """The kinds to watch: those of APIs that are switched off are left out."""
         is_on = {"": True, "gateway_api": self.settings.gateway_api, "cert_manager": self.settings.cert_manager}
         return tuple(kind for kind in kinds.ALL if is_on[kind.feature])
@@ -281,7 +281,9 @@ class Operator:
 
     async def _watch(self) -> None:
         """Run kopf until it is stopped."""
-        registry = handlers.register(self.handlers, tuple(kind for kind in self._kinds() if kind in kinds.DECLARED))
+        registry = handlers.register(
+            self.handlers, tuple(kind for kind in self._kinds() if kind in kinds.WATCHED_BY_KOPF)
+        )
         kopf.on.login(registry=registry)(self._login.log_in)
         handlers.RestartWatcher(self.resync).install()
         ready = asyncio.Event()
@@ -352,7 +354,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 0.5
-    for kind in kinds.DECLARED:
+    for kind in kinds.WATCHED_BY_KOPF:
         if kind.selector:
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
     return settings

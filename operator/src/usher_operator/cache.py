@@ -13,7 +13,7 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
-from usher_operator import features, indexes, kinds, seen
+from usher_operator import features, indexes, kinds, parsing
 from usher_operator.indexes import ChildIndex, ReferenceIndex
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import (
@@ -64,13 +64,13 @@ class Cache(View):
             service_port=settings.backend.service_port,
         )
         self._keys: model.Keys | None = None
-        self.optional = features.Optional(settings.data_plane_namespace)
+        self.optional = features.OptionalApis(settings.data_plane_namespace)
         self._gateways: tuple[GatewayReport, ...] | None = None
         self._halted: HaltedRemovals | None = None
-        self.records: dict[Key, seen.Record] = {}
+        self.records: dict[Key, parsing.ResourceRecord] = {}
         """Every custom resource."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
-        self._members: dict[tuple[str, str], dict[str, seen.Record]] = {}
+        self._members: dict[tuple[str, str], dict[str, parsing.ResourceRecord]] = {}
         """(kind, namespace) -> name -> record."""
         self._references = ReferenceIndex()
         self._secrets: dict[str, resources.Secret] = {}
@@ -198,7 +198,7 @@ class Cache(View):
 
     def children(self, key: Key) -> Collection[ChildState]:
         """The children in place of a key."""
-        return [child.seen for child in self.child_index.of(key)]
+        return [child.state for child in self.child_index.of(key)]
 
     def behind_since(self, key: Key) -> int | None:
         """Since when a key's plans say ``is_behind``."""
@@ -226,14 +226,14 @@ class Cache(View):
 
     # What changes it.
 
-    def take(self, kind: kinds.Watched, raw: dict[str, Any]) -> Keys:
+    def take(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> Keys:
         """Take an object as the server answered or listed it; its watch has to tell of it too, if it is news."""
         about = raw["metadata"]
         if self.version_of(kind, about.get("namespace", ""), about["name"])[1] != about["resourceVersion"]:
             self._expect_event(kind.name)
         return self.put(kind, raw)
 
-    def put(self, kind: kinds.Watched, raw: dict[str, Any]) -> Keys:
+    def put(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> Keys:
         """Take an object as it is now; returns the keys to plan again."""
         namespace, name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
         if kind in kinds.OWN:
@@ -246,7 +246,7 @@ class Cache(View):
             return self._set_namespace(name, raw["metadata"].get("labels") or {})
         return self._on_features(self.optional.put(kind, raw))
 
-    def version_of(self, kind: kinds.Watched, namespace: str, name: str) -> tuple[str, str]:
+    def version_of(self, kind: kinds.WatchedKind, namespace: str, name: str) -> tuple[str, str]:
         """(uid, resourceVersion) of an object as known; empty where that is not kept."""
         if kind in kinds.OWN:
             record = self.records.get(Key(kind.name, namespace, name))  # type: ignore[arg-type]
@@ -254,7 +254,7 @@ class Cache(View):
         child = self.child_index.by_ref.get(ref_of(kind, namespace, name))
         return (child.uid, child.resource_version) if child is not None else ("", "")
 
-    def remove(self, kind: kinds.Watched, namespace: str, name: str) -> Keys:
+    def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> Keys:
         """Forget an object that is gone; returns the keys to plan again."""
         if kind in kinds.OWN:
             return self._remove_own(Key(kind.name, namespace, name))  # type: ignore[arg-type]
@@ -266,7 +266,7 @@ class Cache(View):
             return self._set_namespace(name, None)
         return self._on_features(self.optional.remove(kind, namespace, name))
 
-    def names(self, kind: kinds.Watched) -> frozenset[tuple[str, str]]:
+    def names(self, kind: kinds.WatchedKind) -> frozenset[tuple[str, str]]:
         """(namespace, name) of every object of a kind that is known."""
         if kind in kinds.OWN:
             return frozenset((key.namespace, key.name) for key in self.records if key.kind == kind.name)
@@ -282,7 +282,7 @@ class Cache(View):
         """Another install key, or none; documents in place are read anew only by the next complete reading."""
         self._keys = keys
 
-    def set_served(self, kind: kinds.Watched, *, served: bool) -> Keys:
+    def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> Keys:
         """Whether a kind of an optional API is there; what was made of it goes with it."""
         gone: Keys = _NONE
         if not served and kind in kinds.CHILDREN:
@@ -354,7 +354,7 @@ class Cache(View):
         return [one for one in found if one is not None]
 
     def _put_own(self, key: Key, raw: dict[str, Any]) -> Keys:
-        record, before = seen.read(key.kind, raw), self.records.get(key)
+        record, before = parsing.parse_resource(key.kind, raw), self.records.get(key)
         self.records[key] = record
         self._members.setdefault((key.kind, key.namespace), {})[key.name] = record
         if key.kind == "ListenerClass":
@@ -384,7 +384,7 @@ class Cache(View):
         limited = {Key(key.kind, key.namespace, name) for name, record in members.items() if _is_limited(record)}
         return frozenset({key}) | limited | self._dependants(key) | self._rivals(key, former)
 
-    def _on_status(self, key: Key, record: seen.Record) -> Keys:
+    def _on_status(self, key: Key, record: parsing.ResourceRecord) -> Keys:
         """A status changed, ours or by somebody's hand: the key is looked at, and the Tenant that sums it up."""
         if key.kind == "Listener" and isinstance(record.found, CachedResource):
             return frozenset({key, self._tenant_key(record.found.resource)})
@@ -420,7 +420,7 @@ class Cache(View):
 
     def _put_secret(self, path: str, raw: dict[str, Any]) -> Keys:
         try:
-            found = seen.convert(raw, resources.Secret)
+            found = parsing.convert(raw, resources.Secret)
         except msgspec.ValidationError:
             return self._remove_secret(path)
         before = self._secrets.get(path)
@@ -448,7 +448,9 @@ class Cache(View):
             return _NONE
         return self._on_child(before, child, hosts)
 
-    def _on_child(self, before: seen.Child | None, after: seen.Child | None, hosts: frozenset[str]) -> Keys:
+    def _on_child(
+        self, before: parsing.ChildRecord | None, after: parsing.ChildRecord | None, hosts: frozenset[str]
+    ) -> Keys:
         found: set[Key] = {one.key for one in (before, after) if one is not None}
         for key in list(found):
             if key.kind == "Hostname":  # its listeners tell how far it is
@@ -476,12 +478,12 @@ def hostname_key(hostname: str) -> Key:
     return Key("Hostname", "", hostname)
 
 
-def ref_of(kind: kinds.Watched, namespace: str, name: str) -> ObjectRef:
+def ref_of(kind: kinds.WatchedKind, namespace: str, name: str) -> ObjectRef:
     """Which object that is."""
     return ObjectRef(kind.api_version, kind.name, namespace, name)
 
 
-def _declared(record: seen.Record) -> tuple[object, ...]:
+def _declared(record: parsing.ResourceRecord) -> tuple[object, ...]:
     """What people say of a resource, without what we say of it."""
     found = record.found
     if isinstance(found, CachedResource):
@@ -489,15 +491,15 @@ def _declared(record: seen.Record) -> tuple[object, ...]:
     return record.uid, found.generation, found.message
 
 
-def _is_limited(record: seen.Record) -> bool:
+def _is_limited(record: parsing.ResourceRecord) -> bool:
     return any(one.reason == _LIMITED for one in record.found.conditions)
 
 
-def _as_planned(child: seen.Child) -> tuple[object, ...]:
-    return child.uid, child.digest, child.seen.status, child.key
+def _as_planned(child: parsing.ChildRecord) -> tuple[object, ...]:
+    return child.uid, child.digest, child.state.status, child.key
 
 
-def _routed(child: seen.Child) -> tuple[object, ...]:
+def _routed(child: parsing.ChildRecord) -> tuple[object, ...]:
     """What of a published document decides over hostnames and what stands behind them."""
     found = child.published
     if found is None or not isinstance(found.document, documents.Listener):

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from usher_gateway.resources import types
-from usher_operator import seen
+from usher_operator import parsing
 from usher_operator.plan.conditions import OperatorReason
 from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, ObjectRef, ResourceStatus, StatusCondition
 
@@ -50,7 +50,9 @@ class EventRecorder:
         self._waiting: dict[Key, dict[str, float]] = {}
         """Types of conditions that do not hold yet, and when to warn of it."""
 
-    def written(self, key: Key, status: ResourceStatus, record: seen.Record, now: float) -> list[StatusCondition]:
+    def written(
+        self, key: Key, status: ResourceStatus, record: parsing.ResourceRecord, now: float
+    ) -> list[StatusCondition]:
         """The changes to tell of now, of a status that was written over what ``record`` has."""
         stored = {one.type: one for one in record.found.conditions}
         found = []

@@ -1,4 +1,4 @@
-"""What not every cluster offers: the Gateway API, cert-manager, IngressClasses, issuers. Pure."""
+"""Optional APIs of the cluster: the Gateway API, cert-manager, and the IngressClasses and issuers that exist. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,20 +14,20 @@ Name = tuple[str, str]
 """(namespace, name)."""
 
 
-class Optional:
-    """The optional APIs as they come and go."""
+class OptionalApis:
+    """Tracks which optional APIs the cluster serves; `features` sums it up for plans."""
 
     def __init__(self, data_plane_namespace: str) -> None:
         self._namespace = data_plane_namespace
         self._classes: dict[str, tuple[str, bool]] = {}
-        """IngressClass -> its controller, and whether it is the default."""
+        """Name of an IngressClass -> its controller, and whether it is the default class."""
         self._issuers: dict[str, set[Name]] = {kinds.ISSUER.name: set(), kinds.CLUSTER_ISSUER.name: set()}
         self._served: set[str] = set()
-        """Kinds of optional APIs that are there."""
+        """Names of the kinds of optional APIs that the cluster serves."""
         self.features = ClusterFeatures()
 
-    def put(self, kind: kinds.Watched, raw: Mapping[str, Any]) -> bool:
-        """Take an IngressClass or an issuer; returns whether that changes anything."""
+    def put(self, kind: kinds.WatchedKind, raw: Mapping[str, Any]) -> bool:
+        """Add or update an IngressClass or an issuer; returns whether `features` changed."""
         metadata = raw["metadata"]
         if kind is kinds.INGRESS_CLASS:
             is_default = (metadata.get("annotations") or {}).get(_DEFAULT_CLASS) == "true"
@@ -36,20 +36,20 @@ class Optional:
             self._issuers[kind.name].add((metadata.get("namespace", ""), metadata["name"]))
         return self._refresh()
 
-    def remove(self, kind: kinds.Watched, namespace: str, name: str) -> bool:
-        """Forget one; returns whether that changes anything."""
+    def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> bool:
+        """Remove an IngressClass or an issuer; returns whether `features` changed."""
         if kind is kinds.INGRESS_CLASS:
             self._classes.pop(name, None)
         else:
             self._issuers[kind.name].discard((namespace, name))
         return self._refresh()
 
-    def is_served(self, kind: kinds.Watched) -> bool:
-        """Whether a kind is there; each comes and goes by itself."""
+    def is_served(self, kind: kinds.WatchedKind) -> bool:
+        """Whether the cluster serves a kind. Kinds of one API may appear one by one."""
         return not kind.feature or kind.name in self._served
 
-    def set_served(self, kind: kinds.Watched, *, served: bool) -> bool:
-        """Whether a kind of an optional API is there; returns whether that changes anything."""
+    def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> bool:
+        """Note whether the cluster serves a kind of an optional API; returns whether `features` changed."""
         if served:
             self._served.add(kind.name)
         else:
@@ -57,8 +57,8 @@ class Optional:
             self._issuers.get(kind.name, set()).clear()
         return self._refresh()
 
-    def names(self, kind: kinds.Watched) -> frozenset[Name]:
-        """(namespace, name) of all of a kind."""
+    def names(self, kind: kinds.WatchedKind) -> frozenset[Name]:
+        """(namespace, name) of every known object of a kind."""
         if kind is kinds.INGRESS_CLASS:
             return frozenset(("", name) for name in self._classes)
         return frozenset(self._issuers[kind.name])

@@ -25,10 +25,10 @@ class Follower:
 
     def __init__(self, api: Client, reader: resync.Resync, handling: handlers.Handlers, alive: Health) -> None:
         self._api, self._resync, self._handlers, self._health = api, reader, handling, alive
-        self._followed: set[kinds.Watched] = set()
-        self._wanted: asyncio.Queue[kinds.Watched] = asyncio.Queue()
+        self._followed: set[kinds.WatchedKind] = set()
+        self._wanted: asyncio.Queue[kinds.WatchedKind] = asyncio.Queue()
 
-    def follow(self, kind: kinds.Watched) -> None:
+    def follow(self, kind: kinds.WatchedKind) -> None:
         """Watch a kind from now on; one that is watched already, or switched off, is left as it is."""
         if kind not in self._followed and kind in self._resync.kinds:
             self._followed.add(kind)
@@ -43,7 +43,7 @@ class Follower:
                 kind = await self._wanted.get()
                 group.create_task(self._follow(kind), name=f"watch {kind.plural}")
 
-    async def _follow(self, kind: kinds.Watched) -> None:
+    async def _follow(self, kind: kinds.WatchedKind) -> None:
         while True:
             while self._resync.is_absent(kind):  # noqa: ASYNC110 - until its definition was seen
                 await asyncio.sleep(_AGAIN_SECONDS)
@@ -52,7 +52,7 @@ class Follower:
                 version = await self._watch(kind, version)
             await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def _watch(self, kind: kinds.Watched, version: str) -> str:
+    async def _watch(self, kind: kinds.WatchedKind, version: str) -> str:
         """Until the stream ends; returns where to go on: nowhere if everything has to be read anew."""
         try:
             path = self._resync.collection(kind)

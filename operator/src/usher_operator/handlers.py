@@ -68,12 +68,12 @@ class Handlers:
         self._relists = Relists(clock)
         self.on_class: Callable[[], None] = lambda: None
         """Called after a ListenerClass changed: it may confirm removals."""
-        self.on_arrival: Callable[[kinds.Watched], None] = lambda _: None
+        self.on_arrival: Callable[[kinds.WatchedKind], None] = lambda _: None
         """Called when a definition came, or changed, while the operator runs."""
         self.on_lost: Callable[[removals.DocumentKind], None] = lambda _: None
         """Called when one of our own CRDs goes, with what it takes along: that was not meant to go."""
 
-    def on_event(self, kind: kinds.Watched, type_: str | None, raw: dict[str, Any]) -> None:
+    def on_event(self, kind: kinds.WatchedKind, type_: str | None, raw: dict[str, Any]) -> None:
         """One event of a kind."""
         self._health.saw_event(kind.name)
         self._metrics.saw_watch(kind.name)
@@ -109,7 +109,7 @@ class Handlers:
                 self.on_arrival(kind)
             self._trust.resume(topic)
 
-    def _on_lost(self, kind: kinds.Watched, topic: str) -> None:
+    def _on_lost(self, kind: kinds.WatchedKind, topic: str) -> None:
         """With its definition every object of a kind goes: of our own kinds nobody is believed to have meant that."""
         if kind in kinds.OWN:
             reason = f"the CRD {kind.plural}.{kind.group} was deleted: apply it, and what was of its kind, anew"
@@ -125,12 +125,12 @@ def _is_established(raw: dict[str, Any]) -> bool:
     return any(one.get("type") == "Established" and one.get("status") == "True" for one in conditions)
 
 
-def register(handlers: Handlers, watched: tuple[kinds.Watched, ...]) -> kopf.OperatorRegistry:
+def register(handlers: Handlers, watched: tuple[kinds.WatchedKind, ...]) -> kopf.OperatorRegistry:
     """Kopf's registry with one handler per kind, and one for CRDs."""
     registry = kopf.OperatorRegistry()
     for kind in watched:
 
-        async def on_event(event: Any, kind: kinds.Watched = kind, **_: Any) -> None:
+        async def on_event(event: Any, kind: kinds.WatchedKind = kind, **_: Any) -> None:
             handlers.on_event(kind, event["type"], event["object"])
 
         kopf.on.event(kind.group, kind.version, kind.plural, id=kind.name, registry=registry)(on_event)
@@ -153,7 +153,7 @@ class RestartWatcher(logging.Filter):
         """Ask for a reading of the kind that is named; let warnings through, and nothing below."""
         text = record.getMessage()
         if text.startswith(_RESTART_WORDS):
-            for kind in kinds.DECLARED:
+            for kind in kinds.WATCHED_BY_KOPF:
                 if f" {kind.plural}.{kind.version}" in text:
                     self._resync.ask(kind)
         return record.levelno >= logging.WARNING

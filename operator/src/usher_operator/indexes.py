@@ -7,7 +7,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
-from usher_operator import seen
+from usher_operator import parsing
 from usher_operator.view import Install, Key, ObjectRef, PublishedDocument
 
 
@@ -16,10 +16,10 @@ class ChildIndex:
 
     def __init__(self, install: Install) -> None:
         self._install = install
-        self.by_ref: dict[ObjectRef, seen.Child] = {}
+        self.by_ref: dict[ObjectRef, parsing.ChildRecord] = {}
         self.foreign: set[ObjectRef] = set()
         """Children of other installs, which are left alone."""
-        self._by_key: dict[Key, dict[ObjectRef, seen.Child]] = {}
+        self._by_key: dict[Key, dict[ObjectRef, parsing.ChildRecord]] = {}
         self._hosts: dict[str, set[Key]] = {}
 
     @property
@@ -32,11 +32,11 @@ class ChildIndex:
         """Keys that have a child."""
         return self._by_key
 
-    def of(self, key: Key) -> tuple[seen.Child, ...]:
+    def of(self, key: Key) -> tuple[parsing.ChildRecord, ...]:
         """The children of a key."""
         return tuple(self._by_key.get(key, {}).values())
 
-    def config_of(self, key: Key) -> seen.Child | None:
+    def config_of(self, key: Key) -> parsing.ChildRecord | None:
         """The config Secret of a key, tombstone or not."""
         if key.kind not in {"Listener", "Destination"}:
             return None
@@ -61,15 +61,15 @@ class ChildIndex:
         """Listeners whose published document has a hostname."""
         return frozenset(self._hosts.get(hostname, ()))
 
-    def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> seen.Child | None:
+    def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> parsing.ChildRecord | None:
         """Take a child as it is now, and return it; one that is gone, or is not ours any more, leaves."""
         self._drop(ref)
         full = {**raw, "apiVersion": ref.api_version, "kind": ref.kind} if raw is not None else None
-        if full is not None and seen.is_foreign(full, self._install.controller_name):
+        if full is not None and parsing.is_foreign(full, self._install.controller_name):
             self.foreign.add(ref)
         else:
             self.foreign.discard(ref)
-        child = seen.read_child(full, self._install.controller_name, keys) if full is not None else None
+        child = parsing.parse_child(full, self._install.controller_name, keys) if full is not None else None
         if child is None or not self._is_in_its_place(child):
             return None
         self.by_ref[ref] = child
@@ -79,11 +79,11 @@ class ChildIndex:
                 self._hosts.setdefault(host, set()).add(child.key)
         return child
 
-    def _is_in_its_place(self, child: seen.Child) -> bool:
+    def _is_in_its_place(self, child: parsing.ChildRecord) -> bool:
         """Whether a Secret is where we would make it: labels and annotations can be written by any tenant."""
-        if child.seen.ref.kind != "Secret":
+        if child.state.ref.kind != "Secret":
             return True
-        return child.seen.ref.namespace == (self._install.config_namespace if child.is_config else child.key.namespace)
+        return child.state.ref.namespace == (self._install.config_namespace if child.is_config else child.key.namespace)
 
     def _drop(self, ref: ObjectRef) -> None:
         before = self.by_ref.get(ref)

@@ -1,4 +1,4 @@
-"""Every kind of object that the operator watches: where the API server has it, and which of it is of interest."""
+"""The kinds of objects that the operator watches: their paths at the API server, and which objects it needs."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ FIELD_MANAGER = "usher-operator"
 Feature = Literal["", "gateway_api", "cert_manager"]
 
 
-class Watched(msgspec.Struct, frozen=True):
+class WatchedKind(msgspec.Struct, frozen=True):
     """One kind of object."""
 
     name: str
@@ -25,20 +25,20 @@ class Watched(msgspec.Struct, frozen=True):
     selector: str = ""
     """Label selector; empty: all."""
     feature: Feature = ""
-    """The optional API that it is part of."""
+    """The optional API that the kind belongs to; `""`: every cluster has the kind."""
 
     @property
     def api_version(self) -> str:
-        """As in a manifest."""
+        """`apiVersion` of a manifest."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def root(self) -> str:
-        """Path of the group and version."""
+        """Path of the API group and version."""
         return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
 
     def collection(self, namespace: str = "") -> str:
-        """Path of all objects, or of those in a namespace."""
+        """Path of all objects, or of the objects in one namespace."""
         where = f"/namespaces/{namespace}" if namespace else ""
         return f"{self.root}{where}/{self.plural}"
 
@@ -49,25 +49,25 @@ class Watched(msgspec.Struct, frozen=True):
 
 _GROUP, _VERSION = types.API_VERSION.split("/")
 
-LISTENER_CLASS = Watched("ListenerClass", _GROUP, _VERSION, "listenerclasses", namespaced=False)
+LISTENER_CLASS = WatchedKind("ListenerClass", _GROUP, _VERSION, "listenerclasses", namespaced=False)
 """How listeners are exposed."""
-TENANT = Watched("Tenant", _GROUP, _VERSION, "tenants")
+TENANT = WatchedKind("Tenant", _GROUP, _VERSION, "tenants")
 """A company."""
-LISTENER = Watched("Listener", _GROUP, _VERSION, "listeners")
+LISTENER = WatchedKind("Listener", _GROUP, _VERSION, "listeners")
 """A webhook."""
-DESTINATION = Watched("Destination", _GROUP, _VERSION, "destinations")
+DESTINATION = WatchedKind("Destination", _GROUP, _VERSION, "destinations")
 """A receiving system."""
-CREDENTIAL = Watched("Credential", "", "v1", "secrets", selector=f"{types.WATCH_LABEL}=true")
-"""A Secret that resources may refer to."""
-NAMESPACE = Watched("Namespace", "", "v1", "namespaces", namespaced=False)
-"""Only its labels are of interest."""
-SECRET = Watched("Secret", "", "v1", "secrets", selector=children.CHILD_SELECTOR)
-"""A Secret that the operator made."""
-INGRESS = Watched("Ingress", "networking.k8s.io", "v1", "ingresses", selector=children.CHILD_SELECTOR)
-"""A route that the operator made."""
-INGRESS_CLASS = Watched("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
-"""Which Ingress controllers there are."""
-HTTP_ROUTE = Watched(
+CREDENTIAL = WatchedKind("Credential", "", "v1", "secrets", selector=f"{types.WATCH_LABEL}=true")
+"""A Secret that resources may reference."""
+NAMESPACE = WatchedKind("Namespace", "", "v1", "namespaces", namespaced=False)
+"""The operator reads only the labels."""
+SECRET = WatchedKind("Secret", "", "v1", "secrets", selector=children.CHILD_SELECTOR)
+"""A Secret that the operator wrote."""
+INGRESS = WatchedKind("Ingress", "networking.k8s.io", "v1", "ingresses", selector=children.CHILD_SELECTOR)
+"""An Ingress that the operator wrote."""
+INGRESS_CLASS = WatchedKind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
+"""Names the Ingress controllers of the cluster."""
+HTTP_ROUTE = WatchedKind(
     "HTTPRoute",
     "gateway.networking.k8s.io",
     "v1",
@@ -75,32 +75,32 @@ HTTP_ROUTE = Watched(
     selector=children.CHILD_SELECTOR,
     feature="gateway_api",
 )
-"""A route of the Gateway API that the operator made."""
-CERTIFICATE = Watched(
+"""A route of the Gateway API that the operator wrote."""
+CERTIFICATE = WatchedKind(
     "Certificate", "cert-manager.io", "v1", "certificates", selector=children.CHILD_SELECTOR, feature="cert_manager"
 )
-"""A certificate of cert-manager that the operator asked for."""
-ISSUER = Watched("Issuer", "cert-manager.io", "v1", "issuers", feature="cert_manager")
-"""Who issues certificates in the data plane's namespace."""
-CLUSTER_ISSUER = Watched(
+"""A certificate that the operator requested from cert-manager."""
+ISSUER = WatchedKind("Issuer", "cert-manager.io", "v1", "issuers", feature="cert_manager")
+"""Issues certificates in the namespace of the data plane."""
+CLUSTER_ISSUER = WatchedKind(
     "ClusterIssuer", "cert-manager.io", "v1", "clusterissuers", namespaced=False, feature="cert_manager"
 )
-"""Who issues certificates everywhere."""
+"""Issues certificates in every namespace."""
 
 OWN = (LISTENER_CLASS, TENANT, LISTENER, DESTINATION)
 """The custom resources."""
 
 CHILDREN = (SECRET, INGRESS, HTTP_ROUTE, CERTIFICATE)
-"""What the operator makes. It watches that itself: kopf takes a millisecond of the CPU for each echo of a write."""
+"""Objects that the operator writes. It watches them itself, because kopf needs 1 ms of CPU for the event of each write."""
 
-DECLARED = (NAMESPACE, INGRESS_CLASS, ISSUER, CLUSTER_ISSUER, CREDENTIAL, *OWN)
-"""What others make. Kopf watches it."""
+WATCHED_BY_KOPF = (NAMESPACE, INGRESS_CLASS, ISSUER, CLUSTER_ISSUER, CREDENTIAL, *OWN)
+"""Objects that other programs and people write. Kopf watches them."""
 
-ALL = (*CHILDREN, *DECLARED)
-"""Everything that is read and watched."""
+ALL = (*CHILDREN, *WATCHED_BY_KOPF)
+"""All kinds that the operator reads and watches."""
 
 BY_NAME = {one.name: one for one in ALL}
-"""Kind -> where the API server has it."""
+"""Name of a kind -> the kind."""
 
 RESOURCES: dict[str, type[resources.Resource]] = {kind: found for (_, kind), found in resources.KINDS.items()}
-"""Kind -> type of a resource."""
+"""Name of a kind -> the type of its resources."""

@@ -40,23 +40,23 @@ class Resync:
     ) -> None:
         self._api, self._cache, self._queue = api, cache, queue
         self._trust, self._metrics = trusting, numbers
-        self._asked: set[kinds.Watched] = set()
+        self._asked: set[kinds.WatchedKind] = set()
         self._wake = asyncio.Event()
-        self.versions: dict[kinds.Watched, str] = {}
+        self.versions: dict[kinds.WatchedKind, str] = {}
         """Where the reading at the start ended: where a watch may begin."""
-        self.scopes: dict[kinds.Watched, str] = {}
+        self.scopes: dict[kinds.WatchedKind, str] = {}
         """Kind -> the one namespace in which it is of interest; others are read in all."""
-        self.kinds: tuple[kinds.Watched, ...] = kinds.ALL
+        self.kinds: tuple[kinds.WatchedKind, ...] = kinds.ALL
         """What is read; optional kinds that are switched off are left out."""
         self.after_all: Callable[[], None] = lambda: None
         """Called after a complete periodic reading, before everything is planned again."""
 
-    def ask(self, kind: kinds.Watched) -> None:
+    def ask(self, kind: kinds.WatchedKind) -> None:
         """Read a kind soon: its watch may have missed something."""
         self._asked.add(kind)
         self._wake.set()
 
-    async def read_start(self, some: tuple[kinds.Watched, ...]) -> None:
+    async def read_start(self, some: tuple[kinds.WatchedKind, ...]) -> None:
         """Read kinds until each was read completely; waits, and says so, while one cannot be."""
         left = list(some)
         while True:
@@ -83,7 +83,7 @@ class Resync:
                 if failed:
                     loop.call_later(_RETRY_SECONDS, self._ask_again, failed)
 
-    def _ask_again(self, failed: set[kinds.Watched]) -> None:
+    def _ask_again(self, failed: set[kinds.WatchedKind]) -> None:
         for kind in failed:
             self.ask(kind)
 
@@ -99,11 +99,11 @@ class Resync:
         for key in sorted(self._cache.all_keys(), key=_rank):
             self._queue.add(key)
 
-    def collection(self, kind: kinds.Watched) -> str:
+    def collection(self, kind: kinds.WatchedKind) -> str:
         """Path of what is of interest of a kind."""
         return kind.collection(self.scopes.get(kind, ""))
 
-    async def read(self, kind: kinds.Watched, *, is_start: bool = False) -> str:
+    async def read(self, kind: kinds.WatchedKind, *, is_start: bool = False) -> str:
         """Read a kind; returns its resourceVersion, ``""`` where that was not complete or there is no such kind.
 
         What an incomplete reading lacks is not taken for gone.
@@ -131,11 +131,11 @@ class Resync:
             self.versions[kind] = version
         return version
 
-    def is_absent(self, kind: kinds.Watched) -> bool:
+    def is_absent(self, kind: kinds.WatchedKind) -> bool:
         """Whether a kind is optional and not there: then there is nothing to read."""
         return not self._cache.optional.is_served(kind)
 
-    def _failed(self, kind: kinds.Watched, error: ApiError, *, is_start: bool) -> None:
+    def _failed(self, kind: kinds.WatchedKind, error: ApiError, *, is_start: bool) -> None:
         if error.status == _ABSENT and kind.feature:
             self._add(self._cache.set_served(kind, served=False))
             return
@@ -147,7 +147,7 @@ class Resync:
         else:
             _log.error("reading_incomplete", kind=kind.name, status=error.status, reason=error.reason)
 
-    def _put(self, kind: kinds.Watched, raw: Raw, *, is_start: bool) -> None:
+    def _put(self, kind: kinds.WatchedKind, raw: Raw, *, is_start: bool) -> None:
         metadata = raw["metadata"]
         uid, version = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
         if uid == metadata["uid"] and is_older(metadata["resourceVersion"], version):
@@ -159,11 +159,11 @@ class Resync:
         else:
             self._add(self._cache.take(kind, raw) if keeps else self._cache.put(kind, raw))
 
-    def _is_newer(self, kind: kinds.Watched, name: tuple[str, str], version: str) -> bool:
+    def _is_newer(self, kind: kinds.WatchedKind, name: tuple[str, str], version: str) -> bool:
         """Whether an object was seen in a state that came after the list."""
         return is_older(version, self._cache.version_of(kind, *name)[1])
 
-    async def _forget(self, kind: kinds.Watched, gone: list[tuple[str, str]], version: str) -> None:
+    async def _forget(self, kind: kinds.WatchedKind, gone: list[tuple[str, str]], version: str) -> None:
         await asyncio.sleep(_GRACE_SECONDS)
         still = self._cache.names(kind)
         for name in gone:

@@ -17,7 +17,7 @@ import structlog
 from usher_gateway import config_secret
 from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources import types
-from usher_operator import children, kinds, seen
+from usher_operator import children, kinds, parsing
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, EventRecorder, event_of
 from usher_operator.metrics import OperatorMetrics
@@ -108,7 +108,7 @@ class ChildWriter:
             except ApiError as error:
                 failures.append(error)
         for existing in () if documents_only else self._cache.child_index.of(plan.key):
-            if existing.seen.ref not in staying and not self._is_needed(plan):
+            if existing.state.ref not in staying and not self._is_needed(plan):
                 try:
                     await self._remove(existing)
                 except ApiError as error:
@@ -125,10 +125,10 @@ class ChildWriter:
 
     def _is_in_place(self, child: DesiredChild) -> bool:
         existing = self._cache.child_index.by_ref.get(child.ref)
-        if existing is None or existing.seen.desired != child.desired or child.ref in self._unverified:
+        if existing is None or existing.state.desired != child.desired or child.ref in self._unverified:
             return False
         if child.ref.kind == "Secret":
-            return existing.digest == seen.digest_of(child.manifest)
+            return existing.digest == parsing.digest_of(child.manifest)
         return self._verified.setdefault(child.ref, existing.digest) == existing.digest
 
     async def _write(self, key: Key, ref: ObjectRef, manifest: dict[str, Any]) -> None:
@@ -156,11 +156,11 @@ class ChildWriter:
         if existing is not None:
             self._verified[ref] = existing.digest
             self._report(key, before, existing)
-            if existing.seen.status != (before.seen.status if before is not None else {}):
+            if existing.state.status != (before.state.status if before is not None else {}):
                 self._queue.add(key)  # the cache has the status from the answer, so no event will report it
         _log.debug("child_written", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
-    def _report(self, key: Key, before: seen.Child | None, existing: seen.Child) -> None:
+    def _report(self, key: Key, before: parsing.ChildRecord | None, existing: parsing.ChildRecord) -> None:
         if existing.is_config:
             self._metrics.published.set(time.time())
             self._on_published()
@@ -168,8 +168,8 @@ class ChildWriter:
                 self._event_logger.removed(key)
             else:
                 self._event_logger.published(key, is_new=before is None or bool(before.tombstone))
-        elif existing.seen.ref.kind != "Secret":
-            self._event_logger.applied(existing.seen.ref)
+        elif existing.state.ref.kind != "Secret":
+            self._event_logger.applied(existing.state.ref)
 
     async def _delete_unwritable(self, path: str, manifest: dict[str, Any]) -> bool:
         """Delete one of our Secrets if it is immutable or has another type, since no write can change either.
@@ -204,7 +204,7 @@ class ChildWriter:
     def _install_label(self) -> str:
         return config_secret.install_label(self._cache.install.controller_name)
 
-    def _take_answer(self, key: Key, kind: kinds.Watched, raw: dict[str, Any]) -> None:
+    def _take_answer(self, key: Key, kind: kinds.WatchedKind, raw: dict[str, Any]) -> None:
         """Put the server's answer into the cache, so that the next plan sees it and its watch event changes nothing."""
         for changed in self._cache.take(kind, raw) - {key}:
             if changed.kind == "Hostname":
@@ -219,8 +219,8 @@ class ChildWriter:
         waiting = self._removals.waiting
         return any(("Listener", one.key) in waiting for one in self._cache.listeners_at(plan.key.name))
 
-    async def _remove(self, child: seen.Child) -> None:
-        ref = child.seen.ref
+    async def _remove(self, child: parsing.ChildRecord) -> None:
+        ref = child.state.ref
         document = document_id(child.key)
         if not child.is_config or document is None:
             await self._delete(child)
@@ -239,8 +239,8 @@ class ChildWriter:
     def _tombstone_seconds_left(self, ref: ObjectRef, written_at: str) -> float:
         return self._tombstones.seconds_left(ref, written_at, datetime.datetime.now(datetime.UTC), time.monotonic())
 
-    async def _delete(self, child: seen.Child) -> None:
-        ref = child.seen.ref
+    async def _delete(self, child: parsing.ChildRecord) -> None:
+        ref = child.state.ref
         kind = kinds.BY_NAME[ref.kind]
         await self._api.delete(kind.path(ref.namespace, ref.name), child.uid)
         for key in self._cache.remove(kind, ref.namespace, ref.name) - {child.key}:
@@ -249,12 +249,12 @@ class ChildWriter:
         self._tombstones.forget(ref)
         self._event_logger.deleted(ref)
 
-    def _tombstone(self, child: seen.Child, document: DocumentId, written_at: str) -> dict[str, Any]:
+    def _tombstone(self, child: parsing.ChildRecord, document: DocumentId, written_at: str) -> dict[str, Any]:
         keys = self._cache.keys
         assert keys is not None
         owner = config_secret.Owner(child.key.namespace, child.key.name, child.owner_uid)
         envelope = config_secret.tombstone_of(document[0], owner, child.owner_generation, written_at, keys.document)
-        return children.build_tombstone(envelope, child.seen.ref, self._cache.install).manifest
+        return children.build_tombstone(envelope, child.state.ref, self._cache.install).manifest
 
 
 def document_id(key: Key) -> DocumentId | None:
@@ -329,7 +329,7 @@ class StatusWriter:
         if due is not None:
             self._queue.add_after(plan.key, due)
 
-    async def _write(self, key: Key, status: ResourceStatus, record: seen.Record) -> str:
+    async def _write(self, key: Key, status: ResourceStatus, record: parsing.ResourceRecord) -> str:
         """Write a status; returns the label of the metric."""
         if record.observed_generation > status.observed_generation:
             return "newer"
@@ -358,7 +358,7 @@ class StatusWriter:
         self._queue_events(key, record.uid, self._event_recorder.written(key, status, record, self._clock()))
         return "success"
 
-    def _log_ready(self, key: Key, status: ResourceStatus, record: seen.Record) -> None:
+    def _log_ready(self, key: Key, status: ResourceStatus, record: parsing.ResourceRecord) -> None:
         ready = status.condition(ConditionType.Ready)
         before = next((one for one in record.found.conditions if one.type == ConditionType.Ready), None)
         if ready is not None and ready.status != "Unknown" and (before is None or before.status != ready.status):
@@ -385,7 +385,7 @@ class StatusWriter:
             await asyncio.sleep(_EVENT_INTERVAL_SECONDS)
 
 
-def differences(status: ResourceStatus, record: seen.Record) -> frozenset[str]:
+def differences(status: ResourceStatus, record: parsing.ResourceRecord) -> frozenset[str]:
     """Types of the conditions that differ, plus ``status`` if anything else differs."""
     stored = {one.type: one for one in record.found.conditions}
     wanted = {one.type: one for one in status.conditions}
@@ -395,7 +395,7 @@ def differences(status: ResourceStatus, record: seen.Record) -> frozenset[str]:
     return frozenset(found)
 
 
-def body_of(key: Key, status: ResourceStatus, record: seen.Record, now: str) -> dict[str, Any]:
+def body_of(key: Key, status: ResourceStatus, record: parsing.ResourceRecord, now: str) -> dict[str, Any]:
     """The body of the apply request. ``lastTransitionTime`` changes only if the condition's status does."""
     stored = {one.type: one.status for one in record.found.conditions}
     conditions = []

@@ -3,7 +3,7 @@
 import pytest
 import structlog
 
-from usher_operator import events, seen
+from usher_operator import events, parsing
 from usher_operator.view import ConditionStatus, Key, ObjectRef, ResourceStatus, StatusCondition, UnreadableResource
 
 KEY = Key("Listener", "agency", "lobby")
@@ -22,9 +22,11 @@ UNASSIGNED = condition("False", "AddressNotAssigned")
 UNREADY = condition("False", "ListenersNotReady")
 
 
-def record(*conditions: StatusCondition) -> seen.Record:
+def record(*conditions: StatusCondition) -> parsing.ResourceRecord:
     found = UnreadableResource(uid="uid", generation=1, message="", conditions=conditions)
-    return seen.Record(uid="uid", resource_version="1", generation=1, found=found, observed_generation=1, times={})
+    return parsing.ResourceRecord(
+        uid="uid", resource_version="1", generation=1, found=found, observed_generation=1, times={}
+    )
 
 
 def status(*conditions: StatusCondition) -> ResourceStatus:

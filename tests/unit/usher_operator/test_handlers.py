@@ -52,10 +52,10 @@ class Asked:
     """Notes which kinds are to be read."""
 
     def __init__(self) -> None:
-        self.kinds = kinds.DECLARED
-        self.asked: list[kinds.Watched] = []
+        self.kinds = kinds.WATCHED_BY_KOPF
+        self.asked: list[kinds.WatchedKind] = []
 
-    def ask(self, kind: kinds.Watched) -> None:
+    def ask(self, kind: kinds.WatchedKind) -> None:
         self.asked.append(kind)
 
 
@@ -68,7 +68,7 @@ class Asked:
         ("Starting the watch-stream for listeners.v1alpha1.usher.dev cluster-wide.", []),
     ],
 )
-def test_kopfs_own_words_are_understood(text: str, asked: list[kinds.Watched]) -> None:
+def test_kopfs_own_words_are_understood(text: str, asked: list[kinds.WatchedKind]) -> None:
     reader = Asked()
     watcher = handlers.RestartWatcher(reader)  # type: ignore[arg-type]
     record = logging.LogRecord("kopf", logging.DEBUG, "", 0, text, (), None)

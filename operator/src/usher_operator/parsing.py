@@ -1,4 +1,4 @@
-"""Raw objects of the API server into what the cache keeps of them: typed, slim, and never more than is needed. Pure."""
+"""Parses raw objects of the API server into the typed records that the cache keeps, without unused fields. Pure."""
 
 import hashlib
 import re
@@ -28,8 +28,8 @@ _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 ResourceT = TypeVar("ResourceT", bound=resources.Resource)
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One custom resource as last seen."""
+class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One custom resource, as the API server last sent it."""
 
     uid: str
     resource_version: str
@@ -41,30 +41,30 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Type of a condition -> its ``lastTransitionTime``."""
 
 
-class Child(msgspec.Struct, frozen=True, kw_only=True):
-    """One child in place."""
+class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One child that exists in the cluster."""
 
     key: Key
     uid: str
     resource_version: str
-    seen: ChildState
+    state: ChildState
     digest: str
-    """Of its content, labels and annotations: another one means that somebody edited it."""
+    """Digest of content, labels and annotations; a different one means that somebody edited the child."""
     published: PublishedDocument | None = None
     """The document in a config Secret."""
     tombstone: str = ""
-    """When the removal of its document was said."""
+    """When the operator published the tombstone of its document; `""`: it has none."""
     is_config: bool = False
     owner_uid: str = ""
     owner_generation: int = 0
-    """Generation of the resource that a document was made from."""
+    """Generation of the resource from which the document was compiled."""
 
 
-def read(kind: str, raw: Raw) -> Record:
-    """A custom resource."""
+def parse_resource(kind: str, raw: Raw) -> ResourceRecord:
+    """Parse a custom resource."""
     metadata, status = raw["metadata"], raw.get("status") or {}
     stored = [one for one in status.get("conditions") or () if one.get("type") in _OURS]
-    around: dict[str, Any] = {
+    common: dict[str, Any] = {
         "uid": metadata["uid"],
         "conditions": tuple(_condition(one) for one in stored),
         "fields": {name: value for name, value in status.items() if name not in {"conditions", "observedGeneration"}},
@@ -72,11 +72,11 @@ def read(kind: str, raw: Raw) -> Record:
     found: CachedResource[Any] | UnreadableResource
     try:
         resource = convert(raw, kinds.RESOURCES[kind])
-        found = CachedResource(resource=resource, created=metadata.get("creationTimestamp", ""), **around)
+        found = CachedResource(resource=resource, created=metadata.get("creationTimestamp", ""), **common)
     except msgspec.ValidationError as error:
         message = _without_values(str(error))
-        found = UnreadableResource(generation=metadata.get("generation", 0), message=message, **around)
-    return Record(
+        found = UnreadableResource(generation=metadata.get("generation", 0), message=message, **common)
+    return ResourceRecord(
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         generation=metadata.get("generation", 0),
@@ -87,10 +87,10 @@ def read(kind: str, raw: Raw) -> Record:
 
 
 def convert(raw: Raw, wanted: type[ResourceT]) -> ResourceT:
-    """The part of a raw object that we have a type for.
+    """Convert the fields of a raw object that its type has.
 
     Raises:
-        ValidationError: it does not fit.
+        ValidationError: the object does not fit the type.
     """
     slim = {name: value for name, value in raw.items() if name not in {"metadata", "status"}}
     slim["metadata"] = {
@@ -100,13 +100,13 @@ def convert(raw: Raw, wanted: type[ResourceT]) -> ResourceT:
     }
     annotations = slim["metadata"].get("annotations") or {}
     slim["metadata"]["annotations"] = {name: value for name, value in annotations.items() if name != _LAST_APPLIED}
-    for given, known in zip(("apiVersion", "kind"), _named(wanted), strict=True):
-        slim.setdefault(given, known)  # items of a list of core objects do not say
+    for field, known in zip(("apiVersion", "kind"), _api_version_and_kind(wanted), strict=True):
+        slim.setdefault(field, known)  # the API server omits them in lists of core objects
     return msgspec.convert(slim, wanted)
 
 
-def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child | None:
-    """A child of this install; None where it is not ours."""
+def parse_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> ChildRecord | None:
+    """Parse a child; None if another install made it, or none did."""
     metadata = raw["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     key = children.owner_of(annotations)
@@ -116,18 +116,20 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
     is_config = config_secret.CONFIG_LABEL in labels
     envelope = _envelope(raw, keys) if is_config and keys is not None else None
     document = envelope.document if envelope is not None else None
-    return Child(
+    return ChildRecord(
         key=key,
         uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
-        seen=ChildState(
+        state=ChildState(
             ref,
             metadata.get("generation", 0),
             annotations.get(config_secret.DESIRED_ANNOTATION, ""),
             {} if ref.kind == "Secret" else raw.get("status") or {},
         ),
         digest=digest_of(raw),
-        published=PublishedDocument(_shared(document), envelope.hash) if envelope is not None and document else None,
+        published=PublishedDocument(_share_defaults(document), envelope.hash)
+        if envelope is not None and document
+        else None,
         tombstone=envelope.tombstone if envelope is not None else "",
         is_config=is_config,
         owner_uid=labels.get(config_secret.OWNER_UID_LABEL, ""),
@@ -136,7 +138,7 @@ def read_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Child
 
 
 def is_foreign(raw: Raw, controller_name: str) -> bool:
-    """Whether another install's operator made an object."""
+    """Whether the operator of another install made an object."""
     labels = raw["metadata"].get("labels") or {}
     install = labels.get(config_secret.INSTALL_LABEL, "")
     return labels.get(config_secret.MANAGED_LABEL) == "true" and install not in {
@@ -146,7 +148,7 @@ def is_foreign(raw: Raw, controller_name: str) -> bool:
 
 
 def digest_of(manifest: Raw) -> str:
-    """Of content, and of labels and annotations that are ours; equal for a Secret as wanted and as it is in place."""
+    """Hash content and Usher's labels and annotations. A Secret has the same digest as planned and as stored."""
     metadata = manifest["metadata"]
     content = {name: manifest[name] for name in ("type", "data", "spec", "immutable") if manifest.get(name)}
     for name in ("labels", "annotations"):
@@ -155,15 +157,15 @@ def digest_of(manifest: Raw) -> str:
 
 
 def _envelope(raw: Raw, keys: model.Keys) -> config_secret.Envelope | None:
-    """None where it was tampered with, or is of another key."""
+    """The envelope in a config Secret; None if it was changed, or another install key signed it."""
     try:
         return config_secret.decode_data(raw.get("data"), keys.document)
     except model.UsherError:
         return None
 
 
-def _shared(document: config_secret.Document) -> config_secret.Document:
-    """A document whose unchanged defaults are not kept once more."""
+def _share_defaults(document: config_secret.Document) -> config_secret.Document:
+    """The document with the shared object of default fields, which saves memory."""
     if isinstance(document, documents.Listener) and document.fields == documents.DEFAULT_FIELDS:
         return msgspec.structs.replace(document, fields=documents.DEFAULT_FIELDS)
     return document
@@ -180,10 +182,10 @@ def _condition(raw: Raw) -> StatusCondition:
     )
 
 
-def _named(wanted: type[Any]) -> tuple[str, str]:
-    return next(named for named, found in resources.KINDS.items() if found is wanted)
+def _api_version_and_kind(wanted: type[Any]) -> tuple[str, str]:
+    return next(names for names, found in resources.KINDS.items() if found is wanted)
 
 
 def _without_values(message: str) -> str:
-    """What msgspec says, less the values that it quotes."""
+    """The message of msgspec without the values that it quotes."""
     return re.sub(r"'[^']*'", "'…'", message)
