@@ -91,7 +91,7 @@ OWN = (LISTENER_CLASS, TENANT, LISTENER, DESTINATION)
 """The custom resources."""
 
 CHILDREN = (SECRET, INGRESS, HTTP_ROUTE, CERTIFICATE)
-"""Objects that the operator writes. It watches them itself, because kopf needs 1 ms of CPU for the event of each write."""
+"""Objects that the operator writes. It watches them itself, because kopf needs 1 ms of CPU per event."""
 
 WATCHED_BY_KOPF = (NAMESPACE, INGRESS_CLASS, ISSUER, CLUSTER_ISSUER, CREDENTIAL, *OWN)
 """Objects that other programs and people write. Kopf watches them."""
