@@ -24,7 +24,7 @@ import uvloop
 from demo import cluster, counts, day, processes, readiness, receivers, sender
 from local_cluster import control_plane, kubectl, programs, toolchain
 from usher_gateway import logs, model, settings
-from usher_gateway.config import from_files
+from usher_gateway.config import files
 
 LIMIT_SECONDS = 90.0
 """The time limit of each step until everything is ready; all steps together take about 10 s."""
@@ -143,7 +143,7 @@ class KubernetesDemo:
         admin = await stack.enter_async_context(counts.admin_client(f"http://{self._arguments.admin}", token))
         clock = await admin.clock(self._scale)
         systems = receivers.Receivers(clock)
-        known = from_files.load_once([self._arguments.manifests], model.derive_keys(b"\0" * 32)).snapshot
+        known = files.load_once([self._arguments.manifests], model.derive_keys(b"\0" * 32)).snapshot
         await systems.start(stack, known.destinations.values())
         way = sender.Way(await self._urls(), (way_in.host, way_in.port), clock)
         return await day.run_day(day.Day(self._arguments.seconds, way, admin, systems, self._console, self._stop))

@@ -13,7 +13,7 @@ import pytest
 from definitions import definition
 from support import api, clusters, dry_run, manifests, mutants
 from usher_gateway import resources
-from usher_gateway.resources import load
+from usher_gateway.resources.manifests import load_manifests
 
 AT_ONCE = 8
 """Requests under way at the same time."""
@@ -75,7 +75,7 @@ async def test_the_server_reads_the_same_out_of_a_good_manifest(
 ) -> None:
     """No default is put anywhere, nothing is dropped, every value is what files say it is."""
     text = moved(manifests.text(path), namespace)
-    loaded = load.load(text.encode(), path.name)
+    loaded = load_manifests(text.encode(), path.name)
     assert not [one for one in loaded.problems if one.severity == "error"]
     for one in loaded.objects:
         manifest = plain(one.resource)
@@ -106,7 +106,7 @@ def without_nothing(value: Any) -> Any:
 
 def samples() -> list[tuple[resources.Resource, list[mutants.Mutant]]]:
     """Good custom resources with every field and every branch, and what they turn into by one change."""
-    loaded = [load.load(path.read_bytes(), path.name) for path in manifests.files("good")]
+    loaded = [load_manifests(path.read_bytes(), path.name) for path in manifests.files("good")]
     found: list[tuple[resources.Resource, list[mutants.Mutant]]] = []
     seen: set[str] = set()
     for one in (one.resource for each in loaded for one in each.objects):
@@ -129,7 +129,7 @@ async def test_files_and_server_judge_every_change_of_a_good_resource_alike(
         text = json.dumps(changed, ensure_ascii=False).encode()
         async with limit:
             answer = await judge.create(place, text)
-        told = [f"{one.path} {one.message}" for one in load.load(text, "f").problems]
+        told = [f"{one.path} {one.message}" for one in load_manifests(text, "f").problems]
         if answer.is_accepted == (not told):
             return ""
         return f"{what}: the server says {answer.message or 'yes'}, files say {told or 'yes'}"
@@ -164,7 +164,7 @@ async def test_a_class_that_is_too_large_is_refused_by_both_and_one_that_is_not_
     name = f"corpus-{secrets.token_hex(4)}"
     for count, is_accepted in ((80, True), (256, False)):
         text = json.dumps(large_class(name, count))
-        assert (not load.load(text.encode(), "f").problems) == is_accepted
+        assert (not load_manifests(text.encode(), "f").problems) == is_accepted
         try:
             answer = await judge.create(api.Resource("ListenerClass"), text, keep=True)
         finally:

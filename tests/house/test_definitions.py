@@ -12,7 +12,8 @@ import yaml
 from definitions import definition, output
 from house import source
 from unit.usher_operator.plan import reasons
-from usher_gateway.resources import conditions, load, types
+from usher_gateway.resources import conditions, types
+from usher_gateway.resources.manifests import MAX_OBJECT_BYTES, load_manifests
 
 MADE = output.files()
 KINDS = tuple(definition.NAMES)
@@ -114,7 +115,7 @@ def test_status_that_the_operator_writes_fits_the_definition(path: Path) -> None
 
 def test_examples_of_the_kinds_have_no_errors() -> None:
     examples = sorted((source.ROOT / "examples" / "kinds").glob("*.yaml"))
-    problems = [problem for path in examples for problem in load.load(path.read_bytes(), path.name).problems]
+    problems = [problem for path in examples for problem in load_manifests(path.read_bytes(), path.name).problems]
     assert examples
     assert [problem for problem in problems if problem.severity == "error"] == []
 
@@ -137,7 +138,7 @@ def test_largest_object_of_every_kind_but_listener_class_fits_etcd() -> None:
     """A ListenerClass with hundreds of selectors is too large: `usher check` and etcd reject it."""
     for kind in KINDS:
         largest = most_bytes(definition.object_schema(kind)["properties"]["spec"])
-        assert (largest < load.MAX_OBJECT_BYTES) == (kind.kind_name != "ListenerClass"), kind
+        assert (largest < MAX_OBJECT_BYTES) == (kind.kind_name != "ListenerClass"), kind
 
 
 def most_bytes(shape: dict[str, Any]) -> int:

@@ -23,7 +23,7 @@ from usher_gateway import clock as clocks
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process, visit_path
 from usher_gateway import settings as all_settings
 from usher_gateway.admin import health, records, server, status, tokens, usage
-from usher_gateway.config import from_files, install_key, read_files, source
+from usher_gateway.config import files, install_key, source
 from usher_gateway.delivery import desk, dispatcher, holds, render
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_client
@@ -71,7 +71,7 @@ class Gateway:
             UsherError: the settings cannot work, or a key, token or certificate cannot be used.
         """
         all_settings.check(settings)
-        read_files.require(settings.files)
+        files.require_paths(settings.files)
         _check_key(settings, environ)
         key = install_key.load_install_key(settings.data, environ)
         self.settings = settings
@@ -144,8 +144,8 @@ class Gateway:
     def _make_source(self, environ: Mapping[str, str]) -> source.Source:
         settings = self.settings
         if not settings.from_cluster:
-            options = from_files.FileOptions(keys=self._keys, trusted_proxies=settings.trusted_proxies)
-            return from_files.FileSource(settings.files, options)
+            options = files.FileOptions(keys=self._keys, trusted_proxies=settings.trusted_proxies)
+            return files.FileSource(settings.files, options)
         from usher_gateway.config import cluster  # imports cryptography, which files do not need
         from usher_gateway.kube import access, client
 

@@ -11,7 +11,7 @@ from usher_gateway.cli import admin_client, tables
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from usher_gateway.config import apply
+    from usher_gateway.config.files import FileConfiguration
     from usher_gateway.destinations import address_guard
     from usher_gateway.resources import conditions
 
@@ -64,11 +64,11 @@ def register(app: typer.Typer) -> None:
         notices alone are no failure.
         """
         from usher_gateway import model
-        from usher_gateway.config import from_files
+        from usher_gateway.config.files import load_once
         from usher_gateway.destinations import address_guard
         from usher_gateway.resources import conditions
 
-        configuration = from_files.load_once(files, model.derive_keys(bytes(32)))
+        configuration = load_once(files, model.derive_keys(bytes(32)))
         try:
             guard = address_guard.AddressGuard(allow_destination or ())
         except model.ConfigurationError as error:
@@ -82,7 +82,7 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(1 if conditions.has_errors(problems) else 0)
 
 
-def _trials(configuration: "apply.Configuration") -> "Iterator[conditions.Problem]":
+def _trials(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
     from usher_gateway import resources
     from usher_gateway.resources import conditions, samples
 
@@ -102,7 +102,7 @@ def _trials(configuration: "apply.Configuration") -> "Iterator[conditions.Proble
 
 
 def _out_of_reach(
-    configuration: "apply.Configuration", guard: "address_guard.AddressGuard"
+    configuration: "FileConfiguration", guard: "address_guard.AddressGuard"
 ) -> "Iterator[conditions.Problem]":
     """Destinations at an address that none is let to, as it stands in their URL; of names nothing is known here.
 
@@ -145,7 +145,7 @@ def _print_json(problems: "list[conditions.Problem]") -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode({"problems": problems}), indent=2).decode())
 
 
-def _print_text(problems: "list[conditions.Problem]", configuration: "apply.Configuration") -> None:
+def _print_text(problems: "list[conditions.Problem]", configuration: "FileConfiguration") -> None:
     following: dict[str, list[conditions.Problem]] = {}
     for found in problems:
         if found.because:

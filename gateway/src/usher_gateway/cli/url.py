@@ -47,7 +47,8 @@ def register(app: typer.Typer) -> None:
         (USHER_INSTALL_KEY, or DATA/install.key), so the same key gives the same URLs again.
         """
         from usher_gateway import model
-        from usher_gateway.config import from_files, install_key
+        from usher_gateway.config import install_key
+        from usher_gateway.config.files import load_once
 
         is_new = (
             data is not None
@@ -63,7 +64,7 @@ def register(app: typer.Typer) -> None:
             typer.echo(
                 f"A new install key was made in {data}: these URLs hold where `usher run` has --data {data}.", err=True
             )
-        configuration = from_files.load_once(files, keys)
+        configuration = load_once(files, keys)
         found = [row for one in configuration.snapshot.listeners.values() for row in _rows(one)]
         if output is Output.json:
             _print_json(found)

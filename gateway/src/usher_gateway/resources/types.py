@@ -312,6 +312,11 @@ class ResourceBase(Model, frozen=True, kw_only=True):
         """``namespace/name``, or the name alone for a cluster-scoped object."""
         return f"{self.metadata.namespace}/{self.metadata.name}" if self.namespaced else self.metadata.name
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """(kind, key)."""
+        return self.kind_name, self.key
+
 
 class BrokenRule(msgspec.Struct, frozen=True):
     """A rule that does not hold: the field it is about, the field to point at, and what must be."""

@@ -1,6 +1,7 @@
 from usher_gateway import model
-from usher_gateway.config import apply
-from usher_gateway.resources import compiler, load
+from usher_gateway.config import files
+from usher_gateway.resources import compiler
+from usher_gateway.resources.manifests import load_manifests, merge_manifests
 
 OPTIONS = compiler.CompileContext(
     keys=model.derive_keys(bytes(32)), allow_implicit_class=True, require_watch_label=False
@@ -16,13 +17,13 @@ def listeners(count: int, first: int = 0) -> str:
     )
 
 
-def after(before: apply.Configuration, *files: str, gaps: tuple[str, ...] = ()) -> apply.Configuration:
-    parts = [load.load(text.encode(), f"d/{index}.yaml") for index, text in enumerate(files)]
-    return apply.apply(before, load.merge(parts), gaps, OPTIONS, lambda file: (0, file))
+def after(before: files.FileConfiguration, *texts: str, gaps: tuple[str, ...] = ()) -> files.FileConfiguration:
+    parts = [load_manifests(text.encode(), f"d/{index}.yaml") for index, text in enumerate(texts)]
+    return files.apply_reading(before, merge_manifests(parts), gaps, OPTIONS, lambda file: (0, file))
 
 
 def test_an_object_that_became_invalid_keeps_its_last_good_version_while_others_move_on() -> None:
-    before = after(apply.EMPTY, TENANT + listeners(1), listeners(1, first=1))
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(1), listeners(1, first=1))
     suspended = listeners(1, first=1).replace("spec: {", "spec: {state: Suspended, ")
     now = after(before, TENANT + listeners(1).replace("tenantRef", "tenantref"), suspended)
     assert now.snapshot.listeners["default/l0"] is before.snapshot.listeners["default/l0"]
@@ -46,15 +47,15 @@ def test_what_is_missing_because_of_a_mistake_is_told_apart_from_what_is_missing
         ((TENANT, routes, "a: [\n"), {"d/2.yaml:2"}),
         ((TENANT, routes), {""}),
     ):
-        found = after(apply.EMPTY, *broken).problems
+        found = after(files.NO_CONFIGURATION, *broken).problems
         assert {one.because for one in found if one.reason.endswith("NotFound")} == cause
 
 
 def test_a_name_that_is_nearly_right_or_in_another_namespace_is_hinted_at() -> None:
     text = listeners(1).replace("acme", "acm")
-    assert [one.hint for one in after(apply.EMPTY, TENANT + text).rejected] == ["did you mean `acme`?"]
+    assert [one.hint for one in after(files.NO_CONFIGURATION, TENANT + text).rejected] == ["did you mean `acme`?"]
     elsewhere = TENANT.replace("acme", "acme, namespace: hotels")
-    (found,) = after(apply.EMPTY, elsewhere + listeners(1)).rejected
+    (found,) = after(files.NO_CONFIGURATION, elsewhere + listeners(1)).rejected
     assert "namespace `hotels`" in found.hint
 
 
@@ -66,51 +67,51 @@ CLASS = (
 
 def test_a_class_that_the_set_does_not_have_is_a_problem_with_a_hint() -> None:
     named = TENANT + listeners(1).replace("spec: {", "spec: {listenerClassName: publix, ")
-    (found,) = after(apply.EMPTY, named + CLASS).rejected
+    (found,) = after(files.NO_CONFIGURATION, named + CLASS).rejected
     assert (found.path, found.hint) == ("spec.listenerClassName", "did you mean `public`?")
-    without = after(apply.EMPTY, named)
+    without = after(files.NO_CONFIGURATION, named)
     assert [one.severity for one in without.problems] == ["notice", "warning"]
     assert "publix" in without.problems[1].message
     assert without.snapshot.listeners["default/l0"].addresses[0].host == "localhost"
     plain = TENANT + listeners(1).replace("spec: {", "spec: {listenerClassName: public, ")
-    assert [one.severity for one in after(apply.EMPTY, plain).problems] == ["notice"]
+    assert [one.severity for one in after(files.NO_CONFIGURATION, plain).problems] == ["notice"]
 
 
 def test_a_class_with_a_mistake_does_not_make_listeners_answer_elsewhere() -> None:
-    now = after(apply.EMPTY, TENANT + listeners(2) + CLASS.replace("hostname", "hostnam"))
+    now = after(files.NO_CONFIGURATION, TENANT + listeners(2) + CLASS.replace("hostname", "hostnam"))
     assert now.snapshot.listeners == {}
     assert {one.because for one in now.rejected} == {"", "ListenerClass public"}
-    running = after(apply.EMPTY, TENANT + listeners(2))
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(2))
     later = after(running, TENANT + listeners(3) + CLASS.replace("hostname", "hostnam"))
     assert {one.addresses[0].host for one in later.snapshot.listeners.values()} == {"localhost"}
     assert len(later.snapshot.listeners) == 3
 
 
 def test_an_object_that_is_gone_is_removed() -> None:
-    before = after(apply.EMPTY, TENANT + listeners(3))
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(3))
     assert list(after(before, TENANT + listeners(2)).snapshot.listeners) == ["default/l0", "default/l1"]
 
 
 def test_a_file_that_cannot_be_parsed_stops_every_removal() -> None:
-    before = after(apply.EMPTY, TENANT + listeners(2), listeners(2, first=2))
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(2), listeners(2, first=2))
     now = after(before, TENANT + listeners(1), listeners(1, first=2) + "---\n}")
     assert now.snapshot.listeners.keys() == before.snapshot.listeners.keys()
     assert not now.complete
 
 
 def test_a_gap_removes_nothing_of_its_own_and_stops_no_other_removal() -> None:
-    before = after(apply.EMPTY, TENANT + listeners(2), listeners(1, first=2))
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(2), listeners(1, first=2))
     now = after(before, TENANT + listeners(1), gaps=("d/1.yaml",))
     assert sorted(now.snapshot.listeners) == ["default/l0", "default/l2"]
 
 
 def test_a_tenant_that_is_gone_takes_its_listeners_along() -> None:
-    before = after(apply.EMPTY, TENANT + listeners(3))
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(3))
     assert after(before, listeners(3).removeprefix("---\n")).snapshot.listeners == {}
 
 
 def test_a_large_removal_is_halted_while_edits_and_additions_go_on() -> None:
-    before = after(apply.EMPTY, TENANT + listeners(20))
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(20))
     edited = listeners(1).replace("spec: {", "spec: {state: Suspended, ")
     now = after(before, TENANT + edited + listeners(1, first=50))
     assert len(now.snapshot.listeners) == 21
@@ -123,7 +124,7 @@ def test_a_large_removal_is_halted_while_edits_and_additions_go_on() -> None:
 
 
 def test_a_halted_removal_is_confirmed_by_its_hash_and_by_no_other() -> None:
-    before = after(apply.EMPTY, TENANT + listeners(20))
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(20))
     halted = after(before, TENANT + listeners(2))
     assert halted.halted is not None
     annotated = (
@@ -143,16 +144,16 @@ def test_the_last_class_that_goes_away_does_not_move_the_listeners() -> None:
         "---\napiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {name: public}\n"
         "spec: {controllerName: usher.dev/usher, hostname: hooks.example.com}\n"
     )
-    before = after(apply.EMPTY, TENANT + listeners(2) + declared)
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(2) + declared)
     now = after(before, TENANT + listeners(2))
     assert now.snapshot == before.snapshot
     assert now.snapshot.listeners["default/l0"].addresses[0].host == "hooks.example.com"
 
 
 def test_five_listeners_or_a_tenth_may_go_at_once() -> None:
-    few = after(apply.EMPTY, TENANT + listeners(5))
+    few = after(files.NO_CONFIGURATION, TENANT + listeners(5))
     assert after(few, TENANT).snapshot.listeners == {}
-    many = after(apply.EMPTY, TENANT + listeners(100))
+    many = after(files.NO_CONFIGURATION, TENANT + listeners(100))
     assert len(after(many, TENANT + listeners(90)).snapshot.listeners) == 90
     assert len(after(many, TENANT + listeners(89)).snapshot.listeners) == 100
 
@@ -164,7 +165,7 @@ def test_a_listener_that_stays_by_the_brake_gives_way_where_its_address_is_taken
             "{name: acme}, authentication: {type: None}, addresses: [{name: a, hostname: x.example, path: /x}]}\n"
         )
 
-    before = after(apply.EMPTY, TENANT + listeners(20) + explicit("old"))
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(20) + explicit("old"))
     now = after(before, TENANT + explicit("new"))
     assert now.halted is not None
     assert "default/new" in now.snapshot.listeners
@@ -180,13 +181,13 @@ def test_a_kept_object_stays_in_file_order_so_that_its_hostname_does_not_move() 
             f"spec: {{tenantRef: {{name: {tenant}}}, addresses: [{{name: a, hostname: x.example}}]}}\n"
         )
 
-    before = after(apply.EMPTY, TENANT + claiming("first", "acme"), other + claiming("second", "other"))
+    before = after(files.NO_CONFIGURATION, TENANT + claiming("first", "acme"), other + claiming("second", "other"))
     broken = claiming("first", "acme").replace("spec: {", "spec: {stat: Active, ")
     now = after(before, TENANT + broken, other + claiming("second", "other"))
     assert list(now.snapshot.listeners) == ["default/first"]
 
 
 def test_documents_that_did_not_change_stay_the_same_objects() -> None:
-    before = after(apply.EMPTY, TENANT + listeners(2))
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(2))
     now = after(before, TENANT + listeners(3))
     assert now.snapshot.listeners["default/l0"] is before.snapshot.listeners["default/l0"]

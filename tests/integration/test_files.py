@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import apply, from_files, read_files
+from usher_gateway.config import files
 from usher_gateway.config.source import DocumentStatus
 
 KEYS = model.derive_keys(bytes(32))
@@ -27,7 +27,7 @@ def listener(name: str, state: str = "Active") -> str:
 class Follower:
     """Follows a source, and waits for what the test expects."""
 
-    def __init__(self, source: from_files.FileSource) -> None:
+    def __init__(self, source: files.FileSource) -> None:
         self.source = source
         self.snapshots: list[documents.Snapshot] = []
         self._touched: dict[config_secret.Identity, DocumentStatus | None] = {}
@@ -65,8 +65,8 @@ class Follower:
 
 @contextlib.asynccontextmanager
 async def following(*paths: pathlib.Path, poll_seconds: float = 60.0) -> AsyncIterator[Follower]:
-    options = from_files.FileOptions(keys=KEYS, poll_seconds=poll_seconds, settle_seconds=0.05)
-    follower = Follower(from_files.FileSource(paths, options))
+    options = files.FileOptions(keys=KEYS, poll_seconds=poll_seconds, settle_seconds=0.05)
+    follower = Follower(files.FileSource(paths, options))
     try:
         yield follower
     finally:
@@ -124,18 +124,18 @@ async def test_a_pipe_among_the_files_keeps_nobody_waiting(tmp_path: pathlib.Pat
             os.close(os.open(pipe, os.O_RDWR))  # whoever waits all the same goes on
 
 
-@pytest.mark.parametrize("tries", [2, from_files._SETTLE_TRIES])
+@pytest.mark.parametrize("tries", [2, files._SETTLE_TRIES])
 async def test_a_file_that_is_written_slowly_removes_nothing_before_its_end(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tries: int
 ) -> None:
-    monkeypatch.setattr(from_files, "_SETTLE_TRIES", tries)
+    monkeypatch.setattr(files, "_SETTLE_TRIES", tries)
     file = tmp_path / "a.yaml"
     file.write_text(TENANT + listener("a") + listener("b"))
     async with following(tmp_path) as follower:
         await follower.until(has("a", "b"))
         pieces, read = [*["# a comment\n"] * 12, listener("a") + listener("c")], follower.source._reader.read
 
-        def write_and_read() -> read_files.Reading:
+        def write_and_read() -> files.FileReading:
             if pieces:
                 with file.open("a") as opened:
                     opened.write(pieces.pop(0))
@@ -296,12 +296,12 @@ async def test_an_edit_that_cannot_be_compiled_at_all_leaves_the_configuration_i
         tried = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def fail(*_: object) -> apply.Configuration:
+        def fail(*_: object) -> files.FileConfiguration:
             loop.call_soon_threadsafe(tried.set)
             raise ValueError
 
         with monkeypatch.context() as patch:
-            patch.setattr(apply, "apply", fail)
+            patch.setattr(files, "apply_reading", fail)
             file.write_text(TENANT + listener("a") + listener("b"))
             async with asyncio.timeout(LIMIT_SECONDS):
                 await tried.wait()

@@ -5,26 +5,27 @@ import pytest
 from hypothesis import strategies
 
 from usher_gateway import resources
-from usher_gateway.resources import conditions, load, tenant, yaml_reader
+from usher_gateway.resources import conditions, tenant, yaml_reader
+from usher_gateway.resources.manifests import MAX_FILE_BYTES, load_manifests, merge_manifests
 
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: %s}\n"
 
 
 def problems_of(text: str) -> list[tuple[int, str]]:
-    return [(found.line, found.path) for found in load.load(text.encode(), "a.yaml").problems]
+    return [(found.line, found.path) for found in load_manifests(text.encode(), "a.yaml").problems]
 
 
 def test_documents_lists_and_empty_documents_are_read_in_order() -> None:
     text = "---\n" + TENANT % "a" + "---\n---\napiVersion: v1\nkind: List\nitems:\n"
     text += "- {apiVersion: usher.dev/v1alpha1, kind: Tenant, metadata: {name: b}}\n---\n# nothing\n"
-    loaded = load.load(text.encode(), "a.yaml")
+    loaded = load_manifests(text.encode(), "a.yaml")
     assert loaded.problems == ()
     assert [one.resource.key for one in loaded.objects] == ["default/a", "default/b"]
     assert [one.line for one in loaded.objects] == [2, 10]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
-    assert load.load(b"\xef\xbb\xbf" + (TENANT % "a").encode(), "a.yaml").problems == ()
+    assert load_manifests(b"\xef\xbb\xbf" + (TENANT % "a").encode(), "a.yaml").problems == ()
 
 
 @pytest.mark.parametrize(
@@ -40,19 +41,19 @@ def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
     ],
 )
 def test_what_is_no_yaml_is_one_problem_and_stops_removals(content: bytes, line: int) -> None:
-    loaded = load.load(content, "a.yaml")
+    loaded = load_manifests(content, "a.yaml")
     assert [found.line for found in loaded.problems] == [line]
     assert not loaded.complete
 
 
 def test_objects_before_a_syntax_error_still_count() -> None:
-    loaded = load.load((TENANT % "a" + "---\n}").encode(), "a.yaml")
+    loaded = load_manifests((TENANT % "a" + "---\n}").encode(), "a.yaml")
     assert len(loaded.objects) == 1
     assert not loaded.complete
 
 
 def test_a_file_that_is_too_large_is_not_parsed() -> None:
-    loaded = load.load(b"#" * (load.MAX_FILE_BYTES + 1), "a.yaml")
+    loaded = load_manifests(b"#" * (MAX_FILE_BYTES + 1), "a.yaml")
     assert "larger than" in loaded.problems[0].message
 
 
@@ -75,24 +76,24 @@ def test_an_object_with_too_many_values_is_one_problem() -> None:
 
 
 def test_an_alias_inside_itself_is_a_problem_not_a_loop() -> None:
-    loaded = load.load((TENANT % "a" + "spec: &s {quota: *s}\n").encode(), "a.yaml")
+    loaded = load_manifests((TENANT % "a" + "spec: &s {quota: *s}\n").encode(), "a.yaml")
     assert loaded.problems
     assert loaded.objects == ()
 
 
 def test_a_merge_of_itself_is_a_problem_not_a_loop() -> None:
-    assert load.load((TENANT % "a" + "spec: &s {<<: *s}\n").encode(), "a.yaml").problems
+    assert load_manifests((TENANT % "a" + "spec: &s {<<: *s}\n").encode(), "a.yaml").problems
 
 
 def test_merged_keys_count_behind_those_that_stand_there() -> None:
     text = TENANT % "a" + "spec: {state: Active, <<: [{state: Suspended, timeZone: UTC}, {timeZone: Europe/London}]}\n"
-    (loaded,) = load.load(text.encode(), "a.yaml").objects
+    (loaded,) = load_manifests(text.encode(), "a.yaml").objects
     assert isinstance(loaded.resource, resources.Tenant)
     assert (loaded.resource.spec.state, loaded.resource.spec.time_zone) == ("Active", "UTC")
 
 
 def test_a_field_without_a_value_is_left_out_as_an_api_server_does() -> None:
-    (loaded,) = load.load((TENANT % "a" + "spec: {state: , quota: ~}\n").encode(), "a.yaml").objects
+    (loaded,) = load_manifests((TENANT % "a" + "spec: {state: , quota: ~}\n").encode(), "a.yaml").objects
     assert isinstance(loaded.resource, resources.Tenant)
     assert loaded.resource.spec == tenant.TenantSpec()
 
@@ -103,7 +104,7 @@ def test_an_object_that_no_server_would_keep_is_a_problem() -> None:
     allowed = f"- {{hostname: a.example, namespaces: {{from: Selector, selector: {selector}}}}}\n"
     spec = f"spec:\n  controllerName: a/b\n  hostname: a.example\n  allowedHostnames:\n{f'  {allowed}' * 200}"
     text = f"apiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {{name: a}}\n{spec}"
-    (found,) = load.load(text.encode(), "a.yaml").problems
+    (found,) = load_manifests(text.encode(), "a.yaml").problems
     assert "at most 1500000 bytes" in found.message
 
 
@@ -123,26 +124,26 @@ def test_many_aliases_of_a_large_list_are_bounded() -> None:
         f"  - {{name: r{index}, destinationRef: {{name: d}}, oncePer: {{per: *p, every: Day}}}}" for index in range(32)
     )
     text = (TENANT % "a").replace("Tenant", "Listener") + "spec:\n  tenantRef: {name: a}\n  dedupe: {per: &p [User]}\n"
-    assert load.load(f"{text}  routes:\n{routes}".encode(), "a.yaml").problems == ()
+    assert load_manifests(f"{text}  routes:\n{routes}".encode(), "a.yaml").problems == ()
 
 
 def test_the_same_object_in_two_files_counts_once_and_is_reported() -> None:
-    parts = [load.load((TENANT % "a").encode(), name) for name in ("a.yaml", "b.yaml")]
-    merged = load.merge(parts)
+    parts = [load_manifests((TENANT % "a").encode(), name) for name in ("a.yaml", "b.yaml")]
+    merged = merge_manifests(parts)
     assert [one.file for one in merged.objects] == ["a.yaml"]
     assert [(found.file, found.path) for found in merged.problems] == [("b.yaml", "metadata.name")]
 
 
 @pytest.mark.parametrize("kind", ["ConfigMap", "Service"])
 def test_other_kinds_are_ignored_with_a_notice(kind: str) -> None:
-    loaded = load.load(f"apiVersion: v1\nkind: {kind}\nmetadata: {{name: a}}\n".encode(), "a.yaml")
+    loaded = load_manifests(f"apiVersion: v1\nkind: {kind}\nmetadata: {{name: a}}\n".encode(), "a.yaml")
     assert [found.severity for found in loaded.problems] == ["notice"]
     assert loaded.complete
 
 
 def test_an_object_without_a_name_stops_removals_one_with_a_mistake_does_not() -> None:
-    assert not load.load(b"apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {}\n", "a.yaml").complete
-    invalid = load.load((TENANT % "a" + "spec: {state: x}\n").encode(), "a.yaml")
+    assert not load_manifests(b"apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {}\n", "a.yaml").complete
+    invalid = load_manifests((TENANT % "a" + "spec: {state: x}\n").encode(), "a.yaml")
     assert invalid.complete
     assert invalid.invalid == {("Tenant", "default/a")}
 
@@ -150,7 +151,7 @@ def test_an_object_without_a_name_stops_removals_one_with_a_mistake_does_not() -
 def test_values_of_secrets_are_not_repeated() -> None:
     text = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {p: 123456789, q: yes, r: [hunter2]}\n"
     text += "data: {z: hunter2!}\ntype: [hunter2]\n---\nx: *hunter2\n"
-    told = repr(load.load(text.encode(), "a.yaml").problems)
+    told = repr(load_manifests(text.encode(), "a.yaml").problems)
     assert told.count("Problem(") == 5
     assert "hunter2" not in told
     assert "123456789" not in told
@@ -203,7 +204,7 @@ def test_no_plain_word_raises(text: str) -> None:
 def test_no_shape_of_a_spec_raises(spec: object) -> None:
     for kind in ("Tenant", "Listener", "Destination", "ListenerClass"):
         document = {"apiVersion": "usher.dev/v1alpha1", "kind": kind, "metadata": {"name": "a"}, "spec": spec}
-        load.load(json.dumps(document).encode(), "a.yaml")
+        load_manifests(json.dumps(document).encode(), "a.yaml")
 
 
 def test_a_hint_names_the_nearest_word() -> None:
@@ -212,7 +213,7 @@ def test_a_hint_names_the_nearest_word() -> None:
 
 
 def test_the_line_of_a_field_that_is_not_there_is_that_of_the_field_around_it() -> None:
-    loaded = load.load((TENANT % "a" + "spec:\n  quota:\n    visitsPerMonth: 1\n").encode(), "a.yaml").objects[0]
+    loaded = load_manifests((TENANT % "a" + "spec:\n  quota:\n    visitsPerMonth: 1\n").encode(), "a.yaml").objects[0]
     assert loaded.line_of("spec.quota.visitsPerMonth") == 6
     assert loaded.line_of("spec.quota.whenExceeded") == 6
     assert loaded.line_of("spec.retention[3].x") == 5

@@ -4,7 +4,7 @@ import pytest
 
 from support import manifests
 from usher_gateway import model
-from usher_gateway.config import from_files
+from usher_gateway.config import files
 
 KEYS = model.derive_keys(bytes(32))
 BAD = [*manifests.files("bad/schema"), *manifests.files("bad/compile")]
@@ -12,14 +12,14 @@ BAD = [*manifests.files("bad/schema"), *manifests.files("bad/compile")]
 
 @pytest.mark.parametrize("path", manifests.files("good"), ids=lambda path: path.stem)
 def test_a_good_manifest_has_no_errors_and_gives_documents(path: pathlib.Path) -> None:
-    configuration = from_files.load_once([path], KEYS)
+    configuration = files.load_once([path], KEYS)
     assert [found for found in configuration.problems if found.severity != "notice"] == []
     assert configuration.snapshot.listeners
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
 def test_a_bad_manifest_gives_exactly_the_expected_problems_on_their_lines(path: pathlib.Path) -> None:
-    problems = [found for found in from_files.load_once([path], KEYS).problems if found.severity == "error"]
+    problems = [found for found in files.load_once([path], KEYS).problems if found.severity == "error"]
     wanted = [expected for document in manifests.of(path) for expected in document.expected]
     assert wanted
     assert sorted((found.line, found.path) for found in problems) == sorted((one.line, one.field) for one in wanted)

@@ -7,7 +7,7 @@ import re
 from usher_gateway import expressions
 from usher_gateway.resources import conditions
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs"
+DOCS = pathlib.Path(__file__).parents[3] / "docs"
 
 
 def reasons() -> str:

@@ -5,7 +5,8 @@ import msgspec
 import pytest
 
 from usher_gateway import documents, model
-from usher_gateway.resources import compiler, conditions, hostnames, listener_class, load, types
+from usher_gateway.resources import compiler, conditions, hostnames, listener_class, types
+from usher_gateway.resources.manifests import load_manifests
 
 KEYS = model.derive_keys(bytes(range(32)))
 CLASS = """
@@ -48,7 +49,7 @@ ROUTE = "  routes: [{name: crm, destinationRef: {name: crm}}]\n"
 
 
 def compiled(*texts: str, **options: object) -> compiler.CompiledResources:
-    manifests = load.load("---\n".join(texts).encode(), "a.yaml")
+    manifests = load_manifests("---\n".join(texts).encode(), "a.yaml")
     assert manifests.problems == ()
     given = compiler.collect((one.resource for one in manifests.objects), manifests.namespaces)
     return compiler.compile_resources(given, compiler.CompileContext(keys=KEYS, **options))  # type: ignore[arg-type]

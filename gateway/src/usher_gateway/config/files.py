@@ -1,0 +1,557 @@
+"""Configuration from files: reads manifests, compiles them, and follows every edit within a second.
+
+``FileReader`` reads the paths. ``apply_reading`` is pure: it decides what a new reading does to the configuration in
+force. ``FileSource`` watches the paths and yields a snapshot per change.
+
+An object that is missing from a reading counts as removed only if that is certain:
+
+- An object that became invalid keeps its last good version.
+- A file that cannot be parsed stops every removal.
+- A path that is absent, empty or unreadable removes nothing.
+- A reading that would remove more listeners than the removal limit removes none until a user confirms it.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import pathlib
+import sys
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
+import structlog
+import watchfiles
+
+from usher_gateway import config_secret, documents, model, resources
+from usher_gateway.config import source
+from usher_gateway.resources import compiler, types
+from usher_gateway.resources.conditions import Problem, has_errors
+from usher_gateway.resources.manifests import (
+    MAX_FILE_BYTES,
+    Manifests,
+    ObjectsByIdentity,
+    load_manifests,
+    locate,
+    merge_manifests,
+)
+from usher_gateway.resources.removal_limit import HaltedRemovals, halted_removals
+
+POLL_SECONDS = 5.0
+"""Interval of readings without any notice, because some file systems send none."""
+
+SETTLE_SECONDS = 0.1
+"""Two readings this far apart must be equal, so that a file is not read while it is being written."""
+
+SUFFIXES = frozenset({".yaml", ".yml"})
+"""Suffixes of the files that are read in a folder. A file that is named itself may have any name."""
+
+STANDARD_INPUT = pathlib.Path("-")
+"""Stands for standard input where a path is expected."""
+
+_SETTLE_TRIES = 100
+"""After this many readings the last one is applied without removals, because some file may change all the time."""
+
+_MAX_LOGGED_PROBLEMS = 50
+
+_CLASS = resources.ListenerClass.kind_name
+
+_log = structlog.get_logger(__name__)
+
+
+class FileReading(msgspec.Struct, frozen=True):
+    """The content of the paths at one moment."""
+
+    manifests: Manifests
+    gaps: tuple[str, ...]
+    """Paths, or files in them, that are absent, empty or unreadable: nothing that they held is removed."""
+    digest: bytes
+    """Of all contents and gaps. Two readings with the same digest are equal."""
+
+
+class FileReader:
+    """Reads paths, and parses only files that changed."""
+
+    def __init__(self, paths: Sequence[pathlib.Path], standard_input: bytes = b"") -> None:
+        self._paths, self._standard_input = tuple(paths), standard_input
+        self._parsed: dict[str, tuple[bytes, Manifests]] = {}
+
+    def rank(self, file: str) -> tuple[int, str]:
+        """Return the place of a file in the order: paths as given, then files by name."""
+        for index, path in enumerate(self._paths):
+            if file == _shown(path) or file.startswith(f"{path}{os.sep}"):
+                return index, file
+        return len(self._paths), file
+
+    def read(self) -> FileReading:
+        """Read everything now. Blocking."""
+        parts, gaps, problems, empty = [], [], [], []
+        digest = hashlib.blake2b(digest_size=16)
+        parsed = {}
+        for path in self._paths:
+            files = [path] if path == STANDARD_INPUT else list(_files_of(path))
+            if not files:
+                gaps.append(str(path))
+                problems.append(_gap(str(path), _why_no_file(path)))
+            for file in files:
+                name = _shown(file)
+                content = self._standard_input if file == STANDARD_INPUT else _content_of(file)
+                digest.update(f"{name}\0{len(content or b'')}\0".encode() + (content or b""))
+                if content is None:
+                    gaps.append(name)
+                    problems.append(_gap(name, "cannot be read"))
+                    continue
+                parsed[name] = self._parse(name, content)
+                manifests = parsed[name][1]
+                parts.append(manifests)
+                if not manifests.objects and not manifests.invalid:
+                    gaps.append(name)
+                    empty.append((name, manifests))
+        self._parsed = parsed
+        digest.update("\0".join(gaps).encode())
+        merged = merge_manifests(parts)
+        problems.extend(_empty_file_problems(empty, merged, {_shown(path) for path in self._paths}))
+        manifests = msgspec.structs.replace(merged, problems=(*problems, *merged.problems))
+        return FileReading(manifests, tuple(gaps), digest.digest())
+
+    def _parse(self, name: str, content: bytes) -> tuple[bytes, Manifests]:
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        known = self._parsed.get(name)
+        return known if known and known[0] == digest else (digest, load_manifests(content, name))
+
+
+def require_paths(paths: Sequence[pathlib.Path]) -> None:
+    """Check the paths before the gateway starts. While it runs, a path that disappears removes nothing.
+
+    Raises:
+        ConfigurationError: A path does not exist or cannot be watched.
+    """
+    for path in paths:
+        if path == STANDARD_INPUT:
+            raise model.ConfigurationError(
+                "standard input cannot be watched", "Write it to a file and give that; `usher check -` reads it."
+            )
+        if not os.path.exists(path):  # noqa: PTH110 - as in `_is_folder`
+            raise model.ConfigurationError(
+                f"{path}: no such file or folder, or no permission to reach it",
+                "Name files or folders of manifests that exist and that this user may read.",
+            )
+
+
+def _shown(path: pathlib.Path) -> str:
+    """Return the name of a path in problems."""
+    return "<stdin>" if path == STANDARD_INPUT else str(path)
+
+
+def _is_folder(path: pathlib.Path) -> bool:
+    """Whether a path is a folder. False also without permission to reach it, for which ``Path.is_dir`` raises."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _files_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield the files of a path, sorted, without hidden ones (such as ``..data`` of a mount) and editors' files."""
+    if os.path.isfile(path):  # noqa: PTH113 - as in `_is_folder`
+        yield path
+        return
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if pathlib.Path(name).suffix in SUFFIXES and not name.startswith((".", "#")):
+                yield pathlib.Path(folder) / name
+
+
+def _content_of(file: pathlib.Path) -> bytes | None:
+    """Return a file's bytes, at most one more than allowed; None if it cannot be read."""
+    try:
+        if not file.is_file():  # opening a pipe would block until some process writes to it
+            return None
+        with file.open("rb") as opened:
+            return opened.read(MAX_FILE_BYTES + 1)
+    except OSError:
+        return None
+
+
+def _why_no_file(path: pathlib.Path) -> str:
+    if _is_folder(path):
+        return f"no file in this folder ends in {' or '.join(sorted(SUFFIXES))}"
+    return "no such file or folder, or no permission to reach it"
+
+
+def _empty_file_problems(
+    empty: list[tuple[str, Manifests]], merged: Manifests, named: Container[str]
+) -> Iterator[Problem]:
+    """Yield a warning for each file without objects, or an error if the whole set has none (as kubectl does).
+
+    ``named`` holds the paths that the user gave. If one of them disappears, nothing is removed; if a file disappears
+    from a folder, its objects are.
+    """
+    has_nothing = not merged.objects and not merged.invalid and not has_errors(merged.problems)
+    for name, manifests in empty:
+        hint = "what it held before, if anything, stays in force"
+        hint += "" if name in named else "; to remove all of it, delete the file"
+        if has_nothing:
+            yield Problem(name, 1, "", "there is no object of Usher in it", hint)
+        elif not manifests.problems and not manifests.namespaces:
+            yield Problem(name, 1, "", "there is no object in it", hint, "warning")
+
+
+def _gap(file: str, message: str) -> Problem:
+    hint = "check the path and its permissions; what it held before, if anything, stays in force"
+    return Problem(file, 1, "", message, hint)
+
+
+class FileConfiguration(msgspec.Struct, frozen=True):
+    """The configuration in force after a reading."""
+
+    objects: ObjectsByIdentity
+    snapshot: documents.Snapshot
+    problems: tuple[Problem, ...] = ()
+    namespaces: dict[str, dict[str, str]] = {}
+    halted: HaltedRemovals | None = None
+    complete: bool = True
+    """Whether every object of the files could be identified."""
+
+    @property
+    def rejected(self) -> tuple[Problem, ...]:
+        """The problems because of which something is not in force as written."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+
+NO_CONFIGURATION = FileConfiguration({}, documents.Snapshot({}, {}))
+"""The configuration before the first reading."""
+
+
+def apply_reading(
+    before: FileConfiguration,
+    manifests: Manifests,
+    gaps: tuple[str, ...],
+    context: compiler.CompileContext,
+    rank: Callable[[str], tuple[int, str]],
+) -> FileConfiguration:
+    """Return the configuration after a reading.
+
+    Args:
+        before: The configuration in force.
+        manifests: The reading.
+        gaps: See FileReading.
+        context: Options of the compiler; ``previous`` and ``allow_implicit_class`` are set here.
+        rank: Order of files: see FileReader.rank.
+    """
+    objects = _merge_objects(before.objects, manifests, gaps, rank)
+    is_certain = manifests.complete and not gaps
+    namespaces = manifests.namespaces if is_certain else {**before.namespaces, **manifests.namespaces}
+    declared = compiler.collect((loaded.resource for loaded in objects.values()), namespaces)
+    may_lack_class = bool(before.objects) or _is_certain_of_classes(manifests)
+    context = msgspec.structs.replace(
+        context,
+        previous=before.snapshot,
+        allow_implicit_class=context.allow_implicit_class and may_lack_class,
+    )
+    compiled = compiler.compile_resources(declared, context)
+    snapshot, halted = _limit_removals(before.snapshot, compiled.snapshot, declared.classes.values())
+    located = locate(compiled.findings, objects, manifests)
+    return FileConfiguration(
+        objects=objects,
+        snapshot=_keep_equal_documents(before.snapshot, snapshot),
+        problems=tuple(dict.fromkeys([*manifests.problems, *located, *_halt_problems(halted, objects)])),
+        namespaces=namespaces,
+        halted=halted,
+        complete=manifests.complete,
+    )
+
+
+def _merge_objects(
+    before: ObjectsByIdentity, manifests: Manifests, gaps: tuple[str, ...], rank: Callable[[str], tuple[int, str]]
+) -> ObjectsByIdentity:
+    """Return the new objects, and the old ones that cannot be taken for removed.
+
+    They are in file order, because the owner of a hostname depends on it.
+    """
+    now = {loaded.resource.identity: loaded for loaded in manifests.objects}
+    for identity, old in before.items():
+        is_kept = identity in manifests.invalid or not manifests.complete or _is_within(old.file, gaps)
+        if identity not in now and is_kept:
+            now[identity] = old
+    if not any(kind == _CLASS for kind, _ in now):
+        # Keep the last class, because the implicit class would move every listener to another hostname.
+        now |= {identity: old for identity, old in before.items() if identity[0] == _CLASS}
+    return dict(sorted(now.items(), key=lambda item: (rank(item[1].file), item[1].line)))
+
+
+def _is_certain_of_classes(manifests: Manifests) -> bool:
+    """Whether no ListenerClass is hidden by a mistake."""
+    return manifests.first_unidentified is None and not any(kind == _CLASS for kind, _ in manifests.invalid)
+
+
+def _is_within(file: str, gaps: tuple[str, ...]) -> bool:
+    return any(file == gap or file.startswith(gap.rstrip("/") + "/") for gap in gaps)
+
+
+def _limit_removals(
+    before: documents.Snapshot, now: documents.Snapshot, classes: Iterable[resources.ListenerClass]
+) -> tuple[documents.Snapshot, HaltedRemovals | None]:
+    """Return the snapshot, with the removed documents in it if too many listeners would be removed.
+
+    A kept listener loses addresses that another listener has by now.
+    """
+    removed = before.listeners.keys() - now.listeners.keys()
+    confirmed = {one.metadata.annotations.get(types.CONFIRM_REMOVALS, "") for one in classes}
+    halted = halted_removals(removed, in_force=len(before.listeners), confirmed=confirmed)
+    if halted is None:
+        return now, None
+    taken = {(one.host, one.path, one.query) for document in now.listeners.values() for one in document.addresses}
+    kept = {}
+    for key in halted.names:
+        old = before.listeners[key]
+        free = tuple(one for one in old.addresses if (one.host, one.path, one.query) not in taken)
+        if free:
+            kept[key] = msgspec.structs.replace(old, addresses=free)
+    snapshot = documents.Snapshot({**now.listeners, **kept}, {**before.destinations, **now.destinations})
+    return snapshot, halted
+
+
+def _keep_equal_documents(before: documents.Snapshot, now: documents.Snapshot) -> documents.Snapshot:
+    """Return the snapshot with the previous object for each document that did not change.
+
+    The registry of listeners keeps what it built from a document as long as the document is the same object.
+    """
+    return documents.Snapshot(
+        {key: _previous_if_equal(before.listeners.get(key), document) for key, document in now.listeners.items()},
+        {key: _previous_if_equal(before.destinations.get(key), document) for key, document in now.destinations.items()},
+    )
+
+
+_Document = TypeVar("_Document", documents.Listener, documents.Destination)
+
+
+def _previous_if_equal(old: _Document | None, new: _Document) -> _Document:
+    return old if old is not None and old == new else new
+
+
+def _halt_problems(halted: HaltedRemovals | None, objects: ObjectsByIdentity) -> list[Problem]:
+    if halted is None:
+        return []
+    loaded = next((one for one in objects.values() if isinstance(one.resource, resources.ListenerClass)), None)
+    message = f"RemovalsHalted: {len(halted.names)} listeners would be removed at once; none is removed"
+    hint = f'if this is meant, annotate a ListenerClass with {types.CONFIRM_REMOVALS}: "{halted.digest}", or restart'
+    file, line = (loaded.file, loaded.line) if loaded else ("", 0)
+    return [Problem(file, line, "", message, hint)]
+
+
+class FileOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of the file source."""
+
+    keys: model.Keys
+    trusted_proxies: tuple[str, ...] = ()
+    poll_seconds: float = POLL_SECONDS
+    settle_seconds: float = SETTLE_SECONDS
+
+    @property
+    def compile_context(self) -> compiler.CompileContext:
+        """The options of the compiler for resources from files."""
+        return compiler.CompileContext(
+            keys=self.keys,
+            trusted_proxies=self.trusted_proxies,
+            require_watch_label=False,
+            allow_implicit_class=True,
+        )
+
+
+def load_once(paths: Sequence[pathlib.Path], keys: model.Keys) -> FileConfiguration:
+    """Return the configuration that the files make now, for ``usher check`` and ``usher url``. Blocking."""
+    reader = FileReader(paths, sys.stdin.buffer.read() if STANDARD_INPUT in paths else b"")
+    reading = reader.read()
+    context = FileOptions(keys=keys).compile_context
+    return apply_reading(NO_CONFIGURATION, reading.manifests, reading.gaps, context, reader.rank)
+
+
+class FileSource:
+    """Follows files and folders. ``configuration`` is in force; ``snapshots`` yields every change of it."""
+
+    def __init__(self, paths: Sequence[pathlib.Path], options: FileOptions) -> None:
+        self._paths = tuple(paths)
+        self._options = options
+        self._reader = FileReader(paths)
+        self._digest = b""
+        self._notified = asyncio.Event()
+        self.configuration = NO_CONFIGURATION
+        self._reported = NO_CONFIGURATION
+        """The configuration that ``_statuses`` are about."""
+        self._blocking: tuple[Problem, ...] = ()
+        """The errors because of which no first configuration can come into force."""
+        self._hashes: dict[config_secret.Identity, tuple[config_secret.Document, str]] = {}
+        self._statuses: dict[config_secret.Identity, source.DocumentStatus] = {}
+        self._touched: dict[config_secret.Identity, source.DocumentStatus | None] = {}
+
+    def status(self) -> source.SourceStatus:
+        """See source.Source."""
+        found = self.configuration
+        return source.SourceStatus(
+            origin="files",
+            rejected=found.rejected or self._blocking,
+            waits_for=self._waits_for() if found is NO_CONFIGURATION else "",
+            removals_halted=found.halted.digest if found.halted else None,
+            everything_read=found.complete,
+        )
+
+    def _waits_for(self) -> str:
+        if not self._blocking:
+            return "the files are being read"
+        first = self._blocking[0]
+        return f"the files have mistakes, the first in {first.file}:{first.line}; `usher check` lists all of them"
+
+    def take_touched(self) -> dict[config_secret.Identity, source.DocumentStatus | None]:
+        """See source.Source."""
+        touched, self._touched = self._touched, {}
+        return touched
+
+    async def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
+        """See source.Source. It ends only when it is closed."""
+        stop = asyncio.Event()
+        watchers = [asyncio.create_task(self._watch(group, stop), name="watch files") for group in self._groups()]
+        try:
+            while True:
+                self._notified.clear()
+                if await self._read_settled():
+                    yield self.configuration.snapshot
+                self._update_statuses()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._options.poll_seconds):
+                        await self._notified.wait()
+        finally:
+            stop.set()
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+
+    def _update_statuses(self) -> None:
+        """Note which documents have another status since the last reading that changed anything."""
+        if self.configuration is self._reported:
+            return
+        self._reported = self.configuration
+        before, self._statuses = self._statuses, self._current_statuses()
+        changed = {identity: status for identity, status in self._statuses.items() if before.get(identity) != status}
+        self._touched |= changed | dict.fromkeys(before.keys() - self._statuses.keys())
+
+    def _current_statuses(self) -> dict[config_secret.Identity, source.DocumentStatus]:
+        snapshot, key = self._reported.snapshot, self._options.keys.document
+        in_force: dict[config_secret.Identity, config_secret.Document] = {
+            **{("Listener", name): one for name, one in snapshot.listeners.items()},
+            **{("Destination", name): one for name, one in snapshot.destinations.items()},
+        }
+        known = self._hashes
+        self._hashes = {
+            identity: known[identity]
+            if identity in known and known[identity][0] is one
+            else (one, documents.content_hash(one, key))
+            for identity, one in in_force.items()
+        }
+        statuses = {identity: source.DocumentStatus(digest) for identity, (_, digest) in self._hashes.items()}
+        for problem in self._reported.rejected:
+            kind, _, name = problem.resource.partition(" ")
+            for known_kind in config_secret.KINDS:
+                if kind == known_kind:
+                    status = statuses.get((known_kind, name), source.DocumentStatus(None))
+                    statuses[known_kind, name] = msgspec.structs.replace(status, rejected=problem.message)
+        return statuses
+
+    async def _read_settled(self) -> bool:
+        """Read until two readings are equal, then apply. Return whether the snapshot changed."""
+        reading = await asyncio.to_thread(self._reader.read)
+        if reading.digest == self._digest:
+            return False
+        for _ in range(_SETTLE_TRIES):
+            await asyncio.sleep(self._options.settle_seconds)
+            again = await asyncio.to_thread(self._reader.read)
+            if again.digest == reading.digest:
+                return await self._apply(reading)
+            reading = again
+        manifests = msgspec.structs.replace(reading.manifests, complete=False)
+        has_changed = await self._apply(msgspec.structs.replace(reading, manifests=manifests))
+        self._digest = b""  # so that the same reading is applied completely once it has settled
+        return has_changed
+
+    async def _apply(self, reading: FileReading) -> bool:
+        is_first = self.configuration is NO_CONFIGURATION
+        before = self.configuration
+        context = self._options.compile_context
+        self._digest = reading.digest
+        try:
+            configuration = await asyncio.to_thread(
+                apply_reading, before, reading.manifests, reading.gaps, context, self._reader.rank
+            )
+        except Exception as error:
+            if is_first:
+                raise
+            # Keep the last good configuration in force. Log no traceback, because it may quote a Secret.
+            _log.error("configuration_not_applied", error=type(error).__name__)
+            return False
+        if is_first and not configuration.snapshot.listeners and configuration.rejected:
+            # The mistake hides what would run, so the gateway keeps answering 503, never 404.
+            self._blocking = tuple(sorted(configuration.rejected, key=lambda problem: bool(problem.because)))
+            _log_problems(configuration.problems)
+            _log.error("configuration_waits", hint="no listener can run before this is corrected: arrivals get a 503")
+            return False
+        self.configuration, self._blocking = configuration, ()
+        changes = _changes(before.snapshot, configuration.snapshot)
+        _log.info("configuration_applied", rejected=len(configuration.rejected), **changes)
+        _log_problems(tuple(problem for problem in configuration.problems if problem not in before.problems))
+        return is_first or configuration.snapshot != before.snapshot
+
+    def _groups(self) -> list[tuple[tuple[pathlib.Path, ...], bool]]:
+        """Return the folders to watch and whether to watch below them.
+
+        Of a single file the folder is watched, because editors rename a new file over the old one.
+        """
+        folders = tuple(path for path in self._paths if _is_folder(path))
+        parents = tuple(dict.fromkeys(path.parent for path in self._paths if not _is_folder(path)))
+        return [group for group in ((folders, True), (parents, False)) if group[0]]
+
+    async def _watch(self, group: tuple[tuple[pathlib.Path, ...], bool], stop: asyncio.Event) -> None:
+        paths, recursive = group
+        while not stop.is_set():
+            existing = [path for path in paths if _is_folder(path)]
+            try:
+                if existing:
+                    async for _ in watchfiles.awatch(
+                        *existing,
+                        watch_filter=None,
+                        debounce=200,
+                        step=20,
+                        stop_event=stop,
+                        recursive=recursive,
+                        ignore_permission_denied=True,
+                    ):
+                        self._notified.set()
+            except (OSError, RuntimeError) as error:
+                _log.warning("files_only_polled", error=type(error).__name__)
+            await asyncio.sleep(self._options.poll_seconds)
+
+
+def _log_problems(problems: Sequence[Problem]) -> None:
+    """Log each problem that a user has to correct, and the number of objects that only fail because of one."""
+    causes = [problem for problem in problems if not problem.because]
+    for problem in causes[:_MAX_LOGGED_PROBLEMS]:
+        fields = msgspec.structs.asdict(problem)
+        severity, _ = fields.pop("severity"), fields.pop("because")
+        write = {"error": _log.error, "warning": _log.warning}.get(severity, _log.info)
+        write("configuration_problem", **fields)
+    if len(causes) > _MAX_LOGGED_PROBLEMS:
+        _log.error("more_configuration_problems", count=len(causes) - _MAX_LOGGED_PROBLEMS)
+    if len(causes) < len(problems):
+        waiting = len({problem.resource for problem in problems if problem.because})
+        hint = "they refer to something that has a mistake, which is logged above"
+        _log.warning("configuration_incomplete", objects=waiting, hint=hint)
+
+
+def _changes(before: documents.Snapshot, now: documents.Snapshot) -> dict[str, int]:
+    listeners = sum(before.listeners.get(key) is not one for key, one in now.listeners.items())
+    destinations = sum(before.destinations.get(key) is not one for key, one in now.destinations.items())
+    return {
+        "listeners": len(now.listeners),
+        "destinations": len(now.destinations),
+        "changed": listeners + destinations,
+        "removed": len(before.listeners.keys() - now.listeners.keys())
+        + len(before.destinations.keys() - now.destinations.keys()),
+    }
