@@ -10,7 +10,7 @@ import pytest
 from integration import gateways
 from support import moving_clock
 from usher_gateway import model
-from usher_gateway.simulator import behaviour, receiver
+from usher_gateway.simulator import receiver, receiving
 
 HOUR, DAY = 3600, 86_400
 VISITS = 4
@@ -70,7 +70,7 @@ async def test_every_visit_is_delivered_once_and_known_again(tmp_path: Path, jum
         sender = stack.enter_context(contextlib.closing(Sender(gateway.port)))
         await sender.visits()
         await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 2 * VISITS)
-        peer.set_behaviour("/flaky", behaviour.Behaviour(status=503))
+        peer.set_behaviour("/flaky", receiving.Behaviour(status=503))
         clock.set(jump)
         await sender.redeliver()
         await sender.visits()
@@ -78,7 +78,7 @@ async def test_every_visit_is_delivered_once_and_known_again(tmp_path: Path, jum
         if is_killed:
             await gateway.kill()
         failed = peer.kept("/flaky")[VISITS:]
-        peer.set_behaviour("/flaky", behaviour.Behaviour())  # before retries become due, or one more of them fails
+        peer.set_behaviour("/flaky", receiving.Behaviour())  # before retries become due, or one more of them fails
         clock.set(0)
         if is_killed:
             sender.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from integration import gateways
-from usher_gateway.simulator import behaviour, receiver
+from usher_gateway.simulator import receiver, receiving
 
 IN_TIME_SECONDS = 8.5
 """Every arrival is answered within 8 s (design §2.2)."""
@@ -151,7 +151,7 @@ async def test_a_disk_that_stays_full_over_a_kill_loses_nothing_that_was_acknowl
 async def test_below_the_bound_visits_get_503_while_settling_goes_on(
     small_disk: Path, tmp_path: Path, peer: receiver.Receiver
 ) -> None:
-    peer.set_behaviour("/crm", behaviour.Behaviour(delay_seconds=1.5))
+    peer.set_behaviour("/crm", receiving.Behaviour(delay_seconds=1.5))
     bounds = ["--accept-min-free-mib", "8", "--attempts-min-free-mib", "0"]
     gateway = gateways.Gateway(tmp_path, one_route(peer), *bounds, data=small_disk / "data")
     async with gateway:

@@ -10,7 +10,7 @@ import pytest
 
 from integration import gateways
 from usher_gateway import model
-from usher_gateway.simulator import behaviour, receiver
+from usher_gateway.simulator import receiver, receiving
 
 KILLS = 3
 CONNECTIONS = 24
@@ -106,7 +106,7 @@ async def one_round(folder: Path, seed: int) -> None:
     chance = random.Random(seed)
     in_flight: set[str] = set()
     async with receiver.Receiver(receiver.ReceiverSettings(keep=False)) as peer:
-        peer.set_behaviour("/flaky", behaviour.Behaviour(status=503), for_seconds=0.3)
+        peer.set_behaviour("/flaky", receiving.Behaviour(status=503), for_seconds=0.3)
         async with gateways.Gateway(folder, manifests(peer.url), "--time-scale", DUE_SOON) as gateway:
             await gateway.start()
             sender = Sender(gateway.port, seed)
@@ -115,7 +115,7 @@ async def one_round(folder: Path, seed: int) -> None:
                 await asyncio.sleep(chance.uniform(0.05, 0.5))
                 await gateway.kill()
                 if chance.random() < 0.5:
-                    peer.set_behaviour("/flaky", behaviour.Behaviour(status=503), for_seconds=0.2)
+                    peer.set_behaviour("/flaky", receiving.Behaviour(status=503), for_seconds=0.2)
                 unsettled = unsettled_in(gateway.store)
                 await gateway.launch()
                 await asyncio.sleep(0.1)  # a process needs longer to send anything; what lay in sockets is read now

@@ -13,7 +13,7 @@ import pytest
 from integration import gateways
 from support import wire
 from usher_gateway import log_writer
-from usher_gateway.simulator import behaviour, receiver
+from usher_gateway.simulator import receiver, receiving
 
 VISITS = 100
 
@@ -22,7 +22,7 @@ VISITS = 100
 async def peer() -> AsyncIterator[receiver.Receiver]:
     """A destination that refuses whatever comes: each delivery is dead at once, and a line of the log."""
     async with receiver.Receiver() as made:
-        made.set_behaviour("/crm", behaviour.Behaviour(status=400))
+        made.set_behaviour("/crm", receiving.Behaviour(status=400))
         yield made
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from integration import gateways
 from usher_gateway import app, model
-from usher_gateway.simulator import behaviour, receiver
+from usher_gateway.simulator import receiver, receiving
 
 HEALTHY = 200
 FAST = ("--time-scale", "60")
@@ -65,12 +65,12 @@ async def wait_for(found: Callable[[], object], wanted: object, seconds: float =
 
 
 BAD = [
-    behaviour.Behaviour(kind="Hang"),
-    behaviour.Behaviour(kind="Drip"),
-    behaviour.Behaviour(kind="Reset"),
-    behaviour.Behaviour(kind="Garbage"),
-    behaviour.Behaviour(kind="Huge", status=500),
-    behaviour.Behaviour(status=503),
+    receiving.Behaviour(kind="Hang"),
+    receiving.Behaviour(kind="Drip"),
+    receiving.Behaviour(kind="Reset"),
+    receiving.Behaviour(kind="Garbage"),
+    receiving.Behaviour(kind="Huge", status=500),
+    receiving.Behaviour(status=503),
 ]
 
 
@@ -117,7 +117,7 @@ async def test_a_destination_that_comes_back_gets_all_it_missed_slowly_at_first_
     tmp_path: Path, peer: receiver.Receiver
 ) -> None:
     manifests = [*hook(), {**crm(peer), "spec": {**crm(peer)["spec"], "concurrency": 8}}]
-    peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
+    peer.set_behaviour("/crm", receiving.Behaviour(status=503))
     async with gateways.Gateway(tmp_path, manifests, *FAST) as gateway:
         await gateway.start()
         await post_visits(gateway, range(400))
@@ -128,7 +128,7 @@ async def test_a_destination_that_comes_back_gets_all_it_missed_slowly_at_first_
         tries = peer.counts("/crm").received - received
         seconds = time.monotonic() - quiet_from
         assert 1 <= tries <= seconds + 2  # one trial a (scaled) minute
-        peer.set_behaviour("/crm", behaviour.Behaviour(delay_seconds=0.02))
+        peer.set_behaviour("/crm", receiving.Behaviour(delay_seconds=0.02))
         await gateways.wait_until(lambda: peer.counts("/crm").distinct > 50, 20, "the beginning of the backlog")
         fresh = range(1000, 1020)
         await post_visits(gateway, fresh)
@@ -145,7 +145,7 @@ async def test_a_destination_that_comes_back_gets_all_it_missed_slowly_at_first_
 
 
 async def test_what_finds_no_room_in_the_lanes_waits_in_the_store(tmp_path: Path, peer: receiver.Receiver) -> None:
-    peer.set_behaviour("/crm", behaviour.Behaviour(delay_seconds=0.01))
+    peer.set_behaviour("/crm", receiving.Behaviour(delay_seconds=0.01))
     async with gateways.running(tmp_path, [*hook(), crm(peer)], lane_bytes=16_384) as gateway:
         await post_visits(gateway, range(600))
         assert gateway.dispatcher.lanes.bytes <= 16_384
@@ -263,13 +263,13 @@ async def test_a_bad_edit_of_a_transform_that_is_taken_back_holds_nothing_for_go
 
 async def test_a_401_waits_long_but_a_changed_secret_is_tried_at_once(tmp_path: Path, peer: receiver.Receiver) -> None:
     bearer = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
-    peer.set_behaviour("/crm", behaviour.Behaviour(status=401))
+    peer.set_behaviour("/crm", receiving.Behaviour(status=401))
     old, new = (gateways.secret("token", token=text) for text in ("old", "new"))
     async with gateways.Gateway(tmp_path, [*hook(), crm(peer, **bearer), old]) as gateway:
         await gateway.start()
         await post_visits(gateway, range(12))
         await wait_for(lambda: gateway.store.count("deliveries where waiting = 1"), 12)
-        peer.set_behaviour("/crm", behaviour.Behaviour())
+        peer.set_behaviour("/crm", receiving.Behaviour())
         gateway.configure([*hook(), crm(peer, **bearer), new])
         await wait_for(lambda: states_of(gateway), {"Delivered": 12}, 10)
         taken = peer.kept("/crm")[-12:]
@@ -280,7 +280,7 @@ async def test_a_401_to_an_attempt_that_began_before_the_change_is_tried_at_once
     tmp_path: Path, peer: receiver.Receiver
 ) -> None:
     bearer = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
-    peer.set_behaviour("/crm", behaviour.Behaviour(status=401, delay_seconds=1.9))
+    peer.set_behaviour("/crm", receiving.Behaviour(status=401, delay_seconds=1.9))
     old, new = (gateways.secret("token", token=text) for text in ("old", "new"))
     async with gateways.Gateway(tmp_path, [*hook(), crm(peer, timeoutSeconds=5, **bearer), old]) as gateway:
         await gateway.start()
@@ -293,7 +293,7 @@ async def test_a_401_to_an_attempt_that_began_before_the_change_is_tried_at_once
 async def test_a_410_is_dead_at_once_and_the_others_go_on(tmp_path: Path, peer: receiver.Receiver) -> None:
     routes = [gateways.route("crm", "crm"), gateways.route("other", "other")]
     manifests = [*hook(*routes), crm(peer), gateways.destination("other", f"{peer.url}/other")]
-    peer.set_behaviour("/crm", behaviour.Behaviour(status=410))
+    peer.set_behaviour("/crm", receiving.Behaviour(status=410))
     async with gateways.Gateway(tmp_path, manifests) as gateway:
         await gateway.start()
         await post_visits(gateway, range(3))
@@ -303,20 +303,20 @@ async def test_a_410_is_dead_at_once_and_the_others_go_on(tmp_path: Path, peer: 
 
 
 async def test_retry_after_is_kept_to(tmp_path: Path, peer: receiver.Receiver) -> None:
-    peer.set_behaviour("/crm", behaviour.Behaviour(status=429, retry_after="120"))
+    peer.set_behaviour("/crm", receiving.Behaviour(status=429, retry_after="120"))
     async with gateways.Gateway(tmp_path, [*hook(), crm(peer)], *FAST) as gateway:
         await gateway.start()
         await post_visits(gateway, [1])
         await wait_for(lambda: peer.counts("/crm").received, 1)
         first = time.monotonic()
-        peer.set_behaviour("/crm", behaviour.Behaviour())
+        peer.set_behaviour("/crm", receiving.Behaviour())
         await wait_for(lambda: peer.counts("/crm").distinct, 1)
         assert time.monotonic() - first > 1.9  # 120 s at 60 times the speed; the schedule alone says 5 s
 
 
 async def test_a_visit_past_its_time_is_cancelled_instead_of_sent(tmp_path: Path, peer: receiver.Receiver) -> None:
     soon = gateways.route("crm", "crm", deliverWithinSeconds=60)
-    peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
+    peer.set_behaviour("/crm", receiving.Behaviour(status=503))
     async with gateways.Gateway(tmp_path, [*hook(soon), crm(peer)], *FAST) as gateway:
         await gateway.start()
         await post_visits(gateway, range(10))
@@ -340,7 +340,7 @@ async def test_a_held_visit_past_its_time_is_cancelled_too(tmp_path: Path, peer:
 async def test_a_removed_route_or_listener_cancels_nothing(tmp_path: Path, peer: receiver.Receiver) -> None:
     second = gateways.listener("second", [gateways.route("crm", "crm", transform='{"u": visit.userId}')])
     third = gateways.listener("third", [gateways.route("crm", "crm")])
-    peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
+    peer.set_behaviour("/crm", receiving.Behaviour(status=503))
     manifests = [*hook(), second, third, crm(peer)]
     async with gateways.Gateway(tmp_path, manifests, *FAST) as gateway:
         await gateway.start()
@@ -353,6 +353,6 @@ async def test_a_removed_route_or_listener_cancels_nothing(tmp_path: Path, peer:
             return (await gateways.post(gateway.port, "/second", b"{}")).status == 404
 
         await gateways.wait_until(is_removed, 10, "the removal of the listener")
-        peer.set_behaviour("/crm", behaviour.Behaviour())
+        peer.set_behaviour("/crm", receiving.Behaviour())
         await wait_for(lambda: states_of(gateway), {"Delivered": 6}, 20)
         assert b'{"u":"2"}' in {request.body for request in peer.kept("/crm")}

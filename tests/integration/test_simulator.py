@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from usher_gateway import model, simulator
-from usher_gateway.simulator import answer
+from usher_gateway.simulator import books
 
 HONEST = simulator.Behaviour(success_header=True)
 USHER = Path(sys.executable).with_name("usher")
@@ -87,7 +87,7 @@ async def test_a_redelivery_has_the_same_bytes_and_comes_three_hours_later(liste
     await _run(f"{listener.url}/hook", pattern=simulator.Pattern(authentications=1, duration_seconds=1, redeliveries=1))
     first, second = listener.kept("/hook")
     assert first.body == second.body
-    assert second.at - first.at >= answer.RETRY_SECONDS / SCALE * model.MICROSECONDS * 0.9
+    assert second.at - first.at >= books.RETRY_SECONDS / SCALE * model.MICROSECONDS * 0.9
 
 
 async def test_the_portals_validation_is_shown_in_each_shape(listener: simulator.Receiver) -> None:
@@ -144,7 +144,7 @@ async def test_what_failed_comes_again_three_hours_later_until_it_is_taken(liste
     times: dict[str, list[int]] = {}
     for each in listener.kept("/hook"):
         times.setdefault(simulator.marker(each.body), []).append(each.at)
-    shortest = answer.RETRY_SECONDS / SCALE * model.MICROSECONDS * 0.9
+    shortest = books.RETRY_SECONDS / SCALE * model.MICROSECONDS * 0.9
     single = [moments for moments in times.values() if len(moments) > 1 and len(set(moments)) == len(moments)]
     assert any(min(b - a for a, b in itertools.pairwise(m)) >= shortest for m in single)
     assert simulator.judge_books(counted, simulator.Circumstances()).survives

@@ -16,7 +16,7 @@ from usher_gateway import app, clock, model
 from usher_gateway.delivery import dispatcher
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest import server
-from usher_gateway.simulator import behaviour, receiver
+from usher_gateway.simulator import receiver, receiving
 from usher_gateway.store.sqlite import store as sqlite_store
 from usher_gateway.store.sqlite import writer
 
@@ -82,7 +82,7 @@ class Load:
 async def test_a_stop_under_load_loses_nothing_that_was_acknowledged(
     tmp_path: Path, peer: receiver.Receiver, more: tuple[str, ...], limit_seconds: float
 ) -> None:
-    peer.set_behaviour("/hangs", behaviour.Behaviour(kind="Hang"))
+    peer.set_behaviour("/hangs", receiving.Behaviour(kind="Hang"))
     async with gateways.Gateway(tmp_path, manifests(peer, *more)) as gateway:
         await gateway.start()
         load = Load(gateway.port)
@@ -192,7 +192,7 @@ async def test_a_port_that_is_taken_is_said_and_leaves_nothing_behind(tmp_path: 
 
 
 async def test_without_a_configuration_nothing_is_taken_for_removed(tmp_path: Path, peer: receiver.Receiver) -> None:
-    peer.set_behaviour("/crm", behaviour.Behaviour(kind="Hang"))
+    peer.set_behaviour("/crm", receiving.Behaviour(kind="Hang"))
     async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
         await gateway.start()
         for number in range(5):
@@ -209,7 +209,7 @@ async def test_without_a_configuration_nothing_is_taken_for_removed(tmp_path: Pa
         await gateways.wait_until(is_waiting, 20, "a gateway without a configuration")
         await asyncio.sleep(1.5)  # a look at the backlog comes once a second
         assert gateway.store.count("deliveries where state = 0 and hold = 0 and waiting = 1") == 5
-        peer.set_behaviour("/crm", behaviour.Behaviour())
+        peer.set_behaviour("/crm", receiving.Behaviour())
         gateway.configure(manifests(peer))
         await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 1") == 5, 15, "the delivery")
 
@@ -272,13 +272,13 @@ async def test_ids_grow_and_deliveries_go_on_when_the_clock_is_set_back_between_
     tmp_path: Path, peer: receiver.Receiver, jumping: type[Jumping]
 ) -> None:
     store = gateways.StoreFile(tmp_path / "data" / "usher.sqlite3")
-    peer.set_behaviour("/crm", behaviour.Behaviour(kind="Hang"))
+    peer.set_behaviour("/crm", receiving.Behaviour(kind="Hang"))
     async with gateways.running(tmp_path, manifests(peer), drain_seconds=0.5) as gateway:
         for number in range(20):
             assert (await gateways.post(gateway.port, "/hook", gateways.visit(number))).is_acknowledgement
     (highest,) = store.rows("select max(key) from deliveries")[0]
     assert store.open_deliveries() == 20
-    peer.set_behaviour("/crm", behaviour.Behaviour())
+    peer.set_behaviour("/crm", receiving.Behaviour())
     jumping.offset = -DAY
     async with gateways.running(tmp_path, manifests(peer)) as gateway:
         assert (await gateways.post(gateway.port, "/hook", gateways.visit(99))).is_acknowledgement

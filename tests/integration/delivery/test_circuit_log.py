@@ -10,7 +10,7 @@ import structlog
 
 from support import gateway as gateways
 from usher_gateway.delivery import circuit
-from usher_gateway.simulator import behaviour, receiver
+from usher_gateway.simulator import receiver, receiving
 
 DESTINATION = """
 apiVersion: usher.dev/v1alpha1
@@ -44,7 +44,7 @@ class Failing(NamedTuple):
 async def failing(tmp_path: Path) -> AsyncIterator[Failing]:
     listener = gateways.LISTENER.replace("routes: []", "routes: [{name: crm, destinationRef: {name: crm}}]")
     async with receiver.Receiver(receiver.ReceiverSettings()) as peer:
-        peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
+        peer.set_behaviour("/crm", receiving.Behaviour(status=503))
         manifests = gateways.CLASS + gateways.TENANT + listener + DESTINATION % peer.url
         with structlog.testing.capture_logs() as logs:
             async with gateways.running(tmp_path, manifests) as gateway:
@@ -69,10 +69,10 @@ def trials_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_circuit_tells_what_its_last_trial_came_to_and_when_it_closes(
     trials_at_once: None, failing: Failing
 ) -> None:
-    failing.peer.set_behaviour("/crm", behaviour.Behaviour(status=403))
+    failing.peer.set_behaviour("/crm", receiving.Behaviour(status=403))
     await failing.visit(98)
     await gateways.wait_until(lambda: failing.open_circuits == {"agency/crm": "Forbidden"})
-    failing.peer.set_behaviour("/crm", behaviour.Behaviour())
+    failing.peer.set_behaviour("/crm", receiving.Behaviour())
     await failing.visit(99)
     await gateways.wait_until(lambda: not failing.open_circuits)
     assert [line["destination"] for line in failing.told("circuit_closed")] == ["agency/crm"]

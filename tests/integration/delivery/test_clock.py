@@ -8,7 +8,7 @@ import pytest
 
 from support import gateway as gateways
 from usher_gateway import clock as clocks
-from usher_gateway.simulator import behaviour, receiver
+from usher_gateway.simulator import receiver, receiving
 
 DAY_NANOSECONDS = 86_400 * 10**9
 MANIFESTS = """
@@ -41,14 +41,14 @@ async def test_what_is_due_by_a_clock_that_was_ahead_is_tried_at_once_when_it_is
     monkeypatch.setattr(clocks, "time", shifted)
     listener = gateways.LISTENER.replace("routes: []", "routes: [{name: crm, destinationRef: {name: crm}}]")
     async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as peer:
-        peer.set_behaviour("/crm", behaviour.Behaviour(status=503))
+        peer.set_behaviour("/crm", receiving.Behaviour(status=503))
         manifests = gateways.CLASS + gateways.TENANT + listener + MANIFESTS % peer.url
         async with gateways.running(tmp_path, manifests) as gateway:
             before = gateway.gateway.dispatcher._clocks_apart + DAY_NANOSECONDS // 2000
             shifted.ahead = DAY_NANOSECONDS
             assert (await gateway.post(json.dumps({"user": {"id": 1}}).encode())).acknowledges
             await gateways.wait_until(lambda: gateway.gateway.desk.books.errors)
-            peer.set_behaviour("/crm", behaviour.Behaviour())
+            peer.set_behaviour("/crm", receiving.Behaviour())
             await gateway.gateway.store.flush()
             await gateways.wait_until(lambda: gateway.gateway.dispatcher._clocks_apart > before)
             shifted.ahead = 0

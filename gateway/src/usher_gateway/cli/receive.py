@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from usher_gateway.simulator import behaviour, receiver
+    from usher_gateway.simulator import receiver, receiving
 
 _EPILOG = (
     "Example: usher receive --listen 127.0.0.1:9000 --secret env:CRM_SECRET --fail 503 --down-after 30 --down-for 60"
@@ -151,35 +151,35 @@ def receive(
     this machine). Exit code 1: with --secret, a signature was missing, wrong or stale.
     """
     from usher_gateway import model
-    from usher_gateway.simulator import behaviour, inputs, receiver
+    from usher_gateway.simulator import receiver, receiving, settings
 
     try:
-        host, port = inputs.host_and_port(listen, "--listen")
-        settings = receiver.ReceiverSettings(
+        host, port = settings.host_and_port(listen, "--listen")
+        configured = receiver.ReceiverSettings(
             host=host,
             port=port,
-            secrets=tuple(inputs.secret(each, "--secret") for each in secret or []),
+            secrets=tuple(settings.secret(each, "--secret") for each in secret or []),
             tolerance_seconds=tolerance,
-            usual=behaviour.Behaviour(success_header=success_header),
+            usual=receiving.Behaviour(success_header=success_header),
             tls_certificate=str(tls_cert or ""),
             tls_key=str(tls_key or ""),
         )
         commands = [
-            behaviour.Command(
+            receiving.Command(
                 path=each, after_seconds=down_after, for_seconds=down_for or None, kind=_kind(hostile, hang=hang),
                 status=fail, delay_seconds=delay, retry_after=retry_after, location=location,
             )
-            for each in path or [behaviour.EVERY_PATH]
+            for each in path or [receiving.EVERY_PATH]
         ]  # fmt: skip
-        good = _run(settings, commands, show_bodies=show_bodies, as_json=output is Output.json)
+        good = _run(configured, commands, show_bodies=show_bodies, as_json=output is Output.json)
     except model.ConfigurationError as error:
         raise typer.BadParameter(f"{error}; {error.hint}") from error
     if not good:
         raise typer.Exit(1)
 
 
-def _kind(hostile: Hostility, *, hang: bool) -> "behaviour.Kind":
-    kinds: dict[Hostility, behaviour.Kind] = {
+def _kind(hostile: Hostility, *, hang: bool) -> "receiving.Kind":
+    kinds: dict[Hostility, receiving.Kind] = {
         Hostility.reset: "Reset",
         Hostility.drip: "Drip",
         Hostility.garbage: "Garbage",
@@ -189,13 +189,13 @@ def _kind(hostile: Hostility, *, hang: bool) -> "behaviour.Kind":
 
 
 def _run(
-    settings: "receiver.ReceiverSettings", commands: "list[behaviour.Command]", *, show_bodies: bool, as_json: bool
+    settings: "receiver.ReceiverSettings", commands: "list[receiving.Command]", *, show_bodies: bool, as_json: bool
 ) -> bool:
     import uvloop
 
-    from usher_gateway.simulator import live, receiver
+    from usher_gateway.simulator import receiver, terminal
 
-    receiving = receiver.Receiver(settings, on_request=live.print_body if show_bodies else None)
+    receiving = receiver.Receiver(settings, on_request=terminal.print_body if show_bodies else None)
     for command in commands:
         receiving.command(command)
-    return uvloop.run(live.receive(receiving, signatures=bool(settings.secrets), as_json=as_json))
+    return uvloop.run(terminal.receive(receiving, signatures=bool(settings.secrets), as_json=as_json))

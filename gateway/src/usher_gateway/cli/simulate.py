@@ -230,19 +230,19 @@ def simulate(
     so far. Exit code 1: something is unacknowledged, or an answer was wrong.
     """
     from usher_gateway import model
-    from usher_gateway.simulator import inputs, schedule, settings
+    from usher_gateway.simulator import schedule, settings
 
     try:
         curve = getattr(schedule, day.name.upper()) if duration else schedule.FLAT
-        seconds = inputs.seconds(duration, "--duration") if duration else visits / rate * time_scale
+        seconds = settings.seconds(duration, "--duration") if duration else visits / rate * time_scale
         pattern = schedule.Pattern(
             authentications=visits, duration_seconds=seconds, curve=curve, venues=venues,
             repeats=repeats, redeliveries=redeliveries, hang_ups=hang_ups, lates=lates,
         )  # fmt: skip
-        targets = _targets(urls, company or [], seed, inputs.credentials(basic, header or []))
+        targets = _targets(urls, company or [], seed, settings.credentials(basic, header or []))
         configured = settings.SimulatorSettings(
             targets=targets, pattern=pattern, time_scale=time_scale, tls="Insecure" if insecure else "Verify",
-            connect=inputs.host_and_port(connect, "--connect") if connect else None, ca=str(ca or ""),
+            connect=settings.host_and_port(connect, "--connect") if connect else None, ca=str(ca or ""),
             concurrency=concurrency, retry_seconds=retry_after, disable_seconds=disable_after,
             patience_seconds=patience, validate=validate or validate_only, validate_only=validate_only,
         )  # fmt: skip
@@ -273,8 +273,8 @@ def _targets(
 def _run(configured: "settings.SimulatorSettings", *, as_json: bool) -> bool:
     import uvloop
 
-    from usher_gateway.simulator import live
+    from usher_gateway.simulator import terminal
 
-    report = live.report(configured, uvloop.run(live.simulate(configured)))
-    live.show_report(configured, report, as_json=as_json)
+    report = terminal.report(configured, uvloop.run(terminal.simulate(configured)))
+    terminal.show_report(configured, report, as_json=as_json)
     return report.survives

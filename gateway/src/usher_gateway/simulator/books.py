@@ -1,11 +1,90 @@
-"""The simulator's own books: what was sent to each listener, and what came back."""
+"""The outcome of each request, the sender's own books, and the verdict: would this listener survive Purple? Pure.
+
+Source: purple.md, The webhook: only 200 with ``wifiWebhookListener: 1`` within 10 s is success.
+"""
 
 import array
+import enum
 import math
 
 import msgspec
 
-from usher_gateway.simulator import answer
+SUCCESS_HEADER = "wifiWebhookListener"
+"""The header that a listener has to answer with."""
+
+SUCCESS_VALUE = "1"
+"""Its value."""
+
+LIMIT_SECONDS = 10.0
+"""How long Purple waits for an answer, counted from connecting."""
+
+RETRY_SECONDS = 10_800.0
+"""How long after a failure Purple sends again: 3 h."""
+
+DISABLE_SECONDS = 259_200.0
+"""After how long a time of nothing but failures the hook is disabled. Purple says "prolonged": 72 h is our guess."""
+
+_COME_BACK_LATER = (408, 425, 429)
+
+
+class Outcome(enum.Enum):
+    """How a request ended, from the sender's side."""
+
+    Acknowledged = "acknowledged"
+    WrongStatus = "wrong status"
+    HeaderMissing = "header missing"
+    HeaderWrong = "header wrong"
+    TimedOut = "timed out"
+    Unreachable = "unreachable"
+    TLSFailed = "TLS failed"
+    Broken = "connection broken"
+    HungUp = "hung up"
+    """The sender itself went away: the plan said so."""
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """The end of a request. ``seconds`` counts from connecting; ``status`` is 0 where there was no answer."""
+
+    outcome: Outcome
+    status: int = 0
+    seconds: float = 0.0
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether a listener that answers so would never satisfy Purple, however often it tries."""
+        if self.outcome is Outcome.WrongStatus:
+            return self.status < 500 and self.status not in _COME_BACK_LATER
+        return self.outcome in {Outcome.HeaderMissing, Outcome.HeaderWrong, Outcome.TLSFailed}
+
+
+def judge(status: int, header: str | None) -> Outcome:
+    """What Purple makes of a complete answer with this status and this value of the header."""
+    if status != 200:
+        return Outcome.WrongStatus
+    if header is None:
+        return Outcome.HeaderMissing
+    return Outcome.Acknowledged if header.strip() == SUCCESS_VALUE else Outcome.HeaderWrong
+
+
+class Hook:
+    """Whether Purple still posts to a listener: it stops after a prolonged time of nothing but failures."""
+
+    def __init__(self, disable_seconds: float = DISABLE_SECONDS) -> None:
+        self._disable_seconds = disable_seconds
+        self._failing_since: float | None = None
+        self.disabled = False
+
+    def succeeded(self) -> None:
+        """An answer was right: whatever failed before is forgiven."""
+        self._failing_since = None
+
+    def failed(self, now: float) -> bool:
+        """An answer was wrong or missing at ``now`` (simulated seconds). True if this just disabled the hook."""
+        if self._failing_since is None:
+            self._failing_since = now
+        just_disabled = not self.disabled and now - self._failing_since >= self._disable_seconds
+        self.disabled = self.disabled or just_disabled
+        return just_disabled
 
 
 class Validation(msgspec.Struct, frozen=True):
@@ -13,14 +92,14 @@ class Validation(msgspec.Struct, frozen=True):
 
     shape: str
     """``GET``, ``HEAD``, ``POST empty``, ``POST {}`` or ``POST sample visit``."""
-    outcome: answer.Outcome
+    outcome: Outcome
     status: int
     seconds: float
 
     @property
     def passed(self) -> bool:
         """Whether the portal would be content."""
-        return self.outcome is answer.Outcome.Acknowledged
+        return self.outcome is Outcome.Acknowledged
 
 
 SAMPLE_SHAPE = "POST sample visit"
@@ -117,29 +196,29 @@ class Books(msgspec.Struct, kw_only=True):
         return sum(each.unacknowledged for each in self.listeners)
 
 
-def enter(books: ListenerBooks, result: answer.Answer) -> None:
+def record_answer(listener: ListenerBooks, result: Answer) -> None:
     """Count a request that ended."""
-    books.sent += 1
-    books.wrong += result.is_wrong
+    listener.sent += 1
+    listener.wrong += result.is_wrong
     match result.outcome:
-        case answer.Outcome.Acknowledged:
-            books.answered_well += 1
-        case answer.Outcome.WrongStatus:
-            books.failed_by_status[result.status] = books.failed_by_status.get(result.status, 0) + 1
-        case answer.Outcome.HeaderMissing:
-            books.header_missing += 1
-        case answer.Outcome.HeaderWrong:
-            books.header_wrong += 1
-        case answer.Outcome.TimedOut:
-            books.timed_out += 1
-        case answer.Outcome.Unreachable:
-            books.unreachable += 1
-        case answer.Outcome.TLSFailed:
-            books.tls_failed += 1
-        case answer.Outcome.Broken:
-            books.broken += 1
-        case answer.Outcome.HungUp:
-            books.hung_up += 1
+        case Outcome.Acknowledged:
+            listener.answered_well += 1
+        case Outcome.WrongStatus:
+            listener.failed_by_status[result.status] = listener.failed_by_status.get(result.status, 0) + 1
+        case Outcome.HeaderMissing:
+            listener.header_missing += 1
+        case Outcome.HeaderWrong:
+            listener.header_wrong += 1
+        case Outcome.TimedOut:
+            listener.timed_out += 1
+        case Outcome.Unreachable:
+            listener.unreachable += 1
+        case Outcome.TLSFailed:
+            listener.tls_failed += 1
+        case Outcome.Broken:
+            listener.broken += 1
+        case Outcome.HungUp:
+            listener.hung_up += 1
 
 
 def latency_of(seconds: "array.array[float]") -> Latency:
@@ -152,3 +231,141 @@ def latency_of(seconds: "array.array[float]") -> Latency:
 
 def _rank(ordered: list[float], part: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * part) - 1)]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """``survives`` is False where something was found wrong; ``lines`` say what, why, and what to do about it."""
+
+    survives: bool
+    lines: tuple[str, ...]
+
+
+class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+    """How the books came about."""
+
+    https: bool = True
+    verified: bool = True
+    """Whether the certificate was checked."""
+    interrupted: bool = False
+    validate_only: bool = False
+
+
+def judge_books(listener: ListenerBooks, circumstances: Circumstances) -> Verdict:
+    """Judge one listener's books."""
+    wrongs = _validation(listener)
+    notes = _transport(circumstances)
+    if not circumstances.validate_only:
+        wrongs += _answers(listener)
+        notes = [*_unacknowledged(listener), *_remarks(listener), *notes]
+    if wrongs:
+        return Verdict(survives=False, lines=("Would not survive Purple.", *wrongs, *notes))
+    if circumstances.interrupted:
+        return Verdict(survives=False, lines=("No verdict: it was interrupted before the end.", *notes))
+    if listener.unacknowledged and not circumstances.validate_only:
+        return Verdict(survives=False, lines=("Has not survived Purple yet.", *notes))
+    first = "The portal would accept it." if circumstances.validate_only else "Would survive Purple."
+    return Verdict(survives=True, lines=(first, *notes))
+
+
+def _validation(listener: ListenerBooks) -> list[str]:
+    failed = [each for each in listener.validations if not each.passed]
+    if not failed:
+        return []
+    by_reason: dict[str, list[str]] = {}
+    for each in failed:
+        by_reason.setdefault(explain(each.outcome, each.status), []).append(each.shape)
+    reasons = "; ".join(f"{', '.join(shapes)}: {reason}" for reason, shapes in by_reason.items())
+    if len(failed) == len(listener.validations):
+        return [f"The portal would refuse to save it, so nothing would ever be sent ({reasons})."]
+    return [
+        f"The portal may refuse to save it ({reasons}): its call is not documented, so answer each 200 with the header."
+    ]
+
+
+def _answers(listener: ListenerBooks) -> list[str]:
+    lines = []
+    if listener.disabled:
+        lines.append(
+            "THE HOOK WAS DISABLED after a prolonged time of failures: Purple sends nothing more, and tells nobody "
+            "through the hook. A person must validate it again in the portal."
+        )
+    missing = listener.header_missing + listener.header_wrong
+    if missing:
+        lines.append(
+            f"Answers of 200 without the header {SUCCESS_HEADER}: {SUCCESS_VALUE}: {missing}. To Purple "
+            "that is a failure: it brings the visit back every 3 hours, and enough of them disable the hook."
+        )
+    wrong = {
+        status: count
+        for status, count in sorted(listener.failed_by_status.items())
+        if Answer(Outcome.WrongStatus, status).is_wrong
+    }
+    if wrong:
+        shown = ", ".join(f"{count} times {status}" for status, count in wrong.items())
+        lines.append(
+            f"It answered {shown}: only 200 is success (redirects are not followed). A 4xx does not make Purple give "
+            "a visit up; it comes back until the hook is disabled. Answer 200 and set aside what is no good."
+        )
+    if listener.tls_failed:
+        lines.append(f"Failed for TLS: {listener.tls_failed}. Purple posts only where the certificate is valid.")
+    return lines
+
+
+def _unacknowledged(listener: ListenerBooks) -> list[str]:
+    lines = []
+    tried = listener.unacknowledged - listener.never_sent
+    if tried:
+        again = "" if listener.disabled else ": Purple would bring them again 3 hours after each try"
+        lines.append(f"Still unacknowledged: {tried}{again}.")
+    if listener.never_sent:
+        lines.append(f"Never sent: {listener.never_sent}.")
+    return lines
+
+
+def _remarks(listener: ListenerBooks) -> list[str]:
+    lines = []
+    if listener.failures:
+        lines.append(f"Failed requests: {listener.failures} ({failures(listener)}); retries: {listener.retries}.")
+    if listener.timed_out or listener.hung_up:
+        lines.append(
+            f"Given up without an answer: {listener.timed_out + listener.hung_up}. What the listener had stored all "
+            "the same comes twice; Purple sends no event id, so it has to tell by the content."
+        )
+    redeliveries = listener.redeliveries - listener.redelivered
+    if redeliveries:
+        lines.append(f"Planned redeliveries that were not sent or not acknowledged before the end: {redeliveries}.")
+    if listener.latency.p99 > 0.5 * LIMIT_SECONDS:
+        lines.append(f"It is slow: p99 {listener.latency.p99:.1f} s of the {LIMIT_SECONDS:.0f} s that it has.")
+    if listener.behind_seconds > 1:
+        lines.append(
+            f"The sender was up to {listener.behind_seconds:.1f} s behind its plan: the listener was slower than the "
+            "rate, with as many requests under way as --concurrency allows."
+        )
+    return lines
+
+
+def _transport(circumstances: Circumstances) -> list[str]:
+    if not circumstances.https:
+        return ["The URL is not https: Purple posts only to https with a valid certificate."]
+    return [] if circumstances.verified else ["The certificate was not checked: Purple posts only where it is valid."]
+
+
+def failures(listener: ListenerBooks) -> str:
+    """The failures by kind, on one line; ``none`` without any."""
+    kinds = {
+        **{str(status): count for status, count in sorted(listener.failed_by_status.items())},
+        "without header": listener.header_missing,
+        "wrong header": listener.header_wrong,
+        "timed out": listener.timed_out,
+        "unreachable": listener.unreachable,
+        "TLS": listener.tls_failed,
+        "broken": listener.broken,
+    }
+    return ", ".join(f"{name}: {count}" for name, count in kinds.items() if count) or "none"
+
+
+def explain(outcome: Outcome, status: int) -> str:
+    """An outcome in a few words."""
+    if outcome is Outcome.WrongStatus:
+        return f"status {status}"
+    return f"{status}, {outcome.value}" if status else outcome.value

@@ -11,7 +11,7 @@ import yarl
 
 import usher_gateway
 from usher_gateway import documents, model
-from usher_gateway.simulator import answer
+from usher_gateway.simulator import books
 from usher_gateway.simulator import settings as configuration
 
 _AGENT = f"usher-simulate/{usher_gateway.__version__}"
@@ -73,11 +73,11 @@ class Client:
             if session is not None:
                 await session.close()
 
-    async def post(self, body: bytes) -> answer.Answer:
+    async def post(self, body: bytes) -> books.Answer:
         """Post a body and judge the answer."""
         return await self.request("POST", body)
 
-    async def request(self, method: str, body: bytes | None) -> answer.Answer:
+    async def request(self, method: str, body: bytes | None) -> books.Answer:
         """Send a request and judge the answer; never raises for what the listener does."""
         assert self._session is not None
         # Not the loop's clock: uvloop's has whole milliseconds only.
@@ -95,12 +95,12 @@ class Client:
                 status = response.status
                 while await response.content.readany():
                     pass
-                outcome = answer.judge(status, response.headers.get(answer.SUCCESS_HEADER))
+                outcome = books.judge(status, response.headers.get(books.SUCCESS_HEADER))
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             outcome = _outcome_of(error)
-        return answer.Answer(outcome, status, time.monotonic() - start)
+        return books.Answer(outcome, status, time.monotonic() - start)
 
-    async def hang_up(self, body: bytes) -> answer.Answer:
+    async def hang_up(self, body: bytes) -> books.Answer:
         """Post a body and close the connection as soon as it is written, without waiting for the answer."""
         assert self._hanging is not None
         written = asyncio.Event()
@@ -110,13 +110,13 @@ class Client:
         posting.cancel()
         noticing.cancel()
         (failure, _) = await asyncio.gather(posting, noticing, return_exceptions=True)
-        if isinstance(failure, answer.Outcome):
-            return answer.Answer(failure)
-        return answer.Answer(answer.Outcome.HungUp if written.is_set() else answer.Outcome.TimedOut)
+        if isinstance(failure, books.Outcome):
+            return books.Answer(failure)
+        return books.Answer(books.Outcome.HungUp if written.is_set() else books.Outcome.TimedOut)
 
     async def _post_until_cancelled(
         self, session: aiohttp.ClientSession, body: bytes, written: asyncio.Event
-    ) -> answer.Outcome | None:
+    ) -> books.Outcome | None:
         try:
             async with session.post(
                 self._address.url,
@@ -152,11 +152,11 @@ async def _note_written(
     context.trace_request_ctx.set()
 
 
-def _outcome_of(error: Exception) -> answer.Outcome:
+def _outcome_of(error: Exception) -> books.Outcome:
     if isinstance(error, TimeoutError):
-        return answer.Outcome.TimedOut
+        return books.Outcome.TimedOut
     if isinstance(error, aiohttp.ClientSSLError):
-        return answer.Outcome.TLSFailed
+        return books.Outcome.TLSFailed
     if isinstance(error, aiohttp.ClientConnectorError):
-        return answer.Outcome.Unreachable
-    return answer.Outcome.Broken
+        return books.Outcome.Unreachable
+    return books.Outcome.Broken

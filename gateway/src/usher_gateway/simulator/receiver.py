@@ -15,7 +15,7 @@ from aiohttp import web
 
 from usher_gateway import clock as clocks
 from usher_gateway import model
-from usher_gateway.simulator import answer, behaviour, tally, verify
+from usher_gateway.simulator import books, receiving
 
 CONTROL_PATH = "/_control"
 """Where POST changes the behaviour; only from this machine."""
@@ -44,7 +44,7 @@ class Received(msgspec.Struct, frozen=True):
     method: str
     headers: dict[str, str]
     body: bytes
-    signature: verify.Signature | None
+    signature: receiving.Signature | None
     """None where no secrets were given."""
     at: int
     """Microseconds."""
@@ -57,8 +57,8 @@ class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     """0: any free one."""
     secrets: tuple[str, ...] = ()
-    tolerance_seconds: float = verify.TOLERANCE_SECONDS
-    usual: behaviour.Behaviour = behaviour.Behaviour()
+    tolerance_seconds: float = receiving.TOLERANCE_SECONDS
+    usual: receiving.Behaviour = receiving.Behaviour()
     keep: bool = False
     """Keep every request whole in memory: for tests."""
     tls_certificate: str = ""
@@ -81,14 +81,14 @@ class Receiver:
         """
         self._settings = settings or ReceiverSettings()
         try:
-            self._keys = [verify.secret_key(secret) for secret in self._settings.secrets]
+            self._keys = [receiving.secret_key(secret) for secret in self._settings.secrets]
         except ValueError as error:
             hint = "give it as whsec_ and base64, as the sender shows it, or as plain text"
             raise model.ConfigurationError(str(error), hint) from error
         self._clock = clock or clocks.Clock()
         self._on_request = on_request
-        self._rules = behaviour.Rules(self._settings.usual)
-        self._tally = tally.Tally()
+        self._rules = receiving.Rules(self._settings.usual)
+        self._tally = receiving.Tally()
         self._kept: list[Received] = []
         self._runner: web.ServerRunner | None = None
         self._closing = asyncio.Event()
@@ -134,11 +134,11 @@ class Receiver:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return f"{'https' if self._settings.tls_certificate else 'http'}://{host}:{self.port}"
 
-    def counts(self, path: str) -> tally.Counts:
+    def counts(self, path: str) -> receiving.Counts:
         """The counts of a path (without query)."""
-        return self._tally.counts.get(path) or tally.Counts()
+        return self._tally.counts.get(path) or receiving.Counts()
 
-    def all_counts(self) -> dict[str, tally.Counts]:
+    def all_counts(self) -> dict[str, receiving.Counts]:
         """The counts of every path, in the order in which they were first seen."""
         return dict(self._tally.counts)
 
@@ -157,7 +157,7 @@ class Receiver:
     def set_behaviour(
         self,
         path: str,
-        wanted: behaviour.Behaviour,
+        wanted: receiving.Behaviour,
         *,
         after_seconds: float = 0.0,
         for_seconds: float | None = None,
@@ -165,16 +165,16 @@ class Receiver:
         """Answer so at a path (or ``*``) from now on, or after some seconds, for ever or for some seconds."""
         begins = time.monotonic() + after_seconds
         ends = float("inf") if for_seconds is None else begins + for_seconds
-        self._rules.add(path, behaviour.Rule(behaviour=wanted, begins=begins, ends=ends))
+        self._rules.add(path, receiving.Rule(behaviour=wanted, begins=begins, ends=ends))
 
-    def command(self, command: behaviour.Command) -> behaviour.Behaviour:
+    def command(self, command: receiving.Command) -> receiving.Behaviour:
         """The same as the control endpoint takes it; what it leaves open stays as it is.
 
         Raises:
             ConfigurationError: nothing can be answered like that.
         """
         try:
-            wanted = behaviour.of_command(command, self._rules.at(command.path, time.monotonic()))
+            wanted = receiving.of_command(command, self._rules.at(command.path, time.monotonic()))
         except ValueError as error:
             raise model.ConfigurationError(str(error), "see docs/receive.md for what a receiver can do") from error
         after, duration = command.after_seconds, command.for_seconds
@@ -204,8 +204,8 @@ class Receiver:
         signature = None
         if self._keys:
             seconds = now / model.MICROSECONDS
-            signature = verify.verify(self._keys, headers, body, seconds, self._settings.tolerance_seconds)
-            tally.note_signature(of_path, signature)
+            signature = receiving.verify(self._keys, headers, body, seconds, self._settings.tolerance_seconds)
+            receiving.note_signature(of_path, signature)
         if self._settings.keep or self._on_request is not None:
             received = Received(request.raw_path, request.method, headers, body, signature, now)
             if self._settings.keep:
@@ -214,7 +214,7 @@ class Receiver:
                 self._on_request(received)
         return identifier
 
-    async def _answer(self, request: web.BaseRequest, wanted: behaviour.Behaviour) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, wanted: receiving.Behaviour) -> web.StreamResponse:
         match wanted.kind:
             case "Answer":
                 return web.Response(status=wanted.status, headers=_headers(wanted))
@@ -230,7 +230,7 @@ class Receiver:
                 return _cut(request, reset=True)
         return _cut(request)
 
-    async def _answer_hugely(self, request: web.BaseRequest, wanted: behaviour.Behaviour) -> web.StreamResponse:
+    async def _answer_hugely(self, request: web.BaseRequest, wanted: receiving.Behaviour) -> web.StreamResponse:
         response = web.StreamResponse(status=wanted.status, headers=_headers(wanted))
         response.content_length = HUGE_BYTES
         with contextlib.suppress(ConnectionError):
@@ -241,7 +241,7 @@ class Receiver:
                 left -= min(left, len(_CHUNK))
         return response
 
-    async def _drip(self, request: web.BaseRequest, wanted: behaviour.Behaviour) -> None:
+    async def _drip(self, request: web.BaseRequest, wanted: receiving.Behaviour) -> None:
         head = "".join(f"{name}: {value}\r\n" for name, value in _headers(wanted).items())
         text = f"HTTP/1.1 {wanted.status} Drip\r\n{head}Content-Length: 100000\r\n\r\n".encode() + b"." * 100_000
         for byte in text:
@@ -268,7 +268,7 @@ class Receiver:
 
     def _control(self, body: bytes) -> web.Response:
         try:
-            wanted = self.command(msgspec.json.decode(body, type=behaviour.Command))
+            wanted = self.command(msgspec.json.decode(body, type=receiving.Command))
         except msgspec.MsgspecError as error:
             return web.json_response({"detail": str(error)}, status=400)
         except model.ConfigurationError as error:
@@ -287,14 +287,14 @@ async def _read(request: web.BaseRequest) -> bytes | None:
     return bytes(parts) if size <= MAX_BODY_BYTES else None
 
 
-def _headers(wanted: behaviour.Behaviour) -> dict[str, str]:
+def _headers(wanted: receiving.Behaviour) -> dict[str, str]:
     headers = {}
     if wanted.retry_after:
         headers["Retry-After"] = wanted.retry_after
     if wanted.location:
         headers["Location"] = wanted.location
     if wanted.success_header and wanted.status < 300:
-        headers[answer.SUCCESS_HEADER] = answer.SUCCESS_VALUE
+        headers[books.SUCCESS_HEADER] = books.SUCCESS_VALUE
     return headers
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model
-from usher_gateway.simulator import answer, bodies, books, client, schedule
+from usher_gateway.simulator import bodies, books, client, schedule
 from usher_gateway.simulator import settings as configuration
 
 _REPORT_SECONDS = 0.25
@@ -94,7 +94,7 @@ class _Line:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._clock = clock
         self._client = client.Client(target, settings)
-        self._hook = answer.Hook(settings.disable_seconds)
+        self._hook = books.Hook(settings.disable_seconds)
         self._events = schedule.plan(target.pattern or settings.pattern, target.company.seed)
         self._next = 0
         self._later: list[tuple[float, int, _Sending]] = []
@@ -231,21 +231,21 @@ class _Line:
             raise
         self._enter(sending, result, body)
 
-    def _enter(self, sending: _Sending, result: answer.Answer, body: bytes) -> None:
+    def _enter(self, sending: _Sending, result: books.Answer, body: bytes) -> None:
         """Write a result into the books, and decide what follows. No await: books and plan change together."""
-        books.enter(self.books, result)
+        books.record_answer(self.books, result)
         self.books.retries += sending.is_retry
         if result.status:
             self._seconds.append(result.seconds)
-        if result.outcome is answer.Outcome.Acknowledged:
+        if result.outcome is books.Outcome.Acknowledged:
             self._hook.succeeded()
             self._progress = self._now()
             self._acknowledged(sending)
             return
-        if result.outcome in {answer.Outcome.TimedOut, answer.Outcome.HungUp}:
+        if result.outcome in {books.Outcome.TimedOut, books.Outcome.HungUp}:
             self._uncertain[bodies.marker(body)] = None
         # The sender's own hang-up says nothing about the listener.
-        if result.outcome is not answer.Outcome.HungUp and self._hook.failed(self._now() * self._settings.time_scale):
+        if result.outcome is not books.Outcome.HungUp and self._hook.failed(self._now() * self._settings.time_scale):
             self.books.disabled = True
             self._changed.set()
         self._send_later(_Sending(sending.position, sending.event, True, sending.is_redelivery))

@@ -4,9 +4,9 @@ import array
 
 import pytest
 
-from usher_gateway.simulator import answer, books, verdict
+from usher_gateway.simulator import books
 
-Outcome = answer.Outcome
+Outcome = books.Outcome
 
 
 @pytest.mark.parametrize(
@@ -25,30 +25,30 @@ Outcome = answer.Outcome
     ],
 )
 def test_only_200_with_the_header_is_success(status: int, header: str | None, outcome: Outcome) -> None:
-    assert answer.judge(status, header) is outcome
+    assert books.judge(status, header) is outcome
 
 
 @pytest.mark.parametrize(
     ("result", "wrong"),
     [
-        (answer.Answer(Outcome.Acknowledged, 200), False),
-        (answer.Answer(Outcome.WrongStatus, 503), False),
-        (answer.Answer(Outcome.WrongStatus, 429), False),
-        (answer.Answer(Outcome.WrongStatus, 204), True),
-        (answer.Answer(Outcome.WrongStatus, 301), True),
-        (answer.Answer(Outcome.WrongStatus, 422), True),
-        (answer.Answer(Outcome.HeaderMissing, 200), True),
-        (answer.Answer(Outcome.TimedOut), False),
-        (answer.Answer(Outcome.Unreachable), False),
-        (answer.Answer(Outcome.HungUp), False),
+        (books.Answer(Outcome.Acknowledged, 200), False),
+        (books.Answer(Outcome.WrongStatus, 503), False),
+        (books.Answer(Outcome.WrongStatus, 429), False),
+        (books.Answer(Outcome.WrongStatus, 204), True),
+        (books.Answer(Outcome.WrongStatus, 301), True),
+        (books.Answer(Outcome.WrongStatus, 422), True),
+        (books.Answer(Outcome.HeaderMissing, 200), True),
+        (books.Answer(Outcome.TimedOut), False),
+        (books.Answer(Outcome.Unreachable), False),
+        (books.Answer(Outcome.HungUp), False),
     ],
 )
-def test_an_answer_is_wrong_when_no_retry_would_help(result: answer.Answer, wrong: bool) -> None:
+def test_an_answer_is_wrong_when_no_retry_would_help(result: books.Answer, wrong: bool) -> None:
     assert result.is_wrong is wrong
 
 
 def test_a_hook_is_disabled_after_a_prolonged_time_of_nothing_but_failures() -> None:
-    hook = answer.Hook(disable_seconds=100)
+    hook = books.Hook(disable_seconds=100)
     assert [hook.failed(0), hook.failed(99.9)] == [False, False]
     hook.succeeded()
     assert [hook.failed(150), hook.failed(249)] == [False, False]
@@ -60,7 +60,7 @@ def test_a_hook_is_disabled_after_a_prolonged_time_of_nothing_but_failures() -> 
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_every_outcome_is_entered_once(outcome: Outcome) -> None:
     listener = books.ListenerBooks(name="x")
-    books.enter(listener, answer.Answer(outcome, 500 if outcome is Outcome.WrongStatus else 0))
+    books.record_answer(listener, books.Answer(outcome, 500 if outcome is Outcome.WrongStatus else 0))
     assert listener.sent == 1
     assert listener.answered_well + listener.failures + listener.hung_up == 1
 
@@ -72,8 +72,8 @@ def test_quantiles_are_values_that_were_measured() -> None:
     assert books.latency_of(array.array("d", [0.5])) == books.Latency(p50=0.5, p99=0.5, max=0.5)
 
 
-def _judge(listener: books.ListenerBooks) -> verdict.Verdict:
-    return verdict.judge_books(listener, verdict.Circumstances())
+def _judge(listener: books.ListenerBooks) -> books.Verdict:
+    return books.judge_books(listener, books.Circumstances())
 
 
 def test_a_listener_that_answered_everything_survives() -> None:
@@ -119,19 +119,19 @@ def test_what_is_wrong_is_said_in_plain_words(listener: books.ListenerBooks, wor
 
 def test_a_plain_or_unchecked_connection_is_mentioned() -> None:
     listener = books.ListenerBooks(name="x")
-    assert "not https" in verdict.judge_books(listener, verdict.Circumstances(https=False)).lines[-1]
-    assert "not checked" in verdict.judge_books(listener, verdict.Circumstances(verified=False)).lines[-1]
+    assert "not https" in books.judge_books(listener, books.Circumstances(https=False)).lines[-1]
+    assert "not checked" in books.judge_books(listener, books.Circumstances(verified=False)).lines[-1]
 
 
 def test_an_interrupted_run_gives_no_verdict_but_tells_what_was_wrong_so_far() -> None:
-    interrupted = verdict.Circumstances(interrupted=True)
-    early = verdict.judge_books(books.ListenerBooks(name="x", unacknowledged=5, never_sent=5), interrupted)
+    interrupted = books.Circumstances(interrupted=True)
+    early = books.judge_books(books.ListenerBooks(name="x", unacknowledged=5, never_sent=5), interrupted)
     assert (early.survives, early.lines[0]) == (False, "No verdict: it was interrupted before the end.")
-    wrong = verdict.judge_books(books.ListenerBooks(name="x", header_missing=1), interrupted)
+    wrong = books.judge_books(books.ListenerBooks(name="x", header_missing=1), interrupted)
     assert wrong.lines[0] == "Would not survive Purple."
 
 
 def test_a_validation_alone_is_judged_alone() -> None:
     listener = books.ListenerBooks(name="x", unacknowledged=5, never_sent=5)
-    judged = verdict.judge_books(listener, verdict.Circumstances(validate_only=True))
-    assert judged == verdict.Verdict(survives=True, lines=("The portal would accept it.",))
+    judged = books.judge_books(listener, books.Circumstances(validate_only=True))
+    assert judged == books.Verdict(survives=True, lines=("The portal would accept it.",))

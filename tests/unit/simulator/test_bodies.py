@@ -5,7 +5,7 @@ import json
 import pytest
 
 from usher_gateway import documents, model
-from usher_gateway.simulator import bodies, people, schedule
+from usher_gateway.simulator import bodies, schedule
 
 BASE = 1_790_000_000 * model.MICROSECONDS
 COMPANY = bodies.Company(id="77", seed=4)
@@ -25,7 +25,7 @@ def test_a_body_has_what_the_default_fields_look_for() -> None:
         name: next((value for pointer in pointers if (value := _at(document, pointer)) is not None), None)
         for name, pointers in documents.DEFAULT_FIELDS.items()
     }
-    visitor = people.person(COMPANY.seed, event.person)
+    visitor = bodies.person(COMPANY.seed, event.person)
     assert None not in found.values()
     assert (found["user"], found["email"], found["device"]) == (visitor.user_id, visitor.email, visitor.mac)
     assert (found["company"], found["venue"]) == (77, COMPANY.first_venue + event.venue)

@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 
 from usher_gateway import model
-from usher_gateway.simulator import inputs
+from usher_gateway.simulator import settings
 
 
 @pytest.mark.parametrize(("text", "value"), [("90", 90), ("1.5m", 90), ("24h", 86_400), ("2d", 172_800), ("5s", 5)])
 def test_durations_are_read(text: str, value: float) -> None:
-    assert inputs.seconds(text, "--duration") == value
+    assert settings.seconds(text, "--duration") == value
 
 
 @pytest.mark.parametrize("text", ["", "0", "-3", "h", "1w", "1 h 2", "nan", "inf"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(model.ConfigurationError, match="--duration"):
-        inputs.seconds(text, "--duration")
+        settings.seconds(text, "--duration")
 
 
 @pytest.mark.parametrize(
@@ -24,27 +24,27 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     [("localhost:80", ("localhost", 80)), ("[::1]:8443", ("::1", 8443)), (":9000", ("", 9000)), ("h:0", ("h", 0))],
 )
 def test_addresses_are_read(text: str, address: tuple[str, int]) -> None:
-    assert inputs.host_and_port(text, "--connect") == address
+    assert settings.host_and_port(text, "--connect") == address
 
 
 @pytest.mark.parametrize("text", ["", "localhost", "localhost:", "::1:80", "h:70000", "h:x", "[::1]", "h:٣"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(model.ConfigurationError, match="--connect"):
-        inputs.host_and_port(text, "--connect")
+        settings.host_and_port(text, "--connect")
 
 
 def test_credentials_come_from_the_environment_and_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "key").write_text("from a file\n")
     monkeypatch.setenv("ACME_BASIC", "purple:secret")
-    found = inputs.credentials("env:ACME_BASIC", [f"X-Key=file:{tmp_path / 'key'}"])
+    found = settings.credentials("env:ACME_BASIC", [f"X-Key=file:{tmp_path / 'key'}"])
     assert found == (("Authorization", "Basic cHVycGxlOnNlY3JldA=="), ("X-Key", "from a file"))
-    assert inputs.credentials("", []) == ()
+    assert settings.credentials("", []) == ()
 
 
 @pytest.mark.parametrize("source", ["hunter2", "env:USHER_NO_SUCH_VARIABLE", "file:/nowhere/at/all", "env:", ""])
 def test_a_credential_that_is_not_there_is_refused_without_repeating_it(source: str) -> None:
     with pytest.raises(model.ConfigurationError) as caught:
-        inputs.secret(source, "--header")
+        settings.secret(source, "--header")
     assert "hunter2" not in f"{caught.value} {caught.value.hint}"
 
 
@@ -52,10 +52,10 @@ def test_a_credential_that_is_not_there_is_refused_without_repeating_it(source: 
 def test_a_credential_that_no_header_can_carry_is_refused(value: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(value)
     with pytest.raises(model.ConfigurationError, match="printable"):
-        inputs.secret(f"file:{tmp_path / 'key'}", "--header")
+        settings.secret(f"file:{tmp_path / 'key'}", "--header")
 
 
 @pytest.mark.parametrize("header", ["X-Key", "=env:HOME", "X Key=env:HOME", "X-Key\n=env:HOME"])
 def test_a_header_without_a_name_is_refused(header: str) -> None:
     with pytest.raises(model.ConfigurationError, match="--header"):
-        inputs.credentials("", [header])
+        settings.credentials("", [header])

@@ -1,7 +1,8 @@
-"""Running simulator and receiver for a person: progress on a terminal, plain lines elsewhere, results at the end."""
+"""Runs the simulator and the receiver for a user: progress on a terminal, plain lines elsewhere, results at the end."""
 
 import asyncio
 import contextlib
+import datetime
 import signal
 import sys
 import time
@@ -10,9 +11,117 @@ from collections.abc import Callable, Iterator
 import msgspec
 import rich.console
 import rich.live
+import rich.table
+import rich.text
 
-from usher_gateway.simulator import books, receiver, sender, show, verdict
+from usher_gateway import model
+from usher_gateway.simulator import books, receiver, receiving, sender
 from usher_gateway.simulator import settings as configuration
+
+
+def progress_table(so_far: books.Books) -> rich.table.Table:
+    """What a terminal shows while the simulation runs."""
+    table = rich.table.Table(box=None, pad_edge=False)
+    table.add_column("listener", overflow="fold")
+    for name in ("done", "of", "requests", "failed", "retries", "state"):
+        table.add_column(name, justify="right")
+    for each in so_far.listeners:
+        table.add_row(
+            rich.text.Text(each.name), str(each.acknowledged), str(each.authentications), str(each.sent),
+            str(each.failures), str(each.retries), rich.text.Text(_state(each)),
+        )  # fmt: skip
+    return table
+
+
+def progress_line(so_far: books.Books) -> str:
+    """The same where the output is no terminal: one line over all listeners."""
+    listeners = so_far.listeners
+    done = sum(each.acknowledged for each in listeners)
+    total = sum(each.authentications for each in listeners)
+    failed = sum(each.failures for each in listeners)
+    sent = sum(each.sent for each in listeners)
+    return f"{done} of {total} visits acknowledged; {sent} requests, {failed} failed"
+
+
+def books_table(result: books.Books) -> rich.table.Table:
+    """The sender's books, one column per listener."""
+    table = rich.table.Table(title="The sender's books", title_justify="left")
+    table.add_column("")
+    for each in result.listeners:
+        table.add_column(rich.text.Text(each.name), justify="right", overflow="fold")
+    rows = [_rows(each) for each in result.listeners]
+    for lines in zip(*rows, strict=True):
+        table.add_row(lines[0][0], *(value for _, value in lines))
+    return table
+
+
+def validation_table(listener: books.ListenerBooks) -> rich.table.Table:
+    """What the portal's "Save and Validate" would have seen."""
+    table = rich.table.Table(title=rich.text.Text(f"Save and Validate: {listener.name}"), title_justify="left")
+    for name in ("call", "answer", "seconds", ""):
+        table.add_column(name)
+    for each in listener.validations:
+        explained = books.explain(each.outcome, each.status)
+        table.add_row(each.shape, explained, f"{each.seconds:.3f}", "ok" if each.passed else "WRONG")
+    return table
+
+
+def counts_table(counts: dict[str, receiving.Counts], *, signatures: bool) -> rich.table.Table:
+    """A receiver's counts per path."""
+    table = rich.table.Table()
+    table.add_column("path", overflow="fold")
+    names = ["received", "taken", "distinct ids", "duplicates", "without id"]
+    for name in [*names, *(["bad signatures"] if signatures else []), "last seen (UTC)"]:
+        table.add_column(name, justify="right")
+    for path, each in counts.items():
+        values = [each.received, each.taken, each.distinct, each.duplicates, each.without_id]
+        if signatures:
+            values.append(each.signatures_wrong)
+        seen = datetime.datetime.fromtimestamp(each.last_seen // model.MICROSECONDS, datetime.UTC)
+        table.add_row(rich.text.Text(path), *map(str, values), f"{seen:%H:%M:%S}")
+    return table
+
+
+def counts_line(counts: dict[str, receiving.Counts]) -> str:
+    """The same on one line, over all paths."""
+    received = sum(each.received for each in counts.values())
+    taken = sum(each.taken for each in counts.values())
+    duplicates = sum(each.duplicates for each in counts.values())
+    return f"{received} received, {taken} taken, {duplicates} duplicates, on {len(counts)} paths"
+
+
+def _state(each: books.ListenerBooks) -> str:
+    if each.disabled:
+        return "DISABLED"
+    return "all acknowledged" if each.acknowledged == each.authentications else "sending"
+
+
+def _hook(each: books.ListenerBooks) -> str:
+    if each.validations and not any(validation.passed for validation in each.validations):
+        return "never enabled"
+    return "DISABLED" if each.disabled else "enabled"
+
+
+def _rows(each: books.ListenerBooks) -> list[tuple[str, str]]:
+    latency = each.latency
+    return [
+        ("authentications", str(each.authentications)),
+        ("  first visits", str(each.visits)),
+        ("  repeats", str(each.repeats)),
+        ("redeliveries planned", str(each.redeliveries)),
+        ("requests", str(each.sent)),
+        ("  answered well", str(each.answered_well)),
+        ("  failed", books.failures(each)),
+        ("  hung up by the sender", str(each.hung_up)),
+        ("retries", str(each.retries)),
+        ("redeliveries answered well", str(each.redelivered)),
+        ("acknowledged", str(each.acknowledged)),
+        ("still unacknowledged", str(each.unacknowledged)),
+        ("  never sent", str(each.never_sent)),
+        ("hook", _hook(each)),
+        ("answer p50 / p99 / max", f"{latency.p50:.3f} / {latency.p99:.3f} / {latency.max:.3f} s"),
+    ]
+
 
 _LINE_SECONDS = 5.0
 _TABLE_SECONDS = 0.5
@@ -47,7 +156,7 @@ def _progress(console: rich.console.Console) -> Iterator[sender.Progress]:
 
             def table(so_far: books.Books) -> None:
                 announce(so_far)
-                live.update(show.progress_table(so_far), refresh=True)
+                live.update(progress_table(so_far), refresh=True)
 
             yield table
         return
@@ -58,7 +167,7 @@ def _progress(console: rich.console.Console) -> Iterator[sender.Progress]:
         announce(so_far)
         if time.monotonic() - last >= _LINE_SECONDS:
             last = time.monotonic()
-            sys.stderr.write(f"{show.progress_line(so_far)}\n")
+            sys.stderr.write(f"{progress_line(so_far)}\n")
 
     yield line
 
@@ -79,16 +188,16 @@ class Report(msgspec.Struct, frozen=True):
     """What ``usher simulate --output json`` prints."""
 
     survives: bool
-    verdicts: tuple[verdict.Verdict, ...]
+    verdicts: tuple[books.Verdict, ...]
     books: books.Books
 
 
 def report(settings: configuration.SimulatorSettings, result: books.Books) -> Report:
     """The books with a verdict for each listener, in order."""
     verdicts = tuple(
-        verdict.judge_books(
+        books.judge_books(
             listener,
-            verdict.Circumstances(
+            books.Circumstances(
                 https=target.url.lower().startswith("https:"),
                 verified=settings.tls == "Verify",
                 interrupted=result.interrupted,
@@ -108,9 +217,9 @@ def show_report(settings: configuration.SimulatorSettings, result: Report, *, as
     console = _console()
     for each in result.books.listeners:
         if each.validations:
-            console.print(show.validation_table(each))
+            console.print(validation_table(each))
     if not settings.validate_only:
-        console.print(show.books_table(result.books))
+        console.print(books_table(result.books))
     if result.books.interrupted:
         console.print("Interrupted: these are the books so far.")
     for listener, judged in zip(result.books.listeners, result.verdicts, strict=True):
@@ -136,7 +245,7 @@ async def receive(receiving: receiver.Receiver, *, signatures: bool, as_json: bo
     if as_json:
         sys.stdout.write(f"{msgspec.json.format(msgspec.json.encode(counts), indent=2).decode()}\n")
     else:
-        _console().print(show.counts_table(counts, signatures=signatures))
+        _console().print(counts_table(counts, signatures=signatures))
     return not signatures or not any(each.signatures_wrong for each in counts.values())
 
 
@@ -146,14 +255,14 @@ async def _watch(
     if not console.is_terminal:
         shown = ""
         while not await _stops_within(stopped, _LINE_SECONDS):
-            line = show.counts_line(receiving.all_counts())
+            line = counts_line(receiving.all_counts())
             if line != shown:
                 shown = line
                 sys.stderr.write(f"{line}\n")
         return
     with rich.live.Live(console=console, transient=True, auto_refresh=False) as live:
         while not await _stops_within(stopped, _TABLE_SECONDS):
-            live.update(show.counts_table(receiving.all_counts(), signatures=signatures), refresh=True)
+            live.update(counts_table(receiving.all_counts(), signatures=signatures), refresh=True)
 
 
 async def _stops_within(stopped: asyncio.Event, seconds: float) -> bool:

@@ -3,26 +3,26 @@
 import msgspec
 import pytest
 
-from usher_gateway.simulator import behaviour, tally, verify
+from usher_gateway.simulator import receiving
 
-USUAL = behaviour.Behaviour()
-DOWN = behaviour.Behaviour(status=503)
-SLOW = behaviour.Behaviour(delay_seconds=2)
+USUAL = receiving.Behaviour()
+DOWN = receiving.Behaviour(status=503)
+SLOW = receiving.Behaviour(delay_seconds=2)
 
 
-def _rule(wanted: behaviour.Behaviour, begins: float, ends: float = float("inf")) -> behaviour.Rule:
-    return behaviour.Rule(behaviour=wanted, begins=begins, ends=ends)
+def _rule(wanted: receiving.Behaviour, begins: float, ends: float = float("inf")) -> receiving.Rule:
+    return receiving.Rule(behaviour=wanted, begins=begins, ends=ends)
 
 
 def test_a_rule_holds_from_its_beginning_until_before_its_end() -> None:
-    rules = behaviour.Rules(USUAL)
+    rules = receiving.Rules(USUAL)
     rules.add("/a", _rule(DOWN, 10, 20))
     assert [rules.at("/a", now) for now in (9.9, 10, 19.9, 20)] == [USUAL, DOWN, DOWN, USUAL]
     assert rules.at("/b", 15) is USUAL
 
 
 def test_the_newest_rule_wins_and_a_paths_own_goes_before_the_general() -> None:
-    rules = behaviour.Rules(USUAL)
+    rules = receiving.Rules(USUAL)
     rules.add("/a", _rule(DOWN, 0))
     rules.add("*", _rule(SLOW, 5))
     assert (rules.at("/a", 6), rules.at("/b", 6), rules.at("/b", 4)) == (DOWN, SLOW, USUAL)
@@ -31,7 +31,7 @@ def test_the_newest_rule_wins_and_a_paths_own_goes_before_the_general() -> None:
 
 
 def test_a_temporary_rule_gives_way_to_the_lasting_one_before_it() -> None:
-    rules = behaviour.Rules(USUAL)
+    rules = receiving.Rules(USUAL)
     rules.add("/a", _rule(SLOW, 0))
     rules.add("/a", _rule(DOWN, 5, 6))
     assert [rules.at("/a", now) for now in (4, 5, 6)] == [SLOW, DOWN, SLOW]
@@ -53,26 +53,26 @@ def test_a_temporary_rule_gives_way_to_the_lasting_one_before_it() -> None:
 )
 def test_a_command_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises((msgspec.ValidationError, ValueError)):
-        behaviour.of_command(msgspec.json.decode(text, type=behaviour.Command), USUAL)
+        receiving.of_command(msgspec.json.decode(text, type=receiving.Command), USUAL)
 
 
 def test_a_command_keeps_the_success_header_unless_it_says_so() -> None:
-    before = behaviour.Behaviour(success_header=True)
-    assert behaviour.of_command(behaviour.Command(status=204), before).success_header
-    assert not behaviour.of_command(behaviour.Command(success_header=False), before).success_header
+    before = receiving.Behaviour(success_header=True)
+    assert receiving.of_command(receiving.Command(status=204), before).success_header
+    assert not receiving.of_command(receiving.Command(success_header=False), before).success_header
 
 
 def test_only_a_complete_2xx_takes_a_request() -> None:
-    assert [USUAL.takes, DOWN.takes, behaviour.Behaviour(kind="Reset").takes] == [True, False, False]
+    assert [USUAL.takes, DOWN.takes, receiving.Behaviour(kind="Reset").takes] == [True, False, False]
 
 
 def test_duplicates_are_counted_among_what_was_taken() -> None:
-    counted = tally.Tally()
+    counted = receiving.Tally()
     for identifier, taken in (("a", False), ("a", True), ("b", True), ("b", True), ("", True)):
         counted.receive("/x", identifier, 10, 5)
         if taken:
             counted.take("/x", identifier)
-    assert counted.counts["/x"] == tally.Counts(
+    assert counted.counts["/x"] == receiving.Counts(
         received=5, taken=4, distinct=2, duplicates=1, without_id=1, bytes_received=50, last_seen=5
     )
     assert counted.received_ids("/x") == {"a": 2, "b": 2}
@@ -80,17 +80,17 @@ def test_duplicates_are_counted_among_what_was_taken() -> None:
 
 
 def test_endless_paths_do_not_fill_the_memory() -> None:
-    counted = tally.Tally()
-    for number in range(tally.MAX_PATHS + 50):
+    counted = receiving.Tally()
+    for number in range(receiving.MAX_PATHS + 50):
         counted.receive(f"/{number}", "", 0, 1)
         counted.take(f"/{number}", "")
-    assert len(counted.counts) == tally.MAX_PATHS + 1
-    assert counted.counts[tally.OTHER_PATHS].taken == 50
+    assert len(counted.counts) == receiving.MAX_PATHS + 1
+    assert counted.counts[receiving.OTHER_PATHS].taken == 50
 
 
-@pytest.mark.parametrize("signature", list(verify.Signature))
-def test_every_verdict_on_a_signature_is_counted(signature: verify.Signature) -> None:
-    counts = tally.Counts()
-    tally.note_signature(counts, signature)
+@pytest.mark.parametrize("signature", list(receiving.Signature))
+def test_every_verdict_on_a_signature_is_counted(signature: receiving.Signature) -> None:
+    counts = receiving.Counts()
+    receiving.note_signature(counts, signature)
     assert counts.signatures_good + counts.signatures_wrong == 1
-    assert (counts.signatures_wrong == 0) is (signature is verify.Signature.Good)
+    assert (counts.signatures_wrong == 0) is (signature is receiving.Signature.Good)

@@ -1,0 +1,284 @@
+"""How a receiver answers, what it counts, and how it verifies signatures. Pure.
+
+Source for signatures: the Standard Webhooks specification, "Symmetric signatures": ``v1,`` + base64 of HMAC-SHA256 over
+``webhook-id.webhook-timestamp.body``. Spaces separate several signatures, and one that matches is enough.
+"""
+
+import base64
+import binascii
+import enum
+import hmac
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+EVERY_PATH = "*"
+"""The path of a rule that holds wherever no other does."""
+
+Kind = Literal["Answer", "Hang", "Reset", "Drip", "Garbage", "Huge"]
+"""``Answer``: HTTP as it should be, with the given status. ``Hang``: no answer until the peer gives up. ``Reset``: the
+connection is reset. ``Drip``: the answer comes a byte a second. ``Garbage``: something that is not HTTP.
+``Huge``: an answer of 300 MB."""
+
+
+class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How requests are answered."""
+
+    kind: Kind = "Answer"
+    status: int = 200
+    delay_seconds: float = 0.0
+    retry_after: str = ""
+    """Value of Retry-After: seconds or a date."""
+    location: str = ""
+    """Value of Location, for a redirect."""
+    success_header: bool = False
+    """Answer ``wifiWebhookListener: 1``, as a listener of Purple does, with every 2xx."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no HTTP answer can have."""
+        if not 200 <= self.status <= 599:
+            raise ValueError("status must be from 200 to 599")
+        if self.delay_seconds < 0:
+            raise ValueError("delay_seconds must not be negative")
+        if not (self.retry_after + self.location).isprintable():
+            raise ValueError("retry_after and location must be printable")
+
+    @property
+    def takes(self) -> bool:
+        """Whether a request that is answered so is taken: the sender need not bring it again."""
+        return self.kind in {"Answer", "Huge"} and self.status < 300
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """A behaviour from ``begins`` to before ``ends``, in seconds of the receiver's monotonic clock."""
+
+    behaviour: Behaviour
+    begins: float
+    ends: float
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the control endpoint is told: a behaviour for a path, after some seconds, for some seconds."""
+
+    path: str = EVERY_PATH
+    after_seconds: float = 0.0
+    for_seconds: float | None = None
+    """None: until told otherwise."""
+    kind: Kind = "Answer"
+    status: int = 200
+    delay_seconds: float = 0.0
+    retry_after: str = ""
+    location: str = ""
+    success_header: bool | None = None
+    """None: as before."""
+
+
+class Rules:
+    """What holds at which path at which moment: the newest rule for the path, else for every path, else the usual."""
+
+    def __init__(self, usual: Behaviour) -> None:
+        self.usual = usual
+        self._by_path: dict[str, list[Rule]] = {}
+
+    def add(self, path: str, rule: Rule) -> None:
+        """A further rule for a path; it goes before older ones. One that holds at once and for ever replaces them."""
+        rules = self._by_path.setdefault(path, [])
+        if rule.ends == float("inf"):
+            rules[:] = [each for each in rules if each.begins < rule.begins]
+        rules.insert(0, rule)
+        del rules[16:]
+
+    def at(self, path: str, now: float) -> Behaviour:
+        """The behaviour in force."""
+        for name in (path, EVERY_PATH):
+            for rule in self._by_path.get(name, ()):
+                if rule.begins <= now < rule.ends:
+                    return rule.behaviour
+        return self.usual
+
+
+def of_command(command: Command, before: Behaviour) -> Behaviour:
+    """The behaviour that a command asks for, where ``before`` holds now.
+
+    Raises:
+        ValueError: no HTTP answer can be like that.
+    """
+    if not command.path.startswith("/") and command.path != EVERY_PATH:
+        raise ValueError("path must begin with / or be *")
+    if command.after_seconds < 0 or (command.for_seconds or 0) < 0:
+        raise ValueError("after_seconds and for_seconds must not be negative")
+    return Behaviour(
+        kind=command.kind,
+        status=command.status,
+        delay_seconds=command.delay_seconds,
+        retry_after=command.retry_after,
+        location=command.location,
+        success_header=before.success_header if command.success_header is None else command.success_header,
+    )
+
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
+"""What the text form of a secret begins with."""
+
+TOLERANCE_SECONDS = 300
+"""How far a timestamp may be from the present."""
+
+_MAX_DIGITS = 18
+
+
+class Signature(enum.Enum):
+    """What a receiver makes of a request's signature."""
+
+    Good = "good"
+    Missing = "missing"
+    """One of the three headers is not there."""
+    Bad = "bad"
+    """No signature fits any secret."""
+    Stale = "stale"
+    """It fits, but the timestamp is too far from the present: a replay, or clocks that differ."""
+
+
+def secret_key(secret: str) -> bytes:
+    """The key of a secret: what base64 says after ``whsec_``, else the text itself.
+
+    Raises:
+        ValueError: ``whsec_`` is followed by something else than base64.
+    """
+    if not secret.startswith(SECRET_PREFIX):
+        return secret.encode()
+    try:
+        return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except binascii.Error:
+        raise ValueError("a secret with whsec_ must go on with base64") from None
+
+
+def verify(
+    keys: Iterable[bytes], headers: Mapping[str, str], body: bytes, now_seconds: float, tolerance_seconds: float
+) -> Signature:
+    """Check a request; a tolerance of 0 accepts any timestamp. ``headers`` are looked up in lower case."""
+    identifier = headers.get("webhook-id", "")
+    timestamp = headers.get("webhook-timestamp", "")
+    signatures = headers.get("webhook-signature", "")
+    if not (identifier and timestamp and signatures):
+        return Signature.Missing
+    content = f"{identifier}.{timestamp}.".encode("utf-8", "surrogateescape") + body
+    expected = [hmac.digest(key, content, "sha256") for key in keys]
+    if not any(hmac.compare_digest(given, wanted) for given in _decoded(signatures) for wanted in expected):
+        return Signature.Bad
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= _MAX_DIGITS):
+        return Signature.Bad
+    if tolerance_seconds and abs(now_seconds - int(timestamp)) > tolerance_seconds:
+        return Signature.Stale
+    return Signature.Good
+
+
+def _decoded(signatures: str) -> list[bytes]:
+    """The ``v1`` signatures of the header; what cannot be read is left out."""
+    found = []
+    for each in signatures.split(" "):
+        version, _, value = each.partition(",")
+        if version != "v1":
+            continue
+        try:
+            found.append(base64.b64decode(value, validate=True))
+        except (ValueError, binascii.Error):
+            continue
+    return found
+
+
+MAX_PATHS = 1_000
+"""Further paths are counted together, so that a stray sender cannot fill the memory."""
+
+OTHER_PATHS = "(other paths)"
+"""Under which name."""
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """The counts of one path. ``received`` is requests; ``taken`` is those answered with 2xx."""
+
+    received: int = 0
+    taken: int = 0
+    distinct: int = 0
+    """Different ``webhook-id`` among what was taken: deliveries."""
+    duplicates: int = 0
+    """What was taken although its ``webhook-id`` had been taken before."""
+    without_id: int = 0
+    """Requests without ``webhook-id``: not from Usher, or not by the standard."""
+    signatures_good: int = 0
+    signatures_missing: int = 0
+    signatures_bad: int = 0
+    signatures_stale: int = 0
+    bytes_received: int = 0
+    last_seen: int = 0
+    """Microseconds; 0 means never."""
+
+    @property
+    def signatures_wrong(self) -> int:
+        """Requests whose signature could not be trusted."""
+        return self.signatures_missing + self.signatures_bad + self.signatures_stale
+
+
+class Tally:
+    """The counts and ids of every path. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counts] = {}
+        self._received: dict[str, dict[str, int]] = {}
+        self._taken: dict[str, dict[str, int]] = {}
+
+    def name_of(self, path: str) -> str:
+        """Under which name a path is counted."""
+        return path if path in self.counts or len(self.counts) < MAX_PATHS else OTHER_PATHS
+
+    def receive(self, path: str, identifier: str, size: int, now: int) -> Counts:
+        """Count a request that came in whole; ``identifier``: its ``webhook-id``, or ``""``."""
+        name = self.name_of(path)
+        counts = self.counts.setdefault(name, Counts())
+        counts.received += 1
+        counts.bytes_received += size
+        counts.last_seen = now
+        if identifier:
+            _add(self._received, name, identifier)
+        else:
+            counts.without_id += 1
+        return counts
+
+    def take(self, path: str, identifier: str) -> None:
+        """Count that a received request is being answered with 2xx."""
+        name = self.name_of(path)
+        counts = self.counts[name]
+        counts.taken += 1
+        if not identifier:
+            return
+        if _add(self._taken, name, identifier) == 1:
+            counts.distinct += 1
+        else:
+            counts.duplicates += 1
+
+    def received_ids(self, path: str) -> dict[str, int]:
+        """How often each ``webhook-id`` was received."""
+        return dict(self._received.get(self.name_of(path), {}))
+
+    def taken_ids(self, path: str) -> dict[str, int]:
+        """How often each ``webhook-id`` was taken."""
+        return dict(self._taken.get(self.name_of(path), {}))
+
+
+def note_signature(counts: Counts, signature: Signature) -> None:
+    """Count what verify() said."""
+    match signature:
+        case Signature.Good:
+            counts.signatures_good += 1
+        case Signature.Missing:
+            counts.signatures_missing += 1
+        case Signature.Bad:
+            counts.signatures_bad += 1
+        case Signature.Stale:
+            counts.signatures_stale += 1
+
+
+def _add(ids: dict[str, dict[str, int]], name: str, identifier: str) -> int:
+    of_path = ids.setdefault(name, {})
+    times = of_path[identifier] = of_path.get(identifier, 0) + 1
+    return times
