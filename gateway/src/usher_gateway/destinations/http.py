@@ -23,6 +23,7 @@ import io
 import select
 import socket
 import ssl
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -56,6 +57,12 @@ STALE_SECONDS = 1.0
 
 _STREAMED_BODY_BYTES = 256 * 1024
 """aiohttp writes larger bodies in pieces, so that they do not block the event loop."""
+
+_SECOND_LOOK_SECONDS = 0.1
+"""If a time limit fires this much too late, the event loop gets as long again to read what came meanwhile."""
+
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
+"""``_TimeLimit`` limits the time instead."""
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -98,16 +105,15 @@ class DestinationClient:
             return DestinationAnswer(error=SendError.BadRequest)
         clock = asyncio.get_running_loop().time
         started = clock()
+        deadline = started + timeout_seconds
         attempt = _Attempt(url)
-        answer = await self._send_once(request, attempt, timeout_seconds)
+        answer = await self._send_once(request, attempt, deadline)
         if answer.error is None:
             return answer
-        elapsed = clock() - started
         is_stale = answer.error is SendError.Reset and attempt.is_silent_on_kept_connection
-        if (is_stale and elapsed < STALE_SECONDS) or attempt.freed_descriptors:
+        if (is_stale and clock() < started + STALE_SECONDS) or attempt.freed_descriptors:
             await asyncio.sleep(0)  # closed transports release their descriptors in the loop's next turn
-            retry = _Attempt(url, needs_new_connection=True)
-            return await self._send_once(request, retry, max(0.001, timeout_seconds - elapsed))
+            return await self._send_once(request, _Attempt(url, needs_new_connection=True), deadline)
         return answer
 
     async def close(self) -> None:
@@ -115,20 +121,19 @@ class DestinationClient:
         await self._session.close()
         await self._resolver.close()
 
-    async def _send_once(
-        self, request: DestinationRequest, attempt: "_Attempt", timeout_seconds: float
-    ) -> DestinationAnswer:
+    async def _send_once(self, request: DestinationRequest, attempt: "_Attempt", deadline: float) -> DestinationAnswer:
         _current_attempt.set(attempt)
         body = request.body
         try:
-            response = await self._session.request(
-                request.method,
-                attempt.url,
-                headers=request.headers,
-                data=body if len(body) <= _STREAMED_BODY_BYTES else io.BytesIO(body),
-                allow_redirects=False,
-                timeout=_client_timeout(timeout_seconds),
-            )
+            async with _TimeLimit(deadline):
+                response = await self._session.request(
+                    request.method,
+                    attempt.url,
+                    headers=request.headers,
+                    data=body if len(body) <= _STREAMED_BODY_BYTES else io.BytesIO(body),
+                    allow_redirects=False,
+                    timeout=_NO_TIMEOUT,
+                )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             attempt.abort_connection()
             return DestinationAnswer(error=attempt.error_code(error))
@@ -136,7 +141,7 @@ class DestinationClient:
             attempt.abort_connection()
             raise
         try:
-            body = await _read_start(response.content)
+            body = await _read_start(response.content, deadline)
         finally:
             if response.connection is not None:  # the answer has not ended, or the request is not sent whole
                 attempt.abort_connection()
@@ -178,18 +183,42 @@ def _fits_in_lines(headers: list[tuple[str, str]]) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=256)
-def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=seconds, ceil_threshold=float("inf"))
+class _TimeLimit:
+    """Raises TimeoutError in its task at a moment of the loop's clock, but first lets the loop read what has come.
+
+    If the process or the machine stood still meanwhile, an answer can lie unread in the socket. Without the second look
+    the gateway would send the request again.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._timer = self._loop.call_at(self._deadline, self._expire)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: types.TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._timeout.__aexit__(kind, error, traceback)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        self._timeout.reschedule(now + _SECOND_LOOK_SECONDS if now > self._deadline + _SECOND_LOOK_SECONDS else now)
 
 
-async def _read_start(content: aiohttp.StreamReader) -> bytes:
+async def _read_start(content: aiohttp.StreamReader, deadline: float) -> bytes:
     """Read the first ``MAX_ANSWER_BYTES``. Of a body that is late, cut off or malformed, returns what came."""
     read = b""
     try:
         if content.is_eof():
             return await content.read(destinations.MAX_ANSWER_BYTES)
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + BODY_SECONDS)):
             while missing := destinations.MAX_ANSWER_BYTES - len(read):
                 piece = await content.read(missing)
                 if not piece:
