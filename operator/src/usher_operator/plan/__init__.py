@@ -1,6 +1,7 @@
-"""plan(): from everything that is known to what is wanted for one key. Pure: reads no clock, keeps nothing.
+"""plan(): from what the operator knows to what it wants for one key. Pure: it reads no clock and keeps no state.
 
-Never reads what changed, only what is: planning again gives the same, and in whatever order things came to be.
+A plan depends only on the present view and not on what changed, so planning again gives the same result, in whatever
+order the changes came.
 """
 
 from collections.abc import Callable
@@ -18,5 +19,5 @@ _PLANS: dict[Kind, Callable[[View, Key], Plan]] = {
 
 
 def plan(view: View, key: Key) -> Plan:
-    """What is wanted for one key. Costs about a millisecond at most."""
+    """The plan of one key. Takes at most about a millisecond."""
     return _PLANS[key.kind](view, key)

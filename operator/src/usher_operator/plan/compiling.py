@@ -1,6 +1,7 @@
-"""One listener or destination of the world to its document: what compile has to know of the others is looked up. Pure.
+"""Compiles one listener or destination, with just the other resources that it needs. Pure.
 
-Order among several is that of age (creationTimestamp, then namespace and name); what is published comes first.
+If several listeners want the same hostname or address, or a namespace has more than its limit, the ones that are
+already published come first, then the oldest (creationTimestamp, then namespace and name).
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -14,23 +15,23 @@ from usher_gateway.resources.listener import addresses_of
 from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View
 
 _DocumentT = TypeVar("_DocumentT", documents.Listener, documents.Destination)
-SeenOfTenant = CachedResource[resources.Listener] | CachedResource[resources.Destination]
-"""What has a document."""
+DocumentResource = CachedResource[resources.Listener] | CachedResource[resources.Destination]
+"""A resource that is compiled to a document."""
 
 
 class CompiledDocument(msgspec.Struct, frozen=True):
-    """A document, and what is to be told of its resource."""
+    """A document, and the findings about its resource."""
 
     document: documents.Listener | documents.Destination | None
     findings: list[conditions.Finding]
     unknown_secrets: tuple[str, ...]
-    """See Plan."""
+    """See ``Plan.unknown_secrets``."""
     is_blocked: bool = False
-    """Whether something unreadable stands in the way: what is published stays."""
+    """Whether an unreadable resource prevents compiling, so that the published document stays."""
 
 
 class _SecretLookup(Mapping[str, resources.Secret]):
-    """The Secrets of the world as compile asks for them; notes those of which nothing is known."""
+    """Looks Secrets up one by one, and notes those that have to be looked up at the API server."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -50,7 +51,7 @@ class _SecretLookup(Mapping[str, resources.Secret]):
         return resources.Secret(api_version="v1", kind="Secret", metadata=without_label)
 
     def __iter__(self) -> Iterator[str]:
-        """Nothing is listed: Secrets are looked up one by one."""
+        """Iterate over nothing: compile() only looks Secrets up by name."""
         return iter(())
 
     def __len__(self) -> int:
@@ -64,18 +65,18 @@ def our_class(view: View, name: str) -> CachedResource[resources.ListenerClass] 
 
 
 def is_ours(view: View, one: CachedResource[resources.ListenerClass]) -> bool:
-    """Whether a class is this install's."""
+    """Whether this install serves a class."""
     return one.resource.spec.controller_name == view.install.controller_name
 
 
 def is_foreign(view: View, one: resources.Listener) -> bool:
-    """Whether a listener is another install's; one whose class does not exist is everybody's."""
+    """Whether another install serves a listener. A listener without an existing class belongs to every install."""
     found = view.classes.get(one.class_name)
     return found is not None and not is_ours(view, found)
 
 
 def is_foreign_namespace(view: View, namespace: str) -> bool:
-    """Whether other installs' classes let a namespace in, and none of ours does: its tenants are theirs."""
+    """Whether only classes of other installs permit a namespace, so that its tenants belong to those installs."""
     labels = {**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace}
     may = [
         is_ours(view, one) for one in view.classes.values() if hostnames.permits(one.resource.spec.namespaces, labels)
@@ -147,15 +148,15 @@ def _tenant(view: View, namespace: str, name: str) -> resources.Tenant | Unreada
 
 
 def _blocked(one: resources.Listener | resources.Destination, tenant: str) -> CompiledDocument:
-    """A tenant that cannot be read is not taken for one that is gone."""
-    message = f"Tenant `{tenant}` is there, but this version of Usher cannot read it: see its own conditions"
+    """The result for a tenant that this version cannot read: it is not treated as gone."""
+    message = f"Tenant `{tenant}` exists, but this version of Usher cannot read it; its conditions say why"
     reason = conditions.Reason.TenantNotFound
     found = conditions.Finding(one.kind_name, one.key, "spec.tenantRef.name", reason, message)
     return CompiledDocument(None, [found], (), is_blocked=True)
 
 
 def _not_missing(view: View, findings: list[conditions.Finding]) -> list[conditions.Finding]:
-    """The findings; what is there, but cannot be read, is not called missing."""
+    """The findings; one about a missing resource says so if the resource exists but cannot be read."""
     return [_is_there(found) if _is_unreadable(view, found.missing) else found for found in findings]
 
 
@@ -170,8 +171,8 @@ def _is_unreadable(view: View, missing: tuple[str, str] | None) -> bool:
 
 def _is_there(found: conditions.Finding) -> conditions.Finding:
     kind, path = found.missing or ("", "")
-    message = f"{kind} `{path.rpartition('/')[2]}` is there, but this version of Usher cannot read it: see its own"
-    return msgspec.structs.replace(found, message=f"{message} conditions")
+    message = f"{kind} `{path.rpartition('/')[2]}` exists, but this version of Usher cannot read it; its"
+    return msgspec.structs.replace(found, message=f"{message} conditions say why")
 
 
 def _previous(view: View, key: Key, type_: type[_DocumentT]) -> _DocumentT | None:
@@ -189,17 +190,17 @@ def _destinations(view: View, one: resources.Listener) -> dict[str, resources.De
     return found
 
 
-def age(seen: SeenOfTenant) -> tuple[str, str, str]:
-    """What resources are ordered by: the oldest first."""
+def age(seen: DocumentResource) -> tuple[str, str, str]:
+    """Sort key: the oldest resource first."""
     return seen.created, seen.resource.metadata.namespace, seen.resource.metadata.name
 
 
-def _is_over(view: View, seen: SeenOfTenant, limit: int, members: Collection[SeenOfTenant]) -> bool:
-    """Whether a resource is one too many in its namespace; those that run already come first."""
+def _is_over(view: View, seen: DocumentResource, limit: int, members: Collection[DocumentResource]) -> bool:
+    """Whether a resource is beyond the limit of its namespace. Published ones count first, then the oldest."""
     if len(members) <= limit:
         return False
 
-    def rank(one: SeenOfTenant) -> tuple[bool, tuple[str, str, str]]:
+    def rank(one: DocumentResource) -> tuple[bool, tuple[str, str, str]]:
         meta = one.resource.metadata
         kind: Kind = "Listener" if isinstance(one.resource, resources.Listener) else "Destination"
         return view.published(Key(kind, meta.namespace, meta.name)) is None, age(one)
@@ -213,7 +214,7 @@ def _is_theirs(view: View, one: resources.Listener | resources.Destination) -> b
 
 
 def _reserved(view: View) -> frozenset[str]:
-    """The hostnames of all classes, other installs' too."""
+    """The hostnames of all classes, including those of other installs."""
     return frozenset(one.resource.spec.hostname for one in view.classes.values())
 
 

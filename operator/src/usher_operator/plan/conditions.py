@@ -1,4 +1,4 @@
-"""What is told of a resource: conditions and their reasons, and how they add up to Ready. Pure."""
+"""Builds conditions and statuses: types, reasons, and how the parts add up to Ready. Pure."""
 
 import enum
 from collections.abc import Iterable
@@ -6,16 +6,23 @@ from collections.abc import Iterable
 import msgspec
 
 from usher_gateway.resources import conditions
-from usher_operator.view import ConditionStatus, ConditionType, StatusCondition
+from usher_operator.view import (
+    INFORMATIONAL_CONDITIONS,
+    ConditionStatus,
+    ConditionType,
+    ResourceStatus,
+    StatusCondition,
+)
 
 PENDING = "Pending"
-"""The reason while it is not known yet whether a condition holds."""
+"""The reason of every condition that is Unknown."""
 
-_MOST_MESSAGE = 1024
+_MAX_MESSAGE = 1024
+"""Longest message in characters."""
 
 
 class OperatorReason(enum.StrEnum):
-    """Reasons that compile() does not know: they come from the cluster and from gateways (kubernetes.md §1.3)."""
+    """Reasons that come from the cluster or from gateways; ``resources.conditions.Reason`` has those of compile()."""
 
     Accepted = "Accepted"
     ConfigTooLarge = "ConfigTooLarge"
@@ -57,63 +64,105 @@ class OperatorReason(enum.StrEnum):
 
 
 class ConditionState(msgspec.Struct, frozen=True):
-    """A condition before it belongs to a resource: whether something holds, and why not."""
+    """A condition that does not belong to a resource yet: whether something holds, and why not."""
 
     status: ConditionStatus
     reason: str
     message: str = ""
     unknown_secret: str = ""
-    """See Plan.unknown_secrets."""
+    """A Secret that has to be looked up first; see ``Plan.unknown_secrets``."""
 
 
 class ConditionBuilder:
-    """Makes the conditions of one resource: it knows the generation they speak of, and what was told before."""
+    """Builds the conditions and the status of one resource.
 
-    def __init__(self, generation: int, before: Iterable[StatusCondition]) -> None:
+    Args:
+        generation: generation of the resource; it becomes ``observedGeneration``.
+        previous: the conditions of the stored status.
+    """
+
+    def __init__(self, generation: int, previous: Iterable[StatusCondition]) -> None:
         self._generation = generation
-        self._before = {one.type: one for one in before}
+        self._previous = {one.type: one for one in previous}
 
     def true(self, type_: str, reason: str, message: str = "") -> StatusCondition:
-        """It holds."""
-        return StatusCondition(type_, "True", str(reason), message[:_MOST_MESSAGE], self._generation)
+        """A condition that holds."""
+        return self._condition(type_, "True", reason, message)
 
     def false(self, type_: str, reason: str, message: str) -> StatusCondition:
-        """It does not hold; ``message`` says what must be done."""
-        return StatusCondition(type_, "False", str(reason), message[:_MOST_MESSAGE], self._generation)
+        """A condition that does not hold; ``message`` says what must be done."""
+        return self._condition(type_, "False", reason, message)
 
     def pending(self, type_: str, message: str) -> StatusCondition:
-        """It is not known yet."""
-        return StatusCondition(type_, "Unknown", PENDING, message[:_MOST_MESSAGE], self._generation)
+        """A condition of which the operator does not know yet whether it holds."""
+        return self._condition(type_, "Unknown", PENDING, message)
 
-    def previous(self, type_: str) -> StatusCondition | None:
-        """What was told before, of the generation that it was told of."""
-        return self._before.get(type_)
-
-    def carried_over(self, type_: str) -> StatusCondition | None:
-        """What was told before, told of the present generation: for what does not depend on the spec."""
-        found = self._before.get(type_)
-        return msgspec.structs.replace(found, observed_generation=self._generation) if found else None
-
-    def previous_if_current(self, type_: str) -> StatusCondition | None:
-        """What was told before of the present generation."""
-        found = self._before.get(type_)
-        return found if found is not None and found.observed_generation == self._generation else None
+    def from_state(self, type_: str, state: ConditionState) -> StatusCondition:
+        """A condition with the status, reason and message of a state."""
+        return self._condition(type_, state.status, state.reason, state.message)
 
     def from_findings(self, findings: Iterable[conditions.Finding], types: Iterable[str]) -> list[StatusCondition]:
-        """The conditions that follow from what compile() found."""
+        """The conditions that follow from the findings of compile()."""
         return [
-            StatusCondition(one.type, one.status, one.reason, one.message, self._generation)
+            self._condition(one.type, one.status, one.reason, one.message)
             for one in conditions.conditions_of(findings, types)
         ]
 
+    def previous(self, type_: str) -> StatusCondition | None:
+        """The stored condition, with the generation that it was stored with."""
+        return self._previous.get(type_)
+
+    def carried_over(self, type_: str) -> StatusCondition | None:
+        """The stored condition, for the present generation. For conditions that do not depend on the spec."""
+        found = self._previous.get(type_)
+        return msgspec.structs.replace(found, observed_generation=self._generation) if found else None
+
+    def previous_if_current(self, type_: str) -> StatusCondition | None:
+        """The stored condition if it is of the present generation."""
+        found = self._previous.get(type_)
+        return found if found is not None and found.observed_generation == self._generation else None
+
+    def kept(self, types: Iterable[str]) -> list[StatusCondition]:
+        """The stored conditions of some types, unchanged; pending where a needed one was never stored."""
+        found = []
+        for type_ in types:
+            previous = self.previous(type_)
+            if previous is not None:
+                found.append(previous)
+            elif type_ not in INFORMATIONAL_CONDITIONS:
+                found.append(self.pending(type_, "not known yet; the other conditions say why"))
+        return found
+
     def ready(self, parts: Iterable[StatusCondition], suspended: str = "") -> StatusCondition:
-        """The first that fails, else the first that is not known; else True. ``suspended``: why, if it is."""
+        """Ready: the first part that is False, else the first that is Unknown, else True.
+
+        Args:
+            parts: the conditions that Ready depends on.
+            suspended: why the resource is suspended; ``""`` if it is not.
+        """
         parts = list(parts)
         worst = next((one for one in parts if one.status == "False"), None)
         worst = worst or next((one for one in parts if one.status == "Unknown"), None)
         if worst is not None:
-            message = f"{worst.type}: {worst.message}"[:_MOST_MESSAGE]
-            return StatusCondition(ConditionType.Ready, worst.status, worst.reason, message, self._generation)
+            return self._condition(ConditionType.Ready, worst.status, worst.reason, f"{worst.type}: {worst.message}")
         if suspended:
             return self.true(ConditionType.Ready, OperatorReason.Suspended, suspended)
         return self.true(ConditionType.Ready, OperatorReason.Ready)
+
+    def status(
+        self, parts: list[StatusCondition], suspended: str = "", *, fields: dict[str, object] | None = None
+    ) -> ResourceStatus:
+        """The status: the needed conditions, then Ready, then the informational conditions.
+
+        Args:
+            parts: every condition but Ready.
+            suspended: why the resource is suspended; ``""`` if it is not.
+            fields: the fields of the status other than conditions.
+        """
+        needed = [one for one in parts if one.type not in INFORMATIONAL_CONDITIONS]
+        informational = [one for one in parts if one.type in INFORMATIONAL_CONDITIONS]
+        ready = self.ready(needed, suspended)
+        return ResourceStatus(self._generation, (*needed, ready, *informational), fields or {})
+
+    def _condition(self, type_: str, status: ConditionStatus, reason: str, message: str) -> StatusCondition:
+        return StatusCondition(type_, status, str(reason), message[:_MAX_MESSAGE], self._generation)

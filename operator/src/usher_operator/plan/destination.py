@@ -1,4 +1,4 @@
-"""A Destination: its config Secret, and what is told of it."""
+"""Plans a Destination: its config Secret and its status."""
 
 import urllib.parse
 
@@ -9,42 +9,42 @@ from usher_operator.plan.conditions import ConditionBuilder, ConditionState
 from usher_operator.view import ConditionType, Key, Plan, View
 
 HOST_FIELD = "host"
-"""In the status of a Destination: host and port of its URL, for columns. The whole URL may hold a secret."""
+"""Status field of a Destination: host and port of its URL, for a column. The whole URL may contain a secret."""
 
 _Type = ConditionType
 _KEPT = (_Type.ResolvedRefs, _Type.Programmed, _Type.Healthy)
+"""Conditions that stay as they are while nothing is published."""
 
 
 def plan(view: View, key: Key) -> Plan:
     """The plan of a Destination."""
-    seen = view.destination(key.path)
-    if seen is None:
-        return common.absent(view, key, _KEPT)
+    cached = view.destination(key.path)
+    if cached is None:
+        return common.plan_absent(view, key, _KEPT)
     if compiling.is_foreign_namespace(view, key.namespace):
         return Plan(key)
-    builder = ConditionBuilder(seen.resource.metadata.generation, seen.conditions)
-    keys = common.keys_or_reason(view)
+    keys = common.keys_or_state(view)
     if isinstance(keys, ConditionState):
-        return common.held_plan(key, seen, keys, _KEPT)
-    compiled = compiling.compile_destination(view, seen, keys)
-    published = common.publish(view, key, seen, compiled)
+        return common.plan_held_back(key, cached, keys, _KEPT)
+    builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
+    compiled = compiling.compile_destination(view, cached, keys)
+    published = common.publish(view, key, cached, compiled)
     parts = builder.from_findings(compiled.findings, [_Type.Accepted, _Type.ResolvedRefs])
     parts[0] = published.accepted or parts[0]
-    found = reports.programmed(view, key, published.wanted, builder)
-    parts += [found.condition, *reports.of_destination(view, key.path, builder)]
-    is_paused = types.value_or_default(seen.resource.spec.state, "Destination.spec.state") == "Paused"
-    children = (published.child,) if published.child else ()
+    programmed = reports.programmed(view, key, published.wanted, builder)
+    parts += [programmed.condition, *reports.of_destination(view, key.path, builder)]
+    is_paused = types.value_or_default(cached.resource.spec.state, "Destination.spec.state") == "Paused"
+    wanted = (published.child,) if published.child else ()
     return Plan(
         key,
-        None if published.stays else children,
-        common.status(
-            builder,
+        None if published.stays else wanted,
+        builder.status(
             parts,
             "`state` is Paused: deliveries are held" if is_paused else "",
-            fields={HOST_FIELD: _host(seen.resource)},
+            fields={HOST_FIELD: _host(cached.resource)},
         ),
-        is_behind=found.is_behind,
-        again_at=found.again_at,
+        is_behind=programmed.is_behind,
+        again_at=programmed.again_at,
         unknown_secrets=compiled.unknown_secrets,
     )
 
@@ -52,5 +52,5 @@ def plan(view: View, key: Key) -> Plan:
 def _host(one: resources.Destination) -> str:
     try:
         return urllib.parse.urlsplit(one.spec.http.url).netloc if one.spec.http else ""
-    except ValueError:  # what is wrong with the URL is told by Accepted
+    except ValueError:  # the condition Accepted says what is wrong with the URL
         return ""

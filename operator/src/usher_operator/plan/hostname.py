@@ -1,4 +1,8 @@
-"""How a hostname faces the outside: which class decides, which certificate it has, and how far that is. Pure."""
+"""Plans a hostname: its Ingress or HTTPRoute, its Certificate, and the states CertificateReady and Exposed. Pure.
+
+The children belong to a hostname and not to a listener, so that a new listener on the class's hostname changes no
+Ingress (design §7). Listeners and classes report the states of their hostnames.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,23 +22,23 @@ class Tls(msgspec.Struct, frozen=True):
     """Where the certificate of a hostname comes from."""
 
     secret_name: str = ""
-    """``""``: something else terminates TLS."""
+    """``""`` if something else terminates TLS."""
     issuer: listener_class.IssuerRef | None = None
-    """cert-manager makes it; None: it is provided."""
+    """Issuer of cert-manager; None if the Secret is provided."""
     problem: ConditionState | None = None
-    """Why there can be none."""
+    """Why the hostname cannot have a certificate."""
 
 
 def worst(states: Iterable[ConditionState]) -> ConditionState | None:
-    """The first that does not hold, else the first that is not known, else the first; None of none."""
+    """The first state that is False, else the first that is Unknown, else the first; None if there is no state."""
     ranked = sorted(states, key=lambda state: ("False", "Unknown", "True").index(state.status))
     return ranked[0] if ranked else None
 
 
 def class_of(view: View, hostname: str) -> CachedResource[resources.ListenerClass] | None:
-    """The class that decides how a hostname is exposed; None where none of ours does.
+    """The class that decides how a hostname is exposed: the class that owns it, else that of its oldest listener.
 
-    Its own class, or that of the oldest listener that has it.
+    None if no class of this install decides.
     """
     own = [one for one in view.classes.values() if one.resource.spec.hostname == hostname]
     if own:
@@ -54,7 +58,7 @@ def exposure_type(spec: listener_class.ListenerClassSpec) -> str:
 
 
 def is_by_path(spec: listener_class.ListenerClassSpec) -> bool:
-    """Whether only exact paths are routed."""
+    """Whether routes name exact paths, instead of the whole hostname."""
     return spec.exposure is not None and spec.exposure.scope == "Path"
 
 
@@ -80,8 +84,8 @@ def _no_source() -> ConditionState:
 
 def _not_covered(hostname: str) -> ConditionState:
     message = (
-        f"the class's certificate is for its own hostname only, not for `{hostname}`; the class must have "
-        "`tls.mode: PerHostname`, or the listener no such address"
+        f"the class's certificate covers only the class's own hostname, not `{hostname}`; the class must have "
+        "`tls.mode: PerHostname`, or the listener must not have this address"
     )
     return ConditionState("False", OperatorReason.Failed, message)
 
@@ -127,8 +131,8 @@ def _missing_issuer(view: View, issuer: listener_class.IssuerRef) -> ConditionSt
 
 def _issued(view: View, hostname: str) -> ConditionState:
     found = [child for child in _children_of_kind(view, hostname, "Certificate") if child.status]
-    told = _conditions(found[0].status) if found else {}
-    ready, issuing = told.get("Ready", {}), told.get("Issuing", {})
+    reported = _conditions(found[0].status) if found else {}
+    ready, issuing = reported.get("Ready", {}), reported.get("Issuing", {})
     if ready.get("status") == "True":
         return ConditionState("True", OperatorReason.Issued)
     if issuing.get("status") == "False" and issuing.get("reason") == "Failed":
@@ -136,7 +140,7 @@ def _issued(view: View, hostname: str) -> ConditionState:
     if ready:
         message = f"cert-manager is issuing the certificate of `{hostname}`: {ready.get('message', '')}"
         return ConditionState("False", OperatorReason.Pending, message)
-    return ConditionState("Unknown", PENDING, f"cert-manager has not said anything of `{hostname}` yet")
+    return ConditionState("Unknown", PENDING, f"cert-manager has not reported the certificate of `{hostname}` yet")
 
 
 def exposed_state(view: View, spec: listener_class.ListenerClassSpec, hostname: str) -> ConditionState:
@@ -169,8 +173,8 @@ def _has_address(view: View, hostname: str) -> ConditionState:
     for child in found:
         if not child.status.get("loadBalancer", {}).get("ingress"):
             message = (
-                f"the ingress controller must give Ingress `{child.ref.name}` an address; it must run, serve this "
-                "class, and publish its address"
+                f"the ingress controller must give Ingress `{child.ref.name}` an address; it must run, serve the "
+                "IngressClass, and publish its address"
             )
             return ConditionState("False", OperatorReason.AddressNotAssigned, message)
     return ConditionState("True", OperatorReason.Exposed)
@@ -192,27 +196,30 @@ def _accepted(child: ChildState, parent: listener_class.ParentRef, namespace: st
         for entry in child.status.get("parents") or ()
         if _is_parent(entry.get("parentRef", {}), parent, namespace)
     ]
-    if any(told.get("Accepted", {}).get("status") == "True" and not _false(told, "ResolvedRefs") for told in said):
+    if any(
+        reported.get("Accepted", {}).get("status") == "True" and not _false(reported, "ResolvedRefs")
+        for reported in said
+    ):
         return ConditionState("True", OperatorReason.Exposed)
-    for told in said:
-        refused = _false(told, "Accepted") or _false(told, "ResolvedRefs")
+    for reported in said:
+        refused = _false(reported, "Accepted") or _false(reported, "ResolvedRefs")
         if refused is not None:
             return _refused(refused, gateway)
-    message = f"no controller has taken the HTTPRoute; {gateway} must exist, and its controller must run"
+    message = f"no controller has accepted the HTTPRoute; {gateway} must exist, and its controller must run"
     return ConditionState("Unknown", PENDING, message)
 
 
-def _refused(told: Mapping[str, Any], gateway: str) -> ConditionState:
-    why = f"{told.get('reason', '')}: {told.get('message', '')}"
-    if told.get("reason") == OperatorReason.NotAllowedByListeners:
+def _refused(reported: Mapping[str, Any], gateway: str) -> ConditionState:
+    why = f"{reported.get('reason', '')}: {reported.get('message', '')}"
+    if reported.get("reason") == OperatorReason.NotAllowedByListeners:
         message = f"{gateway} must allow routes from the data plane's namespace (`allowedRoutes`); {why}"
         return ConditionState("False", OperatorReason.NotAllowedByListeners, message)
-    message = f"{gateway} must have a listener that this hostname fits; {why}"
+    message = f"{gateway} must have a listener whose hostname matches; {why}"
     return ConditionState("False", OperatorReason.NoMatchingParent, message)
 
 
-def _false(told: Mapping[str, Mapping[str, Any]], type_: str) -> Mapping[str, Any] | None:
-    found = told.get(type_)
+def _false(reported: Mapping[str, Mapping[str, Any]], type_: str) -> Mapping[str, Any] | None:
+    found = reported.get(type_)
     return found if found is not None and found.get("status") == "False" else None
 
 
@@ -233,12 +240,12 @@ def _children_of_kind(view: View, hostname: str, kind: str) -> list[ChildState]:
 def unroutable(
     one: resources.Listener, document: documents.Listener, host: str, spec: listener_class.ListenerClassSpec
 ) -> list[conditions.Finding]:
-    """What is told of a hostname that the class cannot expose. The path itself is not: it may be a secret."""
+    """Findings about a hostname that the class cannot expose. They do not name the path, which may be a secret."""
     paths = [address.path for address in document.addresses if address.host == host]
     if exposure_type(spec) == "None":
         return []
     if not children.is_host_routable(host):
-        message = f"`{host}` must be a name: an IP address cannot be exposed"
+        message = f"`{host}` must be a hostname: Usher cannot expose an IP address"
     elif is_by_path(spec) and not all(map(children.is_path_routable, paths)):
         message = f"a path at `{host}` must not have `//`, `/./`, `/../` or `%2F`, nor a `%` without two hex digits"
     else:
@@ -251,28 +258,25 @@ _ROUTES = frozenset({"Ingress", "HTTPRoute"})
 
 
 def plan(view: View, key: Key) -> Plan:
-    """The plan of a hostname: no status."""
-    if common.held_back(view):
+    """The plan of a hostname. It has no status."""
+    if common.publishing_state(view):
         return Plan(key, None)
     found = class_of(view, key.name)
     if found is None:
-        # what is published without a class stays as it is exposed
+        # without a class, published documents stay exposed as they are
         return Plan(key, None if view.listeners_at(key.name) else ())
     spec = found.resource.spec
     if exposure_type(spec) == "HTTPRoute" and not view.features.gateway_api:
-        # the old way in stays, if there was one, until the new one can be had
+        # an old Ingress stays until the cluster can have the HTTPRoute
         return Plan(key, None)
     wanted = tuple(_children(view, key.name, spec))
-    return Plan(key, wanted, staying=_old_way_in(view, key, wanted, spec))
+    return Plan(key, wanted, staying=_old_routes(view, key, wanted, spec))
 
 
-def _old_way_in(
+def _old_routes(
     view: View, key: Key, wanted: tuple[DesiredChild, ...], spec: listener_class.ListenerClassSpec
 ) -> tuple[ObjectRef, ...]:
-    """What leads to the hostname by another kind of route than is wanted now; it stays until the new one leads there.
-
-    Its certificate stays with it.
-    """
+    """Children of the other kind of route, with their certificate; they stay until the new route works."""
     kinds = {child.ref.kind for child in wanted} & _ROUTES
     others = {child.ref for child in view.children(key)} - {child.ref for child in wanted}
     if not kinds or all(ref.kind in kinds or ref.kind not in _ROUTES for ref in others):

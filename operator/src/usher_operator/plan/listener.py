@@ -1,4 +1,4 @@
-"""A Listener: its config Secret, the Secret with its URLs, and what is told of it."""
+"""Plans a Listener: its config Secret, the Secret with its URLs, and its status."""
 
 import msgspec
 
@@ -10,7 +10,7 @@ from usher_operator.plan.conditions import ConditionBuilder, ConditionState, Ope
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, StatusCondition, View
 
 ADDRESSES_FIELD = "addresses"
-"""In the status of a Listener: its addresses with shortened URLs."""
+"""Status field of a Listener: its addresses with shortened URLs."""
 
 _Type = ConditionType
 _KEPT = (
@@ -23,34 +23,35 @@ _KEPT = (
     _Type.Quarantining,
     _Type.RoutesDegraded,
 )
+"""Conditions that stay as they are while nothing is published."""
 
 
 def plan(view: View, key: Key) -> Plan:
     """The plan of a Listener."""
-    seen = view.listener(key.path)
-    if seen is None:
-        return common.absent(view, key, _KEPT)
-    if compiling.is_foreign(view, seen.resource):
+    cached = view.listener(key.path)
+    if cached is None:
+        return common.plan_absent(view, key, _KEPT)
+    if compiling.is_foreign(view, cached.resource):
         return Plan(key)
-    keys = common.keys_or_reason(view)
+    keys = common.keys_or_state(view)
     if isinstance(keys, ConditionState):
-        return common.held_plan(key, seen, keys, _KEPT)
-    return _plan(view, key, seen, keys)
+        return common.plan_held_back(key, cached, keys, _KEPT)
+    return _plan(view, key, cached, keys)
 
 
-def _plan(view: View, key: Key, seen: CachedResource[resources.Listener], keys: model.Keys) -> Plan:
-    builder = ConditionBuilder(seen.resource.metadata.generation, seen.conditions)
-    compiled = compiling.compile_listener(view, seen, keys)
-    published = common.publish(view, key, seen, compiled)
+def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys: model.Keys) -> Plan:
+    builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
+    compiled = compiling.compile_listener(view, cached, keys)
+    published = common.publish(view, key, cached, compiled)
     document = _in_force(view, key, compiled, published)
-    faces = _Faces.of(view, seen.resource, document)
-    parts = builder.from_findings([*compiled.findings, *faces.findings], [_Type.Accepted, _Type.ResolvedRefs])
+    hosts = _HostnameStates.of(view, cached.resource, document)
+    parts = builder.from_findings([*compiled.findings, *hosts.findings], [_Type.Accepted, _Type.ResolvedRefs])
     parts[0] = published.accepted or parts[0]
-    parts += faces.tell(builder)
-    found = reports.programmed(view, key, published.wanted, builder)
-    addresses = children.named_addresses(seen.resource, document, keys.install) if document else {}
-    parts += [found.condition, *reports.of_listener(view, key.path, builder, has_url=bool(addresses))]
-    urls = children.build_url_secret(seen, addresses, view.install.controller_name) if addresses else None
+    parts += hosts.conditions(builder)
+    programmed = reports.programmed(view, key, published.wanted, builder)
+    addresses = children.named_addresses(cached.resource, document, keys.install) if document else {}
+    parts += [programmed.condition, *reports.of_listener(view, key.path, builder, has_url=bool(addresses))]
+    urls = children.build_url_secret(cached, addresses, view.install.controller_name) if addresses else None
     shown = [
         {"name": name, "hostname": address.host, "url": documents.shorten_url(address.url)}
         for name, address in addresses.items()
@@ -58,16 +59,16 @@ def _plan(view: View, key: Key, seen: CachedResource[resources.Listener], keys: 
     return Plan(
         key,
         None if published.stays else tuple(child for child in (published.child, urls) if child is not None),
-        common.status(builder, parts, _told_suspended(view, seen, found, builder), fields={ADDRESSES_FIELD: shown}),
-        is_behind=found.is_behind,
-        again_at=found.again_at,
-        unknown_secrets=(*compiled.unknown_secrets, *faces.unknown_secrets),
-        granted=_granted(seen.resource, document) if published.child else (),
+        builder.status(parts, _reported_suspension(view, cached, programmed, builder), fields={ADDRESSES_FIELD: shown}),
+        is_behind=programmed.is_behind,
+        again_at=programmed.again_at,
+        unknown_secrets=(*compiled.unknown_secrets, *hosts.unknown_secrets),
+        granted=_granted(cached.resource, document) if published.child else (),
     )
 
 
 def _granted(one: resources.Listener, document: documents.Listener | None) -> tuple[str, ...]:
-    """The hostnames that a listener names and has."""
+    """The hostnames that a listener names and that its document has."""
     named = {address.hostname for address in one.spec.addresses or ()}
     return tuple(sorted(named & {address.host for address in (document.addresses if document else ())}))
 
@@ -81,55 +82,58 @@ def _in_force(
     return document if isinstance(document, documents.Listener) else None
 
 
-def _told_suspended(
-    view: View, seen: CachedResource[resources.Listener], found: reports.Programmed, builder: ConditionBuilder
+def _reported_suspension(
+    view: View,
+    cached: CachedResource[resources.Listener],
+    programmed: reports.Programmed,
+    builder: ConditionBuilder,
 ) -> str:
-    """Why deliveries are held, as far as gateways have heard of it: what they do not run yet is not told."""
+    """Why deliveries are held. While gateways do not all run the document, the status keeps the previous answer."""
     before = builder.previous(_Type.Ready)
-    if not found.is_behind or before is None:
-        return suspended(view, seen.resource)
+    if not programmed.is_behind or before is None:
+        return suspension(view, cached.resource)
     return before.message if before.reason == OperatorReason.Suspended else ""
 
 
-def suspended(view: View, one: resources.Listener) -> str:
-    """Why deliveries are held; ``""`` where they are not."""
+def suspension(view: View, one: resources.Listener) -> str:
+    """Why the deliveries of a listener are held; ``""`` if they are not."""
     if types.value_or_default(one.spec.state, "Listener.spec.state") == "Suspended":
-        return "`state` is Suspended: visits are accepted, their deliveries held"
+        return "`state` is Suspended: visits are accepted and their deliveries are held"
     tenant = view.tenant(f"{one.metadata.namespace}/{one.spec.tenant_ref.name}")
     if tenant and types.value_or_default(tenant.resource.spec.state, "Tenant.spec.state") == "Suspended":
-        return "the Tenant's `state` is Suspended: visits are accepted, their deliveries held"
+        return "the Tenant's `state` is Suspended: visits are accepted and their deliveries are held"
     return ""
 
 
-class _Faces(msgspec.Struct, frozen=True):
-    """How far the hostnames of a listener are."""
+class _HostnameStates(msgspec.Struct, frozen=True):
+    """The worst state of the hostnames of one listener."""
 
     certificate: ConditionState | None
     exposed: ConditionState | None
-    """None: nothing can be told anew."""
+    """None: without a document or a class, the stored conditions stay."""
     findings: list[conditions.Finding] = []
     unknown_secrets: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, view: View, one: resources.Listener, document: documents.Listener | None) -> "_Faces":
-        """Of every hostname that a document has."""
-        own = compiling.our_class(view, one.class_name)
-        if document is None or own is None:
+    def of(cls, view: View, one: resources.Listener, document: documents.Listener | None) -> "_HostnameStates":
+        """The states of every hostname in a document."""
+        own_class = compiling.our_class(view, one.class_name)
+        if document is None or own_class is None:
             return cls(None, None)
         certificates, exposed, findings = [], [], []
         for host in dict.fromkeys(address.host for address in document.addresses):
-            spec = (hostname.class_of(view, host) or own).resource.spec
+            spec = (hostname.class_of(view, host) or own_class).resource.spec
             certificates.append(hostname.certificate_state(view, spec, host))
             exposed.append(hostname.exposed_state(view, spec, host))
             findings += hostname.unroutable(one, document, host, spec)
         unknown = dict.fromkeys(state.unknown_secret for state in certificates if state.unknown_secret)
         return cls(hostname.worst(certificates), hostname.worst(exposed), findings, tuple(unknown))
 
-    def tell(self, builder: ConditionBuilder) -> list[StatusCondition]:
+    def conditions(self, builder: ConditionBuilder) -> list[StatusCondition]:
         """CertificateReady and Exposed."""
         if self.certificate is None or self.exposed is None:
-            return common.kept(builder, (_Type.CertificateReady, _Type.Exposed))
+            return builder.kept((_Type.CertificateReady, _Type.Exposed))
         return [
-            common.of_state(builder, _Type.CertificateReady, self.certificate),
-            common.of_state(builder, _Type.Exposed, self.exposed),
+            builder.from_state(_Type.CertificateReady, self.certificate),
+            builder.from_state(_Type.Exposed, self.exposed),
         ]

@@ -1,4 +1,4 @@
-"""A ListenerClass: no children of its own (those of its hostname are the Hostname's); how far its hostname is."""
+"""Plans a ListenerClass: its status. The Hostname key owns the children of the class's hostname."""
 
 from usher_gateway import model, resources
 from usher_gateway.resources import listener_class, types
@@ -8,57 +8,58 @@ from usher_operator.plan.conditions import ConditionBuilder, ConditionState, Ope
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, StatusCondition, View
 
 _Type = ConditionType
+_MAX_NAMES = 3
+"""Listeners that a message names."""
 
 
 def plan(view: View, key: Key) -> Plan:
     """The plan of a ListenerClass."""
-    seen = view.classes.get(key.name)
-    if seen is None:
-        return common.absent(view, key, (_Type.CertificateReady, _Type.Exposed))
-    if not compiling.is_ours(view, seen):
+    cached = view.classes.get(key.name)
+    if cached is None:
+        return common.plan_absent(view, key, (_Type.CertificateReady, _Type.Exposed))
+    if not compiling.is_ours(view, cached):
         return Plan(key)
-    builder = ConditionBuilder(seen.resource.metadata.generation, seen.conditions)
-    certificate = hostname.certificate_state(view, seen.resource.spec, seen.resource.spec.hostname)
+    builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
+    certificate = hostname.certificate_state(view, cached.resource.spec, cached.resource.spec.hostname)
     parts = [
-        _accepted(view, seen.resource, builder),
-        common.of_state(builder, _Type.CertificateReady, certificate),
-        common.of_state(builder, _Type.Exposed, _exposed(view, seen)),
+        _accepted(view, cached.resource, builder),
+        builder.from_state(_Type.CertificateReady, certificate),
+        builder.from_state(_Type.Exposed, _exposed(view, cached)),
     ]
     unknown = (certificate.unknown_secret,) if certificate.unknown_secret else ()
-    told = common.status(builder, parts, fields=_fields(view, seen))
-    return Plan(key, (), told, unknown_secrets=unknown)
+    status = builder.status(parts, fields=_fields(view, cached))
+    return Plan(key, (), status, unknown_secrets=unknown)
 
 
-def _fields(view: View, seen: CachedResource[resources.ListenerClass]) -> dict[str, object]:
-    """The fingerprint of the install key that the class was made with: it never changes."""
-    fingerprint = seen.fields.get(common.FINGERPRINT_FIELD)
+def _fields(view: View, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:
+    """The fingerprint of the install key with which the class was first reconciled; it never changes."""
+    fingerprint = cached.fields.get(common.FINGERPRINT_FIELD)
     if not fingerprint and view.keys is not None:
         fingerprint = model.key_fingerprint(view.keys.install)
     return {common.FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
 
 
 def _accepted(view: View, one: resources.ListenerClass, builder: ConditionBuilder) -> StatusCondition:
-    held = common.held_back(view)
-    if held is not None:
-        return common.of_state(builder, _Type.Accepted, held)
+    held_back = common.publishing_state(view)
+    if held_back is not None:
+        return builder.from_state(_Type.Accepted, held_back)
     if view.halted is not None:
-        message = _halted(view.halted)
-        return builder.false(_Type.Accepted, OperatorReason.RemovalsHalted, message)
+        return builder.false(_Type.Accepted, OperatorReason.RemovalsHalted, _halted(view.halted))
     (accepted,) = builder.from_findings(listener_class.check_class(one), [_Type.Accepted])
     return accepted
 
 
 def _halted(halted: HaltedRemovals) -> str:
-    names = ", ".join(f"`{path}`" for path in halted.names[:3])
-    more = " and more" if len(halted.names) > 3 else ""
+    names = ", ".join(f"`{path}`" for path in halted.names[:_MAX_NAMES])
+    more = " and more" if len(halted.names) > _MAX_NAMES else ""
     return (
-        f"listeners {names}{more} would go all at once, and none is removed; if this is meant, a ListenerClass must "
-        f'have the annotation {types.CONFIRM_REMOVALS}: "{halted.digest}"'
+        f"no listener is removed, because {names}{more} would be removed at the same time; to confirm these removals, "
+        f'set the annotation {types.CONFIRM_REMOVALS}: "{halted.digest}" on a ListenerClass'
     )
 
 
-def _exposed(view: View, seen: CachedResource[resources.ListenerClass]) -> ConditionState:
-    spec = seen.resource.spec
+def _exposed(view: View, cached: CachedResource[resources.ListenerClass]) -> ConditionState:
+    spec = cached.resource.spec
     state = hostname.exposed_state(view, spec, spec.hostname)
     if state.status == "Unknown" and hostname.is_by_path(spec) and not view.listeners_at(spec.hostname):
         return ConditionState("True", OperatorReason.NotExposed, "no listener is on the class's hostname yet")

@@ -1,4 +1,4 @@
-"""A Tenant: no children; its listeners carry what it says, and say whether they are ready."""
+"""Plans a Tenant: it has no children, and its Ready sums up the Ready conditions of its listeners."""
 
 from usher_gateway import resources
 from usher_gateway.resources import types
@@ -8,55 +8,58 @@ from usher_operator.plan.conditions import ConditionBuilder, OperatorReason
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, ResourceStatus, View
 
 _Type = ConditionType
-_MOST_NAMES = 3
+_MAX_NAMES = 3
+"""Listeners that a message names."""
 
 
 def plan(view: View, key: Key) -> Plan:
     """The plan of a Tenant."""
-    seen = view.tenant(key.path)
-    if seen is None:
-        return common.absent(view, key, ())
+    cached = view.tenant(key.path)
+    if cached is None:
+        return common.plan_absent(view, key, ())
     if compiling.is_foreign_namespace(view, key.namespace):
         return Plan(key)
-    builder = ConditionBuilder(seen.resource.metadata.generation, seen.conditions)
-    held = common.held_back(view)
-    if held is not None:
-        return common.held_plan(key, seen, held, ())
-    (accepted,) = builder.from_findings(check_tenant(seen.resource), [_Type.Accepted])
-    is_suspended = types.value_or_default(seen.resource.spec.state, "Tenant.spec.state") == "Suspended"
-    told = common.status(builder, [accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
+    held_back = common.publishing_state(view)
+    if held_back is not None:
+        return common.plan_held_back(key, cached, held_back, ())
+    builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
+    (accepted,) = builder.from_findings(check_tenant(cached.resource), [_Type.Accepted])
+    is_suspended = types.value_or_default(cached.resource.spec.state, "Tenant.spec.state") == "Suspended"
+    status = builder.status([accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
     if accepted.status == "True":
-        told = _with_listeners(view, key, builder, told)
-    return Plan(key, (), told)
+        status = _with_listeners(view, key, builder, status)
+    return Plan(key, (), status)
 
 
-def _with_listeners(view: View, key: Key, builder: ConditionBuilder, told: ResourceStatus) -> ResourceStatus:
-    """Ready as its listeners let it be."""
+def _with_listeners(view: View, key: Key, builder: ConditionBuilder, status: ResourceStatus) -> ResourceStatus:
+    """The status with a Ready that is True only if every listener is ready."""
     unready: dict[str, list[str]] = {"False": [], "Unknown": []}
     for one in view.listeners_of(key.path):
-        truth = _ready(view, one)
-        if truth != "True" and not compiling.is_foreign(view, one.resource):
-            unready[truth].append(one.resource.metadata.name)
+        ready_status = _ready_status(view, one)
+        if ready_status != "True" and not compiling.is_foreign(view, one.resource):
+            unready[ready_status].append(one.resource.metadata.name)
     if unready["False"]:
-        message = f"must be mended: listener {_names(unready['False'])}; their own conditions say how"
+        message = (
+            f"not ready: listener {_names(unready['False'])}; the conditions of each listener say what must be done"
+        )
         ready = builder.false(_Type.Ready, OperatorReason.ListenersNotReady, message)
     elif unready["Unknown"]:
         ready = builder.pending(_Type.Ready, f"waiting for listener {_names(unready['Unknown'])}")
     else:
-        return told
-    return ResourceStatus(told.observed_generation, (*told.conditions[:-1], ready))
+        return status
+    return ResourceStatus(status.observed_generation, (*status.conditions[:-1], ready))
 
 
-def _ready(view: View, one: CachedResource[resources.Listener]) -> str:
-    """Whether a listener is ready, and held or not as it is to be."""
+def _ready_status(view: View, one: CachedResource[resources.Listener]) -> str:
+    """The status of a listener's Ready; Unknown while gateways have not applied a change of its suspension."""
     ready = next((found for found in one.conditions if found.type == _Type.Ready), None)
     if ready is None:
         return "Unknown"
-    is_held, shall_be = ready.reason == OperatorReason.Suspended, bool(listener.suspended(view, one.resource))
-    return "Unknown" if ready.status == "True" and is_held != shall_be else ready.status
+    is_held, should_be_held = ready.reason == OperatorReason.Suspended, bool(listener.suspension(view, one.resource))
+    return "Unknown" if ready.status == "True" and is_held != should_be_held else ready.status
 
 
 def _names(names: list[str]) -> str:
-    """Some names; never how many: there are no counters in a status."""
-    shown = ", ".join(f"`{name}`" for name in sorted(names)[:_MOST_NAMES])
-    return f"{shown} and others" if len(names) > _MOST_NAMES else shown
+    """The first names. The text has no count, because a status has no counters."""
+    shown = ", ".join(f"`{name}`" for name in sorted(names)[:_MAX_NAMES])
+    return f"{shown} and others" if len(names) > _MAX_NAMES else shown

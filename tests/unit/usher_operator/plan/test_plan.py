@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_not_called_missing(kind: Kind, path: str, type_:
     assert status is not None
     told = status.condition(type_)
     assert told is not None
-    assert f"{kind} `{name}` is there, but this version of Usher cannot read it" in told.message
+    assert f"{kind} `{name}` exists, but this version of Usher cannot read it" in told.message
     assert "must exist" not in told.message
 
 

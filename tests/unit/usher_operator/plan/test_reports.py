@@ -101,9 +101,9 @@ def test_a_destination_that_no_gateway_speaks_of_keeps_what_was_told() -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        ("ServerError", "it failed many times in a row (ServerError), and is tried once a minute"),
-        ("AddressForbidden", "must allow its address with `--allow-destination`"),
-        ("", "it failed many times in a row, and is tried once a minute"),
+        ("ServerError", "many deliveries in a row failed (ServerError), so Usher tries one a minute"),
+        ("AddressForbidden", "must allow the address with `--allow-destination`"),
+        ("", "many deliveries in a row failed, so Usher tries one a minute"),
     ],
 )
 def test_an_open_circuit_says_what_attempts_come_to(error: str, says: str) -> None:
