@@ -21,7 +21,9 @@ class Receivers:
         self._clock = clock
         self._receivers: dict[str, simulator.Receiver] = {}
 
-    async def start(self, stack: contextlib.AsyncExitStack, destinations: Iterable[documents.Destination]) -> None:
+    async def start(
+        self, stack: contextlib.AsyncExitStack, destinations: Iterable[documents.DestinationDocument]
+    ) -> None:
         """Start all receivers."""
         for destination in destinations:
             given = simulator.ReceiverSettings(

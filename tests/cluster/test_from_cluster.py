@@ -27,15 +27,15 @@ MakeNamespace = Callable[..., Awaitable[str]]
 MakeAccount = Callable[..., Awaitable[accounts.Account]]
 
 
-def listener(name: str, **changes: Any) -> documents.Listener:
+def listener(name: str, **changes: Any) -> documents.ListenerDocument:
     given: dict[str, Any] = {
         "namespace": "acme",
         "name": name,
-        "tenant": documents.Tenant("hotels"),
+        "tenant": documents.TenantDocument("hotels"),
         "addresses": (documents.Address(gateways.HOST, f"/{name}"),),
         **changes,
     }
-    return documents.Listener(**given)
+    return documents.ListenerDocument(**given)
 
 
 def wrap(document: config_secret.Document) -> config_secret.Envelope:

@@ -23,15 +23,15 @@ SECRET = "hunter2-signing-secret"
 CREDENTIAL = "Bearer open-sesame"
 
 
-def listener(name: str, **changes: Any) -> documents.Listener:
+def listener(name: str, **changes: Any) -> documents.ListenerDocument:
     given: dict[str, Any] = {
         "namespace": "acme",
         "name": name,
-        "tenant": documents.Tenant("hotels"),
+        "tenant": documents.TenantDocument("hotels"),
         "addresses": (documents.Address(gateways.HOST, f"/{name}"),),
         **changes,
     }
-    return documents.Listener(**given)
+    return documents.ListenerDocument(**given)
 
 
 def wrap(document: config_secret.Document) -> config_secret.Envelope:
@@ -135,7 +135,7 @@ async def test_with_another_install_key_a_gateway_says_so_and_what_to_do(
 
 async def test_a_document_is_reported_when_it_runs(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     server.put(wrap(listener("a")))
-    crm = documents.Destination("acme", "crm", "https://crm.example/", signing_secrets=(SECRET,))
+    crm = documents.DestinationDocument("acme", "crm", "https://crm.example/", signing_secrets=(SECRET,))
     server.put(wrap(crm))
     async with running(server, tmp_path) as found:
         await gateways.wait_until(found.gateway.state.configured.is_set)
@@ -207,7 +207,9 @@ async def test_a_destination_that_cannot_be_used_is_rejected(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     server.put(wrap(listener("a")))
-    server.put(wrap(documents.Destination("acme", "crm", "https://crm.example/", headers=(("x-key", "a\x01b"),))))
+    server.put(
+        wrap(documents.DestinationDocument("acme", "crm", "https://crm.example/", headers=(("x-key", "a\x01b"),)))
+    )
     async with running(server, tmp_path) as found:
         await gateways.wait_until(found.gateway.state.configured.is_set)
         [told] = [one for one in (await found.changes())["documents"] if one["kind"] == "Destination"]
@@ -219,7 +221,7 @@ async def test_how_a_listener_does_is_reported(server: api_server.ApiServer, tmp
     authentication = documents.Authentication(
         "Header", "authorization", documents.credential_digest(CREDENTIAL.encode(), KEYS.credential)
     )
-    tenant = documents.Tenant("hotels", company_id="77")
+    tenant = documents.TenantDocument("hotels", company_id="77")
     server.put(wrap(listener("open", tenant=tenant)))
     server.put(wrap(listener("closed", authentication=authentication)))
     async with running(server, tmp_path) as found:

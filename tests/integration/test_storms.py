@@ -119,7 +119,7 @@ def snapshot(chance: random.Random, *, sunny: bool) -> documents.Snapshot:
     """The same listeners always; of destinations, some are missing or paused unless the sun shines."""
     listeners = {}
     for number in range(TENANTS * LISTENERS):
-        tenant = documents.Tenant(
+        tenant = documents.TenantDocument(
             f"tenant-{number // LISTENERS}", visits_per_month=20 * (number % 3), when_exceeded="Hold"
         )
         if sunny:

@@ -97,5 +97,5 @@ async def following(
 
 def can_run(document: config_secret.Document) -> None:
     """What a gateway checks of a document before it runs it."""
-    if isinstance(document, documents.Listener) and document.max_body_bytes == 1:
+    if isinstance(document, documents.ListenerDocument) and document.max_body_bytes == 1:
         raise ValueError("cannot be run")

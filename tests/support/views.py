@@ -107,13 +107,13 @@ class MemoryView(View):
             if any(address.hostname == hostname for address in one.resource.spec.addresses or ())
         ]
 
-    def _documents(self) -> Iterable[documents.Listener]:
+    def _documents(self) -> Iterable[documents.ListenerDocument]:
         for key in self.in_place:
             found = self.published(key)
-            if found is not None and isinstance(found.document, documents.Listener):
+            if found is not None and isinstance(found.document, documents.ListenerDocument):
                 yield found.document
 
-    def listeners_at(self, hostname: str) -> Collection[documents.Listener]:
+    def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         return [one for one in self._documents() if any(address.host == hostname for address in one.addresses)]
 
     def incumbent(self, hostname: str) -> tuple[str, str] | None:
@@ -322,7 +322,7 @@ def _decoded(value: str) -> Any:
     if not text.startswith("{"):
         return text
     envelope = json.loads(text)
-    kind = documents.Listener if envelope["kind"] == "Listener" else documents.Destination
+    kind = documents.ListenerDocument if envelope["kind"] == "Listener" else documents.DestinationDocument
     return {**envelope, "document": _without_defaults(msgspec.convert(envelope["document"], kind))}
 
 

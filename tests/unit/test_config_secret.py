@@ -13,15 +13,15 @@ from usher_gateway import config_secret, documents, model
 KEY = model.derive_keys(b"k" * 32).document
 OTHER = model.derive_keys(b"o" * 32).document
 SECRET = "hunter2-very-secret"
-LISTENER = documents.Listener(
+LISTENER = documents.ListenerDocument(
     namespace="acme",
     name="wifi",
-    tenant=documents.Tenant("hotels", display_name="Hôtel ☃"),
+    tenant=documents.TenantDocument("hotels", display_name="Hôtel ☃"),
     addresses=(documents.Address("hooks.example.com", "/v1/token"),),
     generation=3,
     routes=(documents.Route("crm", "acme/crm"),),
 )
-DESTINATION = documents.Destination("acme", "crm", "https://crm.example.com/", headers=(("X-Key", SECRET),))
+DESTINATION = documents.DestinationDocument("acme", "crm", "https://crm.example.com/", headers=(("X-Key", SECRET),))
 OWNER = config_secret.Owner("acme", "wifi", "uid-1")
 
 
@@ -162,7 +162,7 @@ def test_an_error_tells_the_place_and_not_the_value() -> None:
 
 
 def test_what_no_secret_holds_is_refused() -> None:
-    large = documents.Destination("acme", "crm", "https://crm.example.com/", headers=(("X", "y" * 1_100_000),))
+    large = documents.DestinationDocument("acme", "crm", "https://crm.example.com/", headers=(("X", "y" * 1_100_000),))
     with pytest.raises(model.DocumentTooLargeError, match="at most 1000000") as caught:
         config_secret.encode(config_secret.envelope_of(large, "", KEY))
     assert caught.value.hint

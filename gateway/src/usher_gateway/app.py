@@ -161,9 +161,9 @@ class Gateway:
             now=self.clock.now,
         )
 
-    def _check_document(self, document: documents.Listener | documents.Destination) -> None:
+    def _check_document(self, document: documents.ListenerDocument | documents.DestinationDocument) -> None:
         """Build what would run a document, before it comes into force. Raises an error if that is not possible."""
-        if isinstance(document, documents.Listener):
+        if isinstance(document, documents.ListenerDocument):
             find.LiveListener(document, {}, self._keys, self._expressions, 0.0)
         else:
             render.prepare(document)

@@ -50,13 +50,13 @@ Kind = Literal["Listener", "Destination"]
 KINDS: tuple[Kind, ...] = ("Listener", "Destination")
 """Every kind of document."""
 
-Document = documents.Listener | documents.Destination
+Document = documents.ListenerDocument | documents.DestinationDocument
 Identity = tuple[Kind, str]
 """Kind and ``namespace/name`` of what a document was made from."""
 
-_TYPES: dict[Kind, type[documents.Listener] | type[documents.Destination]] = {
-    "Listener": documents.Listener,
-    "Destination": documents.Destination,
+_TYPES: dict[Kind, type[documents.ListenerDocument] | type[documents.DestinationDocument]] = {
+    "Listener": documents.ListenerDocument,
+    "Destination": documents.DestinationDocument,
 }
 _LABEL = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _READ_HINT = "only the operator may write config Secrets; delete the Secret, and the operator writes it anew"
@@ -123,7 +123,7 @@ _decoders = {kind: msgspec.json.Decoder(type_).decode for kind, type_ in _TYPES.
 
 def envelope_of(document: Document, owner_uid: str, key: bytes) -> Envelope:
     """The envelope of a document. ``key``: ``Keys.document``."""
-    kind: Kind = "Listener" if isinstance(document, documents.Listener) else "Destination"
+    kind: Kind = "Listener" if isinstance(document, documents.ListenerDocument) else "Destination"
     return Envelope(
         kind=kind,
         owner=Owner(document.namespace, document.name, owner_uid),

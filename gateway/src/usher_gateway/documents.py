@@ -69,7 +69,7 @@ class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hex of credential_digest() over the header's expected value."""
 
 
-class Tenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TenantDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a listener needs to know of its tenant."""
 
     name: str
@@ -109,12 +109,12 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CEL; ``""`` means the destination's format."""
 
 
-class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One webhook of a tenant."""
 
     namespace: str
     name: str
-    tenant: Tenant
+    tenant: TenantDocument
     addresses: tuple[Address, ...]
     schema_version: int = SCHEMA_VERSION
     generation: int = 0
@@ -145,7 +145,7 @@ class Listener(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.namespace}/{self.name}"
 
 
-class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One system that receives visits, secrets resolved."""
 
     namespace: str
@@ -178,14 +178,19 @@ class Destination(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{self.namespace}/{self.name}"
 
 
+Listener = ListenerDocument
+Destination = DestinationDocument
+Tenant = TenantDocument
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """All documents that a gateway runs at one moment, by key. Replaced as a whole, never changed."""
 
-    listeners: dict[str, Listener]
-    destinations: dict[str, Destination]
+    listeners: dict[str, ListenerDocument]
+    destinations: dict[str, DestinationDocument]
 
 
-_Document = TypeVar("_Document", Listener, Destination)
+_Document = TypeVar("_Document", ListenerDocument, DestinationDocument)
 
 
 def changed(before: Mapping[str, _Document], now: Mapping[str, _Document]) -> dict[str, _Document]:
@@ -194,7 +199,7 @@ def changed(before: Mapping[str, _Document], now: Mapping[str, _Document]) -> di
     return {key: one for key, one in different.items() if before.get(key) != one}
 
 
-def content_hash(document: Listener | Destination, key: bytes) -> str:
+def content_hash(document: ListenerDocument | DestinationDocument, key: bytes) -> str:
     """Keyed hash (32 hex digits) of a document's whole content. ``key``: ``Keys.document``."""
     return hashlib.blake2b(msgspec.json.encode(document, order="sorted"), key=key, digest_size=16).hexdigest()
 

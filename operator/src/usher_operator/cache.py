@@ -151,7 +151,7 @@ class Cache(View):
         """The Listeners that name a hostname."""
         return self._listeners(self._references.users("Hostname", hostname))
 
-    def listeners_at(self, hostname: str) -> Collection[documents.Listener]:
+    def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents with an address at a hostname; so also those whose removal is held back."""
         found = [self.child_index.listener_document(key) for key in self.child_index.published_at(hostname)]
         return [document for document in found if document is not None]
@@ -502,6 +502,6 @@ def _as_planned(child: parsing.ChildRecord) -> tuple[object, ...]:
 def _routed(child: parsing.ChildRecord) -> tuple[object, ...]:
     """What of a published document decides over hostnames and what stands behind them."""
     found = child.published
-    if found is None or not isinstance(found.document, documents.Listener):
+    if found is None or not isinstance(found.document, documents.ListenerDocument):
         return ()
     return found.document.addresses, found.document.tenant.name, found.document.max_body_bytes

@@ -138,7 +138,7 @@ def build_url_secret(
 
 
 def named_addresses(
-    one: resources.Listener, document: documents.Listener, install_key: bytes
+    one: resources.Listener, document: documents.ListenerDocument, install_key: bytes
 ) -> dict[str, documents.Address]:
     """Which address of a document a person pastes into the portal, for each declared one that was granted.
 

@@ -47,10 +47,10 @@ class ChildIndex:
         child = self.config_of(key)
         return child.published if child is not None else None
 
-    def listener_document(self, key: Key) -> documents.Listener | None:
+    def listener_document(self, key: Key) -> documents.ListenerDocument | None:
         """The published document of a Listener."""
         found = self.published(key)
-        return found.document if found is not None and isinstance(found.document, documents.Listener) else None
+        return found.document if found is not None and isinstance(found.document, documents.ListenerDocument) else None
 
     def hosts_of(self, key: Key) -> frozenset[str]:
         """Hostnames in the published document of a Listener."""

@@ -166,7 +166,7 @@ def _envelope(raw: Raw, keys: model.Keys) -> config_secret.Envelope | None:
 
 def _share_defaults(document: config_secret.Document) -> config_secret.Document:
     """The document with the shared object of default fields, which saves memory."""
-    if isinstance(document, documents.Listener) and document.fields == documents.DEFAULT_FIELDS:
+    if isinstance(document, documents.ListenerDocument) and document.fields == documents.DEFAULT_FIELDS:
         return msgspec.structs.replace(document, fields=documents.DEFAULT_FIELDS)
     return document
 

@@ -174,7 +174,7 @@ class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
 class PublishedDocument(msgspec.Struct, frozen=True):
     """A document in its config Secret; tombstones are left out."""
 
-    document: documents.Listener | documents.Destination
+    document: documents.ListenerDocument | documents.DestinationDocument
     hash: str
 
 
@@ -311,7 +311,7 @@ class View(Protocol):
     def claimants(self, hostname: str) -> Collection[CachedResource[resources.Listener]]:
         """The Listeners that name a hostname in ``addresses``, in any order."""
 
-    def listeners_at(self, hostname: str) -> Collection[documents.Listener]:
+    def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents that have an address at a hostname, in any order."""
 
     def incumbent(self, hostname: str) -> tuple[str, str] | None:

@@ -42,10 +42,10 @@ class Served:
 
     def mend(self, **fields: tuple[str, ...]) -> None:
         """Let the listener lobby understand its bodies by these fields."""
-        document = documents.Listener(
+        document = documents.ListenerDocument(
             namespace="agency",
             name="lobby",
-            tenant=documents.Tenant("acme"),
+            tenant=documents.TenantDocument("acme"),
             addresses=(
                 documents.Address("hooks.example.com", "/v1/abcdefghijklmnopqrstuvwxyz"),
                 documents.Address("www.acme.example", "/hooks/purple.php", (("k", "secret7"),)),
@@ -53,7 +53,7 @@ class Served:
             fields=documents.DEFAULT_FIELDS | fields,
             routes=(documents.Route("crm", "agency/crm"),),
         )
-        crm = documents.Destination("agency", "crm", "https://crm.example")
+        crm = documents.DestinationDocument("agency", "crm", "https://crm.example")
         self.registry.listeners = {document.key: find.LiveListener(document, {crm.key: crm}, KEYS, Silent(), 0.0)}
         self.state.apply(documents.Snapshot({document.key: document}, {crm.key: crm}), 0)
 

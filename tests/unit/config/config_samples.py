@@ -8,19 +8,19 @@ OTHER_KEYS = model.derive_keys(b"o" * 32)
 SAID_AT = "2026-11-25T12:00:00Z"
 
 
-def listener(name: str = "wifi", **changes: object) -> documents.Listener:
+def listener(name: str = "wifi", **changes: object) -> documents.ListenerDocument:
     given: dict[str, object] = {
         "namespace": "acme",
         "name": name,
-        "tenant": documents.Tenant("hotels"),
+        "tenant": documents.TenantDocument("hotels"),
         "addresses": (documents.Address("hooks.example.com", f"/{name}"),),
         **changes,
     }
-    return documents.Listener(**given)  # type: ignore[arg-type]
+    return documents.ListenerDocument(**given)  # type: ignore[arg-type]
 
 
-def destination(name: str = "crm", **changes: object) -> documents.Destination:
-    return documents.Destination("acme", name, "https://crm.example.com/", **changes)  # type: ignore[arg-type]
+def destination(name: str = "crm", **changes: object) -> documents.DestinationDocument:
+    return documents.DestinationDocument("acme", name, "https://crm.example.com/", **changes)  # type: ignore[arg-type]
 
 
 def secret(document: config_secret.Document, version: str = "1", keys: model.Keys = KEYS) -> published.PublishedSecret:

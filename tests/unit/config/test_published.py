@@ -117,7 +117,7 @@ def test_a_copy_under_another_name_is_rejected() -> None:
 @pytest.mark.parametrize("error", [model.ConfigurationError("bad"), ValueError("s3cret"), KeyError("s3cret")])
 def test_what_cannot_be_run_is_rejected_without_its_words(error: Exception) -> None:
     def refuse(document: config_secret.Document) -> None:
-        if isinstance(document, documents.Listener) and document.max_body_bytes == 1:
+        if isinstance(document, documents.ListenerDocument) and document.max_body_bytes == 1:
             raise error
 
     state = made(refuse)

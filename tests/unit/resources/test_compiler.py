@@ -62,15 +62,15 @@ def reasons(result: compiler.CompiledResources) -> list[str]:
 def test_the_least_that_can_be_written_gives_every_default() -> None:
     result = compiled(CLASS, TENANT, DESTINATION, LISTENER + ROUTE)
     listener = result.snapshot.listeners["default/lobby"]
-    wanted = documents.Listener(
+    wanted = documents.ListenerDocument(
         "default",
         "lobby",
-        documents.Tenant("acme"),
+        documents.TenantDocument("acme"),
         listener.addresses,
         routes=(documents.Route("crm", "default/crm"),),
     )
     assert listener == wanted
-    destination = documents.Destination("default", "crm", "https://crm.example/")
+    destination = documents.DestinationDocument("default", "crm", "https://crm.example/")
     assert result.snapshot.destinations == {"default/crm": destination}
     assert result.findings == ()
 

@@ -54,8 +54,8 @@ def secret(name: str = "token", value: str = "YWJj", **labels: str) -> dict[str,
 
 
 def config(host: str = "hooks.example.com", tenant: str = "acme", **meta: Any) -> dict[str, Any]:
-    document = documents.Listener(
-        "agency", "lobby", documents.Tenant(tenant), (documents.Address(host, "/v1/token"),), generation=1
+    document = documents.ListenerDocument(
+        "agency", "lobby", documents.TenantDocument(tenant), (documents.Address(host, "/v1/token"),), generation=1
     )
     manifest = {
         "apiVersion": "v1",

@@ -130,7 +130,7 @@ def test_an_old_token_is_not_among_the_urls_to_paste() -> None:
     built.settle()
     found = built.published(Key("Listener", "default", "lobby"))
     assert found is not None
-    assert isinstance(found.document, documents.Listener)
+    assert isinstance(found.document, documents.ListenerDocument)
     seen = built.listener(samples.LISTENER)
     assert seen is not None
     named = children.named_addresses(seen.resource, found.document, views.INSTALL_KEY)

@@ -251,7 +251,7 @@ class HealthTracker:
                 if new:
                     self._window.add(key, 0, 0, new)
 
-    def listener(self, key: str, document: documents.Listener) -> ListenerState:
+    def listener(self, key: str, document: documents.ListenerDocument) -> ListenerState:
         """Return the present health of a listener."""
         counts = self._door.books.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
         last, first = counts.last_accepted, counts.first_accepted
@@ -277,7 +277,7 @@ class HealthTracker:
         live = self._door.listeners.get(listener)
         return (live is not None and route in live.planner.too_slow) or self._desk.is_too_slow(listener, route)
 
-    def destination(self, key: str, document: documents.Destination) -> DestinationState:
+    def destination(self, key: str, document: documents.DestinationDocument) -> DestinationState:
         """Return the present health of a destination."""
         state, gone = self._dispatcher.lanes.circuit_of(key).state, key in self._desk.gone
         return DestinationState(

@@ -137,7 +137,7 @@ class GatewayStatus:
             )
         return api.json_response({"rows": rows})
 
-    def _destination_health(self, key: str, document: documents.Destination) -> JsonObject:
+    def _destination_health(self, key: str, document: documents.DestinationDocument) -> JsonObject:
         """Return the host and not the URL, because a URL may hold a secret."""
         return {
             "state": document.state,

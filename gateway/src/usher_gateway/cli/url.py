@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(1 if configuration.rejected or not found else 0)
 
 
-def _rows(listener: "documents.Listener") -> list[dict[str, str]]:
+def _rows(listener: "documents.ListenerDocument") -> list[dict[str, str]]:
     return [
         {
             "namespace": listener.namespace,

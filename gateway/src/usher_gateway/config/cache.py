@@ -33,8 +33,8 @@ class _CachedDocument(msgspec.Struct, frozen=True, kw_only=True):
     owner: config_secret.Owner
     generation: int
     hash: str
-    listener: documents.Listener | None = None
-    destination: documents.Destination | None = None
+    listener: documents.ListenerDocument | None = None
+    destination: documents.DestinationDocument | None = None
 
 
 _decoder = msgspec.json.Decoder(list[_CachedDocument])
@@ -53,8 +53,8 @@ def _cached(envelope: config_secret.Envelope) -> _CachedDocument:
         owner=envelope.owner,
         generation=envelope.generation,
         hash=envelope.hash,
-        listener=document if isinstance(document, documents.Listener) else None,
-        destination=document if isinstance(document, documents.Destination) else None,
+        listener=document if isinstance(document, documents.ListenerDocument) else None,
+        destination=document if isinstance(document, documents.DestinationDocument) else None,
     )
 
 

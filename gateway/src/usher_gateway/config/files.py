@@ -322,7 +322,7 @@ def _keep_equal_documents(before: documents.Snapshot, now: documents.Snapshot) -
     )
 
 
-_Document = TypeVar("_Document", documents.Listener, documents.Destination)
+_Document = TypeVar("_Document", documents.ListenerDocument, documents.DestinationDocument)
 
 
 def _previous_if_equal(old: _Document | None, new: _Document) -> _Document:

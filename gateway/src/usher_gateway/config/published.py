@@ -53,8 +53,8 @@ class PublishedDocuments:
         """
         self._key, self._check, self._trusted_proxies = key, check, trusted_proxies
         self._in_force: dict[config_secret.Identity, config_secret.Envelope] = {}
-        self._listeners: dict[str, documents.Listener] = {}
-        self._destinations: dict[str, documents.Destination] = {}
+        self._listeners: dict[str, documents.ListenerDocument] = {}
+        self._destinations: dict[str, documents.DestinationDocument] = {}
         self._identities: dict[str, config_secret.Identity] = {}
         """Name of a Secret -> the document of it that is in force."""
         self._versions: dict[str, str] = {}
@@ -84,7 +84,7 @@ class PublishedDocuments:
         self.is_changed = False
         return documents.Snapshot(self._listeners | self._without_taken_addresses(), dict(self._destinations))
 
-    def _without_taken_addresses(self) -> dict[str, documents.Listener]:
+    def _without_taken_addresses(self) -> dict[str, documents.ListenerDocument]:
         """Vanished Listeners whose addresses another Listener has now, without these addresses."""
         vanished = {key for kind, key in self._vanished if kind == "Listener"}
         if not vanished:
@@ -200,13 +200,13 @@ class PublishedDocuments:
         if before is not None and before.hash == envelope.hash:
             return  # keep the same objects, so that what was built from them is kept too
         self._in_force[identity] = envelope
-        if isinstance(document, documents.Listener):
+        if isinstance(document, documents.ListenerDocument):
             self._listeners[document.key] = self._with_trusted_proxies(document)
         elif document is not None:
             self._destinations[document.key] = document
         self.is_changed = True
 
-    def _with_trusted_proxies(self, document: documents.Listener) -> documents.Listener:
+    def _with_trusted_proxies(self, document: documents.ListenerDocument) -> documents.ListenerDocument:
         if not self._trusted_proxies:
             return document
         proxies = tuple(dict.fromkeys((*document.trusted_proxies, *self._trusted_proxies)))

@@ -18,7 +18,7 @@ from usher_gateway.resources import conditions, destination, hostnames, listener
 from usher_gateway.resources.conditions import CompiledCondition, Finding, Reason, finding
 from usher_gateway.resources.destination import Destination
 from usher_gateway.resources.hostnames import AddressClaims, HostnamePolicy
-from usher_gateway.resources.listener import Address, Listener, Route
+from usher_gateway.resources.listener import AddressSpec, Listener, RouteSpec
 from usher_gateway.resources.listener_class import ListenerClass, ListenerClassSpec, check_class
 from usher_gateway.resources.secret import Secret, SecretResolver
 from usher_gateway.resources.tenant import Tenant
@@ -114,14 +114,14 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
         *(found for one in resources.classes.values() for found in check_class(one)),
         *(found for one in resources.tenants.values() for found in tenant.check_tenant(one)),
     ]
-    destinations: dict[str, documents.Destination] = {}
+    destinations: dict[str, documents.DestinationDocument] = {}
     ranks = _ranks(resources.destinations, context.previous.destinations)
     for key, one in resources.destinations.items():
         compiled, found = compile_destination(one, resources, context, is_over_limit=_at_rank(ranks[key]))
         findings.extend(found)
         if compiled is not None:
             destinations[key] = compiled
-    listeners: dict[str, documents.Listener] = {}
+    listeners: dict[str, documents.ListenerDocument] = {}
     claims = AddressClaims(hostnames.owners_of(_hostname_claims(resources, context), context.incumbents))
     ranks = _ranks(resources.listeners, context.previous.listeners)
     for key, wanted in resources.listeners.items():
@@ -204,7 +204,7 @@ def _hostname_claims(resources: Resources, context: CompileContext) -> Iterable[
 
 def compile_destination(
     one: Destination, resources: Resources, context: CompileContext, *, is_over_limit: Callable[[int], bool]
-) -> tuple[documents.Destination | None, list[Finding]]:
+) -> tuple[documents.DestinationDocument | None, list[Finding]]:
     """Return the document of a destination, and the findings. Without its tenant it gets no document.
 
     Args:
@@ -229,7 +229,7 @@ def compile_listener(
     *,
     claims: AddressClaims,
     is_over_limit: Callable[[int], bool],
-) -> tuple[documents.Listener | None, list[Finding]]:
+) -> tuple[documents.ListenerDocument | None, list[Finding]]:
     """Return the document of a listener, and the findings.
 
     A listener gets no document without its tenant, against its class, or without any address. If a value or an
@@ -281,7 +281,9 @@ def compile_listener(
     return document, findings
 
 
-def _last_good(previous: documents.Listener, owner: Tenant, claims: AddressClaims) -> documents.Listener | None:
+def _last_good(
+    previous: documents.ListenerDocument, owner: Tenant, claims: AddressClaims
+) -> documents.ListenerDocument | None:
     """Return the previous document with the tenant as it is now, without addresses that others have by now.
 
     The tenant is renewed so that suspending it always works.
@@ -328,7 +330,7 @@ def _grant_addresses(
     return tuple(granted), findings
 
 
-def _refusal(one: Listener, address: Address, policy: HostnamePolicy, claims: AddressClaims) -> Reason | None:
+def _refusal(one: Listener, address: AddressSpec, policy: HostnamePolicy, claims: AddressClaims) -> Reason | None:
     """Return why a listener may not have a hostname; None if it may."""
     reason = policy.refusal(address.hostname)
     if reason is not None:
@@ -339,7 +341,7 @@ def _refusal(one: Listener, address: Address, policy: HostnamePolicy, claims: Ad
 
 
 def _authentication(
-    one: Listener, resolver: SecretResolver, keys: model.Keys, previous: documents.Listener | None
+    one: Listener, resolver: SecretResolver, keys: model.Keys, previous: documents.ListenerDocument | None
 ) -> documents.Authentication:
     """Return how Purple authenticates. It fails closed.
 
@@ -380,7 +382,7 @@ def _destination_findings(one: Listener, resources: Resources) -> Iterable[Findi
             yield finding(one, path, Reason.DestinationNotFound, message)
 
 
-def _destination_key(one: Listener, route: Route) -> str:
+def _destination_key(one: Listener, route: RouteSpec) -> str:
     return f"{one.metadata.namespace}/{route.destination_ref.name}"
 
 

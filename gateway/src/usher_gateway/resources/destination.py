@@ -176,8 +176,8 @@ _Unresolved = Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabel
 
 
 def compile_destination(
-    destination: Destination, resolver: SecretResolver, previous: documents.Destination | None
-) -> tuple[documents.Destination | None, list[conditions.Finding]]:
+    destination: Destination, resolver: SecretResolver, previous: documents.DestinationDocument | None
+) -> tuple[documents.DestinationDocument | None, list[conditions.Finding]]:
     """Return the document of a destination, and the findings.
 
     A value that is not supported keeps the previous document in force. If a Secret disappeared, the last known
@@ -188,7 +188,7 @@ def compile_destination(
     if http is None:  # cannot happen: the reader has checked the rule of the union
         raise ValueError("a Destination of type HTTP must have http")
     pick = types.value_or_default
-    document = documents.Destination(
+    document = documents.DestinationDocument(
         namespace=destination.metadata.namespace,
         name=destination.metadata.name,
         url=http.url,
@@ -215,8 +215,8 @@ def compile_destination(
 
 
 def _with_last_credentials(
-    document: documents.Destination, resolver: SecretResolver, previous: documents.Destination | None
-) -> documents.Destination:
+    document: documents.DestinationDocument, resolver: SecretResolver, previous: documents.DestinationDocument | None
+) -> documents.DestinationDocument:
     if resolver.missing is None:
         return document
     if previous is None or previous.unresolved:
@@ -252,7 +252,7 @@ def _signing_secrets(http: Http, resolver: SecretResolver) -> tuple[str, ...]:
 
 
 def _unsupported_values(
-    destination: Destination, http: Http, document: documents.Destination
+    destination: Destination, http: Http, document: documents.DestinationDocument
 ) -> Iterator[conditions.Finding]:
     """Yield what the schema cannot check."""
 

@@ -28,7 +28,7 @@ class QueryPair(types.Model, frozen=True, kw_only=True):
     value: types.QueryValue
 
 
-class Address(types.Model, frozen=True, kw_only=True):
+class AddressSpec(types.Model, frozen=True, kw_only=True):
     """One URL that Purple posts to; without `path` it gets `/v1/` and the token."""
 
     name: types.ItemName
@@ -110,7 +110,7 @@ class HeaderAuthentication(types.Model, frozen=True, kw_only=True):
     secret_ref: types.SecretKeyRef
 
 
-class Authentication(types.Model, frozen=True, kw_only=True):
+class AuthenticationSpec(types.Model, frozen=True, kw_only=True):
     """How Purple proves itself, besides knowing the URL."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Basic": "basic", "Header": "header"}),)
@@ -235,7 +235,7 @@ class Silence(types.Model, frozen=True, kw_only=True):
     ) = None
 
 
-class OncePer(types.Model, frozen=True, kw_only=True):
+class OncePerSpec(types.Model, frozen=True, kw_only=True):
     """At most one delivery per key and period, in the tenant's time zone."""
 
     per: Annotated[
@@ -250,7 +250,7 @@ class OncePer(types.Model, frozen=True, kw_only=True):
     every: Annotated[Literal["Day", "Week", "Month"], msgspec.Meta(description="The period; a week begins on Monday.")]
 
 
-class Route(types.Model, frozen=True, kw_only=True):
+class RouteSpec(types.Model, frozen=True, kw_only=True):
     """Which visits go to which destination, and how."""
 
     name: types.ItemName
@@ -278,7 +278,7 @@ class Route(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    once_per: OncePer | None = None
+    once_per: OncePerSpec | None = None
     deliver_within_seconds: (
         Annotated[
             int,
@@ -317,7 +317,7 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     ) = None
     addresses: (
         Annotated[
-            list[Address],
+            list[AddressSpec],
             msgspec.Meta(
                 min_length=1,
                 max_length=types.MAX_ADDRESSES,
@@ -335,7 +335,7 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    authentication: Authentication | None = None
+    authentication: AuthenticationSpec | None = None
     allowed_sources: AllowedSources | None = None
     fields: Fields | None = None
     dedupe: Dedupe | None = None
@@ -343,7 +343,7 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     silence: Silence | None = None
     routes: (
         Annotated[
-            list[Route],
+            list[RouteSpec],
             msgspec.Meta(
                 max_length=types.MAX_ROUTES,
                 description="Which visits go where. A listener without routes only counts.",
@@ -419,7 +419,7 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def addresses_of(declared: Address, tokens: Iterable[TokenPath]) -> Iterator[documents.Address]:
+def addresses_of(declared: AddressSpec, tokens: Iterable[TokenPath]) -> Iterator[documents.Address]:
     """Yield the addresses of one declared address: one with its own path, or one per token."""
     if declared.path is not None:
         yield documents.Address(declared.hostname, declared.path, declared.query_pairs)
@@ -473,12 +473,12 @@ def _expression_findings(listener: Listener) -> Iterator[conditions.Finding]:
 def build_document(
     listener: Listener,
     *,
-    tenant: documents.Tenant,
+    tenant: documents.TenantDocument,
     addresses: tuple[documents.Address, ...],
     authentication: documents.Authentication,
     class_spec: listener_class.ListenerClassSpec,
     trusted_proxies: tuple[str, ...],
-) -> documents.Listener:
+) -> documents.ListenerDocument:
     """Return the document of a listener, every default filled in.
 
     Args:
@@ -498,7 +498,7 @@ def build_document(
     proxies = (*((client and client.trusted_proxies) or ()), *trusted_proxies)
     pick = types.value_or_default
     address_from = pick(client and client.from_, "ListenerClass.spec.clientAddress.from")
-    return documents.Listener(
+    return documents.ListenerDocument(
         namespace=listener.metadata.namespace,
         name=listener.metadata.name,
         tenant=tenant,
@@ -541,7 +541,7 @@ def _fields(fields: Fields) -> dict[str, tuple[str, ...]]:
     return merged
 
 
-def _route(listener: Listener, route: Route) -> documents.Route:
+def _route(listener: Listener, route: RouteSpec) -> documents.Route:
     once = route.once_per
     pick = types.value_or_default
     return documents.Route(

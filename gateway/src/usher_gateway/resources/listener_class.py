@@ -139,7 +139,7 @@ class IssuerRef(types.Model, frozen=True, kw_only=True):
     group: Annotated[types.ObjectName, msgspec.Meta(description="API group of the issuer.")] | None = None
 
 
-class Tls(types.Model, frozen=True, kw_only=True):
+class TlsSpec(types.Model, frozen=True, kw_only=True):
     """Who terminates TLS, with which certificate."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
@@ -268,7 +268,7 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
         | None
     ) = None
     exposure: Exposure | None = None
-    tls: Tls | None = None
+    tls: TlsSpec | None = None
     client_address: ClientAddress | None = None
     maximums: Maximums | None = None
 

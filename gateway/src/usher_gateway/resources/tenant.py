@@ -99,7 +99,7 @@ def check_tenant(tenant: Tenant) -> list[conditions.Finding]:
     return [conditions.finding(tenant, "spec.timeZone", conditions.Reason.UnsupportedValue, message)]
 
 
-def build_document(tenant: Tenant) -> documents.Tenant:
+def build_document(tenant: Tenant) -> documents.TenantDocument:
     """Return the part of a listener's document about its tenant, every default filled in.
 
     An unknown time zone becomes UTC.
@@ -109,7 +109,7 @@ def build_document(tenant: Tenant) -> documents.Tenant:
     retention = spec.retention or Retention()
     pick = types.value_or_default
     zone = pick(spec.time_zone, "Tenant.spec.timeZone")
-    return documents.Tenant(
+    return documents.TenantDocument(
         name=tenant.metadata.name,
         company_id=pick(spec.company_id, "Tenant.spec.companyID"),
         company_check=pick(spec.company_check, "Tenant.spec.companyCheck"),

@@ -14,7 +14,7 @@ from usher_gateway.resources import compiler, conditions, hostnames, types
 from usher_gateway.resources.listener import addresses_of
 from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View
 
-_DocumentT = TypeVar("_DocumentT", documents.Listener, documents.Destination)
+_DocumentT = TypeVar("_DocumentT", documents.ListenerDocument, documents.DestinationDocument)
 DocumentResource = CachedResource[resources.Listener] | CachedResource[resources.Destination]
 """A resource that is compiled to a document."""
 
@@ -22,7 +22,7 @@ DocumentResource = CachedResource[resources.Listener] | CachedResource[resources
 class CompiledDocument(msgspec.Struct, frozen=True):
     """A document, and the findings about its resource."""
 
-    document: documents.Listener | documents.Destination | None
+    document: documents.ListenerDocument | documents.DestinationDocument | None
     findings: list[conditions.Finding]
     unknown_secrets: tuple[str, ...]
     """See ``Plan.unknown_secrets``."""
@@ -93,7 +93,7 @@ def compile_listener(view: View, cached: CachedResource[resources.Listener], key
         return _blocked(one, one.spec.tenant_ref.name)
     own_class = our_class(view, one.class_name)
     secrets = _SecretLookup(view)
-    previous = _previous(view, Key("Listener", namespace, one.metadata.name), documents.Listener)
+    previous = _previous(view, Key("Listener", namespace, one.metadata.name), documents.ListenerDocument)
     document, findings = compiler.compile_listener(
         one,
         compiler.Resources(
@@ -126,7 +126,7 @@ def compile_destination(
     if isinstance(tenant, UnreadableResource):
         return _blocked(one, ref.name if ref else "")
     secrets = _SecretLookup(view)
-    previous = _previous(view, Key("Destination", namespace, one.metadata.name), documents.Destination)
+    previous = _previous(view, Key("Destination", namespace, one.metadata.name), documents.DestinationDocument)
     document, findings = compiler.compile_destination(
         one,
         compiler.Resources(
@@ -219,7 +219,7 @@ def _reserved(view: View) -> frozenset[str]:
 
 
 def _claims(
-    view: View, cached: CachedResource[resources.Listener], previous: documents.Listener | None
+    view: View, cached: CachedResource[resources.Listener], previous: documents.ListenerDocument | None
 ) -> hostnames.AddressClaims:
     """Who owns the hostnames that a listener names or has, and which of its addresses others have before it."""
     hosts = {address.hostname for address in cached.resource.spec.addresses or ()}
@@ -284,6 +284,6 @@ def _precedence(
 ) -> tuple[bool, tuple[str, str, str]]:
     """Lower comes first: a listener that is published with an address, else the oldest."""
     meta = cached.resource.metadata
-    document = _previous(view, Key("Listener", meta.namespace, meta.name), documents.Listener)
+    document = _previous(view, Key("Listener", meta.namespace, meta.name), documents.ListenerDocument)
     has_it = any(hostnames.address_key(one) == address for one in (document.addresses if document else ()))
     return not has_it, age(cached)

@@ -238,7 +238,7 @@ def _children_of_kind(view: View, hostname: str, kind: str) -> list[ChildState]:
 
 
 def unroutable(
-    one: resources.Listener, document: documents.Listener, host: str, spec: listener_class.ListenerClassSpec
+    one: resources.Listener, document: documents.ListenerDocument, host: str, spec: listener_class.ListenerClassSpec
 ) -> list[conditions.Finding]:
     """Findings about a hostname that the class cannot expose. They do not name the path, which may be a secret."""
     paths = [address.path for address in document.addresses if address.host == host]

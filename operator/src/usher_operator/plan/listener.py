@@ -67,7 +67,7 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
     )
 
 
-def _granted(one: resources.Listener, document: documents.Listener | None) -> tuple[str, ...]:
+def _granted(one: resources.Listener, document: documents.ListenerDocument | None) -> tuple[str, ...]:
     """The hostnames that a listener names and that its document has."""
     named = {address.hostname for address in one.spec.addresses or ()}
     return tuple(sorted(named & {address.host for address in (document.addresses if document else ())}))
@@ -75,11 +75,11 @@ def _granted(one: resources.Listener, document: documents.Listener | None) -> tu
 
 def _in_force(
     view: View, key: Key, compiled: compiling.CompiledDocument, published: common.Publication
-) -> documents.Listener | None:
+) -> documents.ListenerDocument | None:
     """The document that gateways should run."""
     before = view.published(key) if published.stays else None
     document = before.document if before else compiled.document
-    return document if isinstance(document, documents.Listener) else None
+    return document if isinstance(document, documents.ListenerDocument) else None
 
 
 def _reported_suspension(
@@ -115,7 +115,7 @@ class _HostnameStates(msgspec.Struct, frozen=True):
     unknown_secrets: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, view: View, one: resources.Listener, document: documents.Listener | None) -> "_HostnameStates":
+    def of(cls, view: View, one: resources.Listener, document: documents.ListenerDocument | None) -> "_HostnameStates":
         """The states of every hostname in a document."""
         own_class = compiling.our_class(view, one.class_name)
         if document is None or own_class is None:

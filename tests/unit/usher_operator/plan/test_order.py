@@ -112,7 +112,10 @@ def test_a_cluster_serves_what_files_would(manifests: list[dict[str, Any]]) -> N
     oldest_first = sorted(found.seen.items(), key=lambda item: (item[1].created, item[0].namespace, item[0].name))
     given_ = compiler.collect((seen.resource for _, seen in oldest_first), {})
     wanted = compiler.compile_resources(given_, compiler.CompileContext(keys=views.KEYS)).snapshot
-    by_kind: dict[str, dict[str, documents.Listener | documents.Destination]] = {"Listener": {}, "Destination": {}}
+    by_kind: dict[str, dict[str, documents.ListenerDocument | documents.DestinationDocument]] = {
+        "Listener": {},
+        "Destination": {},
+    }
     for key, document in published.items():
         by_kind[key.kind][key.path] = document
     assert by_kind == {"Listener": wanted.listeners, "Destination": wanted.destinations}

@@ -13,7 +13,7 @@ DESTINATION = Key("Destination", "default", "crm")
 HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
-def document(built: views.MemoryView, key: Key = KEY) -> documents.Listener | documents.Destination:
+def document(built: views.MemoryView, key: Key = KEY) -> documents.ListenerDocument | documents.DestinationDocument:
     built.settle()
     found = built.published(key)
     assert found is not None
@@ -22,13 +22,13 @@ def document(built: views.MemoryView, key: Key = KEY) -> documents.Listener | do
 
 def authentication(built: views.MemoryView) -> documents.Authentication:
     found = document(built)
-    assert isinstance(found, documents.Listener)
+    assert isinstance(found, documents.ListenerDocument)
     return found.authentication
 
 
 def addresses(built: views.MemoryView, key: Key = KEY) -> list[str]:
     found = document(built, key)
-    assert isinstance(found, documents.Listener)
+    assert isinstance(found, documents.ListenerDocument)
     return [address.host for address in found.addresses]
 
 
@@ -163,7 +163,7 @@ def test_a_missing_class_leaves_the_listener_in_force_with_its_tenant_as_it_is_n
     reasons.class_is_gone(built)
     built.edit("Tenant", "default/acme", state="Suspended")
     found = document(built)
-    assert isinstance(found, documents.Listener)
+    assert isinstance(found, documents.ListenerDocument)
     assert found.tenant.state == "Suspended"
     assert plan.plan(built, HOSTNAME).children is None
 
