@@ -63,7 +63,7 @@ def test_a_transform_gives_a_document(source: str, value: object) -> None:
         (f"visit.email.matches('{'a' * 101}')", "when", "at most 100 characters"),
         (" || ".join(["visit.email.matches('a')"] * 5), "when", "used 5 times"),
         ("visit.email ==", "when", "line 1, column 15: the end was not expected here"),
-        ("visit.late)", "when", "line 1, column 11: ')' stands where the end should"),
+        ("visit.late)", "when", "line 1, column 11: found ')' where the end was expected"),
         ("(visit.late", "when", "line 1, column 12: missing ')' at the end"),
         ("visit.emial == ''", "when", "did you mean `email`?"),
         ("vist.email == ''", "when", "did you mean `visit`?"),

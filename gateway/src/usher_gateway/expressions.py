@@ -1,10 +1,14 @@
-"""Expressions (CEL): what a tenant may write in ``when`` and ``transform``, checked before the parser sees it.
+"""Expressions (CEL) that tenants write in ``when`` and ``transform``: static checks, and evaluation within bounds.
 
-The core is native: it holds the interpreter's lock, has no cost limit, and crashes on long or deep input. Measured
-(common-expression-language 0.10): in a thread with 8 MiB of stack a chain ``a+a+…`` crashes between 10,000 and 20,000
-terms, with 512 KiB between 511 and 1,000; macros copy their whole result at every step, so that ``xs.map(x, ys)`` over
-1,000 items each takes 32 s. Hence the static bounds below, and an estimate of the work before every evaluation.
-Call from threads with at least 1 MiB of stack.
+The native core that evaluates them holds the interpreter's lock, has no cost limit, and crashes on long or deep input.
+Measured with common-expression-language 0.10:
+
+- A chain ``a+a+…`` crashes a thread with 8 MiB of stack between 10,000 and 20,000 terms, and one with 512 KiB between
+  511 and 1,000.
+- A macro copies its whole result at every step, so that ``xs.map(x, ys)`` over 1,000 items each takes 32 s.
+
+So this module checks the bounds below before the parser sees the text, and estimates the work before every evaluation.
+Call it from threads with at least 1 MiB of stack.
 """
 
 import difflib
@@ -21,7 +25,7 @@ import msgspec
 from usher_gateway import model
 
 Where = Literal["when", "transform"]
-"""Where an expression stands: a filter, which gives true or false, or what makes a delivery's document."""
+"""The field of an expression: ``when`` is a filter (true or false), ``transform`` makes the document of a delivery."""
 
 MAX_LENGTH = 1024
 """Longest expression, in characters."""
@@ -30,22 +34,22 @@ MAX_DEPTH = 24
 """Deepest nesting of brackets; the parser itself gives up at 96."""
 
 MAX_PATTERN_LENGTH = 100
-"""Longest pattern of ``matches``; only a literal can be checked."""
+"""Longest pattern of ``matches``, in characters. It must be a literal, because only a literal can be checked."""
 
 MAX_MATCHES = 4
-"""Most uses of ``matches``: each compiles its pattern at every evaluation, up to 6 ms."""
+"""Most uses of ``matches``. Each compiles its pattern at every evaluation, which takes up to 6 ms."""
 
 MAX_ITEMS = 1000
-"""Arrays of a body are cut to this many items."""
+"""Longest array of a body, in items; longer ones are cut."""
 
 MAX_WORK = 50_000_000
-"""Most estimated work of one evaluation; a unit is about a nanosecond."""
+"""Most estimated work of one evaluation. A unit is about a nanosecond."""
 
 VISIT_FIELDS = frozenset(model.Visit.__struct_fields__) | {"receivedAt", "occurredAt", "late"}
-"""What ``visit`` has."""
+"""The members of ``visit``."""
 
 MACROS = frozenset({"all", "exists", "exists_one", "existsOne", "map", "filter"})
-"""Comprehensions: they run their argument once per item."""
+"""Comprehension macros. They evaluate their argument once per item."""
 
 FUNCTIONS = frozenset(
     {
@@ -76,10 +80,10 @@ FUNCTIONS = frozenset(
         "uint",
     }
 )
-"""Functions that there are."""
+"""The functions that an expression may call."""
 
 _NODE_WORK = 70
-_PLAIN_WORK = 4  # what converting a value in and out costs more than copying it inside the core
+_PLAIN_WORK = 4  # converting a value in and out costs this much more than copying it inside the core
 _HIDES_REPETITION = re.compile(r"\\[xXuU0-9]|\(\?[a-zA-Z-]*x|\}[{?]")
 _MOST_REPEATED = 10_000
 _STATE_WORK = 8
@@ -98,18 +102,18 @@ _TOKEN = re.compile(
 
 
 def visit_values(visit: model.Visit, received_at: int, *, late: bool) -> dict[str, object]:
-    """What ``visit`` is in an expression: times (microseconds) become RFC 3339 text, ``""`` where there is none."""
+    """Return the value of ``visit`` in an expression. Times (microseconds) become RFC 3339 text, ``""`` if absent."""
     occurred_at = "" if visit.occurredAt is None else model.format_time(visit.occurredAt)
     times = {"receivedAt": model.format_time(received_at), "occurredAt": occurred_at, "late": late}
     return msgspec.structs.asdict(visit) | times
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """What an evaluation gave: a value, or an error code; and what it cost."""
+    """The result of an evaluation: a value or an error code, and the CPU time."""
 
     value: Any = None
     error_code: str = ""
-    """One word without anything of the data: see ``_code_of``; ``""`` where there is a value."""
+    """One word that contains nothing of the data (see ``_code_of``); ``""`` if there is a value."""
     cpu_seconds: float = 0.0
     """CPU time of the calling thread."""
 
@@ -122,7 +126,7 @@ class _Token(msgspec.Struct, frozen=True):
 
 
 class Program:
-    """A checked expression, ready to be evaluated; one that is not valid evaluates to ``ExpressionInvalid``."""
+    """A checked expression, ready to be evaluated. An invalid one always evaluates to ``ExpressionInvalid``."""
 
     def __init__(self, source: str, where: Where) -> None:
         self.source = source
@@ -140,7 +144,7 @@ class Program:
         self._factor = len(names) * (1 + pluses // 2)
 
     def evaluate(self, visit: Mapping[str, object], body: object = None) -> Evaluation:
-        """Evaluate over a visit and, if the expression mentions it, the body as parsed JSON. Never raises."""
+        """Evaluate with a visit and, if the expression mentions it, the body as parsed JSON. Never raises."""
         if self._program is None:
             return Evaluation(error_code="ExpressionInvalid")
         started = time.thread_time_ns()
@@ -149,39 +153,42 @@ class Program:
 
     def _evaluate(self, visit: Mapping[str, object], body: object) -> tuple[Any, str]:
         try:
-            scale = _Scale()
+            copier = _WeighingCopier()
             given = {"visit": visit, "body": body}
-            values = {root: scale.part(given[root], parts) for root, parts in self._parts.items()}
-            if self._work(scale) > MAX_WORK:
+            values = {root: copier.part(given[root], parts) for root, parts in self._parts.items()}
+            if self._work(copier) > MAX_WORK:
                 return None, "TooExpensive"
             value = self._program.execute(values)
-        except Exception as error:  # noqa: BLE001 - what the core raises is data: it becomes a code
+        except Exception as error:  # noqa: BLE001 - every error of the core becomes a code
             return None, _code_of(error)
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # how a panic of the native core arrives
+            if type(error).__name__ != "PanicException":  # a panic of the native core
                 raise
             return None, "Panic"
         if self.where == "when" and not isinstance(value, bool):
             return None, "NotBoolean"
         return value, ""
 
-    def _work(self, scale: "_Scale") -> int:
-        """An upper estimate: each name may stand for everything; a macro copies its growing result per item."""
-        weight, repeats = scale.weight, _PLAIN_WORK
+    def _work(self, copier: "_WeighingCopier") -> int:
+        """Return an upper estimate of the work.
+
+        Each name may stand for the whole value, and a macro copies its growing result once per item.
+        """
+        weight, repeats = copier.weight, _PLAIN_WORK
         if self._has_macro:
-            longest = max(scale.longest, self._most_literal_items)
-            weight, repeats = scale.heaviest, longest * longest // 2
-        return (max(weight, 1) * max(repeats, 1) + scale.characters * self._match_work) * self._factor
+            longest = max(copier.longest, self._most_literal_items)
+            weight, repeats = copier.heaviest, longest * longest // 2
+        return (max(weight, 1) * max(repeats, 1) + copier.characters * self._match_work) * self._factor
 
 
 @functools.lru_cache(maxsize=16_384)
 def compile_expression(source: str, where: Where) -> Program:
-    """The program of an expression, kept: the same text is parsed once."""
+    """Return the program of an expression from a cache, so that each text is parsed once."""
     return Program(source, where)
 
 
 def check_expression(source: str, where: Where) -> list[str]:
-    """Every problem of an expression, each with what to do about it; empty where there is none."""
+    """Return every problem of an expression, each with a way to correct it."""
     return list(compile_expression(source, where).problems)
 
 
@@ -194,7 +201,7 @@ def _compile(source: str, where: Where) -> tuple[tuple[str, ...], Any]:
         return tuple(found), None
     try:
         program = cel.compile(source)
-    except Exception as error:  # noqa: BLE001 - the parser's own words become a problem
+    except Exception as error:  # noqa: BLE001 - every error of the parser becomes a problem
         return (_parse_problem(str(error)), *found), None
     except BaseException as error:
         if type(error).__name__ != "PanicException":
@@ -233,7 +240,7 @@ def _static_problems(tokens: list[_Token], where: Where) -> Iterator[str]:
 
 
 def _macros(tokens: list[_Token]) -> Iterator[int]:
-    """Where a comprehension macro is called."""
+    """Yield the index of each call of a comprehension macro."""
     for index, token in enumerate(tokens[:-1]):
         if token.kind == "word" and token.text in MACROS and tokens[index + 1].text == "(" and index > 0:
             yield index
@@ -245,7 +252,8 @@ def _macro_problems(tokens: list[_Token], index: int) -> Iterator[str]:
         if token.text == ")" and token.depth == depth:
             return
         if token.kind == "word" and token.text in {"body", "matches"}:
-            yield f"`{token.text}` may not be used inside `{tokens[index].text}` (column {token.at + 1}): once per item"
+            where = f"inside `{tokens[index].text}` (column {token.at + 1})"
+            yield f"`{token.text}` may not be used {where}, because it would run once per item"
 
 
 def _matches_problems(tokens: list[_Token]) -> Iterator[str]:
@@ -264,20 +272,20 @@ def _matches_problems(tokens: list[_Token]) -> Iterator[str]:
 
 
 def _literal_length(text: str) -> int:
-    """Characters between the quotes of a literal."""
+    """Return the number of characters between the quotes of a literal."""
     quoted = text.lstrip("bBrR")
     return len(quoted) - (6 if quoted[:3] in {'"""', "'''"} else 2)
 
 
 def _match_work(tokens: list[_Token]) -> int:
-    """Work per character of text: a pattern is followed in all its states, and repetitions multiply these."""
+    """Return the work of ``matches`` per character of text: it follows all states of its pattern at once."""
     return _STATE_WORK * sum(
         _states(after.text) for token, _, after in zip(tokens, tokens[1:], tokens[2:], strict=False) if _is_match(token)
     )
 
 
 def _states(pattern: str) -> int:
-    """An upper estimate of the states of a pattern, from its literal: repeated groups multiply, the rest adds up."""
+    """Return an upper estimate of the states of a pattern: repeated groups multiply, everything else adds up."""
     if _HIDES_REPETITION.search(pattern):
         return len(pattern) * _MOST_REPEATED
     states, groups = len(pattern), 1
@@ -295,7 +303,7 @@ def _is_match(token: _Token) -> bool:
 
 
 def _variables(tokens: list[_Token]) -> Iterator[_Token]:
-    """Words that stand for a value: no member, no function, no keyword, no key of a message."""
+    """Yield the words that name a value, without members, functions, keywords and names of messages."""
     for index, token in enumerate(tokens):
         before = tokens[index - 1].text if index else ""
         after = tokens[index + 1].text if index + 1 < len(tokens) else ""
@@ -304,11 +312,14 @@ def _variables(tokens: list[_Token]) -> Iterator[_Token]:
 
 
 _Parts = dict[str, "_Parts | None"]
-"""Members that are read, nested; None: the whole value."""
+"""The members that an expression reads, nested. None means the whole value."""
 
 
 def _parts(tokens: list[_Token], root: str) -> _Parts | None:
-    """What an expression reads of a root: converting a value into the core costs more than most expressions."""
+    """Return the members of a root that an expression reads.
+
+    Only these are converted for the core, because a conversion costs more than most expressions.
+    """
     found: _Parts = {}
     variables = {token.at for token in _variables(tokens)}
     for index, token in enumerate(tokens):
@@ -321,7 +332,7 @@ def _parts(tokens: list[_Token], root: str) -> _Parts | None:
 
 
 def _chain(tokens: list[_Token]) -> list[str]:
-    """The members that follow a name: ``.a.b`` gives a and b; a method is no member."""
+    """Return the members after a name: ``.a.b`` gives a and b. A method does not count."""
     chain = []
     for dot, member, after in itertools.zip_longest(tokens[::2], tokens[1::2], tokens[2::2]):
         called = after is not None and after.text == "("
@@ -332,7 +343,7 @@ def _chain(tokens: list[_Token]) -> list[str]:
 
 
 def _add(parts: _Parts, chain: list[str]) -> None:
-    """Add one chain; a value that is read whole stays whole."""
+    """Add one chain of members. A value that is already read as a whole stays so."""
     for name in chain[:-1]:
         inner = parts.setdefault(name, {})
         if inner is None:
@@ -342,11 +353,11 @@ def _add(parts: _Parts, chain: list[str]) -> None:
 
 
 def _name_problems(tokens: list[_Token]) -> Iterator[str]:
-    """Names that are nowhere defined: found here, not at the first visit."""
+    """Yield a problem for each undefined name, so that it is found before the first visit."""
     bound = {tokens[index + 2].text for index in _macros(tokens) if index + 2 < len(tokens)}
     known = bound | _ROOTS
     for name in sorted(bound & _ROOTS):
-        yield f"`{name}` may not be the name of a loop's item: call it something else"
+        yield f"`{name}` may not be the name of a loop's item: choose another name"
     for token in _variables(tokens):
         if token.text not in known:
             hint = _hint(token.text, known, "use `visit` or `body`")
@@ -354,7 +365,7 @@ def _name_problems(tokens: list[_Token]) -> Iterator[str]:
     for token, after in itertools.pairwise(tokens):
         called = token.kind == "word" and token.text not in _KEYWORDS and after.text in {"(", "{"}
         if called and (after.text == "{" or token.text not in FUNCTIONS | MACROS):
-            yield f"there is no function `{token.text}` (column {token.at + 1}){_hint(token.text, FUNCTIONS)}"
+            yield f"no function `{token.text}` exists (column {token.at + 1}){_hint(token.text, FUNCTIONS)}"
     for first, dot, member in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if first.text == "visit" and first.kind == "word" and dot.text == "." and member.text not in VISIT_FIELDS:
             hint = _hint(member.text, VISIT_FIELDS, "what Purple sent is in `body`")
@@ -370,11 +381,11 @@ def _hint(word: str, known: Iterable[str], otherwise: str = "") -> str:
 _UNEXPECTED = re.compile(
     r"(?:mismatched input|extraneous input|no viable alternative at input) (?P<what>.+?)(?: expecting (?P<instead>.+))?"
 )
-"""How the parser says that something stands where it must not."""
+"""The parser's messages about an unexpected token."""
 
 
 def _parse_problem(text: str) -> str:
-    """The parser's first complaint that has a position, without its list of all tokens that there are."""
+    """Return the parser's first message that has a position, without its list of all possible tokens."""
     found = re.search(r"<input>:(\d+):(\d+): Syntax error: ([^\n]*)", text) or re.search(
         r"<input>:(\d+):(\d+): ([^\n]*)", text
     )
@@ -384,13 +395,13 @@ def _parse_problem(text: str) -> str:
     unexpected = _UNEXPECTED.fullmatch(re.sub(r" expecting \{.*", "", what))
     if unexpected is not None:
         there, instead = unexpected["what"], unexpected["instead"]
-        what = f"{there} stands where {instead} should" if instead else f"{there} was not expected here"
+        what = f"found {there} where {instead} was expected" if instead else f"{there} was not expected here"
     what = re.sub("'?<EOF>'?", "the end", what)
     return f"cannot be parsed at line {line}, column {column}: {what}"
 
 
 def _code_of(error: Exception) -> str:
-    """A code for what the core raised. Its text is never kept: it may quote the data."""
+    """Return a code for an error of the core. Its text is dropped, because it may quote the data."""
     match error:
         case KeyError():
             return "NoSuchField"
@@ -407,26 +418,27 @@ def _code_of(error: Exception) -> str:
     return "EvaluationFailed"
 
 
-class _Scale:
-    """Copies JSON with its arrays cut, and weighs it on the way."""
+class _WeighingCopier:
+    """Copies JSON values with their arrays cut, and adds up how expensive they are."""
 
     def __init__(self) -> None:
         self.weight = 0
         self.characters = 0
-        """Of all texts together."""
+        """Characters of all texts together."""
         self.longest = 0
-        """Most items of an array, or keys of an object: macros run over both."""
+        """Length of the longest array or object, because macros run over both."""
         self.heaviest = 0
-        """The heaviest single thing that a step of a macro may copy: an item of an array, a key, or a text."""
+        """Weight of the heaviest value that one step of a macro may copy: an item, a key or a text."""
 
     def part(self, value: object, parts: _Parts | None) -> object:
-        """A copy of what is read of a value."""
+        """Return a copy of the parts of a value that an expression reads."""
         if parts is None or not isinstance(value, Mapping):
             return self.cut(value)
         self.weight += _NODE_WORK
         return {name: self.part(value[name], inner) for name, inner in parts.items() if name in value}
 
     def cut(self, value: object) -> object:
+        """Return a copy of a whole value, with its arrays cut."""
         self.weight += _NODE_WORK
         if isinstance(value, str):
             self._text(value)
@@ -450,3 +462,67 @@ class _Scale:
         result = self.cut(item)
         self.heaviest = max(self.heaviest, self.weight - before)
         return result
+
+
+_SAMPLE_RECEIVED_AT = 1_767_261_600 * model.MICROSECONDS
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """A body as Purple may send it, and the visit that Usher reads from it."""
+
+    name: str
+    body: dict[str, Any]
+    visit: model.Visit
+
+
+SAMPLES: tuple[Sample, ...] = (
+    Sample(
+        "a full body",
+        {
+            "user": {
+                "id": 4711,
+                "firstName": "Sam",
+                "lastName": "Sample",
+                "email": "sam@example.com",
+                "mobile": "+440000000000",
+                "gender": "U",
+                "dateOfBirth": "1990-01-31",
+                "source": "form",
+                "mac": "02:00:00:00:00:01",
+                "loginDatetime": "2026-01-01T10:00:00Z",
+                "visitCountsForVenue": 1,
+                "venue": {"id": 99, "name": "Sample Venue", "company": {"id": 77}},
+            },
+        },
+        model.Visit(
+            userId="4711",
+            venueId="99",
+            companyId="77",
+            firstName="Sam",
+            lastName="Sample",
+            email="sam@example.com",
+            mobile="+440000000000",
+            gender="U",
+            dateOfBirth="1990-01-31",
+            source="form",
+            mac="02:00:00:00:00:01",
+            venueName="Sample Venue",
+            visitCount=1,
+            occurredAt=_SAMPLE_RECEIVED_AT,
+        ),
+    ),
+    Sample("a body with only a user", {"user": {"id": "4711"}}, model.Visit(userId="4711")),
+)
+"""One body with every field that Purple is known to send, and one with the least that is accepted."""
+
+
+def failing_samples(source: str, where: Where) -> dict[str, str]:
+    """Return the samples on which a valid expression fails: name -> error code."""
+    program = compile_expression(source, where)
+    failed = {}
+    for sample in SAMPLES if not program.problems else ():
+        values = visit_values(sample.visit, _SAMPLE_RECEIVED_AT, late=False)
+        code = program.evaluate(values, sample.body).error_code
+        if code:
+            failed[sample.name] = code
+    return failed

@@ -73,7 +73,7 @@ def register(app: typer.Typer) -> None:
             guard = address_guard.AddressGuard(allow_destination or ())
         except model.ConfigurationError as error:
             admin_client.fail(str(error), error.hint, admin_client.USAGE)
-        found = (*configuration.problems, *_trials(configuration), *_out_of_reach(configuration, guard))
+        found = (*configuration.problems, *_sample_problems(configuration), *_out_of_reach(configuration, guard))
         problems = sorted(found)
         if output is Output.json:
             _print_json(problems)
@@ -82,21 +82,30 @@ def register(app: typer.Typer) -> None:
         raise typer.Exit(1 if conditions.has_errors(problems) else 0)
 
 
-def _trials(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
-    from usher_gateway import resources
-    from usher_gateway.resources import conditions, samples
+def _sample_problems(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
+    """Try every expression on sample bodies.
+
+    An expression that fails on all of them, and not because a field is absent, is an error.
+    """
+    from usher_gateway import expressions, resources
+    from usher_gateway.resources import conditions
 
     for (kind, key), loaded in configuration.objects.items():
         if not isinstance(loaded.resource, resources.Listener):
             continue
-        for trial in samples.try_expressions(loaded.resource):
+        for path, source, where in loaded.resource.expressions:
+            failed = expressions.failing_samples(source, where)
+            if not failed:
+                continue
+            code = next(iter(failed.values()))
+            always = len(failed) == len(expressions.SAMPLES) and "NoSuchField" not in failed.values()
             yield conditions.Problem(
                 loaded.file,
-                loaded.line_of(trial.path),
-                trial.path,
-                f"fails with {trial.error_code} on {' and on '.join(trial.samples)}; deliveries would be held",
-                _CODES.get(trial.error_code, "see docs/expressions.md"),
-                "error" if trial.always else "warning",
+                loaded.line_of(path),
+                path,
+                f"fails with {code} on {' and on '.join(failed)}; deliveries would be held",
+                _CODES.get(code, "see docs/expressions.md"),
+                "error" if always else "warning",
                 f"{kind} {key}",
             )
 

@@ -375,6 +375,17 @@ class Listener(types.ResourceBase, frozen=True, kw_only=True):
         """(namespace, tenant)."""
         return self.metadata.namespace, self.spec.tenant_ref.name
 
+    @property
+    def expressions(self) -> list[tuple[str, str, Literal["when", "transform"]]]:
+        """The expressions of the routes, as (path of the field, source, field)."""
+        found: list[tuple[str, str, Literal["when", "transform"]]] = []
+        for index, route in enumerate(self.spec.routes or ()):
+            if route.when is not None:
+                found.append((f"spec.routes[{index}].when", route.when, "when"))
+            if route.transform is not None:
+                found.append((f"spec.routes[{index}].transform", route.transform, "transform"))
+        return found
+
 
 class TokenPath(msgspec.Struct, frozen=True):
     """One ``/v1/<token>`` of a listener."""
@@ -460,14 +471,9 @@ def _range_findings(listener: Listener) -> Iterator[conditions.Finding]:
 
 
 def _expression_findings(listener: Listener) -> Iterator[conditions.Finding]:
-    invalid = conditions.Reason.ExpressionInvalid
-    for index, route in enumerate(listener.spec.routes or ()):
-        for message in expressions.check_expression(route.when, "when") if route.when is not None else ():
-            yield conditions.finding(listener, f"spec.routes[{index}].when", invalid, message)
-        for message in (
-            expressions.check_expression(route.transform, "transform") if route.transform is not None else ()
-        ):
-            yield conditions.finding(listener, f"spec.routes[{index}].transform", invalid, message)
+    for path, source, where in listener.expressions:
+        for message in expressions.check_expression(source, where):
+            yield conditions.finding(listener, path, conditions.Reason.ExpressionInvalid, message)
 
 
 def build_document(
