@@ -12,7 +12,7 @@ import pytest
 
 from integration import gateways
 from support import wire
-from usher_gateway import log_writer
+from usher_gateway import logs
 from usher_gateway.simulator import receiver, receiving
 
 VISITS = 100
@@ -127,11 +127,11 @@ def test_what_a_stalled_reader_leaves_no_room_for_is_counted_told_and_the_rest_i
 
     def tell_loss(count: int) -> None:
         told.append(count)
-        writer.write("lost\n")
+        writer.write_line("lost")
 
-    writer = log_writer.LogWriter(pipe[1], tell_loss, most_bytes)
+    writer = logs.start_writer(pipe[1], tell_loss, most_bytes)
     for number in range(lines):
-        writer.write(f"{number:09}\n")
+        writer.write_line(f"{number:09}")
     assert not writer.drain(0.01)
     lost = writer.lines_lost
     assert lines - lost <= (most_bytes + 4_096) // line_bytes + 1
@@ -145,12 +145,12 @@ def test_what_a_stalled_reader_leaves_no_room_for_is_counted_told_and_the_rest_i
 def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None:
     program = """
 import resource, signal, sys
-from usher_gateway import log_writer
+from usher_gateway import logs
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-writer = log_writer.LogWriter(sys.stdout.fileno(), lambda count: None)
-for limit, line in ((15, "first\\n"), (15, "is cut off\\n"), (15, "does not fit\\n"), (100, "whole\\n")):
+writer = logs.start_writer(sys.stdout.fileno(), lambda count: None)
+for limit, line in ((15, "first"), (15, "is cut off"), (15, "does not fit"), (100, "whole")):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))
-    writer.write(line)
+    writer.write_line(line)
     assert writer.drain(10)
 assert writer.lines_lost == 2
 """

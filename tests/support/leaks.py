@@ -92,7 +92,7 @@ def _search_event(logger: object, method: str, event: structlog.typing.EventDict
 def personal_data_in_logs() -> Iterator[None]:
     """Search all logs of this process; at the end, fail if personal data was found anywhere."""
     structlog.configure(
-        processors=[structlog.processors.add_log_level, logs.frames_only, _search_event],
+        processors=[structlog.processors.add_log_level, logs.keep_frames, _search_event],
         cache_logger_on_first_use=False,
     )
     handler = _LibraryLogs(logging.DEBUG)

@@ -22,4 +22,4 @@ def test_lines_of_libraries_are_json_too_and_without_the_text_of_an_exception() 
 
 def test_on_a_terminal_nothing_is_shown_of_what_is_empty() -> None:
     event = {"event": "loop_exception", "line": 0, "hint": "", "reason": None, "frames": ["run"]}
-    assert logs.without_nothing(None, "info", event) == {"event": "loop_exception", "line": 0, "frames": ["run"]}
+    assert logs.drop_empty(None, "info", event) == {"event": "loop_exception", "line": 0, "frames": ["run"]}

@@ -1,29 +1,47 @@
-"""Logs: JSON lines in a cluster, readable on a terminal. Ids only, never personal data."""
+"""Logs: JSON lines in a cluster, readable lines on a terminal. Ids only, never personal data.
+
+A thread writes the lines (``QueueHandler`` and ``QueueListener`` of the standard library), so that a stalled reader or
+a full disk delays no arrival. Two small subclasses add what the standard classes lack:
+
+- ``queue.Queue`` bounds the number of lines and not their bytes, and its lock is not reentrant: if garbage collection
+  logs inside ``put``, the thread waits for itself. ``BoundedQueueHandler`` counts bytes, and drops and counts lines.
+- ``StreamHandler`` reports a failed write to the same descriptor and does not count it. ``DescriptorHandler`` counts
+  it, and waits if the descriptor is non-blocking.
+
+``QueueListener.stop`` joins its thread without a time limit, which never ends with a stalled reader. So no code calls
+it: the thread is a daemon, and ``drain`` waits for at most a second.
+"""
 
 import asyncio
 import atexit
 import datetime
 import json
 import logging
+import logging.handlers
 import os
+import queue
+import select
 import sys
+import threading
 import traceback
 import types
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from usher_gateway import log_writer
+MAX_WAITING_BYTES = 4 * 1024 * 1024
+"""The most bytes that wait for the reader. Further lines are dropped and counted."""
 
 _DRAIN_SECONDS = 1.0
-"""An end waits so long for whoever reads the log."""
+"""How long the end of the process waits for the reader of the log."""
 
-_writers: list[log_writer.LogWriter] = []
-"""At most one: of this process."""
+_queues: list["BoundedQueueHandler"] = []
+"""The queue of this process, if logging is configured."""
 
 
 def configure(*, as_json: bool | None = None, level: str = "info") -> None:
-    """Set up logging for the process; ``as_json`` None: JSON unless standard error is a terminal."""
+    """Set up logging for the process; ``as_json`` None means JSON unless standard error is a terminal."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     if as_json is None:
         as_json = not is_terminal
@@ -31,100 +49,200 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        frames_only,
+        keep_frames,
     ]
     if as_json:
         processors.append(structlog.processors.JSONRenderer())
     else:
-        processors += [without_nothing, structlog.dev.ConsoleRenderer(colors=is_terminal, sort_keys=False)]
-    stream = _open_writer()
+        processors += [drop_empty, structlog.dev.ConsoleRenderer(colors=is_terminal, sort_keys=False)]
+    handler = _open_queue()
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=lambda *_: _LineLogger(stream),
+        logger_factory=lambda *_: _QueueLogger(handler),
         cache_logger_on_first_use=True,
     )
-    # Libraries that log by the standard library: warnings and worse, to the same stream.
-    handler = logging.StreamHandler(stream)
+    # Libraries use the standard library: their warnings and errors go to the same queue.
     handler.setFormatter(JsonLibraryFormatter() if as_json else LibraryFormatter("%(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
-class _LineLogger:
-    """Whole lines for the writer, without a lock: a collection may log while a line is being made."""
+def lines_lost() -> int:
+    """Return how many lines were dropped because the reader stalled or is gone, or the disk was full."""
+    return sum(each.lines_lost for each in _queues)
 
-    def __init__(self, stream: log_writer.LogWriter) -> None:
-        self._stream = stream
+
+def drain() -> bool:
+    """Wait up to a second for the reader, before the process ends. Returns False if lines are still waiting."""
+    return all(each.drain(_DRAIN_SECONDS) for each in _queues)
+
+
+def _open_queue() -> "BoundedQueueHandler":
+    if not _queues:
+        # Without a standard error, descriptor 2 may be a file of the store by now.
+        descriptor = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
+        _queues.append(start_writer(descriptor, _log_loss))
+        atexit.register(drain)
+    return _queues[0]
+
+
+def _log_loss(lines: int) -> None:
+    structlog.get_logger(__name__).warning("log_lines_lost", lines=lines)
+
+
+class _QueueLogger:
+    """The logger behind structlog: it puts whole lines into the queue."""
+
+    def __init__(self, handler: "BoundedQueueHandler") -> None:
+        self._handler = handler
 
     def msg(self, line: str) -> None:
-        """Whatever its level."""
-        self._stream.write(f"{line}\n")
+        """Write a line of any level."""
+        self._handler.write_line(line)
 
     debug = info = warning = error = critical = msg
 
 
-def lines_lost() -> int:
-    """Lines that nobody took: their reader stalled or is gone, or the disk was full."""
-    return sum(writer.lines_lost for writer in _writers)
+class BoundedQueueHandler(logging.handlers.QueueHandler):
+    """Queues lines for the writer thread, from any thread, without ever waiting. Lines keep their order."""
+
+    def __init__(self, on_loss: Callable[[int], None], max_bytes: int) -> None:
+        super().__init__(queue.SimpleQueue())
+        self.lines_lost = 0
+        self._on_loss, self._max_bytes = on_loss, max_bytes
+        self._reported_loss = 0
+        self._waiting_bytes = 0
+        """Bytes of the queued lines and of the line that is being written."""
+        self._changed = threading.Condition(threading.RLock())  # reentrant: garbage collection may log at any point
+
+    def write_line(self, line: str) -> None:
+        """Queue a line as it is."""
+        self.enqueue(logging.makeLogRecord({"msg": line}))
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Queue a formatted record, or drop and count it if too many bytes are waiting."""
+        size = len(_encode(record))
+        with self._changed:
+            if self._waiting_bytes + size > self._max_bytes:
+                self.lines_lost += 1
+            else:
+                self._waiting_bytes += size
+                self.queue.put_nowait(record)
+
+    def finish_line(self, line: bytes, *, is_written: bool) -> None:
+        """Note the end of a line, and report lost lines once the reader has taken everything. For the writer."""
+        with self._changed:
+            self.lines_lost += not is_written
+            is_last = self._waiting_bytes == len(line)
+            lost = self.lines_lost - self._reported_loss if is_written and is_last else 0
+            self._reported_loss += lost
+        if lost:
+            self._on_loss(lost)
+        with self._changed:
+            self._waiting_bytes -= len(line)
+            self._changed.notify_all()
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until every line is written, at most this long; return whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting_bytes, seconds)
 
 
-def drain() -> bool:
-    """Wait for the reader before the process ends, but not for long; False where it does not read."""
-    return all(writer.drain(_DRAIN_SECONDS) for writer in _writers)
+class DescriptorHandler(logging.Handler):
+    """Writes lines to a file descriptor, in the thread of the listener."""
+
+    def __init__(self, descriptor: int, lines: BoundedQueueHandler) -> None:
+        super().__init__()
+        self._descriptor, self._lines = descriptor, lines
+        self._is_cut = False
+        """Whether the last line was written in part, so that the next one starts with a line break."""
+
+    def createLock(self) -> None:  # noqa: N802 - the standard library's name
+        """Have no lock: ``logging.shutdown`` would wait for it while the reader stalls. Only one thread writes."""
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, however long the reader takes."""
+        line = _encode(record)
+        self._lines.finish_line(line, is_written=self._write(line))
+
+    def _write(self, line: bytes) -> bool:
+        left = b"\n" + line if self._is_cut else line
+        try:
+            while left:
+                left = left[self._write_some(left) :]
+        except OSError:
+            self._is_cut = self._is_cut or len(left) < len(line)
+            return False
+        self._is_cut = False
+        return True
+
+    def _write_some(self, data: bytes) -> int:
+        while True:
+            try:
+                return os.write(self._descriptor, data)
+            except BlockingIOError:  # the process that created the descriptor made it non-blocking
+                select.select([], [self._descriptor], [], 1.0)
 
 
-def _open_writer() -> log_writer.LogWriter:
-    if not _writers:
-        # Without a standard error its number may be a file of the store by now.
-        descriptor = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
-        _writers.append(log_writer.LogWriter(descriptor, _tell_loss))
-        atexit.register(drain)
-    return _writers[0]
+def start_writer(
+    descriptor: int, on_loss: Callable[[int], None], max_bytes: int = MAX_WAITING_BYTES
+) -> BoundedQueueHandler:
+    """Start a thread that writes to a descriptor, and return its queue.
+
+    Args:
+        descriptor: where lines go; it may be a pipe or a file, blocking or not.
+        on_loss: called in the writer's thread with the number of lost lines, once lines can be written again.
+        max_bytes: the most bytes that may wait.
+    """
+    lines = BoundedQueueHandler(on_loss, max_bytes)
+    logging.handlers.QueueListener(lines.queue, DescriptorHandler(descriptor, lines)).start()
+    return lines
 
 
-def _tell_loss(lines: int) -> None:
-    structlog.get_logger(__name__).warning("log_lines_lost", lines=lines)
+def _encode(record: logging.LogRecord) -> bytes:
+    return f"{record.msg}\n".encode("utf-8", "backslashreplace")
 
 
 class LibraryFormatter(logging.Formatter):
-    """Lines of libraries: of an exception type and place, as in our own."""
+    """Formats lines of libraries; of an exception it keeps only the type and the frames, like our own lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Without the text of the exception that another formatter may have left in the record."""
+        """Format a record without the exception text that another formatter may have cached in it."""
         record.exc_text = None
         line = super().format(record)
         record.exc_text = None
         return line
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the standard library's name
-        """Not its text."""
+        """Return the type and the frames of an exception, without its text."""
         return " ".join([type(ei[1]).__name__, *_frames(ei[2])])
 
 
 class JsonLibraryFormatter(LibraryFormatter):
-    """The same as a line of JSON, for whoever reads all lines as such."""
+    """Formats lines of libraries as JSON, so that every line of the log is JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """With the names that our own lines have."""
+        """Format a record with the field names of our own lines."""
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat().replace("+00:00", "Z")
         line = {"logger": record.name, "event": super().format(record), "level": record.levelname.lower()}
         return json.dumps({**line, "timestamp": time})
 
 
 def log_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What nobody awaited or caught, for ``loop.set_exception_handler``; asyncio's own would write its text."""
+    """Log an exception that no task caught, without its text. For ``loop.set_exception_handler``."""
     del loop
     structlog.get_logger(__name__).error("loop_exception", exc_info=context.get("exception"))
 
 
-def without_nothing(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """A processor for people: leave out what is empty."""
+def drop_empty(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Remove empty fields; a structlog processor for terminals."""
     del logger, method
     return {name: value for name, value in event.items() if value is not None and value != ""}
 
 
-def frames_only(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """A processor: of an exception keep type and place: its text and its variables may hold what no log may hold."""
+def keep_frames(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Replace an exception by its type and frames, because its text may hold personal data; a structlog processor."""
     del logger, method
     error = event.pop("exc_info", None)
     if isinstance(error, BaseException):
