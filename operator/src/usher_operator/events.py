@@ -1,8 +1,12 @@
-"""Which changes of conditions an Event tells of, and when. Pure: times are seconds of a clock that only grows.
+"""Reports what changed: Events on resources, and lines in the log.
 
-What held and ceases to is told at once. What never held yet is told only if it stays so: while the files of an
-agency are applied one after the other, much is missing for a moment. What is stored is what was told: a restart
-tells nothing anew.
+``EventRecorder`` decides which conditions get a Kubernetes Event, and when. A condition that held and stops holding is
+reported at once. A condition that never held is reported only after a while, because much is missing for a moment while
+the manifests of a new agency are applied one after the other. The stored status is what was reported, so a restart
+reports nothing twice.
+
+``EventLogger`` logs single documents and resources while they are few, and counts the rest. A start with 10,000
+resources writes some lines and some sums; at the level debug the writer logs each child.
 """
 
 import asyncio
@@ -17,48 +21,52 @@ from usher_operator import parsing
 from usher_operator.plan.conditions import OperatorReason
 from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, ObjectRef, ResourceStatus, StatusCondition
 
-MOST_WAITING = 500
-"""So many resources are remembered that may have to be warned of."""
+MAX_WAITING_RESOURCES = 500
+"""Resources that the recorder remembers because it may have to warn about them later."""
 
 _Type = ConditionType
 _Reason = OperatorReason
 
-_TOLD = frozenset({_Type.Ready, *INFORMATIONAL_CONDITIONS})
+_REPORTED = frozenset({_Type.Ready, *INFORMATIONAL_CONDITIONS})
 _NEGATIVE = frozenset({_Type.Quarantining, _Type.RoutesDegraded})
-"""Conditions that are there only while something is wrong."""
+"""Conditions that exist only while something is wrong."""
 
-_COMES_BY_ITSELF = frozenset({_Reason.Pending, _Reason.AddressNotAssigned, _Reason.NoVisitYet})
-"""Reasons for which nobody has to act yet: a certificate is issued, an address assigned, the first visit comes."""
+_NO_ACTION_NEEDED = frozenset({_Reason.Pending, _Reason.AddressNotAssigned, _Reason.NoVisitYet})
+"""Reasons that resolve without an action: a certificate is issued, an address is assigned, the first visit arrives."""
 
 _COMPONENT = "usher-operator"
 
 
 def is_wrong(condition: StatusCondition | None) -> bool:
-    """Whether somebody has to act."""
+    """Whether a person has to act."""
     if condition is None:
         return False
     if condition.type in _NEGATIVE:
         return condition.status == "True"
-    return condition.status == "False" and condition.reason not in _COMES_BY_ITSELF
+    return condition.status == "False" and condition.reason not in _NO_ACTION_NEEDED
 
 
 class EventRecorder:
-    """Decides; remembers what may have to be warned of."""
+    """Decides which conditions get an Event. Pure: times are monotonic seconds.
+
+    Args:
+        grace_seconds: delay before a warning about a condition that never held.
+    """
 
     def __init__(self, grace_seconds: float) -> None:
         self._grace = grace_seconds
         self._waiting: dict[Key, dict[str, float]] = {}
-        """Types of conditions that do not hold yet, and when to warn of it."""
+        """Per resource: the types of conditions that do not hold yet, and when to warn about each."""
 
     def written(
         self, key: Key, status: ResourceStatus, record: parsing.ResourceRecord, now: float
     ) -> list[StatusCondition]:
-        """The changes to tell of now, of a status that was written over what ``record`` has."""
+        """The conditions to report now. ``status`` was written over the stored status in ``record``."""
         stored = {one.type: one for one in record.found.conditions}
         found = []
         for one in status.conditions:
             before = stored.get(one.type)
-            if one.type not in _TOLD or not _is_told(before, one):
+            if one.type not in _REPORTED or not _is_news(before, one):
                 continue
             if _may_wait(before, one):
                 self._wait(key, one.type, now)
@@ -67,7 +75,7 @@ class EventRecorder:
         return found
 
     def overdue(self, key: Key, status: ResourceStatus | None, now: float) -> list[StatusCondition]:
-        """What does not hold for so long now that it is told. ``status``: None where the resource is gone."""
+        """The conditions whose delay is over and that still do not hold. ``status``: None if the resource is gone."""
         waiting = self._waiting.get(key)
         if waiting is None:
             return []
@@ -84,17 +92,17 @@ class EventRecorder:
         return found
 
     def due_in(self, key: Key, now: float) -> float | None:
-        """Seconds until ``overdue`` is to be asked of a key; None where nothing waits."""
+        """Seconds until ``overdue`` has to be called for a key; None if no warning waits."""
         waiting = self._waiting.get(key)
         return max(0.0, min(waiting.values()) - now) if waiting else None
 
     def _wait(self, key: Key, type_: str, now: float) -> None:
-        if key in self._waiting or len(self._waiting) < MOST_WAITING:
+        if key in self._waiting or len(self._waiting) < MAX_WAITING_RESOURCES:
             self._waiting.setdefault(key, {}).setdefault(type_, now + self._grace)
 
 
-def _is_told(before: StatusCondition | None, now: StatusCondition) -> bool:
-    """Whether something flipped, or began to need somebody; what is not there or not known yet is no news."""
+def _is_news(before: StatusCondition | None, now: StatusCondition) -> bool:
+    """Whether a condition flipped, or now needs a person. A condition that is absent or Unknown is not news."""
     if is_wrong(now):
         return not is_wrong(before)
     if before is None or now.status in {before.status, "Unknown"}:
@@ -103,23 +111,23 @@ def _is_told(before: StatusCondition | None, now: StatusCondition) -> bool:
 
 
 def _may_wait(before: StatusCondition | None, now: StatusCondition) -> bool:
-    """Whether it is only not there yet. A Tenant's listeners speak for themselves, and it only after them."""
+    """Whether the report can wait, because the condition never held or because the listeners report it themselves."""
     if not is_wrong(now) or now.type in _NEGATIVE:
         return False
     return before is None or before.status != "True" or now.reason == _Reason.ListenersNotReady
 
 
 def event_of(key: Key, uid: str, condition: StatusCondition, now: str) -> dict[str, Any]:
-    """The Event about a condition."""
+    """Build the Event about a condition. ``now``: RFC 3339."""
     namespace = key.namespace or "default"
     about = {"apiVersion": types.API_VERSION, "kind": key.kind, "name": key.name, "uid": uid}
-    ceased = condition.status == "False" and condition.reason != _Reason.Pending
+    stopped_holding = condition.status == "False" and condition.reason != _Reason.Pending
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"generateName": f"{key.name}.", "namespace": namespace},
         "involvedObject": {**about, **({"namespace": key.namespace} if key.namespace else {})},
-        "type": "Warning" if ceased or is_wrong(condition) else "Normal",
+        "type": "Warning" if stopped_holding or is_wrong(condition) else "Normal",
         "reason": condition.reason,
         "message": condition.message or f"{condition.type} is {condition.status}",
         "firstTimestamp": now,
@@ -134,14 +142,14 @@ def event_of(key: Key, uid: str, condition: StatusCondition, now: str) -> dict[s
 _log = structlog.get_logger(__name__)
 
 WINDOW_SECONDS = 10.0
-"""Over so long lines are counted."""
+"""Length of the window in which lines are counted."""
 
-MOST_LINES = 50
-"""So many lines are written in a window."""
+MAX_LINES = 50
+"""Lines written per window; more are only counted."""
 
 
 class EventLogger:
-    """Tells what was published and removed, and what became ready or ceased to be. ``clock``: it only grows."""
+    """Logs what was published, removed and written, and changes of Ready. ``clock``: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -150,28 +158,28 @@ class EventLogger:
         self._left_out: collections.Counter[str] = collections.Counter()
 
     def published(self, key: Key, /, *, is_new: bool) -> None:
-        """A document was written."""
-        if self._may_tell("documents_published"):
+        """Log that a document was written."""
+        if self._may_log("documents_published"):
             _log.info("document_published", kind=key.kind, document=key.path, change="new" if is_new else "edited")
 
     def removed(self, key: Key) -> None:
-        """A document's tombstone was written."""
-        if self._may_tell("documents_removed"):
+        """Log that the tombstone of a document was written."""
+        if self._may_log("documents_removed"):
             _log.info("document_removed", kind=key.kind, document=key.path)
 
     def applied(self, ref: ObjectRef) -> None:
-        """Another child was written."""
-        if self._may_tell("children_applied"):
+        """Log that a child other than a Secret was written."""
+        if self._may_log("children_applied"):
             _log.info("child_applied", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
     def deleted(self, ref: ObjectRef) -> None:
-        """A child was deleted."""
-        if self._may_tell("children_deleted"):
+        """Log that a child was deleted."""
+        if self._may_log("children_deleted"):
             _log.info("child_deleted", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
     def ready(self, key: Key, condition: StatusCondition) -> None:
-        """A resource's Ready is another than before."""
-        if self._may_tell(f"ready_{condition.status.lower()}"):
+        """Log that the Ready condition of a resource changed."""
+        if self._may_log(f"ready_{condition.status.lower()}"):
             message = condition.message if condition.status == "False" else ""
             _log.info(
                 "ready_changed",
@@ -183,26 +191,26 @@ class EventLogger:
             )
 
     async def run(self) -> None:
-        """Tell how much was left out, for ever."""
+        """Log a summary per window, until cancelled."""
         try:
             while True:
                 await asyncio.sleep(WINDOW_SECONDS)
-                self.sum_up()
+                self.log_summary()
         finally:
-            self.sum_up()
+            self.log_summary()
 
-    def sum_up(self) -> None:
-        """Tell how many lines were left out since the last sum, of each kind."""
+    def log_summary(self) -> None:
+        """Log how many lines of each kind were left out since the last summary."""
         if self._left_out:
-            _log.info("more_of_the_same", **self._left_out)
+            _log.info("lines_left_out", **self._left_out)
             self._left_out.clear()
 
-    def _may_tell(self, what: str) -> bool:
+    def _may_log(self, what: str) -> bool:
         now = self._clock()
         if now - self._begun >= WINDOW_SECONDS:
             self._begun, self._lines = now, 0
         self._lines += 1
-        if self._lines > MOST_LINES:
+        if self._lines > MAX_LINES:
             self._left_out[what] += 1
             return False
         return True

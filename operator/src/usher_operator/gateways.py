@@ -83,7 +83,7 @@ _RECEIVING: dict[str, _Receiving] = {"Receiving": "Receiving", "NoVisitYet": "No
 _decode = msgspec.json.Decoder(ConfigReport).decode
 
 
-class GatewayState:
+class GatewayAnswers:
     """What one gateway has reported so far. ``url``: its admin port."""
 
     def __init__(self, url: str) -> None:
@@ -177,7 +177,7 @@ class GatewayObserver:
     ) -> None:
         self._api, self._settings, self._cache, self._queue = api, settings, cache, queue
         self._installation, self._metrics = installation, metrics
-        self._states: dict[str, GatewayState] = {}
+        self._states: dict[str, GatewayAnswers] = {}
         self._urls: tuple[str, ...] = settings.gateways
         self._listed_at = 0.0
         self._wake = asyncio.Event()
@@ -217,7 +217,7 @@ class GatewayObserver:
         gone = self._states.keys() - set(urls)
         for url in gone:
             del self._states[url]
-        states = [self._states.setdefault(url, GatewayState(url)) for url in urls]
+        states = [self._states.setdefault(url, GatewayAnswers(url)) for url in urls]
         before = [(one.url, one.has_answered, one.is_reachable) for one in states]
         answers = await asyncio.gather(*(self._ask(session, one) for one in states))
         changed: set[Key] = set().union(*answers)
@@ -230,7 +230,7 @@ class GatewayObserver:
         for key in changed:
             self._queue.add(key)
 
-    async def _ask(self, session: aiohttp.ClientSession, state: GatewayState) -> set[Key]:
+    async def _ask(self, session: aiohttp.ClientSession, state: GatewayAnswers) -> set[Key]:
         """Ask one gateway; returns the keys whose state changed."""
         url = yarl.URL(state.url) / "api/config"
         if state.cursor:
@@ -244,7 +244,7 @@ class GatewayObserver:
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
             return self._not_reached(state, type(error).__name__)
 
-    def _not_reached(self, state: GatewayState, reason: str) -> set[Key]:
+    def _not_reached(self, state: GatewayAnswers, reason: str) -> set[Key]:
         if state.is_reachable:
             _log.warning("gateway_not_reached", gateway=state.url, reason=reason)
         state.is_reachable = False

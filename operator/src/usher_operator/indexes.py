@@ -1,4 +1,4 @@
-"""The children of this install that are in place, by object, by what they were made of, and by published hostname."""
+"""Indexes that the cache keeps: existing children, and which resource refers to which object."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
@@ -12,13 +12,16 @@ from usher_operator.view import Install, Key, ObjectRef, PublishedDocument
 
 
 class ChildIndex:
-    """What was read of children last. It holds no rule of whom a change concerns: that is the cache's."""
+    """Existing children by object, by the key that owns them, and by published hostname.
+
+    It does not know which keys a change concerns; the cache does.
+    """
 
     def __init__(self, install: Install) -> None:
         self._install = install
         self.by_ref: dict[ObjectRef, parsing.ChildRecord] = {}
         self.foreign: set[ObjectRef] = set()
-        """Children of other installs, which are left alone."""
+        """Children of other installs, which this operator never writes."""
         self._by_key: dict[Key, dict[ObjectRef, parsing.ChildRecord]] = {}
         self._hosts: dict[str, set[Key]] = {}
 
@@ -37,7 +40,7 @@ class ChildIndex:
         return tuple(self._by_key.get(key, {}).values())
 
     def config_of(self, key: Key) -> parsing.ChildRecord | None:
-        """The config Secret of a key, tombstone or not."""
+        """The config Secret of a key, with a document or a tombstone."""
         if key.kind not in {"Listener", "Destination"}:
             return None
         return next((child for child in self._by_key.get(key, {}).values() if child.is_config), None)
@@ -62,7 +65,7 @@ class ChildIndex:
         return frozenset(self._hosts.get(hostname, ()))
 
     def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> parsing.ChildRecord | None:
-        """Take a child as it is now, and return it; one that is gone, or is not ours any more, leaves."""
+        """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
         self._drop(ref)
         full = {**raw, "apiVersion": ref.api_version, "kind": ref.kind} if raw is not None else None
         if full is not None and parsing.is_foreign(full, self._install.controller_name):
@@ -70,7 +73,7 @@ class ChildIndex:
         else:
             self.foreign.discard(ref)
         child = parsing.parse_child(full, self._install.controller_name, keys) if full is not None else None
-        if child is None or not self._is_in_its_place(child):
+        if child is None or not self._is_in_its_namespace(child):
             return None
         self.by_ref[ref] = child
         self._by_key.setdefault(child.key, {})[ref] = child
@@ -79,8 +82,8 @@ class ChildIndex:
                 self._hosts.setdefault(host, set()).add(child.key)
         return child
 
-    def _is_in_its_place(self, child: parsing.ChildRecord) -> bool:
-        """Whether a Secret is where we would make it: labels and annotations can be written by any tenant."""
+    def _is_in_its_namespace(self, child: parsing.ChildRecord) -> bool:
+        """Whether a Secret is where the operator would write it, because any tenant can set labels and annotations."""
         if child.state.ref.kind != "Secret":
             return True
         return child.state.ref.namespace == (self._install.config_namespace if child.is_config else child.key.namespace)
@@ -103,18 +106,18 @@ class ChildIndex:
 
 TargetKind = Literal["Secret", "Tenant", "Destination", "ListenerClass", "Hostname", "Namespace"]
 Target = tuple[TargetKind, str]
-"""What is referred to: its kind, and ``namespace/name`` or the name alone."""
+"""An object that is referred to: its kind, and ``namespace/name`` or the name alone."""
 
 
 class ReferenceIndex:
-    """Reverse maps over every Listener and Destination."""
+    """Maps each object to the Listeners and Destinations that refer to it."""
 
     def __init__(self) -> None:
         self._targets: dict[Key, frozenset[Target]] = {}
         self._users: dict[Target, set[Key]] = {}
 
     def set(self, key: Key, targets: frozenset[Target]) -> None:
-        """What a key refers to now; empty: nothing (any more)."""
+        """Set the objects to which a key refers; empty if it refers to none any more."""
         before = self._targets.get(key, frozenset())
         for gone in before - targets:
             users = self._users[gone]
@@ -129,11 +132,11 @@ class ReferenceIndex:
             self._targets.pop(key, None)
 
     def targets(self, key: Key) -> frozenset[Target]:
-        """What a key refers to."""
+        """The objects to which a key refers."""
         return self._targets.get(key, frozenset())
 
     def users(self, kind: TargetKind, path: str) -> frozenset[Key]:
-        """Who refers to something."""
+        """The keys that refer to an object."""
         return frozenset(self._users.get((kind, path), ()))
 
 
@@ -143,7 +146,7 @@ def class_name(one: resources.Listener) -> str:
 
 
 def targets_of(one: resources.Resource) -> frozenset[Target]:
-    """Everything that a Listener or Destination refers to; of others nothing."""
+    """Every object to which a Listener or Destination refers; none for other resources."""
     return frozenset(_targets_of(one))
 
 
@@ -169,7 +172,7 @@ def _targets_of(one: resources.Resource) -> Iterator[Target]:
 
 
 def secret_names(value: object) -> Iterable[str]:
-    """Names of the Secrets that are referred to anywhere inside."""
+    """Names of the Secrets to which any part of a value refers."""
     match value:
         case types.SecretRef() | types.SecretKeyRef():
             yield value.name

@@ -1,4 +1,7 @@
-"""What an install has once: its key and the admin tokens, in Secrets that are made if absent and never overwritten."""
+"""The install key and the admin tokens: the Secrets that an install has once.
+
+The operator creates them if they are absent and never overwrites them.
+"""
 
 import asyncio
 import base64
@@ -11,35 +14,29 @@ from usher_gateway import config_secret, model
 from usher_gateway.kube.client import ApiError, Client, Raw
 from usher_operator import kinds
 from usher_operator.cache import Cache
-from usher_operator.view import Key
+from usher_operator.view import FINGERPRINT_FIELD, INSTALL_KEY_SECRET, Key
 from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
 
-KEY_SECRET = "usher-install-key"  # noqa: S105 - a name
-"""Holds the install key; in the operator's namespace."""
-
 KEY_ENTRY = "install.key"
-"""Where in it: base64 on one line, as in a gateway's data folder."""
+"""Entry of the install key's Secret: base64 on one line, as in a gateway's data folder."""
 
 TOKENS_SECRET = "usher-admin-tokens"  # noqa: S105 - a name
-"""Holds the tokens of the gateways' admin ports."""
+"""Secret with the tokens of the gateways' admin ports, in the operator's namespace."""
 
 OBSERVE_ENTRY = "observe.token"
-"""The token of those who look, the operator among them."""
+"""Entry with the token that reads configuration and usage; the operator uses it."""
 
 OPERATE_ENTRY = "operate.token"
-"""The token of those who see bodies and change something."""
-
-FINGERPRINT_FIELD = "installKeyFingerprint"
-"""In the status of every ListenerClass of this install."""
+"""Entry with the token that shows bodies and changes something."""
 
 _TOPIC = "install key"
-_LOOK_SECONDS = 30.0
+_CHECK_SECONDS = 30.0
 
 
 class Installation:
-    """The install's Secrets, and what follows when they change."""
+    """Reads and creates the install's Secrets, and replans every key when the install key changes."""
 
     def __init__(self, *, api: Client, cache: Cache, queue: Workqueue[Key], gate: PauseGate) -> None:
         self._api, self._cache, self._gate, self._queue = api, cache, gate, queue
@@ -49,14 +46,18 @@ class Installation:
 
     @property
     def is_key_known(self) -> bool:
-        """Whether the key is the one that every class of this install has in its status; without one, nothing goes."""
+        """Whether the key matches the fingerprint in every class of this install. Otherwise nothing is removed."""
         if self._key is None:
             return False
         known = fingerprints(self._cache)
         return not known or known == {model.key_fingerprint(self._key)}
 
     async def ensure(self) -> bool:
-        """Read the Secrets, making what is absent; False where there is no key to work with, and that is said."""
+        """Read the Secrets, and create the absent ones; False if there is no usable install key.
+
+        Raises:
+            ApiError: a Secret could not be read or created.
+        """
         self.observe_token = await self._tokens()
         key = await self._install_key()
         if key is None:
@@ -66,41 +67,42 @@ class Installation:
             is_first = self._key is None
             self._key = key
             self._cache.set_keys(model.derive_keys(key))
-            _log.info("install_key", fingerprint=model.key_fingerprint(key), known=self.is_key_known)
+            _log.info("install_key_read", fingerprint=model.key_fingerprint(key), known=self.is_key_known)
             if not is_first:
                 for changed in self._cache.all_keys():
                     self._queue.add(changed)
         return True
 
     async def watch(self) -> None:
-        """Look at them every so often, for ever."""
+        """Check the Secrets at an interval, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
             try:
                 await self.ensure()
             except ApiError as error:
                 _log.warning("install_secrets_not_read", error=str(error))
 
     async def _install_key(self) -> bytes | None:
-        data = await self._read(KEY_SECRET)
+        data = await self._read(INSTALL_KEY_SECRET)
         if data is None:
             if self._key is None and (fingerprints(self._cache) or await self._has_published()):
-                self._gate.pause(_TOPIC, f"Secret {KEY_SECRET} is gone, and URLs depend on it: restore it")
+                reason = f"Secret {INSTALL_KEY_SECRET} was deleted, and every URL is derived from it: restore it"
+                self._gate.pause(_TOPIC, reason)
                 return None
             key = self._key or secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)
-            data = await self._create(KEY_SECRET, {KEY_ENTRY: base64.b64encode(key) + b"\n"})
+            data = await self._create(INSTALL_KEY_SECRET, {KEY_ENTRY: base64.b64encode(key) + b"\n"})
         try:
             key = base64.b64decode(data.get(KEY_ENTRY, b"").strip(), validate=True)
         except binascii.Error:
             key = b""
         if len(key) < model.keys.INSTALL_KEY_BYTES:
-            reason = f"Secret {KEY_SECRET} must have base64 of at least 32 bytes under {KEY_ENTRY}: restore it"
+            reason = f"Secret {INSTALL_KEY_SECRET} must have base64 of at least 32 bytes under {KEY_ENTRY}: restore it"
             self._gate.pause(_TOPIC, reason)
             return None
         return key
 
     async def _has_published(self) -> bool:
-        """Whether documents of this install exist: then there was a key, whatever classes say."""
+        """Whether documents of this install exist, which proves that there was a key."""
         install = self._cache.install
         label = config_secret.install_label(install.controller_name)
         mine = f"{config_secret.INSTALL_LABEL}={label},{config_secret.SELECTOR}"
@@ -117,7 +119,7 @@ class Installation:
             data = await self._create(TOKENS_SECRET, made)
         token = data.get(OBSERVE_ENTRY, b"").decode("ascii", "replace").strip()
         if not token:
-            _log.error("no_observe_token", secret=TOKENS_SECRET, entry=OBSERVE_ENTRY)
+            _log.error("observe_token_missing", secret=TOKENS_SECRET, entry=OBSERVE_ENTRY)
         return token
 
     async def _read(self, name: str) -> dict[str, bytes] | None:
@@ -125,7 +127,7 @@ class Installation:
         return _decoded(raw) if raw is not None else None
 
     async def _create(self, name: str, data: dict[str, bytes]) -> dict[str, bytes]:
-        """Make a Secret; where another replica was faster, its Secret counts."""
+        """Create a Secret; if another replica was faster, return the data of its Secret."""
         install = config_secret.install_label(self._cache.install.controller_name)
         labels = {config_secret.INSTALL_LABEL: install}
         body = {
@@ -148,7 +150,7 @@ class Installation:
 
 
 def fingerprints(cache: Cache) -> set[str]:
-    """Of install keys, as the classes of this install have them in their status."""
+    """Fingerprints of install keys in the statuses of this install's classes."""
     found = {str(one.fields.get(FINGERPRINT_FIELD, "")) for one in cache.our_classes()}
     return found - {""}
 

@@ -1,7 +1,7 @@
-"""Who of several replicas works: a Lease, renewed by its holder, taken over once it has not changed for long enough.
+"""Leader election by a Lease: one replica works, and another takes over when the Lease is no longer renewed.
 
-Age is counted by the local monotonic clock from the moment at which a change of the record was seen, never by the times
-written in it: clocks of machines that differ by a minute change nothing. Source: client-go's leaderelection.
+A replica counts the age of the Lease by its own monotonic clock, from the moment at which it saw the record change. It
+never reads the times in the record, so clocks of machines may differ by a minute. Source: client-go's leaderelection.
 """
 
 import asyncio
@@ -19,21 +19,23 @@ from usher_operator.settings import OperatorSettings
 _log = structlog.get_logger(__name__)
 
 GROUP_PATH = "/apis/coordination.k8s.io/v1"
-"""Where the API server has Leases."""
+"""API path of Leases."""
 
 NAME = "usher-operator"
-"""The LeaderLease, in the operator's namespace."""
+"""Name of the Lease, in the operator's namespace."""
 
 _ATTEMPTS = 2
-"""So many requests that take their whole time fit into the deadline: one that is never answered must not cost the
-LeaderLease, and a server that is only slow must not either."""
+"""Requests that fit into the renew deadline if each takes its whole time. So neither one request without an answer nor
+a slow server costs the Lease."""
+
+_RELEASE_SECONDS = 1.5
 
 _NO_RIGHT = "the account needs the rights of operator/rbac/operator.yaml"
 _NO_NAMESPACE = "the namespace that --namespace names must exist"
 
 
 class LeaseRecord(msgspec.Struct, frozen=True):
-    """What a LeaderLease says, as far as it decides anything."""
+    """The fields of a Lease on which a decision depends."""
 
     holder: str = ""
     duration_seconds: float = 0.0
@@ -42,14 +44,14 @@ class LeaseRecord(msgspec.Struct, frozen=True):
 
 
 class LeaseDecision(msgspec.Struct, frozen=True):
-    """What to do now; for ``Wait``: for how long at most."""
+    """What to do now. ``seconds``: how long to wait at most."""
 
     action: Literal["Create", "Take", "Renew", "Wait"]
     seconds: float = 0.0
 
 
 class ObservedLease:
-    """The record as last seen, and since when it has not changed."""
+    """The record as last read, and since when it has not changed."""
 
     def __init__(self, identity: str) -> None:
         self._identity = identity
@@ -57,13 +59,13 @@ class ObservedLease:
         self._since = 0.0
 
     def see(self, record: LeaseRecord | None, now: float) -> None:
-        """Note what the server says. ``now``: monotonic seconds, taken before the server was asked."""
+        """Note a record that the server sent. ``now``: monotonic seconds, taken before the request."""
         if self.record is None or record is None or record.resource_version != self.record.resource_version:
             self._since = now
         self.record = record
 
     def decide(self, now: float) -> LeaseDecision:
-        """What follows at a moment."""
+        """Decide what to do at a moment in monotonic seconds."""
         record = self.record
         if record is None:
             return LeaseDecision("Create")
@@ -75,8 +77,8 @@ class ObservedLease:
         return LeaseDecision("Wait", left)
 
 
-def read(raw: dict[str, Any]) -> LeaseRecord:
-    """The record in a LeaderLease as the server sends it."""
+def read_lease(raw: dict[str, Any]) -> LeaseRecord:
+    """Read the record of a Lease as the server sends it."""
     spec = raw.get("spec") or {}
     return LeaseRecord(
         holder=spec.get("holderIdentity") or "",
@@ -97,21 +99,21 @@ class LeaderLease:
         self._acquired = ""
         self._renewed = 0.0
         self.reached_at: float | None = None
-        """When the LeaderLease was last read or written."""
+        """When the Lease was last read or written; None before that."""
         self.is_leader = False
 
     @property
     def may_write(self) -> bool:
-        """Whether this replica leads beyond doubt: one that slept for too long finds out here, before it writes."""
+        """Whether this replica certainly leads. A process that was suspended for too long must not write any more."""
         return self.is_leader and self._clock() - self._renewed < self._timing.renew_deadline
 
     async def acquire(self) -> None:
-        """Wait until this replica is the leader; the LeaderLease is watched, so that a release is seen at once."""
+        """Wait until this replica is the leader. It watches the Lease, so that it notices a release at once."""
         while not self.is_leader:
             decision: LeaseDecision | None = None
             try:
                 async with asyncio.timeout(self._attempt_seconds):
-                    decision = await self._look()
+                    decision = await self._read()
                     if decision.action != "Wait":
                         await self._write(decision.action)
                 if decision.action == "Wait":
@@ -121,32 +123,32 @@ class LeaderLease:
         _log.info("lease_acquired", identity=self.identity)
 
     async def hold(self) -> None:
-        """Renew until that has not worked for the deadline, or somebody else holds the LeaderLease; then return."""
+        """Renew the Lease; return when no renewal has succeeded within the deadline or another replica holds it."""
         while (left := self._renewed + self._timing.renew_deadline - self._clock()) > 0:
             await asyncio.sleep(min(left, self._timing.retry))
             try:
                 async with asyncio.timeout(self._attempt_seconds):
                     await self._write("Renew")
             except (ApiError, TimeoutError) as error:
-                if not await self._still_ours(error):
+                if not await self._may_retry(error):
                     break
         self.is_leader = False
         _log.error("lease_lost", identity=self.identity)
 
     async def release(self) -> None:
-        """Give the LeaderLease up, so that the standby need not wait. Best effort."""
+        """Release the Lease, so that the standby does not have to wait. Best effort."""
         if not self.is_leader:
             return
         self.is_leader = False
         with contextlib.suppress(ApiError, TimeoutError):
-            async with asyncio.timeout(1.5):
+            async with asyncio.timeout(_RELEASE_SECONDS):
                 await self._write("Release")
                 _log.info("lease_released", identity=self.identity)
 
     async def _not_reached(self, error: Exception, *, is_new: bool) -> None:
-        """Wait a moment before the next look; where somebody else was faster, look at once.
+        """Log the failure and wait before the next attempt; return at once if another replica was faster.
 
-        ``is_new``: the LeaderLease was to be created, so what was not found is its namespace.
+        ``is_new``: the Lease was to be created, so a 404 means that its namespace does not exist.
         """
         status, reason = (error.status, error.reason) if isinstance(error, ApiError) else (0, "TimeoutError")
         if status == 409 or (status == 404 and not is_new):
@@ -155,8 +157,8 @@ class LeaderLease:
         _log.warning("lease_not_reached", namespace=self._namespace, status=status, reason=reason, hint=hint)
         await asyncio.sleep(self._timing.retry)
 
-    async def _still_ours(self, error: Exception) -> bool:
-        """After a failed renewal: whether to go on trying."""
+    async def _may_retry(self, error: Exception) -> bool:
+        """Whether to try again after a failed renewal."""
         if not isinstance(error, ApiError):
             return True
         _log.warning("lease_not_renewed", status=error.status, reason=error.reason)
@@ -164,7 +166,7 @@ class LeaderLease:
             return True
         with contextlib.suppress(ApiError, TimeoutError):
             async with asyncio.timeout(self._attempt_seconds):
-                decision = await self._look()
+                decision = await self._read()
                 if decision.action == "Create":
                     await self._write("Create")
                 return decision.action in {"Create", "Renew"}
@@ -178,17 +180,17 @@ class LeaderLease:
     def _path(self) -> str:
         return f"{GROUP_PATH}/namespaces/{self._namespace}/leases"
 
-    async def _look(self) -> LeaseDecision:
+    async def _read(self) -> LeaseDecision:
         asked = self._clock()
         raw = await self._api.get(f"{self._path}/{NAME}", missing_ok=True, attempts=1)
-        if raw is not None:  # else not even its namespace need be there
+        if raw is not None:  # a 404 may also mean that the namespace does not exist
             self.reached_at = self._clock()
         self._acquired = ((raw or {}).get("spec") or {}).get("acquireTime") or ""
-        self._observed.see(read(raw) if raw is not None else None, asked)
+        self._observed.see(read_lease(raw) if raw is not None else None, asked)
         return self._observed.decide(self._clock())
 
     async def _watch(self, seconds: float) -> None:
-        """Return when the LeaderLease has changed, or after ``seconds``."""
+        """Wait until the Lease has changed, at most for ``seconds``."""
         record = self._observed.record
         assert record is not None
         with contextlib.suppress(TimeoutError):
@@ -222,5 +224,5 @@ class LeaderLease:
             metadata["resourceVersion"] = record.resource_version
             raw = await self._api.replace(f"{self._path}/{NAME}", body, attempts=1)
         self.reached_at, self._renewed = self._clock(), asked
-        self._observed.see(read(raw), asked)
+        self._observed.see(read_lease(raw), asked)
         self.is_leader = action != "Release"

@@ -13,27 +13,33 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources.removal_limit import HaltedRemovals
 
+FINGERPRINT_FIELD = "installKeyFingerprint"
+"""Status field of a ListenerClass: the fingerprint of the install key from which its URLs are derived."""
+
+INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105 - the name of an object
+"""Secret in the operator's namespace that holds the install key."""
+
 Kind = Literal["ListenerClass", "Tenant", "Listener", "Destination", "Hostname"]
-"""What has a plan of its own. ``Hostname`` is no resource: it stands for the children of one hostname."""
+"""Kinds of keys. ``Hostname`` is not a resource: it owns the children of one hostname."""
 
 
 class Key(msgspec.Struct, frozen=True, order=True):
-    """The unit of work: one resource, or one hostname."""
+    """The unit of work of the queue: one resource, or one hostname."""
 
     kind: Kind
     namespace: str
     """``""`` for a ListenerClass and a Hostname."""
     name: str
-    """Of the resource; of a Hostname the hostname itself."""
+    """Name of the resource; for a Hostname the hostname itself."""
 
     @property
     def path(self) -> str:
-        """``namespace/name``, or the name alone where there is no namespace."""
+        """``namespace/name``, or the name alone if there is no namespace."""
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
 class ObjectRef(msgspec.Struct, frozen=True, order=True):
-    """Which object of the API server a child is."""
+    """Identifies an object of the API server."""
 
     api_version: str
     kind: str
@@ -42,13 +48,13 @@ class ObjectRef(msgspec.Struct, frozen=True, order=True):
 
 
 class DesiredChild(msgspec.Struct, frozen=True):
-    """One object that is wanted, as it is to be applied (server-side, by force)."""
+    """A child as the operator applies it (server-side, with force)."""
 
     ref: ObjectRef
     manifest: dict[str, Any]
     """The whole object, with labels and annotations, ``usher.dev/desired`` among them."""
     desired: str
-    """SHA-256 of what is wanted: where the child in place says the same, there is nothing to write."""
+    """SHA-256 of the manifest. If the existing child has the same value, there is nothing to write."""
 
 
 class ConditionType(enum.StrEnum):
@@ -76,13 +82,13 @@ INFORMATIONAL_CONDITIONS = frozenset(
         ConditionType.Healthy,
     }
 )
-"""Conditions that are no part of Ready, and whose writes share a small budget."""
+"""Conditions that Ready does not depend on; their writes share a small rate limit."""
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 
 
 class StatusCondition(msgspec.Struct, frozen=True):
-    """A metav1.Condition without ``lastTransitionTime``: whoever writes it keeps or sets that."""
+    """A metav1.Condition without ``lastTransitionTime``, which the writer keeps or sets."""
 
     type: str
     status: ConditionStatus
@@ -92,109 +98,107 @@ class StatusCondition(msgspec.Struct, frozen=True):
 
 
 class ResourceStatus(msgspec.Struct, frozen=True):
-    """The status of one resource: what is written of it, all of it."""
+    """The whole status that the operator writes for one resource."""
 
     observed_generation: int
     conditions: tuple[StatusCondition, ...]
-    """In a fixed order; one that is not here is to be removed if it is ours."""
+    """In a fixed order. The writer removes the operator's conditions that are not in it."""
     fields: dict[str, Any] = {}
-    """What else stands in ``status``: ``addresses`` of a Listener, ``installKeyFingerprint`` of a ListenerClass."""
+    """The other fields of ``status``: ``addresses`` of a Listener, ``installKeyFingerprint`` of a ListenerClass."""
 
     def condition(self, type_: str) -> StatusCondition | None:
-        """One of the conditions."""
+        """The condition of a type."""
         return next((one for one in self.conditions if one.type == type_), None)
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is wanted for one key. Equal views give equal plans."""
+    """What the operator wants for one key. Equal views give equal plans."""
 
     key: Key
     children: tuple[DesiredChild, ...] | None = ()
-    """All children of this key; one in place that is not here goes (a config Secret by way of a tombstone, under the
-    brake). None: leave every child as it is."""
+    """All children of this key. The writer removes existing children that are not in it (a config Secret by way of a
+    tombstone, under the removal limit). None: every child stays as it is."""
     status: ResourceStatus | None = None
-    """None: write none (the resource is gone, is another install's, or the key is a Hostname)."""
+    """None if no status is to be written: the resource is gone or another install's, or the key is a Hostname."""
     is_behind: bool = False
-    """Whether gateways do not all run the wanted document: remember since when (View.behind_since), until a plan
-    says otherwise."""
+    """Whether some gateway does not run the wanted document. The cache remembers since when (View.behind_since)."""
     again_at: int | None = None
-    """When to plan again although nothing changed, by View.now."""
+    """When to plan again even if nothing changes, by View.now; None: never."""
     unknown_secrets: tuple[str, ...] = ()
-    """``namespace/name`` of Secrets of which it is not known why they are missing: look (one GET each), note it in the
-    cache and plan again, before this status is written."""
+    """``namespace/name`` of Secrets that the labelled watch does not report. The reconciler looks each up with one GET
+    and plans again before it writes this status."""
     staying: tuple[ObjectRef, ...] = ()
-    """Children in place that are wanted no more, and stay for now."""
+    """Existing children that are not wanted any more but stay for now."""
     granted: tuple[str, ...] = ()
-    """Hostnames that a Listener names and that its document is to have: while that is written, nobody else is to be
-    granted them."""
+    """Hostnames that the Listener names and that its document has. No other listener gets them while the document is
+    written."""
 
 
 ResourceT = TypeVar("ResourceT", resources.ListenerClass, resources.Tenant, resources.Listener, resources.Destination)
 
 
 class Install(msgspec.Struct, frozen=True, kw_only=True):
-    """Which install this operator is of, and where its things live."""
+    """The install that this operator serves, and where its objects are."""
 
     controller_name: str = "usher.dev/usher"
     operator_namespace: str = "usher-system"
     config_namespace: str = "usher-config"
     data_plane_namespace: str = "usher-system"
-    """Of Ingresses, HTTPRoutes, Certificates and their Secrets."""
+    """Namespace of Ingresses, HTTPRoutes, Certificates and their Secrets."""
     service_name: str = "usher-gateway"
-    """The gateways' Service, in the data plane's namespace."""
+    """Name of the gateways' Service, in the data plane's namespace."""
     service_port: int = 8080
     trusted_proxies: tuple[str, ...] = ()
-    """Added to those of every class."""
+    """CIDRs that are trusted in addition to those of each class."""
 
 
 class CachedResource(msgspec.Struct, Generic[ResourceT], frozen=True, kw_only=True):
-    """A resource as the API server has it."""
+    """A resource as the API server last sent it."""
 
     resource: ResourceT
     uid: str
     created: str
     """``metadata.creationTimestamp``."""
     conditions: tuple[StatusCondition, ...] = ()
-    """Of its status, as last seen or written; those of others are left out."""
+    """The operator's conditions in its status, as last read or written."""
     fields: Mapping[str, Any] = {}
-    """The rest of its status (``installKeyFingerprint``)."""
+    """The other fields of its status, such as ``installKeyFingerprint``."""
 
 
 class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
-    """A resource that is there but cannot be read as our type: another version's schema let it in."""
+    """A resource that exists but that this version cannot parse, because another version's schema accepted it."""
 
     uid: str
     generation: int
     message: str
-    """What is wrong with which field; no values."""
+    """Which field is wrong and why; without values."""
     conditions: tuple[StatusCondition, ...] = ()
     fields: Mapping[str, Any] = {}
 
 
 class PublishedDocument(msgspec.Struct, frozen=True):
-    """A document in its config Secret; tombstones are left out."""
+    """A document in its config Secret. A tombstone is not one."""
 
     document: documents.ListenerDocument | documents.DestinationDocument
     hash: str
 
 
 class ChildState(msgspec.Struct, frozen=True):
-    """A child in place, with what its controller says of it."""
+    """An existing child, with the status that its controller wrote."""
 
     ref: ObjectRef
     generation: int
     desired: str
-    """Annotation ``usher.dev/desired``; ``""`` where it is missing."""
+    """Annotation ``usher.dev/desired``; ``""`` if it is missing."""
     status: Mapping[str, Any] = {}
 
 
 SecretState = Literal["Found", "NotLabelled", "NotFound"]
-"""Found: with the label ``usher.dev/watch``. What is known of a Secret that is not in the labelled watch comes from
-one GET."""
+"""Found: the Secret has the label ``usher.dev/watch``. The other two states come from one GET."""
 
 
 class ClusterFeatures(msgspec.Struct, frozen=True, kw_only=True):
-    """What the cluster offers."""
+    """Optional APIs and objects of the cluster."""
 
     gateway_api: bool = False
     """HTTPRoute of gateway.networking.k8s.io/v1 is served."""
@@ -203,53 +207,53 @@ class ClusterFeatures(msgspec.Struct, frozen=True, kw_only=True):
     ingress_classes: Mapping[str, str] = {}
     """Name -> ``spec.controller``."""
     default_ingress_class: str = ""
-    """The one annotated as default; ``""`` where there is none."""
+    """The IngressClass that is annotated as default; ``""`` if there is none."""
     issuers: frozenset[tuple[str, str]] | None = None
-    """(kind, name) of cert-manager's ClusterIssuers and of the Issuers in the data plane's namespace; None: not
-    known."""
+    """(kind, name) of cert-manager's ClusterIssuers and of the Issuers in the data plane's namespace; None if the
+    operator cannot list them."""
 
 
 class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one gateway says of a listener."""
+    """What one gateway reports about a listener."""
 
     receiving: Literal["Receiving", "NoVisitYet", "Silent"] = "NoVisitYet"
     """Since the gateway's start."""
     verified: bool = False
-    """Whether something was ever accepted."""
+    """Whether the gateway ever accepted a visit."""
     refusing: bool = False
-    """Whether what comes is refused, and nothing was accepted in between."""
+    """Whether the gateway refuses requests and accepted none in between."""
     quarantined_share: float = 0.0
-    """Of the arrivals of the last 15 minutes, 0 to 1."""
+    """Share of quarantined arrivals in the last 15 minutes, 0 to 1."""
     slow_routes: tuple[str, ...] = ()
-    """Routes held because an expression is too slow."""
+    """Routes whose deliveries are held because an expression is too slow."""
     company_mismatch: bool = False
 
 
 class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one gateway says of a destination."""
+    """What one gateway reports about a destination."""
 
     circuit_open: bool = False
     error: str = ""
-    """What its last attempt came to, while the circuit is open: a code."""
+    """Error code of the last attempt, while the circuit is open."""
     gone: bool = False
-    """It answered 410."""
+    """Whether the destination answered 410."""
 
 
 class AppliedDocument(msgspec.Struct, frozen=True):
-    """What one gateway runs of a document."""
+    """The version of a document that one gateway runs."""
 
     hash: str
-    """``""``: none."""
+    """``""`` if it runs none."""
     rejected: str = ""
-    """Why the newest one is not run."""
+    """Why it does not run the newest version; ``""`` if it does not reject it."""
 
 
 class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One ready gateway."""
+    """One ready gateway, and what it reports."""
 
     name: str
     reachable: bool = True
-    """Whether its admin port answers; if not, the rest is what it said last."""
+    """Whether its admin port answers. If not, the other fields are its last report."""
     applied: Mapping[Key, AppliedDocument] = {}
     listeners: Mapping[str, ListenerReport] = {}
     """By ``namespace/name``."""
@@ -257,11 +261,11 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class View(Protocol):
-    """Everything that is known at one moment. Nothing changes while a plan is made."""
+    """Everything that the operator knows at one moment. It does not change while a plan is made."""
 
     @property
     def now(self) -> int:
-        """Microseconds of a clock that only grows: for what has lasted for so long."""
+        """Monotonic microseconds, to measure durations."""
 
     @property
     def install(self) -> Install:
@@ -269,23 +273,23 @@ class View(Protocol):
 
     @property
     def keys(self) -> model.Keys | None:
-        """Derived from the install key; None before there is one."""
+        """Keys derived from the install key; None before the operator has one."""
 
     @property
     def features(self) -> ClusterFeatures:
-        """What the cluster offers."""
+        """Optional APIs and objects of the cluster."""
 
     @property
     def gateways(self) -> tuple[GatewayReport, ...] | None:
-        """The ready gateways, by name; None before they were asked for the first time."""
+        """The ready gateways; None before the operator first asked them."""
 
     @property
     def halted(self) -> HaltedRemovals | None:
-        """The removal that waits."""
+        """The removals that wait for a confirmation."""
 
     @property
     def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:
-        """Every ListenerClass, other installs' too."""
+        """Every ListenerClass, including those of other installs."""
 
     def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
         """By ``namespace/name``."""
@@ -297,7 +301,7 @@ class View(Protocol):
         """By ``namespace/name``."""
 
     def unreadable(self, key: Key) -> UnreadableResource | None:
-        """A resource that is there, and that the lookups above do not find."""
+        """A resource that exists but that the lookups above do not find."""
 
     def listeners_in(self, namespace: str) -> Collection[CachedResource[resources.Listener]]:
         """Every Listener of a namespace, in any order."""
@@ -315,22 +319,22 @@ class View(Protocol):
         """The published documents that have an address at a hostname, in any order."""
 
     def incumbent(self, hostname: str) -> tuple[str, str] | None:
-        """(namespace, tenant) of whoever has a hostname by a published document, or one that is being written."""
+        """(namespace, tenant) that has a hostname by a published document, or by one that is being written."""
 
     def published(self, key: Key) -> PublishedDocument | None:
-        """What stands in the config Secret of a Listener or Destination."""
+        """The document in the config Secret of a Listener or Destination."""
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
-        """Labels of a namespace; empty where it is not known."""
+        """Labels of a namespace; empty if the namespace is not known."""
 
     def secret(self, path: str) -> resources.Secret | None:
         """A labelled Secret by ``namespace/name``."""
 
     def secret_state(self, path: str) -> SecretState | None:
-        """What is known of a Secret; None: nothing, it has to be looked for."""
+        """State of a Secret; None if it has to be looked up."""
 
     def children(self, key: Key) -> Collection[ChildState]:
-        """The children in place of a key that this install made, in any order."""
+        """The existing children of a key that this install made, in any order."""
 
     def behind_since(self, key: Key) -> int | None:
-        """Since when (microseconds) the plans of a key say ``is_behind``; None where the last one did not."""
+        """Since when (microseconds) the plans of a key say ``is_behind``; None if the last plan did not."""

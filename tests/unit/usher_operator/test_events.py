@@ -98,9 +98,9 @@ def test_what_is_warned_of_is_warned_of_once_and_a_restart_warns_of_nothing() ->
 
 def test_what_is_gone_is_forgotten_and_not_everything_is_remembered() -> None:
     flips = events.EventRecorder(GRACE)
-    for number in range(events.MOST_WAITING + 1):
+    for number in range(events.MAX_WAITING_RESOURCES + 1):
         flips.written(Key("Listener", "agency", f"l{number}"), status(WRONG), record(), 0.0)
-    last, first = (Key("Listener", "agency", f"l{number}") for number in (events.MOST_WAITING, 0))
+    last, first = (Key("Listener", "agency", f"l{number}") for number in (events.MAX_WAITING_RESOURCES, 0))
     assert flips.due_in(last, 0.0) is None
     assert flips.due_in(first, 0.0) == GRACE
     assert flips.overdue(first, None, 0.0) == []
@@ -130,7 +130,7 @@ def test_each_is_told_while_they_are_few() -> None:
         told.applied(REF)
         told.deleted(REF)
         told.ready(RESOURCE, StatusCondition("Ready", "False", "TenantNotFound", "Tenant `a` must exist", 1))
-        told.sum_up()
+        told.log_summary()
     assert [line["event"] for line in logs] == [
         "document_published",
         "document_published",
@@ -150,15 +150,15 @@ def test_many_are_summed_up_and_told_again_in_the_next_window() -> None:
         for _ in range(5_000):
             told.published(RESOURCE, is_new=True)
             told.ready(RESOURCE, StatusCondition("Ready", "True", "Ready", "", 1))
-        told.sum_up()
+        told.log_summary()
         now[0] = events.WINDOW_SECONDS
         told.removed(RESOURCE)
-        told.sum_up()
-    assert len(logs) == events.MOST_LINES + 2
+        told.log_summary()
+    assert len(logs) == events.MAX_LINES + 2
     assert logs[-2] == {
-        "event": "more_of_the_same",
+        "event": "lines_left_out",
         "log_level": "info",
-        "documents_published": 5_000 - events.MOST_LINES // 2,
-        "ready_true": 5_000 - events.MOST_LINES // 2,
+        "documents_published": 5_000 - events.MAX_LINES // 2,
+        "ready_true": 5_000 - events.MAX_LINES // 2,
     }
     assert logs[-1]["event"] == "document_removed"

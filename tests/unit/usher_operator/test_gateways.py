@@ -21,34 +21,34 @@ def document(key: Key = LOBBY, hash_: str | None = "h1", rejected: str | None = 
 
 
 @pytest.fixture
-def report() -> gateways.GatewayState:
-    found = gateways.GatewayState("http://one")
+def report() -> gateways.GatewayAnswers:
+    found = gateways.GatewayAnswers("http://one")
     found.take(answer(complete=True, documents=[document(), document(CRM, "h2")]))
     return found
 
 
-def test_a_complete_answer_is_all_there_is(report: gateways.GatewayState) -> None:
+def test_a_complete_answer_is_all_there_is(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(complete=True, documents=[document()])) == {CRM}
     assert dict(report.report().applied) == {LOBBY: AppliedDocument("h1")}
     assert report.cursor == "c.1"
 
 
-def test_a_change_is_told_of_what_changed(report: gateways.GatewayState) -> None:
+def test_a_change_is_told_of_what_changed(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(documents=[document(hash_="h3"), document(CRM, "h2")])) == {LOBBY}
     assert report.take(answer()) == set()
 
 
-def test_a_rejected_document_says_why(report: gateways.GatewayState) -> None:
+def test_a_rejected_document_says_why(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(documents=[document(hash_=None, rejected="too new")])) == {LOBBY}
     assert report.report().applied[LOBBY] == AppliedDocument("", "too new")
 
 
-def test_a_removed_document_is_forgotten(report: gateways.GatewayState) -> None:
+def test_a_removed_document_is_forgotten(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(removed=[{"kind": "Destination", "key": "agency/crm"}])) == {CRM}
     assert CRM not in report.report().applied
 
 
-def test_how_listeners_and_destinations_do_is_read(report: gateways.GatewayState) -> None:
+def test_how_listeners_and_destinations_do_is_read(report: gateways.GatewayAnswers) -> None:
     states = {
         "receiving": "Silent",
         "refusing": True,

@@ -59,11 +59,11 @@ def test_clocks_that_differ_change_nothing(observed: leader.ObservedLease, minut
             "renewTime": f"2027-01-31T{12 + minutes_off // 60:02}:{minutes_off % 60:02}:00.000000Z",
         },
     }
-    observed.see(leader.read(raw), 0)
+    observed.see(leader.read_lease(raw), 0)
     assert observed.record == leader.LeaseRecord("other", 15, 3, "7")
     assert observed.decide(14).action == "Wait"
     assert observed.decide(15).action == "Take"
 
 
 def test_a_lease_without_a_spec_is_nobodys() -> None:
-    assert leader.read({"metadata": {"resourceVersion": "1"}}) == leader.LeaseRecord(resource_version="1")
+    assert leader.read_lease({"metadata": {"resourceVersion": "1"}}) == leader.LeaseRecord(resource_version="1")

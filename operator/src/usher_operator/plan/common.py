@@ -11,13 +11,17 @@ from usher_gateway.config_secret import MAX_BYTES, envelope_of
 from usher_operator import children
 from usher_operator.plan import compiling, reports
 from usher_operator.plan.conditions import PENDING, ConditionBuilder, ConditionState, OperatorReason
-from usher_operator.view import CachedResource, ConditionType, DesiredChild, Key, Plan, StatusCondition, View
-
-FINGERPRINT_FIELD = "installKeyFingerprint"
-"""Status field of a ListenerClass: the fingerprint of the install key from which its URLs are derived."""
-
-INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105 - the name of an object
-"""Secret in the operator's namespace that holds the install key."""
+from usher_operator.view import (
+    FINGERPRINT_FIELD,
+    INSTALL_KEY_SECRET,
+    CachedResource,
+    ConditionType,
+    DesiredChild,
+    Key,
+    Plan,
+    StatusCondition,
+    View,
+)
 
 _Type = ConditionType
 

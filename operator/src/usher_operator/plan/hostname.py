@@ -18,7 +18,7 @@ from usher_operator.plan.conditions import PENDING, ConditionState, OperatorReas
 from usher_operator.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, Plan, View
 
 
-class Tls(msgspec.Struct, frozen=True):
+class CertificateSource(msgspec.Struct, frozen=True):
     """Where the certificate of a hostname comes from."""
 
     secret_name: str = ""
@@ -62,19 +62,21 @@ def is_by_path(spec: listener_class.ListenerClassSpec) -> bool:
     return spec.exposure is not None and spec.exposure.scope == "Path"
 
 
-def tls_of(spec: listener_class.ListenerClassSpec, hostname: str) -> Tls:
+def tls_of(spec: listener_class.ListenerClassSpec, hostname: str) -> CertificateSource:
     """Where the certificate of a hostname comes from."""
     tls = spec.tls
     if tls is None or tls.mode == "External":
-        return Tls()
+        return CertificateSource()
     made = f"{children.object_name(hostname)}-tls"
     if tls.mode == "PerHostname":
-        return Tls(made, tls.issuer_ref)
+        return CertificateSource(made, tls.issuer_ref)
     if tls.issuer_ref is None or tls.mode == "Provided":
-        return Tls(tls.secret_name) if tls.secret_name else Tls(problem=_no_source())
+        return CertificateSource(tls.secret_name) if tls.secret_name else CertificateSource(problem=_no_source())
     if hostname == spec.hostname:
-        return Tls(tls.secret_name or made, tls.issuer_ref)
-    return Tls(tls.secret_name or f"{children.object_name(spec.hostname)}-tls", problem=_not_covered(hostname))
+        return CertificateSource(tls.secret_name or made, tls.issuer_ref)
+    return CertificateSource(
+        tls.secret_name or f"{children.object_name(spec.hostname)}-tls", problem=_not_covered(hostname)
+    )
 
 
 def _no_source() -> ConditionState:

@@ -5,7 +5,7 @@ from usher_gateway.resources import listener_class, types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator.plan import common, compiling, hostname
 from usher_operator.plan.conditions import ConditionBuilder, ConditionState, OperatorReason
-from usher_operator.view import CachedResource, ConditionType, Key, Plan, StatusCondition, View
+from usher_operator.view import FINGERPRINT_FIELD, CachedResource, ConditionType, Key, Plan, StatusCondition, View
 
 _Type = ConditionType
 _MAX_NAMES = 3
@@ -33,10 +33,10 @@ def plan(view: View, key: Key) -> Plan:
 
 def _fields(view: View, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:
     """The fingerprint of the install key with which the class was first reconciled; it never changes."""
-    fingerprint = cached.fields.get(common.FINGERPRINT_FIELD)
+    fingerprint = cached.fields.get(FINGERPRINT_FIELD)
     if not fingerprint and view.keys is not None:
         fingerprint = model.key_fingerprint(view.keys.install)
-    return {common.FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
+    return {FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
 
 
 def _accepted(view: View, one: resources.ListenerClass, builder: ConditionBuilder) -> StatusCondition:
