@@ -1,4 +1,4 @@
-"""What Usher is measured against: a bare aiohttp + uvloop POST handler that reads the body and answers 200."""
+"""The baseline of the benchmarks: a bare aiohttp and uvloop POST handler that reads the body and answers 200."""
 
 import asyncio
 import sys

@@ -1,9 +1,9 @@
-"""How fast the operator is at 10,000 objects: 2,000 tenants, 4,000 listeners, 4,000 destinations in 200 namespaces.
+"""Measure the operator with 10,000 objects: 2,000 tenants, 4,000 listeners, 4,000 destinations in 200 namespaces.
 
-`make bench-operator` does all; `make bench-operator ARGS="cold"` a part: `cold` (from nothing to the last configuration
-Secret, memory, then a restart), `edits` (from the API server's answer to an edit until a gateway's public port serves
-by it), `idle` (what is written while nothing happens). Operator and gateway run as processes under the shipped rights,
-at a control plane of their own, all on this machine.
+`make bench-operator` runs all parts, `make bench-operator ARGS="cold"` one of them. `cold` measures the time to the
+last configuration Secret in an empty cluster, memory, and a restart. `edits` measures the time from the API server's
+answer to an edit until a gateway's public port serves it. `idle` counts writes while nothing changes. Operator and
+gateway run as processes with the shipped permissions, against a control plane on this machine.
 """
 
 import argparse
@@ -29,17 +29,17 @@ from support import api, clusters, installs, waiting, wire
 _PARTS = ("cold", "edits", "idle")
 _CREATORS = 16
 _EDITED = 10
-"""So many listeners are edited in turn."""
+"""Listeners that are edited in turn."""
 _QUIET_SECONDS = 3.0
-"""An operator that has written nothing for so long has nothing left to write."""
+"""Seconds without a write after which the operator counts as done."""
 _IDLE_SECONDS = 60.0
 _EVENTS = frozenset({"events"})
-"""They are told in the background, ten a second at most."""
+"""The operator writes Events in the background, at most ten a second."""
 _LIMIT_SECONDS = 240.0
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """What is declared: each tenant has two listeners and two destinations."""
+    """The number of objects: each tenant has two listeners and two destinations."""
 
     tenants: int
     edits: int
@@ -55,14 +55,14 @@ class Sizes(msgspec.Struct, frozen=True):
 
 
 class Bench:
-    """An install with everything declared, and what runs in it."""
+    """An install with all objects, and the processes that run in it."""
 
     def __init__(self, install: installs.Install, sizes: Sizes) -> None:
         self.install, self.sizes = install, sizes
         self.namespaces: list[str] = []
 
     async def declare(self, make_namespace: Callable[..., Awaitable[str]]) -> None:
-        """Make every object, and until then no operator runs."""
+        """Create every object, before an operator runs."""
         await self.install.server.create(self.install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))
         count = -(-self.sizes.tenants // self.sizes.tenants_per_namespace)
         self.namespaces = [await make_namespace("agency") for _ in range(count)]
@@ -94,7 +94,7 @@ class Bench:
                 yield installs.listener(self.install, namespace, name, tenantRef={"name": tenant}, routes=routes)
 
     async def documents(self) -> int:
-        """How many configuration Secrets there are; one object is read."""
+        """Return the number of configuration Secrets; reads one object."""
         path = api.Resource("Secret", "", self.install.config).path
         found = await self.install.server.request("GET", path, parameters={"limit": "1"})
         return len(found["items"]) + int(found["metadata"].get("remainingItemCount", 0))
@@ -104,7 +104,7 @@ class Bench:
         return self.install.cluster.audit.position()
 
     def writes(self, position: int) -> dict[str, int]:
-        """What the operator wrote since: resource -> how often; its Lease left out."""
+        """Return the operator's writes since a position: resource -> count, without its Lease."""
         assert self.install.cluster.audit is not None
         found: dict[str, int] = {}
         for asked in self.install.cluster.audit.since(position, self.install.operator.user):
@@ -113,11 +113,11 @@ class Bench:
         return found
 
     async def wait_quiet(self, *, but: frozenset[str] = frozenset()) -> float:
-        """Until the operator has written nothing for some seconds (``but``: resources left out); since when."""
+        """Wait until the operator has written nothing for some seconds, except ``but``; return since when."""
         position, quiet_since = self.position(), time.monotonic()
         end = quiet_since + _LIMIT_SECONDS
         while time.monotonic() - quiet_since < _QUIET_SECONDS:
-            assert time.monotonic() < end, "the operator goes on writing"
+            assert time.monotonic() < end, "the operator keeps writing"
             await asyncio.sleep(0.5)
             before, position = position, self.position()
             if self.writes(before).keys() - but:
@@ -131,7 +131,7 @@ def cpu_seconds(process: installs.Process) -> float:
 
 
 def resident_megabytes(process: installs.Process) -> tuple[float, float]:
-    """Now, and at most so far."""
+    """Return the present and the highest resident memory."""
     rows = dict(row.split(":", 1) for row in _stat(process, "status").splitlines())
     return int(rows["VmRSS"].split()[0]) / 1e3, int(rows["VmHWM"].split()[0]) / 1e3
 
@@ -141,16 +141,16 @@ def _stat(process: installs.Process, name: str) -> str:
 
 
 async def cold(bench: Bench) -> AsyncIterator[report.Result]:
-    """From nothing to every document; and what a restart costs after that."""
-    report.progress("cold: the operator starts, and nothing is written yet")
+    """Measure the time to every document in an empty cluster, and then a restart."""
+    report.progress("cold: the operator starts in a cluster without documents")
     begun = time.monotonic()
     operator = await start(bench)
     await waiting.until(
         bench.documents, lambda count: count >= bench.sizes.documents, limit_seconds=_LIMIT_SECONDS, every_seconds=0.1
     )
     seconds, cpu = time.monotonic() - begun, cpu_seconds(operator)
-    told = f"{seconds:.1f} s ({cpu:.1f} s of CPU)"
-    yield report.Result(f"cold, to {bench.sizes.documents:,} configuration Secrets", told, "<= 30 s", seconds <= 30)
+    measured = f"{seconds:.1f} s ({cpu:.1f} s of CPU)"
+    yield report.Result(f"cold, to {bench.sizes.documents:,} configuration Secrets", measured, "<= 30 s", seconds <= 30)
     report.progress("until every status is written")
     settled = await bench.wait_quiet(but=_EVENTS) - begun
     yield report.Result("to the last status", f"{settled:.0f} s ({cpu_seconds(operator):.1f} s of CPU)", "")
@@ -169,38 +169,38 @@ async def cold(bench: Bench) -> AsyncIterator[report.Result]:
     seconds, cpu = time.monotonic() - begun, cpu_seconds(operator)
     await asyncio.sleep(_QUIET_SECONDS)
     written = bench.writes(position)
-    told = f"{seconds:.1f} s ({cpu:.1f} s of CPU)"
-    yield report.Result("warm restart, to the last key", told, "<= 10 s", seconds <= 10)
-    yield report.Result("writes by the restart, but the Lease's", str(written or "none"), "none", not written)
+    measured = f"{seconds:.1f} s ({cpu:.1f} s of CPU)"
+    yield report.Result("warm restart, to the last key", measured, "<= 10 s", seconds <= 10)
+    yield report.Result("writes by the restart, except to the Lease", str(written or "none"), "none", not written)
     await operator.stop()
 
 
 async def edits(bench: Bench) -> AsyncIterator[report.Result]:
-    """From the answer to an edit until a gateway serves by it."""
-    report.progress("an operator and a gateway, until everything is told of")
+    """Measure the time from the answer to an edit until a gateway serves it."""
+    report.progress("an operator and a gateway, until every status is written")
     port = ports.free()
     begun = time.monotonic()
     operator = await start(bench, "--gateways", f"http://127.0.0.1:{port}")
     gateway = await bench.install.start_gateway(admin=port, wait=False)
     settled = await bench.wait_quiet(but=_EVENTS) - begun
     yield report.Result("with a gateway, to the last status", f"{settled:.0f} s", "")
-    report.progress(f"{bench.sizes.edits} edits, one after the other")
+    report.progress(f"{bench.sizes.edits} edits in sequence")
     for number in range(_EDITED):
-        await edit(bench, gateway, number)  # gives it a hostname of its own; only its path changes from there on
+        await edit(bench, gateway, number)  # sets its own hostname; later edits change only its path
     found = sorted([await edit(bench, gateway, number) for number in range(bench.sizes.edits)])
     half, most = statistics.median(found), found[-(-len(found) * 99 // 100) - 1]
-    told = f"p50 {half:.0f} ms, p99 {most:.0f} ms, at most {found[-1]:.0f} ms"
-    yield report.Result("from an edit to the public port", told, "p99 <= 300 ms", most <= 300)
-    told = ", ".join(
+    measured = f"p50 {half:.0f} ms, p99 {most:.0f} ms, at most {found[-1]:.0f} ms"
+    yield report.Result("from an edit to the public port", measured, "p99 <= 300 ms", most <= 300)
+    measured = ", ".join(
         f"{name} {resident_megabytes(one)[0]:.0f} MB"
         for name, one in {"operator": operator, "gateway": gateway}.items()
     )
-    yield report.Result("resident", told, "")
+    yield report.Result("resident", measured, "")
 
 
 async def edit(bench: Bench, gateway: installs.Process, number: int) -> float:
-    """One edit of an address; in how many milliseconds it is served."""
-    await asyncio.sleep(random.uniform(0.1, 0.5))  # edits of people, at no beat of anything
+    """Edit an address; return the milliseconds until the gateway serves it."""
+    await asyncio.sleep(random.uniform(0.1, 0.5))  # random, so that edits do not align with timers
     tenant = number % _EDITED
     namespace = bench.namespaces[tenant // bench.sizes.tenants_per_namespace]
     path = f"/{secrets.token_hex(8)}"
@@ -218,7 +218,7 @@ async def edit(bench: Bench, gateway: installs.Process, number: int) -> float:
 
 
 async def idle(bench: Bench) -> AsyncIterator[report.Result]:
-    """What is written while nothing happens."""
+    """Count the writes while nothing changes."""
     if not any(one.process.returncode is None for one in bench.install.running):
         await start(bench)
     await bench.wait_quiet()
@@ -226,17 +226,17 @@ async def idle(bench: Bench) -> AsyncIterator[report.Result]:
     position = bench.position()
     await asyncio.sleep(_IDLE_SECONDS)
     written = bench.writes(position)
-    yield report.Result("writes in a minute, but the Lease's", str(written or "none"), "none", not written)
+    yield report.Result("writes in a minute, except to the Lease", str(written or "none"), "none", not written)
 
 
 async def start(bench: Bench, *arguments: str) -> installs.Process:
-    """An operator that says little, as it is run."""
+    """Start an operator with the log level of production."""
     return await bench.install.start_operator(*arguments, "--log-level", "warning", wait=False)
 
 
 @contextlib.asynccontextmanager
 async def ready(folder: Path, sizes: Sizes) -> AsyncIterator[Bench]:
-    """A cluster with everything declared."""
+    """Run a cluster with all objects."""
     report.progress("a control plane")
     with clusters.cluster(folder) as cluster:
         cluster.define(clusters.own_definitions())
@@ -262,7 +262,7 @@ async def run(names: Sequence[str], sizes: Sizes) -> list[report.Result]:
 
 
 def main() -> int:
-    """Run what is asked for; 1 if a goal is missed."""
+    """Run the requested parts; return 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="PART", help=", ".join(_PARTS))
     parser.add_argument("--tenants", type=int, default=2_000, help="each with two listeners and two destinations")

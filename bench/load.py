@@ -1,4 +1,4 @@
-"""A load generator: so many connections, each with one request in flight; bodies are distinct and about 1.2 KB."""
+"""Generate load: a number of connections, each with one request in flight, and distinct bodies of about 1.2 KB."""
 
 import argparse
 import asyncio
@@ -45,7 +45,7 @@ class Load:
         self.begin = self.end = 0.0
 
     def request(self) -> bytes:
-        """The next request: every body is another visitor."""
+        """Return the next request. Every body has another visitor."""
         number = self.first + self.sent
         self.sent += 1
         body = _TEMPLATE.replace("@@@@@@@@", f"{number:08d}").encode()
@@ -54,12 +54,12 @@ class Load:
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     def may_send(self, now: float) -> bool:
-        """Whether another request belongs to the run."""
+        """Return whether the run continues."""
         return now < self.end and (not self.limit or self.sent < self.limit)
 
 
 class Connection(asyncio.Protocol):
-    """One connection; with a rate it waits its turn."""
+    """One connection. With a rate, it waits for its turn before each request."""
 
     def __init__(self, load: Load, offset: float, interval: float) -> None:
         self._load, self._interval = load, interval
@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport does not inherit from asyncio's
         self._next()
 
     def data_received(self, data: bytes) -> None:
@@ -124,10 +124,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", default="/hooks/k7f3m9q2x8w4v6t1b5n0")
-    parser.add_argument("--listeners", type=int, default=1, help="spread over so many listeners' hosts")
+    parser.add_argument("--listeners", type=int, default=1, help="number of listeners to spread the requests over")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--requests", type=int, default=0, help="end after so many")
+    parser.add_argument("--requests", type=int, default=0, help="stop after this number of requests; 0: no limit")
     parser.add_argument("--rate", type=float, default=0, help="requests a second; 0: as fast as they are answered")
     parser.add_argument("--first", type=int, default=0, help="number of the first visitor")
     uvloop.run(_run(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""Manifests for the benchmarks: so many listeners, each with one route to one destination."""
+"""Manifests for the benchmarks: a number of listeners, each with one route to one destination."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ spec:
 
 
 def write(folder: Path, listeners: int, *, forward_to: int = 0) -> Path:
-    """A file of manifests; ``forward_to`` is the port of a receiver, if there is one."""
+    """Write a file of manifests; ``forward_to`` is the port of a receiver, if one runs."""
     parts = [_CLASS.format(port=forward_to or 9)]
     parts += [_LISTENER.format(number=number) for number in range(listeners)]
     file = folder / "bench.yaml"

@@ -1,4 +1,4 @@
-"""The parts of accept-and-forward alone, on one core: a commit of such rows, and a POST by aiohttp's client."""
+"""Measure two parts of accept and forward alone on one core: a commit, and a POST with aiohttp's client."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ _BODY = os.urandom(1_200)
 
 
 def commit_microseconds(batches: int = 400) -> float:
-    """SQLite alone: ledger, body and delivery rows, 64 arrivals a commit, synchronous=FULL."""
+    """Return the time per arrival for SQLite alone: ledger, body and delivery rows, 64 arrivals per commit."""
     with tempfile.TemporaryDirectory(prefix="usher-bench-") as folder:
         connection = sqlite3.connect(Path(folder) / "parts.sqlite3", isolation_level=None)
         connection.execute("pragma journal_mode = wal")
@@ -39,7 +39,7 @@ def commit_microseconds(batches: int = 400) -> float:
                 "insert into queue values (?,?,?,?,?,?,?)", [(each, digest, 1, 2, 3, 4, 5) for each in keys]
             )
             connection.execute("commit")
-            # What settling costs: the state of each row, changed once.
+            # Settling changes the state of each row once.
             connection.execute("begin immediate")
             connection.executemany("update queue set e = 1, f = 200 where key = ?", [(each,) for each in keys])
             connection.execute("commit")
@@ -49,7 +49,7 @@ def commit_microseconds(batches: int = 400) -> float:
 
 
 async def post_microseconds(port: int, requests: int = 6_000, workers: int = 32) -> float:
-    """aiohttp's client alone: POSTs over kept connections, so many at a time."""
+    """Return the time per POST for aiohttp's client alone, over kept connections, with several workers."""
     left = iter(range(requests))
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
 

@@ -1,4 +1,4 @@
-"""What benchmarks tell: a table of what was measured, the goal, and whether it is met."""
+"""The report of a benchmark: a table of measurements and goals."""
 
 from collections.abc import Iterable
 
@@ -19,12 +19,12 @@ class Result(msgspec.Struct):
 
 
 def progress(text: str) -> None:
-    """Say what is being done."""
+    """Print the current step."""
     console.print(f"{text} ...", style="dim")
 
 
 def show(title: str, results: Iterable[Result]) -> int:
-    """Print the table; 1 if a goal is missed."""
+    """Print the table; return 1 if a goal is missed."""
     table = rich.table.Table(title=title)
     for column in ("what", "measured", "goal", ""):
         table.add_column(column)
