@@ -11,7 +11,7 @@ from local_cluster import ports
 from support import api, installs, moving_clock, waiting
 
 HOUR, DAY = 3600, 86_400
-QUICK = {"timing": {"lease": 4.0, "renew_deadline": 2.5, "retry": 0.5}}
+QUICK = {"timing": {"lease_seconds": 4.0, "renew_deadline_seconds": 2.5, "lease_retry_seconds": 0.5}}
 TOMBSTONE_SECONDS = 6
 
 

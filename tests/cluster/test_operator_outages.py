@@ -80,7 +80,7 @@ async def test_a_start_that_is_refused_the_second_page_holds_still(
 async def test_an_api_server_that_hangs_ends_the_leader_and_the_next_one_goes_on(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
-    quick = {"timing": {"lease": 4.0, "renew_deadline": 2.5, "retry": 0.5}}
+    quick = {"timing": {"lease_seconds": 4.0, "renew_deadline_seconds": 2.5, "lease_retry_seconds": 0.5}}
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
     leader = await install.start_operator(account=through, changes=quick)
     await declare(install, namespace, "lobby", "bar")
@@ -103,7 +103,7 @@ async def test_what_a_silent_watch_does_not_tell_a_reading_finds(
     operator = await install.start_operator(
         *("--resync-seconds", "1", "--tombstone-seconds", "1"),
         account=through,
-        changes={"timing": {"watch_silence": 3.0}},
+        changes={"timing": {"max_watch_silence_seconds": 3.0}},
     )
     await declare(install, namespace, "lobby", "bar")
     with proxy.silence():

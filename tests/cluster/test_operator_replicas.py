@@ -16,7 +16,7 @@ from support import api, faulty_proxy, installs, moving_clock, waiting
 LOAD = 80
 """So many listeners are not written within a moment."""
 
-QUICK = {"timing": {"lease": 4.0, "renew_deadline": 2.5, "retry": 0.5}}
+QUICK = {"timing": {"lease_seconds": 4.0, "renew_deadline_seconds": 2.5, "lease_retry_seconds": 0.5}}
 """A Lease that is taken over sooner, so that a test need not wait for so long."""
 
 

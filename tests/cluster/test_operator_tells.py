@@ -6,7 +6,7 @@ from typing import Any
 
 from support import api, installs, waiting
 
-WARNS_AFTER_A_SECOND = {"timing": {"warn": 1.0}}
+WARNS_AFTER_A_SECOND = {"timing": {"warning_delay_seconds": 1.0}}
 _WARNED_AFTER_SECONDS = 30.0
 
 
@@ -46,7 +46,7 @@ async def test_what_is_wrong_from_its_birth_is_warned_of_once_over_restarts(
 
 
 async def test_what_is_only_not_there_yet_is_no_warning(install: installs.Install, namespace: str) -> None:
-    operator = await install.start_operator(changes={"timing": {"warn": _WARNED_AFTER_SECONDS}})
+    operator = await install.start_operator(changes={"timing": {"warning_delay_seconds": _WARNED_AFTER_SECONDS}})
     resource = api.Resource("Listener", "lobby", namespace)
     await install.server.apply(installs.listener(install, namespace))  # before its class, tenant and destination
     for document in (install.klass(), installs.tenant(namespace), installs.destination(namespace)):

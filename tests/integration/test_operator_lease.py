@@ -31,7 +31,7 @@ async def test_a_lease_that_cannot_be_made_is_told_and_tried_again_after_a_while
     await site.start()
     try:
         host, port = runner.addresses[0][:2]
-        timing = settings.Timing(retry=WAIT_SECONDS * 0.7)
+        timing = settings.OperatorTiming(lease_retry_seconds=WAIT_SECONDS * 0.7)
         connection = access.Connection(server=f"http://{host}:{port}")
         async with client.Client(access.Access(lambda _: connection)) as opened:
             part = leader.LeaderLease(opened, OperatorSettings(timing=timing, identity="me"), time.monotonic)

@@ -18,7 +18,7 @@ class Changes(msgspec.Struct, frozen=True):
     """What is otherwise than shipped."""
 
     timing: dict[str, float] = {}
-    """Field of settings.Timing -> seconds."""
+    """Field of settings.OperatorTiming -> seconds."""
     grace_seconds: float | None = None
     """How long `Programmed` waits before it turns False."""
 

@@ -123,7 +123,9 @@ class Operator:
     def _build_writers(self) -> None:
         timing = self.settings.timing
         self.event_logger = EventLogger(time.monotonic)
-        self.pending_removals = PendingRemovals(settle_seconds=timing.settle, max_settle_seconds=timing.settle_most)
+        self.pending_removals = PendingRemovals(
+            settle_seconds=timing.removal_settle_seconds, max_settle_seconds=timing.max_removal_settle_seconds
+        )
         self.removal_guard = RemovalGuard(
             pending=self.pending_removals,
             cache=self.cache,
@@ -137,7 +139,7 @@ class Operator:
             cache=self.cache,
             queue=self.queue,
             removals=self.pending_removals,
-            tombstones=TombstoneClock(timing.tombstone),
+            tombstones=TombstoneClock(timing.tombstone_seconds),
             metrics=self.metrics,
             event_logger=self.event_logger,
             on_published=self.gateways.ask_soon,
@@ -148,7 +150,7 @@ class Operator:
             queue=self.queue,
             metrics=self.metrics,
             event_logger=self.event_logger,
-            event_recorder=EventRecorder(timing.warn),
+            event_recorder=EventRecorder(timing.warning_delay_seconds),
             clock=time.monotonic,
         )
         self.reconciler = Reconciler(
@@ -243,7 +245,7 @@ class Operator:
         begun = time.monotonic()
         await self.resync.read_start((kinds.LISTENER_CLASS,))
         while not await self._ensure_installation():  # noqa: ASYNC110 - asks the API server again
-            await asyncio.sleep(self.settings.timing.retry)
+            await asyncio.sleep(self.settings.timing.lease_retry_seconds)
         await self.resync.read_start(tuple(kind for kind in self.resync.kinds if kind is not kinds.LISTENER_CLASS))
         self.resync.plan_all()
         _log.info(
@@ -266,7 +268,7 @@ class Operator:
     def _start_tasks(self) -> list[asyncio.Task[Any]]:
         """Start the tasks of a leader; none of them ends by itself."""
         jobs: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-            "resync": lambda: self.resync.run(self.settings.timing.resync),
+            "resync": lambda: self.resync.run(self.settings.timing.resync_seconds),
             "children": self.follower.run,
             "removals": self.removal_guard.run,
             "gateways": self.gateways.run,

@@ -1,4 +1,4 @@
-"""The command ``usher-operator``."""
+"""The command line of ``usher-operator``."""
 
 import enum
 import inspect
@@ -13,16 +13,16 @@ import usher_operator
 _EPILOG = "Example:  usher-operator run --kubeconfig ~/.kube/config --gateways http://127.0.0.1:9090"
 
 
-class LogFormat(enum.StrEnum):
-    """How lines of the log look; auto: text on a terminal, else json."""
+class OperatorLogFormat(enum.StrEnum):
+    """Format of log lines; auto means text on a terminal and JSON elsewhere."""
 
     auto = "auto"
     json = "json"
     text = "text"
 
 
-class LogLevel(enum.StrEnum):
-    """From which severity on lines are written."""
+class OperatorLogLevel(enum.StrEnum):
+    """Lowest level that is logged."""
 
     debug = "debug"
     info = "info"
@@ -31,7 +31,7 @@ class LogLevel(enum.StrEnum):
 
 
 def build() -> typer.Typer:
-    """The command line."""
+    """Build the command line."""
     app = typer.Typer(
         name="usher-operator",
         help="Turns Usher's custom resources into TLS routes and live gateway configuration.",
@@ -118,18 +118,18 @@ def run(  # noqa: PLR0917 - each is a flag
         typer.Option(envvar="USHER_OPERATOR_IDENTITY", help="Who holds the Lease. Default: host and a random part."),
     ] = "",
     log_format: Annotated[
-        LogFormat, typer.Option(envvar="USHER_OPERATOR_LOG_FORMAT", help="auto, json or text.")
-    ] = LogFormat.auto,
+        OperatorLogFormat, typer.Option(envvar="USHER_OPERATOR_LOG_FORMAT", help="auto, json or text.")
+    ] = OperatorLogFormat.auto,
     log_level: Annotated[
-        LogLevel, typer.Option(envvar="USHER_OPERATOR_LOG_LEVEL", help="debug, info, warning, error.")
-    ] = LogLevel.info,
+        OperatorLogLevel, typer.Option(envvar="USHER_OPERATOR_LOG_LEVEL", help="debug, info, warning, error.")
+    ] = OperatorLogLevel.info,
 ) -> None:
-    """Follow Usher's custom resources and keep routes and configuration as they say. Ends on SIGTERM and Ctrl-C."""
+    """Watch Usher's custom resources and keep routes and configuration as they declare. Ends on SIGTERM and Ctrl-C."""
     import uvloop
 
     from usher_gateway import logs, model
     from usher_operator.app import Operator
-    from usher_operator.settings import OperatorSettings, Timing, parse_backend, parse_endpoint, parse_service
+    from usher_operator.settings import OperatorSettings, OperatorTiming, parse_backend, parse_endpoint, parse_service
 
     try:
         settings = OperatorSettings(
@@ -146,14 +146,14 @@ def run(  # noqa: PLR0917 - each is a flag
             cert_manager=cert_manager,
             admin=parse_endpoint(admin),
             workers=workers,
-            timing=Timing(resync=resync_seconds, tombstone=tombstone_seconds),
+            timing=OperatorTiming(resync_seconds=resync_seconds, tombstone_seconds=tombstone_seconds),
         )
         operator = Operator(settings, dict(os.environ))
-        as_json = None if log_format is LogFormat.auto else log_format is LogFormat.json
+        as_json = None if log_format is OperatorLogFormat.auto else log_format is OperatorLogFormat.json
         logs.configure(as_json=as_json, level=log_level)
         is_done = uvloop.run(operator.run())
     except model.UsherError as error:
-        if logs.drain():  # else nobody reads, and the end would wait for it
+        if logs.drain():  # if nobody reads the log, writing to the terminal would block
             typer.echo(f"usher-operator: {error}\n                {error.hint}", err=True)
         raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
     if not is_done:

@@ -196,10 +196,10 @@ class GatewayObserver:
     async def _wait(self) -> None:
         """Wait until the next sweep is due, a document was written, or a plan says that a gateway is behind."""
         timing, loop = self._settings.timing, asyncio.get_running_loop()
-        end = loop.time() + timing.observe
+        end = loop.time() + timing.gateway_poll_seconds
         while loop.time() < end:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(timing.observe, timing.observe_pending)):
+                async with asyncio.timeout(min(timing.gateway_poll_seconds, timing.gateway_poll_pending_seconds)):
                     await self._wake.wait()
             if self._wake.is_set():
                 await asyncio.sleep(_APPLY_SECONDS)

@@ -57,10 +57,10 @@ class Health:
         """Why the process should be restarted; empty if it is alive. A silent watch is fine if nothing changed."""
         now, reasons = self._clock(), []
         late = max(self.loop_lag_seconds, now - self._ticked_at - _TICK_SECONDS)
-        if late > self._timing.loop_lag:
+        if late > self._timing.max_loop_lag_seconds:
             reasons.append(f"the event loop is {late:.0f} s late")
         for kind, since in self._expected.items():
-            if now - since > self._timing.watch_silence:
+            if now - since > self._timing.max_watch_silence_seconds:
                 reasons.append(f"the watch of {kind} has not reported a change for {now - since:.0f} s")
         return reasons
 

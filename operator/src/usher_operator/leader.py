@@ -105,7 +105,7 @@ class LeaderLease:
     @property
     def may_write(self) -> bool:
         """Whether this replica certainly leads. A process that was suspended for too long must not write any more."""
-        return self.is_leader and self._clock() - self._renewed < self._timing.renew_deadline
+        return self.is_leader and self._clock() - self._renewed < self._timing.renew_deadline_seconds
 
     async def acquire(self) -> None:
         """Wait until this replica is the leader. It watches the Lease, so that it notices a release at once."""
@@ -124,8 +124,8 @@ class LeaderLease:
 
     async def hold(self) -> None:
         """Renew the Lease; return when no renewal has succeeded within the deadline or another replica holds it."""
-        while (left := self._renewed + self._timing.renew_deadline - self._clock()) > 0:
-            await asyncio.sleep(min(left, self._timing.retry))
+        while (left := self._renewed + self._timing.renew_deadline_seconds - self._clock()) > 0:
+            await asyncio.sleep(min(left, self._timing.lease_retry_seconds))
             try:
                 async with asyncio.timeout(self._attempt_seconds):
                     await self._write("Renew")
@@ -155,7 +155,7 @@ class LeaderLease:
             return
         hint = {401: _NO_RIGHT, 403: _NO_RIGHT, 404: _NO_NAMESPACE}.get(status, "")
         _log.warning("lease_not_reached", namespace=self._namespace, status=status, reason=reason, hint=hint)
-        await asyncio.sleep(self._timing.retry)
+        await asyncio.sleep(self._timing.lease_retry_seconds)
 
     async def _may_retry(self, error: Exception) -> bool:
         """Whether to try again after a failed renewal."""
@@ -174,7 +174,7 @@ class LeaderLease:
 
     @property
     def _attempt_seconds(self) -> float:
-        return self._timing.renew_deadline / _ATTEMPTS
+        return self._timing.renew_deadline_seconds / _ATTEMPTS
 
     @property
     def _path(self) -> str:
@@ -201,7 +201,7 @@ class LeaderLease:
                 async for event in changes:
                     if event.type != "BOOKMARK":
                         return
-                await asyncio.sleep(self._timing.retry)  # the server ended the stream
+                await asyncio.sleep(self._timing.lease_retry_seconds)  # the server ended the stream
 
     async def _write(self, action: str) -> None:
         record = self._observed.record or LeaseRecord()
@@ -210,7 +210,7 @@ class LeaderLease:
             self._acquired = now
         spec = {
             "holderIdentity": "" if action == "Release" else self.identity,
-            "leaseDurationSeconds": 1 if action == "Release" else round(self._timing.lease),
+            "leaseDurationSeconds": 1 if action == "Release" else round(self._timing.lease_seconds),
             "acquireTime": self._acquired or now,
             "renewTime": now,
             "leaseTransitions": record.transitions + (action == "Take"),

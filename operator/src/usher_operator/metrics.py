@@ -1,4 +1,4 @@
-"""Metrics of the operator for Prometheus. docs/operator.md lists names and meanings; tenants are never labels."""
+"""Metrics of the operator for Prometheus. docs/operator.md lists them; no label names a tenant."""
 
 import time
 
@@ -10,7 +10,7 @@ _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 
 
 class OperatorMetrics:
-    """Every number that the operator tells."""
+    """Every metric of the operator."""
 
     def __init__(self) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -22,31 +22,33 @@ class OperatorMetrics:
         self.queue_depth = self._gauge("workqueue_depth", "Keys that wait for a worker.")
         self.queue_age = self._gauge("workqueue_oldest_age_seconds", "How long the first waiting key has waited.")
         self.queue_seconds = self._histogram("workqueue_wait_seconds", "Time from ready to taken.")
-        self.queue_retries = self._counter("workqueue_retries_total", "Keys tried again after a failure.")
+        self.queue_retries = self._counter("workqueue_retries_total", "Keys retried after a failure.")
         self.requests = self._counter("api_requests_total", "Requests to the API server; code 0: none.", "verb", "code")
         self.status_updates = self._counter("status_updates_total", "Status writes.", "kind", "result")
-        self.watch_seen = self._gauge("watch_last_event_timestamp_seconds", "When a watch last told something.", "kind")
-        self.resyncs = self._counter("resync_total", "Complete readings of the cluster.", "result")
+        self.watch_seen = self._gauge(
+            "watch_last_event_timestamp_seconds", "When a watch last reported an event.", "kind"
+        )
+        self.resyncs = self._counter("resync_total", "Complete lists of the cluster.", "result")
         self.divergence = self._counter(
-            "resync_divergence_total", "Objects that a reading found gone without an event.", "kind"
+            "resync_divergence_total", "Objects that a list found deleted without an event.", "kind"
         )
         self.leader = self._gauge("leader", "1 on the replica that works.")
-        self.objects = self._gauge("objects", "Objects known, by their Ready condition.", "kind", "ready")
-        self.features = self._gauge("feature_available", "Optional APIs that the cluster knows.", "feature")
+        self.objects = self._gauge("objects", "Resources, by their Ready condition.", "kind", "ready")
+        self.features = self._gauge("feature_available", "Optional APIs that the cluster has.", "feature")
         self.loop_lag = self._gauge("event_loop_lag_seconds", "How late the event loop runs.")
         self.published = self._gauge("config_last_published_timestamp_seconds", "When a document was last written.")
         self.documents = self._gauge("config_documents", "Documents in force, and tombstones.", "kind", "state")
-        self.removals_halted = self._gauge("removals_halted", "Listeners whose removal waits for a person.")
-        self.gateways = self._gauge("gateways", "Gateways that are asked what they run.", "state")
+        self.removals_halted = self._gauge("removals_halted", "Listeners whose removal waits for a confirmation.")
+        self.gateways = self._gauge("gateways", "Gateways that the operator polls.", "state")
         info = self._gauge("build_info", "The version that runs.", "version")
         info.labels(usher_operator.__version__).set(1)
 
     def count_request(self, verb: str, code: int) -> None:
-        """Note one request to the API server."""
+        """Count a request to the API server."""
         self.requests.labels(verb, str(code)).inc()
 
     def saw_watch(self, kind: str) -> None:
-        """Note that a watch has told something."""
+        """Note that a watch reported an event."""
         self.watch_seen.labels(kind).set(time.time())
 
     def _counter(self, name: str, text: str, *labels: str) -> prometheus_client.Counter:

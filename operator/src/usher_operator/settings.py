@@ -1,4 +1,4 @@
-"""Settings of the operator: frozen, read once. docs/operator.md lists the flags and variables that they come from."""
+"""Settings of the operator: frozen, read once. docs/operator.md lists their flags and environment variables."""
 
 import re
 import urllib.parse
@@ -10,107 +10,111 @@ from usher_gateway import config_secret, model
 
 
 class AdminAddress(msgspec.Struct, frozen=True):
-    """Where a port listens."""
+    """Address on which the admin port listens."""
 
     host: str
     port: int
 
 
 class GatewayService(msgspec.Struct, frozen=True):
-    """A GatewayService whose ready endpoints are asked."""
+    """The Service whose ready endpoints are the gateways' admin ports."""
 
     namespace: str
     name: str
     port: str = ""
-    """Name or number of the port; ``""``: the only one, or the one called ``admin``."""
+    """Name or number of the port; ``""`` means the port called ``admin``, or the only port."""
 
 
 class BackendService(msgspec.Struct, frozen=True):
-    """What Ingress and HTTPRoute send requests to; in the data plane's namespace."""
+    """The Service to which Ingress and HTTPRoute send requests, in the data plane's namespace."""
 
     service_name: str = "usher-gateway"
     service_port: int = 80
 
 
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """Every wait of the operator, in seconds."""
+class OperatorTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """Intervals and time limits of the operator."""
 
-    resync: float = 600.0
-    """From one complete reading of the cluster to the next; jitter is added."""
-    settle: float = 2.0
-    """Removals are gathered until so long after the last one, and judged together."""
-    settle_most: float = 30.0
-    """Removals are judged at the latest so long after the first one."""
-    tombstone: float = 600.0
+    resync_seconds: float = 600.0
+    """Interval between complete lists of the cluster; jitter is added."""
+    removal_settle_seconds: float = 2.0
+    """Removals are decided this long after the last request, all of them together."""
+    max_removal_settle_seconds: float = 30.0
+    """Removals are decided at the latest this long after the first request."""
+    tombstone_seconds: float = 600.0
     """Age at which a tombstone is deleted."""
-    observe: float = 5.0
-    """From one sweep over the gateways to the next; documents that are not in force everywhere are asked for sooner."""
-    observe_pending: float = 1.0
-    """The same while some document is not in force on every ready gateway."""
-    lease: float = 15.0
-    """How long a Lease is good for after its last renewal."""
-    renew_deadline: float = 10.0
-    """A leader that could not renew for so long ends itself."""
-    retry: float = 2.0
-    """From one renewal to the next."""
-    warn: float = 30.0
-    """What never held yet is warned of by an Event only after so long."""
-    watch_silence: float = 150.0
-    """Not alive once a watch has not told of a change for so long after it was made."""
-    loop_lag: float = 10.0
-    """Not alive while the event loop runs so late."""
+    gateway_poll_seconds: float = 5.0
+    """Interval between two polls of the gateways while every document is in force everywhere."""
+    gateway_poll_pending_seconds: float = 1.0
+    """Interval between two polls while some ready gateway does not run a document yet."""
+    lease_seconds: float = 15.0
+    """How long a Lease is valid after its last renewal."""
+    renew_deadline_seconds: float = 10.0
+    """A leader that could not renew the Lease for this long ends itself."""
+    lease_retry_seconds: float = 2.0
+    """Interval between two renewals, and between two attempts to get the Lease."""
+    warning_delay_seconds: float = 30.0
+    """Delay before an Event warns about a condition that never held."""
+    max_watch_silence_seconds: float = 150.0
+    """The operator is not alive if a watch has not reported a change for this long."""
+    max_loop_lag_seconds: float = 10.0
+    """The operator is not alive while its event loop is this late."""
 
 
 class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """All of ``usher-operator run``."""
+    """The settings of ``usher-operator run``."""
 
     kubeconfig: Path | None = None
-    """None: the service account of the pod, else ``KUBECONFIG`` or ``~/.kube/config``."""
+    """None means the service account of the pod, else ``KUBECONFIG`` or ``~/.kube/config``."""
     namespace: str = "usher-system"
-    """The operator's own: Lease, install key, admin tokens."""
+    """The operator's own namespace: Lease, install key, admin tokens."""
     configuration_namespace: str = "usher-config"
-    """Where configuration Secrets are written."""
+    """Namespace of the config Secrets."""
     data_plane_namespace: str = "usher-system"
     """Where Ingress, HTTPRoute and Certificate are written, and the gateway's GatewayService is."""
     controller_name: str = "usher.dev/usher"
-    """ListenerClasses with this name are served; it also names the install."""
+    """The operator serves ListenerClasses with this controller name. It also identifies the install."""
     identity: str = ""
-    """Who holds the Lease; ``""``: the host's name and a random part."""
+    """Holder name in the Lease; ``""`` means the host's name and a random part."""
     gateways: tuple[str, ...] = ()
-    """Admin ports of the gateways, as URLs; empty: the ready endpoints of ``gateway_service``."""
+    """URLs of the gateways' admin ports; empty means the ready endpoints of ``gateway_service``."""
     gateway_service: GatewayService | None = None
     backend: BackendService = BackendService()
     gateway_api: bool = True
-    """Whether HTTPRoutes are watched and written, where the cluster knows them."""
+    """Whether to watch and write HTTPRoutes, if the cluster has them."""
     cert_manager: bool = True
-    """Whether Certificates are watched and written, where the cluster knows them."""
+    """Whether to watch and write Certificates, if the cluster has them."""
     admin: AdminAddress = AdminAddress("127.0.0.1", 9091)
-    """Health and metrics."""
+    """Address of health and metrics."""
     workers: int = 16
-    """Keys reconciled at the same time."""
-    timing: Timing = Timing()
+    """Number of keys reconciled at the same time."""
+    timing: OperatorTiming = OperatorTiming()
 
     @property
     def install(self) -> str:
-        """``controller_name`` fit for a label: what tells this install's children from another's."""
+        """``controller_name`` as a label value, which identifies this install's children."""
         return config_secret.install_label(self.controller_name)
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Check the settings.
 
         Raises:
-            ConfigurationError: says what, and what to do.
+            ConfigurationError: a setting cannot work.
         """
         if not re.fullmatch(r"[-a-z0-9.]+/[-A-Za-z0-9._~/]+", self.controller_name):
             raise model.ConfigurationError(
-                f"--controller-name {self.controller_name!r} has not the form DOMAIN/NAME", "Try usher.dev/usher."
+                f"--controller-name {self.controller_name!r} is not DOMAIN/NAME", "Try usher.dev/usher."
             )
         for url in self.gateways:
             parts = urllib.parse.urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.netloc:
-                raise model.ConfigurationError(f"--gateways: {url!r} is no URL", "Write it like http://127.0.0.1:9090.")
+                raise model.ConfigurationError(
+                    f"--gateways: {url!r} is not a URL", "Write it like http://127.0.0.1:9090."
+                )
         if self.gateways and self.gateway_service is not None:
-            raise model.ConfigurationError("--gateways and --gateway-service exclude each other", "Give one of them.")
+            raise model.ConfigurationError(
+                "--gateways and --gateway-service cannot be used together", "Use one of them."
+            )
         if not 1 <= self.workers <= 256:
             raise model.ConfigurationError("--workers must be from 1 to 256", "Try 16.")
 
@@ -119,7 +123,7 @@ def parse_endpoint(text: str) -> AdminAddress:
     """``HOST:PORT``, ``[::1]:PORT`` or ``:PORT`` (all addresses).
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: the text has another form.
     """
     host, separator, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -132,7 +136,7 @@ def parse_service(text: str) -> GatewayService:
     """``NAMESPACE/NAME`` or ``NAMESPACE/NAME:PORT``.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: the text has another form.
     """
     found = re.fullmatch(r"([-a-z0-9]{1,63})/([-a-z0-9]{1,63})(?::([-a-z0-9]{1,63}))?", text)
     if found is None:
@@ -146,7 +150,7 @@ def parse_backend(text: str) -> BackendService:
     """``NAME:PORT``.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: the text has another form.
     """
     name, separator, port = text.rpartition(":")
     if not separator or not re.fullmatch(r"[-a-z0-9]{1,63}", name) or not port.isdecimal() or int(port) > 65_535:
