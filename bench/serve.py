@@ -1,4 +1,4 @@
-"""A gateway that attempts nothing: what ingest costs alone, with deliveries born into lanes as they are."""
+"""Run a gateway that makes no attempts, to measure ingest alone: deliveries go into lanes as usual and stay there."""
 
 import asyncio
 import os

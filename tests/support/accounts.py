@@ -1,4 +1,4 @@
-"""Service accounts with the shipped rights and no more, and the files by which a program is one."""
+"""Service accounts with exactly the shipped permissions, and the files with which a program uses them."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from support import api, audit
 
 @dataclass(frozen=True)
 class Account:
-    """A service account and its files; ``folder`` is like the mount of a pod: token, ca.crt, namespace."""
+    """A service account and its files; ``folder`` has the files of a pod's mount: token, ca.crt, namespace."""
 
     namespace: str
     name: str
@@ -26,16 +26,16 @@ class Account:
 
     @property
     def user(self) -> str:
-        """Its name as a user, in the audit log."""
+        """The account's user name in the audit log."""
         return audit.account_name(self.namespace, self.name)
 
     def at(self, endpoint: kubeconfigs.Endpoint, folder: Path) -> "Account":
-        """The same account by another way to the API server, as through a proxy."""
+        """Return the same account with another endpoint, for example a proxy."""
         return written(Account(self.namespace, self.name, endpoint, self.token, folder))
 
 
 def written(account: Account) -> Account:
-    """Writes an account's files."""
+    """Write an account's files."""
     account.folder.mkdir(parents=True, exist_ok=True)
     kubeconfigs.write(account.folder / "token", account.token)
     (account.folder / "ca.crt").write_bytes(account.endpoint.authority)
@@ -46,7 +46,7 @@ def written(account: Account) -> Account:
 
 
 async def log_in(server: api.Api, endpoint: kubeconfigs.Endpoint, account: api.Resource, folder: Path) -> Account:
-    """An account (made if it is not there) with a token and its files."""
+    """Create an account if it does not exist, and return it with a token and its files."""
     metadata = {"name": account.name, "namespace": account.namespace}
     await server.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
     token = await server.token(account)
@@ -54,9 +54,9 @@ async def log_in(server: api.Api, endpoint: kubeconfigs.Endpoint, account: api.R
 
 
 def moved(documents: Iterable[Mapping[str, Any]], namespaces: Mapping[str, str], suffix: str) -> list[dict[str, Any]]:
-    """Rights as shipped, in other namespaces, so that installs stand beside each other in one cluster.
+    """Move the shipped permissions to other namespaces, so that several installs fit into one cluster.
 
-    What is not in a namespace gets the suffix to its name: the rules stay as they are, to the letter.
+    Cluster-scoped objects get the suffix. The rules do not change.
     """
     rights = [dict(copy.deepcopy(each)) for each in documents if each["kind"] != "Namespace"]
     own = {each["metadata"]["name"] for each in rights if each["kind"] == "ClusterRole"}
@@ -74,13 +74,13 @@ def moved(documents: Iterable[Mapping[str, Any]], namespaces: Mapping[str, str],
 
 
 async def grant(server: api.Api, rights: Iterable[Mapping[str, Any]]) -> None:
-    """Applies rights, roles before what binds them."""
+    """Apply permissions, roles before their bindings."""
     for each in sorted(rights, key=lambda right: right["kind"].endswith("Binding")):
         await server.apply(each)
 
 
 async def withdraw(server: api.Api, rights: Iterable[Mapping[str, Any]]) -> None:
-    """Deletes what is not in a namespace; the rest ends with its namespace."""
+    """Delete the cluster-scoped permissions; the others are deleted with their namespace."""
     for each in rights:
         if "namespace" not in each["metadata"]:
             await server.delete(api.of(each))

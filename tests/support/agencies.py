@@ -1,4 +1,4 @@
-"""One agency on a platform that stands: what it applies, whom it posts as, and what its systems receive."""
+"""An agency on a running platform: it applies resources, posts visits, and receives deliveries."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ SHARED = pytest.mark.asyncio(loop_scope="module")
 
 @dataclass
 class Platform:
-    """An install whose operator and gateway run, with its class, and a machine that receives."""
+    """An install with a running operator and gateway, its class, and a receiver."""
 
     install: installs.Install
     operator: installs.Process
@@ -32,23 +32,23 @@ class Platform:
         return self.install.server
 
     async def ask(self, path: str) -> Any:
-        """What the gateway's admin port answers to who may observe."""
+        """Send a request to the gateway's admin port with the observe token."""
         return await self.install.ask(self.gateway, path)
 
     async def restart_operator(self, *arguments: str) -> None:
-        """Another operator in the place of the one that runs."""
+        """Replace the running operator with a new one."""
         await self.operator.stop()
         self.operator = await self.install.start_operator("--gateways", self.gateway.url, *arguments)
 
     async def children(self, kind: str, hostname: str) -> list[dict[str, Any]]:
-        """What the operator made of a hostname."""
+        """Return the children of a hostname."""
         found = await self.server.list(api.Resource(kind, "", self.install.system))
         return [one for one in found if one["metadata"]["annotations"]["usher.dev/owner"] == hostname]
 
 
 @dataclass
 class Agency:
-    """A namespace, and who works in it."""
+    """A namespace, with the actions of its users."""
 
     platform: Platform
     namespace: str
@@ -58,7 +58,7 @@ class Agency:
         await self.platform.install.cluster.kubectl.apply(*documents)
 
     async def apply_large(self, *documents: Mapping[str, Any]) -> None:
-        """The same for what is too large for the annotation in which kubectl keeps what it applied last."""
+        """Apply documents that are too large for kubectl's last-applied annotation."""
         for document in documents:
             await self.platform.server.apply(document)
 
@@ -70,7 +70,7 @@ class Agency:
         await self.kubectl("wait", "--for=condition=Ready", "--timeout=20s", *named)
 
     async def wait(self, kind: str, name: str, condition: str, status: str, reason: str) -> Any:
-        """The resource once a condition says so, of its newest generation."""
+        """Wait until a condition of the newest generation has a status and reason; return the resource."""
         return await self.platform.server.wait(
             api.Resource(kind, name, self.namespace), says(condition, status, reason)
         )
@@ -79,7 +79,7 @@ class Agency:
         return installs.tenant(self.namespace, name, **spec)
 
     def destination(self, name: str = "crm", http: Mapping[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
-        """A Destination whose system is the receiver, at a path of its own."""
+        """Build a Destination that points to its own path of the receiver."""
         url = f"{self.platform.receiver.url}{self.path_of(name)}"
         return installs.destination(self.namespace, name, http={"url": url, **(http or {})}, **spec)
 
@@ -87,7 +87,7 @@ class Agency:
         return installs.listener(self.platform.install, self.namespace, name, **spec)
 
     def secret(self, name: str, labels: Mapping[str, str] | None = None, **values: str) -> dict[str, Any]:
-        """A Secret with the label by which it is read; its values are then searched for."""
+        """Build a Secret with the watch label, and search for leaks of its values."""
         labels = {"usher.dev/watch": "true"} if labels is None else labels
         for value in values.values():
             leaks.add_secret(value)
@@ -98,7 +98,7 @@ class Agency:
         return f"/{self.namespace}/{destination}"
 
     async def url(self, listener: str = "lobby", satisfied: Callable[[str], Any] = bool) -> str:
-        """A listener's URL, from its Secret."""
+        """Return a listener's URL from its Secret."""
 
         async def look() -> str:
             found = await self.platform.server.get(api.Resource("Secret", f"{listener}-url", self.namespace))
@@ -109,21 +109,21 @@ class Agency:
         return found
 
     async def post(self, url: str, body: bytes, **headers: str) -> wire.Answer:
-        """As Purple posts, to the gateway's port."""
+        """Post to the gateway's public port as Purple does."""
         parts = urllib.parse.urlsplit(url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         asked = wire.request(target, body, host=parts.netloc, headers=headers)
         return await wire.exchange(self.platform.gateway.public, asked)
 
     async def until_answers(self, url: str, status: int, **headers: str) -> wire.Answer:
-        """Probes a URL until it answers so."""
+        """Probe a URL until it answers with a status."""
         return await waiting.until(lambda: self.post(url, b"{}", **headers), lambda answer: answer.status == status)
 
     def received(self, destination: str = "crm") -> list[receiver.Received]:
         return self.platform.receiver.kept(self.path_of(destination))
 
     async def until_received(self, *visits: int, destination: str = "crm") -> list[receiver.Received]:
-        """What a destination has received, once these visits and no others are among it."""
+        """Wait until a destination has received exactly these visits; return its requests."""
 
         async def look() -> list[receiver.Received]:
             return self.received(destination)
@@ -131,7 +131,7 @@ class Agency:
         return await waiting.until(look, lambda seen: {number_of(one.body) for one in seen} == set(visits))
 
     async def until_held(self, reason: str, count: int) -> None:
-        """Until so many deliveries of the agency are held for a reason."""
+        """Wait until exactly this number of the agency's deliveries are held, all for this reason."""
         path = f"/api/deliveries?namespace={self.namespace}&state=held"
 
         async def look() -> list[str]:
@@ -141,14 +141,14 @@ class Agency:
 
 
 class Make(Protocol):
-    """Makes an agency in a fresh namespace with labels."""
+    """Create an agency in a new namespace with labels."""
 
     async def __call__(self, **labels: str) -> Agency: ...
 
 
 @contextlib.asynccontextmanager
 async def platform(install: installs.Install, make_namespace: installs.MakeNamespace) -> AsyncIterator[Platform]:
-    """Starts what a platform has; whoever made the install ends it."""
+    """Start the parts of a platform. The owner of the install stops them."""
     port = ports.free()
     await install.server.apply(install.klass(allowedHostnames=[{"hostname": "*.customers.example"}]))
     operator = await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
@@ -158,7 +158,7 @@ async def platform(install: installs.Install, make_namespace: installs.MakeNames
 
 
 def says(condition: str, status: str, reason: str) -> Callable[[Any], bool]:
-    """Whether a resource's condition says so, of its newest generation."""
+    """Return a check whether a condition of the newest generation has a status and reason."""
 
     def check(found: Any) -> bool:
         told = api.condition(found, condition)
@@ -170,7 +170,7 @@ def says(condition: str, status: str, reason: str) -> Callable[[Any], bool]:
 
 
 def visit(number: int) -> bytes:
-    """The body of a visit, each of another visitor."""
+    """Build the body of a visit, with a different visitor for each number."""
     document = {"user": {"id": number, "email": f"v{number}@example.org", "venue": {"id": 7}}, "number": number}
     return json.dumps(document).encode()
 

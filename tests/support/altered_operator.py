@@ -1,6 +1,6 @@
-"""The operator with other waits: ``python altered_operator.py CHANGES run …``.
+"""The operator with other waiting times: ``python altered_operator.py CHANGES run …``.
 
-CHANGES is the JSON of `Changes`. What is not changed is the program as it is shipped.
+CHANGES is the JSON of `Changes`. Everything else is the program as shipped.
 """
 
 import sys
@@ -15,16 +15,16 @@ from usher_operator.settings import OperatorSettings
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What is otherwise than shipped."""
+    """The differences from the shipped program."""
 
     timing: dict[str, float] = {}
     """Field of settings.OperatorTiming -> seconds."""
     grace_seconds: float | None = None
-    """How long `Programmed` waits before it turns False."""
+    """Seconds until `Programmed` becomes False."""
 
 
 def change_timing(changed: dict[str, float]) -> None:
-    """Operators are made with other waits."""
+    """Make every new operator use other waiting times."""
     given = Operator.__init__
 
     def make(self: Operator, settings: OperatorSettings, environ: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The API server, asked directly: for looking often, and for what kubectl does not do."""
+"""A client of the API server, for frequent reads and for requests that kubectl does not offer."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ COLLECTIONS = {
     "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
     "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions"),
 }
-"""Kind -> where the API server has them."""
+"""Kind -> its path at the API server."""
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
@@ -46,7 +46,7 @@ MANAGER = "usher-tests"
 
 
 class ApiError(Exception):
-    """The API server refused; ``status`` is its answer's code, ``reason`` its word for it."""
+    """The API server refused a request; ``status`` and ``reason`` are those of its answer."""
 
     def __init__(self, status: int, body: Any) -> None:
         super().__init__(f"{status}: {body.get('message', body) if isinstance(body, Mapping) else body}")
@@ -56,7 +56,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Resource:
-    """One object, or with no name all of a kind, in a namespace or in all of them."""
+    """One object, or without a name all objects of a kind, in one namespace or in all."""
 
     kind: str
     name: str = ""
@@ -70,19 +70,19 @@ class Resource:
 
 
 def of(document: Mapping[str, Any]) -> Resource:
-    """The object that a document is."""
+    """Return the reference to a document's object."""
     metadata = document["metadata"]
     return Resource(document["kind"], metadata["name"], metadata.get("namespace", ""))
 
 
 class Api:
-    """An API server, as whom a token says."""
+    """A client of an API server with a token."""
 
     def __init__(self, session: aiohttp.ClientSession, server: str) -> None:
         self._session, self._server = session, server
 
     async def get(self, resource: Resource) -> Any:
-        """The object; None where there is none."""
+        """Return the object, or None if it does not exist."""
         try:
             return await self.request("GET", resource.path)
         except ApiError as error:
@@ -91,7 +91,7 @@ class Api:
             return None
 
     async def list(self, resource: Resource, labels: str = "") -> list[Any]:
-        """All of a kind, or those that a label selector picks."""
+        """Return all objects of a kind, or those that match a label selector."""
         answer = await self.request("GET", resource.path, parameters={"labelSelector": labels} if labels else None)
         return list(answer["items"])
 
@@ -100,17 +100,17 @@ class Api:
         return await self.request("POST", Resource(named.kind, "", named.namespace).path, document)
 
     async def apply(self, document: Mapping[str, Any], subresource: str = "") -> Any:
-        """Server-side apply, as a manager of the tests."""
+        """Apply a document with the tests' field manager."""
         path = of(document).path + (f"/{subresource}" if subresource else "")
         return await self.request("PATCH", path, document, {"fieldManager": MANAGER, "force": "true"}, APPLY)
 
     async def merge(self, resource: Resource, change: Mapping[str, Any], subresource: str = "") -> Any:
-        """A merge patch: of the object, or of its ``status``."""
+        """Send a merge patch for the object or its ``status``."""
         path = resource.path + (f"/{subresource}" if subresource else "")
         return await self.request("PATCH", path, change, {"fieldManager": MANAGER}, MERGE)
 
     async def delete(self, resource: Resource) -> None:
-        """Deletes an object, or with no name all of a kind in its namespace; nothing happens where there is none."""
+        """Delete an object, or without a name all objects of a kind in a namespace; ignore a missing one."""
         try:
             await self.request("DELETE", resource.path)
         except ApiError as error:
@@ -120,11 +120,11 @@ class Api:
     async def wait(
         self, resource: Resource, satisfied: Callable[[Any], Any], limit_seconds: float = waiting.LIMIT_SECONDS
     ) -> Any:
-        """The object once it satisfies; what is asked is None while there is none."""
+        """Wait until the object satisfies a check; the check gets None while the object does not exist."""
         return await waiting.until(lambda: self.get(resource), satisfied, limit_seconds=limit_seconds)
 
     async def token(self, account: Resource, seconds: int = 3600) -> str:
-        """A token for a service account, good for so long."""
+        """Create a token for a service account."""
         wish = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
@@ -141,10 +141,10 @@ class Api:
         parameters: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Any:
-        """Any request, answered with JSON or text.
+        """Send any request and return the JSON or text of the answer.
 
         Raises:
-            ApiError: It was refused.
+            ApiError: The API server refused the request.
         """
         data = None if document is None else json.dumps(document)
         headers = {"Content-Type": content_type}
@@ -158,13 +158,13 @@ class Api:
 
 
 def trusting(endpoint: kubeconfigs.Endpoint) -> ssl.SSLContext:
-    """A client's context that trusts the authority of this API server and no other."""
+    """Build a TLS context that trusts only this API server's authority."""
     return ssl.create_default_context(cadata=endpoint.authority.decode())
 
 
 @contextlib.asynccontextmanager
 async def connected(endpoint: kubeconfigs.Endpoint, token: str) -> AsyncIterator[Api]:
-    """An API server for the time of a ``with`` block."""
+    """Connect to an API server for the duration of a ``with`` block."""
     connector = aiohttp.TCPConnector(ssl=trusting(endpoint))
     headers = {"Authorization": f"Bearer {token}", "User-Agent": MANAGER}
     timeout = aiohttp.ClientTimeout(total=30)
@@ -173,6 +173,6 @@ async def connected(endpoint: kubeconfigs.Endpoint, token: str) -> AsyncIterator
 
 
 def condition(resource: Any, kind: str) -> Any:
-    """A condition of an object by its type; an empty one where it has none, or where there is no object."""
+    """Return a condition of an object by its type, or an empty dict."""
     conditions = ((resource or {}).get("status") or {}).get("conditions") or []
     return next((each for each in conditions if each["type"] == kind), {})

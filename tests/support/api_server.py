@@ -1,4 +1,4 @@
-"""An API server of Secrets for tests, as strict as the real one, that fails, lies and hangs when it is told to."""
+"""A small API server for Secrets. It is as strict as the real one, and fails, lies or hangs on command."""
 
 import asyncio
 import collections
@@ -17,7 +17,7 @@ NAMESPACE = "usher-config"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What one request gets in place of its answer."""
+    """The answer that a request gets in place of the normal one."""
 
     status: int = 200
     body: bytes = b""
@@ -26,7 +26,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class ApiServer:
-    """Lists and watches the Secrets of one namespace. ``port`` stays the same over stop() and start()."""
+    """Serves lists and watches of the Secrets of one namespace. ``port`` stays the same over stop() and start()."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -34,13 +34,13 @@ class ApiServer:
         self.version = 100
         self.secrets: dict[str, dict[str, Any]] = {}
         self.faults: collections.deque[Answer | None] = collections.deque()
-        """For the next requests; None: one that is answered."""
+        """Answers of the next requests; None: the normal answer."""
         self.watch_faults: collections.deque[Answer | None] = collections.deque()
-        """For the next watches."""
+        """Answers of the next watches."""
         self.lists: list[dict[str, str]] = []
         self.watches: list[dict[str, str]] = []
         self.refused: list[str] = []
-        """What a client asked that no client may ask."""
+        """Requests that no client may send."""
         self._history: list[tuple[int, bytes]] = []
         self._oldest = 100
         self._pages: dict[str, tuple[list[dict[str, Any]], int]] = {}
@@ -76,10 +76,10 @@ class ApiServer:
     def open_watches(self) -> int:
         return len(self._open)
 
-    # what the operator does
+    # the operator's writes
 
     def put(self, envelope: config_secret.Envelope) -> str:
-        """Write a document or tombstone; the name of its Secret."""
+        """Write a document or tombstone; return the name of its Secret."""
         name = config_secret.secret_name(*envelope.identity)
         self.put_raw(name, config_secret.secret_data(envelope), envelope.owner.key)
         return name
@@ -113,10 +113,10 @@ class ApiServer:
         self._history.append((self.version, line))
         self.say(line)
 
-    # what goes wrong
+    # faults
 
     def say(self, line: bytes) -> None:
-        """Write a line, whatever it says, to every open watch."""
+        """Write a line of any content to every open watch."""
         for queue in self._open:
             queue.put_nowait(line)
 
@@ -130,7 +130,7 @@ class ApiServer:
             queue.put_nowait(None)
 
     def compact(self) -> None:
-        """Forget the history: a watch from an earlier version, and the next page of a list, are answered 410."""
+        """Forget the history, so that watches from earlier versions and further pages of lists get 410."""
         self._history.clear()
         self._oldest = self.version
         self._pages.clear()
@@ -205,7 +205,7 @@ def _status(code: int) -> web.Response:
 
 @contextlib.asynccontextmanager
 async def serving() -> AsyncIterator[ApiServer]:
-    """A server that has to have been asked nothing that may not be asked."""
+    """Run a server, and check at the end that no client sent a forbidden request."""
     server = ApiServer()
     async with server:
         yield server
@@ -213,7 +213,7 @@ async def serving() -> AsyncIterator[ApiServer]:
 
 
 def kubeconfig(server: ApiServer) -> str:
-    """A kubeconfig file (JSON is YAML) for the server."""
+    """Build a kubeconfig file for the server (JSON is YAML)."""
     return json.dumps(
         {
             "apiVersion": "v1",

@@ -1,4 +1,4 @@
-"""What was asked of the API server, by whom, with which answer: its audit log."""
+"""The audit log of the API server: requests, users and answers."""
 
 import json
 import os
@@ -13,20 +13,20 @@ WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 @dataclass(frozen=True)
 class Asked:
-    """One request that the API server answered."""
+    """A request that the API server answered."""
 
     user: str
     verb: str
     uri: str
     """Path and query."""
     resource: str
-    """Its plural with the subresource, like ``listeners/status``; ``""`` for what is no resource."""
+    """Plural with the subresource, such as ``listeners/status``; ``""`` if the path names no resource."""
     namespace: str
     name: str
     status: int
     agent: str
     lacked_right: bool = False
-    """Refused for want of a right: not by admission, as in a namespace that is ending."""
+    """True if the account lacked the permission, and False if admission refused, as in a terminating namespace."""
 
     @property
     def writes(self) -> bool:
@@ -40,16 +40,16 @@ class Log:
     path: Path
 
     def position(self) -> int:
-        """Where its last whole line ends now, for ``since``."""
+        """Return the end of the last complete line, for ``since``."""
         with self.path.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
             start = log.seek(max(0, size - _LONGEST_LINE))
             return start + log.read(size - start).rfind(b"\n") + 1
 
     def since(self, position: int = 0, user: str = "") -> list[Asked]:
-        """What was asked after a position; by one user, or by all but the cluster's own components.
+        """Return the requests after a position, of one user or of all users except the cluster's own components.
 
-        A line is written after its answer was sent: what a test did itself may come a moment later.
+        The API server writes a line after it sent the answer, so a test's own request may appear a moment later.
         """
         with self.path.open("rb") as log:
             log.seek(position)
@@ -57,17 +57,17 @@ class Log:
         return [asked for asked in map(parse, lines) if user in {"", asked.user}]
 
     def refusals(self, user: str) -> Iterator[Asked]:
-        """What a user lacked the right to do."""
+        """Yield the requests for which a user lacked the permission."""
         return (asked for asked in self.since(0, user) if asked.lacked_right)
 
 
 def account_name(namespace: str, name: str) -> str:
-    """A service account's name as a user."""
+    """Return the user name of a service account."""
     return f"system:serviceaccount:{namespace}:{name}"
 
 
 def parse(line: bytes) -> Asked:
-    """A line of the log."""
+    """Parse a line of the log."""
     event: dict[str, Any] = json.loads(line)
     named = event.get("objectRef", {})
     subresource = f"/{named['subresource']}" if "subresource" in named else ""

@@ -1,4 +1,4 @@
-"""Certificates for tests, signed by themselves."""
+"""Self-signed certificates for tests."""
 
 import datetime
 import ssl
@@ -11,7 +11,7 @@ from cryptography.x509 import oid
 
 
 def make(name: str) -> tuple[bytes, bytes]:
-    """(certificate, key) in PEM for ``localhost``; ``name`` tells two apart."""
+    """Make a certificate and key in PEM for ``localhost``; ``name`` distinguishes certificates."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -42,7 +42,7 @@ def write(folder: Path, certificate: bytes, key: bytes) -> tuple[Path, Path]:
 
 
 def trusting(*certificates: bytes) -> ssl.SSLContext:
-    """A client's context that trusts these and nothing else."""
+    """Build a TLS context that trusts only these certificates."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for certificate in certificates:
         context.load_verify_locations(cadata=certificate.decode())

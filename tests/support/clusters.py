@@ -1,4 +1,4 @@
-"""The cluster that a test run works against: a local one, or one that somebody gives."""
+"""The cluster of a test run: a local one, or one that the user names."""
 
 import contextlib
 import json
@@ -12,62 +12,62 @@ from local_cluster import control_plane, foreign, kubeconfigs, kubectl, programs
 from support import audit, recording
 
 GIVEN = "USHER_TEST_KUBECONFIG"
-"""Names the kubeconfig of a cluster to use in place of a local one; ``make test KUBECONFIG=…`` sets it."""
+"""Variable with the kubeconfig of a cluster to use in place of a local one; ``make test KUBECONFIG=…`` sets it."""
 
 MADE = "usher-tests"
-"""Label of the namespaces that tests make: what is left in one of them is nobody's."""
+"""Label of the namespaces that tests create. Tests may delete everything in them."""
 
 DEFINITIONS = Path(__file__).parents[2] / "crds"
-"""Where Usher's own custom resource definitions are."""
+"""Folder of Usher's custom resource definitions."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """How to reach it as its administrator."""
+    """A cluster and its administrator's access."""
 
     kubectl: kubectl.Kubectl
     endpoint: kubeconfigs.Endpoint
     token: str
     audit: audit.Log
-    """What was asked of the API server; of a given cluster, what its accounts asked by the endpoint."""
+    """The requests to the API server; for a given cluster, those through ``endpoint``."""
 
     @property
     def kubeconfig(self) -> Path:
         return self.kubectl.kubeconfig
 
     def define(self, files: Sequence[Path]) -> None:
-        """Applies custom resource definitions, and waits until the server serves them."""
+        """Apply custom resource definitions, and wait until the server serves them."""
         named = [f"--filename={file}" for file in files]
         self.kubectl.run("apply", "--server-side", "--force-conflicts", *named)
         self.kubectl.run("wait", "--for=condition=Established", "--timeout=30s", *_definitions(files))
 
     def define_missing(self, foreign_definitions: foreign.Foreign) -> None:
-        """Applies those of another project, unless the cluster has some version of them already."""
+        """Apply another project's definitions, unless the cluster already has a version of them."""
         names = self.kubectl.run("get", "customresourcedefinitions", "--output=name")
         if not any(name.endswith(f".{foreign_definitions.group}") for name in names.split()):
             self.define(foreign.files(foreign_definitions))
 
 
 def _definitions(files: Sequence[Path]) -> list[str]:
-    """Definitions by file name: GROUP_PLURAL.yaml, as every generator writes them."""
+    """Return the definitions' names from their file names (GROUP_PLURAL.yaml)."""
     pairs = [file.stem.split("_", 1) for file in files]
     return [f"crd/{plural}.{group}" for group, plural in pairs if not plural.startswith("vap")]
 
 
 def own_definitions() -> list[Path]:
-    """The files of Usher's definitions."""
+    """Return the files of Usher's definitions."""
     return sorted(DEFINITIONS.glob("usher.dev_*.yaml"))
 
 
 def given() -> Path | None:
-    """The kubeconfig that was given, if one was."""
+    """Return the kubeconfig that the user named, if any."""
     path = os.environ.get(GIVEN)
     return Path(path).absolute() if path else None
 
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """The cluster of this run; a local one lives in the folder as long as the ``with`` block."""
+    """Provide the cluster of this run. A local one runs in the folder for the duration of the ``with`` block."""
     kubeconfig = given()
     if kubeconfig is None:
         with control_plane.running(folder / "cluster") as running, _administered(running.kubeconfig, folder) as ready:
@@ -82,10 +82,10 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def refuse_one_in_use(call: kubectl.Kubectl) -> None:
-    """Tests delete definitions, and with them whatever there is of a kind: that must be nothing.
+    """Refuse a cluster with resources of Usher, because tests delete definitions and thereby all of their objects.
 
     Raises:
-        AssertionError: There is something.
+        AssertionError: The cluster has such resources.
     """
     defined = call.run("get", "customresourcedefinitions", "--output=name").split()
     plurals = [name.partition("/")[2] for name in defined if name.endswith((".usher.dev", ".cert-manager.io"))]
@@ -102,7 +102,7 @@ def refuse_one_in_use(call: kubectl.Kubectl) -> None:
 
 @contextlib.contextmanager
 def _administered(kubeconfig: Path, folder: Path) -> Iterator[tuple[kubectl.Kubectl, kubeconfigs.Endpoint, str]]:
-    """An account for the tests with every right and a token: a kubeconfig may log in as only kubectl can."""
+    """Create an administrator account with a token, because only kubectl supports the login of every kubeconfig."""
     call = kubectl.Kubectl(programs.kubectl(), kubeconfig, folder / "kubectl-cache")
     name = f"usher-tests-{secrets.token_hex(4)}"
     call.run("create", "namespace", name)

@@ -1,4 +1,4 @@
-"""An API server asked what it would do with a document, as text: nothing is kept."""
+"""Ask an API server what it would do with a document, without storing it."""
 
 import io
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import aiohttp
 from support import api, clusters
 
 _STRICT = {"fieldValidation": "Strict"}
-"""As kubectl asks: unknown fields and keys that stand twice are refused."""
+"""Reject unknown fields and duplicate keys, as kubectl does."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What it said: the object as it would be kept, or the reason against it."""
+    """The server's answer: the object as it would be stored, or the reason for the refusal."""
 
     status: int
     body: dict[str, Any]
@@ -29,13 +29,13 @@ class Answer:
 
     @property
     def fields(self) -> list[str]:
-        """The fields that it refuses; none where the text itself could not be read strictly."""
+        """Return the refused fields; empty if the text itself could not be parsed."""
         causes = (self.body.get("details") or {}).get("causes") or []
         return [cause["field"] for cause in causes if cause.get("field", "<nil>") != "<nil>"]
 
 
 class Server:
-    """An API server, as the administrator of the tests."""
+    """A client of the API server with the administrator's account."""
 
     def __init__(self, cluster: clusters.Cluster) -> None:
         self._server = cluster.endpoint.server
@@ -52,11 +52,11 @@ class Server:
         await self._session.close()
 
     async def create(self, collection: api.Resource, text: str | bytes, *, keep: bool = False) -> Answer:
-        """What becomes of a document (YAML or JSON) that is to be created."""
+        """Create a document (YAML or JSON)."""
         return await self._ask("POST", collection.path, text, {} if keep else {"dryRun": "All"}, "application/yaml")
 
     async def apply(self, resource: api.Resource, text: str, *, keep: bool = False) -> Answer:
-        """What becomes of a document that is applied: fields that it leaves out go, if they came this way."""
+        """Apply a document. Fields that an earlier apply set and that it leaves out are removed."""
         parameters = {"fieldManager": "corpus", "force": "true"} | ({} if keep else {"dryRun": "All"})
         return await self._ask("PATCH", resource.path, text, parameters, api.APPLY)
 

@@ -1,6 +1,6 @@
-"""A way to the API server that breaks on command: refusals, silence, cut and expired watches, outages.
+"""A proxy in front of the API server that fails on command: refusals, silence, cut and expired watches, outages.
 
-It speaks HTTPS with an authority of its own and passes tokens on (client certificates end here, as at any proxy).
+It serves HTTPS with its own certificate authority and passes tokens on. It does not pass client certificates on.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from support import api
 
 HOST = "127.0.0.1"
 PER_HOP = frozenset({"connection", "host", "keep-alive", "transfer-encoding", "content-length", "upgrade"})
-"""Headers that are of one connection, and not passed on."""
+"""Headers of one connection, which the proxy does not pass on."""
 TOO_OLD = {
     "apiVersion": "v1",
     "kind": "Status",
@@ -37,7 +37,7 @@ EXPIRED_EVENT = json.dumps({"type": "ERROR", "object": TOO_OLD}).encode() + b"\n
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as the proxy sees it."""
+    """A request that the proxy received."""
 
     number: int
     method: str
@@ -61,9 +61,9 @@ class Answered:
     asked: Asked
     authorization: str
     status: int
-    """0 if whoever asked went away before."""
+    """0 if the client disconnected before the answer."""
     body: bytes
-    """Of a watch, empty."""
+    """Empty for a watch."""
 
 
 Where = Callable[[Asked], bool]
@@ -83,28 +83,28 @@ def writes(asked: Asked) -> bool:
 
 
 def lists(asked: Asked) -> bool:
-    """Reads that are no watch; of single objects too."""
+    """Return whether a request reads a list or a single object, without a watch."""
     return not asked.watches and not asked.writes
 
 
 @dataclass(eq=False)
 class Fault:
-    """What happens to requests of some kind, until it is lifted or has happened so many times."""
+    """A fault that the proxy applies to some requests, until it is lifted or its count is used up."""
 
     where: Where
     action: Action
     left: int | None = None
-    """How many more requests it meets; None: all."""
+    """Number of further requests that get the fault; None: all."""
     met: int = 0
-    """How many requests it has met."""
+    """Number of requests that got the fault."""
     lifted: asyncio.Event = field(default_factory=asyncio.Event)
 
     def lift(self) -> None:
-        """Requests pass again, those that hang too."""
+        """Let requests pass again, including those that hang."""
         self.lifted.set()
 
     def meets(self, asked: Asked) -> bool:
-        """Whether a request is met; counts it."""
+        """Return whether the fault applies to a request, and count it."""
         if self.lifted.is_set() or self.left == 0 or not self.where(asked):
             return False
         self.met += 1
@@ -121,14 +121,14 @@ class Fault:
 
 @dataclass(eq=False)
 class Stream:
-    """A watch that is open; ``end`` is resolved with the bytes to end it with, or None to cut it off."""
+    """An open watch. Resolve ``end`` with the last bytes to send, or with None to cut the connection."""
 
     asked: Asked
     end: "asyncio.Future[bytes | None]"
 
 
 class Proxy:
-    """The proxy while it runs. A fault that was made first is asked first."""
+    """The running proxy. It applies faults in the order in which they were added."""
 
     def __init__(self, upstream: kubeconfigs.Endpoint, session: aiohttp.ClientSession) -> None:
         self._upstream, self._session = upstream, session
@@ -137,24 +137,24 @@ class Proxy:
         self._silences: list[Fault] = []
         self._streams: set[Stream] = set()
         self.asked: list[Asked] = []
-        """Every request, in the order of arrival."""
+        """Every request, in order of arrival."""
         self.page = 0
-        """With a number, lists have no more objects a page, whatever is asked for."""
+        """Maximum number of objects per page of a list, whatever the client requests; 0: no maximum."""
         self.answered: Callable[[Answered], object] = lambda _: None
-        """Is told what reached the API server: before whoever asked is; of a watch when it ends."""
+        """Called for every request that reached the API server, before its answer is sent; for a watch when it ends."""
         self.endpoint = upstream
-        """How programs reach the API server through it."""
+        """The endpoint of the API server through this proxy."""
         self._site: web.TCPSite | None = None
         self._runner = self._make_runner()
         self._context: ssl.SSLContext | None = None
         self._port = 0
 
-    # Faults that requests meet.
+    # Faults for requests.
 
     def refuse(
         self, status: int, where: Where = everything, times: int | None = None, retry_after_seconds: int | None = None
     ) -> Fault:
-        """Requests are answered with a status, like 429 or 500, and never reach the API server."""
+        """Answer requests with a status, such as 429 or 500, without passing them on."""
 
         async def answer(_: Fault, __: web.Request) -> web.Response:
             headers = {} if retry_after_seconds is None else {"Retry-After": str(retry_after_seconds)}
@@ -164,7 +164,7 @@ class Proxy:
         return self._add(Fault(where, answer, times))
 
     def hang(self, where: Where = everything, times: int | None = None) -> Fault:
-        """Requests get no answer until the fault is lifted; then they reach the API server."""
+        """Give requests no answer until the fault is lifted; then pass them on."""
 
         async def wait(fault: Fault, _: web.Request) -> None:
             await fault.lifted.wait()
@@ -172,7 +172,7 @@ class Proxy:
         return self._add(Fault(where, wait, times))
 
     def slow(self, seconds: float, where: Where = everything) -> Fault:
-        """Requests reach the API server so much later."""
+        """Delay requests before passing them on."""
 
         async def wait(_: Fault, __: web.Request) -> None:
             await asyncio.sleep(seconds)
@@ -180,7 +180,7 @@ class Proxy:
         return self._add(Fault(where, wait))
 
     def expire(self, where: Where = watches, times: int | None = None) -> Fault:
-        """Watches begin, and say at once that their resource version is too old (410): a new list is due."""
+        """Answer watches with "resource version too old" (410), so that the client has to list again."""
 
         async def answer(_: Fault, request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -191,7 +191,7 @@ class Proxy:
         return self._add(Fault(where, answer, times))
 
     def silence(self, where: Where = watches) -> Fault:
-        """Watches, open ones too, say nothing any more, as behind a load balancer that forgot them; nothing is lost."""
+        """Hold back the events of watches, as a load balancer does that dropped them; no event is lost."""
 
         async def nothing(_: Fault, __: web.Request) -> None:
             return None
@@ -201,26 +201,26 @@ class Proxy:
         return fault
 
     def lift(self) -> None:
-        """Every fault is lifted."""
+        """Lift every fault."""
         for fault in [*self._faults, *self._silences]:
             fault.lift()
 
-    # What happens to watches that are open, and to the proxy as a whole.
+    # Faults for open watches and for the whole proxy.
 
     @property
     def open_watches(self) -> list[Asked]:
         return [stream.asked for stream in self._streams]
 
     def cut(self, where: Where = watches) -> int:
-        """Open watches end in the middle, without a word. Gives how many."""
+        """Cut open watches without a final event; return their number."""
         return self._end(where, None)
 
     def expire_open(self, where: Where = watches) -> int:
-        """Open watches say that their resource version is too old, and end. Gives how many."""
+        """End open watches with "resource version too old"; return their number."""
         return self._end(where, EXPIRED_EVENT)
 
     async def disappear(self) -> None:
-        """Every connection ends, new ones are refused: the API server is away."""
+        """Close every connection and refuse new ones, as if the API server were down."""
         if self._site is not None:
             await self._site.stop()
             self._site = None
@@ -230,13 +230,13 @@ class Proxy:
                 connection.transport.abort()
 
     async def appear(self) -> None:
-        """Connections are taken again, at the same port."""
+        """Accept connections again, at the same port."""
         self._site = web.TCPSite(self._runner, HOST, self._port, ssl_context=self._context)
         await self._site.start()
         self._port = int(self._runner.addresses[0][1])
 
     async def start(self, folder: Path) -> None:
-        """Opens the port, with certificates in a folder that is there."""
+        """Open the port, with certificates in an existing folder."""
         own = authority.Authority(folder, "proxy-ca")
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(*own.issue("proxy", authority.Subject("proxy"), ("localhost", HOST)))
@@ -245,7 +245,7 @@ class Proxy:
         self.endpoint = kubeconfigs.Endpoint(f"https://{HOST}:{self._port}", own.certificate.read_bytes())
 
     async def stop(self) -> None:
-        """Ends every connection and frees the port."""
+        """Close every connection and the port."""
         self.lift()
         await self.disappear()
         await self._runner.cleanup()
@@ -321,7 +321,7 @@ class Proxy:
         return response
 
     async def _pump(self, asked: Asked, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
-        with contextlib.suppress(aiohttp.ClientError, ConnectionError):  # either side may go at any time
+        with contextlib.suppress(aiohttp.ClientError, ConnectionError):  # either side may disconnect at any time
             async for chunk in answer.content.iter_any():
                 for silence in self._silences:
                     if silence.where(asked):
@@ -330,7 +330,7 @@ class Proxy:
 
 
 def _abandon(answer: aiohttp.ClientResponse) -> None:
-    """End the connection of an answer that was not read to its end, at once: a goodbye by TLS may outlive the loop."""
+    """Abort the connection of an answer that was not read to its end, because a TLS shutdown may outlive the loop."""
     connection = answer.connection
     if connection is not None and connection.transport is not None:
         connection.transport.abort()
@@ -338,7 +338,7 @@ def _abandon(answer: aiohttp.ClientResponse) -> None:
 
 @contextlib.asynccontextmanager
 async def running(upstream: kubeconfigs.Endpoint, folder: Path) -> AsyncIterator[Proxy]:
-    """A proxy for the time of a ``with`` block."""
+    """Run a proxy for the duration of a ``with`` block."""
     connector = aiohttp.TCPConnector(ssl=api.trusting(upstream), limit=0)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:

@@ -1,4 +1,4 @@
-"""A source of configuration from an API server, followed: what it gave, and waiting for what a test expects."""
+"""Follow a configuration source: collect its snapshots, and wait until they meet a test's expectation."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ def tombstone(document: config_secret.Document) -> config_secret.Envelope:
 
 
 class Follower:
-    """Follows a source, and waits for what the test expects."""
+    """Follows a source, and waits for a test's expectation."""
 
     def __init__(self, source: cluster.ClusterSource) -> None:
         self.source = source
@@ -46,7 +46,7 @@ class Follower:
 
     @property
     def listeners(self) -> list[str]:
-        """Names of the listeners that run."""
+        """Names of the listeners in force."""
         return sorted(one.name for one in self.snapshots[-1].listeners.values()) if self.snapshots else []
 
     def states(self) -> dict[config_secret.Identity, DocumentStatus | None]:
@@ -96,6 +96,6 @@ async def following(
 
 
 def can_run(document: config_secret.Document) -> None:
-    """What a gateway checks of a document before it runs it."""
+    """Check a document as a gateway does before it applies it."""
     if isinstance(document, documents.ListenerDocument) and document.max_body_bytes == 1:
         raise ValueError("cannot be run")

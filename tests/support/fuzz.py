@@ -1,4 +1,4 @@
-"""Bodies and requests that nobody would write on purpose; reproducible from a seed."""
+"""Random and damaged bodies and requests; reproducible from a seed."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ ATOMS: tuple[Any, ...] = (
 
 
 def sample(rng: random.Random) -> dict[str, Any]:
-    """A body as Purple may send it."""
+    """Build a body that Purple could send."""
     number = rng.randrange(100_000)
     return {
         "user": {
@@ -50,7 +50,7 @@ def sample(rng: random.Random) -> dict[str, Any]:
 
 
 def mutated(value: Any, rng: random.Random, chance: float) -> Any:
-    """The value with some parts replaced, dropped, doubled or wrapped."""
+    """Replace, drop, double or wrap some parts of a value."""
     if rng.random() < chance:
         kind = rng.randrange(4)
         if kind == 0:
@@ -71,7 +71,7 @@ def mutated(value: Any, rng: random.Random, chance: float) -> Any:
 
 
 def garbled(data: bytes, rng: random.Random) -> bytes:
-    """Bytes with a few of them changed, cut, doubled, or mixed with others."""
+    """Change, cut, double or insert a few bytes."""
     result = bytearray(data)
     for _ in range(rng.randrange(1, 5)):
         at = rng.randrange(len(result) + 1)
@@ -116,7 +116,7 @@ SPLICES = (
 
 
 def body(rng: random.Random) -> tuple[bytes, str, str]:
-    """(body, Content-Type, Content-Encoding)."""
+    """Build a body; return it with its Content-Type and Content-Encoding."""
     kind, content_type, encoding = rng.randrange(8), rng.choice(TYPES), rng.choice(ENCODINGS)
     if kind == 0:
         data = rng.randbytes(rng.randrange(200))

@@ -1,4 +1,4 @@
-"""Ways to make a real store slow or unwilling, from inside its own connection."""
+"""Make a real store slow or let it refuse bodies, from inside its own connection."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ _LONGEST_SECONDS = 60.0
 
 @contextlib.asynccontextmanager
 async def held_before_commits(store: SqliteStore) -> AsyncIterator[None]:
-    """The writer is busy with something else: nothing that is handed in meanwhile begins to be committed."""
+    """Keep the writer busy, so that it starts no commit before the block ends."""
     go_on, is_held = threading.Event(), threading.Event()
 
     def job(transaction: Transaction) -> None:
@@ -31,7 +31,7 @@ async def held_before_commits(store: SqliteStore) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def held_in_commits(store: SqliteStore) -> AsyncIterator[threading.Event]:
-    """Every commit of arrivals stops in its middle until the block ends; the event is set when one has."""
+    """Stop every commit of arrivals in its middle until the block ends; the event is set when one has stopped."""
     go_on, is_held = threading.Event(), threading.Event()
 
     def hold() -> int:
@@ -57,7 +57,7 @@ async def held_in_commits(store: SqliteStore) -> AsyncIterator[threading.Event]:
 
 
 async def refuse_bodies_with(store: SqliteStore, mark: bytes) -> None:
-    """The database refuses every body with a mark in it, from now on."""
+    """Let the database refuse every body that contains a mark."""
 
     def job(transaction: Transaction) -> None:
         transaction.connection.execute(

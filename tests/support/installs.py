@@ -1,4 +1,4 @@
-"""An install beside others in one cluster: namespaces and shipped rights of its own, programs as processes."""
+"""An install in its own namespaces of a shared cluster, with the shipped permissions; its programs are processes."""
 
 import asyncio
 import base64
@@ -26,25 +26,25 @@ ALTERED = Path(__file__).with_name("altered_operator.py")
 OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
 _STOP_SECONDS = 10
 _SECRET_PART = 20
-"""Of a URL's path or query, so many characters count as a secret."""
+"""A part of a URL with this number of characters counts as a secret."""
 
 MakeNamespace = Callable[..., Awaitable[str]]
 
 
 class Process:
-    """A program that runs, with an admin port and a log."""
+    """A running program with an admin port and a log."""
 
     def __init__(self, process: asyncio.subprocess.Process, admin: int, log: Path, host: str) -> None:
         self.process, self.admin, self.log, self.host = process, admin, log, host
         self.public = 0
-        """Of a gateway: the port that Purple posts to."""
+        """A gateway's public port."""
 
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.admin}"
 
     async def get(self, path: str, **headers: str) -> tuple[int, str]:
-        """What the admin port answers; 0 while it does not."""
+        """Send a request to the admin port; return status 0 while it does not answer."""
         try:
             async with aiohttp.ClientSession(headers=headers) as session, session.get(self.url + path) as answer:
                 return answer.status, await answer.text()
@@ -59,18 +59,18 @@ class Process:
         await waiting.until(look, lambda seen: seen[0] == 200)
 
     async def metric(self, name: str) -> float:
-        """The sum of a metric over its labels; ``name`` may end in a part of them."""
+        """Return the sum of a metric over its labels; ``name`` may include the first labels."""
         _, text = await self.get("/metrics")
         rows = [row for row in text.splitlines() if row.startswith(name)]
         return sum(float(row.rpartition(" ")[2]) for row in rows)
 
     def taken_for_gone(self, namespace: str) -> list[str]:
-        """What of a namespace a reading found gone without an event; those of other tests end meanwhile."""
+        """Return the log lines about objects of one namespace that a relist found deleted without an event."""
         lines = self.log.read_text("utf-8").splitlines()
         return [line for line in lines if "gone_without_an_event" in line and f'"{namespace}"' in line]
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ends it; returns its exit code."""
+        """Stop the program and return its exit code."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
@@ -79,14 +79,14 @@ class Process:
             except TimeoutError:
                 self.process.kill()
                 await self.process.wait()
-                raise AssertionError("it did not end:\n" + self.log.read_text("utf-8")[-4000:]) from None
+                raise AssertionError("the program did not end:\n" + self.log.read_text("utf-8")[-4000:]) from None
         assert self.process.returncode is not None
         return self.process.returncode
 
 
 @dataclass
 class Install:
-    """One install. ``controller`` names it in ListenerClasses."""
+    """One install. ListenerClasses refer to it by ``controller``."""
 
     server: api.Api
     cluster: clusters.Cluster
@@ -106,14 +106,14 @@ class Install:
         changes: dict[str, Any] | None = None,
         clock: moving_clock.Clock | None = None,
     ) -> Process:
-        """Starts an operator; with ``wait`` until it is ready.
+        """Start an operator.
 
         Args:
-            *arguments: beside those that every operator of this install has.
-            account: as whom, instead of the install's.
-            wait: whether to wait.
-            changes: what of it is altered (see there).
-            clock: what its wall clock says.
+            *arguments: further arguments.
+            account: the account to use instead of the install's.
+            wait: whether to wait until the operator is ready.
+            changes: differences from the shipped program (see altered_operator.py).
+            clock: its wall clock.
         """
         kubeconfig = (account or self.operator).kubeconfig
         port = ports.free()
@@ -135,7 +135,7 @@ class Install:
     async def start_gateway(
         self, *, admin: int = 0, wait: bool = True, account: accounts.Account | None = None, host: str = "127.0.0.1"
     ) -> Process:
-        """Starts a gateway that runs what the operator publishes; ``host``: where its admin port is."""
+        """Start a gateway that runs the published documents; ``host`` is the host of its admin port."""
         port, public = admin or ports.free(), ports.free()
         data = self.folder / f"data-{port}"
         tokens = self.folder / "tokens"
@@ -176,31 +176,31 @@ class Install:
         return found
 
     async def secret(self, name: str, namespace: str) -> dict[str, bytes]:
-        """The values of a Secret, once it is there."""
+        """Wait for a Secret and return its values."""
         return decoded(await self.server.wait(api.Resource("Secret", name, namespace), bool))
 
     async def ask(self, gateway: Process, path: str) -> Any:
-        """What a gateway's admin port answers to who may observe; None while it does not."""
+        """Send a request with the observe token to a gateway's admin port; return None while it does not answer."""
         token = (await self.secret("usher-admin-tokens", self.system))["observe.token"].decode().strip()
         status, text = await gateway.get(path, Authorization=f"Bearer {token}")
         return json.loads(text) if status == 200 else None
 
     async def documents(self) -> dict[str, dict[str, Any]]:
-        """``Kind namespace/name`` -> config Secret, all of this install."""
+        """Return the config Secrets of this install by ``Kind namespace/name``."""
         found = await self.server.list(api.Resource("Secret", "", self.config), "usher.dev/config=true")
         owners = [one["metadata"]["annotations"] for one in found]
         names = [f"{owner['usher.dev/owner-kind']} {owner['usher.dev/owner']}" for owner in owners]
         return dict(zip(names, found, strict=True))
 
     def klass(self, **spec: Any) -> dict[str, Any]:
-        """A ListenerClass of this install, with its controller's name as its own."""
+        """Build a ListenerClass of this install, named like its controller."""
         name = self.controller.rpartition("/")[2]
         base = {"controllerName": self.controller, "hostname": f"{name}.example.com", "tls": {"mode": "External"}}
         metadata = {"name": name}
         return {**OURS, "kind": "ListenerClass", "metadata": metadata, "spec": {**base, **spec}}
 
     async def search_for_secrets(self) -> None:
-        """Searches what this install tells while it runs: Events, conditions, metrics, reports."""
+        """Search the install's Events, conditions, metrics and reports for secrets."""
         await self._keep_secrets()
         for one in await self.server.list(api.Resource("Event")):
             leaks.SECRETS.search("an Event", json.dumps(one, ensure_ascii=False))
@@ -242,7 +242,7 @@ def _keep_values(data: dict[str, bytes]) -> None:
 
 
 def decoded(secret: dict[str, Any]) -> dict[str, bytes]:
-    """The values of a Secret."""
+    """Decode the values of a Secret."""
     return {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
 
 
@@ -272,7 +272,7 @@ def listener(install: Install, namespace: str, name: str = "lobby", **spec: Any)
 async def installed(
     cluster: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, folder: Path
 ) -> AsyncIterator[Install]:
-    """A fresh install under the shipped rights; whatever was started in it is ended, and its class deleted."""
+    """Provide a new install with the shipped permissions; stop its programs and delete its class at the end."""
     system, config = await make_namespace("system"), await make_namespace("config")
     suffix = secrets.token_hex(4)
     operator, gateway = [

@@ -1,4 +1,4 @@
-"""The corpus of manifests (tests/corpus), document by document: what must be said of each."""
+"""The documents of the corpus (tests/corpus), with the problems that Usher must report for each."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ _SERVER = re.compile(r"^# server: (accepts|refuses|not asked)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Expected:
-    """A problem that must be told: the line (from 1), the field, and a part of the message."""
+    """An expected problem: the line (from 1), the field, and a part of the message."""
 
     line: int
     field: str
@@ -45,13 +45,13 @@ class Document:
 
     @property
     def server(self) -> str:
-        """What an API server is said to do with it, where that is not what files do; ``""``: the same."""
+        """The API server's expected result if it differs from the result for files; ``""``: the same result."""
         found = _SERVER.search(self.text)
         return found[1] if found else ""
 
 
 def documents(folder: str) -> list[Document]:
-    """Every document of the files in a folder of the corpus."""
+    """Return every document of the files in a folder of the corpus."""
     return [one for file in files(folder) for one in of(file)]
 
 
@@ -64,7 +64,7 @@ def text(file: Path) -> str:
 
 
 def of(file: Path) -> Iterator[Document]:
-    """The documents of one file; comments alone are none."""
+    """Yield the documents of one file; a part with only comments is not a document."""
     lines = text(file).splitlines(keepends=True)
     starts = [0, *(index + 1 for index, line in enumerate(lines) if line.rstrip() == "---"), len(lines) + 1]
     for start, end in itertools.pairwise(starts):

@@ -1,6 +1,6 @@
-"""A program whose wall clock a test sets: ``python moving_clock.py FILE PROGRAM ARGUMENTS…``.
+"""Run a program with a wall clock that a test sets: ``python moving_clock.py FILE PROGRAM ARGUMENTS…``.
 
-The monotonic clock is the machine's, as when somebody sets a machine's time. PROGRAM is a module or a file.
+The monotonic clock stays the machine's, as when an administrator sets a machine's time. PROGRAM is a module or a file.
 """
 
 import datetime
@@ -17,7 +17,7 @@ _FORM = struct.Struct("<q")
 
 
 class Clock:
-    """How far the clock of the programs with this file is ahead, in seconds."""
+    """The offset, in seconds, of the wall clock of all programs that use this file."""
 
     def __init__(self, file: Path, seconds: float = 0.0) -> None:
         file.write_bytes(_FORM.pack(0))
@@ -27,12 +27,12 @@ class Clock:
         self.set(seconds)
 
     def set(self, seconds: float) -> None:
-        """From now on."""
+        """Set the offset."""
         self._memory[:] = _FORM.pack(round(seconds * 1e9))
 
 
 class _AnyMoment(type):
-    """What others made is one too."""
+    """Return whether a value is a datetime, also one that the real class made."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, _TRUE)
@@ -42,7 +42,7 @@ _TRUE = datetime.datetime
 
 
 def follow(file: Path) -> None:
-    """Whoever asks this process for the time gets that of the file."""
+    """Shift every reading of the wall clock in this process by the offset in the file."""
     with file.open("r+b") as opened:
         memory = mmap.mmap(opened.fileno(), _FORM.size)
     true = time.time_ns

@@ -1,4 +1,4 @@
-"""Objects with one thing wrong, or at a limit, made from good ones and their schema: files and servers must agree."""
+"""Variants of valid objects with one mistake or limit, built from their schema; files and servers must agree."""
 
 import copy
 import json
@@ -8,13 +8,13 @@ from typing import Any
 Schema = dict[str, Any]
 Path = tuple[str | int, ...]
 Mutant = tuple[str, dict[str, Any]]
-"""(what was done where, the object)."""
+"""(description of the change, the object)."""
 
 
 def mutants(good: dict[str, Any], schema: Schema, seen: set[str]) -> Iterator[Mutant]:
-    """Every field of ``spec`` that the object has, changed in every way that its schema has an opinion on.
+    """Yield the object with each field of its ``spec`` changed in every way that the schema restricts.
 
-    A field whose schema was ``seen`` before only gets the short list.
+    A field whose schema is in ``seen`` gets only the short list of changes.
     """
     for path, shape in _fields(good["spec"], schema["properties"]["spec"], ("spec",)):
         where, form = ".".join(map(str, path)), json.dumps({**shape, "description": ""}, sort_keys=True)
@@ -26,7 +26,7 @@ def mutants(good: dict[str, Any], schema: Schema, seen: set[str]) -> Iterator[Mu
 
 
 def _fields(value: Any, shape: Schema, path: Path) -> Iterator[tuple[Path, Schema]]:
-    """Every value below, with its schema."""
+    """Yield every value inside, with its schema."""
     yield path, shape
     if isinstance(value, list):
         for index, item in enumerate(value):
@@ -38,7 +38,7 @@ def _fields(value: Any, shape: Schema, path: Path) -> Iterator[tuple[Path, Schem
 
 
 def _values(value: Any, shape: Schema, *, is_new: bool) -> Iterator[tuple[str, Any]]:
-    """(what, another value in its place)."""
+    """Yield descriptions and replacements of a value."""
     yield "nothing", None
     if not is_new:
         return
@@ -87,7 +87,7 @@ def _lists(value: list[Any], shape: Schema) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _numbered(item: Any, index: int, shape: Schema) -> Any:
-    """Another item of a list, different from the others where that matters."""
+    """Build another item of a list, different from the others if the schema requires that."""
     if isinstance(item, dict):
         keys = shape.get("x-kubernetes-list-map-keys", ["name"])
         return item | {key: f"n{index}" if isinstance(item[key], str) else index for key in keys if key in item}

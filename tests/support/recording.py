@@ -1,4 +1,4 @@
-"""An audit log for a cluster that keeps its own to itself: what goes through a proxy is noted in the same form."""
+"""An audit log for a cluster whose own log is not readable: a proxy records requests in the same format."""
 
 import asyncio
 import base64
@@ -20,13 +20,15 @@ _TESTS = Path(__file__).parents[1]
 _LIMIT_SECONDS = 20
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 _LACKED_RIGHT = ('User "', '" cannot ')
-"""In what an authorizer says; admission refuses with the same status and other words."""
+"""Parts of an authorizer's message. Admission refuses with the same status and another message."""
 
 
 @contextlib.contextmanager
 def running(upstream: kubeconfigs.Endpoint, folder: Path) -> Iterator[tuple[kubeconfigs.Endpoint, audit.Log]]:
-    """Another way to an API server, and the log of what goes there: a process, so that tests and it do not wait for
-    each other. It ends with the block, and with this process."""
+    """Run a recording proxy in a separate process, so that it does not share the tests' event loop.
+
+    The proxy ends with the ``with`` block, and with this process.
+    """
     folder.mkdir()
     log = audit.Log(folder / "asked.log")
     log.path.touch()
@@ -54,7 +56,7 @@ async def _serve(path: Path) -> None:
 
 
 def event(answered: faulty_proxy.Answered) -> dict[str, Any]:
-    """What was asked and answered, as an API server notes it."""
+    """Return a request and its answer in the format of an audit log."""
     asked, said = answered.asked, answered.body
     named = reference(asked.path)
     lacked_right = answered.status == 403 and all(part.encode() in said.replace(b"\\", b"") for part in _LACKED_RIGHT)
@@ -70,7 +72,7 @@ def event(answered: faulty_proxy.Answered) -> dict[str, Any]:
 
 
 def user(authorization: str) -> str:
-    """Whose token it is: the subject that a service account's token names; ``""`` for what is none."""
+    """Return the subject of a service account's token, or ``""`` for another authorization."""
     parts = authorization.removeprefix("Bearer ").split(".")
     if len(parts) != 3:
         return ""
@@ -78,7 +80,7 @@ def user(authorization: str) -> str:
 
 
 def reference(path: str) -> dict[str, str]:
-    """Which resource a path names; empty for what is no resource."""
+    """Return the resource that a path names, or an empty dict."""
     match path.strip("/").split("/"):
         case ["api", _, *rest] | ["apis", _, _, *rest] if rest:
             return _named(rest)

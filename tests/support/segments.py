@@ -10,12 +10,12 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def visit(user: int, size: int = 0) -> bytes:
-    """A body of at least so many bytes."""
+    """Build a body of at least this size in bytes."""
     return json.dumps({"user": {"id": user, "venue": {"id": 9}}, "more": "x" * size}).encode()
 
 
 def request(target: str, user: int, rng: random.Random) -> bytes:
-    """A whole request of some kind, after which the connection is kept."""
+    """Build a complete random request that keeps the connection open."""
     kind = rng.randrange(9)
     body = visit(user, rng.choice((0, 0, 0, 50, 5000, 70_000)))
     if kind == 0:
@@ -35,7 +35,7 @@ def request(target: str, user: int, rng: random.Random) -> bytes:
 
 
 def cut(data: bytes, rng: random.Random) -> list[bytes]:
-    """The same bytes in pieces: in one, in a few, in single bytes."""
+    """Cut bytes into one piece, a few pieces, or single bytes."""
     kind = rng.randrange(4)
     if kind == 0:
         return [data]

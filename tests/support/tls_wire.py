@@ -1,4 +1,4 @@
-"""TLS whose records and segments a test makes itself: what a library's client never sends."""
+"""A TLS client whose records and segments a test controls, which a library's client does not allow."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ _READ_BYTES = 65_536
 
 
 class Client:
-    """One connection; ``reader`` and ``writer`` carry what TLS makes of it."""
+    """One connection. ``reader`` and ``writer`` carry the encrypted bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
         self.reader, self.writer = reader, writer
@@ -20,13 +20,13 @@ class Client:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
 
     def hello(self) -> bytes:
-        """The first words of a handshake."""
+        """Return the first bytes of a handshake."""
         with contextlib.suppress(ssl.SSLWantReadError):
             self._tls.do_handshake()
         return self._outgoing.read()
 
     async def shake_hands(self) -> None:
-        """The whole handshake."""
+        """Complete the handshake."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -38,7 +38,7 @@ class Client:
                 return
 
     def records(self, pieces: Iterable[bytes]) -> bytes:
-        """Each piece as a record of its own (as several, beyond 16 KiB): the bytes on the wire."""
+        """Encrypt each piece as one record (several beyond 16 KiB); return the bytes to send."""
         for piece in pieces:
             left = memoryview(piece)
             while left:
@@ -46,14 +46,14 @@ class Client:
         return self._outgoing.read()
 
     async def send(self, segments: Iterable[bytes], pause_seconds: float = 0) -> None:
-        """Bytes as they are."""
+        """Send segments without encrypting them."""
         for segment in segments:
             self.writer.write(segment)
             await self.writer.drain()
             await asyncio.sleep(pause_seconds)
 
     async def read_all(self, limit_seconds: float = LIMIT_SECONDS) -> bytes:
-        """What comes until the peer says that it ends, or just ends."""
+        """Return everything that the peer sends until it closes, with or without a TLS shutdown."""
         received = b""
         async with asyncio.timeout(limit_seconds):
             while True:
@@ -70,7 +70,7 @@ class Client:
                     received += part
 
     def read_no_more(self) -> None:
-        """The kernel's buffers fill, and then the peer's."""
+        """Stop reading, so that the kernel's buffers fill, and then the peer's."""
         cast("asyncio.Transport", self.writer.transport).pause_reading()
 
     def abort(self) -> None:
@@ -79,7 +79,7 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def connect(port: int, context: ssl.SSLContext, *, receive_bytes: int = 0) -> AsyncIterator[Client]:
-    """A connection before its handshake; ``receive_bytes``: how small the kernel's buffer for answers is."""
+    """Open a connection without a handshake; ``receive_bytes`` is the size of the kernel's receive buffer."""
     loop = asyncio.get_running_loop()
     raw = socket.socket()
     raw.setblocking(False)

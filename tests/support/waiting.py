@@ -1,4 +1,4 @@
-"""Waiting for what others do: a condition looked at again and again, with a limit, and never a bare sleep."""
+"""Wait for other programs by polling a condition, with a time limit."""
 
 import asyncio
 import time
@@ -17,10 +17,10 @@ async def until(
     limit_seconds: float = LIMIT_SECONDS,
     every_seconds: float = 0.05,
 ) -> Seen:
-    """What ``look`` gives once it satisfies.
+    """Poll ``look`` until its result satisfies the check, and return the result.
 
     Raises:
-        AssertionError: It did not in time; tells what was seen last.
+        AssertionError: The time limit passed; the message has the last result.
     """
     deadline = time.monotonic() + limit_seconds
     while True:

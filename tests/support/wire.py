@@ -1,4 +1,4 @@
-"""HTTP as bytes over a socket: what is sent is exactly what the test says."""
+"""HTTP over a socket with exactly the bytes that a test gives."""
 
 import asyncio
 import ssl as tls
@@ -20,7 +20,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def acknowledges(self) -> bool:
-        """Purple's condition, to the letter."""
+        """Return whether Purple accepts this answer: 200 with the header."""
         return self.status == 200 and self.headers.get("wifiwebhooklistener") == "1"
 
     @property
@@ -47,7 +47,7 @@ class Wire:
         await self.writer.drain()
 
     async def send_slowly(self, data: bytes, size: int = 1) -> None:
-        """In pieces that arrive one by one."""
+        """Send data in pieces that arrive separately."""
         for start in range(0, len(data), size):
             self.writer.write(data[start : start + size])
             await self.writer.drain()
@@ -61,7 +61,7 @@ class Wire:
             return await read_answer(self.reader)
 
     async def is_closed(self, limit: float = LIMIT_SECONDS) -> bool:
-        """Whether the peer closes, within the limit, without sending another byte."""
+        """Return whether the peer closes within the limit without sending another byte."""
         try:
             async with asyncio.timeout(limit):
                 return await self.reader.read(1) == b""
@@ -108,7 +108,7 @@ async def connect(
 
 
 async def exchange(port: int, data: bytes, limit: float = LIMIT_SECONDS) -> Answer:
-    """One request over a connection of its own."""
+    """Send one request over a new connection."""
     async with connect(port) as wire:
         await wire.send(data)
         return await wire.answer(limit)
@@ -121,7 +121,7 @@ def request(
     host: str = "hooks.test",
     headers: Mapping[str, str] | None = None,
 ) -> bytes:
-    """A plain HTTP/1.1 request."""
+    """Build an HTTP/1.1 request."""
     given = {"Host": host, "Content-Type": "application/json", "Content-Length": str(len(body))} | dict(headers or {})
     if method in {"GET", "HEAD", "OPTIONS"} and not body:
         del given["Content-Length"]
