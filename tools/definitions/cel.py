@@ -1,6 +1,6 @@
-"""Rules between fields as CEL (`x-kubernetes-validations`): what resources/rules.py refuses, an API server refuses too.
+"""Writes the rules between fields as CEL (`x-kubernetes-validations`), so that an API server rejects what files reject.
 
-Only functions of core CEL. The messages are those of rules.py.
+It uses only functions of core CEL. The messages are those of `resources/types.py`.
 """
 
 import itertools
@@ -18,18 +18,18 @@ RESERVED = frozenset(
         *("import", "let", "loop", "package", "namespace", "return", "var", "void", "while"),
     }
 )
-"""Words that CEL escapes where they name a field."""
+"""Words that CEL requires to be escaped as names of fields."""
 
 
 def validations(rule: types.Rule, required: frozenset[str]) -> list[Validation]:
-    """A rule inside of one struct; ``required``: dotted paths of what is always there. Immutable: see transition()."""
+    """Return a rule of one struct. ``required``: dotted paths that are always set. Immutable: see transition()."""
     match rule:
         case types.Union():
             return _union(rule)
         case types.Exactly():
             return _exactly(rule)
         case types.Requires():
-            message = f"must have `{rule.needs}` where `{rule.field}` is {rule.value}"
+            message = f"must have `{rule.needs}` if `{rule.field}` is {rule.value}"
             return [_required(_implies(rule.field, rule.value, f"has({_field(rule.needs)})"), message, rule.needs)]
         case types.Combination():
             return [_combination(rule, required)]
@@ -41,13 +41,15 @@ def validations(rule: types.Rule, required: frozenset[str]) -> list[Validation]:
 
 
 def transition(rule: types.Immutable, spec: str, default: str, required: frozenset[str]) -> Validation:
-    """What an update may not do, as a rule of the whole object, so that leaving `spec` out is no way around it.
+    """Return what an update may not change.
+
+    It is a rule of the whole object, so that leaving `spec` out does not avoid it.
 
     Args:
         rule: The field.
         spec: Name of the field that holds the struct with the rule.
-        default: What the field means where it is left out, so that spelling it out is no change; ``""``: nothing.
-        required: Dotted paths below the object that are always there.
+        default: The default of the field, so that spelling it out does not count as a change; ``""``: none.
+        required: Dotted paths below the object that are always set.
     """
     path = f"{spec}.{rule.field}"
     old, new = _given("oldSelf", path, required), _given("self", path, required)
@@ -66,13 +68,13 @@ def transition(rule: types.Immutable, spec: str, default: str, required: frozens
 
 
 def keys(pattern: str, max_length: int) -> Validation:
-    """The form of a map's keys."""
+    """Return the rule for the form of a map's keys."""
     check = f"self.all(key, key.size() <= {max_length} && key.matches({text(pattern)}))"
     return {"rule": check, "message": "keys must have a form such as `example.com/name`"}
 
 
 def text(value: str) -> str:
-    """A CEL literal."""
+    """Return a CEL literal."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -80,10 +82,10 @@ def _union(rule: types.Union) -> list[Validation]:
     found = []
     for value, member in rule.members.items():
         there = f"has({_field(member)})"
-        message = f"must have `{member}` where `{rule.discriminator}` is {value}"
+        message = f"must have `{member}` if `{rule.discriminator}` is {value}"
         found.append(_required(_implies(rule.discriminator, value, there), message, member))
         alone = f"{_field(rule.discriminator)} == {text(value)} || !{there}"
-        message = f"must not be set where `{rule.discriminator}` is not {value}"
+        message = f"must not be set if `{rule.discriminator}` is not {value}"
         found.append({**_invalid(alone, message, member), "reason": "FieldValueForbidden"})
     return found
 
@@ -103,7 +105,7 @@ def _combination(rule: types.Combination, required: frozenset[str]) -> Validatio
     missing = _given("self", rule.other, required)
     checks = [_not(chosen), _not(missing), allowed]
     check = " || ".join(one for one in checks if one)
-    message = f"must be {' or '.join(rule.allowed)} where `{rule.field}` is {rule.value}"
+    message = f"must be {' or '.join(rule.allowed)} if `{rule.field}` is {rule.value}"
     return _invalid(check, message, rule.other)
 
 
@@ -120,14 +122,14 @@ def _invalid(check: str, message: str, field: str) -> Validation:
 
 
 def _given(root: str, path: str, required: frozenset[str]) -> str:
-    """That every optional field on a dotted path is there; ``""`` where none is optional."""
+    """Return the check that every optional field on a dotted path is set; ``""`` if none is optional."""
     names = path.split(".")
     steps = [".".join(names[: count + 1]) for count in range(len(names))]
     return _all_of(*(f"has({_dotted(root, step)})" for step in steps if step not in required))
 
 
 def _not(check: str) -> str:
-    """The contrary; nothing of nothing."""
+    """Return the negation of a check; ``""`` for ``""``."""
     return f"!({check})" if "&&" in check or "==" in check else check and f"!{check}"
 
 

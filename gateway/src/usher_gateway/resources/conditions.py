@@ -1,4 +1,8 @@
-"""What Usher tells about a resource: problems in files, findings, conditions and the status of each kind."""
+"""Findings about resources, and the forms in which users see them: problems of files, conditions, and the status.
+
+The compiler returns findings. ``usher check`` and the file source show them as problems with file and line. The
+operator writes them as conditions into the status.
+"""
 
 import difflib
 import enum
@@ -13,9 +17,9 @@ Severity = Literal["error", "warning", "notice"]
 
 
 class Problem(msgspec.Struct, frozen=True, order=True):
-    """One thing to tell whoever wrote a file. ``line`` counts from 1; ``path`` is a field such as ``spec.routes[0]``.
+    """A mistake in a file, or a warning or a notice about it.
 
-    Messages never repeat values of Secrets.
+    ``line`` counts from 1. ``path`` is a field such as ``spec.routes[0]``. Messages never repeat values of Secrets.
     """
 
     file: str
@@ -25,15 +29,15 @@ class Problem(msgspec.Struct, frozen=True, order=True):
     hint: str = ""
     severity: Severity = "error"
     resource: str = ""
-    """``Kind namespace/name``, where it is known."""
+    """``Kind namespace/name``; ``""`` if it is not known."""
     reason: str = ""
-    """Reason of the condition, for what compile() found."""
+    """Reason of the condition; ``""`` if the problem is not a finding of the compiler."""
     because: str = ""
-    """What it only follows from: the ``resource`` of another problem, or its ``file:line``."""
+    """The problem that caused this one: the ``resource`` of that problem, or its ``file:line``."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known word; else all of them, where they are few; else nothing."""
+    """Return a hint that names the nearest known word, else all known words if they are at most 16, else ``""``."""
     words = sorted(known)
     near = nearest(word, words)
     if near is not None:
@@ -42,19 +46,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was probably meant."""
+    """Return the known word that was probably meant; None if no word is similar."""
     lowered = {candidate.lower(): candidate for candidate in sorted(known)}
     close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return lowered[close[0]] if close else None
 
 
 def has_errors(problems: Iterable[Problem]) -> bool:
-    """Whether any of the problems is more than a warning."""
+    """Return True if any of the problems is an error."""
     return any(found.severity == "error" for found in problems)
 
 
 class Reason(enum.StrEnum):
-    """Why something does not hold (kubernetes.md §1.3); shown in conditions and by ``usher check``."""
+    """Why a condition is not True (kubernetes.md §1.3). Conditions and ``usher check`` show it."""
 
     ClassNotFound = "ClassNotFound"
     ClassNotPermitted = "ClassNotPermitted"
@@ -71,9 +75,9 @@ class Reason(enum.StrEnum):
     SecretKeyNotFound = "SecretKeyNotFound"
     SecretNotLabelled = "SecretNotLabelled"
     NoSecretInAddress = "NoSecretInAddress"
-    """Warning only: a path that can be guessed, and no authentication."""
+    """Only a warning: the path can be guessed, and there is no authentication."""
     ImplicitClass = "ImplicitClass"
-    """Notice, or warning, only: files without a ListenerClass."""
+    """Only a notice or a warning: the files have no ListenerClass."""
 
 
 _REFERENCES = frozenset(
@@ -88,7 +92,7 @@ _REFERENCES = frozenset(
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing found about a resource. Messages name no other namespace and no secret."""
+    """One result of compiling a resource. Messages name no other namespace and no secret."""
 
     kind: str
     key: str
@@ -97,7 +101,7 @@ class Finding(msgspec.Struct, frozen=True):
     message: str
     severity: Severity = "error"
     missing: tuple[str, str] | None = None
-    """(kind, key) of what it refers to and what is not there."""
+    """(kind, key) of an object that the resource refers to and that does not exist."""
 
 
 def finding(
@@ -114,7 +118,7 @@ def finding(
 
 
 class CompiledCondition(msgspec.Struct, frozen=True):
-    """A condition without its times: whoever writes it knows those."""
+    """A condition without its times, which the operator adds when it writes it."""
 
     type: str
     status: Literal["True", "False", "Unknown"]
@@ -125,7 +129,10 @@ class CompiledCondition(msgspec.Struct, frozen=True):
 def conditions_of(
     findings: Iterable[Finding], types: Iterable[str] = ("Accepted", "ResolvedRefs")
 ) -> list[CompiledCondition]:
-    """The conditions of one resource: False with the first reason and every message, else True with its warnings."""
+    """Return the conditions of one resource.
+
+    With an error, a condition is False with the first reason and every message. Else it is True with the warnings.
+    """
     findings = list(findings)
     return [_condition(kind, [found for found in findings if _type_of(found) == kind]) for kind in types]
 
@@ -144,15 +151,15 @@ def _condition(kind: str, findings: list[Finding]) -> CompiledCondition:
 
 
 MAX_CONDITIONS = 16
-"""Most conditions of an object, those of other controllers included."""
+"""Most conditions of an object, including those of other controllers."""
 
 
 MAX_GENERATION = 2**53 - 1
-"""Largest generation: limits in a schema are floating-point numbers, and exact up to here."""
+"""Largest generation. Limits in a schema are floating-point numbers, which are exact up to this number."""
 
 
 class Condition(types.Model, frozen=True, kw_only=True):
-    """One condition, as everywhere in Kubernetes (metav1.Condition)."""
+    """A condition, as everywhere in Kubernetes (metav1.Condition)."""
 
     type: Annotated[
         str,
@@ -161,11 +168,12 @@ class Condition(types.Model, frozen=True, kw_only=True):
             max_length=316,
             pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
             r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$",
-            description="What the condition is about, such as `Ready`.",
+            description="Name of the condition, such as `Ready`.",
         ),
     ]
     status: Annotated[
-        Literal["True", "False", "Unknown"], msgspec.Meta(description="Whether it holds; Unknown: not told yet.")
+        Literal["True", "False", "Unknown"],
+        msgspec.Meta(description="Whether the condition holds. Unknown: the operator does not know yet."),
     ]
     observed_generation: (
         Annotated[
@@ -173,7 +181,8 @@ class Condition(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 ge=0,
                 le=MAX_GENERATION,
-                description="The `metadata.generation` that this was found of; lower than the present one: outdated.",
+                description="The `metadata.generation` that the condition is about. If it is lower than the "
+                "present one, the condition is outdated.",
             ),
         ]
         | None
@@ -190,42 +199,42 @@ class Condition(types.Model, frozen=True, kw_only=True):
             min_length=1,
             max_length=1024,
             pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
-            description="Why, in one word for programs.",
+            description="The reason in one word, for programs.",
         ),
     ]
-    message: Annotated[str, msgspec.Meta(max_length=32_768, description="Why, and what to do, for people.")]
+    message: Annotated[str, msgspec.Meta(max_length=32_768, description="The reason and what to do, for people.")]
 
 
 _Conditions = Annotated[
     list[Condition],
     msgspec.Meta(
         max_length=MAX_CONDITIONS,
-        description="What holds of the object and what does not; `Ready` sums it up.",
+        description="The state of the object. `Ready` is the summary.",
         extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ),
 ]
 
 _ObservedGeneration = Annotated[
     int,
-    msgspec.Meta(ge=0, le=MAX_GENERATION, description="The `metadata.generation` that the whole status was found of."),
+    msgspec.Meta(ge=0, le=MAX_GENERATION, description="The `metadata.generation` that the whole status is about."),
 ]
 
 
 class Status(types.Model, frozen=True, kw_only=True):
-    """What the operator found; written by it alone."""
+    """The state of the object. Only the operator writes it."""
 
     observed_generation: _ObservedGeneration | None = None
     conditions: _Conditions | None = None
 
 
 class ListenerClassStatus(Status, frozen=True, kw_only=True):
-    """What the operator found; written by it alone."""
+    """The state of the object. Only the operator writes it."""
 
     install_key_fingerprint: (
         Annotated[
             str,
             msgspec.Meta(
-                max_length=128, description="Fingerprint of the install key that the tokens in URLs are derived from."
+                max_length=128, description="Fingerprint of the install key from which the tokens in URLs are derived."
             ),
         ]
         | None
@@ -233,11 +242,11 @@ class ListenerClassStatus(Status, frozen=True, kw_only=True):
 
 
 class TenantStatus(Status, frozen=True, kw_only=True):
-    """What the operator found; written by it alone."""
+    """The state of the object. Only the operator writes it."""
 
 
 class ServedAddress(types.Model, frozen=True, kw_only=True):
-    """One URL that the listener answers at."""
+    """One URL of the listener."""
 
     name: Annotated[
         str,
@@ -250,20 +259,21 @@ class ServedAddress(types.Model, frozen=True, kw_only=True):
         str,
         msgspec.Meta(
             max_length=2048,
-            description="The URL, its secret part shortened; the whole one is in the Secret `<listener>-url`.",
+            description="The URL, shortened because it is a credential. The whole URL is in the Secret "
+            "`<listener>-url`.",
         ),
     ]
 
 
 class ListenerStatus(Status, frozen=True, kw_only=True):
-    """What the operator found; written by it alone."""
+    """The state of the object. Only the operator writes it."""
 
     addresses: (
         Annotated[
             list[ServedAddress],
             msgspec.Meta(
                 max_length=types.MAX_ADDRESSES,
-                description="The URLs that the listener answers at, shortened, with the present token.",
+                description="The URLs of the listener with the present token, shortened.",
                 extra_json_schema=types.LIST_MAP,
             ),
         ]
@@ -272,7 +282,7 @@ class ListenerStatus(Status, frozen=True, kw_only=True):
 
 
 class DestinationStatus(Status, frozen=True, kw_only=True):
-    """What the operator found; written by it alone."""
+    """The state of the object. Only the operator writes it."""
 
     host: (
         Annotated[str, msgspec.Meta(max_length=260, description="Host (and port) of the URL, for `kubectl get`.")]
@@ -286,4 +296,4 @@ STATUSES: dict[str, type[Status]] = {
     "Listener": ListenerStatus,
     "Destination": DestinationStatus,
 }
-"""Kind -> the type of its status."""
+"""Kind -> type of its status."""

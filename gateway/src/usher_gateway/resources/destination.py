@@ -14,11 +14,11 @@ RESERVED_HEADERS = (
     "host|content-length|content-type|content-encoding|transfer-encoding|connection|upgrade|te|trailer|keep-alive"
     "|expect|proxy-.*|webhook-.*|usher-.*|ce-.*"
 )
-"""Headers that belong to HTTP or to Usher."""
+"""Headers that HTTP or Usher sets."""
 
 
 class ValueFrom(types.Model, frozen=True, kw_only=True):
-    """Where a value is taken from."""
+    """Source of a value."""
 
     secret_key_ref: types.SecretKeyRef
 
@@ -37,7 +37,7 @@ class Header(types.Model, frozen=True, kw_only=True):
 
 
 class Basic(types.Model, frozen=True, kw_only=True):
-    """HTTP Basic; the Secret has `username` and `password`."""
+    """HTTP Basic authentication. The Secret has `username` and `password`."""
 
     secret_ref: types.SecretRef
 
@@ -49,38 +49,38 @@ class Bearer(types.Model, frozen=True, kw_only=True):
 
 
 class DestinationAuthentication(types.Model, frozen=True, kw_only=True):
-    """How Usher proves itself to the destination."""
+    """How Usher authenticates at the destination."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Basic": "basic", "Bearer": "bearer"}),)
 
-    type: Annotated[Literal["None", "Basic", "Bearer"], msgspec.Meta(description="Which one.")]
+    type: Annotated[Literal["None", "Basic", "Bearer"], msgspec.Meta(description="Type of authentication.")]
     basic: Basic | None = None
     bearer: Bearer | None = None
 
 
 class Signing(types.Model, frozen=True, kw_only=True):
-    """Signatures after Standard Webhooks; several secrets while rotating, the newest first."""
+    """Signatures according to Standard Webhooks. Several secrets allow a rotation."""
 
     secret_refs: Annotated[
         list[types.SecretKeyRef],
         msgspec.Meta(
             min_length=1,
             max_length=4,
-            description="The secrets, the newest first; each signs every request.",
+            description="The secrets, the newest first. Each one signs every request.",
             extra_json_schema=types.LIST_ATOMIC,
         ),
     ]
 
 
 class SuccessHeader(types.Model, frozen=True, kw_only=True):
-    """A header that an answer must have to be a success: another Purple listener's."""
+    """A header that an answer needs to count as success, as the answer of another Purple listener has."""
 
     name: types.HeaderName
     value: types.HeaderValue
 
 
 class Http(types.Model, frozen=True, kw_only=True):
-    """A destination that is reached by HTTP."""
+    """A destination that receives HTTP requests."""
 
     url: types.DestinationUrl
     method: Annotated[Literal["POST", "PUT", "PATCH"], msgspec.Meta(description="HTTP method.")] | None = None
@@ -104,24 +104,27 @@ class Http(types.Model, frozen=True, kw_only=True):
 
 
 class RateLimit(types.Model, frozen=True, kw_only=True):
-    """How fast a destination may be sent to, over all replicas."""
+    """Limit of the requests to a destination, over all replicas."""
 
-    requests_per_second: Annotated[int, msgspec.Meta(ge=1, le=10_000, description="Requests a second.")]
+    requests_per_second: Annotated[int, msgspec.Meta(ge=1, le=10_000, description="Requests per second.")]
 
 
 class Retry(types.Model, frozen=True, kw_only=True):
-    """How long attempts are repeated."""
+    """How long Usher retries."""
 
     max_age_seconds: (
         Annotated[
-            int, msgspec.Meta(ge=60, le=2_592_000, description="Seconds from visit time; then the delivery is dead.")
+            int,
+            msgspec.Meta(
+                ge=60, le=2_592_000, description="Seconds from the visit time after which the delivery is dead."
+            ),
         ]
         | None
     ) = None
 
 
 class DestinationSpec(types.Model, frozen=True, kw_only=True):
-    """Where visits go, and how fast."""
+    """Where Usher sends visits, and how fast."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
         types.Union("type", {"HTTP": "http"}),
@@ -132,27 +135,29 @@ class DestinationSpec(types.Model, frozen=True, kw_only=True):
         Annotated[
             types.TenantRef,
             msgspec.Meta(
-                description="Whose it is; never changes. If left out, every tenant of the namespace may use it."
+                description="The owner, which cannot be changed. If left out, every tenant of the namespace "
+                "may use the destination."
             ),
         ]
         | None
     ) = None
-    state: Annotated[Literal["Active", "Paused"], msgspec.Meta(description="Paused: deliveries are held.")] | None = (
-        None
-    )
-    type: Annotated[Literal["HTTP"], msgspec.Meta(description="How it is reached.")]
+    state: (
+        Annotated[Literal["Active", "Paused"], msgspec.Meta(description="Paused: the gateway holds deliveries.")] | None
+    ) = None
+    type: Annotated[Literal["HTTP"], msgspec.Meta(description="Protocol of the destination.")]
     http: Http | None = None
     format: (
         Annotated[
             Literal["Verbatim", "CloudEvents", "CloudEventsBinary"],
             msgspec.Meta(
-                description="The body as Purple sent it, or wrapped as a CloudEvent (structured or binary mode)."
+                description="Verbatim: the body as Purple sent it. CloudEvents: wrapped as a CloudEvent in "
+                "structured mode. CloudEventsBinary: in binary mode."
             ),
         ]
         | None
     ) = None
     concurrency: (
-        Annotated[int, msgspec.Meta(ge=1, le=1000, description="Requests at the same time, over all replicas.")] | None
+        Annotated[int, msgspec.Meta(ge=1, le=1000, description="Concurrent requests, over all replicas.")] | None
     ) = None
     rate_limit: RateLimit | None = None
     retry: Retry | None = None

@@ -17,19 +17,19 @@ _SECRET_LENGTH = 20
 """A path or query value this long, with letters and digits, cannot be guessed."""
 
 _Generation = Annotated[
-    int, msgspec.Meta(ge=0, le=1_000_000, description="Which of the derived tokens; another number is another URL.")
+    int, msgspec.Meta(ge=0, le=1_000_000, description="Number of the derived token. Another number gives another URL.")
 ]
 
 
 class QueryPair(types.Model, frozen=True, kw_only=True):
-    """A query parameter that a request must have; others are ignored."""
+    """A query parameter that a request must have. Other parameters are ignored."""
 
     name: types.QueryName
     value: types.QueryValue
 
 
 class AddressSpec(types.Model, frozen=True, kw_only=True):
-    """One URL that Purple posts to; without `path` it gets `/v1/` and the token."""
+    """One URL that Purple posts to. Without `path` it gets `/v1/` and the token."""
 
     name: types.ItemName
     hostname: types.Hostname
@@ -53,7 +53,7 @@ class AddressSpec(types.Model, frozen=True, kw_only=True):
 
     @property
     def has_secret(self) -> bool:
-        """Whether the URL cannot be guessed: it has a token, or a part with 20 or more letters and digits."""
+        """True if the URL cannot be guessed: it has a token, or a part with 20 or more letters and digits."""
         if self.path is None:
             return True
         parts = [*self.path.split("/"), *(pair.value for pair in self.query or ())]
@@ -64,24 +64,29 @@ class AddressSpec(types.Model, frozen=True, kw_only=True):
 
 
 class AlsoAccept(types.Model, frozen=True, kw_only=True):
-    """An older or newer token that is accepted too."""
+    """An older or newer token that is also accepted."""
 
     generation: _Generation
     until_time: (
-        Annotated[types.Timestamp, msgspec.Meta(description="Accepted until then (RFC 3339); for good if left out.")]
+        Annotated[
+            types.Timestamp,
+            msgspec.Meta(description="Time until which the token is accepted (RFC 3339). No limit if left out."),
+        ]
         | None
     ) = None
     action: (
         Annotated[
             Literal["Accept", "Hold"],
-            msgspec.Meta(description="Hold: visits at this token's URL are accepted, their deliveries held."),
+            msgspec.Meta(
+                description="Hold: the gateway accepts visits at the URL with this token and holds their deliveries."
+            ),
         ]
         | None
     ) = None
 
 
 class Token(types.Model, frozen=True, kw_only=True):
-    """Which derived tokens are in the listener's URLs: rotation without a gap."""
+    """The tokens in the URLs of the listener. Several tokens allow a rotation without a gap."""
 
     generation: _Generation | None = None
     also_accept: (
@@ -89,7 +94,7 @@ class Token(types.Model, frozen=True, kw_only=True):
             list[AlsoAccept],
             msgspec.Meta(
                 max_length=8,
-                description="Older tokens that are accepted too, until the portal has the new URL.",
+                description="Older tokens that are also accepted, until the portal has the new URL.",
                 extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["generation"]},
             ),
         ]
@@ -98,7 +103,7 @@ class Token(types.Model, frozen=True, kw_only=True):
 
 
 class BasicAuthentication(types.Model, frozen=True, kw_only=True):
-    """HTTP Basic; the Secret has `username` and `password`."""
+    """HTTP Basic authentication. The Secret has `username` and `password`."""
 
     secret_ref: types.SecretRef
 
@@ -111,20 +116,20 @@ class HeaderAuthentication(types.Model, frozen=True, kw_only=True):
 
 
 class AuthenticationSpec(types.Model, frozen=True, kw_only=True):
-    """How Purple proves itself, besides knowing the URL."""
+    """How Purple authenticates, besides knowing the URL."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Basic": "basic", "Header": "header"}),)
 
     type: Annotated[
         Literal["None", "Basic", "Header"],
-        msgspec.Meta(description="Which one; None spelled out allows an address that can be guessed."),
+        msgspec.Meta(description="Type of authentication. An explicit None allows an address that can be guessed."),
     ]
     basic: BasicAuthentication | None = None
     header: HeaderAuthentication | None = None
 
 
 class AllowedSources(types.Model, frozen=True, kw_only=True):
-    """From which addresses Purple posts."""
+    """The source addresses of Purple."""
 
     ranges: Annotated[
         list[types.Cidr],
@@ -138,44 +143,49 @@ class AllowedSources(types.Model, frozen=True, kw_only=True):
     policy: (
         Annotated[
             Literal["Report", "Enforce"],
-            msgspec.Meta(description="Report: others are only counted. Enforce: they are answered 403."),
+            msgspec.Meta(
+                description="Report: requests from other addresses are only counted. Enforce: the gateway "
+                "answers them with 403."
+            ),
         ]
         | None
     ) = None
 
 
 class Fields(types.Model, frozen=True, kw_only=True):
-    """JSON pointers that override where a body holds what."""
+    """JSON pointers that override the default places of the fields in a body."""
 
-    user: Annotated[types.JsonPointer, msgspec.Meta(description="Where the visitor's id is.")] | None = None
-    first_name: Annotated[types.JsonPointer, msgspec.Meta(description="Where the first name is.")] | None = None
-    last_name: Annotated[types.JsonPointer, msgspec.Meta(description="Where the last name is.")] | None = None
-    email: Annotated[types.JsonPointer, msgspec.Meta(description="Where the e-mail address is.")] | None = None
-    venue: Annotated[types.JsonPointer, msgspec.Meta(description="Where the venue's id is.")] | None = None
+    user: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the visitor's id.")] | None = None
+    first_name: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the first name.")] | None = None
+    last_name: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the last name.")] | None = None
+    email: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the e-mail address.")] | None = None
+    venue: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the venue's id.")] | None = None
     visit_count: (
-        Annotated[types.JsonPointer, msgspec.Meta(description="Where how often the visitor was seen is.")] | None
+        Annotated[types.JsonPointer, msgspec.Meta(description="Place of the number of visits so far.")] | None
     ) = None
-    company: Annotated[types.JsonPointer, msgspec.Meta(description="Where the company's id is.")] | None = None
-    venue_name: Annotated[types.JsonPointer, msgspec.Meta(description="Where the venue's name is.")] | None = None
-    mobile: Annotated[types.JsonPointer, msgspec.Meta(description="Where the mobile number is.")] | None = None
-    date_of_birth: Annotated[types.JsonPointer, msgspec.Meta(description="Where the date of birth is.")] | None = None
-    gender: Annotated[types.JsonPointer, msgspec.Meta(description="Where the gender is.")] | None = None
-    source: Annotated[types.JsonPointer, msgspec.Meta(description="Where how the visitor signed in is.")] | None = None
-    device: Annotated[types.JsonPointer, msgspec.Meta(description="Where the device's MAC address is.")] | None = None
+    company: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the company's id.")] | None = None
+    venue_name: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the venue's name.")] | None = None
+    mobile: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the mobile number.")] | None = None
+    date_of_birth: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the date of birth.")] | None = None
+    gender: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the gender.")] | None = None
+    source: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the sign-up method.")] | None = None
+    device: Annotated[types.JsonPointer, msgspec.Meta(description="Place of the device's MAC address.")] | None = None
     occurred_at: (
-        Annotated[types.JsonPointer, msgspec.Meta(description="Where the time of the authentication is.")] | None
+        Annotated[types.JsonPointer, msgspec.Meta(description="Place of the time of the authentication.")] | None
     ) = None
     occurred_at_zone: (
         Annotated[
             types.TimeZone,
-            msgspec.Meta(description="IANA time zone of times without an offset, which are not trusted without it."),
+            msgspec.Meta(
+                description="IANA time zone of times without an offset. Without it such times are not trusted."
+            ),
         ]
         | None
     ) = None
 
 
 class Dedupe(types.Model, frozen=True, kw_only=True):
-    """Which arrivals are the same visit."""
+    """The rules by which arrivals count as the same visit."""
 
     per: (
         Annotated[
@@ -183,7 +193,7 @@ class Dedupe(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 min_length=1,
                 max_length=3,
-                description="What makes two arrivals the same visit, taken together.",
+                description="The ids that two arrivals of the same visit have in common, all of them.",
                 extra_json_schema=types.LIST_SET,
             ),
         ]
@@ -195,7 +205,8 @@ class Dedupe(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 ge=0,
                 le=604_800,
-                description="Seconds in which the same visitor is a repeat. 0: every authentication is a visit.",
+                description="Seconds in which an arrival of the same visitor is a repeat. 0: every "
+                "authentication is a visit.",
             ),
         ]
         | None
@@ -206,7 +217,7 @@ class Dedupe(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 ge=0,
                 le=604_800,
-                description="Seconds in which identical content without a time of its own is Purple's retry.",
+                description="Seconds in which identical content without a time in it counts as Purple's retry.",
             ),
         ]
         | None
@@ -217,12 +228,12 @@ class Late(types.Model, frozen=True, kw_only=True):
     """When a visit counts as late."""
 
     after_seconds: (
-        Annotated[int, msgspec.Meta(ge=1, le=604_800, description="Seconds from visit time to arrival.")] | None
+        Annotated[int, msgspec.Meta(ge=1, le=604_800, description="Seconds from the visit time to the arrival.")] | None
     ) = None
 
 
 class Silence(types.Model, frozen=True, kw_only=True):
-    """How long no arrival is still normal."""
+    """How long a listener may be silent."""
 
     after_seconds: (
         Annotated[
@@ -243,15 +254,15 @@ class OncePerSpec(types.Model, frozen=True, kw_only=True):
         msgspec.Meta(
             min_length=1,
             max_length=3,
-            description="Whose deliveries are counted together.",
+            description="The ids that make up the key.",
             extra_json_schema=types.LIST_SET,
         ),
     ]
-    every: Annotated[Literal["Day", "Week", "Month"], msgspec.Meta(description="The period; a week begins on Monday.")]
+    every: Annotated[Literal["Day", "Week", "Month"], msgspec.Meta(description="The period. A week begins on Monday.")]
 
 
 class RouteSpec(types.Model, frozen=True, kw_only=True):
-    """Which visits go to which destination, and how."""
+    """A rule that sends visits to a destination."""
 
     name: types.ItemName
     destination_ref: types.DestinationRef
@@ -259,7 +270,8 @@ class RouteSpec(types.Model, frozen=True, kw_only=True):
         Annotated[
             Literal["Active", "Paused", "Shadow"],
             msgspec.Meta(
-                description="Paused: visits are skipped, to be replayed. Shadow: decide and record, send nothing."
+                description="Paused: visits are skipped and can be replayed. Shadow: the gateway decides "
+                "and records, and sends nothing."
             ),
         ]
         | None
@@ -267,14 +279,14 @@ class RouteSpec(types.Model, frozen=True, kw_only=True):
     when: (
         Annotated[
             types.Expression,
-            msgspec.Meta(description="CEL over `visit` and `body`: which visits the route takes. All if left out."),
+            msgspec.Meta(description="CEL over `visit` and `body` that selects the visits. All if left out."),
         ]
         | None
     ) = None
     repeats: (
         Annotated[
             Literal["Skip", "Forward"],
-            msgspec.Meta(description="What happens to repeats of a visit: no delivery, or one each."),
+            msgspec.Meta(description="Skip: a repeat of a visit makes no delivery. Forward: it makes one."),
         ]
         | None
     ) = None
@@ -285,7 +297,8 @@ class RouteSpec(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 ge=1,
                 le=604_800,
-                description="Seconds from visit time after which it is of no use. No limit if left out.",
+                description="Seconds from the visit time after which a delivery is useless and is "
+                "cancelled. No limit if left out.",
             ),
         ]
         | None
@@ -293,14 +306,17 @@ class RouteSpec(types.Model, frozen=True, kw_only=True):
     transform: (
         Annotated[
             types.Expression,
-            msgspec.Meta(description="CEL over `visit` and `body`: what is sent. The body as it came if left out."),
+            msgspec.Meta(
+                description="CEL over `visit` and `body` that makes the document to send. The body as "
+                "received if left out."
+            ),
         ]
         | None
     ) = None
 
 
 class ListenerSpec(types.Model, frozen=True, kw_only=True):
-    """Where Purple posts, and what becomes of it."""
+    """Where Purple posts, and what Usher does with the visits."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
         types.Immutable("tenantRef.name"),
@@ -311,7 +327,7 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     listener_class_name: (
         Annotated[
             types.ResourceName,
-            msgspec.Meta(description="The ListenerClass that exposes this listener; never changes."),
+            msgspec.Meta(description="The ListenerClass that exposes this listener. It cannot be changed."),
         ]
         | None
     ) = None
@@ -321,7 +337,7 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 min_length=1,
                 max_length=types.MAX_ADDRESSES,
-                description="The URLs, and no others; if left out, the class's hostname and `/v1/` with the token.",
+                description="All URLs of the listener. If left out: the class's hostname, and `/v1/` with the token.",
                 extra_json_schema=types.LIST_MAP,
             ),
         ]
@@ -331,7 +347,7 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
     state: (
         Annotated[
             Literal["Active", "Suspended"],
-            msgspec.Meta(description="Suspended: visits are accepted and their deliveries held."),
+            msgspec.Meta(description="Suspended: the gateway accepts visits and holds their deliveries."),
         ]
         | None
     ) = None
@@ -346,7 +362,7 @@ class ListenerSpec(types.Model, frozen=True, kw_only=True):
             list[RouteSpec],
             msgspec.Meta(
                 max_length=types.MAX_ROUTES,
-                description="Which visits go where. A listener without routes only counts.",
+                description="Rules that send visits to destinations. A listener without routes only counts.",
                 extra_json_schema=types.LIST_MAP,
             ),
         ]
@@ -422,7 +438,7 @@ def _until(old: AlsoAccept) -> int:
 
 
 def _is_time(text: str) -> bool:
-    """Whether an RFC 3339 time exists: there is no 30th of February."""
+    """Return True if an RFC 3339 time exists; the 30th of February does not."""
     try:
         datetime.datetime.fromisoformat(text)
     except ValueError:

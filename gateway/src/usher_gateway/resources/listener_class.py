@@ -1,4 +1,4 @@
-"""ListenerClass: how listeners are exposed; owned by the platform (compare GatewayClass)."""
+"""ListenerClass: how listeners are exposed. The platform team owns it, as it owns a GatewayClass."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -24,7 +24,7 @@ class SelectorRequirement(types.Model, frozen=True, kw_only=True):
             list[types.LabelValue],
             msgspec.Meta(
                 max_length=16,
-                description="Values that In and NotIn compare with.",
+                description="Values for In and NotIn.",
                 extra_json_schema=types.LIST_ATOMIC,
             ),
         ]
@@ -33,14 +33,14 @@ class SelectorRequirement(types.Model, frozen=True, kw_only=True):
 
 
 class LabelSelector(types.Model, frozen=True, kw_only=True):
-    """Chooses namespaces by their labels, as everywhere in Kubernetes."""
+    """Selects namespaces by their labels, as everywhere in Kubernetes."""
 
     match_labels: types.Labels | None = None
     match_expressions: (
         Annotated[
             list[SelectorRequirement],
             msgspec.Meta(
-                max_length=8, description="Conditions that must all hold.", extra_json_schema=types.LIST_ATOMIC
+                max_length=8, description="Conditions that must hold, all of them.", extra_json_schema=types.LIST_ATOMIC
             ),
         ]
         | None
@@ -48,28 +48,28 @@ class LabelSelector(types.Model, frozen=True, kw_only=True):
 
 
 class Namespaces(types.Model, frozen=True, kw_only=True):
-    """Which namespaces may: all, or those that a selector chooses."""
+    """All namespaces, or those that a selector selects."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("from", {"Selector": "selector"}),)
 
     from_: Annotated[
-        Literal["All", "Selector"], msgspec.Meta(description="All namespaces, or those that `selector` chooses.")
+        Literal["All", "Selector"], msgspec.Meta(description="All namespaces, or those that `selector` selects.")
     ] = msgspec.field(name="from")
     selector: LabelSelector | None = None
 
 
 class AllowedHostname(types.Model, frozen=True, kw_only=True):
-    """A hostname, or pattern, that listeners of some namespaces may claim."""
+    """A host name or a pattern that listeners of some namespaces may use."""
 
     hostname: types.HostnamePattern
     namespaces: Namespaces | None = None
 
 
 class Ingress(types.Model, frozen=True, kw_only=True):
-    """How Ingress objects are made."""
+    """Settings of Ingress objects."""
 
     class_name: (
-        Annotated[types.ObjectName, msgspec.Meta(description="The IngressClass; the cluster's default if left out.")]
+        Annotated[types.ObjectName, msgspec.Meta(description="The IngressClass. The cluster's default if left out.")]
         | None
     ) = None
     annotations: (
@@ -78,41 +78,44 @@ class Ingress(types.Model, frozen=True, kw_only=True):
                 types.AnnotationKey,
                 Annotated[str, msgspec.Meta(max_length=4096, description="Value of an annotation.")],
             ],
-            msgspec.Meta(max_length=32, description="Annotations put on each Ingress."),
+            msgspec.Meta(max_length=32, description="Annotations of each Ingress."),
         ]
         | None
     ) = None
 
 
 class ParentRef(types.Model, frozen=True, kw_only=True):
-    """A Gateway that routes attach to."""
+    """The Gateway to which routes attach."""
 
     namespace: types.NamespaceName
     name: Annotated[types.ObjectName, msgspec.Meta(description="Name of the Gateway.")]
     section_name: (
-        Annotated[types.ObjectName, msgspec.Meta(description="One of the Gateway's listeners; all if left out.")] | None
+        Annotated[types.ObjectName, msgspec.Meta(description="One of the Gateway's listeners. All if left out.")] | None
     ) = None
 
 
 class HttpRoute(types.Model, frozen=True, kw_only=True):
-    """How HTTPRoute objects are made."""
+    """Settings of HTTPRoute objects."""
 
     parent_ref: ParentRef
 
 
 class Exposure(types.Model, frozen=True, kw_only=True):
-    """How requests reach the gateway from outside."""
+    """How requests from outside reach the gateway."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Union("type", {"Ingress": "ingress", "HTTPRoute": "httpRoute"}),)
 
     type: Annotated[
         Literal["Ingress", "HTTPRoute", "None"],
-        msgspec.Meta(description="What is made for each hostname; None: something else routes to the gateway."),
+        msgspec.Meta(
+            description="Object that the operator creates for each host name. None: something else routes "
+            "to the gateway."
+        ),
     ]
     scope: (
         Annotated[
             Literal["Hostname", "Path"],
-            msgspec.Meta(description="Path: only the listeners' exact paths are routed."),
+            msgspec.Meta(description="Hostname: every path is routed. Path: only the exact paths of the listeners."),
         ]
         | None
     ) = None
@@ -140,7 +143,7 @@ class IssuerRef(types.Model, frozen=True, kw_only=True):
 
 
 class TlsSpec(types.Model, frozen=True, kw_only=True):
-    """Who terminates TLS, with which certificate."""
+    """Where TLS is terminated, and with which certificate."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
         types.Requires("mode", "PerHostname", "issuerRef"),
@@ -150,32 +153,37 @@ class TlsSpec(types.Model, frozen=True, kw_only=True):
     mode: Annotated[
         Literal["Class", "PerHostname", "Provided", "External"],
         msgspec.Meta(
-            description="Whose certificate: one for the class's hostname, one for each hostname, an existing Secret, "
-            "or TLS is terminated by something in front (External)."
+            description="Class: one certificate for the class's host name. PerHostname: one for each host name. "
+            "Provided: an existing Secret. External: something in front terminates TLS."
         ),
     ]
     issuer_ref: IssuerRef | None = None
     secret_name: (
-        Annotated[types.ObjectName, msgspec.Meta(description="Secret of type `kubernetes.io/tls` beside the gateway.")]
+        Annotated[
+            types.ObjectName, msgspec.Meta(description="Secret of type `kubernetes.io/tls` in the gateway's namespace.")
+        ]
         | None
     ) = None
 
 
 class ClientAddress(types.Model, frozen=True, kw_only=True):
-    """Where the sender's address is taken from."""
+    """Source of the sender's address."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Requires("from", "XForwardedFor", "trustedProxies"),)
 
     from_: Annotated[
         Literal["Connection", "XForwardedFor"],
-        msgspec.Meta(description="The connection's other end, or what trusted proxies say in X-Forwarded-For."),
+        msgspec.Meta(
+            description="Connection: the peer of the connection. XForwardedFor: the header X-Forwarded-For "
+            "of trusted proxies."
+        ),
     ] = msgspec.field(name="from")
     trusted_proxies: (
         Annotated[
             list[types.Cidr],
             msgspec.Meta(
                 max_length=64,
-                description="Address ranges of proxies whose X-Forwarded-For is believed.",
+                description="Address ranges of the proxies whose X-Forwarded-For is trusted.",
                 extra_json_schema=types.LIST_SET,
             ),
         ]
@@ -184,7 +192,7 @@ class ClientAddress(types.Model, frozen=True, kw_only=True):
 
 
 class Maximums(types.Model, frozen=True, kw_only=True):
-    """What one listener or namespace of this class may use."""
+    """Limits of a listener or a namespace of this class."""
 
     max_body_bytes: (
         Annotated[
@@ -192,7 +200,7 @@ class Maximums(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 ge=1024,
                 le=8 * 1024 * 1024,
-                description="Largest body after inflating, in bytes; what is larger is quarantined.",
+                description="Largest body after inflating, in bytes. Larger bodies are quarantined.",
             ),
         ]
         | None
@@ -203,7 +211,8 @@ class Maximums(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 ge=1,
                 le=100_000,
-                description="Requests a second of one listener; others are answered 503. No limit if left out.",
+                description="Requests per second of one listener. The gateway answers more with 503. No "
+                "limit if left out.",
             ),
         ]
         | None
@@ -231,7 +240,7 @@ class Maximums(types.Model, frozen=True, kw_only=True):
 
 
 class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
-    """How listeners of this class are exposed, and what they may use."""
+    """How listeners of this class are exposed, and their limits."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (
         types.Immutable("controllerName"),
@@ -244,24 +253,27 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
             min_length=1,
             max_length=253,
             pattern=r"^[-a-z0-9.]+/[-A-Za-z0-9._~/]+$",
-            description="Which install serves this class, such as `usher.dev/usher`; never changes.",
+            description="The install that serves this class, such as `usher.dev/usher`. It cannot be changed.",
         ),
     ]
     hostname: Annotated[
         types.Hostname,
         msgspec.Meta(
-            description="The class's own host name, shared by its listeners; the token in the path tells them apart."
+            description="The class's own host name. Its listeners share it and differ by the token in the path."
         ),
     ]
     namespaces: (
-        Annotated[Namespaces, msgspec.Meta(description="Whose listeners may use this class. All if left out.")] | None
+        Annotated[
+            Namespaces, msgspec.Meta(description="Namespaces whose listeners may use this class. All if left out.")
+        ]
+        | None
     ) = None
     allowed_hostnames: (
         Annotated[
             list[AllowedHostname],
             msgspec.Meta(
                 max_length=256,
-                description="Host names that listeners may claim, and from which namespaces. None if left out.",
+                description="Host names that listeners may use, and from which namespaces. None if left out.",
                 extra_json_schema=types.LIST_ATOMIC,
             ),
         ]
@@ -274,7 +286,7 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
 
 
 class ListenerClass(types.ResourceBase, frozen=True, kw_only=True):
-    """How listeners are exposed; cluster-scoped, owned by the platform."""
+    """How listeners are exposed. It is cluster-scoped, and the platform team owns it."""
 
     kind_name: ClassVar[str] = "ListenerClass"
     namespaced: ClassVar[bool] = False

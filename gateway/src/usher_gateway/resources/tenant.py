@@ -9,7 +9,7 @@ from usher_gateway.resources import conditions, types
 
 
 class Quota(types.Model, frozen=True, kw_only=True):
-    """How many visits a month the tenant has bought."""
+    """The number of visits per month that the tenant has bought."""
 
     visits_per_month: Annotated[
         int, msgspec.Meta(ge=1, le=2_000_000_000, description="Visits per month, in the tenant's time zone.")
@@ -17,21 +17,23 @@ class Quota(types.Model, frozen=True, kw_only=True):
     when_exceeded: (
         Annotated[
             Literal["Forward", "Hold"],
-            msgspec.Meta(description="What happens to further visits: forwarded, or kept and held."),
+            msgspec.Meta(description="Whether further visits are forwarded or held."),
         ]
         | None
     ) = None
 
 
 class Retention(types.Model, frozen=True, kw_only=True):
-    """How long things are kept."""
+    """How long Usher keeps data."""
 
-    body_days: Annotated[int, msgspec.Meta(ge=1, le=400, description="Days that bodies are kept.")] | None = None
-    meter_months: Annotated[int, msgspec.Meta(ge=1, le=120, description="Months that meters are kept.")] | None = None
+    body_days: Annotated[int, msgspec.Meta(ge=1, le=400, description="Days for which bodies are kept.")] | None = None
+    meter_months: Annotated[int, msgspec.Meta(ge=1, le=120, description="Months for which meters are kept.")] | None = (
+        None
+    )
 
 
 class TenantSpec(types.Model, frozen=True, kw_only=True):
-    """What the agency says of a company."""
+    """The settings of a company."""
 
     rules: ClassVar[tuple[types.Rule, ...]] = (types.Immutable("companyID", late=True),)
 
@@ -42,7 +44,7 @@ class TenantSpec(types.Model, frozen=True, kw_only=True):
                 min_length=1,
                 max_length=64,
                 pattern=r"^[-_.A-Za-z0-9]+$",
-                description="The company's id at Purple; may be set once.",
+                description="The company's id at Purple. It may be set once.",
             ),
         ]
         | None
@@ -50,7 +52,10 @@ class TenantSpec(types.Model, frozen=True, kw_only=True):
     company_check: (
         Annotated[
             Literal["Off", "Warn", "Quarantine"],
-            msgspec.Meta(description="What happens to a body of another company: nothing, a condition, or quarantine."),
+            msgspec.Meta(
+                description="What Usher does with a body of another company. Off: nothing. Warn: set a "
+                "condition. Quarantine: quarantine it."
+            ),
         ]
         | None
     ) = None
@@ -63,14 +68,14 @@ class TenantSpec(types.Model, frozen=True, kw_only=True):
     time_zone: (
         Annotated[
             types.TimeZone,
-            msgspec.Meta(description="IANA time zone, such as `Europe/London`, of days, months and quotas."),
+            msgspec.Meta(description="IANA time zone of days, months and quotas, such as `Europe/London`."),
         ]
         | None
     ) = None
     state: (
         Annotated[
             Literal["Active", "Suspended"],
-            msgspec.Meta(description="Suspended: visits are accepted and their deliveries held."),
+            msgspec.Meta(description="Suspended: the gateway accepts visits and holds their deliveries."),
         ]
         | None
     ) = None

@@ -1,4 +1,9 @@
-"""The types that resources are made of, the rules between fields, the metadata of objects, and the defaults."""
+"""The types that resources are made of, the rules between fields, the metadata of objects, and the defaults.
+
+Limits and rules are declared once, as data. ``yaml_reader.py`` checks files against them, and ``tools/definitions``
+makes the custom resource definitions from them. ``Meta.description`` is the text of ``kubectl explain``. The keys of
+``extra_json_schema`` are those of a structural schema (``x-kubernetes-…``).
+"""
 
 import ipaddress
 import re
@@ -12,7 +17,7 @@ API_VERSION = "usher.dev/v1alpha1"
 """Group and version of the custom resources."""
 
 MAX_NAME_LENGTH = 52
-"""Longest name of a custom resource, so that the names of its children stay within 63 characters."""
+"""Longest name of a custom resource, because the names of its children must fit into 63 characters."""
 
 MAX_ROUTES = 32
 """Most routes of a listener (design §5)."""
@@ -21,7 +26,7 @@ MAX_ADDRESSES = 16
 """Most addresses of a listener."""
 
 MAX_EXPRESSION_LENGTH = 1024
-"""Longest expression, in characters; checked before the parser sees it."""
+"""Longest expression, in characters. It is checked before the parser sees the expression."""
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _HOST_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -32,7 +37,10 @@ NAME_PATTERN = f"^{_LABEL}$"
 ResourceName = Annotated[
     str,
     msgspec.Meta(
-        min_length=1, max_length=MAX_NAME_LENGTH, pattern=NAME_PATTERN, description="Lower-case letters, digits, `-`."
+        min_length=1,
+        max_length=MAX_NAME_LENGTH,
+        pattern=NAME_PATTERN,
+        description="Lower-case letters, digits and `-`.",
     ),
 ]
 ItemName = Annotated[
@@ -63,7 +71,7 @@ Hostname = Annotated[
         min_length=1,
         max_length=253,
         pattern=f"^{_HOST_LABEL}(\\.{_HOST_LABEL})*$",
-        description="A host name in lower case, without port; never a wildcard.",
+        description="A host name in lower case, without a port and without a wildcard.",
     ),
 ]
 HostnamePattern = Annotated[
@@ -72,7 +80,7 @@ HostnamePattern = Annotated[
         min_length=1,
         max_length=253,
         pattern=f"^(\\*\\.)?{_HOST_LABEL}(\\.{_HOST_LABEL})*$",
-        description="A host name, or `*.` and a host name: one or more labels before it.",
+        description="A host name, or `*.` and a host name; `*` stands for one or more labels.",
     ),
 ]
 UrlPath = Annotated[
@@ -81,7 +89,7 @@ UrlPath = Annotated[
         min_length=1,
         max_length=1024,
         pattern=r"^/[-A-Za-z0-9._~!$&'()*+,;=:@%/]*$",
-        description="Path of the URL, compared as sent (percent-encoding untouched).",
+        description="Path of the URL, compared as sent, without decoding percent-encoding.",
     ),
 ]
 QueryName = Annotated[
@@ -100,7 +108,7 @@ Cidr = Annotated[
         min_length=3,
         max_length=49,
         pattern=r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$",
-        description="An address, or an address range such as `203.0.113.0/24`.",
+        description="An IP address, or a range such as `203.0.113.0/24`.",
     ),
 ]
 JsonPointer = Annotated[
@@ -139,7 +147,7 @@ DestinationUrl = Annotated[
         min_length=8,
         max_length=2048,
         pattern=r"^https?://([-A-Za-z0-9.]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?([/?][!$-;=?-Z_a-z~\[\]]*)?$",
-        description="Where to send: http or https, a host, no user information, no fragment.",
+        description="URL to send to: http or https, with a host, without user information and fragment.",
     ),
 ]
 Timestamp = Annotated[
@@ -176,40 +184,43 @@ LabelValue = Annotated[
         max_length=63, pattern=r"^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$", description="Value of a label."
     ),
 ]
-Labels = Annotated[dict[LabelKey, LabelValue], msgspec.Meta(max_length=8, description="Labels that must all be there.")]
+Labels = Annotated[
+    dict[LabelKey, LabelValue],
+    msgspec.Meta(max_length=8, description="Labels that the namespace must have, all of them."),
+]
 
 VisitorKey = Annotated[Literal["User", "Venue", "Device"], msgspec.Meta(description="One of the ids in a body.")]
 
 LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
-"""Extra schema of a list whose items are told apart by ``name``."""
+"""Extra schema of a list whose items are identified by ``name``."""
 
 LIST_SET = {"x-kubernetes-list-type": "set"}
-"""Extra schema of a list whose items are all different."""
+"""Extra schema of a list without duplicates."""
 
 LIST_ATOMIC = {"x-kubernetes-list-type": "atomic"}
-"""Extra schema of a list that has one owner and is replaced as a whole."""
+"""Extra schema of a list that has one owner and is always replaced as a whole."""
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
-    """Base of everything in a resource: camelCase in YAML, nothing unknown, never changed."""
+    """Base of all structs in a resource: camelCase in YAML, frozen, and unknown fields are errors."""
 
 
 class Union(msgspec.Struct, frozen=True):
-    """Rule: ``discriminator`` says which one of ``members`` must be there; the others must not."""
+    """Rule: the value of ``discriminator`` selects the one field of ``members`` that must be set."""
 
     discriminator: str
     members: dict[str, str]
-    """Value of the discriminator -> the field that goes with it; values without a field are left out."""
+    """Value of the discriminator -> its field. Values without a field are left out."""
 
 
 class Exactly(msgspec.Struct, frozen=True):
-    """Rule: exactly one of these fields is there."""
+    """Rule: exactly one of these fields must be set."""
 
     fields: tuple[str, ...]
 
 
 class Requires(msgspec.Struct, frozen=True):
-    """Rule: where ``field`` has ``value``, ``needs`` must be there."""
+    """Rule: if ``field`` has ``value``, the field ``needs`` must be set."""
 
     field: str
     value: str
@@ -217,7 +228,7 @@ class Requires(msgspec.Struct, frozen=True):
 
 
 class Combination(msgspec.Struct, frozen=True):
-    """Rule: where ``field`` (a dotted path) has ``value``, ``other`` must have one of ``allowed``."""
+    """Rule: if ``field`` (a dotted path) has ``value``, ``other`` must have one of ``allowed``."""
 
     field: str
     value: str
@@ -226,21 +237,21 @@ class Combination(msgspec.Struct, frozen=True):
 
 
 class Forbidden(msgspec.Struct, frozen=True):
-    """Rule: the text in ``field`` must not match ``pattern`` (RE2, whole text, any case)."""
+    """Rule: the text in ``field`` must not match ``pattern`` (RE2, whole text, ignoring case)."""
 
     field: str
     pattern: str
 
 
 class Immutable(msgspec.Struct, frozen=True):
-    """Rule: once set, ``field`` (a dotted path) never changes; ``late``: it may be set later than the object."""
+    """Rule: ``field`` (a dotted path) must not change once it is set. ``late``: it may be set after creation."""
 
     field: str
     late: bool = False
 
 
 Rule = Union | Exactly | Requires | Combination | Forbidden | Immutable
-"""A rule between fields of one struct: class attribute ``rules``."""
+"""A rule between fields of one struct, in its class attribute ``rules``."""
 
 
 class TenantRef(Model, frozen=True, kw_only=True):
@@ -269,20 +280,20 @@ class SecretKeyRef(Model, frozen=True, kw_only=True):
 
 
 DEFAULT_NAMESPACE = "default"
-"""Where an object without ``metadata.namespace`` lives, as with kubectl."""
+"""Namespace of an object without ``metadata.namespace``, as with kubectl."""
 
 WATCH_LABEL = "usher.dev/watch"
-"""A Secret is read in a cluster only if this label is ``"true"``."""
+"""In a cluster Usher reads a Secret only if this label is ``"true"``."""
 
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"
-"""The label of every namespace that holds its name. Source: Kubernetes, well-known labels."""
+"""Label with the name of a namespace, which every namespace has. Source: Kubernetes, well-known labels."""
 
 CONFIRM_REMOVALS = "usher.dev/confirm-removals"
-"""Annotation on a ListenerClass that lets one particular large removal through."""
+"""Annotation on a ListenerClass that confirms one particular large removal."""
 
 
 class Metadata(Model, frozen=True, kw_only=True):
-    """Name, namespace, labels and annotations; what else an API server keeps there is ignored."""
+    """Name, namespace, labels and annotations. Other metadata of an API server is ignored."""
 
     name: ObjectName
     namespace: NamespaceName = DEFAULT_NAMESPACE
@@ -292,7 +303,7 @@ class Metadata(Model, frozen=True, kw_only=True):
 
 
 class NamedMetadata(Metadata, frozen=True, kw_only=True):
-    """Metadata of a custom resource: names leave room for the names of children."""
+    """Metadata of a custom resource: shorter names, so that the names of children fit."""
 
     name: ResourceName
 
@@ -319,7 +330,7 @@ class ResourceBase(Model, frozen=True, kw_only=True):
 
 
 class BrokenRule(msgspec.Struct, frozen=True):
-    """A rule that does not hold: the field it is about, the field to point at, and what must be."""
+    """A broken rule: the field that it is about, the field whose line to report, and the message."""
 
     field: str
     at: str
@@ -327,7 +338,7 @@ class BrokenRule(msgspec.Struct, frozen=True):
 
 
 def check_rules(rules: Iterable[Rule], value: Mapping[str, object]) -> Iterator[BrokenRule]:
-    """Every rule that a plain value breaks. Fields count as there also when they are invalid."""
+    """Yield every rule that a plain value breaks. A field counts as set even if its value is invalid."""
     for rule in rules:
         match rule:
             case Union():
@@ -336,16 +347,16 @@ def check_rules(rules: Iterable[Rule], value: Mapping[str, object]) -> Iterator[
                 yield from _exactly(rule, value)
             case Requires():
                 if value.get(rule.field) == rule.value and rule.needs not in value:
-                    message = f"must have `{rule.needs}` where `{rule.field}` is {rule.value}"
+                    message = f"must have `{rule.needs}` if `{rule.field}` is {rule.value}"
                     yield BrokenRule(rule.needs, rule.field, message)
             case Combination():
                 yield from _combination(rule, value)
             case Forbidden():
                 text = value.get(rule.field)
                 if isinstance(text, str) and re.fullmatch(rule.pattern, text, re.IGNORECASE):
-                    yield BrokenRule(rule.field, rule.field, f"may not be `{text}`: Usher sets it itself")
+                    yield BrokenRule(rule.field, rule.field, f"may not be `{text}`, because Usher sets it itself")
             case Immutable():
-                pass  # needs the object before: the API server's to check_rules
+                pass  # only the API server knows the previous object_rules
 
 
 def _union(rule: Union, value: Mapping[str, object]) -> Iterator[BrokenRule]:
@@ -354,10 +365,10 @@ def _union(rule: Union, value: Mapping[str, object]) -> Iterator[BrokenRule]:
         return
     wanted = rule.members.get(chosen)
     if wanted is not None and wanted not in value:
-        yield BrokenRule(wanted, rule.discriminator, f"must have `{wanted}` where `{rule.discriminator}` is {chosen}")
+        yield BrokenRule(wanted, rule.discriminator, f"must have `{wanted}` if `{rule.discriminator}` is {chosen}")
     for member in rule.members.values():
         if member != wanted and member in value:
-            yield BrokenRule(member, member, f"must not be set where `{rule.discriminator}` is {chosen}")
+            yield BrokenRule(member, member, f"must not be set if `{rule.discriminator}` is {chosen}")
 
 
 def _exactly(rule: Exactly, value: Mapping[str, object]) -> Iterator[BrokenRule]:
@@ -371,7 +382,7 @@ def _combination(rule: Combination, value: Mapping[str, object]) -> Iterator[Bro
     other = _dig(value, rule.other)
     if _dig(value, rule.field) == rule.value and other is not None and other not in rule.allowed:
         allowed = " or ".join(rule.allowed)
-        message = f"must be {allowed} where `{rule.field}` is {rule.value}"
+        message = f"must be {allowed} if `{rule.field}` is {rule.value}"
         yield BrokenRule(rule.other, rule.other.partition(".")[0], message)
 
 
@@ -423,16 +434,20 @@ DEFAULTS: dict[str, Any] = {
     "Destination.spec.rateLimit.requestsPerSecond": 0,
     "Destination.spec.retry.maxAgeSeconds": 604_800,
 }
-"""Field path -> default. ``0`` and ``""`` mean: no limit, not set."""
+"""Field path -> default. ``0`` means no limit and ``""`` means not set.
+
+The compiler fills the defaults in; ``docs/resources.md`` lists them. The schema sets no default inside list items,
+because GitOps tools would report drift.
+"""
 
 
 def value_or_default(given: Any, path: str) -> Any:
-    """What is given, or else the default of a field."""
+    """Return the given value, or the default of the field if it is None."""
     return DEFAULTS[path] if given is None else given
 
 
 def is_time_zone(name: str) -> bool:
-    """Whether this system knows an IANA time zone of this name."""
+    """Return True if this system knows an IANA time zone of this name."""
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):

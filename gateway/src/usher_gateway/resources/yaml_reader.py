@@ -1,4 +1,8 @@
-"""Reads one YAML node against one type: a plain value, and every problem on the way with its line."""
+"""Reads one YAML node as one type: the plain value, and every problem with its line.
+
+A plain scalar means the same as at an API server, so that a file means the same with and without a cluster.
+Source: sigs.k8s.io/yaml reads YAML 1.1: ``Off`` is false, ``yes`` is true, ``012`` is ten; times stay text.
+"""
 
 import functools
 import math
@@ -14,7 +18,7 @@ from usher_gateway.resources import conditions, types
 _TRUE = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y"})
 _FALSE = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF", "n", "N"})
 NULL = frozenset({"", "~", "null", "Null", "NULL"})
-"""Words that mean nothing at all."""
+"""Scalars that mean null."""
 _INTEGER = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _LONGEST_NUMBER = 64
@@ -22,7 +26,7 @@ _NUMBERS_BEGIN = frozenset("+-.0123456789")
 
 
 def plain_value(text: str) -> object:
-    """The value of an unquoted scalar: None, bool, int, float or str."""
+    """Return the value of an unquoted scalar: None, bool, int, float or str."""
     if text in NULL:
         return None
     if text in _TRUE:
@@ -42,7 +46,7 @@ def _float(text: str) -> object:
     if text.endswith((".inf", ".nan")):
         return float(text.replace(".", ""))
     value = float(text)
-    return text if math.isinf(value) else value  # 1e400: no number after all
+    return text if math.isinf(value) else value  # such as 1e400: it stays text
 
 
 def _integer(text: str) -> object:
@@ -51,18 +55,18 @@ def _integer(text: str) -> object:
         if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
             return sign * int(digits, 8) if set(digits) <= set("01234567") else float(text)
         return sign * int(digits, 0)
-    except ValueError:  # 0x_, 0b2: no number after all
+    except ValueError:  # such as 0x_ or 0b2: it stays text
         return text
 
 
 INVALID = object()
-"""What stands for a value that has a problem."""
+"""Stands for a value that has a problem."""
 
 _MAX_NODES = 50_000
-"""Most YAML nodes of one object, aliases counted as often as they are used: an alias bomb ends here."""
+"""Most YAML nodes of one object, each use of an alias counted, so that an alias bomb ends early."""
 
 _MAX_PROBLEMS = 200
-"""Most problems reported of one object."""
+"""Most problems that are reported about one object."""
 
 _IGNORED = {
     "": frozenset({"status"}),
@@ -80,13 +84,13 @@ _IGNORED = {
         }
     ),
 }
-"""What an API server adds to an object that was read back from it, by path; ours to ignore."""
+"""Path -> fields that an API server adds to an object. Usher ignores them in files."""
 
 _WORDS = {bool: "true or false", int: "a number", float: "a number", str: "text", type(None): "nothing (null)"}
 
 
 class NodeReader:
-    """Collects problems and the line of every field while one object is read."""
+    """Reads one object, and collects its problems and the line of every field."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -96,7 +100,7 @@ class NodeReader:
         self._nodes = 0
 
     def report(self, node: yaml.Node, path: str, message: str, hint: str = "") -> object:
-        """Note a problem at a node; returns INVALID."""
+        """Add a problem at a node, and return INVALID."""
         if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(
                 conditions.Problem(self.file, line_of(node), path, message, hint, resource=self.resource)
@@ -104,12 +108,12 @@ class NodeReader:
         return INVALID
 
     def read(self, node: yaml.Node, wanted: inspect.Type, path: str) -> object:
-        """The plain value of a node, or INVALID."""
+        """Return the plain value of a node, or INVALID."""
         self.lines[path] = line_of(node)
         return INVALID if self._is_too_much(node, path, 1) else self._read(node, wanted, path)
 
     def _is_too_much(self, node: yaml.Node, path: str, count: int) -> bool:
-        """Count nodes; whether there are too many by now, which is reported once."""
+        """Count nodes, and return True once the object has too many. That is reported once."""
         before = self._nodes
         self._nodes += count
         if before <= _MAX_NODES < self._nodes:
@@ -151,7 +155,7 @@ class NodeReader:
         return INVALID if any(item is INVALID for item in value.values()) else value
 
     def _pairs(self, node: yaml.Node, path: str) -> dict[str, tuple[yaml.Node, yaml.Node]] | None:
-        """Key -> (key node, value node); None where the node is no mapping."""
+        """Return key -> (key node, value node); None if the node is not a mapping."""
         if not isinstance(node, yaml.MappingNode):
             self.report(node, path, f"must be a mapping of fields, not {_describe(node)}")
             return None
@@ -165,10 +169,10 @@ class NodeReader:
                 merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
             elif name in pairs:
                 hint = "keep one of them" if path else "put `---` on a line of its own between two objects"
-                self.report(key, join(path, name), f"`{name}` stands here twice", hint)
+                self.report(key, join(path, name), f"`{name}` occurs twice", hint)
             else:
                 pairs[name] = (key, value)
-        for other in merged:  # YAML 1.1: what stands here itself wins, then the first one merged
+        for other in merged:  # YAML 1.1: the mapping's own keys win, then the first merged mapping
             if not self._is_too_much(other, path, 1 + len(other.value)):
                 pairs = (self._pairs(other, path) or {}) | pairs
         return pairs
@@ -183,7 +187,10 @@ class NodeReader:
         return INVALID if INVALID in items else items
 
     def _unique(self, node: yaml.SequenceNode, path: str, extra: Mapping[str, object]) -> None:
-        """Items that must differ, wholly or in one field; read from the nodes, for an item may be invalid elsewhere."""
+        """Report duplicates in a list whose items must differ, as a whole or in one field.
+
+        It reads the nodes, because an item may be invalid in another field.
+        """
         keys = extra.get("x-kubernetes-list-map-keys")
         field = str(keys[0]) if isinstance(keys, list) else ""
         if not field and extra.get("x-kubernetes-list-type") != "set":
@@ -195,7 +202,7 @@ class NodeReader:
                 continue
             if key.value in seen:
                 where = join(f"{path}[{index}]", field) if field else f"{path}[{index}]"
-                self.report(key, where, f"`{key.value}` stands in this list twice", "each must be different")
+                self.report(key, where, f"`{key.value}` occurs twice in this list", "each must be different")
             seen.add(key.value)
 
     def _dict(self, node: yaml.Node, wanted: inspect.DictType, path: str) -> object:
@@ -219,7 +226,7 @@ class NodeReader:
         if isinstance(wanted, inspect.BoolType):
             return value if isinstance(value, bool) else self.report(node, path, "must be true or false")
         if not isinstance(value, str):
-            # a Secret's values are never repeated
+            # never repeat the values of a Secret
             shown = "" if self.resource.startswith("Secret") else f': "{node.value}"'
             hint = "leave the field out" if value is None else f"put it in quotes{shown}"
             message = f"must be {_what(wanted)}, but YAML reads this as {_WORDS[type(value)]}"
@@ -267,11 +274,11 @@ class NodeReader:
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """A type as nodes are read by it; taken apart once, for there are many nodes and few types."""
+    """A type, prepared for reading nodes. It is prepared once, because there are many nodes and few types."""
 
     wanted: inspect.Type
     kind: inspect.Type
-    """Without what may be absent, and without what is said of it."""
+    """The type without ``None`` and without annotations."""
     extra: Mapping[str, object]
     fields: dict[str, inspect.Field]
     required: tuple[str, ...]
@@ -279,17 +286,17 @@ class _Shape(msgspec.Struct, frozen=True):
 
 
 _shapes: dict[int, _Shape] = {}
-"""By the identity of ``wanted``, which each shape keeps alive: these types cannot be hashed."""
+"""By ``id()`` of the type, because these types cannot be hashed. Each shape keeps its type alive."""
 
 
 def _shape_of(wanted: inspect.Type) -> _Shape:
     known = _shapes.get(id(wanted))
     if known is None:
-        known = _shapes[id(wanted)] = _take_apart(wanted)
+        known = _shapes[id(wanted)] = _shape_from(wanted)
     return known
 
 
-def _take_apart(wanted: inspect.Type) -> _Shape:
+def _shape_from(wanted: inspect.Type) -> _Shape:
     kind = wanted
     found: Mapping[str, object] = {}
     while True:
@@ -311,17 +318,17 @@ _compiled = functools.cache(re.compile)
 
 
 def line_of(node: yaml.Node) -> int:
-    """The line (from 1) that a node starts on."""
+    """Return the line (from 1) on which a node starts."""
     return int(node.start_mark.line) + 1
 
 
 def value_of(node: yaml.ScalarNode) -> object:
-    """What a scalar means: text where it is quoted or a block, else what an API server would read."""
+    """Return the value of a scalar: text if it is quoted or a block, else the value that an API server reads."""
     return node.value if node.style else plain_value(node.value)
 
 
 def join(path: str, name: str) -> str:
-    """The path of a field inside ``path``."""
+    """Return the path of a field inside ``path``."""
     return f"{path}.{name}" if path else name
 
 
@@ -343,7 +350,7 @@ def _describe(node: yaml.Node) -> str:
 
 
 def _what(wanted: inspect.Type) -> str:
-    """What a type wants, in words."""
+    """Return the description of a type for messages."""
     match wanted:
         case inspect.Metadata():
             return _what(wanted.type)
