@@ -88,7 +88,7 @@ class TenantCounts(msgspec.Struct, frozen=True):
 
 
 def compare(
-    sent: Iterable[simulator.ListenerBooks], counted: Mapping[str, Mapping[str, int]], taken: Mapping[str, int]
+    sent: Iterable[simulator.SenderBooks], counted: Mapping[str, Mapping[str, int]], taken: Mapping[str, int]
 ) -> list[TenantCounts]:
     """Compare the counts of each listener that the sender knows; a listener has the name of its tenant."""
     return [TenantCounts(one.name, _lines(one, counted.get(one.name, {}), taken.get(one.name, 0))) for one in sent]
@@ -99,7 +99,7 @@ def agree(tenants: Sequence[TenantCounts]) -> bool:
     return all(line.agrees for tenant in tenants for line in tenant.lines)
 
 
-def _lines(sent: simulator.ListenerBooks, counted: Mapping[str, int], taken: int) -> tuple[CountLine, ...]:
+def _lines(sent: simulator.SenderBooks, counted: Mapping[str, int], taken: int) -> tuple[CountLine, ...]:
     def total(*names: str) -> int:
         return sum(counted.get(name, 0) for name in names)
 

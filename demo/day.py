@@ -64,7 +64,7 @@ async def _drain(day: Day) -> None:
             await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _count(day: Day, sent: simulator.Books) -> list[counts.TenantCounts]:
+async def _count(day: Day, sent: simulator.SimulationBooks) -> list[counts.TenantCounts]:
     """Compare the counts until they agree, at most 15 s."""
     end = time.monotonic() + COUNT_SECONDS
     while True:

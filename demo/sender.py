@@ -42,11 +42,11 @@ class Way(msgspec.Struct, frozen=True):
     """The gateway's, or one that agrees with it."""
 
 
-def targets(urls: Mapping[str, str], scale: float) -> tuple[simulator.Target, ...]:
+def targets(urls: Mapping[str, str], scale: float) -> tuple[simulator.SimulatorTarget, ...]:
     """Return one target per plan, each with a company of its own."""
     usual = simulator.Pattern()
     return tuple(
-        simulator.Target(
+        simulator.SimulatorTarget(
             url=by_http(urls[plan.tenant]),
             name=plan.tenant,
             company=simulator.Company(id=plan.company, seed=number + 1, first_venue=100 * (number + 1)),
@@ -66,7 +66,7 @@ def by_http(url: str) -> str:
     return url.replace("https://", "http://", 1)
 
 
-async def send(way: Way, received: Callable[[], int], stop: asyncio.Event) -> simulator.Books:
+async def send(way: Way, received: Callable[[], int], stop: asyncio.Event) -> simulator.SimulationBooks:
     """Send the visits of the day and show progress; ``received`` returns how many requests the receivers got."""
     settings = simulator.SimulatorSettings(
         targets=targets(way.urls, way.clock.scale), time_scale=way.clock.scale, connect=way.connect
@@ -80,7 +80,7 @@ async def send(way: Way, received: Callable[[], int], stop: asyncio.Event) -> si
     with rich.progress.Progress(*columns, transient=True) as progress:
         task = progress.add_task("visits", total=sum(plan.authentications for plan in PLANS), more="")
 
-        def show(books: simulator.Books) -> None:
+        def show(books: simulator.SimulationBooks) -> None:
             acknowledged = sum(each.acknowledged for each in books.listeners)
             progress.update(task, completed=acknowledged, more=f"acknowledged; {received()} requests at the receivers")
 

@@ -36,7 +36,7 @@ async def listener() -> AsyncIterator[simulator.Receiver]:
 
 def _settings(url: str, **changes: Any) -> simulator.SimulatorSettings:
     given: dict[str, Any] = {
-        "targets": (simulator.Target(url=url),),
+        "targets": (simulator.SimulatorTarget(url=url),),
         "pattern": PATTERN,
         "time_scale": SCALE,
         "validate": False,
@@ -45,14 +45,14 @@ def _settings(url: str, **changes: Any) -> simulator.SimulatorSettings:
     return simulator.SimulatorSettings(**given)
 
 
-async def _run(url: str, **changes: Any) -> simulator.ListenerBooks:
+async def _run(url: str, **changes: Any) -> simulator.SenderBooks:
     result = await simulator.Simulator(_settings(url, **changes)).run()
     (listener_books,) = result.listeners
     _assert_balanced(listener_books)
     return listener_books
 
 
-def _assert_balanced(counted: simulator.ListenerBooks) -> None:
+def _assert_balanced(counted: simulator.SenderBooks) -> None:
     assert counted.sent == counted.answered_well + counted.failures + counted.hung_up
     assert counted.authentications == counted.acknowledged + counted.unacknowledged
     assert counted.answered_well == counted.acknowledged + counted.redelivered
@@ -203,15 +203,15 @@ async def test_connect_goes_elsewhere_with_the_urls_host(listener: simulator.Rec
 
 
 async def test_credentials_go_along(listener: simulator.Receiver) -> None:
-    target = simulator.Target(url=f"{listener.url}/hook", headers=(("X-Key", "hunter2"),))
+    target = simulator.SimulatorTarget(url=f"{listener.url}/hook", headers=(("X-Key", "hunter2"),))
     await _run("", targets=(target,), validate=True)
     assert {each.headers["x-key"] for each in listener.kept("/hook")} == {"hunter2"}
 
 
 async def test_each_url_has_books_of_its_own(listener: simulator.Receiver) -> None:
     targets = (
-        simulator.Target(url=f"{listener.url}/a", company=simulator.Company("1", seed=1)),
-        simulator.Target(url=f"{listener.url}/b", company=simulator.Company("2", seed=2)),
+        simulator.SimulatorTarget(url=f"{listener.url}/a", company=simulator.Company("1", seed=1)),
+        simulator.SimulatorTarget(url=f"{listener.url}/b", company=simulator.Company("2", seed=2)),
     )
     listener.set_behaviour("/b", _down(503))
     result = await simulator.Simulator(_settings("", targets=targets, patience_seconds=0.05)).run()

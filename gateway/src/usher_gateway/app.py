@@ -76,7 +76,7 @@ class Gateway:
         key = install_key.load_install_key(settings.data, environ)
         self.settings = settings
         self.clock = clocks.Clock(settings.time_scale)
-        self.state = health.GatewayState()
+        self.state = health.RunState()
         self.started = asyncio.Event()
         """Set when the public port is open."""
         self.port = settings.listen.port

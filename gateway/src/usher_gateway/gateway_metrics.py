@@ -29,7 +29,7 @@ class GatewayMetrics:
     def __init__(
         self,
         *,
-        state: health.GatewayState,
+        state: health.RunState,
         source: source.Source,
         store: sqlite_store.SqliteStore,
         door: door.Door,

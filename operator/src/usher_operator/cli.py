@@ -1,33 +1,15 @@
 """The command line of ``usher-operator``."""
 
-import enum
 import inspect
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 import usher_operator
 
 _EPILOG = "Example:  usher-operator run --kubeconfig ~/.kube/config --gateways http://127.0.0.1:9090"
-
-
-class OperatorLogFormat(enum.StrEnum):
-    """Format of log lines; auto means text on a terminal and JSON elsewhere."""
-
-    auto = "auto"
-    json = "json"
-    text = "text"
-
-
-class OperatorLogLevel(enum.StrEnum):
-    """Lowest level that is logged."""
-
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
 
 
 def build() -> typer.Typer:
@@ -118,11 +100,12 @@ def run(  # noqa: PLR0917 - each is a flag
         typer.Option(envvar="USHER_OPERATOR_IDENTITY", help="Who holds the Lease. Default: host and a random part."),
     ] = "",
     log_format: Annotated[
-        OperatorLogFormat, typer.Option(envvar="USHER_OPERATOR_LOG_FORMAT", help="auto, json or text.")
-    ] = OperatorLogFormat.auto,
+        Literal["auto", "json", "text"], typer.Option(envvar="USHER_OPERATOR_LOG_FORMAT", help="auto, json or text.")
+    ] = "auto",
     log_level: Annotated[
-        OperatorLogLevel, typer.Option(envvar="USHER_OPERATOR_LOG_LEVEL", help="debug, info, warning, error.")
-    ] = OperatorLogLevel.info,
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(envvar="USHER_OPERATOR_LOG_LEVEL", help="debug, info, warning, error."),
+    ] = "info",
 ) -> None:
     """Watch Usher's custom resources and keep routes and configuration as they declare. Ends on SIGTERM and Ctrl-C."""
     import uvloop
@@ -149,7 +132,7 @@ def run(  # noqa: PLR0917 - each is a flag
             timing=OperatorTiming(resync_seconds=resync_seconds, tombstone_seconds=tombstone_seconds),
         )
         operator = Operator(settings, dict(os.environ))
-        as_json = None if log_format is OperatorLogFormat.auto else log_format is OperatorLogFormat.json
+        as_json = None if log_format == "auto" else log_format == "json"
         logs.configure(as_json=as_json, level=log_level)
         is_done = uvloop.run(operator.run())
     except model.UsherError as error:

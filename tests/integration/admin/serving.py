@@ -34,7 +34,7 @@ class Served:
     def __init__(self, bench: engines.Bench, data: Path) -> None:
         self.bench, self.data = bench, data
         self.tokens = tokens.load_or_create(data)
-        self.state = health.GatewayState()
+        self.state = health.RunState()
         self.state.open_public_port()
         self.registry: Any = types.SimpleNamespace(listeners={})
         self.port = 0
@@ -57,7 +57,7 @@ class Served:
         self.registry.listeners = {document.key: find.LiveListener(document, {crm.key: crm}, KEYS, Silent(), 0.0)}
         self.state.apply(documents.Snapshot({document.key: document}, {crm.key: crm}), 0)
 
-    def routes(self) -> tuple[server.Route, ...]:
+    def routes(self) -> tuple[server.AdminRoute, ...]:
         registry = prometheus_client.CollectorRegistry()
         prometheus_client.Gauge("usher_test", "A number.", registry=registry).set(7)
         return server.make_routes(

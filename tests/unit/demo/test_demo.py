@@ -8,7 +8,7 @@ from demo import counts, day, readiness
 from usher_gateway import clock as clocks
 from usher_gateway import model, simulator
 
-SENT = simulator.ListenerBooks(name="hotels", visits=4, repeats=1, redelivered=1)
+SENT = simulator.SenderBooks(name="hotels", visits=4, repeats=1, redelivered=1)
 COUNTED = {
     "visits": 4,
     "repeats": 1,

@@ -6,7 +6,7 @@ import pytest
 
 from usher_gateway.simulator import books
 
-Outcome = books.Outcome
+Outcome = books.RequestOutcome
 
 
 @pytest.mark.parametrize(
@@ -31,19 +31,19 @@ def test_only_200_with_the_header_is_success(status: int, header: str | None, ou
 @pytest.mark.parametrize(
     ("result", "wrong"),
     [
-        (books.Answer(Outcome.Acknowledged, 200), False),
-        (books.Answer(Outcome.WrongStatus, 503), False),
-        (books.Answer(Outcome.WrongStatus, 429), False),
-        (books.Answer(Outcome.WrongStatus, 204), True),
-        (books.Answer(Outcome.WrongStatus, 301), True),
-        (books.Answer(Outcome.WrongStatus, 422), True),
-        (books.Answer(Outcome.HeaderMissing, 200), True),
-        (books.Answer(Outcome.TimedOut), False),
-        (books.Answer(Outcome.Unreachable), False),
-        (books.Answer(Outcome.HungUp), False),
+        (books.RequestResult(Outcome.Acknowledged, 200), False),
+        (books.RequestResult(Outcome.WrongStatus, 503), False),
+        (books.RequestResult(Outcome.WrongStatus, 429), False),
+        (books.RequestResult(Outcome.WrongStatus, 204), True),
+        (books.RequestResult(Outcome.WrongStatus, 301), True),
+        (books.RequestResult(Outcome.WrongStatus, 422), True),
+        (books.RequestResult(Outcome.HeaderMissing, 200), True),
+        (books.RequestResult(Outcome.TimedOut), False),
+        (books.RequestResult(Outcome.Unreachable), False),
+        (books.RequestResult(Outcome.HungUp), False),
     ],
 )
-def test_an_answer_is_wrong_when_no_retry_would_help(result: books.Answer, wrong: bool) -> None:
+def test_an_answer_is_wrong_when_no_retry_would_help(result: books.RequestResult, wrong: bool) -> None:
     assert result.is_wrong is wrong
 
 
@@ -59,8 +59,8 @@ def test_a_hook_is_disabled_after_a_prolonged_time_of_nothing_but_failures() -> 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_every_outcome_is_entered_once(outcome: Outcome) -> None:
-    listener = books.ListenerBooks(name="x")
-    books.record_answer(listener, books.Answer(outcome, 500 if outcome is Outcome.WrongStatus else 0))
+    listener = books.SenderBooks(name="x")
+    books.record_answer(listener, books.RequestResult(outcome, 500 if outcome is Outcome.WrongStatus else 0))
     assert listener.sent == 1
     assert listener.answered_well + listener.failures + listener.hung_up == 1
 
@@ -72,16 +72,16 @@ def test_quantiles_are_values_that_were_measured() -> None:
     assert books.latency_of(array.array("d", [0.5])) == books.Latency(p50=0.5, p99=0.5, max=0.5)
 
 
-def _judge(listener: books.ListenerBooks) -> books.Verdict:
+def _judge(listener: books.SenderBooks) -> books.Verdict:
     return books.judge_books(listener, books.Circumstances())
 
 
 def test_a_listener_that_answered_everything_survives() -> None:
-    assert _judge(books.ListenerBooks(name="x", visits=9, sent=9, answered_well=9, acknowledged=9)).survives
+    assert _judge(books.SenderBooks(name="x", visits=9, sent=9, answered_well=9, acknowledged=9)).survives
 
 
 def test_failures_that_were_made_good_are_told_but_survived() -> None:
-    judged = _judge(books.ListenerBooks(name="x", visits=1, failed_by_status={503: 2}, retries=2, acknowledged=1))
+    judged = _judge(books.SenderBooks(name="x", visits=1, failed_by_status={503: 2}, retries=2, acknowledged=1))
     assert judged.survives
     assert "503: 2" in " ".join(judged.lines)
 
@@ -89,13 +89,13 @@ def test_failures_that_were_made_good_are_told_but_survived() -> None:
 @pytest.mark.parametrize(
     ("listener", "words"),
     [
-        (books.ListenerBooks(name="x", header_missing=3), "wifiWebhookListener: 1"),
-        (books.ListenerBooks(name="x", failed_by_status={404: 1, 500: 1}), "1 times 404"),
-        (books.ListenerBooks(name="x", unacknowledged=5, never_sent=2), "Still unacknowledged: 3"),
-        (books.ListenerBooks(name="x", unacknowledged=5, disabled=True, never_sent=4), "DISABLED"),
-        (books.ListenerBooks(name="x", tls_failed=1), "certificate"),
+        (books.SenderBooks(name="x", header_missing=3), "wifiWebhookListener: 1"),
+        (books.SenderBooks(name="x", failed_by_status={404: 1, 500: 1}), "1 times 404"),
+        (books.SenderBooks(name="x", unacknowledged=5, never_sent=2), "Still unacknowledged: 3"),
+        (books.SenderBooks(name="x", unacknowledged=5, disabled=True, never_sent=4), "DISABLED"),
+        (books.SenderBooks(name="x", tls_failed=1), "certificate"),
         (
-            books.ListenerBooks(
+            books.SenderBooks(
                 name="x",
                 validations=[
                     books.Validation("GET", Outcome.WrongStatus, 405, 0.1),
@@ -106,32 +106,32 @@ def test_failures_that_were_made_good_are_told_but_survived() -> None:
             "GET, POST {}: status 405",
         ),
         (
-            books.ListenerBooks(name="x", validations=[books.Validation("GET", Outcome.TimedOut, 0, 10.0)]),
+            books.SenderBooks(name="x", validations=[books.Validation("GET", Outcome.TimedOut, 0, 10.0)]),
             "would refuse to save it",
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_plain_words(listener: books.ListenerBooks, words: str) -> None:
+def test_what_is_wrong_is_said_in_plain_words(listener: books.SenderBooks, words: str) -> None:
     judged = _judge(listener)
     assert not judged.survives
     assert words in " ".join(judged.lines)
 
 
 def test_a_plain_or_unchecked_connection_is_mentioned() -> None:
-    listener = books.ListenerBooks(name="x")
+    listener = books.SenderBooks(name="x")
     assert "not https" in books.judge_books(listener, books.Circumstances(https=False)).lines[-1]
     assert "not checked" in books.judge_books(listener, books.Circumstances(verified=False)).lines[-1]
 
 
 def test_an_interrupted_run_gives_no_verdict_but_tells_what_was_wrong_so_far() -> None:
     interrupted = books.Circumstances(interrupted=True)
-    early = books.judge_books(books.ListenerBooks(name="x", unacknowledged=5, never_sent=5), interrupted)
+    early = books.judge_books(books.SenderBooks(name="x", unacknowledged=5, never_sent=5), interrupted)
     assert (early.survives, early.lines[0]) == (False, "No verdict: it was interrupted before the end.")
-    wrong = books.judge_books(books.ListenerBooks(name="x", header_missing=1), interrupted)
+    wrong = books.judge_books(books.SenderBooks(name="x", header_missing=1), interrupted)
     assert wrong.lines[0] == "Would not survive Purple."
 
 
 def test_a_validation_alone_is_judged_alone() -> None:
-    listener = books.ListenerBooks(name="x", unacknowledged=5, never_sent=5)
+    listener = books.SenderBooks(name="x", unacknowledged=5, never_sent=5)
     judged = books.judge_books(listener, books.Circumstances(validate_only=True))
     assert judged == books.Verdict(survives=True, lines=("The portal would accept it.",))

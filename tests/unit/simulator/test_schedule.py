@@ -43,7 +43,7 @@ def test_another_seed_gives_another_plan() -> None:
 def test_the_fractions_are_met_exactly(pattern: schedule.Pattern, seed: int) -> None:
     events = schedule.plan(pattern, seed)
     total = pattern.authentications
-    visits = [event for event in events if event.kind is schedule.Kind.Visit]
+    visits = [event for event in events if event.kind is schedule.AuthenticationKind.Visit]
     hang_ups = min(len(visits), round(total * pattern.hang_ups))
     assert len(events) == total
     assert total - len(visits) == schedule.repeats_of(pattern)
@@ -54,7 +54,7 @@ def test_the_fractions_are_met_exactly(pattern: schedule.Pattern, seed: int) -> 
 
 def test_there_is_no_repeat_without_a_visit() -> None:
     events = schedule.plan(schedule.Pattern(authentications=3, repeats=1.0), 1)
-    assert [event.kind for event in events].count(schedule.Kind.Visit) == 1
+    assert [event.kind for event in events].count(schedule.AuthenticationKind.Visit) == 1
 
 
 def test_as_many_as_told_are_late_but_those_with_identical_content() -> None:
@@ -105,7 +105,7 @@ def test_a_listener_by_the_book_counts_what_the_plan_says(pattern: schedule.Patt
 def test_visitors_come_back_on_a_day_and_are_counted() -> None:
     events = schedule.plan(schedule.Pattern(authentications=500, venues=1), 1)
     assert max(event.visit_count for event in events) > 1
-    assert schedule.people_needed(events) < sum(event.kind is schedule.Kind.Visit for event in events)
+    assert schedule.people_needed(events) < sum(event.kind is schedule.AuthenticationKind.Visit for event in events)
 
 
 def test_a_day_is_busier_at_its_peaks_than_at_night() -> None:

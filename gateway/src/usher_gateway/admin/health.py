@@ -38,7 +38,7 @@ _SLICE = 200
 _MINUTE_SECONDS = 60.0
 
 
-class GatewayState:
+class RunState:
     """What the gateway runs, and whether it takes visits. app.py updates it; the admin port and the metrics read it."""
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class HealthTracker:
     def __init__(
         self,
         *,
-        state: GatewayState,
+        state: RunState,
         clock: clocks.Clock,
         source: source.Source,
         door: door.Door,

@@ -13,7 +13,7 @@ from usher_gateway.admin.tokens import Role
 _MAX_BODY_BYTES = 64 * 1024
 
 
-class Route(NamedTuple):
+class AdminRoute(NamedTuple):
     """One request that the admin port answers."""
 
     method: str
@@ -29,25 +29,25 @@ def make_routes(
     usage: usage.UsageHandlers,
     records: records.RecordHandlers,
     metrics: prometheus_client.CollectorRegistry,
-) -> tuple[Route, ...]:
+) -> tuple[AdminRoute, ...]:
     """Return every route of the admin port. docs/api.md has the same list."""
     return (
-        Route("GET", "/healthz", Role.Anybody, _healthz),
-        Route("GET", "/readyz", Role.Anybody, status.readyz),
-        Route("GET", "/metrics", Role.Anybody, functools.partial(_metrics, metrics)),
-        Route("GET", "/api/config", Role.Observe, status.config),
-        Route("GET", "/api/listeners", Role.Observe, status.listeners),
-        Route("GET", "/api/destinations", Role.Observe, status.destinations),
-        Route("GET", "/api/usage", Role.Observe, usage.usage),
-        Route("GET", "/api/usage/check", Role.Observe, usage.check),
-        Route("GET", "/api/visits", Role.Observe, records.list_visits),
-        Route("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),
-        Route("POST", "/api/visits/replay", Role.Operate, records.replay),
-        Route("GET", "/api/deliveries", Role.Observe, records.list_deliveries),
-        Route("GET", "/api/deliveries/{id}/answer", Role.Operate, records.show_answer),
-        Route("POST", "/api/deliveries/redrive", Role.Operate, records.redrive),
-        Route("GET", "/api/quarantine", Role.Observe, records.list_quarantined),
-        Route("POST", "/api/quarantine/release", Role.Operate, records.release),
+        AdminRoute("GET", "/healthz", Role.Anybody, _healthz),
+        AdminRoute("GET", "/readyz", Role.Anybody, status.readyz),
+        AdminRoute("GET", "/metrics", Role.Anybody, functools.partial(_metrics, metrics)),
+        AdminRoute("GET", "/api/config", Role.Observe, status.config),
+        AdminRoute("GET", "/api/listeners", Role.Observe, status.listeners),
+        AdminRoute("GET", "/api/destinations", Role.Observe, status.destinations),
+        AdminRoute("GET", "/api/usage", Role.Observe, usage.usage),
+        AdminRoute("GET", "/api/usage/check", Role.Observe, usage.check),
+        AdminRoute("GET", "/api/visits", Role.Observe, records.list_visits),
+        AdminRoute("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),
+        AdminRoute("POST", "/api/visits/replay", Role.Operate, records.replay),
+        AdminRoute("GET", "/api/deliveries", Role.Observe, records.list_deliveries),
+        AdminRoute("GET", "/api/deliveries/{id}/answer", Role.Operate, records.show_answer),
+        AdminRoute("POST", "/api/deliveries/redrive", Role.Operate, records.redrive),
+        AdminRoute("GET", "/api/quarantine", Role.Observe, records.list_quarantined),
+        AdminRoute("POST", "/api/quarantine/release", Role.Operate, records.release),
     )
 
 
@@ -64,7 +64,7 @@ async def _metrics(registry: prometheus_client.CollectorRegistry, _: web.Request
 class AdminServer:
     """Serves the admin port during an ``async with`` block."""
 
-    def __init__(self, *, routes: tuple[Route, ...], tokens: tokens.Tokens, endpoint: settings.Endpoint) -> None:
+    def __init__(self, *, routes: tuple[AdminRoute, ...], tokens: tokens.Tokens, endpoint: settings.Endpoint) -> None:
         self._routes, self._tokens, self._endpoint = routes, tokens, endpoint
         self.port = endpoint.port
         """The configured port; after the start, the port it listens on."""
@@ -92,7 +92,7 @@ class AdminServer:
             application.router.add_route(route.method, route.path, self._guard(route))
         return application
 
-    def _guard(self, route: Route) -> api.Handler:
+    def _guard(self, route: AdminRoute) -> api.Handler:
         """Return a handler that checks the caller's token before it calls the route's handler."""
 
         async def handle(request: web.Request) -> web.StreamResponse:

@@ -26,7 +26,7 @@ class GatewayStatus:
     def __init__(
         self,
         *,
-        state: health.GatewayState,
+        state: health.RunState,
         tracker: health.HealthTracker,
         source: source.Source,
         door: door.Door,

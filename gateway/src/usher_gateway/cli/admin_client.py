@@ -1,7 +1,6 @@
 """A client of a running gateway's admin port, with the flags and errors that its commands share."""
 
 import datetime
-import enum
 import http.client
 import json
 import os
@@ -16,22 +15,15 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from usher_gateway.cli import tables
+from usher_gateway.cli.tables import Row
+
 WRONG, USAGE = 1, 2
 """Exit codes: the command found something wrong; the command line was wrong."""
 
 _TIMEOUT_SECONDS = 30.0
 _SEARCH_SECONDS = 30.0
 _PAGE = 500
-
-Row = dict[str, Any]
-
-
-class Output(enum.StrEnum):
-    """The form of a command's output."""
-
-    text = "text"
-    json = "json"
-    csv = "csv"
 
 
 Admin = Annotated[str, typer.Option(envvar="USHER_ADMIN", help="The gateway's admin port.", metavar="URL")]
@@ -40,7 +32,8 @@ Data = Annotated[
     typer.Option(envvar="USHER_DATA", help="Folder with the tokens; USHER_TOKEN takes precedence.", metavar="DIR"),
 ]
 OutputOption = Annotated[
-    Output, typer.Option("--output", "-o", envvar="USHER_OUTPUT", help="text for people; json or csv for programs.")
+    tables.OutputFormat,
+    typer.Option("--output", "-o", envvar="USHER_OUTPUT", help="text for people; json or csv for programs."),
 ]
 Tenant = Annotated[str | None, typer.Option(envvar="USHER_TENANT", help="Of this tenant: NAME or NAMESPACE/NAME.")]
 Listener = Annotated[str | None, typer.Option(envvar="USHER_LISTENER", help="Of this listener.")]

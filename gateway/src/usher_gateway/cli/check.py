@@ -1,8 +1,7 @@
 """``usher check``: every problem of manifests at once, before they run anywhere."""
 
-import enum
 import pathlib
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,13 +31,6 @@ _FOLLOWING = 5
 """So many objects are named that only fail because of one problem."""
 
 
-class Output(enum.StrEnum):
-    """How a command answers."""
-
-    text = "text"
-    json = "json"
-
-
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
@@ -51,8 +43,8 @@ def register(app: typer.Typer) -> None:
             ),
         ],
         output: Annotated[
-            Output, typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
-        ] = Output.text,
+            Literal["text", "json"], typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
+        ] = "text",
         allow_destination: Annotated[
             list[str] | None,
             typer.Option(envvar="USHER_ALLOW_DESTINATION", help="As of `usher run`: CIDR or HOST[:PORT]."),
@@ -75,7 +67,7 @@ def register(app: typer.Typer) -> None:
             admin_client.fail(str(error), error.hint, admin_client.USAGE)
         found = (*configuration.problems, *_sample_problems(configuration), *_out_of_reach(configuration, guard))
         problems = sorted(found)
-        if output is Output.json:
+        if output == "json":
             _print_json(problems)
         else:
             _print_text(problems, configuration)

@@ -22,11 +22,9 @@ from usher_gateway.cli.admin_client import (
     Ids,
     Limit,
     Listener,
-    Output,
     OutputOption,
     Reason,
     Route,
-    Row,
     Since,
     Tenant,
     Until,
@@ -107,11 +105,11 @@ _VISITS_LIST_EXAMPLE = (
 )
 
 
-def _listener_of(row: Row) -> str:
+def _listener_of(row: tables.Row) -> str:
     return f"{row['namespace']}/{row['tenant']}/{row['listener']}"
 
 
-def _verdict(verdict: Row) -> str:
+def _verdict(verdict: tables.Row) -> str:
     """Return a verdict's route and result."""
     if "skipped" in verdict:
         return f"{verdict['route']}: skipped {verdict['skipped']}"
@@ -140,7 +138,7 @@ def list_visits(
     counted_as: _CountedAs = None,
     reason: Reason = None,
     limit: Limit = 50,
-    output: OutputOption = Output.text,
+    output: OutputOption = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
@@ -166,7 +164,7 @@ def list_visits(
 def show_visit(
     identifier: Id,
     body: _Body = False,
-    output: OutputOption = Output.text,
+    output: OutputOption = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
@@ -178,12 +176,12 @@ def show_visit(
     _show_row(client, "/api/visits", identifier, output)
 
 
-def _show_row(client: AdminClient, path: str, identifier: str, output: Output) -> None:
+def _show_row(client: AdminClient, path: str, identifier: str, output: tables.OutputFormat) -> None:
     """Print every field of one row of a listing."""
     rows = client.rows(path, 1, id=identifier)
     if not rows:
         fail(f"there is no {identifier}", "use an id from a listing", WRONG)
-    if output is Output.text:
+    if output == "text":
         tables.print_facts(rows[0])
     else:
         tables.print_rows(rows, [(name, tables.text_cell(name)) for name in rows[0]], output, "")
@@ -222,7 +220,7 @@ def replay_visits(
     typer.echo(f"Made of skipped verdicts: {tables.counted(answer['replayed'], 'delivery')}.")
 
 
-def _why(row: Row) -> str:
+def _why(row: tables.Row) -> str:
     """Return why a delivery is not delivered, and when it is due.
 
     A delivery that stays due waits for an open circuit, or for room in its destination's lane.
@@ -257,7 +255,7 @@ def list_deliveries(
     state: _DeliveryState = None,
     reason: Reason = None,
     limit: Limit = 50,
-    output: OutputOption = Output.text,
+    output: OutputOption = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
@@ -280,7 +278,7 @@ def list_deliveries(
     tables.print_rows(rows, DELIVERY_COLUMNS, output, "No such deliveries.", _DELIVERY_CSV_COLUMNS)
 
 
-def show_delivery(identifier: Id, output: OutputOption = Output.text, admin: Admin = ADMIN, data: Data = DATA) -> None:
+def show_delivery(identifier: Id, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """Show one delivery."""
     _show_row(AdminClient(admin, data), "/api/deliveries", identifier, output)
 
@@ -330,7 +328,7 @@ def list_dead(
     until: Until = None,
     reason: Reason = None,
     limit: Limit = 50,
-    output: OutputOption = Output.text,
+    output: OutputOption = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
@@ -353,7 +351,7 @@ def list_dead(
 def show_dead(
     identifier: Id,
     answer: _Answer = False,
-    output: OutputOption = Output.text,
+    output: OutputOption = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
@@ -407,7 +405,7 @@ def list_quarantined(
     reason: Reason = None,
     state: _QuarantineState = None,
     limit: Limit = 50,
-    output: OutputOption = Output.text,
+    output: OutputOption = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
@@ -466,7 +464,7 @@ _COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refuse
 _SINGULAR = {"visits": "visit", "repeats": "repeat", "redeliveries": "redelivery", "probes": "probe"}
 
 
-def _counts_today(row: Row) -> str:
+def _counts_today(row: tables.Row) -> str:
     """Return what a listener counted today, without zeros."""
     counts = row["today"]
     parts = [
@@ -477,7 +475,7 @@ def _counts_today(row: Row) -> str:
     return ", ".join(parts) or "nothing today"
 
 
-def _last_arrival(row: Row) -> str:
+def _last_arrival(row: tables.Row) -> str:
     """Return the time of the last arrival, and whether the listener is silent (silence.afterSeconds)."""
     silent = "SILENT, " if row.get("receiving") == "Silent" else ""
     last = tables.time_cell("lastArrival")(row)
@@ -508,7 +506,7 @@ _LISTENER_CSV_COLUMNS: tuple[tables.Column, ...] = (
 )
 
 
-def list_listeners(output: OutputOption = Output.text, admin: Admin = ADMIN, data: Data = DATA) -> None:
+def list_listeners(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
     """List the listeners that the gateway runs, with their counts of today (UTC).
 
     URLs are credentials, so the list shortens them; `usher url` prints whole ones.

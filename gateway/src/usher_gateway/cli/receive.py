@@ -1,8 +1,7 @@
 """``usher receive``: a receiver that counts, verifies signatures, and misbehaves on request."""
 
-import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,22 +13,8 @@ _EPILOG = (
 )
 
 
-class Output(enum.StrEnum):
-    """How the counts are printed at the end."""
-
-    table = "table"
-    json = "json"
-
-
-class Hostility(enum.StrEnum):
-    """Answers that no honest server gives."""
-
-    none = "none"
-    reset = "reset"
-    drip = "drip"
-    garbage = "garbage"
-    huge = "huge"
-
+_HostileAnswer = Literal["none", "reset", "drip", "garbage", "huge"]
+"""Answers that no well-behaved server gives."""
 
 _Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.", envvar="USHER_RECEIVE_LISTEN")]
 
@@ -85,7 +70,7 @@ _Delay = Annotated[float, typer.Option(min=0, help="Answer so many seconds late.
 _Hang = Annotated[bool, typer.Option("--hang", help="Never answer.", envvar="USHER_RECEIVE_HANG")]
 
 _Hostile = Annotated[
-    Hostility,
+    _HostileAnswer,
     typer.Option(
         help="Reset the connection, drip a byte a second, answer garbage, or 300 MB.", envvar="USHER_RECEIVE_HOSTILE"
     ),
@@ -116,7 +101,8 @@ _TLSKey = Annotated[
 ]
 
 _Output = Annotated[
-    Output, typer.Option(help="The counts at the end as a table or as JSON.", envvar="USHER_RECEIVE_OUTPUT")
+    Literal["table", "json"],
+    typer.Option(help="The counts at the end as a table or as JSON.", envvar="USHER_RECEIVE_OUTPUT"),
 ]
 
 
@@ -138,12 +124,12 @@ def receive(
     location: _Location = "",
     delay: _Delay = 0.0,
     hang: _Hang = False,
-    hostile: _Hostile = Hostility.none,
+    hostile: _Hostile = "none",
     down_after: _DownAfter = 0.0,
     down_for: _DownFor = 0.0,
     tls_cert: _TLSCert = None,
     tls_key: _TLSKey = None,
-    output: _Output = Output.table,
+    output: _Output = "table",
 ) -> None:
     """Receive at any path, count per path, and show the counts; Ctrl-C ends.
 
@@ -171,19 +157,19 @@ def receive(
             )
             for each in path or [receiving.EVERY_PATH]
         ]  # fmt: skip
-        good = _run(configured, commands, show_bodies=show_bodies, as_json=output is Output.json)
+        good = _run(configured, commands, show_bodies=show_bodies, as_json=output == "json")
     except model.ConfigurationError as error:
         raise typer.BadParameter(f"{error}; {error.hint}") from error
     if not good:
         raise typer.Exit(1)
 
 
-def _kind(hostile: Hostility, *, hang: bool) -> "receiving.Kind":
-    kinds: dict[Hostility, receiving.Kind] = {
-        Hostility.reset: "Reset",
-        Hostility.drip: "Drip",
-        Hostility.garbage: "Garbage",
-        Hostility.huge: "Huge",
+def _kind(hostile: _HostileAnswer, *, hang: bool) -> "receiving.BehaviourKind":
+    kinds: dict[str, receiving.BehaviourKind] = {
+        "reset": "Reset",
+        "drip": "Drip",
+        "garbage": "Garbage",
+        "huge": "Huge",
     }
     return "Hang" if hang else kinds.get(hostile, "Answer")
 

@@ -1,10 +1,9 @@
 """``usher run``: the gateway."""
 
-import enum
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,23 +12,6 @@ Example:  usher run examples/quickstart.yaml --data ./data --listen 127.0.0.1:80
 
 In a cluster:  usher run --from-cluster --data /data --listen :8080 --admin :9090
 """
-
-
-class LogFormat(enum.StrEnum):
-    """How lines of the log look; auto: text on a terminal, else json."""
-
-    auto = "auto"
-    json = "json"
-    text = "text"
-
-
-class LogLevel(enum.StrEnum):
-    """From which severity on lines are written."""
-
-    debug = "debug"
-    info = "info"
-    warning = "warning"
-    error = "error"
 
 
 def register(app: typer.Typer) -> None:
@@ -97,17 +79,18 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(envvar="USHER_ATTEMPTS_MIN_FREE_MIB", help="Free disk below which sending stops.")
         ] = 256,
         log_format: Annotated[
-            LogFormat, typer.Option(envvar="USHER_LOG_FORMAT", help="auto, json or text.")
-        ] = LogFormat.auto,
+            Literal["auto", "json", "text"], typer.Option(envvar="USHER_LOG_FORMAT", help="auto, json or text.")
+        ] = "auto",
         log_level: Annotated[
-            LogLevel, typer.Option(envvar="USHER_LOG_LEVEL", help="debug, info, warning, error.")
-        ] = LogLevel.info,
+            Literal["debug", "info", "warning", "error"],
+            typer.Option(envvar="USHER_LOG_LEVEL", help="debug, info, warning, error."),
+        ] = "info",
     ) -> None:
         """Answer Purple, keep every visit, deliver it. Ends cleanly on SIGTERM and Ctrl-C."""
         from usher_gateway import logs, model
         from usher_gateway import settings as all_settings
 
-        logs.configure(as_json=None if log_format is LogFormat.auto else log_format is LogFormat.json, level=log_level)
+        logs.configure(as_json=None if log_format == "auto" else log_format == "json", level=log_level)
         try:
             settings = all_settings.Settings(
                 files=tuple(files or ()),

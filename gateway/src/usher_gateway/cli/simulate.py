@@ -1,8 +1,7 @@
 """``usher simulate``: a sender that behaves like Purple."""
 
-import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,22 +9,6 @@ if TYPE_CHECKING:
     from usher_gateway.simulator import settings
 
 _EPILOG = "Example: usher simulate https://hooks.example.com/v1/TOKEN --visits 200 --rate 20 --retry-after 20"
-
-
-class Output(enum.StrEnum):
-    """How the result is printed."""
-
-    table = "table"
-    json = "json"
-
-
-class Day(enum.StrEnum):
-    """Whose opening hours a simulated day has."""
-
-    hotel = "hotel"
-    cafe = "cafe"
-    stadium = "stadium"
-    flat = "flat"
 
 
 _Urls = Annotated[
@@ -49,7 +32,10 @@ _Duration = Annotated[
     ),
 ]
 
-_Day = Annotated[Day, typer.Option(help="With --duration: whose hours.", envvar="USHER_SIMULATE_DAY")]
+_Day = Annotated[
+    Literal["hotel", "cafe", "stadium", "flat"],
+    typer.Option(help="With --duration: whose hours.", envvar="USHER_SIMULATE_DAY"),
+]
 
 _TimeScale = Annotated[
     float,
@@ -187,7 +173,9 @@ _ValidateOnly = Annotated[
     bool, typer.Option("--validate-only", help="Only that.", envvar="USHER_SIMULATE_VALIDATE_ONLY")
 ]
 
-_Output = Annotated[Output, typer.Option(help="The books as tables or as JSON.", envvar="USHER_SIMULATE_OUTPUT")]
+_Output = Annotated[
+    Literal["table", "json"], typer.Option(help="The books as tables or as JSON.", envvar="USHER_SIMULATE_OUTPUT")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -201,7 +189,7 @@ def simulate(
     visits: _Visits = 200,
     rate: _Rate = 20.0,
     duration: _Duration = "",
-    day: _Day = Day.hotel,
+    day: _Day = "hotel",
     time_scale: _TimeScale = 1.0,
     seed: _Seed = 1,
     repeats: _Repeats = 0.15,
@@ -221,7 +209,7 @@ def simulate(
     patience: _Patience = 60.0,
     validate: _Validate = True,
     validate_only: _ValidateOnly = False,
-    output: _Output = Output.table,
+    output: _Output = "table",
 ) -> None:
     """Post visits to listeners as Purple does, and tell whether they would survive it.
 
@@ -233,7 +221,7 @@ def simulate(
     from usher_gateway.simulator import schedule, settings
 
     try:
-        curve = getattr(schedule, day.name.upper()) if duration else schedule.FLAT
+        curve = getattr(schedule, day.upper()) if duration else schedule.FLAT
         seconds = settings.seconds(duration, "--duration") if duration else visits / rate * time_scale
         pattern = schedule.Pattern(
             authentications=visits, duration_seconds=seconds, curve=curve, venues=venues,
@@ -246,7 +234,7 @@ def simulate(
             concurrency=concurrency, retry_seconds=retry_after, disable_seconds=disable_after,
             patience_seconds=patience, validate=validate or validate_only, validate_only=validate_only,
         )  # fmt: skip
-        survives = _run(configured, as_json=output is Output.json)
+        survives = _run(configured, as_json=output == "json")
     except model.ConfigurationError as error:
         raise typer.BadParameter(f"{error}; {error.hint}") from error
     if not survives:
@@ -255,13 +243,13 @@ def simulate(
 
 def _targets(
     urls: list[str], companies: list[str], seed: int, credentials: tuple[tuple[str, str], ...]
-) -> "tuple[settings.Target, ...]":
+) -> "tuple[settings.SimulatorTarget, ...]":
     """A company for each URL, with visitors of its own."""
     from usher_gateway.simulator import bodies, settings
 
     ids = companies or [str(77 + number) for number in range(len(urls))]
     return tuple(
-        settings.Target(
+        settings.SimulatorTarget(
             url=url,
             company=bodies.Company(ids[number % len(ids)], seed * 100 + number, 9_100 + 100 * number),
             headers=credentials,

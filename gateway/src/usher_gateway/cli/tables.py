@@ -4,13 +4,17 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import typer
 
-from usher_gateway.cli.admin_client import Output, Row
-
 _WIDE = 120
 """The terminal width from which a table with ids fits."""
+
+OutputFormat = Literal["text", "json", "csv"]
+
+Row = dict[str, Any]
+"""One row of an answer of the admin port."""
 
 Column = tuple[str, Callable[[Row], str]]
 """Heading and cell function. The first two columns are the headline of a row in a narrow terminal."""
@@ -19,14 +23,14 @@ Column = tuple[str, Callable[[Row], str]]
 def print_rows(
     rows: Sequence[Row],
     columns: Sequence[Column],
-    output: Output,
+    output: OutputFormat,
     nothing: str,
     cells: Sequence[Column] | None = None,
 ) -> None:
     """Print rows, or the text ``nothing`` if there are none. ``cells`` replaces the columns for CSV."""
-    if output is Output.json:
+    if output == "json":
         typer.echo(json.dumps({"rows": rows}, indent=2, ensure_ascii=False))
-    elif output is Output.csv:
+    elif output == "csv":
         writer = csv.writer(sys.stdout)
         cells = cells or columns
         writer.writerow([head.lower() for head, _ in cells])

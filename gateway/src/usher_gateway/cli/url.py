@@ -1,9 +1,8 @@
 """``usher url``: each listener's URLs, ready to paste into the portal."""
 
-import enum
 import os
 import pathlib
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,13 +12,6 @@ if TYPE_CHECKING:
     from usher_gateway import documents
 
 _EPILOG = "Example:  usher url --data data examples/quickstart.yaml"
-
-
-class Output(enum.StrEnum):
-    """How a command answers."""
-
-    text = "text"
-    json = "json"
 
 
 def register(app: typer.Typer) -> None:
@@ -38,8 +30,8 @@ def register(app: typer.Typer) -> None:
             typer.Option(envvar="USHER_DATA", help="Where install.key is; one is made if there is none."),
         ] = None,
         output: Annotated[
-            Output, typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
-        ] = Output.text,
+            Literal["text", "json"], typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
+        ] = "text",
     ) -> None:
         """Print each listener's URLs, ready to paste into the portal.
 
@@ -66,7 +58,7 @@ def register(app: typer.Typer) -> None:
             )
         configuration = load_once(files, keys)
         found = [row for one in configuration.snapshot.listeners.values() for row in _rows(one)]
-        if output is Output.json:
+        if output == "json":
             _print_json(found)
         else:
             _print_text(found)

@@ -13,7 +13,6 @@ from usher_gateway.cli.admin_client import (
     AdminClient,
     Data,
     Listener,
-    Output,
     OutputOption,
     Tenant,
     parse_moment,
@@ -70,7 +69,7 @@ def register(app: typer.Typer) -> None:
         until: _To = None,
         by: _By = "day",
         check: _Check = False,
-        output: OutputOption = Output.text,
+        output: OutputOption = "text",
         admin: Admin = ADMIN,
         data: Data = DATA,
     ) -> None:
@@ -84,10 +83,10 @@ def register(app: typer.Typer) -> None:
             _check(client.get("/api/usage/check", **times))
             return
         query = {**times, "tenant": tenant, "listener": listener, "by": by}
-        if output is Output.text:
+        if output == "text":
             _print_text(client.get("/api/usage", **query))
         else:
-            typer.echo(client.get_bytes("/api/usage", format=output.value, **query).decode(), nl=False)
+            typer.echo(client.get_bytes("/api/usage", format=output, **query).decode(), nl=False)
 
 
 def _check(answer: Any) -> None:

@@ -4,12 +4,12 @@ Use as ``from usher_gateway import simulator`` and ``simulator.Simulator``, ``si
 """
 
 from usher_gateway.simulator.bodies import MARKS, Company, Person, marker
-from usher_gateway.simulator.books import Books, Circumstances, ListenerBooks, Verdict, judge_books
+from usher_gateway.simulator.books import Circumstances, SenderBooks, SimulationBooks, Verdict, judge_books
 from usher_gateway.simulator.receiver import Received, Receiver, ReceiverSettings
 from usher_gateway.simulator.receiving import EVERY_PATH, Behaviour, Command, Counts, Signature
 from usher_gateway.simulator.schedule import CAFE, FLAT, HOTEL, STADIUM, Pattern, people_needed, plan
 from usher_gateway.simulator.sender import Simulator
-from usher_gateway.simulator.settings import SimulatorSettings, Target
+from usher_gateway.simulator.settings import SimulatorSettings, SimulatorTarget
 
 __all__ = [
     "CAFE",
@@ -19,21 +19,21 @@ __all__ = [
     "MARKS",
     "STADIUM",
     "Behaviour",
-    "Books",
     "Circumstances",
     "Command",
     "Company",
     "Counts",
-    "ListenerBooks",
     "Pattern",
     "Person",
     "Received",
     "Receiver",
     "ReceiverSettings",
+    "SenderBooks",
     "Signature",
+    "SimulationBooks",
     "Simulator",
     "SimulatorSettings",
-    "Target",
+    "SimulatorTarget",
     "Verdict",
     "judge_books",
     "marker",

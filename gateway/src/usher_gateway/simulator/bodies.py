@@ -102,7 +102,7 @@ def body_of(event: schedule.Event, company: Company, base: int) -> bytes:
 def sample_body(company: Company, base: int) -> bytes:
     """A sample visit as the portal may send to validate an address: a person that no plan uses."""
     event = schedule.Event(
-        kind=schedule.Kind.Visit,
+        kind=schedule.AuthenticationKind.Visit,
         person=9_999_999,
         venue=0,
         visit_count=1,

@@ -27,7 +27,7 @@ DISABLE_SECONDS = 259_200.0
 _COME_BACK_LATER = (408, 425, 429)
 
 
-class Outcome(enum.Enum):
+class RequestOutcome(enum.Enum):
     """How a request ended, from the sender's side."""
 
     Acknowledged = "acknowledged"
@@ -42,28 +42,28 @@ class Outcome(enum.Enum):
     """The sender itself went away: the plan said so."""
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class RequestResult(msgspec.Struct, frozen=True, gc=False):
     """The end of a request. ``seconds`` counts from connecting; ``status`` is 0 where there was no answer."""
 
-    outcome: Outcome
+    outcome: RequestOutcome
     status: int = 0
     seconds: float = 0.0
 
     @property
     def is_wrong(self) -> bool:
         """Whether a listener that answers so would never satisfy Purple, however often it tries."""
-        if self.outcome is Outcome.WrongStatus:
+        if self.outcome is RequestOutcome.WrongStatus:
             return self.status < 500 and self.status not in _COME_BACK_LATER
-        return self.outcome in {Outcome.HeaderMissing, Outcome.HeaderWrong, Outcome.TLSFailed}
+        return self.outcome in {RequestOutcome.HeaderMissing, RequestOutcome.HeaderWrong, RequestOutcome.TLSFailed}
 
 
-def judge(status: int, header: str | None) -> Outcome:
+def judge(status: int, header: str | None) -> RequestOutcome:
     """What Purple makes of a complete answer with this status and this value of the header."""
     if status != 200:
-        return Outcome.WrongStatus
+        return RequestOutcome.WrongStatus
     if header is None:
-        return Outcome.HeaderMissing
-    return Outcome.Acknowledged if header.strip() == SUCCESS_VALUE else Outcome.HeaderWrong
+        return RequestOutcome.HeaderMissing
+    return RequestOutcome.Acknowledged if header.strip() == SUCCESS_VALUE else RequestOutcome.HeaderWrong
 
 
 class Hook:
@@ -92,14 +92,14 @@ class Validation(msgspec.Struct, frozen=True):
 
     shape: str
     """``GET``, ``HEAD``, ``POST empty``, ``POST {}`` or ``POST sample visit``."""
-    outcome: Outcome
+    outcome: RequestOutcome
     status: int
     seconds: float
 
     @property
     def passed(self) -> bool:
         """Whether the portal would be content."""
-        return self.outcome is Outcome.Acknowledged
+        return self.outcome is RequestOutcome.Acknowledged
 
 
 SAMPLE_SHAPE = "POST sample visit"
@@ -114,7 +114,7 @@ class Latency(msgspec.Struct, frozen=True):
     max: float = 0.0
 
 
-class ListenerBooks(msgspec.Struct, kw_only=True):
+class SenderBooks(msgspec.Struct, kw_only=True):
     """The books of one listener. Requests of the validation are only in ``validations``."""
 
     name: str
@@ -183,10 +183,10 @@ class ListenerBooks(msgspec.Struct, kw_only=True):
         return sum(each.shape != SAMPLE_SHAPE for each in self.validations)
 
 
-class Books(msgspec.Struct, kw_only=True):
+class SimulationBooks(msgspec.Struct, kw_only=True):
     """The books of a simulation, one per listener, in the order of the settings."""
 
-    listeners: list[ListenerBooks]
+    listeners: list[SenderBooks]
     real_seconds: float = 0.0
     interrupted: bool = False
 
@@ -196,28 +196,28 @@ class Books(msgspec.Struct, kw_only=True):
         return sum(each.unacknowledged for each in self.listeners)
 
 
-def record_answer(listener: ListenerBooks, result: Answer) -> None:
+def record_answer(listener: SenderBooks, result: RequestResult) -> None:
     """Count a request that ended."""
     listener.sent += 1
     listener.wrong += result.is_wrong
     match result.outcome:
-        case Outcome.Acknowledged:
+        case RequestOutcome.Acknowledged:
             listener.answered_well += 1
-        case Outcome.WrongStatus:
+        case RequestOutcome.WrongStatus:
             listener.failed_by_status[result.status] = listener.failed_by_status.get(result.status, 0) + 1
-        case Outcome.HeaderMissing:
+        case RequestOutcome.HeaderMissing:
             listener.header_missing += 1
-        case Outcome.HeaderWrong:
+        case RequestOutcome.HeaderWrong:
             listener.header_wrong += 1
-        case Outcome.TimedOut:
+        case RequestOutcome.TimedOut:
             listener.timed_out += 1
-        case Outcome.Unreachable:
+        case RequestOutcome.Unreachable:
             listener.unreachable += 1
-        case Outcome.TLSFailed:
+        case RequestOutcome.TLSFailed:
             listener.tls_failed += 1
-        case Outcome.Broken:
+        case RequestOutcome.Broken:
             listener.broken += 1
-        case Outcome.HungUp:
+        case RequestOutcome.HungUp:
             listener.hung_up += 1
 
 
@@ -250,7 +250,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     validate_only: bool = False
 
 
-def judge_books(listener: ListenerBooks, circumstances: Circumstances) -> Verdict:
+def judge_books(listener: SenderBooks, circumstances: Circumstances) -> Verdict:
     """Judge one listener's books."""
     wrongs = _validation(listener)
     notes = _transport(circumstances)
@@ -267,7 +267,7 @@ def judge_books(listener: ListenerBooks, circumstances: Circumstances) -> Verdic
     return Verdict(survives=True, lines=(first, *notes))
 
 
-def _validation(listener: ListenerBooks) -> list[str]:
+def _validation(listener: SenderBooks) -> list[str]:
     failed = [each for each in listener.validations if not each.passed]
     if not failed:
         return []
@@ -282,7 +282,7 @@ def _validation(listener: ListenerBooks) -> list[str]:
     ]
 
 
-def _answers(listener: ListenerBooks) -> list[str]:
+def _answers(listener: SenderBooks) -> list[str]:
     lines = []
     if listener.disabled:
         lines.append(
@@ -298,20 +298,20 @@ def _answers(listener: ListenerBooks) -> list[str]:
     wrong = {
         status: count
         for status, count in sorted(listener.failed_by_status.items())
-        if Answer(Outcome.WrongStatus, status).is_wrong
+        if RequestResult(RequestOutcome.WrongStatus, status).is_wrong
     }
     if wrong:
         shown = ", ".join(f"{count} times {status}" for status, count in wrong.items())
         lines.append(
             f"It answered {shown}: only 200 is success (redirects are not followed). A 4xx does not make Purple give "
-            "a visit up; it comes back until the hook is disabled. Answer 200 and set aside what is no good."
+            "a visit up; it comes back until the hook is disabled. RequestResult 200 and set aside what is no good."
         )
     if listener.tls_failed:
         lines.append(f"Failed for TLS: {listener.tls_failed}. Purple posts only where the certificate is valid.")
     return lines
 
 
-def _unacknowledged(listener: ListenerBooks) -> list[str]:
+def _unacknowledged(listener: SenderBooks) -> list[str]:
     lines = []
     tried = listener.unacknowledged - listener.never_sent
     if tried:
@@ -322,7 +322,7 @@ def _unacknowledged(listener: ListenerBooks) -> list[str]:
     return lines
 
 
-def _remarks(listener: ListenerBooks) -> list[str]:
+def _remarks(listener: SenderBooks) -> list[str]:
     lines = []
     if listener.failures:
         lines.append(f"Failed requests: {listener.failures} ({failures(listener)}); retries: {listener.retries}.")
@@ -350,7 +350,7 @@ def _transport(circumstances: Circumstances) -> list[str]:
     return [] if circumstances.verified else ["The certificate was not checked: Purple posts only where it is valid."]
 
 
-def failures(listener: ListenerBooks) -> str:
+def failures(listener: SenderBooks) -> str:
     """The failures by kind, on one line; ``none`` without any."""
     kinds = {
         **{str(status): count for status, count in sorted(listener.failed_by_status.items())},
@@ -364,8 +364,8 @@ def failures(listener: ListenerBooks) -> str:
     return ", ".join(f"{name}: {count}" for name, count in kinds.items() if count) or "none"
 
 
-def explain(outcome: Outcome, status: int) -> str:
+def explain(outcome: RequestOutcome, status: int) -> str:
     """An outcome in a few words."""
-    if outcome is Outcome.WrongStatus:
+    if outcome is RequestOutcome.WrongStatus:
         return f"status {status}"
     return f"{status}, {outcome.value}" if status else outcome.value

@@ -20,7 +20,7 @@ _IDLE_SECONDS = 2.0
 """An idle connection is given up this early, so that a listener that closes idle ones is not taken for broken."""
 
 
-class Address:
+class TargetAddress:
     """Where a URL is posted to: the connection's target, and what the URL's host stays good for."""
 
     def __init__(self, url: str, connect: tuple[str, int] | None) -> None:
@@ -47,11 +47,11 @@ class Address:
             self.url = yarl.URL(f"{parsed.scheme}://{name}:{connect[1]}{parsed.raw_path_qs}", encoded=True)
 
 
-class Client:
+class PurpleClient:
     """Sends requests to one listener. Use as an async context manager."""
 
-    def __init__(self, target: configuration.Target, settings: configuration.SimulatorSettings) -> None:
-        self._address = Address(target.url, settings.connect)
+    def __init__(self, target: configuration.SimulatorTarget, settings: configuration.SimulatorSettings) -> None:
+        self._address = TargetAddress(target.url, settings.connect)
         self._limit = settings.limit_seconds
         self._headers = {"Host": self._address.host_header, "User-Agent": _AGENT, **dict(target.headers)}
         self._post_headers = {**self._headers, "Content-Type": "application/json"}
@@ -73,11 +73,11 @@ class Client:
             if session is not None:
                 await session.close()
 
-    async def post(self, body: bytes) -> books.Answer:
+    async def post(self, body: bytes) -> books.RequestResult:
         """Post a body and judge the answer."""
         return await self.request("POST", body)
 
-    async def request(self, method: str, body: bytes | None) -> books.Answer:
+    async def request(self, method: str, body: bytes | None) -> books.RequestResult:
         """Send a request and judge the answer; never raises for what the listener does."""
         assert self._session is not None
         # Not the loop's clock: uvloop's has whole milliseconds only.
@@ -98,9 +98,9 @@ class Client:
                 outcome = books.judge(status, response.headers.get(books.SUCCESS_HEADER))
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             outcome = _outcome_of(error)
-        return books.Answer(outcome, status, time.monotonic() - start)
+        return books.RequestResult(outcome, status, time.monotonic() - start)
 
-    async def hang_up(self, body: bytes) -> books.Answer:
+    async def hang_up(self, body: bytes) -> books.RequestResult:
         """Post a body and close the connection as soon as it is written, without waiting for the answer."""
         assert self._hanging is not None
         written = asyncio.Event()
@@ -110,13 +110,13 @@ class Client:
         posting.cancel()
         noticing.cancel()
         (failure, _) = await asyncio.gather(posting, noticing, return_exceptions=True)
-        if isinstance(failure, books.Outcome):
-            return books.Answer(failure)
-        return books.Answer(books.Outcome.HungUp if written.is_set() else books.Outcome.TimedOut)
+        if isinstance(failure, books.RequestOutcome):
+            return books.RequestResult(failure)
+        return books.RequestResult(books.RequestOutcome.HungUp if written.is_set() else books.RequestOutcome.TimedOut)
 
     async def _post_until_cancelled(
         self, session: aiohttp.ClientSession, body: bytes, written: asyncio.Event
-    ) -> books.Outcome | None:
+    ) -> books.RequestOutcome | None:
         try:
             async with session.post(
                 self._address.url,
@@ -152,11 +152,11 @@ async def _note_written(
     context.trace_request_ctx.set()
 
 
-def _outcome_of(error: Exception) -> books.Outcome:
+def _outcome_of(error: Exception) -> books.RequestOutcome:
     if isinstance(error, TimeoutError):
-        return books.Outcome.TimedOut
+        return books.RequestOutcome.TimedOut
     if isinstance(error, aiohttp.ClientSSLError):
-        return books.Outcome.TLSFailed
+        return books.RequestOutcome.TLSFailed
     if isinstance(error, aiohttp.ClientConnectorError):
-        return books.Outcome.Unreachable
-    return books.Outcome.Broken
+        return books.RequestOutcome.Unreachable
+    return books.RequestOutcome.Broken

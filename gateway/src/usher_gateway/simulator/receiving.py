@@ -16,7 +16,7 @@ import msgspec
 EVERY_PATH = "*"
 """The path of a rule that holds wherever no other does."""
 
-Kind = Literal["Answer", "Hang", "Reset", "Drip", "Garbage", "Huge"]
+BehaviourKind = Literal["Answer", "Hang", "Reset", "Drip", "Garbage", "Huge"]
 """``Answer``: HTTP as it should be, with the given status. ``Hang``: no answer until the peer gives up. ``Reset``: the
 connection is reset. ``Drip``: the answer comes a byte a second. ``Garbage``: something that is not HTTP.
 ``Huge``: an answer of 300 MB."""
@@ -25,7 +25,7 @@ connection is reset. ``Drip``: the answer comes a byte a second. ``Garbage``: so
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How requests are answered."""
 
-    kind: Kind = "Answer"
+    kind: BehaviourKind = "Answer"
     status: int = 200
     delay_seconds: float = 0.0
     retry_after: str = ""
@@ -65,7 +65,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     after_seconds: float = 0.0
     for_seconds: float | None = None
     """None: until told otherwise."""
-    kind: Kind = "Answer"
+    kind: BehaviourKind = "Answer"
     status: int = 200
     delay_seconds: float = 0.0
     retry_after: str = ""

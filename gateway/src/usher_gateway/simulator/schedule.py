@@ -42,7 +42,7 @@ _USUAL_DELAY_SECONDS = (1.0, 6.0)
 _VERY_LATE_PART = 0.3
 
 
-class Kind(enum.Enum):
+class AuthenticationKind(enum.Enum):
     """What an authentication is to a listener that dedupes by user and venue within the hour."""
 
     Visit = "visit"
@@ -93,7 +93,7 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One authentication: who, where, when, how it is told, and when Purple sends it."""
 
-    kind: Kind
+    kind: AuthenticationKind
     person: int
     """Index among people(seed, …)."""
     venue: int
@@ -223,7 +223,7 @@ def _events(
         text = group.id_as_text if first or identical or rng.random() < 0.8 else not group.id_as_text
         events.append(
             Event(
-                kind=Kind.Visit if first else Kind.Repeat,
+                kind=AuthenticationKind.Visit if first else AuthenticationKind.Repeat,
                 person=group.person,
                 venue=group.venue,
                 visit_count=group.visit_count,

@@ -17,7 +17,7 @@ _REPORT_SECONDS = 0.25
 _GRACE_SECONDS = 2.0
 """How long requests under way may go on after an interruption."""
 
-Progress = Callable[[books.Books], None]
+Progress = Callable[[books.SimulationBooks], None]
 """Called a few times a second with the books so far; they change afterwards."""
 
 
@@ -40,8 +40,8 @@ class Simulator:
         """
         self._progress = progress
         clock = clock or clocks.Clock(settings.time_scale)
-        self._lines = [_Line(target, settings, clock) for target in settings.targets]
-        self._books = books.Books(listeners=[line.books for line in self._lines])
+        self._lines = [_ListenerSender(target, settings, clock) for target in settings.targets]
+        self._books = books.SimulationBooks(listeners=[line.books for line in self._lines])
 
     def stop(self) -> None:
         """End early: send nothing more, give what is under way a moment. To be called from the loop's thread."""
@@ -49,7 +49,7 @@ class Simulator:
         for line in self._lines:
             line.stop()
 
-    async def run(self) -> books.Books:
+    async def run(self) -> books.SimulationBooks:
         """Send everything, retry what failed, and return the books."""
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -83,17 +83,17 @@ class _Sending(msgspec.Struct, gc=False):
     is_redelivery: bool = False
 
 
-class _Line:
+class _ListenerSender:
     """One listener as Purple sees it: its plan, what is to be sent again, and whether its hook still stands."""
 
     def __init__(
-        self, target: configuration.Target, settings: configuration.SimulatorSettings, clock: clocks.Clock
+        self, target: configuration.SimulatorTarget, settings: configuration.SimulatorSettings, clock: clocks.Clock
     ) -> None:
         self._target = target
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._clock = clock
-        self._client = client.Client(target, settings)
+        self._client = client.PurpleClient(target, settings)
         self._hook = books.Hook(settings.disable_seconds)
         self._events = schedule.plan(target.pattern or settings.pattern, target.company.seed)
         self._next = 0
@@ -231,21 +231,23 @@ class _Line:
             raise
         self._enter(sending, result, body)
 
-    def _enter(self, sending: _Sending, result: books.Answer, body: bytes) -> None:
+    def _enter(self, sending: _Sending, result: books.RequestResult, body: bytes) -> None:
         """Write a result into the books, and decide what follows. No await: books and plan change together."""
         books.record_answer(self.books, result)
         self.books.retries += sending.is_retry
         if result.status:
             self._seconds.append(result.seconds)
-        if result.outcome is books.Outcome.Acknowledged:
+        if result.outcome is books.RequestOutcome.Acknowledged:
             self._hook.succeeded()
             self._progress = self._now()
             self._acknowledged(sending)
             return
-        if result.outcome in {books.Outcome.TimedOut, books.Outcome.HungUp}:
+        if result.outcome in {books.RequestOutcome.TimedOut, books.RequestOutcome.HungUp}:
             self._uncertain[bodies.marker(body)] = None
         # The sender's own hang-up says nothing about the listener.
-        if result.outcome is not books.Outcome.HungUp and self._hook.failed(self._now() * self._settings.time_scale):
+        if result.outcome is not books.RequestOutcome.HungUp and self._hook.failed(
+            self._now() * self._settings.time_scale
+        ):
             self.books.disabled = True
             self._changed.set()
         self._send_later(_Sending(sending.position, sending.event, True, sending.is_redelivery))
@@ -290,9 +292,9 @@ class _Line:
         ]
 
 
-def _planned(name: str, events: list[schedule.Event]) -> books.ListenerBooks:
-    visits = sum(event.kind is schedule.Kind.Visit for event in events)
-    return books.ListenerBooks(
+def _planned(name: str, events: list[schedule.Event]) -> books.SenderBooks:
+    visits = sum(event.kind is schedule.AuthenticationKind.Visit for event in events)
+    return books.SenderBooks(
         name=name,
         visits=visits,
         repeats=len(events) - visits,

@@ -13,7 +13,7 @@ from usher_gateway import model
 from usher_gateway.simulator import bodies, books, schedule
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class SimulatorTarget(msgspec.Struct, frozen=True, kw_only=True):
     """One listener to post to, with the company whose visitors it hears of."""
 
     url: str
@@ -29,7 +29,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A simulation. Times in simulated seconds run ``time_scale`` times as fast; limits of requests never do."""
 
-    targets: tuple[Target, ...]
+    targets: tuple[SimulatorTarget, ...]
     pattern: schedule.Pattern = schedule.Pattern()
     time_scale: float = 1.0
     connect: tuple[str, int] | None = None

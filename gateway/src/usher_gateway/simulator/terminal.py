@@ -19,7 +19,7 @@ from usher_gateway.simulator import books, receiver, receiving, sender
 from usher_gateway.simulator import settings as configuration
 
 
-def progress_table(so_far: books.Books) -> rich.table.Table:
+def progress_table(so_far: books.SimulationBooks) -> rich.table.Table:
     """What a terminal shows while the simulation runs."""
     table = rich.table.Table(box=None, pad_edge=False)
     table.add_column("listener", overflow="fold")
@@ -33,7 +33,7 @@ def progress_table(so_far: books.Books) -> rich.table.Table:
     return table
 
 
-def progress_line(so_far: books.Books) -> str:
+def progress_line(so_far: books.SimulationBooks) -> str:
     """The same where the output is no terminal: one line over all listeners."""
     listeners = so_far.listeners
     done = sum(each.acknowledged for each in listeners)
@@ -43,7 +43,7 @@ def progress_line(so_far: books.Books) -> str:
     return f"{done} of {total} visits acknowledged; {sent} requests, {failed} failed"
 
 
-def books_table(result: books.Books) -> rich.table.Table:
+def books_table(result: books.SimulationBooks) -> rich.table.Table:
     """The sender's books, one column per listener."""
     table = rich.table.Table(title="The sender's books", title_justify="left")
     table.add_column("")
@@ -55,7 +55,7 @@ def books_table(result: books.Books) -> rich.table.Table:
     return table
 
 
-def validation_table(listener: books.ListenerBooks) -> rich.table.Table:
+def validation_table(listener: books.SenderBooks) -> rich.table.Table:
     """What the portal's "Save and Validate" would have seen."""
     table = rich.table.Table(title=rich.text.Text(f"Save and Validate: {listener.name}"), title_justify="left")
     for name in ("call", "answer", "seconds", ""):
@@ -90,19 +90,19 @@ def counts_line(counts: dict[str, receiving.Counts]) -> str:
     return f"{received} received, {taken} taken, {duplicates} duplicates, on {len(counts)} paths"
 
 
-def _state(each: books.ListenerBooks) -> str:
+def _state(each: books.SenderBooks) -> str:
     if each.disabled:
         return "DISABLED"
     return "all acknowledged" if each.acknowledged == each.authentications else "sending"
 
 
-def _hook(each: books.ListenerBooks) -> str:
+def _hook(each: books.SenderBooks) -> str:
     if each.validations and not any(validation.passed for validation in each.validations):
         return "never enabled"
     return "DISABLED" if each.disabled else "enabled"
 
 
-def _rows(each: books.ListenerBooks) -> list[tuple[str, str]]:
+def _rows(each: books.SenderBooks) -> list[tuple[str, str]]:
     latency = each.latency
     return [
         ("authentications", str(each.authentications)),
@@ -127,7 +127,7 @@ _LINE_SECONDS = 5.0
 _TABLE_SECONDS = 0.5
 
 
-async def simulate(settings: configuration.SimulatorSettings) -> books.Books:
+async def simulate(settings: configuration.SimulatorSettings) -> books.SimulationBooks:
     """Run a simulation with progress on standard error; Ctrl-C ends it early.
 
     Raises:
@@ -144,7 +144,7 @@ async def simulate(settings: configuration.SimulatorSettings) -> books.Books:
 def _progress(console: rich.console.Console) -> Iterator[sender.Progress]:
     disabled: set[int] = set()
 
-    def announce(so_far: books.Books) -> None:
+    def announce(so_far: books.SimulationBooks) -> None:
         for number, each in enumerate(so_far.listeners):
             if each.disabled and number not in disabled:
                 disabled.add(number)
@@ -154,7 +154,7 @@ def _progress(console: rich.console.Console) -> Iterator[sender.Progress]:
     if console.is_terminal:
         with rich.live.Live(console=console, transient=True, auto_refresh=False) as live:
 
-            def table(so_far: books.Books) -> None:
+            def table(so_far: books.SimulationBooks) -> None:
                 announce(so_far)
                 live.update(progress_table(so_far), refresh=True)
 
@@ -162,7 +162,7 @@ def _progress(console: rich.console.Console) -> Iterator[sender.Progress]:
         return
     last = time.monotonic()
 
-    def line(so_far: books.Books) -> None:
+    def line(so_far: books.SimulationBooks) -> None:
         nonlocal last
         announce(so_far)
         if time.monotonic() - last >= _LINE_SECONDS:
@@ -189,10 +189,10 @@ class Report(msgspec.Struct, frozen=True):
 
     survives: bool
     verdicts: tuple[books.Verdict, ...]
-    books: books.Books
+    books: books.SimulationBooks
 
 
-def report(settings: configuration.SimulatorSettings, result: books.Books) -> Report:
+def report(settings: configuration.SimulatorSettings, result: books.SimulationBooks) -> Report:
     """The books with a verdict for each listener, in order."""
     verdicts = tuple(
         books.judge_books(
