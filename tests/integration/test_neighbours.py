@@ -148,7 +148,7 @@ async def test_what_finds_no_room_in_the_lanes_waits_in_the_store(tmp_path: Path
     peer.set_behaviour("/crm", receiving.Behaviour(delay_seconds=0.01))
     async with gateways.running(tmp_path, [*hook(), crm(peer)], lane_bytes=16_384) as gateway:
         await post_visits(gateway, range(600))
-        assert gateway.dispatcher.lanes.bytes <= 16_384
+        assert gateway.dispatcher.scheduler.bytes <= 16_384
         await gateways.wait_until(lambda: peer.counts("/crm").distinct == 600, 40, "the delivery of everything")
         assert peer.counts("/crm").distinct == 600
         assert peer.counts("/crm").duplicates == 0

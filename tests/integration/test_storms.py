@@ -25,9 +25,9 @@ from integration import gateways
 from unit.ingest import samples
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model, visit_path
-from usher_gateway.delivery import desk as desks
-from usher_gateway.delivery import dispatcher as dispatchers
-from usher_gateway.delivery import holds as all_holds
+from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
+from usher_gateway.delivery.holds import HoldReviewer
+from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest import door as doors
@@ -46,7 +46,7 @@ SENDERS = 40
 DEADLINE_SECONDS = 0.3
 DESTINATIONS = ("good", "flaky", "hanging", "refusing", "elsewhere")
 QUEUE = {"entries": 24, "tenant_entries": 8, "bytes": 30_000, "tenant_bytes": 8_000, "batch_entries": 5}
-LANES = dispatchers.Limits(lane_bytes=9_000, in_flight=6, unsettled=4)
+LANES = DispatcherLimits(lane_bytes=9_000, in_flight=6, unsettled=4)
 FOREVER = 1 << 62
 
 
@@ -166,11 +166,11 @@ class Life:
         writer = self.store.writer
         self.storm = Storm(writer.connection, random.Random(self.world.chance.random()))
         writer.connection = writer.names._connection = cast("sqlite3.Connection", self.storm)
-        self.desk = desks.Desk(cast("DestinationClient", self.world.peers), self.clock, samples.KEYS)
-        parts = dispatchers.Parts(self.store, self.desk, self.clock, visit_path.deliver)
-        self.dispatcher = dispatchers.Dispatcher(parts, LANES)
-        self.holds = all_holds.Holds(
-            self.store, self.desk, self.clock, lambda found: self.dispatcher.offer(found, fresh=False)
+        client = cast("DestinationClient", self.world.peers)
+        worker = DeliveryWorker(store=self.store, client=client, clock=self.clock, keys=samples.KEYS)
+        self.dispatcher = Dispatcher(store=self.store, worker=worker, clock=self.clock, limits=LANES)
+        self.hold_reviewer = HoldReviewer(
+            store=self.store, worker=worker, clock=self.clock, offer=self.dispatcher.offer_backlog
         )
         self.door = doors.Door(self.store, self.clock, samples.KEYS, samples.Watch(), self.dispatcher.offer)
         self.apply()
@@ -186,7 +186,7 @@ class Life:
         while True:
             await asyncio.sleep(0.1)
             with contextlib.suppress(model.StoreUnavailableError):
-                await self.holds.review()
+                await self.hold_reviewer.review()
                 self.dispatcher.ask_store()
 
     async def _weather(self) -> None:
@@ -346,12 +346,12 @@ async def sunshine(life: Life, *, crashes: bool) -> None:
 
 def check_nothing_is_left(life: Life) -> None:
     """What is bounded is empty again: what drifts would one day refuse everybody."""
-    store, dispatcher, lanes = life.store, life.dispatcher, life.dispatcher.lanes
+    store, dispatcher, lanes = life.store, life.dispatcher, life.dispatcher.scheduler
     assert (store._arrivals.entries, store._arrivals.bytes, len(store._arrivals._tenants)) == (0, 0, 0)
     assert (store.unsettled, store.orphans, store._abandoned, store._waiters) == (0, [], {}, [])
     assert (lanes.bytes, lanes.count, lanes.in_flight, lanes._running) == (0, 0, 0, {})
     assert all(lane.bytes == lane.in_flight == 0 for lane in lanes._lanes.values())
-    assert (dispatcher._mine, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())
+    assert (dispatcher._owned, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())
     assert (life.door.deadlines.waiting, store.writer.lent) == ({}, set())
 
 

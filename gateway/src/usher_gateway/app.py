@@ -24,7 +24,9 @@ from usher_gateway import documents, gateway_metrics, logs, metrics, model, proc
 from usher_gateway import settings as all_settings
 from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.config import files, install_key, source
-from usher_gateway.delivery import desk, dispatcher, holds, render
+from usher_gateway.delivery import dispatcher, payload
+from usher_gateway.delivery.holds import HoldReviewer
+from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_client
 from usher_gateway.ingest import books, door, find
@@ -102,16 +104,20 @@ class Gateway:
 
         descriptors = process.reserve_descriptors(settings.limits.connections, http_client.MAX_IDLE)
         allowed_addresses = settings.allow_destination + (_LOOPBACK if settings.listen.is_loopback else ())
-        self.sender = http_client.DestinationClient(
+        self.destination_client = http_client.DestinationClient(
             guard=address_guard.AddressGuard(allow=allowed_addresses), max_idle=descriptors.idle
         )
-        self.desk = desk.Desk(self.sender, self.clock, self._keys)
-        self.dispatcher = dispatcher.Dispatcher(
-            dispatcher.Parts(self.store, self.desk, self.clock, visit_path.deliver),
-            dispatcher.Limits(settings.lane_bytes, settings.max_attempts),
+        self.worker = DeliveryWorker(
+            store=self.store, client=self.destination_client, clock=self.clock, keys=self._keys
         )
-        self.holds = holds.Holds(
-            self.store, self.desk, self.clock, lambda found: self.dispatcher.offer(found, fresh=False)
+        self.dispatcher = dispatcher.Dispatcher(
+            store=self.store,
+            worker=self.worker,
+            clock=self.clock,
+            limits=dispatcher.DispatcherLimits(settings.lane_bytes, settings.max_attempts),
+        )
+        self.hold_reviewer = HoldReviewer(
+            store=self.store, worker=self.worker, clock=self.clock, offer=self.dispatcher.offer_backlog
         )
 
         self.door = door.Door(self.store, self.clock, self._keys, self._expressions, self.dispatcher.offer)
@@ -128,7 +134,7 @@ class Gateway:
             door=self.door,
             server=self.server,
             dispatcher=self.dispatcher,
-            desk=self.desk,
+            worker=self.worker,
             expressions=self._expressions,
         )
         self.health = health.HealthTracker(
@@ -137,7 +143,7 @@ class Gateway:
             source=self.source,
             door=self.door,
             dispatcher=self.dispatcher,
-            desk=self.desk,
+            worker=self.worker,
         )
         self.admin = self._make_admin_server()
 
@@ -166,7 +172,7 @@ class Gateway:
         if isinstance(document, documents.ListenerDocument):
             find.LiveListener(document, {}, self._keys, self._expressions, 0.0)
         else:
-            render.prepare(document)
+            payload.prepare(document)
 
     def _make_admin_server(self) -> server.AdminServer:
         folder = self.settings.admin_tokens
@@ -212,7 +218,7 @@ class Gateway:
             stack.push_async_callback(self.store.close)  # closes the store if the admin port does not start
             await stack.enter_async_context(self.admin)
             stack.push_async_callback(self.store.close)  # closes it before the admin port
-            stack.push_async_callback(self.sender.close)
+            stack.push_async_callback(self.destination_client.close)
             tasks = self._start_tasks()
             stack.push_async_callback(self._stop_tasks, tasks)
             await _wait_for(self.state.configured, tasks, _FIRST_CONFIGURATION_SECONDS)
@@ -295,7 +301,7 @@ class Gateway:
                     await self._configuration_changed.wait()
             self._configuration_changed.clear()
             try:
-                await self.holds.review()
+                await self.hold_reviewer.review()
                 self.dispatcher.ask_store()
             except model.StoreUnavailableError as error:
                 _log.warning("holds_not_reviewed", reason=str(error))

@@ -8,7 +8,8 @@ import structlog
 from usher_gateway import logs, metrics, model
 from usher_gateway.admin import health
 from usher_gateway.config import source
-from usher_gateway.delivery import circuit, desk, dispatcher
+from usher_gateway.delivery import circuit, dispatcher
+from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.ingest import books, door
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.store.base import OpenCounts
@@ -35,12 +36,12 @@ class GatewayMetrics:
         door: door.Door,
         server: PublicServer,
         dispatcher: dispatcher.Dispatcher,
-        desk: desk.Desk,
+        worker: DeliveryWorker,
         expressions: books.ExpressionCounters,
     ) -> None:
         self._state, self._source, self._store = state, source, store
         self._door, self._server = door, server
-        self._dispatcher, self._desk, self._expressions = dispatcher, desk, expressions
+        self._dispatcher, self._worker, self._expressions = dispatcher, worker, expressions
         self.loop_lag_seconds = 0.0
         self._open = OpenCounts(0, {}, b"")
 
@@ -132,17 +133,17 @@ class GatewayMetrics:
         )
 
     def _collect_deliveries(self) -> metrics.Metrics:
-        dispatcher, desk = self._dispatcher, self._desk
+        dispatcher, worker = self._dispatcher, self._worker
         yield metrics.counter(
             "usher_deliveries",
             "Ends of attempts, by what became of the delivery.",
             ["tenant_namespace", "tenant", "outcome"],
-            {key: float(count) for key, count in desk.books.outcomes.items()},
+            {key: float(count) for key, count in worker.counters.outcomes.items()},
         )
         yield metrics.counter(
-            "usher_attempt_errors", "Attempts that were not delivered.", ["error"], _by_word(desk.books.errors)
+            "usher_attempt_errors", "Attempts that were not delivered.", ["error"], _by_word(worker.counters.errors)
         )
-        errors = dict(desk.books.expression_errors)
+        errors = dict(worker.counters.expression_errors)
         for code, count in self._expressions.errors.items():
             errors[code] = errors.get(code, 0) + count
         yield metrics.counter("usher_expression_errors", "Evaluations that failed.", ["error"], _by_word(errors))
@@ -155,16 +156,16 @@ class GatewayMetrics:
             [],
             {(): dispatcher.lag / model.MICROSECONDS},
         )
-        lanes = dispatcher.lanes
+        lanes = dispatcher.scheduler
         yield metrics.gauge("usher_lane_deliveries", "Deliveries waiting in lanes.", [], {(): float(lanes.count)})
         yield metrics.gauge("usher_lane_bytes", "Bytes held by lanes and attempts.", [], {(): float(lanes.bytes)})
         yield metrics.gauge("usher_attempts_in_flight", "Attempts that run.", [], {(): float(lanes.in_flight)})
         states = [lanes.circuit_of(key).state for key in self._state.snapshot.destinations]
-        opened = sum(state is circuit.State.Open for state in states)
+        opened = sum(state is circuit.CircuitState.Open for state in states)
         yield metrics.gauge("usher_circuits_open", "Destinations whose circuit is open.", [], {(): float(opened)})
 
     def _collect_open_deliveries(self) -> metrics.Metrics:
-        lanes, found = self._dispatcher.lanes, self._open
+        lanes, found = self._dispatcher.scheduler, self._open
         total = found.waiting + sum(found.held.values()) + lanes.count + lanes.in_flight
         yield metrics.gauge(
             "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", [], {(): float(total)}

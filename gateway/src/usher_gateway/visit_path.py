@@ -1,8 +1,5 @@
-"""The page to read first: accept_arrival() and deliver(), two lists of steps, no other logic."""
+"""The page to read first: accept_arrival(), a list of steps, no other logic."""
 
-from usher_gateway import model
-from usher_gateway.delivery import dispatcher as dispatchers
-from usher_gateway.delivery import lanes
 from usher_gateway.ingest import accept, answers, find, server
 from usher_gateway.ingest import door as doors
 
@@ -29,16 +26,3 @@ async def accept_arrival(door: doors.Door, request: server.Request) -> answers.A
         return answers.refused(refusal.reason)
     except Exception as error:  # noqa: BLE001 - a fault of ours: answered, counted, and no end of the connection
         return answers.refused(door.count_failed(found, error))
-
-
-async def deliver(dispatcher: dispatchers.Dispatcher, entry: lanes.Entry) -> None:
-    """One attempt of a delivery: check, render, send, classify, settle."""
-    desk, delivery = dispatcher.desk, entry.delivery
-    definition = dispatcher.store.route(delivery.route)
-    prepared = desk.prepare(delivery, definition)
-    if isinstance(prepared, model.Settlement):
-        dispatcher.settle(entry, prepared, None)
-        return
-    answer_of_destination = await desk.send(prepared, definition)
-    ended = desk.conclude(delivery, definition, answer_of_destination)
-    dispatcher.settle(entry, ended.settlement, ended.outcome)

@@ -44,14 +44,14 @@ async def test_what_is_due_by_a_clock_that_was_ahead_is_tried_at_once_when_it_is
         peer.set_behaviour("/crm", receiving.Behaviour(status=503))
         manifests = gateways.CLASS + gateways.TENANT + listener + MANIFESTS % peer.url
         async with gateways.running(tmp_path, manifests) as gateway:
-            before = gateway.gateway.dispatcher._clocks_apart + DAY_NANOSECONDS // 2000
+            before = gateway.gateway.dispatcher._clock_difference + DAY_NANOSECONDS // 2000
             shifted.ahead = DAY_NANOSECONDS
             assert (await gateway.post(json.dumps({"user": {"id": 1}}).encode())).acknowledges
-            await gateways.wait_until(lambda: gateway.gateway.desk.books.errors)
+            await gateways.wait_until(lambda: gateway.gateway.worker.counters.errors)
             peer.set_behaviour("/crm", receiving.Behaviour())
             await gateway.gateway.store.flush()
-            await gateways.wait_until(lambda: gateway.gateway.dispatcher._clocks_apart > before)
+            await gateways.wait_until(lambda: gateway.gateway.dispatcher._clock_difference > before)
             shifted.ahead = 0
             await gateways.wait_until(
-                lambda: gateway.gateway.desk.books.outcomes.get(("agency", "acme", "delivered")), limit=4
+                lambda: gateway.gateway.worker.counters.outcomes.get(("agency", "acme", "delivered")), limit=4
             )

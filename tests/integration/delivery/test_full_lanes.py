@@ -10,12 +10,11 @@ from unit.delivery import samples as delivery_samples
 from unit.ingest import samples as ingest_samples
 from usher_gateway import clock as clocks
 from usher_gateway import documents, model
-from usher_gateway.delivery import desk as desks
-from usher_gateway.delivery import dispatcher as dispatchers
-from usher_gateway.delivery import lanes
-from usher_gateway.destinations.http import DestinationClient
+from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
+from usher_gateway.delivery.outcome import AttemptResult
+from usher_gateway.delivery.worker import DeliveryWorker
 
-LIMITS = dispatchers.Limits(lane_bytes=10_000)
+LIMITS = DispatcherLimits(lane_bytes=10_000)
 OTHER = samples.route("other", destination="agency/other")
 
 
@@ -30,14 +29,15 @@ async def test_what_is_larger_than_the_room_that_is_left_is_not_fetched_again_an
         claims.append(len(found))
         return found
 
-    async def deliver(dispatcher: dispatchers.Dispatcher, entry: lanes.Entry) -> None:
-        await answers.wait()
-        dispatcher.settle(entry, samples.settlement(entry.delivery, model.SettledAs.Delivered), None)
+    class Worker(DeliveryWorker):
+        async def attempt(self, delivery: model.Delivery) -> AttemptResult:
+            await answers.wait()
+            return AttemptResult(samples.settlement(delivery, model.SettledAs.Delivered))
 
     store.claim = watched
     clock = clocks.Clock()
-    desk = desks.Desk(cast("DestinationClient", None), clock, ingest_samples.KEYS)
-    dispatcher = dispatchers.Dispatcher(dispatchers.Parts(store, desk, clock, deliver), LIMITS)
+    worker = Worker(store=store, client=cast("Any", None), clock=clock, keys=ingest_samples.KEYS)
+    dispatcher = Dispatcher(store=store, worker=worker, clock=clock, limits=LIMITS)
     destinations = [delivery_samples.destination(), delivery_samples.destination(name="other")]
     dispatcher.apply(documents.Snapshot({}, {one.key: one for one in destinations}))
     running = asyncio.create_task(dispatcher.run())
@@ -50,7 +50,7 @@ async def test_what_is_larger_than_the_room_that_is_left_is_not_fetched_again_an
     claims.clear()
     await asyncio.sleep(0.5)
     assert len(claims) <= 2
-    assert dispatcher.lanes.in_flight == 2
+    assert dispatcher.scheduler.in_flight == 2
 
     answers.set()
 

@@ -118,7 +118,7 @@ async def test_a_month_that_is_over_its_quota_is_not_counted_again_and_again(
         for user in range(3):
             assert (await gateway.post(visit(user))).acknowledges
         for _ in range(3):
-            await gateway.gateway.holds.review()
+            await gateway.gateway.hold_reviewer.review()
         assert {group.count for group in await store.held_groups()} == {2}
         assert len(counted) == 1
         gateway.write(manifests.replace("visitsPerMonth: 1", "visitsPerMonth: 3"))
@@ -137,7 +137,7 @@ async def test_what_a_listener_left_behind_with_its_former_tenant_is_not_the_nex
         moved = listener.replace("name: acme", "name: globex").replace(BROKEN, MENDED).replace("missing", "theirs")
         gateway.write(gateways.CLASS + tenants + moved)
         await gateways.wait_until(lambda: gateway.gateway.door.listeners["agency/wifi"].name.tenant == "globex")
-        await gateway.gateway.holds.review()
+        await gateway.gateway.hold_reviewer.review()
         await gateway.gateway.store.flush()
         assert await held(gateway) == {"FilterError": 1}
         opened = await gateway.gateway.store.open_deliveries(0)
@@ -153,5 +153,5 @@ async def test_a_suspended_tenants_deliveries_stay_held_when_its_listener_moves_
         assert await held(gateway) == {"TenantSuspended": 1}
         gateway.write(gateways.CLASS + tenants + listener.replace("name: acme", "name: globex"))
         await gateways.wait_until(lambda: gateway.gateway.door.listeners["agency/wifi"].name.tenant == "globex")
-        await gateway.gateway.holds.review()
+        await gateway.gateway.hold_reviewer.review()
         assert await held(gateway) == {"TenantSuspended": 1}

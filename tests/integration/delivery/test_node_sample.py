@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from usher_gateway.delivery import sign
+from usher_gateway.delivery import payload
 
 PAGE = pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md"
 NODE = shutil.which("node")
@@ -24,9 +24,9 @@ def test_the_node_sample_accepts_what_is_genuine_and_nothing_else(secret: str) -
     assert found is not None
     assert NODE is not None
     now = int(time.time())
-    keys = [sign.signing_key("another"), sign.signing_key(secret)]
+    keys = [payload.signing_key("another"), payload.signing_key(secret)]
     headers = {"webhook-id": "a", "webhook-timestamp": str(now)}
-    headers["webhook-signature"] = sign.signature(keys, "a", now, b"{}")
+    headers["webhook-signature"] = payload.signature(keys, "a", now, b"{}")
     old = headers | {"webhook-timestamp": str(now - 301)}
     cases = [(secret, headers, "{}"), (secret, headers, "{ }"), ("wrong", headers, "{}"), (secret, old, "{}")]
     calls = [

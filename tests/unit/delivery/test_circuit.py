@@ -18,8 +18,8 @@ def test_it_opens_after_consecutive_failures_and_not_before() -> None:
     state = circuit.CLOSED
     for _ in range(circuit.OPENS_AFTER - 1):
         state = circuit.failed(state, 0)
-    assert state.state is circuit.State.Closed
-    assert circuit.failed(state, 0).state is circuit.State.Open
+    assert state.state is circuit.CircuitState.Closed
+    assert circuit.failed(state, 0).state is circuit.CircuitState.Open
 
 
 def test_a_success_between_failures_keeps_it_closed() -> None:
@@ -42,7 +42,7 @@ def test_a_dead_destination_costs_one_attempt_a_minute() -> None:
 
 def test_after_a_good_trial_concurrency_doubles_until_the_destinations_own() -> None:
     state, limits = circuit.succeeded(opened(), 8), []
-    while state.state is circuit.State.Recovering:
+    while state.state is circuit.CircuitState.Recovering:
         limits.append(state.limit)
         for _ in range(state.limit):
             state = circuit.succeeded(state, 8)
@@ -76,7 +76,7 @@ class CircuitMachine(hypothesis.stateful.RuleBasedStateMachine):
     def an_attempt_starts_if_it_may(self) -> None:
         if self.in_flight < 8 and circuit.may_start(self.state, self.in_flight, self.now):
             self.in_flight += 1
-            if self.state.state is circuit.State.Open:
+            if self.state.state is circuit.CircuitState.Open:
                 self.starts_while_open.append(self.now)
 
     @hypothesis.stateful.precondition(lambda self: self.in_flight > 0)
@@ -86,7 +86,7 @@ class CircuitMachine(hypothesis.stateful.RuleBasedStateMachine):
         self.state = circuit.succeeded(self.state, 8) if good else circuit.failed(self.state, self.now)
         if good:
             self.starts_while_open.clear()
-            assert self.state.state is not circuit.State.Open
+            assert self.state.state is not circuit.CircuitState.Open
 
     @hypothesis.stateful.invariant()
     def trials_are_a_minute_apart(self) -> None:
@@ -100,7 +100,7 @@ class CircuitMachine(hypothesis.stateful.RuleBasedStateMachine):
     @hypothesis.stateful.invariant()
     def limits_make_sense(self) -> None:
         assert self.state.limit >= 1
-        assert (self.state.state is circuit.State.Open) == (self.state.failures >= circuit.OPENS_AFTER)
+        assert (self.state.state is circuit.CircuitState.Open) == (self.state.failures >= circuit.OPENS_AFTER)
 
 
 TestCircuit = CircuitMachine.TestCase

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from usher_gateway.delivery import outcome, sign
+from usher_gateway.delivery import outcome, payload
 from usher_gateway.destinations import SendError
 
 PAGE = (pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md").read_text()
@@ -29,9 +29,9 @@ def test_the_python_sample_accepts_what_is_genuine_and_nothing_else(
     is_genuine: Callable[[str, dict[str, str], bytes], bool], secret: str
 ) -> None:
     now = int(time.time())
-    keys = [sign.signing_key("another"), sign.signing_key(secret)]
+    keys = [payload.signing_key("another"), payload.signing_key(secret)]
     headers = {"webhook-id": "a", "webhook-timestamp": str(now)}
-    headers["webhook-signature"] = sign.signature(keys, "a", now, b"{}")
+    headers["webhook-signature"] = payload.signature(keys, "a", now, b"{}")
     assert is_genuine(secret, headers, b"{}")
     assert not is_genuine(secret, headers, b"{ }")
     assert not is_genuine("wrong", headers, b"{}")

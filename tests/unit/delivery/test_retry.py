@@ -2,16 +2,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unit.delivery import samples
-from usher_gateway.delivery import outcome, retry
+from usher_gateway import model
+from usher_gateway.delivery import retry
 
 NOW = samples.RECEIVED_AT
 SECOND = 1_000_000
-FAILED = outcome.Outcome(outcome.Kind.Retry, "ServerError", blames_destination=True)
-SLOW = outcome.Outcome(outcome.Kind.Retry, "Unauthorized", slow=True)
-DEAD = outcome.Outcome(outcome.Kind.Dead, "Rejected")
 WEEK = 7 * 86_400
 
 randomness = st.floats(0, 1, exclude_max=True)
+
+
+def decided(
+    delivery: model.Delivery, now: int = NOW, *, slow: bool = False, retry_after: int = 0, spread: float = 0.5
+) -> retry.RetryDecision:
+    """What follows a failed attempt, with an age limit of a week."""
+    return retry.decide(delivery, slow=slow, retry_after=retry_after, max_age_seconds=WEEK, now=now, randomness=spread)
 
 
 def test_the_schedule_is_the_one_promised() -> None:
@@ -32,18 +37,13 @@ def test_a_slow_retry_never_comes_before_its_least_wait_nor_before_the_schedule(
         assert slow == max(normal, 600 * SECOND)
 
 
-def test_a_dead_outcome_is_dead_whatever_the_age() -> None:
-    assert retry.decide(samples.delivery(), DEAD, WEEK, NOW, 0.5).step is retry.NextStep.Dead
-
-
 @settings(max_examples=100)
 @given(st.integers(0, 40), st.integers(0, 2 * WEEK * SECOND), randomness, st.integers(0, 3600 * SECOND))
 def test_a_retry_is_later_than_now_and_within_the_age_unless_asked_for_later(
     attempts: int, age: int, spread: float, asked: int
 ) -> None:
     delivery = samples.delivery(attempts=attempts, started_at=NOW - age)
-    result = outcome.Outcome(outcome.Kind.Retry, "ServerError", retry_after=asked)
-    decision = retry.decide(delivery, result, WEEK, NOW, spread)
+    decision = decided(delivery, retry_after=asked, spread=spread)
     if age >= WEEK * SECOND:
         assert decision.step is retry.NextStep.Dead
     else:
@@ -60,7 +60,7 @@ def test_time_held_costs_nothing_and_the_last_attempt_is_at_the_full_age(holds: 
         held = holds[attempts] if attempts < len(holds) else 0
         now += held
         delivery.attempts, delivery.started_at = attempts, delivery.started_at + held
-        decision = retry.decide(delivery, FAILED, WEEK, now, spread)
+        decision = decided(delivery, now, spread=spread)
         if decision.step is retry.NextStep.Dead:
             break
         tried += decision.due_at - now
@@ -71,21 +71,21 @@ def test_time_held_costs_nothing_and_the_last_attempt_is_at_the_full_age(holds: 
 
 def test_a_retry_that_would_come_after_the_routes_limit_expires_instead() -> None:
     delivery = samples.delivery(expires_at=NOW + 20 * SECOND)
-    assert retry.decide(delivery, FAILED, WEEK, NOW, 0.5).step is retry.NextStep.Retry
+    assert decided(delivery).step is retry.NextStep.Retry
     delivery.attempts = 1
-    assert retry.decide(delivery, FAILED, WEEK, NOW, 0.5).step is retry.NextStep.Expired
+    assert decided(delivery).step is retry.NextStep.Expired
 
 
 def test_a_delivery_expires_at_its_very_instant_and_never_without_one() -> None:
-    assert not retry.expired(samples.delivery(expires_at=NOW), NOW - 1)
-    assert retry.expired(samples.delivery(expires_at=NOW), NOW)
-    assert not retry.expired(samples.delivery(expires_at=0), NOW)
+    assert not retry.is_expired(samples.delivery(expires_at=NOW), NOW - 1)
+    assert retry.is_expired(samples.delivery(expires_at=NOW), NOW)
+    assert not retry.is_expired(samples.delivery(expires_at=0), NOW)
 
 
 def test_a_destination_that_asks_for_no_wait_still_gets_the_schedule() -> None:
-    decision = retry.decide(samples.delivery(attempts=3), FAILED, WEEK, NOW, 0.5)
+    decision = decided(samples.delivery(attempts=3))
     assert decision.due_at - NOW == 600 * SECOND
 
 
 def test_a_slow_outcome_waits_at_least_ten_minutes() -> None:
-    assert retry.decide(samples.delivery(), SLOW, WEEK, NOW, 0.5).due_at - NOW == 600 * SECOND
+    assert decided(samples.delivery(), slow=True).due_at - NOW == 600 * SECOND

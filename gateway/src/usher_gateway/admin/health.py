@@ -16,7 +16,8 @@ import msgspec
 from usher_gateway import clock as clocks
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import journal, source
-from usher_gateway.delivery import circuit, desk, dispatcher
+from usher_gateway.delivery import circuit, dispatcher
+from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.ingest import door
 
 WINDOW_MINUTES = 15
@@ -166,10 +167,10 @@ class HealthTracker:
         source: source.Source,
         door: door.Door,
         dispatcher: dispatcher.Dispatcher,
-        desk: desk.Desk,
+        worker: DeliveryWorker,
     ) -> None:
         self._state, self._clock, self._source = state, clock, source
-        self._door, self._dispatcher, self._desk = door, dispatcher, desk
+        self._door, self._dispatcher, self._worker = door, dispatcher, worker
         self._journal: journal.Journal[Key, State] = journal.Journal(secrets.token_hex(8))
         self._window = RecentWindow()
         self._mismatches: dict[str, tuple[object, int]] = {}
@@ -275,16 +276,16 @@ class HealthTracker:
 
     def _is_too_slow(self, listener: str, route: str) -> bool:
         live = self._door.listeners.get(listener)
-        return (live is not None and route in live.planner.too_slow) or self._desk.is_too_slow(listener, route)
+        return (live is not None and route in live.planner.too_slow) or self._worker.is_too_slow(listener, route)
 
     def destination(self, key: str, document: documents.DestinationDocument) -> DestinationState:
         """Return the present health of a destination."""
-        state, gone = self._dispatcher.lanes.circuit_of(key).state, key in self._desk.gone
+        state, gone = self._dispatcher.scheduler.circuit_of(key).state, key in self._worker.gone
         return DestinationState(
             circuit=state.value,
             error=self._dispatcher.open_circuits.get(key),
             gone=gone,
-            healthy=state is not circuit.State.Open and not gone,
+            healthy=state is not circuit.CircuitState.Open and not gone,
             unresolved=document.unresolved or None,
         )
 

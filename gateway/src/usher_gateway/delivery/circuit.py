@@ -20,7 +20,7 @@ UNLIMITED = 1 << 30
 """The limit of a circuit that does not limit."""
 
 
-class State(enum.Enum):
+class CircuitState(enum.Enum):
     """Where a circuit stands."""
 
     Closed = "Closed"
@@ -32,7 +32,7 @@ class State(enum.Enum):
 class Circuit(msgspec.Struct, frozen=True):
     """The state of one destination's circuit."""
 
-    state: State = State.Closed
+    state: CircuitState = CircuitState.Closed
     failures: int = 0
     """Consecutive ones."""
     trial_at: int = 0
@@ -49,31 +49,31 @@ CLOSED = Circuit()
 
 def may_start(circuit: Circuit, in_flight: int, now: int) -> bool:
     """Whether one more attempt may start beside ``in_flight`` ones."""
-    if circuit.state is State.Open:
+    if circuit.state is CircuitState.Open:
         return in_flight == 0 and now >= circuit.trial_at
     return in_flight < circuit.limit
 
 
 def succeeded(circuit: Circuit, concurrency: int) -> Circuit:
     """After an attempt that shows the destination well. ``concurrency`` is where the slow start ends."""
-    if circuit.state is State.Open:
-        return Circuit(State.Recovering, limit=1)
-    if circuit.state is State.Closed:
+    if circuit.state is CircuitState.Open:
+        return Circuit(CircuitState.Recovering, limit=1)
+    if circuit.state is CircuitState.Closed:
         return circuit if circuit.failures == 0 else CLOSED
     if circuit.successes + 1 < circuit.limit:
         return msgspec.structs.replace(circuit, failures=0, successes=circuit.successes + 1)
     if circuit.limit * 2 >= concurrency:
         return CLOSED
-    return Circuit(State.Recovering, limit=circuit.limit * 2)
+    return Circuit(CircuitState.Recovering, limit=circuit.limit * 2)
 
 
 def failed(circuit: Circuit, now: int) -> Circuit:
     """After an attempt whose failure speaks of the destination."""
     failures = circuit.failures + 1
-    if circuit.state is State.Open:
+    if circuit.state is CircuitState.Open:
         return msgspec.structs.replace(circuit, failures=failures, trial_at=max(circuit.trial_at, now + TRIAL_EVERY))
     if failures >= OPENS_AFTER:
-        return Circuit(State.Open, failures=failures, trial_at=now + TRIAL_EVERY, limit=1)
-    if circuit.state is State.Recovering:
-        return Circuit(State.Recovering, failures=failures, limit=1)
+        return Circuit(CircuitState.Open, failures=failures, trial_at=now + TRIAL_EVERY, limit=1)
+    if circuit.state is CircuitState.Recovering:
+        return Circuit(CircuitState.Recovering, failures=failures, limit=1)
     return msgspec.structs.replace(circuit, failures=failures)

@@ -5,15 +5,17 @@ Everything runs on the event loop. Lanes decide what is next (lanes.py); this fi
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import structlog
 
-from usher_gateway import clock as clocks
 from usher_gateway import documents, metrics, model
-from usher_gateway.delivery import circuit, lanes, outcome
-from usher_gateway.delivery import desk as desks
+from usher_gateway.clock import Clock
+from usher_gateway.delivery import circuit
+from usher_gateway.delivery.outcome import AttemptResult, internal_error
+from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler
+from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.store.base import Store
 
 _log = structlog.get_logger(__name__)
@@ -31,7 +33,7 @@ _SET_BACK = 60 * model.MICROSECONDS
 """A wall clock that lost so much against the steady one was set back."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class DispatcherLimits(msgspec.Struct, frozen=True):
     """Bounds of all lanes together."""
 
     lane_bytes: int = 256 * 1024 * 1024
@@ -40,32 +42,19 @@ class Limits(msgspec.Struct, frozen=True):
     """No attempt starts while so many results wait for the store."""
 
 
-Deliver = Callable[["Dispatcher", lanes.Entry], Awaitable[None]]
-
-
-class Parts(msgspec.Struct, frozen=True):
-    """What a dispatcher works with; ``deliver`` is visit_path.deliver."""
-
-    store: Store
-    desk: desks.Desk
-    clock: clocks.Clock
-    deliver: Deliver
-
-
 class Dispatcher:
     """The moving part between store, lanes and attempts."""
 
-    def __init__(self, parts: Parts, limits: Limits) -> None:
-        self.store, self.desk = parts.store, parts.desk
-        self.lanes = lanes.Lanes(limits.lane_bytes, limits.in_flight)
+    def __init__(self, *, store: Store, worker: DeliveryWorker, clock: Clock, limits: DispatcherLimits) -> None:
+        self.scheduler = LaneScheduler(limits.lane_bytes, limits.in_flight)
         self.lag = 0
         """Microseconds from acceptance to the last first attempt."""
         self.attempt_seconds = metrics.Histogram(metrics.SECONDS)
         self._loop = asyncio.get_running_loop()
-        self._clock, self._deliver, self._limits = parts.clock, parts.deliver, limits
+        self._store, self._worker, self._clock, self._limits = store, worker, clock, limits
         self._places: dict[int, tuple[str, str]] = {}
         """The store's number of a route -> its destination and tenant; a number never changes its meaning."""
-        self._mine: set[int] = set()
+        self._owned: set[int] = set()
         """Deliveries in lanes and attempts."""
         self._deferred: list[int] = []
         self._due: dict[str, int] = {}
@@ -87,21 +76,21 @@ class Dispatcher:
         self._moving = asyncio.Lock()
         self._configured = asyncio.Event()
         self._next_poll = self._next_note = 0.0
-        self._clocks_apart = self._clock.now() - self._clock.steady()
+        self._clock_difference = self._clock.now() - self._clock.steady()
 
     # what the rest of the gateway calls
 
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Use new documents: limits at once; what a changed destination has failed is tried again at once."""
-        for key, destination in documents.changed(self.desk.destinations, snapshot.destinations).items():
-            before = self.desk.destination(key)
-            self.lanes.configure(key, lanes.Limits(destination.concurrency, destination.requests_per_second))
-            self.lanes.reset(key)
+        for key, destination in documents.changed(self._worker.destinations, snapshot.destinations).items():
+            before = self._worker.destination(key)
+            self.scheduler.configure(key, LaneLimits(destination.concurrency, destination.requests_per_second))
+            self.scheduler.reset(key)
             self.open_circuits.pop(key, None)
             if before is not None:
                 self._changed.add(key)
-                self._outdated.update(self.lanes.running(key))
-        self.desk.apply(snapshot)
+                self._outdated.update(self.scheduler.running(key))
+        self._worker.apply(snapshot)
         self._configured.set()
         self.ask_store()
         self._schedule_pump()
@@ -112,16 +101,20 @@ class Dispatcher:
         for delivery in deliveries:
             destination, tenant = self._places.get(delivery.route) or self._place(delivery.route)
             size = len(delivery.body or b"") + _OVERHEAD_BYTES
-            entry = lanes.Entry(delivery, destination, tenant, fresh, size)
-            if self.lanes.offer(entry, now):
-                self._mine.add(delivery.key)
+            entry = LaneEntry(delivery, destination, tenant, fresh, size)
+            if self.scheduler.offer(entry, now):
+                self._owned.add(delivery.key)
             else:
                 self._deferred.append(delivery.key)
         if deliveries:
             self._schedule_pump()
 
+    def offer_backlog(self, deliveries: Sequence[model.Delivery]) -> None:
+        """Take deliveries that waited in the store."""
+        self.offer(deliveries, fresh=False)
+
     def _place(self, route: int) -> tuple[str, str]:
-        definition = self.store.route(route)
+        definition = self._store.route(route)
         tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
         self._places[route] = place = (definition.destination, tenant)
         return place
@@ -158,25 +151,25 @@ class Dispatcher:
         await asyncio.gather(*self._attempts, return_exceptions=True)
         with contextlib.suppress(model.StoreUnavailableError, TimeoutError):
             async with asyncio.timeout(_GIVE_BACK_SECONDS), self._moving:
-                await self.store.defer([*self._mine, *self._deferred])
+                await self._store.defer([*self._owned, *self._deferred])
 
-    # an attempt, called by visit_path.deliver
+    # results of attempts
 
-    def settle(self, entry: lanes.Entry, settlement: model.Settlement, result: outcome.Outcome | None) -> None:
-        """Hand a result to the store and free the slot; an opened circuit empties its lane."""
-        key = entry.delivery.key
+    def _settle(self, entry: LaneEntry, result: AttemptResult) -> None:
+        """Hand a result to the store and free its slot. If the circuit opens, empty its lane."""
+        key, settlement, outcome = entry.delivery.key, result.settlement, result.outcome
         if key in self._outdated:
             self._outdated.discard(key)
             if settlement.settled_as is model.SettledAs.Retry:
-                settlement, result = msgspec.structs.replace(settlement, due_at=settlement.at), None
-        self.store.settle(settlement)
-        self._mine.discard(key)
+                settlement, outcome = msgspec.structs.replace(settlement, due_at=settlement.at), None
+        self._store.settle(settlement)
+        self._owned.discard(key)
         if settlement.settled_as is model.SettledAs.Retry:
-            self._clocks_apart = max(self._clocks_apart, self._clock.now() - self._clock.steady())
+            self._clock_difference = max(self._clock_difference, self._clock.now() - self._clock.steady())
             self._note_due(entry.destination, settlement.due_at)
-        if self.lanes.done(key, result, self._clock.steady()):
+        if self.scheduler.done(key, outcome, self._clock.steady()):
             self._circuit_opened(entry.destination, settlement.error)
-        elif entry.destination in self.open_circuits and result is not None:
+        elif entry.destination in self.open_circuits and outcome is not None:
             self._note_trial(entry.destination, settlement.error)
         if entry.destination in self._due or self._deferred:
             self._wake.set()
@@ -185,12 +178,12 @@ class Dispatcher:
     def _circuit_opened(self, destination: str, error: str) -> None:
         self.open_circuits[destination] = error
         _log.warning("circuit_opened", destination=destination, error=error)
-        for waiting in self.lanes.drain(destination):
-            self._mine.discard(waiting.delivery.key)
+        for waiting in self.scheduler.drain(destination):
+            self._owned.discard(waiting.delivery.key)
             self._deferred.append(waiting.delivery.key)
 
     def _note_trial(self, destination: str, error: str) -> None:
-        if self.lanes.circuit_of(destination).state is circuit.State.Open:
+        if self.scheduler.circuit_of(destination).state is circuit.CircuitState.Open:
             self.open_circuits[destination] = error
         else:
             del self.open_circuits[destination]
@@ -209,8 +202,8 @@ class Dispatcher:
         if self._stopping.is_set():
             return
         now = self._clock.steady()
-        while self.store.may_attempt and self.store.unsettled < self._limits.unsettled:
-            ready = self.lanes.next_ready(now)
+        while self._store.may_attempt and self._store.unsettled < self._limits.unsettled:
+            ready = self.scheduler.next_ready(now)
             if ready.entry is None:
                 self._ask_again_at(ready.ask_again_at, now)
                 break
@@ -218,35 +211,26 @@ class Dispatcher:
         if self._deferred:
             self._wake.set()
 
-    def _start(self, entry: lanes.Entry) -> None:
+    def _start(self, entry: LaneEntry) -> None:
         if entry.fresh:
             self.lag = self._clock.now() - entry.delivery.created_at
-        task = asyncio.create_task(self._guarded(entry))
+        task = asyncio.create_task(self._attempt(entry))
         self._attempts.add(task)
         task.add_done_callback(self._attempts.discard)
 
-    async def _guarded(self, entry: lanes.Entry) -> None:
-        """An attempt's top: an error of ours must cost this delivery a retry, and nobody else anything."""
+    async def _attempt(self, entry: LaneEntry) -> None:
+        """Make one attempt. An error in Usher costs this delivery a retry, and no other delivery anything."""
         started = self._loop.time()
         try:
-            await self._deliver(self, entry)
+            result = await self._worker.attempt(entry.delivery)
+            self._settle(entry, result)
             self.attempt_seconds.observe(self._loop.time() - started)
         except asyncio.CancelledError:
-            self.lanes.done(entry.delivery.key, None, self._clock.steady())
+            self.scheduler.done(entry.delivery.key, None, self._clock.steady())
             raise
         except Exception as error:  # noqa: BLE001 - the task's top
             _log.error("attempt_failed", delivery=entry.delivery.key, error=type(error).__name__, exc_info=error)
-            now = self._clock.now()
-            settlement = model.Settlement(
-                entry.delivery.key,
-                model.SettledAs.Retry,
-                now,
-                entry.delivery.attempts,
-                entry.delivery.attempts,
-                due_at=now + 600 * model.MICROSECONDS,
-                error="InternalError",
-            )
-            self.settle(entry, settlement, None)
+            self._settle(entry, internal_error(entry.delivery, self._clock.now()))
 
     def _ask_again_at(self, moment: int, now: int) -> None:
         if self._timer is not None:
@@ -260,10 +244,10 @@ class Dispatcher:
 
     async def _move(self) -> None:
         """One round: what nobody offered, what changed, what there is no room for, what is due."""
-        self.offer(_take_all(self.store.orphans))
+        self.offer(_take_all(self._store.orphans))
         try:
             for destination in list(self._changed):
-                await self.store.hasten(destination, self._clock.now())
+                await self._store.hasten(destination, self._clock.now())
                 self._changed.discard(destination)
                 self._ask_store = True
             await self._give_back()
@@ -273,7 +257,7 @@ class Dispatcher:
             await self._claim_due()
             if self._loop.time() >= self._next_note:
                 self._next_note = self._loop.time() + _NOTE_LANES_SECONDS
-                await self.store.note_lanes()
+                await self._store.note_lanes()
         except model.StoreUnavailableError as error:
             _log.warning("dispatcher_waits_for_store", reason=str(error))
             with contextlib.suppress(TimeoutError):
@@ -282,18 +266,18 @@ class Dispatcher:
 
     async def _poll(self) -> None:
         self._ask_store = False
-        self._due = {due.destination: due.next_due_at for due in await self.store.due()}
+        self._due = {due.destination: due.next_due_at for due in await self._store.due()}
         apart = self._clock.now() - self._clock.steady()
-        if apart < self._clocks_apart - _SET_BACK:
-            _log.warning("clock_was_set_back", seconds=(self._clocks_apart - apart) // model.MICROSECONDS)
+        if apart < self._clock_difference - _SET_BACK:
+            _log.warning("clock_was_set_back", seconds=(self._clock_difference - apart) // model.MICROSECONDS)
             self._changed.update(self._due)  # what was due by the clock before is not waited for
-        self._clocks_apart = apart
+        self._clock_difference = apart
 
     async def _give_back(self) -> None:
         if self._deferred:
             keys, self._deferred = self._deferred, []
             try:
-                await self.store.defer(keys)
+                await self._store.defer(keys)
             except model.StoreUnavailableError:
                 self._deferred += keys
                 raise
@@ -303,15 +287,15 @@ class Dispatcher:
         """Take what is due and has room. One destination after the other: each claim is a transaction."""
         now = self._clock.now()
         for destination in [key for key, due_at in self._due.items() if due_at <= now]:
-            if self.desk.destination(destination) is None:
+            if self._worker.destination(destination) is None:
                 limit, size = _CLAIM_ROWS, self._limits.lane_bytes // 8
             else:
-                room = self.lanes.room(destination, self._clock.steady())
+                room = self.scheduler.room(destination, self._clock.steady())
                 limit, size = min(room.rows, _CLAIM_ROWS), room.bytes
             if limit <= 0 or size <= _OVERHEAD_BYTES or self._crowded.get(destination, 0.0) > self._loop.time():
                 continue
-            found, deferred = await self.store.claim(destination, limit, size, now), len(self._deferred)
-            self.offer(found, fresh=False)
+            found, deferred = await self._store.claim(destination, limit, size, now), len(self._deferred)
+            self.offer_backlog(found)
             # A claim may be larger than the room: to fetch it again at once would be two transactions for nothing.
             if found and len(self._deferred) == deferred + len(found):
                 self._crowded[destination] = self._loop.time() + _POLL_SECONDS
@@ -335,8 +319,8 @@ class Dispatcher:
         soonest = _POLL_SECONDS
         for destination, due_at in self._due.items():
             wait = due_at - now
-            state = self.lanes.circuit_of(destination)
-            if state.state is circuit.State.Open:
+            state = self.scheduler.circuit_of(destination)
+            if state.state is circuit.CircuitState.Open:
                 wait = max(wait, state.trial_at - steady)
             if wait <= 0:
                 continue  # its lane is full, or its trial runs: the end of an attempt wakes the dispatcher

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from usher_gateway import clock as clocks
 from usher_gateway import documents, model
-from usher_gateway.delivery import attempt
-from usher_gateway.delivery import desk as desks
+from usher_gateway.clock import Clock
+from usher_gateway.delivery import outcome
+from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.ingest import route
 from usher_gateway.store.base import Filter, HeldGroup, Store
 
@@ -35,18 +35,19 @@ _DESTINATION_HOLDS = {
 }
 
 
-class Holds:
+class HoldReviewer:
     """Looks at every group of held deliveries and decides whether it may go on."""
 
     def __init__(
         self,
+        *,
         store: Store,
-        desk: desks.Desk,
-        clock: clocks.Clock,
+        worker: DeliveryWorker,
+        clock: Clock,
         offer: Callable[[Sequence[model.Delivery]], None],
     ) -> None:
         """``offer`` takes deliveries into lanes."""
-        self._store, self._desk, self._clock, self._offer = store, desk, clock, offer
+        self._store, self._worker, self._clock, self._offer = store, worker, clock, offer
         self._tried: dict[tuple[model.HoldReason, int], int] = {}
         """(reason, route) -> by which edition of its expressions a group was decided last."""
         self._visits: dict[tuple[str, str], tuple[int, int]] = {}
@@ -78,8 +79,8 @@ class Holds:
 
     async def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
         if reason in _DESTINATION_HOLDS:
-            return self._desk.can_send(definition)
-        listener = self._desk.listener(definition.listener)
+            return self._worker.can_send(definition)
+        listener = self._worker.listener(definition.listener)
         if listener is None:
             return False  # nobody said that what was stopped may go on
         if reason is model.HoldReason.TenantSuspended:
@@ -111,16 +112,20 @@ class Holds:
         Once for each edition, also where they are again what they were at acceptance: an edit that was taken back may
         have held what was waiting.
         """
-        live = self._desk.live_route(definition)
-        listener = self._desk.listener(definition.listener)
+        live = self._worker.live_route(definition)
+        listener = self._worker.listener(definition.listener)
         if live is None or listener is None:
             return
-        key, edition = (group.reason, group.route), self._desk.edition_of(definition)
+        key, edition = (group.reason, group.route), self._worker.expression_edition(definition)
         is_as_accepted = (live.when, live.transform) == (definition.when, definition.transform)
         if is_as_accepted and self._tried.get(key) == edition:
             return
         self._tried[key] = edition
-        newest, left, decision = route.definition_of(listener, live), group.count, _Again(self._desk, self._clock)
+        newest, left, decision = (
+            route.definition_of(listener, live),
+            group.count,
+            _FilterRerun(self._worker, self._clock),
+        )
         lasting = await self._lasting(newest)
         # No more than there were: what cannot be decided by this edition either comes into the same group again.
         while left > 0 and (found := await self._store.claim_held(group, newest, _CLAIM_ROWS, self._clock.now())):
@@ -131,7 +136,7 @@ class Holds:
                 settlement = decision.settlement(delivery, newest) if group.reason in _FILTER_HOLDS else None
                 other = next((reason for reason in delivery.arrival_holds if reason in lasting), None)
                 if settlement is None and other is not None:
-                    settlement = attempt.held(delivery, other, self._clock.now())
+                    settlement = outcome.held(delivery, other, self._clock.now()).settlement
                 if settlement is None:
                     passed.append(delivery)
                 else:
@@ -139,11 +144,11 @@ class Holds:
             self._offer(passed)
 
 
-class _Again:
+class _FilterRerun:
     """The filter of one route, asked again for deliveries that were held without its verdict."""
 
-    def __init__(self, desk: desks.Desk, clock: clocks.Clock) -> None:
-        self._desk, self._clock = desk, clock
+    def __init__(self, worker: DeliveryWorker, clock: Clock) -> None:
+        self._worker, self._clock = worker, clock
         self._slow_in_a_row = 0
 
     def settlement(self, delivery: model.Delivery, newest: model.RouteDefinition) -> model.Settlement | None:
@@ -153,7 +158,7 @@ class _Again:
         now, attempts = self._clock.now(), delivery.attempts
         reason = model.HoldReason.ExpressionTooSlow
         if self._slow_in_a_row < route.SLOW_IN_A_ROW:
-            evaluation = self._desk.evaluate(newest.when, "when", delivery, newest)
+            evaluation = self._worker.evaluate(newest.when, "when", delivery, newest)
             is_slow = evaluation.cpu_seconds >= route.SLOW_SECONDS
             self._slow_in_a_row = self._slow_in_a_row + 1 if is_slow else 0
             reason = model.HoldReason.FilterError

@@ -6,6 +6,7 @@ import enum
 import msgspec
 
 from usher_gateway import documents, model
+from usher_gateway.delivery import retry
 from usher_gateway.destinations import DestinationAnswer, SendError
 
 MAX_RETRY_AFTER_SECONDS = 3600
@@ -14,8 +15,14 @@ MAX_RETRY_AFTER_SECONDS = 3600
 _LONGEST_RETRY_AFTER = 64
 """Characters of a ``Retry-After`` that are looked at: a date has 29."""
 
+INTERNAL_ERROR_RETRY_SECONDS = 600
+"""When a delivery is tried again whose attempt failed by an error in Usher."""
 
-class Kind(enum.Enum):
+KEPT_ANSWER_BYTES = 256
+"""How much of the last answer a dead delivery keeps."""
+
+
+class OutcomeKind(enum.Enum):
     """The three ends of an attempt."""
 
     Delivered = "Delivered"
@@ -43,7 +50,7 @@ class AnswerError(enum.StrEnum):
 class Outcome(msgspec.Struct, frozen=True):
     """What an attempt came to."""
 
-    kind: Kind
+    kind: OutcomeKind
     error: str = ""
     """A code of AnswerError or SendError; ``""`` for Delivered."""
     slow: bool = False
@@ -55,23 +62,25 @@ class Outcome(msgspec.Struct, frozen=True):
     """Counts for the destination's circuit: it says something about the destination, not about this delivery."""
 
 
-DELIVERED = Outcome(Kind.Delivered)
+DELIVERED = Outcome(OutcomeKind.Delivered)
 """The one good end."""
 
 _BY_STATUS = {
-    401: Outcome(Kind.Retry, AnswerError.Unauthorized, slow=True, blames_destination=True),
-    403: Outcome(Kind.Retry, AnswerError.Forbidden, slow=True, blames_destination=True),
-    404: Outcome(Kind.Retry, AnswerError.NotFound, slow=True, blames_destination=True),
-    408: Outcome(Kind.Retry, AnswerError.RequestTimeout, blames_destination=True),
-    410: Outcome(Kind.Dead, AnswerError.Gone, gone=True, blames_destination=True),
-    425: Outcome(Kind.Retry, AnswerError.TooEarly, blames_destination=True),
-    429: Outcome(Kind.Retry, AnswerError.TooManyRequests, blames_destination=True),
+    401: Outcome(OutcomeKind.Retry, AnswerError.Unauthorized, slow=True, blames_destination=True),
+    403: Outcome(OutcomeKind.Retry, AnswerError.Forbidden, slow=True, blames_destination=True),
+    404: Outcome(OutcomeKind.Retry, AnswerError.NotFound, slow=True, blames_destination=True),
+    408: Outcome(OutcomeKind.Retry, AnswerError.RequestTimeout, blames_destination=True),
+    410: Outcome(OutcomeKind.Dead, AnswerError.Gone, gone=True, blames_destination=True),
+    425: Outcome(OutcomeKind.Retry, AnswerError.TooEarly, blames_destination=True),
+    429: Outcome(OutcomeKind.Retry, AnswerError.TooManyRequests, blames_destination=True),
 }
-_SUCCESS_HEADER_MISSING = Outcome(Kind.Retry, AnswerError.SuccessHeaderMissing, slow=True, blames_destination=True)
-_REDIRECTED = Outcome(Kind.Retry, AnswerError.Redirected, slow=True, blames_destination=True)
-_REJECTED = Outcome(Kind.Dead, AnswerError.Rejected)
-_SERVER_ERROR = Outcome(Kind.Retry, AnswerError.ServerError, blames_destination=True)
-_BAD_ANSWER = Outcome(Kind.Retry, SendError.BadAnswer, blames_destination=True)
+_SUCCESS_HEADER_MISSING = Outcome(
+    OutcomeKind.Retry, AnswerError.SuccessHeaderMissing, slow=True, blames_destination=True
+)
+_REDIRECTED = Outcome(OutcomeKind.Retry, AnswerError.Redirected, slow=True, blames_destination=True)
+_REJECTED = Outcome(OutcomeKind.Dead, AnswerError.Rejected)
+_SERVER_ERROR = Outcome(OutcomeKind.Retry, AnswerError.ServerError, blames_destination=True)
+_BAD_ANSWER = Outcome(OutcomeKind.Retry, SendError.BadAnswer, blames_destination=True)
 
 
 def classify(answer: DestinationAnswer, destination: documents.Destination, now: int) -> Outcome:
@@ -81,7 +90,7 @@ def classify(answer: DestinationAnswer, destination: documents.Destination, now:
     if 200 <= answer.status < 300:
         return DELIVERED if _confirmed(answer, destination.success_header) else _SUCCESS_HEADER_MISSING
     found = _by_status(answer.status)
-    asked_for = answer.headers.get("retry-after", "") if found.kind is Kind.Retry else ""
+    asked_for = answer.headers.get("retry-after", "") if found.kind is OutcomeKind.Retry else ""
     if not asked_for:
         return found
     return msgspec.structs.replace(found, retry_after=retry_after(asked_for, now))
@@ -104,7 +113,7 @@ def retry_after(value: str, now: int) -> int:
 
 def _without_answer(error: SendError) -> Outcome:
     return Outcome(
-        Kind.Retry,
+        OutcomeKind.Retry,
         error,
         slow=error in (SendError.AddressForbidden, SendError.BadRequest),
         blames_destination=True,
@@ -124,3 +133,92 @@ def _by_status(status: int) -> Outcome:
     if 400 <= status < 500:
         return _REJECTED
     return _SERVER_ERROR if 500 <= status < 600 else _BAD_ANSWER
+
+
+class AttemptResult(msgspec.Struct, frozen=True):
+    """How an attempt ended."""
+
+    settlement: model.Settlement
+    """What the store records."""
+    outcome: Outcome | None = None
+    """For the circuit and the metrics. None if the request was not sent."""
+
+
+def conclude(
+    delivery: model.Delivery,
+    answer: DestinationAnswer,
+    destination: documents.Destination,
+    now: int,
+    randomness: float,
+) -> AttemptResult:
+    """Turn the answer to an attempt into what the store records. ``randomness`` is in [0, 1)."""
+    outcome = classify(answer, destination, now)
+    if outcome.kind is OutcomeKind.Delivered:
+        before = delivery.attempts
+        done = model.Settlement(delivery.key, model.SettledAs.Delivered, now, before, before + 1, status=answer.status)
+        return AttemptResult(done, outcome)
+    decision = retry.DEAD
+    if outcome.kind is OutcomeKind.Retry:
+        decision = retry.decide(
+            delivery,
+            slow=outcome.slow,
+            retry_after=outcome.retry_after,
+            max_age_seconds=destination.retry_max_age_seconds,
+            now=now,
+            randomness=randomness,
+        )
+    return AttemptResult(_failure(delivery, answer, outcome, decision, now), outcome)
+
+
+def expired(delivery: model.Delivery, now: int) -> AttemptResult:
+    """Cancel a delivery instead of an attempt, because the time that its route allows is over."""
+    settlement = model.Settlement(
+        delivery.key,
+        model.SettledAs.Cancelled,
+        now,
+        delivery.attempts,
+        delivery.attempts,
+        cancel=model.CancelReason.Expired,
+    )
+    return AttemptResult(settlement)
+
+
+def held(delivery: model.Delivery, reason: model.HoldReason, now: int) -> AttemptResult:
+    """Hold a delivery instead of an attempt, until a person or a date removes the reason."""
+    attempts = delivery.attempts
+    return AttemptResult(model.Settlement(delivery.key, model.SettledAs.Held, now, attempts, attempts, hold=reason))
+
+
+def internal_error(delivery: model.Delivery, now: int) -> AttemptResult:
+    """Retry a delivery later whose attempt failed by an error in Usher."""
+    attempts, due_at = delivery.attempts, now + INTERNAL_ERROR_RETRY_SECONDS * model.MICROSECONDS
+    return AttemptResult(
+        model.Settlement(
+            delivery.key, model.SettledAs.Retry, now, attempts, attempts, due_at=due_at, error="InternalError"
+        )
+    )
+
+
+_SETTLED_AS = {
+    retry.NextStep.Retry: model.SettledAs.Retry,
+    retry.NextStep.Dead: model.SettledAs.Dead,
+    retry.NextStep.Expired: model.SettledAs.Cancelled,
+}
+
+
+def _failure(
+    delivery: model.Delivery, answer: DestinationAnswer, outcome: Outcome, decision: retry.RetryDecision, now: int
+) -> model.Settlement:
+    settled_as = _SETTLED_AS[decision.step]
+    return model.Settlement(
+        delivery.key,
+        settled_as,
+        now,
+        delivery.attempts,
+        delivery.attempts + 1,
+        due_at=decision.due_at,
+        cancel=model.CancelReason.Expired if settled_as is model.SettledAs.Cancelled else None,
+        status=answer.status,
+        error=outcome.error,
+        answer=answer.body[:KEPT_ANSWER_BYTES] if settled_as is model.SettledAs.Dead else b"",
+    )

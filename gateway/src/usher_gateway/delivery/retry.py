@@ -5,7 +5,6 @@ import enum
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.delivery import outcome
 
 STEPS_SECONDS = (5, 30, 120, 600, 1800, 3600, 10_800, 21_600)
 """The wait after the first, second … failed attempt; the last one repeats."""
@@ -26,11 +25,15 @@ class NextStep(enum.Enum):
     """Its route's ``deliverWithinSeconds`` would be over at the next attempt."""
 
 
-class Decision(msgspec.Struct, frozen=True):
+class RetryDecision(msgspec.Struct, frozen=True):
     """What follows a failed attempt; ``due_at`` (microseconds) is set for Retry."""
 
     step: NextStep
     due_at: int = 0
+
+
+DEAD = RetryDecision(NextStep.Dead)
+"""The delivery is given up."""
 
 
 def wait(attempts: int, *, slow: bool, randomness: float) -> int:
@@ -41,25 +44,32 @@ def wait(attempts: int, *, slow: bool, randomness: float) -> int:
     return round(step * model.MICROSECONDS * (1 - SPREAD + 2 * SPREAD * randomness))
 
 
-def expired(delivery: model.Delivery, now: int) -> bool:
+def is_expired(delivery: model.Delivery, now: int) -> bool:
     """Whether the delivery's time is over: checked before every attempt."""
     return 0 < delivery.expires_at <= now
 
 
 def decide(
-    delivery: model.Delivery, result: outcome.Outcome, max_age_seconds: int, now: int, randomness: float
-) -> Decision:
-    """What follows an attempt that was just made and not delivered.
+    delivery: model.Delivery, *, slow: bool, retry_after: int, max_age_seconds: int, now: int, randomness: float
+) -> RetryDecision:
+    """Decide what follows an attempt that failed and may be repeated.
 
-    ``delivery.attempts`` does not count that attempt yet; time held is not in ``max_age_seconds``, since it moves
-    ``delivery.started_at`` on. The last attempt is made when ``max_age_seconds`` are over, unless the destination
-    asked for later.
+    The last attempt comes when ``max_age_seconds`` are over, unless the destination asked for a later one. Time on hold
+    does not count, because the end of a hold moves ``delivery.started_at`` forward.
+
+    Args:
+        delivery: Its ``attempts`` do not count this attempt yet.
+        slow: Whether a person mostly has to repair something first.
+        retry_after: Microseconds that the destination asked to wait, or 0.
+        max_age_seconds: The destination's ``retry.maxAgeSeconds``.
+        now: Microseconds.
+        randomness: In [0, 1).
     """
     remaining = delivery.started_at + max_age_seconds * model.MICROSECONDS - now
-    if result.kind is outcome.Kind.Dead or remaining <= 0:
-        return Decision(NextStep.Dead)
-    delay = wait(delivery.attempts + 1, slow=result.slow, randomness=randomness)
-    due_at = now + max(min(delay, remaining), result.retry_after)
-    if expired(delivery, due_at):
-        return Decision(NextStep.Expired)
-    return Decision(NextStep.Retry, due_at)
+    if remaining <= 0:
+        return DEAD
+    delay = wait(delivery.attempts + 1, slow=slow, randomness=randomness)
+    due_at = now + max(min(delay, remaining), retry_after)
+    if is_expired(delivery, due_at):
+        return RetryDecision(NextStep.Expired)
+    return RetryDecision(NextStep.Retry, due_at)

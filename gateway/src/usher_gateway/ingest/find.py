@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import msgspec
 
 from usher_gateway import documents, model
-from usher_gateway.ingest import authenticate, books, bucket, identify, route
+from usher_gateway.ingest import authenticate, books, identify, route
+from usher_gateway.token_bucket import TokenBucket
 
 
 class LiveListener:
@@ -58,7 +59,7 @@ class LiveListener:
         self.trusted_proxies = authenticate.networks(document.trusted_proxies)
         self.is_open = document.authentication.type == "None"
         rate = document.requests_per_second
-        self.bucket = bucket.TokenBucket(rate, now) if rate else None
+        self.bucket = TokenBucket(rate, burst=rate, now=now) if rate else None
         self.hold = _hold_of(document)
         self.late_after = _one(document.late_after_seconds * model.MICROSECONDS)
         self.window = _one(document.window_seconds * model.MICROSECONDS)

@@ -14,7 +14,9 @@ import heapq
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.delivery import circuit, outcome
+from usher_gateway.delivery import circuit
+from usher_gateway.delivery.outcome import Outcome
+from usher_gateway.token_bucket import TokenBucket
 
 _READY_ROWS = 4
 """How many deliveries per slot a lane wants waiting, so that no slot is idle while the store is asked for more."""
@@ -28,10 +30,10 @@ _KEPT_FOR_IDLE_TENANTS = 8
 """One attempt in so many is only for tenants with few of them, however many slow destinations others have."""
 
 _MOST_PASSED_OVER = 64
-"""Lanes that are passed over in one search: the next search goes on behind them."""
+"""LaneScheduler that are passed over in one search: the next search goes on behind them."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class LaneLimits(msgspec.Struct, frozen=True):
     """This replica's part of a destination's limits."""
 
     concurrency: int = 8
@@ -39,7 +41,7 @@ class Limits(msgspec.Struct, frozen=True):
     """0 means no limit; up to a second's worth may go at once."""
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class LaneEntry(msgspec.Struct, frozen=True, gc=False):
     """A delivery in a lane, with what must be known of it here."""
 
     delivery: model.Delivery
@@ -52,14 +54,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """Bytes that it holds in memory."""
 
 
-class Next(msgspec.Struct, frozen=True, gc=False):
+class NextDelivery(msgspec.Struct, frozen=True, gc=False):
     """The answer to "what now?": an entry to attempt, or when to ask again (0: only after another call)."""
 
-    entry: Entry | None
+    entry: LaneEntry | None
     ask_again_at: int = 0
 
 
-class Room(msgspec.Struct, frozen=True):
+class LaneRoom(msgspec.Struct, frozen=True):
     """How much to claim from the store for one destination."""
 
     rows: int
@@ -67,18 +69,18 @@ class Room(msgspec.Struct, frozen=True):
     """That many find room whatever tenants they are of, unless other deliveries are offered in between."""
 
 
-class _Turns:
+class _TenantQueues:
     """Queues per tenant that take turns."""
 
     def __init__(self) -> None:
-        self._queues: collections.OrderedDict[str, collections.deque[Entry]] = collections.OrderedDict()
+        self._queues: collections.OrderedDict[str, collections.deque[LaneEntry]] = collections.OrderedDict()
         self._bytes: dict[str, int] = {}
         self.count = 0
 
     def bytes_of(self, tenant: str) -> int:
         return self._bytes.get(tenant, 0)
 
-    def push(self, entry: Entry) -> None:
+    def push(self, entry: LaneEntry) -> None:
         queue = self._queues.get(entry.tenant)
         if queue is None:
             queue = self._queues[entry.tenant] = collections.deque()
@@ -90,7 +92,7 @@ class _Turns:
     def next_tenant(self) -> str:
         return next(iter(self._queues), "")
 
-    def pop(self) -> Entry:
+    def pop(self) -> LaneEntry:
         tenant, queue = next(iter(self._queues.items()))
         entry = queue.popleft()
         self.count -= 1
@@ -107,10 +109,10 @@ class _Lane:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.limits = Limits()
+        self.limits = LaneLimits()
         self.circuit = circuit.CLOSED
-        self.fresh = _Turns()
-        self.waited = _Turns()
+        self.fresh = _TenantQueues()
+        self.waited = _TenantQueues()
         self.in_flight = 0
         self.bytes = 0
         self.queued_up = False
@@ -118,14 +120,13 @@ class _Lane:
         self.wakes_at = 0
         """Its moment in the heap; 0 if it has none."""
         self._fresh_next = True
-        self._tokens = 0.0
-        self._filled_at = 0
+        self._bucket: TokenBucket | None = None
 
     @property
     def count(self) -> int:
         return self.fresh.count + self.waited.count
 
-    def pop(self) -> Entry:
+    def pop(self) -> LaneEntry:
         """The next entry: fresh ones and those that waited take turns."""
         turns = self._next_turns
         self._fresh_next = turns is not self.fresh
@@ -137,32 +138,35 @@ class _Lane:
         return self._next_turns.next_tenant
 
     @property
-    def _next_turns(self) -> _Turns:
+    def _next_turns(self) -> _TenantQueues:
         is_fresh = self.fresh.count > 0 and (self._fresh_next or self.waited.count == 0)
         return self.fresh if is_fresh else self.waited
 
     def has_slot(self, now: int) -> bool:
         return self.in_flight < self.limits.concurrency and circuit.may_start(self.circuit, self.in_flight, now)
 
+    def configure(self, limits: LaneLimits) -> None:
+        """Use new limits. If the rate changes, its token bucket starts full."""
+        if limits.requests_per_second != self.limits.requests_per_second:
+            self._bucket = None
+        self.limits = limits
+
     def take_token(self, now: int) -> bool:
-        """Take one token, if there is one."""
+        """Take a token for one request. Returns False if there is none."""
         rate = self.limits.requests_per_second
         if rate <= 0:
             return True
-        earned = max(0, now - self._filled_at) * rate / model.MICROSECONDS
-        self._tokens = min(max(1.0, rate), self._tokens + earned) if self._filled_at else max(1.0, rate)
-        self._filled_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        if self._bucket is None:
+            self._bucket = TokenBucket(rate, burst=rate, now=now / model.MICROSECONDS)
+        return self._bucket.take(now / model.MICROSECONDS)
 
     def token_at(self, now: int) -> int:
-        """When the next token is there; right after take_token said no."""
-        return now + 1 + int((1 - self._tokens) * model.MICROSECONDS / self.limits.requests_per_second)
+        """Return when the next token is there. Call it right after ``take_token`` returned False."""
+        assert self._bucket is not None
+        return now + 1 + int(self._bucket.seconds_until_token() * model.MICROSECONDS)
 
 
-class Lanes:
+class LaneScheduler:
     """All lanes of a gateway."""
 
     def __init__(self, max_bytes: int, max_in_flight: int) -> None:
@@ -176,7 +180,7 @@ class Lanes:
         self._lanes: dict[str, _Lane] = {}
         self._round: collections.deque[_Lane] = collections.deque()
         self._sleeping: list[tuple[int, str]] = []
-        self._attempts: dict[int, Entry] = {}
+        self._attempts: dict[int, LaneEntry] = {}
         self._bytes = 0
         self._count = 0
 
@@ -199,10 +203,10 @@ class Lanes:
         """Deliveries (row keys) in attempts to a destination."""
         return [key for key, entry in self._attempts.items() if entry.destination == destination]
 
-    def configure(self, destination: str, limits: Limits) -> None:
+    def configure(self, destination: str, limits: LaneLimits) -> None:
         """Set a destination's limits: at the start, and whenever its document or the number of replicas changes."""
         lane = self._lane(destination)
-        lane.limits = limits
+        lane.configure(limits)
         self._line_up(lane)
 
     def circuit_of(self, destination: str) -> circuit.Circuit:
@@ -210,7 +214,7 @@ class Lanes:
         lane = self._lanes.get(destination)
         return lane.circuit if lane else circuit.CLOSED
 
-    def room(self, destination: str, now: int) -> Room:
+    def room(self, destination: str, now: int) -> LaneRoom:
         """How much to claim from the store for a destination now; nothing while its circuit is open.
 
         An open circuit whose trial is due has room for the one delivery that is tried.
@@ -220,20 +224,20 @@ class Lanes:
         rows, free = _MOST_READY_ROWS, max(0, (shared - 2 * lane.bytes) // 3)
         if lane.bytes == 0 and shared < kept:
             rows, free = 1, self._max_bytes - self._bytes  # what is kept for empty lanes is for one each
-        if lane.circuit.state is circuit.State.Open:
+        if lane.circuit.state is circuit.CircuitState.Open:
             due = lane.count == 0 and lane.in_flight == 0 and now >= lane.circuit.trial_at
-            return Room(int(due), free)
+            return LaneRoom(int(due), free)
         slots = min(lane.limits.concurrency, lane.circuit.limit)
         ready = min(slots * _READY_ROWS, _MOST_READY_ROWS) - lane.waited.count
-        return Room(max(0, min(ready, rows)), free)
+        return LaneRoom(max(0, min(ready, rows)), free)
 
-    def offer(self, entry: Entry, now: int) -> bool:
+    def offer(self, entry: LaneEntry, now: int) -> bool:
         """Put a delivery into its lane; False if it has to wait in the store: no room, or an open circuit."""
         lane = self._lane(entry.destination)
         turns = lane.fresh if entry.fresh else lane.waited
         if not self._has_room(lane, turns, entry):
             return False
-        if lane.circuit.state is circuit.State.Open and (lane.count > 0 or now < lane.circuit.trial_at):
+        if lane.circuit.state is circuit.CircuitState.Open and (lane.count > 0 or now < lane.circuit.trial_at):
             return False
         turns.push(entry)
         lane.bytes += entry.size
@@ -242,7 +246,7 @@ class Lanes:
         self._line_up(lane)
         return True
 
-    def next_ready(self, now: int) -> Next:
+    def next_ready(self, now: int) -> NextDelivery:
         """The next delivery to attempt, if any may start; its slot is taken until ``done`` or ``put_back``."""
         self._wake(now)
         passed_over, most = 0, min(len(self._round), _MOST_PASSED_OVER)
@@ -255,10 +259,10 @@ class Lanes:
             lane.queued_up = False
             entry = self._start(lane, now)
             if entry is not None:
-                return Next(entry)
-        return Next(None, self._sleeping[0][0] if self._sleeping else 0)
+                return NextDelivery(entry)
+        return NextDelivery(None, self._sleeping[0][0] if self._sleeping else 0)
 
-    def done(self, key: int, result: outcome.Outcome | None, now: int) -> bool:
+    def done(self, key: int, result: Outcome | None, now: int) -> bool:
         """An attempt has ended; None for one that was never sent (expired, held). True if it opened the circuit.
 
         Whoever is told True drains the destination: what waits for a dead system waits in the store.
@@ -271,13 +275,13 @@ class Lanes:
         lane.in_flight -= 1
         lane.bytes -= entry.size
         self._bytes -= entry.size
-        was_open = lane.circuit.state is circuit.State.Open
+        was_open = lane.circuit.state is circuit.CircuitState.Open
         if result is not None and result.blames_destination:
             lane.circuit = circuit.failed(lane.circuit, now)
         elif result is not None:
             lane.circuit = circuit.succeeded(lane.circuit, lane.limits.concurrency)
         self._line_up(lane)
-        return lane.circuit.state is circuit.State.Open and not was_open
+        return lane.circuit.state is circuit.CircuitState.Open and not was_open
 
     def reset(self, destination: str) -> None:
         """Close a destination's circuit: its document has changed, so it is tried at once."""
@@ -285,7 +289,7 @@ class Lanes:
         lane.circuit = circuit.CLOSED
         self._line_up(lane)
 
-    def drain(self, destination: str) -> list[Entry]:
+    def drain(self, destination: str) -> list[LaneEntry]:
         """Take out everything that waits for a destination, for the store; attempts that run are not touched."""
         lane = self._lane(destination)
         entries = [lane.pop() for _ in range(lane.count)]
@@ -295,7 +299,7 @@ class Lanes:
         self._count -= len(entries)
         return entries
 
-    def forget(self, destination: str) -> list[Entry]:
+    def forget(self, destination: str) -> list[LaneEntry]:
         """Drain a destination that is gone, and forget it unless attempts still run."""
         entries = self.drain(destination)
         if self._lanes[destination].in_flight == 0:
@@ -308,7 +312,7 @@ class Lanes:
             lane = self._lanes[destination] = _Lane(destination)
         return lane
 
-    def _has_room(self, lane: _Lane, turns: _Turns, entry: Entry) -> bool:
+    def _has_room(self, lane: _Lane, turns: _TenantQueues, entry: LaneEntry) -> bool:
         """Whether lane and tenant stay below what is left free for others; an empty lane takes what fits at all."""
         if lane.bytes == 0:
             return entry.size <= self._max_bytes - self._bytes
@@ -320,11 +324,11 @@ class Lanes:
             lane.queued_up = True
             self._round.append(lane)
 
-    def _start(self, lane: _Lane, now: int) -> Entry | None:
+    def _start(self, lane: _Lane, now: int) -> LaneEntry | None:
         if lane.count == 0 or self._lanes.get(lane.name) is not lane:
             return None
         if not lane.has_slot(now):
-            if lane.circuit.state is circuit.State.Open and lane.in_flight == 0:
+            if lane.circuit.state is circuit.CircuitState.Open and lane.in_flight == 0:
                 self._sleep(lane, lane.circuit.trial_at)
             return None
         if not lane.take_token(now):

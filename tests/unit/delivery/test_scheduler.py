@@ -7,39 +7,40 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from unit.delivery import samples
-from usher_gateway.delivery import circuit, lanes, outcome
+from usher_gateway.delivery import circuit, outcome
+from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler, NextDelivery
 
 SECOND = 1_000_000
-FAILED = outcome.Outcome(outcome.Kind.Retry, "Timeout", blames_destination=True)
-REJECTED = outcome.Outcome(outcome.Kind.Dead, "Rejected")
+FAILED = outcome.Outcome(outcome.OutcomeKind.Retry, "Timeout", blames_destination=True)
+REJECTED = outcome.Outcome(outcome.OutcomeKind.Dead, "Rejected")
 
 
-def entry(destination: str = "n/a", tenant: str = "t", *, fresh: bool = True, size: int = 100) -> lanes.Entry:
-    return lanes.Entry(samples.delivery(), destination, tenant, fresh, size)
+def entry(destination: str = "n/a", tenant: str = "t", *, fresh: bool = True, size: int = 100) -> LaneEntry:
+    return LaneEntry(samples.delivery(), destination, tenant, fresh, size)
 
 
-def started(every: lanes.Lanes, now: int) -> list[lanes.Entry]:
+def started(every: LaneScheduler, now: int) -> list[LaneEntry]:
     """All that may start now."""
-    found: list[lanes.Entry] = []
+    found: list[LaneEntry] = []
     while (ready := every.next_ready(now).entry) is not None:
         found.append(ready)
     return found
 
 
-def finish(every: lanes.Lanes, entries: list[lanes.Entry], result: outcome.Outcome | None, now: int) -> bool:
+def finish(every: LaneScheduler, entries: list[LaneEntry], result: outcome.Outcome | None, now: int) -> bool:
     return True in [every.done(one.delivery.key, result, now) for one in entries]
 
 
-def open_circuit(every: lanes.Lanes, destination: str, now: int) -> None:
+def open_circuit(every: LaneScheduler, destination: str, now: int) -> None:
     for _ in range(circuit.OPENS_AFTER):
         assert every.offer(entry(destination), now)
         finish(every, started(every, now), FAILED, now)
-    assert every.circuit_of(destination).state is circuit.State.Open
+    assert every.circuit_of(destination).state is circuit.CircuitState.Open
 
 
 def test_no_more_attempts_run_than_the_destination_allows() -> None:
-    every = lanes.Lanes(1 << 20, 100)
-    every.configure("n/a", lanes.Limits(concurrency=3))
+    every = LaneScheduler(1 << 20, 100)
+    every.configure("n/a", LaneLimits(concurrency=3))
     for _ in range(10):
         assert every.offer(entry(), 0)
     running = started(every, 0)
@@ -48,9 +49,9 @@ def test_no_more_attempts_run_than_the_destination_allows() -> None:
     assert len(started(every, 0)) == 1
 
 
-def filled(lane_bytes: int = 8_000) -> lanes.Lanes:
+def filled(lane_bytes: int = 8_000) -> LaneScheduler:
     """Lanes in which others hold all but what is kept for empty lanes."""
-    every = lanes.Lanes(lane_bytes, 100)
+    every = LaneScheduler(lane_bytes, 100)
     for number in range(60):
         while every.offer(entry(f"n/{number % 30}", "flood", size=100 if every.bytes < 6_800 else 10), 0):
             pass
@@ -69,7 +70,7 @@ def test_what_an_empty_lane_is_to_claim_beside_full_ones_finds_room() -> None:
 
 
 def test_a_dead_destination_is_tried_again_also_while_the_lanes_of_others_are_full() -> None:
-    every = lanes.Lanes(8_000, 100)
+    every = LaneScheduler(8_000, 100)
     open_circuit(every, "n/dead", 0)
     for number in range(70):
         assert every.offer(entry(f"n/{number}", "flood"), 0)
@@ -78,7 +79,7 @@ def test_a_dead_destination_is_tried_again_also_while_the_lanes_of_others_are_fu
 
 
 def test_a_hanging_destination_with_a_long_queue_delays_no_other() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     for _ in range(50):
         assert every.offer(entry("n/hangs"), 0)
     hanging = started(every, 0)
@@ -88,7 +89,7 @@ def test_a_hanging_destination_with_a_long_queue_delays_no_other() -> None:
 
 
 def test_a_tenant_with_many_slow_destinations_leaves_attempts_to_others() -> None:
-    every = lanes.Lanes(1 << 20, 64)
+    every = LaneScheduler(1 << 20, 64)
     for number in range(40):
         for _ in range(8):
             assert every.offer(entry(f"n/slow-{number}", "slow"), 0)
@@ -103,7 +104,7 @@ def test_a_tenant_with_many_slow_destinations_leaves_attempts_to_others() -> Non
 
 
 def test_destinations_take_turns() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     for name in ("n/a", "n/b", "n/c"):
         for _ in range(3):
             assert every.offer(entry(name), 0)
@@ -111,15 +112,15 @@ def test_destinations_take_turns() -> None:
 
 
 def test_tenants_of_a_shared_destination_take_turns_whatever_they_bring() -> None:
-    every = lanes.Lanes(1 << 20, 100)
-    every.configure("n/a", lanes.Limits(concurrency=4))
+    every = LaneScheduler(1 << 20, 100)
+    every.configure("n/a", LaneLimits(concurrency=4))
     for tenant in ["loud"] * 20 + ["quiet"] * 2:
         assert every.offer(entry(tenant=tenant), 0)
     assert collections.Counter(one.tenant for one in started(every, 0)) == {"loud": 2, "quiet": 2}
 
 
 def test_fresh_visits_get_half_of_the_slots_beside_a_backlog() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     for _ in range(20):
         assert every.offer(entry(fresh=False), 0)
     for _ in range(20):
@@ -128,8 +129,8 @@ def test_fresh_visits_get_half_of_the_slots_beside_a_backlog() -> None:
 
 
 def test_a_rate_limit_holds_in_every_second_and_says_when_to_ask_again() -> None:
-    every = lanes.Lanes(1 << 20, 1000)
-    every.configure("n/a", lanes.Limits(concurrency=500, requests_per_second=20))
+    every = LaneScheduler(1 << 20, 1000)
+    every.configure("n/a", LaneLimits(concurrency=500, requests_per_second=20))
     for _ in range(200):
         assert every.offer(entry(), 0)
     now, starts = SECOND, []
@@ -147,8 +148,8 @@ def test_a_rate_limit_holds_in_every_second_and_says_when_to_ask_again() -> None
 
 
 def test_a_clock_set_back_only_delays_a_rate_limited_destination() -> None:
-    every = lanes.Lanes(1 << 20, 1000)
-    every.configure("n/a", lanes.Limits(requests_per_second=1))
+    every = LaneScheduler(1 << 20, 1000)
+    every.configure("n/a", LaneLimits(requests_per_second=1))
     assert every.offer(entry(), 0)
     assert every.offer(entry(), 0)
     assert len(started(every, 100 * SECOND)) == 1
@@ -157,7 +158,7 @@ def test_a_clock_set_back_only_delays_a_rate_limited_destination() -> None:
 
 
 def test_failures_open_the_circuit_once_and_what_waits_can_be_drained() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     for _ in range(30):
         assert every.offer(entry(), 0)
     opened = [every.done(one.delivery.key, FAILED, 0) for one in started(every, 0)]
@@ -167,7 +168,7 @@ def test_failures_open_the_circuit_once_and_what_waits_can_be_drained() -> None:
 
 
 def test_an_open_circuit_takes_nothing_until_its_trial_and_then_one() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     open_circuit(every, "n/a", 0)
     assert not every.offer(entry(), 30 * SECOND)
     assert every.room("n/a", 30 * SECOND).rows == 0
@@ -179,17 +180,17 @@ def test_an_open_circuit_takes_nothing_until_its_trial_and_then_one() -> None:
 
 
 def test_what_stays_in_an_open_lane_starts_by_itself_when_the_trial_is_due() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     for _ in range(12):
         assert every.offer(entry(), 0)
     finish(every, started(every, 0), FAILED, 0)
     ready = every.next_ready(1)
-    assert ready == lanes.Next(None, 60 * SECOND)
+    assert ready == NextDelivery(None, 60 * SECOND)
     assert len(started(every, 60 * SECOND)) == 1
 
 
 def test_after_a_good_trial_the_lane_starts_slowly() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     open_circuit(every, "n/a", 0)
     assert every.offer(entry(), 60 * SECOND)
     finish(every, started(every, 60 * SECOND), outcome.DELIVERED, 60 * SECOND)
@@ -204,24 +205,24 @@ def test_after_a_good_trial_the_lane_starts_slowly() -> None:
 
 
 def test_an_attempt_that_was_never_sent_says_nothing_of_the_destination() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     open_circuit(every, "n/a", 0)
     assert every.offer(entry(), 60 * SECOND)
     finish(every, started(every, 60 * SECOND), None, 60 * SECOND)
-    assert every.circuit_of("n/a").state is circuit.State.Open
+    assert every.circuit_of("n/a").state is circuit.CircuitState.Open
     assert every.room("n/a", 60 * SECOND).rows == 1, "the trial is still to be made"
 
 
 def test_a_rejected_body_shows_that_the_destination_works() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     open_circuit(every, "n/a", 0)
     assert every.offer(entry(), 60 * SECOND)
     finish(every, started(every, 60 * SECOND), REJECTED, 60 * SECOND)
-    assert every.circuit_of("n/a").state is circuit.State.Recovering
+    assert every.circuit_of("n/a").state is circuit.CircuitState.Recovering
 
 
 def test_a_changed_document_is_tried_at_once() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     open_circuit(every, "n/a", 0)
     every.reset("n/a")
     assert every.offer(entry(), 1)
@@ -229,7 +230,7 @@ def test_a_changed_document_is_tried_at_once() -> None:
 
 
 def test_one_flooded_destination_leaves_room_for_others() -> None:
-    every = lanes.Lanes(10_000, 100)
+    every = LaneScheduler(10_000, 100)
     while every.offer(entry("n/flood"), 0):
         pass
     assert every.bytes <= 5_000
@@ -237,14 +238,14 @@ def test_one_flooded_destination_leaves_room_for_others() -> None:
 
 
 def test_one_flooding_tenant_leaves_room_for_others_in_a_shared_lane() -> None:
-    every = lanes.Lanes(10_000, 100)
+    every = LaneScheduler(10_000, 100)
     while every.offer(entry(tenant="loud"), 0):
         pass
     assert every.offer(entry(tenant="quiet"), 0)
 
 
 def test_many_flooded_destinations_still_leave_room_for_one_more() -> None:
-    every = lanes.Lanes(1_000_000, 100)
+    every = LaneScheduler(1_000_000, 100)
     for number in range(100):
         while every.offer(entry(f"n/{number}"), 0):
             pass
@@ -253,7 +254,7 @@ def test_many_flooded_destinations_still_leave_room_for_one_more() -> None:
 
 
 def test_what_there_is_room_for_finds_room() -> None:
-    every = lanes.Lanes(50_000, 100)
+    every = LaneScheduler(50_000, 100)
     for name in ("n/b", "n/c"):
         while every.offer(entry(name), 0):
             pass
@@ -263,7 +264,7 @@ def test_what_there_is_room_for_finds_room() -> None:
 
 
 def test_no_more_attempts_run_than_the_gateway_allows() -> None:
-    every = lanes.Lanes(1 << 20, 5)
+    every = LaneScheduler(1 << 20, 5)
     for number in range(20):
         assert every.offer(entry(f"n/{number}"), 0)
     running = started(every, 0)
@@ -273,7 +274,7 @@ def test_no_more_attempts_run_than_the_gateway_allows() -> None:
 
 
 def test_a_forgotten_destination_gives_back_what_waits_and_may_come_again() -> None:
-    every = lanes.Lanes(1 << 20, 100)
+    every = LaneScheduler(1 << 20, 100)
     for _ in range(10):
         assert every.offer(entry(), 0)
     running = started(every, 0)
@@ -287,8 +288,8 @@ def test_a_forgotten_destination_gives_back_what_waits_and_may_come_again() -> N
 
 @dataclasses.dataclass
 class Expected:
-    waiting: dict[int, lanes.Entry]
-    running: dict[int, lanes.Entry]
+    waiting: dict[int, LaneEntry]
+    running: dict[int, LaneEntry]
 
 
 class LanesMachine(hypothesis.stateful.RuleBasedStateMachine):
@@ -296,11 +297,11 @@ class LanesMachine(hypothesis.stateful.RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.every = lanes.Lanes(20_000, 12)
+        self.every = LaneScheduler(20_000, 12)
         self.now = SECOND
         self.expected = Expected({}, {})
-        self.every.configure("n/0", lanes.Limits(concurrency=2))
-        self.every.configure("n/1", lanes.Limits(requests_per_second=3))
+        self.every.configure("n/0", LaneLimits(concurrency=2))
+        self.every.configure("n/1", LaneLimits(requests_per_second=3))
 
     @hypothesis.stateful.rule(milliseconds=st.integers(0, 70_000))
     def time_passes(self, milliseconds: int) -> None:

@@ -1,20 +1,23 @@
 """From a delivery to the request that its destination gets (design §3, "What a destination gets"). Pure.
 
-What depends on the destination's document alone is prepared once (Target), since a request is made 10,000 times a
-second.
+``prepare`` does once per document what depends on the destination alone, because the gateway renders thousands of
+requests a second.
 """
 
+import base64
+import binascii
 import functools
+import hmac
 import json
 import re
 import urllib.parse
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 import usher_gateway
 from usher_gateway import documents, model
-from usher_gateway.delivery import sign
 from usher_gateway.destinations import DestinationRequest
 
 EVENT_TYPE = "dev.usher.visit"
@@ -23,6 +26,7 @@ EVENT_TYPE = "dev.usher.visit"
 NOT_TRANSFORMED: Any = object()
 """Stands for "the route has no transform": None is a value that an expression may have."""
 
+_BASE64_MARK = "whsec_"
 _JSON = "application/json"
 _STRUCTURED = "application/cloudevents+json; charset=UTF-8"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -44,7 +48,7 @@ class FormatError(msgspec.Struct, frozen=True):
     """``TransformNotJSON``: the expression's value has no JSON form."""
 
 
-class Target(msgspec.Struct, frozen=True):
+class PreparedDestination(msgspec.Struct, frozen=True):
     """A destination's document, ready for attempts."""
 
     destination: documents.Destination
@@ -55,7 +59,7 @@ class Target(msgspec.Struct, frozen=True):
     """Whether ``headers`` say the content type."""
 
 
-class Content(msgspec.Struct, frozen=True):
+class RequestBody(msgspec.Struct, frozen=True):
     """The body of a request and the headers that describe it."""
 
     body: bytes
@@ -63,7 +67,7 @@ class Content(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def prepare(destination: documents.Destination) -> Target:
+def prepare(destination: documents.Destination) -> PreparedDestination:
     """Make a destination's document ready for attempts; once per document.
 
     Raises:
@@ -74,14 +78,14 @@ def prepare(destination: documents.Destination) -> Target:
     names = {name.lower() for name, _ in destination.headers}
     agent = () if "user-agent" in names else (("user-agent", f"usher/{usher_gateway.__version__}"),)
     try:
-        keys = tuple(sign.signing_key(secret) for secret in destination.signing_secrets)
+        keys = tuple(signing_key(secret) for secret in destination.signing_secrets)
     except ValueError as error:
         raise model.ConfigurationError(str(error), "mend the Secret that signing.secretRefs names") from None
-    return Target(destination, keys, (*agent, *destination.headers), "content-type" in names)
+    return PreparedDestination(destination, keys, (*agent, *destination.headers), "content-type" in names)
 
 
 def render(
-    target: Target,
+    prepared: PreparedDestination,
     delivery: model.Delivery,
     route: model.RouteDefinition,
     now: int,
@@ -92,30 +96,30 @@ def render(
     content = _document(delivery, transformed)
     if isinstance(content, FormatError):
         return content
-    if target.destination.format == "CloudEvents":
+    if prepared.destination.format == "CloudEvents":
         content = _structured_event(content, delivery, route, webhook_id)
-    elif target.destination.format == "CloudEventsBinary":
+    elif prepared.destination.format == "CloudEventsBinary":
         content = _binary_event(content, delivery, route, webhook_id)
     timestamp = now // model.MICROSECONDS
     headers = [("webhook-id", webhook_id), ("webhook-timestamp", str(timestamp))]
-    if target.signing_keys:
-        signed = sign.signature(target.signing_keys, webhook_id, timestamp, content.body)
+    if prepared.signing_keys:
+        signed = signature(prepared.signing_keys, webhook_id, timestamp, content.body)
         headers.append(("webhook-signature", signed))
     headers += _usher_headers(delivery, route)
     headers += content.headers
-    if not target.own_content_type:
+    if not prepared.own_content_type:
         headers.append(("content-type", content.content_type))
-    headers += target.headers
-    return DestinationRequest(target.destination.method, target.destination.url, headers, content.body)
+    headers += prepared.headers
+    return DestinationRequest(prepared.destination.method, prepared.destination.url, headers, content.body)
 
 
-def _document(delivery: model.Delivery, transformed: Any) -> Content | FormatError:
+def _document(delivery: model.Delivery, transformed: Any) -> RequestBody | FormatError:
     """What is told about the visit, before the destination's format: the body as sent, or the transform's value."""
     if transformed is NOT_TRANSFORMED:
         assert delivery.body is not None, "bodies are loaded before rendering"
-        return Content(delivery.body, _content_type(delivery.content_type))
+        return RequestBody(delivery.body, _content_type(delivery.content_type))
     try:
-        return Content(msgspec.json.encode(transformed), _JSON)
+        return RequestBody(msgspec.json.encode(transformed), _JSON)
     except (TypeError, ValueError, OverflowError, RecursionError):
         return FormatError("TransformNotJSON")
 
@@ -155,8 +159,8 @@ def _event_source(listener: model.ListenerName) -> str:
 
 
 def _structured_event(
-    content: Content, delivery: model.Delivery, route: model.RouteDefinition, webhook_id: str
-) -> Content:
+    content: RequestBody, delivery: model.Delivery, route: model.RouteDefinition, webhook_id: str
+) -> RequestBody:
     """One JSON document with attributes and data. Source: CloudEvents JSON format 1.0.2 §3.1."""
     event = _attributes(delivery, route, webhook_id)
     data = _as_json(content)
@@ -164,21 +168,23 @@ def _structured_event(
         event |= {"datacontenttype": _JSON, "data": msgspec.Raw(data)}
     else:
         event |= {"datacontenttype": content.content_type, "data_base64": content.body}
-    return Content(msgspec.json.encode(event), _STRUCTURED)
+    return RequestBody(msgspec.json.encode(event), _STRUCTURED)
 
 
-def _binary_event(content: Content, delivery: model.Delivery, route: model.RouteDefinition, webhook_id: str) -> Content:
+def _binary_event(
+    content: RequestBody, delivery: model.Delivery, route: model.RouteDefinition, webhook_id: str
+) -> RequestBody:
     """The data as the body, the attributes as headers. Source: CloudEvents HTTP binding 1.0.2 §3.1."""
     attributes = _attributes(delivery, route, webhook_id)
     headers = tuple([("ce-" + name, _event_header(value)) for name, value in attributes.items()])
-    return Content(content.body, content.content_type, headers)
+    return RequestBody(content.body, content.content_type, headers)
 
 
 def _event_header(value: str | bool) -> str:
     return _boolean(value) if isinstance(value, bool) else urllib.parse.quote(value, safe=_EVENT_SAFE)
 
 
-def _as_json(content: Content) -> bytes | None:
+def _as_json(content: RequestBody) -> bytes | None:
     """The content as JSON in UTF-8, byte for byte where it is that already; None where it is no JSON at all."""
     try:
         msgspec.json.decode(content.body)
@@ -215,3 +221,36 @@ def _check_header(name: str, value: str) -> None:
 
 def _boolean(value: bool) -> str:
     return "true" if value else "false"
+
+
+def signing_key(secret: str) -> bytes:
+    """The key that a signing secret stands for: ``whsec_`` + base64, or any other text as it is.
+
+    Raises:
+        ValueError: nothing is left of the secret, or what follows ``whsec_`` is not base64. Never shows the secret.
+    """
+    try:
+        key = (
+            base64.b64decode(secret.removeprefix(_BASE64_MARK), validate=True)
+            if _is_encoded(secret)
+            else secret.encode()
+        )
+    except binascii.Error:
+        raise ValueError("a signing secret that starts with whsec_ must go on in base64") from None
+    if not key:
+        raise ValueError("a signing secret must not be empty")
+    return key
+
+
+def signature(keys: Sequence[bytes], webhook_id: str, timestamp: int, body: bytes) -> str:
+    """The value of ``webhook-signature``: one ``v1,<base64>`` per key, separated by spaces."""
+    message = b"%b.%d.%b" % (webhook_id.encode(), timestamp, body)
+    return " ".join(["v1," + _digest(key, message) for key in keys])
+
+
+def _digest(key: bytes, message: bytes) -> str:
+    return binascii.b2a_base64(hmac.digest(key, message, "sha256"), newline=False).decode()
+
+
+def _is_encoded(secret: str) -> bool:
+    return secret.startswith(_BASE64_MARK)

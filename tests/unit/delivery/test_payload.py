@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from unit.delivery import samples
 from usher_gateway import model
-from usher_gateway.delivery import render
+from usher_gateway.delivery import payload
 from usher_gateway.destinations import DestinationRequest
 
 NOW = samples.RECEIVED_AT + 250_000
 
 
 def request_for(
-    delivery: model.Delivery, transformed: Any = render.NOT_TRANSFORMED, **changes: Any
+    delivery: model.Delivery, transformed: Any = payload.NOT_TRANSFORMED, **changes: Any
 ) -> DestinationRequest:
-    target = render.prepare(samples.destination(**changes))
-    request = render.render(target, delivery, samples.ROUTE, NOW, transformed)
+    target = payload.prepare(samples.destination(**changes))
+    request = payload.render(target, delivery, samples.ROUTE, NOW, transformed)
     assert isinstance(request, DestinationRequest)
     return request
 
@@ -70,8 +70,8 @@ def test_what_is_signed_is_what_is_sent() -> None:
     secret = "whsec_" + base64.b64encode(b"k" * 24).decode()
     now = int(datetime.datetime.now(datetime.UTC).timestamp())
     for form in ("Verbatim", "CloudEvents", "CloudEventsBinary"):
-        target = render.prepare(samples.destination(format=form, signing_secrets=(secret,)))
-        request = render.render(target, samples.delivery(), samples.ROUTE, now * 1_000_000)
+        target = payload.prepare(samples.destination(format=form, signing_secrets=(secret,)))
+        request = payload.render(target, samples.delivery(), samples.ROUTE, now * 1_000_000)
         assert isinstance(request, DestinationRequest)
         standardwebhooks.Webhook(secret).verify(request.body, headers_of(request))
 
@@ -90,7 +90,7 @@ def test_static_headers_are_sent_and_may_set_content_type_and_user_agent() -> No
 @pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\rb", "a\0b", " a", "a ", "a\x7f", "\x1b[0m"])
 def test_a_header_value_that_would_leave_its_line_is_refused_without_being_shown(value: str) -> None:
     with pytest.raises(model.ConfigurationError, match="x-key") as caught:
-        render.prepare(samples.destination(headers=(("X-Key", value),)))
+        payload.prepare(samples.destination(headers=(("X-Key", value),)))
     assert value.strip() not in str(caught.value) or value.strip() == "a"
 
 
@@ -99,7 +99,7 @@ def test_a_header_value_that_would_leave_its_line_is_refused_without_being_shown
 )
 def test_a_header_name_that_is_no_token_or_is_ushers_own_is_refused(name: str) -> None:
     with pytest.raises(model.ConfigurationError):
-        render.prepare(samples.destination(headers=((name, "1"),)))
+        payload.prepare(samples.destination(headers=((name, "1"),)))
 
 
 @settings(max_examples=100)
@@ -126,9 +126,9 @@ def test_a_transform_may_have_the_value_null() -> None:
 
 @pytest.mark.parametrize("value", [{"a": object()}, "\ud800", {1.5j: 1}, [{"x": {1, object()}}]])
 def test_a_transform_without_a_json_form_is_a_format_error_not_an_exception(value: object) -> None:
-    target = render.prepare(samples.destination())
-    result = render.render(target, samples.delivery(), samples.ROUTE, NOW, value)
-    assert result == render.FormatError("TransformNotJSON")
+    target = payload.prepare(samples.destination())
+    result = payload.render(target, samples.delivery(), samples.ROUTE, NOW, value)
+    assert result == payload.FormatError("TransformNotJSON")
 
 
 def test_a_structured_event_has_what_cloudevents_requires_and_the_body_as_data() -> None:
@@ -198,8 +198,8 @@ def test_a_binary_event_has_the_attributes_as_headers_and_the_body_untouched() -
 
 def test_a_binary_events_header_is_encoded_as_the_binding_says() -> None:
     route = model.RouteDefinition(model.ListenerName("agency", "acme", "lobby"), 'Euro € "50%" x', "agency/crm")
-    target = render.prepare(samples.destination(format="CloudEventsBinary"))
-    request = render.render(target, samples.delivery(), route, NOW)
+    target = payload.prepare(samples.destination(format="CloudEventsBinary"))
+    request = payload.render(target, samples.delivery(), route, NOW)
     assert isinstance(request, DestinationRequest)
     assert headers_of(request)["ce-usherroute"] == "Euro%20%E2%82%AC%20%2250%25%22%20x"
 
@@ -211,11 +211,61 @@ def test_an_event_of_a_transformed_visit_holds_the_transforms_value() -> None:
 
 def test_the_id_stays_over_attempts_and_the_timestamp_does_not() -> None:
     delivery = samples.delivery()
-    target = render.prepare(samples.destination())
-    first = render.render(target, delivery, samples.ROUTE, NOW)
+    target = payload.prepare(samples.destination())
+    first = payload.render(target, delivery, samples.ROUTE, NOW)
     delivery.attempts = 1
-    second = render.render(target, delivery, samples.ROUTE, NOW + 5_000_000)
+    second = payload.render(target, delivery, samples.ROUTE, NOW + 5_000_000)
     assert isinstance(first, DestinationRequest)
     assert isinstance(second, DestinationRequest)
     assert headers_of(first)["webhook-id"] == headers_of(second)["webhook-id"]
     assert headers_of(first)["webhook-timestamp"] != headers_of(second)["webhook-timestamp"]
+
+
+WEBHOOK_ID = "0193f5a0-0000-7000-8000-000000000001"
+
+
+def verify(secret: str, timestamp: int, body: bytes, signature: str) -> None:
+    headers = {"webhook-id": WEBHOOK_ID, "webhook-timestamp": str(timestamp), "webhook-signature": signature}
+    standardwebhooks.Webhook(secret).verify(body, headers)
+
+
+def now() -> int:
+    return int(datetime.datetime.now(datetime.UTC).timestamp())
+
+
+@settings(max_examples=50)
+@given(st.binary(min_size=1, max_size=64), st.dictionaries(st.text(max_size=5), st.integers(), max_size=5))
+def test_the_standard_library_of_receivers_accepts_every_signature(key: bytes, document: dict[str, int]) -> None:
+    secret = "whsec_" + base64.b64encode(key).decode()
+    body = json.dumps(document).encode()
+    verify(secret, now(), body, payload.signature([payload.signing_key(secret)], WEBHOOK_ID, now(), body))
+
+
+def test_a_plain_text_secret_signs_with_its_own_bytes() -> None:
+    signature = payload.signature([payload.signing_key("correct horse")], WEBHOOK_ID, now(), b'{"a":1}')
+    verify("whsec_" + base64.b64encode(b"correct horse").decode(), now(), b'{"a":1}', signature)
+
+
+def test_while_a_secret_rotates_receivers_with_either_one_accept() -> None:
+    secrets = ["whsec_" + base64.b64encode(name * 8).decode() for name in (b"new!", b"old!")]
+    signature = payload.signature([payload.signing_key(secret) for secret in secrets], WEBHOOK_ID, now(), b"{}")
+    assert signature.count(" ") == 1
+    for secret in secrets:
+        verify(secret, now(), b"{}", signature)
+
+
+def test_a_changed_body_id_or_time_is_not_accepted() -> None:
+    secret = "whsec_" + base64.b64encode(b"k" * 24).decode()
+    signature = payload.signature([payload.signing_key(secret)], WEBHOOK_ID, now(), b'{"a":1}')
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        verify(secret, now(), b'{"a":2}', signature)
+    other = payload.signature([payload.signing_key(secret)], "another", now(), b'{"a":1}')
+    assert other != signature
+    assert payload.signature([payload.signing_key(secret)], WEBHOOK_ID, now() + 1, b'{"a":1}') != signature
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_%%%", "whsec_QUJ"])
+def test_a_secret_that_signs_nothing_is_refused_without_being_shown(secret: str) -> None:
+    with pytest.raises(ValueError, match="a signing secret") as caught:
+        payload.signing_key(secret)
+    assert secret in ("", "whsec_") or secret not in str(caught.value)
