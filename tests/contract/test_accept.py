@@ -14,12 +14,12 @@ from usher_gateway import model
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 
 
-async def test_of_identical_arrivals_in_one_batch_exactly_one_is_the_visit(bench: engines.Bench) -> None:
+async def test_one_of_identical_arrivals_in_a_batch_is_the_visit(bench: engines.Bench) -> None:
     words = await bench.words(*[samples.arrival("a") for _ in range(50)])
     assert sorted(words) == ["Repeat"] * 49 + ["Visit"]
 
 
-async def test_a_visit_makes_one_delivery_and_says_so_in_its_verdict(bench: engines.Bench) -> None:
+async def test_visit_creates_one_delivery_and_lists_it_in_its_verdict(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(samples.arrival("a"))
     (delivery,) = accepted.deliveries
     (visit,) = await bench.visits()
@@ -34,7 +34,7 @@ async def test_a_visit_makes_one_delivery_and_says_so_in_its_verdict(bench: engi
     ]
 
 
-async def test_verdicts_stand_in_the_order_of_the_routes(bench: engines.Bench) -> None:
+async def test_verdicts_keep_the_order_of_the_routes(bench: engines.Bench) -> None:
     plans = (samples.skip(model.SkipReason.Filter, samples.MAILER), samples.plan(), samples.plan(samples.MAILER))
     await bench.accept(samples.arrival("a", if_visit=plans))
     (visit,) = await bench.visits()
@@ -46,7 +46,7 @@ async def test_verdicts_stand_in_the_order_of_the_routes(bench: engines.Bench) -
 
 
 @pytest.mark.parametrize("gap", [-HOUR + 1, -1, 0, 1, HOUR - 1])
-async def test_inside_the_window_a_visitor_is_a_repeat_whichever_came_first(bench: engines.Bench, gap: int) -> None:
+async def test_visitor_inside_the_window_is_a_repeat_in_either_order(bench: engines.Bench, gap: int) -> None:
     first = samples.arrival("a", time_trusted=True)
     second = samples.arrival(
         "b", visitor_key=first.visitor_key, visit_time=NOW + gap, time_trusted=True, received_at=NOW + 1
@@ -56,13 +56,13 @@ async def test_inside_the_window_a_visitor_is_a_repeat_whichever_came_first(benc
 
 
 @pytest.mark.parametrize("gap", [-HOUR, HOUR])
-async def test_a_window_away_a_visitor_is_a_visit_again(bench: engines.Bench, gap: int) -> None:
+async def test_visitor_outside_the_window_is_a_visit_again(bench: engines.Bench, gap: int) -> None:
     first = samples.arrival("a", time_trusted=True)
     second = samples.arrival("b", visitor_key=first.visitor_key, visit_time=NOW + gap, time_trusted=True)
     assert await bench.words(first, second) == ["Visit", "Visit"]
 
 
-async def test_windows_do_not_slide(bench: engines.Bench) -> None:
+async def test_window_does_not_slide(bench: engines.Bench) -> None:
     key = samples.digest("somebody")
     words = [
         (await bench.words(samples.arrival(f"{number}", NOW + number * HOUR // 2, visitor_key=key)))[0]
@@ -71,7 +71,7 @@ async def test_windows_do_not_slide(bench: engines.Bench) -> None:
     assert words == ["Visit", "Repeat", "Visit", "Repeat", "Visit"]
 
 
-async def test_without_a_window_every_authentication_is_a_visit(bench: engines.Bench) -> None:
+async def test_zero_window_makes_every_authentication_a_visit(bench: engines.Bench) -> None:
     assert await bench.words(*[samples.arrival("a", window=0) for _ in range(3)]) == ["Visit"] * 3
 
 
@@ -85,7 +85,7 @@ async def test_without_a_window_every_authentication_is_a_visit(bench: engines.B
         (12_600 * SECOND, "Visit"),
     ],
 )
-async def test_without_a_trusted_time_identical_content_is_a_redelivery_when_retries_come(
+async def test_untrusted_content_is_a_redelivery_while_retries_are_due(
     bench: engines.Bench, age: int, word: str
 ) -> None:
     assert await bench.words(samples.arrival("a")) == ["Visit"]
@@ -93,9 +93,7 @@ async def test_without_a_trusted_time_identical_content_is_a_redelivery_when_ret
 
 
 @pytest.mark.parametrize(("age", "word"), [(1, "Redelivery"), (7 * DAY - 1, "Redelivery"), (7 * DAY, "Visit")])
-async def test_with_a_trusted_time_identical_content_is_a_redelivery_for_seven_days(
-    bench: engines.Bench, age: int, word: str
-) -> None:
+async def test_trusted_content_is_a_redelivery_for_seven_days(bench: engines.Bench, age: int, word: str) -> None:
     assert await bench.words(samples.arrival("a", time_trusted=True)) == ["Visit"]
     # The window is kept out of it.
     assert await bench.words(samples.arrival("a", NOW + age, time_trusted=True, window=0)) == [word]
@@ -105,7 +103,7 @@ async def test_with_a_trusted_time_identical_content_is_a_redelivery_for_seven_d
 @pytest.mark.parametrize(
     ("told", "word"), [(NOW, "Redelivery"), (NOW + 120 * SECOND, "Redelivery"), (NOW + 121 * SECOND, "Visit")]
 )
-async def test_where_the_clock_was_set_back_a_time_that_was_trusted_still_proves_a_redelivery(
+async def test_time_trusted_before_a_clock_change_proves_a_redelivery(
     bench: engines.Bench, told: int, word: str, *, reopen: bool
 ) -> None:
     """A body that always tells of the future, though, proves nothing."""
@@ -116,14 +114,14 @@ async def test_where_the_clock_was_set_back_a_time_that_was_trusted_still_proves
     assert await bench.words(again) == [word]
 
 
-async def test_redelivery_seconds_are_the_listeners_own(bench: engines.Bench) -> None:
+async def test_redelivery_seconds_come_from_the_listener(bench: engines.Bench) -> None:
     assert await bench.words(samples.arrival("a")) == ["Visit"]
     assert await bench.words(samples.arrival("a", NOW + 5 * HOUR, redelivery=6 * HOUR)) == ["Redelivery"]
 
 
 @pytest.mark.parametrize("reopen", [False, True])
 @pytest.mark.parametrize(("age", "word"), [(1, "Redelivery"), (7 * DAY - 1, "Redelivery"), (7 * DAY, "Visit")])
-async def test_content_that_could_not_be_acknowledged_is_a_redelivery_for_seven_days(
+async def test_unacknowledged_content_is_a_redelivery_for_seven_days(
     bench: engines.Bench, age: int, word: str, reopen: bool
 ) -> None:
     arrival = samples.arrival("a")
@@ -138,7 +136,7 @@ async def test_content_that_could_not_be_acknowledged_is_a_redelivery_for_seven_
 
 @pytest.mark.parametrize("fold_rows", [1, 1000])
 @pytest.mark.parametrize("reopen", [False, True])
-async def test_a_repeat_or_redelivery_that_could_not_be_acknowledged_comes_back_as_a_redelivery(
+async def test_unacknowledged_repeat_comes_back_as_a_redelivery(
     engine: engines.Engine, reopen: bool, fold_rows: int
 ) -> None:
     async with engines.opened(engine, fold_rows=fold_rows) as bench:
@@ -154,13 +152,13 @@ async def test_a_repeat_or_redelivery_that_could_not_be_acknowledged_comes_back_
         assert await bench.words(samples.arrival("a", NOW + 6 * HOUR, window=0)) == ["Redelivery"]
 
 
-async def test_two_listeners_know_nothing_of_each_other_by_their_keys(bench: engines.Bench) -> None:
+async def test_listeners_do_not_share_dedupe_keys(bench: engines.Bench) -> None:
     other = samples.arrival("other", listener=samples.BAR, if_visit=(samples.plan(samples.route("x", samples.BAR)),))
     assert await bench.words(samples.arrival("a"), other) == ["Visit", "Visit"]
     assert (await bench.counts(samples.BAR))["visits"] == 1
 
 
-async def test_a_quarantined_arrival_is_kept_with_its_reason_and_makes_nothing(bench: engines.Bench) -> None:
+async def test_quarantined_arrival_is_kept_without_deliveries(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(samples.quarantined("q"))
     assert (accepted.counted_as.name, accepted.deliveries) == ("Quarantined", ())
     (row,) = await bench.visits(counted_as="quarantined")
@@ -168,7 +166,7 @@ async def test_a_quarantined_arrival_is_kept_with_its_reason_and_makes_nothing(b
     assert await bench.counts() == {"quarantined": 1}
 
 
-async def test_a_redelivery_of_quarantined_content_is_a_redelivery(bench: engines.Bench) -> None:
+async def test_quarantined_content_that_returns_is_a_redelivery(bench: engines.Bench) -> None:
     await bench.accept(samples.quarantined("q"))
     assert await bench.words(samples.quarantined("q", NOW + 3 * HOUR)) == ["Redelivery"]
 
@@ -182,7 +180,7 @@ def once(content: str, mark: str, at: int = NOW, **changes: Any) -> model.Arriva
 
 
 @pytest.mark.parametrize("together", [False, True])
-async def test_a_once_per_mark_lets_one_delivery_through(bench: engines.Bench, together: bool) -> None:
+async def test_once_per_mark_allows_one_delivery(bench: engines.Bench, together: bool) -> None:
     arrivals = [once(f"{number}", "today") for number in range(3)]
     for batch in [arrivals] if together else [[arrival] for arrival in arrivals]:
         await bench.accept(*batch)
@@ -192,14 +190,14 @@ async def test_a_once_per_mark_lets_one_delivery_through(bench: engines.Bench, t
     assert (counts["created"], counts["skipped_once_per"], counts["routed"]) == (1, 2, 3)
 
 
-async def test_a_skipped_visit_uses_up_no_mark(bench: engines.Bench) -> None:
+async def test_skipped_visit_leaves_the_once_per_mark_unused(bench: engines.Bench) -> None:
     plan = samples.plan(skip=model.SkipReason.Filter, once_key=samples.digest("today"), once_until=NOW + DAY)
     await bench.accept(samples.arrival("a", if_visit=(plan,)))
     (accepted,) = await bench.accept(once("b", "today"))
     assert len(accepted.deliveries) == 1
 
 
-async def test_a_repeat_uses_up_no_mark_of_the_visits_plan(bench: engines.Bench) -> None:
+async def test_repeat_leaves_the_mark_of_the_visit_plan_unused(bench: engines.Bench) -> None:
     await bench.accept(samples.arrival("a"))
     await bench.accept(once("b", "today", visitor_key=samples.digest("visitor a")))
     (accepted,) = await bench.accept(once("c", "today"))
@@ -228,7 +226,7 @@ async def test_visits_over_the_quota_are_held_and_repeats_do_not_count(bench: en
     assert len(other_month.deliveries) == 1
 
 
-async def test_visits_count_for_the_quota_also_if_there_was_none_meanwhile(bench: engines.Bench) -> None:
+async def test_quota_counts_visits_from_a_time_without_quota(bench: engines.Bench) -> None:
     limited: dict[str, Any] = {"quota": 3, "quota_month": (NOW // DAY * DAY, NOW + DAY)}
     await bench.accept(samples.arrival("a", **limited))
     for content in "bc":
@@ -283,9 +281,7 @@ steps = st.lists(
 
 
 @pytest.mark.parametrize("fold_rows", [1, 3, 1000])
-def test_whatever_comes_in_whatever_order_the_words_are_those_of_the_rules(
-    engine: engines.Engine, fold_rows: int
-) -> None:
+def test_random_arrivals_are_counted_as_the_rules_say(engine: engines.Engine, fold_rows: int) -> None:
     @settings(max_examples=12, deadline=None)
     @given(steps)
     def run(script: list[tuple[int, str, str, int | None, str]]) -> None:

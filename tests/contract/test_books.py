@@ -28,7 +28,7 @@ async def violations(bench: engines.Bench) -> list[books.Violation]:
     return books.check(usage, {}, open_after)
 
 
-async def test_meters_and_rows_tell_the_same_at_every_slot_border(bench: engines.Bench) -> None:
+async def test_meters_agree_with_rows_at_every_slot_border(bench: engines.Bench) -> None:
     for hour in range(4):
         bench.clock.now = at = NOW + hour * HOUR
         (accepted,) = await bench.accept(samples.arrival(f"{hour}", at))
@@ -43,7 +43,7 @@ async def test_meters_and_rows_tell_the_same_at_every_slot_border(bench: engines
 
 
 @pytest.mark.parametrize("period", ["slot", "day", "month"])
-async def test_usage_adds_up_to_the_same_over_every_period(bench: engines.Bench, period: Period) -> None:
+async def test_usage_has_the_same_total_for_every_period(bench: engines.Bench, period: Period) -> None:
     times = [NOW, NOW + HOUR, NOW + DAY, NOW + 40 * DAY]
     for at in times:
         await bench.accept(samples.arrival(f"{at}", at))
@@ -53,7 +53,7 @@ async def test_usage_adds_up_to_the_same_over_every_period(bench: engines.Bench,
     assert all(books.first_second(row.period, period) == row.period for row in rows)
 
 
-async def test_usage_is_only_of_the_time_and_the_tenant_that_were_asked_for(bench: engines.Bench) -> None:
+async def test_usage_covers_only_the_requested_time_and_tenant(bench: engines.Bench) -> None:
     plans = (samples.plan(ROUTES[samples.BAR][0]),)
     await bench.accept(samples.arrival("a"), samples.arrival("b", listener=samples.BAR, if_visit=plans))
     await bench.accept(samples.arrival("c", NOW + DAY))
@@ -66,7 +66,7 @@ async def test_usage_is_only_of_the_time_and_the_tenant_that_were_asked_for(benc
     assert await bench.store.usage(0, FOREVER, Filter(tenant="nobody")) == []
 
 
-async def test_a_page_of_the_ledger_counts_what_the_meters_count(bench: engines.Bench) -> None:
+async def test_ledger_has_as_many_rows_as_the_meters_count(bench: engines.Bench) -> None:
     await bench.accept(*[samples.arrival(content) for content in "aabbbc"], samples.quarantined())
     counts = await bench.counts()
     words = {"Visit": "visits", "Repeat": "repeats", "Redelivery": "redeliveries", "Quarantined": "quarantined"}
@@ -87,7 +87,7 @@ steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 1000)), min_
 
 
 @pytest.mark.parametrize("fold_rows", [2, 1000])
-def test_the_books_balance_after_any_sequence(engine: engines.Engine, fold_rows: int) -> None:
+def test_books_balance_after_random_operations(engine: engines.Engine, fold_rows: int) -> None:
     @settings(max_examples=12, deadline=None)
     @given(steps)
     def run(script: list[Step]) -> None:

@@ -28,7 +28,7 @@ async def dead(bench: engines.Bench, content: str = "a", **changes: Any) -> mode
 # redrive
 
 
-async def test_a_redriven_delivery_is_due_at_once_with_its_id_and_attempts_anew(bench: engines.Bench) -> None:
+async def test_redriven_delivery_is_due_with_its_id_and_no_attempts(bench: engines.Bench) -> None:
     before = await dead(bench)
     bench.clock.now = NOW + DAY
     assert await bench.store.redrive(ANY, bench.clock.now) == 1
@@ -39,7 +39,7 @@ async def test_a_redriven_delivery_is_due_at_once_with_its_id_and_attempts_anew(
     assert (row["status"], row["error"], row["answerBytes"], row["settledAt"]) == (None, None, 0, None)
 
 
-async def test_redriving_takes_only_what_the_filter_means(bench: engines.Bench) -> None:
+async def test_redrive_changes_only_deliveries_that_the_filter_selects(bench: engines.Bench) -> None:
     first = await dead(bench, "a")
     bench.clock.now = NOW + HOUR
     await dead(bench, "b", if_visit=(samples.plan(samples.MAILER),))
@@ -53,7 +53,7 @@ async def test_redriving_takes_only_what_the_filter_means(bench: engines.Bench) 
     assert await redrive(ANY, NOW) == 0
 
 
-async def test_more_than_a_slice_is_redriven_in_one_call(bench: engines.Bench) -> None:
+async def test_one_redrive_call_changes_more_than_a_slice(bench: engines.Bench) -> None:
     accepted = await bench.accept(*[samples.arrival(f"{number}") for number in range(250)])
     for one in accepted:
         bench.store.settle(samples.settlement(one.deliveries[0], SettledAs.Dead))
@@ -61,7 +61,7 @@ async def test_more_than_a_slice_is_redriven_in_one_call(bench: engines.Bench) -
     assert await bench.store.redrive(ANY, NOW) == 250
 
 
-async def test_visits_are_accepted_while_many_deliveries_are_redriven(bench: engines.Bench) -> None:
+async def test_visits_are_accepted_during_a_large_redrive(bench: engines.Bench) -> None:
     plans = tuple([samples.plan()] * 32)
     for start in range(0, 120, 40):
         accepted = await bench.accept(
@@ -78,7 +78,7 @@ async def test_visits_are_accepted_while_many_deliveries_are_redriven(bench: eng
     assert await redriving == 120 * 32
 
 
-async def test_cancelled_deliveries_are_redriven_only_when_asked_for_by_state(bench: engines.Bench) -> None:
+async def test_cancelled_deliveries_are_redriven_only_by_state(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(samples.arrival("a"))
     cancel = model.CancelReason.OnRequest
     bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Cancelled, cancel=cancel))
@@ -89,7 +89,7 @@ async def test_cancelled_deliveries_are_redriven_only_when_asked_for_by_state(be
         await bench.store.redrive(Filter(state="delivered"), NOW)
 
 
-async def test_what_is_past_its_time_limit_is_not_redriven(bench: engines.Bench) -> None:
+async def test_expired_delivery_is_not_redriven(bench: engines.Bench) -> None:
     await dead(bench, if_visit=(samples.plan(expires_at=NOW + HOUR),))
     assert await bench.store.redrive(ANY, NOW + HOUR) == 0
     assert await bench.store.redrive(ANY, NOW + HOUR - 1) == 1
@@ -99,7 +99,7 @@ async def test_what_is_past_its_time_limit_is_not_redriven(bench: engines.Bench)
 
 
 @pytest.mark.parametrize("reason", list(model.SkipReason))
-async def test_a_skipped_verdict_is_replayed_once(bench: engines.Bench, reason: model.SkipReason) -> None:
+async def test_skipped_verdict_is_replayed_once(bench: engines.Bench, reason: model.SkipReason) -> None:
     await bench.accept(samples.arrival("a", if_visit=(samples.skip(reason), samples.plan(samples.MAILER))))
     where = Filter(reason=reason.name)
     assert await bench.store.replay(where, NOW) == 1
@@ -111,7 +111,7 @@ async def test_a_skipped_verdict_is_replayed_once(bench: engines.Bench, reason: 
     assert {row["origin"] for row in await bench.deliveries()} == {"Accepted", "Replayed"}
 
 
-async def test_replaying_takes_only_what_the_filter_means(bench: engines.Bench) -> None:
+async def test_replay_uses_only_verdicts_that_the_filter_selects(bench: engines.Bench) -> None:
     skips = (samples.skip(model.SkipReason.Filter), samples.skip(model.SkipReason.Paused, samples.MAILER))
     await bench.accept(*[samples.arrival(content, if_visit=skips) for content in "abc"])
     (newest, *_) = await bench.visits()
@@ -126,7 +126,7 @@ async def test_replaying_takes_only_what_the_filter_means(bench: engines.Bench) 
         await replay(Filter(reason="NoUser"), NOW)
 
 
-async def test_many_skipped_verdicts_are_replayed_in_one_call(bench: engines.Bench) -> None:
+async def test_one_replay_call_covers_many_verdicts(bench: engines.Bench) -> None:
     skips = (samples.skip(model.SkipReason.Filter),) * 1
     await bench.accept(*[samples.arrival(f"{number}", if_visit=skips) for number in range(230)])
     assert await bench.store.replay(Filter(reason="Filter"), NOW) == 230
@@ -145,7 +145,7 @@ async def release(bench: engines.Bench, *plans: model.RoutePlan, **changes: Any)
     return await bench.store.release(found, bench.clock.now)
 
 
-async def test_a_released_arrival_is_delivered_once_and_stays_counted_quarantined(bench: engines.Bench) -> None:
+async def test_released_arrival_is_delivered_once_and_stays_quarantined(bench: engines.Bench) -> None:
     await bench.accept(samples.quarantined("q", hops=1))
     (found,) = await bench.store.quarantined(ANY, 10)
     assert (found.body, found.hops, found.received_at) == (samples.arrival("q").body, 1, NOW)
@@ -160,14 +160,14 @@ async def test_a_released_arrival_is_delivered_once_and_stays_counted_quarantine
     assert [verdict.get("skipped") for verdict in row["verdicts"]] == [None, "Filter"]
 
 
-async def test_a_released_delivery_is_held_where_its_plan_says_so(bench: engines.Bench) -> None:
+async def test_released_delivery_is_held_if_its_plan_holds_it(bench: engines.Bench) -> None:
     await bench.accept(samples.quarantined("q"))
     assert await release(bench, samples.plan(hold=model.HoldReason.DestinationPaused)) == 1
     assert await bench.claim() == []
     assert [row["held"] for row in await bench.deliveries(state="held")] == ["DestinationPaused"]
 
 
-async def test_a_release_keeps_once_per_rules(bench: engines.Bench) -> None:
+async def test_release_respects_once_per_marks(bench: engines.Bench) -> None:
     await bench.accept(samples.quarantined("q"), samples.quarantined("r"))
     plan = samples.plan(once_key=samples.digest("today"), once_until=NOW + DAY)
     assert await release(bench, plan) == 1
@@ -176,7 +176,9 @@ async def test_a_release_keeps_once_per_rules(bench: engines.Bench) -> None:
 
 
 @pytest.mark.parametrize("reason", [model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable])
-async def test_what_is_not_whole_cannot_be_released(bench: engines.Bench, reason: model.QuarantineReason) -> None:
+async def test_truncated_or_unstorable_arrival_cannot_be_released(
+    bench: engines.Bench, reason: model.QuarantineReason
+) -> None:
     arrival = samples.quarantined("q", quarantine=reason)
     await bench.accept(arrival)
     assert await bench.store.quarantined(ANY, 10) == []
@@ -184,13 +186,13 @@ async def test_what_is_not_whole_cannot_be_released(bench: engines.Bench, reason
     assert await bench.store.release([arrival], NOW) == 0
 
 
-async def test_a_visit_is_never_released(bench: engines.Bench) -> None:
+async def test_visit_cannot_be_released(bench: engines.Bench) -> None:
     arrival = samples.arrival("a")
     await bench.accept(arrival)
     assert await bench.store.release([arrival], NOW) == 0
 
 
-async def test_quarantined_arrivals_come_oldest_first_and_page_by_key(bench: engines.Bench) -> None:
+async def test_quarantined_arrivals_are_paged_oldest_first(bench: engines.Bench) -> None:
     await bench.accept(*[samples.quarantined(content) for content in "abc"])
     first = await bench.store.quarantined(ANY, 2)
     rest = await bench.store.quarantined(ANY, 2, first[-1].key)
@@ -205,7 +207,7 @@ KEY = samples.digest("jane", 8)
 
 @pytest.mark.parametrize("fold_rows", [1, 1000])
 @pytest.mark.parametrize("crash", [None, False, True])
-async def test_a_person_is_found_in_memory_and_in_the_tables_and_only_of_the_tenant(
+async def test_person_is_found_in_every_place_for_one_tenant_only(
     engine: engines.Engine, fold_rows: int, crash: bool | None
 ) -> None:
     async with engines.opened(engine, fold_rows=fold_rows) as bench:
@@ -227,7 +229,7 @@ async def test_a_person_is_found_in_memory_and_in_the_tables_and_only_of_the_ten
 
 @pytest.mark.parametrize(("fold_rows", "flushes"), [(1, 0), (1, 100), (1, 300), (1000, 0)])
 @pytest.mark.parametrize("crash", [None, True])
-async def test_a_person_understood_only_at_the_release_is_found_from_then_on(
+async def test_person_read_at_the_release_is_found_afterwards(
     engine: engines.Engine, fold_rows: int, flushes: int, crash: bool | None
 ) -> None:
     async with engines.opened(engine, fold_rows=fold_rows) as bench:

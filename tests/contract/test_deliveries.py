@@ -28,7 +28,7 @@ async def one(bench: engines.Bench) -> dict[str, Any]:
     return row
 
 
-async def test_what_was_delivered_is_settled_with_its_status(bench: engines.Bench) -> None:
+async def test_delivered_settlement_keeps_the_status(bench: engines.Bench) -> None:
     await settle(bench, await deliver(bench), SettledAs.Delivered, status=204)
     row = await one(bench)
     assert (row["state"], row["status"], row["attempts"]) == ("delivered", 204, 1)
@@ -36,7 +36,7 @@ async def test_what_was_delivered_is_settled_with_its_status(bench: engines.Benc
     assert (counts["delivered"], counts["attempts"]) == (1, 1)
 
 
-async def test_a_settlement_is_counted_once_however_often_it_is_handed_in(bench: engines.Bench) -> None:
+async def test_settlement_handed_in_twice_is_counted_once(bench: engines.Bench) -> None:
     delivery = await deliver(bench)
     for _ in range(3):
         bench.store.settle(samples.settlement(delivery, SettledAs.Delivered))
@@ -44,7 +44,7 @@ async def test_a_settlement_is_counted_once_however_often_it_is_handed_in(bench:
     assert (await bench.counts())["delivered"] == 1
 
 
-async def test_a_settlement_of_an_older_attempt_changes_nothing(bench: engines.Bench) -> None:
+async def test_settlement_of_an_older_attempt_is_ignored(bench: engines.Bench) -> None:
     delivery = await deliver(bench)
     await settle(bench, delivery, SettledAs.Retry, due_at=NOW + 5 * SECOND)
     await settle(bench, delivery, SettledAs.Dead)
@@ -53,7 +53,7 @@ async def test_a_settlement_of_an_older_attempt_changes_nothing(bench: engines.B
     assert "died" not in await bench.counts()
 
 
-async def test_results_handed_in_together_count_as_if_they_came_one_by_one(bench: engines.Bench) -> None:
+async def test_settlements_of_one_batch_apply_in_their_order(bench: engines.Bench) -> None:
     """Each list: results as (settled as, attempts before); which state and how many attempts are left."""
     cases: list[tuple[list[tuple[SettledAs, int]], tuple[str, int]]] = [
         ([(SettledAs.Delivered, 7), (SettledAs.Delivered, 0)], ("delivered", 1)),
@@ -73,7 +73,7 @@ async def test_results_handed_in_together_count_as_if_they_came_one_by_one(bench
     assert (counts["delivered"], counts["died"], counts["attempts"]) == (3, 1, 5)
 
 
-async def test_a_retry_is_claimed_when_it_is_due_and_not_before(bench: engines.Bench) -> None:
+async def test_retry_is_claimed_only_when_it_is_due(bench: engines.Bench) -> None:
     await settle(bench, await deliver(bench), SettledAs.Retry, due_at=NOW + 5 * SECOND, status=503, error="Status")
     bench.clock.now = NOW + 5 * SECOND - 1
     assert await bench.claim() == []
@@ -83,7 +83,7 @@ async def test_a_retry_is_claimed_when_it_is_due_and_not_before(bench: engines.B
     assert await bench.claim() == []
 
 
-async def test_claims_are_oldest_due_first_within_count_and_bytes(bench: engines.Bench) -> None:
+async def test_claim_takes_the_longest_due_within_count_and_bytes(bench: engines.Bench) -> None:
     for number, due in enumerate([3, 1, 2]):
         delivery = await deliver(bench, str(number))
         await settle(bench, delivery, SettledAs.Retry, due_at=NOW + due)
@@ -96,21 +96,21 @@ async def test_claims_are_oldest_due_first_within_count_and_bytes(bench: engines
     assert bodies == [samples.arrival(content).body for content in "120"]
 
 
-async def test_a_claim_takes_nothing_of_another_destination(bench: engines.Bench) -> None:
+async def test_claim_takes_deliveries_of_one_destination_only(bench: engines.Bench) -> None:
     await settle(bench, await deliver(bench), SettledAs.Retry, due_at=NOW)
     assert await bench.claim("agency/mailer") == []
     assert [(backlog.destination, backlog.count) for backlog in await bench.store.backlogs()] == [("agency/crm", 1)]
     assert await bench.store.due() == [DueDestination("agency/crm", NOW)]
 
 
-async def test_what_is_deferred_is_claimed_again(bench: engines.Bench) -> None:
+async def test_deferred_delivery_can_be_claimed_again(bench: engines.Bench) -> None:
     delivery = await deliver(bench)
     assert await bench.claim() == []
     await bench.store.defer([delivery.key])
     assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
 
 
-async def test_deferring_what_was_settled_changes_nothing(bench: engines.Bench) -> None:
+async def test_deferring_a_settled_delivery_changes_nothing(bench: engines.Bench) -> None:
     delivery = await deliver(bench)
     await settle(bench, delivery, SettledAs.Delivered)
     await bench.store.defer([delivery.key])
@@ -120,7 +120,7 @@ async def test_deferring_what_was_settled_changes_nothing(bench: engines.Bench) 
 # holds
 
 
-async def test_the_clock_of_retrying_stands_still_while_a_delivery_is_held(bench: engines.Bench) -> None:
+async def test_retry_clock_stops_while_a_delivery_is_held(bench: engines.Bench) -> None:
     delivery = await deliver(bench)
     started_at = delivery.started_at
     await settle(bench, delivery, SettledAs.Held, at=NOW + HOUR, attempts=0, hold=model.HoldReason.DestinationPaused)
@@ -133,7 +133,7 @@ async def test_the_clock_of_retrying_stands_still_while_a_delivery_is_held(bench
     assert await bench.store.held_groups() == []
 
 
-async def test_what_its_arrival_holds_too_is_held_on_and_its_clock_stands_still(bench: engines.Bench) -> None:
+async def test_delivery_stays_held_for_a_reason_of_its_arrival(bench: engines.Bench) -> None:
     plans = (samples.plan(hold=model.HoldReason.DestinationPaused),)
     await bench.accept(samples.arrival("a", if_visit=plans, token_held=True), samples.arrival("b", if_visit=plans))
     (group,) = await bench.store.held_groups()
@@ -148,7 +148,7 @@ async def test_what_its_arrival_holds_too_is_held_on_and_its_clock_stands_still(
     assert claimed.started_at == NOW + 3 * HOUR
 
 
-async def test_a_delivery_that_is_held_from_its_start_is_not_due(bench: engines.Bench) -> None:
+async def test_delivery_held_at_accept_is_not_due(bench: engines.Bench) -> None:
     plan = samples.plan(hold=model.HoldReason.TenantSuspended)
     (accepted,) = await bench.accept(samples.arrival("a", if_visit=(plan,)))
     assert accepted.deliveries == ()
@@ -156,7 +156,7 @@ async def test_a_delivery_that_is_held_from_its_start_is_not_due(bench: engines.
     assert (await one(bench))["held"] == "TenantSuspended"
 
 
-async def test_cancelling_held_deliveries_takes_only_those_held_long_enough(bench: engines.Bench) -> None:
+async def test_cancel_held_takes_only_deliveries_held_long_enough(bench: engines.Bench) -> None:
     plan = samples.plan(hold=model.HoldReason.DestinationNotFound)
     await bench.accept(samples.arrival("a", if_visit=(plan,)))
     bench.clock.now = NOW + HOUR
@@ -169,7 +169,7 @@ async def test_cancelling_held_deliveries_takes_only_those_held_long_enough(benc
     assert (await bench.counts())["cancelled"] == 1
 
 
-async def test_more_than_a_slice_of_held_deliveries_is_released_in_one_call(bench: engines.Bench) -> None:
+async def test_one_unhold_call_changes_more_than_a_slice(bench: engines.Bench) -> None:
     plans = tuple([samples.plan(hold=model.HoldReason.SecretNotFound)] * 30)
     for start in range(0, 90, 45):
         await bench.accept(*[samples.arrival(f"{number}", if_visit=plans) for number in range(start, start + 45)])
@@ -177,7 +177,7 @@ async def test_more_than_a_slice_of_held_deliveries_is_released_in_one_call(benc
     assert await bench.store.unhold(group, NOW) == group.count == 2_700
 
 
-async def test_held_deliveries_are_claimed_as_those_of_another_route(bench: engines.Bench) -> None:
+async def test_held_delivery_is_claimed_under_another_route(bench: engines.Bench) -> None:
     plan = samples.plan(hold=model.HoldReason.FilterError)
     await bench.accept(samples.arrival("a", if_visit=(plan,)))
     (group,) = await bench.store.held_groups()
@@ -191,7 +191,7 @@ async def test_held_deliveries_are_claimed_as_those_of_another_route(bench: engi
 
 
 @pytest.mark.parametrize("crash", [False, True])
-async def test_after_a_restart_what_was_in_a_lane_is_in_the_backlog(bench: engines.Bench, crash: bool) -> None:
+async def test_restart_moves_deliveries_from_lanes_to_the_backlog(bench: engines.Bench, crash: bool) -> None:
     delivery = await deliver(bench)
     report = await bench.reopen(crash=crash)
     assert report.recovered == 1
@@ -200,7 +200,7 @@ async def test_after_a_restart_what_was_in_a_lane_is_in_the_backlog(bench: engin
 
 
 @pytest.mark.parametrize("crash", [False, True])
-async def test_what_was_claimed_after_the_lanes_were_noted_is_recovered(bench: engines.Bench, crash: bool) -> None:
+async def test_delivery_claimed_after_note_lanes_is_recovered(bench: engines.Bench, crash: bool) -> None:
     old = await deliver(bench, "old")
     await settle(bench, old, SettledAs.Retry, due_at=NOW)
     await deliver(bench, "new")
@@ -210,9 +210,7 @@ async def test_what_was_claimed_after_the_lanes_were_noted_is_recovered(bench: e
 
 
 @pytest.mark.parametrize("crash", [False, True])
-async def test_what_is_due_by_a_clock_that_was_ahead_is_due_soon_where_it_was_set_right_before_a_start(
-    bench: engines.Bench, crash: bool
-) -> None:
+async def test_backlog_is_due_soon_after_a_fast_clock_is_corrected(bench: engines.Bench, crash: bool) -> None:
     day = 24 * samples.HOUR
     bench.clock.now = NOW + day
     delivery = await deliver(bench)
@@ -225,13 +223,13 @@ async def test_what_is_due_by_a_clock_that_was_ahead_is_due_soon_where_it_was_se
     assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
 
 
-async def test_keys_grow_over_a_restart(bench: engines.Bench) -> None:
+async def test_row_keys_grow_across_a_restart(bench: engines.Bench) -> None:
     before = await deliver(bench, "a")
     await bench.reopen()
     assert (await deliver(bench, "b")).key > before.key
 
 
-async def test_settled_deliveries_stay_settled_over_a_crash(bench: engines.Bench) -> None:
+async def test_settled_delivery_stays_settled_after_a_crash(bench: engines.Bench) -> None:
     await settle(bench, await deliver(bench), SettledAs.Dead, status=410, error="Gone", answer=b"gone")
     report = await bench.reopen(crash=True)
     assert report.recovered == 0

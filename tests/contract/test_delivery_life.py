@@ -209,7 +209,7 @@ class World:
         assert self.counts["created"] + self.counts["redriven"] == ended + open_now
 
 
-def test_store_and_model_agree_whatever_happens_to_deliveries(engine: engines.Engine) -> None:
+def test_random_delivery_operations_agree_with_the_model(engine: engines.Engine) -> None:
     @settings(max_examples=20, deadline=None)
     @given(steps)
     def run(script: list[tuple[str, int]]) -> None:

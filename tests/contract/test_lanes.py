@@ -19,7 +19,7 @@ async def deliver(bench: engines.Bench, content: str) -> model.Delivery:
     return delivery
 
 
-async def test_a_note_of_the_lanes_does_not_pass_over_a_delivery_that_nobody_has_offered_yet(
+async def test_note_lanes_includes_a_delivery_not_yet_in_a_lane(
     bench: engines.Bench,
 ) -> None:
     older = await deliver(bench, "older")
@@ -31,7 +31,7 @@ async def test_a_note_of_the_lanes_does_not_pass_over_a_delivery_that_nobody_has
     assert [claimed.key for claimed in await bench.claim()] == [older.key]
 
 
-async def test_a_result_that_waits_for_its_commit_counts_as_in_the_lanes(bench: engines.Bench) -> None:
+async def test_note_lanes_includes_a_delivery_with_an_unsaved_result(bench: engines.Bench) -> None:
     delivery = await deliver(bench, "a")
     note = asyncio.ensure_future(bench.store.note_lanes())
     bench.store.settle(settlement(delivery, model.SettledAs.Retry, due_at=NOW))
@@ -42,7 +42,7 @@ async def test_a_result_that_waits_for_its_commit_counts_as_in_the_lanes(bench: 
     assert (await bench.reopen(crash=True)).recovered == 1
 
 
-async def test_a_claim_beside_a_note_of_the_lanes_is_recovered(bench: engines.Bench) -> None:
+async def test_claim_during_note_lanes_is_recovered(bench: engines.Bench) -> None:
     old = await deliver(bench, "old")
     await bench.store.defer([old.key])
     await bench.store.note_lanes()
@@ -53,7 +53,7 @@ async def test_a_claim_beside_a_note_of_the_lanes_is_recovered(bench: engines.Be
     assert (await bench.reopen(crash=True)).recovered == 1
 
 
-async def test_what_was_given_back_or_settled_is_not_looked_for_after_a_crash(bench: engines.Bench) -> None:
+async def test_recovery_leaves_out_deferred_and_settled_deliveries(bench: engines.Bench) -> None:
     given_back, done = await deliver(bench, "a"), await deliver(bench, "b")
     await bench.store.defer([given_back.key])
     bench.store.settle(settlement(done, model.SettledAs.Delivered))
@@ -63,7 +63,7 @@ async def test_what_was_given_back_or_settled_is_not_looked_for_after_a_crash(be
     assert [claimed.key for claimed in await bench.claim()] == [given_back.key]
 
 
-async def test_an_abandoned_arrival_that_is_committed_leaves_its_deliveries_as_orphans(bench: engines.Bench) -> None:
+async def test_committed_abandoned_arrival_leaves_orphans(bench: engines.Bench) -> None:
     future = bench.store.accept(samples.arrival("late"))
     await asyncio.sleep(0)  # the batch is in the writer's hands
     await asyncio.sleep(0)
@@ -77,7 +77,7 @@ async def test_an_abandoned_arrival_that_is_committed_leaves_its_deliveries_as_o
     assert (await bench.reopen(crash=True)).recovered == 1
 
 
-async def test_a_destination_that_changed_has_its_backlog_due_at_once(bench: engines.Bench) -> None:
+async def test_hasten_makes_the_backlog_due_at_once(bench: engines.Bench) -> None:
     delivery = await deliver(bench, "a")
     bench.store.settle(settlement(delivery, model.SettledAs.Retry, due_at=NOW + samples.DAY))
     await bench.store.flush()
@@ -87,7 +87,7 @@ async def test_a_destination_that_changed_has_its_backlog_due_at_once(bench: eng
     assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
 
 
-async def test_a_held_delivery_is_cancelled_when_its_time_limit_is_over(bench: engines.Bench) -> None:
+async def test_held_delivery_is_cancelled_after_its_time_limit(bench: engines.Bench) -> None:
     hold = model.HoldReason.DestinationPaused
     limits = {"short": NOW + samples.HOUR, "long": NOW + samples.DAY, "none": 0}
     for content, expires_at in limits.items():
@@ -100,7 +100,7 @@ async def test_a_held_delivery_is_cancelled_when_its_time_limit_is_over(bench: e
     assert len(await bench.deliveries(state="held")) == 2
 
 
-async def test_a_clock_set_back_over_a_restart_delays_nothing_that_was_in_a_lane(bench: engines.Bench) -> None:
+async def test_clock_set_back_does_not_delay_recovered_deliveries(bench: engines.Bench) -> None:
     delivery = await deliver(bench, "a")
     bench.clock.now -= samples.DAY
     await bench.reopen(crash=True)

@@ -25,7 +25,7 @@ async def fill(bench: engines.Bench) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 12, 100])
-async def test_pages_hold_every_row_once_newest_first(bench: engines.Bench, limit: int) -> None:
+async def test_pages_contain_every_row_once_newest_first(bench: engines.Bench, limit: int) -> None:
     await fill(bench)
     for listing, total in ((bench.store.visits, 12), (bench.store.deliveries, 11)):
         seen: list[Any] = []
@@ -41,7 +41,7 @@ async def test_pages_hold_every_row_once_newest_first(bench: engines.Bench, limi
         assert seen == sorted(set(seen), reverse=True)
 
 
-async def test_rows_that_come_in_between_pages_disturb_neither(bench: engines.Bench) -> None:
+async def test_rows_added_between_pages_do_not_change_the_listing(bench: engines.Bench) -> None:
     await fill(bench)
     first = await bench.store.visits(Filter(), None, 6)
     await bench.accept(samples.arrival("new"))
@@ -73,7 +73,7 @@ async def test_rows_that_come_in_between_pages_disturb_neither(bench: engines.Be
         ({"state": "released"}, 0),
     ],
 )
-async def test_visits_are_those_that_the_filter_means(bench: engines.Bench, where: dict[str, Any], count: int) -> None:
+async def test_visits_match_the_filter(bench: engines.Bench, where: dict[str, Any], count: int) -> None:
     await fill(bench)
     assert len(await bench.visits(**where)) == count
 
@@ -93,14 +93,12 @@ async def test_visits_are_those_that_the_filter_means(bench: engines.Bench, wher
         ({"until": NOW}, 0),
     ],
 )
-async def test_deliveries_are_those_that_the_filter_means(
-    bench: engines.Bench, where: dict[str, Any], count: int
-) -> None:
+async def test_deliveries_match_the_filter(bench: engines.Bench, where: dict[str, Any], count: int) -> None:
     await fill(bench)
     assert len(await bench.deliveries(**where)) == count
 
 
-async def test_held_deliveries_page_newest_first_over_routes_and_reasons(bench: engines.Bench) -> None:
+async def test_held_deliveries_of_all_groups_are_paged_newest_first(bench: engines.Bench) -> None:
     reasons = [model.HoldReason.DestinationPaused, model.HoldReason.SecretNotFound]
     for number in range(10):
         plans = (samples.plan(hold=reasons[number % 2]), samples.plan(samples.MAILER, hold=reasons[0]))
@@ -119,7 +117,7 @@ async def test_held_deliveries_page_newest_first_over_routes_and_reasons(bench: 
     assert len(await bench.deliveries(state="held", route="welcome")) == 10
 
 
-async def test_rows_are_looked_up_by_their_ids(bench: engines.Bench) -> None:
+async def test_filter_by_ids_returns_these_rows(bench: engines.Bench) -> None:
     await fill(bench)
     rows = await bench.visits()
     ids = tuple(model.parse_id(row["id"]) for row in rows[3:5])
@@ -127,7 +125,7 @@ async def test_rows_are_looked_up_by_their_ids(bench: engines.Bench) -> None:
     assert await bench.visits(ids=ids, tenant="nobody") == []
 
 
-async def test_rows_are_plain_json_with_times_and_without_anything_personal(bench: engines.Bench) -> None:
+async def test_rows_are_json_without_personal_data(bench: engines.Bench) -> None:
     secret = "jane@example.com"
     arrival = samples.arrival("a", body=secret.encode(), late=True, time_trusted=True)
     (accepted,) = await bench.accept(arrival)
@@ -141,7 +139,7 @@ async def test_rows_are_plain_json_with_times_and_without_anything_personal(benc
     assert (visit["id"], visit["bodyBytes"]) == (delivery["visit"], len(secret))
 
 
-async def test_a_body_is_given_only_for_the_very_id(bench: engines.Bench) -> None:
+async def test_body_is_returned_only_for_the_whole_id(bench: engines.Bench) -> None:
     await bench.accept(samples.arrival("a"))
     (visit,) = await bench.visits()
     identifier = model.parse_id(visit["id"])
@@ -153,12 +151,12 @@ async def test_a_body_is_given_only_for_the_very_id(bench: engines.Bench) -> Non
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "ü", "AAAA", "A" * 200])
-async def test_a_cursor_that_is_none_of_ours_is_refused(bench: engines.Bench, cursor: str) -> None:
+async def test_invalid_cursor_is_rejected(bench: engines.Bench, cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         await bench.store.visits(Filter(), cursor, 10)
 
 
 @pytest.mark.parametrize("where", [{"counted_as": "Vsit"}, {"reason": "Nope"}, {"state": "pending"}])
-async def test_a_filter_that_names_what_there_is_not_is_refused(bench: engines.Bench, where: dict[str, Any]) -> None:
+async def test_filter_with_an_unknown_name_is_rejected(bench: engines.Bench, where: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         await bench.store.visits(Filter(**where), None, 10)

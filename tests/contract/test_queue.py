@@ -13,7 +13,7 @@ from usher_gateway import model
 @pytest.mark.parametrize(
     "limits", [{"entries": 2}, {"tenant_entries": 2}, {"bytes": 50, "tenant_bytes": 1000}, {"tenant_bytes": 50}]
 )
-async def test_beyond_its_limits_the_queue_refuses_and_what_is_in_it_is_committed(
+async def test_full_queue_rejects_arrivals_and_commits_the_queued_ones(
     engine: engines.Engine, limits: dict[str, int]
 ) -> None:
     async with engines.opened(engine, limits=limits) as bench:
@@ -25,7 +25,7 @@ async def test_beyond_its_limits_the_queue_refuses_and_what_is_in_it_is_committe
         assert await bench.words(samples.arrival("d")) == ["Visit"]
 
 
-async def test_a_tenant_that_fills_its_part_of_the_queue_leaves_room_for_others(engine: engines.Engine) -> None:
+async def test_tenant_with_a_full_share_leaves_room_for_others(engine: engines.Engine) -> None:
     async with engines.opened(engine, limits={"tenant_entries": 1}) as bench:
         bench.store.accept(samples.arrival("a"))
         with pytest.raises(model.StoreBusyError):
@@ -33,7 +33,7 @@ async def test_a_tenant_that_fills_its_part_of_the_queue_leaves_room_for_others(
         assert await bench.words(samples.arrival("c", listener=samples.BAR, if_visit=())) == ["Visit"]
 
 
-async def test_an_arrival_abandoned_before_its_commit_is_withdrawn(bench: engines.Bench) -> None:
+async def test_arrival_abandoned_before_its_commit_is_withdrawn(bench: engines.Bench) -> None:
     future = bench.store.accept(samples.arrival("a"))
     bench.store.abandon(future)
     await bench.store.flush()
@@ -42,7 +42,7 @@ async def test_an_arrival_abandoned_before_its_commit_is_withdrawn(bench: engine
     assert await bench.counts() == {}
 
 
-async def test_an_arrival_abandoned_while_it_is_committed_counts_as_unacknowledged(bench: engines.Bench) -> None:
+async def test_arrival_abandoned_during_its_commit_is_unacknowledged(bench: engines.Bench) -> None:
     future = bench.store.accept(samples.arrival("a"))
     await asyncio.sleep(0)  # the batch is drawn now, and is in the writer's hands
     bench.store.abandon(future)
@@ -54,7 +54,7 @@ async def test_an_arrival_abandoned_while_it_is_committed_counts_as_unacknowledg
     assert await bench.words(samples.arrival("a", samples.NOW + 1)) == ["Redelivery"]
 
 
-async def test_cancelling_who_waits_undoes_nothing_of_a_commit_that_has_begun(bench: engines.Bench) -> None:
+async def test_cancelling_the_waiter_does_not_undo_the_commit(bench: engines.Bench) -> None:
     async def handler() -> None:
         await bench.store.accept(samples.arrival("a"))
 
@@ -68,9 +68,7 @@ async def test_cancelling_who_waits_undoes_nothing_of_a_commit_that_has_begun(be
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 40])
-async def test_what_the_database_refuses_is_set_aside_and_its_neighbours_are_unharmed(
-    bench: engines.Bench, count: int
-) -> None:
+async def test_refused_arrival_is_quarantined_without_harm_to_others(bench: engines.Bench, count: int) -> None:
     await bench.accept(samples.arrival("before"))
     bench.engine.refuse_bodies(bench.place, "poison")
     arrivals = [samples.arrival(f"n{number}") for number in range(count)]
@@ -83,7 +81,7 @@ async def test_what_the_database_refuses_is_set_aside_and_its_neighbours_are_unh
     assert (counts["visits"], counts["quarantined"], counts["created"]) == (count + 1, 1, count + 1)
 
 
-async def test_what_is_counted_and_settled_survives_a_batch_that_was_taken_apart(bench: engines.Bench) -> None:
+async def test_counts_and_settlements_survive_a_bisected_batch(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(samples.arrival("a"))
     bench.engine.refuse_bodies(bench.place, "poison")
     bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Delivered))
@@ -95,7 +93,7 @@ async def test_what_is_counted_and_settled_survives_a_batch_that_was_taken_apart
     assert (counts["delivered"], counts["probes"], counts["quarantined"]) == (1, 1, 1)
 
 
-async def test_probes_and_refusals_are_flushed_when_the_store_closes(bench: engines.Bench) -> None:
+async def test_close_flushes_counts_of_probes_and_refusals(bench: engines.Bench) -> None:
     for _ in range(3):
         bench.store.count(samples.LOBBY, model.Counter.probes, samples.NOW)
     bench.store.count(samples.LOBBY, model.Counter.refused, samples.NOW)
@@ -103,7 +101,7 @@ async def test_probes_and_refusals_are_flushed_when_the_store_closes(bench: engi
     assert await bench.counts() == {"probes": 3, "refused": 1}
 
 
-async def test_a_second_opener_is_told_that_another_gateway_owns_the_data(bench: engines.Bench) -> None:
+async def test_second_open_of_the_same_data_is_rejected(bench: engines.Bench) -> None:
     other: Any = bench.engine.make(bench.place, bench.clock)
     with pytest.raises(model.StoreLockedError) as raised:
         await other.open()
@@ -111,7 +109,7 @@ async def test_a_second_opener_is_told_that_another_gateway_owns_the_data(bench:
     await other.close()
 
 
-async def test_another_install_key_is_refused_and_the_right_one_still_opens(bench: engines.Bench) -> None:
+async def test_other_install_key_is_rejected_and_the_first_still_works(bench: engines.Bench) -> None:
     await bench.accept(samples.arrival("a"))
     await bench.store.close()
     other: Any = bench.engine.make(bench.place, bench.clock, key_fingerprint="another")
@@ -121,7 +119,7 @@ async def test_another_install_key_is_refused_and_the_right_one_still_opens(benc
     assert len(await bench.visits()) == 1
 
 
-async def test_an_arrival_handed_in_while_closing_is_committed(engine: engines.Engine, tmp_path: Path) -> None:
+async def test_arrival_handed_in_during_close_is_committed(engine: engines.Engine, tmp_path: Path) -> None:
     bench = engines.Bench(engine, tmp_path / "data")
     await bench.open()
     future = bench.store.accept(samples.arrival("a"))

@@ -25,7 +25,7 @@ async def later(bench: engines.Bench, days: int) -> int:
     return await prune_all(bench)
 
 
-async def test_a_body_is_kept_for_its_days_and_then_deleted(bench: engines.Bench) -> None:
+async def test_body_is_deleted_after_its_retention(bench: engines.Bench) -> None:
     await settled(bench, body_days=2)
     await later(bench, 2)
     assert (await bench.visits())[0]["bodyKept"] is True
@@ -36,7 +36,7 @@ async def test_a_body_is_kept_for_its_days_and_then_deleted(bench: engines.Bench
         await bench.store.body(model.parse_id(visit["id"]))
 
 
-async def test_the_ledger_outlives_the_body_as_long_as_dedupe_looks_back(bench: engines.Bench) -> None:
+async def test_ledger_row_stays_while_dedupe_needs_it(bench: engines.Bench) -> None:
     await settled(bench, body_days=1, time_trusted=True)
     await later(bench, 5)
     again = samples.arrival("a", bench.clock.now, time_trusted=True, visit_time=NOW)
@@ -44,7 +44,7 @@ async def test_the_ledger_outlives_the_body_as_long_as_dedupe_looks_back(bench: 
 
 
 @pytest.mark.parametrize("fold_rows", [1, 1000])
-async def test_in_the_end_nothing_is_left_of_an_arrival_but_its_meters(engine: engines.Engine, fold_rows: int) -> None:
+async def test_retention_leaves_only_the_meters_of_an_arrival(engine: engines.Engine, fold_rows: int) -> None:
     key = samples.digest("jane", 8)
     async with engines.opened(engine, fold_rows=fold_rows) as bench:
         await settled(bench, body_days=1, person_keys=(key,))
@@ -57,7 +57,7 @@ async def test_in_the_end_nothing_is_left_of_an_arrival_but_its_meters(engine: e
         assert await later(bench, 9) == 0
 
 
-async def test_a_body_outlives_the_pending_deliveries_that_need_it(bench: engines.Bench) -> None:
+async def test_body_stays_while_a_pending_delivery_needs_it(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(samples.arrival("a", body_days=1))
     (delivery,) = accepted.deliveries
     await later(bench, 20)
@@ -69,7 +69,7 @@ async def test_a_body_outlives_the_pending_deliveries_that_need_it(bench: engine
     assert await bench.visits() == []
 
 
-async def test_a_held_delivery_is_cancelled_when_its_body_goes(bench: engines.Bench) -> None:
+async def test_held_delivery_is_cancelled_when_its_body_is_deleted(bench: engines.Bench) -> None:
     await bench.accept(samples.arrival("a", body_days=1, if_visit=(samples.plan(hold=model.HoldReason.TokenHeld),)))
     await later(bench, 2)
     (row,) = await bench.deliveries()
@@ -78,7 +78,7 @@ async def test_a_held_delivery_is_cancelled_when_its_body_goes(bench: engines.Be
     assert await violations(bench) == []
 
 
-async def test_without_a_body_nothing_is_redriven_released_or_replayed(bench: engines.Bench) -> None:
+async def test_arrival_without_body_cannot_be_redriven_or_replayed(bench: engines.Bench) -> None:
     skipped = samples.skip(model.SkipReason.Filter, samples.MAILER)
     (accepted,) = await bench.accept(samples.arrival("a", body_days=1, if_visit=(samples.plan(), skipped)))
     bench.store.settle(samples.settlement(accepted.deliveries[0], SettledAs.Dead))
@@ -90,7 +90,7 @@ async def test_without_a_body_nothing_is_redriven_released_or_replayed(bench: en
     assert await bench.store.quarantined(Filter(), 10) == []
 
 
-async def test_deliveries_made_later_go_with_their_arrival(bench: engines.Bench) -> None:
+async def test_replayed_deliveries_are_deleted_with_their_arrival(bench: engines.Bench) -> None:
     await settled(bench, body_days=1, if_visit=(samples.skip(model.SkipReason.Filter),))
     await bench.store.replay(Filter(), NOW)
     (claimed,) = await bench.claim()
@@ -100,7 +100,7 @@ async def test_deliveries_made_later_go_with_their_arrival(bench: engines.Bench)
     assert await bench.deliveries() == []
 
 
-async def test_a_once_per_mark_is_forgotten_after_its_time(bench: engines.Bench) -> None:
+async def test_once_per_mark_is_deleted_after_its_period(bench: engines.Bench) -> None:
     plan = samples.plan(once_key=samples.digest("today"), once_until=NOW + 3 * DAY)
     await bench.accept(samples.arrival("a", if_visit=(plan,)))
     for days, made in ((2, 0), (4, 1)):
@@ -109,7 +109,7 @@ async def test_a_once_per_mark_is_forgotten_after_its_time(bench: engines.Bench)
         assert len(accepted.deliveries) == made
 
 
-async def test_meters_are_kept_for_the_months_of_their_tenant(bench: engines.Bench) -> None:
+async def test_meters_are_kept_for_the_months_of_the_tenant(bench: engines.Bench) -> None:
     await settled(bench, "a")
     plans = (samples.plan(samples.route("crm", samples.BAR)),)
     await bench.accept(samples.arrival("b", listener=samples.BAR, if_visit=plans))
@@ -125,7 +125,7 @@ async def test_meters_are_kept_for_the_months_of_their_tenant(bench: engines.Ben
     assert await violations(bench) == []
 
 
-async def test_a_slice_of_retention_is_small(bench: engines.Bench) -> None:
+async def test_prune_deletes_small_slices(bench: engines.Bench) -> None:
     await bench.accept(*[samples.arrival(f"{number}", body_days=1, if_visit=()) for number in range(200)])
     bench.clock.now = NOW + 3 * DAY
     assert 0 < await bench.store.prune(bench.clock.now) <= 100

@@ -59,7 +59,7 @@ def assert_each_once(found: list[receiver.Received], count: int) -> None:
 
 @pytest.mark.parametrize("jump", [HOUR, DAY, -HOUR, -DAY])
 @pytest.mark.parametrize("is_killed", [False, True])
-async def test_every_visit_is_delivered_once_and_known_again(tmp_path: Path, jump: int, *, is_killed: bool) -> None:
+async def test_clock_jump_loses_no_visit_and_delivers_none_twice(tmp_path: Path, jump: int, *, is_killed: bool) -> None:
     """With ``is_killed`` the gateway dies while the clock is wrong, and starts when it is right again."""
     clock = moving_clock.Clock(tmp_path / "clock")
     async with contextlib.AsyncExitStack() as stack:

@@ -103,7 +103,7 @@ def fill(folder: Path, leave_bytes: int) -> Path:
     return ballast
 
 
-async def test_a_full_disk_is_answered_503_in_time_and_recovers_alone(
+async def test_full_disk_gives_503_in_time_and_recovers_by_itself(
     small_disk: Path, tmp_path: Path, peer: receiver.Receiver
 ) -> None:
     bounds = ["--accept-min-free-mib", "0", "--attempts-min-free-mib", "0"]
@@ -125,7 +125,7 @@ async def test_a_full_disk_is_answered_503_in_time_and_recovers_alone(
         assert await gateway.terminate() == 0
 
 
-async def test_a_disk_that_stays_full_over_a_kill_loses_nothing_that_was_acknowledged(
+async def test_kill_with_a_full_disk_loses_no_acknowledged_visit(
     small_disk: Path, tmp_path: Path, peer: receiver.Receiver
 ) -> None:
     bounds = ["--accept-min-free-mib", "0", "--attempts-min-free-mib", "0"]
@@ -148,7 +148,7 @@ async def test_a_disk_that_stays_full_over_a_kill_loses_nothing_that_was_acknowl
         poster.check(peer)
 
 
-async def test_below_the_bound_visits_get_503_while_settling_goes_on(
+async def test_low_disk_gives_503_while_settling_continues(
     small_disk: Path, tmp_path: Path, peer: receiver.Receiver
 ) -> None:
     peer.set_behaviour("/crm", receiving.Behaviour(delay_seconds=1.5))
@@ -169,7 +169,7 @@ async def test_below_the_bound_visits_get_503_while_settling_goes_on(
         poster.check()
 
 
-async def test_attempts_stop_below_their_bound_and_go_on_with_space(
+async def test_attempts_stop_below_their_bound_and_resume_above(
     small_disk: Path, tmp_path: Path, peer: receiver.Receiver
 ) -> None:
     bounds = ["--accept-min-free-mib", "0", "--attempts-min-free-mib", "8"]
@@ -194,9 +194,7 @@ async def test_attempts_stop_below_their_bound_and_go_on_with_space(
 # locked, read-only
 
 
-async def test_a_file_locked_by_another_program_delays_visits_to_the_deadline_and_no_longer(
-    tmp_path: Path, peer: receiver.Receiver
-) -> None:
+async def test_locked_file_delays_visits_at_most_to_the_deadline(tmp_path: Path, peer: receiver.Receiver) -> None:
     async with gateways.Gateway(tmp_path, one_route(peer)) as gateway:
         await gateway.start()
         poster = Poster(gateway)
@@ -248,7 +246,7 @@ async def launch_and_wait(gateway: gateways.Gateway) -> int:
     return await gateway.exit_code(20)
 
 
-async def test_a_second_gateway_on_the_same_data_is_refused(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_second_gateway_on_the_same_data_is_rejected(tmp_path: Path, peer: receiver.Receiver) -> None:
     (tmp_path / "second").mkdir()
     async with gateways.Gateway(tmp_path, one_route(peer)) as first:
         await first.start()
@@ -257,7 +255,7 @@ async def test_a_second_gateway_on_the_same_data_is_refused(tmp_path: Path, peer
         assert (await gateways.post(first.port, "/hook", gateways.visit(1))).is_acknowledgement
 
 
-async def test_a_file_locked_by_another_program_at_the_start_is_said(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_start_reports_a_file_locked_by_another_program(tmp_path: Path, peer: receiver.Receiver) -> None:
     gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway)
     with contextlib.closing(sqlite3.connect(gateway.data / FILE, isolation_level=None)) as other:
@@ -265,7 +263,7 @@ async def test_a_file_locked_by_another_program_at_the_start_is_said(tmp_path: P
         refuses(gateway, await launch_and_wait(gateway), "another program writes to")
 
 
-async def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_data_folder_that_is_a_file_is_rejected(tmp_path: Path, peer: receiver.Receiver) -> None:
     (tmp_path / "plain").write_text("no folder")
     gateway = gateways.Gateway(tmp_path, one_route(peer), data=tmp_path / "plain")
     assert await launch_and_wait(gateway) == 2
@@ -274,9 +272,7 @@ async def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path, peer: rec
 
 
 @pytest.mark.parametrize("gone", [True, False])
-async def test_another_or_a_missing_install_key_is_refused_and_nothing_is_made_up(
-    tmp_path: Path, peer: receiver.Receiver, gone: bool
-) -> None:
+async def test_wrong_or_missing_install_key_is_rejected(tmp_path: Path, peer: receiver.Receiver, gone: bool) -> None:
     gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway)
     key = gateway.data / "install.key"
@@ -327,7 +323,7 @@ def other_program(data: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [garbage_header, flipped_pages, truncated, other_program])
-async def test_a_damaged_file_is_refused_clearly(tmp_path: Path, peer: receiver.Receiver, damage: object) -> None:
+async def test_damaged_file_is_rejected_with_a_hint(tmp_path: Path, peer: receiver.Receiver, damage: object) -> None:
     gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway)
     assert callable(damage)
@@ -353,7 +349,7 @@ def empty_log(data: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [without_log, garbage_log, garbage_in_log, empty_log])
-async def test_a_lost_or_damaged_log_is_refused_clearly_and_going_on_is_a_persons_word(
+async def test_lost_log_is_rejected_until_a_person_decides(
     tmp_path: Path, peer: receiver.Receiver, damage: object
 ) -> None:
     gateway = gateways.Gateway(tmp_path, one_route(peer))
@@ -367,7 +363,7 @@ async def test_a_lost_or_damaged_log_is_refused_clearly_and_going_on_is_a_person
     await gateway.close()
 
 
-async def test_a_log_that_another_program_put_into_the_file_is_no_loss(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_log_that_another_program_checkpointed_is_not_a_loss(tmp_path: Path, peer: receiver.Receiver) -> None:
     gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway, clean=False)
     with contextlib.closing(sqlite3.connect(gateway.data / FILE)) as other:
@@ -377,7 +373,7 @@ async def test_a_log_that_another_program_put_into_the_file_is_no_loss(tmp_path:
     assert await gateway.terminate() == 0
 
 
-async def test_a_torn_end_of_the_log_and_a_garbage_index_are_recovered(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_torn_log_and_damaged_log_index_are_recovered(tmp_path: Path, peer: receiver.Receiver) -> None:
     gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway, clean=False)
     with (gateway.data / f"{FILE}-wal").open("ab") as log:
@@ -394,7 +390,7 @@ def mount(*arguments: str | Path) -> bool:
     return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
 
 
-async def test_a_read_only_file_system_is_refused_clearly(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_read_only_file_system_is_rejected_with_a_hint(tmp_path: Path, peer: receiver.Receiver) -> None:
     gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway)
     if os.geteuid() != 0 or not mount("--bind", gateway.data, gateway.data):

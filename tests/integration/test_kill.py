@@ -189,12 +189,12 @@ def check_books(store: gateways.StoreFile) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.timeout(90)
-async def test_nothing_acknowledged_is_lost_by_kills_under_load(tmp_path: Path, seed: int) -> None:
+async def test_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, seed: int) -> None:
     await one_round(tmp_path, seed)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(1000, 1100))
 @pytest.mark.timeout(90)
-async def test_nothing_acknowledged_is_lost_by_kills_under_load_again_and_again(tmp_path: Path, seed: int) -> None:
+async def test_many_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, seed: int) -> None:
     await one_round(tmp_path, seed)

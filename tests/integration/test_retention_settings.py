@@ -13,9 +13,7 @@ from usher_gateway import settings as all_settings
 MANIFESTS = gateways.MANIFESTS.replace("spec: {displayName: Acme}", "spec: {retention: {meterMonths: 60}}")
 
 
-async def test_retention_knows_the_months_that_a_tenant_keeps_its_meters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_retention_uses_the_meter_months_of_the_tenant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "manifests.yaml"
     file.write_text(MANIFESTS)
     loopback = all_settings.Endpoint("127.0.0.1", 0)

@@ -403,12 +403,12 @@ def check_deliveries(world: World, *, crashes: bool) -> None:
 
 
 @pytest.mark.parametrize("crashes", [False, True])
-async def test_after_any_weather_all_adds_up(tmp_path: Path, crashes: bool) -> None:
+async def test_random_failures_keep_every_acknowledged_visit(tmp_path: Path, crashes: bool) -> None:
     await weather(tmp_path / "data", random.randrange(1 << 30), crashes=crashes)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("crashes", [False, True])
-async def test_after_much_weather_all_adds_up(tmp_path: Path, seed: int, crashes: bool) -> None:
+async def test_many_random_failures_keep_every_acknowledged_visit(tmp_path: Path, seed: int, crashes: bool) -> None:
     await weather(tmp_path / "data", seed, crashes=crashes, lives=5)

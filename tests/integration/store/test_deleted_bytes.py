@@ -15,7 +15,7 @@ def holders(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir() if MARKER in file.read_bytes()]
 
 
-async def test_a_deleted_body_leaves_the_database_and_its_log(tmp_path: Path) -> None:
+async def test_deleted_body_disappears_from_the_file_and_the_log(tmp_path: Path) -> None:
     clock = engines.Clock()
     store = engines.Sqlite().make(tmp_path, clock, truncate_seconds=0.2)
     await store.open()

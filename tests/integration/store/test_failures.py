@@ -49,7 +49,7 @@ async def bench(tmp_path: Path) -> Any:
     await made.store.close()
 
 
-async def test_a_fold_that_was_rolled_back_forgets_no_content(bench: engines.Bench) -> None:
+async def test_rolled_back_fold_forgets_no_content(bench: engines.Bench) -> None:
     connection = failing(bench)
     arrivals = [samples.arrival(f"{number}", time_trusted=True) for number in range(40)]
     await bench.accept(*arrivals)
@@ -67,7 +67,7 @@ async def test_a_fold_that_was_rolled_back_forgets_no_content(bench: engines.Ben
     )
 
 
-async def test_what_was_handed_in_during_an_outage_is_committed_after_it_once(bench: engines.Bench) -> None:
+async def test_work_from_an_outage_is_committed_once_afterwards(bench: engines.Bench) -> None:
     connection = failing(bench)
     (accepted,) = await bench.accept(samples.arrival("before"))
     connection.fails = "commit"
@@ -85,7 +85,7 @@ async def test_what_was_handed_in_during_an_outage_is_committed_after_it_once(be
     assert (counts["visits"], counts["delivered"], counts["probes"]) == (2, 1, 1)
 
 
-async def test_a_store_that_nobody_writes_to_finds_out_by_itself_that_it_can_be_written_again(
+async def test_idle_store_detects_the_end_of_an_outage(
     bench: engines.Bench,
 ) -> None:
     connection = failing(bench)
@@ -98,7 +98,7 @@ async def test_a_store_that_nobody_writes_to_finds_out_by_itself_that_it_can_be_
     assert await bench.visits() == []
 
 
-async def test_a_job_that_fails_does_not_make_a_store_available(bench: engines.Bench) -> None:
+async def test_failing_job_does_not_make_the_store_available(bench: engines.Bench) -> None:
     connection = failing(bench)
     connection.fails = "commit"
     waiting = bench.store.accept(samples.arrival("a"))
@@ -111,7 +111,7 @@ async def test_a_job_that_fails_does_not_make_a_store_available(bench: engines.B
     await asyncio.wait_for(waiting, 5)
 
 
-async def test_upkeep_that_fails_is_done_again(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_upkeep_is_repeated(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     store: Any = bench.store
     monkeypatch.setattr(sqlite_store, "_CHECKPOINT_BYTES", 0)
     connection = failing(bench)
@@ -129,7 +129,7 @@ async def test_upkeep_that_fails_is_done_again(bench: engines.Bench, monkeypatch
     connection.fails = ""  # or closing the store waits for a commit
 
 
-async def test_a_claim_that_was_rolled_back_is_recovered_when_it_is_claimed_again(bench: engines.Bench) -> None:
+async def test_claim_repeated_after_a_rollback_is_recovered(bench: engines.Bench) -> None:
     (accepted,) = await bench.accept(samples.arrival("a"))
     (delivery,) = accepted.deliveries
     await bench.store.defer([delivery.key])
@@ -145,7 +145,7 @@ async def test_a_claim_that_was_rolled_back_is_recovered_when_it_is_claimed_agai
     assert (await bench.reopen(crash=True)).recovered == 1
 
 
-async def test_a_lost_answer_is_remembered_also_by_the_commit_that_folds_its_content(bench: engines.Bench) -> None:
+async def test_unacknowledged_mark_survives_the_fold_of_its_content(bench: engines.Bench) -> None:
     store: Any = bench.store
     first, again = samples.arrival("a"), samples.arrival("a")
     assert await bench.words(first, again) == ["Visit", "Repeat"]
@@ -164,7 +164,7 @@ async def test_a_lost_answer_is_remembered_also_by_the_commit_that_folds_its_con
     assert await bench.words(samples.arrival("a", bench.clock.now)) == ["Redelivery"]
 
 
-async def test_after_a_copying_of_the_log_that_failed_a_lock_is_waited_for_as_before(bench: engines.Bench) -> None:
+async def test_failed_checkpoint_restores_the_busy_timeout(bench: engines.Bench) -> None:
     connection = failing(bench)
     connection.fails = "pragma wal_checkpoint"
     store: Any = bench.store

@@ -19,7 +19,7 @@ def careless_umask() -> Iterator[None]:
 
 @pytest.mark.usefixtures("careless_umask")
 @pytest.mark.parametrize("is_there", [False, True])
-def test_visits_are_readable_by_their_owner_only(tmp_path: Path, is_there: bool) -> None:
+def test_data_files_are_readable_by_their_owner_only(tmp_path: Path, is_there: bool) -> None:
     folder = tmp_path / "data"
     if is_there:
         folder.mkdir(mode=0o755)

@@ -40,14 +40,14 @@ def refused(folder: Path, error: type[model.UsherError]) -> model.UsherError:
     return raised.value
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_rejected_unchanged(tmp_path: Path) -> None:
     garbage = b"not a database at all" * 500
     (tmp_path / database.FILE_NAME).write_bytes(garbage)
     refused(tmp_path, model.StoreCorruptError)
     assert (tmp_path / database.FILE_NAME).read_bytes() == garbage
 
 
-def test_a_file_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_file_of_another_program_is_rejected_unchanged(tmp_path: Path) -> None:
     with file_of(tmp_path) as connection:
         connection.execute("create table theirs (a)")
     refused(tmp_path, model.StoreCorruptError)
@@ -55,7 +55,7 @@ def test_a_file_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) 
         assert connection.execute("select name from sqlite_master").fetchall() == [("theirs",)]
 
 
-def test_a_refused_folder_can_be_opened_once_it_is_mended(tmp_path: Path) -> None:
+def test_rejected_folder_opens_after_it_is_repaired(tmp_path: Path) -> None:
     (tmp_path / database.FILE_NAME).write_bytes(b"not a database at all" * 500)
     refused(tmp_path, model.StoreCorruptError)
     (tmp_path / database.FILE_NAME).unlink()
@@ -63,7 +63,7 @@ def test_a_refused_folder_can_be_opened_once_it_is_mended(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs", "ceph"])
-def test_a_network_file_system_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_file_system_is_rejected(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "with space"
     folder.mkdir()
     escaped = str(folder).replace(" ", "\\040")
@@ -78,7 +78,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path, kind: str, monkeypatch
     open_writer(tmp_path / "beside", key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     refused(tmp_path / "file" / "data", model.ConfigurationError)
 
@@ -106,7 +106,7 @@ def schema_of(folder: Path) -> set[tuple[str, str]]:
         return set(connection.execute("select name, sql from sqlite_master where sql is not null"))
 
 
-async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_what_is_in_it(tmp_path: Path) -> None:
+async def test_file_with_the_first_schema_is_migrated_with_its_rows(tmp_path: Path) -> None:
     old_file(tmp_path / "old")
     bench = engines.Bench(engines.Sqlite(), tmp_path / "old")
     await bench.open()
@@ -116,7 +116,7 @@ async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_what_is_in_
     assert schema_of(tmp_path / "old") == schema_of(tmp_path / "new")
 
 
-def test_the_schema_version_is_the_number_of_the_last_migration(tmp_path: Path) -> None:
+def test_schema_version_is_the_number_of_the_last_migration(tmp_path: Path) -> None:
     open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
     numbers = [int(script.name[:4]) for script in sorted(MIGRATIONS.glob("*.sql"))]
     assert numbers == list(range(1, len(numbers) + 1))
@@ -125,7 +125,7 @@ def test_the_schema_version_is_the_number_of_the_last_migration(tmp_path: Path) 
     assert version == numbers[-1] == database._SCHEMA_VERSION
 
 
-def test_a_newer_schema_runs_where_it_allows_this_gateway_and_not_otherwise(tmp_path: Path) -> None:
+def test_newer_schema_opens_only_if_it_allows_this_gateway(tmp_path: Path) -> None:
     open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
     with file_of(tmp_path) as connection:
         connection.execute("pragma user_version = 99")
@@ -135,7 +135,7 @@ def test_a_newer_schema_runs_where_it_allows_this_gateway_and_not_otherwise(tmp_
     assert "99.0.0" in str(refused(tmp_path, model.ConfigurationError))
 
 
-async def test_the_file_is_kept_durably_and_what_is_deleted_is_overwritten(bench: engines.Bench) -> None:
+async def test_connection_is_durable_and_overwrites_deleted_data(bench: engines.Bench) -> None:
     found: dict[str, Any] = {}
 
     def look(opened: Transaction) -> None:
@@ -188,7 +188,7 @@ def scans(folder: Path, statements: set[str]) -> list[str]:
     return found
 
 
-async def test_what_is_asked_all_the_time_walks_no_table(bench: engines.Bench) -> None:
+async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
     from usher_gateway.store.sqlite import prune
 
     store: Any = bench.store
@@ -264,7 +264,7 @@ def reads_of(connection: sqlite3.Connection) -> None:
         ("select key from bodies where expires_day <= 5 order by expires_day, key limit 5", "expiry"),
     ],
 )
-def test_a_query_goes_over_its_own_index_without_sorting(tmp_path: Path, statement: str, index: str) -> None:
+def test_query_uses_its_index_without_sorting(tmp_path: Path, statement: str, index: str) -> None:
     open_writer(tmp_path, key_fingerprint="k", fold_rows=FOLD_ROWS, now=NOW).close()
     with file_of(tmp_path) as connection:
         plan = [row[3] for row in connection.execute(f"explain query plan {statement}")]
@@ -275,7 +275,7 @@ def test_a_query_goes_over_its_own_index_without_sorting(tmp_path: Path, stateme
 # walking in windows, persons in segments
 
 
-async def test_a_walk_in_windows_leaves_out_no_row(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_walk_in_windows_finds_every_row(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "_WINDOW", 3)
     skipped = (samples.skip(model.SkipReason.Filter),)
     for number in range(20):
@@ -287,9 +287,7 @@ async def test_a_walk_in_windows_leaves_out_no_row(bench: engines.Bench, monkeyp
     assert await bench.store.replay(Filter(reason="Filter"), NOW) == 5
 
 
-async def test_a_page_whose_time_is_over_ends_with_a_cursor_and_the_rest_follows(
-    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_page_out_of_time_ends_with_a_cursor(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "_WINDOW", 3)
     monkeypatch.setattr(filters, "PAGE_SECONDS", -1.0)
     await bench.accept(samples.quarantined("oldest"))
@@ -326,7 +324,7 @@ async def test_persons_are_found_in_segments(
 
 
 @pytest.mark.parametrize("fold_rows", [1, 1000])
-async def test_retention_leaves_no_row_that_leads_to_a_person(fold_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retention_leaves_no_row_about_a_person(fold_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transaction, "SEGMENT_ARRIVALS", 2)
     async with engines.opened(engines.Sqlite(), fold_rows=fold_rows) as bench:
         await bench.accept(samples.quarantined("q", body_days=1))
@@ -346,7 +344,7 @@ async def test_retention_leaves_no_row_that_leads_to_a_person(fold_rows: int, mo
         assert left == dict.fromkeys(tables, 0)
 
 
-async def test_a_job_changes_only_what_is_still_as_it_was_when_it_was_looked_up(bench: engines.Bench) -> None:
+async def test_redrive_checks_each_delivery_again_before_the_change(bench: engines.Bench) -> None:
     accepted = await bench.accept(samples.arrival("a"), samples.arrival("b"))
     pending, delivered = [one.deliveries[0] for one in accepted]
     bench.store.settle(samples.settlement(delivered, model.SettledAs.Delivered))
@@ -358,7 +356,7 @@ async def test_a_job_changes_only_what_is_still_as_it_was_when_it_was_looked_up(
 
 
 @pytest.mark.parametrize("fold_rows", [1, 1_000_000], ids=["folded", "in memory"])
-async def test_what_is_looked_up_of_a_visitor_does_not_grow_with_its_visits(fold_rows: int) -> None:
+async def test_lookup_of_a_visitor_does_not_grow_with_its_visits(fold_rows: int) -> None:
     visitor = samples.digest("frequent")
     looked_up: list[int] = []
 
@@ -378,7 +376,7 @@ async def test_what_is_looked_up_of_a_visitor_does_not_grow_with_its_visits(fold
     assert looked_up == [1]
 
 
-async def test_a_long_question_does_not_keep_deliveries_waiting(bench: engines.Bench) -> None:
+async def test_long_query_does_not_delay_deliveries(bench: engines.Bench) -> None:
     store: Any = bench.store
     end = threading.Event()
     asked = asyncio.create_task(store._query_reader.run(lambda _: end.wait(20)))
@@ -393,7 +391,7 @@ async def test_a_long_question_does_not_keep_deliveries_waiting(bench: engines.B
 # lanes, over a transaction that fails
 
 
-async def test_what_is_claimed_after_a_failed_transaction_is_recovered_too(bench: engines.Bench) -> None:
+async def test_claim_after_a_failed_transaction_is_recovered(bench: engines.Bench) -> None:
     store: Any = bench.store
     for content in "abc":
         await bench.accept(samples.arrival(content))

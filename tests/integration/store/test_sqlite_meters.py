@@ -41,7 +41,7 @@ async def test_counts_of_many_listeners_are_folded_in_parts(bench: engines.Bench
 
 
 @pytest.mark.parametrize("jobs", [0, 1, 2, 3])
-async def test_a_fold_that_a_crash_ends_neither_loses_nor_doubles_a_count(
+async def test_crash_during_a_fold_neither_loses_nor_doubles_counts(
     bench: engines.Bench, monkeypatch: Any, jobs: int
 ) -> None:
     from usher_gateway.store.sqlite import meters
@@ -68,7 +68,7 @@ async def test_a_fold_that_a_crash_ends_neither_loses_nor_doubles_a_count(
     assert await visits_by_listener(bench.store) == wanted
 
 
-async def test_batches_that_are_not_those_gathered_are_left_alone(bench: engines.Bench) -> None:
+async def test_fold_rejects_batches_that_changed_since_gathering(bench: engines.Bench) -> None:
     from usher_gateway.store.sqlite import meters
 
     await bench.accept(*many(2))
@@ -96,7 +96,7 @@ class Watched(dict[tuple[str, str, int], int]):
         return super().__iter__()
 
 
-async def test_many_arrivals_without_a_quota_cost_one_look_at_the_months_of_others(bench: engines.Bench) -> None:
+async def test_batch_without_quota_checks_cached_months_once(bench: engines.Bench) -> None:
     store: Any = bench.store
     store.writer.month_visits = months = Watched()
     await bench.accept(samples.arrival("a", **QUOTA))
@@ -105,7 +105,7 @@ async def test_many_arrivals_without_a_quota_cost_one_look_at_the_months_of_othe
     assert (len(months), months.walks <= 1) == (1, True)
 
 
-async def test_a_body_that_the_store_refuses_makes_nobody_elses_month_count_anew(
+async def test_refused_body_does_not_recount_months_of_other_tenants(
     bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[str] = []
@@ -125,7 +125,7 @@ async def test_a_body_that_the_store_refuses_makes_nobody_elses_month_count_anew
     assert counted.count("acme") == 1
 
 
-async def test_a_month_is_counted_from_an_index_alone(bench: engines.Bench) -> None:
+async def test_month_is_counted_from_a_covering_index(bench: engines.Bench) -> None:
     await bench.accept(*many(3))
     with contextlib.closing(sqlite3.connect(bench.place / database.FILE_NAME)) as connection:
         plan = connection.execute(f"explain query plan {accept.MONTH_VISITS}", (1, 0, 1)).fetchall()
@@ -135,9 +135,7 @@ async def test_a_month_is_counted_from_an_index_alone(bench: engines.Bench) -> N
     assert int(model.Counter.visits) == 1, "the index and the statement spell it out"
 
 
-async def test_what_is_not_folded_yet_is_read_once_for_all_tenants_of_a_batch(
-    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unfolded_counts_are_read_once_per_batch(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     unfolded_visits = accept.Acceptance._unfolded_visits
 

@@ -20,44 +20,44 @@ def check(*rows: UsageRow, before: int = 0, after: int = 0) -> list[books.Violat
     return books.check(rows, {LOBBY: before}, {LOBBY: after})
 
 
-def test_books_that_balance_have_no_violations() -> None:
+def test_balanced_books_have_no_violations() -> None:
     first = row(0, visits=3, routed=3, created=2, skipped_filter=1, delivered=1)
     second = row(900, visits=1, routed=1, created=1, redriven=1, released=1, replayed=2, died=1, cancelled=2)
     assert check(first, second, before=4, after=7) == []
 
 
-def test_a_verdict_that_is_missing_is_found_in_its_slot() -> None:
+def test_missing_verdict_is_reported_in_its_slot() -> None:
     (violation,) = check(row(0), row(900, routed=2, created=1), after=1)
     assert (violation.equation, violation.period, violation.left, violation.right) == ("Routes", 900, 2, 1)
 
 
-def test_a_delivery_that_is_missing_is_found() -> None:
+def test_missing_delivery_is_reported() -> None:
     (violation,) = check(row(routed=1, created=1), after=0)
     assert (violation.equation, violation.period, violation.left, violation.right) == ("Deliveries", None, 1, 0)
 
 
-def test_more_endings_than_deliveries_are_found_where_they_happened() -> None:
+def test_more_outcomes_than_deliveries_are_reported_in_their_slot() -> None:
     found = check(row(0, delivered=1), row(900, released=1))
     assert [(violation.period, violation.left) for violation in found] == [(0, -1)]
 
 
-def test_a_listener_without_rows_is_compared_too() -> None:
+def test_listener_without_rows_is_compared_too() -> None:
     assert len(check(before=1, after=2)) == 1
     assert check(before=2, after=2) == []
 
 
-def test_arrivals_are_the_sum_of_their_words() -> None:
+def test_arrivals_are_the_sum_of_their_kinds() -> None:
     counts = row(visits=1, repeats=2, redeliveries=4, probes=8, quarantined=16, refused=32, late=64).counts
     assert books.arrivals(counts) == 63
 
 
-def test_every_skip_reason_has_its_counter() -> None:
+def test_every_skip_reason_has_a_counter() -> None:
     assert set(books.SKIPPED) == set(model.SkipReason)
     assert len(set(books.SKIPPED.values())) == len(model.SkipReason)
 
 
 @given(st.integers(0, 4_000_000_000 // 900))
-def test_a_period_begins_at_or_before_its_slot_and_is_its_own_first_second(number: int) -> None:
+def test_first_second_is_a_fixed_point_at_or_before_the_slot(number: int) -> None:
     slot = number * 900
     periods: tuple[Period, ...] = ("slot", "day", "month")
     starts = [books.first_second(slot, period) for period in periods]
@@ -70,7 +70,7 @@ moves = st.lists(st.sampled_from(["created", "released", "replayed", "redriven",
 
 @settings(max_examples=50)
 @given(moves, st.data())
-def test_any_history_of_real_deliveries_balances_and_a_lost_count_never_does(moves: list[str], data: Any) -> None:
+def test_random_history_balances_only_with_all_its_counts(moves: list[str], data: Any) -> None:
     open_now, rows = 0, []
     for number, move in enumerate(moves):
         sign = books.OPEN_SIGNS[Counter[move]]

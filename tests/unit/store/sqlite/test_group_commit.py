@@ -18,7 +18,7 @@ def entry(tenant: str, future: "asyncio.Future[model.Accepted]", body: bytes = b
 
 
 @pytest.mark.parametrize("limits", [QueueLimits(entries=1), QueueLimits(bytes=2)])
-def test_a_newcomer_before_a_full_queue_is_refused_and_harms_nobody(limits: QueueLimits) -> None:
+def test_full_queue_rejects_a_new_tenant_and_stays_usable(limits: QueueLimits) -> None:
     queued = ArrivalQueue(limits)
     loop = asyncio.new_event_loop()
     first = entry("acme", loop.create_future())
@@ -31,7 +31,7 @@ def test_a_newcomer_before_a_full_queue_is_refused_and_harms_nobody(limits: Queu
     loop.close()
 
 
-def test_one_too_large_for_its_tenant_is_refused_and_harms_nobody() -> None:
+def test_arrival_over_the_tenant_limit_is_rejected() -> None:
     queued = ArrivalQueue(QueueLimits(tenant_bytes=10))
     loop = asyncio.new_event_loop()
     with pytest.raises(model.StoreBusyError):
@@ -40,7 +40,7 @@ def test_one_too_large_for_its_tenant_is_refused_and_harms_nobody() -> None:
     loop.close()
 
 
-def test_those_who_come_once_are_not_kept_behind_those_who_flood() -> None:
+def test_tenants_with_one_arrival_are_served_during_a_flood() -> None:
     queued = ArrivalQueue(QueueLimits(batch_entries=4))
     loop = asyncio.new_event_loop()
     for tenant in [*["flood 1", "flood 2", "flood 3"] * 10, *[f"once {number}" for number in range(8)]]:
@@ -50,7 +50,7 @@ def test_those_who_come_once_are_not_kept_behind_those_who_flood() -> None:
     loop.close()
 
 
-def test_an_outage_however_long_leaves_no_more_behind_than_it_found() -> None:
+def test_repeated_put_back_keeps_the_number_of_spare_queues() -> None:
     queued = ArrivalQueue(QueueLimits())
     loop = asyncio.new_event_loop()
     for number in range(3):
@@ -65,7 +65,7 @@ def test_an_outage_however_long_leaves_no_more_behind_than_it_found() -> None:
 @pytest.mark.parametrize(
     "limits", [QueueLimits(entries=64, tenant_entries=16), QueueLimits(bytes=512, tenant_bytes=128)]
 )
-def test_tenants_who_fill_the_queue_together_leave_room_for_one_with_little(limits: QueueLimits) -> None:
+def test_flooding_tenants_leave_room_for_a_light_one(limits: QueueLimits) -> None:
     queued = ArrivalQueue(limits)
     loop = asyncio.new_event_loop()
     with contextlib.suppress(model.StoreBusyError):
@@ -80,7 +80,7 @@ STEPS = st.lists(st.one_of(st.sampled_from(["a", "b", "c", "d"]), st.just("draw"
 
 
 @given(STEPS)
-def test_what_is_taken_in_comes_out_once_in_its_tenants_order(steps: list[str]) -> None:
+def test_entries_are_drawn_once_in_the_order_of_their_tenant(steps: list[str]) -> None:
     queued = ArrivalQueue(QueueLimits(entries=6, tenant_entries=3, batch_entries=4))
     loop = asyncio.new_event_loop()
     taken: list[QueuedArrival] = []

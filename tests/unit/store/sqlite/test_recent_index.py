@@ -21,7 +21,7 @@ def filled(*stretches: list[int]) -> RecentIndex:
 
 @settings(max_examples=100, deadline=None)
 @given(TIMES, TIMES, st.integers(-5, 65), st.integers(-5, 65))
-def test_a_sighting_between_two_times_is_found_if_there_is_one(
+def test_sighting_between_two_times_is_found_if_it_exists(
     folding: list[int], growing: list[int], after: int, before: int
 ) -> None:
     between = [time for time in folding + growing if after < time < before]
