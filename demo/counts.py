@@ -13,8 +13,8 @@ import rich.box
 import rich.console
 import rich.table
 
-from usher_gateway import clock as clocks
 from usher_gateway import model, simulator
+from usher_gateway.clock import Clock
 
 _SINCE = "2020-01-01"
 _CLOCK_QUERIES = 5
@@ -36,9 +36,9 @@ class AdminClient:
             found.setdefault(row["tenant"], Counter()).update(numbers | {"skipped": sum(row["skipped"].values())})
         return dict(found)
 
-    async def clock(self, scale: float) -> clocks.Clock:
+    async def clock(self, scale: float) -> Clock:
         """Return a clock that agrees with the gateway's: never ahead, and behind by at most one round trip."""
-        here, fastest, received_at, gateway_time = clocks.Clock(), math.inf, 0, 0
+        here, fastest, received_at, gateway_time = Clock(), math.inf, 0, 0
         for _ in range(_CLOCK_QUERIES):
             asked_at = here.steady()
             answer = await self._get("/api/config")
@@ -46,7 +46,7 @@ class AdminClient:
                 received_at = here.steady()
                 fastest = received_at - asked_at
                 gateway_time = int(datetime.datetime.fromisoformat(answer["now"]).timestamp() * model.MICROSECONDS)
-        return clocks.Clock(scale, gateway_time + int((here.steady() - received_at) * scale))
+        return Clock(scale, gateway_time + int((here.steady() - received_at) * scale))
 
     async def _get(self, path: str) -> Any:
         async with self._session.get(self.url + path, headers=self._headers) as answer:

@@ -4,8 +4,8 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterable
 
-from usher_gateway import clock as clocks
 from usher_gateway import documents, simulator
+from usher_gateway.clock import Clock
 
 DOWN_FROM, DOWN_FOR = 0.45, 0.1
 """As shares of the day."""
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 60.0
 class Receivers:
     """One receiver per destination, at the port of its URL."""
 
-    def __init__(self, clock: clocks.Clock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._receivers: dict[str, simulator.Receiver] = {}
 

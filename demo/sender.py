@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import msgspec
 import rich.progress
 
-from usher_gateway import clock as clocks
 from usher_gateway import simulator
+from usher_gateway.clock import Clock
 
 DAY_SECONDS = 86_400
 UNTIMED_SCALE = 2_000.0
@@ -38,7 +38,7 @@ class Way(msgspec.Struct, frozen=True):
     """Listener -> the URL that a user pastes into the portal."""
     connect: tuple[str, int]
     """Host and port of the gateway's public port; the sender resolves no name."""
-    clock: clocks.Clock
+    clock: Clock
     """The gateway's, or one that agrees with it."""
 
 

@@ -25,22 +25,24 @@ def test_a_port_that_cannot_be_had_says_what_to_do(number: int, word: str) -> No
 
 
 def test_a_proxy_that_is_no_network_is_refused_before_anything_starts() -> None:
-    settings.check(settings.Settings(files=(Path("usher.yaml"),), trusted_proxies=("10.0.0.1/8", "::1")))
+    settings.check_settings(settings.Settings(files=(Path("usher.yaml"),), trusted_proxies=("10.0.0.1/8", "::1")))
     with pytest.raises(model.ConfigurationError, match="'banana' is no CIDR"):
-        settings.check(settings.Settings(files=(Path("usher.yaml"),), trusted_proxies=("10.0.0.0/8", "banana")))
+        settings.check_settings(
+            settings.Settings(files=(Path("usher.yaml"),), trusted_proxies=("10.0.0.0/8", "banana"))
+        )
 
 
 def test_configuration_comes_from_files_or_from_a_cluster() -> None:
-    settings.check(settings.Settings(from_cluster=True))
+    settings.check_settings(settings.Settings(from_cluster=True))
     with pytest.raises(model.ConfigurationError, match="exclude") as caught:
-        settings.check(settings.Settings(from_cluster=True, files=(Path("usher.yaml"),)))
+        settings.check_settings(settings.Settings(from_cluster=True, files=(Path("usher.yaml"),)))
     assert caught.value.hint
     with pytest.raises(model.ConfigurationError, match="no configuration") as caught:
-        settings.check(settings.Settings())
+        settings.check_settings(settings.Settings())
     assert "--from-cluster" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["", "Usher", "a/b", "a b", "-a", "a-", "a" * 64, "..", "a?b"])
 def test_what_is_no_namespace_is_refused(name: str) -> None:
     with pytest.raises(model.ConfigurationError, match="--config-namespace"):
-        settings.check(settings.Settings(from_cluster=True, config_namespace=name))
+        settings.check_settings(settings.Settings(from_cluster=True, config_namespace=name))

@@ -19,10 +19,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from usher_gateway import clock as clocks
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process, visit_path
-from usher_gateway import settings as all_settings
 from usher_gateway.admin import health, records, server, status, tokens, usage
+from usher_gateway.clock import Clock
 from usher_gateway.config import files, install_key, source
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.holds import HoldReviewer
@@ -31,6 +30,7 @@ from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_client
 from usher_gateway.ingest import books, door, find
 from usher_gateway.ingest.server import PublicServer
+from usher_gateway.settings import Settings, cannot_listen, check_settings
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 
@@ -66,18 +66,18 @@ _MIN_ATTEMPT_SECONDS = 1.0
 class Gateway:
     """A gateway in one process. Create it in a running event loop; ``run`` lasts until ``stop``."""
 
-    def __init__(self, settings: all_settings.Settings, environ: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         """Build every part, and start none.
 
         Raises:
             UsherError: the settings cannot work, or a key, token or certificate cannot be used.
         """
-        all_settings.check(settings)
+        check_settings(settings)
         files.require_paths(settings.files)
         _check_key(settings, environ)
         key = install_key.load_install_key(settings.data, environ)
         self.settings = settings
-        self.clock = clocks.Clock(settings.time_scale)
+        self.clock = Clock(settings.time_scale)
         self.state = health.RunState()
         self.started = asyncio.Event()
         """Set when the public port is open."""
@@ -264,7 +264,7 @@ class Gateway:
                 backlog=1024,
             )
         except OSError as error:
-            raise all_settings.cannot_listen("--listen", settings.listen, error) from error
+            raise cannot_listen("--listen", settings.listen, error) from error
         self.port = listening.sockets[0].getsockname()[1]
         self.state.open_public_port()
         return listening
@@ -362,7 +362,7 @@ async def _wait_for(event: asyncio.Event, tasks: list[asyncio.Task[None]], secon
         task.result()
 
 
-def _check_key(settings: all_settings.Settings, environ: Mapping[str, str]) -> None:
+def _check_key(settings: Settings, environ: Mapping[str, str]) -> None:
     """Refuse to create a new install key where a store or an operator already depends on another one.
 
     Raises:

@@ -97,7 +97,7 @@ def cannot_listen(flag: str, endpoint: Endpoint, error: OSError) -> model.Config
     return model.ConfigurationError(f"cannot listen on {where}: {reason}", hints.get(number, f"Choose another {flag}."))
 
 
-def check(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """Refuse combinations that cannot work.
 
     Raises:

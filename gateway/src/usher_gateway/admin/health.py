@@ -13,8 +13,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from usher_gateway import clock as clocks
 from usher_gateway import config_secret, documents, model
+from usher_gateway.clock import Clock
 from usher_gateway.config import journal, source
 from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import DeliveryWorker
@@ -163,7 +163,7 @@ class HealthTracker:
         self,
         *,
         state: RunState,
-        clock: clocks.Clock,
+        clock: Clock,
         source: source.Source,
         door: door.Door,
         dispatcher: dispatcher.Dispatcher,

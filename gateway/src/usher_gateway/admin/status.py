@@ -6,9 +6,9 @@ from urllib import parse
 import msgspec
 from aiohttp import web
 
-from usher_gateway import clock as clocks
 from usher_gateway import config_secret, documents, model
 from usher_gateway.admin import api, health, usage
+from usher_gateway.clock import Clock
 from usher_gateway.config import source
 from usher_gateway.ingest import door, find
 from usher_gateway.resources import conditions
@@ -31,7 +31,7 @@ class GatewayStatus:
         source: source.Source,
         door: door.Door,
         store: Store,
-        clock: clocks.Clock,
+        clock: Clock,
     ) -> None:
         self._state, self._tracker, self._source = state, tracker, source
         self._door, self._store, self._clock = door, store, clock

@@ -3,9 +3,12 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from usher_gateway.settings import Settings
 
 _EPILOG = """\
 Example:  usher run examples/quickstart.yaml --data ./data --listen 127.0.0.1:8080 --admin 127.0.0.1:9090
@@ -88,18 +91,18 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Answer Purple, keep every visit, deliver it. Ends cleanly on SIGTERM and Ctrl-C."""
         from usher_gateway import logs, model
-        from usher_gateway import settings as all_settings
+        from usher_gateway.settings import Settings, parse_endpoint
 
         logs.configure(as_json=None if log_format == "auto" else log_format == "json", level=log_level)
         try:
-            settings = all_settings.Settings(
+            settings = Settings(
                 files=tuple(files or ()),
                 from_cluster=from_cluster,
                 config_namespace=config_namespace,
                 kubeconfig=kubeconfig,
                 data=data,
-                listen=all_settings.parse_endpoint(listen),
-                admin=all_settings.parse_endpoint(admin),
+                listen=parse_endpoint(listen),
+                admin=parse_endpoint(admin),
                 admin_tokens=admin_tokens,
                 tls_cert=tls_cert,
                 tls_key=tls_key,
@@ -117,13 +120,11 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
 
 
-def _serve(settings: "object") -> None:
+def _serve(settings: "Settings") -> None:
     import uvloop
 
     from usher_gateway import app, process
-    from usher_gateway import settings as all_settings
 
-    assert isinstance(settings, all_settings.Settings)
     process.collect_garbage_rarely()
 
     async def main() -> None:

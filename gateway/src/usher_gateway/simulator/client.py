@@ -12,7 +12,7 @@ import yarl
 import usher_gateway
 from usher_gateway import documents, model
 from usher_gateway.simulator import books
-from usher_gateway.simulator import settings as configuration
+from usher_gateway.simulator.settings import SimulatorSettings, SimulatorTarget, tls_context
 
 _AGENT = f"usher-simulate/{usher_gateway.__version__}"
 _READ_BYTES = 65_536
@@ -50,12 +50,12 @@ class TargetAddress:
 class PurpleClient:
     """Sends requests to one listener. Use as an async context manager."""
 
-    def __init__(self, target: configuration.SimulatorTarget, settings: configuration.SimulatorSettings) -> None:
+    def __init__(self, target: SimulatorTarget, settings: SimulatorSettings) -> None:
         self._address = TargetAddress(target.url, settings.connect)
         self._limit = settings.limit_seconds
         self._headers = {"Host": self._address.host_header, "User-Agent": _AGENT, **dict(target.headers)}
         self._post_headers = {**self._headers, "Content-Type": "application/json"}
-        self._tls: ssl.SSLContext | bool = configuration.tls_context(settings) if self._address.is_tls else True
+        self._tls: ssl.SSLContext | bool = tls_context(settings) if self._address.is_tls else True
         self._session: aiohttp.ClientSession | None = None
         self._hanging: aiohttp.ClientSession | None = None
 

@@ -13,8 +13,8 @@ from typing import Self
 import msgspec
 from aiohttp import web
 
-from usher_gateway import clock as clocks
 from usher_gateway import model
+from usher_gateway.clock import Clock
 from usher_gateway.simulator import books, receiving
 
 CONTROL_PATH = "/_control"
@@ -71,7 +71,7 @@ class Receiver:
     def __init__(
         self,
         settings: ReceiverSettings | None = None,
-        clock: clocks.Clock | None = None,
+        clock: Clock | None = None,
         on_request: Callable[[Received], None] | None = None,
     ) -> None:
         """Read the settings.
@@ -85,7 +85,7 @@ class Receiver:
         except ValueError as error:
             hint = "give it as whsec_ and base64, as the sender shows it, or as plain text"
             raise model.ConfigurationError(str(error), hint) from error
-        self._clock = clock or clocks.Clock()
+        self._clock = clock or Clock()
         self._on_request = on_request
         self._rules = receiving.Rules(self._settings.usual)
         self._tally = receiving.Tally()

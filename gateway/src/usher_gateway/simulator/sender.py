@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from usher_gateway import clock as clocks
 from usher_gateway import documents, model
+from usher_gateway.clock import Clock
 from usher_gateway.simulator import bodies, books, client, schedule
-from usher_gateway.simulator import settings as configuration
+from usher_gateway.simulator.settings import SimulatorSettings, SimulatorTarget
 
 _REPORT_SECONDS = 0.25
 _GRACE_SECONDS = 2.0
@@ -29,9 +29,9 @@ class Simulator:
 
     def __init__(
         self,
-        settings: configuration.SimulatorSettings,
+        settings: SimulatorSettings,
         progress: Progress | None = None,
-        clock: clocks.Clock | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """Read the settings.
 
@@ -39,7 +39,7 @@ class Simulator:
             ConfigurationError: a URL or the CA file cannot be used.
         """
         self._progress = progress
-        clock = clock or clocks.Clock(settings.time_scale)
+        clock = clock or Clock(settings.time_scale)
         self._lines = [_ListenerSender(target, settings, clock) for target in settings.targets]
         self._books = books.SimulationBooks(listeners=[line.books for line in self._lines])
 
@@ -86,9 +86,7 @@ class _Sending(msgspec.Struct, gc=False):
 class _ListenerSender:
     """One listener as Purple sees it: its plan, what is to be sent again, and whether its hook still stands."""
 
-    def __init__(
-        self, target: configuration.SimulatorTarget, settings: configuration.SimulatorSettings, clock: clocks.Clock
-    ) -> None:
+    def __init__(self, target: SimulatorTarget, settings: SimulatorSettings, clock: Clock) -> None:
         self._target = target
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.concurrency)

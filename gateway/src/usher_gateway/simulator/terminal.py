@@ -16,7 +16,7 @@ import rich.text
 
 from usher_gateway import model
 from usher_gateway.simulator import books, receiver, receiving, sender
-from usher_gateway.simulator import settings as configuration
+from usher_gateway.simulator.settings import SimulatorSettings
 
 
 def progress_table(so_far: books.SimulationBooks) -> rich.table.Table:
@@ -127,7 +127,7 @@ _LINE_SECONDS = 5.0
 _TABLE_SECONDS = 0.5
 
 
-async def simulate(settings: configuration.SimulatorSettings) -> books.SimulationBooks:
+async def simulate(settings: SimulatorSettings) -> books.SimulationBooks:
     """Run a simulation with progress on standard error; Ctrl-C ends it early.
 
     Raises:
@@ -192,7 +192,7 @@ class Report(msgspec.Struct, frozen=True):
     books: books.SimulationBooks
 
 
-def report(settings: configuration.SimulatorSettings, result: books.SimulationBooks) -> Report:
+def report(settings: SimulatorSettings, result: books.SimulationBooks) -> Report:
     """The books with a verdict for each listener, in order."""
     verdicts = tuple(
         books.judge_books(
@@ -209,7 +209,7 @@ def report(settings: configuration.SimulatorSettings, result: books.SimulationBo
     return Report(all(each.survives for each in verdicts), verdicts, result)
 
 
-def show_report(settings: configuration.SimulatorSettings, result: Report, *, as_json: bool) -> None:
+def show_report(settings: SimulatorSettings, result: Report, *, as_json: bool) -> None:
     """Print the result on standard output."""
     if as_json:
         sys.stdout.write(f"{msgspec.json.format(msgspec.json.encode(result), indent=2).decode()}\n")
