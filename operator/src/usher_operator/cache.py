@@ -1,7 +1,8 @@
-"""Everything that is known of the cluster, as plan() reads it. Changed only between plans: there is no await in here.
+"""The cache: everything that the operator knows of the cluster, as plan() reads it (``View``).
 
-Each change says which keys are to be planned again. What changes nothing that a plan reads (an echo of our own write,
-a resourceVersion alone) says none.
+Each change returns the keys that have to be planned again. A change that no plan reads, such as the watch event of the
+operator's own write or a new resourceVersion alone, returns none. No method awaits, so the cache never changes while a
+plan is made.
 """
 
 import time
@@ -31,26 +32,30 @@ from usher_operator.view import (
     View,
 )
 
-Keys = frozenset[Key]
+KeySet = frozenset[Key]
 ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
-_NONE: Keys = frozenset()
+_NO_KEYS: KeySet = frozenset()
 _LIMITED = "LimitExceeded"
 _MISS_MICROSECONDS = 60_000_000
-"""How long it is believed that a Secret is missing, when somebody asks."""
+"""How long the result of a lookup of a missing Secret is used."""
 
 
-def _steady() -> int:
+def _monotonic_microseconds() -> int:
     return time.monotonic_ns() // 1000
 
 
 class Cache(View):
-    """The world, and what the machinery knows besides: uids, versions, tombstones."""
+    """Keeps the present state of the cluster, and says which keys a change concerns.
+
+    Args: settings: the install that the operator serves. clock: monotonic microseconds. expect_event: called with the
+    kind of an object when a write or a list shows a change that its watch has to report.
+    """
 
     def __init__(
         self,
         settings: OperatorSettings,
         *,
-        clock: Callable[[], int] = _steady,
+        clock: Callable[[], int] = _monotonic_microseconds,
         expect_event: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._expect_event = expect_event
@@ -68,54 +73,54 @@ class Cache(View):
         self._gateways: tuple[GatewayReport, ...] | None = None
         self._halted: HaltedRemovals | None = None
         self.records: dict[Key, parsing.ResourceRecord] = {}
-        """Every custom resource."""
+        """Every custom resource, by key."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
         self._members: dict[tuple[str, str], dict[str, parsing.ResourceRecord]] = {}
-        """(kind, namespace) -> name -> record."""
+        """Records by (kind, namespace) and name."""
         self._references = ReferenceIndex()
         self._secrets: dict[str, resources.Secret] = {}
         self._granted: dict[str, tuple[Key, tuple[str, str]]] = {}
         self._misses: dict[str, tuple[SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self.child_index = ChildIndex(self._install)
-        """Every child of this install."""
+        """Every existing child of this install."""
         self._behind: dict[Key, int] = {}
 
-    # What plan() reads.
+    # The view of plan().
 
     @property
     def now(self) -> int:
-        """Microseconds of a clock that only grows."""
+        """Monotonic microseconds."""
         return self._clock()
 
     @property
     def install(self) -> Install:
-        """Settings."""
+        """The install that the operator serves."""
         return self._install
 
     @property
     def keys(self) -> model.Keys | None:
-        """Derived from the install key."""
+        """Keys derived from the install key; None before the operator has one."""
         return self._keys
 
     @property
     def features(self) -> ClusterFeatures:
-        """What the cluster offers."""
+        """Optional APIs and objects of the cluster."""
         return self.optional.features
 
     @property
     def gateways(self) -> tuple[GatewayReport, ...] | None:
-        """The ready gateways."""
+        """The ready gateways; None before the operator first asked them."""
         return self._gateways
 
     @property
     def halted(self) -> HaltedRemovals | None:
-        """The removal that waits."""
+        """The removals that wait for a confirmation."""
         return self._halted
 
     @property
     def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:
-        """Every ListenerClass that can be read."""
+        """Every ListenerClass that this version can parse."""
         return self._classes
 
     def tenant(self, path: str) -> CachedResource[resources.Tenant] | None:
@@ -131,7 +136,7 @@ class Cache(View):
         return self._seen("Destination", path, resources.Destination)
 
     def unreadable(self, key: Key) -> UnreadableResource | None:
-        """A resource that is there and cannot be read."""
+        """A resource that exists but that this version cannot parse."""
         record = self.records.get(key)
         return record.found if record is not None and isinstance(record.found, UnreadableResource) else None
 
@@ -152,25 +157,25 @@ class Cache(View):
         return self._listeners(self._references.users("Hostname", hostname))
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
-        """The published documents with an address at a hostname; so also those whose removal is held back."""
+        """The published documents with an address at a hostname, including those whose removal is halted."""
         found = [self.child_index.listener_document(key) for key in self.child_index.published_at(hostname)]
         return [document for document in found if document is not None]
 
     def incumbent(self, hostname: str) -> tuple[str, str] | None:
-        """(namespace, tenant) of whoever has a hostname by a published document, or one that is being written."""
+        """(namespace, tenant) that has a hostname by a published document, or by one that is being written."""
         for document in self.listeners_at(hostname):
             return document.namespace, document.tenant.name
         return self._granted.get(hostname, (None, None))[1]
 
     def grant(self, key: Key, hostnames: Collection[str]) -> None:
-        """A Listener has hostnames from now on, although its document is only about to be written."""
+        """Give hostnames to a Listener while its document is written."""
         seen_ = self.listener(key.path)
         if seen_ is not None:
             owner = key.namespace, seen_.resource.spec.tenant_ref.name
             self._granted.update(dict.fromkeys(hostnames, (key, owner)))
 
-    def end_grant(self, key: Key) -> Keys:
-        """The document of a Listener was written, or could not be; then others may have what it was granted."""
+    def end_grant(self, key: Key) -> KeySet:
+        """End the grants of a Listener once its document was written or failed; returns the keys to plan again."""
         hosts = [host for host, (holder, _) in self._granted.items() if holder == key]
         for host in hosts:
             del self._granted[host]
@@ -190,28 +195,28 @@ class Cache(View):
         return self._secrets.get(path)
 
     def secret_state(self, path: str) -> SecretState | None:
-        """What is known of a Secret."""
+        """State of a Secret; None if it has to be looked up."""
         if path in self._secrets:
             return "Found"
         state, since = self._misses.get(path, (None, 0))
         return state if self.now - since < _MISS_MICROSECONDS else None
 
     def children(self, key: Key) -> Collection[ChildState]:
-        """The children in place of a key."""
+        """The existing children of a key."""
         return [child.state for child in self.child_index.of(key)]
 
     def behind_since(self, key: Key) -> int | None:
         """Since when a key's plans say ``is_behind``."""
         return self._behind.get(key)
 
-    # What the machinery reads besides.
+    # Lookups for the other parts of the operator.
 
-    def all_keys(self) -> Keys:
-        """Every key that has a resource, a child, or a hostname in a published document."""
+    def all_keys(self) -> KeySet:
+        """Every key with a resource or a child, and every hostname in a published document."""
         return frozenset((*self.records, *self.child_index.keys, *map(hostname_key, self.child_index.hosts)))
 
     def published_keys(self) -> list[Key]:
-        """Keys whose document is in force."""
+        """KeySet whose document is in force."""
         return [child.key for child in self.child_index.by_ref.values() if child.published is not None]
 
     def our_classes(self) -> list[CachedResource[resources.ListenerClass]]:
@@ -220,21 +225,21 @@ class Cache(View):
         return [one for one in self._classes.values() if one.resource.spec.controller_name == wanted]
 
     def confirmations(self) -> frozenset[str]:
-        """Digests of removals that our classes confirm."""
+        """Digests of the removals that users confirmed on classes of this install."""
         found = [one.resource.metadata.annotations.get(types.CONFIRM_REMOVALS) for one in self.our_classes()]
         return frozenset(digest for digest in found if digest)
 
-    # What changes it.
+    # Changes; each returns the keys to plan again.
 
-    def take(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> Keys:
-        """Take an object as the server answered or listed it; its watch has to tell of it too, if it is news."""
+    def take(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> KeySet:
+        """Take an object from an answer or a list. If it is new, its watch has to report it too."""
         about = raw["metadata"]
         if self.version_of(kind, about.get("namespace", ""), about["name"])[1] != about["resourceVersion"]:
             self._expect_event(kind.name)
         return self.put(kind, raw)
 
-    def put(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> Keys:
-        """Take an object as it is now; returns the keys to plan again."""
+    def put(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> KeySet:
+        """Take the present state of an object."""
         namespace, name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
         if kind in kinds.OWN:
             return self._put_own(Key(kind.name, namespace, name), raw)  # type: ignore[arg-type]
@@ -247,15 +252,15 @@ class Cache(View):
         return self._on_features(self.optional.put(kind, raw))
 
     def version_of(self, kind: kinds.WatchedKind, namespace: str, name: str) -> tuple[str, str]:
-        """(uid, resourceVersion) of an object as known; empty where that is not kept."""
+        """(uid, resourceVersion) of an object; empty for kinds whose versions are not kept."""
         if kind in kinds.OWN:
             record = self.records.get(Key(kind.name, namespace, name))  # type: ignore[arg-type]
             return (record.uid, record.resource_version) if record is not None else ("", "")
         child = self.child_index.by_ref.get(ref_of(kind, namespace, name))
         return (child.uid, child.resource_version) if child is not None else ("", "")
 
-    def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> Keys:
-        """Forget an object that is gone; returns the keys to plan again."""
+    def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> KeySet:
+        """Forget an object that was deleted."""
         if kind in kinds.OWN:
             return self._remove_own(Key(kind.name, namespace, name))  # type: ignore[arg-type]
         if kind is kinds.CREDENTIAL:
@@ -267,7 +272,7 @@ class Cache(View):
         return self._on_features(self.optional.remove(kind, namespace, name))
 
     def names(self, kind: kinds.WatchedKind) -> frozenset[tuple[str, str]]:
-        """(namespace, name) of every object of a kind that is known."""
+        """(namespace, name) of every known object of a kind."""
         if kind in kinds.OWN:
             return frozenset((key.namespace, key.name) for key in self.records if key.kind == kind.name)
         if kind is kinds.NAMESPACE:
@@ -279,30 +284,30 @@ class Cache(View):
         return frozenset((ref.namespace, ref.name) for ref in self.child_index.by_ref if ref.kind == kind.name)
 
     def set_keys(self, keys: model.Keys | None) -> None:
-        """Another install key, or none; documents in place are read anew only by the next complete reading."""
+        """Set the keys. The documents in config Secrets are parsed with them from the next complete list on."""
         self._keys = keys
 
-    def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> Keys:
-        """Whether a kind of an optional API is there; what was made of it goes with it."""
-        gone: Keys = _NONE
+    def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> KeySet:
+        """Set whether the cluster serves a kind of an optional API. Without the kind its children are gone."""
+        gone: KeySet = _NO_KEYS
         if not served and kind in kinds.CHILDREN:
             for ref in [ref for ref in self.child_index.by_ref if ref.kind == kind.name]:
                 gone |= self._put_child(ref, None)
         return gone | self._on_features(self.optional.set_served(kind, served=served))
 
     def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> None:
-        """What gateways say now; who asked them knows which keys that concerns."""
+        """Set what the gateways report. The caller knows which keys that concerns."""
         self._gateways = gateways
 
-    def set_halted(self, halted: HaltedRemovals | None) -> Keys:
-        """The removal that waits for a person."""
+    def set_halted(self, halted: HaltedRemovals | None) -> KeySet:
+        """Set the removals that wait for a confirmation."""
         if halted == self._halted:
-            return _NONE
+            return _NO_KEYS
         self._halted = halted
         return frozenset(Key("ListenerClass", "", name) for name in self._classes)
 
     def set_behind(self, key: Key, *, is_behind: bool) -> None:
-        """What the last plan of a key said."""
+        """Set whether the last plan of a key says ``is_behind``."""
         if is_behind:
             self._behind.setdefault(key, self.now)
         else:
@@ -310,32 +315,32 @@ class Cache(View):
 
     @property
     def behind(self) -> Collection[Key]:
-        """Keys whose document is not in force on every gateway."""
+        """KeySet whose document is not in force on every gateway."""
         return self._behind.keys()
 
     def note_missing(self, path: str, state: SecretState) -> None:
-        """What a look for a Secret has shown."""
+        """Note the result of a lookup of a missing Secret."""
         self._misses[path] = (state, self.now)
 
     @property
     def missing(self) -> dict[str, SecretState]:
-        """What is believed of missing Secrets."""
+        """State of each missing Secret, by path."""
         return {path: state for path, (state, _) in self._misses.items()}
 
-    def missed_by(self, path: str) -> Keys:
-        """Who may miss a Secret: what refers to it, and of one in the data plane's namespace whoever has a hostname."""
+    def missed_by(self, path: str) -> KeySet:
+        """Keys that may need a Secret: those that refer to it; in the data plane's namespace those with a hostname."""
         found = self._references.users("Secret", path)
         if path.partition("/")[0] == self._install.data_plane_namespace:
             found |= {key for key in self.records if key.kind in {"ListenerClass", "Listener"}}
         return found
 
-    def forget_missing(self) -> Keys:
-        """Look for missing Secrets anew; returns who misses one."""
+    def forget_missing(self) -> KeySet:
+        """Forget the results of all lookups; returns the keys that need one of the Secrets."""
         users = [self.missed_by(path) for path in self._misses]
         self._misses.clear()
         return frozenset().union(*users)
 
-    # How.
+    # Implementation.
 
     def _seen(self, kind: Kind, path: str, type_: type[ResourceT]) -> CachedResource[ResourceT] | None:
         namespace, _, name = path.partition("/")
@@ -353,7 +358,7 @@ class Cache(View):
         found = [self.listener(key.path) for key in keys if key.kind == "Listener"]
         return [one for one in found if one is not None]
 
-    def _put_own(self, key: Key, raw: dict[str, Any]) -> Keys:
+    def _put_own(self, key: Key, raw: dict[str, Any]) -> KeySet:
         record, before = parsing.parse_resource(key.kind, raw), self.records.get(key)
         self.records[key] = record
         self._members.setdefault((key.kind, key.namespace), {})[key.name] = record
@@ -362,7 +367,7 @@ class Cache(View):
             if isinstance(record.found, CachedResource):
                 self._classes[key.name] = record.found
         if before is not None and before.uid == record.uid and before.found == record.found:
-            return _NONE
+            return _NO_KEYS
         if before is not None and _declared(before) == _declared(record):
             return self._on_status(key, record)
         former = self._references.targets(key)
@@ -371,9 +376,9 @@ class Cache(View):
         self._references.set(key, now)
         return frozenset({key}) | self._dependants(key) | self._rivals(key, former | now)
 
-    def _remove_own(self, key: Key) -> Keys:
+    def _remove_own(self, key: Key) -> KeySet:
         if self.records.pop(key, None) is None:
-            return _NONE
+            return _NO_KEYS
         members = self._members[key.kind, key.namespace]
         del members[key.name]
         self._behind.pop(key, None)
@@ -384,8 +389,8 @@ class Cache(View):
         limited = {Key(key.kind, key.namespace, name) for name, record in members.items() if _is_limited(record)}
         return frozenset({key}) | limited | self._dependants(key) | self._rivals(key, former)
 
-    def _on_status(self, key: Key, record: parsing.ResourceRecord) -> Keys:
-        """A status changed, ours or by somebody's hand: the key is looked at, and the Tenant that sums it up."""
+    def _on_status(self, key: Key, record: parsing.ResourceRecord) -> KeySet:
+        """Keys concerned by a change of a status: the resource, and for a Listener its Tenant."""
         if key.kind == "Listener" and isinstance(record.found, CachedResource):
             return frozenset({key, self._tenant_key(record.found.resource)})
         return frozenset({key})
@@ -393,8 +398,8 @@ class Cache(View):
     def _tenant_key(self, listener: resources.Listener) -> Key:
         return Key("Tenant", listener.metadata.namespace, listener.spec.tenant_ref.name)
 
-    def _dependants(self, key: Key) -> Keys:
-        """Who refers to a resource."""
+    def _dependants(self, key: Key) -> KeySet:
+        """Keys that refer to a resource."""
         match key.kind:
             case "Tenant" | "Destination":
                 return self._references.users(key.kind, key.path)
@@ -403,12 +408,12 @@ class Cache(View):
                 return listeners.union(
                     *({hostname_key(host) for host in self.child_index.hosts_of(one)} for one in listeners)
                 )
-        return _NONE
+        return _NO_KEYS
 
-    def _rivals(self, key: Key, targets: frozenset[indexes.Target]) -> Keys:
-        """Of a Listener that was or is there: its Tenant, and who else names one of its hostnames."""
+    def _rivals(self, key: Key, targets: frozenset[indexes.Target]) -> KeySet:
+        """For a Listener: its Tenant, and the other listeners that name one of its hostnames."""
         if key.kind != "Listener":
-            return _NONE
+            return _NO_KEYS
         found: set[Key] = set()
         for kind, path in targets:
             if kind == "Tenant":
@@ -418,7 +423,7 @@ class Cache(View):
                 found |= self._references.users("Hostname", path)
         return frozenset(found)
 
-    def _put_secret(self, path: str, raw: dict[str, Any]) -> Keys:
+    def _put_secret(self, path: str, raw: dict[str, Any]) -> KeySet:
         try:
             found = parsing.convert(raw, resources.Secret)
         except msgspec.ValidationError:
@@ -426,34 +431,34 @@ class Cache(View):
         before = self._secrets.get(path)
         self._secrets[path] = found
         self._misses.pop(path, None)
-        return self._references.users("Secret", path) if before != found else _NONE
+        return self._references.users("Secret", path) if before != found else _NO_KEYS
 
-    def _remove_secret(self, path: str) -> Keys:
+    def _remove_secret(self, path: str) -> KeySet:
         self._misses.pop(path, None)
-        return self._references.users("Secret", path) if self._secrets.pop(path, None) is not None else _NONE
+        return self._references.users("Secret", path) if self._secrets.pop(path, None) is not None else _NO_KEYS
 
-    def _set_namespace(self, name: str, labels: dict[str, str] | None) -> Keys:
+    def _set_namespace(self, name: str, labels: dict[str, str] | None) -> KeySet:
         before = self._namespaces.get(name)
         if labels is None:
             self._namespaces.pop(name, None)
         else:
             self._namespaces[name] = labels
-        return self._references.users("Namespace", name) if before != labels else _NONE
+        return self._references.users("Namespace", name) if before != labels else _NO_KEYS
 
-    def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> Keys:
+    def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
         before = self.child_index.by_ref.get(ref)
         hosts = self.child_index.hosts_of(before.key) if before is not None else frozenset()
         child = self.child_index.put(ref, raw, self._keys)
         if before is not None and child is not None and _as_planned(before) == _as_planned(child):
-            return _NONE
+            return _NO_KEYS
         return self._on_child(before, child, hosts)
 
     def _on_child(
         self, before: parsing.ChildRecord | None, after: parsing.ChildRecord | None, hosts: frozenset[str]
-    ) -> Keys:
+    ) -> KeySet:
         found: set[Key] = {one.key for one in (before, after) if one is not None}
         for key in list(found):
-            if key.kind == "Hostname":  # its listeners tell how far it is
+            if key.kind == "Hostname":  # listeners report the state of their hostnames
                 found |= self.child_index.published_at(key.name) | self._references.users("Hostname", key.name)
         if any(one is not None and one.is_config for one in (before, after)):
             now = self.child_index.hosts_of(after.key) if after is not None else frozenset()
@@ -464,27 +469,27 @@ class Cache(View):
                     found |= self._references.users("Hostname", host)
         return frozenset(found)
 
-    def _on_features(self, changed: bool) -> Keys:
-        """Everything that is exposed may look otherwise."""
+    def _on_features(self, changed: bool) -> KeySet:
+        """Keys whose exposure may change: all classes, listeners and hostnames."""
         return (
             frozenset(key for key in self.all_keys() if key.kind in {"ListenerClass", "Listener", "Hostname"})
             if (changed)
-            else _NONE
+            else _NO_KEYS
         )
 
 
 def hostname_key(hostname: str) -> Key:
-    """The key of a hostname's children."""
+    """The key that owns the children of a hostname."""
     return Key("Hostname", "", hostname)
 
 
 def ref_of(kind: kinds.WatchedKind, namespace: str, name: str) -> ObjectRef:
-    """Which object that is."""
+    """Identify an object of a kind."""
     return ObjectRef(kind.api_version, kind.name, namespace, name)
 
 
 def _declared(record: parsing.ResourceRecord) -> tuple[object, ...]:
-    """What people say of a resource, without what we say of it."""
+    """The part of a resource that users write, without its status."""
     found = record.found
     if isinstance(found, CachedResource):
         return record.uid, found.resource, found.fields
@@ -500,7 +505,7 @@ def _as_planned(child: parsing.ChildRecord) -> tuple[object, ...]:
 
 
 def _routed(child: parsing.ChildRecord) -> tuple[object, ...]:
-    """What of a published document decides over hostnames and what stands behind them."""
+    """The fields of a published document on which hostnames and their children depend."""
     found = child.published
     if found is None or not isinstance(found.document, documents.ListenerDocument):
         return ()

@@ -23,13 +23,13 @@ CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"
 """Label selector of every child."""
 
 OWNER_KIND_ANNOTATION = "usher.dev/owner-kind"
-"""Kind of the key that a child belongs to."""
+"""Kind of the key that owns a child."""
 
 _KINDS: dict[str, Kind] = {"Listener": "Listener", "Destination": "Destination", "Hostname": "Hostname"}
 
 
 def labels(controller_name: str, owner_uid: str = "") -> dict[str, str]:
-    """The labels of a child that is no config Secret."""
+    """The labels of a child that is not a config Secret."""
     found = {
         config_secret.MANAGED_LABEL: "true",
         config_secret.INSTALL_LABEL: config_secret.install_label(controller_name),
@@ -38,12 +38,12 @@ def labels(controller_name: str, owner_uid: str = "") -> dict[str, str]:
 
 
 def annotations(key: Key) -> dict[str, str]:
-    """The annotations of a child, but for ``usher.dev/desired``, which finish() adds."""
+    """The annotations of a child without ``usher.dev/desired``, which finish() adds."""
     return {config_secret.OWNER_ANNOTATION: key.path, OWNER_KIND_ANNOTATION: key.kind}
 
 
 def finish(manifest: dict[str, Any]) -> DesiredChild:
-    """The child of a manifest, with the hash of everything in it as an annotation."""
+    """Add the hash of a manifest as an annotation, and return the child."""
     meta = manifest["metadata"]
     desired = hashlib.sha256(msgspec.json.encode(manifest, order="deterministic")).hexdigest()
     noted = {**meta["annotations"], config_secret.DESIRED_ANNOTATION: desired}
@@ -52,14 +52,14 @@ def finish(manifest: dict[str, Any]) -> DesiredChild:
 
 
 def is_ours(found_labels: Mapping[str, str], controller_name: str) -> bool:
-    """Whether an object was made by this install: nobody else's is ever touched."""
+    """True if this install made an object. The operator never writes other objects."""
     return found_labels.get(config_secret.MANAGED_LABEL) == "true" and found_labels.get(
         config_secret.INSTALL_LABEL
     ) == config_secret.install_label(controller_name)
 
 
 def owner_of(found_annotations: Mapping[str, str]) -> Key | None:
-    """The key that a child belongs to; None where its annotations do not say."""
+    """The key that owns a child; None if its annotations do not name one."""
     kind = _KINDS.get(found_annotations.get(OWNER_KIND_ANNOTATION, ""))
     namespace, _, name = found_annotations.get(config_secret.OWNER_ANNOTATION, "").rpartition("/")
     if kind is None or not name or (kind == "Hostname") == bool(namespace):
@@ -101,13 +101,16 @@ def _config_secret(envelope: config_secret.Envelope, name: str, install: Install
 
 
 CLASS_ADDRESS = "class"
-"""Name of the address of a listener without ``addresses``: it is at the class's hostname."""
+"""Name of the only address of a listener without ``addresses``: it is on the class's hostname."""
 
 
 def build_url_secret(
     seen: CachedResource[resources.Listener], found: dict[str, documents.Address], controller_name: str
 ) -> DesiredChild:
-    """The Secret: ``url`` (the first one), and each URL as ``<address>.url``."""
+    """The Secret ``<listener>-url`` with the whole URLs, which are credentials (design §7).
+
+    Its entry ``url`` holds the first URL; each URL is also in an entry ``<address>.url``.
+    """
     meta = seen.resource.metadata
     key = Key("Listener", meta.namespace, meta.name)
     urls = [address.url for address in found.values()]
@@ -140,9 +143,9 @@ def build_url_secret(
 def named_addresses(
     one: resources.Listener, document: documents.ListenerDocument, install_key: bytes
 ) -> dict[str, documents.Address]:
-    """Which address of a document a person pastes into the portal, for each declared one that was granted.
+    """The addresses to paste into the portal: one for each declared address that the document has.
 
-    Old tokens that are still accepted are left out.
+    Addresses of older tokens that the gateway still accepts are left out.
     """
     token = token_paths(one, install_key)[0].path
     if not one.spec.addresses:
@@ -161,34 +164,37 @@ MAX_PATHS_PER_ROUTE = 64
 """Most paths in one object. Source: gateway-api, HTTPRouteRule.matches has at most 64 items."""
 
 _FORBIDDEN = re.compile(r"//|/\.\.?(/|$)|%2f", re.IGNORECASE)
-"""What neither an Ingress nor an HTTPRoute takes in an exact path. Source: Kubernetes' validation of Ingress and the
-rules of HTTPPathMatch."""
+"""Sequences that neither an Ingress nor an HTTPRoute accepts in an exact path. Source: Kubernetes' validation of
+Ingress and the rules of HTTPPathMatch."""
 
 _BAD_PERCENT = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
 class RoutePart(msgspec.Struct, frozen=True):
-    """One object's share of a hostname."""
+    """The part of a hostname that one Ingress or HTTPRoute routes."""
 
     name: str
     hostname: str
     paths: tuple[str, ...] | None
-    """Exact paths, sorted; None: the whole hostname."""
+    """Exact paths, sorted; None means the whole hostname."""
 
 
 def object_name(hostname: str) -> str:
-    """Name of the objects of a hostname: readable, never too long, different for different hostnames."""
+    """Name of the objects of a hostname: readable, short enough, and unique by a hash."""
     readable = re.sub(r"[^a-z0-9]+", "-", hostname)[:36].strip("-")
     return f"usher-{readable}-{hashlib.sha256(hostname.encode()).hexdigest()[:8]}"
 
 
 def whole_hostname(hostname: str) -> list[RoutePart]:
-    """The one part of a hostname that is the gateway's as a whole."""
+    """The single part that routes a whole hostname (``scope: Hostname``)."""
     return [RoutePart(object_name(hostname), hostname, None)]
 
 
 def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
-    """The parts of a hostname of which only some paths are the gateway's."""
+    """The parts that route exact paths of a hostname (``scope: Path``).
+
+    A hash of the path chooses the part, so that a new listener changes only one object and no object exceeds its limit.
+    """
     found = {path for path in paths if is_path_routable(path)}
     count = 1
     while True:
@@ -203,12 +209,12 @@ def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
 
 
 def is_path_routable(path: str) -> bool:
-    """Whether an exact path can stand in an Ingress or HTTPRoute."""
+    """True if an Ingress or HTTPRoute accepts an exact path."""
     return not _FORBIDDEN.search(path) and not _BAD_PERCENT.search(path)
 
 
 def is_host_routable(hostname: str) -> bool:
-    """Whether a hostname can stand in an Ingress or HTTPRoute: an IP address cannot."""
+    """True if an Ingress or HTTPRoute accepts a hostname. Neither accepts an IP address."""
     try:
         ipaddress.ip_address(hostname)
     except ValueError:
@@ -224,10 +230,11 @@ _INGRESS_API = "networking.k8s.io/v1"
 """Of every Ingress and IngressClass."""
 
 _BODY_SIZE = "9m"
-"""Over the 8 MiB that the gateway takes: what is too large is refused by the gateway, whose answer Purple knows."""
+"""More than the 8 MiB that the gateway accepts, so that the gateway rejects a large body itself, in the way that Purple
+expects."""
 
 _INGRESS_SECONDS = 15
-"""Over the 10 s after which Purple gives up: the gateway has answered by then."""
+"""More than the 10 s after which Purple gives up, because the gateway has answered by then."""
 
 INGRESS_ANNOTATIONS: dict[str, dict[str, str]] = {
     "k8s.io/ingress-nginx": {
@@ -246,14 +253,21 @@ INGRESS_ANNOTATIONS: dict[str, dict[str, str]] = {
     },
     "projectcontour.io/ingress-controller": {"projectcontour.io/response-timeout": f"{_INGRESS_SECONDS}s"},
 }
-"""``spec.controller`` of an IngressClass -> annotations for body size and time-outs, as each one's documentation names
-them. Traefik, HAProxy Technologies' controller, AWS, GKE: no limit of the body, or none that an Ingress can set."""
+"""Annotations for body size and timeouts, by ``spec.controller`` of the IngressClass; each controller documents its
+own. Traefik, HAProxy Technologies' controller, AWS and GKE have no body limit, or none that an Ingress can set."""
 
 
 def build_ingress(
     part: RoutePart, spec: listener_class.ListenerClassSpec, secret_name: str, view: View
 ) -> DesiredChild:
-    """The Ingress. ``secret_name``: of the certificate; ``""``: something else terminates TLS."""
+    """The Ingress of one part of a hostname.
+
+    Args:
+        part: the hostname and its paths.
+        spec: the class that exposes the hostname.
+        secret_name: Secret with the certificate; ``""`` if something else terminates TLS.
+        view: has the install and the cluster's IngressClasses.
+    """
     given = (spec.exposure and spec.exposure.ingress) or listener_class.Ingress()
     install = view.install
     class_name = given.class_name or view.features.default_ingress_class
@@ -295,7 +309,7 @@ _HTTP_ROUTE_API = f"{_GATEWAY_API_GROUP}/v1"
 
 
 def build_http_route(part: RoutePart, parent: listener_class.ParentRef, install: Install) -> DesiredChild:
-    """The HTTPRoute; its Gateway terminates TLS."""
+    """The HTTPRoute of one part of a hostname; its Gateway terminates TLS."""
     key = Key("Hostname", "", part.hostname)
     paths = [("PathPrefix", "/")] if part.paths is None else [("Exact", path) for path in part.paths]
     manifest: dict[str, Any] = {
@@ -330,7 +344,7 @@ def build_http_route(part: RoutePart, parent: listener_class.ParentRef, install:
 
 
 def parent_reference(parent: listener_class.ParentRef) -> dict[str, str]:
-    """The Gateway that a class's routes attach to, with every default written out: controllers repeat it so."""
+    """The Gateway to which a class's routes attach, with every default, as controllers repeat it in the status."""
     found = {"group": _GATEWAY_API_GROUP, "kind": "Gateway", "namespace": parent.namespace, "name": parent.name}
     return {**found, "sectionName": parent.section_name} if parent.section_name else found
 
@@ -345,7 +359,7 @@ _CERTIFICATE_API = f"{CERT_MANAGER_GROUP}/v1"
 def build_certificate(
     hostname: str, secret_name: str, issuer: listener_class.IssuerRef, install: Install
 ) -> DesiredChild:
-    """The Certificate. ``secret_name``: where cert-manager puts it."""
+    """The Certificate of a hostname. ``secret_name``: the Secret into which cert-manager writes it."""
     manifest: dict[str, Any] = {
         "apiVersion": _CERTIFICATE_API,
         "kind": "Certificate",
@@ -359,7 +373,7 @@ def build_certificate(
             "secretName": secret_name,
             "dnsNames": [hostname],
             "issuerRef": issuer_reference(issuer),
-            # a stolen key is of no use after the next renewal
+            # a stolen key becomes useless with the next renewal
             "privateKey": {"rotationPolicy": "Always"},
         },
     }
@@ -367,5 +381,5 @@ def build_certificate(
 
 
 def issuer_reference(issuer: listener_class.IssuerRef) -> dict[str, str]:
-    """A class's issuer with cert-manager's own defaults filled in."""
+    """A class's issuer, with cert-manager's own defaults filled in."""
     return {"group": issuer.group or CERT_MANAGER_GROUP, "kind": issuer.kind or "Issuer", "name": issuer.name}

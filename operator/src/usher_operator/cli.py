@@ -136,7 +136,7 @@ def run(  # noqa: PLR0917 - each is a flag
         logs.configure(as_json=as_json, level=log_level)
         is_done = uvloop.run(operator.run())
     except model.UsherError as error:
-        if logs.drain():  # if nobody reads the log, writing to the terminal would block
+        if logs.drain():  # otherwise the log is stuck, and writing to the terminal would block
             typer.echo(f"usher-operator: {error}\n                {error.hint}", err=True)
         raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
     if not is_done:

@@ -2,7 +2,7 @@
 
 ``EventRecorder`` decides which conditions get a Kubernetes Event, and when. A condition that held and stops holding is
 reported at once. A condition that never held is reported only after a while, because much is missing for a moment while
-the manifests of a new agency are applied one after the other. The stored status is what was reported, so a restart
+a new agency is applied manifest by manifest. The stored status is what was reported, so a restart
 reports nothing twice.
 
 ``EventLogger`` logs single documents and resources while they are few, and counts the rest. A start with 10,000
@@ -38,7 +38,7 @@ _COMPONENT = "usher-operator"
 
 
 def is_wrong(condition: StatusCondition | None) -> bool:
-    """Whether a person has to act."""
+    """True if a person has to act."""
     if condition is None:
         return False
     if condition.type in _NEGATIVE:
@@ -102,7 +102,7 @@ class EventRecorder:
 
 
 def _is_news(before: StatusCondition | None, now: StatusCondition) -> bool:
-    """Whether a condition flipped, or now needs a person. A condition that is absent or Unknown is not news."""
+    """True if a condition flipped, or now needs a person. A condition that is absent or Unknown is not news."""
     if is_wrong(now):
         return not is_wrong(before)
     if before is None or now.status in {before.status, "Unknown"}:
@@ -111,7 +111,7 @@ def _is_news(before: StatusCondition | None, now: StatusCondition) -> bool:
 
 
 def _may_wait(before: StatusCondition | None, now: StatusCondition) -> bool:
-    """Whether the report can wait, because the condition never held or because the listeners report it themselves."""
+    """True if the report can wait, because the condition never held or because the listeners report it themselves."""
     if not is_wrong(now) or now.type in _NEGATIVE:
         return False
     return before is None or before.status != "True" or now.reason == _Reason.ListenersNotReady

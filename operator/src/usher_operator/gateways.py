@@ -1,4 +1,4 @@
-"""What the gateways report: asks the admin port of every ready gateway which documents it runs.
+"""Asks the admin port of every ready gateway which documents it runs.
 
 A document is in force when every ready gateway runs it. So the operator asks each endpoint of the Service, and not the
 Service, which would answer for one gateway.
@@ -84,7 +84,7 @@ _decode = msgspec.json.Decoder(ConfigReport).decode
 
 
 class GatewayAnswers:
-    """What one gateway has reported so far. ``url``: its admin port."""
+    """The answers of one gateway so far. ``url``: its admin port."""
 
     def __init__(self, url: str) -> None:
         self.url = url

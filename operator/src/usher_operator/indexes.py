@@ -83,7 +83,7 @@ class ChildIndex:
         return child
 
     def _is_in_its_namespace(self, child: parsing.ChildRecord) -> bool:
-        """Whether a Secret is where the operator would write it, because any tenant can set labels and annotations."""
+        """True if a Secret is where the operator would write it, because any tenant can set labels and annotations."""
         if child.state.ref.kind != "Secret":
             return True
         return child.state.ref.namespace == (self._install.config_namespace if child.is_config else child.key.namespace)

@@ -46,14 +46,14 @@ class Installation:
 
     @property
     def is_key_known(self) -> bool:
-        """Whether the key matches the fingerprint in every class of this install. Otherwise nothing is removed."""
+        """True if the key matches the fingerprint in every class of this install. Otherwise nothing is removed."""
         if self._key is None:
             return False
         known = fingerprints(self._cache)
         return not known or known == {model.key_fingerprint(self._key)}
 
     async def ensure(self) -> bool:
-        """Read the Secrets, and create the absent ones; False if there is no usable install key.
+        """Read the Secrets, and create the absent ones; False without a usable install key.
 
         Raises:
             ApiError: a Secret could not be read or created.
@@ -102,7 +102,7 @@ class Installation:
         return key
 
     async def _has_published(self) -> bool:
-        """Whether documents of this install exist, which proves that there was a key."""
+        """True if documents of this install exist, which proves that there was a key."""
         install = self._cache.install
         label = config_secret.install_label(install.controller_name)
         mine = f"{config_secret.INSTALL_LABEL}={label},{config_secret.SELECTOR}"

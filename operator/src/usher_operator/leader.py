@@ -1,4 +1,4 @@
-"""Leader election by a Lease: one replica works, and another takes over when the Lease is no longer renewed.
+"""Leader election by a Lease: one replica works, and another takes over when the leader stops renewing the Lease.
 
 A replica counts the age of the Lease by its own monotonic clock, from the moment at which it saw the record change. It
 never reads the times in the record, so clocks of machines may differ by a minute. Source: client-go's leaderelection.
@@ -44,7 +44,7 @@ class LeaseRecord(msgspec.Struct, frozen=True):
 
 
 class LeaseDecision(msgspec.Struct, frozen=True):
-    """What to do now. ``seconds``: how long to wait at most."""
+    """The next action. ``seconds``: how long to wait at most."""
 
     action: Literal["Create", "Take", "Renew", "Wait"]
     seconds: float = 0.0
@@ -104,7 +104,7 @@ class LeaderLease:
 
     @property
     def may_write(self) -> bool:
-        """Whether this replica certainly leads. A process that was suspended for too long must not write any more."""
+        """True if this replica certainly leads. A process that was suspended for too long must not write any more."""
         return self.is_leader and self._clock() - self._renewed < self._timing.renew_deadline_seconds
 
     async def acquire(self) -> None:
@@ -158,7 +158,7 @@ class LeaderLease:
         await asyncio.sleep(self._timing.lease_retry_seconds)
 
     async def _may_retry(self, error: Exception) -> bool:
-        """Whether to try again after a failed renewal."""
+        """Return True to try again after a failed renewal."""
         if not isinstance(error, ApiError):
             return True
         _log.warning("lease_not_renewed", status=error.status, reason=error.reason)

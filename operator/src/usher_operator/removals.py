@@ -86,7 +86,7 @@ class PendingRemovals:
         return max(0.0, min(self._last + self._settle_seconds, self._first + self._max_settle_seconds) - now)
 
     def is_reopened(self, confirmed: Collection[str]) -> bool:
-        """Whether halted removals need a new decision: a document came back, or a user confirmed the removals."""
+        """True if halted removals need a new decision: a document came back, or a user confirmed the removals."""
         return self._is_reopened or (self.halted is not None and self.halted.digest in confirmed)
 
     def decide(self, published: int, confirmed: Collection[str]) -> RemovalDecision:

@@ -13,7 +13,7 @@ import structlog
 
 from usher_gateway.kube.client import ApiError, Client, Raw
 from usher_operator import kinds
-from usher_operator.cache import Cache, Keys
+from usher_operator.cache import Cache, KeySet
 from usher_operator.metrics import OperatorMetrics
 from usher_operator.view import Key
 from usher_operator.workqueue import PauseGate, Workqueue
@@ -172,7 +172,7 @@ class Resync:
                 _log.warning("gone_without_an_event", kind=kind.name, namespace=name[0], name=name[1])
                 self._add(self._cache.remove(kind, *name))
 
-    def _add(self, keys: Keys) -> None:
+    def _add(self, keys: KeySet) -> None:
         for key in keys:
             self._queue.add(key)
 

@@ -81,9 +81,9 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     gateway_service: GatewayService | None = None
     backend: BackendService = BackendService()
     gateway_api: bool = True
-    """Whether to watch and write HTTPRoutes, if the cluster has them."""
+    """Watch and write HTTPRoutes if the cluster has them."""
     cert_manager: bool = True
-    """Whether to watch and write Certificates, if the cluster has them."""
+    """Watch and write Certificates if the cluster has them."""
     admin: AdminAddress = AdminAddress("127.0.0.1", 9091)
     """Address of health and metrics."""
     workers: int = 16

@@ -1,4 +1,4 @@
-"""What plan() reads (``View``) and what it returns (``Plan``): values and one protocol, no I/O.
+"""The input of plan() (``View``) and its result (``Plan``): values and one protocol, no I/O.
 
 ``cache.Cache`` implements ``View``. A lookup costs no more than the size of its answer, because plan() makes
 thousands of them, for one key at a time.
@@ -34,7 +34,7 @@ class Key(msgspec.Struct, frozen=True, order=True):
 
     @property
     def path(self) -> str:
-        """``namespace/name``, or the name alone if there is no namespace."""
+        """``namespace/name``, or the name alone without a namespace."""
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
@@ -112,7 +112,7 @@ class ResourceStatus(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What the operator wants for one key. Equal views give equal plans."""
+    """The children and the status that the operator wants for one key. Equal views give equal plans."""
 
     key: Key
     children: tuple[DesiredChild, ...] | None = ()
@@ -121,7 +121,7 @@ class Plan(msgspec.Struct, frozen=True):
     status: ResourceStatus | None = None
     """None if no status is to be written: the resource is gone or another install's, or the key is a Hostname."""
     is_behind: bool = False
-    """Whether some gateway does not run the wanted document. The cache remembers since when (View.behind_since)."""
+    """True if some gateway does not run the wanted document. The cache remembers since when (View.behind_since)."""
     again_at: int | None = None
     """When to plan again even if nothing changes, by View.now; None: never."""
     unknown_secrets: tuple[str, ...] = ()
@@ -214,14 +214,14 @@ class ClusterFeatures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one gateway reports about a listener."""
+    """One gateway's report about a listener."""
 
     receiving: Literal["Receiving", "NoVisitYet", "Silent"] = "NoVisitYet"
     """Since the gateway's start."""
     verified: bool = False
-    """Whether the gateway ever accepted a visit."""
+    """True if the gateway ever accepted a visit."""
     refusing: bool = False
-    """Whether the gateway refuses requests and accepted none in between."""
+    """True if the gateway refuses requests and accepted none in between."""
     quarantined_share: float = 0.0
     """Share of quarantined arrivals in the last 15 minutes, 0 to 1."""
     slow_routes: tuple[str, ...] = ()
@@ -230,13 +230,13 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one gateway reports about a destination."""
+    """One gateway's report about a destination."""
 
     circuit_open: bool = False
     error: str = ""
     """Error code of the last attempt, while the circuit is open."""
     gone: bool = False
-    """Whether the destination answered 410."""
+    """True if the destination answered 410."""
 
 
 class AppliedDocument(msgspec.Struct, frozen=True):
@@ -253,7 +253,7 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     reachable: bool = True
-    """Whether its admin port answers. If not, the other fields are its last report."""
+    """True if its admin port answers. If not, the other fields are its last report."""
     applied: Mapping[Key, AppliedDocument] = {}
     listeners: Mapping[str, ListenerReport] = {}
     """By ``namespace/name``."""

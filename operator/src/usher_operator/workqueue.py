@@ -150,7 +150,7 @@ class Workqueue(Generic[K]):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no key is ready or processing. Delayed keys may exist."""
+        """True if no key is ready or processing. Delayed keys may exist."""
         return not self._ready and not self._last and not self._processing
 
     @property

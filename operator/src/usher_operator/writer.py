@@ -213,7 +213,7 @@ class ChildWriter:
                 self._queue.add(changed)
 
     def _is_needed(self, plan: Plan) -> bool:
-        """Whether a hostname that no listener wants still has documents whose removal is halted or not decided."""
+        """True if a hostname that no listener wants still has documents whose removal is halted or not decided."""
         if plan.key.kind != "Hostname" or plan.children:
             return False
         waiting = self._removals.waiting

@@ -1,4 +1,4 @@
-"""What the plans of several kinds share: absent resources, publishing that is held back, config Secrets."""
+"""Shared by the plans of several kinds: absent resources, publishing that is held back, config Secrets."""
 
 import functools
 from collections.abc import Iterable
@@ -93,7 +93,7 @@ class Publication(msgspec.Struct, frozen=True):
     wanted: reports.WantedDocument | None = None
     """The document that gateways should run."""
     stays: bool = False
-    """Whether every child stays as it is."""
+    """True if every child stays as it is."""
     accepted: StatusCondition | None = None
     """The condition Accepted, if publishing failed."""
 

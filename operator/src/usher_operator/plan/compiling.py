@@ -27,7 +27,7 @@ class CompiledDocument(msgspec.Struct, frozen=True):
     unknown_secrets: tuple[str, ...]
     """See ``Plan.unknown_secrets``."""
     is_blocked: bool = False
-    """Whether an unreadable resource prevents compiling, so that the published document stays."""
+    """True if an unreadable resource prevents compiling, so that the published document stays."""
 
 
 class _SecretLookup(Mapping[str, resources.Secret]):
@@ -65,18 +65,18 @@ def our_class(view: View, name: str) -> CachedResource[resources.ListenerClass] 
 
 
 def is_ours(view: View, one: CachedResource[resources.ListenerClass]) -> bool:
-    """Whether this install serves a class."""
+    """True if this install serves a class."""
     return one.resource.spec.controller_name == view.install.controller_name
 
 
 def is_foreign(view: View, one: resources.Listener) -> bool:
-    """Whether another install serves a listener. A listener without an existing class belongs to every install."""
+    """True if another install serves a listener. A listener without an existing class belongs to every install."""
     found = view.classes.get(one.class_name)
     return found is not None and not is_ours(view, found)
 
 
 def is_foreign_namespace(view: View, namespace: str) -> bool:
-    """Whether only classes of other installs permit a namespace, so that its tenants belong to those installs."""
+    """True if only classes of other installs permit a namespace, so that its tenants belong to those installs."""
     labels = {**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace}
     may = [
         is_ours(view, one) for one in view.classes.values() if hostnames.permits(one.resource.spec.namespaces, labels)
@@ -196,7 +196,7 @@ def age(seen: DocumentResource) -> tuple[str, str, str]:
 
 
 def _is_over(view: View, seen: DocumentResource, limit: int, members: Collection[DocumentResource]) -> bool:
-    """Whether a resource is beyond the limit of its namespace. Published ones count first, then the oldest."""
+    """True if a resource is beyond the limit of its namespace. Published ones count first, then the oldest."""
     if len(members) <= limit:
         return False
 
@@ -221,7 +221,7 @@ def _reserved(view: View) -> frozenset[str]:
 def _claims(
     view: View, cached: CachedResource[resources.Listener], previous: documents.ListenerDocument | None
 ) -> hostnames.AddressClaims:
-    """Who owns the hostnames that a listener names or has, and which of its addresses others have before it."""
+    """The owners of the hostnames that a listener names or has, and the addresses that other listeners have already."""
     hosts = {address.hostname for address in cached.resource.spec.addresses or ()}
     hosts |= {address.host for address in (previous.addresses if previous else ())}
     wanted = sorted(hosts - _reserved(view))

@@ -30,7 +30,7 @@ class CertificateSource(msgspec.Struct, frozen=True):
 
 
 def worst(states: Iterable[ConditionState]) -> ConditionState | None:
-    """The first state that is False, else the first that is Unknown, else the first; None if there is no state."""
+    """The first state that is False, else the first that is Unknown, else the first; None without any state."""
     ranked = sorted(states, key=lambda state: ("False", "Unknown", "True").index(state.status))
     return ranked[0] if ranked else None
 
@@ -58,7 +58,7 @@ def exposure_type(spec: listener_class.ListenerClassSpec) -> str:
 
 
 def is_by_path(spec: listener_class.ListenerClassSpec) -> bool:
-    """Whether routes name exact paths, instead of the whole hostname."""
+    """True if routes name exact paths, instead of the whole hostname."""
     return spec.exposure is not None and spec.exposure.scope == "Path"
 
 

@@ -54,7 +54,7 @@ class WantedDocument(msgspec.Struct, frozen=True):
 
     hash: str
     is_last_good: bool = False
-    """Whether it is an older document that stays in force because the newest one is not valid."""
+    """True if it is an older document that stays in force because the newest one is not valid."""
 
 
 class Programmed(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ class Programmed(msgspec.Struct, frozen=True):
 
 
 def programmed(view: View, key: Key, wanted: WantedDocument | None, builder: ConditionBuilder) -> Programmed:
-    """Programmed of one document. ``wanted``: None if there is no document."""
+    """The condition Programmed of one document. ``wanted``: None without a document."""
     if wanted is None:
         return Programmed(
             builder.pending(_Type.Programmed, "there is no document to run; the other conditions say why")
