@@ -1,4 +1,4 @@
-"""Makes the custom resource definitions, what goes with them, and their pages from the typed resources: `make crds`.
+"""Makes the custom resource definitions and their reference pages from the typed resources: `make crds`.
 
-It stands outside of the packages: neither the gateway nor the operator needs a schema at run time.
+It is not part of the packages, because neither the gateway nor the operator needs a schema at run time.
 """

@@ -1,4 +1,4 @@
-"""Writes crds/ and docs/reference/ anew: `make crds`."""
+"""Writes crds/ and docs/reference/: `make crds`."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
-    """Write what differs, remove what is no longer made, and say so."""
+    """Write every file that differs, remove files that are no longer made, and print their names."""
     wanted = output.files()
     for folder in output.FOLDERS:
         for file in (ROOT / folder).glob("*"):

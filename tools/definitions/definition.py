@@ -1,4 +1,4 @@
-"""The custom resource definitions: one for each kind."""
+"""Makes the custom resource definition of each kind."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,22 +13,22 @@ from usher_gateway.resources import conditions, types
 GROUP, _, VERSION = types.API_VERSION.partition("/")
 
 Kind = type[resources.ListenerClass | resources.Tenant | resources.Listener | resources.Destination]
-"""A custom resource's type."""
+"""The type of a custom resource."""
 
 _READY = '.status.conditions[?(@.type=="Ready")]'
 
 
 class Names(msgspec.Struct, frozen=True):
-    """How a kind is called, and what `kubectl get` shows of it."""
+    """The names of a kind, and the columns of `kubectl get`."""
 
     plural: str
     short: str
     columns: tuple[tuple[str, str], ...]
-    """(head, JSON path); `Age` is added."""
+    """(header, JSON path) of each column; `Age` is added."""
     wide: tuple[tuple[str, str], ...] = ()
-    """Those of `--output=wide`; the message of Ready is added."""
+    """The columns of `--output=wide`; the message of Ready is added."""
     selectable: tuple[str, ...] = ()
-    """Fields that `--field-selector` knows."""
+    """Fields for `--field-selector`."""
 
 
 NAMES: dict[Kind, Names] = {
@@ -77,7 +77,7 @@ NAMES: dict[Kind, Names] = {
         (".spec.tenantRef.name",),
     ),
 }
-"""Every custom resource."""
+"""Kind -> names, for every custom resource."""
 
 _OF_EVERY_OBJECT: dict[str, schema.Schema] = {
     "apiVersion": {"description": f"Group and version: `{types.API_VERSION}`.", "type": "string"},
@@ -92,7 +92,7 @@ _OF_EVERY_OBJECT: dict[str, schema.Schema] = {
 
 
 def definition(kind: Kind) -> dict[str, Any]:
-    """The CustomResourceDefinition of a kind."""
+    """Return the CustomResourceDefinition of a kind."""
     names = NAMES[kind]
     name = kind.kind_name
     return {
@@ -139,7 +139,7 @@ def _version(kind: Kind, names: Names) -> dict[str, Any]:
 
 
 def object_schema(kind: Kind) -> schema.Schema:
-    """The schema of whole objects of a kind."""
+    """Return the schema of the whole objects of a kind."""
     name = kind.kind_name
     field = next(field for field in msgspec.structs.fields(kind) if field.name == "spec")
     spec = schema.schema_of(inspect.type_info(field.type), f"{name}.spec")
@@ -161,5 +161,5 @@ def _transitions(name: str, spec: type[types.Model], required: frozenset[str]) -
 
 
 def definitions() -> dict[str, dict[str, Any]]:
-    """File name -> definition."""
+    """Return file name -> definition."""
     return {f"{GROUP}_{names.plural}.yaml": definition(kind) for kind, names in NAMES.items()}

@@ -1,4 +1,4 @@
-"""A page for each kind: its fields with types, limits and defaults, its rules, its status, its conditions."""
+"""Makes the reference page of each kind: fields with types, limits and defaults, rules, status and conditions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +9,13 @@ from usher_gateway.resources import types
 ROOT = Path(__file__).parents[2]
 
 _ABOUT = (
-    "Made from the code by `make crds`, as are the [definitions](../../crds/README.md). How it works in files and with "
-    "the other kinds: [Resources](../resources.md)."
+    "`make crds` makes this page from the code, like the [definitions](../../crds/README.md). The page "
+    "[Resources](../resources.md) explains how the kinds work together."
 )
 
 _DEFAULTS = (
-    "A field that is left out means its default, or where there is none: nothing, no limit, or what the last column "
-    "says. Defaults are not written into objects."
+    "A field that is left out has its default. Without a default it means nothing or no limit, or the last column says "
+    "what it means. Defaults are not written into objects."
 )
 
 _EVERY = ("ListenerClass", "Tenant", "Listener", "Destination")
@@ -31,7 +31,7 @@ _CONDITIONS = {
     "RoutesDegraded": ("Listener",),
     "Healthy": ("Destination",),
 }
-"""Condition -> the kinds that have it, where that is not every kind."""
+"""Condition -> the kinds that have it, if not every kind has it."""
 
 _REASONS = {
     "ClassNotFound": ("Listener",),
@@ -48,11 +48,11 @@ _REASONS = {
     "ListenersNotReady": ("Tenant",),
     "Suspended": ("Tenant", "Listener", "Destination"),
 }
-"""Reason -> the kinds that it is told of, where that is not every kind with the condition."""
+"""Reason -> the kinds that it applies to, if not every kind with the condition."""
 
 
 def pages() -> dict[str, str]:
-    """Path below the repository -> page."""
+    """Return path below the repository -> page."""
     return {f"docs/reference/{kind.kind_name.lower()}.md": _page(kind) for kind in definition.NAMES}
 
 
@@ -83,7 +83,7 @@ def _fields(whole: schema.Schema, name: str, part: str) -> str:
 
 
 def _below(shape: schema.Schema, path: str) -> Iterator[tuple[str, schema.Schema, bool]]:
-    """(path, schema, whether it must be there) of every field inside."""
+    """Yield (path, schema, whether it is required) of every field inside."""
     for name, inner in shape.get("properties", {}).items():
         here = f"{path}.{name}"
         yield here, inner, name in shape.get("required", ())
@@ -121,7 +121,7 @@ def _form(shape: schema.Schema) -> str:
 
 
 def _rules(whole: schema.Schema) -> Iterator[str]:
-    """Every rule of the definition, where it holds."""
+    """Yield the table of every rule with its place."""
     yield "| where | what must hold |"
     yield "| --- | --- |"
     for path, shape in _shapes(whole, ""):
@@ -139,7 +139,7 @@ def _shapes(shape: schema.Schema, path: str) -> Iterator[tuple[str, schema.Schem
 
 
 def _conditions(name: str) -> Iterator[str]:
-    """The rows of docs/conditions.md that speak of a kind."""
+    """Yield the rows of docs/conditions.md about a kind."""
     yield "| condition | status | reason | meaning, and what to do |"
     yield "| --- | --- | --- | --- |"
     for line in (ROOT / "docs" / "conditions.md").read_text("utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""Types to structural OpenAPI v3 schemas, with every limit, list type, rule and description."""
+"""Turns types into structural OpenAPI v3 schemas, with every limit, list type, rule and description."""
 
 import inspect as docstrings
 from collections.abc import Iterator, Mapping
@@ -12,21 +12,21 @@ from usher_gateway import documents
 from usher_gateway.resources import types
 
 Schema = dict[str, Any]
-"""A JSON schema, as far as custom resource definitions have it."""
+"""A JSON schema, limited to the keywords of custom resource definitions."""
 
 INT32_MAX = 2**31 - 1
 """Largest value of a 32-bit integer."""
 
 
 class Plain(msgspec.Struct, frozen=True):
-    """A type without its annotations, and what these say."""
+    """A type without its annotations, and the extra keywords of these."""
 
     type: inspect.Type
     extra: dict[str, Any]
 
 
 def plain(wanted: inspect.Type) -> Plain:
-    """Strips ``Annotated`` and ``| None``; the outermost annotation wins."""
+    """Strip ``Annotated`` and ``| None``. The outermost annotation wins."""
     extra: dict[str, Any] = {}
     while True:
         if isinstance(wanted, inspect.Metadata):
@@ -39,7 +39,7 @@ def plain(wanted: inspect.Type) -> Plain:
 
 
 def schema_of(wanted: inspect.Type, path: str) -> Schema:
-    """The schema of a type; ``path`` is where it stands, such as ``Listener.spec.routes[]``, for its default."""
+    """Return the schema of a type. ``path``, such as ``Listener.spec.routes[]``, is for its default."""
     found = plain(wanted)
     match found.type:
         case inspect.StructType():
@@ -68,12 +68,12 @@ def _description(found: Plain, path: str) -> str:
 
 
 def docstring(described: type) -> str:
-    """A class's docstring on one line."""
+    """Return a class's docstring on one line."""
     return " ".join(docstrings.cleandoc(str(described.__doc__)).split())
 
 
 def default_of(path: str) -> str:
-    """What a field means where it is left out, as people read it; ``""`` where that is nothing."""
+    """Return the default of a field as text for people; ``""`` if it has none."""
     name = path.removeprefix("Listener.spec.fields.")
     if name != path and name in documents.DEFAULT_FIELDS:
         return ", then ".join(f"`{pointer}`" for pointer in documents.DEFAULT_FIELDS[name])
@@ -84,7 +84,7 @@ def default_of(path: str) -> str:
 
 
 def _in_order(wanted: inspect.LiteralType) -> tuple[Any, ...]:
-    """The words of a Literal; msgspec sorts them, and so the schema is stable."""
+    """Return the words of a Literal. msgspec sorts them, so that the schema is stable."""
     return tuple(wanted.values)
 
 
@@ -102,7 +102,7 @@ def _struct(wanted: inspect.StructType, path: str) -> Schema:
 
 
 def always_there(shape: Schema, path: str = "") -> Iterator[str]:
-    """Dotted paths of the fields that are there wherever what holds them is."""
+    """Yield the dotted paths of the fields that are always set."""
     for name in shape.get("required", ()):
         yield f"{path}{name}"
     for name, inner in shape.get("properties", {}).items():
@@ -120,7 +120,7 @@ def _list(wanted: inspect.ListType, extra: Mapping[str, Any], path: str) -> Sche
 
 
 def _map(wanted: inspect.DictType, path: str) -> Schema:
-    """A map; structural schemas say nothing of keys, so a rule does."""
+    """Return the schema of a map, with a rule for its keys, because structural schemas cannot describe keys."""
     key = plain(wanted.key_type).type
     if not isinstance(key, inspect.StrType) or key.pattern is None:
         raise TypeError(f"{path}: keys must have a pattern")

@@ -1,7 +1,8 @@
-"""A document in a config Secret: what the operator writes into the configuration namespace and gateways read from it.
+"""Config Secrets: the operator writes one per document into the configuration namespace, and gateways read them. Pure.
 
-One Secret holds one document, or its tombstone: a document is removed by saying so, never by being absent. The keyed
-hash is checked on the way in, so that nobody without the install key configures a gateway or removes anything. Pure.
+A Secret holds an envelope with a document or with its tombstone. A gateway drops a document only when it reads the
+tombstone, never because the Secret is absent. It checks the keyed hash of every envelope, so that only a holder of the
+install key can configure a gateway or remove a document.
 """
 
 import base64
@@ -17,31 +18,31 @@ import msgspec
 from usher_gateway import documents, model
 
 SCHEMA_VERSION = 1
-"""Version of the envelope's form; a gateway rejects an envelope that is newer than it knows."""
+"""Version of the form of an envelope. A gateway rejects an envelope with a newer version than it knows."""
 
 DATA_KEY = "config.json"
-"""Where in a Secret's data the envelope stands."""
+"""Key of the envelope in a Secret's data."""
 
 MAX_BYTES = 1_000_000
-"""Largest envelope. Source: an API server refuses a Secret with more than 1 MiB of data."""
+"""Largest envelope. Source: an API server rejects a Secret with more than 1 MiB of data."""
 
 CONFIG_LABEL = "usher.dev/config"
-"""``true`` on every config Secret: what gateways select."""
+"""Label ``true`` of every config Secret; gateways select by it."""
 
 MANAGED_LABEL = "usher.dev/managed"
-"""``true`` on everything that an operator made."""
+"""Label ``true`` of every object that an operator made."""
 
 INSTALL_LABEL = "usher.dev/install"
-"""Which install's operator made it: install_label() of the class's controllerName."""
+"""Label with the install whose operator made the object: install_label() of the class's controllerName."""
 
 OWNER_UID_LABEL = "usher.dev/owner-uid"
-"""uid of the Listener or Destination."""
+"""Label with the uid of the Listener or Destination."""
 
 OWNER_ANNOTATION = "usher.dev/owner"
-"""``namespace/name`` of the Listener or Destination."""
+"""Annotation with ``namespace/name`` of the Listener or Destination."""
 
 DESIRED_ANNOTATION = "usher.dev/desired"
-"""SHA-256 of what the operator wants there: equal means nothing to write."""
+"""Annotation with the SHA-256 of the desired object. If it is equal, the operator writes nothing."""
 
 SELECTOR = f"{CONFIG_LABEL}=true"
 """Label selector of the config Secrets."""
@@ -52,19 +53,19 @@ KINDS: tuple[Kind, ...] = ("Listener", "Destination")
 
 Document = documents.ListenerDocument | documents.DestinationDocument
 Identity = tuple[Kind, str]
-"""Kind and ``namespace/name`` of what a document was made from."""
+"""Kind and ``namespace/name`` of the resource from which a document was made."""
 
 _TYPES: dict[Kind, type[documents.ListenerDocument] | type[documents.DestinationDocument]] = {
     "Listener": documents.ListenerDocument,
     "Destination": documents.DestinationDocument,
 }
 _LABEL = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_READ_HINT = "only the operator may write config Secrets; delete the Secret, and the operator writes it anew"
-_KEY_HINT = "gateway and operator must have the same install key; a Secret that somebody else wrote must be deleted"
+_READ_HINT = "only the operator may write config Secrets; delete the Secret, and the operator writes it again"
+_KEY_HINT = "gateway and operator must have the same install key; delete a Secret that another program wrote"
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """The resource that a document was made from."""
+    """The resource from which a document was made."""
 
     namespace: str
     name: str
@@ -77,7 +78,7 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """A document with what says whose it is, or a tombstone in its place."""
+    """A document or a tombstone, with its owner and its hash."""
 
     kind: Kind
     owner: Owner
@@ -87,16 +88,16 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """content_hash() of the document, or of the tombstone: keyed, 32 hex digits."""
     document: Document | None = None
     tombstone: str = ""
-    """When the removal was said (RFC 3339); ``""`` for a document."""
+    """Time at which the operator removed the document (RFC 3339); ``""`` for a document."""
 
     @property
     def identity(self) -> Identity:
-        """What the envelope speaks of."""
+        """The identity of the document."""
         return self.kind, self.owner.key
 
 
 class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The envelope as it stands in a Secret. Unknown fields are let through: optional ones may be added."""
+    """The envelope as a Secret holds it. Unknown fields are allowed, because later releases may add optional ones."""
 
     schema_version: int
     kind: Kind
@@ -122,7 +123,7 @@ _decoders = {kind: msgspec.json.Decoder(type_).decode for kind, type_ in _TYPES.
 
 
 def envelope_of(document: Document, owner_uid: str, key: bytes) -> Envelope:
-    """The envelope of a document. ``key``: ``Keys.document``."""
+    """Return the envelope of a document. ``key``: ``Keys.document``."""
     kind: Kind = "Listener" if isinstance(document, documents.ListenerDocument) else "Destination"
     return Envelope(
         kind=kind,
@@ -133,17 +134,17 @@ def envelope_of(document: Document, owner_uid: str, key: bytes) -> Envelope:
     )
 
 
-def tombstone_of(kind: Kind, owner: Owner, generation: int, said_at: str, key: bytes) -> Envelope:
-    """The tombstone of a document. ``said_at``: RFC 3339; ``key``: ``Keys.document``."""
-    digest = _tombstone_hash(kind, owner.key, said_at, key)
-    return Envelope(kind=kind, owner=owner, generation=generation, hash=digest, tombstone=said_at)
+def tombstone_of(kind: Kind, owner: Owner, generation: int, removed_at: str, key: bytes) -> Envelope:
+    """Return the tombstone of a document. ``removed_at``: RFC 3339; ``key``: ``Keys.document``."""
+    digest = _tombstone_hash(kind, owner.key, removed_at, key)
+    return Envelope(kind=kind, owner=owner, generation=generation, hash=digest, tombstone=removed_at)
 
 
 def encode(envelope: Envelope) -> bytes:
-    """The bytes of ``config.json``: equal envelopes give equal bytes.
+    """Return the bytes of ``config.json``. Equal envelopes give equal bytes.
 
     Raises:
-        DocumentTooLargeError: no Secret holds it.
+        DocumentTooLargeError: It does not fit into a Secret.
     """
     document = envelope.document
     content = msgspec.json.encode(
@@ -166,21 +167,21 @@ def encode(envelope: Envelope) -> bytes:
 
 
 def secret_data(envelope: Envelope) -> dict[str, str]:
-    """The ``data`` of the config Secret.
+    """Return the ``data`` of the config Secret.
 
     Raises:
-        DocumentTooLargeError: no Secret holds it.
+        DocumentTooLargeError: It does not fit into a Secret.
     """
     return {DATA_KEY: base64.b64encode(encode(envelope)).decode("ascii")}
 
 
 def decode_data(data: Mapping[str, str] | None, key: bytes) -> Envelope:
-    """The envelope in a Secret's ``data``. ``key``: ``Keys.document``.
+    """Return the envelope in a Secret's ``data``. ``key``: ``Keys.document``.
 
     Raises:
-        DocumentUnreadableError: there is none, or it does not have the form.
-        DocumentTooNewError: a later release wrote it.
-        DocumentHashError: whoever wrote it has another install key.
+        DocumentUnreadableError: There is no envelope, or it does not have the right form.
+        DocumentTooNewError: A later release wrote it.
+        DocumentHashError: It was written with another install key.
     """
     text = (data or {}).get(DATA_KEY)
     if text is None:
@@ -193,15 +194,14 @@ def decode_data(data: Mapping[str, str] | None, key: bytes) -> Envelope:
 
 
 def decode(content: bytes, key: bytes) -> Envelope:
-    """The envelope in the bytes of ``config.json``. ``key``: ``Keys.document``.
+    """Return the envelope in the bytes of ``config.json``. ``key``: ``Keys.document``.
 
-    The hash is taken over the document as it was written, so that fields which a later release adds with a default do
-    not break it.
+    The hash covers the document as it was written, so that it still matches if a later release adds optional fields.
 
     Raises:
-        DocumentUnreadableError: it does not have the form.
-        DocumentTooNewError: a later release wrote it.
-        DocumentHashError: whoever wrote it has another install key.
+        DocumentUnreadableError: It does not have the right form.
+        DocumentTooNewError: A later release wrote it.
+        DocumentHashError: It was written with another install key.
     """
     wire = _read(content)
     document, tombstone = bytes(wire.document or b""), wire.tombstone or ""
@@ -212,10 +212,10 @@ def decode(content: bytes, key: bytes) -> Envelope:
     else:
         digest = hashlib.blake2b(document, key=key, digest_size=16).hexdigest()
     if not hmac.compare_digest(digest.encode(), wire.hash.encode()):
-        raise model.DocumentHashError("the content does not have the hash that it should have", _KEY_HINT)
+        raise model.DocumentHashError("the content does not match its hash", _KEY_HINT)
     found = _read_document(wire.kind, document) if document else None
     if found is not None and found.key != wire.owner.key:
-        raise model.DocumentUnreadableError("the document is not its owner's", _READ_HINT)
+        raise model.DocumentUnreadableError("the document belongs to another resource than its owner", _READ_HINT)
     return Envelope(
         kind=wire.kind,
         owner=wire.owner,
@@ -247,10 +247,10 @@ def _read_document(kind: Kind, content: bytes) -> Document:
 
 
 def _unreadable(error: Exception) -> model.DocumentUnreadableError:
-    """Only the place is told: the reader's own text may quote a secret."""
+    """Return an error with the place only, because msgspec's own message may quote a secret."""
     _, _, path = str(error).partition(" - at `")
     where = f" at `{path.rstrip('`')}`" if path else ""
-    return model.DocumentUnreadableError(f"`{DATA_KEY}` does not have the form of an envelope{where}", _READ_HINT)
+    return model.DocumentUnreadableError(f"`{DATA_KEY}` is not a valid envelope{where}", _READ_HINT)
 
 
 def _too_new(what: str, version: int, known: int) -> model.DocumentTooNewError:
@@ -260,23 +260,23 @@ def _too_new(what: str, version: int, known: int) -> model.DocumentTooNewError:
     )
 
 
-def _tombstone_hash(kind: Kind, owner_key: str, said_at: str, key: bytes) -> str:
-    message = f"tombstone\0{kind}\0{owner_key}\0{said_at}".encode()
+def _tombstone_hash(kind: Kind, owner_key: str, removed_at: str, key: bytes) -> str:
+    message = f"tombstone\0{kind}\0{owner_key}\0{removed_at}".encode()
     return hashlib.blake2b(message, key=key, digest_size=16).hexdigest()
 
 
 def secret_name(kind: Kind, owner_key: str) -> str:
-    """Name of the config Secret of a ``namespace/name``: the same on every pass, and one per document."""
+    """Return the name of the config Secret of a ``namespace/name``, which is always the same."""
     return f"{kind.lower()}-{hashlib.sha256(owner_key.encode()).hexdigest()[:32]}"
 
 
 def secret_type(kind: Kind) -> str:
-    """Type of a config Secret."""
+    """Return the type of a config Secret."""
     return f"usher.dev/{kind.lower()}-config"
 
 
 def labels(controller_name: str, owner_uid: str) -> dict[str, str]:
-    """Labels of a config Secret."""
+    """Return the labels of a config Secret."""
     return {
         CONFIG_LABEL: "true",
         MANAGED_LABEL: "true",
@@ -286,9 +286,9 @@ def labels(controller_name: str, owner_uid: str) -> dict[str, str]:
 
 
 def install_label(controller_name: str) -> str:
-    """A controllerName as the value of a label: ``usher.dev/usher`` is ``usher.dev_usher``.
+    """Return a controllerName as the value of a label: ``usher.dev/usher`` becomes ``usher.dev_usher``.
 
-    What does not fit is cut, and told apart by a hash.
+    A name that does not fit is shortened, with a hash that keeps it unique.
     """
     text = controller_name.replace("/", "_")
     if _LABEL.fullmatch(text):

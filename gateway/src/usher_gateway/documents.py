@@ -1,7 +1,8 @@
-"""The documents that a gateway runs on: one per listener, one per destination; what operator and gateway share.
+"""The documents that a gateway runs on: one per listener and one per destination. Operator and gateway share them.
 
-A document holds everything resolved (secrets too) and every default filled in: a gateway decides nothing about
-resources. ``content_hash`` is keyed, because secrets are inside. Written by compile(), read by ingest and delivery.
+The compiler writes documents; ingest and delivery read them. A document has every reference resolved, secrets too, and
+every default filled in, so that a gateway decides nothing about resources. ``content_hash`` is keyed, because a
+document contains secrets.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 SCHEMA_VERSION = 1
-"""Version of both documents' form; a gateway rejects a document that is newer than it knows."""
+"""Version of the form of both documents. A gateway rejects a document with a newer version than it knows."""
 
 DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
     "user": ("/user/id",),
@@ -30,7 +31,7 @@ DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
     "device": ("/user/device/mac", "/user/mac", "/device/mac"),
     "occurredAt": ("/user/loginDatetime", "/loginDatetime", "/timestamp"),
 }
-"""Where a body holds what: JSON pointers (RFC 6901), tried in turn. Source: purple.md, The body."""
+"""Field -> its places in a body: JSON pointers (RFC 6901), tried in turn. Source: purple.md, The body."""
 
 
 MAX_SHOWN_URL = 2048
@@ -40,37 +41,37 @@ _MAX_SHOWN_PART = 12
 
 
 class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One URL that a listener answers at. ``query`` pairs must all be present in the request; others are ignored."""
+    """One URL of a listener. A request must have every pair of ``query``; other pairs are ignored."""
 
     host: str
     """Lower case, without port."""
     path: str
-    """Compared as sent, percent-encoding untouched."""
+    """Compared as sent, without decoding percent-encoding."""
     query: tuple[tuple[str, str], ...] = ()
     action: Literal["Accept", "Hold"] = "Accept"
-    """``Hold``: an old token whose visits are accepted, but held."""
+    """``Hold``: an old token. The gateway accepts its visits and holds their deliveries."""
     until: int = 0
-    """Microseconds; an old token is unknown (404) from then on; 0 means no limit."""
+    """Microseconds. From this time on the gateway answers an old token with 404. 0 means no limit."""
 
     @property
     def url(self) -> str:
-        """What Purple posts to, whole: a credential. Source: purple.md, only HTTPS is posted to."""
+        """The whole URL that Purple posts to, which is a credential. Source: purple.md, Purple posts only to HTTPS."""
         query = f"?{urllib.parse.urlencode(self.query)}" if self.query else ""
         return f"https://{self.host}{self.path}{query}"
 
 
 class Authentication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How Purple proves itself. ``Unresolved`` (a secret that never was there) is answered 503: fail closed."""
+    """How Purple authenticates. ``Unresolved`` means that the Secret never existed: the gateway answers 503."""
 
     type: Literal["None", "Basic", "Header", "Unresolved"] = "None"
     header: str = ""
     """Lower case; ``authorization`` for Basic."""
     digest: str = ""
-    """Hex of credential_digest() over the header's expected value."""
+    """credential_digest() of the expected value of the header."""
 
 
 class TenantDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a listener needs to know of its tenant."""
+    """The part of a listener's document about its tenant."""
 
     name: str
     company_id: str = ""
@@ -97,7 +98,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     destination: str
-    """``namespace/name`` of a destination document, which may be missing: deliveries are held then."""
+    """``namespace/name`` of a destination. If it has no document, the gateway holds the deliveries."""
     state: Literal["Active", "Paused", "Shadow"] = "Active"
     when: str = ""
     """CEL; ``""`` means always."""
@@ -127,11 +128,11 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trusted_proxies: tuple[str, ...] = ()
     max_body_bytes: int = 256 * 1024
     requests_per_second: int = 0
-    """The class's maximum; 0 means no limit."""
+    """The maximum of the class; 0 means no limit."""
     fields: dict[str, tuple[str, ...]] = msgspec.field(default_factory=lambda: dict(DEFAULT_FIELDS))
-    """Overrides merged over DEFAULT_FIELDS by compile()."""
+    """DEFAULT_FIELDS with the listener's overrides."""
     occurred_at_zone: str = ""
-    """IANA zone for times without an offset; ``""``: such times are not trusted."""
+    """IANA zone of times without an offset. ``""``: such times are not trusted."""
     dedupe_per: tuple[Literal["User", "Venue", "Device"], ...] = ("User", "Venue")
     window_seconds: int = 3600
     redelivery_seconds: int = 12_600
@@ -146,7 +147,7 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One system that receives visits, secrets resolved."""
+    """One system that receives visits, with its secrets resolved."""
 
     namespace: str
     name: str
@@ -155,11 +156,11 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     generation: int = 0
     type: Literal["HTTP"] = "HTTP"
     tenant: str = ""
-    """Only this tenant may use it; ``""``: every tenant of the namespace."""
+    """The one tenant that may use it; ``""``: every tenant of the namespace."""
     state: Literal["Active", "Paused"] = "Active"
     method: Literal["POST", "PUT", "PATCH"] = "POST"
     headers: tuple[tuple[str, str], ...] = ()
-    """Static headers with their values, authentication included (``Authorization: Basic …`` or ``Bearer …``)."""
+    """Static headers with their values, including ``Authorization: Basic …`` or ``Bearer …``."""
     signing_secrets: tuple[str, ...] = ()
     """Standard Webhooks secrets (``whsec_`` + base64, or any text); the first is the newest."""
     success_header: tuple[str, str] | None = None
@@ -170,7 +171,7 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """0 means no limit."""
     retry_max_age_seconds: int = 604_800
     unresolved: Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabelled"] = ""
-    """Why secrets are missing: deliveries are held (SecretNotFound) until they are there."""
+    """Why a secret is missing; ``""`` if none is. Until it exists, the gateway holds deliveries (SecretNotFound)."""
 
     @property
     def key(self) -> str:
@@ -184,7 +185,7 @@ Tenant = TenantDocument
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """All documents that a gateway runs at one moment, by key. Replaced as a whole, never changed."""
+    """All documents that a gateway runs at one moment, by key. A snapshot never changes; another one replaces it."""
 
     listeners: dict[str, ListenerDocument]
     destinations: dict[str, DestinationDocument]
@@ -194,26 +195,27 @@ _Document = TypeVar("_Document", ListenerDocument, DestinationDocument)
 
 
 def changed(before: Mapping[str, _Document], now: Mapping[str, _Document]) -> dict[str, _Document]:
-    """What is new or another document now, by key. Cheap where most documents are the same objects as before."""
+    """Return the documents that are new or different now, by key. It is fast if most are the same objects as before."""
     different = {key: one for key, one in now.items() if before.get(key) is not one}
     return {key: one for key, one in different.items() if before.get(key) != one}
 
 
 def content_hash(document: ListenerDocument | DestinationDocument, key: bytes) -> str:
-    """Keyed hash (32 hex digits) of a document's whole content. ``key``: ``Keys.document``."""
+    """Return the keyed hash (32 hex digits) of a document's whole content. ``key``: ``Keys.document``."""
     return hashlib.blake2b(msgspec.json.encode(document, order="sorted"), key=key, digest_size=16).hexdigest()
 
 
 def credential_digest(header_value: bytes, key: bytes) -> str:
-    """Keyed hash (hex) of an incoming credential: the whole header value. ``key``: ``Keys.credential``."""
+    """Return the keyed hash (hex) of a whole header value that Purple sends. ``key``: ``Keys.credential``."""
     return hashlib.blake2b(header_value, key=key, digest_size=32).hexdigest()
 
 
 def shorten_url(url: str) -> str:
-    """Return a URL that may be shown to anybody, because the path and the query of a listener's URL are a credential.
+    """Return a form of a URL that may be shown, because the path and the query of a listener's URL are a credential.
 
-    It keeps the scheme, the host and the names of query parameters. It cuts every part of the path that is longer than
-    12 characters, every value of the query, and user information. ``url`` may lack the scheme.
+    It keeps the scheme, the host and the names of query parameters. It shortens every part of the path that is longer
+    than 12 characters, and drops every value of the query, user information and the fragment. ``url`` may lack the
+    scheme.
     """
     base, question_mark, query = url.partition("#")[0].partition("?")
     scheme, separator, rest = base.rpartition("://")

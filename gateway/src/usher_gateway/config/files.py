@@ -145,7 +145,7 @@ def _shown(path: pathlib.Path) -> str:
 
 
 def _is_folder(path: pathlib.Path) -> bool:
-    """Whether a path is a folder. False also without permission to reach it, for which ``Path.is_dir`` raises."""
+    """Return True if a path is a folder. Without permission to reach it, ``Path.is_dir`` would raise."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
@@ -210,7 +210,7 @@ class FileConfiguration(msgspec.Struct, frozen=True):
     namespaces: dict[str, dict[str, str]] = {}
     halted: HaltedRemovals | None = None
     complete: bool = True
-    """Whether every object of the files could be identified."""
+    """False if some object of the files could not be identified."""
 
     @property
     def rejected(self) -> tuple[Problem, ...]:
@@ -280,7 +280,7 @@ def _merge_objects(
 
 
 def _is_certain_of_classes(manifests: Manifests) -> bool:
-    """Whether no ListenerClass is hidden by a mistake."""
+    """Return True if no mistake can hide a ListenerClass."""
     return manifests.first_unidentified is None and not any(kind == _CLASS for kind, _ in manifests.invalid)
 
 

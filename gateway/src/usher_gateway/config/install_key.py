@@ -1,4 +1,7 @@
-"""The install key: URL tokens and digests are derived from it, so it is made once and never overwritten."""
+"""Reads or creates the install key.
+
+URL tokens and digests are derived from the key, so it is created once and never overwritten.
+"""
 
 import base64
 import binascii
@@ -11,17 +14,17 @@ from collections.abc import Mapping
 from usher_gateway import model
 
 FILE_NAME = "install.key"
-"""Inside ``--data``; base64 on one line, readable by the owner only."""
+"""File inside ``--data``: base64 on one line, readable by the owner only."""
 
 VARIABLE = "USHER_INSTALL_KEY"
-"""Environment variable that overrides the file; base64 too."""
+"""Environment variable that overrides the file, also in base64."""
 
 
 def load_install_key(data: pathlib.Path | None, environ: Mapping[str, str]) -> bytes:
-    """The install key from the environment, else from ``data``, where it is created if there is none yet.
+    """Return the install key from the environment, else from ``data``, where it is created if it does not exist.
 
     Raises:
-        ConfigurationError: there is no place for a key, or what is there is none.
+        ConfigurationError: No folder is given, or the key is not valid.
     """
     given = environ.get(VARIABLE, "")
     if given:
@@ -35,7 +38,7 @@ def load_install_key(data: pathlib.Path | None, environ: Mapping[str, str]) -> b
         return _decode(path.read_text("ascii"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        hint = f"check the rights on {data}" if data.is_dir() else f"give --data a folder: {data} is none"
+        hint = f"check the permissions of {data}" if data.is_dir() else f"give --data a folder: {data} is not one"
         raise model.ConfigurationError(f"cannot read the install key {path}: {reason}", hint) from error
 
 
@@ -49,11 +52,13 @@ def _decode(text: str, where: str) -> bytes:
     return key
 
 
-_HINT = "make one with: openssl rand -base64 32; restore the old one if there was one, for it is part of every URL"
+_HINT = (
+    "create one with: openssl rand -base64 32; restore the old key if there was one, because every URL depends on it"
+)
 
 
 def _create(path: pathlib.Path) -> None:
-    """Make a key: complete and durable before it has its name, and never over one that is there."""
+    """Create a key. It is complete and durable before it gets its name, and never replaces an existing key."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -62,7 +67,7 @@ def _create(path: pathlib.Path) -> None:
             file.write(base64.b64encode(secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another process was first: its key counts
+        with contextlib.suppress(FileExistsError):  # another process was first, so its key counts
             os.link(draft, path)
     finally:
         draft.unlink()

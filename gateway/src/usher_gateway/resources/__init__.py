@@ -1,6 +1,9 @@
-"""The custom resources, typed; loading them from YAML; compiling them into documents. Pure: no client, no I/O.
+"""The custom resources as types, their manifests, and the compiler that makes documents of them. Pure: no I/O.
 
-Use as ``from usher_gateway import resources`` and ``resources.Listener``; ``from usher_gateway.resources import load``.
+- ``types.py`` holds the types, rules and defaults that all kinds share. Each kind has one module, with its type, and
+  with the checks and the part of a document that depend on this kind alone.
+- ``manifests.py`` and ``yaml_reader.py`` read YAML into resources, with every problem and its line.
+- ``compiler.py`` makes documents and conditions of resources; ``hostnames.py`` decides who gets which address.
 """
 
 from usher_gateway.resources.destination import Destination

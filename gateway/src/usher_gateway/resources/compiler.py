@@ -75,10 +75,10 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[str, ...] = ()
     """Added to those of every class (``--trusted-proxies``)."""
     require_watch_label: bool = True
-    """Whether a Secret without the label is an error; from files it is a warning."""
+    """True: a Secret without the label is an error. From files it is a warning."""
     allow_implicit_class: bool = False
-    """Whether listeners may run without any ListenerClass, as files may: at ``localhost`` and at the hostnames that
-    they name."""
+    """True: without any ListenerClass, listeners run at ``localhost`` and at the hostnames that they name. Files
+    allow this."""
 
 
 class CompiledResources(msgspec.Struct, frozen=True):
@@ -162,10 +162,12 @@ def _conditions(resources: Resources, findings: Iterable[Finding]) -> dict[tuple
 
 
 def _implicit_class_findings(resources: Resources, context: CompileContext) -> Iterable[Finding]:
-    """Yield a notice that there is no ListenerClass, and a warning for each listener that names one."""
+    """Yield a notice if no ListenerClass exists, and a warning for each listener that names one."""
     if not context.allow_implicit_class or resources.classes or not resources.listeners:
         return
-    message = f"there is none: listeners answer at `{_IMPLICIT_CLASS.hostname}` and at the hostnames they name"
+    message = (
+        f"there is no ListenerClass: listeners answer at `{_IMPLICIT_CLASS.hostname}` and at the hostnames they name"
+    )
     yield Finding("ListenerClass", "", "", Reason.ImplicitClass, message, "notice")
     usual = types.DEFAULTS["Listener.spec.listenerClassName"]
     for one in resources.listeners.values():
@@ -211,7 +213,7 @@ def compile_destination(
         one: The destination.
         resources: The resources that it refers to, and every class.
         context: Options.
-        is_over_limit: Tells whether at least this many destinations of the namespace come before this one.
+        is_over_limit: Returns True if at least this many destinations of the namespace come before this one.
     """
     limit = destination_limit((each.spec for each in resources.classes.values()), resources.labels_of(_namespace(one)))
     if limit is not None and is_over_limit(limit):
@@ -241,7 +243,7 @@ def compile_listener(
         resources: The resources that it refers to.
         context: Options.
         claims: With the owners of the hostnames that it names, and the addresses that others have before it.
-        is_over_limit: Tells whether at least this many listeners of the namespace come before this one.
+        is_over_limit: Returns True if at least this many listeners of the namespace come before this one.
     """
     previous = context.previous.listeners.get(one.key)
     found_class = resources.classes.get(one.class_name)

@@ -30,11 +30,11 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
     reserved: frozenset[str] = frozenset()
     """The hostnames of all ListenerClasses."""
     is_implicit: bool = False
-    """Whether files have no ListenerClass, so that every hostname is allowed."""
+    """True if the files have no ListenerClass, so that every hostname is allowed."""
 
     @property
     def permits_namespace(self) -> bool:
-        """Whether listeners of this namespace may use the class."""
+        """True if listeners of this namespace may use the class."""
         return permits(self.spec.namespaces, self.namespace_labels)
 
     def refusal(self, hostname: str) -> conditions.Reason | None:
@@ -49,19 +49,19 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
         return conditions.Reason.HostnameNotAllowed
 
     def can_claim(self, hostname: str) -> bool:
-        """Whether a listener of this namespace that names a hostname counts as a claim to it."""
+        """Return True if a listener of this namespace may claim a hostname."""
         return self.permits_namespace and self.refusal(hostname) is None
 
 
 class AddressClaims:
-    """The owners of hostnames, and the addresses taken so far while listeners are compiled one after the other."""
+    """The owners of hostnames, and the addresses that listeners have taken so far."""
 
     def __init__(self, owners: Mapping[str, Owner]) -> None:
         self._owners = owners
         self._taken: dict[AddressKey, str] = {}
 
     def may_have(self, hostname: str, owner: Owner) -> bool:
-        """Whether a hostname belongs to this tenant or to no tenant."""
+        """Return True if a hostname belongs to this tenant or to no tenant."""
         return self._owners.get(hostname, owner) == owner
 
     def take(self, address: documents.Address, listener_key: str) -> bool:
@@ -78,7 +78,7 @@ def owners_of(claims: Iterable[tuple[str, Owner]], incumbents: Mapping[str, Owne
     """Return which tenant gets each hostname.
 
     Args:
-        claims: (hostname, owner) for each wish, in order of precedence.
+        claims: (hostname, owner) of each claim, in order of precedence.
         incumbents: Hostname -> the owner that has it now; it keeps the hostname while it still claims it.
     """
     wanted: dict[str, list[Owner]] = {}
@@ -88,12 +88,12 @@ def owners_of(claims: Iterable[tuple[str, Owner]], incumbents: Mapping[str, Owne
 
 
 def matches(pattern: str, hostname: str) -> bool:
-    """Whether a pattern allows a hostname. ``*.x`` stands for one or more labels before ``x``."""
+    """Return True if a pattern allows a hostname. ``*.x`` stands for one or more labels before ``x``."""
     return hostname.endswith(pattern[1:]) if pattern.startswith("*.") else hostname == pattern
 
 
 def permits(namespaces: listener_class.Namespaces | None, labels: Mapping[str, str]) -> bool:
-    """Whether ``namespaces`` of a ListenerClass selects a namespace with these labels. None selects every one."""
+    """Return True if ``namespaces`` of a ListenerClass selects a namespace with these labels. None selects all."""
     if namespaces is None or namespaces.from_ == "All":
         return True
     selector = namespaces.selector or listener_class.LabelSelector()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 ALWAYS_ALLOWED = 5
-"""One pass may remove this many listeners, however few there are."""
+"""One pass may always remove this many listeners, even of very few."""
 
 ALLOWED_SHARE = 0.1
 """One pass may remove this share of the listeners in force."""
@@ -35,7 +35,7 @@ def halted_removals(
         names: The listeners that this pass would remove.
         in_force: The number of listeners in force before the pass.
         confirmed: The digests that users have confirmed.
-        is_suspicious: Whether the removals have to be confirmed however few they are.
+        is_suspicious: True if the removals have to be confirmed even if they are few.
     """
     removed = tuple(sorted(names))
     if not is_suspicious and len(removed) <= max(ALWAYS_ALLOWED, ALLOWED_SHARE * in_force):

@@ -127,7 +127,7 @@ class SecretResolver:
 
 
 def is_base64(value: str) -> bool:
-    """Whether text is base64. Blanks and line ends are allowed, as at an API server."""
+    """Return True if text is base64. Blanks and line ends are allowed, as at an API server."""
     try:
         base64.b64decode("".join(value.split()), validate=True)
     except ValueError:
