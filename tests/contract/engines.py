@@ -1,4 +1,4 @@
-"""The engines that the contract suite runs over: another engine joins by one more entry in ENGINES."""
+"""The engines that the contract suite tests. To add an engine, add an entry to ENGINES."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 
 
 class Clock:
-    """A clock that stands until it is set."""
+    """A clock that changes only when a test sets it."""
 
     def __init__(self) -> None:
         self.now = samples.NOW
@@ -27,19 +27,19 @@ class Clock:
 
 
 class Engine(Protocol):
-    """How the suite makes stores of one kind."""
+    """Creates the stores of one engine for the suite."""
 
     def make(self, place: Path, clock: Clock, **settings: Any) -> Store:
-        """A store that is not open yet; a place that was used before has what was stored there."""
+        """Create a store that is not open yet, on a place that may hold data of an earlier store."""
 
     def refuse_bodies(self, place: Path, fragment: str) -> None:
-        """Let the database refuse every body that holds a text."""
+        """Make the database refuse every body that contains a text."""
 
     async def upkeep(self, store: Store) -> None:
-        """Do now what the engine does in the background from time to time."""
+        """Do the regular background work of the engine now."""
 
     def crash(self, store: Store) -> None:
-        """Let go of the place without what close() does."""
+        """Release the place without the work of close()."""
 
 
 class Sqlite:
@@ -78,7 +78,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {"sqlite": Sqlite}
 
 
 class Bench:
-    """A store under test, with its clock and its place; it can be closed or crashed and opened again."""
+    """A store under test with its clock and its place. A test can close or crash it, and open it again."""
 
     def __init__(self, engine_under_test: Engine, place: Path, **settings: Any) -> None:
         self.engine, self.place, self.settings = engine_under_test, place, settings
@@ -97,7 +97,7 @@ class Bench:
         return await self.store.open()
 
     async def accept(self, *arrivals: model.Arrival) -> list[model.Accepted]:
-        """Hand in arrivals at one moment: one batch, if it is large enough."""
+        """Hand in arrivals together, so that they form one batch if it has room."""
         futures = [self.store.accept(arrival) for arrival in arrivals]
         return await asyncio.wait_for(asyncio.gather(*futures), timeout=10)
 
@@ -120,7 +120,7 @@ class Bench:
         return rows
 
     async def counts(self, listener: model.ListenerName = samples.LOBBY) -> dict[str, int]:
-        """All meters of a listener by name, zeros left out."""
+        """Return all meters of a listener by name, without zeros."""
         found: dict[str, int] = {}
         for row in await self.store.usage(0, 1 << 62):
             if row.listener == listener:
@@ -135,7 +135,7 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def opened(engine_under_test: Engine, **settings: Any) -> AsyncIterator[Bench]:
-    """A fresh open store in a place of its own: for tests that need many."""
+    """Open a new store in a new place, for tests that need many stores."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(engine_under_test, Path(folder) / "data", **settings)
         await bench.open()

@@ -1,4 +1,4 @@
-"""What the contract tests hand to a store."""
+"""Sample arrivals, plans and settlements for the tests of the store."""
 
 import hashlib
 from typing import Any
@@ -38,7 +38,7 @@ REPEAT = skip(model.SkipReason.Repeat)
 
 
 def arrival(content: str = "a", at: int = NOW, **changes: Any) -> model.Arrival:
-    """An arrival of a visitor who is named by its content, with one route, unless said otherwise."""
+    """Return an arrival with one route; its visitor and person depend on the content. ``changes`` override fields."""
     values: dict[str, Any] = {
         "listener": LOBBY,
         "received_at": at,

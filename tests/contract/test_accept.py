@@ -1,4 +1,4 @@
-"""What an arrival is, who wins, and what a route makes of it."""
+"""accept(): visit, repeat or redelivery, the winner among equal arrivals, and the verdicts of routes."""
 
 import asyncio
 import itertools
@@ -95,7 +95,7 @@ async def test_untrusted_content_is_a_redelivery_while_retries_are_due(
 @pytest.mark.parametrize(("age", "word"), [(1, "Redelivery"), (7 * DAY - 1, "Redelivery"), (7 * DAY, "Visit")])
 async def test_trusted_content_is_a_redelivery_for_seven_days(bench: engines.Bench, age: int, word: str) -> None:
     assert await bench.words(samples.arrival("a", time_trusted=True)) == ["Visit"]
-    # The window is kept out of it.
+    # A window of 0 excludes repeats.
     assert await bench.words(samples.arrival("a", NOW + age, time_trusted=True, window=0)) == [word]
 
 
@@ -106,7 +106,7 @@ async def test_trusted_content_is_a_redelivery_for_seven_days(bench: engines.Ben
 async def test_time_trusted_before_a_clock_change_proves_a_redelivery(
     bench: engines.Bench, told: int, word: str, *, reopen: bool
 ) -> None:
-    """A body that always tells of the future, though, proves nothing."""
+    """A body whose time was in the future from the start proves nothing."""
     assert await bench.words(samples.arrival("a", time_trusted=told <= NOW + 120 * SECOND, window=0)) == ["Visit"]
     if reopen:
         await bench.reopen()
@@ -171,7 +171,7 @@ async def test_quarantined_content_that_returns_is_a_redelivery(bench: engines.B
     assert await bench.words(samples.quarantined("q", NOW + 3 * HOUR)) == ["Redelivery"]
 
 
-# once per
+# Once per
 
 
 def once(content: str, mark: str, at: int = NOW, **changes: Any) -> model.Arrival:
@@ -204,7 +204,7 @@ async def test_repeat_leaves_the_mark_of_the_visit_plan_unused(bench: engines.Be
     assert len(accepted.deliveries) == 1
 
 
-# quota
+# Quota
 
 
 @pytest.mark.parametrize("reopen", [False, True])
@@ -235,17 +235,17 @@ async def test_quota_counts_visits_from_a_time_without_quota(bench: engines.Benc
     assert accepted.deliveries == ()
 
 
-# against an independent reading of the rules
+# Comparison with an independent implementation of the rules
 
 
 class Rules:
-    """Design §3, Dedupe, told once more: slowly, over plain lists."""
+    """A second, slow implementation of design §3, Dedupe, with plain lists."""
 
     def __init__(self) -> None:
         self.firsts: list[tuple[str, int, bool]] = []
         self.visits: list[tuple[str, int]] = []
 
-    def word(self, content: str, visitor: str, at: int, visit_time: int, trusted: bool) -> str:
+    def counted_as(self, content: str, visitor: str, at: int, visit_time: int, trusted: bool) -> str:
         known = [(first_at, unacknowledged) for text, first_at, unacknowledged in self.firsts if text == content]
         if known:
             first_at, unacknowledged = known[-1]
@@ -305,7 +305,7 @@ async def _follow(engine: engines.Engine, fold_rows: int, script: list[tuple[int
                         text, at, visitor_key=samples.digest(visitor), visit_time=visit_time, time_trusted=trusted
                     )
                 )
-                expected.append(rules.word(text, visitor, at, visit_time, trusted))
+                expected.append(rules.counted_as(text, visitor, at, visit_time, trusted))
             assert await bench.words(*arrivals) == expected
             match together[-1][4]:
                 case "unacknowledged":
@@ -317,7 +317,7 @@ async def _follow(engine: engines.Engine, fold_rows: int, script: list[tuple[int
 
 
 def _batches(script: list[Any]) -> list[list[Any]]:
-    """Cut after every step that says something."""
+    """Split the steps after every step with an action."""
     groups: list[list[Any]] = []
     for is_last, found in itertools.groupby(script, key=lambda step: bool(step[4])):
         group = list(found)

@@ -1,4 +1,4 @@
-"""The books balance whatever happens (design §2.6)."""
+"""The books balance after every operation (design §2.6)."""
 
 import asyncio
 from typing import Any
@@ -22,7 +22,7 @@ ROUTES = {
 
 
 async def violations(bench: engines.Bench) -> list[books.Violation]:
-    """Every equation over all there is: the meters by slot against the deliveries themselves."""
+    """Return the equations that do not hold, over all meters and all deliveries."""
     usage = await bench.store.usage(0, FOREVER)
     open_after = await bench.store.open_deliveries(FOREVER)
     return books.check(usage, {}, open_after)
@@ -74,7 +74,7 @@ async def test_ledger_has_as_many_rows_as_the_meters_count(bench: engines.Bench)
         assert len(await bench.visits(counted_as=word)) == counts.get(counter, 0)
 
 
-# any sequence
+# Random operations
 
 Step = tuple[str, int]
 ACTIONS = [
@@ -98,17 +98,17 @@ def test_books_balance_after_random_operations(engine: engines.Engine, fold_rows
 
 async def _follow(engine: engines.Engine, fold_rows: int, script: list[Step]) -> None:
     async with engines.opened(engine, fold_rows=fold_rows) as bench:
-        world = World(bench)
+        operations = Operations(bench)
         for action, number in script:
-            await getattr(world, action.replace(" ", "_"))(number)
+            await getattr(operations, action.replace(" ", "_"))(number)
             assert await violations(bench) == [], (action, number)
             pending = await bench.deliveries(state="pending")
             assert len(pending) == sum((await bench.store.open_deliveries(FOREVER)).values())
             assert await bench.store.open_deliveries(0) == {}
 
 
-class World:
-    """What may happen to a store; in_lanes are the deliveries that a dispatcher would have."""
+class Operations:
+    """The operations on a store. ``in_lanes`` are the deliveries that a dispatcher would have."""
 
     def __init__(self, bench: engines.Bench) -> None:
         self.bench = bench
@@ -234,7 +234,7 @@ class World:
 
 
 async def prune_all(bench: engines.Bench, months: dict[str, int] | None = None) -> int:
-    """Prune until there is nothing left to do."""
+    """Prune until nothing is left."""
     total = 0
     for _ in range(5_000):
         touched = await bench.store.prune(bench.clock.now, months)

@@ -1,4 +1,4 @@
-"""What people ask for: redrive, release, replay, finding a person."""
+"""Changes that people request: redrive, release and replay; and finding a person."""
 
 import asyncio
 from typing import Any
@@ -25,7 +25,7 @@ async def dead(bench: engines.Bench, content: str = "a", **changes: Any) -> mode
     return delivery
 
 
-# redrive
+# Redrive
 
 
 async def test_redriven_delivery_is_due_with_its_id_and_no_attempts(bench: engines.Bench) -> None:
@@ -95,7 +95,7 @@ async def test_expired_delivery_is_not_redriven(bench: engines.Bench) -> None:
     assert await bench.store.redrive(ANY, NOW + HOUR - 1) == 1
 
 
-# replay
+# Replay
 
 
 @pytest.mark.parametrize("reason", list(model.SkipReason))
@@ -133,7 +133,7 @@ async def test_one_replay_call_covers_many_verdicts(bench: engines.Bench) -> Non
     assert len(await bench.claim(limit=1000)) == 230
 
 
-# release
+# Release
 
 
 async def release(bench: engines.Bench, *plans: model.RoutePlan, **changes: Any) -> int:
@@ -199,7 +199,7 @@ async def test_quarantined_arrivals_are_paged_oldest_first(bench: engines.Bench)
     assert [arrival.body for arrival in (*first, *rest)] == [samples.arrival(content).body for content in "abc"]
 
 
-# persons
+# Persons
 
 
 KEY = samples.digest("jane", 8)

@@ -1,4 +1,4 @@
-"""Deliveries in lanes, in the backlog, held, settled; and what a restart makes of them."""
+"""Deliveries in lanes, in the backlog, held and settled, and after a restart."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ async def test_settlement_of_an_older_attempt_is_ignored(bench: engines.Bench) -
 
 
 async def test_settlements_of_one_batch_apply_in_their_order(bench: engines.Bench) -> None:
-    """Each list: results as (settled as, attempts before); which state and how many attempts are left."""
+    """Each case: settlements as (settled as, attempts before), the final state, and the final number of attempts."""
     cases: list[tuple[list[tuple[SettledAs, int]], tuple[str, int]]] = [
         ([(SettledAs.Delivered, 7), (SettledAs.Delivered, 0)], ("delivered", 1)),
         ([(SettledAs.Delivered, 0), (SettledAs.Dead, 0)], ("delivered", 1)),
@@ -117,7 +117,7 @@ async def test_deferring_a_settled_delivery_changes_nothing(bench: engines.Bench
     assert await bench.claim() == []
 
 
-# holds
+# Holds
 
 
 async def test_retry_clock_stops_while_a_delivery_is_held(bench: engines.Bench) -> None:
@@ -187,7 +187,7 @@ async def test_held_delivery_is_claimed_under_another_route(bench: engines.Bench
     assert await bench.store.held_groups() == []
 
 
-# restarts
+# Restarts
 
 
 @pytest.mark.parametrize("crash", [False, True])

@@ -1,4 +1,4 @@
-"""A delivery's life against a simple model: whatever happens in whatever order, store and model agree."""
+"""Random operations on deliveries: the store agrees with a simple model."""
 
 import asyncio
 from typing import Any
@@ -34,25 +34,25 @@ EVENTS += ["note lanes", "reopen", "crash", "attempt", "attempt", "claim"]
 steps = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 1_000)), min_size=1, max_size=30)
 
 
-class Life(msgspec.Struct):
-    """What the model knows of a delivery."""
+class ModelDelivery(msgspec.Struct):
+    """A delivery in the model."""
 
     place: str
-    """``lane``, ``backlog``, ``held`` or how it ended."""
+    """``lane``, ``backlog``, ``held``, ``delivered``, ``dead`` or ``cancelled``."""
     attempts: int = 0
     due_at: int = 0
     hold: model.HoldReason | None = None
     held_at: int = 0
 
 
-class World:
-    """The store, and beside it the model."""
+class ModelledStore:
+    """The store and the model. Every operation changes both."""
 
     def __init__(self, bench: engines.Bench) -> None:
         self.bench, self.store = bench, bench.store
-        self.lives: dict[int, Life] = {}
-        self.hands: dict[int, model.Delivery] = {}
-        """What a dispatcher would have in its lanes."""
+        self.model: dict[int, ModelDelivery] = {}
+        self.in_lanes: dict[int, model.Delivery] = {}
+        """The deliveries that a dispatcher would have in its lanes."""
         self.counts = dict.fromkeys(("created", "delivered", "died", "cancelled", "redriven", "attempts"), 0)
         self.made = 0
 
@@ -61,7 +61,7 @@ class World:
         return self.bench.clock.now
 
     def at(self, place: str) -> list[int]:
-        return [key for key, life in self.lives.items() if life.place == place]
+        return [key for key, entry in self.model.items() if entry.place == place]
 
     async def accept(self, _: int) -> None:
         await self._accept(None)
@@ -76,66 +76,66 @@ class World:
         self.counts["created"] += 1
         if hold is None:
             (delivery,) = accepted.deliveries
-            self.hands[delivery.key] = delivery
-            self.lives[delivery.key] = Life("lane", due_at=self.now)
+            self.in_lanes[delivery.key] = delivery
+            self.model[delivery.key] = ModelDelivery("lane", due_at=self.now)
         else:
             assert accepted.deliveries == ()
             (row,) = (await self.store.deliveries(Filter(), None, 1)).rows
             key = model.key_of(model.parse_id(str(row["id"])))
-            self.lives[key] = Life("held", hold=hold, held_at=self.now)
+            self.model[key] = ModelDelivery("held", hold=hold, held_at=self.now)
 
     async def attempt(self, number: int) -> None:
-        """An attempt ends in one of all possible ways."""
-        if not self.hands:
+        """End an attempt with one of all outcomes."""
+        if not self.in_lanes:
             return
-        delivery = self.hands.pop(sorted(self.hands)[number % len(self.hands)])
-        life = self.lives[delivery.key]
+        delivery = self.in_lanes.pop(sorted(self.in_lanes)[number % len(self.in_lanes)])
+        entry = self.model[delivery.key]
         settled_as = list(model.SettledAs)[number % len(model.SettledAs)]
         sent = settled_as not in {model.SettledAs.Held, model.SettledAs.Cancelled}
         hold = HOLDS[number % len(HOLDS)] if settled_as is model.SettledAs.Held else None
         due_at = self.now + number % 3 * samples.HOUR
         self.store.settle(self._settlement(delivery, settled_as, sent=sent, due_at=due_at, hold=hold))
         await self.store.flush()
-        life.attempts += sent
+        entry.attempts += sent
         self.counts["attempts"] += sent
         if settled_as is model.SettledAs.Retry:
-            life.place, life.due_at = "backlog", due_at
+            entry.place, entry.due_at = "backlog", due_at
         elif hold is not None:
-            life.place, life.hold, life.held_at = "held", hold, self.now
+            entry.place, entry.hold, entry.held_at = "held", hold, self.now
         else:
-            life.place = ENDS[settled_as]
-            self.counts["died" if life.place == "dead" else life.place] += 1
+            entry.place = ENDS[settled_as]
+            self.counts["died" if entry.place == "dead" else entry.place] += 1
 
     def _settlement(self, delivery: model.Delivery, settled_as: model.SettledAs, *, sent: bool, **values: Any) -> Any:
         before = delivery.attempts
         return model.Settlement(delivery.key, settled_as, self.now, before, before + sent, **values)
 
     async def stale(self, number: int) -> None:
-        """A result that comes twice, or after the delivery has moved on, changes nothing."""
-        ended = [key for key, life in self.lives.items() if life.place in ENDS.values() or life.attempts]
+        """Hand in a settlement with a wrong number of attempts, which changes nothing."""
+        ended = [key for key, entry in self.model.items() if entry.place in ENDS.values() or entry.attempts]
         if ended:
             key = ended[number % len(ended)]
-            wrong = self.lives[key].attempts + 1 + number % 2
+            wrong = self.model[key].attempts + 1 + number % 2
             self.store.settle(model.Settlement(key, model.SettledAs.Delivered, self.now, wrong, wrong + 1))
             await self.store.flush()
 
     async def claim(self, number: int) -> None:
-        due = sorted(key for key in self.at("backlog") if self.lives[key].due_at <= self.now)
+        due = sorted(key for key in self.at("backlog") if self.model[key].due_at <= self.now)
         limit = number % 4 + 1
         found = await self.store.claim("agency/crm", limit, 1 << 20, self.now)
         assert len(found) == min(limit, len(due))
         assert {delivery.key for delivery in found} <= set(due)
         for delivery in found:
-            assert delivery.attempts == self.lives[delivery.key].attempts
-            self.hands[delivery.key] = delivery
-            self.lives[delivery.key].place = "lane"
+            assert delivery.attempts == self.model[delivery.key].attempts
+            self.in_lanes[delivery.key] = delivery
+            self.model[delivery.key].place = "lane"
 
     async def defer(self, number: int) -> None:
-        keys = sorted(self.hands)[: number % 3]
+        keys = sorted(self.in_lanes)[: number % 3]
         await self.store.defer(keys)
         for key in keys:
-            del self.hands[key]
-            self.lives[key].place = "backlog"
+            del self.in_lanes[key]
+            self.model[key].place = "backlog"
 
     async def wait(self, number: int) -> None:
         self.bench.clock.now += number % 5 * samples.HOUR
@@ -148,9 +148,9 @@ class World:
             if group.reason is self._group(number):
                 await self.store.unhold(group, self.now)
         for key in self.at("held"):
-            life = self.lives[key]
-            if life.hold is self._group(number):
-                life.place, life.due_at, life.hold = "backlog", self.now, None
+            entry = self.model[key]
+            if entry.hold is self._group(number):
+                entry.place, entry.due_at, entry.hold = "backlog", self.now, None
 
     async def cancel(self, number: int) -> None:
         before = self.now - number % 3 * samples.HOUR
@@ -158,9 +158,9 @@ class World:
             if group.reason is self._group(number):
                 await self.store.cancel_held(group, model.CancelReason.OnRequest, before, self.now)
         for key in self.at("held"):
-            life = self.lives[key]
-            if life.hold is self._group(number) and life.held_at < before:
-                life.place, life.hold = "cancelled", None
+            entry = self.model[key]
+            if entry.hold is self._group(number) and entry.held_at < before:
+                entry.place, entry.hold = "cancelled", None
                 self.counts["cancelled"] += 1
 
     async def redrive(self, number: int) -> None:
@@ -168,13 +168,13 @@ class World:
         redriven = await self.store.redrive(Filter(state=state), self.now)
         assert redriven == len(self.at(state))
         for key in self.at(state):
-            self.lives[key] = Life("backlog", due_at=self.now)
+            self.model[key] = ModelDelivery("backlog", due_at=self.now)
         self.counts["redriven"] += redriven
 
     async def hasten(self, _: int) -> None:
         await self.store.hasten("agency/crm", self.now)
         for key in self.at("backlog"):
-            self.lives[key].due_at = min(self.lives[key].due_at, self.now)
+            self.model[key].due_at = min(self.model[key].due_at, self.now)
 
     async def note_lanes(self, _: int) -> None:
         await self.store.note_lanes()
@@ -188,23 +188,27 @@ class World:
     async def _reopen(self, *, crash: bool) -> None:
         report = await self.bench.reopen(crash=crash)
         self.store = self.bench.store
-        assert report.recovered == len(self.hands)
-        for key in self.hands:
-            self.lives[key].place = "backlog"
-            self.lives[key].due_at = min(self.lives[key].due_at, self.now)
-        self.hands.clear()
+        assert report.recovered == len(self.in_lanes)
+        for key in self.in_lanes:
+            self.model[key].place = "backlog"
+            self.model[key].due_at = min(self.model[key].due_at, self.now)
+        self.in_lanes.clear()
 
     async def check(self) -> None:
-        """Rows and meters are what the model says."""
+        """Compare rows and meters with the model."""
         rows = {model.key_of(model.parse_id(row["id"])): row for row in await self.bench.deliveries()}
-        assert rows.keys() == self.lives.keys()
-        for key, life in self.lives.items():
-            state = "pending" if life.place in {"lane", "backlog", "held"} else life.place
-            hold = life.hold.name if life.hold is not None else None
-            assert (rows[key]["state"], rows[key]["held"], rows[key]["attempts"]) == (state, hold, life.attempts)
+        assert rows.keys() == self.model.keys()
+        for key, entry in self.model.items():
+            state = "pending" if entry.place in {"lane", "backlog", "held"} else entry.place
+            hold = entry.hold.name if entry.hold is not None else None
+            assert (rows[key]["state"], rows[key]["held"], rows[key]["attempts"]) == (
+                state,
+                hold,
+                entry.attempts,
+            )
         counts = await self.bench.counts()
         assert {name: counts.get(name, 0) for name in self.counts} == self.counts
-        open_now = sum(life.place in {"lane", "backlog", "held"} for life in self.lives.values())
+        open_now = sum(entry.place in {"lane", "backlog", "held"} for entry in self.model.values())
         ended = self.counts["delivered"] + self.counts["died"] + self.counts["cancelled"]
         assert self.counts["created"] + self.counts["redriven"] == ended + open_now
 
@@ -220,11 +224,11 @@ def test_random_delivery_operations_agree_with_the_model(engine: engines.Engine)
 
 async def _follow(engine: engines.Engine, script: list[tuple[str, int]]) -> None:
     async with engines.opened(engine) as bench:
-        world = World(bench)
+        modelled = ModelledStore(bench)
         for event, number in script:
-            await getattr(world, event.replace(" ", "_"))(number)
-            await world.check()
-        await world.crash(0)
+            await getattr(modelled, event.replace(" ", "_"))(number)
+            await modelled.check()
+        await modelled.crash(0)
         bench.clock.now += samples.DAY
-        everything = await bench.claim(limit=1_000)
-        assert {delivery.key for delivery in everything} == set(world.at("backlog"))
+        claimed = await bench.claim(limit=1_000)
+        assert {delivery.key for delivery in claimed} == set(modelled.at("backlog"))

@@ -1,4 +1,4 @@
-"""Deliveries in this process's hands are found again after a crash, whenever the lanes were noted."""
+"""Recovery finds the deliveries of a crashed process, whenever note_lanes() ran."""
 
 import asyncio
 
@@ -65,7 +65,7 @@ async def test_recovery_leaves_out_deferred_and_settled_deliveries(bench: engine
 
 async def test_committed_abandoned_arrival_leaves_orphans(bench: engines.Bench) -> None:
     future = bench.store.accept(samples.arrival("late"))
-    await asyncio.sleep(0)  # the batch is in the writer's hands
+    await asyncio.sleep(0)  # now the writer has the batch
     await asyncio.sleep(0)
     bench.store.abandon(future)
     await bench.store.flush()

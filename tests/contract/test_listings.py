@@ -1,4 +1,4 @@
-"""Pages: newest first, no row twice, none left out; nothing personal in them."""
+"""Listings: pages newest first, with every row once and without personal data."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 
 
 async def fill(bench: engines.Bench) -> None:
-    """Two tenants, three listeners, one arrival an hour."""
+    """Accept one arrival an hour, for two tenants with three listeners."""
     for number in range(12):
         listener = [samples.LOBBY, samples.POOL, samples.BAR][number % 3]
         plans = (samples.plan(samples.route("crm", listener)), samples.skip(model.SkipReason.Filter, samples.MAILER))

@@ -1,4 +1,4 @@
-"""What waits for a commit: bounds, withdrawal, isolation of what the database refuses."""
+"""Arrivals that wait for a commit: bounds, withdrawal, and isolation of arrivals that the database refuses."""
 
 import asyncio
 from pathlib import Path
@@ -44,7 +44,7 @@ async def test_arrival_abandoned_before_its_commit_is_withdrawn(bench: engines.B
 
 async def test_arrival_abandoned_during_its_commit_is_unacknowledged(bench: engines.Bench) -> None:
     future = bench.store.accept(samples.arrival("a"))
-    await asyncio.sleep(0)  # the batch is drawn now, and is in the writer's hands
+    await asyncio.sleep(0)  # now the writer has the batch
     bench.store.abandon(future)
     await bench.store.flush()
     await bench.store.flush()

@@ -1,4 +1,4 @@
-"""What retention deletes, and what it waits for."""
+"""Retention: the data that it deletes, and the conditions under which it waits."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The wall clock of a whole gateway jumps, by an hour or a day, and back: no visit is lost, none delivered twice."""
+"""The wall clock of a gateway jumps by an hour or a day, and back: it loses no visit and delivers none twice."""
 
 import contextlib
 import datetime
@@ -14,11 +14,11 @@ from usher_gateway.simulator import receiver, receiving
 
 HOUR, DAY = 3600, 86_400
 VISITS = 4
-"""At each time of the clock, half of them with the true time in their body; so few failures open no circuit."""
+"""Visits per clock setting, half of them with the true time in the body; few enough that no circuit opens."""
 
 
 class Sender:
-    """Posts visits, and keeps their bodies."""
+    """Posts visits and records their bodies."""
 
     def __init__(self, port: int) -> None:
         self._connection = gateways.Connection(port)
@@ -26,7 +26,7 @@ class Sender:
         self.count = self.again = 0
 
     async def visits(self) -> None:
-        """Brings new visits, each of another person; each must be acknowledged."""
+        """Post new visits of different people, and check that each is acknowledged."""
         for _ in range(VISITS):
             self.count += 1
             body = gateways.visit(self.count)
@@ -37,7 +37,7 @@ class Sender:
             assert (await self._connection.post("/first", body)).is_acknowledgement
 
     async def redeliver(self) -> None:
-        """Brings everything again that has the time in it: the same authentications, for certain."""
+        """Post every body with a time again: these are certainly the same authentications."""
         for body in self.timed:
             self.again += 1
             assert (await self._connection.post("/first", body)).is_acknowledgement
@@ -60,7 +60,7 @@ def assert_each_once(found: list[receiver.Received], count: int) -> None:
 @pytest.mark.parametrize("jump", [HOUR, DAY, -HOUR, -DAY])
 @pytest.mark.parametrize("is_killed", [False, True])
 async def test_clock_jump_loses_no_visit_and_delivers_none_twice(tmp_path: Path, jump: int, *, is_killed: bool) -> None:
-    """With ``is_killed`` the gateway dies while the clock is wrong, and starts when it is right again."""
+    """With ``is_killed``, the gateway is killed while the clock is wrong, and starts after it is corrected."""
     clock = moving_clock.Clock(tmp_path / "clock")
     async with contextlib.AsyncExitStack() as stack:
         peer = await stack.enter_async_context(receiver.Receiver(receiver.ReceiverSettings(keep=True)))
@@ -78,7 +78,7 @@ async def test_clock_jump_loses_no_visit_and_delivers_none_twice(tmp_path: Path,
         if is_killed:
             await gateway.kill()
         failed = peer.kept("/flaky")[VISITS:]
-        peer.set_behaviour("/flaky", receiving.Behaviour())  # before retries become due, or one more of them fails
+        peer.set_behaviour("/flaky", receiving.Behaviour())  # before retries become due, so that no more of them fail
         clock.set(0)
         if is_killed:
             sender.close()
@@ -92,7 +92,7 @@ async def test_clock_jump_loses_no_visit_and_delivers_none_twice(tmp_path: Path,
 
 
 def only_failed(gateway: gateways.Gateway) -> bool:
-    """Whether all is delivered but what the flaky system refused."""
+    """Return True if everything is delivered except what the flaky destination rejected."""
     return (gateway.store.open_deliveries(), gateway.store.count("deliveries where attempts = 0")) == (VISITS, 0)
 
 

@@ -1,4 +1,4 @@
-"""Disk full, read-only, locked, damaged: 503 in time or a clear refusal to start, never a 200 that is not stored."""
+"""A full, read-only, locked or damaged disk: 503 in time or a clear error at the start, never a 200 without storage."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from integration import gateways
 from usher_gateway.simulator import receiver, receiving
 
 IN_TIME_SECONDS = 8.5
-"""Every arrival is answered within 8 s (design §2.2)."""
+"""The gateway answers every arrival within 8 s (design §2.2)."""
 
 FILE = "usher.sqlite3"
 
@@ -24,12 +24,12 @@ FILE = "usher.sqlite3"
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB."""
     if os.geteuid() != 0:
-        # A full disk is a real one here: without root none can be made, and a faked one would show nothing.
+        # The test needs a real full disk, because a fake one would prove nothing, and only root can mount one.
         pytest.skip("mounting a tmpfs needs root")
     folder = tmp_path / "disk"
     folder.mkdir()
     if not mount("-t", "tmpfs", "-o", "size=24m", "usher-test", folder):
-        # Containers without CAP_SYS_ADMIN refuse it to root too: the same, there is no disk to fill.
+        # Containers without CAP_SYS_ADMIN do not let root mount one either.
         pytest.skip("this machine lets nobody mount a tmpfs")
     yield folder
     unmount(folder)
@@ -54,7 +54,7 @@ def one_route(peer: receiver.Receiver) -> list[gateways.Manifest]:
 
 
 class Poster:
-    """Posts visits and keeps the numbers of those that were acknowledged."""
+    """Posts visits and records the numbers of the acknowledged ones."""
 
     def __init__(self, gateway: gateways.Gateway, padding: int = 0) -> None:
         self._gateway, self._padding = gateway, "x" * padding
@@ -63,7 +63,7 @@ class Poster:
         self.slowest = 0.0
 
     async def post(self) -> int:
-        """One visit; the status."""
+        """Post one visit and return the status."""
         self._number += 1
         number = self._number
         reply = await gateways.post(self._gateway.port, "/hook", gateways.visit(number, filling=self._padding))
@@ -73,7 +73,7 @@ class Poster:
         return reply.status
 
     async def post_until(self, status: int, seconds: float = 30) -> None:
-        """Post one after the other until there is such an answer."""
+        """Post visits, one at a time, until the answer has this status."""
 
         async def answered() -> bool:
             return await self.post() == status
@@ -84,7 +84,7 @@ class Poster:
         return await asyncio.gather(*[self.post() for _ in range(count)])
 
     def check(self, peer: receiver.Receiver | None = None) -> None:
-        """All that was acknowledged is in the ledger (each body has another user)."""
+        """Check that the ledger has every acknowledged visit (each body has another user)."""
         store = self._gateway.store
         assert store.rows("pragma quick_check") == [("ok",)]
         bodies = [body for (body,) in store.rows("select body from bodies")]
@@ -95,7 +95,7 @@ class Poster:
 
 
 def fill(folder: Path, leave_bytes: int) -> Path:
-    """Take all space of a file system but so much."""
+    """Fill a file system until only this much space is free."""
     ballast = folder / "ballast"
     status = os.statvfs(folder)
     with ballast.open("wb") as file:
@@ -138,7 +138,7 @@ async def test_kill_with_a_full_disk_loses_no_acknowledged_visit(
             pass
         await gateway.kill()
         await gateway.launch()
-        with contextlib.suppress(TimeoutError):  # it may start and say 503, or refuse to start while the disk is full
+        with contextlib.suppress(TimeoutError):  # with a full disk it may start and answer 503, or fail to start
             assert await gateway.exit_code(3) in (1, 2)
         ballast.unlink()
         await gateway.close()
@@ -163,7 +163,7 @@ async def test_low_disk_gives_503_while_settling_continues(
         assert gateway.store.open_deliveries() > 0
         await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 20, "settling on a nearly full disk")
         assert await poster.post() == 503
-        assert poster.slowest < 2.0  # refused at once, not at the deadline
+        assert poster.slowest < 2.0  # the gateway answers at once and not at the deadline
         ballast.unlink()
         await poster.post_until(200, 5)
         poster.check()
@@ -191,7 +191,7 @@ async def test_attempts_stop_below_their_bound_and_resume_above(
         poster.check(peer)
 
 
-# locked, read-only
+# Locked, read-only
 
 
 async def test_locked_file_delays_visits_at_most_to_the_deadline(tmp_path: Path, peer: receiver.Receiver) -> None:
@@ -205,7 +205,7 @@ async def test_locked_file_delays_visits_at_most_to_the_deadline(tmp_path: Path,
             await asyncio.sleep(2)
             assert not waiting.done()
             other.execute("rollback")
-            assert await waiting == 200  # it came in time
+            assert await waiting == 200  # the lock ended in time
             other.execute("begin immediate")
             assert await poster.post_together(5) == [503] * 5
             other.execute("rollback")
@@ -225,7 +225,7 @@ def refuses(gateway: gateways.Gateway, code: int, *words: str) -> None:
 
 
 async def stored(gateway: gateways.Gateway, count: int = 50, *, clean: bool = True) -> None:
-    """A store with so many visits in it, left behind by a gateway that ended, or was killed."""
+    """Create a store with this many visits by a gateway that stopped or was killed."""
     await gateway.start()
     poster = Poster(gateway, padding=2_000)
     assert set(await poster.post_together(count)) == {200}
@@ -293,7 +293,7 @@ async def test_wrong_or_missing_install_key_is_rejected(tmp_path: Path, peer: re
     await gateway.close()
 
 
-# damage
+# Damage
 
 
 def overwrite(file: Path, at: int, data: bytes) -> None:
@@ -386,7 +386,7 @@ async def test_torn_log_and_damaged_log_index_are_recovered(tmp_path: Path, peer
 
 
 def mount(*arguments: str | Path) -> bool:
-    """Run mount(8); whether it did it."""
+    """Run mount(8) and return True if it succeeded."""
     return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
 
 
@@ -394,7 +394,7 @@ async def test_read_only_file_system_is_rejected_with_a_hint(tmp_path: Path, pee
     gateway = gateways.Gateway(tmp_path, one_route(peer))
     await stored(gateway)
     if os.geteuid() != 0 or not mount("--bind", gateway.data, gateway.data):
-        # Rights on the folder would not do: who is root writes all the same, and SQLite would say something else.
+        # Permissions of the folder are not enough, because root can write anyway, and SQLite would raise another error.
         pytest.skip("a read-only mount needs root")
     try:
         assert mount("-o", "remount,bind,ro", gateway.data)

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments under load: what was acknowledged is there, delivered, and in the books, exactly."""
+"""SIGKILL at random moments under load: every acknowledged visit is stored, delivered and counted exactly."""
 
 import asyncio
 import random
@@ -15,13 +15,13 @@ from usher_gateway.simulator import receiver, receiving
 KILLS = 3
 CONNECTIONS = 24
 DUE_SOON = "5"
-"""Scale of time: retries after 5 s come after one."""
+"""Factor of the clock: a retry after 5 s comes after 1 s."""
 
 PATHS = ("/crm", "/mail", "/shared", "/flaky")
 
 
 def manifests(url: str) -> list[gateways.Manifest]:
-    """Two listeners with a filter, a once-per rule, a shared destination, and a receiver that fails now and then."""
+    """Manifests of two listeners with a filter, a once-per rule, a shared destination, and a flaky one."""
     routes = [
         gateways.route("crm", "crm"),
         gateways.route("odd", "mail", when='visit.userId.endsWith("1")'),
@@ -41,7 +41,7 @@ def manifests(url: str) -> list[gateways.Manifest]:
 
 
 class Sent(msgspec.Struct):
-    """What became of one body."""
+    """The history of one body."""
 
     path: str
     body: bytes
@@ -50,7 +50,7 @@ class Sent(msgspec.Struct):
 
 
 class Sender:
-    """Posts bodies over many connections until told to stop; brings again what was not acknowledged."""
+    """Posts bodies over many connections, and repeats those that were not acknowledged."""
 
     def __init__(self, port: int, seed: int) -> None:
         self._port = port
@@ -66,7 +66,7 @@ class Sender:
                 group.create_task(self._post())
 
     def finish(self) -> None:
-        """Make nothing new; run() ends when all is acknowledged."""
+        """Stop making new bodies; run() ends when all are acknowledged."""
         self._is_over = True
 
     def _next(self) -> Sent | None:
@@ -89,7 +89,7 @@ class Sender:
                     reply = await connection.post(sent.path, sent.body)
                 except OSError:
                     self._again.append(sent)
-                    await asyncio.sleep(0.02)  # nobody listens: as a sender that comes back later
+                    await asyncio.sleep(0.02)  # the gateway is down: try again later, as a real sender does
                     continue
                 sent.answers += 1
                 if reply.is_acknowledgement:
@@ -118,7 +118,7 @@ async def one_round(folder: Path, seed: int) -> None:
                     peer.set_behaviour("/flaky", receiving.Behaviour(status=503), for_seconds=0.2)
                 unsettled = unsettled_in(gateway.store)
                 await gateway.launch()
-                await asyncio.sleep(0.1)  # a process needs longer to send anything; what lay in sockets is read now
+                await asyncio.sleep(0.1)  # to read what is still in the sockets; a new process needs longer to send
                 in_flight |= unsettled & {identifier for path in PATHS for identifier in peer.taken_ids(path)}
                 await gateway.wait_ready()
             await asyncio.sleep(chance.uniform(0.05, 0.3))
@@ -133,12 +133,12 @@ async def one_round(folder: Path, seed: int) -> None:
 
 
 def unsettled_in(store: gateways.StoreFile) -> set[str]:
-    """Deliveries whose end was not committed when the gateway was killed."""
+    """Return the deliveries whose outcome was not committed when the gateway was killed."""
     return {model.format_id(row[0]) for row in store.rows("select id from deliveries where state = 0")}
 
 
 def check_ledger(store: gateways.StoreFile, sent: Sequence[Sent]) -> None:
-    """Every body stands in the ledger; as often as it was sent at most, and once as what it is."""
+    """Check that the ledger has every body, at most as often as it was sent, and once as the right kind."""
     listeners = dict(store.rows("select number, listener from listeners"))
     ledger: dict[tuple[str, bytes], list[int]] = {}
     statement = "select listener, body, counted_as from arrivals join bodies on bodies.key = arrivals.key"
@@ -150,12 +150,13 @@ def check_ledger(store: gateways.StoreFile, sent: Sequence[Sent]) -> None:
         words = ledger[each.path, each.body]
         assert words.count(int(model.CountedAs.Visit)) <= 1
         assert set(words) <= {int(model.CountedAs.Visit), int(model.CountedAs.Repeat), int(model.CountedAs.Redelivery)}
-        # Committed, but killed before the answer: it came again, and is a repeat then (the same visitor and venue).
+        # Committed, but killed before the answer: the sender repeated it, so it is also a repeat (same visitor and
+        # venue).
         assert words[1:].count(int(model.CountedAs.Visit)) == 0
 
 
 def check_deliveries(store: gateways.StoreFile, peer: receiver.Receiver, in_flight: set[str]) -> None:
-    """Every delivery was taken by its receiver; twice only what was taken, but not settled, at a kill."""
+    """Check that the receiver got every delivery, and twice only those that a kill left unsettled."""
     destinations = {number: "/" + key.partition("/")[2] for number, key in store.rows("select * from destinations")}
     wanted: dict[str, set[str]] = {path: set() for path in PATHS}
     for identifier, number in store.rows("select id, destination from deliveries"):
@@ -169,7 +170,7 @@ def check_deliveries(store: gateways.StoreFile, peer: receiver.Receiver, in_flig
 
 
 def check_books(store: gateways.StoreFile) -> None:
-    """Meters and rows agree, and the equations hold."""
+    """Check that meters and rows agree, and that the equations hold."""
     meters = store.meters()
     words = dict(store.rows("select counted_as, count(*) from arrivals group by counted_as"))
     counter, counted = model.Counter, model.CountedAs

@@ -1,4 +1,4 @@
-"""How long a tenant keeps its meters is what its manifest says, from the first time that retention runs."""
+"""Retention keeps meters as long as the tenant's manifest says, from its first run on."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,8 +1,9 @@
-"""Many tenants, tiny limits, and everything that can go wrong beside it, by a seed: what was acknowledged is there.
+"""Many tenants, tiny limits and random failures by a seed: every acknowledged visit is stored and counted.
 
-The steps of arrivals and deliveries, the dispatcher and a real store, in one process: statements fail, bodies are
-refused, senders hang up, deadlines pass, destinations fail, hang and go, the gateway stops and crashes. Afterwards the
-sun shines until nothing is open, and then everything has to add up, and nothing may be left counted.
+Runs the steps of arrivals and deliveries, the dispatcher and a real store in one process. Statements fail, the
+database refuses bodies, senders hang up, deadlines pass, destinations fail, hang and disappear, and the gateway stops
+and crashes. Then all failures end, the gateway finishes every delivery, and the test checks the books, the ledger and
+all in-memory counters.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite import store as sqlite_store
 
 TIME_SCALE = 500.0
-"""Retries after 5 s come after 10 ms."""
+"""Factor of the clock: a retry after 5 s comes after 10 ms."""
 
 TENANTS = 9
 LISTENERS = 2
@@ -50,21 +51,21 @@ LANES = DispatcherLimits(lane_bytes=9_000, in_flight=6, unsettled=4)
 FOREVER = 1 << 62
 
 
-class Storm:
-    """A connection on which statements fail, while it storms; whoever writes meets it in another thread."""
+class FailingConnection:
+    """A connection on which statements fail at random. The writer uses it in another thread."""
 
     def __init__(self, connection: sqlite3.Connection, chance: random.Random) -> None:
         self._connection, self._chance = connection, chance
-        self.likelihood = 0.0
+        self.failure_rate = 0.0
         self.is_slow = False
-        """Whether the next commit takes its time."""
+        """True if the next commit takes longer than the deadline."""
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         if statement == "commit" and self.is_slow:
             self.is_slow = False
-            time.sleep(1.2 * DEADLINE_SECONDS)  # deadlines pass, and then it is committed
+            time.sleep(1.2 * DEADLINE_SECONDS)  # the deadline passes before the commit
             return self._connection.execute(statement)
-        if not statement.startswith("rollback") and self._chance.random() < self.likelihood:
+        if not statement.startswith("rollback") and self._chance.random() < self.failure_rate:
             raise sqlite3.OperationalError("disk I/O error")
         return self._connection.execute(statement, *values)
 
@@ -72,21 +73,21 @@ class Storm:
         return getattr(self._connection, name)
 
 
-class Peers:
-    """The systems behind the destinations, in place of a sender."""
+class FakeDestinations:
+    """Answers in place of the destinations."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
-        self.is_sunny = False
+        self.is_healthy = False
         self.delivered: collections.Counter[str] = collections.Counter()
-        """webhook-id -> how often it was taken."""
+        """webhook-id -> how often a destination accepted it."""
 
     async def send(self, request: DestinationRequest, timeout_seconds: float) -> DestinationAnswer:
         chance, name = self._chance, request.url.rpartition("/")[2]
         await asyncio.sleep(chance.uniform(0, 0.01))
-        if not self.is_sunny:
+        if not self.is_healthy:
             if chance.random() < 0.01:
-                raise RuntimeError(f"a fault of ours, within {timeout_seconds} s")
+                raise RuntimeError(f"a programming error, within {timeout_seconds} s")
             if name == "hanging" and chance.random() < 0.8:
                 await asyncio.sleep(0.1)
                 return DestinationAnswer(error=SendError.Timeout)
@@ -115,14 +116,14 @@ class PostedRequest:
         return self.body
 
 
-def snapshot(chance: random.Random, *, sunny: bool) -> documents.Snapshot:
-    """The same listeners always; of destinations, some are missing or paused unless the sun shines."""
+def snapshot(chance: random.Random, *, healthy: bool) -> documents.Snapshot:
+    """Return always the same listeners; unless ``healthy``, some destinations are missing or paused."""
     listeners = {}
     for number in range(TENANTS * LISTENERS):
         tenant = documents.TenantDocument(
             f"tenant-{number // LISTENERS}", visits_per_month=20 * (number % 3), when_exceeded="Hold"
         )
-        if sunny:
+        if healthy:
             tenant = msgspec.structs.replace(tenant, when_exceeded="Forward")
         routes = [documents.Route("crm", f"agency/{DESTINATIONS[number % len(DESTINATIONS)]}")]
         routes.append(documents.Route("all", "agency/good", repeats="Forward", deliver_within_seconds=100_000))
@@ -135,9 +136,9 @@ def snapshot(chance: random.Random, *, sunny: bool) -> documents.Snapshot:
         )
     destinations = {}
     for name in DESTINATIONS:
-        if sunny or chance.random() < 0.8:
-            state: Any = "Active" if sunny or chance.random() < 0.8 else "Paused"
-            timeout = 30 if sunny else 10
+        if healthy or chance.random() < 0.8:
+            state: Any = "Active" if healthy or chance.random() < 0.8 else "Paused"
+            timeout = 30 if healthy else 10
             one = samples.destination(
                 name=name, url=f"https://peer.test/{name}", state=state, timeout_seconds=timeout, concurrency=3
             )
@@ -145,28 +146,30 @@ def snapshot(chance: random.Random, *, sunny: bool) -> documents.Snapshot:
     return documents.Snapshot(listeners, destinations)
 
 
-class Life:
-    """One life of a gateway, but for its sockets."""
+class GatewayRun:
+    """One run of a gateway without its sockets."""
 
-    def __init__(self, world: "World") -> None:
-        self.world = world
-        self.clock = world.clock
+    def __init__(self, scenario: "Scenario") -> None:
+        self.scenario = scenario
+        self.clock = scenario.clock
         self.store = cast(
             "sqlite_store.SqliteStore",
-            engines.Sqlite().make(world.place, cast("engines.Clock", world.clock.now), limits=QUEUE, fold_rows=20),
+            engines.Sqlite().make(
+                scenario.place, cast("engines.Clock", scenario.clock.now), limits=QUEUE, fold_rows=20
+            ),
         )
         self.tasks: list[asyncio.Task[None]] = []
         self.is_over = self.has_crashed = False
 
     async def start(self) -> None:
         await self.store.open()
-        if not self.world.is_prepared:
-            engines.Sqlite().refuse_bodies(self.world.place, "poison")
-            self.world.is_prepared = True
+        if not self.scenario.is_prepared:
+            engines.Sqlite().refuse_bodies(self.scenario.place, "poison")
+            self.scenario.is_prepared = True
         writer = self.store.writer
-        self.storm = Storm(writer.connection, random.Random(self.world.chance.random()))
-        writer.connection = writer.names._connection = cast("sqlite3.Connection", self.storm)
-        client = cast("DestinationClient", self.world.peers)
+        self.connection = FailingConnection(writer.connection, random.Random(self.scenario.chance.random()))
+        writer.connection = writer.names._connection = cast("sqlite3.Connection", self.connection)
+        client = cast("DestinationClient", self.scenario.peers)
         worker = DeliveryWorker(store=self.store, client=client, clock=self.clock, keys=samples.KEYS)
         self.dispatcher = Dispatcher(store=self.store, worker=worker, clock=self.clock, limits=LANES)
         self.hold_reviewer = HoldReviewer(
@@ -174,11 +177,11 @@ class Life:
         )
         self.door = doors.Door(self.store, self.clock, samples.KEYS, samples.Watch(), self.dispatcher.offer)
         self.apply()
-        jobs = (self.door.deadlines.watch(), self.dispatcher.run(), self._review(), self._weather())
+        jobs = (self.door.deadlines.watch(), self.dispatcher.run(), self._review(), self._change_failures())
         self.tasks = [asyncio.create_task(job) for job in jobs]
 
-    def apply(self, *, sunny: bool = False) -> None:
-        found = snapshot(self.world.chance, sunny=sunny)
+    def apply(self, *, healthy: bool = False) -> None:
+        found = snapshot(self.scenario.chance, healthy=healthy)
         self.door.apply(found)
         self.dispatcher.apply(found)
 
@@ -189,34 +192,34 @@ class Life:
                 await self.hold_reviewer.review()
                 self.dispatcher.ask_store()
 
-    async def _weather(self) -> None:
+    async def _change_failures(self) -> None:
         while True:
-            chance = self.world.chance
+            chance = self.scenario.chance
             await asyncio.sleep(chance.uniform(0.01, 0.2))
-            if self.world.is_sunny:
+            if self.scenario.is_healthy:
                 continue
-            self.storm.likelihood = chance.choice([0.0, 0.0, 0.005, 0.05, 1.0])
-            self.storm.is_slow = chance.random() < 0.2
+            self.connection.failure_rate = chance.choice([0.0, 0.0, 0.005, 0.05, 1.0])
+            self.connection.is_slow = chance.random() < 0.2
             if chance.random() < 0.3:
                 self.apply()
 
     async def post(self, path: str, body: bytes, *, is_connected: bool) -> int:
-        """One arrival by the real steps; the status it was answered with."""
+        """Pass one arrival through the real steps and return the status of the answer."""
         loop = asyncio.get_running_loop()
         request = PostedRequest(path, body, is_connected=is_connected)
         answer = await visit_path.accept_arrival(self.door, cast("server.Request", request))
-        assert loop.time() < request.deadline + 5  # on a machine that does much else beside
+        assert loop.time() < request.deadline + 5  # with a margin for a busy machine
         return answer.status
 
     def check_tasks(self) -> None:
-        """None of the gateway's tasks may have ended: it would end with them."""
+        """Check that no task of the gateway has ended, because the gateway would end with it."""
         for task in self.tasks:
             assert not task.done(), task.exception()
 
     async def stop(self) -> None:
         self.check_tasks()
-        self.tasks.pop().cancel()  # the weather: what cannot be written while it stops is lost
-        self.storm.likelihood = 0.0
+        self.tasks.pop().cancel()  # ends the failures, because the gateway loses what it cannot write while it stops
+        self.connection.failure_rate = 0.0
         await gateways.wait_until(lambda: not self.door.deadlines.waiting)
         await self.dispatcher.stop(1)
         await self._end()
@@ -240,19 +243,19 @@ class Life:
 
     def _add_up(self) -> None:
         for key, count in self.door.books.counted.items():
-            self.world.counted[key[2]] += count
-        self.world.unacknowledged += self.door.books.unacknowledged
+            self.scenario.counted[key[2]] += count
+        self.scenario.unacknowledged += self.door.books.unacknowledged
 
 
-class World:
-    """What outlives a gateway, and the senders' own books."""
+class Scenario:
+    """The state that outlives a gateway, with the senders' own counters."""
 
     def __init__(self, place: Path, seed: int) -> None:
         self.place = place
         self.chance = random.Random(seed)
         self.clock = clocks.Clock(TIME_SCALE)
-        self.peers = Peers(random.Random(seed + 1))
-        self.is_prepared = self.is_sunny = False
+        self.peers = FakeDestinations(random.Random(seed + 1))
+        self.is_prepared = self.is_healthy = False
         self.posted = 0
         self.acknowledged: collections.Counter[bytes] = collections.Counter()
         self.statuses: collections.Counter[int] = collections.Counter()
@@ -279,13 +282,13 @@ class World:
             body = {}
         return f"/l{listener}", json.dumps(body).encode()
 
-    async def send(self, life: Life) -> None:
-        """One sender: posts, and brings again what was not acknowledged, until the gateway's life is over."""
-        while not life.is_over:
+    async def send(self, run: GatewayRun) -> None:
+        """Post visits, and repeat those that were not acknowledged, until the gateway ends."""
+        while not run.is_over:
             path, body = self._next()
             self.posted += 1
             is_connected = self.chance.random() > 0.05
-            status = await life.post(path, body, is_connected=is_connected)
+            status = await run.post(path, body, is_connected=is_connected)
             self.statuses[status] += 1
             if status == 200 and is_connected:
                 self.acknowledged[body] += 1
@@ -294,93 +297,93 @@ class World:
             await asyncio.sleep(self.chance.choice([0, 0, 0.001, 0.02]))
 
     @contextlib.asynccontextmanager
-    async def senders(self, life: Life) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self.send(life)) for _ in range(SENDERS)]
+    async def senders(self, run: GatewayRun) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self.send(run)) for _ in range(SENDERS)]
         yield
-        life.is_over = True
+        run.is_over = True
         done, left = await asyncio.wait(tasks, timeout=2 * DEADLINE_SECONDS)
         for task in done:
             task.result()
-        assert life.has_crashed or not left
+        assert run.has_crashed or not left
         for task in left:
-            task.cancel()  # the one that its sender waits for will never come
+            task.cancel()  # the crashed gateway will never answer this sender
         await asyncio.gather(*left, return_exceptions=True)
 
 
-async def weather(place: Path, seed: int, *, crashes: bool, lives: int = 2) -> None:
-    """Some lives of a gateway; in the last one the sun comes out."""
-    world = World(place, seed)
-    for left in range(lives - 1, -1, -1):
-        life = Life(world)
-        await life.start()
-        async with world.senders(life):
-            await asyncio.sleep(world.chance.uniform(0.3, 0.6) if left else 1.2)
+async def run_scenario(place: Path, seed: int, *, crashes: bool, runs: int = 2) -> None:
+    """Run a gateway several times with failures, and end the failures in the last run."""
+    scenario = Scenario(place, seed)
+    for left in range(runs - 1, -1, -1):
+        run = GatewayRun(scenario)
+        await run.start()
+        async with scenario.senders(run):
+            await asyncio.sleep(scenario.chance.uniform(0.3, 0.6) if left else 1.2)
             if crashes and left:
-                await life.crash()
+                await run.crash()
         if not left:
-            await sunshine(life, crashes=crashes)
+            await finish_and_check(run, crashes=crashes)
         elif not crashes:
-            await life.stop()
+            await run.stop()
 
 
-async def sunshine(life: Life, *, crashes: bool) -> None:
-    world = life.world
-    world.is_sunny = world.peers.is_sunny = True
-    life.storm.likelihood = 0.0
-    life.apply(sunny=True)
+async def finish_and_check(run: GatewayRun, *, crashes: bool) -> None:
+    scenario = run.scenario
+    scenario.is_healthy = scenario.peers.is_healthy = True
+    run.connection.failure_rate = 0.0
+    run.apply(healthy=True)
 
     async def is_nothing_open() -> bool:
-        life.check_tasks()
-        return not await life.store.open_deliveries(FOREVER)
+        run.check_tasks()
+        return not await run.store.open_deliveries(FOREVER)
 
     await gateways.wait_until(is_nothing_open, 20, "the end of all deliveries")
-    await life.store.flush()
-    check_nothing_is_left(life)
-    usage = await life.store.usage(0, FOREVER)
+    await run.store.flush()
+    check_nothing_is_left(run)
+    usage = await run.store.usage(0, FOREVER)
     assert books.check(usage, {}, {}) == []
-    await life.stop()
-    check_books(world, usage, crashes=crashes)
-    check_ledger(world)
-    check_deliveries(world, crashes=crashes)
+    await run.stop()
+    check_books(scenario, usage, crashes=crashes)
+    check_ledger(scenario)
+    check_deliveries(scenario, crashes=crashes)
 
 
-def check_nothing_is_left(life: Life) -> None:
-    """What is bounded is empty again: what drifts would one day refuse everybody."""
-    store, dispatcher, lanes = life.store, life.dispatcher, life.dispatcher.scheduler
+def check_nothing_is_left(run: GatewayRun) -> None:
+    """Check that every bounded counter is back at zero; one that drifts would finally reject every arrival."""
+    store, dispatcher, lanes = run.store, run.dispatcher, run.dispatcher.scheduler
     assert (store._arrivals.entries, store._arrivals.bytes, len(store._arrivals._tenants)) == (0, 0, 0)
     assert (store.unsettled, store.orphans, store._abandoned, store._waiters) == (0, [], {}, [])
     assert (lanes.bytes, lanes.count, lanes.in_flight, lanes._running) == (0, 0, 0, {})
     assert all(lane.bytes == lane.in_flight == 0 for lane in lanes._lanes.values())
     assert (dispatcher._owned, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())
-    assert (life.door.deadlines.waiting, store.writer.lent) == ({}, set())
+    assert (run.door.deadlines.waiting, store.writer.lent) == ({}, set())
 
 
-def check_books(world: World, usage: list[UsageRow], *, crashes: bool) -> None:
+def check_books(scenario: Scenario, usage: list[UsageRow], *, crashes: bool) -> None:
     meters: collections.Counter[int] = collections.Counter()
     for row in usage:
         meters.update(row.counts)
     arrivals = sum([meters[counter] for counter in books.ARRIVALS])
     if crashes:
-        assert arrivals <= world.posted
+        assert arrivals <= scenario.posted
         return
-    assert arrivals == world.posted
+    assert arrivals == scenario.posted
     words = list(model.CountedAs)
-    assert [world.counted[word.name.lower()] for word in words] == [meters[counter] for counter in books.ARRIVALS]
-    assert meters[model.Counter.unacknowledged] == world.unacknowledged
+    assert [scenario.counted[word.name.lower()] for word in words] == [meters[counter] for counter in books.ARRIVALS]
+    assert meters[model.Counter.unacknowledged] == scenario.unacknowledged
 
 
-def rows_of(world: World, statement: str) -> list[Any]:
-    store = gateways.StoreFile(world.place / database.FILE_NAME)
+def rows_of(scenario: Scenario, statement: str) -> list[Any]:
+    store = gateways.StoreFile(scenario.place / database.FILE_NAME)
     return list(store.rows(statement))
 
 
-def check_ledger(world: World) -> None:
-    """Every acknowledgement has its row."""
+def check_ledger(scenario: Scenario) -> None:
+    """Check that every acknowledged body has its row."""
     kept: collections.Counter[bytes] = collections.Counter()
-    for body, size, reason in rows_of(world, "select body, body_size, reason from bodies join arrivals using (key)"):
+    for body, size, reason in rows_of(scenario, "select body, body_size, reason from bodies join arrivals using (key)"):
         kept[f"{size}".encode() if reason else bytes(body)] += 1
     wanted: collections.Counter[bytes] = collections.Counter()
-    for body, count in world.acknowledged.items():
+    for body, count in scenario.acknowledged.items():
         fields = json.loads(body)
         if fields:
             is_kept = "user" in fields and fields["filler"] != "poison" and len(body) <= 2_500
@@ -389,11 +392,11 @@ def check_ledger(world: World) -> None:
     assert wanted
 
 
-def check_deliveries(world: World, *, crashes: bool) -> None:
+def check_deliveries(scenario: Scenario, *, crashes: bool) -> None:
     states: collections.Counter[int] = collections.Counter()
-    for identifier, state in rows_of(world, "select id, state from deliveries"):
+    for identifier, state in rows_of(scenario, "select id, state from deliveries"):
         states[state] += 1
-        taken = world.peers.delivered[model.format_id(identifier)]
+        taken = scenario.peers.delivered[model.format_id(identifier)]
         if state == model.DeliveryState.Delivered:
             assert taken >= 1
         if not crashes:
@@ -404,11 +407,11 @@ def check_deliveries(world: World, *, crashes: bool) -> None:
 
 @pytest.mark.parametrize("crashes", [False, True])
 async def test_random_failures_keep_every_acknowledged_visit(tmp_path: Path, crashes: bool) -> None:
-    await weather(tmp_path / "data", random.randrange(1 << 30), crashes=crashes)
+    await run_scenario(tmp_path / "data", random.randrange(1 << 30), crashes=crashes)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("crashes", [False, True])
 async def test_many_random_failures_keep_every_acknowledged_visit(tmp_path: Path, seed: int, crashes: bool) -> None:
-    await weather(tmp_path / "data", seed, crashes=crashes, lives=5)
+    await run_scenario(tmp_path / "data", seed, crashes=crashes, runs=5)

@@ -1,4 +1,4 @@
-"""A store under test, for every file here."""
+"""A store under test for every module in this folder."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What retention deletes is not readable in the files any more, also while the gateway runs on and nothing comes in."""
+"""Data that retention deleted cannot be read in the files, even if the gateway keeps running without arrivals."""
 
 import asyncio
 from pathlib import Path
@@ -11,7 +11,7 @@ DAY = 86_400 * model.MICROSECONDS
 
 
 def holders(folder: Path) -> list[str]:
-    """The files in which the marker can be read."""
+    """Return the names of the files that contain the marker."""
     return [file.name for file in folder.iterdir() if MARKER in file.read_bytes()]
 
 

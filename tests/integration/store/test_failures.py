@@ -1,4 +1,4 @@
-"""The engine while its file cannot be written: nothing is forgotten, and it goes on alone."""
+"""The store while its file cannot be written: it loses nothing, and resumes by itself."""
 
 import asyncio
 import contextlib
@@ -18,8 +18,8 @@ from usher_gateway.store.sqlite.recent_index import BUCKETS
 NOW = samples.NOW
 
 
-class Failing:
-    """A connection on which statements fail while they are told to."""
+class FailingConnection:
+    """A connection on which the statements that start with ``fails`` fail."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -34,9 +34,9 @@ class Failing:
         return getattr(self._connection, name)
 
 
-def failing(bench: engines.Bench) -> Failing:
+def failing(bench: engines.Bench) -> FailingConnection:
     store: Any = bench.store
-    made = Failing(store.writer.connection)
+    made = FailingConnection(store.writer.connection)
     store.writer.connection = made
     return made
 
@@ -54,7 +54,7 @@ async def test_rolled_back_fold_forgets_no_content(bench: engines.Bench) -> None
     arrivals = [samples.arrival(f"{number}", time_trusted=True) for number in range(40)]
     await bench.accept(*arrivals)
     store: Any = bench.store
-    for _ in range(len(BUCKETS) + 10):  # one bucket is folded with each commit; each is rolled back once
+    for _ in range(len(BUCKETS) + 10):  # each commit folds one bucket; each is rolled back once
         connection.fails = "commit"
         with pytest.raises(model.StoreUnavailableError):
             await store.run_job(lambda _: None)
@@ -124,7 +124,7 @@ async def test_failed_upkeep_is_repeated(bench: engines.Bench, monkeypatch: pyte
         look(self)
 
     monkeypatch.setattr(database.DiskSpace, "measure", watched)
-    await gateways.wait_until(lambda: len(looks) >= 3, 10, "the third look at the disk")
+    await gateways.wait_until(lambda: len(looks) >= 3, 10, "the third measurement of the disk")
     assert not store._upkeep_task.done()
     connection.fails = ""  # or closing the store waits for a commit
 
@@ -160,7 +160,7 @@ async def test_unacknowledged_mark_survives_the_fold_of_its_content(bench: engin
     for _ in range(len(BUCKETS) + 10):
         await store.run_job(lambda _: None)
     assert store.writer.recent_index.folding is None
-    bench.clock.now += 5 * samples.HOUR  # a retry comes late; without a trusted time only the lost answer proves it
+    bench.clock.now += 5 * samples.HOUR  # too late for a retry without a trusted time: only the lost answer proves it
     assert await bench.words(samples.arrival("a", bench.clock.now)) == ["Redelivery"]
 
 

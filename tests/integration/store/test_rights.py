@@ -1,4 +1,4 @@
-"""Who may read a data folder: visits are in it, so nobody but its owner."""
+"""Only the owner may read the files of a data folder, because they contain visits."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is SQLite's own: the file, its schema, its indexes, its writer."""
+"""Behaviour of the SQLite engine only: the file, its schema, its indexes, its writer."""
 
 import asyncio
 import contextlib
@@ -83,11 +83,11 @@ def test_folder_that_cannot_be_created_is_rejected(tmp_path: Path) -> None:
     refused(tmp_path / "file" / "data", model.ConfigurationError)
 
 
-# the schema
+# The schema
 
 
 def old_file(folder: Path) -> None:
-    """A file as the first schema had it, with what was in it."""
+    """Create a file with the first schema and one arrival."""
     with file_of(folder) as connection:
         connection.executescript((MIGRATIONS / "0001_initial.sql").read_text("utf-8"))
         connection.execute("pragma user_version = 1")
@@ -146,7 +146,7 @@ async def test_connection_is_durable_and_overwrites_deleted_data(bench: engines.
     assert found == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
 
 
-# indexes
+# Indexes
 
 
 async def run_job(bench: engines.Bench, job: Job) -> Any:
@@ -155,7 +155,7 @@ async def run_job(bench: engines.Bench, job: Job) -> Any:
 
 
 async def statements_of(bench: engines.Bench, *jobs: Job) -> set[str]:
-    """What these jobs and the readers said to the database, with its values."""
+    """Return the statements, with values, that these jobs execute."""
     said: set[str] = set()
     for job in jobs:
 
@@ -171,7 +171,7 @@ async def statements_of(bench: engines.Bench, *jobs: Job) -> set[str]:
 
 
 def scans(folder: Path, statements: set[str]) -> list[str]:
-    """Plans of statements that walk a whole table of arrivals, bodies, deliveries, persons, prints or meters."""
+    """Return the query plans that scan one of the large tables."""
     found = []
     with file_of(folder) as connection:
         for statement in statements:
@@ -181,7 +181,7 @@ def scans(folder: Path, statements: set[str]) -> list[str]:
                 detail = row[3]
                 large = ("arrivals", "bodies", "deliveries", "persons", "prints", "meters", "sightings", "once_marks")
                 words = detail.split()
-                # A table's alias is its first letter.
+                # The alias of a table is its first letter.
                 names = {*large, *[name[0] for name in large if name not in {"persons", "prints", "sightings"}]}
                 if words[0] == "SCAN" and words[1] in names and "USING" not in words:
                     found.append(f"{detail} <- {statement}")
@@ -272,7 +272,7 @@ def test_query_uses_its_index_without_sorting(tmp_path: Path, statement: str, in
     assert "group by" in statement or len(plan) == 1
 
 
-# walking in windows, persons in segments
+# Walks in windows, persons in segments
 
 
 async def test_walk_in_windows_finds_every_row(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,7 @@ async def test_page_out_of_time_ends_with_a_cursor(bench: engines.Bench, monkeyp
     for number in range(10):
         await bench.accept(samples.arrival(f"{number}"))
     where = Filter(reason="NoUser")
-    assert len((await bench.store.visits(where, None, 10)).rows) == 1  # over its own index
+    assert len((await bench.store.visits(where, None, 10)).rows) == 1  # uses the index of quarantined arrivals
     first = await bench.store.visits(Filter(until=NOW + 1, listener="nobody"), None, 10)
     assert (first.rows, first.next_cursor is not None) == ([], True)
     assert await bench.visits(listener="nobody") == []
@@ -320,7 +320,7 @@ async def test_persons_are_found_in_segments(
         assert connection.execute("select count(*) from person_segments").fetchone()[0] >= 3
 
 
-# what retention leaves, and what jobs look at again
+# Retention, and the checks inside jobs
 
 
 @pytest.mark.parametrize("fold_rows", [1, 1000])
@@ -388,14 +388,14 @@ async def test_long_query_does_not_delay_deliveries(bench: engines.Bench) -> Non
         await asked
 
 
-# lanes, over a transaction that fails
+# Lanes and a failing transaction
 
 
 async def test_claim_after_a_failed_transaction_is_recovered(bench: engines.Bench) -> None:
     store: Any = bench.store
     for content in "abc":
         await bench.accept(samples.arrival(content))
-    await bench.reopen()  # all three are backlog now
+    await bench.reopen()  # moves all three to the backlog
     store = bench.store
     (first, second, third) = await bench.claim()
     await store.defer([first.key, second.key, third.key])

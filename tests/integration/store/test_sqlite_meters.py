@@ -1,4 +1,4 @@
-"""Counts on their way into the meters, and the months that quotas count."""
+"""Folding of counts into the meters, and counting of months for quotas."""
 
 import asyncio
 import contextlib
@@ -80,14 +80,14 @@ async def test_fold_rejects_batches_that_changed_since_gathering(bench: engines.
     assert await visits_by_listener(store) == {"l0": 1, "l1": 1}
 
 
-# quotas
+# Quotas
 
 MONTH = (NOW - samples.DAY, NOW + samples.DAY)
 QUOTA: dict[str, Any] = {"quota": 2, "quota_month": MONTH}
 
 
-class Watched(dict[tuple[str, str, int], int]):
-    """Counts how often somebody walks through it."""
+class WatchedMonths(dict[tuple[str, str, int], int]):
+    """A dict that counts how often it is iterated."""
 
     walks = 0
 
@@ -98,7 +98,7 @@ class Watched(dict[tuple[str, str, int], int]):
 
 async def test_batch_without_quota_checks_cached_months_once(bench: engines.Bench) -> None:
     store: Any = bench.store
-    store.writer.month_visits = months = Watched()
+    store.writer.month_visits = months = WatchedMonths()
     await bench.accept(samples.arrival("a", **QUOTA))
     months.walks = 0
     await bench.accept(*[samples.arrival(f"{number}", listener=samples.BAR, if_visit=()) for number in range(50)])
@@ -132,7 +132,7 @@ async def test_month_is_counted_from_a_covering_index(bench: engines.Bench) -> N
     assert [row[3] for row in plan] == [
         "SEARCH meters USING COVERING INDEX meters_visits (listener=? AND slot>? AND slot<?)"
     ]
-    assert int(model.Counter.visits) == 1, "the index and the statement spell it out"
+    assert int(model.Counter.visits) == 1, "the index and the statement contain this number as a literal"
 
 
 async def test_unfolded_counts_are_read_once_per_batch(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:

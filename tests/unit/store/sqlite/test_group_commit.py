@@ -1,4 +1,4 @@
-"""The queue before the store: bounded, fair to tenants, and it loses nothing, full or not."""
+"""The queue in front of the store: bounded, fair to tenants, and without losses."""
 
 import asyncio
 import contextlib

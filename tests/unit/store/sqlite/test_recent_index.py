@@ -1,4 +1,4 @@
-"""What the tail of the ledger tells of a visitor, however often that one came."""
+"""The recent index finds the visit times of a visitor with any number of visits."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ TIMES = st.lists(st.integers(0, 60), max_size=40)
 
 
 def filled(*stretches: list[int]) -> RecentIndex:
-    """A tail of two generations: the one being folded, and the one that grows."""
+    """Return an index with two generations: one that is being folded, and one that grows."""
     made = RecentIndex(fold_rows=1)
     for times in stretches:
         for key, time in enumerate(times):
