@@ -1,4 +1,4 @@
-"""What crds/access adds: hostnames refused at admission, and rights by the roles that every cluster has."""
+"""crds/access: a policy that refuses hostnames at admission, and permissions for the standard cluster roles."""
 
 import functools
 import secrets
@@ -23,7 +23,7 @@ async def judge(definitions: clusters.Cluster) -> AsyncIterator[dry_run.Server]:
 
 @pytest.fixture(scope="module")
 def policy(definitions: clusters.Cluster) -> Iterator[None]:
-    """The policy as it is shipped; taken away again, unless the cluster had it before."""
+    """Apply the shipped policy, and remove it again unless the cluster had it before."""
     call = definitions.kubectl
     before = call.run("get", "validatingadmissionpolicy", POLICY, "--ignore-not-found", "--output=name")
     call.run("apply", "--server-side", "--force-conflicts", f"--filename={ACCESS / 'hostnames.yaml'}")
@@ -34,7 +34,7 @@ def policy(definitions: clusters.Cluster) -> Iterator[None]:
 
 @pytest.fixture
 async def class_name(server: api.Api, judge: dry_run.Server, namespace: str, policy: None) -> AsyncIterator[str]:
-    """A class with hostnames for everybody, for namespaces by label, and for none; the policy is in force for it."""
+    """Create a class with hostnames for all, for some and for no namespaces; wait until the policy is in force."""
     name = f"access-{secrets.token_hex(4)}"
     await server.create(listener_class(name, ALLOWED))
     await waiting.until(
@@ -84,7 +84,7 @@ spec: {{tenantRef: {{name: acme}}, listenerClassName: {class_name}, addresses: [
         ("", {"notin", "absent"}),
     ],
 )
-async def test_a_hostname_is_for_the_namespaces_that_the_class_says(
+async def test_hostname_is_only_for_the_namespaces_of_the_class(
     judge: dry_run.Server, class_name: str, make_namespace: Callable[..., Awaitable[str]], tier: str, granted: set[str]
 ) -> None:
     place = api.Resource("Listener", "", await make_namespace("access", **({"tier": tier} if tier else {})))
@@ -95,7 +95,9 @@ async def test_a_hostname_is_for_the_namespaces_that_the_class_says(
         assert (await judge.create(place, listener(class_name, [hostname]))).is_accepted
 
 
-async def test_what_is_refused_is_named_with_the_reason(judge: dry_run.Server, class_name: str, namespace: str) -> None:
+async def test_refusal_names_the_hostname_and_the_reason(
+    judge: dry_run.Server, class_name: str, namespace: str
+) -> None:
     place = api.Resource("Listener", "", namespace)
     for hostname in ("open.example", "xopen.example", "sub.exact.example"):
         answer = await judge.create(place, listener(class_name, ["exact.example", hostname]))
@@ -106,7 +108,7 @@ async def test_what_is_refused_is_named_with_the_reason(judge: dry_run.Server, c
     assert "HostnameReserved" in answer.message
 
 
-async def test_a_hostname_of_another_class_is_reserved_too(
+async def test_hostname_of_another_class_is_reserved_too(
     judge: dry_run.Server, server: api.Api, class_name: str, namespace: str
 ) -> None:
     other = f"{class_name}-2"
@@ -122,7 +124,7 @@ async def test_a_hostname_of_another_class_is_reserved_too(
         await server.delete(api.Resource("ListenerClass", other))
 
 
-async def test_a_listener_can_be_suspended_after_the_class_took_its_hostname_away(
+async def test_listener_can_be_suspended_after_it_lost_its_hostname(
     judge: dry_run.Server, server: api.Api, class_name: str, namespace: str
 ) -> None:
     place = api.Resource("Listener", "lobby", namespace)
@@ -138,10 +140,10 @@ async def test_a_listener_can_be_suspended_after_the_class_took_its_hostname_awa
     assert not answer.is_accepted
 
 
-async def test_the_largest_class_and_listener_stay_within_the_cost_of_a_policy(
+async def test_largest_class_and_listener_fit_the_cost_limit_of_a_policy(
     judge: dry_run.Server, server: api.Api, class_name: str, namespace: str
 ) -> None:
-    """As many hostnames, selectors and addresses as the definitions let through."""
+    """They have as many hostnames, selectors and addresses as the definitions allow."""
     large = f"{class_name}-large"
     one = {"key": "tier", "operator": "NotIn", "values": [f"v{index}" for index in range(16)]}
     namespaces = {"from": "Selector", "selector": {"matchExpressions": [one] * 8}}
@@ -184,7 +186,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("role", RIGHTS)
-async def test_the_roles_of_the_cluster_hold_the_rights_of_an_agency_and_no_more(
+async def test_cluster_roles_grant_exactly_an_agencys_permissions(
     server: api.Api, namespace: str, roles: None, role: str
 ) -> None:
     user = f"somebody-{namespace}"
@@ -206,7 +208,7 @@ async def test_the_roles_of_the_cluster_hold_the_rights_of_an_agency_and_no_more
 
 
 async def may(server: api.Api, who: tuple[str, str], verb: str, resource: str) -> bool:
-    """Whether (user, namespace) may do something, as the API server decides it."""
+    """Ask the API server whether a user may do something in a namespace."""
     user, namespace = who
     kind, _, subresource = resource.partition("/")
     wish = {"group": "usher.dev", "resource": kind, "subresource": subresource, "verb": verb, "namespace": namespace}

@@ -1,4 +1,4 @@
-"""The cluster of the tests is a Kubernetes: it validates, authorizes, and its controllers work."""
+"""The test cluster behaves like Kubernetes: it validates, authorizes, and its controllers work."""
 
 import base64
 import contextlib
@@ -58,7 +58,9 @@ def in_namespace(document: Mapping[str, Any], namespace: str, **metadata: Any) -
     return {**document, "metadata": {**document["metadata"], "namespace": namespace, **metadata}}
 
 
-async def test_kubectl_and_the_api_see_the_same(kubectl: kubectls.Kubectl, server: api.Api, namespace: str) -> None:
+async def test_kubectl_and_the_api_client_read_the_same_objects(
+    kubectl: kubectls.Kubectl, server: api.Api, namespace: str
+) -> None:
     await kubectl.apply(in_namespace(CONFIG_MAP, namespace))
     seen = await server.get(api.Resource("ConfigMap", "seen", namespace))
     same = await kubectl.json("get", "configmap", "seen", f"--namespace={namespace}")
@@ -67,7 +69,7 @@ async def test_kubectl_and_the_api_see_the_same(kubectl: kubectls.Kubectl, serve
     assert await server.get(api.Resource("ConfigMap", "unseen", namespace)) is None
 
 
-async def test_kubectl_tells_what_was_wrong(kubectl: kubectls.Kubectl, namespace: str) -> None:
+async def test_kubectl_error_has_the_message_of_the_server(kubectl: kubectls.Kubectl, namespace: str) -> None:
     with pytest.raises(kubectls.KubectlError, match="not found") as raised:
         await kubectl("get", "configmap", "unseen", f"--namespace={namespace}")
     assert raised.value.code == 1
@@ -77,7 +79,7 @@ async def test_controllers_work(server: api.Api, namespace: str) -> None:
     await server.wait(api.Resource("ServiceAccount", "default", namespace), bool)
 
 
-async def test_what_has_lost_its_owner_is_collected(server: api.Api, namespace: str) -> None:
+async def test_object_without_its_owner_is_garbage_collected(server: api.Api, namespace: str) -> None:
     owner = await server.create(in_namespace(CONFIG_MAP, namespace))
     reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "seen", "uid": owner["metadata"]["uid"]}
     owned = api.Resource("ConfigMap", "owned", namespace)
@@ -86,7 +88,7 @@ async def test_what_has_lost_its_owner_is_collected(server: api.Api, namespace: 
     await server.wait(owned, lambda seen: seen is None)
 
 
-async def test_definitions_of_others_judge(
+async def test_foreign_definitions_validate_objects(
     foreign_definitions: clusters.Cluster, server: api.Api, namespace: str
 ) -> None:
     for document in (HTTP_ROUTE, CERTIFICATE):
@@ -97,7 +99,7 @@ async def test_definitions_of_others_judge(
     assert raised.value.status == 422
 
 
-async def test_an_account_has_the_rights_that_it_was_given_and_no_other(
+async def test_account_has_exactly_the_granted_permissions(
     cluster: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, make_account: MakeAccount
 ) -> None:
     system, config = await make_namespace("system"), await make_namespace("config")
@@ -128,7 +130,7 @@ async def refusals(log: audit.Log, account: accounts.Account) -> list[audit.Aske
     return list(log.refusals(account.user))
 
 
-async def test_an_account_has_the_files_of_a_pod(make_account: MakeAccount, namespace: str) -> None:
+async def test_account_has_the_files_of_a_pod(make_account: MakeAccount, namespace: str) -> None:
     account = await make_account(namespace, "gateway")
     assert (account.folder / "namespace").read_text() == namespace
     assert (account.folder / "token").read_text() == account.token
@@ -137,7 +139,7 @@ async def test_an_account_has_the_files_of_a_pod(make_account: MakeAccount, name
     assert account.kubeconfig.stat().st_mode & 0o077 == 0
 
 
-async def test_the_audit_log_tells_who_wrote_what(cluster: clusters.Cluster, server: api.Api, namespace: str) -> None:
+async def test_audit_log_has_the_user_of_each_write(cluster: clusters.Cluster, server: api.Api, namespace: str) -> None:
     log = cluster.audit
     position = log.position()
     await server.create(in_namespace(CONFIG_MAP, namespace))
@@ -150,7 +152,7 @@ async def test_the_audit_log_tells_who_wrote_what(cluster: clusters.Cluster, ser
     assert (asked.verb, asked.status, asked.agent) == ("create", 201, api.MANAGER)
 
 
-async def test_a_cluster_in_which_somebody_has_resources_is_refused(
+async def test_cluster_with_resources_of_usher_is_refused(
     definitions: clusters.Cluster, server: api.Api, namespace: str
 ) -> None:
     await server.create(installs.tenant(namespace))
@@ -175,7 +177,7 @@ with control_plane.running(pathlib.Path(sys.argv[1])) as running:
 """
 
 
-async def test_a_cluster_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+async def test_cluster_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     with started(tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
@@ -190,7 +192,7 @@ async def test_a_cluster_ends_with_the_process_that_started_it(tmp_path: Path) -
 
 @contextlib.contextmanager
 def started(state: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that starts a cluster, killed at the end of the ``with`` block."""
+    """Run a process that starts a cluster, and kill it at the end of the ``with`` block."""
     program = [sys.executable, "-c", STARTS_AND_WAITS, str(state)]
     with subprocess.Popen(program, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -200,12 +202,12 @@ def started(state: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def programs_of(state: Path) -> list[str]:
-    """The servers of a cluster, found by its folder in their arguments."""
+    """Find the servers of a cluster by its folder in their arguments."""
     told = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True, timeout=10).stdout
     return [line for line in told.splitlines() if f"{state}/" in line]
 
 
-def test_a_detached_cluster_stays_until_down(tmp_path: Path) -> None:
+def test_detached_cluster_runs_until_down(tmp_path: Path) -> None:
     state = tmp_path / "own"
     try:
         up = run(state, "up")

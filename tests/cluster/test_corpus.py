@@ -1,4 +1,4 @@
-"""`usher check` and a real API server accept and refuse the same documents, and read the same out of them."""
+"""`usher check` and a real API server accept and refuse the same documents, and read the same values."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from usher_gateway import resources
 from usher_gateway.resources.manifests import load_manifests
 
 AT_ONCE = 8
-"""Requests under way at the same time."""
+"""Number of concurrent requests."""
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def collection(document: manifests.Document, namespace: str) -> api.Resource:
 
 
 def moved(text: str, namespace: str) -> str:
-    """The text for another namespace than the corpus names."""
+    """Return the text with another namespace."""
     for name in ("agency", "elsewhere"):
         text = text.replace(f"namespace: {name}", f"namespace: {namespace}")
     return text
 
 
 def is_part(one: str, other: str) -> bool:
-    """Whether a field is the other one, or around it."""
+    """Return whether a field equals or contains the other one."""
     return other == one or other.startswith((f"{one}.", f"{one}["))
 
 
@@ -45,7 +45,7 @@ ASKED = [one for one in manifests.documents("bad/schema") if one.server != "not 
 
 
 @pytest.mark.parametrize("document", ASKED, ids=str)
-async def test_what_files_refuse_the_server_refuses_for_the_same_fields(
+async def test_server_refuses_the_same_fields_as_files(
     judge: dry_run.Server, namespace: str, document: manifests.Document
 ) -> None:
     answer = await judge.create(collection(document, namespace), moved(document.text, namespace))
@@ -62,7 +62,7 @@ async def test_what_files_refuse_the_server_refuses_for_the_same_fields(
 
 
 @pytest.mark.parametrize("document", manifests.documents("bad/compile"), ids=str)
-async def test_what_only_a_condition_can_say_has_a_valid_form(
+async def test_document_with_a_condition_error_has_a_valid_form(
     judge: dry_run.Server, namespace: str, document: manifests.Document
 ) -> None:
     answer = await judge.create(collection(document, namespace), moved(document.text, namespace))
@@ -70,10 +70,10 @@ async def test_what_only_a_condition_can_say_has_a_valid_form(
 
 
 @pytest.mark.parametrize("path", manifests.files("good"), ids=lambda path: path.stem)
-async def test_the_server_reads_the_same_out_of_a_good_manifest(
+async def test_server_reads_the_same_values_from_a_good_manifest(
     judge: dry_run.Server, namespace: str, path: Path
 ) -> None:
-    """No default is put anywhere, nothing is dropped, every value is what files say it is."""
+    """The server adds no default, drops nothing, and has the same values as files."""
     text = moved(manifests.text(path), namespace)
     loaded = load_manifests(text.encode(), path.name)
     assert not [one for one in loaded.problems if one.severity == "error"]
@@ -94,7 +94,7 @@ async def test_kubectl_applies_every_good_manifest(definitions: clusters.Cluster
 
 
 def plain(resource: resources.Resource) -> Any:
-    """A resource as JSON has it, what is not set left out."""
+    """Return a resource as JSON values without unset fields."""
     return without_nothing(msgspec.to_builtins(resource))
 
 
@@ -105,7 +105,7 @@ def without_nothing(value: Any) -> Any:
 
 
 def samples() -> list[tuple[resources.Resource, list[mutants.Mutant]]]:
-    """Good custom resources with every field and every branch, and what they turn into by one change."""
+    """Return valid custom resources with every field and branch, and their mutants."""
     loaded = [load_manifests(path.read_bytes(), path.name) for path in manifests.files("good")]
     found: list[tuple[resources.Resource, list[mutants.Mutant]]] = []
     seen: set[str] = set()
@@ -119,7 +119,7 @@ def samples() -> list[tuple[resources.Resource, list[mutants.Mutant]]]:
 @pytest.mark.parametrize(
     ("resource", "made"), samples(), ids=lambda one: one.kind_name if isinstance(one, resources.Resource) else ""
 )
-async def test_files_and_server_judge_every_change_of_a_good_resource_alike(
+async def test_files_and_server_agree_on_every_change_of_a_good_resource(
     judge: dry_run.Server, namespace: str, resource: resources.Resource, made: list[mutants.Mutant]
 ) -> None:
     place = api.Resource(resource.kind_name, "", namespace if resource.namespaced else "")
@@ -140,7 +140,7 @@ async def test_files_and_server_judge_every_change_of_a_good_resource_alike(
 
 
 @pytest.mark.parametrize("path", manifests.files("updates"), ids=lambda path: path.stem)
-async def test_what_never_changes_cannot_be_changed(
+async def test_immutable_field_cannot_be_changed(
     judge: dry_run.Server, server: api.Api, namespace: str, path: Path
 ) -> None:
     made = set()
@@ -157,10 +157,8 @@ async def test_what_never_changes_cannot_be_changed(
             await server.delete(place)
 
 
-async def test_a_class_that_is_too_large_is_refused_by_both_and_one_that_is_not_by_none(
-    judge: dry_run.Server, server: api.Api
-) -> None:
-    """Within every limit, but too large together: only the store can say so, so nothing is asked for in vain."""
+async def test_too_large_class_is_refused_by_files_and_server(judge: dry_run.Server, server: api.Api) -> None:
+    """Each field is within its limit, but etcd rejects the whole object."""
     name = f"corpus-{secrets.token_hex(4)}"
     for count, is_accepted in ((80, True), (256, False)):
         text = json.dumps(large_class(name, count))
@@ -173,7 +171,7 @@ async def test_a_class_that_is_too_large_is_refused_by_both_and_one_that_is_not_
 
 
 def large_class(name: str, count: int) -> dict[str, Any]:
-    """A class with so many hostnames, each with the largest selector."""
+    """Build a class with a number of hostnames, each with the largest selector."""
     one = {"key": f"{'a.' * 126}a/{'k' * 63}", "operator": "In", "values": ["v" * 63] * 16}
     namespaces = {"from": "Selector", "selector": {"matchExpressions": [one] * 8}}
     allowed = [{"hostname": f"h{index}.example", "namespaces": namespaces} for index in range(count)]

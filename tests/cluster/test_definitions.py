@@ -1,4 +1,4 @@
-"""The definitions as people meet them: kubectl's columns, short names, explanations; examples that apply."""
+"""The definitions in kubectl: columns, short names, explanations, and examples."""
 
 import re
 import secrets
@@ -51,7 +51,9 @@ def condition(kind: str, status: str, reason: str) -> dict[str, object]:
     }
 
 
-async def test_kubectl_get_shows_how_far_each_object_is(call: kubectl.Kubectl, server: api.Api, namespace: str) -> None:
+async def test_kubectl_get_shows_the_state_of_each_object(
+    call: kubectl.Kubectl, server: api.Api, namespace: str
+) -> None:
     url = {"name": "class", "hostname": "hooks.example.com", "url": "https://hooks.example.com/v1/abcd…"}
     told = [condition("Ready", "False", "TenantNotFound"), condition("Receiving", "Unknown", "NoVisitYet")]
     told.append(condition("Healthy", "True", "Healthy"))
@@ -82,7 +84,7 @@ async def test_kubectl_get_shows_how_far_each_object_is(call: kubectl.Kubectl, s
 
 
 @pytest.mark.parametrize(("short", "count"), [("ut", 1), ("ul", 2), ("ud", 1)])
-async def test_short_names_are_known(call: kubectl.Kubectl, namespace: str, short: str, count: int) -> None:
+async def test_kubectl_knows_the_short_names(call: kubectl.Kubectl, namespace: str, short: str, count: int) -> None:
     assert len(await call.json("get", short, f"--namespace={namespace}")) == count
 
 
@@ -95,7 +97,7 @@ async def test_short_names_are_known(call: kubectl.Kubectl, namespace: str, shor
         ("destinations", "spec.tenantRef.name=other", []),
     ],
 )
-async def test_objects_can_be_chosen_by_what_they_refer_to(
+async def test_field_selectors_select_by_reference(
     call: kubectl.Kubectl, namespace: str, kind: str, selector: str, names: list[str]
 ) -> None:
     found = await call.json("get", kind, f"--namespace={namespace}", f"--field-selector={selector}")
@@ -112,7 +114,7 @@ async def test_kubectl_explains_every_field(definitions: clusters.Cluster, kind:
     assert "<no description>" not in spec
 
 
-async def test_foreign_conditions_stay_beside_ours(server: api.Api, call: kubectl.Kubectl, namespace: str) -> None:
+async def test_conditions_of_other_writers_are_kept(server: api.Api, call: kubectl.Kubectl, namespace: str) -> None:
     resource = api.Resource("Listener", "lobby", namespace)
     document = {
         "apiVersion": types.API_VERSION,
@@ -128,7 +130,7 @@ async def test_foreign_conditions_stay_beside_ours(server: api.Api, call: kubect
 
 
 @pytest.mark.parametrize("path", ["quickstart.yaml", "agency", "kinds"])
-async def test_the_examples_apply_to_a_cluster(definitions: clusters.Cluster, namespace: str, path: str) -> None:
+async def test_examples_apply_to_a_cluster(definitions: clusters.Cluster, namespace: str, path: str) -> None:
     built = await definitions.kubectl(
         "create", "--dry-run=client", "--output=json", f"--filename={EXAMPLES / path}", "--validate=false"
     )

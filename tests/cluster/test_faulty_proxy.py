@@ -1,4 +1,4 @@
-"""The faulty proxy breaks what it says, as clients of the real API server see it."""
+"""The faulty proxy applies its faults between clients and the real API server."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from support import api, clusters, faulty_proxy, waiting
 
 @pytest.fixture
 async def through(cluster: clusters.Cluster, proxy: faulty_proxy.Proxy) -> AsyncIterator[api.Api]:
-    """The API server by way of the proxy."""
+    """Connect to the API server through the proxy."""
     async with api.connected(proxy.endpoint, cluster.token) as ready:
         yield ready
 
@@ -29,20 +29,20 @@ async def session_with(endpoint: kubeconfigs.Endpoint, token: str) -> AsyncItera
 
 @pytest.fixture
 async def session(cluster: clusters.Cluster, proxy: faulty_proxy.Proxy) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client that reaches the API server by way of the proxy."""
+    """Return a client that uses the proxy."""
     async with session_with(proxy.endpoint, cluster.token) as ready:
         yield ready
 
 
 @pytest.fixture
 async def direct(cluster: clusters.Cluster) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client that passes the proxy by."""
+    """Return a client that does not use the proxy."""
     async with session_with(cluster.endpoint, cluster.token) as ready:
         yield ready
 
 
 class Watch:
-    """A watch on the ConfigMaps of a namespace: the names that were added, in their order; how it ended."""
+    """A watch on the ConfigMaps of a namespace: the added names in order, and how the watch ended."""
 
     def __init__(self, session: aiohttp.ClientSession, namespace: str) -> None:
         self._session, self._path = session, api.Resource("ConfigMap", "", namespace).path
@@ -88,7 +88,7 @@ def of(namespace: str, name: str) -> api.Resource:
     return api.Resource("ConfigMap", name, namespace)
 
 
-async def test_without_a_fault_it_is_the_api_server(
+async def test_proxy_without_a_fault_behaves_like_the_api_server(
     through: api.Api, server: api.Api, proxy: faulty_proxy.Proxy, namespace: str
 ) -> None:
     await through.create(config_map(namespace, "one"))
@@ -105,7 +105,7 @@ async def test_without_a_fault_it_is_the_api_server(
 
 
 @pytest.mark.parametrize("status", [429, 500, 410])
-async def test_refusals_are_answered_so_many_times_and_reach_nobody(
+async def test_refused_requests_do_not_reach_the_server(
     through: api.Api, server: api.Api, proxy: faulty_proxy.Proxy, namespace: str, status: int
 ) -> None:
     await server.create(config_map(namespace, "known"))
@@ -119,7 +119,7 @@ async def test_refusals_are_answered_so_many_times_and_reach_nobody(
     assert fault.met == 1
 
 
-async def test_a_refusal_says_when_to_come_again(session: aiohttp.ClientSession, proxy: faulty_proxy.Proxy) -> None:
+async def test_refusal_has_retry_after(session: aiohttp.ClientSession, proxy: faulty_proxy.Proxy) -> None:
     with proxy.refuse(429, retry_after_seconds=7):
         async with session.get("/version") as answer:
             assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
@@ -127,7 +127,7 @@ async def test_a_refusal_says_when_to_come_again(session: aiohttp.ClientSession,
         assert answer.status == 200
 
 
-async def test_what_hangs_goes_on_when_it_is_lifted(
+async def test_hanging_request_continues_when_the_fault_is_lifted(
     through: api.Api, server: api.Api, proxy: faulty_proxy.Proxy, namespace: str
 ) -> None:
     fault = proxy.hang(faulty_proxy.writes)
@@ -144,7 +144,7 @@ async def met(fault: faulty_proxy.Fault) -> int:
     return fault.met
 
 
-async def test_slow_answers_come_late_and_come(through: api.Api, proxy: faulty_proxy.Proxy) -> None:
+async def test_slow_answer_arrives_late(through: api.Api, proxy: faulty_proxy.Proxy) -> None:
     proxy.slow(0.2)
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -152,7 +152,7 @@ async def test_slow_answers_come_late_and_come(through: api.Api, proxy: faulty_p
     assert loop.time() - began >= 0.2
 
 
-async def test_a_watch_passes_through(
+async def test_watch_passes_through(
     session: aiohttp.ClientSession, server: api.Api, proxy: faulty_proxy.Proxy, namespace: str
 ) -> None:
     async with watching(session, namespace) as (watch, _):
@@ -166,7 +166,7 @@ async def open_watches(proxy: faulty_proxy.Proxy) -> int:
     return len(proxy.open_watches)
 
 
-async def test_a_cut_watch_breaks_off(
+async def test_cut_watch_ends_without_an_event(
     session: aiohttp.ClientSession, proxy: faulty_proxy.Proxy, namespace: str
 ) -> None:
     async with watching(session, namespace) as (watch, task):
@@ -176,7 +176,7 @@ async def test_a_cut_watch_breaks_off(
         assert watch.errors == []
 
 
-async def test_an_open_watch_expires(session: aiohttp.ClientSession, proxy: faulty_proxy.Proxy, namespace: str) -> None:
+async def test_open_watch_expires(session: aiohttp.ClientSession, proxy: faulty_proxy.Proxy, namespace: str) -> None:
     async with watching(session, namespace) as (watch, task):
         assert proxy.expire_open() == 1
         await asyncio.wait_for(task, 10)
@@ -195,7 +195,7 @@ async def test_new_watches_expire_at_once(
         assert watch.errors == []
 
 
-async def test_a_silent_watch_is_open_and_says_nothing(
+async def test_silent_watch_stays_open_without_events(
     session: aiohttp.ClientSession,
     direct: aiohttp.ClientSession,
     server: api.Api,
@@ -213,7 +213,7 @@ async def test_a_silent_watch_is_open_and_says_nothing(
         await watch.wait_added("during")
 
 
-async def test_an_outage_ends_every_connection_until_it_is_over(
+async def test_outage_closes_every_connection_until_it_ends(
     session: aiohttp.ClientSession, through: api.Api, proxy: faulty_proxy.Proxy, namespace: str
 ) -> None:
     async with watching(session, namespace) as (_, task):

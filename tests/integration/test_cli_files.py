@@ -51,14 +51,14 @@ def usher_process(words: list[str], piped: str, variables: dict[str, str]) -> Fi
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def test_the_examples_pass() -> None:
+def test_check_accepts_the_examples() -> None:
     for path in ("examples/agency", "examples/quickstart.yaml"):
         done = usher_process(["check", path], "", {})
         assert done.returncode == 0, done.stdout
         assert "no problems" in done.stdout
 
 
-def test_every_problem_is_told_with_place_and_remedy(tmp_path: pathlib.Path) -> None:
+def test_check_reports_every_problem_with_line_and_hint(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(
         "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: a}\nspec: {timezone: UTC, state: x}\n"
@@ -73,7 +73,7 @@ def test_every_problem_is_told_with_place_and_remedy(tmp_path: pathlib.Path) -> 
     assert [(one["line"], one["path"]) for one in told] == [(4, "spec.state"), (4, "spec.timezone")]
 
 
-def test_an_expression_is_tried_on_sample_bodies(tmp_path: pathlib.Path) -> None:
+def test_check_evaluates_expressions_on_sample_bodies(tmp_path: pathlib.Path) -> None:
     text = (ROOT / "examples" / "quickstart.yaml").read_text()
     for when, code, word in (
         ("visit.email", 1, "NotBoolean"),
@@ -86,7 +86,7 @@ def test_an_expression_is_tried_on_sample_bodies(tmp_path: pathlib.Path) -> None
         assert (done.returncode, word in done.stdout) == (code, True), done.stdout
 
 
-def test_a_missing_file_is_a_problem(tmp_path: pathlib.Path) -> None:
+def test_check_reports_a_missing_file(tmp_path: pathlib.Path) -> None:
     done = usher("check", tmp_path / "absent.yaml")
     assert done.returncode == 1
     assert "no such file" in done.stdout
@@ -95,7 +95,7 @@ def test_a_missing_file_is_a_problem(tmp_path: pathlib.Path) -> None:
     assert (done.returncode, "no file in this folder ends in .yaml or .yml" in done.stdout) == (1, True), done.stdout
 
 
-def test_a_path_that_cannot_be_looked_at_is_told_like_one_that_is_not_there(tmp_path: pathlib.Path) -> None:
+def test_unreadable_path_is_reported_like_a_missing_one(tmp_path: pathlib.Path) -> None:
     path = tmp_path / ("a" * 300)  # its name is too long; as root nothing is forbidden
     done = usher("check", path)
     assert (done.returncode, f"{path}:1: error: no such file" in done.stdout) == (1, True), done.stdout + done.stderr
@@ -103,7 +103,7 @@ def test_a_path_that_cannot_be_looked_at_is_told_like_one_that_is_not_there(tmp_
     assert (done.returncode, "no such file" in done.stderr) == (2, True), done.stderr
 
 
-def test_what_only_fails_because_of_a_mistake_is_told_with_it(tmp_path: pathlib.Path) -> None:
+def test_follow_up_error_is_reported_with_its_cause(tmp_path: pathlib.Path) -> None:
     text = (ROOT / "examples" / "quickstart.yaml").read_text()
     file = tmp_path / "a.yaml"
     file.write_text(text.replace("displayName", "displayname"))
@@ -120,7 +120,7 @@ def test_what_only_fails_because_of_a_mistake_is_told_with_it(tmp_path: pathlib.
     assert [one["because"] for one in told if one["reason"] == "TenantNotFound"] == ["Tenant default/acme"]
 
 
-def test_many_that_fail_because_of_one_are_counted(tmp_path: pathlib.Path) -> None:
+def test_many_follow_up_errors_of_one_mistake_are_counted(tmp_path: pathlib.Path) -> None:
     text = (ROOT / "examples" / "quickstart.yaml").read_text()
     one = (
         "---\napiVersion: usher.dev/v1alpha1\nkind: Listener\nmetadata: {name: l%d}\nspec: {tenantRef: {name: acme}}\n"
@@ -143,7 +143,7 @@ def test_manifests_are_read_from_standard_input() -> None:
     assert (done.returncode, "cannot be watched" in done.stderr) == (2, True)
 
 
-def test_a_destination_in_a_private_network_is_pointed_out_unless_it_is_allowed() -> None:
+def test_private_destination_gets_a_notice_unless_it_is_allowed() -> None:
     text = (ROOT / "examples" / "quickstart.yaml").read_text()
     private = text.replace("127.0.0.1:9000", "10.2.3.4:8443")
     assert private != text
@@ -160,13 +160,13 @@ def test_a_destination_in_a_private_network_is_pointed_out_unless_it_is_allowed(
     assert (refused.returncode, refused.stderr.startswith("usher: 'x/y' is neither")) == (2, True)
 
 
-def test_a_set_without_any_object_is_a_problem_a_file_without_one_is_odd(tmp_path: pathlib.Path) -> None:
+def test_empty_set_is_an_error_and_empty_file_a_warning(tmp_path: pathlib.Path) -> None:
     empty = tmp_path / "a.yaml"
     for content in ("", "# apiVersion: usher.dev/v1alpha1\n", "---\n", "apiVersion: v1\nkind: Service\n"):
         empty.write_text(content)
         done = usher("check", empty)
         assert (done.returncode, f"{empty}:1: error: there is no object of Usher" in done.stdout) == (1, True), content
-        assert "delete the file" not in done.stdout, "a path that was named removes nothing where it goes away"
+        assert "delete the file" not in done.stdout, "a missing path that the user named removes nothing"
         assert "delete the file" in usher("check", tmp_path).stdout
     assert usher("check", "-").returncode == 1
     empty.write_text("# later\n")
@@ -174,7 +174,7 @@ def test_a_set_without_any_object_is_a_problem_a_file_without_one_is_odd(tmp_pat
     assert (done.returncode, f"{empty}:1: warning: there is no object" in done.stdout) == (0, True)
 
 
-def test_a_path_that_is_not_there_is_told_at_the_start(tmp_path: pathlib.Path) -> None:
+def test_run_refuses_to_start_with_a_missing_path(tmp_path: pathlib.Path) -> None:
     done = usher("run", "examples/quickstart.yaml", tmp_path / "absent", "--data", tmp_path / "data")
     assert (done.returncode, f"{tmp_path}/absent: no such file or folder" in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "data").exists()
@@ -190,12 +190,12 @@ def test_urls_are_derived_from_the_install_key(tmp_path: pathlib.Path) -> None:
     assert other.stdout != first.stdout
 
 
-def test_a_legacy_url_is_printed_with_its_query() -> None:
+def test_existing_url_is_printed_with_its_query() -> None:
     done = usher("url", "examples/agency", "--output", "json", USHER_INSTALL_KEY=KEY)
     assert "https://www.stadium.example/hooks/purple.php?k=7" in [one["url"] for one in json.loads(done.stdout)["urls"]]
 
 
-def test_without_a_key_it_is_said_what_to_do() -> None:
+def test_url_without_a_key_names_the_data_flag() -> None:
     done = usher("url", "examples/quickstart.yaml")
     assert done.returncode == 2
     assert "--data" in done.stderr
@@ -206,13 +206,13 @@ def test_each_command_has_help_with_an_example() -> None:
         assert f"usher {command}" in usher(command, "--help").stdout.partition("Example:")[2]
 
 
-def test_wrong_log_flags_are_wrong_usage(tmp_path: pathlib.Path) -> None:
+def test_wrong_log_flags_exit_with_code_2(tmp_path: pathlib.Path) -> None:
     for flag, value in (("--log-level", "loud"), ("--log-format", "xml")):
         done = usher("run", "examples/quickstart.yaml", "--data", tmp_path, flag, value)
         assert (done.returncode, flag in done.stderr) == (2, True), done.stderr
 
 
-def test_a_data_folder_that_is_a_file_is_told(tmp_path: pathlib.Path) -> None:
+def test_data_folder_that_is_a_file_is_reported(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "data"
     file.write_text("")
     done = usher("run", "examples/quickstart.yaml", "--data", file, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
@@ -220,7 +220,7 @@ def test_a_data_folder_that_is_a_file_is_told(tmp_path: pathlib.Path) -> None:
     assert "give --data a folder" in done.stderr
 
 
-def test_common_slips_of_yaml_are_named(tmp_path: pathlib.Path) -> None:
+def test_common_yaml_mistakes_are_named(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "a.yaml"
     text = (ROOT / "examples" / "quickstart.yaml").read_text()
     for broken, hint in (
@@ -232,7 +232,7 @@ def test_common_slips_of_yaml_are_named(tmp_path: pathlib.Path) -> None:
         assert (done.returncode, hint in done.stdout) == (1, True), done.stdout
 
 
-def test_help_is_not_ragged_on_a_narrow_terminal() -> None:
+def test_help_wraps_cleanly_on_a_narrow_terminal() -> None:
     lines = [line.strip() for line in usher("check", "--help", COLUMNS="80").stdout.splitlines()]
     first = next(index for index, line in enumerate(lines) if line.startswith("Each expression"))
     assert lines[first + 1].startswith("anything is wrong; warnings and notices alone are no failure.")

@@ -1,4 +1,4 @@
-"""The log goes nowhere: whoever reads it has stopped or is gone, or its disk is full. Purple must not feel it."""
+"""Answers and deliveries are not delayed if the log's reader stalls or disappears, or its disk is full."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ VISITS = 100
 
 @pytest.fixture
 async def peer() -> AsyncIterator[receiver.Receiver]:
-    """A destination that refuses whatever comes: each delivery is dead at once, and a line of the log."""
+    """A destination that rejects every delivery, so that each one is dead at once and logs a line."""
     async with receiver.Receiver() as made:
         made.set_behaviour("/crm", receiving.Behaviour(status=400))
         yield made
@@ -46,7 +46,7 @@ def manifests(peer: receiver.Receiver) -> list[gateways.Manifest]:
 
 
 async def answered_in_time(gateway: gateways.Gateway) -> None:
-    """More visits, and with them dead deliveries, than the pipe has room for lines."""
+    """Post so many visits that the lines of their dead deliveries do not fit into the pipe."""
     connection = gateways.Connection(gateway.port)
     for number in range(VISITS):
         reply = await connection.post("/hook", gateways.visit(number))
@@ -56,7 +56,7 @@ async def answered_in_time(gateway: gateways.Gateway) -> None:
     await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 2") == VISITS, 20, "the dead")
 
 
-async def test_a_reader_that_stalls_delays_nothing_and_reads_on_later(
+async def test_stalled_log_reader_delays_nothing_and_can_resume(
     tmp_path: Path, peer: receiver.Receiver, pipe: tuple[int, int]
 ) -> None:
     async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
@@ -75,7 +75,7 @@ async def test_a_reader_that_stalls_delays_nothing_and_reads_on_later(
         await gateways.wait_until(is_all_told, 10, "every line, once it is read")
 
 
-async def test_a_reader_that_stalls_for_good_keeps_nothing_from_ending(
+async def test_permanently_stalled_log_reader_does_not_delay_a_stop(
     tmp_path: Path, peer: receiver.Receiver, pipe: tuple[int, int]
 ) -> None:
     async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
@@ -86,7 +86,7 @@ async def test_a_reader_that_stalls_for_good_keeps_nothing_from_ending(
         assert gateway.store.open_deliveries() == 0
 
 
-async def test_a_reader_that_is_gone_and_a_full_disk_cost_lines_only_and_they_are_counted(
+async def test_missing_log_reader_and_full_disk_only_lose_counted_lines(
     tmp_path: Path, peer: receiver.Receiver, pipe: tuple[int, int]
 ) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
@@ -110,7 +110,7 @@ async def test_a_reader_that_is_gone_and_a_full_disk_cost_lines_only_and_they_ar
 
 
 def read_lines(end: int, last: str) -> list[str]:
-    """What comes out of a pipe, up to and with a line."""
+    """Read a pipe up to and including a line."""
     told = b""
     while last.encode() not in told:
         told += os.read(end, 65_536)
@@ -118,9 +118,7 @@ def read_lines(end: int, last: str) -> list[str]:
 
 
 @pytest.mark.parametrize("is_blocking", [True, False])
-def test_what_a_stalled_reader_leaves_no_room_for_is_counted_told_and_the_rest_is_whole_and_in_order(
-    pipe: tuple[int, int], is_blocking: bool
-) -> None:
+def test_lines_beyond_the_buffer_are_counted_and_others_stay_in_order(pipe: tuple[int, int], is_blocking: bool) -> None:
     os.set_blocking(pipe[1], is_blocking)
     most_bytes, line_bytes, lines = 10_000, 10, 5_000
     told: list[int] = []
@@ -142,7 +140,7 @@ def test_what_a_stalled_reader_leaves_no_room_for_is_counted_told_and_the_rest_i
     assert writer.drain(5)
 
 
-def test_a_line_that_was_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None:
+def test_cut_off_line_does_not_damage_the_next(tmp_path: Path) -> None:
     program = """
 import resource, signal, sys
 from usher_gateway import logs
@@ -160,7 +158,7 @@ assert writer.lines_lost == 2
     assert file.read_text().splitlines() == ["first", "is cut of", "whole"]
 
 
-def test_a_program_without_a_standard_error_writes_its_log_into_no_other_file(tmp_path: Path) -> None:
+def test_program_without_standard_error_writes_its_log_nowhere_else(tmp_path: Path) -> None:
     program = """
 import structlog
 from usher_gateway import logs

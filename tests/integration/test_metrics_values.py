@@ -1,4 +1,4 @@
-"""Metrics say what happened: skips, refusals in a row, what waits and why."""
+"""Metrics count skips, consecutive refusals, and held deliveries by reason."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ ROUTES = support.MANIFESTS.replace(
 
 
 def values(gateway: support.RunningGateway, name: str) -> dict[tuple[tuple[str, str], ...], float]:
-    """Labels -> value of a metric's samples."""
+    """Return the values of a metric's samples by their labels."""
     families = parser.text_string_to_metric_families(gateway.exposition())
     return {
         tuple(sorted(sample.labels.items())): sample.value
@@ -24,7 +24,7 @@ def values(gateway: support.RunningGateway, name: str) -> dict[tuple[tuple[str, 
     }
 
 
-async def test_skips_and_refusals_in_a_row_are_told_per_tenant_and_listener(tmp_path: Path) -> None:
+async def test_skips_and_consecutive_refusals_are_counted_per_listener(tmp_path: Path) -> None:
     assert ROUTES != support.MANIFESTS
     async with support.running(tmp_path, ROUTES) as gateway:
         await gateway.wait_configured()
@@ -43,7 +43,7 @@ async def test_skips_and_refusals_in_a_row_are_told_per_tenant_and_listener(tmp_
         assert skipped[1] == 1
 
 
-async def test_what_waits_is_told_with_its_reason(tmp_path: Path) -> None:
+async def test_held_deliveries_are_counted_by_reason(tmp_path: Path) -> None:
     async with support.running(tmp_path, ROUTES) as gateway:
         await gateway.wait_configured()
         assert (await gateway.post(b'{"user": {"id": 7, "venue": {"id": 1}}}')).acknowledges

@@ -1,4 +1,4 @@
-"""Stopping and starting: clean ends under load, late commits, clocks that jump."""
+"""Start and stop: clean stops under load, late commits, clock jumps."""
 
 import asyncio
 import contextlib
@@ -46,13 +46,13 @@ __main__.main()
 
 
 def signals_ignored(process: int) -> int:
-    """The kernel's mask."""
+    """The kernel's signal mask."""
     status = Path(f"/proc/{process}/status").read_text("utf-8")
     return int(status.partition("SigIgn:")[2].split()[0], 16)
 
 
 class Load:
-    """Posts without end over keep-alive connections, and keeps what was acknowledged."""
+    """Posts continuously over keep-alive connections, and remembers the acknowledged bodies."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -79,7 +79,7 @@ class Load:
 
 
 @pytest.mark.parametrize(("more", "limit_seconds"), [((), 5), (("hangs",), 14)])
-async def test_a_stop_under_load_loses_nothing_that_was_acknowledged(
+async def test_stop_under_load_loses_no_acknowledged_visit(
     tmp_path: Path, peer: receiver.Receiver, more: tuple[str, ...], limit_seconds: float
 ) -> None:
     peer.set_behaviour("/hangs", receiving.Behaviour(kind="Hang"))
@@ -96,14 +96,14 @@ async def test_a_stop_under_load_loses_nothing_that_was_acknowledged(
         assert load.statuses == {200}
         assert set(load.acknowledged) <= {body for (body,) in store.rows("select body from bodies")}
         assert "error" not in {line.partition('"level": "')[2][:5] for line in gateway.log.read_text().splitlines()}
-        # All that is open was given back: nothing is left in lanes that are no more.
+        # Every open delivery was returned to the store, because the lanes no longer exist.
         assert store.open_deliveries() == store.count("deliveries where waiting = 1")
         await gateway.start()
         await gateways.wait_until(lambda: peer.counts("/crm").distinct == store.count("arrivals"), 20, "the rest")
         assert peer.counts("/crm").duplicates == 0
 
 
-async def test_a_stop_while_the_store_is_locked_ends_in_time(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_stop_with_a_locked_store_ends_in_time(tmp_path: Path, peer: receiver.Receiver) -> None:
     async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
         await gateway.start()
         assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
@@ -119,9 +119,7 @@ async def test_a_stop_while_the_store_is_locked_ends_in_time(tmp_path: Path, pee
         assert (await gateways.post(gateway.port, "/hook", gateways.visit(2))).is_acknowledgement
 
 
-async def test_a_terminal_that_closes_ends_it_cleanly_and_under_nohup_not_at_all(
-    tmp_path: Path, peer: receiver.Receiver
-) -> None:
+async def test_sighup_stops_cleanly_and_nohup_ignores_it(tmp_path: Path, peer: receiver.Receiver) -> None:
     async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
         await gateway.start()
         assert gateway.process is not None
@@ -134,7 +132,7 @@ async def test_a_terminal_that_closes_ends_it_cleanly_and_under_nohup_not_at_all
         assert await gateway.terminate() == 0
 
 
-async def test_the_first_visit_that_a_start_lets_in_is_not_refused(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_first_visit_after_a_start_is_accepted(tmp_path: Path, peer: receiver.Receiver) -> None:
     async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
         await gateway.launch()
         replies: list[gateways.Reply] = []
@@ -148,7 +146,7 @@ async def test_the_first_visit_that_a_start_lets_in_is_not_refused(tmp_path: Pat
         assert replies[0].is_acknowledgement
 
 
-async def test_parts_start_and_stop_in_the_order_that_the_composition_root_says(
+async def test_parts_start_and_stop_in_the_documented_order(
     tmp_path: Path, peer: receiver.Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -179,7 +177,7 @@ async def test_parts_start_and_stop_in_the_order_that_the_composition_root_says(
     assert seen[:4] == ["connections drained", "attempts ended", "sender closed", "store closed"]
 
 
-async def test_a_port_that_is_taken_is_said_and_leaves_nothing_behind(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_port_in_use_is_reported_and_leaves_nothing_behind(tmp_path: Path, peer: receiver.Receiver) -> None:
     async with gateways.running(tmp_path, manifests(peer)) as gateway:
         taken = gateway.port
         (tmp_path / "second").mkdir()
@@ -191,7 +189,7 @@ async def test_a_port_that_is_taken_is_said_and_leaves_nothing_behind(tmp_path: 
         assert "Traceback" not in second.log.read_text()
 
 
-async def test_without_a_configuration_nothing_is_taken_for_removed(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_without_configuration_nothing_counts_as_removed(tmp_path: Path, peer: receiver.Receiver) -> None:
     peer.set_behaviour("/crm", receiving.Behaviour(kind="Hang"))
     async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
         await gateway.start()
@@ -217,7 +215,7 @@ async def test_without_a_configuration_nothing_is_taken_for_removed(tmp_path: Pa
 # commits after the deadline
 
 
-async def test_a_commit_after_the_deadline_is_answered_503_delivered_soon_and_known_when_it_comes_again(
+async def test_late_commit_gets_503_is_delivered_and_makes_a_redelivery(
     tmp_path: Path, peer: receiver.Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = gateways.visit(1)
@@ -250,7 +248,7 @@ async def test_a_commit_after_the_deadline_is_answered_503_delivered_soon_and_kn
 
 
 class Jumping(clock.Clock):
-    """A clock that can be set."""
+    """A clock that a test sets."""
 
     offset = 0
 
@@ -268,7 +266,7 @@ def jumping(monkeypatch: pytest.MonkeyPatch) -> type[Jumping]:
     return Jumping
 
 
-async def test_ids_grow_and_deliveries_go_on_when_the_clock_is_set_back_between_two_starts(
+async def test_clock_set_back_between_starts_keeps_ids_growing(
     tmp_path: Path, peer: receiver.Receiver, jumping: type[Jumping]
 ) -> None:
     store = gateways.StoreFile(tmp_path / "data" / "usher.sqlite3")
@@ -287,7 +285,7 @@ async def test_ids_grow_and_deliveries_go_on_when_the_clock_is_set_back_between_
     assert store.count("deliveries where state = 1") == 21
 
 
-async def test_a_clock_that_jumps_a_day_while_running_stops_nothing(
+async def test_clock_jump_of_a_day_stops_nothing(
     tmp_path: Path, peer: receiver.Receiver, jumping: type[Jumping]
 ) -> None:
     async with gateways.running(tmp_path, manifests(peer)) as gateway:
@@ -309,7 +307,7 @@ async def test_a_clock_that_jumps_a_day_while_running_stops_nothing(
     assert gateways.balance(store.meters()) == 0
 
 
-async def test_what_was_answered_while_the_process_stood_still_is_not_sent_again(tmp_path: Path) -> None:
+async def test_answer_received_during_a_freeze_is_not_sent_again(tmp_path: Path) -> None:
     asked: list[bytes] = []
     answer_now = asyncio.Event()
 

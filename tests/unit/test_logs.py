@@ -7,7 +7,7 @@ import sys
 from usher_gateway import logs
 
 
-def test_lines_of_libraries_are_json_too_and_without_the_text_of_an_exception() -> None:
+def test_library_lines_are_json_without_the_text_of_an_exception() -> None:
     try:
         int("what no log may hold")
     except ValueError:
@@ -20,6 +20,6 @@ def test_lines_of_libraries_are_json_too_and_without_the_text_of_an_exception() 
     assert told["timestamp"].endswith("Z")
 
 
-def test_on_a_terminal_nothing_is_shown_of_what_is_empty() -> None:
+def test_terminal_output_leaves_out_empty_fields() -> None:
     event = {"event": "loop_exception", "line": 0, "hint": "", "reason": None, "frames": ["run"]}
     assert logs.drop_empty(None, "info", event) == {"event": "loop_exception", "line": 0, "frames": ["run"]}

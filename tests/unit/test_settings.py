@@ -17,14 +17,14 @@ ENDPOINT = settings.Endpoint("127.0.0.1", 80)
         (errno.EINVAL, "another --listen"),
     ],
 )
-def test_a_port_that_cannot_be_had_says_what_to_do(number: int, word: str) -> None:
+def test_unusable_port_has_a_hint(number: int, word: str) -> None:
     error = settings.cannot_listen("--listen", ENDPOINT, OSError(number, "as the loop says it"))
     assert "127.0.0.1:80" in str(error)
     assert word in error.hint
     assert "--listen" in error.hint
 
 
-def test_a_proxy_that_is_no_network_is_refused_before_anything_starts() -> None:
+def test_invalid_proxy_network_is_refused_before_the_start() -> None:
     settings.check_settings(settings.Settings(files=(Path("usher.yaml"),), trusted_proxies=("10.0.0.1/8", "::1")))
     with pytest.raises(model.ConfigurationError, match="'banana' is no CIDR"):
         settings.check_settings(
@@ -43,6 +43,6 @@ def test_configuration_comes_from_files_or_from_a_cluster() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Usher", "a/b", "a b", "-a", "a-", "a" * 64, "..", "a?b"])
-def test_what_is_no_namespace_is_refused(name: str) -> None:
+def test_invalid_namespace_is_refused(name: str) -> None:
     with pytest.raises(model.ConfigurationError, match="--config-namespace"):
         settings.check_settings(settings.Settings(from_cluster=True, config_namespace=name))

@@ -1,4 +1,4 @@
-"""What a recording proxy notes of a request is what an API server's audit log would say."""
+"""The recording proxy writes the same entries as an API server's audit log."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def noted(method: str, path: str, query: str = "", status: int = 200, body: byte
         ("GET", "/version", "", "get", "", "", ""),
     ],
 )
-def test_a_request_is_noted_as_what_it_asks(
+def test_request_is_recorded_with_verb_resource_and_name(
     method: str, path: str, query: str, verb: str, resource: str, namespace: str, name: str
 ) -> None:
     found = noted(method, path, query)
@@ -40,7 +40,7 @@ def test_a_request_is_noted_as_what_it_asks(
     assert (found.user, found.uri) == ("system:serviceaccount:a:b", path + (f"?{query}" if query else ""))
 
 
-def test_a_right_that_is_missing_is_told_from_admission() -> None:
+def test_missing_permission_differs_from_refusal_by_admission() -> None:
     message = 'secrets is forbidden: User "system:serviceaccount:a:b" cannot list resource "secrets" in API group ""'
     lacking = json.dumps({"reason": "Forbidden", "message": message}).encode()
     ending = json.dumps({"reason": "Forbidden", "message": "unable to create new content in namespace a"}).encode()
@@ -50,5 +50,5 @@ def test_a_right_that_is_missing_is_told_from_admission() -> None:
     assert not noted("GET", path, "", 200, lacking).lacked_right
 
 
-def test_what_is_no_service_accounts_token_is_nobody() -> None:
+def test_other_authorization_has_no_user() -> None:
     assert recording.user("") == recording.user("Bearer opaque") == ""
