@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import kopf
 import msgspec
 import structlog
 
@@ -23,11 +22,10 @@ from usher_gateway import logs
 from usher_gateway.kube import access
 from usher_gateway.kube.client import ApiError, Client
 from usher_operator import (
-    follow,
-    handlers,
     kinds,
     leader,
     resync,
+    watch,
 )
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, EventRecorder
@@ -43,8 +41,6 @@ from usher_operator.workqueue import PauseGate, Workqueue
 from usher_operator.writer import ChildWriter, StatusWriter
 
 _log = structlog.get_logger(__name__)
-
-_PAGE_ROWS = 500
 
 _STOP_SECONDS = 1.0
 """How long a cancelled task may take to end."""
@@ -66,7 +62,6 @@ class Operator:
         self._kopf_stop = asyncio.Event()
         self._failed = False
         self._access = access.find_access(settings.kubeconfig, environ, access.default_kubeconfig(environ))
-        self._login = handlers.KopfLogin(self._access)
         self._build()
 
     def stop(self) -> None:
@@ -106,19 +101,41 @@ class Operator:
             metrics=self.metrics,
         )
         self._build_writers()
-        self.resync = resync.Resync(self.api, self.cache, self.queue, self.gate, self.metrics)
-        self.resync.kinds = self._kinds()
-        self.resync.scopes = dict.fromkeys(
-            (kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), settings.data_plane_namespace
+        self._build_watches()
+
+    def _build_watches(self) -> None:
+        namespace = self.settings.data_plane_namespace
+        self.resync = resync.Resync(
+            client=self.api,
+            cache=self.cache,
+            queue=self.queue,
+            gate=self.gate,
+            metrics=self.metrics,
+            read_kinds=self._kinds(),
+            namespaces=dict.fromkeys((kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), namespace),
+            after_all=self.children.rewrite_all,
         )
-        self.resync.after_all = self.children.rewrite_all
-        self.handlers = handlers.Handlers(
-            self.cache, self.queue, self.resync, (self.gate, self.health, self.metrics), time.monotonic
+        handler = watch.EventHandler(
+            cache=self.cache,
+            queue=self.queue,
+            health=self.health,
+            metrics=self.metrics,
+            on_class_changed=self.removal_guard.check_soon,
         )
-        self.handlers.on_class = self.removal_guard.check_soon
-        self.handlers.on_lost = self.pending_removals.suspect
-        self.follower = follow.Follower(self.api, self.resync, self.handlers, self.health)
-        self.handlers.on_arrival = self.follower.follow
+        self.watcher = watch.Watcher(client=self.api, reader=self.resync, handler=handler)
+        self.kopf = watch.KopfRunner(
+            access=self._access,
+            watched=tuple(kind for kind in self._kinds() if kind in kinds.WATCHED_BY_KOPF),
+            handler=handler,
+            crd_handler=watch.CrdHandler(
+                cache=self.cache,
+                queue=self.queue,
+                reader=self.resync,
+                watcher=self.watcher,
+                gate=self.gate,
+                on_crd_deleted=self.pending_removals.suspect,
+            ),
+        )
 
     def _build_writers(self) -> None:
         timing = self.settings.timing
@@ -247,7 +264,7 @@ class Operator:
         while not await self._ensure_installation():  # noqa: ASYNC110 - asks the API server again
             await asyncio.sleep(self.settings.timing.lease_retry_seconds)
         await self.resync.read_start(tuple(kind for kind in self.resync.kinds if kind is not kinds.LISTENER_CLASS))
-        self.resync.plan_all()
+        self.resync.add_all_keys()
         _log.info(
             "cluster_read",
             objects=len(self.cache.records),
@@ -269,7 +286,8 @@ class Operator:
         """Start the tasks of a leader; none of them ends by itself."""
         jobs: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "resync": lambda: self.resync.run(self.settings.timing.resync_seconds),
-            "children": self.follower.run,
+            "check watches": lambda: self.resync.run_checks(self.settings.timing.watch_check_seconds),
+            "children": self.watcher.run,
             "removals": self.removal_guard.run,
             "gateways": self.gateways.run,
             "install": self.installation.watch,
@@ -283,22 +301,10 @@ class Operator:
 
     async def _watch(self) -> None:
         """Run kopf until it is stopped."""
-        registry = handlers.register(
-            self.handlers, tuple(kind for kind in self._kinds() if kind in kinds.WATCHED_BY_KOPF)
-        )
-        kopf.on.login(registry=registry)(self._login.log_in)
-        handlers.RestartWatcher(self.resync).install()
         ready = asyncio.Event()
         signals = asyncio.create_task(self._restore_signals(ready), name="signals")
         try:
-            await kopf.operator(
-                registry=registry,
-                settings=_kopf_settings(),
-                standalone=True,
-                clusterwide=True,
-                stop_flag=self._kopf_stop,
-                ready_flag=ready,
-            )
+            await self.kopf.run(stop=self._kopf_stop, ready=ready)
         finally:
             signals.cancel()
 
@@ -329,37 +335,6 @@ class Operator:
             if child.is_config:
                 state = "Tombstone" if child.tombstone else "InForce"
                 numbers.documents.labels(child.key.kind, state).inc()
-
-
-class _NoDiffBase(kopf.DiffBaseStorage):
-    """Stores no previous state of an object, because no handler compares states."""
-
-    def build(self, **_: Any) -> Any:
-        return {}
-
-    def fetch(self, **_: Any) -> Any:
-        return None
-
-    def store(self, **_: Any) -> None:
-        """Write nothing to the object."""
-
-
-def _kopf_settings() -> kopf.OperatorSettings:
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.networking.request_timeout = 30
-    settings.networking.connect_timeout = 5
-    settings.watching.server_timeout = 300
-    settings.watching.client_timeout = 310
-    settings.watching.connect_timeout = 5
-    settings.watching.chunk_size = _PAGE_ROWS
-    settings.persistence.diffbase_storage = _NoDiffBase()
-    settings.queueing.idle_timeout = 1.0
-    settings.queueing.exit_timeout = 0.5
-    for kind in kinds.WATCHED_BY_KOPF:
-        if kind.selector:
-            settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
-    return settings
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]], failed: Callable[[asyncio.Task[Any]], None] = lambda _: None) -> None:

@@ -82,6 +82,8 @@ class Cache(View):
         self._granted: dict[str, tuple[Key, tuple[str, str]]] = {}
         self._misses: dict[str, tuple[SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
+        self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
+        """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
         self.child_index = ChildIndex(self._install)
         """Every existing child of this install."""
         self._behind: dict[Key, int] = {}
@@ -243,19 +245,22 @@ class Cache(View):
         namespace, name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
         if kind in kinds.OWN:
             return self._put_own(Key(kind.name, namespace, name), raw)  # type: ignore[arg-type]
-        if kind is kinds.CREDENTIAL:
-            return self._put_secret(f"{namespace}/{name}", raw)
         if kind in kinds.CHILDREN:
             return self._put_child(ref_of(kind, namespace, name), raw)
+        self._versions[kind.name, namespace, name] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
+        if kind is kinds.CREDENTIAL:
+            return self._put_secret(f"{namespace}/{name}", raw)
         if kind is kinds.NAMESPACE:
             return self._set_namespace(name, raw["metadata"].get("labels") or {})
         return self._on_features(self.optional.put(kind, raw))
 
     def version_of(self, kind: kinds.WatchedKind, namespace: str, name: str) -> tuple[str, str]:
-        """(uid, resourceVersion) of an object; empty for kinds whose versions are not kept."""
+        """(uid, resourceVersion) of an object in the cache; empty if it is not there."""
         if kind in kinds.OWN:
             record = self.records.get(Key(kind.name, namespace, name))  # type: ignore[arg-type]
             return (record.uid, record.resource_version) if record is not None else ("", "")
+        if kind not in kinds.CHILDREN:
+            return self._versions.get((kind.name, namespace, name), ("", ""))
         child = self.child_index.by_ref.get(ref_of(kind, namespace, name))
         return (child.uid, child.resource_version) if child is not None else ("", "")
 
@@ -263,10 +268,11 @@ class Cache(View):
         """Forget an object that was deleted."""
         if kind in kinds.OWN:
             return self._remove_own(Key(kind.name, namespace, name))  # type: ignore[arg-type]
-        if kind is kinds.CREDENTIAL:
-            return self._remove_secret(f"{namespace}/{name}")
         if kind in kinds.CHILDREN:
             return self._put_child(ref_of(kind, namespace, name), None)
+        self._versions.pop((kind.name, namespace, name), None)
+        if kind is kinds.CREDENTIAL:
+            return self._remove_secret(f"{namespace}/{name}")
         if kind is kinds.NAMESPACE:
             return self._set_namespace(name, None)
         return self._on_features(self.optional.remove(kind, namespace, name))

@@ -37,6 +37,8 @@ class OperatorTiming(msgspec.Struct, frozen=True, kw_only=True):
 
     resync_seconds: float = 600.0
     """Interval between complete lists of the cluster; jitter is added."""
+    watch_check_seconds: float = 60.0
+    """Interval between metadata-only lists that find what the watches missed; jitter is added."""
     removal_settle_seconds: float = 2.0
     """Removals are decided this long after the last request, all of them together."""
     max_removal_settle_seconds: float = 30.0

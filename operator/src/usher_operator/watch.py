@@ -1,0 +1,301 @@
+"""Watches of the cluster: events change the cache and add keys to the queue.
+
+Kopf watches the objects that others write. The operator uses only its public `on.event` handlers, so kopf writes no
+finalizer and no annotation to any object. Kopf swallows exceptions of handlers, so handlers do no I/O.
+
+The operator watches its own children with reflectors, because kopf needs 1 ms of CPU for each event, and most events of
+children are echoes of the operator's writes. It also watches kinds whose CRD appears while it runs, because kopf looks
+for a new CRD only once, often before the API server serves it.
+
+After a watch expired (410), kopf lists again and does not report the objects that were deleted in between. The check in
+resync.py finds them.
+"""
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+import structlog
+
+from usher_gateway import model
+from usher_gateway.kube.access import Access, Connection
+from usher_gateway.kube.client import ApiError, Client, Raw, WatchEvent
+from usher_gateway.kube.reflector import Reflector
+from usher_operator import kinds, resync
+from usher_operator.cache import Cache
+from usher_operator.health import Health
+from usher_operator.metrics import OperatorMetrics
+from usher_operator.removals import DocumentKind
+from usher_operator.view import Key
+from usher_operator.workqueue import PauseGate, Workqueue
+
+_log = structlog.get_logger(__name__)
+
+_PAGE_ROWS = 500
+_POLL_SECONDS = 1.0
+
+
+class EventHandler:
+    """Applies events to the cache and adds the affected keys to the queue.
+
+    Args:
+        cache: what is known of the cluster.
+        queue: keys to reconcile.
+        health: expects events after writes.
+        metrics: has the time of the last event.
+        on_class_changed: called after a ListenerClass changed, because it may confirm removals.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: Cache,
+        queue: Workqueue[Key],
+        health: Health,
+        metrics: OperatorMetrics,
+        on_class_changed: Callable[[], None],
+    ) -> None:
+        self._cache, self._queue, self._health, self._metrics = cache, queue, health, metrics
+        self._on_class_changed = on_class_changed
+
+    def handle(self, kind: kinds.WatchedKind, type_: str | None, raw: Raw) -> None:
+        """Handle one event; `type_` None: kopf listed the object."""
+        self.saw_event(kind)
+        metadata = raw["metadata"]
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        uid, version = self._cache.version_of(kind, namespace, name)
+        if type_ == "DELETED":
+            keys = self._cache.remove(kind, namespace, name) if uid in {"", metadata["uid"]} else frozenset()
+        elif uid == metadata["uid"] and resync.is_older(metadata["resourceVersion"], version):
+            return  # the cache has the response to a later write
+        else:
+            keys = self._cache.put(kind, raw)
+        for key in keys:
+            self._queue.add(key)
+        if kind is kinds.LISTENER_CLASS and keys:
+            self._on_class_changed()
+
+    def saw_event(self, kind: kinds.WatchedKind) -> None:
+        """Note that the watch of a kind is alive."""
+        self._health.saw_event(kind.name)
+        self._metrics.saw_watch(kind.name)
+
+
+class Watcher:
+    """Watches kinds with reflectors, each from the version at which a complete reading ended."""
+
+    def __init__(self, *, client: Client, reader: resync.Resync, handler: EventHandler) -> None:
+        self._client, self._reader, self._handler = client, reader, handler
+        self._watched: set[kinds.WatchedKind] = set()
+        self._requested: asyncio.Queue[kinds.WatchedKind] = asyncio.Queue()
+
+    def watch(self, kind: kinds.WatchedKind) -> None:
+        """Start to watch a kind, unless it is watched already or switched off."""
+        if kind not in self._watched and kind in self._reader.kinds:
+            self._watched.add(kind)
+            self._requested.put_nowait(kind)
+
+    async def run(self) -> None:
+        """Watch the kinds of children, and the kinds that are requested later, until cancelled."""
+        for kind in kinds.CHILDREN:
+            self.watch(kind)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                kind = await self._requested.get()
+                group.create_task(self._reflector(kind).run(), name=f"watch {kind.plural}")
+
+    def _reflector(self, kind: kinds.WatchedKind) -> Reflector[Raw]:
+        async def read() -> str:
+            while self._reader.is_absent(kind):  # noqa: ASYNC110 - until its CRD appears
+                await asyncio.sleep(_POLL_SECONDS)
+            return self._reader.take_start_version(kind) or await self._reader.read(kind)
+
+        def on_event(event: WatchEvent[Raw]) -> None:
+            if event.type == "BOOKMARK":
+                self._handler.saw_event(kind)
+            else:
+                self._handler.handle(kind, event.type, event.item)
+
+        def on_failure(error: model.UsherError, failures: int) -> None:
+            if not isinstance(error, ApiError) or error.status != 404:
+                _log.warning("watch_failed", kind=kind.name, error=str(error), failures=failures)
+
+        return Reflector(
+            self._client,
+            self._reader.collection(kind),
+            dict[str, Any],
+            read=read,
+            on_event=on_event,
+            on_failure=on_failure,
+            selector=kind.selector,
+        )
+
+
+class CrdHandler:
+    """Handles CRDs that appear, change or disappear.
+
+    Args:
+        cache: knows which optional kinds the cluster serves.
+        queue: keys to reconcile.
+        reader: reads a kind when its CRD appears.
+        watcher: watches a kind when its CRD appears.
+        gate: paused while one of Usher's own CRDs is missing.
+        on_crd_deleted: called when one of Usher's own CRDs is deleted, because its objects go without being meant to.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: Cache,
+        queue: Workqueue[Key],
+        reader: resync.Resync,
+        watcher: Watcher,
+        gate: PauseGate,
+        on_crd_deleted: Callable[[DocumentKind], None],
+    ) -> None:
+        self._cache, self._queue, self._reader = cache, queue, reader
+        self._watcher, self._gate, self._on_crd_deleted = watcher, gate, on_crd_deleted
+
+    def handle(self, type_: str | None, raw: Raw) -> None:
+        """Handle one event of a CRD; `type_` None: kopf listed it."""
+        metadata, spec = raw["metadata"], raw.get("spec") or {}
+        plural, group = (spec.get("names") or {}).get("plural"), spec.get("group")
+        kind = next((one for one in kinds.ALL if (one.plural, one.group) == (plural, group)), None)
+        if kind is None:
+            return
+        topic = f"definition {plural}"
+        if type_ == "DELETED" or "deletionTimestamp" in metadata:
+            self._handle_deleted(kind, topic)
+        elif _is_established(raw):
+            if type_ is not None or topic in self._gate.reasons:  # the operator read everything at its start
+                self._reader.request(kind)
+                self._watcher.watch(kind)
+            self._gate.resume(topic)
+
+    def _handle_deleted(self, kind: kinds.WatchedKind, topic: str) -> None:
+        if kind in kinds.OWN:
+            reason = f"the CRD {kind.plural}.{kind.group} was deleted: apply it and its objects again"
+            self._gate.pause(topic, reason)
+            self._on_crd_deleted("Destination" if kind is kinds.DESTINATION else "Listener")
+        else:
+            for key in self._cache.set_served(kind, served=False):
+                self._queue.add(key)
+
+
+def _is_established(raw: Raw) -> bool:
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    return any(one.get("type") == "Established" and one.get("status") == "True" for one in conditions)
+
+
+class KopfRunner:
+    """Runs kopf, which watches the objects that others write.
+
+    Args:
+        access: the operator's own connection, which kopf uses too.
+        watched: the kinds to watch.
+        handler: handles the events of these kinds.
+        crd_handler: handles the events of CRDs.
+
+    Raises:
+        ConfigurationError: kopf cannot use the connection.
+    """
+
+    def __init__(
+        self, *, access: Access, watched: tuple[kinds.WatchedKind, ...], handler: EventHandler, crd_handler: CrdHandler
+    ) -> None:
+        self._access, self._has_logged_in = access, False
+        connection_info(access.load())
+        self._registry = _registry(watched, handler, crd_handler)
+        kopf.on.login(registry=self._registry)(self._log_in)
+
+    async def run(self, *, stop: asyncio.Event, ready: asyncio.Event) -> None:
+        """Run until `stop` is set. Kopf sets `ready` after it installed its own signal handlers."""
+        await kopf.operator(
+            registry=self._registry,
+            settings=_kopf_settings(),
+            standalone=True,
+            clusterwide=True,
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+
+    async def _log_in(self, **_: Any) -> kopf.ConnectionInfo:
+        """Kopf calls this at its start, and again after the API server answered 401."""
+        if self._has_logged_in:
+            self._access.reject()
+        self._has_logged_in = True
+        return connection_info(await self._access.connection())
+
+
+def connection_info(connection: Connection) -> kopf.ConnectionInfo:
+    """A connection in kopf's format.
+
+    Raises:
+        ConfigurationError: kopf cannot use it.
+    """
+    if connection.server_name:
+        raise model.ConfigurationError(
+            "the kubeconfig file has `tls-server-name`, which the operator does not support",
+            "use a server whose certificate has the name of its URL",
+        )
+    scheme, _, token = connection.authorization.partition(" ")
+    return kopf.ConnectionInfo(
+        server=connection.server,
+        ca_data=base64.b64encode(connection.authorities) or None,
+        insecure=not connection.verify,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_data=base64.b64encode(connection.certificate) or None,
+        private_key_data=base64.b64encode(connection.key) or None,
+    )
+
+
+def _registry(
+    watched: tuple[kinds.WatchedKind, ...], handler: EventHandler, crd_handler: CrdHandler
+) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+    for kind in watched:
+
+        async def on_event(event: Any, kind: kinds.WatchedKind = kind, **_: Any) -> None:
+            handler.handle(kind, event["type"], event["object"])
+
+        kopf.on.event(kind.group, kind.version, kind.plural, id=kind.name, registry=registry)(on_event)
+
+    async def on_crd_event(event: Any, **_: Any) -> None:
+        crd_handler.handle(event["type"], event["object"])
+
+    kopf.on.event("apiextensions.k8s.io", "v1", "customresourcedefinitions", id="CRD", registry=registry)(on_crd_event)
+    return registry
+
+
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """Stores no previous state of an object, because no handler compares states."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Write nothing to the object."""
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 310
+    settings.watching.connect_timeout = 5
+    settings.watching.chunk_size = _PAGE_ROWS
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.queueing.idle_timeout = 1.0
+    settings.queueing.exit_timeout = 0.5
+    for kind in kinds.WATCHED_BY_KOPF:
+        if kind.selector:
+            settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
+    return settings

@@ -1,0 +1,132 @@
+"""The check that compares the cache with the API server, and finds what kopf's watches missed."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+import pytest
+
+from usher_gateway.kube.client import ApiError, ListPage
+from usher_operator import kinds, resync
+from usher_operator.cache import Cache
+from usher_operator.metrics import OperatorMetrics
+from usher_operator.settings import OperatorSettings
+from usher_operator.workqueue import PauseGate, Workqueue
+
+VERSION = "100"
+"""Version of every list."""
+
+
+def tenant(name: str, *, version: str = "5", uid: str = "uid") -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "agency", "uid": f"{uid}-{name}", "resourceVersion": version}
+    return {"apiVersion": "usher.dev/v1alpha1", "kind": "Tenant", "metadata": metadata, "spec": {}}
+
+
+class Server:
+    """Stands in for the client: lists the prepared objects."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, list[dict[str, Any]]] = {}
+        self.error: ApiError | None = None
+        self.full_lists: list[str] = []
+
+    async def pages(
+        self, path: str, item_type: Any, *, selector: str, is_metadata_only: bool = False
+    ) -> AsyncGenerator[ListPage[Any], None]:
+        assert not selector or path.endswith("/secrets")
+        if not is_metadata_only:
+            self.full_lists.append(path)
+        if self.error is not None:
+            raise self.error
+        yield ListPage(msgspec.convert(self.objects.get(path, []), list[item_type]), VERSION, is_last=True)
+
+
+class Checked:
+    """A cache, the API server, and the check between them."""
+
+    def __init__(self) -> None:
+        self.server = Server()
+        self.cache = Cache(OperatorSettings(), expect_event=lambda _: None)
+        self.resync = resync.Resync(
+            client=self.server,  # type: ignore[arg-type]
+            cache=self.cache,
+            queue=Workqueue(
+                clock=lambda: 0.0, random=lambda: 0.5, observe_wait=lambda _: None, count_retry=lambda: None
+            ),
+            gate=PauseGate(),
+            metrics=OperatorMetrics(),
+            read_kinds=kinds.ALL,
+            namespaces={},
+            after_all=lambda: None,
+        )
+
+    async def is_read_again(self, kind: kinds.WatchedKind = kinds.TENANT) -> bool:
+        """Whether the check of a kind requests a complete reading."""
+        await self.resync.check(kind)
+        return kind in self.resync.requested
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> Checked:
+    monkeypatch.setattr(resync, "_GRACE_SECONDS", 0.0)
+    found = Checked()
+    found.cache.put(kinds.TENANT, tenant("acme"))
+    found.server.objects[kinds.TENANT.collection()] = [tenant("acme")]
+    return found
+
+
+async def test_equal_versions_request_no_reading(checked: Checked) -> None:
+    assert not await checked.is_read_again()
+
+
+async def test_deleted_object_requests_a_reading(checked: Checked) -> None:
+    checked.server.objects[kinds.TENANT.collection()] = []
+    assert await checked.is_read_again()
+
+
+@pytest.mark.parametrize(
+    "listed", [tenant("acme", version="6"), tenant("acme", version="6", uid="other"), tenant("new", version="6")]
+)
+async def test_missed_change_requests_a_reading(checked: Checked, listed: dict[str, Any]) -> None:
+    checked.server.objects[kinds.TENANT.collection()] = [tenant("acme"), listed][-1:]
+    checked.cache.put(kinds.TENANT, tenant("acme"))
+    assert await checked.is_read_again()
+
+
+async def test_cache_that_is_newer_than_the_list_requests_no_reading(checked: Checked) -> None:
+    checked.cache.put(kinds.TENANT, tenant("acme", version="101"))
+    checked.cache.put(kinds.TENANT, tenant("new", version="102"))
+    assert not await checked.is_read_again()
+
+
+async def test_event_that_arrives_meanwhile_requests_no_reading(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def receive_event(_: float) -> None:
+        checked.cache.put(kinds.TENANT, tenant("acme", version="6"))
+
+    checked.server.objects[kinds.TENANT.collection()] = [tenant("acme", version="6")]
+    monkeypatch.setattr("asyncio.sleep", receive_event)
+    assert not await checked.is_read_again()
+
+
+async def test_failed_list_requests_no_reading(checked: Checked) -> None:
+    checked.server.error = ApiError(403, "Forbidden", "list")
+    assert not await checked.is_read_again()
+
+
+@pytest.mark.parametrize("kind", [kinds.NAMESPACE, kinds.CREDENTIAL, kinds.INGRESS_CLASS, kinds.CLUSTER_ISSUER])
+async def test_every_kind_is_compared_by_version(checked: Checked, kind: kinds.WatchedKind) -> None:
+    before, after = tenant("one"), tenant("one", version="6")
+    if not kind.namespaced:
+        del before["metadata"]["namespace"], after["metadata"]["namespace"]
+    checked.cache.put(kind, before)
+    checked.server.objects[kind.collection()] = [before]
+    assert not await checked.is_read_again(kind)
+    checked.server.objects[kind.collection()] = [after]
+    assert await checked.is_read_again(kind)
+
+
+async def test_check_lists_metadata_only(checked: Checked) -> None:
+    await checked.is_read_again()
+    assert checked.server.full_lists == []
