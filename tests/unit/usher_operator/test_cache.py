@@ -128,7 +128,7 @@ def test_a_route_taken_away_ends_the_reference(full: Cache) -> None:
 
 
 def test_labels_of_a_namespace_concern_what_is_in_it(full: Cache) -> None:
-    labelled = {"metadata": {"name": "agency", "labels": {"tier": "gold"}}}
+    labelled = {"metadata": {"name": "agency", "uid": "uid", "resourceVersion": "1", "labels": {"tier": "gold"}}}
     assert full.put(kinds.NAMESPACE, labelled) == {LOBBY, CRM}
     assert full.put(kinds.NAMESPACE, labelled) == frozenset()
 
@@ -249,7 +249,7 @@ def test_without_issuers_certificates_are_still_there() -> None:
     cache = Cache(OperatorSettings())
     for kind in (kinds.CERTIFICATE, kinds.ISSUER, kinds.CLUSTER_ISSUER):
         cache.set_served(kind, served=True)
-    cache.put(kinds.CLUSTER_ISSUER, {"metadata": {"name": "acme"}})
+    cache.put(kinds.CLUSTER_ISSUER, {"metadata": {"name": "acme", "uid": "uid", "resourceVersion": "1"}})
     assert cache.features.issuers == frozenset({("ClusterIssuer", "acme")})
     cache.set_served(kinds.CLUSTER_ISSUER, served=False)
     assert (cache.features.cert_manager, cache.features.issuers) == (True, frozenset())
