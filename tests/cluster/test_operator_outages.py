@@ -142,7 +142,7 @@ async def test_after_a_cut_the_deleted_is_gone_from_the_port_and_no_edit_is_lost
 ) -> None:
     operator, gateway = install.operator, install.gateway
     through = operator.at(proxy.endpoint, tmp_path / "operator")
-    await install.start_operator(account=through, changes={"timing": {"check": 1.0}})
+    await install.start_operator(account=through, changes={"timing": {"watch_check_seconds": 1.0}})
     await declare(install, namespace, allowedHostnames=[{"hostname": "*.example.org"}])
     names = ("deleted", "edited", "kept")
     for name in names:
