@@ -25,14 +25,16 @@ from contract import engines
 from integration import gateways
 from unit.ingest import samples
 from usher_gateway import clock as clocks
-from usher_gateway import documents, model, visit_path
+from usher_gateway import documents, model
 from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.ingest import door as doors
-from usher_gateway.ingest import server
+from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.pipeline import ArrivalPipeline
+from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.ingest.server import Request
 from usher_gateway.store import books
 from usher_gateway.store.base import UsageRow
 from usher_gateway.store.sqlite import database
@@ -175,14 +177,25 @@ class GatewayRun:
         self.hold_reviewer = HoldReviewer(
             store=self.store, worker=worker, clock=self.clock, offer=self.dispatcher.offer_backlog
         )
-        self.door = doors.Door(self.store, self.clock, samples.KEYS, samples.Watch(), self.dispatcher.offer)
+        self.counters = ArrivalCounters()
+        self.registry = ListenerRegistry(
+            keys=samples.KEYS, expressions=samples.RecordingWatcher(), counters=self.counters
+        )
+        self.pipeline = ArrivalPipeline(
+            registry=self.registry,
+            store=self.store,
+            clock=self.clock,
+            keys=samples.KEYS,
+            counters=self.counters,
+            deliver=self.dispatcher.offer,
+        )
         self.apply()
-        jobs = (self.door.deadlines.watch(), self.dispatcher.run(), self._review(), self._change_failures())
+        jobs = (self.pipeline.watch_deadlines(), self.dispatcher.run(), self._review(), self._change_failures())
         self.tasks = [asyncio.create_task(job) for job in jobs]
 
     def apply(self, *, healthy: bool = False) -> None:
         found = snapshot(self.scenario.chance, healthy=healthy)
-        self.door.apply(found)
+        self.registry.apply(found, asyncio.get_running_loop().time())
         self.dispatcher.apply(found)
 
     async def _review(self) -> None:
@@ -207,7 +220,7 @@ class GatewayRun:
         """Pass one arrival through the real steps and return the status of the answer."""
         loop = asyncio.get_running_loop()
         request = PostedRequest(path, body, is_connected=is_connected)
-        answer = await visit_path.accept_arrival(self.door, cast("server.Request", request))
+        answer = await self.pipeline.accept(cast("Request", request))
         assert loop.time() < request.deadline + 5  # with a margin for a busy machine
         return answer.status
 
@@ -220,7 +233,7 @@ class GatewayRun:
         self.check_tasks()
         self.tasks.pop().cancel()  # ends the failures, because the gateway loses what it cannot write while it stops
         self.connection.failure_rate = 0.0
-        await gateways.wait_until(lambda: not self.door.deadlines.waiting)
+        await gateways.wait_until(lambda: not self.pipeline.waiting)
         await self.dispatcher.stop(1)
         await self._end()
         await self.store.close()
@@ -242,9 +255,9 @@ class GatewayRun:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def _add_up(self) -> None:
-        for key, count in self.door.books.counted.items():
+        for key, count in self.counters.counted.items():
             self.scenario.counted[key[2]] += count
-        self.scenario.unacknowledged += self.door.books.unacknowledged
+        self.scenario.unacknowledged += self.counters.unacknowledged
 
 
 class Scenario:
@@ -355,7 +368,7 @@ def check_nothing_is_left(run: GatewayRun) -> None:
     assert (lanes.bytes, lanes.count, lanes.in_flight, lanes._running) == (0, 0, 0, {})
     assert all(lane.bytes == lane.in_flight == 0 for lane in lanes._lanes.values())
     assert (dispatcher._owned, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())
-    assert (run.door.deadlines.waiting, store.writer.lent) == ({}, set())
+    assert (run.pipeline.waiting, store.writer.lent) == (0, set())
 
 
 def check_books(scenario: Scenario, usage: list[UsageRow], *, crashes: bool) -> None:

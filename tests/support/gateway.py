@@ -80,17 +80,17 @@ class RunningGateway:
 
     def counted(self) -> dict[str, int]:
         """Arrivals in the gateway's metrics: by word, and refusals as ``refused:Reason``."""
-        books = self.gateway.door.books
+        counters = self.gateway.counters
         found: dict[str, int] = {}
-        for (_, _, word), count in books.counted.items():
+        for (_, _, word), count in counters.counted.items():
             if word != "refused":
                 found[word] = found.get(word, 0) + count
-        for reason, count in books.refused.items():
+        for reason, count in counters.refused.items():
             found[f"refused:{reason}"] = count
-        for reason, count in books.quarantined.items():
+        for reason, count in counters.quarantined.items():
             found[f"quarantined:{reason}"] = count
-        if books.unacknowledged:
-            found["unacknowledged"] = books.unacknowledged
+        if counters.unacknowledged:
+            found["unacknowledged"] = counters.unacknowledged
         return found
 
     async def meters(self, listener: str = "wifi") -> dict[str, int]:

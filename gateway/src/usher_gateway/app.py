@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from usher_gateway import documents, gateway_metrics, logs, metrics, model, process, visit_path
+from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
 from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.clock import Clock
 from usher_gateway.config import files, install_key, source
@@ -28,7 +28,9 @@ from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations import http as http_client
-from usher_gateway.ingest import books, door, find
+from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
+from usher_gateway.ingest.pipeline import ArrivalPipeline
+from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.settings import Settings, cannot_listen, check_settings
 from usher_gateway.store.sqlite import database
@@ -89,7 +91,7 @@ class Gateway:
         self._drain_until = 0.0
         self._stopped = asyncio.Event()
         self._configuration_changed = asyncio.Event()
-        self._expressions = books.ExpressionCounters()
+        self._expressions = ExpressionCounters()
         self.store = SqliteStore(
             SqliteSettings(
                 settings.data,
@@ -120,18 +122,29 @@ class Gateway:
             store=self.store, worker=self.worker, clock=self.clock, offer=self.dispatcher.offer_backlog
         )
 
-        self.door = door.Door(self.store, self.clock, self._keys, self._expressions, self.dispatcher.offer)
+        self.counters = ArrivalCounters()
+        self.registry = ListenerRegistry(keys=self._keys, expressions=self._expressions, counters=self.counters)
+        self.pipeline = ArrivalPipeline(
+            registry=self.registry,
+            store=self.store,
+            clock=self.clock,
+            keys=self._keys,
+            counters=self.counters,
+            deliver=self.dispatcher.offer,
+        )
         self.server = PublicServer(
-            lambda request: visit_path.accept_arrival(self.door, request),
-            lambda reason: self.door.count_refused(None, reason),
-            msgspec.structs.replace(settings.limits, connections=descriptors.connections),
+            handler=self.pipeline.accept,
+            count_refused=self.pipeline.count_bad_request,
+            limits=msgspec.structs.replace(settings.limits, connections=descriptors.connections),
         )
 
         self.metrics = gateway_metrics.GatewayMetrics(
             state=self.state,
             source=self.source,
             store=self.store,
-            door=self.door,
+            pipeline=self.pipeline,
+            registry=self.registry,
+            counters=self.counters,
             server=self.server,
             dispatcher=self.dispatcher,
             worker=self.worker,
@@ -141,7 +154,8 @@ class Gateway:
             state=self.state,
             clock=self.clock,
             source=self.source,
-            door=self.door,
+            registry=self.registry,
+            counters=self.counters,
             dispatcher=self.dispatcher,
             worker=self.worker,
         )
@@ -170,7 +184,7 @@ class Gateway:
     def _check_document(self, document: documents.ListenerDocument | documents.DestinationDocument) -> None:
         """Build what would run a document, before it comes into force. Raises an error if that is not possible."""
         if isinstance(document, documents.ListenerDocument):
-            find.LiveListener(document, {}, self._keys, self._expressions, 0.0)
+            self.registry.prepare(document, {}, now=0.0)
         else:
             payload.prepare(document)
 
@@ -182,13 +196,13 @@ class Gateway:
                     state=self.state,
                     tracker=self.health,
                     source=self.source,
-                    door=self.door,
+                    registry=self.registry,
                     store=self.store,
                     clock=self.clock,
                 ),
                 usage=usage.UsageHandlers(store=self.store, now=self.clock.now),
                 records=records.RecordHandlers(
-                    store=self.store, now=self.clock.now, listeners=lambda: self.door.listeners
+                    store=self.store, now=self.clock.now, listeners=lambda: self.registry.listeners
                 ),
                 metrics=metrics.make_registry([self.metrics.collect]),
             ),
@@ -231,7 +245,7 @@ class Gateway:
 
     def _start_tasks(self) -> list[asyncio.Task[None]]:
         jobs: dict[str, Coroutine[Any, Any, None]] = {
-            "deadlines": self.door.deadlines.watch(),
+            "deadlines": self.pipeline.watch_deadlines(),
             "connections": self.server.watch(),
             "configuration": self._follow_configuration(),
             "dispatcher": self.dispatcher.run(),
@@ -282,7 +296,7 @@ class Gateway:
 
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Put a configuration into force, from the next request and the next attempt on."""
-        self._new_listeners += self.door.apply(snapshot)
+        self._new_listeners += self.registry.apply(snapshot, asyncio.get_running_loop().time())
         self.dispatcher.apply(snapshot)
         self.state.apply(snapshot, self.clock.now())
         self._configuration_changed.set()

@@ -10,7 +10,9 @@ from usher_gateway.admin import health
 from usher_gateway.config import source
 from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.ingest import books, door
+from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
+from usher_gateway.ingest.pipeline import ArrivalPipeline
+from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.store.base import OpenCounts
 from usher_gateway.store.sqlite import store as sqlite_store
@@ -33,14 +35,16 @@ class GatewayMetrics:
         state: health.RunState,
         source: source.Source,
         store: sqlite_store.SqliteStore,
-        door: door.Door,
+        pipeline: ArrivalPipeline,
+        registry: ListenerRegistry,
+        counters: ArrivalCounters,
         server: PublicServer,
         dispatcher: dispatcher.Dispatcher,
         worker: DeliveryWorker,
-        expressions: books.ExpressionCounters,
+        expressions: ExpressionCounters,
     ) -> None:
         self._state, self._source, self._store = state, source, store
-        self._door, self._server = door, server
+        self._pipeline, self._registry, self._counters, self._server = pipeline, registry, counters, server
         self._dispatcher, self._worker, self._expressions = dispatcher, worker, expressions
         self.loop_lag_seconds = 0.0
         self._open = OpenCounts(0, {}, b"")
@@ -72,18 +76,18 @@ class GatewayMetrics:
         yield from self._collect_configuration()
 
     def _collect_arrivals(self) -> metrics.Metrics:
-        door, server = self._door, self._server
+        counters, server = self._counters, self._server
         yield metrics.counter(
             "usher_arrivals",
             "Arrivals at known addresses, by what they were counted as.",
             ["tenant_namespace", "tenant", "counted_as"],
-            {key: float(count) for key, count in door.books.counted.items()},
+            {key: float(count) for key, count in counters.counted.items()},
         )
         yield metrics.counter(
-            "usher_refused", "Arrivals refused, with and without a tenant.", ["reason"], _by_word(door.books.refused)
+            "usher_refused", "Arrivals refused, with and without a tenant.", ["reason"], _by_word(counters.refused)
         )
         mismatches: dict[tuple[str, ...], float] = {}
-        for live in door.listeners.values():
+        for live in self._registry.listeners.values():
             key = (live.name.namespace, live.name.tenant)
             mismatches[key] = mismatches.get(key, 0.0) + live.company_mismatches
         yield metrics.counter(
@@ -92,26 +96,24 @@ class GatewayMetrics:
             ["tenant_namespace", "tenant"],
             {key: count for key, count in mismatches.items() if count},
         )
-        yield metrics.counter(
-            "usher_quarantined", "Arrivals quarantined.", ["reason"], _by_word(door.books.quarantined)
-        )
+        yield metrics.counter("usher_quarantined", "Arrivals quarantined.", ["reason"], _by_word(counters.quarantined))
         yield metrics.counter(
             "usher_skipped",
             "Routes that made no delivery.",
             ["tenant_namespace", "tenant", "reason"],
-            {key: float(count) for key, count in door.books.skipped.items()},
+            {key: float(count) for key, count in counters.skipped.items()},
         )
         yield metrics.counter(
             "usher_unexpected_sources",
             "Arrivals let in from outside of allowedSources, because the policy is Report.",
             ["tenant_namespace", "tenant"],
-            {key: float(count) for key, count in door.books.unexpected_sources.items()},
+            {key: float(count) for key, count in counters.unexpected_sources.items()},
         )
         yield metrics.counter(
             "usher_unacknowledged",
             "Arrivals that were committed, but whose answer could not be written.",
             [],
-            {(): float(door.books.unacknowledged)},
+            {(): float(counters.unacknowledged)},
         )
         yield metrics.histogram(
             "usher_answer_duration_seconds", "From a request's beginning to its answer.", server.durations
@@ -120,7 +122,7 @@ class GatewayMetrics:
             "usher_connections", "Open connections at the public port.", [], {(): float(len(server.connections))}
         )
         yield metrics.gauge(
-            "usher_inflight", "Arrivals that wait for their commit.", [], {(): float(len(door.deadlines.waiting))}
+            "usher_inflight", "Arrivals that wait for their commit.", [], {(): float(self._pipeline.waiting)}
         )
         yield metrics.gauge(
             "usher_event_loop_lag_seconds", "How late the event loop is.", [], {(): self.loop_lag_seconds}
@@ -186,14 +188,14 @@ class GatewayMetrics:
 
     def _collect_listeners(self) -> metrics.Metrics:
         """Metrics per listener, as long as there are at most 200 listeners."""
-        listeners = self._door.listeners
+        listeners = self._registry.listeners
         last: dict[tuple[str, ...], float] = {}
         refused: dict[tuple[str, ...], float] = {}
         if len(listeners) <= _MAX_LISTENERS:
             for live in listeners.values():
                 key = (live.name.namespace, live.name.tenant, live.name.listener)
-                last[key] = live.books.last_accepted / model.MICROSECONDS
-                refused[key] = float(live.books.refused_in_a_row)
+                last[key] = live.counters.last_accepted / model.MICROSECONDS
+                refused[key] = float(live.counters.refused_in_a_row)
         labels = ["tenant_namespace", "tenant", "listener"]
         yield metrics.gauge(
             "usher_listener_last_arrival_timestamp_seconds",

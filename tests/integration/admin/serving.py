@@ -1,7 +1,6 @@
 """An admin port over a real store, for tests."""
 
 import contextlib
-import types
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from contract import engines, samples
 from usher_gateway import documents, model, settings
 from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.config import journal, source
-from usher_gateway.ingest import find
+from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.registry import ListenerRegistry
 
 KEYS = model.derive_keys(bytes(32))
 BODY = b'{"visitor":{"ref":7}}'
@@ -36,7 +36,7 @@ class Served:
         self.tokens = tokens.load_or_create(data)
         self.state = health.RunState()
         self.state.open_public_port()
-        self.registry: Any = types.SimpleNamespace(listeners={})
+        self.registry = ListenerRegistry(keys=KEYS, expressions=Silent(), counters=ArrivalCounters())
         self.port = 0
         self.mend()
 
@@ -54,8 +54,9 @@ class Served:
             routes=(documents.Route("crm", "agency/crm"),),
         )
         crm = documents.DestinationDocument("agency", "crm", "https://crm.example")
-        self.registry.listeners = {document.key: find.LiveListener(document, {crm.key: crm}, KEYS, Silent(), 0.0)}
-        self.state.apply(documents.Snapshot({document.key: document}, {crm.key: crm}), 0)
+        snapshot = documents.Snapshot({document.key: document}, {crm.key: crm})
+        self.registry.apply(snapshot, now=0.0)
+        self.state.apply(snapshot, 0)
 
     def routes(self) -> tuple[server.AdminRoute, ...]:
         registry = prometheus_client.CollectorRegistry()
@@ -81,7 +82,7 @@ class Served:
             state=self.state,
             tracker=tracker,
             source=mock.Mock(**{"status.return_value": source.SourceStatus(origin="files")}),
-            door=self.registry,
+            registry=self.registry,
             store=self.bench.store,
             clock=mock.Mock(now=self.bench.clock),
         )

@@ -11,7 +11,7 @@ import structlog.testing
 
 from contract import samples
 from integration.admin import serving
-from usher_gateway import model
+from usher_gateway import documents, model
 from usher_gateway.admin import server, tokens
 
 DAY = samples.DAY
@@ -239,7 +239,7 @@ async def test_who_releases_at_the_same_time_is_told_only_what_that_one_released
 
 async def test_a_release_without_its_listener_says_so(served: serving.Served) -> None:
     await serving.fill(served)
-    served.registry.listeners = {}
+    served.registry.apply(documents.Snapshot({}, {}), now=0.0)
     answer = await served.post("/api/quarantine/release", all=True)
     assert answer["unfit"] == {"ListenerNotFound": 1}
 

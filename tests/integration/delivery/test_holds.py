@@ -136,7 +136,7 @@ async def test_what_a_listener_left_behind_with_its_former_tenant_is_not_the_nex
         assert await held(gateway) == {"FilterError": 1}
         moved = listener.replace("name: acme", "name: globex").replace(BROKEN, MENDED).replace("missing", "theirs")
         gateway.write(gateways.CLASS + tenants + moved)
-        await gateways.wait_until(lambda: gateway.gateway.door.listeners["agency/wifi"].name.tenant == "globex")
+        await gateways.wait_until(lambda: gateway.gateway.registry.listeners["agency/wifi"].name.tenant == "globex")
         await gateway.gateway.hold_reviewer.review()
         await gateway.gateway.store.flush()
         assert await held(gateway) == {"FilterError": 1}
@@ -152,6 +152,6 @@ async def test_a_suspended_tenants_deliveries_stay_held_when_its_listener_moves_
         assert (await gateway.post(visit(1))).acknowledges
         assert await held(gateway) == {"TenantSuspended": 1}
         gateway.write(gateways.CLASS + tenants + listener.replace("name: acme", "name: globex"))
-        await gateways.wait_until(lambda: gateway.gateway.door.listeners["agency/wifi"].name.tenant == "globex")
+        await gateways.wait_until(lambda: gateway.gateway.registry.listeners["agency/wifi"].name.tenant == "globex")
         await gateway.gateway.hold_reviewer.review()
         assert await held(gateway) == {"TenantSuspended": 1}

@@ -135,7 +135,7 @@ async def test_a_tenants_queue_is_bounded_and_its_neighbours_are_accepted(tmp_pa
             await gateways.wait_until(lambda: gateway.counted().get("refused:QueueFull", 0) > 0)
             neighbour = asyncio.create_task(gateway.post(visit(7), "agency/other"))
             shed = gateway.counted()["refused:QueueFull"]
-            await gateways.wait_until(lambda: len(gateway.gateway.door.deadlines.waiting) + shed >= 141)
+            await gateways.wait_until(lambda: gateway.gateway.pipeline.waiting + shed >= 141)
         assert (await neighbour).acknowledges
         answers = [await wire.read_answer(reader) for reader, _ in connections]
         for _, writer in connections:
@@ -240,7 +240,7 @@ async def test_what_waits_behind_an_answer_is_bounded_together_with_bodies(tmp_p
     """Each connection may pipeline a little; all of them together must not fill the memory."""
     limits = server.ServerLimits(reading_bytes=1_000_000)
     async with gateways.running(tmp_path, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
-        public, waiting = gateway.gateway.server, gateway.gateway.door.deadlines.waiting
+        public, pipeline = gateway.gateway.server, gateway.gateway.pipeline
         connections = [await stack.enter_async_context(wire.connect(gateway.port)) for _ in range(20)]
         first = wire.request(gateway.target(), segments.visit(0))
         pipelined = b"".join(
@@ -249,7 +249,7 @@ async def test_what_waits_behind_an_answer_is_bounded_together_with_bodies(tmp_p
         async with hold.held_before_commits(gateway.gateway.store):
             for connection in connections:
                 await connection.send(first)
-            await gateways.wait_until(lambda: len(waiting) == 20)
+            await gateways.wait_until(lambda: pipeline.waiting == 20)
             sending = [asyncio.create_task(connection.send(pipelined)) for connection in connections]
             await gateways.wait_until(lambda: public.reading_bytes > 800_000)
             await gateways.wait_until(lambda: overloaded(public) > 0)
@@ -272,7 +272,7 @@ async def test_a_stopping_gateway_answers_what_it_has_begun(tmp_path: Path) -> N
         wire.connect(gateway.port) as connection,
     ):
         await connection.send(wire.request(gateway.target(), visit(1)))
-        await gateways.wait_until(lambda: gateway.gateway.door.deadlines.waiting)
+        await gateways.wait_until(lambda: gateway.gateway.pipeline.waiting)
         gateway.gateway.stop()
         assert (await connection.answer(limit=4)).status == 503
 

@@ -1,4 +1,4 @@
-"""Tenants do not feel each other at the door: floods, bombs, and bodies that the store refuses."""
+"""Tenants do not affect each other's arrivals: floods, decompression bombs, and bodies that the store rejects."""
 
 import asyncio
 import gzip
@@ -103,7 +103,7 @@ async def test_a_body_that_the_store_refuses_costs_its_neighbours_nothing(tmp_pa
             bodies[number * 11] = json.dumps({"user": {"id": 1000 + number, "x": "refuse me"}}).encode()
         async with hold.held_before_commits(gateway.gateway.store):
             posts = [asyncio.create_task(gateway.post(body)) for body in bodies]
-            await gateways.wait_until(lambda: len(gateway.gateway.door.deadlines.waiting) == 60)
+            await gateways.wait_until(lambda: gateway.gateway.pipeline.waiting == 60)
         answers = await asyncio.gather(*posts)
         assert all(answer.acknowledges for answer in answers)
         assert gateway.counted() == {"visit": 60 - bad, "quarantined": bad, "quarantined:Unstorable": bad}

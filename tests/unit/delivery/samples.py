@@ -9,8 +9,10 @@ IDS = model.IdFactory()
 ROUTE = model.RouteDefinition(model.ListenerName("agency", "acme", "lobby"), "crm", "agency/crm")
 
 
-def destination(**changes: Any) -> documents.Destination:
-    return documents.Destination(**({"namespace": "agency", "name": "crm", "url": "https://crm.example/in"} | changes))
+def destination(**changes: Any) -> documents.DestinationDocument:
+    return documents.DestinationDocument(
+        **({"namespace": "agency", "name": "crm", "url": "https://crm.example/in"} | changes)
+    )
 
 
 def delivery(**changes: Any) -> model.Delivery:

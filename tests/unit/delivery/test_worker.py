@@ -9,7 +9,7 @@ from unit.delivery import samples
 from usher_gateway import clock, documents, expressions, model
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest
-from usher_gateway.ingest import route
+from usher_gateway.ingest import routing
 
 KEYS = model.derive_keys(b"k" * 32)
 TRANSFORM = '{"u": visit.userId}'
@@ -17,7 +17,7 @@ TRANSFORM = '{"u": visit.userId}'
 
 def snapshot(transform: str = TRANSFORM, **destination: Any) -> documents.Snapshot:
     routes = (documents.Route("crm", "agency/crm", transform=transform),)
-    listener = documents.Listener("agency", "lobby", documents.Tenant("acme"), addresses=(), routes=routes)
+    listener = documents.ListenerDocument("agency", "lobby", documents.Tenant("acme"), addresses=(), routes=routes)
     return documents.Snapshot({listener.key: listener}, {"agency/crm": samples.destination(**destination)})
 
 
@@ -57,7 +57,7 @@ async def hold_of_attempt(worker: DeliveryWorker) -> model.HoldReason | None:
 async def test_a_transform_that_is_slow_three_times_in_a_row_holds_its_route_until_it_is_changed(
     worker: DeliveryWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = route.SLOW_SECONDS
+    seconds = routing.SLOW_SECONDS
 
     def evaluate(*_: object) -> expressions.Evaluation:
         return expressions.Evaluation({"u": "7"}, cpu_seconds=seconds)
@@ -96,13 +96,13 @@ async def test_what_is_past_its_time_is_cancelled_before_anything_else(worker: D
 async def test_a_change_elsewhere_leaves_a_slow_transform_held(
     worker: DeliveryWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = route.SLOW_SECONDS
+    seconds = routing.SLOW_SECONDS
     monkeypatch.setattr(worker, "evaluate", lambda *_: expressions.Evaluation({"u": "7"}, cpu_seconds=seconds))
     for _ in range(4):
         await worker.attempt(samples.delivery())
     assert worker.is_too_slow("agency/lobby", "crm")
     before = snapshot()
-    other = documents.Listener("agency", "other", documents.Tenant("acme"), addresses=())
+    other = documents.ListenerDocument("agency", "other", documents.Tenant("acme"), addresses=())
     worker.apply(documents.Snapshot({**before.listeners, other.key: other}, before.destinations))
     assert await hold_of_attempt(worker) is model.HoldReason.ExpressionTooSlow
 
@@ -124,7 +124,7 @@ async def test_what_is_left_of_a_listener_goes_by_what_it_kept_once_another_tena
 ) -> None:
     mine = msgspec.structs.replace(samples.ROUTE, transform=TRANSFORM)
     theirs = documents.Route("crm", "agency/crm", transform='{"mail": visit.email}')
-    moved = documents.Listener(
+    moved = documents.ListenerDocument(
         "agency", "lobby", documents.Tenant("globex", state="Suspended"), addresses=(), routes=(theirs,)
     )
     worker.apply(documents.Snapshot({moved.key: moved}, {"agency/crm": samples.destination()}))

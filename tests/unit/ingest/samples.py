@@ -5,15 +5,18 @@ from typing import Any
 import msgspec
 
 from usher_gateway import documents, model
-from usher_gateway.ingest import find, identify, route
+from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.identity import Identifier, Identity
+from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
+from usher_gateway.ingest.routing import Planner, Plans, RoutingContext
 
 KEYS = model.derive_keys(b"k" * 32)
 NOON = 1_764_072_000 * model.MICROSECONDS
 """2025-11-25T12:00:00Z."""
 
 
-class Watch:
-    """Remembers what it is told."""
+class RecordingWatcher:
+    """An expression watcher that records its calls."""
 
     def __init__(self) -> None:
         self.failed: list[tuple[str, str, str]] = []
@@ -26,48 +29,52 @@ class Watch:
         self.held.append((listener, route))
 
 
-def listener(**changes: Any) -> documents.Listener:
+def listener(**changes: Any) -> documents.ListenerDocument:
     tenant = documents.Tenant("acme", **changes.pop("tenant", {}))
     address = documents.Address("hooks.test", "/v1/token")
     fields: dict[str, Any] = {"namespace": "agency", "name": "wifi", "tenant": tenant, "addresses": (address,)}
-    return documents.Listener(**(fields | changes))
+    return documents.ListenerDocument(**(fields | changes))
 
 
-def destination(**changes: Any) -> documents.Destination:
+def destination(**changes: Any) -> documents.DestinationDocument:
     fields: dict[str, Any] = {"namespace": "agency", "name": "crm", "url": "https://crm.test/"}
-    return documents.Destination(**(fields | changes))
+    return documents.DestinationDocument(**(fields | changes))
 
 
-def live(document: documents.Listener, *destinations: documents.Destination) -> find.LiveListener:
-    return find.LiveListener(document, {one.key: one for one in destinations}, KEYS, Watch(), now=0.0)
+def registry() -> ListenerRegistry:
+    return ListenerRegistry(keys=KEYS, expressions=RecordingWatcher(), counters=ArrivalCounters())
 
 
-def identity(body: dict[str, Any], received_at: int = NOON, **changes: Any) -> identify.Identity:
-    identifier = identify.Identifier(listener(**changes), KEYS)
+def live(document: documents.ListenerDocument, *destinations: documents.DestinationDocument) -> LiveListener:
+    return registry().prepare(document, {one.key: one for one in destinations}, now=0.0)
+
+
+def identity(body: dict[str, Any], received_at: int = NOON, **changes: Any) -> Identity:
+    identifier = Identifier(listener(**changes), KEYS)
     plain = msgspec.json.decode(msgspec.json.encode(body)) == body
     return identifier.identify(body, plain, identifier.extract(body), received_at)
 
 
-def planner(*routes: documents.Route, watch: Watch | None = None, **changes: Any) -> "Planning":
+def planner(*routes: documents.Route, watcher: RecordingWatcher | None = None, **changes: Any) -> "Planning":
     document = listener(routes=routes, **changes)
-    return Planning(document, watch or Watch())
+    return Planning(document, watcher or RecordingWatcher())
 
 
 class Planning:
     """A planner with its identifier: from a body to plans."""
 
-    def __init__(self, document: documents.Listener, watch: Watch) -> None:
-        self.identifier = identify.Identifier(document, KEYS)
+    def __init__(self, document: documents.ListenerDocument, watcher: RecordingWatcher) -> None:
+        self.identifier = Identifier(document, KEYS)
         destinations = {"agency/crm": destination()}
-        self.planner = route.Planner(document, destinations, self.identifier, watch)
+        self.planner = Planner(document, destinations, self.identifier, watcher)
 
     def plan(
         self, body: dict[str, Any], received_at: int = NOON, hold: model.HoldReason | None = None
-    ) -> tuple[route.Plans, route.Plans]:
+    ) -> tuple[Plans, Plans]:
         fields = self.identifier.extract(body)
         found = self.identifier.identify(body, plain=True, fields=fields, received_at=received_at)
-        return self.planner.plan(route.Occasion(body, fields, found, received_at, late=False, hold=hold))
+        return self.planner.plan(RoutingContext(body, fields, found, received_at, late=False, hold=hold))
 
     def first(self, body: dict[str, Any], received_at: int = NOON) -> model.RoutePlan:
-        """What the first route would do if this is a visit."""
+        """The plan of the first route, if the arrival is a visit."""
         return self.plan(body, received_at)[0][0]

@@ -18,7 +18,8 @@ from usher_gateway.clock import Clock
 from usher_gateway.config import journal, source
 from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.ingest import door
+from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.registry import ListenerRegistry
 
 WINDOW_MINUTES = 15
 """How long the shares of quarantined arrivals and mismatched companies look back."""
@@ -165,12 +166,13 @@ class HealthTracker:
         state: RunState,
         clock: Clock,
         source: source.Source,
-        door: door.Door,
+        registry: ListenerRegistry,
+        counters: ArrivalCounters,
         dispatcher: dispatcher.Dispatcher,
         worker: DeliveryWorker,
     ) -> None:
         self._state, self._clock, self._source = state, clock, source
-        self._door, self._dispatcher, self._worker = door, dispatcher, worker
+        self._registry, self._counters, self._dispatcher, self._worker = registry, counters, dispatcher, worker
         self._journal: journal.Journal[Key, State] = journal.Journal(secrets.token_hex(8))
         self._window = RecentWindow()
         self._mismatches: dict[str, tuple[object, int]] = {}
@@ -242,9 +244,9 @@ class HealthTracker:
 
     def _count_recent(self) -> None:
         """Move what the arrival counters counted since the last sweep into the window."""
-        for name, accepted, quarantined in self._door.books.take_recent():
+        for name, accepted, quarantined in self._counters.take_recent():
             self._window.add(name.key, accepted, quarantined, 0)
-        for key, live in self._door.listeners.items():
+        for key, live in self._registry.listeners.items():
             if live.company_mismatches:
                 known, count = self._mismatches.get(key, (None, 0))
                 new = live.company_mismatches - (count if known is live else 0)
@@ -254,7 +256,7 @@ class HealthTracker:
 
     def listener(self, key: str, document: documents.ListenerDocument) -> ListenerState:
         """Return the present health of a listener."""
-        counts = self._door.books.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
+        counts = self._counters.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
         last, first = counts.last_accepted, counts.first_accepted
         share = self._window.quarantined_share(key)
         silence = document.silence_after_seconds * model.MICROSECONDS
@@ -275,7 +277,7 @@ class HealthTracker:
         )
 
     def _is_too_slow(self, listener: str, route: str) -> bool:
-        live = self._door.listeners.get(listener)
+        live = self._registry.listeners.get(listener)
         return (live is not None and route in live.planner.too_slow) or self._worker.is_too_slow(listener, route)
 
     def destination(self, key: str, document: documents.DestinationDocument) -> DestinationState:

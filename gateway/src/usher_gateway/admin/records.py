@@ -8,8 +8,8 @@ from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api
-from usher_gateway.ingest import find
-from usher_gateway.ingest import release as anew
+from usher_gateway.ingest import arrivals
+from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.store.base import Filter, ListingPage, Store
 
 _RELEASE_SLICE = 20
@@ -33,7 +33,7 @@ class RecordHandlers:
         *,
         store: Store,
         now: Callable[[], int],
-        listeners: Callable[[], Mapping[str, find.LiveListener]],
+        listeners: Callable[[], Mapping[str, LiveListener]],
     ) -> None:
         """``now`` returns microseconds; ``listeners`` returns the listeners in force by ``namespace/name``."""
         self._store, self._now, self._listeners = store, now, listeners
@@ -127,7 +127,7 @@ class RecordHandlers:
         listener = self._listeners().get(arrival.listener.key)
         if listener is None or listener.name != arrival.listener:
             return "ListenerNotFound"
-        parsed = anew.understand_anew(listener, arrival, self._now())
+        parsed = arrivals.rebuild_arrival(listener, arrival, self._now())
         return parsed if isinstance(parsed, model.Arrival) else parsed.name
 
 

@@ -10,7 +10,7 @@ from usher_gateway import config_secret, documents, model
 from usher_gateway.admin import api, health, usage
 from usher_gateway.clock import Clock
 from usher_gateway.config import source
-from usher_gateway.ingest import door, find
+from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter, Store
 
@@ -29,12 +29,12 @@ class GatewayStatus:
         state: health.RunState,
         tracker: health.HealthTracker,
         source: source.Source,
-        door: door.Door,
+        registry: ListenerRegistry,
         store: Store,
         clock: Clock,
     ) -> None:
         self._state, self._tracker, self._source = state, tracker, source
-        self._door, self._store, self._clock = door, store, clock
+        self._registry, self._store, self._clock = registry, store, clock
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /readyz``."""
@@ -95,16 +95,16 @@ class GatewayStatus:
                 **self._listener_health(key, self._tracker.listener(key, snapshot.listeners[key])),
                 "today": counts.get(live.name, usage.total_of([])),
             }
-            for key, live in sorted(self._door.listeners.items())
+            for key, live in sorted(self._registry.listeners.items())
             if key in snapshot.listeners
         ]
         return api.json_response({"rows": rows})
 
     def _listener_health(self, key: str, state: health.ListenerState) -> JsonObject:
-        live = self._door.listeners.get(key)
+        live = self._registry.listeners.get(key)
         return {
             "applied": self._applied_hash("Listener", key),
-            "lastArrival": _time(live.books.last_accepted) if live else None,
+            "lastArrival": _time(live.counters.last_accepted) if live else None,
             "companyMismatches": live.company_mismatches if live else 0,
             **_fields(state),
         }
@@ -146,7 +146,7 @@ class GatewayStatus:
         }
 
 
-def listener_row(live: find.LiveListener) -> dict[str, object]:
+def listener_row(live: LiveListener) -> dict[str, object]:
     """Return what may be shown of a listener: its URLs are credentials, so their secret parts are cut."""
     document = live.document
     return {

@@ -9,7 +9,7 @@ from usher_gateway import documents, model
 from usher_gateway.clock import Clock
 from usher_gateway.delivery import outcome
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.ingest import route
+from usher_gateway.ingest import routing
 from usher_gateway.store.base import Filter, HeldGroup, Store
 
 DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS
@@ -91,12 +91,12 @@ class HoldReviewer:
             return all(address.action == "Accept" for address in listener.addresses)
         return await self._is_under_quota(listener)
 
-    async def _is_under_quota(self, listener: documents.Listener) -> bool:
+    async def _is_under_quota(self, listener: documents.ListenerDocument) -> bool:
         tenant = listener.tenant
         if not tenant.visits_per_month or tenant.when_exceeded == "Forward":
             return True
         now, key = self._clock.now(), (listener.namespace, tenant.name)
-        since, until = route.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
+        since, until = routing.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
         month, visits = self._visits.get(key, (since, 0))
         # Visits only become more: what was over stays over, and to count them takes a second while much is not folded.
         if month != since or visits <= tenant.visits_per_month:
@@ -122,7 +122,7 @@ class HoldReviewer:
             return
         self._tried[key] = edition
         newest, left, decision = (
-            route.definition_of(listener, live),
+            routing.definition_of(listener, live),
             group.count,
             _FilterRerun(self._worker, self._clock),
         )
@@ -157,9 +157,9 @@ class _FilterRerun:
             return None
         now, attempts = self._clock.now(), delivery.attempts
         reason = model.HoldReason.ExpressionTooSlow
-        if self._slow_in_a_row < route.SLOW_IN_A_ROW:
+        if self._slow_in_a_row < routing.SLOW_IN_A_ROW:
             evaluation = self._worker.evaluate(newest.when, "when", delivery, newest)
-            is_slow = evaluation.cpu_seconds >= route.SLOW_SECONDS
+            is_slow = evaluation.cpu_seconds >= routing.SLOW_SECONDS
             self._slow_in_a_row = self._slow_in_a_row + 1 if is_slow else 0
             reason = model.HoldReason.FilterError
             if not evaluation.error_code and evaluation.value:

@@ -83,7 +83,7 @@ _SERVER_ERROR = Outcome(OutcomeKind.Retry, AnswerError.ServerError, blames_desti
 _BAD_ANSWER = Outcome(OutcomeKind.Retry, SendError.BadAnswer, blames_destination=True)
 
 
-def classify(answer: DestinationAnswer, destination: documents.Destination, now: int) -> Outcome:
+def classify(answer: DestinationAnswer, destination: documents.DestinationDocument, now: int) -> Outcome:
     """What an answer means. ``now`` (microseconds) is for a ``Retry-After`` that is a date."""
     if answer.error is not None:
         return _without_answer(answer.error)
@@ -147,7 +147,7 @@ class AttemptResult(msgspec.Struct, frozen=True):
 def conclude(
     delivery: model.Delivery,
     answer: DestinationAnswer,
-    destination: documents.Destination,
+    destination: documents.DestinationDocument,
     now: int,
     randomness: float,
 ) -> AttemptResult:

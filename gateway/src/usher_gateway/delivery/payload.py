@@ -51,7 +51,7 @@ class FormatError(msgspec.Struct, frozen=True):
 class PreparedDestination(msgspec.Struct, frozen=True):
     """A destination's document, ready for attempts."""
 
-    destination: documents.Destination
+    destination: documents.DestinationDocument
     signing_keys: tuple[bytes, ...]
     headers: tuple[tuple[str, str], ...]
     """Static ones, checked, ``user-agent`` included."""
@@ -67,7 +67,7 @@ class RequestBody(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def prepare(destination: documents.Destination) -> PreparedDestination:
+def prepare(destination: documents.DestinationDocument) -> PreparedDestination:
     """Make a destination's document ready for attempts; once per document.
 
     Raises:

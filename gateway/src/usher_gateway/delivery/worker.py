@@ -16,12 +16,12 @@ from usher_gateway.delivery import outcome, payload, retry
 from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.destinations import DestinationAnswer
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.ingest import identify, normalise, route, validate
+from usher_gateway.ingest import body, identity, routing
 from usher_gateway.store import base
 
 _log = structlog.get_logger(__name__)
 
-_REMOVED_DESTINATION = documents.Destination("", "", "")
+_REMOVED_DESTINATION = documents.DestinationDocument("", "", "")
 _OUTCOME_LABELS = {
     model.SettledAs.Delivered: "delivered",
     model.SettledAs.Retry: "retried",
@@ -68,7 +68,7 @@ class DeliveryWorker:
         self._prepared: dict[str, payload.PreparedDestination | None] = {}
         self._slow_in_a_row: dict[tuple[model.ListenerName, str], int] = {}
         """(listener, route) -> how many evaluations of its transform in a row were slow."""
-        self._readers: dict[str, tuple[identify.Identifier, normalise.Normaliser]] = {}
+        self._readers: dict[str, tuple[identity.Identifier, routing.Normaliser]] = {}
 
     async def attempt(self, delivery: model.Delivery) -> AttemptResult:
         """Make one attempt. The result is for the store; nothing is raised for what a destination does."""
@@ -113,15 +113,15 @@ class DeliveryWorker:
             self._apply_listener(key, before.listeners.get(key), changed_listeners.get(key))
 
     @property
-    def destinations(self) -> Mapping[str, documents.Destination]:
+    def destinations(self) -> Mapping[str, documents.DestinationDocument]:
         """The newest documents of all destinations."""
         return self._snapshot.destinations
 
-    def destination(self, key: str) -> documents.Destination | None:
+    def destination(self, key: str) -> documents.DestinationDocument | None:
         """Return the newest document of a destination."""
         return self._snapshot.destinations.get(key)
 
-    def listener(self, name: model.ListenerName) -> documents.Listener | None:
+    def listener(self, name: model.ListenerName) -> documents.ListenerDocument | None:
         """Return the newest document of a listener. A listener of another tenant with the same name is another one."""
         found = self._snapshot.listeners.get(name.key)
         return found if found is not None and found.tenant.name == name.tenant else None
@@ -141,11 +141,11 @@ class DeliveryWorker:
         document = self._snapshot.listeners.get(listener)
         if document is None:
             return False
-        return self._slow_in_a_row.get((_name_of(document), route_name), 0) >= route.SLOW_IN_A_ROW
+        return self._slow_in_a_row.get((_name_of(document), route_name), 0) >= routing.SLOW_IN_A_ROW
 
     def can_send(self, definition: model.RouteDefinition) -> bool:
         """Return whether the destination of a route exists, is active, and has all that attempts need."""
-        hold = route.destination_hold(self.destination(definition.destination), definition.listener.tenant)
+        hold = routing.destination_hold(self.destination(definition.destination), definition.listener.tenant)
         return hold is None and self._prepared_destination(definition.destination) is not None
 
     def hold_of(self, definition: model.RouteDefinition) -> model.HoldReason | None:
@@ -155,22 +155,22 @@ class DeliveryWorker:
             return model.HoldReason.TenantSuspended
         if listener is not None and listener.state == "Suspended":
             return model.HoldReason.ListenerSuspended
-        return route.destination_hold(self.destination(definition.destination), definition.listener.tenant)
+        return routing.destination_hold(self.destination(definition.destination), definition.listener.tenant)
 
     def evaluate(
         self, source: str, where: expressions.Where, delivery: model.Delivery, definition: model.RouteDefinition
     ) -> expressions.Evaluation:
         """Evaluate an expression over the stored body, which the listener's newest document tells how to read."""
         program = expressions.compile_expression(source, where)
-        parsed = validate.parse(delivery.body or b"", delivery.content_type.decode("latin-1"))
-        if parsed.body is None:
+        parsed = body.parse(delivery.body or b"", delivery.content_type.decode("latin-1"))
+        if parsed.document is None:
             return expressions.Evaluation(error_code="NoBody")
         identifier, normaliser = self._reader(definition)
-        fields = identifier.extract(parsed.body)
+        fields = identifier.extract(parsed.document)
         occurred_at = identifier.occurred_at(fields.get("occurredAt"), delivery.received_at)
-        visit = normaliser.visit(parsed.body, occurred_at)
+        visit = normaliser.visit(parsed.document, occurred_at)
         values = expressions.visit_values(visit, delivery.received_at, late=delivery.late)
-        return program.evaluate(values, parsed.body)
+        return program.evaluate(values, parsed.document)
 
     def _transform(self, delivery: model.Delivery, definition: model.RouteDefinition) -> Any:
         """Return the transform's value, ``NOT_TRANSFORMED`` if the route has none, or why the delivery is held."""
@@ -179,10 +179,10 @@ class DeliveryWorker:
         if not transform:
             return payload.NOT_TRANSFORMED
         name = (definition.listener, definition.route)
-        if self._slow_in_a_row.get(name, 0) >= route.SLOW_IN_A_ROW:
+        if self._slow_in_a_row.get(name, 0) >= routing.SLOW_IN_A_ROW:
             return model.HoldReason.ExpressionTooSlow
         evaluation = self.evaluate(transform, "transform", delivery, definition)
-        is_slow = evaluation.cpu_seconds >= route.SLOW_SECONDS
+        is_slow = evaluation.cpu_seconds >= routing.SLOW_SECONDS
         self._slow_in_a_row[name] = self._slow_in_a_row.get(name, 0) + 1 if is_slow else 0
         if evaluation.error_code:
             self.counters.count_expression_error(evaluation.error_code)
@@ -221,18 +221,20 @@ class DeliveryWorker:
                 self._prepared[key] = None
         return self._prepared[key]
 
-    def _reader(self, definition: model.RouteDefinition) -> tuple[identify.Identifier, normalise.Normaliser]:
+    def _reader(self, definition: model.RouteDefinition) -> tuple[identity.Identifier, routing.Normaliser]:
         """Return how to read bodies of a listener: by its document, or if it is gone by what its route kept of it."""
         document = self.listener(definition.listener)
         known = self._readers.get(definition.listener.key) if document is not None else None
         if known is None:
             used = document or _kept_document(definition)
-            known = (identify.Identifier(used, self._keys), normalise.Normaliser(used.fields))
+            known = (identity.Identifier(used, self._keys), routing.Normaliser(used.fields))
             if document is not None:
                 self._readers[definition.listener.key] = known
         return known
 
-    def _apply_listener(self, key: str, before: documents.Listener | None, now: documents.Listener | None) -> None:
+    def _apply_listener(
+        self, key: str, before: documents.ListenerDocument | None, now: documents.ListenerDocument | None
+    ) -> None:
         self._readers.pop(key, None)
         old = {(key, each.name): each for each in before.routes} if before else {}
         for name in old:
@@ -248,14 +250,14 @@ class DeliveryWorker:
                 self._expression_editions[name] = self._expression_editions.get(name, 0) + 1
 
 
-def _name_of(document: documents.Listener) -> model.ListenerName:
+def _name_of(document: documents.ListenerDocument) -> model.ListenerName:
     return model.ListenerName(document.namespace, document.tenant.name, document.name)
 
 
-def _kept_document(definition: model.RouteDefinition) -> documents.Listener:
+def _kept_document(definition: model.RouteDefinition) -> documents.ListenerDocument:
     """Make a document from what a route definition in the store says of its listener."""
     name = definition.listener
     fields: Mapping[str, tuple[str, ...]] = dict(definition.fields) or documents.DEFAULT_FIELDS
-    return documents.Listener(
+    return documents.ListenerDocument(
         name.namespace, name.listener, documents.Tenant(name.tenant), addresses=(), fields=dict(fields)
     )

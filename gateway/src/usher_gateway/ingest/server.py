@@ -147,7 +147,7 @@ class Request(web.BaseRequest):
 Handler = Callable[[Request], Awaitable[answers.Answer]]
 """Serves one request."""
 
-Refused = Callable[[model.RefusedReason], None]
+CountRefused = Callable[[model.RefusedReason], None]
 """Counts a refusal that no handler sees."""
 
 
@@ -268,7 +268,7 @@ class Connection(web.RequestHandler):
         reason = model.RefusedReason.BadRequest if status < 500 else model.RefusedReason.InternalError
         if status >= 500:
             _log.error("request_failed", exc_info=exc)
-        self.server.refused(reason)
+        self.server.count_refused(reason)
         return answers.refused(reason).closing
 
     # called by the request and the server
@@ -305,7 +305,7 @@ class Connection(web.RequestHandler):
 
     def hang_up(self, reason: model.RefusedReason) -> None:
         """Answer a refusal outside of any request, count it, and close."""
-        self.server.refused(reason)
+        self.server.count_refused(reason)
         if self.transport is not None:
             self.transport.write(answers.refused(reason).closing.as_bytes())
             if self._start_lingering():
@@ -415,9 +415,9 @@ class Connection(web.RequestHandler):
 class PublicServer:
     """The public port: makes connections and watches their clocks. Each request goes to the handler."""
 
-    def __init__(self, handler: Handler, refused: Refused, limits: ServerLimits) -> None:
+    def __init__(self, *, handler: Handler, count_refused: CountRefused, limits: ServerLimits) -> None:
         self.limits = limits
-        self.refused = refused
+        self.count_refused = count_refused
         self.connections: set[Connection] = set()
         self.reading_bytes = 0
         self.lingering = 0
@@ -456,7 +456,7 @@ class PublicServer:
         return answer if is_kept else answer.closing
 
     def _refuse(self, reason: model.RefusedReason) -> answers.Answer:
-        self.refused(reason)
+        self.count_refused(reason)
         return answers.refused(reason).closing
 
     async def watch(self) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unit.ingest import samples
 from usher_gateway import documents, expressions, model
-from usher_gateway.ingest import route
+from usher_gateway.ingest import routing
 
 SECOND = model.MICROSECONDS
 HOUR = 3600 * SECOND
@@ -102,8 +102,8 @@ def test_a_hold_of_the_listener_holds_every_route() -> None:
         (samples.destination(), None),
     ],
 )
-def test_a_destination_that_cannot_be_sent_to_holds(found: documents.Destination | None, hold: Any) -> None:
-    assert route.destination_hold(found, "acme") is hold
+def test_a_destination_that_cannot_be_sent_to_holds(found: documents.DestinationDocument | None, hold: Any) -> None:
+    assert routing.destination_hold(found, "acme") is hold
 
 
 def test_a_missing_destination_is_no_skip() -> None:
@@ -113,15 +113,15 @@ def test_a_missing_destination_is_no_skip() -> None:
 
 @pytest.mark.parametrize("when", [FAILING, "visit.email", "int(visit.userId + 'x') == 1"])
 def test_a_filter_that_fails_holds_and_is_told(when: str) -> None:
-    watch = samples.Watch()
-    plan = samples.planner(crm(when=when), watch=watch).first(BODY)
+    watch = samples.RecordingWatcher()
+    plan = samples.planner(crm(when=when), watcher=watch).first(BODY)
     assert (plan.skip, plan.hold) == (None, Hold.FilterError)
     assert [(listener, name) for listener, name, _ in watch.failed] == [("agency/wifi", "crm")]
 
 
 def test_a_shadow_route_renders_and_tells_what_fails() -> None:
-    watch = samples.Watch()
-    plan = samples.planner(crm(state="Shadow", transform="body.missing.x"), watch=watch).first(BODY)
+    watch = samples.RecordingWatcher()
+    plan = samples.planner(crm(state="Shadow", transform="body.missing.x"), watcher=watch).first(BODY)
     assert plan.skip is Skip.Shadow
     assert len(watch.failed) == 1
 
@@ -138,9 +138,9 @@ class _Evaluated:
         return expressions.Evaluation(value=False, cpu_seconds=self.costs.pop(0))
 
 
-def slow_route(costs: list[float]) -> tuple[samples.Planning, samples.Watch, _Evaluated]:
-    watch, expression = samples.Watch(), _Evaluated(costs)
-    planning = samples.planner(crm(when=FALSE), watch=watch)
+def slow_route(costs: list[float]) -> tuple[samples.Planning, samples.RecordingWatcher, _Evaluated]:
+    watch, expression = samples.RecordingWatcher(), _Evaluated(costs)
+    planning = samples.planner(crm(when=FALSE), watcher=watch)
     planning.planner._routes[0]._when = expression  # type: ignore[assignment]
     return planning, watch, expression
 
@@ -217,13 +217,13 @@ def instant(text: str, zone: str) -> int:
 def test_a_day_has_its_own_hours(zone: str, day: str, hours: float) -> None:
     info = zoneinfo.ZoneInfo(zone)
     noon = instant(f"{day}T12:00:00", zone)
-    name, end = route.period_of(noon, "Day", info)
-    _, start = route.period_of(noon - 24 * HOUR, "Day", info)
+    name, end = routing.period_of(noon, "Day", info)
+    _, start = routing.period_of(noon - 24 * HOUR, "Day", info)
     assert name == day
     assert (end - start) / HOUR == hours
-    assert route.period_of(start, "Day", info)[0] == route.period_of(end - 1, "Day", info)[0] == day
-    assert route.period_of(start - 1, "Day", info)[0] != day
-    assert route.period_of(end, "Day", info)[0] != day
+    assert routing.period_of(start, "Day", info)[0] == routing.period_of(end - 1, "Day", info)[0] == day
+    assert routing.period_of(start - 1, "Day", info)[0] != day
+    assert routing.period_of(end, "Day", info)[0] != day
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_day_has_its_own_hours(zone: str, day: str, hours: float) -> None:
 )
 def test_weeks_at_a_year_s_end(day: str, week: str) -> None:
     zone = zoneinfo.ZoneInfo("Europe/Paris")
-    name, end = route.period_of(instant(f"{day}T12:00:00", "Europe/Paris"), "Week", zone)
+    name, end = routing.period_of(instant(f"{day}T12:00:00", "Europe/Paris"), "Week", zone)
     assert name == week
     assert datetime.datetime.fromtimestamp(end / SECOND, zone).strftime("%a %H:%M") == "Mon 00:00"
 
@@ -255,8 +255,8 @@ def test_weeks_at_a_year_s_end(day: str, week: str) -> None:
 def test_months_end_with_their_last_day(day: str, month: str, end: str) -> None:
     zone = "America/New_York"
     noon = instant(f"{day}T23:59:59", zone)
-    assert route.period_of(noon, "Month", zoneinfo.ZoneInfo(zone)) == (month, instant(f"{end}T00:00:00", zone))
-    first, following = route.month_of(noon, zoneinfo.ZoneInfo(zone))
+    assert routing.period_of(noon, "Month", zoneinfo.ZoneInfo(zone)) == (month, instant(f"{end}T00:00:00", zone))
+    first, following = routing.month_of(noon, zoneinfo.ZoneInfo(zone))
     assert first == instant(f"{month}-01T00:00:00", zone)
     assert following == instant(f"{end}T00:00:00", zone)
 
@@ -277,10 +277,10 @@ INSTANTS = st.integers(946_684_800, 1_900_000_000).map(lambda seconds: seconds *
 @given(INSTANTS, st.sampled_from(ZONES), st.sampled_from(["Day", "Week", "Month"]))
 def test_every_instant_lies_in_one_period_and_periods_follow_each_other(now: int, zone: str, every: str) -> None:
     info = zoneinfo.ZoneInfo(zone)
-    name, end = route.period_of(now, every, info)
+    name, end = routing.period_of(now, every, info)
     assert now < end <= now + 32 * 24 * HOUR
-    assert route.period_of(end - 1, every, info) == (name, end)
-    following, later = route.period_of(end, every, info)
+    assert routing.period_of(end - 1, every, info) == (name, end)
+    following, later = routing.period_of(end, every, info)
     assert following != name
     assert later > end
 
@@ -329,3 +329,52 @@ def test_a_mark_is_kept_longer_than_a_late_visit_takes() -> None:
 def test_the_mark_of_a_visit_that_comes_weeks_late_is_not_over_at_once() -> None:
     plan = samples.planner(crm(once_per=once("Day"))).first(at(hours_ago=24 * 20))
     assert plan.once_until >= samples.NOON + 7 * 24 * HOUR
+
+
+def visit(body: dict[str, Any], **fields: tuple[str, ...]) -> model.Visit:
+    return routing.Normaliser(documents.DEFAULT_FIELDS | fields).visit(body, None)
+
+
+def test_every_field_is_there_whatever_is_in_the_body() -> None:
+    empty = visit({})
+    assert all(
+        getattr(empty, name) == "" for name in model.Visit.__struct_fields__ if name not in {"visitCount", "occurredAt"}
+    )
+    assert (empty.visitCount, empty.occurredAt) == (None, None)
+    assert set(expressions.visit_values(empty, 0, late=False)) == expressions.VISIT_FIELDS
+
+
+def test_ids_are_texts() -> None:
+    found = visit({"user": {"id": 7, "venue": {"id": 9.0, "company": {"id": "77"}}}})
+    assert (found.userId, found.venueId, found.companyId) == ("7", "9", "77")
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        (1, 1),
+        ("3", 3),
+        (2.0, 2),
+        (0, 0),
+        (-1, None),
+        ("x", None),
+        (1.5, None),
+        (None, None),
+        (True, None),
+        ([], None),
+        (10**400, None),
+        ("²", None),
+    ],
+)
+def test_a_count_is_a_number_or_nothing(value: Any, count: int | None) -> None:
+    assert visit({"user": {"visitCountsForVenue": value}}).visitCount == count
+
+
+def test_fields_are_where_the_listener_says() -> None:
+    found = visit({"guest": {"mail": "a@example.test"}, "user": {"email": "b@example.test"}}, email=("/guest/mail",))
+    assert found.email == "a@example.test"
+
+
+@pytest.mark.parametrize("value", [[], {}, True, {"x": 1}])
+def test_what_is_no_text_is_empty(value: Any) -> None:
+    assert visit({"user": {"firstName": value}}).firstName == ""

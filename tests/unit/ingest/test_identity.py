@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from unit.ingest import samples
 from usher_gateway import model
-from usher_gateway.ingest import identify, validate
+from usher_gateway.ingest.body import parse
+from usher_gateway.ingest.identity import Extractor, Identifier, as_text
 
 SECOND = model.MICROSECONDS
 BODY: dict[str, Any] = {
@@ -87,9 +88,9 @@ def test_the_spelling_of_the_json_is_no_content() -> None:
     spellings = (b'{"user":{"id":7,"firstName":"Zo\xc3\xab"}}', b'{ "user" : {"firstName":"Zo\\u00eb", "id":7} }')
     prints = set()
     for raw in spellings:
-        parsed = validate.parse(raw, "")
-        assert parsed.body is not None
-        prints.add(samples.identity(parsed.body).fingerprint)
+        parsed = parse(raw, "")
+        assert parsed.document is not None
+        prints.add(samples.identity(parsed.document).fingerprint)
     assert len(prints) == 1
 
 
@@ -103,17 +104,17 @@ def test_the_spelling_of_the_json_is_no_content() -> None:
     ],
 )
 def test_whatever_was_understood_has_an_identity(raw: bytes) -> None:
-    parsed = validate.parse(raw, "")
-    assert parsed.body is not None
-    identifier = identify.Identifier(samples.listener(), samples.KEYS)
-    fields = identifier.extract(parsed.body)
-    assert len(identifier.identify(parsed.body, parsed.plain, fields, samples.NOON).fingerprint) == 16
+    parsed = parse(raw, "")
+    assert parsed.document is not None
+    identifier = Identifier(samples.listener(), samples.KEYS)
+    fields = identifier.extract(parsed.document)
+    assert len(identifier.identify(parsed.document, parsed.is_plain, fields, samples.NOON).fingerprint) == 16
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), 2**64, 1e308, float("inf"), float("nan"), True, None, [], {}])
 def test_odd_values_are_no_ids_and_no_times(value: Any) -> None:
     body = {"user": {"id": value, "email": value, "mobile": value, "device": {"mac": value}}, "timestamp": value}
-    identifier = identify.Identifier(samples.listener(), samples.KEYS)
+    identifier = Identifier(samples.listener(), samples.KEYS)
     found = identifier.identify(body, plain=False, fields=identifier.extract(body), received_at=samples.NOON)
     assert not found.time_trusted
     assert found.visit_time == samples.NOON
@@ -130,7 +131,7 @@ def test_keys_are_bound_to_listener_tenant_and_install() -> None:
     assert samples.identity(BODY, name="other").person_keys == here.person_keys, "a person is found over listeners"
     assert set(samples.identity(BODY, namespace="elsewhere").person_keys).isdisjoint(here.person_keys)
     keys = model.derive_keys(b"o" * 32)
-    identifier = identify.Identifier(samples.listener(), keys)
+    identifier = Identifier(samples.listener(), keys)
     other = identifier.identify(BODY, plain=True, fields=identifier.extract(BODY), received_at=samples.NOON)
     assert other.fingerprint != here.fingerprint
     assert set(other.person_keys).isdisjoint(here.person_keys)
@@ -211,7 +212,7 @@ def test_without_its_ids_a_visitor_is_the_content(missing: str, value: Any) -> N
 
 
 def test_what_was_not_understood_is_its_bytes() -> None:
-    identifier = identify.Identifier(samples.listener(), samples.KEYS)
+    identifier = Identifier(samples.listener(), samples.KEYS)
     one, same, other = (identifier.identify_raw(raw, samples.NOON, {}) for raw in (b"x", b"x", b"y"))
     assert one == same
     assert one.fingerprint == one.visitor_key != other.fingerprint
@@ -223,7 +224,7 @@ def test_what_was_not_understood_is_its_bytes() -> None:
 
 
 def time_of(value: Any, zone: str = "", received_at: int = samples.NOON) -> int | None:
-    return identify.Identifier(samples.listener(occurred_at_zone=zone), samples.KEYS).occurred_at(value, received_at)
+    return Identifier(samples.listener(occurred_at_zone=zone), samples.KEYS).occurred_at(value, received_at)
 
 
 def iso(text: str) -> int:
@@ -357,4 +358,49 @@ def test_an_untrusted_time_gives_way_to_the_arrival_s() -> None:
     ],
 )
 def test_ids_as_text(value: Any, text: str) -> None:
-    assert identify.as_text(value) == text
+    assert as_text(value) == text
+
+
+FIELDS = {
+    "user": ("/user/id",),
+    "company": ("/user/venue/company/id", "/company/id", "/companyId"),
+    "slash": ("/a~1b/m~0n",),
+    "item": ("/list/1/x",),
+    "whole": ("",),
+    "odd": ("/list/²",),
+}
+
+
+def extract(body: object) -> dict[str, object]:
+    found = Extractor(FIELDS, FIELDS).extract(body)
+    assert found.pop("whole") == body
+    return found
+
+
+def test_a_field_is_where_its_pointer_leads() -> None:
+    assert extract({"user": {"id": 7}}) == {"user": 7}
+
+
+def test_the_first_pointer_that_leads_somewhere_wins() -> None:
+    assert extract({"companyId": 1, "company": {"id": 2}}) == {"company": 2}
+    assert extract({"companyId": 1, "company": {"id": None}}) == {"company": 1}
+    assert extract({"companyId": 1, "user": {"venue": {"company": {"id": 3}}}}) == {"company": 3}
+
+
+def test_names_may_hold_slashes_and_tildes() -> None:
+    assert extract({"a/b": {"m~n": "x"}}) == {"slash": "x"}
+
+
+@pytest.mark.parametrize(
+    ("items", "found"),
+    [([0, {"x": 5}], {"item": 5}), ([0], {}), ({"1": {"x": 6}}, {"item": 6}), ([None, None], {}), ("ab", {})],
+)
+def test_numbers_count_the_items_of_a_list(items: object, found: dict[str, object]) -> None:
+    assert extract({"list": items}) == found
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"user": None}, {"user": 7}, {"user": {"id": None}}, {"user": []}, {"user": "id"}]
+)
+def test_what_is_not_there_is_missing(body: object) -> None:
+    assert extract(body) == {}

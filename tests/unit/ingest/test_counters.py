@@ -1,12 +1,12 @@
-"""What the door counts beside the store says the same as the store."""
+"""Counters for metrics and conditions."""
 
 from contract import samples
 from usher_gateway import model
-from usher_gateway.ingest import books
+from usher_gateway.ingest.counters import ArrivalCounters
 
 
-def test_a_bad_body_that_comes_again_is_a_redelivery_and_not_quarantined_twice() -> None:
-    found = books.Books()
+def test_redelivered_bad_body_is_not_counted_as_quarantined_again() -> None:
+    found = ArrivalCounters()
     of_lobby = found.of(samples.LOBBY)
     for word in (model.CountedAs.Quarantined, model.CountedAs.Redelivery):
         found.add_committed(of_lobby, samples.quarantined(), model.Accepted(word))

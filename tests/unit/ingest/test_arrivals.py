@@ -3,7 +3,9 @@ from typing import Any
 import pytest
 
 from usher_gateway import documents, model
-from usher_gateway.ingest import find, release
+from usher_gateway.ingest.arrivals import rebuild_arrival
+from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.registry import LiveListener
 
 NOW = 1_764_072_000 * model.MICROSECONDS
 HOUR = 3600 * model.MICROSECONDS
@@ -20,7 +22,7 @@ class Silent:
         raise AssertionError((listener, route))
 
 
-def listener(**changes: Any) -> find.LiveListener:
+def listener(**changes: Any) -> LiveListener:
     routes = (documents.Route("crm", "agency/crm"), documents.Route("late", "agency/crm", deliver_within_seconds=60))
     values: dict[str, Any] = {
         "namespace": "agency",
@@ -30,9 +32,14 @@ def listener(**changes: Any) -> find.LiveListener:
         "routes": routes,
         "fields": documents.DEFAULT_FIELDS | MENDED,
     }
-    destination = documents.Destination("agency", "crm", "https://crm.example")
-    return find.LiveListener(
-        documents.Listener(**(values | changes)), {destination.key: destination}, KEYS, Silent(), 0.0
+    destination = documents.DestinationDocument("agency", "crm", "https://crm.example")
+    return LiveListener(
+        documents.ListenerDocument(**(values | changes)),
+        destinations={destination.key: destination},
+        keys=KEYS,
+        expressions=Silent(),
+        counters=ArrivalCounters(),
+        now=0.0,
     )
 
 
@@ -61,7 +68,7 @@ def stored(**changes: Any) -> model.Arrival:
 
 
 def anew(arrival: model.Arrival, now: int = NOW, **changes: Any) -> model.Arrival:
-    found = release.understand_anew(listener(**changes), arrival, now)
+    found = rebuild_arrival(listener(**changes), arrival, now)
     assert isinstance(found, model.Arrival)
     return found
 
@@ -90,7 +97,7 @@ def test_a_route_whose_time_limit_has_passed_since_is_skipped_as_stale() -> None
     ],
 )
 def test_what_is_still_no_visit_says_why(changes: dict[str, Any], fields: Any, reason: str) -> None:
-    found = release.understand_anew(listener(fields=fields), stored(**changes), NOW)
+    found = rebuild_arrival(listener(fields=fields), stored(**changes), NOW)
     assert found is model.QuarantineReason[reason]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from unit.ingest import samples
 from usher_gateway import documents, model
-from usher_gateway.ingest import authenticate
+from usher_gateway.ingest import auth
 
 KEY = samples.KEYS.credential
 
@@ -19,7 +19,7 @@ HEADER = rule("Header", "x-hook-key", "schlüssel".encode())
 
 
 def refused(given: documents.Authentication, headers: dict[str, str]) -> model.RefusedReason | None:
-    return authenticate.credentials_refused(given, headers, KEY)
+    return auth.credentials_refused(given, headers, KEY)
 
 
 def test_without_a_rule_everybody_may_come() -> None:
@@ -50,7 +50,7 @@ def test_credentials_are_compared_in_constant_time() -> None:
     assert all(len(argument) == 64 for argument in compare.call_args.args), "digests: of one length whatever is sent"
 
 
-TRUSTED = authenticate.networks(["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"])
+TRUSTED = auth.networks(["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"])
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ TRUSTED = authenticate.networks(["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"])
     ],
 )
 def test_the_client_is_the_last_who_is_no_proxy_of_ours(peer: str, forwarded: list[str], client: str) -> None:
-    assert authenticate.client_address(peer, forwarded, TRUSTED) == client
+    assert auth.client_address(peer, forwarded, TRUSTED) == client
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_the_client_is_the_last_who_is_no_proxy_of_ours(peer: str, forwarded: li
     ],
 )
 def test_a_source_is_allowed_by_its_address(address: str, is_allowed: bool) -> None:
-    ranges = authenticate.networks(["203.0.113.0/24", "fe80::/10"])
-    assert authenticate.source_is_allowed(address, ranges) is is_allowed
+    ranges = auth.networks(["203.0.113.0/24", "fe80::/10"])
+    assert auth.source_is_allowed(address, ranges) is is_allowed
 
 
 def test_a_range_of_mapped_addresses_is_one_of_ipv4() -> None:
-    assert authenticate.source_is_allowed("203.0.113.9", authenticate.networks(["::ffff:203.0.113.0/120"]))
+    assert auth.source_is_allowed("203.0.113.9", auth.networks(["::ffff:203.0.113.0/120"]))

@@ -6,13 +6,13 @@ The store decides which of the two it is; so both are planned here, and only wha
 
 import datetime
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import msgspec
 
 from usher_gateway import documents, expressions, model
-from usher_gateway.ingest import identify, normalise
+from usher_gateway.ingest import identity
 
 SLOW_SECONDS = 0.005
 """CPU time of one evaluation from which it counts as slow."""
@@ -23,12 +23,28 @@ _DAY = 86_400 * model.MICROSECONDS
 _MARK_KEPT = 8 * _DAY
 """A mark outlives its period, and the visit that made it, by this: late visits may still come."""
 
+_TEXT_FIELDS = {
+    "user": "userId",
+    "venue": "venueId",
+    "company": "companyId",
+    "firstName": "firstName",
+    "lastName": "lastName",
+    "email": "email",
+    "mobile": "mobile",
+    "gender": "gender",
+    "dateOfBirth": "dateOfBirth",
+    "source": "source",
+    "device": "mac",
+    "venueName": "venueName",
+}
+"""Field of documents.DEFAULT_FIELDS -> its name in expressions."""
+
 Plans = tuple[model.RoutePlan, ...]
 
-_NOBODY = identify.Identity(b"", b"", (), 0, time_trusted=False)
+_NOBODY = identity.Identity(b"", b"", (), 0, time_trusted=False)
 
 
-class Watch(Protocol):
+class ExpressionWatcher(Protocol):
     """Who is told what expressions do: counts for metrics and conditions."""
 
     def expression_failed(self, listener: str, route: str, code: str) -> None:
@@ -38,16 +54,34 @@ class Watch(Protocol):
         """A route is held because its expression is too slow."""
 
 
-class Occasion(msgspec.Struct, frozen=True, gc=False):
+class RoutingContext(msgspec.Struct, frozen=True, gc=False):
     """What a route may look at, beside the body."""
 
     body: dict[str, object]
     fields: dict[str, object]
-    identity: identify.Identity
+    identity: identity.Identity
     received_at: int
     late: bool
     hold: model.HoldReason | None
     """A hold that comes from the address, the listener or the tenant."""
+
+
+class Normaliser:
+    """Makes ``visit`` for the expressions of one listener."""
+
+    def __init__(self, fields: Mapping[str, Iterable[str]]) -> None:
+        self._extractor = identity.Extractor(fields, [*_TEXT_FIELDS, "visitCount"])
+
+    def visit(self, body: object, occurred_at: int | None) -> model.Visit:
+        """The visit in a body; ``occurred_at`` (microseconds) where its time can be trusted."""
+        found = self._extractor.extract(body)
+        texts = {name: identity.as_text(found.get(field)) for field, name in _TEXT_FIELDS.items()}
+        return model.Visit(**texts, visitCount=_count(found.get("visitCount")), occurredAt=occurred_at)
+
+
+def _count(value: object) -> int | None:
+    text = identity.as_text(value)
+    return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
 class Planner:
@@ -55,13 +89,13 @@ class Planner:
 
     def __init__(
         self,
-        listener: documents.Listener,
-        destinations: Mapping[str, documents.Destination],
-        identifier: identify.Identifier,
-        watch: Watch,
+        listener: documents.ListenerDocument,
+        destinations: Mapping[str, documents.DestinationDocument],
+        identifier: identity.Identifier,
+        watcher: ExpressionWatcher,
     ) -> None:
-        self._normaliser = normalise.Normaliser(listener.fields)
-        self._routes = [_PlannedRoute(listener, route, destinations, identifier, watch) for route in listener.routes]
+        self._normaliser = Normaliser(listener.fields)
+        self._routes = [_PlannedRoute(listener, route, destinations, identifier, watcher) for route in listener.routes]
         self.has_marks = any(route.once_per is not None for route in listener.routes)
         self.is_constant = all(route.is_constant for route in self._routes)
         """Whether the plans are the same for every body: constant() has them."""
@@ -71,8 +105,8 @@ class Planner:
         """What plan() gives for any body, where all routes are constant."""
         plans = self._constants.get(hold)
         if plans is None:
-            occasion = Occasion({}, {}, _NOBODY, 0, late=False, hold=hold)
-            plans = self._constants[hold] = self._plan(occasion, {})
+            context = RoutingContext({}, {}, _NOBODY, 0, late=False, hold=hold)
+            plans = self._constants[hold] = self._plan(context, {})
         return plans
 
     @property
@@ -80,18 +114,18 @@ class Planner:
         """Names of the routes that are held because their filter is too slow."""
         return {route.name for route in self._routes if route.is_too_slow}
 
-    def plan(self, occasion: Occasion) -> tuple[Plans, Plans]:
+    def plan(self, context: RoutingContext) -> tuple[Plans, Plans]:
         """(plans if it is a visit, plans if it is a repeat), one per route."""
         if self.is_constant:
-            return self.constant(occasion.hold)
-        occurred_at = occasion.identity.visit_time if occasion.identity.time_trusted else None
+            return self.constant(context.hold)
+        occurred_at = context.identity.visit_time if context.identity.time_trusted else None
         visit = expressions.visit_values(
-            self._normaliser.visit(occasion.body, occurred_at), occasion.received_at, late=occasion.late
+            self._normaliser.visit(context.body, occurred_at), context.received_at, late=context.late
         )
-        return self._plan(occasion, visit)
+        return self._plan(context, visit)
 
-    def _plan(self, occasion: Occasion, visit: dict[str, object]) -> tuple[Plans, Plans]:
-        if_visit = tuple([route.plan(occasion, visit) for route in self._routes])
+    def _plan(self, context: RoutingContext, visit: dict[str, object]) -> tuple[Plans, Plans]:
+        if_visit = tuple([route.plan(context, visit) for route in self._routes])
         if_repeat = tuple(
             [
                 plan if route.forwards_repeats or plan.skip is model.SkipReason.Paused else route.repeat
@@ -104,13 +138,13 @@ class Planner:
 class _PlannedRoute:
     def __init__(
         self,
-        listener: documents.Listener,
+        listener: documents.ListenerDocument,
         route: documents.Route,
-        destinations: Mapping[str, documents.Destination],
-        identifier: identify.Identifier,
-        watch: Watch,
+        destinations: Mapping[str, documents.DestinationDocument],
+        identifier: identity.Identifier,
+        watcher: ExpressionWatcher,
     ) -> None:
-        self._route, self._identifier, self._watch = route, identifier, watch
+        self._route, self._identifier, self._watcher = route, identifier, watcher
         self._zone = zoneinfo.ZoneInfo(listener.tenant.time_zone)
         self._definition = definition_of(listener, route)
         self._name = self._definition.listener
@@ -134,23 +168,23 @@ class _PlannedRoute:
     def is_too_slow(self) -> bool:
         return self._slow_in_a_row >= SLOW_IN_A_ROW
 
-    def plan(self, occasion: Occasion, visit: dict[str, object]) -> model.RoutePlan:
+    def plan(self, context: RoutingContext, visit: dict[str, object]) -> model.RoutePlan:
         """The verdict in design §3's order: paused, filter, stale, once-per, shadow."""
         if self._route.state == "Paused":
             return self._skip(model.SkipReason.Paused)
-        hold = occasion.hold or self._destination_hold
-        passes, filter_hold = self._filter(visit, occasion.body)
+        hold = context.hold or self._destination_hold
+        passes, filter_hold = self._filter(visit, context.body)
         if not passes:
             return self._skip(model.SkipReason.Filter)
         expires_at = 0
         if self._route.deliver_within_seconds:
-            expires_at = occasion.identity.visit_time + self._route.deliver_within_seconds * model.MICROSECONDS
-            if expires_at <= occasion.received_at:
+            expires_at = context.identity.visit_time + self._route.deliver_within_seconds * model.MICROSECONDS
+            if expires_at <= context.received_at:
                 return self._skip(model.SkipReason.Stale)
         if self._route.state == "Shadow":
-            self._render_shadow(visit, occasion.body)
+            self._render_shadow(visit, context.body)
             return self._skip(model.SkipReason.Shadow)
-        mark, until = self._mark(occasion)
+        mark, until = self._mark(context)
         return model.RoutePlan(
             self._definition, hold=filter_hold or hold, once_key=mark, once_until=until, expires_at=expires_at
         )
@@ -168,7 +202,7 @@ class _PlannedRoute:
         self._note_duration(evaluation.cpu_seconds)
         if not evaluation.error_code:
             return bool(evaluation.value), None
-        self._watch.expression_failed(self._name.key, self._route.name, evaluation.error_code)
+        self._watcher.expression_failed(self._name.key, self._route.name, evaluation.error_code)
         return True, model.HoldReason.FilterError
 
     def _note_duration(self, cpu_seconds: float) -> None:
@@ -177,31 +211,31 @@ class _PlannedRoute:
             return
         self._slow_in_a_row += 1
         if self._slow_in_a_row == SLOW_IN_A_ROW:
-            self._watch.expression_held(self._name.key, self._route.name)
+            self._watcher.expression_held(self._name.key, self._route.name)
 
     def _render_shadow(self, visit: dict[str, object], body: object) -> None:
         """A shadow route shows whether its transform works, and sends nothing."""
         if self._route.transform:
             evaluation = expressions.compile_expression(self._route.transform, "transform").evaluate(visit, body)
             if evaluation.error_code:
-                self._watch.expression_failed(self._name.key, self._route.name, evaluation.error_code)
+                self._watcher.expression_failed(self._name.key, self._route.name, evaluation.error_code)
 
-    def _mark(self, occasion: Occasion) -> tuple[bytes, int]:
+    def _mark(self, context: RoutingContext) -> tuple[bytes, int]:
         rule = self._route.once_per
         if rule is None:
             return b"", 0
-        period, ends_at = period_of(occasion.identity.visit_time, rule.every, self._zone)
-        fields = dict(occasion.fields)
+        period, ends_at = period_of(context.identity.visit_time, rule.every, self._zone)
+        fields = dict(context.fields)
         for part in rule.per:
             # An id that is missing must not make one person of everybody without it.
-            if not identify.as_text(fields.get(identify.FIELD_OF[part])):
-                fields[identify.FIELD_OF[part]] = occasion.identity.fingerprint.hex()
+            if not identity.as_text(fields.get(identity.FIELD_OF[part])):
+                fields[identity.FIELD_OF[part]] = context.identity.fingerprint.hex()
         return self._identifier.once_key(self._route.name, rule.per, fields, period), max(
-            ends_at, occasion.received_at
+            ends_at, context.received_at
         ) + _MARK_KEPT
 
 
-def definition_of(listener: documents.Listener, route: documents.Route) -> model.RouteDefinition:
+def definition_of(listener: documents.ListenerDocument, route: documents.Route) -> model.RouteDefinition:
     """What a delivery keeps of its route."""
     name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
     needs_fields = bool(route.transform) and listener.fields != documents.DEFAULT_FIELDS
@@ -209,7 +243,7 @@ def definition_of(listener: documents.Listener, route: documents.Route) -> model
     return model.RouteDefinition(name, route.name, route.destination, route.when, route.transform, fields)
 
 
-def destination_hold(destination: documents.Destination | None, tenant: str) -> model.HoldReason | None:
+def destination_hold(destination: documents.DestinationDocument | None, tenant: str) -> model.HoldReason | None:
     """Why a tenant's deliveries to a destination must wait for a person. Another tenant's destination is not there."""
     if destination is None or destination.tenant not in {"", tenant}:
         return model.HoldReason.DestinationNotFound

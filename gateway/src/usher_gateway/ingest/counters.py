@@ -1,0 +1,127 @@
+"""Counts of arrivals for metrics and conditions. The store's meters, which are billed, are separate."""
+
+from collections.abc import Iterator, Mapping
+
+import structlog
+
+from usher_gateway import model
+
+_log = structlog.get_logger(__name__)
+
+_COUNTED_AS_NAMES = {counted_as: counted_as.name.lower() for counted_as in model.CountedAs}
+
+
+class ListenerCounters:
+    """One listener's counts, in one object: with thousands of listeners finding them costs more than counting."""
+
+    __slots__ = (
+        "counted",
+        "first_accepted",
+        "last_accepted",
+        "name",
+        "recent_accepted",
+        "recent_quarantined",
+        "refused_in_a_row",
+    )
+
+    def __init__(self, name: model.ListenerName) -> None:
+        self.name = name
+        self.counted = [0] * (max(model.CountedAs) + 1)
+        """Arrivals, indexed by `model.CountedAs`."""
+        self.first_accepted = self.last_accepted = 0
+        """Times of the first and last accepted arrival since the start, in microseconds; 0 if there was none."""
+        self.refused_in_a_row = 0
+        """Refusals since the last accepted arrival."""
+        self.recent_accepted = self.recent_quarantined = 0
+        """Arrivals since the last call of `ArrivalCounters.take_recent`."""
+
+
+class ArrivalCounters:
+    """The counts of all listeners, and those that belong to no listener."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[model.ListenerName, ListenerCounters] = {}
+        self._recent: list[ListenerCounters] = []
+        self.refused: dict[str, int] = {}
+        """Reason -> refused arrivals, including those without a tenant."""
+        self.unacknowledged = 0
+        self.quarantined: dict[str, int] = {}
+        """Reason -> quarantined arrivals."""
+        self.unexpected_sources: dict[tuple[str, str], int] = {}
+        """(namespace, tenant) -> arrivals from outside ``allowedSources`` that the policy Report let in."""
+        self.skipped: dict[tuple[str, str, str], int] = {}
+        """(namespace, tenant, reason) -> routes that made no delivery."""
+
+    def of(self, name: model.ListenerName) -> ListenerCounters:
+        """The counts of a listener. They outlive its document, because counters never fall."""
+        counters = self._listeners.get(name)
+        if counters is None:
+            counters = self._listeners[name] = ListenerCounters(name)
+        return counters
+
+    @property
+    def counted(self) -> Mapping[tuple[str, str, str], int]:
+        """(namespace, tenant, counted as) -> arrivals."""
+        sums: dict[tuple[str, str, str], int] = {}
+        for counters in self._listeners.values():
+            for word, count in zip(_COUNTED_AS_NAMES.values(), counters.counted[1:], strict=True):
+                if count:
+                    key = (counters.name.namespace, counters.name.tenant, word)
+                    sums[key] = sums.get(key, 0) + count
+        return sums
+
+    def take_recent(self) -> Iterator[tuple[model.ListenerName, int, int]]:
+        """Yield (listener, arrivals accepted, arrivals quarantined) since the last call, and reset both."""
+        recent, self._recent = self._recent, []
+        for counters in recent:
+            yield counters.name, counters.recent_accepted, counters.recent_quarantined
+            counters.recent_accepted = counters.recent_quarantined = 0
+
+    def add_uncommitted(self, name: model.ListenerName, counted_as: model.CountedAs) -> None:
+        """Count an arrival of which nothing was committed: a probe or a refusal."""
+        counters = self.of(name)
+        counters.counted[counted_as] += 1
+        counters.refused_in_a_row += counted_as is model.CountedAs.Refused
+
+    def add_refused(self, reason: model.RefusedReason) -> None:
+        """Count the reason of a refusal."""
+        self.refused[reason.value] = self.refused.get(reason.value, 0) + 1
+
+    def add_unexpected_source(self, name: model.ListenerName) -> None:
+        """Count an arrival from outside ``allowedSources`` that was let in."""
+        key = (name.namespace, name.tenant)
+        self.unexpected_sources[key] = self.unexpected_sources.get(key, 0) + 1
+
+    def add_committed(self, counters: ListenerCounters, arrival: model.Arrival, accepted: model.Accepted) -> None:
+        """Count a committed arrival of the listener that ``counters`` belong to."""
+        counters.counted[accepted.counted_as] += 1
+        counters.last_accepted = arrival.received_at
+        if not counters.first_accepted:
+            counters.first_accepted = arrival.received_at
+        counters.refused_in_a_row = 0
+        if not counters.recent_accepted:
+            self._recent.append(counters)
+        counters.recent_accepted += 1
+        for skip in accepted.skipped:
+            key = (counters.name.namespace, counters.name.tenant, skip.name)
+            self.skipped[key] = self.skipped.get(key, 0) + 1
+        if arrival.quarantine is not None and accepted.counted_as is model.CountedAs.Quarantined:
+            counters.recent_quarantined += 1
+            self.quarantined[arrival.quarantine.name] = self.quarantined.get(arrival.quarantine.name, 0) + 1
+
+
+class ExpressionCounters:
+    """Counts failed filter evaluations by error code; implements `routing.ExpressionWatcher`."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, int] = {}
+
+    def expression_failed(self, listener: str, route: str, code: str) -> None:
+        """Count a failure. Only the first one of each code is logged, because a broken filter fails for every visit."""
+        if code not in self.errors:
+            _log.warning("filter_failed", listener=listener, route=route, error=code)
+        self.errors[code] = self.errors.get(code, 0) + 1
+
+    def expression_held(self, listener: str, route: str) -> None:
+        """Log that a route is held because its expression is too slow."""
+        _log.error("route_held", listener=listener, route=route, reason="ExpressionTooSlow")

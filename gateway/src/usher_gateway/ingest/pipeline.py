@@ -1,0 +1,264 @@
+"""The path of an arrival, from its header to its answer: `ArrivalPipeline.accept` holds the steps in order."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from usher_gateway import clock, model
+from usher_gateway.ingest import answers, arrivals, auth, body
+from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.registry import ListenerRegistry, LiveListener, Match
+from usher_gateway.ingest.server import ANSWER_RESERVE_SECONDS, HARD_LIMIT_BYTES, Request
+from usher_gateway.store.base import Store
+
+_log = structlog.get_logger(__name__)
+
+_INFLATE_INLINE_BYTES = 256 * 1024
+"""Bodies up to this length, as sent and inflated, are inflated on the event loop."""
+
+_DIGEST_INLINE_BYTES = 64 * 1024
+"""Bodies up to this length are hashed on the event loop."""
+
+_INFLATERS = concurrent.futures.ThreadPoolExecutor(2, "inflate")
+_DIGESTERS = concurrent.futures.ThreadPoolExecutor(2, "digest")
+"""A pool of its own, because an inflated body is held until it is hashed: it must not queue behind compressed ones."""
+
+_DEADLINE_CHECK_SECONDS = 0.1
+
+_BODY_METHODS = {"POST", "PUT", "PATCH"}
+_PROBE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+T = TypeVar("T")
+
+
+class ArrivalPipeline:
+    """Accepts arrivals.
+
+    Args:
+        registry: the listeners in force.
+        store: makes arrivals durable.
+        clock: wall clock in microseconds.
+        keys: of this installation.
+        counters: counts every arrival.
+        deliver: takes the deliveries of a committed arrival.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: ListenerRegistry,
+        store: Store,
+        clock: clock.Clock,
+        keys: model.Keys,
+        counters: ArrivalCounters,
+        deliver: Callable[[Sequence[model.Delivery]], None],
+    ) -> None:
+        self._registry, self._store, self._clock, self._keys = registry, store, clock, keys
+        self._counters, self._deliver = counters, deliver
+        self._waiting: dict[asyncio.Future[model.Accepted], tuple[float, model.Arrival]] = {}
+        """Commits that arrivals wait for -> (deadline on the event loop's clock, arrival)."""
+
+    @property
+    def waiting(self) -> int:
+        """How many arrivals wait for their commit."""
+        return len(self._waiting)
+
+    async def accept(self, request: Request) -> answers.Answer:
+        """Accept one arrival. Every step may refuse it, and 200 is answered only for what is durable."""
+        match: Match | None = None
+        try:
+            now = self._clock.now()
+            match = self._find(request, now)
+            self._authenticate(match.listener, request)
+            raw, parsed = await self._read(match.listener, request)
+            if parsed.is_probe:
+                self._count_probe(match.listener, now)
+                return answers.accepted()
+            arrival = await self._build(match, request, raw, parsed, now)
+            del parsed  # it may be hundreds of objects, which must not live until the commit (docs/performance.md)
+            accepted = await self._commit(arrival, request.deadline)
+            self._count_accepted(match.listener, arrival, accepted, is_connected=request.is_connected)
+            self._deliver(accepted.deliveries)
+            return answers.accepted()
+        except answers.RefusedError as refusal:
+            self._count_refused_request(match, refusal.reason)
+            return answers.refused(refusal.reason)
+        except Exception as error:  # noqa: BLE001 - the top of the path: answer 500 and keep the connection
+            _log.error("arrival_failed", listener=match.listener.name.key if match else "", exc_info=error)
+            self._count_refused_request(match, model.RefusedReason.InternalError)
+            return answers.refused(model.RefusedReason.InternalError)
+
+    # the steps
+
+    def _find(self, request: Request, now: int) -> Match:
+        """Find the listener. Raises RefusedError: NotConfigured, NotFound."""
+        if not self._registry.is_configured:
+            raise answers.RefusedError(model.RefusedReason.NotConfigured)
+        match = self._registry.find(*request.place, now)
+        if match is None:
+            raise answers.RefusedError(model.RefusedReason.NotFound)
+        return match
+
+    def _authenticate(self, listener: LiveListener, request: Request) -> None:
+        """Check source address, credentials and rate.
+
+        Raises:
+            RefusedError: SourceNotAllowed, Unauthenticated, AuthenticationUnresolved, RateLimited.
+        """
+        document = listener.document
+        if listener.source_ranges:
+            uses_header = document.client_address_from == "XForwardedFor"
+            forwarded = request.headers.getall("X-Forwarded-For", ()) if uses_header else ()
+            client = auth.client_address(request.remote or "", forwarded, listener.trusted_proxies)
+            if not auth.source_is_allowed(client, listener.source_ranges):
+                if document.source_policy == "Enforce":
+                    raise answers.RefusedError(model.RefusedReason.SourceNotAllowed)
+                self._counters.add_unexpected_source(listener.name)
+        if not listener.is_open:
+            reason = auth.credentials_refused(document.authentication, request.headers, self._keys.credential)
+            if reason is not None:
+                raise answers.RefusedError(reason)
+        if listener.bucket is not None and not listener.bucket.take(asyncio.get_running_loop().time()):
+            raise answers.RefusedError(model.RefusedReason.RateLimited)
+
+    async def _read(self, listener: LiveListener, request: Request) -> tuple[bytes, body.ParsedBody]:
+        """Read, inflate and parse the body.
+
+        Raises:
+            RefusedError: MethodNotAllowed, TooLarge, BodyTimeout, Disconnected, QueueFull.
+        """
+        if request.method in _PROBE_METHODS:
+            return b"", body.PROBE
+        if request.method not in _BODY_METHODS:
+            raise answers.RefusedError(model.RefusedReason.MethodNotAllowed)
+        raw = await request.read_body()
+        is_broken = False
+        if raw and "Content-Encoding" in request.headers:
+            encoding = ",".join(request.headers.getall("Content-Encoding"))
+            try:
+                raw = await _inflate(raw, encoding, request.deadline)
+            except body.InflatedTooLargeError:
+                raise answers.RefusedError(model.RefusedReason.TooLarge) from None
+            except body.InflateError:
+                is_broken = True
+        if len(raw) > listener.max_body_bytes:
+            return raw, body.quarantined(model.QuarantineReason.Truncated)
+        if is_broken:
+            return raw, body.quarantined(model.QuarantineReason.BadEncoding)
+        return raw, body.parse(raw, request.headers.get("Content-Type", ""))
+
+    async def _build(
+        self, match: Match, request: Request, raw: bytes, parsed: body.ParsedBody, now: int
+    ) -> model.Arrival:
+        """Identify the visitor and plan the routes. Raises RefusedError: BodyTimeout."""
+        if parsed.quarantine is not model.QuarantineReason.Truncated or len(raw) <= _DIGEST_INLINE_BYTES:
+            return arrivals.build_arrival(match, request.headers, raw, parsed, now)
+        work = functools.partial(arrivals.build_arrival, match, request.headers, raw, parsed, now)
+        return await _run_in_thread(_DIGESTERS, work, request.deadline)
+
+    async def _commit(self, arrival: model.Arrival, deadline: float) -> model.Accepted:
+        """Wait until the store has committed the arrival.
+
+        Raises:
+            RefusedError: QueueFull, LowDisk, StoreUnavailable, Deadline. After Deadline the commit may still happen:
+                `_learn` counts the arrival once that is known.
+        """
+        try:
+            future = self._store.accept(arrival)
+        except model.StoreFullError:
+            raise answers.RefusedError(model.RefusedReason.LowDisk) from None
+        except model.StoreBusyError:
+            raise answers.RefusedError(model.RefusedReason.QueueFull) from None
+        except model.StoreUnavailableError:
+            raise answers.RefusedError(model.RefusedReason.StoreUnavailable) from None
+        self._waiting[future] = (deadline, arrival)
+        if deadline <= asyncio.get_running_loop().time():
+            self._abandon(future, arrival)  # at once, because other requests may be pipelined behind this one
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not future.cancelled():
+                raise
+            raise answers.RefusedError(model.RefusedReason.Deadline) from None
+        finally:
+            del self._waiting[future]
+
+    # deadlines
+
+    async def watch_deadlines(self) -> None:
+        """End waits at their deadline: one task for all, instead of a timer for each arrival. Runs until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_DEADLINE_CHECK_SECONDS)
+            soon = loop.time() + _DEADLINE_CHECK_SECONDS
+            for future, (deadline, arrival) in list(self._waiting.items()):
+                if deadline <= soon:
+                    self._abandon(future, arrival)
+
+    def _abandon(self, future: "asyncio.Future[model.Accepted]", arrival: model.Arrival) -> None:
+        """Cancel a wait: 503 is answered now, and `_learn` is called when the outcome of the commit is known."""
+        self._store.abandon(future, functools.partial(self._learn, arrival))
+
+    def _learn(self, arrival: model.Arrival, accepted: model.Accepted | None) -> None:
+        if accepted is None:
+            self._count_refused(arrival.listener, model.RefusedReason.Deadline)
+            return
+        self._counters.add_committed(self._counters.of(arrival.listener), arrival, accepted)
+        self._counters.unacknowledged += 1
+
+    # counting
+
+    def count_bad_request(self, reason: model.RefusedReason) -> None:
+        """Count a refusal that never reached `accept`."""
+        self._count_refused(None, reason)
+
+    def _count_probe(self, listener: LiveListener, now: int) -> None:
+        self._store.count(listener.name, model.Counter.probes, now)
+        self._counters.add_uncommitted(listener.name, model.CountedAs.Probe)
+
+    def _count_accepted(
+        self, listener: LiveListener, arrival: model.Arrival, accepted: model.Accepted, *, is_connected: bool
+    ) -> None:
+        """Count a committed arrival. A sender that has gone will send it again."""
+        self._counters.add_committed(listener.counters, arrival, accepted)
+        if not is_connected:
+            self._counters.unacknowledged += 1
+            self._store.unacknowledged(arrival)
+
+    def _count_refused_request(self, match: Match | None, reason: model.RefusedReason) -> None:
+        if reason is not model.RefusedReason.Deadline:  # _learn() counts those
+            self._count_refused(match.listener.name if match is not None else None, reason)
+
+    def _count_refused(self, listener: model.ListenerName | None, reason: model.RefusedReason) -> None:
+        self._counters.add_refused(reason)
+        if listener is not None:
+            self._store.count(listener, model.Counter.refused, self._clock.now())
+            self._counters.add_uncommitted(listener, model.CountedAs.Refused)
+
+
+async def _inflate(raw: bytes, encoding: str, deadline: float) -> bytes:
+    """Inflate a body; large ones in a thread, so that they do not block the event loop."""
+    if len(raw) <= _INFLATE_INLINE_BYTES:
+        with contextlib.suppress(body.InflatedTooLargeError):
+            return body.inflate(raw, encoding, _INFLATE_INLINE_BYTES)
+    work = functools.partial(body.inflate, raw, encoding, HARD_LIMIT_BYTES)
+    return await _run_in_thread(_INFLATERS, work, deadline)
+
+
+async def _run_in_thread(threads: concurrent.futures.Executor, work: Callable[[], T], deadline: float) -> T:
+    """Run work on a large body in a thread; many of them delay only each other.
+
+    Raises:
+        RefusedError: BodyTimeout: it was not done before the deadline.
+    """
+    result = asyncio.get_running_loop().run_in_executor(threads, work)
+    try:
+        async with asyncio.timeout_at(deadline - ANSWER_RESERVE_SECONDS):
+            return await result
+    except TimeoutError:
+        raise answers.RefusedError(model.RefusedReason.BodyTimeout) from None

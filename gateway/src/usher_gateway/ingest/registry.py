@@ -1,0 +1,215 @@
+"""The live listeners, and which of them an address belongs to: host and path, and the query for old addresses."""
+
+import functools
+import urllib.parse
+import zoneinfo
+from collections.abc import Mapping
+
+import msgspec
+
+from usher_gateway import documents, model
+from usher_gateway.ingest import auth, identity, routing
+from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.token_bucket import TokenBucket
+
+
+class LiveListener:
+    """A listener's document with everything that is prepared from it; replaced when the document changes.
+
+    Values that each arrival needs are attributes, and equal numbers of many listeners are one object, because with
+    thousands of listeners memory is what costs (docs/performance.md).
+    """
+
+    __slots__ = (
+        "_month",
+        "_zone",
+        "body_days",
+        "bucket",
+        "company_mismatches",
+        "counters",
+        "document",
+        "hold",
+        "identifier",
+        "is_open",
+        "late_after",
+        "max_body_bytes",
+        "name",
+        "planner",
+        "quota",
+        "redelivery",
+        "source_ranges",
+        "trusted_proxies",
+        "user_is_required",
+        "window",
+    )
+
+    def __init__(
+        self,
+        document: documents.ListenerDocument,
+        *,
+        destinations: Mapping[str, documents.DestinationDocument],
+        keys: model.Keys,
+        expressions: routing.ExpressionWatcher,
+        counters: ArrivalCounters,
+        now: float,
+    ) -> None:
+        """Prepare a listener. ``now``: a monotonic time in seconds, for its rate limit.
+
+        Raises:
+            ValueError: a range or an expression of the document is not valid.
+        """
+        self.document = document
+        self.name = model.ListenerName(document.namespace, document.tenant.name, document.name)
+        self.counters = counters.of(self.name)
+        self.identifier = identity.Identifier(document, keys)
+        self.planner = routing.Planner(document, destinations, self.identifier, expressions)
+        self.source_ranges = auth.networks(document.source_ranges)
+        self.trusted_proxies = auth.networks(document.trusted_proxies)
+        self.is_open = document.authentication.type == "None"
+        rate = document.requests_per_second
+        self.bucket = TokenBucket(rate, burst=rate, now=now) if rate else None
+        self.hold = _hold_of(document)
+        self.late_after = _shared(document.late_after_seconds * model.MICROSECONDS)
+        self.window = _shared(document.window_seconds * model.MICROSECONDS)
+        self.redelivery = _shared(document.redelivery_seconds * model.MICROSECONDS)
+        self.max_body_bytes = _shared(document.max_body_bytes)
+        self.body_days = document.tenant.body_days
+        self.quota = document.tenant.visits_per_month if document.tenant.when_exceeded == "Hold" else 0
+        self.user_is_required = document.fields.get("user") != documents.DEFAULT_FIELDS["user"]
+        self.company_mismatches = 0
+        self._zone = zoneinfo.ZoneInfo(document.tenant.time_zone)
+        self._month = (0, 0)
+
+    def month(self, now: int) -> tuple[int, int]:
+        """The first instants of the current month and of the next one in the tenant's time zone (microseconds)."""
+        if not self._month[0] <= now < self._month[1]:
+            self._month = routing.month_of(now, self._zone)
+        return self._month
+
+
+@functools.lru_cache(maxsize=1_024)
+def _shared(number: int) -> int:
+    """Return one object for equal numbers."""
+    return number
+
+
+def _hold_of(document: documents.ListenerDocument) -> model.HoldReason | None:
+    if document.tenant.state == "Suspended":
+        return model.HoldReason.TenantSuspended
+    return model.HoldReason.ListenerSuspended if document.state == "Suspended" else None
+
+
+class Match(msgspec.Struct, frozen=True):
+    """The listener that a request is for, and the address that matched."""
+
+    listener: LiveListener
+    address: documents.Address
+
+
+class ListenerRegistry:
+    """The listeners in force by name and by address. A lookup costs the same for one listener and for 10,000."""
+
+    def __init__(self, *, keys: model.Keys, expressions: routing.ExpressionWatcher, counters: ArrivalCounters) -> None:
+        self._keys, self._expressions, self._counters = keys, expressions, counters
+        self._listeners: dict[str, LiveListener] = {}
+        self._snapshot = documents.Snapshot({}, {})
+        self._by_place: dict[tuple[str, str], list[Match]] = {}
+        """(host, path) -> its addresses in order of precedence."""
+        self.is_configured = False
+        """Whether a first configuration was applied."""
+
+    @property
+    def listeners(self) -> Mapping[str, LiveListener]:
+        """The listeners in force, by ``namespace/name``."""
+        return self._listeners
+
+    def prepare(
+        self,
+        document: documents.ListenerDocument,
+        destinations: Mapping[str, documents.DestinationDocument],
+        now: float,
+    ) -> LiveListener:
+        """Build what serves a document, without serving it. Raises: ValueError."""
+        return LiveListener(
+            document,
+            destinations=destinations,
+            keys=self._keys,
+            expressions=self._expressions,
+            counters=self._counters,
+            now=now,
+        )
+
+    def apply(self, snapshot: documents.Snapshot, now: float) -> int:
+        """Serve a new configuration from the next request on; returns how many listeners were built.
+
+        A listener is kept if neither its document nor one of its destinations has changed, so the cost depends on the
+        size of the change. ``now``: monotonic seconds.
+        """
+        before = self._snapshot
+        destinations = set(documents.changed(before.destinations, snapshot.destinations))
+        destinations |= before.destinations.keys() - snapshot.destinations.keys()
+        changed = documents.changed(before.listeners, snapshot.listeners)
+        if destinations:
+            for key, document in snapshot.listeners.items():
+                if any(route.destination in destinations for route in document.routes):
+                    changed[key] = document
+        built = {key: self.prepare(document, snapshot.destinations, now) for key, document in changed.items()}
+        removed = before.listeners.keys() - snapshot.listeners.keys()
+        for key in built.keys() | removed:
+            if key in self._listeners:
+                self._remove_addresses(self._listeners.pop(key))
+        for listener in built.values():
+            self._add_addresses(listener)
+        self._listeners |= built
+        self._snapshot, self.is_configured = snapshot, True
+        return len(built)
+
+    def find(self, host: str, target: str, now: int) -> Match | None:
+        """Find the listener for a Host header and a request target (path and query as sent); None if there is none.
+
+        Of several addresses at one path, the one with the most matching query pairs wins. ``now``: microseconds.
+        """
+        path, _, query = target.partition("?")
+        candidates = self._by_place.get((host, path)) or self._by_place.get((host_name(host), path))
+        if candidates is None:
+            return None
+        pairs: set[tuple[str, str]] | None = None
+        for match in candidates:
+            address = match.address
+            if address.until and now >= address.until:
+                continue
+            if address.query:
+                if pairs is None:
+                    pairs = set(urllib.parse.parse_qsl(query, keep_blank_values=True))
+                if not pairs.issuperset(address.query):
+                    continue
+            return match
+        return None
+
+    def _add_addresses(self, listener: LiveListener) -> None:
+        for address in listener.document.addresses:
+            matches = self._by_place.setdefault((address.host, address.path), [])
+            matches.append(Match(listener, address))
+            matches.sort(key=_precedence)
+
+    def _remove_addresses(self, listener: LiveListener) -> None:
+        for address in listener.document.addresses:
+            place = (address.host, address.path)
+            left = [match for match in self._by_place.get(place, ()) if match.listener is not listener]
+            if left:
+                self._by_place[place] = left
+            else:
+                self._by_place.pop(place, None)
+
+
+def _precedence(match: Match) -> tuple[int, str]:
+    """Most query pairs first, then by key. Two listeners share a place only briefly, and all replicas pick the same."""
+    return -len(match.address.query), match.listener.document.key
+
+
+def host_name(header: str) -> str:
+    """The host of a Host header: lower case, without the port and without the root's dot."""
+    host = header.lower()
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].rstrip(".")

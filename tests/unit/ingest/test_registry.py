@@ -1,0 +1,191 @@
+import random
+from typing import Any
+
+import pytest
+
+from unit.ingest import samples
+from usher_gateway import documents
+from usher_gateway.ingest.registry import ListenerRegistry
+
+
+def registry_of(*listeners: documents.ListenerDocument) -> ListenerRegistry:
+    registry = samples.registry()
+    registry.apply(documents.Snapshot({one.key: one for one in listeners}, {}), now=0.0)
+    return registry
+
+
+def registry_at(*addresses: documents.Address) -> ListenerRegistry:
+    return registry_of(samples.listener(addresses=addresses))
+
+
+def address(host: str = "hooks.test", path: str = "/v1/t", **more: object) -> documents.Address:
+    return documents.Address(host, path, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "host", ["hooks.test", "HOOKS.Test", "hooks.test.", "hooks.test:443", "hooks.test.:8443", "hooks.test:"]
+)
+def test_a_host_is_a_name(host: str) -> None:
+    assert registry_at(address()).find(host, "/v1/t", 0) is not None
+
+
+@pytest.mark.parametrize(
+    "host", ["", "hooks", "hooks.test.evil", "xhooks.test", "[hooks.test]", "hooks.test@x", " hooks.test", "\udcff"]
+)
+def test_other_hosts_are_unknown(host: str) -> None:
+    assert registry_at(address()).find(host, "/v1/t", 0) is None
+
+
+def test_a_host_may_be_an_ipv6_address() -> None:
+    addresses = registry_at(address("[2001:db8::1]"))
+    assert addresses.find("[2001:DB8::1]:443", "/v1/t", 0) is not None
+    assert addresses.find("[2001:db8::2]", "/v1/t", 0) is None
+
+
+@pytest.mark.parametrize("target", ["/v1/t", "/v1/t?", "/v1/t?a=b&c"])
+def test_a_query_that_nobody_asked_for_is_ignored(target: str) -> None:
+    assert registry_at(address()).find("hooks.test", target, 0) is not None
+
+
+@pytest.mark.parametrize(
+    "target", ["/v1/T", "/v1/t/", "//v1/t", "/v1/%74", "/v1/t#x", "/", "", "*", "v1/t", "/v1/t%00"]
+)
+def test_a_path_is_compared_as_sent(target: str) -> None:
+    assert registry_at(address()).find("hooks.test", target, 0) is None
+
+
+def test_of_addresses_at_one_path_the_one_with_most_pairs_wins() -> None:
+    plain, one, two = address(), address(query=(("k", "7"),)), address(query=(("k", "7"), ("v", "a b")))
+    addresses = registry_at(plain, two, one)
+    for query, wanted in (
+        ("", plain),
+        ("?k=8", plain),
+        ("?k=7", one),
+        ("?x=1&k=7", one),
+        ("?v=a+b&k=7", two),
+        ("?k=7&v=a%20b&z", two),
+    ):
+        found = addresses.find("hooks.test", "/v1/t" + query, 0)
+        assert found is not None
+        assert found.address == wanted
+
+
+@pytest.mark.parametrize("query", ["k", "k=", "k=8", "K=7", "kk=7", "k=7;", "%zz=1", "=&=", "k=%"])
+def test_without_its_pairs_an_address_is_unknown(query: str) -> None:
+    assert registry_at(address(query=(("k", "7"),))).find("hooks.test", f"/v1/t?{query}", 0) is None
+
+
+def test_an_empty_value_can_be_asked_for() -> None:
+    assert registry_at(address(query=(("k", ""),))).find("hooks.test", "/v1/t?k=", 0) is not None
+
+
+def test_an_old_token_is_unknown_from_its_time_on() -> None:
+    addresses = registry_at(address(until=100, action="Hold"))
+    found = addresses.find("hooks.test", "/v1/t", 99)
+    assert found is not None
+    assert found.address.action == "Hold"
+    assert addresses.find("hooks.test", "/v1/t", 100) is None
+
+
+def test_what_ended_gives_way_to_what_is_less_exact() -> None:
+    addresses = registry_at(address(), address(query=(("k", "7"),), until=100))
+    found = addresses.find("hooks.test", "/v1/t?k=7", 100)
+    assert found is not None
+    assert found.address.query == ()
+
+
+def test_listeners_of_one_host_are_distinguished_by_path() -> None:
+    names = ("a", "b", "c")
+    registry = registry_of(*[samples.listener(name=name, addresses=(address(path=f"/v1/{name}"),)) for name in names])
+    for name in names:
+        match = registry.find("hooks.test", f"/v1/{name}", 0)
+        assert match is not None
+        assert match.listener.name.listener == name
+
+
+def test_removed_listener_leaves_the_others_at_its_path() -> None:
+    first = samples.listener(addresses=(address(),), name="first")
+    with_query = (address(query=(("k", "7"),)), address(path="/other"))
+    second = samples.listener(addresses=with_query, name="second")
+    registry = registry_of(first, second)
+    registry.apply(documents.Snapshot({first.key: first}, {}), now=0.0)
+    match = registry.find("hooks.test", "/v1/t?k=7", 0)
+    assert match is not None
+    assert match.listener.document is first
+    assert registry.find("hooks.test", "/other", 0) is None
+    registry.apply(documents.Snapshot({}, {}), now=0.0)
+    assert registry.find("hooks.test", "/v1/t", 0) is None
+
+
+def test_precedence_at_one_address_does_not_depend_on_order() -> None:
+    rivals = [samples.listener(addresses=(address(),), name=name) for name in ("b", "a", "c")]
+    for order in (rivals, rivals[::-1]):
+        match = registry_of(*order).find("hooks.test", "/v1/t", 0)
+        assert match is not None
+        assert match.listener.name.listener == "a"
+
+
+def listener(name: str, destination: str = "crm", **changes: Any) -> documents.ListenerDocument:
+    routes = (documents.Route("r", f"agency/{destination}"),)
+    addresses = (documents.Address("hooks.test", f"/{name}"),)
+    return samples.listener(name=name, routes=routes, **({"addresses": addresses} | changes))
+
+
+def snapshot(
+    listeners: list[documents.ListenerDocument], destinations: list[documents.DestinationDocument]
+) -> documents.Snapshot:
+    return documents.Snapshot({one.key: one for one in listeners}, {one.key: one for one in destinations})
+
+
+def test_apply_rebuilds_only_the_listeners_that_a_change_affects() -> None:
+    found = samples.registry()
+    a, b, c = listener("a"), listener("b"), listener("c", "mailer")
+    crm, mailer = samples.destination(name="crm"), samples.destination(name="mailer")
+    assert found.apply(snapshot([a, b, c], [crm, mailer]), now=0.0) == 3
+    before = dict(found.listeners)
+
+    assert found.apply(snapshot([a, listener("b", window_seconds=7), c], [crm, mailer]), now=0.0) == 1
+    assert found.listeners["agency/a"] is before["agency/a"]
+    assert found.listeners["agency/b"].window == 7_000_000
+
+    paused = samples.destination(name="mailer", state="Paused")
+    assert found.apply(snapshot([a, listener("b", window_seconds=7), c], [crm, paused]), now=0.0) == 1
+    assert found.listeners["agency/a"] is before["agency/a"]
+    assert found.listeners["agency/c"] is not before["agency/c"]
+
+    assert found.apply(snapshot([a, listener("b", window_seconds=7), c], [crm]), now=0.0) == 1
+
+
+def test_many_changes_end_in_the_same_state_as_one() -> None:
+    random_ = random.Random(7)
+    found = samples.registry()
+    listeners: dict[str, documents.ListenerDocument] = {}
+    destinations: dict[str, documents.DestinationDocument] = {}
+    for _ in range(300):
+        name, other = random_.choice("abcdef"), random_.choice("xyz")
+        if random_.random() < 0.3:
+            listeners.pop(name, None)
+        else:
+            places = tuple(documents.Address("hooks.test", f"/{place}") for place in random_.sample("123456", 2))
+            listeners[name] = listener(name, other, addresses=places)
+        if random_.random() < 0.3:
+            destinations.pop(other, None)
+        else:
+            destinations[other] = samples.destination(name=other, state=random_.choice(["Active", "Paused"]))
+        wanted = snapshot(list(listeners.values()), list(destinations.values()))
+        found.apply(wanted, now=0.0)
+        fresh = samples.registry()
+        fresh.apply(wanted, now=0.0)
+        assert {key: live.document for key, live in found.listeners.items()} == wanted.listeners
+        for place in "123456":
+            assert _answers(found, place) == _answers(fresh, place)
+
+
+def _answers(found: ListenerRegistry, place: str) -> tuple[str, Any] | None:
+    """Which listener answers at a place, and where its only route leads."""
+    match = found.find("hooks.test", f"/{place}", 0)
+    if match is None:
+        return None
+    live = match.listener
+    [planned] = live.planner._routes
+    return live.document.name, (planned._destination_hold, planned._definition.destination)
