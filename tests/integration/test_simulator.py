@@ -103,7 +103,7 @@ async def test_what_the_portal_refuses_in_every_shape_is_never_sent_to(listener:
     listener.set_behaviour("/hook", _down(404))
     counted = await _run(f"{listener.url}/hook", validate=True)
     assert (counted.sent, counted.never_sent, len(counted.validations)) == (0, 40, 5)
-    assert not simulator.judge_books(counted, simulator.Circumstances()).survives
+    assert not simulator.judge_books(counted, simulator.SimulationContext()).survives
 
 
 async def test_validate_only_sends_no_visits(listener: simulator.Receiver) -> None:
@@ -147,7 +147,7 @@ async def test_what_failed_comes_again_three_hours_later_until_it_is_taken(liste
     shortest = books.RETRY_SECONDS / SCALE * model.MICROSECONDS * 0.9
     single = [moments for moments in times.values() if len(moments) > 1 and len(set(moments)) == len(moments)]
     assert any(min(b - a for a, b in itertools.pairwise(m)) >= shortest for m in single)
-    assert simulator.judge_books(counted, simulator.Circumstances()).survives
+    assert simulator.judge_books(counted, simulator.SimulationContext()).survives
 
 
 async def test_a_hook_that_only_fails_is_disabled_and_nothing_more_is_sent(listener: simulator.Receiver) -> None:
@@ -165,7 +165,7 @@ async def test_a_hook_that_only_fails_is_disabled_and_nothing_more_is_sent(liste
     assert 0 < counted.never_sent < 30
     assert listener.counts("/hook").received == counted.sent
     assert any(seen)
-    assert "DISABLED" in simulator.judge_books(counted, simulator.Circumstances()).lines[1]
+    assert "DISABLED" in simulator.judge_books(counted, simulator.SimulationContext()).lines[1]
 
 
 async def test_hung_up_requests_arrive_whole_and_come_again(listener: simulator.Receiver) -> None:

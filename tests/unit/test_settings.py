@@ -26,7 +26,7 @@ def test_unusable_port_has_a_hint(number: int, word: str) -> None:
 
 def test_invalid_proxy_network_is_refused_before_the_start() -> None:
     settings.check_settings(settings.Settings(files=(Path("usher.yaml"),), trusted_proxies=("10.0.0.1/8", "::1")))
-    with pytest.raises(model.ConfigurationError, match="'banana' is no CIDR"):
+    with pytest.raises(model.ConfigurationError, match="'banana' is not a CIDR"):
         settings.check_settings(
             settings.Settings(files=(Path("usher.yaml"),), trusted_proxies=("10.0.0.0/8", "banana"))
         )

@@ -59,7 +59,7 @@ _PRUNE_AGAIN_SECONDS = 0.05
 """How long to wait after a prune that left rows to delete."""
 
 _FREEZE_LISTENERS = 500
-"""After this many new listeners the garbage collector is told to skip them."""
+"""After this many new listeners, exempt them from garbage collection."""
 
 _MIN_ATTEMPT_SECONDS = 1.0
 """At a stop, running attempts get at least this long, even if draining connections took all the time."""

@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 _MAX_LISTENERS = 200
-"""With more listeners there are no metrics per listener; the API and the meters still have their numbers."""
+"""With more listeners the metrics per listener are left out; the API and the meters still have these numbers."""
 
 _COUNT_SECONDS = 15.0
 

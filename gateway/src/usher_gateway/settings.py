@@ -1,4 +1,4 @@
-"""Settings of a gateway: frozen, read once. docs/settings.md lists the flags and variables that they come from."""
+"""The settings of a gateway: frozen and read once. docs/settings.md lists their flags and variables."""
 
 import errno
 import ipaddress
@@ -15,77 +15,77 @@ _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where a port listens."""
+    """A host and a port to listen on."""
 
     host: str
     port: int
 
     @property
     def is_loopback(self) -> bool:
-        """Whether nobody but this machine reaches it."""
+        """Whether only programs on this machine can connect."""
         return self.host in {"localhost", "::1"} or self.host.startswith("127.")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All of ``usher run``."""
+    """The settings of ``usher run``."""
 
     files: tuple[Path, ...] = ()
-    """Manifests, or folders of them; watched."""
+    """Manifests, or folders of manifests. The gateway watches them."""
     from_cluster: bool = False
-    """Configuration comes from the Secrets that an operator writes, not from files."""
+    """Read the configuration from the Secrets that the operator writes, and not from files."""
     config_namespace: str = "usher-config"
-    """The namespace of these Secrets."""
+    """The namespace of the operator's Secrets."""
     kubeconfig: Path | None = None
-    """How the API server is reached; without it by the pod's service account."""
+    """How to reach the API server; None: with the pod's service account."""
     data: Path = Path("data")
-    """Folder of the store, the install key and the tokens; made if it is not there."""
+    """Folder of the store, the install key and the tokens; created if it is missing."""
     listen: Endpoint = Endpoint("127.0.0.1", 8080)
-    """The public port: what Purple posts to."""
+    """The public port, to which Purple posts."""
     admin: Endpoint = Endpoint("127.0.0.1", 9090)
-    """Health, metrics and the API: not for the internet."""
+    """The admin port with health, metrics and the API. Do not expose it to the internet."""
     tls_cert: Path | None = None
-    """PEM chain; with ``tls_key`` the public port speaks https, and a renewed file is followed."""
+    """PEM chain. With ``tls_key`` the public port serves https, and the gateway loads renewed files."""
     tls_key: Path | None = None
     """PEM key of ``tls_cert``."""
     trusted_proxies: tuple[str, ...] = ()
-    """CIDRs whose ``X-Forwarded-For`` is believed."""
+    """CIDRs of proxies whose ``X-Forwarded-For`` the gateway trusts."""
     allow_destination: tuple[str, ...] = ()
-    """Holes in the address guard (design §8): CIDR or HOST[:PORT]."""
+    """Exceptions from the address guard (design §8): CIDR or HOST[:PORT]."""
     admin_tokens: Path | None = None
-    """Folder of the admin port's tokens, if not ``data``: a mounted Secret, shared by all gateways of an install."""
+    """Folder of the admin tokens, if not ``data``: a mounted Secret that all gateways of an install share."""
     time_scale: float = 1.0
-    """How many times as fast the gateway's clock runs; limits of I/O stay real."""
+    """How many times as fast the gateway's clock runs. Time limits of I/O stay real."""
     accept_min_free_bytes: int = 1024**3
-    """Free disk space below which arrivals are answered 503; 0: no bound."""
+    """Below this free disk space the gateway answers arrivals with 503; 0: no limit."""
     accept_min_free_ratio: float = 0.10
-    """The same as a part of the disk; the larger bound counts."""
+    """The same limit as a share of the disk; the larger one applies."""
     attempts_min_free_bytes: int = 256 * 1024**2
-    """Free disk space below which nothing is sent, because results could not be kept; 0: no bound."""
+    """Below this free disk space the gateway sends nothing, because it could not store results; 0: no limit."""
     limits: server.ServerLimits = server.ServerLimits()
-    """Of the public port."""
+    """Limits of the public port."""
     lane_bytes: int = 256 * 1024 * 1024
-    """Bodies in lanes and attempts, all destinations together; the rest waits in the store."""
+    """The most bytes of bodies in lanes and attempts, for all destinations together; the rest waits in the store."""
     max_attempts: int = 512
-    """Attempts in flight, all destinations together."""
+    """The most attempts in flight, for all destinations together."""
     drain_seconds: float = 10.0
-    """How long a stop waits for answers, and then for attempts."""
+    """How long a stop waits for open connections and running attempts."""
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """``HOST:PORT``, ``[::1]:PORT`` or ``:PORT`` (all addresses).
+    """Parse ``HOST:PORT``, ``[::1]:PORT`` or ``:PORT`` (all addresses).
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: the text has none of these forms.
     """
     host, separator, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not separator or not port.isdecimal() or int(port) > 65_535:
         raise model.ConfigurationError(f"{text!r} is not HOST:PORT", "Write it like 127.0.0.1:8080 or [::1]:8080.")
-    return Endpoint(host or "0.0.0.0", int(port))  # noqa: S104 - what `:8080` means everywhere
+    return Endpoint(host or "0.0.0.0", int(port))  # noqa: S104 - the usual meaning of `:8080`
 
 
 def cannot_listen(flag: str, endpoint: Endpoint, error: OSError) -> model.ConfigurationError:
-    """What to say where a port cannot be had; ``flag`` chooses it."""
+    """Return the error for a port that cannot be opened; ``flag`` is the flag that sets the port."""
     number = error.errno or 0
     hints = {
         errno.EADDRINUSE: f"Is another gateway running? Choose another {flag}.",
@@ -98,10 +98,10 @@ def cannot_listen(flag: str, endpoint: Endpoint, error: OSError) -> model.Config
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse combinations that cannot work.
+    """Reject settings that cannot work together.
 
     Raises:
-        ConfigurationError: says which, and what to do.
+        ConfigurationError: it names the settings and says what to do.
     """
     if settings.from_cluster and settings.files:
         raise model.ConfigurationError("--from-cluster and files exclude each other", "Give one of the two.")
@@ -110,7 +110,9 @@ def check_settings(settings: Settings) -> None:
             "there is no configuration to run", "Name files or folders of manifests, or give --from-cluster."
         )
     if not _LABEL.fullmatch(settings.config_namespace):
-        raise model.ConfigurationError("--config-namespace is no name of a namespace", "Write it like usher-config.")
+        raise model.ConfigurationError(
+            "--config-namespace is not a valid name of a namespace", "Write it like usher-config."
+        )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise model.ConfigurationError("--tls-cert and --tls-key go together", "Give both, or neither.")
     for proxy in settings.trusted_proxies:
@@ -129,5 +131,5 @@ def _check_network(text: str) -> None:
         ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise model.ConfigurationError(
-            f"--trusted-proxies: {text!r} is no CIDR", "Write it like 10.0.0.0/8 or fd00::/8."
+            f"--trusted-proxies: {text!r} is not a CIDR", "Write it like 10.0.0.0/8 or fd00::/8."
         ) from error

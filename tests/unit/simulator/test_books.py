@@ -25,7 +25,7 @@ Outcome = books.RequestOutcome
     ],
 )
 def test_only_200_with_the_header_is_success(status: int, header: str | None, outcome: Outcome) -> None:
-    assert books.judge(status, header) is outcome
+    assert books.classify_answer(status, header) is outcome
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_quantiles_are_values_that_were_measured() -> None:
 
 
 def _judge(listener: books.SenderBooks) -> books.Verdict:
-    return books.judge_books(listener, books.Circumstances())
+    return books.judge_books(listener, books.SimulationContext())
 
 
 def test_a_listener_that_answered_everything_survives() -> None:
@@ -119,12 +119,12 @@ def test_what_is_wrong_is_said_in_plain_words(listener: books.SenderBooks, words
 
 def test_a_plain_or_unchecked_connection_is_mentioned() -> None:
     listener = books.SenderBooks(name="x")
-    assert "not https" in books.judge_books(listener, books.Circumstances(https=False)).lines[-1]
-    assert "not checked" in books.judge_books(listener, books.Circumstances(verified=False)).lines[-1]
+    assert "not https" in books.judge_books(listener, books.SimulationContext(https=False)).lines[-1]
+    assert "not checked" in books.judge_books(listener, books.SimulationContext(verified=False)).lines[-1]
 
 
 def test_an_interrupted_run_gives_no_verdict_but_tells_what_was_wrong_so_far() -> None:
-    interrupted = books.Circumstances(interrupted=True)
+    interrupted = books.SimulationContext(interrupted=True)
     early = books.judge_books(books.SenderBooks(name="x", unacknowledged=5, never_sent=5), interrupted)
     assert (early.survives, early.lines[0]) == (False, "No verdict: it was interrupted before the end.")
     wrong = books.judge_books(books.SenderBooks(name="x", header_missing=1), interrupted)
@@ -133,5 +133,5 @@ def test_an_interrupted_run_gives_no_verdict_but_tells_what_was_wrong_so_far() -
 
 def test_a_validation_alone_is_judged_alone() -> None:
     listener = books.SenderBooks(name="x", unacknowledged=5, never_sent=5)
-    judged = books.judge_books(listener, books.Circumstances(validate_only=True))
+    judged = books.judge_books(listener, books.SimulationContext(validate_only=True))
     assert judged == books.Verdict(survives=True, lines=("The portal would accept it.",))

@@ -1,4 +1,4 @@
-"""The two bearer tokens of the admin port: made once, never overwritten, compared in constant time."""
+"""The two bearer tokens of the admin port: created once, never overwritten, compared in constant time."""
 
 import contextlib
 import enum
@@ -13,23 +13,23 @@ import msgspec
 from usher_gateway import model
 
 OBSERVE_FILE = "observe.token"
-"""Inside ``--data``: the token of those who look."""
+"""File in ``--data``: the token for reading."""
 
 OPERATE_FILE = "operate.token"
-"""Inside ``--data``: the token of those who see bodies and change something."""
+"""File in ``--data``: the token for showing bodies and for changes."""
 
-_SHORTEST = 16
-_HINT = "put a long random text into it, or delete the file: a new one is made at the next start"
+_MIN_LENGTH = 16
+_HINT = "put a long random text into it, or delete the file: the next start creates a new one"
 
 
 class Role(enum.IntEnum):
-    """What somebody may do; each includes those below it."""
+    """What a caller may do; each role includes the roles below it."""
 
     Anybody = 0
     Observe = 1
-    """Look at configuration, usage and listings."""
+    """Read configuration, usage and listings."""
     Operate = 2
-    """See bodies, and change something."""
+    """Read bodies, and change rows."""
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class Tokens(msgspec.Struct, frozen=True):
     operate: str
 
     def role_of(self, authorization: str) -> Role:
-        """The role that an Authorization header proves. Takes the same time whatever it says."""
+        """Return the role that an Authorization header proves. It takes the same time for every header."""
         scheme, _, given = authorization.partition(" ")
         digest = _digest(given.strip())
         may_observe = hmac.compare_digest(digest, _digest(self.observe))
@@ -50,12 +50,12 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 def _digest(token: str) -> bytes:
-    """All of one length: comparing tokens of different lengths would tell theirs."""
+    """Return a digest, because comparing tokens of different lengths would reveal the length."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def load_or_create(data: Path) -> Tokens:
-    """The tokens in a data folder; those that are missing are made, readable by the owner only.
+    """Load the tokens in a data folder, and create missing ones, readable by the owner only.
 
     Raises:
         ConfigurationError: a token file cannot be read or written, or is too short to protect anything.
@@ -64,19 +64,19 @@ def load_or_create(data: Path) -> Tokens:
 
 
 def load_both(folder: Path) -> Tokens:
-    """The tokens in a folder that somebody else fills, such as a mounted Secret.
+    """Load the tokens in a folder that Usher does not write, such as a mounted Secret.
 
     Raises:
-        ConfigurationError: a token is missing, or cannot be used.
+        ConfigurationError: a token is missing or cannot be used.
     """
     return Tokens(load(folder / OBSERVE_FILE), load(folder / OPERATE_FILE))
 
 
 def load(path: Path) -> str:
-    """The token in a file.
+    """Load the token in a file.
 
     Raises:
-        ConfigurationError: there is none that can be used.
+        ConfigurationError: the file has no usable token.
     """
     try:
         token = path.read_text("ascii").strip()
@@ -86,8 +86,8 @@ def load(path: Path) -> str:
             f"cannot read the token in {path}: {reason}",
             "see --admin-tokens, or else --data: the folder that the gateway runs on",
         ) from error
-    if len(token) < _SHORTEST:
-        raise model.ConfigurationError(f"the token in {path} has less than {_SHORTEST} characters", _HINT)
+    if len(token) < _MIN_LENGTH:
+        raise model.ConfigurationError(f"the token in {path} has less than {_MIN_LENGTH} characters", _HINT)
     return token
 
 
@@ -103,14 +103,14 @@ def _load_or_create(path: Path) -> str:
 
 
 def _create(path: Path) -> None:
-    """Make a token: complete before it has its name, and never over one that is there."""
+    """Create a token file. It gets its name only when it is complete, and it never replaces an existing one."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
-        with contextlib.suppress(FileExistsError):  # another process was first: its token counts
+        with contextlib.suppress(FileExistsError):  # another process was first, so its token is used
             os.link(draft, path)
     finally:
         draft.unlink()

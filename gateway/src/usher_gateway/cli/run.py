@@ -1,4 +1,4 @@
-"""``usher run``: the gateway."""
+"""``usher run``: runs the gateway."""
 
 import os
 import sys
@@ -24,12 +24,16 @@ def register(app: typer.Typer) -> None:
     def run(  # noqa: PLR0917 - each is a flag
         files: Annotated[
             list[Path] | None,
-            typer.Argument(envvar="USHER_FILES", help="Manifests: YAML files, or folders of them. They are watched."),
+            typer.Argument(
+                envvar="USHER_FILES", help="Manifests: YAML files, or folders of YAML files. The gateway watches them."
+            ),
         ] = None,
         from_cluster: Annotated[
             bool,
             typer.Option(
-                "--from-cluster", envvar="USHER_FROM_CLUSTER", help="In place of files: what the operator publishes."
+                "--from-cluster",
+                envvar="USHER_FROM_CLUSTER",
+                help="Read the configuration that the operator publishes, instead of files.",
             ),
         ] = False,
         config_namespace: Annotated[
@@ -39,14 +43,14 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(
                 envvar=["USHER_KUBECONFIG", "KUBECONFIG"],
-                help="Reach the API server by this, not by the pod's account.",
+                help="Reach the API server with this file, not with the pod's account.",
             ),
         ] = None,
         data: Annotated[
             Path, typer.Option(envvar="USHER_DATA", help="Folder of the store, the install key and the tokens.")
         ] = Path("data"),
         listen: Annotated[
-            str, typer.Option(envvar="USHER_LISTEN", help="HOST:PORT that Purple posts to.")
+            str, typer.Option(envvar="USHER_LISTEN", help="HOST:PORT of the public port, to which Purple posts.")
         ] = "127.0.0.1:8080",
         admin: Annotated[
             str, typer.Option(envvar="USHER_ADMIN_LISTEN", help="HOST:PORT for health, metrics and the API.")
@@ -58,28 +62,29 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         tls_cert: Annotated[
-            Path | None, typer.Option(envvar="USHER_TLS_CERT", help="PEM chain; a renewed file is followed.")
+            Path | None, typer.Option(envvar="USHER_TLS_CERT", help="PEM chain; the gateway loads renewed files.")
         ] = None,
         tls_key: Annotated[Path | None, typer.Option(envvar="USHER_TLS_KEY", help="PEM key of --tls-cert.")] = None,
         trusted_proxies: Annotated[
             list[str] | None,
-            typer.Option(envvar="USHER_TRUSTED_PROXIES", help="CIDR of a proxy whose X-Forwarded-For is believed."),
+            typer.Option(envvar="USHER_TRUSTED_PROXIES", help="CIDR of a proxy whose X-Forwarded-For is trusted."),
         ] = None,
         allow_destination: Annotated[
             list[str] | None,
             typer.Option(envvar="USHER_ALLOW_DESTINATION", help="CIDR or HOST[:PORT] that is private but allowed."),
         ] = None,
         time_scale: Annotated[
-            float, typer.Option(envvar="USHER_TIME_SCALE", help="Development only: time runs so many times as fast.")
+            float,
+            typer.Option(envvar="USHER_TIME_SCALE", help="Development only: run the clock this many times as fast."),
         ] = 1.0,
         accept_min_free_mib: Annotated[
-            int, typer.Option(envvar="USHER_ACCEPT_MIN_FREE_MIB", help="Free disk below which visits get 503.")
+            int, typer.Option(envvar="USHER_ACCEPT_MIN_FREE_MIB", help="Free disk space below which visits get 503.")
         ] = 1024,
         accept_min_free_percent: Annotated[
-            float, typer.Option(envvar="USHER_ACCEPT_MIN_FREE_PERCENT", help="The same as part of the disk.")
+            float, typer.Option(envvar="USHER_ACCEPT_MIN_FREE_PERCENT", help="The same as a share of the disk.")
         ] = 10.0,
         attempts_min_free_mib: Annotated[
-            int, typer.Option(envvar="USHER_ATTEMPTS_MIN_FREE_MIB", help="Free disk below which sending stops.")
+            int, typer.Option(envvar="USHER_ATTEMPTS_MIN_FREE_MIB", help="Free disk space below which sending stops.")
         ] = 256,
         log_format: Annotated[
             Literal["auto", "json", "text"], typer.Option(envvar="USHER_LOG_FORMAT", help="auto, json or text.")
@@ -89,7 +94,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(envvar="USHER_LOG_LEVEL", help="debug, info, warning, error."),
         ] = "info",
     ) -> None:
-        """Answer Purple, keep every visit, deliver it. Ends cleanly on SIGTERM and Ctrl-C."""
+        """Answer Purple, store every visit and deliver it. Stops cleanly on SIGTERM and Ctrl-C."""
         from usher_gateway import logs, model
         from usher_gateway.settings import Settings, parse_endpoint
 
@@ -115,7 +120,7 @@ def register(app: typer.Typer) -> None:
             )
             _serve(settings)
         except model.UsherError as error:
-            if logs.drain():  # else nobody reads, and the end would wait for it
+            if logs.drain():  # if no process reads standard error, a write would block
                 typer.echo(f"usher: {error}\n       {error.hint}", err=True)
             raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
 

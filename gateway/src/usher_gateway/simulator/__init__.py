@@ -1,10 +1,10 @@
-"""A sender that behaves like Purple, and a receiver; both are products in themselves, and both can be embedded.
+"""A sender that behaves like Purple, and a receiver. Users run both from the command line, and tests embed them.
 
-Use as ``from usher_gateway import simulator`` and ``simulator.Simulator``, ``simulator.Receiver``.
+Use them as ``from usher_gateway import simulator`` and ``simulator.Simulator``, ``simulator.Receiver``.
 """
 
 from usher_gateway.simulator.bodies import MARKS, Company, Person, marker
-from usher_gateway.simulator.books import Circumstances, SenderBooks, SimulationBooks, Verdict, judge_books
+from usher_gateway.simulator.books import SenderBooks, SimulationBooks, SimulationContext, Verdict, judge_books
 from usher_gateway.simulator.receiver import Received, Receiver, ReceiverSettings
 from usher_gateway.simulator.receiving import EVERY_PATH, Behaviour, Command, Counts, Signature
 from usher_gateway.simulator.schedule import CAFE, FLAT, HOTEL, STADIUM, Pattern, people_needed, plan
@@ -19,7 +19,6 @@ __all__ = [
     "MARKS",
     "STADIUM",
     "Behaviour",
-    "Circumstances",
     "Command",
     "Company",
     "Counts",
@@ -31,6 +30,7 @@ __all__ = [
     "SenderBooks",
     "Signature",
     "SimulationBooks",
+    "SimulationContext",
     "Simulator",
     "SimulatorSettings",
     "SimulatorTarget",

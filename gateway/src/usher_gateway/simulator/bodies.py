@@ -17,16 +17,16 @@ from usher_gateway import model
 from usher_gateway.simulator import schedule
 
 MARK = "zqxjv"
-"""Part of every name and e-mail address of a simulated person, in lower case, and of nothing else."""
+"""A part of every name and e-mail address of a simulated person, in lower case."""
 
 MOBILE_MARK = "+999555"
-"""What every mobile number of a simulated person begins with."""
+"""The prefix of every mobile number of a simulated person."""
 
 MAC_MARK = "06:5e:ed"
-"""What every MAC address of a simulated person begins with."""
+"""The prefix of every MAC address of a simulated person."""
 
 MARKS = (MARK, MOBILE_MARK, MAC_MARK)
-"""What to search (ignoring case) to find any person of any seed."""
+"""A search for these texts (ignoring case) finds every simulated person."""
 
 _FIRST_USER_ID = 10_000_000
 _PEOPLE_PER_SEED = 10_000_000
@@ -51,13 +51,13 @@ class Person(msgspec.Struct, frozen=True):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """The values that must not turn up where personal data does not belong."""
+        """The values that must not appear where personal data does not belong."""
         return (self.first_name, self.last_name, self.email, self.mobile, self.mac)
 
 
 def person(seed: int, index: int) -> Person:
-    """The person with this number among the people of a seed."""
-    rng = random.Random(seed * _PEOPLE_PER_SEED + index)  # noqa: S311 - reproducible on purpose
+    """Return the person with this number among the people of a seed."""
+    rng = random.Random(seed * _PEOPLE_PER_SEED + index)  # noqa: S311 - it must be reproducible
     tag = f"{MARK}{seed % 100_000:x}n{index:x}"
     number = rng.randrange(10**8)
     return Person(
@@ -74,7 +74,7 @@ def person(seed: int, index: int) -> Person:
 
 
 def people(seed: int, count: int) -> list[Person]:
-    """The first ``count`` people of a seed: those that a plan of this seed sends."""
+    """Return the first ``count`` people of a seed, which are the people that a plan of this seed sends."""
     return [person(seed, index) for index in range(count)]
 
 
@@ -86,21 +86,21 @@ class Company(msgspec.Struct, frozen=True):
     first_venue: int = 9_100
 
     def person(self, index: int) -> Person:
-        """The visitor with this number."""
+        """Return the visitor with this number."""
         return person(self.seed, index)
 
 
 def body_of(event: schedule.Event, company: Company, base: int) -> bytes:
-    """The body of an authentication; ``base`` is the instant (microseconds) of the plan's start."""
+    """Return the body of an authentication; ``base`` is the start of the plan (microseconds)."""
     visitor = company.person(event.person)
     document = _document(visitor, event, company)
     _put_time(document, event.shape, base + event.occurred)
-    # Half of the senders in the world escape what is not ASCII (PHP does by default), the others do not.
+    # Some senders escape non-ASCII characters (PHP does by default) and others do not, so the bodies do both.
     return json.dumps(document, ensure_ascii=event.person % 2 == 0, separators=(",", ":")).encode()
 
 
 def sample_body(company: Company, base: int) -> bytes:
-    """A sample visit as the portal may send to validate an address: a person that no plan uses."""
+    """Return a sample visit as the portal may send to validate an address. No plan uses its person."""
     event = schedule.Event(
         kind=schedule.AuthenticationKind.Visit,
         person=9_999_999,
@@ -115,12 +115,12 @@ def sample_body(company: Company, base: int) -> bytes:
 
 
 def marker(body: bytes) -> str:
-    """What tells one authentication from all others: ``user id@time``, with ``-`` where the body has no time.
+    """Return a text that identifies an authentication: ``user id@time``, with ``-`` if the body has no time.
 
-    Content that differs has another marker; a redelivery, and a repeat with identical content, has the same.
+    Different contents have different markers. A redelivery, or a repeat with the same content, has the same marker.
 
     Raises:
-        ValueError: not a body of the simulator.
+        ValueError: the simulator did not make this body.
     """
     try:
         document = msgspec.json.decode(body)

@@ -13,16 +13,16 @@ SUCCESS_HEADER = "wifiWebhookListener"
 """The header that a listener has to answer with."""
 
 SUCCESS_VALUE = "1"
-"""Its value."""
+"""The value of that header."""
 
 LIMIT_SECONDS = 10.0
-"""How long Purple waits for an answer, counted from connecting."""
+"""How long Purple waits for an answer, from the start of the connection."""
 
 RETRY_SECONDS = 10_800.0
-"""How long after a failure Purple sends again: 3 h."""
+"""How long after a failure Purple sends the visit again: 3 h."""
 
 DISABLE_SECONDS = 259_200.0
-"""After how long a time of nothing but failures the hook is disabled. Purple says "prolonged": 72 h is our guess."""
+"""After this time with failures only, Purple disables the hook. Purple says "prolonged"; 72 h is our guess."""
 
 _COME_BACK_LATER = (408, 425, 429)
 
@@ -39,11 +39,11 @@ class RequestOutcome(enum.Enum):
     TLSFailed = "TLS failed"
     Broken = "connection broken"
     HungUp = "hung up"
-    """The sender itself went away: the plan said so."""
+    """The sender closed the connection, because the plan says so."""
 
 
 class RequestResult(msgspec.Struct, frozen=True, gc=False):
-    """The end of a request. ``seconds`` counts from connecting; ``status`` is 0 where there was no answer."""
+    """The result of a request. ``seconds`` counts from the connection's start; ``status`` is 0 without an answer."""
 
     outcome: RequestOutcome
     status: int = 0
@@ -51,14 +51,14 @@ class RequestResult(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_wrong(self) -> bool:
-        """Whether a listener that answers so would never satisfy Purple, however often it tries."""
+        """Whether this answer would never satisfy Purple, even after retries."""
         if self.outcome is RequestOutcome.WrongStatus:
             return self.status < 500 and self.status not in _COME_BACK_LATER
         return self.outcome in {RequestOutcome.HeaderMissing, RequestOutcome.HeaderWrong, RequestOutcome.TLSFailed}
 
 
-def judge(status: int, header: str | None) -> RequestOutcome:
-    """What Purple makes of a complete answer with this status and this value of the header."""
+def classify_answer(status: int, header: str | None) -> RequestOutcome:
+    """Return how Purple classifies a complete answer with this status and header value."""
     if status != 200:
         return RequestOutcome.WrongStatus
     if header is None:
@@ -67,7 +67,7 @@ def judge(status: int, header: str | None) -> RequestOutcome:
 
 
 class Hook:
-    """Whether Purple still posts to a listener: it stops after a prolonged time of nothing but failures."""
+    """Whether Purple still posts to a listener. Purple stops after a prolonged time with failures only."""
 
     def __init__(self, disable_seconds: float = DISABLE_SECONDS) -> None:
         self._disable_seconds = disable_seconds
@@ -75,11 +75,11 @@ class Hook:
         self.disabled = False
 
     def succeeded(self) -> None:
-        """An answer was right: whatever failed before is forgiven."""
+        """Record a success, which ends the time of failures."""
         self._failing_since = None
 
     def failed(self, now: float) -> bool:
-        """An answer was wrong or missing at ``now`` (simulated seconds). True if this just disabled the hook."""
+        """Record a failure at ``now`` (simulated seconds); return whether it disabled the hook."""
         if self._failing_since is None:
             self._failing_since = now
         just_disabled = not self.disabled and now - self._failing_since >= self._disable_seconds
@@ -98,16 +98,16 @@ class Validation(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Whether the portal would be content."""
+        """Whether the portal would accept the answer."""
         return self.outcome is RequestOutcome.Acknowledged
 
 
 SAMPLE_SHAPE = "POST sample visit"
-"""The one shape of validation that is a visit to the listener."""
+"""The only validation call that is a visit for the listener."""
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Seconds from connecting to the end of the answer, over requests that were answered at all."""
+    """Seconds from the start of the connection to the end of the answer, for requests with an answer."""
 
     p50: float = 0.0
     p99: float = 0.0
@@ -115,7 +115,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class SenderBooks(msgspec.Struct, kw_only=True):
-    """The books of one listener. Requests of the validation are only in ``validations``."""
+    """What the sender counted for one listener. Validation calls are only in ``validations``."""
 
     name: str
     visits: int = 0
@@ -123,9 +123,9 @@ class SenderBooks(msgspec.Struct, kw_only=True):
     repeats: int = 0
     """Planned: authentications within the hour of such a visit."""
     redeliveries: int = 0
-    """Planned: acknowledged authentications that are sent again with the same bytes."""
+    """Planned: acknowledged authentications that the sender sends again with the same bytes."""
     hang_ups: int = 0
-    """Planned: first sendings on which the sender hangs up."""
+    """Planned: first requests on which the sender hangs up."""
     validations: list[Validation] = []
     sent: int = 0
     """Requests that ended: the sum of ``answered_well``, all failures and ``hung_up``."""
@@ -134,57 +134,57 @@ class SenderBooks(msgspec.Struct, kw_only=True):
     header_missing: int = 0
     header_wrong: int = 0
     timed_out: int = 0
-    """Whether the listener had committed these cannot be known here: see ``timed_out_markers``."""
+    """The sender cannot know whether the listener committed these: see ``timed_out_markers``."""
     unreachable: int = 0
     tls_failed: int = 0
     broken: int = 0
     hung_up: int = 0
     wrong: int = 0
-    """Answers, among the failures, with which no retry would ever help."""
+    """Failures that no retry can cure."""
     cut_off: int = 0
     """Requests under way when the run was interrupted; not in ``sent``."""
     retries: int = 0
     redelivered: int = 0
-    """Redeliveries that were answered well."""
+    """Redeliveries with a correct answer."""
     acknowledged: int = 0
-    """Authentications that were answered well at least once."""
+    """Authentications with at least one correct answer."""
     unacknowledged: int = 0
-    """Authentications that were not (yet): ``visits + repeats - acknowledged``."""
+    """Authentications without one: ``visits + repeats - acknowledged``."""
     never_sent: int = 0
-    """Those of the unacknowledged that were not even sent: interrupted, not validated, or disabled before."""
+    """Unacknowledged authentications that the sender never sent: it was interrupted, not validated, or disabled."""
     disabled: bool = False
-    """Purple has given up on this listener; a person must validate it again in the portal."""
+    """Purple has disabled the hook; a user must validate it again in the portal."""
     behind_seconds: float = 0.0
-    """The longest that a request left later than planned, because the sender was busy or at its concurrency bound."""
+    """The longest delay behind the plan, because the sender was busy or at its concurrency limit."""
     latency: Latency = Latency()
     timed_out_markers: list[str] = []
-    """Markers (bodies.marker) of what timed out or was hung up on at least once: compare with what arrived."""
+    """Markers (bodies.marker) of requests that timed out or were hung up on at least once."""
     unacknowledged_markers: list[str] = []
 
     @property
     def authentications(self) -> int:
-        """Planned first sendings."""
+        """The number of planned authentications."""
         return self.visits + self.repeats
 
     @property
     def failures(self) -> int:
-        """Requests that ended in another way than Purple wants; hang-ups are the sender's own."""
+        """Requests without a correct answer. Hang-ups do not count, because the sender causes them."""
         named = self.header_missing + self.header_wrong + self.timed_out
         return named + self.unreachable + self.tls_failed + self.broken + sum(self.failed_by_status.values())
 
     @property
     def sample_visits(self) -> int:
-        """Visits that the listener should count on top of the planned ones: the validation's sample."""
+        """Visits that the listener counts in addition to the plan: the sample of the validation."""
         return sum(each.shape == SAMPLE_SHAPE and each.passed for each in self.validations)
 
     @property
     def probes(self) -> int:
-        """Requests of the validation that hold no visit."""
+        """Validation calls without a visit."""
         return sum(each.shape != SAMPLE_SHAPE for each in self.validations)
 
 
 class SimulationBooks(msgspec.Struct, kw_only=True):
-    """The books of a simulation, one per listener, in the order of the settings."""
+    """The books of all listeners, in the order of the settings."""
 
     listeners: list[SenderBooks]
     real_seconds: float = 0.0
@@ -192,7 +192,7 @@ class SimulationBooks(msgspec.Struct, kw_only=True):
 
     @property
     def unacknowledged(self) -> int:
-        """Over all listeners."""
+        """The sum over all listeners."""
         return sum(each.unacknowledged for each in self.listeners)
 
 
@@ -222,7 +222,7 @@ def record_answer(listener: SenderBooks, result: RequestResult) -> None:
 
 
 def latency_of(seconds: "array.array[float]") -> Latency:
-    """The quantiles (nearest rank) of what was measured."""
+    """Return the quantiles (nearest rank) of the measured seconds."""
     if not seconds:
         return Latency()
     ordered = sorted(seconds)
@@ -234,36 +234,36 @@ def _rank(ordered: list[float], part: float) -> float:
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """``survives`` is False where something was found wrong; ``lines`` say what, why, and what to do about it."""
+    """``survives`` is False if something is wrong; ``lines`` say what, why, and what to do."""
 
     survives: bool
     lines: tuple[str, ...]
 
 
-class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
-    """How the books came about."""
+class SimulationContext(msgspec.Struct, frozen=True, kw_only=True):
+    """How the simulation was run."""
 
     https: bool = True
     verified: bool = True
-    """Whether the certificate was checked."""
+    """Whether the sender checked the certificate."""
     interrupted: bool = False
     validate_only: bool = False
 
 
-def judge_books(listener: SenderBooks, circumstances: Circumstances) -> Verdict:
-    """Judge one listener's books."""
+def judge_books(listener: SenderBooks, context: SimulationContext) -> Verdict:
+    """Return the verdict on one listener."""
     wrongs = _validation(listener)
-    notes = _transport(circumstances)
-    if not circumstances.validate_only:
+    notes = _transport(context)
+    if not context.validate_only:
         wrongs += _answers(listener)
         notes = [*_unacknowledged(listener), *_remarks(listener), *notes]
     if wrongs:
         return Verdict(survives=False, lines=("Would not survive Purple.", *wrongs, *notes))
-    if circumstances.interrupted:
+    if context.interrupted:
         return Verdict(survives=False, lines=("No verdict: it was interrupted before the end.", *notes))
-    if listener.unacknowledged and not circumstances.validate_only:
+    if listener.unacknowledged and not context.validate_only:
         return Verdict(survives=False, lines=("Has not survived Purple yet.", *notes))
-    first = "The portal would accept it." if circumstances.validate_only else "Would survive Purple."
+    first = "The portal would accept it." if context.validate_only else "Would survive Purple."
     return Verdict(survives=True, lines=(first, *notes))
 
 
@@ -276,7 +276,7 @@ def _validation(listener: SenderBooks) -> list[str]:
         by_reason.setdefault(explain(each.outcome, each.status), []).append(each.shape)
     reasons = "; ".join(f"{', '.join(shapes)}: {reason}" for reason, shapes in by_reason.items())
     if len(failed) == len(listener.validations):
-        return [f"The portal would refuse to save it, so nothing would ever be sent ({reasons})."]
+        return [f"The portal would refuse to save it, so Purple would never send a visit ({reasons})."]
     return [
         f"The portal may refuse to save it ({reasons}): its call is not documented, so answer each 200 with the header."
     ]
@@ -286,8 +286,8 @@ def _answers(listener: SenderBooks) -> list[str]:
     lines = []
     if listener.disabled:
         lines.append(
-            "THE HOOK WAS DISABLED after a prolonged time of failures: Purple sends nothing more, and tells nobody "
-            "through the hook. A person must validate it again in the portal."
+            "THE HOOK WAS DISABLED after a prolonged time of failures: Purple sends nothing more, and does not report "
+            "it through the hook. A user must validate the hook again in the portal."
         )
     missing = listener.header_missing + listener.header_wrong
     if missing:
@@ -344,14 +344,14 @@ def _remarks(listener: SenderBooks) -> list[str]:
     return lines
 
 
-def _transport(circumstances: Circumstances) -> list[str]:
-    if not circumstances.https:
+def _transport(context: SimulationContext) -> list[str]:
+    if not context.https:
         return ["The URL is not https: Purple posts only to https with a valid certificate."]
-    return [] if circumstances.verified else ["The certificate was not checked: Purple posts only where it is valid."]
+    return [] if context.verified else ["The certificate was not checked: Purple posts only where it is valid."]
 
 
 def failures(listener: SenderBooks) -> str:
-    """The failures by kind, on one line; ``none`` without any."""
+    """Return the failures by kind on one line, or ``none``."""
     kinds = {
         **{str(status): count for status, count in sorted(listener.failed_by_status.items())},
         "without header": listener.header_missing,
@@ -365,7 +365,7 @@ def failures(listener: SenderBooks) -> str:
 
 
 def explain(outcome: RequestOutcome, status: int) -> str:
-    """An outcome in a few words."""
+    """Describe an outcome in a few words."""
     if outcome is RequestOutcome.WrongStatus:
         return f"status {status}"
     return f"{status}, {outcome.value}" if status else outcome.value

@@ -1,4 +1,4 @@
-"""One request as Purple makes it: total limit from connecting, no redirects, nothing kept of the answer's body."""
+"""Sends single requests as Purple does: one time limit from the start of the connection, and no redirects."""
 
 import asyncio
 import ssl
@@ -17,17 +17,17 @@ from usher_gateway.simulator.settings import SimulatorSettings, SimulatorTarget,
 _AGENT = f"usher-simulate/{usher_gateway.__version__}"
 _READ_BYTES = 65_536
 _IDLE_SECONDS = 2.0
-"""An idle connection is given up this early, so that a listener that closes idle ones is not taken for broken."""
+"""The client closes an idle connection this early, so that a listener that closes one first causes no error."""
 
 
 class TargetAddress:
-    """Where a URL is posted to: the connection's target, and what the URL's host stays good for."""
+    """The address of a listener. ``connect`` changes only where to connect; Host and SNI keep the host of the URL."""
 
     def __init__(self, url: str, connect: tuple[str, int] | None) -> None:
-        """Read a URL.
+        """Parse a URL.
 
         Raises:
-            ConfigurationError: it is no absolute http or https URL.
+            ConfigurationError: it is not an absolute http or https URL.
         """
         try:
             parsed = yarl.URL(url, encoded=True)
@@ -48,7 +48,7 @@ class TargetAddress:
 
 
 class PurpleClient:
-    """Sends requests to one listener. Use as an async context manager."""
+    """A client of one listener. Use it as an async context manager."""
 
     def __init__(self, target: SimulatorTarget, settings: SimulatorSettings) -> None:
         self._address = TargetAddress(target.url, settings.connect)
@@ -74,13 +74,13 @@ class PurpleClient:
                 await session.close()
 
     async def post(self, body: bytes) -> books.RequestResult:
-        """Post a body and judge the answer."""
+        """Post a body, and return the result."""
         return await self.request("POST", body)
 
     async def request(self, method: str, body: bytes | None) -> books.RequestResult:
-        """Send a request and judge the answer; never raises for what the listener does."""
+        """Send a request, and return the result. It raises nothing that the listener can cause."""
         assert self._session is not None
-        # Not the loop's clock: uvloop's has whole milliseconds only.
+        # uvloop's clock has whole milliseconds only.
         start = time.monotonic()
         status = 0
         try:
@@ -95,7 +95,7 @@ class PurpleClient:
                 status = response.status
                 while await response.content.readany():
                     pass
-                outcome = books.judge(status, response.headers.get(books.SUCCESS_HEADER))
+                outcome = books.classify_answer(status, response.headers.get(books.SUCCESS_HEADER))
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             outcome = _outcome_of(error)
         return books.RequestResult(outcome, status, time.monotonic() - start)
@@ -136,7 +136,7 @@ class PurpleClient:
             connector=aiohttp.TCPConnector(
                 limit=0, ssl=self._tls, keepalive_timeout=_IDLE_SECONDS, force_close=False, ttl_dns_cache=30
             ),
-            # The default rounds limits above 5 s up to whole seconds of the loop's clock; Purple's 10 s are 10 s.
+            # By default aiohttp rounds limits above 5 s up to whole seconds, but Purple waits for 10 s.
             timeout=aiohttp.ClientTimeout(total=self._limit, ceil_threshold=3_600),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),

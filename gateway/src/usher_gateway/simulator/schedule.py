@@ -1,7 +1,8 @@
-"""The plan of what is sent when: pure, reproducible from its seed. Times are microseconds from the plan's start.
+"""Plans which authentications are sent and when. Pure, and reproducible from a seed.
 
-A plan is exact, so that books can be compared: an authentication is either the first of a visitor at a venue
-(``Visit``; the next one of the same visitor comes hours later) or follows it within the hour (``Repeat``).
+A plan is exact, so that its numbers can be compared with those of the gateway. An authentication is either the first
+one of a visitor at a venue (``Visit``), or follows it within the hour (``Repeat``). The next visit of the same visitor
+is hours later. Times are microseconds from the start of the plan.
 """
 
 import enum
@@ -12,96 +13,96 @@ import msgspec
 from usher_gateway import model
 
 DAY_SECONDS = 86_400.0
-"""A day of the simulation."""
+"""The length of a simulated day."""
 
 HOTEL = (3, 1, 1, 1, 1, 2, 5, 9, 9, 6, 4, 4, 6, 6, 5, 6, 9, 11, 12, 11, 9, 8, 7, 5)
-"""How busy each hour of a day is where people check in and have breakfast; weights, midnight first."""
+"""Weights of the hours of a day from midnight on, for a hotel with check-in and breakfast."""
 
 CAFE = (0, 0, 0, 0, 0, 0, 2, 8, 12, 10, 7, 8, 14, 13, 9, 8, 8, 7, 4, 2, 1, 0, 0, 0)
-"""The same for a place with opening hours and two peaks."""
+"""The same for a cafe with opening hours and two peaks."""
 
 STADIUM = (0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 3, 4, 8, 30, 80, 40, 20, 25, 6, 1)
-"""The same for a place with one evening event."""
+"""The same for a stadium with one event in the evening."""
 
 FLAT = (1,)
-"""The same rate all along."""
+"""A constant rate."""
 
 REPEAT_WITHIN_SECONDS = 2_400.0
-"""Repeats follow their visit this soon: well inside the hour, whatever the delays."""
+"""The latest repeat after its visit: within the hour, even with delays."""
 
 RETURN_AFTER_SECONDS = 9_000.0
-"""Who comes back comes back this late: well outside the hour after any repeat."""
+"""The earliest return of a visitor: more than an hour after any repeat."""
 
 LATE_SECONDS = (60.0, 120.0)
-"""A POST in maintenance or high load comes a minute or two after the login. Source: purple.md."""
+"""The delay of a POST during maintenance or high load. Source: purple.md."""
 
 VERY_LATE_SECONDS = (3_600.0, 18_000.0)
-"""A POST after an outage comes hours after the login."""
+"""The delay of a POST after an outage."""
 
 _USUAL_DELAY_SECONDS = (1.0, 6.0)
 _VERY_LATE_PART = 0.3
 
 
 class AuthenticationKind(enum.Enum):
-    """What an authentication is to a listener that dedupes by user and venue within the hour."""
+    """How a listener counts an authentication if it dedupes by user and venue within the hour."""
 
     Visit = "visit"
     Repeat = "repeat"
 
 
 class TimeShape(enum.Enum):
-    """How the time of the authentication stands in the body (purple.md: unknown, so all are sent)."""
+    """The form of the time in a body. Purple does not document it, so the simulator sends all forms."""
 
     UserOffset = "user.loginDatetime with an offset"
     RootZulu = "loginDatetime in UTC"
     Epoch = "timestamp in epoch seconds"
-    Local = "user.loginDatetime without an offset: not to be trusted"
+    Local = "user.loginDatetime without an offset: not trusted"
     Absent = "no time at all"
 
 
 TRUSTED_SHAPES = (TimeShape.UserOffset, TimeShape.RootZulu, TimeShape.Epoch)
-"""The shapes from which a listener knows the instant for certain."""
+"""The forms that give a listener the exact instant."""
 
 UNTRUSTED_SHAPES = (TimeShape.Local, TimeShape.Absent)
-"""The shapes with which a listener has to go by its own clock."""
+"""The forms with which a listener uses its own clock."""
 
 
 class Pattern(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plan should hold. Fractions are of ``authentications``, 0 to 1, and met exactly (rounded) if possible.
+    """The contents of a plan. Shares are of ``authentications``, from 0 to 1, and exact (rounded) if possible.
 
-    It is not for redeliveries and hang-ups, of first visits only, nor for lates that repeat an identical body.
+    They are not exact for redeliveries and hang-ups, which need a first visit, and for lates with an identical body.
     """
 
     authentications: int = 200
-    """First visits and repeats together; redeliveries come on top."""
+    """First visits and repeats together, without redeliveries."""
     duration_seconds: float = DAY_SECONDS
     curve: tuple[float, ...] = HOTEL
     """Weights of equal parts of the duration."""
     venues: int = 3
     repeats: float = 0.15
     redeliveries: float = 0.02
-    """Sent again with the same bytes after they were acknowledged: as if the answer had been lost."""
+    """The share that is sent again with the same bytes after the acknowledgement, as after a lost answer."""
     lates: float = 0.03
     hang_ups: float = 0.0
-    """The sender goes away when the body is sent, without waiting for the answer, and sends it again later."""
+    """The share on which the sender disconnects after the body, before the answer, and retries later."""
     untimed: float = 0.2
-    """Part (drawn, not exact) of the visitors whose bodies have no time that can be trusted."""
+    """The share (drawn, not exact) of visitors whose bodies have no trusted time."""
     returning: float = 0.25
-    """Part (drawn, not exact) of the visits made by somebody who was there hours before."""
+    """The share (drawn, not exact) of visits by a visitor who was there hours before."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One authentication: who, where, when, how it is told, and when Purple sends it."""
+    """One authentication: the person, the venue, the time and its form, and when Purple sends it."""
 
     kind: AuthenticationKind
     person: int
-    """Index among people(seed, …)."""
+    """Index in people(seed, …)."""
     venue: int
     visit_count: int
     send: int
     """Microseconds after the start."""
     occurred: int
-    """Microseconds after the start, whole seconds; negative for what happened before it."""
+    """Microseconds after the start, in whole seconds; negative before the start."""
     shape: TimeShape
     id_as_text: bool
     late: bool = False
@@ -110,7 +111,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class _Group:
-    """A visitor at a venue within the hour: the first authentication and its repeats."""
+    """A visit and its repeats."""
 
     def __init__(self, person: int, venue: int, visit_count: int, send: float, shape: TimeShape) -> None:
         self.person = person
@@ -128,7 +129,7 @@ class _Group:
 
 
 def plan(pattern: Pattern, seed: int) -> list[Event]:
-    """Everything that is sent for the first time, in the order of sending."""
+    """Return every authentication in the order of its first request."""
     rng = random.Random(seed)  # noqa: S311 - reproducible on purpose
     repeats = repeats_of(pattern)
     groups = _groups(pattern, pattern.authentications - repeats, rng)
@@ -146,12 +147,12 @@ def plan(pattern: Pattern, seed: int) -> list[Event]:
 
 
 def repeats_of(pattern: Pattern) -> int:
-    """How many of a plan's authentications are repeats: all but one at most."""
+    """Return how many authentications of a plan are repeats; at least one is a visit."""
     return max(0, min(pattern.authentications - 1, round(pattern.authentications * pattern.repeats)))
 
 
 def people_needed(events: list[Event]) -> int:
-    """How many people a plan knows: the ``count`` for people()."""
+    """Return how many people a plan needs: the ``count`` for people()."""
     return max((event.person for event in events), default=-1) + 1
 
 
@@ -160,7 +161,7 @@ def _chosen(total: int, fraction: float, rng: random.Random) -> frozenset[int]:
 
 
 def _disturbed(pattern: Pattern, groups: int, rng: random.Random) -> tuple[frozenset[int], frozenset[int]]:
-    """The groups whose first sending is hung up on, and those whose first sending is delivered again; disjoint."""
+    """Return two disjoint sets of groups: those with a hang-up, and those with a redelivery."""
     hang_ups = min(groups, round(pattern.authentications * pattern.hang_ups))
     redelivered = min(groups - hang_ups, round(pattern.authentications * pattern.redeliveries))
     chosen = rng.sample(range(groups), hang_ups + redelivered)
@@ -174,7 +175,7 @@ def _groups(pattern: Pattern, count: int, rng: random.Random) -> list[_Group]:
     people = 0
     for send in _moments(pattern, count, rng):
         venue = rng.randrange(pattern.venues)
-        previous = _who_returns(regulars, send, pattern.returning, rng)
+        previous = _pop_returning(regulars, send, pattern.returning, rng)
         shape = rng.choice(UNTRUSTED_SHAPES if rng.random() < pattern.untimed else TRUSTED_SHAPES)
         person = people if previous is None else previous.person
         visit_count = visit_counts[person, venue] = visit_counts.get((person, venue), 0) + 1
@@ -184,7 +185,7 @@ def _groups(pattern: Pattern, count: int, rng: random.Random) -> list[_Group]:
             people += 1
         else:
             group.comes_once = previous.comes_once = False
-        # Without a trusted time a late or redelivered body of somebody who returns could not be told apart.
+        # Without a trusted time, a listener cannot distinguish a late body of a visitor who returns.
         if group.trusted:
             regulars.append(group)
         groups.append(group)
@@ -192,13 +193,13 @@ def _groups(pattern: Pattern, count: int, rng: random.Random) -> list[_Group]:
 
 
 def _moments(pattern: Pattern, count: int, rng: random.Random) -> list[float]:
-    """When the visits begin, in seconds, ascending."""
+    """Return the start of each visit in seconds, in ascending order."""
     parts = rng.choices(range(len(pattern.curve)), pattern.curve, k=count)
     return sorted((part + rng.random()) / len(pattern.curve) * pattern.duration_seconds for part in parts)
 
 
-def _who_returns(regulars: list[_Group], now: float, part: float, rng: random.Random) -> _Group | None:
-    """The last visit of somebody who was here hours ago, taken out of the regulars."""
+def _pop_returning(regulars: list[_Group], now: float, part: float, rng: random.Random) -> _Group | None:
+    """Remove a visitor who was here hours ago from the regulars, and return that visit."""
     if not regulars or rng.random() >= part:
         return None
     position = rng.randrange(len(regulars))
@@ -211,7 +212,10 @@ def _who_returns(regulars: list[_Group], now: float, part: float, rng: random.Ra
 def _events(
     group: _Group, lates: frozenset[int], number: int, rng: random.Random, disturbed: tuple[bool, bool]
 ) -> list[Event]:
-    """The authentications of a group; ``number`` is the first one's among all, ``disturbed``: redeliver, hang up."""
+    """Return the authentications of a group.
+
+    ``number`` is the position of the first one in the plan; ``disturbed`` says whether to redeliver and to hang up.
+    """
     redeliver, hang_up = disturbed
     events: list[Event] = []
     seconds: set[int] = set()
@@ -240,7 +244,7 @@ def _events(
 
 
 def _occurred(group: _Group, send: float, late: bool, taken: set[int], rng: random.Random) -> int:
-    """When it happened, in microseconds: in a whole second that no other of the group has."""
+    """Return when it happened (microseconds), in a whole second that is unique in the group."""
     delay = rng.uniform(*_USUAL_DELAY_SECONDS)
     if late:
         alone = group.trusted and group.comes_once and not group.repeats

@@ -1,4 +1,4 @@
-"""The sender: behaves like Purple towards each listener, and keeps books of it."""
+"""The sender: behaves like Purple towards each listener, and counts what it sent and received."""
 
 import array
 import asyncio
@@ -15,16 +15,16 @@ from usher_gateway.simulator.settings import SimulatorSettings, SimulatorTarget
 
 _REPORT_SECONDS = 0.25
 _GRACE_SECONDS = 2.0
-"""How long requests under way may go on after an interruption."""
+"""How long running requests may continue after an interruption."""
 
 Progress = Callable[[books.SimulationBooks], None]
-"""Called a few times a second with the books so far; they change afterwards."""
+"""Called a few times a second with the present books, which change afterwards."""
 
 
 class Simulator:
-    """Purple, as far as its listeners can tell.
+    """Plays Purple for several listeners.
 
-    Give it the ``clock`` of the gateway where both run in one process on one time scale: times in bodies are its.
+    If the gateway runs in the same process, pass its ``clock``, because the bodies carry times of this clock.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Simulator:
         self._books = books.SimulationBooks(listeners=[line.books for line in self._lines])
 
     def stop(self) -> None:
-        """End early: send nothing more, give what is under way a moment. To be called from the loop's thread."""
+        """Stop early: send nothing more, and give running requests 2 s. Call it from the event loop's thread."""
         self._books.interrupted = True
         for line in self._lines:
             line.stop()
 
     async def run(self) -> books.SimulationBooks:
-        """Send everything, retry what failed, and return the books."""
+        """Send everything, retry failures, and return the books."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         reporter = asyncio.create_task(self._report(), name="simulate-progress")
@@ -74,7 +74,7 @@ class Simulator:
 
 
 class _Sending(msgspec.Struct, gc=False):
-    """One request to be made: an authentication for the first time, again after a failure, or redelivered."""
+    """A request to send: the first one of an authentication, a retry, or a redelivery."""
 
     position: int
     """In the plan."""
@@ -84,7 +84,7 @@ class _Sending(msgspec.Struct, gc=False):
 
 
 class _ListenerSender:
-    """One listener as Purple sees it: its plan, what is to be sent again, and whether its hook still stands."""
+    """Sends to one listener: the plan, the retries, and whether Purple has disabled the hook."""
 
     def __init__(self, target: SimulatorTarget, settings: SimulatorSettings, clock: Clock) -> None:
         self._target = target
@@ -101,13 +101,13 @@ class _ListenerSender:
         self._changed = asyncio.Event()
         self._stopping = False
         self._bug: BaseException | None = None
-        """What a request raised that no listener can cause: the run ends with it."""
+        """An exception that no listener can cause; the run ends with it."""
         self._base = 0
         self._start = 0.0
         self._progress = 0.0
-        """When something was last sent for the first time or acknowledged, in real seconds since the start."""
+        """When a first request or an acknowledgement last happened, in real seconds since the start."""
         self._open: set[int] = set()
-        """Positions of what was sent and not acknowledged yet."""
+        """Positions of authentications that were sent and are not acknowledged."""
         self._uncertain: dict[str, None] = {}
         self._seconds = array.array("d")
         self.books = _planned(target.name or documents.shorten_url(target.url), self._events)
@@ -118,7 +118,7 @@ class _ListenerSender:
         self._changed.set()
 
     async def run(self) -> None:
-        """Validate, send the plan, retry until nothing is open or it takes longer than the patience."""
+        """Validate, send the plan, and retry until everything is acknowledged or the patience is over."""
         try:
             async with self._client:
                 if not self._settings.validate or await self._validated():
@@ -127,7 +127,7 @@ class _ListenerSender:
             self._close_books()
 
     async def _validated(self) -> bool:
-        """Whether the portal would let the hook be saved, by at least one shape of its call; True ends nothing."""
+        """Make the portal's validation calls; return whether at least one passed and visits should follow."""
         sample = bodies.sample_body(self._target.company, self._clock.now())
         shapes: list[tuple[str, str, bytes | None]] = [
             ("GET", "GET", None),
@@ -147,7 +147,7 @@ class _ListenerSender:
         self._base = self._clock.now()
         self._start = asyncio.get_running_loop().time()
         while not self._is_over():
-            # Before looking, so that what changes from here on is not slept through.
+            # Clear it before looking, so that no later change is missed.
             self._changed.clear()
             due = self._next_due()
             if due is None and not self._tasks:
@@ -157,7 +157,7 @@ class _ListenerSender:
                 await self._wait_changed(None if due is None else due - now)
                 continue
             await self._slots.acquire()
-            # While waiting for a slot the hook may have been disabled; what was due stays in the books as not sent.
+            # The hook may have been disabled during the wait; then the due request counts as never sent.
             if self._is_over():
                 self._slots.release()
                 break
@@ -171,14 +171,14 @@ class _ListenerSender:
         return self._stopping or self._hook.disabled
 
     def _now(self) -> float:
-        """Real seconds since the plan's start."""
+        """Return the real seconds since the start of the plan."""
         return asyncio.get_running_loop().time() - self._start
 
     def _real(self, simulated_seconds: float) -> float:
         return simulated_seconds / self._settings.time_scale
 
     def _next_due(self) -> float | None:
-        """When the next request leaves, in real seconds since the start; None: nothing left that is worth waiting."""
+        """Return when the next request is due, in real seconds since the start; None if none is worth waiting for."""
         again = self._later[0][0] if self._later else None
         if self._next < len(self._events):
             first = self._real(self._events[self._next].send / model.MICROSECONDS)
@@ -193,7 +193,7 @@ class _ListenerSender:
                 await self._changed.wait()
 
     def _take(self) -> _Sending:
-        """What is due first: out of the plan, or again."""
+        """Return the request that is due first, from the plan or from the retries."""
         position = self._next
         if position < len(self._events):
             event = self._events[position]
@@ -230,7 +230,7 @@ class _ListenerSender:
         self._enter(sending, result, body)
 
     def _enter(self, sending: _Sending, result: books.RequestResult, body: bytes) -> None:
-        """Write a result into the books, and decide what follows. No await: books and plan change together."""
+        """Count a result, and schedule what follows. It does not await, so that books and plan change together."""
         books.record_answer(self.books, result)
         self.books.retries += sending.is_retry
         if result.status:
@@ -242,7 +242,7 @@ class _ListenerSender:
             return
         if result.outcome in {books.RequestOutcome.TimedOut, books.RequestOutcome.HungUp}:
             self._uncertain[bodies.marker(body)] = None
-        # The sender's own hang-up says nothing about the listener.
+        # A hang-up is the sender's own and not a failure of the listener.
         if result.outcome is not books.RequestOutcome.HungUp and self._hook.failed(
             self._now() * self._settings.time_scale
         ):

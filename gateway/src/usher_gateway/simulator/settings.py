@@ -14,45 +14,45 @@ from usher_gateway.simulator import bodies, books, schedule
 
 
 class SimulatorTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """One listener to post to, with the company whose visitors it hears of."""
+    """One listener to post to, with the company of its visitors."""
 
     url: str
     name: str = ""
-    """How the books call it; empty: a shortened URL."""
+    """Its name in the books; empty: a shortened URL."""
     company: bodies.Company = bodies.Company()
     pattern: schedule.Pattern | None = None
-    """What is sent to this listener; None: as everywhere."""
+    """The contents of its plan; None: those of the settings."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Credentials that the portal was given, as headers; their values are never shown."""
+    """The portal's credentials as headers. Their values are never printed."""
 
 
 class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """A simulation. Times in simulated seconds run ``time_scale`` times as fast; limits of requests never do."""
+    """The settings of a simulation. ``time_scale`` scales simulated seconds, and never the time limits of requests."""
 
     targets: tuple[SimulatorTarget, ...]
     pattern: schedule.Pattern = schedule.Pattern()
     time_scale: float = 1.0
     connect: tuple[str, int] | None = None
-    """Connect to this host and port whatever the URLs say."""
+    """Connect to this host and port instead of those of the URLs."""
     tls: Literal["Verify", "Insecure"] = "Verify"
     ca: str = ""
-    """File with the certificate authority that signed the listener's certificate; empty: the system's."""
+    """File with the certificate authority of the listener's certificate; empty: those of the system."""
     concurrency: int = 256
-    """Requests under way at the same time, for each listener."""
+    """The most requests at the same time per listener."""
     limit_seconds: float = books.LIMIT_SECONDS
     retry_seconds: float = books.RETRY_SECONDS
-    """Simulated."""
+    """In simulated seconds."""
     disable_seconds: float = books.DISABLE_SECONDS
-    """Simulated."""
+    """In simulated seconds."""
     patience_seconds: float = 60.0
-    """Real: once everything was sent, the run ends when it would go on for so long without an acknowledgement."""
+    """In real seconds. After everything was sent, the run ends if this time would pass without an acknowledgement."""
     validate: bool = True
-    """Begin with the portal's "Save and Validate" in each shape."""
+    """Begin with the portal's "Save and Validate" in each of its shapes."""
     validate_only: bool = False
 
 
 def tls_context(settings: SimulatorSettings) -> ssl.SSLContext:
-    """The TLS settings of the sender: Purple posts only where the certificate is valid.
+    """Return the TLS context of the sender. Purple posts only to listeners with a valid certificate.
 
     Raises:
         ConfigurationError: the CA file cannot be used.
@@ -74,10 +74,10 @@ _SECRET_HINT = "give env:NAME for an environment variable, or file:PATH for a fi
 
 
 def seconds(text: str, flag: str) -> float:
-    """A duration such as ``90``, ``30m`` or ``24h`` in seconds.
+    """Parse a duration such as ``90``, ``30m`` or ``24h``, and return seconds.
 
     Raises:
-        ConfigurationError: it is none, or it is nothing.
+        ConfigurationError: the text is not a duration, or it is 0.
     """
     match = _DURATION.fullmatch(text.strip())
     value = float(match[1]) * _UNITS[match[2]] if match else 0.0
@@ -87,10 +87,10 @@ def seconds(text: str, flag: str) -> float:
 
 
 def host_and_port(text: str, flag: str) -> tuple[str, int]:
-    """``HOST:PORT``, ``[IPv6]:PORT``, or ``:PORT`` for every address of this machine.
+    """Parse ``HOST:PORT``, ``[IPv6]:PORT``, or ``:PORT`` for every address of this machine.
 
     Raises:
-        ConfigurationError: it is no such thing.
+        ConfigurationError: the text has none of these forms.
     """
     host, separator, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -103,10 +103,10 @@ def host_and_port(text: str, flag: str) -> tuple[str, int]:
 
 
 def secret(source: str, flag: str) -> str:
-    """The credential that ``env:NAME`` or ``file:PATH`` holds, without the line's end.
+    """Return the credential in ``env:NAME`` or ``file:PATH``, without the line break at its end.
 
     Raises:
-        ConfigurationError: it is not there; the message names the flag, never the text given, which may be a secret.
+        ConfigurationError: it does not exist. The message names the flag and not the text, which may be a secret.
     """
     kind, _, place = source.partition(":")
     if kind == "env" and place in os.environ:
@@ -126,10 +126,14 @@ def secret(source: str, flag: str) -> str:
 
 
 def credentials(basic: str, headers: list[str]) -> tuple[tuple[str, str], ...]:
-    """The headers that prove the sender; ``basic``: a source of ``user:password``, ``headers``: ``NAME=SOURCE``.
+    """Return the headers that authenticate the sender.
+
+    Args:
+        basic: a source of ``user:password``, or empty.
+        headers: texts of the form ``NAME=SOURCE``.
 
     Raises:
-        ConfigurationError: a source is not there, or a name is no header's.
+        ConfigurationError: a source does not exist, or a name is not valid for a header.
     """
     found = []
     if basic:

@@ -197,7 +197,7 @@ def report(settings: SimulatorSettings, result: books.SimulationBooks) -> Report
     verdicts = tuple(
         books.judge_books(
             listener,
-            books.Circumstances(
+            books.SimulationContext(
                 https=target.url.lower().startswith("https:"),
                 verified=settings.tls == "Verify",
                 interrupted=result.interrupted,
