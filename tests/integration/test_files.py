@@ -81,7 +81,7 @@ def suspended(name: str) -> Callable[[documents.Snapshot], bool]:
     return lambda snapshot: snapshot.listeners[f"default/{name}"].state == "Suspended"
 
 
-async def test_where_a_mistake_hides_everything_there_is_no_configuration_and_the_reason_is_told(
+async def test_mistake_that_hides_everything_blocks_the_first_start(
     tmp_path: pathlib.Path,
 ) -> None:
     file = tmp_path / "a.yaml"
@@ -96,7 +96,7 @@ async def test_where_a_mistake_hides_everything_there_is_no_configuration_and_th
         assert not follower.source.status().rejected
 
 
-async def test_an_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
+async def test_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(TENANT + listener("a"))
     async with following(tmp_path) as follower:
@@ -110,7 +110,7 @@ async def test_an_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
         )
 
 
-async def test_a_pipe_among_the_files_keeps_nobody_waiting(tmp_path: pathlib.Path) -> None:
+async def test_pipe_among_the_files_does_not_block(tmp_path: pathlib.Path) -> None:
     pipe = tmp_path / "pipe.yaml"
     (tmp_path / "a.yaml").write_text(TENANT + listener("a"))
     async with following(tmp_path) as follower:
@@ -125,7 +125,7 @@ async def test_a_pipe_among_the_files_keeps_nobody_waiting(tmp_path: pathlib.Pat
 
 
 @pytest.mark.parametrize("tries", [2, files._SETTLE_TRIES])
-async def test_a_file_that_is_written_slowly_removes_nothing_before_its_end(
+async def test_slowly_written_file_removes_nothing_before_its_end(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tries: int
 ) -> None:
     monkeypatch.setattr(files, "_SETTLE_TRIES", tries)
@@ -147,7 +147,7 @@ async def test_a_file_that_is_written_slowly_removes_nothing_before_its_end(
         assert all("default/a" in snapshot.listeners for snapshot in follower.snapshots)
 
 
-async def test_an_editor_that_renames_over_a_single_file_is_followed(tmp_path: pathlib.Path) -> None:
+async def test_rename_over_a_single_file_is_followed(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(TENANT + listener("a"))
     async with following(file) as follower:
@@ -159,7 +159,7 @@ async def test_an_editor_that_renames_over_a_single_file_is_followed(tmp_path: p
             await follower.until(lambda snapshot, state=state: snapshot.listeners["default/a"].state == state)  # type: ignore[misc]
 
 
-async def test_a_mounted_volume_that_swaps_its_symlink_is_followed(tmp_path: pathlib.Path) -> None:
+async def test_symlink_swap_of_a_mounted_volume_is_followed(tmp_path: pathlib.Path) -> None:
     def publish(version: str, state: str) -> None:
         folder = tmp_path / f"..{version}"
         folder.mkdir()
@@ -176,7 +176,7 @@ async def test_a_mounted_volume_that_swaps_its_symlink_is_followed(tmp_path: pat
         await follower.until(suspended("a"))
 
 
-async def test_a_bad_edit_keeps_what_was_good_and_is_told(tmp_path: pathlib.Path) -> None:
+async def test_bad_edit_keeps_the_last_good_version(tmp_path: pathlib.Path) -> None:
     bad, good = tmp_path / "a.yaml", tmp_path / "b.yaml"
     bad.write_text(TENANT + listener("a"))
     good.write_text(listener("b"))
@@ -193,7 +193,7 @@ async def test_a_bad_edit_keeps_what_was_good_and_is_told(tmp_path: pathlib.Path
         assert follower.source.configuration.rejected == ()
 
 
-async def test_a_syntax_error_removes_nothing(tmp_path: pathlib.Path) -> None:
+async def test_syntax_error_removes_nothing(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(TENANT + listener("a") + listener("b"))
     async with following(tmp_path) as follower:
@@ -203,7 +203,7 @@ async def test_a_syntax_error_removes_nothing(tmp_path: pathlib.Path) -> None:
         assert has("a", "b")(follower.source.configuration.snapshot)
 
 
-async def test_a_file_that_is_deleted_or_emptied_of_some_objects_removes_them(tmp_path: pathlib.Path) -> None:
+async def test_deleted_file_and_deleted_object_are_removed(tmp_path: pathlib.Path) -> None:
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text(TENANT + listener("a") + listener("b"))
     second.write_text(listener("c"))
@@ -216,7 +216,7 @@ async def test_a_file_that_is_deleted_or_emptied_of_some_objects_removes_them(tm
 
 
 @pytest.mark.parametrize("way", ["emptied folder", "folder renamed", "truncated file"])
-async def test_a_path_that_is_empty_or_absent_removes_nothing(tmp_path: pathlib.Path, way: str) -> None:
+async def test_empty_or_absent_path_removes_nothing(tmp_path: pathlib.Path, way: str) -> None:
     folder = tmp_path / "manifests"
     folder.mkdir()
     file = folder / "a.yaml"
@@ -237,7 +237,7 @@ async def test_a_path_that_is_empty_or_absent_removes_nothing(tmp_path: pathlib.
         await follower.until(suspended("a"))
 
 
-async def test_nothing_is_told_before_there_is_anything_to_run(tmp_path: pathlib.Path) -> None:
+async def test_no_snapshot_before_anything_can_run(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "later"
     async with following(folder, poll_seconds=0.1) as follower:
         await asyncio.wait([follower._task], timeout=0.3)
@@ -247,7 +247,7 @@ async def test_nothing_is_told_before_there_is_anything_to_run(tmp_path: pathlib
         await follower.until(has("a"))
 
 
-async def test_hidden_files_and_those_of_editors_are_not_read(tmp_path: pathlib.Path) -> None:
+async def test_hidden_files_and_editor_files_are_not_read(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.yaml").write_text(TENANT + listener("a"))
     for name in (".b.yaml", ".b.yaml.swp", "b.yaml~", "#b.yaml#", "4913", "b.txt"):
         (tmp_path / name).write_text(listener("b"))
@@ -259,7 +259,7 @@ async def test_hidden_files_and_those_of_editors_are_not_read(tmp_path: pathlib.
         await follower.until(has("a", "c"))
 
 
-async def test_a_file_that_cannot_be_read_keeps_what_it_held(tmp_path: pathlib.Path) -> None:
+async def test_unreadable_file_keeps_its_objects(tmp_path: pathlib.Path) -> None:
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text(TENANT + listener("a"))
     second.write_text(listener("b"))
@@ -272,7 +272,7 @@ async def test_a_file_that_cannot_be_read_keeps_what_it_held(tmp_path: pathlib.P
         assert any(found.file == str(second) for found in follower.source.configuration.rejected)
 
 
-async def test_what_is_written_in_pieces_is_applied_whole(tmp_path: pathlib.Path) -> None:
+async def test_file_written_in_pieces_is_applied_whole(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(TENANT + listener("a") + listener("b"))
     async with following(tmp_path) as follower:
@@ -286,7 +286,7 @@ async def test_what_is_written_in_pieces_is_applied_whole(tmp_path: pathlib.Path
         assert all(has("a", "b")(snapshot) for snapshot in follower.snapshots)
 
 
-async def test_an_edit_that_cannot_be_compiled_at_all_leaves_the_configuration_in_force(
+async def test_edit_that_fails_to_compile_keeps_the_configuration(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a.yaml"
@@ -310,7 +310,7 @@ async def test_an_edit_that_cannot_be_compiled_at_all_leaves_the_configuration_i
         await follower.until(has("a", "c"))
 
 
-async def test_what_only_follows_from_a_mistake_is_one_line_of_the_log(tmp_path: pathlib.Path) -> None:
+async def test_consequences_of_a_mistake_are_one_log_line(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.yaml").write_text(TENANT.replace("acme}", "acme}\nspec: {state: x}") + listener("a") + listener("b"))
     with structlog.testing.capture_logs() as logs:
         async with following(tmp_path) as follower:

@@ -32,20 +32,20 @@ def content(**changes: object) -> bytes:
 
 
 @pytest.mark.parametrize("document", [LISTENER, DESTINATION])
-def test_a_document_comes_back_as_it_was_written(document: config_secret.Document) -> None:
+def test_document_is_read_as_it_was_written(document: config_secret.Document) -> None:
     envelope = config_secret.envelope_of(document, "uid-1", KEY)
     assert envelope.hash == documents.content_hash(document, KEY)
     assert config_secret.decode_data(config_secret.secret_data(envelope), KEY) == envelope
 
 
-def test_a_tombstone_comes_back_as_it_was_written() -> None:
+def test_tombstone_is_read_as_it_was_written() -> None:
     envelope = config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY)
     found = config_secret.decode_data(config_secret.secret_data(envelope), KEY)
     assert found == envelope
     assert (found.document, found.identity) == (None, ("Listener", "acme/wifi"))
 
 
-def test_the_envelope_has_the_documented_form() -> None:
+def test_envelope_has_the_documented_form() -> None:
     value = json.loads(config_secret.encode(config_secret.envelope_of(LISTENER, "uid-1", KEY)))
     assert sorted(value) == ["document", "generation", "hash", "kind", "owner", "schemaVersion"]
     assert value["owner"] == {"namespace": "acme", "name": "wifi", "uid": "uid-1"}
@@ -68,13 +68,13 @@ def test_another_install_key_neither_configures_nor_removes(envelope: config_sec
     assert "install key" in caught.value.hint
 
 
-def test_a_document_that_was_edited_by_hand_is_rejected() -> None:
+def test_edited_document_is_rejected() -> None:
     changed = json.loads(content())["document"] | {"max_body_bytes": 9}
     with pytest.raises(model.DocumentHashError):
         config_secret.decode(content(document=changed), KEY)
 
 
-def test_a_tombstone_cannot_be_moved_to_another_owner() -> None:
+def test_tombstone_cannot_be_moved_to_another_owner() -> None:
     value = json.loads(
         config_secret.encode(config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY))
     )
@@ -83,7 +83,7 @@ def test_a_tombstone_cannot_be_moved_to_another_owner() -> None:
         config_secret.decode(json.dumps(value).encode(), KEY)
 
 
-def test_a_document_cannot_be_moved_to_another_owner() -> None:
+def test_document_cannot_be_moved_to_another_owner() -> None:
     wire = config_secret.encode(config_secret.envelope_of(LISTENER, "u", KEY))
     moved = wire.replace(b'"owner":{"namespace":"acme","name":"wifi"', b'"owner":{"namespace":"acme","name":"other"')
     assert moved != wire
@@ -95,7 +95,7 @@ def test_a_document_cannot_be_moved_to_another_owner() -> None:
     "data",
     [None, {}, {"other": "e30="}, {"config.json": "***"}, {"config.json": "e30"}, {"config.json": "é"}],
 )
-def test_a_secret_without_an_envelope_is_unreadable(data: dict[str, str] | None) -> None:
+def test_secret_without_envelope_is_unreadable(data: dict[str, str] | None) -> None:
     with pytest.raises(model.DocumentUnreadableError):
         config_secret.decode_data(data, KEY)
 
@@ -117,12 +117,12 @@ def test_a_secret_without_an_envelope_is_unreadable(data: dict[str, str] | None)
         content(owner={"namespace": "acme"}),
     ],
 )
-def test_what_does_not_have_the_form_is_unreadable(broken: bytes) -> None:
+def test_malformed_envelope_is_unreadable(broken: bytes) -> None:
     with pytest.raises(model.DocumentUnreadableError):
         config_secret.decode(broken, KEY)
 
 
-def test_a_later_envelope_is_told_from_a_broken_one() -> None:
+def test_newer_envelope_raises_too_new() -> None:
     later = json.dumps({"schemaVersion": 2, "anything": []}).encode()
     with pytest.raises(model.DocumentTooNewError, match="envelope has schema version 2"):
         config_secret.decode(later, KEY)
@@ -138,12 +138,12 @@ def signed(document: dict[str, object]) -> bytes:
     return f'{head},"document":{raw}}}'.encode()
 
 
-def test_a_later_document_is_told_from_a_broken_one() -> None:
+def test_newer_document_raises_too_new() -> None:
     with pytest.raises(model.DocumentTooNewError, match="document has schema version 2"):
         config_secret.decode(signed({"schema_version": 2, "news": 1}), KEY)
 
 
-def test_a_document_of_an_earlier_release_keeps_its_hash() -> None:
+def test_document_of_an_earlier_release_keeps_its_hash() -> None:
     """It lacks fields that have been added with a default since; re-encoding it would change its hash."""
     document = json.loads(content())["document"]
     del document["silence_after_seconds"], document["schema_version"]
@@ -152,7 +152,7 @@ def test_a_document_of_an_earlier_release_keeps_its_hash() -> None:
     assert found.hash != documents.content_hash(LISTENER, KEY)
 
 
-def test_an_error_tells_the_place_and_not_the_value() -> None:
+def test_error_names_the_place_and_not_the_value() -> None:
     document = json.loads(content())["document"] | {"state": SECRET}
     with pytest.raises(model.DocumentUnreadableError) as caught:
         config_secret.decode(signed(document), KEY)
@@ -161,14 +161,14 @@ def test_an_error_tells_the_place_and_not_the_value() -> None:
     assert caught.value.__suppress_context__
 
 
-def test_what_no_secret_holds_is_refused() -> None:
+def test_document_over_the_size_limit_is_refused() -> None:
     large = documents.DestinationDocument("acme", "crm", "https://crm.example.com/", headers=(("X", "y" * 1_100_000),))
     with pytest.raises(model.DocumentTooLargeError, match="at most 1000000") as caught:
         config_secret.encode(config_secret.envelope_of(large, "", KEY))
     assert caught.value.hint
 
 
-def test_names_are_stable_distinct_and_short() -> None:
+def test_secret_names_are_stable_distinct_and_short() -> None:
     name = config_secret.secret_name("Listener", "acme/wifi")
     assert re.fullmatch(r"listener-[0-9a-f]{32}", name)
     assert name == config_secret.secret_name("Listener", "acme/wifi")
@@ -181,7 +181,7 @@ def test_names_are_stable_distinct_and_short() -> None:
     assert config_secret.secret_type("Destination") == "usher.dev/destination-config"
 
 
-def test_labels_select_and_tell_the_install() -> None:
+def test_labels_name_the_install_and_match_the_selector() -> None:
     assert config_secret.labels("usher.dev/usher", "uid-1") == {
         "usher.dev/config": "true",
         "usher.dev/managed": "true",
@@ -192,13 +192,13 @@ def test_labels_select_and_tell_the_install() -> None:
 
 @hypothesis.given(strategies.text(max_size=300))
 @hypothesis.settings(max_examples=200)
-def test_every_controller_name_is_a_label(name: str) -> None:
+def test_every_controller_name_becomes_a_valid_label(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", config_secret.install_label(name))
 
 
 @hypothesis.given(strategies.binary(max_size=200))
 @hypothesis.settings(max_examples=200)
-def test_no_bytes_but_the_operators_are_read(data: bytes) -> None:
+def test_random_bytes_are_never_read(data: bytes) -> None:
     text = base64.b64encode(data).decode()
     with pytest.raises((model.DocumentUnreadableError, model.DocumentTooNewError, model.DocumentHashError)):
         config_secret.decode_data({"config.json": text}, KEY)

@@ -22,7 +22,7 @@ def after(before: files.FileConfiguration, *texts: str, gaps: tuple[str, ...] = 
     return files.apply_reading(before, merge_manifests(parts), gaps, OPTIONS, lambda file: (0, file))
 
 
-def test_an_object_that_became_invalid_keeps_its_last_good_version_while_others_move_on() -> None:
+def test_invalid_object_keeps_its_last_good_version() -> None:
     before = after(files.NO_CONFIGURATION, TENANT + listeners(1), listeners(1, first=1))
     suspended = listeners(1, first=1).replace("spec: {", "spec: {state: Suspended, ")
     now = after(before, TENANT + listeners(1).replace("tenantRef", "tenantref"), suspended)
@@ -31,7 +31,7 @@ def test_an_object_that_became_invalid_keeps_its_last_good_version_while_others_
     assert {found.path for found in now.rejected} == {"spec.tenantref"}
 
 
-def test_what_is_missing_because_of_a_mistake_is_told_apart_from_what_is_missing() -> None:
+def test_problem_names_the_mistake_that_caused_it() -> None:
     destination = (
         "---\napiVersion: usher.dev/v1alpha1\nkind: Destination\nmetadata: {name: crm}\n"
         "spec: {type: HTTP, http: {url: 'https://crm.example/', headers: [{name: X, valueFrom: {secretKeyRef: "
@@ -51,7 +51,7 @@ def test_what_is_missing_because_of_a_mistake_is_told_apart_from_what_is_missing
         assert {one.because for one in found if one.reason.endswith("NotFound")} == cause
 
 
-def test_a_name_that_is_nearly_right_or_in_another_namespace_is_hinted_at() -> None:
+def test_hint_names_similar_name_or_other_namespace() -> None:
     text = listeners(1).replace("acme", "acm")
     assert [one.hint for one in after(files.NO_CONFIGURATION, TENANT + text).rejected] == ["did you mean `acme`?"]
     elsewhere = TENANT.replace("acme", "acme, namespace: hotels")
@@ -65,7 +65,7 @@ CLASS = (
 )
 
 
-def test_a_class_that_the_set_does_not_have_is_a_problem_with_a_hint() -> None:
+def test_unknown_class_is_a_problem_with_a_hint() -> None:
     named = TENANT + listeners(1).replace("spec: {", "spec: {listenerClassName: publix, ")
     (found,) = after(files.NO_CONFIGURATION, named + CLASS).rejected
     assert (found.path, found.hint) == ("spec.listenerClassName", "did you mean `public`?")
@@ -77,7 +77,7 @@ def test_a_class_that_the_set_does_not_have_is_a_problem_with_a_hint() -> None:
     assert [one.severity for one in after(files.NO_CONFIGURATION, plain).problems] == ["notice"]
 
 
-def test_a_class_with_a_mistake_does_not_make_listeners_answer_elsewhere() -> None:
+def test_invalid_class_does_not_move_listeners() -> None:
     now = after(files.NO_CONFIGURATION, TENANT + listeners(2) + CLASS.replace("hostname", "hostnam"))
     assert now.snapshot.listeners == {}
     assert {one.because for one in now.rejected} == {"", "ListenerClass public"}
@@ -87,30 +87,30 @@ def test_a_class_with_a_mistake_does_not_make_listeners_answer_elsewhere() -> No
     assert len(later.snapshot.listeners) == 3
 
 
-def test_an_object_that_is_gone_is_removed() -> None:
+def test_missing_object_is_removed() -> None:
     before = after(files.NO_CONFIGURATION, TENANT + listeners(3))
     assert list(after(before, TENANT + listeners(2)).snapshot.listeners) == ["default/l0", "default/l1"]
 
 
-def test_a_file_that_cannot_be_parsed_stops_every_removal() -> None:
+def test_unparsable_file_stops_every_removal() -> None:
     before = after(files.NO_CONFIGURATION, TENANT + listeners(2), listeners(2, first=2))
     now = after(before, TENANT + listeners(1), listeners(1, first=2) + "---\n}")
     assert now.snapshot.listeners.keys() == before.snapshot.listeners.keys()
     assert not now.complete
 
 
-def test_a_gap_removes_nothing_of_its_own_and_stops_no_other_removal() -> None:
+def test_gap_stops_only_its_own_removals() -> None:
     before = after(files.NO_CONFIGURATION, TENANT + listeners(2), listeners(1, first=2))
     now = after(before, TENANT + listeners(1), gaps=("d/1.yaml",))
     assert sorted(now.snapshot.listeners) == ["default/l0", "default/l2"]
 
 
-def test_a_tenant_that_is_gone_takes_its_listeners_along() -> None:
+def test_removed_tenant_removes_its_listeners() -> None:
     before = after(files.NO_CONFIGURATION, TENANT + listeners(3))
     assert after(before, listeners(3).removeprefix("---\n")).snapshot.listeners == {}
 
 
-def test_a_large_removal_is_halted_while_edits_and_additions_go_on() -> None:
+def test_large_removal_is_halted_while_edits_go_on() -> None:
     before = after(files.NO_CONFIGURATION, TENANT + listeners(20))
     edited = listeners(1).replace("spec: {", "spec: {state: Suspended, ")
     now = after(before, TENANT + edited + listeners(1, first=50))
@@ -123,7 +123,7 @@ def test_a_large_removal_is_halted_while_edits_and_additions_go_on() -> None:
     assert again.halted == now.halted
 
 
-def test_a_halted_removal_is_confirmed_by_its_hash_and_by_no_other() -> None:
+def test_halted_removal_is_confirmed_only_by_its_digest() -> None:
     before = after(files.NO_CONFIGURATION, TENANT + listeners(20))
     halted = after(before, TENANT + listeners(2))
     assert halted.halted is not None
@@ -139,7 +139,7 @@ def test_a_halted_removal_is_confirmed_by_its_hash_and_by_no_other() -> None:
     assert right.halted is None
 
 
-def test_the_last_class_that_goes_away_does_not_move_the_listeners() -> None:
+def test_removed_last_class_does_not_move_listeners() -> None:
     declared = (
         "---\napiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {name: public}\n"
         "spec: {controllerName: usher.dev/usher, hostname: hooks.example.com}\n"
@@ -150,7 +150,7 @@ def test_the_last_class_that_goes_away_does_not_move_the_listeners() -> None:
     assert now.snapshot.listeners["default/l0"].addresses[0].host == "hooks.example.com"
 
 
-def test_five_listeners_or_a_tenth_may_go_at_once() -> None:
+def test_five_listeners_or_a_tenth_may_be_removed_at_once() -> None:
     few = after(files.NO_CONFIGURATION, TENANT + listeners(5))
     assert after(few, TENANT).snapshot.listeners == {}
     many = after(files.NO_CONFIGURATION, TENANT + listeners(100))
@@ -158,7 +158,7 @@ def test_five_listeners_or_a_tenth_may_go_at_once() -> None:
     assert len(after(many, TENANT + listeners(89)).snapshot.listeners) == 100
 
 
-def test_a_listener_that_stays_by_the_brake_gives_way_where_its_address_is_taken() -> None:
+def test_kept_listener_loses_an_address_that_is_taken() -> None:
     def explicit(name: str) -> str:
         return (
             f"---\napiVersion: usher.dev/v1alpha1\nkind: Listener\nmetadata: {{name: {name}}}\nspec: {{tenantRef: "
@@ -172,7 +172,7 @@ def test_a_listener_that_stays_by_the_brake_gives_way_where_its_address_is_taken
     assert "default/old" not in now.snapshot.listeners
 
 
-def test_a_kept_object_stays_in_file_order_so_that_its_hostname_does_not_move() -> None:
+def test_kept_object_keeps_its_place_and_its_hostname() -> None:
     other = TENANT.replace("acme", "other")
 
     def claiming(name: str, tenant: str) -> str:
@@ -187,7 +187,7 @@ def test_a_kept_object_stays_in_file_order_so_that_its_hostname_does_not_move() 
     assert list(now.snapshot.listeners) == ["default/first"]
 
 
-def test_documents_that_did_not_change_stay_the_same_objects() -> None:
+def test_unchanged_documents_stay_the_same_objects() -> None:
     before = after(files.NO_CONFIGURATION, TENANT + listeners(2))
     now = after(before, TENANT + listeners(3))
     assert now.snapshot.listeners["default/l0"] is before.snapshot.listeners["default/l0"]

@@ -8,7 +8,7 @@ from usher_gateway import model
 from usher_gateway.config import install_key
 
 
-def test_a_key_is_made_once_for_the_owner_only_and_kept(tmp_path: pathlib.Path) -> None:
+def test_key_is_created_once_readable_by_the_owner_only(tmp_path: pathlib.Path) -> None:
     key = install_key.load_install_key(tmp_path / "data", {})
     path = tmp_path / "data" / "install.key"
     assert len(key) == 32
@@ -17,14 +17,14 @@ def test_a_key_is_made_once_for_the_owner_only_and_kept(tmp_path: pathlib.Path) 
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_environment_overrides_the_file(tmp_path: pathlib.Path) -> None:
+def test_environment_overrides_the_key_file(tmp_path: pathlib.Path) -> None:
     given = base64.b64encode(b"x" * 33).decode()
     assert install_key.load_install_key(tmp_path, {"USHER_INSTALL_KEY": f"{given}\n"}) == b"x" * 33
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["", "short", base64.b64encode(b"x" * 31).decode(), "not base64!" * 9, "é"])
-def test_what_is_no_key_is_refused_and_never_overwritten(tmp_path: pathlib.Path, content: str) -> None:
+def test_invalid_key_is_refused_and_never_overwritten(tmp_path: pathlib.Path, content: str) -> None:
     path = tmp_path / "install.key"
     path.write_text(content)
     with pytest.raises(model.ConfigurationError) as caught:
@@ -33,7 +33,7 @@ def test_what_is_no_key_is_refused_and_never_overwritten(tmp_path: pathlib.Path,
     assert path.read_text() == content
 
 
-def test_without_a_place_for_a_key_it_is_said_what_to_do() -> None:
+def test_error_without_a_key_says_what_to_do() -> None:
     with pytest.raises(model.ConfigurationError) as caught:
         install_key.load_install_key(None, {})
     assert "USHER_INSTALL_KEY" in caught.value.hint

@@ -17,7 +17,9 @@ TRANSFORM = '{"u": visit.userId}'
 
 def snapshot(transform: str = TRANSFORM, **destination: Any) -> documents.Snapshot:
     routes = (documents.Route("crm", "agency/crm", transform=transform),)
-    listener = documents.ListenerDocument("agency", "lobby", documents.Tenant("acme"), addresses=(), routes=routes)
+    listener = documents.ListenerDocument(
+        "agency", "lobby", documents.TenantDocument("acme"), addresses=(), routes=routes
+    )
     return documents.Snapshot({listener.key: listener}, {"agency/crm": samples.destination(**destination)})
 
 
@@ -102,7 +104,7 @@ async def test_a_change_elsewhere_leaves_a_slow_transform_held(
         await worker.attempt(samples.delivery())
     assert worker.is_too_slow("agency/lobby", "crm")
     before = snapshot()
-    other = documents.ListenerDocument("agency", "other", documents.Tenant("acme"), addresses=())
+    other = documents.ListenerDocument("agency", "other", documents.TenantDocument("acme"), addresses=())
     worker.apply(documents.Snapshot({**before.listeners, other.key: other}, before.destinations))
     assert await hold_of_attempt(worker) is model.HoldReason.ExpressionTooSlow
 
@@ -125,7 +127,7 @@ async def test_what_is_left_of_a_listener_goes_by_what_it_kept_once_another_tena
     mine = msgspec.structs.replace(samples.ROUTE, transform=TRANSFORM)
     theirs = documents.Route("crm", "agency/crm", transform='{"mail": visit.email}')
     moved = documents.ListenerDocument(
-        "agency", "lobby", documents.Tenant("globex", state="Suspended"), addresses=(), routes=(theirs,)
+        "agency", "lobby", documents.TenantDocument("globex", state="Suspended"), addresses=(), routes=(theirs,)
     )
     worker.apply(documents.Snapshot({moved.key: moved}, {"agency/crm": samples.destination()}))
     assert worker.live_route(mine) is None

@@ -11,14 +11,14 @@ BAD = [*manifests.files("bad/schema"), *manifests.files("bad/compile")]
 
 
 @pytest.mark.parametrize("path", manifests.files("good"), ids=lambda path: path.stem)
-def test_a_good_manifest_has_no_errors_and_gives_documents(path: pathlib.Path) -> None:
+def test_good_manifest_gives_documents_without_errors(path: pathlib.Path) -> None:
     configuration = files.load_once([path], KEYS)
     assert [found for found in configuration.problems if found.severity != "notice"] == []
     assert configuration.snapshot.listeners
 
 
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
-def test_a_bad_manifest_gives_exactly_the_expected_problems_on_their_lines(path: pathlib.Path) -> None:
+def test_bad_manifest_gives_exactly_the_expected_problems(path: pathlib.Path) -> None:
     problems = [found for found in files.load_once([path], KEYS).problems if found.severity == "error"]
     wanted = [expected for document in manifests.of(path) for expected in document.expected]
     assert wanted

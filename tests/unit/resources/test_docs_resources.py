@@ -20,7 +20,7 @@ def section(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda found: found.group(1) + content + found.group(2), text)
 
 
-def test_the_page_of_resources_lists_every_reason_that_files_can_give() -> None:
+def test_resources_page_lists_every_reason() -> None:
     page = DOCS / "resources.md"
     wanted = section(page.read_text("utf-8"), "reasons", reasons())
     if os.environ.get("UPDATE_DOCS"):
@@ -28,7 +28,7 @@ def test_the_page_of_resources_lists_every_reason_that_files_can_give() -> None:
     assert page.read_text("utf-8") == wanted, "run UPDATE_DOCS=1 pytest tests/unit/test_docs_resources.py"
 
 
-def test_the_page_of_expressions_names_every_function_field_and_bound() -> None:
+def test_expressions_page_names_every_function_field_and_bound() -> None:
     text = (DOCS / "expressions.md").read_text("utf-8")
     for name in expressions.FUNCTIONS | expressions.MACROS | expressions.VISIT_FIELDS:
         assert f"`{name}`" in text, name

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies
 
 from usher_gateway import resources
-from usher_gateway.resources import conditions, tenant, yaml_reader
+from usher_gateway.resources import tenant
 from usher_gateway.resources.manifests import MAX_FILE_BYTES, load_manifests, merge_manifests
 
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: %s}\n"
@@ -15,7 +15,7 @@ def problems_of(text: str) -> list[tuple[int, str]]:
     return [(found.line, found.path) for found in load_manifests(text.encode(), "a.yaml").problems]
 
 
-def test_documents_lists_and_empty_documents_are_read_in_order() -> None:
+def test_documents_and_lists_are_read_in_order() -> None:
     text = "---\n" + TENANT % "a" + "---\n---\napiVersion: v1\nkind: List\nitems:\n"
     text += "- {apiVersion: usher.dev/v1alpha1, kind: Tenant, metadata: {name: b}}\n---\n# nothing\n"
     loaded = load_manifests(text.encode(), "a.yaml")
@@ -24,7 +24,7 @@ def test_documents_lists_and_empty_documents_are_read_in_order() -> None:
     assert [one.line for one in loaded.objects] == [2, 10]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
+def test_byte_order_mark_is_skipped() -> None:
     assert load_manifests(b"\xef\xbb\xbf" + (TENANT % "a").encode(), "a.yaml").problems == ()
 
 
@@ -40,24 +40,24 @@ def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
         (b"a: 'unclosed\n", 2),
     ],
 )
-def test_what_is_no_yaml_is_one_problem_and_stops_removals(content: bytes, line: int) -> None:
+def test_invalid_yaml_is_one_problem_and_stops_removals(content: bytes, line: int) -> None:
     loaded = load_manifests(content, "a.yaml")
     assert [found.line for found in loaded.problems] == [line]
     assert not loaded.complete
 
 
-def test_objects_before_a_syntax_error_still_count() -> None:
+def test_objects_before_a_syntax_error_are_loaded() -> None:
     loaded = load_manifests((TENANT % "a" + "---\n}").encode(), "a.yaml")
     assert len(loaded.objects) == 1
     assert not loaded.complete
 
 
-def test_a_file_that_is_too_large_is_not_parsed() -> None:
+def test_too_large_file_is_not_parsed() -> None:
     loaded = load_manifests(b"#" * (MAX_FILE_BYTES + 1), "a.yaml")
     assert "larger than" in loaded.problems[0].message
 
 
-def test_an_alias_bomb_ends_early() -> None:
+def test_alias_bomb_ends_early() -> None:
     lines = ["apiVersion: v1", "kind: Secret", "metadata: {name: a}", "a: &a {x: 1}"]
     lines += [
         f"{name}: &{name} {{{', '.join(f'k{index}: *{before}' for index in range(9))}}}"
@@ -69,36 +69,36 @@ def test_an_alias_bomb_ends_early() -> None:
     assert {path for _, path in problems_of(text)} >= {"a", "i", "metadata2"}
 
 
-def test_an_object_with_too_many_values_is_one_problem() -> None:
+def test_object_with_too_many_values_is_one_problem() -> None:
     labels = ", ".join(f"k{index}: v" for index in range(50_001))
     text = f"apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {{name: a, labels: {{{labels}}}}}\n"
     assert len(problems_of(text)) == 1
 
 
-def test_an_alias_inside_itself_is_a_problem_not_a_loop() -> None:
+def test_recursive_alias_is_a_problem_and_no_loop() -> None:
     loaded = load_manifests((TENANT % "a" + "spec: &s {quota: *s}\n").encode(), "a.yaml")
     assert loaded.problems
     assert loaded.objects == ()
 
 
-def test_a_merge_of_itself_is_a_problem_not_a_loop() -> None:
+def test_recursive_merge_is_a_problem_and_no_loop() -> None:
     assert load_manifests((TENANT % "a" + "spec: &s {<<: *s}\n").encode(), "a.yaml").problems
 
 
-def test_merged_keys_count_behind_those_that_stand_there() -> None:
+def test_own_keys_override_merged_keys() -> None:
     text = TENANT % "a" + "spec: {state: Active, <<: [{state: Suspended, timeZone: UTC}, {timeZone: Europe/London}]}\n"
     (loaded,) = load_manifests(text.encode(), "a.yaml").objects
     assert isinstance(loaded.resource, resources.Tenant)
     assert (loaded.resource.spec.state, loaded.resource.spec.time_zone) == ("Active", "UTC")
 
 
-def test_a_field_without_a_value_is_left_out_as_an_api_server_does() -> None:
+def test_field_without_value_is_left_out() -> None:
     (loaded,) = load_manifests((TENANT % "a" + "spec: {state: , quota: ~}\n").encode(), "a.yaml").objects
     assert isinstance(loaded.resource, resources.Tenant)
     assert loaded.resource.spec == tenant.TenantSpec()
 
 
-def test_an_object_that_no_server_would_keep_is_a_problem() -> None:
+def test_too_large_object_is_a_problem() -> None:
     values = ", ".join("x" * 63 for _ in range(16))
     selector = f"{{matchExpressions: [{', '.join([f'{{key: k, operator: In, values: [{values}]}}'] * 8)}]}}"
     allowed = f"- {{hostname: a.example, namespaces: {{from: Selector, selector: {selector}}}}}\n"
@@ -108,18 +108,18 @@ def test_an_object_that_no_server_would_keep_is_a_problem() -> None:
     assert "at most 1500000 bytes" in found.message
 
 
-def test_annotations_that_no_server_would_keep_are_a_problem() -> None:
+def test_too_large_annotations_are_a_problem() -> None:
     text = (TENANT % "a").replace("{name: a}", f"{{name: a, annotations: {{a: {'x' * 262_144}}}}}")
     assert problems_of(text) == [(3, "metadata.annotations")]
 
 
-def test_a_secret_that_no_server_would_keep_is_a_problem() -> None:
+def test_too_large_secret_is_a_problem() -> None:
     value = "x" * (1024 * 1024 + 1)
     text = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\nstringData: {{key: {value}}}\n"
     assert problems_of(text) == [(1, "data")]
 
 
-def test_many_aliases_of_a_large_list_are_bounded() -> None:
+def test_many_aliases_of_a_small_list_are_allowed() -> None:
     routes = "\n".join(
         f"  - {{name: r{index}, destinationRef: {{name: d}}, oncePer: {{per: *p, every: Day}}}}" for index in range(32)
     )
@@ -127,7 +127,7 @@ def test_many_aliases_of_a_large_list_are_bounded() -> None:
     assert load_manifests(f"{text}  routes:\n{routes}".encode(), "a.yaml").problems == ()
 
 
-def test_the_same_object_in_two_files_counts_once_and_is_reported() -> None:
+def test_duplicate_object_is_reported_and_counts_once() -> None:
     parts = [load_manifests((TENANT % "a").encode(), name) for name in ("a.yaml", "b.yaml")]
     merged = merge_manifests(parts)
     assert [one.file for one in merged.objects] == ["a.yaml"]
@@ -141,56 +141,20 @@ def test_other_kinds_are_ignored_with_a_notice(kind: str) -> None:
     assert loaded.complete
 
 
-def test_an_object_without_a_name_stops_removals_one_with_a_mistake_does_not() -> None:
+def test_only_an_object_without_a_name_stops_removals() -> None:
     assert not load_manifests(b"apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {}\n", "a.yaml").complete
     invalid = load_manifests((TENANT % "a" + "spec: {state: x}\n").encode(), "a.yaml")
     assert invalid.complete
     assert invalid.invalid == {("Tenant", "default/a")}
 
 
-def test_values_of_secrets_are_not_repeated() -> None:
+def test_problems_do_not_repeat_values_of_secrets() -> None:
     text = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {p: 123456789, q: yes, r: [hunter2]}\n"
     text += "data: {z: hunter2!}\ntype: [hunter2]\n---\nx: *hunter2\n"
     told = repr(load_manifests(text.encode(), "a.yaml").problems)
     assert told.count("Problem(") == 5
     assert "hunter2" not in told
     assert "123456789" not in told
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("Off", False),
-        ("yes", True),
-        ("~", None),
-        ("", None),
-        ("012", 10),
-        ("0x1F", 31),
-        ("1_000", 1000),
-        ("089", 89.0),
-        ("1e400", "1e400"),
-        ("-.INF", float("-inf")),
-        ("0b12", "0b12"),
-        ("12:30:00", "12:30:00"),
-        ("2027-01-31T12:00:00Z", "2027-01-31T12:00:00Z"),
-        ("1e3", 1000.0),
-        (".5", 0.5),
-        ("-7", -7),
-        ("1.2.3", "1.2.3"),
-        ("None", "None"),
-        ("-", "-"),
-    ],
-)
-def test_plain_words_mean_what_an_api_server_reads(text: str, value: object) -> None:
-    found = yaml_reader.plain_value(text)
-    assert found == value
-    assert type(found) is type(value)
-
-
-@hypothesis.settings(max_examples=200)
-@hypothesis.given(strategies.text(alphabet="0123456789_xob.eE+-infaNA:", max_size=12))
-def test_no_plain_word_raises(text: str) -> None:
-    yaml_reader.plain_value(text)
 
 
 @hypothesis.settings(max_examples=100, deadline=None)
@@ -207,12 +171,7 @@ def test_no_shape_of_a_spec_raises(spec: object) -> None:
         load_manifests(json.dumps(document).encode(), "a.yaml")
 
 
-def test_a_hint_names_the_nearest_word() -> None:
-    assert conditions.did_you_mean("timezone", ["timeZone", "state"]) == "did you mean `timeZone`?"
-    assert conditions.did_you_mean("zzz", ["a", "b"]) == "known: a, b"
-
-
-def test_the_line_of_a_field_that_is_not_there_is_that_of_the_field_around_it() -> None:
+def test_line_of_a_missing_field_is_that_of_its_parent() -> None:
     loaded = load_manifests((TENANT % "a" + "spec:\n  quota:\n    visitsPerMonth: 1\n").encode(), "a.yaml").objects[0]
     assert loaded.line_of("spec.quota.visitsPerMonth") == 6
     assert loaded.line_of("spec.quota.whenExceeded") == 6

@@ -259,5 +259,5 @@ def _kept_document(definition: model.RouteDefinition) -> documents.ListenerDocum
     name = definition.listener
     fields: Mapping[str, tuple[str, ...]] = dict(definition.fields) or documents.DEFAULT_FIELDS
     return documents.ListenerDocument(
-        name.namespace, name.listener, documents.Tenant(name.tenant), addresses=(), fields=dict(fields)
+        name.namespace, name.listener, documents.TenantDocument(name.tenant), addresses=(), fields=dict(fields)
     )
