@@ -25,9 +25,7 @@ def has(type_: str, status: str, reason: str = "") -> Any:
     return check
 
 
-async def test_declared_resources_become_documents_a_url_and_conditions(
-    install: installs.Install, namespace: str
-) -> None:
+async def test_applied_resources_give_documents_a_url_and_conditions(install: installs.Install, namespace: str) -> None:
     await install.start_operator()
     await declare(install, namespace)
     lobby = api.Resource("Listener", "lobby", namespace)
@@ -41,7 +39,7 @@ async def test_declared_resources_become_documents_a_url_and_conditions(
     assert url["metadata"]["ownerReferences"][0]["uid"] == found["metadata"]["uid"]
 
 
-async def test_what_gateways_run_is_programmed(install: installs.Install, namespace: str) -> None:
+async def test_document_that_gateways_run_is_programmed(install: installs.Install, namespace: str) -> None:
     port = ports.free()
     await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
     await declare(install, namespace)
@@ -82,7 +80,7 @@ async def settled(install: installs.Install, namespace: str) -> dict[str, str]:
         before = now
 
 
-async def test_another_start_writes_nothing(install: installs.Install, namespace: str) -> None:
+async def test_restarted_operator_writes_nothing(install: installs.Install, namespace: str) -> None:
     first = await install.start_operator()
     await declare(install, namespace)
     await install.server.wait(api.Resource("Listener", "lobby", namespace), has("ResolvedRefs", "True"))
@@ -103,7 +101,7 @@ async def test_another_start_writes_nothing(install: installs.Install, namespace
     assert {one.resource for one in asked if one.writes and one.namespace in here} == {"leases"}
 
 
-async def test_no_secret_is_told_anywhere(install: installs.Install, namespace: str) -> None:
+async def test_operator_reveals_no_secret(install: installs.Install, namespace: str) -> None:
     operator = await install.start_operator()
     credential = "c0nfidential-credential"
     about = {"name": "token", "namespace": namespace, "labels": {"usher.dev/watch": "true"}}
@@ -129,7 +127,7 @@ async def test_no_secret_is_told_anywhere(install: installs.Install, namespace: 
     assert [text for text in told for word in hidden if word in text] == []
 
 
-async def test_without_ready_endpoints_nothing_is_programmed(install: installs.Install, namespace: str) -> None:
+async def test_listener_is_not_programmed_without_ready_endpoints(install: installs.Install, namespace: str) -> None:
     await install.start_operator("--gateway-service", f"{install.system}/usher-gateway")
     await declare(install, namespace)
     found = await install.server.wait(

@@ -35,7 +35,7 @@ def content(secret: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-async def test_an_edited_document_is_mended(install: installs.Install, namespace: str) -> None:
+async def test_edited_config_secret_is_restored(install: installs.Install, namespace: str) -> None:
     await install.start_operator()
     await declare(install, namespace, "lobby")
     before = (await install.documents())[f"Listener {namespace}/lobby"]
@@ -43,7 +43,7 @@ async def test_an_edited_document_is_mended(install: installs.Install, namespace
     await install.server.wait(api.of({"kind": "Secret", **before}), lambda found: found["data"] == before["data"])
 
 
-async def test_a_deleted_document_and_a_removed_label_are_mended(install: installs.Install, namespace: str) -> None:
+async def test_deleted_config_secret_and_removed_label_are_restored(install: installs.Install, namespace: str) -> None:
     await install.start_operator()
     await declare(install, namespace, "lobby")
     documents = await install.documents()
@@ -54,7 +54,7 @@ async def test_a_deleted_document_and_a_removed_label_are_mended(install: instal
 
 
 @pytest.mark.parametrize("fields", [{"immutable": True}, {"type": "Opaque", "data": {"config.json": "e30="}}])
-async def test_a_document_that_cannot_be_written_any_more_is_made_anew(
+async def test_unwritable_config_secret_is_recreated(
     install: installs.Install, namespace: str, fields: dict[str, Any]
 ) -> None:
     """A Secret's type, and what is immutable, no write can change."""
@@ -72,9 +72,7 @@ async def test_a_document_that_cannot_be_written_any_more_is_made_anew(
     await waiting.until(install.documents, lambda seen: owner in seen and content(seen[owner]).get("generation") == 2)
 
 
-async def test_a_removed_listener_leaves_a_tombstone_and_then_nothing(
-    install: installs.Install, namespace: str
-) -> None:
+async def test_removed_listener_leaves_a_tombstone_and_then_nothing(install: installs.Install, namespace: str) -> None:
     await install.start_operator("--tombstone-seconds", "3")
     await declare(install, namespace, "lobby", "bar")
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
@@ -84,7 +82,7 @@ async def test_a_removed_listener_leaves_a_tombstone_and_then_nothing(
     assert await live(install, namespace) == {"crm", "bar"}
 
 
-async def test_a_listener_that_comes_back_replaces_its_tombstone(install: installs.Install, namespace: str) -> None:
+async def test_recreated_listener_replaces_its_tombstone(install: installs.Install, namespace: str) -> None:
     await install.start_operator()
     await declare(install, namespace, "lobby")
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
@@ -92,9 +90,7 @@ async def test_a_listener_that_comes_back_replaces_its_tombstone(install: instal
     await declare(install, namespace, "lobby")
 
 
-async def test_many_listeners_that_go_at_once_stay_until_a_person_confirms(
-    install: installs.Install, namespace: str
-) -> None:
+async def test_mass_removal_waits_for_a_confirmation(install: installs.Install, namespace: str) -> None:
     await install.start_operator()
     names = [f"room-{number}" for number in range(6)]
     await declare(install, namespace, *names)
@@ -114,7 +110,7 @@ async def test_many_listeners_that_go_at_once_stay_until_a_person_confirms(
 
 
 @pytest.mark.parametrize("others", [(), ("bar",)], ids=["the last one", "one of two"])
-async def test_a_listener_deleted_while_the_watch_was_cut_disappears(
+async def test_listener_deleted_during_a_watch_cut_is_removed(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, others: tuple[str, ...]
 ) -> None:
     await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
@@ -140,9 +136,7 @@ def met(fault: faulty_proxy.Fault) -> Any:
     return look
 
 
-async def test_a_standby_takes_over_at_once_when_the_leader_is_told_to_stop(
-    install: installs.Install, namespace: str
-) -> None:
+async def test_standby_takes_over_at_once_from_a_stopped_leader(install: installs.Install, namespace: str) -> None:
     first = await install.start_operator("--identity", "first")
     second = await install.start_operator("--identity", "second")
     assert await second.metric("usher_operator_leader") == 0
@@ -154,7 +148,7 @@ async def test_a_standby_takes_over_at_once_when_the_leader_is_told_to_stop(
     await declare(install, namespace, "lobby")
 
 
-async def test_a_standby_takes_over_from_a_leader_that_was_killed(install: installs.Install, namespace: str) -> None:
+async def test_standby_takes_over_from_a_killed_leader(install: installs.Install, namespace: str) -> None:
     first = await install.start_operator("--identity", "first")
     await install.start_operator("--identity", "second")
     await first.stop(signal.SIGKILL)
@@ -163,7 +157,7 @@ async def test_a_standby_takes_over_from_a_leader_that_was_killed(install: insta
     await declare(install, namespace, "lobby")
 
 
-async def test_a_leader_whose_lease_is_somebody_elses_ends_itself(install: installs.Install) -> None:
+async def test_leader_that_lost_its_lease_exits(install: installs.Install) -> None:
     leader = await install.start_operator()
     lease = api.Resource("Lease", "usher-operator", install.system)
     await install.server.merge(lease, {"spec": {"holderIdentity": "somebody else"}})
@@ -177,7 +171,7 @@ def leader_code(process: installs.Process) -> Any:
     return look
 
 
-async def test_without_its_definitions_everything_stays(
+async def test_deleted_crds_remove_no_document(
     install: installs.Install, namespace: str, definitions: clusters.Cluster
 ) -> None:
     operator = await install.start_operator()
@@ -196,7 +190,7 @@ async def test_without_its_definitions_everything_stays(
     await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted")
 
 
-async def test_another_install_key_publishes_and_removes_nothing(install: installs.Install, namespace: str) -> None:
+async def test_changed_install_key_publishes_and_removes_nothing(install: installs.Install, namespace: str) -> None:
     first = await install.start_operator()
     await declare(install, namespace, "lobby")
     klass = api.of(install.klass())
@@ -212,7 +206,7 @@ async def test_another_install_key_publishes_and_removes_nothing(install: instal
     assert before == {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
 
 
-async def test_a_lost_install_key_is_not_made_anew_while_documents_know_it(
+async def test_deleted_install_key_is_not_recreated_while_documents_exist(
     install: installs.Install, namespace: str
 ) -> None:
     first = await install.start_operator()

@@ -26,7 +26,7 @@ def lists_of(plural: str) -> faulty_proxy.Where:
     return lambda asked: faulty_proxy.lists(asked) and asked.path.endswith(f"/{plural}")
 
 
-async def test_refused_requests_are_tried_again(
+async def test_rejected_requests_are_retried(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
@@ -38,7 +38,7 @@ async def test_refused_requests_are_tried_again(
     assert [fault.met for fault in faults] == [3, 3]
 
 
-async def test_an_operator_that_may_not_read_a_kind_says_so_and_touches_nothing(
+async def test_operator_without_rights_on_a_kind_is_unready_and_idle(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     first = await install.start_operator()
@@ -55,7 +55,7 @@ async def test_an_operator_that_may_not_read_a_kind_says_so_and_touches_nothing(
     await declare(install, namespace, "lobby", "bar")
 
 
-async def test_a_reading_that_is_refused_takes_nothing_for_gone(
+async def test_rejected_list_removes_nothing(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
@@ -75,7 +75,7 @@ async def test_a_reading_that_is_refused_takes_nothing_for_gone(
     assert operator.taken_for_gone(namespace) == []
 
 
-async def test_conditions_of_others_stay(install: installs.Install, namespace: str) -> None:
+async def test_foreign_conditions_are_kept(install: installs.Install, namespace: str) -> None:
     await install.start_operator()
     await declare(install, namespace, "lobby")
     lobby = api.Resource("Listener", "lobby", namespace)
@@ -100,9 +100,7 @@ async def test_conditions_of_others_stay(install: installs.Install, namespace: s
     assert api.condition(found, "example.com/Audited") == theirs
 
 
-async def test_a_condition_edited_by_hand_is_mended_and_its_time_kept(
-    install: installs.Install, namespace: str
-) -> None:
+async def test_edited_condition_is_restored_with_its_transition_time(install: installs.Install, namespace: str) -> None:
     await install.start_operator()
     await declare(install, namespace, "lobby")
     acme = api.Resource("Tenant", "acme", namespace)
@@ -118,9 +116,7 @@ async def test_a_condition_edited_by_hand_is_mended_and_its_time_kept(
     assert api.condition(after, "Accepted") == api.condition(before, "Accepted")
 
 
-async def test_somebody_elses_secret_with_the_name_of_a_child_is_left_alone(
-    install: installs.Install, namespace: str
-) -> None:
+async def test_foreign_secret_with_the_name_of_a_child_is_kept(install: installs.Install, namespace: str) -> None:
     theirs = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -135,7 +131,7 @@ async def test_somebody_elses_secret_with_the_name_of_a_child_is_left_alone(
     assert found["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
 
 
-async def test_an_optional_api_arrives_and_goes_while_the_operator_runs(
+async def test_optional_api_may_appear_and_disappear_at_run_time(
     install: installs.Install, namespace: str, definitions: clusters.Cluster
 ) -> None:
     names = [f"{file.stem.split('_', 1)[1]}.{foreign.GATEWAY_API.group}" for file in _routes()]
@@ -167,7 +163,7 @@ def _routes() -> list[Path]:
     return [file for file in foreign.files(foreign.GATEWAY_API) if file.stem.endswith("httproutes")]
 
 
-async def test_a_namespace_deleted_with_all_its_listeners_stays_published(
+async def test_deleted_namespace_with_every_listener_stays_published(
     install: installs.Install, make_namespace: MakeNamespace
 ) -> None:
     doomed = await make_namespace("agency")
@@ -183,7 +179,7 @@ async def test_a_namespace_deleted_with_all_its_listeners_stays_published(
     assert {f"Listener {doomed}/{name}" for name in names} <= set(documents)
 
 
-async def test_an_idle_operator_writes_nothing_but_its_lease(install: installs.Install, namespace: str) -> None:
+async def test_idle_operator_writes_only_its_lease(install: installs.Install, namespace: str) -> None:
     operator = await install.start_operator()
     await declare(install, namespace, "lobby")
 
@@ -199,9 +195,7 @@ async def test_an_idle_operator_writes_nothing_but_its_lease(install: installs.I
     assert await operator.metric("usher_operator_workqueue_depth") == 0
 
 
-async def test_a_tenants_large_secret_with_the_label_of_children_ends_no_watch(
-    install: installs.Install, namespace: str
-) -> None:
+async def test_large_secret_with_the_managed_label_ends_no_watch(install: installs.Install, namespace: str) -> None:
     operator = await install.start_operator()
     await declare(install, namespace, "lobby")
     labels = {"usher.dev/managed": "true"}
@@ -215,7 +209,7 @@ async def test_a_tenants_large_secret_with_the_label_of_children_ends_no_watch(
     assert operator.process.returncode is None
 
 
-async def test_a_secret_that_only_claims_to_be_a_document_holds_no_removal_up(
+async def test_forged_config_secret_does_not_block_a_removal(
     install: installs.Install, namespace: str, make_namespace: MakeNamespace
 ) -> None:
     """Labels and annotations can be written by any tenant: here one claims documents of another."""

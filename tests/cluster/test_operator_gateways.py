@@ -55,7 +55,7 @@ async def wait_programmed(install: installs.Install, namespace: str, status: str
     await waiting.until(look, lambda seen: seen["isNewest"] and is_so(seen))
 
 
-async def test_programmed_says_what_every_ready_gateway_runs(
+async def test_programmed_needs_every_ready_gateway(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     address = own_address()

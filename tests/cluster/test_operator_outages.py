@@ -41,7 +41,7 @@ def second_page(asked: faulty_proxy.Asked) -> bool:
 
 
 @pytest.mark.parametrize("status", [403, 410, 500])
-async def test_a_reading_refused_from_its_second_page_on_removes_nothing(
+async def test_list_rejected_at_its_second_page_removes_nothing(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, status: int
 ) -> None:
     proxy.page = 2
@@ -59,7 +59,7 @@ async def test_a_reading_refused_from_its_second_page_on_removes_nothing(
     assert operator.taken_for_gone(namespace) == []
 
 
-async def test_a_start_that_is_refused_the_second_page_holds_still(
+async def test_start_without_the_second_page_writes_nothing(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     first = await install.start_operator()
@@ -77,7 +77,7 @@ async def test_a_start_that_is_refused_the_second_page_holds_still(
     assert before.items() <= (await versions(install, namespace)).items()
 
 
-async def test_an_api_server_that_hangs_ends_the_leader_and_the_next_one_goes_on(
+async def test_hanging_api_server_ends_the_leader_and_the_next_one_works(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     quick = {"timing": {"lease_seconds": 4.0, "renew_deadline_seconds": 2.5, "lease_retry_seconds": 0.5}}
@@ -96,7 +96,7 @@ async def test_an_api_server_that_hangs_ends_the_leader_and_the_next_one_goes_on
     assert (await versions(install, namespace))[f"Listener {namespace}/lobby"] == before[f"Listener {namespace}/lobby"]
 
 
-async def test_what_a_silent_watch_does_not_tell_a_reading_finds(
+async def test_list_finds_changes_that_a_silent_watch_missed(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
@@ -137,7 +137,7 @@ def placed(install: installs.Install, namespace: str, name: str, path: str) -> d
     return installs.listener(install, namespace, name, **spec)
 
 
-async def test_after_a_cut_the_deleted_is_gone_from_the_port_and_no_edit_is_lost(
+async def test_watch_cut_loses_no_deletion_and_no_edit(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     operator, gateway = install.operator, install.gateway
@@ -190,7 +190,7 @@ def reason(type_: str, *wanted: str) -> Any:
     return lambda seen: api.condition(seen, type_).get("reason") in wanted
 
 
-async def test_cert_manager_arrives_and_goes_while_the_operator_runs(
+async def test_cert_manager_may_appear_and_disappear_at_run_time(
     install: installs.Install, namespace: str, definitions: clusters.Cluster
 ) -> None:
     files, issuer = _of_cert_manager(), api.Resource("ClusterIssuer", namespace)

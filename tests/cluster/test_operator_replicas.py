@@ -82,7 +82,7 @@ async def other_proxy(install: installs.Install, tmp_path: Path) -> AsyncIterato
         yield ready
 
 
-async def test_two_that_start_at_once_agree_on_one(
+async def test_two_operators_that_start_together_elect_one_leader(
     install: installs.Install,
     namespace: str,
     proxy: faulty_proxy.Proxy,
@@ -97,9 +97,7 @@ async def test_two_that_start_at_once_agree_on_one(
     assert sorted(bool(writes(one)) for one in both) == [False, True]
 
 
-async def test_a_leader_killed_in_the_middle_leaves_nothing_half_done(
-    install: installs.Install, namespace: str
-) -> None:
+async def test_leader_killed_while_writing_leaves_nothing_half_done(install: installs.Install, namespace: str) -> None:
     first = await install.start_operator("--identity", "first", changes=QUICK)
     await install.start_operator("--identity", "second", changes=QUICK)
     await declare(install, namespace)
@@ -109,7 +107,7 @@ async def test_a_leader_killed_in_the_middle_leaves_nothing_half_done(
     await wait_whole(install, namespace)
 
 
-async def test_a_leader_told_to_stop_in_the_middle_writes_nothing_once_the_other_leads(
+async def test_stopped_leader_writes_nothing_after_the_takeover(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
@@ -126,7 +124,7 @@ async def test_a_leader_told_to_stop_in_the_middle_writes_nothing_once_the_other
     assert len(writes(proxy)) == written
 
 
-async def test_a_leader_that_slept_begins_no_write_when_it_wakes(
+async def test_suspended_leader_starts_no_write_when_it_resumes(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
@@ -170,7 +168,7 @@ async def test_clocks_a_minute_off_steal_no_lease(install: installs.Install, nam
     await wait_whole(install, namespace, 1)
 
 
-async def test_a_lease_that_somebody_else_holds_is_waited_for(install: installs.Install, namespace: str) -> None:
+async def test_operator_waits_for_a_lease_of_another_holder(install: installs.Install, namespace: str) -> None:
     lease = lease_of(install)
 
     async def renew() -> None:
@@ -193,7 +191,7 @@ async def test_a_lease_that_somebody_else_holds_is_waited_for(install: installs.
     await wait_whole(install, namespace, 1)
 
 
-async def test_one_renewal_without_an_answer_does_not_cost_the_lease(
+async def test_one_unanswered_renewal_does_not_lose_the_lease(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     through = install.operator.at(proxy.endpoint, tmp_path / "through")

@@ -16,7 +16,7 @@ WAIT_SECONDS = 0.6
 
 
 @pytest.mark.parametrize(("status", "hint"), [(404, "--namespace"), (403, "operator/rbac")])
-async def test_a_lease_that_cannot_be_made_is_told_and_tried_again_after_a_while(status: int, hint: str) -> None:
+async def test_lease_that_cannot_be_created_is_logged_and_retried(status: int, hint: str) -> None:
     asked: Counter[str] = Counter()
 
     async def refuse(request: web.Request) -> web.Response:

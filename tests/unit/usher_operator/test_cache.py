@@ -94,53 +94,53 @@ def full(cache: Cache) -> Cache:
     return cache
 
 
-def test_an_object_as_it_was_is_no_change(full: Cache) -> None:
+def test_unchanged_object_concerns_no_key(full: Cache) -> None:
     assert full.put(kinds.LISTENER, listener(resourceVersion="2")) == frozenset()
     assert full.records[LOBBY].resource_version == "2"
 
 
-def test_a_tenant_concerns_its_listeners(full: Cache) -> None:
+def test_tenant_change_concerns_its_listeners(full: Cache) -> None:
     assert full.put(kinds.TENANT, raw("Tenant", "acme", {"state": "Suspended"})) == {ACME, LOBBY}
     assert full.remove(kinds.TENANT, "agency", "acme") == {ACME, LOBBY}
     assert full.tenant("agency/acme") is None
 
 
-def test_a_secret_concerns_who_refers_to_it(full: Cache) -> None:
+def test_secret_change_concerns_the_keys_that_refer_to_it(full: Cache) -> None:
     assert full.put(kinds.CREDENTIAL, secret(value="ZGVm")) == {CRM}
     assert full.put(kinds.CREDENTIAL, secret("other")) == frozenset()
     assert full.remove(kinds.CREDENTIAL, "agency", "token") == {CRM}
     assert full.secret_state("agency/token") is None
 
 
-def test_a_destination_concerns_the_listeners_that_route_to_it(full: Cache) -> None:
+def test_destination_change_concerns_the_listeners_that_route_to_it(full: Cache) -> None:
     assert full.remove(kinds.DESTINATION, "agency", "crm") == {CRM, LOBBY}
 
 
-def test_a_class_concerns_its_listeners(full: Cache) -> None:
+def test_class_change_concerns_its_listeners(full: Cache) -> None:
     assert full.put(kinds.LISTENER_CLASS, klass(hostname="other.example.com")) == {PUBLIC, LOBBY}
 
 
-def test_a_route_taken_away_ends_the_reference(full: Cache) -> None:
+def test_removed_route_ends_the_reference(full: Cache) -> None:
     one = listener(generation=2)
     one["spec"]["routes"] = []
     full.put(kinds.LISTENER, one)
     assert full.remove(kinds.DESTINATION, "agency", "crm") == {CRM}
 
 
-def test_labels_of_a_namespace_concern_what_is_in_it(full: Cache) -> None:
+def test_namespace_labels_concern_the_resources_in_it(full: Cache) -> None:
     labelled = {"metadata": {"name": "agency", "uid": "uid", "resourceVersion": "1", "labels": {"tier": "gold"}}}
     assert full.put(kinds.NAMESPACE, labelled) == {LOBBY, CRM}
     assert full.put(kinds.NAMESPACE, labelled) == frozenset()
 
 
-def test_who_names_the_same_hostname_is_concerned(full: Cache) -> None:
+def test_listener_change_concerns_listeners_on_the_same_hostname(full: Cache) -> None:
     full.put(kinds.LISTENER, listener("lobby", "www.example.com"))
     assert full.put(kinds.LISTENER, listener("bar", "www.example.com")) == {BAR, LOBBY, ACME}
     assert len(full.claimants("www.example.com")) == 2
     assert full.remove(kinds.LISTENER, "agency", "bar") == {BAR, LOBBY, ACME}
 
 
-def test_a_status_concerns_the_key_itself_and_its_tenant(full: Cache) -> None:
+def test_status_change_concerns_the_key_and_its_tenant(full: Cache) -> None:
     one = listener(resourceVersion="2")
     ready = {"type": "Ready", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "then"}
     one["status"] = {"conditions": [ready, {"type": "Foreign", "status": "True"}], "observedGeneration": 1}
@@ -150,7 +150,7 @@ def test_a_status_concerns_the_key_itself_and_its_tenant(full: Cache) -> None:
     assert (record.times, record.observed_generation) == ({"Ready": "then"}, 1)
 
 
-def test_what_cannot_be_read_is_known_by_what_is_wrong_without_values(full: Cache) -> None:
+def test_unreadable_resource_is_kept_with_an_error_without_values(full: Cache) -> None:
     one = listener(generation=2)
     one["spec"]["state"] = "confidential"
     assert LOBBY in full.put(kinds.LISTENER, one)
@@ -161,14 +161,14 @@ def test_what_cannot_be_read_is_known_by_what_is_wrong_without_values(full: Cach
     assert "confidential" not in found.message
 
 
-def test_a_place_under_a_limit_is_offered_to_those_that_wait_for_one(full: Cache) -> None:
+def test_freed_place_under_a_limit_concerns_listeners_that_wait(full: Cache) -> None:
     waiting = listener("bar")
     waiting["status"] = {"conditions": [{"type": "Accepted", "status": "False", "reason": "LimitExceeded"}]}
     full.put(kinds.LISTENER, waiting)
     assert BAR in full.remove(kinds.LISTENER, "agency", "lobby")
 
 
-def test_a_published_document_gives_its_hostname_to_its_tenant(full: Cache) -> None:
+def test_published_document_gives_its_hostname_to_its_tenant(full: Cache) -> None:
     full.put(kinds.LISTENER, listener("bar", "www.example.com"))
     keys = full.put(kinds.SECRET, config("www.example.com"))
     assert keys == {LOBBY, BAR, hostname_key("www.example.com")}
@@ -178,12 +178,12 @@ def test_a_published_document_gives_its_hostname_to_its_tenant(full: Cache) -> N
     assert full.incumbent("www.example.com") is None
 
 
-def test_an_echo_of_a_document_is_no_change(full: Cache) -> None:
+def test_own_write_of_a_document_concerns_no_key(full: Cache) -> None:
     full.put(kinds.SECRET, config())
     assert full.put(kinds.SECRET, config(resourceVersion="2")) == frozenset()
 
 
-def test_a_document_that_was_edited_is_published_no_more(full: Cache) -> None:
+def test_edited_document_is_not_published(full: Cache) -> None:
     full.put(kinds.SECRET, config())
     edited = config()
     edited["data"] = {"config.json": "e30="}
@@ -192,14 +192,14 @@ def test_a_document_that_was_edited_is_published_no_more(full: Cache) -> None:
     assert full.child_index.config_of(LOBBY) is not None
 
 
-def test_another_installs_child_is_not_ours(full: Cache) -> None:
+def test_child_of_another_install_is_not_indexed(full: Cache) -> None:
     labels = config_secret.labels("usher.dev/other", "uid-lobby")
     assert full.put(kinds.SECRET, config(labels=labels)) == frozenset()
     assert full.child_index.of(LOBBY) == ()
     assert {ref.namespace for ref in full.child_index.foreign} == {"usher-config"}
 
 
-def test_the_status_of_a_route_concerns_the_listeners_behind_it(full: Cache) -> None:
+def test_route_status_concerns_the_listeners_of_the_hostname(full: Cache) -> None:
     full.put(kinds.SECRET, config())
     host = hostname_key("hooks.example.com")
     about = {
@@ -216,7 +216,7 @@ def test_the_status_of_a_route_concerns_the_listeners_behind_it(full: Cache) -> 
     assert full.put(kinds.INGRESS, {**ingress, "status": {"loadBalancer": {}}}) == frozenset()
 
 
-def test_an_api_that_goes_takes_what_was_made_by_it(full: Cache) -> None:
+def test_removed_api_removes_its_children_from_the_cache(full: Cache) -> None:
     host = hostname_key("hooks.example.com")
     about = {
         "name": "route",
@@ -232,20 +232,20 @@ def test_an_api_that_goes_takes_what_was_made_by_it(full: Cache) -> None:
     assert full.child_index.of(host) == ()
 
 
-def test_a_hostname_is_had_while_the_document_is_being_written(full: Cache) -> None:
+def test_granted_hostname_counts_while_its_document_is_written(full: Cache) -> None:
     full.grant(LOBBY, ["new.example"])
     assert full.incumbent("new.example") == ("agency", "acme")
     full.end_grant(LOBBY)
     assert full.incumbent("new.example") is None
 
 
-def test_who_waits_for_a_hostname_is_told_when_it_was_not_taken_after_all(full: Cache) -> None:
+def test_unused_grant_concerns_listeners_that_wait_for_the_hostname(full: Cache) -> None:
     full.put(kinds.LISTENER, listener("bar", "new.example"))
     full.grant(LOBBY, ["new.example"])
     assert full.end_grant(LOBBY) == {BAR}
 
 
-def test_without_issuers_certificates_are_still_there() -> None:
+def test_certificates_stay_available_without_issuers() -> None:
     cache = Cache(OperatorSettings())
     for kind in (kinds.CERTIFICATE, kinds.ISSUER, kinds.CLUSTER_ISSUER):
         cache.set_served(kind, served=True)
@@ -255,14 +255,14 @@ def test_without_issuers_certificates_are_still_there() -> None:
     assert (cache.features.cert_manager, cache.features.issuers) == (True, frozenset())
 
 
-def test_without_certificates_there_is_no_cert_manager_whatever_else_is_there() -> None:
+def test_cert_manager_is_unavailable_without_certificates() -> None:
     cache = Cache(OperatorSettings())
     cache.set_served(kinds.CERTIFICATE, served=False)
     cache.set_served(kinds.ISSUER, served=True)
     assert not cache.features.cert_manager
 
 
-def test_a_look_for_a_missing_secret_is_believed_for_a_while() -> None:
+def test_lookup_of_a_missing_secret_is_used_for_a_minute() -> None:
     now = [0]
     cache = Cache(OperatorSettings(), clock=lambda: now[0])
     cache.put(kinds.DESTINATION, destination())
@@ -275,12 +275,12 @@ def test_a_look_for_a_missing_secret_is_believed_for_a_while() -> None:
     assert cache.missing == {}
 
 
-def test_a_missing_certificate_is_missed_by_whoever_has_a_hostname(full: Cache) -> None:
+def test_missing_certificate_concerns_every_key_with_a_hostname(full: Cache) -> None:
     kinds_found = {key.kind for key in full.missed_by(f"{OperatorSettings().data_plane_namespace}/wildcard")}
     assert kinds_found == {"ListenerClass", "Listener"}
 
 
-def test_confirmations_are_those_of_our_classes(full: Cache) -> None:
+def test_confirmations_come_from_classes_of_this_install_only(full: Cache) -> None:
     one = klass()
     one["metadata"]["annotations"] = {"usher.dev/confirm-removals": "abc"}
     full.put(kinds.LISTENER_CLASS, one)

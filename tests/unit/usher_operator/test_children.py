@@ -25,19 +25,19 @@ KEYS = st.sampled_from(
 
 @settings(max_examples=50, deadline=None)
 @given(HOSTS)
-def test_a_hostname_gives_a_name_that_any_object_may_have(hostname: str) -> None:
+def test_object_name_of_a_hostname_is_valid_for_any_object(hostname: str) -> None:
     name = f"{children.object_name(hostname)}-1024-tls"
     assert len(name) <= 63
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name)
 
 
-def test_hostnames_that_read_alike_have_different_names() -> None:
+def test_similar_hostnames_have_different_object_names() -> None:
     assert children.object_name("a.b.example") != children.object_name("a-b.example")
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.sets(PATHS, max_size=200))
-def test_every_path_that_can_be_routed_is_in_exactly_one_object(paths: set[str]) -> None:
+def test_each_routable_path_is_in_exactly_one_object(paths: set[str]) -> None:
     parts = children.split_by_path("h.example", paths)
     found = [path for part in parts for path in part.paths or ()]
     assert sorted(found) == sorted(path for path in paths if children.is_path_routable(path))
@@ -45,7 +45,7 @@ def test_every_path_that_can_be_routed_is_in_exactly_one_object(paths: set[str])
     assert len({part.name for part in parts}) == len(parts)
 
 
-def test_one_more_path_changes_one_object() -> None:
+def test_new_path_changes_one_object() -> None:
     paths = [f"/v1/{number}" for number in range(500)]
     before = set(children.split_by_path("h.example", paths))
     after = set(children.split_by_path("h.example", [*paths, "/v1/new"]))
@@ -54,17 +54,17 @@ def test_one_more_path_changes_one_object() -> None:
 
 
 @pytest.mark.parametrize("path", ["/a//b", "/a/./b", "/a/../b", "/a/..", "/a/.", "/a%2Fb", "/a%2fb", "/a%zz", "/a%"])
-def test_paths_that_an_api_server_refuses_are_not_routed(path: str) -> None:
+def test_path_that_the_api_server_rejects_is_not_routable(path: str) -> None:
     assert not children.is_path_routable(path)
 
 
 @pytest.mark.parametrize("path", ["/", "/a.b/..c", "/hooks/purple.php", "/a%20b", "/~x;y=1"])
-def test_other_paths_are(path: str) -> None:
+def test_ordinary_path_is_routable(path: str) -> None:
     assert children.is_path_routable(path)
 
 
 @given(KEYS)
-def test_whose_a_child_is_can_be_read_back(key: Key) -> None:
+def test_owner_in_annotations_is_read_back(key: Key) -> None:
     assert children.owner_of(children.annotations(key)) == key
 
 
@@ -79,18 +79,18 @@ def test_whose_a_child_is_can_be_read_back(key: Key) -> None:
         {"usher.dev/owner": "a/", "usher.dev/owner-kind": "Listener"},
     ],
 )
-def test_annotations_that_somebody_else_wrote_name_no_owner(annotations: dict[str, str]) -> None:
+def test_invalid_annotations_name_no_owner(annotations: dict[str, str]) -> None:
     assert children.owner_of(annotations) is None
 
 
-def test_only_this_installs_children_are_ours() -> None:
+def test_child_is_ours_only_with_the_label_of_this_install() -> None:
     labels = children.labels("usher.dev/usher", "uid")
     assert children.is_ours(labels, "usher.dev/usher")
     assert not children.is_ours(labels, "example.com/other")
     assert not children.is_ours({"usher.dev/install": "usher.dev_usher"}, "usher.dev/usher")
 
 
-def test_every_child_says_the_hash_of_everything_else_in_it() -> None:
+def test_desired_annotation_is_the_hash_of_the_manifest() -> None:
     built = samples.agency()
     (before, *_) = plan.plan(built, Key("Destination", "default", "crm")).children or ()
     built.edit("Destination", samples.DESTINATION, concurrency=3)
@@ -101,7 +101,7 @@ def test_every_child_says_the_hash_of_everything_else_in_it() -> None:
         assert child.manifest["metadata"]["annotations"]["usher.dev/desired"] == child.desired
 
 
-def test_no_child_carries_the_label_by_which_gitops_tools_know_their_own() -> None:
+def test_child_has_no_label_of_gitops_tools() -> None:
     built = samples.agency()
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
     built.settle()
@@ -112,7 +112,7 @@ def test_no_child_carries_the_label_by_which_gitops_tools_know_their_own() -> No
 
 
 @pytest.mark.parametrize("controller", children.INGRESS_ANNOTATIONS)
-def test_known_ingress_controllers_get_their_annotations_and_the_class_has_the_last_word(controller: str) -> None:
+def test_ingress_has_controller_annotations_that_the_class_may_override(controller: str) -> None:
     built = samples.agency()
     known = children.INGRESS_ANNOTATIONS[controller]
     first = next(iter(known))
@@ -124,7 +124,7 @@ def test_known_ingress_controllers_get_their_annotations_and_the_class_has_the_l
     assert {name: annotations[name] for name in known} == {**known, first: "given"}
 
 
-def test_an_old_token_is_not_among_the_urls_to_paste() -> None:
+def test_url_secret_leaves_out_older_tokens() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
     built.settle()

@@ -70,13 +70,13 @@ def told(before: StatusCondition | None, now: StatusCondition) -> tuple[list[str
         (READY, condition("False", "X", "Accepted"), [], []),
     ],
 )
-def test_what_is_told_and_when(
+def test_condition_change_is_reported_at_once_or_after_the_grace_period(
     before: StatusCondition | None, now: StatusCondition, at_once: list[str], later: list[str]
 ) -> None:
     assert told(before, now) == (at_once, later)
 
 
-def test_what_was_missing_for_a_moment_only_is_no_warning() -> None:
+def test_condition_that_holds_within_the_grace_period_gives_no_warning() -> None:
     flips = events.EventRecorder(GRACE)
     flips.written(KEY, status(WRONG), record(), 0.0)
     assert flips.due_in(KEY, 10.0) == 20.0
@@ -85,7 +85,7 @@ def test_what_was_missing_for_a_moment_only_is_no_warning() -> None:
     assert flips.overdue(KEY, status(WRONG), GRACE) == []
 
 
-def test_what_is_warned_of_is_warned_of_once_and_a_restart_warns_of_nothing() -> None:
+def test_warning_is_given_once_and_not_again_after_a_restart() -> None:
     flips = events.EventRecorder(GRACE)
     flips.written(KEY, status(WRONG), record(), 0.0)
     flips.written(KEY, status(WRONG), record(WRONG), 5.0)
@@ -96,7 +96,7 @@ def test_what_is_warned_of_is_warned_of_once_and_a_restart_warns_of_nothing() ->
     assert after.due_in(KEY, 0.0) is None
 
 
-def test_what_is_gone_is_forgotten_and_not_everything_is_remembered() -> None:
+def test_recorder_forgets_deleted_resources_and_is_bounded() -> None:
     flips = events.EventRecorder(GRACE)
     for number in range(events.MAX_WAITING_RESOURCES + 1):
         flips.written(Key("Listener", "agency", f"l{number}"), status(WRONG), record(), 0.0)
@@ -107,7 +107,7 @@ def test_what_is_gone_is_forgotten_and_not_everything_is_remembered() -> None:
     assert flips.due_in(first, 0.0) is None
 
 
-def test_an_event_is_a_warning_where_somebody_has_to_act_or_something_ceased() -> None:
+def test_event_is_a_warning_if_a_person_must_act_or_a_condition_ended() -> None:
     event = events.event_of(KEY, "uid", WRONG, "now")
     assert (event["type"], event["metadata"]["namespace"]) == ("Warning", "agency")
     assert event["involvedObject"]["uid"] == "uid"
@@ -121,7 +121,7 @@ RESOURCE = Key("Listener", "agency", "lobby")
 REF = ObjectRef("networking.k8s.io/v1", "Ingress", "usher-system", "a")
 
 
-def test_each_is_told_while_they_are_few() -> None:
+def test_logger_writes_each_line_while_they_are_few() -> None:
     told = events.EventLogger(lambda: 0.0)
     with structlog.testing.capture_logs() as logs:
         told.published(RESOURCE, is_new=True)
@@ -143,7 +143,7 @@ def test_each_is_told_while_they_are_few() -> None:
     assert (logs[5]["resource"], logs[5]["reason"], logs[5]["log_level"]) == ("agency/lobby", "TenantNotFound", "info")
 
 
-def test_many_are_summed_up_and_told_again_in_the_next_window() -> None:
+def test_logger_sums_up_many_lines_and_starts_over_per_window() -> None:
     now = [0.0]
     told = events.EventLogger(lambda: now[0])
     with structlog.testing.capture_logs() as logs:

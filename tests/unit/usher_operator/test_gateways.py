@@ -27,28 +27,28 @@ def report() -> gateways.GatewayAnswers:
     return found
 
 
-def test_a_complete_answer_is_all_there_is(report: gateways.GatewayAnswers) -> None:
+def test_complete_answer_replaces_earlier_answers(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(complete=True, documents=[document()])) == {CRM}
     assert dict(report.report().applied) == {LOBBY: AppliedDocument("h1")}
     assert report.cursor == "c.1"
 
 
-def test_a_change_is_told_of_what_changed(report: gateways.GatewayAnswers) -> None:
+def test_partial_answer_returns_only_changed_keys(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(documents=[document(hash_="h3"), document(CRM, "h2")])) == {LOBBY}
     assert report.take(answer()) == set()
 
 
-def test_a_rejected_document_says_why(report: gateways.GatewayAnswers) -> None:
+def test_rejected_document_has_its_reason(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(documents=[document(hash_=None, rejected="too new")])) == {LOBBY}
     assert report.report().applied[LOBBY] == AppliedDocument("", "too new")
 
 
-def test_a_removed_document_is_forgotten(report: gateways.GatewayAnswers) -> None:
+def test_removed_document_is_forgotten(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(removed=[{"kind": "Destination", "key": "agency/crm"}])) == {CRM}
     assert CRM not in report.report().applied
 
 
-def test_how_listeners_and_destinations_do_is_read(report: gateways.GatewayAnswers) -> None:
+def test_answer_is_read_into_listener_and_destination_reports(report: gateways.GatewayAnswers) -> None:
     states = {
         "receiving": "Silent",
         "refusing": True,
@@ -92,5 +92,7 @@ READY = {"addresses": ["10.0.0.1"], "conditions": {"ready": True}}
         ([{"ports": None, "endpoints": None}], "", set()),
     ],
 )
-def test_ready_endpoints_are_asked_at_the_admin_port(found: list[dict[str, Any]], port: str, urls: set[str]) -> None:
+def test_admin_urls_name_ready_endpoints_and_the_admin_port(
+    found: list[dict[str, Any]], port: str, urls: set[str]
+) -> None:
     assert gateways.admin_urls(found, port) == urls

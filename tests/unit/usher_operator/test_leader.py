@@ -14,41 +14,41 @@ def observed() -> leader.ObservedLease:
     return leader.ObservedLease("me")
 
 
-def test_an_absent_lease_is_created(observed: leader.ObservedLease) -> None:
+def test_absent_lease_is_created(observed: leader.ObservedLease) -> None:
     observed.see(None, 0)
     assert observed.decide(0).action == "Create"
 
 
-def test_ones_own_lease_is_renewed(observed: leader.ObservedLease) -> None:
+def test_own_lease_is_renewed(observed: leader.ObservedLease) -> None:
     observed.see(record("me"), 0)
     assert observed.decide(1000).action == "Renew"
 
 
-def test_a_released_lease_is_taken_at_once(observed: leader.ObservedLease) -> None:
+def test_released_lease_is_taken_at_once(observed: leader.ObservedLease) -> None:
     observed.see(record(""), 0)
     assert observed.decide(0).action == "Take"
 
 
-def test_somebody_elses_lease_is_waited_for(observed: leader.ObservedLease) -> None:
+def test_lease_of_another_replica_is_waited_for(observed: leader.ObservedLease) -> None:
     observed.see(record(), 10)
     assert observed.decide(12) == leader.LeaseDecision("Wait", 13)
 
 
-def test_a_lease_that_has_not_changed_for_its_duration_is_taken(observed: leader.ObservedLease) -> None:
+def test_lease_unchanged_for_its_duration_is_taken(observed: leader.ObservedLease) -> None:
     observed.see(record(), 10)
     observed.see(record(), 20)
     assert observed.decide(24.9).action == "Wait"
     assert observed.decide(25).action == "Take"
 
 
-def test_a_change_starts_the_wait_anew(observed: leader.ObservedLease) -> None:
+def test_changed_lease_restarts_the_wait(observed: leader.ObservedLease) -> None:
     observed.see(record(), 10)
     observed.see(record(version="2"), 24)
     assert observed.decide(26) == leader.LeaseDecision("Wait", 13)
 
 
 @pytest.mark.parametrize("minutes_off", [-60, -1, 0, 1, 60])
-def test_clocks_that_differ_change_nothing(observed: leader.ObservedLease, minutes_off: int) -> None:
+def test_decision_ignores_the_times_in_the_lease(observed: leader.ObservedLease, minutes_off: int) -> None:
     """What is written in the record is not even read."""
     raw = {
         "metadata": {"resourceVersion": "7"},
@@ -65,5 +65,5 @@ def test_clocks_that_differ_change_nothing(observed: leader.ObservedLease, minut
     assert observed.decide(15).action == "Take"
 
 
-def test_a_lease_without_a_spec_is_nobodys() -> None:
+def test_lease_without_a_spec_has_no_holder() -> None:
     assert leader.read_lease({"metadata": {"resourceVersion": "1"}}) == leader.LeaseRecord(resource_version="1")

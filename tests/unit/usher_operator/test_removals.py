@@ -25,38 +25,38 @@ def want(pending: removals.PendingRemovals, identities: list[removals.DocumentId
         assert not pending.request(identity, now)
 
 
-def test_nothing_wanted_is_never_due(pending: removals.PendingRemovals) -> None:
+def test_decision_is_not_due_without_requests(pending: removals.PendingRemovals) -> None:
     assert pending.due_in(0) is None
 
 
-def test_a_removal_waits_until_no_other_has_come_for_a_while(pending: removals.PendingRemovals) -> None:
+def test_decision_waits_until_no_further_request_comes(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(1), 10)
     want(pending, [("Listener", "agency/x")], 11.5)
     assert pending.due_in(12) == pytest.approx(1.5)
     assert pending.due_in(14) == 0
 
 
-def test_a_stream_of_removals_is_judged_in_the_end(pending: removals.PendingRemovals) -> None:
+def test_stream_of_requests_is_decided_after_the_maximum_wait(pending: removals.PendingRemovals) -> None:
     for second, identity in enumerate(listeners(40)):
         pending.request(identity, second)
     assert pending.due_in(29) == 1
     assert pending.due_in(31) == 0
 
 
-def test_wanting_the_same_again_does_not_put_it_off(pending: removals.PendingRemovals) -> None:
+def test_repeated_request_does_not_delay_the_decision(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(1), 0)
     want(pending, listeners(1), 1.9)
     assert pending.due_in(2) == 0
 
 
-def test_few_listeners_go(pending: removals.PendingRemovals) -> None:
+def test_few_listeners_are_removed(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(5))
     verdict = pending.decide(5, ())
     assert verdict.allowed == set(listeners(5))
     assert pending.request(("Listener", "agency/l0"), 1), "what was judged goes at once"
 
 
-def test_more_than_five_and_a_tenth_stay(pending: removals.PendingRemovals) -> None:
+def test_more_than_five_and_a_tenth_are_halted(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(6))
     verdict = pending.decide(59, ())
     assert verdict.allowed == frozenset()
@@ -65,24 +65,24 @@ def test_more_than_five_and_a_tenth_stay(pending: removals.PendingRemovals) -> N
     assert not pending.request(("Listener", "agency/l0"), 1)
 
 
-def test_a_tenth_of_many_goes(pending: removals.PendingRemovals) -> None:
+def test_tenth_of_many_listeners_is_removed(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(6))
     assert len(pending.decide(60, ()).allowed) == 6
 
 
-def test_destinations_go_with_the_listeners_or_stay_with_them(pending: removals.PendingRemovals) -> None:
+def test_destinations_are_halted_together_with_listeners(pending: removals.PendingRemovals) -> None:
     want(pending, [*listeners(6), ("Destination", "agency/crm")])
     assert pending.decide(6, ()).allowed == frozenset()
     assert ("Destination", "agency/crm") in pending.waiting
 
 
-def test_any_number_of_destinations_alone_goes(pending: removals.PendingRemovals) -> None:
+def test_destinations_alone_are_removed_in_any_number(pending: removals.PendingRemovals) -> None:
     found: list[removals.DocumentId] = [("Destination", f"agency/d{number}") for number in range(20)]
     want(pending, found)
     assert pending.decide(10, ()).allowed == set(found)
 
 
-def test_the_digest_lets_exactly_this_removal_through(pending: removals.PendingRemovals) -> None:
+def test_confirmation_allows_exactly_the_named_removals(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(6))
     halted = pending.decide(6, ()).halted
     assert halted is not None
@@ -92,7 +92,7 @@ def test_the_digest_lets_exactly_this_removal_through(pending: removals.PendingR
     assert pending.halted is None
 
 
-def test_one_more_listener_needs_another_digest(pending: removals.PendingRemovals) -> None:
+def test_additional_listener_needs_another_confirmation(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(6))
     halted = pending.decide(7, ()).halted
     assert halted is not None
@@ -101,7 +101,7 @@ def test_one_more_listener_needs_another_digest(pending: removals.PendingRemoval
     assert pending.waiting == {*listeners(6), ("Listener", "agency/another")}
 
 
-def test_listeners_that_come_back_release_the_brake(pending: removals.PendingRemovals) -> None:
+def test_returned_listeners_end_the_halt(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(6))
     pending.decide(6, ())
     pending.withdraw(("Listener", "agency/l0"))
@@ -109,14 +109,14 @@ def test_listeners_that_come_back_release_the_brake(pending: removals.PendingRem
     assert pending.decide(6, ()).allowed == set(listeners(6)[1:])
 
 
-def test_what_came_back_is_judged_anew_when_it_goes_again(pending: removals.PendingRemovals) -> None:
+def test_returned_document_is_decided_again_when_removed_again(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(1))
     pending.decide(9, ())
     pending.withdraw(("Listener", "agency/l0"))
     assert not pending.request(("Listener", "agency/l0"), 9)
 
 
-def test_after_a_lost_definition_even_one_stays(pending: removals.PendingRemovals) -> None:
+def test_deleted_crd_halts_even_one_removal(pending: removals.PendingRemovals) -> None:
     pending.suspect("Listener")
     want(pending, listeners(1))
     halted = pending.decide(50, ()).halted
@@ -126,13 +126,13 @@ def test_after_a_lost_definition_even_one_stays(pending: removals.PendingRemoval
     assert pending.decide(50, ()).halted is None, "a confirmation ends the suspicion"
 
 
-def test_a_lost_definition_of_listeners_does_not_hold_destinations(pending: removals.PendingRemovals) -> None:
+def test_deleted_listener_crd_does_not_halt_destinations(pending: removals.PendingRemovals) -> None:
     pending.suspect("Listener")
     want(pending, [("Destination", "agency/crm")])
     assert pending.decide(50, ()).halted is None
 
 
-def test_after_a_lost_definition_destinations_stay_too(pending: removals.PendingRemovals) -> None:
+def test_deleted_destination_crd_halts_destinations(pending: removals.PendingRemovals) -> None:
     pending.suspect("Destination")
     want(pending, [("Destination", "agency/crm")])
     halted = pending.decide(50, ()).halted
@@ -141,7 +141,7 @@ def test_after_a_lost_definition_destinations_stay_too(pending: removals.Pending
     assert pending.decide(50, [halted.digest]).allowed == {("Destination", "agency/crm")}
 
 
-def test_after_a_lost_definition_everything_that_is_back_is_fine(pending: removals.PendingRemovals) -> None:
+def test_suspicion_ends_when_every_document_is_wanted_again(pending: removals.PendingRemovals) -> None:
     pending.suspect("Listener")
     want(pending, listeners(2))
     pending.decide(50, ())
@@ -154,7 +154,7 @@ def test_after_a_lost_definition_everything_that_is_back_is_fine(pending: remova
 
 
 @given(st.integers(0, 80), st.integers(0, 400))
-def test_without_a_confirmation_never_more_than_the_brake_allows(count: int, others: int) -> None:
+def test_unconfirmed_removals_never_exceed_the_limit(count: int, others: int) -> None:
     pending = removals.PendingRemovals(settle_seconds=2, max_settle_seconds=30)
     want(pending, listeners(count))
     verdict = pending.decide(count + others, ())
@@ -173,33 +173,33 @@ def after(seconds: float) -> datetime.datetime:
     return SAID + datetime.timedelta(seconds=seconds)
 
 
-def test_a_tombstone_has_its_time_from_when_it_was_said() -> None:
+def test_tombstone_age_counts_from_its_timestamp() -> None:
     count = removals.TombstoneClock()
     assert count.seconds_left(REF, SAID_AT, after(0), 50.0) == 600
     assert count.seconds_left(REF, SAID_AT, after(200), 250.0) == 400
     assert count.seconds_left(REF, SAID_AT, after(600), 650.0) == 0
 
 
-def test_one_that_is_found_has_what_is_left_of_it() -> None:
+def test_tombstone_found_later_has_the_remaining_time() -> None:
     assert removals.TombstoneClock().seconds_left(REF, SAID_AT, after(500), 50.0) == 100
     assert removals.TombstoneClock().seconds_left(REF, SAID_AT, after(700), 50.0) < 0
     assert removals.TombstoneClock().seconds_left(REF, "nonsense", after(0), 50.0) < 0
 
 
-def test_a_clock_set_forward_ends_none_too_early() -> None:
+def test_wall_clock_set_forward_ends_no_tombstone_early() -> None:
     count = removals.TombstoneClock()
     count.seconds_left(REF, SAID_AT, after(0), 50.0)
     assert count.seconds_left(REF, SAID_AT, after(10) + DAY, 60.0) == 590
 
 
-def test_a_clock_set_back_keeps_none_for_longer() -> None:
+def test_wall_clock_set_back_prolongs_no_tombstone() -> None:
     count = removals.TombstoneClock()
     count.seconds_left(REF, SAID_AT, after(0), 50.0)
     assert count.seconds_left(REF, SAID_AT, after(600) - DAY, 650.0) == 0
     assert removals.TombstoneClock().seconds_left(REF, SAID_AT, after(0) - DAY, 50.0) == 600
 
 
-def test_another_removal_of_the_same_name_begins_anew() -> None:
+def test_later_tombstone_of_the_same_name_starts_over() -> None:
     count = removals.TombstoneClock()
     count.seconds_left(REF, SAID_AT, after(0), 50.0)
     count.forget(REF)

@@ -21,17 +21,17 @@ COMMAND: Any = typer.main.get_command(cli.build())
         ("a/b:9090", GatewayService("a", "b", "9090")),
     ],
 )
-def test_a_service_is_read(text: str, wanted: GatewayService) -> None:
+def test_service_flag_is_parsed(text: str, wanted: GatewayService) -> None:
     assert settings.parse_service(text) == wanted
 
 
 @pytest.mark.parametrize("text", ["gateway", "a/b/c", "a/B", "a/b:", ""])
-def test_what_is_no_service_is_refused(text: str) -> None:
+def test_invalid_service_flag_is_rejected(text: str) -> None:
     with pytest.raises(model.ConfigurationError, match="NAMESPACE/NAME"):
         settings.parse_service(text)
 
 
-def test_endpoints_and_backends_are_read() -> None:
+def test_address_and_backend_flags_are_parsed() -> None:
     assert settings.parse_endpoint("[::1]:9091") == AdminAddress("::1", 9091)
     assert settings.parse_backend("usher-gateway:80") == BackendService("usher-gateway", 80)
     for parse, text in ((settings.parse_endpoint, "9091"), (settings.parse_backend, "gateway")):
@@ -48,7 +48,7 @@ def test_endpoints_and_backends_are_read() -> None:
         OperatorSettings(workers=0),
     ],
 )
-def test_what_cannot_work_is_refused_with_a_hint(wrong: OperatorSettings) -> None:
+def test_impossible_settings_are_rejected_with_a_hint(wrong: OperatorSettings) -> None:
     with pytest.raises(model.ConfigurationError) as refused:
         wrong.check()
     assert refused.value.hint
@@ -59,7 +59,7 @@ def options() -> list[Any]:
 
 
 @pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
-def test_every_flag_has_a_variable_and_a_help(option: Any) -> None:
+def test_each_flag_has_an_environment_variable_and_help(option: Any) -> None:
     variable = option.envvar if isinstance(option.envvar, str) else option.envvar[0]
     assert variable == f"USHER_OPERATOR_{option.name.upper()}"
     assert option.help
@@ -74,7 +74,7 @@ def test_help_shows_an_example() -> None:
 @pytest.mark.parametrize(
     "arguments", [["--admin", "nowhere"], ["--gateway-service", "x"], ["--kubeconfig", "/nonexistent/file"]]
 )
-def test_a_wrong_flag_ends_with_2_and_says_what_to_do(arguments: list[str]) -> None:
+def test_wrong_flag_exits_with_2_and_a_hint(arguments: list[str]) -> None:
     shown = testing.CliRunner().invoke(cli.build(), ["run", *arguments])
     assert shown.exit_code == 2
     assert "usher-operator: " in shown.output

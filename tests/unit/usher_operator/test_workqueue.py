@@ -36,13 +36,13 @@ def drain(queue: Workqueue[str]) -> list[str]:
     return found
 
 
-def test_a_key_added_often_is_taken_once(queue: Workqueue[str]) -> None:
+def test_key_added_repeatedly_is_taken_once(queue: Workqueue[str]) -> None:
     for key in ("a", "b", "a", "a"):
         queue.add(key)
     assert drain(queue) == ["a", "b"]
 
 
-def test_a_key_added_while_it_is_processed_comes_again_afterwards(queue: Workqueue[str]) -> None:
+def test_key_added_while_processing_is_ready_again_afterwards(queue: Workqueue[str]) -> None:
     queue.add("a")
     assert queue.take() == "a"
     queue.add("a")
@@ -51,7 +51,7 @@ def test_a_key_added_while_it_is_processed_comes_again_afterwards(queue: Workque
     assert drain(queue) == ["a"]
 
 
-def test_a_delayed_key_is_taken_when_it_is_due(queue: Workqueue[str], clock: Clock) -> None:
+def test_delayed_key_is_taken_when_due(queue: Workqueue[str], clock: Clock) -> None:
     queue.add_after("a", 5)
     clock.now += 4.9
     assert queue.take() is None
@@ -61,7 +61,7 @@ def test_a_delayed_key_is_taken_when_it_is_due(queue: Workqueue[str], clock: Clo
     assert queue.due_in() is None
 
 
-def test_the_earliest_of_several_delays_counts(queue: Workqueue[str], clock: Clock) -> None:
+def test_earliest_of_several_delays_counts(queue: Workqueue[str], clock: Clock) -> None:
     for seconds in (9, 3, 6):
         queue.add_after("a", seconds)
     clock.now += 3
@@ -70,7 +70,7 @@ def test_the_earliest_of_several_delays_counts(queue: Workqueue[str], clock: Clo
     assert drain(queue) == []
 
 
-def test_adding_a_delayed_key_makes_it_ready_at_once_and_only_once(queue: Workqueue[str], clock: Clock) -> None:
+def test_adding_a_delayed_key_makes_it_ready_once(queue: Workqueue[str], clock: Clock) -> None:
     queue.add_after("a", 5)
     queue.add("a")
     assert drain(queue) == ["a"]
@@ -78,7 +78,7 @@ def test_adding_a_delayed_key_makes_it_ready_at_once_and_only_once(queue: Workqu
     assert drain(queue) == []
 
 
-def test_failures_wait_longer_each_time_up_to_five_minutes(clock: Clock) -> None:
+def test_retry_delay_grows_up_to_five_minutes(clock: Clock) -> None:
     delays: list[float] = []
     retried: list[None] = []
     queue: Workqueue[str] = Workqueue(clock=clock, random=lambda: 0.5, count_retry=lambda: retried.append(None))
@@ -95,28 +95,28 @@ def test_failures_wait_longer_each_time_up_to_five_minutes(clock: Clock) -> None
     assert len(retried) == 14
 
 
-def test_a_success_forgets_failures(queue: Workqueue[str]) -> None:
+def test_success_resets_the_retry_delay(queue: Workqueue[str]) -> None:
     first = queue.retry("a")
     queue.retry("a")
     queue.succeeded("a")
     assert queue.retry("a") == first
 
 
-def test_keys_that_may_wait_come_after_all_others(queue: Workqueue[str]) -> None:
+def test_last_keys_are_taken_after_all_others(queue: Workqueue[str]) -> None:
     queue.add_last("late")
     queue.add("a")
     queue.add("b")
     assert drain(queue) == ["a", "b", "late"]
 
 
-def test_a_key_that_may_wait_and_is_added_comes_once(queue: Workqueue[str]) -> None:
+def test_last_key_that_is_added_too_is_taken_once(queue: Workqueue[str]) -> None:
     queue.add_last("a")
     queue.add("a")
     queue.add_last("a")
     assert drain(queue) == ["a"]
 
 
-def test_depth_and_age_are_of_keys_that_wait(clock: Clock) -> None:
+def test_depth_and_age_count_waiting_keys(clock: Clock) -> None:
     waited: list[float] = []
     queue: Workqueue[str] = Workqueue(clock=clock, random=lambda: 0.5, observe_wait=waited.append)
     queue.add("a")
@@ -127,7 +127,7 @@ def test_depth_and_age_are_of_keys_that_wait(clock: Clock) -> None:
     assert (queue.depth, queue.oldest_age_seconds, waited) == (1, 0, [2])
 
 
-async def test_a_waiting_worker_is_woken(queue: Workqueue[str]) -> None:
+async def test_added_key_wakes_a_waiting_worker(queue: Workqueue[str]) -> None:
     workers = [asyncio.create_task(queue.get()) for _ in range(3)]
     await asyncio.sleep(0)
     for key in ("a", "b", "c"):
@@ -136,7 +136,7 @@ async def test_a_waiting_worker_is_woken(queue: Workqueue[str]) -> None:
         assert sorted(await asyncio.gather(*workers)) == ["a", "b", "c"]
 
 
-async def test_a_worker_that_is_cancelled_takes_no_key_along(queue: Workqueue[str]) -> None:
+async def test_cancelled_worker_loses_no_key(queue: Workqueue[str]) -> None:
     worker = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
     worker.cancel()
@@ -150,7 +150,7 @@ Step = st.tuples(st.sampled_from(["add", "after", "last", "take", "done", "retry
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(Step, max_size=60))
-def test_nothing_is_lost_and_nothing_processed_twice_at_once(steps: list[tuple[str, int]]) -> None:
+def test_queue_loses_no_key_and_processes_none_twice_at_once(steps: list[tuple[str, int]]) -> None:
     clock = Clock()
     queue: Workqueue[int] = Workqueue(clock=clock, random=lambda: 0.0)
     wanted: set[int] = set()

@@ -81,9 +81,7 @@ def child_writer(
 
 @pytest.mark.parametrize("known", [None, {}, READY])
 @pytest.mark.parametrize("answered", [{}, READY])
-async def test_a_status_that_an_answer_tells_of_is_planned(
-    known: dict[str, Any] | None, answered: dict[str, Any]
-) -> None:
+async def test_child_status_in_an_answer_queues_the_key(known: dict[str, Any] | None, answered: dict[str, Any]) -> None:
     cache = Cache(OperatorSettings())
     if known is not None:
         cache.put(kinds.INGRESS, ingress(status=known))
@@ -93,7 +91,7 @@ async def test_a_status_that_an_answer_tells_of_is_planned(
     assert (KEY in set(iter(queue.take, None))) is (answered != (known or {}))
 
 
-async def test_a_document_is_told_of_as_new_also_where_its_watch_was_faster() -> None:
+async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
     cache = Cache(OperatorSettings())
     raw = test_cache.config()
     ref = ref_of(kinds.SECRET, raw["metadata"]["namespace"], raw["metadata"]["name"])
@@ -126,7 +124,7 @@ def status(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> 
     return ResourceStatus(generation, conditions, fields)
 
 
-def test_the_same_in_another_order_is_no_difference() -> None:
+def test_order_of_conditions_is_no_difference() -> None:
     first, second = condition(), condition("Accepted")
     assert writer.differences(status(first, second), record(second, first)) == frozenset()
 
@@ -141,11 +139,11 @@ def test_the_same_in_another_order_is_no_difference() -> None:
         (status(condition(), addresses=[]), {"status"}),
     ],
 )
-def test_a_difference_is_named(wanted: ResourceStatus, differs: set[str]) -> None:
+def test_differences_name_the_changed_conditions(wanted: ResourceStatus, differs: set[str]) -> None:
     assert writer.differences(wanted, record(condition())) == differs
 
 
-def test_a_time_moves_only_with_the_status() -> None:
+def test_transition_time_changes_only_with_the_status() -> None:
     before = record(condition(), condition("Accepted"))
     wanted = status(condition(reason="Suspended"), condition("Accepted", "False"), condition("Exposed"))
     body = writer.body_of(LOBBY, wanted, before, "now")
@@ -153,7 +151,7 @@ def test_a_time_moves_only_with_the_status() -> None:
     assert times == {"Ready": "then", "Accepted": "now", "Exposed": "now"}
 
 
-def test_a_status_is_written_of_this_very_object() -> None:
+def test_status_body_names_the_uid_of_the_object() -> None:
     assert writer.body_of(LOBBY, status(), record(), "now")["metadata"] == {
         "name": "lobby",
         "namespace": "agency",
@@ -173,9 +171,7 @@ class StatusServer:
 
 
 @pytest.mark.parametrize(("generation", "is_planned_again"), [(1, False), (2, True)])
-async def test_an_edit_that_came_before_a_status_was_written_is_planned(
-    generation: int, is_planned_again: bool
-) -> None:
+async def test_edit_before_a_status_write_queues_the_key(generation: int, is_planned_again: bool) -> None:
     cache = Cache(OperatorSettings())
     cache.put(kinds.BY_NAME["Listener"], test_cache.listener())
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
@@ -193,7 +189,7 @@ async def test_an_edit_that_came_before_a_status_was_written_is_planned(
     assert (LOBBY in set(iter(queue.take, None))) is is_planned_again
 
 
-def test_informational_writes_share_so_many_a_second() -> None:
+def test_informational_writes_share_a_rate_limit() -> None:
     now = [0.0]
     bucket = writer.StatusBucket(5, lambda: now[0])
     assert [bucket.wait() for _ in range(6)] == [0, 0, 0, 0, 0, pytest.approx(0.2)]

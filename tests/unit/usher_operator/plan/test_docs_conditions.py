@@ -6,7 +6,7 @@ from unit.usher_operator.plan import reasons
 OF_READY = {"Ready", "Suspended", "ListenersNotReady", "Pending"}
 
 
-def test_the_page_has_every_reason_and_no_other() -> None:
+def test_conditions_page_has_exactly_the_reachable_reasons() -> None:
     rows = list(source.table_rows((source.DOCS / "conditions.md").read_text("utf-8")))
     shown = [(row[0].strip("`"), row[1], row[2].strip("`")) for row in rows]
     reached = {

@@ -62,12 +62,12 @@ def planned(file: pathlib.Path) -> str:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
-def test_the_plans_of_a_world_are_those_on_record(case: pathlib.Path, update_golden: bool) -> None:
+def test_plans_equal_the_golden_files(case: pathlib.Path, update_golden: bool) -> None:
     golden = HERE / "golden" / case.name
     if update_golden:
         golden.write_text(planned(case), "utf-8")
     assert planned(case) == golden.read_text("utf-8")
 
 
-def test_each_record_has_its_case() -> None:
+def test_each_golden_file_has_a_case() -> None:
     assert sorted(one.name for one in (HERE / "golden").iterdir()) == [one.name for one in CASES]

@@ -87,7 +87,7 @@ def settled(manifests: list[dict[str, Any]]) -> dict[Key, Plan]:
 
 @settings(max_examples=30, deadline=None)
 @given(AGENCIES, st.randoms(use_true_random=False))
-def test_the_order_of_creation_changes_no_plan(manifests: list[dict[str, Any]], chance: Any) -> None:
+def test_order_of_creation_changes_no_plan(manifests: list[dict[str, Any]], chance: Any) -> None:
     shuffled = [CLASS, *manifests]
     chance.shuffle(shuffled)
     assert settled([CLASS, *manifests]) == settled(shuffled)
@@ -95,7 +95,7 @@ def test_the_order_of_creation_changes_no_plan(manifests: list[dict[str, Any]], 
 
 @settings(max_examples=30, deadline=None)
 @given(AGENCIES)
-def test_a_second_plan_is_equal(manifests: list[dict[str, Any]]) -> None:
+def test_second_plan_is_equal(manifests: list[dict[str, Any]]) -> None:
     found = built([CLASS, *manifests])
     found.settle()
     for key in found.every_key():
@@ -105,7 +105,7 @@ def test_a_second_plan_is_equal(manifests: list[dict[str, Any]]) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(AGENCIES)
-def test_a_cluster_serves_what_files_would(manifests: list[dict[str, Any]]) -> None:
+def test_operator_publishes_the_documents_that_files_give(manifests: list[dict[str, Any]]) -> None:
     found = built([CLASS, *manifests])
     found.settle()
     published = {key: one.document for key in found.in_place if (one := found.published(key)) is not None}

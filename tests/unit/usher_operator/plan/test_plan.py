@@ -32,14 +32,14 @@ def addresses(built: views.MemoryView, key: Key = KEY) -> list[str]:
     return [address.host for address in found.addresses]
 
 
-def test_authentication_that_was_never_there_fails_closed() -> None:
+def test_listener_without_its_first_credentials_fails_closed() -> None:
     built = samples.agency()
     del built.secrets["default/purple"]
     built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
     assert authentication(built).type == "Unresolved"
 
 
-def test_a_secret_that_goes_away_leaves_the_last_good_one_in_force() -> None:
+def test_deleted_secret_leaves_the_last_good_document_in_force() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
     before = authentication(built)
@@ -49,7 +49,7 @@ def test_a_secret_that_goes_away_leaves_the_last_good_one_in_force() -> None:
     assert built.condition("Listener", samples.LISTENER, "ResolvedRefs").reason == "SecretNotFound"
 
 
-def test_a_rotated_secret_gives_another_document() -> None:
+def test_rotated_secret_changes_the_document() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
     before = authentication(built)
@@ -59,7 +59,7 @@ def test_a_rotated_secret_gives_another_document() -> None:
     assert authentication(built) != before
 
 
-def test_a_secret_of_which_nothing_is_known_has_to_be_looked_for() -> None:
+def test_unknown_secret_is_looked_up_first() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
     del built.secrets["default/purple"]
@@ -67,7 +67,7 @@ def test_a_secret_of_which_nothing_is_known_has_to_be_looked_for() -> None:
     assert plan.plan(built, KEY).unknown_secrets == ("default/purple",)
 
 
-def test_a_document_that_is_too_large_leaves_the_last_good_one() -> None:
+def test_too_large_document_leaves_the_last_good_one_in_force() -> None:
     built = samples.agency()
     before = document(built, DESTINATION)
     reasons.too_large(built)
@@ -76,13 +76,13 @@ def test_a_document_that_is_too_large_leaves_the_last_good_one() -> None:
     assert built.condition("Destination", samples.DESTINATION, "Programmed").status == "Unknown"
 
 
-def test_a_tenant_that_is_gone_takes_its_listener_with_it() -> None:
+def test_deleted_tenant_removes_its_listeners() -> None:
     built = samples.agency()
     del built.seen[Key("Tenant", "default", "acme")]
     assert plan.plan(built, KEY).children == ()
 
 
-def test_a_tenant_that_cannot_be_read_takes_nothing_with_it() -> None:
+def test_unreadable_tenant_removes_nothing() -> None:
     built = samples.agency()
     key = Key("Tenant", "default", "acme")
     seen = built.seen.pop(key)
@@ -99,7 +99,7 @@ def test_a_tenant_that_cannot_be_read_takes_nothing_with_it() -> None:
     ("kind", "path", "type_"),
     [("ListenerClass", "public", "Accepted"), ("Destination", samples.DESTINATION, "ResolvedRefs")],
 )
-def test_what_cannot_be_read_is_not_called_missing(kind: Kind, path: str, type_: str) -> None:
+def test_unreadable_reference_is_not_reported_as_missing(kind: Kind, path: str, type_: str) -> None:
     built = samples.agency()
     namespace, _, name = path.rpartition("/")
     key = Key(kind, namespace, name)
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_not_called_missing(kind: Kind, path: str, type_:
     assert "must exist" not in told.message
 
 
-def test_what_cannot_be_told_anew_speaks_of_the_generation_it_was_told_of() -> None:
+def test_kept_condition_keeps_its_observed_generation() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
     built.set(keys=None)
@@ -123,7 +123,7 @@ def test_what_cannot_be_told_anew_speaks_of_the_generation_it_was_told_of() -> N
     assert (found["Accepted"], found["Ready"], found["ResolvedRefs"], found["Programmed"]) == (2, 2, 1, 1)
 
 
-def test_a_listener_that_cannot_be_read_keeps_what_is_in_place_and_what_was_told() -> None:
+def test_unreadable_listener_keeps_children_and_conditions() -> None:
     built = samples.agency()
     before = built.seen[KEY]
     reasons.unreadable(built)
@@ -134,13 +134,13 @@ def test_a_listener_that_cannot_be_read_keeps_what_is_in_place_and_what_was_told
     assert {one.type for one in before.conditions} == {one.type for one in found.status.conditions}
 
 
-def test_what_is_gone_wants_nothing_and_tells_nothing() -> None:
+def test_deleted_resource_has_no_children_and_no_status() -> None:
     found = plan.plan(samples.agency(), Key("Listener", "default", "never-there"))
     assert found == Plan(Key("Listener", "default", "never-there"))
 
 
 @pytest.mark.parametrize("keys", [None, model.derive_keys(bytes(32))], ids=["no key", "another key"])
-def test_without_the_right_install_key_nothing_in_place_is_touched(keys: model.Keys | None) -> None:
+def test_missing_or_wrong_install_key_changes_no_child(keys: model.Keys | None) -> None:
     built = samples.agency()
     built.set(keys=keys)
     gone = Key("Listener", "default", "gone")
@@ -149,7 +149,7 @@ def test_without_the_right_install_key_nothing_in_place_is_touched(keys: model.K
             assert plan.plan(built, key).children is None, key
 
 
-def test_a_class_that_is_made_anew_takes_the_present_install_key() -> None:
+def test_recreated_class_accepts_the_present_install_key() -> None:
     built = samples.agency()
     built.set(keys=model.derive_keys(bytes(32)))
     key = Key("ListenerClass", "", "public")
@@ -158,7 +158,7 @@ def test_a_class_that_is_made_anew_takes_the_present_install_key() -> None:
     assert built.condition("ListenerClass", "public", "Accepted").status == "True"
 
 
-def test_a_missing_class_leaves_the_listener_in_force_with_its_tenant_as_it_is_now() -> None:
+def test_missing_class_keeps_the_listener_with_its_present_tenant() -> None:
     built = samples.agency()
     reasons.class_is_gone(built)
     built.edit("Tenant", "default/acme", state="Suspended")
@@ -168,7 +168,7 @@ def test_a_missing_class_leaves_the_listener_in_force_with_its_tenant_as_it_is_n
     assert plan.plan(built, HOSTNAME).children is None
 
 
-def test_who_has_a_hostname_keeps_it_against_an_older_listener() -> None:
+def test_published_listener_keeps_its_hostname_against_an_older_one() -> None:
     built = samples.agency()
     built.add(samples.tenant("rival"))
     spec = "addresses: [{name: a, hostname: www.example.org}]"
@@ -179,7 +179,7 @@ def test_who_has_a_hostname_keeps_it_against_an_older_listener() -> None:
     assert built.condition("Listener", "default/old", "Accepted").reason == "HostnameConflict"
 
 
-def test_a_hostname_that_is_given_up_goes_to_who_waits_for_it() -> None:
+def test_released_hostname_goes_to_the_waiting_tenant() -> None:
     built = samples.agency()
     built.add(samples.tenant("rival"))
     spec = "addresses: [{name: a, hostname: www.example.org}]"
@@ -190,7 +190,7 @@ def test_a_hostname_that_is_given_up_goes_to_who_waits_for_it() -> None:
     assert addresses(built, Key("Listener", "default", "waiting")) == ["www.example.org"]
 
 
-def test_who_has_an_address_keeps_it_against_an_older_listener_of_the_tenant() -> None:
+def test_published_listener_keeps_its_address_against_an_older_one() -> None:
     built = samples.agency()
     spec = "addresses: [{name: a, hostname: www.example.org, path: /x}]\n  authentication: {type: None}"
     built.add(samples.listener("young", spec, created="20"))
@@ -201,7 +201,7 @@ def test_who_has_an_address_keeps_it_against_an_older_listener_of_the_tenant() -
     assert built.condition("Listener", "default/old", "Accepted").reason == "PathConflict"
 
 
-def test_listeners_that_run_come_first_when_a_limit_is_lowered() -> None:
+def test_published_listeners_come_first_under_a_lowered_limit() -> None:
     built = samples.agency()
     built.add(samples.listener("oldest", created="01"))
     built.edit("ListenerClass", "public", maximums={"listenersPerNamespace": 1})
@@ -209,7 +209,7 @@ def test_listeners_that_run_come_first_when_a_limit_is_lowered() -> None:
     assert built.condition("Listener", "default/oldest", "Accepted").reason == "LimitExceeded"
 
 
-def test_a_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
+def test_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
     built = samples.agency()
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
     built.settle()
@@ -220,13 +220,13 @@ def test_a_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
     assert plan.plan(built, HOSTNAME) == before
 
 
-def test_the_old_way_in_stays_while_the_gateway_api_is_missing() -> None:
+def test_old_ingress_stays_while_the_gateway_api_is_missing() -> None:
     built = samples.agency()
     reasons.without(reasons.EXTERNAL, samples.HTTP_ROUTE, gateway_api=False)(built)
     assert plan.plan(built, HOSTNAME).children is None
 
 
-def test_the_old_way_in_stays_until_the_new_one_leads_there() -> None:
+def test_old_ingress_stays_until_the_http_route_is_accepted() -> None:
     built = samples.agency()
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
     built.settle()
@@ -242,7 +242,7 @@ def kinds_of(built: views.MemoryView) -> set[str]:
     return {child.ref.kind for child in built.children(HOSTNAME)}
 
 
-def test_a_hostname_that_no_listener_has_any_more_loses_its_children() -> None:
+def test_hostname_without_listeners_loses_its_children() -> None:
     built = samples.agency()
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=reasons.EXTERNAL)
     built.edit("Listener", samples.LISTENER, **reasons.address("www.example.org"))
@@ -254,7 +254,7 @@ def test_a_hostname_that_no_listener_has_any_more_loses_its_children() -> None:
     assert plan.plan(built, key).children == ()
 
 
-def test_the_older_of_two_classes_decides_over_their_hostname() -> None:
+def test_older_of_two_classes_decides_about_their_hostname() -> None:
     built = samples.agency()
     text = samples.OBJECTS.split("---", maxsplit=1)[0]
     text = text.replace("{name: public}", '{name: another, creationTimestamp: "2025-01-01T00:00:00Z"}')
@@ -264,7 +264,7 @@ def test_the_older_of_two_classes_decides_over_their_hostname() -> None:
     assert child.ref.kind == "Ingress"
 
 
-def test_where_another_install_has_the_hostname_nothing_in_place_is_touched() -> None:
+def test_hostname_of_another_install_changes_no_child() -> None:
     built = samples.agency()
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=reasons.EXTERNAL)
     text = samples.OBJECTS.split("---", maxsplit=1)[0].replace("usher.dev/usher", "example.com/other")
@@ -273,7 +273,7 @@ def test_where_another_install_has_the_hostname_nothing_in_place_is_touched() ->
     assert plan.plan(built, HOSTNAME).children is None
 
 
-def test_a_class_with_a_certificate_of_its_own_does_not_cover_other_hostnames() -> None:
+def test_class_certificate_covers_no_other_hostname() -> None:
     built = samples.agency()
     tls = {"mode": "Class", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}}
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=tls)
@@ -285,7 +285,7 @@ def test_a_class_with_a_certificate_of_its_own_does_not_cover_other_hostnames() 
     assert [child.ref.kind for child in children] == ["Ingress"]
 
 
-def test_a_tenant_names_a_few_of_its_listeners_and_no_number() -> None:
+def test_tenant_message_names_three_listeners_and_no_count() -> None:
     built = samples.agency()
     for name in "abcde":
         built.add(samples.listener(name, "addresses: [{name: a, hostname: www.elsewhere.example}]"))

@@ -13,7 +13,7 @@ from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key
 
 
 @pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
-def test_each_reason_is_told_when_its_cause_is_there(case: reasons.Case) -> None:
+def test_each_cause_gives_its_reason(case: reasons.Case) -> None:
     built = samples.agency()
     case.happens(built)
     told = built.condition(case.kind, case.path, case.type)
@@ -29,13 +29,13 @@ def _generation(built: views.MemoryView, case: reasons.Case) -> int:
     return found.resource.metadata.generation if found else built.broken[key].generation
 
 
-def test_no_reason_is_without_a_case() -> None:
+def test_each_reason_has_a_case() -> None:
     words = {str(one) for one in conditions.OperatorReason} | {str(one) for one in Reason}
     notices = {"ImplicitClass", "NoSecretInAddress"}
     assert words - notices == {case.reason for case in reasons.CASES} - {"ResolvedRefs"}
 
 
-def test_no_condition_is_without_a_case() -> None:
+def test_each_condition_has_a_case() -> None:
     assert {case.type for case in reasons.CASES} == {str(one) for one in ConditionType}
 
 
@@ -54,7 +54,7 @@ def test_ready_is_true_only_if_every_needed_condition_is(case: reasons.Case) -> 
 
 
 @pytest.mark.parametrize("case", reasons.CASES, ids=lambda case: f"{case.type}-{case.reason}")
-def test_no_secret_and_no_whole_url_is_in_a_status(case: reasons.Case) -> None:
+def test_status_contains_no_secret_and_no_whole_url(case: reasons.Case) -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)
     case.happens(built)

@@ -23,7 +23,7 @@ def told(built: views.MemoryView, type_: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(("word", "status"), [("Receiving", "True"), ("Silent", "False")])
-def test_a_gateway_that_just_started_does_not_unsay_what_was_received(word: str, status: str) -> None:
+def test_restarted_gateway_does_not_reset_receiving_and_verified(word: str, status: str) -> None:
     built = samples.agency()
     report(built, receiving=word, verified=True)
     built.settle()
@@ -32,7 +32,7 @@ def test_a_gateway_that_just_started_does_not_unsay_what_was_received(word: str,
     assert told(built, "Verified") == ("True", "Verified")
 
 
-def test_a_url_that_is_not_there_yet_is_not_to_be_pasted() -> None:
+def test_message_without_a_url_does_not_ask_to_paste_it() -> None:
     built = samples.agency()
     built.set(gateways=())
     assert "Secret `lobby-url`" in built.condition("Listener", samples.LISTENER, "Verified").message
@@ -42,7 +42,7 @@ def test_a_url_that_is_not_there_yet_is_not_to_be_pasted() -> None:
         assert built.condition("Listener", "default/new", type_).message.startswith("there is no URL yet")
 
 
-def test_one_gateway_that_receives_is_enough() -> None:
+def test_one_receiving_gateway_is_enough_for_receiving() -> None:
     built = samples.agency()
     words = ("Silent", "Receiving", "NoVisitYet")
     built.set(
@@ -54,7 +54,7 @@ def test_one_gateway_that_receives_is_enough() -> None:
     assert told(built, "Receiving") == ("True", "Receiving")
 
 
-def test_refusing_ends_when_something_is_accepted() -> None:
+def test_refusing_ends_when_a_visit_is_accepted() -> None:
     built = samples.agency()
     report(built, refusing=True)
     built.settle()
@@ -63,7 +63,7 @@ def test_refusing_ends_when_something_is_accepted() -> None:
     assert told(built, "Receiving") == ("False", "NoVisitYet")
 
 
-def test_what_is_told_only_while_it_is_so_goes_when_it_is_over() -> None:
+def test_negative_conditions_disappear_when_they_end() -> None:
     built = samples.agency()
     report(built, quarantined_share=0.5, slow_routes=("crm",))
     built.settle()
@@ -80,7 +80,7 @@ def test_informational_conditions_never_change_ready() -> None:
     assert told(built, "Ready") == ("True", "Ready")
 
 
-def test_without_reports_everything_stays_as_it_was_told() -> None:
+def test_conditions_stay_without_reports() -> None:
     built = samples.agency()
     report(built, receiving="Receiving", verified=True, quarantined_share=1.0, company_mismatch=True)
     built.settle()
@@ -89,7 +89,7 @@ def test_without_reports_everything_stays_as_it_was_told() -> None:
     assert plan.plan(built, KEY).status == before
 
 
-def test_a_destination_that_no_gateway_speaks_of_keeps_what_was_told() -> None:
+def test_destination_without_reports_keeps_healthy() -> None:
     built = samples.agency()
     gone = DestinationReport(gone=True)
     built.gateways_run_it(destinations={samples.DESTINATION: gone})
@@ -106,7 +106,7 @@ def test_a_destination_that_no_gateway_speaks_of_keeps_what_was_told() -> None:
         ("", "many deliveries in a row failed, so Usher tries one a minute"),
     ],
 )
-def test_an_open_circuit_says_what_attempts_come_to(error: str, says: str) -> None:
+def test_open_circuit_message_names_the_error(error: str, says: str) -> None:
     built = samples.agency()
     one = DestinationReport(circuit_open=True, error=error)
     built.gateways_run_it(destinations={samples.DESTINATION: one})
@@ -123,7 +123,7 @@ def a_gateway_falls_behind(built: views.MemoryView) -> None:
     built.edit("Tenant", "default/acme", displayName="Acme Hotels")
 
 
-def test_an_edit_is_pending_until_the_gateways_run_it() -> None:
+def test_edit_is_pending_until_the_gateways_run_it() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
     built.settle()
@@ -132,7 +132,7 @@ def test_an_edit_is_pending_until_the_gateways_run_it() -> None:
     assert programmed(built) == ("True", "Programmed")
 
 
-def test_what_is_no_edit_of_the_resource_leaves_it_true_for_half_a_minute() -> None:
+def test_programmed_stays_true_for_the_grace_period() -> None:
     built = samples.agency()
     a_gateway_falls_behind(built)
     built.settle()
@@ -143,7 +143,7 @@ def test_what_is_no_edit_of_the_resource_leaves_it_true_for_half_a_minute() -> N
     assert programmed(built) == ("False", "GatewayUnavailable")
 
 
-def test_that_deliveries_are_held_is_told_once_the_gateways_hold_them() -> None:
+def test_suspension_is_reported_once_the_gateways_apply_it() -> None:
     built = samples.agency()
 
     def ready() -> list[tuple[str, str]]:
@@ -164,7 +164,7 @@ def test_that_deliveries_are_held_is_told_once_the_gateways_hold_them() -> None:
     assert ready() == [("True", "Ready")] * 2
 
 
-def test_a_plan_that_waits_says_when_to_look_again() -> None:
+def test_waiting_plan_says_when_to_plan_again() -> None:
     built = samples.agency()
     a_gateway_falls_behind(built)
     first = plan.plan(built, KEY)
@@ -177,7 +177,7 @@ def test_a_plan_that_waits_says_when_to_look_again() -> None:
     assert (last.is_behind, last.again_at) == (True, None)
 
 
-def test_before_gateways_were_asked_nothing_is_told_anew() -> None:
+def test_status_stays_before_the_gateways_are_asked() -> None:
     built = samples.agency()
     before = plan.plan(built, KEY).status
     built.set(gateways=None)
@@ -185,7 +185,7 @@ def test_before_gateways_were_asked_nothing_is_told_anew() -> None:
     assert (found.status, found.is_behind) == (before, False)
 
 
-def test_a_gateway_that_cannot_be_reached_does_not_count_as_running_it() -> None:
+def test_unreachable_gateway_does_not_count_as_running_the_document() -> None:
     built = samples.agency()
     built.gateways_run_it(reachable=False)
     built.settle()
@@ -193,7 +193,7 @@ def test_a_gateway_that_cannot_be_reached_does_not_count_as_running_it() -> None
     assert programmed(built) == ("False", "GatewayUnavailable")
 
 
-def test_the_last_good_configuration_is_not_taken_for_the_newest() -> None:
+def test_last_good_document_is_not_programmed() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, fields={"occurredAtZone": "Mars/Olympus"})
     built.settle()

@@ -180,7 +180,7 @@ class TestServed:
 
 
 @pytest.mark.parametrize("is_listed_anew", [False, True])
-async def test_what_is_seen_only_afterwards_is_the_same(
+async def test_recreated_namespace_seen_late_gives_the_same_result(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, *, is_listed_anew: bool
 ) -> None:
     """The operator's watches are deaf meanwhile: it hears all of it at once, or finds other objects in a new list."""

@@ -38,7 +38,7 @@ async def never_ready(agency: agencies.Agency, named: str) -> None:
         await agency.kubectl("wait", "--for=condition=Ready", "--timeout=300ms", named)
 
 
-async def test_before_its_class_exists_a_listener_says_so_and_is_ready_once_it_does(agency: agencies.Agency) -> None:
+async def test_listener_without_its_class_is_ready_once_the_class_exists(agency: agencies.Agency) -> None:
     klass = agency.platform.install.klass(hostname=f"{agency.namespace}.example.com")
     klass["metadata"]["name"] = name = f"late-{agency.namespace}"
     await agency.apply(agency.tenant(), agency.destination(), agency.listener(listenerClassName=name))
@@ -59,7 +59,7 @@ async def test_before_its_class_exists_a_listener_says_so_and_is_ready_once_it_d
         await agency.platform.server.delete(api.of(klass))
 
 
-async def test_a_destination_says_what_its_secret_lacks_until_it_lacks_nothing(agency: agencies.Agency) -> None:
+async def test_destination_reports_each_problem_of_its_secret(agency: agencies.Agency) -> None:
     login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
     await agency.apply(agency.tenant(), agency.destination(http={"authentication": login}), agency.listener())
     await until_shown(agency, DESTINATION, READY="False", REASON="SecretNotFound")
@@ -82,7 +82,7 @@ async def test_a_destination_says_what_its_secret_lacks_until_it_lacks_nothing(a
     await agency.until_received(1)
 
 
-async def test_a_secret_without_its_key_is_told_and_the_last_good_value_stays(agency: agencies.Agency) -> None:
+async def test_secret_without_its_key_is_reported_and_the_last_value_kept(agency: agencies.Agency) -> None:
     login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
     secret = agency.secret("crm-token", token="wx3secret-of-crm")
     await agency.apply(secret, agency.tenant(), agency.destination(http={"authentication": login}), agency.listener())
@@ -97,7 +97,7 @@ async def test_a_secret_without_its_key_is_told_and_the_last_good_value_stays(ag
     assert "wx3secret" not in described
 
 
-async def test_a_listener_whose_password_was_never_there_answers_503(agency: agencies.Agency) -> None:
+async def test_listener_that_never_had_its_password_answers_503(agency: agencies.Agency) -> None:
     authentication = {"type": "Basic", "basic": {"secretRef": {"name": "login"}}}
     await agency.apply(agency.tenant(), agency.destination(), agency.listener(authentication=authentication))
     await until_shown(agency, LISTENER, READY="False", REASON="SecretNotFound")
@@ -107,7 +107,7 @@ async def test_a_listener_whose_password_was_never_there_answers_503(agency: age
     await agency.until_answers(await agency.url(), 401)
 
 
-async def test_ready_then_receiving_then_suspended_then_gone(agency: agencies.Agency) -> None:
+async def test_listener_is_ready_then_receiving_then_suspended_then_deleted(agency: agencies.Agency) -> None:
     await agency.apply(agency.tenant(), agency.destination(), agency.listener())
     await agency.wait_ready(LISTENER, DESTINATION, TENANT)
     row = await columns(agency, LISTENER)
@@ -131,7 +131,7 @@ async def test_ready_then_receiving_then_suspended_then_gone(agency: agencies.Ag
     await agency.platform.server.wait(api.Resource("Secret", "lobby-url", agency.namespace), lambda seen: not seen)
 
 
-async def test_everything_of_an_agency_is_in_one_table(agency: agencies.Agency) -> None:
+async def test_category_lists_every_resource_of_an_agency(agency: agencies.Agency) -> None:
     await agency.apply(agency.tenant(), agency.destination(), agency.listener())
     await agency.wait_ready(LISTENER, DESTINATION, TENANT)
     shown = await agency.kubectl("get", "usher", "--output=name")
@@ -142,7 +142,7 @@ async def test_everything_of_an_agency_is_in_one_table(agency: agencies.Agency) 
     }
 
 
-async def test_a_flip_is_an_event_and_nothing_else_is(agency: agencies.Agency) -> None:
+async def test_events_report_condition_flips_and_nothing_else(agency: agencies.Agency) -> None:
     await agency.apply(agency.tenant(), agency.destination(), agency.listener())
     await agency.wait_ready(LISTENER, DESTINATION)
     await agency.kubectl("delete", DESTINATION)
@@ -173,7 +173,7 @@ async def gateway_down(platform: agencies.Platform) -> AsyncIterator[None]:
         platform.gateway = await platform.install.start_gateway(admin=platform.gateway.admin)
 
 
-async def test_while_the_gateway_is_down_what_was_ready_stays_so_and_what_is_new_waits(
+async def test_short_gateway_outage_keeps_ready_and_delays_new_resources(
     agency: agencies.Agency,
 ) -> None:
     await agency.apply(agency.tenant(), agency.destination(), agency.listener())
@@ -189,7 +189,7 @@ async def test_while_the_gateway_is_down_what_was_ready_stays_so_and_what_is_new
 
 
 @pytest.mark.long
-async def test_when_the_gateway_stays_away_everything_says_so(agency: agencies.Agency) -> None:
+async def test_long_gateway_outage_is_reported_on_every_resource(agency: agencies.Agency) -> None:
     await agency.apply(agency.tenant(), agency.destination(), agency.listener())
     await agency.wait_ready(LISTENER, DESTINATION)
     lobby = api.Resource("Listener", "lobby", agency.namespace)

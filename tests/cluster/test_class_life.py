@@ -50,7 +50,7 @@ def taken(route: dict[str, Any]) -> dict[str, Any]:
     return {"status": {"parents": [{**parent, "conditions": conditions}]}}
 
 
-async def test_the_ingress_of_a_class_goes_once_a_gateway_has_taken_its_route(agency: agencies.Agency) -> None:
+async def test_ingress_is_removed_once_the_http_route_is_accepted(agency: agencies.Agency) -> None:
     platform = agency.platform
     async with edge_class(agency) as klass:
         hostname = klass["spec"]["hostname"]
@@ -67,7 +67,7 @@ async def test_the_ingress_of_a_class_goes_once_a_gateway_has_taken_its_route(ag
         assert await platform.children("HTTPRoute", hostname)
 
 
-async def test_a_class_says_that_its_certificate_is_missing_until_somebody_provides_it(
+async def test_class_reports_a_missing_certificate_until_it_exists(
     agency: agencies.Agency,
 ) -> None:
     system = agency.platform.install.system
@@ -95,7 +95,7 @@ async def open_rooms(agency: agencies.Agency, count: int) -> list[str]:
     return urls
 
 
-async def test_a_deleted_namespace_takes_its_few_listeners_with_it(agency: agencies.Agency) -> None:
+async def test_deleted_namespace_removes_its_few_listeners(agency: agencies.Agency) -> None:
     urls = await open_rooms(agency, 2)
     await agency.platform.server.delete(api.Resource("Namespace", agency.namespace))
     for url in urls:
@@ -105,7 +105,7 @@ async def test_a_deleted_namespace_takes_its_few_listeners_with_it(agency: agenc
         assert documents[f"Listener {agency.namespace}/{name}"], "a removal is said for ten minutes"
 
 
-async def test_a_deleted_namespace_with_many_listeners_is_served_until_a_person_confirms(
+async def test_deleted_namespace_with_many_listeners_waits_for_confirmation(
     agency: agencies.Agency,
 ) -> None:
     server, klass = agency.platform.server, api.of(agency.platform.install.klass())

@@ -91,7 +91,7 @@ async def settled(platform: agencies.Platform, namespace: str) -> dict[str, str]
 SAME = 4
 
 
-async def test_every_order_of_creation_leads_to_the_same_and_another_pass_writes_nothing(
+async def test_each_order_of_creation_converges_to_the_same_state(
     agency: agencies.Agency,
 ) -> None:
     platform = agency.platform
@@ -134,7 +134,7 @@ async def unready(agency: agencies.Agency) -> list[str]:
     return [one["metadata"]["name"] for one in unready]
 
 
-async def test_of_two_tenants_that_claim_a_hostname_at_once_one_has_it(make_agency: agencies.Make) -> None:
+async def test_one_of_two_tenants_that_claim_a_hostname_together_gets_it(make_agency: agencies.Make) -> None:
     pair = [await make_agency() for _ in range(2)]
     hostnames = [f"shop-{number}.{pair[0].namespace}.customers.example" for number in range(12)]
     for agency in pair:

@@ -23,14 +23,14 @@ async def post(agency: agencies.Agency, url: str, *numbers: int) -> None:
         assert (await agency.post(url, agencies.visit(number))).acknowledges
 
 
-async def test_an_applied_agency_receives_at_its_url(agency: agencies.Agency) -> None:
+async def test_applied_agency_receives_at_its_url(agency: agencies.Agency) -> None:
     url = await open_for_visits(agency)
     assert urllib.parse.urlsplit(url).netloc == agency.platform.install.klass()["spec"]["hostname"]
     await post(agency, url, 1)
     await agency.until_received(1)
 
 
-async def test_a_suspended_listener_accepts_and_its_deliveries_go_out_once_it_is_resumed(
+async def test_suspended_listener_accepts_and_delivers_after_it_resumes(
     agency: agencies.Agency,
 ) -> None:
     url = await open_for_visits(agency)
@@ -43,7 +43,7 @@ async def test_a_suspended_listener_accepts_and_its_deliveries_go_out_once_it_is
     await agency.wait("Listener", "lobby", "Ready", "True", "Ready")
 
 
-async def test_a_suspended_tenant_suspends_all_its_listeners(agency: agencies.Agency) -> None:
+async def test_suspended_tenant_suspends_its_listeners(agency: agencies.Agency) -> None:
     url = await open_for_visits(agency)
     await agency.apply(agency.tenant(state="Suspended"))
     await agency.wait("Listener", "lobby", "Ready", "True", "Suspended")
@@ -54,7 +54,7 @@ async def test_a_suspended_tenant_suspends_all_its_listeners(agency: agencies.Ag
     await agency.until_received(1)
 
 
-async def test_a_paused_destination_holds_what_is_for_it_alone(agency: agencies.Agency) -> None:
+async def test_paused_destination_holds_only_its_own_deliveries(agency: agencies.Agency) -> None:
     routes = [{"name": name, "destinationRef": {"name": name}} for name in ("crm", "mailer")]
     await agency.apply(agency.tenant(), agency.destination("mailer"), agency.destination(state="Paused"))
     await agency.apply(agency.listener(routes=routes))
@@ -83,7 +83,7 @@ async def open_with_quota(agency: agencies.Agency) -> str:
     return await agency.url()
 
 
-async def test_an_old_token_is_held_then_refused_while_the_new_one_answers(agency: agencies.Agency) -> None:
+async def test_old_token_is_held_then_rejected_while_the_new_one_works(agency: agencies.Agency) -> None:
     old = await open_for_visits(agency)
     await rotate(agency, until=in_seconds(3600))
     new = await agency.url(satisfied=lambda url: url != old)
@@ -109,7 +109,7 @@ def in_seconds(seconds: float) -> str:
     return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-async def test_an_old_token_that_is_accepted_delivers_until_it_is_taken_out(agency: agencies.Agency) -> None:
+async def test_accepted_old_token_delivers_until_it_is_removed(agency: agencies.Agency) -> None:
     old = await open_for_visits(agency)
     await agency.apply(agency.listener(token={"generation": 1, "alsoAccept": [{"generation": 0}]}))
     new = await agency.url(satisfied=lambda url: url != old)
@@ -122,7 +122,7 @@ async def test_an_old_token_that_is_accepted_delivers_until_it_is_taken_out(agen
     await agency.until_received(1, 2)
 
 
-async def test_the_next_attempt_uses_a_rotated_secret(agency: agencies.Agency) -> None:
+async def test_next_attempt_uses_the_rotated_secret(agency: agencies.Agency) -> None:
     login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
     await agency.apply(
         agency.secret("crm-token", token="wx3secret-first"),
@@ -150,7 +150,7 @@ async def running_hash(agency: agencies.Agency) -> str:
     return str(destinations[f"{agency.namespace}/crm"]["hash"])
 
 
-async def test_a_listeners_rotated_password_replaces_the_old_one(agency: agencies.Agency) -> None:
+async def test_rotated_listener_password_replaces_the_old_one(agency: agencies.Agency) -> None:
     authentication = {"type": "Basic", "basic": {"secretRef": {"name": "login"}}}
     await agency.apply(
         agency.secret("login", username="purple", password="wx3secret-first"),
@@ -171,7 +171,7 @@ def basic(password: str) -> str:
     return "Basic " + base64.b64encode(f"purple:{password}".encode()).decode()
 
 
-async def test_a_hostname_goes_from_one_tenant_to_another(make_agency: agencies.Make) -> None:
+async def test_hostname_moves_from_one_tenant_to_another(make_agency: agencies.Make) -> None:
     incumbent, heir = await make_agency(), await make_agency()
     hostname = f"{incumbent.namespace}.customers.example"
     url = f"https://{hostname}/hooks/purple.php"
@@ -198,7 +198,7 @@ async def delivers_to(agency: agencies.Agency, url: str) -> bool:
     return bool(rows)
 
 
-async def test_an_existing_address_is_taken_over_to_the_letter(agency: agencies.Agency) -> None:
+async def test_existing_address_is_served_exactly_as_declared(agency: agencies.Agency) -> None:
     hostname = f"{agency.namespace}.customers.example"
     address = {"name": "legacy", "hostname": hostname, "path": "/hooks/purple.php"}
     legacy = {**address, "query": [{"name": "k", "value": "7"}]}
@@ -216,7 +216,7 @@ async def test_an_existing_address_is_taken_over_to_the_letter(agency: agencies.
     assert shown == f"{base}?k=…"
 
 
-async def test_a_shared_destination_keeps_lanes_and_books_of_its_tenants_apart(agency: agencies.Agency) -> None:
+async def test_shared_destination_separates_lanes_and_books_of_tenants(agency: agencies.Agency) -> None:
     listeners = [agency.listener(name, tenantRef={"name": name}) for name in ("acme", "globex")]
     await agency.apply(agency.tenant("acme"), agency.tenant("globex"), agency.destination(), *listeners)
     await agency.wait_ready("listeners.usher.dev/acme", "listeners.usher.dev/globex")

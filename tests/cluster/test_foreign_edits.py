@@ -27,7 +27,7 @@ async def config_secret(agency: agencies.Agency, owner: str) -> dict[str, Any]:
     return {**found, "kind": "Secret"}
 
 
-async def test_a_child_that_somebody_edits_is_mended(agency: agencies.Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_edited_child_is_restored(agency: agencies.Agency, monkeypatch: pytest.MonkeyPatch) -> None:
     await stand(agency)
     url = base64.b64encode((await agency.url()).encode()).decode()
     other = base64.b64encode(b"https://evil.example/v1/token").decode()
@@ -41,7 +41,7 @@ async def test_a_child_that_somebody_edits_is_mended(agency: agencies.Agency, mo
     assert found["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
 
 
-async def test_a_child_whose_fields_another_manager_took_is_mended(agency: agencies.Agency) -> None:
+async def test_child_with_fields_of_another_manager_is_restored(agency: agencies.Agency) -> None:
     await stand(agency)
     before = await config_secret(agency, "Listener/lobby")
     metadata = {"name": before["metadata"]["name"], "namespace": before["metadata"]["namespace"]}
@@ -51,7 +51,7 @@ async def test_a_child_whose_fields_another_manager_took_is_mended(agency: agenc
     assert (await agency.post(await agency.url(), b"{}")).acknowledges
 
 
-async def test_labels_and_annotations_of_others_stay(agency: agencies.Agency) -> None:
+async def test_foreign_labels_and_annotations_are_kept(agency: agencies.Agency) -> None:
     await stand(agency)
     server = agency.platform.server
     mine = {"labels": {"team.example/owner": "ops"}, "annotations": {"team.example/note": "kept"}}
@@ -72,7 +72,7 @@ async def test_labels_and_annotations_of_others_stay(agency: agencies.Agency) ->
         assert mine["annotations"].items() <= found["annotations"].items()
 
 
-async def test_a_secret_that_loses_its_label_leaves_its_last_good_value_in_force(agency: agencies.Agency) -> None:
+async def test_secret_without_its_label_keeps_its_last_good_value(agency: agencies.Agency) -> None:
     login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
     secret = agency.secret("crm-token", token="wx3secret-of-crm")
     await agency.apply(secret, agency.tenant(), agency.destination(http={"authentication": login}), agency.listener())
@@ -84,7 +84,7 @@ async def test_a_secret_that_loses_its_label_leaves_its_last_good_value_in_force
     assert received.headers["authorization"] == "Bearer wx3secret-of-crm"
 
 
-async def test_a_document_that_is_too_large_leaves_the_last_good_one_in_force(agency: agencies.Agency) -> None:
+async def test_too_large_document_keeps_the_last_good_one(agency: agencies.Agency) -> None:
     await stand(agency)
     names = ["large-0", "large-1"]
     await agency.apply_large(*(agency.secret(name, value=name[-1] * 600_000) for name in names))
@@ -99,7 +99,7 @@ async def test_a_document_that_is_too_large_leaves_the_last_good_one_in_force(ag
     await agency.wait_ready(DESTINATION)
 
 
-async def test_names_in_any_script_are_kept_and_addresses_compared_as_sent(agency: agencies.Agency) -> None:
+async def test_unicode_names_are_kept_and_paths_compared_as_sent(agency: agencies.Agency) -> None:
     hostname = f"xn--htel-vqa.{agency.namespace}.customers.example"
     query = [{"name": "größe", "value": "ü東京"}]
     address = {"name": "cafe", "hostname": hostname, "path": "/caf%C3%A9/purple.php", "query": query}
@@ -120,12 +120,12 @@ async def stand_with_tenant(agency: agencies.Agency, **listener: Any) -> None:
 
 
 @pytest.mark.parametrize("hostname", ["hôtel.customers.example", "HOTEL.customers.example", "*.customers.example"])
-async def test_a_hostname_that_is_none_is_refused_with_the_field(agency: agencies.Agency, hostname: str) -> None:
+async def test_invalid_hostname_is_rejected_with_its_field(agency: agencies.Agency, hostname: str) -> None:
     with pytest.raises(kubectl.KubectlError, match=r"spec\.addresses\[0\]\.hostname"):
         await agency.apply(agency.listener(addresses=[{"name": "shop", "hostname": hostname}]))
 
 
-async def test_names_at_their_limit_work_to_the_end(agency: agencies.Agency) -> None:
+async def test_names_of_maximum_length_work(agency: agencies.Agency) -> None:
     longest = "n" * 52
     routes = [{"name": longest, "destinationRef": {"name": longest}}]
     await agency.apply(
@@ -140,7 +140,7 @@ async def test_names_at_their_limit_work_to_the_end(agency: agencies.Agency) -> 
         await agency.apply(agency.tenant(f"{longest}n"))
 
 
-async def test_a_listener_of_a_tenant_that_comes_back_is_served_at_the_same_url(agency: agencies.Agency) -> None:
+async def test_recreated_tenant_gets_its_listener_at_the_same_url(agency: agencies.Agency) -> None:
     await stand(agency)
     before = await agency.url()
     await agency.kubectl("delete", "tenants.usher.dev/acme")

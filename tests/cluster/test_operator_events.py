@@ -22,9 +22,7 @@ def lines(operator: installs.Process, event: str) -> list[dict[str, Any]]:
     return [line for line in found if line["event"] == event]
 
 
-async def test_what_is_wrong_from_its_birth_is_warned_of_once_over_restarts(
-    install: installs.Install, namespace: str
-) -> None:
+async def test_event_warns_once_about_a_resource_that_never_worked(install: installs.Install, namespace: str) -> None:
     operator = await install.start_operator(changes=WARNS_AFTER_A_SECOND)
     await install.server.apply(install.klass())
     await install.server.apply(installs.tenant(namespace))
@@ -45,7 +43,7 @@ async def test_what_is_wrong_from_its_birth_is_warned_of_once_over_restarts(
     assert second.process.returncode is None
 
 
-async def test_what_is_only_not_there_yet_is_no_warning(install: installs.Install, namespace: str) -> None:
+async def test_event_does_not_warn_about_a_short_absence(install: installs.Install, namespace: str) -> None:
     operator = await install.start_operator(changes={"timing": {"warning_delay_seconds": _WARNED_AFTER_SECONDS}})
     resource = api.Resource("Listener", "lobby", namespace)
     await install.server.apply(installs.listener(install, namespace))  # before its class, tenant and destination
@@ -57,7 +55,7 @@ async def test_what_is_only_not_there_yet_is_no_warning(install: installs.Instal
     await operator.stop()
 
 
-async def test_the_log_tells_what_was_published_edited_and_removed_and_what_is_ready(
+async def test_log_names_published_edited_removed_and_ready_resources(
     install: installs.Install, namespace: str
 ) -> None:
     operator = await install.start_operator()
