@@ -179,11 +179,6 @@ class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         return f"{self.namespace}/{self.name}"
 
 
-Listener = ListenerDocument
-Destination = DestinationDocument
-Tenant = TenantDocument
-
-
 class Snapshot(msgspec.Struct, frozen=True):
     """All documents that a gateway runs at one moment, by key. A snapshot never changes; another one replaces it."""
 

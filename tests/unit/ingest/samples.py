@@ -30,7 +30,7 @@ class RecordingWatcher:
 
 
 def listener(**changes: Any) -> documents.ListenerDocument:
-    tenant = documents.Tenant("acme", **changes.pop("tenant", {}))
+    tenant = documents.TenantDocument("acme", **changes.pop("tenant", {}))
     address = documents.Address("hooks.test", "/v1/token")
     fields: dict[str, Any] = {"namespace": "agency", "name": "wifi", "tenant": tenant, "addresses": (address,)}
     return documents.ListenerDocument(**(fields | changes))

@@ -27,7 +27,7 @@ def listener(**changes: Any) -> LiveListener:
     values: dict[str, Any] = {
         "namespace": "agency",
         "name": "lobby",
-        "tenant": documents.Tenant("acme"),
+        "tenant": documents.TenantDocument("acme"),
         "addresses": (),
         "routes": routes,
         "fields": documents.DEFAULT_FIELDS | MENDED,
@@ -106,5 +106,5 @@ def test_a_loop_is_let_through_with_its_hops() -> None:
 
 
 def test_a_paused_destination_holds_what_is_released() -> None:
-    paused = documents.Tenant("acme", state="Suspended")
+    paused = documents.TenantDocument("acme", state="Suspended")
     assert anew(stored(), tenant=paused).if_visit[0].hold is model.HoldReason.TenantSuspended
