@@ -273,19 +273,6 @@ def test_no_more_attempts_run_than_the_gateway_allows() -> None:
     assert len(started(every, 0)) == 5
 
 
-def test_a_forgotten_destination_gives_back_what_waits_and_may_come_again() -> None:
-    every = LaneScheduler(1 << 20, 100)
-    for _ in range(10):
-        assert every.offer(entry(), 0)
-    running = started(every, 0)
-    assert len(every.forget("n/a")) == 2
-    finish(every, running, outcome.DELIVERED, 0)
-    assert every.bytes == 0
-    every.forget("n/a")
-    assert every.offer(entry(), 0)
-    assert len(started(every, 0)) == 1
-
-
 @dataclasses.dataclass
 class Expected:
     waiting: dict[int, LaneEntry]

@@ -1,7 +1,10 @@
-"""The circuit of a destination: a dead system costs one trial attempt a minute, a recovered one is not run over.
+"""The circuit breaker of a destination.
 
-Pure: a frozen state, an event and the time in; the next state out. Times are microseconds of any clock that only
-grows.
+While the destination fails, it gets one trial attempt a minute. After it has recovered, the number of concurrent
+attempts grows 1, 2, 4 … up to its limit, so that the backlog does not overload it.
+
+Pure: each function takes a frozen state and returns the next one. Times are microseconds of a clock that never goes
+back.
 """
 
 import enum
@@ -14,19 +17,19 @@ OPENS_AFTER = 5
 """Consecutive failures that open a circuit."""
 
 TRIAL_EVERY = 60 * model.MICROSECONDS
-"""How long an open circuit waits from one trial attempt's failure to the next trial."""
+"""How long an open circuit waits after a failed trial attempt before the next one."""
 
 UNLIMITED = 1 << 30
-"""The limit of a circuit that does not limit."""
+"""The limit of a closed circuit."""
 
 
 class CircuitState(enum.Enum):
-    """Where a circuit stands."""
+    """The states of a circuit."""
 
     Closed = "Closed"
     Open = "Open"
     Recovering = "Recovering"
-    """Closed again, with a growing limit."""
+    """Closed again, with a limit that grows."""
 
 
 class Circuit(msgspec.Struct, frozen=True):
@@ -34,28 +37,28 @@ class Circuit(msgspec.Struct, frozen=True):
 
     state: CircuitState = CircuitState.Closed
     failures: int = 0
-    """Consecutive ones."""
+    """Consecutive failures."""
     trial_at: int = 0
-    """When the next trial may start; for Open."""
+    """When the next trial may start, if the circuit is open."""
     limit: int = UNLIMITED
-    """Attempts that may be in flight together; 1 while open."""
+    """Attempts that may run at the same time. 1 while the circuit is open."""
     successes: int = 0
-    """Since the limit last changed; for Recovering."""
+    """Successes since the limit last changed, while recovering."""
 
 
 CLOSED = Circuit()
-"""Where every circuit starts."""
+"""The state in which every circuit starts."""
 
 
 def may_start(circuit: Circuit, in_flight: int, now: int) -> bool:
-    """Whether one more attempt may start beside ``in_flight`` ones."""
+    """Return whether another attempt may start while ``in_flight`` others run."""
     if circuit.state is CircuitState.Open:
         return in_flight == 0 and now >= circuit.trial_at
     return in_flight < circuit.limit
 
 
 def succeeded(circuit: Circuit, concurrency: int) -> Circuit:
-    """After an attempt that shows the destination well. ``concurrency`` is where the slow start ends."""
+    """Return the state after a success. The limit grows until it reaches ``concurrency``."""
     if circuit.state is CircuitState.Open:
         return Circuit(CircuitState.Recovering, limit=1)
     if circuit.state is CircuitState.Closed:
@@ -68,7 +71,7 @@ def succeeded(circuit: Circuit, concurrency: int) -> Circuit:
 
 
 def failed(circuit: Circuit, now: int) -> Circuit:
-    """After an attempt whose failure speaks of the destination."""
+    """Return the state after a failure that the destination caused."""
     failures = circuit.failures + 1
     if circuit.state is CircuitState.Open:
         return msgspec.structs.replace(circuit, failures=failures, trial_at=max(circuit.trial_at, now + TRIAL_EVERY))

@@ -1,6 +1,11 @@
-"""Keeps deliveries moving: from acceptance or backlog into lanes, from lanes into attempts, and their results back.
+"""Moves deliveries: into lanes when they are accepted or due, from lanes into attempts, and results back to the store.
 
-Everything runs on the event loop. Lanes decide what is next (lanes.py); this file feeds them and starts attempts.
+Everything runs on the event loop. The scheduler chooses the next delivery, the worker makes the attempt. The dispatcher
+feeds the scheduler and starts attempts:
+
+- ``offer`` puts accepted deliveries into lanes. If there is no room, the dispatcher defers them to the store.
+- ``run`` claims due deliveries from the store, as many as the lanes have room for.
+- ``_pump`` starts an attempt for each delivery that may start now. It runs at most once per turn of the loop.
 """
 
 import asyncio
@@ -21,29 +26,29 @@ from usher_gateway.store.base import Store
 _log = structlog.get_logger(__name__)
 
 _OVERHEAD_BYTES = 600
-"""What a delivery costs in memory beside its body."""
+"""Memory that a delivery uses in addition to its body."""
 
 _POLL_SECONDS = 1.0
-"""How often the store is asked what is due, where nothing else asks."""
+"""How often the dispatcher asks the store for due deliveries if nothing else makes it ask."""
 
 _CLAIM_ROWS = 500
 _NOTE_LANES_SECONDS = 30.0
-_GIVE_BACK_SECONDS = 5.0
-_SET_BACK = 60 * model.MICROSECONDS
-"""A wall clock that lost so much against the steady one was set back."""
+_DEFER_SECONDS = 5.0
+_MIN_SET_BACK = 60 * model.MICROSECONDS
+"""The wall clock was set back if it lost this much against the steady clock."""
 
 
 class DispatcherLimits(msgspec.Struct, frozen=True):
-    """Bounds of all lanes together."""
+    """Limits of all lanes together."""
 
     lane_bytes: int = 256 * 1024 * 1024
     in_flight: int = 512
     unsettled: int = 4_096
-    """No attempt starts while so many results wait for the store."""
+    """No attempt starts while this many results wait for the store."""
 
 
 class Dispatcher:
-    """The moving part between store, lanes and attempts."""
+    """Moves deliveries between store, lanes and attempts. Belongs to one event loop."""
 
     def __init__(self, *, store: Store, worker: DeliveryWorker, clock: Clock, limits: DispatcherLimits) -> None:
         self.scheduler = LaneScheduler(limits.lane_bytes, limits.in_flight)
@@ -53,20 +58,21 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._store, self._worker, self._clock, self._limits = store, worker, clock, limits
         self._places: dict[int, tuple[str, str]] = {}
-        """The store's number of a route -> its destination and tenant; a number never changes its meaning."""
+        """The store's number of a route -> its destination and tenant. The store never reuses a number."""
         self._owned: set[int] = set()
-        """Deliveries in lanes and attempts."""
+        """Keys of the deliveries in lanes and attempts."""
         self._deferred: list[int] = []
+        """Keys of the deliveries that go back to the store."""
         self._due: dict[str, int] = {}
-        """Destination -> when the first of its backlog is due, as far as known."""
+        """Destination -> when the first delivery of its backlog is due, as far as known."""
         self._crowded: dict[str, float] = {}
-        """Destination -> until when nothing is claimed for it, because nothing of it found room (the loop's time)."""
+        """Destination -> loop time until which nothing is claimed for it, because the last claim found no room."""
         self._changed: set[str] = set()
-        """Destinations with a new document, whose backlog is not hastened yet."""
+        """Destinations with a new document, whose backlog the store has not made due yet."""
         self.open_circuits: dict[str, str] = {}
         """Destination whose circuit is open -> the error of its last attempt."""
         self._outdated: set[int] = set()
-        """Deliveries in attempts that began before their destination's document changed."""
+        """Keys of running attempts that began before their destination's document changed."""
         self._attempts: set[asyncio.Task[None]] = set()
         self._pump_is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -78,10 +84,8 @@ class Dispatcher:
         self._next_poll = self._next_note = 0.0
         self._clock_difference = self._clock.now() - self._clock.steady()
 
-    # what the rest of the gateway calls
-
     def apply(self, snapshot: documents.Snapshot) -> None:
-        """Use new documents: limits at once; what a changed destination has failed is tried again at once."""
+        """Use new documents. Deliveries that failed at a changed destination are tried again at once."""
         for key, destination in documents.changed(self._worker.destinations, snapshot.destinations).items():
             before = self._worker.destination(key)
             self.scheduler.configure(key, LaneLimits(destination.concurrency, destination.requests_per_second))
@@ -96,7 +100,7 @@ class Dispatcher:
         self._schedule_pump()
 
     def offer(self, deliveries: Sequence[model.Delivery], *, fresh: bool = True) -> None:
-        """Take deliveries that belong to this process: into lanes, or back to the store where there is no room."""
+        """Put deliveries that this process owns into lanes, or defer them to the store if there is no room."""
         now = self._clock.steady()
         for delivery in deliveries:
             destination, tenant = self._places.get(delivery.route) or self._place(delivery.route)
@@ -110,7 +114,7 @@ class Dispatcher:
             self._schedule_pump()
 
     def offer_backlog(self, deliveries: Sequence[model.Delivery]) -> None:
-        """Take deliveries that waited in the store."""
+        """Put deliveries into lanes that waited in the store."""
         self.offer(deliveries, fresh=False)
 
     def _place(self, route: int) -> tuple[str, str]:
@@ -120,27 +124,27 @@ class Dispatcher:
         return place
 
     def ask_store(self) -> None:
-        """Look for due work soon: something changed that the dispatcher did not do itself."""
+        """Ask the store for due deliveries soon, because another part changed something there."""
         self._ask_store = True
         self._wake.set()
 
     async def run(self) -> None:
-        """Move deliveries until stop(). Nothing moves before the first apply(): not to know is not to be removed."""
+        """Move deliveries until ``stop``. Wait for the first ``apply``: until then every destination is missing."""
         await self._configured.wait()
         while not self._stopping.is_set():
             self._wake.clear()
             async with self._moving:
                 await self._move()
             self._schedule_pump()
-            # Not wait_for(): Python 3.11's loses a cancellation that comes together with the event.
+            # Not wait_for(), because in Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._seconds_to_wait()):
                     await self._wake.wait()
 
     async def stop(self, seconds: float) -> None:
-        """Start nothing more, let attempts end for so long, give the rest back to the store.
+        """Start no more attempts, wait up to ``seconds`` for the running ones, and defer the rest to the store.
 
-        What the store does not take back in time, it finds by itself when it is opened again.
+        If the store does not answer in time, it finds those deliveries itself when it is opened again.
         """
         self._stopping.set()
         self._wake.set()
@@ -150,10 +154,8 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*self._attempts, return_exceptions=True)
         with contextlib.suppress(model.StoreUnavailableError, TimeoutError):
-            async with asyncio.timeout(_GIVE_BACK_SECONDS), self._moving:
+            async with asyncio.timeout(_DEFER_SECONDS), self._moving:
                 await self._store.defer([*self._owned, *self._deferred])
-
-    # results of attempts
 
     def _settle(self, entry: LaneEntry, result: AttemptResult) -> None:
         """Hand a result to the store and free its slot. If the circuit opens, empty its lane."""
@@ -189,8 +191,6 @@ class Dispatcher:
             del self.open_circuits[destination]
             _log.info("circuit_closed", destination=destination)
 
-    # moving
-
     def _schedule_pump(self) -> None:
         if not self._pump_is_scheduled and not self._stopping.is_set():
             self._pump_is_scheduled = True
@@ -205,7 +205,7 @@ class Dispatcher:
         while self._store.may_attempt and self._store.unsettled < self._limits.unsettled:
             ready = self.scheduler.next_ready(now)
             if ready.entry is None:
-                self._ask_again_at(ready.ask_again_at, now)
+                self._pump_at(ready.ask_again_at, now)
                 break
             self._start(ready.entry)
         if self._deferred:
@@ -219,7 +219,7 @@ class Dispatcher:
         task.add_done_callback(self._attempts.discard)
 
     async def _attempt(self, entry: LaneEntry) -> None:
-        """Make one attempt. An error in Usher costs this delivery a retry, and no other delivery anything."""
+        """Make one attempt and settle its result. After an error in Usher, only this delivery is retried later."""
         started = self._loop.time()
         try:
             result = await self._worker.attempt(entry.delivery)
@@ -232,7 +232,7 @@ class Dispatcher:
             _log.error("attempt_failed", delivery=entry.delivery.key, error=type(error).__name__, exc_info=error)
             self._settle(entry, internal_error(entry.delivery, self._clock.now()))
 
-    def _ask_again_at(self, moment: int, now: int) -> None:
+    def _pump_at(self, moment: int, now: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -240,17 +240,15 @@ class Dispatcher:
             seconds = max(0.001, self._clock.real_seconds(moment - now))
             self._timer = self._loop.call_later(seconds, self._schedule_pump)
 
-    # the backlog
-
     async def _move(self) -> None:
-        """One round: what nobody offered, what changed, what there is no room for, what is due."""
+        """Do one round: offer orphans, hasten the backlog of changed destinations, defer, and claim what is due."""
         self.offer(_take_all(self._store.orphans))
         try:
             for destination in list(self._changed):
                 await self._store.hasten(destination, self._clock.now())
                 self._changed.discard(destination)
                 self._ask_store = True
-            await self._give_back()
+            await self._defer()
             if self._ask_store or self._loop.time() >= self._next_poll:
                 self._next_poll = self._loop.time() + _POLL_SECONDS
                 await self._poll()
@@ -268,12 +266,12 @@ class Dispatcher:
         self._ask_store = False
         self._due = {due.destination: due.next_due_at for due in await self._store.due()}
         apart = self._clock.now() - self._clock.steady()
-        if apart < self._clock_difference - _SET_BACK:
+        if apart < self._clock_difference - _MIN_SET_BACK:
             _log.warning("clock_was_set_back", seconds=(self._clock_difference - apart) // model.MICROSECONDS)
-            self._changed.update(self._due)  # what was due by the clock before is not waited for
+            self._changed.update(self._due)  # retries that were due by the old clock are made due now
         self._clock_difference = apart
 
-    async def _give_back(self) -> None:
+    async def _defer(self) -> None:
         if self._deferred:
             keys, self._deferred = self._deferred, []
             try:
@@ -284,7 +282,7 @@ class Dispatcher:
             self._ask_store = True
 
     async def _claim_due(self) -> None:
-        """Take what is due and has room. One destination after the other: each claim is a transaction."""
+        """Claim due deliveries that have room, one destination after another, because each claim is a transaction."""
         now = self._clock.now()
         for destination in [key for key, due_at in self._due.items() if due_at <= now]:
             if self._worker.destination(destination) is None:
@@ -296,7 +294,7 @@ class Dispatcher:
                 continue
             found, deferred = await self._store.claim(destination, limit, size, now), len(self._deferred)
             self.offer_backlog(found)
-            # A claim may be larger than the room: to fetch it again at once would be two transactions for nothing.
+            # A claimed delivery can be larger than the room. Claiming it again at once would cost two transactions.
             if found and len(self._deferred) == deferred + len(found):
                 self._crowded[destination] = self._loop.time() + _POLL_SECONDS
             else:
@@ -312,7 +310,7 @@ class Dispatcher:
             self._wake.set()
 
     def _seconds_to_wait(self) -> float:
-        """Until the next poll, the next due moment that is known, or the next trial of an open circuit."""
+        """Return the time until the next poll, the next known due moment, or the next trial of an open circuit."""
         if self._ask_store:
             return 0.02
         now, steady = self._clock.now(), self._clock.steady()
@@ -323,7 +321,7 @@ class Dispatcher:
             if state.state is circuit.CircuitState.Open:
                 wait = max(wait, state.trial_at - steady)
             if wait <= 0:
-                continue  # its lane is full, or its trial runs: the end of an attempt wakes the dispatcher
+                continue  # its lane is full or its trial runs, and the end of an attempt wakes the dispatcher
             soonest = min(soonest, self._clock.real_seconds(wait))
         return max(0.002, soonest)
 

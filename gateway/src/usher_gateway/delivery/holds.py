@@ -1,4 +1,8 @@
-"""Ends holds whose cause has gone (design §3, Time limits of a route): after a change, and now and then."""
+"""Ends the holds whose cause is gone (design §3, Holds, replay and redrive).
+
+The gateway reviews all held deliveries after each change of configuration and every 30 seconds. The store keeps held
+deliveries in groups by reason and route, so a review costs little however many deliveries are held.
+"""
 
 import zoneinfo
 from collections.abc import Callable, Sequence
@@ -13,12 +17,13 @@ from usher_gateway.ingest import routing
 from usher_gateway.store.base import Filter, HeldGroup, Store
 
 DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS
-"""Deliveries whose Destination is missing for so long are cancelled."""
+"""How long a Destination may be missing before its held deliveries are cancelled."""
 
 _CLAIM_ROWS = 200
 
 _log = structlog.get_logger(__name__)
 
+_FILTER_HOLDS = {model.HoldReason.FilterError, model.HoldReason.ExpressionTooSlow}
 _EXPRESSION_HOLDS = {
     model.HoldReason.FilterError,
     model.HoldReason.TransformError,
@@ -26,7 +31,7 @@ _EXPRESSION_HOLDS = {
     model.HoldReason.FormatError,
 }
 _ARRIVAL_HOLDS = (model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded)
-"""What the arrival itself brought with it; all others are asked of the documents before each attempt."""
+"""Reasons that come with the arrival. The worker checks all others against the documents before each attempt."""
 
 _DESTINATION_HOLDS = {
     model.HoldReason.DestinationNotFound,
@@ -36,7 +41,7 @@ _DESTINATION_HOLDS = {
 
 
 class HoldReviewer:
-    """Looks at every group of held deliveries and decides whether it may go on."""
+    """Reviews every group of held deliveries and releases those that may continue."""
 
     def __init__(
         self,
@@ -46,25 +51,25 @@ class HoldReviewer:
         clock: Clock,
         offer: Callable[[Sequence[model.Delivery]], None],
     ) -> None:
-        """``offer`` takes deliveries into lanes."""
+        """``offer`` puts deliveries into lanes."""
         self._store, self._worker, self._clock, self._offer = store, worker, clock, offer
-        self._tried: dict[tuple[model.HoldReason, int], int] = {}
-        """(reason, route) -> by which edition of its expressions a group was decided last."""
-        self._visits: dict[tuple[str, str], tuple[int, int]] = {}
-        """(namespace, tenant) -> a month's first instant, and how many visits that month had when they were counted."""
+        self._last_editions: dict[tuple[model.HoldReason, int], int] = {}
+        """(reason, route) -> the edition of the route's expressions that was last applied to the group."""
+        self._visits_of_month: dict[tuple[str, str], tuple[int, int]] = {}
+        """(namespace, tenant) -> the start of a month, and the visits of that month when they were last counted."""
 
     async def review(self) -> None:
-        """Release what may go on; what must be decided anew is claimed, decided, and offered if it passes."""
+        """Expire, release, cancel or reevaluate each group of held deliveries."""
         expired = await self._store.expire_held(self._clock.now())
         if expired:
             _log.info("held_deliveries_expired", deliveries=expired)
         groups = await self._store.held_groups()
-        there = {(group.reason, group.route) for group in groups}
-        self._tried = {key: edition for key, edition in self._tried.items() if key in there}
+        existing = {(group.reason, group.route) for group in groups}
+        self._last_editions = {key: edition for key, edition in self._last_editions.items() if key in existing}
         for group in groups:
             definition = self._store.route(group.route)
             if group.reason in _EXPRESSION_HOLDS:
-                await self._decide_anew(group, definition)
+                await self._reevaluate(group, definition)
             elif await self._has_ended(group.reason, definition):
                 lasting = await self._lasting(definition)
                 count = await self._store.unhold(group, self._clock.now(), lasting)
@@ -74,7 +79,7 @@ class HoldReviewer:
                 await self._store.cancel_held(group, model.CancelReason.DestinationDeleted, now - DELETED_AFTER, now)
 
     async def _lasting(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
-        """What goes on holding those whose arrival brought it, whatever else held them first."""
+        """Return the reasons of arrivals that still hold, for deliveries that another reason held first."""
         return [reason for reason in _ARRIVAL_HOLDS if not await self._has_ended(reason, definition)]
 
     async def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
@@ -82,7 +87,7 @@ class HoldReviewer:
             return self._worker.can_send(definition)
         listener = self._worker.listener(definition.listener)
         if listener is None:
-            return False  # nobody said that what was stopped may go on
+            return False  # the listener was removed, so no user can have lifted the hold
         if reason is model.HoldReason.TenantSuspended:
             return listener.tenant.state == "Active"
         if reason is model.HoldReason.ListenerSuspended:
@@ -97,20 +102,20 @@ class HoldReviewer:
             return True
         now, key = self._clock.now(), (listener.namespace, tenant.name)
         since, until = routing.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
-        month, visits = self._visits.get(key, (since, 0))
-        # Visits only become more: what was over stays over, and to count them takes a second while much is not folded.
+        month, visits = self._visits_of_month.get(key, (since, 0))
+        # Visits of a month only grow, so a tenant over its quota stays over. Counting can take a second.
         if month != since or visits <= tenant.visits_per_month:
             where = Filter(namespace=listener.namespace, tenant=tenant.name)
             rows = await self._store.usage(since, until, where, "month")
             visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
-            self._visits[key] = (since, visits)
+            self._visits_of_month[key] = (since, visits)
         return visits <= tenant.visits_per_month
 
-    async def _decide_anew(self, group: HeldGroup, definition: model.RouteDefinition) -> None:
-        """Where the route's expressions were changed: filter again, and let the others try their transform again.
+    async def _reevaluate(self, group: HeldGroup, definition: model.RouteDefinition) -> None:
+        """Apply a route's changed expressions to a group: filter again, and release the rest for another transform.
 
-        Once for each edition, also where they are again what they were at acceptance: an edit that was taken back may
-        have held what was waiting.
+        This happens once per edition of the expressions. It also happens if the expressions are again those of the
+        acceptance, because an edit that a user took back may have held the deliveries.
         """
         live = self._worker.live_route(definition)
         listener = self._worker.listener(definition.listener)
@@ -118,22 +123,19 @@ class HoldReviewer:
             return
         key, edition = (group.reason, group.route), self._worker.expression_edition(definition)
         is_as_accepted = (live.when, live.transform) == (definition.when, definition.transform)
-        if is_as_accepted and self._tried.get(key) == edition:
+        if is_as_accepted and self._last_editions.get(key) == edition:
             return
-        self._tried[key] = edition
-        newest, left, decision = (
-            routing.definition_of(listener, live),
-            group.count,
-            _FilterRerun(self._worker, self._clock),
-        )
+        self._last_editions[key] = edition
+        newest, left = routing.definition_of(listener, live), group.count
+        rerun = _FilterRerun(self._worker, self._clock)
         lasting = await self._lasting(newest)
-        # No more than there were: what cannot be decided by this edition either comes into the same group again.
+        # At most ``group.count``: a delivery that this edition cannot decide either returns to the same group.
         while left > 0 and (found := await self._store.claim_held(group, newest, _CLAIM_ROWS, self._clock.now())):
             left -= len(found)
-            # No await before all are settled or offered: what is claimed is in nobody else's hands.
+            # No await until each claimed delivery is settled or offered, because no other part knows of it.
             passed: list[model.Delivery] = []
             for delivery in found:
-                settlement = decision.settlement(delivery, newest) if group.reason in _FILTER_HOLDS else None
+                settlement = rerun.settlement(delivery, newest) if group.reason in _FILTER_HOLDS else None
                 other = next((reason for reason in delivery.arrival_holds if reason in lasting), None)
                 if settlement is None and other is not None:
                     settlement = outcome.held(delivery, other, self._clock.now()).settlement
@@ -145,14 +147,14 @@ class HoldReviewer:
 
 
 class _FilterRerun:
-    """The filter of one route, asked again for deliveries that were held without its verdict."""
+    """The filter of one route, for deliveries that were held because the filter had failed."""
 
     def __init__(self, worker: DeliveryWorker, clock: Clock) -> None:
         self._worker, self._clock = worker, clock
         self._slow_in_a_row = 0
 
     def settlement(self, delivery: model.Delivery, newest: model.RouteDefinition) -> model.Settlement | None:
-        """For a delivery that the filter refuses, or cannot decide either; None if it passes."""
+        """Return the settlement of a delivery that the filter rejects or cannot decide, or None if it passes."""
         if not newest.when:
             return None
         now, attempts = self._clock.now(), delivery.attempts
@@ -168,6 +170,3 @@ class _FilterRerun:
                 end = model.CancelReason.Filter
                 return model.Settlement(delivery.key, model.SettledAs.Cancelled, now, attempts, attempts, cancel=end)
         return model.Settlement(delivery.key, model.SettledAs.Held, now, attempts, attempts, hold=reason)
-
-
-_FILTER_HOLDS = {model.HoldReason.FilterError, model.HoldReason.ExpressionTooSlow}

@@ -1,4 +1,4 @@
-"""What an answer of a destination means for the delivery (design §3, Outcomes). Pure."""
+"""Classifies a destination's answer, and turns it into what the store records (design §3, Outcomes). Pure."""
 
 import email.utils
 import enum
@@ -10,20 +10,20 @@ from usher_gateway.delivery import retry
 from usher_gateway.destinations import DestinationAnswer, SendError
 
 MAX_RETRY_AFTER_SECONDS = 3600
-"""How long a destination may put off the next attempt by ``Retry-After``."""
+"""The longest time that a ``Retry-After`` may ask for."""
 
-_LONGEST_RETRY_AFTER = 64
-"""Characters of a ``Retry-After`` that are looked at: a date has 29."""
+_MAX_RETRY_AFTER_LENGTH = 64
+"""Characters of a ``Retry-After`` that the gateway reads. A date has 29."""
 
 INTERNAL_ERROR_RETRY_SECONDS = 600
 """When a delivery is tried again whose attempt failed by an error in Usher."""
 
 KEPT_ANSWER_BYTES = 256
-"""How much of the last answer a dead delivery keeps."""
+"""Bytes of the last answer that a dead delivery keeps."""
 
 
 class OutcomeKind(enum.Enum):
-    """The three ends of an attempt."""
+    """The three results of an attempt."""
 
     Delivered = "Delivered"
     Retry = "Retry"
@@ -31,7 +31,7 @@ class OutcomeKind(enum.Enum):
 
 
 class AnswerError(enum.StrEnum):
-    """Why an answer is not taken as delivered; ``SendError`` has the codes where there was no answer."""
+    """Why an answer does not count as delivered. ``SendError`` has the codes for attempts without an answer."""
 
     SuccessHeaderMissing = "SuccessHeaderMissing"
     Redirected = "Redirected"
@@ -43,27 +43,28 @@ class AnswerError(enum.StrEnum):
     TooManyRequests = "TooManyRequests"
     Gone = "Gone"
     Rejected = "Rejected"
-    """Another 4xx: the destination will not take this delivery."""
+    """Another 4xx: the destination does not accept this delivery."""
     ServerError = "ServerError"
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What an attempt came to."""
+    """The classified result of an attempt."""
 
     kind: OutcomeKind
     error: str = ""
-    """A code of AnswerError or SendError; ``""`` for Delivered."""
+    """A code of AnswerError or SendError. Empty for Delivered."""
     slow: bool = False
-    """Retry slowly: a person mostly has to mend something first."""
+    """Whether to retry slowly, because mostly a person has to repair something first."""
     retry_after: int = 0
-    """Microseconds before which the destination does not want to be asked again."""
+    """Microseconds that the destination asked to wait."""
     gone: bool = False
+    """Whether the destination answered 410."""
     blames_destination: bool = False
-    """Counts for the destination's circuit: it says something about the destination, not about this delivery."""
+    """Whether the failure counts for the circuit, because the destination caused it and not this delivery."""
 
 
 DELIVERED = Outcome(OutcomeKind.Delivered)
-"""The one good end."""
+"""The result of an attempt that succeeded."""
 
 _BY_STATUS = {
     401: Outcome(OutcomeKind.Retry, AnswerError.Unauthorized, slow=True, blames_destination=True),
@@ -84,7 +85,7 @@ _BAD_ANSWER = Outcome(OutcomeKind.Retry, SendError.BadAnswer, blames_destination
 
 
 def classify(answer: DestinationAnswer, destination: documents.DestinationDocument, now: int) -> Outcome:
-    """What an answer means. ``now`` (microseconds) is for a ``Retry-After`` that is a date."""
+    """Classify an answer. ``now`` (microseconds) is needed for a ``Retry-After`` that is a date."""
     if answer.error is not None:
         return _without_answer(answer.error)
     if 200 <= answer.status < 300:
@@ -97,11 +98,11 @@ def classify(answer: DestinationAnswer, destination: documents.DestinationDocume
 
 
 def retry_after(value: str, now: int) -> int:
-    """Microseconds that a ``Retry-After`` asks for, at most an hour; 0 where it says nothing of use.
+    """Return the microseconds that a ``Retry-After`` asks for, at most an hour, or 0 if it cannot be read.
 
     Source: RFC 9110 §10.2.3: seconds, or an HTTP date.
     """
-    text = value[:_LONGEST_RETRY_AFTER].strip()
+    text = value[:_MAX_RETRY_AFTER_LENGTH].strip()
     if text.isascii() and text.isdigit():
         return min(int(text), MAX_RETRY_AFTER_SECONDS) * model.MICROSECONDS
     try:
@@ -139,7 +140,7 @@ class AttemptResult(msgspec.Struct, frozen=True):
     """How an attempt ended."""
 
     settlement: model.Settlement
-    """What the store records."""
+    """The record for the store."""
     outcome: Outcome | None = None
     """For the circuit and the metrics. None if the request was not sent."""
 

@@ -1,4 +1,4 @@
-"""From a delivery to the request that its destination gets (design §3, "What a destination gets"). Pure.
+"""Renders and signs the request for a delivery (design §3, The request to a destination). Pure.
 
 ``prepare`` does once per document what depends on the destination alone, because the gateway renders thousands of
 requests a second.
@@ -24,7 +24,7 @@ EVENT_TYPE = "dev.usher.visit"
 """CloudEvents ``type``."""
 
 NOT_TRANSFORMED: Any = object()
-"""Stands for "the route has no transform": None is a value that an expression may have."""
+"""The value for a route without a transform. It is not None, because an expression may evaluate to None."""
 
 _BASE64_MARK = "whsec_"
 _JSON = "application/json"
@@ -38,25 +38,25 @@ _RESERVED = frozenset(
 _RESERVED_PREFIXES = ("webhook-", "usher-", "ce-")
 
 _EVENT_SAFE = "".join(map(chr, (n for n in range(0x21, 0x7F) if chr(n) not in '"%')))
-"""What stands for itself in a binary event's headers. Source: CloudEvents HTTP binding 1.0.2 §3.1.3.2."""
+"""Characters that a binary event's headers do not encode. Source: CloudEvents HTTP binding 1.0.2 §3.1.3.2."""
 
 
 class FormatError(msgspec.Struct, frozen=True):
-    """The delivery cannot be put into the form that its destination wants: it is held until that is mended."""
+    """The delivery cannot be rendered in the destination's format, so it is held until a user repairs the route."""
 
     code: str
-    """``TransformNotJSON``: the expression's value has no JSON form."""
+    """``TransformNotJSON``: the value of the expression cannot be written as JSON."""
 
 
 class PreparedDestination(msgspec.Struct, frozen=True):
-    """A destination's document, ready for attempts."""
+    """A destination's document, checked and ready for attempts."""
 
     destination: documents.DestinationDocument
     signing_keys: tuple[bytes, ...]
     headers: tuple[tuple[str, str], ...]
-    """Static ones, checked, ``user-agent`` included."""
-    own_content_type: bool
-    """Whether ``headers`` say the content type."""
+    """Static headers, checked, with ``user-agent``."""
+    has_content_type: bool
+    """Whether ``headers`` set the content type."""
 
 
 class RequestBody(msgspec.Struct, frozen=True):
@@ -68,10 +68,10 @@ class RequestBody(msgspec.Struct, frozen=True):
 
 
 def prepare(destination: documents.DestinationDocument) -> PreparedDestination:
-    """Make a destination's document ready for attempts; once per document.
+    """Check a destination's document and prepare it for attempts. Called once per document.
 
     Raises:
-        ConfigurationError: a header or a signing secret cannot be used; the message names it and shows no value.
+        ConfigurationError: a header or a signing secret cannot be used. The message names it and shows no value.
     """
     for name, value in destination.headers:
         _check_header(name, value)
@@ -80,7 +80,7 @@ def prepare(destination: documents.DestinationDocument) -> PreparedDestination:
     try:
         keys = tuple(signing_key(secret) for secret in destination.signing_secrets)
     except ValueError as error:
-        raise model.ConfigurationError(str(error), "mend the Secret that signing.secretRefs names") from None
+        raise model.ConfigurationError(str(error), "repair the Secret that signing.secretRefs names") from None
     return PreparedDestination(destination, keys, (*agent, *destination.headers), "content-type" in names)
 
 
@@ -91,7 +91,15 @@ def render(
     now: int,
     transformed: Any = NOT_TRANSFORMED,
 ) -> DestinationRequest | FormatError:
-    """The request of the next attempt. ``delivery.body`` must be there; ``transformed`` is the transform's value."""
+    """Render and sign the request of the next attempt.
+
+    Args:
+        prepared: The destination.
+        delivery: With its body.
+        route: The route as it was at acceptance.
+        now: Microseconds.
+        transformed: The value of the route's transform.
+    """
     webhook_id = model.format_id(delivery.id)
     content = _document(delivery, transformed)
     if isinstance(content, FormatError):
@@ -107,16 +115,16 @@ def render(
         headers.append(("webhook-signature", signed))
     headers += _usher_headers(delivery, route)
     headers += content.headers
-    if not prepared.own_content_type:
+    if not prepared.has_content_type:
         headers.append(("content-type", content.content_type))
     headers += prepared.headers
     return DestinationRequest(prepared.destination.method, prepared.destination.url, headers, content.body)
 
 
 def _document(delivery: model.Delivery, transformed: Any) -> RequestBody | FormatError:
-    """What is told about the visit, before the destination's format: the body as sent, or the transform's value."""
+    """Return the body as Purple sent it, or the transform's value as JSON."""
     if transformed is NOT_TRANSFORMED:
-        assert delivery.body is not None, "bodies are loaded before rendering"
+        assert delivery.body is not None, "the store loads bodies before deliveries are offered"
         return RequestBody(delivery.body, _content_type(delivery.content_type))
     try:
         return RequestBody(msgspec.json.encode(transformed), _JSON)
@@ -138,7 +146,7 @@ def _usher_headers(delivery: model.Delivery, route: model.RouteDefinition) -> li
 
 
 def _attributes(delivery: model.Delivery, route: model.RouteDefinition, webhook_id: str) -> dict[str, Any]:
-    """The event's attributes but for the content type. None of them tells anything about a person."""
+    """Return the event's attributes except for the content type. None of them contains personal data."""
     return {
         "specversion": "1.0",
         "id": webhook_id,
@@ -153,7 +161,7 @@ def _attributes(delivery: model.Delivery, route: model.RouteDefinition, webhook_
 
 @functools.lru_cache(maxsize=4096)
 def _event_source(listener: model.ListenerName) -> str:
-    """A URI reference (RFC 3986) made of the listener's full name."""
+    """Return a URI reference (RFC 3986) made of the listener's full name."""
     parts = (listener.namespace, listener.tenant, listener.listener)
     return "/" + "/".join([urllib.parse.quote(part, safe="") for part in parts])
 
@@ -161,7 +169,7 @@ def _event_source(listener: model.ListenerName) -> str:
 def _structured_event(
     content: RequestBody, delivery: model.Delivery, route: model.RouteDefinition, webhook_id: str
 ) -> RequestBody:
-    """One JSON document with attributes and data. Source: CloudEvents JSON format 1.0.2 §3.1."""
+    """Return one JSON document with attributes and data. Source: CloudEvents JSON format 1.0.2 §3.1."""
     event = _attributes(delivery, route, webhook_id)
     data = _as_json(content)
     if data is not None:
@@ -174,7 +182,7 @@ def _structured_event(
 def _binary_event(
     content: RequestBody, delivery: model.Delivery, route: model.RouteDefinition, webhook_id: str
 ) -> RequestBody:
-    """The data as the body, the attributes as headers. Source: CloudEvents HTTP binding 1.0.2 §3.1."""
+    """Return the data as the body and the attributes as headers. Source: CloudEvents HTTP binding 1.0.2 §3.1."""
     attributes = _attributes(delivery, route, webhook_id)
     headers = tuple([("ce-" + name, _event_header(value)) for name, value in attributes.items()])
     return RequestBody(content.body, content.content_type, headers)
@@ -185,7 +193,7 @@ def _event_header(value: str | bool) -> str:
 
 
 def _as_json(content: RequestBody) -> bytes | None:
-    """The content as JSON in UTF-8, byte for byte where it is that already; None where it is no JSON at all."""
+    """Return the content as JSON in UTF-8, unchanged if it already is, or None if it is not JSON."""
     try:
         msgspec.json.decode(content.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -194,7 +202,7 @@ def _as_json(content: RequestBody) -> bytes | None:
 
 
 def _as_json_leniently(body: bytes) -> bytes | None:
-    """For what the fast parser refuses: a byte order mark, UTF-16 or UTF-32, lone surrogates. NaN is no JSON."""
+    """Read what the fast parser rejects: a byte order mark, UTF-16, UTF-32 or lone surrogates. NaN is not JSON."""
     try:
         return json.dumps(json.loads(body), allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError):
@@ -202,16 +210,16 @@ def _as_json_leniently(body: bytes) -> bytes | None:
 
 
 def _content_type(sent: bytes) -> str:
-    """The content type as sent, unless it is missing or would not be a clean header value."""
+    """Return the content type as sent, or JSON's if it is missing or cannot be a header value."""
     return sent.decode("ascii") if _CONTENT_TYPE.fullmatch(sent) else _JSON
 
 
 def _check_header(name: str, value: str) -> None:
     lower = name.lower()
     if not _HEADER_NAME.fullmatch(name):
-        raise model.ConfigurationError("a header's name has characters that HTTP does not allow", "mend http.headers")
+        raise model.ConfigurationError("a header's name has characters that HTTP does not allow", "repair http.headers")
     if lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
-        raise model.ConfigurationError(f"the header {lower} is Usher's own", "leave it out of http.headers")
+        raise model.ConfigurationError(f"only Usher may set the header {lower}", "remove it from http.headers")
     if not _HEADER_VALUE.fullmatch(value):
         raise model.ConfigurationError(
             f"the value of the header {lower} has a control character, or a space at its start or end",
@@ -224,10 +232,10 @@ def _boolean(value: bool) -> str:
 
 
 def signing_key(secret: str) -> bytes:
-    """The key that a signing secret stands for: ``whsec_`` + base64, or any other text as it is.
+    """Return the key of a signing secret: ``whsec_`` and base64, or any other text as it is.
 
     Raises:
-        ValueError: nothing is left of the secret, or what follows ``whsec_`` is not base64. Never shows the secret.
+        ValueError: the secret is empty, or no base64 follows ``whsec_``. The message does not show the secret.
     """
     try:
         key = (
@@ -236,14 +244,17 @@ def signing_key(secret: str) -> bytes:
             else secret.encode()
         )
     except binascii.Error:
-        raise ValueError("a signing secret that starts with whsec_ must go on in base64") from None
+        raise ValueError("a signing secret that starts with whsec_ must continue in base64") from None
     if not key:
         raise ValueError("a signing secret must not be empty")
     return key
 
 
 def signature(keys: Sequence[bytes], webhook_id: str, timestamp: int, body: bytes) -> str:
-    """The value of ``webhook-signature``: one ``v1,<base64>`` per key, separated by spaces."""
+    """Return the value of ``webhook-signature``: one ``v1,<base64>`` per key, separated by spaces.
+
+    Source: Standard Webhooks specification, "Signature scheme": HMAC-SHA256 over ``id.timestamp.body``.
+    """
     message = b"%b.%d.%b" % (webhook_id.encode(), timestamp, body)
     return " ".join(["v1," + _digest(key, message) for key in keys])
 

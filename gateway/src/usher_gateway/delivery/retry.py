@@ -1,4 +1,4 @@
-"""When a delivery is tried again, and when it is given up (design §3, Outcomes). Pure: randomness is an argument."""
+"""Decides when a delivery is tried again and when it is dead (design §3, Outcomes). Pure: randomness is an argument."""
 
 import enum
 
@@ -7,26 +7,26 @@ import msgspec
 from usher_gateway import model
 
 STEPS_SECONDS = (5, 30, 120, 600, 1800, 3600, 10_800, 21_600)
-"""The wait after the first, second … failed attempt; the last one repeats."""
+"""The wait after the first, second … failed attempt. The last one repeats."""
 
 SLOW_STEP_SECONDS = 600
-"""The least wait after an answer that mostly a person has to mend: a rotated credential, a moved URL."""
+"""The shortest wait after an answer whose cause mostly a person has to repair (rotated credential, moved URL)."""
 
 SPREAD = 0.2
-"""Waits vary by this share either way, so that what failed together does not come back together."""
+"""Waits vary by this share in both directions, so that deliveries that failed together do not return together."""
 
 
 class NextStep(enum.Enum):
-    """What follows a failed attempt."""
+    """The steps that can follow a failed attempt."""
 
     Retry = "Retry"
     Dead = "Dead"
     Expired = "Expired"
-    """Its route's ``deliverWithinSeconds`` would be over at the next attempt."""
+    """The route's ``deliverWithinSeconds`` would be over at the next attempt."""
 
 
 class RetryDecision(msgspec.Struct, frozen=True):
-    """What follows a failed attempt; ``due_at`` (microseconds) is set for Retry."""
+    """The step that follows a failed attempt. ``due_at`` (microseconds) is set for Retry."""
 
     step: NextStep
     due_at: int = 0
@@ -37,7 +37,7 @@ DEAD = RetryDecision(NextStep.Dead)
 
 
 def wait(attempts: int, *, slow: bool, randomness: float) -> int:
-    """Microseconds to wait after ``attempts`` failed attempts (1 or more). ``randomness`` is in [0, 1)."""
+    """Return the microseconds to wait after ``attempts`` failed attempts (1 or more). ``randomness`` is in [0, 1)."""
     step = STEPS_SECONDS[min(attempts, len(STEPS_SECONDS)) - 1]
     if slow:
         step = max(step, SLOW_STEP_SECONDS)
@@ -45,7 +45,7 @@ def wait(attempts: int, *, slow: bool, randomness: float) -> int:
 
 
 def is_expired(delivery: model.Delivery, now: int) -> bool:
-    """Whether the delivery's time is over: checked before every attempt."""
+    """Return whether the delivery's time limit is over. Checked before every attempt."""
     return 0 < delivery.expires_at <= now
 
 

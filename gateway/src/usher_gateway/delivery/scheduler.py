@@ -1,11 +1,14 @@
-"""The lanes: which delivery is attempted next, so that no destination and no tenant can starve another.
+"""Chooses the next delivery to attempt, so that no destination and no tenant can starve another.
 
-Pure and in memory: no clock (``now`` is an argument, microseconds of a clock that only grows), no loop, no I/O. Every
-operation is O(1) but for the heap of destinations that wait for a moment (rate limit, trial of a circuit).
+The scheduler keeps one lane per destination, in memory. It has no clock, no event loop and no I/O: ``now`` is an
+argument, in microseconds of a clock that never goes back. Each operation takes constant time, except for the heap of
+lanes that wait for a rate limit or for the trial of an open circuit.
 
-Inside a destination, fresh deliveries (just accepted) and those that waited in the store take turns, so that after an
-outage fresh visits get half of the slots; inside each of the two, tenants take turns. Room is bounded in bytes over all
-destinations: one destination may take as much as it leaves free, and a part is kept for those that hold nothing yet.
+- Destinations take turns.
+- In a lane, fresh deliveries (just accepted) and deliveries from the backlog take turns, so that fresh visits get half
+  of the slots after an outage. Among the fresh ones, and among the others, tenants take turns.
+- All lanes together have a limit in bytes. A lane may hold as many bytes as it leaves free, and a part of the room is
+  reserved for empty lanes.
 """
 
 import collections
@@ -19,58 +22,58 @@ from usher_gateway.delivery.outcome import Outcome
 from usher_gateway.token_bucket import TokenBucket
 
 _READY_ROWS = 4
-"""How many deliveries per slot a lane wants waiting, so that no slot is idle while the store is asked for more."""
+"""Deliveries per slot that a lane wants waiting, so that no slot is idle during the next claim from the store."""
 
-_MOST_READY_ROWS = 500
+_MAX_READY_ROWS = 500
 
-_KEPT_FOR_EMPTY_LANES = 8
-"""One part in so many of the room is only for lanes that hold nothing yet, however many others are full."""
+_EMPTY_LANES_SHARE = 8
+"""1/8 of the room is reserved for lanes that hold nothing yet."""
 
-_KEPT_FOR_IDLE_TENANTS = 8
-"""One attempt in so many is only for tenants with few of them, however many slow destinations others have."""
+_LIGHT_TENANTS_SHARE = 8
+"""1/8 of the attempts is reserved for light tenants: those that have less than 1/64 of all attempts running."""
 
-_MOST_PASSED_OVER = 64
-"""LaneScheduler that are passed over in one search: the next search goes on behind them."""
+_MAX_SKIPPED_LANES = 64
+"""Lanes that one search skips at most. The next search continues after them."""
 
 
 class LaneLimits(msgspec.Struct, frozen=True):
-    """This replica's part of a destination's limits."""
+    """This replica's share of a destination's limits."""
 
     concurrency: int = 8
     requests_per_second: float = 0.0
-    """0 means no limit; up to a second's worth may go at once."""
+    """0 means no limit. As many requests as come in one second may go at once."""
 
 
 class LaneEntry(msgspec.Struct, frozen=True, gc=False):
-    """A delivery in a lane, with what must be known of it here."""
+    """A delivery in a lane, with what the scheduler needs to know of it."""
 
     delivery: model.Delivery
     destination: str
     """``namespace/name``."""
     tenant: str
     fresh: bool
-    """Accepted just now; False for one that came from the store's backlog."""
+    """Whether it was just accepted. False if it came from the store's backlog."""
     size: int
-    """Bytes that it holds in memory."""
+    """Bytes that it uses in memory."""
 
 
 class NextDelivery(msgspec.Struct, frozen=True, gc=False):
-    """The answer to "what now?": an entry to attempt, or when to ask again (0: only after another call)."""
+    """The delivery to attempt now, or the time to ask again (0: after another call has changed something)."""
 
     entry: LaneEntry | None
     ask_again_at: int = 0
 
 
 class LaneRoom(msgspec.Struct, frozen=True):
-    """How much to claim from the store for one destination."""
+    """How many deliveries to claim from the store for one destination."""
 
     rows: int
     bytes: int
-    """That many find room whatever tenants they are of, unless other deliveries are offered in between."""
+    """This many bytes have room for any mix of tenants, unless other deliveries are offered in between."""
 
 
 class _TenantQueues:
-    """Queues per tenant that take turns."""
+    """One queue per tenant. The tenants take turns."""
 
     def __init__(self) -> None:
         self._queues: collections.OrderedDict[str, collections.deque[LaneEntry]] = collections.OrderedDict()
@@ -112,22 +115,22 @@ class _Lane:
         self.limits = LaneLimits()
         self.circuit = circuit.CLOSED
         self.fresh = _TenantQueues()
-        self.waited = _TenantQueues()
+        self.backlog = _TenantQueues()
         self.in_flight = 0
         self.bytes = 0
-        self.queued_up = False
-        """Whether it stands in the round of lanes that may start something."""
+        self.is_in_round = False
+        """Whether it is in the round of lanes that may start an attempt."""
         self.wakes_at = 0
-        """Its moment in the heap; 0 if it has none."""
+        """When it returns to the round, or 0 if it does not wait for a moment."""
         self._fresh_next = True
         self._bucket: TokenBucket | None = None
 
     @property
     def count(self) -> int:
-        return self.fresh.count + self.waited.count
+        return self.fresh.count + self.backlog.count
 
     def pop(self) -> LaneEntry:
-        """The next entry: fresh ones and those that waited take turns."""
+        """Take the next entry. Fresh ones and those of the backlog take turns."""
         turns = self._next_turns
         self._fresh_next = turns is not self.fresh
         return turns.pop()
@@ -139,8 +142,8 @@ class _Lane:
 
     @property
     def _next_turns(self) -> _TenantQueues:
-        is_fresh = self.fresh.count > 0 and (self._fresh_next or self.waited.count == 0)
-        return self.fresh if is_fresh else self.waited
+        is_fresh = self.fresh.count > 0 and (self._fresh_next or self.backlog.count == 0)
+        return self.fresh if is_fresh else self.backlog
 
     def has_slot(self, now: int) -> bool:
         return self.in_flight < self.limits.concurrency and circuit.may_start(self.circuit, self.in_flight, now)
@@ -167,16 +170,16 @@ class _Lane:
 
 
 class LaneScheduler:
-    """All lanes of a gateway."""
+    """The lanes of all destinations."""
 
     def __init__(self, max_bytes: int, max_in_flight: int) -> None:
         self._max_bytes = max_bytes
-        self._shared_bytes = max_bytes - max_bytes // _KEPT_FOR_EMPTY_LANES
+        self._shared_bytes = max_bytes - max_bytes // _EMPTY_LANES_SHARE
         self._max_in_flight = max_in_flight
-        self._shared_in_flight = max_in_flight - max_in_flight // _KEPT_FOR_IDLE_TENANTS
-        self._few = max(1, max_in_flight // _KEPT_FOR_IDLE_TENANTS // _KEPT_FOR_IDLE_TENANTS)
+        self._shared_in_flight = max_in_flight - max_in_flight // _LIGHT_TENANTS_SHARE
+        self._light_limit = max(1, max_in_flight // _LIGHT_TENANTS_SHARE // _LIGHT_TENANTS_SHARE)
         self._running: collections.Counter[str] = collections.Counter()
-        """Tenant -> attempts that run."""
+        """Tenant -> running attempts."""
         self._lanes: dict[str, _Lane] = {}
         self._round: collections.deque[_Lane] = collections.deque()
         self._sleeping: list[tuple[int, str]] = []
@@ -186,7 +189,7 @@ class LaneScheduler:
 
     @property
     def bytes(self) -> int:
-        """Bytes held, attempts in flight included."""
+        """Bytes in lanes and running attempts."""
         return self._bytes
 
     @property
@@ -196,45 +199,45 @@ class LaneScheduler:
 
     @property
     def in_flight(self) -> int:
-        """Attempts that run."""
+        """Running attempts."""
         return len(self._attempts)
 
     def running(self, destination: str) -> list[int]:
-        """Deliveries (row keys) in attempts to a destination."""
+        """Return the keys of the deliveries in running attempts to a destination."""
         return [key for key, entry in self._attempts.items() if entry.destination == destination]
 
     def configure(self, destination: str, limits: LaneLimits) -> None:
-        """Set a destination's limits: at the start, and whenever its document or the number of replicas changes."""
+        """Set a destination's limits, at the start and when its document or the number of replicas changes."""
         lane = self._lane(destination)
         lane.configure(limits)
-        self._line_up(lane)
+        self._join_round(lane)
 
     def circuit_of(self, destination: str) -> circuit.Circuit:
-        """How a destination's circuit stands."""
+        """Return the state of a destination's circuit."""
         lane = self._lanes.get(destination)
         return lane.circuit if lane else circuit.CLOSED
 
     def room(self, destination: str, now: int) -> LaneRoom:
-        """How much to claim from the store for a destination now; nothing while its circuit is open.
+        """Return how much to claim from the store for a destination now.
 
-        An open circuit whose trial is due has room for the one delivery that is tried.
+        There is no room while its circuit is open, except for one delivery when the trial is due.
         """
         lane = self._lane(destination)
         shared, kept = self._shared_bytes - self._bytes, self._max_bytes - self._shared_bytes
-        rows, free = _MOST_READY_ROWS, max(0, (shared - 2 * lane.bytes) // 3)
+        rows, free = _MAX_READY_ROWS, max(0, (shared - 2 * lane.bytes) // 3)
         if lane.bytes == 0 and shared < kept:
-            rows, free = 1, self._max_bytes - self._bytes  # what is kept for empty lanes is for one each
+            rows, free = 1, self._max_bytes - self._bytes  # of the reserved room, each empty lane gets one delivery
         if lane.circuit.state is circuit.CircuitState.Open:
             due = lane.count == 0 and lane.in_flight == 0 and now >= lane.circuit.trial_at
             return LaneRoom(int(due), free)
         slots = min(lane.limits.concurrency, lane.circuit.limit)
-        ready = min(slots * _READY_ROWS, _MOST_READY_ROWS) - lane.waited.count
+        ready = min(slots * _READY_ROWS, _MAX_READY_ROWS) - lane.backlog.count
         return LaneRoom(max(0, min(ready, rows)), free)
 
     def offer(self, entry: LaneEntry, now: int) -> bool:
-        """Put a delivery into its lane; False if it has to wait in the store: no room, or an open circuit."""
+        """Put a delivery into its lane. Returns False if it has to wait in the store: no room, or an open circuit."""
         lane = self._lane(entry.destination)
-        turns = lane.fresh if entry.fresh else lane.waited
+        turns = lane.fresh if entry.fresh else lane.backlog
         if not self._has_room(lane, turns, entry):
             return False
         if lane.circuit.state is circuit.CircuitState.Open and (lane.count > 0 or now < lane.circuit.trial_at):
@@ -243,29 +246,30 @@ class LaneScheduler:
         lane.bytes += entry.size
         self._bytes += entry.size
         self._count += 1
-        self._line_up(lane)
+        self._join_round(lane)
         return True
 
     def next_ready(self, now: int) -> NextDelivery:
-        """The next delivery to attempt, if any may start; its slot is taken until ``done`` or ``put_back``."""
+        """Return the next delivery that may start. It takes a slot until ``done`` is called for it."""
         self._wake(now)
-        passed_over, most = 0, min(len(self._round), _MOST_PASSED_OVER)
-        while self._round and len(self._attempts) < self._max_in_flight and passed_over < max(1, most):
+        skipped, max_skipped = 0, min(len(self._round), _MAX_SKIPPED_LANES)
+        while self._round and len(self._attempts) < self._max_in_flight and skipped < max(1, max_skipped):
             lane = self._round.popleft()
-            if len(self._attempts) >= self._shared_in_flight and self._running[lane.next_tenant] >= self._few:
+            if len(self._attempts) >= self._shared_in_flight and self._running[lane.next_tenant] >= self._light_limit:
                 self._round.append(lane)
-                passed_over += 1
+                skipped += 1
                 continue
-            lane.queued_up = False
+            lane.is_in_round = False
             entry = self._start(lane, now)
             if entry is not None:
                 return NextDelivery(entry)
         return NextDelivery(None, self._sleeping[0][0] if self._sleeping else 0)
 
     def done(self, key: int, result: Outcome | None, now: int) -> bool:
-        """An attempt has ended; None for one that was never sent (expired, held). True if it opened the circuit.
+        """Free the slot of an attempt. ``result`` is None if no request was sent (expired, held).
 
-        Whoever is told True drains the destination: what waits for a dead system waits in the store.
+        Returns True if the result opened the circuit. The caller then drains the lane, because deliveries wait in the
+        store while their destination fails.
         """
         entry = self._attempts.pop(key)
         self._running[entry.tenant] -= 1
@@ -280,30 +284,23 @@ class LaneScheduler:
             lane.circuit = circuit.failed(lane.circuit, now)
         elif result is not None:
             lane.circuit = circuit.succeeded(lane.circuit, lane.limits.concurrency)
-        self._line_up(lane)
+        self._join_round(lane)
         return lane.circuit.state is circuit.CircuitState.Open and not was_open
 
     def reset(self, destination: str) -> None:
-        """Close a destination's circuit: its document has changed, so it is tried at once."""
+        """Close a destination's circuit, so that it is tried at once after its document has changed."""
         lane = self._lane(destination)
         lane.circuit = circuit.CLOSED
-        self._line_up(lane)
+        self._join_round(lane)
 
     def drain(self, destination: str) -> list[LaneEntry]:
-        """Take out everything that waits for a destination, for the store; attempts that run are not touched."""
+        """Remove and return every delivery that waits for a destination. Running attempts continue."""
         lane = self._lane(destination)
         entries = [lane.pop() for _ in range(lane.count)]
         for entry in entries:
             lane.bytes -= entry.size
             self._bytes -= entry.size
         self._count -= len(entries)
-        return entries
-
-    def forget(self, destination: str) -> list[LaneEntry]:
-        """Drain a destination that is gone, and forget it unless attempts still run."""
-        entries = self.drain(destination)
-        if self._lanes[destination].in_flight == 0:
-            del self._lanes[destination]
         return entries
 
     def _lane(self, destination: str) -> _Lane:
@@ -313,15 +310,15 @@ class LaneScheduler:
         return lane
 
     def _has_room(self, lane: _Lane, turns: _TenantQueues, entry: LaneEntry) -> bool:
-        """Whether lane and tenant stay below what is left free for others; an empty lane takes what fits at all."""
+        """Return whether lane and tenant would leave as much room as they take. An empty lane may take all of it."""
         if lane.bytes == 0:
             return entry.size <= self._max_bytes - self._bytes
         left = self._shared_bytes - self._bytes - lane.bytes
         return entry.size <= left and turns.bytes_of(entry.tenant) + entry.size <= left
 
-    def _line_up(self, lane: _Lane) -> None:
-        if not lane.queued_up and lane.count > 0 and lane.in_flight < lane.limits.concurrency:
-            lane.queued_up = True
+    def _join_round(self, lane: _Lane) -> None:
+        if not lane.is_in_round and lane.count > 0 and lane.in_flight < lane.limits.concurrency:
+            lane.is_in_round = True
             self._round.append(lane)
 
     def _start(self, lane: _Lane, now: int) -> LaneEntry | None:
@@ -339,7 +336,7 @@ class LaneScheduler:
         self._count -= 1
         self._attempts[entry.delivery.key] = entry
         self._running[entry.tenant] += 1
-        self._line_up(lane)
+        self._join_round(lane)
         return entry
 
     def _sleep(self, lane: _Lane, until: int) -> None:
@@ -353,4 +350,4 @@ class LaneScheduler:
             lane = self._lanes.get(name)
             if lane is not None and lane.wakes_at == moment:
                 lane.wakes_at = 0
-                self._line_up(lane)
+                self._join_round(lane)

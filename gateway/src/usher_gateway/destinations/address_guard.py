@@ -1,7 +1,7 @@
-"""Where a destination may be (design §8): asked about the very address that is about to be connected.
+"""Decides to which addresses the gateway may connect (design §8).
 
-Names, and spellings of addresses, are never judged: whatever the resolver makes of them is. So an answer that changes
-between a check and the connection cannot pass.
+The client asks about the very address that it is about to connect to. The guard never judges a name or the spelling of
+an address, so a DNS answer that changes between a check and the connection gains nothing.
 """
 
 import ipaddress
@@ -40,13 +40,13 @@ _FORBIDDEN_TEXT = (
 """Source: the IANA registries of special-purpose IPv4 and IPv6 addresses; the metadata services of the large clouds."""
 
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
-"""All that is assigned for global unicast so far; the rest of IPv6 is forbidden unseen."""
+"""The range assigned for global unicast. The rest of IPv6 is forbidden."""
 
-_HOLE = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
+_ALLOWED_HOST = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
 def _parse(table: Iterable[tuple[str, str]]) -> tuple[tuple[Network, str], ...]:
-    """Networks with their reasons, the narrowest first, so that the reason is the most telling one."""
+    """Return networks with their reasons, the narrowest first, so that the most specific reason is found first."""
     found = [(ipaddress.ip_network(text), reason) for reason, texts in table for text in texts.split()]
     return tuple(sorted(found, key=lambda entry: -entry[0].prefixlen))
 
@@ -55,7 +55,12 @@ _FORBIDDEN = _parse(_FORBIDDEN_TEXT)
 
 
 def forbidden(address: Address, own_ranges: Sequence[Network] = ()) -> str | None:
-    """Why an address may not be connected to, or None. ``own_ranges``: the cluster's pods, services and nodes."""
+    """Return why the gateway must not connect to an address, or None.
+
+    Args:
+        address: The address.
+        own_ranges: The networks of the cluster's pods, services and nodes.
+    """
     if any(address in network for network in own_ranges):
         return "OwnRange"
     for network, reason in _FORBIDDEN:
@@ -66,31 +71,31 @@ def forbidden(address: Address, own_ranges: Sequence[Network] = ()) -> str | Non
     return None
 
 
-class Hole(msgspec.Struct, frozen=True):
-    """One entry of the platform's allow-list; ``port`` 0 means any."""
+class AllowedDestination(msgspec.Struct, frozen=True):
+    """One entry of the platform's allow-list. ``port`` 0 means any port."""
 
     network: Network | None
     host: str = ""
-    """Lower case; used where ``network`` is None."""
+    """In lower case. Used if ``network`` is None."""
     port: int = 0
 
     def admits(self, host: str, port: int, address: Address) -> bool:
-        """Whether this hole is one for ``address``, reached by the name ``host``."""
+        """Return whether the entry allows ``address``, reached by the name ``host``."""
         if self.port not in (0, port):
             return False
         return host == self.host if self.network is None else address in self.network
 
 
-def parse_hole(text: str) -> Hole:
-    """Read one ``CIDR`` or ``HOST[:PORT]`` (an IPv6 address with a port stands in brackets).
+def parse_allowed(text: str) -> AllowedDestination:
+    """Parse one ``CIDR`` or ``HOST[:PORT]``. An IPv6 address with a port is written in brackets.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: the text is neither.
     """
     try:
-        return Hole(ipaddress.ip_network(text))
+        return AllowedDestination(ipaddress.ip_network(text))
     except ValueError:
-        match = _HOLE.fullmatch(text)
+        match = _ALLOWED_HOST.fullmatch(text)
     port = int(match["port"] or 0) if match else 0
     if match is None or "/" in text or port > 65_535:
         raise model.ConfigurationError(
@@ -98,33 +103,39 @@ def parse_hole(text: str) -> Hole:
         )
     host = match["host"].strip("[]").lower().rstrip(".")
     try:
-        return Hole(ipaddress.ip_network(host), port=port)
+        return AllowedDestination(ipaddress.ip_network(host), port=port)
     except ValueError:
-        return Hole(None, host, port)
+        return AllowedDestination(None, host, port)
 
 
 class AddressGuard:
-    """Decides about each address before a connection is made to it."""
+    """Decides about each address before the client connects to it."""
 
     def __init__(self, allow: Sequence[str] = (), own_ranges: Sequence[str] = ()) -> None:
         """Take the platform's allow-list (``CIDR`` or ``HOST[:PORT]`` each) and the cluster's own CIDRs.
 
         Raises:
-            ConfigurationError: an entry cannot be read.
+            ConfigurationError: an entry cannot be parsed.
         """
-        self._holes = tuple(parse_hole(text) for text in allow)
+        self._allowed = tuple(parse_allowed(text) for text in allow)
         try:
             self._own_ranges = tuple(ipaddress.ip_network(text) for text in own_ranges)
         except ValueError as error:
             raise model.ConfigurationError(f"not a CIDR: {error}", "write it like 10.96.0.0/12") from None
 
     def refusal(self, host: str, port: int, address: str) -> str | None:
-        """Why the connection must not be made, or None. ``host`` is the URL's, ``address`` what it resolved to."""
+        """Return why the client must not connect, or None.
+
+        Args:
+            host: The host of the URL.
+            port: The port.
+            address: The address that the host resolved to.
+        """
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
             return _NOT_GLOBAL
         name = host.lower().rstrip(".")
-        if any(hole.admits(name, port, parsed) for hole in self._holes):
+        if any(entry.admits(name, port, parsed) for entry in self._allowed):
             return None
         return forbidden(parsed, self._own_ranges)
