@@ -14,8 +14,9 @@ from typing import Literal, TypeVar
 import msgspec
 
 from usher_gateway import config_secret, documents, model
+from usher_gateway.admin.journal import ChangeJournal, Changes
 from usher_gateway.clock import Clock
-from usher_gateway.config import journal, source
+from usher_gateway.config import source
 from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.ingest.counters import ArrivalCounters
@@ -173,7 +174,7 @@ class HealthTracker:
     ) -> None:
         self._state, self._clock, self._source = state, clock, source
         self._registry, self._counters, self._dispatcher, self._worker = registry, counters, dispatcher, worker
-        self._journal: journal.Journal[Key, State] = journal.Journal(secrets.token_hex(8))
+        self._journal: ChangeJournal[Key, State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
         self._mismatches: dict[str, tuple[object, int]] = {}
         self._asked_at = self._swept_at = -math.inf
@@ -216,7 +217,7 @@ class HealthTracker:
             if index % _SLICE == 0:
                 yield
 
-    def since(self, cursor: str | None) -> journal.Changes[Key, State]:
+    def since(self, cursor: str | None) -> Changes[Key, State]:
         """Return what changed after a cursor, or everything."""
         self._asked_at = asyncio.get_running_loop().time()
         if self._asked_at - self._swept_at > 2 * _SWEEP_SECONDS:  # no caller asked for a while, so sweep at once
@@ -295,12 +296,12 @@ class HealthTracker:
 _S = TypeVar("_S", bound=State)
 
 
-def states_of_type(changes: journal.Changes[Key, State], type_: type[_S]) -> dict[str, _S]:
+def states_of_type(changes: Changes[Key, State], type_: type[_S]) -> dict[str, _S]:
     """Return the states of one type by ``namespace/name``."""
     return {key: state for (_, _, key), state in changes.present.items() if isinstance(state, type_)}
 
 
-def document_states(changes: journal.Changes[Key, State]) -> list[DocumentState]:
+def document_states(changes: Changes[Key, State]) -> list[DocumentState]:
     """Return the states of documents as a list, because a listener and a destination may have the same name."""
     return [state for state in changes.present.values() if isinstance(state, DocumentState)]
 

@@ -1,7 +1,7 @@
-"""What has changed since somebody asked last: a cursor over the newest state of each thing. Pure.
+"""What changed since a caller last asked: cursors over the newest state of each key. Pure.
 
-Not a log: of a thing that changed twice only the last state is told. A cursor of another process, or an older one than
-is remembered, is answered with everything.
+The journal is not a log: it returns only the last state of a key that changed twice. It answers a cursor with every
+key if another process issued the cursor, or if it no longer remembers the removals after it.
 """
 
 from collections.abc import Hashable
@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-_MOST_REMOVED = 10_000
-"""So many removals are remembered."""
+_MAX_REMOVED = 10_000
+"""Removals that the journal remembers."""
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -21,35 +21,35 @@ class Changes(msgspec.Struct, Generic[Key, Value], frozen=True):
 
     cursor: str
     complete: bool
-    """Whether ``present`` is all there is; else it is what changed."""
+    """Whether `present` has every key; otherwise it has the keys that changed."""
     present: dict[Key, Value]
     removed: list[Key]
 
 
-class Journal(Generic[Key, Value]):
-    """The newest state of each thing, in the order in which they changed."""
+class ChangeJournal(Generic[Key, Value]):
+    """The newest state of each key, in the order of the changes."""
 
     def __init__(self, incarnation: str) -> None:
-        """``incarnation`` tells the cursors of this process from those of others."""
+        """`incarnation` marks the cursors of this process."""
         self._incarnation = incarnation
         self._revision = 0
         self._oldest = 0
-        """Cursors below do not know of removals that are forgotten."""
+        """A cursor below this revision may have missed removals that the journal forgot."""
         self._present: dict[Key, tuple[int, Value]] = {}
         self._removed: dict[Key, int] = {}
 
     @property
     def present(self) -> dict[Key, Value]:
-        """Everything there is."""
+        """The state of every key."""
         return {key: value for key, (_, value) in self._present.items()}
 
     def get(self, key: Key) -> Value | None:
-        """The newest state of a thing; None where there is none."""
+        """The newest state of a key; None if there is none."""
         found = self._present.get(key)
         return None if found is None else found[1]
 
     def note(self, key: Key, value: Value | None) -> None:
-        """Tell the present state of a thing; None: it is removed. What is as before changes nothing."""
+        """Note the state of a key; None: it is removed. An equal state changes nothing."""
         known = self._present.get(key)
         if value is None:
             self._note_removed(key, known is not None)
@@ -58,7 +58,7 @@ class Journal(Generic[Key, Value]):
             return
         self._revision += 1
         self._removed.pop(key, None)
-        self._present.pop(key, None)  # to the end, for since()
+        self._present.pop(key, None)  # move it to the end, for since()
         self._present[key] = (self._revision, value)
 
     def _note_removed(self, key: Key, was_present: bool) -> None:
@@ -67,12 +67,12 @@ class Journal(Generic[Key, Value]):
         self._revision += 1
         self._present.pop(key, None)
         self._removed[key] = self._revision
-        if len(self._removed) > _MOST_REMOVED:
+        if len(self._removed) > _MAX_REMOVED:
             first = next(iter(self._removed))
             self._oldest = self._removed.pop(first)
 
     def since(self, cursor: str | None) -> Changes[Key, Value]:
-        """What changed after a cursor; everything where it is None, or not one that can be continued."""
+        """What changed after a cursor; everything if the cursor is None or cannot be continued."""
         known = self._known(cursor)
         after = 0 if known is None else known
         present: dict[Key, Value] = {}

@@ -1,14 +1,14 @@
-"""A cursor gets what changed, once, and everything where it cannot be continued."""
+"""Callers that follow the journal by cursors see every change once."""
 
 import hypothesis
 from hypothesis import strategies
 
-from usher_gateway.config import journal
+from usher_gateway.admin.journal import ChangeJournal
 
-Journal = journal.Journal[str, int]
+Journal = ChangeJournal[str, int]
 
 
-def test_without_a_cursor_everything_is_told() -> None:
+def test_first_answer_has_every_key() -> None:
     found = Journal("x")
     found.note("a", 1)
     found.note("b", 2)
@@ -18,7 +18,7 @@ def test_without_a_cursor_everything_is_told() -> None:
     assert changes.removed == []
 
 
-def test_a_cursor_gets_what_changed_after_it() -> None:
+def test_cursor_gets_only_later_changes() -> None:
     found = Journal("x")
     found.note("a", 1)
     found.note("b", 2)
@@ -35,7 +35,7 @@ def test_a_cursor_gets_what_changed_after_it() -> None:
     assert (again.present, again.removed, again.complete) == ({}, [], False)
 
 
-def test_a_cursor_that_cannot_be_continued_gets_everything() -> None:
+def test_unknown_cursor_gets_every_key() -> None:
     found = Journal("x")
     found.note("a", 1)
     for cursor in ("", "y.1", "x.", "x.2", "x.-1", "x.1a", "1", "x." + "9" * 30, "x.²"):
@@ -43,7 +43,7 @@ def test_a_cursor_that_cannot_be_continued_gets_everything() -> None:
         assert (changes.complete, changes.present) == (True, {"a": 1}), cursor
 
 
-def test_what_comes_back_is_removed_no_more() -> None:
+def test_key_that_returns_is_not_reported_as_removed() -> None:
     found = Journal("x")
     found.note("a", 1)
     cursor = found.since(None).cursor
@@ -53,7 +53,7 @@ def test_what_comes_back_is_removed_no_more() -> None:
     assert (changes.present, changes.removed) == ({"a": 1}, [])
 
 
-def test_a_removal_that_is_forgotten_costs_old_cursors_their_continuation() -> None:
+def test_cursor_before_a_forgotten_removal_gets_every_key() -> None:
     found = Journal("x")
     found.note("first", 1)
     cursor = found.since(None).cursor
@@ -69,7 +69,7 @@ def test_a_removal_that_is_forgotten_costs_old_cursors_their_continuation() -> N
     strategies.lists(strategies.tuples(strategies.sampled_from("abcd"), strategies.sampled_from([None, 1, 2])))
 )
 @hypothesis.settings(max_examples=100)
-def test_whoever_follows_knows_what_is(steps: list[tuple[str, int | None]]) -> None:
+def test_follower_has_the_same_state_as_the_journal(steps: list[tuple[str, int | None]]) -> None:
     found, known, cursor = Journal("x"), dict[str, int](), None
     for index, (key, value) in enumerate(steps):
         found.note(key, value)
