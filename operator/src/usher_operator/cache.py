@@ -14,8 +14,8 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
-from usher_operator import features, indexes, kinds, parsing
-from usher_operator.indexes import ChildIndex, ReferenceIndex
+from usher_operator import indexes, kinds, parsing
+from usher_operator.indexes import ChildIndex, OptionalApis, ReferenceIndex
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import (
     CachedResource,
@@ -69,7 +69,7 @@ class Cache(View):
             service_port=settings.backend.service_port,
         )
         self._keys: model.Keys | None = None
-        self.optional = features.OptionalApis(settings.data_plane_namespace)
+        self.optional = OptionalApis(settings.data_plane_namespace)
         self._gateways: tuple[GatewayReport, ...] | None = None
         self._halted: HaltedRemovals | None = None
         self.records: dict[Key, parsing.ResourceRecord] = {}
