@@ -110,7 +110,7 @@ def test_follow_up_error_is_reported_with_its_cause(tmp_path: pathlib.Path) -> N
     done = usher("check", file)
     assert done.returncode == 1
     assert (
-        "did you mean `displayName`?\n    because of this something is missing for Listener default/lobby"
+        "did you mean `displayName`?\n    because of this, something is missing for Listener default/lobby"
         in done.stdout
     )
     assert "must exist" not in done.stdout
@@ -148,7 +148,7 @@ def test_private_destination_gets_a_notice_unless_it_is_allowed() -> None:
     private = text.replace("127.0.0.1:9000", "10.2.3.4:8443")
     assert private != text
     done = usher("check", "-", piped=private)
-    line = "<stdin>:23: notice: Destination default/crm: spec.http.url: 10.2.3.4 is no public address (Private)"
+    line = "<stdin>:23: notice: Destination default/crm: spec.http.url: 10.2.3.4 is not a public address (Private)"
     assert (done.returncode, line in done.stdout, "10.2.3.4:8443`" in done.stdout) == (0, True, True), done.stdout
     for told in (
         usher("check", "-", piped=text),

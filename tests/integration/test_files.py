@@ -25,7 +25,7 @@ def listener(name: str, state: str = "Active") -> str:
 
 
 class Follower:
-    """Follows a source, and waits for what the test expects."""
+    """Follows a source, and waits until a condition is met."""
 
     def __init__(self, source: files.FileSource) -> None:
         self.source = source
@@ -41,19 +41,19 @@ class Follower:
                 self._changed.notify_all()
 
     async def until(self, holds: Callable[[documents.Snapshot], bool]) -> documents.Snapshot:
-        """The newest snapshot once it is as expected."""
+        """Return the newest snapshot once it meets a condition."""
         async with asyncio.timeout(LIMIT_SECONDS), self._changed:
             await self._changed.wait_for(lambda: bool(self.snapshots) and holds(self.snapshots[-1]))
             return self.snapshots[-1]
 
     async def until_told(self, holds: Callable[[], bool]) -> None:
-        """Until something is true of the source that makes no snapshot."""
+        """Wait until the source meets a condition, for changes that make no snapshot."""
         async with asyncio.timeout(LIMIT_SECONDS):
             while not holds():  # noqa: ASYNC110 - a condition of the source, polled with a limit
                 await asyncio.sleep(0.02)
 
     def touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
-        """How every document stood when it was told of last."""
+        """Return the last reported status of every document."""
         self._touched |= self.source.take_touched()
         return self._touched
 
@@ -121,7 +121,7 @@ async def test_pipe_among_the_files_does_not_block(tmp_path: pathlib.Path) -> No
             await follower.until(suspended("a"))
             assert [found.file for found in follower.source.status().rejected] == [str(pipe)]
         finally:
-            os.close(os.open(pipe, os.O_RDWR))  # whoever waits all the same goes on
+            os.close(os.open(pipe, os.O_RDWR))  # unblocks a reader that waits for the pipe
 
 
 @pytest.mark.parametrize("tries", [2, files._SETTLE_TRIES])

@@ -1,4 +1,4 @@
-"""A document in a config Secret: what is written is read, and nothing else is."""
+"""Envelopes are read as they were written, and nothing else is accepted."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ OWNER = config_secret.Owner("acme", "wifi", "uid-1")
 
 
 def content(**changes: object) -> bytes:
-    """What ``config.json`` holds for the listener, with some fields changed; None takes one away."""
+    """Return ``config.json`` of the listener with some fields changed; None removes one."""
     value = json.loads(config_secret.encode(config_secret.envelope_of(LISTENER, "uid-1", KEY))) | changes
     return json.dumps({name: part for name, part in value.items() if part is not None}).encode()
 
@@ -144,7 +144,7 @@ def test_newer_document_raises_too_new() -> None:
 
 
 def test_document_of_an_earlier_release_keeps_its_hash() -> None:
-    """It lacks fields that have been added with a default since; re-encoding it would change its hash."""
+    """It lacks fields that a later release added with a default. Re-encoding it would change its hash."""
     document = json.loads(content())["document"]
     del document["silence_after_seconds"], document["schema_version"]
     found = config_secret.decode(signed(document), KEY)

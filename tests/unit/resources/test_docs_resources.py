@@ -1,4 +1,4 @@
-"""docs/resources.md and docs/expressions.md say what the code does. UPDATE_DOCS=1 writes the tables anew."""
+"""docs/resources.md and docs/expressions.md match the code. UPDATE_DOCS=1 rewrites the tables."""
 
 import os
 import pathlib

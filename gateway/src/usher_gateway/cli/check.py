@@ -1,4 +1,4 @@
-"""``usher check``: every problem of manifests at once, before they run anywhere."""
+"""``usher check``: lists every problem of manifests at once."""
 
 import pathlib
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -28,7 +28,7 @@ _CODES = {
 }
 
 _FOLLOWING = 5
-"""So many objects are named that only fail because of one problem."""
+"""Most objects that are named as failing because of one problem."""
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
         files: Annotated[
             list[pathlib.Path],
             typer.Argument(
-                envvar="USHER_FILES", help="YAML files, folders of *.yaml and *.yml, or - for what is piped in."
+                envvar="USHER_FILES", help="YAML files, folders of *.yaml and *.yml, or - for standard input."
             ),
         ],
         output: Annotated[
@@ -47,13 +47,13 @@ def register(app: typer.Typer) -> None:
         ] = "text",
         allow_destination: Annotated[
             list[str] | None,
-            typer.Option(envvar="USHER_ALLOW_DESTINATION", help="As of `usher run`: CIDR or HOST[:PORT]."),
+            typer.Option(envvar="USHER_ALLOW_DESTINATION", help="As in `usher run`: CIDR or HOST[:PORT]."),
         ] = None,
     ) -> None:
-        """Say everything that is wrong with manifests: file and line, field, what, and how to mend it.
+        """List everything that is wrong with manifests: file and line, field, problem, and a hint.
 
-        Each expression is tried on sample bodies. Exits 0 if all is well, 1 if anything is wrong; warnings and
-        notices alone are no failure.
+        Each expression is tried on sample bodies. The exit code is 1 if there is a problem, else 0. Warnings and
+        notices do not count as problems.
         """
         from usher_gateway import model
         from usher_gateway.config.files import load_once
@@ -105,9 +105,9 @@ def _sample_problems(configuration: "FileConfiguration") -> "Iterator[conditions
 def _out_of_reach(
     configuration: "FileConfiguration", guard: "address_guard.AddressGuard"
 ) -> "Iterator[conditions.Problem]":
-    """Destinations at an address that none is let to, as it stands in their URL; of names nothing is known here.
+    """Yield destinations whose URL has an address that the gateway refuses; host names are not resolved here.
 
-    Not those on loopback: who runs Usher on loopback reaches them.
+    Loopback addresses are left out, because a gateway on loopback may reach them.
     """
     from usher_gateway.destinations import http
     from usher_gateway.resources import conditions
@@ -123,8 +123,8 @@ def _out_of_reach(
                 loaded.file,
                 loaded.line_of("spec.http.url"),
                 "spec.http.url",
-                f"{host} is no public address ({reason}): nothing is sent there unless it is allowed",
-                f"where it is meant to be: `--allow-destination {url.host_port_subcomponent}`, here as in `usher run`",
+                f"{host} is not a public address ({reason}): the gateway sends nothing to it unless it is allowed",
+                f"if this is meant, give `--allow-destination {url.host_port_subcomponent}` to `usher check` and to `usher run`",
                 "notice",
                 f"Destination {key}",
             )
@@ -167,7 +167,7 @@ def _print_text(problems: "list[conditions.Problem]", configuration: "FileConfig
 
 
 def _names(found: "conditions.Problem") -> tuple[str, str]:
-    """What others say that they follow from, where they follow from this problem."""
+    """Return the values of ``because`` in problems that this one causes."""
     return found.resource, _place(found)
 
 
@@ -184,8 +184,8 @@ def _print_problem(found: "conditions.Problem") -> None:
 
 
 def _print_following(found: "list[conditions.Problem]") -> None:
-    """What only fails because of the problem above: no problem of its own."""
+    """Print the objects that only fail because of the problem above."""
     told = dict.fromkeys(f"{one.resource} ({_place(one)})" for one in found)
     names = ", ".join(list(told)[:_FOLLOWING])
     more = f" and {len(told) - _FOLLOWING} more" if len(told) > _FOLLOWING else ""
-    typer.echo(f"    because of this something is missing for {names}{more}")
+    typer.echo(f"    because of this, something is missing for {names}{more}")
