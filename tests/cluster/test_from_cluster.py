@@ -1,4 +1,4 @@
-"""`usher run --from-cluster` against a real API server, with the rights of a gateway and no more."""
+"""`usher run --from-cluster` against a real API server, with exactly the permissions of a gateway."""
 
 import asyncio
 import base64
@@ -48,7 +48,7 @@ def tombstone(document: config_secret.Document) -> config_secret.Envelope:
 
 
 class Install:
-    """A configuration namespace, and a gateway that runs what is in it."""
+    """A configuration namespace and a gateway that reads it."""
 
     def __init__(self, server: api.Api, namespace: str, gateway: gateways.Gateway) -> None:
         self._server = server
@@ -57,7 +57,7 @@ class Install:
         leaks.add_secret(self.key)
 
     async def publish(self, envelope: config_secret.Envelope) -> None:
-        """As the operator does."""
+        """Write a document as the operator does."""
         name = config_secret.secret_name(*envelope.identity)
         await self._server.apply(
             {
@@ -92,7 +92,7 @@ class Install:
             return await answer.json()
 
     async def status(self, name: str) -> int:
-        """Of an answer; 0 while nobody listens."""
+        """Return the status of an answer, or 0 while the gateway does not listen."""
         with contextlib.suppress(ConnectionError):
             return (await gateways.post(self.gateway.port, f"/{name}", b"{}")).status
         return 0
@@ -124,7 +124,7 @@ RIGHTS = [
 async def install(
     server: api.Api, proxy: faulty_proxy.Proxy, make_namespace: MakeNamespace, make_account: MakeAccount, tmp_path: Path
 ) -> AsyncIterator[Install]:
-    """A gateway behind the faulty proxy; not started yet."""
+    """Prepare a gateway behind the faulty proxy."""
     namespace, own = await make_namespace("config"), await make_namespace("system")
     account = await make_account(own, "gateway")
     rights = accounts.moved(RIGHTS, {"usher-config": namespace, "usher-system": own}, f"-{namespace}")
@@ -136,7 +136,7 @@ async def install(
     await accounts.withdraw(server, rights)
 
 
-async def test_an_edit_is_live_within_a_second_and_only_a_tombstone_removes(install: Install) -> None:
+async def test_edit_is_live_within_a_second_and_only_tombstones_remove(install: Install) -> None:
     await install.publish(wrap(listener("a")))
     await install.start()
     assert await install.status("a") == 200
@@ -160,7 +160,7 @@ async def test_an_edit_is_live_within_a_second_and_only_a_tombstone_removes(inst
     assert (found["documents"], found["vanished"], found["source"]) == ([], [], "cluster")
 
 
-async def test_edits_arrive_over_every_fault(install: Install, proxy: faulty_proxy.Proxy) -> None:
+async def test_edits_arrive_despite_every_fault(install: Install, proxy: faulty_proxy.Proxy) -> None:
     await install.publish(wrap(listener("a")))
     await install.start()
 
@@ -189,9 +189,7 @@ async def test_edits_arrive_over_every_fault(install: Install, proxy: faulty_pro
     assert await install.status("after-a-cut") == 200
 
 
-async def test_nothing_stops_while_the_api_server_is_away_restarts_included(
-    install: Install, proxy: faulty_proxy.Proxy
-) -> None:
+async def test_gateway_serves_and_restarts_without_the_api_server(install: Install, proxy: faulty_proxy.Proxy) -> None:
     for name in ("a", "b"):
         await install.publish(wrap(listener(name)))
     await install.start()
@@ -237,7 +235,7 @@ async def test_many_documents_are_listed_in_pages(install: Install, proxy: fault
     assert changed["listeners"] == {}
 
 
-async def test_an_account_without_rights_is_told_what_it_needs(
+async def test_account_without_permissions_gets_a_hint(
     install: Install, make_account: MakeAccount, namespace: str
 ) -> None:
     account = await make_account(namespace, "nobody")
@@ -247,7 +245,7 @@ async def test_an_account_without_rights_is_told_what_it_needs(
     await install.until_answers(503, "a")
 
 
-async def test_a_pod_reads_with_its_service_account(
+async def test_pod_reads_with_its_service_account(
     install: Install, make_account: MakeAccount, server: api.Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = await make_account(install.namespace, "pod")

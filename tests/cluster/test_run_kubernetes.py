@@ -1,4 +1,4 @@
-"""`make run-kubernetes`, as whoever tries Usher runs it: a cluster of its own, everything in it, a day, the table."""
+"""`make run-kubernetes` as a user runs it: its own cluster, all programs, a simulated day, the table."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ LIMIT_SECONDS = 100
 
 
 class Run:
-    """One run, on ports of its own."""
+    """One run, on its own ports."""
 
     def __init__(self, folder: Path) -> None:
         self.log, self.data = folder / "run.log", folder / "data"
@@ -75,7 +75,7 @@ class Run:
             return await self.process.wait()
 
     def left(self) -> list[str]:
-        """What still runs of it: programs whose arguments name its folder."""
+        """Return the running programs whose arguments contain the folder of the run."""
         found = []
         for process in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -89,7 +89,7 @@ class Run:
 
 @pytest.fixture
 async def run(tmp_path: Path, cluster: clusters.Cluster) -> AsyncIterator[Run]:
-    """Not started yet; whatever of it is left after the test is killed, and taken out of a given cluster."""
+    """Prepare a run; after the test, kill its remaining programs and clean a given cluster."""
     made = Run(tmp_path)
     yield made
     with contextlib.suppress(ProcessLookupError):
@@ -99,7 +99,7 @@ async def run(tmp_path: Path, cluster: clusters.Cluster) -> AsyncIterator[Run]:
         await asyncio.to_thread(demo_cluster.remove, cluster.kubectl)
 
 
-async def test_a_day_in_a_cluster_ends_with_books_that_agree(run: Run) -> None:
+async def test_simulated_day_in_a_cluster_ends_with_equal_counts(run: Run) -> None:
     await run.start("--once", "--seconds", "8")
     code = await run.wait_ended()
     said = run.log.read_text("utf-8")
@@ -111,7 +111,7 @@ async def test_a_day_in_a_cluster_ends_with_books_that_agree(run: Run) -> None:
     assert run.left() == []
 
 
-async def test_nothing_outlives_a_run_that_is_killed(run: Run) -> None:
+async def test_killed_run_leaves_no_process(run: Run) -> None:
     await run.start("--seconds", "600")
     await run.wait_said("A day of the example agency")
     assert len(run.left()) >= 3
@@ -124,9 +124,7 @@ async def test_nothing_outlives_a_run_that_is_killed(run: Run) -> None:
     await waiting.until(left, lambda seen: seen == [], limit_seconds=30)
 
 
-async def test_the_accounts_of_programs_stay_logged_in(
-    cluster: clusters.Cluster, namespace: str, tmp_path: Path
-) -> None:
+async def test_accounts_of_programs_stay_logged_in(cluster: clusters.Cluster, namespace: str, tmp_path: Path) -> None:
     await cluster.kubectl("create", "serviceaccount", "usher-gateway", f"--namespace={namespace}")
     call = kubectl.Kubectl(cluster.kubectl.program, cluster.kubeconfig, tmp_path / "cache")
     reached = demo_cluster.Cluster(call, cluster.endpoint, tmp_path, is_given=True, namespace=namespace)
@@ -147,7 +145,7 @@ async def test_the_accounts_of_programs_stay_logged_in(
         renewing.cancel()
 
 
-async def test_ctrl_c_on_the_way_leaves_nothing_running(run: Run) -> None:
+async def test_ctrl_c_during_a_run_leaves_no_process(run: Run) -> None:
     await run.start("--seconds", "600")
     await run.wait_said("A day of the example agency")
     assert len(run.left()) >= 3
