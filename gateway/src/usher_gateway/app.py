@@ -27,7 +27,7 @@ from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
-from usher_gateway.destinations import http as http_client
+from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -104,9 +104,9 @@ class Gateway:
         )
         self.source = self._make_source(environ)
 
-        descriptors = process.reserve_descriptors(settings.limits.connections, http_client.MAX_IDLE)
+        descriptors = process.reserve_descriptors(settings.limits.connections, MAX_IDLE)
         allowed_addresses = settings.allow_destination + (_LOOPBACK if settings.listen.is_loopback else ())
-        self.destination_client = http_client.DestinationClient(
+        self.destination_client = DestinationClient(
             guard=address_guard.AddressGuard(allow=allowed_addresses), max_idle=descriptors.idle
         )
         self.worker = DeliveryWorker(

@@ -29,7 +29,6 @@ from typing import Any
 
 import aiohttp
 import yarl
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 from usher_gateway import destinations
@@ -342,14 +341,14 @@ class _GuardedConnector(aiohttp.TCPConnector):
         attempt = _current_attempt.get()
         while True:
             connection = await super().connect(req, traces, timeout)
-            transport, protocol = connection.transport, connection.protocol
-            if transport is None or protocol is None:
+            transport = connection.transport
+            if transport is None:
                 connection.close()
                 raise aiohttp.ClientConnectionError("the peer closed the new connection")
             limiter = transport.get_protocol()
             is_kept = isinstance(limiter, _ReceiveLimiter)
             if not isinstance(limiter, _ReceiveLimiter):
-                limiter = _ReceiveLimiter(transport, protocol, (req.host, req.port, req.is_ssl()), self._forget_idle)
+                limiter = _ReceiveLimiter(connection, (req.host, req.port, req.is_ssl()), self._forget_idle)
                 transport.set_protocol(limiter)
             self._forget_idle(limiter)
             # A new TLS connection is not quiet, because the peer sends its session tickets after the handshake.
@@ -417,16 +416,15 @@ class _ReceiveLimiter(asyncio.Protocol):
     """
 
     def __init__(
-        self,
-        transport: asyncio.Transport,
-        protocol: ResponseHandler,
-        destination: _Destination,
-        on_end: Callable[["_ReceiveLimiter"], None],
+        self, connection: Connection, destination: _Destination, on_end: Callable[["_ReceiveLimiter"], None]
     ) -> None:
         """``on_end`` is called when the connection has ended."""
         self.destination = destination
         self.received_bytes = 0
         """Bytes received for the current or last request."""
+        transport, protocol = connection.transport, connection.protocol
+        assert transport is not None
+        assert protocol is not None
         self._transport, self._protocol, self._on_end = transport, protocol, on_end
         self._is_in_use = False
         self._unread = select.poll()
