@@ -14,13 +14,13 @@ import structlog
 
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import cache, published, source
-from usher_gateway.kube import client as kube_client
-from usher_gateway.kube import reflector as reflectors
+from usher_gateway.kube.client import ApiError, Client, ClientLimits, WatchEvent
+from usher_gateway.kube.reflector import Reflector, ReflectorTiming
 from usher_gateway.resources import conditions
 
 _log = structlog.get_logger(__name__)
 
-CLIENT_LIMITS = kube_client.ClientLimits(connections=2, line_bytes=4 * 1024 * 1024, request_seconds=60.0)
+CLIENT_LIMITS = ClientLimits(connections=2, line_bytes=4 * 1024 * 1024, request_seconds=60.0)
 """Bounds of a client that reads config Secrets: each has at most 1 MiB of data."""
 
 _YIELD_EVERY = 50
@@ -50,7 +50,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the cache."""
     trusted_proxies: tuple[str, ...] = ()
     """This gateway's own, added to those of each Listener."""
-    timing: reflectors.ReflectorTiming = reflectors.ReflectorTiming()
+    timing: ReflectorTiming = ReflectorTiming()
     cache_after_seconds: float = 10.0
     """The gateway uses the cache if the first list takes longer."""
     gather_seconds: float = 0.02
@@ -85,7 +85,7 @@ class ClusterSource:
         self,
         options: ClusterOptions,
         *,
-        client: kube_client.Client,
+        client: Client,
         check: published.DocumentCheck,
         now: Callable[[], int],
     ) -> None:
@@ -102,7 +102,7 @@ class ClusterSource:
             key=options.keys.document, check=check, trusted_proxies=options.trusted_proxies
         )
         self._path = f"/api/v1/namespaces/{options.namespace}/secrets"
-        self._reflector = reflectors.Reflector(
+        self._reflector = Reflector(
             client,
             self._path,
             _Secret,
@@ -237,7 +237,7 @@ class ClusterSource:
         self._listed.set()
         self._touched.set()
 
-    def _on_event(self, event: kube_client.WatchEvent[_Secret]) -> None:
+    def _on_event(self, event: WatchEvent[_Secret]) -> None:
         self._heard_at = self._now()
         if event.type == "BOOKMARK":
             return
@@ -251,7 +251,7 @@ class ClusterSource:
         self._touched.set()
 
     def _on_failure(self, error: model.UsherError, failures: int) -> None:
-        status = error.status if isinstance(error, kube_client.ApiError) else None
+        status = error.status if isinstance(error, ApiError) else None
         hint = error.hint or _HINTS.get(status, "") if status is not None else error.hint
         _log.warning(
             "configuration_not_read",

@@ -14,7 +14,7 @@ from typing import Generic, NoReturn, TypeVar
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.kube import client as kube_client
+from usher_gateway.kube.client import ApiError, Client, UnreadableAnswerError, WatchEvent
 
 Item = TypeVar("Item")
 
@@ -35,12 +35,12 @@ class Reflector(Generic[Item]):
 
     def __init__(
         self,
-        client: kube_client.Client,
+        client: Client,
         path: str,
         item_type: type[Item],
         *,
         read: Callable[[], Awaitable[str]],
-        on_event: Callable[[kube_client.WatchEvent[Item]], None],
+        on_event: Callable[[WatchEvent[Item]], None],
         on_failure: Callable[[model.UsherError, int], None],
         selector: str = "",
         timing: ReflectorTiming | None = None,
@@ -70,8 +70,8 @@ class Reflector(Generic[Item]):
             least_seconds = 0.0
             try:
                 await self._follow()
-            except kube_client.ApiError as error:
-                is_unreadable = isinstance(error, kube_client.UnreadableAnswerError)
+            except ApiError as error:
+                is_unreadable = isinstance(error, UnreadableAnswerError)
                 if is_unreadable or error.status in {404, 410}:
                     self._version = ""
                 if error.status != 410:
