@@ -1,7 +1,7 @@
-"""What goes back to Purple: few, fixed answers, written as bytes made in advance.
+"""The answers to Purple. There are few and they are fixed, so their bytes are built once.
 
-Source: purple.md (200 and ``wifiWebhookListener: 1``, anything else is a failure); RFC 9110 §6.6.1 (Date), §10.2.3
-(Retry-After), §11.6.1 (WWW-Authenticate).
+Source: purple.md (Purple counts everything but 200 with ``wifiWebhookListener: 1`` as a failure); RFC 9110 §6.6.1
+(Date), §10.2.3 (Retry-After), §11.6.1 (WWW-Authenticate).
 """
 
 import email.utils
@@ -14,7 +14,7 @@ from aiohttp import web
 from usher_gateway import model
 
 RETRY_AFTER_SECONDS = 30
-"""What a 503 asks the sender to wait; Purple takes its three hours whatever it says."""
+"""The Retry-After of a 503. Purple ignores it and retries after three hours."""
 
 _STATUS = {
     model.RefusedReason.BadRequest: 400,
@@ -71,7 +71,7 @@ class Answer(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the connection may take another request afterwards."""
+        """True if the connection can take another request afterwards."""
         return self._keeps_connection
 
     def as_bytes(self) -> bytes:
@@ -83,7 +83,7 @@ class Answer(web.StreamResponse):
         await cast("Any", request).connection.send(request, self)
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Do nothing: there is no body."""
+        """Do nothing, because an answer has no body."""
 
 
 _ACCEPTED = Answer(200, keep_alive=True)
@@ -104,7 +104,7 @@ _date_of: tuple[int, bytes] = (0, b"")
 
 
 def _date() -> bytes:
-    global _date_of  # noqa: PLW0603 - a cache of one: the date changes once a second
+    global _date_of  # noqa: PLW0603 - caches the header, which changes once a second
     now = int(time.time())
     if _date_of[0] != now:
         _date_of = (now, email.utils.formatdate(now, usegmt=True).encode())

@@ -1,4 +1,4 @@
-"""Does Purple prove itself, and does it come from where it may (pure)."""
+"""Checks of an arrival's credentials and source address (pure)."""
 
 import hmac
 import ipaddress
@@ -12,9 +12,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 def credentials_refused(
     rule: documents.Authentication, headers: Mapping[str, str], key: bytes
 ) -> model.RefusedReason | None:
-    """Why the request's credentials are refused, or None. ``key``: ``Keys.credential``.
+    """Return why the credentials of a request are refused, or None. ``key``: `Keys.credential`.
 
-    Compares keyed digests in constant time. A rule that was never resolved refuses everything (fail closed).
+    Compares keyed digests in constant time. A rule whose Secret was never resolved refuses everything (fail closed).
     """
     if rule.type == "None":
         return None
@@ -26,10 +26,10 @@ def credentials_refused(
 
 
 def networks(ranges: Iterable[str]) -> tuple[Network, ...]:
-    """CIDRs as networks; host bits are allowed; IPv4 addresses mapped into IPv6 are IPv4 addresses.
+    """Parse CIDRs. Host bits are allowed, and IPv4-mapped IPv6 networks become IPv4 networks.
 
     Raises:
-        ValueError: one of them is no CIDR.
+        ValueError: a range is not a CIDR.
     """
     return tuple([_unmapped(ipaddress.ip_network(text, strict=False)) for text in ranges])
 
@@ -42,10 +42,10 @@ def _unmapped(network: Network) -> Network:
 
 
 def client_address(peer: str, forwarded_for: Iterable[str], trusted: tuple[Network, ...]) -> str:
-    """The client's address: the peer, or behind trusted proxies the last X-Forwarded-For entry that is none.
+    """Return the client's address: the peer, or behind trusted proxies the last untrusted X-Forwarded-For entry.
 
-    ``forwarded_for``: the values of all such headers, in order. An entry that is no address ends the walk: what stands
-    before it was written by somebody unknown.
+    ``forwarded_for``: the values of all such headers in order. The search ends at an entry that is not an address,
+    because an unknown party wrote the entries before it.
     """
     address = peer
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
@@ -60,7 +60,7 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: tuple[Netwo
 
 
 def source_is_allowed(address: str, ranges: tuple[Network, ...]) -> bool:
-    """Whether an address lies in one of the ranges."""
+    """Return whether an address lies in one of the ranges. Text that is not an address lies in none."""
     return _is_in(address, ranges)
 
 
@@ -76,7 +76,7 @@ def _is_in(address: str, ranges: tuple[Network, ...]) -> bool:
 
 
 def _without_port(hop: str) -> str:
-    """``1.2.3.4:80`` and ``[::1]:80`` without the port, as some proxies write them."""
+    """Remove the port from ``1.2.3.4:80`` and ``[::1]:80``, which some proxies write."""
     if hop.startswith("["):
         return hop[1:].partition("]")[0]
     return hop.partition(":")[0] if hop.count(":") == 1 else hop

@@ -13,10 +13,10 @@ import msgspec
 from usher_gateway import model
 
 MAX_DEPTH = 64
-"""Deepest nesting of a body; what is deeper is quarantined."""
+"""The deepest nesting of a body that is not quarantined."""
 
 MAX_NODES = 2_000
-"""Most values (objects, arrays, texts, numbers …) in a body; what has more is quarantined."""
+"""The most values (objects, arrays, strings, numbers) in a body that is not quarantined."""
 
 _decode = msgspec.json.Decoder().decode
 _BOM = codecs.BOM_UTF8
@@ -30,7 +30,8 @@ _CHARSETS = frozenset(
         *("shift_jis", "euc-jp", "iso-2022-jp", "euc-kr"),
     }
 )
-"""What is decoded, and no other codec that Python has: some take quadratic time, and each unknown name is kept."""
+"""The charsets that are decoded. Python's other codecs are not used: some take quadratic time, and Python caches every
+unknown name."""
 
 _PIECE_BYTES = 65_536
 _FED_BYTES = 16_384
@@ -39,19 +40,19 @@ _MAX_ENCODINGS = 3
 
 
 class InflateError(Exception):
-    """The body is not what its Content-Encoding says, or the encoding is unknown."""
+    """The body does not match its Content-Encoding, or the encoding is unknown."""
 
 
 class InflatedTooLargeError(Exception):
-    """More comes out than may come out."""
+    """The inflated body exceeds the limit."""
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """A body without its content encodings: ``gzip``, ``x-gzip``, ``deflate`` (zlib or raw), ``identity``, stacked.
+    """Undo the content encodings of a body: ``gzip``, ``x-gzip``, ``deflate`` (zlib or raw), ``identity``, up to three.
 
     Raises:
         InflateError: unknown encoding, broken or truncated data.
-        InflatedTooLargeError: more than ``limit`` bytes come out.
+        InflatedTooLargeError: the result is longer than ``limit`` bytes.
     """
     names = [name.strip().lower() for name in encoding.split(",") if name.strip()]
     if len(names) > _MAX_ENCODINGS:
@@ -70,13 +71,13 @@ def _deflated(body: bytes, limit: int) -> bytes:
     try:
         return _members(body, zlib.MAX_WBITS, limit)
     except InflateError:
-        return _members(body, -zlib.MAX_WBITS, limit)  # raw: some senders leave the zlib wrapper out
+        return _members(body, -zlib.MAX_WBITS, limit)  # raw, because some senders omit the zlib wrapper
 
 
 def _members(body: bytes, window_bits: int, limit: int) -> bytes:
-    """All members of a body one after the other, as gzip allows.
+    """Inflate all members of a body; gzip allows several.
 
-    Fed in small slices: zlib copies what it does not consume, and a body may be made of members of a few bytes.
+    zlib gets small slices, because it copies the input that it does not consume, and members may be a few bytes long.
     """
     out, view, at = bytearray(), memoryview(body), 0
     for _ in range(_MAX_MEMBERS):
@@ -99,9 +100,9 @@ def _members(body: bytes, window_bits: int, limit: int) -> bytes:
 
 
 class ParsedBody(msgspec.Struct, frozen=True, gc=False):
-    """A body that was understood as a JSON object, or why not.
+    """A body parsed as a JSON object, or the reason for its quarantine.
 
-    ``plain`` is True where the fast parser took it; only then may the fast encoder be used on ``body``.
+    ``is_plain``: the fast parser (msgspec) accepted it. Only then may the fast encoder be used on ``document``.
     """
 
     document: dict[str, object] | None = None
@@ -115,15 +116,16 @@ _QUARANTINED = {reason: ParsedBody(quarantine=reason) for reason in model.Quaran
 
 
 def quarantined(reason: model.QuarantineReason) -> ParsedBody:
-    """The result for a body that is quarantined without being parsed."""
+    """Return the result for a body that is quarantined without being parsed."""
     return _QUARANTINED[reason]
 
 
 def parse(raw: bytes, content_type: str) -> ParsedBody:
-    """Understand a body (inflated).
+    """Parse an inflated body.
 
-    An empty body, white space and ``{}`` are the portal's probe. What the fast parser refuses is tried once with the
-    standard library's, which also takes UTF-16, UTF-32, NaN, lone surrogates and huge numbers. Source: design §3.
+    An empty body, white space and ``{}`` are the portal's probe. If the fast parser rejects a body, the standard
+    library's parser is tried, which also accepts UTF-16, UTF-32, NaN, lone surrogates and huge numbers.
+    Source: design §3.
     """
     if raw.startswith(_BOM):
         raw = raw[3:]
@@ -156,7 +158,7 @@ def parse(raw: bytes, content_type: str) -> ParsedBody:
 
 
 def _to_utf8(raw: bytes, content_type: str) -> bytes | None:
-    """The body in UTF-8, whatever charset its type names; None where that is unknown or wrong."""
+    """Convert the body to UTF-8; None if the charset is unknown or does not fit the body."""
     charset = charset_of(content_type)
     if charset in _UTF8:
         return raw
@@ -169,7 +171,7 @@ def _to_utf8(raw: bytes, content_type: str) -> bytes | None:
 
 
 def charset_of(content_type: str) -> str:
-    """The charset parameter of a Content-Type, lower case; ``""`` if there is none. Source: RFC 9110 §8.3.2."""
+    """Return the charset parameter of a Content-Type in lower case, or ``""``. Source: RFC 9110 §8.3.2."""
     for parameter in content_type.split(";")[1:]:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset":
@@ -177,17 +179,18 @@ def charset_of(content_type: str) -> str:
     return ""
 
 
-def _over_limits(raw: bytes, body: dict[str, object], plain: bool) -> model.QuarantineReason | None:
-    """Whether a body is too deep or has too many nodes.
+def _over_limits(raw: bytes, document: dict[str, object], is_plain: bool) -> model.QuarantineReason | None:
+    """Return the reason if a body is nested too deeply or has too many nodes.
 
-    Opening brackets bound the depth and, with commas, the number of nodes; so does the length, since every node but one
-    has at least a separator beside it. Strings can only make a bound too high. So most bodies need no walk.
+    Most bodies need no walk: the number of opening brackets limits the depth, and with the commas also the number of
+    nodes. The length limits the nodes too, because all nodes but one need a separator. Brackets and commas inside
+    strings only make these estimates too high.
     """
     opens = raw.count(b"{") + raw.count(b"[")
-    if plain and opens <= MAX_DEPTH and (len(raw) < 2 * MAX_NODES or opens + raw.count(b",") < MAX_NODES):
+    if is_plain and opens <= MAX_DEPTH and (len(raw) < 2 * MAX_NODES or opens + raw.count(b",") < MAX_NODES):
         return None
     nodes = 0
-    level: list[object] = [body]
+    level: list[object] = [document]
     for _ in range(MAX_DEPTH):
         nodes += len(level)
         if nodes > MAX_NODES:

@@ -1,4 +1,7 @@
-"""Who and what an arrival is about: fingerprint, visitor key, once-per keys, person keys, visit time (pure)."""
+"""The identity of an arrival: fingerprint, visitor key, once-per keys, person keys and visit time (pure).
+
+The fields are read by JSON pointers (RFC 6901), which `Extractor` compiles so that shared prefixes are walked once.
+"""
 
 import datetime
 import functools
@@ -15,20 +18,20 @@ from usher_gateway import documents, model
 _AHEAD = model.TRUSTED_AHEAD_SECONDS * model.MICROSECONDS
 
 _OLDEST = 946_684_800
-"""The year 2000: what is older is no time of an authentication."""
+"""The start of the year 2000. An older time cannot be the time of an authentication."""
 _MILLISECONDS_FROM = 100_000_000_000
 
 _LONGEST_NORMALISED = 1_000
-"""Characters that are put into one Unicode form; it takes time by the square, and an address has at most 320."""
+"""Longer texts are not normalised, because that takes quadratic time. An e-mail address has at most 320 characters."""
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 IDENTITY_FIELDS = ("user", "venue", "device", "email", "mobile", "company", "occurredAt")
-"""What identity needs of a body; the rest is only extracted for expressions."""
+"""The fields that identity needs. Other fields are extracted only for expressions."""
 
 
 class Identity(msgspec.Struct, frozen=True, gc=False):
-    """The keyed digests of an arrival, and its time."""
+    """The keyed digests of an arrival, and its time (microseconds)."""
 
     fingerprint: bytes
     visitor_key: bytes
@@ -36,11 +39,11 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     visit_time: int
     time_trusted: bool
     future_time: int = 0
-    """The time in the body, where that is too far in the future to be trusted; else 0."""
+    """The time in the body if it is too far in the future to be trusted; else 0."""
 
 
 class Identifier:
-    """Makes the identity of one listener's bodies. All digests are keyed and bound to the listener or tenant."""
+    """Computes the identity of one listener's bodies. All digests are keyed and bound to the listener or the tenant."""
 
     def __init__(self, listener: documents.ListenerDocument, keys: model.Keys) -> None:
         scope = f"{listener.namespace}/{listener.tenant.name}/{listener.name}\0".encode()
@@ -54,11 +57,11 @@ class Identifier:
         self._extractor = Extractor(listener.fields, IDENTITY_FIELDS)
 
     def extract(self, body: object) -> dict[str, object]:
-        """The fields of a body that identity needs."""
+        """Return the fields of a body that identity needs."""
         return self._extractor.extract(body)
 
     def identify(self, body: dict[str, object], plain: bool, fields: dict[str, object], received_at: int) -> Identity:
-        """The identity of a valid body; ``fields`` are those of extract()."""
+        """Identify a valid body. ``fields``: from `extract`; ``plain``: `ParsedBody.is_plain`."""
         fingerprint = _digest(self._fingerprint, canonical(body, plain))
         told = self._time_in(fields.get("occurredAt"))
         is_trusted = 0 < told <= received_at + _AHEAD
@@ -72,15 +75,15 @@ class Identifier:
         )
 
     def identify_raw(self, raw: bytes, received_at: int, fields: dict[str, object]) -> Identity:
-        """The identity of a body that was not understood: its bytes."""
+        """Identify a body that could not be parsed, by its bytes."""
         hasher = self._fingerprint.copy()
         hasher.update(b"raw\0")
-        hasher.update(raw)  # apart, because it may be large
+        hasher.update(raw)  # not joined with the prefix, because it may be large
         fingerprint = hasher.digest()
         return Identity(fingerprint, fingerprint, self.person_keys(fields), received_at, time_trusted=False)
 
     def person_keys(self, fields: dict[str, object]) -> tuple[bytes, ...]:
-        """Keys under which a person is found: user id, e-mail, mobile and MAC, normalised."""
+        """Return the keys by which a person can be found: of the normalised user id, e-mail, mobile and MAC."""
         keys = []
         for field, prefix, normalise in _PERSON_FIELDS:
             value = fields.get(field)
@@ -91,17 +94,17 @@ class Identifier:
         return tuple(keys)
 
     def once_key(self, route: str, per: tuple[str, ...], fields: dict[str, object], period: str) -> bytes:
-        """The mark of a once-per rule: route, ids and period."""
+        """Return the mark of a once-per rule: a digest of route, ids and period."""
         ids = [as_text(fields.get(FIELD_OF[part])) for part in per]
         return _digest(self._once, _join([route, period, *ids]))
 
     def occurred_at(self, value: object, received_at: int) -> int | None:
-        """The time of the authentication in microseconds, or None where it cannot be trusted (design §3, Dedupe)."""
+        """Return the time of the authentication in microseconds; None if it cannot be trusted (design §3, Dedupe)."""
         told = self._time_in(value)
         return told if 0 < told <= received_at + _AHEAD else None
 
     def _time_in(self, value: object) -> int:
-        """The time that the body tells; 0 where it tells none."""
+        """Parse the time in the body; 0 if there is none."""
         return 0 if value is None else _instant(value, self._zone) or 0
 
     def _visitor_key(self, fields: dict[str, object]) -> bytes:
@@ -110,14 +113,14 @@ class Identifier:
 
 
 def canonical(body: dict[str, object], plain: bool) -> bytes:
-    """One spelling for equal JSON content: keys sorted, no white space."""
+    """Return one encoding for equal JSON content: keys sorted, no white space."""
     if plain:
         return _encode_sorted(body)
     return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
 
 
 def as_text(value: object) -> str:
-    """An id or text as text: ``127`` and ``"127"`` are the same id (purple.md). ``""`` for what is neither."""
+    """Convert an id or text to text: ``127`` and ``"127"`` are the same id (purple.md). ``""`` for any other value."""
     if type(value) is str:
         return value
     if type(value) is int:
@@ -134,7 +137,7 @@ def _digest(scoped: "hashlib.blake2b", data: bytes) -> bytes:
 
 
 def _join(parts: list[str]) -> bytes:
-    """Parts with their lengths, so that no two lists look alike."""
+    """Join parts with their lengths, so that different lists never give the same bytes."""
     return "".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass")
 
 
@@ -152,7 +155,7 @@ def _instant(value: object, zone: zoneinfo.ZoneInfo | None) -> int | None:
 
 
 def _from_number(value: float) -> int | None:
-    """Epoch seconds or milliseconds; whatever the number (10^400, infinity) comparing it is safe, dividing is not."""
+    """Convert epoch seconds or milliseconds. Huge numbers (10^400, infinity) are compared and never divided."""
     scale = 1000 if value >= _MILLISECONDS_FROM else model.MICROSECONDS
     instant = value * scale
     return round(instant) if 0 <= instant < _MILLISECONDS_FROM * model.MICROSECONDS else None
@@ -174,7 +177,7 @@ def _from_iso(text: str, zone: zoneinfo.ZoneInfo | None) -> int | None:
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 FIELD_OF = {"User": "user", "Venue": "venue", "Device": "device"}
-"""Word of ``dedupe.per`` and ``oncePer.per`` -> field of the body."""
+"""Value of ``dedupe.per`` and ``oncePer.per`` -> field of the body."""
 
 
 def _digits(text: str) -> str:
@@ -203,27 +206,27 @@ _PERSON_FIELDS = (
 
 
 class _Node:
-    """One token of some pointers: the fields that end here, and the tokens that follow."""
+    """One position in the tree of pointers: the fields that end here, and the tokens that follow."""
 
     __slots__ = ("ends", "inner", "last")
 
     def __init__(self) -> None:
         self.ends: list[tuple[str, int]] = []
-        """(field, rank): rank 0 is the pointer that wins over all others."""
+        """(field, rank). Rank 0 is the pointer with the highest precedence."""
         self.last: list[tuple[str, str, int]] = []
-        """(token, field, rank): tokens after which nothing follows, with a field that ends there."""
+        """(token, field, rank): last tokens of pointers, with the field that ends there."""
         self.inner: list[tuple[str, _Node]] = []
-        """Tokens after which more follow."""
+        """Tokens that are followed by others."""
 
 
 class Extractor:
-    """Takes some fields out of a body: for each field the first of its pointers that leads to a value wins."""
+    """Extracts fields from a body. For each field the first of its pointers that leads to a value wins."""
 
     def __init__(self, fields: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> None:
         self._root = _compiled(tuple([(field, tuple(fields.get(field, ()))) for field in wanted]))
 
     def extract(self, body: object) -> dict[str, object]:
-        """Field -> value; fields without one (absent or null) are missing."""
+        """Return field -> value, without the fields that are absent or null."""
         found: dict[str, object] = {}
         ranks: dict[str, int] = {}
         if self._root.ends:
@@ -233,13 +236,13 @@ class Extractor:
 
 
 def tokens_of(pointer: str) -> list[str]:
-    """The reference tokens of a JSON pointer, unescaped."""
+    """Return the unescaped reference tokens of a JSON pointer."""
     return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
 
 
 @functools.lru_cache(maxsize=1_024)
 def _compiled(wanted: tuple[tuple[str, tuple[str, ...]], ...]) -> _Node:
-    """Compiled once for all listeners that map their bodies alike, which nearly all do."""
+    """Compile once for all listeners with the same mapping, which nearly all have."""
     ends = [(pointer, (field, rank)) for field, pointers in wanted for rank, pointer in enumerate(pointers)]
     return _compile([(tokens_of(pointer), end) for pointer, end in ends])
 

@@ -26,7 +26,7 @@ _DIGEST_INLINE_BYTES = 64 * 1024
 
 _INFLATERS = concurrent.futures.ThreadPoolExecutor(2, "inflate")
 _DIGESTERS = concurrent.futures.ThreadPoolExecutor(2, "digest")
-"""A pool of its own, because an inflated body is held until it is hashed: it must not queue behind compressed ones."""
+"""A separate pool, because an inflated body stays in memory until it is hashed and must not queue behind others."""
 
 _DEADLINE_CHECK_SECONDS = 0.1
 

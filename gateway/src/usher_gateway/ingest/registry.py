@@ -116,7 +116,7 @@ class ListenerRegistry:
         self._by_place: dict[tuple[str, str], list[Match]] = {}
         """(host, path) -> its addresses in order of precedence."""
         self.is_configured = False
-        """Whether a first configuration was applied."""
+        """True once a configuration was applied."""
 
     @property
     def listeners(self) -> Mapping[str, LiveListener]:

@@ -1,7 +1,7 @@
-"""What each route would do with an arrival, if it is a visit and if it is a repeat (pure).
+"""Plans what each route does with an arrival, once for a visit and once for a repeat (pure).
 
-The store decides which of the two it is; so both are planned here, and only what it decides depends on what came before
-(repeats, once-per marks, quota).
+The store decides whether an arrival is a visit or a repeat, and it applies once-per marks and the quota, because these
+depend on earlier arrivals. The planner therefore prepares both results and never looks at earlier arrivals.
 """
 
 import datetime
@@ -15,13 +15,13 @@ from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import identity
 
 SLOW_SECONDS = 0.005
-"""CPU time of one evaluation from which it counts as slow."""
+"""An evaluation that takes at least this much CPU time counts as slow."""
 SLOW_IN_A_ROW = 3
-"""So many slow evaluations in a row hold the route."""
+"""After this many slow evaluations in a row the route is held."""
 
 _DAY = 86_400 * model.MICROSECONDS
 _MARK_KEPT = 8 * _DAY
-"""A mark outlives its period, and the visit that made it, by this: late visits may still come."""
+"""A once-per mark is kept this long after its period and its visit, because late visits may still arrive."""
 
 _TEXT_FIELDS = {
     "user": "userId",
@@ -45,17 +45,17 @@ _NOBODY = identity.Identity(b"", b"", (), 0, time_trusted=False)
 
 
 class ExpressionWatcher(Protocol):
-    """Who is told what expressions do: counts for metrics and conditions."""
+    """Receives the failures of expressions, for metrics and conditions."""
 
     def expression_failed(self, listener: str, route: str, code: str) -> None:
-        """An evaluation failed."""
+        """Note a failed evaluation."""
 
     def expression_held(self, listener: str, route: str) -> None:
-        """A route is held because its expression is too slow."""
+        """Note that a route is held because its expression is too slow."""
 
 
 class RoutingContext(msgspec.Struct, frozen=True, gc=False):
-    """What a route may look at, beside the body."""
+    """The input of a plan."""
 
     body: dict[str, object]
     fields: dict[str, object]
@@ -63,17 +63,17 @@ class RoutingContext(msgspec.Struct, frozen=True, gc=False):
     received_at: int
     late: bool
     hold: model.HoldReason | None
-    """A hold that comes from the address, the listener or the tenant."""
+    """The hold of the address, the listener or the tenant."""
 
 
 class Normaliser:
-    """Makes ``visit`` for the expressions of one listener."""
+    """Builds ``visit``, the normalised body that expressions see, for one listener."""
 
     def __init__(self, fields: Mapping[str, Iterable[str]]) -> None:
         self._extractor = identity.Extractor(fields, [*_TEXT_FIELDS, "visitCount"])
 
     def visit(self, body: object, occurred_at: int | None) -> model.Visit:
-        """The visit in a body; ``occurred_at`` (microseconds) where its time can be trusted."""
+        """Build the visit of a body. ``occurred_at``: microseconds; None if the time of the body cannot be trusted."""
         found = self._extractor.extract(body)
         texts = {name: identity.as_text(found.get(field)) for field, name in _TEXT_FIELDS.items()}
         return model.Visit(**texts, visitCount=_count(found.get("visitCount")), occurredAt=occurred_at)
@@ -85,7 +85,7 @@ def _count(value: object) -> int | None:
 
 
 class Planner:
-    """The routes of one listener. Keeps how its expressions behave; all else follows from the documents."""
+    """Plans the routes of one listener. Its only state is how many slow evaluations each filter had."""
 
     def __init__(
         self,
@@ -98,11 +98,11 @@ class Planner:
         self._routes = [_PlannedRoute(listener, route, destinations, identifier, watcher) for route in listener.routes]
         self.has_marks = any(route.once_per is not None for route in listener.routes)
         self.is_constant = all(route.is_constant for route in self._routes)
-        """Whether the plans are the same for every body: constant() has them."""
+        """True if the plans are the same for every body, so that `constant` returns them."""
         self._constants: dict[model.HoldReason | None, tuple[Plans, Plans]] = {}
 
     def constant(self, hold: model.HoldReason | None) -> tuple[Plans, Plans]:
-        """What plan() gives for any body, where all routes are constant."""
+        """Return what `plan` returns for any body, if all routes are constant."""
         plans = self._constants.get(hold)
         if plans is None:
             context = RoutingContext({}, {}, _NOBODY, 0, late=False, hold=hold)
@@ -115,7 +115,7 @@ class Planner:
         return {route.name for route in self._routes if route.is_too_slow}
 
     def plan(self, context: RoutingContext) -> tuple[Plans, Plans]:
-        """(plans if it is a visit, plans if it is a repeat), one per route."""
+        """Return (plans for a visit, plans for a repeat), with one plan per route."""
         if self.is_constant:
             return self.constant(context.hold)
         occurred_at = context.identity.visit_time if context.identity.time_trusted else None
@@ -169,7 +169,7 @@ class _PlannedRoute:
         return self._slow_in_a_row >= SLOW_IN_A_ROW
 
     def plan(self, context: RoutingContext, visit: dict[str, object]) -> model.RoutePlan:
-        """The verdict in design §3's order: paused, filter, stale, once-per, shadow."""
+        """Decide in the order of design §3: paused, filter, stale, once-per, shadow."""
         if self._route.state == "Paused":
             return self._skip(model.SkipReason.Paused)
         hold = context.hold or self._destination_hold
@@ -193,7 +193,7 @@ class _PlannedRoute:
         return model.RoutePlan(self._definition, skip=reason)
 
     def _filter(self, visit: dict[str, object], body: object) -> tuple[bool, model.HoldReason | None]:
-        """(passes, why it cannot be decided): what cannot be decided becomes a held delivery, never a skip."""
+        """Return (passes, hold). If the filter cannot be evaluated, the delivery is held. It is never skipped."""
         if self._when is None:
             return True, None
         if self.is_too_slow:
@@ -214,7 +214,7 @@ class _PlannedRoute:
             self._watcher.expression_held(self._name.key, self._route.name)
 
     def _render_shadow(self, visit: dict[str, object], body: object) -> None:
-        """A shadow route shows whether its transform works, and sends nothing."""
+        """Evaluate the transform of a shadow route, which sends nothing, to find out whether it works."""
         if self._route.transform:
             evaluation = expressions.compile_expression(self._route.transform, "transform").evaluate(visit, body)
             if evaluation.error_code:
@@ -227,7 +227,7 @@ class _PlannedRoute:
         period, ends_at = period_of(context.identity.visit_time, rule.every, self._zone)
         fields = dict(context.fields)
         for part in rule.per:
-            # An id that is missing must not make one person of everybody without it.
+            # All visitors without an id would share one mark, so the fingerprint replaces a missing id.
             if not identity.as_text(fields.get(identity.FIELD_OF[part])):
                 fields[identity.FIELD_OF[part]] = context.identity.fingerprint.hex()
         return self._identifier.once_key(self._route.name, rule.per, fields, period), max(
@@ -236,7 +236,7 @@ class _PlannedRoute:
 
 
 def definition_of(listener: documents.ListenerDocument, route: documents.Route) -> model.RouteDefinition:
-    """What a delivery keeps of its route."""
+    """Return the part of a route that its deliveries keep."""
     name = model.ListenerName(listener.namespace, listener.tenant.name, listener.name)
     needs_fields = bool(route.transform) and listener.fields != documents.DEFAULT_FIELDS
     fields = tuple(sorted((field, tuple(paths)) for field, paths in listener.fields.items())) if needs_fields else ()
@@ -244,7 +244,7 @@ def definition_of(listener: documents.ListenerDocument, route: documents.Route) 
 
 
 def destination_hold(destination: documents.DestinationDocument | None, tenant: str) -> model.HoldReason | None:
-    """Why a tenant's deliveries to a destination must wait for a person. Another tenant's destination is not there."""
+    """Return why a tenant's deliveries to a destination are held. Another tenant's destination counts as missing."""
     if destination is None or destination.tenant not in {"", tenant}:
         return model.HoldReason.DestinationNotFound
     if destination.state == "Paused":
@@ -253,7 +253,7 @@ def destination_hold(destination: documents.DestinationDocument | None, tenant: 
 
 
 def period_of(instant: int, every: str, zone: zoneinfo.ZoneInfo) -> tuple[str, int]:
-    """(name, end) of the period that an instant lies in, in a time zone; a day may have 23 or 25 hours."""
+    """Return (name, end) of the period around an instant in a time zone. A day may have 23 or 25 hours."""
     local = datetime.datetime.fromtimestamp(instant // model.MICROSECONDS, zone)
     day = local.date()
     if every == "Day":
@@ -265,7 +265,7 @@ def period_of(instant: int, every: str, zone: zoneinfo.ZoneInfo) -> tuple[str, i
 
 
 def month_of(instant: int, zone: zoneinfo.ZoneInfo) -> tuple[int, int]:
-    """First instant of the month that an instant lies in, and of the next, in a time zone (microseconds)."""
+    """Return the first instants of the month around an instant and of the next month, in a time zone (microseconds)."""
     day = datetime.datetime.fromtimestamp(instant // model.MICROSECONDS, zone).date().replace(day=1)
     return _start_of(day, zone), _start_of((day + datetime.timedelta(days=32)).replace(day=1), zone)
 

@@ -88,14 +88,14 @@ class Request(web.BaseRequest):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the answer can still be written, and nothing suggests that the sender has given up."""
+        """True if the answer can still be written and the sender has not closed its side."""
         connection = self.connection
         transport = connection.transport
         return transport is not None and not connection.is_half_closed and not transport.is_closing()
 
     @property
     def is_malformed(self) -> bool:
-        """Whether aiohttp's parser took what HTTP/1.1 forbids. Source: RFC 9112 §2.3, §3.2, §6.1."""
+        """True if the request breaks a rule that aiohttp's parser does not check. Source: RFC 9112 §2.3, §3.2, §6.1."""
         coding = self.headers.get("Transfer-Encoding")
         return (
             self.version not in _VERSIONS
@@ -174,7 +174,7 @@ class Connection(web.RequestHandler):
         self.answered_at_last_check = 0
         self.began_at = 0.0
         """Since when the last request counted."""
-        self.header_since = self.event_loop_time()
+        self.header_since = loop.time()
         """Since when a header is awaited or incomplete; 0 while the connection is idle or answers a request."""
         self.has_partial_header = False
         self.is_half_closed = self.is_discarding = self.is_overloaded = self.is_lingering = False
@@ -186,11 +186,6 @@ class Connection(web.RequestHandler):
         self.segments: deque[tuple[float, int]] = deque()
         """(time, length) of the segments that hold the unanswered bytes."""
         self.ended: asyncio.Future[None] | None = None
-
-    @staticmethod
-    def event_loop_time() -> float:
-        """The event loop's clock."""
-        return asyncio.get_running_loop().time()
 
     # called by the transport
 
@@ -460,7 +455,7 @@ class PublicServer:
         return answers.refused(reason).closing
 
     async def watch(self) -> None:
-        """Check the clocks of all connections, again and again. Runs until it is cancelled."""
+        """Check the clocks of all connections every half second. Runs until it is cancelled."""
         while True:
             await asyncio.sleep(min(0.5, self.limits.header_seconds / 4))
             now = self.loop.time()
