@@ -21,21 +21,21 @@ VISIT = json.dumps({"user": {"id": 7, "firstName": leaks.PERSON, "venue": {"id":
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
-async def test_a_visit_is_acknowledged_by_any_method_with_a_body(gateway: gateways.RunningGateway, method: str) -> None:
+async def test_visit_is_acknowledged_for_any_method_with_a_body(gateway: gateways.RunningGateway, method: str) -> None:
     answer = await wire.exchange(gateway.port, wire.request(gateway.target(), VISIT, method))
     assert answer.acknowledges
     assert gateway.counted() == {"visit": 1}
     assert await gateway.meters() == {"visits": 1}
 
 
-async def test_the_same_visitor_again_is_a_repeat(gateway: gateways.RunningGateway) -> None:
+async def test_second_arrival_of_a_visitor_is_a_repeat(gateway: gateways.RunningGateway) -> None:
     assert (await gateway.post(VISIT)).acknowledges
     assert (await gateway.post(VISIT)).acknowledges
     assert gateway.counted() == {"visit": 1, "repeat": 1}
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-async def test_the_portal_may_look_with_any_safe_method(gateway: gateways.RunningGateway, method: str) -> None:
+async def test_probe_with_any_safe_method_is_acknowledged(gateway: gateways.RunningGateway, method: str) -> None:
     async with wire.connect(gateway.port) as connection:
         for _ in range(2):
             await connection.send(wire.request(gateway.target(), method=method))
@@ -49,15 +49,13 @@ async def test_the_portal_may_look_with_any_safe_method(gateway: gateways.Runnin
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b" ", b"\r\n" * 20, b"{ \n }", b"\xef\xbb\xbf{}", b"\xef\xbb\xbf", "{}".encode("utf-16")]
 )
-async def test_a_post_with_nothing_in_it_is_a_probe(gateway: gateways.RunningGateway, body: bytes) -> None:
+async def test_post_without_content_is_a_probe(gateway: gateways.RunningGateway, body: bytes) -> None:
     assert (await gateway.post(body)).acknowledges
     assert gateway.counted() == {"probe": 1}
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
-async def test_an_empty_body_is_a_probe_whatever_its_encoding_says(
-    gateway: gateways.RunningGateway, encoding: str
-) -> None:
+async def test_empty_body_is_a_probe_with_any_content_encoding(gateway: gateways.RunningGateway, encoding: str) -> None:
     assert (await gateway.post(b"", Content_Encoding=encoding)).acknowledges
     assert gateway.counted() == {"probe": 1}
 
@@ -85,14 +83,14 @@ QUARANTINED = {
 
 
 @pytest.mark.parametrize("name", QUARANTINED)
-async def test_a_bad_body_never_costs_the_hook(gateway: gateways.RunningGateway, name: str) -> None:
+async def test_bad_body_is_acknowledged_and_quarantined(gateway: gateways.RunningGateway, name: str) -> None:
     body, headers, reason = QUARANTINED[name]
     assert (await gateway.post(body, **headers)).acknowledges
     assert gateway.counted() == {"quarantined": 1, f"quarantined:{reason}": 1}
     assert await gateway.meters() == {"quarantined": 1}
 
 
-async def test_of_a_body_that_is_too_large_the_beginning_is_kept(gateway: gateways.RunningGateway) -> None:
+async def test_beginning_of_a_too_large_body_is_kept(gateway: gateways.RunningGateway) -> None:
     body = b'{"user":{},"x":"' + b"x" * 300_000 + b'"}'
     assert (await gateway.post(body)).acknowledges
     await gateway.gateway.store.flush()
@@ -116,12 +114,12 @@ async def test_of_a_body_that_is_too_large_the_beginning_is_kept(gateway: gatewa
         ("deflate, gzip", gzip_of(zlib.compress(VISIT))),
     ],
 )
-async def test_an_encoded_visit_is_a_visit(gateway: gateways.RunningGateway, encoding: str, body: bytes) -> None:
+async def test_encoded_visit_is_accepted(gateway: gateways.RunningGateway, encoding: str, body: bytes) -> None:
     assert (await gateway.post(body, Content_Encoding=encoding)).acknowledges
     assert gateway.counted() == {"visit": 1}
 
 
-async def test_encodings_in_headers_of_their_own_are_stacked(gateway: gateways.RunningGateway) -> None:
+async def test_several_content_encoding_headers_are_stacked(gateway: gateways.RunningGateway) -> None:
     body = gzip_of(zlib.compress(VISIT))
     head = wire.request(gateway.target(), body).partition(b"\r\n\r\n")[0]
     data = head + b"\r\nContent-Encoding: deflate\r\nContent-Encoding: gzip\r\n\r\n" + body
@@ -130,7 +128,7 @@ async def test_encodings_in_headers_of_their_own_are_stacked(gateway: gateways.R
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "UTF-16LE", "utf-32", "iso-8859-1", '"windows-1252"'])
-async def test_a_visit_in_another_charset_is_a_visit(gateway: gateways.RunningGateway, charset: str) -> None:
+async def test_visit_in_another_charset_is_accepted(gateway: gateways.RunningGateway, charset: str) -> None:
     body = json.dumps({"user": {"id": "é"}}, ensure_ascii=False).encode(charset.strip('"'))
     answer = await gateway.post(body, Content_Type=f"application/json; Charset={charset}")
     assert answer.acknowledges
@@ -138,7 +136,7 @@ async def test_a_visit_in_another_charset_is_a_visit(gateway: gateways.RunningGa
 
 
 @pytest.mark.parametrize("where", ["host", "path", "token", "asterisk"])
-async def test_an_unknown_address_is_always_the_same_404(gateway: gateways.RunningGateway, where: str) -> None:
+async def test_every_unknown_address_gets_the_same_404(gateway: gateways.RunningGateway, where: str) -> None:
     target, host = gateway.target(), "hooks.test"
     known_404 = await wire.exchange(gateway.port, wire.request("/", VISIT))
     if where == "host":
@@ -158,7 +156,7 @@ async def test_an_unknown_address_is_always_the_same_404(gateway: gateways.Runni
 
 
 @pytest.mark.parametrize("method", ["DELETE", "TRACE", "PROPFIND", "LOCK"])
-async def test_other_methods_are_refused(gateway: gateways.RunningGateway, method: str) -> None:
+async def test_other_methods_get_405(gateway: gateways.RunningGateway, method: str) -> None:
     answer = await wire.exchange(gateway.port, wire.request(gateway.target(), method=method))
     assert (answer.status, answer.has_header) == (405, False)
     assert "POST" in answer.headers["allow"]
@@ -166,7 +164,7 @@ async def test_other_methods_are_refused(gateway: gateways.RunningGateway, metho
     assert await gateway.meters() == {"refused": 1}
 
 
-async def test_nothing_is_found_before_the_first_configuration(tmp_path: Path) -> None:
+async def test_arrival_before_the_first_configuration_gets_503(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, "") as gateway:
         answer = await wire.exchange(gateway.port, wire.request("/v1/token", VISIT))
         assert (answer.status, answer.has_header) == (503, False)
@@ -191,7 +189,7 @@ HEADER = gateways.LISTENER.replace(
 )
 
 
-async def test_basic_authentication(tmp_path: Path) -> None:
+async def test_basic_authentication_is_checked(tmp_path: Path) -> None:
     manifests = gateways.CLASS + gateways.TENANT + SECRETS + BASIC
     async with gateways.running(tmp_path, manifests) as gateway:
         for given in ({}, {"Authorization": "Basic cHVycGxlOndyb25n"}, {"Authorization": "Bearer x"}):
@@ -203,14 +201,14 @@ async def test_basic_authentication(tmp_path: Path) -> None:
         assert await gateway.meters() == {"visits": 1, "refused": 3}
 
 
-async def test_header_authentication(tmp_path: Path) -> None:
+async def test_header_authentication_is_checked(tmp_path: Path) -> None:
     manifests = gateways.CLASS + gateways.TENANT + SECRETS + HEADER
     async with gateways.running(tmp_path, manifests) as gateway:
         assert (await gateway.post(VISIT, X_Hook_Key="key-2")).status == 401
         assert (await gateway.post(VISIT, X_Hook_Key="key-1")).acknowledges
 
 
-async def test_a_secret_that_was_never_there_closes_the_listener(tmp_path: Path) -> None:
+async def test_missing_secret_closes_the_listener(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + BASIC) as gateway:
         answer = await gateway.post(VISIT, Authorization="Basic Og==")
         assert (answer.status, answer.has_header) == (503, False)
@@ -222,21 +220,21 @@ def _sources(policy: str) -> str:
     return gateways.CLASS + gateways.TENANT + gateways.LISTENER.replace("  routes: []", wanted)
 
 
-async def test_a_source_that_is_not_allowed_is_refused_where_that_is_enforced(tmp_path: Path) -> None:
+async def test_unexpected_source_is_refused_if_enforced(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, _sources("Enforce")) as gateway:
         answer = await gateway.post(VISIT, X_Forwarded_For="203.0.113.5")
         assert (answer.status, answer.has_header) == (403, False)
         assert gateway.counted() == {"refused:SourceNotAllowed": 1}
 
 
-async def test_a_source_that_is_not_allowed_is_only_counted_by_default(tmp_path: Path) -> None:
+async def test_unexpected_source_is_only_counted_by_default(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, _sources("Report")) as gateway:
         assert (await gateway.post(VISIT)).acknowledges
         assert gateway.counted() == {"visit": 1}
         assert 'usher_unexpected_sources_total{tenant="acme",tenant_namespace="agency"} 1.0' in gateway.exposition()
 
 
-async def test_behind_a_trusted_proxy_the_client_is_who_the_proxy_says(tmp_path: Path) -> None:
+async def test_trusted_proxy_names_the_client_address(tmp_path: Path) -> None:
     manifests = _sources("Enforce").replace(
         "  hostname: hooks.test",
         "  hostname: hooks.test\n  clientAddress: {from: XForwardedFor, trustedProxies: [127.0.0.0/8]}",
@@ -252,7 +250,7 @@ COMPANY = b'{"user":{"id":1,"venue":{"company":{"id":%s}}}}'
 
 
 @pytest.mark.parametrize(("check", "word"), [("Warn", "visit"), ("Quarantine", "quarantined"), ("Off", "visit")])
-async def test_another_company(tmp_path: Path, check: str, word: str) -> None:
+async def test_other_company_is_handled_by_company_check(tmp_path: Path, check: str, word: str) -> None:
     tenant = gateways.TENANT.replace("displayName: Acme", f'companyID: "77", companyCheck: "{check}"')
     async with gateways.running(tmp_path, gateways.CLASS + tenant + gateways.LISTENER) as gateway:
         assert (await gateway.post(COMPANY % b"78")).acknowledges
@@ -264,13 +262,13 @@ async def test_another_company(tmp_path: Path, check: str, word: str) -> None:
 SUSPENDED = gateways.LISTENER.replace("  routes: []", "  state: Suspended\n  routes: []")
 
 
-async def test_a_suspended_listener_goes_on_accepting(tmp_path: Path) -> None:
+async def test_suspended_listener_still_accepts(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + SUSPENDED) as gateway:
         assert (await gateway.post(VISIT)).acknowledges
         assert gateway.counted() == {"visit": 1}
 
 
-async def test_old_tokens_are_accepted_or_held_until_their_time(tmp_path: Path) -> None:
+async def test_old_tokens_are_accepted_until_they_expire(tmp_path: Path) -> None:
     rotated = gateways.LISTENER.replace(
         "  routes: []",
         "  token: {generation: 2, alsoAccept: ["
@@ -286,7 +284,7 @@ async def test_old_tokens_are_accepted_or_held_until_their_time(tmp_path: Path) 
         assert sorted(statuses) == [200, 200, 404]
 
 
-async def test_of_what_cannot_be_inflated_no_more_is_kept_than_of_any_other_body(
+async def test_body_that_cannot_be_inflated_is_truncated_too(
     gateway: gateways.RunningGateway,
 ) -> None:
     assert (await gateway.post(b"x" * 1_000_000, Content_Encoding="br")).acknowledges

@@ -20,7 +20,7 @@ def visit(user: int) -> bytes:
     return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
 
 
-async def test_with_the_store_away_every_request_gets_503_within_8_seconds(tmp_path: Path) -> None:
+async def test_requests_get_503_within_8_seconds_if_the_store_hangs(tmp_path: Path) -> None:
     async with (
         gateways.running(tmp_path) as gateway,
         wire.connect(gateway.port) as first,
@@ -45,7 +45,7 @@ async def test_with_the_store_away_every_request_gets_503_within_8_seconds(tmp_p
         assert await gateway.meters() == {"visits": 2, "refused": 2}
 
 
-async def test_requests_that_are_pipelined_are_all_answered_in_time_while_the_store_is_away(tmp_path: Path) -> None:
+async def test_pipelined_requests_get_503_in_time_if_the_store_hangs(tmp_path: Path) -> None:
     async with (
         gateways.running(tmp_path, limits=SHORT) as gateway,
         hold.held_before_commits(gateway.gateway.store),
@@ -57,7 +57,7 @@ async def test_requests_that_are_pipelined_are_all_answered_in_time_while_the_st
         assert time.monotonic() - started < SHORT.answer_seconds + 0.5
 
 
-async def test_the_first_requests_time_counts_from_the_connection(tmp_path: Path) -> None:
+async def test_first_request_is_timed_from_the_connection(tmp_path: Path) -> None:
     limits = server.ServerLimits(answer_seconds=1.5, header_seconds=1.2)
     async with (
         gateways.running(tmp_path, limits=limits) as gateway,
@@ -71,7 +71,7 @@ async def test_the_first_requests_time_counts_from_the_connection(tmp_path: Path
         assert time.monotonic() - started < 1.6
 
 
-async def test_what_is_committed_after_its_503_is_unacknowledged_and_comes_again_as_a_redelivery(
+async def test_arrival_committed_after_its_503_is_unacknowledged(
     tmp_path: Path,
 ) -> None:
     async with gateways.running(tmp_path, limits=SHORT) as gateway:
@@ -88,7 +88,7 @@ async def test_what_is_committed_after_its_503_is_unacknowledged_and_comes_again
         assert await gateway.meters() == {"visits": 1, "unacknowledged": 1, "redeliveries": 1}
 
 
-async def test_what_is_committed_for_a_sender_who_has_gone_is_unacknowledged(tmp_path: Path) -> None:
+async def test_arrival_committed_for_a_closed_connection_is_unacknowledged(tmp_path: Path) -> None:
     async with gateways.running(tmp_path) as gateway:
         async with hold.held_in_commits(gateway.gateway.store) as is_held, wire.connect(gateway.port) as connection:
             await connection.send(wire.request(gateway.target(), visit(1)))
@@ -102,7 +102,7 @@ async def test_what_is_committed_for_a_sender_who_has_gone_is_unacknowledged(tmp
         assert gateway.counted()["redelivery"] == 1
 
 
-async def test_a_full_queue_sheds_at_once(tmp_path: Path) -> None:
+async def test_full_queue_refuses_at_once(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, limits=server.ServerLimits(answer_seconds=4)) as gateway:
         async with hold.held_before_commits(gateway.gateway.store), asyncio.TaskGroup() as tasks:
             started = time.monotonic()
@@ -123,7 +123,7 @@ async def _post_three(gateway: gateways.RunningGateway, first: int) -> list[int]
         return [(await connection.answer()).status for _ in range(3)]
 
 
-async def test_a_tenants_queue_is_bounded_and_its_neighbours_are_accepted(tmp_path: Path) -> None:
+async def test_queue_of_one_tenant_is_limited_and_others_are_accepted(tmp_path: Path) -> None:
     other = gateways.LISTENER.replace("{name: wifi,", "{name: other,").replace("acme", "zeta")
     manifests = gateways.MANIFESTS + gateways.TENANT.replace("acme", "zeta") + other
     async with gateways.running(tmp_path, manifests) as gateway:
@@ -146,7 +146,7 @@ async def test_a_tenants_queue_is_bounded_and_its_neighbours_are_accepted(tmp_pa
         assert all(answer.has_header == (answer.status == 200) for answer in answers)
 
 
-async def test_a_header_that_does_not_end_is_refused(tmp_path: Path) -> None:
+async def test_incomplete_header_is_refused(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
         started = time.monotonic()
         await connection.send(b"POST /v1/x HTTP/1.1\r\nHo")
@@ -157,7 +157,7 @@ async def test_a_header_that_does_not_end_is_refused(tmp_path: Path) -> None:
         assert gateway.counted() == {"refused:BodyTimeout": 1}
 
 
-async def test_a_header_that_drips_is_refused_too(tmp_path: Path) -> None:
+async def test_slowly_sent_header_is_refused(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
         dripping = asyncio.create_task(_drip(connection, wire.request("/v1/x", visit(1)), 0.05))
         assert (await connection.answer()).status == 408
@@ -165,7 +165,7 @@ async def test_a_header_that_drips_is_refused_too(tmp_path: Path) -> None:
         assert gateway.counted() == {"refused:BodyTimeout": 1}
 
 
-async def test_a_body_that_drips_is_refused_at_the_deadline(tmp_path: Path) -> None:
+async def test_slowly_sent_body_is_refused_at_the_deadline(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
         request = wire.request(gateway.target(), visit(1) + b" " * 100)
         head, body = request[:-136], request[-136:]
@@ -187,14 +187,14 @@ async def _drip(connection: wire.Wire, data: bytes, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-async def test_a_connection_that_says_nothing_is_closed_without_a_word(tmp_path: Path) -> None:
+async def test_silent_connection_is_closed_without_an_answer(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
         assert await connection.is_closed(limit=2)
         assert gateway.counted() == {}
 
 
 @pytest.mark.parametrize("body", [b"", visit(1)])
-async def test_an_idle_connection_is_kept_longer_than_a_header_may_take(tmp_path: Path, body: bytes) -> None:
+async def test_idle_connection_is_kept_longer_than_the_header_limit(tmp_path: Path, body: bytes) -> None:
     async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
         for _ in range(2):
             await connection.send(wire.request(gateway.target(), body))
@@ -206,7 +206,7 @@ async def test_an_idle_connection_is_kept_longer_than_a_header_may_take(tmp_path
         assert sum(gateway.counted().values()) == 2
 
 
-async def test_beyond_the_limit_of_connections_503_is_said(tmp_path: Path) -> None:
+async def test_connection_beyond_the_limit_gets_503(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, limits=server.ServerLimits(connections=2)) as gateway:
         async with wire.connect(gateway.port), wire.connect(gateway.port):
             await gateways.wait_until(lambda: len(gateway.gateway.server.connections) == 2)
@@ -217,7 +217,7 @@ async def test_beyond_the_limit_of_connections_503_is_said(tmp_path: Path) -> No
         assert (await gateway.post(visit(1))).acknowledges
 
 
-async def test_bodies_being_read_are_bounded_together(tmp_path: Path) -> None:
+async def test_bodies_being_read_share_one_limit(tmp_path: Path) -> None:
     limits = server.ServerLimits(reading_bytes=1_000_000)
     async with gateways.running(tmp_path, limits=limits) as gateway:
         async with wire.connect(gateway.port) as first, wire.connect(gateway.port) as second:
@@ -236,7 +236,7 @@ def overloaded(public: server.PublicServer) -> int:
     return sum(connection.is_overloaded for connection in public.connections)
 
 
-async def test_what_waits_behind_an_answer_is_bounded_together_with_bodies(tmp_path: Path) -> None:
+async def test_pipelined_bytes_count_towards_the_limit_of_bodies(tmp_path: Path) -> None:
     """Each connection may pipeline a little; all of them together must not fill the memory."""
     limits = server.ServerLimits(reading_bytes=1_000_000)
     async with gateways.running(tmp_path, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
@@ -265,7 +265,7 @@ async def test_what_waits_behind_an_answer_is_bounded_together_with_bodies(tmp_p
     assert public.reading_bytes == 0
 
 
-async def test_a_stopping_gateway_answers_what_it_has_begun(tmp_path: Path) -> None:
+async def test_stopping_gateway_answers_requests_in_progress(tmp_path: Path) -> None:
     async with (
         gateways.running(tmp_path, limits=SHORT, drain_seconds=5.0) as gateway,
         hold.held_before_commits(gateway.gateway.store),
@@ -277,7 +277,7 @@ async def test_a_stopping_gateway_answers_what_it_has_begun(tmp_path: Path) -> N
         assert (await connection.answer(limit=4)).status == 503
 
 
-async def test_a_flood_of_bombs_is_answered_in_time_and_delays_no_neighbour(tmp_path: Path) -> None:
+async def test_flood_of_bombs_is_answered_in_time_and_delays_no_others(tmp_path: Path) -> None:
     bomb = gzip.compress(b" " * (8 * 1024 * 1024 - 1), 1, mtime=0)
     limits = server.ServerLimits(answer_seconds=1.5, header_seconds=1.2)
     async with gateways.running(tmp_path, limits=limits) as gateway:

@@ -50,7 +50,7 @@ async def _post_calmly(gateway: gateways.RunningGateway, count: int) -> list[flo
     return sorted(seconds)
 
 
-async def test_a_flooded_listener_is_limited_alone(tmp_path: Path) -> None:
+async def test_rate_limit_affects_only_the_flooded_listener(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, MANIFESTS) as gateway:
         is_over = asyncio.Event()
         data = wire.request(gateway.target("agency/flooded"), visit(1))
@@ -72,7 +72,7 @@ async def test_a_flooded_listener_is_limited_alone(tmp_path: Path) -> None:
         assert await gateway.meters("wifi") == {"visits": 150}
 
 
-async def test_bombs_do_not_stop_the_neighbours(tmp_path: Path) -> None:
+async def test_decompression_bombs_do_not_stop_other_tenants(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, MANIFESTS) as gateway:
         is_over = asyncio.Event()
         bomb = gzip.compress(b"\0" * (8 * 1024 * 1024 + 1), 9)
@@ -95,7 +95,7 @@ async def test_bombs_do_not_stop_the_neighbours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [1, 5])
-async def test_a_body_that_the_store_refuses_costs_its_neighbours_nothing(tmp_path: Path, bad: int) -> None:
+async def test_body_that_the_store_rejects_does_not_affect_others(tmp_path: Path, bad: int) -> None:
     async with gateways.running(tmp_path) as gateway:
         await hold.refuse_bodies_with(gateway.gateway.store, b"refuse me")
         bodies = [visit(user) for user in range(60)]
@@ -110,7 +110,7 @@ async def test_a_body_that_the_store_refuses_costs_its_neighbours_nothing(tmp_pa
         assert await gateway.meters() == {"visits": 60 - bad, "quarantined": bad}
 
 
-async def test_what_no_database_likes_is_stored_or_set_aside_like_anything_else(
+async def test_odd_values_are_stored_or_quarantined(
     gateway: gateways.RunningGateway,
 ) -> None:
     odd = [

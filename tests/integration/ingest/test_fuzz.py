@@ -82,7 +82,7 @@ async def test_100_000_odd_bodies_are_answered_and_counted(tmp_path: Path) -> No
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(2, 12))
-async def test_a_million_odd_bodies_are_answered_and_counted(tmp_path: Path, seed: int) -> None:
+async def test_1_000_000_odd_bodies_are_answered_and_counted(tmp_path: Path, seed: int) -> None:
     await _fuzz_bodies(tmp_path, seed, count=100_000)
 
 

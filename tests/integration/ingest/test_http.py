@@ -18,7 +18,7 @@ def visit(user: int = 1) -> bytes:
     return json.dumps({"user": {"id": user, "firstName": leaks.PERSON, "venue": {"id": 9}}}).encode()
 
 
-async def test_a_connection_is_kept_for_many_requests(gateway: gateways.RunningGateway) -> None:
+async def test_connection_is_kept_for_many_requests(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         for user in range(20):
             await connection.send(wire.request(gateway.target(), visit(user)))
@@ -35,7 +35,7 @@ async def test_pipelined_requests_are_answered_in_order(gateway: gateways.Runnin
     assert gateway.counted() == {"visit": 133, "refused:NotFound": 67}
 
 
-async def test_pipelined_requests_may_come_one_byte_at_a_time(gateway: gateways.RunningGateway) -> None:
+async def test_pipelined_requests_are_parsed_byte_by_byte(gateway: gateways.RunningGateway) -> None:
     data = wire.request(gateway.target(), visit(1)) + wire.chunked(gateway.target(), [visit(2)[:9], visit(2)[9:]])
     async with wire.connect(gateway.port) as connection:
         sending = asyncio.create_task(connection.send_slowly(data))
@@ -45,7 +45,7 @@ async def test_pipelined_requests_may_come_one_byte_at_a_time(gateway: gateways.
     assert gateway.counted() == {"visit": 2}
 
 
-async def test_chunks_make_a_body(gateway: gateways.RunningGateway) -> None:
+async def test_chunked_body_is_read(gateway: gateways.RunningGateway) -> None:
     body = gzip.compress(visit())
     pieces = [body[at : at + 7] for at in range(0, len(body), 7)]
     data = wire.chunked(gateway.target(), pieces, extra="Content-Encoding: gzip\r\n")
@@ -63,14 +63,14 @@ async def test_http_1_0_is_answered_and_closed(gateway: gateways.RunningGateway)
         assert await connection.is_closed()
 
 
-async def test_connection_close_is_obeyed(gateway: gateways.RunningGateway) -> None:
+async def test_connection_close_header_closes_the_connection(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit(), headers={"Connection": "close"}))
         assert (await connection.answer()).headers["connection"] == "close"
         assert await connection.is_closed()
 
 
-async def test_a_body_is_asked_for_by_100_continue(gateway: gateways.RunningGateway) -> None:
+async def test_expected_100_continue_is_sent(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         data = wire.request(gateway.target(), visit(), headers={"Expect": "100-continue"})
         head, body = data[: -len(visit())], visit()
@@ -81,7 +81,7 @@ async def test_a_body_is_asked_for_by_100_continue(gateway: gateways.RunningGate
     assert gateway.counted() == {"visit": 1}
 
 
-async def test_http_1_0_knows_no_100_continue(gateway: gateways.RunningGateway) -> None:
+async def test_http_1_0_request_gets_no_100_continue(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         data = wire.request(gateway.target(), visit(), headers={"Expect": "100-continue"}).replace(b"/1.1", b"/1.0", 1)
         await connection.send(data[: -len(visit())])
@@ -91,7 +91,7 @@ async def test_http_1_0_knows_no_100_continue(gateway: gateways.RunningGateway) 
         assert (await connection.answer()).acknowledges
 
 
-async def test_a_refusal_does_not_ask_for_the_body(gateway: gateways.RunningGateway) -> None:
+async def test_refused_request_gets_no_100_continue(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         data = wire.request("/nowhere", visit(), headers={"Expect": "100-continue"})
         await connection.send(data[: -len(visit())])
@@ -100,7 +100,7 @@ async def test_a_refusal_does_not_ask_for_the_body(gateway: gateways.RunningGate
 
 
 @pytest.mark.parametrize("form", ["http://hooks.test{}", "https://HOOKS.test.:443{}"])
-async def test_the_absolute_form_names_the_host(gateway: gateways.RunningGateway, form: str) -> None:
+async def test_absolute_target_names_the_host(gateway: gateways.RunningGateway, form: str) -> None:
     data = wire.request(form.format(gateway.target()), visit(), host="elsewhere.test")
     assert (await wire.exchange(gateway.port, data)).acknowledges
 
@@ -186,7 +186,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_what_is_no_http_is_answered_400_and_closed(gateway: gateways.RunningGateway, name: str) -> None:
+async def test_invalid_http_gets_400_and_is_closed(gateway: gateways.RunningGateway, name: str) -> None:
     data = BAD[name].format(t=gateway.target()).encode("latin-1")
     async with wire.connect(gateway.port) as connection:
         await connection.send(data)
@@ -199,7 +199,7 @@ async def test_what_is_no_http_is_answered_400_and_closed(gateway: gateways.Runn
     assert refused == gateway.counted()
 
 
-async def test_after_bad_http_the_requests_before_it_are_answered(gateway: gateways.RunningGateway) -> None:
+async def test_bad_http_after_an_answered_request_gets_400(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit()))
         assert (await connection.answer()).acknowledges
@@ -219,7 +219,7 @@ async def test_requests_in_one_segment_with_bad_http_are_not_acknowledged(gatewa
 
 
 @pytest.mark.parametrize("target", ["/v1/%zz", "/%", "/v1/%00", "/../..//v1/x", "/?%zz=%&&=;", "/#x"])
-async def test_odd_targets_are_unknown(gateway: gateways.RunningGateway, target: str) -> None:
+async def test_odd_targets_get_404(gateway: gateways.RunningGateway, target: str) -> None:
     answer = await wire.exchange(gateway.port, wire.request(target, visit()))
     assert (answer.status, answer.has_header) == (404, False)
     assert gateway.counted() == {"refused:NotFound": 1}
@@ -232,7 +232,7 @@ async def test_odd_targets_are_unknown(gateway: gateways.RunningGateway, target:
         "Upgrade: websocket\r\nConnection: Upgrade\r\n",
     ],
 )
-async def test_an_upgrade_is_not_taken_up(gateway: gateways.RunningGateway, extra: str) -> None:
+async def test_upgrade_is_ignored_and_closes_the_connection(gateway: gateways.RunningGateway, extra: str) -> None:
     data = f"POST {gateway.target()} HTTP/1.1\r\n{HOST}{extra}Content-Length: {len(visit())}\r\n\r\n".encode() + visit()
     async with wire.connect(gateway.port) as connection:
         await connection.send(data)
@@ -252,7 +252,7 @@ async def test_connect_is_refused_and_closed(gateway: gateways.RunningGateway) -
     assert gateway.counted() == {"refused:NotFound": 1}
 
 
-async def test_a_sender_that_closes_its_half_is_answered(gateway: gateways.RunningGateway) -> None:
+async def test_sender_that_half_closes_is_answered(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit(1)) + wire.request(gateway.target(), visit(2)))
         connection.send_eof()
@@ -297,7 +297,7 @@ async def test_body_with_broken_chunks_is_refused_at_the_deadline(tmp_path: Path
         assert await gateway.meters() == {"refused": 1}
 
 
-async def test_a_connection_without_a_request_is_no_arrival(gateway: gateways.RunningGateway) -> None:
+async def test_connection_without_a_request_is_not_an_arrival(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         connection.send_eof()
         assert await connection.is_closed()
@@ -307,7 +307,7 @@ async def test_a_connection_without_a_request_is_no_arrival(gateway: gateways.Ru
     assert gateway.counted() == {}
 
 
-async def test_a_body_that_is_cut_off_is_refused(gateway: gateways.RunningGateway) -> None:
+async def test_body_cut_off_by_a_reset_is_refused(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit())[:-5])
         await gateways.wait_until(lambda: any(one.request for one in gateway.gateway.server.connections))
@@ -319,7 +319,7 @@ async def test_a_body_that_is_cut_off_is_refused(gateway: gateways.RunningGatewa
 LARGE = 8 * 1024 * 1024
 
 
-async def test_more_than_8_mib_on_the_wire_is_refused(gateway: gateways.RunningGateway) -> None:
+async def test_body_over_8_mib_gets_413(gateway: gateways.RunningGateway) -> None:
     for data in (
         wire.request(gateway.target(), b"x" * (LARGE + 1)),
         wire.chunked(gateway.target(), [b"x" * LARGE, b"x"]),
@@ -333,12 +333,12 @@ async def test_more_than_8_mib_on_the_wire_is_refused(gateway: gateways.RunningG
     assert gateway.counted() == {"refused:TooLarge": 2}
 
 
-async def test_8_mib_on_the_wire_are_kept_in_part(gateway: gateways.RunningGateway) -> None:
+async def test_body_of_8_mib_is_truncated(gateway: gateways.RunningGateway) -> None:
     assert (await gateway.post(b"x" * LARGE)).acknowledges
     assert gateway.counted() == {"quarantined": 1, "quarantined:Truncated": 1}
 
 
-async def test_more_than_8_mib_inflated_are_refused(gateway: gateways.RunningGateway) -> None:
+async def test_inflated_body_over_8_mib_gets_413(gateway: gateways.RunningGateway) -> None:
     answer = await gateway.post(gzip.compress(b"x" * (LARGE + 1)), Content_Encoding="gzip")
     assert (answer.status, answer.has_header) == (413, False)
     assert (await gateway.post(gzip.compress(b"x" * LARGE), Content_Encoding="gzip")).acknowledges
@@ -346,7 +346,7 @@ async def test_more_than_8_mib_inflated_are_refused(gateway: gateways.RunningGat
 
 
 @pytest.mark.parametrize("target", ["/nowhere", ""])
-async def test_a_refusal_reaches_a_sender_that_is_still_sending(gateway: gateways.RunningGateway, target: str) -> None:
+async def test_refusal_reaches_a_sender_that_still_sends(gateway: gateways.RunningGateway, target: str) -> None:
     """Closing at once would reset the connection, and the reset would take the answer with it."""
     size = 1_000_000 if target else LARGE * 2
     data = wire.request(target or gateway.target(), b"x" * size)
@@ -360,7 +360,7 @@ async def test_a_refusal_reaches_a_sender_that_is_still_sending(gateway: gateway
     assert sum(gateway.counted().values()) == 1
 
 
-async def test_a_flood_of_requests_whose_answers_nobody_reads_is_bounded(gateway: gateways.RunningGateway) -> None:
+async def test_unread_answers_are_limited(gateway: gateways.RunningGateway) -> None:
     data = wire.request(gateway.target(), method="GET") * 1000
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024)
     reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -377,7 +377,7 @@ async def test_a_flood_of_requests_whose_answers_nobody_reads_is_bounded(gateway
     assert gateway.counted().get("probe", 0) < 100_000
 
 
-def test_limits_have_the_designs_defaults() -> None:
+def test_limits_have_the_defaults_of_the_design() -> None:
     limits = server.ServerLimits()
     assert (limits.answer_seconds, limits.header_seconds) == (7.5, 5.0)
     assert server.HARD_LIMIT_BYTES == LARGE

@@ -35,7 +35,7 @@ async def _wait_served(gateway: gateways.RunningGateway, certificate: bytes) -> 
             await asyncio.sleep(0.05)
 
 
-async def test_a_renewed_certificate_is_served_and_open_connections_go_on(tmp_path: Path) -> None:
+async def test_renewed_certificate_is_served_and_open_connections_stay(tmp_path: Path) -> None:
     old, new = certificates.make("old"), certificates.make("new")
     cert, key = certificates.write(tmp_path, *old)
     async with (
@@ -51,7 +51,7 @@ async def test_a_renewed_certificate_is_served_and_open_connections_go_on(tmp_pa
         assert (await connection.answer()).acknowledges
 
 
-async def test_half_a_renewal_and_a_broken_one_leave_the_old_certificate_serving(tmp_path: Path) -> None:
+async def test_incomplete_renewal_keeps_the_old_certificate(tmp_path: Path) -> None:
     old, new = certificates.make("old"), certificates.make("new")
     cert, key = certificates.write(tmp_path, *old)
     async with gateways.running(tmp_path, tls_cert=cert, tls_key=key) as gateway:
@@ -64,7 +64,7 @@ async def test_half_a_renewal_and_a_broken_one_leave_the_old_certificate_serving
         await _wait_served(gateway, new[0])
 
 
-async def test_plain_bytes_on_the_tls_port_are_closed(tmp_path: Path) -> None:
+async def test_plain_http_on_the_tls_port_is_closed(tmp_path: Path) -> None:
     cert, key = certificates.write(tmp_path, *certificates.make("old"))
     async with gateways.running(tmp_path, tls_cert=cert, tls_key=key) as gateway:
         async with wire.connect(gateway.port) as connection:
@@ -74,7 +74,7 @@ async def test_plain_bytes_on_the_tls_port_are_closed(tmp_path: Path) -> None:
         assert gateway.counted() == {}
 
 
-async def test_a_handshake_that_does_not_end_is_ended(tmp_path: Path) -> None:
+async def test_unfinished_handshake_is_closed(tmp_path: Path) -> None:
     cert, key = certificates.write(tmp_path, *certificates.make("old"))
     limits = server.ServerLimits(header_seconds=0.5)
     async with (
@@ -85,7 +85,7 @@ async def test_a_handshake_that_does_not_end_is_ended(tmp_path: Path) -> None:
         assert await asyncio.wait_for(connection.reader.read(), 5) == b""
 
 
-async def test_a_body_that_is_cut_off_is_refused_over_tls_too(tmp_path: Path) -> None:
+async def test_body_cut_off_over_tls_is_refused(tmp_path: Path) -> None:
     certificate = certificates.make("old")
     cert, key = certificates.write(tmp_path, *certificate)
     async with gateways.running(tmp_path, tls_cert=cert, tls_key=key) as gateway:

@@ -14,7 +14,7 @@ def visit(user: int) -> bytes:
     return json.dumps({"user": {"id": user, "venue": {"id": 9}}}).encode()
 
 
-async def test_a_new_listener_is_live_within_a_second(gateway: gateways.RunningGateway) -> None:
+async def test_new_listener_is_live_within_a_second(gateway: gateways.RunningGateway) -> None:
     started = time.monotonic()
     gateway.write(gateways.MANIFESTS + SECOND)
     await gateway.wait_configured("agency/second")
@@ -49,7 +49,7 @@ async def test_edits_under_load_drop_no_request(gateway: gateways.RunningGateway
     assert await gateway.meters() == {"visits": sent}
 
 
-async def test_a_bad_edit_leaves_the_last_good_version_serving(gateway: gateways.RunningGateway) -> None:
+async def test_bad_edit_keeps_the_last_good_version(gateway: gateways.RunningGateway) -> None:
     before = gateway.gateway.snapshot
     for number, bad in enumerate(("{", gateways.MANIFESTS.replace("routes: []", "rutes: []"), "")):
         gateway.write(bad)
@@ -63,7 +63,7 @@ async def test_a_bad_edit_leaves_the_last_good_version_serving(gateway: gateways
     await gateways.wait_until(lambda: not gateway.gateway.source.status().rejected)
 
 
-async def test_a_removed_listener_is_unknown(gateway: gateways.RunningGateway) -> None:
+async def test_removed_listener_gets_404(gateway: gateways.RunningGateway) -> None:
     gateway.write(gateways.MANIFESTS + SECOND)
     await gateway.wait_configured("agency/second")
     target = gateway.target("agency/second")

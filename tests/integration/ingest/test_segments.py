@@ -112,7 +112,7 @@ async def test_each_of_many_pipelined_requests_has_its_own_time(tmp_path: Path) 
     assert statuses == [200] * count
 
 
-async def test_a_body_behind_an_upgrade_that_ends_early_is_refused_at_once(gateway: gateways.RunningGateway) -> None:
+async def test_incomplete_body_of_an_upgrade_is_refused_at_once(gateway: gateways.RunningGateway) -> None:
     headers = {"Connection": "Upgrade", "Upgrade": "h2c"}
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), segments.visit(1), headers=headers)[:-5])
@@ -121,7 +121,7 @@ async def test_a_body_behind_an_upgrade_that_ends_early_is_refused_at_once(gatew
     assert gateway.counted() == {"refused:Disconnected": 1}
 
 
-async def test_an_idle_connection_holds_no_body(gateway: gateways.RunningGateway) -> None:
+async def test_idle_connection_holds_no_body(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), segments.visit(1, 100_000)))
         assert (await connection.answer()).acknowledges
@@ -129,7 +129,7 @@ async def test_an_idle_connection_holds_no_body(gateway: gateways.RunningGateway
         assert all(one.content.at_eof() for one in held)
 
 
-async def test_a_body_in_tiny_chunks_takes_the_room_of_a_body(gateway: gateways.RunningGateway) -> None:
+async def test_body_in_tiny_chunks_takes_the_memory_of_its_bytes(gateway: gateways.RunningGateway) -> None:
     """Held one by one, pieces of two bytes take twenty times their size."""
     chunk = b"2\r\nxx\r\n"
     async with wire.connect(gateway.port) as connection:

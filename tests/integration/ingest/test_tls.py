@@ -104,7 +104,7 @@ async def tls_answers(port: Port, data: bytes, rng: random.Random) -> tuple[byte
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_answers_are_those_of_plain_connections_whatever_the_records_and_segments(port: Port, seed: int) -> None:
+async def test_tls_answers_equal_plain_answers_for_any_segments(port: Port, seed: int) -> None:
     files = open_sockets()
     target = port.gateway.target()
 
@@ -124,7 +124,7 @@ async def test_answers_are_those_of_plain_connections_whatever_the_records_and_s
 
 @pytest.mark.parametrize("is_tls", [False, True])
 @pytest.mark.parametrize("sends_on", [False, True])
-async def test_a_sender_that_reads_no_answer_is_cut_off(tmp_path: Path, *, is_tls: bool, sends_on: bool) -> None:
+async def test_sender_that_reads_no_answers_is_disconnected(tmp_path: Path, *, is_tls: bool, sends_on: bool) -> None:
     """Also one that stops where a close would wait for it: with a few answers that the kernel takes no more."""
     limits = msgspec.structs.replace(SHORT, idle_seconds=1.0)
     async with serving(tmp_path, limits) as port:
@@ -179,7 +179,7 @@ async def wait_answered(port: Port, count: int) -> None:
 
 
 @pytest.mark.parametrize("end", ["reset", "end", "silence"])
-async def test_a_connection_that_breaks_off_anywhere_is_ended_and_delays_nobody(port: Port, end: str) -> None:
+async def test_broken_connection_is_closed_and_delays_no_others(port: Port, end: str) -> None:
     files, rng = open_sockets(), random.Random(end)
     async with contextlib.AsyncExitStack() as stack:
         for number in range(24):

@@ -73,14 +73,14 @@ def anew(arrival: model.Arrival, now: int = NOW, **changes: Any) -> model.Arriva
     return found
 
 
-def test_what_the_mended_listener_understands_gets_plans_and_persons() -> None:
+def test_corrected_listener_plans_a_quarantined_arrival() -> None:
     found = anew(stored())
     assert (found.key, found.received_at, found.quarantine) == (42, NOW, None)
     assert [plan.skip for plan in found.if_visit] == [None, None]
     assert len(found.person_keys) == 2
 
 
-def test_a_route_whose_time_limit_has_passed_since_is_skipped_as_stale() -> None:
+def test_released_arrival_is_stale_when_the_route_limit_has_passed() -> None:
     assert [plan.skip for plan in anew(stored(), NOW + HOUR).if_visit] == [None, model.SkipReason.Stale]
 
 
@@ -96,12 +96,14 @@ def test_a_route_whose_time_limit_has_passed_since_is_skipped_as_stale() -> None
         ({"quarantine": model.QuarantineReason.Unstorable}, MENDED, "Unstorable"),
     ],
 )
-def test_what_is_still_no_visit_says_why(changes: dict[str, Any], fields: Any, reason: str) -> None:
+def test_arrival_that_still_is_not_a_visit_returns_the_reason(
+    changes: dict[str, Any], fields: Any, reason: str
+) -> None:
     found = rebuild_arrival(listener(fields=fields), stored(**changes), NOW)
     assert found is model.QuarantineReason[reason]
 
 
-def test_a_loop_is_let_through_with_its_hops() -> None:
+def test_released_loop_keeps_its_hops() -> None:
     assert anew(stored(quarantine=model.QuarantineReason.Loop, hops=2)).hops == 2
 
 

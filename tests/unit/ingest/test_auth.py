@@ -22,23 +22,23 @@ def refused(given: documents.Authentication, headers: dict[str, str]) -> model.R
     return auth.credentials_refused(given, headers, KEY)
 
 
-def test_without_a_rule_everybody_may_come() -> None:
+def test_listener_without_authentication_accepts_everyone() -> None:
     assert refused(documents.Authentication(), {}) is None
 
 
-def test_the_right_credentials_are_let_in() -> None:
+def test_right_credentials_are_accepted() -> None:
     assert refused(BASIC, {"authorization": "Basic cHVycGxlOng="}) is None
     assert refused(HEADER, {"x-hook-key": "schlüssel"}) is None
 
 
 @pytest.mark.parametrize("value", ["", "Basic cHVycGxlOnk=", "basic cHVycGxlOng", "Bearer x", "\udcff", "x" * 8000])
-def test_others_are_not(value: str) -> None:
+def test_wrong_credentials_are_refused(value: str) -> None:
     assert refused(BASIC, {"authorization": value}) is model.RefusedReason.Unauthenticated
     assert refused(HEADER, {"x-hook-key": value}) is model.RefusedReason.Unauthenticated
     assert refused(BASIC, {}) is model.RefusedReason.Unauthenticated
 
 
-def test_a_rule_that_was_never_resolved_lets_nobody_in() -> None:
+def test_unresolved_authentication_refuses_everyone() -> None:
     rule = documents.Authentication("Unresolved")
     assert refused(rule, {"authorization": "Basic cHVycGxlOng="}) is model.RefusedReason.AuthenticationUnresolved
 
@@ -75,7 +75,7 @@ TRUSTED = auth.networks(["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"])
         ("", ["198.51.100.1"], ""),
     ],
 )
-def test_the_client_is_the_last_who_is_no_proxy_of_ours(peer: str, forwarded: list[str], client: str) -> None:
+def test_client_address_is_the_last_untrusted_hop(peer: str, forwarded: list[str], client: str) -> None:
     assert auth.client_address(peer, forwarded, TRUSTED) == client
 
 
@@ -94,10 +94,10 @@ def test_the_client_is_the_last_who_is_no_proxy_of_ours(peer: str, forwarded: li
         ("203.0.113.009", False),
     ],
 )
-def test_a_source_is_allowed_by_its_address(address: str, is_allowed: bool) -> None:
+def test_source_is_allowed_by_its_address(address: str, is_allowed: bool) -> None:
     ranges = auth.networks(["203.0.113.0/24", "fe80::/10"])
     assert auth.source_is_allowed(address, ranges) is is_allowed
 
 
-def test_a_range_of_mapped_addresses_is_one_of_ipv4() -> None:
+def test_range_of_mapped_addresses_matches_ipv4() -> None:
     assert auth.source_is_allowed("203.0.113.9", auth.networks(["::ffff:203.0.113.0/120"]))

@@ -46,21 +46,21 @@ def shuffled(value: Any, reverse: bool) -> Any:
 
 @settings(max_examples=60)
 @given(BODIES)
-def test_the_order_of_names_is_no_content(body: dict[str, Any]) -> None:
+def test_order_of_names_does_not_change_the_fingerprint(body: dict[str, Any]) -> None:
     forward, backward = shuffled(body, reverse=False), shuffled(body, reverse=True)
     assert samples.identity(forward).fingerprint == samples.identity(backward).fingerprint
 
 
 @settings(max_examples=60)
 @given(BODIES, BODIES)
-def test_only_equal_content_has_an_equal_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_different_content_has_a_different_fingerprint(one: dict[str, Any], other: dict[str, Any]) -> None:
     is_equal = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
     assert (samples.identity(one).fingerprint == samples.identity(other).fingerprint) is is_equal
 
 
 @settings(max_examples=40)
 @given(KEYS, JSON)
-def test_an_unknown_field_is_content_and_no_identity(name: str, value: Any) -> None:
+def test_unknown_field_changes_the_fingerprint_but_not_the_visitor(name: str, value: Any) -> None:
     plain, more = samples.identity(BODY), samples.identity({**BODY, f"new {name}": value})
     assert plain.fingerprint != more.fingerprint
     assert (plain.visitor_key, plain.person_keys) == (more.visitor_key, more.person_keys)
@@ -68,7 +68,7 @@ def test_an_unknown_field_is_content_and_no_identity(name: str, value: Any) -> N
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**60), st.integers(0, 2**60))
-def test_ids_are_the_same_as_numbers_and_as_texts(user: int, venue: int) -> None:
+def test_id_as_number_and_as_text_is_the_same_visitor(user: int, venue: int) -> None:
     numbers = samples.identity({"user": {"id": user, "venue": {"id": venue}}})
     texts = samples.identity({"user": {"id": str(user), "venue": {"id": str(venue)}}})
     floats = samples.identity({"user": {"id": user, "venue": {"id": float(venue)}}}) if venue < 2**53 else texts
@@ -78,13 +78,13 @@ def test_ids_are_the_same_as_numbers_and_as_texts(user: int, venue: int) -> None
 
 @settings(max_examples=60)
 @given(st.tuples(st.text(max_size=3), st.text(max_size=3)), st.tuples(st.text(max_size=3), st.text(max_size=3)))
-def test_ids_do_not_run_together(one: tuple[str, str], other: tuple[str, str]) -> None:
+def test_joined_ids_do_not_collide(one: tuple[str, str], other: tuple[str, str]) -> None:
     if all((*one, *other)) and one != other:
         first, second = ({"user": {"id": user, "venue": {"id": venue}}} for user, venue in (one, other))
         assert samples.identity(first).visitor_key != samples.identity(second).visitor_key
 
 
-def test_the_spelling_of_the_json_is_no_content() -> None:
+def test_json_spelling_does_not_change_the_fingerprint() -> None:
     spellings = (b'{"user":{"id":7,"firstName":"Zo\xc3\xab"}}', b'{ "user" : {"firstName":"Zo\\u00eb", "id":7} }')
     prints = set()
     for raw in spellings:
@@ -103,7 +103,7 @@ def test_the_spelling_of_the_json_is_no_content() -> None:
         b'{"user":{"id":1e999}}',
     ],
 )
-def test_whatever_was_understood_has_an_identity(raw: bytes) -> None:
+def test_every_parsed_body_has_an_identity(raw: bytes) -> None:
     parsed = parse(raw, "")
     assert parsed.document is not None
     identifier = Identifier(samples.listener(), samples.KEYS)
@@ -112,7 +112,7 @@ def test_whatever_was_understood_has_an_identity(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400), 2**64, 1e308, float("inf"), float("nan"), True, None, [], {}])
-def test_odd_values_are_no_ids_and_no_times(value: Any) -> None:
+def test_odd_values_count_neither_as_ids_nor_as_times(value: Any) -> None:
     body = {"user": {"id": value, "email": value, "mobile": value, "device": {"mac": value}}, "timestamp": value}
     identifier = Identifier(samples.listener(), samples.KEYS)
     found = identifier.identify(body, plain=False, fields=identifier.extract(body), received_at=samples.NOON)
@@ -120,7 +120,7 @@ def test_odd_values_are_no_ids_and_no_times(value: Any) -> None:
     assert found.visit_time == samples.NOON
 
 
-def test_keys_are_bound_to_listener_tenant_and_install() -> None:
+def test_digests_are_bound_to_listener_tenant_and_install() -> None:
     here = samples.identity(BODY)
     changes: dict[str, Any]
     changed: list[dict[str, Any]] = [{"name": "other"}, {"namespace": "elsewhere"}]
@@ -142,7 +142,7 @@ def test_keys_are_bound_to_listener_tenant_and_install() -> None:
 
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC"])
 @pytest.mark.parametrize("email", ["Zoë@Example.test", " zoë@example.TEST ", "ZOË@EXAMPLE.TEST"])
-def test_an_email_is_the_same_in_every_form(form: str, email: str) -> None:
+def test_spellings_of_an_email_give_one_person_key(form: str, email: str) -> None:
     given = unicodedata.normalize(form, email)  # type: ignore[arg-type]
     assert (
         samples.identity(with_user(email=given)).person_keys
@@ -151,7 +151,7 @@ def test_an_email_is_the_same_in_every_form(form: str, email: str) -> None:
 
 
 @pytest.mark.parametrize("mobile", ["+4901701", "4901701", "+49 0170 1", "+49-0170-1", "(+49) 0170/1"])
-def test_a_mobile_number_is_its_digits(mobile: str) -> None:
+def test_mobile_number_is_reduced_to_its_digits(mobile: str) -> None:
     assert (
         samples.identity(with_user(mobile=mobile)).person_keys
         == samples.identity(with_user(mobile="4901701")).person_keys
@@ -159,7 +159,7 @@ def test_a_mobile_number_is_its_digits(mobile: str) -> None:
 
 
 @pytest.mark.parametrize("mac", ["aa:bb:cc:00:11:22", "AA-BB-CC-00-11-22", "aabb.cc00.1122", "AABBCC001122"])
-def test_a_mac_is_its_hexadecimal_digits(mac: str) -> None:
+def test_mac_is_reduced_to_its_hexadecimal_digits(mac: str) -> None:
     device = {"mac": "aabbcc001122"}
     assert (
         samples.identity(with_user(device={"mac": mac})).person_keys
@@ -167,7 +167,7 @@ def test_a_mac_is_its_hexadecimal_digits(mac: str) -> None:
     )
 
 
-def test_a_key_is_of_one_kind() -> None:
+def test_equal_values_of_different_fields_give_different_person_keys() -> None:
     ids = samples.identity({"user": {"id": "123"}}).person_keys
     mobiles = samples.identity({"user": {"mobile": "123"}}).person_keys
     assert len(ids) == len(mobiles) == 1
@@ -175,17 +175,17 @@ def test_a_key_is_of_one_kind() -> None:
 
 
 @pytest.mark.parametrize("value", ["", " ", None, [], {}, True])
-def test_what_is_empty_is_nobody(value: Any) -> None:
+def test_empty_values_give_no_person_key(value: Any) -> None:
     assert samples.identity({"user": {"id": value, "email": value, "mobile": value, "mac": value}}).person_keys == ()
 
 
 @settings(max_examples=60)
 @given(st.text(max_size=12))
-def test_any_text_can_be_a_person(text: str) -> None:
+def test_any_text_gives_a_person_key(text: str) -> None:
     samples.identity({"user": {"id": text, "email": text, "mobile": text, "mac": text}})
 
 
-def test_an_endless_email_costs_nobody_a_moment() -> None:
+def test_very_long_email_is_handled_in_linear_time() -> None:
     body = with_user(email="a" + "\u0301\u0316" * 60_000)
     started = time.process_time()
     samples.identity(body)
@@ -196,7 +196,7 @@ def test_an_endless_email_costs_nobody_a_moment() -> None:
 
 
 @pytest.mark.parametrize("per", [("User",), ("Venue",), ("Device",), ("User", "Venue"), ("User", "Venue", "Device")])
-def test_a_visitor_is_who_dedupe_says(per: tuple[str, ...]) -> None:
+def test_visitor_key_follows_dedupe_per(per: tuple[str, ...]) -> None:
     plain = samples.identity(BODY, dedupe_per=per).visitor_key
     changed = {"User": with_user(id=8), "Venue": with_user(venue={"id": 8}), "Device": with_user(device={"mac": "C:D"})}
     for part, body in changed.items():
@@ -205,13 +205,13 @@ def test_a_visitor_is_who_dedupe_says(per: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("missing", ["id", "venue"])
 @pytest.mark.parametrize("value", [None, "", {}, []])
-def test_without_its_ids_a_visitor_is_the_content(missing: str, value: Any) -> None:
+def test_visitor_key_is_the_fingerprint_if_an_id_is_missing(missing: str, value: Any) -> None:
     found = samples.identity(with_user(**{missing: value}))
     assert found.visitor_key == found.fingerprint
     assert samples.identity(BODY).visitor_key != samples.identity(BODY).fingerprint
 
 
-def test_what_was_not_understood_is_its_bytes() -> None:
+def test_unparsed_body_is_identified_by_its_bytes() -> None:
     identifier = Identifier(samples.listener(), samples.KEYS)
     one, same, other = (identifier.identify_raw(raw, samples.NOON, {}) for raw in (b"x", b"x", b"y"))
     assert one == same
@@ -247,11 +247,11 @@ def iso(text: str) -> int:
         1764068400000,
     ],
 )
-def test_a_time_with_an_offset_or_an_epoch_is_trusted(value: Any) -> None:
+def test_time_with_an_offset_or_as_epoch_is_trusted(value: Any) -> None:
     assert time_of(value) == iso("2025-11-25T11:00:00+00:00")
 
 
-def test_fractions_are_kept() -> None:
+def test_fractions_of_a_second_are_kept() -> None:
     assert time_of(1764068400123) == iso("2025-11-25T11:00:00+00:00") + 123_000
     assert time_of(1764068400.25) == iso("2025-11-25T11:00:00+00:00") + 250_000
     assert time_of("2025-11-25T11:00:00.123456Z") == iso("2025-11-25T11:00:00+00:00") + 123_456
@@ -267,14 +267,14 @@ def test_fractions_are_kept() -> None:
         ("2025-11-25", "Europe/Paris", "2025-11-24T23:00:00+00:00"),
     ],
 )
-def test_a_local_time_is_read_in_the_zone_that_is_given(text: str, zone: str, utc: str) -> None:
+def test_local_time_is_read_in_the_configured_zone(text: str, zone: str, utc: str) -> None:
     assert time_of(text, zone) == iso(utc)
     if "Z" not in text:
         assert time_of(text) is None
 
 
 @pytest.mark.parametrize(("ahead", "is_trusted"), [(0, True), (120, True), (121, False), (86_400, False)])
-def test_a_time_may_be_two_minutes_ahead(ahead: int, is_trusted: bool) -> None:
+def test_time_up_to_two_minutes_ahead_is_trusted(ahead: int, is_trusted: bool) -> None:
     value = samples.NOON // SECOND + ahead
     assert (time_of(value) == value * SECOND) is is_trusted
     assert (time_of(value) is None) is not is_trusted
@@ -321,18 +321,18 @@ def test_a_time_may_be_two_minutes_ahead(ahead: int, is_trusted: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("zone", ["", "America/New_York", "Asia/Kolkata"])
-def test_what_is_no_time_of_an_authentication_is_not_trusted(value: Any, zone: str) -> None:
+def test_implausible_time_is_not_trusted(value: Any, zone: str) -> None:
     assert time_of(value, zone) is None
 
 
 @settings(max_examples=80)
 @given(st.text(alphabet="0123456789-T:+Z. ", max_size=26) | st.integers() | st.floats())
-def test_whatever_stands_there_no_time_is_beyond_its_bounds(value: Any) -> None:
+def test_any_value_gives_a_time_within_limits_or_none(value: Any) -> None:
     found = time_of(value, "Europe/Paris")
     assert found is None or iso("2000-01-01T00:00:00+00:00") <= found <= samples.NOON + 120 * SECOND
 
 
-def test_an_untrusted_time_gives_way_to_the_arrival_s() -> None:
+def test_untrusted_time_is_replaced_by_the_arrival_time() -> None:
     found = samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00"})
     assert (found.visit_time, found.time_trusted) == (samples.NOON, False)
     found = samples.identity({**BODY, "timestamp": "2025-11-25 10:00:00Z"})
@@ -357,7 +357,7 @@ def test_an_untrusted_time_gives_way_to_the_arrival_s() -> None:
         (10**30, "1" + "0" * 30),
     ],
 )
-def test_ids_as_text(value: Any, text: str) -> None:
+def test_as_text_converts_ids_to_text(value: Any, text: str) -> None:
     assert as_text(value) == text
 
 
@@ -377,17 +377,17 @@ def extract(body: object) -> dict[str, object]:
     return found
 
 
-def test_a_field_is_where_its_pointer_leads() -> None:
+def test_field_is_read_at_its_pointer() -> None:
     assert extract({"user": {"id": 7}}) == {"user": 7}
 
 
-def test_the_first_pointer_that_leads_somewhere_wins() -> None:
+def test_first_pointer_that_leads_to_a_value_wins() -> None:
     assert extract({"companyId": 1, "company": {"id": 2}}) == {"company": 2}
     assert extract({"companyId": 1, "company": {"id": None}}) == {"company": 1}
     assert extract({"companyId": 1, "user": {"venue": {"company": {"id": 3}}}}) == {"company": 3}
 
 
-def test_names_may_hold_slashes_and_tildes() -> None:
+def test_pointer_escapes_slashes_and_tildes() -> None:
     assert extract({"a/b": {"m~n": "x"}}) == {"slash": "x"}
 
 
@@ -395,12 +395,12 @@ def test_names_may_hold_slashes_and_tildes() -> None:
     ("items", "found"),
     [([0, {"x": 5}], {"item": 5}), ([0], {}), ({"1": {"x": 6}}, {"item": 6}), ([None, None], {}), ("ab", {})],
 )
-def test_numbers_count_the_items_of_a_list(items: object, found: dict[str, object]) -> None:
+def test_pointer_numbers_index_lists(items: object, found: dict[str, object]) -> None:
     assert extract({"list": items}) == found
 
 
 @pytest.mark.parametrize(
     "body", [{}, {"user": None}, {"user": 7}, {"user": {"id": None}}, {"user": []}, {"user": "id"}]
 )
-def test_what_is_not_there_is_missing(body: object) -> None:
+def test_absent_field_is_left_out(body: object) -> None:
     assert extract(body) == {}

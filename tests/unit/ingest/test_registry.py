@@ -25,36 +25,36 @@ def address(host: str = "hooks.test", path: str = "/v1/t", **more: object) -> do
 @pytest.mark.parametrize(
     "host", ["hooks.test", "HOOKS.Test", "hooks.test.", "hooks.test:443", "hooks.test.:8443", "hooks.test:"]
 )
-def test_a_host_is_a_name(host: str) -> None:
+def test_host_is_compared_as_a_name(host: str) -> None:
     assert registry_at(address()).find(host, "/v1/t", 0) is not None
 
 
 @pytest.mark.parametrize(
     "host", ["", "hooks", "hooks.test.evil", "xhooks.test", "[hooks.test]", "hooks.test@x", " hooks.test", "\udcff"]
 )
-def test_other_hosts_are_unknown(host: str) -> None:
+def test_other_hosts_are_not_found(host: str) -> None:
     assert registry_at(address()).find(host, "/v1/t", 0) is None
 
 
-def test_a_host_may_be_an_ipv6_address() -> None:
+def test_host_can_be_an_ipv6_address() -> None:
     addresses = registry_at(address("[2001:db8::1]"))
     assert addresses.find("[2001:DB8::1]:443", "/v1/t", 0) is not None
     assert addresses.find("[2001:db8::2]", "/v1/t", 0) is None
 
 
 @pytest.mark.parametrize("target", ["/v1/t", "/v1/t?", "/v1/t?a=b&c"])
-def test_a_query_that_nobody_asked_for_is_ignored(target: str) -> None:
+def test_unexpected_query_is_ignored(target: str) -> None:
     assert registry_at(address()).find("hooks.test", target, 0) is not None
 
 
 @pytest.mark.parametrize(
     "target", ["/v1/T", "/v1/t/", "//v1/t", "/v1/%74", "/v1/t#x", "/", "", "*", "v1/t", "/v1/t%00"]
 )
-def test_a_path_is_compared_as_sent(target: str) -> None:
+def test_path_is_compared_as_sent(target: str) -> None:
     assert registry_at(address()).find("hooks.test", target, 0) is None
 
 
-def test_of_addresses_at_one_path_the_one_with_most_pairs_wins() -> None:
+def test_address_with_the_most_matching_query_pairs_wins() -> None:
     plain, one, two = address(), address(query=(("k", "7"),)), address(query=(("k", "7"), ("v", "a b")))
     addresses = registry_at(plain, two, one)
     for query, wanted in (
@@ -71,15 +71,15 @@ def test_of_addresses_at_one_path_the_one_with_most_pairs_wins() -> None:
 
 
 @pytest.mark.parametrize("query", ["k", "k=", "k=8", "K=7", "kk=7", "k=7;", "%zz=1", "=&=", "k=%"])
-def test_without_its_pairs_an_address_is_unknown(query: str) -> None:
+def test_address_without_its_query_pairs_is_not_found(query: str) -> None:
     assert registry_at(address(query=(("k", "7"),))).find("hooks.test", f"/v1/t?{query}", 0) is None
 
 
-def test_an_empty_value_can_be_asked_for() -> None:
+def test_empty_query_value_can_be_required() -> None:
     assert registry_at(address(query=(("k", ""),))).find("hooks.test", "/v1/t?k=", 0) is not None
 
 
-def test_an_old_token_is_unknown_from_its_time_on() -> None:
+def test_expired_token_is_not_found() -> None:
     addresses = registry_at(address(until=100, action="Hold"))
     found = addresses.find("hooks.test", "/v1/t", 99)
     assert found is not None
@@ -87,7 +87,7 @@ def test_an_old_token_is_unknown_from_its_time_on() -> None:
     assert addresses.find("hooks.test", "/v1/t", 100) is None
 
 
-def test_what_ended_gives_way_to_what_is_less_exact() -> None:
+def test_expired_address_gives_way_to_a_less_specific_one() -> None:
     addresses = registry_at(address(), address(query=(("k", "7"),), until=100))
     found = addresses.find("hooks.test", "/v1/t?k=7", 100)
     assert found is not None

@@ -32,13 +32,13 @@ def once(every: str, *per: str) -> documents.OncePer:
 # The order of verdicts
 
 
-def test_a_visit_is_delivered_and_a_repeat_is_skipped() -> None:
+def test_visit_is_delivered_and_repeat_is_skipped() -> None:
     if_visit, if_repeat = samples.planner(crm()).plan(BODY)
     assert [plan.skip for plan in if_visit] == [None]
     assert [plan.skip for plan in if_repeat] == [Skip.Repeat]
 
 
-def test_a_route_may_want_repeats() -> None:
+def test_route_can_forward_repeats() -> None:
     if_visit, if_repeat = samples.planner(crm(repeats="Forward")).plan(BODY)
     assert if_visit == if_repeat
     assert if_repeat[0].skip is None
@@ -57,26 +57,26 @@ FALSE, TRUE, FAILING = "visit.email == ''", "visit.email != ''", "body.missing.x
         (None, {"when": TRUE, "deliver_within_seconds": 86_400}),
     ],
 )
-def test_the_first_reason_to_skip_is_the_one_recorded(wanted: model.SkipReason | None, changes: dict[str, Any]) -> None:
+def test_first_reason_to_skip_is_recorded(wanted: model.SkipReason | None, changes: dict[str, Any]) -> None:
     plan = samples.planner(crm(once_per=once("Day"), **changes)).first(at(hours_ago=1))
     assert plan.skip is wanted
     assert bool(plan.once_key) is (wanted is None), "a visit that is skipped does not use its period up"
 
 
-def test_a_paused_route_skips_repeats_for_being_paused() -> None:
+def test_paused_route_skips_repeats_as_paused() -> None:
     _, if_repeat = samples.planner(crm(state="Paused")).plan(BODY)
     assert if_repeat[0].skip is Skip.Paused
 
 
 @pytest.mark.parametrize(("hours", "skip"), [(0.99, None), (1.0, Skip.Stale), (5, Skip.Stale)])
-def test_what_is_too_old_is_stale_by_its_own_time(hours: float, skip: model.SkipReason | None) -> None:
+def test_old_visit_is_stale_by_its_own_time(hours: float, skip: model.SkipReason | None) -> None:
     plan = samples.planner(crm(deliver_within_seconds=3600)).first(at(hours))
     assert plan.skip is skip
     if skip is None:
         assert plan.expires_at == samples.NOON - int(hours * 3600) * SECOND + HOUR
 
 
-def test_without_a_trusted_time_nothing_is_stale_on_arrival() -> None:
+def test_arrival_without_a_trusted_time_is_not_stale() -> None:
     plan = samples.planner(crm(deliver_within_seconds=60)).first({**BODY, "timestamp": "2025-11-20 10:00:00"})
     assert (plan.skip, plan.expires_at) == (None, samples.NOON + 60 * SECOND)
 
@@ -84,7 +84,7 @@ def test_without_a_trusted_time_nothing_is_stale_on_arrival() -> None:
 # Holds
 
 
-def test_a_hold_of_the_listener_holds_every_route() -> None:
+def test_hold_of_the_listener_holds_every_route() -> None:
     if_visit, if_repeat = samples.planner(crm(), crm(repeats="Forward")).plan(BODY, hold=Hold.TenantSuspended)
     assert [plan.hold for plan in if_visit] == [Hold.TenantSuspended] * 2
     assert [plan.hold for plan in if_repeat] == [None, Hold.TenantSuspended]
@@ -102,24 +102,24 @@ def test_a_hold_of_the_listener_holds_every_route() -> None:
         (samples.destination(), None),
     ],
 )
-def test_a_destination_that_cannot_be_sent_to_holds(found: documents.DestinationDocument | None, hold: Any) -> None:
+def test_unusable_destination_holds_the_delivery(found: documents.DestinationDocument | None, hold: Any) -> None:
     assert routing.destination_hold(found, "acme") is hold
 
 
-def test_a_missing_destination_is_no_skip() -> None:
+def test_missing_destination_holds_and_does_not_skip() -> None:
     plan = samples.planner(documents.Route("gone", "agency/gone")).first(BODY)
     assert (plan.skip, plan.hold) == (None, Hold.DestinationNotFound)
 
 
 @pytest.mark.parametrize("when", [FAILING, "visit.email", "int(visit.userId + 'x') == 1"])
-def test_a_filter_that_fails_holds_and_is_told(when: str) -> None:
+def test_failed_filter_holds_and_is_reported(when: str) -> None:
     watch = samples.RecordingWatcher()
     plan = samples.planner(crm(when=when), watcher=watch).first(BODY)
     assert (plan.skip, plan.hold) == (None, Hold.FilterError)
     assert [(listener, name) for listener, name, _ in watch.failed] == [("agency/wifi", "crm")]
 
 
-def test_a_shadow_route_renders_and_tells_what_fails() -> None:
+def test_shadow_route_reports_a_failed_transform() -> None:
     watch = samples.RecordingWatcher()
     plan = samples.planner(crm(state="Shadow", transform="body.missing.x"), watcher=watch).first(BODY)
     assert plan.skip is Skip.Shadow
@@ -145,7 +145,7 @@ def slow_route(costs: list[float]) -> tuple[samples.Planning, samples.RecordingW
     return planning, watch, expression
 
 
-def test_after_three_slow_evaluations_in_a_row_a_route_is_held() -> None:
+def test_route_is_held_after_three_slow_evaluations_in_a_row() -> None:
     planning, watch, expression = slow_route([0.006, 0.005, 0.007])
     plans = [planning.first(BODY) for _ in range(5)]
     assert [plan.skip for plan in plans] == [Skip.Filter] * 3 + [None] * 2
@@ -154,7 +154,7 @@ def test_after_three_slow_evaluations_in_a_row_a_route_is_held() -> None:
     assert watch.held == [("agency/wifi", "crm")]
 
 
-def test_slow_evaluations_count_only_in_a_row() -> None:
+def test_fast_evaluation_resets_the_slow_count() -> None:
     planning, watch, expression = slow_route([0.006, 0.006, 0.001] * 4)
     for _ in range(12):
         assert planning.first(BODY).skip is Skip.Filter
@@ -165,7 +165,7 @@ def test_slow_evaluations_count_only_in_a_row() -> None:
 # Plans that need no body
 
 
-def test_what_depends_on_nothing_is_planned_once() -> None:
+def test_constant_routes_are_planned_once() -> None:
     planning = samples.planner(crm(), crm(state="Paused"), crm(repeats="Forward"))
     one, other = planning.plan(BODY), planning.plan(at(3), samples.NOON + HOUR)
     assert one is other
@@ -182,12 +182,12 @@ def test_what_depends_on_nothing_is_planned_once() -> None:
         {"state": "Shadow", "transform": "visit.email"},
     ],
 )
-def test_what_depends_on_the_visit_is_planned_for_each(changes: dict[str, Any]) -> None:
+def test_routes_that_depend_on_the_visit_are_planned_each_time(changes: dict[str, Any]) -> None:
     planning = samples.planner(crm(**changes))
     assert planning.plan(BODY) is not planning.plan(BODY)
 
 
-def test_plans_come_in_the_order_of_routes() -> None:
+def test_plans_have_the_order_of_routes() -> None:
     names = ["c", "a", "b"]
     plans, _ = samples.planner(*[documents.Route(name, "agency/crm") for name in names]).plan(BODY)
     assert [plan.route.route for plan in plans] == names
@@ -214,7 +214,7 @@ def instant(text: str, zone: str) -> int:
         ("UTC", "2025-10-26", 24),
     ],
 )
-def test_a_day_has_its_own_hours(zone: str, day: str, hours: float) -> None:
+def test_day_period_follows_daylight_saving(zone: str, day: str, hours: float) -> None:
     info = zoneinfo.ZoneInfo(zone)
     noon = instant(f"{day}T12:00:00", zone)
     name, end = routing.period_of(noon, "Day", info)
@@ -237,7 +237,7 @@ def test_a_day_has_its_own_hours(zone: str, day: str, hours: float) -> None:
         ("2027-01-04", "2027-W01"),
     ],
 )
-def test_weeks_at_a_year_s_end(day: str, week: str) -> None:
+def test_week_period_crosses_the_end_of_a_year(day: str, week: str) -> None:
     zone = zoneinfo.ZoneInfo("Europe/Paris")
     name, end = routing.period_of(instant(f"{day}T12:00:00", "Europe/Paris"), "Week", zone)
     assert name == week
@@ -252,7 +252,7 @@ def test_weeks_at_a_year_s_end(day: str, week: str) -> None:
         ("2025-12-31", "2025-12", "2026-01-01"),
     ],
 )
-def test_months_end_with_their_last_day(day: str, month: str, end: str) -> None:
+def test_month_period_ends_after_the_last_day(day: str, month: str, end: str) -> None:
     zone = "America/New_York"
     noon = instant(f"{day}T23:59:59", zone)
     assert routing.period_of(noon, "Month", zoneinfo.ZoneInfo(zone)) == (month, instant(f"{end}T00:00:00", zone))
@@ -275,7 +275,7 @@ INSTANTS = st.integers(946_684_800, 1_900_000_000).map(lambda seconds: seconds *
 
 @settings(max_examples=150)
 @given(INSTANTS, st.sampled_from(ZONES), st.sampled_from(["Day", "Week", "Month"]))
-def test_every_instant_lies_in_one_period_and_periods_follow_each_other(now: int, zone: str, every: str) -> None:
+def test_periods_cover_every_instant_without_overlap(now: int, zone: str, every: str) -> None:
     info = zoneinfo.ZoneInfo(zone)
     name, end = routing.period_of(now, every, info)
     assert now < end <= now + 32 * 24 * HOUR
@@ -289,7 +289,7 @@ def marks(planning: samples.Planning, bodies: list[dict[str, Any]], received_at:
     return [planning.first(body, received_at).once_key for body in bodies]
 
 
-def test_a_mark_is_of_user_and_period() -> None:
+def test_once_per_mark_depends_on_user_and_period() -> None:
     planning = samples.planner(crm(once_per=once("Day")))
     today, earlier, yesterday = marks(planning, [at(0), at(11), at(13)])
     assert today == earlier != yesterday
@@ -299,7 +299,7 @@ def test_a_mark_is_of_user_and_period() -> None:
 
 
 @pytest.mark.parametrize("every", ["Day", "Week", "Month"])
-def test_marks_of_other_routes_and_periods_differ(every: str) -> None:
+def test_once_per_marks_of_other_routes_and_periods_differ(every: str) -> None:
     found = [
         samples.planner(documents.Route(name, "agency/crm", once_per=once(kind))).first(BODY).once_key
         for name, kind in itertools.product(("a", "b"), {"Day", "Week", "Month", every})
@@ -307,7 +307,7 @@ def test_marks_of_other_routes_and_periods_differ(every: str) -> None:
     assert len(set(found)) == 6
 
 
-def test_a_mark_counts_in_the_tenant_s_zone() -> None:
+def test_once_per_period_uses_the_tenant_time_zone() -> None:
     late_evening = samples.NOON + 11 * HOUR + HOUR // 2  # 23:30 UTC
     utc = samples.planner(crm(once_per=once("Day")))
     paris = samples.planner(crm(once_per=once("Day")), tenant={"time_zone": "Europe/Paris"})
@@ -315,18 +315,18 @@ def test_a_mark_counts_in_the_tenant_s_zone() -> None:
     assert paris.first(BODY, late_evening).once_key != paris.first(BODY, samples.NOON).once_key
 
 
-def test_without_its_id_everybody_is_somebody_else() -> None:
+def test_visitors_without_an_id_do_not_share_a_mark() -> None:
     planning = samples.planner(crm(once_per=once("Day")))
     nobody = [{"user": {"firstName": name, "venue": {"id": 9}}} for name in ("A", "B")]
     assert len(set(marks(planning, nobody))) == 2
 
 
-def test_a_mark_is_kept_longer_than_a_late_visit_takes() -> None:
+def test_once_per_mark_outlives_late_visits() -> None:
     plan = samples.planner(crm(once_per=once("Day"))).first(BODY)
     assert plan.once_until >= samples.NOON + 7 * 24 * HOUR
 
 
-def test_the_mark_of_a_visit_that_comes_weeks_late_is_not_over_at_once() -> None:
+def test_mark_of_a_very_late_visit_is_kept() -> None:
     plan = samples.planner(crm(once_per=once("Day"))).first(at(hours_ago=24 * 20))
     assert plan.once_until >= samples.NOON + 7 * 24 * HOUR
 
@@ -335,7 +335,7 @@ def visit(body: dict[str, Any], **fields: tuple[str, ...]) -> model.Visit:
     return routing.Normaliser(documents.DEFAULT_FIELDS | fields).visit(body, None)
 
 
-def test_every_field_is_there_whatever_is_in_the_body() -> None:
+def test_normalised_visit_has_every_field() -> None:
     empty = visit({})
     assert all(
         getattr(empty, name) == "" for name in model.Visit.__struct_fields__ if name not in {"visitCount", "occurredAt"}
@@ -344,7 +344,7 @@ def test_every_field_is_there_whatever_is_in_the_body() -> None:
     assert set(expressions.visit_values(empty, 0, late=False)) == expressions.VISIT_FIELDS
 
 
-def test_ids_are_texts() -> None:
+def test_normalised_ids_are_texts() -> None:
     found = visit({"user": {"id": 7, "venue": {"id": 9.0, "company": {"id": "77"}}}})
     assert (found.userId, found.venueId, found.companyId) == ("7", "9", "77")
 
@@ -366,15 +366,15 @@ def test_ids_are_texts() -> None:
         ("²", None),
     ],
 )
-def test_a_count_is_a_number_or_nothing(value: Any, count: int | None) -> None:
+def test_visit_count_is_a_number_or_none(value: Any, count: int | None) -> None:
     assert visit({"user": {"visitCountsForVenue": value}}).visitCount == count
 
 
-def test_fields_are_where_the_listener_says() -> None:
+def test_fields_follow_the_mapping_of_the_listener() -> None:
     found = visit({"guest": {"mail": "a@example.test"}, "user": {"email": "b@example.test"}}, email=("/guest/mail",))
     assert found.email == "a@example.test"
 
 
 @pytest.mark.parametrize("value", [[], {}, True, {"x": 1}])
-def test_what_is_no_text_is_empty(value: Any) -> None:
+def test_value_that_is_not_text_becomes_empty(value: Any) -> None:
     assert visit({"user": {"firstName": value}}).firstName == ""

@@ -28,7 +28,7 @@ def test_subclass_of_aiohttp_replaces_only_the_intended_names(ours: type, base: 
     assert (vars(ours).keys() & inherited) - STANDARD == OVERRIDES[ours]
 
 
-def test_every_answer_closes_or_keeps_the_connection_as_it_says() -> None:
+def test_answer_announces_whether_it_closes_the_connection() -> None:
     answer = Answer(200, keep_alive=True)
     assert answer.keep_alive
     assert b"Connection" not in answer.as_bytes()
