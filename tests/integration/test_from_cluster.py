@@ -319,8 +319,10 @@ async def test_a_token_is_read_anew(server: api_server.ApiServer, tmp_path: path
         keys=samples.KEYS, namespace=api_server.NAMESPACE, data=tmp_path, timing=followers.TIMING
     )
 
-    def load(_: bool) -> access.Connection:
-        return access.Connection(server=f"http://127.0.0.1:{server.port}", authorization=f"Bearer {token.read_text()}")
+    def load(_: bool) -> access.ApiConnection:
+        return access.ApiConnection(
+            server=f"http://127.0.0.1:{server.port}", authorization=f"Bearer {token.read_text()}"
+        )
 
     reader = client.Client(access.Access(load), limits=followers.LIMITS)
     follower = followers.Follower(cluster.ClusterSource(options, client=reader, check=followers.can_run, now=lambda: 1))

@@ -32,7 +32,7 @@ async def test_lease_that_cannot_be_created_is_logged_and_retried(status: int, h
     try:
         host, port = runner.addresses[0][:2]
         timing = settings.OperatorTiming(lease_retry_seconds=WAIT_SECONDS * 0.7)
-        connection = access.Connection(server=f"http://{host}:{port}")
+        connection = access.ApiConnection(server=f"http://{host}:{port}")
         async with client.Client(access.Access(lambda _: connection)) as opened:
             part = leader.LeaderLease(opened, OperatorSettings(timing=timing, identity="me"), time.monotonic)
             with structlog.testing.capture_logs() as logs, pytest.raises(TimeoutError):

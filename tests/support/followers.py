@@ -84,7 +84,9 @@ async def following(
         cache_after_seconds=cache_after_seconds,
         cache_pause_seconds=0.05,
     )
-    connection = access.Connection(server=f"http://127.0.0.1:{server.port}", authorization=f"Bearer {api_server.TOKEN}")
+    connection = access.ApiConnection(
+        server=f"http://127.0.0.1:{server.port}", authorization=f"Bearer {api_server.TOKEN}"
+    )
     reader = client.Client(access.Access(lambda _: connection), limits=limits)
     follower = Follower(
         cluster.ClusterSource(options, client=reader, check=can_run, now=lambda: time.time_ns() // 1000)

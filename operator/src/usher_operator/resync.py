@@ -35,7 +35,7 @@ Name = tuple[str, str]
 """(namespace, name)."""
 
 
-class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
+class _ObjectMetadata(msgspec.Struct, frozen=True, rename="camel"):
     name: str
     uid: str
     resource_version: str
@@ -43,7 +43,7 @@ class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _ListedObject(msgspec.Struct, frozen=True):
-    metadata: _Metadata
+    metadata: _ObjectMetadata
 
 
 class Resync:

@@ -20,7 +20,7 @@ import kopf
 import structlog
 
 from usher_gateway import model
-from usher_gateway.kube.access import Access, Connection
+from usher_gateway.kube.access import Access, ApiConnection
 from usher_gateway.kube.client import ApiError, Client, Raw, WatchEvent
 from usher_gateway.kube.reflector import Reflector
 from usher_operator import kinds, resync
@@ -229,7 +229,7 @@ class KopfRunner:
         return connection_info(await self._access.connection())
 
 
-def connection_info(connection: Connection) -> kopf.ConnectionInfo:
+def connection_info(connection: ApiConnection) -> kopf.ConnectionInfo:
     """A connection in kopf's format.
 
     Raises:

@@ -35,7 +35,7 @@ def kubeconfig(
     return path
 
 
-def load(path: pathlib.Path) -> access.Connection:
+def load(path: pathlib.Path) -> access.ApiConnection:
     return access.Kubeconfig(str(path)).load()
 
 
@@ -236,12 +236,12 @@ def test_error_does_not_repeat_the_credentials(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     "connection",
     [
-        access.Connection(server="https://k.test", authorities=b"no certificate"),
-        access.Connection(server="https://k.test", authorities=b"\xff"),
-        access.Connection(server="https://k.test", certificate=b"no certificate"),
+        access.ApiConnection(server="https://k.test", authorities=b"no certificate"),
+        access.ApiConnection(server="https://k.test", authorities=b"\xff"),
+        access.ApiConnection(server="https://k.test", certificate=b"no certificate"),
     ],
 )
-def test_invalid_certificate_is_an_error(connection: access.Connection) -> None:
+def test_invalid_certificate_is_an_error(connection: access.ApiConnection) -> None:
     with pytest.raises(model.ConfigurationError, match="certificates"):
         connection.ssl_context()
 

@@ -53,7 +53,7 @@ async def running(**options: Any) -> AsyncIterator[Running]:
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    connection = access.Connection(server=f"http://127.0.0.1:{runner.addresses[0][1]}", authorization="Bearer abc")
+    connection = access.ApiConnection(server=f"http://127.0.0.1:{runner.addresses[0][1]}", authorization="Bearer abc")
     try:
         async with client.Client(access.Access(lambda _: connection), **options) as opened:
             yield Running(server, opened)

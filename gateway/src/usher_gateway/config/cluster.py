@@ -61,7 +61,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Least time between two writes of the cache."""
 
 
-class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
+class _SecretMetadata(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
     resource_version: str = ""
     annotations: dict[str, str] = {}
@@ -70,7 +70,7 @@ class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
 class _Secret(msgspec.Struct, frozen=True):
     """A Secret as the API server sends it."""
 
-    metadata: _Metadata
+    metadata: _SecretMetadata
     data: dict[str, str] | None = None
 
     def published(self) -> published.PublishedSecret:

@@ -41,7 +41,7 @@ _KUBECTL_HINT = "give a kubeconfig file that works with kubectl"
 _EXTRA_HINT = "install usher-gateway[kubeconfig], or run in a pod"
 
 
-class Connection(msgspec.Struct, frozen=True, kw_only=True):
+class ApiConnection(msgspec.Struct, frozen=True, kw_only=True):
     """One API server and the credentials for it, as loaded at one moment."""
 
     server: str
@@ -85,15 +85,15 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 class Access:
     """The current connection. A reload that fails keeps the previous connection and logs a warning."""
 
-    def __init__(self, load: Callable[[bool], Connection], refresh_seconds: float = _REFRESH_SECONDS) -> None:
+    def __init__(self, load: Callable[[bool], ApiConnection], refresh_seconds: float = _REFRESH_SECONDS) -> None:
         """`load` blocks; its argument says whether the API server has rejected the previous credentials."""
         self._load, self._refresh_seconds = load, refresh_seconds
-        self._connection: Connection | None = None
+        self._connection: ApiConnection | None = None
         self._loaded_at = 0.0
         self._is_rejected = False
         self._lock = asyncio.Lock()
 
-    def load(self) -> Connection:
+    def load(self) -> ApiConnection:
         """Load now. Blocks, so call it only before the event loop has other work.
 
         Raises:
@@ -103,7 +103,7 @@ class Access:
         self._loaded_at, self._is_rejected = time.monotonic(), False
         return self._connection
 
-    async def connection(self) -> Connection:
+    async def connection(self) -> ApiConnection:
         """The connection, loaded again in a thread when it is due.
 
         Raises:
@@ -152,7 +152,7 @@ def default_kubeconfig(environ: Mapping[str, str]) -> str:
     return environ.get("KUBECONFIG") or str(pathlib.Path(environ.get("HOME", "/")) / ".kube" / "config")
 
 
-def load_service_account(environ: Mapping[str, str]) -> Connection:
+def load_service_account(environ: Mapping[str, str]) -> ApiConnection:
     """The connection of a pod.
 
     Raises:
@@ -162,7 +162,7 @@ def load_service_account(environ: Mapping[str, str]) -> Connection:
     if not host:
         raise model.ConfigurationError("this process runs outside a pod, and no kubeconfig is named", _HINT)
     port = environ.get("KUBERNETES_SERVICE_PORT_HTTPS") or environ.get("KUBERNETES_SERVICE_PORT") or "443"
-    return Connection(
+    return ApiConnection(
         server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
         authorization=f"Bearer {_read(SERVICE_ACCOUNT / 'token').decode('ascii', 'replace').strip()}",
         authorities=_read(SERVICE_ACCOUNT / "ca.crt"),
@@ -176,10 +176,10 @@ class Kubeconfig:
         """`paths`: one path, or several joined by `os.pathsep`, as in `KUBECONFIG`."""
         self._paths = paths
         self._configuration: kubernetes.client.Configuration | None = None
-        self._loaded: Connection | None = None
+        self._loaded: ApiConnection | None = None
         self._read_at = 0.0
 
-    def load(self, is_rejected: bool = False) -> Connection:
+    def load(self, is_rejected: bool = False) -> ApiConnection:
         """The connection. Blocks; runs an exec plugin if the user has one and its token is missing or old.
 
         Raises:
@@ -199,7 +199,7 @@ class Kubeconfig:
         has_token = self._loaded is not None and bool(self._loaded.authorization)
         return has_token or time.monotonic() - self._read_at < _PLUGIN_CERTIFICATE_SECONDS
 
-    def _read(self, context: "_Context") -> Connection:
+    def _read(self, context: "_Context") -> ApiConnection:
         try:
             import kubernetes.client
             import kubernetes.config
@@ -217,7 +217,7 @@ class Kubeconfig:
                     persist_config=context.is_writable,  # an OIDC provider may accept each refresh token only once
                     temp_file_path=folder,
                 )
-                found = Connection(
+                found = ApiConnection(
                     server=context.server,
                     authorization=_authorization(configuration),
                     authorities=_optional(configuration.ssl_ca_cert),

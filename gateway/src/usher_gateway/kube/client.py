@@ -19,7 +19,7 @@ import msgspec
 import yarl
 
 from usher_gateway import model
-from usher_gateway.kube.access import Access, Connection
+from usher_gateway.kube.access import Access, ApiConnection
 
 _ATTEMPTS = 4
 _RETRIED = frozenset({429, 500, 502, 503, 504})
@@ -177,7 +177,7 @@ class Client:
         self._count_request, self._may_write = count_request, may_write
         self._page_rows = self._limits.page_rows
         self._session: aiohttp.ClientSession | None = None
-        self._tls: tuple[Connection, ssl.SSLContext | None] | None = None
+        self._tls: tuple[ApiConnection, ssl.SSLContext | None] | None = None
 
     async def __aenter__(self) -> Self:
         limits = self._limits
@@ -351,7 +351,7 @@ class Client:
             )
         raise AssertionError("unreachable")
 
-    async def _send(self, request: _Request, connection: Connection) -> bytes:
+    async def _send(self, request: _Request, connection: ApiConnection) -> bytes:
         limits = self._limits
         timeout = aiohttp.ClientTimeout(total=limits.request_seconds, sock_connect=limits.connect_seconds)
         async with self._open(request, connection, timeout) as response:
@@ -391,7 +391,7 @@ class Client:
         """Check again for a request that had to wait for its connection."""
         self._check_fence(context.trace_request_ctx)
 
-    def _open(self, request: _Request, connection: Connection, timeout: aiohttp.ClientTimeout) -> Any:
+    def _open(self, request: _Request, connection: ApiConnection, timeout: aiohttp.ClientTimeout) -> Any:
         assert self._session is not None
         headers = {
             "Accept": request.accept,
@@ -412,7 +412,7 @@ class Client:
             trace_request_ctx=request,
         )
 
-    def _ssl_context(self, connection: Connection) -> ssl.SSLContext | None:
+    def _ssl_context(self, connection: ApiConnection) -> ssl.SSLContext | None:
         """The context of this connection, kept until its certificates change, so that sockets are reused."""
         identity = msgspec.structs.replace(connection, authorization="")
         if self._tls is None or self._tls[0] != identity:
