@@ -235,4 +235,4 @@ def test_common_yaml_mistakes_are_named(tmp_path: pathlib.Path) -> None:
 def test_help_wraps_cleanly_on_a_narrow_terminal() -> None:
     lines = [line.strip() for line in usher("check", "--help", COLUMNS="80").stdout.splitlines()]
     first = next(index for index, line in enumerate(lines) if line.startswith("Each expression"))
-    assert lines[first + 1].startswith("anything is wrong; warnings and notices alone are no failure.")
+    assert lines[first + 1].startswith("problem, else 0. Warnings and notices do not count as problems.")

@@ -124,7 +124,7 @@ def _out_of_reach(
                 loaded.line_of("spec.http.url"),
                 "spec.http.url",
                 f"{host} is not a public address ({reason}): the gateway sends nothing to it unless it is allowed",
-                f"if this is meant, give `--allow-destination {url.host_port_subcomponent}` to `usher check` and to `usher run`",
+                f"if this is meant, give `--allow-destination {url.host_port_subcomponent}` here and to `usher run`",
                 "notice",
                 f"Destination {key}",
             )
