@@ -1,4 +1,4 @@
-"""What an agency lives through: from ``kubectl apply`` to an answer on the gateway's port, and to its systems."""
+"""An agency from ``kubectl apply`` to an answer on the gateway's port and a delivery to its systems."""
 
 import base64
 import datetime
@@ -11,14 +11,14 @@ pytestmark = agencies.SHARED
 
 
 async def open_for_visits(agency: agencies.Agency) -> str:
-    """Applies a tenant, a destination and a listener; its URL once it answers."""
+    """Apply a tenant, a destination and a listener; return the URL once it answers."""
     await agency.apply(agency.tenant(), agency.destination(), agency.listener())
     await agency.wait_ready("listeners.usher.dev/lobby", "destinations.usher.dev/crm", "tenants.usher.dev/acme")
     return await agency.url()
 
 
 async def post(agency: agencies.Agency, url: str, *numbers: int) -> None:
-    """Visits as Purple brings them; each must be acknowledged."""
+    """Send visits as Purple does; the gateway must acknowledge each."""
     for number in numbers:
         assert (await agency.post(url, agencies.visit(number))).acknowledges
 
@@ -144,7 +144,7 @@ async def test_next_attempt_uses_the_rotated_secret(agency: agencies.Agency) -> 
 
 
 async def running_hash(agency: agencies.Agency) -> str:
-    """Of the Destination `crm`, as the gateway runs it."""
+    """Hash of the Destination `crm` that the gateway runs."""
     config = await agency.platform.ask("/api/config")
     destinations = {one["key"]: one for one in config["documents"] if one["kind"] == "Destination"}
     return str(destinations[f"{agency.namespace}/crm"]["hash"])
@@ -185,14 +185,14 @@ async def test_hostname_moves_from_one_tenant_to_another(make_agency: agencies.M
     await post(incumbent, url, 1)
     await incumbent.until_received(1)
 
-    await incumbent.apply(incumbent.listener())  # `kubectl apply` takes the addresses out
+    await incumbent.apply(incumbent.listener())  # `kubectl apply` removes the addresses
     await heir.wait_ready("listeners.usher.dev/lobby")
     await waiting.until(lambda: delivers_to(heir, url))
     assert {agencies.number_of(one.body) for one in incumbent.received()} == {1}
 
 
 async def delivers_to(agency: agencies.Agency, url: str) -> bool:
-    """Whether visits at a URL are an agency's: brings one and looks."""
+    """Send a visit to a URL; return True if it is counted for an agency."""
     await post(agency, url, 2)
     rows = (await agency.platform.ask(f"/api/visits?namespace={agency.namespace}"))["rows"]
     return bool(rows)
@@ -236,7 +236,7 @@ async def test_shared_destination_separates_lanes_and_books_of_tenants(agency: a
 
 
 async def books(agency: agencies.Agency) -> dict[str, tuple[int, int]]:
-    """Tenant -> visits and delivered, from the gateway's books."""
+    """Visits and delivered visits per tenant, from the gateway's books."""
     rows = (await agency.platform.ask("/api/usage"))["rows"]
     mine = [row for row in rows if row["namespace"] == agency.namespace]
     return {row["tenant"]: (row["visits"], row["delivered"]) for row in mine}

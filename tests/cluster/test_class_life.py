@@ -1,4 +1,4 @@
-"""What a platform's owner does: how hostnames are exposed, and what becomes of a namespace that is deleted."""
+"""A class exposes hostnames, and deleted namespaces are removed under the removal limit."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ pytestmark = agencies.SHARED
 
 @contextlib.asynccontextmanager
 async def edge_class(agency: agencies.Agency) -> AsyncIterator[dict[str, Any]]:
-    """A class with an Ingress of its own, and a listener on it that is exposed; both go at the end."""
+    """Create a class with an Ingress and an exposed listener; delete both at the end."""
     server, name = agency.platform.server, f"edge-{agency.namespace}"
     ingress_class = {"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": name}}
     await server.create({**ingress_class, "spec": {"controller": "example.com/edge"}})
@@ -33,14 +33,14 @@ async def edge_class(agency: agencies.Agency) -> AsyncIterator[dict[str, Any]]:
 
 
 def by_gateway(klass: dict[str, Any]) -> dict[str, Any]:
-    """The class, with its routes at a Gateway in place of an ingress controller."""
+    """The class with HTTPRoutes at a Gateway instead of Ingresses."""
     parent = {"namespace": "infra", "name": "edge"}
     exposure = {"type": "HTTPRoute", "scope": "Hostname", "httpRoute": {"parentRef": parent}}
     return {**klass, "spec": {**klass["spec"], "exposure": exposure}}
 
 
 def taken(route: dict[str, Any]) -> dict[str, Any]:
-    """What a Gateway's controller says of a route that it has taken."""
+    """The status that a Gateway's controller writes on a route that it accepts."""
     about = {"observedGeneration": 1, "lastTransitionTime": "2027-01-31T12:00:00Z", "message": ""}
     conditions = [
         {"type": "Accepted", "status": "True", "reason": "Accepted", **about},
@@ -58,7 +58,7 @@ async def test_ingress_is_removed_once_the_http_route_is_accepted(agency: agenci
         await agency.apply(by_gateway(klass))
         found = await waiting.until(lambda: platform.children("HTTPRoute", hostname))
         await agency.wait("Listener", "lobby", "Exposed", "Unknown", "Pending")
-        assert await platform.children("Ingress", hostname), "nothing leads to the listener any more"
+        assert await platform.children("Ingress", hostname), "no route leads to the listener"
         assert (await agency.post(url, agencies.visit(1))).acknowledges
         await platform.server.merge(api.of({"kind": "HTTPRoute", **found[0]}), taken(found[0]), "status")
         await agency.wait("Listener", "lobby", "Exposed", "True", "Exposed")
@@ -86,7 +86,7 @@ async def test_class_reports_a_missing_certificate_until_it_exists(
 
 
 async def open_rooms(agency: agencies.Agency, count: int) -> list[str]:
-    """Applies so many listeners; their URLs once all answer."""
+    """Apply some listeners; return their URLs once all answer."""
     names = [f"room-{number}" for number in range(count)]
     await agency.apply(agency.tenant(), agency.destination(), *map(agency.listener, names))
     urls = [await agency.url(name) for name in names]
@@ -102,7 +102,7 @@ async def test_deleted_namespace_removes_its_few_listeners(agency: agencies.Agen
         await agency.until_answers(url, 404)
     documents = await agency.platform.install.documents()
     for name in ("room-0", "room-1"):
-        assert documents[f"Listener {agency.namespace}/{name}"], "a removal is said for ten minutes"
+        assert documents[f"Listener {agency.namespace}/{name}"], "a tombstone stays for ten minutes"
 
 
 async def test_deleted_namespace_with_many_listeners_waits_for_confirmation(

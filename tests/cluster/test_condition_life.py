@@ -1,4 +1,4 @@
-"""What ``kubectl get``, ``describe`` and ``wait`` show at each moment of a resource's life."""
+"""The output of ``kubectl get``, ``describe`` and ``wait`` during the life of a resource."""
 
 import contextlib
 import re
@@ -18,7 +18,7 @@ TENANT = "tenants.usher.dev/acme"
 
 
 async def columns(agency: agencies.Agency, named: str) -> dict[str, str]:
-    """The table of ``kubectl get``: column -> value, ``""`` where there is none."""
+    """The table of ``kubectl get`` as column -> value; ``""`` for an empty cell."""
     head, row = (await agency.kubectl("get", named)).splitlines()
     starts = [match.start() for match in re.finditer(r"\S+", head)]
     ends = [*starts[1:], None]
@@ -26,7 +26,7 @@ async def columns(agency: agencies.Agency, named: str) -> dict[str, str]:
 
 
 async def until_shown(agency: agencies.Agency, named: str, **wanted: str) -> dict[str, str]:
-    """The table's row once it has these values."""
+    """Wait until the table's row has these values, and return it."""
     return await waiting.until(
         lambda: columns(agency, named), lambda row: wanted.items() <= {k: row[k] for k in wanted}.items()
     )
@@ -121,7 +121,7 @@ async def test_listener_is_ready_then_receiving_then_suspended_then_deleted(agen
 
     await agency.apply(agency.listener(state="Suspended"))
     await until_shown(agency, LISTENER, READY="True", REASON="Suspended")
-    await agency.wait_ready(LISTENER)  # GitOps must not hang on it
+    await agency.wait_ready(LISTENER)  # GitOps tools must not wait for it
     assert "`state` is Suspended" in await agency.kubectl("describe", LISTENER)
 
     await agency.kubectl("delete", LISTENER)
@@ -165,7 +165,7 @@ async def events_of(agency: agencies.Agency) -> list[tuple[str, str, str]]:
 
 @contextlib.asynccontextmanager
 async def gateway_down(platform: agencies.Platform) -> AsyncIterator[None]:
-    """No gateway runs for the time of the block."""
+    """Stop the gateway for the time of the block."""
     await platform.gateway.stop()
     try:
         yield
@@ -183,7 +183,7 @@ async def test_short_gateway_outage_keeps_ready_and_delays_new_resources(
         row = await until_shown(agency, BAR, READY="Unknown", REASON="Pending")
         assert row["RECEIVING"] == "NoVisitYet"
         assert "waiting for the gateways" in await agency.kubectl("describe", BAR)
-        assert (await columns(agency, LISTENER))["READY"] == "True"  # for 30 s it may just be restarting
+        assert (await columns(agency, LISTENER))["READY"] == "True"  # within 30 s the gateway may just be restarting
         await never_ready(agency, BAR)
     await agency.wait_ready(BAR, LISTENER, DESTINATION)
 

@@ -1,4 +1,4 @@
-"""Every order in which an agency's resources may come leads to the same, and what leads nowhere new writes nothing."""
+"""Each order of creation of an agency's resources gives the same state, and a second pass writes nothing."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ ORDERS = list(itertools.permutations(KINDS))
 
 
 class Numbered:
-    """The resources of one order, side by side with those of the others: their number is in every name."""
+    """The resources of one order. Each name contains the number of the order, so that all orders run side by side."""
 
     def __init__(self, agency: agencies.Agency, number: int) -> None:
         self._agency = agency
@@ -46,7 +46,7 @@ class Numbered:
         return f"{self.number}-{self._agency.namespace}"
 
     async def outcome(self, documents: dict[str, dict[str, Any]]) -> str:
-        """All that is told and published of this order, as if it had no number."""
+        """Every status and document of this order, without its number."""
         found: list[Any] = []
         for kind in ("ListenerClass", "Tenant", "Listener", "Destination"):
             document = self.document(kind)
@@ -62,7 +62,7 @@ class Numbered:
 
 
 async def versions(platform: agencies.Platform, namespace: str) -> dict[str, str]:
-    """resourceVersion of everything that the operator writes of a namespace, or of a class made for it."""
+    """resourceVersion of each object that the operator writes for a namespace, or for the class made for it."""
     found = {}
     places = [("Secret", platform.install.config), ("ListenerClass", "")]
     for kind, where in [*places, *((kind, namespace) for kind in ("Secret", "Tenant", "Listener", "Destination"))]:
@@ -75,7 +75,7 @@ async def versions(platform: agencies.Platform, namespace: str) -> dict[str, str
 
 
 async def settled(platform: agencies.Platform, namespace: str) -> dict[str, str]:
-    """Versions once they have not changed for two seconds: what is for information is told with some delay."""
+    """Wait until the versions have not changed for two seconds, because informational conditions are delayed."""
     seen: list[dict[str, str]] = []
 
     async def look() -> dict[str, str]:
@@ -121,7 +121,7 @@ async def test_each_order_of_creation_converges_to_the_same_state(
 
 
 async def apply_all(server: api.Api, documents: list[dict[str, Any]]) -> None:
-    """Applies documents, some at a time."""
+    """Apply documents, a few at a time."""
     for start in range(0, len(documents), AT_A_TIME):
         await asyncio.gather(*map(server.apply, documents[start : start + AT_A_TIME]))
 
@@ -161,7 +161,7 @@ def content(secret: dict[str, Any]) -> bytes:
 
 
 async def judged(agency: agencies.Agency, hostname: str) -> tuple[str, str]:
-    """Whether a claim is accepted, and why (not); once that is told."""
+    """Wait for the condition Accepted of a claim; return its status and reason."""
     resource = api.Resource("Listener", hostname.partition(".")[0], agency.namespace)
     found = await agency.platform.server.wait(resource, lambda seen: api.condition(seen, "Ready").get("reason") in DONE)
     told = api.condition(found, "Accepted")

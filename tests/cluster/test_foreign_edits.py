@@ -1,4 +1,4 @@
-"""What others do to an agency's resources and to what the operator made of them; and what is at its limits."""
+"""Edits of an agency's resources and children by others, and values at their limits."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ async def stand(agency: agencies.Agency, **listener: Any) -> None:
 
 
 async def config_secret(agency: agencies.Agency, owner: str) -> dict[str, Any]:
-    """The config Secret of ``Listener/lobby`` and the like."""
+    """The config Secret of a resource such as ``Listener/lobby``."""
     kind, _, name = owner.partition("/")
     found = (await agency.platform.install.documents())[f"{kind} {agency.namespace}/{name}"]
     return {**found, "kind": "Secret"}
@@ -154,7 +154,7 @@ async def test_recreated_tenant_gets_its_listener_at_the_same_url(agency: agenci
 
 
 async def tombstones(agency: agencies.Agency) -> list[str]:
-    """Which of the agency's documents are said to be gone."""
+    """The agency's documents that have a tombstone."""
     found = await agency.platform.install.documents()
     mine = {name: one for name, one in found.items() if f" {agency.namespace}/" in name}
     return [name for name, one in mine.items() if b'"tombstone"' in installs.decoded(one)["config.json"]]

@@ -1,4 +1,4 @@
-"""The operator as its own process under the shipped rights, against the real API server."""
+"""The operator as a process with the shipped RBAC rules, against a real API server."""
 
 import asyncio
 from typing import Any
@@ -50,7 +50,7 @@ async def test_document_that_gateways_run_is_programmed(install: installs.Instal
 
 
 async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
-    """resourceVersion of everything that the operator writes."""
+    """resourceVersion of each object that the operator writes."""
     found = {}
     for kind, where in (
         ("Secret", install.config),
@@ -64,13 +64,13 @@ async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
         for one in await install.server.list(api.Resource(kind, "", where)):
             owner = (one["metadata"].get("annotations") or {}).get("usher.dev/owner", "")
             if where == install.config and not owner.startswith(f"{namespace}/"):
-                continue  # another test's namespace may be ending
+                continue  # another test may be deleting its namespace
             found[f"{kind} {one['metadata']['name']}"] = one["metadata"]["resourceVersion"]
     return found
 
 
 async def settled(install: installs.Install, namespace: str) -> dict[str, str]:
-    """Versions once they have not changed for a second."""
+    """Wait until the versions have not changed for a second, and return them."""
     before = await versions(install, namespace)
     while True:
         await asyncio.sleep(1)
@@ -97,7 +97,7 @@ async def test_restarted_operator_writes_nothing(install: installs.Install, name
     await waiting.until(reconciled, lambda count: count >= 4)
     assert await settled(install, namespace) == before
     asked = install.cluster.audit.since(position, install.operator.user)
-    here = {namespace, install.system, install.config}  # other tests' namespaces may be ending
+    here = {namespace, install.system, install.config}  # other tests may be deleting their namespaces
     assert {one.resource for one in asked if one.writes and one.namespace in here} == {"leases"}
 
 

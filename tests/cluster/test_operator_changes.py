@@ -1,4 +1,4 @@
-"""What the operator does about what nobody asked for: edits of children, mass removals, lost events, lost leaders."""
+"""The operator handles edited children, mass removals, lost events and lost leaders."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from support import api, clusters, faulty_proxy, installs, waiting
 
 
 async def declare(install: installs.Install, namespace: str, *names: str) -> None:
-    """A class, a tenant, a destination, and Listeners; until their documents are there."""
+    """Apply a class, a tenant, a destination and listeners, and wait for their documents."""
     wanted = [install.klass(), installs.tenant(namespace), installs.destination(namespace)]
     for document in [*wanted, *(installs.listener(install, namespace, name) for name in names)]:
         await install.server.apply(document)
@@ -20,7 +20,7 @@ async def declare(install: installs.Install, namespace: str, *names: str) -> Non
 
 
 async def live(install: installs.Install, namespace: str) -> set[str]:
-    """Listeners (and Destinations) of a namespace whose documents are in force; other installs' may be there too."""
+    """Listeners (and Destinations) of a namespace whose documents are in force, also those of other installs."""
     found = await install.documents()
     owners = {owner for owner, one in found.items() if "tombstone" not in content(one)}
     return {owner.rpartition("/")[2] for owner in owners if f" {namespace}/" in owner}
@@ -57,7 +57,7 @@ async def test_deleted_config_secret_and_removed_label_are_restored(install: ins
 async def test_unwritable_config_secret_is_recreated(
     install: installs.Install, namespace: str, fields: dict[str, Any]
 ) -> None:
-    """A Secret's type, and what is immutable, no write can change."""
+    """No write can change the type of a Secret, or an immutable Secret."""
     operator = await install.start_operator()
     await declare(install, namespace, "lobby")
     secret = (await install.documents())[f"Listener {namespace}/lobby"]
@@ -216,7 +216,7 @@ async def test_deleted_install_key_is_not_recreated_while_documents_exist(
     secret, klass = api.Resource("Secret", "usher-install-key", install.system), api.of(install.klass())
     await install.server.delete(secret)
     await install.server.delete(klass)
-    await install.server.apply(install.klass())  # without the status that knew the key
+    await install.server.apply(install.klass())  # without the status that has the fingerprint
     second = await install.start_operator(wait=False)
     await waiting.until(lambda: second.get("/readyz"), lambda seen: "usher-install-key is gone" in seen[1])
     assert await install.server.get(secret) is None

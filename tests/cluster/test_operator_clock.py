@@ -1,4 +1,4 @@
-"""The wall clock of a lone operator jumps forward and back: it leads on, and nothing ends too early or too late."""
+"""The wall clock of a single operator jumps forward and back: it stays leader and keeps every time limit."""
 
 import asyncio
 from pathlib import Path
@@ -26,7 +26,7 @@ async def lease_of(install: installs.Install) -> dict[str, Any]:
 
 
 def is_told(found: Any) -> bool:
-    """Whether the status speaks of the newest edit."""
+    """True if the status is of the newest generation."""
     told = api.condition(found, "Accepted").get("observedGeneration")
     return bool(told == found["metadata"]["generation"])
 
@@ -69,7 +69,7 @@ async def test_clock_jump_keeps_a_tombstone_for_its_time(
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
     await waiting.until(install.documents, lambda seen: "tombstone" in content(seen[owner]), every_seconds=0.1)
     clock.set(jump)
-    # planned again meanwhile, as the class is changed
+    # the changed class causes another plan meanwhile
     await install.server.merge(api.of(install.klass()), {"spec": {"allowedHostnames": [{"hostname": "*.example"}]}})
     await asyncio.sleep(TOMBSTONE_SECONDS / 2)
     assert owner in await install.documents()

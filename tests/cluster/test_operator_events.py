@@ -1,4 +1,4 @@
-"""What the operator says of its work: Events about resources, and lines of its log."""
+"""The operator's Events about resources, and the lines of its log."""
 
 import json
 import re
@@ -17,7 +17,7 @@ async def events(install: installs.Install, namespace: str) -> list[tuple[str, s
 
 
 def lines(operator: installs.Process, event: str) -> list[dict[str, Any]]:
-    """The lines of an operator's log that are called so."""
+    """The lines of an operator's log with one event name."""
     found = [json.loads(line) for line in operator.log.read_text("utf-8").splitlines() if line.startswith("{")]
     return [line for line in found if line["event"] == event]
 
@@ -83,6 +83,8 @@ async def test_log_names_published_edited_removed_and_ready_resources(
 
     async def removed() -> list[str]:
         told = [line["document"] for line in lines(operator, "document_removed")]
-        return [document for document in told if document.startswith(f"{namespace}/")]  # others' namespaces end too
+        return [
+            document for document in told if document.startswith(f"{namespace}/")
+        ]  # other tests delete their namespaces too
 
     await waiting.until(removed, lambda seen: sorted(seen) == [f"{namespace}/crm", name])

@@ -1,4 +1,4 @@
-"""The operator before an API server that refuses, hangs and forgets, and among things that are not its own."""
+"""The operator with an API server that rejects requests or hangs, and with foreign objects."""
 
 import asyncio
 from pathlib import Path
@@ -187,7 +187,7 @@ async def test_idle_operator_writes_only_its_lease(install: installs.Install, na
         position = install.cluster.audit.position()
         await asyncio.sleep(seconds)
         asked = install.cluster.audit.since(position, install.operator.user)
-        here = {namespace, install.system}  # other tests' namespaces may be ending
+        here = {namespace, install.system}  # other tests may be deleting their namespaces
         return {one.resource for one in asked if one.writes and one.namespace in here}
 
     await waiting.until(lambda: writes_in(1), lambda seen: seen <= {"leases"})
@@ -212,7 +212,7 @@ async def test_large_secret_with_the_managed_label_ends_no_watch(install: instal
 async def test_forged_config_secret_does_not_block_a_removal(
     install: installs.Install, namespace: str, make_namespace: MakeNamespace
 ) -> None:
-    """Labels and annotations can be written by any tenant: here one claims documents of another."""
+    """Any tenant can write labels and annotations; this one claims the documents of another tenant."""
     await install.start_operator()
     names = [f"room-{number}" for number in range(6)]
     await declare(install, namespace, *names)
@@ -226,5 +226,7 @@ async def test_forged_config_secret_does_not_block_a_removal(
     found = await install.server.get(api.of(install.klass()))
     assert api.condition(found, "Ready").get("reason") != "RemovalsHalted"
     kept = await install.documents()
-    ours = {owner: one["data"] for owner, one in documents.items() if f" {namespace}/" in owner}  # others may be ending
+    ours = {
+        owner: one["data"] for owner, one in documents.items() if f" {namespace}/" in owner
+    }  # other tests may be deleting theirs
     assert ours == {owner: kept[owner]["data"] for owner in ours}

@@ -1,4 +1,4 @@
-"""Programmed, from what every ready endpoint of the gateways' Service says; the EndpointSlice is a real one."""
+"""Programmed follows from the answers of each ready endpoint in a real EndpointSlice."""
 
 import socket
 from pathlib import Path
@@ -9,17 +9,17 @@ import pytest
 from support import api, faulty_proxy, installs, waiting
 
 QUICK = {"grace_seconds": 2.0}
-"""Programmed turns False sooner, so that a test need not wait for half a minute."""
+"""Programmed turns False sooner than after 30 s, so that the test is short."""
 
 
 def own_address() -> str:
-    """An address of this machine that is not loopback: an EndpointSlice has no other. Nothing is sent."""
+    """An address of this machine that is not loopback, because an EndpointSlice accepts no loopback address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
         except OSError:
-            # The API server takes no loopback address into an EndpointSlice, a machine without a network has no other,
-            # and an address made up would be one that no gateway answers at.
+            # the API server rejects loopback addresses in an EndpointSlice, a machine without a network has no other
+            # address, and no gateway would answer at an invented one
             pytest.skip("this machine has no address but loopback, and an EndpointSlice takes none of those")
         return str(probe.getsockname()[0])
 
@@ -42,7 +42,7 @@ def slice_of(install: installs.Install, gateway: installs.Process, *, ready: boo
 
 
 async def wait_programmed(install: installs.Install, namespace: str, status: str, reason: str, part: str = "") -> None:
-    """Until the listener's condition says so, of the newest generation."""
+    """Wait until the condition of the listener's newest generation has these values."""
 
     async def look() -> dict[str, Any]:
         found = await install.server.get(api.Resource("Listener", "lobby", namespace))

@@ -1,4 +1,4 @@
-"""Readings that break off, a hanging API server, silent watches, APIs that come and go: nothing is lost by any."""
+"""Aborted lists, a hanging API server, silent watches and changing APIs lose nothing."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ ROOMS = ("room-0", "room-1", "room-2", "room-3", "room-4")
 
 
 async def declare(install: installs.Install, namespace: str, *names: str, **klass: Any) -> None:
-    """A class, a tenant, a destination, and listeners; until their documents are there."""
+    """Apply a class, a tenant, a destination and listeners, and wait for their documents."""
     for document in (install.klass(**klass), installs.tenant(namespace), installs.destination(namespace)):
         await install.server.apply(document)
     for name in names:
@@ -31,7 +31,7 @@ async def wait_published(install: installs.Install, namespace: str, *names: str)
 
 
 async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
-    """Documents of one namespace: Destinations have no class, so those of other tests are seen by this install too."""
+    """Documents of one namespace. Destinations have no class, so this install also sees those of other tests."""
     found = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
     return {owner: version for owner, version in found.items() if f" {namespace}/" in owner}
 
@@ -123,7 +123,7 @@ class Port:
         self._gateway, self._hostname = gateway, hostname
 
     async def status(self, path: str) -> int:
-        """What a POST is answered with."""
+        """Status of the answer to a POST."""
         return (await wire.exchange(self._gateway.public, wire.request(path, b"{}", host=self._hostname))).status
 
     async def wait(self, path: str, status: int) -> None:
@@ -131,7 +131,7 @@ class Port:
 
 
 def placed(install: installs.Install, namespace: str, name: str, path: str) -> dict[str, Any]:
-    """A listener with an address of its own."""
+    """Manifest of a listener with a custom address."""
     addresses = [{"name": "own", "hostname": f"{namespace}.example.org", "path": path}]
     spec = {"addresses": addresses, "authentication": {"type": "None"}}
     return installs.listener(install, namespace, name, **spec)
@@ -174,7 +174,7 @@ async def _value(number: int) -> int:
 
 @contextlib.asynccontextmanager
 async def without(definitions: clusters.Cluster, files: list[Path]) -> AsyncIterator[None]:
-    """Definitions that are away, and there again at the end."""
+    """Delete some CRDs, and restore them at the end."""
     await remove(definitions, files)
     try:
         yield

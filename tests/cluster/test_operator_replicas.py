@@ -1,4 +1,4 @@
-"""Two operators at once: whatever happens to them, one writes, nothing is removed, and everything converges."""
+"""Two operators at the same time: only one writes, nothing is removed, and everything converges."""
 
 import asyncio
 import base64
@@ -14,14 +14,14 @@ import pytest
 from support import api, faulty_proxy, installs, moving_clock, waiting
 
 LOAD = 80
-"""So many listeners are not written within a moment."""
+"""Enough listeners that writing them takes a while."""
 
 QUICK = {"timing": {"lease_seconds": 4.0, "renew_deadline_seconds": 2.5, "lease_retry_seconds": 0.5}}
-"""A Lease that is taken over sooner, so that a test need not wait for so long."""
+"""A shorter Lease, so that a takeover is quick."""
 
 
 async def declare(install: installs.Install, namespace: str, count: int = LOAD) -> None:
-    """A class, a tenant, a destination, and many listeners; nobody waits for anything."""
+    """Apply a class, a tenant, a destination and many listeners, without waiting."""
     for document in (install.klass(), installs.tenant(namespace), installs.destination(namespace)):
         await install.server.apply(document)
     names = [f"room-{number}" for number in range(count)]
@@ -41,20 +41,20 @@ async def wait_holder(install: installs.Install, name: str, limit_seconds: float
 
 
 async def documents(install: installs.Install, namespace: str) -> dict[str, Any]:
-    """Of one namespace: Destinations have no class, so those of other tests are seen by this install too."""
+    """Documents of one namespace. Destinations have no class, so this install also sees those of other tests."""
     return {owner: one for owner, one in (await install.documents()).items() if f" {namespace}/" in owner}
 
 
 async def wait_some_written(install: installs.Install, namespace: str, count: int = LOAD) -> None:
-    """Until somebody is in the middle of it."""
+    """Wait until an operator has written some of the documents."""
     found = await waiting.until(
         lambda: documents(install, namespace), lambda seen: len(seen) > count / 4, every_seconds=0.01
     )
-    assert len(found) < count, "it was over before the test began"
+    assert len(found) < count, "the operator was done before the test began"
 
 
 async def wait_whole(install: installs.Install, namespace: str, count: int = LOAD) -> None:
-    """Until every document is in force, every status written, and nothing was ever said to be removed."""
+    """Wait until every document is in force and every status is written; no document may have a tombstone."""
 
     async def look() -> tuple[int, int]:
         listeners = await install.server.list(api.Resource("Listener", "", namespace))
@@ -69,13 +69,13 @@ async def wait_whole(install: installs.Install, namespace: str, count: int = LOA
 
 
 def writes(proxy: faulty_proxy.Proxy) -> list[faulty_proxy.Asked]:
-    """What came through a proxy and changes something, the Lease left out."""
+    """Write requests through a proxy, without those of the Lease."""
     return [asked for asked in proxy.asked if asked.writes and "/leases" not in asked.path]
 
 
 @pytest.fixture
 async def other_proxy(install: installs.Install, tmp_path: Path) -> AsyncIterator[faulty_proxy.Proxy]:
-    """Another way to the API server, so that what each replica asks is known apart."""
+    """A second proxy, so that the test can tell the requests of the replicas apart."""
     folder = tmp_path / "other-proxy"
     folder.mkdir()
     async with faulty_proxy.running(install.cluster.endpoint, folder) as ready:
@@ -142,7 +142,9 @@ async def test_suspended_leader_starts_no_write_when_it_resumes(
     async with asyncio.timeout(10):
         assert await first.process.wait() == 1
     late = [(one.method, one.path) for one in writes(proxy)[written:] if not one.path.endswith("/events")]
-    assert len(late) <= 1, late  # its one worker may have been stopped between the look at the clock and the socket
+    assert len(late) <= 1, (
+        late
+    )  # its one worker may have been stopped between the check of the clock and the write to the socket
     await wait_whole(install, namespace)
 
 
@@ -161,7 +163,7 @@ async def test_clocks_a_minute_off_steal_no_lease(install: installs.Install, nam
 
     await waiting.until(renewals, lambda count: count > 8)
     told = datetime.datetime.fromisoformat(min(renewed))
-    assert (datetime.datetime.now(datetime.UTC) - told).total_seconds() > 50  # the clock was wrong indeed
+    assert (datetime.datetime.now(datetime.UTC) - told).total_seconds() > 50  # the clock was really wrong
     assert await second.metric("usher_operator_leader") == 0
     await first.stop()
     await wait_holder(install, "fast", limit_seconds=2)
@@ -179,7 +181,7 @@ async def test_operator_waits_for_a_lease_of_another_holder(install: installs.In
         await install.server.apply({**kind, "metadata": metadata, "spec": spec})
 
     await renew()
-    operator = await install.start_operator("--identity", "waiting")  # a standby is ready too
+    operator = await install.start_operator("--identity", "waiting")  # a standby is ready as well
     await declare(install, namespace, 1)
     for _ in range(8):
         await asyncio.sleep(0.5)

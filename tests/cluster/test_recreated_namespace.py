@@ -1,4 +1,4 @@
-"""A namespace full of tenants is deleted and made anew with the same names: other objects, the same addresses."""
+"""A namespace is deleted and recreated with the same names: the objects are new and the addresses stay."""
 
 import asyncio
 import base64
@@ -11,14 +11,14 @@ import pytest
 from support import agencies, api, clusters, faulty_proxy, installs, waiting
 
 ROOMS = [f"room-{number}" for number in range(8)]
-"""So many removals at once wait for a person."""
+"""More removals than the limit allows without a confirmation."""
 
 TENANTS = ("acme", "globex")
 GONE_SECONDS = 60.0
 
 
 async def declare(install: installs.Install, namespace: str, rooms: list[str], url: str) -> None:
-    """Every other listener is of another tenant."""
+    """Apply listeners; every second one belongs to another tenant."""
     documents = [installs.tenant(namespace, name) for name in TENANTS]
     documents.append(installs.destination(namespace, http={"url": url}))
     for number, room in enumerate(rooms):
@@ -29,14 +29,14 @@ async def declare(install: installs.Install, namespace: str, rooms: list[str], u
 
 
 async def delete(install: installs.Install, namespace: str) -> None:
-    """Until nothing of it is there."""
+    """Delete the namespace and wait until it is gone."""
     found = api.Resource("Namespace", namespace)
     await install.server.delete(found)
     await install.server.wait(found, lambda seen: seen is None, limit_seconds=GONE_SECONDS)
 
 
-async def make_anew(install: installs.Install, namespace: str) -> None:
-    """It ends a second time with what `make_namespace` made."""
+async def recreate(install: installs.Install, namespace: str) -> None:
+    """Recreate the namespace, so that the cleanup of `make_namespace` can delete it again."""
     metadata = {"name": namespace, "labels": {clusters.MADE: "true"}}
     await install.server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 
@@ -47,7 +47,7 @@ async def uids(install: installs.Install, namespace: str) -> dict[str, str]:
 
 
 async def published(install: installs.Install, namespace: str) -> dict[str, str]:
-    """Listener -> uid of the owner that its document names; ``"tombstone"`` in its place."""
+    """Uid of the owner in each listener's document, or ``"tombstone"``."""
     found = {}
     for owner, secret in (await install.documents()).items():
         kind, _, path = owner.partition(" ")
@@ -59,14 +59,14 @@ async def published(install: installs.Install, namespace: str) -> dict[str, str]
 
 
 async def owners_of_urls(install: installs.Install, namespace: str) -> dict[str, str]:
-    """Listener -> uid of the owner of its url Secret."""
+    """Uid of the owner of each listener's URL Secret."""
     found = await install.server.list(api.Resource("Secret", "", namespace), "usher.dev/managed=true")
     named = {one["metadata"]["name"].removesuffix("-url"): one["metadata"]["ownerReferences"] for one in found}
     return {name: references[0]["uid"] for name, references in named.items()}
 
 
 async def wait_whole(install: installs.Install, namespace: str, rooms: list[str]) -> None:
-    """Until documents and url Secrets are those of the objects that are there now."""
+    """Wait until documents and URL Secrets belong to the present objects."""
     wanted = await uids(install, namespace)
     assert set(wanted) == set(rooms)
 
@@ -97,13 +97,13 @@ async def visits_and_repeats(platform: agencies.Platform, namespace: str) -> tup
 
 @agencies.SHARED
 class TestServed:
-    """What the world sees of it, at the gateway's port."""
+    """The namespace as clients of the gateway's port see it."""
 
     async def test_the_same_names_have_the_same_urls_visitors_and_books(self, agency: agencies.Agency) -> None:
         install, namespace, before = await self.deleted(agency, ROOMS)
         await wait_halted(install, halted=True)
         assert (await agency.post(before[ROOMS[0]], agencies.visit(2))).acknowledges
-        await make_anew(install, namespace)
+        await recreate(install, namespace)
         await declare(install, namespace, ROOMS, self.system(agency))
         await wait_whole(install, namespace, ROOMS)
         await wait_halted(install, halted=False)
@@ -118,7 +118,7 @@ class TestServed:
     async def test_what_is_not_made_anew_is_served_no_more(self, agency: agencies.Agency) -> None:
         install, namespace, before = await self.deleted(agency, ROOMS)
         await wait_halted(install, halted=True)
-        await make_anew(install, namespace)
+        await recreate(install, namespace)
         kept = ROOMS[:4]
         await declare(install, namespace, kept, self.system(agency))
         await wait_whole(install, namespace, kept)
@@ -138,11 +138,11 @@ class TestServed:
             await waiting.until(
                 lambda: published(install, namespace), lambda seen: seen == dict.fromkeys(few, "tombstone")
             )
-            await make_anew(install, namespace)
+            await recreate(install, namespace)
             await declare(install, namespace, few, self.system(agency))
             await wait_whole(install, namespace, few)
             secrets = await self.documents(install, namespace)
-            await asyncio.sleep(5)  # the tombstones' time passes
+            await asyncio.sleep(5)  # until the tombstones end
             await wait_whole(install, namespace, few)
             assert await self.documents(install, namespace) == secrets
             await agency.until_answers(before[few[0]], 200)
@@ -153,7 +153,7 @@ class TestServed:
 
     @staticmethod
     async def documents(install: installs.Install, namespace: str) -> dict[str, str]:
-        """Owner -> version of its config Secret."""
+        """Version of the config Secret of each owner."""
         found = await install.documents()
         mine = {owner: one["metadata"] for owner, one in found.items() if f" {namespace}/" in owner}
         return {owner: one["resourceVersion"] for owner, one in mine.items()}
@@ -164,11 +164,11 @@ class TestServed:
 
     @staticmethod
     def again(number: int) -> bytes:
-        """The same visitor with another content, so that it is no redelivery."""
+        """Send another visit of the same visitor, which is not a redelivery."""
         return json.dumps({**json.loads(agencies.visit(number)), "again": True}).encode()
 
     async def deleted(self, agency: agencies.Agency, rooms: list[str]) -> tuple[installs.Install, str, dict[str, str]]:
-        """After one visit everything is deleted; the URLs that there were."""
+        """Send one visit, delete everything, and return the URLs."""
         install, namespace = agency.platform.install, agency.namespace
         await declare(install, namespace, rooms, self.system(agency))
         await agency.wait_ready(*(f"listeners.usher.dev/{room}" for room in rooms))
@@ -183,7 +183,7 @@ class TestServed:
 async def test_recreated_namespace_seen_late_gives_the_same_result(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, *, is_listed_anew: bool
 ) -> None:
-    """The operator's watches are deaf meanwhile: it hears all of it at once, or finds other objects in a new list."""
+    """The watches are cut meanwhile, so the operator gets all events at once or finds new objects in a list."""
     operator = await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
     await install.server.apply(install.klass())
     await declare(install, namespace, ROOMS, "https://crm.example.com/hook")
@@ -191,7 +191,7 @@ async def test_recreated_namespace_seen_late_gives_the_same_result(
     before = await uids(install, namespace)
     with proxy.silence():
         await delete(install, namespace)
-        await make_anew(install, namespace)
+        await recreate(install, namespace)
         await declare(install, namespace, ROOMS, "https://crm.example.com/hook")
         if is_listed_anew:
             proxy.expire_open()

@@ -43,38 +43,43 @@ def run(  # noqa: PLR0917 - each is a flag
         ),
     ] = None,
     namespace: Annotated[
-        str, typer.Option(envvar="USHER_OPERATOR_NAMESPACE", help="The operator's own: Lease, install key, tokens.")
+        str,
+        typer.Option(envvar="USHER_OPERATOR_NAMESPACE", help="Namespace of the operator: Lease, install key, tokens."),
     ] = "usher-system",
     configuration_namespace: Annotated[
         str,
-        typer.Option(envvar="USHER_OPERATOR_CONFIGURATION_NAMESPACE", help="Where configuration Secrets are written."),
+        typer.Option(envvar="USHER_OPERATOR_CONFIGURATION_NAMESPACE", help="Namespace of the config Secrets."),
     ] = "usher-config",
     data_plane_namespace: Annotated[
         str,
         typer.Option(
             envvar="USHER_OPERATOR_DATA_PLANE_NAMESPACE",
-            help="Where routes and certificates are written. Default: --namespace.",
+            help="Namespace of routes and certificates. Default: --namespace.",
         ),
     ] = "",
     controller_name: Annotated[
         str,
-        typer.Option(envvar="USHER_OPERATOR_CONTROLLER_NAME", help="ListenerClasses with this name are served."),
+        typer.Option(
+            envvar="USHER_OPERATOR_CONTROLLER_NAME",
+            help="The operator serves ListenerClasses with this controllerName.",
+        ),
     ] = "usher.dev/usher",
     gateways: Annotated[
         list[str] | None,
-        typer.Option(
-            envvar="USHER_OPERATOR_GATEWAYS", help="URL of a gateway's admin port, where there is no Service."
-        ),
+        typer.Option(envvar="USHER_OPERATOR_GATEWAYS", help="URL of a gateway's admin port, instead of a Service."),
     ] = None,
     gateway_service: Annotated[
         str,
         typer.Option(
             envvar="USHER_OPERATOR_GATEWAY_SERVICE",
-            help="NAMESPACE/NAME[:PORT] of the Service whose ready endpoints are asked what they run.",
+            help="NAMESPACE/NAME[:PORT] of the Service whose ready endpoints are the gateways' admin ports.",
         ),
     ] = "",
     backend_service: Annotated[
-        str, typer.Option(envvar="USHER_OPERATOR_BACKEND_SERVICE", help="NAME:PORT that routes send requests to.")
+        str,
+        typer.Option(
+            envvar="USHER_OPERATOR_BACKEND_SERVICE", help="NAME:PORT of the Service to which routes send requests."
+        ),
     ] = "usher-gateway:80",
     gateway_api: Annotated[
         bool, typer.Option(envvar="USHER_OPERATOR_GATEWAY_API", help="Watch and write HTTPRoutes.")
@@ -86,18 +91,23 @@ def run(  # noqa: PLR0917 - each is a flag
         str, typer.Option(envvar="USHER_OPERATOR_ADMIN", help="HOST:PORT for health and metrics.")
     ] = "127.0.0.1:9091",
     workers: Annotated[
-        int, typer.Option(envvar="USHER_OPERATOR_WORKERS", help="Resources reconciled at the same time.")
+        int, typer.Option(envvar="USHER_OPERATOR_WORKERS", help="Number of resources reconciled at the same time.")
     ] = 16,
     resync_seconds: Annotated[
-        float, typer.Option(envvar="USHER_OPERATOR_RESYNC_SECONDS", help="From one complete reading to the next.")
+        float,
+        typer.Option(envvar="USHER_OPERATOR_RESYNC_SECONDS", help="Interval between complete lists of the cluster."),
     ] = 600.0,
     tombstone_seconds: Annotated[
         float,
-        typer.Option(envvar="USHER_OPERATOR_TOMBSTONE_SECONDS", help="How long a removal is said before it is done."),
+        typer.Option(
+            envvar="USHER_OPERATOR_TOMBSTONE_SECONDS", help="How long a tombstone stays before the operator deletes it."
+        ),
     ] = 600.0,
     identity: Annotated[
         str,
-        typer.Option(envvar="USHER_OPERATOR_IDENTITY", help="Who holds the Lease. Default: host and a random part."),
+        typer.Option(
+            envvar="USHER_OPERATOR_IDENTITY", help="Holder name in the Lease. Default: host name and a random part."
+        ),
     ] = "",
     log_format: Annotated[
         Literal["auto", "json", "text"], typer.Option(envvar="USHER_OPERATOR_LOG_FORMAT", help="auto, json or text.")

@@ -1,4 +1,4 @@
-"""What a change of the cluster makes anew: which keys are planned again, and which changes are none."""
+"""The keys that the cache returns for each change of the cluster, to be planned again."""
 
 from typing import Any
 

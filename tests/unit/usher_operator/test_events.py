@@ -1,4 +1,4 @@
-"""What Events tell of: flips at once, what never held after a while, and nothing twice."""
+"""Events report a flip at once, report a condition that never held after a while, and report nothing twice."""
 
 import pytest
 import structlog

@@ -1,4 +1,4 @@
-"""What gateways say, folded into reports; and which gateways there are."""
+"""The answers of gateways become reports, and EndpointSlices become the URLs to ask."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""When the operator counts as alive: its loop runs, and its watches report what was changed."""
+"""The operator is alive while its loop runs and its watches report changes."""
 
 import asyncio
 

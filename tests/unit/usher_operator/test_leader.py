@@ -1,4 +1,4 @@
-"""Who leads: decided by what a Lease says and by how long it has said so, never by the times in it."""
+"""A replica decides by the record in the Lease and by how long it has not changed, never by the times in it."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_changed_lease_restarts_the_wait(observed: leader.ObservedLease) -> None
 
 @pytest.mark.parametrize("minutes_off", [-60, -1, 0, 1, 60])
 def test_decision_ignores_the_times_in_the_lease(observed: leader.ObservedLease, minutes_off: int) -> None:
-    """What is written in the record is not even read."""
+    """The times in the record are not read."""
     raw = {
         "metadata": {"resourceVersion": "7"},
         "spec": {

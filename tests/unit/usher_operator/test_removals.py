@@ -1,4 +1,4 @@
-"""The brake: removals are gathered, judged together, and held back where they are many."""
+"""Removals are collected, decided together and halted if they are many; tombstones have their time."""
 
 import datetime
 
@@ -53,7 +53,7 @@ def test_few_listeners_are_removed(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(5))
     verdict = pending.decide(5, ())
     assert verdict.allowed == set(listeners(5))
-    assert pending.request(("Listener", "agency/l0"), 1), "what was judged goes at once"
+    assert pending.request(("Listener", "agency/l0"), 1), "an allowed removal needs no second decision"
 
 
 def test_more_than_five_and_a_tenth_are_halted(pending: removals.PendingRemovals) -> None:
@@ -150,7 +150,7 @@ def test_suspicion_ends_when_every_document_is_wanted_again(pending: removals.Pe
     assert pending.is_reopened(())
     assert pending.decide(50, ()).halted is None
     want(pending, listeners(1))
-    assert pending.decide(50, ()).halted is None, "the suspicion is over"
+    assert pending.decide(50, ()).halted is None, "the suspicion has ended"
 
 
 @given(st.integers(0, 80), st.integers(0, 400))

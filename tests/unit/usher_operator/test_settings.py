@@ -1,4 +1,4 @@
-"""Flags of the operator: read strictly, each with an environment variable and a word of help."""
+"""The operator parses its flags strictly; each flag has an environment variable and help."""
 
 from typing import Any
 

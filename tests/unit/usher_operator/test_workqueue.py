@@ -1,4 +1,4 @@
-"""The queue in virtual time: nothing twice at once, failures later and later."""
+"""The queue, in virtual time: it processes no key twice at once and retries failures later and later."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What is written of children, and what the server's answer to that tells."""
+"""The writers send only differences, and queue the keys that an answer concerns."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +41,7 @@ def ingress(version: str = "1", **rest: Any) -> dict[str, Any]:
 
 
 class Server:
-    """Answers a write with the object as it is by then."""
+    """Answers a write with the present object."""
 
     def __init__(self, answer: dict[str, Any], meanwhile: Callable[[], object] = lambda: None) -> None:
         self._answer, self._meanwhile = answer, meanwhile
@@ -55,7 +55,7 @@ class Server:
 
 
 class RecordingEventLogger(EventLogger):
-    """Keeps what it is asked to log."""
+    """Records the calls of published()."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(clock)
@@ -160,7 +160,7 @@ def test_status_body_names_the_uid_of_the_object() -> None:
 
 
 class StatusServer:
-    """Answers a status write with the object as it is by then."""
+    """Answers a status write with the present object."""
 
     def __init__(self, **meta: Any) -> None:
         self._meta = meta

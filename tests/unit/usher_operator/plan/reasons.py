@@ -1,4 +1,4 @@
-"""The table of test_reasons.py: which condition and reason follows from what."""
+"""The table of test_reasons.py: each cause with the condition and the reason that it gives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ class Case(msgspec.Struct, frozen=True):
 
 
 def nothing(_: MemoryView) -> None:
-    """All is in order."""
+    """Change nothing."""
 
 
 def edit(**spec: Any) -> Callable[[MemoryView], None]:
@@ -118,7 +118,7 @@ def secret_gone(built: MemoryView) -> None:
 
 
 def exposed(exposure: dict[str, Any], tls: dict[str, Any], **says: Any) -> Callable[[MemoryView], None]:
-    """Another exposure, and what controllers say of its children."""
+    """Change the exposure, and set the statuses that controllers write on its children."""
 
     def happens(built: MemoryView) -> None:
         built.edit("ListenerClass", "public", exposure=exposure, tls=tls)
@@ -164,7 +164,7 @@ def provided(state: SecretState) -> Callable[[MemoryView], None]:
 
 
 def late(*names: str, **about: Any) -> Callable[[MemoryView], None]:
-    """An edit that no gateway, or only ``names``, has taken for over half a minute."""
+    """Make an edit that no gateway, or only ``names``, has applied for over 30 s."""
 
     def happens(built: MemoryView) -> None:
         built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
@@ -199,7 +199,7 @@ def destination_reports(**about: Any) -> Callable[[MemoryView], None]:
 
 
 def and_run(happens: Callable[[MemoryView], object]) -> Callable[[MemoryView], None]:
-    """Something happens, and the gateways have taken it."""
+    """Apply a change, and let the gateways apply it too."""
 
     def both(built: MemoryView) -> None:
         happens(built)

@@ -1,4 +1,4 @@
-"""A small agency, all in order: what one test makes wrong of it stands in that test."""
+"""A small agency without any problem. Each test changes it to cause one."""
 
 import functools
 
@@ -51,7 +51,7 @@ PER_HOSTNAME = {"mode": "PerHostname", "issuerRef": {"name": "letsencrypt", "kin
 
 
 def agency() -> views.MemoryView:
-    """Everything applied, and run by one gateway."""
+    """Return an agency whose plans are applied and that one gateway runs."""
     return _agency().copy()
 
 
@@ -69,7 +69,7 @@ def _agency() -> views.MemoryView:
 def listener(
     name: str, spec: str = "", *, namespace: str = "default", tenant: str = "acme", created: str = "02"
 ) -> str:
-    """One more listener."""
+    """Return the manifest of another listener."""
     return f"""
 apiVersion: usher.dev/v1alpha1
 kind: Listener
@@ -81,7 +81,7 @@ spec:
 
 
 def tenant(name: str, namespace: str = "default") -> str:
-    """One more tenant."""
+    """Return the manifest of another tenant."""
     return f"""
 apiVersion: usher.dev/v1alpha1
 kind: Tenant

@@ -1,4 +1,4 @@
-"""docs/conditions.md explains every reason that is ever told, with its condition and status, and no other."""
+"""docs/conditions.md explains exactly the reasons that plans give, each with its condition and status."""
 
 from house import source
 from unit.usher_operator.plan import reasons

@@ -1,6 +1,6 @@
-"""Worlds in cases/*.yaml, and what plan() wants of them in golden/*.yaml.
+"""Golden files: the views in cases/*.yaml, and the plans for them in golden/*.yaml.
 
-``pytest --update-golden tests/unit/usher_operator/plan/test_golden.py`` writes the latter anew: look at the difference.
+``pytest --update-golden tests/unit/usher_operator/plan/test_golden.py`` updates the golden files: review the diff.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""Whatever order things came in, and however often it is planned, the same is wanted; and the same as from files."""
+"""Plans depend neither on the order of creation nor on earlier plans, and equal what files give."""
 
 from typing import Any
 

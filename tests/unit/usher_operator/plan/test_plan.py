@@ -1,4 +1,4 @@
-"""What stays, what goes and what is never touched."""
+"""Plans of resources and hostnames: which children they keep and remove."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every reason of every condition, each reached from an agency that is all in order by one thing that happens."""
+"""Each reason of each condition follows from one change to an agency without problems."""
 
 import msgspec
 import pytest
@@ -19,7 +19,7 @@ def test_each_cause_gives_its_reason(case: reasons.Case) -> None:
     told = built.condition(case.kind, case.path, case.type)
     assert (told.status, told.reason) == (case.status, case.reason)
     assert told.observed_generation == _generation(built, case)
-    assert told.message or case.status == "True", "a reason that does not hold says what to do"
+    assert told.message or case.status == "True", "a condition that is not True says what to do"
 
 
 def _generation(built: views.MemoryView, case: reasons.Case) -> int:

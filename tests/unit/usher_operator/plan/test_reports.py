@@ -1,4 +1,4 @@
-"""What gateways say of listeners and destinations, when they say it anew after a restart, or not at all."""
+"""Conditions from the gateways' reports: Programmed and the informational ones."""
 
 import pytest
 
@@ -119,7 +119,7 @@ def programmed(built: views.MemoryView) -> tuple[str, str]:
 
 
 def a_gateway_falls_behind(built: views.MemoryView) -> None:
-    """As when a Secret or the Tenant changes: the same generation, another document."""
+    """Change the Tenant, so that the listener has another document with the same generation."""
     built.edit("Tenant", "default/acme", displayName="Acme Hotels")
 
 
