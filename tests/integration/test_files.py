@@ -318,7 +318,7 @@ async def test_consequences_of_a_mistake_are_one_log_line(tmp_path: pathlib.Path
     told = [(line["log_level"], line["event"]) for line in logs if line["log_level"] != "info"]
     assert told == [
         ("error", "configuration_problem"),
-        ("warning", "configuration_incomplete"),
-        ("error", "configuration_waits"),
+        ("warning", "configuration_partly_applied"),
+        ("error", "configuration_postponed"),
     ]
     assert [line["objects"] for line in logs if "objects" in line] == [2]

@@ -67,7 +67,7 @@ async def test_another_install_key_is_one_line_of_the_log_whatever_was_published
         async with followers.following(server, tmp_path) as follower:
             await follower.until(lambda: len(follower.source.status().rejected) == 3)
     told = [line for line in logs if line["log_level"] == "error"]
-    assert [(line["event"], line["rejected"]) for line in told] == [("install_key_differs", 3)]
+    assert [(line["event"], line["rejected"]) for line in told] == [("install_key_mismatch_found", 3)]
 
 
 async def test_what_keeps_a_gateway_from_its_first_configuration_is_told(

@@ -70,7 +70,7 @@ async def test_stalled_log_reader_delays_nothing_and_can_resume(
             nonlocal told
             with contextlib.suppress(BlockingIOError):
                 told += os.read(pipe[0], 65_536)
-            return told.count(b"delivery_dead") == VISITS
+            return told.count(b"delivery_died") == VISITS
 
         await gateways.wait_until(is_all_told, 10, "every line, once it is read")
 

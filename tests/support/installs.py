@@ -67,7 +67,7 @@ class Process:
     def taken_for_gone(self, namespace: str) -> list[str]:
         """Return the log lines about objects of one namespace that a relist found deleted without an event."""
         lines = self.log.read_text("utf-8").splitlines()
-        return [line for line in lines if "gone_without_an_event" in line and f'"{namespace}"' in line]
+        return [line for line in lines if "missed_deletion_found" in line and f'"{namespace}"' in line]
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Stop the program and return its exit code."""

@@ -21,5 +21,5 @@ def test_library_lines_are_json_without_the_text_of_an_exception() -> None:
 
 
 def test_terminal_output_leaves_out_empty_fields() -> None:
-    event = {"event": "loop_exception", "line": 0, "hint": "", "reason": None, "frames": ["run"]}
-    assert logs.drop_empty(None, "info", event) == {"event": "loop_exception", "line": 0, "frames": ["run"]}
+    event = {"event": "event_loop_callback_failed", "line": 0, "hint": "", "reason": None, "frames": ["run"]}
+    assert logs.drop_empty(None, "info", event) == {"event": "event_loop_callback_failed", "line": 0, "frames": ["run"]}

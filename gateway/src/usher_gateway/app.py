@@ -362,7 +362,7 @@ class Gateway:
             admin=f"http://{self.settings.admin.host}:{self.admin.port}",
         )
         if self.settings.time_scale != 1.0:
-            _log.warning("time_is_scaled", time_scale=self.settings.time_scale, hint="for development only")
+            _log.warning("clock_scaled", time_scale=self.settings.time_scale, hint="for development only")
         if self.settings.listen.is_loopback:
             _log.info("loopback_destinations_allowed", reason="the public port is on loopback only")
 

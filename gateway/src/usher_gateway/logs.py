@@ -232,7 +232,7 @@ class JsonLibraryFormatter(LibraryFormatter):
 def log_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log an exception that no task caught, without its text. For ``loop.set_exception_handler``."""
     del loop
-    structlog.get_logger(__name__).error("loop_exception", exc_info=context.get("exception"))
+    structlog.get_logger(__name__).error("event_loop_callback_failed", exc_info=context.get("exception"))
 
 
 def drop_empty(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

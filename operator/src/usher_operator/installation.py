@@ -119,7 +119,7 @@ class Installation:
             data = await self._create(TOKENS_SECRET, made)
         token = data.get(OBSERVE_ENTRY, b"").decode("ascii", "replace").strip()
         if not token:
-            _log.error("observe_token_missing", secret=TOKENS_SECRET, entry=OBSERVE_ENTRY)
+            _log.error("observe_token_not_found", secret=TOKENS_SECRET, entry=OBSERVE_ENTRY)
         return token
 
     async def _read(self, name: str) -> dict[str, bytes] | None:

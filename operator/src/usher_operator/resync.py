@@ -215,7 +215,7 @@ class Resync:
         elif is_start:
             self._gate.pause(topic, f"{kind.plural} cannot be read: {error.status} {error.reason}")
         else:
-            _log.error("reading_incomplete", kind=kind.name, status=error.status, reason=error.reason)
+            _log.error("relist_failed", kind=kind.name, status=error.status, reason=error.reason)
 
     def _put(self, kind: kinds.WatchedKind, raw: Raw, *, is_start: bool) -> None:
         metadata = raw["metadata"]
@@ -237,7 +237,7 @@ class Resync:
         for name in gone:
             if name in known and not self._is_newer(kind, name, version):
                 self._metrics.divergence.labels(kind.name).inc()
-                _log.warning("gone_without_an_event", kind=kind.name, namespace=name[0], name=name[1])
+                _log.warning("missed_deletion_found", kind=kind.name, namespace=name[0], name=name[1])
                 self._add(self._cache.remove(kind, *name))
 
     def _add(self, keys: KeySet) -> None:

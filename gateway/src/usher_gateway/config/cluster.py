@@ -206,7 +206,7 @@ class ClusterSource:
             async with asyncio.timeout(self._options.cache_after_seconds):
                 await self._listed.wait()
         if not self._listed.is_set() and self._published.in_force:
-            _log.warning("configuration_from_cache", namespace=self._options.namespace)
+            _log.warning("configuration_loaded_from_cache", namespace=self._options.namespace)
             self._origin = "cache"
             return
         await self._listed.wait()
@@ -232,7 +232,7 @@ class ClusterSource:
         self._log_rejected([one for one in rejected if one is not None])
         self._log_vanished(self._published.retain({secret.name for secret in secrets}, self._now()))
         if not secrets:
-            _log.warning("configuration_namespace_is_empty", namespace=self._options.namespace)
+            _log.warning("empty_configuration_namespace_found", namespace=self._options.namespace)
         self._origin, self._heard_at = "cluster", self._now()
         self._listed.set()
         self._touched.set()
@@ -265,7 +265,10 @@ class ClusterSource:
         """Log one line per document, or a single line if the cause is another install key."""
         if rejected and self._has_other_key():
             _log.error(
-                "install_key_differs", rejected=len(rejected), error=_key_message(self._options.keys), hint=_KEY_HINT
+                "install_key_mismatch_found",
+                rejected=len(rejected),
+                error=_key_message(self._options.keys),
+                hint=_KEY_HINT,
             )
             return
         for one in rejected[:_LOGGED]:

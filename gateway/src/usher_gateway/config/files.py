@@ -491,7 +491,9 @@ class FileSource:
             # The mistake hides what would run, so the gateway keeps answering 503, never 404.
             self._blocking = tuple(sorted(configuration.rejected, key=lambda problem: bool(problem.because)))
             _log_problems(configuration.problems)
-            _log.error("configuration_waits", hint="no listener can run before this is corrected: arrivals get a 503")
+            _log.error(
+                "configuration_postponed", hint="no listener can run before this is corrected: arrivals get a 503"
+            )
             return False
         self.configuration, self._blocking = configuration, ()
         changes = _changes(before.snapshot, configuration.snapshot)
@@ -538,11 +540,11 @@ def _log_problems(problems: Sequence[Problem]) -> None:
         write = {"error": _log.error, "warning": _log.warning}.get(severity, _log.info)
         write("configuration_problem", **fields)
     if len(causes) > _MAX_LOGGED_PROBLEMS:
-        _log.error("more_configuration_problems", count=len(causes) - _MAX_LOGGED_PROBLEMS)
+        _log.error("more_configuration_problems_found", count=len(causes) - _MAX_LOGGED_PROBLEMS)
     if len(causes) < len(problems):
         waiting = len({problem.resource for problem in problems if problem.because})
         hint = "they refer to something that has a mistake, which is logged above"
-        _log.warning("configuration_incomplete", objects=waiting, hint=hint)
+        _log.warning("configuration_partly_applied", objects=waiting, hint=hint)
 
 
 def _changes(before: documents.Snapshot, now: documents.Snapshot) -> dict[str, int]:

@@ -257,7 +257,7 @@ class Dispatcher:
                 self._next_note = self._loop.time() + _NOTE_LANES_SECONDS
                 await self._store.note_lanes()
         except model.StoreUnavailableError as error:
-            _log.warning("dispatcher_waits_for_store", reason=str(error))
+            _log.warning("dispatcher_paused", reason=str(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_POLL_SECONDS):
                     await self._stopping.wait()

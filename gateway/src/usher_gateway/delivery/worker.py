@@ -208,7 +208,7 @@ class DeliveryWorker:
         if result.outcome.gone:
             self.gone.add(definition.destination)
         if settled_as is model.SettledAs.Dead:
-            _log.warning("delivery_dead", delivery=model.format_id(delivery.id), error=error, status=answer.status)
+            _log.warning("delivery_died", delivery=model.format_id(delivery.id), error=error, status=answer.status)
         return result
 
     def _prepared_destination(self, key: str) -> payload.PreparedDestination | None:
@@ -217,7 +217,7 @@ class DeliveryWorker:
             try:
                 self._prepared[key] = payload.prepare(self._snapshot.destinations[key])
             except model.ConfigurationError as error:
-                _log.error("destination_unusable", destination=key, reason=str(error), hint=error.hint)
+                _log.error("destination_rejected", destination=key, reason=str(error), hint=error.hint)
                 self._prepared[key] = None
         return self._prepared[key]
 

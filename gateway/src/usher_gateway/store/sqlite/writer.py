@@ -151,7 +151,7 @@ class Writer:
             result.accepted[start:end], _ = self._commit_once(Batch(arrivals=arrivals, now=batch.now))
         except _DATA_ERRORS as error:
             if end - start == 1:
-                _log.error("arrival_unstorable", listener=arrivals[0].listener.key, error=type(error).__name__)
+                _log.error("arrival_quarantined", listener=arrivals[0].listener.key, error=type(error).__name__)
                 arrivals = [_unstorable(arrivals[0])]
                 result.accepted[start:end], _ = self._commit_once(Batch(arrivals=arrivals, now=batch.now))
                 return
