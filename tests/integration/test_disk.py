@@ -328,7 +328,7 @@ async def test_damaged_file_is_rejected_with_a_hint(tmp_path: Path, peer: receiv
     await stored(gateway)
     assert callable(damage)
     damage(gateway.data)
-    refuses(gateway, await launch_and_wait(gateway), "damaged or no database of Usher", ".recover")
+    refuses(gateway, await launch_and_wait(gateway), "damaged or not a database of Usher", ".recover")
 
 
 def without_log(data: Path) -> None:
