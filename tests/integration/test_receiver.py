@@ -63,7 +63,7 @@ async def test_what_comes_twice_is_a_duplicate(receiving: simulator.Receiver, se
     counts = receiving.counts("/crm")
     assert (counts.received, counts.taken, counts.distinct, counts.duplicates) == (3, 3, 2, 1)
     assert receiving.ids("/crm") == {"a": 2, "b": 1}
-    assert receiving.counts("/other") == simulator.Counts()
+    assert receiving.counts("/other") == simulator.PathCounts()
 
 
 async def test_what_was_refused_before_is_no_duplicate(

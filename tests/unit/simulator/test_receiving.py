@@ -72,7 +72,7 @@ def test_duplicates_are_counted_among_what_was_taken() -> None:
         counted.receive("/x", identifier, 10, 5)
         if taken:
             counted.take("/x", identifier)
-    assert counted.counts["/x"] == receiving.Counts(
+    assert counted.counts["/x"] == receiving.PathCounts(
         received=5, taken=4, distinct=2, duplicates=1, without_id=1, bytes_received=50, last_seen=5
     )
     assert counted.received_ids("/x") == {"a": 2, "b": 2}
@@ -90,7 +90,7 @@ def test_endless_paths_do_not_fill_the_memory() -> None:
 
 @pytest.mark.parametrize("signature", list(receiving.Signature))
 def test_every_verdict_on_a_signature_is_counted(signature: receiving.Signature) -> None:
-    counts = receiving.Counts()
+    counts = receiving.PathCounts()
     receiving.note_signature(counts, signature)
     assert counts.signatures_good + counts.signatures_wrong == 1
     assert (counts.signatures_wrong == 0) is (signature is receiving.Signature.Good)

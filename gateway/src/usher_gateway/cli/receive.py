@@ -1,4 +1,4 @@
-"""``usher receive``: a receiver that counts, verifies signatures, and misbehaves on request."""
+"""``usher receive``: runs a receiver that counts, verifies signatures, and misbehaves on request."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,7 +22,7 @@ _Secret = Annotated[
     list[str] | None,
     typer.Option(
         metavar="SOURCE",
-        help="Verify Standard Webhooks signatures with the secret in env:NAME or file:PATH; several while rotating.",
+        help="Verify Standard Webhooks signatures with the secret in env:NAME or file:PATH; several during a rotation.",
         envvar="USHER_RECEIVE_SECRET",
     ),
 ]
@@ -30,7 +30,7 @@ _Secret = Annotated[
 _Tolerance = Annotated[
     float,
     typer.Option(
-        min=0, help="Most seconds between webhook-timestamp and now; 0: any.", envvar="USHER_RECEIVE_TOLERANCE"
+        min=0, help="The most seconds between webhook-timestamp and now; 0: any.", envvar="USHER_RECEIVE_TOLERANCE"
     ),
 ]
 
@@ -38,7 +38,7 @@ _SuccessHeader = Annotated[
     bool,
     typer.Option(
         "--success-header",
-        help="Answer wifiWebhookListener: 1, as another listener of Purple.",
+        help="Answer with wifiWebhookListener: 1, like a listener of Purple.",
         envvar="USHER_RECEIVE_SUCCESS_HEADER",
     ),
 ]
@@ -46,13 +46,13 @@ _SuccessHeader = Annotated[
 _ShowBodies = Annotated[
     bool,
     typer.Option(
-        "--show-bodies", help="Print every body: they hold personal data.", envvar="USHER_RECEIVE_SHOW_BODIES"
+        "--show-bodies", help="Print every body. Bodies contain personal data.", envvar="USHER_RECEIVE_SHOW_BODIES"
     ),
 ]
 
 _Path = Annotated[
     list[str] | None,
-    typer.Option(help="Misbehave at this path only; may be given again.", envvar="USHER_RECEIVE_PATH"),
+    typer.Option(help="Misbehave only at this path; may be repeated.", envvar="USHER_RECEIVE_PATH"),
 ]
 
 _Fail = Annotated[int, typer.Option(min=200, max=599, help="Answer with this status.", envvar="USHER_RECEIVE_FAIL")]
@@ -62,26 +62,28 @@ _RetryAfter = Annotated[
 ]
 
 _Location = Annotated[
-    str, typer.Option(help="With --fail 301 …: where to redirect to.", envvar="USHER_RECEIVE_LOCATION")
+    str, typer.Option(help="With --fail 301 …: the target of the redirect.", envvar="USHER_RECEIVE_LOCATION")
 ]
 
-_Delay = Annotated[float, typer.Option(min=0, help="Answer so many seconds late.", envvar="USHER_RECEIVE_DELAY")]
+_Delay = Annotated[float, typer.Option(min=0, help="Answer this many seconds late.", envvar="USHER_RECEIVE_DELAY")]
 
 _Hang = Annotated[bool, typer.Option("--hang", help="Never answer.", envvar="USHER_RECEIVE_HANG")]
 
 _Hostile = Annotated[
     _HostileAnswer,
     typer.Option(
-        help="Reset the connection, drip a byte a second, answer garbage, or 300 MB.", envvar="USHER_RECEIVE_HOSTILE"
+        help="Reset the connection, send one byte per second, answer garbage, or answer 300 MB.",
+        envvar="USHER_RECEIVE_HOSTILE",
     ),
 ]
 
 _DownAfter = Annotated[
-    float, typer.Option(min=0, help="Misbehave only after so many seconds.", envvar="USHER_RECEIVE_DOWN_AFTER")
+    float, typer.Option(min=0, help="Misbehave only after this many seconds.", envvar="USHER_RECEIVE_DOWN_AFTER")
 ]
 
 _DownFor = Annotated[
-    float, typer.Option(min=0, help="Misbehave only for so many seconds; 0: for ever.", envvar="USHER_RECEIVE_DOWN_FOR")
+    float,
+    typer.Option(min=0, help="Misbehave only for this many seconds; 0: without end.", envvar="USHER_RECEIVE_DOWN_FOR"),
 ]
 
 _TLSCert = Annotated[
@@ -131,7 +133,7 @@ def receive(
     tls_key: _TLSKey = None,
     output: _Output = "table",
 ) -> None:
-    """Receive at any path, count per path, and show the counts; Ctrl-C ends.
+    """Receive at any path, count per path, and show the counts until Ctrl-C.
 
     While it runs, POST /_control changes how it answers, and GET /_counts shows the counts as JSON (both only from
     this machine). Exit code 1: with --secret, a signature was missing, wrong or stale.

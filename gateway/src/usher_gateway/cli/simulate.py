@@ -1,4 +1,4 @@
-"""``usher simulate``: a sender that behaves like Purple."""
+"""``usher simulate``: runs a sender that behaves like Purple."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,7 +17,7 @@ _Urls = Annotated[
 ]
 
 _Visits = Annotated[
-    int, typer.Option(min=1, help="Authentications for each URL, repeats included.", envvar="USHER_SIMULATE_VISITS")
+    int, typer.Option(min=1, help="Authentications for each URL, including repeats.", envvar="USHER_SIMULATE_VISITS")
 ]
 
 _Rate = Annotated[
@@ -34,29 +34,27 @@ _Duration = Annotated[
 
 _Day = Annotated[
     Literal["hotel", "cafe", "stadium", "flat"],
-    typer.Option(help="With --duration: whose hours.", envvar="USHER_SIMULATE_DAY"),
+    typer.Option(help="With --duration: the kind of place, which sets the busy hours.", envvar="USHER_SIMULATE_DAY"),
 ]
 
 _TimeScale = Annotated[
     float,
     typer.Option(
         min=0.001,
-        help="Simulated time runs so many times as fast; Usher needs the same (usher run --time-scale).",
+        help="Run simulated time this many times as fast; Usher needs the same value (usher run --time-scale).",
         envvar="USHER_SIMULATE_TIME_SCALE",
     ),
 ]
 
 _Seed = Annotated[
     int,
-    typer.Option(
-        min=0, help="The same seed sends the same visitors at the same moments.", envvar="USHER_SIMULATE_SEED"
-    ),
+    typer.Option(min=0, help="The same seed sends the same visitors at the same times.", envvar="USHER_SIMULATE_SEED"),
 ]
 
 _Repeats = Annotated[
     float,
     typer.Option(
-        min=0, max=1, help="Part that is the same visitor again within the hour.", envvar="USHER_SIMULATE_REPEATS"
+        min=0, max=1, help="Share that is the same visitor again within the hour.", envvar="USHER_SIMULATE_REPEATS"
     ),
 ]
 
@@ -65,7 +63,7 @@ _Redeliveries = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Part that is sent again, --retry-after later, although it was acknowledged.",
+        help="Share that is sent again after --retry-after although it was acknowledged.",
         envvar="USHER_SIMULATE_REDELIVERIES",
     ),
 ]
@@ -75,14 +73,16 @@ _HangUps = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Part on which the sender hangs up before the answer, and retries.",
+        help="Share on which the sender hangs up before the answer and retries.",
         envvar="USHER_SIMULATE_HANG_UPS",
     ),
 ]
 
 _Lates = Annotated[
     float,
-    typer.Option(min=0, max=1, help="Part that comes minutes or hours after the login.", envvar="USHER_SIMULATE_LATES"),
+    typer.Option(
+        min=0, max=1, help="Share that arrives minutes or hours after the login.", envvar="USHER_SIMULATE_LATES"
+    ),
 ]
 
 _Company = Annotated[
@@ -96,7 +96,7 @@ _Connect = Annotated[
     str,
     typer.Option(
         metavar="HOST:PORT",
-        help="Connect there; Host header, SNI and certificate name stay the URL's.",
+        help="Connect to this address; Host header, SNI and certificate name stay those of the URL.",
         envvar="USHER_SIMULATE_CONNECT",
     ),
 ]
@@ -106,21 +106,23 @@ _Ca = Annotated[
     typer.Option(
         exists=True,
         dir_okay=False,
-        help="CA certificate (PEM) to trust instead of the system's.",
+        help="CA certificate (PEM) to trust instead of those of the system.",
         envvar="USHER_SIMULATE_CA",
     ),
 ]
 
 _Insecure = Annotated[
     bool,
-    typer.Option("--insecure", help="Do not check the certificate. Purple does.", envvar="USHER_SIMULATE_INSECURE"),
+    typer.Option(
+        "--insecure", help="Do not check the certificate, although Purple does.", envvar="USHER_SIMULATE_INSECURE"
+    ),
 ]
 
 _Basic = Annotated[
     str,
     typer.Option(
         metavar="SOURCE",
-        help="Basic authentication: env:NAME or file:PATH that holds user:password.",
+        help="Basic authentication: env:NAME or file:PATH with user:password.",
         envvar="USHER_SIMULATE_BASIC",
     ),
 ]
@@ -135,14 +137,15 @@ _Header = Annotated[
 ]
 
 _Concurrency = Annotated[
-    int, typer.Option(min=1, help="Most requests under way for each URL.", envvar="USHER_SIMULATE_CONCURRENCY")
+    int,
+    typer.Option(min=1, help="The most requests at the same time for each URL.", envvar="USHER_SIMULATE_CONCURRENCY"),
 ]
 
 _RetryAfter = Annotated[
     float,
     typer.Option(
         min=0.1,
-        help="Simulated seconds until what failed is sent again; Purple: 3 hours.",
+        help="Simulated seconds until a failed request is sent again; Purple: 3 hours.",
         envvar="USHER_SIMULATE_RETRY_AFTER",
     ),
 ]
@@ -151,7 +154,7 @@ _DisableAfter = Annotated[
     float,
     typer.Option(
         min=0.1,
-        help="Simulated seconds of nothing but failures until the hook is disabled.",
+        help="Simulated seconds with failures only until the hook is disabled.",
         envvar="USHER_SIMULATE_DISABLE_AFTER",
     ),
 ]
@@ -160,7 +163,7 @@ _Patience = Annotated[
     float,
     typer.Option(
         min=0,
-        help="At the end, retry for so many real seconds without success, no longer.",
+        help="At the end, stop after this many real seconds of retries without success.",
         envvar="USHER_SIMULATE_PATIENCE",
     ),
 ]
@@ -170,7 +173,7 @@ _Validate = Annotated[
 ]
 
 _ValidateOnly = Annotated[
-    bool, typer.Option("--validate-only", help="Only that.", envvar="USHER_SIMULATE_VALIDATE_ONLY")
+    bool, typer.Option("--validate-only", help="Only validate.", envvar="USHER_SIMULATE_VALIDATE_ONLY")
 ]
 
 _Output = Annotated[
@@ -211,11 +214,11 @@ def simulate(
     validate_only: _ValidateOnly = False,
     output: _Output = "table",
 ) -> None:
-    """Post visits to listeners as Purple does, and tell whether they would survive it.
+    """Post visits to listeners as Purple does, and say whether they would survive it.
 
-    Only 200 with the header wifiWebhookListener: 1 within 10 s is success; what fails is sent again 3 hours later,
-    and after a prolonged time of failures the hook is disabled. The people are made up. Ctrl-C ends with the books
-    so far. Exit code 1: something is unacknowledged, or an answer was wrong.
+    Only 200 with the header wifiWebhookListener: 1 within 10 s is success. A failed visit is sent again 3 hours
+    later, and after a prolonged time of failures the hook is disabled. The people are made up. Ctrl-C stops and
+    prints the books. Exit code 1: a visit is unacknowledged, or an answer was wrong.
     """
     from usher_gateway import model
     from usher_gateway.simulator import schedule, settings
@@ -244,7 +247,7 @@ def simulate(
 def _targets(
     urls: list[str], companies: list[str], seed: int, credentials: tuple[tuple[str, str], ...]
 ) -> "tuple[settings.SimulatorTarget, ...]":
-    """A company for each URL, with visitors of its own."""
+    """Return a target with its own company and visitors for each URL."""
     from usher_gateway.simulator import bodies, settings
 
     ids = companies or [str(77 + number) for number in range(len(urls))]

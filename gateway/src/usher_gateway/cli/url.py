@@ -1,4 +1,4 @@
-"""``usher url``: each listener's URLs, ready to paste into the portal."""
+"""``usher url``: prints each listener's URLs, ready to paste into the portal."""
 
 import os
 import pathlib
@@ -22,12 +22,12 @@ def register(app: typer.Typer) -> None:
         files: Annotated[
             list[pathlib.Path],
             typer.Argument(
-                envvar="USHER_FILES", help="YAML files, folders of *.yaml and *.yml, or - for what is piped in."
+                envvar="USHER_FILES", help="YAML files, folders of *.yaml and *.yml, or - for standard input."
             ),
         ],
         data: Annotated[
             pathlib.Path | None,
-            typer.Option(envvar="USHER_DATA", help="Where install.key is; one is made if there is none."),
+            typer.Option(envvar="USHER_DATA", help="Folder of install.key; a missing key is created."),
         ] = None,
         output: Annotated[
             Literal["text", "json"], typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
         if configuration.rejected:
             count = tables.counted(sum(not found.because for found in configuration.rejected), "mistake")
             told = "see `usher check` with the same files"
-            typer.echo(f"something is left out because of {count}: {told}", err=True)
+            typer.echo(f"some URLs are missing because of {count}: {told}", err=True)
         raise typer.Exit(1 if configuration.rejected or not found else 0)
 
 
@@ -98,7 +98,7 @@ def _print_json(rows: list[dict[str, str]]) -> None:
 
 
 def _print_text(rows: list[dict[str, str]]) -> None:
-    """Plain lines: a table would break a URL that has to be copied whole."""
+    """Print plain lines, because a table would break long URLs."""
     before = ""
     for row in rows:
         title = f"{row['namespace']}/{row['listener']} (tenant {row['tenant']})"

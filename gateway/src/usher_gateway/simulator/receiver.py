@@ -1,4 +1,4 @@
-"""The receiver: a destination that counts, verifies signatures, and misbehaves on request."""
+"""A destination for tests and demonstrations: it counts, verifies signatures, and misbehaves on request."""
 
 import asyncio
 import contextlib
@@ -18,13 +18,13 @@ from usher_gateway.clock import Clock
 from usher_gateway.simulator import books, receiving
 
 CONTROL_PATH = "/_control"
-"""Where POST changes the behaviour; only from this machine."""
+"""POST to this path changes the behaviour; only from this machine."""
 
 COUNTS_PATH = "/_counts"
-"""Where GET shows the counts; only from this machine."""
+"""GET of this path returns the counts; only from this machine."""
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
-"""More is answered 413 and not kept."""
+"""The receiver answers a larger body with 413 and does not keep it."""
 
 HUGE_BYTES = 300 * 1000 * 1000
 """Length of a ``Huge`` answer."""
@@ -37,7 +37,7 @@ _ABORT_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A request as it came in; header names in lower case, the last value of each."""
+    """A received request. Header names are in lower case; of several values the last one is kept."""
 
     path: str
     """With the query, as sent."""
@@ -45,28 +45,28 @@ class Received(msgspec.Struct, frozen=True):
     headers: dict[str, str]
     body: bytes
     signature: receiving.Signature | None
-    """None where no secrets were given."""
+    """None if the receiver has no secrets."""
     at: int
-    """Microseconds."""
+    """When it was received (microseconds)."""
 
 
 class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """A receiver. ``secrets``: any of them may have signed (rotation); without one nothing is verified."""
+    """The settings of a receiver. A signature may be from any of ``secrets``; without secrets nothing is verified."""
 
     host: str = "127.0.0.1"
     port: int = 0
-    """0: any free one."""
+    """0: any free port."""
     secrets: tuple[str, ...] = ()
     tolerance_seconds: float = receiving.TOLERANCE_SECONDS
     usual: receiving.Behaviour = receiving.Behaviour()
     keep: bool = False
-    """Keep every request whole in memory: for tests."""
+    """Keep every complete request in memory, for tests."""
     tls_certificate: str = ""
     tls_key: str = ""
 
 
 class Receiver:
-    """Answers at any path. ``on_request`` sees each request that came in whole, before it is answered."""
+    """Answers at any path. ``on_request`` is called with each complete request before the answer."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Receiver:
         clock: Clock | None = None,
         on_request: Callable[[Received], None] | None = None,
     ) -> None:
-        """Read the settings.
+        """Read the secrets.
 
         Raises:
             ConfigurationError: a secret cannot be used.
@@ -95,10 +95,10 @@ class Receiver:
         self.port = 0
 
     async def start(self) -> None:
-        """Listen.
+        """Start to listen.
 
         Raises:
-            ConfigurationError: the address cannot be listened at, or the certificate cannot be read.
+            ConfigurationError: the port cannot be opened, or the certificate cannot be read.
         """
         context = _tls(self._settings)
         self._closing.clear()
@@ -115,7 +115,7 @@ class Receiver:
         self.port = int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
-        """Close the port and every connection; counts stay. A later start() takes the same port again."""
+        """Close the port and every connection. Counts stay, and a later start() uses the same port."""
         self._closing.set()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -130,28 +130,28 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        """Where it listens, without a path."""
+        """The URL of the receiver, without a path."""
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return f"{'https' if self._settings.tls_certificate else 'http'}://{host}:{self.port}"
 
-    def counts(self, path: str) -> receiving.Counts:
-        """The counts of a path (without query)."""
-        return self._tally.counts.get(path) or receiving.Counts()
+    def counts(self, path: str) -> receiving.PathCounts:
+        """Return the counts of a path (without query)."""
+        return self._tally.counts.get(path) or receiving.PathCounts()
 
-    def all_counts(self) -> dict[str, receiving.Counts]:
-        """The counts of every path, in the order in which they were first seen."""
+    def all_counts(self) -> dict[str, receiving.PathCounts]:
+        """Return the counts of every path, in the order of their first request."""
         return dict(self._tally.counts)
 
     def ids(self, path: str) -> dict[str, int]:
-        """How often each ``webhook-id`` was received at a path."""
+        """Return how often each ``webhook-id`` was received at a path."""
         return self._tally.received_ids(path)
 
     def taken_ids(self, path: str) -> dict[str, int]:
-        """How often each ``webhook-id`` was answered with 2xx at a path."""
+        """Return how often each ``webhook-id`` was answered with 2xx at a path."""
         return self._tally.taken_ids(path)
 
     def kept(self, path: str) -> list[Received]:
-        """What came in at a path (without query), if it was to be kept."""
+        """Return the kept requests of a path (without query)."""
         return [each for each in self._kept if each.path.partition("?")[0] == path]
 
     def set_behaviour(
@@ -162,16 +162,16 @@ class Receiver:
         after_seconds: float = 0.0,
         for_seconds: float | None = None,
     ) -> None:
-        """Answer so at a path (or ``*``) from now on, or after some seconds, for ever or for some seconds."""
+        """Set the behaviour of a path (or ``*``), optionally after a delay and for a limited time."""
         begins = time.monotonic() + after_seconds
         ends = float("inf") if for_seconds is None else begins + for_seconds
         self._rules.add(path, receiving.Rule(behaviour=wanted, begins=begins, ends=ends))
 
     def command(self, command: receiving.Command) -> receiving.Behaviour:
-        """The same as the control endpoint takes it; what it leaves open stays as it is.
+        """Apply a command of the control endpoint; fields that it omits keep their value.
 
         Raises:
-            ConfigurationError: nothing can be answered like that.
+            ConfigurationError: no answer can have this behaviour.
         """
         try:
             wanted = receiving.of_command(command, self._rules.at(command.path, time.monotonic()))
@@ -249,7 +249,7 @@ class Receiver:
                 return
 
     async def _closes_within(self, seconds: float) -> bool:
-        """Wait; True as soon as the receiver is being stopped."""
+        """Wait for the seconds, or until the receiver stops; return whether it stops."""
         try:
             async with asyncio.timeout(seconds):
                 await self._closing.wait()
@@ -277,7 +277,7 @@ class Receiver:
 
 
 async def _read(request: web.BaseRequest) -> bytes | None:
-    """The whole body as sent; None if it is too large: then it is read, so that the answer arrives, but not kept."""
+    """Return the body as sent, or None if it is too large. It is read to its end, so that the answer arrives."""
     parts = bytearray()
     size = 0
     async for part in request.content.iter_any():
@@ -299,7 +299,7 @@ def _headers(wanted: receiving.Behaviour) -> dict[str, str]:
 
 
 def _write(request: web.BaseRequest, data: bytes) -> bool:
-    """Write past HTTP; False once the connection is gone."""
+    """Write raw bytes to the connection; return False once it is closed."""
     transport = request.transport
     if transport is None or transport.is_closing():
         return False
@@ -308,7 +308,7 @@ def _write(request: web.BaseRequest, data: bytes) -> bool:
 
 
 def _cut(request: web.BaseRequest, *, reset: bool = False) -> web.StreamResponse:
-    """End the connection without an answer; the response returned is never written."""
+    """Close the connection without an answer. aiohttp never writes the returned response."""
     transport = request.transport
     if transport is not None:
         raw = transport.get_extra_info("socket")

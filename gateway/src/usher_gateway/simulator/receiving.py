@@ -14,16 +14,16 @@ from typing import Literal
 import msgspec
 
 EVERY_PATH = "*"
-"""The path of a rule that holds wherever no other does."""
+"""The path of a rule for all paths without a rule of their own."""
 
 BehaviourKind = Literal["Answer", "Hang", "Reset", "Drip", "Garbage", "Huge"]
-"""``Answer``: HTTP as it should be, with the given status. ``Hang``: no answer until the peer gives up. ``Reset``: the
+"""``Answer``: a valid answer with the given status. ``Hang``: no answer until the peer gives up. ``Reset``: the
 connection is reset. ``Drip``: the answer comes a byte a second. ``Garbage``: something that is not HTTP.
 ``Huge``: an answer of 300 MB."""
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How requests are answered."""
+    """How the receiver answers requests."""
 
     kind: BehaviourKind = "Answer"
     status: int = 200
@@ -36,7 +36,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Answer ``wifiWebhookListener: 1``, as a listener of Purple does, with every 2xx."""
 
     def __post_init__(self) -> None:
-        """Refuse what no HTTP answer can have."""
+        """Reject values that no HTTP answer can have."""
         if not 200 <= self.status <= 599:
             raise ValueError("status must be from 200 to 599")
         if self.delay_seconds < 0:
@@ -46,12 +46,12 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def takes(self) -> bool:
-        """Whether a request that is answered so is taken: the sender need not bring it again."""
+        """Whether the receiver takes a request with this behaviour, so that the sender need not retry."""
         return self.kind in {"Answer", "Huge"} and self.status < 300
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """A behaviour from ``begins`` to before ``ends``, in seconds of the receiver's monotonic clock."""
+    """A behaviour from ``begins`` until before ``ends``, in seconds of the receiver's monotonic clock."""
 
     behaviour: Behaviour
     begins: float
@@ -59,30 +59,30 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the control endpoint is told: a behaviour for a path, after some seconds, for some seconds."""
+    """A command of the control endpoint: a behaviour for a path, with an optional delay and duration."""
 
     path: str = EVERY_PATH
     after_seconds: float = 0.0
     for_seconds: float | None = None
-    """None: until told otherwise."""
+    """None: until another command replaces it."""
     kind: BehaviourKind = "Answer"
     status: int = 200
     delay_seconds: float = 0.0
     retry_after: str = ""
     location: str = ""
     success_header: bool | None = None
-    """None: as before."""
+    """None: keep the present value."""
 
 
 class Rules:
-    """What holds at which path at which moment: the newest rule for the path, else for every path, else the usual."""
+    """Finds the behaviour of a path: that of the newest rule for the path, else for all paths, else the usual one."""
 
     def __init__(self, usual: Behaviour) -> None:
         self.usual = usual
         self._by_path: dict[str, list[Rule]] = {}
 
     def add(self, path: str, rule: Rule) -> None:
-        """A further rule for a path; it goes before older ones. One that holds at once and for ever replaces them."""
+        """Add a rule for a path, with precedence over older ones. A rule without an end drops older rules."""
         rules = self._by_path.setdefault(path, [])
         if rule.ends == float("inf"):
             rules[:] = [each for each in rules if each.begins < rule.begins]
@@ -90,7 +90,7 @@ class Rules:
         del rules[16:]
 
     def at(self, path: str, now: float) -> Behaviour:
-        """The behaviour in force."""
+        """Return the behaviour of a path at this time."""
         for name in (path, EVERY_PATH):
             for rule in self._by_path.get(name, ()):
                 if rule.begins <= now < rule.ends:
@@ -99,7 +99,7 @@ class Rules:
 
 
 def of_command(command: Command, before: Behaviour) -> Behaviour:
-    """The behaviour that a command asks for, where ``before`` holds now.
+    """Return the behaviour of a command; ``before`` is the present behaviour.
 
     Raises:
         ValueError: no HTTP answer can be like that.
@@ -119,31 +119,31 @@ def of_command(command: Command, before: Behaviour) -> Behaviour:
 
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
-"""What the text form of a secret begins with."""
+"""The prefix of a secret in its text form."""
 
 TOLERANCE_SECONDS = 300
-"""How far a timestamp may be from the present."""
+"""How many seconds a timestamp may differ from now."""
 
 _MAX_DIGITS = 18
 
 
 class Signature(enum.Enum):
-    """What a receiver makes of a request's signature."""
+    """The result of verifying a signature."""
 
     Good = "good"
     Missing = "missing"
-    """One of the three headers is not there."""
+    """One of the three headers is missing."""
     Bad = "bad"
-    """No signature fits any secret."""
+    """No signature matches a secret."""
     Stale = "stale"
-    """It fits, but the timestamp is too far from the present: a replay, or clocks that differ."""
+    """It matches, but the timestamp differs too much from now: a replay, or different clocks."""
 
 
 def secret_key(secret: str) -> bytes:
-    """The key of a secret: what base64 says after ``whsec_``, else the text itself.
+    """Return the key of a secret: the base64 part after ``whsec_``, or the text itself without this prefix.
 
     Raises:
-        ValueError: ``whsec_`` is followed by something else than base64.
+        ValueError: the text after ``whsec_`` is not base64.
     """
     if not secret.startswith(SECRET_PREFIX):
         return secret.encode()
@@ -156,7 +156,7 @@ def secret_key(secret: str) -> bytes:
 def verify(
     keys: Iterable[bytes], headers: Mapping[str, str], body: bytes, now_seconds: float, tolerance_seconds: float
 ) -> Signature:
-    """Check a request; a tolerance of 0 accepts any timestamp. ``headers`` are looked up in lower case."""
+    """Verify a request. Header names must be in lower case; a tolerance of 0 accepts any timestamp."""
     identifier = headers.get("webhook-id", "")
     timestamp = headers.get("webhook-timestamp", "")
     signatures = headers.get("webhook-signature", "")
@@ -174,7 +174,7 @@ def verify(
 
 
 def _decoded(signatures: str) -> list[bytes]:
-    """The ``v1`` signatures of the header; what cannot be read is left out."""
+    """Return the ``v1`` signatures of the header without those that cannot be decoded."""
     found = []
     for each in signatures.split(" "):
         version, _, value = each.partition(",")
@@ -188,23 +188,23 @@ def _decoded(signatures: str) -> list[bytes]:
 
 
 MAX_PATHS = 1_000
-"""Further paths are counted together, so that a stray sender cannot fill the memory."""
+"""Further paths are counted together, so that a wrong sender cannot fill the memory."""
 
 OTHER_PATHS = "(other paths)"
-"""Under which name."""
+"""The name under which further paths are counted."""
 
 
-class Counts(msgspec.Struct, kw_only=True):
-    """The counts of one path. ``received`` is requests; ``taken`` is those answered with 2xx."""
+class PathCounts(msgspec.Struct, kw_only=True):
+    """The counts of one path. ``received`` counts requests, and ``taken`` those answered with 2xx."""
 
     received: int = 0
     taken: int = 0
     distinct: int = 0
-    """Different ``webhook-id`` among what was taken: deliveries."""
+    """Distinct ``webhook-id`` among the taken requests, which is the number of deliveries."""
     duplicates: int = 0
-    """What was taken although its ``webhook-id`` had been taken before."""
+    """Taken requests with a ``webhook-id`` that was taken before."""
     without_id: int = 0
-    """Requests without ``webhook-id``: not from Usher, or not by the standard."""
+    """Requests without ``webhook-id``, which Usher did not send."""
     signatures_good: int = 0
     signatures_missing: int = 0
     signatures_bad: int = 0
@@ -215,7 +215,7 @@ class Counts(msgspec.Struct, kw_only=True):
 
     @property
     def signatures_wrong(self) -> int:
-        """Requests whose signature could not be trusted."""
+        """Requests without a good signature."""
         return self.signatures_missing + self.signatures_bad + self.signatures_stale
 
 
@@ -223,18 +223,18 @@ class Tally:
     """The counts and ids of every path. Not thread-safe."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, Counts] = {}
+        self.counts: dict[str, PathCounts] = {}
         self._received: dict[str, dict[str, int]] = {}
         self._taken: dict[str, dict[str, int]] = {}
 
     def name_of(self, path: str) -> str:
-        """Under which name a path is counted."""
+        """Return the name under which a path is counted."""
         return path if path in self.counts or len(self.counts) < MAX_PATHS else OTHER_PATHS
 
-    def receive(self, path: str, identifier: str, size: int, now: int) -> Counts:
-        """Count a request that came in whole; ``identifier``: its ``webhook-id``, or ``""``."""
+    def receive(self, path: str, identifier: str, size: int, now: int) -> PathCounts:
+        """Count a complete request; ``identifier`` is its ``webhook-id`` or empty."""
         name = self.name_of(path)
-        counts = self.counts.setdefault(name, Counts())
+        counts = self.counts.setdefault(name, PathCounts())
         counts.received += 1
         counts.bytes_received += size
         counts.last_seen = now
@@ -245,7 +245,7 @@ class Tally:
         return counts
 
     def take(self, path: str, identifier: str) -> None:
-        """Count that a received request is being answered with 2xx."""
+        """Count that the receiver answers a request with 2xx."""
         name = self.name_of(path)
         counts = self.counts[name]
         counts.taken += 1
@@ -257,16 +257,16 @@ class Tally:
             counts.duplicates += 1
 
     def received_ids(self, path: str) -> dict[str, int]:
-        """How often each ``webhook-id`` was received."""
+        """Return how often each ``webhook-id`` was received."""
         return dict(self._received.get(self.name_of(path), {}))
 
     def taken_ids(self, path: str) -> dict[str, int]:
-        """How often each ``webhook-id`` was taken."""
+        """Return how often each ``webhook-id`` was taken."""
         return dict(self._taken.get(self.name_of(path), {}))
 
 
-def note_signature(counts: Counts, signature: Signature) -> None:
-    """Count what verify() said."""
+def note_signature(counts: PathCounts, signature: Signature) -> None:
+    """Count the result of verify()."""
     match signature:
         case Signature.Good:
             counts.signatures_good += 1

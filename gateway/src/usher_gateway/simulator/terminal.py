@@ -20,7 +20,7 @@ from usher_gateway.simulator.settings import SimulatorSettings
 
 
 def progress_table(so_far: books.SimulationBooks) -> rich.table.Table:
-    """What a terminal shows while the simulation runs."""
+    """Return the table that a terminal shows during the simulation."""
     table = rich.table.Table(box=None, pad_edge=False)
     table.add_column("listener", overflow="fold")
     for name in ("done", "of", "requests", "failed", "retries", "state"):
@@ -34,7 +34,7 @@ def progress_table(so_far: books.SimulationBooks) -> rich.table.Table:
 
 
 def progress_line(so_far: books.SimulationBooks) -> str:
-    """The same where the output is no terminal: one line over all listeners."""
+    """Return the progress over all listeners on one line, for output that is not a terminal."""
     listeners = so_far.listeners
     done = sum(each.acknowledged for each in listeners)
     total = sum(each.authentications for each in listeners)
@@ -44,7 +44,7 @@ def progress_line(so_far: books.SimulationBooks) -> str:
 
 
 def books_table(result: books.SimulationBooks) -> rich.table.Table:
-    """The sender's books, one column per listener."""
+    """Return the books as a table with one column per listener."""
     table = rich.table.Table(title="The sender's books", title_justify="left")
     table.add_column("")
     for each in result.listeners:
@@ -56,7 +56,7 @@ def books_table(result: books.SimulationBooks) -> rich.table.Table:
 
 
 def validation_table(listener: books.SenderBooks) -> rich.table.Table:
-    """What the portal's "Save and Validate" would have seen."""
+    """Return the results of the portal's "Save and Validate" as a table."""
     table = rich.table.Table(title=rich.text.Text(f"Save and Validate: {listener.name}"), title_justify="left")
     for name in ("call", "answer", "seconds", ""):
         table.add_column(name)
@@ -66,8 +66,8 @@ def validation_table(listener: books.SenderBooks) -> rich.table.Table:
     return table
 
 
-def counts_table(counts: dict[str, receiving.Counts], *, signatures: bool) -> rich.table.Table:
-    """A receiver's counts per path."""
+def counts_table(counts: dict[str, receiving.PathCounts], *, signatures: bool) -> rich.table.Table:
+    """Return the counts of a receiver as a table with one row per path."""
     table = rich.table.Table()
     table.add_column("path", overflow="fold")
     names = ["received", "taken", "distinct ids", "duplicates", "without id"]
@@ -82,8 +82,8 @@ def counts_table(counts: dict[str, receiving.Counts], *, signatures: bool) -> ri
     return table
 
 
-def counts_line(counts: dict[str, receiving.Counts]) -> str:
-    """The same on one line, over all paths."""
+def counts_line(counts: dict[str, receiving.PathCounts]) -> str:
+    """Return the counts over all paths on one line."""
     received = sum(each.received for each in counts.values())
     taken = sum(each.taken for each in counts.values())
     duplicates = sum(each.duplicates for each in counts.values())
@@ -128,7 +128,7 @@ _TABLE_SECONDS = 0.5
 
 
 async def simulate(settings: SimulatorSettings) -> books.SimulationBooks:
-    """Run a simulation with progress on standard error; Ctrl-C ends it early.
+    """Run a simulation with progress on standard error; Ctrl-C stops it early.
 
     Raises:
         ConfigurationError: a URL or the CA file cannot be used.
@@ -148,7 +148,7 @@ def _progress(console: rich.console.Console) -> Iterator[sender.Progress]:
         for number, each in enumerate(so_far.listeners):
             if each.disabled and number not in disabled:
                 disabled.add(number)
-                message = f"!!! {each.name}: nothing but failures for too long: Purple has DISABLED this hook"
+                message = f"!!! {each.name}: only failures for too long: Purple has DISABLED this hook"
                 console.print(message, style="bold red", markup=False, highlight=False)
 
     if console.is_terminal:
@@ -185,7 +185,7 @@ def _on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What ``usher simulate --output json`` prints."""
+    """The output of ``usher simulate --output json``."""
 
     survives: bool
     verdicts: tuple[books.Verdict, ...]
@@ -193,7 +193,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def report(settings: SimulatorSettings, result: books.SimulationBooks) -> Report:
-    """The books with a verdict for each listener, in order."""
+    """Return the books with a verdict on each listener."""
     verdicts = tuple(
         books.judge_books(
             listener,
@@ -221,7 +221,7 @@ def show_report(settings: SimulatorSettings, result: Report, *, as_json: bool) -
     if not settings.validate_only:
         console.print(books_table(result.books))
     if result.books.interrupted:
-        console.print("Interrupted: these are the books so far.")
+        console.print("Interrupted: these are the books up to now.")
     for listener, judged in zip(result.books.listeners, result.verdicts, strict=True):
         style = "green" if judged.survives else "bold red"
         console.print(f"{listener.name}: {judged.lines[0]}", style=style, markup=False, highlight=False)
@@ -230,10 +230,10 @@ def show_report(settings: SimulatorSettings, result: Report, *, as_json: bool) -
 
 
 async def receive(receiving: receiver.Receiver, *, signatures: bool, as_json: bool) -> bool:
-    """Run a receiver until Ctrl-C, showing its counts. True if every signature was good (or none was asked for).
+    """Run a receiver until Ctrl-C and show its counts; return whether every signature was good or none was verified.
 
     Raises:
-        ConfigurationError: the address cannot be listened at, or the certificate cannot be read.
+        ConfigurationError: the port cannot be opened, or the certificate cannot be read.
     """
     stopped = asyncio.Event()
     progress = rich.console.Console(stderr=True)
@@ -275,7 +275,7 @@ async def _stops_within(stopped: asyncio.Event, seconds: float) -> bool:
 
 
 def print_body(received: receiver.Received) -> None:
-    """Show a received body on standard output: opt-in, since it is personal data. Control characters are escaped."""
+    """Print a body on standard output with control characters escaped. Only on request, because it is personal data."""
     text = received.body.decode(errors="backslashreplace")
     safe = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
     sys.stdout.write(f"{received.method} {received.path.partition('?')[0]} {safe}\n")
@@ -283,6 +283,6 @@ def print_body(received: receiver.Received) -> None:
 
 
 def _console() -> rich.console.Console:
-    """Standard output; where it is no terminal, wide enough that no table is cut."""
+    """Return a console for standard output, wide enough for every table if it is not a terminal."""
     console = rich.console.Console(highlight=False)
     return console if console.is_terminal else rich.console.Console(highlight=False, width=160)
