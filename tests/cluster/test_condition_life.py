@@ -150,7 +150,7 @@ async def test_events_report_condition_flips_and_nothing_else(agency: agencies.A
     events = await waiting.until(
         lambda: events_of(agency), lambda seen: ("Warning", "DestinationNotFound") in [one[:2] for one in seen]
     )
-    assert len(events) == len(set(events)), "told twice"
+    assert len(events) == len(set(events)), "an Event was posted twice"
     assert {one[1] for one in events} <= {"Ready", "DestinationNotFound"}
     described = await agency.kubectl("describe", LISTENER)
     assert re.search(r"Warning\s+DestinationNotFound", described)

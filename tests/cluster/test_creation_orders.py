@@ -164,8 +164,8 @@ async def judged(agency: agencies.Agency, hostname: str) -> tuple[str, str]:
     """Wait for the condition Accepted of a claim; return its status and reason."""
     resource = api.Resource("Listener", hostname.partition(".")[0], agency.namespace)
     found = await agency.platform.server.wait(resource, lambda seen: api.condition(seen, "Ready").get("reason") in DONE)
-    told = api.condition(found, "Accepted")
-    return told["status"], told["reason"]
+    accepted = api.condition(found, "Accepted")
+    return accepted["status"], accepted["reason"]
 
 
 DONE = {"Ready", "HostnameConflict"}

@@ -120,11 +120,11 @@ async def test_operator_reveals_no_secret(install: installs.Install, namespace: 
     tokens = await install.secret("usher-admin-tokens", install.system)
     hidden = [credential, url["url"].decode(), url["url"].decode().rpartition("/")[2]]
     hidden += [value.decode().strip() for value in (*key.values(), *tokens.values())]
-    told = [operator.log.read_text("utf-8"), (await operator.get("/metrics"))[1], (await operator.get("/readyz"))[1]]
+    texts = [operator.log.read_text("utf-8"), (await operator.get("/metrics"))[1], (await operator.get("/readyz"))[1]]
     for kind in ("ListenerClass", "Tenant", "Listener", "Destination", "Event"):
         where = "" if kind == "ListenerClass" else namespace
-        told += [str(one) for one in await install.server.list(api.Resource(kind, "", where))]
-    assert [text for text in told for word in hidden if word in text] == []
+        texts += [str(one) for one in await install.server.list(api.Resource(kind, "", where))]
+    assert [text for text in texts for word in hidden if word in text] == []
 
 
 async def test_listener_is_not_programmed_without_ready_endpoints(install: installs.Install, namespace: str) -> None:

@@ -27,8 +27,8 @@ async def lease_of(install: installs.Install) -> dict[str, Any]:
 
 def is_told(found: Any) -> bool:
     """True if the status is of the newest generation."""
-    told = api.condition(found, "Accepted").get("observedGeneration")
-    return bool(told == found["metadata"]["generation"])
+    observed = api.condition(found, "Accepted").get("observedGeneration")
+    return bool(observed == found["metadata"]["generation"])
 
 
 async def test_clock_jump_keeps_the_lease_and_the_documents(
@@ -54,8 +54,8 @@ async def test_clock_jump_keeps_the_lease_and_the_documents(
             before[name] for name in ("holderIdentity", "leaseTransitions")
         ]
     assert operator.process.returncode is None
-    told = operator.log.read_text("utf-8").splitlines()
-    assert [line for line in told if "removal_said" in line and namespace in line] == []
+    lines = operator.log.read_text("utf-8").splitlines()
+    assert [line for line in lines if "document_removed" in line and namespace in line] == []
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY])

@@ -28,8 +28,8 @@ async def test_event_warns_once_about_a_resource_that_never_worked(install: inst
     await install.server.apply(installs.tenant(namespace))
     await install.server.apply(installs.listener(install, namespace))
     warned = ("Listener", "lobby", "Warning", "DestinationNotFound")
-    told = await waiting.until(lambda: events(install, namespace), lambda seen: warned in seen)
-    assert told.count(warned) == 1
+    posted = await waiting.until(lambda: events(install, namespace), lambda seen: warned in seen)
+    assert posted.count(warned) == 1
     described = await install.cluster.kubectl("describe", "listeners.usher.dev", "lobby", f"--namespace={namespace}")
     assert re.search(r"Warning\s+DestinationNotFound .*`crm` must exist", described)
     tenant = ("Tenant", "acme", "Warning", "ListenersNotReady")
@@ -64,12 +64,12 @@ async def test_log_names_published_edited_removed_and_ready_resources(
     for document in (installs.tenant(namespace), installs.destination(namespace), listener):
         await install.server.apply(document)
 
-    async def told(event: str) -> list[str]:
+    async def documents(event: str) -> list[str]:
         return [line["change"] for line in lines(operator, event) if line["document"] == name]
 
-    await waiting.until(lambda: told("document_published"), lambda seen: seen == ["new"])
+    await waiting.until(lambda: documents("document_published"), lambda seen: seen == ["new"])
     await install.server.apply(installs.listener(install, namespace, silence={"afterSeconds": 60}))
-    await waiting.until(lambda: told("document_published"), lambda seen: seen == ["new", "edited"])
+    await waiting.until(lambda: documents("document_published"), lambda seen: seen == ["new", "edited"])
 
     async def changed() -> list[str]:
         return [line["reason"] for line in lines(operator, "ready_changed") if line["resource"] == name]
@@ -82,9 +82,9 @@ async def test_log_names_published_edited_removed_and_ready_resources(
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
 
     async def removed() -> list[str]:
-        told = [line["document"] for line in lines(operator, "document_removed")]
+        removed = [line["document"] for line in lines(operator, "document_removed")]
         return [
-            document for document in told if document.startswith(f"{namespace}/")
+            document for document in removed if document.startswith(f"{namespace}/")
         ]  # other tests delete their namespaces too
 
     await waiting.until(removed, lambda seen: sorted(seen) == [f"{namespace}/crm", name])

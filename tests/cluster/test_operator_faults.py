@@ -108,11 +108,11 @@ async def test_edited_condition_is_restored_with_its_transition_time(install: in
     changed = [{**one, "message": "edited"} for one in before["status"]["conditions"]]
     await install.server.merge(acme, {"status": {"conditions": changed}}, "status")
 
-    def mended(seen: Any) -> bool:
+    def is_restored(seen: Any) -> bool:
         condition = api.condition(seen, "Accepted")
         return bool(condition.get("message", "edited") != "edited")
 
-    after = await install.server.wait(acme, mended)
+    after = await install.server.wait(acme, is_restored)
     assert api.condition(after, "Accepted") == api.condition(before, "Accepted")
 
 

@@ -58,8 +58,8 @@ async def wait_whole(install: installs.Install, namespace: str, count: int = LOA
 
     async def look() -> tuple[int, int]:
         listeners = await install.server.list(api.Resource("Listener", "", namespace))
-        told = sum(api.condition(one, "ResolvedRefs").get("status") == "True" for one in listeners)
-        return len(await documents(install, namespace)), told
+        resolved = sum(api.condition(one, "ResolvedRefs").get("status") == "True" for one in listeners)
+        return len(await documents(install, namespace)), resolved
 
     await waiting.until(look, lambda seen: seen == (count + 1, count), every_seconds=0.3)
     for one in (await documents(install, namespace)).values():
@@ -162,8 +162,8 @@ async def test_clocks_a_minute_off_steal_no_lease(install: installs.Install, nam
         return len(renewed)
 
     await waiting.until(renewals, lambda count: count > 8)
-    told = datetime.datetime.fromisoformat(min(renewed))
-    assert (datetime.datetime.now(datetime.UTC) - told).total_seconds() > 50  # the clock was really wrong
+    first_renewal = datetime.datetime.fromisoformat(min(renewed))
+    assert (datetime.datetime.now(datetime.UTC) - first_renewal).total_seconds() > 50  # the clock was really wrong
     assert await second.metric("usher_operator_leader") == 0
     await first.stop()
     await wait_holder(install, "fast", limit_seconds=2)

@@ -84,9 +84,11 @@ async def wait_halted(install: installs.Install, *, halted: bool) -> None:
     await install.server.wait(api.of(install.klass()), check)
 
 
-def said_removals(operator: installs.Process, namespace: str) -> list[str]:
+def logged_removals(operator: installs.Process, namespace: str) -> list[str]:
     return [
-        line for line in operator.log.read_text("utf-8").splitlines() if "removal_said" in line and namespace in line
+        line
+        for line in operator.log.read_text("utf-8").splitlines()
+        if "document_removed" in line and namespace in line
     ]
 
 
@@ -113,7 +115,7 @@ class TestServed:
         assert (await agency.post(before[ROOMS[1]], agencies.visit(3))).acknowledges
         await agency.until_received(1, 2, 3)
         await waiting.until(lambda: visits_and_repeats(agency.platform, namespace), lambda seen: seen == (3, 1))
-        assert said_removals(agency.platform.operator, namespace) == []
+        assert logged_removals(agency.platform.operator, namespace) == []
 
     async def test_what_is_not_made_anew_is_served_no_more(self, agency: agencies.Agency) -> None:
         install, namespace, before = await self.deleted(agency, ROOMS)
@@ -164,7 +166,7 @@ class TestServed:
 
     @staticmethod
     def again(number: int) -> bytes:
-        """Send another visit of the same visitor, which is not a redelivery."""
+        """The body of another visit of the same visitor, so that it is not a redelivery."""
         return json.dumps({**json.loads(agencies.visit(number)), "again": True}).encode()
 
     async def deleted(self, agency: agencies.Agency, rooms: list[str]) -> tuple[installs.Install, str, dict[str, str]]:
@@ -179,9 +181,9 @@ class TestServed:
         return install, namespace, urls
 
 
-@pytest.mark.parametrize("is_listed_anew", [False, True])
+@pytest.mark.parametrize("is_relisted", [False, True])
 async def test_recreated_namespace_seen_late_gives_the_same_result(
-    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, *, is_listed_anew: bool
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, *, is_relisted: bool
 ) -> None:
     """The watches are cut meanwhile, so the operator gets all events at once or finds new objects in a list."""
     operator = await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
@@ -193,8 +195,8 @@ async def test_recreated_namespace_seen_late_gives_the_same_result(
         await delete(install, namespace)
         await recreate(install, namespace)
         await declare(install, namespace, ROOMS, "https://crm.example.com/hook")
-        if is_listed_anew:
+        if is_relisted:
             proxy.expire_open()
     assert not set(before.values()) & set((await uids(install, namespace)).values())
     await wait_whole(install, namespace, ROOMS)
-    assert said_removals(operator, namespace) == []
+    assert logged_removals(operator, namespace) == []

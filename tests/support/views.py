@@ -182,7 +182,7 @@ class MemoryView(View):
         created = meta.pop("creationTimestamp", "2026-01-01T00:00:00Z")
         meta.setdefault("generation", 1)
         status = dict(raw.get("status") or {})
-        told = tuple(
+        conditions = tuple(
             StatusCondition(
                 one["type"], one["status"], one["reason"], one.get("message", ""), one["observedGeneration"]
             )
@@ -197,7 +197,7 @@ class MemoryView(View):
         resource = msgspec.convert(slim, kind)
         key = Key(raw["kind"], namespace, meta["name"])
         self.seen[key] = CachedResource(
-            resource=resource, uid=uid, created=str(created), conditions=told, fields=status
+            resource=resource, uid=uid, created=str(created), conditions=conditions, fields=status
         )
 
     def edit(self, kind: Kind, path: str, **spec: Any) -> None:
@@ -285,13 +285,13 @@ def _has_status(old: dict[ObjectRef, dict[str, Any]], child: DesiredChild) -> bo
 
 def shown(wanted: Plan) -> dict[str, Any]:
     """A plan as people read it: what is in Secrets decoded, what a hash says left out."""
-    told: dict[str, Any] = {"key": f"{wanted.key.kind} {wanted.key.path}"}
+    readable: dict[str, Any] = {"key": f"{wanted.key.kind} {wanted.key.path}"}
     if wanted.children is None:
-        told["children"] = "left as they are"
+        readable["children"] = "left as they are"
     elif wanted.children:
-        told["children"] = [_readable(child) for child in wanted.children]
+        readable["children"] = [_readable(child) for child in wanted.children]
     if wanted.status is not None:
-        told["status"] = {
+        readable["status"] = {
             "observedGeneration": wanted.status.observed_generation,
             **wanted.status.fields,
             "conditions": [_line(one) for one in wanted.status.conditions],
@@ -299,8 +299,8 @@ def shown(wanted: Plan) -> dict[str, Any]:
     for name in ("is_behind", "again_at", "unknown_secrets"):
         value = getattr(wanted, name)
         if value:
-            told[name] = msgspec.to_builtins(value)
-    return told
+            readable[name] = msgspec.to_builtins(value)
+    return readable
 
 
 def _line(one: StatusCondition) -> str:

@@ -33,8 +33,8 @@ def status(*conditions: StatusCondition) -> ResourceStatus:
     return ResourceStatus(1, conditions)
 
 
-def told(before: StatusCondition | None, now: StatusCondition) -> tuple[list[str], list[str]]:
-    """(reasons told at once, reasons told after the grace)."""
+def reported(before: StatusCondition | None, now: StatusCondition) -> tuple[list[str], list[str]]:
+    """(reasons reported at once, reasons reported after the grace period)."""
     flips = events.EventRecorder(GRACE)
     first = flips.written(KEY, status(now), record(*([before] if before else [])), 100.0)
     assert flips.overdue(KEY, status(now), 100.0 + GRACE - 1) == []
@@ -73,7 +73,7 @@ def told(before: StatusCondition | None, now: StatusCondition) -> tuple[list[str
 def test_condition_change_is_reported_at_once_or_after_the_grace_period(
     before: StatusCondition | None, now: StatusCondition, at_once: list[str], later: list[str]
 ) -> None:
-    assert told(before, now) == (at_once, later)
+    assert reported(before, now) == (at_once, later)
 
 
 def test_condition_that_holds_within_the_grace_period_gives_no_warning() -> None:
@@ -122,15 +122,15 @@ REF = ObjectRef("networking.k8s.io/v1", "Ingress", "usher-system", "a")
 
 
 def test_logger_writes_each_line_while_they_are_few() -> None:
-    told = events.EventLogger(lambda: 0.0)
+    logger = events.EventLogger(lambda: 0.0)
     with structlog.testing.capture_logs() as logs:
-        told.published(RESOURCE, is_new=True)
-        told.published(RESOURCE, is_new=False)
-        told.removed(RESOURCE)
-        told.applied(REF)
-        told.deleted(REF)
-        told.ready(RESOURCE, StatusCondition("Ready", "False", "TenantNotFound", "Tenant `a` must exist", 1))
-        told.log_summary()
+        logger.published(RESOURCE, is_new=True)
+        logger.published(RESOURCE, is_new=False)
+        logger.removed(RESOURCE)
+        logger.applied(REF)
+        logger.deleted(REF)
+        logger.ready(RESOURCE, StatusCondition("Ready", "False", "TenantNotFound", "Tenant `a` must exist", 1))
+        logger.log_summary()
     assert [line["event"] for line in logs] == [
         "document_published",
         "document_published",
@@ -145,15 +145,15 @@ def test_logger_writes_each_line_while_they_are_few() -> None:
 
 def test_logger_sums_up_many_lines_and_starts_over_per_window() -> None:
     now = [0.0]
-    told = events.EventLogger(lambda: now[0])
+    logger = events.EventLogger(lambda: now[0])
     with structlog.testing.capture_logs() as logs:
         for _ in range(5_000):
-            told.published(RESOURCE, is_new=True)
-            told.ready(RESOURCE, StatusCondition("Ready", "True", "Ready", "", 1))
-        told.log_summary()
+            logger.published(RESOURCE, is_new=True)
+            logger.ready(RESOURCE, StatusCondition("Ready", "True", "Ready", "", 1))
+        logger.log_summary()
         now[0] = events.WINDOW_SECONDS
-        told.removed(RESOURCE)
-        told.log_summary()
+        logger.removed(RESOURCE)
+        logger.log_summary()
     assert len(logs) == events.MAX_LINES + 2
     assert logs[-2] == {
         "event": "lines_left_out",

@@ -140,8 +140,8 @@ def without(
 
 
 def parent(*conditions: tuple[str, str, str]) -> dict[str, Any]:
-    told = [{"type": type_, "status": status, "reason": reason} for type_, status, reason in conditions]
-    return {"parents": [{"parentRef": {"namespace": "infra", "name": "edge"}, "conditions": told}]}
+    reported = [{"type": type_, "status": status, "reason": reason} for type_, status, reason in conditions]
+    return {"parents": [{"parentRef": {"namespace": "infra", "name": "edge"}, "conditions": reported}]}
 
 
 TENANT = "default/acme"

@@ -57,8 +57,8 @@ def key(text: str) -> Key:
 
 def planned(file: pathlib.Path) -> str:
     built, keys = load(file)
-    told = [views.shown(plan.plan(built, one)) for one in keys]
-    return yaml.safe_dump_all(told, sort_keys=False, width=120, allow_unicode=True)
+    plans = [views.shown(plan.plan(built, one)) for one in keys]
+    return yaml.safe_dump_all(plans, sort_keys=False, width=120, allow_unicode=True)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)

@@ -107,10 +107,10 @@ def test_unreadable_reference_is_not_reported_as_missing(kind: Kind, path: str, 
     built.broken[key] = UnreadableResource(uid=seen.uid, generation=2, message="`spec.new` is not known")
     status = plan.plan(built, KEY).status
     assert status is not None
-    told = status.condition(type_)
-    assert told is not None
-    assert f"{kind} `{name}` exists, but this version of Usher cannot read it" in told.message
-    assert "must exist" not in told.message
+    found = status.condition(type_)
+    assert found is not None
+    assert f"{kind} `{name}` exists, but this version of Usher cannot read it" in found.message
+    assert "must exist" not in found.message
 
 
 def test_kept_condition_keeps_its_observed_generation() -> None:

@@ -16,10 +16,10 @@ from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key
 def test_each_cause_gives_its_reason(case: reasons.Case) -> None:
     built = samples.agency()
     case.happens(built)
-    told = built.condition(case.kind, case.path, case.type)
-    assert (told.status, told.reason) == (case.status, case.reason)
-    assert told.observed_generation == _generation(built, case)
-    assert told.message or case.status == "True", "a condition that is not True says what to do"
+    condition = built.condition(case.kind, case.path, case.type)
+    assert (condition.status, condition.reason) == (case.status, case.reason)
+    assert condition.observed_generation == _generation(built, case)
+    assert condition.message or case.status == "True", "a condition that is not True says what to do"
 
 
 def _generation(built: views.MemoryView, case: reasons.Case) -> int:
@@ -61,6 +61,6 @@ def test_status_contains_no_secret_and_no_whole_url(case: reasons.Case) -> None:
     token = model.url_token(views.INSTALL_KEY, "default", "acme", "lobby", 0)
     for key in built.every_key():
         status = plan.plan(built, key).status
-        told = msgspec.json.encode(status).decode()
-        assert token not in told
-        assert "cHVycGxlOnB3" not in told
+        text = msgspec.json.encode(status).decode()
+        assert token not in text
+        assert "cHVycGxlOnB3" not in text

@@ -17,7 +17,7 @@ def report(built: views.MemoryView, **about: object) -> None:
     built.gateways_run_it(listeners={samples.LISTENER: one})
 
 
-def told(built: views.MemoryView, type_: str) -> tuple[str, str]:
+def condition(built: views.MemoryView, type_: str) -> tuple[str, str]:
     found = built.condition("Listener", samples.LISTENER, type_)
     return found.status, found.reason
 
@@ -28,8 +28,8 @@ def test_restarted_gateway_does_not_reset_receiving_and_verified(word: str, stat
     report(built, receiving=word, verified=True)
     built.settle()
     report(built)
-    assert told(built, "Receiving") == (status, word)
-    assert told(built, "Verified") == ("True", "Verified")
+    assert condition(built, "Receiving") == (status, word)
+    assert condition(built, "Verified") == ("True", "Verified")
 
 
 def test_message_without_a_url_does_not_ask_to_paste_it() -> None:
@@ -51,16 +51,16 @@ def test_one_receiving_gateway_is_enough_for_receiving() -> None:
             for word in words
         )
     )
-    assert told(built, "Receiving") == ("True", "Receiving")
+    assert condition(built, "Receiving") == ("True", "Receiving")
 
 
 def test_refusing_ends_when_a_visit_is_accepted() -> None:
     built = samples.agency()
     report(built, refusing=True)
     built.settle()
-    assert told(built, "Receiving") == ("False", "Refusing")
+    assert condition(built, "Receiving") == ("False", "Refusing")
     report(built)
-    assert told(built, "Receiving") == ("False", "NoVisitYet")
+    assert condition(built, "Receiving") == ("False", "NoVisitYet")
 
 
 def test_negative_conditions_disappear_when_they_end() -> None:
@@ -77,7 +77,7 @@ def test_negative_conditions_disappear_when_they_end() -> None:
 def test_informational_conditions_never_change_ready() -> None:
     built = samples.agency()
     report(built, refusing=True, quarantined_share=1.0, slow_routes=("crm",), company_mismatch=True)
-    assert told(built, "Ready") == ("True", "Ready")
+    assert condition(built, "Ready") == ("True", "Ready")
 
 
 def test_conditions_stay_without_reports() -> None:
@@ -148,11 +148,11 @@ def test_suspension_is_reported_once_the_gateways_apply_it() -> None:
 
     def ready() -> list[tuple[str, str]]:
         built.settle()
-        told = [
+        conditions = [
             built.condition("Listener", samples.LISTENER, "Ready"),
             built.condition("Tenant", "default/acme", "Ready"),
         ]
-        return [(one.status, one.reason) for one in told]
+        return [(one.status, one.reason) for one in conditions]
 
     built.edit("Tenant", "default/acme", state="Suspended")
     assert ready() == [("True", "Ready"), ("Unknown", "Pending")]
