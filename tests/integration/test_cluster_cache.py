@@ -1,4 +1,4 @@
-"""What a gateway kept of its configuration: used where the API server does not answer, and never else."""
+"""A gateway uses the configuration cache only while the API server does not answer."""
 
 import asyncio
 import pathlib
@@ -19,7 +19,7 @@ async def server() -> AsyncIterator[api_server.ApiServer]:
         yield found
 
 
-async def test_without_the_server_a_gateway_starts_from_its_cache(
+async def test_gateway_starts_from_its_cache_during_an_outage(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     for name in ("a", "b", "c"):
@@ -40,7 +40,7 @@ async def test_without_the_server_a_gateway_starts_from_its_cache(
 
 
 @pytest.mark.parametrize("fault", [api_server.Answer(hangs=True), api_server.Answer(503)])
-async def test_a_server_that_does_not_list_is_as_good_as_none(
+async def test_gateway_starts_from_its_cache_if_lists_fail(
     server: api_server.ApiServer, tmp_path: pathlib.Path, fault: api_server.Answer
 ) -> None:
     cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
@@ -50,7 +50,7 @@ async def test_a_server_that_does_not_list_is_as_good_as_none(
         assert follower.source.status().origin == "cache"
 
 
-async def test_at_a_stop_the_newest_set_is_kept_though_an_older_one_is_being_written(
+async def test_stop_writes_the_newest_set_after_an_unfinished_write(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_writing, may_go_on = threading.Event(), threading.Event()
@@ -78,9 +78,7 @@ async def test_at_a_stop_the_newest_set_is_kept_though_an_older_one_is_being_wri
     assert sorted(one.owner.name for one in kept) == ["a", "b"]
 
 
-async def test_a_server_that_answers_goes_before_the_cache(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_list_takes_precedence_over_the_cache(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
     server.put(followers.wrap(samples.listener("a", late_after_seconds=7)))
     async with followers.following(server, tmp_path) as follower:
@@ -89,7 +87,7 @@ async def test_a_server_that_answers_goes_before_the_cache(
         assert follower.source.status().origin == "cluster"
 
 
-async def test_what_vanished_while_the_gateway_was_down_is_served_on(
+async def test_document_that_vanished_while_stopped_stays_in_force(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.KEYS.cache)
@@ -100,7 +98,7 @@ async def test_what_vanished_while_the_gateway_was_down_is_served_on(
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"usher-config-cache 1\n" + b"x" * 100])
-async def test_a_cache_that_cannot_be_read_is_ignored(
+async def test_unreadable_cache_is_ignored(
     server: api_server.ApiServer, tmp_path: pathlib.Path, content: bytes
 ) -> None:
     (tmp_path / cache.FILE_NAME).write_bytes(content)
@@ -114,16 +112,14 @@ def _is_ours(data: pathlib.Path) -> bool:
     return (data / cache.FILE_NAME).stat().st_size > 200
 
 
-async def test_a_cache_of_another_install_key_is_ignored(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_cache_of_another_install_key_is_ignored(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     cache.write(tmp_path, [followers.wrap(samples.listener("a"))], samples.OTHER_KEYS.cache)
     server.put(followers.wrap(samples.listener("b")))
     async with followers.following(server, tmp_path) as follower:
         await follower.until_runs("b")
 
 
-async def test_a_cache_that_cannot_be_written_stops_nothing(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_failed_cache_write_stops_nothing(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     server.put(followers.wrap(samples.listener("a")))
     no_folder = tmp_path / "file"
     no_folder.write_text("")

@@ -1,4 +1,4 @@
-"""A gateway that runs what an API server publishes: when it is ready, what it answers, what it reports."""
+"""A gateway with the configuration of a cluster: its readiness, its answers, and its reports."""
 
 import asyncio
 import base64
@@ -44,7 +44,7 @@ def tombstone(document: config_secret.Document) -> config_secret.Envelope:
 
 
 class Running:
-    """A gateway in the test's own loop."""
+    """A gateway in the event loop of the test."""
 
     def __init__(self, gateway: app.Gateway) -> None:
         self.gateway = gateway
@@ -57,7 +57,7 @@ class Running:
             return answer.status, await answer.text()
 
     async def changes(self) -> Any:
-        """What ``/api/config`` tells since the last call."""
+        """Return the changes that ``/api/config`` reports since the previous call."""
         status, text = await self.get("/api/config" + (f"?since={self.cursor}" if self.cursor else ""))
         assert status == 200
         assert SECRET not in text
@@ -101,7 +101,7 @@ async def server() -> AsyncIterator[api_server.ApiServer]:
         yield found
 
 
-async def test_a_gateway_is_ready_once_it_has_listed_and_stays_so(
+async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     server.put(wrap(listener("a")))
@@ -118,9 +118,7 @@ async def test_a_gateway_is_ready_once_it_has_listed_and_stays_so(
         await server.start()
 
 
-async def test_with_another_install_key_a_gateway_says_so_and_what_to_do(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_other_install_key_is_reported_with_a_hint(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     other = model.derive_keys(b"another" * 5)
     server.put(config_secret.envelope_of(listener("a"), "uid", other.document))
     async with running(server, tmp_path) as found:
@@ -133,7 +131,7 @@ async def test_with_another_install_key_a_gateway_says_so_and_what_to_do(
         assert await found.status("a") == 503
 
 
-async def test_a_document_is_reported_when_it_runs(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_document_is_reported_once_it_is_in_force(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     server.put(wrap(listener("a")))
     crm = documents.DestinationDocument("acme", "crm", "https://crm.example/", signing_secrets=(SECRET,))
     server.put(wrap(crm))
@@ -160,7 +158,7 @@ async def test_a_document_is_reported_when_it_runs(server: api_server.ApiServer,
         assert await found.status("b") == 200
 
 
-async def test_rejections_vanishings_and_removals_are_reported(
+async def test_rejected_vanished_and_removed_documents_are_reported(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     good = wrap(listener("a"))
@@ -196,16 +194,14 @@ async def test_rejections_vanishings_and_removals_are_reported(
 
 
 async def _documents(found: Running) -> list[dict[str, Any]]:
-    """The next documents that are told of."""
+    """Return the next documents that the gateway reports."""
     async with asyncio.timeout(10):
         while True:
             if told := (await found.changes())["documents"]:
                 return list(told)
 
 
-async def test_a_destination_that_cannot_be_used_is_rejected(
-    server: api_server.ApiServer, tmp_path: pathlib.Path
-) -> None:
+async def test_unusable_destination_is_rejected(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     server.put(wrap(listener("a")))
     server.put(
         wrap(documents.DestinationDocument("acme", "crm", "https://crm.example/", headers=(("x-key", "a\x01b"),)))
@@ -217,7 +213,7 @@ async def test_a_destination_that_cannot_be_used_is_rejected(
         assert "x-key" in told["rejected"].lower()
 
 
-async def test_how_a_listener_does_is_reported(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_health_of_a_listener_is_reported(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     authentication = documents.Authentication(
         "Header", "authorization", documents.credential_digest(CREDENTIAL.encode(), KEYS.credential)
     )
@@ -249,7 +245,7 @@ async def test_how_a_listener_does_is_reported(server: api_server.ApiServer, tmp
         assert (await found.changes())["listeners"] == {}
 
 
-async def test_a_listener_that_has_just_come_is_not_silent_however_long_the_gateway_runs(
+async def test_new_listener_is_not_silent(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.put(wrap(listener("old")))
@@ -266,7 +262,9 @@ async def test_a_listener_that_has_just_come_is_not_silent_however_long_the_gate
         assert {key: one["receiving"] for key, one in told.items()} == {"acme/old": "Silent", "acme/new": "NoVisitYet"}
 
 
-async def test_without_the_operators_key_nothing_starts(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_gateway_without_the_install_key_does_not_start(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(api_server.kubeconfig(server))
     settings = all_settings.Settings(from_cluster=True, kubeconfig=kubeconfig, data=tmp_path / "data")
@@ -276,7 +274,7 @@ async def test_without_the_operators_key_nothing_starts(server: api_server.ApiSe
     assert not (tmp_path / "data" / "install.key").exists()
 
 
-async def test_the_first_to_ask_after_a_while_learns_everything(
+async def test_first_caller_after_a_pause_gets_every_state(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "_SWEEP_SECONDS", 0.01)

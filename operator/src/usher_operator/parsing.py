@@ -138,7 +138,7 @@ def parse_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Chil
 
 
 def is_foreign(raw: Raw, controller_name: str) -> bool:
-    """Whether the operator of another install made an object."""
+    """Return whether the operator of another install made an object."""
     labels = raw["metadata"].get("labels") or {}
     install = labels.get(config_secret.INSTALL_LABEL, "")
     return labels.get(config_secret.MANAGED_LABEL) == "true" and install not in {

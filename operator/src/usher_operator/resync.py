@@ -26,7 +26,7 @@ from usher_operator.workqueue import PauseGate, Workqueue
 _log = structlog.get_logger(__name__)
 
 _GRACE_SECONDS = 1.0
-"""An object that differs from the list mostly has an event on its way. What differs after this time is a divergence."""
+"""The event of a change may arrive shortly after a list. An object that still differs after this time was missed."""
 
 _RETRY_SECONDS = 5.0
 _ABSENT = 404
@@ -159,7 +159,7 @@ class Resync:
         return version
 
     def is_absent(self, kind: kinds.WatchedKind) -> bool:
-        """Whether a kind is optional and the cluster does not serve it."""
+        """Return whether a kind is optional and the cluster does not serve it."""
         return not self._cache.optional.is_served(kind)
 
     async def run_checks(self, seconds: float) -> None:
@@ -197,7 +197,7 @@ class Resync:
             self.request(kind)
 
     def _differs(self, kind: kinds.WatchedKind, name: Name, listed: tuple[str, str] | None, version: str) -> bool:
-        """Whether the cache is older than a list, which has this uid and version of the object (None: no object)."""
+        """Return whether the cache is older than a list with this uid and version (None: without the object)."""
         if listed is None:
             return name in self._cache.names(kind) and not self._is_newer(kind, name, version)
         uid, cached_version = self._cache.version_of(kind, *name)
@@ -228,7 +228,7 @@ class Resync:
             self._add(self._cache.take(kind, raw))
 
     def _is_newer(self, kind: kinds.WatchedKind, name: Name, version: str) -> bool:
-        """Whether the cache has a version of the object that is later than the list."""
+        """Return whether the cache has a version of the object that is later than the list."""
         return is_older(version, self._cache.version_of(kind, *name)[1])
 
     async def _remove_gone(self, kind: kinds.WatchedKind, gone: list[Name], version: str) -> None:
@@ -257,5 +257,5 @@ def _jittered(seconds: float) -> float:
 
 
 def is_older(version: str, than: str) -> bool:
-    """Whether a resourceVersion is older. API servers on etcd have numbers; anything else is not comparable."""
+    """Return whether a resourceVersion is older. API servers on etcd have numbers; anything else is not comparable."""
     return version.isdecimal() and than.isdecimal() and int(version) < int(than)

@@ -1,4 +1,4 @@
-"""Documents, and the Secrets that an operator makes of them."""
+"""Sample documents, and the config Secrets that an operator writes for them."""
 
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import published

@@ -1,4 +1,4 @@
-"""What is kept is read back, by nobody else, and not when it is damaged."""
+"""The cache file is private, encrypted, and rejected if it is damaged."""
 
 import pathlib
 
@@ -18,26 +18,26 @@ KEY = samples.KEYS.cache
 NONCE = bytes(range(12))
 
 
-def test_what_is_kept_is_read_back() -> None:
+def test_cache_is_read_back() -> None:
     assert cache.unseal(cache.seal(KEPT, KEY, NONCE), KEY) == KEPT
 
 
-def test_nothing_kept_is_nothing() -> None:
+def test_empty_cache_is_read_back() -> None:
     assert cache.unseal(cache.seal([], KEY, NONCE), KEY) == []
 
 
-def test_no_secret_can_be_read_in_the_file() -> None:
+def test_cache_is_encrypted() -> None:
     content = cache.seal(KEPT, KEY, NONCE)
     assert b"s3cret" not in content
     assert b"acme" not in content
 
 
-def test_another_key_reads_nothing() -> None:
+def test_other_install_key_cannot_read_the_cache() -> None:
     with pytest.raises(model.ConfigurationError, match="another install key"):
         cache.unseal(cache.seal(KEPT, KEY, NONCE), samples.OTHER_KEYS.cache)
 
 
-def test_every_changed_byte_is_noticed() -> None:
+def test_every_changed_byte_is_an_error() -> None:
     content = cache.seal(KEPT[:1], KEY, NONCE)
     for index in range(len(content)):
         damaged = content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :]
@@ -45,7 +45,7 @@ def test_every_changed_byte_is_noticed() -> None:
             cache.unseal(damaged, KEY)
 
 
-def test_every_shorter_file_is_noticed() -> None:
+def test_every_truncated_file_is_an_error() -> None:
     content = cache.seal(KEPT[:1], KEY, NONCE)
     for length in range(len(content)):
         with pytest.raises(model.ConfigurationError) as caught:
@@ -53,7 +53,7 @@ def test_every_shorter_file_is_noticed() -> None:
         assert caught.value.hint
 
 
-def test_a_file_is_replaced_as_a_whole_and_nobody_else_reads_it(tmp_path: pathlib.Path) -> None:
+def test_file_is_replaced_atomically_and_private(tmp_path: pathlib.Path) -> None:
     assert cache.read(tmp_path / "none", KEY) is None
     data = tmp_path / "data"
     cache.write(data, KEPT[:1], KEY)
@@ -63,7 +63,7 @@ def test_a_file_is_replaced_as_a_whole_and_nobody_else_reads_it(tmp_path: pathli
     assert (data / "config.cache").stat().st_mode & 0o077 == 0
 
 
-def test_every_writing_has_its_own_nonce(tmp_path: pathlib.Path) -> None:
+def test_every_write_has_a_new_nonce(tmp_path: pathlib.Path) -> None:
     contents = set()
     for _ in range(5):
         cache.write(tmp_path, KEPT, KEY)
@@ -71,7 +71,7 @@ def test_every_writing_has_its_own_nonce(tmp_path: pathlib.Path) -> None:
     assert len(contents) == 5
 
 
-def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: pathlib.Path) -> None:
+def test_failed_write_keeps_the_previous_file(tmp_path: pathlib.Path) -> None:
     cache.write(tmp_path, KEPT, KEY)
     (tmp_path / ".config.cache.new").mkdir()
     with pytest.raises(OSError, match="directory"):
@@ -79,7 +79,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: pathlib.P
     assert cache.read(tmp_path, KEY) == KEPT
 
 
-def test_what_cannot_be_read_is_told(tmp_path: pathlib.Path) -> None:
+def test_unreadable_file_is_an_error(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.cache").mkdir()
     with pytest.raises(model.ConfigurationError, match="cannot be read"):
         cache.read(tmp_path, KEY)

@@ -1,4 +1,4 @@
-"""What comes into force, what stays, and what goes."""
+"""Which documents come into force, stay in force, and are removed."""
 
 import msgspec
 import pytest
@@ -41,7 +41,7 @@ def test_documents_come_into_force() -> None:
     assert state.take_touched() == {}
 
 
-def test_what_did_not_change_stays_the_same_object() -> None:
+def test_unchanged_document_stays_the_same_object() -> None:
     state = made()
     state.put(samples.secret(samples.listener()))
     state.put(samples.secret(samples.destination()))
@@ -56,7 +56,7 @@ def test_what_did_not_change_stays_the_same_object() -> None:
     assert before.destinations["acme/crm"].concurrency == 8
 
 
-def test_a_bad_document_leaves_the_last_good_one_in_force() -> None:
+def test_bad_document_leaves_the_last_good_one_in_force() -> None:
     state = made()
     state.put(samples.secret(samples.listener()))
     state.snapshot()
@@ -71,7 +71,7 @@ def test_a_bad_document_leaves_the_last_good_one_in_force() -> None:
     assert shown.rejected is not None
 
 
-def test_a_mended_document_is_rejected_no_more() -> None:
+def test_corrected_document_is_no_longer_rejected() -> None:
     state = made()
     state.put(garbage(samples.listener()))
     assert len(state.rejected) == 1
@@ -82,7 +82,7 @@ def test_a_mended_document_is_rejected_no_more() -> None:
     assert shown.rejected is None
 
 
-def test_whose_a_document_is_that_never_was_good_is_told_by_its_owner() -> None:
+def test_rejected_document_is_identified_by_its_owner() -> None:
     state = made()
     state.put(garbage(samples.listener()))
     shown = state.take_touched()
@@ -90,13 +90,13 @@ def test_whose_a_document_is_that_never_was_good_is_told_by_its_owner() -> None:
     assert shown[WIFI].hash is None  # type: ignore[union-attr]
 
 
-def test_an_owner_that_does_not_fit_the_name_is_not_believed() -> None:
+def test_owner_that_does_not_fit_the_name_is_ignored() -> None:
     rejected = made().put(msgspec.structs.replace(garbage(samples.listener()), owner="acme/other"))
     assert rejected is not None
     assert rejected.identity is None
 
 
-def test_another_install_key_changes_nothing() -> None:
+def test_document_of_another_install_key_changes_nothing() -> None:
     state = made()
     state.put(samples.secret(samples.listener()))
     rejected = state.put(samples.tombstone(samples.listener(), "2", samples.OTHER_KEYS))
@@ -105,7 +105,7 @@ def test_another_install_key_changes_nothing() -> None:
     assert list(state.snapshot().listeners) == ["acme/wifi"]
 
 
-def test_a_copy_under_another_name_is_rejected() -> None:
+def test_copy_under_another_name_is_rejected() -> None:
     state = made()
     copied = msgspec.structs.replace(samples.secret(samples.listener()), name="listener-copy")
     rejected = state.put(copied)
@@ -115,7 +115,7 @@ def test_a_copy_under_another_name_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("error", [model.ConfigurationError("bad"), ValueError("s3cret"), KeyError("s3cret")])
-def test_what_cannot_be_run_is_rejected_without_its_words(error: Exception) -> None:
+def test_rejection_does_not_quote_the_exception(error: Exception) -> None:
     def refuse(document: config_secret.Document) -> None:
         if isinstance(document, documents.ListenerDocument) and document.max_body_bytes == 1:
             raise error
@@ -128,7 +128,7 @@ def test_what_cannot_be_run_is_rejected_without_its_words(error: Exception) -> N
     assert state.snapshot().listeners == {"acme/wifi": samples.listener()}
 
 
-def test_a_tombstone_removes() -> None:
+def test_tombstone_removes_its_document() -> None:
     state = made()
     state.put(samples.secret(samples.listener()))
     state.put(samples.secret(samples.destination()))
@@ -141,7 +141,7 @@ def test_a_tombstone_removes() -> None:
     assert state.vanished == {}
 
 
-def test_what_vanishes_is_served_on_and_told() -> None:
+def test_vanished_document_stays_and_is_reported() -> None:
     state = made()
     state.put(samples.secret(samples.listener()))
     state.snapshot()
@@ -154,7 +154,7 @@ def test_what_vanishes_is_served_on_and_told() -> None:
     assert shown.vanished
 
 
-def test_what_vanished_may_come_back_changed_or_as_it_was() -> None:
+def test_vanished_document_may_return() -> None:
     for again in (samples.secret(samples.listener()), samples.secret(samples.listener(max_body_bytes=9), "2")):
         state = made()
         state.put(samples.secret(samples.listener()))
@@ -164,7 +164,7 @@ def test_what_vanished_may_come_back_changed_or_as_it_was() -> None:
         assert state.vanished == {}
 
 
-def test_what_vanished_is_removed_by_a_tombstone() -> None:
+def test_tombstone_removes_a_vanished_document() -> None:
     state = made()
     state.put(samples.secret(samples.listener()))
     state.remove_secret(samples.secret(samples.listener()).name, 7)
@@ -173,7 +173,7 @@ def test_what_vanished_is_removed_by_a_tombstone() -> None:
     assert state.snapshot().listeners == {}
 
 
-def test_a_list_without_a_secret_removes_nothing() -> None:
+def test_list_without_a_secret_removes_nothing() -> None:
     state = made()
     kept, gone = samples.secret(samples.listener("kept")), samples.secret(samples.listener("gone"))
     state.put(kept)
@@ -184,7 +184,7 @@ def test_a_list_without_a_secret_removes_nothing() -> None:
     assert state.vanished == {("Listener", "acme/gone"): 7}
 
 
-def test_what_vanished_gives_way_at_an_address_that_was_given_to_somebody_else() -> None:
+def test_vanished_listener_loses_an_address_that_another_has() -> None:
     state = made()
     shared, own = documents.Address("hooks.example.com", "/shared"), documents.Address("hooks.example.com", "/own")
     old = samples.listener("a-old", addresses=(shared, own))
@@ -198,7 +198,7 @@ def test_what_vanished_gives_way_at_an_address_that_was_given_to_somebody_else()
     assert state.snapshot().listeners == {"acme/a-old": old}
 
 
-def test_a_version_that_was_read_is_known() -> None:
+def test_version_that_was_read_is_known() -> None:
     state = made()
     secret = samples.secret(samples.listener())
     assert not state.is_known(secret)
@@ -207,7 +207,7 @@ def test_a_version_that_was_read_is_known() -> None:
     assert not state.is_known(msgspec.structs.replace(secret, version="2"))
 
 
-def test_a_rejected_secret_that_goes_is_told_of_no_more() -> None:
+def test_deleted_secret_is_no_longer_rejected() -> None:
     state = made()
     secret = garbage(samples.listener())
     state.put(secret)
@@ -216,7 +216,7 @@ def test_a_rejected_secret_that_goes_is_told_of_no_more() -> None:
     assert state.take_touched() == {WIFI: None}
 
 
-def test_what_was_kept_is_in_force_until_a_list_says_more() -> None:
+def test_cached_documents_are_in_force_until_the_first_list() -> None:
     state = made()
     kept = [config_secret.envelope_of(samples.listener(name), "uid", samples.KEYS.document) for name in ("a", "b", "c")]
     assert state.restore(kept) == []
@@ -228,7 +228,7 @@ def test_what_was_kept_is_in_force_until_a_list_says_more() -> None:
     assert sorted(state.snapshot().listeners) == ["acme/a", "acme/c"]
 
 
-def test_what_was_kept_and_cannot_be_run_any_more_is_left_out() -> None:
+def test_cached_document_that_cannot_be_run_is_left_out() -> None:
     def refuse(document: config_secret.Document) -> None:
         if document.name == "b":
             raise ValueError
@@ -239,7 +239,7 @@ def test_what_was_kept_and_cannot_be_run_any_more_is_left_out() -> None:
     assert list(state.snapshot().listeners) == ["acme/a"]
 
 
-def test_a_gateways_own_proxies_are_trusted_beside_those_of_documents() -> None:
+def test_proxies_of_gateway_and_document_are_both_trusted() -> None:
     state = published.PublishedDocuments(
         key=samples.KEYS.document, check=accept_all, trusted_proxies=("10.0.0.0/8", "fd00::/8")
     )

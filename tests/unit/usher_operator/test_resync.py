@@ -61,7 +61,7 @@ class Checked:
         )
 
     async def is_read_again(self, kind: kinds.WatchedKind = kinds.TENANT) -> bool:
-        """Whether the check of a kind requests a complete reading."""
+        """Return whether the check of a kind requests a complete reading."""
         await self.resync.check(kind)
         return kind in self.resync.requested
 

@@ -145,7 +145,7 @@ class ClusterSource:
         return f"no document in namespace {namespace} can be run: see the log, or /api/config" if rejected else ""
 
     def _has_other_key(self) -> bool:
-        """Whether another install key made all published documents."""
+        """Return whether every published document was made with another install key."""
         codes = {one.code for one in self._published.rejected}
         return not self._published.in_force and codes == {model.DocumentHashError.code}
 
@@ -185,7 +185,7 @@ class ClusterSource:
                     await self._write_cache()
 
     def _is_configuration(self) -> bool:
-        """Whether an empty snapshot is meant. It is not if documents exist and all are rejected."""
+        """Return whether an empty snapshot is intended: it is not if documents exist and all of them are rejected."""
         return bool(self._published.in_force) or not self._published.rejected
 
     def _snapshot(self) -> documents.Snapshot:

@@ -19,7 +19,7 @@ _RUN_HINT = "see the log of the gateway; the last good document stays in force"
 
 
 class PublishedSecret(msgspec.Struct, frozen=True):
-    """What this module needs of a config Secret."""
+    """The fields of a config Secret that this module needs."""
 
     name: str
     version: str
@@ -62,7 +62,7 @@ class PublishedDocuments:
         self._vanished: dict[config_secret.Identity, int] = {}
         self._touched: set[config_secret.Identity] = set()
         self.is_changed = False
-        """Whether snapshot() would now return something else than at its last call."""
+        """True if snapshot() would return a different snapshot than at its last call."""
 
     @property
     def rejected(self) -> Collection[RejectedDocument]:
@@ -134,7 +134,7 @@ class PublishedDocuments:
         return unusable
 
     def is_known(self, secret: PublishedSecret) -> bool:
-        """Whether this version was read before and changes nothing."""
+        """Return whether this version was read before and changes nothing."""
         if self._versions.get(secret.name) != secret.version:
             return False
         return self._identities.get(secret.name) not in self._vanished

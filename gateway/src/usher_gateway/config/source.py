@@ -36,7 +36,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     removals_halted: str | None = None
     """The digest that confirms removals that wait for a person."""
     everything_read: bool = True
-    """Whether everything that is written could be read."""
+    """False if a part of the files could not be read."""
     heard_at: int = 0
     """When the source last answered (microseconds); 0: never, or it is always available."""
 

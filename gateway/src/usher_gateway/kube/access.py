@@ -193,7 +193,7 @@ class Kubeconfig:
         return msgspec.structs.replace(self._loaded, authorization=_authorization(self._configuration))
 
     def _can_reuse(self, context: "_Context") -> bool:
-        """Whether running the plugin again would be a waste. Without a plugin, reading the files costs little."""
+        """Return whether the credentials are still good. Without a plugin they are read again, which costs little."""
         if not context.has_plugin:
             return False
         has_token = self._loaded is not None and bool(self._loaded.authorization)
@@ -236,7 +236,7 @@ class Kubeconfig:
 
 
 class _Context(msgspec.Struct, frozen=True):
-    """What the messages of mistakes and the reuse of tokens need to know of the current context."""
+    """The current context, as far as error messages and the reuse of tokens need it."""
 
     server: str
     has_user: bool

@@ -1,8 +1,8 @@
 """Requests to the API server: get, list in pages, watch, server-side apply, create, replace, delete.
 
 Errors name the method and the path, never a body, because bodies hold secrets. A list that ends without an error is
-complete; after an error, what was not listed may still exist. Items are decoded straight into the type that the caller
-asks for, so that nothing is parsed that nobody reads.
+complete; after an error, objects that were not listed may still exist. The client decodes items directly into the type
+that the caller names, so that it does not parse fields without a reader.
 
 Source: Kubernetes API concepts, Retrieving large results sets in chunks, and Efficient detection of changes.
 """
@@ -224,7 +224,7 @@ class Client:
             attempts: per page.
 
         Raises:
-            ApiError: possibly after some pages. Then what was not listed may still exist.
+            ApiError: possibly after some pages. Then objects that were not listed may still exist.
         """
         query = {"labelSelector": selector} if selector else {}
         accept = _METADATA_LIST if is_metadata_only else _JSON
