@@ -14,14 +14,21 @@ from typing import Any
 import msgspec
 
 from usher_gateway import documents, model
-from usher_gateway.resources import conditions, destination, hostnames, listener, tenant, types
+from usher_gateway.resources import conditions, hostnames, types
 from usher_gateway.resources.conditions import CompiledCondition, Finding, Reason, finding
-from usher_gateway.resources.destination import Destination
+from usher_gateway.resources.destination import Destination, destination_document
 from usher_gateway.resources.hostnames import AddressClaims, HostnamePolicy
-from usher_gateway.resources.listener import AddressSpec, Listener, RouteSpec
+from usher_gateway.resources.listener import (
+    AddressSpec,
+    Listener,
+    addresses_of,
+    check_listener,
+    listener_document,
+    token_paths,
+)
 from usher_gateway.resources.listener_class import ListenerClass, ListenerClassSpec, check_class
 from usher_gateway.resources.secret import Secret, SecretResolver
-from usher_gateway.resources.tenant import Tenant
+from usher_gateway.resources.tenant import Tenant, check_tenant, tenant_document
 
 _IMPLICIT_CLASS = ListenerClassSpec(controller_name="usher.dev/usher", hostname=hostnames.IMPLICIT_HOSTNAME)
 
@@ -111,22 +118,22 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
     """Return every document of a whole set, with its conditions and the findings behind them."""
     findings = [
         *_implicit_class_findings(resources, context),
-        *(found for one in resources.classes.values() for found in check_class(one)),
-        *(found for one in resources.tenants.values() for found in tenant.check_tenant(one)),
+        *(found for each in resources.classes.values() for found in check_class(each)),
+        *(found for tenant in resources.tenants.values() for found in check_tenant(tenant)),
     ]
     destinations: dict[str, documents.DestinationDocument] = {}
     ranks = _ranks(resources.destinations, context.previous.destinations)
-    for key, one in resources.destinations.items():
-        compiled, found = compile_destination(one, resources, context, is_over_limit=_at_rank(ranks[key]))
+    for key, destination in resources.destinations.items():
+        compiled, found = compile_destination(destination, resources, context, is_over_limit=_at_rank(ranks[key]))
         findings.extend(found)
         if compiled is not None:
             destinations[key] = compiled
     listeners: dict[str, documents.ListenerDocument] = {}
     claims = AddressClaims(hostnames.owners_of(_hostname_claims(resources, context), context.incumbents))
     ranks = _ranks(resources.listeners, context.previous.listeners)
-    for key, wanted in resources.listeners.items():
+    for key, listener in resources.listeners.items():
         is_over_limit = _at_rank(ranks[key])
-        document, found = compile_listener(wanted, resources, context, claims=claims, is_over_limit=is_over_limit)
+        document, found = compile_listener(listener, resources, context, claims=claims, is_over_limit=is_over_limit)
         findings.extend(found)
         if document is not None:
             listeners[key] = document
@@ -170,15 +177,17 @@ def _implicit_class_findings(resources: Resources, context: CompileContext) -> I
     )
     yield Finding("ListenerClass", "", "", Reason.ImplicitClass, message, "notice")
     usual = types.DEFAULTS["Listener.spec.listenerClassName"]
-    for one in resources.listeners.values():
-        if one.class_name != usual:
-            message = f"ListenerClass `{one.class_name}` is not in this set; in a cluster nothing answers without it"
-            yield finding(one, "spec.listenerClassName", Reason.ImplicitClass, message, severity="warning")
+    for listener in resources.listeners.values():
+        if listener.class_name != usual:
+            message = (
+                f"ListenerClass `{listener.class_name}` is not in this set; in a cluster nothing answers without it"
+            )
+            yield finding(listener, "spec.listenerClassName", Reason.ImplicitClass, message, severity="warning")
 
 
-def policy_of(one: Listener, resources: Resources, context: CompileContext) -> HostnamePolicy | None:
+def policy_of(listener: Listener, resources: Resources, context: CompileContext) -> HostnamePolicy | None:
     """Return a listener's class as its namespace sees it; None if the class does not exist."""
-    found = resources.classes.get(one.class_name)
+    found = resources.classes.get(listener.class_name)
     is_implicit = found is None and not resources.classes and context.allow_implicit_class
     if found is None and not is_implicit:
         return None
@@ -187,7 +196,7 @@ def policy_of(one: Listener, resources: Resources, context: CompileContext) -> H
         reserved = frozenset(each.spec.hostname for each in resources.classes.values())
     return HostnamePolicy(
         spec=found.spec if found else _IMPLICIT_CLASS,
-        namespace_labels=resources.labels_of(one.metadata.namespace),
+        namespace_labels=resources.labels_of(listener.metadata.namespace),
         reserved=reserved,
         is_implicit=is_implicit,
     )
@@ -195,37 +204,41 @@ def policy_of(one: Listener, resources: Resources, context: CompileContext) -> H
 
 def _hostname_claims(resources: Resources, context: CompileContext) -> Iterable[tuple[str, hostnames.Owner]]:
     """Yield the hostnames that listeners may claim: those with a tenant, and with a class that permits it."""
-    for one in resources.listeners.values():
-        policy = policy_of(one, resources, context)
-        if policy is None or resources.tenant_of(one) is None:
+    for listener in resources.listeners.values():
+        if not listener.spec.addresses:
             continue
-        for address in one.spec.addresses or ():
+        policy = policy_of(listener, resources, context)
+        if policy is None or resources.tenant_of(listener) is None:
+            continue
+        for address in listener.spec.addresses:
             if policy.can_claim(address.hostname):
-                yield address.hostname, one.owner
+                yield address.hostname, listener.owner
 
 
 def compile_destination(
-    one: Destination, resources: Resources, context: CompileContext, *, is_over_limit: Callable[[int], bool]
+    destination: Destination, resources: Resources, context: CompileContext, *, is_over_limit: Callable[[int], bool]
 ) -> tuple[documents.DestinationDocument | None, list[Finding]]:
     """Return the document of a destination, and the findings. Without its tenant it gets no document.
 
     Args:
-        one: The destination.
+        destination: The destination.
         resources: The resources that it refers to, and every class.
         context: Options.
         is_over_limit: Returns True if at least this many destinations of the namespace come before this one.
     """
-    limit = destination_limit((each.spec for each in resources.classes.values()), resources.labels_of(_namespace(one)))
+    limit = destination_limit(
+        (each.spec for each in resources.classes.values()), resources.labels_of(destination.metadata.namespace)
+    )
     if limit is not None and is_over_limit(limit):
-        return None, [_over_limit(one, limit)]
-    if one.spec.tenant_ref is not None and resources.tenant_of(one) is None:
-        return None, [_tenant_not_found(one, one.spec.tenant_ref.name)]
-    resolver = _resolver(one, resources, context)
-    return destination.compile_destination(one, resolver, context.previous.destinations.get(one.key))
+        return None, [_over_limit(destination, limit)]
+    if destination.spec.tenant_ref is not None and resources.tenant_of(destination) is None:
+        return None, [_tenant_not_found(destination, destination.spec.tenant_ref.name)]
+    resolver = _resolver(destination, resources, context)
+    return destination_document(destination, resolver, context.previous.destinations.get(destination.key))
 
 
 def compile_listener(
-    one: Listener,
+    listener: Listener,
     resources: Resources,
     context: CompileContext,
     *,
@@ -239,42 +252,42 @@ def compile_listener(
     document: the gateway accepts its visits and holds their deliveries.
 
     Args:
-        one: The listener.
+        listener: The listener.
         resources: The resources that it refers to.
         context: Options.
         claims: With the owners of the hostnames that it names, and the addresses that others have before it.
         is_over_limit: Returns True if at least this many listeners of the namespace come before this one.
     """
-    previous = context.previous.listeners.get(one.key)
-    found_class = resources.classes.get(one.class_name)
+    previous = context.previous.listeners.get(listener.key)
+    found_class = resources.classes.get(listener.class_name)
     limit = listener_limit(found_class.spec) if found_class else None
     if limit is not None and is_over_limit(limit):
-        return None, [_over_limit(one, limit)]
-    owner = resources.tenant_of(one)
+        return None, [_over_limit(listener, limit)]
+    owner = resources.tenant_of(listener)
     if owner is None:
-        return None, [_tenant_not_found(one, one.spec.tenant_ref.name)]
-    policy = policy_of(one, resources, context)
+        return None, [_tenant_not_found(listener, listener.spec.tenant_ref.name)]
+    policy = policy_of(listener, resources, context)
     path = "spec.listenerClassName"
     if policy is None:
-        missing = (ListenerClass.kind_name, one.class_name)
-        message = f"ListenerClass `{one.class_name}` must exist"
-        found = finding(one, path, Reason.ClassNotFound, message, missing=missing)
+        missing = (ListenerClass.kind_name, listener.class_name)
+        message = f"ListenerClass `{listener.class_name}` must exist"
+        found = finding(listener, path, Reason.ClassNotFound, message, missing=missing)
         return (_last_good(previous, owner, claims) if previous else None), [found]
     if not policy.permits_namespace:
-        message = f"ListenerClass `{one.class_name}` may not be used from this namespace"
-        return None, [finding(one, path, Reason.ClassNotPermitted, message)]
-    resolver = _resolver(one, resources, context)
-    authentication = _authentication(one, resolver, context.keys, previous)
-    addresses, findings = _grant_addresses(one, policy, claims, context.keys)
-    findings += [*listener.check_listener(one), *_destination_findings(one, resources), *resolver.findings]
+        message = f"ListenerClass `{listener.class_name}` may not be used from this namespace"
+        return None, [finding(listener, path, Reason.ClassNotPermitted, message)]
+    resolver = _resolver(listener, resources, context)
+    authentication = _authentication(listener, resolver, context.keys, previous)
+    addresses, findings = _grant_addresses(listener, policy, claims, context.keys)
+    findings += [*check_listener(listener), *_destination_findings(listener, resources), *resolver.findings]
     reasons = {found.reason for found in findings if found.severity == "error"}
     if previous is not None and reasons & {Reason.UnsupportedValue, Reason.ExpressionInvalid}:
         return _last_good(previous, owner, claims), findings
     if not addresses or Reason.UnsupportedValue in reasons:
         return None, findings
-    document = listener.build_document(
-        one,
-        tenant=tenant.build_document(owner),
+    document = listener_document(
+        listener,
+        tenant=tenant_document(owner),
         addresses=addresses,
         authentication=authentication,
         class_spec=policy.spec,
@@ -298,58 +311,58 @@ def _last_good(
     )
     if not kept:
         return None
-    return msgspec.structs.replace(previous, tenant=tenant.build_document(owner), addresses=kept)
+    return msgspec.structs.replace(previous, tenant=tenant_document(owner), addresses=kept)
 
 
 def _grant_addresses(
-    one: Listener, policy: HostnamePolicy, claims: AddressClaims, keys: model.Keys
+    listener: Listener, policy: HostnamePolicy, claims: AddressClaims, keys: model.Keys
 ) -> tuple[tuple[documents.Address, ...], list[Finding]]:
     """Return every address that a listener gets, and a finding for each one that it may not have."""
-    declared = one.spec.addresses or ()
+    declared = listener.spec.addresses or ()
     has_token = not declared or any(address.path is None for address in declared)
-    tokens = listener.token_paths(one, keys.install) if has_token else []
+    tokens = token_paths(listener, keys.install) if has_token else []
     if not declared:
         own = [documents.Address(policy.spec.hostname, path.path, (), path.action, path.until) for path in tokens]
-        return tuple(address for address in own if claims.take(address, one.key)), []
+        return tuple(address for address in own if claims.take(address, listener.key)), []
     granted: list[documents.Address] = []
     findings: list[Finding] = []
     for index, address in enumerate(declared):
         path = f"spec.addresses[{index}]"
-        reason = _refusal(one, address, policy, claims)
+        reason = _refusal(listener, address, policy, claims)
         if reason is not None:
-            findings.append(finding(one, f"{path}.hostname", reason, f"`{address.hostname}` {_REFUSALS[reason]}"))
+            findings.append(finding(listener, f"{path}.hostname", reason, f"`{address.hostname}` {_REFUSALS[reason]}"))
             continue
-        wanted = list(listener.addresses_of(address, tokens))
-        free = [each for each in wanted if each not in granted and claims.take(each, one.key)]
+        wanted = list(addresses_of(address, tokens))
+        free = [each for each in wanted if each not in granted and claims.take(each, listener.key)]
         if len(free) < len(wanted):
             message = f"`{address.hostname}` {_REFUSALS[Reason.PathConflict]}"
-            findings.append(finding(one, path, Reason.PathConflict, message))
+            findings.append(finding(listener, path, Reason.PathConflict, message))
         granted.extend(free)
-        authentication = one.spec.authentication
+        authentication = listener.spec.authentication
         if authentication and authentication.type == "None" and not address.has_secret:
             message = "anybody who guesses this path can post visits; add authentication if Purple can send it"
-            findings.append(finding(one, f"{path}.path", Reason.NoSecretInAddress, message, severity="warning"))
+            findings.append(finding(listener, f"{path}.path", Reason.NoSecretInAddress, message, severity="warning"))
     return tuple(granted), findings
 
 
-def _refusal(one: Listener, address: AddressSpec, policy: HostnamePolicy, claims: AddressClaims) -> Reason | None:
+def _refusal(listener: Listener, address: AddressSpec, policy: HostnamePolicy, claims: AddressClaims) -> Reason | None:
     """Return why a listener may not have a hostname; None if it may."""
     reason = policy.refusal(address.hostname)
     if reason is not None:
         return reason
     if policy.is_implicit and address.hostname == policy.spec.hostname:
         return None
-    return None if claims.may_have(address.hostname, one.owner) else Reason.HostnameConflict
+    return None if claims.may_have(address.hostname, listener.owner) else Reason.HostnameConflict
 
 
 def _authentication(
-    one: Listener, resolver: SecretResolver, keys: model.Keys, previous: documents.ListenerDocument | None
+    listener: Listener, resolver: SecretResolver, keys: model.Keys, previous: documents.ListenerDocument | None
 ) -> documents.Authentication:
     """Return how Purple authenticates. It fails closed.
 
     If a Secret never existed, the result is ``Unresolved``. If it disappeared, the last known credential stays.
     """
-    declared = one.spec.authentication
+    declared = listener.spec.authentication
     header = value = ""
     if declared and declared.basic:
         header = "authorization"
@@ -366,30 +379,22 @@ def _authentication(
     return last if last.digest else documents.Authentication("Unresolved")
 
 
-def _destination_findings(one: Listener, resources: Resources) -> Iterable[Finding]:
+def _destination_findings(listener: Listener, resources: Resources) -> Iterable[Finding]:
     """Yield a finding for each route whose destination is missing or belongs to another tenant."""
-    for index, route in enumerate(one.spec.routes or ()):
+    for index, route in enumerate(listener.spec.routes or ()):
         path = f"spec.routes[{index}].destinationRef.name"
-        key = _destination_key(one, route)
+        key = f"{listener.metadata.namespace}/{route.destination_ref.name}"
         found = resources.destinations.get(key)
         name = route.destination_ref.name
         if found is None:
             message = f"Destination `{name}` must exist in this namespace for this tenant; until then deliveries wait"
-            yield finding(one, path, Reason.DestinationNotFound, message, missing=(Destination.kind_name, key))
-        elif found.spec.tenant_ref is not None and found.spec.tenant_ref.name != one.spec.tenant_ref.name:
+            yield finding(listener, path, Reason.DestinationNotFound, message, missing=(Destination.kind_name, key))
+        elif found.spec.tenant_ref is not None and found.spec.tenant_ref.name != listener.spec.tenant_ref.name:
             message = (
                 f"Destination `{name}` belongs to Tenant `{found.spec.tenant_ref.name}`: name another one; "
                 "until then deliveries wait"
             )
-            yield finding(one, path, Reason.DestinationNotFound, message)
-
-
-def _destination_key(one: Listener, route: RouteSpec) -> str:
-    return f"{one.metadata.namespace}/{route.destination_ref.name}"
-
-
-def _namespace(one: types.ResourceBase) -> str:
-    return one.metadata.namespace
+            yield finding(listener, path, Reason.DestinationNotFound, message)
 
 
 def listener_limit(spec: ListenerClassSpec) -> int | None:
@@ -405,17 +410,17 @@ def destination_limit(classes: Iterable[ListenerClassSpec], labels: Mapping[str,
     return max(given) if given and len(given) == len(limits) else None
 
 
-def _over_limit(one: types.ResourceBase, limit: int) -> Finding:
+def _over_limit(resource: types.ResourceBase, limit: int) -> Finding:
     message = f"there may be at most {limit} of this kind in a namespace; remove one, or ask the platform's owner"
-    return finding(one, "", Reason.LimitExceeded, message)
+    return finding(resource, "", Reason.LimitExceeded, message)
 
 
-def _tenant_not_found(one: Listener | Destination, name: str) -> Finding:
+def _tenant_not_found(resource: Listener | Destination, name: str) -> Finding:
     message = f"Tenant `{name}` must exist in the same namespace"
-    missing = (Tenant.kind_name, f"{one.metadata.namespace}/{name}")
-    return finding(one, "spec.tenantRef.name", Reason.TenantNotFound, message, missing=missing)
+    missing = (Tenant.kind_name, f"{resource.metadata.namespace}/{name}")
+    return finding(resource, "spec.tenantRef.name", Reason.TenantNotFound, message, missing=missing)
 
 
-def _resolver(one: Listener | Destination, resources: Resources, context: CompileContext) -> SecretResolver:
-    owner = (one.kind_name, one.key)
+def _resolver(resource: Listener | Destination, resources: Resources, context: CompileContext) -> SecretResolver:
+    owner = (resource.kind_name, resource.key)
     return SecretResolver(resources.secrets, owner, require_label=context.require_watch_label)

@@ -143,8 +143,8 @@ def _type_of(found: Finding) -> str:
 
 def _condition(kind: str, findings: list[Finding]) -> CompiledCondition:
     errors = [found for found in findings if found.severity == "error"]
-    told = errors or [found for found in findings if found.severity == "warning"]
-    message = "; ".join(f"`{found.path}`: {found.message}" if found.path else found.message for found in told)
+    shown = errors or [found for found in findings if found.severity == "warning"]
+    message = "; ".join(f"`{found.path}`: {found.message}" if found.path else found.message for found in shown)
     if errors:
         return CompiledCondition(kind, "False", str(errors[0].reason), message[:1024])
     return CompiledCondition(kind, "True", kind, message[:1024])

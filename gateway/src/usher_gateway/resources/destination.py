@@ -180,7 +180,7 @@ _SIGNING_PREFIX = "whsec_"
 _Unresolved = Literal["", "SecretNotFound", "SecretKeyNotFound", "SecretNotLabelled"]
 
 
-def compile_destination(
+def destination_document(
     destination: Destination, resolver: SecretResolver, previous: documents.DestinationDocument | None
 ) -> tuple[documents.DestinationDocument | None, list[conditions.Finding]]:
     """Return the document of a destination, and the findings.

@@ -492,7 +492,7 @@ def _expression_findings(listener: Listener) -> Iterator[conditions.Finding]:
             yield conditions.finding(listener, path, conditions.Reason.ExpressionInvalid, message)
 
 
-def build_document(
+def listener_document(
     listener: Listener,
     *,
     tenant: documents.TenantDocument,

@@ -104,7 +104,7 @@ def check_tenant(tenant: Tenant) -> list[conditions.Finding]:
     return [conditions.finding(tenant, "spec.timeZone", conditions.Reason.UnsupportedValue, message)]
 
 
-def build_document(tenant: Tenant) -> documents.TenantDocument:
+def tenant_document(tenant: Tenant) -> documents.TenantDocument:
     """Return the part of a listener's document about its tenant, every default filled in.
 
     An unknown time zone becomes UTC.
