@@ -317,7 +317,7 @@ async def test_consequences_of_a_mistake_are_one_log_line(tmp_path: pathlib.Path
             await follower.until_told(lambda: bool(follower.source.status().rejected))
     told = [(line["log_level"], line["event"]) for line in logs if line["log_level"] != "info"]
     assert told == [
-        ("error", "configuration_problem"),
+        ("error", "configuration_problem_found"),
         ("warning", "configuration_partly_applied"),
         ("error", "configuration_postponed"),
     ]

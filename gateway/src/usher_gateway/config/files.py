@@ -527,7 +527,7 @@ class FileSource:
                     ):
                         self._notified.set()
             except (OSError, RuntimeError) as error:
-                _log.warning("files_only_polled", error=type(error).__name__)
+                _log.warning("file_watch_failed", error=type(error).__name__)
             await asyncio.sleep(self._options.poll_seconds)
 
 
@@ -538,7 +538,7 @@ def _log_problems(problems: Sequence[Problem]) -> None:
         fields = msgspec.structs.asdict(problem)
         severity, _ = fields.pop("severity"), fields.pop("because")
         write = {"error": _log.error, "warning": _log.warning}.get(severity, _log.info)
-        write("configuration_problem", **fields)
+        write("configuration_problem_found", **fields)
     if len(causes) > _MAX_LOGGED_PROBLEMS:
         _log.error("more_configuration_problems_found", count=len(causes) - _MAX_LOGGED_PROBLEMS)
     if len(causes) < len(problems):
