@@ -27,5 +27,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def update_golden(request: pytest.FixtureRequest) -> bool:
-    """Whether this run records expected results instead of comparing with them."""
+    """True if this run records expected results instead of comparing with them."""
     return bool(request.config.getoption("--update-golden"))

@@ -1,6 +1,6 @@
-"""A real Kubernetes API server for the tests of this folder: one for the run, a fresh namespace for each test.
+"""A real Kubernetes API server for the tests of this folder: one per run, and a new namespace per test.
 
-`make test KUBECONFIG=…` runs them against any cluster; without it a control plane is built and started here.
+`make test KUBECONFIG=…` uses any cluster; without it, the tests build and start a control plane.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ MakeAccount = Callable[..., Awaitable[accounts.Account]]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Builds the control plane before the first test, outside of every test's time limit."""
+    """Build the control plane before the first test, outside of every test's time limit."""
     if clusters.given() is not None or not any(FOLDER in item.path.parents for item in session.items):
         return
     capture = session.config.pluginmanager.getplugin("capturemanager")
@@ -39,15 +39,17 @@ def no_program_wrote_a_secret() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
-    """The API server of this run, as its administrator. For setting up and looking; programs under test log in as
-    accounts with the shipped rights."""
+    """The API server of this run with its administrator's account, to prepare and read objects.
+
+    Programs under test use accounts with the shipped permissions.
+    """
     with clusters.cluster(tmp_path_factory.mktemp("cluster")) as ready:
         yield ready
 
 
 @pytest.fixture(scope="session")
 def foreign_definitions(cluster: clusters.Cluster) -> clusters.Cluster:
-    """The same, with the custom resource definitions of the Gateway API and cert-manager."""
+    """The cluster with the custom resource definitions of the Gateway API and cert-manager."""
     for each in foreign.ALL:
         cluster.define_missing(each)
     return cluster
@@ -55,27 +57,27 @@ def foreign_definitions(cluster: clusters.Cluster) -> clusters.Cluster:
 
 @pytest.fixture(scope="session")
 def definitions(foreign_definitions: clusters.Cluster) -> clusters.Cluster:
-    """The same, with Usher's definitions too."""
+    """The cluster with Usher's definitions as well."""
     foreign_definitions.define(clusters.own_definitions())
     return foreign_definitions
 
 
 @pytest.fixture
 def kubectl(cluster: clusters.Cluster) -> kubectls.Kubectl:
-    """kubectl as the administrator: ``await kubectl("get", …)``, ``kubectl.json(…)``, ``kubectl.apply(…)``."""
+    """kubectl as administrator: ``await kubectl("get", …)``, ``kubectl.json(…)``, ``kubectl.apply(…)``."""
     return cluster.kubectl
 
 
 @pytest.fixture
 async def server(cluster: clusters.Cluster) -> AsyncIterator[api.Api]:
-    """The API server as the administrator, without kubectl's start of 0.1 s: for looking often."""
+    """A client of the API server for frequent reads, because each start of kubectl takes 0.1 s."""
     async with api.connected(cluster.endpoint, cluster.token) as ready:
         yield ready
 
 
 @contextlib.asynccontextmanager
 async def namespaces(server: api.Api) -> AsyncIterator[MakeNamespace]:
-    """Makes fresh namespaces, and deletes them at the end; nobody waits for that."""
+    """Create new namespaces, and delete them at the end without waiting."""
     made: list[str] = []
 
     async def make(prefix: str = "test", **labels: str) -> str:
@@ -92,20 +94,20 @@ async def namespaces(server: api.Api) -> AsyncIterator[MakeNamespace]:
 
 @pytest.fixture
 async def make_namespace(server: api.Api) -> AsyncIterator[MakeNamespace]:
-    """Makes fresh namespaces: ``await make_namespace("agency", label="value")``."""
+    """Create new namespaces: ``await make_namespace("agency", label="value")``."""
     async with namespaces(server) as make:
         yield make
 
 
 @pytest.fixture
 async def namespace(make_namespace: MakeNamespace) -> str:
-    """The name of a fresh namespace."""
+    """The name of a new namespace."""
     return await make_namespace()
 
 
 @pytest.fixture
 async def make_account(cluster: clusters.Cluster, server: api.Api, tmp_path: Path) -> MakeAccount:
-    """Makes service accounts (``await make_account(namespace, name)``) without any rights; see `accounts.grant`."""
+    """Create service accounts without permissions: ``await make_account(namespace, name)``; see `accounts.grant`."""
 
     async def make(namespace: str, name: str) -> accounts.Account:
         resource = api.Resource("ServiceAccount", name, namespace)
@@ -116,7 +118,7 @@ async def make_account(cluster: clusters.Cluster, server: api.Api, tmp_path: Pat
 
 @pytest.fixture
 async def proxy(cluster: clusters.Cluster, tmp_path: Path) -> AsyncIterator[faulty_proxy.Proxy]:
-    """A way to the API server that breaks on command."""
+    """A proxy in front of the API server that fails on command."""
     folder = tmp_path / "proxy"
     folder.mkdir()
     async with faulty_proxy.running(cluster.endpoint, folder) as ready:
@@ -127,14 +129,14 @@ async def proxy(cluster: clusters.Cluster, tmp_path: Path) -> AsyncIterator[faul
 async def install(
     definitions: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, tmp_path: Path
 ) -> AsyncIterator[installs.Install]:
-    """An install of Usher under the shipped rights: a right that is missing fails the test."""
+    """An install of Usher with the shipped permissions; a missing permission fails the test."""
     async with installs.installed(definitions, server, make_namespace, tmp_path) as ready:
         yield ready
         assert_no_right_was_missing(ready)
 
 
 def assert_no_right_was_missing(install: installs.Install) -> None:
-    """The shipped rights are all that operator and gateway have."""
+    """Check that the shipped permissions were enough for operator and gateway."""
     for account in (install.operator, install.gateway):
         assert list(install.cluster.audit.refusals(account.user)) == []
 
@@ -143,7 +145,7 @@ def assert_no_right_was_missing(install: installs.Install) -> None:
 async def platform(
     definitions: clusters.Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[agencies.Platform]:
-    """For tests of a whole module (in its loop: `agencies.SHARED`): operator, gateway and class of one install."""
+    """Operator, gateway and class of one install, shared by a module (in its event loop: `agencies.SHARED`)."""
     async with (
         api.connected(definitions.endpoint, definitions.token) as server,
         namespaces(server) as make,
@@ -156,7 +158,7 @@ async def platform(
 
 @pytest.fixture
 def make_agency(platform: agencies.Platform) -> agencies.Make:
-    """Makes agencies, each in a fresh namespace. They stay until the platform ends: their end would be work for it."""
+    """Create agencies, each in a new namespace. They stay until the platform ends, to save time."""
 
     async def begin(**labels: str) -> agencies.Agency:
         return agencies.Agency(platform, await platform.make_namespace("agency", **labels))

@@ -1,4 +1,4 @@
-"""What the house tests read: the files of the repository, syntax trees of its code, its pages."""
+"""The files of the repository, the syntax trees of its code, and its pages, for the house tests."""
 
 import ast
 import functools

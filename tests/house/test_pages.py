@@ -37,7 +37,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def resolves(page: Path, target: str) -> bool:
-    """Whether a link of a page leads to a file, and to a heading of it if it names one."""
+    """Return whether a link of a page leads to a file, and to one of its headings if it names one."""
     if "://" in target:
         return True
     name, _, anchor = target.partition("#")
@@ -51,7 +51,7 @@ def test_links_of_the_pages_resolve() -> None:
 
 
 def is_usher_command(words: list[str]) -> bool:
-    """Whether `usher` has this command and all of its flags."""
+    """Return whether `usher` has this command and all of its flags."""
     name = next((known for known in COMMANDS if words[: len(known.split())] == known.split()), None)
     if name is None:
         return words[0] in {known.split()[0] for known in COMMANDS}

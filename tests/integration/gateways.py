@@ -1,4 +1,4 @@
-"""A real `usher run` for tests: manifests, the process, a sender that keeps its own books, and the store's file."""
+"""Run a real `usher run` for tests: its manifests, process, connections and store file."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ Manifest = dict[str, Any]
 
 
 def listener(name: str, routes: Sequence[Manifest], **spec: Any) -> Manifest:
-    """A listener at ``hooks.example/<name>``."""
+    """Build a listener at ``hooks.example/<name>``."""
     return {
         "apiVersion": "usher.dev/v1alpha1",
         "kind": "Listener",
@@ -42,12 +42,12 @@ def listener(name: str, routes: Sequence[Manifest], **spec: Any) -> Manifest:
 
 
 def route(name: str, destination: str, **spec: Any) -> Manifest:
-    """A route of a listener."""
+    """Build a route of a listener."""
     return {"name": name, "destinationRef": {"name": destination}, **spec}
 
 
 def destination(name: str, url: str, http: Manifest | None = None, **spec: Any) -> Manifest:
-    """A destination without a tenant: everybody of the namespace may use it."""
+    """Build a destination without a tenant, which every tenant of the namespace may use."""
     return {
         "apiVersion": "usher.dev/v1alpha1",
         "kind": "Destination",
@@ -57,7 +57,7 @@ def destination(name: str, url: str, http: Manifest | None = None, **spec: Any) 
 
 
 def secret(name: str, **values: str) -> Manifest:
-    """A Secret."""
+    """Build a Secret."""
     labels = {"usher.dev/watch": "true"}
     metadata = {"name": name, "labels": labels}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
@@ -73,7 +73,7 @@ def write_manifests(file: Path, manifests: Sequence[Manifest]) -> None:
 async def wait_until(
     condition: Callable[[], Awaitable[bool] | bool], seconds: float = 20.0, what: str = "the condition"
 ) -> None:
-    """Wait until a condition holds, looking at it often."""
+    """Poll a condition until it holds."""
     end = time.monotonic() + seconds
     while True:
         found = condition()
@@ -85,18 +85,18 @@ async def wait_until(
 
 
 class Gateway:
-    """One `usher run` in a process of its own, on the same ports and data over all its lives."""
+    """An `usher run` process that keeps its ports and data over restarts."""
 
     def __init__(self, folder: Path, manifests: Sequence[Manifest], *flags: str, data: Path | None = None) -> None:
         self.data = data or folder / "data"
         self.file = folder / "usher.yaml"
         self.configuration = [str(self.file)]
-        """What it runs; instead of its own file it may be ``--from-cluster …``."""
+        """Arguments for the configuration: its own file, or ``--from-cluster …``."""
         self.program = ["-m", "usher_gateway"]
-        """What is started; instead of the gateway itself it may be something around it."""
+        """The program to start: the gateway, or a wrapper around it."""
         self.log = folder / "gateway.log"
         self.stderr: int | None = None
-        """Where it writes its log; instead of the file it may be a pipe or a device."""
+        """Target of its log: the file, or a pipe or device."""
         self.port, self.admin = ports.free(), ports.free()
         self.flags = ["--accept-min-free-mib", "1", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "1"]
         self.flags += flags
@@ -104,11 +104,11 @@ class Gateway:
         self.configure(manifests)
 
     def configure(self, manifests: Sequence[Manifest]) -> None:
-        """Write the manifests; a running gateway takes them over within a second."""
+        """Write the manifests; a running gateway applies them within a second."""
         write_manifests(self.file, manifests)
 
     async def launch(self, **environment: str) -> None:
-        """Start the process, ready or not."""
+        """Start the process without waiting until it is ready."""
         assert self.process is None
         arguments = ["run", *self.configuration, "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}"]
         arguments += ["--admin", f"127.0.0.1:{self.admin}", "--log-format", "json", *self.flags]
@@ -123,12 +123,12 @@ class Gateway:
             )
 
     async def start(self, **environment: str) -> None:
-        """Start the process and wait until it answers by its configuration."""
+        """Start the process and wait until it is configured."""
         await self.launch(**environment)
         await self.wait_ready()
 
     async def wait_ready(self) -> None:
-        """Wait until the launched process answers by its configuration."""
+        """Wait until the process is configured and answers."""
         await wait_until(self._is_ready, 20, "an answer of the gateway")
 
     async def _is_ready(self) -> bool:
@@ -140,20 +140,20 @@ class Gateway:
         return False
 
     async def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the process."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
         self.process = None
 
     async def terminate(self, seconds: float = 30.0) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM and return the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return await self.exit_code(seconds)
 
     async def exit_code(self, seconds: float = 30.0) -> int:
-        """Wait for the process to end by itself."""
+        """Wait until the process ends by itself; return the exit code."""
         process = self.process
         assert process is not None
         try:
@@ -166,7 +166,7 @@ class Gateway:
             self.process = None
 
     async def close(self) -> None:
-        """End the process if it still runs."""
+        """Kill the process if it still runs."""
         if self.process is not None and self.process.returncode is None:
             await self.kill()
         self.process = None
@@ -182,25 +182,25 @@ class Gateway:
         await self.close()
 
     def log_tail(self, lines: int = 30) -> str:
-        """The end of the log."""
+        """Return the last lines of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     @property
     def resident_bytes(self) -> int:
-        """Memory that the process holds."""
+        """Resident memory of the process."""
         assert self.process is not None
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     @property
     def store(self) -> "StoreFile":
-        """The store's file, read beside the gateway."""
+        """The store's file."""
         return StoreFile(self.data / "usher.sqlite3")
 
 
 @contextlib.asynccontextmanager
 async def running(folder: Path, manifests: Sequence[Manifest], **settings: Any) -> AsyncIterator[app.Gateway]:
-    """A gateway in the test's own process and loop, for what no flag can set; stopped at the end."""
+    """Run a gateway in the test's process and event loop, for settings without a flag."""
     write_manifests(folder / "usher.yaml", manifests)
     endpoint = all_settings.Endpoint("127.0.0.1", 0)
     values: dict[str, Any] = {"accept_min_free_bytes": 1, "accept_min_free_ratio": 0.0, "attempts_min_free_bytes": 1}
@@ -222,7 +222,7 @@ async def running(folder: Path, manifests: Sequence[Manifest], **settings: Any) 
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer of the gateway; ``status`` 0 where there was none."""
+    """An answer of the gateway; ``status`` is 0 if there was none."""
 
     status: int
     has_header: bool = False
@@ -230,12 +230,12 @@ class Reply(msgspec.Struct, frozen=True):
 
     @property
     def is_acknowledgement(self) -> bool:
-        """What Purple takes for one."""
+        """Whether Purple accepts the answer as an acknowledgement."""
         return self.status == 200 and self.has_header
 
 
 class Connection:
-    """A keep-alive connection that posts one body after the other."""
+    """A keep-alive connection that posts bodies in sequence."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -265,14 +265,14 @@ class Connection:
         return Reply(int(head_lines.split(b" ", 2)[1]), header, time.monotonic() - started)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
 
 async def post(port: int, path: str, body: bytes) -> Reply:
-    """Post once on a connection of its own."""
+    """Post once on a new connection."""
     connection = Connection(port)
     try:
         return await connection.post(path, body)
@@ -281,7 +281,7 @@ async def post(port: int, path: str, body: bytes) -> Reply:
 
 
 def visit(number: int, user: int | None = None, **fields: Any) -> bytes:
-    """A body of its own; ``user`` is another one for each number unless it is given."""
+    """Build a distinct body per number; ``user`` defaults to a different one per number."""
     person = number if user is None else user
     document = {
         "user": {"id": person, "email": f"v{person}@example.org", "venue": {"id": 7}, **fields},
@@ -291,13 +291,13 @@ def visit(number: int, user: int | None = None, **fields: Any) -> bytes:
 
 
 class StoreFile:
-    """What the store's file holds, read by a connection of its own."""
+    """The content of the store's file, read through a separate connection."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """The rows of a query; none while there is no store yet."""
+        """Return the rows of a query; none while the file does not exist."""
         with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
             return connection.execute(statement, values).fetchall()
 
@@ -306,7 +306,7 @@ class StoreFile:
         return int(self.rows(f"select count(*) from {table_and_condition}")[0][0])
 
     def meters(self) -> dict[model.Counter, int]:
-        """Every meter, summed over listeners and slots, folded or not."""
+        """Return every meter, summed over listeners and slots, folded or not."""
         found: dict[model.Counter, int] = {}
         with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
             connection.execute("begin")
@@ -318,17 +318,17 @@ class StoreFile:
         return found
 
     def open_deliveries(self) -> int:
-        """Deliveries that are neither delivered, nor dead, nor cancelled."""
+        """Return the number of deliveries that are not delivered, dead or cancelled."""
         return self.count("deliveries where state = 0")
 
     def delivered_ids(self) -> Iterator[str]:
-        """Ids of delivered deliveries as receivers see them."""
+        """Return the ids of delivered deliveries in the form that receivers get."""
         for (identifier,) in self.rows("select id from deliveries where state = 1"):
             yield model.format_id(identifier)
 
 
 def balance(meters: dict[model.Counter, int]) -> int:
-    """Open deliveries by the meters alone."""
+    """Return the number of open deliveries according to the meters."""
     counter = model.Counter
     opened = sum(
         meters.get(each, 0) for each in (counter.created, counter.released, counter.replayed, counter.redriven)

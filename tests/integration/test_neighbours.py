@@ -1,4 +1,4 @@
-"""Destinations beside each other: one that misbehaves costs the others nothing; what waits for it is not lost."""
+"""A misbehaving destination does not slow the others, and loses none of its own deliveries."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from usher_gateway.simulator import receiver, receiving
 
 HEALTHY = 200
 FAST = ("--time-scale", "60")
-"""A minute in a second: circuits are tried once a second, retries come after 0.1 to 10 s."""
+"""Factor of the clock: circuits are tried once a second, and retries come after 0.1 to 10 s."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def hook(*routes: gateways.Manifest, **spec: Any) -> list[gateways.Manifest]:
 
 
 async def post_visits(gateway: gateways.Gateway | app.Gateway, numbers: Sequence[int], path: str = "/hook") -> None:
-    """Post visits over a few connections; all must be acknowledged."""
+    """Post visits over a few connections, and check that all are acknowledged."""
     waiting = list(numbers)
 
     async def post() -> None:
@@ -46,13 +46,13 @@ async def post_visits(gateway: gateways.Gateway | app.Gateway, numbers: Sequence
 
 
 def holds_of(gateway: gateways.Gateway) -> dict[str, int]:
-    """Held deliveries by reason."""
+    """Return the number of held deliveries by reason."""
     found = gateway.store.rows("select hold, count(*) from deliveries where state = 0 and hold > 0 group by hold")
     return {model.HoldReason(hold).name: count for hold, count in found}
 
 
 def states_of(gateway: gateways.Gateway) -> dict[str, int]:
-    """Deliveries by state."""
+    """Return the number of deliveries by state."""
     found = gateway.store.rows("select state, count(*) from deliveries group by state")
     return {model.DeliveryState(state).name: count for state, count in found}
 
@@ -222,7 +222,7 @@ async def test_a_mended_filter_decides_anew(tmp_path: Path, peer: receiver.Recei
     async with gateways.Gateway(tmp_path, [*hook(broken), crm(peer)]) as gateway:
         await gateway.start()
         await post_visits(gateway, range(20))
-        await wait_for(lambda: holds_of(gateway), {"FilterError": 20})  # some may just be tried once more
+        await wait_for(lambda: holds_of(gateway), {"FilterError": 20})  # some may be in a retry
         gateway.configure([*hook(mended), crm(peer)])
         await wait_for(lambda: states_of(gateway), {"Delivered": 2, "Cancelled": 18})
         assert {request.body for request in peer.kept("/crm")} == {gateways.visit(1), gateways.visit(11)}
@@ -258,7 +258,7 @@ async def test_a_bad_edit_of_a_transform_that_is_taken_back_holds_nothing_for_go
         await wait_for(lambda: states_of(gateway), {"Delivered": 5})
 
 
-# what destinations say
+# answers of destinations
 
 
 async def test_a_401_waits_long_but_a_changed_secret_is_tried_at_once(tmp_path: Path, peer: receiver.Receiver) -> None:

@@ -1,4 +1,4 @@
-"""The Lease at an API server that does not let it be made."""
+"""The operator with an API server that refuses to create the Lease."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The receiver: counts, verifies, and misbehaves exactly as told; all on loopback."""
+"""The receiver counts, verifies, and misbehaves as configured; all on loopback."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ async def _post(session: aiohttp.ClientSession, url: str, body: bytes = b"{}", *
 
 
 async def _raw(port: int, seconds: float = 0.5) -> bytes:
-    """What a request gets within some seconds, byte for byte."""
+    """Return the bytes that a request gets within a time limit."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}")
     got = bytearray()
@@ -251,7 +251,7 @@ def test_a_secret_that_cannot_be_used_is_refused_without_repeating_it() -> None:
 
 
 class _Command:
-    """``usher receive`` as a process of its own, listening."""
+    """Run ``usher receive`` as a process and wait until it listens."""
 
     def __init__(self, *flags: str) -> None:
         self._flags = flags

@@ -1,4 +1,4 @@
-"""The simulator against listeners that are honest, forgetful, slow, down or hostile; all on loopback."""
+"""The simulator with correct, forgetful, slow, stopped or hostile listeners; all on loopback."""
 
 import asyncio
 import datetime
@@ -24,7 +24,7 @@ HONEST = simulator.Behaviour(success_header=True)
 USHER = Path(sys.executable).with_name("usher")
 PATTERN = simulator.Pattern(authentications=40, duration_seconds=3_600, curve=simulator.FLAT, redeliveries=0.1)
 SCALE = 3600 * 20.0
-"""An hour in a twentieth of a second: Purple's retry comes after 0.15 s."""
+"""Factor of the clock: Purple's retry comes after 0.15 s."""
 
 
 @pytest.fixture

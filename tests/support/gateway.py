@@ -1,4 +1,4 @@
-"""A real gateway in this process: ephemeral ports, a data folder of its own, manifests that a test can edit."""
+"""Run a real gateway in this process, with free ports, a new data folder, and manifests that a test can edit."""
 
 import asyncio
 import contextlib
@@ -51,7 +51,7 @@ MANIFESTS = CLASS + TENANT + LISTENER
 
 
 class RunningGateway:
-    """A gateway that runs, and how to look at it."""
+    """A running gateway with access to its state."""
 
     def __init__(self, gateway: app.Gateway, manifests: Path) -> None:
         self.gateway = gateway
@@ -62,7 +62,7 @@ class RunningGateway:
         return int(self.gateway.port)
 
     def target(self, listener: str = "agency/wifi", address: int = 0) -> str:
-        """The path (and query) of a listener's address."""
+        """Return the path (and query) of a listener's address."""
         return self.gateway.snapshot.listeners[listener].addresses[address].path
 
     async def post(self, body: bytes, listener: str = "agency/wifi", **headers: str) -> wire.Answer:
@@ -70,7 +70,7 @@ class RunningGateway:
         return await wire.exchange(self.port, wire.request(self.target(listener), body, headers=named))
 
     def write(self, manifests: str) -> None:
-        """Edit the manifests, as an editor does: a rename over the file."""
+        """Replace the manifests by a rename, as an editor does."""
         draft = self.manifests.with_suffix(".new")
         draft.write_text(manifests)
         draft.replace(self.manifests)
@@ -79,7 +79,7 @@ class RunningGateway:
         await wait_until(lambda: listener in self.gateway.snapshot.listeners)
 
     def counted(self) -> dict[str, int]:
-        """Arrivals in the gateway's metrics: by word, and refusals as ``refused:Reason``."""
+        """Return the counts of arrivals by kind, and of refusals as ``refused:Reason``."""
         counters = self.gateway.counters
         found: dict[str, int] = {}
         for (_, _, word), count in counters.counted.items():
@@ -94,13 +94,13 @@ class RunningGateway:
         return found
 
     async def meters(self, listener: str = "wifi") -> dict[str, int]:
-        """The meters of a listener, read from the database file itself."""
+        """Read the meters of a listener from the database file."""
         await self.gateway.store.flush()
         folder = self.gateway.settings.data
         return await asyncio.to_thread(read_meters, folder, listener)
 
     def exposition(self) -> str:
-        """What ``/metrics`` shows."""
+        """Return the text of ``/metrics``."""
         registry = metrics.make_registry([self.gateway.metrics.collect])
         return prometheus_client.generate_latest(registry).decode()
 
@@ -122,12 +122,12 @@ def read_meters(folder: Path, listener: str) -> dict[str, int]:
 
 
 def connect_to(folder: Path) -> sqlite3.Connection:
-    """The gateway's database, for looking at."""
+    """Open the gateway's database for reading."""
     return sqlite3.connect(f"file:{folder / database.FILE_NAME}?mode=ro", uri=True)
 
 
 async def wait_until(condition: Any, limit: float = 15.0, every: float = 0.01) -> None:
-    """Wait for a condition (a function that tells), at most so many seconds."""
+    """Poll a condition until it holds, with a time limit."""
     async with asyncio.timeout(limit):
         while not condition():  # noqa: ASYNC110 - what is waited for is not ours to signal
             await asyncio.sleep(every)
@@ -136,7 +136,7 @@ async def wait_until(condition: Any, limit: float = 15.0, every: float = 0.01) -
 async def wait_until_async(
     condition: Callable[[], Awaitable[bool]], shown: Callable[[], object], limit: float = 15.0
 ) -> None:
-    """Wait for what has to be asked for; ``shown`` tells what was found instead."""
+    """Poll an asynchronous condition; ``shown`` returns the state for the error message."""
     try:
         async with asyncio.timeout(limit):
             while not await condition():  # noqa: ASYNC110 - the same
@@ -149,7 +149,7 @@ async def wait_until_async(
 async def running(
     folder: Path, manifests: str = MANIFESTS, limits: server.ServerLimits | None = None, **settings: Any
 ) -> AsyncIterator[RunningGateway]:
-    """A gateway for the time of a ``with`` block; at its end what it exposed and stored is searched for people."""
+    """Run a gateway for the duration of a ``with`` block; then search its metrics and store for personal data."""
     file = folder / "manifests.yaml"
     file.write_text(manifests)
     given: dict[str, Any] = {

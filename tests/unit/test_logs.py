@@ -1,4 +1,4 @@
-"""Lines of the log: of one form, whoever wrote them."""
+"""All log lines have the same form, whether Usher or a library wrote them."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""A certificate authority for the time of a test run."""
+"""A certificate authority for the duration of a test run."""
 
 import datetime
 import ipaddress
@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import oid
 
 SIGNS_CERTIFICATES = {"key_cert_sign", "crl_sign"}
-"""The usage without which Python 3.13 and later trust no authority."""
+"""Key usage that Python 3.13 and later require of a certificate authority."""
 SIGNS_HANDSHAKES = {"digital_signature"}
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom a certificate names: for Kubernetes the common name is the user, the organization a group."""
+    """The subject of a certificate. Kubernetes uses the common name as the user and the organization as a group."""
 
     common_name: str
     organization: str | None = None
@@ -30,7 +30,7 @@ class Subject:
 
 
 class Authority:
-    """Signs certificates; each is written as NAME.crt and NAME.key into its folder, its own too."""
+    """Signs certificates, and writes each one (also its own) as NAME.crt and NAME.key into its folder."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self._key = folder, ec.generate_private_key(ec.SECP256R1())
@@ -40,7 +40,7 @@ class Authority:
         self._write(name, self._key, builder)
 
     def issue(self, name: str, subject: Subject, known_as: tuple[str, ...] = ()) -> tuple[Path, Path]:
-        """The (certificate, key) files of a client, or of a server that is known by these host names and addresses."""
+        """Issue a certificate for a client, or for a server with host names and addresses; return its files."""
         key = ec.generate_private_key(ec.SECP256R1())
         purposes = [oid.ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = self._builder(subject.name(), key, SIGNS_HANDSHAKES, authority=False)
@@ -78,7 +78,7 @@ class Authority:
 
 
 def write_key_pair(folder: Path, name: str) -> tuple[Path, Path]:
-    """The (public, private) key files with which service accounts' tokens are checked and signed."""
+    """Make the (public, private) key files that check and sign service account tokens."""
     key = rsa.generate_private_key(65537, 2048)
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     paths = folder / f"{name}.pub", folder / f"{name}.key"

@@ -1,4 +1,4 @@
-"""What is built once and kept outside the checkout, so that only the first run pays."""
+"""A cache outside of the checkout, so that only the first run builds the programs."""
 
 import contextlib
 import fcntl
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def folder() -> Path:
-    """Usher's folder in the user's cache (XDG)."""
+    """Return Usher's folder in the user's cache (XDG)."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "usher"
 
 
 def key(*sources: Path) -> str:
-    """A name for what is made of these files on a machine like this one."""
+    """Return a name that depends on these files and the kind of machine."""
     digest = hashlib.sha256(f"{platform.system()} {platform.machine()}".encode())
     for source in sources:
         content = source.read_bytes()
@@ -26,7 +26,7 @@ def key(*sources: Path) -> str:
 
 @contextlib.contextmanager
 def locked(entry: Path) -> Iterator[None]:
-    """Only one process at a time makes an entry; the others wait for it."""
+    """Lock an entry, so that one process makes it and the others wait."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     with entry.with_name(f"{entry.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

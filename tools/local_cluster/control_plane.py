@@ -1,4 +1,4 @@
-"""A Kubernetes control plane on loopback: started, waited for, ended by one kill of its process group.
+"""A Kubernetes control plane on loopback, which one kill of its process group ends.
 
 It ends with the process that started it, however that one ends (`detached`: only by `down`). It needs no root.
 """
@@ -20,16 +20,16 @@ from pathlib import Path
 from local_cluster import authority, kubeconfigs, ports, programs, servers
 
 LIMIT_SECONDS = 90.0
-"""For each step of the start; on a free machine the whole takes 4 s."""
+"""Time limit of each step of the start; on an idle machine the whole start takes 4 s."""
 TRIES = 3
-"""Ports are chosen before they are bound: another program may be faster."""
+"""Number of starts, because another program may take a port between its choice and its use."""
 DEFAULT_ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
 LIFELINE = "CONTROL_PLANE_LIFELINE"
-"""With this variable a server ends when its standard input does."""
+"""Variable that makes a server end when its standard input closes."""
 
 
 class StartError(Exception):
-    """The cluster did not come up; the message ends with what the server said."""
+    """The cluster did not start; the message ends with the server's log."""
 
 
 class PortTakenError(StartError):
@@ -38,7 +38,7 @@ class PortTakenError(StartError):
 
 @dataclass(frozen=True)
 class Running:
-    """A cluster that runs."""
+    """A running cluster."""
 
     layout: servers.Layout
     endpoint: kubeconfigs.Endpoint
@@ -50,7 +50,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(state: Path) -> Iterator[Running]:
-    """A cluster for the time of a ``with`` block, with its files in a folder that must not exist yet."""
+    """Run a cluster for the duration of a ``with`` block, with its files in a new folder."""
     plane = ControlPlane(state, programs.control_plane())
     try:
         yield plane.start()
@@ -68,7 +68,7 @@ class ControlPlane:
         self._lifeline: tuple[int, int] | None = None
 
     def start(self) -> Running:
-        """Gives a cluster whose controllers are at work.
+        """Start a cluster and wait until its controllers work.
 
         Raises:
             StartError: A server ended, or was not ready in time.
@@ -83,7 +83,7 @@ class ControlPlane:
         raise AssertionError("unreachable")
 
     def stop(self) -> None:
-        """Ends every server at once. Does nothing where none runs."""
+        """Kill every server. Does nothing if none runs."""
         if self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._processes[0].pid, signal.SIGKILL)
@@ -107,7 +107,9 @@ class ControlPlane:
         self._run(servers.api_server(layout, server_ports))
         self._note()
         self._wait("the API server", lambda: self._answers(endpoint, "/readyz"))
-        self._run(servers.controllers(layout, server_ports))  # not earlier: without the API server's roles it gives up
+        self._run(
+            servers.controllers(layout, server_ports)
+        )  # not earlier, because it exits without the API server's roles
         self._run(servers.scheduler(layout, server_ports))
         self._wait("the controller-manager", lambda: self._answers(endpoint, DEFAULT_ACCOUNT))
         return Running(layout, endpoint)
@@ -174,7 +176,7 @@ class ControlPlane:
 
 
 def down(state: Path) -> bool:
-    """Ends a detached cluster and removes its files; tells whether there was one."""
+    """Stop a detached cluster and remove its files; return whether one existed."""
     layout = servers.Layout(state.absolute())
     if not layout.facts.exists():
         return False
@@ -186,13 +188,13 @@ def down(state: Path) -> bool:
 
 
 def runs(state: Path) -> bool:
-    """Whether the cluster of this folder runs."""
+    """Return whether the cluster of this folder runs."""
     layout = servers.Layout(state.absolute())
     return layout.facts.exists() and _is_ours(int(json.loads(layout.facts.read_text("utf-8"))["group"]), layout)
 
 
 def _is_ours(process: int, layout: servers.Layout) -> bool:
-    """Whether a process id still is that of the cluster's etcd: ids are used again."""
+    """Return whether a process id still belongs to the cluster's etcd, because the system reuses ids."""
     told = subprocess.run(
         ["ps", "-ww", "-o", "args=", "-p", str(process)], capture_output=True, text=True, check=False, timeout=10
     )

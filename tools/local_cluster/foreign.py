@@ -1,4 +1,4 @@
-"""Custom resource definitions of others, by which the API server judges Usher's children."""
+"""Other projects' custom resource definitions, with which the API server validates Usher's children."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ MODULE = Path(__file__).parent / "go" / "foreign_crds"
 
 @dataclass(frozen=True)
 class Foreign:
-    """A project's definitions: in which module, in which folder of it, and a name that all of theirs end with."""
+    """A project's definitions: their Go module, their folder in it, and the group that their names end with."""
 
     module: str
     folder: str
@@ -25,7 +25,7 @@ ALL = (GATEWAY_API, CERT_MANAGER)
 
 
 def files(foreign: Foreign) -> list[Path]:
-    """The definitions' files, in Go's module cache; fetched where they are not there yet, and checked by go.sum."""
+    """Return the definitions' files in Go's module cache; download them if needed, checked by go.sum."""
     answer = subprocess.run(
         [toolchain.find(), "mod", "download", "-json", foreign.module],
         cwd=MODULE,

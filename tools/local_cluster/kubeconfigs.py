@@ -1,4 +1,4 @@
-"""Kubeconfig files: how a client reaches an API server, and as whom."""
+"""Kubeconfig files: the address of an API server, and a client's credentials."""
 
 import base64
 import json
@@ -8,29 +8,29 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An API server's URL and the certificate (PEM) of the authority that vouches for it."""
+    """An API server's URL and the certificate (PEM) of its authority."""
 
     server: str
     authority: bytes
 
 
 def with_certificate(endpoint: Endpoint, certificate: Path, key: Path) -> str:
-    """A kubeconfig for whom the certificate names."""
+    """Build a kubeconfig with a client certificate."""
     return _text(endpoint, {"client-certificate-data": _data(certificate), "client-key-data": _data(key)})
 
 
 def with_token(endpoint: Endpoint, token: str, namespace: str = "default") -> str:
-    """A kubeconfig for a service account."""
+    """Build a kubeconfig with a service account's token."""
     return _text(endpoint, {"token": token}, namespace)
 
 
 def with_token_file(endpoint: Endpoint, file: str, namespace: str = "default") -> str:
-    """A kubeconfig for a service account whose token is in a file beside it, and may be renewed there."""
+    """Build a kubeconfig with a service account's token file, which may be renewed."""
     return _text(endpoint, {"tokenFile": file}, namespace)
 
 
 def write(path: Path, text: str) -> Path:
-    """Writes a kubeconfig so that only its owner may read it."""
+    """Write a kubeconfig that only its owner may read."""
     path.touch(mode=0o600)
     path.write_text(text, "utf-8")
     return path

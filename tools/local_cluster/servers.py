@@ -1,4 +1,4 @@
-"""The four servers of a local cluster: with which flags each runs. Pure, but for the audit policy's file."""
+"""The command lines of the four servers of a local cluster. Pure, except for the file of the audit policy."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 SERVICES = "10.96.0.0/16"
 LOOPBACK = "127.0.0.1"
 KNOWN_AS = ("localhost", LOOPBACK, "kubernetes", "kubernetes.default.svc", "10.96.0.1")
-"""The names and addresses that the API server's certificate is for."""
+"""Names and addresses in the API server's certificate."""
 
 COMPONENTS = ("system:apiserver", "system:kube-controller-manager", "system:kube-scheduler")
 AUDIT_POLICY = {
@@ -20,12 +20,12 @@ AUDIT_POLICY = {
         {"level": "Metadata"},
     ],
 }
-"""Who asked for what with which answer, bodies left out; nothing of the cluster's own work."""
+"""Audit policy: users, requests and answers without bodies, and without the cluster's own requests."""
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where each server listens, on loopback."""
+    """The ports of the servers on loopback."""
 
     etcd: int
     etcd_peers: int
@@ -36,7 +36,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a cluster's files are."""
+    """The files of a cluster."""
 
     state: Path
 
@@ -54,7 +54,7 @@ class Layout:
 
     @property
     def audit(self) -> Path:
-        """One JSON document per request that was answered."""
+        """The audit log: one JSON document per answered request."""
         return self.state / "audit.log"
 
     @property
@@ -63,12 +63,12 @@ class Layout:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's."""
+        """The administrator's kubeconfig."""
         return self.state / "admin.kubeconfig"
 
     @property
     def facts(self) -> Path:
-        """What `down` must know of a cluster that runs on."""
+        """The process group of a detached cluster, for `down`."""
         return self.state / "cluster.json"
 
     def component(self, name: str) -> Path:
@@ -88,7 +88,7 @@ def etcd(layout: Layout, ports: Ports) -> list[str]:
         f"--listen-peer-urls={peers}",
         f"--initial-advertise-peer-urls={peers}",
         f"--initial-cluster=default={peers}",
-        "--unsafe-no-fsync",  # what is in it ends with the tests
+        "--unsafe-no-fsync",  # the data is not needed after the tests
         "--log-level=warn",
     ]
 
@@ -100,7 +100,7 @@ def api_server(layout: Layout, ports: Ports) -> list[str]:
         f"--etcd-servers=http://{LOOPBACK}:{ports.etcd}",
         f"--bind-address={LOOPBACK}",
         f"--advertise-address={LOOPBACK}",
-        "--endpoint-reconciler-type=none",  # it would refuse to advertise loopback
+        "--endpoint-reconciler-type=none",  # otherwise it refuses to advertise loopback
         f"--secure-port={ports.api}",
         f"--tls-cert-file={pki}/api.crt",
         f"--tls-private-key-file={pki}/api.key",
@@ -123,7 +123,7 @@ def controllers(layout: Layout, ports: Ports) -> list[str]:
         f"--root-ca-file={pki}/ca.crt",
         f"--service-account-private-key-file={pki}/accounts.key",
         "--use-service-account-credentials=true",
-        "--kube-api-qps=500",  # with the default its start takes 5 s in place of 0.7
+        "--kube-api-qps=500",  # with the default a start takes 5 s instead of 0.7 s
         "--kube-api-burst=1000",
     ]
 

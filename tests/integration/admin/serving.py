@@ -30,7 +30,7 @@ class Silent:
 
 
 class Served:
-    """What a test looks at and turns."""
+    """The parts that a test reads and changes."""
 
     def __init__(self, bench: engines.Bench, data: Path) -> None:
         self.bench, self.data = bench, data
@@ -42,7 +42,7 @@ class Served:
         self.mend()
 
     def mend(self, **fields: tuple[str, ...]) -> None:
-        """Let the listener lobby understand its bodies by these fields."""
+        """Set the fields of the listener lobby."""
         document = documents.ListenerDocument(
             namespace="agency",
             name="lobby",
@@ -93,7 +93,7 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     async def ask(self, method: str, path: str, *, token: str | None = None, **changes: Any) -> tuple[int, Any]:
-        """Status, and the answer's JSON (or bytes)."""
+        """Send a request; return the status and the answer's JSON (or bytes)."""
         token = self.tokens.operate if token is None else token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with (
@@ -117,7 +117,7 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(folder: Path) -> AsyncIterator[Served]:
-    """An admin port over an empty store."""
+    """Run an admin port with an empty store."""
     bench = engines.Bench(engines.Sqlite(), folder)
     await bench.open()
     served = Served(bench, folder)
@@ -132,7 +132,7 @@ async def served(folder: Path) -> AsyncIterator[Served]:
 
 
 async def fill(served: Served) -> None:
-    """A visit delivered, a visit dead, a skipped one, a held one, a quarantined one."""
+    """Fill the store with a delivered, a dead, a skipped, a held and a quarantined visit."""
     bench = served.bench
     delivered, dead, *_ = await bench.accept(
         samples.arrival("a"),

@@ -23,7 +23,7 @@ async def served(tmp_path: Path) -> AsyncIterator[serving.Served]:
         yield served
 
 
-# who may ask
+# roles
 
 
 ROUTES = server.make_routes(status=mock.Mock(), usage=mock.Mock(), records=mock.Mock(), metrics=mock.Mock())
@@ -93,7 +93,7 @@ async def test_a_store_that_is_closed_is_a_problem_and_health_does_not_mind(serv
     assert await served.get("/healthz") == b"ok\n"
 
 
-# open to anybody
+# without a token
 
 
 async def test_readiness_names_its_reasons(served: serving.Served) -> None:
@@ -107,7 +107,7 @@ async def test_metrics_are_those_of_the_registry(served: serving.Served) -> None
     assert b"usher_test 7.0" in await served.get("/metrics")
 
 
-# looking
+# listings
 
 
 async def test_visits_are_listed_in_pages(served: serving.Served) -> None:
@@ -202,7 +202,7 @@ async def test_a_check_finds_the_books_in_order_and_a_lost_count(served: serving
     assert {row["equation"] for row in violations} == {"Routes", "Deliveries"}
 
 
-# changing
+# changes
 
 
 async def test_dead_deliveries_are_redriven_and_written_down(served: serving.Served) -> None:

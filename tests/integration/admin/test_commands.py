@@ -1,4 +1,4 @@
-"""The commands that speak to a gateway, as processes of their own in a terminal of 80 columns."""
+"""The commands that use a gateway's admin port, as processes in a terminal of 80 columns."""
 
 import asyncio
 import csv

@@ -1,4 +1,4 @@
-"""Who is told that a gateway is ready may send it visits."""
+"""A gateway that reports ready accepts visits."""
 
 import asyncio
 from pathlib import Path

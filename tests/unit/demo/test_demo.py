@@ -1,4 +1,4 @@
-"""What the demonstration concludes from its counts."""
+"""The demonstration's conclusion from its counts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How a receiver is told to answer, and what it counts."""
+"""Commands to a receiver, and its counts."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""What a person types: understood, or refused with what to do, and never repeated where it may be a secret."""
+"""Input of a user is parsed or refused with a hint, and never repeated if it may be a secret."""
 
 from pathlib import Path
 
