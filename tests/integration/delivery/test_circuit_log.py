@@ -1,4 +1,4 @@
-"""The log tells why deliveries wait: which destination fails, and how."""
+"""The log says which destination fails and why."""
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,7 +23,7 @@ spec:
 
 
 class Failing(NamedTuple):
-    """A gateway whose one destination has failed often enough."""
+    """A gateway whose only destination has failed often enough to open its circuit."""
 
     gateway: gateways.RunningGateway
     peer: receiver.Receiver
@@ -55,7 +55,7 @@ async def failing(tmp_path: Path) -> AsyncIterator[Failing]:
                 yield found
 
 
-async def test_a_circuit_that_opens_is_logged_with_the_error_of_the_last_attempt(failing: Failing) -> None:
+async def test_opened_circuit_is_logged_with_the_last_error(failing: Failing) -> None:
     assert failing.open_circuits == {"agency/crm": "ServerError"}
     (line,) = failing.told("circuit_opened")
     assert (line["destination"], line["error"]) == ("agency/crm", "ServerError")
@@ -66,9 +66,7 @@ def trials_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circuit, "TRIAL_EVERY", 1)
 
 
-async def test_a_circuit_tells_what_its_last_trial_came_to_and_when_it_closes(
-    trials_at_once: None, failing: Failing
-) -> None:
+async def test_circuit_reports_its_last_trial_and_its_closing(trials_at_once: None, failing: Failing) -> None:
     failing.peer.set_behaviour("/crm", receiving.Behaviour(status=403))
     await failing.visit(98)
     await gateways.wait_until(lambda: failing.open_circuits == {"agency/crm": "Forbidden"})

@@ -1,4 +1,4 @@
-"""The wall clock of a gateway that runs is set back: what waits by the time before is not waited for."""
+"""The wall clock of a running gateway is set back: retries do not wait for the old time to return."""
 
 import json
 import time
@@ -22,7 +22,7 @@ spec:
 
 
 class ShiftedTime:
-    """What clock.py uses of ``time``, with a wall clock that can be moved."""
+    """The part of ``time`` that clock.py uses, with a wall clock that the test can set."""
 
     def __init__(self) -> None:
         self.ahead = 0
@@ -34,7 +34,7 @@ class ShiftedTime:
         return time.monotonic_ns()
 
 
-async def test_what_is_due_by_a_clock_that_was_ahead_is_tried_at_once_when_it_is_set_right(
+async def test_retry_is_due_at_once_after_the_clock_was_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shifted = ShiftedTime()

@@ -1,4 +1,4 @@
-"""While lanes are full, what finds no room waits in the store, and the store is left in peace."""
+"""While lanes are full, other deliveries wait in the store, and the dispatcher does not claim them repeatedly."""
 
 import asyncio
 from pathlib import Path
@@ -18,7 +18,7 @@ LIMITS = DispatcherLimits(lane_bytes=10_000)
 OTHER = samples.route("other", destination="agency/other")
 
 
-async def test_what_is_larger_than_the_room_that_is_left_is_not_fetched_again_and_again(tmp_path: Path) -> None:
+async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path: Path) -> None:
     store: Any = engines.Sqlite().make(tmp_path / "data", engines.Clock())
     await store.open()
     claims: list[int] = []
@@ -42,7 +42,7 @@ async def test_what_is_larger_than_the_room_that_is_left_is_not_fetched_again_an
     dispatcher.apply(documents.Snapshot({}, {one.key: one for one in destinations}))
     running = asyncio.create_task(dispatcher.run())
 
-    # One part of the lanes for another destination, little for this one; what comes then needs more than is left.
+    # Another destination fills a part of the lanes, this one a little, and the third delivery needs more than is left.
     for content, size, route in [("a", 4_000, OTHER), ("b", 2, samples.CRM), ("c", 3_000, samples.CRM)]:
         arrival = samples.arrival(content, body=b"x" * size, if_visit=(samples.plan(route),))
         dispatcher.offer((await store.accept(arrival)).deliveries)

@@ -1,4 +1,4 @@
-"""What a failed filter held goes on only if nothing else would have held it."""
+"""A delivery that a failed filter held continues only if no other reason holds it."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from support import gateway as gateways
 from support import wire
 
 BROKEN = "visit.visitCount > 0"
-"""Fails where a body has no count."""
+"""Fails if a body has no count."""
 
 ROUTES = f"""  routes:
   - name: crm
@@ -27,7 +27,7 @@ metadata: {name: missing, namespace: agency}
 spec: {type: HTTP, state: Paused, http: {url: "http://127.0.0.1:9/"}}
 ---
 """
-"""Nobody answers there."""
+"""No server listens at this address."""
 
 
 def visit(user: int) -> bytes:
@@ -49,7 +49,7 @@ async def wait_held(gateway: gateways.RunningGateway, expected: dict[str, int]) 
     await gateways.wait_until_async(look, lambda: found)
 
 
-async def test_a_held_token_holds_on_once_the_filter_is_mended(tmp_path: Path) -> None:
+async def test_held_token_still_holds_after_the_filter_is_repaired(tmp_path: Path) -> None:
     rotated = "  token: {generation: 1, alsoAccept: [{generation: 0, action: Hold}]}\n"
     listener = gateways.LISTENER.replace("  routes: []\n", rotated + ROUTES)
     manifests = gateways.CLASS + gateways.TENANT + listener
@@ -64,7 +64,7 @@ async def test_a_held_token_holds_on_once_the_filter_is_mended(tmp_path: Path) -
         await wait_held(gateway, {"DestinationNotFound": 2})
 
 
-async def test_what_is_over_quota_stays_held_once_the_filter_is_mended(tmp_path: Path) -> None:
+async def test_quota_hold_remains_after_the_filter_is_repaired(tmp_path: Path) -> None:
     tenant = gateways.TENANT.replace(
         "displayName: Acme", "displayName: Acme, quota: {visitsPerMonth: 1, whenExceeded: Hold}"
     )
@@ -80,7 +80,7 @@ async def test_what_is_over_quota_stays_held_once_the_filter_is_mended(tmp_path:
         await wait_held(gateway, {"DestinationNotFound": 3})
 
 
-async def test_what_is_over_quota_stays_held_once_its_tenant_goes_on(tmp_path: Path) -> None:
+async def test_quota_hold_remains_after_the_tenant_is_resumed(tmp_path: Path) -> None:
     tenant = gateways.TENANT.replace(
         "displayName: Acme", "displayName: Acme, state: Suspended, quota: {visitsPerMonth: 1, whenExceeded: Hold}"
     )
@@ -97,9 +97,7 @@ async def test_what_is_over_quota_stays_held_once_its_tenant_goes_on(tmp_path: P
         await wait_held(gateway, {"DestinationPaused": 3})
 
 
-async def test_a_month_that_is_over_its_quota_is_not_counted_again_and_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_month_over_its_quota_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tenant = gateways.TENANT.replace(
         "displayName: Acme", "displayName: Acme, quota: {visitsPerMonth: 1, whenExceeded: Hold}"
     )
@@ -125,7 +123,7 @@ async def test_a_month_that_is_over_its_quota_is_not_counted_again_and_again(
         await wait_held(gateway, {})
 
 
-async def test_what_a_listener_left_behind_with_its_former_tenant_is_not_the_next_ones_to_decide(
+async def test_new_tenant_does_not_decide_holds_of_the_former_one(
     tmp_path: Path,
 ) -> None:
     other = gateways.TENANT.replace("name: acme", "name: globex")
@@ -144,7 +142,7 @@ async def test_what_a_listener_left_behind_with_its_former_tenant_is_not_the_nex
         assert not opened
 
 
-async def test_a_suspended_tenants_deliveries_stay_held_when_its_listener_moves_to_another(tmp_path: Path) -> None:
+async def test_suspension_hold_remains_when_the_listener_changes_tenant(tmp_path: Path) -> None:
     suspended = gateways.TENANT.replace("displayName: Acme", "displayName: Acme, state: Suspended")
     tenants = suspended + gateways.TENANT.replace("name: acme", "name: globex")
     listener = gateways.LISTENER.replace("  routes: []\n", ROUTES.replace(f"    when: {BROKEN}\n", ""))

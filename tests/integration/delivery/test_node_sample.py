@@ -1,4 +1,4 @@
-"""The Node sample of docs/deliveries.md, run by Node where there is one."""
+"""The Node sample of docs/deliveries.md, if Node is installed."""
 
 import json
 import pathlib
@@ -15,11 +15,11 @@ PAGE = pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md"
 NODE = shutil.which("node")
 
 
-# The sample in the docs is for people who have Node, and only Node can run it; Usher needs none, so neither may its
-# suite: where it is installed, as where changes are checked, this runs.
+# Only Node can run this sample of the docs. Usher does not need Node, so its tests must not need it either: the test runs
+# where Node is installed, for example where changes are checked.
 @pytest.mark.skipif(NODE is None, reason="Node is not installed")
 @pytest.mark.parametrize("secret", ["whsec_c2VjcmV0c2VjcmV0", "any other text"])
-def test_the_node_sample_accepts_what_is_genuine_and_nothing_else(secret: str) -> None:
+def test_node_sample_accepts_only_genuine_requests(secret: str) -> None:
     found = re.search(r"```js\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert found is not None
     assert NODE is not None

@@ -1,4 +1,4 @@
-"""The sender is tested on both event loops: uvloop, which runs in production, and asyncio's own."""
+"""Runs the client's tests on both event loops: uvloop, which production uses, and asyncio's own."""
 
 import asyncio
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Peers on loopback that answer with raw bytes, well or badly."""
+"""Peers on loopback that answer with raw bytes, valid or not."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ Handler = Callable[["Peer", asyncio.StreamReader, asyncio.StreamWriter], Awaitab
 
 
 class Peer:
-    """What a peer saw: connections made, requests read whole, bytes it could write."""
+    """A peer, with its connections, the complete requests it read, and the bytes it could write."""
 
     def __init__(self, port: int = 0) -> None:
         self.port = port
@@ -24,7 +24,7 @@ class Peer:
         self.requests: list[bytes] = []
         self.written = 0
         self.seen = asyncio.Event()
-        """Set once a request was read whole."""
+        """Set when a complete request was read."""
 
     def url(self, host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.port}/hook?a=1"
@@ -41,7 +41,7 @@ class Peer:
 
 @contextlib.asynccontextmanager
 async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
-    """Run a peer; its connections end with it."""
+    """Run a peer. Its connections end with it."""
     peer, tasks = Peer(), set[asyncio.Task[None]]()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,7 +68,7 @@ async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
 
 
 def answering(*chunks: bytes, pause_seconds: float = 0.0, keep: bool = True) -> Handler:
-    """Answer each request with these bytes; with ``keep`` the connection stays for the next."""
+    """Answer each request with these bytes. With ``keep``, the connection stays open for the next one."""
 
     async def handle(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -85,13 +85,13 @@ def answering(*chunks: bytes, pause_seconds: float = 0.0, keep: bool = True) -> 
 
 
 async def hanging(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Read the request, never answer."""
+    """Read the request and never answer."""
     await peer.read(reader)
     await asyncio.Event().wait()
 
 
 def flooding(head: bytes, chunk: bytes, limit: int) -> Handler:
-    """Answer with ``head`` and then with ``chunk`` over and over, up to ``limit`` bytes."""
+    """Answer with ``head`` and then repeat ``chunk``, up to ``limit`` bytes."""
 
     async def handle(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await peer.read(reader)
@@ -105,7 +105,7 @@ def flooding(head: bytes, chunk: bytes, limit: int) -> Handler:
 
 
 class Authority:
-    """A certificate authority of its own, with certificates as files in ``folder``."""
+    """A certificate authority for tests. It writes certificates to ``folder``."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
@@ -114,14 +114,14 @@ class Authority:
         self._certificate = self._sign(self._name, self._key.public_key(), x509.BasicConstraints(True, None), 30)
 
     def trusting(self) -> ssl.SSLContext:
-        """A client's context that trusts this authority alone."""
+        """Return a client context that trusts only this authority."""
         pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
         context = ssl.create_default_context(cadata=pem)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context
 
     def serving(self, *names: str, days: int = 30) -> ssl.SSLContext:
-        """A server's context with a certificate for these names (negative ``days``: expired)."""
+        """Return a server context with a certificate for these names. Negative ``days`` make it expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "peer")])

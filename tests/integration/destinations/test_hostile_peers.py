@@ -1,4 +1,4 @@
-"""The client against peers that do not behave: each ends within its limit, in bounded memory, with the right code."""
+"""The client against hostile peers: each request ends within its time limit, in bounded memory, with the right code."""
 
 import asyncio
 import pathlib
@@ -24,7 +24,7 @@ from usher_gateway.destinations.http import DestinationClient
 
 LIMIT_SECONDS = 0.5
 SLACK_SECONDS = 3.0
-"""For a busy machine; far below what the peers here would take."""
+"""Extra time for a busy machine. The peers here would take much longer."""
 MEGABYTE = 1024 * 1024
 
 
@@ -40,7 +40,7 @@ async def client() -> AsyncIterator[DestinationClient]:
 
 
 async def attempt(client: DestinationClient, url: str, body: bytes = b"{}") -> DestinationAnswer:
-    """One attempt, which must end within its limit and leave no connection behind."""
+    """Send one request, which must end within its time limit and leave no connection open."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     answer = await client.send(DestinationRequest("POST", url, [], body), LIMIT_SECONDS)
@@ -49,18 +49,18 @@ async def attempt(client: DestinationClient, url: str, body: bytes = b"{}") -> D
     return answer
 
 
-async def test_a_peer_that_hangs_costs_its_time_limit(client: DestinationClient) -> None:
+async def test_hanging_peer_is_a_timeout(client: DestinationClient) -> None:
     async with peers.serving(peers.hanging) as peer:
         assert (await attempt(client, peer.url())).error is SendError.Timeout
 
 
-async def test_a_peer_that_drips_its_head_costs_its_time_limit(client: DestinationClient) -> None:
+async def test_peer_that_drips_its_head_is_a_timeout(client: DestinationClient) -> None:
     drip = [bytes([byte]) for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 500]
     async with peers.serving(peers.answering(*drip, pause_seconds=0.01)) as peer:
         assert (await attempt(client, peer.url())).error is SendError.Timeout
 
 
-async def test_a_peer_that_drips_its_body_has_answered(client: DestinationClient) -> None:
+async def test_peer_that_drips_its_body_has_answered(client: DestinationClient) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
     async with peers.serving(peers.answering(head, *[b"x"] * 500, pause_seconds=0.01)) as peer:
         answer = await attempt(client, peer.url())
@@ -68,7 +68,7 @@ async def test_a_peer_that_drips_its_body_has_answered(client: DestinationClient
     assert 0 < len(answer.body) < 1000
 
 
-async def test_a_peer_whose_body_never_comes_costs_a_second_of_a_long_limit() -> None:
+async def test_peer_without_a_body_costs_one_second() -> None:
     client = sending()
     async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")) as peer:
         started = asyncio.get_running_loop().time()
@@ -78,7 +78,7 @@ async def test_a_peer_whose_body_never_comes_costs_a_second_of_a_long_limit() ->
     await client.close()
 
 
-async def test_a_peer_that_resets_is_a_reset(client: DestinationClient) -> None:
+async def test_peer_that_resets_is_a_reset(client: DestinationClient) -> None:
     async def resets(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await peer.read(reader)
         plain = writer.get_extra_info("socket")
@@ -89,7 +89,7 @@ async def test_a_peer_that_resets_is_a_reset(client: DestinationClient) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"])
-async def test_a_peer_that_closes_before_its_head_is_whole_is_a_reset(client: DestinationClient, sent: bytes) -> None:
+async def test_peer_that_closes_within_its_head_is_a_reset(client: DestinationClient, sent: bytes) -> None:
     async with peers.serving(peers.answering(sent, keep=False)) as peer:
         assert (await attempt(client, peer.url())).error is SendError.Reset
 
@@ -114,7 +114,7 @@ async def test_a_peer_that_closes_before_its_head_is_whole_is_a_reset(client: De
         b"\x15\x03\x01\x00\x02\x02\x46",
     ],
 )
-async def test_what_is_no_answer_is_a_bad_answer(client: DestinationClient, sent: bytes) -> None:
+async def test_malformed_answer_is_a_bad_answer(client: DestinationClient, sent: bytes) -> None:
     async with peers.serving(peers.answering(sent)) as peer:
         assert (await attempt(client, peer.url())).error is SendError.BadAnswer
 
@@ -128,7 +128,7 @@ async def test_what_is_no_answer_is_a_bad_answer(client: DestinationClient, sent
         (b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nab", b""),
     ],
 )
-async def test_a_bad_body_after_a_good_head_is_still_an_answer(
+async def test_malformed_body_after_a_good_head_is_an_answer(
     client: DestinationClient, body: bytes, expected: bytes
 ) -> None:
     async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\n" + body, keep=False)) as peer:
@@ -137,7 +137,7 @@ async def test_a_bad_body_after_a_good_head_is_still_an_answer(
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 314572800\r\n", b"", b"Content-Encoding: gzip\r\n"])
-async def test_300_megabytes_are_cut_after_the_first_kilobyte(client: DestinationClient, framing: bytes) -> None:
+async def test_client_reads_one_kilobyte_of_300_megabytes(client: DestinationClient, framing: bytes) -> None:
     handler = peers.flooding(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n", b"x" * 65_536, 300 * MEGABYTE)
     async with peers.serving(handler) as peer:
         tracemalloc.start()
@@ -155,10 +155,10 @@ async def test_300_megabytes_are_cut_after_the_first_kilobyte(client: Destinatio
         b"X-Flood: " + b"a" * 100 + b"\r\n",
         b"X: " + b"a" * 60_000 + b"\r\n",
         b"a" * 60_000,
-        b"\r\n\r\nHTTP/1.1 100 Continue\r\n",
+        b"\r\n\r\nHTTP/1.1 100 Continue\r\n" * 100,
     ],
 )
-async def test_an_endless_head_is_cut(client: DestinationClient, chunk: bytes) -> None:
+async def test_endless_head_is_a_bad_answer(client: DestinationClient, chunk: bytes) -> None:
     async with peers.serving(peers.flooding(b"HTTP/1.1 102 Processing\r\n", chunk, 300 * MEGABYTE)) as peer:
         tracemalloc.start()
         answer = await attempt(client, peer.url())
@@ -169,7 +169,7 @@ async def test_an_endless_head_is_cut(client: DestinationClient, chunk: bytes) -
     assert peak < 4 * MEGABYTE
 
 
-async def test_an_endless_chunk_extension_is_cut(client: DestinationClient) -> None:
+async def test_endless_chunk_extension_is_cut(client: DestinationClient) -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;"
     async with peers.serving(peers.flooding(head, b"a" * 60_000, 300 * MEGABYTE)) as peer:
         answer = await attempt(client, peer.url())
@@ -177,7 +177,7 @@ async def test_an_endless_chunk_extension_is_cut(client: DestinationClient) -> N
     assert peer.written < 20 * MEGABYTE
 
 
-async def test_an_answer_before_the_request_is_read_is_an_answer(client: DestinationClient) -> None:
+async def test_answer_before_the_whole_request_is_sent_is_an_answer(client: DestinationClient) -> None:
     async def early(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
@@ -188,7 +188,7 @@ async def test_an_answer_before_the_request_is_read_is_an_answer(client: Destina
         assert (await attempt(client, peer.url(), b"x" * 32 * MEGABYTE)).status == 413
 
 
-async def test_a_peer_that_reads_nothing_costs_its_time_limit(client: DestinationClient) -> None:
+async def test_peer_that_reads_nothing_is_a_timeout(client: DestinationClient) -> None:
     async def deaf(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.Event().wait()
@@ -197,7 +197,7 @@ async def test_a_peer_that_reads_nothing_costs_its_time_limit(client: Destinatio
         assert (await attempt(client, peer.url(), b"x" * 32 * MEGABYTE)).error is SendError.Timeout
 
 
-async def test_bytes_that_nobody_asked_for_never_become_the_next_answer() -> None:
+async def test_unasked_bytes_close_the_idle_connection() -> None:
     client, pushed = sending(), asyncio.Event()
 
     async def pushes(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -221,7 +221,7 @@ async def test_bytes_that_nobody_asked_for_never_become_the_next_answer() -> Non
     await client.close()
 
 
-async def test_a_valid_certificate_for_the_host_is_accepted_and_kept(tmp_path: pathlib.Path) -> None:
+async def test_tls_connection_with_a_valid_certificate_is_reused(tmp_path: pathlib.Path) -> None:
     authority = peers.Authority(tmp_path)
     client = sending(authority.trusting())
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
@@ -234,7 +234,7 @@ async def test_a_valid_certificate_for_the_host_is_accepted_and_kept(tmp_path: p
 
 
 @pytest.mark.parametrize("wrong", ["name", "expired", "authority", "plain"])
-async def test_a_certificate_that_proves_nothing_is_a_tls_error(tmp_path: pathlib.Path, wrong: str) -> None:
+async def test_invalid_certificate_is_a_tls_error(tmp_path: pathlib.Path, wrong: str) -> None:
     authority = peers.Authority(tmp_path)
     tls = authority.serving("other.example" if wrong == "name" else "127.0.0.1", days=-1 if wrong == "expired" else 30)
     client = sending(None if wrong == "authority" else authority.trusting())
@@ -246,7 +246,7 @@ async def test_a_certificate_that_proves_nothing_is_a_tls_error(tmp_path: pathli
     await client.close()
 
 
-async def test_a_handshake_that_never_ends_costs_its_time_limit(client: DestinationClient) -> None:
+async def test_endless_handshake_is_a_timeout(client: DestinationClient) -> None:
     async def silent(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
 
@@ -254,7 +254,7 @@ async def test_a_handshake_that_never_ends_costs_its_time_limit(client: Destinat
         assert (await attempt(client, peer.url(scheme="https"))).error is SendError.Timeout
 
 
-async def test_a_name_server_that_is_silent_costs_the_time_limit_and_delays_nobody_else() -> None:
+async def test_silent_name_server_does_not_delay_other_destinations() -> None:
     silence = threading.Event()
 
     def lookup(host: str, port: int) -> list[resolver.SocketAddress]:
@@ -274,9 +274,9 @@ async def test_a_name_server_that_is_silent_costs_the_time_limit_and_delays_nobo
     await client.close()
 
 
-async def test_many_bad_peers_leave_no_file_descriptor_behind(client: DestinationClient) -> None:
+async def test_bad_peers_leave_no_file_descriptor_open(client: DestinationClient) -> None:
     def to_peers() -> int:
-        """Sockets of this process that are connected to a peer."""
+        """Count the sockets of this process that are connected to a peer."""
         return sum(f"{port:04X}" in line.split()[2] for line in _connections() for port in ports)
 
     async with peers.serving(peers.answering(b"garbage\r\n\r\n")) as bad, peers.serving(peers.hanging) as hangs:
@@ -290,6 +290,6 @@ async def test_many_bad_peers_leave_no_file_descriptor_behind(client: Destinatio
 
 
 def _connections() -> list[str]:
-    """Established connections of this machine as the kernel lists them (state 01)."""
+    """Return the established connections of this machine as the kernel lists them (state 01)."""
     lines = pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]
     return [line for line in lines if line.split()[3] == "01"]

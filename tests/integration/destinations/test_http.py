@@ -1,4 +1,4 @@
-"""The client against peers that behave, on loopback."""
+"""The client against well-behaved peers on loopback."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nwifiWebhookListener: 1\r\n\r\nok"
 
 
 def lookup(host: str, port: int) -> list[resolver.SocketAddress]:
-    """A name server of the test's own: nothing leaves the machine."""
+    """Resolve the names of these tests without a name server."""
     if host in ("crm.example", "127.0.0.1"):
         return [(socket.AF_INET, ("127.0.0.1", port))]
     if host == "mixed.example":
@@ -37,7 +37,7 @@ def request_to(url: str, body: bytes = b'{"a":1}') -> DestinationRequest:
     return DestinationRequest("POST", url, [("content-type", "application/json"), ("webhook-id", "x")], body)
 
 
-async def test_a_request_arrives_as_it_was_made_and_the_answer_comes_back(client: DestinationClient) -> None:
+async def test_client_sends_the_request_and_returns_the_answer(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
         answer = await client.send(request_to(peer.url()), 5)
     assert (answer.status, answer.body, answer.error) == (200, b"ok", None)
@@ -46,14 +46,14 @@ async def test_a_request_arrives_as_it_was_made_and_the_answer_comes_back(client
     assert peer.requests == [f'{head}webhook-id: x\r\nContent-Length: 7\r\n\r\n{{"a":1}}'.encode()]
 
 
-async def test_connections_are_kept_and_used_again(client: DestinationClient) -> None:
+async def test_connection_is_reused(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
         for _ in range(20):
             assert (await client.send(request_to(peer.url()), 5)).status == 200
         assert (peer.connections, client.idle_connections) == (1, 1)
 
 
-async def test_requests_at_the_same_time_use_connections_of_their_own(client: DestinationClient) -> None:
+async def test_concurrent_requests_use_separate_connections(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
         answers = await asyncio.gather(*[client.send(request_to(peer.url()), 5) for _ in range(8)])
         assert [answer.status for answer in answers] == [200] * 8
@@ -69,9 +69,7 @@ async def test_requests_at_the_same_time_use_connections_of_their_own(client: De
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok???",
     ],
 )
-async def test_a_connection_that_cannot_be_trusted_on_is_not_used_again(
-    client: DestinationClient, answer: bytes
-) -> None:
+async def test_connection_with_a_doubtful_end_is_not_reused(client: DestinationClient, answer: bytes) -> None:
     async with peers.serving(peers.answering(answer)) as peer:
         for expected in (1, 2):
             got = await client.send(request_to(peer.url()), 5)
@@ -80,14 +78,14 @@ async def test_a_connection_that_cannot_be_trusted_on_is_not_used_again(
 
 
 @pytest.mark.parametrize("status", [204, 304])
-async def test_an_answer_without_a_body_keeps_the_connection(client: DestinationClient, status: int) -> None:
+async def test_answer_without_a_body_keeps_the_connection(client: DestinationClient, status: int) -> None:
     async with peers.serving(peers.answering(f"HTTP/1.1 {status} X\r\n\r\n".encode())) as peer:
         for _ in range(2):
             assert (await client.send(request_to(peer.url()), 5)).status == status
         assert peer.connections == 1
 
 
-async def test_a_chunked_answer_keeps_the_connection(client: DestinationClient) -> None:
+async def test_chunked_answer_keeps_the_connection(client: DestinationClient) -> None:
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n"
     async with peers.serving(peers.answering(answer)) as peer:
         for _ in range(2):
@@ -95,13 +93,13 @@ async def test_a_chunked_answer_keeps_the_connection(client: DestinationClient) 
         assert peer.connections == 1
 
 
-async def test_an_answer_that_ends_with_the_connection_is_whole(client: DestinationClient) -> None:
+async def test_answer_that_ends_with_the_connection_is_complete(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(b"HTTP/1.1 200 OK\r\n\r\no", b"k", keep=False)) as peer:
         answer = await client.send(request_to(peer.url()), 5)
     assert (answer.status, answer.body) == (200, b"ok")
 
 
-async def test_interim_answers_are_passed_over(client: DestinationClient) -> None:
+async def test_interim_answers_are_skipped(client: DestinationClient) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
     async with peers.serving(peers.answering(interim, OK)) as peer:
         for _ in range(2):
@@ -109,7 +107,7 @@ async def test_interim_answers_are_passed_over(client: DestinationClient) -> Non
         assert peer.connections == 1
 
 
-async def test_a_redirect_is_an_answer_and_is_not_followed(client: DestinationClient) -> None:
+async def test_redirect_is_not_followed(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as other:
         moved = f"HTTP/1.1 307 Moved\r\nLocation: {other.url()}\r\nContent-Length: 0\r\n\r\n".encode()
         async with peers.serving(peers.answering(moved)) as peer:
@@ -117,14 +115,14 @@ async def test_a_redirect_is_an_answer_and_is_not_followed(client: DestinationCl
         assert other.connections == 0
 
 
-async def test_a_compressed_answer_is_not_inflated(client: DestinationClient) -> None:
+async def test_compressed_answer_is_not_inflated(client: DestinationClient) -> None:
     body = b"\x1f\x8b not really gzip"
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     async with peers.serving(peers.answering(head + body)) as peer:
         assert (await client.send(request_to(peer.url()), 5)).body == body
 
 
-async def test_a_cookie_is_never_sent_back(client: DestinationClient) -> None:
+async def test_cookie_is_not_sent_back(client: DestinationClient) -> None:
     async with peers.serving(
         peers.answering(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
     ) as peer:
@@ -133,9 +131,7 @@ async def test_a_cookie_is_never_sent_back(client: DestinationClient) -> None:
     assert peer.requests[0] == peer.requests[1]
 
 
-async def test_a_proxy_of_the_environment_is_not_used(
-    client: DestinationClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_proxy_of_the_environment_is_not_used(client: DestinationClient, monkeypatch: pytest.MonkeyPatch) -> None:
     async with peers.serving(peers.answering(OK)) as proxy, peers.serving(peers.answering(OK)) as peer:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url())
@@ -143,7 +139,7 @@ async def test_a_proxy_of_the_environment_is_not_used(
         assert (proxy.connections, peer.connections) == (0, 1)
 
 
-async def test_a_request_on_a_connection_that_the_peer_had_closed_is_sent_again(client: DestinationClient) -> None:
+async def test_request_on_a_stale_connection_is_sent_again(client: DestinationClient) -> None:
     async def closes_on_the_second(
         peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -157,7 +153,7 @@ async def test_a_request_on_a_connection_that_the_peer_had_closed_is_sent_again(
         assert peer.connections == 2
 
 
-async def test_what_comes_late_and_unasked_is_no_answer_to_the_next_request(client: DestinationClient) -> None:
+async def test_unasked_answer_is_not_used_for_the_next_request(client: DestinationClient) -> None:
     late, answered = threading.Event(), threading.Event()
 
     def serve(listening: socket.socket) -> None:
@@ -187,7 +183,7 @@ async def test_what_comes_late_and_unasked_is_no_answer_to_the_next_request(clie
         await asyncio.to_thread(thread.join, 10)
 
 
-async def test_no_more_connections_are_kept_than_may_be() -> None:
+async def test_idle_connections_are_limited() -> None:
     client = DestinationClient(
         guard=address_guard.AddressGuard(["127.0.0.1/32"]), resolver=resolver.Resolver(lookup), max_idle=1
     )
@@ -198,7 +194,7 @@ async def test_no_more_connections_are_kept_than_may_be() -> None:
         await client.close()
 
 
-async def test_without_a_descriptor_left_idle_connections_are_given_up_and_the_rest_is_a_code(
+async def test_lack_of_descriptors_closes_idle_connections(
     client: DestinationClient,
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -213,7 +209,7 @@ async def test_without_a_descriptor_left_idle_connections_are_given_up_and_the_r
         assert (answer.error, client.idle_connections) == (SendError.ConnectError, 0)
 
 
-async def test_a_large_body_arrives_whole(client: DestinationClient) -> None:
+async def test_large_body_arrives_complete(client: DestinationClient) -> None:
     body = bytes(range(256)) * 4096
     async with peers.serving(peers.answering(OK)) as peer:
         for _ in range(2):
@@ -221,13 +217,13 @@ async def test_a_large_body_arrives_whole(client: DestinationClient) -> None:
     assert all(request.endswith(body) for request in peer.requests)
 
 
-async def test_an_address_is_checked_when_it_is_connected_to_not_when_it_is_named(client: DestinationClient) -> None:
+async def test_each_address_of_a_name_is_checked(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
         assert (await client.send(request_to(peer.url("mixed.example")), 5)).status == 200
         assert peer.connections == 1
 
 
-async def test_a_name_that_comes_to_mean_another_address_gains_nothing() -> None:
+async def test_rebound_name_is_refused() -> None:
     answers = iter(["127.0.0.1", "127.0.0.9"])
 
     def rebinding(host: str, port: int) -> list[resolver.SocketAddress]:
@@ -258,19 +254,19 @@ async def test_a_name_that_comes_to_mean_another_address_gains_nothing() -> None
         ("", SendError.BadRequest),
     ],
 )
-async def test_what_cannot_be_reached_is_a_code(client: DestinationClient, url: str, error: SendError) -> None:
+async def test_unreachable_url_is_an_error_code(client: DestinationClient, url: str, error: SendError) -> None:
     assert (await client.send(request_to(url), 5)).error is error
 
 
 @pytest.mark.parametrize("header", [("a", "b\r\nc: d"), ("a\r\nc", "d"), ("a", "\n"), ("a", "\0"), ("a", "\ud800")])
-async def test_a_header_that_leaves_its_line_is_never_sent(client: DestinationClient, header: tuple[str, str]) -> None:
+async def test_unsafe_header_is_not_sent(client: DestinationClient, header: tuple[str, str]) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
         request = DestinationRequest("POST", peer.url(), [header], b"")
         assert (await client.send(request, 5)).error is SendError.BadRequest
         assert peer.connections == 0
 
 
-async def test_a_cancelled_attempt_ends_its_connection(client: DestinationClient) -> None:
+async def test_cancelled_request_closes_its_connection(client: DestinationClient) -> None:
     async with peers.serving(peers.hanging) as peer:
         task = asyncio.create_task(client.send(request_to(peer.url()), 30))
         async with asyncio.timeout(5):
@@ -281,7 +277,7 @@ async def test_a_cancelled_attempt_ends_its_connection(client: DestinationClient
         assert client.idle_connections == 0
 
 
-async def test_after_closing_nothing_is_kept(client: DestinationClient) -> None:
+async def test_closed_client_keeps_no_connection(client: DestinationClient) -> None:
     async with peers.serving(peers.answering(OK)) as peer:
         await client.send(request_to(peer.url()), 5)
         await client.close()

@@ -1,4 +1,4 @@
-"""The resolver with name servers that are slow, silent or wrong, in its real threads."""
+"""The resolver and its real threads, with lookups that are slow, silent or fail."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ from usher_gateway.destinations import resolver
 
 
 class Names:
-    """A lookup that answers, fails (``none.…``) or stays silent until told (``silent.…``), and counts."""
+    """A lookup that answers, fails (``none.…``) or waits for an event (``silent.…``), and records the names."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -25,7 +25,7 @@ class Names:
         return [(socket.AF_INET, ("192.0.2.1", port))]
 
 
-async def test_a_name_is_looked_up_once_for_all_who_ask_together_and_shortly_after() -> None:
+async def test_name_is_looked_up_once_for_concurrent_callers() -> None:
     names, now = Names(), [0.0]
     made = resolver.Resolver(names, lambda: now[0])
     await asyncio.gather(*[made.resolve("a.example", 80) for _ in range(20)])
@@ -36,7 +36,7 @@ async def test_a_name_is_looked_up_once_for_all_who_ask_together_and_shortly_aft
     await made.close()
 
 
-async def test_an_old_answer_is_used_at_once_while_a_new_one_is_asked_for() -> None:
+async def test_stale_addresses_are_returned_during_a_new_lookup() -> None:
     names, now = Names(), [0.0]
     made = resolver.Resolver(names, lambda: now[0])
     await made.resolve("a.example", 80)
@@ -48,7 +48,7 @@ async def test_an_old_answer_is_used_at_once_while_a_new_one_is_asked_for() -> N
     await made.close()
 
 
-async def test_a_name_that_is_not_there_is_asked_for_again_soon() -> None:
+async def test_unknown_name_is_looked_up_again_soon() -> None:
     names, now = Names(), [0.0]
     made = resolver.Resolver(names, lambda: now[0])
     for expected in (1, 1, 2):
@@ -59,7 +59,7 @@ async def test_a_name_that_is_not_there_is_asked_for_again_soon() -> None:
     await made.close()
 
 
-async def test_names_known_as_broken_never_keep_good_ones_waiting() -> None:
+async def test_slow_names_do_not_delay_fast_ones() -> None:
     names = Names()
     made = resolver.Resolver(names)
     broken = [f"silent{number}.example" for number in range(200)]
@@ -74,7 +74,7 @@ async def test_names_known_as_broken_never_keep_good_ones_waiting() -> None:
     await made.close()
 
 
-async def test_a_caller_that_gives_up_does_not_stop_the_lookup_for_others() -> None:
+async def test_cancelled_caller_does_not_stop_the_lookup() -> None:
     names = Names()
     made = resolver.Resolver(names)
     first, second = (asyncio.create_task(made.resolve("silent.example", 80)) for _ in range(2))

@@ -14,7 +14,7 @@ def opened(now: int = 0) -> circuit.Circuit:
     return state
 
 
-def test_it_opens_after_consecutive_failures_and_not_before() -> None:
+def test_circuit_opens_after_five_consecutive_failures() -> None:
     state = circuit.CLOSED
     for _ in range(circuit.OPENS_AFTER - 1):
         state = circuit.failed(state, 0)
@@ -22,14 +22,14 @@ def test_it_opens_after_consecutive_failures_and_not_before() -> None:
     assert circuit.failed(state, 0).state is circuit.CircuitState.Open
 
 
-def test_a_success_between_failures_keeps_it_closed() -> None:
+def test_success_between_failures_keeps_circuit_closed() -> None:
     state = circuit.CLOSED
     for _ in range(20):
         state = circuit.succeeded(circuit.failed(circuit.failed(state, 0), 0), 8)
     assert state == circuit.CLOSED
 
 
-def test_a_dead_destination_costs_one_attempt_a_minute() -> None:
+def test_open_circuit_allows_one_trial_a_minute() -> None:
     state, now, trials = opened(), 0, 0
     while now < 60 * MINUTE:
         if circuit.may_start(state, 0, now):
@@ -40,7 +40,7 @@ def test_a_dead_destination_costs_one_attempt_a_minute() -> None:
     assert 58 <= trials <= 60
 
 
-def test_after_a_good_trial_concurrency_doubles_until_the_destinations_own() -> None:
+def test_concurrency_doubles_after_a_successful_trial() -> None:
     state, limits = circuit.succeeded(opened(), 8), []
     while state.state is circuit.CircuitState.Recovering:
         limits.append(state.limit)
@@ -50,7 +50,7 @@ def test_after_a_good_trial_concurrency_doubles_until_the_destinations_own() -> 
     assert state == circuit.CLOSED
 
 
-def test_a_failure_while_recovering_starts_the_slow_start_again() -> None:
+def test_failure_while_recovering_restarts_slow_start() -> None:
     state = circuit.succeeded(opened(), 64)
     for _ in range(1 + 2 + 1):
         state = circuit.succeeded(state, 64)
@@ -59,7 +59,7 @@ def test_a_failure_while_recovering_starts_the_slow_start_again() -> None:
 
 
 class CircuitMachine(hypothesis.stateful.RuleBasedStateMachine):
-    """In whatever order things happen, an open circuit lets one attempt a minute through and can close again."""
+    """In any order of results, an open circuit allows one attempt a minute and can close again."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ def is_genuine() -> Callable[[str, dict[str, str], bytes], bool]:
 
 
 @pytest.mark.parametrize("secret", ["whsec_c2VjcmV0c2VjcmV0", "any other text"])
-def test_the_python_sample_accepts_what_is_genuine_and_nothing_else(
+def test_python_sample_accepts_only_genuine_requests(
     is_genuine: Callable[[str, dict[str, str], bytes], bool], secret: str
 ) -> None:
     now = int(time.time())
@@ -39,11 +39,11 @@ def test_the_python_sample_accepts_what_is_genuine_and_nothing_else(
 
 
 @pytest.mark.parametrize("code", [*SendError, *outcome.AnswerError])
-def test_every_error_code_is_explained(code: str) -> None:
+def test_page_explains_every_error_code(code: str) -> None:
     assert f"| `{code}` |" in PAGE
 
 
-def test_no_error_code_is_explained_that_does_not_exist() -> None:
+def test_page_explains_no_unknown_error_code() -> None:
     explained = re.findall(r"^\|[^|]*\| `(\w+)` \|", PAGE, re.MULTILINE)
     assert set(explained) <= {*SendError, *outcome.AnswerError}
     assert len(explained) == len(SendError) + len(outcome.AnswerError)

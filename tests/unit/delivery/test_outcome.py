@@ -20,30 +20,30 @@ def classified(status: int = 0, error: SendError | None = None, **headers: str) 
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-def test_every_2xx_is_delivered(status: int) -> None:
+def test_every_2xx_counts_as_delivered(status: int) -> None:
     assert classified(status) == outcome.DELIVERED
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599])
-def test_what_is_mostly_over_soon_is_retried(status: int) -> None:
+def test_temporary_status_is_retried(status: int) -> None:
     result = classified(status)
     assert (result.kind, result.slow, result.blames_destination) == (outcome.OutcomeKind.Retry, False, True)
 
 
 @pytest.mark.parametrize("error", list(SendError))
-def test_no_answer_is_retried_and_speaks_of_the_destination(error: SendError) -> None:
+def test_missing_answer_is_retried_and_blames_the_destination(error: SendError) -> None:
     result = classified(error=error)
     assert (result.kind, result.error, result.blames_destination) == (outcome.OutcomeKind.Retry, error, True)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 401, 403, 404])
-def test_what_a_person_has_to_mend_is_retried_slowly(status: int) -> None:
+def test_status_that_needs_a_person_is_retried_slowly(status: int) -> None:
     result = classified(status)
     assert (result.kind, result.slow) == (outcome.OutcomeKind.Retry, True)
 
 
 @pytest.mark.parametrize("status", [400, 402, 405, 406, 409, 411, 413, 415, 422, 451, 499])
-def test_a_body_that_is_not_wanted_is_dead_at_once_and_says_nothing_of_the_destination(status: int) -> None:
+def test_rejected_body_is_dead_and_does_not_blame_the_destination(status: int) -> None:
     result = classified(status)
     assert (result.kind, result.error, result.blames_destination) == (outcome.OutcomeKind.Dead, "Rejected", False)
 
@@ -54,7 +54,7 @@ def test_gone_is_dead_and_reported() -> None:
 
 
 @pytest.mark.parametrize("status", [0, 99, 100, 101, 600, 999])
-def test_a_status_that_does_not_exist_is_retried(status: int) -> None:
+def test_unknown_status_is_retried(status: int) -> None:
     assert classified(status).kind is outcome.OutcomeKind.Retry
 
 
@@ -67,7 +67,7 @@ def test_a_status_that_does_not_exist_is_retried(status: int) -> None:
         ({"wifiWebhookListener": "0"}, outcome.OutcomeKind.Retry),
     ],
 )
-def test_a_success_header_that_is_wanted_must_be_there(sent: dict[str, str], kind: outcome.OutcomeKind) -> None:
+def test_required_success_header_must_be_present(sent: dict[str, str], kind: outcome.OutcomeKind) -> None:
     destination = samples.destination(success_header=("wifiWebhookListener", "1"))
     answer = DestinationAnswer(200, multidict.CIMultiDict(sent))
     assert outcome.classify(answer, destination, NOW).kind is kind
@@ -77,12 +77,12 @@ def test_a_success_header_that_is_wanted_must_be_there(sent: dict[str, str], kin
     ("value", "seconds"),
     [("120", 120), (" 7 ", 7), ("0", 0), ("3601", 3600), ("9" * 60, 3600), ("9" * 9000, 3600), ("-5", 0), ("1.5", 0)],
 )
-def test_retry_after_in_seconds_is_honoured_up_to_an_hour(value: str, seconds: int) -> None:
+def test_retry_after_in_seconds_is_capped_at_an_hour(value: str, seconds: int) -> None:
     assert classified(503, retry_after=value).retry_after == seconds * 1_000_000
 
 
 @pytest.mark.parametrize(("ahead", "expected"), [(90, 90), (-90, 0), (86_400, 3600)])
-def test_retry_after_as_a_date_is_honoured_up_to_an_hour(ahead: int, expected: int) -> None:
+def test_retry_after_as_a_date_is_capped_at_an_hour(ahead: int, expected: int) -> None:
     now = NOW // 1_000_000 * 1_000_000
     value = email.utils.formatdate(now // 1_000_000 + ahead, usegmt=True)
     assert outcome.retry_after(value, now) == expected * 1_000_000
@@ -90,11 +90,11 @@ def test_retry_after_as_a_date_is_honoured_up_to_an_hour(ahead: int, expected: i
 
 @settings(max_examples=200)
 @given(st.text(max_size=80) | st.from_regex(r"[A-Z][a-z]{2}, \d+ [A-Z][a-z]{2} \d+ \d+:\d+:\d+ \S*"))
-def test_no_retry_after_however_odd_raises_or_puts_off_over_an_hour(value: str) -> None:
+def test_any_retry_after_yields_at_most_an_hour(value: str) -> None:
     assert 0 <= outcome.retry_after(value, NOW) <= HOUR
 
 
-def test_retry_after_means_nothing_on_what_is_not_retried() -> None:
+def test_retry_after_is_ignored_for_dead_deliveries() -> None:
     assert classified(200, retry_after="60").retry_after == 0
     assert classified(422, retry_after="60").retry_after == 0
 
@@ -103,57 +103,57 @@ def settled(answer: DestinationAnswer, **changes: object) -> model.Settlement:
     return outcome.conclude(samples.delivery(attempts=2, **changes), answer, samples.destination(), NOW, 0.5).settlement
 
 
-def test_a_delivered_attempt_keeps_its_status_and_nothing_of_the_answer() -> None:
+def test_delivered_attempt_keeps_its_status_but_no_body() -> None:
     result = settled(DestinationAnswer(202, {}, b"thanks"))
     assert (result.settled_as, result.status, result.answer, result.error) == (model.SettledAs.Delivered, 202, b"", "")
     assert (result.attempts_before, result.attempts) == (2, 3)
 
 
-def test_a_failed_attempt_is_due_again_and_keeps_its_code_but_no_answer() -> None:
+def test_failed_attempt_keeps_its_error_code_but_no_body() -> None:
     result = settled(DestinationAnswer(503, {}, b"jane@example.com"))
     assert (result.settled_as, result.error, result.answer) == (model.SettledAs.Retry, "ServerError", b"")
     assert result.due_at == NOW + 120 * 1_000_000
 
 
-def test_a_dead_delivery_keeps_256_bytes_of_the_answer() -> None:
+def test_dead_delivery_keeps_256_bytes_of_the_answer() -> None:
     result = settled(DestinationAnswer(400, {}, b"x" * 1024))
     assert (result.settled_as, result.error, result.answer) == (model.SettledAs.Dead, "Rejected", b"x" * 256)
 
 
-def test_an_attempt_without_an_answer_counts_as_one() -> None:
+def test_attempt_without_an_answer_is_counted() -> None:
     result = settled(DestinationAnswer(error=SendError.Timeout))
     assert (result.settled_as, result.status, result.error) == (model.SettledAs.Retry, 0, "Timeout")
     assert result.attempts == 3
 
 
-def test_a_delivery_whose_next_attempt_would_be_too_late_is_cancelled_as_expired() -> None:
+def test_delivery_expires_if_its_next_attempt_would_be_too_late() -> None:
     result = settled(DestinationAnswer(503), expires_at=NOW + 1)
     assert (result.settled_as, result.cancel) == (model.SettledAs.Cancelled, model.CancelReason.Expired)
 
 
 @pytest.mark.parametrize("reason", list(model.HoldReason))
-def test_a_held_delivery_has_made_no_attempt(reason: model.HoldReason) -> None:
+def test_held_delivery_counts_no_attempt(reason: model.HoldReason) -> None:
     result = outcome.held(samples.delivery(attempts=2), reason, NOW).settlement
     assert (result.settled_as, result.hold, result.attempts) == (model.SettledAs.Held, reason, 2)
 
 
-def test_an_expired_delivery_has_made_no_attempt() -> None:
+def test_expired_delivery_counts_no_attempt() -> None:
     result = outcome.expired(samples.delivery(attempts=2), NOW).settlement
     assert (result.settled_as, result.cancel) == (model.SettledAs.Cancelled, model.CancelReason.Expired)
     assert (result.attempts_before, result.attempts) == (2, 2)
 
 
-def test_the_outcome_comes_with_the_settlement_for_the_circuit() -> None:
+def test_result_contains_the_outcome_for_the_circuit() -> None:
     made = outcome.conclude(samples.delivery(), DestinationAnswer(410), samples.destination(), NOW, 0.5)
     assert made.outcome == outcome.Outcome(outcome.OutcomeKind.Dead, "Gone", gone=True, blames_destination=True)
 
 
-def test_a_dead_outcome_is_dead_at_the_first_attempt() -> None:
+def test_dead_outcome_is_dead_at_the_first_attempt() -> None:
     result = outcome.conclude(samples.delivery(), DestinationAnswer(400), samples.destination(), NOW, 0.5)
     assert result.settlement.settled_as is model.SettledAs.Dead
 
 
-def test_an_error_in_usher_costs_no_attempt_and_ten_minutes() -> None:
+def test_internal_error_counts_no_attempt_and_retries_in_ten_minutes() -> None:
     result = outcome.internal_error(samples.delivery(attempts=2), NOW).settlement
     assert (result.settled_as, result.attempts, result.error) == (model.SettledAs.Retry, 2, "InternalError")
     assert result.due_at == NOW + 600 * 1_000_000

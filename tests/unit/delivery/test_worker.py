@@ -1,4 +1,4 @@
-"""What stands in the place of an attempt: expiry and holds."""
+"""Attempts that end before a request is sent: expiry and holds."""
 
 from typing import Any, cast
 
@@ -56,7 +56,7 @@ async def hold_of_attempt(worker: DeliveryWorker) -> model.HoldReason | None:
     return (await worker.attempt(samples.delivery())).settlement.hold
 
 
-async def test_a_transform_that_is_slow_three_times_in_a_row_holds_its_route_until_it_is_changed(
+async def test_slow_transform_holds_its_route_until_it_changes(
     worker: DeliveryWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = routing.SLOW_SECONDS
@@ -71,7 +71,7 @@ async def test_a_transform_that_is_slow_three_times_in_a_row_holds_its_route_unt
     assert await hold_of_attempt(worker) is None
 
 
-async def test_one_fast_evaluation_begins_the_count_anew(
+async def test_fast_evaluation_resets_the_count_of_slow_ones(
     worker: DeliveryWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs = iter([0.006, 0.006, 0.0001] * 5)
@@ -79,7 +79,7 @@ async def test_one_fast_evaluation_begins_the_count_anew(
     assert [await hold_of_attempt(worker) for _ in range(15)] == [None] * 15
 
 
-async def test_a_destination_whose_header_cannot_be_used_cannot_be_sent_to(worker: DeliveryWorker) -> None:
+async def test_destination_with_an_unusable_header_holds_its_deliveries(worker: DeliveryWorker) -> None:
     assert worker.can_send(samples.ROUTE)
     worker.apply(snapshot(headers=(("x-key", "a\x01b"),)))
     assert not worker.can_send(samples.ROUTE)
@@ -88,14 +88,14 @@ async def test_a_destination_whose_header_cannot_be_used_cannot_be_sent_to(worke
     assert worker.can_send(samples.ROUTE)
 
 
-async def test_what_is_past_its_time_is_cancelled_before_anything_else(worker: DeliveryWorker) -> None:
+async def test_expired_delivery_is_cancelled_before_holds_are_checked(worker: DeliveryWorker) -> None:
     worker.apply(snapshot(state="Paused"))
     result = (await worker.attempt(samples.delivery(expires_at=1))).settlement
     assert (result.settled_as, result.cancel) == (model.SettledAs.Cancelled, model.CancelReason.Expired)
     assert await hold_of_attempt(worker) is model.HoldReason.DestinationPaused
 
 
-async def test_a_change_elsewhere_leaves_a_slow_transform_held(
+async def test_change_of_another_listener_keeps_a_slow_transform_held(
     worker: DeliveryWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = routing.SLOW_SECONDS
@@ -109,7 +109,7 @@ async def test_a_change_elsewhere_leaves_a_slow_transform_held(
     assert await hold_of_attempt(worker) is model.HoldReason.ExpressionTooSlow
 
 
-async def test_editions_count_changes_of_expressions_and_of_nothing_else(worker: DeliveryWorker) -> None:
+async def test_edition_counts_only_changes_of_expressions(worker: DeliveryWorker) -> None:
     assert worker.expression_edition(samples.ROUTE) == 0
     worker.apply(snapshot(state="Paused"))
     assert worker.expression_edition(samples.ROUTE) == 0
@@ -121,7 +121,7 @@ async def test_editions_count_changes_of_expressions_and_of_nothing_else(worker:
     assert worker.expression_edition(samples.ROUTE) == 1
 
 
-async def test_what_is_left_of_a_listener_goes_by_what_it_kept_once_another_tenant_has_one_of_that_name(
+async def test_delivery_of_a_former_listener_uses_its_own_route(
     worker: DeliveryWorker, surroundings: Surroundings
 ) -> None:
     mine = msgspec.structs.replace(samples.ROUTE, transform=TRANSFORM)

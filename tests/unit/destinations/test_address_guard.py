@@ -35,7 +35,7 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public_addresses_right_beside_forbidden_ranges_are_free(address: str) -> None:
+def test_public_address_next_to_a_forbidden_range_is_allowed(address: str) -> None:
     assert address_guard.AddressGuard().refusal("crm.example", 443, address) is None
 
 
@@ -61,13 +61,13 @@ def test_public_addresses_right_beside_forbidden_ranges_are_free(address: str) -
         ("no address", "NotGlobal"),
     ],
 )
-def test_the_reason_is_the_most_telling_one(address: str, reason: str) -> None:
+def test_refusal_names_the_most_specific_reason(address: str, reason: str) -> None:
     assert address_guard.AddressGuard().refusal("crm.example", 443, address) == reason
 
 
 @settings(max_examples=200)
 @given(st.ip_addresses())
-def test_nothing_is_free_that_the_standard_library_calls_private_or_special(address: address_guard.Address) -> None:
+def test_special_addresses_of_the_standard_library_are_forbidden(address: address_guard.Address) -> None:
     special = address.is_private or address.is_loopback or address.is_link_local or address.is_multicast
     if special or address.is_reserved or address.is_unspecified:
         assert address_guard.forbidden(address) is not None
@@ -75,12 +75,12 @@ def test_nothing_is_free_that_the_standard_library_calls_private_or_special(addr
 
 @settings(max_examples=100)
 @given(st.ip_addresses(v=4))
-def test_an_ipv4_address_inside_ipv6_is_never_free(address: ipaddress.IPv4Address) -> None:
+def test_ipv4_address_inside_ipv6_is_forbidden(address: ipaddress.IPv4Address) -> None:
     for prefix in ("::ffff:", "::", "64:ff9b::"):
         assert address_guard.forbidden(ipaddress.ip_address(prefix + str(address))) is not None
 
 
-def test_the_clusters_own_ranges_are_forbidden_though_public() -> None:
+def test_own_ranges_of_the_cluster_are_forbidden() -> None:
     guard = address_guard.AddressGuard(own_ranges=["44.10.0.0/16", "2a05:d000:1::/48"])
     assert guard.refusal("x", 80, "44.10.3.4") == "OwnRange"
     assert guard.refusal("x", 80, "2a05:d000:1::9") == "OwnRange"
@@ -103,21 +103,19 @@ def test_the_clusters_own_ranges_are_forbidden_though_public() -> None:
         ("0.0.0.0/0", "any", 80, "::ffff:10.0.0.1", False),
     ],
 )
-def test_a_hole_is_open_for_what_it_names_and_for_nothing_else(
-    hole: str, host: str, port: int, address: str, free: bool
-) -> None:
+def test_allow_list_entry_allows_only_what_it_names(hole: str, host: str, port: int, address: str, free: bool) -> None:
     assert (address_guard.AddressGuard([hole]).refusal(host, port, address) is None) is free
 
 
 @pytest.mark.parametrize(
     "text", ["", "10.0.0.0/33", "10.0.0.1/8", "host:", "host:99999", "a/b", "[::1", "x:y:z", "host:0x1"]
 )
-def test_a_hole_that_cannot_be_read_is_refused_with_a_hint(text: str) -> None:
+def test_invalid_allow_list_entry_is_rejected_with_a_hint(text: str) -> None:
     with pytest.raises(model.ConfigurationError) as caught:
         address_guard.AddressGuard([text])
     assert caught.value.hint
 
 
-def test_an_own_range_that_cannot_be_read_is_refused() -> None:
+def test_invalid_own_range_is_rejected() -> None:
     with pytest.raises(model.ConfigurationError):
         address_guard.AddressGuard(own_ranges=["10.0.0.0/33"])

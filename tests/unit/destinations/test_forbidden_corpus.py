@@ -1,4 +1,4 @@
-"""Every host of the corpus, put into a URL and given to the client, which must not connect to it."""
+"""The client gets a URL for each host of the corpus, and must not connect to any of them."""
 
 import ipaddress
 import pathlib
@@ -17,7 +17,7 @@ REFUSED = {SendError.AddressForbidden, SendError.NameNotResolved, SendError.BadR
 
 
 def entries() -> list[tuple[str, list[str] | None]]:
-    """Host, and the addresses that a name resolves to (None for a spelling of an address)."""
+    """Return each host with the addresses that it resolves to, or None for a spelling of an address."""
     lines = [line for line in CORPUS.read_text().splitlines() if line and not line.startswith("#")]
     split = [line.partition(" ->") for line in lines]
     return [(host, answers.split() if arrow else None) for host, arrow, answers in split]
@@ -28,7 +28,7 @@ NAMES |= {host.encode("idna").decode().lower(): answers for host, answers in NAM
 
 
 def look_up(host: str, port: int) -> list[resolver.SocketAddress]:
-    """The corpus's own name server; spellings of addresses are read by the system, as they would be."""
+    """Resolve the names of the corpus. The system parses spellings of addresses, as it does in production."""
     answers = NAMES.get(host)
     if answers is None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
@@ -49,7 +49,7 @@ async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DestinationCl
     await made.close()
 
 
-async def test_nothing_of_the_corpus_is_connected_to(client: DestinationClient) -> None:
+async def test_client_connects_to_no_address_of_the_corpus(client: DestinationClient) -> None:
     hosts = [host for host, _ in entries()]
     assert len(hosts) > 400
     for host in hosts:
@@ -59,7 +59,7 @@ async def test_nothing_of_the_corpus_is_connected_to(client: DestinationClient) 
             assert answer.error in REFUSED, host
 
 
-async def test_most_of_the_corpus_is_refused_for_its_address_and_not_for_its_form(client: DestinationClient) -> None:
+async def test_corpus_is_refused_because_of_its_addresses(client: DestinationClient) -> None:
     """aiohttp itself refuses IPv4 addresses in other spellings than four decimal numbers."""
     refused = 0
     hosts = [host for host, _ in entries() if not re.fullmatch(r"[0-9.]+", host) or _is_canonical(host)]
