@@ -15,8 +15,8 @@ PAGE = pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md"
 NODE = shutil.which("node")
 
 
-# Only Node can run this sample of the docs. Usher does not need Node, so its tests must not need it either: the test runs
-# where Node is installed, for example where changes are checked.
+# Only Node can run this sample of the docs. Usher does not need Node, so its tests must not need it either. The test
+# runs where Node is installed, for example where changes are checked.
 @pytest.mark.skipif(NODE is None, reason="Node is not installed")
 @pytest.mark.parametrize("secret", ["whsec_c2VjcmV0c2VjcmV0", "any other text"])
 def test_node_sample_accepts_only_genuine_requests(secret: str) -> None:
