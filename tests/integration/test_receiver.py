@@ -57,7 +57,9 @@ async def _raw(port: int, seconds: float = 0.5) -> bytes:
     return bytes(got)
 
 
-async def test_what_comes_twice_is_a_duplicate(receiving: simulator.Receiver, session: aiohttp.ClientSession) -> None:
+async def test_second_taken_request_is_a_duplicate(
+    receiving: simulator.Receiver, session: aiohttp.ClientSession
+) -> None:
     for identifier in ("a", "b", "a"):
         assert await _post(session, f"{receiving.url}/crm?x=1", webhook_id=identifier) == 200
     counts = receiving.counts("/crm")
@@ -66,7 +68,7 @@ async def test_what_comes_twice_is_a_duplicate(receiving: simulator.Receiver, se
     assert receiving.counts("/other") == simulator.PathCounts()
 
 
-async def test_what_was_refused_before_is_no_duplicate(
+async def test_retry_of_a_refused_request_is_not_a_duplicate(
     receiving: simulator.Receiver, session: aiohttp.ClientSession
 ) -> None:
     receiving.set_behaviour("/crm", simulator.Behaviour(status=503, retry_after="7"))
@@ -78,7 +80,7 @@ async def test_what_was_refused_before_is_no_duplicate(
     assert receiving.taken_ids("/crm") == {"a": 1}
 
 
-async def test_signatures_of_the_standards_library_are_verified(session: aiohttp.ClientSession) -> None:
+async def test_signatures_of_the_reference_library_are_verified(session: aiohttp.ClientSession) -> None:
     settings = simulator.ReceiverSettings(secrets=("whsec_" + base64.b64encode(b"new").decode(), SECRET))
     async with simulator.Receiver(settings) as receiving:
         now = datetime.datetime.now(datetime.UTC)
@@ -94,7 +96,7 @@ async def test_signatures_of_the_standards_library_are_verified(session: aiohttp
     assert (counts.signatures_good, counts.signatures_bad, counts.signatures_missing) == (1, 1, 1)
 
 
-async def test_another_purple_listener_answers_with_the_header_only_on_success(session: aiohttp.ClientSession) -> None:
+async def test_success_header_is_sent_with_2xx_only(session: aiohttp.ClientSession) -> None:
     settings = simulator.ReceiverSettings(usual=simulator.Behaviour(success_header=True))
     async with simulator.Receiver(settings) as receiving:
         async with session.post(f"{receiving.url}/x") as response:
@@ -112,7 +114,7 @@ async def test_another_purple_listener_answers_with_the_header_only_on_success(s
         (simulator.Behaviour(status=410), "Content-Length", "0"),
     ],
 )
-async def test_an_answer_has_the_status_and_headers_asked_for(
+async def test_answer_has_the_configured_status_and_headers(
     receiving: simulator.Receiver, session: aiohttp.ClientSession, wanted: simulator.Behaviour, name: str, value: str
 ) -> None:
     receiving.set_behaviour("/x", wanted)
@@ -120,7 +122,7 @@ async def test_an_answer_has_the_status_and_headers_asked_for(
         assert (response.status, response.headers[name]) == (wanted.status, value)
 
 
-async def test_a_behaviour_for_a_while_ends_by_itself(
+async def test_temporary_behaviour_ends_by_itself(
     receiving: simulator.Receiver, session: aiohttp.ClientSession
 ) -> None:
     receiving.set_behaviour("*", simulator.Behaviour(status=503), for_seconds=0.2)
@@ -130,7 +132,7 @@ async def test_a_behaviour_for_a_while_ends_by_itself(
             pass
 
 
-async def test_a_slow_answer_is_late_and_an_impatient_peer_is_not_taken(
+async def test_request_of_a_peer_that_left_is_not_taken(
     receiving: simulator.Receiver, session: aiohttp.ClientSession
 ) -> None:
     receiving.set_behaviour("/x", simulator.Behaviour(delay_seconds=0.2))
@@ -144,7 +146,7 @@ async def test_a_slow_answer_is_late_and_an_impatient_peer_is_not_taken(
     assert (receiving.counts("/x").received, receiving.counts("/x").taken) == (3, 2)
 
 
-async def test_a_hanging_answer_never_comes_and_stop_does_not_wait_for_it(receiving: simulator.Receiver) -> None:
+async def test_stop_does_not_wait_for_a_hanging_answer(receiving: simulator.Receiver) -> None:
     receiving.set_behaviour("/x", simulator.Behaviour(kind="Hang"))
     assert await _raw(receiving.port, 0.2) == b"<still open>"
     hanging = asyncio.create_task(_raw(receiving.port, 10))
@@ -155,13 +157,13 @@ async def test_a_hanging_answer_never_comes_and_stop_does_not_wait_for_it(receiv
         assert await hanging == b""
 
 
-async def test_a_reset_connection_is_reset(receiving: simulator.Receiver) -> None:
+async def test_reset_behaviour_resets_the_connection(receiving: simulator.Receiver) -> None:
     receiving.set_behaviour("/x", simulator.Behaviour(kind="Reset"))
     with pytest.raises(ConnectionResetError):
         await _raw(receiving.port)
 
 
-async def test_garbage_is_not_http(receiving: simulator.Receiver) -> None:
+async def test_garbage_behaviour_is_not_http(receiving: simulator.Receiver) -> None:
     receiving.set_behaviour("/x", simulator.Behaviour(kind="Garbage"))
     got = await _raw(receiving.port)
     assert got
@@ -169,7 +171,7 @@ async def test_garbage_is_not_http(receiving: simulator.Receiver) -> None:
     assert b"HTTP/1.1" not in got
 
 
-async def test_a_dripping_answer_comes_byte_by_byte(
+async def test_drip_behaviour_answers_byte_by_byte(
     receiving: simulator.Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("usher_gateway.simulator.receiver._DRIP_SECONDS", 0.1)
@@ -179,7 +181,7 @@ async def test_a_dripping_answer_comes_byte_by_byte(
     assert b"HTTP/1.1 200".startswith(got)
 
 
-async def test_a_huge_answer_is_as_long_as_it_says(
+async def test_huge_answer_has_its_declared_length(
     receiving: simulator.Receiver, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("usher_gateway.simulator.receiver.HUGE_BYTES", 3_000_001)
@@ -191,7 +193,7 @@ async def test_a_huge_answer_is_as_long_as_it_says(
     assert receiving.counts("/x").taken == 2
 
 
-async def test_a_body_beyond_the_limit_is_refused_and_not_kept(
+async def test_too_large_body_is_rejected_and_not_kept(
     receiving: simulator.Receiver, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("usher_gateway.simulator.receiver.MAX_BODY_BYTES", 200_000)
@@ -200,7 +202,7 @@ async def test_a_body_beyond_the_limit_is_refused_and_not_kept(
     assert [len(each.body) for each in receiving.kept("/x")] == [200_000]
 
 
-async def test_the_control_endpoint_changes_how_it_answers(
+async def test_control_endpoint_changes_the_behaviour(
     receiving: simulator.Receiver, session: aiohttp.ClientSession
 ) -> None:
     control = f"{receiving.url}/_control"
@@ -215,7 +217,7 @@ async def test_the_control_endpoint_changes_how_it_answers(
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"status": 1000}', b'{"state": 500}', b'{"path": "x"}', b"\xff"])
-async def test_a_wrong_command_is_told_what_is_wrong(
+async def test_invalid_control_command_is_answered_with_the_reason(
     receiving: simulator.Receiver, session: aiohttp.ClientSession, body: bytes
 ) -> None:
     async with session.post(f"{receiving.url}/_control", data=body) as response:
@@ -224,7 +226,7 @@ async def test_a_wrong_command_is_told_what_is_wrong(
     assert await _post(session, f"{receiving.url}/x") == 200
 
 
-async def test_a_receiver_keeps_port_and_counts_over_a_restart(session: aiohttp.ClientSession) -> None:
+async def test_restart_keeps_port_and_counts(session: aiohttp.ClientSession) -> None:
     receiving = simulator.Receiver()
     await receiving.start()
     port = receiving.port
@@ -238,13 +240,13 @@ async def test_a_receiver_keeps_port_and_counts_over_a_restart(session: aiohttp.
     assert (receiving.port, receiving.counts("/x").received) == (port, 2)
 
 
-async def test_a_port_in_use_is_refused_with_a_hint(receiving: simulator.Receiver) -> None:
+async def test_port_in_use_is_reported_with_a_hint(receiving: simulator.Receiver) -> None:
     with pytest.raises(model.ConfigurationError, match=f"port {receiving.port}") as caught:
         await simulator.Receiver(simulator.ReceiverSettings(port=receiving.port)).start()
     assert caught.value.hint
 
 
-def test_a_secret_that_cannot_be_used_is_refused_without_repeating_it() -> None:
+def test_unusable_secret_is_rejected_without_printing_it() -> None:
     with pytest.raises(model.ConfigurationError) as caught:
         simulator.Receiver(simulator.ReceiverSettings(secrets=("whsec_hunter2***",)))
     assert "hunter2" not in f"{caught.value} {caught.value.hint}"
@@ -282,7 +284,7 @@ class _Command:
             await self._process.wait()
 
 
-async def test_the_command_counts_and_ends_cleanly(session: aiohttp.ClientSession) -> None:
+async def test_command_counts_and_stops_cleanly(session: aiohttp.ClientSession) -> None:
     async with _Command("--path", "/down", "--fail", "503") as command:
         assert await _post(session, f"{command.url}/x", b'{"email":"secret"}', webhook_id="a") == 200
         assert await _post(session, f"{command.url}/down") == 503
@@ -293,14 +295,14 @@ async def test_the_command_counts_and_ends_cleanly(session: aiohttp.ClientSessio
     assert "secret" not in out
 
 
-async def test_the_command_says_by_its_exit_code_that_a_signature_was_wrong(session: aiohttp.ClientSession) -> None:
+async def test_exit_code_says_that_a_signature_was_wrong(session: aiohttp.ClientSession) -> None:
     async with _Command("--secret", "env:RECEIVE_SECRET") as command:
         await _post(session, f"{command.url}/x", webhook_id="a")
         status, out = await command.end()
     assert (status, json.loads(out)["/x"]["signatures_missing"]) == (1, 1)
 
 
-async def test_bodies_are_shown_only_when_asked_and_cannot_play_with_the_terminal(
+async def test_bodies_are_printed_on_request_and_escaped(
     session: aiohttp.ClientSession,
 ) -> None:
     async with _Command("--show-bodies") as command:

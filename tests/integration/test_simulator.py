@@ -63,7 +63,7 @@ def _down(status: int) -> simulator.Behaviour:
     return simulator.Behaviour(status=status, success_header=True)
 
 
-async def test_an_honest_listener_gets_everything_and_the_books_agree(listener: simulator.Receiver) -> None:
+async def test_honest_listener_gets_everything_and_the_books_agree(listener: simulator.Receiver) -> None:
     counted = await _run(f"{listener.url}/hook")
     arrived = [simulator.marker(each.body) for each in listener.kept("/hook")]
     assert (counted.acknowledged, counted.unacknowledged, counted.failures) == (40, 0, 0)
@@ -74,7 +74,7 @@ async def test_an_honest_listener_gets_everything_and_the_books_agree(listener: 
     assert len({marker.partition("@")[0] for marker in arrived}) == simulator.people_needed(planned)
 
 
-async def test_requests_carry_nothing_that_purple_would_not_send(listener: simulator.Receiver) -> None:
+async def test_requests_have_only_headers_that_purple_sends(listener: simulator.Receiver) -> None:
     await _run(f"{listener.url}/hook?k=7")
     allowed = {"host", "user-agent", "content-type", "content-length", "accept", "accept-encoding"}
     for each in listener.kept("/hook"):
@@ -83,14 +83,14 @@ async def test_requests_carry_nothing_that_purple_would_not_send(listener: simul
         assert each.headers["content-type"] == "application/json"
 
 
-async def test_a_redelivery_has_the_same_bytes_and_comes_three_hours_later(listener: simulator.Receiver) -> None:
+async def test_redelivery_has_the_same_bytes_three_hours_later(listener: simulator.Receiver) -> None:
     await _run(f"{listener.url}/hook", pattern=simulator.Pattern(authentications=1, duration_seconds=1, redeliveries=1))
     first, second = listener.kept("/hook")
     assert first.body == second.body
     assert second.at - first.at >= books.RETRY_SECONDS / SCALE * model.MICROSECONDS * 0.9
 
 
-async def test_the_portals_validation_is_shown_in_each_shape(listener: simulator.Receiver) -> None:
+async def test_validation_is_listed_in_each_shape(listener: simulator.Receiver) -> None:
     counted = await _run(f"{listener.url}/hook", validate=True)
     calls = [(each.method, each.body) for each in listener.kept("/hook")[:4]]
     assert calls == [("GET", b""), ("HEAD", b""), ("POST", b""), ("POST", b"{}")]
@@ -99,7 +99,7 @@ async def test_the_portals_validation_is_shown_in_each_shape(listener: simulator
     assert simulator.marker(listener.kept("/hook")[4].body).startswith("29999999@")
 
 
-async def test_what_the_portal_refuses_in_every_shape_is_never_sent_to(listener: simulator.Receiver) -> None:
+async def test_listener_that_fails_validation_gets_no_visits(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", _down(404))
     counted = await _run(f"{listener.url}/hook", validate=True)
     assert (counted.sent, counted.never_sent, len(counted.validations)) == (0, 40, 5)
@@ -111,14 +111,14 @@ async def test_validate_only_sends_no_visits(listener: simulator.Receiver) -> No
     assert listener.counts("/hook").received == 5
 
 
-async def test_a_listener_without_the_header_never_gets_anything_acknowledged(listener: simulator.Receiver) -> None:
+async def test_answer_without_the_header_is_never_success(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", simulator.Behaviour())
     counted = await _run(f"{listener.url}/hook", patience_seconds=0.1)
     assert (counted.header_missing, counted.acknowledged, counted.unacknowledged) == (counted.sent, 0, 40)
     assert counted.wrong == counted.sent
 
 
-async def test_a_listener_that_is_too_slow_is_timed_out_apart_with_markers(listener: simulator.Receiver) -> None:
+async def test_slow_listener_is_counted_as_timed_out_with_markers(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", simulator.Behaviour(delay_seconds=5, success_header=True))
     pattern = simulator.Pattern(authentications=5, duration_seconds=60, untimed=0)
     counted = await _run(f"{listener.url}/hook", pattern=pattern, limit_seconds=0.2, patience_seconds=0.1)
@@ -127,14 +127,14 @@ async def test_a_listener_that_is_too_slow_is_timed_out_apart_with_markers(liste
     assert set(counted.timed_out_markers) == set(counted.unacknowledged_markers) == arrived
 
 
-async def test_the_limit_counts_the_whole_answer_not_its_beginning(listener: simulator.Receiver) -> None:
+async def test_time_limit_covers_the_whole_answer(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", simulator.Behaviour(kind="Drip", success_header=True))
     pattern = simulator.Pattern(authentications=2, duration_seconds=1)
     counted = await _run(f"{listener.url}/hook", pattern=pattern, limit_seconds=0.2, patience_seconds=0.1)
     assert counted.timed_out == counted.sent
 
 
-async def test_what_failed_comes_again_three_hours_later_until_it_is_taken(listener: simulator.Receiver) -> None:
+async def test_failed_visit_is_retried_every_three_hours(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", _down(500), for_seconds=0.4)
     pattern = simulator.Pattern(authentications=20, duration_seconds=60, redeliveries=0)
     counted = await _run(f"{listener.url}/hook", pattern=pattern)
@@ -150,7 +150,7 @@ async def test_what_failed_comes_again_three_hours_later_until_it_is_taken(liste
     assert simulator.judge_books(counted, simulator.SimulationContext()).survives
 
 
-async def test_a_hook_that_only_fails_is_disabled_and_nothing_more_is_sent(listener: simulator.Receiver) -> None:
+async def test_hook_with_failures_only_is_disabled(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", _down(503))
     seen: list[bool] = []
     settings = _settings(
@@ -168,7 +168,7 @@ async def test_a_hook_that_only_fails_is_disabled_and_nothing_more_is_sent(liste
     assert "DISABLED" in simulator.judge_books(counted, simulator.SimulationContext()).lines[1]
 
 
-async def test_hung_up_requests_arrive_whole_and_come_again(listener: simulator.Receiver) -> None:
+async def test_hung_up_request_arrives_whole_and_is_retried(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", simulator.Behaviour(delay_seconds=0.05, success_header=True))
     pattern = simulator.Pattern(authentications=20, duration_seconds=60, hang_ups=0.5, redeliveries=0, untimed=0)
     counted = await _run(f"{listener.url}/hook", pattern=pattern)
@@ -177,13 +177,13 @@ async def test_hung_up_requests_arrive_whole_and_come_again(listener: simulator.
     assert {marker for marker in arrived if arrived.count(marker) == 2} == set(counted.timed_out_markers)
 
 
-async def test_nothing_there_is_unreachable(unused_port: int) -> None:
+async def test_closed_port_is_unreachable(unused_port: int) -> None:
     counted = await _run(f"http://127.0.0.1:{unused_port}/hook", patience_seconds=0.1)
     assert counted.unreachable == counted.sent > 0
 
 
 @pytest.mark.parametrize("kind", ["Reset", "Garbage"])
-async def test_a_broken_answer_is_a_failure_of_its_own(listener: simulator.Receiver, kind: Any) -> None:
+async def test_broken_answer_is_counted_separately(listener: simulator.Receiver, kind: Any) -> None:
     listener.set_behaviour("/hook", simulator.Behaviour(kind=kind))
     counted = await _run(f"{listener.url}/hook", patience_seconds=0.1)
     assert counted.broken == counted.sent >= 40
@@ -196,19 +196,19 @@ async def test_redirects_are_not_followed(listener: simulator.Receiver) -> None:
     assert listener.counts("/elsewhere").received == 0
 
 
-async def test_connect_goes_elsewhere_with_the_urls_host(listener: simulator.Receiver) -> None:
+async def test_connect_keeps_the_host_of_the_url(listener: simulator.Receiver) -> None:
     counted = await _run("http://hooks.acme.example:8080/hook", connect=("127.0.0.1", listener.port))
     assert counted.unacknowledged == 0
     assert {each.headers["host"] for each in listener.kept("/hook")} == {"hooks.acme.example:8080"}
 
 
-async def test_credentials_go_along(listener: simulator.Receiver) -> None:
+async def test_credentials_are_sent(listener: simulator.Receiver) -> None:
     target = simulator.SimulatorTarget(url=f"{listener.url}/hook", headers=(("X-Key", "hunter2"),))
     await _run("", targets=(target,), validate=True)
     assert {each.headers["x-key"] for each in listener.kept("/hook")} == {"hunter2"}
 
 
-async def test_each_url_has_books_of_its_own(listener: simulator.Receiver) -> None:
+async def test_each_url_has_separate_books(listener: simulator.Receiver) -> None:
     targets = (
         simulator.SimulatorTarget(url=f"{listener.url}/a", company=simulator.Company("1", seed=1)),
         simulator.SimulatorTarget(url=f"{listener.url}/b", company=simulator.Company("2", seed=2)),
@@ -219,7 +219,7 @@ async def test_each_url_has_books_of_its_own(listener: simulator.Receiver) -> No
     assert not {each.body for each in listener.kept("/a")} & {each.body for each in listener.kept("/b")}
 
 
-async def test_the_concurrency_is_bounded(listener: simulator.Receiver) -> None:
+async def test_concurrency_is_limited(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", simulator.Behaviour(delay_seconds=0.02, success_header=True))
     pattern = simulator.Pattern(authentications=30, duration_seconds=1, redeliveries=0)
     result = await simulator.Simulator(_settings(f"{listener.url}/hook", pattern=pattern, concurrency=3)).run()
@@ -227,7 +227,7 @@ async def test_the_concurrency_is_bounded(listener: simulator.Receiver) -> None:
     assert result.listeners[0].behind_seconds > 0.1
 
 
-async def test_patience_ends_where_nothing_is_ever_acknowledged(listener: simulator.Receiver) -> None:
+async def test_patience_ends_a_run_without_acknowledgements(listener: simulator.Receiver) -> None:
     listener.set_behaviour("/hook", _down(503))
     settings = _settings(f"{listener.url}/hook", patience_seconds=0.4, disable_seconds=10**12)
     result = await asyncio.wait_for(simulator.Simulator(settings).run(), 10)
@@ -237,7 +237,7 @@ async def test_patience_ends_where_nothing_is_ever_acknowledged(listener: simula
     assert counted.retries >= 40
 
 
-async def test_stop_ends_at_once_with_the_books_so_far(listener: simulator.Receiver) -> None:
+async def test_stop_returns_the_present_books_at_once(listener: simulator.Receiver) -> None:
     pattern = simulator.Pattern(authentications=100, duration_seconds=10 * SCALE, curve=simulator.FLAT)
     sending = simulator.Simulator(_settings(f"{listener.url}/hook", pattern=pattern))
     running = asyncio.create_task(sending.run())
@@ -250,7 +250,7 @@ async def test_stop_ends_at_once_with_the_books_so_far(listener: simulator.Recei
     assert counted.never_sent == 100 - counted.acknowledged > 0
 
 
-async def test_what_hangs_is_cut_off_when_stopped(
+async def test_hanging_request_is_cut_off_at_a_stop(
     listener: simulator.Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("usher_gateway.simulator.sender._GRACE_SECONDS", 0.05)
@@ -264,14 +264,14 @@ async def test_what_hangs_is_cut_off_when_stopped(
 
 
 @pytest.mark.parametrize("url", ["hooks.example.com/x", "ftp://h/x", "https://", "https://u:p@h/x", "https://h:x/"])
-async def test_what_is_no_url_is_refused_without_its_secret(url: str) -> None:
+async def test_invalid_url_is_rejected_without_printing_its_secret(url: str) -> None:
     with pytest.raises(model.ConfigurationError) as caught:
         simulator.Simulator(_settings(url))
     assert "u:p" not in str(caught.value)
 
 
 class Certificates:
-    """A CA and a certificate for hooks.acme.example signed by it."""
+    """Return a CA and a certificate for hooks.acme.example that it signed."""
 
     def __init__(self, folder: Path) -> None:
         self.ca = folder / "ca.pem"
@@ -325,7 +325,7 @@ async def secure(tmp_path: Path) -> AsyncIterator[tuple[simulator.Receiver, Cert
         ("other.acme.example", "insecure", False),
     ],
 )
-async def test_the_certificate_must_be_valid_for_the_urls_name(
+async def test_certificate_must_be_valid_for_the_host_of_the_url(
     secure: tuple[simulator.Receiver, Certificates], host: str, trust: str, fails: bool
 ) -> None:
     receiving, made = secure
@@ -352,7 +352,7 @@ async def _usher(*arguments: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_the_command_tells_survival_by_its_exit_code(listener: simulator.Receiver) -> None:
+async def test_exit_code_says_whether_the_listener_survives(listener: simulator.Receiver) -> None:
     url = f"{listener.url}/hook"
     flags = ("--visits", "20", "--rate", "200", "--retry-after", "0.1", "--patience", "1")
     assert (await _usher("simulate", url, *flags))[0] == 0
@@ -364,7 +364,7 @@ async def test_the_command_tells_survival_by_its_exit_code(listener: simulator.R
     assert report["books"]["listeners"][0]["header_missing"] == 20
 
 
-async def test_ctrl_c_ends_the_command_with_the_books_so_far(listener: simulator.Receiver) -> None:
+async def test_ctrl_c_stops_the_command_and_prints_the_books(listener: simulator.Receiver) -> None:
     process = await asyncio.create_subprocess_exec(
         USHER, "simulate", f"{listener.url}/hook", "--no-validate", "--rate", "10", "--output", "json",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -388,7 +388,7 @@ async def test_ctrl_c_ends_the_command_with_the_books_so_far(listener: simulator
         ("http://127.0.0.1:9/x", "--visits", "0"),
     ],
 )
-async def test_wrong_usage_ends_with_2_and_a_hint(flags: tuple[str, ...]) -> None:
+async def test_wrong_usage_exits_2_with_a_hint(flags: tuple[str, ...]) -> None:
     status, out, err = await _usher("simulate", *flags)
     assert status == 2
     assert "hunter2" not in out + err

@@ -30,7 +30,7 @@ ROUTES = server.make_routes(status=mock.Mock(), usage=mock.Mock(), records=mock.
 
 
 @pytest.mark.parametrize(("method", "path", "role"), [route[:3] for route in ROUTES], ids=str)
-async def test_every_route_asks_for_its_token(served: serving.Served, method: str, path: str, role: Any) -> None:
+async def test_every_route_requires_its_role(served: serving.Served, method: str, path: str, role: Any) -> None:
     path = path.replace("{id}", "01920000-0000-7000-8000-000000000001")
     selection = {"json": {"ids": ["01920000-0000-7000-8000-000000000001"]}} if method == "POST" else {}
     statuses = []
@@ -45,7 +45,7 @@ async def test_every_route_asks_for_its_token(served: serving.Served, method: st
     assert [200 if status == 404 else status for status in statuses] == expected
 
 
-async def test_a_refusal_is_a_problem_that_says_what_to_do(served: serving.Served) -> None:
+async def test_refusal_is_a_problem_with_a_hint(served: serving.Served) -> None:
     status, problem = await served.ask("GET", "/api/visits", token="")
     assert status == problem["status"] == 401
     assert problem["code"] == "Unauthenticated"
@@ -72,7 +72,7 @@ async def test_a_refusal_is_a_problem_that_says_what_to_do(served: serving.Serve
         ("POST", "/api/quarantine/release", 400),
     ],
 )
-async def test_what_cannot_be_answered_is_a_problem(
+async def test_invalid_request_is_answered_with_a_problem(
     served: serving.Served, method: str, path: str, status: int
 ) -> None:
     found, problem = await served.ask(method, path)
@@ -80,12 +80,12 @@ async def test_what_cannot_be_answered_is_a_problem(
     assert problem["detail"]
 
 
-async def test_a_body_that_is_too_large_is_refused(served: serving.Served) -> None:
+async def test_too_large_request_body_is_rejected(served: serving.Served) -> None:
     status, problem = await served.ask("POST", "/api/visits/replay", data=b" " * 70_000)
     assert (status, problem["code"]) == (413, "RequestEntityTooLarge")
 
 
-async def test_a_store_that_is_closed_is_a_problem_and_health_does_not_mind(served: serving.Served) -> None:
+async def test_closed_store_is_a_problem_but_health_is_fine(served: serving.Served) -> None:
     await served.bench.store.close()
     status, problem = await served.ask("GET", "/api/visits")
     assert status in {500, 503}
@@ -103,7 +103,7 @@ async def test_readiness_names_its_reasons(served: serving.Served) -> None:
     assert (status, answer) == (503, {"ready": False, "reasons": ["draining"]})
 
 
-async def test_metrics_are_those_of_the_registry(served: serving.Served) -> None:
+async def test_metrics_come_from_the_registry(served: serving.Served) -> None:
     assert b"usher_test 7.0" in await served.get("/metrics")
 
 
@@ -128,7 +128,7 @@ async def test_deliveries_and_quarantine_are_listed(served: serving.Served) -> N
     assert quarantined["reason"] == "NoUser"
 
 
-async def test_a_body_is_shown_as_bytes_and_the_look_is_written_down(served: serving.Served) -> None:
+async def test_body_is_returned_as_bytes_and_audited(served: serving.Served) -> None:
     await serving.fill(served)
     (row,) = (await served.get("/api/quarantine"))["rows"]
     with structlog.testing.capture_logs() as logs:
@@ -137,20 +137,20 @@ async def test_a_body_is_shown_as_bytes_and_the_look_is_written_down(served: ser
     assert (line["who"], line["action"], line["count"]) == ("operate", "show body", 1)
 
 
-async def test_the_last_answer_of_a_dead_delivery_is_shown(served: serving.Served) -> None:
+async def test_last_answer_of_a_dead_delivery_is_returned(served: serving.Served) -> None:
     await serving.fill(served)
     (row,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     assert await served.get(f"/api/deliveries/{row['id']}/answer") == b"no such field"
 
 
-async def test_listeners_are_shown_without_their_secrets(served: serving.Served) -> None:
+async def test_listeners_are_listed_without_their_secrets(served: serving.Served) -> None:
     await serving.fill(served)
     (row,) = (await served.get("/api/listeners"))["rows"]
     assert row["addresses"] == ["hooks.example.com/v1/abcd…", "www.acme.example/hooks/purple.php?k=…"]
     assert (row["applied"], row["today"]["visits"], row["today"]["quarantined"]) == ("aa", 4, 1)
 
 
-async def test_destinations_are_shown_with_what_waits_for_them(served: serving.Served) -> None:
+async def test_destinations_are_listed_with_backlog_and_holds(served: serving.Served) -> None:
     await serving.fill(served)
     lost = samples.plan(samples.route("x", destination="agency/lost"), hold=model.HoldReason.DestinationNotFound)
     await served.bench.accept(samples.arrival("e", if_visit=(lost,)))
@@ -168,7 +168,7 @@ async def test_destinations_are_shown_with_what_waits_for_them(served: serving.S
 # usage
 
 
-async def test_usage_has_all_counts_and_the_open_deliveries_of_both_ends(served: serving.Served) -> None:
+async def test_usage_has_counts_and_open_deliveries_before_and_after(served: serving.Served) -> None:
     await serving.fill(served)
     served.bench.clock.now += DAY
     await served.bench.accept(samples.arrival("next", samples.NOW + DAY))
@@ -190,7 +190,7 @@ async def test_usage_as_csv_has_a_column_per_count(served: serving.Served) -> No
     assert empty.startswith("period,")
 
 
-async def test_a_check_finds_the_books_in_order_and_a_lost_count(served: serving.Served) -> None:
+async def test_check_accepts_balanced_books_and_finds_a_lost_count(served: serving.Served) -> None:
     await serving.fill(served)
     served.bench.clock.now += DAY
     assert (await served.get("/api/usage/check"))["violations"] == []
@@ -205,7 +205,7 @@ async def test_a_check_finds_the_books_in_order_and_a_lost_count(served: serving
 # changes
 
 
-async def test_dead_deliveries_are_redriven_and_written_down(served: serving.Served) -> None:
+async def test_redrive_of_dead_deliveries_is_audited(served: serving.Served) -> None:
     await serving.fill(served)
     with structlog.testing.capture_logs() as logs:
         assert await served.post("/api/deliveries/redrive", tenant="acme", route="crm") == {"redriven": 1}
@@ -219,7 +219,7 @@ async def test_skipped_verdicts_are_replayed(served: serving.Served) -> None:
     assert await served.post("/api/visits/replay", reason="Filter") == {"replayed": 0}
 
 
-async def test_a_release_delivers_what_the_mended_listener_understands(served: serving.Served) -> None:
+async def test_release_delivers_what_the_corrected_listener_accepts(served: serving.Served) -> None:
     await serving.fill(served)
     unfit = {"released": 0, "deliveries": 0, "unfit": {"NoUser": 1}}
     assert await served.post("/api/quarantine/release", tenant="acme") == unfit
@@ -231,20 +231,20 @@ async def test_a_release_delivers_what_the_mended_listener_understands(served: s
     assert await served.post("/api/quarantine/release", all=True) == fit | {"released": 0, "deliveries": 0}
 
 
-async def test_who_releases_at_the_same_time_is_told_only_what_that_one_released(served: serving.Served) -> None:
+async def test_concurrent_releases_count_each_arrival_once(served: serving.Served) -> None:
     await served.bench.accept(*[samples.quarantined(f"{number}") for number in range(45)])
     asked = [served.post("/api/quarantine/release", all=True) for _ in range(3)]
     assert sum([answer["released"] for answer in await asyncio.gather(*asked)]) == 45
 
 
-async def test_a_release_without_its_listener_says_so(served: serving.Served) -> None:
+async def test_release_without_its_listener_gives_the_reason(served: serving.Served) -> None:
     await serving.fill(served)
     served.registry.apply(documents.Snapshot({}, {}), now=0.0)
     answer = await served.post("/api/quarantine/release", all=True)
     assert answer["unfit"] == {"ListenerNotFound": 1}
 
 
-async def test_many_quarantined_arrivals_are_looked_at_once_each(served: serving.Served) -> None:
+async def test_release_reads_each_quarantined_arrival_once(served: serving.Served) -> None:
     await served.bench.accept(*[samples.quarantined(f"{number}") for number in range(50)])
     answer = await served.post("/api/quarantine/release", all=True)
     assert answer["released"] == 50  # as samples are: {"user": {"id": …}} is a visit

@@ -54,7 +54,7 @@ async def done(served: serving.Served, *arguments: str, **environment: str) -> s
 
 
 @pytest.mark.parametrize("width", ["80", "200"])
-async def test_lists_fit_the_terminal_and_show_whole_ids(served: serving.Served, width: str) -> None:
+async def test_listings_fit_the_terminal_with_whole_ids(served: serving.Served, width: str) -> None:
     for command in (
         ["visits", "list"],
         ["deliveries", "list"],
@@ -70,7 +70,7 @@ async def test_lists_fit_the_terminal_and_show_whole_ids(served: serving.Served,
             assert all(row["id"] in out for row in rows)
 
 
-async def test_a_list_as_json_or_csv_is_for_programs(served: serving.Served) -> None:
+async def test_listing_as_json_or_csv_is_machine_readable(served: serving.Served) -> None:
     rows = json.loads(await done(served, "visits", "list", "-o", "json", "--reason", "Filter"))["rows"]
     assert [row["verdicts"][0]["skipped"] for row in rows] == ["Filter"]
     (row,) = csv.DictReader(io.StringIO(await done(served, "dead", "list", "-o", "csv")))
@@ -81,17 +81,17 @@ async def test_a_list_as_json_or_csv_is_for_programs(served: serving.Served) -> 
         assert all(row[name].isdecimal() for name in ("visits", "repeats", "quarantined"))
 
 
-async def test_a_list_ends_at_its_limit_and_says_so(served: serving.Served) -> None:
+async def test_listing_stops_at_its_limit_with_a_notice(served: serving.Served) -> None:
     run = await ask(served, "visits", "list", "--limit", "2", "-o", "json")
     assert len(json.loads(run.out)["rows"]) == 2
     assert "more than 2" in run.err
 
 
-async def test_nothing_found_is_said(served: serving.Served) -> None:
+async def test_empty_listing_has_a_message(served: serving.Served) -> None:
     assert await done(served, "dead", "list", "--since", "2h") == "No dead deliveries.\n"
 
 
-async def test_one_row_and_its_content_are_shown(served: serving.Served) -> None:
+async def test_show_prints_a_row_and_its_content(served: serving.Served) -> None:
     (row,) = (await served.get("/api/quarantine"))["rows"]
     assert "NoUser" in await done(served, "quarantine", "show", row["id"])
     assert (await done(served, "visits", "show", row["id"], "--body")).encode() == serving.BODY
@@ -100,7 +100,7 @@ async def test_one_row_and_its_content_are_shown(served: serving.Served) -> None
     assert await done(served, "dead", "show", dead["id"], "--answer") == "no such field"
 
 
-async def test_usage_is_a_table_or_csv_and_its_check_ends_well(served: serving.Served) -> None:
+async def test_usage_prints_a_table_or_csv_and_checks_the_books(served: serving.Served) -> None:
     times = ("--from", "2025-11", "--to", "2025-12")
     out = await done(served, "usage", *times)
     assert "2025-11-25" in out
@@ -113,7 +113,7 @@ async def test_usage_is_a_table_or_csv_and_its_check_ends_well(served: serving.S
     assert "books balance" in await done(served, "usage", "--check", "--from", "2025-11")
 
 
-async def test_a_check_that_finds_something_exits_1(served: serving.Served) -> None:
+async def test_usage_check_with_a_violation_exits_1(served: serving.Served) -> None:
     served.bench.clock.now += samples.DAY
     store: Any = served.bench.store
     await store.fold_meters()
@@ -125,7 +125,7 @@ async def test_a_check_that_finds_something_exits_1(served: serving.Served) -> N
     assert "do not balance" in run.err
 
 
-async def test_dead_ones_are_redriven_skipped_ones_replayed_mended_ones_released(served: serving.Served) -> None:
+async def test_redrive_replay_and_release_print_their_counts(served: serving.Served) -> None:
     assert "Due again: 1 delivery." in await done(served, "dead", "redrive", "--route", "crm")
     assert "Due again: 0 deliveries." in await done(served, "deliveries", "redrive", "--all", "--state", "cancelled")
     assert "1 delivery." in await done(served, "visits", "replay", "--reason", "Filter")
@@ -136,13 +136,13 @@ async def test_dead_ones_are_redriven_skipped_ones_replayed_mended_ones_released
     assert "Released: 1 arrival, with 1 delivery." in await done(served, "quarantine", "release", row["id"])
 
 
-async def test_what_would_mean_everything_must_be_said(served: serving.Served) -> None:
+async def test_empty_selection_requires_all(served: serving.Served) -> None:
     for command in (["dead", "redrive"], ["visits", "replay"], ["quarantine", "release"]):
         run = await ask(served, *command)
         assert (run.code, "--all" in run.err) == (2, True)
 
 
-async def test_a_gateway_that_does_not_run_is_said_and_exits_1(tmp_path: Path) -> None:
+async def test_unreachable_gateway_is_reported_with_exit_code_1(tmp_path: Path) -> None:
     tokens.load_or_create(tmp_path)
     run = await usher("visits", "list", "--admin", "127.0.0.1:1", "--data", str(tmp_path))
     assert run.code == 1
@@ -150,19 +150,19 @@ async def test_a_gateway_that_does_not_run_is_said_and_exits_1(tmp_path: Path) -
     assert "usher run" in run.err
 
 
-async def test_a_missing_token_is_said_and_exits_2(served: serving.Served, tmp_path: Path) -> None:
+async def test_missing_token_is_reported_with_exit_code_2(served: serving.Served, tmp_path: Path) -> None:
     run = await usher("visits", "list", "--admin", served.url, "--data", str(tmp_path / "elsewhere"))
     assert (run.code, "USHER_TOKEN" in run.err) == (2, True)
 
 
-async def test_a_wrong_token_is_said_and_exits_2(served: serving.Served) -> None:
+async def test_wrong_token_is_reported_with_exit_code_2(served: serving.Served) -> None:
     run = await ask(served, "visits", "list", USHER_TOKEN="x" * 20)
     assert (run.code, "does not know this token" in run.err) == (2, True)
     run = await ask(served, "dead", "redrive", "--all", USHER_TOKEN=served.tokens.observe)
     assert (run.code, "may only look" in run.err) == (2, True)
 
 
-async def test_a_wrong_question_is_said_and_exits_2(served: serving.Served) -> None:
+async def test_invalid_flag_value_is_reported_with_exit_code_2(served: serving.Served) -> None:
     run = await ask(served, "visits", "list", "--reason", "Nope")
     assert (run.code, "reason must be one of" in run.err) == (2, True)
     run = await ask(served, "deliveries", "list", "--state", "nope")
@@ -183,5 +183,5 @@ async def test_help_shows_an_example_and_the_variables(command: str) -> None:
     assert "USHER_ADMIN" in run.out
 
 
-async def test_proxies_of_the_environment_never_see_the_token(served: serving.Served) -> None:
+async def test_environment_proxies_never_see_the_token(served: serving.Served) -> None:
     assert await done(served, "listeners", http_proxy="http://127.0.0.1:1", HTTP_PROXY="http://127.0.0.1:1")

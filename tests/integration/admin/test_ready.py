@@ -15,7 +15,7 @@ async def readiness(gateway: app.Gateway) -> tuple[int, str]:
         return got.status, await got.text()
 
 
-async def test_a_gateway_is_not_ready_before_its_public_port_is_open(
+async def test_gateway_is_not_ready_before_its_public_port_is_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before: list[tuple[int, str]] = []

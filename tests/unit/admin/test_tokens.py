@@ -9,7 +9,7 @@ from usher_gateway.admin import tokens
 Role = tokens.Role
 
 
-def test_missing_tokens_are_made_readable_by_the_owner_only(tmp_path: Path) -> None:
+def test_missing_tokens_are_created_for_the_owner_only(tmp_path: Path) -> None:
     made = tokens.load_or_create(tmp_path / "data")
     assert made.observe != made.operate
     for name in (tokens.OBSERVE_FILE, tokens.OPERATE_FILE):
@@ -17,7 +17,7 @@ def test_missing_tokens_are_made_readable_by_the_owner_only(tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["observe.token", "operate.token"]
 
 
-def test_tokens_that_are_there_are_never_overwritten(tmp_path: Path) -> None:
+def test_existing_tokens_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / tokens.OPERATE_FILE).write_text("a-token-of-our-own-making\n")
     first, second = tokens.load_or_create(tmp_path), tokens.load_or_create(tmp_path)
     assert first == second
@@ -25,7 +25,7 @@ def test_tokens_that_are_there_are_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"short\n", b"\xff\xfe" * 20])
-def test_a_token_that_protects_nothing_is_refused_with_a_hint(tmp_path: Path, content: bytes) -> None:
+def test_weak_token_is_rejected_with_a_hint(tmp_path: Path, content: bytes) -> None:
     (tmp_path / tokens.OBSERVE_FILE).write_bytes(content)
     with pytest.raises(model.ConfigurationError) as raised:
         tokens.load_or_create(tmp_path)
@@ -48,11 +48,11 @@ GIVEN = tokens.Tokens("o" * 20, "p" * 30)
         ("", Role.Anybody),
     ],
 )
-def test_a_role_is_proven_by_its_token_alone(header: str, role: tokens.Role) -> None:
+def test_role_is_proven_by_its_token_only(header: str, role: tokens.Role) -> None:
     assert GIVEN.role_of(header) is role
 
 
-def test_a_folder_that_somebody_else_fills_is_only_read(tmp_path: Path) -> None:
+def test_token_folder_of_another_owner_is_only_read(tmp_path: Path) -> None:
     for name in (tokens.OBSERVE_FILE, tokens.OPERATE_FILE):
         with pytest.raises(model.ConfigurationError, match=name) as caught:
             tokens.load_both(tmp_path)

@@ -17,7 +17,7 @@ ANSWER = {
 
 
 @pytest.mark.parametrize("columns", ["40", "60", "80", "200"])
-def test_names_and_numbers_stay_whole_at_every_width(
+def test_usage_keeps_names_and_numbers_whole_at_every_width(
     columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
@@ -27,7 +27,7 @@ def test_names_and_numbers_stay_whole_at_every_width(
         assert word in shown
 
 
-def test_without_room_for_a_table_zeros_are_left_out(
+def test_usage_without_room_for_a_table_leaves_out_zeros(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")

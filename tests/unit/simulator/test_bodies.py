@@ -1,4 +1,4 @@
-"""Bodies: as Purple's, and each known again by its marker."""
+"""The bodies that the simulator posts, and their markers."""
 
 import json
 
@@ -18,7 +18,7 @@ def _at(document: object, pointer: str) -> object:
     return document
 
 
-def test_a_body_has_what_the_default_fields_look_for() -> None:
+def test_body_has_every_default_field() -> None:
     event = next(each for each in EVENTS if each.shape is schedule.TimeShape.Epoch and not each.id_as_text)
     document = json.loads(bodies.body_of(event, COMPANY, BASE))
     found = {
@@ -32,7 +32,7 @@ def test_a_body_has_what_the_default_fields_look_for() -> None:
     assert found["occurredAt"] == (BASE + event.occurred) // model.MICROSECONDS
 
 
-def test_a_marker_is_the_same_for_the_same_content_only() -> None:
+def test_marker_is_equal_for_equal_contents_only() -> None:
     contents: dict[str, set[bytes]] = {}
     for event in EVENTS:
         body = bodies.body_of(event, COMPANY, BASE)
@@ -41,7 +41,7 @@ def test_a_marker_is_the_same_for_the_same_content_only() -> None:
     assert len(contents) > 300
 
 
-def test_some_repeats_have_identical_content_and_some_have_not() -> None:
+def test_some_repeats_have_identical_content() -> None:
     by_group: dict[tuple[int, int], list[bytes]] = {}
     for event in EVENTS:
         if event.shape in schedule.UNTRUSTED_SHAPES:
@@ -51,23 +51,23 @@ def test_some_repeats_have_identical_content_and_some_have_not() -> None:
     assert any(len(set(same)) > 1 for same in repeated)
 
 
-def test_bodies_come_escaped_and_in_utf_8() -> None:
+def test_bodies_are_sent_escaped_and_in_utf_8() -> None:
     all_of_them = [bodies.body_of(event, COMPANY, BASE) for event in EVENTS[:50]]
     assert {body.isascii() for body in all_of_them} == {True, False}
 
 
-def test_the_sample_visit_is_of_nobody_in_the_plan() -> None:
+def test_no_plan_contains_the_person_of_the_sample_visit() -> None:
     sample = bodies.marker(bodies.sample_body(COMPANY, BASE)).partition("@")[0]
     assert sample not in {str(COMPANY.person(event.person).user_id) for event in EVENTS}
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"user": 1}', b'{"user": {}}', b"\xff"])
-def test_what_is_no_body_of_the_simulator_has_no_marker(body: bytes) -> None:
+def test_foreign_body_has_no_marker(body: bytes) -> None:
     with pytest.raises(ValueError, match="not a body of the simulator"):
         bodies.marker(body)
 
 
-def test_a_company_id_that_is_no_number_stays_text() -> None:
+def test_company_id_with_letters_stays_text() -> None:
     event = next(each for each in EVENTS if not each.id_as_text)
     document = json.loads(bodies.body_of(event, bodies.Company(id="acme"), BASE))
     assert document["user"]["venue"]["company"]["id"] == "acme"

@@ -1,4 +1,4 @@
-"""What Purple makes of answers, and the verdict over them."""
+"""The classification of answers, and the verdict on a listener."""
 
 import array
 
@@ -43,11 +43,11 @@ def test_only_200_with_the_header_is_success(status: int, header: str | None, ou
         (books.RequestResult(Outcome.HungUp), False),
     ],
 )
-def test_an_answer_is_wrong_when_no_retry_would_help(result: books.RequestResult, wrong: bool) -> None:
+def test_answer_is_wrong_if_no_retry_can_help(result: books.RequestResult, wrong: bool) -> None:
     assert result.is_wrong is wrong
 
 
-def test_a_hook_is_disabled_after_a_prolonged_time_of_nothing_but_failures() -> None:
+def test_hook_is_disabled_after_72_hours_of_failures() -> None:
     hook = books.Hook(disable_seconds=100)
     assert [hook.failed(0), hook.failed(99.9)] == [False, False]
     hook.succeeded()
@@ -58,14 +58,14 @@ def test_a_hook_is_disabled_after_a_prolonged_time_of_nothing_but_failures() -> 
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
-def test_every_outcome_is_entered_once(outcome: Outcome) -> None:
+def test_every_outcome_is_counted_once(outcome: Outcome) -> None:
     listener = books.SenderBooks(name="x")
     books.record_answer(listener, books.RequestResult(outcome, 500 if outcome is Outcome.WrongStatus else 0))
     assert listener.sent == 1
     assert listener.answered_well + listener.failures + listener.hung_up == 1
 
 
-def test_quantiles_are_values_that_were_measured() -> None:
+def test_quantiles_are_measured_values() -> None:
     measured = array.array("d", [float(number) for number in range(1, 101)])
     assert books.latency_of(measured) == books.Latency(p50=50.0, p99=99.0, max=100.0)
     assert books.latency_of(array.array("d")) == books.Latency()
@@ -76,11 +76,11 @@ def _judge(listener: books.SenderBooks) -> books.Verdict:
     return books.judge_books(listener, books.SimulationContext())
 
 
-def test_a_listener_that_answered_everything_survives() -> None:
+def test_listener_that_answered_everything_survives() -> None:
     assert _judge(books.SenderBooks(name="x", visits=9, sent=9, answered_well=9, acknowledged=9)).survives
 
 
-def test_failures_that_were_made_good_are_told_but_survived() -> None:
+def test_listener_with_successful_retries_survives_with_remarks() -> None:
     judged = _judge(books.SenderBooks(name="x", visits=1, failed_by_status={503: 2}, retries=2, acknowledged=1))
     assert judged.survives
     assert "503: 2" in " ".join(judged.lines)
@@ -111,19 +111,19 @@ def test_failures_that_were_made_good_are_told_but_survived() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_plain_words(listener: books.SenderBooks, words: str) -> None:
+def test_verdict_names_each_problem(listener: books.SenderBooks, words: str) -> None:
     judged = _judge(listener)
     assert not judged.survives
     assert words in " ".join(judged.lines)
 
 
-def test_a_plain_or_unchecked_connection_is_mentioned() -> None:
+def test_verdict_mentions_http_and_unchecked_certificates() -> None:
     listener = books.SenderBooks(name="x")
     assert "not https" in books.judge_books(listener, books.SimulationContext(https=False)).lines[-1]
     assert "not checked" in books.judge_books(listener, books.SimulationContext(verified=False)).lines[-1]
 
 
-def test_an_interrupted_run_gives_no_verdict_but_tells_what_was_wrong_so_far() -> None:
+def test_interrupted_run_has_no_verdict_but_lists_problems() -> None:
     interrupted = books.SimulationContext(interrupted=True)
     early = books.judge_books(books.SenderBooks(name="x", unacknowledged=5, never_sent=5), interrupted)
     assert (early.survives, early.lines[0]) == (False, "No verdict: it was interrupted before the end.")
@@ -131,7 +131,7 @@ def test_an_interrupted_run_gives_no_verdict_but_tells_what_was_wrong_so_far() -
     assert wrong.lines[0] == "Would not survive Purple."
 
 
-def test_a_validation_alone_is_judged_alone() -> None:
+def test_validate_only_judges_the_validation_only() -> None:
     listener = books.SenderBooks(name="x", unacknowledged=5, never_sent=5)
     judged = books.judge_books(listener, books.SimulationContext(validate_only=True))
     assert judged == books.Verdict(survives=True, lines=("The portal would accept it.",))

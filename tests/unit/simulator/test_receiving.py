@@ -14,14 +14,14 @@ def _rule(wanted: receiving.Behaviour, begins: float, ends: float = float("inf")
     return receiving.Rule(behaviour=wanted, begins=begins, ends=ends)
 
 
-def test_a_rule_holds_from_its_beginning_until_before_its_end() -> None:
+def test_rule_applies_from_its_begin_until_before_its_end() -> None:
     rules = receiving.Rules(USUAL)
     rules.add("/a", _rule(DOWN, 10, 20))
     assert [rules.at("/a", now) for now in (9.9, 10, 19.9, 20)] == [USUAL, DOWN, DOWN, USUAL]
     assert rules.at("/b", 15) is USUAL
 
 
-def test_the_newest_rule_wins_and_a_paths_own_goes_before_the_general() -> None:
+def test_newest_rule_of_the_path_takes_precedence() -> None:
     rules = receiving.Rules(USUAL)
     rules.add("/a", _rule(DOWN, 0))
     rules.add("*", _rule(SLOW, 5))
@@ -30,7 +30,7 @@ def test_the_newest_rule_wins_and_a_paths_own_goes_before_the_general() -> None:
     assert rules.at("/a", 8) is USUAL
 
 
-def test_a_temporary_rule_gives_way_to_the_lasting_one_before_it() -> None:
+def test_rule_without_an_end_applies_again_after_a_temporary_one() -> None:
     rules = receiving.Rules(USUAL)
     rules.add("/a", _rule(SLOW, 0))
     rules.add("/a", _rule(DOWN, 5, 6))
@@ -51,12 +51,12 @@ def test_a_temporary_rule_gives_way_to_the_lasting_one_before_it() -> None:
         "[]",
     ],
 )
-def test_a_command_that_makes_no_sense_is_refused(text: str) -> None:
+def test_invalid_command_is_rejected(text: str) -> None:
     with pytest.raises((msgspec.ValidationError, ValueError)):
         receiving.of_command(msgspec.json.decode(text, type=receiving.Command), USUAL)
 
 
-def test_a_command_keeps_the_success_header_unless_it_says_so() -> None:
+def test_command_keeps_the_success_header_by_default() -> None:
     before = receiving.Behaviour(success_header=True)
     assert receiving.of_command(receiving.Command(status=204), before).success_header
     assert not receiving.of_command(receiving.Command(success_header=False), before).success_header
@@ -66,7 +66,7 @@ def test_only_a_complete_2xx_takes_a_request() -> None:
     assert [USUAL.takes, DOWN.takes, receiving.Behaviour(kind="Reset").takes] == [True, False, False]
 
 
-def test_duplicates_are_counted_among_what_was_taken() -> None:
+def test_duplicates_are_counted_among_taken_requests() -> None:
     counted = receiving.Tally()
     for identifier, taken in (("a", False), ("a", True), ("b", True), ("b", True), ("", True)):
         counted.receive("/x", identifier, 10, 5)
@@ -79,7 +79,7 @@ def test_duplicates_are_counted_among_what_was_taken() -> None:
     assert counted.taken_ids("/x") == {"a": 1, "b": 2}
 
 
-def test_endless_paths_do_not_fill_the_memory() -> None:
+def test_paths_beyond_the_limit_are_counted_together() -> None:
     counted = receiving.Tally()
     for number in range(receiving.MAX_PATHS + 50):
         counted.receive(f"/{number}", "", 0, 1)
@@ -89,7 +89,7 @@ def test_endless_paths_do_not_fill_the_memory() -> None:
 
 
 @pytest.mark.parametrize("signature", list(receiving.Signature))
-def test_every_verdict_on_a_signature_is_counted(signature: receiving.Signature) -> None:
+def test_every_signature_result_is_counted(signature: receiving.Signature) -> None:
     counts = receiving.PathCounts()
     receiving.note_signature(counts, signature)
     assert counts.signatures_good + counts.signatures_wrong == 1

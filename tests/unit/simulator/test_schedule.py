@@ -1,4 +1,4 @@
-"""The plan: reproducible, exact, and such that a listener by the book counts what the plan says."""
+"""Plans are reproducible and exact: a listener that dedupes by the design counts what the plan says."""
 
 import itertools
 from collections import defaultdict
@@ -30,7 +30,7 @@ few = hypothesis.settings(max_examples=60, deadline=None)
 
 @few
 @hypothesis.given(patterns, strategies.integers(0, 9))
-def test_the_same_seed_gives_the_same_plan(pattern: schedule.Pattern, seed: int) -> None:
+def test_same_seed_gives_the_same_plan(pattern: schedule.Pattern, seed: int) -> None:
     assert schedule.plan(pattern, seed) == schedule.plan(pattern, seed)
 
 
@@ -40,7 +40,7 @@ def test_another_seed_gives_another_plan() -> None:
 
 @few
 @hypothesis.given(patterns, strategies.integers(0, 9))
-def test_the_fractions_are_met_exactly(pattern: schedule.Pattern, seed: int) -> None:
+def test_shares_of_the_plan_are_exact(pattern: schedule.Pattern, seed: int) -> None:
     events = schedule.plan(pattern, seed)
     total = pattern.authentications
     visits = [event for event in events if event.kind is schedule.AuthenticationKind.Visit]
@@ -52,12 +52,12 @@ def test_the_fractions_are_met_exactly(pattern: schedule.Pattern, seed: int) -> 
     assert not any(event.redeliver and event.hang_up for event in events)
 
 
-def test_there_is_no_repeat_without_a_visit() -> None:
+def test_every_repeat_has_a_visit() -> None:
     events = schedule.plan(schedule.Pattern(authentications=3, repeats=1.0), 1)
     assert [event.kind for event in events].count(schedule.AuthenticationKind.Visit) == 1
 
 
-def test_as_many_as_told_are_late_but_those_with_identical_content() -> None:
+def test_share_of_lates_is_exact_except_for_identical_content() -> None:
     events = schedule.plan(schedule.Pattern(authentications=1_000, lates=0.1, untimed=0.0), 1)
     late = [event for event in events if event.late]
     assert len(late) == 100
@@ -68,21 +68,21 @@ def test_as_many_as_told_are_late_but_those_with_identical_content() -> None:
 
 @few
 @hypothesis.given(patterns, strategies.integers(0, 9))
-def test_the_plan_is_in_the_order_of_sending_inside_its_duration(pattern: schedule.Pattern, seed: int) -> None:
+def test_plan_is_sorted_and_within_its_duration(pattern: schedule.Pattern, seed: int) -> None:
     events = schedule.plan(pattern, seed)
     assert all(before.send <= after.send for before, after in itertools.pairwise(events))
     assert all(0 <= event.send <= pattern.duration_seconds * model.MICROSECONDS for event in events)
 
 
-def test_a_plan_with_lates_has_visits_out_of_order() -> None:
+def test_plan_with_lates_has_visits_out_of_order() -> None:
     events = schedule.plan(schedule.Pattern(), 1)
     assert any(before.occurred > after.occurred for before, after in itertools.pairwise(events))
 
 
 @few
 @hypothesis.given(patterns, strategies.integers(0, 9))
-def test_a_listener_by_the_book_counts_what_the_plan_says(pattern: schedule.Pattern, seed: int) -> None:
-    """Dedupe as the design has it: content known for certain, then user and venue within the hour of visit time."""
+def test_dedupe_by_the_design_counts_what_the_plan_says(pattern: schedule.Pattern, seed: int) -> None:
+    """Dedupe as in design.md: by content, then by user and venue within an hour of the visit's time."""
     events = schedule.plan(pattern, seed)
     company = bodies.Company(seed=seed)
     visits: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -102,20 +102,20 @@ def test_a_listener_by_the_book_counts_what_the_plan_says(pattern: schedule.Patt
     assert repeats == schedule.repeats_of(pattern)
 
 
-def test_visitors_come_back_on_a_day_and_are_counted() -> None:
+def test_returning_visitors_are_counted() -> None:
     events = schedule.plan(schedule.Pattern(authentications=500, venues=1), 1)
     assert max(event.visit_count for event in events) > 1
     assert schedule.people_needed(events) < sum(event.kind is schedule.AuthenticationKind.Visit for event in events)
 
 
-def test_a_day_is_busier_at_its_peaks_than_at_night() -> None:
+def test_day_is_busier_at_its_peaks_than_at_night() -> None:
     events = schedule.plan(schedule.Pattern(authentications=2_000, curve=schedule.CAFE), 1)
     hours = [event.send // HOUR for event in events]
     assert hours.count(12) > 100
     assert sum(hour < 6 for hour in hours) == 0
 
 
-def test_both_ways_to_write_an_id_and_every_shape_of_time_occur() -> None:
+def test_plan_has_every_form_of_id_and_time() -> None:
     events = schedule.plan(schedule.Pattern(authentications=300), 1)
     assert {event.shape for event in events} == set(schedule.TimeShape)
     assert {event.id_as_text for event in events} == {True, False}

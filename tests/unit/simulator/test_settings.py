@@ -9,12 +9,12 @@ from usher_gateway.simulator import settings
 
 
 @pytest.mark.parametrize(("text", "value"), [("90", 90), ("1.5m", 90), ("24h", 86_400), ("2d", 172_800), ("5s", 5)])
-def test_durations_are_read(text: str, value: float) -> None:
+def test_durations_are_parsed(text: str, value: float) -> None:
     assert settings.seconds(text, "--duration") == value
 
 
 @pytest.mark.parametrize("text", ["", "0", "-3", "h", "1w", "1 h 2", "nan", "inf"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_invalid_duration_is_rejected(text: str) -> None:
     with pytest.raises(model.ConfigurationError, match="--duration"):
         settings.seconds(text, "--duration")
 
@@ -23,12 +23,12 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     ("text", "address"),
     [("localhost:80", ("localhost", 80)), ("[::1]:8443", ("::1", 8443)), (":9000", ("", 9000)), ("h:0", ("h", 0))],
 )
-def test_addresses_are_read(text: str, address: tuple[str, int]) -> None:
+def test_addresses_are_parsed(text: str, address: tuple[str, int]) -> None:
     assert settings.host_and_port(text, "--connect") == address
 
 
 @pytest.mark.parametrize("text", ["", "localhost", "localhost:", "::1:80", "h:70000", "h:x", "[::1]", "h:٣"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_invalid_address_is_rejected(text: str) -> None:
     with pytest.raises(model.ConfigurationError, match="--connect"):
         settings.host_and_port(text, "--connect")
 
@@ -42,20 +42,20 @@ def test_credentials_come_from_the_environment_and_from_files(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("source", ["hunter2", "env:USHER_NO_SUCH_VARIABLE", "file:/nowhere/at/all", "env:", ""])
-def test_a_credential_that_is_not_there_is_refused_without_repeating_it(source: str) -> None:
+def test_missing_credential_is_rejected_without_printing_it(source: str) -> None:
     with pytest.raises(model.ConfigurationError) as caught:
         settings.secret(source, "--header")
     assert "hunter2" not in f"{caught.value} {caught.value.hint}"
 
 
 @pytest.mark.parametrize("value", ["", "two\nlines", "\x00"])
-def test_a_credential_that_no_header_can_carry_is_refused(value: str, tmp_path: Path) -> None:
+def test_credential_with_control_characters_is_rejected(value: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(value)
     with pytest.raises(model.ConfigurationError, match="printable"):
         settings.secret(f"file:{tmp_path / 'key'}", "--header")
 
 
 @pytest.mark.parametrize("header", ["X-Key", "=env:HOME", "X Key=env:HOME", "X-Key\n=env:HOME"])
-def test_a_header_without_a_name_is_refused(header: str) -> None:
+def test_header_without_a_name_is_rejected(header: str) -> None:
     with pytest.raises(model.ConfigurationError, match="--header"):
         settings.credentials("", [header])
