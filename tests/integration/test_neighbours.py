@@ -61,7 +61,7 @@ async def wait_for(found: Callable[[], object], wanted: object, seconds: float =
     await gateways.wait_until(lambda: found() == wanted, seconds, f"{wanted}, but {found()},")
 
 
-# one bad among many good
+# One bad destination among many good ones
 
 
 BAD = [
@@ -74,9 +74,7 @@ BAD = [
 ]
 
 
-async def test_destinations_that_misbehave_cost_their_neighbours_and_purple_nothing(
-    tmp_path: Path, peer: receiver.Receiver
-) -> None:
+async def test_misbehaving_destinations_do_not_slow_others_or_purple(tmp_path: Path, peer: receiver.Receiver) -> None:
     names = [f"d{number}" for number in range(HEALTHY)]
     bad = [f"b{number}" for number in range(len(BAD))]
     manifests = [gateways.TENANT]
@@ -110,12 +108,10 @@ async def test_destinations_that_misbehave_cost_their_neighbours_and_purple_noth
         assert gateway.store.count("deliveries") == visits * (HEALTHY + 10 * len(BAD))
 
 
-# down and up again
+# Outages
 
 
-async def test_a_destination_that_comes_back_gets_all_it_missed_slowly_at_first_and_fresh_visits_in_between(
-    tmp_path: Path, peer: receiver.Receiver
-) -> None:
+async def test_recovered_destination_gets_its_backlog_and_fresh_visits(tmp_path: Path, peer: receiver.Receiver) -> None:
     manifests = [*hook(), {**crm(peer), "spec": {**crm(peer)["spec"], "concurrency": 8}}]
     peer.set_behaviour("/crm", receiving.Behaviour(status=503))
     async with gateways.Gateway(tmp_path, manifests, *FAST) as gateway:
@@ -144,7 +140,7 @@ async def test_a_destination_that_comes_back_gets_all_it_missed_slowly_at_first_
         assert peer.counts("/crm").duplicates == 0
 
 
-async def test_what_finds_no_room_in_the_lanes_waits_in_the_store(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_deliveries_that_do_not_fit_into_lanes_wait_in_the_store(tmp_path: Path, peer: receiver.Receiver) -> None:
     peer.set_behaviour("/crm", receiving.Behaviour(delay_seconds=0.01))
     async with gateways.running(tmp_path, [*hook(), crm(peer)], lane_bytes=16_384) as gateway:
         await post_visits(gateway, range(600))
@@ -154,10 +150,10 @@ async def test_what_finds_no_room_in_the_lanes_waits_in_the_store(tmp_path: Path
         assert peer.counts("/crm").duplicates == 0
 
 
-# holds
+# Holds
 
 
-async def test_what_is_stopped_by_an_edit_is_held_and_goes_on_after_another(
+async def test_edit_that_stops_deliveries_holds_them_until_another_edit(
     tmp_path: Path, peer: receiver.Receiver
 ) -> None:
     paused = {**crm(peer), "spec": {**crm(peer)["spec"], "state": "Paused"}}
@@ -186,7 +182,7 @@ async def test_what_is_stopped_by_an_edit_is_held_and_goes_on_after_another(
         assert peer.counts("/crm").duplicates == 0
 
 
-async def test_a_secret_that_is_missing_holds_until_it_is_there(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_missing_secret_holds_deliveries_until_it_appears(tmp_path: Path, peer: receiver.Receiver) -> None:
     signing = {"signing": {"secretRefs": [{"name": "crm-signing", "key": "secret"}]}}
     key = gateways.secret("crm-signing", secret="whsec_" + "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz")
     async with gateways.Gateway(tmp_path, [*hook(), crm(peer, **signing)]) as gateway:
@@ -198,9 +194,7 @@ async def test_a_secret_that_is_missing_holds_until_it_is_there(tmp_path: Path, 
         assert all(request.headers["webhook-signature"].startswith("v1,") for request in peer.kept("/crm"))
 
 
-async def test_a_secret_that_cannot_be_used_holds_and_is_not_tried_again_and_again(
-    tmp_path: Path, peer: receiver.Receiver
-) -> None:
+async def test_unusable_secret_holds_deliveries_without_retries(tmp_path: Path, peer: receiver.Receiver) -> None:
     headers = {"headers": [{"name": "X-Key", "valueFrom": {"secretKeyRef": {"name": "crm-key", "key": "key"}}}]}
     bad = gateways.secret("crm-key", key="with a control character \x01")
     async with gateways.Gateway(tmp_path, [*hook(), crm(peer, **headers), bad], *FAST) as gateway:
@@ -216,7 +210,7 @@ async def test_a_secret_that_cannot_be_used_holds_and_is_not_tried_again_and_aga
         assert {request.headers["x-key"] for request in peer.kept("/crm")} == {"clean"}
 
 
-async def test_a_mended_filter_decides_anew(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_corrected_filter_decides_held_deliveries_again(tmp_path: Path, peer: receiver.Receiver) -> None:
     broken = gateways.route("crm", "crm", when="int(visit.email) > 0")
     mended = gateways.route("crm", "crm", when='visit.userId.endsWith("1")')
     async with gateways.Gateway(tmp_path, [*hook(broken), crm(peer)]) as gateway:
@@ -231,7 +225,7 @@ async def test_a_mended_filter_decides_anew(tmp_path: Path, peer: receiver.Recei
         assert reasons == [(int(model.CancelReason.Filter),)]
 
 
-async def test_a_mended_transform_is_tried_anew(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_corrected_transform_releases_held_deliveries(tmp_path: Path, peer: receiver.Receiver) -> None:
     broken = gateways.route("crm", "crm", transform='{"n": int(visit.email)}')
     mended = gateways.route("crm", "crm", transform='{"n": visit.userId}')
     async with gateways.Gateway(tmp_path, [*hook(broken), crm(peer)]) as gateway:
@@ -243,9 +237,7 @@ async def test_a_mended_transform_is_tried_anew(tmp_path: Path, peer: receiver.R
         assert {request.body for request in peer.kept("/crm")} == {b'{"n":"%d"}' % number for number in range(5)}
 
 
-async def test_a_bad_edit_of_a_transform_that_is_taken_back_holds_nothing_for_good(
-    tmp_path: Path, peer: receiver.Receiver
-) -> None:
+async def test_reverted_edit_of_a_transform_releases_held_deliveries(tmp_path: Path, peer: receiver.Receiver) -> None:
     good = gateways.route("crm", "crm", transform='{"n": visit.userId}')
     bad = gateways.route("crm", "crm", transform='{"n": int(visit.email)}')
     paused = gateways.destination("crm", f"{peer.url}/crm", state="Paused")
@@ -258,10 +250,10 @@ async def test_a_bad_edit_of_a_transform_that_is_taken_back_holds_nothing_for_go
         await wait_for(lambda: states_of(gateway), {"Delivered": 5})
 
 
-# answers of destinations
+# Answers of destinations
 
 
-async def test_a_401_waits_long_but_a_changed_secret_is_tried_at_once(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_401_is_retried_at_once_after_a_secret_change(tmp_path: Path, peer: receiver.Receiver) -> None:
     bearer = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
     peer.set_behaviour("/crm", receiving.Behaviour(status=401))
     old, new = (gateways.secret("token", token=text) for text in ("old", "new"))
@@ -276,7 +268,7 @@ async def test_a_401_waits_long_but_a_changed_secret_is_tried_at_once(tmp_path: 
         assert {request.headers["authorization"] for request in taken} == {"Bearer new"}
 
 
-async def test_a_401_to_an_attempt_that_began_before_the_change_is_tried_at_once(
+async def test_401_to_an_attempt_begun_before_a_change_is_retried_at_once(
     tmp_path: Path, peer: receiver.Receiver
 ) -> None:
     bearer = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
@@ -290,7 +282,7 @@ async def test_a_401_to_an_attempt_that_began_before_the_change_is_tried_at_once
         await wait_for(lambda: "Bearer new" in {each.headers["authorization"] for each in peer.kept("/crm")}, True, 10)
 
 
-async def test_a_410_is_dead_at_once_and_the_others_go_on(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_410_is_dead_at_once_and_other_deliveries_continue(tmp_path: Path, peer: receiver.Receiver) -> None:
     routes = [gateways.route("crm", "crm"), gateways.route("other", "other")]
     manifests = [*hook(*routes), crm(peer), gateways.destination("other", f"{peer.url}/other")]
     peer.set_behaviour("/crm", receiving.Behaviour(status=410))
@@ -302,7 +294,7 @@ async def test_a_410_is_dead_at_once_and_the_others_go_on(tmp_path: Path, peer: 
         assert gateway.store.meters()[model.Counter.died] == 3
 
 
-async def test_retry_after_is_kept_to(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_retry_after_is_respected(tmp_path: Path, peer: receiver.Receiver) -> None:
     peer.set_behaviour("/crm", receiving.Behaviour(status=429, retry_after="120"))
     async with gateways.Gateway(tmp_path, [*hook(), crm(peer)], *FAST) as gateway:
         await gateway.start()
@@ -314,7 +306,7 @@ async def test_retry_after_is_kept_to(tmp_path: Path, peer: receiver.Receiver) -
         assert time.monotonic() - first > 1.9  # 120 s at 60 times the speed; the schedule alone says 5 s
 
 
-async def test_a_visit_past_its_time_is_cancelled_instead_of_sent(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_expired_delivery_is_cancelled_and_not_sent(tmp_path: Path, peer: receiver.Receiver) -> None:
     soon = gateways.route("crm", "crm", deliverWithinSeconds=60)
     peer.set_behaviour("/crm", receiving.Behaviour(status=503))
     async with gateways.Gateway(tmp_path, [*hook(soon), crm(peer)], *FAST) as gateway:
@@ -326,7 +318,7 @@ async def test_a_visit_past_its_time_is_cancelled_instead_of_sent(tmp_path: Path
         assert gateways.balance(gateway.store.meters()) == 0
 
 
-async def test_a_held_visit_past_its_time_is_cancelled_too(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_expired_held_delivery_is_cancelled(tmp_path: Path, peer: receiver.Receiver) -> None:
     soon = gateways.route("crm", "crm", deliverWithinSeconds=60)
     paused = {**crm(peer), "spec": {**crm(peer)["spec"], "state": "Paused"}}
     async with gateways.Gateway(tmp_path, [*hook(soon), paused], *FAST) as gateway:
@@ -337,7 +329,7 @@ async def test_a_held_visit_past_its_time_is_cancelled_too(tmp_path: Path, peer:
         assert gateways.balance(gateway.store.meters()) == 0
 
 
-async def test_a_removed_route_or_listener_cancels_nothing(tmp_path: Path, peer: receiver.Receiver) -> None:
+async def test_removed_route_or_listener_cancels_no_delivery(tmp_path: Path, peer: receiver.Receiver) -> None:
     second = gateways.listener("second", [gateways.route("crm", "crm", transform='{"u": visit.userId}')])
     third = gateways.listener("third", [gateways.route("crm", "crm")])
     peer.set_behaviour("/crm", receiving.Behaviour(status=503))

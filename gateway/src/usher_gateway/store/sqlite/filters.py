@@ -148,7 +148,7 @@ def listener_numbers(
 def route_numbers(
     connection: sqlite3.Connection, listeners: set[int] | None, route: str | None, destination: str | None
 ) -> set[int] | None:
-    """Return the numbers of the selected route definitions; None if there is no restriction."""
+    """Return the numbers of the selected route definitions; None means all of them."""
     if listeners is None and route is None and destination is None:
         return None
     statement = (

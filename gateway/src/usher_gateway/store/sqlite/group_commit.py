@@ -165,7 +165,7 @@ class _InFlight(msgspec.Struct):
 class GroupCommit:
     """Collects work on the event loop and commits it through one writer thread.
 
-    SqliteStore extends it; the public methods without a description of their own are those of the interface ``Store``.
+    SqliteStore extends it; the public methods without their own description are those of the interface ``Store``.
     """
 
     def __init__(self, *, limits: QueueLimits, disk: DiskSpace, now: Callable[[], int]) -> None:
@@ -254,7 +254,7 @@ class GroupCommit:
         await future
 
     async def run_job(self, job: Callable[[Transaction], T]) -> T:
-        """Run a job in a transaction of its own; return its result after the commit, or raise what it raises.
+        """Run a job in a separate transaction; return its result after the commit, or raise its error.
 
         Raises:
             StoreUnavailableError: the database cannot be written now.

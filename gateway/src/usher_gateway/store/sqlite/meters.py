@@ -48,7 +48,7 @@ class GatheredCounts(msgspec.Struct):
 
 
 CountsPart = tuple[int, list[database.Row]]
-"""(batch number, rows): a part that fold() stored as a batch of its own."""
+"""(batch number, rows): a part that fold() stored as a separate batch."""
 
 
 def gather(connection: sqlite3.Connection) -> GatheredCounts:

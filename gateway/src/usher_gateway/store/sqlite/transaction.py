@@ -186,7 +186,7 @@ class Transaction:
 
 
 Job = Callable[[Transaction], Any]
-"""Work that the writer does in a transaction of its own; the caller gets the returned value after the commit."""
+"""Work that the writer does in a separate transaction; the caller gets the returned value after the commit."""
 
 
 # Person keys: 8-byte keyed hashes. The table `persons` gets them in segments of about a thousand arrivals; those of
