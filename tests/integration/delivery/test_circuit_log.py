@@ -33,7 +33,7 @@ class Failing(NamedTuple):
     def open_circuits(self) -> dict[str, str]:
         return self.gateway.gateway.dispatcher.open_circuits
 
-    def told(self, event: str) -> list[Mapping[str, Any]]:
+    def logged(self, event: str) -> list[Mapping[str, Any]]:
         return [line for line in self.logs if line["event"] == event]
 
     async def visit(self, user: int) -> None:
@@ -57,7 +57,7 @@ async def failing(tmp_path: Path) -> AsyncIterator[Failing]:
 
 async def test_opened_circuit_is_logged_with_the_last_error(failing: Failing) -> None:
     assert failing.open_circuits == {"agency/crm": "ServerError"}
-    (line,) = failing.told("circuit_opened")
+    (line,) = failing.logged("circuit_opened")
     assert (line["destination"], line["error"]) == ("agency/crm", "ServerError")
 
 
@@ -73,4 +73,4 @@ async def test_circuit_reports_its_last_trial_and_its_closing(trials_at_once: No
     failing.peer.set_behaviour("/crm", receiving.Behaviour())
     await failing.visit(99)
     await gateways.wait_until(lambda: not failing.open_circuits)
-    assert [line["destination"] for line in failing.told("circuit_closed")] == ["agency/crm"]
+    assert [line["destination"] for line in failing.logged("circuit_closed")] == ["agency/crm"]

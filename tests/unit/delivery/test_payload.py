@@ -160,10 +160,10 @@ def test_event_attribute_names_follow_cloudevents_rules(form: str) -> None:
 @pytest.mark.parametrize("form", ["CloudEvents", "CloudEventsBinary"])
 def test_event_attributes_contain_no_personal_data(form: str) -> None:
     request = request_for(samples.delivery(), format=form)
-    told = str(request.headers)
+    text = str(request.headers)
     if form == "CloudEvents":
-        told += str({name: value for name, value in json.loads(request.body).items() if name != "data"})
-    assert "jane" not in told
+        text += str({name: value for name, value in json.loads(request.body).items() if name != "data"})
+    assert "jane" not in text
 
 
 @pytest.mark.parametrize("body", [b"\x00\xff", b"not json", b'{"a":NaN}', b"", b'{"a":1}x', b'"\xff"'])

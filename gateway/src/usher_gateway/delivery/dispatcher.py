@@ -3,7 +3,7 @@
 Everything runs on the event loop. The scheduler chooses the next delivery, the worker makes the attempt. The dispatcher
 feeds the scheduler and starts attempts:
 
-- ``offer`` puts accepted deliveries into lanes. If there is no room, the dispatcher defers them to the store.
+- ``offer`` puts accepted deliveries into lanes. Deliveries without room go back to the store.
 - ``run`` claims due deliveries from the store, as many as the lanes have room for.
 - ``_pump`` starts an attempt for each delivery that may start now. It runs at most once per turn of the loop.
 """
@@ -100,7 +100,7 @@ class Dispatcher:
         self._schedule_pump()
 
     def offer(self, deliveries: Sequence[model.Delivery], *, fresh: bool = True) -> None:
-        """Put deliveries that this process owns into lanes, or defer them to the store if there is no room."""
+        """Put deliveries that this process owns into lanes. Those without room go back to the store."""
         now = self._clock.steady()
         for delivery in deliveries:
             destination, tenant = self._places.get(delivery.route) or self._place(delivery.route)

@@ -54,13 +54,13 @@ class Outcome(msgspec.Struct, frozen=True):
     error: str = ""
     """A code of AnswerError or SendError. Empty for Delivered."""
     slow: bool = False
-    """Whether to retry slowly, because mostly a person has to repair something first."""
+    """Retry slowly, because mostly a person has to repair something first."""
     retry_after: int = 0
     """Microseconds that the destination asked to wait."""
     gone: bool = False
-    """Whether the destination answered 410."""
+    """The destination answered 410."""
     blames_destination: bool = False
-    """Whether the failure counts for the circuit, because the destination caused it and not this delivery."""
+    """The failure counts for the circuit, because the destination caused it and not this delivery."""
 
 
 DELIVERED = Outcome(OutcomeKind.Delivered)

@@ -59,7 +59,7 @@ def decide(
 
     Args:
         delivery: Its ``attempts`` do not count this attempt yet.
-        slow: Whether a person mostly has to repair something first.
+        slow: True if mostly a person has to repair something first.
         retry_after: Microseconds that the destination asked to wait, or 0.
         max_age_seconds: The destination's ``retry.maxAgeSeconds``.
         now: Microseconds.

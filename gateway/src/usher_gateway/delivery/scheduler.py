@@ -52,7 +52,7 @@ class LaneEntry(msgspec.Struct, frozen=True, gc=False):
     """``namespace/name``."""
     tenant: str
     fresh: bool
-    """Whether it was just accepted. False if it came from the store's backlog."""
+    """True if it was just accepted, False if it came from the store's backlog."""
     size: int
     """Bytes that it uses in memory."""
 
@@ -119,7 +119,7 @@ class _Lane:
         self.in_flight = 0
         self.bytes = 0
         self.is_in_round = False
-        """Whether it is in the round of lanes that may start an attempt."""
+        """True while the lane is in the round of lanes that may start an attempt."""
         self.wakes_at = 0
         """When it returns to the round, or 0 if it does not wait for a moment."""
         self._fresh_next = True
@@ -220,7 +220,7 @@ class LaneScheduler:
     def room(self, destination: str, now: int) -> LaneRoom:
         """Return how much to claim from the store for a destination now.
 
-        There is no room while its circuit is open, except for one delivery when the trial is due.
+        An open circuit has no room, except for one delivery when its trial is due.
         """
         lane = self._lane(destination)
         shared, kept = self._shared_bytes - self._bytes, self._max_bytes - self._shared_bytes

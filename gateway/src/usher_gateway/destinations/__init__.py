@@ -38,7 +38,7 @@ class DestinationRequest(msgspec.Struct):
 
 
 class DestinationAnswer(msgspec.Struct):
-    """What a destination answered. If ``error`` is set, it did not answer and ``status`` is 0."""
+    """A destination's answer. If it did not answer, ``error`` is set and ``status`` is 0."""
 
     status: int = 0
     headers: Mapping[str, str] = {}

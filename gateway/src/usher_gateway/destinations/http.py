@@ -5,14 +5,14 @@ the environment and decompresses nothing. It adds three things to aiohttp, becau
 
 - The socket factory asks the address guard about the very address that is about to be connected. The check has to be
   there, because aiohttp does not ask its resolver about IP literals.
-- ``_ReceiveLimiter`` stands between the transport and aiohttp's protocol. It bounds what a peer can make the gateway
-  receive for one request. It also closes an idle connection over which the peer sends something, because aiohttp would
+- ``_ReceiveLimiter`` passes bytes from the transport to aiohttp's protocol, and limits how many a peer can send for one
+  request. It also closes an idle connection over which the peer sends something, because aiohttp would
   take those bytes for the answer to the next request.
 - If a kept connection ends without a byte of an answer, the client sends the request once more over a new connection.
   aiohttp does that only for idempotent methods.
 
-aiohttp's connector calls the socket factory and chooses a connection without telling for which request. ``_Attempt``
-carries that knowledge, in a context variable of the task that sends.
+aiohttp's connector does not tell the socket factory which request needs the socket. ``_Attempt`` does, in a context
+variable of the task that sends.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ _STREAMED_BODY_BYTES = 256 * 1024
 """aiohttp writes larger bodies in pieces, so that they do not block the event loop."""
 
 _SECOND_LOOK_SECONDS = 0.1
-"""If a time limit fires this much too late, the event loop gets as long again to read what came meanwhile."""
+"""If a time limit fires this much too late, the event loop gets the same time again to read pending answers."""
 
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 """``_TimeLimit`` limits the time instead."""
@@ -183,10 +183,11 @@ def _fits_in_lines(headers: list[tuple[str, str]]) -> bool:
 
 
 class _TimeLimit:
-    """Raises TimeoutError in its task at a moment of the loop's clock, but first lets the loop read what has come.
+    """Raises TimeoutError in its task at a moment of the loop's clock.
 
-    If the process or the machine stood still meanwhile, an answer can lie unread in the socket. Without the second look
-    the gateway would send the request again.
+    If the timer fires late because the process or the machine was suspended, the socket may hold an unread answer. The
+    limit then waits ``_SECOND_LOOK_SECONDS`` for the event loop to read it. Otherwise the gateway would send the same
+    request again.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -239,33 +240,33 @@ class _PlainRequest(aiohttp.ClientRequest):
 
 
 class _Attempt:
-    """One try to send a request: what the connector needs to know of it, and what happened on the way."""
+    """One try to send a request: the input of the connector, and what happened during the try."""
 
     def __init__(self, url: yarl.URL, *, needs_new_connection: bool = False) -> None:
         self.url = url
         self.needs_new_connection = needs_new_connection
         self.freed_descriptors = False
-        """Whether the process had no file descriptor left, and idle connections were closed."""
+        """True if the process had no file descriptor left, so that idle connections were closed."""
         self._was_address_refused = False
         self._made_socket = False
         self._limiter: _ReceiveLimiter | None = None
         self._is_connection_kept = False
 
     def note_refused_address(self) -> None:
-        """The guard refused an address of the URL's host."""
+        """Record that the guard refused an address of the URL's host."""
         self._was_address_refused = True
 
     def note_socket(self) -> None:
-        """A connection to an address has begun."""
+        """Record that a connection to an address begins."""
         self._made_socket = True
 
     def note_connection(self, limiter: "_ReceiveLimiter", *, is_kept: bool) -> None:
-        """The request goes over this connection. ``is_kept``: an earlier request has used it."""
+        """Record the connection of the request. ``is_kept``: an earlier request has used it."""
         self._limiter, self._is_connection_kept = limiter, is_kept
 
     @property
     def is_silent_on_kept_connection(self) -> bool:
-        """Whether the request went over a kept connection, and no byte came back."""
+        """True if the request went over a kept connection and the peer sent no byte."""
         return self._is_connection_kept and self._limiter is not None and self._limiter.received_bytes == 0
 
     def abort_connection(self) -> None:
@@ -310,7 +311,7 @@ _current_attempt: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("the
 
 
 class _GuardedConnector(aiohttp.TCPConnector):
-    """A connector that connects to allowed addresses only, and reuses no connection over which the peer sent more."""
+    """A connector that connects only to allowed addresses, and reuses only connections without unexpected bytes."""
 
     def __init__(self, *, guard: AddressGuard, resolver: Resolver, tls: ssl.SSLContext, max_idle: int) -> None:
         super().__init__(
@@ -381,9 +382,9 @@ class _GuardedConnector(aiohttp.TCPConnector):
             raise
 
     def _finish(self, limiter: "_ReceiveLimiter") -> None:
-        """Called when aiohttp gives a connection back: keep it or abort it.
+        """Keep or abort a connection that aiohttp gives back.
 
-        aiohttp would close it gracefully, which never ends if the peer does not read what is still to be sent.
+        aiohttp closes a connection gracefully, which never ends if the peer does not read the rest of the request.
         """
         limiter.end()
         idle_here = self._idle_per_destination.get(limiter.destination, 0)
@@ -409,9 +410,9 @@ class _GuardedConnector(aiohttp.TCPConnector):
 
 
 class _ReceiveLimiter(asyncio.Protocol):
-    """Stands between a transport and aiohttp's protocol, and bounds what reaches the latter.
+    """Passes bytes from a transport to aiohttp's protocol, up to a limit for each request.
 
-    It passes the bytes on in pieces that end with a response head, so that a malformed body after a good head does not
+    It passes them on in pieces that end with a response head, so that a malformed body after a good head does not
     hide that head: aiohttp's parser reports nothing of a piece in which it finds an error.
     """
 
@@ -432,17 +433,17 @@ class _ReceiveLimiter(asyncio.Protocol):
 
     @property
     def is_clean(self) -> bool:
-        """Whether the connection is open, and aiohttp has received nothing beyond complete answers."""
+        """True if the connection is open and aiohttp has received only complete answers."""
         return not (self._transport.is_closing() or self._protocol.should_close)
 
     @property
     def has_sent_all(self) -> bool:
-        """Whether nothing of the request is left in the transport's buffer."""
+        """True if the transport's buffer is empty."""
         return self._transport.get_write_buffer_size() == 0
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the peer has sent nothing, and not closed the connection, that the event loop has not read yet."""
+        """True unless the socket holds bytes, or the end of the connection, that the event loop has not read yet."""
         return not self._unread.poll(0)
 
     def begin(self) -> None:
@@ -462,7 +463,7 @@ class _ReceiveLimiter(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Part of asyncio.Protocol."""
         if not self._is_in_use:
-            self.abort()  # nothing was asked, so these bytes must not become the answer to the next request
+            self.abort()  # no request is running, so these bytes must not become the answer to the next one
             return
         allowed = MAX_RECEIVED_BYTES - self.received_bytes
         self.received_bytes += len(data)
@@ -471,7 +472,7 @@ class _ReceiveLimiter(asyncio.Protocol):
                 return
             self._protocol.data_received(piece)
         if len(data) > allowed:
-            # The task that waits for the answer reads what is there before the connection ends.
+            # Abort in the next turn of the loop, so that the waiting task can read the start of the answer first.
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self.abort)
 

@@ -22,7 +22,7 @@ STALE_SECONDS = 600.0
 """How long after that it still returns them at once, and looks the name up again in the background."""
 
 FAILURE_SECONDS = 5.0
-"""How long the resolver does not look a name up again that it could not resolve."""
+"""How long the resolver waits before it looks up an unknown name again."""
 
 _SLOW_SECONDS = 1.0
 _FAST_THREADS = 64
@@ -35,7 +35,7 @@ SocketAddress = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, in
 """Family and ``sockaddr``."""
 
 Lookup = Callable[[str, int], list[SocketAddress]]
-"""Blocks. Raises OSError or UnicodeError if there is no address."""
+"""A blocking lookup. Raises OSError or UnicodeError if the name has no address."""
 
 
 def system_lookup(host: str, port: int) -> list[SocketAddress]:
@@ -50,7 +50,7 @@ class _CachedAddresses(msgspec.Struct, frozen=True):
 
 
 class Resolver(AbstractResolver):
-    """Resolves names in threads of its own. Belongs to one event loop."""
+    """Resolves names in its own threads. Belongs to one event loop."""
 
     def __init__(self, lookup: Lookup = system_lookup, clock: Callable[[], float] = time.monotonic) -> None:
         self._lookup = lookup
