@@ -76,7 +76,7 @@ class CountLine(msgspec.Struct, frozen=True):
 
     @property
     def agrees(self) -> bool:
-        """Whether every side that knows the number counted the same."""
+        """True if every side that knows the number counted the same."""
         return len({number for number in (self.sender, self.gateway, self.receivers) if number is not None}) == 1
 
 

@@ -26,7 +26,7 @@ class Day(msgspec.Struct, frozen=True):
     """Everything that a day needs."""
 
     seconds: float
-    way: sender.Way
+    access: sender.GatewayAccess
     admin: counts.AdminClient
     receivers: receivers.Receivers
     console: rich.console.Console
@@ -44,7 +44,7 @@ async def run_day(day: Day) -> bool | None:
         " the day, the mailer is slow.\n"
     )
     day.receivers.misbehave(day.seconds)
-    sent = await sender.send(day.way, day.receivers.received, day.stop)
+    sent = await sender.send(day.access, day.receivers.received, day.stop)
     await _drain(day)
     found = await _count(day, sent)
     if day.stop.is_set():

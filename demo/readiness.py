@@ -21,7 +21,7 @@ class ReadinessRow(msgspec.Struct, frozen=True):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the Ready condition is True."""
+        """True if the status of the Ready condition is True."""
         return self.status == "True"
 
 
@@ -54,7 +54,7 @@ class ReadinessProgress:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there are resources, and all of them are ready."""
+        """True if there are resources and all of them are ready."""
         return bool(self.rows) and all(row.is_ready for row in self.rows)
 
     def update(self, found: list[ReadinessRow]) -> None:

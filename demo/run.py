@@ -83,8 +83,8 @@ async def _prepare(
     admin = await stack.enter_async_context(counts.admin_client(f"http://{arguments.admin}", token))
     systems = receivers.Receivers(gateway.clock)
     await systems.start(stack, gateway.snapshot.destinations.values())
-    way = sender.Way(_urls(gateway), (gateway.settings.listen.host, gateway.port), gateway.clock)
-    return day.Day(arguments.seconds, way, admin, systems, console, stop)
+    access = sender.GatewayAccess(_urls(gateway), (gateway.settings.listen.host, gateway.port), gateway.clock)
+    return day.Day(arguments.seconds, access, admin, systems, console, stop)
 
 
 async def _wait_until_serving(gateway: app.Gateway, running: "asyncio.Task[None]") -> None:

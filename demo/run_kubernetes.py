@@ -130,7 +130,7 @@ class KubernetesDemo:
 
     async def _run_day(self, stack: contextlib.AsyncExitStack) -> bool | None:
         """Return whether the counts agree; None if it was stopped early."""
-        way_in = settings.parse_endpoint(self._arguments.listen)
+        listen = settings.parse_endpoint(self._arguments.listen)
         await self._start_operator(stack)
         secrets = await self._until("the operator's Secrets", self._install_secrets, bool)
         await self._start_gateway(stack, secrets)
@@ -145,8 +145,8 @@ class KubernetesDemo:
         systems = receivers.Receivers(clock)
         known = files.load_once([self._arguments.manifests], model.derive_keys(b"\0" * 32)).snapshot
         await systems.start(stack, known.destinations.values())
-        way = sender.Way(await self._urls(), (way_in.host, way_in.port), clock)
-        return await day.run_day(day.Day(self._arguments.seconds, way, admin, systems, self._console, self._stop))
+        access = sender.GatewayAccess(await self._urls(), (listen.host, listen.port), clock)
+        return await day.run_day(day.Day(self._arguments.seconds, access, admin, systems, self._console, self._stop))
 
     @property
     def _scale(self) -> float:

@@ -31,7 +31,7 @@ PLANS = (
 )
 
 
-class Way(msgspec.Struct, frozen=True):
+class GatewayAccess(msgspec.Struct, frozen=True):
     """How visits reach the gateway."""
 
     urls: Mapping[str, str]
@@ -43,7 +43,7 @@ class Way(msgspec.Struct, frozen=True):
 
 
 def targets(urls: Mapping[str, str], scale: float) -> tuple[simulator.SimulatorTarget, ...]:
-    """Return one target per plan, each with a company of its own."""
+    """Return one target per plan, each with its own company."""
     usual = simulator.Pattern()
     return tuple(
         simulator.SimulatorTarget(
@@ -66,10 +66,10 @@ def by_http(url: str) -> str:
     return url.replace("https://", "http://", 1)
 
 
-async def send(way: Way, received: Callable[[], int], stop: asyncio.Event) -> simulator.SimulationBooks:
+async def send(access: GatewayAccess, received: Callable[[], int], stop: asyncio.Event) -> simulator.SimulationBooks:
     """Send the visits of the day and show progress; ``received`` returns how many requests the receivers got."""
     settings = simulator.SimulatorSettings(
-        targets=targets(way.urls, way.clock.scale), time_scale=way.clock.scale, connect=way.connect
+        targets=targets(access.urls, access.clock.scale), time_scale=access.clock.scale, connect=access.connect
     )
     columns = (
         "{task.description}",
@@ -84,7 +84,7 @@ async def send(way: Way, received: Callable[[], int], stop: asyncio.Event) -> si
             acknowledged = sum(each.acknowledged for each in books.listeners)
             progress.update(task, completed=acknowledged, more=f"acknowledged; {received()} requests at the receivers")
 
-        sender = simulator.Simulator(settings, show, way.clock)
+        sender = simulator.Simulator(settings, show, access.clock)
         waiting = asyncio.create_task(stop.wait())
         sending = asyncio.create_task(sender.run())
         await asyncio.wait({waiting, sending}, return_when=asyncio.FIRST_COMPLETED)

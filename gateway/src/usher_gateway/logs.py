@@ -155,7 +155,7 @@ class DescriptorHandler(logging.Handler):
         super().__init__()
         self._descriptor, self._lines = descriptor, lines
         self._is_cut = False
-        """Whether the last line was written in part, so that the next one starts with a line break."""
+        """True if the last line was written in part, so that the next one must start with a line break."""
 
     def createLock(self) -> None:  # noqa: N802 - the standard library's name
         """Have no lock: ``logging.shutdown`` would wait for it while the reader stalls. Only one thread writes."""

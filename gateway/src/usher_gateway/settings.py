@@ -22,7 +22,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only programs on this machine can connect."""
+        """True if only programs on this machine can connect."""
         return self.host in {"localhost", "::1"} or self.host.startswith("127.")
 
 

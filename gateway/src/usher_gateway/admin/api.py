@@ -1,4 +1,4 @@
-"""What all ``/api/`` handlers share: query parameters in, JSON out, problems as in RFC 9457, and the audit log.
+"""The shared parts of all ``/api/`` handlers: query parameters, JSON, problems as in RFC 9457, and the audit log.
 
 Parameters are names, ids and times only, so that no personal data can get into a query string or the audit log.
 """

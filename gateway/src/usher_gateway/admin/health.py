@@ -42,12 +42,15 @@ _MINUTE_SECONDS = 60.0
 
 
 class RunState:
-    """What the gateway runs, and whether it takes visits. app.py updates it; the admin port and the metrics read it."""
+    """The configuration in force, and whether the gateway takes visits.
+
+    app.py updates it; the admin port and the metrics read it.
+    """
 
     def __init__(self) -> None:
         self.snapshot = documents.Snapshot({}, {})
         self.applied_at = 0
-        """When the snapshot came into force (microseconds); 0: there is no configuration yet."""
+        """When the snapshot came into force (microseconds); 0: not yet."""
         self.configured = asyncio.Event()
         """Set when the first configuration is in force."""
         self.is_public_port_open = False

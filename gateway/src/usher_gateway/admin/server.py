@@ -19,7 +19,7 @@ class AdminRoute(NamedTuple):
     method: str
     path: str
     role: Role
-    """What the caller's token must prove."""
+    """The role that the caller's token must prove."""
     handler: api.Handler
 
 

@@ -23,7 +23,7 @@ _HINT = "put a long random text into it, or delete the file: the next start crea
 
 
 class Role(enum.IntEnum):
-    """What a caller may do; each role includes the roles below it."""
+    """The rights of a caller. Each role includes the roles below it."""
 
     Anybody = 0
     Observe = 1

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Print each listener's URLs, ready to paste into the portal.
 
-        A URL is a credential: whoever has it can post visits. It is derived from the install key
+        A URL is a credential: anyone who has it can post visits. It is derived from the install key
         (USHER_INSTALL_KEY, or DATA/install.key), so the same key gives the same URLs again.
         """
         from usher_gateway import model

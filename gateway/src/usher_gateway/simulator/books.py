@@ -51,7 +51,7 @@ class RequestResult(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_wrong(self) -> bool:
-        """Whether this answer would never satisfy Purple, even after retries."""
+        """True if this answer would never satisfy Purple, even after retries."""
         if self.outcome is RequestOutcome.WrongStatus:
             return self.status < 500 and self.status not in _COME_BACK_LATER
         return self.outcome in {RequestOutcome.HeaderMissing, RequestOutcome.HeaderWrong, RequestOutcome.TLSFailed}
@@ -98,7 +98,7 @@ class Validation(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Whether the portal would accept the answer."""
+        """True if the portal would accept the answer."""
         return self.outcome is RequestOutcome.Acknowledged
 
 
@@ -115,7 +115,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class SenderBooks(msgspec.Struct, kw_only=True):
-    """What the sender counted for one listener. Validation calls are only in ``validations``."""
+    """The sender's counts for one listener. Validation calls are only in ``validations``."""
 
     name: str
     visits: int = 0
@@ -245,7 +245,7 @@ class SimulationContext(msgspec.Struct, frozen=True, kw_only=True):
 
     https: bool = True
     verified: bool = True
-    """Whether the sender checked the certificate."""
+    """True if the sender checked the certificate."""
     interrupted: bool = False
     validate_only: bool = False
 

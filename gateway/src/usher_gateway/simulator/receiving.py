@@ -46,7 +46,7 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def takes(self) -> bool:
-        """Whether the receiver takes a request with this behaviour, so that the sender need not retry."""
+        """True if the receiver takes a request with this behaviour, so that the sender need not retry."""
         return self.kind in {"Answer", "Huge"} and self.status < 300
 
 
