@@ -29,8 +29,8 @@ async def test_applied_resources_give_documents_a_url_and_conditions(install: in
     await install.start_operator()
     await declare(install, namespace)
     lobby = api.Resource("Listener", "lobby", namespace)
-    await install.server.wait(lobby, has("Accepted", "True"))
-    found = await install.server.wait(lobby, has("ResolvedRefs", "True"))
+    is_accepted, is_resolved = has("Accepted", "True"), has("ResolvedRefs", "True")
+    found = await install.server.wait(lobby, lambda seen: is_accepted(seen) and is_resolved(seen))
     assert found["status"]["observedGeneration"] == found["metadata"]["generation"]
     assert found["status"]["addresses"][0]["hostname"] == install.klass()["spec"]["hostname"]
     owners = {f"Listener {namespace}/lobby", f"Destination {namespace}/crm"}

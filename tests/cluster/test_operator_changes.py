@@ -113,7 +113,8 @@ async def test_mass_removal_waits_for_a_confirmation(install: installs.Install, 
 async def test_listener_deleted_during_a_watch_cut_is_removed(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path, others: tuple[str, ...]
 ) -> None:
-    await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    await install.start_operator(account=through, changes={"timing": {"watch_check_seconds": 1.0}})
     await declare(install, namespace, "lobby", *others)
 
     def of_listeners(asked: faulty_proxy.Asked) -> bool:
@@ -218,6 +219,6 @@ async def test_deleted_install_key_is_not_recreated_while_documents_exist(
     await install.server.delete(klass)
     await install.server.apply(install.klass())  # without the status that has the fingerprint
     second = await install.start_operator(wait=False)
-    await waiting.until(lambda: second.get("/readyz"), lambda seen: "usher-install-key is gone" in seen[1])
+    await waiting.until(lambda: second.get("/readyz"), lambda seen: "usher-install-key was deleted" in seen[1])
     assert await install.server.get(secret) is None
     assert await live(install, namespace) == before
