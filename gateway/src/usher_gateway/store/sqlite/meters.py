@@ -66,7 +66,7 @@ def gather(connection: sqlite3.Connection) -> GatheredCounts:
 
 
 def fold(transaction: Transaction, gathered: GatheredCounts) -> list[CountsPart]:
-    """Replace the gathered batches: add the first part to the meters, and store the others as batches of their own.
+    """Replace the gathered batches: add the first part to the meters, and store the others as separate batches.
 
     All in one transaction, so that a crash neither loses nor doubles a count.
 
