@@ -105,11 +105,12 @@ async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
     server: api_server.ApiServer, tmp_path: pathlib.Path
 ) -> None:
     server.put(wrap(listener("a")))
-    server.faults += [api_server.Answer(503)] * 4
+    server.faults += [api_server.Answer(503)] * 1000
     async with running(server, tmp_path) as found:
         assert await found.status("a") == 503
         status, text = await found.get("/readyz")
         assert (status, "was not read yet" in text) == (503, True)
+        server.faults.clear()
         await gateways.wait_until(found.gateway.state.configured.is_set)
         assert await found.status("a") == 200
         await server.stop()
