@@ -107,6 +107,6 @@ def test_released_loop_keeps_its_hops() -> None:
     assert anew(stored(quarantine=model.QuarantineReason.Loop, hops=2)).hops == 2
 
 
-def test_a_paused_destination_holds_what_is_released() -> None:
+def test_released_arrival_of_a_suspended_tenant_is_held() -> None:
     paused = documents.TenantDocument("acme", state="Suspended")
     assert anew(stored(), tenant=paused).if_visit[0].hold is model.HoldReason.TenantSuspended

@@ -41,6 +41,9 @@ _PIPELINED_BYTES = 1024 * 1024
 _SLACK_BYTES = 64
 """Bytes left over after an answer that count as white space around header fields, and not as the next request."""
 
+_SEGMENT_SECONDS = 0.05
+"""Segments within this time are remembered as one, so that a body sent byte by byte does not fill the memory."""
+
 _VERSIONS = {(1, 0), (1, 1)}
 
 
@@ -184,7 +187,7 @@ class Connection(web.RequestHandler):
         """Since when the connection waits for the sender to take the rest; 0 while it is open."""
         self.unanswered_bytes = 0
         self.segments: deque[tuple[float, int]] = deque()
-        """(time, length) of the segments that hold the unanswered bytes."""
+        """(time, length) of the segments that hold the unanswered bytes; those that came close together are merged."""
         self.ended: asyncio.Future[None] | None = None
 
     # called by the transport
@@ -201,9 +204,10 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes and hand them to aiohttp's parser."""
-        if not data or self.is_discarding:
-            if not data:  # aiohttp continues with bytes that it kept back
-                super().data_received(data)
+        if not data:  # aiohttp calls itself to continue with bytes that it kept back
+            super().data_received(data)
+            return
+        if self.is_discarding:
             return
         server, size = self.server, len(data)
         if self._is_too_much(size):
@@ -213,7 +217,11 @@ class Connection(web.RequestHandler):
         if self.request is None and (self.header_since or data.strip(b"\r\n")):
             self.header_since = self.header_since or now
             self.has_partial_header = True
-        self.segments.append((now, size))
+        segments = self.segments
+        if segments and now < segments[-1][0] + _SEGMENT_SECONDS:
+            segments[-1] = (segments[-1][0], segments[-1][1] + size)
+        else:
+            segments.append((now, size))
         self.unanswered_bytes += size
         server.reading_bytes += size
         super().data_received(data)
