@@ -1,4 +1,4 @@
-"""A world from YAML, as an API server would hold it, to plan from; and what applying plans makes of it."""
+"""A View in memory, filled from YAML, and the effect of applying plans to it."""
 
 import base64
 import json
@@ -159,7 +159,7 @@ class MemoryView(View):
     # How it comes to be.
 
     def copy(self) -> "MemoryView":
-        """A world that changes apart."""
+        """Return a copy that changes independently."""
         other = MemoryView()
         other.__dict__.update(self.__dict__)
         for name in ("seen", "broken", "secrets", "states", "namespaces", "behind"):

@@ -221,7 +221,7 @@ class OptionalApis:
         return self._refresh()
 
     def is_served(self, kind: kinds.WatchedKind) -> bool:
-        """Whether the cluster serves a kind. Kinds of one API may appear one by one."""
+        """True if the cluster serves a kind. Kinds of one API may appear one by one."""
         return not kind.feature or kind.name in self._served
 
     def set_served(self, kind: kinds.WatchedKind, *, served: bool) -> bool:

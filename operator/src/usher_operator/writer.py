@@ -17,6 +17,7 @@ import structlog
 from usher_gateway import config_secret
 from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources import types
+from usher_gateway.token_bucket import TokenBucket
 from usher_operator import children, kinds, parsing
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, EventRecorder, event_of
@@ -265,24 +266,6 @@ def document_id(key: Key) -> DocumentId | None:
     return None
 
 
-class StatusBucket:
-    """A token bucket: a rate per second, with a burst of one second's worth. ``clock``: monotonic seconds."""
-
-    def __init__(self, per_second: float, clock: Callable[[], float]) -> None:
-        self._rate, self._clock = per_second, clock
-        self._tokens, self._at = per_second, clock()
-
-    def wait(self) -> float:
-        """Take a token and return 0; or return the seconds until a token is there."""
-        now = self._clock()
-        self._tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens >= 1:
-            self._tokens -= 1
-            return 0.0
-        return (1 - self._tokens) / self._rate
-
-
 class StatusWriter:
     """Writes statuses, and posts the Events about them.
 
@@ -309,7 +292,7 @@ class StatusWriter:
     ) -> None:
         self._api, self._cache, self._queue, self._clock = api, cache, queue, clock
         self._metrics, self._event_logger, self._event_recorder = metrics, event_logger, event_recorder
-        self._bucket = StatusBucket(INFORMATIONAL_PER_SECOND, clock)
+        self._bucket = TokenBucket(INFORMATIONAL_PER_SECOND, INFORMATIONAL_PER_SECOND, clock())
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MAX_QUEUED_EVENTS)
 
     async def write(self, plan: Plan) -> None:
@@ -336,11 +319,9 @@ class StatusWriter:
         changed = differences(status, record)
         if not changed:
             return "noop"
-        if changed <= INFORMATIONAL_CONDITIONS:
-            wait = self._bucket.wait()
-            if wait:
-                self._queue.add_after(key, wait)
-                return "deferred"
+        if changed <= INFORMATIONAL_CONDITIONS and not self._bucket.take(self._clock()):
+            self._queue.add_after(key, self._bucket.seconds_until_token())
+            return "deferred"
         kind = kinds.BY_NAME[key.kind]
         try:
             body = body_of(key, status, record, _now())

@@ -1,5 +1,6 @@
 """The writers send only differences, and queue the keys that an answer concerns."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -164,10 +165,26 @@ class StatusServer:
 
     def __init__(self, **meta: Any) -> None:
         self._meta = meta
+        self.writes = 0
 
     async def apply(self, _path: str, body: dict[str, Any], *, is_status: bool) -> dict[str, Any]:
         assert is_status
+        self.writes += 1
         return {**test_cache.listener(resourceVersion="2", **self._meta), "status": body["status"]}
+
+
+def status_writer(
+    server: Any, cache: Cache, queue: Workqueue[Key], *, clock: Callable[[], float]
+) -> writer.StatusWriter:
+    return writer.StatusWriter(
+        api=server,
+        cache=cache,
+        queue=queue,
+        metrics=OperatorMetrics(),
+        event_logger=EventLogger(lambda: 0.0),
+        event_recorder=EventRecorder(30.0),
+        clock=clock,
+    )
 
 
 @pytest.mark.parametrize(("generation", "is_planned_again"), [(1, False), (2, True)])
@@ -176,24 +193,30 @@ async def test_edit_before_a_status_write_queues_the_key(generation: int, is_pla
     cache.put(kinds.BY_NAME["Listener"], test_cache.listener())
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
     server: Any = StatusServer(generation=generation, **({"labels": {"a": "b"}} if generation > 1 else {}))
-    written = writer.StatusWriter(
-        api=server,
-        cache=cache,
-        queue=queue,
-        metrics=OperatorMetrics(),
-        event_logger=EventLogger(lambda: 0.0),
-        event_recorder=EventRecorder(30.0),
-        clock=lambda: 0.0,
-    )
+    written = status_writer(server, cache, queue, clock=lambda: 0.0)
     await written.write(Plan(LOBBY, (), status(condition())))
     assert (LOBBY in set(iter(queue.take, None))) is is_planned_again
 
 
-def test_informational_writes_share_a_rate_limit() -> None:
+async def test_informational_writes_share_a_rate_limit() -> None:
     now = [0.0]
-    bucket = writer.StatusBucket(5, lambda: now[0])
-    assert [bucket.wait() for _ in range(6)] == [0, 0, 0, 0, 0, pytest.approx(0.2)]
+    cache = Cache(OperatorSettings())
+    cache.put(kinds.BY_NAME["Listener"], {**test_cache.listener(), "status": {"observedGeneration": 1}})
+    queue: Workqueue[Key] = Workqueue(clock=lambda: now[0], random=lambda: 0.5)
+    server: Any = StatusServer()
+    statuses = status_writer(server, cache, queue, clock=lambda: now[0])
+    numbers = itertools.count()
+
+    async def write(count: int) -> int:
+        """Write statuses that differ in an informational condition only; return how many reached the server."""
+        before = server.writes
+        for _ in range(count):
+            await statuses.write(Plan(LOBBY, (), status(condition("Receiving", reason=f"Reason{next(numbers)}"))))
+        return int(server.writes - before)
+
+    assert await write(6) == 5
+    assert queue.due_in() == pytest.approx(0.2)
     now[0] += 0.2
-    assert bucket.wait() == 0
+    assert await write(1) == 1
     now[0] += 60
-    assert [bucket.wait() for _ in range(6)][-1] > 0, "a long pause saves up a second's worth and no more"
+    assert await write(6) == 5, "a long pause saves up one second's worth"
