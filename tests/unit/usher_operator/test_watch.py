@@ -1,0 +1,35 @@
+"""Kopf gets the operator's own connection in kopf's format."""
+
+import pytest
+
+from support import certificates
+from usher_gateway import model
+from usher_gateway.kube.access import ApiConnection
+from usher_operator import watch
+
+
+def test_token_and_certificates_reach_kopf() -> None:
+    certificate, key = certificates.make("client")
+    found = watch.connection_info(
+        ApiConnection(
+            server="https://127.0.0.1:6443",
+            authorization="Bearer t0ken",
+            authorities=b"# a comment\n" + certificate,
+            certificate=certificate,
+            key=key,
+        )
+    )
+    assert found.server == "https://127.0.0.1:6443"
+    assert found.as_http_headers() == {"Authorization": "Bearer t0ken"}
+    assert found.as_ssl_context().check_hostname
+
+
+def test_connection_without_credentials_sends_no_header() -> None:
+    found = watch.connection_info(ApiConnection(server="http://127.0.0.1:8001"))
+    assert found.as_http_headers() == {}
+
+
+def test_server_name_that_kopf_cannot_check_is_an_error() -> None:
+    connection = ApiConnection(server="https://127.0.0.1:6443", server_name="api.test")
+    with pytest.raises(model.ConfigurationError, match="tls-server-name"):
+        watch.connection_info(connection)
