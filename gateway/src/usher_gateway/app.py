@@ -87,6 +87,11 @@ class Gateway:
         """The configured public port; after the start, the port it listens on."""
         self._keys = model.derive_keys(key)
         self._tls_context = _tls_context(settings.tls_cert, settings.tls_key)
+        self._tokens = (
+            tokens.load_or_create(settings.data)
+            if settings.admin_tokens is None
+            else tokens.load_both(settings.admin_tokens)
+        )
         self._new_listeners = _FREEZE_LISTENERS
         self._drain_until = 0.0
         self._stopped = asyncio.Event()
@@ -189,7 +194,6 @@ class Gateway:
             payload.prepare(document)
 
     def _make_admin_server(self) -> server.AdminServer:
-        folder = self.settings.admin_tokens
         return server.AdminServer(
             routes=server.make_routes(
                 status=status.GatewayStatus(
@@ -206,7 +210,7 @@ class Gateway:
                 ),
                 metrics=metrics.make_registry([self.metrics.collect]),
             ),
-            tokens=tokens.load_both(folder) if folder is not None else tokens.load_or_create(self.settings.data),
+            tokens=self._tokens,
             endpoint=self.settings.admin,
         )
 
@@ -227,12 +231,13 @@ class Gateway:
         """
         asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.destination_client.close)  # closes it if the store does not open
             recovery = await self.store.open()
             _log.info("store_opened", recovered=recovery.recovered, durability=recovery.durability)
             stack.push_async_callback(self.store.close)  # closes the store if the admin port does not start
             await stack.enter_async_context(self.admin)
             stack.push_async_callback(self.store.close)  # closes it before the admin port
-            stack.push_async_callback(self.destination_client.close)
+            stack.push_async_callback(self.destination_client.close)  # closes it before the store
             tasks = self._start_tasks()
             stack.push_async_callback(self._stop_tasks, tasks)
             await _wait_for(self.state.configured, tasks, _FIRST_CONFIGURATION_SECONDS)

@@ -15,7 +15,7 @@ from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.store.base import OpenCounts
-from usher_gateway.store.sqlite import store as sqlite_store
+from usher_gateway.store.sqlite.store import SqliteStore
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ class GatewayMetrics:
         *,
         state: health.RunState,
         source: source.Source,
-        store: sqlite_store.SqliteStore,
+        store: SqliteStore,
         pipeline: ArrivalPipeline,
         registry: ListenerRegistry,
         counters: ArrivalCounters,

@@ -1,4 +1,4 @@
-"""What changed since a caller last asked: cursors over the newest state of each key. Pure.
+"""Finds what changed since a caller last asked, by cursors over the newest state of each key. Pure.
 
 The journal is not a log: it returns only the last state of a key that changed twice. It answers a cursor with every
 key if another process issued the cursor, or if it no longer remembers the removals after it.
@@ -72,7 +72,7 @@ class ChangeJournal(Generic[Key, Value]):
             self._oldest = self._removed.pop(first)
 
     def since(self, cursor: str | None) -> Changes[Key, Value]:
-        """What changed after a cursor; everything if the cursor is None or cannot be continued."""
+        """Return what changed after a cursor, or everything if the cursor is None or cannot be continued."""
         known = self._known(cursor)
         after = 0 if known is None else known
         present: dict[Key, Value] = {}
