@@ -1,4 +1,4 @@
-"""The answer table (design §3): status, header, what it is counted as."""
+"""The answer table of design §3: status, header and how the arrival is counted."""
 
 import contextlib
 import gzip
@@ -13,7 +13,7 @@ from support import leaks, wire
 
 
 def gzip_of(data: bytes, level: int = 9) -> bytes:
-    """Gzip without the time in it: names of tests must be the same in every process."""
+    """Gzip without a timestamp, because test names must be the same in every process."""
     return gzip.compress(data, level, mtime=0)
 
 

@@ -1,4 +1,4 @@
-"""In time: whatever the store or the sender does, an answer comes before Purple gives up."""
+"""Time limits: an answer is sent before Purple times out, whatever the store or the sender does."""
 
 import asyncio
 import contextlib
@@ -117,7 +117,7 @@ async def test_full_queue_refuses_at_once(tmp_path: Path) -> None:
 
 
 async def _post_three(gateway: gateways.RunningGateway, first: int) -> list[int]:
-    """Pipelined over one connection; answers come in order, each waits for its deadline."""
+    """Pipeline three requests over one connection and return the statuses."""
     async with wire.connect(gateway.port) as connection:
         await connection.send(b"".join(wire.request(gateway.target(), visit(first + number)) for number in range(3)))
         return [(await connection.answer()).status for _ in range(3)]
@@ -232,12 +232,12 @@ async def test_bodies_being_read_share_one_limit(tmp_path: Path) -> None:
 
 
 def overloaded(public: server.PublicServer) -> int:
-    """Connections that end with a 503 because their bytes exceed the common limit."""
+    """Count the connections that get a 503 because all bytes together exceed the limit."""
     return sum(connection.is_overloaded for connection in public.connections)
 
 
 async def test_pipelined_bytes_count_towards_the_limit_of_bodies(tmp_path: Path) -> None:
-    """Each connection may pipeline a little; all of them together must not fill the memory."""
+    """The limit holds for all connections together, because each one alone may pipeline a little."""
     limits = server.ServerLimits(reading_bytes=1_000_000)
     async with gateways.running(tmp_path, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
         public, pipeline = gateway.gateway.server, gateway.gateway.pipeline

@@ -26,7 +26,7 @@ def visit(user: int) -> bytes:
 
 
 async def _flood(gateway: gateways.RunningGateway, data: bytes, is_over: asyncio.Event) -> dict[int, int]:
-    """Statuses that one connection got, as fast as it can."""
+    """Send as fast as one connection can; return status -> count."""
     statuses: dict[int, int] = {}
     async with wire.connect(gateway.port) as connection:
         while not is_over.is_set():
@@ -38,7 +38,7 @@ async def _flood(gateway: gateways.RunningGateway, data: bytes, is_over: asyncio
 
 
 async def _post_calmly(gateway: gateways.RunningGateway, count: int) -> list[float]:
-    """How long each answer to a neighbour took, in seconds."""
+    """Return how long each answer to another tenant took, in seconds, sorted."""
     seconds = []
     async with wire.connect(gateway.port) as connection:
         for number in range(count):

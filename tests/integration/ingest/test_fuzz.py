@@ -1,4 +1,4 @@
-"""Random and mutated bodies and requests through the real port: no 5xx, the header only with 200, all counted."""
+"""Random and mutated bodies and requests: none gets a 5xx, only 200 has Purple's header, and each is counted once."""
 
 import asyncio
 import random
@@ -90,7 +90,7 @@ MEANT = {200, 400, 404, 405, 408, 413}
 
 
 async def _send_requests(gateway: gateways.RunningGateway, seed: int, count: int) -> int:
-    """How many answers came."""
+    """Return the number of answers."""
     rng = random.Random(seed)
     answers = 0
     for number in range(count):

@@ -1,4 +1,4 @@
-"""HTTP as it should be and as it should not, byte by byte: answered, counted once, closed where it must be."""
+"""Valid and invalid HTTP, byte by byte: answered, counted once, and closed if necessary."""
 
 import asyncio
 import gzip
@@ -210,7 +210,7 @@ async def test_bad_http_after_an_answered_request_gets_400(gateway: gateways.Run
 
 
 async def test_requests_in_one_segment_with_bad_http_are_not_acknowledged(gateway: gateways.RunningGateway) -> None:
-    """aiohttp drops what it has parsed of such a segment."""
+    """aiohttp drops the requests that it has parsed from such a segment."""
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit()) + b"\0\0\0\r\n\r\n")
         assert (await connection.answer()).status == 400

@@ -1,4 +1,4 @@
-"""An edit of the manifests is live within a second, drops no request, and a bad one changes nothing."""
+"""An edit of the manifests is live within a second and drops no request. A bad edit changes nothing."""
 
 import asyncio
 import json

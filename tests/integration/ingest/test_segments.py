@@ -1,4 +1,4 @@
-"""The same bytes, cut into segments anywhere, get the same answers, and leave nothing behind."""
+"""The same bytes get the same answers however they are cut into segments, and no resources leak."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ _ENDS = (b"", b"POST / HTT")
 
 
 def _last(target: str, user: int, rng: random.Random) -> bytes:
-    """What may only stand last: it ends the connection, or stays incomplete."""
+    """Return a last request: it closes the connection or is incomplete."""
     extra = rng.choice(
         ({"Connection": "close"}, {"Connection": "Upgrade", "Upgrade": "h2c"}, {"Content-Length": "99999"}, None)
     )
@@ -78,7 +78,7 @@ async def test_answers_do_not_depend_on_segments(gateway: gateways.RunningGatewa
 
 @pytest.mark.parametrize("is_slow", [False, True])
 async def test_half_a_header_behind_a_request_is_closed_after_the_header_limit(tmp_path: Path, is_slow: bool) -> None:
-    """aiohttp does not say that the beginning of a header is there, so the connection is closed without an answer."""
+    """aiohttp does not report the beginning of a header, so the connection is closed without an answer."""
     async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
         data = wire.request(gateway.target(), segments.visit(1))
         cut = 20 if is_slow else 0
@@ -94,7 +94,7 @@ async def test_half_a_header_behind_a_request_is_closed_after_the_header_limit(t
 
 
 async def test_each_of_many_pipelined_requests_has_its_own_time(tmp_path: Path) -> None:
-    """Whatever way they are cut: here each segment is the end of one request and the beginning of the next."""
+    """Each segment here holds the end of one request and the beginning of the next."""
     async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
         body = segments.visit(1, 70_000)
         data = wire.request(gateway.target(), body)
@@ -130,7 +130,7 @@ async def test_idle_connection_holds_no_body(gateway: gateways.RunningGateway) -
 
 
 async def test_body_in_tiny_chunks_takes_the_memory_of_its_bytes(gateway: gateways.RunningGateway) -> None:
-    """Held one by one, pieces of two bytes take twenty times their size."""
+    """If each two-byte piece were kept as an object, the body would take twenty times its size."""
     chunk = b"2\r\nxx\r\n"
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.chunked(gateway.target(), [])[:-5])

@@ -1,4 +1,4 @@
-"""The public port over TLS, bytes and records as nobody's library sends them: as over plain TCP, and nothing stays."""
+"""The public port over TLS with unusual records and segments: same answers as over plain TCP, and no leaks."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,11 @@ from usher_gateway.ingest import server
 SHORT = server.ServerLimits(answer_seconds=1.5, header_seconds=0.5, idle_seconds=30)
 STUCK_BYTES = 64 * 1024
 ANSWER_BYTES = 400
-"""No answer is longer."""
+"""The most bytes of an answer."""
 
 
 def open_sockets() -> int:
-    """Of this process, those in a handshake included; not its files: the store opens some when it likes."""
+    """Count the sockets of this process, including those in a handshake."""
     found = 0
     for file in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):  # closed meanwhile
@@ -32,7 +32,7 @@ def open_sockets() -> int:
 
 
 class Port(msgspec.Struct, frozen=True):
-    """A gateway's public port and how a client trusts it; a plain port of the same gateway beside it."""
+    """A gateway's TLS port with a client's context, and a plain port of the same gateway."""
 
     gateway: gateways.RunningGateway
     context: ssl.SSLContext
@@ -43,7 +43,7 @@ class Port(msgspec.Struct, frozen=True):
         return self.gateway.gateway.server
 
     async def wait_nothing_left(self, files: int, limit_seconds: float) -> None:
-        """Until no connection is left, those in their handshake included, and nothing is counted as being read."""
+        """Wait until no connection is left, including those in a handshake, and no bytes are counted."""
         await gateways.wait_until(lambda: not self.server.connections and open_sockets() <= files, limit_seconds)
         assert (self.server.reading_bytes, self.server.lingering) == (0, 0)
         assert "refused:InternalError" not in self.gateway.counted()
@@ -68,7 +68,7 @@ async def port(tmp_path: Path) -> AsyncIterator[Port]:
 
 
 def last(target: str, user: int, rng: random.Random) -> bytes:
-    """What may only stand last: it ends the connection at once, or when its time is over."""
+    """Return a last request: it closes the connection at once or at a time limit."""
     body = segments.visit(user)
     return rng.choice(
         (
@@ -81,7 +81,7 @@ def last(target: str, user: int, rng: random.Random) -> bytes:
 
 
 def comparable(received: bytes) -> bytes:
-    """Without dates, and without ``100 Continue``: that is said where a body has not come along."""
+    """Remove dates and ``100 Continue``, which depends on whether the body came with the header."""
     received = received.replace(segments.CONTINUE, b"")
     return b"\r\n".join(line for line in received.split(b"\r\n") if not line.startswith(b"Date:"))
 
@@ -94,7 +94,7 @@ async def plain_answers(port: int, data: bytes) -> bytes:
 
 
 async def tls_answers(port: Port, data: bytes, rng: random.Random) -> tuple[bytes, bytes]:
-    """What comes for data cut into records and those into segments, both anywhere; and the records' bytes."""
+    """Send data in random records and random segments; return the answers and the bytes sent."""
     async with tls_wire.connect(port.gateway.port, port.context) as client:
         await client.shake_hands()
         sent = client.records(segments.cut(data, rng))
@@ -125,7 +125,7 @@ async def test_tls_answers_equal_plain_answers_for_any_segments(port: Port, seed
 @pytest.mark.parametrize("is_tls", [False, True])
 @pytest.mark.parametrize("sends_on", [False, True])
 async def test_sender_that_reads_no_answers_is_disconnected(tmp_path: Path, *, is_tls: bool, sends_on: bool) -> None:
-    """Also one that stops where a close would wait for it: with a few answers that the kernel takes no more."""
+    """This includes a sender that stops with a few answers unsent, for which a plain close would wait."""
     limits = msgspec.structs.replace(SHORT, idle_seconds=1.0)
     async with serving(tmp_path, limits) as port:
         files = open_sockets()
@@ -152,7 +152,7 @@ async def only_connection(public: server.PublicServer) -> server.Connection:
 
 
 async def fill(port: Port, client: tls_wire.Client, *, is_tls: bool, sends_on: bool) -> None:
-    """Sends until answers wait in the gateway: a few, or as many as it lets wait."""
+    """Send until answers wait in the gateway: a few, or as many as its buffer allows."""
     (connection,) = port.server.connections
     assert connection.transport is not None
     transport = connection.transport
@@ -203,7 +203,7 @@ async def test_broken_connection_is_closed_and_delays_no_others(port: Port, end:
 
 
 async def begin(port: Port, client: tls_wire.Client, kind: int, rng: random.Random) -> None:
-    """Part of a handshake; part of the first record; or a header and part of the record that has the body."""
+    """Send part of a handshake, part of the first record, or a header and part of the body's record."""
     if kind == 0:
         hello = client.hello()
         await client.send([hello[: rng.randrange(1, len(hello))]])
