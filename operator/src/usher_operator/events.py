@@ -18,7 +18,7 @@ import structlog
 
 from usher_gateway.resources import types
 from usher_operator import parsing
-from usher_operator.plan.conditions import OperatorReason
+from usher_operator.plan.common import OperatorReason
 from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, ObjectRef, ResourceStatus, StatusCondition
 
 MAX_WAITING_RESOURCES = 500

@@ -5,7 +5,7 @@ import urllib.parse
 from usher_gateway import resources
 from usher_gateway.resources import types
 from usher_operator.plan import common, compiling, reports
-from usher_operator.plan.conditions import ConditionBuilder, ConditionState
+from usher_operator.plan.common import ConditionBuilder, ConditionState
 from usher_operator.view import ConditionType, Key, Plan, View
 
 HOST_FIELD = "host"

@@ -14,7 +14,7 @@ from usher_gateway.resources import conditions, listener_class
 from usher_operator import children
 from usher_operator.children import RoutePart
 from usher_operator.plan import common, compiling
-from usher_operator.plan.conditions import PENDING, ConditionState, OperatorReason
+from usher_operator.plan.common import PENDING, ConditionState, OperatorReason
 from usher_operator.view import CachedResource, ChildState, DesiredChild, Key, ObjectRef, Plan, View
 
 

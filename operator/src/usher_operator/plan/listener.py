@@ -6,7 +6,7 @@ from usher_gateway import documents, model, resources
 from usher_gateway.resources import conditions, types
 from usher_operator import children
 from usher_operator.plan import common, compiling, hostname, reports
-from usher_operator.plan.conditions import ConditionBuilder, ConditionState, OperatorReason
+from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, StatusCondition, View
 
 ADDRESSES_FIELD = "addresses"

@@ -4,7 +4,7 @@ from usher_gateway import model, resources
 from usher_gateway.resources import listener_class, types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator.plan import common, compiling, hostname
-from usher_operator.plan.conditions import ConditionBuilder, ConditionState, OperatorReason
+from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
 from usher_operator.view import FINGERPRINT_FIELD, CachedResource, ConditionType, Key, Plan, StatusCondition, View
 
 _Type = ConditionType

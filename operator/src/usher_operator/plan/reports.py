@@ -8,7 +8,7 @@ the stored condition stays.
 import msgspec
 
 from usher_gateway import model
-from usher_operator.plan.conditions import ConditionBuilder, OperatorReason
+from usher_operator.plan.common import ConditionBuilder, OperatorReason, WantedDocument
 from usher_operator.view import (
     AppliedDocument,
     ConditionType,
@@ -47,14 +47,6 @@ _QUARANTINING = (
     "then release them"
 )
 _MISMATCH = "bodies of another company arrive; the portal's webhook or the Tenant's `companyID` must be corrected"
-
-
-class WantedDocument(msgspec.Struct, frozen=True):
-    """The document that gateways should run."""
-
-    hash: str
-    is_last_good: bool = False
-    """True if it is an older document that stays in force because the newest one is not valid."""
 
 
 class Programmed(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from usher_gateway import resources
 from usher_gateway.resources import types
 from usher_gateway.resources.tenant import check_tenant
 from usher_operator.plan import common, compiling, listener
-from usher_operator.plan.conditions import ConditionBuilder, OperatorReason
+from usher_operator.plan.common import ConditionBuilder, OperatorReason
 from usher_operator.view import CachedResource, ConditionType, Key, Plan, ResourceStatus, View
 
 _Type = ConditionType

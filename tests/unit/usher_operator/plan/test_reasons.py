@@ -8,7 +8,7 @@ from unit.usher_operator.plan import reasons, samples
 from usher_gateway import model
 from usher_gateway.resources.conditions import Reason
 from usher_operator import plan
-from usher_operator.plan import conditions
+from usher_operator.plan.common import OperatorReason
 from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key
 
 
@@ -30,7 +30,7 @@ def _generation(built: views.MemoryView, case: reasons.Case) -> int:
 
 
 def test_each_reason_has_a_case() -> None:
-    words = {str(one) for one in conditions.OperatorReason} | {str(one) for one in Reason}
+    words = {str(one) for one in OperatorReason} | {str(one) for one in Reason}
     notices = {"ImplicitClass", "NoSecretInAddress"}
     assert words - notices == {case.reason for case in reasons.CASES} - {"ResolvedRefs"}
 
