@@ -14,7 +14,7 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
-from usher_operator import indexes, kinds, parsing
+from usher_operator import indexes, kinds
 from usher_operator.indexes import ChildIndex, OptionalApis, ReferenceIndex
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import (
@@ -72,10 +72,10 @@ class Cache(View):
         self.optional = OptionalApis(settings.data_plane_namespace)
         self._gateways: tuple[GatewayReport, ...] | None = None
         self._halted: HaltedRemovals | None = None
-        self.records: dict[Key, parsing.ResourceRecord] = {}
+        self.records: dict[Key, kinds.ResourceRecord] = {}
         """Every custom resource, by key."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
-        self._members: dict[tuple[str, str], dict[str, parsing.ResourceRecord]] = {}
+        self._members: dict[tuple[str, str], dict[str, kinds.ResourceRecord]] = {}
         """Records by (kind, namespace) and name."""
         self._references = ReferenceIndex()
         self._secrets: dict[str, resources.Secret] = {}
@@ -365,7 +365,7 @@ class Cache(View):
         return [one for one in found if one is not None]
 
     def _put_own(self, key: Key, raw: dict[str, Any]) -> KeySet:
-        record, before = parsing.parse_resource(key.kind, raw), self.records.get(key)
+        record, before = kinds.parse_resource(key.kind, raw), self.records.get(key)
         self.records[key] = record
         self._members.setdefault((key.kind, key.namespace), {})[key.name] = record
         if key.kind == "ListenerClass":
@@ -395,7 +395,7 @@ class Cache(View):
         limited = {Key(key.kind, key.namespace, name) for name, record in members.items() if _is_limited(record)}
         return frozenset({key}) | limited | self._dependants(key) | self._rivals(key, former)
 
-    def _on_status(self, key: Key, record: parsing.ResourceRecord) -> KeySet:
+    def _on_status(self, key: Key, record: kinds.ResourceRecord) -> KeySet:
         """Keys concerned by a change of a status: the resource, and for a Listener its Tenant."""
         if key.kind == "Listener" and isinstance(record.found, CachedResource):
             return frozenset({key, self._tenant_key(record.found.resource)})
@@ -431,7 +431,7 @@ class Cache(View):
 
     def _put_secret(self, path: str, raw: dict[str, Any]) -> KeySet:
         try:
-            found = parsing.convert(raw, resources.Secret)
+            found = kinds.convert(raw, resources.Secret)
         except msgspec.ValidationError:
             return self._remove_secret(path)
         before = self._secrets.get(path)
@@ -460,7 +460,7 @@ class Cache(View):
         return self._on_child(before, child, hosts)
 
     def _on_child(
-        self, before: parsing.ChildRecord | None, after: parsing.ChildRecord | None, hosts: frozenset[str]
+        self, before: kinds.ChildRecord | None, after: kinds.ChildRecord | None, hosts: frozenset[str]
     ) -> KeySet:
         found: set[Key] = {one.key for one in (before, after) if one is not None}
         for key in list(found):
@@ -494,7 +494,7 @@ def ref_of(kind: kinds.WatchedKind, namespace: str, name: str) -> ObjectRef:
     return ObjectRef(kind.api_version, kind.name, namespace, name)
 
 
-def _declared(record: parsing.ResourceRecord) -> tuple[object, ...]:
+def _declared(record: kinds.ResourceRecord) -> tuple[object, ...]:
     """The part of a resource that users write, without its status."""
     found = record.found
     if isinstance(found, CachedResource):
@@ -502,15 +502,15 @@ def _declared(record: parsing.ResourceRecord) -> tuple[object, ...]:
     return record.uid, found.generation, found.message
 
 
-def _is_limited(record: parsing.ResourceRecord) -> bool:
+def _is_limited(record: kinds.ResourceRecord) -> bool:
     return any(one.reason == _LIMITED for one in record.found.conditions)
 
 
-def _as_planned(child: parsing.ChildRecord) -> tuple[object, ...]:
+def _as_planned(child: kinds.ChildRecord) -> tuple[object, ...]:
     return child.uid, child.digest, child.state.status, child.key
 
 
-def _routed(child: parsing.ChildRecord) -> tuple[object, ...]:
+def _routed(child: kinds.ChildRecord) -> tuple[object, ...]:
     """The fields of a published document on which hostnames and their children depend."""
     found = child.published
     if found is None or not isinstance(found.document, documents.ListenerDocument):

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from usher_gateway.resources import types
-from usher_operator import parsing
+from usher_operator import kinds
 from usher_operator.plan.common import OperatorReason
 from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, ObjectRef, ResourceStatus, StatusCondition
 
@@ -59,7 +59,7 @@ class EventRecorder:
         """Per resource: the types of conditions that do not hold yet, and when to warn about each."""
 
     def written(
-        self, key: Key, status: ResourceStatus, record: parsing.ResourceRecord, now: float
+        self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord, now: float
     ) -> list[StatusCondition]:
         """The conditions to report now. ``status`` was written over the stored status in ``record``."""
         stored = {one.type: one for one in record.found.conditions}

@@ -7,7 +7,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
-from usher_operator import kinds, parsing
+from usher_operator import kinds
 from usher_operator.view import ClusterFeatures, Install, Key, ObjectRef, PublishedDocument
 
 
@@ -19,10 +19,10 @@ class ChildIndex:
 
     def __init__(self, install: Install) -> None:
         self._install = install
-        self.by_ref: dict[ObjectRef, parsing.ChildRecord] = {}
+        self.by_ref: dict[ObjectRef, kinds.ChildRecord] = {}
         self.foreign: set[ObjectRef] = set()
         """Children of other installs, which this operator never writes."""
-        self._by_key: dict[Key, dict[ObjectRef, parsing.ChildRecord]] = {}
+        self._by_key: dict[Key, dict[ObjectRef, kinds.ChildRecord]] = {}
         self._hosts: dict[str, set[Key]] = {}
 
     @property
@@ -35,11 +35,11 @@ class ChildIndex:
         """Keys that have a child."""
         return self._by_key
 
-    def of(self, key: Key) -> tuple[parsing.ChildRecord, ...]:
+    def of(self, key: Key) -> tuple[kinds.ChildRecord, ...]:
         """The children of a key."""
         return tuple(self._by_key.get(key, {}).values())
 
-    def config_of(self, key: Key) -> parsing.ChildRecord | None:
+    def config_of(self, key: Key) -> kinds.ChildRecord | None:
         """The config Secret of a key, with a document or a tombstone."""
         if key.kind not in {"Listener", "Destination"}:
             return None
@@ -64,15 +64,15 @@ class ChildIndex:
         """Listeners whose published document has a hostname."""
         return frozenset(self._hosts.get(hostname, ()))
 
-    def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> parsing.ChildRecord | None:
+    def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> kinds.ChildRecord | None:
         """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
         self._drop(ref)
         full = {**raw, "apiVersion": ref.api_version, "kind": ref.kind} if raw is not None else None
-        if full is not None and parsing.is_foreign(full, self._install.controller_name):
+        if full is not None and kinds.is_foreign(full, self._install.controller_name):
             self.foreign.add(ref)
         else:
             self.foreign.discard(ref)
-        child = parsing.parse_child(full, self._install.controller_name, keys) if full is not None else None
+        child = kinds.parse_child(full, self._install.controller_name, keys) if full is not None else None
         if child is None or not self._is_in_its_namespace(child):
             return None
         self.by_ref[ref] = child
@@ -82,7 +82,7 @@ class ChildIndex:
                 self._hosts.setdefault(host, set()).add(child.key)
         return child
 
-    def _is_in_its_namespace(self, child: parsing.ChildRecord) -> bool:
+    def _is_in_its_namespace(self, child: kinds.ChildRecord) -> bool:
         """True if a Secret is where the operator would write it, because any tenant can set labels and annotations."""
         if child.state.ref.kind != "Secret":
             return True

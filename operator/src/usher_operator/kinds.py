@@ -1,12 +1,28 @@
-"""The kinds of objects that the operator watches: their paths at the API server, and which objects it needs."""
+"""The kinds of objects that the operator watches, and how it parses their raw objects. Pure.
 
-from typing import Literal
+First the kinds, with their paths at the API server, and which objects of each the operator needs. Then the typed
+records that the cache keeps of custom resources and children, without the fields that nobody uses.
+"""
+
+import hashlib
+import re
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from usher_gateway import resources
+from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
 from usher_operator import children
+from usher_operator.view import (
+    CachedResource,
+    ChildState,
+    ConditionType,
+    Key,
+    ObjectRef,
+    PublishedDocument,
+    StatusCondition,
+    UnreadableResource,
+)
 
 FIELD_MANAGER = "usher-operator"
 """Owner of the fields that the operator writes."""
@@ -104,3 +120,178 @@ BY_NAME = {one.name: one for one in ALL}
 
 RESOURCES: dict[str, type[resources.Resource]] = {kind: found for (_, kind), found in resources.KINDS.items()}
 """Name of a kind -> the type of its resources."""
+
+
+# Parsing
+
+
+Raw = dict[str, Any]
+
+_OURS = frozenset(ConditionType)
+_PREFIX = "usher.dev/"
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+ResourceT = TypeVar("ResourceT", bound=resources.Resource)
+
+
+class ResourceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One custom resource, as the API server last sent it."""
+
+    uid: str
+    resource_version: str
+    generation: int
+    found: CachedResource[Any] | UnreadableResource
+    observed_generation: int = 0
+    """``status.observedGeneration``."""
+    times: dict[str, str] = {}
+    """Type of a condition -> its ``lastTransitionTime``."""
+
+
+class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One child that exists in the cluster."""
+
+    key: Key
+    uid: str
+    resource_version: str
+    state: ChildState
+    digest: str
+    """Digest of content, labels and annotations; a different one means that somebody edited the child."""
+    published: PublishedDocument | None = None
+    """The document in a config Secret."""
+    tombstone: str = ""
+    """When the operator published the tombstone of its document; `""`: it has none."""
+    is_config: bool = False
+    owner_uid: str = ""
+    owner_generation: int = 0
+    """Generation of the resource from which the document was compiled."""
+
+
+def parse_resource(kind: str, raw: Raw) -> ResourceRecord:
+    """Parse a custom resource."""
+    metadata, status = raw["metadata"], raw.get("status") or {}
+    stored = [one for one in status.get("conditions") or () if one.get("type") in _OURS]
+    common: dict[str, Any] = {
+        "uid": metadata["uid"],
+        "conditions": tuple(_condition(one) for one in stored),
+        "fields": {name: value for name, value in status.items() if name not in {"conditions", "observedGeneration"}},
+    }
+    found: CachedResource[Any] | UnreadableResource
+    try:
+        resource = convert(raw, RESOURCES[kind])
+        found = CachedResource(resource=resource, created=metadata.get("creationTimestamp", ""), **common)
+    except msgspec.ValidationError as error:
+        message = _without_values(str(error))
+        found = UnreadableResource(generation=metadata.get("generation", 0), message=message, **common)
+    return ResourceRecord(
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        generation=metadata.get("generation", 0),
+        found=found,
+        observed_generation=status.get("observedGeneration", 0),
+        times={one["type"]: one.get("lastTransitionTime", "") for one in stored},
+    )
+
+
+def convert(raw: Raw, wanted: type[ResourceT]) -> ResourceT:
+    """Convert the fields of a raw object that its type has.
+
+    Raises:
+        ValidationError: the object does not fit the type.
+    """
+    slim = {name: value for name, value in raw.items() if name not in {"metadata", "status"}}
+    slim["metadata"] = {
+        name: value
+        for name, value in raw["metadata"].items()
+        if name in {"name", "namespace", "labels", "annotations", "generation"}
+    }
+    annotations = slim["metadata"].get("annotations") or {}
+    slim["metadata"]["annotations"] = {name: value for name, value in annotations.items() if name != _LAST_APPLIED}
+    for field, known in zip(("apiVersion", "kind"), _api_version_and_kind(wanted), strict=True):
+        slim.setdefault(field, known)  # the API server omits them in lists of core objects
+    return msgspec.convert(slim, wanted)
+
+
+def parse_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> ChildRecord | None:
+    """Parse a child; None if another install made it, or none did."""
+    metadata = raw["metadata"]
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    key = children.owner_of(annotations)
+    if key is None or not children.is_ours(labels, controller_name):
+        return None
+    ref = ObjectRef(raw["apiVersion"], raw["kind"], metadata.get("namespace", ""), metadata["name"])
+    is_config = config_secret.CONFIG_LABEL in labels
+    envelope = _envelope(raw, keys) if is_config and keys is not None else None
+    document = envelope.document if envelope is not None else None
+    return ChildRecord(
+        key=key,
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        state=ChildState(
+            ref,
+            metadata.get("generation", 0),
+            annotations.get(config_secret.DESIRED_ANNOTATION, ""),
+            {} if ref.kind == "Secret" else raw.get("status") or {},
+        ),
+        digest=digest_of(raw),
+        published=PublishedDocument(_share_defaults(document), envelope.hash)
+        if envelope is not None and document
+        else None,
+        tombstone=envelope.tombstone if envelope is not None else "",
+        is_config=is_config,
+        owner_uid=labels.get(config_secret.OWNER_UID_LABEL, ""),
+        owner_generation=envelope.generation if envelope is not None else 0,
+    )
+
+
+def is_foreign(raw: Raw, controller_name: str) -> bool:
+    """Return whether the operator of another install made an object."""
+    labels = raw["metadata"].get("labels") or {}
+    install = labels.get(config_secret.INSTALL_LABEL, "")
+    return labels.get(config_secret.MANAGED_LABEL) == "true" and install not in {
+        "",
+        config_secret.install_label(controller_name),
+    }
+
+
+def digest_of(manifest: Raw) -> str:
+    """Hash content and Usher's labels and annotations. A Secret has the same digest as planned and as stored."""
+    metadata = manifest["metadata"]
+    content = {name: manifest[name] for name in ("type", "data", "spec", "immutable") if manifest.get(name)}
+    for name in ("labels", "annotations"):
+        content[name] = {key: value for key, value in (metadata.get(name) or {}).items() if key.startswith(_PREFIX)}
+    return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
+
+
+def _envelope(raw: Raw, keys: model.Keys) -> config_secret.Envelope | None:
+    """The envelope in a config Secret; None if it was changed, or another install key signed it."""
+    try:
+        return config_secret.decode_data(raw.get("data"), keys.document)
+    except model.UsherError:
+        return None
+
+
+def _share_defaults(document: config_secret.Document) -> config_secret.Document:
+    """The document with the shared object of default fields, which saves memory."""
+    if isinstance(document, documents.ListenerDocument) and document.fields == documents.DEFAULT_FIELDS:
+        return msgspec.structs.replace(document, fields=documents.DEFAULT_FIELDS)
+    return document
+
+
+def _condition(raw: Raw) -> StatusCondition:
+    status = raw.get("status")
+    return StatusCondition(
+        type=raw["type"],
+        status=status if status in {"True", "False"} else "Unknown",
+        reason=raw.get("reason", ""),
+        message=raw.get("message", ""),
+        observed_generation=raw.get("observedGeneration", 0),
+    )
+
+
+def _api_version_and_kind(wanted: type[Any]) -> tuple[str, str]:
+    return next(names for names, found in resources.KINDS.items() if found is wanted)
+
+
+def _without_values(message: str) -> str:
+    """The message of msgspec without the values that it quotes."""
+    return re.sub(r"'[^']*'", "'…'", message)

@@ -18,7 +18,7 @@ from usher_gateway import config_secret
 from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources import types
 from usher_gateway.token_bucket import TokenBucket
-from usher_operator import children, kinds, parsing
+from usher_operator import children, kinds
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, EventRecorder, event_of
 from usher_operator.metrics import OperatorMetrics
@@ -129,7 +129,7 @@ class ChildWriter:
         if existing is None or existing.state.desired != child.desired or child.ref in self._unverified:
             return False
         if child.ref.kind == "Secret":
-            return existing.digest == parsing.digest_of(child.manifest)
+            return existing.digest == kinds.digest_of(child.manifest)
         return self._verified.setdefault(child.ref, existing.digest) == existing.digest
 
     async def _write(self, key: Key, ref: ObjectRef, manifest: dict[str, Any]) -> None:
@@ -161,7 +161,7 @@ class ChildWriter:
                 self._queue.add(key)  # the cache has the status from the answer, so no event will report it
         _log.debug("child_written", kind=ref.kind, namespace=ref.namespace, name=ref.name)
 
-    def _report(self, key: Key, before: parsing.ChildRecord | None, existing: parsing.ChildRecord) -> None:
+    def _report(self, key: Key, before: kinds.ChildRecord | None, existing: kinds.ChildRecord) -> None:
         if existing.is_config:
             self._metrics.published.set(time.time())
             self._on_published()
@@ -220,7 +220,7 @@ class ChildWriter:
         waiting = self._removals.waiting
         return any(("Listener", one.key) in waiting for one in self._cache.listeners_at(plan.key.name))
 
-    async def _remove(self, child: parsing.ChildRecord) -> None:
+    async def _remove(self, child: kinds.ChildRecord) -> None:
         ref = child.state.ref
         document = document_id(child.key)
         if not child.is_config or document is None:
@@ -240,7 +240,7 @@ class ChildWriter:
     def _tombstone_seconds_left(self, ref: ObjectRef, written_at: str) -> float:
         return self._tombstones.seconds_left(ref, written_at, datetime.datetime.now(datetime.UTC), time.monotonic())
 
-    async def _delete(self, child: parsing.ChildRecord) -> None:
+    async def _delete(self, child: kinds.ChildRecord) -> None:
         ref = child.state.ref
         kind = kinds.BY_NAME[ref.kind]
         await self._api.delete(kind.path(ref.namespace, ref.name), child.uid)
@@ -250,7 +250,7 @@ class ChildWriter:
         self._tombstones.forget(ref)
         self._event_logger.deleted(ref)
 
-    def _tombstone(self, child: parsing.ChildRecord, document: DocumentId, written_at: str) -> dict[str, Any]:
+    def _tombstone(self, child: kinds.ChildRecord, document: DocumentId, written_at: str) -> dict[str, Any]:
         keys = self._cache.keys
         assert keys is not None
         owner = config_secret.Owner(child.key.namespace, child.key.name, child.owner_uid)
@@ -312,7 +312,7 @@ class StatusWriter:
         if due is not None:
             self._queue.add_after(plan.key, due)
 
-    async def _write(self, key: Key, status: ResourceStatus, record: parsing.ResourceRecord) -> str:
+    async def _write(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord) -> str:
         """Write a status; returns the label of the metric."""
         if record.observed_generation > status.observed_generation:
             return "newer"
@@ -339,7 +339,7 @@ class StatusWriter:
         self._queue_events(key, record.uid, self._event_recorder.written(key, status, record, self._clock()))
         return "success"
 
-    def _log_ready(self, key: Key, status: ResourceStatus, record: parsing.ResourceRecord) -> None:
+    def _log_ready(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord) -> None:
         ready = status.condition(ConditionType.Ready)
         before = next((one for one in record.found.conditions if one.type == ConditionType.Ready), None)
         if ready is not None and ready.status != "Unknown" and (before is None or before.status != ready.status):
@@ -366,7 +366,7 @@ class StatusWriter:
             await asyncio.sleep(_EVENT_INTERVAL_SECONDS)
 
 
-def differences(status: ResourceStatus, record: parsing.ResourceRecord) -> frozenset[str]:
+def differences(status: ResourceStatus, record: kinds.ResourceRecord) -> frozenset[str]:
     """Types of the conditions that differ, plus ``status`` if anything else differs."""
     stored = {one.type: one for one in record.found.conditions}
     wanted = {one.type: one for one in status.conditions}
@@ -376,7 +376,7 @@ def differences(status: ResourceStatus, record: parsing.ResourceRecord) -> froze
     return frozenset(found)
 
 
-def body_of(key: Key, status: ResourceStatus, record: parsing.ResourceRecord, now: str) -> dict[str, Any]:
+def body_of(key: Key, status: ResourceStatus, record: kinds.ResourceRecord, now: str) -> dict[str, Any]:
     """The body of the apply request. ``lastTransitionTime`` changes only if the condition's status does."""
     stored = {one.type: one.status for one in record.found.conditions}
     conditions = []

@@ -3,7 +3,7 @@
 import pytest
 import structlog
 
-from usher_operator import events, parsing
+from usher_operator import events, kinds
 from usher_operator.view import ConditionStatus, Key, ObjectRef, ResourceStatus, StatusCondition, UnreadableResource
 
 KEY = Key("Listener", "agency", "lobby")
@@ -22,9 +22,9 @@ UNASSIGNED = condition("False", "AddressNotAssigned")
 UNREADY = condition("False", "ListenersNotReady")
 
 
-def record(*conditions: StatusCondition) -> parsing.ResourceRecord:
+def record(*conditions: StatusCondition) -> kinds.ResourceRecord:
     found = UnreadableResource(uid="uid", generation=1, message="", conditions=conditions)
-    return parsing.ResourceRecord(
+    return kinds.ResourceRecord(
         uid="uid", resource_version="1", generation=1, found=found, observed_generation=1, times={}
     )
 
@@ -111,8 +111,8 @@ def test_event_is_a_warning_if_a_person_must_act_or_a_condition_ended() -> None:
     event = events.event_of(KEY, "uid", WRONG, "now")
     assert (event["type"], event["metadata"]["namespace"]) == ("Warning", "agency")
     assert event["involvedObject"]["uid"] == "uid"
-    kinds = [events.event_of(KEY, "uid", one, "now")["type"] for one in (UNASSIGNED, PENDING, ISSUING, READY)]
-    assert kinds == ["Warning", "Normal", "Normal", "Normal"]
+    event_types = [events.event_of(KEY, "uid", one, "now")["type"] for one in (UNASSIGNED, PENDING, ISSUING, READY)]
+    assert event_types == ["Warning", "Normal", "Normal", "Normal"]
     slow = condition("True", "ExpressionTooSlow", "RoutesDegraded")
     assert events.event_of(KEY, "uid", slow, "now")["type"] == "Warning"
 

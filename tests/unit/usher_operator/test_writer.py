@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from unit.usher_operator import test_cache
-from usher_operator import children, kinds, parsing, writer
+from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache, hostname_key, ref_of
 from usher_operator.events import EventLogger, EventRecorder
 from usher_operator.metrics import OperatorMetrics
@@ -113,10 +113,10 @@ def condition(type_: str = "Ready", status: ConditionStatus = "True", reason: st
     return StatusCondition(type_, status, reason, "", 1)
 
 
-def record(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> parsing.ResourceRecord:
+def record(*conditions: StatusCondition, generation: int = 1, **fields: Any) -> kinds.ResourceRecord:
     found = UnreadableResource(uid="uid", generation=generation, message="", conditions=conditions, fields=fields)
     times = {one.type: "then" for one in conditions}
-    return parsing.ResourceRecord(
+    return kinds.ResourceRecord(
         uid="uid", resource_version="1", generation=1, found=found, observed_generation=generation, times=times
     )
 
