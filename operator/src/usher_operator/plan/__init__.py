@@ -6,14 +6,14 @@ order the changes came.
 
 from collections.abc import Callable
 
-from usher_operator.plan import destination, hostname, listener, listener_class, tenant
+from usher_operator.plan import hostname, listener, simple_kinds
 from usher_operator.view import Key, Kind, Plan, View
 
 _PLANS: dict[Kind, Callable[[View, Key], Plan]] = {
-    "ListenerClass": listener_class.plan,
-    "Tenant": tenant.plan,
+    "ListenerClass": simple_kinds.plan_listener_class,
+    "Tenant": simple_kinds.plan_tenant,
     "Listener": listener.plan,
-    "Destination": destination.plan,
+    "Destination": simple_kinds.plan_destination,
     "Hostname": hostname.plan,
 }
 

@@ -1,0 +1,183 @@
+"""Plans ListenerClass, Tenant and Destination: the kinds whose plans are short. Pure.
+
+- A ListenerClass has a status only: the Hostname key owns the children of the class's hostname.
+- A Tenant has no children, and its Ready sums up the Ready conditions of its listeners.
+- A Destination has a config Secret and a status.
+"""
+
+import urllib.parse
+
+from usher_gateway import model, resources
+from usher_gateway.resources import types
+from usher_gateway.resources.listener_class import check_class
+from usher_gateway.resources.removal_limit import HaltedRemovals
+from usher_gateway.resources.tenant import check_tenant
+from usher_operator.plan import common, compiling, hostname, listener, reports
+from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
+from usher_operator.view import (
+    FINGERPRINT_FIELD,
+    CachedResource,
+    ConditionType,
+    Key,
+    Plan,
+    ResourceStatus,
+    StatusCondition,
+    View,
+)
+
+HOST_FIELD = "host"
+"""Status field of a Destination: host and port of its URL, for a column. The whole URL may contain a secret."""
+
+_Type = ConditionType
+_KEPT_OF_DESTINATION = (_Type.ResolvedRefs, _Type.Programmed, _Type.Healthy)
+"""Conditions of a Destination that stay as they are while nothing is published."""
+
+_MAX_NAMES = 3
+"""Listeners that a message names."""
+
+
+def plan_listener_class(view: View, key: Key) -> Plan:
+    """The plan of a ListenerClass."""
+    cached = view.classes.get(key.name)
+    if cached is None:
+        return common.plan_absent(view, key, (_Type.CertificateReady, _Type.Exposed))
+    if not compiling.is_ours(view, cached):
+        return Plan(key)
+    builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
+    certificate = hostname.certificate_state(view, cached.resource.spec, cached.resource.spec.hostname)
+    parts = [
+        _class_accepted(view, cached.resource, builder),
+        builder.from_state(_Type.CertificateReady, certificate),
+        builder.from_state(_Type.Exposed, _class_exposed(view, cached)),
+    ]
+    unknown = (certificate.unknown_secret,) if certificate.unknown_secret else ()
+    status = builder.status(parts, fields=_class_fields(view, cached))
+    return Plan(key, (), status, unknown_secrets=unknown)
+
+
+def _class_fields(view: View, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:
+    """The fingerprint of the install key with which the class was first reconciled; it never changes."""
+    fingerprint = cached.fields.get(FINGERPRINT_FIELD)
+    if not fingerprint and view.keys is not None:
+        fingerprint = model.key_fingerprint(view.keys.install)
+    return {FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
+
+
+def _class_accepted(view: View, one: resources.ListenerClass, builder: ConditionBuilder) -> StatusCondition:
+    held_back = common.publishing_state(view)
+    if held_back is not None:
+        return builder.from_state(_Type.Accepted, held_back)
+    if view.halted is not None:
+        return builder.false(_Type.Accepted, OperatorReason.RemovalsHalted, _halted(view.halted))
+    (accepted,) = builder.from_findings(check_class(one), [_Type.Accepted])
+    return accepted
+
+
+def _halted(halted: HaltedRemovals) -> str:
+    names = ", ".join(f"`{path}`" for path in halted.names[:_MAX_NAMES])
+    more = " and more" if len(halted.names) > _MAX_NAMES else ""
+    return (
+        f"no listener is removed, because {names}{more} would be removed at the same time; to confirm these removals, "
+        f'set the annotation {types.CONFIRM_REMOVALS}: "{halted.digest}" on a ListenerClass'
+    )
+
+
+def _class_exposed(view: View, cached: CachedResource[resources.ListenerClass]) -> ConditionState:
+    spec = cached.resource.spec
+    state = hostname.exposed_state(view, spec, spec.hostname)
+    if state.status == "Unknown" and hostname.is_by_path(spec) and not view.listeners_at(spec.hostname):
+        return ConditionState("True", OperatorReason.NotExposed, "no listener is on the class's hostname yet")
+    return state
+
+
+def plan_tenant(view: View, key: Key) -> Plan:
+    """The plan of a Tenant."""
+    cached = view.tenant(key.path)
+    if cached is None:
+        return common.plan_absent(view, key, ())
+    if compiling.is_foreign_namespace(view, key.namespace):
+        return Plan(key)
+    held_back = common.publishing_state(view)
+    if held_back is not None:
+        return common.plan_held_back(key, cached, held_back, ())
+    builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
+    (accepted,) = builder.from_findings(check_tenant(cached.resource), [_Type.Accepted])
+    is_suspended = types.value_or_default(cached.resource.spec.state, "Tenant.spec.state") == "Suspended"
+    status = builder.status([accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
+    if accepted.status == "True":
+        status = _with_listeners(view, key, builder, status)
+    return Plan(key, (), status)
+
+
+def _with_listeners(view: View, key: Key, builder: ConditionBuilder, status: ResourceStatus) -> ResourceStatus:
+    """The status with a Ready that is True only if every listener is ready."""
+    unready: dict[str, list[str]] = {"False": [], "Unknown": []}
+    for one in view.listeners_of(key.path):
+        ready_status = _ready_status(view, one)
+        if ready_status != "True" and not compiling.is_foreign(view, one.resource):
+            unready[ready_status].append(one.resource.metadata.name)
+    if unready["False"]:
+        message = (
+            f"not ready: listener {_names(unready['False'])}; the conditions of each listener say what must be done"
+        )
+        ready = builder.false(_Type.Ready, OperatorReason.ListenersNotReady, message)
+    elif unready["Unknown"]:
+        ready = builder.pending(_Type.Ready, f"waiting for listener {_names(unready['Unknown'])}")
+    else:
+        return status
+    return ResourceStatus(status.observed_generation, (*status.conditions[:-1], ready))
+
+
+def _ready_status(view: View, one: CachedResource[resources.Listener]) -> str:
+    """The status of a listener's Ready; Unknown while gateways have not applied a change of its suspension."""
+    ready = next((found for found in one.conditions if found.type == _Type.Ready), None)
+    if ready is None:
+        return "Unknown"
+    is_held, should_be_held = ready.reason == OperatorReason.Suspended, bool(listener.suspension(view, one.resource))
+    return "Unknown" if ready.status == "True" and is_held != should_be_held else ready.status
+
+
+def _names(names: list[str]) -> str:
+    """The first names. The text has no count, because a status has no counters."""
+    shown = ", ".join(f"`{name}`" for name in sorted(names)[:_MAX_NAMES])
+    return f"{shown} and others" if len(names) > _MAX_NAMES else shown
+
+
+def plan_destination(view: View, key: Key) -> Plan:
+    """The plan of a Destination."""
+    cached = view.destination(key.path)
+    if cached is None:
+        return common.plan_absent(view, key, _KEPT_OF_DESTINATION)
+    if compiling.is_foreign_namespace(view, key.namespace):
+        return Plan(key)
+    keys = common.keys_or_state(view)
+    if isinstance(keys, ConditionState):
+        return common.plan_held_back(key, cached, keys, _KEPT_OF_DESTINATION)
+    builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
+    compiled = compiling.compile_destination(view, cached, keys)
+    published = common.publish(view, key, cached, compiled)
+    parts = builder.from_findings(compiled.findings, [_Type.Accepted, _Type.ResolvedRefs])
+    parts[0] = published.accepted or parts[0]
+    programmed = reports.programmed(view, key, published.wanted, builder)
+    parts += [programmed.condition, *reports.of_destination(view, key.path, builder)]
+    is_paused = types.value_or_default(cached.resource.spec.state, "Destination.spec.state") == "Paused"
+    wanted = (published.child,) if published.child else ()
+    return Plan(
+        key,
+        None if published.stays else wanted,
+        builder.status(
+            parts,
+            "`state` is Paused: deliveries are held" if is_paused else "",
+            fields={HOST_FIELD: _host(cached.resource)},
+        ),
+        is_behind=programmed.is_behind,
+        again_at=programmed.again_at,
+        unknown_secrets=compiled.unknown_secrets,
+    )
+
+
+def _host(one: resources.Destination) -> str:
+    try:
+        return urllib.parse.urlsplit(one.spec.http.url).netloc if one.spec.http else ""
+    except ValueError:  # the condition Accepted says what is wrong with the URL
+        return ""
