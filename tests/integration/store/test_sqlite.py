@@ -15,7 +15,7 @@ import pytest
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter
-from usher_gateway.store.sqlite import changes, database, delivery_queue, filters, transaction
+from usher_gateway.store.sqlite import changes, database, delivery_queue, listings, meters, transaction
 from usher_gateway.store.sqlite.accept import Acceptance
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.transaction import Job, Transaction
@@ -230,16 +230,12 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
 
 
 def fold_all(opened: Transaction) -> None:
-    from usher_gateway.store.sqlite import meters
-
     gathered = meters.gather(opened.connection)
     meters.fold(opened, gathered)
     meters.fold_part(opened, (0, gathered.parts[0]))
 
 
 def reads_of(connection: sqlite3.Connection) -> None:
-    from usher_gateway.store.sqlite import listings, meters
-
     delivery_queue.due(connection)
     meters.open_deliveries(connection, 1 << 62)
     for state in (None, "dead", "cancelled", "held", "pending", "delivered"):
@@ -276,7 +272,7 @@ def test_query_uses_its_index_without_sorting(tmp_path: Path, statement: str, in
 
 
 async def test_walk_in_windows_finds_every_row(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "_WINDOW", 3)
+    monkeypatch.setattr(listings, "_WINDOW", 3)
     skipped = (samples.skip(model.SkipReason.Filter),)
     for number in range(20):
         plans = skipped if number % 4 == 0 else (samples.plan(),)
@@ -288,8 +284,8 @@ async def test_walk_in_windows_finds_every_row(bench: engines.Bench, monkeypatch
 
 
 async def test_page_out_of_time_ends_with_a_cursor(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "_WINDOW", 3)
-    monkeypatch.setattr(filters, "PAGE_SECONDS", -1.0)
+    monkeypatch.setattr(listings, "_WINDOW", 3)
+    monkeypatch.setattr(listings, "PAGE_SECONDS", -1.0)
     await bench.accept(samples.quarantined("oldest"))
     for number in range(10):
         await bench.accept(samples.arrival(f"{number}"))

@@ -10,7 +10,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import Filter
-from usher_gateway.store.sqlite import database, filters
+from usher_gateway.store.sqlite import database, listings
 from usher_gateway.store.sqlite.transaction import (
     FLAG_LATE,
     FLAG_RELEASED,
@@ -41,8 +41,8 @@ def redrivable(connection: sqlite3.Connection, where: Filter, cursor: str | None
     state = (where.state or "dead").lower()
     if state not in _ENDED:
         raise ValueError("only dead and cancelled deliveries can be redriven")
-    keys, below = filters.delivery_keys(connection, msgspec.structs.replace(where, state=state), cursor, SLICE)
-    return keys, filters.cursor_of(below)
+    keys, below = listings.delivery_keys(connection, msgspec.structs.replace(where, state=state), cursor, SLICE)
+    return keys, listings.cursor_of(below)
 
 
 def redrive(transaction: Transaction, keys: Sequence[int], now: int) -> int:
@@ -73,18 +73,18 @@ def replayable(
     if where.reason is not None and where.reason not in model.SkipReason.__members__:
         raise ValueError(f"reason must be one of {', '.join(model.SkipReason.__members__)}")
     skip = model.SkipReason[where.reason] if where.reason is not None else None
-    routes = filters.route_numbers(connection, None, where.route, where.destination)
-    scope = filters.arrivals_scope(connection, where)
+    routes = listings.route_numbers(connection, None, where.route, where.destination)
+    scope = listings.arrivals_scope(connection, where)
     if cursor is not None:
-        scope.high = min(scope.high, filters.key_of_cursor(cursor))
-    keys, below = filters.newest(connection, scope, SLICE)
+        scope.high = min(scope.high, listings.key_of_cursor(cursor))
+    keys, below = listings.newest(connection, scope, SLICE)
     found = database.rows_by_key(connection, "select key, verdicts from arrivals where key in ({})", keys)
     skipped = [
         (key, route)
         for key in sorted(found)
-        for route, _, _ in filters.matching_verdicts(found[key][1], routes, skip, any_skip=True)
+        for route, _, _ in listings.matching_verdicts(found[key][1], routes, skip, any_skip=True)
     ]
-    return skipped, filters.cursor_of(below)
+    return skipped, listings.cursor_of(below)
 
 
 def replay(transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int) -> int:
@@ -106,8 +106,8 @@ def replay(transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int
 
 def quarantined(connection: sqlite3.Connection, where: Filter, limit: int, after: int) -> list[model.Arrival]:
     """See the interface."""
-    scope = filters.arrivals_scope(
-        connection, msgspec.structs.replace(where, counted_as="Quarantined", state=filters.UNRELEASED)
+    scope = listings.arrivals_scope(
+        connection, msgspec.structs.replace(where, counted_as="Quarantined", state=listings.UNRELEASED)
     )
     scope.add(f"reason not in ({','.join([str(int(reason)) for reason in _NOT_RELEASABLE])})")
     if scope.keys is not None:

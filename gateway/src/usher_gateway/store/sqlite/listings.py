@@ -1,9 +1,18 @@
 """Listings: pages of the ledger and of the deliveries as JSON, one body or answer, and the arrivals of a person.
 
-Listings contain no bodies and no person keys.
+Listings contain no bodies and no person keys. The second half of the module selects the rows, also for meters and for
+changes that people request.
+
+A filter becomes a ``RowScope``, and a walk finds its rows. The walk goes from the newest row down, in windows. If a
+filter matches few rows, the page ends early with a cursor, so that no reader lasts long. Row keys grow with time, so a
+period is a range of keys. It is found by binary search, because clocks of earlier processes made the keys.
 """
 
+import base64
+import binascii
+import heapq
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,7 +20,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import Filter, ListingPage
-from usher_gateway.store.sqlite import database, filters
+from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.transaction import (
     FLAG_LATE,
     FLAG_RELEASED,
@@ -23,20 +32,40 @@ from usher_gateway.store.sqlite.transaction import (
 
 JSONRow = dict[str, object]
 
+LONGEST_PAGE = 1_000
+"""The most rows of one page, whatever the caller asks for."""
+
+RELEASED, UNRELEASED = "released", "unreleased"
+"""States of quarantined arrivals."""
+
+HELD = "held"
+"""The state of pending deliveries that wait for a cause to end."""
+
+PAGE_SECONDS = 1.5
+"""A page ends after this time, with the rows found so far and a cursor."""
+
+_WINDOW = 10_000
+"""Rows per window; the walk checks the clock after each window."""
+
+_SLACK = 60 * model.MICROSECONDS
+"""Instants of neighbouring rows may be out of order by the time that an arrival waits for its commit."""
+
+_HIGHEST = (1 << 63) - 1
+
 _decode = msgspec.msgpack.decode
 
 
 def visits(connection: sqlite3.Connection, where: Filter, cursor: str | None, limit: int) -> ListingPage:
     """See the interface."""
-    scope = filters.arrivals_scope(connection, where)
-    keys, below = filters.newest_page(connection, scope, cursor, limit)
-    return ListingPage(_arrival_rows(connection, keys), filters.cursor_of(below))
+    scope = arrivals_scope(connection, where)
+    keys, below = newest_page(connection, scope, cursor, limit)
+    return ListingPage(_arrival_rows(connection, keys), cursor_of(below))
 
 
 def deliveries(connection: sqlite3.Connection, where: Filter, cursor: str | None, limit: int) -> ListingPage:
     """See the interface."""
-    keys, below = filters.delivery_keys(connection, where, cursor, limit)
-    return ListingPage(_delivery_rows(connection, keys), filters.cursor_of(below))
+    keys, below = delivery_keys(connection, where, cursor, limit)
+    return ListingPage(_delivery_rows(connection, keys), cursor_of(below))
 
 
 def _arrival_rows(connection: sqlite3.Connection, keys: list[int]) -> list[JSONRow]:
@@ -189,8 +218,8 @@ def arrivals_of_person(connection: sqlite3.Connection, keys: Sequence[bytes]) ->
     statement = "select p.arrival from person_segments s join persons p on p.segment = s.segment where p.person = ?"
     found = {arrival for key in keys for (arrival,) in connection.execute(statement, (key,))}
     wanted = set(keys)
-    newest = connection.execute("select key, persons from arrivals where key > ?", (persons_folded_to(connection),))
-    return found | {arrival for arrival, packed in newest if wanted.intersection(split_person_keys(packed))}
+    rows = connection.execute("select key, persons from arrivals where key > ?", (persons_folded_to(connection),))
+    return found | {arrival for arrival, packed in rows if wanted.intersection(split_person_keys(packed))}
 
 
 def person_ids(
@@ -200,7 +229,7 @@ def person_ids(
 
     arrivals_of_person() searches all tenants, so this checks each row again. The newest arrival comes first.
     """
-    numbers = filters.listener_numbers(connection, *tenant, None) or set()
+    numbers = listener_numbers(connection, *tenant, None) or set()
     statement = "select key, id, listener, persons from arrivals where key in ({})"
     found = database.rows_by_key(connection, statement, list(arrivals))
     wanted = set(keys)
@@ -209,3 +238,307 @@ def person_ids(
         for key in sorted(found, reverse=True)
         if found[key][2] in numbers and wanted.intersection(split_person_keys(found[key][3]))
     ]
+
+
+# From a filter to a scope
+
+
+class RowScope(msgspec.Struct):
+    """The rows of a table that a filter selects."""
+
+    table: str
+    terms: list[str] = msgspec.field(default_factory=list)
+    """Conditions, joined by ``and``; constants and ``?`` only."""
+    values: list[object] = msgspec.field(default_factory=list)
+    index_terms: str = "true"
+    """Conditions that select a partial index; then the walk goes over that index and not over the table."""
+    low: int = 0
+    high: int = _HIGHEST
+    """Only keys in [low, high)."""
+    keys: list[int] | None = None
+    """The only keys to consider; None: any."""
+
+    def add(self, term: str, *values: object) -> None:
+        """Add a condition."""
+        self.terms.append(term)
+        self.values += values
+
+    def add_numbers(self, column: str, numbers: "list[int] | set[int]") -> None:
+        """Require that a column has one of some numbers."""
+        self.terms.append(f"{column} in ({','.join([str(int(number)) for number in sorted(numbers)])})")
+
+    def add_period(self, connection: sqlite3.Connection, column: str, since: int | None, until: int | None) -> None:
+        """Require an instant in [since, until)."""
+        if since is not None:
+            self.low = max(self.low, key_at(connection, self.table, column, since - _SLACK))
+            self.add(f"{column} >= ?", since)
+        if until is not None:
+            self.high = min(self.high, key_at(connection, self.table, column, until + _SLACK))
+            self.add(f"{column} < ?", until)
+
+    @property
+    def where(self) -> str:
+        """All conditions except those on the key."""
+        return " and ".join([self.index_terms, *self.terms])
+
+
+def delivery_keys(
+    connection: sqlite3.Connection, where: Filter, cursor: str | None, limit: int
+) -> tuple[list[int], int | None]:
+    """Return the keys of the deliveries that a filter selects, newest first, and the key below which to go on."""
+    scope = deliveries_scope(connection, where)
+    if where.state == HELD and scope.keys is None:
+        return _newest_held(connection, scope, cursor, limit)
+    return newest_page(connection, scope, cursor, limit)
+
+
+def newest_page(
+    connection: sqlite3.Connection, scope: RowScope, cursor: str | None, limit: int
+) -> tuple[list[int], int | None]:
+    """Return a page of keys below a cursor: the keys, newest first, and the key below which to go on."""
+    if cursor is not None:
+        scope.high = min(scope.high, key_of_cursor(cursor))
+    return newest(connection, scope, min(max(limit, 1), LONGEST_PAGE))
+
+
+def arrivals_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
+    """Return the scope of the arrivals that a filter selects.
+
+    Raises:
+        ValueError: the filter has an unknown name of a reason or a state.
+    """
+    scope = RowScope("arrivals", keys=_keys(where.ids))
+    counted_as = _member(model.CountedAs, where.counted_as, "countedAs")
+    skip = None
+    if where.reason is not None:
+        if where.reason in model.QuarantineReason.__members__:
+            counted_as = model.CountedAs.Quarantined
+            scope.add("reason = ?", int(model.QuarantineReason[where.reason]))
+        else:
+            skip = _member(model.SkipReason, where.reason, "reason")
+    if counted_as is model.CountedAs.Quarantined:
+        scope.index_terms = "counted_as = 5"
+    elif counted_as is not None:
+        scope.add("counted_as = ?", int(counted_as))
+    if where.state is not None:
+        _require_released(scope, where.state)
+    listeners = listener_numbers(connection, where.namespace, where.tenant, where.listener)
+    if listeners is not None:
+        scope.add_numbers("listener", listeners)
+    _require_verdict(connection, scope, where, skip)
+    scope.add_period(connection, "received_at", where.since, where.until)
+    return scope
+
+
+def _require_released(scope: RowScope, state: str) -> None:
+    if state not in {RELEASED, UNRELEASED}:
+        raise ValueError(f"state must be {RELEASED} or {UNRELEASED}")
+    scope.add(f"flags & {FLAG_RELEASED} {'>' if state == RELEASED else '='} 0")
+
+
+def _require_verdict(
+    connection: sqlite3.Connection, scope: RowScope, where: Filter, skip: model.SkipReason | None
+) -> None:
+    """Require a verdict with one of the selected routes and with the selected skip reason."""
+    routes = route_numbers(connection, None, where.route, where.destination)
+    if routes is None and skip is None:
+        return
+
+    def fits(verdicts: bytes) -> bool:
+        return bool(matching_verdicts(verdicts, routes, skip, any_skip=False))
+
+    connection.create_function("verdict_fits", 1, fits, deterministic=True)
+    scope.add("verdict_fits(verdicts)")
+
+
+def matching_verdicts(
+    verdicts: bytes, routes: set[int] | None, skip: model.SkipReason | None, *, any_skip: bool
+) -> list[tuple[int, int, int]]:
+    """Return the verdicts (route, skip reason or 0, delivery key or 0) with one of the routes and the skip reason.
+
+    None selects any route or reason; ``any_skip`` leaves out verdicts that created a delivery.
+    """
+    return [
+        (route, skipped, delivery)
+        for route, skipped, delivery in _decode(verdicts)
+        if (routes is None or route in routes) and (skip is None or skipped == skip) and (not any_skip or skipped)
+    ]
+
+
+def deliveries_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
+    """Return the scope of the deliveries that a filter selects.
+
+    Raises:
+        ValueError: the filter has an unknown name of a state.
+    """
+    scope = RowScope("deliveries", keys=_keys(where.ids))
+    if where.state == HELD:
+        scope.add("hold > 0")
+    elif where.state is not None:
+        state = _member(model.DeliveryState, where.state, "state", HELD)
+        assert state is not None
+        if state >= model.DeliveryState.Dead:
+            scope.index_terms = f"state >= 2 and state = {int(state)}"
+        else:
+            scope.add("state = ?", int(state))
+    if where.reason is not None:
+        _require_delivery_reason(scope, where.reason)
+    listeners = listener_numbers(connection, where.namespace, where.tenant, where.listener)
+    routes = route_numbers(connection, listeners, where.route, where.destination)
+    if routes is not None:
+        scope.add_numbers("route", routes)
+    scope.add_period(connection, "created_at", where.since, where.until)
+    return scope
+
+
+def _require_delivery_reason(scope: RowScope, reason: str) -> None:
+    if reason in model.HoldReason.__members__:
+        scope.add("hold = ?", int(model.HoldReason[reason]))
+    elif reason in model.CancelReason.__members__:
+        scope.add("cancel = ?", int(model.CancelReason[reason]))
+    else:
+        scope.add("error = ?", reason)
+
+
+def _newest_held(
+    connection: sqlite3.Connection, scope: RowScope, cursor: str | None, limit: int
+) -> tuple[list[int], int | None]:
+    """Merge the held deliveries from their groups, because the index is sorted by group."""
+    high = scope.high if cursor is None else min(scope.high, key_of_cursor(cursor))
+    limit = min(max(limit, 1), LONGEST_PAGE)
+    statement = (
+        f"select key from deliveries where hold = ? and route = ? and {scope.where} and key >= ? and key < ?"  # noqa: S608
+        " order by key desc limit ?"
+    )
+    found: list[int] = []
+    for hold, route in held_pairs(connection):
+        values = (hold, route, *scope.values, scope.low, high, limit + 1)
+        found = heapq.nlargest(limit + 1, [*found, *[key for (key,) in connection.execute(statement, values)]])
+    return found[:limit], found[limit - 1] if len(found) > limit else None
+
+
+def held_pairs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
+    """Return the (hold reason, route) of all held deliveries; jumps through the index from one pair to the next."""
+    statement = (
+        "select hold, route from deliveries where hold > 0 and (hold, route) > (?, ?) order by hold, route limit 1"
+    )
+    found: list[tuple[int, int]] = []
+    while (row := connection.execute(statement, found[-1] if found else (0, 0)).fetchone()) is not None:
+        found.append(row)
+    return found
+
+
+def _keys(ids: tuple[bytes, ...]) -> list[int] | None:
+    return [model.key_of(identifier) for identifier in ids] if ids else None
+
+
+def _member(kind: Any, name: str | None, field: str, *others: str) -> Any:
+    """Return a member by its name, with either case of its first letter; None for None. The message adds ``others``."""
+    if name is None:
+        return None
+    found = kind.__members__.get(name[:1].upper() + name[1:])
+    if found is None:
+        raise ValueError(f"{field} must be one of {', '.join((*kind.__members__, *others))}")
+    return found
+
+
+def listener_numbers(
+    connection: sqlite3.Connection, namespace: str | None, tenant: str | None, listener: str | None
+) -> set[int] | None:
+    """Return the numbers of the listeners with these names; None if all names are None."""
+    names = {"namespace": namespace, "tenant": tenant, "listener": listener}
+    given = {column: name for column, name in names.items() if name is not None}
+    if not given:
+        return None
+    statement = f"select number from listeners where {' and '.join([f'{column} = ?' for column in given])}"  # noqa: S608
+    return {number for (number,) in connection.execute(statement, tuple(given.values()))}
+
+
+def route_numbers(
+    connection: sqlite3.Connection, listeners: set[int] | None, route: str | None, destination: str | None
+) -> set[int] | None:
+    """Return the numbers of the selected route definitions; None means all of them."""
+    if listeners is None and route is None and destination is None:
+        return None
+    statement = (
+        "select r.number, r.listener from routes r join destinations d on d.number = r.destination"
+        " where (?1 is null or r.name = ?1) and (?2 is null or d.key = ?2)"
+    )
+    found = connection.execute(statement, (route, destination))
+    return {number for number, listener in found if listeners is None or listener in listeners}
+
+
+# From a scope to the keys of its rows
+
+
+def newest(connection: sqlite3.Connection, scope: RowScope, limit: int) -> tuple[list[int], int | None]:
+    """Return at most ``limit`` keys of a scope, newest first, and the key below which to go on (None: at the end)."""
+    if scope.keys is not None:
+        return _named(connection, scope, limit)
+    found: list[int] = []
+    high, end = scope.high, time.monotonic() + PAGE_SECONDS
+    while high > scope.low:
+        low = _window_end(connection, scope, high)
+        statement = (
+            f"select key from {scope.table} where {scope.where} and key >= ? and key < ? order by key desc limit ?"  # noqa: S608
+        )
+        values = (*scope.values, low, high, limit + 1 - len(found))
+        found += [key for (key,) in connection.execute(statement, values)]
+        if len(found) > limit:
+            return found[:limit], found[limit - 1]
+        high = low
+        if time.monotonic() > end:
+            return found, high if high > scope.low else None
+    return found, None
+
+
+def _window_end(connection: sqlite3.Connection, scope: RowScope, high: int) -> int:
+    statement = (
+        f"select key from {scope.table} where {scope.index_terms} and key >= ? and key < ?"  # noqa: S608
+        " order by key desc limit 1 offset ?"
+    )
+    row = connection.execute(statement, (scope.low, high, _WINDOW - 1)).fetchone()
+    return int(row[0]) if row else scope.low
+
+
+def _named(connection: sqlite3.Connection, scope: RowScope, limit: int) -> tuple[list[int], int | None]:
+    wanted = sorted([key for key in scope.keys or () if scope.low <= key < scope.high], reverse=True)
+    statement = f"select key from {scope.table} where {scope.where} and key = ?"  # noqa: S608
+    found = [key for key in wanted if connection.execute(statement, (*scope.values, key)).fetchone()]
+    return found[:limit], found[limit - 1] if len(found) > limit else None
+
+
+def key_at(connection: sqlite3.Connection, table: str, column: str, instant: int) -> int:
+    """Return the first key whose row has at least this instant, by binary search."""
+    # Two statements, because SQLite looks up one extreme, but walks the table for both.
+    (low,) = connection.execute(f"select coalesce(min(key), 0) from {table}").fetchone()  # noqa: S608
+    (high,) = connection.execute(f"select coalesce(max(key), 0) + 1 from {table}").fetchone()  # noqa: S608
+    statement = f"select key, {column} from {table} where key >= ? and key < ? order by key limit 1"  # noqa: S608
+    while low < high:
+        middle = (low + high) // 2
+        row = connection.execute(statement, (middle, high)).fetchone()
+        if row is None or row[1] >= instant:
+            high = middle
+        else:
+            low = row[0] + 1
+    return int(low)
+
+
+def cursor_of(key: int | None) -> str | None:
+    """Return a row key as a cursor (opaque text)."""
+    return None if key is None else base64.urlsafe_b64encode(key.to_bytes(8)).decode().rstrip("=")
+
+
+def key_of_cursor(cursor: str) -> int:
+    """Return the row key of a cursor.
+
+    Raises:
+        ValueError: the cursor is invalid.
+    """
+    try:
+        packed = base64.b64decode(cursor + "=", altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("the cursor is not one of this gateway") from error
+    if len(packed) != 8:
+        raise ValueError("the cursor is not one of this gateway")
+    return int.from_bytes(packed)

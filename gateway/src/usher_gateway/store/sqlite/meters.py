@@ -12,7 +12,7 @@ import msgspec
 from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.base import Filter, Period
-from usher_gateway.store.sqlite import database, filters
+from usher_gateway.store.sqlite import database, listings
 from usher_gateway.store.sqlite.transaction import Transaction
 
 _GATHERED_BATCHES = 1_024
@@ -123,7 +123,7 @@ def usage(
     connection: sqlite3.Connection, since: int, until: int, where: Filter, period: Period
 ) -> dict[tuple[int, int], model.Counts]:
     """Return (first second of the period, listener number) -> counts, for the slots in [since, until) (seconds)."""
-    listeners = filters.listener_numbers(connection, where.namespace, where.tenant, where.listener)
+    listeners = listings.listener_numbers(connection, where.namespace, where.tenant, where.listener)
     found: dict[tuple[int, int], model.Counts] = {}
     for listener, slot, counter, count in _all(connection, since, until, listeners):
         counts = found.setdefault((books.first_second(slot, period), listener), {})
