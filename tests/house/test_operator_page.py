@@ -9,7 +9,7 @@ import typer.main
 
 from house import source
 from usher_operator import cli
-from usher_operator.metrics import OperatorMetrics
+from usher_operator.health import OperatorMetrics
 
 PAGE = source.DOCS / "operator.md"
 RUN: Any = typer.main.get_command(cli.build()).commands["run"]  # type: ignore[attr-defined]

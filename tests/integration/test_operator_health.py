@@ -6,8 +6,7 @@ import aiohttp
 import pytest
 
 from usher_gateway import model
-from usher_operator.health import Health, HealthServer
-from usher_operator.metrics import OperatorMetrics
+from usher_operator.health import Health, HealthServer, OperatorMetrics
 from usher_operator.settings import AdminAddress, OperatorSettings
 from usher_operator.workqueue import PauseGate
 

@@ -30,9 +30,8 @@ from usher_operator import (
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, EventRecorder
 from usher_operator.gateways import GatewayObserver
-from usher_operator.health import Health, HealthServer
+from usher_operator.health import Health, HealthServer, OperatorMetrics
 from usher_operator.installation import Installation
-from usher_operator.metrics import OperatorMetrics
 from usher_operator.reconcile import Reconciler
 from usher_operator.removals import PendingRemovals, RemovalGuard, TombstoneClock
 from usher_operator.settings import OperatorSettings

@@ -16,8 +16,8 @@ import yarl
 
 from usher_gateway.kube.client import ApiError, Client, Raw
 from usher_operator.cache import Cache
+from usher_operator.health import OperatorMetrics
 from usher_operator.installation import Installation
-from usher_operator.metrics import OperatorMetrics
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import AppliedDocument, DestinationReport, GatewayReport, Key, ListenerReport
 from usher_operator.workqueue import Workqueue

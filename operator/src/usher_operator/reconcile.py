@@ -9,7 +9,7 @@ from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources import types
 from usher_operator import kinds
 from usher_operator.cache import Cache
-from usher_operator.metrics import OperatorMetrics
+from usher_operator.health import OperatorMetrics
 from usher_operator.plan import plan
 from usher_operator.view import Key, Plan
 from usher_operator.workqueue import PauseGate, Workqueue

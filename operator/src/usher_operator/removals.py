@@ -17,8 +17,8 @@ import structlog
 
 from usher_gateway.resources import removal_limit
 from usher_operator.cache import Cache
+from usher_operator.health import OperatorMetrics
 from usher_operator.installation import Installation
-from usher_operator.metrics import OperatorMetrics
 from usher_operator.view import Key, ObjectRef
 from usher_operator.workqueue import PauseGate, Workqueue
 

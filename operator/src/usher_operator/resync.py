@@ -19,7 +19,7 @@ import structlog
 from usher_gateway.kube.client import ApiError, Client, Raw
 from usher_operator import kinds
 from usher_operator.cache import Cache, KeySet
-from usher_operator.metrics import OperatorMetrics
+from usher_operator.health import OperatorMetrics
 from usher_operator.view import Key
 from usher_operator.workqueue import PauseGate, Workqueue
 

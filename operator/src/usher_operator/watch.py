@@ -25,8 +25,7 @@ from usher_gateway.kube.client import ApiError, Client, Raw, WatchEvent
 from usher_gateway.kube.reflector import Reflector
 from usher_operator import kinds, resync
 from usher_operator.cache import Cache
-from usher_operator.health import Health
-from usher_operator.metrics import OperatorMetrics
+from usher_operator.health import Health, OperatorMetrics
 from usher_operator.removals import DocumentKind
 from usher_operator.view import Key
 from usher_operator.workqueue import PauseGate, Workqueue

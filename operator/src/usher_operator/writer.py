@@ -21,7 +21,7 @@ from usher_gateway.token_bucket import TokenBucket
 from usher_operator import children, kinds
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, EventRecorder, event_of
-from usher_operator.metrics import OperatorMetrics
+from usher_operator.health import OperatorMetrics
 from usher_operator.removals import DocumentId, PendingRemovals, TombstoneClock
 from usher_operator.view import (
     INFORMATIONAL_CONDITIONS,

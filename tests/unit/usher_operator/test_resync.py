@@ -9,7 +9,7 @@ import pytest
 from usher_gateway.kube.client import ApiError, ListPage
 from usher_operator import kinds, resync
 from usher_operator.cache import Cache
-from usher_operator.metrics import OperatorMetrics
+from usher_operator.health import OperatorMetrics
 from usher_operator.settings import OperatorSettings
 from usher_operator.workqueue import PauseGate, Workqueue
 

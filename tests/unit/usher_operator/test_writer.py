@@ -10,7 +10,7 @@ from unit.usher_operator import test_cache
 from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache, hostname_key, ref_of
 from usher_operator.events import EventLogger, EventRecorder
-from usher_operator.metrics import OperatorMetrics
+from usher_operator.health import OperatorMetrics
 from usher_operator.removals import PendingRemovals, TombstoneClock
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import (
