@@ -1,7 +1,7 @@
 """The kinds of objects that the operator watches, and how it parses their raw objects. Pure.
 
-First the kinds, with their paths at the API server, and which objects of each the operator needs. Then the typed
-records that the cache keeps of custom resources and children, without the fields that nobody uses.
+The first half lists the kinds, with their paths at the API server. The second half parses raw objects into the typed
+records that the cache keeps of custom resources and children, without unused fields.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What the plans of several kinds share: conditions and statuses, absent resources, publishing of documents. Pure.
+"""Shared by the plans of several kinds: conditions and statuses, absent resources, publishing of documents. Pure.
 
 ``ConditionBuilder`` makes the conditions and adds them up to Ready. ``keys_or_state()`` says whether anything may be
 published now, and ``publish()`` puts a compiled document into its config Secret.
