@@ -8,7 +8,7 @@ from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api
-from usher_gateway.ingest import arrivals
+from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.store.base import Filter, ListingPage, Store
 
@@ -127,7 +127,7 @@ class RecordHandlers:
         listener = self._listeners().get(arrival.listener.key)
         if listener is None or listener.name != arrival.listener:
             return "ListenerNotFound"
-        parsed = arrivals.rebuild_arrival(listener, arrival, self._now())
+        parsed = rebuild_arrival(listener, arrival, self._now())
         return parsed if isinstance(parsed, model.Arrival) else parsed.name
 
 

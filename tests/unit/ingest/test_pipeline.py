@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from usher_gateway import documents, model
-from usher_gateway.ingest.arrivals import rebuild_arrival
 from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 
 NOW = 1_764_072_000 * model.MICROSECONDS
