@@ -9,8 +9,7 @@ import pytest
 import structlog
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import files
-from usher_gateway.config.source import DocumentStatus
+from usher_gateway.config import DocumentStatus, files
 
 KEYS = model.derive_keys(bytes(32))
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n---\n"

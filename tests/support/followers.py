@@ -11,8 +11,7 @@ import msgspec
 from support import api_server
 from unit.config import config_samples as samples
 from usher_gateway import config_secret, documents
-from usher_gateway.config import cluster
-from usher_gateway.config.source import DocumentStatus
+from usher_gateway.config import DocumentStatus, cluster
 from usher_gateway.kube import access, client, reflector
 
 LIMIT_SECONDS = 10.0

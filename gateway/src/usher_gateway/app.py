@@ -22,7 +22,7 @@ import structlog
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
 from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.clock import Clock
-from usher_gateway.config import files, install_key, source
+from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.worker import DeliveryWorker
@@ -166,7 +166,7 @@ class Gateway:
         )
         self.admin = self._make_admin_server()
 
-    def _make_source(self, environ: Mapping[str, str]) -> source.Source:
+    def _make_source(self, environ: Mapping[str, str]) -> Source:
         settings = self.settings
         if not settings.from_cluster:
             options = files.FileOptions(keys=self._keys, trusted_proxies=settings.trusted_proxies)

@@ -7,7 +7,7 @@ import structlog
 
 from usher_gateway import logs, metrics, model
 from usher_gateway.admin import health
-from usher_gateway.config import source
+from usher_gateway.config import Source
 from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
@@ -33,7 +33,7 @@ class GatewayMetrics:
         self,
         *,
         state: health.RunState,
-        source: source.Source,
+        source: Source,
         store: SqliteStore,
         pipeline: ArrivalPipeline,
         registry: ListenerRegistry,

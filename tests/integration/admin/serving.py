@@ -13,7 +13,7 @@ from contract import engines, samples
 from usher_gateway import documents, model, settings
 from usher_gateway.admin import health, records, server, status, tokens, usage
 from usher_gateway.admin.journal import Changes
-from usher_gateway.config import source
+from usher_gateway.config import SourceStatus
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry
 
@@ -82,7 +82,7 @@ class Served:
         return status.GatewayStatus(
             state=self.state,
             tracker=tracker,
-            source=mock.Mock(**{"status.return_value": source.SourceStatus(origin="files")}),
+            source=mock.Mock(**{"status.return_value": SourceStatus(origin="files")}),
             registry=self.registry,
             store=self.bench.store,
             clock=mock.Mock(now=self.bench.clock),

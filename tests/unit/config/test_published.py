@@ -5,7 +5,7 @@ import pytest
 
 from unit.config import config_samples as samples
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import published, source
+from usher_gateway.config import DocumentStatus, published
 
 WIFI: config_secret.Identity = ("Listener", "acme/wifi")
 CRM: config_secret.Identity = ("Destination", "acme/crm")
@@ -35,8 +35,8 @@ def test_documents_come_into_force() -> None:
     assert snapshot.listeners == {"acme/wifi": samples.listener()}
     assert snapshot.destinations == {"acme/crm": samples.destination()}
     assert state.take_touched() == {
-        WIFI: source.DocumentStatus(documents.content_hash(samples.listener(), samples.KEYS.document)),
-        CRM: source.DocumentStatus(documents.content_hash(samples.destination(), samples.KEYS.document)),
+        WIFI: DocumentStatus(documents.content_hash(samples.listener(), samples.KEYS.document)),
+        CRM: DocumentStatus(documents.content_hash(samples.destination(), samples.KEYS.document)),
     }
     assert state.take_touched() == {}
 

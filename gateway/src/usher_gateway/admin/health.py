@@ -16,7 +16,7 @@ import msgspec
 from usher_gateway import config_secret, documents, model
 from usher_gateway.admin.journal import ChangeJournal, Changes
 from usher_gateway.clock import Clock
-from usher_gateway.config import source
+from usher_gateway.config import DocumentStatus, Source
 from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.ingest.counters import ArrivalCounters
@@ -169,7 +169,7 @@ class HealthTracker:
         *,
         state: RunState,
         clock: Clock,
-        source: source.Source,
+        source: Source,
         registry: ListenerRegistry,
         counters: ArrivalCounters,
         dispatcher: dispatcher.Dispatcher,
@@ -309,5 +309,5 @@ def document_states(changes: Changes[Key, State]) -> list[DocumentState]:
     return [state for state in changes.present.values() if isinstance(state, DocumentState)]
 
 
-def _document_state(kind: config_secret.Kind, key: str, state: source.DocumentStatus | None) -> DocumentState | None:
+def _document_state(kind: config_secret.Kind, key: str, state: DocumentStatus | None) -> DocumentState | None:
     return None if state is None else DocumentState(kind, key, state.hash, state.rejected, state.vanished)

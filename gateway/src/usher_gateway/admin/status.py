@@ -9,7 +9,7 @@ from aiohttp import web
 from usher_gateway import config_secret, documents, model
 from usher_gateway.admin import api, health, usage
 from usher_gateway.clock import Clock
-from usher_gateway.config import source
+from usher_gateway.config import Source
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter, Store
@@ -28,7 +28,7 @@ class GatewayStatus:
         *,
         state: health.RunState,
         tracker: health.HealthTracker,
-        source: source.Source,
+        source: Source,
         registry: ListenerRegistry,
         store: Store,
         clock: Clock,

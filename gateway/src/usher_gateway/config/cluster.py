@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import cache, published, source
+from usher_gateway.config import DocumentStatus, Origin, SourceStatus, cache, published
 from usher_gateway.kube.client import ApiError, Client, ClientLimits, WatchEvent
 from usher_gateway.kube.reflector import Reflector, ReflectorTiming
 from usher_gateway.resources import conditions
@@ -112,9 +112,9 @@ class ClusterSource:
             selector=config_secret.SELECTOR,
             timing=options.timing,
         )
-        self._origin: source.Origin | None = None
+        self._origin: Origin | None = None
         self._heard_at = 0
-        self._touched_in_force: dict[config_secret.Identity, source.DocumentStatus | None] = {}
+        self._touched_in_force: dict[config_secret.Identity, DocumentStatus | None] = {}
         """Documents that changed with snapshots in force, until take_touched() returns them."""
         self._touched = asyncio.Event()
         self._listed = asyncio.Event()
@@ -122,9 +122,9 @@ class ClusterSource:
         self._writing: asyncio.Task[None] | None = None
         """The last write of the cache, because a thread cannot be cancelled."""
 
-    def status(self) -> source.SourceStatus:
-        """See source.Source."""
-        return source.SourceStatus(
+    def status(self) -> SourceStatus:
+        """See Source."""
+        return SourceStatus(
             origin=self._origin,
             rejected=tuple(self._problem(one) for one in self._published.rejected),
             waits_for=self._waits_for(),
@@ -149,13 +149,13 @@ class ClusterSource:
         codes = {one.code for one in self._published.rejected}
         return not self._published.in_force and codes == {model.DocumentHashError.code}
 
-    def take_touched(self) -> dict[config_secret.Identity, source.DocumentStatus | None]:
-        """See source.Source."""
+    def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
+        """See Source."""
         touched, self._touched_in_force = self._touched_in_force, {}
         return touched
 
     async def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
-        """See source.Source. Ends only when it is closed."""
+        """See Source. Ends only when it is closed."""
         await self._restore()
         async with self._client:
             jobs = {"watch configuration": self._reflector.run, "write configuration cache": self._update_cache}

@@ -25,7 +25,7 @@ import structlog
 import watchfiles
 
 from usher_gateway import config_secret, documents, model, resources
-from usher_gateway.config import source
+from usher_gateway.config import DocumentStatus, SourceStatus
 from usher_gateway.resources import compiler, types
 from usher_gateway.resources.conditions import Problem, has_errors
 from usher_gateway.resources.manifests import (
@@ -381,13 +381,13 @@ class FileSource:
         self._blocking: tuple[Problem, ...] = ()
         """The errors because of which no first configuration can come into force."""
         self._hashes: dict[config_secret.Identity, tuple[config_secret.Document, str]] = {}
-        self._statuses: dict[config_secret.Identity, source.DocumentStatus] = {}
-        self._touched: dict[config_secret.Identity, source.DocumentStatus | None] = {}
+        self._statuses: dict[config_secret.Identity, DocumentStatus] = {}
+        self._touched: dict[config_secret.Identity, DocumentStatus | None] = {}
 
-    def status(self) -> source.SourceStatus:
-        """See source.Source."""
+    def status(self) -> SourceStatus:
+        """See Source."""
         found = self.configuration
-        return source.SourceStatus(
+        return SourceStatus(
             origin="files",
             rejected=found.rejected or self._blocking,
             waits_for=self._waits_for() if found is NO_CONFIGURATION else "",
@@ -401,13 +401,13 @@ class FileSource:
         first = self._blocking[0]
         return f"the files have mistakes, the first in {first.file}:{first.line}; `usher check` lists all of them"
 
-    def take_touched(self) -> dict[config_secret.Identity, source.DocumentStatus | None]:
-        """See source.Source."""
+    def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
+        """See Source."""
         touched, self._touched = self._touched, {}
         return touched
 
     async def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
-        """See source.Source. It ends only when it is closed."""
+        """See Source. It ends only when it is closed."""
         stop = asyncio.Event()
         watchers = [asyncio.create_task(self._watch(group, stop), name="watch files") for group in self._groups()]
         try:
@@ -434,7 +434,7 @@ class FileSource:
         changed = {identity: status for identity, status in self._statuses.items() if before.get(identity) != status}
         self._touched |= changed | dict.fromkeys(before.keys() - self._statuses.keys())
 
-    def _current_statuses(self) -> dict[config_secret.Identity, source.DocumentStatus]:
+    def _current_statuses(self) -> dict[config_secret.Identity, DocumentStatus]:
         snapshot, key = self._reported.snapshot, self._options.keys.document
         in_force: dict[config_secret.Identity, config_secret.Document] = {
             **{("Listener", name): one for name, one in snapshot.listeners.items()},
@@ -447,12 +447,12 @@ class FileSource:
             else (one, documents.content_hash(one, key))
             for identity, one in in_force.items()
         }
-        statuses = {identity: source.DocumentStatus(digest) for identity, (_, digest) in self._hashes.items()}
+        statuses = {identity: DocumentStatus(digest) for identity, (_, digest) in self._hashes.items()}
         for problem in self._reported.rejected:
             kind, _, name = problem.resource.partition(" ")
             for known_kind in config_secret.KINDS:
                 if kind == known_kind:
-                    status = statuses.get((known_kind, name), source.DocumentStatus(None))
+                    status = statuses.get((known_kind, name), DocumentStatus(None))
                     statuses[known_kind, name] = msgspec.structs.replace(status, rejected=problem.message)
         return statuses
 

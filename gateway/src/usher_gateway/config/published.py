@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import msgspec
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.config import source
+from usher_gateway.config import DocumentStatus
 
 DocumentCheck = Callable[[config_secret.Document], None]
 """Raises if a document cannot be run."""
@@ -103,19 +103,17 @@ class PublishedDocuments:
                 found[key] = msgspec.structs.replace(document, addresses=free)
         return found
 
-    def take_touched(self) -> dict[config_secret.Identity, source.DocumentStatus | None]:
+    def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         """The status of each document that may have changed since the last call; None: removed."""
         rejected = {one.identity: one for one in self._rejected.values()}
         touched, self._touched = self._touched, set()
         return {identity: self._status(identity, rejected.get(identity)) for identity in touched}
 
-    def _status(
-        self, identity: config_secret.Identity, rejected: RejectedDocument | None
-    ) -> source.DocumentStatus | None:
+    def _status(self, identity: config_secret.Identity, rejected: RejectedDocument | None) -> DocumentStatus | None:
         envelope = self._in_force.get(identity)
         if envelope is None and rejected is None:
             return None
-        return source.DocumentStatus(
+        return DocumentStatus(
             hash=envelope.hash if envelope else None,
             rejected=f"{rejected.code}: {rejected.message}" if rejected else None,
             vanished=identity in self._vanished,
