@@ -12,7 +12,6 @@ import prometheus_client
 from contract import engines, samples
 from usher_gateway import documents, model, settings
 from usher_gateway.admin import health, records, server, status, tokens, usage
-from usher_gateway.admin.journal import Changes
 from usher_gateway.config import SourceStatus
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -73,7 +72,7 @@ class Served:
 
     def status(self) -> status.GatewayStatus:
         tracker = mock.Mock()
-        tracker.since.return_value = Changes("c.1", complete=True, present={}, removed=[])
+        tracker.since.return_value = health.Changes("c.1", complete=True, present={}, removed=[])
         tracker.document.return_value = health.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
         tracker.listener.return_value = health.ListenerState("Receiving", None, False, 0.0, False, False, ())
         tracker.destination.return_value = health.DestinationState(
