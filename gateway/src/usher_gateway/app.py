@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
-from usher_gateway.admin import health, records, server, status, tokens, usage
+from usher_gateway.admin import health, records, server, status, tokens
 from usher_gateway.clock import Clock
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
@@ -204,7 +204,7 @@ class Gateway:
                     store=self.store,
                     clock=self.clock,
                 ),
-                usage=usage.UsageHandlers(store=self.store, now=self.clock.now),
+                usage=records.UsageHandlers(store=self.store, now=self.clock.now),
                 records=records.RecordHandlers(
                     store=self.store, now=self.clock.now, listeners=lambda: self.registry.listeners
                 ),

@@ -11,7 +11,7 @@ import prometheus_client
 
 from contract import engines, samples
 from usher_gateway import documents, model, settings
-from usher_gateway.admin import health, records, server, status, tokens, usage
+from usher_gateway.admin import health, records, server, status, tokens
 from usher_gateway.config import SourceStatus
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -63,7 +63,7 @@ class Served:
         prometheus_client.Gauge("usher_test", "A number.", registry=registry).set(7)
         return server.make_routes(
             status=self.status(),
-            usage=usage.UsageHandlers(store=self.bench.store, now=self.bench.clock),
+            usage=records.UsageHandlers(store=self.bench.store, now=self.bench.clock),
             records=records.RecordHandlers(
                 store=self.bench.store, now=self.bench.clock, listeners=lambda: self.registry.listeners
             ),

@@ -5,7 +5,7 @@ from pathlib import Path
 from unittest import mock
 
 from usher_gateway import model
-from usher_gateway.admin import api, server, usage
+from usher_gateway.admin import api, records, server
 from usher_gateway.store.base import UsageRow
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -25,7 +25,7 @@ def test_api_page_names_every_filter() -> None:
 
 
 def test_books_page_names_every_usage_column() -> None:
-    (row,) = usage.usage_rows([UsageRow(model.ListenerName("n", "t", "l"), 0, {})], {}, "day")
+    (row,) = records.usage_rows([UsageRow(model.ListenerName("n", "t", "l"), 0, {})], {}, "day")
     assert {name for name in row if f"`{name}`" not in BOOKS} == set()
 
 

@@ -7,7 +7,7 @@ import prometheus_client
 from aiohttp import web
 
 from usher_gateway import settings
-from usher_gateway.admin import api, records, status, tokens, usage
+from usher_gateway.admin import api, records, status, tokens
 from usher_gateway.admin.tokens import Role
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -26,7 +26,7 @@ class AdminRoute(NamedTuple):
 def make_routes(
     *,
     status: status.GatewayStatus,
-    usage: usage.UsageHandlers,
+    usage: records.UsageHandlers,
     records: records.RecordHandlers,
     metrics: prometheus_client.CollectorRegistry,
 ) -> tuple[AdminRoute, ...]:

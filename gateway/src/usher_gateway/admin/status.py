@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.admin import api, health, usage
+from usher_gateway.admin import api, health, records
 from usher_gateway.clock import Clock
 from usher_gateway.config import Source
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
@@ -87,13 +87,13 @@ class GatewayStatus:
         """Answer ``GET /api/listeners``: each listener in force with its health and its counts of today (UTC)."""
         today = self._clock.now() // _DAY * _DAY
         found = await self._store.usage(today, today + _DAY, Filter(), "day")
-        counts = {row.listener: usage.total_of([row]) for row in found}
+        counts = {row.listener: records.total_of([row]) for row in found}
         snapshot = self._state.snapshot
         rows = [
             {
                 **listener_row(live),
                 **self._listener_health(key, self._tracker.listener(key, snapshot.listeners[key])),
-                "today": counts.get(live.name, usage.total_of([])),
+                "today": counts.get(live.name, records.total_of([])),
             }
             for key, live in sorted(self._registry.listeners.items())
             if key in snapshot.listeners
