@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import structlog
 
 from usher_gateway import logs
-from usher_gateway.simulator import bodies
+from usher_gateway.simulator import schedule
 
 PERSON = "Wx3personal"
 """A name that tests use as a person's name in bodies."""
@@ -55,7 +55,7 @@ class LeakDetector:
         return found
 
 
-PERSONAL_DATA = LeakDetector([*bodies.MARKS, PERSON, "wx3persönlich"])
+PERSONAL_DATA = LeakDetector([*schedule.MARKS, PERSON, "wx3persönlich"])
 """Finds the simulator's people, and the names that tests put into bodies."""
 
 SECRETS = LeakDetector()

@@ -1,16 +1,20 @@
-"""Plans are reproducible and exact: a listener that dedupes by the design counts what the plan says."""
+"""Plans, people and bodies are reproducible: a listener that dedupes by the design counts what the plan says."""
 
 import itertools
+import json
 from collections import defaultdict
 
 import hypothesis
+import pytest
 from hypothesis import strategies
 
-from usher_gateway import model
-from usher_gateway.simulator import bodies, schedule
+from usher_gateway import documents, model, simulator
+from usher_gateway.simulator import schedule
 
 HOUR = 3600 * model.MICROSECONDS
 BASE = 1_790_000_000 * model.MICROSECONDS
+COMPANY = schedule.Company(id="77", seed=4)
+EVENTS = schedule.plan(schedule.Pattern(authentications=400, repeats=0.4), COMPANY.seed)
 
 patterns = strategies.builds(
     schedule.Pattern,
@@ -84,12 +88,12 @@ def test_plan_with_lates_has_visits_out_of_order() -> None:
 def test_dedupe_by_the_design_counts_what_the_plan_says(pattern: schedule.Pattern, seed: int) -> None:
     """Dedupe as in design.md: by content, then by user and venue within an hour of the visit's time."""
     events = schedule.plan(pattern, seed)
-    company = bodies.Company(seed=seed)
+    company = schedule.Company(seed=seed)
     visits: dict[tuple[int, int], list[int]] = defaultdict(list)
     seen: set[bytes] = set()
     repeats = 0
     for event in events:
-        body = bodies.body_of(event, company, BASE)
+        body = schedule.body_of(event, company, BASE)
         trusted = event.shape in schedule.TRUSTED_SHAPES
         assert not (trusted and body in seen), "identical content with a trusted time would be a redelivery"
         seen.add(body)
@@ -123,3 +127,85 @@ def test_plan_has_every_form_of_id_and_time() -> None:
     for event in events:
         by_person[event.person].add(event.id_as_text)
     assert {True, False} in by_person.values()
+
+
+def test_same_seed_gives_the_same_people() -> None:
+    assert schedule.people(7, 50) == schedule.people(7, 50)
+    assert schedule.people(7, 50)[49] == schedule.person(7, 49)
+
+
+def test_people_of_different_seeds_share_no_mark_or_id() -> None:
+    everybody = schedule.people(1, 300) + schedule.people(2, 300)
+    assert len({person.user_id for person in everybody}) == 600
+    assert len({person.email for person in everybody}) == 600
+    assert len({person.first_name for person in everybody}) == 600
+
+
+def test_every_value_of_a_person_contains_a_mark() -> None:
+    for person in schedule.people(3, 200):
+        assert all(any(mark in value for mark in simulator.MARKS) for value in person.marks)
+
+
+def test_some_names_are_not_ascii() -> None:
+    assert not all(person.first_name.isascii() for person in schedule.people(1, 50))
+
+
+def _at(document: object, pointer: str) -> object:
+    for part in pointer.split("/")[1:]:
+        document = document.get(part) if isinstance(document, dict) else None
+    return document
+
+
+def test_body_has_every_default_field() -> None:
+    event = next(each for each in EVENTS if each.shape is schedule.TimeShape.Epoch and not each.id_as_text)
+    document = json.loads(schedule.body_of(event, COMPANY, BASE))
+    found = {
+        name: next((value for pointer in pointers if (value := _at(document, pointer)) is not None), None)
+        for name, pointers in documents.DEFAULT_FIELDS.items()
+    }
+    visitor = schedule.person(COMPANY.seed, event.person)
+    assert None not in found.values()
+    assert (found["user"], found["email"], found["device"]) == (visitor.user_id, visitor.email, visitor.mac)
+    assert (found["company"], found["venue"]) == (77, COMPANY.first_venue + event.venue)
+    assert found["occurredAt"] == (BASE + event.occurred) // model.MICROSECONDS
+
+
+def test_marker_is_equal_for_equal_contents_only() -> None:
+    contents: dict[str, set[bytes]] = {}
+    for event in EVENTS:
+        body = schedule.body_of(event, COMPANY, BASE)
+        contents.setdefault(schedule.marker(body), set()).add(body)
+    assert all(len(same) == 1 for same in contents.values())
+    assert len(contents) > 300
+
+
+def test_some_repeats_have_identical_content() -> None:
+    by_group: dict[tuple[int, int], list[bytes]] = {}
+    for event in EVENTS:
+        if event.shape in schedule.UNTRUSTED_SHAPES:
+            by_group.setdefault((event.person, event.venue), []).append(schedule.body_of(event, COMPANY, BASE))
+    repeated = [same for same in by_group.values() if len(same) > 1]
+    assert any(len(set(same)) == 1 for same in repeated)
+    assert any(len(set(same)) > 1 for same in repeated)
+
+
+def test_bodies_are_sent_escaped_and_in_utf_8() -> None:
+    all_of_them = [schedule.body_of(event, COMPANY, BASE) for event in EVENTS[:50]]
+    assert {body.isascii() for body in all_of_them} == {True, False}
+
+
+def test_no_plan_contains_the_person_of_the_sample_visit() -> None:
+    sample = schedule.marker(schedule.sample_body(COMPANY, BASE)).partition("@")[0]
+    assert sample not in {str(COMPANY.person(event.person).user_id) for event in EVENTS}
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"user": 1}', b'{"user": {}}', b"\xff"])
+def test_foreign_body_has_no_marker(body: bytes) -> None:
+    with pytest.raises(ValueError, match="not a body of the simulator"):
+        schedule.marker(body)
+
+
+def test_company_id_with_letters_stays_text() -> None:
+    event = next(each for each in EVENTS if not each.id_as_text)
+    document = json.loads(schedule.body_of(event, schedule.Company(id="acme"), BASE))
+    assert document["user"]["venue"]["company"]["id"] == "acme"

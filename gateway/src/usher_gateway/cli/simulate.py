@@ -248,13 +248,13 @@ def _targets(
     urls: list[str], companies: list[str], seed: int, credentials: tuple[tuple[str, str], ...]
 ) -> "tuple[settings.SimulatorTarget, ...]":
     """Return a target with its own company and visitors for each URL."""
-    from usher_gateway.simulator import bodies, settings
+    from usher_gateway.simulator import schedule, settings
 
     ids = companies or [str(77 + number) for number in range(len(urls))]
     return tuple(
         settings.SimulatorTarget(
             url=url,
-            company=bodies.Company(ids[number % len(ids)], seed * 100 + number, 9_100 + 100 * number),
+            company=schedule.Company(ids[number % len(ids)], seed * 100 + number, 9_100 + 100 * number),
             headers=credentials,
         )
         for number, url in enumerate(urls)

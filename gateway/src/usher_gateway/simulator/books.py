@@ -158,7 +158,7 @@ class SenderBooks(msgspec.Struct, kw_only=True):
     """The longest delay behind the plan, because the sender was busy or at its concurrency limit."""
     latency: Latency = Latency()
     timed_out_markers: list[str] = []
-    """Markers (bodies.marker) of requests that timed out or were hung up on at least once."""
+    """Markers (schedule.marker) of requests that timed out or were hung up on at least once."""
     unacknowledged_markers: list[str] = []
 
     @property

@@ -17,7 +17,7 @@ import yarl
 import usher_gateway
 from usher_gateway import documents, model
 from usher_gateway.clock import Clock
-from usher_gateway.simulator import bodies, books, schedule
+from usher_gateway.simulator import books, schedule
 from usher_gateway.simulator.settings import SimulatorSettings, SimulatorTarget, tls_context
 
 _REPORT_SECONDS = 0.25
@@ -140,7 +140,7 @@ class _ListenerSender:
 
     async def _validated(self) -> bool:
         """Make the portal's validation calls; return whether at least one passed and visits should follow."""
-        sample = bodies.sample_body(self._target.company, self._clock.now())
+        sample = schedule.sample_body(self._target.company, self._clock.now())
         shapes: list[tuple[str, str, bytes | None]] = [
             ("GET", "GET", None),
             ("HEAD", "HEAD", None),
@@ -232,7 +232,7 @@ class _ListenerSender:
 
     async def _send(self, sending: _Sending) -> None:
         event = sending.event
-        body = bodies.body_of(event, self._target.company, self._base)
+        body = schedule.body_of(event, self._target.company, self._base)
         goes_away = event.hang_up and not sending.is_retry
         try:
             result = await (self._client.hang_up(body) if goes_away else self._client.post(body))
@@ -253,7 +253,7 @@ class _ListenerSender:
             self._acknowledged(sending)
             return
         if result.outcome in {books.RequestOutcome.TimedOut, books.RequestOutcome.HungUp}:
-            self._uncertain[bodies.marker(body)] = None
+            self._uncertain[schedule.marker(body)] = None
         # A hang-up is the sender's own and not a failure of the listener.
         if result.outcome is not books.RequestOutcome.HungUp and self._hook.failed(
             self._now() * self._settings.time_scale
@@ -297,7 +297,7 @@ class _ListenerSender:
         self.books.latency = books.latency_of(self._seconds)
         self.books.timed_out_markers = list(self._uncertain)
         self.books.unacknowledged_markers = [
-            bodies.marker(bodies.body_of(self._events[position], self._target.company, self._base))
+            schedule.marker(schedule.body_of(self._events[position], self._target.company, self._base))
             for position in sorted(self._open)
         ]
 
@@ -341,8 +341,9 @@ class TargetAddress:
 
 
 class PurpleClient:
-    """Sends single requests to one listener, as Purple does: one time limit for everything, and no redirects.
+    """Sends single requests to one listener, as Purple does.
 
+    A request has one time limit from the start of the connection, and follows no redirects.
     Use it as an async context manager.
     """
 

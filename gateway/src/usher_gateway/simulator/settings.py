@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.simulator import bodies, books, schedule
+from usher_gateway.simulator import books, schedule
 
 
 class SimulatorTarget(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +19,7 @@ class SimulatorTarget(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     name: str = ""
     """Its name in the books; empty: a shortened URL."""
-    company: bodies.Company = bodies.Company()
+    company: schedule.Company = schedule.Company()
     pattern: schedule.Pattern | None = None
     """The contents of its plan; None: those of the settings."""
     headers: tuple[tuple[str, str], ...] = ()
