@@ -145,3 +145,39 @@ async def test_body_in_tiny_chunks_takes_the_memory_of_its_bytes(gateway: gatewa
             tracemalloc.stop()
         await connection.send(b"0\r\n\r\n")
         assert (await connection.answer()).acknowledges
+
+
+async def test_bytes_that_aiohttp_drops_are_not_counted_for_ever(gateway: gateways.RunningGateway) -> None:
+    """Else one kept connection could use up the limit of all connections together."""
+    public = gateway.gateway.server
+    probe = wire.request(gateway.target(), method="GET")
+    padded = wire.request(gateway.target(), method="GET", headers={"X-Padded": " " * 7000 + "a"})
+    async with wire.connect(gateway.port) as connection:
+        for _ in range(50):
+            await connection.send(padded)
+            assert (await connection.answer()).acknowledges
+            await asyncio.sleep(0)
+        assert public.reading_bytes < 2 * len(padded)
+        await connection.send(probe)
+        assert (await connection.answer()).acknowledges
+        assert public.reading_bytes <= len(probe)
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(probe)
+        assert (await connection.answer()).acknowledges
+        await gateways.wait_until(lambda: public.reading_bytes == 0)
+        await connection.send(b"\r\n" * 100_000)
+        await asyncio.sleep(0.2)
+        assert public.reading_bytes == 0
+        await connection.send(probe)
+        assert (await connection.answer()).acknowledges
+
+
+async def test_half_a_header_behind_a_chunked_request_is_counted_and_timed(tmp_path: Path) -> None:
+    part = b"GET / HTTP/1.1\r\n" + b"".join([b"X-%d: %s\r\n" % (number, b"a" * 4000) for number in range(10)])
+    async with gateways.running(tmp_path, limits=SHORT) as gateway, wire.connect(gateway.port) as connection:
+        await connection.send(wire.chunked(gateway.target(), [segments.visit(1)]) + part)
+        assert (await connection.answer()).acknowledges
+        assert gateway.gateway.server.reading_bytes >= len(part)
+        assert await connection.is_closed(limit=3)
+        await gateways.wait_until(lambda: not gateway.gateway.server.connections)
+        assert gateway.gateway.server.reading_bytes == 0

@@ -41,6 +41,9 @@ _PIPELINED_BYTES = 1024 * 1024
 _SLACK_BYTES = 64
 """Bytes left over after an answer that count as white space around header fields, and not as the next request."""
 
+_CHUNK_SLACK = 64
+"""For a body in chunks, one byte more for so many bytes of it, because the sizes of the chunks are not known."""
+
 _SEGMENT_SECONDS = 0.05
 """Segments within this time are remembered as one, so that a body sent byte by byte does not fill the memory."""
 
@@ -186,6 +189,8 @@ class Connection(web.RequestHandler):
         self.closing_since = 0.0
         """Since when the connection waits for the sender to take the rest; 0 while it is open."""
         self.unanswered_bytes = 0
+        self.partial_bytes = 0
+        """How many of them began the header of the next request, so that none of them can be behind it."""
         self.segments: deque[tuple[float, int]] = deque()
         """(time, length) of the segments that hold the unanswered bytes; those that came close together are merged."""
         self.ended: asyncio.Future[None] | None = None
@@ -214,7 +219,10 @@ class Connection(web.RequestHandler):
             self._overload()
             return
         now = server.loop.time()
-        if self.request is None and (self.header_since or data.strip(b"\r\n")):
+        if self.request is None:
+            if not self.header_since and not data.strip(b"\r\n"):
+                super().data_received(data)  # empty lines between requests: the parser keeps nothing of them
+                return
             self.header_since = self.header_since or now
             self.has_partial_header = True
         segments = self.segments
@@ -372,9 +380,12 @@ class Connection(web.RequestHandler):
 
     def _end_request(self, request: Request) -> None:
         """Release the request's bytes. The bytes left are the last ones that came: they begin the next request."""
-        is_chunked = "Transfer-Encoding" in request.headers
-        left = 0 if is_chunked else self.unanswered_bytes - request.wire_bytes
-        if left < _SLACK_BYTES:
+        slack = _SLACK_BYTES
+        if "Transfer-Encoding" in request.headers:
+            slack += request.content.total_bytes // _CHUNK_SLACK
+        left = self.unanswered_bytes - max(request.wire_bytes, self.partial_bytes)
+        self.partial_bytes = 0
+        if left < slack:
             left = 0
             self.segments.clear()
         segments, total = self.segments, sum([size for _, size in self.segments])
@@ -385,6 +396,13 @@ class Connection(web.RequestHandler):
         self.unanswered_bytes = left
         self.request = None
         self.answered += 1
+        if left:
+            self.server.loop.call_soon(self.server.loop.call_soon, self._note_partial, self.answered, left)
+
+    def _note_partial(self, answered: int, left: int) -> None:
+        """Note that the bytes left two turns ago hold no whole request, so that a wrong count of them does not last."""
+        if self.request is None and self.answered == answered:
+            self.partial_bytes = left
 
     # closing
 
