@@ -239,7 +239,7 @@ async def test_quota_counts_visits_from_a_time_without_quota(bench: engines.Benc
 
 
 class Rules:
-    """A second, slow implementation of design §3, Dedupe, with plain lists."""
+    """A second, slow implementation of the dedupe rules, with plain lists."""
 
     def __init__(self) -> None:
         self.firsts: list[tuple[str, int, bool]] = []

@@ -1,4 +1,4 @@
-"""The books balance after every operation (design §2.6)."""
+"""The books balance after every operation."""
 
 import asyncio
 from typing import Any

@@ -15,7 +15,7 @@ from integration import gateways
 from usher_gateway.simulator import receiver, receiving
 
 IN_TIME_SECONDS = 8.5
-"""The gateway answers every arrival within 8 s (design §2.2)."""
+"""The gateway answers every arrival within 8 s."""
 
 FILE = "usher.sqlite3"
 

@@ -31,7 +31,7 @@ DEFAULT_FIELDS: dict[str, tuple[str, ...]] = {
     "device": ("/user/device/mac", "/user/mac", "/device/mac"),
     "occurredAt": ("/user/loginDatetime", "/loginDatetime", "/timestamp"),
 }
-"""Field -> its places in a body: JSON pointers (RFC 6901), tried in turn. Source: purple.md, The body."""
+"""Field -> its places in a body: JSON pointers (RFC 6901), tried in turn. Source: docs/purple.md, The body."""
 
 
 MAX_SHOWN_URL = 2048
@@ -55,7 +55,7 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def url(self) -> str:
-        """The whole URL that Purple posts to, which is a credential. Source: purple.md, Purple posts only to HTTPS."""
+        """The whole URL that Purple posts to, which is a credential. HTTPS, because Purple posts to nothing else."""
         query = f"?{urllib.parse.urlencode(self.query)}" if self.query else ""
         return f"https://{self.host}{self.path}{query}"
 

@@ -50,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[str, ...] = ()
     """CIDRs of proxies whose ``X-Forwarded-For`` the gateway trusts."""
     allow_destination: tuple[str, ...] = ()
-    """Exceptions from the address guard (design §8): CIDR or HOST[:PORT]."""
+    """Exceptions from the address guard: CIDR or HOST[:PORT]."""
     admin_tokens: Path | None = None
     """Folder of the admin tokens, if not ``data``: a mounted Secret that all gateways of an install share."""
     time_scale: float = 1.0

@@ -68,7 +68,7 @@ def owner_of(found_annotations: Mapping[str, str]) -> Key | None:
 
 
 def build_config_secret(envelope: config_secret.Envelope, install: Install) -> DesiredChild:
-    """The Secret that holds a document, as gateways read it (design §6).
+    """The Secret that holds a document, as gateways read it.
 
     Raises:
         DocumentTooLargeError: the document does not fit into a Secret.
@@ -107,7 +107,7 @@ CLASS_ADDRESS = "class"
 def build_url_secret(
     seen: CachedResource[resources.Listener], found: dict[str, documents.Address], controller_name: str
 ) -> DesiredChild:
-    """The Secret ``<listener>-url`` with the whole URLs, which are credentials (design §7).
+    """The Secret ``<listener>-url`` with the whole URLs, which are credentials.
 
     Its entry ``url`` holds the first URL; each URL is also in an entry ``<address>.url``.
     """

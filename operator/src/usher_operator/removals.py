@@ -1,8 +1,8 @@
 """Decides which published documents may be removed, and when.
 
 A plan that no longer wants a document requests its removal. The guard waits until no further request has come for a
-while, decides about all requests together, and removes none of them if there are suspiciously many (design §6, "The
-removal limit"). Events and complete lists are the only source of plans, so a wrong list must not remove everything.
+while, decides about all requests together, and removes none of them if there are suspiciously many (the
+removal limit). Events and complete lists are the only source of plans, so a wrong list must not remove everything.
 """
 
 import asyncio

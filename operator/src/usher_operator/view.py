@@ -58,7 +58,7 @@ class DesiredChild(msgspec.Struct, frozen=True):
 
 
 class ConditionType(enum.StrEnum):
-    """Every condition that the operator writes (design §7)."""
+    """Every condition that the operator writes."""
 
     Accepted = "Accepted"
     ResolvedRefs = "ResolvedRefs"

@@ -43,7 +43,7 @@ _HOSTNAME_DELAY_SECONDS = 0.1
 hostname cause one write."""
 
 INFORMATIONAL_PER_SECOND = 5.0
-"""Statuses written per second in which only informational conditions differ (design §7)."""
+"""Statuses written per second in which only informational conditions differ."""
 
 _MAX_QUEUED_EVENTS = 500
 _EVENT_INTERVAL_SECONDS = 0.1

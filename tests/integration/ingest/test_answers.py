@@ -1,4 +1,4 @@
-"""The answer table of design §3: status, header and how the arrival is counted."""
+"""The table of answers to Purple: status, header and how the arrival is counted."""
 
 import contextlib
 import gzip

@@ -25,7 +25,7 @@ WINDOW_MINUTES = 15
 """How long the shares of quarantined arrivals and mismatched companies look back."""
 
 QUARANTINING_FROM = 0.05
-"""If more than this share of the accepted arrivals was quarantined, the listener gets a condition (design §7)."""
+"""If more than this share of the accepted arrivals was quarantined, the listener gets a condition."""
 
 REFUSING_FROM = 3
 """This many refusals in a row, without an accepted arrival between them, are not an accident."""

@@ -1,4 +1,4 @@
-"""Ends the holds whose cause is gone (design §3, Holds, replay and redrive).
+"""Ends the holds whose cause is gone.
 
 The gateway reviews all held deliveries after each change of configuration and every 30 seconds. The store keeps held
 deliveries in groups by reason and route, so a review costs little however many deliveries are held.

@@ -1,4 +1,4 @@
-"""Classifies a destination's answer, and turns it into what the store records (design §3, Outcomes). Pure."""
+"""Classifies a destination's answer, and turns it into what the store records. Pure."""
 
 import email.utils
 import enum

@@ -1,4 +1,4 @@
-"""Renders and signs the request for a delivery (design §3, The request to a destination). Pure.
+"""Renders and signs the request for a delivery. Pure.
 
 ``prepare`` does once per document what depends on the destination alone, because the gateway renders thousands of
 requests a second.

@@ -1,4 +1,4 @@
-"""Decides when a delivery is tried again and when it is dead (design §3, Outcomes). Pure: randomness is an argument."""
+"""Decides when a delivery is tried again and when it is dead. Pure: randomness is an argument."""
 
 import enum
 

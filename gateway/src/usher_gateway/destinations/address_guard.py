@@ -1,4 +1,4 @@
-"""Decides to which addresses the gateway may connect (design §8).
+"""Decides to which addresses the gateway may connect.
 
 The client asks about the very address that it is about to connect to. The guard never judges a name or the spelling of
 an address, so a DNS answer that changes between a check and the connection gains nothing.

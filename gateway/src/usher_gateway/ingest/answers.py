@@ -1,6 +1,6 @@
 """The answers to Purple. There are few and they are fixed, so their bytes are built once.
 
-Source: purple.md (Purple counts everything but 200 with ``wifiWebhookListener: 1`` as a failure); RFC 9110 §6.6.1
+Source: docs/purple.md (Purple counts everything but 200 with ``wifiWebhookListener: 1`` as a failure); RFC 9110 §6.6.1
 (Date), §10.2.3 (Retry-After), §11.6.1 (WWW-Authenticate).
 """
 

@@ -1,7 +1,7 @@
 """The body of an arrival: inflate it, then parse it or find the reason for its quarantine (pure).
 
 A body that is not valid is quarantined and acknowledged, never refused: enough refusals make Purple disable the hook.
-Source: RFC 9110 §8.4 (Content-Encoding), purple.md.
+Source: RFC 9110 §8.4 (Content-Encoding), docs/purple.md.
 """
 
 import codecs
@@ -125,7 +125,6 @@ def parse(raw: bytes, content_type: str) -> ParsedBody:
 
     An empty body, white space and ``{}`` are the portal's probe. If the fast parser rejects a body, the standard
     library's parser is tried, which also accepts UTF-16, UTF-32, NaN, lone surrogates and huge numbers.
-    Source: design §3.
     """
     if raw.startswith(_BOM):
         raw = raw[3:]

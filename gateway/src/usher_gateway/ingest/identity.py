@@ -99,7 +99,7 @@ class Identifier:
         return _digest(self._once, _join([route, period, *ids]))
 
     def occurred_at(self, value: object, received_at: int) -> int | None:
-        """Return the time of the authentication in microseconds; None if it cannot be trusted (design §3, Dedupe)."""
+        """Return the time of the authentication in microseconds; None if it cannot be trusted."""
         told = self._time_in(value)
         return told if 0 < told <= received_at + _AHEAD else None
 
@@ -120,7 +120,7 @@ def canonical(body: dict[str, object], plain: bool) -> bytes:
 
 
 def as_text(value: object) -> str:
-    """Convert an id or text to text: ``127`` and ``"127"`` are the same id (purple.md). ``""`` for any other value."""
+    """Convert an id or text to text: ``127`` and ``"127"`` are the same id. ``""`` for any other value."""
     if type(value) is str:
         return value
     if type(value) is int:

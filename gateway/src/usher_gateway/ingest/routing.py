@@ -169,7 +169,7 @@ class _PlannedRoute:
         return self._slow_in_a_row >= SLOW_IN_A_ROW
 
     def plan(self, context: RoutingContext, visit: dict[str, object]) -> model.RoutePlan:
-        """Decide in the order of design §3: paused, filter, stale, once-per, shadow."""
+        """Decide in this order: paused, filter, stale, once-per, shadow."""
         if self._route.state == "Paused":
             return self._skip(model.SkipReason.Paused)
         hold = context.hold or self._destination_hold

@@ -25,7 +25,7 @@ from usher_gateway.ingest import answers
 _log = structlog.get_logger(__name__)
 
 HARD_LIMIT_BYTES = 8 * 1024 * 1024
-"""Larger bodies, as sent or inflated, are refused with 413 (design §2.3)."""
+"""Larger bodies, as sent or inflated, are refused with 413."""
 
 ANSWER_RESERVE_SECONDS = 0.1
 """A body has to be complete this long before the deadline, because the answer takes its time too."""
@@ -54,7 +54,7 @@ class ServerLimits(msgspec.Struct, frozen=True):
     """Limits of the public port, in seconds, bytes and counts."""
 
     answer_seconds: float = 7.5
-    """Below the 8 s that design §2 promises, because on a busy machine the answer itself takes its time."""
+    """Below the promised 8 s, because on a busy machine the answer itself takes its time."""
     header_seconds: float = 5.0
     idle_seconds: float = 75.0
     connections: int = 10_000

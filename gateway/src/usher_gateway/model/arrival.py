@@ -11,14 +11,14 @@ REDELIVERY_KEEP_SECONDS = 7 * 86400
 """Identical content is a redelivery for this long if a trusted time or a lost answer proves it."""
 
 REDELIVERY_NOT_BEFORE_SECONDS = 10_000
-"""Identical content without a trusted time is a redelivery from this age on: Purple retries after 3 h (purple.md)."""
+"""Identical content without a trusted time is a redelivery from this age on, because Purple retries after 3 h."""
 
 TRUSTED_AHEAD_SECONDS = 120
-"""The gateway does not trust a time in a body that is further in the future than this (design §3)."""
+"""The gateway does not trust a time in a body that is further in the future than this."""
 
 
 class CountedAs(enum.IntEnum):
-    """The kind under which an arrival is counted (design §1). The store keeps the numbers: never reuse one."""
+    """The kind under which an arrival is counted. The store keeps the numbers: never reuse one."""
 
     Visit = 1
     Repeat = 2
@@ -66,9 +66,9 @@ class RefusedReason(enum.StrEnum):
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """The normalised fields of a body. Text fields are ``""`` if the body lacks them (design §3, Expressions).
+    """The normalised fields of a body. Text fields are ``""`` if the body lacks them.
 
-    Ids are text, whether they came as numbers or strings (purple.md: ``127`` and ``"127"`` are the same id).
+    Ids are text, whether they came as numbers or strings (docs/purple.md: ``127`` and ``"127"`` are the same id).
     """
 
     userId: str = ""  # noqa: N815 - these are the names that expressions see

@@ -24,7 +24,7 @@ class Keys(msgspec.Struct, frozen=True):
     document: bytes
     cache: bytes
     install: bytes
-    """The install key itself: URL tokens are derived from it (design §7)."""
+    """The install key itself: URL tokens are derived from it."""
 
 
 def derive_keys(install_key: bytes) -> Keys:
@@ -45,7 +45,7 @@ def key_fingerprint(install_key: bytes) -> str:
 
 
 def url_token(install_key: bytes, namespace: str, tenant: str, listener: str, generation: int) -> str:
-    """Return the secret part of a listener's URL: 26 characters of lower-case base32 (design §7)."""
+    """Return the secret part of a listener's URL: 26 characters of lower-case base32."""
     message = "/".join((namespace, tenant, listener, str(generation))).encode()
     digest = hmac.digest(install_key, message, "sha256")
     return base64.b32encode(digest)[:26].decode().lower()

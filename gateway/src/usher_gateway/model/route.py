@@ -24,7 +24,7 @@ class ListenerName(msgspec.Struct, frozen=True, order=True):
 
 
 class SkipReason(enum.IntEnum):
-    """Why a route created no delivery (design §1, verdict reasons). The store keeps the numbers: never reuse one."""
+    """Why a route created no delivery. The store keeps the numbers: never reuse one."""
 
     Filter = 1
     OncePer = 2

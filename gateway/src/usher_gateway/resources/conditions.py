@@ -58,7 +58,7 @@ def has_errors(problems: Iterable[Problem]) -> bool:
 
 
 class Reason(enum.StrEnum):
-    """Why a condition is not True (kubernetes.md §1.3). Conditions and ``usher check`` show it."""
+    """Why a condition is not True. Conditions and ``usher check`` show it."""
 
     ClassNotFound = "ClassNotFound"
     ClassNotPermitted = "ClassNotPermitted"

@@ -20,7 +20,7 @@ MAX_NAME_LENGTH = 52
 """Longest name of a custom resource, because the names of its children must fit into 63 characters."""
 
 MAX_ROUTES = 32
-"""Most routes of a listener (design §5)."""
+"""Most routes of a listener."""
 
 MAX_ADDRESSES = 16
 """Most addresses of a listener."""

@@ -1,6 +1,6 @@
 """The outcome of each request, the sender's own books, and the verdict: would this listener survive Purple? Pure.
 
-Source: purple.md, The webhook: only 200 with ``wifiWebhookListener: 1`` within 10 s is success.
+Source: docs/purple.md, The webhook: only 200 with ``wifiWebhookListener: 1`` within 10 s is success.
 """
 
 import array

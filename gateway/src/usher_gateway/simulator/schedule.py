@@ -7,7 +7,7 @@ is hours later. Times are microseconds from the start of the plan.
 None of the visitors exists: names carry a mark, e-mail addresses end in ``.example``, the country code +999 is
 unassigned, and the MAC addresses are locally administered. The marks make it possible to search logs for any of them.
 
-Source of the bodies: purple.md, The body. They contain unknown fields, because Purple adds fields without notice.
+Source of the bodies: docs/purple.md, The body. They contain unknown fields, because Purple adds fields without notice.
 """
 
 import datetime
@@ -42,7 +42,7 @@ RETURN_AFTER_SECONDS = 9_000.0
 """The earliest return of a visitor: more than an hour after any repeat."""
 
 LATE_SECONDS = (60.0, 120.0)
-"""The delay of a POST during maintenance or high load. Source: purple.md."""
+"""The delay of a POST during maintenance or high load. Source: docs/purple.md."""
 
 VERY_LATE_SECONDS = (3_600.0, 18_000.0)
 """The delay of a POST after an outage."""

@@ -1,4 +1,4 @@
-"""The books: the equations that the meters satisfy per listener and period (design §2.6). Pure.
+"""The books: the equations that the meters satisfy per listener and period. Pure.
 
 - Arrivals: each arrival is counted as exactly one kind, so the kinds add up to the arrivals that reached a gateway.
 - Routes: routes in force = created + skipped.

@@ -1,8 +1,7 @@
 """The decision inside the accepting transaction: visit, repeat or redelivery, and each route's final verdict. Pure.
 
 Every engine first looks up the facts about a whole batch and then calls decide() for each arrival in turn. decide()
-adds the facts that an arrival creates, so that later arrivals of the batch see them. The rules are those of design §3,
-Dedupe.
+adds the facts that an arrival creates, so that later arrivals of the batch see them.
 """
 
 import msgspec

@@ -1,7 +1,7 @@
 """Plans a hostname: its Ingress or HTTPRoute, its Certificate, and the states CertificateReady and Exposed. Pure.
 
 The children belong to a hostname and not to a listener, so that a new listener on the class's hostname changes no
-Ingress (design §7). Listeners and classes report the states of their hostnames.
+Ingress. Listeners and classes report the states of their hostnames.
 """
 
 from collections.abc import Iterable, Mapping

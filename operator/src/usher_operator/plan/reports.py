@@ -24,10 +24,10 @@ _Type = ConditionType
 _Reason = OperatorReason
 
 GRACE_MICROSECONDS = 30 * model.MICROSECONDS
-"""Delay before Programmed turns False, because a rollout of gateways or a slow gateway is not a failure (design §7)."""
+"""Delay before Programmed turns False, because a rollout of gateways or a slow gateway is not a failure."""
 
 QUARANTINED_SHARE = 0.05
-"""Quarantining is reported if a larger share of the arrivals of the last 15 minutes was quarantined (design §7)."""
+"""Quarantining is reported if a larger share of the arrivals of the last 15 minutes was quarantined."""
 
 _NO_URL_YET = "there is no URL yet; the other conditions say why"
 _NO_VISIT_YET = (

@@ -190,7 +190,7 @@ def checkpoint(folder: Path) -> None:
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Connect with the durability settings of design §4."""
+    """Connect with the durability settings."""
     uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
     connection = sqlite3.connect(
         uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=1024, timeout=5
@@ -394,7 +394,7 @@ def _from_values(statement: str, row: str, count: int) -> str:
 
 
 class DiskBounds(msgspec.Struct, frozen=True):
-    """Free space below which work stops (design §4, Low disk); 0 switches a bound off."""
+    """Free space below which work stops; 0 switches a bound off."""
 
     accept_above_free_bytes: int = 1024**3
     accept_above_free_ratio: float = 0.10

@@ -191,7 +191,7 @@ class GroupCommit:
         self._next_retry_seconds = _RETRY_FIRST_SECONDS
         self._next_counts = 0.0
         self._batches: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
-        self._job_is_next = False
+        self._job_is_next = True
 
     def start_writing(self, writer: Writer) -> None:
         """Start the writer thread."""
@@ -276,20 +276,27 @@ class GroupCommit:
         self._scheduled = False
         if self._in_flight is not None or self._retry_seconds:
             return
-        in_flight = self._draw_job() or self._draw() or self._draw_job()
+        in_flight = self._draw()
         if in_flight is not None:
             self._in_flight = in_flight
             self._batches.put(in_flight)
 
-    def _draw_job(self) -> _InFlight | None:
-        """Draw a job if it is a job's turn. A job is a batch by itself, so that its rollback affects nothing else."""
+    def _draw(self) -> _InFlight | None:
+        """Draw a job or a batch of arrivals. They alternate, so that neither delays the other for long."""
+        first, second = self._draw_job, self._draw_batch
+        if not self._job_is_next:
+            first, second = second, first
         self._job_is_next = not self._job_is_next
-        if not self._jobs or not self._job_is_next:
+        return first() or second()
+
+    def _draw_job(self) -> _InFlight | None:
+        """Draw a job, which is a batch by itself, so that its rollback affects nothing else."""
+        if not self._jobs:
             return None
         job, future = self._jobs.pop(0)
         return _InFlight(Batch(job=job, now=self.now()), [], [], future)
 
-    def _draw(self) -> _InFlight | None:
+    def _draw_batch(self) -> _InFlight | None:
         entries = self._arrivals.draw()
         for entry in self._arrivals.withdrawn:
             self._report_abandoned(entry, None)

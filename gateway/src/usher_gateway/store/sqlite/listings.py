@@ -315,7 +315,7 @@ def arrivals_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
             counted_as = model.CountedAs.Quarantined
             scope.add("reason = ?", int(model.QuarantineReason[where.reason]))
         else:
-            skip = _member(model.SkipReason, where.reason, "reason")
+            skip = _member(model.SkipReason, where.reason, "reason", *model.QuarantineReason.__members__)
     if counted_as is model.CountedAs.Quarantined:
         scope.index_terms = "counted_as = 5"
     elif counted_as is not None:
