@@ -303,8 +303,8 @@ def _answers(listener: SenderBooks) -> list[str]:
     if wrong:
         shown = ", ".join(f"{count} times {status}" for status, count in wrong.items())
         lines.append(
-            f"It answered {shown}: only 200 is success (redirects are not followed). A 4xx does not make Purple give "
-            "a visit up; it comes back until the hook is disabled. RequestResult 200 and set aside what is no good."
+            f"It answered {shown}: only 200 is success (redirects are not followed). After a 4xx Purple sends the "
+            "visit again until it disables the webhook. Answer 200, and quarantine bodies that are not valid."
         )
     if listener.tls_failed:
         lines.append(f"Failed for TLS: {listener.tls_failed}. Purple posts only where the certificate is valid.")
