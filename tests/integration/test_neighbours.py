@@ -1,4 +1,4 @@
-"""A misbehaving destination does not slow the others, and loses none of its own deliveries."""
+"""A misbehaving destination does not slow the others, and loses none of its deliveries."""
 
 import asyncio
 import time

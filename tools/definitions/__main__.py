@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
-    """Write every file that differs, remove files that are no longer made, and print their names."""
+    """Write every file that differs, remove obsolete files, and print their names."""
     wanted = output.files()
     for folder in output.FOLDERS:
         for file in (ROOT / folder).glob("*"):

@@ -179,7 +179,7 @@ def decode_data(data: Mapping[str, str] | None, key: bytes) -> Envelope:
     """Return the envelope in a Secret's ``data``. ``key``: ``Keys.document``.
 
     Raises:
-        DocumentUnreadableError: There is no envelope, or it does not have the right form.
+        DocumentUnreadableError: The envelope is missing or malformed.
         DocumentTooNewError: A later release wrote it.
         DocumentHashError: It was written with another install key.
     """

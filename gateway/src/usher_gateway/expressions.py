@@ -172,7 +172,7 @@ class Program:
     def _work(self, copier: "_WeighingCopier") -> int:
         """Return an upper estimate of the work.
 
-        Each name may stand for the whole value, and a macro copies its growing result once per item.
+        Each name may be the whole value, and a macro copies its growing result once per item.
         """
         weight, repeats = copier.weight, _PLAIN_WORK
         if self._has_macro:

@@ -87,7 +87,7 @@ def _envelope(kept: _CachedDocument) -> config_secret.Envelope:
 
 
 def read(folder: pathlib.Path, key: bytes) -> list[config_secret.Envelope] | None:
-    """Read the cached documents, or None if there is no file. This blocks.
+    """Read the cached documents, or return None if the file is missing. This blocks.
 
     Raises:
         ConfigurationError: the file cannot be read, has another key or format, or is damaged.

@@ -15,7 +15,7 @@ SLOT_SECONDS = 900
 
 
 class Counter(enum.IntEnum):
-    """What a meter counts. The store keeps the numbers: never reuse one."""
+    """The events that meters count. The store keeps the numbers: never reuse one."""
 
     visits = 1
     repeats = 2

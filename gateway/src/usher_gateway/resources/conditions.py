@@ -75,7 +75,7 @@ class Reason(enum.StrEnum):
     SecretKeyNotFound = "SecretKeyNotFound"
     SecretNotLabelled = "SecretNotLabelled"
     NoSecretInAddress = "NoSecretInAddress"
-    """Only a warning: the path can be guessed, and there is no authentication."""
+    """Only a warning: the path can be guessed, and the listener does not authenticate."""
     ImplicitClass = "ImplicitClass"
     """Only a notice or a warning: the files have no ListenerClass."""
 

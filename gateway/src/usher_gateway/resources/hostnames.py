@@ -88,7 +88,7 @@ def owners_of(claims: Iterable[tuple[str, Owner]], incumbents: Mapping[str, Owne
 
 
 def matches(pattern: str, hostname: str) -> bool:
-    """Return True if a pattern allows a hostname. ``*.x`` stands for one or more labels before ``x``."""
+    """Return True if a pattern allows a hostname. ``*.x`` matches one or more labels before ``x``."""
     return hostname.endswith(pattern[1:]) if pattern.startswith("*.") else hostname == pattern
 
 

@@ -80,7 +80,7 @@ HostnamePattern = Annotated[
         min_length=1,
         max_length=253,
         pattern=f"^(\\*\\.)?{_HOST_LABEL}(\\.{_HOST_LABEL})*$",
-        description="A host name, or `*.` and a host name; `*` stands for one or more labels.",
+        description="A host name, or `*.` and a host name; `*` matches one or more labels.",
     ),
 ]
 UrlPath = Annotated[

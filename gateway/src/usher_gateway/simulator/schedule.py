@@ -1,4 +1,4 @@
-"""What the simulated Purple sends, and when: plan, visitors and bodies. Pure, and reproducible from a seed.
+"""The plan of the simulated Purple: visitors, bodies and their times. Pure, and reproducible from a seed.
 
 A plan is exact, so that its numbers can be compared with those of the gateway. An authentication is either the first
 one of a visitor at a venue (``Visit``), or follows it within the hour (``Repeat``). The next visit of the same visitor

@@ -245,14 +245,14 @@ class Store(Protocol):
         """Return body and content type of an arrival.
 
         Raises:
-            NotFoundError: there is no such arrival, or the retention of its body has ended.
+            NotFoundError: the arrival does not exist, or the retention of its body has ended.
         """
 
     async def answer(self, delivery: bytes) -> bytes:
         """Return the last answer of a dead delivery's destination (at most 256 bytes).
 
         Raises:
-            NotFoundError: there is no such delivery, or it has no answer.
+            NotFoundError: the delivery does not exist, or it has no answer.
         """
 
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""The SQLite store: implements store/base.py over one file. Writes go through group_commit.py, reads beside it."""
+"""The SQLite store: implements store/base.py over one file. Writes go through group_commit.py, and reads do not."""
 
 import asyncio
 import contextlib
