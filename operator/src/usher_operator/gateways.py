@@ -14,7 +14,7 @@ import msgspec
 import structlog
 import yarl
 
-from usher_gateway.kube.client import ApiError, Client, Raw
+from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.installation import Installation
@@ -261,7 +261,10 @@ class GatewayObserver:
         path = f"{_SLICES}/namespaces/{service.namespace}/endpointslices"
         try:
             pages = [
-                page async for page in self._api.pages(path, Raw, selector=f"kubernetes.io/service-name={service.name}")
+                page
+                async for page in self._api.pages(
+                    path, JsonObject, selector=f"kubernetes.io/service-name={service.name}"
+                )
             ]
         except ApiError as error:
             _log.warning("gateways_not_listed", error=str(error))

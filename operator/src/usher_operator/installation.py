@@ -11,7 +11,7 @@ import secrets
 import structlog
 
 from usher_gateway import config_secret, model
-from usher_gateway.kube.client import ApiError, Client, Raw
+from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.view import FINGERPRINT_FIELD, INSTALL_KEY_SECRET, Key
@@ -107,7 +107,7 @@ class Installation:
         label = config_secret.install_label(install.controller_name)
         mine = f"{config_secret.INSTALL_LABEL}={label},{config_secret.SELECTOR}"
         path = kinds.SECRET.collection(install.config_namespace)
-        async for page in self._api.pages(path, Raw, selector=mine):
+        async for page in self._api.pages(path, JsonObject, selector=mine):
             if page.items:
                 return True
         return False
@@ -155,5 +155,5 @@ def fingerprints(cache: Cache) -> set[str]:
     return found - {""}
 
 
-def _decoded(raw: Raw) -> dict[str, bytes]:
+def _decoded(raw: JsonObject) -> dict[str, bytes]:
     return {name: base64.b64decode(value) for name, value in (raw.get("data") or {}).items()}

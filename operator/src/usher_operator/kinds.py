@@ -125,7 +125,7 @@ RESOURCES: dict[str, type[resources.Resource]] = {kind: found for (_, kind), fou
 # Parsing
 
 
-Raw = dict[str, Any]
+JsonObject = dict[str, Any]
 
 _OURS = frozenset(ConditionType)
 _PREFIX = "usher.dev/"
@@ -166,7 +166,7 @@ class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Generation of the resource from which the document was compiled."""
 
 
-def parse_resource(kind: str, raw: Raw) -> ResourceRecord:
+def parse_resource(kind: str, raw: JsonObject) -> ResourceRecord:
     """Parse a custom resource."""
     metadata, status = raw["metadata"], raw.get("status") or {}
     stored = [one for one in status.get("conditions") or () if one.get("type") in _OURS]
@@ -192,7 +192,7 @@ def parse_resource(kind: str, raw: Raw) -> ResourceRecord:
     )
 
 
-def convert(raw: Raw, wanted: type[ResourceT]) -> ResourceT:
+def convert(raw: JsonObject, wanted: type[ResourceT]) -> ResourceT:
     """Convert the fields of a raw object that its type has.
 
     Raises:
@@ -211,7 +211,7 @@ def convert(raw: Raw, wanted: type[ResourceT]) -> ResourceT:
     return msgspec.convert(slim, wanted)
 
 
-def parse_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> ChildRecord | None:
+def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) -> ChildRecord | None:
     """Parse a child; None if another install made it, or none did."""
     metadata = raw["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
@@ -243,7 +243,7 @@ def parse_child(raw: Raw, controller_name: str, keys: model.Keys | None) -> Chil
     )
 
 
-def is_foreign(raw: Raw, controller_name: str) -> bool:
+def is_foreign(raw: JsonObject, controller_name: str) -> bool:
     """Return whether the operator of another install made an object."""
     labels = raw["metadata"].get("labels") or {}
     install = labels.get(config_secret.INSTALL_LABEL, "")
@@ -253,7 +253,7 @@ def is_foreign(raw: Raw, controller_name: str) -> bool:
     }
 
 
-def digest_of(manifest: Raw) -> str:
+def digest_of(manifest: JsonObject) -> str:
     """Hash content and Usher's labels and annotations. A Secret has the same digest as planned and as stored."""
     metadata = manifest["metadata"]
     content = {name: manifest[name] for name in ("type", "data", "spec", "immutable") if manifest.get(name)}
@@ -262,7 +262,7 @@ def digest_of(manifest: Raw) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 
-def _envelope(raw: Raw, keys: model.Keys) -> config_secret.Envelope | None:
+def _envelope(raw: JsonObject, keys: model.Keys) -> config_secret.Envelope | None:
     """The envelope in a config Secret; None if it was changed, or another install key signed it."""
     try:
         return config_secret.decode_data(raw.get("data"), keys.document)
@@ -277,7 +277,7 @@ def _share_defaults(document: config_secret.Document) -> config_secret.Document:
     return document
 
 
-def _condition(raw: Raw) -> StatusCondition:
+def _condition(raw: JsonObject) -> StatusCondition:
     status = raw.get("status")
     return StatusCondition(
         type=raw["type"],

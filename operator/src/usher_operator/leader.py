@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
-from usher_gateway.kube.client import ApiError, Client, Raw
+from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_operator.settings import OperatorSettings
 
 _log = structlog.get_logger(__name__)
@@ -196,7 +196,10 @@ class LeaderLease:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 changes = self._api.watch(
-                    self._path, Raw, resource_version=record.resource_version, field_selector=f"metadata.name={NAME}"
+                    self._path,
+                    JsonObject,
+                    resource_version=record.resource_version,
+                    field_selector=f"metadata.name={NAME}",
                 )
                 async for event in changes:
                     if event.type != "BOOKMARK":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 import structlog
 
-from usher_gateway.kube.client import ApiError, Client, Raw
+from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_operator import kinds
 from usher_operator.cache import Cache, KeySet
 from usher_operator.health import OperatorMetrics
@@ -140,7 +140,7 @@ class Resync:
         found: set[Name] = set()
         version = ""
         try:
-            async for page in self._client.pages(self.collection(kind), Raw, selector=kind.selector):
+            async for page in self._client.pages(self.collection(kind), JsonObject, selector=kind.selector):
                 version = page.resource_version
                 for raw in page.items:
                     found.add((raw["metadata"].get("namespace", ""), raw["metadata"]["name"]))
@@ -217,7 +217,7 @@ class Resync:
         else:
             _log.error("relist_failed", kind=kind.name, status=error.status, reason=error.reason)
 
-    def _put(self, kind: kinds.WatchedKind, raw: Raw, *, is_start: bool) -> None:
+    def _put(self, kind: kinds.WatchedKind, raw: JsonObject, *, is_start: bool) -> None:
         metadata = raw["metadata"]
         uid, version = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
         if uid == metadata["uid"] and is_older(metadata["resourceVersion"], version):

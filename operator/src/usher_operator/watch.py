@@ -21,7 +21,7 @@ import structlog
 
 from usher_gateway import model
 from usher_gateway.kube.access import Access, ApiConnection
-from usher_gateway.kube.client import ApiError, Client, Raw, WatchEvent
+from usher_gateway.kube.client import ApiError, Client, JsonObject, WatchEvent
 from usher_gateway.kube.reflector import Reflector
 from usher_operator import kinds, resync
 from usher_operator.cache import Cache
@@ -59,7 +59,7 @@ class EventHandler:
         self._cache, self._queue, self._health, self._metrics = cache, queue, health, metrics
         self._on_class_changed = on_class_changed
 
-    def handle(self, kind: kinds.WatchedKind, type_: str | None, raw: Raw) -> None:
+    def handle(self, kind: kinds.WatchedKind, type_: str | None, raw: JsonObject) -> None:
         """Handle one event; `type_` None: kopf listed the object."""
         self.saw_event(kind)
         metadata = raw["metadata"]
@@ -105,13 +105,13 @@ class Watcher:
                 kind = await self._requested.get()
                 group.create_task(self._reflector(kind).run(), name=f"watch {kind.plural}")
 
-    def _reflector(self, kind: kinds.WatchedKind) -> Reflector[Raw]:
+    def _reflector(self, kind: kinds.WatchedKind) -> Reflector[JsonObject]:
         async def read() -> str:
             while self._reader.is_absent(kind):  # noqa: ASYNC110 - until its CRD appears
                 await asyncio.sleep(_POLL_SECONDS)
             return self._reader.take_start_version(kind) or await self._reader.read(kind)
 
-        def on_event(event: WatchEvent[Raw]) -> None:
+        def on_event(event: WatchEvent[JsonObject]) -> None:
             if event.type == "BOOKMARK":
                 self._handler.saw_event(kind)
             else:
@@ -157,7 +157,7 @@ class CrdHandler:
         self._cache, self._queue, self._reader = cache, queue, reader
         self._watcher, self._gate, self._on_crd_deleted = watcher, gate, on_crd_deleted
 
-    def handle(self, type_: str | None, raw: Raw) -> None:
+    def handle(self, type_: str | None, raw: JsonObject) -> None:
         """Handle one event of a CRD; `type_` None: kopf listed it."""
         metadata, spec = raw["metadata"], raw.get("spec") or {}
         plural, group = (spec.get("names") or {}).get("plural"), spec.get("group")
@@ -183,7 +183,7 @@ class CrdHandler:
                 self._queue.add(key)
 
 
-def _is_established(raw: Raw) -> bool:
+def _is_established(raw: JsonObject) -> bool:
     conditions = (raw.get("status") or {}).get("conditions") or ()
     return any(one.get("type") == "Established" and one.get("status") == "True" for one in conditions)
 

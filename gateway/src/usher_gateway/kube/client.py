@@ -24,13 +24,14 @@ from usher_gateway.kube.access import Access, ApiConnection
 _ATTEMPTS = 4
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _FIRST_BACKOFF_SECONDS = 0.4
-_UNREACHABLE = 0
+_NO_STATUS = 0
+"""The status of an error that is not a response of the server."""
 
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
 _METADATA_LIST = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
-Raw = dict[str, Any]
+JsonObject = dict[str, Any]
 Item = TypeVar("Item")
 
 
@@ -72,7 +73,7 @@ class UnreadableAnswerError(ApiError):
     """The response is not what an API server sends."""
 
     def __init__(self, request: str, problem: str) -> None:
-        super().__init__(_UNREACHABLE, "Unreadable", request, problem)
+        super().__init__(_NO_STATUS, "Unreadable", request, problem)
 
 
 class ListPage(msgspec.Struct, Generic[Item], frozen=True):
@@ -98,7 +99,7 @@ class _Request(msgspec.Struct, frozen=True):
     method: str
     path: str
     query: Mapping[str, str] = {}
-    body: Raw | None = None
+    body: JsonObject | None = None
     attempts: int = _ATTEMPTS
     is_fenced: bool = False
     """Whether `may_write` must allow it."""
@@ -140,14 +141,14 @@ class _Status(msgspec.Struct):
     message: str = ""
 
 
-_decode = msgspec.json.Decoder(Raw).decode
+_decode = msgspec.json.Decoder(JsonObject).decode
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_named = msgspec.json.Decoder(_Named).decode
 _decode_status = msgspec.json.Decoder(_Status).decode
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-class _PageTooLargeError(Exception):
+class _ResponseTooLongError(Exception):
     pass
 
 
@@ -196,10 +197,10 @@ class Client:
         assert self._session is not None
         await self._session.close()
 
-    async def get(self, path: str, *, missing_ok: bool = False, attempts: int = _ATTEMPTS) -> Raw | None:
+    async def get(self, path: str, *, missing_ok: bool = False, attempts: int = _ATTEMPTS) -> JsonObject | None:
         """One object; None if `missing_ok` and it does not exist."""
         try:
-            return await self._json(_Request("get", "GET", path, attempts=attempts))
+            return await self._request_object(_Request("get", "GET", path, attempts=attempts))
         except ApiError as error:
             if error.status == 404 and missing_ok:
                 return None
@@ -233,8 +234,8 @@ class Client:
             query["limit"] = str(self._page_rows)
             request = _Request("list", "GET", path, dict(query), attempts=attempts, accept=accept)
             try:
-                content = await self._request(request)
-            except _PageTooLargeError:
+                content = await self._request_with_retries(request)
+            except _ResponseTooLongError:
                 if self._page_rows == 1:
                     raise UnreadableAnswerError(str(request), "a list of one object is too long") from None
                 self._page_rows = max(1, self._page_rows // 2)
@@ -277,7 +278,7 @@ class Client:
         )
         try:
             connection = await self._access.connection()
-            async with self._open(request, connection, timeout) as response:
+            async with self._start_request(request, connection, timeout) as response:
                 self._count_request("watch", response.status)
                 if response.status != 200:
                     raise await self._refusal(request, response)
@@ -285,13 +286,13 @@ class Client:
                     for line in lines.feed(piece):
                         yield _event(line, decode)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ApiError(_UNREACHABLE, type(error).__name__, str(request)) from None
+            raise ApiError(_NO_STATUS, type(error).__name__, str(request)) from None
         except _UnreadableLineError as error:
             raise UnreadableAnswerError(str(request), str(error)) from None
 
-    async def apply(self, path: str, body: Raw, *, is_status: bool = False) -> Raw:
+    async def apply(self, path: str, body: JsonObject, *, is_status: bool = False) -> JsonObject:
         """Server-side apply of an object. This client owns the fields; equal content changes nothing."""
-        return await self._json(
+        return await self._request_object(
             _Request(
                 verb="apply_status" if is_status else "apply",
                 method="PATCH",
@@ -303,42 +304,46 @@ class Client:
             )
         )
 
-    async def create(self, path: str, body: Raw, *, attempts: int = _ATTEMPTS, is_fenced: bool = True) -> Raw:
+    async def create(
+        self, path: str, body: JsonObject, *, attempts: int = _ATTEMPTS, is_fenced: bool = True
+    ) -> JsonObject:
         """Create an object; status 409 if it exists."""
         query = {"fieldManager": self._field_manager}
-        return await self._json(_Request("create", "POST", path, query, body, attempts, is_fenced))
+        return await self._request_object(_Request("create", "POST", path, query, body, attempts, is_fenced))
 
-    async def replace(self, path: str, body: Raw, *, attempts: int = _ATTEMPTS) -> Raw:
+    async def replace(self, path: str, body: JsonObject, *, attempts: int = _ATTEMPTS) -> JsonObject:
         """Replace the version of an object that the body names; status 409 if there is a newer one."""
         query = {"fieldManager": self._field_manager}
-        return await self._json(_Request("replace", "PUT", path, query, body, attempts))
+        return await self._request_object(_Request("replace", "PUT", path, query, body, attempts))
 
     async def delete(self, path: str, uid: str) -> None:
         """Delete the object with this uid. If it is gone, or replaced by another of the same name, do nothing."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
         try:
-            await self._json(_Request("delete", "DELETE", path, {}, body, is_fenced=True))
+            await self._request_object(_Request("delete", "DELETE", path, {}, body, is_fenced=True))
         except ApiError as error:
             if error.status not in {404, 409}:
                 raise
 
-    async def _json(self, request: _Request) -> Raw:
+    async def _request_object(self, request: _Request) -> JsonObject:
+        """Decode the response of a request as one object."""
         try:
-            return _decode(await self._request(request))
-        except _PageTooLargeError:
+            return _decode(await self._request_with_retries(request))
+        except _ResponseTooLongError:
             raise UnreadableAnswerError(str(request), "the response is too long") from None
         except _UNREADABLE as error:
             raise UnreadableAnswerError(str(request), type(error).__name__) from None
 
-    async def _request(self, request: _Request) -> bytes:
+    async def _request_with_retries(self, request: _Request) -> bytes:
+        """Request up to ``request.attempts`` times, until the server answers with success or with a lasting error."""
         for attempt in range(1, request.attempts + 1):
             connection = await self._access.connection()
             self._check_fence(request)
             try:
-                return await self._send(request, connection)
+                return await self._request_once(request, connection)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                self._count_request(request.verb, _UNREACHABLE)
-                failure = ApiError(_UNREACHABLE, type(error).__name__, str(request))
+                self._count_request(request.verb, _NO_STATUS)
+                failure = ApiError(_NO_STATUS, type(error).__name__, str(request))
             except ApiError as error:
                 if error.status not in {401, *_RETRIED}:
                     raise
@@ -351,10 +356,11 @@ class Client:
             )
         raise AssertionError("unreachable")
 
-    async def _send(self, request: _Request, connection: ApiConnection) -> bytes:
+    async def _request_once(self, request: _Request, connection: ApiConnection) -> bytes:
+        """Return the body of a successful response; raise ApiError for any other status."""
         limits = self._limits
         timeout = aiohttp.ClientTimeout(total=limits.request_seconds, sock_connect=limits.connect_seconds)
-        async with self._open(request, connection, timeout) as response:
+        async with self._start_request(request, connection, timeout) as response:
             if not 200 <= response.status < 300:
                 self._count_request(request.verb, response.status)
                 raise await self._refusal(request, response)
@@ -368,7 +374,7 @@ class Client:
             parts.append(part)
             size += len(part)
             if size > self._limits.page_bytes:
-                raise _PageTooLargeError
+                raise _ResponseTooLongError
         return b"".join(parts)
 
     async def _refusal(self, request: _Request, response: aiohttp.ClientResponse) -> ApiError:
@@ -385,13 +391,14 @@ class Client:
 
     def _check_fence(self, request: _Request) -> None:
         if request.is_fenced and not self._may_write():
-            raise ApiError(_UNREACHABLE, "NotLeader", str(request), "the Lease is not held")
+            raise ApiError(_NO_STATUS, "NotLeader", str(request), "the Lease is not held")
 
     async def _on_connected(self, _: object, context: types.SimpleNamespace, __: object) -> None:
         """Check again for a request that had to wait for its connection."""
         self._check_fence(context.trace_request_ctx)
 
-    def _open(self, request: _Request, connection: ApiConnection, timeout: aiohttp.ClientTimeout) -> Any:
+    def _start_request(self, request: _Request, connection: ApiConnection, timeout: aiohttp.ClientTimeout) -> Any:
+        """Return the context manager of a response: the request with its credentials and this connection's TLS."""
         assert self._session is not None
         headers = {
             "Accept": request.accept,
