@@ -25,6 +25,7 @@ from usher_gateway.clock import Clock
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.holds import HoldReviewer
+from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
@@ -114,17 +115,22 @@ class Gateway:
         self.destination_client = DestinationClient(
             guard=address_guard.AddressGuard(allow=allowed_addresses), max_idle=descriptors.idle
         )
+        route_documents = RouteDocuments(keys=self._keys)
         self.worker = DeliveryWorker(
-            store=self.store, client=self.destination_client, clock=self.clock, keys=self._keys
+            store=self.store, client=self.destination_client, clock=self.clock, route_documents=route_documents
         )
         self.dispatcher = dispatcher.Dispatcher(
             store=self.store,
             worker=self.worker,
+            route_documents=route_documents,
             clock=self.clock,
             limits=dispatcher.DispatcherLimits(settings.lane_bytes, settings.max_attempts),
         )
         self.hold_reviewer = HoldReviewer(
-            store=self.store, worker=self.worker, clock=self.clock, offer=self.dispatcher.offer_backlog
+            store=self.store,
+            route_documents=route_documents,
+            clock=self.clock,
+            offer=self.dispatcher.offer_backlog,
         )
 
         self.counters = ArrivalCounters()

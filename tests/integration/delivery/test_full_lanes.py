@@ -12,6 +12,7 @@ from usher_gateway import clock as clocks
 from usher_gateway import documents, model
 from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.outcome import AttemptResult
+from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 
 LIMITS = DispatcherLimits(lane_bytes=10_000)
@@ -36,8 +37,9 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
 
     store.claim = watched
     clock = clocks.Clock()
-    worker = Worker(store=store, client=cast("Any", None), clock=clock, keys=ingest_samples.KEYS)
-    dispatcher = Dispatcher(store=store, worker=worker, clock=clock, limits=LIMITS)
+    newest = RouteDocuments(keys=ingest_samples.KEYS)
+    worker = Worker(store=store, client=cast("Any", None), clock=clock, route_documents=newest)
+    dispatcher = Dispatcher(store=store, worker=worker, route_documents=newest, clock=clock, limits=LIMITS)
     destinations = [delivery_samples.destination(), delivery_samples.destination(name="other")]
     dispatcher.apply(documents.Snapshot({}, {one.key: one for one in destinations}))
     running = asyncio.create_task(dispatcher.run())

@@ -7,6 +7,7 @@ import pytest
 
 from unit.delivery import samples
 from usher_gateway import clock, documents, expressions, model
+from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest
 from usher_gateway.ingest import routing
@@ -44,9 +45,17 @@ def surroundings() -> Surroundings:
 
 
 @pytest.fixture
-def worker(surroundings: Surroundings) -> DeliveryWorker:
+def route_documents() -> RouteDocuments:
+    return RouteDocuments(keys=KEYS)
+
+
+@pytest.fixture
+def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> DeliveryWorker:
     made = DeliveryWorker(
-        store=cast("Any", surroundings), client=cast("Any", surroundings), clock=clock.Clock(), keys=KEYS
+        store=cast("Any", surroundings),
+        client=cast("Any", surroundings),
+        clock=clock.Clock(),
+        route_documents=route_documents,
     )
     made.apply(snapshot())
     return made
@@ -57,14 +66,14 @@ async def hold_of_attempt(worker: DeliveryWorker) -> model.HoldReason | None:
 
 
 async def test_slow_transform_holds_its_route_until_it_changes(
-    worker: DeliveryWorker, monkeypatch: pytest.MonkeyPatch
+    worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = routing.SLOW_SECONDS
 
     def evaluate(*_: object) -> expressions.Evaluation:
         return expressions.Evaluation({"u": "7"}, cpu_seconds=seconds)
 
-    monkeypatch.setattr(worker, "evaluate", evaluate)
+    monkeypatch.setattr(route_documents, "evaluate", evaluate)
     holds = [await hold_of_attempt(worker) for _ in range(5)]
     assert holds == [None] * 3 + [model.HoldReason.ExpressionTooSlow] * 2
     worker.apply(snapshot('{"u": visit.email}'))
@@ -72,20 +81,18 @@ async def test_slow_transform_holds_its_route_until_it_changes(
 
 
 async def test_fast_evaluation_resets_the_count_of_slow_ones(
-    worker: DeliveryWorker, monkeypatch: pytest.MonkeyPatch
+    worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs = iter([0.006, 0.006, 0.0001] * 5)
-    monkeypatch.setattr(worker, "evaluate", lambda *_: expressions.Evaluation({}, cpu_seconds=next(costs)))
+    monkeypatch.setattr(route_documents, "evaluate", lambda *_: expressions.Evaluation({}, cpu_seconds=next(costs)))
     assert [await hold_of_attempt(worker) for _ in range(15)] == [None] * 15
 
 
 async def test_destination_with_an_unusable_header_holds_its_deliveries(worker: DeliveryWorker) -> None:
-    assert worker.can_send(samples.ROUTE)
     worker.apply(snapshot(headers=(("x-key", "a\x01b"),)))
-    assert not worker.can_send(samples.ROUTE)
     assert await hold_of_attempt(worker) is model.HoldReason.SecretNotFound
     worker.apply(snapshot(headers=(("x-key", "ab"),)))
-    assert worker.can_send(samples.ROUTE)
+    assert await hold_of_attempt(worker) is None
 
 
 async def test_expired_delivery_is_cancelled_before_holds_are_checked(worker: DeliveryWorker) -> None:
@@ -96,29 +103,17 @@ async def test_expired_delivery_is_cancelled_before_holds_are_checked(worker: De
 
 
 async def test_change_of_another_listener_keeps_a_slow_transform_held(
-    worker: DeliveryWorker, monkeypatch: pytest.MonkeyPatch
+    worker: DeliveryWorker, route_documents: RouteDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = routing.SLOW_SECONDS
-    monkeypatch.setattr(worker, "evaluate", lambda *_: expressions.Evaluation({"u": "7"}, cpu_seconds=seconds))
+    monkeypatch.setattr(route_documents, "evaluate", lambda *_: expressions.Evaluation({"u": "7"}, cpu_seconds=seconds))
     for _ in range(4):
         await worker.attempt(samples.delivery())
-    assert worker.is_too_slow("agency/lobby", "crm")
+    assert worker.is_too_slow(samples.ROUTE.listener, "crm")
     before = snapshot()
     other = documents.ListenerDocument("agency", "other", documents.TenantDocument("acme"), addresses=())
     worker.apply(documents.Snapshot({**before.listeners, other.key: other}, before.destinations))
     assert await hold_of_attempt(worker) is model.HoldReason.ExpressionTooSlow
-
-
-async def test_edition_counts_only_changes_of_expressions(worker: DeliveryWorker) -> None:
-    assert worker.expression_edition(samples.ROUTE) == 0
-    worker.apply(snapshot(state="Paused"))
-    assert worker.expression_edition(samples.ROUTE) == 0
-    worker.apply(snapshot('{"u": visit.email}'))
-    assert worker.expression_edition(samples.ROUTE) == 1
-    worker.apply(documents.Snapshot({}, {}))
-    assert worker.live_route(samples.ROUTE) is None
-    worker.apply(snapshot())
-    assert worker.expression_edition(samples.ROUTE) == 1
 
 
 async def test_delivery_of_a_former_listener_uses_its_own_route(
@@ -130,7 +125,6 @@ async def test_delivery_of_a_former_listener_uses_its_own_route(
         "agency", "lobby", documents.TenantDocument("globex", state="Suspended"), addresses=(), routes=(theirs,)
     )
     worker.apply(documents.Snapshot({moved.key: moved}, {"agency/crm": samples.destination()}))
-    assert worker.live_route(mine) is None
     surroundings.definition = mine
     await worker.attempt(samples.delivery())
     assert surroundings.sent[0].body == b'{"u":"7"}'

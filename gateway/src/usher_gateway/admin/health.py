@@ -260,8 +260,13 @@ class HealthTracker:
         dispatcher: dispatcher.Dispatcher,
         worker: DeliveryWorker,
     ) -> None:
-        self._state, self._clock, self._source = state, clock, source
-        self._registry, self._counters, self._dispatcher, self._worker = registry, counters, dispatcher, worker
+        self._state = state
+        self._clock = clock
+        self._source = source
+        self._registry = registry
+        self._counters = counters
+        self._dispatcher = dispatcher
+        self._worker = worker
         self._journal: ChangeJournal[Key, State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
         self._mismatches: dict[str, tuple[object, int]] = {}
@@ -345,7 +350,8 @@ class HealthTracker:
 
     def listener(self, key: str, document: documents.ListenerDocument) -> ListenerState:
         """Return the present health of a listener."""
-        counts = self._counters.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
+        name = model.ListenerName(document.namespace, document.tenant.name, document.name)
+        counts = self._counters.of(name)
         last, first = counts.last_accepted, counts.first_accepted
         share = self._window.quarantined_share(key)
         silence = document.silence_after_seconds * model.MICROSECONDS
@@ -354,7 +360,7 @@ class HealthTracker:
         now = self._clock.now()
         if now - (last or self._in_force_since.setdefault(key, now)) >= silence:
             receiving = "Silent"
-        slow = [route.name for route in document.routes if self._is_too_slow(key, route.name)]
+        slow = [route.name for route in document.routes if self._is_too_slow(name, route.name)]
         return ListenerState(
             receiving=receiving,
             verified_since=model.format_time(first) if first else None,
@@ -365,8 +371,8 @@ class HealthTracker:
             degraded_routes=tuple({"route": route, "reason": "ExpressionTooSlow"} for route in slow),
         )
 
-    def _is_too_slow(self, listener: str, route: str) -> bool:
-        live = self._registry.listeners.get(listener)
+    def _is_too_slow(self, listener: model.ListenerName, route: str) -> bool:
+        live = self._registry.listeners.get(listener.key)
         return (live is not None and route in live.planner.too_slow) or self._worker.is_too_slow(listener, route)
 
     def destination(self, key: str, document: documents.DestinationDocument) -> DestinationState:

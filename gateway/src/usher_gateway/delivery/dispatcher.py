@@ -19,6 +19,7 @@ from usher_gateway import documents, metrics, model
 from usher_gateway.clock import Clock
 from usher_gateway.delivery import circuit
 from usher_gateway.delivery.outcome import AttemptResult, internal_error
+from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.store.base import Store
@@ -50,17 +51,29 @@ class DispatcherLimits(msgspec.Struct, frozen=True):
 class Dispatcher:
     """Moves deliveries between store, lanes and attempts. Belongs to one event loop."""
 
-    def __init__(self, *, store: Store, worker: DeliveryWorker, clock: Clock, limits: DispatcherLimits) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        worker: DeliveryWorker,
+        route_documents: RouteDocuments,
+        clock: Clock,
+        limits: DispatcherLimits,
+    ) -> None:
         self.scheduler = LaneScheduler(limits.lane_bytes, limits.in_flight)
         self.lag = 0
         """Microseconds from acceptance to the last first attempt."""
         self.attempt_seconds = metrics.Histogram(metrics.SECONDS)
         self._loop = asyncio.get_running_loop()
-        self._store, self._worker, self._clock, self._limits = store, worker, clock, limits
-        self._places: dict[int, tuple[str, str]] = {}
+        self._store = store
+        self._worker = worker
+        self._documents = route_documents
+        self._clock = clock
+        self._limits = limits
+        self._route_targets: dict[int, tuple[str, str]] = {}
         """The store's number of a route -> its destination and tenant. The store never reuses a number."""
-        self._owned: set[int] = set()
-        """Keys of the deliveries in lanes and attempts."""
+        self._claimed: set[int] = set()
+        """Keys of the claimed deliveries: those in lanes and attempts."""
         self._deferred: list[int] = []
         """Keys of the deliveries that go back to the store."""
         self._due: dict[str, int] = {}
@@ -86,8 +99,8 @@ class Dispatcher:
 
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Use new documents. Deliveries that failed at a changed destination are tried again at once."""
-        for key, destination in documents.changed(self._worker.destinations, snapshot.destinations).items():
-            before = self._worker.destination(key)
+        for key, destination in documents.changed(self._documents.destinations, snapshot.destinations).items():
+            before = self._documents.destination(key)
             self.scheduler.configure(key, LaneLimits(destination.concurrency, destination.requests_per_second))
             self.scheduler.reset(key)
             self.open_circuits.pop(key, None)
@@ -100,14 +113,14 @@ class Dispatcher:
         self._schedule_pump()
 
     def offer(self, deliveries: Sequence[model.Delivery], *, fresh: bool = True) -> None:
-        """Put deliveries that this process owns into lanes. Those without room go back to the store."""
+        """Put claimed deliveries into lanes. Those without room go back to the store."""
         now = self._clock.steady()
         for delivery in deliveries:
-            destination, tenant = self._places.get(delivery.route) or self._place(delivery.route)
+            destination, tenant = self._route_targets.get(delivery.route) or self._look_up_target(delivery.route)
             size = len(delivery.body or b"") + _OVERHEAD_BYTES
             entry = LaneEntry(delivery, destination, tenant, fresh, size)
             if self.scheduler.offer(entry, now):
-                self._owned.add(delivery.key)
+                self._claimed.add(delivery.key)
             else:
                 self._deferred.append(delivery.key)
         if deliveries:
@@ -117,11 +130,12 @@ class Dispatcher:
         """Put deliveries into lanes that waited in the store."""
         self.offer(deliveries, fresh=False)
 
-    def _place(self, route: int) -> tuple[str, str]:
+    def _look_up_target(self, route: int) -> tuple[str, str]:
+        """Return destination and tenant of a route, and remember them."""
         definition = self._store.route(route)
         tenant = f"{definition.listener.namespace}/{definition.listener.tenant}"
-        self._places[route] = place = (definition.destination, tenant)
-        return place
+        self._route_targets[route] = target = (definition.destination, tenant)
+        return target
 
     def ask_store(self) -> None:
         """Ask the store for due deliveries soon, because another part changed something there."""
@@ -155,7 +169,7 @@ class Dispatcher:
         await asyncio.gather(*self._attempts, return_exceptions=True)
         with contextlib.suppress(model.StoreUnavailableError, TimeoutError):
             async with asyncio.timeout(_DEFER_SECONDS), self._moving:
-                await self._store.defer([*self._owned, *self._deferred])
+                await self._store.defer([*self._claimed, *self._deferred])
 
     def _settle(self, entry: LaneEntry, result: AttemptResult) -> None:
         """Hand a result to the store and free its slot. If the circuit opens, empty its lane."""
@@ -165,7 +179,7 @@ class Dispatcher:
             if settlement.settled_as is model.SettledAs.Retry:
                 settlement, outcome = msgspec.structs.replace(settlement, due_at=settlement.at), None
         self._store.settle(settlement)
-        self._owned.discard(key)
+        self._claimed.discard(key)
         if settlement.settled_as is model.SettledAs.Retry:
             self._clock_difference = max(self._clock_difference, self._clock.now() - self._clock.steady())
             self._note_due(entry.destination, settlement.due_at)
@@ -180,9 +194,9 @@ class Dispatcher:
     def _circuit_opened(self, destination: str, error: str) -> None:
         self.open_circuits[destination] = error
         _log.warning("circuit_opened", destination=destination, error=error)
-        for waiting in self.scheduler.drain(destination):
-            self._owned.discard(waiting.delivery.key)
-            self._deferred.append(waiting.delivery.key)
+        for entry in self.scheduler.drain(destination):
+            self._claimed.discard(entry.delivery.key)
+            self._deferred.append(entry.delivery.key)
 
     def _note_trial(self, destination: str, error: str) -> None:
         if self.scheduler.circuit_of(destination).state is circuit.CircuitState.Open:
@@ -285,7 +299,7 @@ class Dispatcher:
         """Claim due deliveries that have room, one destination after another, because each claim is a transaction."""
         now = self._clock.now()
         for destination in [key for key, due_at in self._due.items() if due_at <= now]:
-            if self._worker.destination(destination) is None:
+            if self._documents.destination(destination) is None:
                 limit, size = _CLAIM_ROWS, self._limits.lane_bytes // 8
             else:
                 room = self.scheduler.room(destination, self._clock.steady())

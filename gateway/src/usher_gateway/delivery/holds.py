@@ -12,7 +12,7 @@ import structlog
 from usher_gateway import documents, model
 from usher_gateway.clock import Clock
 from usher_gateway.delivery import outcome
-from usher_gateway.delivery.worker import DeliveryWorker
+from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.ingest import routing
 from usher_gateway.store.base import Filter, HeldGroup, Store
 
@@ -47,12 +47,15 @@ class HoldReviewer:
         self,
         *,
         store: Store,
-        worker: DeliveryWorker,
+        route_documents: RouteDocuments,
         clock: Clock,
         offer: Callable[[Sequence[model.Delivery]], None],
     ) -> None:
         """``offer`` puts deliveries into lanes."""
-        self._store, self._worker, self._clock, self._offer = store, worker, clock, offer
+        self._store = store
+        self._documents = route_documents
+        self._clock = clock
+        self._offer = offer
         self._last_editions: dict[tuple[model.HoldReason, int], int] = {}
         """(reason, route) -> the edition of the route's expressions that was last applied to the group."""
         self._visits_of_month: dict[tuple[str, str], tuple[int, int]] = {}
@@ -84,8 +87,8 @@ class HoldReviewer:
 
     async def _has_ended(self, reason: model.HoldReason, definition: model.RouteDefinition) -> bool:
         if reason in _DESTINATION_HOLDS:
-            return self._worker.can_send(definition)
-        listener = self._worker.listener(definition.listener)
+            return self._documents.can_send(definition)
+        listener = self._documents.listener(definition.listener)
         if listener is None:
             return False  # the listener was removed, so no user can have lifted the hold
         if reason is model.HoldReason.TenantSuspended:
@@ -117,17 +120,17 @@ class HoldReviewer:
         This happens once per edition of the expressions. It also happens if the expressions are again those of the
         acceptance, because an edit that a user took back may have held the deliveries.
         """
-        live = self._worker.live_route(definition)
-        listener = self._worker.listener(definition.listener)
+        live = self._documents.live_route(definition)
+        listener = self._documents.listener(definition.listener)
         if live is None or listener is None:
             return
-        key, edition = (group.reason, group.route), self._worker.expression_edition(definition)
+        key, edition = (group.reason, group.route), self._documents.expression_edition(definition)
         is_as_accepted = (live.when, live.transform) == (definition.when, definition.transform)
         if is_as_accepted and self._last_editions.get(key) == edition:
             return
         self._last_editions[key] = edition
         newest, left = routing.definition_of(listener, live), group.count
-        rerun = _FilterRerun(self._worker, self._clock)
+        rerun = _FilterRerun(self._documents, self._clock)
         lasting = await self._lasting(newest)
         # At most ``group.count``: a delivery that this edition cannot decide either returns to the same group.
         while left > 0 and (found := await self._store.claim_held(group, newest, _CLAIM_ROWS, self._clock.now())):
@@ -149,8 +152,9 @@ class HoldReviewer:
 class _FilterRerun:
     """The filter of one route, for deliveries that were held because the filter had failed."""
 
-    def __init__(self, worker: DeliveryWorker, clock: Clock) -> None:
-        self._worker, self._clock = worker, clock
+    def __init__(self, route_documents: RouteDocuments, clock: Clock) -> None:
+        self._documents = route_documents
+        self._clock = clock
         self._slow_in_a_row = 0
 
     def settlement(self, delivery: model.Delivery, newest: model.RouteDefinition) -> model.Settlement | None:
@@ -160,7 +164,7 @@ class _FilterRerun:
         now, attempts = self._clock.now(), delivery.attempts
         reason = model.HoldReason.ExpressionTooSlow
         if self._slow_in_a_row < routing.SLOW_IN_A_ROW:
-            evaluation = self._worker.evaluate(newest.when, "when", delivery, newest)
+            evaluation = self._documents.evaluate(newest.when, "when", delivery, newest)
             is_slow = evaluation.cpu_seconds >= routing.SLOW_SECONDS
             self._slow_in_a_row = self._slow_in_a_row + 1 if is_slow else 0
             reason = model.HoldReason.FilterError

@@ -28,6 +28,7 @@ from usher_gateway import clock as clocks
 from usher_gateway import documents, model
 from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.holds import HoldReviewer
+from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.http import DestinationClient
@@ -172,10 +173,13 @@ class GatewayRun:
         self.connection = FailingConnection(writer.connection, random.Random(self.scenario.chance.random()))
         writer.connection = writer.names._connection = cast("sqlite3.Connection", self.connection)
         client = cast("DestinationClient", self.scenario.peers)
-        worker = DeliveryWorker(store=self.store, client=client, clock=self.clock, keys=samples.KEYS)
-        self.dispatcher = Dispatcher(store=self.store, worker=worker, clock=self.clock, limits=LANES)
+        newest = RouteDocuments(keys=samples.KEYS)
+        worker = DeliveryWorker(store=self.store, client=client, clock=self.clock, route_documents=newest)
+        self.dispatcher = Dispatcher(
+            store=self.store, worker=worker, route_documents=newest, clock=self.clock, limits=LANES
+        )
         self.hold_reviewer = HoldReviewer(
-            store=self.store, worker=worker, clock=self.clock, offer=self.dispatcher.offer_backlog
+            store=self.store, route_documents=newest, clock=self.clock, offer=self.dispatcher.offer_backlog
         )
         self.counters = ArrivalCounters()
         self.registry = ListenerRegistry(
@@ -367,7 +371,7 @@ def check_nothing_is_left(run: GatewayRun) -> None:
     assert (store.unsettled, store.orphans, store._abandoned, store._waiters) == (0, [], {}, [])
     assert (lanes.bytes, lanes.count, lanes.in_flight, lanes._running) == (0, 0, 0, {})
     assert all(lane.bytes == lane.in_flight == 0 for lane in lanes._lanes.values())
-    assert (dispatcher._owned, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())
+    assert (dispatcher._claimed, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())
     assert (run.pipeline.waiting, store.writer.lent) == (0, set())
 
 

@@ -1,0 +1,148 @@
+"""The newest documents that deliveries need: routes, their listeners, and destinations prepared for sending.
+
+A delivery keeps the definition of its route (``model.RouteDefinition``) as it was at acceptance. While the route
+exists, attempts and hold reviews use its newest document, which they find here.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+
+from usher_gateway import documents, expressions, model
+from usher_gateway.delivery import payload
+from usher_gateway.ingest import body, identity, routing
+
+_log = structlog.get_logger(__name__)
+
+
+class ChangedKeys(msgspec.Struct, frozen=True):
+    """The ``namespace/name`` of documents that an ``apply`` added, changed or removed."""
+
+    listeners: set[str]
+    destinations: set[str]
+
+
+class RouteDocuments:
+    """Finds the newest document of a route, a listener or a destination, and why a route must not send now."""
+
+    def __init__(self, *, keys: model.Keys) -> None:
+        self._keys = keys
+        self._snapshot = documents.Snapshot({}, {})
+        self._routes: dict[tuple[str, str], documents.Route] = {}
+        self._expression_editions: dict[tuple[str, str], int] = {}
+        """(listener, route) -> how often its expressions changed since the start."""
+        self._prepared: dict[str, payload.PreparedDestination | None] = {}
+        self._readers: dict[str, tuple[identity.Identifier, routing.Normaliser]] = {}
+
+    def apply(self, snapshot: documents.Snapshot) -> ChangedKeys:
+        """Use new documents from now on."""
+        before = self._snapshot
+        self._snapshot = snapshot
+        destinations = documents.changed(before.destinations, snapshot.destinations).keys() | (
+            before.destinations.keys() - snapshot.destinations.keys()
+        )
+        for key in destinations:
+            self._prepared.pop(key, None)
+        changed_listeners = documents.changed(before.listeners, snapshot.listeners)
+        listeners = changed_listeners.keys() | (before.listeners.keys() - snapshot.listeners.keys())
+        for key in listeners:
+            self._apply_listener(key, before.listeners.get(key), changed_listeners.get(key))
+        return ChangedKeys(listeners, destinations)
+
+    @property
+    def destinations(self) -> Mapping[str, documents.DestinationDocument]:
+        """The newest documents of all destinations."""
+        return self._snapshot.destinations
+
+    def destination(self, key: str) -> documents.DestinationDocument | None:
+        """Return the newest document of a destination."""
+        return self._snapshot.destinations.get(key)
+
+    def prepared_destination(self, key: str) -> payload.PreparedDestination | None:
+        """Return a destination that is ready for attempts, or None if its headers or secrets cannot be used."""
+        if key not in self._prepared:
+            try:
+                self._prepared[key] = payload.prepare(self._snapshot.destinations[key])
+            except model.ConfigurationError as error:
+                _log.error("destination_rejected", destination=key, reason=str(error), hint=error.hint)
+                self._prepared[key] = None
+        return self._prepared[key]
+
+    def listener(self, name: model.ListenerName) -> documents.ListenerDocument | None:
+        """Return the newest document of a listener. A listener of another tenant with the same name is another one."""
+        found = self._snapshot.listeners.get(name.key)
+        return found if found is not None and found.tenant.name == name.tenant else None
+
+    def live_route(self, definition: model.RouteDefinition) -> documents.Route | None:
+        """Return the newest document of a delivery's route, or None if the route or its listener was removed."""
+        if self.listener(definition.listener) is None:
+            return None
+        return self._routes.get((definition.listener.key, definition.route))
+
+    def expression_edition(self, definition: model.RouteDefinition) -> int:
+        """Return how often the expressions of a delivery's route changed since the start."""
+        return self._expression_editions.get((definition.listener.key, definition.route), 0)
+
+    def hold_of(self, definition: model.RouteDefinition) -> model.HoldReason | None:
+        """Return why deliveries of a route must not be attempted now, or None."""
+        listener = self.listener(definition.listener)
+        if listener is not None and listener.tenant.state == "Suspended":
+            return model.HoldReason.TenantSuspended
+        if listener is not None and listener.state == "Suspended":
+            return model.HoldReason.ListenerSuspended
+        return routing.destination_hold(self.destination(definition.destination), definition.listener.tenant)
+
+    def can_send(self, definition: model.RouteDefinition) -> bool:
+        """Return whether the destination of a route exists, is active, and has all that attempts need."""
+        hold = routing.destination_hold(self.destination(definition.destination), definition.listener.tenant)
+        return hold is None and self.prepared_destination(definition.destination) is not None
+
+    def evaluate(
+        self, source: str, where: expressions.Where, delivery: model.Delivery, definition: model.RouteDefinition
+    ) -> expressions.Evaluation:
+        """Evaluate an expression over the stored body, which the listener's newest document tells how to read."""
+        program = expressions.compile_expression(source, where)
+        parsed = body.parse(delivery.body or b"", delivery.content_type.decode("latin-1"))
+        if parsed.document is None:
+            return expressions.Evaluation(error_code="NoBody")
+        identifier, normaliser = self._reader(definition)
+        fields = identifier.extract(parsed.document)
+        occurred_at = identifier.occurred_at(fields.get("occurredAt"), delivery.received_at)
+        visit = normaliser.visit(parsed.document, occurred_at)
+        values = expressions.visit_values(visit, delivery.received_at, late=delivery.late)
+        return program.evaluate(values, parsed.document)
+
+    def _reader(self, definition: model.RouteDefinition) -> tuple[identity.Identifier, routing.Normaliser]:
+        """Return how to read bodies of a listener: by its document, or if it is gone by what its route kept of it."""
+        document = self.listener(definition.listener)
+        known = self._readers.get(definition.listener.key) if document is not None else None
+        if known is None:
+            used = document or _kept_document(definition)
+            known = (identity.Identifier(used, self._keys), routing.Normaliser(used.fields))
+            if document is not None:
+                self._readers[definition.listener.key] = known
+        return known
+
+    def _apply_listener(
+        self, key: str, before: documents.ListenerDocument | None, now: documents.ListenerDocument | None
+    ) -> None:
+        self._readers.pop(key, None)
+        old = {(key, each.name): each for each in before.routes} if before else {}
+        for name in old:
+            self._routes.pop(name, None)
+        for each in now.routes if now else ():
+            name = (key, each.name)
+            self._routes[name] = each
+            known = old.get(name)
+            if known is not None and (known.when, known.transform) != (each.when, each.transform):
+                self._expression_editions[name] = self._expression_editions.get(name, 0) + 1
+
+
+def _kept_document(definition: model.RouteDefinition) -> documents.ListenerDocument:
+    """Make a document from what a route definition in the store says of its listener."""
+    name = definition.listener
+    fields: Mapping[str, tuple[str, ...]] = dict(definition.fields) or documents.DEFAULT_FIELDS
+    return documents.ListenerDocument(
+        name.namespace, name.listener, documents.TenantDocument(name.tenant), addresses=(), fields=dict(fields)
+    )
