@@ -87,7 +87,7 @@ def test_static_headers_may_set_content_type_and_user_agent() -> None:
     assert (headers["content-type"], headers["user-agent"]) == ("text/plain", "mine")
 
 
-@pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\rb", "a\0b", " a", "a ", "a\x7f", "\x1b[0m"])
+@pytest.mark.parametrize("value", ["a\r\nx: y", "a\nb", "a\rb", "a\0b", " a", "a ", "a\x7f", "\x1b[0m", "a\ud800b"])
 def test_unsafe_header_value_is_rejected_without_being_shown(value: str) -> None:
     with pytest.raises(model.ConfigurationError, match="x-key") as caught:
         payload.prepare(samples.destination(headers=(("X-Key", value),)))

@@ -30,7 +30,9 @@ _BASE64_MARK = "whsec_"
 _JSON = "application/json"
 _STRUCTURED = "application/cloudevents+json; charset=UTF-8"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[\x21-\x7e\x80-\U0010ffff](?:[\t\x20-\x7e\x80-\U0010ffff]*[\x21-\x7e\x80-\U0010ffff])?|")
+_VISIBLE = r"\x21-\x7e\x80-\ud7ff\ue000-\U0010ffff"
+"""Characters of a header value, except for blanks, control characters and surrogates: a regular expression's range."""
+_HEADER_VALUE = re.compile(rf"[{_VISIBLE}](?:[\t {_VISIBLE}]*[{_VISIBLE}])?|")
 _CONTENT_TYPE = re.compile(rb"[\x20-\x7e]{1,256}")
 _RESERVED = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "trailer", "expect")
@@ -222,7 +224,7 @@ def _check_header(name: str, value: str) -> None:
         raise model.ConfigurationError(f"only Usher may set the header {lower}", "remove it from http.headers")
     if not _HEADER_VALUE.fullmatch(value):
         raise model.ConfigurationError(
-            f"the value of the header {lower} has a control character, or a space at its start or end",
+            f"the value of the header {lower} has a character that HTTP does not allow, or a space at its start or end",
             "look for a newline at the end of the Secret's value",
         )
 
