@@ -35,9 +35,10 @@ from usher_operator.installation import Installation
 from usher_operator.reconcile import Reconciler
 from usher_operator.removals import PendingRemovals, RemovalGuard, TombstoneClock
 from usher_operator.settings import OperatorSettings
+from usher_operator.status import StatusWriter
 from usher_operator.view import Key
 from usher_operator.workqueue import PauseGate, Workqueue
-from usher_operator.writer import ChildWriter, StatusWriter
+from usher_operator.writer import ChildRemover, ChildWriter
 
 _log = structlog.get_logger(__name__)
 
@@ -154,11 +155,18 @@ class Operator:
             api=self.api,
             cache=self.cache,
             queue=self.queue,
-            removals=self.pending_removals,
-            tombstones=TombstoneClock(timing.tombstone_seconds),
             metrics=self.metrics,
             event_logger=self.event_logger,
             on_published=self.gateways.ask_soon,
+        )
+        self.remover = ChildRemover(
+            api=self.api,
+            cache=self.cache,
+            queue=self.queue,
+            writer=self.children,
+            removals=self.pending_removals,
+            tombstones=TombstoneClock(timing.tombstone_seconds),
+            event_logger=self.event_logger,
         )
         self.statuses = StatusWriter(
             api=self.api,
@@ -175,6 +183,7 @@ class Operator:
             queue=self.queue,
             gate=self.gate,
             children=self.children,
+            remover=self.remover,
             statuses=self.statuses,
             metrics=self.metrics,
         )

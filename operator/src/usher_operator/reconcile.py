@@ -11,9 +11,10 @@ from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.plan import plan
+from usher_operator.status import StatusWriter
 from usher_operator.view import Key, Plan
 from usher_operator.workqueue import PauseGate, Workqueue
-from usher_operator.writer import ChildWriter, StatusWriter
+from usher_operator.writer import ChildRemover, ChildWriter
 
 _log = structlog.get_logger(__name__)
 
@@ -41,11 +42,12 @@ class Reconciler:
         queue: Workqueue[Key],
         gate: PauseGate,
         children: ChildWriter,
+        remover: ChildRemover,
         statuses: StatusWriter,
         metrics: OperatorMetrics,
     ) -> None:
         self._api, self._cache, self._queue, self._gate = api, cache, queue, gate
-        self._children, self._statuses, self._metrics = children, statuses, metrics
+        self._children, self._remover, self._statuses, self._metrics = children, remover, statuses, metrics
 
     async def work(self) -> None:
         """Reconcile one key after the other, until cancelled. Takes no key while the gate is closed."""
@@ -88,21 +90,20 @@ class Reconciler:
         # no await between the plan and the grant, because another worker may plan for the same hostname
         self._cache.grant(key, wanted.granted)
         self._cache.set_behind(key, is_behind=wanted.is_behind)
+        self._remover.withdraw(wanted)
         is_late = self._queue.depth > _LONG_QUEUE
-        failure = None
         try:
-            await self._children.apply(wanted, documents_only=is_late)
-        except ApiError as error:
-            failure = error
+            failures = await self._children.apply(wanted, documents_only=is_late)
         finally:
             for other in self._cache.end_grant(key):
                 self._queue.add(other)
         if is_late:
             self._queue.add_last(key)
         else:
+            failures += await self._remover.remove(wanted)
             await self._statuses.write(wanted)
-        if failure is not None:
-            raise failure
+        if failures:
+            raise failures[0]
         if wanted.again_at is not None:
             self._queue.add_after(key, max(0.05, (wanted.again_at - self._cache.now) / 1e6))
 
