@@ -9,9 +9,9 @@ from support import leaks, schedule
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.ClusterTogether:
-    """Run all tests of the cluster in one worker."""
-    return schedule.ClusterTogether(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.ClusterByFile:
+    """Run each file of the cluster's tests in one worker."""
+    return schedule.ClusterByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,11 +5,12 @@ from xdist.scheduler import loadscope
 CLUSTER = "tests/cluster/"
 
 
-class ClusterTogether(loadscope.LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Runs all tests of the cluster in one worker, in order and first, because they share a server and some break it.
+class ClusterByFile(loadscope.LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Runs each file of the cluster's tests in one worker, and these files first, because they take longest.
 
-    Every other test runs in the next free worker. xdist's own groups (`xdist_group`) do not work with pytest 9.2.
+    Each worker starts an API server of its own for them. Every other test runs in the next free worker. xdist's own
+    `--dist loadgroup` does not work with pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return CLUSTER if nodeid.startswith(CLUSTER) else nodeid
+        return nodeid.partition("::")[0] if nodeid.startswith(CLUSTER) else nodeid
