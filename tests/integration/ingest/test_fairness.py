@@ -1,9 +1,12 @@
 """Tenants do not affect each other's arrivals: floods, decompression bombs, and bodies that the store rejects."""
 
 import asyncio
+import gc
 import gzip
 import json
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -92,6 +95,31 @@ async def test_decompression_bombs_do_not_stop_other_tenants(tmp_path: Path) -> 
         thrown = sum(await asyncio.gather(*throwers))
         assert thrown > 20
         assert seconds[-1] < 2.0
+
+
+def _resident_megabytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """Leave freeing memory to reference counts, as it is in a gateway, whose collector runs rarely."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize(("size", "cut", "status"), [(8 * 1024 * 1024 + 1, 0, 413), (8 * 1024 * 1024, 9, 200)])
+async def test_inflated_bodies_are_freed_at_once(tmp_path: Path, size: int, cut: int, status: int) -> None:
+    async with gateways.running(tmp_path) as gateway:
+        bomb = gzip.compress(b"\0" * size, 9)
+        data = wire.request(gateway.target(), bomb[: len(bomb) - cut], headers={"Content-Encoding": "gzip"})
+        before = _resident_megabytes()
+        for _ in range(40):
+            assert (await wire.exchange(gateway.port, data)).status == status
+        assert _resident_megabytes() - before < 100
 
 
 @pytest.mark.parametrize("bad", [1, 5])

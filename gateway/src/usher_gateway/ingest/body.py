@@ -5,6 +5,7 @@ Source: RFC 9110 §8.4 (Content-Encoding), docs/purple.md.
 """
 
 import codecs
+import enum
 import json
 import zlib
 
@@ -39,64 +40,72 @@ _MAX_MEMBERS = 1_000
 _MAX_ENCODINGS = 3
 
 
-class InflateError(Exception):
+class InflateFailure(enum.Enum):
+    """Why a body cannot be inflated.
+
+    It is a value and not an exception, because the traceback of an exception that crosses threads keeps the inflated
+    bytes alive until the garbage collector finds the cycle, and the collector runs rarely.
+    """
+
+    Broken = enum.auto()
     """The body does not match its Content-Encoding, or the encoding is unknown."""
-
-
-class InflatedTooLargeError(Exception):
+    TooLarge = enum.auto()
     """The inflated body exceeds the limit."""
 
 
-def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+def inflate(content: bytes, encoding: str, limit: int) -> bytes | InflateFailure:
     """Undo the content encodings of a body: ``gzip``, ``x-gzip``, ``deflate`` (zlib or raw), ``identity``, up to three.
 
-    Raises:
-        InflateError: unknown encoding, broken or truncated data.
-        InflatedTooLargeError: the result is longer than ``limit`` bytes.
+    The result has at most ``limit`` bytes.
     """
     names = [name.strip().lower() for name in encoding.split(",") if name.strip()]
     if len(names) > _MAX_ENCODINGS:
-        raise InflateError("too many encodings")
+        return InflateFailure.Broken
     for name in reversed(names):
         if name in {"gzip", "x-gzip"}:
-            body = _members(body, zlib.MAX_WBITS | 16, limit)
+            inflated = _members(content, zlib.MAX_WBITS | 16, limit)
         elif name == "deflate":
-            body = _deflated(body, limit)
-        elif name != "identity":
-            raise InflateError("unknown encoding")
-    return body
+            inflated = _deflated(content, limit)
+        elif name == "identity":
+            inflated = content
+        else:
+            return InflateFailure.Broken
+        if isinstance(inflated, InflateFailure):
+            return inflated
+        content = inflated
+    return content
 
 
-def _deflated(body: bytes, limit: int) -> bytes:
-    try:
-        return _members(body, zlib.MAX_WBITS, limit)
-    except InflateError:
-        return _members(body, -zlib.MAX_WBITS, limit)  # raw, because some senders omit the zlib wrapper
+def _deflated(content: bytes, limit: int) -> bytes | InflateFailure:
+    inflated = _members(content, zlib.MAX_WBITS, limit)
+    if inflated is InflateFailure.Broken:
+        return _members(content, -zlib.MAX_WBITS, limit)  # raw, because some senders omit the zlib wrapper
+    return inflated
 
 
-def _members(body: bytes, window_bits: int, limit: int) -> bytes:
+def _members(content: bytes, window_bits: int, limit: int) -> bytes | InflateFailure:
     """Inflate all members of a body; gzip allows several.
 
     zlib gets small slices, because it copies the input that it does not consume, and members may be a few bytes long.
     """
-    out, view, at = bytearray(), memoryview(body), 0
+    out, view, at = bytearray(), memoryview(content), 0
     for _ in range(_MAX_MEMBERS):
         stream = zlib.decompressobj(window_bits)
         while not stream.eof:
             fed = view[at : at + _FED_BYTES]
             try:
                 piece = stream.decompress(fed, _PIECE_BYTES)
-            except zlib.error as error:
-                raise InflateError("broken data") from error
+            except zlib.error:
+                return InflateFailure.Broken
             at += len(fed) - len(stream.unconsumed_tail) - len(stream.unused_data)
             out += piece
             if len(out) > limit:
-                raise InflatedTooLargeError
+                return InflateFailure.TooLarge
             if not fed and not piece and not stream.eof:
-                raise InflateError("truncated data")
+                return InflateFailure.Broken
         if at == len(view):
             return bytes(out)
-    raise InflateError("too many members")
+    return InflateFailure.Broken
 
 
 class ParsedBody(msgspec.Struct, frozen=True, gc=False):

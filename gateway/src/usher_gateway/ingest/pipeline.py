@@ -2,7 +2,6 @@
 
 import asyncio
 import concurrent.futures
-import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -149,12 +148,13 @@ class ArrivalPipeline:
         is_broken = False
         if raw and "Content-Encoding" in request.headers:
             encoding = ",".join(request.headers.getall("Content-Encoding"))
-            try:
-                raw = await _inflate(raw, encoding, request.deadline)
-            except body.InflatedTooLargeError:
-                raise answers.RefusedError(model.RefusedReason.TooLarge) from None
-            except body.InflateError:
+            inflated = await _inflate(raw, encoding, request.deadline)
+            if inflated is body.InflateFailure.TooLarge:
+                raise answers.RefusedError(model.RefusedReason.TooLarge)
+            if inflated is body.InflateFailure.Broken:
                 is_broken = True
+            else:
+                raw = inflated
         if len(raw) > listener.max_body_bytes:
             return raw, body.quarantined(model.QuarantineReason.Truncated)
         if is_broken:
@@ -363,11 +363,12 @@ def _hops(text: str) -> int:
     return int(digits) if len(digits) < 4 else _MAX_STORED_HOPS
 
 
-async def _inflate(raw: bytes, encoding: str, deadline: float) -> bytes:
+async def _inflate(raw: bytes, encoding: str, deadline: float) -> bytes | body.InflateFailure:
     """Inflate a body; large ones in a thread, so that they do not block the event loop."""
     if len(raw) <= _INFLATE_INLINE_BYTES:
-        with contextlib.suppress(body.InflatedTooLargeError):
-            return body.inflate(raw, encoding, _INFLATE_INLINE_BYTES)
+        inflated = body.inflate(raw, encoding, _INFLATE_INLINE_BYTES)
+        if inflated is not body.InflateFailure.TooLarge:
+            return inflated
     work = functools.partial(body.inflate, raw, encoding, HARD_LIMIT_BYTES)
     return await _run_in_thread(_INFLATERS, work, deadline)
 
