@@ -121,6 +121,12 @@ class GatewayMetrics:
         yield metrics.gauge(
             "usher_connections", "Open connections at the public port.", [], {(): float(len(server.connections))}
         )
+        yield metrics.counter(
+            "usher_connections_displaced",
+            "Waiting connections that were closed because a new one needed the room.",
+            [],
+            {(): float(server.displaced)},
+        )
         yield metrics.gauge(
             "usher_inflight", "Arrivals that wait for their commit.", [], {(): float(self._pipeline.waiting)}
         )

@@ -206,14 +206,45 @@ async def test_idle_connection_is_kept_longer_than_the_header_limit(tmp_path: Pa
         assert sum(gateway.counted().values()) == 2
 
 
-async def test_connection_beyond_the_limit_gets_503(tmp_path: Path) -> None:
-    async with gateways.running(tmp_path, limits=server.ServerLimits(connections=2)) as gateway:
-        async with wire.connect(gateway.port), wire.connect(gateway.port):
-            await gateways.wait_until(lambda: len(gateway.gateway.server.connections) == 2)
-            answer = await gateway.post(visit(1))
+async def test_connection_beyond_the_limit_gets_503_if_all_are_busy(tmp_path: Path) -> None:
+    limits = server.ServerLimits(connections=2)
+    async with gateways.running(tmp_path, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
+        busy = [await stack.enter_async_context(wire.connect(gateway.port)) for _ in range(2)]
+        async with hold.held_before_commits(gateway.gateway.store):
+            for number, connection in enumerate(busy):
+                await connection.send(wire.request(gateway.target(), visit(number)))
+            await gateways.wait_until(lambda: gateway.gateway.pipeline.waiting == 2)
+            answer = await gateway.post(visit(3))
             assert (answer.status, answer.has_header) == (503, False)
-            assert gateway.counted() == {"refused:QueueFull": 1}
-        await gateways.wait_until(lambda: not gateway.gateway.server.connections)
+        assert all([(await connection.answer()).acknowledges for connection in busy])
+        assert gateway.counted() == {"visit": 2, "refused:QueueFull": 1}
+
+
+async def test_idle_strangers_give_way_to_new_connections(tmp_path: Path) -> None:
+    limits = server.ServerLimits(connections=5)
+    async with gateways.running(tmp_path, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
+        known = await stack.enter_async_context(wire.connect(gateway.port))
+        await known.send(wire.request(gateway.target(), visit(1)))
+        assert (await known.answer()).acknowledges
+        strangers = [await stack.enter_async_context(wire.connect(gateway.port)) for _ in range(4)]
+        for stranger in strangers:
+            await stranger.send(wire.request("/nothing/here", visit(1)))
+            assert (await stranger.answer()).status == 404
+        for number in range(2, 8):
+            assert (await gateway.post(visit(number))).acknowledges
+        assert await strangers[0].is_closed()
+        await known.send(wire.request(gateway.target(), visit(9)))
+        assert (await known.answer()).acknowledges
+        assert gateway.counted() == {"visit": 8, "refused:NotFound": 4}
+        assert gateway.gateway.server.displaced > 0
+
+
+async def test_one_source_cannot_use_up_all_connections(tmp_path: Path) -> None:
+    limits = server.ServerLimits(connections_per_source=3)
+    async with gateways.running(tmp_path, limits=limits) as gateway, contextlib.AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(wire.connect(gateway.port)) for _ in range(6)]
+        assert await silent[0].is_closed()
+        await gateways.wait_until(lambda: len(gateway.gateway.server.connections) == 3)
         assert (await gateway.post(visit(1))).acknowledges
 
 

@@ -110,6 +110,7 @@ class ArrivalPipeline:
         match = self._registry.find(*request.place, now)
         if match is None:
             raise answers.RefusedError(model.RefusedReason.NotFound)
+        request.note_listener()
         return match
 
     def _authenticate(self, listener: LiveListener, request: Request) -> None:

@@ -20,7 +20,7 @@ import structlog
 from aiohttp import web
 
 from usher_gateway import metrics, model
-from usher_gateway.ingest import answers
+from usher_gateway.ingest import answers, connection_limit
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +58,8 @@ class ServerLimits(msgspec.Struct, frozen=True):
     header_seconds: float = 5.0
     idle_seconds: float = 75.0
     connections: int = 10_000
+    connections_per_source: int = 5_000
+    """Half of all, because behind a proxy every connection comes from the proxy's address."""
     reading_bytes: int = 256 * 1024 * 1024
     """Bytes received but not answered yet, on all connections together."""
     lingering: int = 1_000
@@ -144,6 +146,10 @@ class Request(web.BaseRequest):
                 raise answers.RefusedError(model.RefusedReason.TooLarge)
         return bytes(body)
 
+    def note_listener(self) -> None:
+        """Note that the request names a known listener."""
+        self.connection.has_known_listener = True
+
     def abandon_body(self, reason: model.RefusedReason) -> None:
         """Make `read_body` fail, because the rest of the body will not come or is not wanted."""
         self.failure = reason
@@ -183,6 +189,8 @@ class Connection(web.RequestHandler):
         self.header_since = loop.time()
         """Since when a header is awaited or incomplete; 0 while the connection is idle or answers a request."""
         self.has_partial_header = False
+        self.has_known_listener = False
+        """True once a request named a known listener; such a connection gives way last."""
         self.is_half_closed = self.is_discarding = self.is_overloaded = self.is_lingering = False
         self.paused_since = 0.0
         """Since when the sender does not read its answers; 0 while it does."""
@@ -202,10 +210,9 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         self.socket = cast("asyncio.Transport", transport)
         self.socket.set_write_buffer_limits(_UNREAD_ANSWER_BYTES)  # the default for TLS is 512 KiB
-        if len(self.server.connections) >= self.server.limits.connections:
+        peer = transport.get_extra_info("peername")
+        if not self.server.admit(self, str(peer[0]) if peer else ""):
             self.hang_up(model.RefusedReason.QueueFull)
-        else:
-            self.server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes and hand them to aiohttp's parser."""
@@ -256,7 +263,7 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection; aiohttp ends the body that is being read."""
         server = self.server
-        server.connections.discard(self)
+        server.forget(self)
         server.reading_bytes -= self.unanswered_bytes
         server.lingering -= self.is_lingering
         self.unanswered_bytes = 0
@@ -290,6 +297,7 @@ class Connection(web.RequestHandler):
         self.header_since = 0.0
         self.has_partial_header = False
         self.request = request
+        self.server.limit.work(self)
         request.begin(self, self.began_at)
 
     def ask_for_body(self) -> None:
@@ -323,6 +331,13 @@ class Connection(web.RequestHandler):
                 self.server.loop.call_later(_LINGER_SECONDS, self.force_close)
             else:
                 self.force_close()
+
+    def give_way(self) -> None:
+        """Close, because a new connection needs the room."""
+        if self.has_partial_header:
+            self.hang_up(model.RefusedReason.QueueFull)
+        else:
+            self.force_close()
 
     def check(self, now: float) -> None:
         """Close the connection if one of its clocks has run out. Called twice a second."""
@@ -395,6 +410,7 @@ class Connection(web.RequestHandler):
         self.server.reading_bytes -= self.unanswered_bytes - left
         self.unanswered_bytes = left
         self.request = None
+        self.server.limit.wait(self, is_known=self.has_known_listener)
         self.answered += 1
         if left:
             self.server.loop.call_soon(self.server.loop.call_soon, self._note_partial, self.answered, left)
@@ -440,6 +456,11 @@ class PublicServer:
         self.limits = limits
         self.count_refused = count_refused
         self.connections: set[Connection] = set()
+        self.limit: connection_limit.ConnectionLimit[Connection] = connection_limit.ConnectionLimit(
+            connections=limits.connections, per_source=limits.connections_per_source
+        )
+        self.displaced = 0
+        """Connections that gave way to new ones."""
         self.reading_bytes = 0
         self.lingering = 0
         self.is_draining = False
@@ -453,6 +474,25 @@ class PublicServer:
     def __call__(self) -> Connection:
         """A protocol for a new connection: the factory that loop.create_server() needs."""
         return Connection(self, self._manager, self.loop)
+
+    def admit(self, connection: Connection, address: str) -> bool:
+        """Register a new connection; another one may have to give way. Returns False if there is no room."""
+        source = connection_limit.source_of(address)
+        if self.limit.is_full(source):
+            displaced = self.limit.longest_waiting(source)
+            if displaced is None:
+                return False
+            self.displaced += 1
+            self.forget(displaced)
+            displaced.give_way()
+        self.limit.add(connection, source)
+        self.connections.add(connection)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """Forget a connection that ends. Idempotent."""
+        self.limit.remove(connection)
+        self.connections.discard(connection)
 
     def _make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
         request = Request(message, payload, protocol, writer, task, self.loop)

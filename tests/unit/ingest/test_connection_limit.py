@@ -1,0 +1,69 @@
+"""Which connection of the public port gives way if there are too many."""
+
+import pytest
+
+from usher_gateway.ingest.connection_limit import ConnectionLimit, source_of
+
+
+def limit_of(connections: int, per_source: int = 1_000) -> ConnectionLimit[str]:
+    return ConnectionLimit(connections=connections, per_source=per_source)
+
+
+def test_longest_waiting_stranger_gives_way_first() -> None:
+    limit = limit_of(3)
+    for name in ("purple", "first", "second"):
+        limit.add(name, name)
+    limit.work("purple")
+    limit.wait("purple", is_known=True)
+    limit.work("first")
+    limit.wait("first", is_known=False)
+    assert limit.is_full("new")
+    assert limit.longest_waiting("new") == "second"
+    limit.remove("second")
+    limit.remove("first")
+    assert limit.longest_waiting("new") == "purple"
+
+
+def test_connection_that_answers_does_not_give_way() -> None:
+    limit = limit_of(1)
+    limit.add("busy", "a")
+    limit.work("busy")
+    assert limit.is_full("b")
+    assert limit.longest_waiting("b") is None
+
+
+def test_source_over_its_limit_gives_way_to_itself() -> None:
+    limit = limit_of(100, per_source=2)
+    limit.add("other", "10.0.0.1")
+    limit.add("one", "10.0.0.2")
+    limit.add("two", "10.0.0.2")
+    assert not limit.is_full("10.0.0.1")
+    assert limit.is_full("10.0.0.2")
+    assert limit.longest_waiting("10.0.0.2") == "one"
+    limit.work("one")
+    limit.work("two")
+    assert limit.longest_waiting("10.0.0.2") is None
+
+
+def test_removed_connection_leaves_room() -> None:
+    limit = limit_of(1, per_source=1)
+    limit.add("one", "a")
+    limit.remove("one")
+    limit.remove("one")
+    assert not limit.is_full("a")
+    limit.wait("one", is_known=True)  # its last request may end after it was removed
+    assert limit.longest_waiting("a") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("", ""),
+    ],
+)
+def test_source_is_an_address_or_a_network_of_64_bits(address: str, source: str) -> None:
+    assert source_of(address) == source
