@@ -119,6 +119,21 @@ async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
         await server.start()
 
 
+async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put(wrap(listener("a")))
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(found.gateway.state.configured.is_set)
+        assert json.loads((await found.get("/readyz"))[1])["warnings"] == []
+        clock = found.gateway.clock
+        later = clock.now() + 121 * model.MICROSECONDS
+        monkeypatch.setattr(clock, "now", lambda: later)
+        status, text = await found.get("/readyz")
+        [warning] = json.loads(text)["warnings"]
+        assert (status, "has answered nothing since" in warning) == (200, True)
+
+
 async def test_other_install_key_is_reported_with_a_hint(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
     other = model.derive_keys(b"another" * 5)
     server.put(config_secret.envelope_of(listener("a"), "uid", other.document))

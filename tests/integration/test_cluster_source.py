@@ -33,10 +33,16 @@ async def test_pages_of_the_first_list_make_one_snapshot(server: api_server.ApiS
         assert {query["limit"] for query in server.lists} == {"3"}
 
 
-async def test_empty_namespace_is_a_configuration(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+async def test_empty_namespace_is_not_a_configuration(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+    """A restore may have taken the documents; with an empty configuration the gateway would answer 404."""
     async with followers.following(server, tmp_path) as follower:
-        await follower.until(lambda: follower.snapshots)
-        assert follower.snapshots == [documents.Snapshot({}, {})]
+        await follower.until(lambda: server.open_watches)
+        assert "has no document yet" in follower.source.status().waits_for
+        assert follower.snapshots == []
+        server.put(followers.wrap(samples.listener("a")))
+        await follower.until_runs("a")
+        server.put(followers.tombstone(samples.listener("a")))
+        await follower.until_runs()
 
 
 async def test_rejecting_every_document_is_not_a_configuration(
@@ -270,7 +276,7 @@ async def test_document_of_a_megabyte_is_applied(server: api_server.ApiServer, t
     async with followers.following(server, tmp_path) as follower:
         await follower.until(lambda: server.open_watches)
         server.put(followers.wrap(samples.destination("large", headers=(("X-Large", "x" * 900_000),))))
-        await follower.until(lambda: "acme/large" in follower.snapshots[-1].destinations)
+        await follower.until(lambda: follower.snapshots and "acme/large" in follower.snapshots[-1].destinations)
         assert len(server.lists) == 1
 
 
@@ -303,6 +309,43 @@ async def test_bookmark_advances_the_version(server: api_server.ApiServer, tmp_p
         await follower.until(lambda: follower.source.status().heard_at > heard)
         server.cut()
         await follower.until(lambda: server.watches[-1]["resourceVersion"] == str(server.version))
+
+
+async def test_restored_server_is_read_again(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+    server.put(followers.wrap(samples.listener("a")))
+    backup = server.back_up()
+    server.put(followers.wrap(samples.listener("a", max_body_bytes=9)))
+    server.put(followers.wrap(samples.listener("new")))
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until(lambda: server.open_watches)
+        server.restore(backup)
+        await follower.until(lambda: follower.snapshots[-1].listeners["acme/a"] == samples.listener("a"))
+        assert follower.listeners == ["a", "new"]  # a document without a Secret stays in force
+        server.put(followers.wrap(samples.listener("after")))
+        await follower.until_runs("a", "after", "new")
+
+
+async def test_check_finds_what_the_watch_missed(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+    """The restored server wrote so much that its versions are past those that the gateway knows."""
+    server.put(followers.wrap(samples.listener("a")))
+    async with followers.following(server, tmp_path, check_seconds=0.2) as follower:
+        await follower.until(lambda: server.open_watches)
+        server.forget_watches()
+        server.put(followers.wrap(samples.listener("a", max_body_bytes=9)))
+        server.put(followers.wrap(samples.listener("b")))
+        await follower.until_runs("a", "b")
+        assert follower.snapshots[-1].listeners["acme/a"].max_body_bytes == 9
+        lists, checks = len(server.lists), len(server.checks)
+        await follower.until(lambda: len(server.checks) > checks + 3)
+        assert len(server.lists) == lists
+
+
+async def test_check_without_a_difference_counts_as_heard(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+    server.put(followers.wrap(samples.listener("a")))
+    async with followers.following(server, tmp_path, check_seconds=0.05) as follower:
+        await follower.until(lambda: server.open_watches)
+        heard = follower.source.status().heard_at
+        await follower.until(lambda: follower.source.status().heard_at > heard)
 
 
 async def test_rejected_token_is_read_again(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:

@@ -152,7 +152,8 @@ async def platform(install: installs.Install, make_namespace: installs.MakeNames
     port = ports.free()
     await install.server.apply(install.klass(allowedHostnames=[{"hostname": "*.customers.example"}]))
     operator = await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
-    gateway = await install.start_gateway(admin=port)
+    gateway = await install.start_gateway(admin=port, wait=False)  # ready once there is a document
+    await waiting.until(lambda: gateway.get("/healthz"), lambda seen: seen[0] == 200)
     async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as machine:
         yield Platform(install, operator, gateway, machine, make_namespace)
 

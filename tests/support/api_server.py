@@ -38,13 +38,18 @@ class ApiServer:
         self.watch_faults: collections.deque[Answer | None] = collections.deque()
         """Answers of the next watches."""
         self.lists: list[dict[str, str]] = []
+        self.version_reads: list[dict[str, str]] = []
+        """Lists of one object, which read only the version."""
+        self.checks: list[dict[str, str]] = []
+        """Lists of metadata."""
         self.watches: list[dict[str, str]] = []
         self.refused: list[str] = []
         """Requests that no client may send."""
         self._history: list[tuple[int, bytes]] = []
         self._oldest = 100
         self._pages: dict[str, tuple[list[dict[str, Any]], int]] = {}
-        self._open: set[asyncio.Queue[bytes | None]] = set()
+        self._open: dict[asyncio.Queue[bytes | None], int] = {}
+        """Open watches, and the version after which each reports events."""
         self._held: set[asyncio.Event] = set()
         self._runner: web.AppRunner | None = None
 
@@ -111,7 +116,23 @@ class ApiServer:
     def _tell(self, kind: str, found: dict[str, Any]) -> None:
         line = json.dumps({"type": kind, "object": found}).encode() + b"\n"
         self._history.append((self.version, line))
-        self.say(line)
+        self._send(line)
+
+    def _send(self, line: bytes) -> None:
+        """Send what belongs to the present version. The real server is silent to a watch from a later version."""
+        for queue, since in self._open.items():
+            if since < self.version:
+                queue.put_nowait(line)
+
+    def back_up(self) -> dict[str, Any]:
+        """Return the state for ``restore``."""
+        return {"version": self.version, "secrets": dict(self.secrets)}
+
+    def restore(self, backup: dict[str, Any]) -> None:
+        """Go back to an earlier state and end every watch, as a restore of etcd does."""
+        self.version, self.secrets = backup["version"], dict(backup["secrets"])
+        self._history = [(version, line) for version, line in self._history if version <= self.version]
+        self.cut()
 
     # faults
 
@@ -122,12 +143,17 @@ class ApiServer:
 
     def bookmark(self) -> None:
         metadata = {"resourceVersion": str(self.version), "creationTimestamp": None}
-        self.say(json.dumps({"type": "BOOKMARK", "object": {"kind": "Secret", "metadata": metadata}}).encode() + b"\n")
+        line = json.dumps({"type": "BOOKMARK", "object": {"kind": "Secret", "metadata": metadata}}).encode() + b"\n"
+        self._send(line)
 
     def cut(self) -> None:
         """End every open watch."""
         for queue in self._open:
             queue.put_nowait(None)
+
+    def forget_watches(self) -> None:
+        """Keep every watch open, and send nothing more to it."""
+        self._open = dict.fromkeys(self._open, 1 << 62)
 
     def compact(self) -> None:
         """Forget the history, so that watches from earlier versions and further pages of lists get 410."""
@@ -140,7 +166,7 @@ class ApiServer:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         query = dict(request.query)
         is_watch = query.get("watch") == "true"
-        (self.watches if is_watch else self.lists).append(query)
+        self._list_of(request, query).append(query)
         faults = self.watch_faults if is_watch and self.watch_faults else self.faults
         fault = faults.popleft() if faults else None
         if fault is not None:
@@ -155,6 +181,14 @@ class ApiServer:
             self.refused.append("a list or watch without the label selector")
             return _status(403)
         return await self._watch(request, query) if is_watch else self._list(query)
+
+    def _list_of(self, request: web.Request, query: dict[str, str]) -> list[dict[str, str]]:
+        """Return the list that records requests of this type."""
+        if query.get("watch") == "true":
+            return self.watches
+        if query.get("limit") == "1":
+            return self.version_reads
+        return self.checks if "PartialObjectMetadataList" in request.headers.get("Accept", "") else self.lists
 
     async def _hang(self) -> None:
         held = asyncio.Event()
@@ -188,14 +222,14 @@ class ApiServer:
         for version, line in self._history:
             if version > since:
                 queue.put_nowait(line)
-        self._open.add(queue)
+        self._open[queue] = since
         try:
             with contextlib.suppress(ConnectionError):
                 while (line := await queue.get()) is not None:  # type: ignore[assignment]
                     for start in range(0, len(line), 1000):
                         await response.write(line[start : start + 1000])
         finally:
-            self._open.discard(queue)
+            del self._open[queue]
         return response
 
 

@@ -74,6 +74,7 @@ async def following(
     data: pathlib.Path,
     limits: client.ClientLimits = LIMITS,
     cache_after_seconds: float = 10.0,
+    check_seconds: float = 60.0,
 ) -> AsyncIterator[Follower]:
     options = cluster.ClusterOptions(
         keys=samples.KEYS,
@@ -82,6 +83,8 @@ async def following(
         timing=TIMING,
         cache_after_seconds=cache_after_seconds,
         cache_pause_seconds=0.05,
+        check_seconds=check_seconds,
+        grace_seconds=0.05,
     )
     connection = access.ApiConnection(
         server=f"http://127.0.0.1:{server.port}", authorization=f"Bearer {api_server.TOKEN}"

@@ -66,6 +66,8 @@ class ControlPlane:
         self._program, self._detached = program, detached
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lifeline: tuple[int, int] | None = None
+        self._ports: servers.Ports | None = None
+        self._endpoint: kubeconfigs.Endpoint | None = None
 
     def start(self) -> Running:
         """Start a cluster and wait until its controllers work.
@@ -84,25 +86,56 @@ class ControlPlane:
 
     def stop(self) -> None:
         """Kill every server. Does nothing if none runs."""
+        self._kill()
+        for end in self._lifeline or ():
+            os.close(end)
+        self._lifeline = None
+        shutil.rmtree(self.layout.data, ignore_errors=True)
+
+    def back_up(self, folder: Path) -> None:
+        """Copy the data of etcd, as a snapshot of its volume would, into a new folder."""
+        store = self._processes[0]
+        store.send_signal(signal.SIGSTOP)
+        try:
+            shutil.copytree(self.layout.data, folder)
+        finally:
+            store.send_signal(signal.SIGCONT)
+
+    def restart(self, backup: Path | None = None) -> None:
+        """Kill every server and start them again: with the same data, or with that of a backup.
+
+        Raises:
+            StartError: A server ended, or was not ready in time.
+        """
+        self._kill()
+        if backup is not None:
+            shutil.rmtree(self.layout.data)
+            shutil.copytree(backup, self.layout.data)
+        self._start_servers()
+
+    def _kill(self) -> None:
         if self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._processes[0].pid, signal.SIGKILL)
         for process in self._processes:
             process.wait(10)
         self._processes.clear()
-        for end in self._lifeline or ():
-            os.close(end)
-        self._lifeline = None
-        shutil.rmtree(self.layout.data, ignore_errors=True)
 
     def _start(self) -> Running:
-        layout, server_ports = self.layout, servers.Ports(*ports.several(5))
+        layout, self._ports = self.layout, servers.Ports(*ports.several(5))
         layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         layout.certificates.mkdir(exist_ok=True)
         layout.logs.mkdir(exist_ok=True)
         layout.write_audit_policy()
-        endpoint = self._issue(server_ports)
+        self._endpoint = self._issue(self._ports)
         self._lifeline = None if self._detached else os.pipe()
+        self._start_servers()
+        return Running(layout, self._endpoint)
+
+    def _start_servers(self) -> None:
+        layout, server_ports, endpoint = self.layout, self._ports, self._endpoint
+        assert server_ports is not None
+        assert endpoint is not None
         self._run(servers.etcd(layout, server_ports))
         self._run(servers.api_server(layout, server_ports))
         self._note()
@@ -112,7 +145,6 @@ class ControlPlane:
         )  # not earlier, because it exits without the API server's roles
         self._run(servers.scheduler(layout, server_ports))
         self._wait("the controller-manager", lambda: self._answers(endpoint, DEFAULT_ACCOUNT))
-        return Running(layout, endpoint)
 
     def _issue(self, server_ports: servers.Ports) -> kubeconfigs.Endpoint:
         layout = self.layout

@@ -97,10 +97,10 @@ async def test_closed_store_is_a_problem_but_health_is_fine(served: serving.Serv
 
 
 async def test_readiness_names_its_reasons(served: serving.Served) -> None:
-    assert await served.get("/readyz") == {"ready": True, "reasons": []}
+    assert await served.get("/readyz") == {"ready": True, "reasons": [], "warnings": []}
     served.state.start_draining()
     status, answer = await served.ask("GET", "/readyz", token="")
-    assert (status, answer) == (503, {"ready": False, "reasons": ["draining"]})
+    assert (status, answer) == (503, {"ready": False, "reasons": ["draining"], "warnings": []})
 
 
 async def test_metrics_come_from_the_registry(served: serving.Served) -> None:

@@ -16,6 +16,9 @@ from usher_gateway.store.base import Filter, Store
 
 _DAY = 86_400 * model.MICROSECONDS
 
+_SILENCE_MICROSECONDS = 120 * model.MICROSECONDS
+"""If the API server has answered nothing for this long, neither the watch nor the check of each minute works."""
+
 JsonObject = Mapping[str, object]
 """Plain values, ready for JSON: no secrets, no personal data."""
 
@@ -37,9 +40,17 @@ class GatewayStatus:
         self._registry, self._store, self._clock = registry, store, clock
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
-        """Answer ``GET /readyz``."""
+        """Answer ``GET /readyz``. Warnings leave the gateway ready, because it serves without the API server."""
         reasons = self.not_ready_reasons()
-        return api.json_response({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+        answer = {"ready": not reasons, "reasons": reasons, "warnings": self._warnings()}
+        return api.json_response(answer, 503 if reasons else 200)
+
+    def _warnings(self) -> list[str]:
+        """Return why the configuration may be out of date."""
+        heard = self._source.status().heard_at
+        if not heard or self._clock.now() - heard < _SILENCE_MICROSECONDS:
+            return []
+        return [f"the API server has answered nothing since {_time(heard)}: the configuration of that time is served"]
 
     def not_ready_reasons(self) -> list[str]:
         """Return why the gateway is not ready. An unavailable store is not a reason, because arrivals wait for it."""

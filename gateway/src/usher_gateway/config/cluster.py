@@ -1,5 +1,9 @@
 """Configuration from a cluster: a stream of snapshots, at most a second behind the config Secrets.
 
+The watch reports changes. Once a minute the source also compares names and versions of all Secrets with the API server,
+because a watch can miss changes, for example after a restore of etcd. The list counts: an older document in it replaces
+the one in force.
+
 Nothing here can stop a gateway. While the API server is away, the configuration in force stays in force, and a gateway
 that starts meanwhile begins with the cache on its own disk.
 """
@@ -7,6 +11,7 @@ that starts meanwhile begins with the cache on its own disk.
 import asyncio
 import contextlib
 import pathlib
+import random
 from collections.abc import AsyncGenerator, Callable
 
 import msgspec
@@ -59,10 +64,15 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Least time between two snapshots."""
     cache_pause_seconds: float = 5.0
     """Least time between two writes of the cache."""
+    check_seconds: float = 60.0
+    """From one comparison with the API server to the next, up to a tenth more or less."""
+    grace_seconds: float = 1.0
+    """The event of a change may arrive this long after a list that has the change."""
 
 
 class _SecretMetadata(msgspec.Struct, frozen=True, rename="camel"):
     name: str = ""
+    uid: str = ""
     resource_version: str = ""
     annotations: dict[str, str] = {}
 
@@ -73,9 +83,15 @@ class _Secret(msgspec.Struct, frozen=True):
     metadata: _SecretMetadata
     data: dict[str, str] | None = None
 
+    @property
+    def version(self) -> str:
+        """Equal versions have equal content, also after a restore of etcd, which can give out a number twice."""
+        desired = self.metadata.annotations.get(config_secret.DESIRED_ANNOTATION, "")
+        return f"{self.metadata.uid} {self.metadata.resource_version} {desired}"
+
     def published(self) -> published.PublishedSecret:
         owner = self.metadata.annotations.get(config_secret.OWNER_ANNOTATION, "")
-        return published.PublishedSecret(self.metadata.name, self.metadata.resource_version, owner, self.data)
+        return published.PublishedSecret(self.metadata.name, self.version, owner, self.data)
 
 
 class ClusterSource:
@@ -142,7 +158,9 @@ class ClusterSource:
             )
         if self._has_other_key():
             return f"{_key_message(self._options.keys)}; {_KEY_HINT}"
-        return f"no document in namespace {namespace} can be run: see the log, or /api/config" if rejected else ""
+        if rejected:
+            return f"no document in namespace {namespace} can be run: see the log, or /api/config"
+        return f"namespace {namespace} has no document yet: the operator publishes one per Listener and Destination"
 
     def _has_other_key(self) -> bool:
         """Return whether every published document was made with another install key."""
@@ -158,16 +176,18 @@ class ClusterSource:
         """See Source. Ends only when it is closed."""
         await self._restore()
         async with self._client:
-            jobs = {"watch configuration": self._reflector.run, "write configuration cache": self._update_cache}
+            jobs = {
+                "watch configuration": self._reflector.run,
+                "check configuration": self._check_repeatedly,
+                "write configuration cache": self._update_cache,
+            }
             tasks = [asyncio.create_task(job(), name=name) for name, job in jobs.items()]
             try:
                 await self._wait_for_first()
-                is_first = True
                 while True:
                     self._touched.clear()
                     touched = self._published.take_touched()
-                    if self._published.is_changed or (is_first and self._is_configuration()):
-                        is_first = False
+                    if self._published.is_changed:
                         yield self._snapshot()
                         self._cache_is_old.set()
                     self._touched_in_force |= touched  # now the consumer asked again, so the snapshot is in force
@@ -183,10 +203,6 @@ class ClusterSource:
                     await asyncio.gather(self._writing, return_exceptions=True)
                 if self._cache_is_old.is_set() and self._origin == "cluster":
                     await self._write_cache()
-
-    def _is_configuration(self) -> bool:
-        """Return whether an empty snapshot is intended: it is not if documents exist and all of them are rejected."""
-        return bool(self._published.in_force) or not self._published.rejected
 
     def _snapshot(self) -> documents.Snapshot:
         snapshot = self._published.snapshot()
@@ -236,6 +252,34 @@ class ClusterSource:
         self._origin, self._heard_at = "cluster", self._now()
         self._listed.set()
         self._touched.set()
+
+    async def _check_repeatedly(self) -> None:
+        """Read everything again when the watch missed a change. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(self._options.check_seconds * random.uniform(0.9, 1.1))  # noqa: S311 - spreads load
+            try:
+                if self._listed.is_set() and await self._has_missed_changes():
+                    _log.warning("watch_missed_changes", namespace=self._options.namespace)
+                    self._reflector.read_again()
+            except ApiError as error:
+                self._on_failure(error, 0)
+
+    async def _has_missed_changes(self) -> bool:
+        """Return whether a version differs from a list and has not changed since before that list."""
+        before = dict(self._published.versions)
+        listed: dict[str, str] = {}
+        pages = self._client.pages(
+            self._path, _Secret, selector=config_secret.SELECTOR, is_metadata_only=True, attempts=1
+        )
+        async for page in pages:
+            listed |= {one.metadata.name: one.version for one in page.items}
+        self._heard_at = self._now()
+        await asyncio.sleep(self._options.grace_seconds)
+        present = self._published.versions
+        return any(
+            listed.get(name) != present.get(name) and present.get(name) == before.get(name)
+            for name in listed.keys() | before.keys()
+        )
 
     def _on_event(self, event: WatchEvent[_Secret]) -> None:
         self._heard_at = self._now()

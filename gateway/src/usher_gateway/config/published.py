@@ -23,7 +23,7 @@ class PublishedSecret(msgspec.Struct, frozen=True):
 
     name: str
     version: str
-    """resourceVersion: equal versions have equal content."""
+    """Equal versions have equal content."""
     owner: str = ""
     """The owner annotation: it names the owner of a document that cannot be read."""
     data: dict[str, str] | None = None
@@ -73,6 +73,11 @@ class PublishedDocuments:
     def vanished(self) -> Mapping[config_secret.Identity, int]:
         """Documents in force whose Secret disappeared, and when that was noticed (microseconds)."""
         return self._vanished
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The version of each Secret that was last read, by name."""
+        return self._versions
 
     @property
     def in_force(self) -> Collection[config_secret.Envelope]:

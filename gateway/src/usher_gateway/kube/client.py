@@ -254,6 +254,16 @@ class Client:
                 return
             query["continue"] = token
 
+    async def collection_version(self, path: str, *, selector: str = "") -> str:
+        """The present resourceVersion of a collection, from a list of one object.
+
+        Raises:
+            ApiError: the server did not answer, or refused.
+        """
+        query = {"limit": "1", **({"labelSelector": selector} if selector else {})}
+        found = await self._request_object(_Request("list", "GET", path, query, attempts=1, accept=_METADATA_LIST))
+        return str((found.get("metadata") or {}).get("resourceVersion") or "")
+
     async def watch(
         self, path: str, item_type: type[Item], *, resource_version: str, selector: str = "", field_selector: str = ""
     ) -> AsyncGenerator[WatchEvent[Item], None]:
@@ -425,6 +435,11 @@ class Client:
         if self._tls is None or self._tls[0] != identity:
             self._tls = identity, connection.ssl_context()
         return self._tls[1]
+
+
+def is_older(version: str, than: str) -> bool:
+    """Return whether a resourceVersion is older. API servers on etcd have numbers; anything else is not comparable."""
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
 
 
 class _UnreadableLineError(Exception):

@@ -1,8 +1,12 @@
 """Keeps up with one collection of the API server: reads all of it, then watches it, for as long as the task runs.
 
 A watch that ends continues from the last version that it sent. Everything is read again only if the server no longer
-knows that version (410), does not know the kind (404), or sends something unreadable. Failures back off exponentially
-with jitter, and never before the time that the server names in `Retry-After`.
+knows that version (410), does not know the kind (404), sends something unreadable, or if its versions went backwards.
+Failures back off exponentially with jitter, and never before the time that the server names in `Retry-After`.
+
+Versions go backwards when etcd is restored from a backup. A watch from a later version than the server has gets no
+error: it just receives nothing, not even bookmarks. So before a watch continues, the reflector asks for the present
+version of the collection.
 """
 
 import asyncio
@@ -12,9 +16,12 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, NoReturn, TypeVar
 
 import msgspec
+import structlog
 
 from usher_gateway import model
-from usher_gateway.kube.client import ApiError, Client, UnreadableAnswerError, WatchEvent
+from usher_gateway.kube.client import ApiError, Client, UnreadableAnswerError, WatchEvent, is_older
+
+_log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
 
@@ -63,13 +70,23 @@ class Reflector(Generic[Item]):
         self._version = ""
         """Where the watch continues; `""`: read everything first."""
         self._failures = 0
+        self._is_read_requested = False
+        self._watching: asyncio.Timeout | None = None
+        """The present watch; its time limit is how `read_again` ends it."""
+
+    def read_again(self) -> None:
+        """End the present watch and read everything, because the caller found that the watch missed a change."""
+        self._is_read_requested = True
+        if self._watching is not None:
+            self._watching.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> NoReturn:
         """Follow the collection until cancelled."""
         while True:
             least_seconds = 0.0
             try:
-                await self._follow()
+                while await self._follow():
+                    self._failures = 0
             except ApiError as error:
                 is_unreadable = isinstance(error, UnreadableAnswerError)
                 if is_unreadable or error.status in {404, 410}:
@@ -92,16 +109,33 @@ class Reflector(Generic[Item]):
         self._failures += 1
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
 
-    async def _follow(self) -> None:
+    async def _follow(self) -> bool:
+        """Watch until the server ends the stream; returns whether the next watch may begin at once."""
+        if self._version and (self._is_read_requested or await self._went_backwards()):
+            self._version = ""
         if not self._version:
+            self._is_read_requested = False
             self._version = await self._read()
+        if not self._version:
+            return False
         loop = asyncio.get_running_loop()
-        while self._version:
-            began = loop.time()
-            was_alive = await self._watch() or loop.time() - began >= _HEALTHY_SECONDS
-            if not was_alive:
-                return
-            self._failures = 0
+        began = loop.time()
+        try:
+            async with asyncio.timeout(None) as self._watching:
+                has_sent = await self._watch()
+        except TimeoutError:  # read_again() ended the watch
+            return True
+        finally:
+            self._watching = None
+        return has_sent or loop.time() - began >= _HEALTHY_SECONDS
+
+    async def _went_backwards(self) -> bool:
+        """Return whether the server's versions are older than the one from which the watch would continue."""
+        present = await self._client.collection_version(self._path, selector=self._selector)
+        if not is_older(present, self._version):
+            return False
+        _log.warning("versions_went_backwards", path=self._path, known=self._version, present=present)
+        return True
 
     async def _watch(self) -> bool:
         """Watch until the server ends the stream; returns whether it sent anything."""
