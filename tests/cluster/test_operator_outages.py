@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from local_cluster import foreign
-from support import api, clusters, faulty_proxy, installs, waiting, wire
+from support import api, clusters, faulty_proxy, installs, waiting
 
 INCOMPLETE = 'usher_operator_resync_total{result="incomplete"}'
 COMPLETE = 'usher_operator_resync_total{result="success"}'
@@ -116,27 +116,6 @@ async def test_list_finds_changes_that_a_silent_watch_missed(
     await waiting.until(lambda: operator.get("/healthz"), lambda seen: seen[0] == 200)
 
 
-class Port:
-    """The public port of a gateway."""
-
-    def __init__(self, gateway: installs.Process, hostname: str) -> None:
-        self._gateway, self._hostname = gateway, hostname
-
-    async def status(self, path: str) -> int:
-        """Status of the answer to a POST."""
-        return (await wire.exchange(self._gateway.public, wire.request(path, b"{}", host=self._hostname))).status
-
-    async def wait(self, path: str, status: int) -> None:
-        await waiting.until(lambda: self.status(path), lambda seen: seen == status)
-
-
-def placed(install: installs.Install, namespace: str, name: str, path: str) -> dict[str, Any]:
-    """Manifest of a listener with a custom address."""
-    addresses = [{"name": "own", "hostname": f"{namespace}.example.org", "path": path}]
-    spec = {"addresses": addresses, "authentication": {"type": "None"}}
-    return installs.listener(install, namespace, name, **spec)
-
-
 async def test_watch_cut_loses_no_deletion_and_no_edit(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
@@ -144,28 +123,27 @@ async def test_watch_cut_loses_no_deletion_and_no_edit(
     through = operator.at(proxy.endpoint, tmp_path / "operator")
     await install.start_operator(account=through, changes={"timing": {"watch_check_seconds": 1.0}})
     await declare(install, namespace, allowedHostnames=[{"hostname": "*.example.org"}])
-    names = ("deleted", "edited", "kept")
+    hostname, names = f"{namespace}.example.org", ("deleted", "edited", "kept")
     for name in names:
-        await install.server.apply(placed(install, namespace, name, f"/{name}"))
+        await install.server.apply(installs.placed(install, namespace, name, f"/{name}"))
     running = await install.start_gateway(account=gateway.at(proxy.endpoint, tmp_path / "gateway"))
-    port = Port(running, f"{namespace}.example.org")
     for name in names:
-        await port.wait(f"/{name}", 200)
+        await running.wait_answer(hostname, f"/{name}", 200)
 
     held = proxy.hang(faulty_proxy.watches)
     proxy.expire(faulty_proxy.watches, times=6)
     proxy.cut()
     await waiting.until(lambda: _value(held.met))
     await install.server.delete(api.Resource("Listener", "deleted", namespace))
-    await install.server.apply(placed(install, namespace, "edited", "/elsewhere"))
-    await install.server.apply(placed(install, namespace, "new", "/new"))
-    assert [await port.status(f"/{name}") for name in names] == [200, 200, 200]
+    await install.server.apply(installs.placed(install, namespace, "edited", "/elsewhere"))
+    await install.server.apply(installs.placed(install, namespace, "new", "/new"))
+    assert [await running.answer(hostname, f"/{name}") for name in names] == [200, 200, 200]
     held.lift()
-    await port.wait("/deleted", 404)
-    await port.wait("/new", 200)
-    await port.wait("/elsewhere", 200)
-    await port.wait("/edited", 404)
-    assert await port.status("/kept") == 200
+    await running.wait_answer(hostname, "/deleted", 404)
+    await running.wait_answer(hostname, "/new", 200)
+    await running.wait_answer(hostname, "/elsewhere", 200)
+    await running.wait_answer(hostname, "/edited", 404)
+    assert await running.answer(hostname, "/kept") == 200
 
 
 async def _value(number: int) -> int:

@@ -81,6 +81,20 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         yield Cluster(call, recorded, token, log)
 
 
+@contextlib.contextmanager
+def restorable(folder: Path) -> Iterator[tuple[control_plane.ControlPlane, Cluster]]:
+    """Provide a local cluster of one's own that can be backed up and restored, with Usher's definitions."""
+    plane = control_plane.ControlPlane(folder / "cluster", programs.control_plane())
+    try:
+        running = plane.start()
+        with _administered(running.kubeconfig, folder) as ready:
+            made = Cluster(*ready, audit.Log(running.layout.audit))
+            made.define(own_definitions())
+            yield plane, made
+    finally:
+        plane.stop()
+
+
 def refuse_one_in_use(call: kubectl.Kubectl) -> None:
     """Refuse a cluster with resources of Usher, because tests delete definitions and thereby all of their objects.
 

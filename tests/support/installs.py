@@ -18,7 +18,7 @@ import aiohttp
 import yaml
 
 from local_cluster import ports
-from support import accounts, api, clusters, leaks, moving_clock, waiting
+from support import accounts, api, clusters, leaks, moving_clock, waiting, wire
 from usher_gateway import config_secret
 
 ACCESS = Path(__file__).parents[2] / "operator" / "rbac"
@@ -50,6 +50,16 @@ class Process:
                 return answer.status, await answer.text()
         except aiohttp.ClientError:
             return 0, ""
+
+    async def answer(self, hostname: str, path: str) -> int:
+        """Post an empty visit to a gateway's public port and return the status of the answer."""
+        return (await wire.exchange(self.public, wire.request(path, b"{}", host=hostname))).status
+
+    async def wait_answer(self, hostname: str, path: str, status: int, limit_seconds: float = 30.0) -> None:
+        """Wait until a gateway answers with a status."""
+        await waiting.until(
+            lambda: self.answer(hostname, path), lambda seen: seen == status, limit_seconds=limit_seconds
+        )
 
     async def wait_ready(self) -> None:
         async def look() -> tuple[int, str]:
@@ -266,6 +276,12 @@ def listener(install: Install, namespace: str, name: str = "lobby", **spec: Any)
     }
     metadata = {"name": name, "namespace": namespace}
     return {**OURS, "kind": "Listener", "metadata": metadata, "spec": {**base, **spec}}
+
+
+def placed(install: Install, namespace: str, name: str, path: str) -> dict[str, Any]:
+    """Build a listener with one address: the namespace's hostname below example.org, and a path."""
+    addresses = [{"name": "own", "hostname": f"{namespace}.example.org", "path": path}]
+    return listener(install, namespace, name, addresses=addresses, authentication={"type": "None"})
 
 
 @contextlib.asynccontextmanager

@@ -59,7 +59,6 @@ class Operator:
         identity = settings.identity or f"{socket.gethostname()}_{secrets.token_hex(4)}"
         self.settings = msgspec.structs.replace(settings, identity=identity)
         self._stop = asyncio.Event()
-        self._kopf_stop = asyncio.Event()
         self._failed = False
         self._access = access.find_access(settings.kubeconfig, environ, access.default_kubeconfig(environ))
         self._build()
@@ -110,10 +109,12 @@ class Operator:
             cache=self.cache,
             queue=self.queue,
             gate=self.gate,
+            health=self.health,
             metrics=self.metrics,
             read_kinds=self._kinds(),
             namespaces=dict.fromkeys((kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), namespace),
             after_all=self.children.rewrite_all,
+            after_restore=self._restart_watches,
         )
         handler = watch.EventHandler(
             cache=self.cache,
@@ -136,6 +137,9 @@ class Operator:
                 on_crd_deleted=self.pending_removals.suspect,
             ),
         )
+
+    def _restart_watches(self) -> None:
+        self.kopf.restart()
 
     def _build_writers(self) -> None:
         timing = self.settings.timing
@@ -249,13 +253,13 @@ class Operator:
         else:
             reading.result()
             self.health.set_ready("cache")
-            watching = asyncio.create_task(self._watch(), name="kopf")
+            watching = asyncio.create_task(self.kopf.run(on_started=self._handle_signals), name="kopf")
             working = self._start_tasks()
             ended |= {watching, *working}
             await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
             await _cancel(working, self._log_failure)
             await self.lease.release()
-            self._kopf_stop.set()
+            self.kopf.stop()
             await _cancel_late(watching)
         self._failed = self._failed or not stopping.done()
         self.metrics.leader.set(0)
@@ -307,21 +311,8 @@ class Operator:
         workers = range(self.settings.workers)
         return tasks + [asyncio.create_task(self.reconciler.work(), name=f"worker {number}") for number in workers]
 
-    async def _watch(self) -> None:
-        """Run kopf until it is stopped."""
-        ready = asyncio.Event()
-        signals = asyncio.create_task(self._restore_signals(ready), name="signals")
-        try:
-            await self.kopf.run(stop=self._kopf_stop, ready=ready)
-        finally:
-            signals.cancel()
-
-    async def _restore_signals(self, ready: asyncio.Event) -> None:
-        """Take the signals back from kopf, which would stop before the Lease is released."""
-        await ready.wait()
-        self._handle_signals()
-
     def _handle_signals(self) -> None:
+        """Handle the signals, also those that kopf took, because kopf would stop before the Lease is released."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)

@@ -86,6 +86,8 @@ class Cache(View):
         """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
         self.child_index = ChildIndex(self._install)
         """Every existing child of this install."""
+        self._ignored: dict[ObjectRef, tuple[str, str]] = {}
+        """(uid, resourceVersion) of objects that look like children but are not this install's."""
         self._behind: dict[Key, int] = {}
 
     # The view of plan().
@@ -261,8 +263,9 @@ class Cache(View):
             return (record.uid, record.resource_version) if record is not None else ("", "")
         if kind not in kinds.CHILDREN:
             return self._versions.get((kind.name, namespace, name), ("", ""))
-        child = self.child_index.by_ref.get(ref_of(kind, namespace, name))
-        return (child.uid, child.resource_version) if child is not None else ("", "")
+        ref = ref_of(kind, namespace, name)
+        child = self.child_index.by_ref.get(ref)
+        return (child.uid, child.resource_version) if child is not None else self._ignored.get(ref, ("", ""))
 
     def remove(self, kind: kinds.WatchedKind, namespace: str, name: str) -> KeySet:
         """Forget an object that was deleted."""
@@ -277,17 +280,16 @@ class Cache(View):
             return self._set_namespace(name, None)
         return self._on_features(self.optional.remove(kind, namespace, name))
 
-    def names(self, kind: kinds.WatchedKind) -> frozenset[tuple[str, str]]:
-        """(namespace, name) of every known object of a kind."""
+    def versions(self, kind: kinds.WatchedKind) -> dict[tuple[str, str], tuple[str, str]]:
+        """(namespace, name) -> (uid, resourceVersion) of every object of a kind that was last seen, used or not."""
         if kind in kinds.OWN:
-            return frozenset((key.namespace, key.name) for key in self.records if key.kind == kind.name)
-        if kind is kinds.NAMESPACE:
-            return frozenset(("", name) for name in self._namespaces)
-        if kind is kinds.CREDENTIAL:
-            return frozenset((path.partition("/")[0], path.partition("/")[2]) for path in self._secrets)
-        if kind not in kinds.CHILDREN:
-            return self.optional.names(kind)
-        return frozenset((ref.namespace, ref.name) for ref in self.child_index.by_ref if ref.kind == kind.name)
+            names = [(key.namespace, key.name) for key in self.records if key.kind == kind.name]
+        elif kind in kinds.CHILDREN:
+            refs = (*self.child_index.by_ref, *self._ignored)
+            names = [(ref.namespace, ref.name) for ref in refs if ref.kind == kind.name]
+        else:
+            names = [(namespace, name) for of, namespace, name in self._versions if of == kind.name]
+        return {name: self.version_of(kind, *name) for name in names}
 
     def set_keys(self, keys: model.Keys | None) -> None:
         """Set the keys. The documents in config Secrets are parsed with them from the next complete list on."""
@@ -455,6 +457,9 @@ class Cache(View):
         before = self.child_index.by_ref.get(ref)
         hosts = self.child_index.hosts_of(before.key) if before is not None else frozenset()
         child = self.child_index.put(ref, raw, self._keys)
+        self._ignored.pop(ref, None)
+        if child is None and raw is not None:
+            self._ignored[ref] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
         if before is not None and child is not None and _as_planned(before) == _as_planned(child):
             return _NO_KEYS
         return self._on_child(before, child, hosts)

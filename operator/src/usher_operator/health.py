@@ -31,6 +31,10 @@ class Health:
         self._timing, self._gate, self._clock = settings.timing, gate, clock
         self._expected: dict[str, float] = {}
         """Since when the watch of each kind should have reported an event."""
+        self._listed_at: dict[str, float] = {}
+        """When each kind was last listed completely."""
+        self._seen_at: dict[str, float] = {}
+        """When the watch of each kind last reported an event."""
         self._ticked_at = clock()
         self.loop_lag_seconds = 0.0
         """How late the event loop was at its last tick."""
@@ -43,6 +47,15 @@ class Health:
     def saw_event(self, kind: str) -> None:
         """Note that the watch of a kind reported an event."""
         self._expected.pop(kind, None)
+        self._seen_at[kind] = self._clock()
+
+    def saw_list(self, kind: str) -> None:
+        """Note that a list of a kind succeeded."""
+        self._listed_at[kind] = self._clock()
+
+    def forget_lists(self, kind: str) -> None:
+        """Note that the cluster does not serve a kind any more."""
+        self._listed_at.pop(kind, None)
 
     def set_ready(self, topic: str, reason: str = "") -> None:
         """Set the reason of a topic not to be ready; ``""`` withdraws it."""
@@ -53,7 +66,19 @@ class Health:
 
     def reasons_not_ready(self) -> list[str]:
         """Why the operator is not ready; empty if it is."""
-        return [*self._not_ready.values(), *self._gate.reasons.values()]
+        return [*self._not_ready.values(), *self._gate.reasons.values(), *self._unknown_kinds()]
+
+    def _unknown_kinds(self) -> list[str]:
+        """Kinds of which neither a watch nor the list of each minute told anything for long."""
+        now, reasons = self._clock(), []
+        for kind, listed_at in self._listed_at.items():
+            silent_seconds = now - max(listed_at, self._seen_at.get(kind, listed_at))
+            if silent_seconds > self._timing.max_watch_silence_seconds:
+                reasons.append(
+                    f"the watch of {kind} has reported nothing for {silent_seconds:.0f} s, and lists have failed since:"
+                    " see the log (watch_not_checked)"
+                )
+        return reasons
 
     def reasons_not_alive(self) -> list[str]:
         """Why the process should be restarted; empty if it is alive. A silent watch is fine if nothing changed."""
@@ -94,6 +119,9 @@ class OperatorMetrics:
         self.watch_seen = self._gauge(
             "watch_last_event_timestamp_seconds", "When a watch last reported an event.", "kind"
         )
+        self.listed = self._gauge(
+            "list_last_success_timestamp_seconds", "When a kind was last listed completely.", "kind"
+        )
         self.resyncs = self._counter("resync_total", "Complete lists of the cluster.", "result")
         self.divergence = self._counter(
             "resync_divergence_total", "Objects that a list found deleted without an event.", "kind"
@@ -116,6 +144,10 @@ class OperatorMetrics:
     def saw_watch(self, kind: str) -> None:
         """Note that a watch reported an event."""
         self.watch_seen.labels(kind).set(time.time())
+
+    def saw_list(self, kind: str) -> None:
+        """Note that a list of a kind succeeded."""
+        self.listed.labels(kind).set(time.time())
 
     def _counter(self, name: str, text: str, *labels: str) -> prometheus_client.Counter:
         return prometheus_client.Counter(f"usher_operator_{name}", text, labels, registry=self.registry)

@@ -233,12 +233,6 @@ class OptionalApis:
             self._issuers.get(kind.name, set()).clear()
         return self._refresh()
 
-    def names(self, kind: kinds.WatchedKind) -> frozenset[Name]:
-        """(namespace, name) of every known object of a kind."""
-        if kind is kinds.INGRESS_CLASS:
-            return frozenset(("", name) for name in self._classes)
-        return frozenset(self._issuers[kind.name])
-
     def _refresh(self) -> bool:
         before = self.features
         has_certificates = self.is_served(kinds.CERTIFICATE)

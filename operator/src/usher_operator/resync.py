@@ -3,23 +3,28 @@
 The operator reads all kinds at its start and every ten minutes, and one kind whenever its watch may have missed
 something. Only a list that ended without an error proves that an object is gone.
 
-Every minute the check lists only the metadata of the kinds that kopf watches, and compares uid and resourceVersion with
-the cache. It finds objects that were deleted while kopf's watch was down, which kopf never reports. If it finds a
-difference, the operator reads that kind completely.
+Every minute the check lists only the metadata of each kind, and compares uid and resourceVersion with the cache. It
+finds objects that were deleted while kopf's watch was down, which kopf never reports, and whatever else a watch missed.
+If it finds a difference, the operator reads that kind completely.
+
+A list is right about every object that did not change in the cache since before the list, even if the cache has a later
+version. That happens after a restore of etcd, when versions go backwards. Watches from later versions then receive
+nothing, not even an error. So if a list is older than what was seen before it, the operator pauses its workers, reads
+everything, and starts kopf's watches again.
 """
 
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 import structlog
 
-from usher_gateway.kube.client import ApiError, Client, JsonObject
+from usher_gateway.kube.client import ApiError, Client, JsonObject, is_older
 from usher_operator import kinds
 from usher_operator.cache import Cache, KeySet
-from usher_operator.health import OperatorMetrics
+from usher_operator.health import Health, OperatorMetrics
 from usher_operator.view import Key
 from usher_operator.workqueue import PauseGate, Workqueue
 
@@ -29,10 +34,18 @@ _GRACE_SECONDS = 1.0
 """The event of a change may arrive shortly after a list. An object that still differs after this time was missed."""
 
 _RETRY_SECONDS = 5.0
+_RESTORE = "restore"
+"""Topic of the gate while everything is read after a restore."""
+
 _ABSENT = 404
 
 Name = tuple[str, str]
 """(namespace, name)."""
+
+Version = tuple[str, str]
+"""(uid, resourceVersion); two empty texts: the object is not there."""
+
+_NO_VERSION: Version = ("", "")
 
 
 class _ObjectMetadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -53,11 +66,13 @@ class Resync:
         client: reads the API server.
         cache: what is known of the cluster.
         queue: keys to reconcile.
-        gate: paused while a kind cannot be read at the start.
+        gate: paused while a kind cannot be read at the start, and after a restore until everything was read.
+        health: learns when a kind was listed.
         metrics: counts readings and divergences.
         read_kinds: the kinds to read; optional kinds that are switched off are left out.
         namespaces: the namespace of kinds that matter in one namespace only.
         after_all: called after each complete reading, before all keys are added to the queue.
+        after_restore: called after the complete reading that follows when versions went backwards.
     """
 
     def __init__(
@@ -67,13 +82,21 @@ class Resync:
         cache: Cache,
         queue: Workqueue[Key],
         gate: PauseGate,
+        health: Health,
         metrics: OperatorMetrics,
         read_kinds: tuple[kinds.WatchedKind, ...],
         namespaces: Mapping[kinds.WatchedKind, str],
         after_all: Callable[[], None],
+        after_restore: Callable[[], None],
     ) -> None:
-        self._client, self._cache, self._queue, self._gate, self._metrics = client, cache, queue, gate, metrics
-        self.kinds, self._namespaces, self._after_all = read_kinds, namespaces, after_all
+        self._client, self._cache, self._queue, self._gate = client, cache, queue, gate
+        self._health, self._metrics = health, metrics
+        self.kinds, self._namespaces = read_kinds, namespaces
+        self._after_all, self._after_restore = after_all, after_restore
+        self._seen: dict[kinds.WatchedKind, str] = {}
+        """The last version of each kind that a list or a watch showed."""
+        self._is_restored = False
+        """True after versions went backwards, until everything was read."""
         self.requested: set[kinds.WatchedKind] = set()
         self._wake = asyncio.Event()
         self._start_versions: dict[kinds.WatchedKind, str] = {}
@@ -82,6 +105,10 @@ class Resync:
         """Read a kind soon, because its watch may have missed something."""
         self.requested.add(kind)
         self._wake.set()
+
+    def saw_version(self, kind: kinds.WatchedKind, version: str) -> None:
+        """Note a version that a watch showed."""
+        self._seen[kind] = version
 
     def take_start_version(self, kind: kinds.WatchedKind) -> str:
         """The version at which the reading at the start ended, at the first call; `""` after that."""
@@ -105,25 +132,39 @@ class Resync:
                 async with asyncio.timeout_at(due):
                     await self._wake.wait()
             self._wake.clear()
-            requested, self.requested = self.requested, set()
-            if loop.time() >= due:
+            if loop.time() >= due or self._is_restored:
                 await self._read_all()
                 due = loop.time() + _jittered(seconds)
             else:
-                failed = {kind for kind in requested if not await self.read(kind) and not self.is_absent(kind)}
-                if failed:
-                    loop.call_later(_RETRY_SECONDS, self._request_all, failed)
+                requested, self.requested = self.requested, set()
+                await self._read_some(requested & set(self.kinds))
+
+    async def _read_some(self, wanted: Collection[kinds.WatchedKind]) -> bool:
+        """Read kinds, and request those again that could not be read; returns whether all could."""
+        failed = {kind for kind in wanted if not await self.read(kind) and not self.is_absent(kind)}
+        if failed:
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._request_all, failed)
+        return not failed
 
     def _request_all(self, failed: set[kinds.WatchedKind]) -> None:
         for kind in failed:
             self.request(kind)
 
     async def _read_all(self) -> None:
-        results = [await self.read(kind) or self.is_absent(kind) for kind in self.kinds]
-        self._metrics.resyncs.labels("success" if all(results) else "incomplete").inc()
+        self.requested.clear()
+        is_complete = await self._read_some(self.kinds)
+        self._metrics.resyncs.labels("success" if is_complete else "incomplete").inc()
         self._cache.forget_missing()
         self._after_all()
         self.add_all_keys()
+        if self._is_restored and is_complete:
+            self._is_restored = False
+            self._gate.resume(_RESTORE)
+            self._after_restore()
+            # what is deleted before kopf lists again shows only in a later list
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._request_all, set(kinds.WATCHED_BY_KOPF))
+        elif self._is_restored:
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._wake.set)
 
     def add_all_keys(self) -> None:
         """Reconcile everything: documents for the gateways first, Tenants last, because they sum up their Listeners."""
@@ -136,24 +177,26 @@ class Resync:
 
     async def read(self, kind: kinds.WatchedKind, *, is_start: bool = False) -> str:
         """Read a kind; returns its resourceVersion, or `""` if that failed or the cluster does not serve the kind."""
-        known = self._cache.names(kind)
+        before, seen = self._cache.versions(kind), self._seen.get(kind, "")
         found: set[Name] = set()
         version = ""
         try:
             async for page in self._client.pages(self.collection(kind), JsonObject, selector=kind.selector):
-                version = page.resource_version
+                version = version or self._see_list(kind, page.resource_version, seen)
                 for raw in page.items:
-                    found.add((raw["metadata"].get("namespace", ""), raw["metadata"]["name"]))
-                    self._put(kind, raw, is_start=is_start)
+                    name = raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
+                    found.add(name)
+                    self._put(kind, raw, before.get(name, _NO_VERSION), is_start=is_start)
         except ApiError as error:
             self._handle_failure(kind, error, is_start=is_start)
             return ""
         self._gate.resume(f"reading {kind.plural}")
         if kind.feature:
             self._add(self._cache.set_served(kind, served=True))
-        gone = [name for name in known - found if not self._is_newer(kind, name, version)]
+        self._listed(kind)
+        gone = {name: known for name, known in before.items() if name not in found}
         if gone:
-            await self._remove_gone(kind, gone, version)
+            await self._remove_gone(kind, gone)
         if is_start:
             self._start_versions[kind] = version
         return version
@@ -163,50 +206,62 @@ class Resync:
         return not self._cache.optional.is_served(kind)
 
     async def run_checks(self, seconds: float) -> None:
-        """Compare the kinds that kopf watches with the API server once per period, until cancelled."""
-        watched = tuple(kind for kind in self.kinds if kind in kinds.WATCHED_BY_KOPF)
+        """Compare the cache with the API server once per period, until cancelled."""
         while True:
             await asyncio.sleep(_jittered(seconds))
-            for kind in watched:
+            for kind in self.kinds:
                 if not self.is_absent(kind):
                     await self.check(kind)
 
     async def check(self, kind: kinds.WatchedKind) -> None:
-        """Request a reading if the cache misses a change or a deletion that had time to arrive as an event."""
-        known = self._cache.names(kind)
-        listed: dict[Name, tuple[str, str]] = {}
+        """Request a reading if an object differs from a list and has not changed in the cache since before the list."""
+        before, seen = self._cache.versions(kind), self._seen.get(kind, "")
+        listed: dict[Name, Version] = {}
         version = ""
         try:
             pages = self._client.pages(
                 self.collection(kind), _ListedObject, selector=kind.selector, is_metadata_only=True
             )
             async for page in pages:
-                version = page.resource_version
+                version = version or self._see_list(kind, page.resource_version, seen)
                 for item in page.items:
                     about = item.metadata
                     listed[about.namespace, about.name] = about.uid, about.resource_version
         except ApiError as error:
             _log.warning("watch_not_checked", kind=kind.name, status=error.status, reason=error.reason)
             return
-        different = [name for name in known | listed.keys() if self._differs(kind, name, listed.get(name), version)]
+        self._listed(kind)
+        different = {
+            name: before.get(name, _NO_VERSION)
+            for name in before.keys() | listed.keys()
+            if before.get(name) != listed.get(name)
+        }
         if not different:
             return
         await asyncio.sleep(_GRACE_SECONDS)
-        if any(self._differs(kind, name, listed.get(name), version) for name in different):
+        if any(self._cache.version_of(kind, *name) == known for name, known in different.items()):
             _log.warning("watch_missed_changes", kind=kind.name)
             self.request(kind)
 
-    def _differs(self, kind: kinds.WatchedKind, name: Name, listed: tuple[str, str] | None, version: str) -> bool:
-        """Return whether the cache is older than a list with this uid and version (None: without the object)."""
-        if listed is None:
-            return name in self._cache.names(kind) and not self._is_newer(kind, name, version)
-        uid, cached_version = self._cache.version_of(kind, *name)
-        if not uid:
-            return True
-        return is_older(cached_version, listed[1]) or (uid != listed[0] and not is_older(version, cached_version))
+    def _see_list(self, kind: kinds.WatchedKind, version: str, seen: str) -> str:
+        """Note and return the version of a list. `seen`: the last version before it; a later one means a restore."""
+        if is_older(version, seen):
+            _log.error("older_versions_found", kind=kind.name, known=seen, present=version)
+            self._gate.pause(_RESTORE, "versions went backwards, as after a restore of etcd: everything is read again")
+            self._seen.clear()
+            self._is_restored = True
+            self._wake.set()
+        self._seen[kind] = version
+        return version
+
+    def _listed(self, kind: kinds.WatchedKind) -> None:
+        """Note a complete list."""
+        self._health.saw_list(kind.name)
+        self._metrics.saw_list(kind.name)
 
     def _handle_failure(self, kind: kinds.WatchedKind, error: ApiError, *, is_start: bool) -> None:
         if error.status == _ABSENT and kind.feature:
+            self._health.forget_lists(kind.name)
             self._add(self._cache.set_served(kind, served=False))
             return
         topic = f"reading {kind.plural}"
@@ -217,25 +272,23 @@ class Resync:
         else:
             _log.error("relist_failed", kind=kind.name, status=error.status, reason=error.reason)
 
-    def _put(self, kind: kinds.WatchedKind, raw: JsonObject, *, is_start: bool) -> None:
+    def _put(self, kind: kinds.WatchedKind, raw: JsonObject, before: Version, *, is_start: bool) -> None:
+        """Take an object from a list. `before`: its version in the cache before the list."""
         metadata = raw["metadata"]
-        uid, version = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
-        if uid == metadata["uid"] and is_older(metadata["resourceVersion"], version):
-            return  # an event was faster
+        present = self._cache.version_of(kind, metadata.get("namespace", ""), metadata["name"])
+        is_same_object = present[0] == metadata["uid"]
+        if present != before and is_same_object and is_older(metadata["resourceVersion"], present[1]):
+            return  # an event or the answer to a write was faster
         if is_start:
             self._cache.put(kind, raw)  # everything is added to the queue after everything was read
         else:
             self._add(self._cache.take(kind, raw))
 
-    def _is_newer(self, kind: kinds.WatchedKind, name: Name, version: str) -> bool:
-        """Return whether the cache has a version of the object that is later than the list."""
-        return is_older(version, self._cache.version_of(kind, *name)[1])
-
-    async def _remove_gone(self, kind: kinds.WatchedKind, gone: list[Name], version: str) -> None:
+    async def _remove_gone(self, kind: kinds.WatchedKind, gone: Mapping[Name, Version]) -> None:
+        """Remove objects that a list does not have, unless they changed in the cache since before the list."""
         await asyncio.sleep(_GRACE_SECONDS)
-        known = self._cache.names(kind)
-        for name in gone:
-            if name in known and not self._is_newer(kind, name, version):
+        for name, before in gone.items():
+            if self._cache.version_of(kind, *name) == before:
                 self._metrics.divergence.labels(kind.name).inc()
                 _log.warning("missed_deletion_found", kind=kind.name, namespace=name[0], name=name[1])
                 self._add(self._cache.remove(kind, *name))
@@ -254,8 +307,3 @@ def _rank(key: Key) -> tuple[int, Key]:
 
 def _jittered(seconds: float) -> float:
     return seconds * random.uniform(0.9, 1.1)  # noqa: S311 - spreads load
-
-
-def is_older(version: str, than: str) -> bool:
-    """Return whether a resourceVersion is older. API servers on etcd have numbers; anything else is not comparable."""
-    return version.isdecimal() and than.isdecimal() and int(version) < int(than)

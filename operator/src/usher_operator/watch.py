@@ -8,7 +8,7 @@ children are echoes of the operator's writes. It also watches kinds whose CRD ap
 for a new CRD only once, often before the API server serves it.
 
 After a watch expired (410), kopf lists again and does not report the objects that were deleted in between. The check in
-resync.py finds them.
+resync.py finds them. Kopf does not notice that versions went backwards, so the operator then starts it again.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ import structlog
 
 from usher_gateway import model
 from usher_gateway.kube.access import Access, ApiConnection
-from usher_gateway.kube.client import ApiError, Client, JsonObject, WatchEvent
+from usher_gateway.kube.client import ApiError, Client, JsonObject, WatchEvent, is_older
 from usher_gateway.kube.reflector import Reflector
 from usher_operator import kinds, resync
 from usher_operator.cache import Cache
@@ -67,7 +67,7 @@ class EventHandler:
         uid, version = self._cache.version_of(kind, namespace, name)
         if type_ == "DELETED":
             keys = self._cache.remove(kind, namespace, name) if uid in {"", metadata["uid"]} else frozenset()
-        elif uid == metadata["uid"] and resync.is_older(metadata["resourceVersion"], version):
+        elif uid == metadata["uid"] and is_older(metadata["resourceVersion"], version):
             return  # the cache has the response to a later write
         else:
             keys = self._cache.put(kind, raw)
@@ -112,6 +112,7 @@ class Watcher:
             return self._reader.take_start_version(kind) or await self._reader.read(kind)
 
         def on_event(event: WatchEvent[JsonObject]) -> None:
+            self._reader.saw_version(kind, event.resource_version)
             if event.type == "BOOKMARK":
                 self._handler.saw_event(kind)
             else:
@@ -208,17 +209,47 @@ class KopfRunner:
         connection_info(access.load())
         self._registry = _registry(watched, handler, crd_handler)
         kopf.on.login(registry=self._registry)(self._log_in)
+        self._end = asyncio.Event()
+        """Ends the present run of kopf."""
+        self._is_stopping = False
 
-    async def run(self, *, stop: asyncio.Event, ready: asyncio.Event) -> None:
-        """Run until `stop` is set. Kopf sets `ready` after it installed its own signal handlers."""
-        await kopf.operator(
-            registry=self._registry,
-            settings=_kopf_settings(),
-            standalone=True,
-            clusterwide=True,
-            stop_flag=stop,
-            ready_flag=ready,
-        )
+    async def run(self, *, on_started: Callable[[], None]) -> None:
+        """Run kopf until `stop`.
+
+        Not `kopf.operator`, which at its end cancels all tasks of the event loop that began after it.
+
+        Args:
+            on_started: called after each start of kopf, which installs its own signal handlers.
+        """
+        while not self._is_stopping:
+            self._end.clear()
+            tasks = await kopf.spawn_tasks(
+                registry=self._registry,
+                settings=_kopf_settings(),
+                standalone=True,
+                clusterwide=True,
+                stop_flag=self._end,
+            )
+            on_started()
+            try:
+                ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._end.set()  # otherwise kopf would kill this process when it does not end soon
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            for task in ended:
+                task.result()
+
+    def restart(self) -> None:
+        """Start all watches again, from new lists."""
+        _log.info("watches_restarted")
+        self._end.set()
+
+    def stop(self) -> None:
+        """End the run."""
+        self._is_stopping = True
+        self._end.set()
 
     async def _log_in(self, **_: Any) -> kopf.ConnectionInfo:
         """Kopf calls this at its start, and again after the API server answered 401."""

@@ -43,6 +43,22 @@ def test_watch_that_never_reports_a_change_is_not_alive(health: Health, clock: C
     assert any("watch of Listener" in reason for reason in health.reasons_not_alive())
 
 
+def test_kind_that_is_neither_watched_nor_listed_is_not_ready(health: Health, clock: Clock) -> None:
+    health.set_ready("start")
+    health.saw_list("Listener")
+    health.saw_list("Issuer")
+    clock.now += 100
+    health.saw_event("Listener")
+    health.forget_lists("Issuer")
+    clock.now += 100
+    assert health.reasons_not_ready() == []
+    clock.now += 60
+    [reason] = health.reasons_not_ready()
+    assert "the watch of Listener has reported nothing for 160 s, and lists have failed since" in reason
+    health.saw_list("Listener")
+    assert health.reasons_not_ready() == []
+
+
 def test_loop_that_does_not_run_is_not_alive(health: Health, clock: Clock) -> None:
     clock.now += 30
     assert any("event loop" in reason for reason in health.reasons_not_alive())

@@ -1,6 +1,7 @@
-"""The check that compares the cache with the API server, and finds what kopf's watches missed."""
+"""Complete lists, and the check that compares the cache with the API server and finds what the watches missed."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
@@ -9,12 +10,9 @@ import pytest
 from usher_gateway.kube.client import ApiError, ListPage
 from usher_operator import kinds, resync
 from usher_operator.cache import Cache
-from usher_operator.health import OperatorMetrics
+from usher_operator.health import Health, OperatorMetrics
 from usher_operator.settings import OperatorSettings
 from usher_operator.workqueue import PauseGate, Workqueue
-
-VERSION = "100"
-"""Version of every list."""
 
 
 def tenant(name: str, *, version: str = "5", uid: str = "uid") -> dict[str, Any]:
@@ -28,17 +26,21 @@ class Server:
     def __init__(self) -> None:
         self.objects: dict[str, list[dict[str, Any]]] = {}
         self.error: ApiError | None = None
+        self.version = "100"
+        self.on_list: Callable[[], object] = lambda: None
+        """Called while a list runs."""
         self.full_lists: list[str] = []
 
     async def pages(
         self, path: str, item_type: Any, *, selector: str, is_metadata_only: bool = False
     ) -> AsyncGenerator[ListPage[Any], None]:
-        assert not selector or path.endswith("/secrets")
+        assert selector in {kind.selector for kind in kinds.ALL}
         if not is_metadata_only:
             self.full_lists.append(path)
         if self.error is not None:
             raise self.error
-        yield ListPage(msgspec.convert(self.objects.get(path, []), list[item_type]), VERSION, is_last=True)
+        self.on_list()
+        yield ListPage(msgspec.convert(self.objects.get(path, []), list[item_type]), self.version, is_last=True)
 
 
 class Checked:
@@ -46,6 +48,9 @@ class Checked:
 
     def __init__(self) -> None:
         self.server = Server()
+        self.gate = PauseGate()
+        self.restarted = asyncio.Event()
+        """Set when kopf's watches are to start again."""
         self.cache = Cache(OperatorSettings(), expect_event=lambda _: None)
         self.resync = resync.Resync(
             client=self.server,  # type: ignore[arg-type]
@@ -53,11 +58,13 @@ class Checked:
             queue=Workqueue(
                 clock=lambda: 0.0, random=lambda: 0.5, observe_wait=lambda _: None, count_retry=lambda: None
             ),
-            gate=PauseGate(),
+            gate=self.gate,
+            health=Health(OperatorSettings(), gate=PauseGate(), clock=lambda: 0.0),
             metrics=OperatorMetrics(),
             read_kinds=kinds.ALL,
             namespaces={},
             after_all=lambda: None,
+            after_restore=self.restarted.set,
         )
 
     async def is_read_again(self, kind: kinds.WatchedKind = kinds.TENANT) -> bool:
@@ -93,10 +100,66 @@ async def test_missed_change_requests_a_reading(checked: Checked, listed: dict[s
     assert await checked.is_read_again()
 
 
-async def test_cache_that_is_newer_than_the_list_requests_no_reading(checked: Checked) -> None:
+async def test_events_during_the_list_request_no_reading(checked: Checked) -> None:
+    def receive_events() -> None:
+        checked.cache.put(kinds.TENANT, tenant("acme", version="101"))
+        checked.cache.put(kinds.TENANT, tenant("new", version="102"))
+
+    checked.server.on_list = receive_events
+    assert not await checked.is_read_again()
+
+
+async def test_later_versions_than_the_restored_ones_request_a_reading(checked: Checked) -> None:
+    checked.cache.put(kinds.TENANT, tenant("acme", version="101"))
+    assert await checked.is_read_again()
+
+
+async def test_list_replaces_later_versions_and_removes_what_it_lacks(checked: Checked) -> None:
     checked.cache.put(kinds.TENANT, tenant("acme", version="101"))
     checked.cache.put(kinds.TENANT, tenant("new", version="102"))
-    assert not await checked.is_read_again()
+    await checked.resync.read(kinds.TENANT)
+    assert checked.cache.versions(kinds.TENANT).keys() == {("agency", "acme")}
+    assert checked.cache.version_of(kinds.TENANT, "agency", "acme") == ("uid-acme", "5")
+
+
+async def test_list_keeps_what_changed_while_it_ran(checked: Checked) -> None:
+    def receive_events() -> None:
+        checked.cache.put(kinds.TENANT, tenant("acme", version="101"))
+        checked.cache.put(kinds.TENANT, tenant("new", version="102"))
+
+    checked.server.on_list = receive_events
+    await checked.resync.read(kinds.TENANT)
+    assert checked.cache.versions(kinds.TENANT).keys() == {("agency", "acme"), ("agency", "new")}
+    assert checked.cache.version_of(kinds.TENANT, "agency", "acme") == ("uid-acme", "101")
+
+
+async def test_older_list_than_before_makes_everything_read_again(checked: Checked) -> None:
+    await checked.resync.check(kinds.TENANT)
+    checked.server.version = "90"
+    await checked.resync.check(kinds.TENANT)
+    assert any("versions went backwards" in reason for reason in checked.gate.reasons.values())
+    running = asyncio.create_task(checked.resync.run(600.0))
+    async with asyncio.timeout(10):
+        await checked.restarted.wait()
+    running.cancel()
+    assert set(checked.server.full_lists) == {kind.collection() for kind in kinds.ALL}
+    assert not checked.gate.reasons
+
+
+async def test_version_that_a_watch_showed_during_a_list_is_no_restore(checked: Checked) -> None:
+    checked.server.on_list = lambda: checked.resync.saw_version(kinds.TENANT, "101")
+    await checked.resync.check(kinds.TENANT)
+    checked.server.version = "101"
+    await checked.resync.check(kinds.TENANT)
+    assert not checked.gate.reasons
+
+
+async def test_child_of_another_install_requests_no_reading(checked: Checked) -> None:
+    labels = {"usher.dev/managed": "true", "usher.dev/install": "another"}
+    foreign = {"metadata": {"name": "edge", "namespace": "web", "uid": "u", "resourceVersion": "7", "labels": labels}}
+    checked.server.objects[kinds.INGRESS.collection()] = [foreign]
+    await checked.resync.read(kinds.INGRESS)
+    assert not await checked.is_read_again(kinds.INGRESS)
 
 
 async def test_event_that_arrives_meanwhile_requests_no_reading(

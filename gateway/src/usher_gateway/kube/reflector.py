@@ -134,7 +134,7 @@ class Reflector(Generic[Item]):
         present = await self._client.collection_version(self._path, selector=self._selector)
         if not is_older(present, self._version):
             return False
-        _log.warning("versions_went_backwards", path=self._path, known=self._version, present=present)
+        _log.warning("older_versions_found", path=self._path, known=self._version, present=present)
         return True
 
     async def _watch(self) -> bool:
