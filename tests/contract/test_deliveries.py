@@ -200,11 +200,11 @@ async def test_restart_moves_deliveries_from_lanes_to_the_backlog(bench: engines
 
 
 @pytest.mark.parametrize("crash", [False, True])
-async def test_delivery_claimed_after_note_lanes_is_recovered(bench: engines.Bench, crash: bool) -> None:
+async def test_delivery_claimed_after_note_oldest_claimed_is_recovered(bench: engines.Bench, crash: bool) -> None:
     old = await deliver(bench, "old")
     await settle(bench, old, SettledAs.Retry, due_at=NOW)
     await deliver(bench, "new")
-    await bench.store.note_lanes()
+    await bench.store.note_oldest_claimed()
     assert [claimed.key for claimed in await bench.claim()] == [old.key]
     assert (await bench.reopen(crash=crash)).recovered == 2
 

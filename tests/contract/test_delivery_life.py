@@ -30,7 +30,7 @@ EVENTS = [
     "redrive",
     "hasten",
 ]
-EVENTS += ["note lanes", "reopen", "crash", "attempt", "attempt", "claim"]
+EVENTS += ["note oldest claimed", "reopen", "crash", "attempt", "attempt", "claim"]
 steps = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 1_000)), min_size=1, max_size=30)
 
 
@@ -176,8 +176,8 @@ class ModelledStore:
         for key in self.at("backlog"):
             self.model[key].due_at = min(self.model[key].due_at, self.now)
 
-    async def note_lanes(self, _: int) -> None:
-        await self.store.note_lanes()
+    async def note_oldest_claimed(self, _: int) -> None:
+        await self.store.note_oldest_claimed()
 
     async def reopen(self, _: int) -> None:
         await self._reopen(crash=False)

@@ -1,4 +1,4 @@
-"""Recovery finds the deliveries of a crashed process, whenever note_lanes() ran."""
+"""Recovery finds the deliveries of a crashed process, whenever note_oldest_claimed() ran."""
 
 import asyncio
 
@@ -19,35 +19,35 @@ async def deliver(bench: engines.Bench, content: str) -> model.Delivery:
     return delivery
 
 
-async def test_note_lanes_includes_a_delivery_not_yet_in_a_lane(
+async def test_note_oldest_claimed_includes_a_delivery_not_yet_in_a_lane(
     bench: engines.Bench,
 ) -> None:
     older = await deliver(bench, "older")
     newer = await deliver(bench, "newer")
     bench.store.settle(settlement(newer, model.SettledAs.Delivered))
     await bench.store.flush()
-    await bench.store.note_lanes()
+    await bench.store.note_oldest_claimed()
     assert (await bench.reopen(crash=True)).recovered == 1
     assert [claimed.key for claimed in await bench.claim()] == [older.key]
 
 
-async def test_note_lanes_includes_a_delivery_with_an_unsaved_result(bench: engines.Bench) -> None:
+async def test_note_oldest_claimed_includes_a_delivery_with_an_unsaved_result(bench: engines.Bench) -> None:
     delivery = await deliver(bench, "a")
-    note = asyncio.ensure_future(bench.store.note_lanes())
+    note = asyncio.ensure_future(bench.store.note_oldest_claimed())
     bench.store.settle(settlement(delivery, model.SettledAs.Retry, due_at=NOW))
     await note
     await bench.store.flush()
     assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
-    await bench.store.note_lanes()
+    await bench.store.note_oldest_claimed()
     assert (await bench.reopen(crash=True)).recovered == 1
 
 
-async def test_claim_during_note_lanes_is_recovered(bench: engines.Bench) -> None:
+async def test_claim_during_note_oldest_claimed_is_recovered(bench: engines.Bench) -> None:
     old = await deliver(bench, "old")
     await bench.store.defer([old.key])
-    await bench.store.note_lanes()
+    await bench.store.note_oldest_claimed()
     claim = asyncio.ensure_future(bench.claim())
-    note = asyncio.ensure_future(bench.store.note_lanes())
+    note = asyncio.ensure_future(bench.store.note_oldest_claimed())
     assert [delivery.key for delivery in await claim] == [old.key]
     await note
     assert (await bench.reopen(crash=True)).recovered == 1
@@ -58,7 +58,7 @@ async def test_recovery_leaves_out_deferred_and_settled_deliveries(bench: engine
     await bench.store.defer([given_back.key])
     bench.store.settle(settlement(done, model.SettledAs.Delivered))
     await bench.store.flush()
-    await bench.store.note_lanes()
+    await bench.store.note_oldest_claimed()
     assert (await bench.reopen(crash=True)).recovered == 0
     assert [claimed.key for claimed in await bench.claim()] == [given_back.key]
 
@@ -73,7 +73,7 @@ async def test_committed_abandoned_arrival_leaves_orphans(bench: engines.Bench) 
     (orphan,) = bench.store.orphans
     assert model.format_id(orphan.id) == row["id"]
     assert (await bench.counts())["unacknowledged"] == 1
-    await bench.store.note_lanes()
+    await bench.store.note_oldest_claimed()
     assert (await bench.reopen(crash=True)).recovered == 1
 
 

@@ -49,5 +49,5 @@ async def test_held_deliveries_are_counted_by_reason(tmp_path: Path) -> None:
         assert (await gateway.post(b'{"user": {"id": 7, "venue": {"id": 1}}}')).acknowledges
         counts = await gateway.gateway.store.open_counts()
         assert counts.held == {"DestinationNotFound": 1}
-        assert counts.waiting == 0
-        assert counts.oldest_waiting == b""
+        assert counts.backlog == 0
+        assert counts.oldest_in_backlog == b""

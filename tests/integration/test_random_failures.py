@@ -110,7 +110,7 @@ class PostedRequest:
 
     def __init__(self, path: str, body: bytes, *, is_connected: bool) -> None:
         self.headers: CIMultiDict[str] = CIMultiDict()
-        self.place = ("hooks.test", path)
+        self.host_and_target = ("hooks.test", path)
         self.body = body
         self.is_connected = is_connected
         self.deadline = asyncio.get_running_loop().time() + DEADLINE_SECONDS
@@ -237,7 +237,7 @@ class GatewayRun:
         self.check_tasks()
         self.tasks.pop().cancel()  # ends the failures, because the gateway loses what it cannot write while it stops
         self.connection.failure_rate = 0.0
-        await gateways.wait_until(lambda: not self.pipeline.waiting)
+        await gateways.wait_until(lambda: not self.pipeline.uncommitted)
         await self.dispatcher.stop(1)
         await self._end()
         await self.store.close()
@@ -372,7 +372,7 @@ def check_nothing_is_left(run: GatewayRun) -> None:
     assert (lanes.bytes, lanes.count, lanes.in_flight, lanes._running) == (0, 0, 0, {})
     assert all(lane.bytes == lane.in_flight == 0 for lane in lanes._lanes.values())
     assert (dispatcher._claimed, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())
-    assert (run.pipeline.waiting, store.writer.lent) == (0, set())
+    assert (run.pipeline.uncommitted, store.writer.claimed) == (0, set())
 
 
 def check_books(scenario: Scenario, usage: list[UsageRow], *, crashes: bool) -> None:

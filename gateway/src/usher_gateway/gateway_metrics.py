@@ -43,9 +43,16 @@ class GatewayMetrics:
         worker: DeliveryWorker,
         expressions: ExpressionCounters,
     ) -> None:
-        self._state, self._source, self._store = state, source, store
-        self._pipeline, self._registry, self._counters, self._server = pipeline, registry, counters, server
-        self._dispatcher, self._worker, self._expressions = dispatcher, worker, expressions
+        self._state = state
+        self._source = source
+        self._store = store
+        self._pipeline = pipeline
+        self._registry = registry
+        self._counters = counters
+        self._server = server
+        self._dispatcher = dispatcher
+        self._worker = worker
+        self._expressions = expressions
         self.loop_lag_seconds = 0.0
         self._open = OpenCounts(0, {}, b"")
 
@@ -86,15 +93,11 @@ class GatewayMetrics:
         yield metrics.counter(
             "usher_refused", "Arrivals refused, with and without a tenant.", ["reason"], _by_word(counters.refused)
         )
-        mismatches: dict[tuple[str, ...], float] = {}
-        for live in self._registry.listeners.values():
-            key = (live.name.namespace, live.name.tenant)
-            mismatches[key] = mismatches.get(key, 0.0) + live.company_mismatches
         yield metrics.counter(
             "usher_company_mismatches",
             "Arrivals of another company that were accepted, because companyCheck is Warn.",
             ["tenant_namespace", "tenant"],
-            {key: count for key, count in mismatches.items() if count},
+            {key: float(count) for key, count in counters.company_mismatches.items()},
         )
         yield metrics.counter("usher_quarantined", "Arrivals quarantined.", ["reason"], _by_word(counters.quarantined))
         yield metrics.counter(
@@ -128,7 +131,7 @@ class GatewayMetrics:
             {(): float(server.displaced)},
         )
         yield metrics.gauge(
-            "usher_inflight", "Arrivals that wait for their commit.", [], {(): float(self._pipeline.waiting)}
+            "usher_inflight", "Arrivals that wait for their commit.", [], {(): float(self._pipeline.uncommitted)}
         )
         yield metrics.gauge(
             "usher_event_loop_lag_seconds", "How late the event loop is.", [], {(): self.loop_lag_seconds}
@@ -174,7 +177,7 @@ class GatewayMetrics:
 
     def _collect_open_deliveries(self) -> metrics.Metrics:
         lanes, found = self._dispatcher.scheduler, self._open
-        total = found.waiting + sum(found.held.values()) + lanes.count + lanes.in_flight
+        total = found.backlog + sum(found.held.values()) + lanes.count + lanes.in_flight
         yield metrics.gauge(
             "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", [], {(): float(total)}
         )
@@ -184,7 +187,7 @@ class GatewayMetrics:
             ["reason"],
             {(reason,): float(count) for reason, count in found.held.items()},
         )
-        age = time.time() - model.milliseconds_of(found.oldest_waiting) / 1000 if found.oldest_waiting else 0.0
+        age = time.time() - model.milliseconds_of(found.oldest_in_backlog) / 1000 if found.oldest_in_backlog else 0.0
         yield metrics.gauge(
             "usher_oldest_open_delivery_age_seconds",
             "Since the oldest delivery in the backlog was made.",

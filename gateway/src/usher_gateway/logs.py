@@ -109,7 +109,8 @@ class BoundedQueueHandler(logging.handlers.QueueHandler):
     def __init__(self, on_loss: Callable[[int], None], max_bytes: int) -> None:
         super().__init__(queue.SimpleQueue())
         self.lines_lost = 0
-        self._on_loss, self._max_bytes = on_loss, max_bytes
+        self._on_loss = on_loss
+        self._max_bytes = max_bytes
         self._reported_loss = 0
         self._waiting_bytes = 0
         """Bytes of the queued lines and of the line that is being written."""
@@ -153,7 +154,8 @@ class DescriptorHandler(logging.Handler):
 
     def __init__(self, descriptor: int, lines: BoundedQueueHandler) -> None:
         super().__init__()
-        self._descriptor, self._lines = descriptor, lines
+        self._descriptor = descriptor
+        self._lines = lines
         self._is_cut = False
         """True if the last line was written in part, so that the next one must start with a line break."""
 

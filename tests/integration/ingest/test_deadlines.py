@@ -135,7 +135,7 @@ async def test_queue_of_one_tenant_is_limited_and_others_are_accepted(tmp_path: 
             await gateways.wait_until(lambda: gateway.counted().get("refused:QueueFull", 0) > 0)
             neighbour = asyncio.create_task(gateway.post(visit(7), "agency/other"))
             shed = gateway.counted()["refused:QueueFull"]
-            await gateways.wait_until(lambda: gateway.gateway.pipeline.waiting + shed >= 141)
+            await gateways.wait_until(lambda: gateway.gateway.pipeline.uncommitted + shed >= 141)
         assert (await neighbour).acknowledges
         answers = [await wire.read_answer(reader) for reader, _ in connections]
         for _, writer in connections:
@@ -280,7 +280,7 @@ async def test_pipelined_bytes_count_towards_the_limit_of_bodies(tmp_path: Path)
         async with hold.held_before_commits(gateway.gateway.store):
             for connection in connections:
                 await connection.send(first)
-            await gateways.wait_until(lambda: pipeline.waiting == 20)
+            await gateways.wait_until(lambda: pipeline.uncommitted == 20)
             sending = [asyncio.create_task(connection.send(pipelined)) for connection in connections]
             await gateways.wait_until(lambda: public.reading_bytes > 800_000)
             await gateways.wait_until(lambda: overloaded(public) > 0)
@@ -303,7 +303,7 @@ async def test_stopping_gateway_answers_requests_in_progress(tmp_path: Path) -> 
         wire.connect(gateway.port) as connection,
     ):
         await connection.send(wire.request(gateway.target(), visit(1)))
-        await gateways.wait_until(lambda: gateway.gateway.pipeline.waiting)
+        await gateways.wait_until(lambda: gateway.gateway.pipeline.uncommitted)
         gateway.gateway.stop()
         assert (await connection.answer(limit=4)).status == 503
 

@@ -131,7 +131,7 @@ async def test_body_that_the_store_rejects_does_not_affect_others(tmp_path: Path
             bodies[number * 11] = json.dumps({"user": {"id": 1000 + number, "x": "refuse me"}}).encode()
         async with hold.held_before_commits(gateway.gateway.store):
             posts = [asyncio.create_task(gateway.post(body)) for body in bodies]
-            await gateways.wait_until(lambda: gateway.gateway.pipeline.waiting == 60)
+            await gateways.wait_until(lambda: gateway.gateway.pipeline.uncommitted == 60)
         answers = await asyncio.gather(*posts)
         assert all(answer.acknowledges for answer in answers)
         assert gateway.counted() == {"visit": 60 - bad, "quarantined": bad, "quarantined:Unstorable": bad}

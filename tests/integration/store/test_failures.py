@@ -105,7 +105,7 @@ async def test_failing_job_does_not_make_the_store_available(bench: engines.Benc
     await gateways.wait_until(lambda: not bench.store.may_attempt, 5)
     for _ in range(5):
         with pytest.raises(model.StoreUnavailableError):
-            await bench.store.note_lanes()
+            await bench.store.note_oldest_claimed()
         assert not bench.store.may_attempt
     connection.fails = ""
     await asyncio.wait_for(waiting, 5)
@@ -133,7 +133,7 @@ async def test_claim_repeated_after_a_rollback_is_recovered(bench: engines.Bench
     (accepted,) = await bench.accept(samples.arrival("a"))
     (delivery,) = accepted.deliveries
     await bench.store.defer([delivery.key])
-    await bench.store.note_lanes()
+    await bench.store.note_oldest_claimed()
     connection = failing(bench)
     connection.fails = "commit"
     with pytest.raises(model.StoreUnavailableError):

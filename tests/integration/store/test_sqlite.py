@@ -395,7 +395,7 @@ async def test_claim_after_a_failed_transaction_is_recovered(bench: engines.Benc
     store = bench.store
     (first, second, third) = await bench.claim()
     await store.defer([first.key, second.key, third.key])
-    await store.note_lanes()
+    await store.note_oldest_claimed()
 
     def fail(opened: Transaction) -> None:
         delivery_queue.claim(opened, "agency/crm", 1, 1000, NOW)

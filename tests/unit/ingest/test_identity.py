@@ -213,7 +213,7 @@ def test_visitor_key_is_the_fingerprint_if_an_id_is_missing(missing: str, value:
 
 def test_unparsed_body_is_identified_by_its_bytes() -> None:
     identifier = Identifier(samples.listener(), samples.KEYS)
-    one, same, other = (identifier.identify_raw(raw, samples.NOON, {}) for raw in (b"x", b"x", b"y"))
+    one, same, other = (identifier.identify_unparsed(raw, samples.NOON, {}) for raw in (b"x", b"x", b"y"))
     assert one == same
     assert one.fingerprint == one.visitor_key != other.fingerprint
     assert one.visit_time == samples.NOON

@@ -3,9 +3,10 @@ from typing import Any
 import pytest
 
 from usher_gateway import documents, model
+from usher_gateway.ingest import body
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.ingest.pipeline import rebuild_arrival
-from usher_gateway.ingest.registry import LiveListener
+from usher_gateway.ingest.pipeline import build_arrival, rebuild_arrival
+from usher_gateway.ingest.registry import LiveListener, Match
 
 NOW = 1_764_072_000 * model.MICROSECONDS
 HOUR = 3600 * model.MICROSECONDS
@@ -110,3 +111,24 @@ def test_released_loop_keeps_its_hops() -> None:
 def test_released_arrival_of_a_suspended_tenant_is_held() -> None:
     paused = documents.TenantDocument("acme", state="Suspended")
     assert anew(stored(), tenant=paused).if_visit[0].hold is model.HoldReason.TenantSuspended
+
+
+@pytest.mark.parametrize(
+    ("company", "check", "quarantine", "mismatch"),
+    [
+        (b"77", "Warn", None, False),
+        (b"78", "Warn", None, True),
+        (b"78", "Off", None, False),
+        (b"78", "Quarantine", model.QuarantineReason.CompanyMismatch, False),
+    ],
+)
+def test_built_arrival_says_whether_it_is_of_another_company(
+    company: bytes, check: Any, quarantine: model.QuarantineReason | None, mismatch: bool
+) -> None:
+    tenant = documents.TenantDocument("acme", company_id="77", company_check=check)
+    content = b'{"user":{"id":1,"venue":{"company":{"id":%s}}}}' % company
+    of_acme = listener(tenant=tenant, fields=documents.DEFAULT_FIELDS)
+    match = Match(of_acme, documents.Address("hooks.test", "/x"))
+    found = build_arrival(match, {}, content, body.parse(content, ""), NOW)
+    assert (found.quarantine, found.company_mismatch) == (quarantine, mismatch)
+    assert of_acme.counters.company_mismatches == 0

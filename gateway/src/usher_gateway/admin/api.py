@@ -48,7 +48,10 @@ class ProblemError(Exception):
 
     def __init__(self, status: int, code: str, detail: str, hint: str = "") -> None:
         super().__init__(detail)
-        self.status, self.code, self.detail, self.hint = status, code, detail, hint
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.hint = hint
 
 
 def json_response(value: object, status: int = 200) -> web.Response:

@@ -57,7 +57,8 @@ class RunState:
 
     def apply(self, snapshot: documents.Snapshot, now: int) -> None:
         """Note that a snapshot is in force."""
-        self.snapshot, self.applied_at = snapshot, now
+        self.snapshot = snapshot
+        self.applied_at = now
         self.configured.set()
 
     def open_public_port(self) -> None:
@@ -269,7 +270,6 @@ class HealthTracker:
         self._worker = worker
         self._journal: ChangeJournal[Key, State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
-        self._mismatches: dict[str, tuple[object, int]] = {}
         self._asked_at = self._swept_at = -math.inf
         self._in_force_since: dict[str, int] = {}
         """Listener -> when it was first seen (microseconds), because a new listener is not silent yet."""
@@ -338,15 +338,8 @@ class HealthTracker:
 
     def _count_recent(self) -> None:
         """Move what the arrival counters counted since the last sweep into the window."""
-        for name, accepted, quarantined in self._counters.take_recent():
-            self._window.add(name.key, accepted, quarantined, 0)
-        for key, live in self._registry.listeners.items():
-            if live.company_mismatches:
-                known, count = self._mismatches.get(key, (None, 0))
-                new = live.company_mismatches - (count if known is live else 0)
-                self._mismatches[key] = (live, live.company_mismatches)
-                if new:
-                    self._window.add(key, 0, 0, new)
+        for name, accepted, quarantined, mismatched in self._counters.take_recent():
+            self._window.add(name.key, accepted, quarantined, mismatched)
 
     def listener(self, key: str, document: documents.ListenerDocument) -> ListenerState:
         """Return the present health of a listener."""

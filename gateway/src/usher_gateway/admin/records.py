@@ -62,7 +62,9 @@ class RecordHandlers:
         listeners: Callable[[], Mapping[str, LiveListener]],
     ) -> None:
         """``now`` returns microseconds; ``listeners`` returns the listeners in force by ``namespace/name``."""
-        self._store, self._now, self._listeners = store, now, listeners
+        self._store = store
+        self._now = now
+        self._listeners = listeners
         self._releasing = asyncio.Lock()
         """Held during a release, so that two requests never count the same arrival."""
 
@@ -170,7 +172,8 @@ class UsageHandlers:
     """The handlers of ``/api/usage`` and ``/api/usage/check``."""
 
     def __init__(self, *, store: Store, now: Callable[[], int]) -> None:
-        self._store, self._now = store, now
+        self._store = store
+        self._now = now
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/usage``."""

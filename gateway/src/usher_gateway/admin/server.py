@@ -65,7 +65,9 @@ class AdminServer:
     """Serves the admin port during an ``async with`` block."""
 
     def __init__(self, *, routes: tuple[AdminRoute, ...], tokens: tokens.Tokens, endpoint: settings.Endpoint) -> None:
-        self._routes, self._tokens, self._endpoint = routes, tokens, endpoint
+        self._routes = routes
+        self._tokens = tokens
+        self._endpoint = endpoint
         self.port = endpoint.port
         """The configured port; after the start, the port it listens on."""
         self._runner: web.AppRunner | None = None

@@ -36,8 +36,12 @@ class GatewayStatus:
         store: Store,
         clock: Clock,
     ) -> None:
-        self._state, self._tracker, self._source = state, tracker, source
-        self._registry, self._store, self._clock = registry, store, clock
+        self._state = state
+        self._tracker = tracker
+        self._source = source
+        self._registry = registry
+        self._store = store
+        self._clock = clock
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /readyz``. Warnings leave the gateway ready, because it serves without the API server."""
@@ -116,7 +120,7 @@ class GatewayStatus:
         return {
             "applied": self._applied_hash("Listener", key),
             "lastArrival": _time(live.counters.last_accepted) if live else None,
-            "companyMismatches": live.company_mismatches if live else 0,
+            "companyMismatches": live.counters.company_mismatches if live else 0,
             **_fields(state),
         }
 
@@ -135,14 +139,14 @@ class GatewayStatus:
         rows = []
         for key in sorted(in_force.keys() | backlogs.keys() | held.keys()):
             namespace, _, name = key.partition("/")
-            waiting, document = backlogs.get(key), in_force.get(key)
+            backlog, document = backlogs.get(key), in_force.get(key)
             rows.append(
                 {
                     "namespace": namespace,
                     "name": name,
                     **(self._destination_health(key, document) if document else {"state": "NotFound"}),
-                    "backlog": waiting.count if waiting else 0,
-                    "nextDueAt": model.format_time(waiting.next_due_at) if waiting else None,
+                    "backlog": backlog.count if backlog else 0,
+                    "nextDueAt": model.format_time(backlog.next_due_at) if backlog else None,
                     "held": held.get(key, {}),
                 }
             )

@@ -113,7 +113,9 @@ class ClusterSource:
             check: raises for a document that this gateway cannot run.
             now: the wall clock, microseconds.
         """
-        self._options, self._client, self._now = options, client, now
+        self._options = options
+        self._client = client
+        self._now = now
         self._published = published.PublishedDocuments(
             key=options.keys.document, check=check, trusted_proxies=options.trusted_proxies
         )
@@ -169,7 +171,8 @@ class ClusterSource:
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         """See Source."""
-        touched, self._touched_in_force = self._touched_in_force, {}
+        touched = self._touched_in_force
+        self._touched_in_force = {}
         return touched
 
     async def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
@@ -249,7 +252,8 @@ class ClusterSource:
         self._log_vanished(self._published.retain({secret.name for secret in secrets}, self._now()))
         if not secrets:
             _log.warning("empty_configuration_namespace_found", namespace=self._options.namespace)
-        self._origin, self._heard_at = "cluster", self._now()
+        self._origin = "cluster"
+        self._heard_at = self._now()
         self._listed.set()
         self._touched.set()
 

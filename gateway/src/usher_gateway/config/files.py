@@ -74,7 +74,8 @@ class FileReader:
     """Reads paths, and parses only files that changed."""
 
     def __init__(self, paths: Sequence[pathlib.Path], standard_input: bytes = b"") -> None:
-        self._paths, self._standard_input = tuple(paths), standard_input
+        self._paths = tuple(paths)
+        self._standard_input = standard_input
         self._parsed: dict[str, tuple[bytes, Manifests]] = {}
 
     def rank(self, file: str) -> tuple[int, str]:
@@ -403,7 +404,8 @@ class FileSource:
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         """See Source."""
-        touched, self._touched = self._touched, {}
+        touched = self._touched
+        self._touched = {}
         return touched
 
     async def snapshots(self) -> AsyncGenerator[documents.Snapshot, None]:
@@ -430,7 +432,8 @@ class FileSource:
         if self.configuration is self._reported:
             return
         self._reported = self.configuration
-        before, self._statuses = self._statuses, self._current_statuses()
+        before = self._statuses
+        self._statuses = self._current_statuses()
         changed = {identity: status for identity, status in self._statuses.items() if before.get(identity) != status}
         self._touched |= changed | dict.fromkeys(before.keys() - self._statuses.keys())
 
@@ -495,7 +498,8 @@ class FileSource:
                 "configuration_postponed", hint="no listener can run before this is corrected: arrivals get a 503"
             )
             return False
-        self.configuration, self._blocking = configuration, ()
+        self.configuration = configuration
+        self._blocking = ()
         changes = _changes(before.snapshot, configuration.snapshot)
         _log.info("configuration_applied", rejected=len(configuration.rejected), **changes)
         _log_problems(tuple(problem for problem in configuration.problems if problem not in before.problems))

@@ -51,7 +51,9 @@ class PublishedDocuments:
             check: tries a document before it comes into force.
             trusted_proxies: this gateway's own, added to those of each Listener.
         """
-        self._key, self._check, self._trusted_proxies = key, check, trusted_proxies
+        self._key = key
+        self._check = check
+        self._trusted_proxies = trusted_proxies
         self._in_force: dict[config_secret.Identity, config_secret.Envelope] = {}
         self._listeners: dict[str, documents.ListenerDocument] = {}
         self._destinations: dict[str, documents.DestinationDocument] = {}
@@ -111,7 +113,8 @@ class PublishedDocuments:
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         """The status of each document that may have changed since the last call; None: removed."""
         rejected = {one.identity: one for one in self._rejected.values()}
-        touched, self._touched = self._touched, set()
+        touched = self._touched
+        self._touched = set()
         return {identity: self._status(identity, rejected.get(identity)) for identity in touched}
 
     def _status(self, identity: config_secret.Identity, rejected: RejectedDocument | None) -> DocumentStatus | None:

@@ -33,7 +33,7 @@ _POLL_SECONDS = 1.0
 """How often the dispatcher asks the store for due deliveries if nothing else makes it ask."""
 
 _CLAIM_ROWS = 500
-_NOTE_LANES_SECONDS = 30.0
+_NOTE_CLAIMED_SECONDS = 30.0
 _DEFER_SECONDS = 5.0
 _MIN_SET_BACK = 60 * model.MICROSECONDS
 """The wall clock was set back if it lost this much against the steady clock."""
@@ -94,7 +94,7 @@ class Dispatcher:
         self._stopping = asyncio.Event()
         self._moving = asyncio.Lock()
         self._configured = asyncio.Event()
-        self._next_poll = self._next_note = 0.0
+        self._next_poll = self._next_note_claimed = 0.0
         self._clock_difference = self._clock.now() - self._clock.steady()
 
     def apply(self, snapshot: documents.Snapshot) -> None:
@@ -267,9 +267,9 @@ class Dispatcher:
                 self._next_poll = self._loop.time() + _POLL_SECONDS
                 await self._poll()
             await self._claim_due()
-            if self._loop.time() >= self._next_note:
-                self._next_note = self._loop.time() + _NOTE_LANES_SECONDS
-                await self._store.note_lanes()
+            if self._loop.time() >= self._next_note_claimed:
+                self._next_note_claimed = self._loop.time() + _NOTE_CLAIMED_SECONDS
+                await self._store.note_oldest_claimed()
         except model.StoreUnavailableError as error:
             _log.warning("dispatcher_paused", reason=str(error))
             with contextlib.suppress(TimeoutError):
@@ -287,7 +287,8 @@ class Dispatcher:
 
     async def _defer(self) -> None:
         if self._deferred:
-            keys, self._deferred = self._deferred, []
+            keys = self._deferred
+            self._deferred = []
             try:
                 await self._store.defer(keys)
             except model.StoreUnavailableError:

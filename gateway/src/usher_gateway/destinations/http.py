@@ -250,7 +250,8 @@ class _Attempt:
 
     def note_connection(self, limiter: "_ReceiveLimiter", *, is_kept: bool) -> None:
         """Record the connection of the request. ``is_kept``: an earlier request has used it."""
-        self._limiter, self._is_connection_kept = limiter, is_kept
+        self._limiter = limiter
+        self._is_connection_kept = is_kept
 
     @property
     def is_silent_on_kept_connection(self) -> bool:
@@ -414,7 +415,9 @@ class _ReceiveLimiter(asyncio.Protocol):
         transport, protocol = connection.transport, connection.protocol
         assert transport is not None
         assert protocol is not None
-        self._transport, self._protocol, self._on_end = transport, protocol, on_end
+        self._transport = transport
+        self._protocol = protocol
+        self._on_end = on_end
         self._is_in_use = False
         self._unread = select.poll()
         self._unread.register(transport.get_extra_info("socket").fileno(), select.POLLIN)

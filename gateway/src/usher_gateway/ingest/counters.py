@@ -15,11 +15,13 @@ class ListenerCounters:
     """One listener's counts, in one object: with thousands of listeners finding them costs more than counting."""
 
     __slots__ = (
+        "company_mismatches",
         "counted",
         "first_accepted",
         "last_accepted",
         "name",
         "recent_accepted",
+        "recent_mismatches",
         "recent_quarantined",
         "refused_in_a_row",
     )
@@ -28,11 +30,13 @@ class ListenerCounters:
         self.name = name
         self.counted = [0] * (max(model.CountedAs) + 1)
         """Arrivals, indexed by `model.CountedAs`."""
+        self.company_mismatches = 0
+        """Accepted arrivals of another company, which ``companyCheck: Warn`` lets in."""
         self.first_accepted = self.last_accepted = 0
         """Times of the first and last accepted arrival since the start, in microseconds; 0 if there was none."""
         self.refused_in_a_row = 0
         """Refusals since the last accepted arrival."""
-        self.recent_accepted = self.recent_quarantined = 0
+        self.recent_accepted = self.recent_quarantined = self.recent_mismatches = 0
         """Arrivals since the last call of `ArrivalCounters.take_recent`."""
 
 
@@ -60,6 +64,16 @@ class ArrivalCounters:
         return counters
 
     @property
+    def company_mismatches(self) -> Mapping[tuple[str, str], int]:
+        """(namespace, tenant) -> accepted arrivals of another company."""
+        sums: dict[tuple[str, str], int] = {}
+        for counters in self._listeners.values():
+            if counters.company_mismatches:
+                key = (counters.name.namespace, counters.name.tenant)
+                sums[key] = sums.get(key, 0) + counters.company_mismatches
+        return sums
+
+    @property
     def counted(self) -> Mapping[tuple[str, str, str], int]:
         """(namespace, tenant, counted as) -> arrivals."""
         sums: dict[tuple[str, str, str], int] = {}
@@ -70,12 +84,13 @@ class ArrivalCounters:
                     sums[key] = sums.get(key, 0) + count
         return sums
 
-    def take_recent(self) -> Iterator[tuple[model.ListenerName, int, int]]:
-        """Yield (listener, arrivals accepted, arrivals quarantined) since the last call, and reset both."""
-        recent, self._recent = self._recent, []
+    def take_recent(self) -> Iterator[tuple[model.ListenerName, int, int, int]]:
+        """Yield (listener, arrivals accepted, quarantined, of another company) since the last call, and reset them."""
+        recent = self._recent
+        self._recent = []
         for counters in recent:
-            yield counters.name, counters.recent_accepted, counters.recent_quarantined
-            counters.recent_accepted = counters.recent_quarantined = 0
+            yield counters.name, counters.recent_accepted, counters.recent_quarantined, counters.recent_mismatches
+            counters.recent_accepted = counters.recent_quarantined = counters.recent_mismatches = 0
 
     def add_uncommitted(self, name: model.ListenerName, counted_as: model.CountedAs) -> None:
         """Count an arrival of which nothing was committed: a probe or a refusal."""
@@ -102,6 +117,9 @@ class ArrivalCounters:
         if not counters.recent_accepted:
             self._recent.append(counters)
         counters.recent_accepted += 1
+        if arrival.company_mismatch:
+            counters.company_mismatches += 1
+            counters.recent_mismatches += 1
         for skip in accepted.skipped:
             key = (counters.name.namespace, counters.name.tenant, skip.name)
             self.skipped[key] = self.skipped.get(key, 0) + 1

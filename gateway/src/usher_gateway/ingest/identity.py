@@ -74,11 +74,11 @@ class Identifier:
             future_time=0 if is_trusted else told,
         )
 
-    def identify_raw(self, raw: bytes, received_at: int, fields: dict[str, object]) -> Identity:
+    def identify_unparsed(self, content: bytes, received_at: int, fields: dict[str, object]) -> Identity:
         """Identify a body that could not be parsed, by its bytes."""
         hasher = self._fingerprint.copy()
         hasher.update(b"raw\0")
-        hasher.update(raw)  # not joined with the prefix, because it may be large
+        hasher.update(content)  # not joined with the prefix, because it may be large
         fingerprint = hasher.digest()
         return Identity(fingerprint, fingerprint, self.person_keys(fields), received_at, time_trusted=False)
 

@@ -66,15 +66,19 @@ class ArrivalPipeline:
         counters: ArrivalCounters,
         deliver: Callable[[Sequence[model.Delivery]], None],
     ) -> None:
-        self._registry, self._store, self._clock, self._keys = registry, store, clock, keys
-        self._counters, self._deliver = counters, deliver
-        self._waiting: dict[asyncio.Future[model.Accepted], tuple[float, model.Arrival]] = {}
+        self._registry = registry
+        self._store = store
+        self._clock = clock
+        self._keys = keys
+        self._counters = counters
+        self._deliver = deliver
+        self._commits: dict[asyncio.Future[model.Accepted], tuple[float, model.Arrival]] = {}
         """Commits that arrivals wait for -> (deadline on the event loop's clock, arrival)."""
 
     @property
-    def waiting(self) -> int:
+    def uncommitted(self) -> int:
         """How many arrivals wait for their commit."""
-        return len(self._waiting)
+        return len(self._commits)
 
     async def accept(self, request: Request) -> answers.Answer:
         """Accept one arrival. Every step may refuse it, and 200 is answered only for what is durable."""
@@ -83,11 +87,11 @@ class ArrivalPipeline:
             now = self._clock.now()
             match = self._find(request, now)
             self._authenticate(match.listener, request)
-            raw, parsed = await self._read(match.listener, request)
+            content, parsed = await self._read(match.listener, request)
             if parsed.is_probe:
                 self._count_probe(match.listener, now)
                 return answers.accepted()
-            arrival = await self._build(match, request, raw, parsed, now)
+            arrival = await self._build(match, request, content, parsed, now)
             del parsed  # it may be hundreds of objects, which must not live until the commit (docs/performance.md)
             accepted = await self._commit(arrival, request.deadline)
             self._count_accepted(match.listener, arrival, accepted, is_connected=request.is_connected)
@@ -107,7 +111,7 @@ class ArrivalPipeline:
         """Find the listener. Raises RefusedError: NotConfigured, NotFound."""
         if not self._registry.is_configured:
             raise answers.RefusedError(model.RefusedReason.NotConfigured)
-        match = self._registry.find(*request.place, now)
+        match = self._registry.find(*request.host_and_target, now)
         if match is None:
             raise answers.RefusedError(model.RefusedReason.NotFound)
         request.note_listener()
@@ -145,30 +149,30 @@ class ArrivalPipeline:
             return b"", body.PROBE
         if request.method not in _BODY_METHODS:
             raise answers.RefusedError(model.RefusedReason.MethodNotAllowed)
-        raw = await request.read_body()
+        content = await request.read_body()
         is_broken = False
-        if raw and "Content-Encoding" in request.headers:
+        if content and "Content-Encoding" in request.headers:
             encoding = ",".join(request.headers.getall("Content-Encoding"))
-            inflated = await _inflate(raw, encoding, request.deadline)
+            inflated = await _inflate(content, encoding, request.deadline)
             if inflated is body.InflateFailure.TooLarge:
                 raise answers.RefusedError(model.RefusedReason.TooLarge)
             if inflated is body.InflateFailure.Broken:
                 is_broken = True
             else:
-                raw = inflated
-        if len(raw) > listener.max_body_bytes:
-            return raw, body.quarantined(model.QuarantineReason.Truncated)
+                content = inflated
+        if len(content) > listener.max_body_bytes:
+            return content, body.quarantined(model.QuarantineReason.Truncated)
         if is_broken:
-            return raw, body.quarantined(model.QuarantineReason.BadEncoding)
-        return raw, body.parse(raw, request.headers.get("Content-Type", ""))
+            return content, body.quarantined(model.QuarantineReason.BadEncoding)
+        return content, body.parse(content, request.headers.get("Content-Type", ""))
 
     async def _build(
-        self, match: Match, request: Request, raw: bytes, parsed: body.ParsedBody, now: int
+        self, match: Match, request: Request, content: bytes, parsed: body.ParsedBody, now: int
     ) -> model.Arrival:
         """Identify the visitor and plan the routes. Raises RefusedError: BodyTimeout."""
-        if parsed.quarantine is not model.QuarantineReason.Truncated or len(raw) <= _DIGEST_INLINE_BYTES:
-            return build_arrival(match, request.headers, raw, parsed, now)
-        work = functools.partial(build_arrival, match, request.headers, raw, parsed, now)
+        if parsed.quarantine is not model.QuarantineReason.Truncated or len(content) <= _DIGEST_INLINE_BYTES:
+            return build_arrival(match, request.headers, content, parsed, now)
+        work = functools.partial(build_arrival, match, request.headers, content, parsed, now)
         return await _run_in_thread(_DIGESTERS, work, request.deadline)
 
     async def _commit(self, arrival: model.Arrival, deadline: float) -> model.Accepted:
@@ -176,7 +180,7 @@ class ArrivalPipeline:
 
         Raises:
             RefusedError: QueueFull, LowDisk, StoreUnavailable, Deadline. After Deadline the commit may still happen:
-                `_learn` counts the arrival once that is known.
+                `_count_abandoned` counts the arrival once that is known.
         """
         try:
             future = self._store.accept(arrival)
@@ -186,7 +190,7 @@ class ArrivalPipeline:
             raise answers.RefusedError(model.RefusedReason.QueueFull) from None
         except model.StoreUnavailableError:
             raise answers.RefusedError(model.RefusedReason.StoreUnavailable) from None
-        self._waiting[future] = (deadline, arrival)
+        self._commits[future] = (deadline, arrival)
         if deadline <= asyncio.get_running_loop().time():
             self._abandon(future, arrival)  # at once, because other requests may be pipelined behind this one
         try:
@@ -196,7 +200,7 @@ class ArrivalPipeline:
                 raise
             raise answers.RefusedError(model.RefusedReason.Deadline) from None
         finally:
-            del self._waiting[future]
+            del self._commits[future]
 
     # deadlines
 
@@ -206,15 +210,16 @@ class ArrivalPipeline:
         while True:
             await asyncio.sleep(_DEADLINE_CHECK_SECONDS)
             soon = loop.time() + _DEADLINE_CHECK_SECONDS
-            for future, (deadline, arrival) in list(self._waiting.items()):
+            for future, (deadline, arrival) in list(self._commits.items()):
                 if deadline <= soon:
                     self._abandon(future, arrival)
 
     def _abandon(self, future: "asyncio.Future[model.Accepted]", arrival: model.Arrival) -> None:
-        """Cancel a wait: 503 is answered now, and `_learn` is called when the outcome of the commit is known."""
-        self._store.abandon(future, functools.partial(self._learn, arrival))
+        """Cancel a wait: 503 is answered now, and `_count_abandoned` counts once the outcome of the commit is known."""
+        self._store.abandon(future, functools.partial(self._count_abandoned, arrival))
 
-    def _learn(self, arrival: model.Arrival, accepted: model.Accepted | None) -> None:
+    def _count_abandoned(self, arrival: model.Arrival, accepted: model.Accepted | None) -> None:
+        """Count an abandoned arrival: refused, or accepted and unacknowledged if it was committed after all."""
         if accepted is None:
             self._count_refused(arrival.listener, model.RefusedReason.Deadline)
             return
@@ -241,7 +246,7 @@ class ArrivalPipeline:
             self._store.unacknowledged(arrival)
 
     def _count_refused_request(self, match: Match | None, reason: model.RefusedReason) -> None:
-        if reason is not model.RefusedReason.Deadline:  # _learn() counts those
+        if reason is not model.RefusedReason.Deadline:  # _count_abandoned() counts those
             self._count_refused(match.listener.name if match is not None else None, reason)
 
     def _count_refused(self, listener: model.ListenerName | None, reason: model.RefusedReason) -> None:
@@ -252,18 +257,20 @@ class ArrivalPipeline:
 
 
 def build_arrival(
-    match: Match, headers: Mapping[str, str], raw: bytes, parsed: body.ParsedBody, now: int
+    match: Match, headers: Mapping[str, str], content: bytes, parsed: body.ParsedBody, now: int
 ) -> model.Arrival:
-    """Build the arrival of a body. ``raw``: inflated; ``now``: microseconds."""
+    """Build the arrival of a body (pure). ``content``: the inflated body; ``now``: microseconds."""
     listener, document = match.listener, parsed.document
     hops = _hops(headers.get("Usher-Hops", ""))
     quarantine = parsed.quarantine
     fields: dict[str, object] = {}
+    is_other_company = False
     if document is not None:
         fields = listener.identifier.extract(document)
-        quarantine = quarantine or _quarantine_of(listener, document, fields, hops)
+        is_other_company = _is_other_company(listener, fields)
+        quarantine = quarantine or _quarantine_of(listener, document, fields, hops, is_other_company=is_other_company)
     if document is None or quarantine in {model.QuarantineReason.Truncated, model.QuarantineReason.NoUser}:
-        identified = listener.identifier.identify_raw(raw, now, fields)
+        identified = listener.identifier.identify_unparsed(content, now, fields)
     else:
         identified = listener.identifier.identify(document, parsed.is_plain, fields, now)
     late = now - identified.visit_time > listener.late_after
@@ -287,7 +294,7 @@ def build_arrival(
         fingerprint=identified.fingerprint,
         visitor_key=identified.visitor_key,
         person_keys=identified.person_keys,
-        body=raw[:TRUNCATED_BYTES] if is_truncated else raw,
+        body=content[:TRUNCATED_BYTES] if is_truncated else content,
         content_type=content_type[:_MAX_CONTENT_TYPE_BYTES],
         future_time=identified.future_time,
         hops=min(hops, _MAX_STORED_HOPS),
@@ -297,11 +304,12 @@ def build_arrival(
         if_visit=if_visit,
         if_repeat=if_repeat,
         quarantine=quarantine,
+        company_mismatch=is_other_company and quarantine is None,
         has_marks=listener.planner.has_marks,
         quota=listener.quota,
         quota_month=listener.month(now) if listener.quota else (0, 0),
         token_held=match.address.action == "Hold",
-        body_size=len(raw),
+        body_size=len(content),
     )
 
 
@@ -324,7 +332,8 @@ def rebuild_arrival(listener: LiveListener, stored: model.Arrival, now: int) -> 
     arrival = build_arrival(match, {"Content-Type": content_type}, stored.body, parsed, stored.received_at)
     if arrival.quarantine is not None:
         return arrival.quarantine
-    arrival.key, arrival.hops = stored.key, stored.hops
+    arrival.key = stored.key
+    arrival.hops = stored.hops
     arrival.if_visit = tuple([_skip_if_expired(plan, now) for plan in arrival.if_visit])
     return arrival
 
@@ -336,7 +345,12 @@ def _skip_if_expired(plan: model.RoutePlan, now: int) -> model.RoutePlan:
 
 
 def _quarantine_of(
-    listener: LiveListener, document: dict[str, object], fields: dict[str, object], hops: int
+    listener: LiveListener,
+    document: dict[str, object],
+    fields: dict[str, object],
+    hops: int,
+    *,
+    is_other_company: bool,
 ) -> model.QuarantineReason | None:
     """Return why a parsed body is not a visit of this listener; None if it is one."""
     if listener.user_is_required:
@@ -346,14 +360,17 @@ def _quarantine_of(
         return model.QuarantineReason.NoUser
     if hops >= MAX_HOPS:
         return model.QuarantineReason.Loop
-    tenant = listener.document.tenant
-    if tenant.company_id and tenant.company_check != "Off" and "company" in fields:
-        if identity.as_text(fields["company"]) == tenant.company_id:
-            return None
-        if tenant.company_check == "Quarantine":
-            return model.QuarantineReason.CompanyMismatch
-        listener.company_mismatches += 1
+    if is_other_company and listener.document.tenant.company_check == "Quarantine":
+        return model.QuarantineReason.CompanyMismatch
     return None
+
+
+def _is_other_company(listener: LiveListener, fields: dict[str, object]) -> bool:
+    """Return whether a body names another company than the tenant, and the tenant has this checked."""
+    tenant = listener.document.tenant
+    if not tenant.company_id or tenant.company_check == "Off" or "company" not in fields:
+        return False
+    return identity.as_text(fields["company"]) != tenant.company_id
 
 
 def _hops(text: str) -> int:
@@ -364,13 +381,13 @@ def _hops(text: str) -> int:
     return int(digits) if len(digits) < 4 else _MAX_STORED_HOPS
 
 
-async def _inflate(raw: bytes, encoding: str, deadline: float) -> bytes | body.InflateFailure:
+async def _inflate(sent: bytes, encoding: str, deadline: float) -> bytes | body.InflateFailure:
     """Inflate a body; large ones in a thread, so that they do not block the event loop."""
-    if len(raw) <= _INFLATE_INLINE_BYTES:
-        inflated = body.inflate(raw, encoding, _INFLATE_INLINE_BYTES)
+    if len(sent) <= _INFLATE_INLINE_BYTES:
+        inflated = body.inflate(sent, encoding, _INFLATE_INLINE_BYTES)
         if inflated is not body.InflateFailure.TooLarge:
             return inflated
-    work = functools.partial(body.inflate, raw, encoding, HARD_LIMIT_BYTES)
+    work = functools.partial(body.inflate, sent, encoding, HARD_LIMIT_BYTES)
     return await _run_in_thread(_INFLATERS, work, deadline)
 
 

@@ -25,7 +25,6 @@ class LiveListener:
         "_zone",
         "body_days",
         "bucket",
-        "company_mismatches",
         "counters",
         "document",
         "hold",
@@ -76,7 +75,6 @@ class LiveListener:
         self.body_days = document.tenant.body_days
         self.quota = document.tenant.visits_per_month if document.tenant.when_exceeded == "Hold" else 0
         self.user_is_required = document.fields.get("user") != documents.DEFAULT_FIELDS["user"]
-        self.company_mismatches = 0
         self._zone = zoneinfo.ZoneInfo(document.tenant.time_zone)
         self._month = (0, 0)
 
@@ -110,10 +108,12 @@ class ListenerRegistry:
     """The listeners in force by name and by address. A lookup costs the same for one listener and for 10,000."""
 
     def __init__(self, *, keys: model.Keys, expressions: routing.ExpressionWatcher, counters: ArrivalCounters) -> None:
-        self._keys, self._expressions, self._counters = keys, expressions, counters
+        self._keys = keys
+        self._expressions = expressions
+        self._counters = counters
         self._listeners: dict[str, LiveListener] = {}
         self._snapshot = documents.Snapshot({}, {})
-        self._by_place: dict[tuple[str, str], list[Match]] = {}
+        self._by_host_and_path: dict[tuple[str, str], list[Match]] = {}
         """(host, path) -> its addresses in order of precedence."""
         self.is_configured = False
         """True once a configuration was applied."""
@@ -161,7 +161,8 @@ class ListenerRegistry:
         for listener in built.values():
             self._add_addresses(listener)
         self._listeners |= built
-        self._snapshot, self.is_configured = snapshot, True
+        self._snapshot = snapshot
+        self.is_configured = True
         return len(built)
 
     def find(self, host: str, target: str, now: int) -> Match | None:
@@ -170,7 +171,7 @@ class ListenerRegistry:
         Of several addresses at one path, the one with the most matching query pairs wins. ``now``: microseconds.
         """
         path, _, query = target.partition("?")
-        candidates = self._by_place.get((host, path)) or self._by_place.get((host_name(host), path))
+        candidates = self._by_host_and_path.get((host, path)) or self._by_host_and_path.get((host_name(host), path))
         if candidates is None:
             return None
         pairs: set[tuple[str, str]] | None = None
@@ -188,22 +189,22 @@ class ListenerRegistry:
 
     def _add_addresses(self, listener: LiveListener) -> None:
         for address in listener.document.addresses:
-            matches = self._by_place.setdefault((address.host, address.path), [])
+            matches = self._by_host_and_path.setdefault((address.host, address.path), [])
             matches.append(Match(listener, address))
             matches.sort(key=_precedence)
 
     def _remove_addresses(self, listener: LiveListener) -> None:
         for address in listener.document.addresses:
-            place = (address.host, address.path)
-            left = [match for match in self._by_place.get(place, ()) if match.listener is not listener]
+            host_and_path = (address.host, address.path)
+            left = [match for match in self._by_host_and_path.get(host_and_path, ()) if match.listener is not listener]
             if left:
-                self._by_place[place] = left
+                self._by_host_and_path[host_and_path] = left
             else:
-                self._by_place.pop(place, None)
+                self._by_host_and_path.pop(host_and_path, None)
 
 
 def _precedence(match: Match) -> tuple[int, str]:
-    """Most query pairs first, then by key. Two listeners share a place only briefly, and all replicas pick the same."""
+    """Most query pairs first, then by key: two listeners share an address only briefly; all replicas pick the same."""
     return -len(match.address.query), match.listener.document.key
 
 

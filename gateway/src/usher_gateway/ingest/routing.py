@@ -144,7 +144,9 @@ class _PlannedRoute:
         identifier: identity.Identifier,
         watcher: ExpressionWatcher,
     ) -> None:
-        self._route, self._identifier, self._watcher = route, identifier, watcher
+        self._route = route
+        self._identifier = identifier
+        self._watcher = watcher
         self._zone = zoneinfo.ZoneInfo(listener.tenant.time_zone)
         self._definition = definition_of(listener, route)
         self._name = self._definition.listener

@@ -7,7 +7,8 @@ at the stop. It also refuses the few requests that aiohttp's parser lets through
 a proxy in front might read them differently (§11.2, request smuggling).
 
 aiohttp takes a request up one turn of the event loop after its header is parsed, and the next pipelined one in the turn
-after an answer. So two turns later a connection without a request has nothing left to answer (`Connection.settle`).
+after an answer. So two turns later a connection without a request has nothing left to answer
+(`Connection.end_if_answered`).
 """
 
 import asyncio
@@ -79,12 +80,13 @@ class Request(web.BaseRequest):
 
     def begin(self, connection: "Connection", began_at: float) -> None:
         """Set what the connection knows about the request."""
-        self.connection, self.began_at = connection, began_at
+        self.connection = connection
+        self.began_at = began_at
         self.deadline = began_at + connection.server.limits.answer_seconds
         self.failure = model.RefusedReason.Disconnected
 
     @property
-    def place(self) -> tuple[str, str]:
+    def host_and_target(self) -> tuple[str, str]:
         """Host and target; the absolute form of the target names the host itself (RFC 9112 §3.2.2)."""
         target = self.raw_path
         if not target.startswith("/"):
@@ -247,7 +249,7 @@ class Connection(web.RequestHandler):
         self._end()
         if self.is_lingering or self.socket is None or self.socket.get_extra_info("sslcontext") is not None:
             return False
-        self._settle_soon()
+        self._end_if_answered_soon()
         return True
 
     def pause_writing(self) -> None:
@@ -316,7 +318,7 @@ class Connection(web.RequestHandler):
         is_complete = request.content.is_eof() and request.method != "UNKNOWN" and not self.is_overloaded
         self._end_request(request)
         if self.is_half_closed or self.is_overloaded:
-            self._settle_soon()
+            self._end_if_answered_soon()
         if not answer.keep_alive and not is_complete:
             await self._linger()
         elif self.writing_paused:
@@ -356,7 +358,7 @@ class Connection(web.RequestHandler):
             else:
                 self.force_close()
 
-    def settle(self, answered: int) -> None:
+    def end_if_answered(self, answered: int) -> None:
         """End a half-closed or overloaded connection that has nothing left to answer.
 
         ``answered``: requests answered two turns ago. If another one was answered since, that one calls again.
@@ -388,10 +390,10 @@ class Connection(web.RequestHandler):
     def _overload(self) -> None:
         """Take no more bytes. The current request is answered, unless its body is incomplete; the next one gets 503."""
         self.is_overloaded = self.is_discarding = True
-        self._settle_soon()
+        self._end_if_answered_soon()
 
-    def _settle_soon(self) -> None:
-        self.server.loop.call_soon(self.server.loop.call_soon, self.settle, self.answered)
+    def _end_if_answered_soon(self) -> None:
+        self.server.loop.call_soon(self.server.loop.call_soon, self.end_if_answered, self.answered)
 
     def _end_request(self, request: Request) -> None:
         """Release the request's bytes. The bytes left are the last ones that came: they begin the next request."""

@@ -73,7 +73,8 @@ class ApiConnection(msgspec.Struct, frozen=True, kw_only=True):
         try:
             context = ssl.create_default_context(cadata=self.authorities.decode("ascii") or None)
             if not self.verify:
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
             if self.certificate:
                 _load_certificate(context, self.certificate + b"\n" + self.key)
         except (ssl.SSLError, ValueError) as error:
@@ -87,7 +88,8 @@ class Access:
 
     def __init__(self, load: Callable[[bool], ApiConnection], refresh_seconds: float = _REFRESH_SECONDS) -> None:
         """`load` blocks; its argument says whether the API server has rejected the previous credentials."""
-        self._load, self._refresh_seconds = load, refresh_seconds
+        self._load = load
+        self._refresh_seconds = refresh_seconds
         self._connection: ApiConnection | None = None
         self._loaded_at = 0.0
         self._is_rejected = False
@@ -100,7 +102,8 @@ class Access:
             ConfigurationError: the credentials cannot be loaded.
         """
         self._connection = self._load(self._is_rejected)
-        self._loaded_at, self._is_rejected = time.monotonic(), False
+        self._loaded_at = time.monotonic()
+        self._is_rejected = False
         return self._connection
 
     async def connection(self) -> ApiConnection:

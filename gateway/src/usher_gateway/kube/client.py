@@ -173,9 +173,11 @@ class Client:
             count_request: called with verb and status of each response; status 0: there was none.
             may_write: called before each write that only a leader may send; if it returns False, nothing is sent.
         """
-        self._access, self._field_manager = access, field_manager
+        self._access = access
+        self._field_manager = field_manager
         self._limits = limits if limits is not None else ClientLimits()
-        self._count_request, self._may_write = count_request, may_write
+        self._count_request = count_request
+        self._may_write = may_write
         self._page_rows = self._limits.page_rows
         self._session: aiohttp.ClientSession | None = None
         self._tls: tuple[ApiConnection, ssl.SSLContext | None] | None = None
@@ -468,7 +470,8 @@ class LineSplitter:
         if not rest:
             return []
         lines = [b"".join(self._parts), *rest[:-1]]
-        self._parts, self._length = [rest[-1]], len(rest[-1])
+        self._parts = [rest[-1]]
+        self._length = len(rest[-1])
         return [line for line in lines if line.strip()]
 
 

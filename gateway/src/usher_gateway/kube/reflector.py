@@ -64,8 +64,13 @@ class Reflector(Generic[Item]):
             selector: label selector of the watch.
             timing: pauses after failures.
         """
-        self._client, self._path, self._item_type, self._selector = client, path, item_type, selector
-        self._read, self._on_event, self._on_failure = read, on_event, on_failure
+        self._client = client
+        self._path = path
+        self._item_type = item_type
+        self._selector = selector
+        self._read = read
+        self._on_event = on_event
+        self._on_failure = on_failure
         self._timing = timing if timing is not None else ReflectorTiming()
         self._version = ""
         """Where the watch continues; `""`: read everything first."""

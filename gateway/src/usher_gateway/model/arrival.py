@@ -116,6 +116,8 @@ class Arrival(msgspec.Struct, gc=False):
     if_visit: tuple[RoutePlan, ...]
     if_repeat: tuple[RoutePlan, ...]
     quarantine: QuarantineReason | None = None
+    company_mismatch: bool = False
+    """True if the body names another company than the tenant, and ``companyCheck: Warn`` lets it in."""
     future_time: int = 0
     """The time in the body if it is too far in the future to be trusted, else 0."""
     has_marks: bool = False

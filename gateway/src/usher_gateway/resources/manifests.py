@@ -322,7 +322,8 @@ class _HintFinder:
 
     def __init__(self, objects: ObjectsByIdentity, manifests: Manifests) -> None:
         self._hints_left = _MAX_HINTS
-        self._objects, self._manifests = objects, manifests
+        self._objects = objects
+        self._manifests = manifests
 
     @functools.cached_property
     def _known(self) -> tuple[dict[tuple[str, str], list[str]], dict[tuple[str, str], list[str]]]:

@@ -23,7 +23,7 @@ class OpenReport(msgspec.Struct, frozen=True):
     highest_key: int
     """The highest row key in use; new ids start above it."""
     recovered: int
-    """Deliveries that a dead incarnation had in its lanes; they are in the backlog now."""
+    """Deliveries that a dead incarnation had claimed; they are in the backlog now."""
     durability: str
     """``Local`` or ``Replicated``."""
 
@@ -46,16 +46,16 @@ class DueDestination(msgspec.Struct, frozen=True):
 class OpenCounts(msgspec.Struct, frozen=True):
     """Counts of the open deliveries in the store, for metrics."""
 
-    waiting: int
+    backlog: int
     """Deliveries in the backlog."""
     held: dict[str, int]
     """Hold reason -> deliveries."""
-    oldest_waiting: bytes
+    oldest_in_backlog: bytes
     """Id of the oldest delivery in the backlog; empty if there is none."""
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """The pending deliveries of one destination that wait in the store and not in a lane."""
+    """The deliveries of one destination in the backlog."""
 
     destination: str
     count: int
@@ -105,7 +105,10 @@ AbandonedCallback = Callable[[model.Accepted | None], None]
 
 
 class Store(Protocol):
-    """A durable ledger of arrivals and a queue of deliveries, with its meters."""
+    """A durable ledger of arrivals and a queue of deliveries, with its meters.
+
+    A pending delivery is *claimed* (in a lane or an attempt of this process), in the *backlog*, or *held*.
+    """
 
     orphans: list[model.Delivery]
     """Deliveries of arrivals that were committed after abandon(). The dispatcher takes them from this list."""
@@ -117,7 +120,7 @@ class Store(Protocol):
             StoreLockedError: another gateway owns the data.
             StoreCorruptError: the data are damaged or not Usher's.
             InstallKeyError: another install key made the data.
-            ConfigurationError: the place cannot be used (a network file system, missing rights).
+            ConfigurationError: the folder cannot be used (a network file system, missing rights).
         """
 
     async def close(self) -> None:
@@ -129,7 +132,7 @@ class Store(Protocol):
         One transaction holds the ledger rows with their verdicts, the deliveries, the once-per marks and the meters of
         all arrivals of a batch. If a batch fails on its data, the store bisects it, and commits an arrival that fails
         alone as quarantined ``Unstorable``. The store decides here which of equal arrivals is the visit, for any number
-        of replicas. The deliveries in Accepted belong to this process at once. During an outage arrivals wait.
+        of replicas. The deliveries in Accepted are claimed at once. During an outage arrivals wait.
 
         Raises:
             StoreBusyError: the queue, or the tenant's share of it, is full.
@@ -164,13 +167,13 @@ class Store(Protocol):
         """Wait until everything handed in before this call is committed."""
 
     async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
-        """Move due deliveries of a destination from the backlog to this process's lanes, the longest due first."""
+        """Claim due deliveries of a destination from the backlog, the longest due first."""
 
     async def defer(self, keys: Sequence[int]) -> None:
-        """Return deliveries from this process's lanes to the backlog, due at once (no room, or shutting down)."""
+        """Return claimed deliveries to the backlog, due at once (no room, or shutting down)."""
 
-    async def note_lanes(self) -> None:
-        """Record the age of the oldest delivery in this process's lanes, so that recovery skips older rows."""
+    async def note_oldest_claimed(self) -> None:
+        """Record the age of the oldest claimed delivery, so that recovery skips older rows."""
 
     async def hasten(self, destination: str, now: int) -> int:
         """Make a destination's backlog due at once, because its cause may be gone; return how many changed."""
@@ -193,7 +196,7 @@ class Store(Protocol):
     async def claim_held(
         self, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
     ) -> list[model.Delivery]:
-        """Move held deliveries of a group to this process's lanes, under another route definition."""
+        """Claim held deliveries of a group, under another route definition."""
 
     async def unhold(self, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
         """Make held deliveries of a group due at once (backlog); return how many left the group.

@@ -101,8 +101,11 @@ class Acceptance:
     """Accepts the arrivals of one batch."""
 
     def __init__(self, transaction: Transaction, arrivals: Sequence[model.Arrival], now: int) -> None:
-        self._transaction, self._arrivals, self._now = transaction, arrivals, now
-        self._names, self._ids = transaction.names, transaction.ids
+        self._transaction = transaction
+        self._arrivals = arrivals
+        self._now = now
+        self._names = transaction.names
+        self._ids = transaction.ids
         self._accepted: list[model.Accepted] = []
         self._recent: list[RecentArrival] = []
         self._arrival_rows: list[database.Row] = []
@@ -135,24 +138,26 @@ class Acceptance:
             if plan.skip is not None:
                 verdicts.append((route.number, plan.skip.value, 0))
             else:
-                delivery = self._deliver(arrival, route, plan)
+                delivery = self._add_delivery(arrival, route, plan)
                 verdicts.append((route.number, 0, delivery.key))
                 if plan.hold is None:
                     due.append(delivery)
         known = self._skips.get(id(plans))
         if known is None or known.plans is not plans:
             known = self._skips[id(plans)] = _PlanSkips.of(plans)
-        kind, place = (counted_as, arrival.late, known.skips), (listener, model.slot_of(arrival.received_at))
+        kind = (counted_as, arrival.late, known.skips)
+        meter = (listener, model.slot_of(arrival.received_at))
         tally = self._tallies.get(kind)
         if tally is None:
             tally = self._tallies[kind] = {}
-        tally[place] = tally.get(place, 0) + 1
+        tally[meter] = tally.get(meter, 0) + 1
         self._accepted.append(model.Accepted(counted_as, tuple(due), known.reasons))
-        self._remember(
+        self._add_arrival(
             arrival, listener, counted_as, verdicts, facts.contents[arrival.fingerprint].arrival == arrival.key
         )
 
-    def _deliver(self, arrival: model.Arrival, route: RouteNumbers, plan: model.RoutePlan) -> model.Delivery:
+    def _add_delivery(self, arrival: model.Arrival, route: RouteNumbers, plan: model.RoutePlan) -> model.Delivery:
+        """Add the row of a new delivery, and return the delivery as it is claimed."""
         key, now, hold = self._ids.next_key(), self._now, plan.hold
         identifier = self._ids.id_of(key)
         self._delivery_rows.append(
@@ -187,7 +192,7 @@ class Acceptance:
             arrival.content_type,
         )
 
-    def _remember(
+    def _add_arrival(
         self,
         arrival: model.Arrival,
         listener: int,

@@ -1,6 +1,6 @@
 """The deliveries table as a queue: claim, settle, defer, hold and expire deliveries.
 
-A pending delivery is in one of three places: in a lane of this process, in the backlog (``waiting = 1``), or held
+A pending delivery is claimed (in a lane or an attempt of this process), in the backlog (``waiting = 1``), or held
 (``hold > 0``). The functions with a Transaction run in the writer's thread; those that move many rows move at most one
 slice of 2,000, because arrivals wait for the transaction. The functions with a connection are queries.
 """
@@ -124,17 +124,17 @@ def settle(transaction: Transaction, settlements: Sequence[model.Settlement]) ->
 
 def _settle_one(transaction: Transaction, settlement: model.Settlement) -> None:
     state, counter = _SETTLED[settlement.settled_as]
-    waiting = settlement.settled_as is model.SettledAs.Retry
+    in_backlog = settlement.settled_as is model.SettledAs.Retry
     held = settlement.settled_as is model.SettledAs.Held
     row = transaction.connection.execute(
         _SETTLE_ONE,
         (
             int(state),
             int(settlement.hold or 0),
-            int(waiting),
+            int(in_backlog),
             settlement.attempts,
             settlement.at if held else settlement.due_at,
-            0 if waiting or held else settlement.at,
+            0 if in_backlog or held else settlement.at,
             int(settlement.cancel or 0),
             settlement.status,
             settlement.error,
@@ -157,11 +157,11 @@ def _count_settled(
         transaction.meter(listener, slot, model.Counter.attempts)
 
 
-# Backlog and lanes
+# Backlog and claimed deliveries
 
 
 def claim(transaction: Transaction, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
-    """Move due deliveries of a destination from the backlog to this process's lanes, the longest due first."""
+    """Claim due deliveries of a destination from the backlog, the longest due first."""
     number = transaction.names.destination(destination)
     claimed: list[model.Delivery] = []
     size = 0
@@ -172,15 +172,15 @@ def claim(transaction: Transaction, destination: str, limit: int, max_bytes: int
             break
         claimed.append(delivery)
     keys = [delivery.key for delivery in claimed]
-    _set_waiting(transaction, keys, waiting=0)
-    transaction.lend(keys)
+    _set_in_backlog(transaction, keys, 0)
+    transaction.add_claimed(keys)
     return claimed
 
 
 def defer(transaction: Transaction, keys: Sequence[int]) -> None:
-    """Return deliveries from this process's lanes to the backlog, due at once."""
-    _set_waiting(transaction, keys, waiting=1)
-    transaction.take_back(keys)
+    """Return claimed deliveries to the backlog, due at once."""
+    _set_in_backlog(transaction, keys, 1)
+    transaction.remove_claimed(keys)
 
 
 def hasten(transaction: Transaction, destination: str, now: int) -> int:
@@ -189,8 +189,8 @@ def hasten(transaction: Transaction, destination: str, now: int) -> int:
     return transaction.connection.execute(_HASTEN, values).rowcount
 
 
-def _set_waiting(transaction: Transaction, keys: Sequence[int], waiting: int) -> None:
-    statement = f"update deliveries set waiting = {waiting} where state = 0 and hold = 0 and key in ({{}})"  # noqa: S608 - 0 or 1
+def _set_in_backlog(transaction: Transaction, keys: Sequence[int], value: int) -> None:
+    statement = f"update deliveries set waiting = {value} where state = 0 and hold = 0 and key in ({{}})"  # noqa: S608 - 0 or 1
     for _ in database.select_in(transaction.connection, statement, sorted(keys)):
         pass
 
@@ -221,14 +221,14 @@ def unhold(transaction: Transaction, group: HeldGroup, now: int, lasting: Sequen
 def claim_held(
     transaction: Transaction, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
 ) -> list[model.Delivery]:
-    """Move held deliveries of a group to this process's lanes, under another route definition."""
+    """Claim held deliveries of a group, under another route definition."""
     found = transaction.connection.execute(_LOAD_HELD, (int(group.reason), group.route, limit))
     claimed = [_delivery(row) for row in found]
     route = transaction.names.route(definition)
     for delivery in claimed:
         delivery.route = route.number
         transaction.connection.execute(_TAKE_HELD, (route.number, route.destination, now, delivery.key))
-    transaction.lend([delivery.key for delivery in claimed])
+    transaction.add_claimed([delivery.key for delivery in claimed])
     return claimed
 
 
@@ -283,8 +283,8 @@ def _delivery(row: database.FoundRow) -> model.Delivery:
 
 def backlogs(connection: sqlite3.Connection) -> list[Backlog]:
     """Return the destinations with deliveries in the backlog, with their number."""
-    waiting = "from deliveries where destination = number and waiting = 1"
-    statement = f"select key, (select count(*) {waiting}), (select min(due_at) {waiting}) from destinations"  # noqa: S608
+    backlog = "from deliveries where destination = number and waiting = 1"
+    statement = f"select key, (select count(*) {backlog}), (select min(due_at) {backlog}) from destinations"  # noqa: S608
     return [Backlog(key, count, due) for key, count, due in connection.execute(statement) if count]
 
 
@@ -302,8 +302,8 @@ def held_groups(connection: sqlite3.Connection) -> list[HeldGroup]:
 def open_counts(connection: sqlite3.Connection) -> OpenCounts:
     """Count the backlog and the held deliveries in the partial indexes alone. The lowest row key is the oldest row."""
     statement = "select count(*), min(key) from deliveries where waiting = 1"
-    waiting, oldest = connection.execute(statement).fetchone()
+    backlog, oldest = connection.execute(statement).fetchone()
     found = connection.execute("select hold, count(*) from deliveries where hold > 0 group by hold")
     held = {model.HoldReason(hold).name: count for hold, count in found}
     row = connection.execute("select id from deliveries where key = ?", (oldest,)).fetchone()
-    return OpenCounts(waiting, held, row[0] if row else b"")
+    return OpenCounts(backlog, held, row[0] if row else b"")

@@ -304,11 +304,14 @@ class GroupCommit:
         if not (entries or self._settlements or self._unacknowledged or self._waiters or self._counts_are_due()):
             return None if self.available else _InFlight(Batch(job=_probe, now=self.now()), [], [])
         settlements = [self._settlements.popleft() for _ in range(min(len(self._settlements), _SETTLEMENTS_PER_BATCH))]
-        unacknowledged, self._unacknowledged = self._unacknowledged, []
-        counts, self._counts = self._counts, {}
+        unacknowledged = self._unacknowledged
+        self._unacknowledged = []
+        counts = self._counts
+        self._counts = {}
         waiters: list[asyncio.Future[None]] = []
         if not self._settlements and not self._arrivals.entries:
-            waiters, self._waiters = self._waiters, []
+            waiters = self._waiters
+            self._waiters = []
         batch = Batch(
             arrivals=[entry.arrival for entry in entries],
             settlements=settlements,

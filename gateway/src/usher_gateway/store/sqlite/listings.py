@@ -139,7 +139,7 @@ def _delivery_rows(connection: sqlite3.Connection, keys: list[int]) -> list[JSON
 
 
 def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> JSONRow:
-    _, identifier, _, state, hold, waiting, attempts, due_at, created_at, started_at, *rest = columns
+    _, identifier, _, state, hold, in_backlog, attempts, due_at, created_at, started_at, *rest = columns
     expires_at, settled_at, origin, cancel, status, error, answer_bytes, arrival = rest
     _, namespace, tenant, listener, route, destination = names
     is_open = state == model.DeliveryState.Pending
@@ -154,7 +154,7 @@ def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> JSONRow:
         "state": _state_name(state),
         "held": model.HoldReason(hold).name if hold else None,
         "heldSince": model.format_time(due_at) if hold else None,
-        "dueAt": model.format_time(due_at) if is_open and waiting else None,
+        "dueAt": model.format_time(due_at) if is_open and in_backlog else None,
         "attempts": attempts,
         "createdAt": model.format_time(created_at),
         "startedAt": model.format_time(started_at),

@@ -153,7 +153,7 @@ def open_deliveries(connection: sqlite3.Connection, at: int) -> dict[model.Liste
 
 
 def _pending_by_listener(connection: sqlite3.Connection) -> dict[int, int]:
-    """Count the pending deliveries in the backlog, held, and in lanes; each by an index and without a scan."""
+    """Count the pending deliveries in the backlog, held, and claimed; each by an index and without a scan."""
     row = connection.execute("select value from meta where name = 'lanes_from'").fetchone()
     lanes_from = int(row[0]) if row else 0
     statement = """

@@ -143,7 +143,8 @@ def _prune_meters(connection: sqlite3.Connection, now: int, months: Mapping[str,
     """Check the next slots; return 0 only if today's walk has reached slots that all tenants keep."""
     today = now // _DAY
     if meter_walk.day != today:
-        meter_walk.day, meter_walk.slot = today, 0
+        meter_walk.day = today
+        meter_walk.slot = 0
     cutoffs = {
         number: months_before(now, months.get(f"{name.namespace}/{name.tenant}", METER_MONTHS))
         for number, name in meters.listener_names(connection).items()

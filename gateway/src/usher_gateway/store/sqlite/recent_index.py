@@ -123,7 +123,8 @@ class RecentIndex:
             if self.growing.size < self._fold_rows and not self._must_fold:
                 return None
             self._must_fold = False
-            self.folding, self.growing = self.growing, Generation()
+            self.folding = self.growing
+            self.growing = Generation()
             self._position = 0
         return BUCKETS[self._position] if self._position < len(BUCKETS) else None
 

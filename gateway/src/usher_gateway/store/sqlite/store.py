@@ -109,7 +109,7 @@ class SqliteStore(GroupCommit):
         await self.stop_writing()
         await asyncio.to_thread(self.writer.close)
 
-    # Deliveries in lanes, in the backlog, held
+    # Claimed deliveries, the backlog, held deliveries
 
     async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
         """See the interface."""
@@ -122,12 +122,12 @@ class SqliteStore(GroupCommit):
         if keys:
             await self.run_job(lambda transaction: delivery_queue.defer(transaction, keys))
 
-    async def note_lanes(self) -> None:
+    async def note_oldest_claimed(self) -> None:
         """See the interface."""
         now = self.now()
 
         def note(transaction: Transaction) -> None:
-            transaction.raise_lanes_from()
+            transaction.note_oldest_claimed()
             transaction.note_time(now)
 
         await self.run_job(note)

@@ -135,7 +135,7 @@ class Transaction:
         names: NameNumbers,
         recent_index: RecentIndex,
         month_visits: dict[tuple[str, str, int], int],
-        lent: set[int],
+        claimed: set[int],
         lanes_from: int,
     ) -> None:
         self.connection = connection
@@ -144,15 +144,15 @@ class Transaction:
         self.recent_index = recent_index
         self.month_visits = month_visits
         """See DedupeFacts.month_visits."""
-        self._lent = lent
+        self._claimed_before = claimed
         self.lanes_from = lanes_from
-        """Deliveries in lanes have this row key or a higher one."""
+        """Claimed deliveries have this row key or a higher one."""
         self.meters: dict[tuple[int, int, int], int] = {}
         """(listener number, slot, counter) -> count."""
-        self.lending: list[int] = []
-        """Deliveries that go into lanes with this transaction."""
-        self.returning: list[int] = []
-        """Deliveries that leave the lanes with this transaction."""
+        self.claimed: list[int] = []
+        """Keys of the deliveries that this transaction claims for the lanes of this process."""
+        self.returned: list[int] = []
+        """Keys of the claimed deliveries that this transaction returns to the backlog, or ends."""
         self.checkpoint: Literal["passive", "truncate"] | None = None
         """The checkpoint of the write-ahead log that the writer does after the commit."""
 
@@ -161,20 +161,20 @@ class Transaction:
         key = (listener, slot, counter)
         self.meters[key] = self.meters.get(key, 0) + count
 
-    def lend(self, keys: Sequence[int]) -> None:
-        """Record that deliveries go into lanes, so that a start after a crash finds them."""
+    def add_claimed(self, keys: Sequence[int]) -> None:
+        """Record that this process claims deliveries, so that a start after a crash finds them."""
         if keys:
-            self.lending += keys
+            self.claimed += keys
             if min(keys) < self.lanes_from:
                 self._set_lanes_from(min(keys))
 
-    def take_back(self, keys: Sequence[int]) -> None:
-        """Record that deliveries are not in a lane any more."""
-        self.returning += keys
+    def remove_claimed(self, keys: Sequence[int]) -> None:
+        """Record that deliveries are not claimed any more."""
+        self.returned += keys
 
-    def raise_lanes_from(self) -> None:
-        """Record the lowest key of a delivery in a lane; recovery skips the rows below it."""
-        self._set_lanes_from(min(self._lent, default=self.ids.next_key()))
+    def note_oldest_claimed(self) -> None:
+        """Record the lowest key of a claimed delivery; recovery skips the rows below it."""
+        self._set_lanes_from(min(self._claimed_before, default=self.ids.next_key()))
 
     def note_time(self, now: int) -> None:
         """Record the time, so that a start notices that the clock was set back."""
@@ -194,9 +194,9 @@ Job = Callable[[Transaction], Any]
 
 _FOLD_PERSONS = """
     insert or ignore into persons
-    select ?1, substr(persons, 1 + 8 * place.number, 8), key
-    from arrivals, (select 0 number union all select 1 union all select 2 union all select 3) place
-    where key > ?2 and key <= ?3 and length(persons) > 8 * place.number
+    select ?1, substr(persons, 1 + 8 * position.number, 8), key
+    from arrivals, (select 0 number union all select 1 union all select 2 union all select 3) position
+    where key > ?2 and key <= ?3 and length(persons) > 8 * position.number
     order by 2, 3
 """
 """Append the person keys of arrivals in (?2, ?3] to the segment ?1. An arrival has at most four."""

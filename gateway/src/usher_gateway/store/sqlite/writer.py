@@ -45,11 +45,11 @@ _HIGHEST_KEY = (
 )
 """The highest row key in use."""
 
-_RECOVER_LANES = (
+_RECOVER_CLAIMED = (
     "update deliveries set waiting = 1, due_at = min(due_at, ?)"
     " where key >= ? and state = 0 and hold = 0 and waiting = 0"
 )
-"""Move the deliveries that a dead process had in its lanes to the backlog, due now even if the clock was set back."""
+"""Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -80,7 +80,7 @@ class BatchResult(msgspec.Struct):
 class Writer:
     """Commits batches to an open database.
 
-    ``recent_index``, ``month_visits`` and ``lent`` change only after a commit; a rollback leaves them correct.
+    ``recent_index``, ``month_visits`` and ``claimed`` change only after a commit; a rollback leaves them correct.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Writer:
         self.report = report
         self.month_visits: dict[tuple[str, str, int], int] = {}
         self.lanes_from = report.highest_key + 1
-        """Deliveries in lanes have this row key or a higher one; the stored copy is never above it."""
-        self.lent: set[int] = set()
-        """Deliveries in lanes, in attempts, or with outcomes that wait for their commit."""
+        """Claimed deliveries have this row key or a higher one; the stored copy is never above it."""
+        self.claimed: set[int] = set()
+        """Keys of the claimed deliveries: in lanes, in attempts, or with outcomes that wait for their commit."""
         self.highest_arrival = 0
         """Row key of the last arrival that this writer committed."""
         self._ids = ids
@@ -184,7 +184,7 @@ class Writer:
             names=self.names,
             recent_index=self.recent_index,
             month_visits=self.month_visits,
-            lent=self.lent,
+            claimed=self.claimed,
             lanes_from=self.lanes_from,
         )
         accepted: list[model.Accepted] = []
@@ -207,8 +207,8 @@ class Writer:
         except BaseException:
             self._roll_back(batch)
             raise
-        self._remember(recent, batch, has_folded)
-        self._update_lent(accepted, batch, opened)
+        self._update_recent_index(recent, batch, has_folded)
+        self._update_claimed(accepted, batch, opened)
         if opened.checkpoint is not None:
             self._checkpoint(opened.checkpoint)
         return accepted, job_result
@@ -262,25 +262,27 @@ class Writer:
         for arrival in batch.arrivals:  # only these months: to recount all of them would delay every tenant
             self.month_visits.pop(quota_key(arrival), None)
 
-    def _remember(self, recent: list[RecentArrival], batch: Batch, has_folded: bool) -> None:
+    def _update_recent_index(self, recent: list[RecentArrival], batch: Batch, has_folded: bool) -> None:
         for row in recent:
             self.recent_index.growing.add(row)
         for arrival in batch.unacknowledged:
             known = self.recent_index.content_of(arrival.fingerprint)
             if known is not None:
-                known.arrival, known.received_at, known.unacknowledged = arrival.key, arrival.received_at, True
+                known.arrival = arrival.key
+                known.received_at = arrival.received_at
+                known.unacknowledged = True
         if has_folded:
             self.recent_index.folded()
 
-    def _update_lent(self, accepted: list[model.Accepted], batch: Batch, opened: Transaction) -> None:
-        """Update the deliveries in lanes right after the commit, so that none is missing before it reaches its lane."""
+    def _update_claimed(self, accepted: list[model.Accepted], batch: Batch, opened: Transaction) -> None:
+        """Update the claimed deliveries right after the commit, so that none is missing before it reaches its lane."""
         if batch.arrivals:
             self.highest_arrival = batch.arrivals[-1].key
         self.lanes_from = opened.lanes_from
-        self.lent.update([delivery.key for each in accepted for delivery in each.deliveries])
-        self.lent.update(opened.lending)
-        self.lent.difference_update([settlement.key for settlement in batch.settlements])
-        self.lent.difference_update(opened.returning)
+        self.claimed.update([delivery.key for each in accepted for delivery in each.deliveries])
+        self.claimed.update(opened.claimed)
+        self.claimed.difference_update([settlement.key for settlement in batch.settlements])
+        self.claimed.difference_update(opened.returned)
 
     def _checkpoint(self, mode: str) -> None:
         # Arrivals wait for this, so it does not wait long for a reader.
@@ -295,8 +297,11 @@ def _unstorable(arrival: model.Arrival) -> model.Arrival:
     """Reduce an arrival that the database refuses to what can be stored: its digest, without body and plans."""
     arrival.quarantine = model.QuarantineReason.Unstorable
     arrival.body_size = arrival.body_size or len(arrival.body)
-    arrival.body, arrival.content_type = b"", b""
-    arrival.person_keys, arrival.if_visit, arrival.if_repeat = (), (), ()
+    arrival.body = b""
+    arrival.content_type = b""
+    arrival.person_keys = ()
+    arrival.if_visit = ()
+    arrival.if_repeat = ()
     arrival.visit_time = arrival.received_at
     return arrival
 
@@ -326,7 +331,7 @@ def _recover(owned: database.OwnedDatabase, fold_rows: int, now: int) -> Writer:
     owned.check_mark(highest)
     connection.execute("begin immediate")
     _adjust_backlog(connection, now)
-    recovered = _recover_lanes(connection, now)
+    recovered = _recover_claimed(connection, now)
     recent_index = RecentIndex(fold_rows)
     _read_recent(connection, recent_index)
     report = OpenReport(highest, recovered, "Local")
@@ -346,10 +351,10 @@ def _adjust_backlog(connection: sqlite3.Connection, now: int) -> None:
     connection.execute("insert or replace into meta values ('noted_at', ?)", (str(now),))
 
 
-def _recover_lanes(connection: sqlite3.Connection, now: int) -> int:
-    """Move deliveries from the lanes of the previous gateway to the backlog; the lock proves that it is dead."""
+def _recover_claimed(connection: sqlite3.Connection, now: int) -> int:
+    """Move what the previous gateway had claimed to the backlog; the lock proves that it is dead."""
     low = connection.execute("select value from meta where name = 'lanes_from'").fetchone()
-    return connection.execute(_RECOVER_LANES, (now, int(low[0]) if low else 0)).rowcount
+    return connection.execute(_RECOVER_CLAIMED, (now, int(low[0]) if low else 0)).rowcount
 
 
 def _read_recent(connection: sqlite3.Connection, recent_index: RecentIndex) -> None:
