@@ -38,6 +38,42 @@ async def test_rejected_requests_are_retried(
     assert [fault.met for fault in faults] == [3, 3]
 
 
+def writes_of(plural: str, namespace: str) -> faulty_proxy.Where:
+    return lambda asked: asked.writes and f"/namespaces/{namespace}/{plural}/" in asked.path
+
+
+async def test_refused_writes_show_in_conditions_until_they_are_allowed(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    await install.start_operator(account=install.operator.at(proxy.endpoint, tmp_path / "through"))
+    faults = [
+        proxy.refuse(403, writes_of("secrets", install.config)),
+        proxy.refuse(403, writes_of("ingresses", install.system)),
+    ]
+    for document in (
+        install.klass(exposure={"type": "Ingress", "scope": "Hostname", "ingress": {"className": "nginx"}}),
+        installs.tenant(namespace),
+        installs.destination(namespace),
+        installs.listener(install, namespace),
+    ):
+        await install.server.apply(document)
+    lobby, crm = api.Resource("Listener", "lobby", namespace), api.Resource("Destination", "crm", namespace)
+
+    def is_forbidden(seen: Any) -> bool:
+        return bool(api.condition(seen, "Programmed").get("reason") == "WriteForbidden")
+
+    await install.server.wait(crm, is_forbidden)
+    found = await install.server.wait(lobby, is_forbidden)
+    assert api.condition(found, "Ready")["status"] == "False"
+    assert "403" in api.condition(found, "Programmed")["message"]
+    for fault in faults:
+        fault.lift()
+    await install.server.merge(crm, {"metadata": {"labels": {"again": "now"}}})
+    await install.server.merge(lobby, {"metadata": {"labels": {"again": "now"}}})
+    for one in (crm, lobby):
+        await install.server.wait(one, lambda seen: not is_forbidden(seen))
+
+
 async def test_operator_without_rights_on_a_kind_is_unready_and_idle(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from usher_operator.view import (
     StatusCondition,
     UnreadableResource,
     View,
+    WriteFailure,
 )
 
 INSTALL_KEY = bytes(range(32))
@@ -54,6 +55,7 @@ class MemoryView(View):
         self.namespaces: dict[str, dict[str, str]] = {}
         self.in_place: dict[Key, dict[ObjectRef, dict[str, Any]]] = {}
         self.behind: dict[Key, int] = {}
+        self.failures: dict[Key, WriteFailure] = {}
 
     now = property(lambda self: self._now)
     install = property(lambda self: self._install)
@@ -153,6 +155,9 @@ class MemoryView(View):
             for ref, manifest in self.in_place.get(key, {}).items()
         ]
 
+    def write_failure(self, key: Key) -> WriteFailure | None:
+        return self.failures.get(key)
+
     def behind_since(self, key: Key) -> int | None:
         return self.behind.get(key)
 
@@ -162,7 +167,7 @@ class MemoryView(View):
         """Return a copy that changes independently."""
         other = MemoryView()
         other.__dict__.update(self.__dict__)
-        for name in ("seen", "broken", "secrets", "states", "namespaces", "behind"):
+        for name in ("seen", "broken", "secrets", "states", "namespaces", "behind", "failures"):
             setattr(other, name, dict(getattr(self, name)))
         other.in_place = {key: dict(children) for key, children in self.in_place.items()}
         return other

@@ -30,6 +30,7 @@ from usher_operator.view import (
     SecretState,
     UnreadableResource,
     View,
+    WriteFailure,
 )
 
 KeySet = frozenset[Key]
@@ -89,6 +90,7 @@ class Cache(View):
         self._ignored: dict[ObjectRef, tuple[str, str]] = {}
         """(uid, resourceVersion) of objects that look like children but are not this install's."""
         self._behind: dict[Key, int] = {}
+        self._write_failures: dict[Key, WriteFailure] = {}
 
     # The view of plan().
 
@@ -314,6 +316,22 @@ class Cache(View):
         self._halted = halted
         return frozenset(Key("ListenerClass", "", name) for name in self._classes)
 
+    def write_failure(self, key: Key) -> WriteFailure | None:
+        """Why the children of a key are not as planned; None if all of them were written."""
+        return self._write_failures.get(key)
+
+    def set_write_failure(self, key: Key, failure: WriteFailure | None) -> KeySet:
+        """Set the result of the last attempt to write the children of a key; for a hostname, listeners report it."""
+        if failure == self._write_failures.get(key):
+            return _NO_KEYS
+        if failure is None:
+            del self._write_failures[key]
+        else:
+            self._write_failures[key] = failure
+        if key.kind == "Hostname":
+            return self.child_index.published_at(key.name) | self._references.users("Hostname", key.name)
+        return frozenset({key})
+
     def set_behind(self, key: Key, *, is_behind: bool) -> None:
         """Set whether the last plan of a key says ``is_behind``."""
         if is_behind:
@@ -390,6 +408,7 @@ class Cache(View):
         members = self._members[key.kind, key.namespace]
         del members[key.name]
         self._behind.pop(key, None)
+        self._write_failures.pop(key, None)
         if key.kind == "ListenerClass":
             self._classes.pop(key.name, None)
         former = self._references.targets(key)

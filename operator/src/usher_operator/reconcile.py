@@ -12,7 +12,7 @@ from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.plan import plan
 from usher_operator.status import StatusWriter
-from usher_operator.view import Key, Plan
+from usher_operator.view import Key, Plan, WriteFailure
 from usher_operator.workqueue import PauseGate, Workqueue
 from usher_operator.writer import ChildRemover, ChildWriter
 
@@ -26,6 +26,8 @@ _LOOKUP_INTERVAL_SECONDS = 5.0
 
 _LOOKUP_PAUSE_SECONDS = 0.05
 """Pause between two lookups: it limits the requests, however many Secrets are missing."""
+
+_FORBIDDEN = 403
 
 _MAX_LOOKUPS = 3
 """How often a plan may ask for Secrets before its status is written without them."""
@@ -101,11 +103,20 @@ class Reconciler:
             self._queue.add_last(key)
         else:
             failures += await self._remover.remove(wanted)
-            await self._statuses.write(wanted)
-        if failures:
-            raise failures[0]
+            await self._statuses.write(self._with_failure(wanted, failures))
         if wanted.again_at is not None:
             self._queue.add_after(key, max(0.05, (wanted.again_at - self._cache.now) / 1e6))
+        if failures:
+            raise failures[0]
+
+    def _with_failure(self, wanted: Plan, failures: list[ApiError]) -> Plan:
+        """Note whether the children of a plan could be written; returns a plan whose status says so."""
+        error = failures[0] if failures else None
+        failure = WriteFailure(str(error), is_forbidden=error.status == _FORBIDDEN) if error is not None else None
+        changed = self._cache.set_write_failure(wanted.key, failure)
+        for other in changed - {wanted.key}:
+            self._queue.add(other)
+        return plan(self._cache, wanted.key) if wanted.key in changed else wanted
 
     async def _plan(self, key: Key) -> Plan:
         """Plan a key, and look up the Secrets that the plan asks for."""

@@ -85,8 +85,8 @@ class StatusWriter:
 
     async def _write(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord) -> str:
         """Write a status; returns the label of the metric."""
-        if record.observed_generation > status.observed_generation:
-            return "newer"
+        if status.observed_generation < record.observed_generation <= record.generation:
+            return "newer"  # a generation above that of the object itself is wrong, as after a restore of its status
         changed = differences(status, record)
         if not changed:
             return "noop"

@@ -260,6 +260,15 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
     destinations: Mapping[str, DestinationReport] = {}
 
 
+class WriteFailure(msgspec.Struct, frozen=True):
+    """Why the children of a key could not be written at the last attempt."""
+
+    error: str
+    """Request, status and reason."""
+    is_forbidden: bool = False
+    """True if the API server refused it (403), so that another attempt does not help."""
+
+
 class View(Protocol):
     """Everything that the operator knows at one moment. It does not change while a plan is made."""
 
@@ -335,6 +344,9 @@ class View(Protocol):
 
     def children(self, key: Key) -> Collection[ChildState]:
         """The existing children of a key that this install made, in any order."""
+
+    def write_failure(self, key: Key) -> WriteFailure | None:
+        """Why the children of a key are not as planned; None if all of them were written."""
 
     def behind_since(self, key: Key) -> int | None:
         """Since when (microseconds) the plans of a key say ``is_behind``; None if the last plan did not."""

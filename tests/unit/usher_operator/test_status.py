@@ -113,6 +113,25 @@ async def test_edit_before_a_status_write_queues_the_key(generation: int, is_pla
     assert (LOBBY in set(iter(queue.take, None))) is is_planned_again
 
 
+@pytest.mark.parametrize(
+    ("stored", "generation", "writes"),
+    [
+        pytest.param(3, 3, 0, id="the plan is older than the stored status"),
+        pytest.param(9, 2, 1, id="the stored status is newer than the resource itself"),
+    ],
+)
+async def test_too_high_observed_generation_is_mended(stored: int, generation: int, writes: int) -> None:
+    cache = Cache(OperatorSettings())
+    found = {**test_cache.listener(generation=generation), "status": {"observedGeneration": stored}}
+    cache.put(kinds.BY_NAME["Listener"], found)
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    server: Any = StatusServer(generation=generation)
+    await status_writer(server, cache, queue, clock=lambda: 0.0).write(
+        Plan(LOBBY, (), status(condition(), generation=2))
+    )
+    assert server.writes == writes
+
+
 async def test_informational_writes_share_a_rate_limit() -> None:
     now = [0.0]
     cache = Cache(OperatorSettings())

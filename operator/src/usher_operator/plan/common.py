@@ -66,6 +66,7 @@ class OperatorReason(enum.StrEnum):
     GatewayRejected = "GatewayRejected"
     GatewayUnavailable = "GatewayUnavailable"
     PartiallyProgrammed = "PartiallyProgrammed"
+    WriteForbidden = "WriteForbidden"
     Ready = "Ready"
     Suspended = "Suspended"
     ListenersNotReady = "ListenersNotReady"
@@ -90,6 +91,14 @@ class ConditionState(msgspec.Struct, frozen=True):
     message: str = ""
     unknown_secret: str = ""
     """A Secret that has to be looked up first; see ``Plan.unknown_secrets``."""
+
+
+def forbidden_message(error: str) -> str:
+    """The message of WriteForbidden."""
+    return (
+        f"the API server refuses a write of the operator ({error}): the operator's account must have the rights of its "
+        "manifests, and no quota or admission policy may refuse the object"
+    )
 
 
 class ConditionBuilder:

@@ -105,6 +105,16 @@ def suspension(view: View, one: resources.Listener) -> str:
     return ""
 
 
+def _write_state(view: View, host: str) -> ConditionState | None:
+    """Why the route and the certificate of a hostname are not as planned; None if they were written."""
+    failure = view.write_failure(Key("Hostname", "", host))
+    if failure is None:
+        return None
+    if failure.is_forbidden:
+        return ConditionState("False", OperatorReason.WriteForbidden, common.forbidden_message(failure.error))
+    return ConditionState("Unknown", common.PENDING, f"`{host}` could not be exposed yet: {failure.error}")
+
+
 class _HostnameStates(msgspec.Struct, frozen=True):
     """The worst state of the hostnames of one listener."""
 
@@ -124,7 +134,7 @@ class _HostnameStates(msgspec.Struct, frozen=True):
         for host in dict.fromkeys(address.host for address in document.addresses):
             spec = (hostname.class_of(view, host) or own_class).resource.spec
             certificates.append(hostname.certificate_state(view, spec, host))
-            exposed.append(hostname.exposed_state(view, spec, host))
+            exposed.append(_write_state(view, host) or hostname.exposed_state(view, spec, host))
             findings += hostname.unroutable(one, document, host, spec)
         unknown = dict.fromkeys(state.unknown_secret for state in certificates if state.unknown_secret)
         return cls(hostname.worst(certificates), hostname.worst(exposed), findings, tuple(unknown))

@@ -8,7 +8,7 @@ the stored condition stays.
 import msgspec
 
 from usher_gateway import model
-from usher_operator.plan.common import ConditionBuilder, OperatorReason, WantedDocument
+from usher_operator.plan.common import ConditionBuilder, OperatorReason, WantedDocument, forbidden_message
 from usher_operator.view import (
     AppliedDocument,
     ConditionType,
@@ -63,7 +63,13 @@ def programmed(view: View, key: Key, wanted: WantedDocument | None, builder: Con
         return Programmed(
             builder.pending(_Type.Programmed, "there is no document to run; the other conditions say why")
         )
+    failure = view.write_failure(key)
+    if failure is not None and failure.is_forbidden:
+        message = forbidden_message(failure.error)
+        return Programmed(builder.false(_Type.Programmed, _Reason.WriteForbidden, message))
     before = builder.previous_if_current(_Type.Programmed)
+    if before is not None and before.reason == _Reason.WriteForbidden:
+        before = None  # it could be written now
     if view.gateways is None:
         return Programmed(before or _waiting(builder))
     problem = _problem(view.gateways, key, wanted.hash)
@@ -72,6 +78,11 @@ def programmed(view: View, key: Key, wanted: WantedDocument | None, builder: Con
         return Programmed(builder.pending(_Type.Programmed, message))
     if problem is None:
         return Programmed(builder.true(_Type.Programmed, _Reason.Programmed))
+    if failure is not None:
+        problem = (
+            _Reason.GatewayUnavailable,
+            f"the configuration could not be written for the gateways: {failure.error}",
+        )
     since = view.behind_since(key)
     until = (view.now if since is None else since) + GRACE_MICROSECONDS
     if view.now < until:

@@ -18,6 +18,7 @@ from usher_operator.view import (
     ListenerReport,
     SecretState,
     UnreadableResource,
+    WriteFailure,
 )
 
 MemoryView = views.MemoryView
@@ -245,6 +246,17 @@ def with_route(*conditions: tuple[str, str, str]) -> Callable[[MemoryView], None
     return exposed(samples.HTTP_ROUTE, EXTERNAL, **says)
 
 
+LOBBY = Key("Listener", "default", "lobby")
+HOSTNAME = Key("Hostname", "", "hooks.example.com")
+
+
+def write_fails(key: Key, *, is_forbidden: bool = False) -> Callable[[MemoryView], None]:
+    def happens(built: MemoryView) -> None:
+        built.failures[key] = WriteFailure("apply /a/b: 403 Forbidden", is_forbidden=is_forbidden)
+
+    return happens
+
+
 def listener_fails(built: MemoryView) -> None:
     built.edit("Listener", samples.LISTENER, **address("www.elsewhere.example"))
     built.settle()
@@ -296,12 +308,15 @@ _LISTENER = [
         "NoMatchingParent",
         with_route(("Accepted", "True", "Accepted"), ("ResolvedRefs", "False", "BackendNotFound")),
     ),
+    ("Exposed", "False", "WriteForbidden", write_fails(HOSTNAME, is_forbidden=True)),
+    ("Exposed", "Unknown", "Pending", write_fails(HOSTNAME)),
     ("Programmed", "True", "Programmed", nothing),
     ("Programmed", "Unknown", "Pending", edit(silence={"afterSeconds": 60})),
     ("Programmed", "False", "GatewayRejected", rejected),
     ("Programmed", "False", "GatewayUnavailable", late()),
     ("Programmed", "False", "GatewayUnavailable", no_gateway),
     ("Programmed", "False", "PartiallyProgrammed", late("gateway-new")),
+    ("Programmed", "False", "WriteForbidden", write_fails(LOBBY, is_forbidden=True)),
     ("Ready", "True", "Ready", nothing),
     ("Ready", "True", "Suspended", and_run(edit(state="Suspended"))),
     ("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended"))),

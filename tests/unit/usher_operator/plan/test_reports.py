@@ -7,7 +7,7 @@ from unit.usher_operator.plan import samples
 from usher_gateway import model
 from usher_operator import plan
 from usher_operator.plan import reports
-from usher_operator.view import DestinationReport, Key, ListenerReport
+from usher_operator.view import DestinationReport, Key, ListenerReport, WriteFailure
 
 KEY = Key("Listener", "default", "lobby")
 
@@ -141,6 +141,27 @@ def test_programmed_stays_true_for_the_grace_period() -> None:
     assert programmed(built) == ("True", "Programmed")
     built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
     assert programmed(built) == ("False", "GatewayUnavailable")
+
+
+def test_failed_write_is_named_once_the_grace_period_is_over() -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, silence={"afterSeconds": 60})
+    built.failures[KEY] = WriteFailure("apply /api/v1/…: 500 InternalError")
+    built.settle()
+    assert programmed(built) == ("Unknown", "Pending")
+    built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
+    assert programmed(built) == ("False", "GatewayUnavailable")
+    assert "500 InternalError" in built.condition("Listener", samples.LISTENER, "Programmed").message
+
+
+def test_forbidden_write_is_forgotten_once_it_succeeded() -> None:
+    built = samples.agency()
+    a_gateway_falls_behind(built)
+    built.failures[KEY] = WriteFailure("apply /api/v1/…: 403 Forbidden", is_forbidden=True)
+    built.settle()
+    assert programmed(built) == ("False", "WriteForbidden")
+    del built.failures[KEY]
+    assert programmed(built) == ("Unknown", "Pending")
 
 
 def test_suspension_is_reported_once_the_gateways_apply_it() -> None:
