@@ -82,6 +82,13 @@ async def test_destination_reports_each_problem_of_its_secret(agency: agencies.A
     await agency.until_received(1)
 
 
+async def test_destination_at_a_forbidden_address_says_so_before_any_visit(agency: agencies.Agency) -> None:
+    await agency.apply(agency.tenant(), agency.destination(http={"url": "https://10.0.0.1/hook"}))
+    await agency.wait("Destination", "crm", "Healthy", "False", "AddressForbidden")
+    await agency.apply(agency.destination())
+    await agency.wait("Destination", "crm", "Healthy", "True", "Healthy")
+
+
 async def test_secret_without_its_key_is_reported_and_the_last_value_kept(agency: agencies.Agency) -> None:
     login = {"type": "Bearer", "bearer": {"secretRef": {"name": "crm-token", "key": "token"}}}
     secret = agency.secret("crm-token", token="wx3secret-of-crm")

@@ -234,7 +234,7 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
 
     circuit_open: bool = False
     error: str = ""
-    """Error code of the last attempt, while the circuit is open."""
+    """Error code of the last attempt, while the circuit is open; AddressForbidden also before the first attempt."""
     gone: bool = False
     """True if the destination answered 410."""
 

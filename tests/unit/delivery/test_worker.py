@@ -9,7 +9,7 @@ from unit.delivery import samples
 from usher_gateway import clock, documents, expressions, model
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.destinations import DestinationAnswer, DestinationRequest
+from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.ingest import routing
 
 KEYS = model.derive_keys(b"k" * 32)
@@ -25,18 +25,22 @@ def snapshot(transform: str = TRANSFORM, **destination: Any) -> documents.Snapsh
 
 
 class Surroundings:
-    """The store and the client of a worker: one route, and a destination that always answers 200."""
+    """The store and the client of a worker: one route, and a destination that answers 200."""
 
     def __init__(self) -> None:
         self.definition = samples.ROUTE
         self.sent: list[DestinationRequest] = []
+        self.answer = DestinationAnswer(200)
+
+    def literal_refusal(self, url: str) -> str | None:
+        return "Private" if "//10." in url else None
 
     def route(self, _: int) -> model.RouteDefinition:
         return self.definition
 
     async def send(self, request: DestinationRequest, _: float) -> DestinationAnswer:
         self.sent.append(request)
-        return DestinationAnswer(200)
+        return self.answer
 
 
 @pytest.fixture
@@ -128,3 +132,21 @@ async def test_delivery_of_a_former_listener_uses_its_own_route(
     surroundings.definition = mine
     await worker.attempt(samples.delivery())
     assert surroundings.sent[0].body == b'{"u":"7"}'
+
+
+def test_forbidden_address_in_a_url_is_known_before_the_first_attempt(worker: DeliveryWorker) -> None:
+    worker.apply(snapshot(url="http://10.0.0.1/hook"))
+    assert worker.forbidden == {"agency/crm"}
+    worker.apply(snapshot(url="http://crm.example/hook"))
+    assert worker.forbidden == set()
+
+
+async def test_name_of_a_forbidden_address_is_known_after_the_first_attempt(
+    worker: DeliveryWorker, surroundings: Surroundings
+) -> None:
+    surroundings.answer = DestinationAnswer(error=SendError.AddressForbidden)
+    await worker.attempt(samples.delivery())
+    assert worker.forbidden == {"agency/crm"}
+    surroundings.answer = DestinationAnswer(200)
+    await worker.attempt(samples.delivery())
+    assert worker.forbidden == set()

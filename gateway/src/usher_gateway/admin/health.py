@@ -18,6 +18,7 @@ from usher_gateway.clock import Clock
 from usher_gateway.config import DocumentStatus, Source
 from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import DeliveryWorker
+from usher_gateway.destinations import SendError
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry
 
@@ -94,7 +95,8 @@ class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
 
     circuit: str
     error: str | None
-    """The error of its last attempt, while the circuit is open."""
+    """The error of its last attempt, while the circuit is open; AddressForbidden at once if its URL names such an
+    address."""
     gone: bool
     healthy: bool
     unresolved: str | None
@@ -371,11 +373,12 @@ class HealthTracker:
     def destination(self, key: str, document: documents.DestinationDocument) -> DestinationState:
         """Return the present health of a destination."""
         state, gone = self._dispatcher.scheduler.circuit_of(key).state, key in self._worker.gone
+        is_forbidden = key in self._worker.forbidden
         return DestinationState(
             circuit=state.value,
-            error=self._dispatcher.open_circuits.get(key),
+            error=SendError.AddressForbidden.value if is_forbidden else self._dispatcher.open_circuits.get(key),
             gone=gone,
-            healthy=state is not circuit.CircuitState.Open and not gone,
+            healthy=state is not circuit.CircuitState.Open and not gone and not is_forbidden,
             unresolved=document.unresolved or None,
         )
 

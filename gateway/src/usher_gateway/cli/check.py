@@ -114,30 +114,18 @@ def _out_of_reach(
 
     for key, destination in configuration.snapshot.destinations.items():
         url, loaded = http.parse_url(destination.url), configuration.objects.get(("Destination", key))
-        host, port = (url.raw_host, url.port) if url else (None, None)
-        if url is None or loaded is None or not host or not port or not _is_address(host):
-            continue
-        reason = guard.refusal(host, port, host)
-        if reason is not None and reason != "Loopback":
+        reason = http.literal_refusal(guard, destination.url)
+        if url is not None and loaded is not None and reason is not None and reason != "Loopback":
             yield conditions.Problem(
                 loaded.file,
                 loaded.line_of("spec.http.url"),
                 "spec.http.url",
-                f"{host} is not a public address ({reason}): the gateway sends nothing to it unless it is allowed",
+                f"{url.raw_host} is not a public address ({reason}): "
+                "the gateway sends nothing to it unless it is allowed",
                 f"if this is meant, give `--allow-destination {url.host_port_subcomponent}` here and to `usher run`",
                 "notice",
                 f"Destination {key}",
             )
-
-
-def _is_address(host: str) -> bool:
-    import ipaddress
-
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _print_json(problems: "list[conditions.Problem]") -> None:

@@ -14,7 +14,7 @@ from usher_gateway.clock import Clock
 from usher_gateway.delivery import outcome, payload, retry
 from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import RouteDocuments
-from usher_gateway.destinations import DestinationAnswer
+from usher_gateway.destinations import DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest import routing
 from usher_gateway.store import base
@@ -22,6 +22,7 @@ from usher_gateway.store import base
 _log = structlog.get_logger(__name__)
 
 _REMOVED_DESTINATION = documents.DestinationDocument("", "", "")
+_FORBIDDEN_HINT = "the gateway sends nothing there unless --allow-destination names the address"
 _OUTCOME_LABELS = {
     model.SettledAs.Delivered: "delivered",
     model.SettledAs.Retry: "retried",
@@ -62,6 +63,8 @@ class DeliveryWorker:
         self.counters = DeliveryCounters()
         self.gone: set[str] = set()
         """Destinations that answered 410."""
+        self.forbidden: set[str] = set()
+        """Destinations at a forbidden address: by their URL, or by the last attempt."""
         self._store = store
         self._client = client
         self._clock = clock
@@ -104,6 +107,12 @@ class DeliveryWorker:
         """Use new documents from the next attempt on, and forget what earlier attempts showed of changed ones."""
         changed = self._documents.apply(snapshot)
         self.gone -= changed.destinations
+        self.forbidden -= changed.destinations
+        for key in changed.destinations & snapshot.destinations.keys():
+            reason = self._client.literal_refusal(snapshot.destinations[key].url)
+            if reason is not None:
+                self.forbidden.add(key)
+                _log.warning("forbidden_address_found", destination=key, reason=reason, hint=_FORBIDDEN_HINT)
         slow = self._slow_in_a_row.items()
         self._slow_in_a_row = {name: count for name, count in slow if name[0].key not in changed.listeners}
 
@@ -148,6 +157,10 @@ class DeliveryWorker:
         self.counters.count(definition.listener, settled_as, error)
         if result.outcome.gone:
             self.gone.add(definition.destination)
+        if error == SendError.AddressForbidden:
+            self.forbidden.add(definition.destination)
+        else:
+            self.forbidden.discard(definition.destination)
         if settled_as is model.SettledAs.Dead:
             _log.warning("delivery_died", delivery=model.format_id(delivery.id), error=error, status=answer.status)
         return result

@@ -20,6 +20,7 @@ import contextvars
 import errno
 import functools
 import io
+import ipaddress
 import select
 import socket
 import ssl
@@ -80,6 +81,7 @@ class DestinationClient:
         tls: ssl.SSLContext | None = None,
         max_idle: int = MAX_IDLE,
     ) -> None:
+        self._guard = guard
         self._resolver = resolver or Resolver()
         self._connector = _GuardedConnector(
             guard=guard, resolver=self._resolver, tls=tls or client_tls(), max_idle=max_idle
@@ -91,6 +93,10 @@ class DestinationClient:
             trust_env=False,
             request_class=_PlainRequest,
         )
+
+    def literal_refusal(self, url: str) -> str | None:
+        """Return why no request can be sent to the address in a URL; None for a host name."""
+        return literal_refusal(self._guard, url)
 
     @property
     def idle_connections(self) -> int:
@@ -168,6 +174,19 @@ def parse_url(url: str) -> yarl.URL | None:
     if parsed.scheme not in ("http", "https") or not host or not port or parsed.raw_user or parsed.raw_password:
         return None
     return parsed
+
+
+def literal_refusal(guard: AddressGuard, url: str) -> str | None:
+    """Return why the guard refuses the address in a URL. None: it allows the address, or the host is a name."""
+    parsed = parse_url(url)
+    host, port = (parsed.raw_host, parsed.port) if parsed is not None else (None, None)
+    if not host or not port:
+        return None
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return guard.refusal(host, port, host)
 
 
 class _TimeLimit:

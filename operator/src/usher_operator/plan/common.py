@@ -80,6 +80,7 @@ class OperatorReason(enum.StrEnum):
     CompanyMismatch = "CompanyMismatch"
     Healthy = "Healthy"
     CircuitOpen = "CircuitOpen"
+    AddressForbidden = "AddressForbidden"
     Gone = "Gone"
 
 

@@ -40,7 +40,8 @@ _SILENT = (
 )
 _FAILED = "many deliveries in a row failed{}, so Usher tries one a minute: the destination's system must be repaired"
 _FORBIDDEN = (
-    "many deliveries in a row failed{}: Usher's administrator must allow the address with `--allow-destination`"
+    "the gateway sends nothing to the address of `spec.http.url`: Usher's administrator must allow the address with "
+    "`--allow-destination`"
 )
 _QUARANTINING = (
     "over 5 % of the arrivals of 15 minutes were quarantined; look at them with `usher quarantine`, correct the cause, "
@@ -144,9 +145,11 @@ def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[Sta
     if any(one.gone for one in reports):
         message = "the destination answered 410 Gone: `spec.http.url` must be a URL that accepts visits"
         return [builder.false(_Type.Healthy, _Reason.Gone, message)]
+    if any(one.error == _Reason.AddressForbidden for one in reports):
+        return [builder.false(_Type.Healthy, _Reason.AddressForbidden, _FORBIDDEN)]
     if any(one.circuit_open for one in reports):
         error = next((one.error for one in reports if one.circuit_open), "")
-        message = (_FORBIDDEN if error == "AddressForbidden" else _FAILED).format(f" ({error})" if error else "")
+        message = _FAILED.format(f" ({error})" if error else "")
         return [builder.false(_Type.Healthy, _Reason.CircuitOpen, message)]
     return [builder.true(_Type.Healthy, _Reason.Healthy)]
 

@@ -359,6 +359,11 @@ CASES = [
     Case("Healthy", "True", "Healthy", destination_reports(), "Destination", samples.DESTINATION),
     Case("Healthy", "False", "CircuitOpen", destination_reports(circuit_open=True), "Destination", samples.DESTINATION),
     Case(
+        *("Healthy", "False", "AddressForbidden"),
+        destination_reports(error="AddressForbidden"),
+        *("Destination", samples.DESTINATION),
+    ),
+    Case(
         "Healthy",
         "False",
         "Gone",

@@ -102,7 +102,6 @@ def test_destination_without_reports_keeps_healthy() -> None:
     ("error", "says"),
     [
         ("ServerError", "many deliveries in a row failed (ServerError), so Usher tries one a minute"),
-        ("AddressForbidden", "must allow the address with `--allow-destination`"),
         ("", "many deliveries in a row failed, so Usher tries one a minute"),
     ],
 )
@@ -111,6 +110,14 @@ def test_open_circuit_message_names_the_error(error: str, says: str) -> None:
     one = DestinationReport(circuit_open=True, error=error)
     built.gateways_run_it(destinations={samples.DESTINATION: one})
     assert says in built.condition("Destination", samples.DESTINATION, "Healthy").message
+
+
+def test_forbidden_address_is_reported_before_the_first_attempt() -> None:
+    built = samples.agency()
+    built.gateways_run_it(destinations={samples.DESTINATION: DestinationReport(error="AddressForbidden")})
+    found = built.condition("Destination", samples.DESTINATION, "Healthy")
+    assert (found.status, found.reason) == ("False", "AddressForbidden")
+    assert "must allow the address with `--allow-destination`" in found.message
 
 
 def programmed(built: views.MemoryView) -> tuple[str, str]:
