@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Bench:
         self.install, self.sizes = install, sizes
         self.namespaces: list[str] = []
 
-    async def declare(self, make_namespace: Callable[..., Awaitable[str]]) -> None:
+    async def declare(self, make_namespace: installs.Namespaces) -> None:
         """Create every object, before an operator runs."""
         await self.install.server.create(self.install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))
         count = -(-self.sizes.tenants // self.sizes.tenants_per_namespace)
@@ -241,12 +241,7 @@ async def ready(folder: Path, sizes: Sizes) -> AsyncIterator[Bench]:
     with clusters.cluster(folder) as cluster:
         cluster.define(clusters.own_definitions())
         async with api.connected(cluster.endpoint, cluster.token) as server:
-
-            async def make_namespace(prefix: str = "bench") -> str:
-                name = f"{prefix}-{secrets.token_hex(4)}"
-                await server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-                return name
-
+            make_namespace = installs.Namespaces(server)
             async with installs.installed(cluster, server, make_namespace, folder) as install:
                 bench = Bench(install, sizes)
                 report.progress(f"{sizes.objects:,} objects")

@@ -117,6 +117,10 @@ def installed(cluster: Cluster) -> Iterator[None]:
         for namespace in (SYSTEM, CONFIGURATION, AGENCY):
             call.run("create", "namespace", namespace)
         call.run("apply", "--server-side", *_files(*_RIGHTS))
+        account = f"--serviceaccount={SYSTEM}:{OPERATOR}"
+        call.run(
+            "create", "rolebinding", "usher-agency", f"--namespace={AGENCY}", "--clusterrole=usher-agency", account
+        )
         yield
     finally:
         if cluster.is_given:

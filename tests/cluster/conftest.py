@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from support import accounts, agencies, api, clusters, faulty_proxy, installs, l
 
 FOLDER = Path(__file__).parent
 
-MakeNamespace = Callable[..., Awaitable[str]]
+MakeNamespace = installs.Namespaces
 MakeAccount = Callable[..., Awaitable[accounts.Account]]
 
 
@@ -78,17 +77,9 @@ async def server(cluster: clusters.Cluster) -> AsyncIterator[api.Api]:
 @contextlib.asynccontextmanager
 async def namespaces(server: api.Api) -> AsyncIterator[MakeNamespace]:
     """Create new namespaces, and delete them at the end without waiting."""
-    made: list[str] = []
-
-    async def make(prefix: str = "test", **labels: str) -> str:
-        name = f"{prefix}-{secrets.token_hex(4)}"
-        metadata = {"name": name, "labels": {clusters.MADE: "true", **labels}}
-        await server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-        made.append(name)
-        return name
-
+    make = installs.Namespaces(server)
     yield make
-    for name in made:
+    for name in make.created:
         await server.delete(api.Resource("Namespace", name))
 
 
@@ -161,7 +152,7 @@ def make_agency(platform: agencies.Platform) -> agencies.Make:
     """Create agencies, each in a new namespace. They stay until the platform ends, to save time."""
 
     async def begin(**labels: str) -> agencies.Agency:
-        return agencies.Agency(platform, await platform.make_namespace("agency", **labels))
+        return agencies.Agency(platform, await platform.make_namespace("agency", labels))
 
     return begin
 

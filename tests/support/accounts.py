@@ -8,6 +8,7 @@ from typing import Any
 
 from local_cluster import kubeconfigs
 from support import api, audit
+from usher_operator.view import AGENCY_ROLE
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ async def log_in(server: api.Api, endpoint: kubeconfigs.Endpoint, account: api.R
 def moved(documents: Iterable[Mapping[str, Any]], namespaces: Mapping[str, str], suffix: str) -> list[dict[str, Any]]:
     """Move the shipped permissions to other namespaces, so that several installs fit into one cluster.
 
-    Cluster-scoped objects get the suffix. The rules do not change.
+    Cluster-scoped objects get the suffix, except the role of agencies, whose name the operator knows. The rules do not
+    change.
     """
     rights = [dict(copy.deepcopy(each)) for each in documents if each["kind"] != "Namespace"]
     own = {each["metadata"]["name"] for each in rights if each["kind"] == "ClusterRole"}
@@ -64,13 +66,24 @@ def moved(documents: Iterable[Mapping[str, Any]], namespaces: Mapping[str, str],
         metadata = each["metadata"]
         if "namespace" in metadata:
             metadata["namespace"] = namespaces[metadata["namespace"]]
-        elif each["kind"] in {"ClusterRole", "ClusterRoleBinding"}:
+        elif metadata["name"] != AGENCY_ROLE:
             metadata["name"] += suffix
         if each.get("roleRef", {}).get("kind") == "ClusterRole" and each["roleRef"]["name"] in own:
             each["roleRef"]["name"] += suffix
         for subject in each.get("subjects", []):
             subject["namespace"] = namespaces[subject["namespace"]]
     return rights
+
+
+def admission(namespace: str, operators: Iterable[Account]) -> dict[str, Any]:
+    """Return the binding that admits a namespace for the operators of installs."""
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": AGENCY_ROLE, "namespace": namespace},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": AGENCY_ROLE},
+        "subjects": [{"kind": "ServiceAccount", "name": one.name, "namespace": one.namespace} for one in operators],
+    }
 
 
 async def grant(server: api.Api, rights: Iterable[Mapping[str, Any]]) -> None:
@@ -82,5 +95,5 @@ async def grant(server: api.Api, rights: Iterable[Mapping[str, Any]]) -> None:
 async def withdraw(server: api.Api, rights: Iterable[Mapping[str, Any]]) -> None:
     """Delete the cluster-scoped permissions; the others are deleted with their namespace."""
     for each in rights:
-        if "namespace" not in each["metadata"]:
+        if "namespace" not in each["metadata"] and each["metadata"]["name"] != AGENCY_ROLE:
             await server.delete(api.of(each))

@@ -25,7 +25,7 @@ class Platform:
     operator: installs.Process
     gateway: installs.Process
     receiver: receiver.Receiver
-    make_namespace: installs.MakeNamespace
+    make_namespace: installs.Namespaces
 
     @property
     def server(self) -> api.Api:
@@ -147,7 +147,7 @@ class Make(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def platform(install: installs.Install, make_namespace: installs.MakeNamespace) -> AsyncIterator[Platform]:
+async def platform(install: installs.Install, make_namespace: installs.Namespaces) -> AsyncIterator[Platform]:
     """Start the parts of a platform. The owner of the install stops them."""
     port = ports.free()
     await install.server.apply(install.klass(allowedHostnames=[{"hostname": "*.customers.example"}]))

@@ -133,6 +133,16 @@ class Api:
         answer = await self.request("POST", f"{account.path}/token", wish)
         return str(answer["status"]["token"])
 
+    async def may(self, user: str, asked: Mapping[str, str]) -> bool:
+        """Ask the API server whether a user has a right; ``asked`` has the attributes of the resource."""
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {"user": user, "resourceAttributes": asked},
+        }
+        answer = await self.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        return bool(answer["status"]["allowed"])
+
     async def request(
         self,
         method: str,

@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,35 @@ _STOP_SECONDS = 10
 _SECRET_PART = 20
 """A part of a URL with this number of characters counts as a secret."""
 
-MakeNamespace = Callable[..., Awaitable[str]]
+
+class Namespaces:
+    """Creates namespaces, and admits those of agencies for every install, as the owner of a platform does."""
+
+    def __init__(self, server: api.Api) -> None:
+        self.server = server
+        self.created: list[str] = []
+        self._agencies: list[str] = []
+        self._operators: list[accounts.Account] = []
+
+    async def __call__(
+        self, prefix: str = "test", labels: Mapping[str, str] | None = None, *, is_admitted: bool = True
+    ) -> str:
+        """Create a namespace with labels, and return its name."""
+        name = f"{prefix}-{secrets.token_hex(4)}"
+        metadata = {"name": name, "labels": {clusters.MADE: "true", **(labels or {})}}
+        await self.server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        self.created.append(name)
+        if is_admitted:
+            self._agencies.append(name)
+            if self._operators:
+                await self.server.apply(accounts.admission(name, self._operators))
+        return name
+
+    async def admit(self, operator: accounts.Account) -> None:
+        """Admit the namespaces for the operator of an install, and those that are created later."""
+        self._operators.append(operator)
+        for name in self._agencies:
+            await self.server.apply(accounts.admission(name, self._operators))
 
 
 class Process:
@@ -286,10 +314,10 @@ def placed(install: Install, namespace: str, name: str, path: str) -> dict[str, 
 
 @contextlib.asynccontextmanager
 async def installed(
-    cluster: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, folder: Path
+    cluster: clusters.Cluster, server: api.Api, make_namespace: Namespaces, folder: Path
 ) -> AsyncIterator[Install]:
     """Provide a new install with the shipped permissions; stop its programs and delete its class at the end."""
-    system, config = await make_namespace("system"), await make_namespace("config")
+    system, config = [await make_namespace(name, is_admitted=False) for name in ("system", "config")]
     suffix = secrets.token_hex(4)
     operator, gateway = [
         await accounts.log_in(server, cluster.endpoint, api.Resource("ServiceAccount", name, system), folder / name)
@@ -298,6 +326,7 @@ async def installed(
     documents = [each for file in sorted(ACCESS.glob("*.yaml")) for each in yaml.safe_load_all(file.read_text("utf-8"))]
     rights = accounts.moved(documents, {"usher-system": system, "usher-config": config}, f"-{suffix}")
     await accounts.grant(server, rights)
+    await make_namespace.admit(operator)
     install = Install(server, cluster, folder, system, config, f"usher.dev/test-{suffix}", operator, gateway)
     try:
         yield install

@@ -25,6 +25,7 @@ from usher_operator.view import (
     ObjectRef,
     Plan,
     PublishedDocument,
+    SecretAccess,
     SecretState,
     StatusCondition,
     UnreadableResource,
@@ -53,6 +54,7 @@ class MemoryView(View):
         self.secrets: dict[str, resources.Secret] = {}
         self.states: dict[str, SecretState] = {}
         self.namespaces: dict[str, dict[str, str]] = {}
+        self.access: dict[str, SecretAccess] = {}
         self.in_place: dict[Key, dict[ObjectRef, dict[str, Any]]] = {}
         self.behind: dict[Key, int] = {}
         self.failures: dict[Key, WriteFailure] = {}
@@ -133,6 +135,9 @@ class MemoryView(View):
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
         return self.namespaces.get(namespace, {})
 
+    def secret_access(self, namespace: str) -> SecretAccess:
+        return self.access.get(namespace, "Permitted")
+
     def secret(self, path: str) -> resources.Secret | None:
         found = self.secrets.get(path)
         return found if found is not None and found.metadata.labels.get(types.WATCH_LABEL) == "true" else None
@@ -167,7 +172,7 @@ class MemoryView(View):
         """Return a copy that changes independently."""
         other = MemoryView()
         other.__dict__.update(self.__dict__)
-        for name in ("seen", "broken", "secrets", "states", "namespaces", "behind", "failures"):
+        for name in ("seen", "broken", "secrets", "states", "namespaces", "access", "behind", "failures"):
             setattr(other, name, dict(getattr(self, name)))
         other.in_place = {key: dict(children) for key, children in self.in_place.items()}
         return other
@@ -301,7 +306,7 @@ def shown(wanted: Plan) -> dict[str, Any]:
             **wanted.status.fields,
             "conditions": [_line(one) for one in wanted.status.conditions],
         }
-    for name in ("is_behind", "again_at", "unknown_secrets"):
+    for name in ("is_behind", "again_at", "unknown_secrets", "unread_namespace"):
         value = getattr(wanted, name)
         if value:
             readable[name] = msgspec.to_builtins(value)

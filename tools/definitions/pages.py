@@ -43,6 +43,7 @@ _REASONS = {
     "ExpressionInvalid": ("Listener",),
     "LimitExceeded": ("Listener", "Destination"),
     "ConfigTooLarge": ("Listener", "Destination"),
+    "NamespaceNotPermitted": ("Listener", "Destination"),
     "RemovalsHalted": ("ListenerClass",),
     "DestinationNotFound": ("Listener",),
     "ListenersNotReady": ("Tenant",),

@@ -20,13 +20,14 @@ import structlog
 
 from usher_gateway import logs
 from usher_gateway.kube import access
-from usher_gateway.kube.client import ApiError, Client
+from usher_gateway.kube.client import ApiError, Client, ClientLimits
 from usher_operator import (
     kinds,
     leader,
     resync,
     watch,
 )
+from usher_operator.agency_secrets import AgencySecrets
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, EventRecorder
 from usher_operator.gateways import GatewayObserver
@@ -49,6 +50,9 @@ _KOPF_STOP_SECONDS = 5.0
 """How long kopf may take to end by itself."""
 
 _STANDBY_POLL_SECONDS = 0.2
+
+_AGENCY_WATCH_SECONDS = 1800
+"""How long the watch of an agency's Secrets lasts: longer than usual, because there may be thousands of them."""
 
 
 class Operator:
@@ -82,6 +86,12 @@ class Operator:
             count_request=self.metrics.count_request,
             may_write=lambda: self.lease.may_write,
         )
+        self.watch_api = Client(
+            self._access,
+            limits=ClientLimits(connections=0, watch_seconds=_AGENCY_WATCH_SECONDS),
+            count_request=self.metrics.count_request,
+        )
+        """Reads the Secrets of agencies, with a connection for each namespace."""
         self.lease = leader.LeaderLease(self.api, settings, time.monotonic)
         self.cache = Cache(settings, expect_event=self.health.expect_event)
         self.queue: Workqueue[Key] = Workqueue(
@@ -101,6 +111,17 @@ class Operator:
         )
         self._build_writers()
         self._build_watches()
+        self.reconciler = Reconciler(
+            api=self.api,
+            cache=self.cache,
+            queue=self.queue,
+            gate=self.gate,
+            children=self.children,
+            remover=self.remover,
+            statuses=self.statuses,
+            metrics=self.metrics,
+            read_secrets=self.agency_secrets.request,
+        )
 
     def _build_watches(self) -> None:
         namespace = self.settings.data_plane_namespace
@@ -112,7 +133,10 @@ class Operator:
             health=self.health,
             metrics=self.metrics,
             read_kinds=self._kinds(),
-            namespaces=dict.fromkeys((kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), namespace),
+            namespaces={
+                kinds.SECRET: self.settings.configuration_namespace,
+                **dict.fromkeys((kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), namespace),
+            },
             after_all=self.children.rewrite_all,
             after_restore=self._restart_watches,
         )
@@ -124,6 +148,7 @@ class Operator:
             on_class_changed=self.removal_guard.check_soon,
         )
         self.watcher = watch.Watcher(client=self.api, reader=self.resync, handler=handler)
+        self.agency_secrets = AgencySecrets(client=self.watch_api, cache=self.cache, queue=self.queue, handler=handler)
         self.kopf = watch.KopfRunner(
             access=self._access,
             watched=tuple(kind for kind in self._kinds() if kind in kinds.WATCHED_BY_KOPF),
@@ -181,16 +206,6 @@ class Operator:
             event_recorder=EventRecorder(timing.warning_delay_seconds),
             clock=time.monotonic,
         )
-        self.reconciler = Reconciler(
-            api=self.api,
-            cache=self.cache,
-            queue=self.queue,
-            gate=self.gate,
-            children=self.children,
-            remover=self.remover,
-            statuses=self.statuses,
-            metrics=self.metrics,
-        )
 
     def _kinds(self) -> tuple[kinds.WatchedKind, ...]:
         """The kinds to watch: those of APIs that are switched off are left out."""
@@ -206,6 +221,7 @@ class Operator:
         asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.api)
+            await stack.enter_async_context(self.watch_api)
             await stack.enter_async_context(self.admin)
             self._handle_signals()
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self.health.measure_loop(), name="loop lag")]
@@ -276,6 +292,7 @@ class Operator:
         while not await self._ensure_installation():  # noqa: ASYNC110 - asks the API server again
             await asyncio.sleep(self.settings.timing.lease_retry_seconds)
         await self.resync.read_start(tuple(kind for kind in self.resync.kinds if kind is not kinds.LISTENER_CLASS))
+        await self.agency_secrets.read_start()
         self.resync.add_all_keys()
         _log.info(
             "cluster_read",
@@ -300,6 +317,7 @@ class Operator:
             "resync": lambda: self.resync.run(self.settings.timing.resync_seconds),
             "check watches": lambda: self.resync.run_checks(self.settings.timing.watch_check_seconds),
             "children": self.watcher.run,
+            "agency Secrets": self.agency_secrets.run,
             "removals": self.removal_guard.run,
             "gateways": self.gateways.run,
             "install": self.installation.watch,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from usher_gateway import documents, model, resources
+from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import indexes, kinds
@@ -27,6 +27,7 @@ from usher_operator.view import (
     Kind,
     ObjectRef,
     PublishedDocument,
+    SecretAccess,
     SecretState,
     UnreadableResource,
     View,
@@ -81,6 +82,10 @@ class Cache(View):
         self._references = ReferenceIndex()
         self._secrets: dict[str, resources.Secret] = {}
         self._granted: dict[str, tuple[Key, tuple[str, str]]] = {}
+        self._secret_versions: dict[str, dict[str, tuple[str, str]]] = {}
+        """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
+        self._secret_access: dict[str, SecretAccess] = {}
+        """By namespace; `""` stands for all namespaces at once."""
         self._misses: dict[str, tuple[SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
@@ -196,6 +201,25 @@ class Cache(View):
         """Labels of a namespace."""
         return self._namespaces.get(namespace, {})
 
+    def secret_access(self, namespace: str) -> SecretAccess:
+        """Whether the operator may use the Secrets of a namespace; `""`: of all namespaces at once."""
+        everywhere = self._secret_access.get("", "Unknown")
+        return self._secret_access.get(namespace, "Unknown") if everywhere == "Denied" else everywhere
+
+    def agency_secrets(self, namespace: str) -> dict[tuple[str, str], tuple[str, str]]:
+        """(namespace, name) -> (uid, resourceVersion) of the known Secrets of an agency's namespace; `""`: of all."""
+        some = self._secret_versions if not namespace else {namespace: self._secret_versions.get(namespace, {})}
+        return {(place, name): version for place, names in some.items() for name, version in names.items()}
+
+    def kind_of(self, child: ObjectRef) -> kinds.WatchedKind:
+        """The kind whose watch reports a child."""
+        is_agencys = child.kind == kinds.SECRET.name and child.namespace != self._install.config_namespace
+        return kinds.AGENCY_SECRET if is_agencys else kinds.BY_NAME[child.kind]
+
+    def has_documents_of(self, namespace: str) -> bool:
+        """True if a namespace has a Listener or a Destination."""
+        return any(self._members.get((kind, namespace)) for kind in ("Listener", "Destination"))
+
     def secret(self, path: str) -> resources.Secret | None:
         """A labelled Secret."""
         return self._secrets.get(path)
@@ -251,9 +275,9 @@ class Cache(View):
             return self._put_own(Key(kind.name, namespace, name), raw)  # type: ignore[arg-type]
         if kind in kinds.CHILDREN:
             return self._put_child(ref_of(kind, namespace, name), raw)
+        if kind is kinds.AGENCY_SECRET:
+            return self._put_agency_secret(namespace, name, raw)
         self._versions[kind.name, namespace, name] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
-        if kind is kinds.CREDENTIAL:
-            return self._put_secret(f"{namespace}/{name}", raw)
         if kind is kinds.NAMESPACE:
             return self._set_namespace(name, raw["metadata"].get("labels") or {})
         return self._on_features(self.optional.put(kind, raw))
@@ -263,6 +287,8 @@ class Cache(View):
         if kind in kinds.OWN:
             record = self.records.get(Key(kind.name, namespace, name))  # type: ignore[arg-type]
             return (record.uid, record.resource_version) if record is not None else ("", "")
+        if kind is kinds.AGENCY_SECRET:
+            return self._secret_versions.get(namespace, {}).get(name, ("", ""))
         if kind not in kinds.CHILDREN:
             return self._versions.get((kind.name, namespace, name), ("", ""))
         ref = ref_of(kind, namespace, name)
@@ -275,9 +301,9 @@ class Cache(View):
             return self._remove_own(Key(kind.name, namespace, name))  # type: ignore[arg-type]
         if kind in kinds.CHILDREN:
             return self._put_child(ref_of(kind, namespace, name), None)
+        if kind is kinds.AGENCY_SECRET:
+            return self._remove_agency_secret(namespace, name)
         self._versions.pop((kind.name, namespace, name), None)
-        if kind is kinds.CREDENTIAL:
-            return self._remove_secret(f"{namespace}/{name}")
         if kind is kinds.NAMESPACE:
             return self._set_namespace(name, None)
         return self._on_features(self.optional.remove(kind, namespace, name))
@@ -288,7 +314,7 @@ class Cache(View):
             names = [(key.namespace, key.name) for key in self.records if key.kind == kind.name]
         elif kind in kinds.CHILDREN:
             refs = (*self.child_index.by_ref, *self._ignored)
-            names = [(ref.namespace, ref.name) for ref in refs if ref.kind == kind.name]
+            names = [(ref.namespace, ref.name) for ref in refs if self.kind_of(ref) is kind]
         else:
             names = [(namespace, name) for of, namespace, name in self._versions if of == kind.name]
         return {name: self.version_of(kind, *name) for name in names}
@@ -304,6 +330,20 @@ class Cache(View):
             for ref in [ref for ref in self.child_index.by_ref if ref.kind == kind.name]:
                 gone |= self._put_child(ref, None)
         return gone | self._on_features(self.optional.set_served(kind, served=served))
+
+    def set_secret_access(self, namespace: str, access: SecretAccess) -> KeySet:
+        """Set whether the operator may use the Secrets of a namespace; `""`: of all namespaces at once."""
+        if namespace:
+            self._secret_access[namespace] = access
+            members = [(kind, namespace) for kind in ("Listener", "Destination")]
+        else:
+            self._secret_access = {"": access}
+            members = [one for one in self._members if one[0] in {"Listener", "Destination"}]
+        return frozenset(
+            Key(kind, place, name)  # type: ignore[arg-type]
+            for kind, place in members
+            for name in self._members.get((kind, place), ())
+        )
 
     def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> None:
         """Set what the gateways report. The caller knows which keys that concerns."""
@@ -449,6 +489,22 @@ class Cache(View):
             elif kind == "Hostname":
                 found |= self._references.users("Hostname", path)
         return frozenset(found)
+
+    def _put_agency_secret(self, namespace: str, name: str, raw: dict[str, Any]) -> KeySet:
+        metadata, path = raw["metadata"], f"{namespace}/{name}"
+        labels = metadata.get("labels") or {}
+        self._secret_versions.setdefault(namespace, {})[name] = metadata["uid"], metadata["resourceVersion"]
+        is_child = labels.get(config_secret.MANAGED_LABEL) == "true"
+        found = self._put_child(ref_of(kinds.SECRET, namespace, name), raw if is_child else None)
+        is_credential = labels.get(types.WATCH_LABEL) == "true"
+        return found | (self._put_secret(path, raw) if is_credential else self._remove_secret(path))
+
+    def _remove_agency_secret(self, namespace: str, name: str) -> KeySet:
+        versions = self._secret_versions.get(namespace, {})
+        versions.pop(name, None)
+        if not versions:
+            self._secret_versions.pop(namespace, None)
+        return self._put_child(ref_of(kinds.SECRET, namespace, name), None) | self._remove_secret(f"{namespace}/{name}")
 
     def _put_secret(self, path: str, raw: dict[str, Any]) -> KeySet:
         try:

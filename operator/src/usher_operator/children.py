@@ -15,12 +15,15 @@ from typing import Any
 import msgspec
 
 from usher_gateway import config_secret, documents, resources
-from usher_gateway.resources import listener_class
+from usher_gateway.resources import listener_class, types
 from usher_gateway.resources.listener import token_paths
 from usher_operator.view import CachedResource, DesiredChild, Install, Key, Kind, ObjectRef, View
 
 CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"
 """Label selector of every child."""
+
+URL_VALUE = "url"
+"""Value of the watch label on `<listener>-url`, so that one watch reports both kinds of Secrets of a namespace."""
 
 OWNER_KIND_ANNOTATION = "usher.dev/owner-kind"
 """Kind of the key that owns a child."""
@@ -121,7 +124,7 @@ def build_url_secret(
         "metadata": {
             "name": f"{meta.name}-url",
             "namespace": meta.namespace,
-            "labels": labels(controller_name, seen.uid),
+            "labels": {**labels(controller_name, seen.uid), types.WATCH_LABEL: URL_VALUE},
             "annotations": annotations(key),
             "ownerReferences": [
                 {
@@ -130,7 +133,6 @@ def build_url_secret(
                     "name": meta.name,
                     "uid": seen.uid,
                     "controller": True,
-                    "blockOwnerDeletion": True,
                 }
             ],
         },

@@ -167,21 +167,8 @@ def _targets_of(one: resources.Resource) -> Iterator[Target]:
         case _:
             return
     yield "Namespace", namespace
-    for name in set(secret_names(one.spec)):
+    for name in set(types.secret_names(one.spec)):
         yield "Secret", f"{namespace}/{name}"
-
-
-def secret_names(value: object) -> Iterable[str]:
-    """Names of the Secrets to which any part of a value refers."""
-    match value:
-        case types.SecretRef() | types.SecretKeyRef():
-            yield value.name
-        case msgspec.Struct():
-            for name in value.__struct_fields__:
-                yield from secret_names(getattr(value, name))
-        case list():
-            for item in value:
-                yield from secret_names(item)
 
 
 _DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class"

@@ -73,12 +73,14 @@ LISTENER = WatchedKind("Listener", _GROUP, _VERSION, "listeners")
 """A webhook."""
 DESTINATION = WatchedKind("Destination", _GROUP, _VERSION, "destinations")
 """A receiving system."""
-CREDENTIAL = WatchedKind("Credential", "", "v1", "secrets", selector=f"{types.WATCH_LABEL}=true")
-"""A Secret that resources may reference."""
+AGENCY_SECRET = WatchedKind(
+    "AgencySecret", "", "v1", "secrets", selector=f"{types.WATCH_LABEL} in (true,{children.URL_VALUE})"
+)
+"""A Secret in an agency's namespace that resources may reference, or a `<listener>-url` that the operator wrote."""
 NAMESPACE = WatchedKind("Namespace", "", "v1", "namespaces", namespaced=False)
 """The operator reads only the labels."""
 SECRET = WatchedKind("Secret", "", "v1", "secrets", selector=children.CHILD_SELECTOR)
-"""A Secret that the operator wrote."""
+"""A Secret that the operator wrote in the configuration namespace."""
 INGRESS = WatchedKind("Ingress", "networking.k8s.io", "v1", "ingresses", selector=children.CHILD_SELECTOR)
 """An Ingress that the operator wrote."""
 INGRESS_CLASS = WatchedKind("IngressClass", "networking.k8s.io", "v1", "ingressclasses", namespaced=False)
@@ -109,13 +111,13 @@ OWN = (LISTENER_CLASS, TENANT, LISTENER, DESTINATION)
 CHILDREN = (SECRET, INGRESS, HTTP_ROUTE, CERTIFICATE)
 """Objects that the operator writes. It watches them itself, because kopf needs 1 ms of CPU per event."""
 
-WATCHED_BY_KOPF = (NAMESPACE, INGRESS_CLASS, ISSUER, CLUSTER_ISSUER, CREDENTIAL, *OWN)
+WATCHED_BY_KOPF = (NAMESPACE, INGRESS_CLASS, ISSUER, CLUSTER_ISSUER, *OWN)
 """Objects that other programs and people write. Kopf watches them."""
 
 ALL = (*CHILDREN, *WATCHED_BY_KOPF)
-"""All kinds that the operator reads and watches."""
+"""All kinds that the operator reads and watches, except the Secrets of agencies."""
 
-BY_NAME = {one.name: one for one in ALL}
+BY_NAME = {one.name: one for one in (*ALL, AGENCY_SECRET)}
 """Name of a kind -> the kind."""
 
 RESOURCES: dict[str, type[resources.Resource]] = {kind: found for (_, kind), found in resources.KINDS.items()}

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -34,7 +35,19 @@ _MAX_LOOKUPS = 3
 
 
 class Reconciler:
-    """Makes the cluster match the plans of the queued keys."""
+    """Makes the cluster match the plans of the queued keys.
+
+    Args:
+        api: client of the API server.
+        cache: what is known of the cluster.
+        queue: keys to reconcile.
+        gate: no key is taken while it is closed.
+        children: writes children.
+        remover: removes children.
+        statuses: writes statuses.
+        metrics: the operator's metrics.
+        read_secrets: called with the namespace whose Secrets a plan needs first.
+    """
 
     def __init__(
         self,
@@ -47,9 +60,11 @@ class Reconciler:
         remover: ChildRemover,
         statuses: StatusWriter,
         metrics: OperatorMetrics,
+        read_secrets: Callable[[str], None],
     ) -> None:
         self._api, self._cache, self._queue, self._gate = api, cache, queue, gate
         self._children, self._remover, self._statuses, self._metrics = children, remover, statuses, metrics
+        self._read_secrets = read_secrets
 
     async def work(self) -> None:
         """Reconcile one key after the other, until cancelled. Takes no key while the gate is closed."""
@@ -89,6 +104,9 @@ class Reconciler:
             ApiError: a part failed; the other parts were written.
         """
         wanted = await self._plan(key)
+        if wanted.unread_namespace:
+            self._read_secrets(wanted.unread_namespace)  # the key is planned again once they were read
+            return
         # no await between the plan and the grant, because another worker may plan for the same hostname
         self._cache.grant(key, wanted.granted)
         self._cache.set_behind(key, is_behind=wanted.is_behind)
@@ -150,6 +168,6 @@ class Reconciler:
         if raw is None:
             self._cache.note_missing(path, "NotFound")
         elif (raw["metadata"].get("labels") or {}).get(types.WATCH_LABEL) == "true":
-            self._cache.put(kinds.CREDENTIAL, raw)  # the watch has not reported the Secret yet
+            self._cache.put(kinds.AGENCY_SECRET, raw)  # the watch has not reported the Secret yet
         else:
             self._cache.note_missing(path, "NotLabelled")

@@ -19,6 +19,12 @@ FINGERPRINT_FIELD = "installKeyFingerprint"
 INSTALL_KEY_SECRET = "usher-install-key"  # noqa: S105 - the name of an object
 """Secret in the operator's namespace that holds the install key."""
 
+AGENCY_ROLE = "usher-agency"
+"""ClusterRole that the platform binds in the namespaces of agencies, and name of these bindings."""
+
+OPERATOR_ACCOUNT = "usher-operator"
+"""Service account of the operator, in its own namespace."""
+
 Kind = Literal["ListenerClass", "Tenant", "Listener", "Destination", "Hostname"]
 """Kinds of keys. ``Hostname`` is not a resource: it owns the children of one hostname."""
 
@@ -127,6 +133,8 @@ class Plan(msgspec.Struct, frozen=True):
     unknown_secrets: tuple[str, ...] = ()
     """``namespace/name`` of Secrets that the labelled watch does not report. The reconciler looks each up with one GET
     and plans again before it writes this status."""
+    unread_namespace: str = ""
+    """Namespace whose Secrets have to be read before the key can be planned. The rest of the plan is empty then."""
     staying: tuple[ObjectRef, ...] = ()
     """Existing children that are not wanted any more but stay for now."""
     granted: tuple[str, ...] = ()
@@ -195,6 +203,10 @@ class ChildState(msgspec.Struct, frozen=True):
 
 SecretState = Literal["Found", "NotLabelled", "NotFound"]
 """Found: the Secret has the label ``usher.dev/watch``. The other two states come from one GET."""
+
+
+SecretAccess = Literal["Unknown", "Permitted", "Denied"]
+"""Whether the platform lets the operator use the Secrets of a namespace. Unknown: they have not been requested."""
 
 
 class ClusterFeatures(msgspec.Struct, frozen=True, kw_only=True):
@@ -335,6 +347,9 @@ class View(Protocol):
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
         """Labels of a namespace; empty if the namespace is not known."""
+
+    def secret_access(self, namespace: str) -> SecretAccess:
+        """Whether the operator may use the Secrets of a namespace."""
 
     def secret(self, path: str) -> resources.Secret | None:
         """A labelled Secret by ``namespace/name``."""

@@ -325,7 +325,4 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 0.5
-    for kind in kinds.WATCHED_BY_KOPF:
-        if kind.selector:
-            settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
     return settings

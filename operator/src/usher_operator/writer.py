@@ -98,7 +98,7 @@ class ChildWriter:
         Raises:
             ApiError: the API server did not accept it, or another install's object has its name.
         """
-        kind = kinds.BY_NAME[ref.kind]
+        kind = self._cache.kind_of(ref)
         path = kind.path(ref.namespace, ref.name)
         if ref in self._cache.child_index.foreign:
             raise ApiError(409, "NotOurs", f"apply {path}", "a child of another install has this name")
@@ -256,7 +256,7 @@ class ChildRemover:
 
     async def _delete(self, child: kinds.ChildRecord) -> None:
         ref = child.state.ref
-        kind = kinds.BY_NAME[ref.kind]
+        kind = self._cache.kind_of(ref)
         await self._api.delete(kind.path(ref.namespace, ref.name), child.uid)
         for key in self._cache.remove(kind, ref.namespace, ref.name) - {child.key}:
             self._queue.add(key)

@@ -88,7 +88,7 @@ def full(cache: Cache) -> Cache:
         (kinds.TENANT, raw("Tenant", "acme", {})),
         (kinds.DESTINATION, destination()),
         (kinds.LISTENER, listener()),
-        (kinds.CREDENTIAL, secret()),
+        (kinds.AGENCY_SECRET, secret()),
     ):
         cache.put(kind, one)
     return cache
@@ -106,10 +106,38 @@ def test_tenant_change_concerns_its_listeners(full: Cache) -> None:
 
 
 def test_secret_change_concerns_the_keys_that_refer_to_it(full: Cache) -> None:
-    assert full.put(kinds.CREDENTIAL, secret(value="ZGVm")) == {CRM}
-    assert full.put(kinds.CREDENTIAL, secret("other")) == frozenset()
-    assert full.remove(kinds.CREDENTIAL, "agency", "token") == {CRM}
+    assert full.put(kinds.AGENCY_SECRET, secret(value="ZGVm")) == {CRM}
+    assert full.put(kinds.AGENCY_SECRET, secret("other")) == frozenset()
+    assert full.remove(kinds.AGENCY_SECRET, "agency", "token") == {CRM}
     assert full.secret_state("agency/token") is None
+
+
+def test_admission_of_a_namespace_concerns_its_listeners_and_destinations(full: Cache) -> None:
+    full.set_secret_access("", "Denied")
+    assert full.secret_access("agency") == "Unknown"
+    assert full.set_secret_access("agency", "Permitted") == {LOBBY, CRM}
+    assert full.secret_access("agency") == "Permitted"
+    assert full.secret_access("elsewhere") == "Unknown"
+
+
+def test_admission_of_all_namespaces_concerns_every_listener_and_destination(full: Cache) -> None:
+    assert full.set_secret_access("", "Permitted") == {LOBBY, CRM}
+    assert full.secret_access("elsewhere") == "Permitted"
+
+
+def test_url_secret_is_a_child_and_no_credential(full: Cache) -> None:
+    seen = full.listener("agency/lobby")
+    assert seen is not None
+    child = children.build_url_secret(
+        seen, {"class": documents.Address("hooks.example.com", "/v1/t")}, "usher.dev/usher"
+    )
+    about = {**child.manifest["metadata"], "uid": "uid-url", "resourceVersion": "1"}
+    assert full.put(kinds.AGENCY_SECRET, {**child.manifest, "metadata": about}) == {LOBBY}
+    assert [one.ref for one in full.children(LOBBY)] == [child.ref]
+    assert full.secret("agency/lobby-url") is None
+    assert full.agency_secrets("agency").keys() == {("agency", "token"), ("agency", "lobby-url")}
+    assert full.remove(kinds.AGENCY_SECRET, "agency", "lobby-url") == {LOBBY}
+    assert full.children(LOBBY) == []
 
 
 def test_destination_change_concerns_the_listeners_that_route_to_it(full: Cache) -> None:

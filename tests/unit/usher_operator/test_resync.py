@@ -178,7 +178,7 @@ async def test_failed_list_requests_no_reading(checked: Checked) -> None:
     assert not await checked.is_read_again()
 
 
-@pytest.mark.parametrize("kind", [kinds.NAMESPACE, kinds.CREDENTIAL, kinds.INGRESS_CLASS, kinds.CLUSTER_ISSUER])
+@pytest.mark.parametrize("kind", [kinds.NAMESPACE, kinds.ISSUER, kinds.INGRESS_CLASS, kinds.CLUSTER_ISSUER])
 async def test_every_kind_is_compared_by_version(checked: Checked, kind: kinds.WatchedKind) -> None:
     before, after = tenant("one"), tenant("one", version="6")
     if not kind.namespaced:

@@ -214,6 +214,7 @@ class Client:
         item_type: type[Item],
         *,
         selector: str = "",
+        field_selector: str = "",
         is_metadata_only: bool = False,
         attempts: int = _ATTEMPTS,
     ) -> AsyncGenerator[ListPage[Item], None]:
@@ -223,13 +224,14 @@ class Client:
             path: of the collection.
             item_type: what the items are decoded into.
             selector: label selector; `""`: all.
+            field_selector: field selector; `""`: all.
             is_metadata_only: whether the server sends only the metadata of each object.
             attempts: per page.
 
         Raises:
             ApiError: possibly after some pages. Then objects that were not listed may still exist.
         """
-        query = {"labelSelector": selector} if selector else {}
+        query = _selectors(selector, field_selector)
         accept = _METADATA_LIST if is_metadata_only else _JSON
         decode = msgspec.json.Decoder(_List[item_type]).decode  # type: ignore[valid-type]
         while True:
@@ -256,13 +258,13 @@ class Client:
                 return
             query["continue"] = token
 
-    async def collection_version(self, path: str, *, selector: str = "") -> str:
+    async def collection_version(self, path: str, *, selector: str = "", field_selector: str = "") -> str:
         """The present resourceVersion of a collection, from a list of one object.
 
         Raises:
             ApiError: the server did not answer, or refused.
         """
-        query = {"limit": "1", **({"labelSelector": selector} if selector else {})}
+        query = {"limit": "1", **_selectors(selector, field_selector)}
         found = await self._request_object(_Request("list", "GET", path, query, attempts=1, accept=_METADATA_LIST))
         return str((found.get("metadata") or {}).get("resourceVersion") or "")
 
@@ -280,8 +282,7 @@ class Client:
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
             "timeoutSeconds": str(random.randint(seconds, 2 * seconds)),  # noqa: S311 - spreads load
-            **({"labelSelector": selector} if selector else {}),
-            **({"fieldSelector": field_selector} if field_selector else {}),
+            **_selectors(selector, field_selector),
         }
         request, lines = _Request("watch", "GET", path, query), LineSplitter(self._limits.line_bytes)
         decode = msgspec.json.Decoder(item_type).decode
@@ -446,6 +447,11 @@ def is_older(version: str, than: str) -> bool:
 
 class _UnreadableLineError(Exception):
     pass
+
+
+def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
+    found = {"labelSelector": label_selector, "fieldSelector": field_selector}
+    return {name: value for name, value in found.items() if value}
 
 
 class LineSplitter:

@@ -1,8 +1,9 @@
 """Keeps up with one collection of the API server: reads all of it, then watches it, for as long as the task runs.
 
 A watch that ends continues from the last version that it sent. Everything is read again only if the server no longer
-knows that version (410), does not know the kind (404), sends something unreadable, or if its versions went backwards.
-Failures back off exponentially with jitter, and never before the time that the server names in `Retry-After`.
+knows that version (410), does not know the kind (404), forbids the watch (403), sends something unreadable, or if its
+versions went backwards. Failures back off exponentially with jitter, and never before the time that the server names in
+`Retry-After`.
 
 Versions go backwards when etcd is restored from a backup. A watch from a later version than the server has gets no
 error: it just receives nothing, not even bookmarks. So before a watch continues, the reflector asks for the present
@@ -50,6 +51,7 @@ class Reflector(Generic[Item]):
         on_event: Callable[[WatchEvent[Item]], None],
         on_failure: Callable[[model.UsherError, int], None],
         selector: str = "",
+        field_selector: str = "",
         timing: ReflectorTiming | None = None,
     ) -> None:
         """Prepare a reflector.
@@ -62,12 +64,14 @@ class Reflector(Generic[Item]):
             on_event: called for each change after that, and for each bookmark.
             on_failure: called with the error and the number of failures in a row before it.
             selector: label selector of the watch.
+            field_selector: field selector of the watch.
             timing: pauses after failures.
         """
         self._client = client
         self._path = path
         self._item_type = item_type
         self._selector = selector
+        self._field_selector = field_selector
         self._read = read
         self._on_event = on_event
         self._on_failure = on_failure
@@ -94,7 +98,7 @@ class Reflector(Generic[Item]):
                     self._failures = 0
             except ApiError as error:
                 is_unreadable = isinstance(error, UnreadableAnswerError)
-                if is_unreadable or error.status in {404, 410}:
+                if is_unreadable or error.status in {403, 404, 410}:
                     self._version = ""
                 if error.status != 410:
                     self._on_failure(error, self._failures)
@@ -136,7 +140,9 @@ class Reflector(Generic[Item]):
 
     async def _went_backwards(self) -> bool:
         """Return whether the server's versions are older than the one from which the watch would continue."""
-        present = await self._client.collection_version(self._path, selector=self._selector)
+        present = await self._client.collection_version(
+            self._path, selector=self._selector, field_selector=self._field_selector
+        )
         if not is_older(present, self._version):
             return False
         _log.warning("older_versions_found", path=self._path, known=self._version, present=present)
@@ -146,7 +152,11 @@ class Reflector(Generic[Item]):
         """Watch until the server ends the stream; returns whether it sent anything."""
         before = self._version
         events = self._client.watch(
-            self._path, self._item_type, resource_version=self._version, selector=self._selector
+            self._path,
+            self._item_type,
+            resource_version=self._version,
+            selector=self._selector,
+            field_selector=self._field_selector,
         )
         async with contextlib.aclosing(events):
             async for event in events:

@@ -279,6 +279,19 @@ class SecretKeyRef(Model, frozen=True, kw_only=True):
     key: SecretKey
 
 
+def secret_names(value: object) -> Iterator[str]:
+    """Yield the names of the Secrets to which any part of a value refers."""
+    match value:
+        case SecretRef() | SecretKeyRef():
+            yield value.name
+        case msgspec.Struct():
+            for name in value.__struct_fields__:
+                yield from secret_names(getattr(value, name))
+        case list():
+            for item in value:
+                yield from secret_names(item)
+
+
 DEFAULT_NAMESPACE = "default"
 """Namespace of an object without ``metadata.namespace``, as with kubectl."""
 

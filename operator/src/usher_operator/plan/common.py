@@ -17,9 +17,11 @@ from usher_gateway.resources import conditions
 from usher_operator import children
 from usher_operator.plan import compiling
 from usher_operator.view import (
+    AGENCY_ROLE,
     FINGERPRINT_FIELD,
     INFORMATIONAL_CONDITIONS,
     INSTALL_KEY_SECRET,
+    OPERATOR_ACCOUNT,
     CachedResource,
     ConditionStatus,
     ConditionType,
@@ -44,6 +46,7 @@ class OperatorReason(enum.StrEnum):
     """Reasons that come from the cluster or from gateways; ``resources.conditions.Reason`` has those of compile()."""
 
     Accepted = "Accepted"
+    NamespaceNotPermitted = "NamespaceNotPermitted"
     ConfigTooLarge = "ConfigTooLarge"
     InstallKeyChanged = "InstallKeyChanged"
     RemovalsHalted = "RemovalsHalted"
@@ -220,6 +223,18 @@ def plan_held_back(key: Key, cached: CachedResource[Any], state: ConditionState,
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     parts = [builder.from_state(_Type.Accepted, state), *builder.kept(types)]
     return Plan(key, None, builder.status(parts, fields=dict(cached.fields)))
+
+
+def plan_without_secrets(view: View, key: Key, cached: CachedResource[Any], types: Iterable[str]) -> Plan:
+    """The plan in a namespace whose Secrets the operator may not use, or has not read yet."""
+    if view.secret_access(key.namespace) == "Unknown":
+        return Plan(key, None, unread_namespace=key.namespace)
+    message = (
+        "the operator may not read the Secrets of this namespace; to admit it, the platform's owner must run: kubectl "
+        f"create rolebinding {AGENCY_ROLE} --namespace={key.namespace} --clusterrole={AGENCY_ROLE} "
+        f"--serviceaccount={view.install.operator_namespace}:{OPERATOR_ACCOUNT}"
+    )
+    return plan_held_back(key, cached, ConditionState("False", OperatorReason.NamespaceNotPermitted, message), types)
 
 
 def publishing_state(view: View) -> ConditionState | None:

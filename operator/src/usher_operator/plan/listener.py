@@ -36,6 +36,8 @@ def plan(view: View, key: Key) -> Plan:
     keys = common.keys_or_state(view)
     if isinstance(keys, ConditionState):
         return common.plan_held_back(key, cached, keys, _KEPT)
+    if view.secret_access(key.namespace) != "Permitted":
+        return common.plan_without_secrets(view, key, cached, _KEPT)
     return _plan(view, key, cached, keys)
 
 

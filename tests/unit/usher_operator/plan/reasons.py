@@ -223,6 +223,16 @@ def halted(built: MemoryView) -> None:
     built.set(halted=HaltedRemovals("abc", ("a/b",)))
 
 
+def not_admitted(built: MemoryView) -> None:
+    built.access["default"] = "Denied"
+
+
+def not_admitted_and_a_secret_referenced(built: MemoryView) -> None:
+    token = {"type": "Bearer", "bearer": {"secretRef": {"name": "purple", "key": "token"}}}
+    built.edit("Destination", samples.DESTINATION, http={"url": "https://crm.example/", "authentication": token})
+    not_admitted(built)
+
+
 def only_these_namespaces(built: MemoryView) -> None:
     selector = {"matchLabels": {"a": "b"}}
     built.edit("ListenerClass", "public", namespaces={"from": "Selector", "selector": selector})
@@ -275,6 +285,7 @@ _LISTENER = [
     ("Accepted", "False", "ExpressionInvalid", edit(routes=routed(when="visit.("))),
     ("Accepted", "False", "InstallKeyChanged", key_changed),
     ("Accepted", "Unknown", "Pending", lambda built: built.set(keys=None)),
+    ("Accepted", "False", "NamespaceNotPermitted", not_admitted),
     ("ResolvedRefs", "True", "ResolvedRefs", nothing),
     ("ResolvedRefs", "False", "TenantNotFound", gone("Tenant", "acme")),
     ("ResolvedRefs", "False", "DestinationNotFound", gone("Destination", "crm")),
@@ -340,6 +351,14 @@ CASES = [
     Case("Accepted", "False", "InstallKeyChanged", key_changed, "ListenerClass", "public"),
     Case("Accepted", "False", "InstallKeyChanged", key_changed, "Tenant", TENANT),
     Case("Accepted", "False", "InstallKeyChanged", key_changed, "Destination", samples.DESTINATION),
+    Case(
+        "Accepted",
+        "False",
+        "NamespaceNotPermitted",
+        not_admitted_and_a_secret_referenced,
+        "Destination",
+        samples.DESTINATION,
+    ),
     Case("Accepted", "False", "RemovalsHalted", halted, "ListenerClass", "public"),
     Case("Ready", "False", "RemovalsHalted", halted, "ListenerClass", "public"),
     Case("Ready", "True", "Ready", nothing, "ListenerClass", "public"),

@@ -39,6 +39,37 @@ def test_listener_without_its_first_credentials_fails_closed() -> None:
     assert authentication(built).type == "Unresolved"
 
 
+def test_listener_waits_until_the_secrets_of_its_namespace_are_read() -> None:
+    built = samples.agency()
+    built.access["default"] = "Unknown"
+    assert plan.plan(built, KEY) == Plan(KEY, None, unread_namespace="default")
+
+
+def test_namespace_without_admission_keeps_what_is_published() -> None:
+    built = samples.agency()
+    before = document(built)
+    built.access["default"] = "Denied"
+    built.edit("Listener", samples.LISTENER, state="Suspended")
+    built.add(samples.listener("new"))
+    assert document(built) == before
+    assert built.published(Key("Listener", "default", "new")) is None
+
+
+def test_message_of_a_namespace_without_admission_has_the_command_that_admits_it() -> None:
+    built = samples.agency()
+    built.access["default"] = "Denied"
+    assert built.condition("Listener", samples.LISTENER, "Accepted").message.endswith(
+        "kubectl create rolebinding usher-agency --namespace=default --clusterrole=usher-agency "
+        "--serviceaccount=usher-system:usher-operator"
+    )
+
+
+def test_destination_without_secrets_needs_no_admission() -> None:
+    built = samples.agency()
+    built.access["default"] = "Denied"
+    assert built.condition("Destination", samples.DESTINATION, "Accepted").status == "True"
+
+
 def test_deleted_secret_leaves_the_last_good_document_in_force() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, authentication=reasons.BASIC)

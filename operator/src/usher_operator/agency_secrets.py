@@ -1,0 +1,237 @@
+"""Reads and watches the Secrets of agencies, in the namespaces that the platform admitted.
+
+The operator may read the Secrets of a namespace if the platform bound the ClusterRole `usher-agency` there. When a plan
+first needs the Secrets of a namespace, the operator asks the API server whether it may list them
+(SelfSubjectAccessReview), lists them, and watches them from then on. If the platform bound the role in all namespaces
+at once, one list and one watch serve them all.
+
+The operator notices a binding that comes or goes because it watches the bindings with the name of the role. While
+namespaces are not admitted, it also asks again for one of them every few seconds, because a binding may have any name.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from usher_gateway import model
+from usher_gateway.kube.client import ApiError, Client, JsonObject, WatchEvent, is_older
+from usher_gateway.kube.reflector import Reflector
+from usher_operator import kinds
+from usher_operator.cache import Cache
+from usher_operator.view import AGENCY_ROLE, Key, SecretAccess
+from usher_operator.watch import EventHandler
+from usher_operator.workqueue import Workqueue
+
+_log = structlog.get_logger(__name__)
+
+_BINDINGS = "/apis/rbac.authorization.k8s.io/v1"
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_EVERYWHERE = ""
+"""Stands for all namespaces at once."""
+
+_ASK_AGAIN_SECONDS = 5.0
+"""Interval between questions about namespaces that are not admitted: one question, however many there are."""
+
+_BINDING_DELAYS_SECONDS = (0.2, 3.0)
+"""When to ask after a binding changed: the API server applies it a moment later, and other API servers after that."""
+
+_CONCURRENT_READS = 8
+
+
+class AgencySecrets:
+    """Keeps the Secrets of the admitted namespaces in the cache.
+
+    Args:
+        client: with one connection for each watch.
+        cache: what is known of the cluster.
+        queue: keys to reconcile.
+        handler: handles the events of Secrets.
+    """
+
+    def __init__(self, *, client: Client, cache: Cache, queue: Workqueue[Key], handler: EventHandler) -> None:
+        self._client, self._cache, self._queue, self._handler = client, cache, queue, handler
+        self._requested: asyncio.Queue[str] = asyncio.Queue()
+        self._tasks: dict[str, asyncio.Task[None] | None] = {}
+        """The watch of each requested namespace; None until it starts."""
+        self._denied: dict[str, None] = {}
+        """Namespaces that are not admitted; the first one is asked about next."""
+        self._reads = asyncio.Semaphore(_CONCURRENT_READS)
+        self._start_version = ""
+
+    async def read_start(self) -> None:
+        """Read the Secrets of all namespaces if all are admitted. Otherwise plans request them one by one."""
+        while True:
+            try:
+                is_admitted = await self._is_admitted(_EVERYWHERE)
+                self._start_version = await self._read(_EVERYWHERE) if is_admitted else ""
+            except ApiError as error:
+                _log.warning("agency_secrets_not_read", error=str(error))
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            else:
+                break
+        if is_admitted:
+            self._requested.put_nowait(_EVERYWHERE)
+        else:
+            self._set(_EVERYWHERE, "Denied")
+
+    def request(self, namespace: str) -> None:
+        """Start to read and watch a namespace, unless that was requested before."""
+        if namespace not in self._tasks:
+            self._tasks[namespace] = None
+            self._requested.put_nowait(namespace)
+
+    async def run(self) -> None:
+        """Watch the requested namespaces and the bindings, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for plural in ("rolebindings", "clusterrolebindings"):
+                group.create_task(self._watch_bindings(plural), name=f"watch {plural}")
+            group.create_task(self._ask_again(), name="ask for admission")
+            while True:
+                namespace = await self._requested.get()
+                self._stop(namespace)
+                if namespace and self._cache.secret_access(_EVERYWHERE) == "Permitted":
+                    continue
+                task = group.create_task(self._watch(namespace), name=f"watch the Secrets of {namespace or 'all'}")
+                self._tasks[namespace] = task
+
+    async def _watch(self, namespace: str) -> None:
+        async def read() -> str:
+            version, self._start_version = self._start_version, ""
+            if version:
+                return version
+            async with self._reads:
+                if await self._is_admitted(namespace):
+                    return await self._read(namespace)
+            self._deny(namespace)
+            await asyncio.Future()  # run() replaces this task when it asks again
+            raise AssertionError("unreachable")
+
+        def on_event(event: WatchEvent[JsonObject]) -> None:
+            if event.type == "BOOKMARK":
+                self._handler.saw_event(kinds.AGENCY_SECRET)
+            else:
+                self._handler.handle(kinds.AGENCY_SECRET, event.type, event.item)
+
+        await self._reflector(
+            kinds.AGENCY_SECRET.collection(namespace), read, on_event, selector=kinds.AGENCY_SECRET.selector
+        ).run()
+
+    async def _read(self, namespace: str) -> str:
+        """List the Secrets of a namespace into the cache; returns the resourceVersion of the list.
+
+        The list is right about every Secret that did not change in the cache meanwhile, even if the cache has a later
+        version, as after a restore of etcd.
+        """
+        kind, before = kinds.AGENCY_SECRET, self._cache.agency_secrets(namespace)
+        found: set[tuple[str, str]] = set()
+        version = ""
+        async for page in self._client.pages(kind.collection(namespace), JsonObject, selector=kind.selector):
+            version = version or page.resource_version
+            for raw in page.items:
+                name = raw["metadata"]["namespace"], raw["metadata"]["name"]
+                found.add(name)
+                present = self._cache.version_of(kind, *name)
+                if present == before.get(name) or not is_older(raw["metadata"]["resourceVersion"], present[1]):
+                    self._add(self._cache.put(kind, raw))
+        for name in before.keys() - found:
+            if self._cache.version_of(kind, *name) == before[name]:
+                self._add(self._cache.remove(kind, *name))
+        self._set(namespace, "Permitted")
+        return version
+
+    async def _is_admitted(self, namespace: str) -> bool:
+        wanted = {"verb": "list", "resource": "secrets", "namespace": namespace}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": wanted},
+        }
+        answer = await self._client.create(_REVIEWS, review, is_fenced=False)
+        return bool(answer["status"]["allowed"])
+
+    def _set(self, namespace: str, access: SecretAccess) -> None:
+        before = self._cache.secret_access(namespace)
+        if access == before:
+            return
+        if namespace:
+            _log.info("namespace_admission_changed", namespace=namespace, access=access, before=before)
+        elif access == "Permitted":
+            for other in [one for one in self._tasks if one]:
+                self._stop(other)
+        self._denied.pop(namespace, None)
+        self._add(self._cache.set_secret_access(namespace, access))
+
+    def _deny(self, namespace: str) -> None:
+        self._forget(namespace)
+        self._set(namespace, "Denied")
+        if namespace:
+            self._denied[namespace] = None
+
+    def _forget(self, namespace: str) -> None:
+        for name in self._cache.agency_secrets(namespace):
+            self._add(self._cache.remove(kinds.AGENCY_SECRET, *name))
+
+    def _stop(self, namespace: str) -> None:
+        self._denied.pop(namespace, None)
+        task = self._tasks.pop(namespace, None)
+        if task is not None:
+            task.cancel()
+
+    async def _ask_again(self) -> None:
+        while True:
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            for namespace in [one for one in self._tasks if one and not self._cache.has_documents_of(one)]:
+                self._stop(namespace)
+                self._forget(namespace)
+                self._set(namespace, "Unknown")
+            namespace = next(iter(self._denied), _EVERYWHERE)
+            if namespace:
+                self._requested.put_nowait(namespace)
+
+    async def _watch_bindings(self, plural: str) -> None:
+        """Ask again for a namespace whenever its binding with the name of the role changes."""
+        path, loop = f"{_BINDINGS}/{plural}", asyncio.get_running_loop()
+        selector = f"metadata.name={AGENCY_ROLE}"
+
+        async def read() -> str:
+            version = ""
+            async for page in self._client.pages(path, JsonObject, field_selector=selector):
+                version = page.resource_version
+            return version
+
+        def on_event(event: WatchEvent[JsonObject]) -> None:
+            namespace = event.item["metadata"].get("namespace", _EVERYWHERE)
+            if event.type != "BOOKMARK" and (namespace in self._tasks or not namespace):
+                for seconds in _BINDING_DELAYS_SECONDS:
+                    loop.call_later(seconds, self._requested.put_nowait, namespace)
+
+        await self._reflector(path, read, on_event, field_selector=selector).run()
+
+    def _reflector(
+        self,
+        path: str,
+        read: Callable[[], Awaitable[str]],
+        on_event: Callable[[WatchEvent[JsonObject]], None],
+        *,
+        selector: str = "",
+        field_selector: str = "",
+    ) -> Reflector[JsonObject]:
+        def on_failure(error: model.UsherError, failures: int) -> None:
+            _log.warning("watch_failed", path=path, error=str(error), failures=failures)
+
+        return Reflector(
+            self._client,
+            path,
+            dict[str, Any],
+            read=read,
+            on_event=on_event,
+            on_failure=on_failure,
+            selector=selector,
+            field_selector=field_selector,
+        )
+
+    def _add(self, keys: frozenset[Key]) -> None:
+        for key in keys:
+            self._queue.add(key)

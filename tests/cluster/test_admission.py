@@ -1,0 +1,85 @@
+"""The operator uses the Secrets of a namespace only while the platform admits it; it notices changes while it runs."""
+
+import shlex
+from typing import Any
+
+import pytest_asyncio
+
+from support import accounts, agencies, api, waiting
+
+pytestmark = agencies.SHARED
+
+BEARER = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stranger(platform: agencies.Platform) -> agencies.Agency:
+    """An agency that the platform has not admitted, with a listener and a destination with a Secret."""
+    namespace = await platform.make_namespace("stranger", is_admitted=False)
+    agency = agencies.Agency(platform, namespace)
+    await agency.apply(
+        agency.tenant(),
+        agency.secret("token", token="open-sesame-7"),
+        agency.destination(http=BEARER),
+        agency.listener(),
+    )
+    return agency
+
+
+async def test_namespace_is_admitted_by_the_command_in_the_condition(stranger: agencies.Agency) -> None:
+    refused = await stranger.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
+    await stranger.wait("Destination", "crm", "Accepted", "False", "NamespaceNotPermitted")
+    command = message_of(refused).partition("kubectl ")[2]
+    await stranger.platform.install.cluster.kubectl(*shlex.split(command))
+    await stranger.wait_ready("listeners.usher.dev/lobby", "destinations.usher.dev/crm")
+    await stranger.post(await stranger.url(), agencies.visit(1))
+    (received,) = await stranger.until_received(1)
+    assert received.headers["authorization"] == "Bearer open-sesame-7"
+
+
+async def test_withdrawn_admission_leaves_the_listener_in_service(agency: agencies.Agency) -> None:
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
+    await agency.wait_ready("listeners.usher.dev/lobby")
+    url = await agency.url()
+    await agency.kubectl("delete", "rolebinding", "usher-agency")
+    await agency.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
+    assert (await agency.post(url, agencies.visit(1))).status == 200
+    await agency.until_received(1)
+
+
+async def test_listener_of_a_stranger_is_removed_without_its_secrets(stranger: agencies.Agency) -> None:
+    """The operator forgets the URL Secret, and the API server deletes it with its owner."""
+    binding = accounts.admission(stranger.namespace, [stranger.platform.install.operator])
+    await stranger.platform.server.apply(binding)
+    await stranger.wait_ready("listeners.usher.dev/lobby")
+    await stranger.platform.server.delete(api.of(binding))
+    await stranger.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
+    await stranger.kubectl("delete", "listeners.usher.dev", "lobby")
+    gone = api.Resource("Secret", "lobby-url", stranger.namespace)
+    await waiting.until(lambda: stranger.platform.server.get(gone), lambda found: found is None)
+
+
+async def test_binding_of_all_namespaces_admits_and_ends_at_once(stranger: agencies.Agency) -> None:
+    server, operator = stranger.platform.server, stranger.platform.install.operator
+    binding = accounts.admission("", [operator])
+    binding["kind"] = "ClusterRoleBinding"
+    del binding["metadata"]["namespace"]
+    await stranger.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
+    await server.apply(binding)
+    try:
+        await stranger.wait_ready("listeners.usher.dev/lobby")
+    finally:
+        await server.delete(api.of(binding))
+    await stranger.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
+
+
+async def test_operator_has_no_right_on_the_secrets_of_other_namespaces(stranger: agencies.Agency) -> None:
+    server, user = stranger.platform.server, stranger.platform.install.operator.user
+    for namespace in ("kube-system", "default", stranger.namespace, ""):
+        for verb in ("get", "list", "watch", "create", "update", "patch", "delete"):
+            asked = {"verb": verb, "resource": "secrets", "namespace": namespace}
+            assert not await server.may(user, asked), asked
+
+
+def message_of(listener: Any) -> str:
+    return str(api.condition(listener, "Accepted")["message"])
