@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest_asyncio
 
-from support import accounts, agencies, api, waiting
+from support import accounts, agencies, api
 
 pytestmark = agencies.SHARED
 
@@ -47,16 +47,14 @@ async def test_withdrawn_admission_leaves_the_listener_in_service(agency: agenci
     await agency.until_received(1)
 
 
-async def test_listener_of_a_stranger_is_removed_without_its_secrets(stranger: agencies.Agency) -> None:
-    """The operator forgets the URL Secret, and the API server deletes it with its owner."""
-    binding = accounts.admission(stranger.namespace, [stranger.platform.install.operator])
-    await stranger.platform.server.apply(binding)
-    await stranger.wait_ready("listeners.usher.dev/lobby")
-    await stranger.platform.server.delete(api.of(binding))
-    await stranger.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
-    await stranger.kubectl("delete", "listeners.usher.dev", "lobby")
-    gone = api.Resource("Secret", "lobby-url", stranger.namespace)
-    await waiting.until(lambda: stranger.platform.server.get(gone), lambda found: found is None)
+async def test_listener_is_removed_after_the_admission_ended(agency: agencies.Agency) -> None:
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
+    await agency.wait_ready("listeners.usher.dev/lobby")
+    url = await agency.url()
+    await agency.kubectl("delete", "rolebinding", "usher-agency")
+    await agency.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
+    await agency.kubectl("delete", "listeners.usher.dev", "lobby")
+    await agency.until_answers(url, 404)
 
 
 async def test_binding_of_all_namespaces_admits_and_ends_at_once(stranger: agencies.Agency) -> None:
