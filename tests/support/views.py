@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import children, plan
+from usher_operator.plan import compiling
 from usher_operator.view import (
     AppliedDocument,
     CachedResource,
@@ -22,6 +23,7 @@ from usher_operator.view import (
     Install,
     Key,
     Kind,
+    ListenerState,
     ObjectRef,
     Plan,
     PublishedDocument,
@@ -94,15 +96,26 @@ class MemoryView(View):
     def _all(self, kind: str) -> list[CachedResource[Any]]:
         return [one for key, one in self.seen.items() if key.kind == kind]
 
-    def listeners_in(self, namespace: str) -> Collection[CachedResource[resources.Listener]]:
-        return [one for one in self._all("Listener") if one.resource.metadata.namespace == namespace]
+    def _in(self, key: Key) -> list[CachedResource[Any]]:
+        """The resources of a kind in a namespace, except the Listeners of other installs."""
+        found = [one for one in self._all(key.kind) if one.resource.metadata.namespace == key.namespace]
+        return [one for one in found if key.kind != "Listener" or not compiling.is_foreign(self, one.resource)]
 
-    def destinations_in(self, namespace: str) -> Collection[CachedResource[resources.Destination]]:
-        return [one for one in self._all("Destination") if one.resource.metadata.namespace == namespace]
+    def rank(self, key: Key) -> int:
+        def place(one: CachedResource[Any]) -> tuple[object, ...]:
+            name = one.resource.metadata.name
+            return self.published(Key(key.kind, key.namespace, name)) is None, one.created, name
 
-    def listeners_of(self, tenant_path: str) -> Collection[CachedResource[resources.Listener]]:
+        mine = place(self.seen[key])
+        return sum(place(one) < mine for one in self._in(key))
+
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
         namespace, _, name = tenant_path.partition("/")
-        return [one for one in self.listeners_in(namespace) if one.resource.spec.tenant_ref.name == name]
+        found: dict[ListenerState, list[str]] = {}
+        for one in self._in(Key("Listener", namespace, "")):
+            if one.resource.spec.tenant_ref.name == name:
+                found.setdefault(ListenerState.of(one), []).append(one.resource.metadata.name)
+        return {state: sorted(names)[:limit] for state, names in found.items()}
 
     def claimants(self, hostname: str) -> Collection[CachedResource[resources.Listener]]:
         return [
@@ -119,6 +132,13 @@ class MemoryView(View):
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         return [one for one in self._documents() if any(address.host == hostname for address in one.addresses)]
+
+    def has_listeners_at(self, hostname: str) -> bool:
+        return bool(self.listeners_at(hostname))
+
+    def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+        found = [self.listener(document.key) for document in self.listeners_at(hostname)]
+        return iter(sorted((one for one in found if one is not None), key=compiling.age))
 
     def incumbent(self, hostname: str) -> tuple[str, str] | None:
         owners = sorted((one.namespace, one.tenant.name) for one in self.listeners_at(hostname))

@@ -97,6 +97,8 @@ class Operator:
         self.queue: Workqueue[Key] = Workqueue(
             clock=time.monotonic,
             random=random.random,
+            lane_of=self.cache.lane_of,
+            max_per_lane=max(1, settings.workers * 3 // 4),
             observe_wait=self.metrics.queue_seconds.observe,
             count_retry=self.metrics.queue_retries.inc,
         )

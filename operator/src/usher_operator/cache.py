@@ -5,8 +5,10 @@ operator's own write or a new resourceVersion alone, returns none. No method awa
 plan is made.
 """
 
+import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,16 +17,18 @@ from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import indexes, kinds
-from usher_operator.indexes import ChildIndex, OptionalApis, ReferenceIndex
+from usher_operator.indexes import ChildIndex, OptionalApis, OrderedGroups, ReferenceIndex
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import (
     CachedResource,
     ChildState,
     ClusterFeatures,
+    ConditionStatus,
     GatewayReport,
     Install,
     Key,
     Kind,
+    ListenerState,
     ObjectRef,
     PublishedDocument,
     SecretAccess,
@@ -37,7 +41,12 @@ from usher_operator.view import (
 KeySet = frozenset[Key]
 ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
 _NO_KEYS: KeySet = frozenset()
-_LIMITED = "LimitExceeded"
+_LISTENER_STATES = tuple(
+    ListenerState(ready, is_held=is_held, is_suspended=is_suspended)
+    for ready in typing.get_args(ConditionStatus)
+    for is_held in (False, True)
+    for is_suspended in (False, True)
+)
 _MISS_MICROSECONDS = 60_000_000
 """How long the result of a lookup of a missing Secret is used."""
 
@@ -77,8 +86,14 @@ class Cache(View):
         self.records: dict[Key, kinds.ResourceRecord] = {}
         """Every custom resource, by key."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
-        self._members: dict[tuple[str, str], dict[str, kinds.ResourceRecord]] = {}
-        """Records by (kind, namespace) and name."""
+        self._limits: dict[str, set[int]] = {"Listener": set(), "Destination": set()}
+        """The limits of our classes, by the kind that they limit."""
+        self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Listeners and Destinations by (kind, namespace), in the order in which they count against a limit."""
+        self._summaries: OrderedGroups[tuple[str, ListenerState]] = OrderedGroups()
+        """Listeners by Tenant and state."""
+        self._exposed: OrderedGroups[str] = OrderedGroups()
+        """Listeners by the hostnames in their published document, the oldest first."""
         self._references = ReferenceIndex()
         self._secrets: dict[str, resources.Secret] = {}
         self._granted: dict[str, tuple[Key, tuple[str, str]]] = {}
@@ -151,17 +166,16 @@ class Cache(View):
         record = self.records.get(key)
         return record.found if record is not None and isinstance(record.found, UnreadableResource) else None
 
-    def listeners_in(self, namespace: str) -> Collection[CachedResource[resources.Listener]]:
-        """Every Listener of a namespace."""
-        return self._in("Listener", namespace)
+    def rank(self, key: Key) -> int:
+        """How many Listeners, or Destinations, of its namespace come before one."""
+        return self._order.rank((key.kind, key.namespace), key)
 
-    def destinations_in(self, namespace: str) -> Collection[CachedResource[resources.Destination]]:
-        """Every Destination of a namespace."""
-        return self._in("Destination", namespace)
-
-    def listeners_of(self, tenant_path: str) -> Collection[CachedResource[resources.Listener]]:
-        """The Listeners of a Tenant."""
-        return self._listeners(self._references.users("Tenant", tenant_path))
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
+        """The first names of the Tenant's Listeners, by state."""
+        return {
+            state: [key.name for key in itertools.islice(self._summaries.iterate((tenant_path, state)), limit)]
+            for state in _LISTENER_STATES
+        }
 
     def claimants(self, hostname: str) -> Collection[CachedResource[resources.Listener]]:
         """The Listeners that name a hostname."""
@@ -172,10 +186,21 @@ class Cache(View):
         found = [self.child_index.listener_document(key) for key in self.child_index.published_at(hostname)]
         return [document for document in found if document is not None]
 
+    def has_listeners_at(self, hostname: str) -> bool:
+        """True if a published document has an address at a hostname."""
+        return bool(self.child_index.published_at(hostname))
+
+    def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+        """The Listeners with a published document at a hostname, the oldest first."""
+        found = (self.listener(key.path) for key in self._exposed.iterate(hostname))
+        return (one for one in found if one is not None)
+
     def incumbent(self, hostname: str) -> tuple[str, str] | None:
         """(namespace, tenant) that has a hostname by a published document, or by one that is being written."""
-        for document in self.listeners_at(hostname):
-            return document.namespace, document.tenant.name
+        for key in self.child_index.published_at(hostname):
+            document = self.child_index.listener_document(key)
+            if document is not None:
+                return document.namespace, document.tenant.name
         return self._granted.get(hostname, (None, None))[1]
 
     def grant(self, key: Key, hostnames: Collection[str]) -> None:
@@ -240,6 +265,13 @@ class Cache(View):
         return self._behind.get(key)
 
     # Lookups for the other parts of the operator.
+
+    def lane_of(self, key: Key) -> str:
+        """The namespace whose changes cause the work for a key; `""` for classes and their hostnames."""
+        if key.kind != "Hostname" or any(one.resource.spec.hostname == key.name for one in self._classes.values()):
+            return key.namespace
+        owner = self.incumbent(key.name)
+        return owner[0] if owner is not None else ""
 
     def all_keys(self) -> KeySet:
         """Every key with a resource or a child, and every hostname in a published document."""
@@ -369,7 +401,7 @@ class Cache(View):
         else:
             self._write_failures[key] = failure
         if key.kind == "Hostname":
-            return self.child_index.published_at(key.name) | self._references.users("Hostname", key.name)
+            return self._references.users("Hostname", key.name) | self.child_index.published_at(key.name)
         return frozenset({key})
 
     def set_behind(self, key: Key, *, is_behind: bool) -> None:
@@ -416,10 +448,6 @@ class Cache(View):
         assert isinstance(record.found.resource, type_)
         return record.found
 
-    def _in(self, kind: str, namespace: str) -> list[Any]:
-        records = self._members.get((kind, namespace), {}).values()
-        return [record.found for record in records if isinstance(record.found, CachedResource)]
-
     def _listeners(self, keys: Iterable[Key]) -> list[CachedResource[resources.Listener]]:
         found = [self.listener(key.path) for key in keys if key.kind == "Listener"]
         return [one for one in found if one is not None]
@@ -427,40 +455,96 @@ class Cache(View):
     def _put_own(self, key: Key, raw: dict[str, Any]) -> KeySet:
         record, before = kinds.parse_resource(key.kind, raw), self.records.get(key)
         self.records[key] = record
-        self._members.setdefault((key.kind, key.namespace), {})[key.name] = record
         if key.kind == "ListenerClass":
-            self._classes.pop(key.name, None)
-            if isinstance(record.found, CachedResource):
-                self._classes[key.name] = record.found
+            self._set_class(key, record.found)
         if before is not None and before.uid == record.uid and before.found == record.found:
             return _NO_KEYS
+        concerned = self._rearrange(key)
         if before is not None and _declared(before) == _declared(record):
-            return self._on_status(key, record)
+            return concerned | {key}
         former = self._references.targets(key)
         found = record.found
         now = indexes.targets_of(found.resource) if isinstance(found, CachedResource) else former
         self._references.set(key, now)
-        return frozenset({key}) | self._dependants(key) | self._rivals(key, former | now)
+        if key.kind != "Destination" or before is None or _tenant_ref(before) != _tenant_ref(record):
+            concerned |= self._dependants(key)
+        return concerned | {key} | self._rivals(key, former | now)
 
     def _remove_own(self, key: Key) -> KeySet:
         if self.records.pop(key, None) is None:
             return _NO_KEYS
-        members = self._members[key.kind, key.namespace]
-        del members[key.name]
         self._behind.pop(key, None)
         self._write_failures.pop(key, None)
         if key.kind == "ListenerClass":
-            self._classes.pop(key.name, None)
+            self._set_class(key, None)
+        concerned = self._rearrange(key) | self._dependants(key)
         former = self._references.targets(key)
         self._references.set(key, frozenset())
-        limited = {Key(key.kind, key.namespace, name) for name, record in members.items() if _is_limited(record)}
-        return frozenset({key}) | limited | self._dependants(key) | self._rivals(key, former)
+        return concerned | {key} | self._rivals(key, former)
 
-    def _on_status(self, key: Key, record: kinds.ResourceRecord) -> KeySet:
-        """Keys concerned by a change of a status: the resource, and for a Listener its Tenant."""
-        if key.kind == "Listener" and isinstance(record.found, CachedResource):
-            return frozenset({key, self._tenant_key(record.found.resource)})
-        return frozenset({key})
+    def _set_class(self, key: Key, found: object) -> None:
+        self._classes.pop(key.name, None)
+        if isinstance(found, CachedResource):
+            self._classes[key.name] = found
+        ours = [one.resource.spec.maximums for one in self.our_classes() if one.resource.spec.maximums]
+        limits = {
+            "Listener": [one.listeners_per_namespace for one in ours],
+            "Destination": [one.destinations_per_namespace for one in ours],
+        }
+        self._limits = {kind: {limit for limit in found if limit is not None} for kind, found in limits.items()}
+
+    def _rearrange(self, key: Key) -> KeySet:
+        """Put a key in its place among its siblings; returns the keys whose plan reads another result now.
+
+        These are the siblings that are over a limit now, or not any more, and the Tenants whose summary changed.
+        """
+        match key.kind:
+            case "ListenerClass":  # its listeners count only if the class is ours
+                users = self._references.users("ListenerClass", key.name)
+                return frozenset().union(*map(self._rearrange, users))
+            case "Listener" | "Destination":
+                pass
+            case _:
+                return _NO_KEYS
+        record = self.records.get(key)
+        cached = record.found if record is not None and isinstance(record.found, CachedResource) else None
+        if key.kind == "Listener":
+            hosts = self.child_index.hosts_of(key) if cached is not None else ()
+            self._exposed.set(key, dict.fromkeys(hosts, (cached.created,)) if cached is not None else {})
+            if cached is not None and self._is_foreign(cached.resource):
+                cached = None
+        return self._reorder(key, cached) | self._summarize(key, cached)
+
+    def _reorder(self, key: Key, cached: CachedResource[Any] | None) -> KeySet:
+        """Update the order in which the siblings of a key count; returns the others for which a limit now differs."""
+        group = (key.kind, key.namespace)
+        edge = [
+            (sibling, limit, self._order.rank(group, sibling) < limit)
+            for limit in self._limits[key.kind]
+            for sibling in itertools.islice(self._order.iterate(group, max(0, limit - 1)), 2)
+        ]
+        is_waiting = self.child_index.published(key) is None
+        self._order.set(key, {group: (is_waiting, cached.created)} if cached is not None else {})
+        return frozenset(
+            sibling
+            for sibling, limit, was_within in edge
+            if sibling != key and (self._order.rank(group, sibling) < limit) != was_within
+        )
+
+    def _summarize(self, key: Key, cached: CachedResource[Any] | None) -> KeySet:
+        """Update the summary of a Listener's Tenant; returns the Tenants whose summary changed."""
+        if key.kind != "Listener":
+            return _NO_KEYS
+        before = frozenset(self._summaries.groups_of(key))
+        group = (self._tenant_key(cached.resource).path, ListenerState.of(cached)) if cached is not None else None
+        self._summaries.set(key, {group: ()} if group is not None else {})
+        changed = before ^ self._summaries.groups_of(key)
+        return frozenset(Key("Tenant", key.namespace, path.partition("/")[2]) for path, _ in changed)
+
+    def _is_foreign(self, one: resources.Listener) -> bool:
+        """True if another install serves a Listener."""
+        found = self._classes.get(one.class_name)
+        return found is not None and found.resource.spec.controller_name != self._install.controller_name
 
     def _tenant_key(self, listener: resources.Listener) -> Key:
         return Key("Tenant", listener.metadata.namespace, listener.spec.tenant_ref.name)
@@ -478,17 +562,11 @@ class Cache(View):
         return _NO_KEYS
 
     def _rivals(self, key: Key, targets: frozenset[indexes.Target]) -> KeySet:
-        """For a Listener: its Tenant, and the other listeners that name one of its hostnames."""
+        """For a Listener: the other listeners that name one of its hostnames."""
         if key.kind != "Listener":
             return _NO_KEYS
-        found: set[Key] = set()
-        for kind, path in targets:
-            if kind == "Tenant":
-                namespace, _, name = path.partition("/")
-                found.add(Key("Tenant", namespace, name))
-            elif kind == "Hostname":
-                found |= self._references.users("Hostname", path)
-        return frozenset(found)
+        hosts = [path for kind, path in targets if kind == "Hostname"]
+        return frozenset().union(*(self._references.users("Hostname", host) for host in hosts))
 
     def _put_agency_secret(self, namespace: str, name: str, raw: dict[str, Any]) -> KeySet:
         metadata, path = raw["metadata"], f"{namespace}/{name}"
@@ -535,9 +613,11 @@ class Cache(View):
         self._ignored.pop(ref, None)
         if child is None and raw is not None:
             self._ignored[ref] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
+        owners = {one.key for one in (before, child) if one is not None and one.is_config}
+        concerned = frozenset().union(*map(self._rearrange, owners))
         if before is not None and child is not None and _as_planned(before) == _as_planned(child):
-            return _NO_KEYS
-        return self._on_child(before, child, hosts)
+            return concerned
+        return concerned | self._on_child(before, child, hosts)
 
     def _on_child(
         self, before: kinds.ChildRecord | None, after: kinds.ChildRecord | None, hosts: frozenset[str]
@@ -582,8 +662,10 @@ def _declared(record: kinds.ResourceRecord) -> tuple[object, ...]:
     return record.uid, found.generation, found.message
 
 
-def _is_limited(record: kinds.ResourceRecord) -> bool:
-    return any(one.reason == _LIMITED for one in record.found.conditions)
+def _tenant_ref(record: kinds.ResourceRecord) -> object:
+    """The Tenant that a Destination names, which is all that Listeners read of it; unique if it cannot be read."""
+    found = record.found
+    return found.resource.spec.tenant_ref if isinstance(found, CachedResource) else record
 
 
 def _as_planned(child: kinds.ChildRecord) -> tuple[object, ...]:

@@ -1,7 +1,9 @@
-"""Indexes that the cache keeps: existing children, references between resources, and optional APIs."""
+"""Indexes that the cache keeps: existing children, references between resources, orders, and optional APIs."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+import bisect
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -9,6 +11,8 @@ from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
 from usher_operator import kinds
 from usher_operator.view import ClusterFeatures, Install, Key, ObjectRef, PublishedDocument
+
+_NO_KEYS: frozenset[Key] = frozenset()
 
 
 class ChildIndex:
@@ -60,9 +64,9 @@ class ChildIndex:
         document = self.listener_document(key)
         return frozenset(address.host for address in document.addresses) if document is not None else frozenset()
 
-    def published_at(self, hostname: str) -> frozenset[Key]:
-        """Listeners whose published document has a hostname."""
-        return frozenset(self._hosts.get(hostname, ()))
+    def published_at(self, hostname: str) -> AbstractSet[Key]:
+        """Listeners whose published document has a hostname. Do not keep or change the result."""
+        return self._hosts.get(hostname, _NO_KEYS)
 
     def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> kinds.ChildRecord | None:
         """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
@@ -138,6 +142,49 @@ class ReferenceIndex:
     def users(self, kind: TargetKind, path: str) -> frozenset[Key]:
         """The keys that refer to an object."""
         return frozenset(self._users.get((kind, path), ()))
+
+
+Group = TypeVar("Group", bound=Hashable)
+Place = tuple[Any, ...]
+"""Sorts a key within its group; equal places go by key."""
+
+
+class OrderedGroups(Generic[Group]):
+    """Keys in groups, each of them in order. A change or a rank needs O(log n) comparisons in a group of n keys."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Group, list[tuple[Place, Key]]] = {}
+        self._places: dict[Key, Mapping[Group, Place]] = {}
+
+    def set(self, key: Key, places: Mapping[Group, Place]) -> None:
+        """Set the groups of a key, with its place in each; empty if it is in no group any more."""
+        before = self._places.get(key, {})
+        for group, place in before.items():
+            if places.get(group) != place:
+                members = self._groups[group]
+                del members[bisect.bisect_left(members, (place, key))]
+                if not members:
+                    del self._groups[group]
+        for group, place in places.items():
+            if before.get(group) != place:
+                bisect.insort(self._groups.setdefault(group, []), (place, key))
+        if places:
+            self._places[key] = places
+        else:
+            self._places.pop(key, None)
+
+    def groups_of(self, key: Key) -> AbstractSet[Group]:
+        """The groups of a key."""
+        return self._places.get(key, {}).keys()
+
+    def rank(self, group: Group, key: Key) -> int:
+        """The number of keys that come before a key, which is in the group."""
+        return bisect.bisect_left(self._groups[group], (self._places[key][group], key))
+
+    def iterate(self, group: Group, first: int = 0) -> Iterator[Key]:
+        """Iterate over the keys of a group in order, from an index on."""
+        members = self._groups.get(group, ())
+        return (members[index][1] for index in range(first, len(members)))
 
 
 def class_name(one: resources.Listener) -> str:

@@ -20,7 +20,8 @@ from usher_operator.writer import ChildRemover, ChildWriter
 _log = structlog.get_logger(__name__)
 
 _LONG_QUEUE = 200
-"""Above this queue depth the operator first writes the documents that gateways run, and everything else afterwards."""
+"""Above this queue depth the operator first writes the documents that gateways run, and everything else afterwards. A
+key whose namespace has no other key in the queue is written completely, so that it does not wait for others' keys."""
 
 _LOOKUP_INTERVAL_SECONDS = 5.0
 """Interval between lookups of missing Secrets, because the watch reports no Secret without the label."""
@@ -111,7 +112,7 @@ class Reconciler:
         self._cache.grant(key, wanted.granted)
         self._cache.set_behind(key, is_behind=wanted.is_behind)
         self._remover.withdraw(wanted)
-        is_late = self._queue.depth > _LONG_QUEUE
+        is_late = self._queue.depth > _LONG_QUEUE and self._queue.depth_beside(key) > 0
         try:
             failures = await self._children.apply(wanted, documents_only=is_late)
         finally:

@@ -5,12 +5,13 @@ thousands of them, for one key at a time.
 """
 
 import enum
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
 from usher_gateway import documents, model, resources
+from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals
 
 FINGERPRINT_FIELD = "installKeyFingerprint"
@@ -184,6 +185,28 @@ class UnreadableResource(msgspec.Struct, frozen=True, kw_only=True):
     fields: Mapping[str, Any] = {}
 
 
+class ListenerState(msgspec.Struct, frozen=True):
+    """The part of a Listener that its Tenant sums up."""
+
+    ready: ConditionStatus
+    """Status of its Ready; Unknown if it has none."""
+    is_held: bool
+    """True if its stored Ready says that its deliveries are held."""
+    is_suspended: bool
+    """True if its own ``state`` is Suspended."""
+
+    @classmethod
+    def of(cls, cached: CachedResource[resources.Listener]) -> "ListenerState":
+        """The state of a Listener."""
+        ready = next((one for one in cached.conditions if one.type == ConditionType.Ready), None)
+        state = types.value_or_default(cached.resource.spec.state, "Listener.spec.state")
+        return cls(
+            ready=ready.status if ready is not None else "Unknown",
+            is_held=ready is not None and ready.reason == "Suspended",
+            is_suspended=state == "Suspended",
+        )
+
+
 class PublishedDocument(msgspec.Struct, frozen=True):
     """A document in its config Secret. A tombstone is not one."""
 
@@ -324,20 +347,26 @@ class View(Protocol):
     def unreadable(self, key: Key) -> UnreadableResource | None:
         """A resource that exists but that the lookups above do not find."""
 
-    def listeners_in(self, namespace: str) -> Collection[CachedResource[resources.Listener]]:
-        """Every Listener of a namespace, in any order."""
+    def rank(self, key: Key) -> int:
+        """How many Listeners, or Destinations, of its namespace come before one that this install serves.
 
-    def destinations_in(self, namespace: str) -> Collection[CachedResource[resources.Destination]]:
-        """Every Destination of a namespace, in any order."""
+        Published ones count first, then the oldest. The Listeners of other installs do not count.
+        """
 
-    def listeners_of(self, tenant_path: str) -> Collection[CachedResource[resources.Listener]]:
-        """The Listeners that refer to a Tenant, in any order."""
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
+        """The Listeners of a Tenant that this install serves: the first names of each state, at most ``limit``."""
 
     def claimants(self, hostname: str) -> Collection[CachedResource[resources.Listener]]:
         """The Listeners that name a hostname in ``addresses``, in any order."""
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents that have an address at a hostname, in any order."""
+
+    def has_listeners_at(self, hostname: str) -> bool:
+        """True if a published document has an address at a hostname."""
+
+    def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+        """The Listeners whose published document has an address at a hostname, the oldest first."""
 
     def incumbent(self, hostname: str) -> tuple[str, str] | None:
         """(namespace, tenant) that has a hostname by a published document, or by one that is being written."""

@@ -1,15 +1,19 @@
 """The queue of keys to reconcile, and the gate that pauses its workers.
 
 A key is in the queue at most once and is never processed twice at the same time: keys added while they are processed
-become ready again when their worker is done. A key that failed is retried later and later. The queue takes the time and
-the random numbers as arguments, so that tests need not wait; only ``get`` waits.
+become ready again when their worker is done. A key that failed is retried later and later.
+
+The queue is fair among namespaces. Each key waits in the lane of its namespace, lanes take turns, and the keys of one
+lane never occupy all workers. So the flood of one agency delays another agency's key by a few keys, and not by all keys
+of the flood. The queue takes the time and the random numbers as arguments, so that tests need not wait; only ``get``
+waits.
 """
 
 import asyncio
 import contextlib
 import heapq
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Collection, Hashable
 from typing import Generic, TypeVar
 
 import structlog
@@ -22,15 +26,71 @@ FIRST_RETRY_SECONDS = 0.2
 LAST_RETRY_SECONDS = 300.0
 """Longest delay before a retry."""
 
-K = TypeVar("K")
+ItemT = TypeVar("ItemT")
+K = TypeVar("K", bound=Hashable)
+
+
+class _Lane(Generic[ItemT]):
+    def __init__(self) -> None:
+        self.ready: deque[ItemT] = deque()
+        self.last: OrderedDict[ItemT, None] = OrderedDict()
+        """Items that wait until no other item of the lane is ready."""
+
+
+class Lanes(Generic[ItemT]):
+    """Items in lanes, which take turns: one item of each lane, then the next one of each."""
+
+    def __init__(self) -> None:
+        self._lanes: OrderedDict[str, _Lane[ItemT]] = OrderedDict()
+        """Lanes with items; the lane whose turn it is comes first."""
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
+
+    def add(self, lane: str, item: ItemT) -> None:
+        """Add an item at the end of a lane."""
+        self._lane(lane).ready.append(item)
+
+    def add_last(self, lane: str, item: ItemT) -> None:
+        """Add an item behind the items of a lane that are there, and behind those that are added later."""
+        self._lane(lane).last[item] = None
+
+    def discard_last(self, lane: str, item: ItemT) -> None:
+        """Remove an item that ``add_last`` added."""
+        found = self._lanes[lane]
+        del found.last[item]
+        if not found.ready and not found.last:
+            del self._lanes[lane]
+
+    def take(self, blocked: Collection[str] = ()) -> ItemT | None:
+        """Remove and return the next item, of a lane that is not blocked; None if there is none."""
+        name = next((name for name in self._lanes if name not in blocked), None)
+        if name is None:
+            return None
+        lane = self._lanes[name]
+        item = lane.ready.popleft() if lane.ready else lane.last.popitem(last=False)[0]
+        if lane.ready or lane.last:
+            self._lanes.move_to_end(name)
+        else:
+            del self._lanes[name]
+        return item
+
+    def depth(self, lane: str) -> int:
+        """Number of items in a lane, except those that ``add_last`` added."""
+        return len(self._lanes[lane].ready) if lane in self._lanes else 0
+
+    def _lane(self, name: str) -> _Lane[ItemT]:
+        return self._lanes.setdefault(name, _Lane())
 
 
 class Workqueue(Generic[K]):
-    """Holds ready keys in order of arrival, delayed keys by due time, and the keys being processed.
+    """Holds ready keys in lanes, delayed keys by due time, and the keys being processed.
 
     Args:
         clock: monotonic seconds.
         random: returns a number from 0 to below 1, for jitter.
+        lane_of: returns the lane of a key.
+        max_per_lane: how many keys of one lane may be processed at the same time.
         observe_wait: called with the seconds for which a key was ready before a worker took it.
         count_retry: called for each key that is retried after a failure.
     """
@@ -40,19 +100,27 @@ class Workqueue(Generic[K]):
         *,
         clock: Callable[[], float],
         random: Callable[[], float],
+        lane_of: Callable[[K], str] = lambda _: "",
+        max_per_lane: int = 256,
         observe_wait: Callable[[float], object] = lambda _: None,
         count_retry: Callable[[], object] = lambda: None,
     ) -> None:
         self._clock, self._random = clock, random
+        self._lane_of, self._max_per_lane = lane_of, max_per_lane
         self._observe_wait, self._count_retry = observe_wait, count_retry
-        self._ready: deque[K] = deque()
+        self._waiting: Lanes[K] = Lanes()
         self._since: dict[K, float] = {}
         """When each ready key became ready."""
-        self._last: dict[K, None] = {}
-        """Keys that wait until no other key is ready, in order."""
-        self._processing: set[K] = set()
-        self._again: set[K] = set()
-        """Keys added while they were processed."""
+        self._last: dict[K, str] = {}
+        """Lane of each key that waits until no other key of the lane is ready."""
+        self._processing: dict[K, str] = {}
+        """Lane of each key that is processed."""
+        self._workers: Counter[str] = Counter()
+        """Number of keys of each lane that are processed."""
+        self._full: set[str] = set()
+        """Lanes that occupy as many workers as they may."""
+        self._again: dict[K, bool] = {}
+        """Keys added while they were processed; True: by ``add_last``."""
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._count = 0
@@ -62,24 +130,31 @@ class Workqueue(Generic[K]):
     def add(self, key: K) -> None:
         """Reconcile a key as soon as a worker is free. Repeated calls before that count once."""
         self._due.pop(key, None)
-        self._last.pop(key, None)
+        if key in self._last:
+            self._waiting.discard_last(self._last.pop(key), key)
         if key in self._processing:
-            self._again.add(key)
+            self._again[key] = False
         elif key not in self._since:
             self._since[key] = self._clock()
-            self._ready.append(key)
+            self._waiting.add(self._lane_of(key), key)
             self._wake.set()
 
     def add_last(self, key: K) -> None:
-        """Reconcile a key once no other key is ready, unless another call adds it earlier."""
-        if key not in self._since and key not in self._again:
-            self._last[key] = None
-            self._wake.set()
+        """Reconcile a key once no other key of its lane is ready, unless another call adds it earlier."""
+        if key in self._since or key in self._last:
+            return
+        if key in self._processing:
+            self._again.setdefault(key, True)
+            return
+        lane = self._lane_of(key)
+        self._last[key] = lane
+        self._waiting.add_last(lane, key)
+        self._wake.set()
 
     def add_after(self, key: K, seconds: float) -> None:
         """Reconcile a key after a delay, unless it is due earlier anyway."""
         due = self._clock() + seconds
-        if key in self._since or key in self._again or self._due.get(key, due + 1) <= due:
+        if key in self._since or self._again.get(key) is False or self._due.get(key, due + 1) <= due:
             return
         self._due[key] = due
         self._count += 1
@@ -101,28 +176,33 @@ class Workqueue(Generic[K]):
         self._failures.pop(key, None)
 
     def take(self) -> K | None:
-        """Return the next key, which counts as processing until ``done``; None if no key is ready."""
+        """Return the next key, which counts as processing until ``done``; None if no key may be processed now."""
         self._release_due()
-        if self._ready:
-            key = self._ready.popleft()
-            self._observe_wait(self._clock() - self._since.pop(key))
-        else:
-            found = next((key for key in self._last if key not in self._processing), None)
-            if found is None:
-                return None
-            key = found
-            del self._last[key]
-        self._processing.add(key)
+        key = self._waiting.take(self._full)
+        if key is None:
+            return None
+        since = self._since.pop(key, None)
+        if since is not None:
+            self._observe_wait(self._clock() - since)
+        self._last.pop(key, None)
+        lane = self._processing[key] = self._lane_of(key)
+        self._workers[lane] += 1
+        if self._workers[lane] >= self._max_per_lane:
+            self._full.add(lane)
         return key
 
     def done(self, key: K) -> None:
         """Note that a worker has finished with a key; the key is ready again if it was added meanwhile."""
-        self._processing.discard(key)
-        if key in self._last:
+        lane = self._processing.pop(key)
+        self._workers[lane] -= 1
+        if not self._workers[lane]:
+            del self._workers[lane]
+        if lane in self._full:
+            self._full.discard(lane)
             self._wake.set()
-        if key in self._again:
-            self._again.discard(key)
-            self.add(key)
+        is_last = self._again.pop(key, None)
+        if is_last is not None:
+            (self.add_last if is_last else self.add)(key)
 
     async def get(self) -> K:
         """Wait for the next key. Cancel-safe: a key leaves the queue only when it is returned."""
@@ -130,7 +210,7 @@ class Workqueue(Generic[K]):
             self._wake.clear()
             key = self.take()
             if key is not None:
-                if self._ready or self._last:
+                if self._waiting:
                     self._wake.set()
                 return key
             with contextlib.suppress(TimeoutError):
@@ -146,17 +226,16 @@ class Workqueue(Generic[K]):
     @property
     def depth(self) -> int:
         """Number of keys that are ready and wait for a worker."""
-        return len(self._ready)
+        return len(self._since)
 
-    @property
-    def is_idle(self) -> bool:
-        """True if no key is ready or processing. Delayed keys may exist."""
-        return not self._ready and not self._last and not self._processing
+    def depth_beside(self, key: K) -> int:
+        """Number of ready keys in the lane of a key."""
+        return self._waiting.depth(self._lane_of(key))
 
     @property
     def oldest_age_seconds(self) -> float:
         """Seconds for which the first ready key has waited; 0 if no key is ready."""
-        return self._clock() - self._since[self._ready[0]] if self._ready else 0.0
+        return self._clock() - next(iter(self._since.values())) if self._since else 0.0
 
     def _release_due(self) -> None:
         while self.due_in() == 0.0:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from support import work
 from usher_gateway import config_secret, documents, model
-from usher_operator import children, kinds
+from usher_operator import children, kinds, plan
 from usher_operator.cache import Cache, hostname_key
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import Key
@@ -189,11 +190,89 @@ def test_unreadable_resource_is_kept_with_an_error_without_values(full: Cache) -
     assert "confidential" not in found.message
 
 
-def test_freed_place_under_a_limit_concerns_listeners_that_wait(full: Cache) -> None:
-    waiting = listener("bar")
-    waiting["status"] = {"conditions": [{"type": "Accepted", "status": "False", "reason": "LimitExceeded"}]}
-    full.put(kinds.LISTENER, waiting)
-    assert BAR in full.remove(kinds.LISTENER, "agency", "lobby")
+def limited(cache: Cache, count: int, limit: int = 2, **spec: Any) -> Cache:
+    """Fill a namespace with listeners of one tenant, ``l0`` the oldest."""
+    cache.put(kinds.LISTENER_CLASS, klass(maximums={"listenersPerNamespace": limit}, **spec))
+    cache.put(kinds.TENANT, raw("Tenant", "acme", {}))
+    for number in range(count):
+        cache.put(kinds.LISTENER, aged(number))
+    return cache
+
+
+def aged(number: int, *hostnames: str) -> dict[str, Any]:
+    """A listener whose number says its age; 0 is the oldest."""
+    created = f"2026-01-01T{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}Z"
+    return listener(f"l{number}", *hostnames, creationTimestamp=created)
+
+
+def numbered(number: int) -> Key:
+    return Key("Listener", "agency", f"l{number}")
+
+
+def test_listener_over_the_limit_concerns_no_sibling(cache: Cache) -> None:
+    limited(cache, 5)
+    assert cache.put(kinds.LISTENER, aged(9)) - {ACME} == {numbered(9)}
+    assert cache.remove(kinds.LISTENER, "agency", "l4") - {ACME} == {numbered(4)}
+
+
+def test_freed_place_under_a_limit_concerns_the_oldest_that_waits(cache: Cache) -> None:
+    limited(cache, 5)
+    assert cache.remove(kinds.LISTENER, "agency", "l0") - {ACME} == {numbered(0), numbered(2)}
+    assert [cache.rank(numbered(number)) for number in (1, 2, 3, 4)] == [0, 1, 2, 3]
+
+
+def test_published_listener_takes_the_place_of_an_unpublished_one(cache: Cache) -> None:
+    limited(cache, 3)
+    cache.put(kinds.LISTENER, listener("lobby", creationTimestamp="2026-02-01T00:00:00Z"))
+    assert cache.rank(LOBBY) == 3
+    assert numbered(1) in cache.put(kinds.SECRET, config())
+    assert (cache.rank(LOBBY), cache.rank(numbered(1))) == (0, 2)
+
+
+def test_listeners_of_other_installs_do_not_count_against_the_limit(cache: Cache) -> None:
+    limited(cache, 3)
+    other = klass(controllerName="usher.dev/other")
+    other["metadata"]["name"] = "other"
+    cache.put(kinds.LISTENER_CLASS, other)
+    moved = aged(0)
+    moved["spec"]["listenerClassName"] = "other"
+    assert numbered(2) in cache.put(kinds.LISTENER, moved)
+    assert cache.rank(numbered(1)) == 0
+    cache.remove(kinds.LISTENER_CLASS, "", "other")  # a listener without an existing class counts again
+    assert cache.rank(numbered(1)) == 1
+
+
+def test_destination_edit_concerns_no_listener(full: Cache) -> None:
+    edited = destination(generation=2)
+    edited["spec"]["http"]["timeoutSeconds"] = 20
+    assert full.put(kinds.DESTINATION, edited) == {CRM}
+    edited["spec"] = {**edited["spec"], "tenantRef": {"name": "other"}}
+    assert full.put(kinds.DESTINATION, edited) == {CRM, LOBBY}
+
+
+def test_listener_whose_ready_stays_does_not_concern_its_tenant(full: Cache) -> None:
+    one = listener(resourceVersion="2")
+    one["status"] = {"conditions": [{"type": "Receiving", "status": "False", "reason": "NoVisitYet", "message": ""}]}
+    assert full.put(kinds.LISTENER, one) == {LOBBY}
+
+
+@pytest.mark.parametrize("what", ["create", "delete", "plan a listener", "plan the tenant", "plan the hostname"])
+def test_work_does_not_grow_with_the_siblings(what: str) -> None:
+    def cost(siblings: int) -> int:
+        cache = Cache(OperatorSettings(), clock=lambda: 1_000_000)
+        cache.set_keys(KEYS)
+        limited(cache, siblings, limit=50)
+        plan.plan(cache, numbered(1))  # fills the caches of the modules
+        calls = {
+            "create": lambda: cache.put(kinds.LISTENER, aged(siblings)),
+            "delete": lambda: cache.remove(kinds.LISTENER, "agency", "l10"),
+            "plan a listener": lambda: plan.plan(cache, numbered(siblings - 1)),
+            "plan the tenant": lambda: plan.plan(cache, ACME),
+            "plan the hostname": lambda: plan.plan(cache, hostname_key("hooks.example.com")),
+        }
+        return work.instructions(calls[what])
+
+    assert cost(1000) < 1.3 * cost(100)
 
 
 def test_published_document_gives_its_hostname_to_its_tenant(full: Cache) -> None:

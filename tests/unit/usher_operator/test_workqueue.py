@@ -127,6 +127,66 @@ def test_depth_and_age_count_waiting_keys(clock: Clock) -> None:
     assert (queue.depth, queue.oldest_age_seconds, waited) == (1, 0, [2])
 
 
+def lanes(clock: Clock, max_per_lane: int = 16) -> Workqueue[str]:
+    """A queue whose keys are named ``NAMESPACE/NAME``."""
+    return Workqueue(
+        clock=clock, random=lambda: 0.5, lane_of=lambda key: key.partition("/")[0], max_per_lane=max_per_lane
+    )
+
+
+def test_keys_of_one_namespace_do_not_delay_another(clock: Clock) -> None:
+    queue = lanes(clock)
+    for number in range(1000):
+        queue.add(f"flood/{number}")
+    queue.add("calm/edit")
+    assert "calm/edit" in [queue.take() for _ in range(2)]
+
+
+def test_namespaces_take_turns(clock: Clock) -> None:
+    queue = lanes(clock)
+    for key in ("a/1", "a/2", "a/3", "b/1", "c/1", "b/2"):
+        queue.add(key)
+    assert drain(queue) == ["a/1", "b/1", "c/1", "a/2", "b/2", "a/3"]
+
+
+def test_last_keys_wait_for_their_own_namespace_only(clock: Clock) -> None:
+    queue = lanes(clock)
+    queue.add_last("b/late")
+    for key in ("a/1", "a/2", "a/3", "b/1"):
+        queue.add(key)
+    assert drain(queue) == ["b/1", "a/1", "b/late", "a/2", "a/3"]
+
+
+def test_one_namespace_never_occupies_all_workers(clock: Clock) -> None:
+    queue = lanes(clock, max_per_lane=2)
+    for key in ("a/1", "a/2", "a/3"):
+        queue.add(key)
+    assert [queue.take() for _ in range(3)] == ["a/1", "a/2", None]
+    queue.add("b/1")
+    assert queue.take() == "b/1"
+    queue.done("a/1")
+    assert queue.take() == "a/3"
+
+
+def test_depth_of_a_namespace_counts_its_own_waiting_keys(clock: Clock) -> None:
+    queue = lanes(clock)
+    for key in ("a/1", "a/2", "b/1"):
+        queue.add(key)
+    assert (queue.depth_beside("a/1"), queue.depth_beside("c/1")) == (2, 0)
+
+
+async def test_freed_place_of_a_namespace_wakes_a_waiting_worker(clock: Clock) -> None:
+    queue = lanes(clock, max_per_lane=1)
+    queue.add("a/1")
+    queue.add("a/2")
+    assert await queue.get() == "a/1"
+    worker = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.done("a/1")
+    async with asyncio.timeout(5):
+        assert await worker == "a/2"
+
+
 async def test_added_key_wakes_a_waiting_worker(queue: Workqueue[str]) -> None:
     workers = [asyncio.create_task(queue.get()) for _ in range(3)]
     await asyncio.sleep(0)
@@ -152,7 +212,7 @@ Step = st.tuples(st.sampled_from(["add", "after", "last", "take", "done", "retry
 @given(st.lists(Step, max_size=60))
 def test_queue_loses_no_key_and_processes_none_twice_at_once(steps: list[tuple[str, int]]) -> None:
     clock = Clock()
-    queue: Workqueue[int] = Workqueue(clock=clock, random=lambda: 0.0)
+    queue: Workqueue[int] = Workqueue(clock=clock, random=lambda: 0.0, lane_of=lambda key: str(key % 2), max_per_lane=2)
     wanted: set[int] = set()
     processing: set[int] = set()
     for step, key in steps:

@@ -4,7 +4,7 @@ If several listeners want the same hostname or address, or a namespace has more 
 already published come first, then the oldest (creationTimestamp, then namespace and name).
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -110,7 +110,7 @@ def compile_listener(view: View, cached: CachedResource[resources.Listener], key
             trusted_proxies=view.install.trusted_proxies,
         ),
         claims=_claims(view, cached, previous),
-        is_over_limit=lambda limit: _is_over(view, cached, limit, view.listeners_in(namespace)),
+        is_over_limit=lambda limit: view.rank(Key("Listener", namespace, one.metadata.name)) >= limit,
     )
     return CompiledDocument(document, _not_missing(view, findings), tuple(secrets.unknown))
 
@@ -136,7 +136,7 @@ def compile_destination(
             namespaces={namespace: view.namespace_labels(namespace)},
         ),
         compiler.CompileContext(keys=keys, previous=documents.Snapshot({}, {one.key: previous} if previous else {})),
-        is_over_limit=lambda limit: _is_over(view, cached, limit, view.destinations_in(namespace)),
+        is_over_limit=lambda limit: view.rank(Key("Destination", namespace, one.metadata.name)) >= limit,
     )
     return CompiledDocument(document, findings, tuple(secrets.unknown))
 
@@ -193,24 +193,6 @@ def _destinations(view: View, one: resources.Listener) -> dict[str, resources.De
 def age(seen: DocumentResource) -> tuple[str, str, str]:
     """Sort key: the oldest resource first."""
     return seen.created, seen.resource.metadata.namespace, seen.resource.metadata.name
-
-
-def _is_over(view: View, seen: DocumentResource, limit: int, members: Collection[DocumentResource]) -> bool:
-    """True if a resource is beyond the limit of its namespace. Published ones count first, then the oldest."""
-    if len(members) <= limit:
-        return False
-
-    def rank(one: DocumentResource) -> tuple[bool, tuple[str, str, str]]:
-        meta = one.resource.metadata
-        kind: Kind = "Listener" if isinstance(one.resource, resources.Listener) else "Destination"
-        return view.published(Key(kind, meta.namespace, meta.name)) is None, age(one)
-
-    mine = rank(seen)
-    return sum(rank(one) < mine for one in members if not _is_theirs(view, one.resource)) >= limit
-
-
-def _is_theirs(view: View, one: resources.Listener | resources.Destination) -> bool:
-    return isinstance(one, resources.Listener) and is_foreign(view, one)
 
 
 def _reserved(view: View) -> frozenset[str]:

@@ -44,8 +44,7 @@ def class_of(view: View, hostname: str) -> CachedResource[resources.ListenerClas
     if own:
         first = min(own, key=lambda one: (one.created, one.resource.metadata.name))
         return first if compiling.is_ours(view, first) else None
-    found = [view.listener(document.key) for document in view.listeners_at(hostname)]
-    for one in sorted((one for one in found if one is not None), key=compiling.age):
+    for one in view.oldest_at(hostname):
         of_listener = compiling.our_class(view, one.resource.class_name)
         if of_listener is not None:
             return of_listener
@@ -266,7 +265,7 @@ def plan(view: View, key: Key) -> Plan:
     found = class_of(view, key.name)
     if found is None:
         # without a class, published documents stay exposed as they are
-        return Plan(key, None if view.listeners_at(key.name) else ())
+        return Plan(key, None if view.has_listeners_at(key.name) else ())
     spec = found.resource.spec
     if exposure_type(spec) == "HTTPRoute" and not view.features.gateway_api:
         # an old Ingress stays until the cluster can have the HTTPRoute
@@ -289,7 +288,7 @@ def _old_routes(
 
 
 def _children(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[DesiredChild]:
-    is_wanted = hostname == spec.hostname or bool(view.listeners_at(hostname))
+    is_wanted = hostname == spec.hostname or view.has_listeners_at(hostname)
     if not is_wanted:
         return []
     tls = tls_of(spec, hostname)

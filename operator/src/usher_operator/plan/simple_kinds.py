@@ -12,13 +12,14 @@ from usher_gateway.resources import types
 from usher_gateway.resources.listener_class import check_class
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_gateway.resources.tenant import check_tenant
-from usher_operator.plan import common, compiling, hostname, listener, reports
+from usher_operator.plan import common, compiling, hostname, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
 from usher_operator.view import (
     FINGERPRINT_FIELD,
     CachedResource,
     ConditionType,
     Key,
+    ListenerState,
     Plan,
     ResourceStatus,
     StatusCondition,
@@ -85,7 +86,7 @@ def _halted(halted: HaltedRemovals) -> str:
 def _class_exposed(view: View, cached: CachedResource[resources.ListenerClass]) -> ConditionState:
     spec = cached.resource.spec
     state = hostname.exposed_state(view, spec, spec.hostname)
-    if state.status == "Unknown" and hostname.is_by_path(spec) and not view.listeners_at(spec.hostname):
+    if state.status == "Unknown" and hostname.is_by_path(spec) and not view.has_listeners_at(spec.hostname):
         return ConditionState("True", OperatorReason.NotExposed, "no listener is on the class's hostname yet")
     return state
 
@@ -105,17 +106,19 @@ def plan_tenant(view: View, key: Key) -> Plan:
     is_suspended = types.value_or_default(cached.resource.spec.state, "Tenant.spec.state") == "Suspended"
     status = builder.status([accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
     if accepted.status == "True":
-        status = _with_listeners(view, key, builder, status)
+        status = _with_listeners(view, key, builder, status, is_suspended=is_suspended)
     return Plan(key, (), status)
 
 
-def _with_listeners(view: View, key: Key, builder: ConditionBuilder, status: ResourceStatus) -> ResourceStatus:
+def _with_listeners(
+    view: View, key: Key, builder: ConditionBuilder, status: ResourceStatus, *, is_suspended: bool
+) -> ResourceStatus:
     """The status with a Ready that is True only if every listener is ready."""
     unready: dict[str, list[str]] = {"False": [], "Unknown": []}
-    for one in view.listeners_of(key.path):
-        ready_status = _ready_status(view, one)
-        if ready_status != "True" and not compiling.is_foreign(view, one.resource):
-            unready[ready_status].append(one.resource.metadata.name)
+    for state, names in view.listeners_of(key.path, _MAX_NAMES + 1).items():
+        ready_status = _ready_status(state, is_tenant_suspended=is_suspended)
+        if ready_status != "True":
+            unready[ready_status] += names
     if unready["False"]:
         message = (
             f"not ready: listener {_names(unready['False'])}; the conditions of each listener say what must be done"
@@ -128,13 +131,10 @@ def _with_listeners(view: View, key: Key, builder: ConditionBuilder, status: Res
     return ResourceStatus(status.observed_generation, (*status.conditions[:-1], ready))
 
 
-def _ready_status(view: View, one: CachedResource[resources.Listener]) -> str:
+def _ready_status(state: ListenerState, *, is_tenant_suspended: bool) -> str:
     """The status of a listener's Ready; Unknown while gateways have not applied a change of its suspension."""
-    ready = next((found for found in one.conditions if found.type == _Type.Ready), None)
-    if ready is None:
-        return "Unknown"
-    is_held, should_be_held = ready.reason == OperatorReason.Suspended, bool(listener.suspension(view, one.resource))
-    return "Unknown" if ready.status == "True" and is_held != should_be_held else ready.status
+    should_be_held = state.is_suspended or is_tenant_suspended
+    return "Unknown" if state.ready == "True" and state.is_held != should_be_held else state.ready
 
 
 def _names(names: list[str]) -> str:
