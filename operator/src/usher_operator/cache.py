@@ -243,7 +243,7 @@ class Cache(View):
 
     def has_documents_of(self, namespace: str) -> bool:
         """True if a namespace has a Listener or a Destination."""
-        return any(self._members.get((kind, namespace)) for kind in ("Listener", "Destination"))
+        return self._references.has_users("Namespace", namespace)
 
     def secret(self, path: str) -> resources.Secret | None:
         """A labelled Secret."""
@@ -367,15 +367,9 @@ class Cache(View):
         """Set whether the operator may use the Secrets of a namespace; `""`: of all namespaces at once."""
         if namespace:
             self._secret_access[namespace] = access
-            members = [(kind, namespace) for kind in ("Listener", "Destination")]
-        else:
-            self._secret_access = {"": access}
-            members = [one for one in self._members if one[0] in {"Listener", "Destination"}]
-        return frozenset(
-            Key(kind, place, name)  # type: ignore[arg-type]
-            for kind, place in members
-            for name in self._members.get((kind, place), ())
-        )
+            return self._references.users("Namespace", namespace)
+        self._secret_access = {"": access}
+        return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
 
     def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> None:
         """Set what the gateways report. The caller knows which keys that concerns."""

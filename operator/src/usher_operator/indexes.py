@@ -139,6 +139,10 @@ class ReferenceIndex:
         """The objects to which a key refers."""
         return self._targets.get(key, frozenset())
 
+    def has_users(self, kind: TargetKind, path: str) -> bool:
+        """True if a key refers to an object."""
+        return (kind, path) in self._users
+
     def users(self, kind: TargetKind, path: str) -> frozenset[Key]:
         """The keys that refer to an object."""
         return frozenset(self._users.get((kind, path), ()))
