@@ -64,7 +64,7 @@ async def test_clock_jump_keeps_a_tombstone_for_its_time(
 ) -> None:
     said = ("--tombstone-seconds", str(TOMBSTONE_SECONDS), "--resync-seconds", "1")
     await install.start_operator(*said, clock=clock)
-    await declare(install, namespace, "lobby")
+    await declare(install, namespace, "lobby", "bar")
     owner = f"Listener {namespace}/lobby"
     await install.server.delete(api.Resource("Listener", "lobby", namespace))
     await waiting.until(install.documents, lambda seen: "tombstone" in content(seen[owner]), every_seconds=0.1)

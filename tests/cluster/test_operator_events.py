@@ -61,7 +61,8 @@ async def test_log_names_published_edited_removed_and_ready_resources(
     operator = await install.start_operator()
     await install.server.apply(install.klass())
     listener, name = installs.listener(install, namespace), f"{namespace}/lobby"
-    for document in (installs.tenant(namespace), installs.destination(namespace), listener):
+    other = installs.listener(install, namespace, "bar")
+    for document in (installs.tenant(namespace), installs.destination(namespace), listener, other):
         await install.server.apply(document)
 
     async def documents(event: str) -> list[str]:

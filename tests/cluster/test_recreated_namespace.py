@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,19 @@ async def wait_halted(install: installs.Install, *, halted: bool) -> None:
     await install.server.wait(api.of(install.klass()), check)
 
 
+async def confirm_removals(install: installs.Install) -> None:
+    """Confirm what the class's message names, again and again until nothing is halted."""
+    klass = api.of(install.klass())
+
+    async def confirm() -> bool:
+        ready = api.condition(await install.server.get(klass), "Ready")
+        found = ",".join(re.findall(r'"([0-9a-f]{12})"', ready["message"]))
+        await install.server.merge(klass, {"metadata": {"annotations": {"usher.dev/confirm-removals": found}}})
+        return bool(ready["reason"] != "RemovalsHalted")
+
+    await waiting.until(confirm, every_seconds=0.5)
+
+
 def logged_removals(operator: installs.Process, namespace: str) -> list[str]:
     return [
         line
@@ -124,6 +138,7 @@ class TestServed:
         kept = ROOMS[:4]
         await declare(install, namespace, kept, self.system(agency))
         await wait_whole(install, namespace, kept)
+        await confirm_removals(install)
         for room in ROOMS[4:]:
             await agency.until_answers(before[room], 404)
         await wait_halted(install, halted=False)

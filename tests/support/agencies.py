@@ -148,9 +148,15 @@ class Make(Protocol):
 
 @contextlib.asynccontextmanager
 async def platform(install: installs.Install, make_namespace: installs.Namespaces) -> AsyncIterator[Platform]:
-    """Start the parts of a platform. The owner of the install stops them."""
+    """Start the parts of a platform. The owner of the install stops them.
+
+    One listener stays, because the removal of the last listener of an install needs a confirmation.
+    """
     port = ports.free()
     await install.server.apply(install.klass(allowedHostnames=[{"hostname": "*.customers.example"}]))
+    resident = await make_namespace("resident")
+    await install.server.apply(installs.tenant(resident))
+    await install.server.apply(installs.listener(install, resident, "lobby"))
     operator = await install.start_operator("--gateways", f"http://127.0.0.1:{port}")
     gateway = await install.start_gateway(admin=port, wait=False)  # ready once there is a document
     await waiting.until(lambda: gateway.get("/healthz"), lambda seen: seen[0] == 200)

@@ -50,7 +50,7 @@ class MemoryView(View):
         self._keys: model.Keys | None = KEYS
         self._features = ClusterFeatures()
         self._gateways: tuple[GatewayReport, ...] | None = None
-        self._halted: HaltedRemovals | None = None
+        self._halted: tuple[HaltedRemovals, ...] = ()
         self.seen: dict[Key, CachedResource[Any]] = {}
         self.broken: dict[Key, UnreadableResource] = {}
         self.secrets: dict[str, resources.Secret] = {}

@@ -175,7 +175,9 @@ class Gateway:
     def _make_source(self, environ: Mapping[str, str]) -> Source:
         settings = self.settings
         if not settings.from_cluster:
-            options = files.FileOptions(keys=self._keys, trusted_proxies=settings.trusted_proxies)
+            options = files.FileOptions(
+                keys=self._keys, trusted_proxies=settings.trusted_proxies, removal_limit=settings.removal_limit
+            )
             return files.FileSource(settings.files, options)
         from usher_gateway.config import cluster  # imports cryptography, which files do not need
         from usher_gateway.kube import access, client

@@ -51,6 +51,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """CIDRs of proxies whose ``X-Forwarded-For`` the gateway trusts."""
     allow_destination: tuple[str, ...] = ()
     """Exceptions from the address guard: CIDR or HOST[:PORT]."""
+    removal_limit: int | None = None
+    """From files: how many listeners, and destinations, of a namespace may be removed within a minute without a
+    confirmation. None: as the ListenerClasses say, else 5, or 10 % up to 20."""
     admin_tokens: Path | None = None
     """Folder of the admin tokens, if not ``data``: a mounted Secret that all gateways of an install share."""
     time_scale: float = 1.0
@@ -117,6 +120,8 @@ def check_settings(settings: Settings) -> None:
         raise model.ConfigurationError("--tls-cert and --tls-key go together", "Give both, or neither.")
     for proxy in settings.trusted_proxies:
         _check_network(proxy)
+    if settings.removal_limit is not None and settings.removal_limit < 0:
+        raise model.ConfigurationError("--removal-limit must not be negative", "Try 20.")
     if settings.time_scale != 1.0:
         if not settings.listen.is_loopback or not settings.admin.is_loopback:
             raise model.ConfigurationError(

@@ -161,7 +161,7 @@ class Operator:
                 reader=self.resync,
                 watcher=self.watcher,
                 gate=self.gate,
-                on_crd_deleted=self.pending_removals.suspect,
+                on_crd_deleted=self.removal_guard.suspect,
             ),
         )
 

@@ -15,7 +15,7 @@ import msgspec
 
 from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
-from usher_gateway.resources.removal_limit import HaltedRemovals
+from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
 from usher_operator import indexes, kinds
 from usher_operator.indexes import ChildIndex, OptionalApis, OrderedGroups, ReferenceIndex
 from usher_operator.settings import OperatorSettings
@@ -82,7 +82,7 @@ class Cache(View):
         self._keys: model.Keys | None = None
         self.optional = OptionalApis(settings.data_plane_namespace)
         self._gateways: tuple[GatewayReport, ...] | None = None
-        self._halted: HaltedRemovals | None = None
+        self._halted: tuple[HaltedRemovals, ...] = ()
         self.records: dict[Key, kinds.ResourceRecord] = {}
         """Every custom resource, by key."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
@@ -140,8 +140,8 @@ class Cache(View):
         return self._gateways
 
     @property
-    def halted(self) -> HaltedRemovals | None:
-        """The removals that wait for a confirmation."""
+    def halted(self) -> tuple[HaltedRemovals, ...]:
+        """The removals that wait for a confirmation, by namespace."""
         return self._halted
 
     @property
@@ -288,8 +288,13 @@ class Cache(View):
 
     def confirmations(self) -> frozenset[str]:
         """Digests of the removals that users confirmed on classes of this install."""
-        found = [one.resource.metadata.annotations.get(types.CONFIRM_REMOVALS) for one in self.our_classes()]
-        return frozenset(digest for digest in found if digest)
+        found = [confirmations_of(one.resource.metadata.annotations) for one in self.our_classes()]
+        return frozenset().union(*found)
+
+    @property
+    def removal_limit(self) -> int | None:
+        """The removal limit of the install; None means the usual one."""
+        return smallest_limit(one.resource.spec.removal_limit for one in self.our_classes())
 
     # Changes; each returns the keys to plan again.
 
@@ -375,8 +380,8 @@ class Cache(View):
         """Set what the gateways report. The caller knows which keys that concerns."""
         self._gateways = gateways
 
-    def set_halted(self, halted: HaltedRemovals | None) -> KeySet:
-        """Set the removals that wait for a confirmation."""
+    def set_halted(self, halted: tuple[HaltedRemovals, ...]) -> KeySet:
+        """Set the removals that wait for a confirmation, by namespace."""
         if halted == self._halted:
             return _NO_KEYS
         self._halted = halted

@@ -132,7 +132,7 @@ class OperatorMetrics:
         self.loop_lag = self._gauge("event_loop_lag_seconds", "How late the event loop runs.")
         self.published = self._gauge("config_last_published_timestamp_seconds", "When a document was last written.")
         self.documents = self._gauge("config_documents", "Documents in force, and tombstones.", "kind", "state")
-        self.removals_halted = self._gauge("removals_halted", "Listeners whose removal waits for a confirmation.")
+        self.removals_halted = self._gauge("removals_halted", "Removals that wait for a confirmation.")
         self.gateways = self._gauge("gateways", "Gateways that the operator polls.", "state")
         info = self._gauge("build_info", "The version that runs.", "version")
         info.labels(usher_operator.__version__).set(1)

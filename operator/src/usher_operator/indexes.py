@@ -9,8 +9,9 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
+from usher_gateway.resources.removal_limit import RemovalKind
 from usher_operator import kinds
-from usher_operator.view import ClusterFeatures, Install, Key, ObjectRef, PublishedDocument
+from usher_operator.view import ClusterFeatures, Install, Key, Kind, ObjectRef, PublishedDocument
 
 _NO_KEYS: frozenset[Key] = frozenset()
 
@@ -28,6 +29,10 @@ class ChildIndex:
         """Children of other installs, which this operator never writes."""
         self._by_key: dict[Key, dict[ObjectRef, kinds.ChildRecord]] = {}
         self._hosts: dict[str, set[Key]] = {}
+        self._in_force: dict[tuple[Kind, str], set[Key]] = {}
+        """Keys whose document is in force, by kind and namespace."""
+        self.listeners_in_force = 0
+        """Number of published documents of Listeners."""
 
     @property
     def hosts(self) -> Iterable[str]:
@@ -68,6 +73,20 @@ class ChildIndex:
         """Listeners whose published document has a hostname. Do not keep or change the result."""
         return self._hosts.get(hostname, _NO_KEYS)
 
+    def namespaces_with(self, kind: Kind) -> frozenset[str]:
+        """The namespaces with a published document of a kind."""
+        return frozenset(namespace for found, namespace in self._in_force if found == kind)
+
+    def count_in_force(self, namespace: str) -> dict[RemovalKind, int]:
+        """Number of published documents of a namespace, and of addresses in them, as the removal limit counts."""
+        listeners = self._in_force.get(("Listener", namespace), set())
+        found = [self.listener_document(key) for key in listeners]
+        return {
+            "Listener": len(listeners),
+            "Destination": len(self._in_force.get(("Destination", namespace), ())),
+            "Address": sum(len(document.addresses) for document in found if document is not None),
+        }
+
     def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> kinds.ChildRecord | None:
         """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
         self._drop(ref)
@@ -84,6 +103,9 @@ class ChildIndex:
         if child.is_config:
             for host in self.hosts_of(child.key):
                 self._hosts.setdefault(host, set()).add(child.key)
+        if child.published is not None:
+            self._in_force.setdefault((child.key.kind, child.key.namespace), set()).add(child.key)
+            self.listeners_in_force += child.key.kind == "Listener"
         return child
 
     def _is_in_its_namespace(self, child: kinds.ChildRecord) -> bool:
@@ -101,6 +123,12 @@ class ChildIndex:
                 self._hosts[host].discard(before.key)
                 if not self._hosts[host]:
                     del self._hosts[host]
+        if before.published is not None:
+            group = before.key.kind, before.key.namespace
+            self._in_force[group].discard(before.key)
+            if not self._in_force[group]:
+                del self._in_force[group]
+            self.listeners_in_force -= before.key.kind == "Listener"
         del self.by_ref[ref]
         siblings = self._by_key[before.key]
         del siblings[ref]

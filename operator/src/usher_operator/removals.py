@@ -1,21 +1,32 @@
 """Decides which published documents may be removed, and when.
 
-A plan that no longer wants a document requests its removal. The guard waits until no further request has come for a
-while, decides about all requests together, and removes none of them if there are suspiciously many (the
-removal limit). Events and complete lists are the only source of plans, so a wrong list must not remove everything.
+A plan that no longer wants a document requests its removal. The guard waits until a namespace has requested nothing
+further for a while, decides about all requests of that namespace together, and removes none of them if they exceed the
+removal limit. Events and complete lists are the only source of plans, so a wrong list must not remove everything.
+
+A halted removal waits until a user confirms it or until a plan wants the document again. Later requests of the same
+namespace join it. Other namespaces never wait for it.
 """
 
 import asyncio
 import contextlib
 import datetime
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
-import msgspec
 import structlog
 
-from usher_gateway.resources import removal_limit
+from usher_gateway.resources.removal_limit import (
+    WINDOW_SECONDS,
+    HaltedRemovals,
+    Identity,
+    Removal,
+    RemovalDecision,
+    RemovalKind,
+    decide,
+    exceeds_limit,
+)
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.installation import Installation
@@ -27,96 +38,202 @@ _log = structlog.get_logger(__name__)
 _CHECK_SECONDS = 1.0
 """Interval at which the guard looks for work while no decision is due."""
 
+_MAX_NAMED = 16
+"""How many earlier messages of a namespace a confirmation may still name."""
+
 DocumentKind = Literal["Listener", "Destination"]
-DocumentId = tuple[DocumentKind, str]
-"""Kind and ``namespace/name``."""
 
 
-class RemovalDecision(msgspec.Struct, frozen=True):
-    """Result of one decision."""
+class _NamespaceRemovals:
+    """The requested removals of one namespace. Pure: times are monotonic seconds."""
 
-    allowed: frozenset[DocumentId] = frozenset()
-    halted: removal_limit.HaltedRemovals | None = None
+    def __init__(self) -> None:
+        self.requested: dict[Identity, Removal] = {}
+        """Removals that are not yet decided, or halted."""
+        self.allowed: dict[Identity, Removal] = {}
+        """Removals that may go ahead, until their documents are deleted or wanted again."""
+        self.suspected: set[RemovalKind] = set()
+        """Kinds of which every removal has to be confirmed."""
+        self.halted: HaltedRemovals | None = None
+        self.is_undecided = False
+        self._named: list[HaltedRemovals] = []
+        self._recent: list[tuple[float, Removal]] = []
+        self._first = self._last = 0.0
+
+    def is_empty(self, now: float) -> bool:
+        """True if nothing has to be remembered."""
+        self._forget_old(now)
+        return not (self.requested or self.allowed or self.suspected or self.halted or self._recent)
+
+    def request(self, removal: Removal, now: float) -> bool:
+        """Request a removal; True if it may go ahead."""
+        if removal.identity in self.allowed:
+            return True
+        if removal.identity not in self.requested:
+            self._first = self._first if self.is_undecided else now
+            self._last, self.is_undecided = now, True
+            self.requested[removal.identity] = removal
+        return False
+
+    def withdraw(self, identity: Identity, now: float) -> None:
+        """Forget a removal; if it was halted, the others are named again."""
+        self.allowed.pop(identity, None)
+        if self.requested.pop(identity, None) is not None and not self.is_undecided:
+            self._first, self._last, self.is_undecided = now, now, True
+
+    def due_at(self, settle_seconds: float, max_settle_seconds: float) -> float | None:
+        """When to decide; None if nothing has changed."""
+        if not self.is_undecided:
+            return None
+        return min(self._last + settle_seconds, self._first + max_settle_seconds)
+
+    def is_confirmed(self, confirmed: Collection[str]) -> bool:
+        """True if users confirmed removals that are halted now."""
+        halted = {*(self.halted.removals if self.halted else ())}
+        return any(one.digest in confirmed and not halted.isdisjoint(one.removals) for one in self._named)
+
+    def decide(
+        self,
+        now: float,
+        *,
+        in_force: Mapping[RemovalKind, int],
+        limit: int | None,
+        confirmed: Collection[str],
+        removes_every_listener: bool,
+    ) -> RemovalDecision:
+        """See ``PendingRemovals.decide``."""
+        self._forget_old(now)
+        waited = frozenset(self.halted.removals if self.halted else ())
+
+        def must_wait(rest: frozenset[Removal]) -> bool:
+            if not rest.isdisjoint(waited) or self.suspected & {one.kind for one in rest}:
+                return True
+            return exceeds_limit(
+                rest,
+                recent=[removal for _, removal in self._recent],
+                in_force=in_force,
+                limit=limit,
+                removes_every_listener=removes_every_listener,
+            )
+
+        decision = decide(self.requested.values(), named=self._named, confirmed=confirmed, must_wait=must_wait)
+        self.is_undecided, self.halted = False, decision.halted
+        if decision.halted is None:
+            self.suspected.clear()
+            self._named.clear()
+        elif decision.halted not in self._named:
+            self._named = [*self._named[1 - _MAX_NAMED :], decision.halted]
+        for removal in decision.allowed:
+            self.allowed[removal.identity] = self.requested.pop(removal.identity)
+        self._recent += [(now, removal) for removal in decision.unconfirmed]
+        return decision
+
+    def _forget_old(self, now: float) -> None:
+        self._recent = [(then, removal) for then, removal in self._recent if now - then < WINDOW_SECONDS]
 
 
 class PendingRemovals:
-    """The requested removals that are not yet decided or are halted. Pure: times are monotonic seconds.
+    """The requested removals of all namespaces. Pure: times are monotonic seconds.
 
     Args:
-        settle_seconds: a decision is due this long after the last request.
-        max_settle_seconds: a decision is due at the latest this long after the first request.
+        settle_seconds: a namespace is decided this long after its last request.
+        max_settle_seconds: a namespace is decided at the latest this long after its first request.
     """
 
     def __init__(self, *, settle_seconds: float, max_settle_seconds: float) -> None:
         self._settle_seconds, self._max_settle_seconds = settle_seconds, max_settle_seconds
-        self._requested: set[DocumentId] = set()
-        self._first = self._last = 0.0
-        self._is_decided = True
-        self._is_reopened = False
-        self._suspected: set[DocumentKind] = set()
-        self._allowed: set[DocumentId] = set()
-        self.halted: removal_limit.HaltedRemovals | None = None
+        self._namespaces: dict[str, _NamespaceRemovals] = {}
 
-    def request(self, document: DocumentId, now: float) -> bool:
-        """Request the removal of a document; True if an earlier decision allows it already."""
-        if document in self._allowed:
-            return True
-        if document not in self._requested:
-            self._requested.add(document)
-            if self._is_decided:
-                self._first = now
-            self._last, self._is_decided = now, False
-        return False
+    def request(self, removal: Removal, now: float) -> bool:
+        """Request a removal; True if an earlier decision allows it. If not, ask again once its key is queued."""
+        return self._of(removal.namespace).request(removal, now)
 
-    def withdraw(self, document: DocumentId) -> None:
-        """Forget a document, because a plan wants it again or because it is deleted."""
-        self._allowed.discard(document)
-        if document in self._requested:
-            self._requested.discard(document)
-            self._is_reopened = self.halted is not None
+    def withdraw(self, removal: Removal, now: float) -> None:
+        """Forget a removal, because it is done or because a plan does not want it any more."""
+        found = self._namespaces.get(removal.namespace)
+        if found is not None:
+            found.withdraw(removal.identity, now)
+            self._forget_if_empty(removal.namespace, now)
 
-    def suspect(self, kind: DocumentKind) -> None:
+    def suspect(self, kind: DocumentKind, namespaces: Iterable[str]) -> None:
         """Halt every removal of a kind, however few, until a user confirms it or the documents are wanted again."""
-        self._suspected.add(kind)
+        for namespace in namespaces:
+            self._of(namespace).suspected.add(kind)
 
     def due_in(self, now: float) -> float | None:
-        """Seconds until ``decide`` is to be called; None if no request waits for a decision."""
-        if not self._requested or self._is_decided:
-            return None
-        return max(0.0, min(self._last + self._settle_seconds, self._first + self._max_settle_seconds) - now)
+        """Seconds until a namespace has to be decided; None if none waits for a decision."""
+        due = [found for one in self._namespaces.values() if (found := self._due_at(one)) is not None]
+        return max(0.0, min(due) - now) if due else None
 
-    def is_reopened(self, confirmed: Collection[str]) -> bool:
-        """True if halted removals need a new decision: a document came back, or a user confirmed the removals."""
-        return self._is_reopened or (self.halted is not None and self.halted.digest in confirmed)
-
-    def decide(self, published: int, confirmed: Collection[str]) -> RemovalDecision:
-        """Allow all requested removals, or none of them.
-
-        Args:
-            published: number of listener documents that are in force now.
-            confirmed: digests that ListenerClasses carry.
-        """
-        was_suspicious = self.halted is not None and bool(self._suspected)
-        self._is_decided, self._is_reopened, self.halted = True, False, None
-        listeners = tuple(path for kind, path in self._requested if kind == "Listener")
-        is_suspicious = any(kind in self._suspected for kind, _ in self._requested)
-        others = tuple(f"{kind} {path}" for kind, path in self._requested) if is_suspicious else ()
-        self.halted = removal_limit.halted_removals(
-            listeners or others, in_force=published, confirmed=confirmed, is_suspicious=is_suspicious
-        )
-        if self.halted is not None:
-            return RemovalDecision(frozenset(), self.halted)
-        if is_suspicious or was_suspicious:
-            self._suspected.clear()
-        allowed = frozenset(self._requested)
-        self._allowed |= allowed
-        self._requested.clear()
-        return RemovalDecision(allowed)
+    def due(self, now: float, confirmed: Collection[str]) -> list[str]:
+        """The namespaces to decide now: those without a recent request, and those with a new confirmation."""
+        return [
+            namespace
+            for namespace, one in self._namespaces.items()
+            if one.is_confirmed(confirmed) or ((due := self._due_at(one)) is not None and due <= now)
+        ]
 
     @property
-    def waiting(self) -> frozenset[DocumentId]:
-        """Documents whose removal is halted or not yet decided."""
-        return frozenset(self._requested)
+    def undecided(self) -> dict[str, list[Removal]]:
+        """The removals that wait for a decision, due or not, by namespace."""
+        found = self._namespaces.items()
+        return {namespace: list(one.requested.values()) for namespace, one in found if one.is_undecided}
+
+    @property
+    def allowed(self) -> list[Removal]:
+        """The removals that may go ahead and are not done yet."""
+        return [removal for one in self._namespaces.values() for removal in one.allowed.values()]
+
+    def decide(
+        self,
+        namespace: str,
+        now: float,
+        *,
+        in_force: Mapping[RemovalKind, int],
+        limit: int | None,
+        confirmed: Collection[str],
+        removes_every_listener: bool = False,
+    ) -> RemovalDecision:
+        """Allow all removals of a namespace that a user confirmed, and all others or none of them.
+
+        Args:
+            namespace: a namespace that is due.
+            now: the present time.
+            in_force: number of documents and addresses of the namespace that are in force, by kind.
+            limit: the limit of the install; None means the usual one.
+            confirmed: digests that ListenerClasses carry.
+            removes_every_listener: True if no listener of the install would stay.
+        """
+        one = self._namespaces[namespace]
+        decision = one.decide(
+            now,
+            in_force=in_force,
+            limit=limit,
+            confirmed=confirmed,
+            removes_every_listener=removes_every_listener,
+        )
+        self._forget_if_empty(namespace, now)
+        return decision
+
+    @property
+    def halted(self) -> tuple[HaltedRemovals, ...]:
+        """The removals that wait for a confirmation, by namespace."""
+        return tuple(sorted(one.halted for one in self._namespaces.values() if one.halted is not None))
+
+    def is_waiting(self, removal: Removal) -> bool:
+        """True if a removal is halted or not yet decided."""
+        found = self._namespaces.get(removal.namespace)
+        return found is not None and removal.identity in found.requested
+
+    def _of(self, namespace: str) -> _NamespaceRemovals:
+        return self._namespaces.setdefault(namespace, _NamespaceRemovals())
+
+    def _forget_if_empty(self, namespace: str, now: float) -> None:
+        if self._namespaces[namespace].is_empty(now):
+            del self._namespaces[namespace]
+
+    def _due_at(self, one: _NamespaceRemovals) -> float | None:
+        return one.due_at(self._settle_seconds, self._max_settle_seconds)
 
 
 class RemovalGuard:
@@ -140,6 +257,10 @@ class RemovalGuard:
         """Look at once whether a decision is due: something changed on which it may depend."""
         self._wake.set()
 
+    def suspect(self, kind: DocumentKind) -> None:
+        """Halt every removal of a kind, because its CRD was deleted and with it objects that users want."""
+        self._pending.suspect(kind, self._cache.child_index.namespaces_with(kind))
+
     async def run(self) -> None:
         """Decide whenever a decision is due, until cancelled."""
         while True:
@@ -147,27 +268,55 @@ class RemovalGuard:
                 async with asyncio.timeout(self._pending.due_in(time.monotonic()) or _CHECK_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
-            is_due = self._pending.due_in(time.monotonic()) == 0.0
-            if not is_due and not self._pending.is_reopened(self._cache.confirmations()):
+            due = self._pending.due(time.monotonic(), self._cache.confirmations())
+            if not due:
                 continue
             if self._gate.reasons or not self._installation.is_key_known:
                 await asyncio.sleep(_CHECK_SECONDS)
                 continue
-            self._decide()
+            self._decide(due)
 
-    def _decide(self) -> None:
-        listeners = [key for key in self._cache.published_keys() if key.kind == "Listener"]
+    def _decide(self, due: list[str]) -> None:
+        confirmed, now = self._cache.confirmations(), time.monotonic()
         before = self._pending.halted
-        decision = self._pending.decide(len(listeners), self._cache.confirmations())
-        halted = decision.halted
-        if halted is not None and halted != before:
-            _log.error("removals_halted", listeners=len(halted.names), digest=halted.digest)
-        self._metrics.removals_halted.set(len(halted.names) if halted is not None else 0)
+        removes_every_listener = self._removes_every_listener()
+        # if so, halt all namespaces together, because each one alone would leave the listeners of the others
+        together = self._pending.undecided if removes_every_listener else ()
+        for namespace in dict.fromkeys((*due, *together)):
+            decision = self._pending.decide(
+                namespace,
+                now,
+                in_force=self._cache.child_index.count_in_force(namespace),
+                limit=self._cache.removal_limit,
+                confirmed=confirmed,
+                removes_every_listener=removes_every_listener,
+            )
+            for removal in decision.allowed:
+                kind: DocumentKind = "Destination" if removal.kind == "Destination" else "Listener"
+                self._queue.add(Key(kind, removal.namespace, removal.name))
+        self._report(before)
+
+    def _removes_every_listener(self) -> bool:
+        """Return whether no listener stays in force if every undecided removal goes ahead."""
+        undecided = _listener_keys(removal for found in self._pending.undecided.values() for removal in found)
+        index = self._cache.child_index
+        if not any(index.published(key) for key in undecided):
+            return False
+        leaving = undecided | _listener_keys(self._pending.allowed)
+        return sum(index.published(key) is not None for key in leaving) == index.listeners_in_force
+
+    def _report(self, before: Collection[HaltedRemovals]) -> None:
+        halted = self._pending.halted
+        for one in halted:
+            if one not in before:
+                _log.error("removals_halted", namespace=one.namespace, count=len(one.removals), digest=one.digest)
+        self._metrics.removals_halted.set(sum(len(one.removals) for one in halted))
         for key in self._cache.set_halted(halted):
             self._queue.add(key)
-        for kind, path in decision.allowed:
-            namespace, _, name = path.partition("/")
-            self._queue.add(Key(kind, namespace, name))
+
+
+def _listener_keys(removals: Iterable[Removal]) -> set[Key]:
+    return {Key("Listener", one.namespace, one.name) for one in removals if one.kind == "Listener"}
 
 
 class TombstoneClock:

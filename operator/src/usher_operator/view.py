@@ -328,8 +328,8 @@ class View(Protocol):
         """The ready gateways; None before the operator first asked them."""
 
     @property
-    def halted(self) -> HaltedRemovals | None:
-        """The removals that wait for a confirmation."""
+    def halted(self) -> tuple[HaltedRemovals, ...]:
+        """The removals that wait for a confirmation, by namespace."""
 
     @property
     def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:

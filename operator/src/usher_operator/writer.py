@@ -13,11 +13,12 @@ import structlog
 
 from usher_gateway import config_secret
 from usher_gateway.kube.client import ApiError, Client
+from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children, kinds
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
-from usher_operator.removals import DocumentId, PendingRemovals, TombstoneClock
+from usher_operator.removals import PendingRemovals, TombstoneClock
 from usher_operator.view import DesiredChild, Key, ObjectRef, Plan
 from usher_operator.workqueue import Workqueue
 
@@ -208,10 +209,10 @@ class ChildRemover:
 
     def withdraw(self, plan: Plan) -> None:
         """Withdraw the request to remove a document that a plan wants."""
-        document = document_id(plan.key)
+        removal = removal_of(plan.key)
         labels = [child.manifest["metadata"].get("labels", {}) for child in plan.children or ()]
-        if document is not None and any(config_secret.CONFIG_LABEL in found for found in labels):
-            self._removals.withdraw(document)
+        if removal is not None and any(config_secret.CONFIG_LABEL in found for found in labels):
+            self._removals.withdraw(removal, time.monotonic())
 
     async def remove(self, plan: Plan) -> list[ApiError]:
         """Remove the children that a plan does not want, and return the failures, after every child was tried."""
@@ -231,13 +232,13 @@ class ChildRemover:
         """True if a hostname that no listener wants still has documents whose removal is halted or not decided."""
         if plan.key.kind != "Hostname" or plan.children:
             return False
-        waiting = self._removals.waiting
-        return any(("Listener", one.key) in waiting for one in self._cache.listeners_at(plan.key.name))
+        found = self._cache.listeners_at(plan.key.name)
+        return any(self._removals.is_waiting(Removal("Listener", one.namespace, one.name)) for one in found)
 
     async def _remove(self, child: kinds.ChildRecord) -> None:
         ref = child.state.ref
-        document = document_id(child.key)
-        if not child.is_config or document is None:
+        removal = removal_of(child.key, child.owner_uid)
+        if not child.is_config or removal is None:
             await self._delete(child)
         elif child.tombstone:
             left = self._tombstone_seconds_left(ref, child.tombstone)
@@ -245,10 +246,10 @@ class ChildRemover:
                 self._queue.add_after(child.key, left)
                 return
             await self._delete(child)
-            self._removals.withdraw(document)
-        elif self._removals.request(document, time.monotonic()):
+            self._removals.withdraw(removal, time.monotonic())
+        elif self._removals.request(removal, time.monotonic()):
             written_at = _now()
-            await self._writer.write(child.key, ref, self._tombstone(child, document, written_at))
+            await self._writer.write(child.key, ref, self._tombstone(child, written_at))
             self._queue.add_after(child.key, self._tombstone_seconds_left(ref, written_at))
 
     def _tombstone_seconds_left(self, ref: ObjectRef, written_at: str) -> float:
@@ -264,19 +265,20 @@ class ChildRemover:
         self._tombstones.forget(ref)
         self._event_logger.deleted(ref)
 
-    def _tombstone(self, child: kinds.ChildRecord, document: DocumentId, written_at: str) -> dict[str, Any]:
-        keys = self._cache.keys
+    def _tombstone(self, child: kinds.ChildRecord, written_at: str) -> dict[str, Any]:
+        keys, kind = self._cache.keys, child.key.kind
         assert keys is not None
+        assert kind in {"Listener", "Destination"}
         owner = config_secret.Owner(child.key.namespace, child.key.name, child.owner_uid)
-        envelope = config_secret.tombstone_of(document[0], owner, child.owner_generation, written_at, keys.document)
+        envelope = config_secret.tombstone_of(kind, owner, child.owner_generation, written_at, keys.document)
         return children.build_tombstone(envelope, child.state.ref, self._cache.install).manifest
 
 
-def document_id(key: Key) -> DocumentId | None:
-    """The document that a key publishes; None for keys that publish none."""
+def removal_of(key: Key, owner_uid: str = "") -> Removal | None:
+    """The removal of the document that a key publishes; None for keys that publish none."""
     match key.kind:
         case "Listener" | "Destination":
-            return key.kind, key.path
+            return Removal(key.kind, key.namespace, key.name, uid=owner_uid)
     return None
 
 

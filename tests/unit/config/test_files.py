@@ -17,9 +17,23 @@ def listeners(count: int, first: int = 0) -> str:
     )
 
 
-def after(before: files.FileConfiguration, *texts: str, gaps: tuple[str, ...] = ()) -> files.FileConfiguration:
+def after(
+    before: files.FileConfiguration,
+    *texts: str,
+    gaps: tuple[str, ...] = (),
+    removal_limit: int | None = None,
+    seconds: float = 0.0,
+) -> files.FileConfiguration:
     parts = [load_manifests(text.encode(), f"d/{index}.yaml") for index, text in enumerate(texts)]
-    return files.apply_reading(before, merge_manifests(parts), gaps, OPTIONS, lambda file: (0, file))
+    return files.apply_reading(
+        before,
+        merge_manifests(parts),
+        gaps,
+        OPTIONS,
+        lambda file: (0, file),
+        removal_limit=removal_limit,
+        now=seconds,
+    )
 
 
 def test_invalid_object_keeps_its_last_good_version() -> None:
@@ -106,8 +120,9 @@ def test_gap_stops_only_its_own_removals() -> None:
 
 
 def test_removed_tenant_removes_its_listeners() -> None:
-    before = after(files.NO_CONFIGURATION, TENANT + listeners(3))
-    assert after(before, listeners(3).removeprefix("---\n")).snapshot.listeners == {}
+    other = TENANT.replace("acme", "other") + listeners(1, first=9).replace("acme", "other")
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(3), other)
+    assert after(before, listeners(3), other).snapshot.listeners.keys() == {"default/l9"}
 
 
 def test_large_removal_is_halted_while_edits_go_on() -> None:
@@ -116,27 +131,90 @@ def test_large_removal_is_halted_while_edits_go_on() -> None:
     now = after(before, TENANT + edited + listeners(1, first=50))
     assert len(now.snapshot.listeners) == 21
     assert now.snapshot.listeners["default/l0"].state == "Suspended"
-    assert now.halted is not None
-    assert len(now.halted.names) == 19
-    assert any(now.halted.digest in found.hint for found in now.rejected)
+    (halted,) = now.removal_history.halted
+    assert len(halted.removals) == 19
+    assert any(halted.digest in found.hint for found in now.rejected)
     again = after(now, TENANT + edited + listeners(1, first=50))
-    assert again.halted == now.halted
+    assert again.removal_history.halted == (halted,)
+
+
+def annotated(hashes: str, hostname: str = "localhost") -> str:
+    """A class that confirms removals."""
+    return (
+        "---\napiVersion: usher.dev/v1alpha1\nkind: ListenerClass\n"
+        f'metadata: {{name: public, annotations: {{usher.dev/confirm-removals: "{hashes}"}}}}\n'
+        f"spec: {{controllerName: usher.dev/usher, hostname: {hostname}}}\n"
+    )
 
 
 def test_halted_removal_is_confirmed_only_by_its_digest() -> None:
     before = after(files.NO_CONFIGURATION, TENANT + listeners(20))
-    halted = after(before, TENANT + listeners(2))
-    assert halted.halted is not None
-    annotated = (
-        "---\napiVersion: usher.dev/v1alpha1\nkind: ListenerClass\n"
-        'metadata: {name: public, annotations: {usher.dev/confirm-removals: "HASH"}}\n'
-        "spec: {controllerName: usher.dev/usher, hostname: localhost}\n"
-    )
-    wrong = after(halted, TENANT + listeners(2) + annotated.replace("HASH", "0" * 12))
+    waiting = after(before, TENANT + listeners(2))
+    (halted,) = waiting.removal_history.halted
+    wrong = after(waiting, TENANT + listeners(2) + annotated("0" * 12))
     assert len(wrong.snapshot.listeners) == 20
-    right = after(wrong, TENANT + listeners(2) + annotated.replace("HASH", halted.halted.digest))
+    right = after(wrong, TENANT + listeners(2) + annotated(halted.digest))
     assert sorted(right.snapshot.listeners) == ["default/l0", "default/l1"]
-    assert right.halted is None
+    assert right.removal_history.halted == ()
+
+
+def test_confirmation_holds_although_more_was_removed_since() -> None:
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(40))
+    waiting = after(before, TENANT + listeners(30))
+    (halted,) = waiting.removal_history.halted
+    more = after(waiting, TENANT + listeners(20))
+    assert len(more.removal_history.halted[0].removals) == 20
+    confirmed = after(more, TENANT + listeners(20) + annotated(halted.digest))
+    assert len(confirmed.snapshot.listeners) == 30
+    assert len(confirmed.removal_history.halted[0].removals) == 10
+
+
+def test_used_confirmation_does_not_confirm_the_same_removal_again() -> None:
+    running = after(files.NO_CONFIGURATION, TENANT + listeners(20))
+    (halted,) = after(running, TENANT + listeners(2)).removal_history.halted
+    waiting = after(running, TENANT + listeners(2))
+    used = annotated(halted.digest)
+    removed = after(waiting, TENANT + listeners(2) + used)
+    back = after(removed, TENANT + listeners(20) + used)
+    again = after(back, TENANT + listeners(2) + used)
+    assert len(again.snapshot.listeners) == 20
+    assert len(after(again, TENANT + listeners(2) + used).snapshot.listeners) == 20
+
+
+def test_halt_holds_up_only_its_namespace() -> None:
+    def of(namespace: str, text: str) -> str:
+        return text.replace("metadata: {", f"metadata: {{namespace: {namespace}, ")
+
+    before = after(files.NO_CONFIGURATION, of("a", TENANT + listeners(9)), of("b", TENANT + listeners(3)))
+    now = after(before, of("a", TENANT + listeners(1)), of("b", TENANT + listeners(2)))
+    assert sorted(now.snapshot.listeners) == [*(f"a/l{number}" for number in range(9)), "b/l0", "b/l1"]
+    assert [one.namespace for one in now.removal_history.halted] == ["a"]
+
+
+def test_last_listener_is_removed_only_after_a_confirmation() -> None:
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(1))
+    now = after(before, TENANT)
+    assert now.snapshot.listeners.keys() == {"default/l0"}
+    renamed = after(before, TENANT + listeners(1, first=1))
+    assert renamed.snapshot.listeners.keys() == {"default/l1"}
+    (halted,) = now.removal_history.halted
+    assert after(now, TENANT + annotated(halted.digest)).snapshot.listeners == {}
+
+
+def test_removals_of_the_last_minute_count_together() -> None:
+    now = after(files.NO_CONFIGURATION, TENANT + listeners(20))
+    for removed in range(1, 6):
+        now = after(now, TENANT + listeners(20 - removed), seconds=removed)
+    assert len(now.snapshot.listeners) == 15
+    assert len(after(now, TENANT + listeners(14), seconds=6).snapshot.listeners) == 15
+    assert len(after(now, TENANT + listeners(14), seconds=66).snapshot.listeners) == 14
+
+
+def test_removal_limit_is_a_setting_of_class_and_gateway() -> None:
+    limited = annotated("").replace("spec: {", "spec: {removalLimit: 1, ")
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(5) + limited)
+    assert len(after(before, TENANT + listeners(3) + limited).snapshot.listeners) == 5
+    assert len(after(before, TENANT + listeners(3) + limited, removal_limit=2).snapshot.listeners) == 3
 
 
 def test_removed_last_class_does_not_move_listeners() -> None:
@@ -151,8 +229,8 @@ def test_removed_last_class_does_not_move_listeners() -> None:
 
 
 def test_five_listeners_or_a_tenth_may_be_removed_at_once() -> None:
-    few = after(files.NO_CONFIGURATION, TENANT + listeners(5))
-    assert after(few, TENANT).snapshot.listeners == {}
+    few = after(files.NO_CONFIGURATION, TENANT + listeners(6))
+    assert len(after(few, TENANT + listeners(1)).snapshot.listeners) == 1
     many = after(files.NO_CONFIGURATION, TENANT + listeners(100))
     assert len(after(many, TENANT + listeners(90)).snapshot.listeners) == 90
     assert len(after(many, TENANT + listeners(89)).snapshot.listeners) == 100
@@ -167,7 +245,7 @@ def test_kept_listener_loses_an_address_that_is_taken() -> None:
 
     before = after(files.NO_CONFIGURATION, TENANT + listeners(20) + explicit("old"))
     now = after(before, TENANT + explicit("new"))
-    assert now.halted is not None
+    assert now.removal_history.halted
     assert "default/new" in now.snapshot.listeners
     assert "default/old" not in now.snapshot.listeners
 

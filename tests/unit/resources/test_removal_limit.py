@@ -1,27 +1,119 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from usher_gateway.resources.removal_limit import HaltedRemovals, halted_removals, removal_digest
+from usher_gateway.resources.removal_limit import (
+    HaltedRemovals,
+    Removal,
+    RemovalKind,
+    confirmations_of,
+    decide,
+    describe_halts,
+    exceeds_limit,
+    smallest_limit,
+)
 
 
-def names(count: int) -> list[str]:
-    return [f"default/l{number:03}" for number in range(count)]
+def removals(count: int, kind: RemovalKind = "Listener", first: int = 0, namespace: str = "agency") -> list[Removal]:
+    return [Removal(kind, namespace, f"x{number:03}") for number in range(first, first + count)]
 
 
-@pytest.mark.parametrize(("removed", "in_force"), [(0, 0), (5, 5), (5, 49), (10, 100)])
-def test_few_removals_go_ahead(removed: int, in_force: int) -> None:
-    assert halted_removals(names(removed), in_force=in_force, confirmed=()) is None
-
-
-@pytest.mark.parametrize(("removed", "in_force"), [(6, 6), (6, 59), (11, 100)])
-def test_many_removals_wait_until_exactly_they_are_confirmed(removed: int, in_force: int) -> None:
-    halted = halted_removals(
-        reversed(names(removed)), in_force=in_force, confirmed={removal_digest(names(removed + 1))}
+def exceeds(count: int, in_force: int, *, recent: int = 0, limit: int | None = None, is_all: bool = False) -> bool:
+    return exceeds_limit(
+        removals(count),
+        recent=removals(recent, first=500),
+        in_force={"Listener": in_force},
+        limit=limit,
+        removes_every_listener=is_all,
     )
-    assert halted == HaltedRemovals(removal_digest(names(removed)), tuple(names(removed)))
-    assert halted_removals(names(removed), in_force=in_force, confirmed={halted.digest}) is None
 
 
-def test_suspicious_removal_waits_even_if_it_is_one() -> None:
-    halted = halted_removals(names(1), in_force=100, confirmed=(), is_suspicious=True)
-    assert halted is not None
-    assert halted_removals(names(1), in_force=100, confirmed={halted.digest}, is_suspicious=True) is None
+@pytest.mark.parametrize(("removed", "in_force"), [(0, 0), (5, 5), (5, 49), (10, 100), (20, 200), (20, 5000)])
+def test_few_removals_go_ahead(removed: int, in_force: int) -> None:
+    assert not exceeds(removed, in_force)
+
+
+@pytest.mark.parametrize(("removed", "in_force"), [(6, 6), (6, 59), (11, 100), (21, 5000)])
+def test_many_removals_have_to_wait(removed: int, in_force: int) -> None:
+    assert exceeds(removed, in_force)
+
+
+def test_each_kind_has_its_own_limit() -> None:
+    both = [*removals(5), *removals(5, "Destination")]
+    count: dict[RemovalKind, int] = {"Listener": 5, "Destination": 6}
+    assert not exceeds_limit(both, recent=(), in_force=count, limit=None, removes_every_listener=False)
+    more = [*both, *removals(1, "Destination", first=5)]
+    assert exceeds_limit(more, recent=(), in_force=count, limit=None, removes_every_listener=False)
+
+
+def test_last_listener_of_an_install_has_to_wait() -> None:
+    assert exceeds(1, 1, is_all=True)
+    assert exceeds(1, 1, is_all=True, limit=100)
+    only_destinations = removals(2, "Destination")
+    assert not exceeds_limit(only_destinations, recent=(), in_force={}, limit=None, removes_every_listener=True)
+
+
+def test_removals_of_the_last_minute_count() -> None:
+    assert not exceeds(1, 20, recent=4)
+    assert exceeds(1, 20, recent=5)
+    assert not exceeds(1, 91, recent=9), "the share is of the objects before these removals"
+
+
+def test_own_limit_replaces_the_usual_one() -> None:
+    assert not exceeds(50, 50, limit=50)
+    assert exceeds(51, 5000, limit=50)
+    assert exceeds(1, 5000, limit=0)
+    assert smallest_limit([None, 9, 3]) == 3
+    assert smallest_limit([None]) is None
+
+
+def test_confirmation_covers_exactly_the_named_removals() -> None:
+    named = HaltedRemovals.of(removals(6))
+    assert decide(removals(6), named=(), confirmed={named.digest}, must_wait=lambda _: True).allowed == set(removals(6))
+    later = decide(removals(8), named=[named], confirmed={named.digest}, must_wait=lambda _: True)
+    assert later.allowed == set(removals(6))
+    assert later.halted == HaltedRemovals.of(removals(2, first=6))
+    fewer = decide(removals(4), named=[named], confirmed={named.digest}, must_wait=lambda _: True)
+    assert fewer.allowed == set(removals(4)), "some of the named objects were created again"
+    assert fewer.halted is None
+
+
+def test_rest_beside_confirmed_removals_is_judged_again() -> None:
+    named = HaltedRemovals.of(removals(6))
+    decision = decide(removals(8), named=[named], confirmed={named.digest}, must_wait=lambda rest: len(rest) > 5)
+    assert decision.allowed == set(removals(8))
+    assert decision.unconfirmed == set(removals(2, first=6))
+
+
+def test_confirmation_does_not_cover_a_later_object_of_the_same_name() -> None:
+    first, second = Removal("Listener", "a", "lobby", uid="1"), Removal("Listener", "a", "lobby", uid="2")
+    assert HaltedRemovals.of([first]).digest != HaltedRemovals.of([second]).digest
+
+
+def test_annotation_holds_one_hash_or_several() -> None:
+    assert confirmations_of({}) == frozenset()
+    assert confirmations_of({"usher.dev/confirm-removals": "aa"}) == {"aa"}
+    assert confirmations_of({"usher.dev/confirm-removals": "aa, bb,"}) == {"aa", "bb"}
+
+
+def test_description_names_each_namespace_with_its_hash() -> None:
+    one, other = HaltedRemovals.of(removals(6, namespace="b")), HaltedRemovals.of(removals(1, namespace="a"))
+    assert describe_halts([one, other]) == (
+        f'"{other.digest}" for Listener `x000` in namespace `a`; '
+        f'"{one.digest}" for Listener `x000`, Listener `x001`, Listener `x002` and others in namespace `b`'
+    )
+
+
+def test_description_of_many_namespaces_stays_short() -> None:
+    many = [HaltedRemovals.of(removals(6, namespace=f"agency-{number:060}")) for number in range(100)]
+    assert len(describe_halts(many)) < 800
+    assert describe_halts(many).endswith("; then the other namespaces")
+
+
+@given(st.integers(0, 80), st.integers(0, 400), st.integers(0, 30))
+def test_unconfirmed_removals_never_exceed_the_limit(count: int, others: int, recent: int) -> None:
+    decision = decide(removals(count), named=(), confirmed=(), must_wait=lambda _: exceeds(count, count + others))
+    assert len(decision.allowed) in {0, count}
+    assert len(decision.allowed) <= min(20, max(5, 0.1 * (count + others)))
+    if not exceeds(count, count + others, recent=recent) and count:
+        assert count + recent <= 20

@@ -1,12 +1,11 @@
-"""Removals are collected, decided together and halted if they are many; tombstones have their time."""
+"""Removals are collected and decided per namespace, and halted if they are many; tombstones have their time."""
 
 import datetime
+from collections.abc import Collection
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from usher_gateway.resources import removal_limit
+from usher_gateway.resources.removal_limit import HaltedRemovals, Removal, RemovalDecision
 from usher_operator import removals
 from usher_operator.view import ObjectRef
 
@@ -16,31 +15,67 @@ def pending() -> removals.PendingRemovals:
     return removals.PendingRemovals(settle_seconds=2, max_settle_seconds=30)
 
 
-def listeners(count: int) -> list[removals.DocumentId]:
-    return [("Listener", f"agency/l{number}") for number in range(count)]
+def listeners(count: int, *, first: int = 0, namespace: str = "agency") -> list[Removal]:
+    return [Removal("Listener", namespace, f"l{number}", uid="1") for number in range(first, first + count)]
 
 
-def want(pending: removals.PendingRemovals, identities: list[removals.DocumentId], now: float = 0) -> None:
-    for identity in identities:
-        assert not pending.request(identity, now)
+def want(pending: removals.PendingRemovals, found: list[Removal], now: float = 0) -> None:
+    for removal in found:
+        assert not pending.request(removal, now)
+
+
+def decide(
+    pending: removals.PendingRemovals,
+    now: float,
+    *,
+    in_force: int,
+    confirmed: Collection[str] = (),
+    namespace: str = "agency",
+    removes_every_listener: bool = False,
+) -> RemovalDecision:
+    return pending.decide(
+        namespace,
+        now,
+        in_force={"Listener": in_force, "Destination": in_force},
+        limit=None,
+        confirmed=confirmed,
+        removes_every_listener=removes_every_listener,
+    )
+
+
+def halt(pending: removals.PendingRemovals, found: list[Removal], now: float = 0) -> HaltedRemovals:
+    want(pending, found, now)
+    halted = decide(pending, now, in_force=len(found)).halted
+    assert halted is not None
+    return halted
 
 
 def test_decision_is_not_due_without_requests(pending: removals.PendingRemovals) -> None:
     assert pending.due_in(0) is None
+    assert pending.due(0, ()) == []
 
 
 def test_decision_waits_until_no_further_request_comes(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(1), 10)
-    want(pending, [("Listener", "agency/x")], 11.5)
+    want(pending, listeners(1, first=1), 11.5)
     assert pending.due_in(12) == pytest.approx(1.5)
+    assert pending.due(12, ()) == []
     assert pending.due_in(14) == 0
+    assert pending.due(14, ()) == ["agency"]
 
 
 def test_stream_of_requests_is_decided_after_the_maximum_wait(pending: removals.PendingRemovals) -> None:
-    for second, identity in enumerate(listeners(40)):
-        pending.request(identity, second)
+    for second, removal in enumerate(listeners(40)):
+        pending.request(removal, second)
     assert pending.due_in(29) == 1
-    assert pending.due_in(31) == 0
+    assert pending.due(31, ()) == ["agency"]
+
+
+def test_stream_of_one_namespace_does_not_delay_another(pending: removals.PendingRemovals) -> None:
+    want(pending, listeners(1, namespace="quiet"), 0)
+    for second, removal in enumerate(listeners(4)):
+        pending.request(removal, second)
+    assert pending.due(2, ()) == ["quiet"]
 
 
 def test_repeated_request_does_not_delay_the_decision(pending: removals.PendingRemovals) -> None:
@@ -51,116 +86,120 @@ def test_repeated_request_does_not_delay_the_decision(pending: removals.PendingR
 
 def test_few_listeners_are_removed(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(5))
-    verdict = pending.decide(5, ())
-    assert verdict.allowed == set(listeners(5))
-    assert pending.request(("Listener", "agency/l0"), 1), "an allowed removal needs no second decision"
+    assert decide(pending, 2, in_force=50).allowed == set(listeners(5))
+    assert pending.request(listeners(1)[0], 3), "an allowed removal needs no second decision"
 
 
-def test_more_than_five_and_a_tenth_are_halted(pending: removals.PendingRemovals) -> None:
-    want(pending, listeners(6))
-    verdict = pending.decide(59, ())
-    assert verdict.allowed == frozenset()
-    assert verdict.halted is not None
-    assert verdict.halted.names == tuple(key for _, key in listeners(6))
-    assert not pending.request(("Listener", "agency/l0"), 1)
+def test_halt_holds_up_only_its_namespace(pending: removals.PendingRemovals) -> None:
+    halted = halt(pending, [*listeners(6), Removal("Destination", "agency", "crm")])
+    want(pending, listeners(5, namespace="other"), 1)
+    assert len(decide(pending, 3, in_force=5, namespace="other").allowed) == 5
+    assert pending.halted == (halted,)
+    assert pending.is_waiting(Removal("Destination", "agency", "crm"))
+    assert not pending.is_waiting(listeners(1, namespace="other")[0])
 
 
-def test_tenth_of_many_listeners_is_removed(pending: removals.PendingRemovals) -> None:
-    want(pending, listeners(6))
-    assert len(pending.decide(60, ()).allowed) == 6
+def test_steady_deletions_count_together_for_a_minute(pending: removals.PendingRemovals) -> None:
+    for number in range(5):
+        want(pending, listeners(1, first=number), number * 5)
+        assert decide(pending, number * 5 + 2, in_force=20 - number).halted is None
+    want(pending, listeners(1, first=5), 25)
+    assert decide(pending, 27, in_force=15).halted is not None
 
 
-def test_destinations_are_halted_together_with_listeners(pending: removals.PendingRemovals) -> None:
-    want(pending, [*listeners(6), ("Destination", "agency/crm")])
-    assert pending.decide(6, ()).allowed == frozenset()
-    assert ("Destination", "agency/crm") in pending.waiting
+def test_one_deletion_a_minute_is_never_halted(pending: removals.PendingRemovals) -> None:
+    for number in range(30):
+        want(pending, listeners(1, first=number), number * 60)
+        assert decide(pending, number * 60 + 2, in_force=30 - number).halted is None
 
 
-def test_destinations_alone_are_removed_in_any_number(pending: removals.PendingRemovals) -> None:
-    found: list[removals.DocumentId] = [("Destination", f"agency/d{number}") for number in range(20)]
-    want(pending, found)
-    assert pending.decide(10, ()).allowed == set(found)
+def test_last_listener_of_the_install_waits(pending: removals.PendingRemovals) -> None:
+    want(pending, listeners(1))
+    halted = decide(pending, 2, in_force=1, removes_every_listener=True).halted
+    assert halted is not None
+    assert decide(pending, 3, in_force=1, confirmed=[halted.digest]).allowed == set(listeners(1))
 
 
 def test_confirmation_allows_exactly_the_named_removals(pending: removals.PendingRemovals) -> None:
-    want(pending, listeners(6))
-    halted = pending.decide(6, ()).halted
-    assert halted is not None
-    assert not pending.is_reopened(())
-    assert pending.is_reopened([halted.digest])
-    assert pending.decide(6, [halted.digest]).allowed == set(listeners(6))
-    assert pending.halted is None
+    halted = halt(pending, listeners(6))
+    assert pending.due(9, ()) == []
+    assert pending.due(9, [halted.digest]) == ["agency"]
+    assert decide(pending, 9, in_force=6, confirmed=[halted.digest]).allowed == set(listeners(6))
+    assert pending.halted == ()
+    assert pending.due(10, [halted.digest]) == []
 
 
-def test_additional_listener_needs_another_confirmation(pending: removals.PendingRemovals) -> None:
-    want(pending, listeners(6))
-    halted = pending.decide(7, ()).halted
-    assert halted is not None
-    want(pending, [("Listener", "agency/another")], 5)
-    assert pending.decide(7, [halted.digest]).halted != halted
-    assert pending.waiting == {*listeners(6), ("Listener", "agency/another")}
+def test_confirmation_holds_although_more_was_deleted_since(pending: removals.PendingRemovals) -> None:
+    halted = halt(pending, listeners(6))
+    want(pending, listeners(6, first=6), 5)
+    grown = decide(pending, 7, in_force=20).halted
+    assert grown is not None
+    assert grown.removals == tuple(sorted(listeners(12)))
+    assert pending.due(8, [halted.digest]) == ["agency"]
+    decision = decide(pending, 8, in_force=20, confirmed=[halted.digest])
+    assert decision.allowed == set(listeners(6))
+    assert decision.halted == HaltedRemovals.of(listeners(6, first=6))
 
 
-def test_returned_listeners_end_the_halt(pending: removals.PendingRemovals) -> None:
-    want(pending, listeners(6))
-    pending.decide(6, ())
-    pending.withdraw(("Listener", "agency/l0"))
-    assert pending.is_reopened(())
-    assert pending.decide(6, ()).allowed == set(listeners(6)[1:])
+def test_few_further_removals_go_after_the_confirmation(pending: removals.PendingRemovals) -> None:
+    halted = halt(pending, listeners(6))
+    want(pending, listeners(1, first=6), 5)
+    assert decide(pending, 7, in_force=20, confirmed=[halted.digest]).allowed == set(listeners(7))
+
+
+def test_confirmed_removals_do_not_count_in_the_next_minute(pending: removals.PendingRemovals) -> None:
+    halted = halt(pending, listeners(6))
+    decide(pending, 3, in_force=20, confirmed=[halted.digest])
+    want(pending, listeners(5, first=6), 5)
+    assert decide(pending, 7, in_force=14).halted is None
+
+
+def test_halt_does_not_end_while_listeners_return_one_by_one(pending: removals.PendingRemovals) -> None:
+    halt(pending, listeners(6))
+    pending.withdraw(listeners(1)[0], 5)
+    assert pending.due(7, ()) == ["agency"]
+    decision = decide(pending, 7, in_force=6)
+    assert decision.allowed == frozenset()
+    assert decision.halted == HaltedRemovals.of(listeners(5, first=1))
+    for removal in listeners(6):
+        pending.withdraw(removal, 8)
+    assert decide(pending, 10, in_force=6).halted is None
+    assert pending.halted == ()
 
 
 def test_returned_document_is_decided_again_when_removed_again(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(1))
-    pending.decide(9, ())
-    pending.withdraw(("Listener", "agency/l0"))
-    assert not pending.request(("Listener", "agency/l0"), 9)
+    decide(pending, 2, in_force=9)
+    pending.withdraw(listeners(1)[0], 3)
+    assert not pending.request(listeners(1)[0], 9)
 
 
 def test_deleted_crd_halts_even_one_removal(pending: removals.PendingRemovals) -> None:
-    pending.suspect("Listener")
-    want(pending, listeners(1))
-    halted = pending.decide(50, ()).halted
+    pending.suspect("Listener", ["agency"])
+    want(pending, [*listeners(1), Removal("Listener", "other", "l0")])
+    halted = decide(pending, 2, in_force=50).halted
     assert halted is not None
-    assert pending.decide(50, [halted.digest]).allowed == set(listeners(1))
-    want(pending, [("Listener", "agency/later")], 9)
-    assert pending.decide(50, ()).halted is None, "a confirmation ends the suspicion"
+    assert decide(pending, 2, in_force=50, namespace="other").halted is None
+    assert decide(pending, 3, in_force=50, confirmed=[halted.digest]).allowed == set(listeners(1))
+    want(pending, listeners(1, first=5), 9)
+    assert decide(pending, 11, in_force=50).halted is None, "a confirmation ends the suspicion"
 
 
 def test_deleted_listener_crd_does_not_halt_destinations(pending: removals.PendingRemovals) -> None:
-    pending.suspect("Listener")
-    want(pending, [("Destination", "agency/crm")])
-    assert pending.decide(50, ()).halted is None
-
-
-def test_deleted_destination_crd_halts_destinations(pending: removals.PendingRemovals) -> None:
-    pending.suspect("Destination")
-    want(pending, [("Destination", "agency/crm")])
-    halted = pending.decide(50, ()).halted
-    assert halted is not None
-    assert halted.names == ("Destination agency/crm",)
-    assert pending.decide(50, [halted.digest]).allowed == {("Destination", "agency/crm")}
+    pending.suspect("Listener", ["agency"])
+    want(pending, [Removal("Destination", "agency", "crm")])
+    assert decide(pending, 2, in_force=50).halted is None
 
 
 def test_suspicion_ends_when_every_document_is_wanted_again(pending: removals.PendingRemovals) -> None:
-    pending.suspect("Listener")
+    pending.suspect("Listener", ["agency"])
     want(pending, listeners(2))
-    pending.decide(50, ())
-    for identity in listeners(2):
-        pending.withdraw(identity)
-    assert pending.is_reopened(())
-    assert pending.decide(50, ()).halted is None
-    want(pending, listeners(1))
-    assert pending.decide(50, ()).halted is None, "the suspicion has ended"
-
-
-@given(st.integers(0, 80), st.integers(0, 400))
-def test_unconfirmed_removals_never_exceed_the_limit(count: int, others: int) -> None:
-    pending = removals.PendingRemovals(settle_seconds=2, max_settle_seconds=30)
-    want(pending, listeners(count))
-    verdict = pending.decide(count + others, ())
-    assert len(verdict.allowed) in {0, count}
-    assert len(verdict.allowed) <= max(removal_limit.ALWAYS_ALLOWED, removal_limit.ALLOWED_SHARE * (count + others))
-    assert (verdict.halted is None) == (len(verdict.allowed) == count)
+    decide(pending, 2, in_force=50)
+    for removal in listeners(2):
+        pending.withdraw(removal, 3)
+    assert decide(pending, 5, in_force=50).halted is None
+    want(pending, listeners(1), 9)
+    assert decide(pending, 11, in_force=50).halted is None, "the suspicion has ended"
 
 
 REF = ObjectRef("v1", "Secret", "usher-config", "listener-1")

@@ -73,6 +73,13 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option(envvar="USHER_ALLOW_DESTINATION", help="CIDR or HOST[:PORT] that is private but allowed."),
         ] = None,
+        removal_limit: Annotated[
+            int | None,
+            typer.Option(
+                envvar="USHER_REMOVAL_LIMIT",
+                help="Listeners of a namespace that edited files may remove within a minute without a confirmation.",
+            ),
+        ] = None,
         time_scale: Annotated[
             float,
             typer.Option(envvar="USHER_TIME_SCALE", help="Development only: run the clock this many times as fast."),
@@ -113,6 +120,7 @@ def register(app: typer.Typer) -> None:
                 tls_key=tls_key,
                 trusted_proxies=tuple(trusted_proxies or ()),
                 allow_destination=tuple(allow_destination or ()),
+                removal_limit=removal_limit,
                 time_scale=time_scale,
                 accept_min_free_bytes=accept_min_free_mib * 1024**2,
                 accept_min_free_ratio=accept_min_free_percent / 100,

@@ -8,7 +8,7 @@ An object that is missing from a reading counts as removed only if that is certa
 - An object that became invalid keeps its last good version.
 - A file that cannot be parsed stops every removal.
 - A path that is absent, empty or unreadable removes nothing.
-- A reading that would remove more listeners than the removal limit removes none until a user confirms it.
+- A reading that would remove more of a namespace than the removal limit removes nothing of it; see ``removals.py``.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ import hashlib
 import os
 import pathlib
 import sys
-from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Container, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -25,8 +26,8 @@ import structlog
 import watchfiles
 
 from usher_gateway import config_secret, documents, model, resources
-from usher_gateway.config import DocumentStatus, SourceStatus
-from usher_gateway.resources import compiler, types
+from usher_gateway.config import DocumentStatus, SourceStatus, removals
+from usher_gateway.resources import compiler
 from usher_gateway.resources.conditions import Problem, has_errors
 from usher_gateway.resources.manifests import (
     MAX_FILE_BYTES,
@@ -36,7 +37,6 @@ from usher_gateway.resources.manifests import (
     locate,
     merge_manifests,
 )
-from usher_gateway.resources.removal_limit import HaltedRemovals, halted_removals
 
 POLL_SECONDS = 5.0
 """Interval of readings without any notice, because some file systems send none."""
@@ -209,7 +209,7 @@ class FileConfiguration(msgspec.Struct, frozen=True):
     snapshot: documents.Snapshot
     problems: tuple[Problem, ...] = ()
     namespaces: dict[str, dict[str, str]] = {}
-    halted: HaltedRemovals | None = None
+    removal_history: removals.RemovalHistory = removals.RemovalHistory()
     complete: bool = True
     """False if some object of the files could not be identified."""
 
@@ -229,6 +229,9 @@ def apply_reading(
     gaps: tuple[str, ...],
     context: compiler.CompileContext,
     rank: Callable[[str], tuple[int, str]],
+    *,
+    removal_limit: int | None = None,
+    now: float = 0.0,
 ) -> FileConfiguration:
     """Return the configuration after a reading.
 
@@ -238,6 +241,8 @@ def apply_reading(
         gaps: See FileReading.
         context: Options of the compiler; ``previous`` and ``allow_implicit_class`` are set here.
         rank: Order of files: see FileReader.rank.
+        removal_limit: The removal limit; None means that of the ListenerClasses, or the usual one.
+        now: Time of the reading (monotonic seconds).
     """
     objects = _merge_objects(before.objects, manifests, gaps, rank)
     is_certain = manifests.complete and not gaps
@@ -250,14 +255,18 @@ def apply_reading(
         allow_implicit_class=context.allow_implicit_class and may_lack_class,
     )
     compiled = compiler.compile_resources(declared, context)
-    snapshot, halted = _limit_removals(before.snapshot, compiled.snapshot, declared.classes.values())
+    classes = tuple(declared.classes.values())
+    history = removals.limit_removals(
+        before.removal_history, before.snapshot, compiled.snapshot, classes=classes, limit=removal_limit, seconds=now
+    )
+    snapshot = removals.with_kept_documents(before.snapshot, compiled.snapshot, history)
     located = locate(compiled.findings, objects, manifests)
     return FileConfiguration(
         objects=objects,
         snapshot=_keep_equal_documents(before.snapshot, snapshot),
-        problems=tuple(dict.fromkeys([*manifests.problems, *located, *_halt_problems(halted, objects)])),
+        problems=tuple(dict.fromkeys([*manifests.problems, *located, *removals.halt_problems(history, objects)])),
         namespaces=namespaces,
-        halted=halted,
+        removal_history=history,
         complete=manifests.complete,
     )
 
@@ -289,29 +298,6 @@ def _is_within(file: str, gaps: tuple[str, ...]) -> bool:
     return any(file == gap or file.startswith(gap.rstrip("/") + "/") for gap in gaps)
 
 
-def _limit_removals(
-    before: documents.Snapshot, now: documents.Snapshot, classes: Iterable[resources.ListenerClass]
-) -> tuple[documents.Snapshot, HaltedRemovals | None]:
-    """Return the snapshot, with the removed documents in it if too many listeners would be removed.
-
-    A kept listener loses addresses that another listener has by now.
-    """
-    removed = before.listeners.keys() - now.listeners.keys()
-    confirmed = {one.metadata.annotations.get(types.CONFIRM_REMOVALS, "") for one in classes}
-    halted = halted_removals(removed, in_force=len(before.listeners), confirmed=confirmed)
-    if halted is None:
-        return now, None
-    taken = {(one.host, one.path, one.query) for document in now.listeners.values() for one in document.addresses}
-    kept = {}
-    for key in halted.names:
-        old = before.listeners[key]
-        free = tuple(one for one in old.addresses if (one.host, one.path, one.query) not in taken)
-        if free:
-            kept[key] = msgspec.structs.replace(old, addresses=free)
-    snapshot = documents.Snapshot({**now.listeners, **kept}, {**before.destinations, **now.destinations})
-    return snapshot, halted
-
-
 def _keep_equal_documents(before: documents.Snapshot, now: documents.Snapshot) -> documents.Snapshot:
     """Return the snapshot with the previous object for each document that did not change.
 
@@ -330,21 +316,13 @@ def _previous_if_equal(old: _Document | None, new: _Document) -> _Document:
     return old if old is not None and old == new else new
 
 
-def _halt_problems(halted: HaltedRemovals | None, objects: ObjectsByIdentity) -> list[Problem]:
-    if halted is None:
-        return []
-    loaded = next((one for one in objects.values() if isinstance(one.resource, resources.ListenerClass)), None)
-    message = f"RemovalsHalted: {len(halted.names)} listeners would be removed at once; none is removed"
-    hint = f'if this is meant, annotate a ListenerClass with {types.CONFIRM_REMOVALS}: "{halted.digest}", or restart'
-    file, line = (loaded.file, loaded.line) if loaded else ("", 0)
-    return [Problem(file, line, "", message, hint)]
-
-
 class FileOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Options of the file source."""
 
     keys: model.Keys
     trusted_proxies: tuple[str, ...] = ()
+    removal_limit: int | None = None
+    """The removal limit; None means that of the ListenerClasses, or the usual one."""
     poll_seconds: float = POLL_SECONDS
     settle_seconds: float = SETTLE_SECONDS
 
@@ -392,7 +370,7 @@ class FileSource:
             origin="files",
             rejected=found.rejected or self._blocking,
             waits_for=self._waits_for() if found is NO_CONFIGURATION else "",
-            removals_halted=found.halted.digest if found.halted else None,
+            removals_halted=",".join(one.digest for one in found.removal_history.halted) or None,
             everything_read=found.complete,
         )
 
@@ -482,7 +460,14 @@ class FileSource:
         self._digest = reading.digest
         try:
             configuration = await asyncio.to_thread(
-                apply_reading, before, reading.manifests, reading.gaps, context, self._reader.rank
+                apply_reading,
+                before,
+                reading.manifests,
+                reading.gaps,
+                context,
+                self._reader.rank,
+                removal_limit=self._options.removal_limit,
+                now=time.monotonic(),
             )
         except Exception as error:
             if is_first:

@@ -283,6 +283,18 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
     tls: TlsSpec | None = None
     client_address: ClientAddress | None = None
     maximums: Maximums | None = None
+    removal_limit: (
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=0,
+                le=100_000,
+                description="Listeners, and destinations, of one namespace that may be removed within a minute without "
+                "a confirmation. If left out: 5, or 10 % up to 20.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class ListenerClass(types.ResourceBase, frozen=True, kw_only=True):

@@ -1,49 +1,175 @@
-"""The removal limit: the most listeners that one pass may remove before a user has to confirm it.
+"""The removal limit: the most objects of a namespace that one pass may remove before a user has to confirm it.
 
-A mistake such as a deleted folder or namespace looks like a wish to remove every listener. So if a pass would remove
-more than ``max(5, 10 %)`` of the listeners in force, Usher removes none of them until a user sets the annotation
-``usher.dev/confirm-removals`` to the digest of exactly this set. Files and the operator share this rule. Pure.
+A mistake such as a deleted folder or namespace looks like a wish to remove everything in it. So if a pass would remove
+more than ``max(5, 10 %)`` or more than 20 of the listeners or destinations that a namespace has in force, or the last
+listener of the whole install, Usher removes nothing of that namespace. The halt ends for exactly the removals that a
+message named, when a user sets the annotation ``usher.dev/confirm-removals`` to the hash in that message. The same
+limit holds for edits that retire addresses. Files and the operator share this rule. Pure.
+
+A single deletion of many small ones looks harmless. So a pass also counts the removals of the last minute.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Literal
 
 import msgspec
 
+from usher_gateway.resources import types
+
 ALWAYS_ALLOWED = 5
-"""One pass may always remove this many listeners, even of very few."""
+"""One pass may always remove this many objects of a kind, even of very few."""
 
 ALLOWED_SHARE = 0.1
-"""One pass may remove this share of the listeners in force."""
+"""One pass may remove this share of a namespace's objects of a kind."""
+
+MOST_ALLOWED = 20
+"""One pass may never remove more objects of a kind than this."""
+
+WINDOW_SECONDS = 60.0
+"""Unconfirmed removals within this time count as one pass."""
+
+RemovalKind = Literal["Listener", "Destination", "Address"]
+Identity = tuple[RemovalKind, str, str]
+"""Kind, name and address of a removal; it is unique in a namespace."""
 
 
-class HaltedRemovals(msgspec.Struct, frozen=True):
-    """Removals that wait until a user confirms them."""
+class Removal(msgspec.Struct, frozen=True, order=True):
+    """One thing that would go out of service."""
 
+    kind: RemovalKind
+    """``Listener`` and ``Destination``: a document ends. ``Address``: an edit retires an address of a Listener."""
+    namespace: str
+    name: str
+    """Name of the Listener or Destination."""
+    address: str = ""
+    """Identifies the address within its Listener; ``""`` for documents."""
+    uid: str = ""
+    """The object's uid, so that no confirmation covers a later object of the same name; ``""`` from files."""
+
+    @property
+    def identity(self) -> Identity:
+        """Kind, name and address."""
+        return self.kind, self.name, self.address
+
+
+class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
+    """Removals of one namespace that wait until a user confirms them."""
+
+    namespace: str
     digest: str
-    """The value of the annotation ``usher.dev/confirm-removals`` that confirms them."""
-    names: tuple[str, ...]
-    """The listeners (``namespace/name``) that would be removed, sorted; other documents have their kind in front."""
+    """The value of the annotation ``usher.dev/confirm-removals`` that confirms exactly these removals."""
+    removals: tuple[Removal, ...]
+    """Sorted."""
+
+    @classmethod
+    def of(cls, removals: Collection[Removal]) -> "HaltedRemovals":
+        """Return removals of one namespace, at least one, with the digest (12 hex digits) that confirms them."""
+        found = tuple(sorted(removals))
+        lines = "\n".join("\0".join(msgspec.structs.astuple(one)) for one in found)
+        return cls(found[0].namespace, hashlib.sha256(lines.encode()).hexdigest()[:12], found)
 
 
-def halted_removals(
-    names: Iterable[str], *, in_force: int, confirmed: Collection[str], is_suspicious: bool = False
-) -> HaltedRemovals | None:
-    """Return the removals if they have to wait for a user, or None if they may go ahead.
+class RemovalDecision(msgspec.Struct, frozen=True):
+    """Result of a pass over one namespace."""
+
+    allowed: frozenset[Removal] = frozenset()
+    unconfirmed: frozenset[Removal] = frozenset()
+    """The allowed removals that no user confirmed: they count for ``WINDOW_SECONDS``."""
+    halted: HaltedRemovals | None = None
+
+
+def decide(
+    requested: Collection[Removal],
+    *,
+    named: Iterable[HaltedRemovals],
+    confirmed: Collection[str],
+    must_wait: Callable[[frozenset[Removal]], bool],
+) -> RemovalDecision:
+    """Decide about the removals of one namespace: confirmed ones go ahead, and all others or none of them.
 
     Args:
-        names: The listeners that this pass would remove.
-        in_force: The number of listeners in force before the pass.
-        confirmed: The digests that users have confirmed.
-        is_suspicious: True if the removals have to be confirmed even if they are few.
+        requested: All removals that the namespace waits for.
+        named: The removals that earlier messages named.
+        confirmed: The hashes that users have confirmed.
+        must_wait: Called with the unconfirmed removals; says whether they have to wait (``exceeds_limit``).
     """
-    removed = tuple(sorted(names))
-    if not is_suspicious and len(removed) <= max(ALWAYS_ALLOWED, ALLOWED_SHARE * in_force):
-        return None
-    digest = removal_digest(removed)
-    return None if digest in confirmed else HaltedRemovals(digest, removed)
+    wanted = frozenset(requested)
+    if not wanted:
+        return RemovalDecision()
+    covered = frozenset(
+        removal for one in (*named, HaltedRemovals.of(wanted)) if one.digest in confirmed for removal in one.removals
+    )
+    rest = wanted - covered
+    if rest and must_wait(rest):
+        return RemovalDecision(wanted & covered, halted=HaltedRemovals.of(rest))
+    return RemovalDecision(wanted, unconfirmed=rest)
 
 
-def removal_digest(names: Iterable[str]) -> str:
-    """Return the digest (12 hex digits) that confirms the removal of exactly this set."""
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
+def exceeds_limit(
+    removals: Iterable[Removal],
+    *,
+    recent: Iterable[Removal],
+    in_force: Mapping[RemovalKind, int],
+    limit: int | None,
+    removes_every_listener: bool,
+) -> bool:
+    """Return whether a pass would remove more of a namespace than the limit allows.
+
+    Args:
+        removals: The unconfirmed removals of the pass.
+        recent: The unconfirmed removals of the last minute, which are not in force any more.
+        in_force: How many the namespace has in force now, by kind.
+        limit: The most of each kind; None means the usual limit.
+        removes_every_listener: True if the pass would leave the whole install without a listener.
+    """
+    removals = tuple(removals)
+    if removes_every_listener and any(one.kind == "Listener" for one in removals):
+        return True
+    present, past = Counter(one.kind for one in removals), Counter(one.kind for one in recent)
+    return any(
+        present[kind] + past[kind] > _limit_of(in_force.get(kind, 0) + past[kind], limit) for kind in sorted(present)
+    )
+
+
+def _limit_of(count: int, limit: int | None) -> float:
+    return min(MOST_ALLOWED, max(ALWAYS_ALLOWED, ALLOWED_SHARE * count)) if limit is None else limit
+
+
+def confirmations_of(annotations: Mapping[str, str]) -> frozenset[str]:
+    """Return the hashes in the annotation of a ListenerClass: one, or several with commas between them."""
+    hashes = annotations.get(types.CONFIRM_REMOVALS, "").split(",")
+    return frozenset(one.strip() for one in hashes if one.strip())
+
+
+def smallest_limit(limits: Iterable[int | None]) -> int | None:
+    """Return the limit of an install: the smallest that a class sets; None means the usual limit."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+_MAX_NAMES = 3
+"""Objects that a message names in each namespace."""
+
+_MESSAGE_CHARACTERS = 500
+"""The length at which a message names no further namespace."""
+
+
+def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
+    """Return the namespaces with halted removals in order, each with a few names and the hash that confirms it.
+
+    The text has no count, because a status has no counters.
+    """
+    text = ""
+    for one in sorted(halts):
+        if len(text) > _MESSAGE_CHARACTERS:
+            return f"{text}; then the other namespaces"
+        text += f'{"; " if text else ""}"{one.digest}" for {describe_removals(one)}'
+    return text
+
+
+def describe_removals(halted: HaltedRemovals) -> str:
+    """Return a few names of halted removals, and their namespace."""
+    names = dict.fromkeys(f"{removal.kind} `{removal.name}`" for removal in halted.removals[:_MAX_NAMES])
+    more = " and others" if len(halted.removals) > _MAX_NAMES else ""
+    return f"{', '.join(names)}{more} in namespace `{halted.namespace}`"

@@ -10,7 +10,7 @@ import urllib.parse
 from usher_gateway import model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.listener_class import check_class
-from usher_gateway.resources.removal_limit import HaltedRemovals
+from usher_gateway.resources.removal_limit import HaltedRemovals, describe_halts
 from usher_gateway.resources.tenant import check_tenant
 from usher_operator.plan import common, compiling, hostname, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
@@ -68,18 +68,17 @@ def _class_accepted(view: View, one: resources.ListenerClass, builder: Condition
     held_back = common.publishing_state(view)
     if held_back is not None:
         return builder.from_state(_Type.Accepted, held_back)
-    if view.halted is not None:
+    if view.halted:
         return builder.false(_Type.Accepted, OperatorReason.RemovalsHalted, _halted(view.halted))
     (accepted,) = builder.from_findings(check_class(one), [_Type.Accepted])
     return accepted
 
 
-def _halted(halted: HaltedRemovals) -> str:
-    names = ", ".join(f"`{path}`" for path in halted.names[:_MAX_NAMES])
-    more = " and more" if len(halted.names) > _MAX_NAMES else ""
+def _halted(halts: tuple[HaltedRemovals, ...]) -> str:
     return (
-        f"no listener is removed, because {names}{more} would be removed at the same time; to confirm these removals, "
-        f'set the annotation {types.CONFIRM_REMOVALS}: "{halted.digest}" on a ListenerClass'
+        "removals wait, because too many objects of a namespace or all listeners would be removed at once; to confirm "
+        f"them, set the annotation {types.CONFIRM_REMOVALS} on a ListenerClass to the hash, or to several with commas "
+        f"between them: {describe_halts(halts)}"
     )
 
 

@@ -8,7 +8,7 @@ import msgspec
 from support import views
 from unit.usher_operator.plan import samples
 from usher_gateway import model
-from usher_gateway.resources.removal_limit import HaltedRemovals
+from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 from usher_operator.view import (
     AppliedDocument,
     ConditionStatus,
@@ -220,7 +220,7 @@ def edit_destination(**spec: Any) -> Callable[[MemoryView], None]:
 
 
 def halted(built: MemoryView) -> None:
-    built.set(halted=HaltedRemovals("abc", ("a/b",)))
+    built.set(halted=(HaltedRemovals.of([Removal("Listener", "a", "b")]),))
 
 
 def not_admitted(built: MemoryView) -> None:
