@@ -103,12 +103,9 @@ class _NamespaceRemovals:
     ) -> RemovalDecision:
         """See ``PendingRemovals.decide``."""
         self._forget_old(now)
-        waited = frozenset(self.halted.removals if self.halted else ())
 
-        def must_wait(rest: frozenset[Removal]) -> bool:
-            if not rest.isdisjoint(waited) or self.suspected & {one.kind for one in rest}:
-                return True
-            return exceeds_limit(
+        def is_too_much(rest: frozenset[Removal]) -> bool:
+            return bool(self.suspected & {one.kind for one in rest}) or exceeds_limit(
                 rest,
                 recent=[removal for _, removal in self._recent],
                 in_force=in_force,
@@ -116,7 +113,13 @@ class _NamespaceRemovals:
                 removes_every_listener=removes_every_listener,
             )
 
-        decision = decide(self.requested.values(), named=self._named, confirmed=confirmed, must_wait=must_wait)
+        decision = decide(
+            self.requested.values(),
+            named=self._named,
+            confirmed=confirmed,
+            waited=self.halted.removals if self.halted else (),
+            is_too_much=is_too_much,
+        )
         self.is_undecided, self.halted = False, decision.halted
         if decision.halted is None:
             self.suspected.clear()

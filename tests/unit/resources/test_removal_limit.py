@@ -69,20 +69,32 @@ def test_own_limit_replaces_the_usual_one() -> None:
 
 def test_confirmation_covers_exactly_the_named_removals() -> None:
     named = HaltedRemovals.of(removals(6))
-    assert decide(removals(6), named=(), confirmed={named.digest}, must_wait=lambda _: True).allowed == set(removals(6))
-    later = decide(removals(8), named=[named], confirmed={named.digest}, must_wait=lambda _: True)
+    assert decide(
+        removals(6), named=(), confirmed={named.digest}, waited=(), is_too_much=lambda _: True
+    ).allowed == set(removals(6))
+    later = decide(removals(8), named=[named], confirmed={named.digest}, waited=(), is_too_much=lambda _: True)
     assert later.allowed == set(removals(6))
     assert later.halted == HaltedRemovals.of(removals(2, first=6))
-    fewer = decide(removals(4), named=[named], confirmed={named.digest}, must_wait=lambda _: True)
+    fewer = decide(removals(4), named=[named], confirmed={named.digest}, waited=(), is_too_much=lambda _: True)
     assert fewer.allowed == set(removals(4)), "some of the named objects were created again"
     assert fewer.halted is None
 
 
 def test_rest_beside_confirmed_removals_is_judged_again() -> None:
     named = HaltedRemovals.of(removals(6))
-    decision = decide(removals(8), named=[named], confirmed={named.digest}, must_wait=lambda rest: len(rest) > 5)
+    decision = decide(
+        removals(8), named=[named], confirmed={named.digest}, waited=(), is_too_much=lambda rest: len(rest) > 5
+    )
     assert decision.allowed == set(removals(8))
     assert decision.unconfirmed == set(removals(2, first=6))
+
+
+def test_halt_stays_until_the_rest_is_confirmed_or_wanted_again() -> None:
+    named = HaltedRemovals.of(removals(6))
+    fewer = decide(removals(2), named=[named], confirmed=(), waited=removals(6), is_too_much=lambda _: False)
+    assert fewer.halted == HaltedRemovals.of(removals(2))
+    part = decide(removals(8), named=[named], confirmed={named.digest}, waited=removals(8), is_too_much=lambda _: False)
+    assert part.halted is None
 
 
 def test_confirmation_does_not_cover_a_later_object_of_the_same_name() -> None:
@@ -112,7 +124,9 @@ def test_description_of_many_namespaces_stays_short() -> None:
 
 @given(st.integers(0, 80), st.integers(0, 400), st.integers(0, 30))
 def test_unconfirmed_removals_never_exceed_the_limit(count: int, others: int, recent: int) -> None:
-    decision = decide(removals(count), named=(), confirmed=(), must_wait=lambda _: exceeds(count, count + others))
+    decision = decide(
+        removals(count), named=(), confirmed=(), waited=(), is_too_much=lambda _: exceeds(count, count + others)
+    )
     assert len(decision.allowed) in {0, count}
     assert len(decision.allowed) <= min(20, max(5, 0.1 * (count + others)))
     if not exceeds(count, count + others, recent=recent) and count:

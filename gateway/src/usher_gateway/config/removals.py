@@ -68,9 +68,9 @@ def limit_removals(
     waited = frozenset(removal for one in history.halted for removal in one.removals)
     removes_every_listener = not now.listeners and not any(one.kind == "Listener" for one in waited)
 
-    def must_wait(rest: frozenset[Removal]) -> bool:
+    def is_too_much(rest: frozenset[Removal]) -> bool:
         namespace = next(iter(rest)).namespace
-        return not rest.isdisjoint(waited) or exceeds_limit(
+        return exceeds_limit(
             rest,
             recent=[removal for _, removal in recent if removal.namespace == namespace],
             in_force=_count(before, namespace),
@@ -81,7 +81,7 @@ def limit_removals(
     decisions = []
     for namespace, requested in _removed(before, now).items():
         named = [one for one in history.named if one.namespace == namespace]
-        decisions.append(decide(requested, named=named, confirmed=usable, must_wait=must_wait))
+        decisions.append(decide(requested, named=named, confirmed=usable, waited=waited, is_too_much=is_too_much))
     return _next_history(msgspec.structs.replace(history, recent=recent), decisions, confirmed, seconds)
 
 

@@ -85,15 +85,20 @@ def decide(
     *,
     named: Iterable[HaltedRemovals],
     confirmed: Collection[str],
-    must_wait: Callable[[frozenset[Removal]], bool],
+    waited: Collection[Removal],
+    is_too_much: Callable[[frozenset[Removal]], bool],
 ) -> RemovalDecision:
     """Decide about the removals of one namespace: confirmed ones go ahead, and all others or none of them.
+
+    A halt does not end because some of the objects are wanted again, for a user may be restoring them one by one. But
+    if a user confirmed a part of what waits, the rest is judged again.
 
     Args:
         requested: All removals that the namespace waits for.
         named: The removals that earlier messages named.
         confirmed: The hashes that users have confirmed.
-        must_wait: Called with the unconfirmed removals; says whether they have to wait (``exceeds_limit``).
+        waited: The removals that are halted so far.
+        is_too_much: Says whether a pass with these removals has to wait (``exceeds_limit``).
     """
     wanted = frozenset(requested)
     if not wanted:
@@ -102,7 +107,8 @@ def decide(
         removal for one in (*named, HaltedRemovals.of(wanted)) if one.digest in confirmed for removal in one.removals
     )
     rest = wanted - covered
-    if rest and must_wait(rest):
+    is_still_halted = rest == wanted and not rest.isdisjoint(waited)
+    if rest and (is_still_halted or is_too_much(rest)):
         return RemovalDecision(wanted & covered, halted=HaltedRemovals.of(rest))
     return RemovalDecision(wanted, unconfirmed=rest)
 
