@@ -126,6 +126,27 @@ async def install(
         assert_no_right_was_missing(ready)
 
 
+@pytest.fixture(scope="module")
+def restorable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Restorable]:
+    """A cluster that only one module uses, because its etcd is restored."""
+    if clusters.given() is not None:
+        pytest.skip("only the etcd of a local cluster can be restored")
+    with clusters.restorable(tmp_path_factory.mktemp("restorable")) as ready:
+        yield ready
+
+
+@pytest.fixture
+async def restorable_install(restorable: clusters.Restorable, tmp_path: Path) -> AsyncIterator[installs.Install]:
+    """An install in the restorable cluster. Requests may be refused: a starting API server does not know all roles."""
+    own = restorable.cluster
+    async with (
+        api.connected(own.endpoint, own.token) as server,
+        namespaces(server) as make,
+        installs.installed(own, server, make, tmp_path) as install,
+    ):
+        yield install
+
+
 def assert_no_right_was_missing(install: installs.Install) -> None:
     """Check that the shipped permissions were enough for operator and gateway."""
     for account in (install.operator, install.gateway):

@@ -1,13 +1,9 @@
 """After a restore of etcd, operator and gateway run what the restored manifests say, without a restart."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import pytest
-
-from cluster.conftest import MakeNamespace
-from local_cluster import control_plane, ports
+from local_cluster import ports
 from support import api, clusters, installs
 
 RESTORED_SECONDS = 120.0
@@ -16,38 +12,13 @@ RESTORED_SECONDS = 120.0
 PATIENT = {"timing": {"lease_seconds": 90.0, "renew_deadline_seconds": 60.0}}
 """A Lease that a restart of the API server does not cost, however busy the machine is."""
 
-pytestmark = pytest.mark.skipif(clusters.given() is not None, reason="restores the etcd of a cluster of its own")
-
-
-@pytest.fixture(scope="module")
-def restorable(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[control_plane.ControlPlane, clusters.Cluster]]:
-    with clusters.restorable(tmp_path_factory.mktemp("restorable")) as ready:
-        yield ready
-
-
-@pytest.fixture(scope="module")
-def cluster(restorable: tuple[control_plane.ControlPlane, clusters.Cluster]) -> clusters.Cluster:
-    return restorable[1]
-
-
-@pytest.fixture
-async def install(
-    cluster: clusters.Cluster, server: api.Api, make_namespace: MakeNamespace, tmp_path: Path
-) -> AsyncIterator[installs.Install]:
-    """An install whose requests may be refused, because an API server that starts does not know all roles yet."""
-    async with installs.installed(cluster, server, make_namespace, tmp_path) as ready:
-        yield ready
-
 
 async def test_restored_manifests_are_in_force_without_a_restart(
-    restorable: tuple[control_plane.ControlPlane, clusters.Cluster],
-    install: installs.Install,
-    namespace: str,
-    tmp_path: Path,
+    restorable: clusters.Restorable, restorable_install: installs.Install, tmp_path: Path
 ) -> None:
-    plane, server, hostname = restorable[0], install.server, f"{namespace}.example.org"
+    install, namespace = restorable_install, "agency"
+    server, hostname = install.server, f"{namespace}.example.org"
+    await server.create(installs.namespace(namespace))
     admin = ports.free()
     operator = await install.start_operator("--gateways", f"http://127.0.0.1:{admin}", changes=PATIENT)
     await server.apply(install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))
@@ -58,7 +29,7 @@ async def test_restored_manifests_are_in_force_without_a_restart(
     gateway = await install.start_gateway(admin=admin)
     for name in ("edited", "deleted"):
         await gateway.wait_answer(hostname, f"/{name}", 200)
-    await asyncio.to_thread(plane.back_up, tmp_path / "backup")
+    await asyncio.to_thread(restorable.plane.back_up, tmp_path / "backup")
 
     await server.apply(installs.placed(install, namespace, "edited", "/elsewhere"))
     await server.delete(api.Resource("Listener", "deleted", namespace))
@@ -66,7 +37,7 @@ async def test_restored_manifests_are_in_force_without_a_restart(
     for path, status in (("/elsewhere", 200), ("/edited", 404), ("/deleted", 404), ("/new", 200)):
         await gateway.wait_answer(hostname, path, status)
 
-    await asyncio.to_thread(plane.restart, tmp_path / "backup")
+    await asyncio.to_thread(restorable.restart, tmp_path / "backup")
     for path, status in (("/elsewhere", 404), ("/edited", 200), ("/deleted", 200)):
         await gateway.wait_answer(hostname, path, status, RESTORED_SECONDS)
     await server.apply(installs.placed(install, namespace, "edited", "/after"))  # the watches work again

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,16 +82,36 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         yield Cluster(call, recorded, token, log)
 
 
+@dataclass(frozen=True)
+class Restorable:
+    """A local cluster whose etcd can be backed up and restored."""
+
+    plane: control_plane.ControlPlane
+    cluster: Cluster
+
+    def restart(self, backup: Path | None = None) -> None:
+        """Restart the control plane, with the data of a backup if one is given, until it serves Usher's kinds again."""
+        self.plane.restart(backup)
+        deadline = time.monotonic() + control_plane.LIMIT_SECONDS
+        while True:
+            try:
+                self.cluster.kubectl.run("get", "usher", "--all-namespaces", "--output=name")
+            except kubectl.KubectlError:
+                assert time.monotonic() < deadline, "the API server does not serve Usher's kinds"
+            else:
+                return
+
+
 @contextlib.contextmanager
-def restorable(folder: Path) -> Iterator[tuple[control_plane.ControlPlane, Cluster]]:
-    """Provide a local cluster of one's own that can be backed up and restored, with Usher's definitions."""
+def restorable(folder: Path) -> Iterator[Restorable]:
+    """Provide a restorable cluster with Usher's definitions for the duration of a ``with`` block."""
     plane = control_plane.ControlPlane(folder / "cluster", programs.control_plane())
     try:
         running = plane.start()
         with _administered(running.kubeconfig, folder) as ready:
             made = Cluster(*ready, audit.Log(running.layout.audit))
             made.define(own_definitions())
-            yield plane, made
+            yield Restorable(plane, made)
     finally:
         plane.stop()
 

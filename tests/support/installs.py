@@ -66,6 +66,8 @@ class Process:
         self.process, self.admin, self.log, self.host = process, admin, log, host
         self.public = 0
         """A gateway's public port."""
+        self.command: list[str] = []
+        self.environ: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -79,9 +81,10 @@ class Process:
         except aiohttp.ClientError:
             return 0, ""
 
-    async def answer(self, hostname: str, path: str) -> int:
-        """Post an empty visit to a gateway's public port and return the status of the answer."""
-        return (await wire.exchange(self.public, wire.request(path, b"{}", host=hostname))).status
+    async def answer(self, hostname: str, path: str, **headers: str) -> int:
+        """Post a probe to a gateway's public port and return the status of the answer."""
+        request = wire.request(path, b"{}", host=hostname, headers=headers)
+        return (await wire.exchange(self.public, request)).status
 
     async def wait_answer(self, hostname: str, path: str, status: int, limit_seconds: float = 30.0) -> None:
         """Wait until a gateway answers with a status."""
@@ -200,6 +203,12 @@ class Install:
             await process.wait_ready()
         return process
 
+    async def start_again(self, ended: Process) -> Process:
+        """Start a program that ended again: with the same command, data and ports."""
+        again = await self._start(ended.command, ended.admin, ended.environ, host=ended.host)
+        again.public = ended.public
+        return again
+
     async def _start(
         self, command: list[str], port: int, environ: dict[str, str], *, host: str = "127.0.0.1"
     ) -> Process:
@@ -210,6 +219,7 @@ class Install:
                 sys.executable, *command, stdout=output, stderr=output, env={**kept, **environ}
             )
         found = Process(process, port, log, host)
+        found.command, found.environ = command, environ
         self.running.append(found)
         return found
 
@@ -306,10 +316,14 @@ def listener(install: Install, namespace: str, name: str = "lobby", **spec: Any)
     return {**OURS, "kind": "Listener", "metadata": metadata, "spec": {**base, **spec}}
 
 
-def placed(install: Install, namespace: str, name: str, path: str) -> dict[str, Any]:
-    """Build a listener with one address: the namespace's hostname below example.org, and a path."""
-    addresses = [{"name": "own", "hostname": f"{namespace}.example.org", "path": path}]
-    return listener(install, namespace, name, addresses=addresses, authentication={"type": "None"})
+def placed(install: Install, namespace: str, name: str, path: str, hostname: str = "", **spec: Any) -> dict[str, Any]:
+    """Build a listener with one address: a path at a hostname, by default the namespace's below example.org."""
+    addresses = [{"name": "own", "hostname": hostname or f"{namespace}.example.org", "path": path}]
+    return listener(install, namespace, name, **{"addresses": addresses, "authentication": {"type": "None"}, **spec})
+
+
+def namespace(name: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {clusters.MADE: "true"}}}
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,238 @@
+"""Chaos: edits, kills, stops, restarts of the API server and restores of etcd, with two operators and two gateways.
+
+Whatever happened, every gateway runs what the manifests say within two minutes, and no address ever answers for another
+owner than its own. Each agency has a credential of its own, so the status of an answer shows who owns an address.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NoReturn
+
+import aiohttp
+import pytest
+
+from local_cluster import ports
+from support import api, clusters, installs, leaks, waiting
+
+SEED = 11
+CONVERGED_SECONDS = 120.0
+"""Limit of design.md until every gateway runs what the manifests say."""
+
+QUICK = {
+    "timing": {
+        "lease_seconds": 6.0,
+        "renew_deadline_seconds": 4.0,
+        "lease_retry_seconds": 0.5,
+        "watch_check_seconds": 20.0,
+    }
+}
+"""A Lease and checks that fit the length of the test."""
+
+OWNER, RIVAL = "owner", "rival"
+"""Namespaces of the two agencies."""
+
+SHOP = ("shop.example.org", "/hook")
+"""The address that a listener of the rival claims for the whole test."""
+
+Address = tuple[str, str]
+"""Hostname and path."""
+
+
+class Program:
+    """Keeps a program running, as a Deployment does."""
+
+    def __init__(self, install: installs.Install, process: installs.Process) -> None:
+        self._install, self.process = install, process
+
+    async def keep_running(self) -> NoReturn:
+        while True:
+            await self.process.process.wait()
+            self.process = await self._install.start_again(self.process)
+
+    def send(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.process.send_signal(number)
+
+    async def suspend(self, seconds: float) -> None:
+        """Stop the process without its notice, and let it go on."""
+        self.send(signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        self.send(signal.SIGCONT)
+
+    async def answer(self, address: Address, namespace: str) -> int:
+        """Status of a gateway's answer to a post with an agency's credential; 0: no answer."""
+        try:
+            async with asyncio.timeout(1):
+                return await self.process.answer(*address, **{"X-Agency": credential(namespace)})
+        except (OSError, EOFError, TimeoutError):
+            return 0
+
+
+def credential(namespace: str) -> str:
+    return f"credential-of-{namespace}"
+
+
+class Agencies:
+    """The manifests of two agencies, and every address that they ever had."""
+
+    def __init__(self, install: installs.Install, chance: random.Random) -> None:
+        self._install, self._server, self._chance = install, install.server, chance
+        self._numbers = itertools.count()
+        self.addresses: dict[Address, str] = {SHOP: OWNER}
+        """Every address that a manifest ever had, and the namespace that owns it."""
+
+    async def begin(self) -> None:
+        """Apply everything that stays."""
+        await self._server.apply(self._install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))
+        for namespace in (OWNER, RIVAL):
+            await self._server.create(installs.namespace(namespace))
+            leaks.add_secret(credential(namespace))
+            metadata = {"name": "purple", "namespace": namespace, "labels": {"usher.dev/watch": "true"}}
+            data = {"key": credential(namespace)}
+            await self._server.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
+            for document in (installs.tenant(namespace), installs.destination(namespace)):
+                await self._server.apply(document)
+            for number in range(4):
+                await self._place(namespace, f"room-{number}")
+        await self._server.apply(self._shop(OWNER))
+        await self._server.wait(
+            api.Resource("Listener", "shop", OWNER),
+            lambda seen: api.condition(seen, "Accepted").get("status") == "True",
+        )
+        await self._server.apply(self._shop(RIVAL))
+
+    async def edit(self) -> None:
+        """Move, create or delete a listener, or recreate the one that has the contested address."""
+        namespace, name = self._chance.choice((OWNER, RIVAL)), f"room-{self._chance.randrange(4)}"
+        match self._chance.randrange(8):
+            case 0:
+                await self._server.delete(api.Resource("Listener", name, namespace))
+            case 1:
+                await self._server.delete(api.Resource("Listener", "shop", OWNER))
+                await self._server.create(self._shop(OWNER))
+            case _:
+                await self._place(namespace, name)
+
+    async def _place(self, namespace: str, name: str) -> None:
+        path = f"/{name}/{next(self._numbers)}"
+        self.addresses[f"{namespace}.example.org", path] = namespace
+        await self._server.apply(self._listener(namespace, name, path))
+
+    def _shop(self, namespace: str) -> dict[str, object]:
+        hostname, path = SHOP
+        return self._listener(namespace, "shop", path, hostname)
+
+    def _listener(self, namespace: str, name: str, path: str, hostname: str = "") -> dict[str, object]:
+        header = {"name": "X-Agency", "secretRef": {"name": "purple", "key": "key"}}
+        authentication = {"type": "Header", "header": header}
+        return installs.placed(self._install, namespace, name, path, hostname, authentication=authentication)
+
+    async def declared(self) -> dict[Address, str]:
+        """The addresses in the manifests of the API server, and the namespace that owns each."""
+        found = await self._server.list(api.Resource("Listener"))
+        addresses = [(one["spec"]["addresses"][0], one["metadata"]["namespace"]) for one in found]
+        return {(one["hostname"], one["path"]): namespace for one, namespace in addresses} | (
+            {SHOP: OWNER} if any(one["metadata"]["name"] == "shop" for one in found) else {}
+        )
+
+
+class Chaos:
+    """The programs, the control plane, and what happens to them."""
+
+    def __init__(
+        self, cluster: clusters.Restorable, agencies: Agencies, operators: list[Program], gateways: list[Program]
+    ) -> None:
+        self._cluster, self._agencies = cluster, agencies
+        self._operators, self._gateways = operators, gateways
+        self.stolen: list[str] = []
+        """Answers of an address for another agency than its owner."""
+
+    async def run(self, seconds: float, backups: Path, chance: random.Random) -> None:
+        """Go on for some time, in rounds of which each has every event once and ends with a restore of etcd."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        for number in itertools.count():
+            backup = backups / str(number)
+            await asyncio.to_thread(self._cluster.plane.back_up, backup)
+            events = [*self._events(chance), *[self._edit] * 20]
+            chance.shuffle(events)
+            for event in events:
+                await event()
+                await asyncio.sleep(chance.uniform(0.0, 0.3))
+            await asyncio.to_thread(self._cluster.restart, backup)
+            if loop.time() > end:
+                return
+
+    def _events(self, chance: random.Random) -> list[Callable[[], Awaitable[None]]]:
+        async def kill(program: Program) -> None:
+            program.send(signal.SIGKILL)
+
+        async def stop(program: Program) -> None:
+            program.send(signal.SIGTERM)
+
+        async def restart_api_server() -> None:
+            await asyncio.to_thread(self._cluster.restart)
+
+        def on(programs: list[Program], act: Callable[[Program], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+            program = chance.choice(programs)
+            return lambda: act(program)
+
+        acts = (kill, stop, lambda program: program.suspend(chance.uniform(0.5, 3.0)))
+        return [on(programs, act) for programs in (self._operators, self._gateways) for act in acts] + [
+            restart_api_server
+        ]
+
+    async def _edit(self) -> None:
+        """Edit as a user does: while the API server is away, the request fails."""
+        with contextlib.suppress(api.ApiError, aiohttp.ClientError, TimeoutError):
+            await self._agencies.edit()
+
+    async def watch_owners(self) -> NoReturn:
+        """Post to addresses as the agency that does not own them; none may accept it."""
+        while True:
+            sample = [SHOP, *list(self._agencies.addresses)[-5:]]
+            for gateway, address in itertools.product(self._gateways, sample):
+                stranger = RIVAL if self._agencies.addresses[address] == OWNER else OWNER
+                if await gateway.answer(address, stranger) == 200:
+                    self.stolen.append(f"{stranger} answered at {address}")
+            await asyncio.sleep(0.05)
+
+    async def differences(self) -> list[str]:
+        """Where a gateway does not do what the manifests say, for every address that there ever was."""
+        declared, found = await self._agencies.declared(), []
+        for gateway, (address, owner) in itertools.product(self._gateways, self._agencies.addresses.items()):
+            wanted = 200 if declared.get(address) == owner else 404
+            status = await gateway.answer(address, owner)
+            if status != wanted:
+                found.append(f"gateway {gateway.process.admin}: {address} answered {status}, not {wanted}")
+        return found
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seconds", [30, pytest.param(600, marks=pytest.mark.long)])
+async def test_every_gateway_runs_what_the_manifests_say_after_chaos(
+    restorable: clusters.Restorable, restorable_install: installs.Install, tmp_path: Path, seconds: int
+) -> None:
+    install, chance = restorable_install, random.Random(SEED)
+    admin = ports.several(2)
+    urls = [word for port in admin for word in ("--gateways", f"http://127.0.0.1:{port}")]
+    arguments = (*urls, "--tombstone-seconds", "3")
+    operators = [Program(install, await install.start_operator(*arguments, changes=QUICK)) for _ in range(2)]
+    agencies = Agencies(install, chance)
+    await agencies.begin()
+    gateways = [Program(install, await install.start_gateway(admin=port)) for port in admin]
+    chaos = Chaos(restorable, agencies, operators, gateways)
+    await waiting.until(chaos.differences, lambda found: not found, limit_seconds=CONVERGED_SECONDS)
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(one.keep_running()) for one in (*operators, *gateways)]
+        running.append(group.create_task(chaos.watch_owners()))
+        await chaos.run(seconds, tmp_path, chance)
+        await waiting.until(chaos.differences, lambda found: not found, limit_seconds=CONVERGED_SECONDS)
+        for task in running:
+            task.cancel()
+    assert chaos.stolen == []
