@@ -12,7 +12,7 @@ from contract import samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter, OpenReport, Store
 from usher_gateway.store.sqlite import database
-from usher_gateway.store.sqlite.group_commit import QueueLimits
+from usher_gateway.store.sqlite.arrival_queue import QueueLimits
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 
 
@@ -64,8 +64,8 @@ class Sqlite:
         assert isinstance(store, SqliteStore)
         store._upkeep_task.cancel()
         store._folder_task.cancel()
-        store._batches.put(None)
-        store._thread.join()
+        store._commits._batches.put(None)
+        store._commits._thread.join()
         for reader in (store._reader, store._query_reader):
             reader._threads.shutdown()
             if reader._connection is not None:

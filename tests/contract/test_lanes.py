@@ -70,7 +70,7 @@ async def test_committed_abandoned_arrival_leaves_orphans(bench: engines.Bench) 
     bench.store.abandon(future)
     await bench.store.flush()
     (row,) = await bench.deliveries()
-    (orphan,) = bench.store.orphans
+    (orphan,) = bench.store.take_orphans()
     assert model.format_id(orphan.id) == row["id"]
     assert (await bench.counts())["unacknowledged"] == 1
     await bench.store.note_oldest_claimed()

@@ -367,8 +367,10 @@ async def finish_and_check(run: GatewayRun, *, crashes: bool) -> None:
 def check_nothing_is_left(run: GatewayRun) -> None:
     """Check that every bounded counter is back at zero; one that drifts would finally reject every arrival."""
     store, dispatcher, lanes = run.store, run.dispatcher, run.dispatcher.scheduler
-    assert (store._arrivals.entries, store._arrivals.bytes, len(store._arrivals._tenants)) == (0, 0, 0)
-    assert (store.unsettled, store.orphans, store._abandoned, store._waiters) == (0, [], {}, [])
+    queued = store._commits._arrivals
+    assert (queued.entries, queued.bytes, len(queued._tenants)) == (0, 0, 0)
+    assert (store.unsettled, store._commits._orphans) == (0, [])
+    assert (store._commits._abandoned, store._commits._waiters) == ({}, [])
     assert (lanes.bytes, lanes.count, lanes.in_flight, lanes._running) == (0, 0, 0, {})
     assert all(lane.bytes == lane.in_flight == 0 for lane in lanes._lanes.values())
     assert (dispatcher._claimed, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())

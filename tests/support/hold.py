@@ -20,7 +20,7 @@ async def held_before_commits(store: SqliteStore) -> AsyncIterator[None]:
         is_held.set()
         go_on.wait(_LONGEST_SECONDS)
 
-    task = asyncio.create_task(store.run_job(job))
+    task = asyncio.create_task(store._commits.run_job(job))
     await asyncio.to_thread(is_held.wait, 10)
     try:
         yield
@@ -48,12 +48,12 @@ async def held_in_commits(store: SqliteStore) -> AsyncIterator[threading.Event]:
     def end(transaction: Transaction) -> None:
         transaction.connection.execute("drop trigger held")
 
-    await store.run_job(begin)
+    await store._commits.run_job(begin)
     try:
         yield is_held
     finally:
         go_on.set()
-        await store.run_job(end)
+        await store._commits.run_job(end)
 
 
 async def refuse_bodies_with(store: SqliteStore, mark: bytes) -> None:
@@ -65,4 +65,4 @@ async def refuse_bodies_with(store: SqliteStore, mark: bytes) -> None:
             f" when instr(new.body, x'{mark.hex()}') > 0 begin select raise(abort, 'refused'); end"
         )
 
-    await store.run_job(job)
+    await store._commits.run_job(job)

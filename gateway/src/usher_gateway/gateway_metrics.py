@@ -14,8 +14,7 @@ from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
-from usher_gateway.store.base import OpenCounts
-from usher_gateway.store.sqlite.store import SqliteStore
+from usher_gateway.store.base import OpenCounts, Store
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +33,7 @@ class GatewayMetrics:
         *,
         state: health.RunState,
         source: Source,
-        store: SqliteStore,
+        store: Store,
         pipeline: ArrivalPipeline,
         registry: ListenerRegistry,
         counters: ArrivalCounters,
@@ -220,12 +219,12 @@ class GatewayMetrics:
         )
 
     def _collect_store(self) -> metrics.Metrics:
-        store = self._store
+        store = self._store.statistics()
         yield metrics.histogram("usher_commit_duration_seconds", "Commits of batches.", store.commit_seconds)
         yield metrics.histogram("usher_accept_batch_size", "Arrivals per commit.", store.batch_sizes)
-        yield metrics.gauge("usher_store_available", "1 while commits succeed.", [], {(): float(store.available)})
+        yield metrics.gauge("usher_store_available", "1 while commits succeed.", [], {(): float(store.is_available)})
         yield metrics.gauge(
-            "usher_store_free_bytes", "Free space of the data's file system.", [], {(): float(store.disk.free_bytes)}
+            "usher_store_free_bytes", "Free space of the data's file system.", [], {(): float(store.free_bytes)}
         )
         yield metrics.gauge(
             "usher_unsettled", "Results of attempts that wait for their commit.", [], {(): float(store.unsettled)}

@@ -213,7 +213,7 @@ async def test_connection_beyond_the_limit_gets_503_if_all_are_busy(tmp_path: Pa
         async with hold.held_before_commits(gateway.gateway.store):
             for number, connection in enumerate(busy):
                 await connection.send(wire.request(gateway.target(), visit(number)))
-            await gateways.wait_until(lambda: gateway.gateway.pipeline.waiting == 2)
+            await gateways.wait_until(lambda: gateway.gateway.pipeline.uncommitted == 2)
             answer = await gateway.post(visit(3))
             assert (answer.status, answer.has_header) == (503, False)
         assert all([(await connection.answer()).acknowledges for connection in busy])

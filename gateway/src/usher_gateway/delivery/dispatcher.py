@@ -256,7 +256,7 @@ class Dispatcher:
 
     async def _move(self) -> None:
         """Do one round: offer orphans, hasten the backlog of changed destinations, defer, and claim what is due."""
-        self.offer(_take_all(self._store.orphans))
+        self.offer(self._store.take_orphans())
         try:
             for destination in list(self._changed):
                 await self._store.hasten(destination, self._clock.now())
@@ -339,9 +339,3 @@ class Dispatcher:
                 continue  # its lane is full or its trial runs, and the end of an attempt wakes the dispatcher
             soonest = min(soonest, self._clock.real_seconds(wait))
         return max(0.002, soonest)
-
-
-def _take_all(items: list[model.Delivery]) -> list[model.Delivery]:
-    taken = list(items)
-    items.clear()
-    return taken

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from usher_gateway import model
+from usher_gateway import metrics, model
 
 Period = Literal["slot", "day", "month"]
 """The period over which usage is added up: quarters of an hour, days or months, all UTC."""
@@ -52,6 +52,20 @@ class OpenCounts(msgspec.Struct, frozen=True):
     """Hold reason -> deliveries."""
     oldest_in_backlog: bytes
     """Id of the oldest delivery in the backlog; empty if there is none."""
+
+
+class StoreStatistics(msgspec.Struct, frozen=True):
+    """The state and the speed of the engine, for metrics."""
+
+    is_available: bool
+    """False while commits fail."""
+    free_bytes: int
+    """Free space where the data are."""
+    unsettled: int
+    """Settlements that wait for their commit."""
+    commit_seconds: metrics.Histogram
+    batch_sizes: metrics.Histogram
+    """Arrivals per commit."""
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -110,9 +124,6 @@ class Store(Protocol):
     A pending delivery is *claimed* (in a lane or an attempt of this process), in the *backlog*, or *held*.
     """
 
-    orphans: list[model.Delivery]
-    """Deliveries of arrivals that were committed after abandon(). The dispatcher takes them from this list."""
-
     async def open(self) -> OpenReport:
         """Take ownership of the data, migrate the schema, and recover from a crash.
 
@@ -146,6 +157,9 @@ class Store(Protocol):
         commit goes on, and if it succeeds the store records it as unacknowledged() does. Then it calls ``on_result``.
         """
 
+    def take_orphans(self) -> list[model.Delivery]:
+        """Return the claimed deliveries of arrivals that were committed after abandon(), since the last call."""
+
     def unacknowledged(self, arrival: model.Arrival) -> None:
         """Record that a committed arrival's 200 was not sent: its content is a redelivery for 7 days."""
 
@@ -162,6 +176,9 @@ class Store(Protocol):
     @property
     def may_attempt(self) -> bool:
         """False while the store cannot record outcomes: during an outage, or while the disk is nearly full."""
+
+    def statistics(self) -> StoreStatistics:
+        """Return the present state of the engine."""
 
     async def flush(self) -> None:
         """Wait until everything handed in before this call is committed."""

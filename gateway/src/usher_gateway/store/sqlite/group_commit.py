@@ -3,8 +3,6 @@
 All queues belong to the event loop. The writer thread gets one complete batch at a time, so neither side needs a lock.
 The work that comes in while a batch is being committed is the next batch. If the database cannot be written, the loop
 puts the batch back and tries again with growing pauses of up to 1 s.
-
-In front of the commits, arrivals wait in a queue that is fair to tenants: bounded per tenant, and drawn round-robin.
 """
 
 import asyncio
@@ -22,17 +20,11 @@ import structlog
 
 from usher_gateway import metrics, model
 from usher_gateway.store.base import AbandonedCallback
-from usher_gateway.store.sqlite.database import DiskSpace
+from usher_gateway.store.sqlite.arrival_queue import ArrivalQueue, QueuedArrival, QueueLimits
 from usher_gateway.store.sqlite.transaction import Transaction
 from usher_gateway.store.sqlite.writer import Batch, BatchResult, Writer
 
 _log = structlog.get_logger(__name__)
-
-_RESERVED_SHARE = 8
-"""1/8 of the queue is reserved for light tenants, so that they find room while others flood the queue."""
-
-_LIGHT_SHARE = 64
-"""A tenant that uses at most 1/64 of its limit counts as light."""
 
 _RETRY_FIRST_SECONDS = 0.05
 _RETRY_LONGEST_SECONDS = 1.0
@@ -40,117 +32,6 @@ _SETTLEMENTS_PER_BATCH = 512
 _COUNTS_EVERY_SECONDS = 2.0
 
 T = TypeVar("T")
-
-
-class QueueLimits(msgspec.Struct, frozen=True):
-    """Bounds of the arrival queue and of a batch."""
-
-    entries: int = 8_192
-    bytes: int = 128 * 1024 * 1024
-    tenant_entries: int = 2_048
-    tenant_bytes: int = 32 * 1024 * 1024
-    batch_entries: int = 256
-    batch_bytes: int = 8 * 1024 * 1024
-
-
-class QueuedArrival(msgspec.Struct, eq=False, gc=False):
-    """An arrival with the future that its handler waits for."""
-
-    arrival: model.Arrival
-    future: "asyncio.Future[model.Accepted]"
-
-
-class _TenantQueue:
-    __slots__ = ("bytes", "entries")
-
-    def __init__(self) -> None:
-        self.entries: collections.deque[QueuedArrival] = collections.deque()
-        self.bytes = 0
-
-
-class ArrivalQueue:
-    """Arrivals that wait for a commit: bounded in entries and bytes, in total and per tenant; drawn round-robin."""
-
-    def __init__(self, limits: QueueLimits) -> None:
-        self._limits = limits
-        self._tenants: collections.OrderedDict[tuple[str, str], _TenantQueue] = collections.OrderedDict()
-        """The tenant whose turn is next comes first. No queue in it is empty."""
-        self._spare: list[_TenantQueue] = []
-        """Empty queues for reuse, because creating one per arrival of thousands of tenants would cost too much."""
-        self.entries = 0
-        self.bytes = 0
-        self.withdrawn: list[QueuedArrival] = []
-
-    def push(self, entry: QueuedArrival) -> None:
-        """Add an entry.
-
-        Raises:
-            StoreBusyError: the queue, or the tenant's share of it, is full.
-        """
-        listener, size = entry.arrival.listener, len(entry.arrival.body)
-        tenant = (listener.namespace, listener.tenant)
-        waiting = self._tenants.get(tenant)
-        if not self._has_room(waiting, size):
-            raise model.StoreBusyError("the queue in front of the store is full")
-        if waiting is None:  # only now, because draw() expects every tenant's queue to have an entry
-            waiting = self._new_queue(tenant)
-        waiting.entries.append(entry)
-        waiting.bytes += size
-        self.entries += 1
-        self.bytes += size
-
-    def draw(self) -> list[QueuedArrival]:
-        """Take the next batch. Entries whose future is done go to ``withdrawn`` instead."""
-        batch: list[QueuedArrival] = []
-        size = 0
-        while self._tenants and len(batch) < self._limits.batch_entries and size < self._limits.batch_bytes:
-            tenant, waiting = self._tenants.popitem(last=False)
-            entry = self._pop(waiting)
-            if waiting.entries:
-                self._tenants[tenant] = waiting  # behind all others, including those that come between two batches
-            else:
-                self._spare.append(waiting)
-            if entry.future.done():
-                self.withdrawn.append(entry)
-            else:
-                batch.append(entry)
-                size += len(entry.arrival.body)
-        return batch
-
-    def put_back(self, entries: list[QueuedArrival]) -> None:
-        """Return a batch that could not be committed to the front, in its order."""
-        for entry in reversed(entries):
-            listener = entry.arrival.listener
-            tenant = (listener.namespace, listener.tenant)
-            waiting = self._tenants.get(tenant) or self._new_queue(tenant)
-            waiting.entries.appendleft(entry)
-            size = len(entry.arrival.body)
-            waiting.bytes += size
-            self.entries += 1
-            self.bytes += size
-
-    def _has_room(self, waiting: _TenantQueue | None, size: int) -> bool:
-        limits = self._limits
-        entries, held = (len(waiting.entries), waiting.bytes) if waiting is not None else (0, 0)
-        if entries >= limits.tenant_entries or held + size > limits.tenant_bytes:
-            return False
-        most_entries, most_bytes = limits.entries, limits.bytes
-        if entries > limits.tenant_entries // _LIGHT_SHARE or held > limits.tenant_bytes // _LIGHT_SHARE:
-            most_entries -= most_entries // _RESERVED_SHARE
-            most_bytes -= most_bytes // _RESERVED_SHARE
-        return self.entries < most_entries and self.bytes + size <= most_bytes
-
-    def _new_queue(self, tenant: tuple[str, str]) -> _TenantQueue:
-        waiting = self._tenants[tenant] = self._spare.pop() if self._spare else _TenantQueue()
-        return waiting
-
-    def _pop(self, waiting: _TenantQueue) -> QueuedArrival:
-        entry = waiting.entries.popleft()
-        size = len(entry.arrival.body)
-        waiting.bytes -= size
-        self.entries -= 1
-        self.bytes -= size
-        return entry
 
 
 class _InFlight(msgspec.Struct):
@@ -163,20 +44,16 @@ class _InFlight(msgspec.Struct):
 
 
 class GroupCommit:
-    """Collects work on the event loop and commits it through one writer thread.
+    """Collects work on the event loop and commits it through one writer thread."""
 
-    SqliteStore extends it; the public methods without their own description are those of the interface ``Store``.
-    """
-
-    def __init__(self, *, limits: QueueLimits, disk: DiskSpace, now: Callable[[], int]) -> None:
-        self.now = now
-        self.disk = disk
-        self.orphans: list[model.Delivery] = []
-        """See the interface."""
-        self.available = False
+    def __init__(self, *, limits: QueueLimits, now: Callable[[], int]) -> None:
+        self.is_available = False
         """False while commits fail."""
         self.commit_seconds = metrics.Histogram(metrics.SECONDS)
         self.batch_sizes = metrics.Histogram(metrics.SIZES)
+        self._now = now
+        self._orphans: list[model.Delivery] = []
+        """Deliveries of abandoned arrivals that were committed after all."""
         self._arrivals = ArrivalQueue(limits)
         self._settlements: collections.deque[model.Settlement] = collections.deque()
         self._unacknowledged: list[model.Arrival] = []
@@ -198,7 +75,7 @@ class GroupCommit:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._write, args=(writer,), name="usher-store", daemon=True)
         self._thread.start()
-        self.available = True
+        self.is_available = True
 
     async def stop_writing(self) -> None:
         """End the writer thread after the batch in its hands."""
@@ -208,49 +85,52 @@ class GroupCommit:
     # Handing in work
 
     def accept(self, arrival: model.Arrival) -> "asyncio.Future[model.Accepted]":
-        """See the interface."""
-        if not self.disk.may_accept:
-            raise model.StoreFullError("there is too little free disk space to accept visits")
+        """Queue an arrival for the next commit.
+
+        Raises:
+            StoreBusyError: the queue, or the tenant's share of it, is full.
+        """
         future: asyncio.Future[model.Accepted] = self._loop.create_future()
         self._arrivals.push(QueuedArrival(arrival, future))
-        self._schedule()
+        self.schedule()
         return future
 
-    def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None = None) -> None:
-        """See the interface."""
+    def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None) -> None:
+        """Cancel an arrival's future, and call ``on_result`` once the outcome of its commit is known."""
         if future.cancel() and on_result is not None:
             self._abandoned[future] = on_result
 
+    def take_orphans(self) -> list[model.Delivery]:
+        """Return the deliveries of abandoned arrivals that were committed since the last call."""
+        orphans = self._orphans
+        self._orphans = []
+        return orphans
+
     def unacknowledged(self, arrival: model.Arrival) -> None:
-        """See the interface."""
+        """Mark a committed arrival as unacknowledged with the next commit."""
         self._unacknowledged.append(arrival)
-        self._schedule()
+        self.schedule()
 
     def count(self, listener: model.ListenerName, counter: model.Counter, at: int) -> None:
-        """See the interface."""
+        """Count in memory; a commit writes the counts every 2 s."""
         key = (listener, model.slot_of(at), int(counter))
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def settle(self, settlement: model.Settlement) -> None:
-        """See the interface."""
+        """Record the outcome of an attempt with the next commit."""
         self._settlements.append(settlement)
-        self._schedule()
+        self.schedule()
 
     @property
     def unsettled(self) -> int:
-        """See the interface."""
+        """Settlements that wait for their commit."""
         return len(self._settlements)
 
-    @property
-    def may_attempt(self) -> bool:
-        """See the interface."""
-        return self.disk.may_attempt and self.available
-
     async def flush(self) -> None:
-        """See the interface."""
+        """Wait until everything handed in before this call is committed."""
         future = self._loop.create_future()
         self._waiters.append(future)
-        self._schedule()
+        self.schedule()
         await future
 
     async def run_job(self, job: Callable[[Transaction], T]) -> T:
@@ -261,12 +141,12 @@ class GroupCommit:
         """
         future: asyncio.Future[object] = self._loop.create_future()
         self._jobs.append((job, future))
-        self._schedule()
+        self.schedule()
         return cast("T", await asyncio.shield(future))
 
     # Drawing batches
 
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
         """Draw a batch after the callbacks that are ready now, because they may add to it."""
         if not self._scheduled and self._in_flight is None and not self._retry_seconds:
             self._scheduled = True
@@ -294,7 +174,7 @@ class GroupCommit:
         if not self._jobs:
             return None
         job, future = self._jobs.pop(0)
-        return _InFlight(Batch(job=job, now=self.now()), [], [], future)
+        return _InFlight(Batch(job=job, now=self._now()), [], [], future)
 
     def _draw_batch(self) -> _InFlight | None:
         entries = self._arrivals.draw()
@@ -302,7 +182,7 @@ class GroupCommit:
             self._report_abandoned(entry, None)
         self._arrivals.withdrawn.clear()
         if not (entries or self._settlements or self._unacknowledged or self._waiters or self._counts_are_due()):
-            return None if self.available else _InFlight(Batch(job=_probe, now=self.now()), [], [])
+            return None if self.is_available else _InFlight(Batch(job=_test_write, now=self._now()), [], [])
         settlements = [self._settlements.popleft() for _ in range(min(len(self._settlements), _SETTLEMENTS_PER_BATCH))]
         unacknowledged = self._unacknowledged
         self._unacknowledged = []
@@ -317,7 +197,7 @@ class GroupCommit:
             settlements=settlements,
             unacknowledged=unacknowledged,
             counts=[(*key, count) for key, count in counts.items()],
-            now=self.now(),
+            now=self._now(),
         )
         return _InFlight(batch, entries, waiters)
 
@@ -358,9 +238,9 @@ class GroupCommit:
         for waiter in in_flight.waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        if not self.available:
+        if not self.is_available:
             _log.info("store_commits_resumed")
-        self.available = True
+        self.is_available = True
         self._next_retry_seconds = _RETRY_FIRST_SECONDS
         if in_flight.batch.counts:
             self._next_counts = self._loop.time() + _COUNTS_EVERY_SECONDS
@@ -368,7 +248,7 @@ class GroupCommit:
     def _answer(self, entry: QueuedArrival, accepted: model.Accepted) -> None:
         if entry.future.done():
             self._unacknowledged.append(entry.arrival)
-            self.orphans.extend(accepted.deliveries)
+            self._orphans.extend(accepted.deliveries)
             self._report_abandoned(entry, accepted)
         else:
             entry.future.set_result(accepted)
@@ -380,7 +260,7 @@ class GroupCommit:
 
     def _put_back(self, in_flight: _InFlight, result: BatchResult) -> None:
         """Keep the part of a batch that is not committed, because the database cannot be written, and retry soon."""
-        self.available = False
+        self.is_available = False
         _log.error("store_commit_failed", error=type(result.error).__name__, reason=str(result.error)[:200])
         left = zip(in_flight.entries, result.accepted, strict=True)
         self._arrivals.put_back([entry for entry, accepted in left if accepted is None])
@@ -412,6 +292,6 @@ def _finish_job(future: "asyncio.Future[object]", result: BatchResult) -> None:
         future.set_exception(result.error)
 
 
-def _probe(transaction: Transaction) -> None:
+def _test_write(transaction: Transaction) -> None:
     """Find out whether the database can be written again."""
-    transaction.connection.execute("insert or replace into meta values ('probe', '')")
+    transaction.connection.execute("insert or replace into meta values ('write_test', '')")

@@ -1,4 +1,7 @@
-"""The SQLite store: implements store/base.py over one file. Writes go through group_commit.py, and reads do not."""
+"""The SQLite store: implements store/base.py over one file. Writes go through group_commit.py, and reads do not.
+
+``Store`` describes the methods that have no docstring here.
+"""
 
 import asyncio
 import contextlib
@@ -12,6 +15,7 @@ import structlog
 
 from usher_gateway import model
 from usher_gateway.store.base import (
+    AbandonedCallback,
     Backlog,
     DueDestination,
     Filter,
@@ -20,10 +24,12 @@ from usher_gateway.store.base import (
     OpenCounts,
     OpenReport,
     Period,
+    StoreStatistics,
     UsageRow,
 )
 from usher_gateway.store.sqlite import changes, database, delivery_queue, listings, meters, prune
-from usher_gateway.store.sqlite.group_commit import GroupCommit, QueueLimits
+from usher_gateway.store.sqlite.arrival_queue import QueueLimits
+from usher_gateway.store.sqlite.group_commit import GroupCommit
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.transaction import Transaction
 from usher_gateway.store.sqlite.writer import open_writer
@@ -59,41 +65,40 @@ class SqliteSettings(msgspec.Struct, frozen=True):
     """Interval at which the write-ahead log is emptied, because deleted data would stay readable in it."""
 
 
-class SqliteStore(GroupCommit):
-    """The store over one SQLite file. Methods of the interface that only hand in work are those of GroupCommit."""
+class SqliteStore:
+    """The store over one SQLite file."""
 
     def __init__(self, settings: SqliteSettings, now: Callable[[], int]) -> None:
-        disk = database.DiskSpace(settings.folder, settings.disk_bounds)
-        super().__init__(limits=settings.limits, disk=disk, now=now)
         self.settings = settings
+        self._now = now
+        self._disk = database.DiskSpace(settings.folder, settings.disk_bounds)
+        self._commits = GroupCommit(limits=settings.limits, now=now)
         self._is_open = False
         self._meter_walk = prune.MeterWalk()
         self._folding = asyncio.Lock()
         self._next_truncate = 0.0
 
     async def open(self) -> OpenReport:
-        """See the interface."""
         settings = self.settings
         self.writer = await asyncio.to_thread(
             open_writer,
             settings.folder,
             key_fingerprint=settings.key_fingerprint,
             fold_rows=settings.fold_rows,
-            now=self.now(),
+            now=self._now(),
         )
-        self.disk.measure()
+        self._disk.measure()
         self._next_truncate = asyncio.get_running_loop().time() + settings.truncate_seconds
         self._reader = database.SnapshotReader(settings.folder)
         # Queries of people get their own reader, so that a long one does not delay deliveries.
         self._query_reader = database.SnapshotReader(settings.folder)
-        self.start_writing(self.writer)
+        self._commits.start_writing(self.writer)
         self._is_open = True
         self._upkeep_task = asyncio.create_task(self._run_upkeep(), name="store-upkeep")
         self._folder_task = asyncio.create_task(self._fold_regularly(), name="store-meter-folder")
         return self.writer.report
 
     async def close(self) -> None:
-        """See the interface."""
         if not self._is_open:
             return
         self._is_open = False
@@ -106,83 +111,113 @@ class SqliteStore(GroupCommit):
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self.flush()
         await self._reader.close()
-        await self.stop_writing()
+        await self._commits.stop_writing()
         await asyncio.to_thread(self.writer.close)
+
+    # Arrivals and outcomes, which the next commit writes
+
+    def accept(self, arrival: model.Arrival) -> "asyncio.Future[model.Accepted]":
+        if not self._disk.may_accept:
+            raise model.StoreFullError("there is too little free disk space to accept visits")
+        return self._commits.accept(arrival)
+
+    def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None = None) -> None:
+        self._commits.abandon(future, on_result)
+
+    def take_orphans(self) -> list[model.Delivery]:
+        return self._commits.take_orphans()
+
+    def unacknowledged(self, arrival: model.Arrival) -> None:
+        self._commits.unacknowledged(arrival)
+
+    def count(self, listener: model.ListenerName, counter: model.Counter, at: int) -> None:
+        self._commits.count(listener, counter, at)
+
+    def settle(self, settlement: model.Settlement) -> None:
+        self._commits.settle(settlement)
+
+    @property
+    def unsettled(self) -> int:
+        return self._commits.unsettled
+
+    @property
+    def may_attempt(self) -> bool:
+        return self._disk.may_attempt and self._commits.is_available
+
+    async def flush(self) -> None:
+        await self._commits.flush()
+
+    def statistics(self) -> StoreStatistics:
+        commits = self._commits
+        return StoreStatistics(
+            is_available=commits.is_available,
+            free_bytes=self._disk.free_bytes,
+            unsettled=commits.unsettled,
+            commit_seconds=commits.commit_seconds,
+            batch_sizes=commits.batch_sizes,
+        )
 
     # Claimed deliveries, the backlog, held deliveries
 
     async def claim(self, destination: str, limit: int, max_bytes: int, now: int) -> list[model.Delivery]:
-        """See the interface."""
-        return await self.run_job(
+        return await self._commits.run_job(
             lambda transaction: delivery_queue.claim(transaction, destination, limit, max_bytes, now)
         )
 
     async def defer(self, keys: Sequence[int]) -> None:
-        """See the interface."""
         if keys:
-            await self.run_job(lambda transaction: delivery_queue.defer(transaction, keys))
+            await self._commits.run_job(lambda transaction: delivery_queue.defer(transaction, keys))
 
     async def note_oldest_claimed(self) -> None:
-        """See the interface."""
-        now = self.now()
+        now = self._now()
 
         def note(transaction: Transaction) -> None:
             transaction.note_oldest_claimed()
             transaction.note_time(now)
 
-        await self.run_job(note)
+        await self._commits.run_job(note)
 
     async def hasten(self, destination: str, now: int) -> int:
-        """See the interface."""
         return await self._in_slices(lambda transaction: delivery_queue.hasten(transaction, destination, now))
 
     async def claim_held(
         self, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
     ) -> list[model.Delivery]:
-        """See the interface."""
-        return await self.run_job(
+        return await self._commits.run_job(
             lambda transaction: delivery_queue.claim_held(transaction, group, definition, limit, now)
         )
 
     def route(self, number: int) -> model.RouteDefinition:
-        """See the interface."""
         return self.writer.names.definitions[number]
 
     async def due(self) -> list[DueDestination]:
-        """See the interface."""
         return await self._reader.run(delivery_queue.due)
 
     async def held_groups(self) -> list[HeldGroup]:
-        """See the interface."""
         return await self._reader.run(delivery_queue.held_groups)
 
     async def backlogs(self) -> list[Backlog]:
-        """See the interface."""
         return await self._reader.run(delivery_queue.backlogs)
 
     async def open_counts(self) -> OpenCounts:
-        """See the interface."""
         return await self._reader.run(delivery_queue.open_counts)
 
     async def unhold(self, group: HeldGroup, now: int, lasting: Sequence[model.HoldReason] = ()) -> int:
-        """See the interface."""
         return await self._in_slices(lambda transaction: delivery_queue.unhold(transaction, group, now, lasting))
 
     async def cancel_held(self, group: HeldGroup, cancel: model.CancelReason, held_before: int, now: int) -> int:
-        """See the interface."""
         return await self._in_slices(
             lambda transaction: delivery_queue.cancel_held(transaction, group, cancel, held_before, now)
         )
 
     async def expire_held(self, now: int) -> int:
-        """See the interface."""
         return await self._in_slices(lambda transaction: delivery_queue.expire_held(transaction, now))
 
     async def _in_slices(self, job: Callable[[Transaction], int]) -> int:
         """Run a job until it changes less than a whole slice; return how many rows it changed in all."""
         total = 0
         while True:
-            changed = await self.run_job(job)
+            changed = await self._commits.run_job(job)
             total += changed
             if changed < delivery_queue.HOLD_SLICE:
                 return total
@@ -190,7 +225,7 @@ class SqliteStore(GroupCommit):
     # Queries
 
     async def usage(self, since: int, until: int, where: Filter = _ANY, period: Period = "slot") -> list[UsageRow]:
-        """See the interface. Reads one day at a time, so that no reader lasts long."""
+        """Read one day at a time, so that no reader lasts long."""
         first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
         oldest, youngest = await self._query_reader.run(meters.bounds)
         days = list(meters.days(max(first, oldest), min(end, youngest)))
@@ -213,39 +248,31 @@ class SqliteStore(GroupCommit):
         return await self._query_reader.run(lambda connection: meters.usage(connection, *day, where, period))
 
     async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
-        """See the interface."""
         return await self._query_reader.run(lambda connection: meters.open_deliveries(connection, at))
 
     async def visits(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-        """See the interface."""
         return await self._query_reader.run(lambda connection: listings.visits(connection, where, cursor, limit))
 
     async def deliveries(self, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-        """See the interface."""
         return await self._query_reader.run(lambda connection: listings.deliveries(connection, where, cursor, limit))
 
     async def body(self, arrival: bytes) -> tuple[bytes, bytes]:
-        """See the interface."""
         return await self._query_reader.run(lambda connection: listings.body(connection, arrival))
 
     async def answer(self, delivery: bytes) -> bytes:
-        """See the interface."""
         return await self._query_reader.run(lambda connection: listings.answer(connection, delivery))
 
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
-        """See the interface."""
         found = await self._query_reader.run(lambda connection: listings.arrivals_of_person(connection, keys))
         names = (namespace, tenant)
         return await self._query_reader.run(lambda connection: listings.person_ids(connection, found, names, keys))
 
     async def quarantined(self, where: Filter, limit: int, after: int = 0) -> list[model.Arrival]:
-        """See the interface."""
         return await self._query_reader.run(lambda connection: changes.quarantined(connection, where, limit, after))
 
     # Changes that people and retention make
 
     async def redrive(self, where: Filter, now: int) -> int:
-        """See the interface."""
         total = 0
         cursor: str | None = None
         while True:
@@ -256,10 +283,9 @@ class SqliteStore(GroupCommit):
                 return total
 
     async def _redrive_slice(self, keys: Sequence[int], now: int) -> int:
-        return await self.run_job(lambda transaction: changes.redrive(transaction, keys, now))
+        return await self._commits.run_job(lambda transaction: changes.redrive(transaction, keys, now))
 
     async def replay(self, where: Filter, now: int) -> int:
-        """See the interface."""
         total = 0
         cursor: str | None = None
         while True:
@@ -270,22 +296,20 @@ class SqliteStore(GroupCommit):
                 return total
 
     async def _replay_slice(self, skipped: Sequence[changes.SkippedVerdict], now: int) -> int:
-        return await self.run_job(lambda transaction: changes.replay(transaction, skipped, now))
+        return await self._commits.run_job(lambda transaction: changes.replay(transaction, skipped, now))
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
-        """See the interface."""
         total = 0
         for start in range(0, len(arrivals), _RELEASE_SLICE):
             total += await self._release_slice(arrivals[start : start + _RELEASE_SLICE], now)
         return total
 
     async def _release_slice(self, arrivals: Sequence[model.Arrival], now: int) -> int:
-        return await self.run_job(lambda transaction: changes.release(transaction, arrivals, now))
+        return await self._commits.run_job(lambda transaction: changes.release(transaction, arrivals, now))
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
-        """See the interface."""
         months = meter_months or {}
-        return await self.run_job(lambda transaction: prune.prune(transaction, now, months, self._meter_walk))
+        return await self._commits.run_job(lambda transaction: prune.prune(transaction, now, months, self._meter_walk))
 
     async def _find(
         self,
@@ -308,12 +332,12 @@ class SqliteStore(GroupCommit):
                     return
 
     async def _fold_gathered(self, gathered: meters.GatheredCounts) -> None:
-        rest = await self.run_job(lambda transaction: meters.fold(transaction, gathered))
+        rest = await self._commits.run_job(lambda transaction: meters.fold(transaction, gathered))
         for part in rest:
             await self._fold_part(part)
 
     async def _fold_part(self, part: meters.CountsPart) -> None:
-        await self.run_job(lambda transaction: meters.fold_part(transaction, part))
+        await self._commits.run_job(lambda transaction: meters.fold_part(transaction, part))
 
     async def _fold_regularly(self) -> None:
         while True:
@@ -328,12 +352,12 @@ class SqliteStore(GroupCommit):
         while True:
             await asyncio.sleep(1)
             try:
-                await asyncio.to_thread(self.disk.measure)
+                await asyncio.to_thread(self._disk.measure)
                 await self._checkpoint()
                 await asyncio.to_thread(self.writer.mark)
             except Exception as error:  # noqa: BLE001 - the top of the task: without it, a full disk would stay full
                 _log.warning("store_upkeep_failed", error=type(error).__name__)
-            self._schedule()
+            self._commits.schedule()
 
     async def _checkpoint(self) -> None:
         """Copy the log into the file beside the writer, so that the writer copies only what was added meanwhile."""
@@ -344,7 +368,7 @@ class SqliteStore(GroupCommit):
         if size < _CHECKPOINT_BYTES and not truncate:
             return
         await asyncio.to_thread(database.checkpoint, self.settings.folder)
-        await self.run_job(truncate_after_commit if truncate else checkpoint_after_commit)
+        await self._commits.run_job(truncate_after_commit if truncate else checkpoint_after_commit)
         if truncate:
             self._next_truncate = loop.time() + self.settings.truncate_seconds
 
