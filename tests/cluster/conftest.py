@@ -136,14 +136,20 @@ def restorable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Re
 
 
 @pytest.fixture
-async def restorable_install(restorable: clusters.Restorable, tmp_path: Path) -> AsyncIterator[installs.Install]:
-    """An install in the restorable cluster. Requests may be refused: a starting API server does not know all roles."""
+async def restorable_namespaces(restorable: clusters.Restorable) -> AsyncIterator[MakeNamespace]:
+    """Create new namespaces in the restorable cluster."""
     own = restorable.cluster
-    async with (
-        api.connected(own.endpoint, own.token) as server,
-        namespaces(server) as make,
-        installs.installed(own, server, make, tmp_path) as install,
-    ):
+    async with api.connected(own.endpoint, own.token) as server, namespaces(server) as make:
+        yield make
+
+
+@pytest.fixture
+async def restorable_install(
+    restorable: clusters.Restorable, restorable_namespaces: MakeNamespace, tmp_path: Path
+) -> AsyncIterator[installs.Install]:
+    """An install in the restorable cluster. Requests may be refused: a starting API server does not know all roles."""
+    make = restorable_namespaces
+    async with installs.installed(restorable.cluster, make.server, make, tmp_path) as install:
         yield install
 
 

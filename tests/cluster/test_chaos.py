@@ -16,6 +16,7 @@ from typing import NoReturn
 import aiohttp
 import pytest
 
+from cluster.conftest import MakeNamespace
 from local_cluster import ports
 from support import api, clusters, installs, leaks, waiting
 
@@ -32,9 +33,6 @@ QUICK = {
     }
 }
 """A Lease and checks that fit the length of the test."""
-
-OWNER, RIVAL = "owner", "rival"
-"""Namespaces of the two agencies."""
 
 SHOP = ("shop.example.org", "/hook")
 """The address that a listener of the rival claims for the whole test."""
@@ -80,17 +78,17 @@ def credential(namespace: str) -> str:
 class Agencies:
     """The manifests of two agencies, and every address that they ever had."""
 
-    def __init__(self, install: installs.Install, chance: random.Random) -> None:
+    def __init__(self, install: installs.Install, owner: str, rival: str, chance: random.Random) -> None:
         self._install, self._server, self._chance = install, install.server, chance
+        self._owner, self._rival = owner, rival
         self._numbers = itertools.count()
-        self.addresses: dict[Address, str] = {SHOP: OWNER}
+        self.addresses: dict[Address, str] = {SHOP: owner}
         """Every address that a manifest ever had, and the namespace that owns it."""
 
     async def begin(self) -> None:
         """Apply everything that stays."""
         await self._server.apply(self._install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))
-        for namespace in (OWNER, RIVAL):
-            await self._server.create(installs.namespace(namespace))
+        for namespace in (self._owner, self._rival):
             leaks.add_secret(credential(namespace))
             metadata = {"name": "purple", "namespace": namespace, "labels": {"usher.dev/watch": "true"}}
             data = {"key": credential(namespace)}
@@ -99,22 +97,22 @@ class Agencies:
                 await self._server.apply(document)
             for number in range(4):
                 await self._place(namespace, f"room-{number}")
-        await self._server.apply(self._shop(OWNER))
+        await self._server.apply(self._shop(self._owner))
         await self._server.wait(
-            api.Resource("Listener", "shop", OWNER),
+            api.Resource("Listener", "shop", self._owner),
             lambda seen: api.condition(seen, "Accepted").get("status") == "True",
         )
-        await self._server.apply(self._shop(RIVAL))
+        await self._server.apply(self._shop(self._rival))
 
     async def edit(self) -> None:
         """Move, create or delete a listener, or recreate the one that has the contested address."""
-        namespace, name = self._chance.choice((OWNER, RIVAL)), f"room-{self._chance.randrange(4)}"
+        namespace, name = self._chance.choice((self._owner, self._rival)), f"room-{self._chance.randrange(4)}"
         match self._chance.randrange(8):
             case 0:
                 await self._server.delete(api.Resource("Listener", name, namespace))
             case 1:
-                await self._server.delete(api.Resource("Listener", "shop", OWNER))
-                await self._server.create(self._shop(OWNER))
+                await self._server.delete(api.Resource("Listener", "shop", self._owner))
+                await self._server.create(self._shop(self._owner))
             case _:
                 await self._place(namespace, name)
 
@@ -132,12 +130,16 @@ class Agencies:
         authentication = {"type": "Header", "header": header}
         return installs.placed(self._install, namespace, name, path, hostname, authentication=authentication)
 
+    def stranger_to(self, address: Address) -> str:
+        """The agency that does not own an address."""
+        return self._rival if self.addresses[address] == self._owner else self._owner
+
     async def declared(self) -> dict[Address, str]:
         """The addresses in the manifests of the API server, and the namespace that owns each."""
         found = await self._server.list(api.Resource("Listener"))
         addresses = [(one["spec"]["addresses"][0], one["metadata"]["namespace"]) for one in found]
         return {(one["hostname"], one["path"]): namespace for one, namespace in addresses} | (
-            {SHOP: OWNER} if any(one["metadata"]["name"] == "shop" for one in found) else {}
+            {SHOP: self._owner} if any(one["metadata"]["name"] == "shop" for one in found) else {}
         )
 
 
@@ -197,7 +199,7 @@ class Chaos:
         while True:
             sample = [SHOP, *list(self._agencies.addresses)[-5:]]
             for gateway, address in itertools.product(self._gateways, sample):
-                stranger = RIVAL if self._agencies.addresses[address] == OWNER else OWNER
+                stranger = self._agencies.stranger_to(address)
                 if await gateway.answer(address, stranger) == 200:
                     self.stolen.append(f"{stranger} answered at {address}")
             await asyncio.sleep(0.05)
@@ -216,14 +218,19 @@ class Chaos:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seconds", [30, pytest.param(600, marks=pytest.mark.long)])
 async def test_every_gateway_runs_what_the_manifests_say_after_chaos(
-    restorable: clusters.Restorable, restorable_install: installs.Install, tmp_path: Path, seconds: int
+    restorable: clusters.Restorable,
+    restorable_namespaces: MakeNamespace,
+    restorable_install: installs.Install,
+    tmp_path: Path,
+    seconds: int,
 ) -> None:
     install, chance = restorable_install, random.Random(SEED)
     admin = ports.several(2)
     urls = [word for port in admin for word in ("--gateways", f"http://127.0.0.1:{port}")]
     arguments = (*urls, "--tombstone-seconds", "3")
     operators = [Program(install, await install.start_operator(*arguments, changes=QUICK)) for _ in range(2)]
-    agencies = Agencies(install, chance)
+    owner, rival = [await restorable_namespaces(name) for name in ("owner", "rival")]
+    agencies = Agencies(install, owner, rival, chance)
     await agencies.begin()
     gateways = [Program(install, await install.start_gateway(admin=port)) for port in admin]
     chaos = Chaos(restorable, agencies, operators, gateways)

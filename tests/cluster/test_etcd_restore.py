@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+from cluster.conftest import MakeNamespace
 from local_cluster import ports
 from support import api, clusters, installs
 
@@ -14,11 +15,13 @@ PATIENT = {"timing": {"lease_seconds": 90.0, "renew_deadline_seconds": 60.0}}
 
 
 async def test_restored_manifests_are_in_force_without_a_restart(
-    restorable: clusters.Restorable, restorable_install: installs.Install, tmp_path: Path
+    restorable: clusters.Restorable,
+    restorable_namespaces: MakeNamespace,
+    restorable_install: installs.Install,
+    tmp_path: Path,
 ) -> None:
-    install, namespace = restorable_install, "agency"
+    install, namespace = restorable_install, await restorable_namespaces("agency")
     server, hostname = install.server, f"{namespace}.example.org"
-    await server.create(installs.namespace(namespace))
     admin = ports.free()
     operator = await install.start_operator("--gateways", f"http://127.0.0.1:{admin}", changes=PATIENT)
     await server.apply(install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))

@@ -322,10 +322,6 @@ def placed(install: Install, namespace: str, name: str, path: str, hostname: str
     return listener(install, namespace, name, **{"addresses": addresses, "authentication": {"type": "None"}, **spec})
 
 
-def namespace(name: str) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {clusters.MADE: "true"}}}
-
-
 @contextlib.asynccontextmanager
 async def installed(
     cluster: clusters.Cluster, server: api.Api, make_namespace: Namespaces, folder: Path

@@ -55,6 +55,7 @@ class AgencySecrets:
         self._requested: asyncio.Queue[str] = asyncio.Queue()
         self._tasks: dict[str, asyncio.Task[None] | None] = {}
         """The watch of each requested namespace; None until it starts."""
+        self._reflectors: dict[str, Reflector[JsonObject]] = {}
         self._denied: dict[str, None] = {}
         """Namespaces that are not admitted; the first one is asked about next."""
         self._reads = asyncio.Semaphore(_CONCURRENT_READS)
@@ -81,6 +82,11 @@ class AgencySecrets:
         if namespace not in self._tasks:
             self._tasks[namespace] = None
             self._requested.put_nowait(namespace)
+
+    def read_again(self) -> None:
+        """Read every watched namespace again, because watches missed changes."""
+        for reflector in self._reflectors.values():
+            reflector.read_again()
 
     async def run(self) -> None:
         """Watch the requested namespaces and the bindings, until cancelled."""
@@ -114,9 +120,9 @@ class AgencySecrets:
             else:
                 self._handler.handle(kinds.AGENCY_SECRET, event.type, event.item)
 
-        await self._reflector(
-            kinds.AGENCY_SECRET.collection(namespace), read, on_event, selector=kinds.AGENCY_SECRET.selector
-        ).run()
+        collection, selector = kinds.AGENCY_SECRET.collection(namespace), kinds.AGENCY_SECRET.selector
+        reflector = self._reflectors[namespace] = self._reflector(collection, read, on_event, selector=selector)
+        await reflector.run()
 
     async def _read(self, namespace: str) -> str:
         """List the Secrets of a namespace into the cache; returns the resourceVersion of the list.
@@ -175,6 +181,7 @@ class AgencySecrets:
 
     def _stop(self, namespace: str) -> None:
         self._denied.pop(namespace, None)
+        self._reflectors.pop(namespace, None)
         task = self._tasks.pop(namespace, None)
         if task is not None:
             task.cancel()

@@ -126,7 +126,10 @@ class Operator:
         )
 
     def _build_watches(self) -> None:
-        namespace = self.settings.data_plane_namespace
+        namespaces = {
+            kinds.SECRET: self.settings.configuration_namespace,
+            **dict.fromkeys((kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), self.settings.data_plane_namespace),
+        }
         self.resync = resync.Resync(
             client=self.api,
             cache=self.cache,
@@ -134,13 +137,10 @@ class Operator:
             gate=self.gate,
             health=self.health,
             metrics=self.metrics,
-            read_kinds=self._kinds(),
-            namespaces={
-                kinds.SECRET: self.settings.configuration_namespace,
-                **dict.fromkeys((kinds.INGRESS, kinds.HTTP_ROUTE, kinds.CERTIFICATE), namespace),
-            },
+            read_kinds={kind: namespaces.get(kind, "") for kind in self._kinds()},
             after_all=self.children.rewrite_all,
             after_restore=self._restart_watches,
+            on_missed_changes=self._read_agency_secrets,
         )
         handler = watch.EventHandler(
             cache=self.cache,
@@ -166,7 +166,12 @@ class Operator:
         )
 
     def _restart_watches(self) -> None:
+        """Start the watches again that `Resync` does not know."""
         self.kopf.restart()
+        self.agency_secrets.read_again()
+
+    def _read_agency_secrets(self) -> None:
+        self.agency_secrets.read_again()
 
     def _build_writers(self) -> None:
         timing = self.settings.timing

@@ -69,10 +69,11 @@ class Resync:
         gate: paused while a kind cannot be read at the start, and after a restore until everything was read.
         health: learns when a kind was listed.
         metrics: counts readings and divergences.
-        read_kinds: the kinds to read; optional kinds that are switched off are left out.
-        namespaces: the namespace of kinds that matter in one namespace only.
+        read_kinds: the kinds to read, each with the namespace in which it matters (`""`: all). Optional kinds that are
+            switched off are left out.
         after_all: called after each complete reading, before all keys are added to the queue.
         after_restore: called after the complete reading that follows when versions went backwards.
+        on_missed_changes: called when a watch missed changes, because other watches may have missed some too.
     """
 
     def __init__(
@@ -84,15 +85,15 @@ class Resync:
         gate: PauseGate,
         health: Health,
         metrics: OperatorMetrics,
-        read_kinds: tuple[kinds.WatchedKind, ...],
-        namespaces: Mapping[kinds.WatchedKind, str],
+        read_kinds: Mapping[kinds.WatchedKind, str],
         after_all: Callable[[], None],
         after_restore: Callable[[], None],
+        on_missed_changes: Callable[[], None],
     ) -> None:
         self._client, self._cache, self._queue, self._gate = client, cache, queue, gate
         self._health, self._metrics = health, metrics
-        self.kinds, self._namespaces = read_kinds, namespaces
-        self._after_all, self._after_restore = after_all, after_restore
+        self.kinds, self._namespaces = tuple(read_kinds), read_kinds
+        self._after_all, self._after_restore, self._on_missed_changes = after_all, after_restore, on_missed_changes
         self._seen: dict[kinds.WatchedKind, str] = {}
         """The last version of each kind that a list or a watch showed."""
         self._is_restored = False
@@ -173,7 +174,7 @@ class Resync:
 
     def collection(self, kind: kinds.WatchedKind) -> str:
         """Path of the objects of a kind that matter."""
-        return kind.collection(self._namespaces.get(kind, ""))
+        return kind.collection(self._namespaces[kind])
 
     async def read(self, kind: kinds.WatchedKind, *, is_start: bool = False) -> str:
         """Read a kind; returns its resourceVersion, or `""` if that failed or the cluster does not serve the kind."""
@@ -242,6 +243,7 @@ class Resync:
         if any(self._cache.version_of(kind, *name) == known for name, known in different.items()):
             _log.warning("watch_missed_changes", kind=kind.name)
             self.request(kind)
+            self._on_missed_changes()
 
     def _see_list(self, kind: kinds.WatchedKind, version: str, seen: str) -> str:
         """Note and return the version of a list. `seen`: the last version before it; a later one means a restore."""

@@ -61,10 +61,10 @@ class Checked:
             gate=self.gate,
             health=Health(OperatorSettings(), gate=PauseGate(), clock=lambda: 0.0),
             metrics=OperatorMetrics(),
-            read_kinds=kinds.ALL,
-            namespaces={},
+            read_kinds=dict.fromkeys(kinds.ALL, ""),
             after_all=lambda: None,
             after_restore=self.restarted.set,
+            on_missed_changes=lambda: None,
         )
 
     async def is_read_again(self, kind: kinds.WatchedKind = kinds.TENANT) -> bool:
