@@ -158,3 +158,18 @@ async def tombstones(agency: agencies.Agency) -> list[str]:
     found = await agency.platform.install.documents()
     mine = {name: one for name, one in found.items() if f" {agency.namespace}/" in name}
     return [name for name, one in mine.items() if b'"tombstone"' in installs.decoded(one)["config.json"]]
+
+
+async def test_foreign_secret_with_the_name_of_the_url_secret_stays(agency: agencies.Agency) -> None:
+    await agency.apply(agency.secret("lobby-url", {}, url="password-of-a-database"))
+    await agency.apply(agency.tenant(), agency.destination(), agency.listener())
+    await agency.wait("Listener", "lobby", "Accepted", "False", "SecretNameTaken")
+    await agency.kubectl("delete", "listeners.usher.dev", "lobby")
+    await agency.apply(agency.listener())
+    refused = await agency.wait("Listener", "lobby", "Accepted", "False", "SecretNameTaken")
+    assert "paste" not in str(refused["status"])
+    kept = await agency.platform.server.get(api.Resource("Secret", "lobby-url", agency.namespace))
+    assert installs.decoded(kept) == {"url": b"password-of-a-database"}
+    await agency.kubectl("delete", "secret", "lobby-url")
+    await agency.wait_ready("listeners.usher.dev/lobby")
+    assert (await agency.url()).startswith("https://")

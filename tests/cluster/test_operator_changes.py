@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,39 @@ async def test_changed_install_key_publishes_and_removes_nothing(install: instal
     await install.start_operator()
     await install.server.wait(klass, lambda seen: api.condition(seen, "Accepted").get("reason") == "InstallKeyChanged")
     assert before == {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
+
+
+async def test_restored_install_key_takes_effect_without_a_restart(install: installs.Install, namespace: str) -> None:
+    first = await install.start_operator()
+    await declare(install, namespace, "lobby")
+    secret = api.Resource("Secret", "usher-install-key", install.system)
+    right = (await install.server.get(secret))["data"]
+    await first.stop()
+    wrong = base64.b64encode(base64.b64encode(bytes(32))).decode()
+    await install.server.merge(secret, {"data": {"install.key": wrong}})
+    await install.start_operator()
+    second = install.klass(hostname="second.example.com")
+    second["metadata"] = {"name": f"{second['metadata']['name']}-second"}
+    await install.server.apply(second)
+    try:
+        refused = await install.server.wait(api.of(second), accepted("InstallKeyChanged"))
+        assert "installKeyFingerprint" not in refused["status"]
+        before = await install.documents()
+        await install.server.merge(secret, {"data": right})
+        stamped = await install.server.wait(api.of(second), accepted("Accepted"))
+        first_class = await install.server.wait(api.of(install.klass()), accepted("Accepted"))
+        assert stamped["status"]["installKeyFingerprint"] == first_class["status"]["installKeyFingerprint"]
+        await declare(install, namespace, "lobby", "bar")
+        unchanged = {owner: one["metadata"]["resourceVersion"] for owner, one in before.items()}
+        after = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
+        assert unchanged.items() <= after.items()
+    finally:
+        await install.server.delete(api.of(second))
+
+
+def accepted(reason: str) -> Callable[[Any], bool]:
+    """Return a check whether Accepted has a reason."""
+    return lambda seen: api.condition(seen, "Accepted").get("reason") == reason
 
 
 async def test_deleted_install_key_is_not_recreated_while_documents_exist(

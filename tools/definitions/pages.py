@@ -44,6 +44,7 @@ _REASONS = {
     "LimitExceeded": ("Listener", "Destination"),
     "ConfigTooLarge": ("Listener", "Destination"),
     "NamespaceNotPermitted": ("Listener", "Destination"),
+    "SecretNameTaken": ("Listener",),
     "RemovalsHalted": ("ListenerClass",),
     "DestinationNotFound": ("Listener",),
     "ListenersNotReady": ("Tenant",),

@@ -16,7 +16,7 @@ import msgspec
 from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
-from usher_operator import indexes, kinds
+from usher_operator import children, indexes, kinds
 from usher_operator.indexes import ChildIndex, OptionalApis, OrderedGroups, ReferenceIndex
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import (
@@ -426,7 +426,7 @@ class Cache(View):
 
     def missed_by(self, path: str) -> KeySet:
         """Keys that may need a Secret: those that refer to it; in the data plane's namespace those with a hostname."""
-        found = self._references.users("Secret", path)
+        found = self._users_of_secret(path)
         if path.partition("/")[0] == self._install.data_plane_namespace:
             found |= {key for key in self.records if key.kind in {"ListenerClass", "Listener"}}
         return found
@@ -591,11 +591,18 @@ class Cache(View):
         before = self._secrets.get(path)
         self._secrets[path] = found
         self._misses.pop(path, None)
-        return self._references.users("Secret", path) if before != found else _NO_KEYS
+        return self._users_of_secret(path) if before != found else _NO_KEYS
 
     def _remove_secret(self, path: str) -> KeySet:
         self._misses.pop(path, None)
-        return self._references.users("Secret", path) if self._secrets.pop(path, None) is not None else _NO_KEYS
+        return self._users_of_secret(path) if self._secrets.pop(path, None) is not None else _NO_KEYS
+
+    def _users_of_secret(self, path: str) -> KeySet:
+        """The keys that refer to a Secret, and the Listener for whose URL its name is reserved."""
+        namespace, _, name = path.partition("/")
+        found = self._references.users("Secret", path)
+        owner = Key("Listener", namespace, name.removesuffix(children.URL_SUFFIX))
+        return found | {owner} if name.endswith(children.URL_SUFFIX) and owner in self.records else found
 
     def _set_namespace(self, name: str, labels: dict[str, str] | None) -> KeySet:
         before = self._namespaces.get(name)

@@ -25,6 +25,9 @@ CHILD_SELECTOR = f"{config_secret.MANAGED_LABEL}=true"
 URL_VALUE = "url"
 """Value of the watch label on `<listener>-url`, so that one watch reports both kinds of Secrets of a namespace."""
 
+URL_SUFFIX = "-url"
+"""End of the name of a Secret with the URLs of a listener."""
+
 OWNER_KIND_ANNOTATION = "usher.dev/owner-kind"
 """Kind of the key that owns a child."""
 
@@ -107,6 +110,11 @@ CLASS_ADDRESS = "class"
 """Name of the only address of a listener without ``addresses``: it is on the class's hostname."""
 
 
+def url_secret_name(listener: str) -> str:
+    """Name of the Secret with the URLs of a listener."""
+    return f"{listener}{URL_SUFFIX}"
+
+
 def build_url_secret(
     seen: CachedResource[resources.Listener], found: dict[str, documents.Address], controller_name: str
 ) -> DesiredChild:
@@ -122,7 +130,7 @@ def build_url_secret(
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": f"{meta.name}-url",
+            "name": url_secret_name(meta.name),
             "namespace": meta.namespace,
             "labels": {**labels(controller_name, seen.uid), types.WATCH_LABEL: URL_VALUE},
             "annotations": annotations(key),

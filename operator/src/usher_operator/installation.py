@@ -11,7 +11,7 @@ import secrets
 import structlog
 
 from usher_gateway import config_secret, model
-from usher_gateway.kube.client import ApiError, Client, JsonObject
+from usher_gateway.kube.client import ApiError, Client, JsonObject, is_older
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.view import FINGERPRINT_FIELD, INSTALL_KEY_SECRET, Key
@@ -33,6 +33,8 @@ OPERATE_ENTRY = "operate.token"
 
 _TOPIC = "install key"
 _CHECK_SECONDS = 30.0
+_RESTORE_CHECK_SECONDS = 2.0
+"""Interval between checks while the install key is missing or wrong, so that its restoration takes effect soon."""
 
 
 class Installation:
@@ -42,6 +44,7 @@ class Installation:
         self._api, self._cache, self._gate, self._queue = api, cache, gate, queue
         self._namespace = cache.install.operator_namespace
         self._key: bytes | None = None
+        self._key_secret = f"{self._namespace}/{INSTALL_KEY_SECRET}"
         self.observe_token = ""
 
     @property
@@ -62,21 +65,33 @@ class Installation:
         key = await self._install_key()
         if key is None:
             return False
-        self._gate.resume(_TOPIC)
         if key != self._key:
-            is_first = self._key is None
-            self._key = key
             self._cache.set_keys(model.derive_keys(key))
-            _log.info("install_key_read", fingerprint=model.key_fingerprint(key), known=self.is_key_known)
-            if not is_first:
+            if self._key is not None:
+                self._gate.pause(_TOPIC, "the install key has changed: the documents are read again")
+                await self._read_documents()
                 for changed in self._cache.all_keys():
                     self._queue.add(changed)
+            self._key = key
+            _log.info("install_key_read", fingerprint=model.key_fingerprint(key), known=self.is_key_known)
+        self._gate.resume(_TOPIC)
         return True
+
+    async def _read_documents(self) -> None:
+        """Parse the documents with the present keys, because those that another key signed could not be read."""
+        path = kinds.SECRET.collection(self._cache.install.config_namespace)
+        async for page in self._api.pages(path, JsonObject, selector=kinds.SECRET.selector):
+            for raw in page.items:
+                metadata = raw["metadata"]
+                _, present = self._cache.version_of(kinds.SECRET, metadata["namespace"], metadata["name"])
+                if not is_older(metadata["resourceVersion"], present):
+                    self._cache.put(kinds.SECRET, raw)
 
     async def watch(self) -> None:
         """Check the Secrets at an interval, until cancelled."""
         while True:
-            await asyncio.sleep(_CHECK_SECONDS)
+            is_usable = self.is_key_known and _TOPIC not in self._gate.reasons
+            await asyncio.sleep(_CHECK_SECONDS if is_usable else _RESTORE_CHECK_SECONDS)
             try:
                 await self.ensure()
             except ApiError as error:
@@ -86,7 +101,7 @@ class Installation:
         data = await self._read(INSTALL_KEY_SECRET)
         if data is None:
             if self._key is None and (fingerprints(self._cache) or await self._has_published()):
-                reason = f"Secret {INSTALL_KEY_SECRET} was deleted, and every URL is derived from it: restore it"
+                reason = f"Secret {self._key_secret} was deleted, and every URL is derived from it: restore it"
                 self._gate.pause(_TOPIC, reason)
                 return None
             key = self._key or secrets.token_bytes(model.keys.INSTALL_KEY_BYTES)
@@ -96,7 +111,7 @@ class Installation:
         except binascii.Error:
             key = b""
         if len(key) < model.keys.INSTALL_KEY_BYTES:
-            reason = f"Secret {INSTALL_KEY_SECRET} must have base64 of at least 32 bytes under {KEY_ENTRY}: restore it"
+            reason = f"Secret {self._key_secret} must have base64 of at least 32 bytes under {KEY_ENTRY}: restore it"
             self._gate.pause(_TOPIC, reason)
             return None
         return key

@@ -102,11 +102,12 @@ class ChildWriter:
         kind = self._cache.kind_of(ref)
         path = kind.path(ref.namespace, ref.name)
         if ref in self._cache.child_index.foreign:
+            self._note_taken(ref)
             raise ApiError(409, "NotOurs", f"apply {path}", "a child of another install has this name")
         # read before the write, because the watch may report the write before the answer arrives
         before = self._cache.child_index.by_ref.get(ref)
         if before is None and ref.namespace != self._cache.install.config_namespace:
-            await self._refuse_foreign(path)
+            await self._refuse_foreign(path, ref)
         try:
             raw = await self._api.apply(path, manifest)
         except ApiError as error:
@@ -152,7 +153,7 @@ class ChildWriter:
         _log.warning("child_recreated", path=path)
         return True
 
-    async def _refuse_foreign(self, path: str) -> None:
+    async def _refuse_foreign(self, path: str, ref: ObjectRef) -> None:
         """Raise if an object of that name exists that this operator did not make.
 
         An object whose labels were removed but that this operator applied earlier is ours. The configuration namespace
@@ -165,7 +166,13 @@ class ChildWriter:
         managers = {entry.get("manager") for entry in raw["metadata"].get("managedFields") or ()}
         install = labels.get(config_secret.INSTALL_LABEL, self._install_label)
         if kinds.FIELD_MANAGER not in managers or install != self._install_label:
+            self._note_taken(ref)
             raise ApiError(409, "NotOurs", f"apply {path}", "an object that this operator did not make has this name")
+
+    def _note_taken(self, ref: ObjectRef) -> None:
+        """Note that a Secret has the name of a child, so that the next plan says so instead of writing it."""
+        if self._cache.kind_of(ref) is kinds.AGENCY_SECRET:
+            self._cache.note_missing(f"{ref.namespace}/{ref.name}", "NotLabelled")
 
     @property
     def _install_label(self) -> str:

@@ -47,6 +47,7 @@ class OperatorReason(enum.StrEnum):
 
     Accepted = "Accepted"
     NamespaceNotPermitted = "NamespaceNotPermitted"
+    SecretNameTaken = "SecretNameTaken"
     ConfigTooLarge = "ConfigTooLarge"
     InstallKeyChanged = "InstallKeyChanged"
     RemovalsHalted = "RemovalsHalted"
@@ -246,13 +247,17 @@ def publishing_state(view: View) -> ConditionState | None:
 def keys_or_state(view: View) -> model.Keys | ConditionState:
     """The keys to publish with; or why nothing is published, because the install key is absent or another one."""
     if view.keys is None:
-        message = f"waiting for the install key in Secret `{INSTALL_KEY_SECRET}` in the operator's namespace"
+        message = f"waiting for the install key in Secret `{_key_secret(view)}`"
         return ConditionState("Unknown", PENDING, message)
     present = _fingerprint(view.keys.install)
     for one in view.classes.values():
         expected = one.fields.get(FINGERPRINT_FIELD)
         if expected and expected != present and compiling.is_ours(view, one):
-            message = _key_changed(str(expected), present)
+            message = (
+                f"nothing is published, because the install key has changed: Secret `{_key_secret(view)}` holds the "
+                f"key with the fingerprint {present}, and ListenerClass `{one.resource.metadata.name}` records "
+                f"{expected}. Restore the Secret; if every URL may change, delete and recreate the ListenerClass"
+            )
             return ConditionState("False", OperatorReason.InstallKeyChanged, message)
     return view.keys
 
@@ -263,12 +268,8 @@ def _fingerprint(install_key: bytes) -> str:
     return model.key_fingerprint(install_key)
 
 
-def _key_changed(expected: str, present: str) -> str:
-    return (
-        f"nothing is published, because the install key has changed: Secret `{INSTALL_KEY_SECRET}` must hold the key "
-        f"with the fingerprint {expected} again, and it holds the key with {present}. If every URL may change, delete "
-        "and recreate the ListenerClass"
-    )
+def _key_secret(view: View) -> str:
+    return f"{view.install.operator_namespace}/{INSTALL_KEY_SECRET}"
 
 
 class WantedDocument(msgspec.Struct, frozen=True):

@@ -49,11 +49,15 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
     hosts = _HostnameStates.of(view, cached.resource, document)
     parts = builder.from_findings([*compiled.findings, *hosts.findings], [_Type.Accepted, _Type.ResolvedRefs])
     parts[0] = published.accepted or parts[0]
+    name_taken = _name_taken(view, key, builder)
+    if name_taken is not None and parts[0].status == "True":
+        parts[0] = name_taken
     parts += hosts.conditions(builder)
     programmed = reports.programmed(view, key, published.wanted, builder)
     addresses = children.named_addresses(cached.resource, document, keys.install) if document else {}
-    parts += [programmed.condition, *reports.of_listener(view, key.path, builder, has_url=bool(addresses))]
-    urls = children.build_url_secret(cached, addresses, view.install.controller_name) if addresses else None
+    has_url_secret = bool(addresses) and name_taken is None
+    parts += [programmed.condition, *reports.of_listener(view, key.path, builder, has_url=has_url_secret)]
+    urls = children.build_url_secret(cached, addresses, view.install.controller_name) if has_url_secret else None
     shown = [
         {"name": name, "hostname": address.host, "url": documents.shorten_url(address.url)}
         for name, address in addresses.items()
@@ -67,6 +71,20 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
         unknown_secrets=(*compiled.unknown_secrets, *hosts.unknown_secrets),
         granted=_granted(cached.resource, document) if published.child else (),
     )
+
+
+def _name_taken(view: View, key: Key, builder: ConditionBuilder) -> StatusCondition | None:
+    """The condition if a Secret with the name of the URL Secret exists that the operator did not write."""
+    name = children.url_secret_name(key.name)
+    path = f"{key.namespace}/{name}"
+    is_own = any(child.ref.kind == "Secret" and child.ref.name == name for child in view.children(key))
+    if is_own or (view.secret(path) is None and view.secret_state(path) != "NotLabelled"):
+        return None
+    message = (
+        f"Usher writes the URL into the Secret `{name}`, but a Secret of this name exists that is not Usher's; it does "
+        "not contain the URL and is left alone: delete it, or give the Listener another name"
+    )
+    return builder.false(_Type.Accepted, OperatorReason.SecretNameTaken, message)
 
 
 def _granted(one: resources.Listener, document: documents.ListenerDocument | None) -> tuple[str, ...]:

@@ -57,10 +57,14 @@ def plan_listener_class(view: View, key: Key) -> Plan:
 
 
 def _class_fields(view: View, cached: CachedResource[resources.ListenerClass]) -> dict[str, object]:
-    """The fingerprint of the install key with which the class was first reconciled; it never changes."""
+    """The fingerprint of the install key with which the class was first reconciled; it never changes.
+
+    A class that is new while the key is wrong gets none, so that nothing is wrong once the right key is back.
+    """
     fingerprint = cached.fields.get(FINGERPRINT_FIELD)
-    if not fingerprint and view.keys is not None:
-        fingerprint = model.key_fingerprint(view.keys.install)
+    keys = common.keys_or_state(view)
+    if not fingerprint and isinstance(keys, model.Keys):
+        fingerprint = model.key_fingerprint(keys.install)
     return {FINGERPRINT_FIELD: fingerprint} if fingerprint else {}
 
 

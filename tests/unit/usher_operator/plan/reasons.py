@@ -227,6 +227,11 @@ def not_admitted(built: MemoryView) -> None:
     built.access["default"] = "Denied"
 
 
+def url_secret_name_taken(built: MemoryView) -> None:
+    built.in_place[Key("Listener", "default", "lobby")] = {}
+    built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lobby-url"}, "data": {"url": "cHc="}})
+
+
 def not_admitted_and_a_secret_referenced(built: MemoryView) -> None:
     token = {"type": "Bearer", "bearer": {"secretRef": {"name": "purple", "key": "token"}}}
     built.edit("Destination", samples.DESTINATION, http={"url": "https://crm.example/", "authentication": token})
@@ -286,6 +291,7 @@ _LISTENER = [
     ("Accepted", "False", "InstallKeyChanged", key_changed),
     ("Accepted", "Unknown", "Pending", lambda built: built.set(keys=None)),
     ("Accepted", "False", "NamespaceNotPermitted", not_admitted),
+    ("Accepted", "False", "SecretNameTaken", url_secret_name_taken),
     ("ResolvedRefs", "True", "ResolvedRefs", nothing),
     ("ResolvedRefs", "False", "TenantNotFound", gone("Tenant", "acme")),
     ("ResolvedRefs", "False", "DestinationNotFound", gone("Destination", "crm")),

@@ -39,6 +39,39 @@ def test_listener_without_its_first_credentials_fails_closed() -> None:
     assert authentication(built).type == "Unresolved"
 
 
+def test_new_class_records_no_fingerprint_while_the_install_key_is_wrong() -> None:
+    built = samples.agency()
+    reasons.key_changed(built)
+    spec = {"controllerName": "usher.dev/usher", "hostname": "second.example.com"}
+    built.put({"apiVersion": "usher.dev/v1alpha1", "kind": "ListenerClass", "metadata": {"name": "new"}, "spec": spec})
+    built.settle()
+    built.set(keys=views.KEYS)
+    built.settle()
+    assert built.classes["new"].fields == built.classes["public"].fields
+    assert built.condition("Listener", samples.LISTENER, "Ready").status == "True"
+
+
+def test_message_about_a_wrong_install_key_names_the_secret_and_the_class() -> None:
+    built = samples.agency()
+    reasons.key_changed(built)
+    message = built.condition("Listener", samples.LISTENER, "Accepted").message
+    assert "Secret `usher-system/usher-install-key`" in message
+    assert "ListenerClass `public`" in message
+
+
+@pytest.mark.parametrize("labels", [{}, {"usher.dev/watch": "true"}])
+def test_foreign_secret_with_the_name_of_the_url_secret_is_left_alone(labels: dict[str, str]) -> None:
+    built = samples.agency()
+    reasons.url_secret_name_taken(built)
+    foreign = {"name": "lobby-url", "labels": labels}
+    built.put({"apiVersion": "v1", "kind": "Secret", "metadata": foreign, "data": {"url": "cHc="}})
+    wanted = plan.plan(built, KEY)
+    assert wanted.children is not None
+    assert [child.ref.namespace for child in wanted.children] == ["usher-config"]
+    assert built.condition("Listener", samples.LISTENER, "Accepted").reason == "SecretNameTaken"
+    assert "paste" not in built.condition("Listener", samples.LISTENER, "Receiving").message
+
+
 def test_listener_waits_until_the_secrets_of_its_namespace_are_read() -> None:
     built = samples.agency()
     built.access["default"] = "Unknown"
