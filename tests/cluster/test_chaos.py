@@ -18,7 +18,7 @@ import pytest
 
 from cluster.conftest import MakeNamespace
 from local_cluster import ports
-from support import api, clusters, installs, leaks, waiting
+from support import api, clusters, installs, leaks, waiting, wire
 
 SEED = 11
 CONVERGED_SECONDS = 120.0
@@ -67,7 +67,7 @@ class Program:
         try:
             async with asyncio.timeout(1):
                 return await self.process.answer(*address, **{"X-Agency": credential(namespace)})
-        except (OSError, EOFError, TimeoutError):
+        except (OSError, TimeoutError, wire.ClosedError):
             return 0
 
 
@@ -87,7 +87,8 @@ class Agencies:
 
     async def begin(self) -> None:
         """Apply everything that stays."""
-        await self._server.apply(self._install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))
+        hostnames = [{"hostname": "*.example.org"}]
+        await self._server.apply(self._install.klass(allowedHostnames=hostnames, removalLimit=100))
         for namespace in (self._owner, self._rival):
             leaks.add_secret(credential(namespace))
             metadata = {"name": "purple", "namespace": namespace, "labels": {"usher.dev/watch": "true"}}
