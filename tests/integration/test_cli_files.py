@@ -2,6 +2,7 @@ import base64
 import contextlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def test_check_reports_a_missing_file(tmp_path: pathlib.Path) -> None:
 def test_unreadable_path_is_reported_like_a_missing_one(tmp_path: pathlib.Path) -> None:
     path = tmp_path / ("a" * 300)  # its name is too long; as root nothing is forbidden
     done = usher("check", path)
-    assert (done.returncode, f"{path}:1: error: no such file" in done.stdout) == (1, True), done.stdout + done.stderr
+    assert (done.returncode, f"{path}: error: no such file" in done.stdout) == (1, True), done.stdout + done.stderr
     done = usher("run", path, "--data", tmp_path / "data")
     assert (done.returncode, "no such file" in done.stderr) == (2, True), done.stderr
 
@@ -236,3 +237,21 @@ def test_help_wraps_cleanly_on_a_narrow_terminal() -> None:
     lines = [line.strip() for line in usher("check", "--help", COLUMNS="80").stdout.splitlines()]
     first = next(index for index, line in enumerate(lines) if line.startswith("Each expression"))
     assert lines[first + 1].startswith("problem, else 0. Warnings and notices do not count as problems.")
+
+
+def test_check_names_no_line_of_a_file_that_does_not_exist(tmp_path: pathlib.Path) -> None:
+    missing = tmp_path / "nothere.yaml"
+    done = usher("check", missing)
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"{missing}: error: no such file or folder")
+
+
+def test_check_says_which_form_a_name_must_have(tmp_path: pathlib.Path) -> None:
+    text = (ROOT / "examples" / "quickstart.yaml").read_text()
+    name = re.search(r"routes:\n +- *\{? *name: ([-a-z]+)", text)
+    assert name is not None
+    file = tmp_path / "a.yaml"
+    file.write_text(text.replace(name[0], name[0].replace(name[1], "Bad_Name")))
+    done = usher("check", file)
+    assert "routes[0].name: does not have the right form" in done.stdout
+    assert "lower-case letters and digits, with `-` in between" in done.stdout

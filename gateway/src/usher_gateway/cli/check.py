@@ -156,24 +156,20 @@ def _print_text(problems: "list[conditions.Problem]", configuration: "FileConfig
 
 def _names(found: "conditions.Problem") -> tuple[str, str]:
     """Return the values of ``because`` in problems that this one causes."""
-    return found.resource, _file_and_line(found)
-
-
-def _file_and_line(found: "conditions.Problem") -> str:
-    return f"{found.file}:{found.line}" if found.file else "-"
+    return found.resource, found.file_and_line
 
 
 def _print_problem(found: "conditions.Problem") -> None:
     colours = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "notice": typer.colors.CYAN}
     what = ": ".join(part for part in (found.resource, found.path, found.message) if part)
-    typer.echo(f"{_file_and_line(found)}: {typer.style(found.severity, fg=colours[found.severity])}: {what}")
+    typer.echo(f"{found.file_and_line}: {typer.style(found.severity, fg=colours[found.severity])}: {what}")
     if found.hint:
         typer.echo(f"    {found.hint}")
 
 
 def _print_following(found: "list[conditions.Problem]") -> None:
     """Print the objects that only fail because of the problem above."""
-    told = dict.fromkeys(f"{one.resource} ({_file_and_line(one)})" for one in found)
+    told = dict.fromkeys(f"{one.resource} ({one.file_and_line})" for one in found)
     names = ", ".join(list(told)[:_FOLLOWING])
     more = f" and {len(told) - _FOLLOWING} more" if len(told) > _FOLLOWING else ""
     typer.echo(f"    because of this, something is missing for {names}{more}")

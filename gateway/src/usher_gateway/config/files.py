@@ -199,7 +199,7 @@ def _empty_file_problems(
 
 def _gap(file: str, message: str) -> Problem:
     hint = "check the path and its permissions; what it held before, if anything, stays in force"
-    return Problem(file, 1, "", message, hint)
+    return Problem(file, 0, "", message, hint)
 
 
 class FileConfiguration(msgspec.Struct, frozen=True):
@@ -378,7 +378,7 @@ class FileSource:
         if not self._blocking:
             return "the files are being read"
         first = self._blocking[0]
-        return f"the files have mistakes, the first in {first.file}:{first.line}; `usher check` lists all of them"
+        return f"the files have mistakes, the first in {first.file_and_line}; `usher check` lists all of them"
 
     def take_touched(self) -> dict[config_secret.Identity, DocumentStatus | None]:
         """See Source."""

@@ -19,7 +19,8 @@ Severity = Literal["error", "warning", "notice"]
 class Problem(msgspec.Struct, frozen=True, order=True):
     """A mistake in a file, or a warning or a notice about it.
 
-    ``line`` counts from 1. ``path`` is a field such as ``spec.routes[0]``. Messages never repeat values of Secrets.
+    ``line`` counts from 1; 0 means the file as a whole. ``path`` is a field such as ``spec.routes[0]``. Messages never
+    repeat values of Secrets.
     """
 
     file: str
@@ -34,6 +35,13 @@ class Problem(msgspec.Struct, frozen=True, order=True):
     """Reason of the condition; ``""`` if the problem is not a finding of the compiler."""
     because: str = ""
     """The problem that caused this one: the ``resource`` of that problem, or its ``file:line``."""
+
+    @property
+    def file_and_line(self) -> str:
+        """Where the problem is: ``file:line``, only the file if the line is 0, or ``-``."""
+        if not self.file:
+            return "-"
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -314,7 +314,7 @@ def _cause(found: conditions.Finding, manifests: Manifests) -> str:
     if found.missing in manifests.invalid:
         return " ".join(found.missing)
     unidentified = manifests.first_unidentified
-    return f"{unidentified.file}:{unidentified.line}" if unidentified else ""
+    return unidentified.file_and_line if unidentified else ""
 
 
 class _HintFinder:

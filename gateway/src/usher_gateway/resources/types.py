@@ -40,7 +40,7 @@ ResourceName = Annotated[
         min_length=1,
         max_length=MAX_NAME_LENGTH,
         pattern=NAME_PATTERN,
-        description="Lower-case letters, digits and `-`.",
+        description="Lower-case letters and digits, with `-` in between.",
     ),
 ]
 ItemName = Annotated[
@@ -49,21 +49,35 @@ ItemName = Annotated[
         min_length=1,
         max_length=MAX_NAME_LENGTH,
         pattern=f"^{_LABEL}$",
-        description="Name of this item, unique in its list.",
+        description="Name of this item, unique in its list: lower-case letters and digits, with `-` in between.",
     ),
 ]
 ObjectName = Annotated[
     str,
     msgspec.Meta(
-        min_length=1, max_length=253, pattern=f"^{_LABEL}(\\.{_LABEL})*$", description="Name of a Kubernetes object."
+        min_length=1,
+        max_length=253,
+        pattern=f"^{_LABEL}(\\.{_LABEL})*$",
+        description="Name of a Kubernetes object: lower-case letters and digits, with `-` or `.` in between.",
     ),
 ]
 NamespaceName = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=63, pattern=f"^{_LABEL}$", description="Name of a namespace.")
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=63,
+        pattern=f"^{_LABEL}$",
+        description="Name of a namespace: lower-case letters and digits, with `-` in between.",
+    ),
 ]
 SecretKey = Annotated[
     str,
-    msgspec.Meta(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$", description="Key in the Secret's data."),
+    msgspec.Meta(
+        min_length=1,
+        max_length=253,
+        pattern=r"^[-._a-zA-Z0-9]+$",
+        description="Key in the Secret's data: letters, digits, `-`, `_` and `.`.",
+    ),
 ]
 Hostname = Annotated[
     str,
