@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from local_cluster import ports
 from support import api, faulty_proxy, installs, waiting
 
 QUICK = {"grace_seconds": 2.0}
@@ -89,3 +90,34 @@ async def test_programmed_needs_every_ready_gateway(
     await install.server.delete(api.of(slice_of(install, prompt)))
     await install.server.apply(installs.listener(install, namespace, late={"afterSeconds": 70}))
     await wait_programmed(install, namespace, "False", "GatewayUnavailable", "no gateway is ready")
+
+
+async def test_gateway_away_longer_than_a_tombstone_drops_deleted_listeners(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    port = ports.free()
+    quick = {"timing": {"stale_document_seconds": 2.0, "gateway_poll_seconds": 1.0}}
+    gateways = ("--gateways", f"http://127.0.0.1:{port}")
+    await install.start_operator(*gateways, "--tombstone-seconds", "1", changes=quick)
+    await install.server.apply(install.klass())
+    await install.server.apply(installs.tenant(namespace))
+    for name in ("lobby", "bar"):
+        await install.server.apply(installs.listener(install, namespace, name))
+    through = install.gateway.at(proxy.endpoint, tmp_path / "through")
+    gateway = await install.start_gateway(admin=port, account=through)
+
+    async def served() -> tuple[set[str], set[str]]:
+        """Listeners that the gateway runs, and those of them without a Secret."""
+        found = await install.ask(gateway, "/api/config")
+        return {one["key"] for one in found["documents"]}, {one["key"] for one in found["vanished"]}
+
+    lobby, bar = f"{namespace}/lobby", f"{namespace}/bar"
+    await waiting.until(served, lambda seen: seen == ({lobby, bar}, set()))
+    await proxy.disappear()
+    await install.server.delete(api.Resource("Listener", "lobby", namespace))
+    await waiting.until(install.documents, lambda seen: f"Listener {lobby}" not in seen)
+    assert await served() == ({lobby, bar}, set())
+    proxy.expire(times=1)  # the API server no longer has the events of that time
+    await proxy.appear()
+    await waiting.until(served, lambda seen: seen == ({lobby, bar}, {lobby}))
+    await waiting.until(served, lambda seen: seen == ({bar}, set()))

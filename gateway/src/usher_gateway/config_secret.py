@@ -64,12 +64,14 @@ _READ_HINT = "only the operator may write config Secrets; delete the Secret, and
 _KEY_HINT = "gateway and operator must have the same install key; delete a Secret that another program wrote"
 
 
-class Owner(msgspec.Struct, frozen=True):
+class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     """The resource from which a document was made."""
 
     namespace: str
     name: str
     uid: str = ""
+    install: str = ""
+    """install_label() of the install whose operator wrote the document."""
 
     @property
     def key(self) -> str:
@@ -122,12 +124,12 @@ _decode_document_version = msgspec.json.Decoder(_DocumentVersion).decode
 _decoders = {kind: msgspec.json.Decoder(type_).decode for kind, type_ in _TYPES.items()}
 
 
-def envelope_of(document: Document, owner_uid: str, key: bytes) -> Envelope:
-    """Return the envelope of a document. ``key``: ``Keys.document``."""
+def envelope_of(document: Document, owner_uid: str, key: bytes, *, install: str = "") -> Envelope:
+    """Return the envelope of a document. ``key``: ``Keys.document``; ``install``: see Owner."""
     kind: Kind = "Listener" if isinstance(document, documents.ListenerDocument) else "Destination"
     return Envelope(
         kind=kind,
-        owner=Owner(document.namespace, document.name, owner_uid),
+        owner=Owner(document.namespace, document.name, owner_uid, install),
         generation=document.generation,
         hash=documents.content_hash(document, key),
         document=document,

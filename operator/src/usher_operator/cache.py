@@ -380,6 +380,11 @@ class Cache(View):
         """Set what the gateways report. The caller knows which keys that concerns."""
         self._gateways = gateways
 
+    def stale_uid(self, key: Key) -> str:
+        """The owner's uid of a document that a gateway runs without a config Secret; ``""`` if none does."""
+        found = [one.stale.get(key, "") for one in self._gateways or () if one.reachable]
+        return max(found, default="")
+
     def set_halted(self, halted: tuple[HaltedRemovals, ...]) -> KeySet:
         """Set the removals that wait for a confirmation, by namespace."""
         if halted == self._halted:

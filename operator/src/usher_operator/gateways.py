@@ -6,6 +6,7 @@ Service, which would answer for one gateway.
 
 import asyncio
 import contextlib
+import datetime
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -46,6 +47,14 @@ class _Removed(msgspec.Struct):
     key: str
 
 
+class _Vanished(msgspec.Struct):
+    kind: Literal["Listener", "Destination"]
+    key: str
+    since: datetime.datetime | None = None
+    uid: str = ""
+    install: str = ""
+
+
 class _DegradedRoute(msgspec.Struct):
     route: str
     reason: str = ""
@@ -73,6 +82,8 @@ class ConfigReport(msgspec.Struct, rename="camel"):
     complete: bool = True
     documents: list[_Document] = []
     removed: list[_Removed] = []
+    now: datetime.datetime | None = None
+    vanished: list[_Vanished] = []
     listeners: dict[str, _Listener] = {}
     destinations: dict[str, _Destination] = {}
 
@@ -84,10 +95,16 @@ _decode = msgspec.json.Decoder(ConfigReport).decode
 
 
 class GatewayAnswers:
-    """The answers of one gateway so far. ``url``: its admin port."""
+    """The answers of one gateway so far.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    Args:
+        url: its admin port.
+        install: label of the operator's install, to recognise the documents of this install.
+        stale_seconds: a document that vanished this long ago is stale.
+    """
+
+    def __init__(self, url: str, *, install: str, stale_seconds: float) -> None:
+        self.url, self._install, self._stale_seconds = url, install, stale_seconds
         self.cursor = ""
         """Sent with the next request, so that the answer has only what changed since."""
         self.is_reachable = True
@@ -95,10 +112,11 @@ class GatewayAnswers:
         self._applied: dict[Key, AppliedDocument] = {}
         self._listeners: dict[str, ListenerReport] = {}
         self._destinations: dict[str, DestinationReport] = {}
+        self._stale: dict[Key, str] = {}
 
     def take(self, answer: ConfigReport) -> set[Key]:
         """Take an answer; returns the keys whose state changed."""
-        before = (dict(self._applied), dict(self._listeners), dict(self._destinations))
+        before = (dict(self._applied), dict(self._listeners), dict(self._destinations), self._stale)
         if answer.complete:
             self._applied.clear()
             self._listeners.clear()
@@ -114,12 +132,20 @@ class GatewayAnswers:
             self._destinations[path] = DestinationReport(
                 circuit_open=found.circuit == "Open", error=found.error or "", gone=found.gone
             )
+        self._stale = {_key(one.kind, one.key): one.uid for one in answer.vanished if self._is_stale(one, answer.now)}
         self.cursor, self.is_reachable, self.has_answered = answer.cursor, True, True
         return (
             _changed(before[0], self._applied)
+            | _changed(before[3], self._stale)
             | {_key("Listener", path) for path in _changed(before[1], self._listeners)}
             | {_key("Destination", path) for path in _changed(before[2], self._destinations)}
         )
+
+    def _is_stale(self, one: _Vanished, now: datetime.datetime | None) -> bool:
+        """Return whether a document of this install vanished long ago, by the gateway's own clock."""
+        if one.since is None or now is None or not one.uid or one.install != self._install:
+            return False
+        return (now - one.since).total_seconds() >= self._stale_seconds
 
     def report(self) -> GatewayReport:
         """The state as plan() reads it. The maps are shared: they change only between plans."""
@@ -129,6 +155,7 @@ class GatewayAnswers:
             applied=self._applied,
             listeners=self._listeners,
             destinations=self._destinations,
+            stale=self._stale,
         )
 
 
@@ -217,7 +244,7 @@ class GatewayObserver:
         gone = self._states.keys() - set(urls)
         for url in gone:
             del self._states[url]
-        states = [self._states.setdefault(url, GatewayAnswers(url)) for url in urls]
+        states = [self._states.setdefault(url, self._new_answers(url)) for url in urls]
         before = [(one.url, one.has_answered, one.is_reachable) for one in states]
         answers = await asyncio.gather(*(self._ask(session, one) for one in states))
         changed: set[Key] = set().union(*answers)
@@ -229,6 +256,10 @@ class GatewayObserver:
             changed |= {key for key in self._cache.all_keys() if key.kind in {"Listener", "Destination"}}
         for key in changed:
             self._queue.add(key)
+
+    def _new_answers(self, url: str) -> GatewayAnswers:
+        settings = self._settings
+        return GatewayAnswers(url, install=settings.install, stale_seconds=settings.timing.stale_document_seconds)
 
     async def _ask(self, session: aiohttp.ClientSession, state: GatewayAnswers) -> set[Key]:
         """Ask one gateway; returns the keys whose state changed."""

@@ -300,10 +300,13 @@ class RemovalGuard:
         self._report(before)
 
     def _removes_every_listener(self) -> bool:
-        """Return whether no listener stays in force if every undecided removal goes ahead."""
+        """Return whether no listener stays in force if every undecided removal goes ahead.
+
+        A listener that only a stale gateway has is not in force, but its removal counts.
+        """
         undecided = _listener_keys(removal for found in self._pending.undecided.values() for removal in found)
         index = self._cache.child_index
-        if not any(index.published(key) for key in undecided):
+        if not undecided:
             return False
         leaving = undecided | _listener_keys(self._pending.allowed)
         return sum(index.published(key) is not None for key in leaving) == index.listeners_in_force

@@ -45,6 +45,8 @@ class OperatorTiming(msgspec.Struct, frozen=True, kw_only=True):
     """Removals are decided at the latest this long after the first request."""
     tombstone_seconds: float = 600.0
     """Age at which a tombstone is deleted."""
+    stale_document_seconds: float = 60.0
+    """A document of this install that a gateway runs without its config Secret for this long is removed there."""
     gateway_poll_seconds: float = 5.0
     """Interval between two polls of the gateways while every document is in force everywhere."""
     gateway_poll_pending_seconds: float = 1.0

@@ -293,6 +293,9 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
     listeners: Mapping[str, ListenerReport] = {}
     """By ``namespace/name``."""
     destinations: Mapping[str, DestinationReport] = {}
+    stale: Mapping[Key, str] = {}
+    """Documents of this install that the gateway runs although their config Secrets are gone, with their owners'
+    uids."""
 
 
 class WriteFailure(msgspec.Struct, frozen=True):

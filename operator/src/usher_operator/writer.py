@@ -2,9 +2,15 @@
 
 The operator removes a document in two steps. Once the removal guard allows the removal, the config Secret becomes a
 tombstone; when the tombstone is old enough, the remover deletes it.
+
+A gateway that was away for longer than a tombstone stays may run documents that have no config Secret any more. The
+remover writes tombstones for them too, under the removal limit, because after a restore of etcd a gateway may be the
+last to have listeners that users still want. A wrong report of a gateway removes no document that has a config Secret
+or that a plan wants.
 """
 
 import datetime
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +21,7 @@ from usher_gateway import config_secret
 from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children, kinds
-from usher_operator.cache import Cache
+from usher_operator.cache import Cache, ref_of
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
 from usher_operator.removals import PendingRemovals, TombstoneClock
@@ -215,10 +221,12 @@ class ChildRemover:
         self._removals, self._tombstones, self._event_logger = removals, tombstones, event_logger
 
     def withdraw(self, plan: Plan) -> None:
-        """Withdraw the request to remove a document that a plan wants."""
+        """Withdraw the request to remove a document that a plan wants, or that neither Secret nor gateway has."""
         removal = removal_of(plan.key)
-        labels = [child.manifest["metadata"].get("labels", {}) for child in plan.children or ()]
-        if removal is not None and any(config_secret.CONFIG_LABEL in found for found in labels):
+        if removal is None or plan.children is None:
+            return
+        is_gone = self._cache.child_index.config_of(plan.key) is None and not self._cache.stale_uid(plan.key)
+        if is_gone or _wants_document(plan):
             self._removals.withdraw(removal, time.monotonic())
 
     async def remove(self, plan: Plan) -> list[ApiError]:
@@ -227,13 +235,29 @@ class ChildRemover:
             return []
         failures = []
         staying = {*plan.staying, *(child.ref for child in plan.children)}
-        for existing in self._cache.child_index.of(plan.key):
-            if existing.state.ref not in staying:
-                try:
-                    await self._remove(existing)
-                except ApiError as error:
-                    failures.append(error)
+        unwanted = [child for child in self._cache.child_index.of(plan.key) if child.state.ref not in staying]
+        steps = [functools.partial(self._remove, child) for child in unwanted]
+        for step in (*steps, functools.partial(self._remove_stale, plan)):
+            try:
+                await step()
+            except ApiError as error:
+                failures.append(error)
         return failures
+
+    async def _remove_stale(self, plan: Plan) -> None:
+        """Write a tombstone for a document that only a gateway has."""
+        key, uid = plan.key, self._cache.stale_uid(plan.key)
+        removal = removal_of(key, uid)
+        if not uid or removal is None or _wants_document(plan) or self._cache.child_index.config_of(key) is not None:
+            return
+        if not self._removals.request(removal, time.monotonic()):
+            return
+        name = config_secret.secret_name("Destination" if key.kind == "Destination" else "Listener", key.path)
+        ref = ref_of(kinds.SECRET, self._cache.install.config_namespace, name)
+        if await self._api.get(kinds.SECRET.path(ref.namespace, name), missing_ok=True) is not None:
+            return  # the watch will report it
+        _log.warning("stale_document_removed", kind=key.kind, document=key.path)
+        await self._write_tombstone(key, ref, uid, 0)
 
     def _is_needed(self, plan: Plan) -> bool:
         """True if a hostname that no listener wants still has documents whose removal is halted or not decided."""
@@ -255,9 +279,7 @@ class ChildRemover:
             await self._delete(child)
             self._removals.withdraw(removal, time.monotonic())
         elif self._removals.request(removal, time.monotonic()):
-            written_at = _now()
-            await self._writer.write(child.key, ref, self._tombstone(child, written_at))
-            self._queue.add_after(child.key, self._tombstone_seconds_left(ref, written_at))
+            await self._write_tombstone(child.key, ref, child.owner_uid, child.owner_generation)
 
     def _tombstone_seconds_left(self, ref: ObjectRef, written_at: str) -> float:
         return self._tombstones.seconds_left(ref, written_at, datetime.datetime.now(datetime.UTC), time.monotonic())
@@ -272,13 +294,20 @@ class ChildRemover:
         self._tombstones.forget(ref)
         self._event_logger.deleted(ref)
 
-    def _tombstone(self, child: kinds.ChildRecord, written_at: str) -> dict[str, Any]:
-        keys, kind = self._cache.keys, child.key.kind
+    async def _write_tombstone(self, key: Key, ref: ObjectRef, owner_uid: str, generation: int) -> None:
+        keys, kind, install, written_at = self._cache.keys, key.kind, self._cache.install, _now()
         assert keys is not None
         assert kind in {"Listener", "Destination"}
-        owner = config_secret.Owner(child.key.namespace, child.key.name, child.owner_uid)
-        envelope = config_secret.tombstone_of(kind, owner, child.owner_generation, written_at, keys.document)
-        return children.build_tombstone(envelope, child.state.ref, self._cache.install).manifest
+        label = config_secret.install_label(install.controller_name)
+        owner = config_secret.Owner(key.namespace, key.name, owner_uid, label)
+        envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document)
+        await self._writer.write(key, ref, children.build_tombstone(envelope, ref, install).manifest)
+        self._queue.add_after(key, self._tombstone_seconds_left(ref, written_at))
+
+
+def _wants_document(plan: Plan) -> bool:
+    labels = [child.manifest["metadata"].get("labels", {}) for child in plan.children or ()]
+    return any(config_secret.CONFIG_LABEL in found for found in labels)
 
 
 def removal_of(key: Key, owner_uid: str = "") -> Removal | None:

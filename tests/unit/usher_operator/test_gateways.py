@@ -22,7 +22,7 @@ def document(key: Key = LOBBY, hash_: str | None = "h1", rejected: str | None = 
 
 @pytest.fixture
 def report() -> gateways.GatewayAnswers:
-    found = gateways.GatewayAnswers("http://one")
+    found = gateways.GatewayAnswers("http://one", install="usher.dev_usher", stale_seconds=60.0)
     found.take(answer(complete=True, documents=[document(), document(CRM, "h2")]))
     return found
 
@@ -46,6 +46,25 @@ def test_rejected_document_has_its_reason(report: gateways.GatewayAnswers) -> No
 def test_removed_document_is_forgotten(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(removed=[{"kind": "Destination", "key": "agency/crm"}])) == {CRM}
     assert CRM not in report.report().applied
+
+
+def vanished(**fields: str) -> dict[str, str]:
+    told = {"kind": "Listener", "key": "agency/lobby", "since": "2027-01-31T12:00:00Z", "uid": "1"}
+    return {**told, "install": "usher.dev_usher", **fields}
+
+
+def test_document_without_a_secret_is_stale_after_a_while(report: gateways.GatewayAnswers) -> None:
+    assert report.take(answer(now="2027-01-31T12:00:59Z", vanished=[vanished()])) == set()
+    assert report.take(answer(now="2027-01-31T12:01:00Z", vanished=[vanished()])) == {LOBBY}
+    assert report.report().stale == {LOBBY: "1"}
+    assert report.take(answer(now="2027-01-31T12:01:05Z")) == {LOBBY}
+    assert report.report().stale == {}
+
+
+@pytest.mark.parametrize("fields", [{"install": "usher.dev_other"}, {"install": ""}, {"uid": ""}])
+def test_document_of_another_install_is_not_stale(report: gateways.GatewayAnswers, fields: dict[str, str]) -> None:
+    report.take(answer(now="2027-01-31T13:00:00Z", vanished=[vanished(**fields)]))
+    assert report.report().stale == {}
 
 
 def test_answer_is_read_into_listener_and_destination_reports(report: gateways.GatewayAnswers) -> None:

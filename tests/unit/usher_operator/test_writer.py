@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from unit.usher_operator import test_cache
+from usher_gateway import config_secret
 from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache, hostname_key, ref_of
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
+from usher_operator.removals import PendingRemovals, TombstoneClock
 from usher_operator.settings import OperatorSettings
-from usher_operator.view import DesiredChild, Key, Plan
+from usher_operator.view import DesiredChild, GatewayReport, Key, Plan
 from usher_operator.workqueue import Workqueue
 
 KEY = hostname_key("www.example.com")
@@ -92,3 +94,67 @@ async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
         Plan(test_cache.LOBBY, (DesiredChild(ref, manifest, "new"),))
     )
     assert event_logger.is_new == [True]
+
+
+class SecretServer:
+    """Stores config Secrets."""
+
+    def __init__(self, *present: str) -> None:
+        self.written: dict[str, config_secret.Envelope] = {}
+        self._present = present
+
+    async def get(self, path: str, *, missing_ok: bool) -> dict[str, Any] | None:
+        assert missing_ok
+        return {} if path.rpartition("/")[2] in self._present else None
+
+    async def apply(self, path: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        self.written[path.rpartition("/")[2]] = config_secret.decode_data(manifest["data"], test_cache.KEYS.document)
+        about = {**manifest["metadata"], "uid": "new", "resourceVersion": "9"}
+        return {**manifest, "metadata": about}
+
+
+NAME = config_secret.secret_name("Listener", "agency/lobby")
+NOTHING_WANTED = Plan(test_cache.LOBBY, ())
+
+
+async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
+    """A gateway reports that it runs the document of a Listener without a Secret; the guard allows the removal."""
+    cache.set_keys(test_cache.KEYS)
+    cache.set_gateways((GatewayReport(name="one", stale={test_cache.LOBBY: "uid-lobby"}),))
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    remover = writer.ChildRemover(
+        api=server,
+        cache=cache,
+        queue=queue,
+        writer=child_writer(server, cache, queue),
+        removals=pending,
+        tombstones=TombstoneClock(),
+        event_logger=EventLogger(lambda: 0.0),
+    )
+    await remover.remove(plan)
+    for namespace in pending.undecided:
+        assert server.written == {}, "the removal limit decides first"
+        in_force = cache.child_index.count_in_force(namespace)
+        pending.decide(namespace, 0.0, in_force=in_force, limit=None, confirmed=())
+    await remover.remove(plan)
+
+
+async def test_document_that_only_a_gateway_has_gets_a_tombstone() -> None:
+    server = SecretServer()
+    await remove_stale(server, Cache(OperatorSettings()), NOTHING_WANTED)
+    (found,) = server.written.values()
+    assert found.tombstone
+    assert found.owner == config_secret.Owner("agency", "lobby", "uid-lobby", "usher.dev_usher")
+
+
+async def test_wrong_report_of_a_gateway_removes_no_live_document() -> None:
+    in_cache, server = Cache(OperatorSettings()), SecretServer()
+    in_cache.set_keys(test_cache.KEYS)
+    in_cache.put(kinds.SECRET, test_cache.config())
+    wanted = Plan(test_cache.LOBBY, (DesiredChild(REF, test_cache.config(), "new"),))
+    await remove_stale(server, Cache(OperatorSettings()), wanted)
+    await remove_stale(server, in_cache, Plan(test_cache.LOBBY, None))
+    not_seen_yet = SecretServer(NAME)
+    await remove_stale(not_seen_yet, Cache(OperatorSettings()), NOTHING_WANTED)
+    assert (server.written, not_seen_yet.written) == ({}, {})

@@ -9,7 +9,7 @@ from aiohttp import web
 from usher_gateway import config_secret, documents, model
 from usher_gateway.admin import api, health, records
 from usher_gateway.clock import Clock
-from usher_gateway.config import Source
+from usher_gateway.config import Source, SourceStatus
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter, Store
@@ -87,9 +87,7 @@ class GatewayStatus:
                 "everythingRead": status.everything_read,
                 "removalsHalted": status.removals_halted,
                 "rejected": [_problem(found) for found in status.rejected],
-                "vanished": [
-                    {"kind": kind, "key": key, "since": _time(since)} for (kind, key), since in status.vanished.items()
-                ],
+                "vanished": [_vanished(status, *identity) for identity in status.vanished],
                 "listeners": {key: self._listener_health(key, state) for key, state in listeners.items()},
                 "destinations": {
                     key: {"applied": self._applied_hash("Destination", key), **_fields(state)}
@@ -191,6 +189,12 @@ def _problem(found: conditions.Problem) -> JsonObject:
         "message": found.message,
         "hint": found.hint,
     }
+
+
+def _vanished(status: SourceStatus, kind: config_secret.Kind, key: str) -> JsonObject:
+    owner = status.vanished_owners[kind, key]
+    since = _time(status.vanished[kind, key])
+    return {"kind": kind, "key": key, "since": since, "uid": owner.uid, "install": owner.install}
 
 
 def _time(instant: int) -> str | None:

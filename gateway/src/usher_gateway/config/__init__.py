@@ -33,6 +33,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """If nothing is in force yet: why, and what to do."""
     vanished: Mapping[config_secret.Identity, int] = {}
     """Documents in force whose Secret disappeared, and since when (microseconds)."""
+    vanished_owners: Mapping[config_secret.Identity, config_secret.Owner] = {}
+    """The owners of these documents."""
     removals_halted: str | None = None
     """The digest that confirms removals that wait for a person."""
     everything_read: bool = True

@@ -147,6 +147,7 @@ class ClusterSource:
             rejected=tuple(self._problem(one) for one in self._published.rejected),
             waits_for=self._waits_for(),
             vanished=self._published.vanished,
+            vanished_owners=self._published.vanished_owners,
             heard_at=self._heard_at,
         )
 

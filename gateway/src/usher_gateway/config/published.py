@@ -82,6 +82,11 @@ class PublishedDocuments:
         return self._versions
 
     @property
+    def vanished_owners(self) -> dict[config_secret.Identity, config_secret.Owner]:
+        """The owners of the vanished documents."""
+        return {identity: self._in_force[identity].owner for identity in self._vanished}
+
+    @property
     def in_force(self) -> Collection[config_secret.Envelope]:
         """Every document in force."""
         return self._in_force.values()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.config_secret import MAX_BYTES, envelope_of
+from usher_gateway.config_secret import MAX_BYTES, envelope_of, install_label
 from usher_gateway.resources import conditions
 from usher_operator import children
 from usher_operator.plan import compiling
@@ -304,7 +304,8 @@ def publish(
         return Publication(wanted=last_good, stays=True)
     if compiled.document is None or view.keys is None:
         return Publication()
-    envelope = envelope_of(compiled.document, cached.uid, view.keys.document)
+    install = install_label(view.install.controller_name)
+    envelope = envelope_of(compiled.document, cached.uid, view.keys.document, install=install)
     try:
         child = children.build_config_secret(envelope, view.install)
     except model.DocumentTooLargeError:
