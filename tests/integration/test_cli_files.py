@@ -182,13 +182,21 @@ def test_run_refuses_to_start_with_a_missing_path(tmp_path: pathlib.Path) -> Non
 
 
 def test_urls_are_derived_from_the_install_key(tmp_path: pathlib.Path) -> None:
-    first = usher("url", "examples/quickstart.yaml", "--data", tmp_path)
+    first = usher("url", "examples/quickstart.yaml", "--data", tmp_path, "--new-key")
     assert "A new install key was made" in first.stderr
     assert first.returncode == 0
     assert "https://localhost/v1/" in first.stdout
     assert usher("url", "examples/quickstart.yaml", USHER_DATA=str(tmp_path)).stdout == first.stdout
+    assert usher("url", "examples/quickstart.yaml", "--data", tmp_path, "--new-key").stdout == first.stdout
     other = usher("url", "examples/quickstart.yaml", "--data", tmp_path, USHER_INSTALL_KEY=KEY)
     assert other.stdout != first.stdout
+
+
+def test_url_does_not_create_a_key_unasked(tmp_path: pathlib.Path) -> None:
+    done = usher("url", "examples/quickstart.yaml", "--data", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--new-key" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_url_is_printed_with_its_query() -> None:

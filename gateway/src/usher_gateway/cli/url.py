@@ -27,8 +27,12 @@ def register(app: typer.Typer) -> None:
         ],
         data: Annotated[
             pathlib.Path | None,
-            typer.Option(envvar="USHER_DATA", help="Folder of install.key; a missing key is created."),
+            typer.Option(envvar="USHER_DATA", help="Folder of install.key, as in usher run."),
         ] = None,
+        new_key: Annotated[
+            bool,
+            typer.Option("--new-key", envvar="USHER_NEW_KEY", help="Create install.key in --data if it is missing."),
+        ] = False,
         output: Annotated[
             Literal["text", "json"], typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
         ] = "text",
@@ -36,7 +40,8 @@ def register(app: typer.Typer) -> None:
         """Print each listener's URLs, ready to paste into the portal.
 
         A URL is a credential: anyone who has it can post visits. It is derived from the install key
-        (USHER_INSTALL_KEY, or DATA/install.key), so the same key gives the same URLs again.
+        (USHER_INSTALL_KEY, or DATA/install.key), so the same key gives the same URLs again. Without a key the command
+        fails, because URLs of another key than the gateway's would not work.
         """
         from usher_gateway import model
         from usher_gateway.config import install_key
@@ -48,7 +53,7 @@ def register(app: typer.Typer) -> None:
             and not (data / install_key.FILE_NAME).exists()
         )
         try:
-            keys = model.derive_keys(install_key.load_install_key(data, os.environ))
+            keys = model.derive_keys(install_key.load_install_key(data, os.environ, may_create=new_key))
         except model.ConfigurationError as error:
             typer.echo(f"usher: {error}\n       {error.hint}", err=True)
             raise typer.Exit(2) from error

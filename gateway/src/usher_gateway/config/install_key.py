@@ -20,11 +20,13 @@ VARIABLE = "USHER_INSTALL_KEY"
 """Environment variable that overrides the file, also in base64."""
 
 
-def load_install_key(data: pathlib.Path | None, environ: Mapping[str, str]) -> bytes:
-    """Return the install key from the environment, else from ``data``, where it is created if it does not exist.
+def load_install_key(data: pathlib.Path | None, environ: Mapping[str, str], *, may_create: bool = True) -> bytes:
+    """Return the install key from the environment, else from ``data``.
+
+    If it does not exist, it is created there, unless ``may_create`` is False.
 
     Raises:
-        ConfigurationError: No folder is given, or the key is not valid.
+        ConfigurationError: No folder is given, the key does not exist, or it is not valid.
     """
     given = environ.get(VARIABLE, "")
     if given:
@@ -34,6 +36,8 @@ def load_install_key(data: pathlib.Path | None, environ: Mapping[str, str]) -> b
     path = data / FILE_NAME
     try:
         if not path.exists():
+            if not may_create:
+                raise model.ConfigurationError(f"there is no install key in {data}", _MISSING_HINT)
             _create(path)
         return _decode(path.read_text("ascii"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -54,6 +58,11 @@ def _decode(text: str, where: str) -> bytes:
 
 _HINT = (
     "create one with: openssl rand -base64 32; restore the old key if there was one, because every URL depends on it"
+)
+
+
+_MISSING_HINT = (
+    "give the --data folder of `usher run`, or set USHER_INSTALL_KEY; --new-key creates a key, and with it new URLs"
 )
 
 
