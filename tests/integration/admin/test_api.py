@@ -197,7 +197,7 @@ async def test_check_accepts_balanced_books_and_finds_a_lost_count(served: servi
     store: Any = served.bench.store
     await store.fold_meters()
     lose = f"delete from meters where counter = {int(model.Counter.created)}"
-    await store.run_job(lambda batch_writer: batch_writer.connection.execute(lose))
+    await store._commits.run_job(lambda batch_writer: batch_writer.connection.execute(lose))
     violations = (await served.get("/api/usage/check"))["violations"]
     assert {row["equation"] for row in violations} == {"Routes", "Deliveries"}
 

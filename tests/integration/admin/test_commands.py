@@ -118,7 +118,7 @@ async def test_usage_check_with_a_violation_exits_1(served: serving.Served) -> N
     store: Any = served.bench.store
     await store.fold_meters()
     lose = f"delete from meters where counter = {int(model.Counter.created)}"
-    await store.run_job(lambda batch_writer: batch_writer.connection.execute(lose))
+    await store._commits.run_job(lambda batch_writer: batch_writer.connection.execute(lose))
     run = await ask(served, "usage", "--check", "--from", "2025-11")
     assert run.code == 1
     assert "agency/acme/lobby" in run.out

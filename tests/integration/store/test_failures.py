@@ -57,9 +57,9 @@ async def test_rolled_back_fold_forgets_no_content(bench: engines.Bench) -> None
     for _ in range(len(BUCKETS) + 10):  # each commit folds one bucket; each is rolled back once
         connection.fails = "commit"
         with pytest.raises(model.StoreUnavailableError):
-            await store.run_job(lambda _: None)
+            await store._commits.run_job(lambda _: None)
         connection.fails = ""
-        await store.run_job(lambda _: None)
+        await store._commits.run_job(lambda _: None)
     assert store.writer.recent_index.folding is None
     assert (
         await bench.words(*[samples.arrival(f"{number}", time_trusted=True) for number in range(40)])
@@ -154,11 +154,11 @@ async def test_unacknowledged_mark_survives_the_fold_of_its_content(bench: engin
     for _ in range(bucket + 20):
         if store.writer.recent_index.folding is not None and store.writer.recent_index._position == bucket:
             break
-        await store.run_job(lambda _: None)
+        await store._commits.run_job(lambda _: None)
     bench.store.unacknowledged(again)
     await bench.store.flush()
     for _ in range(len(BUCKETS) + 10):
-        await store.run_job(lambda _: None)
+        await store._commits.run_job(lambda _: None)
     assert store.writer.recent_index.folding is None
     bench.clock.now += 5 * samples.HOUR  # too late for a retry without a trusted time: only the lost answer proves it
     assert await bench.words(samples.arrival("a", bench.clock.now)) == ["Redelivery"]
@@ -169,5 +169,5 @@ async def test_failed_checkpoint_restores_the_busy_timeout(bench: engines.Bench)
     connection.fails = "pragma wal_checkpoint"
     store: Any = bench.store
     with pytest.raises(model.StoreUnavailableError):
-        await store.run_job(sqlite_store.checkpoint_after_commit)
+        await store._commits.run_job(sqlite_store.checkpoint_after_commit)
     assert connection.execute("pragma busy_timeout").fetchone() == (database.BUSY_MILLISECONDS,)

@@ -151,7 +151,7 @@ async def test_connection_is_durable_and_overwrites_deleted_data(bench: engines.
 
 async def run_job(bench: engines.Bench, job: Job) -> Any:
     store: Any = bench.store
-    return await store.run_job(job)
+    return await store._commits.run_job(job)
 
 
 async def statements_of(bench: engines.Bench, *jobs: Job) -> set[str]:

@@ -49,7 +49,7 @@ async def test_crash_during_a_fold_neither_loses_nor_doubles_counts(
     monkeypatch.setattr(meters, "_PART_KEYS", 4)
     await bench.accept(*many(6))
     store: Any = bench.store
-    run_job, done = store.run_job, 0
+    run_job, done = store._commits.run_job, 0
 
     async def run_some(job: Any) -> Any:
         nonlocal done
@@ -58,7 +58,7 @@ async def test_crash_during_a_fold_neither_loses_nor_doubles_counts(
         done += 1
         return await run_job(job)
 
-    monkeypatch.setattr(store, "run_job", run_some)
+    monkeypatch.setattr(store._commits, "run_job", run_some)
     with pytest.raises(model.StoreUnavailableError):
         await store.fold_meters()
     await bench.reopen(crash=True)
@@ -76,7 +76,7 @@ async def test_fold_rejects_batches_that_changed_since_gathering(bench: engines.
     gathered = await store._query_reader.run(meters.gather)
     gathered.batches += 1
     with pytest.raises(model.StoreUnavailableError):
-        await store.run_job(lambda opened: meters.fold(opened, gathered))
+        await store._commits.run_job(lambda opened: meters.fold(opened, gathered))
     assert await visits_by_listener(store) == {"l0": 1, "l1": 1}
 
 
