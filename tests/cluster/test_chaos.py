@@ -30,6 +30,7 @@ QUICK = {
         "renew_deadline_seconds": 4.0,
         "lease_retry_seconds": 0.5,
         "watch_check_seconds": 20.0,
+        "stale_document_seconds": 5.0,
     }
 }
 """A Lease and checks that fit the length of the test."""
