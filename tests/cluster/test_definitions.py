@@ -142,3 +142,11 @@ async def test_examples_apply_to_a_cluster(definitions: clusters.Cluster, namesp
         assert said.count("serverside-applied") >= 3
     finally:
         await definitions.kubectl("delete", "ulc", f"x{suffix}", "--ignore-not-found")
+
+
+async def test_folder_of_the_kinds_applies_in_one_run(definitions: clusters.Cluster) -> None:
+    """In the order in which kubectl reads the files: the namespace has to exist before the objects in it."""
+    try:
+        await definitions.kubectl("apply", f"--filename={EXAMPLES / 'kinds'}")
+    finally:
+        await definitions.kubectl("delete", "--wait=false", "--ignore-not-found", f"--filename={EXAMPLES / 'kinds'}")

@@ -140,7 +140,7 @@ def _issued(view: View, hostname: str) -> ConditionState:
         return ConditionState("False", OperatorReason.Failed, f"cert-manager: {issuing.get('message', '')}")
     if ready:
         message = f"cert-manager is issuing the certificate of `{hostname}`: {ready.get('message', '')}"
-        return ConditionState("False", OperatorReason.Pending, message)
+        return ConditionState("Unknown", PENDING, message)
     return ConditionState("Unknown", PENDING, f"cert-manager has not reported the certificate of `{hostname}` yet")
 
 

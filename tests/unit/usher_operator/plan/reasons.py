@@ -302,7 +302,7 @@ _LISTENER = [
     ("CertificateReady", "True", "Provided", provided("NotLabelled")),
     ("CertificateReady", "False", "SecretNotFound", provided("NotFound")),
     ("CertificateReady", "True", "Issued", with_certificate(ISSUED)),
-    ("CertificateReady", "False", "Pending", with_certificate(ISSUING)),
+    ("CertificateReady", "Unknown", "Pending", with_certificate(ISSUING)),
     ("CertificateReady", "False", "Failed", with_certificate(FAILED)),
     ("CertificateReady", "Unknown", "Pending", with_certificate()),
     ("CertificateReady", "False", "CertManagerMissing", without(samples.PER_HOSTNAME, cert_manager=False)),
