@@ -31,8 +31,8 @@ _REPORTED = frozenset({_Type.Ready, *INFORMATIONAL_CONDITIONS})
 _NEGATIVE = frozenset({_Type.Quarantining, _Type.RoutesDegraded})
 """Conditions that exist only while something is wrong."""
 
-_NO_ACTION_NEEDED = frozenset({_Reason.AddressNotAssigned, _Reason.NoVisitYet})
-"""Reasons that resolve without an action: an address is assigned, the first visit arrives."""
+_NO_ACTION_NEEDED = frozenset({_Reason.Pending, _Reason.AddressNotAssigned, _Reason.NoVisitYet})
+"""Reasons that resolve without an action: a certificate is issued, an address is assigned, the first visit arrives."""
 
 _COMPONENT = "usher-operator"
 
@@ -121,12 +121,13 @@ def event_of(key: Key, uid: str, condition: StatusCondition, now: str) -> dict[s
     """Build the Event about a condition. ``now``: RFC 3339."""
     namespace = key.namespace or "default"
     about = {"apiVersion": types.API_VERSION, "kind": key.kind, "name": key.name, "uid": uid}
+    stopped_holding = condition.status == "False" and condition.reason != _Reason.Pending
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"generateName": f"{key.name}.", "namespace": namespace},
         "involvedObject": {**about, **({"namespace": key.namespace} if key.namespace else {})},
-        "type": "Warning" if condition.status == "False" or is_wrong(condition) else "Normal",
+        "type": "Warning" if stopped_holding or is_wrong(condition) else "Normal",
         "reason": condition.reason,
         "message": condition.message or f"{condition.type} is {condition.status}",
         "firstTimestamp": now,
