@@ -140,9 +140,8 @@ class MemoryView(View):
         found = [self.listener(document.key) for document in self.listeners_at(hostname)]
         return iter(sorted((one for one in found if one is not None), key=compiling.age))
 
-    def incumbent(self, hostname: str) -> tuple[str, str] | None:
-        owners = sorted((one.namespace, one.tenant.name) for one in self.listeners_at(hostname))
-        return owners[0] if owners else None
+    def holders(self, hostname: str) -> Collection[tuple[str, str]]:
+        return {(one.namespace, one.tenant.name) for one in self.listeners_at(hostname)}
 
     def published(self, key: Key) -> PublishedDocument | None:
         for manifest in self.in_place.get(key, {}).values():

@@ -45,6 +45,15 @@ def test_tombstone_is_read_as_it_was_written() -> None:
     assert (found.document, found.identity) == (None, ("Listener", "acme/wifi"))
 
 
+def test_tombstone_keeps_hostnames_that_nobody_can_change() -> None:
+    held = config_secret.HeldHostnames("hotels", ("a.example.org", "b.example.org"))
+    envelope = config_secret.tombstone_of("Listener", OWNER, 4, "2026-11-25T12:00:00Z", KEY, held=held)
+    assert config_secret.decode(config_secret.encode(envelope), KEY).held == held
+    changed = json.loads(config_secret.encode(envelope)) | {"held": {"tenant": "other", "hostnames": []}}
+    with pytest.raises(model.DocumentHashError):
+        config_secret.decode(json.dumps(changed).encode(), KEY)
+
+
 def test_envelope_has_the_documented_form() -> None:
     value = json.loads(config_secret.encode(config_secret.envelope_of(LISTENER, "uid-1", KEY)))
     assert sorted(value) == ["document", "generation", "hash", "kind", "owner", "schemaVersion"]

@@ -79,6 +79,14 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.namespace}/{self.name}"
 
 
+class HeldHostnames(msgspec.Struct, frozen=True):
+    """The hostnames of a removed listener. No other tenant gets them before the tombstone is deleted."""
+
+    tenant: str
+    hostnames: tuple[str, ...]
+    """Sorted."""
+
+
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """A document or a tombstone, with its owner and its hash."""
 
@@ -91,6 +99,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     document: Document | None = None
     tombstone: str = ""
     """Time at which the operator removed the document (RFC 3339); ``""`` for a document."""
+    held: HeldHostnames | None = None
+    """Of the tombstone of a listener."""
 
     @property
     def identity(self) -> Identity:
@@ -108,6 +118,7 @@ class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     hash: str
     document: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     tombstone: str | msgspec.UnsetType = msgspec.UNSET
+    held: HeldHostnames | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Version(msgspec.Struct, frozen=True, rename="camel"):
@@ -136,10 +147,21 @@ def envelope_of(document: Document, owner_uid: str, key: bytes, *, install: str 
     )
 
 
-def tombstone_of(kind: Kind, owner: Owner, generation: int, removed_at: str, key: bytes) -> Envelope:
-    """Return the tombstone of a document. ``removed_at``: RFC 3339; ``key``: ``Keys.document``."""
-    digest = _tombstone_hash(kind, owner.key, removed_at, key)
-    return Envelope(kind=kind, owner=owner, generation=generation, hash=digest, tombstone=removed_at)
+def tombstone_of(
+    kind: Kind, owner: Owner, generation: int, removed_at: str, key: bytes, *, held: HeldHostnames | None = None
+) -> Envelope:
+    """Return the tombstone of a document.
+
+    Args:
+        kind: Kind of the owner.
+        owner: The removed resource.
+        generation: Its last generation.
+        removed_at: RFC 3339.
+        key: ``Keys.document``.
+        held: The hostnames that a listener keeps until the tombstone is deleted.
+    """
+    digest = _tombstone_hash(kind, owner.key, removed_at, held, key)
+    return Envelope(kind=kind, owner=owner, generation=generation, hash=digest, tombstone=removed_at, held=held)
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -158,6 +180,7 @@ def encode(envelope: Envelope) -> bytes:
             hash=envelope.hash,
             document=msgspec.UNSET if document is None else msgspec.Raw(msgspec.json.encode(document, order="sorted")),
             tombstone=envelope.tombstone or msgspec.UNSET,
+            held=envelope.held or msgspec.UNSET,
         )
     )
     if len(content) > MAX_BYTES:
@@ -210,7 +233,7 @@ def decode(content: bytes, key: bytes) -> Envelope:
     if bool(document) == bool(tombstone):
         raise model.DocumentUnreadableError("there must be either a `document` or a `tombstone`", _READ_HINT)
     if tombstone:
-        digest = _tombstone_hash(wire.kind, wire.owner.key, tombstone, key)
+        digest = _tombstone_hash(wire.kind, wire.owner.key, tombstone, wire.held or None, key)
     else:
         digest = hashlib.blake2b(document, key=key, digest_size=16).hexdigest()
     if not hmac.compare_digest(digest.encode(), wire.hash.encode()):
@@ -225,6 +248,7 @@ def decode(content: bytes, key: bytes) -> Envelope:
         hash=wire.hash,
         document=found,
         tombstone=tombstone,
+        held=(wire.held or None) if tombstone else None,
     )
 
 
@@ -262,9 +286,9 @@ def _too_new(what: str, version: int, known: int) -> model.DocumentTooNewError:
     )
 
 
-def _tombstone_hash(kind: Kind, owner_key: str, removed_at: str, key: bytes) -> str:
-    message = f"tombstone\0{kind}\0{owner_key}\0{removed_at}".encode()
-    return hashlib.blake2b(message, key=key, digest_size=16).hexdigest()
+def _tombstone_hash(kind: Kind, owner_key: str, removed_at: str, held: HeldHostnames | None, key: bytes) -> str:
+    parts = ["tombstone", kind, owner_key, removed_at, *((held.tenant, *held.hostnames) if held else ())]
+    return hashlib.blake2b("\0".join(parts).encode(), key=key, digest_size=16).hexdigest()
 
 
 def secret_name(kind: Kind, owner_key: str) -> str:

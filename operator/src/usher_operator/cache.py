@@ -15,6 +15,7 @@ import msgspec
 
 from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
+from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
 from usher_operator import children, indexes, kinds
 from usher_operator.indexes import ChildIndex, OptionalApis, OrderedGroups, ReferenceIndex
@@ -96,7 +97,7 @@ class Cache(View):
         """Listeners by the hostnames in their published document, the oldest first."""
         self._references = ReferenceIndex()
         self._secrets: dict[str, resources.Secret] = {}
-        self._granted: dict[str, tuple[Key, tuple[str, str]]] = {}
+        self._granted: dict[str, tuple[Key, Owner]] = {}
         self._secret_versions: dict[str, dict[str, tuple[str, str]]] = {}
         """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
         self._secret_access: dict[str, SecretAccess] = {}
@@ -195,13 +196,11 @@ class Cache(View):
         found = (self.listener(key.path) for key in self._exposed.iterate(hostname))
         return (one for one in found if one is not None)
 
-    def incumbent(self, hostname: str) -> tuple[str, str] | None:
-        """(namespace, tenant) that has a hostname by a published document, or by one that is being written."""
-        for key in self.child_index.published_at(hostname):
-            document = self.child_index.listener_document(key)
-            if document is not None:
-                return document.namespace, document.tenant.name
-        return self._granted.get(hostname, (None, None))[1]
+    def holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants that have a hostname by a document, by a tombstone, or by a document that is being written."""
+        found = self.child_index.holders(hostname)
+        granted = self._granted.get(hostname)
+        return found if found or granted is None else frozenset({granted[1]})
 
     def grant(self, key: Key, hostnames: Collection[str]) -> None:
         """Give hostnames to a Listener while its document is written."""
@@ -270,8 +269,8 @@ class Cache(View):
         """The namespace whose changes cause the work for a key; `""` for classes and their hostnames."""
         if key.kind != "Hostname" or any(one.resource.spec.hostname == key.name for one in self._classes.values()):
             return key.namespace
-        owner = self.incumbent(key.name)
-        return owner[0] if owner is not None else ""
+        namespaces = {namespace for namespace, _ in self.holders(key.name)}
+        return namespaces.pop() if len(namespaces) == 1 else ""
 
     def all_keys(self) -> KeySet:
         """Every key with a resource or a child, and every hostname in a published document."""
@@ -642,8 +641,8 @@ class Cache(View):
             changed = before is None or after is None or _routed(before) != _routed(after)
             for host in (hosts | now) if changed else ():
                 found.add(hostname_key(host))
-                if (host in hosts) != (host in now):
-                    found |= self._references.users("Hostname", host)
+            for host in (hosts ^ now) | (_held(before) ^ _held(after)):
+                found |= self._references.users("Hostname", host)
         return frozenset(found)
 
     def _on_features(self, changed: bool) -> KeySet:
@@ -681,6 +680,10 @@ def _tenant_ref(record: kinds.ResourceRecord) -> object:
 
 def _as_planned(child: kinds.ChildRecord) -> tuple[object, ...]:
     return child.uid, child.digest, child.state.status, child.key
+
+
+def _held(child: kinds.ChildRecord | None) -> frozenset[str]:
+    return frozenset(child.held.hostnames) if child is not None and child.held is not None else frozenset()
 
 
 def _routed(child: kinds.ChildRecord) -> tuple[object, ...]:

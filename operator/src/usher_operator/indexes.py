@@ -9,6 +9,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
+from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import RemovalKind
 from usher_operator import kinds
 from usher_operator.view import ClusterFeatures, Install, Key, Kind, ObjectRef, PublishedDocument
@@ -33,6 +34,8 @@ class ChildIndex:
         """Keys whose document is in force, by kind and namespace."""
         self.listeners_in_force = 0
         """Number of published documents of Listeners."""
+        self._holders: dict[str, dict[Key, Owner]] = {}
+        """Hostname -> the tenants that hold it, by the Listener whose document or tombstone says so."""
 
     @property
     def hosts(self) -> Iterable[str]:
@@ -87,6 +90,10 @@ class ChildIndex:
             "Address": sum(len(document.addresses) for document in found if document is not None),
         }
 
+    def holders(self, hostname: str) -> frozenset[Owner]:
+        """The tenants that hold a hostname by a document or a tombstone."""
+        return frozenset(self._holders.get(hostname, {}).values())
+
     def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> kinds.ChildRecord | None:
         """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
         self._drop(ref)
@@ -106,6 +113,9 @@ class ChildIndex:
         if child.published is not None:
             self._in_force.setdefault((child.key.kind, child.key.namespace), set()).add(child.key)
             self.listeners_in_force += child.key.kind == "Listener"
+        if child.held is not None:
+            for host in child.held.hostnames:
+                self._holders.setdefault(host, {})[child.key] = child.key.namespace, child.held.tenant
         return child
 
     def _is_in_its_namespace(self, child: kinds.ChildRecord) -> bool:
@@ -129,6 +139,10 @@ class ChildIndex:
             if not self._in_force[group]:
                 del self._in_force[group]
             self.listeners_in_force -= before.key.kind == "Listener"
+        for host in before.held.hostnames if before.held is not None else ():
+            del self._holders[host][before.key]
+            if not self._holders[host]:
+                del self._holders[host]
         del self.by_ref[ref]
         siblings = self._by_key[before.key]
         del siblings[ref]

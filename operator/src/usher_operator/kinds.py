@@ -162,6 +162,8 @@ class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The document in a config Secret."""
     tombstone: str = ""
     """When the operator published the tombstone of its document; `""`: it has none."""
+    held: config_secret.HeldHostnames | None = None
+    """Hostnames that belong to the tenant of a Listener by its document or its tombstone."""
     is_config: bool = False
     owner_uid: str = ""
     owner_generation: int = 0
@@ -239,6 +241,7 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
         if envelope is not None and document
         else None,
         tombstone=envelope.tombstone if envelope is not None else "",
+        held=_held_hostnames(envelope) if envelope is not None else None,
         is_config=is_config,
         owner_uid=labels.get(config_secret.OWNER_UID_LABEL, ""),
         owner_generation=envelope.generation if envelope is not None else 0,
@@ -270,6 +273,14 @@ def _envelope(raw: JsonObject, keys: model.Keys) -> config_secret.Envelope | Non
         return config_secret.decode_data(raw.get("data"), keys.document)
     except model.UsherError:
         return None
+
+
+def _held_hostnames(envelope: config_secret.Envelope) -> config_secret.HeldHostnames | None:
+    document = envelope.document
+    if not isinstance(document, documents.ListenerDocument):
+        return envelope.held
+    hostnames = sorted({address.host for address in document.addresses})
+    return config_secret.HeldHostnames(document.tenant.name, tuple(hostnames))
 
 
 def _share_defaults(document: config_secret.Document) -> config_secret.Document:

@@ -12,6 +12,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
+from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals
 
 FINGERPRINT_FIELD = "installKeyFingerprint"
@@ -371,8 +372,8 @@ class View(Protocol):
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners whose published document has an address at a hostname, the oldest first."""
 
-    def incumbent(self, hostname: str) -> tuple[str, str] | None:
-        """(namespace, tenant) that has a hostname by a published document, or by one that is being written."""
+    def holders(self, hostname: str) -> Collection[Owner]:
+        """The tenants that have a hostname by a document, by a tombstone, or by a document that is being written."""
 
     def published(self, key: Key) -> PublishedDocument | None:
         """The document in the config Secret of a Listener or Destination."""

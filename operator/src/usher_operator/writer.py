@@ -300,7 +300,9 @@ class ChildRemover:
         assert kind in {"Listener", "Destination"}
         label = config_secret.install_label(install.controller_name)
         owner = config_secret.Owner(key.namespace, key.name, owner_uid, label)
-        envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document)
+        existing = self._cache.child_index.config_of(key)
+        held = existing.held if existing is not None else None
+        envelope = config_secret.tombstone_of(kind, owner, generation, written_at, keys.document, held=held)
         await self._writer.write(key, ref, children.build_tombstone(envelope, ref, install).manifest)
         self._queue.add_after(key, self._tombstone_seconds_left(ref, written_at))
 

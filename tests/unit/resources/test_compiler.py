@@ -133,13 +133,6 @@ def test_hostname_conflict_does_not_name_the_other_tenant() -> None:
     assert "acme" not in accepted.message
 
 
-def test_incumbent_keeps_its_hostname_while_it_claims_it() -> None:
-    incumbents = {"shop.example.org": ("elsewhere", "other")}
-    assert list(compiled(*two_tenants(), incumbents=incumbents).snapshot.listeners) == ["elsewhere/theirs"]
-    gone = {"shop.example.org": ("elsewhere", "gone")}
-    assert list(compiled(*two_tenants(), incumbents=gone).snapshot.listeners) == ["default/lobby"]
-
-
 def test_hostname_owner_does_not_depend_on_the_order_of_kinds() -> None:
     texts = two_tenants()
     order = [texts[-2], texts[-1]]

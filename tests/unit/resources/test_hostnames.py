@@ -34,3 +34,22 @@ def test_selector_selects_namespaces(operator: str, values: list[str], labels: d
     selector = {"matchExpressions": [{"key": "k", "operator": operator, "values": values}]}
     namespaces = msgspec.convert({"from": "Selector", "selector": selector}, listener_class.Namespaces)
     assert hostnames.permits(namespaces, labels) is chosen
+
+
+FIRST, SECOND = ("agency", "first"), ("agency", "second")
+
+
+@pytest.mark.parametrize(
+    ("claims", "held_by", "owner"),
+    [
+        ([FIRST, SECOND], [], FIRST),
+        ([FIRST, SECOND], [SECOND], SECOND),
+        ([FIRST], [SECOND], SECOND),
+        ([FIRST, SECOND], [FIRST, SECOND], FIRST),
+    ],
+)
+def test_hostname_belongs_to_its_holder_else_to_the_first_claim(
+    claims: list[hostnames.Owner], held_by: list[hostnames.Owner], owner: hostnames.Owner
+) -> None:
+    named = [("shop.example.org", one) for one in claims]
+    assert hostnames.owners_of(named, {"shop.example.org": held_by}) == {"shop.example.org": owner}

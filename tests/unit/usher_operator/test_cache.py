@@ -58,6 +58,17 @@ def config(host: str = "hooks.example.com", tenant: str = "acme", **meta: Any) -
     document = documents.ListenerDocument(
         "agency", "lobby", documents.TenantDocument(tenant), (documents.Address(host, "/v1/token"),), generation=1
     )
+    return config_secret_of(config_secret.envelope_of(document, "uid-lobby", KEYS.document), **meta)
+
+
+def tombstone(host: str) -> dict[str, Any]:
+    owner = config_secret.Owner("agency", "lobby", "uid-lobby")
+    held = config_secret.HeldHostnames("acme", (host,))
+    removed_at = "2026-11-25T12:00:00Z"
+    return config_secret_of(config_secret.tombstone_of("Listener", owner, 1, removed_at, KEYS.document, held=held))
+
+
+def config_secret_of(envelope: config_secret.Envelope, **meta: Any) -> dict[str, Any]:
     manifest = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -68,7 +79,7 @@ def config(host: str = "hooks.example.com", tenant: str = "acme", **meta: Any) -
             "annotations": children.annotations(LOBBY),
         },
         "type": config_secret.secret_type("Listener"),
-        "data": config_secret.secret_data(config_secret.envelope_of(document, "uid-lobby", KEYS.document)),
+        "data": config_secret.secret_data(envelope),
     }
     found = dict(children.finish(manifest).manifest)
     found["metadata"] = {**found["metadata"], "uid": "uid-config", "resourceVersion": "1", **meta}
@@ -279,10 +290,21 @@ def test_published_document_gives_its_hostname_to_its_tenant(full: Cache) -> Non
     full.put(kinds.LISTENER, listener("bar", "www.example.com"))
     keys = full.put(kinds.SECRET, config("www.example.com"))
     assert keys == {LOBBY, BAR, hostname_key("www.example.com")}
-    assert full.incumbent("www.example.com") == ("agency", "acme")
+    assert full.holders("www.example.com") == {("agency", "acme")}
     assert [one.name for one in full.listeners_at("www.example.com")] == ["lobby"]
     assert full.remove(kinds.SECRET, "usher-config", config_secret.secret_name("Listener", "agency/lobby")) == keys
-    assert full.incumbent("www.example.com") is None
+    assert full.holders("www.example.com") == set()
+
+
+def test_tombstone_keeps_its_hostnames_until_it_is_deleted(full: Cache) -> None:
+    full.put(kinds.LISTENER, listener("bar", "www.example.com"))
+    full.put(kinds.SECRET, config("www.example.com"))
+    assert BAR in full.put(kinds.SECRET, tombstone("www.example.com"))
+    assert full.holders("www.example.com") == {("agency", "acme")}
+    assert full.listeners_at("www.example.com") == []
+    name = config_secret.secret_name("Listener", "agency/lobby")
+    assert BAR in full.remove(kinds.SECRET, "usher-config", name)
+    assert full.holders("www.example.com") == set()
 
 
 def test_own_write_of_a_document_concerns_no_key(full: Cache) -> None:
@@ -341,9 +363,9 @@ def test_removed_api_removes_its_children_from_the_cache(full: Cache) -> None:
 
 def test_granted_hostname_counts_while_its_document_is_written(full: Cache) -> None:
     full.grant(LOBBY, ["new.example"])
-    assert full.incumbent("new.example") == ("agency", "acme")
+    assert full.holders("new.example") == {("agency", "acme")}
     full.end_grant(LOBBY)
-    assert full.incumbent("new.example") is None
+    assert full.holders("new.example") == set()
 
 
 def test_unused_grant_concerns_listeners_that_wait_for_the_hostname(full: Cache) -> None:

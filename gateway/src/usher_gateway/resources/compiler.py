@@ -75,8 +75,6 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
     keys: model.Keys
     previous: documents.Snapshot = documents.Snapshot({}, {})
     """The documents in force, for the cases in which the last good one stays."""
-    incumbents: Mapping[str, hostnames.Owner] = {}
-    """Hostname -> the owner that has it now."""
     reserved_hostnames: frozenset[str] | None = None
     """The hostnames of all ListenerClasses, also of other installs; None: of ``Resources.classes``."""
     trusted_proxies: tuple[str, ...] = ()
@@ -129,7 +127,7 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
         if compiled is not None:
             destinations[key] = compiled
     listeners: dict[str, documents.ListenerDocument] = {}
-    claims = AddressClaims(hostnames.owners_of(_hostname_claims(resources, context), context.incumbents))
+    claims = AddressClaims(hostnames.owners_of(_hostname_claims(resources, context)))
     ranks = _ranks(resources.listeners, context.previous.listeners)
     for key, listener in resources.listeners.items():
         is_over_limit = _at_rank(ranks[key])

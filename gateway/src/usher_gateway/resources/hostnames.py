@@ -1,11 +1,12 @@
 """Decides which listener may have which address: hostnames that a class allows, owners of hostnames, paths taken.
 
 The hostname of a ListenerClass is reserved for its listeners without ``addresses``. Every other hostname belongs to one
-tenant: to the one that has it already while it still wants it, else to the first that asks. Within a hostname an
-address (path and query) belongs to the first listener that takes it.
+tenant: to the one that holds it already, else to the first that asks. A tenant holds a hostname while a document of
+it has an address there, whether or not its resources exist at this moment. Within a hostname an address (path and
+query) belongs to the first listener that takes it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -74,17 +75,22 @@ def address_key(address: documents.Address) -> AddressKey:
     return address.host, address.path, tuple(sorted(address.query))
 
 
-def owners_of(claims: Iterable[tuple[str, Owner]], incumbents: Mapping[str, Owner]) -> dict[str, Owner]:
-    """Return which tenant gets each hostname.
+def owners_of(
+    claims: Iterable[tuple[str, Owner]], holders: Mapping[str, Collection[Owner]] | None = None
+) -> dict[str, Owner]:
+    """Return which tenant gets each claimed hostname.
 
     Args:
         claims: (hostname, owner) of each claim, in order of precedence.
-        incumbents: Hostname -> the owner that has it now; it keeps the hostname while it still claims it.
+        holders: Hostname -> the tenants that have it now. One of them keeps it, even if none of them claims it.
     """
-    wanted: dict[str, list[Owner]] = {}
+    owners: dict[str, Owner] = {}
     for hostname, owner in claims:
-        wanted.setdefault(hostname, []).append(owner)
-    return {host: incumbents[host] if incumbents.get(host) in owners else owners[0] for host, owners in wanted.items()}
+        held_by = holders.get(hostname) if holders else None
+        if not held_by or owner in held_by:
+            owners.setdefault(hostname, owner)
+    unclaimed = {host: min(held_by) for host, held_by in (holders or {}).items() if held_by}
+    return {**unclaimed, **owners}
 
 
 def matches(pattern: str, hostname: str) -> bool:

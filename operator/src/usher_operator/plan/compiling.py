@@ -1,11 +1,12 @@
 """Compiles one listener or destination, with just the other resources that it needs. Pure.
 
-If several listeners want the same hostname or address, or a namespace has more than its limit, the ones that are
-already published come first, then the oldest (creationTimestamp, then namespace and name).
+A hostname belongs to the tenant that holds it by a document or a tombstone, else to the oldest listener that claims it.
+If several listeners of a tenant want the same address, or a namespace has more than its limit, the ones that are
+already published come first, then the oldest (creationTimestamp, then uid).
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -190,9 +191,9 @@ def _destinations(view: View, one: resources.Listener) -> dict[str, resources.De
     return found
 
 
-def age(seen: DocumentResource) -> tuple[str, str, str]:
-    """Sort key: the oldest resource first."""
-    return seen.created, seen.resource.metadata.namespace, seen.resource.metadata.name
+def age(seen: CachedResource[Any]) -> tuple[str, str]:
+    """Sort key: the oldest resource first. The uid decides between equal timestamps, because no user can choose it."""
+    return seen.created, seen.uid
 
 
 def _reserved(view: View) -> frozenset[str]:
@@ -208,14 +209,15 @@ def _claims(
     hosts |= {address.host for address in (previous.addresses if previous else ())}
     wanted = sorted(hosts - _reserved(view))
     claimants = {host: sorted(_claimants_of(view, host), key=age) for host in wanted}
-    incumbents = {host: owner for host in wanted if (owner := view.incumbent(host)) is not None}
     owners = hostnames.owners_of(
-        ((host, one.resource.owner) for host, found in claimants.items() for one in found), incumbents
+        ((host, one.resource.owner) for host, found in claimants.items() for one in found),
+        {host: view.holders(host) for host in wanted},
     )
     claims = hostnames.AddressClaims(owners)
     for host, found in claimants.items():
         of_owner = [one for one in found if one.resource.owner == owners[host]]
         _take_before(view, cached, host, of_owner, claims)
+        _take_for_absent(view, cached, host, claims)
     return claims
 
 
@@ -254,6 +256,18 @@ def _take_before(
                 claims.take(address, other.resource.key)
 
 
+def _take_for_absent(
+    view: View, cached: CachedResource[resources.Listener], host: str, claims: hostnames.AddressClaims
+) -> None:
+    """Leave addresses to listeners of the tenant that do not exist now and whose documents are in force."""
+    for document in view.listeners_at(host):
+        is_same_tenant = (document.namespace, document.tenant.name) == cached.resource.owner
+        if is_same_tenant and view.listener(document.key) is None:
+            for address in document.addresses:
+                if address.host == host:
+                    claims.take(address, document.key)
+
+
 def _fixed_addresses(one: resources.Listener, host: str) -> Iterator[documents.Address]:
     """The addresses on a hostname with a path of their own; a token belongs to one listener anyway."""
     for address in one.spec.addresses or ():
@@ -263,7 +277,7 @@ def _fixed_addresses(one: resources.Listener, host: str) -> Iterator[documents.A
 
 def _precedence(
     view: View, cached: CachedResource[resources.Listener], address: hostnames.AddressKey
-) -> tuple[bool, tuple[str, str, str]]:
+) -> tuple[bool, tuple[str, str]]:
     """Lower comes first: a listener that is published with an address, else the oldest."""
     meta = cached.resource.metadata
     document = _previous(view, Key("Listener", meta.namespace, meta.name), documents.ListenerDocument)

@@ -42,7 +42,7 @@ def class_of(view: View, hostname: str) -> CachedResource[resources.ListenerClas
     """
     own = [one for one in view.classes.values() if one.resource.spec.hostname == hostname]
     if own:
-        first = min(own, key=lambda one: (one.created, one.resource.metadata.name))
+        first = min(own, key=compiling.age)
         return first if compiling.is_ours(view, first) else None
     for one in view.oldest_at(hostname):
         of_listener = compiling.our_class(view, one.resource.class_name)

@@ -75,7 +75,8 @@ AGENCIES = st.lists(
 def built(manifests: list[dict[str, Any]]) -> views.MemoryView:
     found = views.MemoryView()
     for raw in manifests:
-        found.put(raw)
+        meta = raw["metadata"]
+        found.put({**raw, "metadata": {**meta, "uid": f"{meta.get('namespace')}/{meta['name']}"}})
     return found
 
 
@@ -109,7 +110,7 @@ def test_operator_publishes_the_documents_that_files_give(manifests: list[dict[s
     found = built([CLASS, *manifests])
     found.settle()
     published = {key: one.document for key in found.in_place if (one := found.published(key)) is not None}
-    oldest_first = sorted(found.seen.items(), key=lambda item: (item[1].created, item[0].namespace, item[0].name))
+    oldest_first = sorted(found.seen.items(), key=lambda item: (item[1].created, item[1].uid))
     given_ = compiler.collect((seen.resource for _, seen in oldest_first), {})
     wanted = compiler.compile_resources(given_, compiler.CompileContext(keys=views.KEYS)).snapshot
     by_kind: dict[str, dict[str, documents.ListenerDocument | documents.DestinationDocument]] = {

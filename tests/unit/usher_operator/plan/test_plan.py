@@ -1,6 +1,9 @@
 """Plans of resources and hostnames: which children they keep and remove."""
 
+from collections.abc import Callable
+
 import pytest
+import yaml
 
 from support import views
 from unit.usher_operator.plan import reasons, samples
@@ -252,6 +255,84 @@ def test_released_hostname_goes_to_the_waiting_tenant() -> None:
     built.settle()
     built.edit("Listener", "default/first", addresses=None)
     assert addresses(built, Key("Listener", "default", "waiting")) == ["www.example.org"]
+
+
+RIVAL = Key("Listener", "attacker", "rival")
+WWW = "addresses: [{name: a, hostname: www.example.org, path: /hook}]\n  authentication: {type: None}"
+
+
+def claimed_by_a_rival() -> views.MemoryView:
+    """Return an agency whose listener has a hostname that an older listener of another namespace claims too."""
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    built.settle()
+    built.add(samples.tenant("evil", "attacker"))
+    built.add(samples.listener("rival", WWW, namespace="attacker", tenant="evil", created="01"))
+    return built
+
+
+def listener_is_absent(built: views.MemoryView) -> None:
+    del built.seen[KEY]
+
+
+def tenant_is_absent(built: views.MemoryView) -> None:
+    del built.seen[Key("Tenant", "default", "acme")]
+
+
+def hostname_is_not_allowed(built: views.MemoryView) -> None:
+    only = {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "attacker"}}}
+    allowed = [{"hostname": "*.example.org", "namespaces": only}]
+    built.edit("ListenerClass", "public", allowedHostnames=allowed)
+
+
+def namespace_is_not_permitted(built: views.MemoryView) -> None:
+    only = {"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "attacker"}}}
+    built.edit("ListenerClass", "public", namespaces=only)
+
+
+@pytest.mark.parametrize(
+    "absent", [listener_is_absent, tenant_is_absent, hostname_is_not_allowed, namespace_is_not_permitted]
+)
+def test_hostname_stays_with_its_owner_while_its_document_is_in_force(
+    absent: Callable[[views.MemoryView], None],
+) -> None:
+    built = claimed_by_a_rival()
+    absent(built)
+    wanted = plan.plan(built, RIVAL)
+    assert wanted.status is not None
+    accepted = wanted.status.condition("Accepted")
+    assert accepted is not None
+    assert (accepted.reason, wanted.children) == ("HostnameConflict", ())
+    assert "default" not in accepted.message
+
+
+def test_hostname_of_documents_of_several_tenants_cannot_be_claimed() -> None:
+    """The former hostname of a class: every tenant of the class still has an address there."""
+    built = claimed_by_a_rival()
+    built.add(samples.tenant("third"))
+    built.add(samples.listener("third", tenant="third"))
+    built.settle()
+    built.edit("ListenerClass", "public", hostname="new.example.org", allowedHostnames=[{"hostname": "*.example.com"}])
+    built.edit("Listener", RIVAL.path, addresses=[{"name": "a", "hostname": "hooks.example.com"}])
+    assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameConflict"
+
+
+def test_oldest_claim_wins_a_vacant_hostname_whatever_the_names() -> None:
+    built = samples.agency()
+    for namespace, name, created in (("a", "a", "03"), ("z", "z", "02"), ("m", "m", "04")):
+        built.add(samples.tenant("acme", namespace))
+        built.add(samples.listener(name, WWW, namespace=namespace, created=created))
+    for namespace, reason in (("a", "HostnameConflict"), ("z", "Accepted"), ("m", "HostnameConflict")):
+        assert built.condition("Listener", f"{namespace}/{namespace}", "Accepted").reason == reason
+
+
+def test_address_of_an_absent_listener_stays_with_it_within_a_tenant() -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    built.settle()
+    built.add(samples.listener("second", WWW, created="01"))
+    listener_is_absent(built)
+    assert built.condition("Listener", "default/second", "Accepted").reason == "PathConflict"
 
 
 def test_published_listener_keeps_its_address_against_an_older_one() -> None:

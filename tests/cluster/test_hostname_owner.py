@@ -1,0 +1,93 @@
+"""A tenant keeps its hostname against a waiting claim of another agency, whatever happens to its own resources."""
+
+from typing import Any
+
+from support import agencies, api, waiting
+
+pytestmark = agencies.SHARED
+
+PATH = "/hooks/purple.php"
+
+
+def claim(agency: agencies.Agency, hostname: str, **spec: Any) -> dict[str, Any]:
+    """Build a listener that claims a hostname, without authentication."""
+    address = {"name": "shop", "hostname": hostname, "path": PATH}
+    return agency.listener(addresses=[address], authentication={"type": "None"}, **spec)
+
+
+async def contest(make_agency: agencies.Make, **spec: Any) -> tuple[agencies.Agency, agencies.Agency, str]:
+    """Return an agency with a served hostname, one that waits for that hostname, and the hostname."""
+    owner, rival = await make_agency(admitted="yes"), await make_agency(admitted="yes")
+    hostname = f"{owner.namespace}.customers.example"
+    for agency in (owner, rival):
+        await agency.apply(agency.tenant(), agency.destination(), claim(agency, hostname, **spec))
+        if agency is owner:
+            await owner.wait_ready("listeners.usher.dev/lobby")
+    await assert_refused(rival, hostname, **spec)
+    return owner, rival, hostname
+
+
+async def assert_refused(rival: agencies.Agency, hostname: str, silence: int = 1000, **spec: Any) -> None:
+    """Edit the rival's claim, so that the operator decides about it again, and wait until it is refused."""
+    await rival.apply(claim(rival, hostname, silence={"afterSeconds": silence}, **spec))
+    await rival.wait("Listener", "lobby", "Accepted", "False", "HostnameConflict")
+    assert f"Listener {rival.namespace}/lobby" not in await rival.platform.install.documents()
+
+
+def publications(agency: agencies.Agency) -> list[str]:
+    """Lines of the operator's log about documents of an agency's listener."""
+    lines = agency.platform.operator.log.read_text("utf-8").splitlines()
+    return [line for line in lines if f'"{agency.namespace}/lobby"' in line and "document_published" in line]
+
+
+async def test_hostname_survives_replacements_of_its_listener(make_agency: agencies.Make) -> None:
+    owner, rival, hostname = await contest(make_agency)
+    server, replaced = owner.platform.server, claim(owner, hostname)
+    for _ in range(10):
+        await server.delete(api.of(replaced))
+        await server.create(replaced)  # `kubectl replace --force`
+        await owner.wait_ready("listeners.usher.dev/lobby")
+    await assert_refused(rival, hostname, silence=2000)
+    assert publications(owner)
+    assert publications(rival) == []
+    assert (await owner.post(f"https://{hostname}{PATH}", agencies.visit(1))).acknowledges
+    await owner.until_received(1)
+
+
+async def test_hostname_survives_a_namespace_that_loses_its_permission(make_agency: agencies.Make) -> None:
+    agency = await make_agency()
+    server, name = agency.platform.server, f"admitted-{agency.namespace}"
+    selector = {"from": "Selector", "selector": {"matchLabels": {"admitted": "yes"}}}
+    allowed = [{"hostname": "*.customers.example"}]
+    klass = agency.platform.install.klass(hostname=f"{name}.example", namespaces=selector, allowedHostnames=allowed)
+    klass["metadata"]["name"] = name
+    await server.apply(klass)
+    try:
+        owner, rival, hostname = await contest(make_agency, listenerClassName=name)
+        await server.merge(api.Resource("Namespace", owner.namespace), {"metadata": {"labels": {"admitted": None}}})
+        await owner.wait("Listener", "lobby", "Accepted", "False", "ClassNotPermitted")
+        await assert_refused(rival, hostname, silence=2000, listenerClassName=name)
+        await server.merge(api.Resource("Namespace", owner.namespace), {"metadata": {"labels": {"admitted": "yes"}}})
+        await owner.wait_ready("listeners.usher.dev/lobby")
+        assert (await owner.post(f"https://{hostname}{PATH}", agencies.visit(1))).acknowledges
+        await owner.until_received(1)
+    finally:
+        await server.delete(api.of(klass))
+
+
+async def test_hostname_of_a_deleted_listener_is_free_once_its_tombstone_ends(make_agency: agencies.Make) -> None:
+    owner, rival, hostname = await contest(make_agency)
+    platform = owner.platform
+    await platform.server.delete(api.of(claim(owner, hostname)))
+    await owner.until_answers(f"https://{hostname}{PATH}", 404)
+    await assert_refused(rival, hostname, silence=2000)
+    await platform.restart_operator()
+    await assert_refused(rival, hostname, silence=3000)
+    await platform.restart_operator("--tombstone-seconds", "1")
+    try:
+        await rival.wait_ready("listeners.usher.dev/lobby")
+        await waiting.until(platform.install.documents, lambda seen: f"Listener {owner.namespace}/lobby" not in seen)
+        assert (await rival.post(f"https://{hostname}{PATH}", agencies.visit(2))).acknowledges
+        await rival.until_received(2)
+    finally:
+        await platform.restart_operator()
