@@ -519,15 +519,20 @@ class Cache(View):
         return self._reorder(key, cached) | self._summarize(key, cached)
 
     def _reorder(self, key: Key, cached: CachedResource[Any] | None) -> KeySet:
-        """Update the order in which the siblings of a key count; returns the others for which a limit now differs."""
+        """Update the order in which the siblings of a key count; returns the others for which a limit now differs.
+
+        A document in force counts until it is removed, because otherwise a namespace could exceed its limits by
+        deletions that the removal limit halts.
+        """
         group = (key.kind, key.namespace)
         edge = [
             (sibling, limit, self._order.rank(group, sibling) < limit)
             for limit in self._limits[key.kind]
             for sibling in itertools.islice(self._order.iterate(group, max(0, limit - 1)), 2)
         ]
-        is_waiting = self.child_index.published(key) is None
-        self._order.set(key, {group: (is_waiting, cached.created)} if cached is not None else {})
+        is_published, created = self.child_index.published(key) is not None, cached.created if cached else ""
+        is_counted = cached is not None or (is_published and key not in self.records)
+        self._order.set(key, {group: (not is_published, created)} if is_counted else {})
         return frozenset(
             sibling
             for sibling, limit, was_within in edge

@@ -354,7 +354,8 @@ class View(Protocol):
     def rank(self, key: Key) -> int:
         """How many Listeners, or Destinations, of its namespace come before one that this install serves.
 
-        Published ones count first, then the oldest. The Listeners of other installs do not count.
+        Published ones count first, also deleted ones whose documents are in force; then the oldest. The Listeners of
+        other installs do not count.
         """
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:

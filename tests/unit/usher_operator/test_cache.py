@@ -240,6 +240,18 @@ def test_published_listener_takes_the_place_of_an_unpublished_one(cache: Cache) 
     assert (cache.rank(LOBBY), cache.rank(numbered(1))) == (0, 2)
 
 
+def test_deleted_listener_counts_until_its_document_is_removed(cache: Cache) -> None:
+    limited(cache, 1)
+    cache.put(kinds.LISTENER, listener("lobby"))
+    cache.put(kinds.SECRET, config())
+    assert cache.rank(numbered(0)) == 1
+    cache.remove(kinds.LISTENER, "agency", "lobby")
+    assert cache.rank(numbered(0)) == 1
+    secret = config()["metadata"]
+    cache.remove(kinds.SECRET, secret["namespace"], secret["name"])
+    assert cache.rank(numbered(0)) == 0
+
+
 def test_listeners_of_other_installs_do_not_count_against_the_limit(cache: Cache) -> None:
     limited(cache, 3)
     other = klass(controllerName="usher.dev/other")
