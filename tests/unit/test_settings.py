@@ -1,6 +1,7 @@
 import errno
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from usher_gateway import model, settings
@@ -30,6 +31,13 @@ def test_invalid_proxy_network_is_refused_before_the_start() -> None:
         settings.check_settings(
             settings.Settings(files=(Path("usher.yaml"),), trusted_proxies=("10.0.0.0/8", "banana"))
         )
+
+
+def test_loopback_destinations_need_permission_behind_a_proxy() -> None:
+    alone = settings.Settings(files=(Path("x.yaml"),))
+    assert alone.has_loopback_exception
+    assert not msgspec.structs.replace(alone, trusted_proxies=("127.0.0.1/32",)).has_loopback_exception
+    assert not msgspec.structs.replace(alone, listen=settings.Endpoint("0.0.0.0", 80)).has_loopback_exception
 
 
 def test_configuration_comes_from_files_or_from_a_cluster() -> None:

@@ -39,7 +39,6 @@ from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 
 _log = structlog.get_logger(__name__)
 
-_LOOPBACK = ("127.0.0.0/8", "::1/128", "localhost")
 
 _HOLD_REVIEW_SECONDS = 30.0
 """How often holds are reviewed without a change of configuration, because quotas depend on the date."""
@@ -111,9 +110,9 @@ class Gateway:
         self.source = self._make_source(environ)
 
         descriptors = process.reserve_descriptors(settings.limits.connections, MAX_IDLE)
-        allowed_addresses = settings.allow_destination + (_LOOPBACK if settings.listen.is_loopback else ())
+        allowed = settings.allow_destination + ((address_guard.LOOPBACK,) * settings.has_loopback_exception)
         self.destination_client = DestinationClient(
-            guard=address_guard.AddressGuard(allow=allowed_addresses), max_idle=descriptors.idle
+            guard=address_guard.AddressGuard(allow=allowed), max_idle=descriptors.idle
         )
         route_documents = RouteDocuments(keys=self._keys)
         self.worker = DeliveryWorker(
@@ -220,6 +219,7 @@ class Gateway:
             ),
             tokens=self._tokens,
             endpoint=self.settings.admin,
+            hosts=self.settings.admin_host,
         )
 
     @property
@@ -376,8 +376,12 @@ class Gateway:
         )
         if self.settings.time_scale != 1.0:
             _log.warning("clock_scaled", time_scale=self.settings.time_scale, hint="for development only")
-        if self.settings.listen.is_loopback:
-            _log.info("loopback_destinations_allowed", reason="the public port is on loopback only")
+        if self.settings.has_loopback_exception:
+            _log.info(
+                "loopback_destinations_allowed",
+                reason="the public port is on loopback and no proxy is trusted",
+                hint="if a proxy passes requests to it, give --trusted-proxies",
+            )
 
 
 async def _wait_for(event: asyncio.Event, tasks: list[asyncio.Task[None]], seconds: float | None = None) -> None:

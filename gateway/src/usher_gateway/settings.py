@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The public port, to which Purple posts."""
     admin: Endpoint = Endpoint("127.0.0.1", 9090)
     """The admin port with health, metrics and the API. Do not expose it to the internet."""
+    admin_host: tuple[str, ...] = ()
+    """Names, besides IP addresses and ``localhost``, by which programs may address the admin port."""
     tls_cert: Path | None = None
     """PEM chain. With ``tls_key`` the public port serves https, and the gateway loads renewed files."""
     tls_key: Path | None = None
@@ -50,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[str, ...] = ()
     """CIDRs of proxies whose ``X-Forwarded-For`` the gateway trusts."""
     allow_destination: tuple[str, ...] = ()
-    """Exceptions from the address guard: CIDR or HOST[:PORT]."""
+    """Exceptions from the address guard: CIDR, HOST[:PORT] or ``loopback``."""
     removal_limit: int | None = None
     """From files: how many listeners, and destinations, of a namespace may be removed within a minute without a
     confirmation. None: as the ListenerClasses say, else 5, or 10 % up to 20."""
@@ -72,6 +74,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The most attempts in flight, for all destinations together."""
     drain_seconds: float = 10.0
     """How long a stop waits for open connections and running attempts."""
+
+    @property
+    def has_loopback_exception(self) -> bool:
+        """True if destinations on loopback are allowed because only programs on this machine reach the public port.
+
+        Behind a proxy the public port is on loopback too, but the senders, and maybe the tenants, are anywhere.
+        """
+        return self.listen.is_loopback and not self.trusted_proxies
 
 
 def parse_endpoint(text: str) -> Endpoint:

@@ -122,7 +122,10 @@ async def served(folder: Path) -> AsyncIterator[Served]:
     served = Served(bench, folder)
     try:
         async with server.AdminServer(
-            routes=served.routes(), tokens=served.tokens, endpoint=settings.Endpoint("127.0.0.1", 0)
+            routes=served.routes(),
+            tokens=served.tokens,
+            endpoint=settings.Endpoint("127.0.0.1", 0),
+            hosts=("usher.internal",),
         ) as admin:
             served.port = admin.port
             yield served

@@ -45,6 +45,26 @@ async def test_every_route_requires_its_role(served: serving.Served, method: str
     assert [200 if status == 404 else status for status in statuses] == expected
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/api/config"])
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1:9090", 200),
+        ("10.1.2.3", 200),
+        ("[::1]:9090", 200),
+        ("localhost:9090", 200),
+        ("Usher.internal:9090", 200),
+        ("rebound.example:9090", 421),
+        ("rebound.example", 421),
+        ("localhost.rebound.example", 421),
+    ],
+)
+async def test_only_known_hosts_are_answered(served: serving.Served, path: str, host: str, expected: int) -> None:
+    headers = {"Host": host, "Authorization": f"Bearer {served.tokens.observe}"}
+    status, _ = await served.ask("GET", path, token="", headers=headers)
+    assert status == expected
+
+
 async def test_refusal_is_a_problem_with_a_hint(served: serving.Served) -> None:
     status, problem = await served.ask("GET", "/api/visits", token="")
     assert status == problem["status"] == 401

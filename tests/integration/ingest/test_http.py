@@ -218,6 +218,21 @@ async def test_requests_in_one_segment_with_bad_http_are_not_acknowledged(gatewa
     assert gateway.counted() == {"refused:BadRequest": 1}
 
 
+@pytest.mark.parametrize(
+    "host", ["hooks .test", "hooks.test/a", "hooks.test?x", "user@hooks.test", "hooks.test:80a", "a]"]
+)
+async def test_host_that_is_no_host_gets_400(gateway: gateways.RunningGateway, host: str) -> None:
+    answer = await wire.exchange(gateway.port, wire.request(gateway.target(), visit(), headers={"Host": host}))
+    assert (answer.status, answer.has_header) == (400, False)
+    assert gateway.counted() == {"refused:BadRequest": 1}
+
+
+@pytest.mark.parametrize("host", ["hooks.test  ", "hooks.test\t", "hooks.test:80", "hooks.test:", "HOOKS.test"])
+async def test_host_with_a_port_or_blanks_is_found(gateway: gateways.RunningGateway, host: str) -> None:
+    answer = await wire.exchange(gateway.port, wire.request(gateway.target(), visit(), headers={"Host": host}))
+    assert answer.acknowledges
+
+
 @pytest.mark.parametrize("target", ["/v1/%zz", "/%", "/v1/%00", "/../..//v1/x", "/?%zz=%&&=;", "/#x"])
 async def test_odd_targets_get_404(gateway: gateways.RunningGateway, target: str) -> None:
     answer = await wire.exchange(gateway.port, wire.request(target, visit()))

@@ -119,3 +119,10 @@ def test_invalid_allow_list_entry_is_rejected_with_a_hint(text: str) -> None:
 def test_invalid_own_range_is_rejected() -> None:
     with pytest.raises(model.ConfigurationError):
         address_guard.AddressGuard(own_ranges=["10.0.0.0/33"])
+
+
+def test_loopback_entry_allows_loopback_addresses_only() -> None:
+    guard = address_guard.AddressGuard(allow=["loopback"])
+    assert guard.refusal("crm.example", 80, "127.8.8.8") is None
+    assert guard.refusal("crm.example", 80, "::1") is None
+    assert guard.refusal("crm.example", 80, "10.0.0.1") is not None

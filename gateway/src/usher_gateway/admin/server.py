@@ -1,6 +1,7 @@
 """The admin port: its routes, which role each one needs, and the HTTP server."""
 
 import functools
+import ipaddress
 from typing import NamedTuple, Self
 
 import prometheus_client
@@ -62,12 +63,24 @@ async def _metrics(registry: prometheus_client.CollectorRegistry, _: web.Request
 
 
 class AdminServer:
-    """Serves the admin port during an ``async with`` block."""
+    """Serves the admin port during an ``async with`` block.
 
-    def __init__(self, *, routes: tuple[AdminRoute, ...], tokens: tokens.Tokens, endpoint: settings.Endpoint) -> None:
+    It answers only requests that name it by an IP address, ``localhost`` or one of ``hosts``. Otherwise a web page
+    could point a name of its own at this port, and read it through the browser of a user (DNS rebinding).
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: tuple[AdminRoute, ...],
+        tokens: tokens.Tokens,
+        endpoint: settings.Endpoint,
+        hosts: tuple[str, ...] = (),
+    ) -> None:
         self._routes = routes
         self._tokens = tokens
         self._endpoint = endpoint
+        self._hosts = frozenset(host.lower() for host in hosts) | {"localhost"}
         self.port = endpoint.port
         """The configured port; after the start, the port it listens on."""
         self._runner: web.AppRunner | None = None
@@ -98,11 +111,27 @@ class AdminServer:
         """Return a handler that checks the caller's token before it calls the route's handler."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
+            self._check_host(request.headers.get("Host", ""))
             if route.role is not Role.Anybody:
                 request[api.CALLER] = self._authenticate(request, route.role)
             return await route.handler(request)
 
         return handle
+
+    def _check_host(self, given: str) -> None:
+        """Check the Host field. Programs that send none are no browsers.
+
+        Raises:
+            ProblemError: it names a host that is not allowed.
+        """
+        host = given.rpartition(":")[0] if given.rpartition("]")[2].count(":") == 1 else given
+        host = host.removeprefix("[").removesuffix("]").lower()
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            if host and host not in self._hosts:
+                hint = f"use an IP address, or start the gateway with --admin-host {host}"
+                raise api.ProblemError(421, "MisdirectedRequest", "the admin port has another name", hint) from None
 
     def _authenticate(self, request: web.Request, role: Role) -> str:
         """Return the name of the caller's token.

@@ -61,6 +61,10 @@ def register(app: typer.Typer) -> None:
                 envvar="USHER_ADMIN_TOKENS", help="Folder of observe.token and operate.token, if it is not --data."
             ),
         ] = None,
+        admin_host: Annotated[
+            list[str] | None,
+            typer.Option(envvar="USHER_ADMIN_HOST", help="Name of the admin port, besides IP addresses and localhost."),
+        ] = None,
         tls_cert: Annotated[
             Path | None, typer.Option(envvar="USHER_TLS_CERT", help="PEM chain; the gateway loads renewed files.")
         ] = None,
@@ -71,7 +75,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         allow_destination: Annotated[
             list[str] | None,
-            typer.Option(envvar="USHER_ALLOW_DESTINATION", help="CIDR or HOST[:PORT] that is private but allowed."),
+            typer.Option(envvar="USHER_ALLOW_DESTINATION", help="CIDR, HOST[:PORT] or loopback: private but allowed."),
         ] = None,
         removal_limit: Annotated[
             int | None,
@@ -116,6 +120,7 @@ def register(app: typer.Typer) -> None:
                 listen=parse_endpoint(listen),
                 admin=parse_endpoint(admin),
                 admin_tokens=admin_tokens,
+                admin_host=tuple(admin_host or ()),
                 tls_cert=tls_cert,
                 tls_key=tls_key,
                 trusted_proxies=tuple(trusted_proxies or ()),

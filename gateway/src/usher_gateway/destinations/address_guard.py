@@ -71,6 +71,12 @@ def forbidden(address: Address, own_ranges: Sequence[Network] = ()) -> str | Non
     return None
 
 
+LOOPBACK = "loopback"
+"""An entry of the allow-list that stands for all loopback addresses."""
+
+_LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
+
+
 class AllowedDestination(msgspec.Struct, frozen=True):
     """One entry of the platform's allow-list. ``port`` 0 means any port."""
 
@@ -112,12 +118,13 @@ class AddressGuard:
     """Decides about each address before the client connects to it."""
 
     def __init__(self, allow: Sequence[str] = (), own_ranges: Sequence[str] = ()) -> None:
-        """Take the platform's allow-list (``CIDR`` or ``HOST[:PORT]`` each) and the cluster's own CIDRs.
+        """Take the platform's allow-list (``CIDR``, ``HOST[:PORT]`` or ``loopback`` each) and the cluster's own CIDRs.
 
         Raises:
             ConfigurationError: an entry cannot be parsed.
         """
-        self._allowed = tuple(parse_allowed(text) for text in allow)
+        entries = [one for text in allow for one in (_LOOPBACK_NETWORKS if text == LOOPBACK else (text,))]
+        self._allowed = tuple(parse_allowed(entry) for entry in entries)
         try:
             self._own_ranges = tuple(ipaddress.ip_network(text) for text in own_ranges)
         except ValueError as error:

@@ -12,6 +12,7 @@ after an answer. So two turns later a connection without a request has nothing l
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -49,6 +50,9 @@ _SEGMENT_SECONDS = 0.05
 """Segments within this time are remembered as one, so that a body sent byte by byte does not fill the memory."""
 
 _VERSIONS = {(1, 0), (1, 1)}
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+"""The Host field. Source: RFC 9110 §7.2, RFC 3986 §3.2.2 and §3.2.3."""
 
 
 class ServerLimits(msgspec.Struct, frozen=True):
@@ -105,11 +109,15 @@ class Request(web.BaseRequest):
 
     @property
     def is_malformed(self) -> bool:
-        """True if the request breaks a rule that aiohttp's parser does not check. Source: RFC 9112 §2.3, §3.2, §6.1."""
+        """True if the request breaks a rule that aiohttp's parser does not check. Source: RFC 9112 §2.3, §3.2, §6.1.
+
+        A proxy in front may read such a request differently.
+        """
         coding = self.headers.get("Transfer-Encoding")
         return (
             self.version not in _VERSIONS
             or not self.raw_path.isascii()
+            or not _HOST.fullmatch(self.headers.get("Host", ""))
             or (coding is not None and (self.version == (1, 0) or coding.lower() != "chunked"))
         )
 
