@@ -185,8 +185,10 @@ class RoutePart(msgspec.Struct, frozen=True):
 
     name: str
     hostname: str
-    paths: tuple[str, ...] | None
-    """Exact paths, sorted; None means the whole hostname."""
+    paths: tuple[str, ...] = ()
+    """Exact paths, sorted."""
+    prefix: str = ""
+    """Every path below it is routed; ``""`` means only the exact paths."""
 
 
 def object_name(hostname: str) -> str:
@@ -197,15 +199,21 @@ def object_name(hostname: str) -> str:
 
 def whole_hostname(hostname: str) -> list[RoutePart]:
     """The single part that routes a whole hostname (``scope: Hostname``)."""
-    return [RoutePart(object_name(hostname), hostname, None)]
+    return [RoutePart(object_name(hostname), hostname, prefix="/")]
+
+
+TOKEN_PREFIX = "/v1/"  # noqa: S105 - the paths of all tokens begin with it
+"""A route names this prefix and not the paths below it, because a token must not be in a route."""
 
 
 def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
-    """The parts that route exact paths of a hostname (``scope: Path``).
+    """The parts that route the prefix of tokens and exact paths of a hostname (``scope: Path``).
 
-    A hash of the path chooses the part, so that a new listener changes only one object and no object exceeds its limit.
+    A hash of an exact path chooses its part, so that a new listener changes only one object and no object exceeds its
+    limit.
     """
-    found = {path for path in paths if is_path_routable(path)}
+    paths = set(paths)
+    found = {path for path in paths if is_path_routable(path) and not path.startswith(TOKEN_PREFIX)}
     count = 1
     while True:
         buckets: dict[int, list[str]] = {}
@@ -215,7 +223,9 @@ def split_by_path(hostname: str, paths: Iterable[str]) -> list[RoutePart]:
             break
         count *= 2
     name = object_name(hostname)
-    return [RoutePart(f"{name}-{number}", hostname, tuple(buckets[number])) for number in sorted(buckets)]
+    exact = [RoutePart(f"{name}-{number}", hostname, tuple(buckets[number])) for number in sorted(buckets)]
+    has_token = any(path.startswith(TOKEN_PREFIX) for path in paths)
+    return [RoutePart(f"{name}-v1", hostname, prefix=TOKEN_PREFIX), *exact] if has_token else exact
 
 
 def is_path_routable(path: str) -> bool:
@@ -306,8 +316,8 @@ def build_ingress(
 
 def _ingress_paths(part: RoutePart, install: Install) -> list[dict[str, Any]]:
     backend = {"service": {"name": install.service_name, "port": {"number": install.service_port}}}
-    if part.paths is None:
-        return [{"path": "/", "pathType": "Prefix", "backend": backend}]
+    if part.prefix:
+        return [{"path": part.prefix, "pathType": "Prefix", "backend": backend}]
     return [{"path": path, "pathType": "Exact", "backend": backend} for path in part.paths]
 
 
@@ -321,7 +331,7 @@ _HTTP_ROUTE_API = f"{_GATEWAY_API_GROUP}/v1"
 def build_http_route(part: RoutePart, parent: listener_class.ParentRef, install: Install) -> DesiredChild:
     """The HTTPRoute of one part of a hostname; its Gateway terminates TLS."""
     key = Key("Hostname", "", part.hostname)
-    paths = [("PathPrefix", "/")] if part.paths is None else [("Exact", path) for path in part.paths]
+    paths = [("PathPrefix", part.prefix)] if part.prefix else [("Exact", path) for path in part.paths]
     manifest: dict[str, Any] = {
         "apiVersion": _HTTP_ROUTE_API,
         "kind": "HTTPRoute",

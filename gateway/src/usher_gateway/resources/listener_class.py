@@ -115,7 +115,7 @@ class Exposure(types.Model, frozen=True, kw_only=True):
     scope: (
         Annotated[
             Literal["Hostname", "Path"],
-            msgspec.Meta(description="Hostname: every path is routed. Path: only the exact paths of the listeners."),
+            msgspec.Meta(description="Hostname: every path is routed. Path: `/v1/` and the listeners' own paths."),
         ]
         | None
     ) = None

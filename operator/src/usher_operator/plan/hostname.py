@@ -57,7 +57,7 @@ def exposure_type(spec: listener_class.ListenerClassSpec) -> str:
 
 
 def is_by_path(spec: listener_class.ListenerClassSpec) -> bool:
-    """True if routes name exact paths, instead of the whole hostname."""
+    """True if routes name the prefix of tokens and exact paths, instead of the whole hostname."""
     return spec.exposure is not None and spec.exposure.scope == "Path"
 
 
@@ -304,7 +304,9 @@ def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) ->
     if not is_by_path(spec):
         return children.whole_hostname(hostname)
     published = view.listeners_at(hostname)
-    paths = (address.path for one in published for address in one.addresses if address.host == hostname)
+    paths = [address.path for one in published for address in one.addresses if address.host == hostname]
+    if hostname == spec.hostname:  # also before its first listener, so that a listener changes no route
+        paths.append(children.TOKEN_PREFIX)
     return children.split_by_path(hostname, paths)
 
 

@@ -49,7 +49,9 @@ def plan_listener_class(view: View, key: Key) -> Plan:
     parts = [
         _class_accepted(view, cached.resource, builder),
         builder.from_state(_Type.CertificateReady, certificate),
-        builder.from_state(_Type.Exposed, _class_exposed(view, cached)),
+        builder.from_state(
+            _Type.Exposed, hostname.exposed_state(view, cached.resource.spec, cached.resource.spec.hostname)
+        ),
     ]
     unknown = (certificate.unknown_secret,) if certificate.unknown_secret else ()
     status = builder.status(parts, fields=_class_fields(view, cached))
@@ -84,14 +86,6 @@ def _halted(halts: tuple[HaltedRemovals, ...]) -> str:
         f"them, set the annotation {types.CONFIRM_REMOVALS} on a ListenerClass to the hash, or to several with commas "
         f"between them: {describe_halts(halts)}"
     )
-
-
-def _class_exposed(view: View, cached: CachedResource[resources.ListenerClass]) -> ConditionState:
-    spec = cached.resource.spec
-    state = hostname.exposed_state(view, spec, spec.hostname)
-    if state.status == "Unknown" and hostname.is_by_path(spec) and not view.has_listeners_at(spec.hostname):
-        return ConditionState("True", OperatorReason.NotExposed, "no listener is on the class's hostname yet")
-    return state
 
 
 def plan_tenant(view: View, key: Key) -> Plan:
