@@ -37,7 +37,8 @@ _ASK_AGAIN_SECONDS = 5.0
 _BINDING_DELAYS_SECONDS = (0.2, 3.0)
 """When to ask after a binding changed: the API server applies it a moment later, and other API servers after that."""
 
-_CONCURRENT_READS = 8
+_CONCURRENT_READS = 4
+"""Namespaces that are listed at the same time; each needs the memory of one page."""
 
 
 class AgencySecrets:

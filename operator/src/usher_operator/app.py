@@ -54,6 +54,10 @@ _STANDBY_POLL_SECONDS = 0.2
 _AGENCY_WATCH_SECONDS = 1800
 """How long the watch of an agency's Secrets lasts: longer than usual, because there may be thousands of them."""
 
+_AGENCY_FIRST_ROWS = 4
+_AGENCY_PAGE_BYTES = 8 * 1024 * 1024
+"""Pages of an agency's Secrets are small, because each Secret may have 1 MiB."""
+
 
 class Operator:
     """The operator of one process. ``run`` ends after ``stop``, or when the Lease is lost."""
@@ -88,7 +92,12 @@ class Operator:
         )
         self.watch_api = Client(
             self._access,
-            limits=ClientLimits(connections=0, watch_seconds=_AGENCY_WATCH_SECONDS),
+            limits=ClientLimits(
+                connections=0,
+                first_page_rows=_AGENCY_FIRST_ROWS,
+                page_bytes=_AGENCY_PAGE_BYTES,
+                watch_seconds=_AGENCY_WATCH_SECONDS,
+            ),
             count_request=self.metrics.count_request,
         )
         """Reads the Secrets of agencies, with a connection for each namespace."""

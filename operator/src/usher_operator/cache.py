@@ -17,6 +17,7 @@ from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
+from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator import children, indexes, kinds
 from usher_operator.indexes import ChildIndex, OptionalApis, OrderedGroups, ReferenceIndex
 from usher_operator.settings import OperatorSettings
@@ -97,6 +98,7 @@ class Cache(View):
         """Listeners by the hostnames in their published document, the oldest first."""
         self._references = ReferenceIndex()
         self._secrets: dict[str, resources.Secret] = {}
+        """Labelled Secrets, with only the values to which resources refer."""
         self._granted: dict[str, tuple[Key, Owner]] = {}
         self._secret_versions: dict[str, dict[str, tuple[str, str]]] = {}
         """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
@@ -468,7 +470,7 @@ class Cache(View):
         former = self._references.targets(key)
         found = record.found
         now = indexes.targets_of(found.resource) if isinstance(found, CachedResource) else former
-        self._references.set(key, now)
+        self._set_references(key, now)
         if key.kind != "Destination" or before is None or _tenant_ref(before) != _tenant_ref(record):
             concerned |= self._dependants(key)
         return concerned | {key} | self._rivals(key, former | now)
@@ -482,7 +484,7 @@ class Cache(View):
             self._set_class(key, None)
         concerned = self._rearrange(key) | self._dependants(key)
         former = self._references.targets(key)
-        self._references.set(key, frozenset())
+        self._set_references(key, frozenset())
         return concerned | {key} | self._rivals(key, former)
 
     def _set_class(self, key: Key, found: object) -> None:
@@ -593,14 +595,39 @@ class Cache(View):
         return self._put_child(ref_of(kinds.SECRET, namespace, name), None) | self._remove_secret(f"{namespace}/{name}")
 
     def _put_secret(self, path: str, raw: dict[str, Any]) -> KeySet:
+        """Keep the values of a Secret to which resources refer, and nothing else that may be large."""
+        namespace, _, name = path.partition("/")
+        used = {
+            key: _cut(value)
+            for key, value in (raw.get("data") or {}).items()
+            if self._references.has_users("SecretKey", f"{path}/{key}")
+        }
+        metadata = {"name": name, "namespace": namespace, "labels": {types.WATCH_LABEL: "true"}}
         try:
-            found = kinds.convert(raw, resources.Secret)
+            found = kinds.convert({"metadata": metadata, "data": used}, resources.Secret)
         except msgspec.ValidationError:
             return self._remove_secret(path)
         before = self._secrets.get(path)
         self._secrets[path] = found
         self._misses.pop(path, None)
         return self._users_of_secret(path) if before != found else _NO_KEYS
+
+    def _set_references(self, key: Key, targets: frozenset[indexes.Target]) -> None:
+        """Set the objects to which a key refers; keep no value of a Secret that is not referred to any more.
+
+        If a value is needed that was not kept, the Secret is forgotten, so that a plan looks it up again.
+        """
+        former = self._references.targets(key)
+        for kind, path in targets - former:
+            if kind == "SecretKey" and not self._references.has_users(kind, path):
+                self._secrets.pop(path.rpartition("/")[0], None)
+        self._references.set(key, targets)
+        for kind, path in former - targets:
+            secret, _, unused = path.rpartition("/")
+            if kind == "SecretKey" and secret in self._secrets and not self._references.has_users(kind, path):
+                before = self._secrets[secret]
+                kept = {name: value for name, value in before.data.items() if name != unused}
+                self._secrets[secret] = msgspec.structs.replace(before, data=kept)
 
     def _remove_secret(self, path: str) -> KeySet:
         self._misses.pop(path, None)
@@ -657,6 +684,15 @@ class Cache(View):
             if (changed)
             else _NO_KEYS
         )
+
+
+_MAX_VALUE_LENGTH = 2 * MAX_VALUE_BYTES
+"""Length in base64 of a value that is certainly longer than any value in use."""
+
+
+def _cut(value: Any) -> Any:
+    """A value of a Secret, cut if it is so long that compile() refuses it anyway."""
+    return value[:_MAX_VALUE_LENGTH] if isinstance(value, str) else value
 
 
 def hostname_key(hostname: str) -> Key:

@@ -150,9 +150,12 @@ class ChildIndex:
             del self._by_key[before.key]
 
 
-TargetKind = Literal["Secret", "Tenant", "Destination", "ListenerClass", "Hostname", "Namespace"]
+TargetKind = Literal["Secret", "SecretKey", "Tenant", "Destination", "ListenerClass", "Hostname", "Namespace"]
 Target = tuple[TargetKind, str]
-"""An object that is referred to: its kind, and ``namespace/name`` or the name alone."""
+"""An object that is referred to: its kind, and ``namespace/name`` or the name alone.
+
+A ``SecretKey`` is one key of a Secret: ``namespace/name/key``.
+"""
 
 
 class ReferenceIndex:
@@ -260,8 +263,9 @@ def _targets_of(one: resources.Resource) -> Iterator[Target]:
         case _:
             return
     yield "Namespace", namespace
-    for name in set(types.secret_names(one.spec)):
+    for name, key in types.secret_keys(one.spec):
         yield "Secret", f"{namespace}/{name}"
+        yield "SecretKey", f"{namespace}/{name}/{key}"
 
 
 _DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class"

@@ -31,6 +31,9 @@ _LOOKUP_PAUSE_SECONDS = 0.05
 
 _FORBIDDEN = 403
 
+_CONCURRENT_LOOKUPS = 4
+"""Secrets that are looked up at the same time, because each may have 1 MiB."""
+
 _MAX_LOOKUPS = 3
 """How often a plan may ask for Secrets before its status is written without them."""
 
@@ -64,6 +67,7 @@ class Reconciler:
         read_secrets: Callable[[str], None],
     ) -> None:
         self._api, self._cache, self._queue, self._gate = api, cache, queue, gate
+        self._lookups = asyncio.Semaphore(_CONCURRENT_LOOKUPS)
         self._children, self._remover, self._statuses, self._metrics = children, remover, statuses, metrics
         self._read_secrets = read_secrets
 
@@ -165,10 +169,11 @@ class Reconciler:
     async def _look_up(self, path: str) -> None:
         """Find out why the label-selected watch does not report a Secret."""
         namespace, _, name = path.partition("/")
-        raw = await self._api.get(kinds.SECRET.path(namespace, name), missing_ok=True)
+        async with self._lookups:
+            raw = await self._api.get(kinds.SECRET.path(namespace, name), missing_ok=True)
         if raw is None:
             self._cache.note_missing(path, "NotFound")
         elif (raw["metadata"].get("labels") or {}).get(types.WATCH_LABEL) == "true":
-            self._cache.put(kinds.AGENCY_SECRET, raw)  # the watch has not reported the Secret yet
+            self._cache.put(kinds.AGENCY_SECRET, raw)  # not reported yet, or a value of it was not kept
         else:
             self._cache.note_missing(path, "NotLabelled")

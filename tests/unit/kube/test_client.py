@@ -125,6 +125,16 @@ async def test_page_that_is_too_long_is_requested_again_with_fewer_rows() -> Non
         assert [query["limit"] for query in found.server.asked] == ["8", "4", "2"]
 
 
+async def test_pages_grow_while_objects_are_small() -> None:
+    def next_page(number: int) -> bytes:
+        return page(metadata={"resourceVersion": "9", "continue": f"c{number}"})
+
+    limits = client.ClientLimits(first_page_rows=4, page_rows=10, page_bytes=4000)
+    async with running(limits=limits) as found:
+        await found.names(next_page(1), next_page(2), page())
+        assert [query["limit"] for query in found.server.asked] == ["4", "8", "10"]
+
+
 async def test_metadata_can_be_listed_alone(started: Running) -> None:
     started.server.answers = [(200, page(kind="PartialObjectMetadataList"))]
     async for _ in started.client.pages("/api/v1/secrets", dict[str, Any], is_metadata_only=True):

@@ -275,6 +275,13 @@ def test_line_end_is_cut_after_a_secret_and_refused_inside() -> None:
     inside = SECRET.replace("token: tok", 'token: "tok\\r\\nX-Evil: 1"')
     result = compiled(CLASS, TENANT, inside, SECURED)
     assert reasons(result) == ["SecretKeyNotFound"]
+
+
+def test_secret_value_over_64_kib_is_refused() -> None:
+    long = SECRET.replace("token: tok", f"token: {'x' * 65_537}")
+    result = compiled(CLASS, TENANT, long, SECURED)
+    assert reasons(result) == ["SecretKeyNotFound"]
+    assert any("at most 65536 bytes" in found.message for found in result.findings)
     assert "Evil" not in repr(result)
 
 

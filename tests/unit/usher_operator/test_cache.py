@@ -6,6 +6,7 @@ import pytest
 
 from support import work
 from usher_gateway import config_secret, documents, model
+from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator import children, kinds, plan
 from usher_operator.cache import Cache, hostname_key
 from usher_operator.settings import OperatorSettings
@@ -263,6 +264,44 @@ def test_listeners_of_other_installs_do_not_count_against_the_limit(cache: Cache
     assert cache.rank(numbered(1)) == 0
     cache.remove(kinds.LISTENER_CLASS, "", "other")  # a listener without an existing class counts again
     assert cache.rank(numbered(1)) == 1
+
+
+def test_cache_keeps_only_the_referenced_keys_of_a_secret(full: Cache) -> None:
+    large = secret()
+    large["data"]["unused"] = "QUJD" * 300_000
+    full.put(kinds.AGENCY_SECRET, large)
+    found = full.secret("agency/token")
+    assert found is not None
+    assert found.data == {"token": "YWJj"}
+
+
+def test_cache_keeps_no_value_of_a_secret_without_references(full: Cache) -> None:
+    full.put(kinds.AGENCY_SECRET, secret("other"))
+    full.remove(kinds.DESTINATION, "agency", "crm")
+    for name in ("token", "other"):
+        found = full.secret(f"agency/{name}")
+        assert found is not None
+        assert found.data == {}
+
+
+def test_cache_cuts_a_value_that_is_longer_than_allowed(full: Cache) -> None:
+    full.put(kinds.AGENCY_SECRET, secret(value="QUJD" * 300_000))
+    found = full.secret("agency/token")
+    assert found is not None
+    assert MAX_VALUE_BYTES < found.size < 2 * MAX_VALUE_BYTES
+
+
+def test_new_reference_to_another_key_causes_a_lookup(full: Cache) -> None:
+    edited = destination(generation=2)
+    edited["spec"]["http"]["authentication"]["bearer"]["secretRef"]["key"] = "second"
+    full.put(kinds.DESTINATION, edited)
+    assert full.secret_state("agency/token") is None
+    both = secret()
+    both["data"]["second"] = "ZGVm"
+    assert full.put(kinds.AGENCY_SECRET, both) == {CRM}
+    found = full.secret("agency/token")
+    assert found is not None
+    assert found.data == {"second": "ZGVm"}
 
 
 def test_destination_edit_concerns_no_listener(full: Cache) -> None:

@@ -40,8 +40,11 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     connections: int = 32
     page_rows: int = 500
+    first_page_rows: int = 500
+    """Rows of the first page. Where objects may be large, a small number avoids reading a page that is too long."""
     page_bytes: int = 64 * 1024 * 1024
-    """A page that is longer is requested again with half as many rows."""
+    """A page that is longer is requested again with half as many rows. After a page of less than a quarter, the next
+    one has twice as many."""
     line_bytes: int = 16 * 1024 * 1024
     """Longest line of a watch. An object has at most 1.5 MiB in etcd; its JSON is longer."""
     connect_seconds: float = 5.0
@@ -178,7 +181,7 @@ class Client:
         self._limits = limits if limits is not None else ClientLimits()
         self._count_request = count_request
         self._may_write = may_write
-        self._page_rows = self._limits.page_rows
+        self._page_rows = min(self._limits.first_page_rows, self._limits.page_rows)
         self._session: aiohttp.ClientSession | None = None
         self._tls: tuple[ApiConnection, ssl.SSLContext | None] | None = None
 
@@ -244,6 +247,8 @@ class Client:
                     raise UnreadableAnswerError(str(request), "a list of one object is too long") from None
                 self._page_rows = max(1, self._page_rows // 2)
                 continue
+            if len(content) < self._limits.page_bytes // 4:
+                self._page_rows = min(self._limits.page_rows, self._page_rows * 2)
             try:
                 found = decode(content)
             except _UNREADABLE as error:

@@ -11,6 +11,9 @@ from usher_gateway.resources import conditions, types
 
 _Values = Annotated[dict[types.SecretKey, str], msgspec.Meta(max_length=256)]
 
+MAX_VALUE_BYTES = 64 * 1024
+"""Longest value that a resource can use: every value becomes a header or a signing key, and the operator keeps it."""
+
 _PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 
 
@@ -77,8 +80,9 @@ class SecretResolver:
 
     def basic(self, ref: types.SecretRef, path: str) -> str:
         """Return ``Basic …`` for a Secret with ``username`` and ``password``; ``""`` if a value is missing."""
-        user = self._value(ref.name, "username", path)
-        password = self._value(ref.name, "password", path) if user else ""
+        user_key, password_key = types.BASIC_KEYS
+        user = self._value(ref.name, user_key, path)
+        password = self._value(ref.name, password_key, path) if user else ""
         if not password:
             return ""
         return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -94,6 +98,9 @@ class SecretResolver:
         value = secret.value_of(key).rstrip(b"\r\n")
         if not value:
             message = f"Secret `{name}` must have a value under the key `{key}`"
+            return self._report(path, conditions.Reason.SecretKeyNotFound, message)
+        if len(value) > MAX_VALUE_BYTES:
+            message = f"the value under `{key}` of Secret `{name}` must have at most {MAX_VALUE_BYTES} bytes"
             return self._report(path, conditions.Reason.SecretKeyNotFound, message)
         if not _PRINTABLE.fullmatch(value):
             message = f"the value under `{key}` of Secret `{name}` must be printable ASCII on one line"

@@ -293,17 +293,24 @@ class SecretKeyRef(Model, frozen=True, kw_only=True):
     key: SecretKey
 
 
-def secret_names(value: object) -> Iterator[str]:
-    """Yield the names of the Secrets to which any part of a value refers."""
+BASIC_KEYS = ("username", "password")
+"""Keys of a Secret for basic authentication. Source: Kubernetes, type ``kubernetes.io/basic-auth``."""
+
+
+def secret_keys(value: object) -> Iterator[tuple[str, str]]:
+    """Yield the names of the Secrets to which any part of a value refers, with the keys that it uses."""
     match value:
-        case SecretRef() | SecretKeyRef():
-            yield value.name
+        case SecretRef():
+            for key in BASIC_KEYS:
+                yield value.name, key
+        case SecretKeyRef():
+            yield value.name, value.key
         case msgspec.Struct():
             for name in value.__struct_fields__:
-                yield from secret_names(getattr(value, name))
+                yield from secret_keys(getattr(value, name))
         case list():
             for item in value:
-                yield from secret_names(item)
+                yield from secret_keys(item)
 
 
 DEFAULT_NAMESPACE = "default"

@@ -81,10 +81,10 @@ def limited(built: MemoryView) -> None:
 
 
 def too_large(built: MemoryView) -> None:
-    data = {"big": "eHh4" * 40_000}
+    data = {"big": "eHh4" * 20_000}
     built.put({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "big", "labels": _WATCH}, "data": data})
     headers = [
-        {"name": f"X-{number}", "valueFrom": {"secretKeyRef": {"name": "big", "key": "big"}}} for number in range(10)
+        {"name": f"X-{number}", "valueFrom": {"secretKeyRef": {"name": "big", "key": "big"}}} for number in range(20)
     ]
     built.edit("Destination", samples.DESTINATION, http={"url": "https://crm.example/", "headers": headers})
 
