@@ -30,7 +30,7 @@ def usher(*arguments: object, piped: str = "", **environ: str) -> Finished:
     """Run a command: those that end by themselves in this process, because a new process takes a second to start."""
     words = [*map(str, arguments)]
     variables = {"NO_COLOR": "1", "COLUMNS": "120", **environ}
-    if words[0] in {"check", "url"}:
+    if words[0] in {"check", "url"} or "--help" in words:
         with contextlib.chdir(ROOT):
             result = RUNNER.invoke(COMMANDS, words, input=piped, env=variables)
         return Finished(result.exit_code, result.stdout, result.stderr)
@@ -263,3 +263,18 @@ def test_check_says_which_form_a_name_must_have(tmp_path: pathlib.Path) -> None:
     done = usher("check", file)
     assert "routes[0].name: does not have the right form" in done.stdout
     assert "lower-case letters and digits, with `-` in between" in done.stdout
+
+
+def test_mistakes_of_flags_are_reported_in_one_style() -> None:
+    for command in (["run", "a.yaml", "--listen", "x"], ["receive", "--listen", "x"], ["simulate", "x"]):
+        done = usher(*command)
+        message, hint = done.stderr.splitlines()
+        assert done.returncode == 2
+        assert message.startswith("usher: ")
+        assert hint.startswith("       ")
+
+
+def test_help_shows_whole_summaries() -> None:
+    for group in ([], ["deliveries"], ["visits"], ["quarantine"], ["dead"]):
+        listed = usher(*group, "--help", COLUMNS="80").stdout.split("Commands:")[1]
+        assert "..." not in listed

@@ -70,6 +70,18 @@ async def test_listings_fit_the_terminal_with_whole_ids(served: serving.Served, 
             assert all(row["id"] in out for row in rows)
 
 
+async def test_command_shows_the_same_rows_for_both_spellings_of_times(served: serving.Served) -> None:
+    listed = await done(served, "visits", "list", "--since", "2000-01-01", "--until", "2100-01-01", "-o", "csv")
+    assert await done(served, "visits", "list", "--from", "2000-01-01", "--to", "2100-01-01", "-o", "csv") == listed
+    used = await done(served, "usage", "--from", "2025-11", "--to", "2100-01", "-o", "csv")
+    assert await done(served, "usage", "--since", "2025-11", "--until", "2100-01", "-o", "csv") == used
+
+
+async def test_variable_left_over_in_a_shell_selects_no_rows(served: serving.Served) -> None:
+    run = await ask(served, "dead", "redrive", USHER_ALL="1", USHER_REASON="Timeout", USHER_TENANT="acme")
+    assert (run.code, "--all" in run.err) == (2, True)
+
+
 async def test_listing_as_json_or_csv_is_machine_readable(served: serving.Served) -> None:
     rows = json.loads(await done(served, "visits", "list", "-o", "json", "--reason", "Filter"))["rows"]
     assert [row["verdicts"][0]["skipped"] for row in rows] == ["Filter"]

@@ -4,7 +4,7 @@ import array
 
 import pytest
 
-from usher_gateway.simulator import books
+from usher_gateway.simulator import books, terminal
 
 Outcome = books.RequestOutcome
 
@@ -80,9 +80,22 @@ def test_listener_that_answered_everything_survives() -> None:
     assert _judge(books.SenderBooks(name="x", visits=9, sent=9, answered_well=9, acknowledged=9)).survives
 
 
+def test_good_verdict_on_a_listener_without_https_says_so() -> None:
+    answered = books.SenderBooks(name="x", visits=9, sent=9, answered_well=9, acknowledged=9)
+    context = books.SimulationContext(https=False)
+    assert books.judge_books(answered, context).lines[0] == "Would survive Purple if its URL were https."
+
+
+def test_books_without_an_answer_show_no_times() -> None:
+    unanswered = books.SenderBooks(name="x", visits=1, sent=1, unreachable=1)
+    rows = terminal.books_table(books.SimulationBooks(listeners=[unanswered])).columns[1].cells
+    assert "no answer" in list(rows)
+
+
 def test_listener_with_successful_retries_survives_with_remarks() -> None:
     judged = _judge(books.SenderBooks(name="x", visits=1, failed_by_status={503: 2}, retries=2, acknowledged=1))
     assert judged.survives
+    assert judged.lines[0] == "Would survive Purple: what failed was acknowledged after a retry."
     assert "503: 2" in " ".join(judged.lines)
 
 

@@ -26,6 +26,9 @@ _SEARCH_SECONDS = 30.0
 _PAGE = 500
 
 
+# Flags that select rows have no environment variables, so that a variable left over in a shell cannot change the rows
+# that a command redrives, replays or releases.
+
 Admin = Annotated[str, typer.Option(envvar="USHER_ADMIN", help="The gateway's admin port.", metavar="URL")]
 Data = Annotated[
     pathlib.Path,
@@ -35,24 +38,20 @@ OutputOption = Annotated[
     tables.OutputFormat,
     typer.Option("--output", "-o", envvar="USHER_OUTPUT", help="text for people; json or csv for programs."),
 ]
-Tenant = Annotated[str | None, typer.Option(envvar="USHER_TENANT", help="Of this tenant: NAME or NAMESPACE/NAME.")]
-Listener = Annotated[str | None, typer.Option(envvar="USHER_LISTENER", help="Of this listener.")]
-Route = Annotated[str | None, typer.Option(envvar="USHER_ROUTE", help="Of this route.")]
-Destination = Annotated[
-    str | None, typer.Option(envvar="USHER_DESTINATION", help="To this destination: NAMESPACE/NAME.")
-]
+Tenant = Annotated[str | None, typer.Option(help="Of this tenant: NAME or NAMESPACE/NAME.")]
+Listener = Annotated[str | None, typer.Option(help="Of this listener.")]
+Route = Annotated[str | None, typer.Option(help="Of this route.")]
+Destination = Annotated[str | None, typer.Option(help="To this destination: NAMESPACE/NAME.")]
 Since = Annotated[
     str | None,
-    typer.Option(
-        envvar="USHER_SINCE", help="From this time on: 2026-11-25T12:00:00Z, 2026-11-25, or 2h (90m, 3d) ago."
-    ),
+    typer.Option("--since", "--from", help="From this time on: 2026-11-25T12:00:00Z, 2026-11-25, or 2h (90m, 3d) ago."),
 ]
-Until = Annotated[str | None, typer.Option(envvar="USHER_UNTIL", help="Before this time; same form as --since.")]
-Reason = Annotated[str | None, typer.Option(envvar="USHER_REASON", help="For this reason.")]
+Until = Annotated[str | None, typer.Option("--until", "--to", help="Before this time; same form as --since.")]
+Reason = Annotated[str | None, typer.Option(help="For this reason.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, envvar="USHER_LIMIT", help="The most rows to list.")]
-Ids = Annotated[list[str] | None, typer.Argument(envvar="USHER_IDS", help="Ids from a listing.", metavar="[ID]...")]
-Id = Annotated[str, typer.Argument(envvar="USHER_ID", help="An id from a listing.", metavar="ID")]
-All = Annotated[bool, typer.Option("--all", envvar="USHER_ALL", help="Select every row.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing.", metavar="[ID]...")]
+Id = Annotated[str, typer.Argument(help="An id from a listing.", metavar="ID")]
+All = Annotated[bool, typer.Option("--all", help="Select every row.")]
 
 ADMIN, DATA = "http://127.0.0.1:9090", pathlib.Path("data")
 """Defaults of --admin and --data."""

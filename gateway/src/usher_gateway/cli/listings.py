@@ -34,18 +34,12 @@ from usher_gateway.cli.admin_client import (
     quoted,
 )
 
-_CountedAs = Annotated[
-    str | None, typer.Option(envvar="USHER_COUNTED_AS", help="visit, repeat, redelivery or quarantined.")
-]
-_Body = Annotated[bool, typer.Option("--body", envvar="USHER_BODY", help="Print only the body, as it was received.")]
-_Answer = Annotated[
-    bool, typer.Option("--answer", envvar="USHER_ANSWER", help="Print only the destination's last answer.")
-]
-_DeliveryState = Annotated[
-    str | None, typer.Option(envvar="USHER_STATE", help="pending, held, delivered, dead or cancelled.")
-]
-_EndedState = Annotated[str, typer.Option(envvar="USHER_STATE", help="dead or cancelled.")]
-_QuarantineState = Annotated[str | None, typer.Option(envvar="USHER_STATE", help="released or unreleased.")]
+_CountedAs = Annotated[str | None, typer.Option(help="visit, repeat, redelivery or quarantined.")]
+_Body = Annotated[bool, typer.Option("--body", help="Print only the body, as it was received.")]
+_Answer = Annotated[bool, typer.Option("--answer", help="Print only the destination's last answer.")]
+_DeliveryState = Annotated[str | None, typer.Option(help="pending, held, delivered, dead or cancelled.")]
+_EndedState = Annotated[str, typer.Option(help="dead or cancelled.")]
+_QuarantineState = Annotated[str | None, typer.Option(help="released or unreleased.")]
 
 
 def register(app: typer.Typer) -> None:

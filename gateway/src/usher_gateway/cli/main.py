@@ -28,18 +28,23 @@ def build() -> typer.Typer:
 
     for module in (run, check, url, simulate, receive, usage, listings):
         module.register(app)
-    _unwrap_help(app)
+    _set_help(app)
     return app
 
 
-def _unwrap_help(app: typer.Typer) -> None:
-    """Put each paragraph of a help text on one line, because typer keeps line breaks in a narrow terminal."""
+def _set_help(app: typer.Typer) -> None:
+    """Put each paragraph of a help text on one line, because typer keeps line breaks in a narrow terminal.
+
+    The list of commands shows the whole first sentence; without ``short_help``, typer would cut it.
+    """
     for command in app.registered_commands:
-        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
-        command.help = "\n\n".join([" ".join(paragraph.split()) for paragraph in paragraphs])
+        paragraphs = [" ".join(part.split()) for part in (inspect.getdoc(command.callback) or "").split("\n\n")]
+        command.help = "\n\n".join(paragraphs)
+        command.short_help = paragraphs[0].split(". ")[0].removesuffix(".") + "."
     for group in app.registered_groups:
         if group.typer_instance is not None:
-            _unwrap_help(group.typer_instance)
+            group.short_help = str(group.typer_instance.info.help)
+            _set_help(group.typer_instance)
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from usher_gateway.cli import admin_client
+
 if TYPE_CHECKING:
     from usher_gateway.simulator import receiver, receiving
 
@@ -161,7 +163,7 @@ def receive(
         ]  # fmt: skip
         good = _run(configured, commands, show_bodies=show_bodies, as_json=output == "json")
     except model.ConfigurationError as error:
-        raise typer.BadParameter(f"{error}; {error.hint}") from error
+        admin_client.fail(str(error), error.hint, admin_client.USAGE)
     if not good:
         raise typer.Exit(1)
 

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from usher_gateway.cli import admin_client
+
 if TYPE_CHECKING:
     from usher_gateway.simulator import settings
 
@@ -239,7 +241,7 @@ def simulate(
         )  # fmt: skip
         survives = _run(configured, as_json=output == "json")
     except model.ConfigurationError as error:
-        raise typer.BadParameter(f"{error}; {error.hint}") from error
+        admin_client.fail(str(error), error.hint, admin_client.USAGE)
     if not survives:
         raise typer.Exit(1)
 

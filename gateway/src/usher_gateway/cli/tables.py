@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -10,6 +11,11 @@ import typer
 
 _WIDE = 120
 """The terminal width from which a table with ids fits."""
+
+_INDENT = "  "
+"""Before the further lines of a row in a narrow terminal."""
+
+_NEW_LINE = "\n"
 
 OutputFormat = Literal["text", "json", "csv"]
 
@@ -43,9 +49,6 @@ def print_rows(
 
 def _print_text(rows: Sequence[Row], columns: Sequence[Column]) -> None:
     import rich.console
-    import rich.markup
-    import rich.padding
-    import rich.text
 
     console = rich.console.Console(highlight=False)
     if console.width >= _WIDE:
@@ -53,9 +56,33 @@ def _print_text(rows: Sequence[Row], columns: Sequence[Column]) -> None:
         return
     for row in rows:
         cells = [cell(row) for _, cell in columns]
-        console.print(rich.text.Text("  ".join(cells[:2]), style="bold"))
-        rest = "  ".join([text for text in cells[2:] if text])
-        console.print(rich.padding.Padding(rich.text.Text(rest), (0, 0, 0, 2)))
+        for line in fill(cells[:2], console.width):
+            console.print(line, style="bold", markup=False, soft_wrap=True)
+        for line in fill(cells[2:], console.width - len(_INDENT)):
+            console.print(_INDENT + line, markup=False, soft_wrap=True)
+
+
+def fill(cells: Sequence[str], width: int) -> list[str]:
+    """Arrange cells in lines of at most ``width`` characters; return the lines.
+
+    A cell that fits into a line stays in one line. A longer one is broken only between the items of its list, so that
+    a name or a URL stays whole, even if it is wider than a line.
+    """
+    pieces: list[tuple[str, str]] = []
+    """Each with what separates it from the previous one in a line."""
+    for cell in filter(None, cells):
+        if len(cell) <= width:
+            pieces.append(("  ", cell))
+        else:
+            first, *rest = re.findall(r".+?(?:, |$)", cell)
+            pieces += [(_NEW_LINE, first), *[("", item) for item in rest]]
+    lines: list[str] = []
+    for gap, text in pieces:
+        if lines and gap != _NEW_LINE and len(lines[-1]) + len(gap) + len(text.rstrip()) <= width:
+            lines[-1] += gap + text
+        else:
+            lines.append(text)
+    return [line.rstrip() for line in lines]
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 0) -> None:

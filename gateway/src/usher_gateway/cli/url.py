@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from usher_gateway.cli import tables
+from usher_gateway.cli import admin_client, tables
 
 if TYPE_CHECKING:
     from usher_gateway import documents
@@ -55,8 +55,7 @@ def register(app: typer.Typer) -> None:
         try:
             keys = model.derive_keys(install_key.load_install_key(data, os.environ, may_create=new_key))
         except model.ConfigurationError as error:
-            typer.echo(f"usher: {error}\n       {error.hint}", err=True)
-            raise typer.Exit(2) from error
+            admin_client.fail(str(error), error.hint, admin_client.USAGE)
         if is_new:
             typer.echo(
                 f"A new install key was made in {data}: these URLs hold where `usher run` has --data {data}.", err=True

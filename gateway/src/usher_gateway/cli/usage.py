@@ -20,14 +20,10 @@ from usher_gateway.cli.admin_client import (
 
 _EPILOG = "Example:  usher usage --from 2026-10 --to 2026-11 --by month -o csv > october.csv   or   usher usage --check"
 
-_From = Annotated[
-    str | None, typer.Option("--from", envvar="USHER_FROM", help="Default: the first day of this month (UTC).")
-]
-_To = Annotated[str | None, typer.Option("--to", envvar="USHER_TO", help="Before this time. Default: now.")]
-_By = Annotated[str, typer.Option(envvar="USHER_BY", help="day, month, or slot (a quarter of an hour). All UTC.")]
-_Check = Annotated[
-    bool, typer.Option("--check", envvar="USHER_CHECK", help="Check whether the books balance; exit 1 if not.")
-]
+_From = Annotated[str | None, typer.Option("--from", "--since", help="Default: the first day of this month (UTC).")]
+_To = Annotated[str | None, typer.Option("--to", "--until", help="Before this time. Default: now.")]
+_By = Annotated[str, typer.Option(help="day, month, or slot (a quarter of an hour). All UTC.")]
+_Check = Annotated[bool, typer.Option("--check", help="Check whether the books balance; exit 1 if not.")]
 
 _WIDE, _NARROW = 130, 78
 """Terminal widths: from the first on all numbers fit, below the second not even the important ones."""

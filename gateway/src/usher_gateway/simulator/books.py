@@ -263,8 +263,15 @@ def judge_books(listener: SenderBooks, context: SimulationContext) -> Verdict:
         return Verdict(survives=False, lines=("No verdict: it was interrupted before the end.", *notes))
     if listener.unacknowledged and not context.validate_only:
         return Verdict(survives=False, lines=("Has not survived Purple yet.", *notes))
-    first = "The portal would accept it." if context.validate_only else "Would survive Purple."
-    return Verdict(survives=True, lines=(first, *notes))
+    return Verdict(survives=True, lines=(_success(listener, context), *notes))
+
+
+def _success(listener: SenderBooks, context: SimulationContext) -> str:
+    """Return the first line of a good verdict. It says so if there were failures, or if Purple could not post there."""
+    if context.validate_only:
+        return "The portal would accept it." if context.https else "The portal would accept it if its URL were https."
+    verdict = "Would survive Purple" if context.https else "Would survive Purple if its URL were https"
+    return f"{verdict}: what failed was acknowledged after a retry." if listener.failures else f"{verdict}."
 
 
 def _validation(listener: SenderBooks) -> list[str]:

@@ -104,6 +104,7 @@ def _hook(each: books.SenderBooks) -> str:
 
 def _rows(each: books.SenderBooks) -> list[tuple[str, str]]:
     latency = each.latency
+    seconds = f"{latency.p50:.3f} / {latency.p99:.3f} / {latency.max:.3f} s" if latency.max else "no answer"
     return [
         ("authentications", str(each.authentications)),
         ("  first visits", str(each.visits)),
@@ -119,7 +120,7 @@ def _rows(each: books.SenderBooks) -> list[tuple[str, str]]:
         ("still unacknowledged", str(each.unacknowledged)),
         ("  never sent", str(each.never_sent)),
         ("hook", _hook(each)),
-        ("answer p50 / p99 / max", f"{latency.p50:.3f} / {latency.p99:.3f} / {latency.max:.3f} s"),
+        ("answer p50 / p99 / max", seconds),
     ]
 
 
