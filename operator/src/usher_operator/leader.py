@@ -64,12 +64,16 @@ class ObservedLease:
             self._since = now
         self.record = record
 
-    def decide(self, now: float) -> LeaseDecision:
-        """Decide what to do at a moment in monotonic seconds."""
+    def decide(self, now: float, *, is_leader: bool) -> LeaseDecision:
+        """Decide what to do at a moment in monotonic seconds.
+
+        A replica that does not lead waits for a Lease with its own name too: a restore of etcd may have put the name
+        back while another replica leads.
+        """
         record = self.record
         if record is None:
             return LeaseDecision("Create")
-        if record.holder == self._identity:
+        if is_leader and record.holder == self._identity:
             return LeaseDecision("Renew")
         left = self._since + record.duration_seconds - now
         if not record.holder or left <= 0:
@@ -187,7 +191,7 @@ class LeaderLease:
             self.reached_at = self._clock()
         self._acquired = ((raw or {}).get("spec") or {}).get("acquireTime") or ""
         self._observed.see(read_lease(raw) if raw is not None else None, asked)
-        return self._observed.decide(self._clock())
+        return self._observed.decide(self._clock(), is_leader=self.is_leader)
 
     async def _watch(self, seconds: float) -> None:
         """Wait until the Lease has changed, at most for ``seconds``."""

@@ -16,35 +16,42 @@ def observed() -> leader.ObservedLease:
 
 def test_absent_lease_is_created(observed: leader.ObservedLease) -> None:
     observed.see(None, 0)
-    assert observed.decide(0).action == "Create"
+    assert observed.decide(0, is_leader=False).action == "Create"
 
 
 def test_own_lease_is_renewed(observed: leader.ObservedLease) -> None:
     observed.see(record("me"), 0)
-    assert observed.decide(1000).action == "Renew"
+    assert observed.decide(1000, is_leader=True).action == "Renew"
+
+
+def test_standby_waits_for_a_lease_with_its_own_name(observed: leader.ObservedLease) -> None:
+    """A restore of etcd put the name back, and another replica still leads."""
+    observed.see(record("me"), 10)
+    assert observed.decide(12, is_leader=False) == leader.LeaseDecision("Wait", 13)
+    assert observed.decide(25, is_leader=False).action == "Take"
 
 
 def test_released_lease_is_taken_at_once(observed: leader.ObservedLease) -> None:
     observed.see(record(""), 0)
-    assert observed.decide(0).action == "Take"
+    assert observed.decide(0, is_leader=False).action == "Take"
 
 
 def test_lease_of_another_replica_is_waited_for(observed: leader.ObservedLease) -> None:
     observed.see(record(), 10)
-    assert observed.decide(12) == leader.LeaseDecision("Wait", 13)
+    assert observed.decide(12, is_leader=False) == leader.LeaseDecision("Wait", 13)
 
 
 def test_lease_unchanged_for_its_duration_is_taken(observed: leader.ObservedLease) -> None:
     observed.see(record(), 10)
     observed.see(record(), 20)
-    assert observed.decide(24.9).action == "Wait"
-    assert observed.decide(25).action == "Take"
+    assert observed.decide(24.9, is_leader=False).action == "Wait"
+    assert observed.decide(25, is_leader=False).action == "Take"
 
 
 def test_changed_lease_restarts_the_wait(observed: leader.ObservedLease) -> None:
     observed.see(record(), 10)
     observed.see(record(version="2"), 24)
-    assert observed.decide(26) == leader.LeaseDecision("Wait", 13)
+    assert observed.decide(26, is_leader=False) == leader.LeaseDecision("Wait", 13)
 
 
 @pytest.mark.parametrize("minutes_off", [-60, -1, 0, 1, 60])
@@ -61,8 +68,8 @@ def test_decision_ignores_the_times_in_the_lease(observed: leader.ObservedLease,
     }
     observed.see(leader.read_lease(raw), 0)
     assert observed.record == leader.LeaseRecord("other", 15, 3, "7")
-    assert observed.decide(14).action == "Wait"
-    assert observed.decide(15).action == "Take"
+    assert observed.decide(14, is_leader=False).action == "Wait"
+    assert observed.decide(15, is_leader=False).action == "Take"
 
 
 def test_lease_without_a_spec_has_no_holder() -> None:
