@@ -221,6 +221,30 @@ async def test_unasked_bytes_close_the_idle_connection() -> None:
     await client.close()
 
 
+@pytest.mark.parametrize("status", [204, 304])
+@pytest.mark.parametrize("body", [b"hello", b"HTTP/1.1 200 Forged\r\nContent-Length: 0\r\n\r\n"])
+@pytest.mark.parametrize("header", ["", "Content-Length: {}\r\n", "Transfer-Encoding: chunked\r\n"])
+async def test_body_of_an_answer_without_one_is_no_answer_to_the_next_request(
+    status: int, body: bytes, header: str
+) -> None:
+    """RFC 9112 §6.3: 204 and 304 have no body. A peer may send one all the same, in the same segment or a later one."""
+    client = sending()
+
+    async def answers(peer: peers.Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await peer.read(reader)
+        if peer.connections == 1:
+            writer.write(f"HTTP/1.1 {status} First\r\n{header.format(len(body))}\r\n".encode() + body)
+            await peer.read(reader)
+        writer.write(b"HTTP/1.1 500 Real\r\nContent-Length: 0\r\n\r\n")
+        await reader.read(1)
+
+    async with peers.serving(answers) as peer:
+        first = await client.send(DestinationRequest("POST", peer.url(), [], b""), 5)
+        assert first.status in {0, status}
+        assert (await client.send(DestinationRequest("POST", peer.url(), [], b""), 5)).status == 500
+    await client.close()
+
+
 async def test_tls_connection_with_a_valid_certificate_is_reused(tmp_path: pathlib.Path) -> None:
     authority = peers.Authority(tmp_path)
     client = sending(authority.trusting())

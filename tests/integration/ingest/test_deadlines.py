@@ -296,6 +296,27 @@ async def test_pipelined_bytes_count_towards_the_limit_of_bodies(tmp_path: Path)
     assert public.reading_bytes == 0
 
 
+@pytest.mark.parametrize(("requests", "is_too_much"), [(9, False), (20, True)])
+async def test_connection_may_pipeline_up_to_1_mib(tmp_path: Path, requests: int, is_too_much: bool) -> None:
+    """Each request has 100 kB. Beyond the limit, the connection gets the answer in progress, one 503, and is closed."""
+    async with gateways.running(tmp_path) as gateway, wire.connect(gateway.port) as connection:
+        public, pipeline = gateway.gateway.server, gateway.gateway.pipeline
+        pipelined = [wire.request(gateway.target(), segments.visit(user, 100_000)) for user in range(1, requests + 1)]
+        async with hold.held_before_commits(gateway.gateway.store):
+            await connection.send(wire.request(gateway.target(), segments.visit(0)))
+            await gateways.wait_until(lambda: pipeline.uncommitted == 1)
+            sending = asyncio.create_task(connection.send(b"".join(pipelined)))
+            wanted = 1 if is_too_much else 900_000
+            await gateways.wait_until(lambda: public.reading_bytes >= wanted and overloaded(public) == is_too_much)
+            assert public.reading_bytes < 1.5 * 1024 * 1024  # the limit, and what one read from the socket brings
+        assert (await connection.answer()).acknowledges
+        statuses = [(await connection.answer()).status for _ in range(1 if is_too_much else requests)]
+        assert statuses == ([503] if is_too_much else [200] * requests)
+        assert await connection.is_closed(limit=4 if is_too_much else 0.1) == is_too_much
+        await asyncio.gather(sending, return_exceptions=True)
+    assert public.reading_bytes == 0
+
+
 async def test_stopping_gateway_answers_requests_in_progress(tmp_path: Path) -> None:
     async with (
         gateways.running(tmp_path, limits=SHORT, drain_seconds=5.0) as gateway,
