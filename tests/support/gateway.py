@@ -101,7 +101,7 @@ class RunningGateway:
 
     def exposition(self) -> str:
         """Return the text of ``/metrics``."""
-        registry = metrics.make_registry([self.gateway.metrics.collect])
+        registry = metrics.make_registry(self.gateway.metric_sources)
         return prometheus_client.generate_latest(registry).decode()
 
 

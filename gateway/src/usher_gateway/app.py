@@ -148,18 +148,21 @@ class Gateway:
             limits=msgspec.structs.replace(settings.limits, connections=descriptors.connections),
         )
 
-        self.metrics = gateway_metrics.GatewayMetrics(
-            state=self.state,
-            source=self.source,
-            store=self.store,
-            pipeline=self.pipeline,
-            registry=self.registry,
-            counters=self.counters,
-            server=self.server,
-            dispatcher=self.dispatcher,
-            worker=self.worker,
-            expressions=self._expressions,
+        self._ingest_metrics = gateway_metrics.IngestMetrics(
+            pipeline=self.pipeline, registry=self.registry, counters=self.counters, server=self.server
         )
+        self._store_metrics = gateway_metrics.StoreMetrics(store=self.store, dispatcher=self.dispatcher)
+        delivery_metrics = gateway_metrics.DeliveryMetrics(
+            dispatcher=self.dispatcher, worker=self.worker, expressions=self._expressions, state=self.state
+        )
+        configuration_metrics = gateway_metrics.ConfigurationMetrics(state=self.state, source=self.source)
+        self.metric_sources = [
+            self._ingest_metrics.collect,
+            delivery_metrics.collect,
+            self._store_metrics.collect,
+            configuration_metrics.collect,
+        ]
+        """Each yields metrics at a scrape."""
         self.health = health.HealthTracker(
             state=self.state,
             clock=self.clock,
@@ -215,7 +218,7 @@ class Gateway:
                 records=records.RecordHandlers(
                     store=self.store, now=self.clock.now, listeners=lambda: self.registry.listeners
                 ),
-                metrics=metrics.make_registry([self.metrics.collect]),
+                metrics=metrics.make_registry(self.metric_sources),
             ),
             tokens=self._tokens,
             endpoint=self.settings.admin,
@@ -265,8 +268,8 @@ class Gateway:
             "holds": self._review_holds(),
             "retention": self._prune(),
             "certificate": self._follow_certificate(),
-            "event loop lag": self.metrics.watch_loop(),
-            "open deliveries": self.metrics.watch_store(),
+            "event loop lag": self._ingest_metrics.watch_loop(),
+            "open deliveries": self._store_metrics.watch(),
             "health": self.health.run(),
         }
         return [asyncio.create_task(job, name=name) for name, job in jobs.items()]

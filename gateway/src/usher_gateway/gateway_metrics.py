@@ -25,44 +25,17 @@ _MAX_LISTENERS = 200
 _COUNT_SECONDS = 15.0
 
 
-class GatewayMetrics:
-    """The gateway's numbers as Prometheus metrics."""
+class IngestMetrics:
+    """Metrics of arrivals, the public port and the event loop."""
 
     def __init__(
-        self,
-        *,
-        state: health.RunState,
-        source: Source,
-        store: Store,
-        pipeline: ArrivalPipeline,
-        registry: ListenerRegistry,
-        counters: ArrivalCounters,
-        server: PublicServer,
-        dispatcher: dispatcher.Dispatcher,
-        worker: DeliveryWorker,
-        expressions: ExpressionCounters,
+        self, *, pipeline: ArrivalPipeline, registry: ListenerRegistry, counters: ArrivalCounters, server: PublicServer
     ) -> None:
-        self._state = state
-        self._source = source
-        self._store = store
         self._pipeline = pipeline
         self._registry = registry
         self._counters = counters
         self._server = server
-        self._dispatcher = dispatcher
-        self._worker = worker
-        self._expressions = expressions
         self.loop_lag_seconds = 0.0
-        self._open = OpenCounts(0, {}, b"")
-
-    async def watch_store(self) -> None:
-        """Count the open deliveries in the store every 15 s. Runs until cancelled."""
-        while True:
-            try:
-                self._open = await self._store.open_counts()
-            except model.StoreUnavailableError as error:
-                _log.warning("open_deliveries_not_counted", reason=str(error))
-            await asyncio.sleep(_COUNT_SECONDS)
 
     async def watch_loop(self) -> None:
         """Measure how late the event loop is. Runs until cancelled."""
@@ -73,13 +46,9 @@ class GatewayMetrics:
             self.loop_lag_seconds = max(0.0, loop.time() - before - 0.5)
 
     def collect(self) -> metrics.Metrics:
-        """Every metric of the gateway."""
+        """Yield the metrics."""
         yield from self._collect_arrivals()
-        yield from self._collect_deliveries()
-        yield from self._collect_open_deliveries()
-        yield from self._collect_store()
         yield from self._collect_listeners()
-        yield from self._collect_configuration()
 
     def _collect_arrivals(self) -> metrics.Metrics:
         counters, server = self._counters, self._server
@@ -142,7 +111,49 @@ class GatewayMetrics:
             {(): float(logs.lines_lost())},
         )
 
-    def _collect_deliveries(self) -> metrics.Metrics:
+    def _collect_listeners(self) -> metrics.Metrics:
+        """Metrics per listener, as long as there are at most 200 listeners."""
+        listeners = self._registry.listeners
+        last: dict[tuple[str, ...], float] = {}
+        refused: dict[tuple[str, ...], float] = {}
+        if len(listeners) <= _MAX_LISTENERS:
+            for live in listeners.values():
+                key = (live.name.namespace, live.name.tenant, live.name.listener)
+                last[key] = live.counters.last_accepted / model.MICROSECONDS
+                refused[key] = float(live.counters.refused_in_a_row)
+        labels = ["tenant_namespace", "tenant", "listener"]
+        yield metrics.gauge(
+            "usher_listener_last_arrival_timestamp_seconds",
+            "When something was accepted last; 0: not since the start. Up to 200 listeners.",
+            labels,
+            last,
+        )
+        yield metrics.gauge(
+            "usher_listener_consecutive_refusals",
+            "Refusals since something was accepted last. Up to 200 listeners.",
+            labels,
+            refused,
+        )
+
+
+class DeliveryMetrics:
+    """Metrics of attempts, lanes and circuits."""
+
+    def __init__(
+        self,
+        *,
+        dispatcher: dispatcher.Dispatcher,
+        worker: DeliveryWorker,
+        expressions: ExpressionCounters,
+        state: health.RunState,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._worker = worker
+        self._expressions = expressions
+        self._state = state
+
+    def collect(self) -> metrics.Metrics:
+        """Yield the metrics."""
         dispatcher, worker = self._dispatcher, self._worker
         yield metrics.counter(
             "usher_deliveries",
@@ -174,6 +185,29 @@ class GatewayMetrics:
         opened = sum(state is circuit.CircuitState.Open for state in states)
         yield metrics.gauge("usher_circuits_open", "Destinations whose circuit is open.", [], {(): float(opened)})
 
+
+class StoreMetrics:
+    """Metrics of commits, and of the deliveries that are open in the store and in lanes."""
+
+    def __init__(self, *, store: Store, dispatcher: dispatcher.Dispatcher) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._open = OpenCounts(0, {}, b"")
+
+    async def watch(self) -> None:
+        """Count the open deliveries in the store every 15 s. Runs until cancelled."""
+        while True:
+            try:
+                self._open = await self._store.open_counts()
+            except model.StoreUnavailableError as error:
+                _log.warning("open_deliveries_not_counted", reason=str(error))
+            await asyncio.sleep(_COUNT_SECONDS)
+
+    def collect(self) -> metrics.Metrics:
+        """Yield the metrics."""
+        yield from self._collect_open_deliveries()
+        yield from self._collect_store()
+
     def _collect_open_deliveries(self) -> metrics.Metrics:
         lanes, found = self._dispatcher.scheduler, self._open
         total = found.backlog + sum(found.held.values()) + lanes.count + lanes.in_flight
@@ -194,30 +228,6 @@ class GatewayMetrics:
             {(): max(0.0, age)},
         )
 
-    def _collect_listeners(self) -> metrics.Metrics:
-        """Metrics per listener, as long as there are at most 200 listeners."""
-        listeners = self._registry.listeners
-        last: dict[tuple[str, ...], float] = {}
-        refused: dict[tuple[str, ...], float] = {}
-        if len(listeners) <= _MAX_LISTENERS:
-            for live in listeners.values():
-                key = (live.name.namespace, live.name.tenant, live.name.listener)
-                last[key] = live.counters.last_accepted / model.MICROSECONDS
-                refused[key] = float(live.counters.refused_in_a_row)
-        labels = ["tenant_namespace", "tenant", "listener"]
-        yield metrics.gauge(
-            "usher_listener_last_arrival_timestamp_seconds",
-            "When something was accepted last; 0: not since the start. Up to 200 listeners.",
-            labels,
-            last,
-        )
-        yield metrics.gauge(
-            "usher_listener_consecutive_refusals",
-            "Refusals since something was accepted last. Up to 200 listeners.",
-            labels,
-            refused,
-        )
-
     def _collect_store(self) -> metrics.Metrics:
         store = self._store.statistics()
         yield metrics.histogram("usher_commit_duration_seconds", "Commits of batches.", store.commit_seconds)
@@ -230,7 +240,16 @@ class GatewayMetrics:
             "usher_unsettled", "Results of attempts that wait for their commit.", [], {(): float(store.unsettled)}
         )
 
-    def _collect_configuration(self) -> metrics.Metrics:
+
+class ConfigurationMetrics:
+    """Metrics of the configuration in force and of its source."""
+
+    def __init__(self, *, state: health.RunState, source: Source) -> None:
+        self._state = state
+        self._source = source
+
+    def collect(self) -> metrics.Metrics:
+        """Yield the metrics."""
         snapshot = self._state.snapshot
         count: dict[tuple[str, ...], float] = {
             ("listener",): float(len(snapshot.listeners)),
