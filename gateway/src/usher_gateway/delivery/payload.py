@@ -28,7 +28,8 @@ NOT_TRANSFORMED: Any = object()
 
 _BASE64_MARK = "whsec_"
 _JSON = "application/json"
-_STRUCTURED = "application/cloudevents+json; charset=UTF-8"
+_STRUCTURED = "application/cloudevents+json"
+"""Without a charset, because the SDK of npm refuses one."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VISIBLE = r"\x21-\x7e\x80-\ud7ff\ue000-\U0010ffff"
 """Characters of a header value, except for blanks, control characters and surrogates: a regular expression's range."""
