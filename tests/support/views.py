@@ -102,12 +102,25 @@ class MemoryView(View):
         return [one for one in found if key.kind != "Listener" or not compiling.is_foreign(self, one.resource)]
 
     def rank(self, key: Key) -> int:
+        if key.kind == "Hostname":
+            return self._rank_of_hostname(key)
+
         def place(one: CachedResource[Any]) -> tuple[object, ...]:
             name = one.resource.metadata.name
             return self.published(Key(key.kind, key.namespace, name)) is None, one.created, name
 
         mine = place(self.seen[key])
         return sum(place(one) < mine for one in self._in(key))
+
+    def _rank_of_hostname(self, key: Key) -> int:
+        places: dict[str, tuple[object, ...]] = {}
+        for one in self._in(Key("Listener", key.namespace, "")):
+            for address in one.resource.spec.addresses or ():
+                host = address.hostname
+                is_waiting = all(found.namespace != key.namespace for found in self.listeners_at(host))
+                place = is_waiting, one.created, host
+                places[host] = min(place, places.get(host, place))
+        return sum(place < places[key.name] for place in places.values())
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
         namespace, _, name = tenant_path.partition("/")

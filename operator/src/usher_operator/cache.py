@@ -88,12 +88,14 @@ class Cache(View):
         self.records: dict[Key, kinds.ResourceRecord] = {}
         """Every custom resource, by key."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
-        self._limits: dict[str, set[int]] = {"Listener": set(), "Destination": set()}
+        self._limits: dict[str, set[int]] = {"Listener": set(), "Destination": set(), "Hostname": set()}
         """The limits of our classes, by the kind that they limit."""
         self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners and Destinations by (kind, namespace), in the order in which they count against a limit."""
         self._summaries: OrderedGroups[tuple[str, ListenerState]] = OrderedGroups()
         """Listeners by Tenant and state."""
+        self._namers: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Listeners by namespace and hostname that they name, the oldest first."""
         self._exposed: OrderedGroups[str] = OrderedGroups()
         """Listeners by the hostnames in their published document, the oldest first."""
         self._references = ReferenceIndex()
@@ -103,7 +105,7 @@ class Cache(View):
         self._secret_versions: dict[str, dict[str, tuple[str, str]]] = {}
         """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
         self._secret_access: dict[str, SecretAccess] = {}
-        """By namespace; `""` stands for all namespaces at once."""
+        """Access by namespace; the empty name stands for all namespaces at once."""
         self._misses: dict[str, tuple[SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
@@ -228,7 +230,7 @@ class Cache(View):
         return self._namespaces.get(namespace, {})
 
     def secret_access(self, namespace: str) -> SecretAccess:
-        """Whether the operator may use the Secrets of a namespace; `""`: of all namespaces at once."""
+        """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
         everywhere = self._secret_access.get("", "Unknown")
         return self._secret_access.get(namespace, "Unknown") if everywhere == "Denied" else everywhere
 
@@ -495,6 +497,7 @@ class Cache(View):
         limits = {
             "Listener": [one.listeners_per_namespace for one in ours],
             "Destination": [one.destinations_per_namespace for one in ours],
+            "Hostname": [one.hostnames_per_namespace for one in ours],
         }
         self._limits = {kind: {limit for limit in found if limit is not None} for kind, found in limits.items()}
 
@@ -518,23 +521,47 @@ class Cache(View):
             self._exposed.set(key, dict.fromkeys(hosts, (cached.created,)) if cached is not None else {})
             if cached is not None and self._is_foreign(cached.resource):
                 cached = None
-        return self._reorder(key, cached) | self._summarize(key, cached)
+        concerned = self._reorder(key, self._place_of(key, cached))
+        if key.kind == "Listener":
+            concerned |= self._rank_hostnames(key, cached)
+        return concerned | self._summarize(key, cached)
 
-    def _reorder(self, key: Key, cached: CachedResource[Any] | None) -> KeySet:
-        """Update the order in which the siblings of a key count; returns the others for which a limit now differs.
+    def _place_of(self, key: Key, cached: CachedResource[Any] | None) -> indexes.Place | None:
+        """The place of a resource among its siblings; None if it does not count.
 
         A document in force counts until it is removed, because otherwise a namespace could exceed its limits by
         deletions that the removal limit halts.
         """
+        is_published, created = self.child_index.published(key) is not None, cached.created if cached else ""
+        is_counted = cached is not None or (is_published and key not in self.records)
+        return (not is_published, created) if is_counted else None
+
+    def _rank_hostnames(self, key: Key, cached: CachedResource[Any] | None) -> KeySet:
+        """Update the order of the hostnames that a Listener names or named; returns the Listeners concerned."""
+        named = {address.hostname for address in cached.resource.spec.addresses or ()} if cached is not None else set()
+        namespace = key.namespace
+        former = {host for _, host in self._namers.groups_of(key)}
+        self._namers.set(key, {(namespace, host): (cached.created,) for host in named} if cached is not None else {})
+        concerned: set[Key] = set()
+        for host in former | named:
+            oldest = next(self._namers.iterate((namespace, host)), None)
+            seen = self.listener(oldest.path) if oldest is not None else None
+            owner = next(self._exposed.iterate(host), None)
+            is_waiting = owner is None or owner.namespace != namespace
+            place = (is_waiting, seen.created) if seen is not None else None
+            for other in self._reorder(Key("Hostname", namespace, host), place):
+                concerned.update(self._namers.iterate((namespace, other.name)))
+        return frozenset(concerned - {key})
+
+    def _reorder(self, key: Key, place: indexes.Place | None) -> KeySet:
+        """Set the place of a key among its siblings; returns the others for which a limit now differs."""
         group = (key.kind, key.namespace)
         edge = [
             (sibling, limit, self._order.rank(group, sibling) < limit)
             for limit in self._limits[key.kind]
             for sibling in itertools.islice(self._order.iterate(group, max(0, limit - 1)), 2)
         ]
-        is_published, created = self.child_index.published(key) is not None, cached.created if cached else ""
-        is_counted = cached is not None or (is_published and key not in self.records)
-        self._order.set(key, {group: (not is_published, created)} if is_counted else {})
+        self._order.set(key, {group: place} if place is not None else {})
         return frozenset(
             sibling
             for sibling, limit, was_within in edge

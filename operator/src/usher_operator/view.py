@@ -230,7 +230,7 @@ SecretState = Literal["Found", "NotLabelled", "NotFound"]
 
 
 SecretAccess = Literal["Unknown", "Permitted", "Denied"]
-"""Whether the platform lets the operator use the Secrets of a namespace. Unknown: they have not been requested."""
+"""The operator's access to the Secrets of a namespace. Unknown: nothing has requested it yet."""
 
 
 class ClusterFeatures(msgspec.Struct, frozen=True, kw_only=True):
@@ -352,10 +352,11 @@ class View(Protocol):
         """A resource that exists but that the lookups above do not find."""
 
     def rank(self, key: Key) -> int:
-        """How many Listeners, or Destinations, of its namespace come before one that this install serves.
+        """How many Listeners, Destinations or hostnames of its namespace come before one that this install serves.
 
         Published ones count first, also deleted ones whose documents are in force; then the oldest. The Listeners of
         other installs do not count.
+        The key of a hostname that Listeners of a namespace name is ``Key("Hostname", namespace, hostname)`` here.
         """
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
@@ -383,7 +384,7 @@ class View(Protocol):
         """Labels of a namespace; empty if the namespace is not known."""
 
     def secret_access(self, namespace: str) -> SecretAccess:
-        """Whether the operator may use the Secrets of a namespace."""
+        """The operator's access to the Secrets of a namespace."""
 
     def secret(self, path: str) -> resources.Secret | None:
         """A labelled Secret by ``namespace/name``."""

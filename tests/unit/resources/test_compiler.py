@@ -337,6 +337,16 @@ def test_limit_prefers_listeners_in_force() -> None:
     assert [(found.key, str(found.reason)) for found in after.findings] == [("default/aaa", "LimitExceeded")]
 
 
+def test_hostname_limit_prefers_hostnames_in_force() -> None:
+    limited = CLASS + "  maximums: {hostnamesPerNamespace: 1}\n"
+    first = LISTENER + "  addresses: [{name: a, hostname: b.example.org}]\n"
+    second = LISTENER.replace("lobby", "aaa") + "  addresses: [{name: a, hostname: a.example.org}]\n"
+    before = compiled(limited, TENANT, first).snapshot
+    after = compiled(limited, TENANT, second, first, previous=before)
+    assert list(after.snapshot.listeners) == ["default/lobby"]
+    assert [(found.key, str(found.reason)) for found in after.findings] == [("default/aaa", "LimitExceeded")]
+
+
 def test_class_settings_are_in_the_listener_document() -> None:
     said = CLASS + (
         "  clientAddress: {from: XForwardedFor, trustedProxies: [10.1.2.3/8]}\n"

@@ -233,6 +233,16 @@ def test_freed_place_under_a_limit_concerns_the_oldest_that_waits(cache: Cache) 
     assert [cache.rank(numbered(number)) for number in (1, 2, 3, 4)] == [0, 1, 2, 3]
 
 
+def test_freed_place_of_a_hostname_concerns_the_listeners_that_wait_with_theirs(cache: Cache) -> None:
+    cache.put(kinds.LISTENER_CLASS, klass(maximums={"hostnamesPerNamespace": 1}))
+    cache.put(kinds.LISTENER, aged(0, "a.example.com"))
+    cache.put(kinds.LISTENER, aged(1, "b.example.com"))
+    cache.put(kinds.LISTENER, aged(2, "b.example.com"))
+    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 1
+    assert cache.put(kinds.LISTENER, aged(0)) - {ACME} == {numbered(0), numbered(1), numbered(2)}
+    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 0
+
+
 def test_published_listener_takes_the_place_of_an_unpublished_one(cache: Cache) -> None:
     limited(cache, 3)
     cache.put(kinds.LISTENER, listener("lobby", creationTimestamp="2026-02-01T00:00:00Z"))

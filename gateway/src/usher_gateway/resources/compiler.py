@@ -36,6 +36,7 @@ _REFUSALS = {
     Reason.HostnameReserved: "is the class's own hostname; leave `addresses` out to be served there",
     Reason.HostnameNotAllowed: "is not among the class's allowedHostnames for this namespace",
     Reason.HostnameConflict: "belongs to another tenant; choose another one, or ask the platform's owner",
+    Reason.LimitExceeded: "is one hostname too many in this namespace; use fewer, or ask the platform's owner",
     Reason.PathConflict: "with this path and query is another listener's; change one of the two",
 }
 
@@ -127,7 +128,11 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
         if compiled is not None:
             destinations[key] = compiled
     listeners: dict[str, documents.ListenerDocument] = {}
-    claims = AddressClaims(hostnames.owners_of(_hostname_claims(resources, context)))
+    hostname_ranks = _hostname_ranks(resources, context)
+    claims = AddressClaims(
+        hostnames.owners_of(_hostname_claims(resources, context)),
+        lambda namespace, hostname: hostname_ranks[f"{namespace}/{hostname}"],
+    )
     ranks = _ranks(resources.listeners, context.previous.listeners)
     for key, listener in resources.listeners.items():
         is_over_limit = _at_rank(ranks[key])
@@ -148,6 +153,21 @@ def _ranks(keys: Iterable[str], in_force: Mapping[str, object]) -> dict[str, int
         ranks[key] = counts.get(namespace, 0)
         counts[namespace] = ranks[key] + 1
     return ranks
+
+
+def _hostname_ranks(resources: Resources, context: CompileContext) -> dict[str, int]:
+    """Return the rank of each hostname that listeners name, by ``namespace/hostname``."""
+    named = {
+        f"{listener.metadata.namespace}/{address.hostname}": True
+        for listener in resources.listeners.values()
+        for address in listener.spec.addresses or ()
+    }
+    in_force = {
+        f"{document.namespace}/{address.host}": True
+        for document in context.previous.listeners.values()
+        for address in document.addresses
+    }
+    return _ranks(named, in_force)
 
 
 def _at_rank(rank: int) -> Callable[[int], bool]:
@@ -350,7 +370,10 @@ def _refusal(listener: Listener, address: AddressSpec, policy: HostnamePolicy, c
         return reason
     if policy.is_implicit and address.hostname == policy.spec.hostname:
         return None
-    return None if claims.may_have(address.hostname, listener.owner) else Reason.HostnameConflict
+    if not claims.may_have(address.hostname, listener.owner):
+        return Reason.HostnameConflict
+    is_over_limit = claims.is_over_limit(address.hostname, listener.metadata.namespace, policy.spec)
+    return Reason.LimitExceeded if is_over_limit else None
 
 
 def _authentication(

@@ -6,7 +6,7 @@ it has an address there, whether or not its resources exist at this moment. With
 query) belongs to the first listener that takes it.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -57,13 +57,24 @@ class HostnamePolicy(msgspec.Struct, frozen=True, kw_only=True):
 class AddressClaims:
     """The owners of hostnames, and the addresses that listeners have taken so far."""
 
-    def __init__(self, owners: Mapping[str, Owner]) -> None:
-        self._owners = owners
+    def __init__(self, owners: Mapping[str, Owner], rank: Callable[[str, str], int]) -> None:
+        """Prepare the claims.
+
+        Args:
+            owners: The tenant to which each hostname belongs.
+            rank: Returns how many hostnames of a namespace come before one: (namespace, hostname) -> number.
+        """
+        self._owners, self._rank = owners, rank
         self._taken: dict[AddressKey, str] = {}
 
     def may_have(self, hostname: str, owner: Owner) -> bool:
         """Return True if a hostname belongs to this tenant or to no tenant."""
         return self._owners.get(hostname, owner) == owner
+
+    def is_over_limit(self, hostname: str, namespace: str, spec: listener_class.ListenerClassSpec) -> bool:
+        """Return True if a namespace has as many other hostnames already as its class allows."""
+        limit = spec.maximums.hostnames_per_namespace if spec.maximums else None
+        return limit is not None and self._rank(namespace, hostname) >= limit
 
     def take(self, address: documents.Address, listener_key: str) -> bool:
         """Give an address to a listener; False if another listener has it."""

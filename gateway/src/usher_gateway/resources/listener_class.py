@@ -237,6 +237,18 @@ class Maximums(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    hostnames_per_namespace: (
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=0,
+                le=100_000,
+                description="Different hostnames in the `addresses` of a namespace's listeners. Each may need a "
+                "certificate, and certificate authorities limit those. No limit if left out.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class ListenerClassSpec(types.Model, frozen=True, kw_only=True):

@@ -213,7 +213,9 @@ def _claims(
         ((host, one.resource.owner) for host, found in claimants.items() for one in found),
         {host: view.holders(host) for host in wanted},
     )
-    claims = hostnames.AddressClaims(owners)
+    claims = hostnames.AddressClaims(
+        owners, lambda namespace, hostname: view.rank(Key("Hostname", namespace, hostname))
+    )
     for host, found in claimants.items():
         of_owner = [one for one in found if one.resource.owner == owners[host]]
         _take_before(view, cached, host, of_owner, claims)
@@ -222,12 +224,14 @@ def _claims(
 
 
 def _claimants_of(view: View, host: str) -> Iterator[CachedResource[resources.Listener]]:
-    """The listeners that may claim a hostname: those with a tenant, and with a class of ours that permits it."""
+    """The listeners that may claim a hostname: in an admitted namespace, with a tenant and a class that permits it."""
     for cached in view.claimants(host):
         one = cached.resource
         namespace = one.metadata.namespace
         own_class = our_class(view, one.class_name)
         if own_class is None or _tenant(view, namespace, one.spec.tenant_ref.name) is None:
+            continue
+        if view.secret_access(namespace) == "Denied":
             continue
         policy = hostnames.HostnamePolicy(
             spec=own_class.resource.spec,

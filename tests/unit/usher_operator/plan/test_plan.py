@@ -354,6 +354,21 @@ def test_published_listeners_come_first_under_a_lowered_limit() -> None:
     assert built.condition("Listener", "default/oldest", "Accepted").reason == "LimitExceeded"
 
 
+def test_hostnames_of_a_namespace_are_limited() -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", maximums={"hostnamesPerNamespace": 1})
+    built.add(samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
+    built.settle()
+    both = "addresses: [{name: a, hostname: other.example.org}, {name: b, hostname: www.example.org}]"
+    built.add(samples.listener("older", both, created="01"))
+    built.settle()
+    assert addresses(built, Key("Listener", "default", "second")) == ["www.example.org"]
+    assert addresses(built, Key("Listener", "default", "older")) == ["www.example.org"]
+    refused = built.condition("Listener", "default/older", "Accepted")
+    assert (refused.status, refused.reason) == ("False", "LimitExceeded")
+    assert "`other.example.org` is one hostname too many" in refused.message
+
+
 def test_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
     built = samples.agency()
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
