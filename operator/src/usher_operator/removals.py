@@ -89,8 +89,11 @@ class _NamespaceRemovals:
 
     def is_confirmed(self, confirmed: Collection[str]) -> bool:
         """True if users confirmed removals that are halted now."""
-        halted = {*(self.halted.removals if self.halted else ())}
-        return any(one.digest in confirmed and not halted.isdisjoint(one.removals) for one in self._named)
+        confirmed_sets = [one for one in self._named if one.digest in confirmed]
+        if not confirmed_sets or self.halted is None:
+            return False
+        halted = frozenset(self.halted.removals)
+        return any(not halted.isdisjoint(one.removals) for one in confirmed_sets)
 
     def decide(
         self,
