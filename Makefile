@@ -42,7 +42,7 @@ test: check $(READY) ## run make check and every test except the long suite (KUB
 	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tools $(BIN)/python -m local_cluster build)
 	$(BIN)/python -m pytest -n 3 -m "not long" $(ARGS)
 
-test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies
+test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies, 10 minutes of chaos
 	$(BIN)/python -m pytest -m long $(ARGS)
 
 check: $(READY) ## check format, lint, types, import contracts and spelling

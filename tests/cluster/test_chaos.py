@@ -217,7 +217,7 @@ class Chaos:
         return found
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seconds", [30, pytest.param(600, marks=pytest.mark.long)])
 async def test_every_gateway_runs_what_the_manifests_say_after_chaos(
     restorable: clusters.Restorable,

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cluster.conftest import MakeNamespace
 from local_cluster import ports
 from support import agencies, api, clusters, installs
@@ -16,6 +18,7 @@ PATIENT = {"timing": {"lease_seconds": 90.0, "renew_deadline_seconds": 60.0}}
 """A Lease that a restart of the API server does not cost, however busy the machine is."""
 
 
+@pytest.mark.timeout(600)
 async def test_restored_manifests_are_in_force_without_a_restart(
     restorable: clusters.Restorable,
     restorable_namespaces: MakeNamespace,
@@ -46,13 +49,14 @@ async def test_restored_manifests_are_in_force_without_a_restart(
     for path, status in (("/elsewhere", 404), ("/edited", 200), ("/deleted", 200)):
         await gateway.wait_answer(hostname, path, status, RESTORED_SECONDS)
     await server.apply(installs.placed(install, namespace, "edited", "/after"))  # the watches work again
-    await gateway.wait_answer(hostname, "/after", 200)
+    await gateway.wait_answer(hostname, "/after", 200, RESTORED_SECONDS)
     await server.wait(
         api.Resource("Listener", "edited", namespace),
         lambda seen: api.condition(seen, "Programmed")["status"] == "True",
+        RESTORED_SECONDS,
     )
     await server.delete(api.Resource("Listener", "deleted", namespace))
-    await gateway.wait_answer(hostname, "/deleted", 404)
+    await gateway.wait_answer(hostname, "/deleted", 404, RESTORED_SECONDS)
     assert (operator.process.returncode, gateway.process.returncode) == (None, None)
 
 
