@@ -14,7 +14,7 @@ import rich.console
 import rich.table
 
 from usher_gateway import model, simulator
-from usher_gateway.clock import Clock
+from usher_gateway.timing import Clock
 
 _SINCE = "2020-01-01"
 _CLOCK_QUERIES = 5

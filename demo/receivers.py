@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from usher_gateway import documents, simulator
-from usher_gateway.clock import Clock
+from usher_gateway.timing import Clock
 
 DOWN_FROM, DOWN_FOR = 0.45, 0.1
 """As shares of the day."""

@@ -7,7 +7,7 @@ import msgspec
 import rich.progress
 
 from usher_gateway import simulator
-from usher_gateway.clock import Clock
+from usher_gateway.timing import Clock
 
 DAY_SECONDS = 86_400
 UNTIMED_SCALE = 2_000.0

@@ -24,8 +24,7 @@ from multidict import CIMultiDict
 from contract import engines
 from integration import gateways
 from unit.ingest import samples
-from usher_gateway import clock as clocks
-from usher_gateway import documents, model
+from usher_gateway import documents, model, timing
 from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.route_documents import RouteDocuments
@@ -270,7 +269,7 @@ class Scenario:
     def __init__(self, place: Path, seed: int) -> None:
         self.place = place
         self.chance = random.Random(seed)
-        self.clock = clocks.Clock(TIME_SCALE)
+        self.clock = timing.Clock(TIME_SCALE)
         self.peers = FakeDestinations(random.Random(seed + 1))
         self.is_prepared = self.is_healthy = False
         self.posted = 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from integration import gateways
-from usher_gateway import app, clock, model
+from usher_gateway import app, model, timing
 from usher_gateway.delivery import dispatcher
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest import server
@@ -247,7 +247,7 @@ async def test_late_commit_gets_503_is_delivered_and_makes_a_redelivery(
 # clocks
 
 
-class Jumping(clock.Clock):
+class Jumping(timing.Clock):
     """A clock that a test sets."""
 
     offset = 0
@@ -261,7 +261,7 @@ DAY = 86_400 * model.MICROSECONDS
 
 @pytest.fixture
 def jumping(monkeypatch: pytest.MonkeyPatch) -> type[Jumping]:
-    monkeypatch.setattr(clock, "Clock", Jumping)
+    monkeypatch.setattr(app, "Clock", Jumping)
     monkeypatch.setattr(Jumping, "offset", 0)
     return Jumping
 

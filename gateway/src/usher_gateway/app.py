@@ -21,7 +21,6 @@ import structlog
 
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
 from usher_gateway.admin import health, records, server, status, tokens
-from usher_gateway.clock import Clock
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.holds import HoldReviewer
@@ -36,6 +35,7 @@ from usher_gateway.ingest.server import PublicServer
 from usher_gateway.settings import Settings, cannot_listen, check_settings
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
+from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
 

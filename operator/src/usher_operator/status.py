@@ -13,7 +13,7 @@ import structlog
 
 from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources import types
-from usher_gateway.token_bucket import TokenBucket
+from usher_gateway.timing import TokenBucket
 from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.events import EventLogger, EventRecorder, event_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import gateway as gateways
-from usher_gateway import clock as clocks
+from usher_gateway import timing
 from usher_gateway.simulator import receiver, receiving
 
 DAY_NANOSECONDS = 86_400 * 10**9
@@ -38,7 +38,7 @@ async def test_retry_is_due_at_once_after_the_clock_was_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shifted = ShiftedTime()
-    monkeypatch.setattr(clocks, "time", shifted)
+    monkeypatch.setattr(timing, "time", shifted)
     listener = gateways.LISTENER.replace("routes: []", "routes: [{name: crm, destinationRef: {name: crm}}]")
     async with receiver.Receiver(receiver.ReceiverSettings(keep=True)) as peer:
         peer.set_behaviour("/crm", receiving.Behaviour(status=503))

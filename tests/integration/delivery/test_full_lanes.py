@@ -8,8 +8,7 @@ from contract import engines, samples
 from integration import gateways
 from unit.delivery import samples as delivery_samples
 from unit.ingest import samples as ingest_samples
-from usher_gateway import clock as clocks
-from usher_gateway import documents, model
+from usher_gateway import documents, model, timing
 from usher_gateway.delivery.dispatcher import Dispatcher, DispatcherLimits
 from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import RouteDocuments
@@ -36,7 +35,7 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
             return AttemptResult(samples.settlement(delivery, model.SettledAs.Delivered))
 
     store.claim = watched
-    clock = clocks.Clock()
+    clock = timing.Clock()
     newest = RouteDocuments(keys=ingest_samples.KEYS)
     worker = Worker(store=store, client=cast("Any", None), clock=clock, route_documents=newest)
     dispatcher = Dispatcher(store=store, worker=worker, route_documents=newest, clock=clock, limits=LIMITS)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from unit.delivery import samples
-from usher_gateway import clock, documents, expressions, model
+from usher_gateway import documents, expressions, model, timing
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
@@ -58,7 +58,7 @@ def worker(surroundings: Surroundings, route_documents: RouteDocuments) -> Deliv
     made = DeliveryWorker(
         store=cast("Any", surroundings),
         client=cast("Any", surroundings),
-        clock=clock.Clock(),
+        clock=timing.Clock(),
         route_documents=route_documents,
     )
     made.apply(snapshot())

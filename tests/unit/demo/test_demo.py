@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from demo import counts, day, readiness
-from usher_gateway import clock as clocks
-from usher_gateway import model, simulator
+from usher_gateway import model, simulator, timing
 
 SENT = simulator.SenderBooks(name="hotels", visits=4, repeats=1, redelivered=1)
 COUNTED = {
@@ -63,7 +62,7 @@ def test_resource_is_ready_for_its_present_generation_only() -> None:
 
 def test_scaled_clock_starts_at_the_given_instant() -> None:
     start = 1_000_000_000_000_000
-    assert 0 <= clocks.Clock(10.0, start).now() - start < 600_000_000
+    assert 0 <= timing.Clock(10.0, start).now() - start < 600_000_000
 
 
 def test_hint_with_a_flag_explains_the_args_of_make() -> None:

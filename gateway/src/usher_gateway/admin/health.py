@@ -14,13 +14,13 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.clock import Clock
 from usher_gateway.config import DocumentStatus, Source
 from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import SendError
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.timing import Clock
 
 WINDOW_MINUTES = 15
 """How long the shares of quarantined arrivals and mismatched companies look back."""

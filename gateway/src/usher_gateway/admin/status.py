@@ -8,11 +8,11 @@ from aiohttp import web
 
 from usher_gateway import config_secret, documents, model
 from usher_gateway.admin import api, health, records
-from usher_gateway.clock import Clock
 from usher_gateway.config import Source, SourceStatus
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter, Store
+from usher_gateway.timing import Clock
 
 _DAY = 86_400 * model.MICROSECONDS
 

@@ -16,13 +16,13 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, metrics, model
-from usher_gateway.clock import Clock
 from usher_gateway.delivery import circuit
 from usher_gateway.delivery.outcome import AttemptResult, internal_error
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.store.base import Store
+from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
 

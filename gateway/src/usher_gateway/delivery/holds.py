@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from usher_gateway import documents, model
-from usher_gateway.clock import Clock
 from usher_gateway.delivery import outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.ingest import routing
 from usher_gateway.store.base import Filter, HeldGroup, Store
+from usher_gateway.timing import Clock
 
 DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS
 """How long a Destination may be missing before its held deliveries are cancelled."""

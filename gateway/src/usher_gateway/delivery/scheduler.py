@@ -19,7 +19,7 @@ import msgspec
 from usher_gateway import model
 from usher_gateway.delivery import circuit
 from usher_gateway.delivery.outcome import Outcome
-from usher_gateway.token_bucket import TokenBucket
+from usher_gateway.timing import TokenBucket
 
 _READY_ROWS = 4
 """Deliveries per slot that a lane wants waiting, so that no slot is idle during the next claim from the store."""

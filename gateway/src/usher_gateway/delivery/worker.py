@@ -10,7 +10,6 @@ from typing import Any
 import structlog
 
 from usher_gateway import documents, model
-from usher_gateway.clock import Clock
 from usher_gateway.delivery import outcome, payload, retry
 from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import RouteDocuments
@@ -18,6 +17,7 @@ from usher_gateway.destinations import DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest import routing
 from usher_gateway.store import base
+from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
 

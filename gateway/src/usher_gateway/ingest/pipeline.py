@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import structlog
 
-from usher_gateway import clock, documents, model
+from usher_gateway import documents, model, timing
 from usher_gateway.ingest import answers, auth, body, identity, routing
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener, Match
@@ -61,7 +61,7 @@ class ArrivalPipeline:
         *,
         registry: ListenerRegistry,
         store: Store,
-        clock: clock.Clock,
+        clock: timing.Clock,
         keys: model.Keys,
         counters: ArrivalCounters,
         deliver: Callable[[Sequence[model.Delivery]], None],

@@ -10,7 +10,7 @@ import msgspec
 from usher_gateway import documents, model
 from usher_gateway.ingest import auth, identity, routing
 from usher_gateway.ingest.counters import ArrivalCounters
-from usher_gateway.token_bucket import TokenBucket
+from usher_gateway.timing import TokenBucket
 
 
 class LiveListener:

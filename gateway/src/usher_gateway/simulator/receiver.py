@@ -14,8 +14,8 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import model
-from usher_gateway.clock import Clock
 from usher_gateway.simulator import books, receiving
+from usher_gateway.timing import Clock
 
 CONTROL_PATH = "/_control"
 """POST to this path changes the behaviour; only from this machine."""

@@ -16,9 +16,9 @@ import yarl
 
 import usher_gateway
 from usher_gateway import documents, model
-from usher_gateway.clock import Clock
 from usher_gateway.simulator import books, schedule
 from usher_gateway.simulator.settings import SimulatorSettings, SimulatorTarget, tls_context
+from usher_gateway.timing import Clock
 
 _REPORT_SECONDS = 0.25
 _GRACE_SECONDS = 2.0

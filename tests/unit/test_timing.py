@@ -1,6 +1,6 @@
 import pytest
 
-from usher_gateway.token_bucket import TokenBucket
+from usher_gateway.timing import TokenBucket
 
 
 def take(bucket: TokenBucket, now: float, count: int) -> int:
