@@ -2,12 +2,15 @@
 
 `make bench-operator` runs all parts, `make bench-operator ARGS="cold"` one of them. `cold` measures the time to the
 last configuration Secret in an empty cluster, memory, and a restart. `edits` measures the time from the API server's
-answer to an edit until a gateway's public port serves it. `idle` counts writes while nothing changes. Operator and
-gateway run as processes with the shipped permissions, against a control plane on this machine.
+answer to an edit until a gateway's public port serves it, and `fairness` measures it while another agency creates,
+changes and deletes listeners as fast as the API server accepts it. `memory` adds large Secrets that no resource uses.
+`idle` counts writes while nothing changes. Operator and gateway run as processes with the shipped permissions, against
+a control plane on this machine.
 """
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import os
 import random
@@ -16,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ import report
 from local_cluster import ports
 from support import api, clusters, installs, waiting, wire
 
-_PARTS = ("cold", "edits", "idle")
+_PARTS = ("cold", "edits", "fairness", "memory", "idle")
 _CREATORS = 16
 _EDITED = 10
 """Listeners that are edited in turn."""
@@ -36,6 +39,8 @@ _IDLE_SECONDS = 60.0
 _EVENTS = frozenset({"events"})
 """The operator writes Events in the background, at most ten a second."""
 _LIMIT_SECONDS = 240.0
+_LISTENERS_PER_NAMESPACE = 50
+_SECRET_BYTES = 1_000_000
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -43,6 +48,10 @@ class Sizes(msgspec.Struct, frozen=True):
 
     tenants: int
     edits: int
+    flood: int
+    """Listeners of the agency that disturbs the others."""
+    secrets: int
+    """Large Secrets that no resource uses."""
     tenants_per_namespace: int = 10
 
     @property
@@ -60,21 +69,30 @@ class Bench:
     def __init__(self, install: installs.Install, sizes: Sizes) -> None:
         self.install, self.sizes = install, sizes
         self.namespaces: list[str] = []
+        self.flooded = ""
+        """Namespace of the agency that disturbs the others."""
+        self._serving: tuple[installs.Process, installs.Process] | None = None
+
+    async def serving(self) -> tuple[installs.Process, installs.Process]:
+        """Return a running operator and gateway, the same at each call."""
+        if self._serving is None:
+            port = ports.free()
+            operator = await start(self, "--gateways", f"http://127.0.0.1:{port}")
+            self._serving = operator, await self.install.start_gateway(admin=port, wait=False)
+        return self._serving
 
     async def declare(self, make_namespace: installs.Namespaces) -> None:
         """Create every object, before an operator runs."""
-        await self.install.server.create(self.install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))
+        hostnames, limit = [{"hostname": "*.example.org"}], {"listenersPerNamespace": _LISTENERS_PER_NAMESPACE}
+        await self.install.server.create(self.install.klass(allowedHostnames=hostnames, maximums=limit))
+        self.flooded = await make_namespace("flooded")
         count = -(-self.sizes.tenants // self.sizes.tenants_per_namespace)
         self.namespaces = [await make_namespace("agency") for _ in range(count)]
-        todo = self._documents()
+        await self.create(self._documents())
 
-        async def create() -> None:
-            for document in todo:
-                await self.install.server.create(document)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_CREATORS):
-                group.create_task(create())
+    async def create(self, todo: Iterator[dict[str, Any]]) -> None:
+        """Create objects as fast as the API server accepts them."""
+        await together(self.install.server.create(document) for document in todo)
 
     def _documents(self) -> Iterator[dict[str, Any]]:
         for number in range(self.sizes.tenants):
@@ -178,24 +196,96 @@ async def cold(bench: Bench) -> AsyncIterator[report.Result]:
 async def edits(bench: Bench) -> AsyncIterator[report.Result]:
     """Measure the time from the answer to an edit until a gateway serves it."""
     report.progress("an operator and a gateway, until every status is written")
-    port = ports.free()
     begun = time.monotonic()
-    operator = await start(bench, "--gateways", f"http://127.0.0.1:{port}")
-    gateway = await bench.install.start_gateway(admin=port, wait=False)
+    operator, gateway = await bench.serving()
     settled = await bench.wait_quiet(but=_EVENTS) - begun
     yield report.Result("with a gateway, to the last status", f"{settled:.0f} s", "")
     report.progress(f"{bench.sizes.edits} edits in sequence")
     for number in range(_EDITED):
         await edit(bench, gateway, number)  # sets its own hostname; later edits change only its path
-    found = sorted([await edit(bench, gateway, number) for number in range(bench.sizes.edits)])
-    half, most = statistics.median(found), found[-(-len(found) * 99 // 100) - 1]
-    measured = f"p50 {half:.0f} ms, p99 {most:.0f} ms, at most {found[-1]:.0f} ms"
-    yield report.Result("from an edit to the public port", measured, "p99 <= 300 ms", most <= 300)
+    yield latency(
+        "from an edit to the public port", [await edit(bench, gateway, n) for n in range(bench.sizes.edits)], 300
+    )
     measured = ", ".join(
         f"{name} {resident_megabytes(one)[0]:.0f} MB"
         for name, one in {"operator": operator, "gateway": gateway}.items()
     )
     yield report.Result("resident", measured, "")
+
+
+def latency(what: str, found: list[float], goal: float) -> report.Result:
+    """Sum up latencies in milliseconds."""
+    found = sorted(found)
+    half, most = statistics.median(found), found[-(-len(found) * 99 // 100) - 1]
+    measured = f"p50 {half:.0f} ms, p99 {most:.0f} ms, at most {found[-1]:.0f} ms ({len(found)} edits)"
+    return report.Result(what, measured, f"p99 <= {goal:.0f} ms", most <= goal)
+
+
+async def fairness(bench: Bench) -> AsyncIterator[report.Result]:
+    """Measure the edits of one agency while another one causes as much work as it can."""
+    operator, gateway = await bench.serving()
+    await bench.wait_quiet(but=_EVENTS)
+    install, namespace, count = bench.install, bench.flooded, bench.sizes.flood
+    await install.server.create(installs.tenant(namespace))
+    await install.server.create(installs.destination(namespace))
+    names = [f"flood-{number}" for number in range(count)]
+    listeners = [api.Resource("Listener", name, namespace) for name in names]
+    phases: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+        "creates": lambda: bench.create(installs.listener(install, namespace, name) for name in names),
+        "changes": lambda: together(
+            install.server.merge(one, {"spec": {"late": {"afterSeconds": 400}}}) for one in listeners
+        ),
+        "deletes": lambda: together(install.server.delete(one) for one in listeners),
+    }
+    for verb, flood in phases.items():
+        report.progress(f"another agency {verb} {count:,} listeners")
+        spent, reconciled = cpu_seconds(operator), await operator.metric("usher_operator_reconcile_total")
+        flooding = asyncio.create_task(flood())
+        found: list[float] = []
+        while not flooding.done() or await operator.metric("usher_operator_workqueue_depth"):
+            found.append(await edit(bench, gateway, len(found)))
+        await flooding
+        yield latency(f"the same while another agency {verb} {count:,} listeners", found, 1000)
+        reconciled = await operator.metric("usher_operator_reconcile_total") - reconciled
+        measured = (
+            f"{reconciled / count:.1f} reconciles and {(cpu_seconds(operator) - spent) / count * 1e3:.1f} ms of CPU"
+        )
+        yield report.Result("the operator's work for each of them", measured, "")
+
+
+async def memory(bench: Bench) -> AsyncIterator[report.Result]:
+    """Measure the operator's memory beside large labelled Secrets that no resource uses."""
+    report.progress(f"{bench.sizes.secrets} Secrets of {_SECRET_BYTES:,} bytes")
+    operator, _ = await bench.serving()
+    value = base64.b64encode(b"x" * _SECRET_BYTES).decode()
+    where = {"namespace": bench.namespaces[0], "labels": {"usher.dev/watch": "true"}}
+    await bench.create(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": f"large-{n}", **where}, "data": {"value": value}}
+        for n in range(bench.sizes.secrets)
+    )
+    await bench.wait_quiet(but=_EVENTS)
+    now, most = resident_megabytes(operator)
+    what = f"resident beside {bench.sizes.secrets} unused Secrets of 1 MB"
+    yield report.Result(what, f"{now:.0f} MB, at most {most:.0f} MB", "<= 250 MB", most <= 250)
+    report.progress("another start beside them")
+    await operator.stop()
+    operator = await start(bench)
+    await bench.wait_quiet(but=_EVENTS)
+    now, most = resident_megabytes(operator)
+    yield report.Result("the same after a restart", f"{now:.0f} MB, at most {most:.0f} MB", "<= 250 MB", most <= 250)
+
+
+async def together(todo: Iterable[Awaitable[object]]) -> None:
+    """Await everything, some at a time."""
+    remaining = iter(todo)
+
+    async def work() -> None:
+        for one in remaining:
+            await one
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_CREATORS):
+            group.create_task(work())
 
 
 async def edit(bench: Bench, gateway: installs.Process, number: int) -> float:
@@ -250,7 +340,7 @@ async def ready(folder: Path, sizes: Sizes) -> AsyncIterator[Bench]:
 
 
 async def run(names: Sequence[str], sizes: Sizes) -> list[report.Result]:
-    parts = {"cold": cold, "edits": edits, "idle": idle}
+    parts = {"cold": cold, "edits": edits, "fairness": fairness, "memory": memory, "idle": idle}
     with tempfile.TemporaryDirectory(prefix="usher-bench-") as folder:
         async with ready(Path(folder), sizes) as bench:
             return [result for name in names for result in [one async for one in parts[name](bench)]]
@@ -262,11 +352,13 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="PART", help=", ".join(_PARTS))
     parser.add_argument("--tenants", type=int, default=2_000, help="each with two listeners and two destinations")
     parser.add_argument("--edits", type=int, default=120)
+    parser.add_argument("--flood", type=int, default=2_000, help="listeners of the agency that disturbs the others")
+    parser.add_argument("--secrets", type=int, default=300, help="large Secrets that no resource uses")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(_PARTS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    sizes = Sizes(tenants=arguments.tenants, edits=arguments.edits)
+    sizes = Sizes(tenants=arguments.tenants, edits=arguments.edits, flood=arguments.flood, secrets=arguments.secrets)
     results = asyncio.run(run(arguments.names or _PARTS, sizes))
     return report.show(f"{os.cpu_count()} cores, {sizes.objects:,} objects", results)
 

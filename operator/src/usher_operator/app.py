@@ -339,6 +339,7 @@ class Operator:
             "install": self.installation.watch,
             "missing Secrets": self.reconciler.look_up_missing_secrets,
             "events": self.statuses.post_events,
+            "informational statuses": self.statuses.release_deferred,
             "log summaries": self.event_logger.run,
         }
         tasks = [asyncio.create_task(job(), name=name) for name, job in jobs.items()]

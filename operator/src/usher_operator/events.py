@@ -21,8 +21,8 @@ from usher_operator import kinds
 from usher_operator.plan.common import OperatorReason
 from usher_operator.view import INFORMATIONAL_CONDITIONS, ConditionType, Key, ObjectRef, ResourceStatus, StatusCondition
 
-MAX_WAITING_RESOURCES = 500
-"""Resources that the recorder remembers because it may have to warn about them later."""
+MAX_WAITING_RESOURCES = 100
+"""Resources of one namespace that the recorder remembers because it may have to warn about them later."""
 
 _Type = ConditionType
 _Reason = OperatorReason
@@ -57,6 +57,8 @@ class EventRecorder:
         self._grace = grace_seconds
         self._waiting: dict[Key, dict[str, float]] = {}
         """Per resource: the types of conditions that do not hold yet, and when to warn about each."""
+        self._counts: collections.Counter[str] = collections.Counter()
+        """Number of these resources by namespace."""
 
     def written(
         self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord, now: float
@@ -89,6 +91,7 @@ class EventRecorder:
                 del waiting[type_]
         if not waiting:
             del self._waiting[key]
+            self._counts[key.namespace] -= 1
         return found
 
     def due_in(self, key: Key, now: float) -> float | None:
@@ -97,8 +100,11 @@ class EventRecorder:
         return max(0.0, min(waiting.values()) - now) if waiting else None
 
     def _wait(self, key: Key, type_: str, now: float) -> None:
-        if key in self._waiting or len(self._waiting) < MAX_WAITING_RESOURCES:
-            self._waiting.setdefault(key, {}).setdefault(type_, now + self._grace)
+        if key not in self._waiting:
+            if self._counts[key.namespace] >= MAX_WAITING_RESOURCES:
+                return
+            self._counts[key.namespace] += 1
+        self._waiting.setdefault(key, {}).setdefault(type_, now + self._grace)
 
 
 def _is_news(before: StatusCondition | None, now: StatusCondition) -> bool:

@@ -116,7 +116,13 @@ class GatewayAnswers:
 
     def take(self, answer: ConfigReport) -> set[Key]:
         """Take an answer; returns the keys whose state changed."""
-        before = (dict(self._applied), dict(self._listeners), dict(self._destinations), self._stale)
+        told: tuple[_Document | _Removed | _Vanished, ...] = (*answer.documents, *answer.removed, *answer.vanished)
+        named = {_key(one.kind, one.key) for one in told}
+        named |= {*map(_listener_key, answer.listeners), *map(_destination_key, answer.destinations), *self._stale}
+        if answer.complete:
+            known = (map(_listener_key, self._listeners), map(_destination_key, self._destinations))
+            named = named.union(self._applied, *known)
+        before = {key: self._state(key) for key in named}
         if answer.complete:
             self._applied.clear()
             self._listeners.clear()
@@ -134,12 +140,11 @@ class GatewayAnswers:
             )
         self._stale = {_key(one.kind, one.key): one.uid for one in answer.vanished if self._is_stale(one, answer.now)}
         self.cursor, self.is_reachable, self.has_answered = answer.cursor, True, True
-        return (
-            _changed(before[0], self._applied)
-            | _changed(before[3], self._stale)
-            | {_key("Listener", path) for path in _changed(before[1], self._listeners)}
-            | {_key("Destination", path) for path in _changed(before[2], self._destinations)}
-        )
+        return {key for key, state in before.items() if self._state(key) != state}
+
+    def _state(self, key: Key) -> tuple[object, ...]:
+        reports = self._listeners if key.kind == "Listener" else self._destinations
+        return self._applied.get(key), reports.get(key.path), self._stale.get(key)
 
     def _is_stale(self, one: _Vanished, now: datetime.datetime | None) -> bool:
         """Return whether a document of this install vanished long ago, by the gateway's own clock."""
@@ -176,8 +181,12 @@ def _key(kind: Literal["Listener", "Destination"], path: str) -> Key:
     return Key(kind, namespace, name)
 
 
-def _changed(before: dict[Any, Any], after: dict[Any, Any]) -> set[Any]:
-    return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+def _listener_key(path: str) -> Key:
+    return _key("Listener", path)
+
+
+def _destination_key(path: str) -> Key:
+    return _key("Destination", path)
 
 
 class GatewayObserver:

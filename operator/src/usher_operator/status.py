@@ -26,14 +26,16 @@ from usher_operator.view import (
     ResourceStatus,
     StatusCondition,
 )
-from usher_operator.workqueue import Workqueue
+from usher_operator.workqueue import Lanes, Workqueue
 
 _log = structlog.get_logger(__name__)
 
 INFORMATIONAL_PER_SECOND = 5.0
 """Statuses written per second in which only informational conditions differ."""
 
-_MAX_QUEUED_EVENTS = 500
+_MAX_QUEUED_EVENTS = 50
+"""Events of one namespace that wait; further ones are dropped."""
+
 _EVENT_INTERVAL_SECONDS = 0.1
 
 
@@ -64,7 +66,15 @@ class StatusWriter:
         self._api, self._cache, self._queue, self._clock = api, cache, queue, clock
         self._metrics, self._event_logger, self._event_recorder = metrics, event_logger, event_recorder
         self._bucket = TokenBucket(INFORMATIONAL_PER_SECOND, INFORMATIONAL_PER_SECOND, clock())
-        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MAX_QUEUED_EVENTS)
+        self._deferred: Lanes[Key] = Lanes()
+        """Keys whose informational write waits for the rate limit; namespaces take turns."""
+        self._waiting: set[Key] = set()
+        """The keys in `_deferred`."""
+        self._released: set[Key] = set()
+        """Keys whose informational write may go ahead."""
+        self._events: Lanes[dict[str, Any]] = Lanes()
+        """Events to post; namespaces take turns."""
+        self._has_events = asyncio.Event()
 
     async def write(self, plan: Plan) -> None:
         """Write the status that a plan wants, unless it is stored already or the stored one is newer.
@@ -76,22 +86,23 @@ class StatusWriter:
         if plan.status is None or record is None:
             self._event_recorder.overdue(plan.key, None, self._clock())
             return
-        result = await self._write(plan.key, plan.status, record)
+        is_released = plan.key in self._released
+        self._released.discard(plan.key)
+        result = await self._write(plan.key, plan.status, record, is_released=is_released)
         self._metrics.status_updates.labels(plan.key.kind, result).inc()
         self._queue_events(plan.key, record.uid, self._event_recorder.overdue(plan.key, plan.status, self._clock()))
         due = self._event_recorder.due_in(plan.key, self._clock())
         if due is not None:
             self._queue.add_after(plan.key, due)
 
-    async def _write(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord) -> str:
+    async def _write(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord, *, is_released: bool) -> str:
         """Write a status; returns the label of the metric."""
         if status.observed_generation < record.observed_generation <= record.generation:
             return "newer"  # a generation above that of the object itself is wrong, as after a restore of its status
         changed = differences(status, record)
         if not changed:
             return "noop"
-        if changed <= INFORMATIONAL_CONDITIONS and not self._bucket.take(self._clock()):
-            self._queue.add_after(key, self._bucket.seconds_until_token())
+        if changed <= INFORMATIONAL_CONDITIONS and not is_released and not self._may_write_informational(key):
             return "deferred"
         kind = kinds.BY_NAME[key.kind]
         try:
@@ -110,6 +121,30 @@ class StatusWriter:
         self._queue_events(key, record.uid, self._event_recorder.written(key, status, record, self._clock()))
         return "success"
 
+    def _may_write_informational(self, key: Key) -> bool:
+        """Return whether the rate limit permits a write now; otherwise ``release`` queues the key again."""
+        if not self._deferred and self._bucket.take(self._clock()):
+            return True
+        if key not in self._waiting:
+            self._waiting.add(key)
+            self._deferred.add(key.namespace, key)
+        return False
+
+    def release(self) -> None:
+        """Queue as many deferred keys as the rate limit permits now. One namespace does not delay another's."""
+        while self._deferred and self._bucket.take(self._clock()):
+            key = self._deferred.take()
+            assert key is not None
+            self._waiting.discard(key)
+            self._released.add(key)
+            self._queue.add(key)
+
+    async def release_deferred(self) -> None:
+        """Release deferred keys at the rate limit, until cancelled."""
+        while True:
+            await asyncio.sleep(1 / INFORMATIONAL_PER_SECOND)
+            self.release()
+
     def _log_ready(self, key: Key, status: ResourceStatus, record: kinds.ResourceRecord) -> None:
         ready = status.condition(ConditionType.Ready)
         before = next((one for one in record.found.conditions if one.type == ConditionType.Ready), None)
@@ -117,18 +152,22 @@ class StatusWriter:
             self._event_logger.ready(key, ready)
 
     def _queue_events(self, key: Key, uid: str, conditions: list[StatusCondition]) -> None:
-        """Queue Events for the background task; drop them if its queue is full, so that they never delay a write."""
+        """Queue Events for the background task; drop those over the limit, so that they never delay a write."""
         for condition in conditions:
             event = event_of(key, uid, condition, _now())
-            try:
-                self._events.put_nowait(event)
-            except asyncio.QueueFull:
-                return
+            lane = event["metadata"]["namespace"]
+            if self._events.depth(lane) < _MAX_QUEUED_EVENTS:
+                self._events.add(lane, event)
+                self._has_events.set()
 
     async def post_events(self) -> None:
         """Post the queued Events, until cancelled."""
         while True:
-            event = await self._events.get()
+            await self._has_events.wait()
+            event = self._events.take()
+            if event is None:
+                self._has_events.clear()
+                continue
             namespace = event["metadata"]["namespace"]
             try:
                 await self._api.create(f"/api/v1/namespaces/{namespace}/events", event, attempts=1)

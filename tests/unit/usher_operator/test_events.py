@@ -96,13 +96,14 @@ def test_warning_is_given_once_and_not_again_after_a_restart() -> None:
     assert after.due_in(KEY, 0.0) is None
 
 
-def test_recorder_forgets_deleted_resources_and_is_bounded() -> None:
+def test_recorder_forgets_deleted_resources_and_is_bounded_per_namespace() -> None:
     flips = events.EventRecorder(GRACE)
     for number in range(events.MAX_WAITING_RESOURCES + 1):
         flips.written(Key("Listener", "agency", f"l{number}"), status(WRONG), record(), 0.0)
     last, first = (Key("Listener", "agency", f"l{number}") for number in (events.MAX_WAITING_RESOURCES, 0))
+    flips.written(Key("Listener", "other", "lobby"), status(WRONG), record(), 0.0)
     assert flips.due_in(last, 0.0) is None
-    assert flips.due_in(first, 0.0) == GRACE
+    assert flips.due_in(first, 0.0) == flips.due_in(Key("Listener", "other", "lobby"), 0.0) == GRACE
     assert flips.overdue(first, None, 0.0) == []
     assert flips.due_in(first, 0.0) is None
 

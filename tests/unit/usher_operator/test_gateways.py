@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from support import work
 from usher_operator import gateways
 from usher_operator.view import AppliedDocument, DestinationReport, Key, ListenerReport
 
@@ -36,6 +37,17 @@ def test_complete_answer_replaces_earlier_answers(report: gateways.GatewayAnswer
 def test_partial_answer_returns_only_changed_keys(report: gateways.GatewayAnswers) -> None:
     assert report.take(answer(documents=[document(hash_="h3"), document(CRM, "h2")])) == {LOBBY}
     assert report.take(answer()) == set()
+
+
+def test_work_for_an_answer_does_not_grow_with_the_documents_in_force() -> None:
+    def cost(count: int) -> int:
+        found = gateways.GatewayAnswers("http://one", install="usher.dev_usher", stale_seconds=60.0)
+        known = [document(Key("Listener", "agency", f"l{number}")) for number in range(count)]
+        found.take(answer(complete=True, documents=known))
+        edited = answer(documents=[document(Key("Listener", "agency", "l0"), "h2")])
+        return work.instructions(lambda: found.take(edited))
+
+    assert cost(1000) == cost(10)
 
 
 def test_rejected_document_has_its_reason(report: gateways.GatewayAnswers) -> None:

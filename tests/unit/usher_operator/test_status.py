@@ -149,8 +149,32 @@ async def test_informational_writes_share_a_rate_limit() -> None:
         return int(server.writes - before)
 
     assert await write(6) == 5
-    assert queue.due_in() == pytest.approx(0.2)
+    statuses.release()
+    assert queue.take() is None
     now[0] += 0.2
+    statuses.release()
+    assert queue.take() == LOBBY
+    assert await write(2) == 1
+    now[0] += 0.2
+    statuses.release()
     assert await write(1) == 1
     now[0] += 60
     assert await write(6) == 5, "a long pause saves up one second's worth"
+
+
+async def test_informational_writes_of_one_namespace_do_not_delay_another() -> None:
+    now = [0.0]
+    cache = Cache(OperatorSettings())
+    keys = [*(Key("Listener", "agency", f"l{number}") for number in range(100)), Key("Listener", "other", "lobby")]
+    for key in keys:
+        found = {**test_cache.listener(key.name, namespace=key.namespace), "status": {"observedGeneration": 1}}
+        cache.put(kinds.BY_NAME["Listener"], found)
+    queue: Workqueue[Key] = Workqueue(clock=lambda: now[0], random=lambda: 0.5)
+    server: Any = StatusServer()
+    statuses = status_writer(server, cache, queue, clock=lambda: now[0])
+    for key in keys:
+        await statuses.write(Plan(key, (), status(condition("Receiving"))))
+    assert not {*iter(queue.take, None)} & {*keys}
+    now[0] += 0.4
+    statuses.release()
+    assert {*iter(queue.take, None)} == {keys[5], keys[-1]}
