@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support import agencies, api, clusters, faulty_proxy, installs, waiting
+from support import accounts, agencies, api, clusters, faulty_proxy, installs, waiting
 
 ROOMS = [f"room-{number}" for number in range(8)]
 """More removals than the limit allows without a confirmation."""
@@ -37,9 +37,10 @@ async def delete(install: installs.Install, namespace: str) -> None:
 
 
 async def recreate(install: installs.Install, namespace: str) -> None:
-    """Recreate the namespace, so that the cleanup of `make_namespace` can delete it again."""
+    """Recreate the namespace, so that the cleanup of `make_namespace` can delete it again, and admit it again."""
     metadata = {"name": namespace, "labels": {clusters.MADE: "true"}}
     await install.server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    await install.server.apply(accounts.admission(namespace, [install.operator]))
 
 
 async def uids(install: installs.Install, namespace: str) -> dict[str, str]:
