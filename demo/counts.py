@@ -20,7 +20,7 @@ _SINCE = "2020-01-01"
 _CLOCK_QUERIES = 5
 
 
-class AdminClient:
+class GatewayCounts:
     """A client of a gateway's admin port."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
@@ -55,10 +55,10 @@ class AdminClient:
 
 
 @contextlib.asynccontextmanager
-async def admin_client(url: str, token: str) -> AsyncIterator[AdminClient]:
+async def admin_client(url: str, token: str) -> AsyncIterator[GatewayCounts]:
     """Yield a client of an admin port."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
-        yield AdminClient(session, url, token)
+        yield GatewayCounts(session, url, token)
 
 
 def open_deliveries(counts: Mapping[str, Mapping[str, int]]) -> int:

@@ -27,7 +27,7 @@ class Day(msgspec.Struct, frozen=True):
 
     seconds: float
     access: sender.GatewayAccess
-    admin: counts.AdminClient
+    admin: counts.GatewayCounts
     receivers: receivers.Receivers
     console: rich.console.Console
     stop: asyncio.Event

@@ -16,7 +16,7 @@ class ProgramEndedError(Exception):
     """A program ended by itself; the message ends with the last lines of its log."""
 
 
-class Program:
+class RunningProgram:
     """A running program."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
@@ -40,7 +40,7 @@ class Program:
             await self._process.wait()
 
 
-async def start(name: str, arguments: Sequence[str], log: Path, environ: Mapping[str, str]) -> Program:
+async def start(name: str, arguments: Sequence[str], log: Path, environ: Mapping[str, str]) -> RunningProgram:
     """Run a Python module as a child program."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
@@ -50,4 +50,4 @@ async def start(name: str, arguments: Sequence[str], log: Path, environ: Mapping
             stderr=output,
             env={**os.environ, **environ},
         )
-    return Program(name, process, log)
+    return RunningProgram(name, process, log)

@@ -184,7 +184,7 @@ class KubernetesDemo:
         stack.callback(watching.cancel)
         _say(self._console, f"The {name} runs; its log is {program.log}.")
 
-    async def _watch(self, program: processes.Program) -> None:
+    async def _watch(self, program: processes.RunningProgram) -> None:
         error = await program.wait_ended()
         if not self._stop.is_set():
             self._failed = error

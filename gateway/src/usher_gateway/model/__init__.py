@@ -21,8 +21,11 @@ from usher_gateway.model.delivery import (
     DeliveryState,
     HoldReason,
     Origin,
+    RouteDefinition,
+    RoutePlan,
     SettledAs,
     Settlement,
+    SkipReason,
 )
 from usher_gateway.model.errors import (
     ConfigurationError,
@@ -39,10 +42,9 @@ from usher_gateway.model.errors import (
     StoreUnavailableError,
     UsherError,
 )
-from usher_gateway.model.identifiers import IdFactory, format_id, key_of, milliseconds_of, parse_id
+from usher_gateway.model.identifiers import IdFactory, ListenerName, format_id, key_of, milliseconds_of, parse_id
 from usher_gateway.model.keys import Keys, derive_keys, key_fingerprint, url_token
 from usher_gateway.model.meters import MICROSECONDS, SLOT_SECONDS, Counter, Counts, format_time, slot_of
-from usher_gateway.model.route import ListenerName, RouteDefinition, RoutePlan, SkipReason
 
 __all__ = [
     "MICROSECONDS",

@@ -4,8 +4,8 @@ import enum
 
 import msgspec
 
-from usher_gateway.model.delivery import Delivery
-from usher_gateway.model.route import ListenerName, RoutePlan, SkipReason
+from usher_gateway.model.delivery import Delivery, RoutePlan, SkipReason
+from usher_gateway.model.identifiers import ListenerName
 
 REDELIVERY_KEEP_SECONDS = 7 * 86400
 """Identical content is a redelivery for this long if a trusted time or a lost answer proves it."""

@@ -1,4 +1,6 @@
-"""Ids: UUIDv7 made by the gateway. Their first 63 significant bits are also the key that orders rows.
+"""The names of listeners, and the ids of arrivals and deliveries.
+
+An id is a UUIDv7 that the gateway makes. Its first 63 significant bits are also the key that orders rows.
 
 Source: RFC 9562 §5.7 (UUIDv7) and §6.2 method 1 (a dedicated counter in the bits after the timestamp).
 """
@@ -9,8 +11,26 @@ import time
 import uuid
 from collections.abc import Callable
 
+import msgspec
+
 _COUNTER_BITS = 15
 _RANDOM_BITS = 59
+
+
+class ListenerName(msgspec.Struct, frozen=True, order=True):
+    """The full name of a listener with its tenant: the key of all meters.
+
+    ``namespace`` is the isolation boundary (agency or company); ``tenant`` and ``listener`` are names inside it.
+    """
+
+    namespace: str
+    tenant: str
+    listener: str
+
+    @property
+    def key(self) -> str:
+        """``namespace/listener``: names of listeners are unique inside a namespace."""
+        return f"{self.namespace}/{self.listener}"
 
 
 class IdFactory:

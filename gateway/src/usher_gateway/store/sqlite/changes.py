@@ -105,7 +105,7 @@ def replay(transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int
 
 
 def quarantined(connection: sqlite3.Connection, where: Filter, limit: int, after: int) -> list[model.Arrival]:
-    """See the interface."""
+    """Return quarantined arrivals that can be released, oldest first (``Store.quarantined``)."""
     scope = listings.arrivals_scope(
         connection, msgspec.structs.replace(where, counted_as="Quarantined", state=listings.UNRELEASED)
     )

@@ -56,14 +56,14 @@ _decode = msgspec.msgpack.decode
 
 
 def visits(connection: sqlite3.Connection, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-    """See the interface."""
+    """Return a page of arrivals with their verdicts, newest first (``Store.visits``)."""
     scope = arrivals_scope(connection, where)
     keys, below = newest_page(connection, scope, cursor, limit)
     return ListingPage(_arrival_rows(connection, keys), cursor_of(below))
 
 
 def deliveries(connection: sqlite3.Connection, where: Filter, cursor: str | None, limit: int) -> ListingPage:
-    """See the interface."""
+    """Return a page of deliveries, newest first (``Store.deliveries``)."""
     keys, below = delivery_keys(connection, where, cursor, limit)
     return ListingPage(_delivery_rows(connection, keys), cursor_of(below))
 
@@ -190,7 +190,7 @@ def _time_or_none(instant: int) -> str | None:
 
 
 def body(connection: sqlite3.Connection, arrival: bytes) -> tuple[bytes, bytes]:
-    """See the interface."""
+    """Return body and content type of an arrival (``Store.body``)."""
     statement = (
         "select b.body, b.content_type from bodies b join arrivals a on a.key = b.key"
         " where b.key = ? and a.id = ? and b.body is not null"
@@ -202,7 +202,7 @@ def body(connection: sqlite3.Connection, arrival: bytes) -> tuple[bytes, bytes]:
 
 
 def answer(connection: sqlite3.Connection, delivery: bytes) -> bytes:
-    """See the interface."""
+    """Return the last answer to a dead delivery (``Store.answer``)."""
     statement = "select answer from deliveries where key = ? and id = ? and answer is not null"
     row = connection.execute(statement, (model.key_of(delivery), delivery)).fetchone()
     if row is None:

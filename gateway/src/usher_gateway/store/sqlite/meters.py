@@ -138,7 +138,7 @@ def listener_names(connection: sqlite3.Connection) -> dict[int, model.ListenerNa
 
 
 def open_deliveries(connection: sqlite3.Connection, at: int) -> dict[model.ListenerName, int]:
-    """See the interface: subtract the changes since the slot border, by the meters, from the pending rows."""
+    """Count the deliveries open at a slot border: the pending rows without the changes since then, by the meters."""
     found = _pending_by_listener(connection)
     border = model.slot_of(at)
     statement = "select listener, counter, sum(count) from meters where slot >= ? group by listener, counter"
