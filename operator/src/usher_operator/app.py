@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from usher_gateway import logs
+from usher_gateway import logs, process
 from usher_gateway.kube import access
 from usher_gateway.kube.client import ApiError, Client, ClientLimits
 from usher_operator import (
@@ -50,6 +50,9 @@ _KOPF_STOP_SECONDS = 5.0
 """How long kopf may take to end by itself."""
 
 _STANDBY_POLL_SECONDS = 0.2
+
+_MAX_AGENCY_WATCHES = 10_000
+"""Connections that the watches of agencies' Secrets may need; many systems allow only 1,024 open files at first."""
 
 _AGENCY_WATCH_SECONDS = 1800
 """How long the watch of an agency's Secrets lasts: longer than usual, because there may be thousands of them."""
@@ -235,6 +238,7 @@ class Operator:
             UsherError: the operator cannot start; the error's hint says what to do.
         """
         asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
+        process.reserve_descriptors(_MAX_AGENCY_WATCHES, 0)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.api)
             await stack.enter_async_context(self.watch_api)

@@ -375,6 +375,8 @@ class Cache(View):
         """Set whether the operator may use the Secrets of a namespace; `""`: of all namespaces at once."""
         if namespace:
             self._secret_access[namespace] = access
+            if access == "Unknown":
+                del self._secret_access[namespace]
             return self._references.users("Namespace", namespace)
         self._secret_access = {"": access}
         return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
