@@ -185,8 +185,12 @@ async def test_hostname_moves_from_one_tenant_to_another(make_agency: agencies.M
     await post(incumbent, url, 1)
     await incumbent.until_received(1)
 
-    await incumbent.apply(incumbent.listener())  # `kubectl apply` removes the addresses
+    platform = incumbent.platform
+    await platform.server.delete(api.of(incumbent.listener()))
+    await incumbent.until_answers(url, 404)
+    await platform.restart_operator("--tombstone-seconds", "1")
     await heir.wait_ready("listeners.usher.dev/lobby")
+    await platform.restart_operator()
     await waiting.until(lambda: delivers_to(heir, url))
     assert {agencies.number_of(one.body) for one in incumbent.received()} == {1}
 

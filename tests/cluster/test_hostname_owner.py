@@ -75,6 +75,17 @@ async def test_hostname_survives_a_namespace_that_loses_its_permission(make_agen
         await server.delete(api.of(klass))
 
 
+async def test_retired_url_is_served_and_reported(make_agency: agencies.Make) -> None:
+    owner, rival, hostname = await contest(make_agency)
+    await owner.apply(owner.listener(authentication={"type": "None"}))
+    await owner.wait("Listener", "lobby", "AddressRetired", "True", "AddressRetired")
+    await assert_refused(rival, hostname, silence=2000)
+    assert (await owner.post(f"https://{hostname}{PATH}", agencies.visit(1))).acknowledges
+    await owner.until_received(1)
+    await owner.wait("Listener", "lobby", "AddressRetired", "True", "RetiredAddressUsed")
+    await owner.wait_ready("listeners.usher.dev/lobby")
+
+
 async def test_hostname_of_a_deleted_listener_is_free_once_its_tombstone_ends(make_agency: agencies.Make) -> None:
     owner, rival, hostname = await contest(make_agency)
     platform = owner.platform

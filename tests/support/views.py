@@ -62,6 +62,7 @@ class MemoryView(View):
         self.failures: dict[Key, WriteFailure] = {}
 
     now = property(lambda self: self._now)
+    time = property(lambda self: self._now)
     install = property(lambda self: self._install)
     keys = property(lambda self: self._keys)
     features = property(lambda self: self._features)

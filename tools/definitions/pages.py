@@ -29,6 +29,7 @@ _CONDITIONS = {
     "Receiving": ("Listener",),
     "Quarantining": ("Listener",),
     "RoutesDegraded": ("Listener",),
+    "AddressRetired": ("Listener",),
     "Healthy": ("Destination",),
 }
 """Condition -> the kinds that have it, if not every kind has it."""

@@ -180,7 +180,9 @@ class Gateway:
             options = files.FileOptions(
                 keys=self._keys, trusted_proxies=settings.trusted_proxies, removal_limit=settings.removal_limit
             )
-            return files.FileSource(settings.files, options)
+            return files.FileSource(
+                settings.files, options, now=self.clock.now, arrivals=lambda: self.counters.retired_arrivals
+            )
         from usher_gateway.config import cluster  # imports cryptography, which files do not need
         from usher_gateway.kube import access, client
 

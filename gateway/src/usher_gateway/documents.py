@@ -52,6 +52,14 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``Hold``: an old token. The gateway accepts its visits and holds their deliveries."""
     until: int = 0
     """Microseconds. From this time on the gateway answers an old token with 404. 0 means no limit."""
+    retired_at: int = 0
+    """Microseconds: when an edit took it out of the configuration, or a later arrival. The gateway serves it as before.
+    0: it is not retired."""
+
+    @property
+    def id(self) -> str:
+        """Identifies the address in reports, without the secret part of its URL."""
+        return hashlib.sha256(self.url.encode()).hexdigest()[:16]
 
     @property
     def url(self) -> str:
@@ -144,6 +152,16 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def key(self) -> str:
         """``namespace/name``."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def live_addresses(self) -> tuple[Address, ...]:
+        """The addresses that are not retired."""
+        return tuple(address for address in self.addresses if not address.retired_at)
+
+    @property
+    def retired_addresses(self) -> tuple[Address, ...]:
+        """The addresses that are retired."""
+        return tuple(address for address in self.addresses if address.retired_at)
 
 
 class DestinationDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

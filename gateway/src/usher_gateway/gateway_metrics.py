@@ -81,6 +81,12 @@ class IngestMetrics:
             {key: float(count) for key, count in counters.unexpected_sources.items()},
         )
         yield metrics.counter(
+            "usher_retired_address_arrivals",
+            "Arrivals at addresses that an edit took out of service.",
+            ["tenant_namespace", "tenant"],
+            {key: float(count) for key, count in counters.retired.items()},
+        )
+        yield metrics.counter(
             "usher_unacknowledged",
             "Arrivals that were committed, but whose answer could not be written.",
             [],

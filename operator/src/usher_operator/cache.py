@@ -125,6 +125,11 @@ class Cache(View):
         return self._clock()
 
     @property
+    def time(self) -> int:
+        """The wall clock in microseconds."""
+        return time.time_ns() // 1000
+
+    @property
     def install(self) -> Install:
         """The install that the operator serves."""
         return self._install

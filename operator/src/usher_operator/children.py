@@ -159,8 +159,8 @@ def named_addresses(
     """
     token = token_paths(one, install_key)[0].path
     if not one.spec.addresses:
-        return {CLASS_ADDRESS: document.addresses[0]}
-    known = {(address.host, address.path, address.query): address for address in document.addresses}
+        return dict(zip((CLASS_ADDRESS,), document.live_addresses, strict=False))
+    known = {(address.host, address.path, address.query): address for address in document.live_addresses}
     found = {}
     for declared in one.spec.addresses:
         query = tuple((pair.name, pair.value) for pair in declared.query or ())

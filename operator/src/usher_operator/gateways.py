@@ -15,6 +15,7 @@ import msgspec
 import structlog
 import yarl
 
+from usher_gateway import model
 from usher_gateway.kube.client import ApiError, Client, JsonObject
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
@@ -67,6 +68,7 @@ class _Listener(msgspec.Struct, rename="camel"):
     quarantined_share: float = 0.0
     company_mismatch: bool = False
     degraded_routes: list[_DegradedRoute] = []
+    retired_arrivals: dict[str, datetime.datetime] = {}
 
 
 class _Destination(msgspec.Struct):
@@ -173,6 +175,9 @@ def _listener(state: _Listener) -> ListenerReport:
         quarantined_share=state.quarantined_share,
         slow_routes=tuple(one.route for one in state.degraded_routes if one.reason == "ExpressionTooSlow"),
         company_mismatch=state.company_mismatch,
+        retired_arrivals={
+            address: int(at.timestamp()) * model.MICROSECONDS for address, at in state.retired_arrivals.items()
+        },
     )
 
 

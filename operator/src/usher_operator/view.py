@@ -78,6 +78,7 @@ class ConditionType(enum.StrEnum):
     Receiving = "Receiving"
     Quarantining = "Quarantining"
     RoutesDegraded = "RoutesDegraded"
+    AddressRetired = "AddressRetired"
     Healthy = "Healthy"
 
 
@@ -87,6 +88,7 @@ INFORMATIONAL_CONDITIONS = frozenset(
         ConditionType.Receiving,
         ConditionType.Quarantining,
         ConditionType.RoutesDegraded,
+        ConditionType.AddressRetired,
         ConditionType.Healthy,
     }
 )
@@ -263,6 +265,8 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
     slow_routes: tuple[str, ...] = ()
     """Routes whose deliveries are held because an expression is too slow."""
     company_mismatch: bool = False
+    retired_arrivals: Mapping[str, int] = {}
+    """``Address.id`` of a retired address -> the end of the hour of its last arrival, in microseconds."""
 
 
 class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -314,6 +318,10 @@ class View(Protocol):
     @property
     def now(self) -> int:
         """Monotonic microseconds, to measure durations."""
+
+    @property
+    def time(self) -> int:
+        """The wall clock in microseconds, for retired addresses."""
 
     @property
     def install(self) -> Install:

@@ -74,7 +74,7 @@ class Served:
         tracker = mock.Mock()
         tracker.since.return_value = health.Changes("c.1", complete=True, present={}, removed=[])
         tracker.document.return_value = health.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
-        tracker.listener.return_value = health.ListenerState("Receiving", None, False, 0.0, False, False, ())
+        tracker.listener.return_value = health.ListenerState("Receiving", None, False, 0.0, False, False, (), {})
         tracker.destination.return_value = health.DestinationState(
             "Closed", None, gone=False, healthy=True, unresolved=None
         )

@@ -49,6 +49,19 @@ async def test_edits_under_load_drop_no_request(gateway: gateways.RunningGateway
     assert await gateway.meters() == {"visits": sent}
 
 
+async def test_retired_address_is_served_and_reported(gateway: gateways.RunningGateway) -> None:
+    old = gateway.target()
+    gateway.write(gateways.MANIFESTS.replace("routes: []", "token: {generation: 5}\n  routes: []"))
+    await gateways.wait_until(lambda: gateway.gateway.snapshot.listeners["agency/wifi"].retired_addresses)
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(old, visit(1)))
+        assert (await connection.answer()).acknowledges
+    assert gateway.target() != old
+    assert (await gateway.post(visit(2))).acknowledges
+    labels = 'tenant="acme",tenant_namespace="agency"'
+    assert f"usher_retired_address_arrivals_total{{{labels}}} 1.0" in gateway.exposition()
+
+
 async def test_bad_edit_keeps_the_last_good_version(gateway: gateways.RunningGateway) -> None:
     before = gateway.gateway.snapshot
     for number, bad in enumerate(("{", gateways.MANIFESTS.replace("routes: []", "rutes: []"), "")):

@@ -125,6 +125,14 @@ def test_precedence_at_one_address_does_not_depend_on_order() -> None:
         assert match.listener.name.listener == "a"
 
 
+def test_retired_address_gives_way_to_the_listener_that_claims_it() -> None:
+    retired = samples.listener(addresses=(address(retired_at=1),), name="a")
+    present = samples.listener(addresses=(address(),), name="b")
+    match = registry_of(retired, present).find("hooks.test", "/v1/t", 0)
+    assert match is not None
+    assert match.listener.document is present
+
+
 def listener(name: str, destination: str = "crm", **changes: Any) -> documents.ListenerDocument:
     routes = (documents.Route("r", f"agency/{destination}"),)
     addresses = (documents.Address("hooks.test", f"/{name}"),)

@@ -115,6 +115,39 @@ def test_class_is_refused_in_a_namespace_it_does_not_select() -> None:
     assert compiled(CLASS + namespaces, namespace, TENANT, LISTENER).snapshot.listeners
 
 
+NOW = 1_800_000_000 * model.MICROSECONDS
+OLD_PATH = "  authentication: {type: None}\n  addresses: [{name: a, hostname: a.example.org, path: /x}]\n"
+
+
+def edited(before: str, *after: str) -> list[documents.Address]:
+    """Return the retired addresses of a listener after an edit."""
+    previous = compiled(CLASS, TENANT, LISTENER + before).snapshot
+    now = compiled(CLASS, TENANT, *after, previous=previous, now=NOW).snapshot
+    return list(now.listeners["default/lobby"].retired_addresses)
+
+
+def test_address_that_leaves_the_configuration_is_retired() -> None:
+    (retired,) = edited(OLD_PATH, LISTENER)
+    assert (retired.host, retired.path, retired.retired_at) == ("a.example.org", "/x", NOW)
+    (retired,) = edited("", LISTENER + "  token: {generation: 1}\n")
+    assert retired.path == f"/v1/{model.url_token(KEYS.install, 'default', 'acme', 'lobby', 0)}"
+
+
+def test_explicit_end_is_not_retired() -> None:
+    claimed = LISTENER.replace("{name: lobby}", "{name: second}") + OLD_PATH
+    assert edited(OLD_PATH, LISTENER, claimed) == []
+    old = '{generation: 0, untilTime: "2026-01-01T00:00:00Z"}'
+    ended = LISTENER + f"  token: {{generation: 1, alsoAccept: [{old}]}}\n"
+    assert edited("", ended) == []
+
+
+def test_retired_address_that_returns_is_not_retired_any_more() -> None:
+    previous = compiled(CLASS, TENANT, LISTENER + OLD_PATH).snapshot
+    retired = compiled(CLASS, TENANT, LISTENER, previous=previous, now=NOW).snapshot
+    again = compiled(CLASS, TENANT, LISTENER + OLD_PATH, previous=retired, now=NOW).snapshot
+    assert [one.path for one in again.listeners["default/lobby"].live_addresses] == ["/x"]
+
+
 OTHER = "  addresses: [{name: a, hostname: shop.example.org}]\n"
 
 

@@ -88,6 +88,9 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     """An arrival of another company was accepted in the last 15 minutes."""
     degraded_routes: tuple[dict[str, str], ...]
     """``route`` and ``reason`` of each route that the gateway holds because its expression is too slow."""
+    retired_arrivals: dict[str, str]
+    """``Address.id`` of each retired address that was used -> the end of the hour of its last arrival (RFC 3339), so
+    that the state changes at most once an hour."""
 
 
 class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
@@ -117,6 +120,9 @@ class DocumentState(msgspec.Struct, frozen=True):
 State = DocumentState | ListenerState | DestinationState
 Key = tuple[str, config_secret.Kind, str]
 """``document`` or ``observed``, kind, ``namespace/name``."""
+
+
+_HOUR = 3600 * model.MICROSECONDS
 
 
 class RecentWindow:
@@ -363,6 +369,11 @@ class HealthTracker:
             quarantined_share=round(share, 3),
             quarantining=share > QUARANTINING_FROM,
             company_mismatch=self._window.has_mismatch(key),
+            retired_arrivals={
+                address.id: model.format_time(-(-counts.retired_arrivals[address.id] // _HOUR) * _HOUR)
+                for address in document.retired_addresses
+                if address.id in counts.retired_arrivals
+            },
             degraded_routes=tuple({"route": route, "reason": "ExpressionTooSlow"} for route in slow),
         )
 

@@ -18,7 +18,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -54,6 +54,9 @@ _SETTLE_TRIES = 100
 """After this many readings the last one is applied without removals, because some file may change all the time."""
 
 _MAX_LOGGED_PROBLEMS = 50
+
+_RETIREMENT_CHECK = 3600 * model.MICROSECONDS
+"""Interval at which retired addresses are compiled again."""
 
 _CLASS = resources.ListenerClass.kind_name
 
@@ -348,9 +351,27 @@ def load_once(paths: Sequence[pathlib.Path], keys: model.Keys) -> FileConfigurat
 class FileSource:
     """Follows files and folders. ``configuration`` is in force; ``snapshots`` yields every change of it."""
 
-    def __init__(self, paths: Sequence[pathlib.Path], options: FileOptions) -> None:
+    def __init__(
+        self,
+        paths: Sequence[pathlib.Path],
+        options: FileOptions,
+        *,
+        now: Callable[[], int] = lambda: 0,
+        arrivals: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        """Prepare a source.
+
+        Args:
+            paths: Files and folders.
+            options: How to read them.
+            now: The clock in microseconds; without it no address is retired.
+            arrivals: ``Address.id`` of each retired address -> its last arrival in microseconds.
+        """
         self._paths = tuple(paths)
         self._options = options
+        self._now, self._arrivals = now, arrivals
+        self._applied_at = 0
+        """When the configuration was compiled last, by ``now``."""
         self._reader = FileReader(paths)
         self._digest = b""
         self._notified = asyncio.Event()
@@ -441,7 +462,7 @@ class FileSource:
         """Read until two readings are equal, then apply. Return whether the snapshot changed."""
         reading = await asyncio.to_thread(self._reader.read)
         if reading.digest == self._digest:
-            return False
+            return await self._apply(reading) if self._has_old_retirements() else False
         for _ in range(_SETTLE_TRIES):
             await asyncio.sleep(self._options.settle_seconds)
             again = await asyncio.to_thread(self._reader.read)
@@ -453,10 +474,19 @@ class FileSource:
         self._digest = b""  # so that the same reading is applied completely once it has settled
         return has_changed
 
+    def _has_old_retirements(self) -> bool:
+        """Return whether retired addresses must be compiled again: they end without an edit."""
+        listeners = self.configuration.snapshot.listeners.values()
+        is_due = self._now() >= self._applied_at + _RETIREMENT_CHECK
+        return is_due and any(listener.retired_addresses for listener in listeners)
+
     async def _apply(self, reading: FileReading) -> bool:
         is_first = self.configuration is NO_CONFIGURATION
         before = self.configuration
-        context = self._options.compile_context
+        self._applied_at = self._now()
+        context = msgspec.structs.replace(
+            self._options.compile_context, now=self._applied_at, arrivals=self._arrivals()
+        )
         self._digest = reading.digest
         try:
             configuration = await asyncio.to_thread(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import structlog
 
-from usher_gateway import model
+from usher_gateway import documents, model
 
 _log = structlog.get_logger(__name__)
 
@@ -24,6 +24,7 @@ class ListenerCounters:
         "recent_mismatches",
         "recent_quarantined",
         "refused_in_a_row",
+        "retired_arrivals",
     )
 
     def __init__(self, name: model.ListenerName) -> None:
@@ -36,6 +37,8 @@ class ListenerCounters:
         """Times of the first and last accepted arrival since the start, in microseconds; 0 if there was none."""
         self.refused_in_a_row = 0
         """Refusals since the last accepted arrival."""
+        self.retired_arrivals: dict[str, int] = {}
+        """``Address.id`` of a retired address -> its last arrival in microseconds."""
         self.recent_accepted = self.recent_quarantined = self.recent_mismatches = 0
         """Arrivals since the last call of `ArrivalCounters.take_recent`."""
 
@@ -53,6 +56,8 @@ class ArrivalCounters:
         """Reason -> quarantined arrivals."""
         self.unexpected_sources: dict[tuple[str, str], int] = {}
         """(namespace, tenant) -> arrivals from outside ``allowedSources`` that the policy Report let in."""
+        self.retired: dict[tuple[str, str], int] = {}
+        """(namespace, tenant) -> arrivals at retired addresses."""
         self.skipped: dict[tuple[str, str, str], int] = {}
         """(namespace, tenant, reason) -> routes that made no delivery."""
 
@@ -101,6 +106,20 @@ class ArrivalCounters:
     def add_refused(self, reason: model.RefusedReason) -> None:
         """Count the reason of a refusal."""
         self.refused[reason.value] = self.refused.get(reason.value, 0) + 1
+
+    def add_retired(self, counters: ListenerCounters, address: documents.Address, now: int) -> None:
+        """Count an arrival at a retired address, and log a warning for the first one."""
+        if address.id not in counters.retired_arrivals:
+            url, hint = documents.shorten_url(address.url), "enter the listener's present URL in the portal"
+            _log.warning("retired_address_used", listener=counters.name.key, address=url, hint=hint)
+        counters.retired_arrivals[address.id] = now
+        key = (counters.name.namespace, counters.name.tenant)
+        self.retired[key] = self.retired.get(key, 0) + 1
+
+    @property
+    def retired_arrivals(self) -> dict[str, int]:
+        """``Address.id`` of each retired address that was used since the start -> its last arrival in microseconds."""
+        return {id_: at for counters in self._listeners.values() for id_, at in counters.retired_arrivals.items()}
 
     def add_unexpected_source(self, name: model.ListenerName) -> None:
         """Count an arrival from outside ``allowedSources`` that was let in."""

@@ -87,6 +87,8 @@ class ArrivalPipeline:
             now = self._clock.now()
             match = self._find(request, now)
             self._authenticate(match.listener, request)
+            if match.address.retired_at:
+                self._counters.add_retired(match.listener.counters, match.address, now)
             content, parsed = await self._read(match.listener, request)
             if parsed.is_probe:
                 self._count_probe(match.listener, now)

@@ -203,9 +203,12 @@ class ListenerRegistry:
                 self._by_host_and_path.pop(host_and_path, None)
 
 
-def _precedence(match: Match) -> tuple[int, str]:
-    """Most query pairs first, then by key: two listeners share an address only briefly; all replicas pick the same."""
-    return -len(match.address.query), match.listener.document.key
+def _precedence(match: Match) -> tuple[int, bool, str]:
+    """Most query pairs first, then those not retired, then by key.
+
+    Two listeners share an address only briefly; all replicas pick the same.
+    """
+    return -len(match.address.query), match.address.retired_at > 0, match.listener.document.key
 
 
 def host_name(header: str) -> str:

@@ -32,6 +32,8 @@ from usher_gateway.resources.tenant import Tenant, check_tenant, tenant_document
 
 _IMPLICIT_CLASS = ListenerClassSpec(controller_name="usher.dev/usher", hostname=hostnames.IMPLICIT_HOSTNAME)
 
+_DAY = 86_400 * model.MICROSECONDS
+
 _REFUSALS = {
     Reason.HostnameReserved: "is the class's own hostname; leave `addresses` out to be served there",
     Reason.HostnameNotAllowed: "is not among the class's allowedHostnames for this namespace",
@@ -78,6 +80,10 @@ class CompileContext(msgspec.Struct, frozen=True, kw_only=True):
     """The documents in force, for the cases in which the last good one stays."""
     reserved_hostnames: frozenset[str] | None = None
     """The hostnames of all ListenerClasses, also of other installs; None: of ``Resources.classes``."""
+    now: int = 0
+    """The present time in microseconds. 0: no address is retired."""
+    arrivals: Mapping[str, int] = {}
+    """``Address.id`` of a retired address -> its last arrival in microseconds, as far as it is known."""
     trusted_proxies: tuple[str, ...] = ()
     """Added to those of every class (``--trusted-proxies``)."""
     require_watch_label: bool = True
@@ -138,6 +144,11 @@ def compile_resources(resources: Resources, context: CompileContext) -> Compiled
         is_over_limit = _at_rank(ranks[key])
         document, found = compile_listener(listener, resources, context, claims=claims, is_over_limit=is_over_limit)
         findings.extend(found)
+        if document is not None:
+            listeners[key] = document
+    # after all listeners, because an address that any of them claims is not retired
+    for key, listener in resources.listeners.items():
+        document = retire_addresses(listener, listeners.get(key), resources, context, claims=claims)
         if document is not None:
             listeners[key] = document
     snapshot = documents.Snapshot(listeners, destinations)
@@ -312,6 +323,50 @@ def compile_listener(
         trusted_proxies=context.trusted_proxies,
     )
     return document, findings
+
+
+def retire_addresses(
+    listener: Listener,
+    document: documents.ListenerDocument | None,
+    resources: Resources,
+    context: CompileContext,
+    *,
+    claims: AddressClaims,
+) -> documents.ListenerDocument | None:
+    """Return the document of a listener with the addresses that an edit of it or of its class took out of service.
+
+    Such an address stays for the class's ``retiredAddressDays`` after its last arrival, unless a listener claims it or
+    its token is past its ``untilTime``. Without any other address, the document is the previous one.
+
+    Args:
+        listener: The listener.
+        document: What ``compile_listener`` returned.
+        resources: As for ``compile_listener``.
+        context: Options.
+        claims: With the addresses that listeners have taken.
+    """
+    previous, owner = context.previous.listeners.get(listener.key), resources.tenant_of(listener)
+    if not context.now or previous is None or owner is None or previous.tenant.name != owner.metadata.name:
+        return document
+    found_class = resources.classes.get(listener.class_name)
+    days = types.value_or_default(
+        found_class.spec.retired_address_days if found_class else None, "ListenerClass.spec.retiredAddressDays"
+    )
+    live = document.live_addresses if document is not None else ()
+    known = {hostnames.address_key(address) for address in live}
+    retired = []
+    for address in previous.addresses:
+        retired_at = max(address.retired_at or context.now, context.arrivals.get(address.id, 0))
+        is_over = context.now >= retired_at + days * _DAY or 0 < address.until <= context.now
+        if hostnames.address_key(address) in known or is_over:
+            continue
+        if claims.may_have(address.host, listener.owner) and claims.take(address, listener.key):
+            retired.append(msgspec.structs.replace(address, retired_at=retired_at))
+    if not live and not retired:
+        return None
+    if document is None:
+        document = msgspec.structs.replace(previous, tenant=tenant_document(owner))
+    return msgspec.structs.replace(document, addresses=(*live, *retired))
 
 
 def _last_good(

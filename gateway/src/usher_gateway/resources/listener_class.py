@@ -295,6 +295,17 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
     tls: TlsSpec | None = None
     client_address: ClientAddress | None = None
     maximums: Maximums | None = None
+    retired_address_days: (
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=0,
+                le=365,
+                description="Days from the last arrival at a retired address until it ends. 0 ends it at once.",
+            ),
+        ]
+        | None
+    ) = None
     removal_limit: (
         Annotated[
             int,

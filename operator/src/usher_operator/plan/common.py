@@ -82,6 +82,8 @@ class OperatorReason(enum.StrEnum):
     Quarantining = "Quarantining"
     ExpressionTooSlow = "ExpressionTooSlow"
     CompanyMismatch = "CompanyMismatch"
+    AddressRetired = "AddressRetired"
+    RetiredAddressUsed = "RetiredAddressUsed"
     Healthy = "Healthy"
     CircuitOpen = "CircuitOpen"
     AddressForbidden = "AddressForbidden"

@@ -95,25 +95,41 @@ def compile_listener(view: View, cached: CachedResource[resources.Listener], key
     own_class = our_class(view, one.class_name)
     secrets = _SecretLookup(view)
     previous = _previous(view, Key("Listener", namespace, one.metadata.name), documents.ListenerDocument)
+    declared = compiler.Resources(
+        classes={one.class_name: own_class.resource} if own_class else {},
+        tenants={tenant.key: tenant} if tenant else {},
+        destinations=_destinations(view, one),
+        secrets=secrets,
+        namespaces={namespace: view.namespace_labels(namespace)},
+    )
+    context = compiler.CompileContext(
+        keys=keys,
+        previous=documents.Snapshot({one.key: previous} if previous else {}, {}),
+        reserved_hostnames=_reserved(view),
+        now=view.time,
+        arrivals=_retired_arrivals(view, one.key),
+        trusted_proxies=view.install.trusted_proxies,
+    )
+    claims = _claims(view, cached, previous)
     document, findings = compiler.compile_listener(
         one,
-        compiler.Resources(
-            classes={one.class_name: own_class.resource} if own_class else {},
-            tenants={tenant.key: tenant} if tenant else {},
-            destinations=_destinations(view, one),
-            secrets=secrets,
-            namespaces={namespace: view.namespace_labels(namespace)},
-        ),
-        compiler.CompileContext(
-            keys=keys,
-            previous=documents.Snapshot({one.key: previous} if previous else {}, {}),
-            reserved_hostnames=_reserved(view),
-            trusted_proxies=view.install.trusted_proxies,
-        ),
-        claims=_claims(view, cached, previous),
+        declared,
+        context,
+        claims=claims,
         is_over_limit=lambda limit: view.rank(Key("Listener", namespace, one.metadata.name)) >= limit,
     )
+    document = compiler.retire_addresses(one, document, declared, context, claims=claims)
     return CompiledDocument(document, _not_missing(view, findings), tuple(secrets.unknown))
+
+
+def _retired_arrivals(view: View, path: str) -> dict[str, int]:
+    """The last arrival at each retired address that any gateway reports."""
+    found: dict[str, int] = {}
+    for gateway in view.gateways or ():
+        report = gateway.listeners.get(path)
+        for address, at in report.retired_arrivals.items() if report is not None else ():
+            found[address] = max(at, found.get(address, 0))
+    return found
 
 
 def compile_destination(
@@ -205,20 +221,21 @@ def _claims(
     view: View, cached: CachedResource[resources.Listener], previous: documents.ListenerDocument | None
 ) -> hostnames.AddressClaims:
     """The owners of the hostnames that a listener names or has, and the addresses that other listeners have already."""
-    hosts = {address.hostname for address in cached.resource.spec.addresses or ()}
-    hosts |= {address.host for address in (previous.addresses if previous else ())}
-    wanted = sorted(hosts - _reserved(view))
-    claimants = {host: sorted(_claimants_of(view, host), key=age) for host in wanted}
+    reserved = _reserved(view)
+    named = {address.hostname for address in cached.resource.spec.addresses or ()} - reserved
+    had = {address.host for address in (previous.addresses if previous else ())} - reserved
+    claimants = {host: sorted(_claimants_of(view, host), key=age) for host in sorted(named | had)}
     owners = hostnames.owners_of(
-        ((host, one.resource.owner) for host, found in claimants.items() for one in found),
-        {host: view.holders(host) for host in wanted},
+        ((host, one.resource.owner) for host in sorted(named) for one in claimants[host]),
+        {host: view.holders(host) for host in named},
     )
     claims = hostnames.AddressClaims(
         owners, lambda namespace, hostname: view.rank(Key("Hostname", namespace, hostname))
     )
     for host, found in claimants.items():
-        of_owner = [one for one in found if one.resource.owner == owners[host]]
-        _take_before(view, cached, host, of_owner, claims)
+        of_tenant = [one for one in found if one.resource.owner == cached.resource.owner]
+        _take_before(view, cached, host, of_tenant, claims)
+    for host in named:
         _take_for_absent(view, cached, host, claims)
     return claims
 
@@ -249,14 +266,17 @@ def _take_before(
     claimants: list[CachedResource[resources.Listener]],
     claims: hostnames.AddressClaims,
 ) -> None:
-    """Give addresses on one hostname to the tenant's other listeners that have them already, or that are older."""
+    """Give addresses on one hostname to the tenant's other listeners.
+
+    They get those that this one does not name, and of the others those that they have already or are older for.
+    """
     own = {hostnames.address_key(address) for address in _fixed_addresses(cached.resource, host)}
     for other in claimants:
         if other.uid == cached.uid:
             continue
         for address in _fixed_addresses(other.resource, host):
             key = hostnames.address_key(address)
-            if key in own and _precedence(view, other, key) < _precedence(view, cached, key):
+            if key not in own or _precedence(view, other, key) < _precedence(view, cached, key):
                 claims.take(address, other.resource.key)
 
 

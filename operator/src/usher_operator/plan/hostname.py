@@ -267,11 +267,20 @@ def plan(view: View, key: Key) -> Plan:
         # without a class, published documents stay exposed as they are
         return Plan(key, None if view.has_listeners_at(key.name) else ())
     spec = found.resource.spec
+    if key.name != spec.hostname and _is_retired(view, key.name):
+        # its route and its certificate stay as they were, as the retired addresses do
+        return Plan(key, None)
     if exposure_type(spec) == "HTTPRoute" and not view.features.gateway_api:
         # an old Ingress stays until the cluster can have the HTTPRoute
         return Plan(key, None)
     wanted = tuple(_children(view, key.name, spec))
     return Plan(key, wanted, staying=_old_routes(view, key, wanted, spec))
+
+
+def _is_retired(view: View, hostname: str) -> bool:
+    """True if documents have addresses at a hostname, and all of them are retired."""
+    at_host = (address for one in view.listeners_at(hostname) for address in one.addresses if address.host == hostname)
+    return view.has_listeners_at(hostname) and all(address.retired_at for address in at_host)
 
 
 def _old_routes(

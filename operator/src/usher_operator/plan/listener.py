@@ -22,6 +22,7 @@ _KEPT = (
     _Type.Receiving,
     _Type.Quarantining,
     _Type.RoutesDegraded,
+    _Type.AddressRetired,
 )
 """Conditions that stay as they are while nothing is published."""
 
@@ -57,6 +58,7 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
     addresses = children.named_addresses(cached.resource, document, keys.install) if document else {}
     has_url_secret = bool(addresses) and name_taken is None
     parts += [programmed.condition, *reports.of_listener(view, key.path, builder, has_url=has_url_secret)]
+    parts += reports.address_retired(view, key.path, document, builder) if document else []
     urls = children.build_url_secret(cached, addresses, view.install.controller_name) if has_url_secret else None
     shown = [
         {"name": name, "hostname": address.host, "url": documents.shorten_url(address.url)}
@@ -67,10 +69,18 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
         None if published.stays else tuple(child for child in (published.child, urls) if child is not None),
         builder.status(parts, _reported_suspension(view, cached, programmed, builder), fields={ADDRESSES_FIELD: shown}),
         is_behind=programmed.is_behind,
-        again_at=programmed.again_at,
+        again_at=_again_at(view, document, programmed),
         unknown_secrets=(*compiled.unknown_secrets, *hosts.unknown_secrets),
         granted=_granted(cached.resource, document) if published.child else (),
     )
+
+
+def _again_at(view: View, document: documents.ListenerDocument | None, programmed: reports.Programmed) -> int | None:
+    """When to plan again: while an address is retired at least once an hour, because it ends without any event."""
+    if document is None or not document.retired_addresses:
+        return programmed.again_at
+    hour = view.now + 3600 * model.MICROSECONDS
+    return hour if programmed.again_at is None else min(hour, programmed.again_at)
 
 
 def _name_taken(view: View, key: Key, builder: ConditionBuilder) -> StatusCondition | None:
@@ -90,7 +100,7 @@ def _name_taken(view: View, key: Key, builder: ConditionBuilder) -> StatusCondit
 def _granted(one: resources.Listener, document: documents.ListenerDocument | None) -> tuple[str, ...]:
     """The hostnames that a listener names and that its document has."""
     named = {address.hostname for address in one.spec.addresses or ()}
-    return tuple(sorted(named & {address.host for address in (document.addresses if document else ())}))
+    return tuple(sorted(named & {address.host for address in (document.live_addresses if document else ())}))
 
 
 def _in_force(
@@ -151,7 +161,7 @@ class _HostnameStates(msgspec.Struct, frozen=True):
         if document is None or own_class is None:
             return cls(None, None)
         certificates, exposed, findings = [], [], []
-        for host in dict.fromkeys(address.host for address in document.addresses):
+        for host in dict.fromkeys(address.host for address in document.live_addresses):
             spec = (hostname.class_of(view, host) or own_class).resource.spec
             certificates.append(hostname.certificate_state(view, spec, host))
             exposed.append(_write_state(view, host) or hostname.exposed_state(view, spec, host))

@@ -7,7 +7,7 @@ the stored condition stays.
 
 import msgspec
 
-from usher_gateway import model
+from usher_gateway import documents, model
 from usher_operator.plan.common import ConditionBuilder, OperatorReason, WantedDocument, forbidden_message
 from usher_operator.view import (
     AppliedDocument,
@@ -47,6 +47,11 @@ _QUARANTINING = (
     "over 5 % of the arrivals of 15 minutes were quarantined; look at them with `usher quarantine`, correct the cause, "
     "then release them"
 )
+_RETIRED = (
+    "an edit retired {}; it ends after the class's `retiredAddressDays` without a request; the portal must have {}"
+)
+_RETIRED_USED = "requests still arrive at {}, which an edit retired; the portal must have {} before the old URL ends"
+_MAX_NAMED = 3
 _MISMATCH = "bodies of another company arrive; the portal's webhook or the Tenant's `companyID` must be corrected"
 
 
@@ -152,6 +157,23 @@ def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[Sta
         message = _FAILED.format(f" ({error})" if error else "")
         return [builder.false(_Type.Healthy, _Reason.CircuitOpen, message)]
     return [builder.true(_Type.Healthy, _Reason.Healthy)]
+
+
+def address_retired(
+    view: View, path: str, document: documents.ListenerDocument, builder: ConditionBuilder
+) -> list[StatusCondition]:
+    """AddressRetired, while the document has a retired address."""
+    retired, live = document.retired_addresses, document.live_addresses
+    if not retired:
+        return []
+    shown = [documents.shorten_url(address.url) for address in retired[:_MAX_NAMED]]
+    more = f" and {len(retired) - _MAX_NAMED} more" if len(retired) > _MAX_NAMED else ""
+    old = ", ".join(f"`{url}`" for url in shown) + more
+    new = f"`{documents.shorten_url(live[0].url)}`" if live else "a URL that the other conditions let it have"
+    used = any(one.listeners[path].retired_arrivals for one in view.gateways or () if path in one.listeners)
+    if used:
+        return [builder.true(_Type.AddressRetired, _Reason.RetiredAddressUsed, _RETIRED_USED.format(old, new))]
+    return [builder.true(_Type.AddressRetired, _Reason.AddressRetired, _RETIRED.format(old, new))]
 
 
 def _verified(reports: list[ListenerReport], builder: ConditionBuilder, next_step: str) -> StatusCondition:

@@ -194,6 +194,16 @@ def reports(**about: Any) -> Callable[[MemoryView], None]:
     return lambda built: built.gateways_run_it(listeners={samples.LISTENER: report})
 
 
+def class_moves(built: MemoryView) -> None:
+    built.edit("ListenerClass", "public", hostname="new.example.com")
+    built.settle()
+
+
+def retired_address_is_used(built: MemoryView) -> None:
+    class_moves(built)
+    reports(retired_arrivals={"any": views.NOW})(built)
+
+
 def destination_reports(**about: Any) -> Callable[[MemoryView], None]:
     report = DestinationReport(**about)
     return lambda built: built.gateways_run_it(destinations={samples.DESTINATION: report})
@@ -347,6 +357,8 @@ _LISTENER = [
     ("Quarantining", "True", "Quarantining", reports(quarantined_share=0.051)),
     ("RoutesDegraded", "True", "ExpressionTooSlow", reports(slow_routes=("crm",))),
     ("RoutesDegraded", "True", "CompanyMismatch", reports(company_mismatch=True)),
+    ("AddressRetired", "True", "AddressRetired", class_moves),
+    ("AddressRetired", "True", "RetiredAddressUsed", retired_address_is_used),
 ]
 
 CASES = [

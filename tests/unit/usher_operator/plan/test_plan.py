@@ -9,10 +9,11 @@ from support import views
 from unit.usher_operator.plan import reasons, samples
 from usher_gateway import documents, model
 from usher_operator import plan
-from usher_operator.view import CachedResource, Key, Kind, Plan, UnreadableResource
+from usher_operator.view import CachedResource, Key, Kind, ListenerReport, Plan, UnreadableResource
 
 KEY = Key("Listener", "default", "lobby")
 DESTINATION = Key("Destination", "default", "crm")
+DAY = 86_400 * model.MICROSECONDS
 HOSTNAME = Key("Hostname", "", "hooks.example.com")
 
 
@@ -246,7 +247,7 @@ def test_published_listener_keeps_its_hostname_against_an_older_one() -> None:
     assert built.condition("Listener", "default/old", "Accepted").reason == "HostnameConflict"
 
 
-def test_released_hostname_goes_to_the_waiting_tenant() -> None:
+def test_released_hostname_goes_to_the_waiting_tenant_once_its_retirement_ends() -> None:
     built = samples.agency()
     built.add(samples.tenant("rival"))
     spec = "addresses: [{name: a, hostname: www.example.org}]"
@@ -254,7 +255,71 @@ def test_released_hostname_goes_to_the_waiting_tenant() -> None:
     built.add(samples.listener("waiting", spec, created="02"))
     built.settle()
     built.edit("Listener", "default/first", addresses=None)
+    built.settle()
+    assert built.condition("Listener", "default/waiting", "Accepted").reason == "HostnameConflict"
+    assert built.condition("Listener", "default/first", "AddressRetired").status == "True"
+    built.set(now=views.NOW + 7 * DAY)
     assert addresses(built, Key("Listener", "default", "waiting")) == ["www.example.org"]
+    assert addresses(built, Key("Listener", "default", "first")) == ["hooks.example.com"]
+
+
+def test_moved_class_hostname_retires_the_addresses_of_its_listeners() -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
+    built.settle()
+    children = built.in_place[HOSTNAME]
+    built.edit("ListenerClass", "public", hostname="new.example.com")
+    assert addresses(built) == ["new.example.com", "hooks.example.com"]
+    assert built.in_place[HOSTNAME] == children
+    retired = built.condition("Listener", samples.LISTENER, "AddressRetired")
+    assert "hooks.example.com/v1/" in retired.message
+    assert "new.example.com/v1/" in retired.message
+    (shown,) = built.seen[KEY].fields["addresses"]
+    assert shown["hostname"] == "new.example.com"
+
+
+def test_arrival_at_a_retired_address_prolongs_it() -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", hostname="new.example.com")
+    found = document(built)
+    assert isinstance(found, documents.ListenerDocument)
+    (retired,) = found.retired_addresses
+    built.set(now=views.NOW + 6 * DAY)
+    report = ListenerReport(retired_arrivals={retired.id: views.NOW + 6 * DAY})
+    built.gateways_run_it(listeners={samples.LISTENER: report})
+    assert built.condition("Listener", samples.LISTENER, "AddressRetired").reason == "RetiredAddressUsed"
+    built.settle()
+    built.gateways_run_it()
+    built.set(now=views.NOW + 13 * DAY - 1)
+    assert addresses(built) == ["new.example.com", "hooks.example.com"]
+    built.set(now=views.NOW + 13 * DAY)
+    assert addresses(built) == ["new.example.com"]
+
+
+def test_retired_address_ends_at_once_with_zero_days() -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", hostname="new.example.com", retiredAddressDays=0)
+    assert addresses(built) == ["new.example.com"]
+
+
+@pytest.mark.parametrize("refuse", ["hostname_is_not_allowed", "namespace_is_not_permitted"])
+def test_class_that_narrows_rights_retires_addresses(refuse: str) -> None:
+    built = claimed_by_a_rival()
+    globals()[refuse](built)
+    assert addresses(built) == ["www.example.org", "hooks.example.com"]
+    assert built.condition("Listener", samples.LISTENER, "Accepted").status == "False"
+    assert built.condition("Listener", samples.LISTENER, "AddressRetired").status == "True"
+    assert built.condition("Listener", RIVAL.path, "Accepted").reason == "HostnameConflict"
+
+
+def test_address_that_another_listener_of_the_tenant_claims_is_not_retired() -> None:
+    built = samples.agency()
+    built.edit("Listener", samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    built.settle()
+    built.edit("Listener", samples.LISTENER, addresses=None)
+    built.add(samples.listener("second", WWW))
+    assert addresses(built, Key("Listener", "default", "second")) == ["www.example.org"]
+    assert addresses(built) == ["hooks.example.com"]
 
 
 RIVAL = Key("Listener", "attacker", "rival")
