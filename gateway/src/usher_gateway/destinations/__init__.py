@@ -1,4 +1,7 @@
-"""Clients for destinations, one module per destination type, and the values that they take and return."""
+"""The client for destinations, and the values that it takes and returns.
+
+HTTP is the only destination type so far, so these values are HTTP's. ARCHITECTURE.md lists what another type takes.
+"""
 
 import enum
 from collections.abc import Mapping
