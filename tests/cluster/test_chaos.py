@@ -1,7 +1,7 @@
 """Chaos: edits, kills, stops, restarts of the API server and restores of etcd, with two operators and two gateways.
 
 Whatever happened, every gateway runs what the manifests say within two minutes, and no address ever answers for another
-owner than its own. Each agency has a credential of its own, so the status of an answer shows who owns an address.
+owner than its own. Each agency has a credential of its own, so the status of an answer shows the owner of an address.
 """
 
 import asyncio

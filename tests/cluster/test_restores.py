@@ -61,7 +61,7 @@ async def test_restored_manifests_are_in_force_without_a_restart(
 
 
 LOST = frozenset({"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink"})
-"""Metadata that a restored object has anew."""
+"""Metadata that the API server sets when an object is created."""
 
 
 async def restore(server: api.Api, saved: Mapping[str, Any]) -> None:
