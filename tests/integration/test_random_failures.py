@@ -84,6 +84,9 @@ class FakeDestinations:
         self.delivered: collections.Counter[str] = collections.Counter()
         """webhook-id -> how often a destination accepted it."""
 
+    def literal_refusal(self, _: str) -> str | None:
+        return None
+
     async def send(self, request: DestinationRequest, timeout_seconds: float) -> DestinationAnswer:
         chance, name = self._chance, request.url.rpartition("/")[2]
         await asyncio.sleep(chance.uniform(0, 0.01))

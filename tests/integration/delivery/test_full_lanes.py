@@ -29,6 +29,10 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
         claims.append(len(found))
         return found
 
+    class Client:
+        def literal_refusal(self, _: str) -> str | None:
+            return None
+
     class Worker(DeliveryWorker):
         async def attempt(self, delivery: model.Delivery) -> AttemptResult:
             await answers.wait()
@@ -37,7 +41,7 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
     store.claim = watched
     clock = timing.Clock()
     newest = RouteDocuments(keys=ingest_samples.KEYS)
-    worker = Worker(store=store, client=cast("Any", None), clock=clock, route_documents=newest)
+    worker = Worker(store=store, client=cast("Any", Client()), clock=clock, route_documents=newest)
     dispatcher = Dispatcher(store=store, worker=worker, route_documents=newest, clock=clock, limits=LIMITS)
     destinations = [delivery_samples.destination(), delivery_samples.destination(name="other")]
     dispatcher.apply(documents.Snapshot({}, {one.key: one for one in destinations}))
