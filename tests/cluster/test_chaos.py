@@ -1,7 +1,7 @@
 """Chaos: edits, kills, stops, restarts of the API server and restores of etcd, with two operators and two gateways.
 
 Whatever happened, every gateway runs what the manifests say within two minutes, and no address ever answers for another
-owner than its own. Each agency has a credential of its own, so the status of an answer shows the owner of an address.
+owner than its own. Each agency has a credential of its own, so an answer's status shows the owner.
 """
 
 import asyncio
@@ -89,7 +89,9 @@ class Agencies:
     async def begin(self) -> None:
         """Apply everything that stays."""
         hostnames = [{"hostname": "*.example.org"}]
-        await self._server.apply(self._install.klass(allowedHostnames=hostnames, removalLimit=100))
+        await self._server.apply(
+            self._install.klass(allowedHostnames=hostnames, removalLimit=100, retiredAddressDays=0)
+        )
         for namespace in (self._owner, self._rival):
             leaks.add_secret(credential(namespace))
             metadata = {"name": "purple", "namespace": namespace, "labels": {"usher.dev/watch": "true"}}

@@ -29,7 +29,7 @@ async def test_restored_manifests_are_in_force_without_a_restart(
     server, hostname = install.server, f"{namespace}.example.org"
     admin = ports.free()
     operator = await install.start_operator("--gateways", f"http://127.0.0.1:{admin}", changes=PATIENT)
-    await server.apply(install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))
+    await server.apply(install.klass(allowedHostnames=[{"hostname": "*.example.org"}], retiredAddressDays=0))
     for document in (installs.tenant(namespace), installs.destination(namespace)):
         await server.apply(document)
     for name in ("edited", "deleted"):
@@ -78,7 +78,7 @@ async def test_restored_objects_get_new_documents_and_correct_statuses(
     server, hostname, admin = install.server, f"{namespace}.example.org", ports.free()
     arguments = ("--gateways", f"http://127.0.0.1:{admin}")
     operator = await install.start_operator(*arguments)
-    await server.apply(install.klass(allowedHostnames=[{"hostname": "*.example.org"}]))
+    await server.apply(install.klass(allowedHostnames=[{"hostname": "*.example.org"}], retiredAddressDays=0))
     for document in (installs.tenant(namespace), installs.destination(namespace)):
         await server.apply(document)
     for path in ("/first", "/second", "/third"):
