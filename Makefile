@@ -62,7 +62,7 @@ crds: $(READY) ## generate crds/ and docs/reference/ from the typed resources
 bench: $(READY) ## measure the speed as ratios to a bare aiohttp server in the same run
 	PYTHONPATH=bench $(BIN)/python bench/run.py $(ARGS)
 
-bench-operator: $(READY) ## measure the operator with 10,000 objects on a local control plane (ARGS="cold edits idle")
+bench-operator: $(READY) ## measure the operator with 10,000 objects on a local control plane (ARGS="cold edits fairness memory idle")
 	PYTHONPATH=bench:tests:tools $(BIN)/python bench/cluster.py $(ARGS)
 
 requirements: ## update the pinned dependencies of development and CI

@@ -303,7 +303,7 @@ async def edit(bench: Bench, gateway: installs.Process, number: int) -> float:
     async def look() -> int:
         return (await wire.exchange(gateway.public, request)).status
 
-    await waiting.until(look, lambda status: status == 200, every_seconds=0.002)
+    await waiting.until(look, lambda status: status == 200, limit_seconds=_LIMIT_SECONDS, every_seconds=0.002)
     return (time.monotonic() - answered) * 1000
 
 

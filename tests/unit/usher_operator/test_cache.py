@@ -333,6 +333,7 @@ def test_work_does_not_grow_with_the_siblings(what: str) -> None:
     def cost(siblings: int) -> int:
         cache = Cache(OperatorSettings(), clock=lambda: 1_000_000)
         cache.set_keys(KEYS)
+        cache.set_secret_access("", "Permitted")
         limited(cache, siblings, limit=50)
         plan.plan(cache, numbered(1))  # fills the caches of the modules
         calls = {
