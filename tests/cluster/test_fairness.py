@@ -11,7 +11,7 @@ from support import agencies, api
 pytestmark = agencies.SHARED
 
 _LIMIT = 5
-_LISTENERS = 100
+_LISTENERS = 40
 """Listeners of the agency that disturbs the other, far more than its class permits."""
 
 _LIVE_SECONDS = 1.0
