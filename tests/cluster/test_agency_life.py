@@ -109,14 +109,18 @@ def in_seconds(seconds: float) -> str:
     return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-async def test_accepted_old_token_delivers_until_it_is_removed(agency: agencies.Agency) -> None:
+async def test_old_token_delivers_until_its_time_has_passed(agency: agencies.Agency) -> None:
     old = await open_for_visits(agency)
     await agency.apply(agency.listener(token={"generation": 1, "alsoAccept": [{"generation": 0}]}))
     new = await agency.url(satisfied=lambda url: url != old)
     await agency.until_answers(new, 200)
     await post(agency, old, 1)
     await agency.until_received(1)
+    ended = {"generation": 0, "untilTime": "2026-01-01T00:00:00Z"}
+    await agency.apply(agency.listener(token={"generation": 1, "alsoAccept": [ended]}))
+    await agency.until_answers(old, 404)
     await agency.apply(agency.listener(token={"generation": 1}))
+    await agency.wait_ready("listeners.usher.dev/lobby")
     await agency.until_answers(old, 404)
     await post(agency, new, 2)
     await agency.until_received(1, 2)
