@@ -117,6 +117,9 @@ class PostedRequest:
         self.is_connected = is_connected
         self.deadline = asyncio.get_running_loop().time() + DEADLINE_SECONDS
 
+    def note_listener(self) -> None:
+        pass
+
     async def read_body(self) -> bytes:
         return self.body
 
