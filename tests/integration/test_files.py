@@ -295,7 +295,7 @@ async def test_edit_that_fails_to_compile_keeps_the_configuration(
         tried = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def fail(*_: object) -> files.FileConfiguration:
+        def fail(*_: object, **_options: object) -> files.FileConfiguration:
             loop.call_soon_threadsafe(tried.set)
             raise ValueError
 
