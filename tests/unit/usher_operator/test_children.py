@@ -131,7 +131,7 @@ def test_ingress_has_controller_annotations_that_the_class_may_override(controll
     assert {name: annotations[name] for name in known} == {**known, first: "given"}
 
 
-def test_url_secret_leaves_out_older_tokens() -> None:
+def test_url_secret_leaves_out_older_and_retired_tokens() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, token={"generation": 2, "alsoAccept": [{"generation": 1}]})
     built.settle()
@@ -141,5 +141,5 @@ def test_url_secret_leaves_out_older_tokens() -> None:
     seen = built.listener(samples.LISTENER)
     assert seen is not None
     named = children.named_addresses(seen.resource, found.document, views.INSTALL_KEY)
-    assert len(found.document.addresses) == 2
+    assert [one.retired_at > 0 for one in found.document.addresses] == [False, False, True]
     assert list(named.values()) == [found.document.addresses[0]]
