@@ -244,7 +244,7 @@ def test_common_yaml_mistakes_are_named(tmp_path: pathlib.Path) -> None:
 def test_help_wraps_cleanly_on_a_narrow_terminal() -> None:
     lines = [line.strip() for line in usher("check", "--help", COLUMNS="80").stdout.splitlines()]
     first = next(index for index, line in enumerate(lines) if line.startswith("Each expression"))
-    assert lines[first + 1].startswith("problem, else 0. Warnings and notices do not count as problems.")
+    assert lines[first + 1].startswith("problem, else 0. Warnings, notices and moved addresses do not count as")
 
 
 def test_check_names_no_line_of_a_file_that_does_not_exist(tmp_path: pathlib.Path) -> None:
@@ -278,3 +278,19 @@ def test_help_shows_whole_summaries() -> None:
     for group in ([], ["deliveries"], ["visits"], ["quarantine"], ["dead"]):
         listed = usher(*group, "--help", COLUMNS="80").stdout.split("Commands:")[1]
         assert "..." not in listed
+
+
+def test_check_against_files_lists_the_urls_that_an_edit_moves(tmp_path: pathlib.Path) -> None:
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    text = (ROOT / "examples" / "quickstart.yaml").read_text(encoding="utf-8")
+    old.write_text(text, encoding="utf-8")
+    new.write_text(text.replace("  routes:", "  token: {generation: 1}\n  routes:"), encoding="utf-8")
+    assert f"compared with {old}: every URL stays" in usher("check", old, "--against", old).stdout
+    done = usher("check", new, "--against", old)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"default/lobby: https://localhost/v1/\w{4}… is retired", done.stdout)
+    assert re.search(r"the listener gets https://localhost/v1/\w{4}…: change the URL in the portal", done.stdout)
+    assert f"compared with {old}: 1 URL would go out of service" in done.stdout
+    (move,) = json.loads(usher("check", new, "--against", old, "--output", "json").stdout)["moves"]
+    assert move["listener"] == "default/lobby"
+    assert usher("check", new, "--against", tmp_path / "absent.yaml").returncode == 2

@@ -1,6 +1,7 @@
 """The commands that use a gateway's admin port, as processes in a terminal of 80 columns."""
 
 import asyncio
+import base64
 import csv
 import io
 import json
@@ -16,6 +17,31 @@ from contract import samples
 from integration.admin import serving
 from usher_gateway import model
 from usher_gateway.admin import tokens
+
+LOBBY = """
+apiVersion: usher.dev/v1alpha1
+kind: ListenerClass
+metadata: {name: public}
+spec:
+  controllerName: usher.dev/usher
+  hostname: hooks.example.com
+  allowedHostnames: [{hostname: www.acme.example}]
+---
+apiVersion: usher.dev/v1alpha1
+kind: Tenant
+metadata: {name: acme, namespace: agency}
+spec: {displayName: Acme}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {name: lobby, namespace: agency}
+spec:
+  tenantRef: {name: acme}
+  addresses:
+  - {name: kept, hostname: www.acme.example, path: /hooks/purple.php, query: [{name: k, value: secret7}]}
+  authentication: {type: None}
+  routes: []
+"""
 
 
 class Run:
@@ -152,6 +178,27 @@ async def test_empty_selection_requires_all(served: serving.Served) -> None:
     for command in (["dead", "redrive"], ["visits", "replay"], ["quarantine", "release"]):
         run = await ask(served, *command)
         assert (run.code, "--all" in run.err) == (2, True)
+
+
+async def test_check_against_a_gateway_lists_the_urls_that_an_edit_moves(
+    served: serving.Served, tmp_path: Path
+) -> None:
+    file = tmp_path / "lobby.yaml"
+    file.write_text(LOBBY)
+    key = base64.b64encode(bytes(32)).decode()
+    run = await ask(served, "check", str(file), "--against", served.url, USHER_INSTALL_KEY=key)
+    assert run.code == 0, run.out + run.err
+    assert "agency/lobby: https://hooks.example.com/v1/abcd… is retired" in run.out
+    assert "https://www.acme.example/hooks/purple.php?k=… is retired" not in run.out
+    assert f"compared with {served.url}: 1 URL would go out of service" in run.out
+
+
+async def test_check_against_a_gateway_needs_its_install_key(served: serving.Served, tmp_path: Path) -> None:
+    file = tmp_path / "lobby.yaml"
+    file.write_text(LOBBY)
+    run = await ask(served, "check", str(file), "--against", served.url)
+    assert run.code == 2
+    assert "install key" in run.err
 
 
 async def test_unreachable_gateway_is_reported_with_exit_code_1(tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def listener_row(live: LiveListener) -> dict[str, object]:
         "state": "Suspended" if document.tenant.state == "Suspended" else document.state,
         "generation": document.generation,
         "addresses": [documents.shorten_url(one.url).removeprefix("https://") for one in document.addresses],
+        "addressIds": [one.id for one in document.live_addresses],
         "routes": [
             {"name": route.name, "destination": route.destination, "state": route.state} for route in document.routes
         ],

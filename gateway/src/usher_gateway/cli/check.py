@@ -1,5 +1,6 @@
 """``usher check``: lists every problem of manifests at once."""
 
+import os
 import pathlib
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,14 +11,17 @@ from usher_gateway.cli import admin_client, tables
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from usher_gateway import model
     from usher_gateway.config.files import FileConfiguration
     from usher_gateway.destinations import address_guard
-    from usher_gateway.resources import conditions
+    from usher_gateway.resources import address_moves, conditions
 
 _EPILOG = """\
 Example:  usher check examples/agency/   or   usher check --output json listener.yaml secrets.yaml
 
 From a template:  helm template agency | usher check -
+
+Which URLs would an edit move?  usher check new/ --against old/   or   usher check new/ --against http://127.0.0.1:9090
 """
 
 _CODES = {
@@ -49,28 +53,42 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option(envvar="USHER_ALLOW_DESTINATION", help="As in `usher run`: CIDR or HOST[:PORT]."),
         ] = None,
+        against: Annotated[
+            str | None,
+            typer.Option(
+                metavar="URL|FILE",
+                envvar="USHER_AGAINST",
+                help="List every address that the manifests would take out of service: compare with a running "
+                "gateway (the URL of its admin port), or with a file or folder.",
+            ),
+        ] = None,
+        data: admin_client.Data = admin_client.DATA,
     ) -> None:
         """List everything that is wrong with manifests: file and line, field, problem, and a hint.
 
-        Each expression is tried on sample bodies. The exit code is 1 if there is a problem, else 0. Warnings and
-        notices do not count as problems.
+        Each expression is tried on sample bodies. The exit code is 1 if there is a problem, else 0. Warnings, notices
+        and moved addresses do not count as problems.
         """
         from usher_gateway import model
         from usher_gateway.config.files import load_once
         from usher_gateway.destinations import address_guard
         from usher_gateway.resources import conditions
 
-        configuration = load_once(files, model.derive_keys(bytes(32)))
         try:
+            keys = _keys(against, data)
             guard = address_guard.AddressGuard(allow_destination or ())
         except model.ConfigurationError as error:
             admin_client.fail(str(error), error.hint, admin_client.USAGE)
+        configuration = load_once(files, keys)
+        moves = _moves(against, data, keys, configuration) if against else []
         found = (*configuration.problems, *_sample_problems(configuration), *_out_of_reach(configuration, guard))
         problems = sorted(found)
         if output == "json":
-            _print_json(problems)
+            _print_json(problems, moves)
         else:
             _print_text(problems, configuration)
+            if against:
+                _print_moves(moves, against)
         raise typer.Exit(1 if conditions.has_errors(problems) else 0)
 
 
@@ -128,10 +146,58 @@ def _out_of_reach(
             )
 
 
-def _print_json(problems: "list[conditions.Problem]") -> None:
+def _is_gateway(against: str | None) -> bool:
+    return against is not None and against.startswith(("http://", "https://"))
+
+
+def _keys(against: str | None, data: pathlib.Path) -> "model.Keys":
+    """Return the keys that the URLs are derived from: the gateway's, or any if files are compared with each other."""
+    from usher_gateway import model
+    from usher_gateway.config import install_key
+
+    if not _is_gateway(against):
+        return model.derive_keys(bytes(32))
+    return model.derive_keys(install_key.load_install_key(data, os.environ, may_create=False))
+
+
+def _moves(
+    against: str, data: pathlib.Path, keys: "model.Keys", configuration: "FileConfiguration"
+) -> "list[address_moves.AddressMove]":
+    """Return the addresses of before that the manifests would take out of service."""
+    from usher_gateway.config.files import load_once
+    from usher_gateway.resources import address_moves
+
+    if _is_gateway(against):
+        rows = admin_client.AdminClient(against, data).get("/api/listeners")["rows"]
+        before = [
+            address_moves.KnownAddress(f"{row['namespace']}/{row['name']}", identifier, f"https://{url}")
+            for row in rows
+            for identifier, url in zip(row["addressIds"], row["addresses"], strict=False)  # retired ones come last
+        ]
+    else:
+        old = load_once([pathlib.Path(against)], keys)
+        if not old.snapshot.listeners:
+            admin_client.fail(f"{against} has no listener to compare with", "`usher check` on it says why", 2)
+        before = address_moves.addresses_of(old.snapshot.listeners)
+    rejected = {found.resource for found in configuration.rejected}  # the gateway keeps serving them as before
+    judged = [one for one in before if f"Listener {one.listener}" not in rejected]
+    return address_moves.find_moves(judged, configuration.snapshot.listeners)
+
+
+def _print_moves(moves: "list[address_moves.AddressMove]", against: str) -> None:
+    for move in moves:
+        typer.echo(f"{move.listener}: {move.url} {move.outcome}")
+        if move.replacements:
+            typer.echo(f"    the listener gets {', '.join(move.replacements)}: change the URL in the portal")
+    outcome = f"{tables.counted(len(moves), 'URL')} would go out of service"
+    typer.echo(f"compared with {against}: {outcome if moves else 'every URL stays'}")
+
+
+def _print_json(problems: "list[conditions.Problem]", moves: "list[address_moves.AddressMove]") -> None:
     import msgspec
 
-    typer.echo(msgspec.json.format(msgspec.json.encode({"problems": problems}), indent=2).decode())
+    found = {"problems": problems, "moves": moves}
+    typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
 
 
 def _print_text(problems: "list[conditions.Problem]", configuration: "FileConfiguration") -> None:

@@ -1,0 +1,64 @@
+"""Lists the addresses that an edit would take out of service, for ``usher check --against``. Pure."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from usher_gateway import documents
+
+
+class KnownAddress(msgspec.Struct, frozen=True):
+    """An address that is in service before the edit."""
+
+    listener: str
+    """``namespace/name``."""
+    id: str
+    """See ``Address.id``."""
+    url: str
+    """Shortened, because a URL is a credential."""
+
+
+class AddressMove(msgspec.Struct, frozen=True):
+    """An address that its listener would lose."""
+
+    listener: str
+    url: str
+    """Shortened."""
+    outcome: str
+    """What would happen to it."""
+    replacements: tuple[str, ...]
+    """The listener's new URLs, shortened."""
+
+
+def addresses_of(listeners: Mapping[str, documents.ListenerDocument]) -> list[KnownAddress]:
+    """Return the addresses of documents, without those that are retired already."""
+    return [
+        KnownAddress(key, address.id, documents.shorten_url(address.url))
+        for key, document in listeners.items()
+        for address in document.live_addresses
+    ]
+
+
+def find_moves(
+    before: Iterable[KnownAddress], listeners: Mapping[str, documents.ListenerDocument]
+) -> list[AddressMove]:
+    """Return each address of before that its listener does not have in ``listeners``, in the order of before."""
+    before = list(before)
+    old = {(one.listener, one.id) for one in before}
+    now = {address.id: key for key, document in listeners.items() for address in document.live_addresses}
+    moves = []
+    for one in before:
+        owner = now.get(one.id)
+        if owner == one.listener:
+            continue
+        document = listeners.get(one.listener)
+        if owner is not None:
+            outcome = f"moves to listener {owner}"
+        elif document is None:
+            outcome = "ends, because its listener is removed"
+        else:
+            outcome = "is retired: served until nothing has arrived there for the class's retiredAddressDays"
+        added = document.live_addresses if document is not None else ()
+        replacements = tuple([documents.shorten_url(each.url) for each in added if (one.listener, each.id) not in old])
+        moves.append(AddressMove(one.listener, one.url, outcome, replacements))
+    return moves
