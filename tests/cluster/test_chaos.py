@@ -1,7 +1,7 @@
 """Chaos: edits, kills, stops, restarts of the API server and restores of etcd, with two operators and two gateways.
 
-Whatever happened, every gateway runs what the manifests say within two minutes, and no address ever answers for another
-owner than its own. Each agency has a credential of its own, so an answer's status shows the owner.
+Afterwards each gateway runs what the manifests say within two minutes, and no address ever answers for another
+agency than its owner. The agencies have different credentials, so an answer's status shows the owner.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ CLUSTER = "tests/cluster/"
 class ClusterByFile(loadscope.LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Runs each file of the cluster's tests in one worker, and these files first, because they take longest.
 
-    Each worker starts an API server of its own for them. Every other test runs in the next free worker. xdist's own
+    Each worker starts its own API server for them. Every other test runs in the next free worker. xdist's own
     `--dist loadgroup` does not work with pytest 9.2.
     """
 

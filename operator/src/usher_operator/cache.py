@@ -105,7 +105,7 @@ class Cache(View):
         self._secret_versions: dict[str, dict[str, tuple[str, str]]] = {}
         """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
         self._secret_access: dict[str, SecretAccess] = {}
-        """Access by namespace; the empty name stands for all namespaces at once."""
+        """Access by namespace; the empty name means all namespaces at once."""
         self._misses: dict[str, tuple[SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}

@@ -66,7 +66,7 @@ class AdminServer:
     """Serves the admin port during an ``async with`` block.
 
     It answers only requests that name it by an IP address, ``localhost`` or one of ``hosts``. Otherwise a web page
-    could point a name of its own at this port, and read it through the browser of a user (DNS rebinding).
+    could point its own name at this port, and read it through the browser of a user (DNS rebinding).
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class AdminServer:
         return handle
 
     def _check_host(self, given: str) -> None:
-        """Check the Host field. Programs that send none are no browsers.
+        """Check the Host field. A browser always sends it, so a request without it is no attack.
 
         Raises:
             ProblemError: it names a host that is not allowed.

@@ -72,7 +72,7 @@ def forbidden(address: Address, own_ranges: Sequence[Network] = ()) -> str | Non
 
 
 LOOPBACK = "loopback"
-"""An entry of the allow-list that stands for all loopback addresses."""
+"""An allow-list entry for all loopback addresses."""
 
 _LOOPBACK_NETWORKS = ("127.0.0.0/8", "::1/128")
 

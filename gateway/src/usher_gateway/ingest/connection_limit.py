@@ -3,7 +3,8 @@
 A connection *waits* while it has no request that is being answered: it is new, idle, or its header is incomplete. If
 the port is full, the connection that has waited longest gives way to a new one. Connections that never asked for
 a known listener give way first, so that a stranger who holds thousands of connections cannot shut Purple out. Each
-source (an IPv4 address, or the /64 network of an IPv6 address) has a limit of its own, and gives way to itself there.
+source (an IPv4 address, or the /64 network of an IPv6 address) has its own limit; at that limit its own connections
+give way.
 """
 
 import ipaddress

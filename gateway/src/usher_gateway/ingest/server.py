@@ -486,7 +486,7 @@ class PublicServer:
         return Connection(self, self._manager, self.loop)
 
     def admit(self, connection: Connection, address: str) -> bool:
-        """Register a new connection; another one may have to give way. Returns False if there is no room."""
+        """Register a new connection; if the port is full, close a waiting one. Returns False if all are busy."""
         source = connection_limit.source_of(address)
         if self.limit.is_full(source):
             displaced = self.limit.longest_waiting(source)

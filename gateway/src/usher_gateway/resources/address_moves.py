@@ -25,7 +25,7 @@ class AddressMove(msgspec.Struct, frozen=True):
     url: str
     """Shortened."""
     outcome: str
-    """What would happen to it."""
+    """The effect of the edit on it."""
     replacements: tuple[str, ...]
     """The listener's new URLs, shortened."""
 
