@@ -122,7 +122,7 @@ async def test_watch_cut_loses_no_deletion_and_no_edit(
     operator, gateway = install.operator, install.gateway
     through = operator.at(proxy.endpoint, tmp_path / "operator")
     await install.start_operator(account=through, changes={"timing": {"watch_check_seconds": 1.0}})
-    await declare(install, namespace, allowedHostnames=[{"hostname": "*.example.org"}])
+    await declare(install, namespace, allowedHostnames=[{"hostname": "*.example.org"}], retiredAddressDays=0)
     hostname, names = f"{namespace}.example.org", ("deleted", "edited", "kept")
     for name in names:
         await install.server.apply(installs.placed(install, namespace, name, f"/{name}"))

@@ -100,8 +100,8 @@ async def test_missing_log_reader_and_full_disk_only_lose_counted_lines(
                 os.close(pipe[0])
             await gateway.wait_ready()
             await answered_in_time(gateway)
-            metrics = (await wire.exchange(gateway.admin, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")).raw.decode()
-            lost = metrics.partition("\nusher_log_lines_lost_total ")[2].partition("\n")[0]
+            answer = await wire.exchange(gateway.admin, b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            lost = answer.raw.decode().partition("\nusher_log_lines_lost_total ")[2].partition("\n")[0]
             assert float(lost) >= VISITS
             assert await gateway.terminate(20) == 0
 
