@@ -119,7 +119,7 @@ class AdminServer:
         return handle
 
     def _check_host(self, given: str) -> None:
-        """Check the Host field. A browser always sends it, so a request without it is no attack.
+        """Check the Host field. A browser always sends it, so a request without it is harmless.
 
         Raises:
             ProblemError: it names a host that is not allowed.
