@@ -40,7 +40,7 @@ run-kubernetes: $(READY) ## run the same on a local Kubernetes control plane wit
 
 test: check $(READY) ## run make check and every test except the long suite (KUBECONFIG=…: on that cluster)
 	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tools $(BIN)/python -m local_cluster build)
-	$(BIN)/python -m pytest -n 3 -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
 
 test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies, 10 minutes of chaos
 	$(BIN)/python -m pytest -m long $(ARGS)

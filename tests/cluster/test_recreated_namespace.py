@@ -112,6 +112,7 @@ async def visits_and_repeats(platform: agencies.Platform, namespace: str) -> tup
     return sum(row["visits"] for row in rows), sum(row["repeats"] for row in rows)
 
 
+@pytest.mark.long  # admission ends and begins again with the namespace: each test takes one to three minutes
 @agencies.SHARED
 class TestServed:
     """The namespace as clients of the gateway's port see it."""
