@@ -180,6 +180,7 @@ class Operator:
     def _restart_watches(self) -> None:
         """Start the watches again that `Resync` does not know."""
         self.kopf.restart()
+        self.watcher.restart()
         self.agency_secrets.read_again()
 
     def _read_agency_secrets(self) -> None:
@@ -336,7 +337,7 @@ class Operator:
         jobs: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "resync": lambda: self.resync.run(self.settings.timing.resync_seconds),
             "check watches": lambda: self.resync.run_checks(self.settings.timing.watch_check_seconds),
-            "children": self.watcher.run,
+            "watches": self.watcher.run,
             "agency Secrets": self.agency_secrets.run,
             "removals": self.removal_guard.run,
             "gateways": self.gateways.run,

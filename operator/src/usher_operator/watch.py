@@ -1,11 +1,13 @@
 """Watches of the cluster: events change the cache and add keys to the queue.
 
-Kopf watches the objects that others write. The operator uses only its public `on.event` handlers, so kopf writes no
-finalizer and no annotation to any object. Kopf swallows exceptions of handlers, so handlers do no I/O.
+Kopf watches the CRDs and the other objects of the platform, which change rarely. The operator uses only its public
+`on.event` handlers, so kopf writes no finalizer and no annotation to any object. Kopf swallows exceptions of handlers,
+so handlers do no I/O.
 
-The operator watches its own children with reflectors, because kopf needs 1 ms of CPU for each event, and most events of
-children are echoes of the operator's writes. It also watches kinds whose CRD appears while it runs, because kopf looks
-for a new CRD only once, often before the API server serves it.
+Reflectors watch the custom resources and the operator's children, because kopf needs 1 ms of CPU for each event. With
+kopf, one agency that changed its listeners as fast as it could delayed the changes of every other agency by seconds,
+because all of them arrive in one stream. Reflectors also watch kinds whose CRD appears while the operator runs, because
+kopf looks for a new CRD only once, often before the API server serves it.
 
 After a watch expired (410), kopf lists again and does not report the objects that were deleted in between. The check in
 resync.py finds them. Kopf does not notice that versions went backwards, so the operator then starts it again.
@@ -89,6 +91,7 @@ class Watcher:
         self._client, self._reader, self._handler = client, reader, handler
         self._watched: set[kinds.WatchedKind] = set()
         self._requested: asyncio.Queue[kinds.WatchedKind] = asyncio.Queue()
+        self._reflectors: list[Reflector[JsonObject]] = []
 
     def watch(self, kind: kinds.WatchedKind) -> None:
         """Start to watch a kind, unless it is watched already or switched off."""
@@ -96,14 +99,21 @@ class Watcher:
             self._watched.add(kind)
             self._requested.put_nowait(kind)
 
+    def restart(self) -> None:
+        """Start all watches again, from new lists."""
+        for reflector in self._reflectors:
+            reflector.read_again()
+
     async def run(self) -> None:
-        """Watch the kinds of children, and the kinds that are requested later, until cancelled."""
-        for kind in kinds.CHILDREN:
+        """Watch the kinds that change often, and the kinds that are requested later, until cancelled."""
+        for kind in kinds.WATCHED_BY_REFLECTORS:
             self.watch(kind)
         async with asyncio.TaskGroup() as group:
             while True:
                 kind = await self._requested.get()
-                group.create_task(self._reflector(kind).run(), name=f"watch {kind.plural}")
+                reflector = self._reflector(kind)
+                self._reflectors.append(reflector)
+                group.create_task(reflector.run(), name=f"watch {kind.plural}")
 
     def _reflector(self, kind: kinds.WatchedKind) -> Reflector[JsonObject]:
         async def read() -> str:
@@ -190,7 +200,7 @@ def _is_established(raw: JsonObject) -> bool:
 
 
 class KopfRunner:
-    """Runs kopf, which watches the objects that others write.
+    """Runs kopf, which watches the objects of the platform.
 
     Args:
         access: the operator's own connection, which kopf uses too.
