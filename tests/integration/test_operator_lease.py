@@ -1,8 +1,11 @@
-"""The operator with an API server that refuses to create the Lease."""
+"""The operator with an API server that refuses or delays writes of the Lease."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 import structlog
@@ -23,22 +26,61 @@ async def test_lease_that_cannot_be_created_is_logged_and_retried(status: int, h
         asked[request.method] += 1
         return web.json_response({"reason": "No"}, status=404 if request.method == "GET" else status)
 
+    async with replica(refuse, settings.OperatorTiming(lease_retry_seconds=WAIT_SECONDS * 0.7)) as part:
+        with structlog.testing.capture_logs() as logs, pytest.raises(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                await part.acquire()
+    assert (asked["POST"], part.is_leader, part.reached_at) == (2, False, None)
+    assert [hint in line["hint"] for line in logs] == [True, True]
+
+
+async def test_renewal_whose_answer_is_lost_does_not_cost_the_lease() -> None:
+    """The next renewal conflicts with the lost one, and is the last one before the deadline."""
+    stored: dict[str, Any] = {}
+    replaced = 0
+
+    async def store(request: web.Request) -> web.Response:
+        nonlocal replaced
+        if request.method == "GET":
+            return web.json_response(stored or {"reason": "NotFound"}, status=200 if stored else 404)
+        written = await request.json()
+        if stored and written["metadata"]["resourceVersion"] != stored["metadata"]["resourceVersion"]:
+            return web.json_response({"reason": "Conflict"}, status=409)
+        version = int(stored["metadata"]["resourceVersion"]) + 1 if stored else 1
+        stored.update(written, metadata={**written["metadata"], "resourceVersion": str(version)})
+        replaced += request.method == "PUT"
+        if replaced == 1:
+            await asyncio.sleep(60)  # the client gives up before
+        if replaced == 2:
+            renewed.set()
+        return web.json_response(stored)
+
+    renewed = asyncio.Event()
+    timing = settings.OperatorTiming(renew_deadline_seconds=1.0, lease_retry_seconds=0.35)
+    async with replica(store, timing) as part:
+        await part.acquire()
+        holding = asyncio.create_task(part.hold())
+        await asyncio.wait({holding, asyncio.create_task(renewed.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        assert not holding.done()
+        assert part.is_leader
+        holding.cancel()
+
+
+@contextlib.asynccontextmanager
+async def replica(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]], timing: settings.OperatorTiming
+) -> AsyncIterator[leader.LeaderLease]:
+    """Yield one replica's part in the election at an API server that answers as given."""
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", refuse)
-    runner = web.AppRunner(app)
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
+    host, port = runner.addresses[0][:2]
+    connection = access.ApiConnection(server=f"http://{host}:{port}")
     try:
-        host, port = runner.addresses[0][:2]
-        timing = settings.OperatorTiming(lease_retry_seconds=WAIT_SECONDS * 0.7)
-        connection = access.ApiConnection(server=f"http://{host}:{port}")
         async with client.Client(access.Access(lambda _: connection)) as opened:
-            part = leader.LeaderLease(opened, OperatorSettings(timing=timing, identity="me"), time.monotonic)
-            with structlog.testing.capture_logs() as logs, pytest.raises(TimeoutError):
-                async with asyncio.timeout(WAIT_SECONDS):
-                    await part.acquire()
+            yield leader.LeaderLease(opened, OperatorSettings(timing=timing, identity="me"), time.monotonic)
     finally:
         await runner.cleanup()
-    assert (asked["POST"], part.is_leader, part.reached_at) == (2, False, None)
-    assert [hint in line["hint"] for line in logs] == [True, True]

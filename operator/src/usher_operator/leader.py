@@ -162,7 +162,11 @@ class LeaderLease:
         await asyncio.sleep(self._timing.lease_retry_seconds)
 
     async def _may_retry(self, error: Exception) -> bool:
-        """Return True to try again after a failed renewal."""
+        """Return True to try again after a failed renewal.
+
+        After a conflict it reads the Lease and renews it at once, because the other write may be an earlier renewal of
+        this replica whose answer was lost.
+        """
         if not isinstance(error, ApiError):
             return True
         _log.warning("lease_not_renewed", status=error.status, reason=error.reason)
@@ -171,9 +175,9 @@ class LeaderLease:
         with contextlib.suppress(ApiError, TimeoutError):
             async with asyncio.timeout(self._attempt_seconds):
                 decision = await self._read()
-                if decision.action == "Create":
-                    await self._write("Create")
-                return decision.action in {"Create", "Renew"}
+                if decision.action not in {"Create", "Renew"}:
+                    return False
+                await self._write(decision.action)
         return True
 
     @property
