@@ -206,12 +206,15 @@ class ConditionBuilder:
 def plan_absent(view: View, key: Key, types: Iterable[str]) -> Plan:
     """The plan of a resource that no lookup finds.
 
-    If the resource is gone, its children go too. If it exists but this version cannot read it, the children and the
-    conditions of ``types`` stay as they are.
+    If the resource is gone, its children go too. The garbage collector deletes those in the namespace of the resource,
+    because the resource owns them; the operator may have lost its permission there when the namespace is deleted. If
+    the resource exists but this version cannot read it, the children and the conditions of ``types`` stay as they are.
     """
     unreadable = view.unreadable(key)
     if unreadable is None:
-        return Plan(key, None if publishing_state(view) else ())
+        own_namespace = {key.namespace} - {view.install.config_namespace}
+        owned = tuple(child.ref for child in view.children(key) if child.ref.namespace in own_namespace)
+        return Plan(key, None if publishing_state(view) else (), staying=owned)
     builder = ConditionBuilder(unreadable.generation, unreadable.conditions)
     message = (
         "this version of Usher cannot read the resource, so the last good configuration stays in force: "

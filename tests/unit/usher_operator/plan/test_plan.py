@@ -101,6 +101,16 @@ def test_message_of_a_namespace_without_admission_has_the_command_that_admits_it
     )
 
 
+def test_url_secret_of_an_absent_listener_is_left_to_the_garbage_collector() -> None:
+    built = samples.agency()
+    before = plan.plan(built, KEY)
+    built.apply(before)
+    listener_is_absent(built)
+    after = plan.plan(built, KEY)
+    assert after.children == ()
+    assert [child.name for child in after.staying] == ["lobby-url"]
+
+
 def test_destination_without_secrets_needs_no_admission() -> None:
     built = samples.agency()
     built.access["default"] = "Denied"
