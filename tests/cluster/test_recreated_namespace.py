@@ -116,9 +116,6 @@ async def visits_and_repeats(platform: agencies.Platform, namespace: str) -> tup
 class TestServed:
     """The namespace as clients of the gateway's port see it."""
 
-    # On a busy machine this failed once, because the Destination was removed before it was declared again. The cause is
-    # not known: the test may be too slow, or the operator too fast.
-    @pytest.mark.long
     async def test_the_same_names_have_the_same_urls_visitors_and_books(self, agency: agencies.Agency) -> None:
         install, namespace, before = await self.deleted(agency, ROOMS)
         await wait_halted(install, halted=True)
@@ -135,8 +132,6 @@ class TestServed:
         await waiting.until(lambda: visits_and_repeats(agency.platform, namespace), lambda seen: seen == (3, 1))
         assert logged_removals(agency.platform.operator, namespace) == []
 
-    # On a busy machine this failed once, because the operator tried to delete URL Secrets after its admission ended.
-    @pytest.mark.long
     async def test_what_is_not_made_anew_is_served_no_more(self, agency: agencies.Agency) -> None:
         install, namespace, before = await self.deleted(agency, ROOMS)
         await wait_halted(install, halted=True)

@@ -1,8 +1,8 @@
 """Decides which published documents may be removed, and when.
 
 A plan that no longer wants a document requests its removal. The guard waits until a namespace has requested nothing
-further for a while, decides about all requests of that namespace together, and removes none of them if they exceed the
-removal limit. Events and complete lists are the only source of plans, so a wrong list must not remove everything.
+further for a while and has no key in the queue, decides about all requests of that namespace together, and removes none
+of them if they exceed the removal limit. Events and complete lists are the only source of plans, so a wrong list must not remove everything.
 
 A halted removal waits until a user confirms it or until a plan wants the document again. Later requests of the same
 namespace join it. Other namespaces never wait for it.
@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import datetime
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal
 
 import structlog
@@ -86,6 +86,13 @@ class _NamespaceRemovals:
         if not self.is_undecided:
             return None
         return min(self._last + settle_seconds, self._first + max_settle_seconds)
+
+    def is_due(self, now: float, settle_seconds: float, max_settle_seconds: float, *, is_busy: bool) -> bool:
+        """Return whether to decide now. A busy namespace is decided at the latest after `max_settle_seconds`."""
+        if not self.is_undecided:
+            return False
+        has_settled = not is_busy and now >= self._last + settle_seconds
+        return has_settled or now >= self._first + max_settle_seconds
 
     def is_confirmed(self, confirmed: Collection[str]) -> bool:
         """True if users confirmed removals that are halted now."""
@@ -171,12 +178,21 @@ class PendingRemovals:
         due = [found for one in self._namespaces.values() if (found := self._due_at(one)) is not None]
         return max(0.0, min(due) - now) if due else None
 
-    def due(self, now: float, confirmed: Collection[str]) -> list[str]:
-        """The namespaces to decide now: those without a recent request, and those with a new confirmation."""
+    def due(
+        self, now: float, confirmed: Collection[str], is_busy: Callable[[str], bool] = lambda _: False
+    ) -> list[str]:
+        """The namespaces to decide now: those without a recent request, and those with a new confirmation.
+
+        Args:
+            now: the present time.
+            confirmed: digests that ListenerClasses carry.
+            is_busy: says whether a namespace has keys in the queue, whose plans may request further removals.
+        """
         return [
             namespace
             for namespace, one in self._namespaces.items()
-            if one.is_confirmed(confirmed) or ((due := self._due_at(one)) is not None and due <= now)
+            if one.is_confirmed(confirmed)
+            or one.is_due(now, self._settle_seconds, self._max_settle_seconds, is_busy=is_busy(namespace))
         ]
 
     @property
@@ -274,7 +290,7 @@ class RemovalGuard:
                 async with asyncio.timeout(self._pending.due_in(time.monotonic()) or _CHECK_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
-            due = self._pending.due(time.monotonic(), self._cache.confirmations())
+            due = self._pending.due(time.monotonic(), self._cache.confirmations(), self._queue.is_busy)
             if not due:
                 continue
             if self._gate.reasons or not self._installation.is_key_known:

@@ -47,6 +47,9 @@ class Lanes(Generic[ItemT]):
     def __bool__(self) -> bool:
         return bool(self._lanes)
 
+    def __contains__(self, lane: str) -> bool:
+        return lane in self._lanes
+
     def add(self, lane: str, item: ItemT) -> None:
         """Add an item at the end of a lane."""
         self._lane(lane).ready.append(item)
@@ -231,6 +234,10 @@ class Workqueue(Generic[K]):
     def depth_beside(self, key: K) -> int:
         """Number of ready keys in the lane of a key."""
         return self._waiting.depth(self._lane_of(key))
+
+    def is_busy(self, lane: str) -> bool:
+        """Return whether a key of a lane waits for a worker or is processed."""
+        return lane in self._workers or lane in self._waiting
 
     @property
     def oldest_age_seconds(self) -> float:

@@ -79,6 +79,19 @@ def test_stream_of_requests_is_decided_after_the_maximum_wait(pending: removals.
     assert pending.due(31, ()) == ["agency"]
 
 
+def test_busy_namespace_is_decided_once_its_keys_are_planned(pending: removals.PendingRemovals) -> None:
+    want(pending, [Removal("Destination", "agency", "crm")], 0)
+    assert pending.due(10, (), is_busy=lambda namespace: namespace == "agency") == []
+    want(pending, listeners(6), 10)
+    assert pending.due(12, ()) == ["agency"]
+    assert decide(pending, 12, in_force=6).allowed == set()
+
+
+def test_busy_namespace_is_decided_after_the_maximum_wait(pending: removals.PendingRemovals) -> None:
+    want(pending, listeners(1), 0)
+    assert pending.due(30, (), is_busy=lambda _: True) == ["agency"]
+
+
 def test_stream_of_one_namespace_does_not_delay_another(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(1, namespace="quiet"), 0)
     for second, removal in enumerate(listeners(4)):

@@ -51,6 +51,18 @@ def test_key_added_while_processing_is_ready_again_afterwards(queue: Workqueue[s
     assert drain(queue) == ["a"]
 
 
+def test_lane_is_busy_while_a_key_waits_or_is_processed(clock: Clock) -> None:
+    queue: Workqueue[str] = Workqueue(clock=clock, random=lambda: 0.5, lane_of=lambda key: key[0])
+    queue.add("a1")
+    queue.add_last("b1")
+    queue.add_after("c1", 5)
+    assert [queue.is_busy(lane) for lane in "abc"] == [True, True, False]
+    assert queue.take() == "a1"
+    assert queue.is_busy("a")
+    queue.done("a1")
+    assert not queue.is_busy("a")
+
+
 def test_delayed_key_is_taken_when_due(queue: Workqueue[str], clock: Clock) -> None:
     queue.add_after("a", 5)
     clock.now += 4.9
