@@ -261,6 +261,37 @@ async def test_health_of_a_listener_is_reported(server: api_server.ApiServer, tm
         assert (await found.changes())["listeners"] == {}
 
 
+async def test_restarted_gateway_knows_when_a_listener_was_used(
+    server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.put(wrap(listener("open", silence_after_seconds=3600)))
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(found.gateway.state.configured.is_set)
+        assert await found.status("open", gateways.visit(1)) == 200
+        before = (await found.changes())["listeners"]["acme/open"]
+        assert before["receiving"] == "Receiving"
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(found.gateway.state.configured.is_set)
+        after = (await found.changes())["listeners"]["acme/open"]
+        names = ("receiving", "lastArrival", "verifiedSince", "verifiedAddresses")
+        assert [after[name] for name in names] == [before[name] for name in names]
+        assert len(after["verifiedAddresses"]) == 1
+        hour_later = found.gateway.clock.now() + 3600 * model.MICROSECONDS
+        monkeypatch.setattr(found.gateway.clock, "now", lambda: hour_later)
+        await found.gateway.health.sweep()
+        assert (await found.changes())["listeners"]["acme/open"]["receiving"] == "Silent"
+
+
+async def test_probe_is_reported_with_its_address(server: api_server.ApiServer, tmp_path: pathlib.Path) -> None:
+    server.put(wrap(listener("open")))
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(found.gateway.state.configured.is_set)
+        assert await found.status("open", b"{}") == 200
+        await found.gateway.health.sweep()
+        state = (await found.changes())["listeners"]["acme/open"]
+        assert (len(state["probedAddresses"]), state["verifiedAddresses"]) == (1, [])
+
+
 async def test_new_listener_is_not_silent(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,9 @@ _FIRST_CONFIGURATION_SECONDS = 2.0
 _CERTIFICATE_SECONDS = 5.0
 """How often the certificate files are checked for a renewal."""
 
+_ACTIVITY_SECONDS = 5.0
+"""How often the activity of listeners is saved."""
+
 _PRUNE_SECONDS = 10.0
 """How often the store is pruned."""
 
@@ -251,6 +254,8 @@ class Gateway:
             await stack.enter_async_context(self.admin)
             stack.push_async_callback(self.store.close)  # closes it before the admin port
             stack.push_async_callback(self.destination_client.close)  # closes it before the store
+            self.counters.restore_activity(await self.store.activity())
+            stack.push_async_callback(self._save_activity)
             tasks = self._start_tasks()
             stack.push_async_callback(self._stop_tasks, tasks)
             await _wait_for(self.state.configured, tasks, _FIRST_CONFIGURATION_SECONDS)
@@ -273,6 +278,7 @@ class Gateway:
             "event loop lag": self._ingest_metrics.watch_loop(),
             "open deliveries": self._store_metrics.watch(),
             "health": self.health.run(),
+            "activity": self._save_activity_regularly(),
         }
         return [asyncio.create_task(job, name=name) for name, job in jobs.items()]
 
@@ -323,6 +329,22 @@ class Gateway:
             # objects are never collected.
             self._new_listeners = 0
             process.exempt_live_objects_from_collection()
+
+    async def _save_activity_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_ACTIVITY_SECONDS)
+            await self._save_activity()
+
+    async def _save_activity(self) -> None:
+        """Save when listeners were used, because their conditions depend on it after a restart."""
+        activity = self.counters.take_activity()
+        if not activity:
+            return
+        try:
+            await self.store.save_activity(activity)
+        except model.UsherError as error:
+            _log.warning("activity_not_saved", error=str(error))
+            self.counters.save_again(activity)
 
     async def _review_holds(self) -> None:
         """Review holds after each change of configuration, and every 30 s of the gateway's clock."""

@@ -64,7 +64,8 @@ class _DegradedRoute(msgspec.Struct):
 class _Listener(msgspec.Struct, rename="camel"):
     receiving: str = "NoVisitYet"
     refusing: bool = False
-    verified_since: str | None = None
+    verified_addresses: list[str] = []
+    probed_addresses: list[str] = []
     quarantined_share: float = 0.0
     company_mismatch: bool = False
     degraded_routes: list[_DegradedRoute] = []
@@ -75,6 +76,7 @@ class _Destination(msgspec.Struct):
     circuit: str = "Closed"
     error: str | None = None
     gone: bool = False
+    tried: bool = True
 
 
 class ConfigReport(msgspec.Struct, rename="camel"):
@@ -138,7 +140,7 @@ class GatewayAnswers:
             self._listeners[path] = _listener(state)
         for path, found in answer.destinations.items():
             self._destinations[path] = DestinationReport(
-                circuit_open=found.circuit == "Open", error=found.error or "", gone=found.gone
+                circuit_open=found.circuit == "Open", error=found.error or "", gone=found.gone, tried=found.tried
             )
         self._stale = {_key(one.kind, one.key): one.uid for one in answer.vanished if self._is_stale(one, answer.now)}
         self.cursor, self.is_reachable, self.has_answered = answer.cursor, True, True
@@ -170,7 +172,8 @@ def _listener(state: _Listener) -> ListenerReport:
     receiving = _RECEIVING.get(state.receiving, "NoVisitYet")
     return ListenerReport(
         receiving=receiving,
-        verified=state.verified_since is not None,
+        verified_addresses=tuple(state.verified_addresses),
+        probed_addresses=tuple(state.probed_addresses),
         refusing=state.refusing,
         quarantined_share=state.quarantined_share,
         slow_routes=tuple(one.route for one in state.degraded_routes if one.reason == "ExpressionTooSlow"),

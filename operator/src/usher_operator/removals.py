@@ -1,8 +1,9 @@
 """Decides which published documents may be removed, and when.
 
 A plan that no longer wants a document requests its removal. The guard waits until a namespace has requested nothing
-further for a while and has no key in the queue, decides about all requests of that namespace together, and removes none
-of them if they exceed the removal limit. Events and complete lists are the only source of plans, so a wrong list must not remove everything.
+further for a while and has no key in the queue. Then it decides about all requests of that namespace together, and
+removes none of them if they exceed the removal limit. Events and complete lists are the only source of plans, so a
+wrong list must not remove everything.
 
 A halted removal waits until a user confirms it or until a plan wants the document again. Later requests of the same
 namespace join it. Other namespaces never wait for it.

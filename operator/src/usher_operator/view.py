@@ -256,8 +256,10 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
 
     receiving: Literal["Receiving", "NoVisitYet", "Silent"] = "NoVisitYet"
     """Since the gateway's start."""
-    verified: bool = False
-    """True if the gateway ever accepted a visit."""
+    verified_addresses: tuple[str, ...] = ()
+    """``Address.id`` of each present address at which a visit was ever accepted."""
+    probed_addresses: tuple[str, ...] = ()
+    """``Address.id`` of each present address that was probed since the gateway's start."""
     refusing: bool = False
     """True if the gateway refuses requests and accepted none in between."""
     quarantined_share: float = 0.0
@@ -277,6 +279,8 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     """Error code of the last attempt, while the circuit is open; AddressForbidden also before the first attempt."""
     gone: bool = False
     """True if the destination answered 410."""
+    tried: bool = True
+    """True if the gateway tried its present URL since its start."""
 
 
 class AppliedDocument(msgspec.Struct, frozen=True):

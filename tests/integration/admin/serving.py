@@ -74,9 +74,20 @@ class Served:
         tracker = mock.Mock()
         tracker.since.return_value = health.Changes("c.1", complete=True, present={}, removed=[])
         tracker.document.return_value = health.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
-        tracker.listener.return_value = health.ListenerState("Receiving", None, False, 0.0, False, False, (), {})
+        tracker.listener.return_value = health.ListenerState(
+            receiving="Receiving",
+            verified_since=None,
+            verified_addresses=(),
+            probed_addresses=(),
+            refusing=False,
+            quarantined_share=0.0,
+            quarantining=False,
+            company_mismatch=False,
+            degraded_routes=(),
+            retired_arrivals={},
+        )
         tracker.destination.return_value = health.DestinationState(
-            "Closed", None, gone=False, healthy=True, unresolved=None
+            "Closed", None, gone=False, tried=True, healthy=True, unresolved=None
         )
         return status.GatewayStatus(
             state=self.state,

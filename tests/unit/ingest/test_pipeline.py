@@ -128,7 +128,7 @@ def test_built_arrival_says_whether_it_is_of_another_company(
     tenant = documents.TenantDocument("acme", company_id="77", company_check=check)
     content = b'{"user":{"id":1,"venue":{"company":{"id":%s}}}}' % company
     of_acme = listener(tenant=tenant, fields=documents.DEFAULT_FIELDS)
-    match = Match(of_acme, documents.Address("hooks.test", "/x"))
-    found = build_arrival(match, {}, content, body.parse(content, ""), NOW)
+    address = documents.Address("hooks.test", "/x")
+    found = build_arrival(Match(of_acme, address, "an-id"), {}, content, body.parse(content, ""), NOW)
     assert (found.quarantine, found.company_mismatch) == (quarantine, mismatch)
     assert of_acme.counters.company_mismatches == 0

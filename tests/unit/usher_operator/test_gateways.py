@@ -83,24 +83,28 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
     states = {
         "receiving": "Silent",
         "refusing": True,
-        "verifiedSince": "2027-01-31T12:00:00Z",
+        "verifiedAddresses": ["one"],
+        "probedAddresses": ["one", "two"],
         "quarantinedShare": 0.2,
         "companyMismatch": True,
         "degradedRoutes": [{"route": "slow", "reason": "ExpressionTooSlow"}, {"route": "other", "reason": "New"}],
         "somethingNew": 1,
     }
-    crm = {"circuit": "Open", "error": "ServerError"}
+    crm = {"circuit": "Open", "error": "ServerError", "tried": False}
     changed = report.take(answer(listeners={"agency/lobby": states}, destinations={"agency/crm": crm}))
     assert changed == {LOBBY, CRM}
     assert report.report().listeners["agency/lobby"] == ListenerReport(
         receiving="Silent",
-        verified=True,
+        verified_addresses=("one",),
+        probed_addresses=("one", "two"),
         refusing=True,
         quarantined_share=0.2,
         slow_routes=("slow",),
         company_mismatch=True,
     )
-    assert report.report().destinations["agency/crm"] == DestinationReport(circuit_open=True, error="ServerError")
+    assert report.report().destinations["agency/crm"] == DestinationReport(
+        circuit_open=True, error="ServerError", tried=False
+    )
 
 
 def slices(*endpoints: dict[str, Any], **ports: int) -> list[dict[str, Any]]:

@@ -75,10 +75,14 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     """The health of a listener."""
 
     receiving: Literal["Receiving", "NoVisitYet", "Silent"]
-    """Since the gateway started. ``Silent``: nothing was accepted for longer than the listener's
-    ``silence.afterSeconds``, and the listener has been in force for that long."""
+    """``Silent``: nothing was accepted for longer than the listener's ``silence.afterSeconds``, and the listener has
+    been in force for that long."""
     verified_since: str | None
-    """When the first arrival since the gateway started was accepted (RFC 3339)."""
+    """When the first visit at one of the present addresses was accepted (RFC 3339)."""
+    verified_addresses: tuple[str, ...]
+    """``Address.id`` of each present address at which a visit was accepted."""
+    probed_addresses: tuple[str, ...]
+    """``Address.id`` of each present address that was probed since the gateway started."""
     refusing: bool
     """The last arrivals were refused, and none was accepted between them."""
     quarantined_share: float
@@ -101,6 +105,8 @@ class DestinationState(msgspec.Struct, frozen=True, rename="camel"):
     """The error of its last attempt, while the circuit is open; AddressForbidden at once if its URL names such an
     address."""
     gone: bool
+    tried: bool
+    """Its present URL was tried since the gateway started."""
     healthy: bool
     unresolved: str | None
     """Why secrets are missing."""
@@ -353,7 +359,9 @@ class HealthTracker:
         """Return the present health of a listener."""
         name = model.ListenerName(document.namespace, document.tenant.name, document.name)
         counts = self._counters.of(name)
-        last, first = counts.last_accepted, counts.first_accepted
+        last, present = counts.last_accepted, [address.id for address in document.live_addresses]
+        verified = [address for address in present if address in counts.first_visits]
+        first = min((counts.first_visits[address] for address in verified), default=0)
         share = self._window.quarantined_share(key)
         silence = document.silence_after_seconds * model.MICROSECONDS
         receiving: Literal["Receiving", "NoVisitYet", "Silent"]
@@ -365,6 +373,8 @@ class HealthTracker:
         return ListenerState(
             receiving=receiving,
             verified_since=model.format_time(first) if first else None,
+            verified_addresses=tuple(verified),
+            probed_addresses=tuple(address for address in present if address in counts.probed),
             refusing=counts.refused_in_a_row >= REFUSING_FROM,
             quarantined_share=round(share, 3),
             quarantining=share > QUARANTINING_FROM,
@@ -389,6 +399,7 @@ class HealthTracker:
             circuit=state.value,
             error=SendError.AddressForbidden.value if is_forbidden else self._dispatcher.open_circuits.get(key),
             gone=gone,
+            tried=self._worker.is_tried(document),
             healthy=state is not circuit.CircuitState.Open and not gone and not is_forbidden,
             unresolved=document.unresolved or None,
         )

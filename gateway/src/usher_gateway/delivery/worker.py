@@ -65,6 +65,8 @@ class DeliveryWorker:
         """Destinations that answered 410."""
         self.forbidden: set[str] = set()
         """Destinations at a forbidden address: by their URL, or by the last attempt."""
+        self._tried_urls: dict[str, str] = {}
+        """Destination -> the URL of its last attempt."""
         self._store = store
         self._client = client
         self._clock = clock
@@ -116,6 +118,10 @@ class DeliveryWorker:
         slow = self._slow_in_a_row.items()
         self._slow_in_a_row = {name: count for name, count in slow if name[0].key not in changed.listeners}
 
+    def is_tried(self, destination: documents.DestinationDocument) -> bool:
+        """Return whether a destination's present URL was tried since the start."""
+        return self._tried_urls.get(destination.key) == destination.url
+
     def is_too_slow(self, listener: model.ListenerName, route_name: str) -> bool:
         """Return whether a route is held because its transform is too slow."""
         return self._slow_in_a_row.get((listener, route_name), 0) >= routing.SLOW_IN_A_ROW
@@ -154,6 +160,7 @@ class DeliveryWorker:
         result = outcome.conclude(delivery, answer, destination, self._clock.now(), randomness)
         assert result.outcome is not None
         settled_as, error = result.settlement.settled_as, result.outcome.error
+        self._tried_urls[definition.destination] = destination.url
         self.counters.count(definition.listener, settled_as, error)
         if result.outcome.gone:
             self.gone.add(definition.destination)

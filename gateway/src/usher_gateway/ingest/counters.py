@@ -1,12 +1,16 @@
 """Counts of arrivals for metrics and conditions. The store's meters, which are billed, are separate."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import structlog
 
 from usher_gateway import documents, model
+from usher_gateway.store.base import ListenerActivity
 
 _log = structlog.get_logger(__name__)
+
+_MAX_ADDRESSES = 256
+"""Addresses of a listener whose first visit is remembered."""
 
 _COUNTED_AS_NAMES = {counted_as: counted_as.name.lower() for counted_as in model.CountedAs}
 
@@ -17,9 +21,11 @@ class ListenerCounters:
     __slots__ = (
         "company_mismatches",
         "counted",
-        "first_accepted",
+        "first_visits",
+        "is_unsaved",
         "last_accepted",
         "name",
+        "probed",
         "recent_accepted",
         "recent_mismatches",
         "recent_quarantined",
@@ -33,12 +39,18 @@ class ListenerCounters:
         """Arrivals, indexed by `model.CountedAs`."""
         self.company_mismatches = 0
         """Accepted arrivals of another company, which ``companyCheck: Warn`` lets in."""
-        self.first_accepted = self.last_accepted = 0
-        """Times of the first and last accepted arrival since the start, in microseconds; 0 if there was none."""
+        self.last_accepted = 0
+        """Time of the last accepted arrival in microseconds; 0: none."""
+        self.first_visits: dict[str, int] = {}
+        """``Address.id`` -> the first visit at that address, in microseconds."""
+        self.probed: frozenset[str] = frozenset()
+        """``Address.id`` of each address that was probed since the start."""
+        self.is_unsaved = False
+        """True if `ArrivalCounters.take_activity` will return this listener."""
         self.refused_in_a_row = 0
         """Refusals since the last accepted arrival."""
         self.retired_arrivals: dict[str, int] = {}
-        """``Address.id`` of a retired address -> its last arrival in microseconds."""
+        """``Address.id`` of a retired address -> the last request there, in microseconds."""
         self.recent_accepted = self.recent_quarantined = self.recent_mismatches = 0
         """Arrivals since the last call of `ArrivalCounters.take_recent`."""
 
@@ -49,6 +61,7 @@ class ArrivalCounters:
     def __init__(self) -> None:
         self._listeners: dict[model.ListenerName, ListenerCounters] = {}
         self._recent: list[ListenerCounters] = []
+        self._unsaved: list[ListenerCounters] = []
         self.refused: dict[str, int] = {}
         """Reason -> refused arrivals, including those without a tenant."""
         self.unacknowledged = 0
@@ -97,6 +110,34 @@ class ArrivalCounters:
             yield counters.name, counters.recent_accepted, counters.recent_quarantined, counters.recent_mismatches
             counters.recent_accepted = counters.recent_quarantined = counters.recent_mismatches = 0
 
+    def restore_activity(self, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
+        """Continue with what an earlier gateway saved."""
+        for name, saved in activity.items():
+            counters = self.of(name)
+            counters.last_accepted = saved.last_arrival_at
+            counters.first_visits |= saved.first_visits
+            counters.retired_arrivals |= saved.retired_arrivals
+
+    def take_activity(self) -> dict[model.ListenerName, ListenerActivity]:
+        """Return the activity of the listeners that were used since the last call."""
+        unsaved, self._unsaved = self._unsaved, []
+        for counters in unsaved:
+            counters.is_unsaved = False
+        return {
+            one.name: ListenerActivity(one.last_accepted, dict(one.first_visits), dict(one.retired_arrivals))
+            for one in unsaved
+        }
+
+    def save_again(self, names: Iterable[model.ListenerName]) -> None:
+        """Return these listeners from `take_activity` again, because their activity could not be saved."""
+        for name in names:
+            self._save_later(self.of(name))
+
+    def _save_later(self, counters: ListenerCounters) -> None:
+        if not counters.is_unsaved:
+            counters.is_unsaved = True
+            self._unsaved.append(counters)
+
     def add_uncommitted(self, name: model.ListenerName, counted_as: model.CountedAs) -> None:
         """Count an arrival of which nothing was committed: a probe or a refusal."""
         counters = self.of(name)
@@ -113,12 +154,13 @@ class ArrivalCounters:
             url, hint = documents.shorten_url(address.url), "enter the listener's present URL in the portal"
             _log.warning("retired_address_used", listener=counters.name.key, address=url, hint=hint)
         counters.retired_arrivals[address.id] = now
+        self._save_later(counters)
         key = (counters.name.namespace, counters.name.tenant)
         self.retired[key] = self.retired.get(key, 0) + 1
 
     @property
     def retired_arrivals(self) -> dict[str, int]:
-        """``Address.id`` of each retired address that was used since the start -> its last arrival in microseconds."""
+        """``Address.id`` of each retired address that was used -> the last request there, in microseconds."""
         return {id_: at for counters in self._listeners.values() for id_, at in counters.retired_arrivals.items()}
 
     def add_unexpected_source(self, name: model.ListenerName) -> None:
@@ -130,8 +172,9 @@ class ArrivalCounters:
         """Count a committed arrival of the listener that ``counters`` belong to."""
         counters.counted[accepted.counted_as] += 1
         counters.last_accepted = arrival.received_at
-        if not counters.first_accepted:
-            counters.first_accepted = arrival.received_at
+        if arrival.quarantine is None and arrival.address not in counters.first_visits:
+            _add_bounded(counters.first_visits, arrival.address, arrival.received_at)
+        self._save_later(counters)
         counters.refused_in_a_row = 0
         if not counters.recent_accepted:
             self._recent.append(counters)
@@ -145,6 +188,13 @@ class ArrivalCounters:
         if arrival.quarantine is not None and accepted.counted_as is model.CountedAs.Quarantined:
             counters.recent_quarantined += 1
             self.quarantined[arrival.quarantine.name] = self.quarantined.get(arrival.quarantine.name, 0) + 1
+
+
+def _add_bounded(times: dict[str, int], address: str, time: int) -> None:
+    """Add an address, and forget the oldest one if a listener had very many."""
+    if len(times) >= _MAX_ADDRESSES:
+        del times[next(iter(times))]
+    times[address] = time
 
 
 class ExpressionCounters:

@@ -91,7 +91,7 @@ class ArrivalPipeline:
                 self._counters.add_retired(match.listener.counters, match.address, now)
             content, parsed = await self._read(match.listener, request)
             if parsed.is_probe:
-                self._count_probe(match.listener, now)
+                self._count_probe(match, now)
                 return answers.accepted()
             arrival = await self._build(match, request, content, parsed, now)
             del parsed  # it may be hundreds of objects, which must not live until the commit (docs/performance.md)
@@ -234,9 +234,10 @@ class ArrivalPipeline:
         """Count a refusal that never reached `accept`."""
         self._count_refused(None, reason)
 
-    def _count_probe(self, listener: LiveListener, now: int) -> None:
-        self._store.count(listener.name, model.Counter.probes, now)
-        self._counters.add_uncommitted(listener.name, model.CountedAs.Probe)
+    def _count_probe(self, match: Match, now: int) -> None:
+        self._store.count(match.listener.name, model.Counter.probes, now)
+        self._counters.add_uncommitted(match.listener.name, model.CountedAs.Probe)
+        match.listener.counters.probed |= {match.address_id}
 
     def _count_accepted(
         self, listener: LiveListener, arrival: model.Arrival, accepted: model.Accepted, *, is_connected: bool
@@ -312,6 +313,7 @@ def build_arrival(
         quota_month=listener.month(now) if listener.quota else (0, 0),
         token_held=match.address.action == "Hold",
         body_size=len(content),
+        address=match.address_id,
     )
 
 
@@ -330,7 +332,7 @@ def rebuild_arrival(listener: LiveListener, stored: model.Arrival, now: int) -> 
     parsed = body.parse(stored.body, content_type)
     if parsed.is_probe:
         return model.QuarantineReason.NoUser
-    match = Match(listener, documents.Address(host="", path=""))
+    match = Match(listener, documents.Address(host="", path=""), "")
     arrival = build_arrival(match, {"Content-Type": content_type}, stored.body, parsed, stored.received_at)
     if arrival.quarantine is not None:
         return arrival.quarantine

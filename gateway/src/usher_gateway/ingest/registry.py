@@ -102,6 +102,8 @@ class Match(msgspec.Struct, frozen=True):
 
     listener: LiveListener
     address: documents.Address
+    address_id: str
+    """``Address.id``, computed once."""
 
 
 class ListenerRegistry:
@@ -190,7 +192,7 @@ class ListenerRegistry:
     def _add_addresses(self, listener: LiveListener) -> None:
         for address in listener.document.addresses:
             matches = self._by_host_and_path.setdefault((address.host, address.path), [])
-            matches.append(Match(listener, address))
+            matches.append(Match(listener, address, address.id))
             matches.sort(key=_precedence)
 
     def _remove_addresses(self, listener: LiveListener) -> None:

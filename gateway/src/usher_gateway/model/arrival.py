@@ -132,6 +132,8 @@ class Arrival(msgspec.Struct, gc=False):
     """True if it took its tenant's month over the quota; the store sets it when it decides the arrival."""
     body_size: int = 0
     """Bytes after inflating; more than ``len(body)`` if the body was truncated."""
+    address: str = ""
+    """``Address.id`` of the address at which it arrived."""
     key: int = 0
     """Row key. The store sets it when it commits the arrival, so keys grow in the order of commits."""
 

@@ -85,6 +85,17 @@ class UsageRow(msgspec.Struct, frozen=True):
     counts: model.Counts
 
 
+class ListenerActivity(msgspec.Struct, frozen=True):
+    """When a listener was used. Times are microseconds."""
+
+    last_arrival_at: int = 0
+    """The last accepted arrival; 0: none."""
+    first_visits: Mapping[str, int] = {}
+    """``Address.id`` -> the first visit at that address."""
+    retired_arrivals: Mapping[str, int] = {}
+    """``Address.id`` of a retired address -> the last request there."""
+
+
 class ListingPage(msgspec.Struct, frozen=True):
     """Rows of a listing, newest first, as dicts ready for JSON."""
 
@@ -227,6 +238,12 @@ class Store(Protocol):
 
     async def expire_held(self, now: int) -> int:
         """Cancel held deliveries that are past their time limit (``Expired``); return how many."""
+
+    async def activity(self) -> Mapping[model.ListenerName, ListenerActivity]:
+        """Return the saved activity of every listener that was ever used."""
+
+    async def save_activity(self, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
+        """Replace the saved activity of some listeners."""
 
     async def usage(self, since: int, until: int, where: Filter = _ANY, period: Period = "slot") -> list[UsageRow]:
         """Return the meters of the slots in [since, until), including unfolded counts; one snapshot per slot.

@@ -85,6 +85,7 @@ class OperatorReason(enum.StrEnum):
     AddressRetired = "AddressRetired"
     RetiredAddressUsed = "RetiredAddressUsed"
     Healthy = "Healthy"
+    NotTried = "NotTried"
     CircuitOpen = "CircuitOpen"
     AddressForbidden = "AddressForbidden"
     Gone = "Gone"
@@ -127,6 +128,10 @@ class ConditionBuilder:
     def false(self, type_: str, reason: str, message: str) -> StatusCondition:
         """A condition that does not hold; ``message`` says what must be done."""
         return self._condition(type_, "False", reason, message)
+
+    def unknown(self, type_: str, reason: str, message: str) -> StatusCondition:
+        """A condition of which nobody can know yet whether it holds."""
+        return self._condition(type_, "Unknown", reason, message)
 
     def pending(self, type_: str, message: str) -> StatusCondition:
         """A condition of which the operator does not know yet whether it holds."""

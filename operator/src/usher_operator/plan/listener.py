@@ -57,13 +57,16 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
     programmed = reports.programmed(view, key, published.wanted, builder)
     addresses = children.named_addresses(cached.resource, document, keys.install) if document else {}
     has_url_secret = bool(addresses) and name_taken is None
-    parts += [programmed.condition, *reports.of_listener(view, key.path, builder, has_url=has_url_secret)]
-    parts += reports.address_retired(view, key.path, document, builder) if document else []
-    urls = children.build_url_secret(cached, addresses, view.install.controller_name) if has_url_secret else None
     shown = [
         {"name": name, "hostname": address.host, "url": documents.shorten_url(address.url)}
         for name, address in addresses.items()
     ]
+    present = tuple(addresses.values()) if has_url_secret else ()
+    is_unchanged = cached.fields.get(ADDRESSES_FIELD) == shown
+    parts.append(programmed.condition)
+    parts += reports.of_listener(view, key.path, builder, present, is_unchanged=is_unchanged)
+    parts += reports.address_retired(view, key.path, document, builder) if document else []
+    urls = children.build_url_secret(cached, addresses, view.install.controller_name) if has_url_secret else None
     return Plan(
         key,
         None if published.stays else tuple(child for child in (published.child, urls) if child is not None),

@@ -5,6 +5,8 @@ what to do and are never part of Ready. A gateway counts from its own start; whe
 the stored condition stays.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from usher_gateway import documents, model
@@ -30,10 +32,14 @@ QUARANTINED_SHARE = 0.05
 """Quarantining is reported if a larger share of the arrivals of the last 15 minutes was quarantined."""
 
 _NO_URL_YET = "there is no URL yet; the other conditions say why"
-_NO_VISIT_YET = (
-    "no POST to this URL was answered yet; paste the URL (Secret `{name}-url`) into the portal and choose Save and "
+_NOT_PROBED_YET = (
+    "no POST to {url} was answered yet; paste the URL (Secret `{name}-url`) into the portal and choose Save and "
     "Validate"
 )
+_NO_VISIT_YET = (
+    "the portal's check of {url} was answered; add the webhook to a LogicFlow or journey and wait for the first visit"
+)
+_NOT_TRIED = "nothing was sent to `spec.http.url` yet; `usher destinations` shows the first attempt"
 _REFUSING = "requests are refused: they must have the credentials and the source address that this listener asks for"
 _SILENT = (
     "no request has arrived for `silence.afterSeconds`; Purple may have disabled the webhook: verify it in the portal"
@@ -125,15 +131,39 @@ def _hash(applied: AppliedDocument | None) -> str:
     return applied.hash if applied is not None else ""
 
 
-def of_listener(view: View, path: str, builder: ConditionBuilder, *, has_url: bool) -> list[StatusCondition]:
-    """Verified and Receiving; Quarantining and RoutesDegraded only while they are True."""
+def of_listener(
+    view: View,
+    path: str,
+    builder: ConditionBuilder,
+    addresses: Sequence[documents.Address],
+    *,
+    is_unchanged: bool,
+) -> list[StatusCondition]:
+    """Verified and Receiving; Quarantining and RoutesDegraded only while they are True.
+
+    Args:
+        view: has the reports of the gateways.
+        path: ``namespace/name``.
+        builder: builds the conditions.
+        addresses: the addresses whose URLs the user has to paste into the portal.
+        is_unchanged: True if the stored conditions are about the same addresses.
+    """
     if view.gateways is None:
         types = (_Type.Verified, _Type.Receiving, _Type.Quarantining, _Type.RoutesDegraded)
         kept = [builder.carried_over(type_) for type_ in types]
         return [one for one in kept if one is not None]
     reports = [one.listeners[path] for one in view.gateways if path in one.listeners]
-    next_step = _NO_VISIT_YET.format(name=path.partition("/")[2]) if has_url else _NO_URL_YET
-    found = [_verified(reports, builder, next_step), _receiving(reports, builder, next_step)]
+    verified = {address for one in reports for address in one.verified_addresses}
+    waiting = [address for address in addresses if address.id not in verified]
+    before = builder.previous_if_current(_Type.Verified)
+    was_verified = is_unchanged and before is not None and before.status == "True"
+    next_step = _next_step(reports, path, waiting or addresses)
+    found = [
+        builder.true(_Type.Verified, _Reason.Verified)
+        if was_verified or (addresses and not waiting)
+        else builder.false(_Type.Verified, _Reason.NoVisitYet, next_step),
+        _receiving(reports, builder, next_step),
+    ]
     if any(one.quarantined_share > QUARANTINED_SHARE for one in reports):
         found.append(builder.true(_Type.Quarantining, _Reason.Quarantining, _QUARANTINING))
     return found + _degraded(reports, builder)
@@ -156,7 +186,12 @@ def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[Sta
         error = next((one.error for one in reports if one.circuit_open), "")
         message = _FAILED.format(f" ({error})" if error else "")
         return [builder.false(_Type.Healthy, _Reason.CircuitOpen, message)]
-    return [builder.true(_Type.Healthy, _Reason.Healthy)]
+    if any(one.tried for one in reports):
+        return [builder.true(_Type.Healthy, _Reason.Healthy)]
+    before = builder.previous_if_current(_Type.Healthy)
+    if before is not None and before.reason == _Reason.Healthy:
+        return [before]
+    return [builder.unknown(_Type.Healthy, _Reason.NotTried, _NOT_TRIED)]
 
 
 def address_retired(
@@ -176,11 +211,15 @@ def address_retired(
     return [builder.true(_Type.AddressRetired, _Reason.AddressRetired, _RETIRED.format(old, new))]
 
 
-def _verified(reports: list[ListenerReport], builder: ConditionBuilder, next_step: str) -> StatusCondition:
-    before = builder.carried_over(_Type.Verified)
-    if any(one.verified for one in reports) or (before is not None and before.status == "True"):
-        return builder.true(_Type.Verified, _Reason.Verified)
-    return builder.false(_Type.Verified, _Reason.NoVisitYet, next_step)
+def _next_step(reports: list[ListenerReport], path: str, addresses: Sequence[documents.Address]) -> str:
+    """Say what a person has to do at the portal for the first of these addresses."""
+    if not addresses:
+        return _NO_URL_YET
+    probed = {address for one in reports for address in one.probed_addresses}
+    not_probed = [address for address in addresses if address.id not in probed]
+    url = f"`{documents.shorten_url((not_probed or addresses)[0].url)}`"
+    text = _NOT_PROBED_YET if not_probed else _NO_VISIT_YET
+    return text.format(url=url, name=path.partition("/")[2])
 
 
 def _receiving(reports: list[ListenerReport], builder: ConditionBuilder, next_step: str) -> StatusCondition:

@@ -7,7 +7,7 @@ import msgspec
 
 from support import views
 from unit.usher_operator.plan import samples
-from usher_gateway import model
+from usher_gateway import documents, model
 from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 from usher_operator.view import (
     AppliedDocument,
@@ -194,6 +194,14 @@ def reports(**about: Any) -> Callable[[MemoryView], None]:
     return lambda built: built.gateways_run_it(listeners={samples.LISTENER: report})
 
 
+def visited(built: MemoryView) -> None:
+    """Let the gateways report a visit at every present address of the listener."""
+    published = built.published(Key("Listener", *samples.LISTENER.split("/")))
+    assert published is not None
+    assert isinstance(published.document, documents.ListenerDocument)
+    reports(verified_addresses=tuple(address.id for address in published.document.live_addresses))(built)
+
+
 def class_moves(built: MemoryView) -> None:
     built.edit("ListenerClass", "public", hostname="new.example.com")
     built.settle()
@@ -349,7 +357,7 @@ _LISTENER = [
     ("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended"))),
     ("Ready", "False", "HostnameNotAllowed", edit(**address("www.elsewhere.example"))),
     ("Verified", "False", "NoVisitYet", nothing),
-    ("Verified", "True", "Verified", reports(verified=True)),
+    ("Verified", "True", "Verified", visited),
     ("Receiving", "False", "NoVisitYet", nothing),
     ("Receiving", "True", "Receiving", reports(receiving="Receiving")),
     ("Receiving", "False", "Silent", reports(receiving="Silent")),
@@ -394,6 +402,7 @@ CASES = [
         samples.DESTINATION,
     ),
     Case("Healthy", "True", "Healthy", destination_reports(), "Destination", samples.DESTINATION),
+    Case("Healthy", "Unknown", "NotTried", destination_reports(tried=False), "Destination", samples.DESTINATION),
     Case("Healthy", "False", "CircuitOpen", destination_reports(circuit_open=True), "Destination", samples.DESTINATION),
     Case(
         *("Healthy", "False", "AddressForbidden"),

@@ -4,7 +4,7 @@ import pytest
 
 from support import views
 from unit.usher_operator.plan import samples
-from usher_gateway import model
+from usher_gateway import documents, model
 from usher_operator import plan
 from usher_operator.plan import reports
 from usher_operator.view import DestinationReport, Key, ListenerReport, WriteFailure
@@ -17,6 +17,14 @@ def report(built: views.MemoryView, **about: object) -> None:
     built.gateways_run_it(listeners={samples.LISTENER: one})
 
 
+def addresses(built: views.MemoryView) -> tuple[str, ...]:
+    """Identifiers of the present addresses of the listener."""
+    published = built.published(KEY)
+    assert published is not None
+    assert isinstance(published.document, documents.ListenerDocument)
+    return tuple(address.id for address in published.document.live_addresses)
+
+
 def condition(built: views.MemoryView, type_: str) -> tuple[str, str]:
     found = built.condition("Listener", samples.LISTENER, type_)
     return found.status, found.reason
@@ -25,11 +33,45 @@ def condition(built: views.MemoryView, type_: str) -> tuple[str, str]:
 @pytest.mark.parametrize(("word", "status"), [("Receiving", "True"), ("Silent", "False")])
 def test_restarted_gateway_does_not_reset_receiving_and_verified(word: str, status: str) -> None:
     built = samples.agency()
-    report(built, receiving=word, verified=True)
+    built.settle()
+    report(built, receiving=word, verified_addresses=addresses(built))
     built.settle()
     report(built)
     assert condition(built, "Receiving") == (status, word)
     assert condition(built, "Verified") == ("True", "Verified")
+
+
+def test_new_address_starts_verified_over() -> None:
+    built = samples.agency()
+    built.settle()
+    report(built, verified_addresses=addresses(built))
+    built.settle()
+    assert condition(built, "Verified") == ("True", "Verified")
+    built.edit("Listener", samples.LISTENER, token={"generation": 2})
+    built.settle()
+    assert condition(built, "Verified") == ("False", "NoVisitYet")
+    report(built, verified_addresses=addresses(built))
+    assert condition(built, "Verified") == ("True", "Verified")
+
+
+def test_verified_waits_for_every_address_of_the_listener() -> None:
+    built = samples.agency()
+    own = {"name": "own", "hostname": "www.example.org", "path": "/hook"}
+    both = [own, {**own, "name": "old", "path": "/old"}]
+    built.edit("Listener", samples.LISTENER, addresses=both, authentication={"type": "None"})
+    built.settle()
+    report(built, verified_addresses=(documents.Address("www.example.org", "/hook").id,))
+    assert condition(built, "Verified") == ("False", "NoVisitYet")
+    assert "`https://www.example.org/old`" in built.condition("Listener", samples.LISTENER, "Verified").message
+
+
+def test_message_after_a_probe_names_the_next_step_at_the_portal() -> None:
+    built = samples.agency()
+    built.settle()
+    report(built, probed_addresses=addresses(built))
+    message = built.condition("Listener", samples.LISTENER, "Verified").message
+    assert "add the webhook to a LogicFlow or journey" in message
+    assert built.condition("Listener", samples.LISTENER, "Receiving").message == message
 
 
 def test_message_without_a_url_does_not_ask_to_paste_it() -> None:
@@ -82,11 +124,22 @@ def test_informational_conditions_never_change_ready() -> None:
 
 def test_conditions_stay_without_reports() -> None:
     built = samples.agency()
-    report(built, receiving="Receiving", verified=True, quarantined_share=1.0, company_mismatch=True)
+    report(built, receiving="Receiving", verified_addresses=("any",), quarantined_share=1.0, company_mismatch=True)
     built.settle()
     before = plan.plan(built, KEY).status
     built.set(gateways=None)
     assert plan.plan(built, KEY).status == before
+
+
+def test_destination_that_was_tried_before_a_restart_stays_healthy() -> None:
+    built = samples.agency()
+    built.gateways_run_it(destinations={samples.DESTINATION: DestinationReport(tried=True)})
+    built.settle()
+    built.gateways_run_it(destinations={samples.DESTINATION: DestinationReport(tried=False)})
+    assert built.condition("Destination", samples.DESTINATION, "Healthy").reason == "Healthy"
+    built.edit("Destination", samples.DESTINATION, http={"url": "https://other.example.com/"})
+    found = built.condition("Destination", samples.DESTINATION, "Healthy")
+    assert (found.status, found.reason) == ("Unknown", "NotTried")
 
 
 def test_destination_without_reports_keeps_healthy() -> None:

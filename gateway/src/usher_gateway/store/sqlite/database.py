@@ -46,7 +46,7 @@ FoundRow = tuple[Any, ...]
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION = 4
+_SCHEMA_VERSION = 5
 _MIN_GATEWAY = "0.1.0"
 """The oldest gateway that can run on this schema."""
 

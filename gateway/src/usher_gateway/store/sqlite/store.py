@@ -20,6 +20,7 @@ from usher_gateway.store.base import (
     DueDestination,
     Filter,
     HeldGroup,
+    ListenerActivity,
     ListingPage,
     OpenCounts,
     OpenReport,
@@ -27,6 +28,7 @@ from usher_gateway.store.base import (
     StoreStatistics,
     UsageRow,
 )
+from usher_gateway.store.sqlite import activity as listener_activity
 from usher_gateway.store.sqlite import changes, database, delivery_queue, listings, meters, prune
 from usher_gateway.store.sqlite.arrival_queue import QueueLimits
 from usher_gateway.store.sqlite.group_commit import GroupCommit
@@ -212,6 +214,12 @@ class SqliteStore:
 
     async def expire_held(self, now: int) -> int:
         return await self._in_slices(lambda transaction: delivery_queue.expire_held(transaction, now))
+
+    async def activity(self) -> Mapping[model.ListenerName, ListenerActivity]:
+        return await self._reader.run(listener_activity.read)
+
+    async def save_activity(self, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
+        await self._commits.run_job(lambda transaction: listener_activity.save(transaction, activity))
 
     async def _in_slices(self, job: Callable[[Transaction], int]) -> int:
         """Run a job until it changes less than a whole slice; return how many rows it changed in all."""
