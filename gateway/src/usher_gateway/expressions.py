@@ -6,14 +6,17 @@ Measured with common-expression-language 0.10:
 - A chain ``a+a+…`` crashes a thread with 8 MiB of stack between 10,000 and 20,000 terms, and one with 512 KiB between
   511 and 1,000.
 - A macro copies its whole result at every step, so that ``xs.map(x, ys)`` over 1,000 items each takes 32 s.
+- Its own ``matches`` compiles the pattern at every evaluation, up to 100 ms each.
 
 So this module checks the bounds below before the parser sees the text, and estimates the work before every evaluation.
-Call it from threads with at least 1 MiB of stack.
+RE2 evaluates ``matches``: it compiles a pattern once, within a limit of memory, and its time is linear in the text.
+Call this module from threads with at least 1 MiB of stack.
 """
 
 import difflib
 import functools
 import itertools
+import logging
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +24,7 @@ from typing import Any, Literal
 
 import cel
 import msgspec
+import re2
 
 from usher_gateway import model
 
@@ -37,7 +41,13 @@ MAX_PATTERN_LENGTH = 100
 """Longest pattern of ``matches``, in characters. It must be a literal, because only a literal can be checked."""
 
 MAX_MATCHES = 4
-"""Most uses of ``matches``. Each compiles its pattern at every evaluation, which takes up to 6 ms."""
+"""Most uses of ``matches``."""
+
+MAX_PATTERN_MEMORY = 128 * 1024
+"""Most memory of a compiled pattern, in bytes. A larger one is refused within about 2 ms, before it is complete."""
+
+MAX_PATTERNS = 2048
+"""Most compiled patterns in memory. They take at most 256 MiB, and usually a few kilobytes each."""
 
 MAX_ITEMS = 1000
 """Longest array of a body, in items; longer ones are cut."""
@@ -84,9 +94,9 @@ FUNCTIONS = frozenset(
 
 _NODE_WORK = 70
 _PLAIN_WORK = 4  # converting a value in and out costs this much more than copying it inside the core
-_HIDES_REPETITION = re.compile(r"\\[xXuU0-9]|\(\?[a-zA-Z-]*x|\}[{?]")
-_MOST_REPEATED = 10_000
-_STATE_WORK = 8
+_STATE_WORK = 10
+_MATCHES = "matchesWithRE2"
+"""The function that replaces ``matches`` in the text for the core, because the core's own one cannot be replaced."""
 _ROOTS = frozenset({"visit", "body"})
 _KEYWORDS = frozenset({"true", "false", "null", "in"})
 _TOKEN = re.compile(
@@ -132,14 +142,16 @@ class Program:
         self.source = source
         self.where = where
         self.problems, self._program = _compile(source, where)
-        tokens = [] if self.problems else _tokens(source)
+        tokens = [] if self._program is None else _tokens(source)
         names = [token.text for token in _variables(tokens)]
         self.uses_body = "body" in names
         """True if the expression mentions ``body``."""
         self._parts = {root: _parts(tokens, root) for root in _ROOTS if root in names}
         self._has_macro = any(True for _ in _macros(tokens))
         self._most_literal_items = 1 + sum(token.text == "," for token in tokens)
-        self._match_work = _match_work(tokens)
+        patterns = [_literal_value(literal) for _, literal in _match_calls(tokens)]
+        self._match_work: int = _STATE_WORK * sum(_compile_pattern(pattern).programsize for pattern in patterns)
+        self._functions = {_MATCHES: _matches} if patterns else {}
         pluses = sum(token.text == "+" for token in tokens)
         self._factor = len(names) * (1 + pluses // 2)
 
@@ -156,6 +168,7 @@ class Program:
             copier = _WeighingCopier()
             given = {"visit": visit, "body": body}
             values = {root: copier.part(given[root], parts) for root, parts in self._parts.items()}
+            values.update(self._functions)
             if self._work(copier) > MAX_WORK:
                 return None, "TooExpensive"
             value = self._program.execute(values)
@@ -200,7 +213,9 @@ def _compile(source: str, where: Where) -> tuple[tuple[str, ...], Any]:
     if any(token.depth > MAX_DEPTH for token in tokens):
         return tuple(found), None
     try:
-        program = cel.compile(source)
+        program = cel.compile(source)  # before the replacement, because its errors name columns
+        if any(True for _ in _match_calls(tokens)):
+            program = cel.compile(_with_own_matches(source, tokens))
     except Exception as error:  # noqa: BLE001 - every error of the parser becomes a problem
         return (_parse_problem(str(error)), *found), None
     except BaseException as error:
@@ -208,6 +223,7 @@ def _compile(source: str, where: Where) -> tuple[tuple[str, ...], Any]:
             raise
         return ("cannot be parsed; write it in a simpler way", *found), None
     found.extend(_name_problems(tokens))
+    found = found or list(_pattern_problems(tokens))
     return tuple(found), None if found else program
 
 
@@ -277,29 +293,64 @@ def _literal_length(text: str) -> int:
     return len(quoted) - (6 if quoted[:3] in {'"""', "'''"} else 2)
 
 
-def _match_work(tokens: list[_Token]) -> int:
-    """Return the work of ``matches`` per character of text: it follows all states of its pattern at once."""
-    return _STATE_WORK * sum(
-        _states(after.text) for token, _, after in zip(tokens, tokens[1:], tokens[2:], strict=False) if _is_match(token)
-    )
+def _match_calls(tokens: list[_Token]) -> Iterator[tuple[_Token, str]]:
+    """Yield each call of ``matches`` and the literal of its pattern."""
+    for token, bracket, literal in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if token.kind == "word" and token.text == "matches" and bracket.text == "(" and literal.kind == "text":
+            yield token, literal.text
 
 
-def _states(pattern: str) -> int:
-    """Return an upper estimate of the states of a pattern: repeated groups multiply, everything else adds up."""
-    if _HIDES_REPETITION.search(pattern):
-        return len(pattern) * _MOST_REPEATED
-    states, groups = len(pattern), 1
-    for before, braces in re.findall(r"(.)\{([^}]*)\}", pattern, re.DOTALL):
-        times = max([1, *map(int, re.findall(r"[0-9]+", braces))])
-        if before in ")}":
-            groups *= times
-        else:
-            states += times
-    return states * groups
+def _literal_value(literal: str) -> Any:
+    return cel.compile(literal).execute({})
 
 
-def _is_match(token: _Token) -> bool:
-    return token.kind == "word" and token.text == "matches"
+def _with_own_matches(source: str, tokens: list[_Token]) -> str:
+    """Return an expression with the name of our own function in each call of ``matches``."""
+    for token, _ in reversed(list(_match_calls(tokens))):
+        source = source[: token.at] + _MATCHES + source[token.at + len(token.text) :]
+    return source
+
+
+def _pattern_problems(tokens: list[_Token]) -> Iterator[str]:
+    """Yield a problem of the first pattern that has one; the others are not compiled."""
+    for token, literal in _match_calls(tokens):
+        pattern, column = _literal_value(literal), token.at + 1
+        if not isinstance(pattern, str):
+            yield f"the pattern of `matches` must be a text, not bytes (column {column})"
+            return
+        try:
+            _compile_pattern(pattern)
+        except re2.error as error:
+            reason = error.args[0].decode(errors="replace")
+            if "too large" in reason:
+                yield (
+                    f"the pattern of `matches` is too large (column {column}): repeat fewer times, or use [a-z] "
+                    "instead of a class such as \\pL that has thousands of characters"
+                )
+            else:
+                yield f"the pattern of `matches` is not valid (column {column}): {reason}; its syntax is RE2's"
+            return
+
+
+@functools.lru_cache(maxsize=MAX_PATTERNS)
+def _compile_pattern(pattern: str) -> Any:
+    """Compile a pattern within a limit of memory. Raises re2.error."""
+    options = re2.Options()
+    options.max_mem = MAX_PATTERN_MEMORY
+    options.never_capture = True
+    options.log_errors = False
+    return re2.compile(pattern.encode(), options)
+
+
+def _matches(text: object, pattern: str) -> bool:
+    """Return whether a part of a text matches a pattern."""
+    if not isinstance(text, str):
+        raise TypeError("only a text can match a pattern")
+    return _compile_pattern(pattern).search(text.encode()) is not None
+
+
+logging.getLogger("cel").setLevel(logging.CRITICAL)
+"""The core logs each error of a function that it calls. Usher counts these errors itself."""
 
 
 def _variables(tokens: list[_Token]) -> Iterator[_Token]:
