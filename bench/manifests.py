@@ -1,4 +1,4 @@
-"""Manifests for the benchmarks: a number of listeners, each with one route to one destination."""
+"""Manifests for the benchmarks: a number of listeners, each with one route to a destination."""
 
 from pathlib import Path
 
@@ -34,6 +34,26 @@ def write(folder: Path, listeners: int, *, forward_to: int = 0) -> Path:
     """Write a file of manifests; ``forward_to`` is the port of a receiver, if one runs."""
     parts = [_CLASS.format(port=forward_to or 9)]
     parts += [_LISTENER.format(number=number) for number in range(listeners)]
+    file = folder / "bench.yaml"
+    file.write_text("".join(parts), encoding="utf-8")
+    return file
+
+
+_NEIGHBOUR = """\
+---
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {{name: crm, namespace: n{number}}}
+spec: {{type: HTTP, http: {{url: "http://127.0.0.1:{port}/in/{number}"}}}}
+"""
+
+
+def write_neighbours(folder: Path, namespaces: int, port: int) -> Path:
+    """Write a file of manifests: namespaces with a listener and a destination each, at a receiver on ``port``."""
+    parts = []
+    for number in range(namespaces):
+        listener = _LISTENER.format(number=number).replace("namespace: bench", f"namespace: n{number}")
+        parts.append(_NEIGHBOUR.format(number=number, port=port) + listener.replace("name: warehouse", "name: crm"))
     file = folder / "bench.yaml"
     file.write_text("".join(parts), encoding="utf-8")
     return file

@@ -92,11 +92,17 @@ def load(port: int, *arguments: object, core: str = "1") -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def usher(cores: str, listeners: int = 1, *, forward_to: int = 0) -> Iterator[Process]:
-    """Run a gateway on a fresh store: `usher run` if it forwards, otherwise one that makes no attempts."""
+def usher(cores: str, listeners: int = 1, *, forward_to: int = 0, neighbours: int = 0) -> Iterator[Process]:
+    """Run a gateway on a fresh store: `usher run` if it forwards, otherwise one that makes no attempts.
+
+    With ``neighbours``, that many namespaces forward to one destination each, and not all listeners to the same one.
+    """
     folder = Path(tempfile.mkdtemp(prefix="usher-bench-"))
     try:
-        file = manifests.write(folder, listeners, forward_to=forward_to)
+        if neighbours:
+            file = manifests.write_neighbours(folder, neighbours, forward_to)
+        else:
+            file = manifests.write(folder, listeners, forward_to=forward_to)
         port, admin = free_port(), free_port()
         public, private, data = f"127.0.0.1:{port}", f"127.0.0.1:{admin}", str(folder / "data")
         command = [sys.executable, str(HERE / "serve.py"), str(file), public, private, data]
@@ -245,6 +251,44 @@ def memory(rounds: int, seconds: float) -> Iterator[report.Result]:
     yield report.Result("memory over 1 M visits (MB)", shown, "flat", growth < 1.1)
 
 
+SLOW, FAST = 100, 50
+SLOW_SECONDS = 9
+FILL_SECONDS = 8
+"""After this time the slow destinations would use 800 attempts, if they got them."""
+
+
+def neighbours(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure the delay of deliveries to 50 destinations while 100 other ones answer after 9 s instead of at once."""
+    del rounds
+    port, count = free_port(), SLOW + FAST
+    command = [sys.executable, str(HERE / "slow_receiver.py"), str(port), str(SLOW)]
+    with Process(command, "1", port), usher("0", forward_to=port, neighbours=count) as process:
+
+        def post(seconds: float, first: int) -> None:
+            load(process.port, "--listeners", count, "--rate", count, "--seconds", seconds, "--first", first)
+
+        post(3, 0)
+        measure(port, 0)
+        post(seconds * 3, 1_000_000)
+        without = measure(port, SLOW_SECONDS)
+        post(FILL_SECONDS, 2_000_000)
+        measure(port, SLOW_SECONDS)
+        post(seconds * 3, 3_000_000)
+        beside = measure(port, 0)
+    shown = f"{beside['p99_ms']:.1f} ms against {without['p99_ms']:.1f} ms"
+    yield report.Result(
+        "p99 of deliveries beside 100 slow destinations", shown, "<= 2x", beside["p99_ms"] <= 2 * without["p99_ms"]
+    )
+    yield report.Result("the same, p50", f"{beside['p50_ms']:.1f} ms against {without['p50_ms']:.1f} ms", "")
+
+
+def measure(port: int, seconds: float) -> dict[str, float]:
+    """Return what the receiver measured since the last call. From now on it delays its late answers by ``seconds``."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/measure?seconds={seconds}", data=b"", timeout=5) as answer:
+        found: dict[str, float] = json.load(answer)
+    return found
+
+
 BENCHMARKS = {
     "ingest": ingest,
     "latency": latency,
@@ -252,6 +296,7 @@ BENCHMARKS = {
     "start": start,
     "forward": forward,
     "memory": memory,
+    "neighbours": neighbours,
 }
 
 

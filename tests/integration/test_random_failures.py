@@ -376,7 +376,8 @@ def check_nothing_is_left(run: GatewayRun) -> None:
     assert (queued.entries, queued.bytes, len(queued._tenants)) == (0, 0, 0)
     assert (store.unsettled, store._commits._orphans) == (0, [])
     assert (store._commits._abandoned, store._commits._waiters) == ({}, [])
-    assert (lanes.bytes, lanes.count, lanes.in_flight, lanes._running) == (0, 0, 0, {})
+    assert (lanes.bytes, lanes.count, lanes.in_flight) == (0, 0, 0)
+    assert lanes._shared.namespaces == lanes._reserve.namespaces == 0
     assert all(lane.bytes == lane.in_flight == 0 for lane in lanes._lanes.values())
     assert (dispatcher._claimed, dispatcher._deferred, dispatcher._outdated) == (set(), [], set())
     assert (run.pipeline.uncommitted, store.writer.claimed) == (0, set())

@@ -112,7 +112,10 @@ class Gateway:
         )
         self.source = self._make_source(environ)
 
-        descriptors = process.reserve_descriptors(settings.limits.connections, MAX_IDLE)
+        attempts = settings.max_attempts
+        if attempts is None:
+            attempts = process.attempts_for_memory(process.memory_bytes())
+        descriptors = process.reserve_descriptors(settings.limits.connections, MAX_IDLE, attempts)
         allowed = settings.allow_destination + ((address_guard.LOOPBACK,) * settings.has_loopback_exception)
         self.destination_client = DestinationClient(
             guard=address_guard.AddressGuard(allow=allowed), max_idle=descriptors.idle
@@ -126,7 +129,7 @@ class Gateway:
             worker=self.worker,
             route_documents=route_documents,
             clock=self.clock,
-            limits=dispatcher.DispatcherLimits(settings.lane_bytes, settings.max_attempts),
+            limits=dispatcher.DispatcherLimits(settings.lane_bytes, descriptors.attempts),
         )
         self.hold_reviewer = HoldReviewer(
             store=self.store,

@@ -70,8 +70,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of the public port."""
     lane_bytes: int = 256 * 1024 * 1024
     """The most bytes of bodies in lanes and attempts, for all destinations together; the rest waits in the store."""
-    max_attempts: int = 512
-    """The most attempts in flight, for all destinations together."""
+    max_attempts: int | None = None
+    """The most attempts in flight, for all destinations together. None: by memory and file descriptors, up to 4,096."""
     drain_seconds: float = 10.0
     """How long a stop waits for open connections and running attempts."""
 

@@ -239,7 +239,7 @@ class Operator:
             UsherError: the operator cannot start; the error's hint says what to do.
         """
         asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
-        process.reserve_descriptors(_MAX_AGENCY_WATCHES, 0)
+        process.reserve_descriptors(_MAX_AGENCY_WATCHES, idle=0, attempts=0)
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self.api)
             await stack.enter_async_context(self.watch_api)

@@ -40,7 +40,7 @@ def open_circuit(scheduler: LaneScheduler, destination: str, now: int) -> None:
 
 def test_destination_concurrency_limits_running_attempts() -> None:
     scheduler = LaneScheduler(1 << 20, 100)
-    scheduler.configure("n/a", LaneLimits(concurrency=3))
+    scheduler.configure("n/a", LaneLimits(concurrency=3), 0)
     for _ in range(10):
         assert scheduler.offer(entry(), 0)
     running = started(scheduler, 0)
@@ -88,19 +88,99 @@ def test_hanging_destination_does_not_delay_others() -> None:
     assert len(hanging) == 8
 
 
-def test_tenant_with_slow_destinations_leaves_attempts_to_others() -> None:
+def test_tenant_with_many_destinations_leaves_attempts_to_others() -> None:
     scheduler = LaneScheduler(1 << 20, 64)
     for number in range(40):
         for _ in range(8):
             assert scheduler.offer(entry(f"n/slow-{number}", "slow"), 0)
     slow = started(scheduler, 0)
-    assert len(slow) == 56
+    assert 16 <= len(slow) <= 32
     for number in range(8):
-        assert scheduler.offer(entry(f"n/other-{number}", f"other {number}"), 1)
+        assert scheduler.offer(entry(f"n/other-{number}", f"other {number}"), 2 * SECOND)
     # Each search continues after the lanes that the previous one skipped.
-    assert {one.tenant for one in started(scheduler, 1)} == {f"other {number}" for number in range(8)}
-    finish(scheduler, slow, outcome.DELIVERED, 2)
-    assert len(started(scheduler, 2)) == 48
+    assert {one.tenant for one in started(scheduler, 2 * SECOND)} == {f"other {number}" for number in range(8)}
+
+
+def answer_fast(scheduler: LaneScheduler, destination: str) -> None:
+    assert scheduler.offer(entry(destination), 0)
+    finish(scheduler, started(scheduler, 0), outcome.DELIVERED, SECOND // 100)
+
+
+def fill_with_slow_attempts(scheduler: LaneScheduler, namespaces: int) -> list[LaneEntry]:
+    """Let one destination of each namespace answer after 9 s, and then start whatever it may start."""
+    names = [f"slow-{number}/crm" for number in range(namespaces)]
+    for name in names:
+        assert scheduler.offer(entry(name, name), 0)
+    finish(scheduler, started(scheduler, 0), outcome.DELIVERED, 9 * SECOND)
+    for name in names:
+        for _ in range(20):
+            assert scheduler.offer(entry(name, name), 9 * SECOND)
+    return started(scheduler, 9 * SECOND)
+
+
+def test_fast_destinations_get_slots_while_slow_ones_fill_the_pool() -> None:
+    scheduler = LaneScheduler(1 << 24, 512)
+    slow = fill_with_slow_attempts(scheduler, 100)
+    assert scheduler.in_flight == len(slow) > 300
+    assert scheduler.count > 1_000, "slow deliveries wait"
+    fast = {f"fast-{number}/crm" for number in range(50)}
+    for name in fast:
+        assert scheduler.offer(entry(name, name), 9 * SECOND)
+    assert {one.destination for one in started(scheduler, 9 * SECOND)} == fast
+
+
+def test_fast_destination_gets_a_slot_behind_thousands_of_slow_lanes() -> None:
+    scheduler = LaneScheduler(1 << 24, 512)
+    answer_fast(scheduler, "fast/crm")
+    fill_with_slow_attempts(scheduler, 2_000)
+    assert scheduler.offer(entry("fast/crm", "fast"), 9 * SECOND)
+    assert [one.destination for one in started(scheduler, 9 * SECOND)] == ["fast/crm"]
+
+
+def test_new_destinations_that_hang_leave_half_of_the_reserve() -> None:
+    scheduler = LaneScheduler(1 << 24, 64)
+    answer_fast(scheduler, "fast/crm")
+    for number in range(64):
+        for _ in range(8):
+            assert scheduler.offer(entry(f"hangs-{number}/crm", f"hangs {number}"), 0)
+    assert len(started(scheduler, 0)) == 56
+    assert started(scheduler, 2 * SECOND) == []
+    assert scheduler.offer(entry("fast/crm", "fast"), 2 * SECOND)
+    assert [one.destination for one in started(scheduler, 2 * SECOND)] == ["fast/crm"]
+
+
+def test_tenant_at_its_limit_does_not_delay_others_of_a_shared_destination() -> None:
+    scheduler = LaneScheduler(1 << 20, 64)
+    for number in range(40):
+        assert scheduler.offer(entry(f"n/slow-{number}", "slow"), 0)
+    assert len(started(scheduler, 0)) == 22
+    for tenant in ("slow", "other"):
+        assert scheduler.offer(entry("n/shared", tenant), 2 * SECOND)
+    assert [one.tenant for one in started(scheduler, 2 * SECOND) + started(scheduler, 2 * SECOND)] == ["other"]
+
+
+def test_namespace_leaves_as_many_slots_as_it_uses() -> None:
+    scheduler = LaneScheduler(1 << 24, 64)
+    for number in range(40):
+        for _ in range(8):
+            assert scheduler.offer(entry(f"loud/{number}", f"loud {number}"), 0)
+    assert len(started(scheduler, 0)) == 24 + 8, "half of the shared slots and half of the reserve"
+    for number in range(40):
+        assert scheduler.offer(entry(f"quiet/{number}", f"quiet {number}"), 2 * SECOND)
+    assert len(started(scheduler, 2 * SECOND)) == 12, "half of the rest"
+
+
+def test_destination_is_fast_again_after_fast_answers() -> None:
+    scheduler = LaneScheduler(1 << 24, 512)
+    slow = fill_with_slow_attempts(scheduler, 100)
+    repaired = [one for one in slow if one.destination == "slow-0/crm"]
+    now = 18 * SECOND
+    while repaired:
+        finish(scheduler, repaired, outcome.DELIVERED, now)
+        repaired = [one for one in started(scheduler, now) if one.destination == "slow-0/crm"]
+        now += SECOND // 10
+    assert scheduler.offer(entry("slow-0/crm", "slow-0/crm"), now)
+    assert [one.destination for one in started(scheduler, now)] == ["slow-0/crm"]
 
 
 def test_destinations_take_turns() -> None:
@@ -113,7 +193,7 @@ def test_destinations_take_turns() -> None:
 
 def test_tenants_of_a_shared_destination_take_turns() -> None:
     scheduler = LaneScheduler(1 << 20, 100)
-    scheduler.configure("n/a", LaneLimits(concurrency=4))
+    scheduler.configure("n/a", LaneLimits(concurrency=4), 0)
     for tenant in ["loud"] * 20 + ["quiet"] * 2:
         assert scheduler.offer(entry(tenant=tenant), 0)
     assert collections.Counter(one.tenant for one in started(scheduler, 0)) == {"loud": 2, "quiet": 2}
@@ -130,7 +210,7 @@ def test_fresh_deliveries_get_half_of_the_slots() -> None:
 
 def test_rate_limit_holds_in_every_second() -> None:
     scheduler = LaneScheduler(1 << 20, 1000)
-    scheduler.configure("n/a", LaneLimits(concurrency=500, requests_per_second=20))
+    scheduler.configure("n/a", LaneLimits(concurrency=500, requests_per_second=20), 0)
     for _ in range(200):
         assert scheduler.offer(entry(), 0)
     now, starts = SECOND, []
@@ -149,7 +229,7 @@ def test_rate_limit_holds_in_every_second() -> None:
 
 def test_clock_set_back_only_delays_a_rate_limited_lane() -> None:
     scheduler = LaneScheduler(1 << 20, 1000)
-    scheduler.configure("n/a", LaneLimits(requests_per_second=1))
+    scheduler.configure("n/a", LaneLimits(requests_per_second=1), 0)
     assert scheduler.offer(entry(), 0)
     assert scheduler.offer(entry(), 0)
     assert len(started(scheduler, 100 * SECOND)) == 1
@@ -224,7 +304,7 @@ def test_rejected_body_counts_as_success_for_the_circuit() -> None:
 def test_changed_document_is_tried_at_once() -> None:
     scheduler = LaneScheduler(1 << 20, 100)
     open_circuit(scheduler, "n/a", 0)
-    scheduler.reset("n/a")
+    scheduler.reset("n/a", 0)
     assert scheduler.offer(entry(), 1)
     assert len(started(scheduler, 1)) == 1
 
@@ -268,9 +348,9 @@ def test_gateway_limit_bounds_running_attempts() -> None:
     for number in range(20):
         assert scheduler.offer(entry(f"n/{number}"), 0)
     running = started(scheduler, 0)
-    assert len(running) == scheduler.in_flight == 5
+    assert 2 <= len(running) == scheduler.in_flight <= 5
     finish(scheduler, running, outcome.DELIVERED, 0)
-    assert len(started(scheduler, 0)) == 5
+    assert len(started(scheduler, 0)) == len(running)
 
 
 @dataclasses.dataclass
@@ -287,8 +367,8 @@ class SchedulerMachine(hypothesis.stateful.RuleBasedStateMachine):
         self.scheduler = LaneScheduler(20_000, 12)
         self.now = SECOND
         self.expected = Expected({}, {})
-        self.scheduler.configure("n/0", LaneLimits(concurrency=2))
-        self.scheduler.configure("n/1", LaneLimits(requests_per_second=3))
+        self.scheduler.configure("n/0", LaneLimits(concurrency=2), 0)
+        self.scheduler.configure("n/1", LaneLimits(requests_per_second=3), 0)
 
     @hypothesis.stateful.rule(milliseconds=st.integers(0, 70_000))
     def pass_time(self, milliseconds: int) -> None:

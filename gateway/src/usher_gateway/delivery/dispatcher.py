@@ -99,10 +99,11 @@ class Dispatcher:
 
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Use new documents. Deliveries that failed at a changed destination are tried again at once."""
+        now = self._clock.steady()
         for key, destination in documents.changed(self._documents.destinations, snapshot.destinations).items():
             before = self._documents.destination(key)
-            self.scheduler.configure(key, LaneLimits(destination.concurrency, destination.requests_per_second))
-            self.scheduler.reset(key)
+            self.scheduler.configure(key, LaneLimits(destination.concurrency, destination.requests_per_second), now)
+            self.scheduler.reset(key, now)
             self.open_circuits.pop(key, None)
             if before is not None:
                 self._changed.add(key)

@@ -4,7 +4,9 @@ The scheduler keeps one lane per destination, in memory. It has no clock, no eve
 argument, in microseconds of a clock that never goes back. Each operation takes constant time, except for the heap of
 lanes that wait for a rate limit or for the trial of an open circuit.
 
-- Destinations take turns.
+- Namespaces take turns, and so do the destinations of a namespace. ``slots.py`` limits how many slots each may use.
+- A destination is slow while its attempts take longer than a second. Slow destinations cannot use the reserved slots,
+  and fast destinations do not wait behind slow ones.
 - In a lane, fresh deliveries (just accepted) and deliveries from the backlog take turns, so that fresh visits get half
   of the slots after an outage. Among the fresh ones, and among the others, tenants take turns.
 - All lanes together have a limit in bytes. A lane may hold as many bytes as it leaves free, and a part of the room is
@@ -12,6 +14,7 @@ lanes that wait for a rate limit or for the trial of an open circuit.
 """
 
 import collections
+import enum
 import heapq
 
 import msgspec
@@ -19,6 +22,7 @@ import msgspec
 from usher_gateway import model
 from usher_gateway.delivery import circuit
 from usher_gateway.delivery.outcome import Outcome
+from usher_gateway.delivery.slots import RESERVE_SHARE, LaneRound, SlotPool
 from usher_gateway.timing import TokenBucket
 
 _READY_ROWS = 4
@@ -29,8 +33,11 @@ _MAX_READY_ROWS = 500
 _EMPTY_LANES_SHARE = 8
 """1/8 of the room is reserved for lanes that hold nothing yet."""
 
-_LIGHT_TENANTS_SHARE = 8
-"""1/8 of the attempts is reserved for light tenants: those that have less than 1/64 of all attempts running."""
+_SLOW_ATTEMPT = model.MICROSECONDS
+"""A destination is slow if its attempts take longer than this on average, or if one has already run for longer."""
+
+_NEWEST_ATTEMPT_SHARE = 4
+"""The newest attempt counts for 1/4 of the average, so that one slow attempt weighs more than one fast one."""
 
 _MAX_SKIPPED_LANES = 64
 """Lanes that one search skips at most. The next search continues after them."""
@@ -72,6 +79,19 @@ class LaneRoom(msgspec.Struct, frozen=True):
     """This many bytes have room for any mix of tenants, unless other deliveries are offered in between."""
 
 
+class LanePace(enum.IntEnum):
+    """How long a destination's attempts take."""
+
+    Fast = 0
+    Unknown = 1
+    """No attempt has ended yet."""
+    Slow = 2
+
+
+_PACES = tuple(LanePace) * 2
+"""So that a slice from any pace on has all paces."""
+
+
 class _TenantQueues:
     """One queue per tenant. The tenants take turns."""
 
@@ -95,6 +115,10 @@ class _TenantQueues:
     def next_tenant(self) -> str:
         return next(iter(self._queues), "")
 
+    def skip_tenant(self) -> None:
+        """Pass the turn to the next tenant."""
+        self._queues.move_to_end(self.next_tenant)
+
     def pop(self) -> LaneEntry:
         tenant, queue = next(iter(self._queues.items()))
         entry = queue.popleft()
@@ -112,18 +136,44 @@ class _Lane:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.namespace = name.partition("/")[0]
         self.limits = LaneLimits()
         self.circuit = circuit.CLOSED
         self.fresh = _TenantQueues()
         self.backlog = _TenantQueues()
-        self.in_flight = 0
+        self.started_at: dict[int, int] = {}
+        """Key of the delivery of each running attempt, the oldest first -> when it started."""
         self.bytes = 0
-        self.is_in_round = False
-        """True while the lane is in the round of lanes that may start an attempt."""
+        self.round: LaneRound[_Lane] | None = None
+        """The round of lanes that may start an attempt, while the lane is in one."""
         self.wakes_at = 0
         """When it returns to the round, or 0 if it does not wait for a moment."""
         self._fresh_next = True
         self._bucket: TokenBucket | None = None
+        self._attempt_microseconds: float | None = None
+        """Moving average of how long an attempt takes, or None before the first result."""
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.started_at)
+
+    def pace(self, now: int) -> LanePace:
+        """Return how long attempts take, on average or now."""
+        if self.started_at and now - next(iter(self.started_at.values())) > _SLOW_ATTEMPT:
+            return LanePace.Slow
+        if self._attempt_microseconds is None:
+            return LanePace.Unknown
+        return LanePace.Slow if self._attempt_microseconds > _SLOW_ATTEMPT else LanePace.Fast
+
+    def note_result(self, microseconds: int) -> None:
+        """Record how long an attempt took."""
+        before = microseconds if self._attempt_microseconds is None else self._attempt_microseconds
+        self._attempt_microseconds = before + (microseconds - before) / _NEWEST_ATTEMPT_SHARE
+
+    def reset(self) -> None:
+        """Forget what earlier attempts showed, because the destination's document has changed."""
+        self.circuit = circuit.CLOSED
+        self._attempt_microseconds = None
 
     @property
     def count(self) -> int:
@@ -139,6 +189,11 @@ class _Lane:
     def next_tenant(self) -> str:
         """Whose entry is next; ``""`` if there is none."""
         return self._next_turns.next_tenant
+
+    def skip_tenant(self) -> None:
+        """Pass the turn to the next tenant, because the one whose turn it is may have no more slots."""
+        if self.count > 0:
+            self._next_turns.skip_tenant()
 
     @property
     def _next_turns(self) -> _TenantQueues:
@@ -175,15 +230,15 @@ class LaneScheduler:
     def __init__(self, max_bytes: int, max_in_flight: int) -> None:
         self._max_bytes = max_bytes
         self._shared_bytes = max_bytes - max_bytes // _EMPTY_LANES_SHARE
-        self._max_in_flight = max_in_flight
-        self._shared_in_flight = max_in_flight - max_in_flight // _LIGHT_TENANTS_SHARE
-        self._light_limit = max(1, max_in_flight // _LIGHT_TENANTS_SHARE // _LIGHT_TENANTS_SHARE)
-        self._running: collections.Counter[str] = collections.Counter()
-        """Tenant -> running attempts."""
+        self._reserve = SlotPool(max_in_flight // RESERVE_SHARE)
+        self._shared = SlotPool(max_in_flight - max_in_flight // RESERVE_SHARE)
         self._lanes: dict[str, _Lane] = {}
-        self._round: collections.deque[_Lane] = collections.deque()
+        self._rounds: list[LaneRound[_Lane]] = [LaneRound() for _ in LanePace]
+        """One per pace, so that a fast lane does not wait behind the slow ones."""
+        self._next_pace = 0
         self._sleeping: list[tuple[int, str]] = []
-        self._attempts: dict[int, LaneEntry] = {}
+        self._attempts: dict[int, tuple[LaneEntry, SlotPool]] = {}
+        """Key of the delivery of each running attempt -> its entry, and the pool of its slot."""
         self._bytes = 0
         self._count = 0
 
@@ -204,13 +259,14 @@ class LaneScheduler:
 
     def running(self, destination: str) -> list[int]:
         """Return the keys of the deliveries in running attempts to a destination."""
-        return [key for key, entry in self._attempts.items() if entry.destination == destination]
+        lane = self._lanes.get(destination)
+        return list(lane.started_at) if lane else []
 
-    def configure(self, destination: str, limits: LaneLimits) -> None:
+    def configure(self, destination: str, limits: LaneLimits, now: int) -> None:
         """Set a destination's limits, at the start and when its document or the number of replicas changes."""
         lane = self._lane(destination)
         lane.configure(limits)
-        self._join_round(lane)
+        self._join_round(lane, now)
 
     def circuit_of(self, destination: str) -> circuit.Circuit:
         """Return the state of a destination's circuit."""
@@ -246,24 +302,56 @@ class LaneScheduler:
         lane.bytes += entry.size
         self._bytes += entry.size
         self._count += 1
-        self._join_round(lane)
+        self._join_round(lane, now)
         return True
 
     def next_ready(self, now: int) -> NextDelivery:
         """Return the next delivery that may start. It takes a slot until ``done`` is called for it."""
         self._wake(now)
-        skipped, max_skipped = 0, min(len(self._round), _MAX_SKIPPED_LANES)
-        while self._round and len(self._attempts) < self._max_in_flight and skipped < max(1, max_skipped):
-            lane = self._round.popleft()
-            if len(self._attempts) >= self._shared_in_flight and self._running[lane.next_tenant] >= self._light_limit:
-                self._round.append(lane)
+        for turn in range(len(LanePace)):
+            pace = _PACES[self._next_pace + turn]
+            if self._rounds[pace].count:
+                entry = self._search(pace, now)
+                if entry is not None:
+                    self._next_pace = (pace + 1) % len(LanePace)
+                    return NextDelivery(entry)
+        return NextDelivery(None, self._sleeping[0][0] if self._sleeping else 0)
+
+    def _search(self, pace: LanePace, now: int) -> LaneEntry | None:
+        """Start the next delivery of a round, if one may start."""
+        lanes = self._rounds[pace]
+        max_skipped = min(lanes.count, _MAX_SKIPPED_LANES)
+        skipped = 0
+        while lanes.count and skipped < max_skipped:
+            lane = lanes.pop()
+            lane.round = None
+            if lane.pace(now) is not pace:
+                self._join_round(lane, now)  # an attempt has begun to take long
+                continue
+            pool = self._pool_for(lane, pace)
+            if pool is None:
+                lane.skip_tenant()
+                lane.round = lanes
+                lanes.add(lane)
                 skipped += 1
                 continue
-            lane.is_in_round = False
-            entry = self._start(lane, now)
+            entry = self._start(lane, pool, now)
             if entry is not None:
-                return NextDelivery(entry)
-        return NextDelivery(None, self._sleeping[0][0] if self._sleeping else 0)
+                return entry
+        return None
+
+    def _pool_for(self, lane: _Lane, pace: LanePace) -> SlotPool | None:
+        """Return the pool that has a slot for the next attempt of a lane, or None."""
+        tenant = lane.next_tenant
+        if self._shared.admits(lane.namespace, tenant):
+            return self._shared
+        if pace is LanePace.Slow or not self._reserve.admits(lane.namespace, tenant):
+            return None
+        # The first attempts of many hanging destinations must not fill the reserve.
+        may_use_reserve = pace is LanePace.Fast or (
+            not lane.started_at and self._reserve.free > self._reserve.size // 2
+        )
+        return self._reserve if may_use_reserve else None
 
     def done(self, key: int, result: Outcome | None, now: int) -> bool:
         """Free the slot of an attempt. ``result`` is None if no request was sent (expired, held).
@@ -271,12 +359,12 @@ class LaneScheduler:
         Returns True if the result opened the circuit. The caller then drains the lane, because deliveries wait in the
         store while their destination fails.
         """
-        entry = self._attempts.pop(key)
-        self._running[entry.tenant] -= 1
-        if not self._running[entry.tenant]:
-            del self._running[entry.tenant]
+        entry, pool = self._attempts.pop(key)
         lane = self._lanes[entry.destination]
-        lane.in_flight -= 1
+        pool.give_back(lane.namespace, entry.tenant)
+        started_at = lane.started_at.pop(key)
+        if result is not None:
+            lane.note_result(now - started_at)
         lane.bytes -= entry.size
         self._bytes -= entry.size
         was_open = lane.circuit.state is circuit.CircuitState.Open
@@ -284,14 +372,14 @@ class LaneScheduler:
             lane.circuit = circuit.failed(lane.circuit, now)
         elif result is not None:
             lane.circuit = circuit.succeeded(lane.circuit, lane.limits.concurrency)
-        self._join_round(lane)
+        self._join_round(lane, now)
         return lane.circuit.state is circuit.CircuitState.Open and not was_open
 
-    def reset(self, destination: str) -> None:
+    def reset(self, destination: str, now: int) -> None:
         """Close a destination's circuit, so that it is tried at once after its document has changed."""
         lane = self._lane(destination)
-        lane.circuit = circuit.CLOSED
-        self._join_round(lane)
+        lane.reset()
+        self._join_round(lane, now)
 
     def drain(self, destination: str) -> list[LaneEntry]:
         """Remove and return every delivery that waits for a destination. Running attempts continue."""
@@ -316,12 +404,22 @@ class LaneScheduler:
         left = self._shared_bytes - self._bytes - lane.bytes
         return entry.size <= left and turns.bytes_of(entry.tenant) + entry.size <= left
 
-    def _join_round(self, lane: _Lane) -> None:
-        if not lane.is_in_round and lane.count > 0 and lane.in_flight < lane.limits.concurrency:
-            lane.is_in_round = True
-            self._round.append(lane)
+    def _join_round(self, lane: _Lane, now: int) -> None:
+        """Put a lane that may start an attempt into the round of its pace."""
+        may_start = lane.count > 0 and len(lane.started_at) < lane.limits.concurrency
+        if lane.round is None and not may_start:
+            return
+        lanes = self._rounds[lane.pace(now)]
+        if lane.round is lanes:
+            return
+        if lane.round is not None:
+            lane.round.remove(lane)
+            lane.round = None
+        if may_start:
+            lane.round = lanes
+            lanes.add(lane)
 
-    def _start(self, lane: _Lane, now: int) -> LaneEntry | None:
+    def _start(self, lane: _Lane, pool: SlotPool, now: int) -> LaneEntry | None:
         if lane.count == 0 or self._lanes.get(lane.name) is not lane:
             return None
         if not lane.has_slot(now):
@@ -332,11 +430,11 @@ class LaneScheduler:
             self._sleep(lane, lane.token_at(now))
             return None
         entry = lane.pop()
-        lane.in_flight += 1
+        lane.started_at[entry.delivery.key] = now
         self._count -= 1
-        self._attempts[entry.delivery.key] = entry
-        self._running[entry.tenant] += 1
-        self._join_round(lane)
+        self._attempts[entry.delivery.key] = (entry, pool)
+        pool.take(lane.namespace, entry.tenant)
+        self._join_round(lane, now)
         return entry
 
     def _sleep(self, lane: _Lane, until: int) -> None:
@@ -350,4 +448,4 @@ class LaneScheduler:
             lane = self._lanes.get(name)
             if lane is not None and lane.wakes_at == moment:
                 lane.wakes_at = 0
-                self._join_round(lane)
+                self._join_round(lane, now)
