@@ -70,8 +70,7 @@ class Sqlite:
             reader._threads.shutdown()
             if reader._connection is not None:
                 reader._connection.close()
-        store.writer.connection.close()
-        store.writer.owned.lock.close()
+        store.writer.owned.release()
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {"sqlite": Sqlite}

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from integration import gateways
@@ -208,12 +210,18 @@ async def test_locked_file_delays_visits_at_most_to_the_deadline(tmp_path: Path,
             assert await waiting == 200  # the lock ended in time
             other.execute("begin immediate")
             assert await poster.post_together(5) == [503] * 5
+            await gateways.wait_until(lambda: is_not_ready(gateway, "commits fail"), 15, "a gateway that is not ready")
             other.execute("rollback")
         assert poster.slowest < IN_TIME_SECONDS
         await poster.post_until(200)
         await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 10, "the delivery of everything")
         poster.check(peer)
         assert await gateway.terminate() == 0
+
+
+async def is_not_ready(gateway: gateways.Gateway, reason: str) -> bool:
+    status, text = await readiness(gateway)
+    return status == 503 and reason in text
 
 
 def refuses(gateway: gateways.Gateway, code: int, *words: str) -> None:
@@ -230,10 +238,6 @@ async def stored(gateway: gateways.Gateway, count: int = 50, *, clean: bool = Tr
     poster = Poster(gateway, padding=2_000)
     assert set(await poster.post_together(count)) == {200}
     await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 20, "the delivery of everything")
-    lock = gateway.data / "lock"
-    await gateways.wait_until(
-        lambda: int(lock.read_bytes() or b"0") >= gateway.store.rows("select max(key) from arrivals")[0][0], 5
-    )
     if clean:
         assert await gateway.terminate() == 0
     else:
@@ -250,6 +254,18 @@ async def test_second_gateway_on_the_same_data_is_rejected(tmp_path: Path, peer:
     (tmp_path / "second").mkdir()
     async with gateways.Gateway(tmp_path, one_route(peer)) as first:
         await first.start()
+        second = gateways.Gateway(tmp_path / "second", one_route(peer), data=first.data)
+        refuses(second, await launch_and_wait(second), "another gateway runs on", "--data")
+        assert (await gateways.post(first.port, "/hook", gateways.visit(1))).is_acknowledgement
+
+
+async def test_second_gateway_is_rejected_after_the_lock_file_is_deleted(
+    tmp_path: Path, peer: receiver.Receiver
+) -> None:
+    (tmp_path / "second").mkdir()
+    async with gateways.Gateway(tmp_path, one_route(peer)) as first:
+        await first.start()
+        (first.data / "lock").unlink()
         second = gateways.Gateway(tmp_path / "second", one_route(peer), data=first.data)
         refuses(second, await launch_and_wait(second), "another gateway runs on", "--data")
         assert (await gateways.post(first.port, "/hook", gateways.visit(1))).is_acknowledgement
@@ -291,6 +307,50 @@ async def test_wrong_or_missing_install_key_is_rejected(tmp_path: Path, peer: re
     await gateway.start()
     assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
     await gateway.close()
+
+
+# Deleted, moved or replaced under the gateway
+
+
+async def readiness(gateway: gateways.Gateway) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{gateway.admin}/readyz") as answer:
+        return answer.status, await answer.text()
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_nothing_is_acknowledged_while_a_file_is_away(
+    tmp_path: Path, peer: receiver.Receiver, suffix: str, *, is_replaced: bool
+) -> None:
+    async with gateways.Gateway(tmp_path, one_route(peer)) as gateway:
+        await gateway.start()
+        poster = Poster(gateway)
+        assert set(await poster.post_together(20)) == {200}
+        file, away = gateway.data / f"{FILE}{suffix}", tmp_path / "away"
+        file.rename(away)
+        if is_replaced:
+            shutil.copy(away, file)
+        assert set(await poster.post_together(20)) == {503}
+        status, text = await readiness(gateway)
+        assert (status, file.name in text) == (503, True)
+        assert poster.slowest < IN_TIME_SECONDS
+        away.rename(file)
+        await poster.post_until(200)
+        assert (await readiness(gateway))[0] == 200
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 20, "the delivery of everything")
+        poster.check(peer)
+        assert await gateway.terminate() == 0
+
+
+async def test_idle_gateway_is_not_ready_while_its_folder_is_away(tmp_path: Path, peer: receiver.Receiver) -> None:
+    async with gateways.Gateway(tmp_path, one_route(peer)) as gateway:
+        await gateway.start()
+        assert (await readiness(gateway))[0] == 200
+        gateway.data.rename(tmp_path / "away")
+        assert (await readiness(gateway))[0] == 503
+        (tmp_path / "away").rename(gateway.data)
+        assert (await readiness(gateway))[0] == 200
+        assert await gateway.terminate() == 0
 
 
 # Damage

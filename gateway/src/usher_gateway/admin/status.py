@@ -45,7 +45,7 @@ class GatewayStatus:
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /readyz``. Warnings leave the gateway ready, because it serves without the API server."""
-        reasons = self.not_ready_reasons()
+        reasons = await self._not_ready_reasons()
         answer = {"ready": not reasons, "reasons": reasons, "warnings": self._warnings()}
         return api.json_response(answer, 503 if reasons else 200)
 
@@ -56,8 +56,8 @@ class GatewayStatus:
             return []
         return [f"the API server has answered nothing since {_time(heard)}: the configuration of that time is served"]
 
-    def not_ready_reasons(self) -> list[str]:
-        """Return why the gateway is not ready. An unavailable store is not a reason, because arrivals wait for it."""
+    async def _not_ready_reasons(self) -> list[str]:
+        """Return why the gateway is not ready. A short outage is not a reason, because arrivals wait for its end."""
         reasons = []
         if not self._state.configured.is_set():
             reason = self._source.status().waits_for
@@ -66,6 +66,9 @@ class GatewayStatus:
             reasons.append("the public port is not open yet")
         if self._state.is_draining:
             reasons.append("draining")
+        outage = await self._store.outage()
+        if outage is not None:
+            reasons.append(f"the store is away: {outage}")
         return reasons
 
     async def config(self, request: web.Request) -> web.StreamResponse:

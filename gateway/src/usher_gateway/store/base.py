@@ -191,6 +191,9 @@ class Store(Protocol):
     def statistics(self) -> StoreStatistics:
         """Return the present state of the engine."""
 
+    async def outage(self) -> str | None:
+        """Return why arrivals cannot be committed; None if they can, or if they only have to wait a few seconds."""
+
     async def flush(self) -> None:
         """Wait until everything handed in before this call is committed."""
 

@@ -13,6 +13,7 @@ import functools
 import importlib.resources
 import itertools
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,8 @@ _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "lustre", "gfs2", 
 _SQLITE_OLDEST = (3, 38, 0)
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _CHECK_SECONDS = 1.0
-_MARK = b"%019d"
+_MARK = b"commit %019d\n"
+_MARK_FORM = re.compile(rb"commit (\d{19})\n")
 
 _PROGRESS_STEPS = 10_000
 """SQLite calls the progress handler of a reader, which checks the clock, after this many steps."""
@@ -64,11 +66,19 @@ _MOST_ROWS = 64
 
 
 class OwnedDatabase(msgspec.Struct):
-    """An open database whose data folder this process owns (flock on the file ``lock``)."""
+    """An open database that this process owns, by flock on the file ``lock`` and on the database file itself.
+
+    The second lock holds even if somebody deletes ``lock``. ``lock`` also contains the mark: the number of the last
+    commit, outside of the write-ahead log, so that the next start notices a log that is missing or cut.
+    """
 
     folder: Path
     lock: IO[bytes]
+    file_lock: IO[bytes]
+    """Close it after all connections, because closing it ends the locks that SQLite holds on the file."""
     connection: sqlite3.Connection
+    files: dict[Path, tuple[int, int]]
+    """SQLite's files -> device and inode when they were opened."""
     marked: int = 0
 
     @property
@@ -76,36 +86,69 @@ class OwnedDatabase(msgspec.Struct):
         """The write-ahead log."""
         return self.folder / f"{FILE_NAME}-wal"
 
-    def mark(self, key: int) -> None:
-        """Write the highest committed key to the lock file, so that the next start notices a lost write-ahead log."""
-        if key > self.marked:
-            os.pwrite(self.lock.fileno(), _MARK % key, 0)
-            os.fdatasync(self.lock.fileno())
-            self.marked = key
-
-    def check_mark(self, highest: int) -> None:
-        """Compare the highest key in the database with the mark, then rewrite the mark.
+    def check_files(self) -> None:
+        """Check that SQLite's files still are the ones at their paths, because commits into a deleted file are lost.
 
         Raises:
-            StoreCorruptError: committed rows are missing.
+            StoreUnavailableError: a file was deleted, moved or replaced.
         """
-        noted = os.pread(self.lock.fileno(), 32, 0)
-        if noted.isdigit() and highest < int(noted):
-            raise model.StoreCorruptError(
-                f"{self.folder / FILE_NAME} lacks the last commits: {self.log_file.name} is missing or damaged",
-                "Restore both files. To continue without the missing visits, delete " + str(self.lock.name) + ".",
-            )
+        for path, identity in self.files.items():
+            if _identity(path) != identity:
+                raise model.StoreUnavailableError(
+                    f"{path.name} was deleted, moved or replaced", f"Put the original {path} back, or stop Usher."
+                )
 
-    def reserve_mark(self, highest: int) -> None:
-        """Write a first mark, so that later marks fit even if the disk is full."""
-        os.pwrite(self.lock.fileno(), _MARK % highest, 0)
+    def mark(self, commit: int) -> None:
+        """Write the number of a commit to the mark.
+
+        The mark survives the process at once, and a power loss after sync_mark(). To flush it for every commit would
+        double the cost of a commit.
+        """
+        self.marked = commit
+        with contextlib.suppress(OSError):  # the commit is durable, and sync_mark() reports the error
+            os.pwrite(self.lock.fileno(), _MARK % commit, 0)
+
+    def sync_mark(self) -> None:
+        """Write and flush the mark."""
+        os.pwrite(self.lock.fileno(), _MARK % self.marked, 0)
+        os.fdatasync(self.lock.fileno())
+
+    def check_mark(self, commit: int) -> None:
+        """Compare the number of the last commit in the database with the mark, then rewrite the mark.
+
+        Raises:
+            StoreCorruptError: commits are missing.
+        """
+        noted = _MARK_FORM.match(os.pread(self.lock.fileno(), 64, 0))
+        if noted is not None and commit < int(noted[1]):
+            raise model.StoreCorruptError(
+                f"{self.folder / FILE_NAME} lacks the last {int(noted[1]) - commit} commits:"
+                f" {self.log_file.name} is missing or damaged",
+                f"Restore both files. To continue without the missing visits, delete {self.folder / 'lock'}.",
+            )
+        self.marked = commit
+        self.sync_mark()  # so that later marks fit even if the disk is full
 
     def close(self) -> None:
         """Close the file, then give up ownership."""
         with contextlib.suppress(sqlite3.Error):
             self.connection.execute("pragma wal_checkpoint(truncate)")
+        self.release()
+
+    def release(self) -> None:
+        """Give up ownership without the work of close()."""
         self.connection.close()
+        self.file_lock.close()
         self.lock.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of the file at a path; None if there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - each commit calls this, and Path.stat() costs more
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def open_database(folder: Path, key_fingerprint: str) -> OwnedDatabase:
@@ -116,14 +159,17 @@ def open_database(folder: Path, key_fingerprint: str) -> OwnedDatabase:
     """
     if sqlite3.sqlite_version_info < _SQLITE_OLDEST:
         raise model.ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old", "Use a Python with SQLite 3.38+.")
+    _make_folder(folder)
     with contextlib.ExitStack() as undo:
-        lock = undo.enter_context(_own(folder))
+        lock, file_lock = [undo.enter_context(_lock(folder / name)) for name in ("lock", FILE_NAME)]
         with explained_errors(folder):
             connection = undo.enter_context(contextlib.closing(connect(folder / FILE_NAME)))
             _check_integrity(connection)
             _migrate(connection, key_fingerprint)
+        files = {folder / f"{FILE_NAME}{suffix}" for suffix in ("", "-wal", "-shm")}
+        identities = {path: identity for path in files if (identity := _identity(path)) is not None}
         undo.pop_all()
-        return OwnedDatabase(folder, lock, connection)
+        return OwnedDatabase(folder, lock, file_lock, connection, identities)
 
 
 @contextlib.contextmanager
@@ -190,8 +236,8 @@ def checkpoint(folder: Path) -> None:
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Connect with the durability settings."""
-    uri = f"{path.absolute().as_uri()}{'?mode=ro' if read_only else ''}"
+    """Connect with the durability settings. The file must exist."""
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
     connection = sqlite3.connect(
         uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=1024, timeout=5
     )
@@ -208,31 +254,41 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _own(folder: Path) -> IO[bytes]:
+@contextlib.contextmanager
+def _explained_folder_errors(folder: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file_system = _file_system_of(folder)
-        if file_system.startswith(_NETWORK_FILE_SYSTEMS):
-            raise model.ConfigurationError(
-                f"{folder} is on a network file system ({file_system}), on which SQLite can lose data",
-                "Use a local disk or a block volume, or PostgreSQL.",
-            )
-        # The file holds visits, so only its owner may read it, whatever the umask. SQLite gives its other files the
-        # same rights.
-        os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDONLY, 0o600))
-        lock = (folder / "lock").open("r+b" if (folder / "lock").exists() else "w+b")
+        yield
     except OSError as error:
         raise model.ConfigurationError(
             f"the data folder {folder} cannot be used: {error.strerror}", "Give --data a folder that Usher may write."
         ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    with _explained_folder_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file_system = _file_system_of(folder)
+    if file_system.startswith(_NETWORK_FILE_SYSTEMS):
+        raise model.ConfigurationError(
+            f"{folder} is on a network file system ({file_system}), on which SQLite can lose data",
+            "Use a local disk or a block volume, or PostgreSQL.",
+        )
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Open a file, which is created if it is missing, and lock it for this process."""
+    with _explained_folder_errors(path.parent):
+        # The database holds visits, so only its owner may read it, whatever the umask. SQLite gives its other files
+        # the same rights.
+        file = os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, 0o600), "r+b")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        lock.close()
+        file.close()
         raise model.StoreLockedError(
-            f"another gateway runs on {folder}", "Stop it first, or give this one another --data."
+            f"another gateway runs on {path.parent}", "Stop it first, or give this one another --data."
         ) from error
-    return lock
+    return file
 
 
 def _file_system_of(folder: Path) -> str:

@@ -8,6 +8,7 @@ puts the batch back and tries again with growing pauses of up to 1 s.
 import asyncio
 import collections
 import contextlib
+import math
 import queue
 import sqlite3
 import threading
@@ -28,6 +29,9 @@ _log = structlog.get_logger(__name__)
 
 _RETRY_FIRST_SECONDS = 0.05
 _RETRY_LONGEST_SECONDS = 1.0
+_OUTAGE_SECONDS = 8.0
+"""Commits that fail for less are not an outage, because arrivals wait for them that long."""
+
 _SETTLEMENTS_PER_BATCH = 512
 _COUNTS_EVERY_SECONDS = 2.0
 
@@ -49,6 +53,8 @@ class GroupCommit:
     def __init__(self, *, limits: QueueLimits, now: Callable[[], int]) -> None:
         self.is_available = False
         """False while commits fail."""
+        self._failing_since = math.inf
+        """Loop time of the first failed commit after the last one that succeeded."""
         self.commit_seconds = metrics.Histogram(metrics.SECONDS)
         self.batch_sizes = metrics.Histogram(metrics.SIZES)
         self._now = now
@@ -125,6 +131,12 @@ class GroupCommit:
     def unsettled(self) -> int:
         """Settlements that wait for their commit."""
         return len(self._settlements)
+
+    @property
+    def outage(self) -> str | None:
+        """Why arrivals cannot be committed, if commits fail for longer than arrivals wait."""
+        seconds = self._loop.time() - self._failing_since
+        return f"commits fail since {seconds:.0f} s" if seconds > _OUTAGE_SECONDS else None
 
     async def flush(self) -> None:
         """Wait until everything handed in before this call is committed."""
@@ -241,6 +253,7 @@ class GroupCommit:
         if not self.is_available:
             _log.info("store_commits_resumed")
         self.is_available = True
+        self._failing_since = math.inf
         self._next_retry_seconds = _RETRY_FIRST_SECONDS
         if in_flight.batch.counts:
             self._next_counts = self._loop.time() + _COUNTS_EVERY_SECONDS
@@ -261,6 +274,7 @@ class GroupCommit:
     def _put_back(self, in_flight: _InFlight, result: BatchResult) -> None:
         """Keep the part of a batch that is not committed, because the database cannot be written, and retry soon."""
         self.is_available = False
+        self._failing_since = min(self._failing_since, self._loop.time())
         _log.error("store_commit_failed", error=type(result.error).__name__, reason=str(result.error)[:200])
         left = zip(in_flight.entries, result.accepted, strict=True)
         self._arrivals.put_back([entry for entry, accepted in left if accepted is None])

@@ -79,6 +79,8 @@ class SqliteStore:
         self._meter_walk = prune.MeterWalk()
         self._folding = asyncio.Lock()
         self._next_truncate = 0.0
+        self._files_problem: str | None = None
+        """Which of the files was deleted, moved or replaced; None: all are in place."""
 
     async def open(self) -> OpenReport:
         settings = self.settings
@@ -121,6 +123,8 @@ class SqliteStore:
     def accept(self, arrival: model.Arrival) -> "asyncio.Future[model.Accepted]":
         if not self._disk.may_accept:
             raise model.StoreFullError("there is too little free disk space to accept visits")
+        if self._files_problem is not None:
+            raise model.StoreUnavailableError(self._files_problem)
         return self._commits.accept(arrival)
 
     def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None = None) -> None:
@@ -144,7 +148,20 @@ class SqliteStore:
 
     @property
     def may_attempt(self) -> bool:
-        return self._disk.may_attempt and self._commits.is_available
+        return self._disk.may_attempt and self._commits.is_available and self._files_problem is None
+
+    async def outage(self) -> str | None:
+        try:
+            await asyncio.to_thread(self.writer.owned.check_files)
+        except model.StoreUnavailableError as error:
+            if self._files_problem is None:
+                _log.error("store_file_lost", reason=str(error), hint=error.hint)
+            self._files_problem = str(error)
+        else:
+            if self._files_problem is not None:
+                _log.info("store_files_returned")
+            self._files_problem = None
+        return self._files_problem or self._commits.outage
 
     async def flush(self) -> None:
         await self._commits.flush()
@@ -152,7 +169,7 @@ class SqliteStore:
     def statistics(self) -> StoreStatistics:
         commits = self._commits
         return StoreStatistics(
-            is_available=commits.is_available,
+            is_available=commits.is_available and self._files_problem is None,
             free_bytes=self._disk.free_bytes,
             unsettled=commits.unsettled,
             commit_seconds=commits.commit_seconds,
@@ -356,13 +373,15 @@ class SqliteStore:
                 _log.warning("store_upkeep_failed", error=type(error).__name__)
 
     async def _run_upkeep(self) -> None:
-        """Once a second, measure the disk, keep the write-ahead log short, and flush counts if no other commit did."""
+        """Once a second, check files and disk, keep the write-ahead log short, and flush counts if no commit did."""
         while True:
             await asyncio.sleep(1)
             try:
                 await asyncio.to_thread(self._disk.measure)
-                await self._checkpoint()
-                await asyncio.to_thread(self.writer.mark)
+                await self.outage()
+                if self._files_problem is None:
+                    await self._checkpoint()
+                    await asyncio.to_thread(self.writer.owned.sync_mark)
             except Exception as error:  # noqa: BLE001 - the top of the task: without it, a full disk would stay full
                 _log.warning("store_upkeep_failed", error=type(error).__name__)
             self._commits.schedule()

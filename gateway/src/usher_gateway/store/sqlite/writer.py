@@ -45,6 +45,9 @@ _HIGHEST_KEY = (
 )
 """The highest row key in use."""
 
+_NUMBER_COMMIT = "insert or replace into meta values ('commit_number', ?)"
+"""Store the number of a commit inside of it; OwnedDatabase.mark() writes the same number outside of the database."""
+
 _RECOVER_CLAIMED = (
     "update deliveries set waiting = 1, due_at = min(due_at, ?)"
     " where key >= ? and state = 0 and hold = 0 and waiting = 0"
@@ -101,18 +104,14 @@ class Writer:
         """Claimed deliveries have this row key or a higher one; the stored copy is never above it."""
         self.claimed: set[int] = set()
         """Keys of the claimed deliveries: in lanes, in attempts, or with outcomes that wait for their commit."""
-        self.highest_arrival = 0
-        """Row key of the last arrival that this writer committed."""
+        self.commit_number = owned.marked
+        """Number of the last commit."""
         self._ids = ids
         self._unfolded_persons = 0
 
     def close(self) -> None:
         """Close the database and give up its ownership."""
         self.owned.close()
-
-    def mark(self) -> None:
-        """Note the last commit outside of the database (see OwnedDatabase.mark). Any thread may call it."""
-        self.owned.mark(self.highest_arrival)
 
     # Committing, with bisection
 
@@ -190,6 +189,7 @@ class Writer:
         accepted: list[model.Accepted] = []
         recent: list[RecentArrival] = []
         job_result: object = None
+        self.owned.check_files()
         self.connection.execute("begin immediate")
         try:
             if batch.arrivals:
@@ -203,10 +203,14 @@ class Writer:
                 opened.meter(self.names.listener(listener), slot, counter, count)
             self._write_meters(opened)
             self._fold_persons(len(recent))
+            number = self.commit_number + 1
+            self.connection.execute(_NUMBER_COMMIT, (number,))
             self.connection.execute("commit")
         except BaseException:
             self._roll_back(batch)
             raise
+        self.commit_number = number
+        self.owned.mark(number)
         self._update_recent_index(recent, batch, has_folded)
         self._update_claimed(accepted, batch, opened)
         if opened.checkpoint is not None:
@@ -276,8 +280,6 @@ class Writer:
 
     def _update_claimed(self, accepted: list[model.Accepted], batch: Batch, opened: Transaction) -> None:
         """Update the claimed deliveries right after the commit, so that none is missing before it reaches its lane."""
-        if batch.arrivals:
-            self.highest_arrival = batch.arrivals[-1].key
         self.lanes_from = opened.lanes_from
         self.claimed.update([delivery.key for each in accepted for delivery in each.deliveries])
         self.claimed.update(opened.claimed)
@@ -320,15 +322,15 @@ def open_writer(folder: Path, *, key_fingerprint: str, fold_rows: int, now: int)
         with database.explained_errors(folder):
             return _recover(owned, fold_rows, now)
     except BaseException:
-        owned.connection.close()
-        owned.lock.close()
+        owned.release()
         raise
 
 
 def _recover(owned: database.OwnedDatabase, fold_rows: int, now: int) -> Writer:
     connection = owned.connection
+    found = connection.execute("select value from meta where name = 'commit_number'").fetchone()
+    owned.check_mark(int(found[0]) if found else 0)
     (highest,) = connection.execute(_HIGHEST_KEY).fetchone()
-    owned.check_mark(highest)
     connection.execute("begin immediate")
     _adjust_backlog(connection, now)
     recovered = _recover_claimed(connection, now)
@@ -338,7 +340,6 @@ def _recover(owned: database.OwnedDatabase, fold_rows: int, now: int) -> Writer:
     writer = Writer(owned=owned, ids=model.IdFactory(floor=highest), recent_index=recent_index, report=report)
     connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(writer.lanes_from),))
     connection.execute("commit")
-    owned.reserve_mark(highest)
     return writer
 
 
