@@ -280,6 +280,25 @@ def test_help_shows_whole_summaries() -> None:
         assert "..." not in listed
 
 
+def test_check_warns_of_urls_that_another_tenant_of_the_same_name_inherits(tmp_path: pathlib.Path) -> None:
+    text = (ROOT / "examples" / "quickstart.yaml").read_text(encoding="utf-8")
+
+    def write(name: str, uid: str, *, generation: int = 0) -> pathlib.Path:
+        tenant = text.replace("{name: acme}\nspec: {displayName", f"{{name: acme, uid: {uid}}}\nspec: {{displayName")
+        assert f"uid: {uid}" in tenant
+        file = tmp_path / name
+        file.write_text(
+            tenant.replace("  routes:", f"  token: {{generation: {generation}}}\n  routes:"), encoding="utf-8"
+        )
+        return file
+
+    old = write("old.yaml", "one")
+    warning = "Tenant default/acme is another object than before"
+    assert warning in usher("check", write("new.yaml", "two"), "--against", old).stdout
+    for other in (write("same.yaml", "one"), write("rotated.yaml", "two", generation=1)):
+        assert warning not in usher("check", other, "--against", old).stdout
+
+
 def test_check_against_files_lists_the_urls_that_an_edit_moves(tmp_path: pathlib.Path) -> None:
     old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
     text = (ROOT / "examples" / "quickstart.yaml").read_text(encoding="utf-8")

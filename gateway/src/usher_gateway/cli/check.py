@@ -80,8 +80,10 @@ def register(app: typer.Typer) -> None:
         except model.ConfigurationError as error:
             admin_client.fail(str(error), error.hint, admin_client.USAGE)
         configuration = load_once(files, keys)
-        moves = _moves(against, data, keys, configuration) if against else []
+        old = _load_old(pathlib.Path(against), keys) if against and not _is_gateway(against) else None
+        moves = _moves(against, data, old, configuration) if against else []
         found = (*configuration.problems, *_sample_problems(configuration), *_out_of_reach(configuration, guard))
+        found = (*found, *(_inherited_urls(old, configuration) if old else ()))
         problems = sorted(found)
         if output == "json":
             _print_json(problems, moves)
@@ -160,14 +162,51 @@ def _keys(against: str | None, data: pathlib.Path) -> "model.Keys":
     return model.derive_keys(install_key.load_install_key(data, os.environ, may_create=False))
 
 
+def _load_old(path: pathlib.Path, keys: "model.Keys") -> "FileConfiguration":
+    """Read the manifests with which the new ones are compared; ends the program if they have no listener."""
+    from usher_gateway.config.files import load_once
+
+    old = load_once([path], keys)
+    if not old.snapshot.listeners:
+        admin_client.fail(f"{path} has no listener to compare with", "`usher check` on it says why", 2)
+    return old
+
+
+def _inherited_urls(old: "FileConfiguration", configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
+    """Yield the listeners that return under another Tenant of the same name, as the `uid` in exported manifests shows.
+
+    A token depends on names only, so such a listener has the URL that the former owner of the namespace knows.
+    """
+    from usher_gateway import resources
+    from usher_gateway.resources import conditions
+
+    for identity in old.objects.keys() & configuration.objects.keys():
+        before, after = old.objects[identity].resource, configuration.objects[identity]
+        if not isinstance(before, resources.Listener) or not isinstance(after.resource, resources.Listener):
+            continue
+        if before.owner != after.resource.owner or before.spec.token != after.resource.spec.token:
+            continue
+        tenant = "/".join(before.owner)
+        found = [one.objects.get(("Tenant", tenant)) for one in (old, configuration)]
+        if len({one.resource.metadata.uid for one in found if one is not None} - {""}) == 2:
+            yield conditions.Problem(
+                after.file,
+                after.line_of("spec.tenantRef.name"),
+                "spec.tenantRef.name",
+                f"Tenant {tenant} is another object than before, and the listener inherits the URL of the former one",
+                "if the namespace has a new owner, raise `token.generation` of the listener (docs/admission.md)",
+                "warning",
+                f"Listener {after.resource.key}",
+            )
+
+
 def _moves(
-    against: str, data: pathlib.Path, keys: "model.Keys", configuration: "FileConfiguration"
+    against: str, data: pathlib.Path, old: "FileConfiguration | None", configuration: "FileConfiguration"
 ) -> "list[address_moves.AddressMove]":
     """Return the addresses of before that the manifests would take out of service."""
-    from usher_gateway.config.files import load_once
     from usher_gateway.resources import address_moves
 
-    if _is_gateway(against):
+    if old is None:
         rows = admin_client.AdminClient(against, data).get("/api/listeners")["rows"]
         before = [
             address_moves.KnownAddress(f"{row['namespace']}/{row['name']}", identifier, f"https://{url}")
@@ -175,9 +214,6 @@ def _moves(
             for identifier, url in zip(row["addressIds"], row["addresses"], strict=False)  # retired ones come last
         ]
     else:
-        old = load_once([pathlib.Path(against)], keys)
-        if not old.snapshot.listeners:
-            admin_client.fail(f"{against} has no listener to compare with", "`usher check` on it says why", 2)
         before = address_moves.addresses_of(old.snapshot.listeners)
     rejected = {found.resource for found in configuration.rejected}  # the gateway keeps serving them as before
     judged = [one for one in before if f"Listener {one.listener}" not in rejected]

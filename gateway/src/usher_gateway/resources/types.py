@@ -327,13 +327,14 @@ CONFIRM_REMOVALS = "usher.dev/confirm-removals"
 
 
 class Metadata(Model, frozen=True, kw_only=True):
-    """Name, namespace, labels and annotations. Other metadata of an API server is ignored."""
+    """Name, namespace, labels, annotations and uid. Other metadata of an API server is ignored."""
 
     name: ObjectName
     namespace: NamespaceName = DEFAULT_NAMESPACE
     labels: dict[LabelKey, LabelValue] = msgspec.field(default_factory=dict)
     annotations: dict[AnnotationKey, str] = msgspec.field(default_factory=dict)
     generation: Annotated[int, msgspec.Meta(ge=0)] = 0
+    uid: str = ""
 
 
 class NamedMetadata(Metadata, frozen=True, kw_only=True):
