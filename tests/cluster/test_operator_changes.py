@@ -115,6 +115,38 @@ async def test_mass_removal_waits_for_a_confirmation_of_its_namespace(
     await install.server.wait(klass, lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted")
 
 
+async def test_class_that_moves_many_addresses_waits_for_a_confirmation(
+    install: installs.Install, namespace: str
+) -> None:
+    await install.start_operator()
+    names = [f"room-{number}" for number in range(6)]
+    await declare(install, namespace, *names)
+    before = await hosts(install, namespace)
+    moved = install.klass(hostname=f"moved.{namespace}.example.com")
+    await install.server.apply(moved)
+    digest = await halted_digest(install, set())
+    await install.server.apply(installs.listener(install, namespace, "new"))
+    after = before | {"new": {moved["spec"]["hostname"]}}
+    await waiting.until(lambda: hosts(install, namespace), lambda seen: seen == after)
+    annotations = {"annotations": {"usher.dev/confirm-removals": digest}}
+    await install.server.merge(api.of(moved), {"metadata": annotations})
+    both = {"room-0": before["room-0"] | {moved["spec"]["hostname"]}}
+    await waiting.until(lambda: hosts(install, namespace), lambda seen: seen.items() >= both.items())
+    await install.server.wait(
+        api.of(moved), lambda seen: api.condition(seen, "Ready").get("reason") != "RemovalsHalted"
+    )
+
+
+async def hosts(install: installs.Install, namespace: str) -> dict[str, set[str]]:
+    """The hostnames of each listener's document."""
+    found = {}
+    for owner, secret in (await install.documents()).items():
+        if owner.startswith(f"Listener {namespace}/"):
+            addresses = content(secret)["document"]["addresses"]
+            found[owner.rpartition("/")[2]] = {address["host"] for address in addresses}
+    return found
+
+
 async def halted_digest(install: installs.Install, known: set[str]) -> str:
     """Wait until the class's message has another hash than the known ones, and return it."""
 

@@ -60,6 +60,8 @@ class MemoryView(View):
         self.in_place: dict[Key, dict[ObjectRef, dict[str, Any]]] = {}
         self.behind: dict[Key, int] = {}
         self.failures: dict[Key, WriteFailure] = {}
+        self.waiting: set[Key] = set()
+        """Listeners whose edits may not take addresses out of service yet."""
 
     now = property(lambda self: self._now)
     time = property(lambda self: self._now)
@@ -73,6 +75,9 @@ class MemoryView(View):
         for name, value in values.items():
             assert hasattr(self, f"_{name}"), name
             setattr(self, f"_{name}", value)
+
+    def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
+        return not addresses or key not in self.waiting
 
     @property
     def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:
@@ -207,6 +212,7 @@ class MemoryView(View):
         other.__dict__.update(self.__dict__)
         for name in ("seen", "broken", "secrets", "states", "namespaces", "access", "behind", "failures"):
             setattr(other, name, dict(getattr(self, name)))
+        other.waiting = set(self.waiting)
         other.in_place = {key: dict(children) for key, children in self.in_place.items()}
         return other
 

@@ -223,6 +223,19 @@ def credential_digest(header_value: bytes, key: bytes) -> str:
     return hashlib.blake2b(header_value, key=key, digest_size=32).hexdigest()
 
 
+def retiring_addresses(before: ListenerDocument, after: ListenerDocument, now: int) -> tuple[Address, ...]:
+    """Return the addresses that a change of a document takes out of service.
+
+    An address past its ``untilTime`` is not among them, because it ended as declared. ``now``: microseconds.
+    """
+    present = {(address.host, address.path, address.query) for address in after.live_addresses}
+    return tuple(
+        address
+        for address in before.live_addresses
+        if (address.host, address.path, address.query) not in present and not 0 < address.until <= now
+    )
+
+
 def shorten_url(url: str) -> str:
     """Return a form of a URL that may be shown, because the path and the query of a listener's URL are a credential.
 

@@ -131,6 +131,7 @@ class Operator:
             queue=self.queue,
             gate=self.gate,
             children=self.children,
+            removal_guard=self.removal_guard,
             remover=self.remover,
             statuses=self.statuses,
             metrics=self.metrics,

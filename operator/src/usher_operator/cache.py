@@ -114,6 +114,8 @@ class Cache(View):
         """Every existing child of this install."""
         self._ignored: dict[ObjectRef, tuple[str, str]] = {}
         """(uid, resourceVersion) of objects that look like children but are not this install's."""
+        self._retirements: dict[Key, frozenset[str]] = {}
+        """Addresses that the removal guard allowed to retire, until a document without them is published."""
         self._behind: dict[Key, int] = {}
         self._write_failures: dict[Key, WriteFailure] = {}
 
@@ -263,6 +265,22 @@ class Cache(View):
             return "Found"
         state, since = self._misses.get(path, (None, 0))
         return state if self.now - since < _MISS_MICROSECONDS else None
+
+    def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
+        """True if the removal guard allowed it."""
+        return addresses <= self._retirements.get(key, frozenset())
+
+    def allow_retirement(self, key: Key, addresses: frozenset[str]) -> None:
+        """Let the next plan of a Listener take these addresses out of service, and no others."""
+        if addresses:
+            self._retirements[key] = addresses
+        else:
+            self._retirements.pop(key, None)
+
+    def is_edited(self, key: Key) -> bool:
+        """True if a resource has a newer generation than the one from which its document was compiled."""
+        child, record = self.child_index.config_of(key), self.records.get(key)
+        return child is not None and record is not None and record.generation > child.owner_generation
 
     def children(self, key: Key) -> Collection[ChildState]:
         """The existing children of a key."""

@@ -1,6 +1,7 @@
 """Indexes that the cache keeps: existing children, references between resources, orders, and optional APIs."""
 
 import bisect
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Generic, Literal, TypeVar
@@ -32,6 +33,8 @@ class ChildIndex:
         self._hosts: dict[str, set[Key]] = {}
         self._in_force: dict[tuple[Kind, str], set[Key]] = {}
         """Keys whose document is in force, by kind and namespace."""
+        self._addresses: Counter[str] = Counter()
+        """Number of addresses of each namespace that are in force and not retired."""
         self.listeners_in_force = 0
         """Number of published documents of Listeners."""
         self._holders: dict[str, dict[Key, Owner]] = {}
@@ -81,13 +84,11 @@ class ChildIndex:
         return frozenset(namespace for found, namespace in self._in_force if found == kind)
 
     def count_in_force(self, namespace: str) -> dict[RemovalKind, int]:
-        """Number of published documents of a namespace, and of addresses in them, as the removal limit counts."""
-        listeners = self._in_force.get(("Listener", namespace), set())
-        found = [self.listener_document(key) for key in listeners]
+        """Number of published documents of a namespace, and of addresses in them that are not retired."""
         return {
-            "Listener": len(listeners),
+            "Listener": len(self._in_force.get(("Listener", namespace), ())),
             "Destination": len(self._in_force.get(("Destination", namespace), ())),
-            "Address": sum(len(document.addresses) for document in found if document is not None),
+            "Address": self._addresses[namespace],
         }
 
     def holders(self, hostname: str) -> frozenset[Owner]:
@@ -113,6 +114,7 @@ class ChildIndex:
         if child.published is not None:
             self._in_force.setdefault((child.key.kind, child.key.namespace), set()).add(child.key)
             self.listeners_in_force += child.key.kind == "Listener"
+            self._addresses[child.key.namespace] += _address_count(child)
         if child.held is not None:
             for host in child.held.hostnames:
                 self._holders.setdefault(host, {})[child.key] = child.key.namespace, child.held.tenant
@@ -139,6 +141,7 @@ class ChildIndex:
             if not self._in_force[group]:
                 del self._in_force[group]
             self.listeners_in_force -= before.key.kind == "Listener"
+            self._addresses[before.key.namespace] -= _address_count(before)
         for host in before.held.hostnames if before.held is not None else ():
             del self._holders[host][before.key]
             if not self._holders[host]:
@@ -148,6 +151,12 @@ class ChildIndex:
         del siblings[ref]
         if not siblings:
             del self._by_key[before.key]
+
+
+def _address_count(child: kinds.ChildRecord) -> int:
+    """The number of addresses in a document that are not retired."""
+    document = child.published.document if child.published is not None else None
+    return len(document.live_addresses) if isinstance(document, documents.ListenerDocument) else 0
 
 
 TargetKind = Literal["Secret", "SecretKey", "Tenant", "Destination", "ListenerClass", "Hostname", "Namespace"]

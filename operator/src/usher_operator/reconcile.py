@@ -12,6 +12,7 @@ from usher_operator import kinds
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.plan import plan
+from usher_operator.removals import RemovalGuard
 from usher_operator.status import StatusWriter
 from usher_operator.view import Key, Plan, WriteFailure
 from usher_operator.workqueue import PauseGate, Workqueue
@@ -47,6 +48,7 @@ class Reconciler:
         queue: keys to reconcile.
         gate: no key is taken while it is closed.
         children: writes children.
+        removal_guard: allows that edits take addresses out of service.
         remover: removes children.
         statuses: writes statuses.
         metrics: the operator's metrics.
@@ -61,6 +63,7 @@ class Reconciler:
         queue: Workqueue[Key],
         gate: PauseGate,
         children: ChildWriter,
+        removal_guard: RemovalGuard,
         remover: ChildRemover,
         statuses: StatusWriter,
         metrics: OperatorMetrics,
@@ -69,7 +72,7 @@ class Reconciler:
         self._api, self._cache, self._queue, self._gate = api, cache, queue, gate
         self._lookups = asyncio.Semaphore(_CONCURRENT_LOOKUPS)
         self._children, self._remover, self._statuses, self._metrics = children, remover, statuses, metrics
-        self._read_secrets = read_secrets
+        self._removal_guard, self._read_secrets = removal_guard, read_secrets
 
     async def work(self) -> None:
         """Reconcile one key after the other, until cancelled. Takes no key while the gate is closed."""
@@ -109,6 +112,8 @@ class Reconciler:
             ApiError: a part failed; the other parts were written.
         """
         wanted = await self._plan(key)
+        if self._removal_guard.review_retirements(wanted):
+            wanted = await self._plan(key)
         if wanted.unread_namespace:
             self._read_secrets(wanted.unread_namespace)  # the key is planned again once they were read
             return

@@ -31,7 +31,7 @@ from usher_gateway.resources.removal_limit import (
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.installation import Installation
-from usher_operator.view import Key, ObjectRef
+from usher_operator.view import Key, ObjectRef, Plan
 from usher_operator.workqueue import PauseGate, Workqueue
 
 _log = structlog.get_logger(__name__)
@@ -57,6 +57,8 @@ class _NamespaceRemovals:
         """Kinds of which every removal has to be confirmed."""
         self.halted: HaltedRemovals | None = None
         self.is_undecided = False
+        self._retiring: dict[str, frozenset[Identity]] = {}
+        """Name of a Listener -> its addresses that are requested or allowed to retire."""
         self._named: list[HaltedRemovals] = []
         self._recent: list[tuple[float, Removal]] = []
         self._first = self._last = 0.0
@@ -81,6 +83,43 @@ class _NamespaceRemovals:
         self.allowed.pop(identity, None)
         if self.requested.pop(identity, None) is not None and not self.is_undecided:
             self._first, self._last, self.is_undecided = now, now, True
+
+    def retire(
+        self,
+        name: str,
+        removals: Collection[Removal],
+        now: float,
+        *,
+        in_force: Mapping[RemovalKind, int],
+        limit: int | None,
+        is_own_edit: bool,
+    ) -> bool:
+        """See ``PendingRemovals.retire``."""
+        wanted = {one.identity: one for one in removals}
+        for identity in self._retiring.pop(name, frozenset()) - wanted.keys():
+            self.withdraw(identity, now)
+        if not wanted:
+            return False
+        self._retiring[name] = frozenset(wanted)
+        new = [one for identity, one in wanted.items() if identity not in self.allowed]
+        if is_own_edit and self.halted is None and not self._are_too_many(new, now, in_force, limit):
+            for one in new:
+                self.requested.pop(one.identity, None)
+                self.allowed[one.identity] = one
+            self._recent += [(now, one) for one in new]
+        answers = [self.request(one, now) for one in wanted.values()]
+        return all(answers)
+
+    def _are_too_many(
+        self, addresses: Iterable[Removal], now: float, in_force: Mapping[RemovalKind, int], limit: int | None
+    ) -> bool:
+        """Return whether addresses exceed the limit together with those that wait and those of the last minute."""
+        self._forget_old(now)
+        waiting = [one for one in self.requested.values() if one.kind == "Address"]
+        recent = [removal for _, removal in self._recent]
+        return exceeds_limit(
+            {*addresses, *waiting}, recent=recent, in_force=in_force, limit=limit, removes_every_listener=False
+        )
 
     def due_at(self, settle_seconds: float, max_settle_seconds: float) -> float | None:
         """When to decide; None if nothing has changed."""
@@ -168,6 +207,38 @@ class PendingRemovals:
         if found is not None:
             found.withdraw(removal.identity, now)
             self._forget_if_empty(removal.namespace, now)
+
+    def retire(
+        self,
+        namespace: str,
+        name: str,
+        removals: Collection[Removal],
+        now: float,
+        *,
+        in_force: Mapping[RemovalKind, int],
+        limit: int | None,
+        is_own_edit: bool,
+    ) -> bool:
+        """Request that addresses of a Listener retire, instead of those of earlier calls; True if all of them may.
+
+        An edit of a Listener itself takes effect at once if it stays within the limit. Any other edit may concern many
+        Listeners, so the namespace is decided as a whole.
+
+        Args:
+            namespace: of the Listener.
+            name: of the Listener.
+            removals: one for each address; empty if none is to retire any more.
+            now: the present time.
+            in_force: see ``decide``.
+            limit: see ``decide``.
+            is_own_edit: True if the Listener itself was edited.
+        """
+        if not removals and namespace not in self._namespaces:
+            return False
+        found = self._of(namespace)
+        may_retire = found.retire(name, removals, now, in_force=in_force, limit=limit, is_own_edit=is_own_edit)
+        self._forget_if_empty(namespace, now)
+        return may_retire
 
     def suspect(self, kind: DocumentKind, namespaces: Iterable[str]) -> None:
         """Halt every removal of a kind, however few, until a user confirms it or the documents are wanted again."""
@@ -283,6 +354,28 @@ class RemovalGuard:
     def suspect(self, kind: DocumentKind) -> None:
         """Halt every removal of a kind, because its CRD was deleted and with it objects that users want."""
         self._pending.suspect(kind, self._cache.child_index.namespaces_with(kind))
+
+    def review_retirements(self, plan: Plan) -> bool:
+        """Request what a plan of a Listener would take out of service; True if the plan has to be made again.
+
+        The cache then allows it.
+        """
+        key = plan.key
+        if key.kind != "Listener":
+            return False
+        may_retire = self._pending.retire(
+            key.namespace,
+            key.name,
+            plan.retiring,
+            time.monotonic(),
+            in_force=self._cache.child_index.count_in_force(key.namespace),
+            limit=self._cache.removal_limit,
+            is_own_edit=self._cache.is_edited(key),
+        )
+        self._cache.allow_retirement(
+            key, frozenset(one.address for one in plan.retiring) if may_retire else frozenset()
+        )
+        return may_retire and plan.children is None
 
     async def run(self) -> None:
         """Decide whenever a decision is due, until cancelled."""

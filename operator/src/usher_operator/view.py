@@ -13,7 +13,7 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
-from usher_gateway.resources.removal_limit import HaltedRemovals
+from usher_gateway.resources.removal_limit import HaltedRemovals, Removal
 
 FINGERPRINT_FIELD = "installKeyFingerprint"
 """Status field of a ListenerClass: the fingerprint of the install key from which its URLs are derived."""
@@ -141,6 +141,9 @@ class Plan(msgspec.Struct, frozen=True):
     """Namespace whose Secrets have to be read before the key can be planned. The rest of the plan is empty then."""
     staying: tuple[ObjectRef, ...] = ()
     """Existing children that are not wanted any more but stay for now."""
+    retiring: tuple[Removal, ...] = ()
+    """Addresses that the newest version of a Listener takes out of service. If the view does not allow that yet, the
+    published document stays."""
     granted: tuple[str, ...] = ()
     """Hostnames that the Listener names and that its document has. No other listener gets them while the document is
     written."""
@@ -403,6 +406,9 @@ class View(Protocol):
 
     def secret_state(self, path: str) -> SecretState | None:
         """State of a Secret; None if it has to be looked up."""
+
+    def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
+        """True if a Listener's new document may take these addresses (``Address.id``) out of service."""
 
     def children(self, key: Key) -> Collection[ChildState]:
         """The existing children of a key that this install made, in any order."""

@@ -201,6 +201,24 @@ def test_last_listener_is_removed_only_after_a_confirmation() -> None:
     assert after(now, TENANT + annotated(halted.digest)).snapshot.listeners == {}
 
 
+def test_edit_that_moves_many_addresses_waits_for_a_confirmation() -> None:
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(9) + annotated("", "old.example.com"))
+    moved = TENANT + listeners(9).replace("spec: {", "spec: {state: Suspended, ") + listeners(1, first=9)
+    waiting = after(before, moved + annotated("", "new.example.com"))
+    assert {key: one.state for key, one in waiting.snapshot.listeners.items() if key != "default/l9"} == {
+        f"default/l{number}": "Active" for number in range(9)
+    }
+    assert [one.host for one in waiting.snapshot.listeners["default/l0"].addresses] == ["old.example.com"]
+    assert [one.host for one in waiting.snapshot.listeners["default/l9"].addresses] == ["new.example.com"]
+    (halted,) = waiting.removal_history.halted
+    assert any("addresses of Listener `l0`" in found.message for found in waiting.rejected)
+    confirmed = after(waiting, moved + annotated(halted.digest, "new.example.com"))
+    hosts = [address.host for address in confirmed.snapshot.listeners["default/l0"].live_addresses]
+    assert (hosts, confirmed.removal_history.halted) == (["new.example.com"], ())
+    reverted = after(waiting, TENANT + listeners(10) + annotated("", "old.example.com"))
+    assert reverted.removal_history.halted == ()
+
+
 def test_removals_of_the_last_minute_count_together() -> None:
     now = after(files.NO_CONFIGURATION, TENANT + listeners(20))
     for removed in range(1, 6):

@@ -92,6 +92,53 @@ def test_busy_namespace_is_decided_after_the_maximum_wait(pending: removals.Pend
     assert pending.due(30, (), is_busy=lambda _: True) == ["agency"]
 
 
+def addresses(name: str, count: int) -> list[Removal]:
+    return [Removal("Address", "agency", name, f"{name}-{number}", "1") for number in range(count)]
+
+
+def retire(
+    pending: removals.PendingRemovals,
+    now: float,
+    found: list[Removal],
+    *,
+    name: str = "lobby",
+    is_own_edit: bool = True,
+) -> bool:
+    return pending.retire("agency", name, found, now, in_force={"Address": 20}, limit=None, is_own_edit=is_own_edit)
+
+
+def test_own_edit_within_the_limit_retires_addresses_at_once(pending: removals.PendingRemovals) -> None:
+    assert retire(pending, 0, addresses("lobby", 5))
+    assert not retire(pending, 1, [])
+    assert not retire(pending, 59, addresses("bar", 1), name="bar"), "the sixth address of the minute"
+    assert not retire(pending, 59, [], name="bar")
+    assert retire(pending, 60, addresses("bar", 1), name="bar")
+
+
+def test_edit_of_a_class_is_decided_for_the_namespace_as_a_whole(pending: removals.PendingRemovals) -> None:
+    for number in range(6):
+        assert not retire(pending, 0, addresses(f"l{number}", 1), name=f"l{number}", is_own_edit=False)
+    assert pending.due(2, ()) == ["agency"]
+    halted = pending.decide("agency", 2, in_force={"Address": 20}, limit=None, confirmed=()).halted
+    assert halted is not None
+    assert not retire(pending, 3, addresses("l0", 1), name="l0", is_own_edit=False)
+    confirmed = [halted.digest]
+    assert pending.due(4, confirmed) == ["agency"]
+    assert len(pending.decide("agency", 4, in_force={"Address": 20}, limit=None, confirmed=confirmed).allowed) == 6
+    assert retire(pending, 5, addresses("l0", 1), name="l0", is_own_edit=False)
+
+
+def test_reverted_edit_withdraws_its_addresses(pending: removals.PendingRemovals) -> None:
+    for number in range(6):
+        retire(pending, 0, addresses(f"l{number}", 1), name=f"l{number}", is_own_edit=False)
+    assert pending.decide("agency", 2, in_force={"Address": 20}, limit=None, confirmed=()).halted is not None
+    for number in range(6):
+        assert not retire(pending, 3, [], name=f"l{number}", is_own_edit=False)
+    assert pending.due(5, ()) == ["agency"]
+    pending.decide("agency", 5, in_force={"Address": 20}, limit=None, confirmed=())
+    assert pending.halted == ()
+
+
 def test_stream_of_one_namespace_does_not_delay_another(pending: removals.PendingRemovals) -> None:
     want(pending, listeners(1, namespace="quiet"), 0)
     for second, removal in enumerate(listeners(4)):

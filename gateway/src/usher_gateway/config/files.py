@@ -260,7 +260,13 @@ def apply_reading(
     compiled = compiler.compile_resources(declared, context)
     classes = tuple(declared.classes.values())
     history = removals.limit_removals(
-        before.removal_history, before.snapshot, compiled.snapshot, classes=classes, limit=removal_limit, seconds=now
+        before.removal_history,
+        before.snapshot,
+        compiled.snapshot,
+        classes=classes,
+        limit=removal_limit,
+        seconds=now,
+        time=context.now,
     )
     snapshot = removals.with_kept_documents(before.snapshot, compiled.snapshot, history)
     located = locate(compiled.findings, objects, manifests)

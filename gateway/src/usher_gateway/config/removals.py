@@ -50,8 +50,9 @@ def limit_removals(
     classes: Sequence[resources.ListenerClass],
     limit: int | None,
     seconds: float,
+    time: int,
 ) -> RemovalHistory:
-    """Decide about the documents that a reading would remove.
+    """Decide about the documents and addresses that a reading would take out of service.
 
     Args:
         history: The result of the previous reading.
@@ -60,6 +61,7 @@ def limit_removals(
         classes: The ListenerClasses of the files, with confirmations and limits.
         limit: The limit of the gateway; None means that of the classes, or the usual one.
         seconds: Time of the reading, by a monotonic clock.
+        time: The same by the gateway's clock, in microseconds.
     """
     limit = smallest_limit(one.spec.removal_limit for one in classes) if limit is None else limit
     confirmed = frozenset().union(*(confirmations_of(one.metadata.annotations) for one in classes))
@@ -79,7 +81,7 @@ def limit_removals(
         )
 
     decisions = []
-    for namespace, requested in _removed(before, now).items():
+    for namespace, requested in _removed(before, now, time).items():
         named = [one for one in history.named if one.namespace == namespace]
         decisions.append(decide(requested, named=named, confirmed=usable, waited=waited, is_too_much=is_too_much))
     return _next_history(msgspec.structs.replace(history, recent=recent), decisions, confirmed, seconds)
@@ -106,11 +108,18 @@ def _next_history(
 def with_kept_documents(
     before: documents.Snapshot, now: documents.Snapshot, history: RemovalHistory
 ) -> documents.Snapshot:
-    """Return the snapshot with the documents whose removal waits, without addresses that another listener has now."""
+    """Return the snapshot with the documents whose removal or change waits.
+
+    They do not keep addresses that another listener has now.
+    """
     if not history.halted:
         return now
-    taken = {(one.host, one.path, one.query) for document in now.listeners.values() for one in document.addresses}
     listeners, destinations = dict(now.listeners), dict(now.destinations)
+    changed = {
+        f"{one.namespace}/{one.name}" for halt in history.halted for one in halt.removals if one.kind == "Address"
+    }
+    unchanged = [document for key, document in now.listeners.items() if key not in changed]
+    taken = {(one.host, one.path, one.query) for document in unchanged for one in document.addresses}
     for removal in (removal for one in history.halted for removal in one.removals):
         key = f"{removal.namespace}/{removal.name}"
         if removal.kind == "Destination":
@@ -129,14 +138,17 @@ def halt_problems(history: RemovalHistory, objects: ObjectsByIdentity) -> list[P
     file, line = (loaded.file, loaded.line) if loaded else ("", 0)
     found = []
     for one in history.halted:
-        message = f"RemovalsHalted: {describe_removals(one)} would be removed at once; none of them is removed"
+        message = (
+            f"RemovalsHalted: {describe_removals(one)} would be taken out of service at once; none of them is, and "
+            "edits that change addresses wait too"
+        )
         hint = f'if this is meant, annotate a ListenerClass with {types.CONFIRM_REMOVALS}: "{one.digest}", or restart'
         found.append(Problem(file, line, "", message, hint))
     return found
 
 
-def _removed(before: documents.Snapshot, now: documents.Snapshot) -> dict[str, list[Removal]]:
-    """Return the documents that a reading would remove, by namespace."""
+def _removed(before: documents.Snapshot, now: documents.Snapshot, time: int) -> dict[str, list[Removal]]:
+    """Return the documents and addresses that a reading would take out of service, by namespace."""
     found: dict[str, list[Removal]] = {}
     gone = [before.listeners[key] for key in before.listeners.keys() - now.listeners.keys()]
     gone_destinations = [before.destinations[key] for key in before.destinations.keys() - now.destinations.keys()]
@@ -144,6 +156,11 @@ def _removed(before: documents.Snapshot, now: documents.Snapshot) -> dict[str, l
         found.setdefault(listener.namespace, []).append(Removal("Listener", listener.namespace, listener.name))
     for one in gone_destinations:
         found.setdefault(one.namespace, []).append(Removal("Destination", one.namespace, one.name))
+    for key in before.listeners.keys() & now.listeners.keys():
+        changed = now.listeners[key]
+        for address in documents.retiring_addresses(before.listeners[key], changed, time):
+            removal = Removal("Address", changed.namespace, changed.name, address.id)
+            found.setdefault(changed.namespace, []).append(removal)
     return found
 
 
@@ -152,4 +169,5 @@ def _count(snapshot: documents.Snapshot, namespace: str) -> dict[RemovalKind, in
     return {
         "Listener": sum(one.namespace == namespace for one in snapshot.listeners.values()),
         "Destination": sum(one.namespace == namespace for one in snapshot.destinations.values()),
+        "Address": sum(len(one.live_addresses) for one in snapshot.listeners.values() if one.namespace == namespace),
     }

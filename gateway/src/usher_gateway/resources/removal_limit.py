@@ -176,6 +176,12 @@ def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
 
 def describe_removals(halted: HaltedRemovals) -> str:
     """Return a few names of halted removals, and their namespace."""
-    names = dict.fromkeys(f"{removal.kind} `{removal.name}`" for removal in halted.removals[:_MAX_NAMES])
-    more = " and others" if len(halted.removals) > _MAX_NAMES else ""
-    return f"{', '.join(names)}{more} in namespace `{halted.namespace}`"
+    names = list(dict.fromkeys(_describe(removal) for removal in halted.removals))
+    more = " and others" if len(names) > _MAX_NAMES else ""
+    return f"{', '.join(names[:_MAX_NAMES])}{more} in namespace `{halted.namespace}`"
+
+
+def _describe(removal: Removal) -> str:
+    if removal.kind == "Address":
+        return f"addresses of Listener `{removal.name}`"
+    return f"{removal.kind} `{removal.name}`"

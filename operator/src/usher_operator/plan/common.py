@@ -287,7 +287,8 @@ class WantedDocument(msgspec.Struct, frozen=True):
 
     hash: str
     is_last_good: bool = False
-    """True if it is an older document that stays in force because the newest one is not valid."""
+    """True if it is an older document that stays in force."""
+    why_last_good: str = "the last good configuration stays in force; the other conditions say what must be corrected"
 
 
 class Publication(msgspec.Struct, frozen=True):

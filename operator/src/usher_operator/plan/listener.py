@@ -4,6 +4,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import conditions, types
+from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children
 from usher_operator.plan import common, compiling, hostname, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
@@ -11,6 +12,11 @@ from usher_operator.view import CachedResource, ConditionType, Key, Plan, Status
 
 ADDRESSES_FIELD = "addresses"
 """Status field of a Listener: its addresses with shortened URLs."""
+
+_WAITS = (
+    "the previous configuration stays in force while Usher checks whether it may take addresses out of service; if "
+    "there are more of them than the removal limit allows, the ListenerClass says how to confirm it"
+)
 
 _Type = ConditionType
 _KEPT = (
@@ -45,7 +51,11 @@ def plan(view: View, key: Key) -> Plan:
 def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys: model.Keys) -> Plan:
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     compiled = compiling.compile_listener(view, cached, keys)
-    published = common.publish(view, key, cached, compiled)
+    retiring = _retiring(view, key, cached, compiled)
+    if view.may_retire(key, frozenset(one.address for one in retiring)):
+        published = common.publish(view, key, cached, compiled)
+    else:
+        published = _unchanged(view, key)
     document = _in_force(view, key, compiled, published)
     hosts = _HostnameStates.of(view, cached.resource, document)
     parts = builder.from_findings([*compiled.findings, *hosts.findings], [_Type.Accepted, _Type.ResolvedRefs])
@@ -74,6 +84,7 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
         is_behind=programmed.is_behind,
         again_at=_again_at(view, document, programmed),
         unknown_secrets=(*compiled.unknown_secrets, *hosts.unknown_secrets),
+        retiring=retiring,
         granted=_granted(cached.resource, document) if published.child else (),
     )
 
@@ -84,6 +95,26 @@ def _again_at(view: View, document: documents.ListenerDocument | None, programme
         return programmed.again_at
     hour = view.now + 3600 * model.MICROSECONDS
     return hour if programmed.again_at is None else min(hour, programmed.again_at)
+
+
+def _retiring(
+    view: View, key: Key, cached: CachedResource[resources.Listener], compiled: compiling.CompiledDocument
+) -> tuple[Removal, ...]:
+    """The addresses that the newest version takes out of service."""
+    before, after = view.published(key), compiled.document
+    if before is None or not isinstance(before.document, documents.ListenerDocument):
+        return ()
+    if not isinstance(after, documents.ListenerDocument):
+        return ()
+    leaving = documents.retiring_addresses(before.document, after, view.time)
+    return tuple(Removal("Address", key.namespace, key.name, address.id, cached.uid) for address in leaving)
+
+
+def _unchanged(view: View, key: Key) -> common.Publication:
+    """Leave the published document in force, because taking addresses out of service was not allowed yet."""
+    before = view.published(key)
+    wanted = common.WantedDocument(before.hash, is_last_good=True, why_last_good=_WAITS) if before else None
+    return common.Publication(wanted=wanted, stays=True)
 
 
 def _name_taken(view: View, key: Key, builder: ConditionBuilder) -> StatusCondition | None:

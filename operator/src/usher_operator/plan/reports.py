@@ -86,8 +86,7 @@ def programmed(view: View, key: Key, wanted: WantedDocument | None, builder: Con
         return Programmed(before or _waiting(builder))
     problem = _problem(view.gateways, key, wanted.hash)
     if problem is None and wanted.is_last_good:
-        message = "the last good configuration stays in force; the other conditions say what must be corrected"
-        return Programmed(builder.pending(_Type.Programmed, message))
+        return Programmed(builder.pending(_Type.Programmed, wanted.why_last_good))
     if problem is None:
         return Programmed(builder.true(_Type.Programmed, _Reason.Programmed))
     if failure is not None:

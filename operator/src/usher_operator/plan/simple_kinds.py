@@ -82,9 +82,9 @@ def _class_accepted(view: View, one: resources.ListenerClass, builder: Condition
 
 def _halted(halts: tuple[HaltedRemovals, ...]) -> str:
     return (
-        "removals wait, because too many objects of a namespace or all listeners would be removed at once; to confirm "
-        f"them, set the annotation {types.CONFIRM_REMOVALS} on a ListenerClass to the hash, or to several with commas "
-        f"between them: {describe_halts(halts)}"
+        "removals wait, because too many objects or addresses of a namespace or all listeners would go out of service "
+        f"at once; to confirm them, set the annotation {types.CONFIRM_REMOVALS} on a ListenerClass to the hash, or to "
+        f"several with commas between them: {describe_halts(halts)}"
     )
 
 

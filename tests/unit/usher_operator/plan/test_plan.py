@@ -527,3 +527,34 @@ def test_tenant_message_names_three_listeners_and_no_count() -> None:
     built.settle()
     message = built.condition("Tenant", "default/acme", "Ready").message
     assert "`a`, `b`, `c` and others" in message
+
+
+def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document() -> None:
+    built = samples.agency()
+    built.settle()
+    before = document(built)
+    assert isinstance(before, documents.ListenerDocument)
+    built.waiting.add(KEY)
+    built.edit("Listener", samples.LISTENER, token={"generation": 2}, state="Suspended")
+    waiting = plan.plan(built, KEY)
+    assert waiting.children is None
+    assert [(one.kind, one.name, one.address) for one in waiting.retiring] == [
+        ("Address", "lobby", before.addresses[0].id)
+    ]
+    assert waiting.status is not None
+    programmed = waiting.status.condition("Programmed")
+    assert programmed is not None
+    assert (programmed.status, "stays in force" in programmed.message) == ("Unknown", True)
+    built.waiting.clear()
+    built.settle()
+    assert document(built) != before
+    assert plan.plan(built, KEY).retiring == ()
+
+
+def test_edit_that_keeps_the_addresses_waits_for_nothing() -> None:
+    built = samples.agency()
+    built.settle()
+    built.waiting.add(KEY)
+    built.edit("Listener", samples.LISTENER, state="Suspended")
+    built.settle()
+    assert document(built).state == "Suspended"
