@@ -32,6 +32,7 @@ from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import Request
@@ -179,16 +180,24 @@ class GatewayRun:
         writer.connection = writer.names._connection = cast("sqlite3.Connection", self.connection)
         client = cast("DestinationClient", self.scenario.peers)
         newest = RouteDocuments(keys=samples.KEYS)
-        worker = DeliveryWorker(store=self.store, client=client, clock=self.clock, route_documents=newest)
+        budgets = NamespaceBudgets()
+        worker = DeliveryWorker(
+            store=self.store, client=client, clock=self.clock, route_documents=newest, budgets=budgets
+        )
         self.dispatcher = Dispatcher(
             store=self.store, worker=worker, route_documents=newest, clock=self.clock, limits=LANES
         )
         self.hold_reviewer = HoldReviewer(
-            store=self.store, route_documents=newest, clock=self.clock, offer=self.dispatcher.offer_backlog
+            store=self.store,
+            route_documents=newest,
+            clock=self.clock,
+            offer=self.dispatcher.offer_backlog,
+            has_slow_transform=worker.is_too_slow,
+            budgets=budgets,
         )
         self.counters = ArrivalCounters()
         self.registry = ListenerRegistry(
-            keys=samples.KEYS, expressions=samples.RecordingWatcher(), counters=self.counters
+            keys=samples.KEYS, expressions=samples.RecordingWatcher(), counters=self.counters, budgets=budgets
         )
         self.pipeline = ArrivalPipeline(
             registry=self.registry,

@@ -29,6 +29,7 @@ from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
+from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
@@ -121,8 +122,13 @@ class Gateway:
             guard=address_guard.AddressGuard(allow=allowed), max_idle=descriptors.idle
         )
         route_documents = RouteDocuments(keys=self._keys)
+        budgets = NamespaceBudgets()
         self.worker = DeliveryWorker(
-            store=self.store, client=self.destination_client, clock=self.clock, route_documents=route_documents
+            store=self.store,
+            client=self.destination_client,
+            clock=self.clock,
+            route_documents=route_documents,
+            budgets=budgets,
         )
         self.dispatcher = dispatcher.Dispatcher(
             store=self.store,
@@ -136,10 +142,14 @@ class Gateway:
             route_documents=route_documents,
             clock=self.clock,
             offer=self.dispatcher.offer_backlog,
+            has_slow_transform=self.worker.is_too_slow,
+            budgets=budgets,
         )
 
         self.counters = ArrivalCounters()
-        self.registry = ListenerRegistry(keys=self._keys, expressions=self._expressions, counters=self.counters)
+        self.registry = ListenerRegistry(
+            keys=self._keys, expressions=self._expressions, counters=self.counters, budgets=budgets
+        )
         self.pipeline = ArrivalPipeline(
             registry=self.registry,
             store=self.store,

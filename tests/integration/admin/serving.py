@@ -14,6 +14,7 @@ from usher_gateway import documents, model, settings
 from usher_gateway.admin import health, records, server, status, tokens
 from usher_gateway.config import SourceStatus
 from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
 
 KEYS = model.derive_keys(bytes(32))
@@ -36,7 +37,9 @@ class Served:
         self.tokens = tokens.load_or_create(data)
         self.state = health.RunState()
         self.state.open_public_port()
-        self.registry = ListenerRegistry(keys=KEYS, expressions=Silent(), counters=ArrivalCounters())
+        self.registry = ListenerRegistry(
+            keys=KEYS, expressions=Silent(), counters=ArrivalCounters(), budgets=NamespaceBudgets()
+        )
         self.port = 0
         self.mend()
 

@@ -8,6 +8,7 @@ import pytest
 
 from support import gateway as gateways
 from support import wire
+from usher_gateway.ingest import evaluation_limits
 
 BROKEN = "visit.visitCount > 0"
 """Fails if a body has no count."""
@@ -63,6 +64,19 @@ async def test_held_token_still_holds_after_the_filter_is_repaired(tmp_path: Pat
         await wait_held(gateway, {"DestinationNotFound": 1, "TokenHeld": 1})
         gateway.write(manifests.replace("Hold", "Accept"))
         await wait_held(gateway, {"DestinationNotFound": 2})
+
+
+async def test_filter_without_time_in_its_arrival_is_evaluated_at_every_review(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_limits, "ARRIVAL_SECONDS", 0.0)
+    listener = gateways.LISTENER.replace("  routes: []\n", ROUTES.replace(BROKEN, MENDED))
+    async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + listener) as gateway:
+        for user in (1, 2):
+            assert (await gateway.post(visit(user))).acknowledges
+            assert (await held(gateway)).get("ExpressionTooSlow") == 1
+            await gateway.gateway.hold_reviewer.review()
+            await wait_held(gateway, {"DestinationNotFound": user})
 
 
 async def test_quota_hold_remains_after_the_filter_is_repaired(tmp_path: Path) -> None:

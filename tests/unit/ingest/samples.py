@@ -6,6 +6,7 @@ import msgspec
 
 from usher_gateway import documents, model
 from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.ingest.identity import Identifier, Identity
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.ingest.routing import Planner, Plans, RoutingContext
@@ -42,7 +43,9 @@ def destination(**changes: Any) -> documents.DestinationDocument:
 
 
 def registry() -> ListenerRegistry:
-    return ListenerRegistry(keys=KEYS, expressions=RecordingWatcher(), counters=ArrivalCounters())
+    return ListenerRegistry(
+        keys=KEYS, expressions=RecordingWatcher(), counters=ArrivalCounters(), budgets=NamespaceBudgets()
+    )
 
 
 def live(document: documents.ListenerDocument, *destinations: documents.DestinationDocument) -> LiveListener:
@@ -55,18 +58,27 @@ def identity(body: dict[str, Any], received_at: int = NOON, **changes: Any) -> I
     return identifier.identify(body, plain, identifier.extract(body), received_at)
 
 
-def planner(*routes: documents.Route, watcher: RecordingWatcher | None = None, **changes: Any) -> "Planning":
+def planner(
+    *routes: documents.Route,
+    watcher: RecordingWatcher | None = None,
+    budgets: NamespaceBudgets | None = None,
+    **changes: Any,
+) -> "Planning":
     document = listener(routes=routes, **changes)
-    return Planning(document, watcher or RecordingWatcher())
+    return Planning(document, watcher or RecordingWatcher(), budgets or NamespaceBudgets())
 
 
 class Planning:
     """A planner with its identifier: from a body to plans."""
 
-    def __init__(self, document: documents.ListenerDocument, watcher: RecordingWatcher) -> None:
+    def __init__(
+        self, document: documents.ListenerDocument, watcher: RecordingWatcher, budgets: NamespaceBudgets
+    ) -> None:
         self.identifier = Identifier(document, KEYS)
         destinations = {"agency/crm": destination()}
-        self.planner = Planner(document, destinations, self.identifier, watcher)
+        self.planner = Planner(
+            document, destinations=destinations, identifier=self.identifier, watcher=watcher, budgets=budgets
+        )
 
     def plan(
         self, body: dict[str, Any], received_at: int = NOON, hold: model.HoldReason | None = None

@@ -5,6 +5,7 @@ import pytest
 from usher_gateway import documents, model
 from usher_gateway.ingest import body
 from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.ingest.pipeline import build_arrival, rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener, Match
 
@@ -40,6 +41,7 @@ def listener(**changes: Any) -> LiveListener:
         keys=KEYS,
         expressions=Silent(),
         counters=ArrivalCounters(),
+        budgets=NamespaceBudgets(),
         now=0.0,
     )
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from unit.ingest import samples
 from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import routing
+from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 
 SECOND = model.MICROSECONDS
 HOUR = 3600 * SECOND
@@ -138,14 +139,16 @@ class _Evaluated:
         return expressions.Evaluation(value=False, cpu_seconds=self.costs.pop(0))
 
 
-def slow_route(costs: list[float]) -> tuple[samples.Planning, samples.RecordingWatcher, _Evaluated]:
+def slow_route(
+    costs: list[float], budgets: NamespaceBudgets | None = None, **changes: Any
+) -> tuple[samples.Planning, samples.RecordingWatcher, _Evaluated]:
     watch, expression = samples.RecordingWatcher(), _Evaluated(costs)
-    planning = samples.planner(crm(when=FALSE), watcher=watch)
+    planning = samples.planner(crm(when=FALSE), watcher=watch, budgets=budgets, **changes)
     planning.planner._routes[0]._when = expression  # type: ignore[assignment]
     return planning, watch, expression
 
 
-def test_route_is_held_after_three_slow_evaluations_in_a_row() -> None:
+def test_route_is_held_after_three_slow_evaluations() -> None:
     planning, watch, expression = slow_route([0.006, 0.005, 0.007])
     plans = [planning.first(BODY) for _ in range(5)]
     assert [plan.skip for plan in plans] == [Skip.Filter] * 3 + [None] * 2
@@ -154,12 +157,57 @@ def test_route_is_held_after_three_slow_evaluations_in_a_row() -> None:
     assert watch.held == [("agency/wifi", "crm")]
 
 
-def test_fast_evaluation_resets_the_slow_count() -> None:
-    planning, watch, expression = slow_route([0.006, 0.006, 0.001] * 4)
-    for _ in range(12):
+def test_fast_evaluations_between_slow_ones_do_not_prevent_the_hold() -> None:
+    planning, watch, expression = slow_route([0.006, 0.006, 0.0001] * 4)
+    plans = [planning.first(BODY) for _ in range(12)]
+    assert [plan.hold for plan in plans] == [None] * 4 + [Hold.ExpressionTooSlow] * 8
+    assert expression.calls == 4
+    assert watch.held == [("agency/wifi", "crm")]
+
+
+def test_route_with_rare_slow_evaluations_is_not_held() -> None:
+    costs = ([0.006] + [0.0001] * 49) * 4
+    planning, watch, expression = slow_route(costs)
+    for _ in range(200):
         assert planning.first(BODY).skip is Skip.Filter
-    assert expression.calls == 12
+    assert expression.calls == 200
     assert watch.held == []
+
+
+def test_arrival_stops_evaluating_after_20_ms_and_holds_the_other_routes() -> None:
+    watch, expression = samples.RecordingWatcher(), _Evaluated([0.004] * 33)
+    routes = [documents.Route(f"r{number}", "agency/crm", when=FALSE) for number in range(32)]
+    planning = samples.planner(*routes, watcher=watch)
+    for route in planning.planner._routes:
+        route._when = expression  # type: ignore[assignment]
+    plans, _ = planning.plan(BODY)
+    assert [plan.skip for plan in plans] == [Skip.Filter] * 5 + [None] * 27
+    assert [plan.hold for plan in plans] == [None] * 5 + [Hold.ExpressionTooSlow] * 27
+    assert watch.failed == [("agency/wifi", f"r{number}", "ExpressionTooSlow") for number in range(5, 32)]
+    assert watch.held == [], "the routes are evaluated again for the next arrival"
+    assert planning.first(BODY).skip is Skip.Filter
+
+
+def test_namespace_may_use_a_tenth_of_a_core_for_expensive_evaluations() -> None:
+    budgets = NamespaceBudgets(now=lambda: 0.0)
+    one, _, _ = slow_route([0.003] * 100, budgets)
+    two, watch, _ = slow_route([0.003] * 100, budgets, name="guests")
+    neighbour, _, _ = slow_route([0.003] * 100, budgets, namespace="other")
+    holds = [planning.first(BODY).hold for _ in range(100) for planning in (one, two, neighbour)]
+    assert holds[0::3] == [None] * 85 + [Hold.ExpressionTooSlow] * 15
+    assert holds[1::3] == [None] * 84 + [Hold.ExpressionTooSlow] * 16
+    assert holds[2::3] == [None] * 100
+    assert watch.held == [("agency/guests", "crm")]
+
+
+def test_shadow_route_stops_evaluating_a_slow_transform(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, expression = samples.RecordingWatcher(), _Evaluated([0.006] * 3)
+    planning = samples.planner(crm(state="Shadow", transform="visit.email"), watcher=watch)
+    monkeypatch.setattr(expressions, "compile_expression", lambda *_: expression)
+    assert [planning.first(BODY).skip for _ in range(5)] == [Skip.Shadow] * 5
+    assert expression.calls == 3
+    assert watch.held == [("agency/wifi", "crm")]
+    assert planning.planner.too_slow == {"crm"}
 
 
 # Plans that need no body

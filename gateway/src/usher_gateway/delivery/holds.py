@@ -13,6 +13,7 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.ingest import routing
+from usher_gateway.ingest.evaluation_limits import NamespaceBudgets, RouteCost
 from usher_gateway.store.base import Filter, HeldGroup, Store
 from usher_gateway.timing import Clock
 
@@ -20,6 +21,8 @@ DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS
 """How long a Destination may be missing before its held deliveries are cancelled."""
 
 _CLAIM_ROWS = 200
+_FILTER_ROWS = 20
+"""Rows of a claim whose filter is evaluated, because the event loop stops for all of them."""
 
 _log = structlog.get_logger(__name__)
 
@@ -50,12 +53,16 @@ class HoldReviewer:
         route_documents: RouteDocuments,
         clock: Clock,
         offer: Callable[[Sequence[model.Delivery]], None],
+        has_slow_transform: Callable[[model.ListenerName, str], bool],
+        budgets: NamespaceBudgets,
     ) -> None:
-        """``offer`` puts deliveries into lanes."""
+        """``offer`` puts deliveries into lanes; ``has_slow_transform`` says whether a route is held for that."""
         self._store = store
         self._documents = route_documents
         self._clock = clock
         self._offer = offer
+        self._has_slow_transform = has_slow_transform
+        self._budgets = budgets
         self._last_editions: dict[tuple[model.HoldReason, int], int] = {}
         """(reason, route) -> the edition of the route's expressions that was last applied to the group."""
         self._visits_of_month: dict[tuple[str, str], tuple[int, int]] = {}
@@ -118,7 +125,8 @@ class HoldReviewer:
         """Apply a route's changed expressions to a group: filter again, and release the rest for another transform.
 
         This happens once per edition of the expressions. It also happens if the expressions are again those of the
-        acceptance, because an edit that a user took back may have held the deliveries.
+        acceptance, because an edit that a user took back may have held the deliveries. It happens at every review for
+        a route whose own expressions are fast: other routes had spent the time of its arrivals.
         """
         live = self._documents.live_route(definition)
         listener = self._documents.listener(definition.listener)
@@ -130,10 +138,11 @@ class HoldReviewer:
             return
         self._last_editions[key] = edition
         newest, left = routing.definition_of(listener, live), group.count
-        rerun = _FilterRerun(self._documents, self._clock)
+        rerun = _FilterRerun(self._documents, self._clock, RouteCost(listener.namespace, self._budgets))
         lasting = await self._lasting(newest)
         # At most ``group.count``: a delivery that this edition cannot decide either returns to the same group.
-        while left > 0 and (found := await self._store.claim_held(group, newest, _CLAIM_ROWS, self._clock.now())):
+        rows = _FILTER_ROWS if group.reason in _FILTER_HOLDS else _CLAIM_ROWS
+        while left > 0 and (found := await self._store.claim_held(group, newest, rows, self._clock.now())):
             left -= len(found)
             # No await until each claimed delivery is settled or offered, because no other part knows of it.
             passed: list[model.Delivery] = []
@@ -147,15 +156,23 @@ class HoldReviewer:
                 else:
                     self._store.settle(settlement)
             self._offer(passed)
+        is_slow = rerun.is_too_slow or self._has_slow_transform(newest.listener, newest.route)
+        if group.reason is model.HoldReason.ExpressionTooSlow and not is_slow:
+            del self._last_editions[key]
 
 
 class _FilterRerun:
     """The filter of one route, for deliveries that were held because the filter had failed."""
 
-    def __init__(self, route_documents: RouteDocuments, clock: Clock) -> None:
+    def __init__(self, route_documents: RouteDocuments, clock: Clock, cost: RouteCost) -> None:
         self._documents = route_documents
         self._clock = clock
-        self._slow_in_a_row = 0
+        self._cost = cost
+
+    @property
+    def is_too_slow(self) -> bool:
+        """Whether the filter was too slow to be evaluated for every delivery."""
+        return self._cost.is_too_slow
 
     def settlement(self, delivery: model.Delivery, newest: model.RouteDefinition) -> model.Settlement | None:
         """Return the settlement of a delivery that the filter rejects or cannot decide, or None if it passes."""
@@ -163,10 +180,9 @@ class _FilterRerun:
             return None
         now, attempts = self._clock.now(), delivery.attempts
         reason = model.HoldReason.ExpressionTooSlow
-        if self._slow_in_a_row < routing.SLOW_IN_A_ROW:
+        if not self._cost.is_too_slow:
             evaluation = self._documents.evaluate(newest.when, "when", delivery, newest)
-            is_slow = evaluation.cpu_seconds >= routing.SLOW_SECONDS
-            self._slow_in_a_row = self._slow_in_a_row + 1 if is_slow else 0
+            self._cost.note(evaluation.cpu_seconds)
             reason = model.HoldReason.FilterError
             if not evaluation.error_code and evaluation.value:
                 return None

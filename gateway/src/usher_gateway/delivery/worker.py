@@ -15,7 +15,7 @@ from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.ingest import routing
+from usher_gateway.ingest.evaluation_limits import NamespaceBudgets, RouteCost
 from usher_gateway.store import base
 from usher_gateway.timing import Clock
 
@@ -58,7 +58,13 @@ class DeliveryWorker:
     """Makes attempts. Keeps no delivery: the dispatcher chooses them and hands their results to the store."""
 
     def __init__(
-        self, *, store: base.Store, client: DestinationClient, clock: Clock, route_documents: RouteDocuments
+        self,
+        *,
+        store: base.Store,
+        client: DestinationClient,
+        clock: Clock,
+        route_documents: RouteDocuments,
+        budgets: NamespaceBudgets,
     ) -> None:
         self.counters = DeliveryCounters()
         self.gone: set[str] = set()
@@ -71,8 +77,9 @@ class DeliveryWorker:
         self._client = client
         self._clock = clock
         self._documents = route_documents
-        self._slow_in_a_row: dict[tuple[model.ListenerName, str], int] = {}
-        """(listener, route) -> how many of the last evaluations of its transform were slow, if any."""
+        self._budgets = budgets
+        self._costs: dict[tuple[model.ListenerName, str], RouteCost] = {}
+        """(listener, route) -> what the evaluations of its transform cost, after the first one."""
 
     async def attempt(self, delivery: model.Delivery) -> AttemptResult:
         """Make one attempt. Return its result for the store; a failure of the destination is a result too."""
@@ -115,8 +122,8 @@ class DeliveryWorker:
             if reason is not None:
                 self.forbidden.add(key)
                 _log.warning("forbidden_address_found", destination=key, reason=reason, hint=_FORBIDDEN_HINT)
-        slow = self._slow_in_a_row.items()
-        self._slow_in_a_row = {name: count for name, count in slow if name[0].key not in changed.listeners}
+        costs = self._costs.items()
+        self._costs = {name: cost for name, cost in costs if name[0].key not in changed.listeners}
 
     def is_tried(self, destination: documents.DestinationDocument) -> bool:
         """Return whether a destination's present URL was tried since the start."""
@@ -124,7 +131,8 @@ class DeliveryWorker:
 
     def is_too_slow(self, listener: model.ListenerName, route_name: str) -> bool:
         """Return whether a route is held because its transform is too slow."""
-        return self._slow_in_a_row.get((listener, route_name), 0) >= routing.SLOW_IN_A_ROW
+        cost = self._costs.get((listener, route_name))
+        return cost is not None and cost.is_too_slow
 
     def _transform(self, delivery: model.Delivery, definition: model.RouteDefinition) -> Any:
         """Return the transform's value, ``NOT_TRANSFORMED`` if the route has none, or why the delivery is held."""
@@ -132,14 +140,14 @@ class DeliveryWorker:
         transform = live.transform if live is not None else definition.transform
         if not transform:
             return payload.NOT_TRANSFORMED
-        if self.is_too_slow(definition.listener, definition.route):
+        name = (definition.listener, definition.route)
+        cost = self._costs.get(name)
+        if cost is None:
+            cost = self._costs[name] = RouteCost(definition.listener.namespace, self._budgets)
+        if cost.is_too_slow:
             return model.HoldReason.ExpressionTooSlow
         evaluation = self._documents.evaluate(transform, "transform", delivery, definition)
-        name = (definition.listener, definition.route)
-        if evaluation.cpu_seconds >= routing.SLOW_SECONDS:
-            self._slow_in_a_row[name] = self._slow_in_a_row.get(name, 0) + 1
-        else:
-            self._slow_in_a_row.pop(name, None)
+        cost.note(evaluation.cpu_seconds)
         if evaluation.error_code:
             self.counters.count_expression_error(evaluation.error_code)
             _log.warning(

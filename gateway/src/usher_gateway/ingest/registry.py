@@ -10,6 +10,7 @@ import msgspec
 from usher_gateway import documents, model
 from usher_gateway.ingest import auth, identity, routing
 from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.timing import TokenBucket
 
 
@@ -50,6 +51,7 @@ class LiveListener:
         keys: model.Keys,
         expressions: routing.ExpressionWatcher,
         counters: ArrivalCounters,
+        budgets: NamespaceBudgets,
         now: float,
     ) -> None:
         """Prepare a listener. ``now``: a monotonic time in seconds, for its rate limit.
@@ -61,7 +63,9 @@ class LiveListener:
         self.name = model.ListenerName(document.namespace, document.tenant.name, document.name)
         self.counters = counters.of(self.name)
         self.identifier = identity.Identifier(document, keys)
-        self.planner = routing.Planner(document, destinations, self.identifier, expressions)
+        self.planner = routing.Planner(
+            document, destinations=destinations, identifier=self.identifier, watcher=expressions, budgets=budgets
+        )
         self.source_ranges = auth.networks(document.source_ranges)
         self.trusted_proxies = auth.networks(document.trusted_proxies)
         self.is_open = document.authentication.type == "None"
@@ -109,8 +113,16 @@ class Match(msgspec.Struct, frozen=True):
 class ListenerRegistry:
     """The listeners in force by name and by address. A lookup costs the same for one listener and for 10,000."""
 
-    def __init__(self, *, keys: model.Keys, expressions: routing.ExpressionWatcher, counters: ArrivalCounters) -> None:
+    def __init__(
+        self,
+        *,
+        keys: model.Keys,
+        expressions: routing.ExpressionWatcher,
+        counters: ArrivalCounters,
+        budgets: NamespaceBudgets,
+    ) -> None:
         self._keys = keys
+        self._budgets = budgets
         self._expressions = expressions
         self._counters = counters
         self._listeners: dict[str, LiveListener] = {}
@@ -138,6 +150,7 @@ class ListenerRegistry:
             keys=self._keys,
             expressions=self._expressions,
             counters=self._counters,
+            budgets=self._budgets,
             now=now,
         )
 

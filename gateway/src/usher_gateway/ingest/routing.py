@@ -13,11 +13,7 @@ import msgspec
 
 from usher_gateway import documents, expressions, model
 from usher_gateway.ingest import identity
-
-SLOW_SECONDS = 0.005
-"""An evaluation that takes at least this much CPU time counts as slow."""
-SLOW_IN_A_ROW = 3
-"""After this many slow evaluations in a row the route is held."""
+from usher_gateway.ingest.evaluation_limits import ArrivalBudget, NamespaceBudgets, RouteCost
 
 _DAY = 86_400 * model.MICROSECONDS
 _MARK_KEPT = 8 * _DAY
@@ -85,17 +81,21 @@ def _count(value: object) -> int | None:
 
 
 class Planner:
-    """Plans the routes of one listener. Its only state is how many slow evaluations each filter had."""
+    """Plans the routes of one listener. Its only state is what the evaluations of each expression cost."""
 
     def __init__(
         self,
         listener: documents.ListenerDocument,
+        *,
         destinations: Mapping[str, documents.DestinationDocument],
         identifier: identity.Identifier,
         watcher: ExpressionWatcher,
+        budgets: NamespaceBudgets,
     ) -> None:
         self._normaliser = Normaliser(listener.fields)
-        self._routes = [_PlannedRoute(listener, route, destinations, identifier, watcher) for route in listener.routes]
+        self._routes = [
+            _PlannedRoute(listener, route, destinations, identifier, watcher, budgets) for route in listener.routes
+        ]
         self.has_marks = any(route.once_per is not None for route in listener.routes)
         self.is_constant = all(route.is_constant for route in self._routes)
         """True if the plans are the same for every body, so that `constant` returns them."""
@@ -111,7 +111,7 @@ class Planner:
 
     @property
     def too_slow(self) -> set[str]:
-        """Names of the routes that are held because their filter is too slow."""
+        """Names of the routes whose filter, or transform in a shadow route, is too slow to be evaluated."""
         return {route.name for route in self._routes if route.is_too_slow}
 
     def plan(self, context: RoutingContext) -> tuple[Plans, Plans]:
@@ -125,7 +125,8 @@ class Planner:
         return self._plan(context, visit)
 
     def _plan(self, context: RoutingContext, visit: dict[str, object]) -> tuple[Plans, Plans]:
-        if_visit = tuple([route.plan(context, visit) for route in self._routes])
+        budget = ArrivalBudget()
+        if_visit = tuple([route.plan(context, visit, budget) for route in self._routes])
         if_repeat = tuple(
             [
                 plan if route.forwards_repeats or plan.skip is model.SkipReason.Paused else route.repeat
@@ -143,6 +144,7 @@ class _PlannedRoute:
         destinations: Mapping[str, documents.DestinationDocument],
         identifier: identity.Identifier,
         watcher: ExpressionWatcher,
+        budgets: NamespaceBudgets,
     ) -> None:
         self._route = route
         self._identifier = identifier
@@ -152,7 +154,8 @@ class _PlannedRoute:
         self._name = self._definition.listener
         self._destination_hold = destination_hold(destinations.get(route.destination), listener.tenant.name)
         self._when = expressions.compile_expression(route.when, "when") if route.when else None
-        self._slow_in_a_row = 0
+        self._filter_cost = RouteCost(listener.namespace, budgets)
+        self._shadow_cost = RouteCost(listener.namespace, budgets)
         self.forwards_repeats = route.repeats == "Forward"
         self.repeat = self._skip(model.SkipReason.Repeat)
         self.is_constant = (
@@ -168,14 +171,14 @@ class _PlannedRoute:
 
     @property
     def is_too_slow(self) -> bool:
-        return self._slow_in_a_row >= SLOW_IN_A_ROW
+        return self._filter_cost.is_too_slow or self._shadow_cost.is_too_slow
 
-    def plan(self, context: RoutingContext, visit: dict[str, object]) -> model.RoutePlan:
+    def plan(self, context: RoutingContext, visit: dict[str, object], budget: ArrivalBudget) -> model.RoutePlan:
         """Decide in this order: paused, filter, stale, once-per, shadow."""
         if self._route.state == "Paused":
             return self._skip(model.SkipReason.Paused)
         hold = context.hold or self._destination_hold
-        passes, filter_hold = self._filter(visit, context.body)
+        passes, filter_hold = self._filter(visit, context.body, budget)
         if not passes:
             return self._skip(model.SkipReason.Filter)
         expires_at = 0
@@ -184,7 +187,7 @@ class _PlannedRoute:
             if expires_at <= context.received_at:
                 return self._skip(model.SkipReason.Stale)
         if self._route.state == "Shadow":
-            self._render_shadow(visit, context.body)
+            self._render_shadow(visit, context.body, budget)
             return self._skip(model.SkipReason.Shadow)
         mark, until = self._mark(context)
         return model.RoutePlan(
@@ -194,33 +197,38 @@ class _PlannedRoute:
     def _skip(self, reason: model.SkipReason) -> model.RoutePlan:
         return model.RoutePlan(self._definition, skip=reason)
 
-    def _filter(self, visit: dict[str, object], body: object) -> tuple[bool, model.HoldReason | None]:
+    def _filter(
+        self, visit: dict[str, object], body: object, budget: ArrivalBudget
+    ) -> tuple[bool, model.HoldReason | None]:
         """Return (passes, hold). If the filter cannot be evaluated, the delivery is held. It is never skipped."""
         if self._when is None:
             return True, None
-        if self.is_too_slow:
-            return True, model.HoldReason.ExpressionTooSlow
+        hold = model.HoldReason.ExpressionTooSlow
+        if self._filter_cost.is_too_slow:
+            return True, hold
+        if budget.is_spent:
+            self._watcher.expression_failed(self._name.key, self._route.name, hold.name)
+            return True, hold
         evaluation = self._when.evaluate(visit, body)
-        self._note_duration(evaluation.cpu_seconds)
+        self._note(evaluation, self._filter_cost, budget)
         if not evaluation.error_code:
             return bool(evaluation.value), None
-        self._watcher.expression_failed(self._name.key, self._route.name, evaluation.error_code)
         return True, model.HoldReason.FilterError
 
-    def _note_duration(self, cpu_seconds: float) -> None:
-        if cpu_seconds < SLOW_SECONDS:
-            self._slow_in_a_row = 0
-            return
-        self._slow_in_a_row += 1
-        if self._slow_in_a_row == SLOW_IN_A_ROW:
-            self._watcher.expression_held(self._name.key, self._route.name)
-
-    def _render_shadow(self, visit: dict[str, object], body: object) -> None:
+    def _render_shadow(self, visit: dict[str, object], body: object, budget: ArrivalBudget) -> None:
         """Evaluate the transform of a shadow route, which sends nothing, to find out whether it works."""
-        if self._route.transform:
+        if self._route.transform and not self._shadow_cost.is_too_slow and not budget.is_spent:
             evaluation = expressions.compile_expression(self._route.transform, "transform").evaluate(visit, body)
-            if evaluation.error_code:
-                self._watcher.expression_failed(self._name.key, self._route.name, evaluation.error_code)
+            self._note(evaluation, self._shadow_cost, budget)
+
+    def _note(self, evaluation: expressions.Evaluation, cost: RouteCost, budget: ArrivalBudget) -> None:
+        """Note the cost and the failure of an evaluation."""
+        budget.seconds_left -= evaluation.cpu_seconds
+        cost.note(evaluation.cpu_seconds)
+        if cost.is_too_slow:
+            self._watcher.expression_held(self._name.key, self._route.name)
+        if evaluation.error_code:
+            self._watcher.expression_failed(self._name.key, self._route.name, evaluation.error_code)
 
     def _mark(self, context: RoutingContext) -> tuple[bytes, int]:
         rule = self._route.once_per
