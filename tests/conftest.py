@@ -3,9 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from support import leaks, schedule
+
+# No test asserts the speed of an example, because test machines differ.
+hypothesis.settings.register_profile("usher", deadline=None)
+hypothesis.settings.load_profile("usher")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -282,7 +282,7 @@ steps = st.lists(
 
 @pytest.mark.parametrize("fold_rows", [1, 3, 1000])
 def test_random_arrivals_are_counted_as_the_rules_say(engine: engines.Engine, fold_rows: int) -> None:
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=12)
     @given(steps)
     def run(script: list[tuple[int, str, str, int | None, str]]) -> None:
         asyncio.run(_follow(engine, fold_rows, script))

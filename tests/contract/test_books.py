@@ -88,7 +88,7 @@ steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 1000)), min_
 
 @pytest.mark.parametrize("fold_rows", [2, 1000])
 def test_books_balance_after_random_operations(engine: engines.Engine, fold_rows: int) -> None:
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=12)
     @given(steps)
     def run(script: list[Step]) -> None:
         asyncio.run(_follow(engine, fold_rows, script))

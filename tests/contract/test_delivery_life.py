@@ -214,7 +214,7 @@ class ModelledStore:
 
 
 def test_random_delivery_operations_agree_with_the_model(engine: engines.Engine) -> None:
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(steps)
     def run(script: list[tuple[str, int]]) -> None:
         asyncio.run(_follow(engine, script))

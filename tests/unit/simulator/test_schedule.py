@@ -29,7 +29,7 @@ patterns = strategies.builds(
     untimed=strategies.sampled_from([0.0, 0.3, 1.0]),
     returning=strategies.sampled_from([0.0, 0.9]),
 )
-few = hypothesis.settings(max_examples=60, deadline=None)
+few = hypothesis.settings(max_examples=60)
 
 
 @few

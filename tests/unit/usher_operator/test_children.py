@@ -23,7 +23,7 @@ KEYS = st.sampled_from(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(HOSTS)
 def test_object_name_of_a_hostname_is_valid_for_any_object(hostname: str) -> None:
     name = f"{children.object_name(hostname)}-1024-tls"
@@ -41,7 +41,7 @@ def test_paths_with_tokens_are_routed_by_their_prefix() -> None:
     assert len({part.name for part in parts}) == 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sets(PATHS, max_size=200))
 def test_each_routable_path_is_in_exactly_one_object(paths: set[str]) -> None:
     parts = children.split_by_path("h.example", paths)

@@ -220,7 +220,7 @@ async def test_cancelled_worker_loses_no_key(queue: Workqueue[str]) -> None:
 Step = st.tuples(st.sampled_from(["add", "after", "last", "take", "done", "retry", "pass"]), st.integers(0, 3))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(Step, max_size=60))
 def test_queue_loses_no_key_and_processes_none_twice_at_once(steps: list[tuple[str, int]]) -> None:
     clock = Clock()

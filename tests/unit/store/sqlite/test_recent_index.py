@@ -19,7 +19,7 @@ def filled(*stretches: list[int]) -> RecentIndex:
     return made
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(TIMES, TIMES, st.integers(-5, 65), st.integers(-5, 65))
 def test_sighting_between_two_times_is_found_if_it_exists(
     folding: list[int], growing: list[int], after: int, before: int

@@ -86,7 +86,7 @@ def settled(manifests: list[dict[str, Any]]) -> dict[Key, Plan]:
     return {key: plan.plan(found, key) for key in found.every_key()}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(AGENCIES, st.randoms(use_true_random=False))
 def test_order_of_creation_changes_no_plan(manifests: list[dict[str, Any]], chance: Any) -> None:
     shuffled = [CLASS, *manifests]
@@ -94,7 +94,7 @@ def test_order_of_creation_changes_no_plan(manifests: list[dict[str, Any]], chan
     assert settled([CLASS, *manifests]) == settled(shuffled)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(AGENCIES)
 def test_second_plan_is_equal(manifests: list[dict[str, Any]]) -> None:
     found = built([CLASS, *manifests])
@@ -104,7 +104,7 @@ def test_second_plan_is_equal(manifests: list[dict[str, Any]]) -> None:
         assert not found.apply(plan.plan(found, key))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(AGENCIES)
 def test_operator_publishes_the_documents_that_files_give(manifests: list[dict[str, Any]]) -> None:
     found = built([CLASS, *manifests])
