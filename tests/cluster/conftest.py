@@ -157,7 +157,7 @@ async def restorable_install(
 async def assert_no_right_was_missing(install: installs.Install) -> None:
     """Check that the shipped permissions were enough for operator and gateway.
 
-    In a namespace whose admission ended, requests may fail until the operator noticed that.
+    In a namespace whose admission ended, or that was deleted, requests may fail until the operator noticed that.
     """
     refused = [
         one for account in (install.operator, install.gateway) for one in install.cluster.audit.refusals(account.user)
@@ -165,7 +165,10 @@ async def assert_no_right_was_missing(install: installs.Install) -> None:
     own = {"", install.system, install.config}
     admissions = {one.namespace: api.Resource("RoleBinding", AGENCY_ROLE, one.namespace) for one in refused}
     ended = {name for name, binding in admissions.items() if name not in own and not await install.server.get(binding)}
-    assert [one for one in refused if one.namespace not in ended] == []
+    deleted = {
+        one.name for one in install.cluster.audit.since() if one.verb == "delete" and one.resource == "namespaces"
+    }
+    assert [one for one in refused if one.namespace not in ended | deleted] == []
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -86,7 +86,7 @@ async def test_destination_at_a_forbidden_address_says_so_before_any_visit(agenc
     await agency.apply(agency.tenant(), agency.destination(http={"url": "https://10.0.0.1/hook"}))
     await agency.wait("Destination", "crm", "Healthy", "False", "AddressForbidden")
     await agency.apply(agency.destination())
-    await agency.wait("Destination", "crm", "Healthy", "True", "Healthy")
+    await agency.wait("Destination", "crm", "Healthy", "Unknown", "NotTried")
 
 
 async def test_secret_without_its_key_is_reported_and_the_last_value_kept(agency: agencies.Agency) -> None:
