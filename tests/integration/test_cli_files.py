@@ -244,7 +244,7 @@ def test_common_yaml_mistakes_are_named(tmp_path: pathlib.Path) -> None:
 def test_help_wraps_cleanly_on_a_narrow_terminal() -> None:
     lines = [line.strip() for line in usher("check", "--help", COLUMNS="80").stdout.splitlines()]
     first = next(index for index, line in enumerate(lines) if line.startswith("Each expression"))
-    assert lines[first + 1].startswith("problem, else 0. Warnings, notices and moved addresses do not count as")
+    assert lines[first + 1].startswith("there is a problem, else 0. Warnings, notices and moved addresses do not count")
 
 
 def test_check_names_no_line_of_a_file_that_does_not_exist(tmp_path: pathlib.Path) -> None:

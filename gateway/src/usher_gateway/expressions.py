@@ -567,13 +567,32 @@ SAMPLES: tuple[Sample, ...] = (
 """One body with every field that Purple is known to send, and one with the least that is accepted."""
 
 
-def failing_samples(source: str, where: Where) -> dict[str, str]:
-    """Return the samples on which a valid expression fails: name -> error code."""
+_MEASUREMENTS = 5
+
+
+class SampleResult(msgspec.Struct, frozen=True):
+    """What an expression did with the samples."""
+
+    failed: dict[str, str]
+    """The samples on which it fails: name -> error code."""
+    cpu_seconds: float
+    """Of one evaluation, with the sample that takes longest."""
+
+    @property
+    def always_fails(self) -> bool:
+        """Whether it fails on every sample."""
+        return len(self.failed) == len(SAMPLES)
+
+
+@functools.lru_cache(maxsize=16_384)
+def try_samples(source: str, where: Where) -> SampleResult:
+    """Evaluate a valid expression on every sample, and measure it."""
     program = compile_expression(source, where)
-    failed = {}
-    for sample in SAMPLES if not program.problems else ():
+    failed, longest = {}, 0.0
+    for sample in SAMPLES:
         values = visit_values(sample.visit, _SAMPLE_RECEIVED_AT, late=False)
-        code = program.evaluate(values, sample.body).error_code
-        if code:
-            failed[sample.name] = code
-    return failed
+        evaluations = [program.evaluate(values, sample.body) for _ in range(_MEASUREMENTS)]
+        longest = max(longest, min(evaluation.cpu_seconds for evaluation in evaluations))
+        if evaluations[0].error_code:
+            failed[sample.name] = evaluations[0].error_code
+    return SampleResult(failed, longest)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -9,9 +10,9 @@ import typer
 from usher_gateway.cli import admin_client, tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from usher_gateway import model
+    from usher_gateway import expressions, model
     from usher_gateway.config.files import FileConfiguration
     from usher_gateway.destinations import address_guard
     from usher_gateway.resources import address_moves, conditions
@@ -33,6 +34,9 @@ _CODES = {
 
 _FOLLOWING = 5
 """Most objects that are named as failing because of one problem."""
+
+_SHOWN_COSTS = 20
+"""Most expressions whose cost is printed as text, the most expensive first."""
 
 
 def register(app: typer.Typer) -> None:
@@ -62,12 +66,15 @@ def register(app: typer.Typer) -> None:
                 "gateway (the URL of its admin port), or with a file or folder.",
             ),
         ] = None,
+        strict: Annotated[
+            bool, typer.Option("--strict", envvar="USHER_STRICT", help="Every warning is an error.")
+        ] = False,
         data: admin_client.Data = admin_client.DATA,
     ) -> None:
         """List everything that is wrong with manifests: file and line, field, problem, and a hint.
 
-        Each expression is tried on sample bodies. The exit code is 1 if there is a problem, else 0. Warnings, notices
-        and moved addresses do not count as problems.
+        Each expression is tried and measured on sample bodies. The exit code is 1 if there is a problem, else 0.
+        Warnings, notices and moved addresses do not count as problems.
         """
         from usher_gateway import model
         from usher_gateway.config.files import load_once
@@ -82,44 +89,84 @@ def register(app: typer.Typer) -> None:
         configuration = load_once(files, keys)
         old = _load_old(pathlib.Path(against), keys) if against and not _is_gateway(against) else None
         moves = _moves(against, data, old, configuration) if against else []
-        found = (*configuration.problems, *_sample_problems(configuration), *_out_of_reach(configuration, guard))
+        tried = [*_try_expressions(configuration)]
+        found = (*configuration.problems, *_sample_problems(tried), *_out_of_reach(configuration, guard))
         found = (*found, *(_inherited_urls(old, configuration) if old else ()))
-        problems = sorted(found)
+        problems = sorted(_as_errors(found) if strict else found)
+        costs = sorted((one.cost for one in tried), key=lambda cost: -cost.microseconds)
         if output == "json":
-            _print_json(problems, moves)
+            _print_json(problems, moves, costs)
         else:
-            _print_text(problems, configuration)
+            _print_text(problems, configuration, costs)
             if against:
                 _print_moves(moves, against)
         raise typer.Exit(1 if conditions.has_errors(problems) else 0)
 
 
-def _sample_problems(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
-    """Try every expression on sample bodies.
+@dataclass(frozen=True)
+class ExpressionCost:
+    """What one evaluation of an expression costs on this machine: CPU time, on the sample that takes longest."""
 
-    An expression that fails on all of them, and not because a field is absent, is an error.
-    """
+    file: str
+    line: int
+    path: str
+    resource: str
+    microseconds: float
+
+
+@dataclass(frozen=True)
+class _TriedExpression:
+    cost: ExpressionCost
+    result: "expressions.SampleResult"
+
+
+def _try_expressions(configuration: "FileConfiguration") -> "Iterator[_TriedExpression]":
+    """Try every valid expression on the sample bodies."""
     from usher_gateway import expressions, resources
-    from usher_gateway.resources import conditions
 
     for (kind, key), loaded in configuration.objects.items():
         if not isinstance(loaded.resource, resources.Listener):
             continue
         for path, source, where in loaded.resource.expressions:
-            failed = expressions.failing_samples(source, where)
-            if not failed:
-                continue
+            if not expressions.check_expression(source, where):
+                result = expressions.try_samples(source, where)
+                microseconds = round(result.cpu_seconds * 1e6, 1)
+                cost = ExpressionCost(loaded.file, loaded.line_of(path), path, f"{kind} {key}", microseconds)
+                yield _TriedExpression(cost, result)
+
+
+def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Problem]":
+    """Yield an error for each expression that fails on every sample body, and a warning for one that fails on some."""
+    from usher_gateway.ingest import evaluation_limits
+    from usher_gateway.resources import conditions
+
+    for one in tried:
+        cost, failed = one.cost, one.result.failed
+        if failed:
             code = next(iter(failed.values()))
-            always = len(failed) == len(expressions.SAMPLES) and "NoSuchField" not in failed.values()
+            where = "every sample body" if one.result.always_fails else " and on ".join(failed)
             yield conditions.Problem(
-                loaded.file,
-                loaded.line_of(path),
-                path,
-                f"fails with {code} on {' and on '.join(failed)}; deliveries would be held",
+                cost.file,
+                cost.line,
+                cost.path,
+                f"fails with {code} on {where}; deliveries would be held",
                 _CODES.get(code, "see docs/expressions.md"),
-                "error" if always else "warning",
-                f"{kind} {key}",
+                "error" if one.result.always_fails else "warning",
+                cost.resource,
             )
+        if one.result.cpu_seconds >= evaluation_limits.EXPENSIVE_SECONDS:
+            message = (
+                f"takes {cost.microseconds / 1000:.1f} ms on a sample body; a busy listener would hold its deliveries"
+            )
+            hint = "see the limits of time in docs/expressions.md"
+            yield conditions.Problem(cost.file, cost.line, cost.path, message, hint, "warning", cost.resource)
+
+
+def _as_errors(problems: "Iterable[conditions.Problem]") -> "Iterator[conditions.Problem]":
+    import msgspec
+
+    for found in problems:
+        yield msgspec.structs.replace(found, severity="error") if found.severity == "warning" else found
 
 
 def _out_of_reach(
@@ -229,14 +276,18 @@ def _print_moves(moves: "list[address_moves.AddressMove]", against: str) -> None
     typer.echo(f"compared with {against}: {outcome if moves else 'every URL stays'}")
 
 
-def _print_json(problems: "list[conditions.Problem]", moves: "list[address_moves.AddressMove]") -> None:
+def _print_json(
+    problems: "list[conditions.Problem]", moves: "list[address_moves.AddressMove]", costs: list[ExpressionCost]
+) -> None:
     import msgspec
 
-    found = {"problems": problems, "moves": moves}
+    found = {"problems": problems, "moves": moves, "expressions": costs}
     typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
 
 
-def _print_text(problems: "list[conditions.Problem]", configuration: "FileConfiguration") -> None:
+def _print_text(
+    problems: "list[conditions.Problem]", configuration: "FileConfiguration", costs: list[ExpressionCost]
+) -> None:
     following: dict[str, list[conditions.Problem]] = {}
     for found in problems:
         if found.because:
@@ -248,12 +299,27 @@ def _print_text(problems: "list[conditions.Problem]", configuration: "FileConfig
         for name in _names(found):
             if name in following and last[name] == index:
                 _print_following(following[name])
+    _print_costs(costs)
     errors = sum(found.severity == "error" for found in causes)
     snapshot = configuration.snapshot
     listeners = tables.counted(len(snapshot.listeners), "listener")
     destinations = tables.counted(len(snapshot.destinations), "destination")
     outcome = tables.counted(errors, "problem") if errors else "no problems"
     typer.echo(f"{listeners} and {destinations} would run; {outcome}")
+
+
+def _print_costs(costs: list[ExpressionCost]) -> None:
+    from usher_gateway.ingest import evaluation_limits
+
+    if not costs:
+        return
+    counted = tables.counted(len(costs), "expression")
+    limit = f"{evaluation_limits.SLOW_SECONDS * 1000:.0f} ms"
+    typer.echo(f"{counted} measured on sample bodies; a filter or transform over {limit} is slow")
+    for cost in costs[:_SHOWN_COSTS]:
+        typer.echo(f"    {cost.resource}: {cost.path}: {cost.microseconds:.1f} us")
+    if len(costs) > _SHOWN_COSTS:
+        typer.echo(f"    {len(costs) - _SHOWN_COSTS} more take less; `--output json` lists all")
 
 
 def _names(found: "conditions.Problem") -> tuple[str, str]:

@@ -1,0 +1,125 @@
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from usher_gateway import expressions
+from usher_gateway.cli import main
+
+COMMANDS = main.build()
+
+TENANT = """\
+apiVersion: usher.dev/v1alpha1
+kind: Tenant
+metadata: {name: acme}
+spec: {displayName: Acme}
+---
+"""
+DESTINATION = """\
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: crm}
+spec: {type: HTTP, http: {url: "https://crm.example"}}
+---
+"""
+LISTENER = """\
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {name: lobby}
+spec:
+  tenantRef: {name: acme}
+  routes:
+  - name: crm
+    destinationRef: {name: crm}
+    when: visit.email != ''
+---
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    text: str
+    problems: list[dict[str, Any]]
+    """With ``--output json``."""
+
+
+def check(*arguments: object, piped: str = "") -> Finished:
+    result = CliRunner().invoke(
+        COMMANDS, ["check", *map(str, arguments)], input=piped, env={"NO_COLOR": "1", "COLUMNS": "120"}
+    )
+    problems = json.loads(result.stdout)["problems"] if "json" in arguments else []
+    return Finished(result.exit_code, result.stdout, problems)
+
+
+def check_when(when: str, *arguments: str) -> Finished:
+    return check("-", *arguments, piped=TENANT + DESTINATION + LISTENER.replace("visit.email != ''", when))
+
+
+# Expressions
+
+
+def test_measured_cost_of_each_expression_is_printed() -> None:
+    done = check_when("visit.email != ''\n    transform: '{\"to\": visit.email}'")
+    assert "2 expressions measured on sample bodies; a filter or transform over 5 ms is slow\n" in done.text
+    lines = [line for line in done.text.splitlines() if line.endswith(" us")]
+    assert sorted(line.split(": ")[1] for line in lines) == ["spec.routes[0].transform", "spec.routes[0].when"]
+    assert all(0 < float(line.split()[-2]) < 5000 for line in lines)
+
+
+def test_costs_of_many_expressions_are_shortened_in_text_only() -> None:
+    routes = "".join(
+        f"  - name: r{number}\n    destinationRef: {{name: crm}}\n    when: visit.visitCount != {number}\n"
+        for number in range(30)
+    )
+    manifests = TENANT + DESTINATION + LISTENER.partition("  - name")[0] + routes
+    text = check("-", piped=manifests).text
+    assert text.count(" us\n") == 20
+    assert "10 more take less; `--output json` lists all\n" in text
+    costs = json.loads(check("-", "--output", "json", piped=manifests).text)["expressions"]
+    assert len(costs) == 30
+    assert {one["resource"] for one in costs} == {"Listener default/lobby"}
+    assert costs == sorted(costs, key=lambda one: -one["microseconds"])
+
+
+def test_expensive_expression_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*_: object) -> expressions.SampleResult:
+        return expressions.SampleResult({}, 0.0015)
+
+    monkeypatch.setattr(expressions, "try_samples", measure)
+    done = check_when("visit.email != ''")
+    assert done.code == 0
+    assert "warning: Listener default/lobby: spec.routes[0].when: takes 1.5 ms on a sample body" in done.text
+
+
+@pytest.mark.parametrize(
+    ("when", "code", "error"),
+    [
+        ("body.guest.name == 'x'", 1, "NoSuchField"),
+        ("visit.email", 1, "NotBoolean"),
+        ("visit.email + 1 == ''", 1, "NoSuchOverload"),
+        ("body.user.venue.id == 3", 0, "NoSuchField"),
+        ("visit.visitCount > 2", 0, "NoSuchOverload"),
+    ],
+)
+def test_expression_that_fails_on_every_sample_is_an_error(when: str, code: int, error: str) -> None:
+    done = check_when(when)
+    assert done.code == code
+    severity = "error" if code else "warning"
+    where = "on every sample body" if code else "on a body with only a user"
+    assert f"{severity}: Listener default/lobby: spec.routes[0].when: fails with {error} {where};" in done.text
+
+
+def test_strict_makes_every_warning_an_error() -> None:
+    done = check_when("visit.visitCount > 2", "--strict")
+    assert (done.code, "error: Listener default/lobby: spec.routes[0].when" in done.text) == (1, True)
+    assert "1 problem\n" in done.text
+    told = check_when("visit.visitCount > 2", "--strict", "--output", "json").problems
+    assert [one["severity"] for one in told if one["path"] == "spec.routes[0].when"] == ["error"]
+
+
+def test_strict_leaves_notices_alone() -> None:
+    done = check_when("visit.email != ''", "--strict")
+    assert (done.code, "notice: ListenerClass: there is no ListenerClass" in done.text) == (0, True), done.text
