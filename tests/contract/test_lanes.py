@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from contract import engines, samples
 from usher_gateway import model
 
@@ -106,3 +108,27 @@ async def test_clock_set_back_does_not_delay_recovered_deliveries(bench: engines
     await bench.reopen(crash=True)
     assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
     assert (await deliver(bench, "b")).key > delivery.key
+
+
+TWO_DAYS = 2 * samples.DAY
+
+
+async def test_delivery_deferred_after_the_clock_is_set_back_is_due(bench: engines.Bench) -> None:
+    bench.clock.now = NOW + TWO_DAYS
+    delivery = await deliver(bench, "a")
+    bench.clock.now = NOW
+    await bench.store.defer([delivery.key])
+    assert [due.next_due_at for due in await bench.store.due()] == [NOW]
+    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_deferred_delivery_is_due_after_a_start_with_the_clock_set_back(
+    bench: engines.Bench, *, is_killed: bool
+) -> None:
+    bench.clock.now = NOW + TWO_DAYS
+    delivery = await deliver(bench, "a")
+    await bench.store.defer([delivery.key])
+    bench.clock.now = NOW
+    await bench.reopen(crash=is_killed)
+    assert [claimed.key for claimed in await bench.claim()] == [delivery.key]

@@ -203,7 +203,7 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
     said = await statements_of(
         bench,
         lambda opened: delivery_queue.claim(opened, "agency/crm", 10, 1000, NOW),
-        lambda opened: delivery_queue.defer(opened, deliveries),
+        lambda opened: delivery_queue.defer(opened, deliveries, NOW),
         lambda opened: delivery_queue.cancel_held(opened, group, model.CancelReason.OnRequest, 0, NOW),
         lambda opened: delivery_queue.claim_held(opened, group, samples.CRM, 0, NOW),
         lambda opened: delivery_queue.unhold(opened, group, NOW),

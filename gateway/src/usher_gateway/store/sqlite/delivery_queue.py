@@ -54,6 +54,15 @@ _LOAD = (
 _CLAIM = f"{_LOAD} where d.destination = ? and d.waiting = 1 and d.due_at <= ? order by d.due_at limit ?"
 """Load the backlog of a destination, the longest due first."""
 
+_TAKE_FROM_BACKLOG = "update deliveries set waiting = 0 where state = 0 and hold = 0 and key in ({})"
+"""Claim deliveries."""
+
+_DEFER = (
+    "update deliveries set waiting = 1, due_at = min(due_at, deferred.column2) from (values {}) deferred"
+    " where key = deferred.column1 and state = 0 and hold = 0 returning key"
+)
+"""Return claimed deliveries to the backlog. Columns of the values: key, time."""
+
 _LOAD_HELD = f"{_LOAD} where d.hold > 0 and d.hold = ? and d.route = ? limit ?"
 """Load deliveries of a held group."""
 
@@ -172,27 +181,25 @@ def claim(transaction: Transaction, destination: str, limit: int, max_bytes: int
             break
         claimed.append(delivery)
     keys = [delivery.key for delivery in claimed]
-    _set_in_backlog(transaction, keys, 0)
+    for _ in database.select_in(transaction.connection, _TAKE_FROM_BACKLOG, sorted(keys)):
+        pass
     transaction.add_claimed(keys)
     return claimed
 
 
-def defer(transaction: Transaction, keys: Sequence[int]) -> None:
-    """Return claimed deliveries to the backlog, due at once."""
-    _set_in_backlog(transaction, keys, 1)
+def defer(transaction: Transaction, keys: Sequence[int], now: int) -> None:
+    """Return claimed deliveries to the backlog, due at once even if the clock was set back since they were due."""
+    values = [(key, now) for key in sorted(keys)]
+    for _ in database.select_from_values(transaction.connection, _DEFER, database.PAIR, values):
+        pass
     transaction.remove_claimed(keys)
+    transaction.note_time(now)
 
 
 def hasten(transaction: Transaction, destination: str, now: int) -> int:
     """Make a slice of a destination's backlog due at once; return how many changed."""
     values = (now, transaction.names.destination(destination), HOLD_SLICE)
     return transaction.connection.execute(_HASTEN, values).rowcount
-
-
-def _set_in_backlog(transaction: Transaction, keys: Sequence[int], value: int) -> None:
-    statement = f"update deliveries set waiting = {value} where state = 0 and hold = 0 and key in ({{}})"  # noqa: S608 - 0 or 1
-    for _ in database.select_in(transaction.connection, statement, sorted(keys)):
-        pass
 
 
 # Held deliveries

@@ -185,7 +185,8 @@ class SqliteStore:
 
     async def defer(self, keys: Sequence[int]) -> None:
         if keys:
-            await self._commits.run_job(lambda transaction: delivery_queue.defer(transaction, keys))
+            now = self._now()
+            await self._commits.run_job(lambda transaction: delivery_queue.defer(transaction, keys, now))
 
     async def note_oldest_claimed(self) -> None:
         now = self._now()
