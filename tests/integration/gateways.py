@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Any, Self
 
+import aiohttp
 import msgspec
 
 from local_cluster import ports
@@ -180,6 +181,11 @@ class Gateway:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def readiness(self) -> tuple[int, str]:
+        """Return status and body of ``/readyz``."""
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{self.admin}/readyz") as answer:
+            return answer.status, await answer.text()
 
     def log_tail(self, lines: int = 30) -> str:
         """Return the last lines of the log."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import json
 from pathlib import Path
 
@@ -89,6 +90,90 @@ async def test_clock_jump_loses_no_visit_and_delivers_none_twice(tmp_path: Path,
         assert_each_once(peer.kept("/crm"), sender.count)
         assert_each_once([one for one in peer.kept("/flaky") if one not in failed], sender.count)
         assert_books(gateway, sender)
+
+
+TWENTY_YEARS = 20 * 365 * DAY
+
+
+async def test_jump_of_twenty_years_deletes_and_cancels_nothing(tmp_path: Path) -> None:
+    clock = moving_clock.Clock(tmp_path / "clock")
+    async with contextlib.AsyncExitStack() as stack:
+        peer = await stack.enter_async_context(receiver.Receiver(receiver.ReceiverSettings(keep=True)))
+        routes = [gateways.route(name, name, deliverWithinSeconds=HOUR) for name in ("crm", "flaky", "held")]
+
+        def set_up(state: str) -> list[gateways.Manifest]:
+            destinations = [gateways.destination(name, f"{peer.url}/{name}") for name in ("crm", "flaky")]
+            destinations.append(gateways.destination("held", f"{peer.url}/held", state=state))
+            return [gateways.TENANT, gateways.listener("first", routes), *destinations]
+
+        gateway = await stack.enter_async_context(gateways.Gateway(tmp_path, set_up("Paused")))
+        gateway.program = [moving_clock.PROGRAM, str(clock.file), "usher_gateway"]
+        await gateway.start()
+        sender = stack.enter_context(contextlib.closing(Sender(gateway.port)))
+        peer.set_behaviour("/flaky", receiving.Behaviour(status=503))
+        await sender.visits()
+        await gateways.wait_until(lambda: gateway.store.count("deliveries where state = 1") == VISITS)
+
+        clock.set(TWENTY_YEARS)
+        gateway.configure([*set_up("Paused"), gateways.destination("other", f"{peer.url}/other")])  # reviews holds
+        for _ in range(2):
+            noted = confirmed_at(gateway)
+            await gateways.wait_until(functools.partial(was_pruned, gateway, noted), 15, "a run of retention")
+        assert "clock_jumped" in gateway.log.read_text()
+        assert await has_warning(gateway)
+        assert counts(gateway) == (VISITS, 3 * VISITS, VISITS)
+        assert gateway.store.count("bodies where body is not null") == VISITS
+        assert gateway.store.open_deliveries() == 2 * VISITS
+
+        peer.set_behaviour("/flaky", receiving.Behaviour())
+        clock.set(0)
+        gateway.configure(set_up("Active"))
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 40, "the end of all deliveries")
+        assert counts(gateway) == (VISITS, 3 * VISITS, 3 * VISITS)
+        for path in ("/crm", "/held"):
+            assert_each_once(peer.kept(path), VISITS)
+
+
+async def has_warning(gateway: gateways.Gateway) -> bool:
+    status, text = await gateway.readiness()
+    assert status == 200
+    return "the clock jumped" in text
+
+
+async def test_start_with_another_clock_warns_unless_it_is_accepted(tmp_path: Path) -> None:
+    clock = moving_clock.Clock(tmp_path / "clock")
+    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1")) as gateway:
+        gateway.program = [moving_clock.PROGRAM, str(clock.file), "usher_gateway"]
+        found = []
+        for jump, flags in ((0, []), (TWENTY_YEARS, []), (TWENTY_YEARS, ["--accept-clock"]), (TWENTY_YEARS, [])):
+            clock.set(jump)
+            usual = gateway.flags
+            gateway.flags = [*usual, *flags]
+            noted = confirmed_at(gateway)
+            await gateway.start()
+            await gateways.wait_until(functools.partial(was_pruned, gateway, noted), 15, "a run of retention")
+            found.append(await has_warning(gateway))
+            gateway.flags = usual
+            assert await gateway.terminate() == 0
+        assert found == [False, True, False, False]
+
+
+def confirmed_at(gateway: gateways.Gateway) -> int:
+    """Return the time of the last run of retention."""
+    if not gateway.store.path.exists():
+        return 0
+    found = gateway.store.rows("select value from meta where name = 'confirmed_at'")
+    return int(found[0][0]) if found else 0
+
+
+def was_pruned(gateway: gateways.Gateway, after: int) -> bool:
+    return confirmed_at(gateway) > after
+
+
+def counts(gateway: gateways.Gateway) -> tuple[int, int, int]:
+    """Return the visits, the created and the delivered deliveries according to the meters."""
+    meters, counter = gateway.store.meters(), model.Counter
+    return meters[counter.visits], meters[counter.created], meters[counter.delivered]
 
 
 def only_failed(gateway: gateways.Gateway) -> bool:

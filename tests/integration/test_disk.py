@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from integration import gateways
@@ -220,7 +219,7 @@ async def test_locked_file_delays_visits_at_most_to_the_deadline(tmp_path: Path,
 
 
 async def is_not_ready(gateway: gateways.Gateway, reason: str) -> bool:
-    status, text = await readiness(gateway)
+    status, text = await gateway.readiness()
     return status == 503 and reason in text
 
 
@@ -312,11 +311,6 @@ async def test_wrong_or_missing_install_key_is_rejected(tmp_path: Path, peer: re
 # Deleted, moved or replaced under the gateway
 
 
-async def readiness(gateway: gateways.Gateway) -> tuple[int, str]:
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{gateway.admin}/readyz") as answer:
-        return answer.status, await answer.text()
-
-
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
 @pytest.mark.parametrize("is_replaced", [False, True])
 async def test_nothing_is_acknowledged_while_a_file_is_away(
@@ -331,12 +325,12 @@ async def test_nothing_is_acknowledged_while_a_file_is_away(
         if is_replaced:
             shutil.copy(away, file)
         assert set(await poster.post_together(20)) == {503}
-        status, text = await readiness(gateway)
+        status, text = await gateway.readiness()
         assert (status, file.name in text) == (503, True)
         assert poster.slowest < IN_TIME_SECONDS
         away.rename(file)
         await poster.post_until(200)
-        assert (await readiness(gateway))[0] == 200
+        assert (await gateway.readiness())[0] == 200
         await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 20, "the delivery of everything")
         poster.check(peer)
         assert await gateway.terminate() == 0
@@ -345,11 +339,11 @@ async def test_nothing_is_acknowledged_while_a_file_is_away(
 async def test_idle_gateway_is_not_ready_while_its_folder_is_away(tmp_path: Path, peer: receiver.Receiver) -> None:
     async with gateways.Gateway(tmp_path, one_route(peer)) as gateway:
         await gateway.start()
-        assert (await readiness(gateway))[0] == 200
+        assert (await gateway.readiness())[0] == 200
         gateway.data.rename(tmp_path / "away")
-        assert (await readiness(gateway))[0] == 503
+        assert (await gateway.readiness())[0] == 503
         (tmp_path / "away").rename(gateway.data)
-        assert (await readiness(gateway))[0] == 200
+        assert (await gateway.readiness())[0] == 200
         assert await gateway.terminate() == 0
 
 

@@ -167,7 +167,9 @@ class Gateway:
         self._ingest_metrics = gateway_metrics.IngestMetrics(
             pipeline=self.pipeline, registry=self.registry, counters=self.counters, server=self.server
         )
-        self._store_metrics = gateway_metrics.StoreMetrics(store=self.store, dispatcher=self.dispatcher)
+        self._store_metrics = gateway_metrics.StoreMetrics(
+            store=self.store, dispatcher=self.dispatcher, clock=self.clock
+        )
         delivery_metrics = gateway_metrics.DeliveryMetrics(
             dispatcher=self.dispatcher, worker=self.worker, expressions=self._expressions, state=self.state
         )
@@ -263,6 +265,7 @@ class Gateway:
             stack.push_async_callback(self.destination_client.close)  # closes it if the store does not open
             recovery = await self.store.open()
             _log.info("store_opened", recovered=recovery.recovered, durability=recovery.durability)
+            self.clock.start_from(recovery.confirmed_at, accept=self.settings.accept_clock)
             stack.push_async_callback(self.store.close)  # closes the store if the admin port does not start
             await stack.enter_async_context(self.admin)
             stack.push_async_callback(self.store.close)  # closes it before the admin port
@@ -379,7 +382,7 @@ class Gateway:
         await self.state.configured.wait()  # until then the tenants' retention times are unknown
         while True:
             try:
-                left = await self.store.prune(self.clock.now(), self._meter_months())
+                left = await self.store.prune(self.clock.confirmed(), self._meter_months())
             except model.StoreUnavailableError as error:
                 _log.warning("store_not_pruned", reason=str(error))
                 left = 0

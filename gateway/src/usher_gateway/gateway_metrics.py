@@ -15,6 +15,7 @@ from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.store.base import OpenCounts, Store
+from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
 
@@ -195,9 +196,10 @@ class DeliveryMetrics:
 class StoreMetrics:
     """Metrics of commits, and of the deliveries that are open in the store and in lanes."""
 
-    def __init__(self, *, store: Store, dispatcher: dispatcher.Dispatcher) -> None:
+    def __init__(self, *, store: Store, dispatcher: dispatcher.Dispatcher, clock: Clock) -> None:
         self._store = store
         self._dispatcher = dispatcher
+        self._clock = clock
         self._open = OpenCounts(0, {}, b"")
 
     async def watch(self) -> None:
@@ -241,6 +243,12 @@ class StoreMetrics:
         yield metrics.gauge("usher_store_available", "1 while commits succeed.", [], {(): float(store.is_available)})
         yield metrics.gauge(
             "usher_store_free_bytes", "Free space of the data's file system.", [], {(): float(store.free_bytes)}
+        )
+        yield metrics.gauge(
+            "usher_clock_jump_seconds",
+            "By how much the clock jumped ahead, while retention and expiry wait for a confirmation; 0: not at all.",
+            [],
+            {(): self._clock.jump() / model.MICROSECONDS},
         )
         yield metrics.gauge(
             "usher_unsettled", "Results of attempts that wait for their commit.", [], {(): float(store.unsettled)}

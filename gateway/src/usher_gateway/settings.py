@@ -60,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the admin tokens, if not ``data``: a mounted Secret that all gateways of an install share."""
     time_scale: float = 1.0
     """How many times as fast the gateway's clock runs. Time limits of I/O stay real."""
+    accept_clock: bool = False
+    """Accept the wall clock at the start, even if it is far after the last time in the store."""
     accept_min_free_bytes: int = 1024**3
     """Below this free disk space the gateway answers arrivals with 503; 0: no limit."""
     accept_min_free_ratio: float = 0.10

@@ -5,34 +5,97 @@ Time limits of I/O use the event loop's own clock and are never scaled.
 
 import time
 
+import structlog
+
 from usher_gateway import model
+
+_log = structlog.get_logger(__name__)
 
 MIN_BURST = 1.0
 
+JUMP = 60 * model.MICROSECONDS
+"""The wall clock jumped ahead if it gained more than this against the steady clock."""
+
+LONGEST_STOP = 3600 * model.MICROSECONDS
+"""At a start, the wall clock jumped ahead if it is more than this after the last time in the store."""
+
+STEADY = 3600 * model.MICROSECONDS
+"""A wall clock that jumped ahead is accepted after it ran for this long without another jump."""
+
+_HINT = (
+    "retention and expiry wait until the clock is set back, or for an hour; if it is right, start with --accept-clock"
+)
+
+
+def _since_boot_ns() -> int:
+    """Return the nanoseconds of a clock that never goes back and, where the system has one, counts a suspend too."""
+    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
 
 class Clock:
-    """The wall clock in microseconds, or (for development) a clock that runs ``scale`` times as fast from its start."""
+    """The wall clock in microseconds, or (for development) a clock that runs ``scale`` times as fast from its start.
+
+    Steps that cannot be undone (retention, expiry) use confirmed(): it does not follow a wall clock that jumps ahead,
+    because a clock that is wrong by years for seconds would end everything.
+    """
 
     def __init__(self, scale: float = 1.0, start: int | None = None) -> None:
         """Start a scaled clock at ``start`` (microseconds), such as another process's current time; default: now."""
         self.scale = scale
         self._start = time.time_ns() // 1000 if start is None else start
-        self._monotonic = time.monotonic_ns()
+        self._since_boot = _since_boot_ns()
+        self._confirmed_offset = self._offset()
+        """The wall clock minus the steady clock, when the wall clock was last known to be right."""
+        self._jumped_offset: int | None = None
+        """The same since the wall clock jumped ahead; None: it did not."""
+        self._jumped_at = 0
+        """Steady time of the jump."""
 
     def now(self) -> int:
         """Return the current instant (microseconds since the epoch, UTC)."""
         if self.scale == 1.0:
             return time.time_ns() // 1000
-        elapsed = (time.monotonic_ns() - self._monotonic) // 1000
+        elapsed = (_since_boot_ns() - self._since_boot) // 1000
         return self._start + int(elapsed * self.scale)
 
     def steady(self) -> int:
         """Return microseconds of a clock that never goes back and runs as fast as now(): for circuits and rates."""
-        return int(time.monotonic_ns() // 1000 * self.scale)
+        return int(_since_boot_ns() // 1000 * self.scale)
 
     def real_seconds(self, microseconds: int) -> float:
         """Return the real seconds in which this clock advances by ``microseconds``."""
         return microseconds / model.MICROSECONDS / self.scale
+
+    def start_from(self, stored: int, *, accept: bool) -> None:
+        """Compare the clock with the last confirmed time in the store (0: none), unless it is accepted as it is."""
+        if stored and not accept and self.now() - stored > LONGEST_STOP:
+            self._confirmed_offset = stored - self.steady()
+            self.confirmed()
+
+    def confirmed(self) -> int:
+        """Return the time up to which retention and expiry may act: now(), or earlier while a jump is unconfirmed."""
+        steady, offset = self.steady(), self._offset()
+        if offset <= self._confirmed_offset + JUMP:
+            if self._jumped_offset is not None:
+                _log.info("clock_corrected")
+            self._confirm(offset)
+        elif self._jumped_offset is None or abs(offset - self._jumped_offset) > JUMP:
+            self._jumped_offset, self._jumped_at = offset, steady
+            _log.warning("clock_jumped", seconds=self.jump() // model.MICROSECONDS, hint=_HINT)
+        elif steady - self._jumped_at >= STEADY:
+            _log.warning("clock_jump_accepted", seconds=self.jump() // model.MICROSECONDS)
+            self._confirm(offset)
+        return steady + self._confirmed_offset
+
+    def jump(self) -> int:
+        """Return by how much the clock jumped ahead, as of the last confirmed(); 0: the clock is confirmed."""
+        return 0 if self._jumped_offset is None else self._jumped_offset - self._confirmed_offset
+
+    def _confirm(self, offset: int) -> None:
+        self._confirmed_offset, self._jumped_offset = offset, None
+
+    def _offset(self) -> int:
+        return self.now() - self.steady()
 
 
 class TokenBucket:

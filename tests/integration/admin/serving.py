@@ -98,7 +98,7 @@ class Served:
             source=mock.Mock(**{"status.return_value": SourceStatus(origin="files")}),
             registry=self.registry,
             store=self.bench.store,
-            clock=mock.Mock(now=self.bench.clock),
+            clock=mock.Mock(now=self.bench.clock, jump=lambda: 0),
         )
 
     @property

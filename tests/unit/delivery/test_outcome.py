@@ -100,7 +100,9 @@ def test_retry_after_is_ignored_for_dead_deliveries() -> None:
 
 
 def settled(answer: DestinationAnswer, **changes: object) -> model.Settlement:
-    return outcome.conclude(samples.delivery(attempts=2, **changes), answer, samples.destination(), NOW, 0.5).settlement
+    return outcome.conclude(
+        samples.delivery(attempts=2, **changes), answer, samples.destination(), NOW, 0.5, NOW
+    ).settlement
 
 
 def test_delivered_attempt_keeps_its_status_but_no_body() -> None:
@@ -144,12 +146,12 @@ def test_expired_delivery_counts_no_attempt() -> None:
 
 
 def test_result_contains_the_outcome_for_the_circuit() -> None:
-    made = outcome.conclude(samples.delivery(), DestinationAnswer(410), samples.destination(), NOW, 0.5)
+    made = outcome.conclude(samples.delivery(), DestinationAnswer(410), samples.destination(), NOW, 0.5, NOW)
     assert made.outcome == outcome.Outcome(outcome.OutcomeKind.Dead, "Gone", gone=True, blames_destination=True)
 
 
 def test_dead_outcome_is_dead_at_the_first_attempt() -> None:
-    result = outcome.conclude(samples.delivery(), DestinationAnswer(400), samples.destination(), NOW, 0.5)
+    result = outcome.conclude(samples.delivery(), DestinationAnswer(400), samples.destination(), NOW, 0.5, NOW)
     assert result.settlement.settled_as is model.SettledAs.Dead
 
 

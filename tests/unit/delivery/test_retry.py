@@ -16,7 +16,9 @@ def decided(
     delivery: model.Delivery, now: int = NOW, *, slow: bool = False, retry_after: int = 0, spread: float = 0.5
 ) -> retry.RetryDecision:
     """Decide about a failed attempt, with an age limit of a week."""
-    return retry.decide(delivery, slow=slow, retry_after=retry_after, max_age_seconds=WEEK, now=now, randomness=spread)
+    return retry.decide(
+        delivery, slow=slow, retry_after=retry_after, max_age_seconds=WEEK, now=now, confirmed=now, randomness=spread
+    )
 
 
 def test_schedule_has_the_documented_steps() -> None:

@@ -50,11 +50,18 @@ class GatewayStatus:
         return api.json_response(answer, 503 if reasons else 200)
 
     def _warnings(self) -> list[str]:
-        """Return why the configuration may be out of date."""
+        """Return why the configuration may be out of date, and that the clock is in doubt."""
+        warnings = []
         heard = self._source.status().heard_at
-        if not heard or self._clock.now() - heard < _SILENCE_MICROSECONDS:
-            return []
-        return [f"the API server has answered nothing since {_time(heard)}: the configuration of that time is served"]
+        if heard and self._clock.now() - heard >= _SILENCE_MICROSECONDS:
+            since = _time(heard)
+            warnings.append(
+                f"the API server has answered nothing since {since}: the configuration of that time is served"
+            )
+        if self._clock.jump():
+            seconds = self._clock.jump() // model.MICROSECONDS
+            warnings.append(f"the clock jumped {seconds} s ahead: retention and expiry wait for a confirmation")
+        return warnings
 
     async def _not_ready_reasons(self) -> list[str]:
         """Return why the gateway is not ready. A short outage is not a reason, because arrivals wait for its end."""

@@ -88,6 +88,14 @@ def register(app: typer.Typer) -> None:
             float,
             typer.Option(envvar="USHER_TIME_SCALE", help="Development only: run the clock this many times as fast."),
         ] = 1.0,
+        accept_clock: Annotated[
+            bool,
+            typer.Option(
+                "--accept-clock",
+                envvar="USHER_ACCEPT_CLOCK",
+                help="The clock is right, although it is far after the last time in the store.",
+            ),
+        ] = False,
         accept_min_free_mib: Annotated[
             int, typer.Option(envvar="USHER_ACCEPT_MIN_FREE_MIB", help="Free disk space below which visits get 503.")
         ] = 1024,
@@ -127,6 +135,7 @@ def register(app: typer.Typer) -> None:
                 allow_destination=tuple(allow_destination or ()),
                 removal_limit=removal_limit,
                 time_scale=time_scale,
+                accept_clock=accept_clock,
                 accept_min_free_bytes=accept_min_free_mib * 1024**2,
                 accept_min_free_ratio=accept_min_free_percent / 100,
                 attempts_min_free_bytes=attempts_min_free_mib * 1024**2,

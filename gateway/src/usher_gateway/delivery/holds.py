@@ -70,7 +70,7 @@ class HoldReviewer:
 
     async def review(self) -> None:
         """Expire, release, cancel or reevaluate each group of held deliveries."""
-        expired = await self._store.expire_held(self._clock.now())
+        expired = await self._store.expire_held(self._clock.confirmed())
         if expired:
             _log.info("held_deliveries_expired", deliveries=expired)
         groups = await self._store.held_groups()
@@ -85,7 +85,7 @@ class HoldReviewer:
                 count = await self._store.unhold(group, self._clock.now(), lasting)
                 _log.info("hold_ended", reason=group.reason.name, route=definition.route, deliveries=count)
             elif group.reason is model.HoldReason.DestinationNotFound:
-                now = self._clock.now()
+                now = self._clock.confirmed()
                 await self._store.cancel_held(group, model.CancelReason.DestinationDeleted, now - DELETED_AFTER, now)
 
     async def _lasting(self, definition: model.RouteDefinition) -> list[model.HoldReason]:

@@ -18,6 +18,9 @@ _MAX_RETRY_AFTER_LENGTH = 64
 INTERNAL_ERROR_RETRY_SECONDS = 600
 """When a delivery is tried again whose attempt failed by an error in Usher."""
 
+UNCONFIRMED_RETRY_SECONDS = 60
+"""When a delivery is looked at again whose time is over according to a clock that is not confirmed."""
+
 KEPT_ANSWER_BYTES = 256
 """Bytes of the last answer that a dead delivery keeps."""
 
@@ -151,8 +154,12 @@ def conclude(
     destination: documents.DestinationDocument,
     now: int,
     randomness: float,
+    confirmed: int,
 ) -> AttemptResult:
-    """Turn the answer to an attempt into what the store records. ``randomness`` is in [0, 1)."""
+    """Turn the answer to an attempt into what the store records. ``randomness`` is in [0, 1).
+
+    ``confirmed`` is the time by which the delivery may end (``Clock.confirmed``).
+    """
     outcome = classify(answer, destination, now)
     if outcome.kind is OutcomeKind.Delivered:
         before = delivery.attempts
@@ -166,6 +173,7 @@ def conclude(
             retry_after=outcome.retry_after,
             max_age_seconds=destination.retry_max_age_seconds,
             now=now,
+            confirmed=confirmed,
             randomness=randomness,
         )
     return AttemptResult(_failure(delivery, answer, outcome, decision, now), outcome)
@@ -188,6 +196,12 @@ def held(delivery: model.Delivery, reason: model.HoldReason, now: int) -> Attemp
     """Hold a delivery instead of an attempt, until a person or a date removes the reason."""
     attempts = delivery.attempts
     return AttemptResult(model.Settlement(delivery.key, model.SettledAs.Held, now, attempts, attempts, hold=reason))
+
+
+def postponed(delivery: model.Delivery, now: int) -> AttemptResult:
+    """Look at a delivery again in a minute, because its time is over only if the clock is right (Clock.confirmed)."""
+    attempts, due_at = delivery.attempts, now + UNCONFIRMED_RETRY_SECONDS * model.MICROSECONDS
+    return AttemptResult(model.Settlement(delivery.key, model.SettledAs.Retry, now, attempts, attempts, due_at=due_at))
 
 
 def internal_error(delivery: model.Delivery, now: int) -> AttemptResult:

@@ -50,7 +50,14 @@ def is_expired(delivery: model.Delivery, now: int) -> bool:
 
 
 def decide(
-    delivery: model.Delivery, *, slow: bool, retry_after: int, max_age_seconds: int, now: int, randomness: float
+    delivery: model.Delivery,
+    *,
+    slow: bool,
+    retry_after: int,
+    max_age_seconds: int,
+    now: int,
+    confirmed: int,
+    randomness: float,
 ) -> RetryDecision:
     """Decide what follows an attempt that failed and may be repeated.
 
@@ -63,13 +70,14 @@ def decide(
         retry_after: Microseconds that the destination asked to wait, or 0.
         max_age_seconds: The destination's ``retry.maxAgeSeconds``.
         now: Microseconds.
+        confirmed: ``now``, or earlier if the clock jumped ahead: the delivery ends only by this time.
         randomness: In [0, 1).
     """
-    remaining = delivery.started_at + max_age_seconds * model.MICROSECONDS - now
+    remaining = delivery.started_at + max_age_seconds * model.MICROSECONDS - confirmed
     if remaining <= 0:
         return DEAD
     delay = wait(delivery.attempts + 1, slow=slow, randomness=randomness)
-    due_at = now + max(min(delay, remaining), retry_after)
-    if is_expired(delivery, due_at):
+    delay = max(min(delay, remaining), retry_after)
+    if is_expired(delivery, confirmed + delay):
         return RetryDecision(NextStep.Expired)
-    return RetryDecision(NextStep.Retry, due_at)
+    return RetryDecision(NextStep.Retry, now + delay)

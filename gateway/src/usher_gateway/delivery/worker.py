@@ -88,7 +88,8 @@ class DeliveryWorker:
         # Check expiry before anything else, so that a hold does not outlive the route's time limit.
         now = self._clock.now()
         if retry.is_expired(delivery, now):
-            return outcome.expired(delivery, now)
+            is_certain = retry.is_expired(delivery, self._clock.confirmed())
+            return outcome.expired(delivery, now) if is_certain else outcome.postponed(delivery, now)
 
         # Hold the delivery while something stops the route.
         hold = self._documents.hold_of(definition)
@@ -165,7 +166,8 @@ class DeliveryWorker:
         """Classify an answer and count it. It counts too if the destination was removed meanwhile."""
         destination = self._documents.destination(definition.destination) or _REMOVED_DESTINATION
         randomness = random.random()  # noqa: S311 - spreads retries, keeps no secret
-        result = outcome.conclude(delivery, answer, destination, self._clock.now(), randomness)
+        now, confirmed = self._clock.now(), self._clock.confirmed()
+        result = outcome.conclude(delivery, answer, destination, now, randomness, confirmed)
         assert result.outcome is not None
         settled_as, error = result.settlement.settled_as, result.outcome.error
         self._tried_urls[definition.destination] = destination.url

@@ -26,6 +26,8 @@ class OpenReport(msgspec.Struct, frozen=True):
     """Deliveries that a dead incarnation had claimed; they are in the backlog now."""
     durability: str
     """``Local`` or ``Replicated``."""
+    confirmed_at: int = 0
+    """The last time that prune() got, in an earlier run; 0: none."""
 
 
 class HeldGroup(msgspec.Struct, frozen=True):
@@ -326,6 +328,8 @@ class Store(Protocol):
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
         """Delete one small slice of the data whose retention has ended; return the rows touched (0: nothing left).
+
+        ``now`` must be confirmed, because deleted data are lost. The store records it for the next start.
 
         ``meter_months``: months for which meters are kept, by ``namespace/tenant``; 25 for all others.
         """

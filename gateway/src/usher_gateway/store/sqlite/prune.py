@@ -39,6 +39,7 @@ class MeterWalk(msgspec.Struct):
 
 def prune(transaction: Transaction, now: int, months: Mapping[str, int], meter_walk: MeterWalk) -> int:
     """Delete one slice: of bodies and ledger, else of marks, else of meters; return the rows touched."""
+    transaction.connection.execute("insert or replace into meta values ('confirmed_at', ?)", (now,))
     count = _prune_arrivals(transaction, now)
     if not count:
         count = _prune_marks(transaction.connection, now)

@@ -190,6 +190,7 @@ class Writer:
         recent: list[RecentArrival] = []
         job_result: object = None
         self.owned.check_files()
+        changes = self.connection.total_changes
         self.connection.execute("begin immediate")
         try:
             if batch.arrivals:
@@ -203,8 +204,10 @@ class Writer:
                 opened.meter(self.names.listener(listener), slot, counter, count)
             self._write_meters(opened)
             self._fold_persons(len(recent))
-            number = self.commit_number + 1
-            self.connection.execute(_NUMBER_COMMIT, (number,))
+            number = self.commit_number
+            if self.connection.total_changes != changes:  # else the commit needs no flush
+                number += 1
+                self.connection.execute(_NUMBER_COMMIT, (number,))
             self.connection.execute("commit")
         except BaseException:
             self._roll_back(batch)
@@ -328,19 +331,24 @@ def open_writer(folder: Path, *, key_fingerprint: str, fold_rows: int, now: int)
 
 def _recover(owned: database.OwnedDatabase, fold_rows: int, now: int) -> Writer:
     connection = owned.connection
-    found = connection.execute("select value from meta where name = 'commit_number'").fetchone()
-    owned.check_mark(int(found[0]) if found else 0)
+    owned.check_mark(_number(connection, "commit_number"))
     (highest,) = connection.execute(_HIGHEST_KEY).fetchone()
     connection.execute("begin immediate")
     _adjust_backlog(connection, now)
     recovered = _recover_claimed(connection, now)
     recent_index = RecentIndex(fold_rows)
     _read_recent(connection, recent_index)
-    report = OpenReport(highest, recovered, "Local")
+    report = OpenReport(highest, recovered, "Local", _number(connection, "confirmed_at"))
     writer = Writer(owned=owned, ids=model.IdFactory(floor=highest), recent_index=recent_index, report=report)
     connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(writer.lanes_from),))
     connection.execute("commit")
     return writer
+
+
+def _number(connection: sqlite3.Connection, name: str) -> int:
+    """Return a number that is stored in meta; 0 if there is none."""
+    found = connection.execute("select value from meta where name = ?", (name,)).fetchone()
+    return int(found[0]) if found else 0
 
 
 def _adjust_backlog(connection: sqlite3.Connection, now: int) -> None:
@@ -354,13 +362,11 @@ def _adjust_backlog(connection: sqlite3.Connection, now: int) -> None:
 
 def _recover_claimed(connection: sqlite3.Connection, now: int) -> int:
     """Move what the previous gateway had claimed to the backlog; the lock proves that it is dead."""
-    low = connection.execute("select value from meta where name = 'lanes_from'").fetchone()
-    return connection.execute(_RECOVER_CLAIMED, (now, int(low[0]) if low else 0)).rowcount
+    return connection.execute(_RECOVER_CLAIMED, (now, _number(connection, "lanes_from"))).rowcount
 
 
 def _read_recent(connection: sqlite3.Connection, recent_index: RecentIndex) -> None:
-    folded = connection.execute("select value from meta where name = 'folded_to'").fetchone()
-    found = connection.execute(_RECENT_ARRIVALS, (int(folded[0]) if folded else 0,))
+    found = connection.execute(_RECENT_ARRIVALS, (_number(connection, "folded_to"),))
     for key, received_at, flags, fingerprint, visitor, visit_time, counted_as in found:
         row = RecentArrival(
             key=key,
