@@ -5,6 +5,7 @@ import socket
 import threading
 
 import pytest
+from aiohttp.abc import ResolveResult
 
 from usher_gateway.destinations import resolver
 
@@ -15,12 +16,14 @@ class Names:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.speak = threading.Event()
+        self.is_broken = False
+        """If True, every lookup fails."""
 
     def __call__(self, host: str, port: int) -> list[resolver.SocketAddress]:
         self.asked.append(host)
-        if host.startswith("silent"):
+        if host.startswith("silent") and not self.is_broken:
             self.speak.wait(20)
-        if host.startswith("none"):
+        if host.startswith("none") or self.is_broken:
             raise socket.gaierror(socket.EAI_NONAME, "no such name")
         return [(socket.AF_INET, ("192.0.2.1", port))]
 
@@ -43,7 +46,7 @@ async def test_stale_addresses_are_returned_during_a_new_lookup() -> None:
     now[0] += resolver.FRESH_SECONDS
     async with asyncio.timeout(5):
         assert await made.resolve("a.example", 80)
-        await made._running["a.example", 80]
+        await idle(made)
     assert names.asked == ["a.example"] * 2
     await made.close()
 
@@ -59,19 +62,82 @@ async def test_unknown_name_is_looked_up_again_soon() -> None:
     await made.close()
 
 
-async def test_slow_names_do_not_delay_fast_ones() -> None:
-    names = Names()
-    made = resolver.Resolver(names)
-    broken = [f"silent{number}.example" for number in range(200)]
-    made._slow_names |= set(broken)
-    waiting = [asyncio.create_task(made.resolve(name, 80)) for name in broken]
+async def idle(made: resolver.Resolver) -> None:
+    """Wait for the running lookups."""
+    await asyncio.gather(*made._running.values())
+
+
+async def fail(made: resolver.Resolver, names: Names, host: str, namespace: str = "") -> None:
+    """Let the lookup of a name fail."""
+    names.is_broken = True
+    with pytest.raises(OSError, match="no address"):
+        await made.resolve(host, 80, namespace=namespace)
+    names.is_broken = False
+
+
+async def test_failed_lookup_keeps_the_addresses_that_were_found_before() -> None:
+    names, now = Names(), [0.0]
+    made = resolver.Resolver(names, lambda: now[0])
+    await made.resolve("a.example", 80)
+    names.is_broken = True
+    now[0] += resolver.FRESH_SECONDS
+    for expected in (2, 2, 3):
+        assert await made.resolve("a.example", 80)
+        await idle(made)
+        assert len(names.asked) == expected, "the name is looked up again FAILURE_SECONDS after a failure"
+        now[0] += resolver.FAILURE_SECONDS / 2
+    now[0] += resolver.STALE_SECONDS
+    with pytest.raises(OSError, match="no address"):
+        await made.resolve("a.example", 80)
+    await made.close()
+
+
+async def test_silent_names_of_a_namespace_do_not_delay_those_of_another() -> None:
+    names, now = Names(), [0.0]
+    made = resolver.Resolver(names, lambda: now[0])
+    await fail(made, names, "good.example", "quiet")
+    for number in range(160):
+        await fail(made, names, f"silent{number}.example", "loud")
+    now[0] += resolver.FAILURE_SECONDS
+    waiting = [
+        asyncio.create_task(made.resolve(f"silent{number}.example", 80, namespace="loud")) for number in range(320)
+    ]
+    await asyncio.sleep(0)
     async with asyncio.timeout(5):
-        assert await made.resolve("good.example", 80)
+        assert await made.resolve("good.example", 80, namespace="quiet")
+        assert await made.resolve("new.example", 80, namespace="quiet")
+    await stop(names, waiting)
+    await made.close()
+
+
+async def test_names_with_the_fewest_failures_are_looked_up_first() -> None:
+    names, now = Names(), [0.0]
+    made = resolver.Resolver(names, lambda: now[0])
+    wanted = ["1.example", "2.example", "3.example"]
+    silent = [f"silent{number}.example" for number in range(64)]
+    for count in range(4):
+        for name in [*silent, *wanted[count:]]:
+            await fail(made, names, name)
+        now[0] += resolver.FAILURE_SECONDS
+    waiting = [asyncio.create_task(made.resolve(name, 80)) for name in silent]
+    await asyncio.sleep(0)
+    waiting += [asyncio.create_task(made.resolve(name, 80)) for name in reversed(wanted)]
+    await asyncio.sleep(0)
+    names.asked.clear()
+    names.speak.set()
+    await asyncio.gather(*waiting)
+    found = [name for name in names.asked if name in wanted]
+    assert found == wanted
+    assert names.asked.index(wanted[-1]) < 32, "the names that have failed most are last"
+    await made.close()
+
+
+async def stop(names: Names, waiting: list[asyncio.Task[list[ResolveResult]]]) -> None:
+    """Let the silent lookups end."""
     for task in waiting:
         task.cancel()
     names.speak.set()
     await asyncio.gather(*waiting, return_exceptions=True)
-    await made.close()
 
 
 async def test_cancelled_caller_does_not_stop_the_lookup() -> None:

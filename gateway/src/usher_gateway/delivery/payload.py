@@ -121,7 +121,8 @@ def render(
     if not prepared.has_content_type:
         headers.append(("content-type", content.content_type))
     headers += prepared.headers
-    return DestinationRequest(prepared.destination.method, prepared.destination.url, headers, content.body)
+    destination = prepared.destination
+    return DestinationRequest(destination.method, destination.url, headers, content.body, destination.namespace)
 
 
 def _document(delivery: model.Delivery, transformed: Any) -> RequestBody | FormatError:

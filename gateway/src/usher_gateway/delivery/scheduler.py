@@ -4,9 +4,11 @@ The scheduler keeps one lane per destination, in memory. It has no clock, no eve
 argument, in microseconds of a clock that never goes back. Each operation takes constant time, except for the heap of
 lanes that wait for a rate limit or for the trial of an open circuit.
 
-- Namespaces take turns, and so do the destinations of a namespace. ``slots.py`` limits how many slots each may use.
-- A destination is slow while its attempts take longer than a second. Slow destinations cannot use the reserved slots,
-  and fast destinations do not wait behind slow ones.
+- Namespaces take turns, and so do the destinations of a namespace.
+- The slots for running attempts are in two pools, each shared fairly (``fair_slots.py``). Every attempt may take a slot
+  of the shared pool. Only destinations that answer fast may take one of the reserve, so that slow destinations, however
+  many, do not delay the others. A destination that has not answered yet may take one slot of the first half of it.
+- A destination is slow while its attempts take longer than a second. Fast destinations do not wait behind slow ones.
 - In a lane, fresh deliveries (just accepted) and deliveries from the backlog take turns, so that fresh visits get half
   of the slots after an outage. Among the fresh ones, and among the others, tenants take turns.
 - All lanes together have a limit in bytes. A lane may hold as many bytes as it leaves free, and a part of the room is
@@ -21,8 +23,9 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.delivery import circuit
+from usher_gateway.delivery.lane_round import LaneRound
 from usher_gateway.delivery.outcome import Outcome
-from usher_gateway.delivery.slots import RESERVE_SHARE, LaneRound, SlotPool
+from usher_gateway.fair_slots import SlotPool
 from usher_gateway.timing import TokenBucket
 
 _READY_ROWS = 4
@@ -32,6 +35,9 @@ _MAX_READY_ROWS = 500
 
 _EMPTY_LANES_SHARE = 8
 """1/8 of the room is reserved for lanes that hold nothing yet."""
+
+_RESERVE_SHARE = 4
+"""1/4 of the slots is reserved for fast destinations."""
 
 _SLOW_ATTEMPT = model.MICROSECONDS
 """A destination is slow if its attempts take longer than this on average, or if one has already run for longer."""
@@ -230,8 +236,8 @@ class LaneScheduler:
     def __init__(self, max_bytes: int, max_in_flight: int) -> None:
         self._max_bytes = max_bytes
         self._shared_bytes = max_bytes - max_bytes // _EMPTY_LANES_SHARE
-        self._reserve = SlotPool(max_in_flight // RESERVE_SHARE)
-        self._shared = SlotPool(max_in_flight - max_in_flight // RESERVE_SHARE)
+        self._reserve = SlotPool(max_in_flight // _RESERVE_SHARE)
+        self._shared = SlotPool(max_in_flight - max_in_flight // _RESERVE_SHARE)
         self._lanes: dict[str, _Lane] = {}
         self._rounds: list[LaneRound[_Lane]] = [LaneRound() for _ in LanePace]
         """One per pace, so that a fast lane does not wait behind the slow ones."""

@@ -38,6 +38,8 @@ class DestinationRequest(msgspec.Struct):
     url: str
     headers: list[tuple[str, str]]
     body: bytes
+    namespace: str = ""
+    """Of the destination. Its share of the lookups is used to resolve the URL's host."""
 
 
 class DestinationAnswer(msgspec.Struct):

@@ -11,8 +11,8 @@ the environment and decompresses nothing. It adds three things to aiohttp, becau
 - If a kept connection ends without a byte of an answer, the client sends the request once more over a new connection.
   aiohttp does that only for idempotent methods.
 
-aiohttp's connector does not tell the socket factory which request needs the socket. ``_Attempt`` does, in a context
-variable of the task that sends.
+aiohttp's connector does not tell the socket factory and the resolver which request needs them. ``_Attempt`` does, in a
+context variable of the task that sends.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from typing import Any
 
 import aiohttp
 import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
 
 from usher_gateway import destinations
@@ -111,14 +112,14 @@ class DestinationClient:
         clock = asyncio.get_running_loop().time
         started = clock()
         deadline = started + timeout_seconds
-        attempt = _Attempt(url)
+        attempt = _Attempt(url, request.namespace)
         answer = await self._send_once(request, attempt, deadline)
         if answer.error is None:
             return answer
         is_stale = answer.error is SendError.Reset and attempt.is_silent_on_kept_connection
         if (is_stale and clock() < started + STALE_SECONDS) or attempt.freed_descriptors:
             await asyncio.sleep(0)  # closed transports release their descriptors in the loop's next turn
-            return await self._send_once(request, _Attempt(url, needs_new_connection=True), deadline)
+            return await self._send_once(request, _Attempt(url, request.namespace, needs_new_connection=True), deadline)
         return answer
 
     async def close(self) -> None:
@@ -249,8 +250,9 @@ class _PlainRequest(aiohttp.ClientRequest):
 class _Attempt:
     """One try to send a request: the input of the connector, and what happened during the try."""
 
-    def __init__(self, url: yarl.URL, *, needs_new_connection: bool = False) -> None:
+    def __init__(self, url: yarl.URL, namespace: str, *, needs_new_connection: bool = False) -> None:
         self.url = url
+        self.namespace = namespace
         self.needs_new_connection = needs_new_connection
         self.freed_descriptors = False
         """True if the process had no file descriptor left, so that idle connections were closed."""
@@ -318,12 +320,28 @@ class _Attempt:
 _current_attempt: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("the attempt that the current task makes")
 
 
+class _AttemptResolver(AbstractResolver):
+    """Resolves names for the namespace of the current attempt."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Part of AbstractResolver."""
+        return await self._resolver.resolve(host, port, family, namespace=_current_attempt.get().namespace)
+
+    async def close(self) -> None:
+        """Do nothing: ``DestinationClient`` closes its resolver."""
+
+
 class _GuardedConnector(aiohttp.TCPConnector):
     """A connector that connects only to allowed addresses, and reuses only connections without unexpected bytes."""
 
     def __init__(self, *, guard: AddressGuard, resolver: Resolver, tls: ssl.SSLContext, max_idle: int) -> None:
         super().__init__(
-            resolver=resolver,
+            resolver=_AttemptResolver(resolver),
             use_dns_cache=False,
             socket_factory=self._make_socket,
             ssl=tls,
