@@ -123,3 +123,73 @@ def test_strict_makes_every_warning_an_error() -> None:
 def test_strict_leaves_notices_alone() -> None:
     done = check_when("visit.email != ''", "--strict")
     assert (done.code, "notice: ListenerClass: there is no ListenerClass" in done.text) == (0, True), done.text
+
+
+# Form, references and expressions together
+
+MISTAKEN = """\
+apiVersion: usher.dev/v1alpha1
+kind: Listener
+metadata: {name: lobby}
+spec:
+  tenantRef: {name: acmee}
+  silence: {afterSecond: 60}
+  authentication: {type: Basic, basic: {secretRef: {name: passwort}}}
+  routes:
+  - name: crm
+    destinationRef: {name: crn}
+    when: visit.emial != ''
+    repeats: Never
+  - name: Mailer
+    destinationRef: {name: crm}
+    transform: visit.email + 1
+---
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: mailer}
+spec:
+  tenantRef: {name: acme2}
+  type: HTTP
+  http:
+    url: "https://mailer.example"
+    verb: PUT
+    authentication: {type: Bearer, bearer: {secretRef: {name: token, key: t}}}
+"""
+
+
+def test_form_references_and_expressions_are_reported_together() -> None:
+    done = check("-", "--output", "json", piped=TENANT + DESTINATION + MISTAKEN)
+    errors = [(one["resource"], one["path"]) for one in done.problems if one["severity"] == "error"]
+    assert sorted(errors) == [
+        ("Destination default/mailer", "spec.http.authentication.bearer.secretRef"),
+        ("Destination default/mailer", "spec.http.verb"),
+        ("Destination default/mailer", "spec.tenantRef.name"),
+        ("Listener default/lobby", "spec.authentication.basic.secretRef"),
+        ("Listener default/lobby", "spec.routes[0].destinationRef.name"),
+        ("Listener default/lobby", "spec.routes[0].repeats"),
+        ("Listener default/lobby", "spec.routes[0].when"),
+        ("Listener default/lobby", "spec.routes[1].name"),
+        ("Listener default/lobby", "spec.routes[1].transform"),
+        ("Listener default/lobby", "spec.silence.afterSecond"),
+        ("Listener default/lobby", "spec.tenantRef.name"),
+    ]
+    hints = {one["path"]: one["hint"] for one in done.problems if one["resource"].startswith("Listener")}
+    assert hints["spec.tenantRef.name"] == "did you mean `acme`?"
+    assert hints["spec.routes[0].destinationRef.name"] == "did you mean `crm`?"
+
+
+def test_listener_without_its_tenant_shows_its_other_mistakes_too() -> None:
+    listener = LISTENER.replace("acme", "acmee").replace("email", "emial").replace("{name: crm}", "{name: crn}")
+    done = check("-", "--output", "json", piped=TENANT + DESTINATION + listener)
+    assert sorted(one["path"] for one in done.problems if one["severity"] == "error") == [
+        "spec.routes[0].destinationRef.name",
+        "spec.routes[0].when",
+        "spec.tenantRef.name",
+    ]
+
+
+def test_reference_to_an_object_with_mistakes_is_not_a_second_problem() -> None:
+    listener = LISTENER.replace("  routes:\n", "  silence: {afterSecond: 60}\n  routes:\n")
+    done = check("-", piped=TENANT.replace("displayName", "displayname") + DESTINATION + listener)
+    assert "must exist" not in done.text
+    assert "2 problems\n" in done.text

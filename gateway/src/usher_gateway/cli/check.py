@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from usher_gateway.config.files import FileConfiguration
     from usher_gateway.destinations import address_guard
     from usher_gateway.resources import address_moves, conditions
+    from usher_gateway.resources.manifests import LoadedObject
+    from usher_gateway.resources.unread import UnreadObject
 
 _EPILOG = """\
 Example:  usher check examples/agency/   or   usher check --output json listener.yaml secrets.yaml
@@ -122,17 +124,28 @@ class _TriedExpression:
 
 def _try_expressions(configuration: "FileConfiguration") -> "Iterator[_TriedExpression]":
     """Try every valid expression on the sample bodies."""
-    from usher_gateway import expressions, resources
+    from usher_gateway import expressions
 
-    for (kind, key), loaded in configuration.objects.items():
-        if not isinstance(loaded.resource, resources.Listener):
-            continue
-        for path, source, where in loaded.resource.expressions:
+    for resource, declared, found in _expressions_of(configuration):
+        for path, source, where in found:
             if not expressions.check_expression(source, where):
                 result = expressions.try_samples(source, where)
                 microseconds = round(result.cpu_seconds * 1e6, 1)
-                cost = ExpressionCost(loaded.file, loaded.line_of(path), path, f"{kind} {key}", microseconds)
+                cost = ExpressionCost(declared.file, declared.line_of(path), path, resource, microseconds)
                 yield _TriedExpression(cost, result)
+
+
+def _expressions_of(
+    configuration: "FileConfiguration",
+) -> "Iterator[tuple[str, LoadedObject | UnreadObject, Iterable[tuple[str, str, expressions.Where]]]]":
+    """Yield each listener, also with mistakes of form: its name, its place, and its expressions."""
+    from usher_gateway import resources
+
+    for (kind, key), loaded in configuration.objects.items():
+        if isinstance(loaded.resource, resources.Listener):
+            yield f"{kind} {key}", loaded, loaded.resource.expressions
+    for unread in configuration.unread:
+        yield f"{unread.kind} {unread.key}", unread, unread.expressions
 
 
 def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Problem]":

@@ -260,10 +260,11 @@ def compile_destination(
     )
     if limit is not None and is_over_limit(limit):
         return None, [_over_limit(destination, limit)]
-    if destination.spec.tenant_ref is not None and resources.tenant_of(destination) is None:
-        return None, [_tenant_not_found(destination, destination.spec.tenant_ref.name)]
     resolver = _resolver(destination, resources, context)
-    return destination_document(destination, resolver, context.previous.destinations.get(destination.key))
+    document, findings = destination_document(destination, resolver, context.previous.destinations.get(destination.key))
+    if destination.spec.tenant_ref is not None and resources.tenant_of(destination) is None:
+        return None, [_tenant_not_found(destination, destination.spec.tenant_ref.name), *findings]
+    return document, findings
 
 
 def compile_listener(
@@ -292,23 +293,24 @@ def compile_listener(
     limit = listener_limit(found_class.spec) if found_class else None
     if limit is not None and is_over_limit(limit):
         return None, [_over_limit(listener, limit)]
+    resolver = _resolver(listener, resources, context)
+    authentication = _authentication(listener, resolver, context.keys, previous)
+    own_findings = [*check_listener(listener), *_destination_findings(listener, resources), *resolver.findings]
     owner = resources.tenant_of(listener)
     if owner is None:
-        return None, [_tenant_not_found(listener, listener.spec.tenant_ref.name)]
+        return None, [_tenant_not_found(listener, listener.spec.tenant_ref.name), *own_findings]
     policy = policy_of(listener, resources, context)
     path = "spec.listenerClassName"
     if policy is None:
         missing = (ListenerClass.kind_name, listener.class_name)
         message = f"ListenerClass `{listener.class_name}` must exist"
         found = finding(listener, path, Reason.ClassNotFound, message, missing=missing)
-        return (_last_good(previous, owner, claims) if previous else None), [found]
+        return (_last_good(previous, owner, claims) if previous else None), [found, *own_findings]
     if not policy.permits_namespace:
         message = f"ListenerClass `{listener.class_name}` may not be used from this namespace"
-        return None, [finding(listener, path, Reason.ClassNotPermitted, message)]
-    resolver = _resolver(listener, resources, context)
-    authentication = _authentication(listener, resolver, context.keys, previous)
+        return None, [finding(listener, path, Reason.ClassNotPermitted, message), *own_findings]
     addresses, findings = _grant_addresses(listener, policy, claims, context.keys)
-    findings += [*check_listener(listener), *_destination_findings(listener, resources), *resolver.findings]
+    findings += own_findings
     reasons = {found.reason for found in findings if found.severity == "error"}
     if previous is not None and reasons & {Reason.UnsupportedValue, Reason.ExpressionInvalid}:
         return _last_good(previous, owner, claims), findings

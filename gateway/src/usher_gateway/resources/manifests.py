@@ -16,6 +16,7 @@ from msgspec import inspect
 from usher_gateway import resources
 from usher_gateway.resources import conditions, types, yaml_reader
 from usher_gateway.resources.conditions import Problem
+from usher_gateway.resources.unread import UnreadObject, read_unread, unread_findings
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
 """Largest file that is read; it holds about 40,000 listeners."""
@@ -74,6 +75,8 @@ class Manifests(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...] = ()
     invalid: frozenset[tuple[str, str]] = frozenset()
     """(kind, key) of objects with errors."""
+    unread: tuple[UnreadObject, ...] = ()
+    """What can be read of objects with errors."""
     namespaces: dict[str, dict[str, str]] = {}
     """Labels of the Namespace objects found."""
     complete: bool = True
@@ -109,18 +112,20 @@ def merge_manifests(parts: Iterable[Manifests]) -> Manifests:
     objects: dict[tuple[str, str], LoadedObject] = {}
     problems: list[Problem] = []
     invalid: set[tuple[str, str]] = set()
+    unread: list[UnreadObject] = []
     namespaces: dict[str, dict[str, str]] = {}
     complete = True
     for part in parts:
         problems.extend(part.problems)
         invalid |= part.invalid
+        unread.extend(part.unread)
         namespaces |= part.namespaces
         complete = complete and part.complete
         for loaded in part.objects:
             first = objects.setdefault(loaded.resource.identity, loaded)
             if first is not loaded:
                 problems.append(_duplicate(loaded, first))
-    return Manifests(tuple(objects.values()), tuple(problems), frozenset(invalid), namespaces, complete)
+    return Manifests(tuple(objects.values()), tuple(problems), frozenset(invalid), tuple(unread), namespaces, complete)
 
 
 def _duplicate(loaded: LoadedObject, first: LoadedObject) -> Problem:
@@ -141,12 +146,18 @@ class _Collector:
         self._objects: list[LoadedObject] = []
         self._problems: list[Problem] = []
         self._invalid: set[tuple[str, str]] = set()
+        self._unread: list[UnreadObject] = []
         self._namespaces: dict[str, dict[str, str]] = {}
         self._complete = True
 
     def manifests(self) -> Manifests:
         found = Manifests(
-            tuple(self._objects), tuple(self._problems), frozenset(self._invalid), self._namespaces, self._complete
+            tuple(self._objects),
+            tuple(self._problems),
+            frozenset(self._invalid),
+            tuple(self._unread),
+            self._namespaces,
+            self._complete,
         )
         return merge_manifests([found])
 
@@ -199,6 +210,8 @@ class _Collector:
         self._problems.extend(reader.problems)
         if key:
             self._invalid.add((kind.kind_name, key))
+            mistakes = {found.path for found in reader.problems}
+            self._unread.append(read_unread(node, kind.kind_name, key, self._file, mistakes))
         else:
             self._complete = False
 
@@ -277,19 +290,26 @@ def _key(fields: dict[str, yaml.Node], *, namespaced: bool) -> str:
 def locate(findings: Iterable[conditions.Finding], objects: ObjectsByIdentity, manifests: Manifests) -> list[Problem]:
     """Return findings of the compiler as problems: with file and line, a hint, and the problem that caused them.
 
+    Findings about objects with mistakes of form are added.
+
     Args:
         findings: About the objects.
         objects: The objects in force.
         manifests: The files as they are now.
     """
     hints = _HintFinder(objects, manifests)
-    return [_located(found, objects, manifests, hints) for found in findings]
+    located = [_located(found, objects.get((found.kind, found.key)), manifests, hints) for found in findings]
+    known = objects.keys() | manifests.invalid
+    if not any(kind == "ListenerClass" for kind, _ in known):
+        known |= {("ListenerClass", name) for one in manifests.unread for _, _, name in one.references}  # implicit
+    for unread in manifests.unread:
+        located += [_located(found, unread, manifests, hints) for found in unread_findings(unread, known)]
+    return located
 
 
 def _located(
-    found: conditions.Finding, objects: ObjectsByIdentity, manifests: Manifests, hints: "_HintFinder"
+    found: conditions.Finding, loaded: LoadedObject | UnreadObject | None, manifests: Manifests, hints: "_HintFinder"
 ) -> Problem:
-    loaded = objects.get((found.kind, found.key))
     file, line = (loaded.file, loaded.line_of(found.path)) if loaded else ("", 0)
     if not file and manifests.objects:
         file, line = manifests.objects[0].file, 1
