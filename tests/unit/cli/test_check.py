@@ -193,3 +193,27 @@ def test_reference_to_an_object_with_mistakes_is_not_a_second_problem() -> None:
     done = check("-", piped=TENANT.replace("displayName", "displayname") + DESTINATION + listener)
     assert "must exist" not in done.text
     assert "2 problems\n" in done.text
+
+
+# Companies
+
+
+def tenant(name: str, spec: str) -> str:
+    return f"apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {{{name}}}\nspec: {{{spec}}}\n---\n"
+
+
+def test_two_tenants_of_one_company_get_a_warning() -> None:
+    acme, globex = tenant("name: acme", "companyID: '77'"), tenant("name: globex", "companyID: '77'")
+    other = tenant("name: other", "companyID: '78'") + tenant("name: a", "state: Active") + tenant("name: b", "")
+    done = check("-", piped=acme + other + globex)
+    assert done.code == 0
+    assert (
+        "<stdin>:24: warning: Tenant default/globex: spec.companyID: Tenant acme has the same company (<stdin>:4)\n"
+        in done.text
+    )
+    assert done.text.count("has the same company") == 1
+
+
+def test_tenants_of_one_company_in_two_namespaces_are_no_problem() -> None:
+    one, two = (tenant(f"name: acme, namespace: {namespace}", "companyID: '77'") for namespace in ("a", "b"))
+    assert "company" not in check("-", piped=one + two).text

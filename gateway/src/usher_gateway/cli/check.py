@@ -93,7 +93,7 @@ def register(app: typer.Typer) -> None:
         moves = _moves(against, data, old, configuration) if against else []
         tried = [*_try_expressions(configuration)]
         found = (*configuration.problems, *_sample_problems(tried), *_out_of_reach(configuration, guard))
-        found = (*found, *(_inherited_urls(old, configuration) if old else ()))
+        found = (*found, *_shared_companies(configuration), *(_inherited_urls(old, configuration) if old else ()))
         problems = sorted(_as_errors(found) if strict else found)
         costs = sorted((one.cost for one in tried), key=lambda cost: -cost.microseconds)
         if output == "json":
@@ -173,6 +173,25 @@ def _sample_problems(tried: "list[_TriedExpression]") -> "Iterator[conditions.Pr
             )
             hint = "see the limits of time in docs/expressions.md"
             yield conditions.Problem(cost.file, cost.line, cost.path, message, hint, "warning", cost.resource)
+
+
+def _shared_companies(configuration: "FileConfiguration") -> "Iterator[conditions.Problem]":
+    """Yield a warning for each Tenant whose ``companyID`` another Tenant of its namespace has as well."""
+    from usher_gateway import resources
+    from usher_gateway.resources import conditions
+
+    first: dict[tuple[str, str], LoadedObject] = {}
+    for (kind, key), loaded in configuration.objects.items():
+        tenant = loaded.resource
+        if not isinstance(tenant, resources.Tenant) or not tenant.spec.company_id:
+            continue
+        other = first.setdefault((tenant.metadata.namespace, tenant.spec.company_id), loaded)
+        if other is not loaded:
+            path = "spec.companyID"
+            place = f"{other.file}:{other.line_of(path)}"
+            message = f"Tenant {other.resource.metadata.name} has the same company ({place})"
+            hint = "correct one of the two; a company with several webhooks is one Tenant with several Listeners"
+            yield conditions.Problem(loaded.file, loaded.line_of(path), path, message, hint, "warning", f"{kind} {key}")
 
 
 def _as_errors(problems: "Iterable[conditions.Problem]") -> "Iterator[conditions.Problem]":
