@@ -1,4 +1,5 @@
 import json
+import pathlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,3 +218,55 @@ def test_two_tenants_of_one_company_get_a_warning() -> None:
 def test_tenants_of_one_company_in_two_namespaces_are_no_problem() -> None:
     one, two = (tenant(f"name: acme, namespace: {namespace}", "companyID: '77'") for namespace in ("a", "b"))
     assert "company" not in check("-", piped=one + two).text
+
+
+# Bodies
+
+VISIT = {"user": {"id": 4711, "email": "sam@example.test", "venue": {"id": 99}, "loginDatetime": "2026-01-01 10:00:00"}}
+
+
+@pytest.fixture
+def visit(tmp_path: pathlib.Path) -> pathlib.Path:
+    file = tmp_path / "visit.json"
+    file.write_text(json.dumps(VISIT))
+    return file
+
+
+def test_body_is_explained_without_manifests(visit: pathlib.Path) -> None:
+    done = check("--body", visit)
+    assert done.code == 0
+    assert f"{visit} is a visit for a listener without `fields`\n" in done.text
+    assert "    email        /user/email          text of 16 characters\n" in done.text
+    assert "    venue        /user/venue/id       number: 99\n" in done.text
+    assert "the time is not trusted, because it has no offset" in done.text
+    assert "set `fields.occurredAtZone`" in done.text
+    assert "sam@" not in done.text
+    assert "4711" not in done.text
+
+
+def test_body_is_explained_for_each_way_of_reading_it(visit: pathlib.Path) -> None:
+    zoned = LISTENER.replace("lobby", "zoned").replace("  routes:", "  fields: {occurredAtZone: UTC}\n  routes:")
+    manifests = TENANT + DESTINATION + LISTENER + LISTENER.replace("lobby", "guests") + zoned
+    done = check("-", "--body", visit, piped=manifests)
+    assert f"{visit} is a visit for Listener default/lobby, Listener default/guests\n" in done.text
+    assert f"{visit} is a visit for Listener default/zoned\n" in done.text
+    assert "the time is trusted: 2026-01-01T10:00:00.000Z\n" in done.text
+    assert "3 listeners and 1 destination would run; no problems\n" in done.text
+    told = json.loads(check("-", "--output", "json", "--body", visit, piped=manifests).text)["bodies"]
+    assert [(one["listeners"], one["reading"]["time"]) for one in told] == [
+        (["default/lobby", "default/guests"], "NoOffset"),
+        (["default/zoned"], "Trusted"),
+    ]
+
+
+def test_body_that_would_be_quarantined_is_an_error() -> None:
+    done = check("--body", "-", piped='{"person": 1}')
+    assert (done.code, "<stdin> is quarantined (NoUser" in done.text) == (1, True), done.text
+    done = check("--body", "-", piped="no json")
+    assert (done.code, "<stdin> is quarantined (NotJSON" in done.text) == (1, True), done.text
+
+
+def test_body_needs_a_file_that_can_be_read(tmp_path: pathlib.Path) -> None:
+    assert check("--body", tmp_path / "absent").code == 2
+    assert check("-", "--body", "-", piped="{}").code == 2
+    assert check().code == 2

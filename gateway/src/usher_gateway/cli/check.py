@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from usher_gateway.cli import admin_client, tables
+from usher_gateway.cli import admin_client, check_body, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +23,8 @@ _EPILOG = """\
 Example:  usher check examples/agency/   or   usher check --output json listener.yaml secrets.yaml
 
 From a template:  helm template agency | usher check -
+
+How does Usher read a body?  usher check listener.yaml --body visit.json   or   usher check --body visit.json
 
 Which URLs would an edit move?  usher check new/ --against old/   or   usher check new/ --against http://127.0.0.1:9090
 """
@@ -47,11 +49,12 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog=_EPILOG)
     def check(
         files: Annotated[
-            list[pathlib.Path],
+            list[pathlib.Path] | None,
             typer.Argument(
                 envvar="USHER_FILES", help="YAML files, folders of *.yaml and *.yml, or - for standard input."
             ),
-        ],
+        ] = None,
+        *,
         output: Annotated[
             Literal["text", "json"], typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
         ] = "text",
@@ -68,6 +71,14 @@ def register(app: typer.Typer) -> None:
                 "gateway (the URL of its admin port), or with a file or folder.",
             ),
         ] = None,
+        body: Annotated[
+            pathlib.Path | None,
+            typer.Option(
+                metavar="FILE|-",
+                help="Print how each listener reads a body: the place and class of each field, and whether the time is "
+                "trusted. Values of personal fields are not printed. No manifests are needed.",
+            ),
+        ] = None,
         strict: Annotated[
             bool, typer.Option("--strict", envvar="USHER_STRICT", help="Every warning is an error.")
         ] = False,
@@ -79,30 +90,39 @@ def register(app: typer.Typer) -> None:
         Warnings, notices and moved addresses do not count as problems.
         """
         from usher_gateway import model
-        from usher_gateway.config.files import load_once
+        from usher_gateway.config.files import NO_CONFIGURATION, load_once
         from usher_gateway.destinations import address_guard
         from usher_gateway.resources import conditions
 
+        if not files and body is None:
+            admin_client.fail("there is nothing to check", "name manifests, or a body (--body)", admin_client.USAGE)
+        if body == check_body.STANDARD_INPUT and body in (files or ()):
+            admin_client.fail("standard input is read once", "give a file for one of the two", admin_client.USAGE)
         try:
             keys = _keys(against, data)
             guard = address_guard.AddressGuard(allow_destination or ())
         except model.ConfigurationError as error:
             admin_client.fail(str(error), error.hint, admin_client.USAGE)
-        configuration = load_once(files, keys)
+        configuration = load_once(files, keys) if files else NO_CONFIGURATION
         old = _load_old(pathlib.Path(against), keys) if against and not _is_gateway(against) else None
         moves = _moves(against, data, old, configuration) if against else []
         tried = [*_try_expressions(configuration)]
         found = (*configuration.problems, *_sample_problems(tried), *_out_of_reach(configuration, guard))
         found = (*found, *_shared_companies(configuration), *(_inherited_urls(old, configuration) if old else ()))
         problems = sorted(_as_errors(found) if strict else found)
+        readings = check_body.read_body(body, configuration.snapshot.listeners.values()) if body else []
         costs = sorted((one.cost for one in tried), key=lambda cost: -cost.microseconds)
         if output == "json":
-            _print_json(problems, moves, costs)
+            _print_json({"problems": problems, "moves": moves, "expressions": costs, "bodies": readings})
         else:
-            _print_text(problems, configuration, costs)
+            if body:
+                check_body.print_readings(body, readings)
+            if files:
+                _print_text(problems, configuration, costs)
             if against:
                 _print_moves(moves, against)
-        raise typer.Exit(1 if conditions.has_errors(problems) else 0)
+        is_wrong = conditions.has_errors(problems) or any(one.is_wrong for one in readings)
+        raise typer.Exit(1 if is_wrong else 0)
 
 
 @dataclass(frozen=True)
@@ -308,12 +328,9 @@ def _print_moves(moves: "list[address_moves.AddressMove]", against: str) -> None
     typer.echo(f"compared with {against}: {outcome if moves else 'every URL stays'}")
 
 
-def _print_json(
-    problems: "list[conditions.Problem]", moves: "list[address_moves.AddressMove]", costs: list[ExpressionCost]
-) -> None:
+def _print_json(found: dict[str, object]) -> None:
     import msgspec
 
-    found = {"problems": problems, "moves": moves, "expressions": costs}
     typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
 
 

@@ -1,0 +1,113 @@
+"""``usher check --body``: prints how listeners read a body."""
+
+import pathlib
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+
+from usher_gateway.cli import admin_client
+
+if TYPE_CHECKING:
+    from usher_gateway import documents
+    from usher_gateway.ingest import body_reading
+
+STANDARD_INPUT = pathlib.Path("-")
+
+_SHOWN_LISTENERS = 3
+"""Most listeners that are named if several read the body in the same way."""
+
+_TIMES = {
+    "Absent": ("there is none", "set `fields.occurredAt` to its path, if the sender gives the time elsewhere"),
+    "NoOffset": ("it has no offset", "set `fields.occurredAtZone` to the sender's zone, such as Europe/London"),
+    "InFuture": ("it is over 2 minutes in the future", "check the sender's clock, and `fields.occurredAtZone`"),
+    "NotATime": (
+        "it cannot be read as a time since the year 2000",
+        "Usher reads ISO 8601, and seconds or milliseconds since 1970; is this the right field?",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SharedReading:
+    """How some listeners read the body."""
+
+    listeners: list[str]
+    """``namespace/name``; empty if no manifests are given: as a listener without ``fields`` reads it."""
+    reading: "body_reading.BodyReading"
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the body would be quarantined."""
+        return self.reading.outcome not in {"Visit", "Probe"}
+
+
+def read_body(path: pathlib.Path, listeners: "Iterable[documents.ListenerDocument]") -> list[SharedReading]:
+    """Return how listeners read the body in a file; listeners that read it in the same way together."""
+    import msgspec
+
+    from usher_gateway import documents, model
+    from usher_gateway.ingest import body_reading
+    from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
+    from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
+    from usher_gateway.ingest.registry import ListenerRegistry
+
+    try:
+        content = sys.stdin.buffer.read() if path == STANDARD_INPUT else path.read_bytes()
+    except OSError:
+        admin_client.fail(f"{path} cannot be read", "name a file that holds one body", admin_client.USAGE)
+    keys = model.derive_keys(bytes(32))
+    registry = ListenerRegistry(
+        keys=keys, expressions=ExpressionCounters(), counters=ArrivalCounters(), budgets=NamespaceBudgets()
+    )
+    nameless = documents.ListenerDocument("", "", documents.TenantDocument(""), addresses=())
+    now = time.time_ns() // 1000
+    found: dict[bytes, SharedReading] = {}
+    for document in [*listeners] or [nameless]:
+        live = registry.prepare(msgspec.structs.replace(document, routes=()), {}, 0.0)
+        reading = body_reading.read_body(live, content, "", now, keys)
+        shared = found.setdefault(msgspec.json.encode(reading), SharedReading([], reading))
+        if document is not nameless:
+            shared.listeners.append(document.key)
+    return list(found.values())
+
+
+def print_readings(path: pathlib.Path, readings: list[SharedReading]) -> None:
+    """Print readings for people."""
+    name = "<stdin>" if path == STANDARD_INPUT else str(path)
+    for shared in readings:
+        typer.echo(f"{name} is {_outcome(shared.reading)} for {_names(shared.listeners)}")
+        if shared.reading.fields:
+            _print_fields(shared.reading)
+
+
+def _outcome(reading: "body_reading.BodyReading") -> str:
+    if reading.outcome in {"Visit", "Probe"}:
+        other = ", but of another company than the tenant's" if reading.company_differs else ""
+        return f"a {reading.outcome.lower()}{other}"
+    return f"quarantined ({reading.outcome}, see docs/reasons.md)"
+
+
+def _names(listeners: list[str]) -> str:
+    if not listeners:
+        return "a listener without `fields`"
+    more = len(listeners) - _SHOWN_LISTENERS
+    shown = ", ".join(f"Listener {name}" for name in listeners[:_SHOWN_LISTENERS])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _print_fields(reading: "body_reading.BodyReading") -> None:
+    rows = [(one.field, one.path, one) for one in reading.fields] + [("", one.path, one) for one in reading.others]
+    width = max(len(path) for _, path, _ in rows)
+    for field, path, one in rows:
+        shown = f": {one.value}" if one.value else ""
+        typer.echo(f"    {field or '(no field)':<11}  {path or '-':<{width}}  {one.value_class}{shown}")
+    if reading.time == "Trusted":
+        typer.echo(f"    the time is trusted: {reading.occurred_at}")
+        return
+    reason, hint = _TIMES[reading.time]
+    typer.echo(f"    the time is not trusted, because {reason}: the visit counts as fresh whatever its age")
+    typer.echo(f"    {hint}")

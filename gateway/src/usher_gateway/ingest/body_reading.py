@@ -1,0 +1,138 @@
+"""Explains how Usher reads a body: each field, its place, and the class of its value (pure).
+
+The explanation may be shown to people who must not see personal data. So it has the value of a field only if the field
+is not personal and stands where Purple puts it: at a path that a listener chose, there may be anything.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import msgspec
+
+from usher_gateway import documents, model
+from usher_gateway.ingest import body, identity, pipeline
+from usher_gateway.ingest.registry import LiveListener, Match
+
+MAX_OTHERS = 50
+"""Most values besides the fields that are listed."""
+
+_IMPERSONAL = frozenset({"venue", "company", "venueName", "visitCount"})
+_LONGEST_VALUE = 100
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
+_END_OF_TIME = 2**62
+
+TimeTrust = Literal["Trusted", "Absent", "NoOffset", "InFuture", "NotATime"]
+"""Whether the time in a body is trusted, or why it is not."""
+
+
+class FieldReading(msgspec.Struct, frozen=True):
+    """One field of a body."""
+
+    field: str
+    path: str
+    """JSON pointer; ``""`` if the field is absent."""
+    value_class: str
+    """Such as ``text of 12 characters``; ``absent``."""
+    value: str = ""
+    """``""`` for personal data, and for a value that is no text or number."""
+
+
+class BodyReading(msgspec.Struct, frozen=True):
+    """How a listener reads a body."""
+
+    outcome: str
+    """``Visit`` (it may turn out to be a repeat or a redelivery), ``Probe``, or the reason of the quarantine."""
+    company_differs: bool = False
+    """True if the body names another company than the tenant, and the tenant has that checked."""
+    fields: tuple[FieldReading, ...] = ()
+    time: TimeTrust = "Absent"
+    occurred_at: str = ""
+    """RFC 3339; ``""`` if the time is not trusted."""
+    others: tuple[FieldReading, ...] = ()
+    """Values that are no field, for finding the right path. Names that may be personal data are left out."""
+
+
+def read_body(
+    listener: LiveListener, content: bytes, content_type: str, received_at: int, keys: model.Keys
+) -> BodyReading:
+    """Explain how a listener reads an inflated body. ``received_at``: microseconds."""
+    parsed = body.parse(content, content_type)
+    if len(content) > listener.max_body_bytes:
+        parsed = body.quarantined(model.QuarantineReason.Truncated)
+    if parsed.is_probe:
+        return BodyReading("Probe")
+    match = Match(listener, documents.Address(host="", path=""), "")
+    arrival = pipeline.build_arrival(match, {"Content-Type": content_type}, content, parsed, received_at)
+    outcome = arrival.quarantine.name if arrival.quarantine is not None else "Visit"
+    if parsed.document is None:
+        return BodyReading(outcome)
+    fields = tuple(_read_fields(listener.document.fields, parsed.document))
+    trust, occurred_at = _read_time(listener.document, parsed.document, received_at, keys)
+    return BodyReading(
+        outcome,
+        company_differs=arrival.company_mismatch or outcome == model.QuarantineReason.CompanyMismatch.name,
+        fields=fields,
+        time=trust,
+        occurred_at=model.format_time(occurred_at) if occurred_at else "",
+        others=tuple(_read_others(parsed.document, {one.path for one in fields})),
+    )
+
+
+def _read_fields(fields: Mapping[str, tuple[str, ...]], document: dict[str, object]) -> Iterator[FieldReading]:
+    for field, pointers in fields.items():
+        path, value = _first(field, pointers, document)
+        is_shown = field in _IMPERSONAL and path in documents.DEFAULT_FIELDS[field]
+        text = identity.as_text(value)[:_LONGEST_VALUE] if is_shown else ""
+        yield FieldReading(field, path, _class_of(value), text)
+
+
+def _first(field: str, pointers: tuple[str, ...], document: dict[str, object]) -> tuple[str, object]:
+    """Return the first pointer of a field that leads to a value, and the value; ``""`` and None if there is none."""
+    for pointer in pointers:
+        value = identity.Extractor({field: (pointer,)}, [field]).extract(document).get(field)
+        if value is not None:
+            return pointer, value
+    return "", None
+
+
+def _read_time(
+    document: documents.ListenerDocument, parsed: dict[str, object], received_at: int, keys: model.Keys
+) -> tuple[TimeTrust, int]:
+    """Return whether the time is trusted, and the time in microseconds, 0 if it is not."""
+    _, value = _first("occurredAt", document.fields["occurredAt"], parsed)
+    if value is None:
+        return "Absent", 0
+    identifier = identity.Identifier(document, keys)
+    occurred_at = identifier.occurred_at(value, received_at)
+    if occurred_at is not None:
+        return "Trusted", occurred_at
+    if identifier.occurred_at(value, _END_OF_TIME) is not None:
+        return "InFuture", 0
+    in_utc = identity.Identifier(msgspec.structs.replace(document, occurred_at_zone="UTC"), keys)
+    return ("NoOffset" if in_utc.occurred_at(value, _END_OF_TIME) is not None else "NotATime"), 0
+
+
+def _read_others(document: dict[str, object], known: set[str]) -> Iterator[FieldReading]:
+    """Yield the values of a body that no field uses, up to ``MAX_OTHERS``."""
+    waiting: list[tuple[str, object]] = [("", document)]
+    count = 0
+    while waiting and count < MAX_OTHERS:
+        path, value = waiting.pop(0)
+        if isinstance(value, dict):
+            waiting.extend((f"{path}/{name}", inner) for name, inner in value.items() if _PLAIN_NAME.fullmatch(name))
+        elif path not in known:
+            count += 1
+            yield FieldReading("", path, _class_of(value))
+
+
+def _class_of(value: object) -> str:
+    if value is None:
+        return "absent"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, str):
+        return f"{'digits' if value.isdecimal() else 'text'} of {len(value)} characters" if value else "empty text"
+    return "list" if isinstance(value, list) else "object"
