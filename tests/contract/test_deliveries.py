@@ -6,7 +6,7 @@ import pytest
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store.base import DueDestination
+from usher_gateway.store.base import AttemptRecord, DueDestination
 
 SECOND, HOUR, NOW = samples.SECOND, samples.HOUR, samples.NOW
 SettledAs = model.SettledAs
@@ -236,3 +236,42 @@ async def test_settled_delivery_stays_settled_after_a_crash(bench: engines.Bench
     row = await one(bench)
     assert (row["state"], row["error"], row["answerBytes"]) == ("dead", "Gone", 4)
     assert await bench.store.answer(model.parse_id(row["id"])) == b"gone"
+
+
+# Attempts
+
+
+async def test_last_ten_attempts_are_kept_with_their_results(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(samples.arrival("a"))
+    (delivery,) = accepted.deliveries
+    assert await bench.store.attempts(delivery.id) == []
+    for number in range(12):
+        at = NOW + number * SECOND
+        bench.store.settle(
+            samples.settlement(delivery, SettledAs.Retry, at, due_at=at, error="Timeout", milliseconds=1_000 + number)
+        )
+        await bench.store.flush()
+        bench.clock.now = at
+        (delivery,) = await bench.claim()
+    bench.store.settle(samples.settlement(delivery, SettledAs.Delivered, NOW + HOUR, status=204, milliseconds=7))
+    await bench.store.flush()
+    found = await bench.store.attempts(delivery.id)
+    assert [one.milliseconds for one in found] == [*range(1_003, 1_012), 7]
+    assert found[0] == AttemptRecord(NOW + 3 * SECOND, 0, "Timeout", 1_003)
+    assert found[-1] == AttemptRecord(NOW + HOUR, 204, "", 7)
+
+
+async def test_hold_and_late_result_are_no_attempts(bench: engines.Bench) -> None:
+    (accepted,) = await bench.accept(samples.arrival("a"))
+    (delivery,) = accepted.deliveries
+    bench.store.settle(samples.settlement(delivery, SettledAs.Delivered, status=200, milliseconds=3))
+    bench.store.settle(samples.settlement(delivery, SettledAs.Retry, error="Timeout", milliseconds=4))
+    await bench.store.flush()
+    assert [one.milliseconds for one in await bench.store.attempts(delivery.id)] == [3]
+    (accepted,) = await bench.accept(samples.arrival("b"))
+    (held,) = accepted.deliveries
+    bench.store.settle(samples.settlement(held, SettledAs.Held, attempts=0, hold=model.HoldReason.DestinationPaused))
+    await bench.store.flush()
+    assert await bench.store.attempts(held.id) == []
+    with pytest.raises(model.NotFoundError):
+        await bench.store.attempts(bytes(16))

@@ -160,7 +160,12 @@ async def fill(served: Served) -> None:
     bench.store.settle(samples.settlement(delivered.deliveries[0], model.SettledAs.Delivered, status=200))
     bench.store.settle(
         samples.settlement(
-            dead.deliveries[0], model.SettledAs.Dead, status=400, error="Status", answer=b"no such field"
+            dead.deliveries[0],
+            model.SettledAs.Dead,
+            status=400,
+            error="Rejected",
+            answer=b"no such field",
+            milliseconds=12,
         )
     )
     await bench.store.flush()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -134,7 +135,9 @@ async def test_show_prints_a_row_and_its_content(served: serving.Served) -> None
     assert "NoUser" in await done(served, "quarantine", "show", row["id"])
     assert (await done(served, "visits", "show", row["id"], "--body")).encode() == serving.BODY
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
-    assert "agency/crm" in await done(served, "deliveries", "show", dead["id"])
+    shown = await done(served, "deliveries", "show", dead["id"])
+    assert "agency/crm" in shown
+    assert re.search(r"lastAttempts +at \S+Z, status 400, error Status, milliseconds 12\n", shown)
     assert await done(served, "dead", "show", dead["id"], "--answer") == "no such field"
 
 

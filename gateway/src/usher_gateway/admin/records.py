@@ -108,6 +108,21 @@ class RecordHandlers:
         api.audit(request, "show answer", {"id": request.match_info["id"]}, 1)
         return api.raw_response(content, {})
 
+    async def list_attempts(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/deliveries/{id}/attempts``: the last attempts, the oldest first."""
+        with api.parsing():
+            identifier = api.parse_id(request.match_info["id"])
+        rows = [
+            {
+                "at": model.format_time(one.at),
+                "status": one.status or None,
+                "error": one.error or None,
+                "milliseconds": one.milliseconds,
+            }
+            for one in await self._store.attempts(identifier)
+        ]
+        return api.json_response({"rows": rows})
+
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/redrive``."""
         with api.parsing():

@@ -45,6 +45,7 @@ def make_routes(
         AdminRoute("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),
         AdminRoute("POST", "/api/visits/replay", Role.Operate, records.replay),
         AdminRoute("GET", "/api/deliveries", Role.Observe, records.list_deliveries),
+        AdminRoute("GET", "/api/deliveries/{id}/attempts", Role.Observe, records.list_attempts),
         AdminRoute("GET", "/api/deliveries/{id}/answer", Role.Operate, records.show_answer),
         AdminRoute("POST", "/api/deliveries/redrive", Role.Operate, records.redrive),
         AdminRoute("GET", "/api/quarantine", Role.Observe, records.list_quarantined),

@@ -172,13 +172,21 @@ def show_visit(
 
 def _show_row(client: AdminClient, path: str, identifier: str, output: tables.OutputFormat) -> None:
     """Print every field of one row of a listing."""
+    _print_row(_find_row(client, path, identifier), output)
+
+
+def _find_row(client: AdminClient, path: str, identifier: str) -> tables.Row:
     rows = client.rows(path, 1, id=identifier)
     if not rows:
         fail(f"there is no {identifier}", "use an id from a listing", WRONG)
+    return rows[0]
+
+
+def _print_row(row: tables.Row, output: tables.OutputFormat) -> None:
     if output == "text":
-        tables.print_facts(rows[0])
+        tables.print_facts(row)
     else:
-        tables.print_rows(rows, [(name, tables.text_cell(name)) for name in rows[0]], output, "")
+        tables.print_rows([row], [(name, tables.text_cell(name)) for name in row], output, "")
 
 
 def replay_visits(
@@ -273,8 +281,15 @@ def list_deliveries(
 
 
 def show_delivery(identifier: Id, output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
-    """Show one delivery."""
-    _show_row(AdminClient(admin, data), "/api/deliveries", identifier, output)
+    """Show one delivery with its last 10 attempts."""
+    _show_delivery(AdminClient(admin, data), identifier, output)
+
+
+def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFormat) -> None:
+    """Print every field of a delivery, and its last attempts, the oldest first."""
+    row = _find_row(client, "/api/deliveries", identifier)
+    row["lastAttempts"] = client.get(f"/api/deliveries/{quoted(identifier)}/attempts")["rows"]
+    _print_row(row, output)
 
 
 def redrive_deliveries(
@@ -357,7 +372,7 @@ def show_dead(
     if answer:
         sys.stdout.buffer.write(client.get_bytes(f"/api/deliveries/{quoted(identifier)}/answer"))
         return
-    _show_row(client, "/api/deliveries", identifier, output)
+    _show_delivery(client, identifier, output)
 
 
 def redrive_dead(

@@ -155,15 +155,26 @@ def conclude(
     now: int,
     randomness: float,
     confirmed: int,
+    *,
+    milliseconds: int = 0,
 ) -> AttemptResult:
     """Turn the answer to an attempt into what the store records. ``randomness`` is in [0, 1).
 
-    ``confirmed`` is the time by which the delivery may end (``Clock.confirmed``).
+    ``confirmed`` is the time by which the delivery may end (``Clock.confirmed``). ``milliseconds`` is how long the
+    attempt took.
     """
     outcome = classify(answer, destination, now)
     if outcome.kind is OutcomeKind.Delivered:
         before = delivery.attempts
-        done = model.Settlement(delivery.key, model.SettledAs.Delivered, now, before, before + 1, status=answer.status)
+        done = model.Settlement(
+            delivery.key,
+            model.SettledAs.Delivered,
+            now,
+            before,
+            before + 1,
+            status=answer.status,
+            milliseconds=milliseconds,
+        )
         return AttemptResult(done, outcome)
     decision = retry.DEAD
     if outcome.kind is OutcomeKind.Retry:
@@ -176,7 +187,8 @@ def conclude(
             confirmed=confirmed,
             randomness=randomness,
         )
-    return AttemptResult(_failure(delivery, answer, outcome, decision, now), outcome)
+    settlement = _failure(delivery, answer, outcome, decision, now)
+    return AttemptResult(msgspec.structs.replace(settlement, milliseconds=milliseconds), outcome)
 
 
 def expired(delivery: model.Delivery, now: int) -> AttemptResult:

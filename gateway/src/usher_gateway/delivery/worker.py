@@ -5,6 +5,7 @@ attempt on.
 """
 
 import random
+import time
 from typing import Any
 
 import structlog
@@ -110,8 +111,9 @@ class DeliveryWorker:
             return outcome.held(delivery, model.HoldReason.FormatError, now)
 
         # Send it, and classify the answer.
+        started = time.monotonic()
         answer = await self._client.send(request, prepared.destination.timeout_seconds)
-        return self._classify(delivery, definition, answer)
+        return self._classify(delivery, definition, answer, int((time.monotonic() - started) * 1000))
 
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Use new documents from the next attempt on, and forget what earlier attempts showed of changed ones."""
@@ -161,13 +163,13 @@ class DeliveryWorker:
         return evaluation.value
 
     def _classify(
-        self, delivery: model.Delivery, definition: model.RouteDefinition, answer: DestinationAnswer
+        self, delivery: model.Delivery, definition: model.RouteDefinition, answer: DestinationAnswer, milliseconds: int
     ) -> AttemptResult:
         """Classify an answer and count it. It counts too if the destination was removed meanwhile."""
         destination = self._documents.destination(definition.destination) or _REMOVED_DESTINATION
         randomness = random.random()  # noqa: S311 - spreads retries, keeps no secret
         now, confirmed = self._clock.now(), self._clock.confirmed()
-        result = outcome.conclude(delivery, answer, destination, now, randomness, confirmed)
+        result = outcome.conclude(delivery, answer, destination, now, randomness, confirmed, milliseconds=milliseconds)
         assert result.outcome is not None
         settled_as, error = result.settlement.settled_as, result.outcome.error
         self._tried_urls[definition.destination] = destination.url

@@ -159,3 +159,5 @@ class Settlement(msgspec.Struct, frozen=True):
     """A code of outcome.py, never text from a peer."""
     answer: bytes = b""
     """At most 256 bytes of the last answer; kept only for dead deliveries."""
+    milliseconds: int = 0
+    """How long the request took, if one was sent."""

@@ -98,6 +98,19 @@ class ListenerActivity(msgspec.Struct, frozen=True):
     """``Address.id`` of a retired address -> the last request there."""
 
 
+class AttemptRecord(msgspec.Struct, frozen=True):
+    """One attempt of a delivery, as the store keeps it."""
+
+    at: int
+    """When it ended."""
+    status: int
+    """HTTP status; 0 if there was no answer."""
+    error: str
+    """A code; empty if the delivery was delivered."""
+    milliseconds: int
+    """How long it took."""
+
+
 class ListingPage(msgspec.Struct, frozen=True):
     """Rows of a listing, newest first, as dicts ready for JSON."""
 
@@ -295,6 +308,13 @@ class Store(Protocol):
 
         Raises:
             NotFoundError: the delivery does not exist, or it has no answer.
+        """
+
+    async def attempts(self, delivery: bytes) -> list[AttemptRecord]:
+        """Return the last 10 attempts of a delivery, the oldest first. A redrive keeps those before it.
+
+        Raises:
+            NotFoundError: the delivery does not exist.
         """
 
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:

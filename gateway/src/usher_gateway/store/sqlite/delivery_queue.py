@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from usher_gateway import model
 from usher_gateway.store.base import Backlog, DueDestination, HeldGroup, OpenCounts
-from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite import attempt_log, database
 from usher_gateway.store.sqlite.transaction import FLAG_LATE, HOLD_FLAGS, Transaction
 
 HOLD_SLICE = 2_000
@@ -127,8 +127,11 @@ def settle(transaction: Transaction, settlements: Sequence[model.Settlement]) ->
         (key, each.at, each.attempts_before, each.attempts, each.status) for key, each in sorted(delivered.items())
     ]
     found = database.select_from_values(transaction.connection, _SETTLE_DELIVERED, "(?,?,?,?,?)", values)
+    records: dict[int, bytes] = {}
     for key, route in found:
         _count_settled(transaction, delivered[key], route, model.Counter.delivered)
+        records[key] = attempt_log.pack(delivered[key])
+    attempt_log.append(transaction.connection, records)
 
 
 def _settle_one(transaction: Transaction, settlement: model.Settlement) -> None:
@@ -154,6 +157,8 @@ def _settle_one(transaction: Transaction, settlement: model.Settlement) -> None:
     ).fetchone()
     if row is not None:
         _count_settled(transaction, settlement, row[0], counter)
+        if settlement.attempts > settlement.attempts_before:
+            attempt_log.append(transaction.connection, {settlement.key: attempt_log.pack(settlement)})
 
 
 def _count_settled(

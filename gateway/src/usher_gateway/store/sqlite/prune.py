@@ -128,6 +128,7 @@ def _forget_one(connection: sqlite3.Connection, row: database.FoundRow) -> None:
     connection.execute("delete from sightings where visitor = ? and visit_time = ?", (short_key(visitor), visit_time))
     for delivery in _deliveries_of(connection, key, verdicts):
         connection.execute("delete from deliveries where key = ?", (delivery,))
+        connection.execute("delete from attempts where delivery = ?", (delivery,))
     connection.execute("delete from bodies where key = ?", (key,))
     connection.execute("delete from arrivals where key = ?", (key,))
 

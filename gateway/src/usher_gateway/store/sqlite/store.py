@@ -16,6 +16,7 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.base import (
     AbandonedCallback,
+    AttemptRecord,
     Backlog,
     DueDestination,
     Filter,
@@ -29,7 +30,7 @@ from usher_gateway.store.base import (
     UsageRow,
 )
 from usher_gateway.store.sqlite import activity as listener_activity
-from usher_gateway.store.sqlite import changes, database, delivery_queue, listings, meters, prune
+from usher_gateway.store.sqlite import attempt_log, changes, database, delivery_queue, listings, meters, prune
 from usher_gateway.store.sqlite.arrival_queue import QueueLimits
 from usher_gateway.store.sqlite.group_commit import GroupCommit
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
@@ -287,6 +288,9 @@ class SqliteStore:
 
     async def answer(self, delivery: bytes) -> bytes:
         return await self._query_reader.run(lambda connection: listings.answer(connection, delivery))
+
+    async def attempts(self, delivery: bytes) -> list[AttemptRecord]:
+        return await self._query_reader.run(lambda connection: attempt_log.read(connection, delivery))
 
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
         found = await self._query_reader.run(lambda connection: listings.arrivals_of_person(connection, keys))
