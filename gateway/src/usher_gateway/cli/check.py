@@ -75,6 +75,7 @@ def register(app: typer.Typer) -> None:
             pathlib.Path | None,
             typer.Option(
                 metavar="FILE|-",
+                envvar="USHER_BODY",
                 help="Print how each listener reads a body: the place and class of each field, and whether the time is "
                 "trusted. Values of personal fields are not printed. No manifests are needed.",
             ),
