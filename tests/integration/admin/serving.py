@@ -163,7 +163,7 @@ async def fill(served: Served) -> None:
             dead.deliveries[0],
             model.SettledAs.Dead,
             status=400,
-            error="Rejected",
+            error="Status",
             answer=b"no such field",
             milliseconds=12,
         )
