@@ -97,7 +97,10 @@ class Bench:
     async def declare(self, make_namespace: installs.Namespaces) -> None:
         """Create every object, before an operator runs."""
         hostnames, limit = [{"hostname": "*.example.org"}], {"listenersPerNamespace": _LISTENERS_PER_NAMESPACE}
-        await self.install.server.create(self.install.klass(allowedHostnames=hostnames, maximums=limit))
+        # every edit takes an address out of service
+        await self.install.server.create(
+            self.install.klass(allowedHostnames=hostnames, maximums=limit, removalLimit=10_000)
+        )
         self.flooded = await make_namespace("flooded")
         count = -(-self.sizes.tenants // self.sizes.tenants_per_namespace)
         self.namespaces = [await make_namespace("agency") for _ in range(count)]

@@ -49,6 +49,10 @@ _STOP_SECONDS = 1.0
 _KOPF_STOP_SECONDS = 5.0
 """How long kopf may take to end by itself."""
 
+_LANES_AT_ONCE = 4
+"""Only so many namespaces together can occupy all workers. If one could alone, its writes would keep the API server so
+busy that the events of others arrive late (docs/performance.md)."""
+
 _STANDBY_POLL_SECONDS = 0.2
 
 _MAX_AGENCY_WATCHES = 10_000
@@ -110,7 +114,7 @@ class Operator:
             clock=time.monotonic,
             random=random.random,
             lane_of=self.cache.lane_of,
-            max_per_lane=max(1, settings.workers * 3 // 4),
+            max_per_lane=max(1, settings.workers // _LANES_AT_ONCE),
             observe_wait=self.metrics.queue_seconds.observe,
             count_retry=self.metrics.queue_retries.inc,
         )
