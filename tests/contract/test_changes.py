@@ -1,6 +1,7 @@
 """Changes that people request: redrive, release and replay; and finding a person."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -242,3 +243,59 @@ async def test_person_read_at_the_release_is_found_afterwards(
         if crash is not None:
             await bench.reopen(crash=crash)
         assert len(await bench.store.find_person("agency", "acme", [KEY])) == 1
+
+
+# Cancel and retry
+
+
+async def test_pending_and_held_deliveries_are_cancelled_on_request(bench: engines.Bench) -> None:
+    ended = await dead(bench, "dead")
+    lane, _ = await bench.accept(
+        samples.arrival("a"), samples.arrival("b", if_visit=(samples.plan(hold=model.HoldReason.QuotaExceeded),))
+    )
+    cancelled: list[int] = []
+    assert await bench.store.cancel(ANY, NOW + HOUR, cancelled.extend) == 2
+    assert set(cancelled) >= {lane.deliveries[0].key}
+    rows = {row["id"]: row for row in await bench.deliveries(state="cancelled")}
+    assert [row["cancelled"] for row in rows.values()] == ["OnRequest"] * 2
+    assert model.format_id(ended.id) not in rows
+    counts = await bench.counts()
+    assert (counts["cancelled"], await bench.store.open_deliveries(1 << 62)) == (2, {})
+    assert (await bench.store.open_counts()).held == {}
+    bench.store.settle(samples.settlement(lane.deliveries[0], SettledAs.Delivered, status=200))
+    await bench.store.flush()
+    assert (await bench.counts()).get("delivered", 0) == 0, "the result of a running attempt comes too late"
+
+
+async def test_cancel_changes_only_deliveries_that_the_filter_selects(bench: engines.Bench) -> None:
+    one, _ = await bench.accept(samples.arrival("a"), samples.arrival("b", if_visit=(samples.plan(samples.MAILER),)))
+    assert await bench.store.cancel(Filter(destination="agency/nobody"), NOW, ignore) == 0
+    assert await bench.store.cancel(Filter(ids=(one.deliveries[0].id,)), NOW, ignore) == 1
+    assert await bench.store.cancel(Filter(route="welcome", state="pending"), NOW, ignore) == 1
+    assert await bench.store.cancel(ANY, NOW, ignore) == 0
+    with pytest.raises(ValueError, match="only pending deliveries"):
+        await bench.store.cancel(Filter(state="dead"), NOW, ignore)
+
+
+async def test_cancelled_on_request_can_be_redriven(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a"))
+    await bench.store.cancel(ANY, NOW, ignore)
+    assert await bench.store.redrive(Filter(state="cancelled", reason="OnRequest"), NOW) == 1
+
+
+async def test_pending_retries_are_made_due_now(bench: engines.Bench) -> None:
+    first, second = [one.deliveries[0] for one in await bench.accept(samples.arrival("a"), samples.arrival("b"))]
+    for delivery in (first, second):
+        bench.store.settle(samples.settlement(delivery, SettledAs.Retry, due_at=NOW + HOUR, error="Timeout"))
+    await bench.accept(samples.arrival("c", if_visit=(samples.plan(hold=model.HoldReason.DestinationPaused),)))
+    await bench.store.flush()
+    assert await bench.store.retry(Filter(ids=(first.id,)), NOW) == 1
+    assert [one.key for one in await bench.claim()] == [first.key]
+    assert await bench.store.retry(Filter(reason="Timeout"), NOW) == 1
+    (claimed,) = await bench.claim()
+    assert (claimed.key, claimed.attempts) == (second.key, 1)
+    assert await bench.store.retry(ANY, NOW) == 0, "neither held deliveries nor those in lanes are made due"
+
+
+def ignore(_: Sequence[int]) -> None:
+    pass

@@ -236,7 +236,11 @@ class Gateway:
                 ),
                 usage=records.UsageHandlers(store=self.store, now=self.clock.now),
                 records=records.RecordHandlers(
-                    store=self.store, now=self.clock.now, listeners=lambda: self.registry.listeners
+                    store=self.store,
+                    now=self.clock.now,
+                    listeners=lambda: self.registry.listeners,
+                    forget_cancelled=self.dispatcher.forget_cancelled,
+                    ask_store=self.dispatcher.ask_store,
                 ),
                 metrics=metrics.make_registry(self.metric_sources),
             ),

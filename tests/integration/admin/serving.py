@@ -68,7 +68,11 @@ class Served:
             status=self.status(),
             usage=records.UsageHandlers(store=self.bench.store, now=self.bench.clock),
             records=records.RecordHandlers(
-                store=self.bench.store, now=self.bench.clock, listeners=lambda: self.registry.listeners
+                store=self.bench.store,
+                now=self.bench.clock,
+                listeners=lambda: self.registry.listeners,
+                forget_cancelled=lambda _: None,
+                ask_store=lambda: None,
             ),
             metrics=registry,
         )

@@ -177,8 +177,22 @@ async def test_redrive_replay_and_release_print_their_counts(served: serving.Ser
     assert "Released: 1 arrival, with 1 delivery." in await done(served, "quarantine", "release", row["id"])
 
 
+async def test_cancel_and_retry_print_their_counts(served: serving.Served) -> None:
+    assert "Due now: 0 deliveries." in await done(served, "deliveries", "retry", "--destination", "agency/crm")
+    run = await ask(served, "deliveries", "cancel", "--all")
+    assert (run.code, "--yes" in run.err) == (2, True)
+    assert "Cancelled: 1 delivery." in await done(served, "deliveries", "cancel", "--all", "--state", "held", "--yes")
+    assert "OnRequest" in await done(served, "deliveries", "list", "--state", "cancelled", "-o", "json")
+
+
 async def test_empty_selection_requires_all(served: serving.Served) -> None:
-    for command in (["dead", "redrive"], ["visits", "replay"], ["quarantine", "release"]):
+    for command in (
+        ["dead", "redrive"],
+        ["deliveries", "cancel"],
+        ["deliveries", "retry"],
+        ["visits", "replay"],
+        ["quarantine", "release"],
+    ):
         run = await ask(served, *command)
         assert (run.code, "--all" in run.err) == (2, True)
 

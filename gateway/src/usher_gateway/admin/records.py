@@ -3,7 +3,7 @@
 import asyncio
 import csv
 import io
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from aiohttp import web
@@ -60,11 +60,23 @@ class RecordHandlers:
         store: Store,
         now: Callable[[], int],
         listeners: Callable[[], Mapping[str, LiveListener]],
+        forget_cancelled: Callable[[Sequence[int]], None],
+        ask_store: Callable[[], None],
     ) -> None:
-        """``now`` returns microseconds; ``listeners`` returns the listeners in force by ``namespace/name``."""
+        """Take the parts of the gateway that records need.
+
+        Args:
+            store: The store.
+            now: Returns microseconds.
+            listeners: Returns the listeners in force by ``namespace/name``.
+            forget_cancelled: Drops cancelled deliveries, by their row keys, from the lanes.
+            ask_store: Lets the dispatcher look for due deliveries.
+        """
         self._store = store
         self._now = now
         self._listeners = listeners
+        self._forget_cancelled = forget_cancelled
+        self._ask_store = ask_store
         self._releasing = asyncio.Lock()
         """Held during a release, so that two requests never count the same arrival."""
 
@@ -130,6 +142,23 @@ class RecordHandlers:
             count = await self._store.redrive(where, self._now())
         api.audit(request, "redrive", selection, count)
         return api.json_response({"redriven": count})
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/deliveries/cancel``."""
+        with api.parsing():
+            selection, where = await _read_selection(request)
+            count = await self._store.cancel(where, self._now(), self._forget_cancelled)
+        api.audit(request, "cancel", selection, count)
+        return api.json_response({"cancelled": count})
+
+    async def retry(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/deliveries/retry``."""
+        with api.parsing():
+            selection, where = await _read_selection(request)
+            count = await self._store.retry(where, self._now())
+        self._ask_store()
+        api.audit(request, "retry", selection, count)
+        return api.json_response({"retried": count})
 
     async def replay(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/visits/replay``."""

@@ -48,6 +48,8 @@ def make_routes(
         AdminRoute("GET", "/api/deliveries/{id}/attempts", Role.Observe, records.list_attempts),
         AdminRoute("GET", "/api/deliveries/{id}/answer", Role.Operate, records.show_answer),
         AdminRoute("POST", "/api/deliveries/redrive", Role.Operate, records.redrive),
+        AdminRoute("POST", "/api/deliveries/cancel", Role.Operate, records.cancel),
+        AdminRoute("POST", "/api/deliveries/retry", Role.Operate, records.retry),
         AdminRoute("GET", "/api/quarantine", Role.Observe, records.list_quarantined),
         AdminRoute("POST", "/api/quarantine/release", Role.Operate, records.release),
     )

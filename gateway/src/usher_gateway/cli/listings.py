@@ -1,6 +1,7 @@
 """The commands over stored rows: ``usher visits``, ``deliveries``, ``dead``, ``quarantine`` and ``listeners``.
 
-Each group lists rows and shows one row. ``replay``, ``redrive`` and ``release`` start deliveries for selected rows.
+Each group lists rows and shows one row. ``replay``, ``redrive`` and ``release`` start deliveries for selected rows,
+``cancel`` and ``retry`` change pending ones.
 """
 
 import sys
@@ -12,6 +13,7 @@ from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
+    USAGE,
     WRONG,
     Admin,
     AdminClient,
@@ -38,6 +40,8 @@ _CountedAs = Annotated[str | None, typer.Option(help="visit, repeat, redelivery 
 _Body = Annotated[bool, typer.Option("--body", help="Print only the body, as it was received.")]
 _Answer = Annotated[bool, typer.Option("--answer", help="Print only the destination's last answer.")]
 _DeliveryState = Annotated[str | None, typer.Option(help="pending, held, delivered, dead or cancelled.")]
+_PendingState = Annotated[str, typer.Option(help="pending (held ones too) or held.")]
+_Yes = Annotated[bool, typer.Option("--yes", help="Confirm that the selected deliveries are not to be sent.")]
 _EndedState = Annotated[str, typer.Option(help="dead or cancelled.")]
 _QuarantineState = Annotated[str | None, typer.Option(help="released or unreleased.")]
 
@@ -54,7 +58,7 @@ def register(app: typer.Typer) -> None:
     )(redrive_dead)
     app.add_typer(dead, name="dead")
 
-    deliveries = typer.Typer(no_args_is_help=True, help="Look at deliveries; redrive dead or cancelled ones.")
+    deliveries = typer.Typer(no_args_is_help=True, help="Look at deliveries; redrive, cancel or retry them.")
     deliveries.command("list", epilog=_DELIVERIES_LIST_EXAMPLE)(list_deliveries)
     deliveries.command("show", epilog="Example:  usher deliveries show 01920000-0000-7000-8000-000000000002")(
         show_delivery
@@ -62,6 +66,10 @@ def register(app: typer.Typer) -> None:
     deliveries.command(
         "redrive", epilog="Example:  usher deliveries redrive --destination agency/crm --since 2026-11-24"
     )(redrive_deliveries)
+    deliveries.command(
+        "cancel", epilog="Example:  usher deliveries cancel --destination agency/crm --state held --yes"
+    )(cancel_deliveries)
+    deliveries.command("retry", epilog="Example:  usher deliveries retry --destination agency/crm")(retry_deliveries)
     app.add_typer(deliveries, name="deliveries")
 
     quarantine = typer.Typer(
@@ -325,6 +333,76 @@ def redrive_deliveries(
     )
     answer = AdminClient(admin, data, operate=True).post("/api/deliveries/redrive", {**selection, "state": state})
     typer.echo(f"Due again: {tables.counted(answer['redriven'], 'delivery')}.")
+
+
+def cancel_deliveries(
+    *,
+    ids: Ids = None,
+    tenant: Tenant = None,
+    listener: Listener = None,
+    route: Route = None,
+    destination: Destination = None,
+    since: Since = None,
+    until: Until = None,
+    state: _PendingState = "pending",
+    reason: Reason = None,
+    everything: All = False,
+    yes: _Yes = False,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Cancel pending deliveries, held ones too, so that they are not sent; needs --yes.
+
+    An attempt that already runs is not interrupted. `usher deliveries redrive --state cancelled` takes it back.
+    """
+    selection = make_selection(
+        ids,
+        everything=everything,
+        tenant=tenant,
+        listener=listener,
+        route=route,
+        destination=destination,
+        since=parse_moment(since),
+        until=parse_moment(until),
+        reason=reason,
+    )
+    if not yes:
+        fail("cancelled deliveries are not sent", "give --yes to confirm", USAGE)
+    answer = AdminClient(admin, data, operate=True).post("/api/deliveries/cancel", {**selection, "state": state})
+    typer.echo(f"Cancelled: {tables.counted(answer['cancelled'], 'delivery')}.")
+
+
+def retry_deliveries(
+    *,
+    ids: Ids = None,
+    tenant: Tenant = None,
+    listener: Listener = None,
+    route: Route = None,
+    destination: Destination = None,
+    since: Since = None,
+    until: Until = None,
+    reason: Reason = None,
+    everything: All = False,
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Make pending deliveries due now instead of at their next retry.
+
+    It does not end a hold. While the circuit of a destination is open, its deliveries still wait for the next trial.
+    """
+    selection = make_selection(
+        ids,
+        everything=everything,
+        tenant=tenant,
+        listener=listener,
+        route=route,
+        destination=destination,
+        since=parse_moment(since),
+        until=parse_moment(until),
+        reason=reason,
+    )
+    answer = AdminClient(admin, data, operate=True).post("/api/deliveries/retry", selection)
+    typer.echo(f"Due now: {tables.counted(answer['retried'], 'delivery')}.")
 
 
 def list_dead(

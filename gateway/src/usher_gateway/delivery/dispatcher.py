@@ -74,6 +74,8 @@ class Dispatcher:
         """The store's number of a route -> its destination and tenant. The store never reuses a number."""
         self._claimed: set[int] = set()
         """Keys of the claimed deliveries: those in lanes and attempts."""
+        self._cancelled: set[int] = set()
+        """Keys of claimed deliveries that a user cancelled: they leave their lanes without an attempt."""
         self._deferred: list[int] = []
         """Keys of the deliveries that go back to the store."""
         self._due: dict[str, int] = {}
@@ -131,6 +133,11 @@ class Dispatcher:
         """Put deliveries into lanes that waited in the store."""
         self.offer(deliveries, fresh=False)
 
+    def forget_cancelled(self, keys: Sequence[int]) -> None:
+        """Make no attempt of deliveries in lanes that were cancelled in the store. Running attempts continue."""
+        self._cancelled.update(self._claimed.intersection(keys))
+        self._schedule_pump()
+
     def _look_up_target(self, route: int) -> tuple[str, str]:
         """Return destination and tenant of a route, and remember them."""
         definition = self._store.route(route)
@@ -181,6 +188,7 @@ class Dispatcher:
                 settlement, outcome = msgspec.structs.replace(settlement, due_at=settlement.at), None
         self._store.settle(settlement)
         self._claimed.discard(key)
+        self._cancelled.discard(key)
         if settlement.settled_as is model.SettledAs.Retry:
             self._clock_difference = max(self._clock_difference, self._clock.now() - self._clock.steady())
             self._note_due(entry.destination, settlement.due_at)
@@ -197,6 +205,7 @@ class Dispatcher:
         _log.warning("circuit_opened", destination=destination, error=error)
         for entry in self.scheduler.drain(destination):
             self._claimed.discard(entry.delivery.key)
+            self._cancelled.discard(entry.delivery.key)
             self._deferred.append(entry.delivery.key)
 
     def _note_trial(self, destination: str, error: str) -> None:
@@ -222,9 +231,19 @@ class Dispatcher:
             if ready.entry is None:
                 self._pump_at(ready.ask_again_at, now)
                 break
-            self._start(ready.entry)
+            if ready.entry.delivery.key in self._cancelled:
+                self._drop(ready.entry)
+            else:
+                self._start(ready.entry)
         if self._deferred:
             self._wake.set()
+
+    def _drop(self, entry: LaneEntry) -> None:
+        """Give back the slot of a cancelled delivery."""
+        key = entry.delivery.key
+        self._cancelled.discard(key)
+        self._claimed.discard(key)
+        self.scheduler.done(key, None, self._clock.steady())
 
     def _start(self, entry: LaneEntry) -> None:
         if entry.fresh:

@@ -327,6 +327,23 @@ class Store(Protocol):
         past their time limit.
         """
 
+    async def cancel(self, where: Filter, now: int, on_cancelled: Callable[[Sequence[int]], None]) -> int:
+        """Cancel pending deliveries (``OnRequest``), held and claimed ones too; return how many.
+
+        ``on_cancelled`` receives the row keys of each slice, so that the caller can drop those in lanes. A result that
+        a running attempt brings later is ignored.
+
+        Raises:
+            ValueError: ``state`` asks for deliveries that are not pending.
+        """
+
+    async def retry(self, where: Filter, now: int) -> int:
+        """Make deliveries of the backlog due at once that wait for a later retry; return how many.
+
+        Raises:
+            ValueError: ``state`` asks for deliveries that are not pending.
+        """
+
     async def quarantined(self, where: Filter, limit: int, after: int = 0) -> list[model.Arrival]:
         """Return quarantined arrivals that can be released, oldest first, with bodies but without plans.
 

@@ -1,6 +1,6 @@
-"""Changes that people request: redrive, replay, release. Each job is a short transaction over rows with given keys.
+"""Changes that people request: redrive, cancel, retry, replay, release.
 
-A reader selects the rows beforehand, so each job checks the rows again before it changes them.
+Each job is a short transaction over rows with given keys. A reader selects the rows beforehand, so each job checks the rows again before it changes them.
 """
 
 import sqlite3
@@ -60,6 +60,38 @@ def redrive(transaction: Transaction, keys: Sequence[int], now: int) -> int:
             transaction.meter(listener, model.slot_of(now), model.Counter.redriven)
             done += 1
     return done
+
+
+def pending(connection: sqlite3.Connection, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
+    """Return the keys of a slice of the pending deliveries that a filter selects, and the cursor of the next slice."""
+    state = (where.state or "pending").lower()
+    if state not in {"pending", listings.HELD}:
+        raise ValueError("only pending deliveries (pending, or held) can be cancelled or retried")
+    keys, below = listings.delivery_keys(connection, msgspec.structs.replace(where, state=state), cursor, SLICE)
+    return keys, listings.cursor_of(below)
+
+
+def cancel(transaction: Transaction, keys: Sequence[int], now: int) -> list[int]:
+    """Cancel pending deliveries on request; return the keys of those that were still pending."""
+    statement = (
+        "update deliveries set state = ?, hold = 0, waiting = 0, due_at = 0, settled_at = ?, cancel = ?"
+        " where key = ? and state = 0 returning route"
+    )
+    state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.OnRequest)
+    cancelled: list[int] = []
+    for key in keys:
+        for (route,) in transaction.connection.execute(statement, (state, now, reason, key)).fetchall():
+            listener = transaction.names.listener_of_route(route)
+            transaction.meter(listener, model.slot_of(now), model.Counter.cancelled)
+            cancelled.append(key)
+    transaction.remove_claimed(cancelled)
+    return cancelled
+
+
+def retry(transaction: Transaction, keys: Sequence[int], now: int) -> int:
+    """Make deliveries of the backlog due that wait for a later retry; return how many."""
+    statement = "update deliveries set due_at = ?1 where key = ?2 and waiting = 1 and due_at > ?1"
+    return sum([transaction.connection.execute(statement, (now, key)).rowcount for key in keys])
 
 
 def replayable(

@@ -315,6 +315,34 @@ class SqliteStore:
     async def _redrive_slice(self, keys: Sequence[int], now: int) -> int:
         return await self._commits.run_job(lambda transaction: changes.redrive(transaction, keys, now))
 
+    async def cancel(self, where: Filter, now: int, on_cancelled: Callable[[Sequence[int]], None]) -> int:
+        total = 0
+        cursor: str | None = None
+        while True:
+            keys, cursor = await self._find(changes.pending, where, cursor)
+            if keys:
+                cancelled = await self._cancel_slice(keys, now)
+                on_cancelled(cancelled)
+                total += len(cancelled)
+            if cursor is None:
+                return total
+
+    async def _cancel_slice(self, keys: Sequence[int], now: int) -> list[int]:
+        return await self._commits.run_job(lambda transaction: changes.cancel(transaction, keys, now))
+
+    async def retry(self, where: Filter, now: int) -> int:
+        total = 0
+        cursor: str | None = None
+        while True:
+            keys, cursor = await self._find(changes.pending, where, cursor)
+            if keys:
+                total += await self._retry_slice(keys, now)
+            if cursor is None:
+                return total
+
+    async def _retry_slice(self, keys: Sequence[int], now: int) -> int:
+        return await self._commits.run_job(lambda transaction: changes.retry(transaction, keys, now))
+
     async def replay(self, where: Filter, now: int) -> int:
         total = 0
         cursor: str | None = None
