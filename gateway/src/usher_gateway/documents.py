@@ -137,6 +137,8 @@ class ListenerDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body_bytes: int = 256 * 1024
     requests_per_second: int = 0
     """The maximum of the class; 0 means no limit."""
+    max_stored_bytes: int = 0
+    """Bytes that the tenant may store; 0 means a share of the free space."""
     fields: dict[str, tuple[str, ...]] = msgspec.field(default_factory=lambda: dict(DEFAULT_FIELDS))
     """DEFAULT_FIELDS with the listener's overrides."""
     occurred_at_zone: str = ""

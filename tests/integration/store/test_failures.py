@@ -171,3 +171,20 @@ async def test_failed_checkpoint_restores_the_busy_timeout(bench: engines.Bench)
     with pytest.raises(model.StoreUnavailableError):
         await store._commits.run_job(sqlite_store.checkpoint_after_commit)
     assert connection.execute("pragma busy_timeout").fetchone() == (database.BUSY_MILLISECONDS,)
+
+
+async def test_tenant_stores_at_most_as_much_as_it_leaves_free(
+    bench: engines.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = bench.store
+    monkeypatch.setattr(database.DiskSpace, "measure", lambda _: None)
+    store._disk.spare_bytes = 20 * 1024**2
+
+    def large(number: int, listener: model.ListenerName = samples.LOBBY) -> model.Arrival:
+        return samples.arrival(f"{number}", body=b"x" * 1024**2, listener=listener, if_visit=())
+
+    for number in range(19):
+        await bench.accept(large(number))
+    with pytest.raises(model.StorageLimitError):
+        bench.store.accept(large(19))
+    await bench.accept(large(20, samples.BAR))

@@ -383,10 +383,11 @@ def test_hostname_limit_prefers_hostnames_in_force() -> None:
 def test_class_settings_are_in_the_listener_document() -> None:
     said = CLASS + (
         "  clientAddress: {from: XForwardedFor, trustedProxies: [10.1.2.3/8]}\n"
-        "  maximums: {maxBodyBytes: 2048, requestsPerSecond: 7}\n"
+        "  maximums: {maxBodyBytes: 2048, requestsPerSecond: 7, storedBytesPerTenant: 2000000}\n"
     )
     listener = compiled(said, TENANT, LISTENER, trusted_proxies=("192.0.2.1",)).snapshot.listeners["default/lobby"]
-    assert (listener.max_body_bytes, listener.requests_per_second) == (2048, 7)
+    limits = (listener.max_body_bytes, listener.requests_per_second, listener.max_stored_bytes)
+    assert limits == (2048, 7, 2_000_000)
     assert (listener.client_address_from, listener.trusted_proxies) == ("XForwardedFor", ("10.0.0.0/8", "192.0.2.1/32"))
 
 

@@ -29,6 +29,7 @@ _STATUS = {
     model.RefusedReason.QueueFull: 503,
     model.RefusedReason.StoreUnavailable: 503,
     model.RefusedReason.LowDisk: 503,
+    model.RefusedReason.StorageLimit: 503,
     model.RefusedReason.Deadline: 503,
     model.RefusedReason.NotConfigured: 503,
     model.RefusedReason.Disconnected: 400,

@@ -181,13 +181,15 @@ class ArrivalPipeline:
         """Wait until the store has committed the arrival.
 
         Raises:
-            RefusedError: QueueFull, LowDisk, StoreUnavailable, Deadline. After Deadline the commit may still happen:
-                `_count_abandoned` counts the arrival once that is known.
+            RefusedError: QueueFull, LowDisk, StorageLimit, StoreUnavailable, Deadline. After Deadline the commit may
+                still happen: `_count_abandoned` counts the arrival once that is known.
         """
         try:
             future = self._store.accept(arrival)
         except model.StoreFullError:
             raise answers.RefusedError(model.RefusedReason.LowDisk) from None
+        except model.StorageLimitError:
+            raise answers.RefusedError(model.RefusedReason.StorageLimit) from None
         except model.StoreBusyError:
             raise answers.RefusedError(model.RefusedReason.QueueFull) from None
         except model.StoreUnavailableError:
@@ -312,6 +314,7 @@ def build_arrival(
         quota=listener.quota,
         quota_month=listener.month(now) if listener.quota else (0, 0),
         token_held=match.address.action == "Hold",
+        max_stored_bytes=listener.max_stored_bytes,
         body_size=len(content),
         address=match.address_id,
     )

@@ -33,6 +33,7 @@ class LiveListener:
         "is_open",
         "late_after",
         "max_body_bytes",
+        "max_stored_bytes",
         "name",
         "planner",
         "quota",
@@ -76,6 +77,7 @@ class LiveListener:
         self.window = _shared(document.window_seconds * model.MICROSECONDS)
         self.redelivery = _shared(document.redelivery_seconds * model.MICROSECONDS)
         self.max_body_bytes = _shared(document.max_body_bytes)
+        self.max_stored_bytes = _shared(document.max_stored_bytes)
         self.body_days = document.tenant.body_days
         self.quota = document.tenant.visits_per_month if document.tenant.when_exceeded == "Hold" else 0
         self.user_is_required = document.fields.get("user") != documents.DEFAULT_FIELDS["user"]

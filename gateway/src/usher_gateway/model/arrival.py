@@ -59,6 +59,7 @@ class RefusedReason(enum.StrEnum):
     QueueFull = "QueueFull"
     StoreUnavailable = "StoreUnavailable"
     LowDisk = "LowDisk"
+    StorageLimit = "StorageLimit"
     Deadline = "Deadline"
     NotConfigured = "NotConfigured"
     Disconnected = "Disconnected"
@@ -130,6 +131,8 @@ class Arrival(msgspec.Struct, gc=False):
     """True if it came by an address whose visits are held."""
     over_quota: bool = False
     """True if it took its tenant's month over the quota; the store sets it when it decides the arrival."""
+    max_stored_bytes: int = 0
+    """Bytes that its tenant may store; 0 means a share of the free space."""
     body_size: int = 0
     """Bytes after inflating; more than ``len(body)`` if the body was truncated."""
     address: str = ""

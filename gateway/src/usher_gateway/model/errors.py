@@ -69,6 +69,12 @@ class StoreFullError(StoreUnavailableError):
     code = "LowDisk"
 
 
+class StorageLimitError(StoreUnavailableError):
+    """One tenant stores as many bytes as it may."""
+
+    code = "StorageLimit"
+
+
 class StoreBusyError(StoreUnavailableError):
     """The queue in front of the store, or one tenant's share of it, is full."""
 

@@ -37,6 +37,8 @@ class Counter(enum.IntEnum):
     late = 17
     carried = 18
     """Open deliveries at the end of the slots that retention deleted; kept in slot 0, before all others."""
+    stored_bytes = 19
+    """Bytes that bodies and their rows take; kept in slot -1, which no period includes."""
     skipped_filter = 21
     skipped_once_per = 22
     skipped_stale = 23

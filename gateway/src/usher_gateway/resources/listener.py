@@ -534,6 +534,7 @@ def listener_document(
         trusted_proxies=tuple(dict.fromkeys(types.network_of(proxy) or proxy for proxy in proxies)),
         max_body_bytes=pick(maximums.max_body_bytes, "ListenerClass.spec.maximums.maxBodyBytes"),
         requests_per_second=pick(maximums.requests_per_second, "ListenerClass.spec.maximums.requestsPerSecond"),
+        max_stored_bytes=pick(maximums.stored_bytes_per_tenant, "ListenerClass.spec.maximums.storedBytesPerTenant"),
         fields=_fields(fields),
         occurred_at_zone=pick(fields.occurred_at_zone, "Listener.spec.fields.occurredAtZone"),
         dedupe_per=tuple(pick(dedupe.per, "Listener.spec.dedupe.per")),

@@ -217,6 +217,18 @@ class Maximums(types.Model, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    stored_bytes_per_tenant: (
+        Annotated[
+            int,
+            msgspec.Meta(
+                ge=1024 * 1024,
+                le=2**50,
+                description="Bytes of bodies that a gateway stores for one tenant. At the limit it answers only this "
+                "tenant's arrivals with 503. If left out: half of the free space.",
+            ),
+        ]
+        | None
+    ) = None
     listeners_per_namespace: (
         Annotated[
             int,

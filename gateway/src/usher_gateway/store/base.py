@@ -174,6 +174,7 @@ class Store(Protocol):
         Raises:
             StoreBusyError: the queue, or the tenant's share of it, is full.
             StoreFullError: free disk space is below the bound.
+            StorageLimitError: the tenant stores as many bytes as it may (``Arrival.max_stored_bytes``).
         """
 
     def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None = None) -> None:

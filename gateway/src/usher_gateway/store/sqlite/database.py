@@ -386,6 +386,13 @@ class SnapshotReader:
             raise model.StoreUnavailableError(f"the store cannot be read: {type(error).__name__}") from error
 
 
+def reusable_bytes(connection: sqlite3.Connection) -> int:
+    """Return the size of the pages that deleted data left in the file, which never shrinks."""
+    (pages,) = connection.execute("pragma freelist_count").fetchone()
+    (size,) = connection.execute("pragma page_size").fetchone()
+    return int(pages) * int(size)
+
+
 # Many rows in one statement
 
 
@@ -464,6 +471,8 @@ class DiskSpace:
         self._folder = folder
         self._bounds = bounds
         self.free_bytes = 0
+        self.spare_bytes = 0
+        """Free space above the bound for accepting."""
         self.may_accept = True
         self.may_attempt = True
 
@@ -478,5 +487,6 @@ class DiskSpace:
         self.free_bytes = status.f_bavail * status.f_frsize
         size = status.f_blocks * status.f_frsize
         wanted = max(bounds.accept_above_free_bytes, int(size * bounds.accept_above_free_ratio))
+        self.spare_bytes = max(0, self.free_bytes - wanted)
         self.may_accept = self.free_bytes >= wanted
         self.may_attempt = self.free_bytes >= bounds.attempts_above_free_bytes

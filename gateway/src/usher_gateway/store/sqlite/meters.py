@@ -13,7 +13,7 @@ from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.base import Filter, Period
 from usher_gateway.store.sqlite import database, listings
-from usher_gateway.store.sqlite.transaction import Transaction
+from usher_gateway.store.sqlite.transaction import STORED_SLOT, Transaction
 
 _GATHERED_BATCHES = 1_024
 """Rows of meter_batches to sum at a time: many counts of a listener become a few meters."""
@@ -115,7 +115,7 @@ def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
     (first,) = connection.execute("select min(slot) from meters where slot > 0").fetchone()
     (last,) = connection.execute("select max(slot) from meters where slot > 0").fetchone()
     slots = [slot for slot in (first, last) if slot is not None]
-    slots += [slot for _, slot, _, _ in _unfolded(connection)]
+    slots += [slot for _, slot, _, _ in _unfolded(connection) if slot > 0]
     return (min(slots), max(slots) + model.SLOT_SECONDS) if slots else (0, 0)
 
 
@@ -129,6 +129,15 @@ def usage(
         counts = found.setdefault((books.first_second(slot, period), listener), {})
         counts[counter] = counts.get(counter, 0) + count
     return found
+
+
+def stored_bytes(connection: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+    """Yield (listener number, bytes) pairs, which add up to what each listener stores."""
+    statement = "select listener, count from meters where slot = ? and counter = ?"
+    yield from connection.execute(statement, (STORED_SLOT, int(model.Counter.stored_bytes)))
+    for listener, _, counter, count in _unfolded(connection):
+        if counter == model.Counter.stored_bytes:
+            yield listener, count
 
 
 def listener_names(connection: sqlite3.Connection) -> dict[int, model.ListenerName]:

@@ -14,7 +14,7 @@ from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.sqlite import database, meters
 from usher_gateway.store.sqlite.recent_index import short_key
-from usher_gateway.store.sqlite.transaction import Transaction, segment_of, split_person_keys
+from usher_gateway.store.sqlite.transaction import ROW_BYTES, Transaction, segment_of, split_person_keys
 
 LEDGER_DAYS = 8
 """The ledger is kept at least this long, because dedupe looks back 7 days, in visit time and in received time."""
@@ -54,7 +54,8 @@ def prune(transaction: Transaction, now: int, months: Mapping[str, int], meter_w
 def _prune_arrivals(transaction: Transaction, now: int) -> int:
     today = now // _DAY
     statement = (
-        "select b.key, b.body is null, a.received_at, a.verdicts, a.persons, a.fingerprint, a.visitor, a.visit_time"
+        "select b.key, length(b.body), a.received_at, a.verdicts, a.persons, a.fingerprint, a.visitor, a.visit_time,"
+        " a.listener"
         " from bodies b join arrivals a on a.key = b.key where b.expires_day <= ? order by b.expires_day, b.key limit ?"
     )
     found = transaction.connection.execute(statement, (today, _SLICE)).fetchall()
@@ -63,6 +64,7 @@ def _prune_arrivals(transaction: Transaction, now: int) -> int:
         if _body_may_go(transaction, row, now):
             stays_until = row[2] // _DAY + LEDGER_DAYS + 1
             if stays_until > today:
+                _release_bytes(transaction, row)
                 _empty(transaction.connection, row[0], stays_until)
             else:
                 ending.append(row)
@@ -101,6 +103,13 @@ def _empty(connection: sqlite3.Connection, key: int, expires_day: int) -> None:
     connection.execute(statement, (expires_day, key))
 
 
+def _release_bytes(transaction: Transaction, row: database.FoundRow) -> None:
+    """Subtract the bytes of an arrival from its tenant's, once: when its body goes."""
+    length, listener = row[1], row[8]
+    if length is not None:
+        transaction.add_stored_bytes(listener, -length - ROW_BYTES)
+
+
 def _forget(transaction: Transaction, ending: Sequence[database.FoundRow]) -> None:
     """Delete arrivals with all their rows, once they are folded into the lookup tables."""
     connection = transaction.connection
@@ -110,6 +119,7 @@ def _forget(transaction: Transaction, ending: Sequence[database.FoundRow]) -> No
         transaction.recent_index.fold_soon()
     for row in ending:
         if row[0] <= folded_to:
+            _release_bytes(transaction, row)
             _forget_one(connection, row)
     if ending:
         connection.execute(
@@ -119,7 +129,7 @@ def _forget(transaction: Transaction, ending: Sequence[database.FoundRow]) -> No
 
 
 def _forget_one(connection: sqlite3.Connection, row: database.FoundRow) -> None:
-    key, _, _, verdicts, packed, fingerprint, visitor, visit_time = row
+    key, _, _, verdicts, packed, fingerprint, visitor, visit_time, _ = row
     segment = segment_of(connection, key)
     for person in split_person_keys(packed):
         statement = "delete from persons where segment = ? and person = ? and arrival = ?"

@@ -48,6 +48,9 @@ _CHECKPOINT_BYTES = 16 * 1024 * 1024
 _FLUSH_SECONDS = 5.0
 """Time that close() gives to the last commit."""
 
+_ALWAYS_STORED_BYTES = 16 * 1024 * 1024
+"""Without a maximum of the class, a tenant may store this much, however little space is free."""
+
 _RELEASE_SLICE = 20
 """Arrivals that one job releases; each has up to 32 routes."""
 
@@ -80,6 +83,10 @@ class SqliteStore:
         self._meter_walk = prune.MeterWalk()
         self._folding = asyncio.Lock()
         self._next_truncate = 0.0
+        self._reusable_bytes = 0
+        """Pages of the file that deleted data left."""
+        self._full_tenants: set[tuple[str, str]] = set()
+        """Tenants whose last arrival was refused because they store too many bytes."""
         self._files_problem: str | None = None
         """Which of the files was deleted, moved or replaced; None: all are in place."""
 
@@ -126,7 +133,22 @@ class SqliteStore:
             raise model.StoreFullError("there is too little free disk space to accept visits")
         if self._files_problem is not None:
             raise model.StoreUnavailableError(self._files_problem)
+        self._check_stored_bytes(arrival)
         return self._commits.accept(arrival)
+
+    def _check_stored_bytes(self, arrival: model.Arrival) -> None:
+        """Raise StorageLimitError if the arrival's tenant stores as many bytes as it may."""
+        tenant = (arrival.listener.namespace, arrival.listener.tenant)
+        stored = self.writer.stored_bytes.get(tenant, 0)
+        # A tenant stores at most as much as it leaves free.
+        spare = self._disk.spare_bytes + self._reusable_bytes
+        limit = arrival.max_stored_bytes or max(spare, _ALWAYS_STORED_BYTES)
+        if stored + len(arrival.body) > limit:
+            if tenant not in self._full_tenants:
+                self._full_tenants.add(tenant)
+                _log.warning("storage_limit_reached", namespace=tenant[0], tenant=tenant[1], stored=stored, limit=limit)
+            raise model.StorageLimitError("the tenant stores as many bytes as it may")
+        self._full_tenants.discard(tenant)
 
     def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None = None) -> None:
         self._commits.abandon(future, on_result)
@@ -413,6 +435,7 @@ class SqliteStore:
                 await asyncio.to_thread(self._disk.measure)
                 await self.outage()
                 if self._files_problem is None:
+                    self._reusable_bytes = await self._query_reader.run(database.reusable_bytes)
                     await self._checkpoint()
                     await asyncio.to_thread(self.writer.owned.sync_mark)
             except Exception as error:  # noqa: BLE001 - the top of the task: without it, a full disk would stay full

@@ -24,6 +24,12 @@ HOLD_FLAGS = {model.HoldReason.TokenHeld: 32, model.HoldReason.QuotaExceeded: 64
 SEGMENT_ARRIVALS = 1_024
 """Arrivals per segment of person keys: one statement sorts and appends their keys in a few milliseconds."""
 
+ROW_BYTES = 1_024
+"""Estimated bytes that the rows of an arrival take in addition to its body, while it has its body."""
+
+STORED_SLOT = -1
+"""The slot of Counter.stored_bytes."""
+
 _ROUTE_CACHE_SIZE = 100_000
 
 
@@ -47,6 +53,7 @@ class NameNumbers:
         self._destinations: dict[str, int] = {}
         self._routes: dict[int, tuple[model.RouteDefinition, RouteNumbers]] = {}
         self._listener_of_route: dict[int, int] = {}
+        self._tenants: dict[int, tuple[str, str]] = {}
         self.definitions: dict[int, model.RouteDefinition] = {
             number: msgspec.json.decode(packed, type=model.RouteDefinition)
             for number, packed in connection.execute("select number, definition from routes")
@@ -59,6 +66,7 @@ class NameNumbers:
         self._destinations.clear()
         self._routes.clear()
         self._listener_of_route.clear()
+        self._tenants.clear()
 
     def listener(self, name: model.ListenerName) -> int:
         """Return the number of a listener."""
@@ -73,6 +81,15 @@ class NameNumbers:
             ).fetchone()
             self._listeners[name] = number
         return number
+
+    def tenant_of(self, listener: int) -> tuple[str, str]:
+        """Return namespace and name of the tenant that a listener belongs to."""
+        tenant = self._tenants.get(listener)
+        if tenant is None:
+            statement = "select namespace, tenant from listeners where number = ?"
+            namespace, name = self._connection.execute(statement, (listener,)).fetchone()
+            tenant = self._tenants[listener] = (namespace, name)
+        return tenant
 
     def listeners_of(self, namespace: str, tenant: str) -> set[int]:
         """Return the numbers of all listeners that a tenant ever had."""
@@ -160,6 +177,10 @@ class Transaction:
         """Add to the meters."""
         key = (listener, slot, counter)
         self.meters[key] = self.meters.get(key, 0) + count
+
+    def add_stored_bytes(self, listener: int, count: int) -> None:
+        """Count bytes that a listener stores, or (negative) that retention deleted."""
+        self.meter(listener, STORED_SLOT, model.Counter.stored_bytes, count)
 
     def add_claimed(self, keys: Sequence[int]) -> None:
         """Record that this process claims deliveries, so that a start after a crash finds them."""

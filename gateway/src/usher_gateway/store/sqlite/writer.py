@@ -14,7 +14,7 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.base import OpenReport
 from usher_gateway.store.decide import quota_key
-from usher_gateway.store.sqlite import accept, database, delivery_queue, transaction
+from usher_gateway.store.sqlite import accept, database, delivery_queue, meters, transaction
 from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex, short_key
 from usher_gateway.store.sqlite.transaction import FLAG_FIRST, FLAG_UNACKNOWLEDGED, Job, NameNumbers, Transaction
 
@@ -104,6 +104,8 @@ class Writer:
         """Claimed deliveries have this row key or a higher one; the stored copy is never above it."""
         self.claimed: set[int] = set()
         """Keys of the claimed deliveries: in lanes, in attempts, or with outcomes that wait for their commit."""
+        self.stored_bytes = _read_stored_bytes(owned.connection, self.names)
+        """Tenant -> bytes that it stores; the event loop reads it."""
         self.commit_number = owned.marked
         """Number of the last commit."""
         self._ids = ids
@@ -216,6 +218,7 @@ class Writer:
         self.owned.mark(number)
         self._update_recent_index(recent, batch, has_folded)
         self._update_claimed(accepted, batch, opened)
+        self._update_stored_bytes(opened)
         if opened.checkpoint is not None:
             self._checkpoint(opened.checkpoint)
         return accepted, job_result
@@ -289,6 +292,12 @@ class Writer:
         self.claimed.difference_update([settlement.key for settlement in batch.settlements])
         self.claimed.difference_update(opened.returned)
 
+    def _update_stored_bytes(self, opened: Transaction) -> None:
+        for (listener, _, counter), count in opened.meters.items():
+            if counter == model.Counter.stored_bytes:
+                tenant = self.names.tenant_of(listener)
+                self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
+
     def _checkpoint(self, mode: str) -> None:
         # Arrivals wait for this, so it does not wait long for a reader.
         self.connection.execute(f"pragma busy_timeout = {_CHECKPOINT_BUSY_MILLISECONDS}")
@@ -349,6 +358,14 @@ def _number(connection: sqlite3.Connection, name: str) -> int:
     """Return a number that is stored in meta; 0 if there is none."""
     found = connection.execute("select value from meta where name = ?", (name,)).fetchone()
     return int(found[0]) if found else 0
+
+
+def _read_stored_bytes(connection: sqlite3.Connection, names: NameNumbers) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for listener, count in meters.stored_bytes(connection):
+        tenant = names.tenant_of(listener)
+        found[tenant] = found.get(tenant, 0) + count
+    return found
 
 
 def _adjust_backlog(connection: sqlite3.Connection, now: int) -> None:

@@ -1,0 +1,50 @@
+"""A tenant stores a bounded number of bytes; then only its arrivals are refused, until retention frees some."""
+
+import pytest
+
+from contract import engines, samples
+from usher_gateway import model
+
+LIMIT = 200_000
+BODY = b'{"user":{"id":1},"x":"' + bytes(range(48, 123)) * 100 + b'"}'
+
+
+def arrival(number: int, listener: model.ListenerName = samples.LOBBY, at: int = samples.NOW) -> model.Arrival:
+    return samples.arrival(f"{number}", at, listener=listener, body=BODY, max_stored_bytes=LIMIT, if_visit=())
+
+
+async def fill(bench: engines.Bench) -> int:
+    """Accept arrivals of a tenant, at two listeners, until the store refuses one; return how many it accepted."""
+    for number in range(1_000):
+        try:
+            await bench.accept(arrival(number, (samples.LOBBY, samples.POOL)[number % 2], bench.clock.now))
+        except model.StorageLimitError:
+            return number
+    raise AssertionError("the store refused nothing")
+
+
+@pytest.mark.parametrize("restart", [None, "close", "crash", "folded"])
+async def test_only_the_tenant_at_its_limit_is_refused(bench: engines.Bench, restart: str | None) -> None:
+    accepted = await fill(bench)
+    assert 2 < accepted <= LIMIT // 1_000
+    if restart == "folded":
+        await bench.engine.upkeep(bench.store)
+    if restart is not None:
+        await bench.reopen(crash=restart != "close")
+    with pytest.raises(model.StorageLimitError):
+        bench.store.accept(arrival(1_000))
+    assert await bench.words(arrival(1_001, samples.BAR)) == ["Visit"]
+    assert await bench.words(samples.arrival("without a limit")) == ["Visit"]
+    assert "stored_bytes" not in await bench.counts()
+
+
+async def test_bytes_that_retention_deletes_are_free_again(bench: engines.Bench) -> None:
+    accepted = await fill(bench)
+    for days in (31, 31):  # bodies go first, the ledger later: each byte counts once
+        bench.clock.now += days * samples.DAY
+        while await bench.store.prune(bench.clock.now):
+            pass
+        assert await fill(bench) == accepted
+    await bench.reopen(crash=True)
+    with pytest.raises(model.StorageLimitError):
+        bench.store.accept(arrival(1_000))
