@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 
 from integration import gateways
 from support import api_server
@@ -290,6 +291,27 @@ async def test_probe_is_reported_with_its_address(server: api_server.ApiServer, 
         await found.gateway.health.sweep()
         state = (await found.changes())["listeners"]["acme/open"]
         assert (len(state["probedAddresses"]), state["verifiedAddresses"]) == (1, [])
+
+
+async def test_held_deliveries_and_untrusted_times_are_reported(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    fields = documents.DEFAULT_FIELDS | {"occurredAt": ("/at",)}
+    server.put(wrap(listener("open", routes=(documents.Route("crm", "acme/absent"),), fields=fields)))
+    async with running(server, tmp_path) as found:
+        gateway = found.gateway
+        await gateways.wait_until(gateway.state.configured.is_set)
+        body = json.loads(gateways.visit(1)) | {"at": "2026-11-26T12:00:00"}
+        assert await found.status("open", json.dumps(body).encode()) == 200
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(2):
+                await gateway.hold_reviewer.review()
+        await gateway.health.sweep()
+        state = (await found.changes())["listeners"]["acme/open"]
+        assert state["heldDeliveries"] == [{"route": "crm", "reason": "DestinationNotFound"}]
+        assert state["timesUntrusted"]
+        (line,) = [line for line in logs if line["event"] == "deliveries_held"]
+        assert (line["listener"], line["reason"], line["count"]) == ("acme/open", "DestinationNotFound", 1)
 
 
 async def test_new_listener_is_not_silent(

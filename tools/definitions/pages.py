@@ -29,6 +29,8 @@ _CONDITIONS = {
     "Receiving": ("Listener",),
     "Quarantining": ("Listener",),
     "RoutesDegraded": ("Listener",),
+    "DeliveriesHeld": ("Listener",),
+    "TimesUntrusted": ("Listener",),
     "AddressRetired": ("Listener",),
     "Healthy": ("Destination",),
 }

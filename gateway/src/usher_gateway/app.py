@@ -189,6 +189,7 @@ class Gateway:
             counters=self.counters,
             dispatcher=self.dispatcher,
             worker=self.worker,
+            held_routes=self.hold_reviewer.held_routes,
         )
         self.admin = self._make_admin_server()
 

@@ -201,15 +201,26 @@ class StoreMetrics:
         self._dispatcher = dispatcher
         self._clock = clock
         self._open = OpenCounts(0, {}, b"")
+        self._held: dict[tuple[str, ...], float] = {}
 
     async def watch(self) -> None:
         """Count the open deliveries in the store every 15 s. Runs until cancelled."""
         while True:
             try:
                 self._open = await self._store.open_counts()
+                self._held = await self._count_held()
             except model.StoreUnavailableError as error:
                 _log.warning("open_deliveries_not_counted", reason=str(error))
             await asyncio.sleep(_COUNT_SECONDS)
+
+    async def _count_held(self) -> dict[tuple[str, ...], float]:
+        """Count the held deliveries by namespace, tenant and reason."""
+        counts: dict[tuple[str, ...], float] = {}
+        for group in await self._store.held_groups():
+            name = self._store.route(group.route).listener
+            key = (name.namespace, name.tenant, group.reason.name)
+            counts[key] = counts.get(key, 0.0) + group.count
+        return counts
 
     def collect(self) -> metrics.Metrics:
         """Yield the metrics."""
@@ -225,8 +236,8 @@ class StoreMetrics:
         yield metrics.gauge(
             "usher_held_deliveries",
             "Deliveries that wait for a person or a date.",
-            ["reason"],
-            {(reason,): float(count) for reason, count in found.held.items()},
+            ["namespace", "tenant", "reason"],
+            self._held,
         )
         age = time.time() - model.milliseconds_of(found.oldest_in_backlog) / 1000 if found.oldest_in_backlog else 0.0
         yield metrics.gauge(

@@ -28,7 +28,9 @@ _Type = ConditionType
 _Reason = OperatorReason
 
 _REPORTED = frozenset({_Type.Ready, *INFORMATIONAL_CONDITIONS})
-_NEGATIVE = frozenset({_Type.Quarantining, _Type.RoutesDegraded, _Type.AddressRetired})
+_NEGATIVE = frozenset(
+    {_Type.Quarantining, _Type.RoutesDegraded, _Type.DeliveriesHeld, _Type.TimesUntrusted, _Type.AddressRetired}
+)
 """Conditions that exist only while something is wrong."""
 
 _NO_ACTION_NEEDED = frozenset({_Reason.Pending, _Reason.AddressNotAssigned, _Reason.NoVisitYet})

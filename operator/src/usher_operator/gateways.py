@@ -61,6 +61,11 @@ class _DegradedRoute(msgspec.Struct):
     reason: str = ""
 
 
+class _HeldRoute(msgspec.Struct):
+    route: str
+    reason: str = ""
+
+
 class _Listener(msgspec.Struct, rename="camel"):
     receiving: str = "NoVisitYet"
     refusing: bool = False
@@ -69,6 +74,8 @@ class _Listener(msgspec.Struct, rename="camel"):
     quarantined_share: float = 0.0
     company_mismatch: bool = False
     degraded_routes: list[_DegradedRoute] = []
+    held_deliveries: list[_HeldRoute] = []
+    times_untrusted: bool = False
     retired_arrivals: dict[str, datetime.datetime] = {}
 
 
@@ -178,6 +185,8 @@ def _listener(state: _Listener) -> ListenerReport:
         quarantined_share=state.quarantined_share,
         slow_routes=tuple(one.route for one in state.degraded_routes if one.reason == "ExpressionTooSlow"),
         company_mismatch=state.company_mismatch,
+        held_routes=tuple((one.route, one.reason) for one in state.held_deliveries),
+        times_untrusted=state.times_untrusted,
         retired_arrivals={
             address: int(at.timestamp()) * model.MICROSECONDS for address, at in state.retired_arrivals.items()
         },

@@ -78,6 +78,8 @@ class ConditionType(enum.StrEnum):
     Receiving = "Receiving"
     Quarantining = "Quarantining"
     RoutesDegraded = "RoutesDegraded"
+    DeliveriesHeld = "DeliveriesHeld"
+    TimesUntrusted = "TimesUntrusted"
     AddressRetired = "AddressRetired"
     Healthy = "Healthy"
 
@@ -88,6 +90,8 @@ INFORMATIONAL_CONDITIONS = frozenset(
         ConditionType.Receiving,
         ConditionType.Quarantining,
         ConditionType.RoutesDegraded,
+        ConditionType.DeliveriesHeld,
+        ConditionType.TimesUntrusted,
         ConditionType.AddressRetired,
         ConditionType.Healthy,
     }
@@ -270,6 +274,10 @@ class ListenerReport(msgspec.Struct, frozen=True, kw_only=True):
     slow_routes: tuple[str, ...] = ()
     """Routes whose deliveries are held because an expression is too slow."""
     company_mismatch: bool = False
+    held_routes: tuple[tuple[str, str], ...] = ()
+    """(route, reason) of the deliveries that are held."""
+    times_untrusted: bool = False
+    """True if many bodies had a time that is not trusted."""
     retired_arrivals: Mapping[str, int] = {}
     """``Address.id`` of a retired address -> the end of the hour of its last arrival, in microseconds."""
 

@@ -90,6 +90,8 @@ class Served:
             quarantined_share=0.0,
             quarantining=False,
             company_mismatch=False,
+            times_untrusted=False,
+            held_deliveries=(),
             degraded_routes=(),
             retired_arrivals={},
         )

@@ -4,31 +4,30 @@ import hypothesis
 from hypothesis import strategies
 
 from usher_gateway.admin import health
+from usher_gateway.ingest.counters import RecentCounts
 
 Journal = health.ChangeJournal[str, int]
 
 
-def test_quarantined_share_counts_accepted_arrivals_only() -> None:
+def test_window_adds_up_the_minutes_of_a_listener() -> None:
     window = health.RecentWindow()
-    assert window.quarantined_share("a/x") == 0.0
-    window.add("a/x", 30, 3, 0)
+    assert window.of("a/x") == RecentCounts()
+    window.add("a/x", RecentCounts(30, 3, 0, 1))
     window.end_minute()
-    window.add("a/x", 10, 1, 0)
-    assert window.quarantined_share("a/x") == 0.1
-    assert window.quarantined_share("a/y") == 0.0
+    window.add("a/x", RecentCounts(10, 1, 2, 0))
+    assert window.of("a/x") == RecentCounts(40, 4, 2, 1)
+    assert window.of("a/y") == RecentCounts()
 
 
 def test_window_drops_the_oldest_minute_first() -> None:
     window = health.RecentWindow()
-    window.add("a/x", 10, 10, 1)
+    window.add("a/x", RecentCounts(10, 10, 1))
     for _ in range(health.WINDOW_MINUTES - 1):
         window.end_minute()
-    assert window.has_mismatch("a/x")
-    window.add("a/x", 10, 0, 0)
-    assert window.quarantined_share("a/x") == 0.5
+    window.add("a/x", RecentCounts(20))
+    assert window.of("a/x") == RecentCounts(30, 10, 1)
     window.end_minute()
-    assert window.quarantined_share("a/x") == 0.0
-    assert not window.has_mismatch("a/x")
+    assert window.of("a/x") == RecentCounts(20)
 
 
 def test_first_answer_has_every_key() -> None:

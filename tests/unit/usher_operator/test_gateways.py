@@ -88,6 +88,8 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
         "quarantinedShare": 0.2,
         "companyMismatch": True,
         "degradedRoutes": [{"route": "slow", "reason": "ExpressionTooSlow"}, {"route": "other", "reason": "New"}],
+        "heldDeliveries": [{"route": "crm", "reason": "SecretNotFound"}],
+        "timesUntrusted": True,
         "somethingNew": 1,
     }
     crm = {"circuit": "Open", "error": "ServerError", "tried": False}
@@ -101,6 +103,8 @@ def test_answer_is_read_into_listener_and_destination_reports(report: gateways.G
         quarantined_share=0.2,
         slow_routes=("slow",),
         company_mismatch=True,
+        held_routes=(("crm", "SecretNotFound"),),
+        times_untrusted=True,
     )
     assert report.report().destinations["agency/crm"] == DestinationReport(
         circuit_open=True, error="ServerError", tried=False

@@ -8,7 +8,7 @@ import asyncio
 import collections
 import math
 import secrets
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, Literal, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from usher_gateway.config import DocumentStatus, Source
 from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import SendError
-from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.timing import Clock
 
@@ -27,6 +27,9 @@ WINDOW_MINUTES = 15
 
 QUARANTINING_FROM = 0.05
 """If more than this share of the accepted arrivals was quarantined, the listener gets a condition."""
+
+UNTRUSTED_TIMES_FROM = 0.1
+"""If more than this share of the accepted arrivals had a time that is not trusted, the listener gets a condition."""
 
 REFUSING_FROM = 3
 """This many refusals in a row, without an accepted arrival between them, are not an accident."""
@@ -90,6 +93,10 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     quarantining: bool
     company_mismatch: bool
     """An arrival of another company was accepted in the last 15 minutes."""
+    times_untrusted: bool
+    """Over a tenth of the arrivals accepted in the last 15 minutes had a time in the body that is not trusted."""
+    held_deliveries: tuple[dict[str, str], ...]
+    """``route`` and ``reason`` of the deliveries that were held at the last review, at most half a minute ago."""
     degraded_routes: tuple[dict[str, str], ...]
     """``route`` and ``reason`` of each route that the gateway holds because its expression is too slow."""
     retired_arrivals: dict[str, str]
@@ -135,15 +142,14 @@ class RecentWindow:
     """Counts per listener over the last 15 minutes. It has no clock: its owner calls ``end_minute`` every minute."""
 
     def __init__(self) -> None:
-        self._minutes: collections.deque[dict[str, tuple[int, int, int]]] = collections.deque()
-        self._present: dict[str, tuple[int, int, int]] = {}
-        self._totals: dict[str, tuple[int, int, int]] = {}
+        self._minutes: collections.deque[dict[str, RecentCounts]] = collections.deque()
+        self._present: dict[str, RecentCounts] = {}
+        self._totals: dict[str, RecentCounts] = {}
 
-    def add(self, key: str, accepted: int, quarantined: int, mismatched: int) -> None:
+    def add(self, key: str, counts: RecentCounts) -> None:
         """Count arrivals of the present minute."""
-        more = (accepted, quarantined, mismatched)
-        self._present[key] = _plus(self._present.get(key, _NOTHING), more)
-        self._totals[key] = _plus(self._totals.get(key, _NOTHING), more)
+        self._present[key] = self._present.get(key, _NOTHING).plus(counts)
+        self._totals[key] = self._totals.get(key, _NOTHING).plus(counts)
 
     def end_minute(self) -> None:
         """Start a new minute, and drop the minute that is now more than 15 minutes old."""
@@ -151,28 +157,19 @@ class RecentWindow:
         self._present = {}
         if len(self._minutes) < WINDOW_MINUTES:
             return
-        for key, (accepted, quarantined, mismatched) in self._minutes.popleft().items():
-            left = _plus(self._totals[key], (-accepted, -quarantined, -mismatched))
+        for key, counts in self._minutes.popleft().items():
+            left = self._totals[key].minus(counts)
             if left == _NOTHING:
                 del self._totals[key]
             else:
                 self._totals[key] = left
 
-    def quarantined_share(self, key: str) -> float:
-        """Return the share of the accepted arrivals that was quarantined."""
-        accepted, quarantined, _ = self._totals.get(key, _NOTHING)
-        return quarantined / accepted if accepted else 0.0
-
-    def has_mismatch(self, key: str) -> bool:
-        """Return whether an arrival of another company was accepted."""
-        return self._totals.get(key, _NOTHING)[2] > 0
+    def of(self, key: str) -> RecentCounts:
+        """Return the counts of a listener."""
+        return self._totals.get(key, _NOTHING)
 
 
-_NOTHING = (0, 0, 0)
-
-
-def _plus(left: tuple[int, int, int], right: tuple[int, int, int]) -> tuple[int, int, int]:
-    return left[0] + right[0], left[1] + right[1], left[2] + right[2]
+_NOTHING = RecentCounts()
 
 
 _MAX_REMOVED = 10_000
@@ -274,7 +271,9 @@ class HealthTracker:
         counters: ArrivalCounters,
         dispatcher: dispatcher.Dispatcher,
         worker: DeliveryWorker,
+        held_routes: Callable[[model.ListenerName], Iterable[tuple[str, str]]],
     ) -> None:
+        """``held_routes`` returns (route, reason) for the deliveries of a listener that are held."""
         self._state = state
         self._clock = clock
         self._source = source
@@ -282,6 +281,7 @@ class HealthTracker:
         self._counters = counters
         self._dispatcher = dispatcher
         self._worker = worker
+        self._held_routes = held_routes
         self._journal: ChangeJournal[Key, State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
         self._asked_at = self._swept_at = -math.inf
@@ -352,8 +352,8 @@ class HealthTracker:
 
     def _count_recent(self) -> None:
         """Move what the arrival counters counted since the last sweep into the window."""
-        for name, accepted, quarantined, mismatched in self._counters.take_recent():
-            self._window.add(name.key, accepted, quarantined, mismatched)
+        for name, counts in self._counters.take_recent():
+            self._window.add(name.key, counts)
 
     def listener(self, key: str, document: documents.ListenerDocument) -> ListenerState:
         """Return the present health of a listener."""
@@ -362,7 +362,8 @@ class HealthTracker:
         last, present = counts.last_accepted, [address.id for address in document.live_addresses]
         verified = [address for address in present if address in counts.first_visits]
         first = min((counts.first_visits[address] for address in verified), default=0)
-        share = self._window.quarantined_share(key)
+        recent = self._window.of(key)
+        share = recent.quarantined / recent.accepted if recent.accepted else 0.0
         silence = document.silence_after_seconds * model.MICROSECONDS
         receiving: Literal["Receiving", "NoVisitYet", "Silent"]
         receiving = "Receiving" if last else "NoVisitYet"
@@ -378,7 +379,9 @@ class HealthTracker:
             refusing=counts.refused_in_a_row >= REFUSING_FROM,
             quarantined_share=round(share, 3),
             quarantining=share > QUARANTINING_FROM,
-            company_mismatch=self._window.has_mismatch(key),
+            company_mismatch=recent.mismatches > 0,
+            times_untrusted=recent.untrusted_times > UNTRUSTED_TIMES_FROM * recent.accepted,
+            held_deliveries=tuple({"route": route, "reason": reason} for route, reason in self._held_routes(name)),
             retired_arrivals={
                 address.id: model.format_time(-(-counts.retired_arrivals[address.id] // _HOUR) * _HOUR)
                 for address in document.retired_addresses

@@ -20,6 +20,12 @@ from usher_gateway.timing import Clock
 DELETED_AFTER = 7 * 86_400 * model.MICROSECONDS
 """How long a Destination may be missing before its held deliveries are cancelled."""
 
+_LOG_AGAIN = 600 * model.MICROSECONDS
+"""A listener's holds of one reason are logged at most this often."""
+
+_MAX_LOGGED = 8
+"""Routes that a line of the log names."""
+
 _CLAIM_ROWS = 200
 _FILTER_ROWS = 20
 """Rows of a claim whose filter is evaluated, because the event loop stops for all of them."""
@@ -65,6 +71,9 @@ class HoldReviewer:
         self._budgets = budgets
         self._last_editions: dict[tuple[model.HoldReason, int], int] = {}
         """(reason, route) -> the edition of the route's expressions that was last applied to the group."""
+        self._held: dict[model.ListenerName, set[tuple[str, model.HoldReason]]] = {}
+        """Listener -> (route, reason) of the deliveries that were held after the last review."""
+        self._logged_at: dict[tuple[model.ListenerName, model.HoldReason], int] = {}
         self._visits_of_month: dict[tuple[str, str], tuple[int, int]] = {}
         """(namespace, tenant) -> the start of a month, and the visits of that month when they were last counted."""
 
@@ -87,6 +96,31 @@ class HoldReviewer:
             elif group.reason is model.HoldReason.DestinationNotFound:
                 now = self._clock.confirmed()
                 await self._store.cancel_held(group, model.CancelReason.DestinationDeleted, now - DELETED_AFTER, now)
+        self._note_held(await self._store.held_groups())
+
+    def held_routes(self, listener: model.ListenerName) -> list[tuple[str, str]]:
+        """Return (route, reason) of the deliveries of a listener that were held after the last review, sorted."""
+        return sorted((route, reason.name) for route, reason in self._held.get(listener, ()))
+
+    def _note_held(self, groups: Sequence[HeldGroup]) -> None:
+        """Note what is held, and log each reason that is new for a listener."""
+        before, self._held = self._held, {}
+        counts: dict[tuple[model.ListenerName, model.HoldReason], int] = {}
+        for group in groups:
+            definition = self._store.route(group.route)
+            name = definition.listener
+            self._held.setdefault(name, set()).add((definition.route, group.reason))
+            counts[name, group.reason] = counts.get((name, group.reason), 0) + group.count
+        now = self._clock.now()
+        self._logged_at = {key: then for key, then in self._logged_at.items() if abs(now - then) < _LOG_AGAIN}
+        for (name, reason), count in counts.items():
+            was_held = any(reason is known for _, known in before.get(name, ()))
+            if not was_held and (name, reason) not in self._logged_at:
+                self._logged_at[name, reason] = now
+                routes = sorted(route for route, known in self._held[name] if known is reason)
+                _log.warning(
+                    "deliveries_held", listener=name.key, reason=reason.name, routes=routes[:_MAX_LOGGED], count=count
+                )
 
     async def _lasting(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
         """Return the reasons of arrivals that still hold, for deliveries that another reason held first."""

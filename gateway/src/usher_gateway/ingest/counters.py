@@ -1,6 +1,8 @@
 """Counts of arrivals for metrics and conditions. The store's meters, which are billed, are separate."""
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import structlog
 
@@ -13,6 +15,25 @@ _MAX_ADDRESSES = 256
 """Addresses of a listener whose first visit is remembered."""
 
 _COUNTED_AS_NAMES = {counted_as: counted_as.name.lower() for counted_as in model.CountedAs}
+
+
+class RecentCounts(NamedTuple):
+    """Arrivals of one listener in a stretch of time."""
+
+    accepted: int = 0
+    quarantined: int = 0
+    mismatches: int = 0
+    """Of another company."""
+    untrusted_times: int = 0
+    """With a time in the body that is not trusted."""
+
+    def plus(self, other: "RecentCounts") -> "RecentCounts":
+        """Return the sum of both."""
+        return RecentCounts(*map(operator.add, self, other))
+
+    def minus(self, other: "RecentCounts") -> "RecentCounts":
+        """Return the difference of both."""
+        return RecentCounts(*map(operator.sub, self, other))
 
 
 class ListenerCounters:
@@ -29,6 +50,7 @@ class ListenerCounters:
         "recent_accepted",
         "recent_mismatches",
         "recent_quarantined",
+        "recent_untrusted_times",
         "refused_in_a_row",
         "retired_arrivals",
     )
@@ -51,7 +73,7 @@ class ListenerCounters:
         """Refusals since the last accepted arrival."""
         self.retired_arrivals: dict[str, int] = {}
         """``Address.id`` of a retired address -> the last request there, in microseconds."""
-        self.recent_accepted = self.recent_quarantined = self.recent_mismatches = 0
+        self.recent_accepted = self.recent_quarantined = self.recent_mismatches = self.recent_untrusted_times = 0
         """Arrivals since the last call of `ArrivalCounters.take_recent`."""
 
 
@@ -102,13 +124,22 @@ class ArrivalCounters:
                     sums[key] = sums.get(key, 0) + count
         return sums
 
-    def take_recent(self) -> Iterator[tuple[model.ListenerName, int, int, int]]:
-        """Yield (listener, arrivals accepted, quarantined, of another company) since the last call, and reset them."""
+    def take_recent(self) -> Iterator[tuple[model.ListenerName, RecentCounts]]:
+        """Yield the counts of each listener since the last call, and reset them."""
         recent = self._recent
         self._recent = []
         for counters in recent:
-            yield counters.name, counters.recent_accepted, counters.recent_quarantined, counters.recent_mismatches
-            counters.recent_accepted = counters.recent_quarantined = counters.recent_mismatches = 0
+            yield (
+                counters.name,
+                RecentCounts(
+                    counters.recent_accepted,
+                    counters.recent_quarantined,
+                    counters.recent_mismatches,
+                    counters.recent_untrusted_times,
+                ),
+            )
+            counters.recent_accepted = counters.recent_quarantined = 0
+            counters.recent_mismatches = counters.recent_untrusted_times = 0
 
     def restore_activity(self, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
         """Continue with what an earlier gateway saved."""
@@ -182,6 +213,7 @@ class ArrivalCounters:
         if arrival.company_mismatch:
             counters.company_mismatches += 1
             counters.recent_mismatches += 1
+        counters.recent_untrusted_times += arrival.has_untrusted_time
         for skip in accepted.skipped:
             key = (counters.name.namespace, counters.name.tenant, skip.name)
             self.skipped[key] = self.skipped.get(key, 0) + 1

@@ -261,6 +261,9 @@ class ArrivalPipeline:
             self._counters.add_uncommitted(listener, model.CountedAs.Refused)
 
 
+_NO_TIME = (None, "")
+
+
 def build_arrival(
     match: Match, headers: Mapping[str, str], content: bytes, parsed: body.ParsedBody, now: int
 ) -> model.Arrival:
@@ -310,6 +313,7 @@ def build_arrival(
         if_repeat=if_repeat,
         quarantine=quarantine,
         company_mismatch=is_other_company and quarantine is None,
+        has_untrusted_time=not identified.time_trusted and fields.get("occurredAt") not in _NO_TIME,
         has_marks=listener.planner.has_marks,
         quota=listener.quota,
         quota_month=listener.month(now) if listener.quota else (0, 0),

@@ -119,6 +119,8 @@ class Arrival(msgspec.Struct, gc=False):
     quarantine: QuarantineReason | None = None
     company_mismatch: bool = False
     """True if the body names another company than the tenant, and ``companyCheck: Warn`` lets it in."""
+    has_untrusted_time: bool = False
+    """True if the body has a time that cannot be trusted, such as one without an offset."""
     future_time: int = 0
     """The time in the body if it is too far in the future to be trusted, else 0."""
     has_marks: bool = False

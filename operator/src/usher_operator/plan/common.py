@@ -82,6 +82,8 @@ class OperatorReason(enum.StrEnum):
     Quarantining = "Quarantining"
     ExpressionTooSlow = "ExpressionTooSlow"
     CompanyMismatch = "CompanyMismatch"
+    DeliveriesHeld = "DeliveriesHeld"
+    TimesUntrusted = "TimesUntrusted"
     AddressRetired = "AddressRetired"
     RetiredAddressUsed = "RetiredAddressUsed"
     Healthy = "Healthy"

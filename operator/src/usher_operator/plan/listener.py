@@ -28,6 +28,8 @@ _KEPT = (
     _Type.Receiving,
     _Type.Quarantining,
     _Type.RoutesDegraded,
+    _Type.DeliveriesHeld,
+    _Type.TimesUntrusted,
     _Type.AddressRetired,
 )
 """Conditions that stay as they are while nothing is published."""

@@ -58,6 +58,21 @@ _RETIRED = (
 )
 _RETIRED_USED = "requests still arrive at {}, which an edit retired; the portal must have {} before the old URL ends"
 _MAX_NAMED = 3
+_HELD = (
+    "deliveries of these routes wait until the cause of the hold ends: {}; `usher deliveries --state held` lists them"
+)
+_UNTRUSTED = (
+    "many bodies have a time without an offset or far in the future, so a visit counts as fresh whatever its age; "
+    "`fields.occurredAtZone` must name the time zone of such times, for example `occurredAtZone: Europe/London`"
+)
+_OF_LISTENER = (
+    _Type.Verified,
+    _Type.Receiving,
+    _Type.Quarantining,
+    _Type.RoutesDegraded,
+    _Type.DeliveriesHeld,
+    _Type.TimesUntrusted,
+)
 _MISMATCH = "bodies of another company arrive; the portal's webhook or the Tenant's `companyID` must be corrected"
 
 
@@ -138,7 +153,7 @@ def of_listener(
     *,
     is_unchanged: bool,
 ) -> list[StatusCondition]:
-    """Verified and Receiving; Quarantining and RoutesDegraded only while they are True.
+    """Verified and Receiving; the conditions that exist only while they are True, except AddressRetired.
 
     Args:
         view: has the reports of the gateways.
@@ -148,8 +163,7 @@ def of_listener(
         is_unchanged: True if the stored conditions are about the same addresses.
     """
     if view.gateways is None:
-        types = (_Type.Verified, _Type.Receiving, _Type.Quarantining, _Type.RoutesDegraded)
-        kept = [builder.carried_over(type_) for type_ in types]
+        kept = [builder.carried_over(type_) for type_ in _OF_LISTENER]
         return [one for one in kept if one is not None]
     reports = [one.listeners[path] for one in view.gateways if path in one.listeners]
     verified = {address for one in reports for address in one.verified_addresses}
@@ -165,7 +179,7 @@ def of_listener(
     ]
     if any(one.quarantined_share > QUARANTINED_SHARE for one in reports):
         found.append(builder.true(_Type.Quarantining, _Reason.Quarantining, _QUARANTINING))
-    return found + _degraded(reports, builder)
+    return found + _degraded(reports, builder) + _held(reports, builder) + _untrusted(reports, builder)
 
 
 def of_destination(view: View, path: str, builder: ConditionBuilder) -> list[StatusCondition]:
@@ -233,6 +247,21 @@ def _receiving(reports: list[ListenerReport], builder: ConditionBuilder, next_st
     if before is not None and before.reason in {_Reason.Receiving, _Reason.Silent}:
         return before
     return builder.false(_Type.Receiving, _Reason.NoVisitYet, next_step)
+
+
+def _held(reports: list[ListenerReport], builder: ConditionBuilder) -> list[StatusCondition]:
+    routes = sorted({route for one in reports for route in one.held_routes})
+    if not routes:
+        return []
+    named = ", ".join(f"`{route}` ({reason})" for route, reason in routes[:_MAX_NAMED])
+    more = " and others" if len(routes) > _MAX_NAMED else ""
+    return [builder.true(_Type.DeliveriesHeld, _Reason.DeliveriesHeld, _HELD.format(named + more))]
+
+
+def _untrusted(reports: list[ListenerReport], builder: ConditionBuilder) -> list[StatusCondition]:
+    if not any(one.times_untrusted for one in reports):
+        return []
+    return [builder.true(_Type.TimesUntrusted, _Reason.TimesUntrusted, _UNTRUSTED)]
 
 
 def _degraded(reports: list[ListenerReport], builder: ConditionBuilder) -> list[StatusCondition]:

@@ -365,6 +365,8 @@ _LISTENER = [
     ("Quarantining", "True", "Quarantining", reports(quarantined_share=0.051)),
     ("RoutesDegraded", "True", "ExpressionTooSlow", reports(slow_routes=("crm",))),
     ("RoutesDegraded", "True", "CompanyMismatch", reports(company_mismatch=True)),
+    ("DeliveriesHeld", "True", "DeliveriesHeld", reports(held_routes=(("crm", "SecretNotFound"),))),
+    ("TimesUntrusted", "True", "TimesUntrusted", reports(times_untrusted=True)),
     ("AddressRetired", "True", "AddressRetired", class_moves),
     ("AddressRetired", "True", "RetiredAddressUsed", retired_address_is_used),
 ]
