@@ -79,6 +79,22 @@ async def test_filter_without_time_in_its_arrival_is_evaluated_at_every_review(
             await wait_held(gateway, {"DestinationNotFound": user})
 
 
+async def test_review_waits_while_the_namespace_has_no_time_for_filters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_limits, "ARRIVAL_SECONDS", 0.0)
+    listener = gateways.LISTENER.replace("  routes: []\n", ROUTES.replace(BROKEN, MENDED))
+    async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + listener) as gateway:
+        assert (await gateway.post(visit(1))).acknowledges
+        reviewer = gateway.gateway.hold_reviewer
+        reviewer._budgets.spend("agency", 1000.0)
+        await reviewer.review()
+        assert await held(gateway) == {"ExpressionTooSlow": 1}
+        reviewer._budgets.spend("agency", -1000.0)
+        await reviewer.review()
+        await wait_held(gateway, {"DestinationNotFound": 1})
+
+
 async def test_quota_hold_remains_after_the_filter_is_repaired(tmp_path: Path) -> None:
     tenant = gateways.TENANT.replace(
         "displayName: Acme", "displayName: Acme, quota: {visitsPerMonth: 1, whenExceeded: Hold}"

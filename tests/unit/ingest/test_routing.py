@@ -200,6 +200,37 @@ def test_namespace_may_use_a_tenth_of_a_core_for_expensive_evaluations() -> None
     assert watch.held == [("agency/guests", "crm")]
 
 
+def many_filters(cost: float, budgets: NamespaceBudgets) -> tuple[samples.Planning, _Evaluated]:
+    expression = _Evaluated([cost] * 10_000)
+    routes = [documents.Route(f"r{number}", "agency/crm", when=FALSE) for number in range(32)]
+    planning = samples.planner(*routes, budgets=budgets)
+    for route in planning.planner._routes:
+        route._when = expression  # type: ignore[assignment]
+    return planning, expression
+
+
+def evaluations_of(planning: samples.Planning, expression: _Evaluated) -> int:
+    before = expression.calls
+    planning.plan(BODY)
+    return expression.calls - before
+
+
+def test_arrivals_of_a_namespace_without_budget_may_take_1_ms() -> None:
+    now = 0.0
+    budgets = NamespaceBudgets(now=lambda: now)
+    planning, expression = many_filters(0.0009, budgets)
+    counts = [evaluations_of(planning, expression) for _ in range(30)]
+    assert counts == [23] * 25 + [2] * 5  # 20 ms each until half a second is spent
+    assert planning.planner.too_slow == set(), "no evaluation is expensive by itself"
+    now = 60.0
+    assert evaluations_of(planning, expression) == 23
+
+
+def test_cheap_filters_do_not_use_the_budget_of_their_namespace() -> None:
+    planning, expression = many_filters(0.00003, NamespaceBudgets(now=lambda: 0.0))
+    assert [evaluations_of(planning, expression) for _ in range(300)] == [32] * 300
+
+
 def test_shadow_route_stops_evaluating_a_slow_transform(monkeypatch: pytest.MonkeyPatch) -> None:
     watch, expression = samples.RecordingWatcher(), _Evaluated([0.006] * 3)
     planning = samples.planner(crm(state="Shadow", transform="visit.email"), watcher=watch)

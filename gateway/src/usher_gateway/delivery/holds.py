@@ -13,7 +13,7 @@ from usher_gateway import documents, model
 from usher_gateway.delivery import outcome
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.ingest import routing
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets, RouteCost
+from usher_gateway.ingest.evaluation_limits import ArrivalBudget, NamespaceBudgets, RouteCost
 from usher_gateway.store.base import Filter, HeldGroup, Store
 from usher_gateway.timing import Clock
 
@@ -160,7 +160,8 @@ class HoldReviewer:
 
         This happens once per edition of the expressions. It also happens if the expressions are again those of the
         acceptance, because an edit that a user took back may have held the deliveries. It happens at every review for
-        a route whose own expressions are fast: other routes had spent the time of its arrivals.
+        a route whose own expressions are fast: other routes had spent the time of its arrivals. Once the namespace has
+        used up its time for evaluations, the rest waits for the next review.
         """
         live = self._documents.live_route(definition)
         listener = self._documents.listener(definition.listener)
@@ -172,16 +173,21 @@ class HoldReviewer:
             return
         self._last_editions[key] = edition
         newest, left = routing.definition_of(listener, live), group.count
-        rerun = _FilterRerun(self._documents, self._clock, RouteCost(listener.namespace, self._budgets))
+        is_filtered, namespace = group.reason in _FILTER_HOLDS, listener.namespace
+        rerun = _FilterRerun(self._documents, self._clock, RouteCost(namespace, self._budgets))
         lasting = await self._lasting(newest)
         # At most ``group.count``: a delivery that this edition cannot decide either returns to the same group.
-        rows = _FILTER_ROWS if group.reason in _FILTER_HOLDS else _CLAIM_ROWS
-        while left > 0 and (found := await self._store.claim_held(group, newest, rows, self._clock.now())):
+        rows = _FILTER_ROWS if is_filtered else _CLAIM_ROWS
+        while left > 0 and not (is_filtered and self._budgets.is_spent(namespace)):
+            found = await self._store.claim_held(group, newest, rows, self._clock.now())
+            if not found:
+                break
             left -= len(found)
+            budget = ArrivalBudget(namespace, self._budgets)
             # No await until each claimed delivery is settled or offered, because no other part knows of it.
             passed: list[model.Delivery] = []
             for delivery in found:
-                settlement = rerun.settlement(delivery, newest) if group.reason in _FILTER_HOLDS else None
+                settlement = rerun.settlement(delivery, newest, budget) if is_filtered else None
                 other = next((reason for reason in delivery.arrival_holds if reason in lasting), None)
                 if settlement is None and other is not None:
                     settlement = outcome.held(delivery, other, self._clock.now()).settlement
@@ -190,6 +196,7 @@ class HoldReviewer:
                 else:
                     self._store.settle(settlement)
             self._offer(passed)
+            budget.close()
         is_slow = rerun.is_too_slow or self._has_slow_transform(newest.listener, newest.route)
         if group.reason is model.HoldReason.ExpressionTooSlow and not is_slow:
             del self._last_editions[key]
@@ -208,7 +215,9 @@ class _FilterRerun:
         """Whether the filter was too slow to be evaluated for every delivery."""
         return self._cost.is_too_slow
 
-    def settlement(self, delivery: model.Delivery, newest: model.RouteDefinition) -> model.Settlement | None:
+    def settlement(
+        self, delivery: model.Delivery, newest: model.RouteDefinition, budget: ArrivalBudget
+    ) -> model.Settlement | None:
         """Return the settlement of a delivery that the filter rejects or cannot decide, or None if it passes."""
         if not newest.when:
             return None
@@ -217,6 +226,7 @@ class _FilterRerun:
         if not self._cost.is_too_slow:
             evaluation = self._documents.evaluate(newest.when, "when", delivery, newest)
             self._cost.note(evaluation.cpu_seconds)
+            budget.note(evaluation.cpu_seconds)
             reason = model.HoldReason.FilterError
             if not evaluation.error_code and evaluation.value:
                 return None

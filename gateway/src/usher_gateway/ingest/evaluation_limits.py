@@ -6,7 +6,8 @@ these limits bound the sum:
 
 - A route has at most ``SLOW_EVALUATIONS`` slow evaluations among the last ``WINDOW`` (`RouteCost`).
 - The evaluations of one arrival take at most ``ARRIVAL_SECONDS`` together (`ArrivalBudget`).
-- The expensive evaluations of one namespace take at most ``NAMESPACE_SHARE`` of a core (`NamespaceBudgets`).
+- The expensive evaluations of one namespace take at most ``NAMESPACE_SHARE`` of a core (`NamespaceBudgets`). Beyond it
+  a route with an expensive evaluation is held, and each arrival has ``EXPENSIVE_SECONDS``.
 
 A route beyond a limit is held (``ExpressionTooSlow``). All times are CPU times of the evaluating thread.
 """
@@ -24,7 +25,10 @@ SLOW_EVALUATIONS = 3
 WINDOW = 100
 
 EXPENSIVE_SECONDS = 0.001
-"""An evaluation that takes at least this long counts against its namespace's budget. Most take 0.02 ms."""
+"""An evaluation, or all of an arrival, that takes at least this long counts against the namespace's budget.
+
+Most evaluations take 0.02 ms.
+"""
 
 ARRIVAL_SECONDS = 0.02
 """Once the evaluations for an arrival have taken this long together, its other routes are not evaluated."""
@@ -40,15 +44,21 @@ class NamespaceBudgets:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._left: dict[str, tuple[float, float]] = {}
-        """Namespace -> (seconds left, at this time). It may be negative."""
+        """Namespace -> (seconds left, at this time). They may be negative."""
 
-    def spend(self, namespace: str, cpu_seconds: float) -> bool:
-        """Subtract the time of an evaluation. Return False if the budget was spent before."""
+    def spend(self, namespace: str, cpu_seconds: float) -> None:
+        """Subtract the time of evaluations."""
+        left, now = self._left_now(namespace)
+        self._left[namespace] = (left - cpu_seconds, now)
+
+    def is_spent(self, namespace: str) -> bool:
+        """Whether a namespace has used up its time."""
+        return namespace in self._left and self._left_now(namespace)[0] <= 0
+
+    def _left_now(self, namespace: str) -> tuple[float, float]:
         now = self._now()
         left, at = self._left.get(namespace, (NAMESPACE_BURST_SECONDS, now))
-        left = min(NAMESPACE_BURST_SECONDS, left + (now - at) * NAMESPACE_SHARE)
-        self._left[namespace] = (left - cpu_seconds, now)
-        return left > 0
+        return min(NAMESPACE_BURST_SECONDS, left + (now - at) * NAMESPACE_SHARE), now
 
 
 class RouteCost:
@@ -70,8 +80,9 @@ class RouteCost:
         self._evaluations += 1
         if cpu_seconds < EXPENSIVE_SECONDS:
             return
-        if not self._budgets.spend(self._namespace, cpu_seconds):
+        if self._budgets.is_spent(self._namespace):
             self.is_too_slow = True
+        self._budgets.spend(self._namespace, cpu_seconds)
         if cpu_seconds >= SLOW_SECONDS:
             self._slow = self._slow or collections.deque(maxlen=SLOW_EVALUATIONS)
             self._slow.append(self._evaluations)
@@ -80,14 +91,32 @@ class RouteCost:
 
 
 class ArrivalBudget:
-    """What is left of the time for the evaluations of one arrival."""
+    """What is left of the time for the evaluations of one arrival, or of deliveries that are evaluated together.
 
-    __slots__ = ("seconds_left",)
+    It is shorter in a namespace that has used up its time, because many evaluations that are not expensive by
+    themselves can be expensive together.
+    """
 
-    def __init__(self) -> None:
-        self.seconds_left = ARRIVAL_SECONDS
+    __slots__ = ("_budgets", "_cheap_seconds", "_namespace", "_seconds_left")
+
+    def __init__(self, namespace: str, budgets: NamespaceBudgets) -> None:
+        self._namespace = namespace
+        self._budgets = budgets
+        self._seconds_left = EXPENSIVE_SECONDS if budgets.is_spent(namespace) else ARRIVAL_SECONDS
+        self._cheap_seconds = 0.0
 
     @property
     def is_spent(self) -> bool:
-        """Whether no further route may be evaluated."""
-        return self.seconds_left <= 0
+        """Whether nothing further may be evaluated."""
+        return self._seconds_left <= 0
+
+    def note(self, cpu_seconds: float) -> None:
+        """Note the time of an evaluation. `RouteCost.note` charges an expensive one to the namespace."""
+        self._seconds_left -= cpu_seconds
+        if cpu_seconds < EXPENSIVE_SECONDS:
+            self._cheap_seconds += cpu_seconds
+
+    def close(self) -> None:
+        """Charge the other evaluations to the namespace if they are expensive together."""
+        if self._cheap_seconds >= EXPENSIVE_SECONDS:
+            self._budgets.spend(self._namespace, self._cheap_seconds)

@@ -92,6 +92,8 @@ class Planner:
         watcher: ExpressionWatcher,
         budgets: NamespaceBudgets,
     ) -> None:
+        self._namespace = listener.namespace
+        self._budgets = budgets
         self._normaliser = Normaliser(listener.fields)
         self._routes = [
             _PlannedRoute(listener, route, destinations, identifier, watcher, budgets) for route in listener.routes
@@ -125,8 +127,9 @@ class Planner:
         return self._plan(context, visit)
 
     def _plan(self, context: RoutingContext, visit: dict[str, object]) -> tuple[Plans, Plans]:
-        budget = ArrivalBudget()
+        budget = ArrivalBudget(self._namespace, self._budgets)
         if_visit = tuple([route.plan(context, visit, budget) for route in self._routes])
+        budget.close()
         if_repeat = tuple(
             [
                 plan if route.forwards_repeats or plan.skip is model.SkipReason.Paused else route.repeat
@@ -223,7 +226,7 @@ class _PlannedRoute:
 
     def _note(self, evaluation: expressions.Evaluation, cost: RouteCost, budget: ArrivalBudget) -> None:
         """Note the cost and the failure of an evaluation."""
-        budget.seconds_left -= evaluation.cpu_seconds
+        budget.note(evaluation.cpu_seconds)
         cost.note(evaluation.cpu_seconds)
         if cost.is_too_slow:
             self._watcher.expression_held(self._name.key, self._route.name)
