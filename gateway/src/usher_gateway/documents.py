@@ -99,6 +99,8 @@ class OncePer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     per: tuple[Literal["User", "Venue", "Device"], ...]
     every: Literal["Day", "Week", "Month"]
+    name: str = ""
+    """Routes of one tenant with the same name share their marks; ``""``: the route has its own."""
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

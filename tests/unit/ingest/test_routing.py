@@ -3,6 +3,7 @@ import itertools
 import zoneinfo
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -384,6 +385,24 @@ def test_once_per_marks_of_other_routes_and_periods_differ(every: str) -> None:
         for name, kind in itertools.product(("a", "b"), {"Day", "Week", "Month", every})
     ]
     assert len(set(found)) == 6
+
+
+def test_once_per_rules_of_one_name_share_their_marks_within_a_tenant() -> None:
+    def mark(listener: str, tenant: str, route: str, name: str) -> bytes:
+        rule = msgspec.structs.replace(once("Day"), name=name)
+        document = samples.listener(name=listener, routes=(documents.Route(route, "agency/crm", once_per=rule),))
+        document = msgspec.structs.replace(document, tenant=documents.TenantDocument(tenant))
+        planning = samples.Planning(document, samples.RecordingWatcher(), NamespaceBudgets())
+        return planning.first(BODY).once_key
+
+    shared = mark("wifi", "acme", "mail", "daily-mail")
+    assert mark("events", "acme", "welcome", "daily-mail") == shared
+    others = [
+        mark("wifi", "acme", "mail", "weekly-mail"),
+        mark("wifi", "globex", "mail", "daily-mail"),
+        mark("wifi", "acme", "daily-mail", ""),
+    ]
+    assert len({shared, *others}) == 4
 
 
 def test_once_per_period_uses_the_tenant_time_zone() -> None:

@@ -50,6 +50,7 @@ class Identifier:
         tenant = f"{listener.namespace}/{listener.tenant.name}\0".encode()
         self._fingerprint = hashlib.blake2b(scope, key=keys.visitor, digest_size=16, person=b"fingerprint")
         self._visitor = hashlib.blake2b(scope, key=keys.visitor, digest_size=16, person=b"visitor")
+        self._once_of_tenant = hashlib.blake2b(tenant, key=keys.once, digest_size=16, person=b"once of tenant")
         self._once = hashlib.blake2b(scope, key=keys.once, digest_size=16, person=b"once")
         self._person = hashlib.blake2b(tenant, key=keys.person, digest_size=8, person=b"person")
         self._per = tuple(FIELD_OF[per] for per in listener.dedupe_per)
@@ -93,9 +94,11 @@ class Identifier:
                 keys.append(hasher.digest())
         return tuple(keys)
 
-    def once_key(self, route: str, per: tuple[str, ...], fields: dict[str, object], period: str) -> bytes:
-        """Return the mark of a once-per rule: a digest of route, ids and period."""
-        ids = [as_text(fields.get(FIELD_OF[part])) for part in per]
+    def once_key(self, route: str, rule: documents.OncePer, fields: dict[str, object], period: str) -> bytes:
+        """Return the mark of a once-per rule: a digest of the rule's name or route, of ids and of the period."""
+        ids = [as_text(fields.get(FIELD_OF[part])) for part in rule.per]
+        if rule.name:
+            return _digest(self._once_of_tenant, _join([rule.name, period, *ids]))
         return _digest(self._once, _join([route, period, *ids]))
 
     def occurred_at(self, value: object, received_at: int) -> int | None:

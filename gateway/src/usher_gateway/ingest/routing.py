@@ -243,7 +243,7 @@ class _PlannedRoute:
             # All visitors without an id would share one mark, so the fingerprint replaces a missing id.
             if not identity.as_text(fields.get(identity.FIELD_OF[part])):
                 fields[identity.FIELD_OF[part]] = context.identity.fingerprint.hex()
-        return self._identifier.once_key(self._route.name, rule.per, fields, period), max(
+        return self._identifier.once_key(self._route.name, rule, fields, period), max(
             ends_at, context.received_at
         ) + _MARK_KEPT
 

@@ -259,6 +259,16 @@ class OncePerSpec(types.Model, frozen=True, kw_only=True):
         ),
     ]
     every: Annotated[Literal["Day", "Week", "Month"], msgspec.Meta(description="The period. A week begins on Monday.")]
+    name: (
+        Annotated[
+            types.ItemName,
+            msgspec.Meta(
+                description="Routes of one tenant with the same name share one limit, also those of other listeners: a "
+                "visitor whom two webhooks report gets one mail a day. Without it, each route has its own limit.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class RouteSpec(types.Model, frozen=True, kw_only=True):
@@ -573,7 +583,7 @@ def _route(listener: Listener, route: RouteSpec) -> documents.Route:
         state=pick(route.state, "Listener.spec.routes[].state"),
         when=pick(route.when, "Listener.spec.routes[].when"),
         repeats=pick(route.repeats, "Listener.spec.routes[].repeats"),
-        once_per=documents.OncePer(tuple(once.per), once.every) if once else None,
+        once_per=documents.OncePer(tuple(once.per), once.every, once.name or "") if once else None,
         deliver_within_seconds=pick(route.deliver_within_seconds, "Listener.spec.routes[].deliverWithinSeconds"),
         transform=pick(route.transform, "Listener.spec.routes[].transform"),
     )
