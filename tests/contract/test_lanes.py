@@ -79,6 +79,16 @@ async def test_committed_abandoned_arrival_leaves_orphans(bench: engines.Bench) 
     assert (await bench.reopen(crash=True)).recovered == 1
 
 
+async def test_only_deliveries_at_a_forbidden_address_are_hastened(bench: engines.Bench) -> None:
+    (first,), (second,) = [one.deliveries for one in await bench.accept(samples.arrival("a"), samples.arrival("b"))]
+    later = NOW + samples.HOUR
+    for delivery, error in ((first, "AddressForbidden"), (second, "Timeout")):
+        bench.store.settle(model.Settlement(delivery.key, model.SettledAs.Retry, NOW, 0, 1, due_at=later, error=error))
+    await bench.store.flush()
+    assert await bench.store.hasten_forbidden(NOW) == 1
+    assert [delivery.key for delivery in await bench.claim()] == [first.key]
+
+
 async def test_hasten_makes_the_backlog_due_at_once(bench: engines.Bench) -> None:
     delivery = await deliver(bench, "a")
     bench.store.settle(settlement(delivery, model.SettledAs.Retry, due_at=NOW + samples.DAY))

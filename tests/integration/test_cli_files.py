@@ -153,10 +153,13 @@ def test_private_destination_gets_a_notice_unless_it_is_allowed() -> None:
     assert (done.returncode, line in done.stdout, "10.2.3.4:8443`" in done.stdout) == (0, True, True), done.stdout
     for told in (
         usher("check", "-", piped=text),
+        usher("check", "-", "--listen", "127.0.0.1:8080", piped=text),
         usher("check", "-", "--allow-destination", "10.2.3.4:8443", piped=private),
         usher("check", "-", piped=private, USHER_ALLOW_DESTINATION="10.0.0.0/8"),
     ):
         assert (told.returncode, "public address" in told.stdout) == (0, False), told.stdout
+    open_port = usher("check", "-", "--listen", ":8080", piped=text)
+    assert (open_port.returncode, "127.0.0.1 is not a public address (Loopback)" in open_port.stdout) == (0, True)
     refused = usher("check", "-", "--allow-destination", "x/y", piped=private)
     assert (refused.returncode, refused.stderr.startswith("usher: 'x/y' is neither")) == (2, True)
 

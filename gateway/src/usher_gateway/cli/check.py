@@ -62,6 +62,14 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option(envvar="USHER_ALLOW_DESTINATION", help="As in `usher run`: CIDR or HOST[:PORT]."),
         ] = None,
+        listen: Annotated[
+            str | None,
+            typer.Option(
+                metavar="HOST:PORT",
+                envvar="USHER_LISTEN",
+                help="As in `usher run`. Unless it is on loopback, destinations on loopback are pointed out too.",
+            ),
+        ] = None,
         against: Annotated[
             str | None,
             typer.Option(
@@ -90,7 +98,7 @@ def register(app: typer.Typer) -> None:
         Each expression is tried and measured on sample bodies. The exit code is 1 if there is a problem, else 0.
         Warnings, notices and moved addresses do not count as problems.
         """
-        from usher_gateway import model
+        from usher_gateway import model, settings
         from usher_gateway.config.files import NO_CONFIGURATION, load_once
         from usher_gateway.destinations import address_guard
         from usher_gateway.resources import conditions
@@ -101,7 +109,9 @@ def register(app: typer.Typer) -> None:
             admin_client.fail("standard input is read once", "give a file for one of the two", admin_client.USAGE)
         try:
             keys = _keys(against, data)
-            guard = address_guard.AddressGuard(allow_destination or ())
+            has_loopback = listen is None or settings.parse_endpoint(listen).is_loopback
+            allowed = (*(allow_destination or ()), *((address_guard.LOOPBACK,) * has_loopback))
+            guard = address_guard.AddressGuard(allowed)
         except model.ConfigurationError as error:
             admin_client.fail(str(error), error.hint, admin_client.USAGE)
         configuration = load_once(files, keys) if files else NO_CONFIGURATION
@@ -225,17 +235,14 @@ def _as_errors(problems: "Iterable[conditions.Problem]") -> "Iterator[conditions
 def _out_of_reach(
     configuration: "FileConfiguration", guard: "address_guard.AddressGuard"
 ) -> "Iterator[conditions.Problem]":
-    """Yield destinations whose URL has an address that the gateway refuses; host names are not resolved here.
-
-    Loopback addresses are left out, because a gateway on loopback may reach them.
-    """
+    """Yield destinations whose URL has an address that the gateway refuses; host names are not resolved here."""
     from usher_gateway.destinations import http
     from usher_gateway.resources import conditions
 
     for key, destination in configuration.snapshot.destinations.items():
         url, loaded = http.parse_url(destination.url), configuration.objects.get(("Destination", key))
         reason = http.literal_refusal(guard, destination.url)
-        if url is not None and loaded is not None and reason is not None and reason != "Loopback":
+        if url is not None and loaded is not None and reason is not None:
             yield conditions.Problem(
                 loaded.file,
                 loaded.line_of("spec.http.url"),

@@ -225,6 +225,9 @@ class Store(Protocol):
     async def hasten(self, destination: str, now: int) -> int:
         """Make a destination's backlog due at once, because its cause may be gone; return how many changed."""
 
+    async def hasten_forbidden(self, now: int) -> int:
+        """Make the backlog whose last attempt met a forbidden address due at once; return how many changed."""
+
     async def open_counts(self) -> OpenCounts:
         """Count the deliveries in the backlog and the held ones."""
 

@@ -1,6 +1,7 @@
 """Changes that people request: redrive, cancel, retry, replay, release.
 
-Each job is a short transaction over rows with given keys. A reader selects the rows beforehand, so each job checks the rows again before it changes them.
+Each job is a short transaction over rows with given keys. A reader selects the rows beforehand, so each job checks the
+rows again before it changes them.
 """
 
 import sqlite3

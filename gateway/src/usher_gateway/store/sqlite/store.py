@@ -223,6 +223,9 @@ class SqliteStore:
     async def hasten(self, destination: str, now: int) -> int:
         return await self._in_slices(lambda transaction: delivery_queue.hasten(transaction, destination, now))
 
+    async def hasten_forbidden(self, now: int) -> int:
+        return await self._in_slices(lambda transaction: delivery_queue.hasten_forbidden(transaction, now))
+
     async def claim_held(
         self, group: HeldGroup, definition: model.RouteDefinition, limit: int, now: int
     ) -> list[model.Delivery]:
