@@ -8,7 +8,7 @@ import pytest
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store.base import Filter
+from usher_gateway.store.base import Filter, ReplayReport
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 SettledAs = model.SettledAs
@@ -103,8 +103,8 @@ async def test_expired_delivery_is_not_redriven(bench: engines.Bench) -> None:
 async def test_skipped_verdict_is_replayed_once(bench: engines.Bench, reason: model.SkipReason) -> None:
     await bench.accept(samples.arrival("a", if_visit=(samples.skip(reason), samples.plan(samples.MAILER))))
     where = Filter(reason=reason.name)
-    assert await bench.store.replay(where, NOW) == 1
-    assert await bench.store.replay(where, NOW) == 0
+    assert await bench.store.replay(where, NOW) == ReplayReport(replayed=1)
+    assert await bench.store.replay(where, NOW) == ReplayReport(replayed_before=1)
     (claimed,) = await bench.claim()
     assert claimed.body == samples.arrival("a").body
     counts = await bench.counts()
@@ -117,12 +117,12 @@ async def test_replay_uses_only_verdicts_that_the_filter_selects(bench: engines.
     await bench.accept(*[samples.arrival(content, if_visit=skips) for content in "abc"])
     (newest, *_) = await bench.visits()
     replay = bench.store.replay
-    assert await replay(Filter(reason="Stale"), NOW) == 0
-    assert await replay(Filter(reason="Filter", route="welcome"), NOW) == 0
-    assert await replay(Filter(until=NOW), NOW) == 0
-    assert await replay(Filter(ids=(model.parse_id(newest["id"]),)), NOW) == 2
-    assert await replay(Filter(destination="agency/mailer"), NOW) == 2
-    assert await replay(ANY, NOW) == 2
+    assert (await replay(Filter(reason="Stale"), NOW)).replayed == 0
+    assert (await replay(Filter(reason="Filter", route="welcome"), NOW)).replayed == 0
+    assert (await replay(Filter(until=NOW), NOW)).replayed == 0
+    assert (await replay(Filter(ids=(model.parse_id(newest["id"]),)), NOW)).replayed == 2
+    assert (await replay(Filter(destination="agency/mailer"), NOW)).replayed == 2
+    assert (await replay(ANY, NOW)).replayed == 2
     with pytest.raises(ValueError, match="reason must be one of"):
         await replay(Filter(reason="NoUser"), NOW)
 
@@ -130,7 +130,7 @@ async def test_replay_uses_only_verdicts_that_the_filter_selects(bench: engines.
 async def test_one_replay_call_covers_many_verdicts(bench: engines.Bench) -> None:
     skips = (samples.skip(model.SkipReason.Filter),) * 1
     await bench.accept(*[samples.arrival(f"{number}", if_visit=skips) for number in range(230)])
-    assert await bench.store.replay(Filter(reason="Filter"), NOW) == 230
+    assert (await bench.store.replay(Filter(reason="Filter"), NOW)).replayed == 230
     assert len(await bench.claim(limit=1000)) == 230
 
 
@@ -243,6 +243,50 @@ async def test_person_read_at_the_release_is_found_afterwards(
         if crash is not None:
             await bench.reopen(crash=crash)
         assert len(await bench.store.find_person("agency", "acme", [KEY])) == 1
+
+
+# Holds of redriven and replayed deliveries
+
+
+async def paused(_: model.RouteDefinition) -> list[model.HoldReason]:
+    return [model.HoldReason.DestinationPaused]
+
+
+async def old_address(_: model.RouteDefinition) -> list[model.HoldReason]:
+    return [model.HoldReason.TokenHeld]
+
+
+async def test_redriven_and_replayed_deliveries_are_held_like_fresh_ones(bench: engines.Bench) -> None:
+    await dead(bench, "a")
+    await bench.accept(samples.arrival("b", if_visit=(samples.skip(model.SkipReason.Paused),)))
+    assert await bench.store.redrive(ANY, NOW + HOUR, paused) == 1
+    assert await bench.store.replay(ANY, NOW + HOUR, paused) == ReplayReport(replayed=1)
+    rows = await bench.deliveries(state="held")
+    assert [(row["held"], row["heldSince"]) for row in rows] == [
+        ("DestinationPaused", model.format_time(NOW + HOUR))
+    ] * 2
+    assert await bench.claim() == []
+
+
+async def test_hold_of_an_arrival_holds_its_redriven_deliveries_only(bench: engines.Bench) -> None:
+    skip = samples.skip(model.SkipReason.Paused)
+    await dead(bench, "a")
+    await dead(bench, "b", token_held=True)
+    await bench.accept(samples.arrival("c", if_visit=(skip,)), samples.arrival("d", if_visit=(skip,), token_held=True))
+    assert await bench.store.redrive(ANY, NOW, old_address) == 2
+    assert await bench.store.replay(ANY, NOW, old_address) == ReplayReport(replayed=2)
+    assert [row["held"] for row in await bench.deliveries(state="held")] == ["TokenHeld"] * 2
+    assert len(await bench.claim()) == 2
+
+
+async def test_replayed_verdict_shows_its_delivery(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a", if_visit=(samples.skip(model.SkipReason.Paused),)))
+    await bench.store.replay(ANY, NOW + HOUR)
+    (delivery,) = await bench.deliveries()
+    (visit,) = await bench.visits()
+    (verdict,) = visit["verdicts"]
+    assert (verdict["skipped"], verdict["replayed"]) == ("Paused", model.format_time(NOW + HOUR))
+    assert (verdict["delivery"], verdict["state"], verdict["held"]) == (delivery["id"], "pending", None)
 
 
 # Cancel and retry

@@ -242,6 +242,7 @@ class Gateway:
                     listeners=lambda: self.registry.listeners,
                     forget_cancelled=self.dispatcher.forget_cancelled,
                     ask_store=self.dispatcher.ask_store,
+                    holds_of=self.hold_reviewer.current_holds,
                 ),
                 metrics=metrics.make_registry(self.metric_sources),
             ),

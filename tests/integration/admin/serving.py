@@ -16,6 +16,7 @@ from usher_gateway.config import SourceStatus
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
+from usher_gateway.store import base
 
 KEYS = model.derive_keys(bytes(32))
 BODY = b'{"visitor":{"ref":7}}'
@@ -73,6 +74,7 @@ class Served:
                 listeners=lambda: self.registry.listeners,
                 forget_cancelled=lambda _: None,
                 ask_store=lambda: None,
+                holds_of=base.no_holds,
             ),
             metrics=registry,
         )

@@ -235,8 +235,9 @@ async def test_redrive_of_dead_deliveries_is_audited(served: serving.Served) -> 
 
 async def test_skipped_verdicts_are_replayed(served: serving.Served) -> None:
     await serving.fill(served)
-    assert await served.post("/api/visits/replay", reason="Filter") == {"replayed": 1}
-    assert await served.post("/api/visits/replay", reason="Filter") == {"replayed": 0}
+    nothing = {"replayed": 0, "replayedBefore": 0, "withoutBody": 0}
+    assert await served.post("/api/visits/replay", reason="Filter") == nothing | {"replayed": 1}
+    assert await served.post("/api/visits/replay", reason="Filter") == nothing | {"replayedBefore": 1}
 
 
 async def test_release_delivers_what_the_corrected_listener_accepts(served: serving.Served) -> None:

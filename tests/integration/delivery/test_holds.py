@@ -9,6 +9,7 @@ import pytest
 from support import gateway as gateways
 from support import wire
 from usher_gateway.ingest import evaluation_limits
+from usher_gateway.store.base import Filter
 
 BROKEN = "visit.visitCount > 0"
 """Fails if a body has no count."""
@@ -184,3 +185,19 @@ async def test_suspension_hold_remains_when_the_listener_changes_tenant(tmp_path
         await gateways.wait_until(lambda: gateway.gateway.registry.listeners["agency/wifi"].name.tenant == "globex")
         await gateway.gateway.hold_reviewer.review()
         await wait_held(gateway, {"TenantSuspended": 1})
+
+
+async def test_replayed_visits_over_the_quota_are_held(tmp_path: Path) -> None:
+    tenant = gateways.TENANT.replace(
+        "displayName: Acme", "displayName: Acme, quota: {visitsPerMonth: 1, whenExceeded: Hold}"
+    )
+    routes = "  routes: [{name: crm, destinationRef: {name: missing}, state: Paused}]\n"
+    listener = gateways.LISTENER.replace("  routes: []\n", routes)
+    running = DESTINATION.replace("state: Paused, ", "")
+    async with gateways.running(tmp_path, gateways.CLASS + tenant + running + listener) as gateway:
+        for user in (1, 2, 3):
+            assert (await gateway.post(visit(user))).acknowledges
+        store, now = gateway.gateway.store, gateway.gateway.clock.now()
+        report = await store.replay(Filter(), now, gateway.gateway.hold_reviewer.current_holds)
+        assert report.replayed == 3
+        assert await held(gateway) == {"QuotaExceeded": 2}

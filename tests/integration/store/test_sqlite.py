@@ -210,8 +210,8 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
         lambda opened: delivery_queue.unhold(
             opened, group, NOW, [model.HoldReason.TokenHeld, model.HoldReason.QuotaExceeded]
         ),
-        lambda opened: changes.redrive(opened, deliveries, NOW),
-        lambda opened: changes.replay(opened, [(arrival, group.route)], NOW),
+        lambda opened: changes.redrive(opened, deliveries, NOW, {}),
+        lambda opened: changes.replay(opened, [(arrival, group.route)], NOW, {}),
         fold_all,
         lambda opened: prune.prune(opened, NOW, {}, prune.MeterWalk()),
         lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, {}, prune.MeterWalk()),
@@ -280,7 +280,7 @@ async def test_walk_in_windows_finds_every_row(bench: engines.Bench, monkeypatch
     assert len(await bench.visits()) == 20
     assert len(await bench.visits(reason="Filter")) == 5
     assert len(await bench.deliveries(route="crm")) == 15
-    assert await bench.store.replay(Filter(reason="Filter"), NOW) == 5
+    assert (await bench.store.replay(Filter(reason="Filter"), NOW)).replayed == 5
 
 
 async def test_page_out_of_time_ends_with_a_cursor(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +355,7 @@ async def test_redrive_checks_each_delivery_again_before_the_change(bench: engin
     bench.store.settle(samples.settlement(delivered, model.SettledAs.Delivered))
     await bench.store.flush()
     before = await bench.deliveries()
-    changed = await run_job(bench, lambda opened: changes.redrive(opened, [pending.key, delivered.key], NOW))
+    changed = await run_job(bench, lambda opened: changes.redrive(opened, [pending.key, delivered.key], NOW, {}))
     assert changed == 0
     assert await bench.deliveries() == before
 

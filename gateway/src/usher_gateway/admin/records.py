@@ -14,7 +14,7 @@ from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.model import Counter
 from usher_gateway.store import books
-from usher_gateway.store.base import Filter, ListingPage, Period, Store, UsageRow
+from usher_gateway.store.base import Filter, HoldsOf, ListingPage, Period, Store, UsageRow
 
 _RELEASE_SLICE = 20
 """How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds."""
@@ -62,6 +62,7 @@ class RecordHandlers:
         listeners: Callable[[], Mapping[str, LiveListener]],
         forget_cancelled: Callable[[Sequence[int]], None],
         ask_store: Callable[[], None],
+        holds_of: HoldsOf,
     ) -> None:
         """Take the parts of the gateway that records need.
 
@@ -71,12 +72,14 @@ class RecordHandlers:
             listeners: Returns the listeners in force by ``namespace/name``.
             forget_cancelled: Drops cancelled deliveries, by their row keys, from the lanes.
             ask_store: Lets the dispatcher look for due deliveries.
+            holds_of: Returns what holds deliveries of a route now.
         """
         self._store = store
         self._now = now
         self._listeners = listeners
         self._forget_cancelled = forget_cancelled
         self._ask_store = ask_store
+        self._holds_of = holds_of
         self._releasing = asyncio.Lock()
         """Held during a release, so that two requests never count the same arrival."""
 
@@ -139,7 +142,7 @@ class RecordHandlers:
         """Answer ``POST /api/deliveries/redrive``."""
         with api.parsing():
             selection, where = await _read_selection(request)
-            count = await self._store.redrive(where, self._now())
+            count = await self._store.redrive(where, self._now(), self._holds_of)
         api.audit(request, "redrive", selection, count)
         return api.json_response({"redriven": count})
 
@@ -164,9 +167,10 @@ class RecordHandlers:
         """Answer ``POST /api/visits/replay``."""
         with api.parsing():
             selection, where = await _read_selection(request)
-            count = await self._store.replay(where, self._now())
-        api.audit(request, "replay", selection, count)
-        return api.json_response({"replayed": count})
+            report = await self._store.replay(where, self._now(), self._holds_of)
+        api.audit(request, "replay", selection, report.replayed)
+        left_out = {"replayedBefore": report.replayed_before, "withoutBody": report.without_body}
+        return api.json_response({"replayed": report.replayed, **left_out})
 
     async def release(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/quarantine/release``: deliver what is a visit now, and give the reasons for the rest."""

@@ -113,10 +113,12 @@ def _listener_of(row: tables.Row) -> str:
 
 def _verdict(verdict: tables.Row) -> str:
     """Return a verdict's route and result."""
-    if "skipped" in verdict:
-        return f"{verdict['route']}: skipped {verdict['skipped']}"
+    skipped = f"skipped {verdict['skipped']}" if "skipped" in verdict else ""
+    if skipped and "replayed" not in verdict:
+        return f"{verdict['route']}: {skipped}"
     held = f" held {verdict['held']}" if verdict.get("held") else ""
-    return f"{verdict['route']}: {verdict.get('state', 'gone')}{held}"
+    replayed = f"{skipped}, replayed: " if skipped else ""
+    return f"{verdict['route']}: {replayed}{verdict.get('state', 'gone')}{held}"
 
 
 VISIT_COLUMNS: tuple[tables.Column, ...] = (
@@ -228,6 +230,12 @@ def replay_visits(
     )
     answer = AdminClient(admin, data, operate=True).post("/api/visits/replay", selection)
     typer.echo(f"Made of skipped verdicts: {tables.counted(answer['replayed'], 'delivery')}.")
+    if answer["replayedBefore"]:
+        typer.echo(f"Replayed before, so not again: {tables.counted(answer['replayedBefore'], 'verdict')}.")
+    if answer["withoutBody"]:
+        typer.echo(f"Not possible any more, because the body was deleted: {answer['withoutBody']}.")
+    if not any(answer.values()):
+        typer.echo("The selection has no skipped verdict.")
 
 
 def _why(row: tables.Row) -> str:

@@ -122,6 +122,11 @@ class HoldReviewer:
                     "deliveries_held", listener=name.key, reason=reason.name, routes=routes[:_MAX_LOGGED], count=count
                 )
 
+    async def current_holds(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
+        """Return the reasons that hold deliveries of a route now (``store.base.HoldsOf``)."""
+        hold = self._documents.hold_of(definition)
+        return [*([hold] if hold is not None else []), *await self._lasting(definition)]
+
     async def _lasting(self, definition: model.RouteDefinition) -> list[model.HoldReason]:
         """Return the reasons of arrivals that still hold, for deliveries that another reason held first."""
         return [reason for reason in _ARRIVAL_HOLDS if not await self._has_ended(reason, definition)]

@@ -6,7 +6,7 @@ otherwise only the errors that they name. Cancelling an awaiting caller never ca
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -138,6 +138,29 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _ANY = Filter()
+
+
+class ReplayReport(msgspec.Struct):
+    """What a replay did with the skipped verdicts that it selected."""
+
+    replayed: int = 0
+    """Verdicts for which it created a delivery."""
+    replayed_before: int = 0
+    """Verdicts that have a delivery already, from an earlier replay."""
+    without_body: int = 0
+    """Verdicts whose body was deleted."""
+
+
+HoldsOf = Callable[[model.RouteDefinition], Awaitable[Sequence[model.HoldReason]]]
+"""Returns the reasons that hold deliveries of a route now, the first one first.
+
+TokenHeld and QuotaExceeded hold only deliveries of arrivals that came with them; any other reason holds all.
+"""
+
+
+async def no_holds(_: model.RouteDefinition) -> Sequence[model.HoldReason]:
+    """Hold nothing."""
+    return ()
 
 
 AbandonedCallback = Callable[[model.Accepted | None], None]
@@ -324,8 +347,8 @@ class Store(Protocol):
     async def find_person(self, namespace: str, tenant: str, keys: Sequence[bytes]) -> list[bytes]:
         """Return the ids of a tenant's arrivals that have any of these person keys, newest first."""
 
-    async def redrive(self, where: Filter, now: int) -> int:
-        """Make dead deliveries pending and due again, with no attempts made; return how many.
+    async def redrive(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> int:
+        """Make dead deliveries pending and due again, or held, with no attempts made; return how many.
 
         Redrives cancelled deliveries only if ``state`` asks for them. Leaves out deliveries without a body and those
         past their time limit.
@@ -361,8 +384,8 @@ class Store(Protocol):
         The plans become the arrival's verdicts, and the store adds the person keys of the given arrivals.
         """
 
-    async def replay(self, where: Filter, now: int) -> int:
-        """Create deliveries, without a time limit, for skipped verdicts that have none yet; return how many.
+    async def replay(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> ReplayReport:
+        """Create deliveries, without a time limit, for skipped verdicts that have none yet. They are due, or held.
 
         ``reason`` is a skip reason.
         """

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.base import Filter
+from usher_gateway.store.base import Filter, ReplayReport
 from usher_gateway.store.sqlite import database, listings
 from usher_gateway.store.sqlite.transaction import (
     FLAG_LATE,
     FLAG_RELEASED,
     FLAG_TRUSTED,
+    HOLD_FLAGS,
     Transaction,
     add_persons,
     split_person_keys,
@@ -26,6 +27,9 @@ _ROW = f"({','.join('?' * 19)})"
 
 SLICE = 100
 """Deliveries that one job creates or changes; arrivals wait for it (docs/performance.md)."""
+
+Holds = dict[int, Sequence[model.HoldReason]]
+"""Route number -> the reasons that hold its deliveries now (``store.base.HoldsOf``)."""
 
 SkippedVerdict = tuple[int, int]
 """(arrival, route number) of a skipped verdict."""
@@ -46,21 +50,38 @@ def redrivable(connection: sqlite3.Connection, where: Filter, cursor: str | None
     return keys, listings.cursor_of(below)
 
 
-def redrive(transaction: Transaction, keys: Sequence[int], now: int) -> int:
-    """Make dead or cancelled deliveries due again if they have a body and time left; return how many."""
-    statement = (
-        "update deliveries set state = 0, hold = 0, waiting = 1, attempts = 0, due_at = ?1, started_at = ?1,"
-        " settled_at = 0, cancel = 0, status = 0, error = '', answer = null"
-        " where key = ?2 and state >= 2 and (expires_at = 0 or expires_at > ?1)"
-        " and exists (select 1 from bodies where bodies.key = arrival and body is not null) returning route"
+def routes_of(connection: sqlite3.Connection, keys: Sequence[int]) -> set[int]:
+    """Return the route numbers of deliveries."""
+    return {
+        route for (route,) in database.select_in(connection, "select route from deliveries where key in ({})", keys)
+    }
+
+
+def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds: Holds) -> int:
+    """Make dead or cancelled deliveries due again, or held, if they have a body and time left; return how many."""
+    find = (
+        "select d.route, a.flags from deliveries d join arrivals a on a.key = d.arrival"
+        " join bodies b on b.key = d.arrival and b.body is not null"
+        " where d.key = ?1 and d.state >= 2 and (d.expires_at = 0 or d.expires_at > ?2)"
+    )
+    change = (
+        "update deliveries set state = 0, hold = ?1, waiting = ?1 = 0, attempts = 0, due_at = ?2, started_at = ?2,"
+        " settled_at = 0, cancel = 0, status = 0, error = '', answer = null where key = ?3"
     )
     done = 0
     for key in keys:
-        for (route,) in transaction.connection.execute(statement, (now, key)).fetchall():
+        for route, flags in transaction.connection.execute(find, (key, now)).fetchall():
+            transaction.connection.execute(change, (_hold_now(flags, holds.get(route, ())), now, key))
             listener = transaction.names.listener_of_route(route)
             transaction.meter(listener, model.slot_of(now), model.Counter.redriven)
             done += 1
     return done
+
+
+def _hold_now(flags: int, reasons: Sequence[model.HoldReason]) -> int:
+    """Return the first reason that holds a delivery of an arrival with these flags, or 0."""
+    lasting = [reason for reason in reasons if reason not in HOLD_FLAGS or flags & HOLD_FLAGS[reason]]
+    return int(lasting[0]) if lasting else 0
 
 
 def pending(connection: sqlite3.Connection, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
@@ -120,21 +141,28 @@ def replayable(
     return skipped, listings.cursor_of(below)
 
 
-def replay(transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int) -> int:
-    """Create deliveries for skipped verdicts, once each, and only if there is a body; return how many."""
-    made = []
+def replay(transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int, holds: Holds) -> ReplayReport:
+    """Create deliveries for skipped verdicts, once each, and only if there is a body."""
+    report, made = ReplayReport(), []
     statement = (
-        "select exists (select 1 from bodies where key = ?1 and body is not null) and not exists"
-        " (select 1 from deliveries where arrival = ?1 and route = ?2 and origin > 0)"
+        "select a.flags, b.body is not null,"
+        " exists (select 1 from deliveries where arrival = ?1 and route = ?2 and origin > 0)"
+        " from arrivals a left join bodies b on b.key = a.key where a.key = ?1"
     )
     for arrival, route in skipped:
-        (is_wanted,) = transaction.connection.execute(statement, (arrival, route)).fetchone()
-        if is_wanted:
-            made.append(_new_row(transaction, arrival, route, now)[1])
-            listener = transaction.names.listener_of_route(route)
-            transaction.meter(listener, model.slot_of(now), model.Counter.replayed)
+        for flags, has_body, has_delivery in transaction.connection.execute(statement, (arrival, route)).fetchall():
+            if has_delivery:
+                report.replayed_before += 1
+            elif not has_body:
+                report.without_body += 1
+            else:
+                hold = _hold_now(flags, holds.get(route, ()))
+                made.append(_new_row(transaction, arrival, route, now, model.Origin.Replayed, hold=hold)[1])
+                listener = transaction.names.listener_of_route(route)
+                transaction.meter(listener, model.slot_of(now), model.Counter.replayed)
+                report.replayed += 1
     database.insert_rows(transaction.connection, "insert into deliveries", _ROW, made)
-    return len(made)
+    return report
 
 
 def quarantined(connection: sqlite3.Connection, where: Filter, limit: int, after: int) -> list[model.Arrival]:
@@ -211,7 +239,10 @@ def _release_one(transaction: Transaction, arrival: model.Arrival, now: int) -> 
         if skip is not None:
             verdicts.append((route, int(skip), 0))
             continue
-        key, row = _new_row(transaction, arrival.key, route, now, plan)
+        hold, expires_at = int(plan.hold or 0), plan.expires_at
+        key, row = _new_row(
+            transaction, arrival.key, route, now, model.Origin.Released, hold=hold, expires_at=expires_at
+        )
         made.append(row)
         verdicts.append((route, 0, key))
     if made:
@@ -243,15 +274,19 @@ def _note_released(transaction: Transaction, arrival: model.Arrival, verdicts: l
 
 
 def _new_row(
-    transaction: Transaction, arrival: int, route: int, now: int, plan: model.RoutePlan | None = None
+    transaction: Transaction,
+    arrival: int,
+    route: int,
+    now: int,
+    origin: model.Origin,
+    *,
+    hold: int = 0,
+    expires_at: int = 0,
 ) -> tuple[int, database.Row]:
-    """Return key and row of a new delivery in the backlog: released (with a plan, which may hold it) or replayed."""
+    """Return key and row of a new delivery, due at once or held."""
     key = transaction.ids.next_key()
     identifier = transaction.ids.id_of(key)
     destination = transaction.names.destination(transaction.names.definitions[route].destination)
-    hold = int(plan.hold or 0) if plan is not None else 0
-    expires_at = plan.expires_at if plan is not None else 0
-    origin = model.Origin.Replayed if plan is None else model.Origin.Released
     state = int(model.DeliveryState.Pending)
     times = (now, now, now, expires_at, 0)
     return key, (

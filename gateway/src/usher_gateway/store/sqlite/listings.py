@@ -80,7 +80,17 @@ def _arrival_rows(connection: sqlite3.Connection, keys: list[int]) -> list[JSONR
     names = _route_names(connection, {route for one in verdicts.values() for route, _, _ in one})
     made = [delivery for one in verdicts.values() for _, _, delivery in one if delivery]
     states = database.rows_by_key(connection, "select key, id, state, hold from deliveries where key in ({})", made)
-    return [_arrival_row(found[key], verdicts[key], names, states) for key in keys if key in found]
+    replays = _replays(connection, list(found))
+    return [_arrival_row(found[key], verdicts[key], names, states, replays) for key in keys if key in found]
+
+
+def _replays(connection: sqlite3.Connection, arrivals: list[int]) -> dict[tuple[int, int], tuple[Any, ...]]:
+    """Return (arrival, route) -> (…, id, state, hold, creation) of the deliveries that replays created."""
+    statement = (
+        "select arrival, route, id, state, hold, created_at from deliveries"
+        " where origin > 0 and origin = 2 and arrival in ({})"
+    )
+    return {(row[0], row[1]): row for row in database.select_in(connection, statement, arrivals)}
 
 
 def _arrival_row(
@@ -88,8 +98,9 @@ def _arrival_row(
     verdicts: list[tuple[int, int, int]],
     names: dict[int, tuple[Any, ...]],
     states: dict[int, tuple[Any, ...]],
+    replays: dict[tuple[int, int], tuple[Any, ...]],
 ) -> JSONRow:
-    _, identifier, received_at, visit_time, counted_as, flags, reason, hops, size, _, *rest = columns
+    key, identifier, received_at, visit_time, counted_as, flags, reason, hops, size, _, *rest = columns
     namespace, tenant, listener, has_body = rest
     return {
         "id": model.format_id(identifier),
@@ -107,18 +118,27 @@ def _arrival_row(
         "hops": hops,
         "bodyBytes": size,
         "bodyKept": bool(has_body),
-        "verdicts": [_verdict_row(verdict, names, states) for verdict in verdicts],
+        "verdicts": [_verdict_row(one, names, states, replays.get((key, one[0]))) for one in verdicts],
     }
 
 
 def _verdict_row(
-    verdict: tuple[int, int, int], names: dict[int, tuple[Any, ...]], states: dict[int, tuple[Any, ...]]
+    verdict: tuple[int, int, int],
+    names: dict[int, tuple[Any, ...]],
+    states: dict[int, tuple[Any, ...]],
+    replay: tuple[Any, ...] | None,
 ) -> JSONRow:
     route, skipped, delivery = verdict
     _, _, _, _, name, destination = names[route]
     row: JSONRow = {"route": name, "destination": destination}
     if skipped:
         row["skipped"] = model.SkipReason(skipped).name
+        if replay is not None:
+            _, _, identifier, state, hold, created_at = replay
+            row["replayed"] = model.format_time(created_at)
+            row["delivery"] = model.format_id(identifier)
+            row["state"] = _state_name(state)
+            row["held"] = model.HoldReason(hold).name if hold else None
     elif delivery in states:
         _, identifier, state, hold = states[delivery]
         row["delivery"] = model.format_id(identifier)

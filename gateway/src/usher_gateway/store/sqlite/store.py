@@ -5,8 +5,9 @@
 
 import asyncio
 import contextlib
+import functools
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,13 +22,16 @@ from usher_gateway.store.base import (
     DueDestination,
     Filter,
     HeldGroup,
+    HoldsOf,
     ListenerActivity,
     ListingPage,
     OpenCounts,
     OpenReport,
     Period,
+    ReplayReport,
     StoreStatistics,
     UsageRow,
+    no_holds,
 )
 from usher_gateway.store.sqlite import activity as listener_activity
 from usher_gateway.store.sqlite import attempt_log, changes, database, delivery_queue, listings, meters, prune
@@ -327,18 +331,27 @@ class SqliteStore:
 
     # Changes that people and retention make
 
-    async def redrive(self, where: Filter, now: int) -> int:
+    async def redrive(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> int:
         total = 0
         cursor: str | None = None
+        holds: changes.Holds = {}
         while True:
             keys, cursor = await self._find(changes.redrivable, where, cursor)
             if keys:
-                total += await self._redrive_slice(keys, now)
+                routes = await self._query_reader.run(functools.partial(changes.routes_of, keys=keys))
+                await self._add_holds(holds, routes, holds_of)
+                total += await self._redrive_slice(keys, now, holds)
             if cursor is None:
                 return total
 
-    async def _redrive_slice(self, keys: Sequence[int], now: int) -> int:
-        return await self._commits.run_job(lambda transaction: changes.redrive(transaction, keys, now))
+    async def _add_holds(self, holds: changes.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
+        """Find out once per route what holds its deliveries."""
+        for route in routes:
+            if route not in holds:
+                holds[route] = await holds_of(self.route(route))
+
+    async def _redrive_slice(self, keys: Sequence[int], now: int, holds: changes.Holds) -> int:
+        return await self._commits.run_job(lambda transaction: changes.redrive(transaction, keys, now, holds))
 
     async def cancel(self, where: Filter, now: int, on_cancelled: Callable[[Sequence[int]], None]) -> int:
         total = 0
@@ -368,18 +381,25 @@ class SqliteStore:
     async def _retry_slice(self, keys: Sequence[int], now: int) -> int:
         return await self._commits.run_job(lambda transaction: changes.retry(transaction, keys, now))
 
-    async def replay(self, where: Filter, now: int) -> int:
-        total = 0
+    async def replay(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> ReplayReport:
+        total = ReplayReport()
         cursor: str | None = None
+        holds: changes.Holds = {}
         while True:
             skipped, cursor = await self._find(changes.replayable, where, cursor)
+            await self._add_holds(holds, (route for _, route in skipped), holds_of)
             for start in range(0, len(skipped), changes.SLICE):
-                total += await self._replay_slice(skipped[start : start + changes.SLICE], now)
+                found = await self._replay_slice(skipped[start : start + changes.SLICE], now, holds)
+                total.replayed += found.replayed
+                total.replayed_before += found.replayed_before
+                total.without_body += found.without_body
             if cursor is None:
                 return total
 
-    async def _replay_slice(self, skipped: Sequence[changes.SkippedVerdict], now: int) -> int:
-        return await self._commits.run_job(lambda transaction: changes.replay(transaction, skipped, now))
+    async def _replay_slice(
+        self, skipped: Sequence[changes.SkippedVerdict], now: int, holds: changes.Holds
+    ) -> ReplayReport:
+        return await self._commits.run_job(lambda transaction: changes.replay(transaction, skipped, now, holds))
 
     async def release(self, arrivals: Sequence[model.Arrival], now: int) -> int:
         total = 0
