@@ -79,6 +79,11 @@ class MemoryView(View):
     def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
         return not addresses or key not in self.waiting
 
+    def tenants_of(self, namespace: str, company_id: str, limit: int) -> Sequence[str]:
+        tenants = [one.resource for key, one in sorted(self.seen.items()) if key.kind == "Tenant"]
+        found = [one.metadata for one in tenants if one.spec.company_id == company_id]
+        return [metadata.name for metadata in found if metadata.namespace == namespace][:limit]
+
     @property
     def classes(self) -> Mapping[str, CachedResource[resources.ListenerClass]]:
         return {key.name: one for key, one in self.seen.items() if key.kind == "ListenerClass"}

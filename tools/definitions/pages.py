@@ -31,6 +31,7 @@ _CONDITIONS = {
     "RoutesDegraded": ("Listener",),
     "DeliveriesHeld": ("Listener",),
     "TimesUntrusted": ("Listener",),
+    "CompanyShared": ("Tenant",),
     "AddressRetired": ("Listener",),
     "Healthy": ("Destination",),
 }

@@ -94,6 +94,8 @@ class Cache(View):
         """Listeners and Destinations by (kind, namespace), in the order in which they count against a limit."""
         self._summaries: OrderedGroups[tuple[str, ListenerState]] = OrderedGroups()
         """Listeners by Tenant and state."""
+        self._companies: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Tenants by namespace and company id."""
         self._namers: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners by namespace and hostname that they name, the oldest first."""
         self._exposed: OrderedGroups[str] = OrderedGroups()
@@ -181,6 +183,10 @@ class Cache(View):
     def rank(self, key: Key) -> int:
         """How many Listeners, or Destinations, of its namespace come before one."""
         return self._order.rank((key.kind, key.namespace), key)
+
+    def tenants_of(self, namespace: str, company_id: str, limit: int) -> Sequence[str]:
+        """The first names of the Tenants of a namespace that have a company id."""
+        return [key.name for key in itertools.islice(self._companies.iterate((namespace, company_id)), limit)]
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
         """The first names of the Tenant's Listeners, by state."""
@@ -535,6 +541,8 @@ class Cache(View):
             case "ListenerClass":  # its listeners count only if the class is ours
                 users = self._references.users("ListenerClass", key.name)
                 return frozenset().union(*map(self._rearrange, users))
+            case "Tenant":
+                return self._group_by_company(key)
             case "Listener" | "Destination":
                 pass
             case _:
@@ -550,6 +558,17 @@ class Cache(View):
         if key.kind == "Listener":
             concerned |= self._rank_hostnames(key, cached)
         return concerned | self._summarize(key, cached)
+
+    def _group_by_company(self, key: Key) -> KeySet:
+        """Put a Tenant into the group of its company; returns the Tenants that share it with one more or one less."""
+        cached, before = self.tenant(key.path), self._companies.groups_of(key)
+        company_id = cached.resource.spec.company_id if cached is not None else None
+        after = {(key.namespace, company_id): ()} if company_id else {}
+        touched = set(before) ^ after.keys()
+        self._companies.set(key, after)
+        # a Tenant names the first other one of its group, so only the first ones can be concerned
+        found = {other for group in touched for other in itertools.islice(self._companies.iterate(group), 2)}
+        return frozenset(found - {key})
 
     def _place_of(self, key: Key, cached: CachedResource[Any] | None) -> indexes.Place | None:
         """The place of a resource among its siblings; None if it does not count.

@@ -29,7 +29,14 @@ _Reason = OperatorReason
 
 _REPORTED = frozenset({_Type.Ready, *INFORMATIONAL_CONDITIONS})
 _NEGATIVE = frozenset(
-    {_Type.Quarantining, _Type.RoutesDegraded, _Type.DeliveriesHeld, _Type.TimesUntrusted, _Type.AddressRetired}
+    {
+        _Type.Quarantining,
+        _Type.RoutesDegraded,
+        _Type.DeliveriesHeld,
+        _Type.TimesUntrusted,
+        _Type.AddressRetired,
+        _Type.CompanyShared,
+    }
 )
 """Conditions that exist only while something is wrong."""
 

@@ -81,6 +81,7 @@ class ConditionType(enum.StrEnum):
     DeliveriesHeld = "DeliveriesHeld"
     TimesUntrusted = "TimesUntrusted"
     AddressRetired = "AddressRetired"
+    CompanyShared = "CompanyShared"
     Healthy = "Healthy"
 
 
@@ -93,6 +94,7 @@ INFORMATIONAL_CONDITIONS = frozenset(
         ConditionType.DeliveriesHeld,
         ConditionType.TimesUntrusted,
         ConditionType.AddressRetired,
+        ConditionType.CompanyShared,
         ConditionType.Healthy,
     }
 )
@@ -381,6 +383,9 @@ class View(Protocol):
         other installs do not count.
         The key of a hostname that Listeners of a namespace name is ``Key("Hostname", namespace, hostname)`` here.
         """
+
+    def tenants_of(self, namespace: str, company_id: str, limit: int) -> Sequence[str]:
+        """The first names of the Tenants of a namespace that have a company id."""
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
         """The Listeners of a Tenant that this install serves: the first names of each state, at most ``limit``."""

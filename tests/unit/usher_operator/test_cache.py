@@ -479,3 +479,19 @@ def test_confirmations_come_from_classes_of_this_install_only(full: Cache) -> No
     other["metadata"] |= {"name": "other", "annotations": {"usher.dev/confirm-removals": "def"}}
     full.put(kinds.LISTENER_CLASS, other)
     assert full.confirmations() == {"abc"}
+
+
+def company(name: str, company_id: str, *, namespace: str = "agency") -> dict[str, Any]:
+    return raw("Tenant", name, {"companyID": company_id}, namespace=namespace)
+
+
+def test_tenants_of_one_company_are_planned_when_another_comes_or_goes(full: Cache) -> None:
+    full.put(kinds.TENANT, company("acme", "77"))
+    globex = Key("Tenant", "agency", "globex")
+    assert ACME in full.put(kinds.TENANT, company("globex", "77"))
+    assert full.tenants_of("agency", "77", 3) == ["acme", "globex"]
+    assert full.put(kinds.TENANT, company("acme", "77", namespace="other")) == {Key("Tenant", "other", "acme")}
+    assert globex in full.put(kinds.TENANT, company("acme", "78"))
+    full.put(kinds.TENANT, company("acme", "77"))
+    assert ACME in full.remove(kinds.TENANT, "agency", "globex")
+    assert full.tenants_of("agency", "77", 3) == ["acme"]

@@ -86,6 +86,7 @@ class OperatorReason(enum.StrEnum):
     TimesUntrusted = "TimesUntrusted"
     AddressRetired = "AddressRetired"
     RetiredAddressUsed = "RetiredAddressUsed"
+    CompanyShared = "CompanyShared"
     Healthy = "Healthy"
     NotTried = "NotTried"
     CircuitOpen = "CircuitOpen"

@@ -101,10 +101,25 @@ def plan_tenant(view: View, key: Key) -> Plan:
     builder = ConditionBuilder(cached.resource.metadata.generation, cached.conditions)
     (accepted,) = builder.from_findings(check_tenant(cached.resource), [_Type.Accepted])
     is_suspended = types.value_or_default(cached.resource.spec.state, "Tenant.spec.state") == "Suspended"
-    status = builder.status([accepted], "`state` is Suspended: deliveries are held" if is_suspended else "")
+    shared = _company_shared(view, key, cached.resource, builder)
+    status = builder.status([accepted, *shared], "`state` is Suspended: deliveries are held" if is_suspended else "")
     if accepted.status == "True":
         status = _with_listeners(view, key, builder, status, is_suspended=is_suspended)
     return Plan(key, (), status)
+
+
+def _company_shared(view: View, key: Key, tenant: resources.Tenant, builder: ConditionBuilder) -> list[StatusCondition]:
+    """CompanyShared, while another Tenant of the namespace has the same company."""
+    company_id = tenant.spec.company_id
+    names = view.tenants_of(key.namespace, company_id, 2) if company_id else ()
+    other = next((name for name in names if name != key.name), None)
+    if other is None:
+        return []
+    message = (
+        f"Tenant `{other}` has the same `companyID`: one of the two must be corrected; a company with several webhooks "
+        "is one Tenant with several Listeners"
+    )
+    return [builder.true(_Type.CompanyShared, OperatorReason.CompanyShared, message)]
 
 
 def _with_listeners(

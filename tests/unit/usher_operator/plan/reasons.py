@@ -194,6 +194,12 @@ def reports(**about: Any) -> Callable[[MemoryView], None]:
     return lambda built: built.gateways_run_it(listeners={samples.LISTENER: report})
 
 
+def company_is_shared(built: MemoryView) -> None:
+    built.edit("Tenant", TENANT, companyID="77")
+    built.add(samples.tenant("globex"))
+    built.edit("Tenant", "default/globex", companyID="77")
+
+
 def visited(built: MemoryView) -> None:
     """Let the gateways report a visit at every present address of the listener."""
     published = built.published(Key("Listener", *samples.LISTENER.split("/")))
@@ -394,6 +400,7 @@ CASES = [
     Case("Ready", "True", "Suspended", and_run(edit_tenant(state="Suspended")), "Tenant", TENANT),
     Case("Ready", "False", "ListenersNotReady", listener_fails, "Tenant", TENANT),
     Case("Ready", "Unknown", "Pending", lambda built: built.add(samples.listener("new")), "Tenant", TENANT),
+    Case("CompanyShared", "True", "CompanyShared", company_is_shared, "Tenant", TENANT),
     Case("Ready", "True", "Suspended", and_run(edit_destination(state="Paused")), "Destination", samples.DESTINATION),
     Case(
         "ResolvedRefs",
