@@ -1,9 +1,13 @@
 """docs/reasons.md explains every reason that the gateway gives, and no other."""
 
 import enum
+import re
+from collections.abc import Iterator
 
 from house import source
+from unit.ingest import test_pipeline
 from usher_gateway import model
+from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.model import errors
 
 PAGE = (source.DOCS / "reasons.md").read_text("utf-8")
@@ -53,3 +57,26 @@ def test_reasons_page_has_the_status_that_each_refusal_sends() -> None:
     for row in source.table_rows(section("Refused")):
         sent = answers.refused(model.RefusedReason(row[0].strip("`")))
         assert str(sent.status) == row[1], row[0]
+
+
+def test_reasons_page_names_the_arrivals_that_can_be_released() -> None:
+    paragraph = section("Quarantined").partition("can be released:")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", paragraph))
+    assert {model.QuarantineReason[name] for name in named} == set(released())
+
+
+def released() -> Iterator[model.QuarantineReason]:
+    """Yield the reasons of arrivals that are visits after their listener was corrected."""
+    bodies = {
+        model.QuarantineReason.NotJSON: (b"{", ""),
+        model.QuarantineReason.NotObject: (b"[]", ""),
+        model.QuarantineReason.BadCharset: (b"{}", "application/json; charset=unknown"),
+        model.QuarantineReason.BadEncoding: (b"\x1f\x8b", ""),
+        model.QuarantineReason.TooDeep: (b'{"user":{"id":1},"a":' + b"[" * 100 + b"]" * 100 + b"}", ""),
+        model.QuarantineReason.TooManyNodes: (b'{"user":{"id":1},"a":[' + b"0," * 3_000 + b"0]}", ""),
+    }
+    for reason in model.QuarantineReason:
+        content, content_type = bodies.get(reason, (test_pipeline.BODY, "application/json"))
+        arrival = test_pipeline.stored(quarantine=reason, body=content, content_type=content_type.encode())
+        if isinstance(rebuild_arrival(test_pipeline.listener(), arrival, test_pipeline.NOW), model.Arrival):
+            yield reason

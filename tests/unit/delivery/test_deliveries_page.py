@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from usher_gateway.delivery import outcome, payload
-from usher_gateway.destinations import SendError
+from unit.delivery import samples
+from usher_gateway import model
+from usher_gateway.delivery import outcome, payload, retry
+from usher_gateway.destinations import DestinationRequest, SendError
+from usher_gateway.resources import destination
 
 PAGE = (pathlib.Path(__file__).parents[3] / "docs" / "deliveries.md").read_text()
 
@@ -47,3 +50,44 @@ def test_page_explains_no_unknown_error_code() -> None:
     explained = re.findall(r"^\|[^|]*\| `(\w+)` \|", PAGE, re.MULTILINE)
     assert set(explained) <= {*SendError, *outcome.AnswerError}
     assert len(explained) == len(SendError) + len(outcome.AnswerError)
+
+
+def content_type(sent: bytes, transformed: Any = payload.NOT_TRANSFORMED, **changes: Any) -> str:
+    """Return the content type of a request."""
+    target, delivery = payload.prepare(samples.destination(**changes)), samples.delivery(content_type=sent)
+    request = payload.render(target, delivery, samples.ROUTE, delivery.received_at, transformed)
+    assert isinstance(request, DestinationRequest)
+    return dict(request.headers)["content-type"]
+
+
+@pytest.mark.parametrize("form", ["Verbatim", "CloudEvents", "CloudEventsBinary"])
+def test_page_names_the_content_type_that_each_format_sends(form: str) -> None:
+    found = re.search(rf"^\| `{form}` \|.*\| (.*) \| (.*) \| (.*) \|$", PAGE, re.MULTILINE)
+    assert found is not None
+    sent = "text/x; charset=latin-1"
+    expected = [cell.strip("`") if cell != "as Purple sent it" else sent for cell in found.groups()]
+    assert expected == [
+        content_type(sent.encode(), format=form),
+        content_type(b"", format=form),
+        content_type(sent.encode(), {"a": 1}, format=form),
+    ]
+
+
+def test_header_of_the_destination_replaces_the_content_type() -> None:
+    assert "may replace `content-type`" in PAGE
+    for form in ("Verbatim", "CloudEvents", "CloudEventsBinary"):
+        assert content_type(b"text/x", format=form, headers=(("content-type", "a/b"),)) == "a/b"
+
+
+def test_description_of_max_age_says_when_the_time_starts() -> None:
+    meta = str(destination.Retry.__annotations__["max_age_seconds"])
+    for text in (meta, PAGE):
+        words = " ".join(text.split())
+        assert "from the time when Usher accepted the visit, or when a user redrove the delivery" in words
+        assert "visit time" not in words
+    hour = 3600 * model.MICROSECONDS
+    week_old = samples.delivery(visit_time=samples.RECEIVED_AT - 200 * hour, started_at=samples.RECEIVED_AT - hour)
+    limits: dict[str, Any] = {"slow": False, "retry_after": 0, "confirmed": samples.RECEIVED_AT, "randomness": 0.5}
+    decided = retry.decide(week_old, max_age_seconds=2 * 3600, now=samples.RECEIVED_AT, **limits)
+    assert decided.step is retry.NextStep.Retry
+    assert retry.decide(week_old, max_age_seconds=3600, now=samples.RECEIVED_AT, **limits) == retry.DEAD

@@ -116,7 +116,10 @@ class Retry(types.Model, frozen=True, kw_only=True):
         Annotated[
             int,
             msgspec.Meta(
-                ge=60, le=2_592_000, description="Seconds from the visit time after which the delivery is dead."
+                ge=60,
+                le=2_592_000,
+                description="Seconds from the time when Usher accepted the visit, or when a user redrove the delivery,"
+                " after which Usher makes a last attempt. Time on hold does not count.",
             ),
         ]
         | None

@@ -1,0 +1,38 @@
+"""docs/simulate.md says how Usher counts early redeliveries."""
+
+import pathlib
+import re
+from typing import Any
+
+import pytest
+
+from contract import samples
+from usher_gateway import model
+from usher_gateway.store.decide import DedupeFacts, decide
+
+PAGE = (pathlib.Path(__file__).parents[3] / "docs" / "simulate.md").read_text()
+
+
+def counted_as(seconds: int, **changes: Any) -> model.CountedAs:
+    """Return the decision about a redelivery that comes this long after the acknowledgement."""
+    facts = DedupeFacts(contents={}, sightings={}, once_marks=set(), month_visits={})
+    later = samples.NOW + seconds * samples.SECOND
+    assert decide(samples.arrival("a", **changes), facts).counted_as is model.CountedAs.Visit
+    return decide(samples.arrival("a", later, **changes), facts).counted_as
+
+
+@pytest.mark.parametrize("seconds", [20, 3_000])
+def test_early_redelivery_is_a_repeat_without_a_trusted_time(seconds: int) -> None:
+    words = " ".join(PAGE.split())
+    assert "as a redelivery if it has a trusted time, and otherwise as a repeat" in words
+    assert counted_as(seconds, time_trusted=False) is model.CountedAs.Repeat
+    assert counted_as(5_000, time_trusted=False) is model.CountedAs.Visit, "after the window of an hour"
+    assert counted_as(seconds, time_trusted=True, visit_time=samples.NOW) is model.CountedAs.Redelivery
+
+
+def test_page_names_the_time_after_which_a_retry_is_a_redelivery() -> None:
+    found = re.search(r"less than ([0-9,]+) s", PAGE)
+    assert found is not None
+    seconds = int(found[1].replace(",", ""))
+    assert seconds == model.REDELIVERY_NOT_BEFORE_SECONDS
+    assert counted_as(seconds, time_trusted=False) is model.CountedAs.Redelivery
