@@ -243,6 +243,7 @@ class Gateway:
                     forget_cancelled=self.dispatcher.forget_cancelled,
                     ask_store=self.dispatcher.ask_store,
                     holds_of=self.hold_reviewer.current_holds,
+                    keys=self._keys,
                 ),
                 metrics=metrics.make_registry(self.metric_sources),
             ),

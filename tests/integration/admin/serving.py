@@ -75,6 +75,7 @@ class Served:
                 forget_cancelled=lambda _: None,
                 ask_store=lambda: None,
                 holds_of=base.no_holds,
+                keys=KEYS,
             ),
             metrics=registry,
         )

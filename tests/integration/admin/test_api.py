@@ -157,6 +157,16 @@ async def test_body_is_returned_as_bytes_and_audited(served: serving.Served) -> 
     assert (line["who"], line["action"], line["count"]) == ("operate", "show body", 1)
 
 
+async def test_reading_of_a_visit_whose_listener_is_gone_says_why(served: serving.Served) -> None:
+    await serving.fill(served)
+    (row,) = (await served.get("/api/quarantine"))["rows"]
+    served.registry.apply(documents.Snapshot({}, {}), now=0.0)
+    found = await served.get(f"/api/visits/{row['id']}/reading")
+    assert found == {"reading": None, "reason": "the listener is not in force any more"}
+    missing = "/api/visits/01920000-0000-7000-8000-000000000001/reading"
+    assert (await served.ask("GET", missing))[0] == 404
+
+
 async def test_last_answer_of_a_dead_delivery_is_returned(served: serving.Served) -> None:
     await serving.fill(served)
     (row,) = (await served.get("/api/deliveries?state=dead"))["rows"]

@@ -134,6 +134,11 @@ async def test_show_prints_a_row_and_its_content(served: serving.Served) -> None
     (row,) = (await served.get("/api/quarantine"))["rows"]
     assert "NoUser" in await done(served, "quarantine", "show", row["id"])
     assert (await done(served, "visits", "show", row["id"], "--body")).encode() == serving.BODY
+    shown = await done(served, "visits", "show", row["id"])
+    assert "Usher reads the body now as quarantined (NoUser, see docs/reasons.md):" in shown
+    assert re.search(r"\(no field\) +/visitor/ref +number\n", shown)
+    stored = json.loads(await done(served, "visits", "show", row["id"], "-o", "json"))
+    assert stored["rows"][0]["reading"]["outcome"] == "NoUser"
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     shown = await done(served, "deliveries", "show", dead["id"])
     assert "agency/crm" in shown

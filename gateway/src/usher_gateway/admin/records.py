@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import datetime
 import io
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from usher_gateway import model
 from usher_gateway.admin import api
+from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.model import Counter
@@ -63,6 +65,7 @@ class RecordHandlers:
         forget_cancelled: Callable[[Sequence[int]], None],
         ask_store: Callable[[], None],
         holds_of: HoldsOf,
+        keys: model.Keys,
     ) -> None:
         """Take the parts of the gateway that records need.
 
@@ -73,6 +76,7 @@ class RecordHandlers:
             forget_cancelled: Drops cancelled deliveries, by their row keys, from the lanes.
             ask_store: Lets the dispatcher look for due deliveries.
             holds_of: Returns what holds deliveries of a route now.
+            keys: Keys with which listeners read bodies.
         """
         self._store = store
         self._now = now
@@ -80,6 +84,7 @@ class RecordHandlers:
         self._forget_cancelled = forget_cancelled
         self._ask_store = ask_store
         self._holds_of = holds_of
+        self._keys = keys
         self._releasing = asyncio.Lock()
         """Held during a release, so that two requests never count the same arrival."""
 
@@ -114,6 +119,34 @@ class RecordHandlers:
         api.audit(request, "show body", {"id": request.match_info["id"]}, 1)
         text = "".join([letter for letter in content_type.decode("latin-1") if " " <= letter <= "~"])
         return api.raw_response(content, {"Usher-Content-Type": text})
+
+    async def show_reading(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/visits/{id}/reading``: how the listener reads the body now, without personal values.
+
+        ``reading`` is null and ``reason`` says why if the body or the listener is gone.
+        """
+        with api.parsing():
+            identifier = api.parse_id(request.match_info["id"])
+        rows = (await self._store.visits(Filter(ids=(identifier,)), None, 1)).rows
+        try:
+            content, content_type = await self._store.body(identifier)
+        except model.NotFoundError as error:
+            if not rows:
+                raise
+            return api.json_response({"reading": None, "reason": str(error)})
+        row = rows[0]
+        listener = self._listeners().get(f"{row['namespace']}/{row['listener']}")
+        if listener is None or listener.name.tenant != row["tenant"]:
+            return api.json_response({"reading": None, "reason": "the listener is not in force any more"})
+        received_at = datetime.datetime.fromisoformat(str(row["receivedAt"])).timestamp()
+        reading = body_reading.read_body(
+            listener,
+            content,
+            content_type.decode("utf-8", "surrogateescape"),
+            int(received_at * model.MICROSECONDS),
+            self._keys,
+        )
+        return api.json_response({"reading": reading, "reason": ""})
 
     async def show_answer(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/deliveries/{id}/answer``. A destination's answer may be personal data too."""

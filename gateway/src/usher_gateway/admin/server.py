@@ -43,6 +43,7 @@ def make_routes(
         AdminRoute("GET", "/api/usage/check", Role.Observe, usage.check),
         AdminRoute("GET", "/api/visits", Role.Observe, records.list_visits),
         AdminRoute("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),
+        AdminRoute("GET", "/api/visits/{id}/reading", Role.Observe, records.show_reading),
         AdminRoute("POST", "/api/visits/replay", Role.Operate, records.replay),
         AdminRoute("GET", "/api/deliveries", Role.Observe, records.list_deliveries),
         AdminRoute("GET", "/api/deliveries/{id}/attempts", Role.Observe, records.list_attempts),

@@ -84,6 +84,21 @@ def print_readings(path: pathlib.Path, readings: list[SharedReading]) -> None:
             _print_fields(shared.reading)
 
 
+def print_stored(reading: object, reason: str) -> None:
+    """Print how a gateway reads a stored body. ``reading``: as in JSON; None if ``reason`` says why there is none."""
+    import msgspec
+
+    from usher_gateway.ingest import body_reading
+
+    if reading is None:
+        typer.echo(f"\nHow Usher reads the body is not known: {reason}")
+        return
+    found = msgspec.convert(reading, body_reading.BodyReading)
+    typer.echo(f"\nUsher reads the body now as {_outcome(found)}:")
+    if found.fields:
+        _print_fields(found)
+
+
 def _outcome(reading: "body_reading.BodyReading") -> str:
     if reading.outcome in {"Visit", "Probe"}:
         other = ", but of another company than the tenant's" if reading.company_differs else ""

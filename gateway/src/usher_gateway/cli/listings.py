@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from usher_gateway.cli import tables
+from usher_gateway.cli import check_body, tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
@@ -172,17 +172,21 @@ def show_visit(
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:
-    """Show one arrival. Its body is personal data: --body needs the operate token, and the audit log records it."""
+    """Show one arrival, and how Usher reads its body, without personal values.
+
+    The body itself is personal data: --body needs the operate token, and the audit log records it.
+    """
     client = AdminClient(admin, data, operate=body)
     if body:
         sys.stdout.buffer.write(client.get_bytes(f"/api/visits/{quoted(identifier)}/body"))
         return
-    _show_row(client, "/api/visits", identifier, output)
-
-
-def _show_row(client: AdminClient, path: str, identifier: str, output: tables.OutputFormat) -> None:
-    """Print every field of one row of a listing."""
-    _print_row(_find_row(client, path, identifier), output)
+    row = _find_row(client, "/api/visits", identifier)
+    found = client.get(f"/api/visits/{quoted(identifier)}/reading")
+    if output != "text":
+        _print_row(row | {"reading": found["reading"]}, output)
+        return
+    _print_row(row, output)
+    check_body.print_stored(found["reading"], found["reason"])
 
 
 def _find_row(client: AdminClient, path: str, identifier: str) -> tables.Row:
