@@ -27,8 +27,10 @@ EVENTS = [
     "wait",
     "unhold",
     "cancel",
+    "cancel on request",
     "redrive",
     "hasten",
+    "retry",
 ]
 EVENTS += ["note oldest claimed", "reopen", "crash", "attempt", "attempt", "claim"]
 steps = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 1_000)), min_size=1, max_size=30)
@@ -170,6 +172,29 @@ class ModelledStore:
         for key in self.at(state):
             self.model[key] = ModelDelivery("backlog", due_at=self.now)
         self.counts["redriven"] += redriven
+
+    async def cancel_on_request(self, number: int) -> None:
+        """Cancel the held deliveries, or one pending delivery: in a lane, in the backlog or held."""
+        pending = [*self.at("lane"), *self.at("backlog"), *self.at("held")]
+        keys = self.at("held") if number % 2 else pending[:1]
+        if not keys:
+            return
+        ids = tuple(
+            [one for row in await self.bench.deliveries() if model.key_of(one := model.parse_id(row["id"])) in keys]
+        )
+        cancelled: list[int] = []
+        assert await self.store.cancel(Filter(ids=ids), self.now, cancelled.extend) == len(keys)
+        assert sorted(cancelled) == sorted(keys)
+        for key in keys:
+            self.in_lanes.pop(key, None)
+            self.model[key] = ModelDelivery("cancelled", self.model[key].attempts)
+        self.counts["cancelled"] += len(keys)
+
+    async def retry(self, _: int) -> None:
+        later = [key for key in self.at("backlog") if self.model[key].due_at > self.now]
+        assert await self.store.retry(Filter(destination="agency/crm"), self.now) == len(later)
+        for key in later:
+            self.model[key].due_at = self.now
 
     async def hasten(self, _: int) -> None:
         await self.store.hasten("agency/crm", self.now)

@@ -186,7 +186,9 @@ async def test_redrive_replay_and_release_print_their_counts(served: serving.Ser
 
 
 async def test_cancel_and_retry_print_their_counts(served: serving.Served) -> None:
-    assert "Due now: 0 deliveries." in await done(served, "deliveries", "retry", "--destination", "agency/crm")
+    retried = await done(served, "deliveries", "retry", "--destination", "agency/crm")
+    assert "Due now: 0 deliveries." in retried
+    assert "None waits for a later retry" in retried
     run = await ask(served, "deliveries", "cancel", "--all")
     assert (run.code, "--yes" in run.err) == (2, True)
     assert "Cancelled: 1 delivery." in await done(served, "deliveries", "cancel", "--all", "--state", "held", "--yes")

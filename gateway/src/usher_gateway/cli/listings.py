@@ -415,6 +415,8 @@ def retry_deliveries(
     )
     answer = AdminClient(admin, data, operate=True).post("/api/deliveries/retry", selection)
     typer.echo(f"Due now: {tables.counted(answer['retried'], 'delivery')}.")
+    if not answer["retried"]:
+        typer.echo("None waits for a later retry: `usher deliveries list` shows which are held, due or not pending.")
 
 
 def list_dead(
