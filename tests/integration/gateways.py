@@ -316,11 +316,12 @@ class StoreFile:
         found: dict[model.Counter, int] = {}
         with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
             connection.execute("begin")
-            counted = list(connection.execute("select counter, count from meters"))
+            counted = list(connection.execute("select slot, counter, count from meters"))
             for (packed,) in connection.execute("select counts from meter_batches"):
-                counted += [(counter, count) for _, _, counter, count in msgspec.msgpack.decode(packed)]
-        for counter, count in counted:
-            found[model.Counter(counter)] = found.get(model.Counter(counter), 0) + count
+                counted += [(slot, counter, count) for _, slot, counter, count in msgspec.msgpack.decode(packed)]
+        for slot, counter, count in counted:
+            if slot >= 0:  # stored bytes are in another slot
+                found[model.Counter(counter)] = found.get(model.Counter(counter), 0) + count
         return found
 
     def open_deliveries(self) -> int:

@@ -114,8 +114,8 @@ def read_meters(folder: Path, listener: str) -> dict[str, int]:
         rows: list[Any] = list(connection.execute("select listener, slot, counter, count from meters"))
         for (packed,) in connection.execute("select counts from meter_batches"):
             rows.extend(msgspec.msgpack.decode(packed))
-    for number, _, counter, count in rows:
-        if number in named:
+    for number, slot, counter, count in rows:
+        if number in named and slot >= 0:  # stored bytes are in another slot
             name = model.Counter(counter).name
             found[name] = found.get(name, 0) + count
     return found

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,9 @@ async def test_tenant_stores_at_most_as_much_as_it_leaves_free(
     store._disk.spare_bytes = 20 * 1024**2
 
     def large(number: int, listener: model.ListenerName = samples.LOBBY) -> model.Arrival:
-        return samples.arrival(f"{number}", body=b"x" * 1024**2, listener=listener, if_visit=())
+        return samples.arrival(
+            f"{number}", body=random.Random(number).randbytes(1024**2), listener=listener, if_visit=()
+        )
 
     for number in range(19):
         await bench.accept(large(number))

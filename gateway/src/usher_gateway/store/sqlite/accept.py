@@ -22,6 +22,7 @@ from usher_gateway.store.sqlite.transaction import (
     ROW_BYTES,
     RouteNumbers,
     Transaction,
+    pack_body,
 )
 
 _COUNTED = {
@@ -222,8 +223,9 @@ class Acceptance:
             )
         )
         expires_day = received_at // _DAY + arrival.body_days + 1
-        self._body_rows.append((key, expires_day, arrival.content_type, arrival.body))
-        self._transaction.add_stored_bytes(listener, len(arrival.body) + ROW_BYTES)
+        body = pack_body(arrival.body)
+        self._body_rows.append((key, expires_day, arrival.content_type, body))
+        self._transaction.add_stored_bytes(listener, len(body) + ROW_BYTES)
         is_visit = counted_as is model.CountedAs.Visit
         self._recent.append(
             RecentArrival(key, received_at, arrival.fingerprint, arrival.visitor_key, visit_time, is_visit, is_first)

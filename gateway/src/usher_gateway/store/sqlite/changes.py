@@ -20,6 +20,7 @@ from usher_gateway.store.sqlite.transaction import (
     Transaction,
     add_persons,
     split_person_keys,
+    unpack_body,
 )
 
 _ROW = f"({','.join('?' * 19)})"
@@ -199,7 +200,7 @@ def _arrival(connection: sqlite3.Connection, key: int) -> model.Arrival:
         fingerprint=fingerprint,
         visitor_key=visitor,
         person_keys=split_person_keys(packed),
-        body=body,
+        body=unpack_body(body),
         content_type=content_type or b"",
         hops=hops,
         body_days=0,

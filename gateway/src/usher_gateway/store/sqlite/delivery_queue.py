@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from usher_gateway import model
 from usher_gateway.store.base import Backlog, DueDestination, HeldGroup, OpenCounts
 from usher_gateway.store.sqlite import attempt_log, database
-from usher_gateway.store.sqlite.transaction import FLAG_LATE, HOLD_FLAGS, Transaction
+from usher_gateway.store.sqlite.transaction import FLAG_LATE, HOLD_FLAGS, Transaction, unpack_body
 
 HOLD_SLICE = 2_000
 """The most rows that one job may change."""
@@ -295,7 +295,7 @@ def _delivery(row: database.FoundRow) -> model.Delivery:
         started_at=started_at,
         expires_at=expires_at,
         hold=None,
-        body=body,
+        body=unpack_body(body) if body is not None else None,
         content_type=content_type,
         arrival_holds=tuple([reason for reason, flag in HOLD_FLAGS.items() if flags & flag]),
     )

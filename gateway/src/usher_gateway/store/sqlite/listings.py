@@ -28,6 +28,7 @@ from usher_gateway.store.sqlite.transaction import (
     FLAG_UNACKNOWLEDGED,
     persons_folded_to,
     split_person_keys,
+    unpack_body,
 )
 
 JSONRow = dict[str, object]
@@ -218,7 +219,7 @@ def body(connection: sqlite3.Connection, arrival: bytes) -> tuple[bytes, bytes]:
     row = connection.execute(statement, (model.key_of(arrival), arrival)).fetchone()
     if row is None:
         raise model.NotFoundError("there is no such arrival, or its body was deleted")
-    return row[0], row[1] or b""
+    return unpack_body(row[0]), row[1] or b""
 
 
 def answer(connection: sqlite3.Connection, delivery: bytes) -> bytes:

@@ -7,6 +7,7 @@ which they add.
 
 import hashlib
 import sqlite3
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -204,6 +205,36 @@ class Transaction:
     def _set_lanes_from(self, key: int) -> None:
         self.lanes_from = key
         self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))
+
+
+# Bodies: large ones are stored compressed. A prefix marks them, and not a column, because older gateways insert whole
+# rows into the table.
+
+PACKED = b"\x00usher\x00deflate\x00"
+"""The first bytes of a compressed body. A body that happens to start with them is compressed too."""
+
+PACK_FROM_BYTES = 16_384
+"""Smaller bodies stay as they are: compressing 1 KiB would cost more than the rest of its acceptance."""
+
+_SAMPLE_BYTES = 4_096
+"""A body whose first bytes do not halve stays as it is, because compressing all of it would cost too much."""
+
+
+def pack_body(body: bytes) -> bytes:
+    """Return a body as it is stored."""
+    looks_packed = body.startswith(PACKED)
+    if looks_packed or (len(body) >= PACK_FROM_BYTES and _halves(body[:_SAMPLE_BYTES])):
+        return PACKED + zlib.compress(body, level=1)
+    return body
+
+
+def _halves(sample: bytes) -> bool:
+    return len(zlib.compress(sample, level=1)) < len(sample) / 2
+
+
+def unpack_body(stored: bytes) -> bytes:
+    """Return a stored body as it came."""
+    return zlib.decompress(stored[len(PACKED) :]) if stored.startswith(PACKED) else stored
 
 
 Job = Callable[[Transaction], Any]
