@@ -158,6 +158,7 @@ BAD = {
     "a header of 65 KiB": "POST {t} HTTP/1.1\r\nHost: hooks.test\r\nX-A: " + "a" * 66_560 + "\r\n\r\n",
     "http/2 preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
     "tls": "\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + "\0" * 100,
+    "rtsp": "POST {t} RTSP/1.0\r\nHost: hooks.test\r\nContent-Length: 2\r\n\r\n{{}}",
     "no version": "GET {t}\r\n\r\n",
     "unknown version": "GET {t} HTTP/3.7\r\nHost: hooks.test\r\n\r\n",
     "http 2 in words": "GET {t} HTTP/2.0\r\nHost: hooks.test\r\n\r\n",

@@ -173,6 +173,10 @@ CountRefused = Callable[[model.RefusedReason], None]
 """Counts a refusal that no handler sees."""
 
 
+_IS_RTSP = re.compile(rb"[^\r\n]* RTSP/")
+"""Matches the first line of an RTSP request, which aiohttp's parser takes for HTTP of the same version."""
+
+
 class Connection(web.RequestHandler):
     """One connection: aiohttp's, with Usher's clocks and byte counts."""
 
@@ -239,6 +243,9 @@ class Connection(web.RequestHandler):
         if self.request is None:
             if not self.header_since and not data.strip(b"\r\n"):
                 super().data_received(data)  # empty lines between requests: the parser keeps nothing of them
+                return
+            if not self.has_partial_header and _IS_RTSP.match(data):
+                self.hang_up(model.RefusedReason.BadRequest)
                 return
             self.header_since = self.header_since or now
             self.has_partial_header = True
