@@ -105,12 +105,11 @@ class OwnedDatabase(msgspec.Struct):
         double the cost of a commit.
         """
         self.marked = commit
-        with contextlib.suppress(OSError):  # the commit is durable, and sync_mark() reports the error
+        with contextlib.suppress(OSError):  # the commit is durable, and the next one writes the mark again
             os.pwrite(self.lock.fileno(), _MARK % commit, 0)
 
     def sync_mark(self) -> None:
-        """Write and flush the mark."""
-        os.pwrite(self.lock.fileno(), _MARK % self.marked, 0)
+        """Flush the mark. Any thread may call it."""
         os.fdatasync(self.lock.fileno())
 
     def check_mark(self, commit: int) -> None:
@@ -127,7 +126,8 @@ class OwnedDatabase(msgspec.Struct):
                 f"Restore both files. To continue without the missing visits, delete {self.folder / 'lock'}.",
             )
         self.marked = commit
-        self.sync_mark()  # so that later marks fit even if the disk is full
+        os.pwrite(self.lock.fileno(), _MARK % commit, 0)  # so that later marks fit even if the disk is full
+        self.sync_mark()
 
     def close(self) -> None:
         """Close the file, then give up ownership."""
