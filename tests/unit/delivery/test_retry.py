@@ -91,3 +91,14 @@ def test_retry_without_retry_after_follows_the_schedule() -> None:
 
 def test_slow_outcome_waits_at_least_ten_minutes() -> None:
     assert decided(samples.delivery(), slow=True).due_at - NOW == 600 * SECOND
+
+
+def test_delivery_ends_by_the_confirmed_time_and_is_due_by_the_clock() -> None:
+    ahead = NOW + 20 * 52 * WEEK * SECOND
+    delivery = samples.delivery(started_at=NOW, expires_at=NOW + 3600 * SECOND)
+    for confirmed, expected in ((NOW, retry.NextStep.Retry), (NOW + WEEK * SECOND, retry.NextStep.Dead)):
+        decision = retry.decide(
+            delivery, slow=False, retry_after=0, max_age_seconds=WEEK, now=ahead, confirmed=confirmed, randomness=0.5
+        )
+        assert decision.step is expected
+        assert decision.due_at == (ahead + 5 * SECOND if expected is retry.NextStep.Retry else 0)

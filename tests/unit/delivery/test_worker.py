@@ -101,6 +101,16 @@ async def test_destination_with_an_unusable_header_holds_its_deliveries(worker: 
     assert await hold_of_attempt(worker) is None
 
 
+async def test_delivery_that_is_expired_only_by_an_unconfirmed_clock_waits(
+    worker: DeliveryWorker, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing.Clock, "confirmed", lambda _: 1_000)
+    result = (await worker.attempt(samples.delivery(expires_at=1_001))).settlement
+    assert (result.settled_as, result.attempts) == (model.SettledAs.Retry, result.attempts_before)
+    assert result.due_at == result.at + 60_000_000
+    assert surroundings.sent == []
+
+
 async def test_expired_delivery_is_cancelled_before_holds_are_checked(worker: DeliveryWorker) -> None:
     worker.apply(snapshot(state="Paused"))
     result = (await worker.attempt(samples.delivery(expires_at=1))).settlement
