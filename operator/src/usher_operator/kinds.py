@@ -240,7 +240,7 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
             {} if ref.kind == "Secret" else raw.get("status") or {},
         ),
         digest=digest_of(raw),
-        published=PublishedDocument(_share_defaults(document), envelope.hash)
+        published=PublishedDocument(_share_defaults(document), envelope.hash, metadata["resourceVersion"])
         if envelope is not None and document
         else None,
         tombstone=envelope.tombstone if envelope is not None else "",

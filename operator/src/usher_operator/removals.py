@@ -72,7 +72,7 @@ class _NamespaceRemovals:
         """Request a removal; True if it may go ahead."""
         if removal.identity in self.allowed:
             return True
-        if removal.identity not in self.requested:
+        if self.requested.get(removal.identity) != removal:
             self._first = self._first if self.is_undecided else now
             self._last, self.is_undecided = now, True
             self.requested[removal.identity] = removal

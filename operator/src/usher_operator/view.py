@@ -224,6 +224,8 @@ class PublishedDocument(msgspec.Struct, frozen=True):
 
     document: documents.ListenerDocument | documents.DestinationDocument
     hash: str
+    version: str = ""
+    """``resourceVersion`` of the config Secret."""
 
 
 class ChildState(msgspec.Struct, frozen=True):

@@ -268,7 +268,7 @@ class ChildRemover:
 
     async def _remove(self, child: kinds.ChildRecord) -> None:
         ref = child.state.ref
-        removal = removal_of(child.key, child.owner_uid)
+        removal = removal_of(child.key, child.owner_uid, child.resource_version)
         if not child.is_config or removal is None:
             await self._delete(child)
         elif child.tombstone:
@@ -312,11 +312,11 @@ def _wants_document(plan: Plan) -> bool:
     return any(config_secret.CONFIG_LABEL in found for found in labels)
 
 
-def removal_of(key: Key, owner_uid: str = "") -> Removal | None:
+def removal_of(key: Key, owner_uid: str = "", version: str = "") -> Removal | None:
     """The removal of the document that a key publishes; None for keys that publish none."""
     match key.kind:
         case "Listener" | "Destination":
-            return Removal(key.kind, key.namespace, key.name, uid=owner_uid)
+            return Removal(key.kind, key.namespace, key.name, uid=owner_uid, version=version)
     return None
 
 

@@ -6,6 +6,7 @@ import types
 from collections.abc import Collection
 from typing import Any
 
+import msgspec
 import pytest
 
 from usher_gateway import config_secret, documents, model
@@ -24,7 +25,9 @@ def pending() -> removals.PendingRemovals:
 
 
 def listeners(count: int, *, first: int = 0, namespace: str = "agency") -> list[Removal]:
-    return [Removal("Listener", namespace, f"l{number}", uid="1") for number in range(first, first + count)]
+    return [
+        Removal("Listener", namespace, f"l{number}", uid="1", version="1") for number in range(first, first + count)
+    ]
 
 
 def want(pending: removals.PendingRemovals, found: list[Removal], now: float = 0) -> None:
@@ -195,6 +198,19 @@ def test_confirmation_allows_exactly_the_named_removals(pending: removals.Pendin
     assert decide(pending, 9, in_force=6, confirmed=[halted.digest]).allowed == set(listeners(6))
     assert pending.halted == ()
     assert pending.due(10, [halted.digest]) == []
+
+
+def test_confirmation_that_stays_in_place_covers_no_later_document(pending: removals.PendingRemovals) -> None:
+    first = listeners(30)
+    digest = halt(pending, first).digest
+    assert decide(pending, 1, in_force=30, confirmed=[digest]).allowed == frozenset(first)
+    for removal in first:
+        pending.withdraw(removal, 2)
+    published_again = [msgspec.structs.replace(one, version="2") for one in first]
+    want(pending, published_again, 3)
+    decision = decide(pending, 5, in_force=30, confirmed=[digest])
+    assert not decision.allowed
+    assert decision.halted is not None
 
 
 def test_confirmation_holds_although_more_was_deleted_since(pending: removals.PendingRemovals) -> None:

@@ -47,6 +47,9 @@ class Removal(msgspec.Struct, frozen=True, order=True):
     """Identifies the address within its Listener; ``""`` for documents."""
     uid: str = ""
     """The object's uid, so that no confirmation covers a later object of the same name; ``""`` from files."""
+    version: str = ""
+    """``resourceVersion`` of the published document, so that no confirmation covers a later document of the object;
+    ``""`` from files."""
 
     @property
     def identity(self) -> Identity:

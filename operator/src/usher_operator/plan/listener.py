@@ -109,7 +109,9 @@ def _retiring(
     if not isinstance(after, documents.ListenerDocument):
         return ()
     leaving = documents.retiring_addresses(before.document, after, view.time)
-    return tuple(Removal("Address", key.namespace, key.name, address.id, cached.uid) for address in leaving)
+    return tuple(
+        Removal("Address", key.namespace, key.name, address.id, cached.uid, before.version) for address in leaving
+    )
 
 
 def _unchanged(view: View, key: Key) -> common.Publication:
