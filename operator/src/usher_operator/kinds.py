@@ -134,7 +134,6 @@ JsonObject = dict[str, Any]
 
 _OURS = frozenset(ConditionType)
 _PREFIX = "usher.dev/"
-_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 ResourceT = TypeVar("ResourceT", bound=resources.Resource)
 
@@ -200,19 +199,21 @@ def parse_resource(kind: str, raw: JsonObject) -> ResourceRecord:
 
 
 def convert(raw: JsonObject, wanted: type[ResourceT]) -> ResourceT:
-    """Convert the fields of a raw object that its type has.
+    """Convert the fields of a raw object that its type has, without metadata that no plan reads.
+
+    Users can put hundreds of kilobytes into the labels and annotations of each object.
 
     Raises:
         ValidationError: the object does not fit the type.
     """
     slim = {name: value for name, value in raw.items() if name not in {"metadata", "status"}}
-    slim["metadata"] = {
-        name: value
-        for name, value in raw["metadata"].items()
-        if name in {"name", "namespace", "labels", "annotations", "generation"}
-    }
-    annotations = slim["metadata"].get("annotations") or {}
-    slim["metadata"]["annotations"] = {name: value for name, value in annotations.items() if name != _LAST_APPLIED}
+    metadata = raw["metadata"]
+    slim["metadata"] = {name: metadata[name] for name in ("name", "namespace", "generation") if name in metadata}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    if types.WATCH_LABEL in labels:
+        slim["metadata"]["labels"] = {types.WATCH_LABEL: labels[types.WATCH_LABEL]}
+    if types.CONFIRM_REMOVALS in annotations and wanted is resources.ListenerClass:
+        slim["metadata"]["annotations"] = {types.CONFIRM_REMOVALS: annotations[types.CONFIRM_REMOVALS]}
     for field, known in zip(("apiVersion", "kind"), _api_version_and_kind(wanted), strict=True):
         slim.setdefault(field, known)  # the API server omits them in lists of core objects
     return msgspec.convert(slim, wanted)

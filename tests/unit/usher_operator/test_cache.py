@@ -191,6 +191,14 @@ def test_status_change_concerns_the_key_and_its_tenant(full: Cache) -> None:
     assert (record.times, record.observed_generation) == ({"Ready": "then"}, 1)
 
 
+def test_large_metadata_of_agencies_is_not_kept(full: Cache) -> None:
+    large = {"note": "x" * 200_000, "usher.dev/confirm-removals": "x" * 60_000}
+    full.put(kinds.LISTENER, listener(resourceVersion="2", annotations=large, labels={"note": "x"}))
+    kept = full.listener("agency/lobby")
+    assert kept is not None
+    assert (kept.resource.metadata.annotations, kept.resource.metadata.labels) == ({}, {})
+
+
 def test_unreadable_resource_is_kept_with_an_error_without_values(full: Cache) -> None:
     one = listener(generation=2)
     one["spec"]["state"] = "confidential"
