@@ -223,10 +223,10 @@ class ChildRemover:
     def withdraw(self, plan: Plan) -> None:
         """Withdraw the request to remove a document that a plan wants, or that neither Secret nor gateway has."""
         removal = removal_of(plan.key)
-        if removal is None or plan.children is None:
+        if removal is None or (plan.children is None and not plan.retiring):
             return
         is_gone = self._cache.child_index.config_of(plan.key) is None and not self._cache.stale_uid(plan.key)
-        if is_gone or _wants_document(plan):
+        if is_gone or plan.retiring or _wants_document(plan):
             self._removals.withdraw(removal, time.monotonic())
 
     async def remove(self, plan: Plan) -> list[ApiError]:

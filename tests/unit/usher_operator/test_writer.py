@@ -7,6 +7,7 @@ import pytest
 
 from unit.usher_operator import test_cache
 from usher_gateway import config_secret
+from usher_gateway.resources.removal_limit import Removal
 from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache, hostname_key, ref_of
 from usher_operator.events import EventLogger
@@ -117,13 +118,8 @@ NAME = config_secret.secret_name("Listener", "agency/lobby")
 NOTHING_WANTED = Plan(test_cache.LOBBY, ())
 
 
-async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
-    """A gateway reports that it runs the document of a Listener without a Secret; the guard allows the removal."""
-    cache.set_keys(test_cache.KEYS)
-    cache.set_gateways((GatewayReport(name="one", stale={test_cache.LOBBY: "uid-lobby"}),))
-    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
-    remover = writer.ChildRemover(
+def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], pending: PendingRemovals) -> writer.ChildRemover:
+    return writer.ChildRemover(
         api=server,
         cache=cache,
         queue=queue,
@@ -132,12 +128,34 @@ async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
         tombstones=TombstoneClock(),
         event_logger=EventLogger(lambda: 0.0),
     )
+
+
+async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
+    """A gateway reports that it runs the document of a Listener without a Secret; the guard allows the removal."""
+    cache.set_keys(test_cache.KEYS)
+    cache.set_gateways((GatewayReport(name="one", stale={test_cache.LOBBY: "uid-lobby"}),))
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    remover = child_remover(server, cache, queue, pending)
     await remover.remove(plan)
     for namespace in pending.undecided:
         assert server.written == {}, "the removal limit decides first"
         in_force = cache.child_index.count_in_force(namespace)
         pending.decide(namespace, 0.0, in_force=in_force, limit=None, confirmed=())
     await remover.remove(plan)
+
+
+def test_listener_that_returns_with_other_addresses_withdraws_its_removal() -> None:
+    cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    cache.set_keys(test_cache.KEYS)
+    cache.put(kinds.SECRET, test_cache.config())
+    server, queue = SecretServer(), Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
+    removal = writer.removal_of(test_cache.LOBBY)
+    assert removal is not None
+    pending.request(removal, 0.0)
+    address = Removal("Address", "agency", "lobby", "id")
+    child_remover(server, cache, queue, pending).withdraw(Plan(test_cache.LOBBY, None, retiring=(address,)))
+    assert not pending.is_waiting(removal)
 
 
 async def test_document_that_only_a_gateway_has_gets_a_tombstone() -> None:
