@@ -9,7 +9,8 @@ import msgspec
 import yaml
 
 from usher_gateway import config_secret, documents, model, resources
-from usher_gateway.resources import types
+from usher_gateway.resources import hostnames, types
+from usher_gateway.resources.listener import fixed_addresses
 from usher_gateway.resources.removal_limit import HaltedRemovals
 from usher_operator import children, plan
 from usher_operator.plan import compiling
@@ -141,11 +142,20 @@ class MemoryView(View):
                 found.setdefault(ListenerState.of(one), []).append(one.resource.metadata.name)
         return {state: sorted(names)[:limit] for state, names in found.items()}
 
-    def claimants(self, hostname: str) -> Collection[CachedResource[resources.Listener]]:
-        return [
+    def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+        found = [
             one
             for one in self._all("Listener")
             if any(address.hostname == hostname for address in one.resource.spec.addresses or ())
+        ]
+        return iter(sorted(found, key=compiling.age))
+
+    def namers(self, namespace: str, address: documents.Address) -> Collection[CachedResource[resources.Listener]]:
+        wanted = hostnames.address_key(address)
+        return [
+            one
+            for one in self._in(Key("Listener", namespace, ""))
+            if wanted in map(hostnames.address_key, fixed_addresses(one.resource))
         ]
 
     def _documents(self) -> Iterable[documents.ListenerDocument]:

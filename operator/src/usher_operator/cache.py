@@ -49,6 +49,7 @@ _LISTENER_STATES = tuple(
     for is_held in (False, True)
     for is_suspended in (False, True)
 )
+_ANY_NAMESPACE = ""
 _MISS_MICROSECONDS = 60_000_000
 """How long the result of a lookup of a missing Secret is used."""
 
@@ -97,7 +98,7 @@ class Cache(View):
         self._companies: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Tenants by namespace and company id."""
         self._namers: OrderedGroups[tuple[str, str]] = OrderedGroups()
-        """Listeners by namespace and hostname that they name, the oldest first."""
+        """Listeners by namespace (one, and any) and hostname that they name, the oldest first."""
         self._exposed: OrderedGroups[str] = OrderedGroups()
         """Listeners by the hostnames in their published document, the oldest first."""
         self._references = ReferenceIndex()
@@ -195,9 +196,14 @@ class Cache(View):
             for state in _LISTENER_STATES
         }
 
-    def claimants(self, hostname: str) -> Collection[CachedResource[resources.Listener]]:
-        """The Listeners that name a hostname."""
-        return self._listeners(self._references.users("Hostname", hostname))
+    def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+        """The Listeners that name a hostname, the oldest first."""
+        found = (self.listener(key.path) for key in self._namers.iterate((_ANY_NAMESPACE, hostname)))
+        return (one for one in found if one is not None)
+
+    def namers(self, namespace: str, address: documents.Address) -> Collection[CachedResource[resources.Listener]]:
+        """The Listeners of a namespace that name an address."""
+        return self._listeners(self._references.users("Address", indexes.address_path(namespace, address)))
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents with an address at a hostname, including those whose removal is halted."""
@@ -506,7 +512,7 @@ class Cache(View):
         self._set_references(key, now)
         if key.kind != "Destination" or before is None or _tenant_ref(before) != _tenant_ref(record):
             concerned |= self._dependants(key)
-        return concerned | {key} | self._rivals(key, former | now)
+        return concerned | {key} | self._rivals(key, former, now)
 
     def _remove_own(self, key: Key) -> KeySet:
         if self.records.pop(key, None) is None:
@@ -518,7 +524,7 @@ class Cache(View):
         concerned = self._rearrange(key) | self._dependants(key)
         former = self._references.targets(key)
         self._set_references(key, frozenset())
-        return concerned | {key} | self._rivals(key, former)
+        return concerned | {key} | self._rivals(key, former, frozenset())
 
     def _set_class(self, key: Key, found: object) -> None:
         self._classes.pop(key.name, None)
@@ -585,7 +591,7 @@ class Cache(View):
         named = {address.hostname for address in cached.resource.spec.addresses or ()} if cached is not None else set()
         namespace = key.namespace
         former = {host for _, host in self._namers.groups_of(key)}
-        self._namers.set(key, {(namespace, host): (cached.created,) for host in named} if cached is not None else {})
+        self._namers.set(key, _places_of_namer(namespace, named, cached) if cached is not None else {})
         concerned: set[Key] = set()
         for host in former | named:
             oldest = next(self._namers.iterate((namespace, host)), None)
@@ -642,12 +648,22 @@ class Cache(View):
                 )
         return _NO_KEYS
 
-    def _rivals(self, key: Key, targets: frozenset[indexes.Target]) -> KeySet:
-        """For a Listener: the other listeners that name one of its hostnames."""
+    def _rivals(self, key: Key, former: frozenset[indexes.Target], now: frozenset[indexes.Target]) -> KeySet:
+        """For a Listener: the others for which a change of its addresses makes a difference.
+
+        These are the listeners of its namespace that name or have the same address. A hostname that somebody holds
+        stays with its tenant whatever others claim, so only a claim that ends at a vacant hostname concerns others.
+        """
         if key.kind != "Listener":
             return _NO_KEYS
-        hosts = [path for kind, path in targets if kind == "Hostname"]
-        return frozenset().union(*(self._references.users("Hostname", host) for host in hosts))
+        has_other_owner = any(kind in {"Tenant", "ListenerClass"} for kind, _ in former ^ now)
+        concerned: set[Key] = set()
+        for kind, path in former | now if has_other_owner else former ^ now:
+            if kind == "Address":
+                concerned |= self._references.users(kind, path) | self.child_index.published_with(path)
+            elif kind == "Hostname" and (kind, path) in former and not self.holders(path):
+                concerned |= self._references.users(kind, path)
+        return frozenset(concerned)
 
     def _put_agency_secret(self, namespace: str, name: str, raw: dict[str, Any]) -> KeySet:
         metadata, path = raw["metadata"], f"{namespace}/{name}"
@@ -722,6 +738,7 @@ class Cache(View):
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
         before = self.child_index.by_ref.get(ref)
         hosts = self.child_index.hosts_of(before.key) if before is not None else frozenset()
+        addresses = self.child_index.addresses_of(before.key) if before is not None else frozenset()
         child = self.child_index.put(ref, raw, self._keys)
         self._ignored.pop(ref, None)
         if child is None and raw is not None:
@@ -730,23 +747,39 @@ class Cache(View):
         concerned = frozenset().union(*map(self._rearrange, owners))
         if before is not None and child is not None and _as_planned(before) == _as_planned(child):
             return concerned
-        return concerned | self._on_child(before, child, hosts)
+        return concerned | self._on_child(before, child, hosts, addresses)
 
     def _on_child(
-        self, before: kinds.ChildRecord | None, after: kinds.ChildRecord | None, hosts: frozenset[str]
+        self,
+        before: kinds.ChildRecord | None,
+        after: kinds.ChildRecord | None,
+        hosts: frozenset[str],
+        addresses: frozenset[str],
     ) -> KeySet:
         found: set[Key] = {one.key for one in (before, after) if one is not None}
         for key in list(found):
             if key.kind == "Hostname":  # listeners report the state of their hostnames
-                found |= self.child_index.published_at(key.name) | self._references.users("Hostname", key.name)
+                found |= self.child_index.published_at(key.name)
         if any(one is not None and one.is_config for one in (before, after)):
             now = self.child_index.hosts_of(after.key) if after is not None else frozenset()
             changed = before is None or after is None or _routed(before) != _routed(after)
             for host in (hosts | now) if changed else ():
                 found.add(hostname_key(host))
-            for host in (hosts ^ now) | (_held(before) ^ _held(after)):
+            for host in self._hosts_with_other_holders(before, after):
                 found |= self._references.users("Hostname", host)
+            for address in addresses ^ (self.child_index.addresses_of(after.key) if after is not None else frozenset()):
+                found |= self._references.users("Address", address)
         return frozenset(found)
+
+    def _hosts_with_other_holders(
+        self, before: kinds.ChildRecord | None, after: kinds.ChildRecord | None
+    ) -> Iterator[str]:
+        """The hostnames that a tenant holds only since a child changed, or does not hold any more."""
+        child = after or before
+        for host in _held(before) | _held(after):
+            others = self.child_index.holders(host, besides=child.key if child is not None else None)
+            if others | _holder(before, host) != others | _holder(after, host):
+                yield host
 
     def _on_features(self, changed: bool) -> KeySet:
         """Keys whose exposure may change: all classes, listeners and hostnames."""
@@ -764,6 +797,14 @@ _MAX_VALUE_LENGTH = 2 * MAX_VALUE_BYTES
 def _cut(value: Any) -> Any:
     """A value of a Secret, cut if it is so long that compile() refuses it anyway."""
     return value[:_MAX_VALUE_LENGTH] if isinstance(value, str) else value
+
+
+def _places_of_namer(
+    namespace: str, hostnames: Iterable[str], cached: CachedResource[Any]
+) -> dict[tuple[str, str], indexes.Place]:
+    """The places of a Listener among those that name the same hostnames."""
+    age = cached.created, cached.uid
+    return {(place, host): age for host in hostnames for place in (namespace, _ANY_NAMESPACE)}
 
 
 def hostname_key(hostname: str) -> Key:
@@ -796,6 +837,13 @@ def _as_planned(child: kinds.ChildRecord) -> tuple[object, ...]:
 
 def _held(child: kinds.ChildRecord | None) -> frozenset[str]:
     return frozenset(child.held.hostnames) if child is not None and child.held is not None else frozenset()
+
+
+def _holder(child: kinds.ChildRecord | None, hostname: str) -> frozenset[Owner]:
+    """The tenant that holds a hostname by a child; empty if none does."""
+    if child is None or child.held is None or hostname not in child.held.hostnames:
+        return frozenset()
+    return frozenset({(child.key.namespace, child.held.tenant)})
 
 
 def _routed(child: kinds.ChildRecord) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ import msgspec
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
+from usher_gateway.resources.listener import fixed_addresses
 from usher_gateway.resources.removal_limit import RemovalKind
 from usher_operator import kinds
 from usher_operator.view import ClusterFeatures, Install, Key, Kind, ObjectRef, PublishedDocument
@@ -31,6 +32,8 @@ class ChildIndex:
         """Children of other installs, which this operator never writes."""
         self._by_key: dict[Key, dict[ObjectRef, kinds.ChildRecord]] = {}
         self._hosts: dict[str, set[Key]] = {}
+        self._at: dict[str, set[Key]] = {}
+        """Path of an address (`address_path`) -> the Listeners whose published document has it."""
         self._in_force: dict[tuple[Kind, str], set[Key]] = {}
         """Keys whose document is in force, by kind and namespace."""
         self._addresses: Counter[str] = Counter()
@@ -75,6 +78,15 @@ class ChildIndex:
         document = self.listener_document(key)
         return frozenset(address.host for address in document.addresses) if document is not None else frozenset()
 
+    def addresses_of(self, key: Key) -> frozenset[str]:
+        """Paths (`address_path`) of the addresses in the published document of a Listener."""
+        document = self.listener_document(key)
+        return frozenset(address_path(key.namespace, one) for one in document.addresses) if document else frozenset()
+
+    def published_with(self, address: str) -> AbstractSet[Key]:
+        """Listeners whose published document has an address (`address_path`). Do not keep or change the result."""
+        return self._at.get(address, _NO_KEYS)
+
     def published_at(self, hostname: str) -> AbstractSet[Key]:
         """Listeners whose published document has a hostname. Do not keep or change the result."""
         return self._hosts.get(hostname, _NO_KEYS)
@@ -91,9 +103,9 @@ class ChildIndex:
             "Address": self._addresses[namespace],
         }
 
-    def holders(self, hostname: str) -> frozenset[Owner]:
-        """The tenants that hold a hostname by a document or a tombstone."""
-        return frozenset(self._holders.get(hostname, {}).values())
+    def holders(self, hostname: str, *, besides: Key | None = None) -> frozenset[Owner]:
+        """The tenants that hold a hostname by a document or a tombstone, without those of one Listener."""
+        return frozenset(owner for key, owner in self._holders.get(hostname, {}).items() if key != besides)
 
     def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> kinds.ChildRecord | None:
         """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
@@ -111,6 +123,8 @@ class ChildIndex:
         if child.is_config:
             for host in self.hosts_of(child.key):
                 self._hosts.setdefault(host, set()).add(child.key)
+            for address in self.addresses_of(child.key):
+                self._at.setdefault(address, set()).add(child.key)
         if child.published is not None:
             self._in_force.setdefault((child.key.kind, child.key.namespace), set()).add(child.key)
             self.listeners_in_force += child.key.kind == "Listener"
@@ -135,6 +149,10 @@ class ChildIndex:
                 self._hosts[host].discard(before.key)
                 if not self._hosts[host]:
                     del self._hosts[host]
+            for address in self.addresses_of(before.key):
+                self._at[address].discard(before.key)
+                if not self._at[address]:
+                    del self._at[address]
         if before.published is not None:
             group = before.key.kind, before.key.namespace
             self._in_force[group].discard(before.key)
@@ -159,11 +177,13 @@ def _address_count(child: kinds.ChildRecord) -> int:
     return len(document.live_addresses) if isinstance(document, documents.ListenerDocument) else 0
 
 
-TargetKind = Literal["Secret", "SecretKey", "Tenant", "Destination", "ListenerClass", "Hostname", "Namespace"]
+TargetKind = Literal[
+    "Secret", "SecretKey", "Tenant", "Destination", "ListenerClass", "Hostname", "Address", "Namespace"
+]
 Target = tuple[TargetKind, str]
 """An object that is referred to: its kind, and ``namespace/name`` or the name alone.
 
-A ``SecretKey`` is one key of a Secret: ``namespace/name/key``.
+A ``SecretKey`` is one key of a Secret: ``namespace/name/key``. For an ``Address`` see `address_path`.
 """
 
 
@@ -250,6 +270,11 @@ def class_name(one: resources.Listener) -> str:
     return str(types.value_or_default(one.spec.listener_class_name, "Listener.spec.listenerClassName"))
 
 
+def address_path(namespace: str, address: documents.Address) -> str:
+    """Identify an address that Listeners of one namespace name."""
+    return f"{namespace}/{address.host}{address.path}?{sorted(address.query)}"
+
+
 def targets_of(one: resources.Resource) -> frozenset[Target]:
     """Every object to which a Listener or Destination refers; none for other resources."""
     return frozenset(_targets_of(one))
@@ -265,6 +290,8 @@ def _targets_of(one: resources.Resource) -> Iterator[Target]:
                 yield "Destination", f"{namespace}/{route.destination_ref.name}"
             for address in one.spec.addresses or ():
                 yield "Hostname", address.hostname
+            for fixed in fixed_addresses(one):
+                yield "Address", address_path(namespace, fixed)
         case resources.Destination():
             namespace = one.metadata.namespace
             if one.spec.tenant_ref is not None:

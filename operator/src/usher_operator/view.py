@@ -392,8 +392,11 @@ class View(Protocol):
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
         """The Listeners of a Tenant that this install serves: the first names of each state, at most ``limit``."""
 
-    def claimants(self, hostname: str) -> Collection[CachedResource[resources.Listener]]:
-        """The Listeners that name a hostname in ``addresses``, in any order."""
+    def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
+        """The Listeners that name a hostname in ``addresses``, the oldest first, except those of other installs."""
+
+    def namers(self, namespace: str, address: documents.Address) -> Collection[CachedResource[resources.Listener]]:
+        """The Listeners of a namespace that name an address with its path in ``addresses``, in any order."""
 
     def listeners_at(self, hostname: str) -> Collection[documents.ListenerDocument]:
         """The published documents that have an address at a hostname, in any order."""

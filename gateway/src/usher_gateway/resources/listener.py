@@ -465,6 +465,13 @@ def addresses_of(declared: AddressSpec, tokens: Iterable[TokenPath]) -> Iterator
         yield documents.Address(declared.hostname, token.path, declared.query_pairs, token.action, token.until)
 
 
+def fixed_addresses(listener: Listener) -> Iterator[documents.Address]:
+    """Yield the declared addresses with a path of their own. Other listeners may name them too, unlike tokens."""
+    for declared in listener.spec.addresses or ():
+        if declared.path is not None:
+            yield from addresses_of(declared, ())
+
+
 def check_listener(listener: Listener) -> list[conditions.Finding]:
     """Return what the schema cannot check in one listener: time zone, times, ranges, guessable paths, expressions."""
     return [*_value_findings(listener), *_range_findings(listener), *_expression_findings(listener)]

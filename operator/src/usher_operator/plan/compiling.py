@@ -12,7 +12,7 @@ import msgspec
 
 from usher_gateway import documents, model, resources
 from usher_gateway.resources import compiler, conditions, hostnames, types
-from usher_gateway.resources.listener import addresses_of
+from usher_gateway.resources.listener import addresses_of, fixed_addresses, token_paths
 from usher_operator.view import CachedResource, Key, Kind, UnreadableResource, View
 
 _DocumentT = TypeVar("_DocumentT", documents.ListenerDocument, documents.DestinationDocument)
@@ -110,7 +110,7 @@ def compile_listener(view: View, cached: CachedResource[resources.Listener], key
         arrivals=_retired_arrivals(view, one.key),
         trusted_proxies=view.install.trusted_proxies,
     )
-    claims = _claims(view, cached, previous)
+    claims = _claims(view, cached, previous, keys)
     document, findings = compiler.compile_listener(
         one,
         declared,
@@ -218,66 +218,83 @@ def _reserved(view: View) -> frozenset[str]:
 
 
 def _claims(
-    view: View, cached: CachedResource[resources.Listener], previous: documents.ListenerDocument | None
+    view: View,
+    cached: CachedResource[resources.Listener],
+    previous: documents.ListenerDocument | None,
+    keys: model.Keys,
 ) -> hostnames.AddressClaims:
-    """The owners of the hostnames that a listener names or has, and the addresses that other listeners have already."""
-    reserved = _reserved(view)
-    named = {address.hostname for address in cached.resource.spec.addresses or ()} - reserved
-    had = {address.host for address in (previous.addresses if previous else ())} - reserved
-    claimants = {host: sorted(_claimants_of(view, host), key=age) for host in sorted(named | had)}
-    owners = hostnames.owners_of(
-        ((host, one.resource.owner) for host in sorted(named) for one in claimants[host]),
-        {host: view.holders(host) for host in named},
-    )
+    """The owners of the hostnames that a listener names, and the addresses of it that other listeners have already."""
+    one, reserved = cached.resource, _reserved(view)
+    named = {address.hostname for address in one.spec.addresses or ()} - reserved
+    owners = {host: owner for host in sorted(named) if (owner := _owner_of(view, host)) is not None}
     claims = hostnames.AddressClaims(
         owners, lambda namespace, hostname: view.rank(Key("Hostname", namespace, hostname))
     )
-    for host, found in claimants.items():
-        of_tenant = [one for one in found if one.resource.owner == cached.resource.owner]
-        _take_before(view, cached, host, of_tenant, claims)
+    fixed = {hostnames.address_key(address) for address in fixed_addresses(one)}
+    had = previous.addresses if previous else ()
+    for address in (*_declared_addresses(one, keys), *had):
+        if address.host not in reserved and claims.may_have(address.host, one.owner):
+            _take_before(view, cached, address, claims, is_fixed=hostnames.address_key(address) in fixed)
     for host in named:
-        _take_for_absent(view, cached, host, claims)
+        if claims.may_have(host, one.owner):
+            _take_for_absent(view, cached, host, claims)
     return claims
 
 
-def _claimants_of(view: View, host: str) -> Iterator[CachedResource[resources.Listener]]:
-    """The listeners that may claim a hostname: in an admitted namespace, with a tenant and a class that permits it."""
-    for cached in view.claimants(host):
-        one = cached.resource
-        namespace = one.metadata.namespace
-        own_class = our_class(view, one.class_name)
-        if own_class is None or _tenant(view, namespace, one.spec.tenant_ref.name) is None:
-            continue
-        if view.secret_access(namespace) == "Denied":
-            continue
-        policy = hostnames.HostnamePolicy(
-            spec=own_class.resource.spec,
-            namespace_labels={**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace},
-            reserved=_reserved(view),
-        )
-        if policy.can_claim(host):
-            yield cached
+def _owner_of(view: View, host: str) -> hostnames.Owner | None:
+    """The tenant to which a hostname belongs; None if no listener may claim it.
+
+    It belongs to the tenant that holds it, whatever others claim, so the claims are read only if that is not clear.
+    """
+    holders = view.holders(host)
+    if len(holders) == 1:
+        return next(iter(holders))
+    claims = (found.resource.owner for found in view.claimants(host) if _can_claim(view, found.resource, host))
+    return next((owner for owner in claims if not holders or owner in holders), min(holders, default=None))
+
+
+def _can_claim(view: View, one: resources.Listener, host: str) -> bool:
+    """True if a listener is in an admitted namespace, with a tenant and a class that permits the hostname."""
+    namespace, own_class = one.metadata.namespace, our_class(view, one.class_name)
+    if own_class is None or _tenant(view, namespace, one.spec.tenant_ref.name) is None:
+        return False
+    policy = hostnames.HostnamePolicy(
+        spec=own_class.resource.spec,
+        namespace_labels={**view.namespace_labels(namespace), types.NAMESPACE_LABEL: namespace},
+        reserved=_reserved(view),
+    )
+    return view.secret_access(namespace) != "Denied" and policy.can_claim(host)
+
+
+def _declared_addresses(one: resources.Listener, keys: model.Keys) -> Iterator[documents.Address]:
+    """The addresses that a listener names, with its tokens."""
+    declared = one.spec.addresses or ()
+    tokens = token_paths(one, keys.install) if any(address.path is None for address in declared) else ()
+    for address in declared:
+        yield from addresses_of(address, tokens)
 
 
 def _take_before(
     view: View,
     cached: CachedResource[resources.Listener],
-    host: str,
-    claimants: list[CachedResource[resources.Listener]],
+    address: documents.Address,
     claims: hostnames.AddressClaims,
+    *,
+    is_fixed: bool,
 ) -> None:
-    """Give addresses on one hostname to the tenant's other listeners.
+    """Give an address to another listener of the tenant that names it and comes first.
 
-    They get those that this one does not name, and of the others those that they have already or are older for.
+    If this listener does not name it (``is_fixed``), any other one comes first.
     """
-    own = {hostnames.address_key(address) for address in _fixed_addresses(cached.resource, host)}
-    for other in claimants:
-        if other.uid == cached.uid:
+    key = hostnames.address_key(address)
+    mine = _precedence(view, cached, key)
+    for other in view.namers(cached.resource.metadata.namespace, address):
+        if other.uid == cached.uid or other.resource.owner != cached.resource.owner:
             continue
-        for address in _fixed_addresses(other.resource, host):
-            key = hostnames.address_key(address)
-            if key not in own or _precedence(view, other, key) < _precedence(view, cached, key):
-                claims.take(address, other.resource.key)
+        is_first = not is_fixed or _precedence(view, other, key) < mine
+        if is_first and _can_claim(view, other.resource, address.host):
+            claims.take(address, other.resource.key)
+            return
 
 
 def _take_for_absent(
@@ -290,13 +307,6 @@ def _take_for_absent(
             for address in document.addresses:
                 if address.host == host:
                     claims.take(address, document.key)
-
-
-def _fixed_addresses(one: resources.Listener, host: str) -> Iterator[documents.Address]:
-    """The addresses on a hostname with a path of their own; a token belongs to one listener anyway."""
-    for address in one.spec.addresses or ():
-        if address.hostname == host and address.path is not None:
-            yield from addresses_of(address, ())
 
 
 def _precedence(
