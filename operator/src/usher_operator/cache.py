@@ -88,6 +88,8 @@ class Cache(View):
         self._halted: tuple[HaltedRemovals, ...] = ()
         self.records: dict[Key, kinds.ResourceRecord] = {}
         """Every custom resource, by key."""
+        self._edited: dict[Key, int] = {}
+        """Generation of each resource after its last edit while the operator runs."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
         self._limits: dict[str, set[int]] = {"Listener": set(), "Destination": set(), "Hostname": set()}
         """The limits of our classes, by the kind that they limit."""
@@ -290,9 +292,9 @@ class Cache(View):
             self._retirements.pop(key, None)
 
     def is_edited(self, key: Key) -> bool:
-        """True if a resource has a newer generation than the one from which its document was compiled."""
-        child, record = self.child_index.config_of(key), self.records.get(key)
-        return child is not None and record is not None and record.generation > child.owner_generation
+        """True if a resource was edited while the operator runs, and its document was compiled before the edit."""
+        child, edited = self.child_index.config_of(key), self._edited.get(key, 0)
+        return child is not None and edited > child.owner_generation
 
     def children(self, key: Key) -> Collection[ChildState]:
         """The existing children of a key."""
@@ -499,6 +501,8 @@ class Cache(View):
     def _put_own(self, key: Key, raw: dict[str, Any]) -> KeySet:
         record, before = kinds.parse_resource(key.kind, raw), self.records.get(key)
         self.records[key] = record
+        if before is not None and before.uid == record.uid and before.generation < record.generation:
+            self._edited[key] = record.generation
         if key.kind == "ListenerClass":
             self._set_class(key, record.found)
         if before is not None and before.uid == record.uid and before.found == record.found:
@@ -517,6 +521,7 @@ class Cache(View):
     def _remove_own(self, key: Key) -> KeySet:
         if self.records.pop(key, None) is None:
             return _NO_KEYS
+        self._edited.pop(key, None)
         self._behind.pop(key, None)
         self._write_failures.pop(key, None)
         if key.kind == "ListenerClass":

@@ -555,3 +555,12 @@ def test_tenants_of_one_company_are_planned_when_another_comes_or_goes(full: Cac
     full.put(kinds.TENANT, company("acme", "77"))
     assert ACME in full.remove(kinds.TENANT, "agency", "globex")
     assert full.tenants_of("agency", "77", 3) == ["acme"]
+
+
+def test_listener_is_edited_only_if_the_cache_saw_the_edit(full: Cache) -> None:
+    full.put(kinds.SECRET, config())
+    full.remove(kinds.LISTENER, "agency", "lobby")
+    full.put(kinds.LISTENER, listener(generation=2))
+    assert not full.is_edited(LOBBY), "after a restart nobody knows which edit waits for a confirmation"
+    full.put(kinds.LISTENER, listener(generation=3, resourceVersion="2"))
+    assert full.is_edited(LOBBY)
