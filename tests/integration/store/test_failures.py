@@ -207,3 +207,15 @@ async def test_tenant_stores_at_most_as_much_as_it_leaves_free(
     with pytest.raises(model.StorageLimitError):
         bench.store.accept(large(19))
     await bench.accept(large(20, samples.BAR))
+
+
+async def test_failure_to_find_the_tenant_commits_its_arrival_once(bench: engines.Bench) -> None:
+    connection = failing(bench)
+    store: Any = bench.store
+    store.writer.names._connection = connection
+    connection.fails = "select namespace, tenant from listeners"
+    waiting = bench.store.accept(samples.arrival("a"))
+    await gateways.wait_until(lambda: not bench.store.may_attempt, 5)
+    connection.fails = ""
+    assert (await asyncio.wait_for(waiting, 5)).counted_as is model.CountedAs.Visit
+    assert len(await bench.visits()) == 1

@@ -204,6 +204,7 @@ class Writer:
             self._mark_unacknowledged(opened, batch)  # after folding, because it changes the folded rows
             for listener, slot, counter, count in batch.counts:
                 opened.meter(self.names.listener(listener), slot, counter, count)
+            stored_bytes = self._stored_bytes_by_tenant(opened)  # now, because no statement may fail after the commit
             self._write_meters(opened)
             self._fold_persons(len(recent))
             number = self.commit_number
@@ -218,7 +219,7 @@ class Writer:
         self.owned.mark(number)
         self._update_recent_index(recent, batch, has_folded)
         self._update_claimed(accepted, batch, opened)
-        self._update_stored_bytes(opened)
+        self._update_stored_bytes(stored_bytes)
         if opened.checkpoint is not None:
             self._checkpoint(opened.checkpoint)
         return accepted, job_result
@@ -292,11 +293,16 @@ class Writer:
         self.claimed.difference_update([settlement.key for settlement in batch.settlements])
         self.claimed.difference_update(opened.returned)
 
-    def _update_stored_bytes(self, opened: Transaction) -> None:
-        for (listener, _, counter), count in opened.meters.items():
-            if counter == model.Counter.stored_bytes:
-                tenant = self.names.tenant_of(listener)
-                self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
+    def _stored_bytes_by_tenant(self, opened: Transaction) -> list[tuple[tuple[str, str], int]]:
+        return [
+            (self.names.tenant_of(listener), count)
+            for (listener, _, counter), count in opened.meters.items()
+            if counter == model.Counter.stored_bytes
+        ]
+
+    def _update_stored_bytes(self, changes: list[tuple[tuple[str, str], int]]) -> None:
+        for tenant, count in changes:
+            self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
 
     def _checkpoint(self, mode: str) -> None:
         # Arrivals wait for this, so it does not wait long for a reader.
