@@ -56,7 +56,7 @@ format: $(READY) ## format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-crds: $(READY) ## generate crds/ and docs/reference/ from the typed resources
+crds: $(READY) ## generate crds/, docs/reference/ and templates of the chart from the typed resources
 	PYTHONPATH=tools $(BIN)/python -m definitions
 
 bench: $(READY) ## measure the speed as ratios to a bare aiohttp server in the same run

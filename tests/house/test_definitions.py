@@ -1,4 +1,4 @@
-"""crds/ and docs/reference/ equal what `make crds` generates, and describe every field."""
+"""crds/, docs/reference/ and parts of the chart equal what `make crds` generates, and describe every field."""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def test_generated_files_are_up_to_date() -> None:
 
 def test_generated_folders_hold_no_other_file() -> None:
     there = {source.shown(file) for folder in output.FOLDERS for file in (source.ROOT / folder).glob("*.*")}
-    assert there == {*MADE, *output.WRITTEN_BY_HAND}
+    assert there == {*MADE, *output.WRITTEN_BY_HAND} - {"charts/usher/README.md"}
 
 
 def shapes(shape: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Writes crds/ and docs/reference/: `make crds`."""
+"""Writes crds/, docs/reference/ and the templates of the chart that repeat them: `make crds`."""
 
 from pathlib import Path
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import yaml
 
-from definitions import definition, pages
+from definitions import chart, definition, pages
 
-FOLDERS = ("crds", "docs/reference")
+FOLDERS = ("crds", "docs/reference", "charts/usher/templates/crds", "charts/usher/templates/rbac")
 """Folders in which all files are generated, except WRITTEN_BY_HAND."""
 
-WRITTEN_BY_HAND = ("crds/README.md",)
+WRITTEN_BY_HAND = ("crds/README.md", "charts/usher/templates/rbac/admission.yaml")
 """Other files in these folders."""
 
 _HEADER = "# Made from gateway/src/usher_gateway/resources by `make crds`: edit those.\n"
@@ -17,7 +17,8 @@ _HEADER = "# Made from gateway/src/usher_gateway/resources by `make crds`: edit 
 
 def files() -> dict[str, str]:
     """Return the path below the repository -> content of each generated file."""
-    return {f"crds/{name}": to_yaml(one) for name, one in definition.definitions().items()} | pages.pages()
+    definitions = {f"crds/{name}": to_yaml(one) for name, one in definition.definitions().items()}
+    return definitions | pages.pages() | chart.files(definitions) | chart.readme()
 
 
 def to_yaml(*objects: dict[str, Any]) -> str:

@@ -1,0 +1,82 @@
+{{- define "usher.name" -}}
+{{- .Values.fullnameOverride | default .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "usher.configurationNamespace" -}}
+{{- .Values.configurationNamespace.name | default (printf "%s-config" .Release.Namespace) -}}
+{{- end -}}
+
+{{- define "usher.gateway.serviceAccount" -}}
+{{- .Values.gateway.serviceAccount.name | default (printf "%s-gateway" (include "usher.name" .)) -}}
+{{- end -}}
+
+{{- define "usher.operator.serviceAccount" -}}
+{{- .Values.operator.serviceAccount.name | default (printf "%s-operator" (include "usher.name" .)) -}}
+{{- end -}}
+
+{{- /* Labels of every object. Argument: [root, component]. */ -}}
+{{- define "usher.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "usher.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: usher
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
+{{- end -}}
+
+{{- /* Labels by which Services and workloads select pods; they never change. Argument: [root, component]. */ -}}
+{{- define "usher.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: usher
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- define "usher.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What both pods have in common, for Pod Security "restricted". Argument: [root, values of the component]. */ -}}
+{{- define "usher.podSpec" -}}
+{{- $root := index . 0 -}}
+{{- $values := index . 1 -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile: {type: RuntimeDefault}
+{{- with $root.Values.image.pullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.topologySpreadConstraints }}
+topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* What both containers have in common. Argument: [root, values of the component]. */ -}}
+{{- define "usher.container" -}}
+{{- $root := index . 0 -}}
+{{- $values := index . 1 -}}
+image: {{ include "usher.image" $root }}
+imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+resources: {{- toYaml $values.resources | nindent 2 }}
+{{- end -}}

@@ -1,0 +1,47 @@
+"""Render and install the chart with helm, as users do."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from local_cluster import helm
+
+CHART = Path(__file__).parents[2] / "charts" / "usher"
+_LIMIT_SECONDS = 120
+
+
+class HelmError(Exception):
+    """helm failed; the text is its error output."""
+
+
+def run(*arguments: str) -> str:
+    """Run helm and return its output.
+
+    Raises:
+        HelmError: It ended with an error.
+    """
+    done = subprocess.run(
+        [helm.find(), *arguments], capture_output=True, text=True, check=False, timeout=_LIMIT_SECONDS
+    )
+    if done.returncode != 0:
+        raise HelmError(done.stderr)
+    return done.stdout
+
+
+def render(*arguments: str, release: str = "usher", namespace: str = "usher-system") -> str:
+    """Return the manifests of the chart as text."""
+    return run("template", release, str(CHART), f"--namespace={namespace}", *arguments)
+
+
+def objects(*arguments: str, **about: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the objects of the chart by kind and ``namespace/name`` (or name)."""
+    found = {}
+    for document in yaml.safe_load_all(render(*arguments, **about)):
+        if document is not None:
+            metadata = document["metadata"]
+            path = f"{metadata['namespace']}/{metadata['name']}" if "namespace" in metadata else metadata["name"]
+            assert (document["kind"], path) not in found
+            found[document["kind"], path] = document
+    return found

@@ -1,0 +1,104 @@
+"""Templates of the chart that repeat files of crds/ and operator/rbac/, so that both always say the same. Pure."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TEMPLATES = "charts/usher/templates"
+
+_MADE = "{{- /* Made from %s by `make crds`: edit that. */ -}}\n"
+
+_ACCESS = {"roles": ".Values.rbac.aggregate", "hostnames": ".Values.hostnamePolicy.enabled"}
+"""File of crds/access -> the value that switches it on."""
+
+_NAMES = (
+    ("namespace: usher-system", "namespace: {{ .Release.Namespace }}"),
+    ("namespace: usher-config", 'namespace: {{ include "usher.configurationNamespace" . }}'),
+    (
+        "kind: ServiceAccount, name: usher-operator,",
+        'kind: ServiceAccount, name: {{ include "usher.operator.serviceAccount" . }},',
+    ),
+    (
+        "kind: ServiceAccount, name: usher-gateway,",
+        'kind: ServiceAccount, name: {{ include "usher.gateway.serviceAccount" . }},',
+    ),
+    ("name: usher-operator", 'name: {{ include "usher.name" . }}-operator'),
+    ("name: usher-gateway", 'name: {{ include "usher.name" . }}-gateway'),
+)
+"""Names in the manifests -> what the chart calls them."""
+
+
+def files(definitions: dict[str, str]) -> dict[str, str]:
+    """Return the generated templates: path -> text. ``definitions``: path -> text of the files in crds/."""
+    found = {}
+    for path, text in definitions.items():
+        name = path.rpartition("/")[2]
+        found[f"{TEMPLATES}/crds/{name}"] = _made(path) + _only_if(".Values.crds.install", _kept(text))
+    for name, value in _ACCESS.items():
+        path = f"crds/access/{name}.yaml"
+        found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _read(path))
+    for name in ("agency", "gateway", "operator"):
+        path = f"operator/rbac/{name}.yaml"
+        text = "---\n".join(_without_accounts(_read(path)))
+        for before, after in _NAMES:
+            text = text.replace(before, after)
+        found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(".Values.rbac.create", text)
+    return found
+
+
+def _read(path: str) -> str:
+    return (ROOT / path).read_text("utf-8")
+
+
+def _made(path: str) -> str:
+    return _MADE % path
+
+
+def _only_if(value: str, text: str) -> str:
+    return f"{{{{- if {value} }}}}\n{text}{{{{- end }}}}\n"
+
+
+def _kept(text: str) -> str:
+    """The definition with the annotation that keeps it, and with it all resources, when the release is uninstalled."""
+    return re.sub(r"(\nmetadata:\n  name: \S+\n)", r"\1  annotations: {helm.sh/resource-policy: keep}\n", text, count=1)
+
+
+def _without_accounts(text: str) -> Iterator[str]:
+    """Yield the documents without the service accounts, which the chart has itself."""
+    for document in text.split("---\n"):
+        if "\nkind: ServiceAccount\n" not in document:
+            yield document
+
+
+README = "charts/usher/README.md"
+
+_KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z]+):(?: (?P<value>.*))?$")
+
+_TABLE = re.compile(r"(?<=<!-- values -->\n).*(?=<!-- end -->\n)", re.DOTALL)
+
+
+def readme() -> dict[str, str]:
+    """Return the chart's page with the table of values: path -> text."""
+    values = _values(_read("charts/usher/values.yaml"))
+    rows = [f"| `{path}` | `{value}` | {comment} |\n" for path, value, comment in values]
+    table = "".join(["| value | default | meaning |\n", "| --- | --- | --- |\n", *rows])
+    return {README: _TABLE.sub(lambda _: table, _read(README))}
+
+
+def _values(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield path, default and comment of each value in values.yaml."""
+    parents: list[str] = []
+    comment: list[str] = []
+    for line in text.splitlines():
+        key = _KEY.match(line)
+        if line.lstrip().startswith("#"):
+            comment.append(line.lstrip("# "))
+        elif key is None:
+            comment = []
+        else:
+            depth = len(key["indent"]) // 2
+            parents = [*parents[:depth], key["key"]]
+            if key["value"]:
+                yield ".".join(parents), key["value"], " ".join(comment)
+            comment = []
