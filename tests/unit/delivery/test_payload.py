@@ -196,6 +196,27 @@ def test_binary_event_has_attributes_as_headers_and_the_body_unchanged() -> None
     assert "ce-datacontenttype" not in headers
 
 
+@pytest.mark.parametrize(
+    ("body", "content_type", "sent"),
+    [
+        (b'{"a": 1}', b"application/json;charset=UTF-8", b'{"a": 1}'),
+        (b'\xef\xbb\xbf{"a":1}', b"application/json", b'{"a":1}'),
+        ('{"a":1}'.encode("utf-16"), b"application/json; charset=utf-16", b'{"a":1}'),
+    ],
+)
+def test_binary_event_sends_json_as_utf_8(body: bytes, content_type: bytes, sent: bytes) -> None:
+    request = request_for(samples.delivery(body=body, content_type=content_type), format="CloudEventsBinary")
+    assert request.body == sent
+    assert headers_of(request)["content-type"] == "application/json"
+
+
+def test_binary_event_sends_other_content_unchanged() -> None:
+    delivery = samples.delivery(body=b"\xffnot json", content_type=b"text/plain; charset=latin-1")
+    request = request_for(delivery, format="CloudEventsBinary")
+    assert request.body == b"\xffnot json"
+    assert headers_of(request)["content-type"] == "text/plain; charset=latin-1"
+
+
 def test_binary_event_header_is_percent_encoded() -> None:
     route = model.RouteDefinition(model.ListenerName("agency", "acme", "lobby"), 'Euro € "50%" x', "agency/crm")
     target = payload.prepare(samples.destination(format="CloudEventsBinary"))

@@ -186,9 +186,16 @@ def _structured_event(
 def _binary_event(
     content: RequestBody, delivery: model.Delivery, route: model.RouteDefinition, webhook_id: str
 ) -> RequestBody:
-    """Return the data as the body and the attributes as headers. Source: CloudEvents HTTP binding 1.0.2 §3.1."""
+    """Return the data as the body and the attributes as headers. Source: CloudEvents HTTP binding 1.0.2 §3.1.
+
+    As in structured mode, JSON is UTF-8 with JSON's content type, because SDKs do not parse everything that the gateway
+    does: Go's and npm's reject a byte order mark, and npm's leaves JSON with ``charset=UTF-8`` as text.
+    """
     attributes = _attributes(delivery, route, webhook_id)
     headers = tuple([("ce-" + name, _event_header(value)) for name, value in attributes.items()])
+    data = _as_json(content)
+    if data is not None:
+        return RequestBody(data, _JSON, headers)
     return RequestBody(content.body, content.content_type, headers)
 
 
