@@ -39,6 +39,8 @@ from usher_operator.view import (
 INSTALL_KEY = bytes(range(32))
 KEYS = model.derive_keys(INSTALL_KEY)
 NOW = 1_800_000_000 * model.MICROSECONDS
+VERSION = "1"
+"""``resourceVersion`` of every config Secret."""
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -182,7 +184,7 @@ class MemoryView(View):
             if config_secret.CONFIG_LABEL in manifest["metadata"]["labels"]:
                 envelope = config_secret.decode_data(manifest["data"], KEYS.document)
                 assert envelope.document is not None
-                return PublishedDocument(envelope.document, envelope.hash)
+                return PublishedDocument(envelope.document, envelope.hash, VERSION)
         return None
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:

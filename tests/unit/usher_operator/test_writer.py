@@ -158,6 +158,15 @@ def test_listener_that_returns_with_other_addresses_withdraws_its_removal() -> N
     assert not pending.is_waiting(removal)
 
 
+async def test_request_to_remove_a_document_names_its_version() -> None:
+    cache, pending = Cache(OperatorSettings()), PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    cache.set_keys(test_cache.KEYS)
+    cache.put(kinds.SECRET, test_cache.config(resourceVersion="7"))
+    queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
+    await child_remover(SecretServer(), cache, queue, pending).remove(NOTHING_WANTED)
+    assert pending.undecided == {"agency": [Removal("Listener", "agency", "lobby", uid="uid-lobby", version="7")]}
+
+
 async def test_document_that_only_a_gateway_has_gets_a_tombstone() -> None:
     server = SecretServer()
     await remove_stale(server, Cache(OperatorSettings()), NOTHING_WANTED)

@@ -538,8 +538,8 @@ def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document() -> N
     built.edit("Listener", samples.LISTENER, token={"generation": 2}, state="Suspended")
     waiting = plan.plan(built, KEY)
     assert waiting.children is None
-    assert [(one.kind, one.name, one.address) for one in waiting.retiring] == [
-        ("Address", "lobby", before.addresses[0].id)
+    assert [(one.kind, one.name, one.address, one.version) for one in waiting.retiring] == [
+        ("Address", "lobby", before.addresses[0].id, views.VERSION)
     ]
     assert waiting.status is not None
     programmed = waiting.status.condition("Programmed")
