@@ -176,8 +176,9 @@ class MemoryView(View):
         found = [self.listener(document.key) for document in self.listeners_at(hostname)]
         return iter(sorted((one for one in found if one is not None), key=compiling.age))
 
-    def holders(self, hostname: str) -> Collection[tuple[str, str]]:
-        return {(one.namespace, one.tenant.name) for one in self.listeners_at(hostname)}
+    def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[tuple[str, str]]:
+        path = besides.path if besides is not None else None
+        return {(one.namespace, one.tenant.name) for one in self.listeners_at(hostname) if one.key != path}
 
     def published(self, key: Key) -> PublishedDocument | None:
         for manifest in self.in_place.get(key, {}).values():

@@ -221,11 +221,12 @@ class Cache(View):
         found = (self.listener(key.path) for key in self._exposed.iterate(hostname))
         return (one for one in found if one is not None)
 
-    def holders(self, hostname: str) -> Collection[Owner]:
-        """The tenants that have a hostname by a document, by a tombstone, or by a document that is being written."""
-        found = self.child_index.holders(hostname)
+    def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[Owner]:
+        """The tenants that have a hostname by a document that is being written, else by documents and tombstones."""
         granted = self._granted.get(hostname)
-        return found if found or granted is None else frozenset({granted[1]})
+        if granted is not None and granted[0] != besides:
+            return frozenset({granted[1]})
+        return self.child_index.holders(hostname, besides=besides)
 
     def grant(self, key: Key, hostnames: Collection[str]) -> None:
         """Give hostnames to a Listener while its document is written."""
@@ -414,7 +415,7 @@ class Cache(View):
             self._secret_access[namespace] = access
             if access == "Unknown":
                 del self._secret_access[namespace]
-            return self._references.users("Namespace", namespace)
+            return self._with_rivals(self._references.users("Namespace", namespace))
         self._secret_access = {"": access}
         return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
 
@@ -515,7 +516,8 @@ class Cache(View):
         now = indexes.targets_of(found.resource) if isinstance(found, CachedResource) else former
         self._set_references(key, now)
         if key.kind != "Destination" or before is None or _tenant_ref(before) != _tenant_ref(record):
-            concerned |= self._dependants(key)
+            dependants = self._dependants(key)
+            concerned |= self._with_rivals(dependants) if key.kind == "ListenerClass" else dependants
         return concerned | {key} | self._rivals(key, former, now)
 
     def _remove_own(self, key: Key) -> KeySet:
@@ -526,7 +528,7 @@ class Cache(View):
         self._write_failures.pop(key, None)
         if key.kind == "ListenerClass":
             self._set_class(key, None)
-        concerned = self._rearrange(key) | self._dependants(key)
+        concerned = self._rearrange(key) | self._with_rivals(self._dependants(key))
         former = self._references.targets(key)
         self._set_references(key, frozenset())
         return concerned | {key} | self._rivals(key, former, frozenset())
@@ -653,6 +655,12 @@ class Cache(View):
                 )
         return _NO_KEYS
 
+    def _with_rivals(self, keys: KeySet) -> KeySet:
+        """Return keys that may have lost the right to a hostname, and the others that claim it if it is vacant."""
+        targets = frozenset().union(*(self._references.targets(key) for key in keys if key.kind == "Listener"))
+        vacant = [path for kind, path in targets if kind == "Hostname" and not self.holders(path)]
+        return keys.union(*(self._references.users("Hostname", host) for host in vacant))
+
     def _rivals(self, key: Key, former: frozenset[indexes.Target], now: frozenset[indexes.Target]) -> KeySet:
         """For a Listener: the others for which a change of its addresses makes a difference.
 
@@ -738,7 +746,7 @@ class Cache(View):
             self._namespaces.pop(name, None)
         else:
             self._namespaces[name] = labels
-        return self._references.users("Namespace", name) if before != labels else _NO_KEYS
+        return self._with_rivals(self._references.users("Namespace", name)) if before != labels else _NO_KEYS
 
     def _put_child(self, ref: ObjectRef, raw: dict[str, Any] | None) -> KeySet:
         before = self.child_index.by_ref.get(ref)

@@ -407,8 +407,13 @@ class View(Protocol):
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners whose published document has an address at a hostname, the oldest first."""
 
-    def holders(self, hostname: str) -> Collection[Owner]:
-        """The tenants that have a hostname by a document, by a tombstone, or by a document that is being written."""
+    def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[Owner]:
+        """The tenants that have a hostname by a document, by a tombstone, or by a document that is being written.
+
+        Args:
+            hostname: The hostname.
+            besides: A Listener whose document or tombstone does not count.
+        """
 
     def published(self, key: Key) -> PublishedDocument | None:
         """The document in the config Secret of a Listener or Destination."""

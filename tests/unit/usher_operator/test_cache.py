@@ -181,6 +181,17 @@ def test_claim_that_ends_at_a_vacant_hostname_concerns_the_other_claimants(full:
     assert full.remove(kinds.LISTENER, "agency", "bar") == {BAR, LOBBY, ACME}
 
 
+def test_right_that_a_claimant_may_lose_concerns_the_other_claimants(full: Cache) -> None:
+    full.put(kinds.LISTENER, listener("lobby", "www.example.com"))
+    rival = Key("Listener", "rival", "bar")
+    full.put(kinds.LISTENER, listener("bar", "www.example.com", namespace="rival"))
+    assert rival in full.remove(kinds.TENANT, "agency", "acme")
+    assert rival in full.put(kinds.NAMESPACE, {"metadata": {"name": "agency", "uid": "u", "resourceVersion": "1"}})
+    assert rival in full.set_secret_access("agency", "Denied")
+    full.put(kinds.SECRET, config("www.example.com"))
+    assert rival not in full.set_secret_access("agency", "Permitted")
+
+
 def test_claim_at_a_held_hostname_concerns_no_other_listener(full: Cache) -> None:
     full.put(kinds.SECRET, config("www.example.com"))
     assert full.put(kinds.LISTENER, listener("bar", "www.example.com")) == {BAR, ACME}

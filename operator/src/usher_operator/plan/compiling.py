@@ -226,7 +226,9 @@ def _claims(
     """The owners of the hostnames that a listener names, and the addresses of it that other listeners have already."""
     one, reserved = cached.resource, _reserved(view)
     named = {address.hostname for address in one.spec.addresses or ()} - reserved
-    owners = {host: owner for host in sorted(named) if (owner := _owner_of(view, host)) is not None}
+    staying = {host for host in named if _is_alone_at(view, one, host)}
+    owners = {host: owner for host in sorted(named - staying) if (owner := _owner_of(view, host)) is not None}
+    owners |= dict.fromkeys(staying, one.owner)
     claims = hostnames.AddressClaims(
         owners, lambda namespace, hostname: view.rank(Key("Hostname", namespace, hostname))
     )
@@ -239,6 +241,12 @@ def _claims(
         if claims.may_have(host, one.owner):
             _take_for_absent(view, cached, host, claims)
     return claims
+
+
+def _is_alone_at(view: View, one: resources.Listener, host: str) -> bool:
+    """True if only this listener has a hostname, perhaps by its former tenant. Then the hostname stays with it."""
+    key = Key("Listener", one.metadata.namespace, one.metadata.name)
+    return bool(view.holders(host)) and not view.holders(host, besides=key)
 
 
 def _owner_of(view: View, host: str) -> hostnames.Owner | None:

@@ -257,6 +257,18 @@ def test_published_listener_keeps_its_hostname_against_an_older_one() -> None:
     assert built.condition("Listener", "default/old", "Accepted").reason == "HostnameConflict"
 
 
+def test_listener_that_gets_another_tenant_keeps_its_hostname() -> None:
+    built = samples.agency()
+    built.add(samples.tenant("rival"))
+    built.edit("Listener", samples.LISTENER, **yaml.safe_load(f"  {WWW}"))
+    built.settle()
+    built.add(samples.listener("waiting", WWW, tenant="rival", created="00"))
+    built.add(samples.tenant("successor"))
+    built.edit("Listener", samples.LISTENER, tenantRef={"name": "successor"})
+    built.apply(plan.plan(built, KEY))
+    assert addresses(built) == ["www.example.org"]
+
+
 def test_released_hostname_goes_to_the_waiting_tenant_once_its_retirement_ends() -> None:
     built = samples.agency()
     built.add(samples.tenant("rival"))
