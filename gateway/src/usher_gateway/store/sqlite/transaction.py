@@ -182,7 +182,6 @@ class Transaction:
     def add_stored_bytes(self, listener: int, count: int) -> None:
         """Count bytes that a listener stores, or (negative) that retention deleted."""
         self.meter(listener, STORED_SLOT, model.Counter.stored_bytes, count)
-        self.names.tenant_of(listener)  # now, because a query that fails after the commit would repeat the batch
 
     def add_claimed(self, keys: Sequence[int]) -> None:
         """Record that this process claims deliveries, so that a start after a crash finds them."""
