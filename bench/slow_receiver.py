@@ -14,7 +14,7 @@ from aiohttp import web
 
 
 class Receiver:
-    """What one receiver was told and has measured."""
+    """The settings and the measurements of one receiver."""
 
     def __init__(self, slow: int) -> None:
         self._slow = slow

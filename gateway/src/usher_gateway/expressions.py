@@ -571,7 +571,7 @@ _MEASUREMENTS = 5
 
 
 class SampleResult(msgspec.Struct, frozen=True):
-    """What an expression did with the samples."""
+    """The results of an expression with the samples."""
 
     failed: dict[str, str]
     """The samples on which it fails: name -> error code."""
@@ -580,7 +580,7 @@ class SampleResult(msgspec.Struct, frozen=True):
 
     @property
     def always_fails(self) -> bool:
-        """Whether it fails on every sample."""
+        """True if it fails on every sample."""
         return len(self.failed) == len(SAMPLES)
 
 

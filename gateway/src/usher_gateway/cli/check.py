@@ -138,7 +138,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True)
 class ExpressionCost:
-    """What one evaluation of an expression costs on this machine: CPU time, on the sample that takes longest."""
+    """The CPU time of one evaluation on this machine, with the sample that takes longest."""
 
     file: str
     line: int

@@ -41,7 +41,7 @@ class SharedReading:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether the body would be quarantined."""
+        """True if the body would be quarantined."""
         return self.reading.outcome not in {"Visit", "Probe"}
 
 

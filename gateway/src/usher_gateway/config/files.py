@@ -217,7 +217,7 @@ class FileConfiguration(msgspec.Struct, frozen=True):
     complete: bool = True
     """False if some object of the files could not be identified."""
     unread: tuple[UnreadObject, ...] = ()
-    """What can be read of objects with mistakes of form, for ``usher check``."""
+    """The readable parts of objects with mistakes of form, for ``usher check``."""
 
     @property
     def rejected(self) -> tuple[Problem, ...]:

@@ -217,7 +217,7 @@ class _FilterRerun:
 
     @property
     def is_too_slow(self) -> bool:
-        """Whether the filter was too slow to be evaluated for every delivery."""
+        """True if the filter was too slow to be evaluated for every delivery."""
         return self._cost.is_too_slow
 
     def settlement(

@@ -5,7 +5,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class WaitingLane(Protocol):
-    """What a round needs to know of a lane."""
+    """The properties of a lane that a round reads."""
 
     name: str
     namespace: str

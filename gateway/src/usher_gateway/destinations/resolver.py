@@ -56,7 +56,7 @@ def system_lookup(host: str, port: int) -> list[SocketAddress]:
 
 
 class _KnownName(msgspec.Struct):
-    """What lookups of a name have found."""
+    """The results of the lookups of a name."""
 
     addresses: list[SocketAddress] = []
     """Of the last lookup that succeeded; empty if there was none."""

@@ -23,7 +23,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 _END_OF_TIME = 2**62
 
 TimeTrust = Literal["Trusted", "Absent", "NoOffset", "InFuture", "NotATime"]
-"""Whether the time in a body is trusted, or why it is not."""
+"""``Trusted``, or the reason why the time in a body is not trusted."""
 
 
 class FieldReading(msgspec.Struct, frozen=True):

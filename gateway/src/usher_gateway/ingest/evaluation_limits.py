@@ -39,7 +39,7 @@ NAMESPACE_BURST_SECONDS = 0.5
 
 
 class NamespaceBudgets:
-    """What is left of each namespace's time for expensive evaluations. ``now`` returns monotonic seconds."""
+    """The rest of each namespace's time for expensive evaluations. ``now`` returns monotonic seconds."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -52,7 +52,7 @@ class NamespaceBudgets:
         self._left[namespace] = (left - cpu_seconds, now)
 
     def is_spent(self, namespace: str) -> bool:
-        """Whether a namespace has used up its time."""
+        """True if a namespace has used up its time."""
         return namespace in self._left and self._left_now(namespace)[0] <= 0
 
     def _left_now(self, namespace: str) -> tuple[float, float]:
@@ -62,7 +62,7 @@ class NamespaceBudgets:
 
 
 class RouteCost:
-    """What the evaluations of one route's expression cost, and whether it is too slow."""
+    """The cost of the evaluations of one route's expression, which shows whether it is too slow."""
 
     __slots__ = ("_budgets", "_evaluations", "_namespace", "_slow", "is_too_slow")
 
@@ -91,7 +91,7 @@ class RouteCost:
 
 
 class ArrivalBudget:
-    """What is left of the time for the evaluations of one arrival, or of deliveries that are evaluated together.
+    """The rest of the time for the evaluations of one arrival, or of deliveries that are evaluated together.
 
     It is shorter in a namespace that has used up its time, because many evaluations that are not expensive by
     themselves can be expensive together.
@@ -107,7 +107,7 @@ class ArrivalBudget:
 
     @property
     def is_spent(self) -> bool:
-        """Whether nothing further may be evaluated."""
+        """True if nothing further may be evaluated."""
         return self._seconds_left <= 0
 
     def note(self, cpu_seconds: float) -> None:

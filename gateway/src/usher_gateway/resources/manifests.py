@@ -76,7 +76,7 @@ class Manifests(msgspec.Struct, frozen=True):
     invalid: frozenset[tuple[str, str]] = frozenset()
     """(kind, key) of objects with errors."""
     unread: tuple[UnreadObject, ...] = ()
-    """What can be read of objects with errors."""
+    """The readable parts of objects with errors."""
     namespaces: dict[str, dict[str, str]] = {}
     """Labels of the Namespace objects found."""
     complete: bool = True

@@ -141,7 +141,7 @@ _ANY = Filter()
 
 
 class ReplayReport(msgspec.Struct):
-    """What a replay did with the skipped verdicts that it selected."""
+    """The result of a replay for the skipped verdicts that it selected."""
 
     replayed: int = 0
     """Verdicts for which it created a delivery."""

@@ -133,7 +133,7 @@ class ConditionBuilder:
         return self._condition(type_, "False", reason, message)
 
     def unknown(self, type_: str, reason: str, message: str) -> StatusCondition:
-        """A condition of which nobody can know yet whether it holds."""
+        """A condition that depends on an event that has not happened yet."""
         return self._condition(type_, "Unknown", reason, message)
 
     def pending(self, type_: str, message: str) -> StatusCondition:
