@@ -61,6 +61,9 @@ _MAX_AGENCY_WATCHES = 10_000
 _AGENCY_WATCH_SECONDS = 1800
 """How long the watch of an agency's Secrets lasts: longer than usual, because there may be thousands of them."""
 
+_PAGE_BYTES = 16 * 1024 * 1024
+"""Pages are bounded because an agency can put hundreds of kilobytes of annotations into each of its objects."""
+
 _AGENCY_FIRST_ROWS = 4
 _AGENCY_PAGE_BYTES = 8 * 1024 * 1024
 """Pages of an agency's Secrets are small, because each Secret may have 1 MiB."""
@@ -93,6 +96,7 @@ class Operator:
         )
         self.api = Client(
             self._access,
+            limits=ClientLimits(page_bytes=_PAGE_BYTES),
             field_manager=kinds.FIELD_MANAGER,
             count_request=self.metrics.count_request,
             may_write=lambda: self.lease.may_write,
