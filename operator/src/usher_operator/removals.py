@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import datetime
 import time
+import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal
 
@@ -27,10 +28,12 @@ from usher_gateway.resources.removal_limit import (
     RemovalKind,
     decide,
     exceeds_limit,
+    namespaces_in,
 )
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
 from usher_operator.installation import Installation
+from usher_operator.plan.common import OperatorReason
 from usher_operator.view import Key, ObjectRef, Plan
 from usher_operator.workqueue import PauseGate, Workqueue
 
@@ -38,6 +41,9 @@ _log = structlog.get_logger(__name__)
 
 _CHECK_SECONDS = 1.0
 """Interval at which the guard looks for work while no decision is due."""
+
+_SUSPICION_SECONDS = 120.0
+"""How long after a start the namespaces that waited for a confirmation are suspected, if they request nothing."""
 
 _MAX_NAMED = 16
 """How many earlier messages of a namespace a confirmation may still name."""
@@ -240,10 +246,18 @@ class PendingRemovals:
         self._forget_if_empty(namespace, now)
         return may_retire
 
-    def suspect(self, kind: DocumentKind, namespaces: Iterable[str]) -> None:
+    def suspect(self, kind: RemovalKind, namespaces: Iterable[str]) -> None:
         """Halt every removal of a kind, however few, until a user confirms it or the documents are wanted again."""
         for namespace in namespaces:
             self._of(namespace).suspected.add(kind)
+
+    def end_suspicion(self, namespaces: Iterable[str], now: float) -> None:
+        """Stop to suspect namespaces that requested nothing."""
+        for namespace in namespaces:
+            found = self._namespaces.get(namespace)
+            if found is not None and not found.requested:
+                found.suspected.clear()
+                self._forget_if_empty(namespace, now)
 
     def due_in(self, now: float) -> float | None:
         """Seconds until a namespace has to be decided; None if none waits for a decision."""
@@ -377,8 +391,23 @@ class RemovalGuard:
         )
         return may_retire and plan.children is None
 
+    def suspect_stored_halts(self) -> None:
+        """Halt again what waited for a confirmation before a restart, also if little of it is left.
+
+        The conditions of the classes name the namespaces. If one requests nothing soon, its resources are back.
+        """
+        stored = [one for klass in self._cache.our_classes() for one in klass.conditions]
+        messages = [one.message for one in stored if one.reason == OperatorReason.RemovalsHalted]
+        namespaces = frozenset().union(*map(namespaces_in, messages))
+        for kind in typing.get_args(RemovalKind):
+            self._pending.suspect(kind, namespaces)
+        asyncio.get_running_loop().call_later(
+            _SUSPICION_SECONDS, lambda: self._pending.end_suspicion(namespaces, time.monotonic())
+        )
+
     async def run(self) -> None:
         """Decide whenever a decision is due, until cancelled."""
+        self.suspect_stored_halts()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pending.due_in(time.monotonic()) or _CHECK_SECONDS):

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.resources.removal_limit import HaltedRemovals, Removal, RemovalDecision
+from usher_gateway.resources.removal_limit import HaltedRemovals, Removal, RemovalDecision, describe_halts
 from usher_operator import children, kinds, removals
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
@@ -341,6 +341,31 @@ async def test_guard_halts_namespaces_that_together_have_every_listener() -> Non
 async def test_guard_halts_listeners_that_only_a_stale_gateway_has() -> None:
     assert await decided(cache_with(), listeners(2, namespace="a")) == ({"a"}, set())
     assert await decided(cache_with(("b", "l0")), listeners(2, namespace="a")) == (set(), {"a/l0", "a/l1"})
+
+
+async def test_rest_of_a_halted_set_waits_again_after_a_restart() -> None:
+    cache = cache_with(("a", "l0"), ("a", "l1"), ("b", "l0"), ("b", "l1"))
+    message = f"removals wait: {describe_halts([HaltedRemovals.of(listeners(6, namespace='a'))])}"
+    condition = {"type": "Ready", "status": "False", "reason": "RemovalsHalted", "message": message}
+    klass = {
+        "apiVersion": "usher.dev/v1alpha1",
+        "kind": "ListenerClass",
+        "metadata": {"name": "public", "uid": "1", "resourceVersion": "1", "generation": 1},
+        "spec": {"controllerName": "usher.dev/usher", "hostname": "hooks.example.com"},
+        "status": {"conditions": [condition]},
+    }
+    cache.put(kinds.LISTENER_CLASS, klass)
+    requested = [*listeners(1, namespace="a"), *listeners(1, namespace="b")]
+    assert await decided(cache, requested) == ({"a"}, {"b/l0"})
+
+
+def test_suspicion_ends_where_nothing_is_requested(pending: removals.PendingRemovals) -> None:
+    pending.suspect("Listener", ["agency", "other"])
+    want(pending, listeners(1, namespace="other"))
+    pending.end_suspicion(["agency", "other"], 120)
+    want(pending, listeners(1))
+    assert decide(pending, 122, in_force=9).halted is None
+    assert decide(pending, 122, in_force=9, namespace="other").halted is not None
 
 
 REF = ObjectRef("v1", "Secret", "usher-config", "listener-1")

@@ -10,6 +10,7 @@ A single deletion of many small ones looks harmless. So a pass also counts the r
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal
@@ -175,6 +176,11 @@ def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
             return f"{text}; then the other namespaces"
         text += f'{"; " if text else ""}"{one.digest}" for {describe_removals(one)}'
     return text
+
+
+def namespaces_in(description: str) -> frozenset[str]:
+    """Return the namespaces that a text of ``describe_halts`` names."""
+    return frozenset(re.findall(r"in namespace `([^`]+)`", description))
 
 
 def describe_removals(halted: HaltedRemovals) -> str:
