@@ -17,40 +17,113 @@ from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.store.base import Filter
 
 
+class Bench:
+    """A store and a dispatcher whose attempts wait for ``may_answer``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store: Any = engines.Sqlite().make(folder, engines.Clock())
+        self.tried: list[tuple[int, int]] = []
+        """(key of the delivery, attempts before) of each attempt."""
+        self.may_answer = asyncio.Event()
+        self.answers: list[model.SettledAs] = []
+        """What the first attempts settle; after that, each delivers."""
+        self.claimed: list[int] = []
+        """Keys of the deliveries that the dispatcher claimed from the backlog."""
+
+    async def start(self, concurrency: int) -> None:
+        await self.store.open()
+        claim = self.store.claim
+
+        async def noted_claim(*arguments: Any) -> Any:
+            found = await claim(*arguments)
+            self.claimed += [delivery.key for delivery in found]
+            return found
+
+        self.store.claim = noted_claim
+        clock, newest = timing.Clock(), RouteDocuments(keys=ingest_samples.KEYS)
+        worker = self._worker(clock, newest)
+        self.dispatcher = Dispatcher(
+            store=self.store, worker=worker, route_documents=newest, clock=clock, limits=DispatcherLimits()
+        )
+        crm = delivery_samples.destination(concurrency=concurrency)
+        self.dispatcher.apply(documents.Snapshot({}, {crm.key: crm}))
+        self._running = asyncio.create_task(self.dispatcher.run())
+
+    def _worker(self, clock: timing.Clock, newest: RouteDocuments) -> DeliveryWorker:
+        bench = self
+
+        class Client:
+            def literal_refusal(self, _: str) -> str | None:
+                return None
+
+        class Worker(DeliveryWorker):
+            async def attempt(self, delivery: model.Delivery) -> AttemptResult:
+                bench.tried.append((delivery.key, delivery.attempts))
+                settled_as = bench.answers.pop(0) if bench.answers else model.SettledAs.Delivered
+                if settled_as is model.SettledAs.Delivered:
+                    await bench.may_answer.wait()
+                return AttemptResult(samples.settlement(delivery, settled_as, due_at=samples.NOW))
+
+        return Worker(
+            store=self.store,
+            client=cast("Any", Client()),
+            clock=clock,
+            route_documents=newest,
+            budgets=NamespaceBudgets(),
+        )
+
+    async def accept(self, contents: str) -> list[model.Delivery]:
+        accepted = [(await self.store.accept(samples.arrival(content))).deliveries[0] for content in contents]
+        self.dispatcher.offer(accepted)
+        return accepted
+
+    async def cancel(self, delivery: model.Delivery) -> int:
+        found: int = await self.store.cancel(
+            Filter(ids=(delivery.id,)), samples.NOW, self.dispatcher.forget_cancelled
+        )
+        return found
+
+    async def stop(self) -> None:
+        await self.dispatcher.stop(1)
+        await self._running
+        await self.store.close()
+
+
 async def test_cancelled_delivery_leaves_its_lane_without_an_attempt(tmp_path: Path) -> None:
-    store: Any = engines.Sqlite().make(tmp_path / "data", engines.Clock())
-    await store.open()
-    tried: list[int] = []
-    may_answer = asyncio.Event()
+    bench = Bench(tmp_path / "data")
+    await bench.start(concurrency=1)
+    first, second, third = await bench.accept("abc")
+    await gateways.wait_until(lambda: bench.tried == [(first.key, 0)], 5, "the first attempt")
 
-    class Client:
-        def literal_refusal(self, _: str) -> str | None:
-            return None
+    assert await bench.cancel(second) == 1
+    bench.may_answer.set()
+    tried = [(first.key, 0), (third.key, 0)]
+    await gateways.wait_until(lambda: bench.tried == tried, 5, "the attempt after the cancelled delivery")
+    await bench.store.flush()
+    scheduler = bench.dispatcher.scheduler
+    await gateways.wait_until(lambda: scheduler.count == scheduler.in_flight == 0, 5, "its end")
+    await bench.stop()
 
-    class Worker(DeliveryWorker):
-        async def attempt(self, delivery: model.Delivery) -> AttemptResult:
-            tried.append(delivery.key)
-            await may_answer.wait()
-            return AttemptResult(samples.settlement(delivery, model.SettledAs.Delivered))
 
-    clock, newest = timing.Clock(), RouteDocuments(keys=ingest_samples.KEYS)
-    worker = Worker(
-        store=store, client=cast("Any", Client()), clock=clock, route_documents=newest, budgets=NamespaceBudgets()
-    )
-    dispatcher = Dispatcher(store=store, worker=worker, route_documents=newest, clock=clock, limits=DispatcherLimits())
-    crm = delivery_samples.destination(concurrency=1)
-    dispatcher.apply(documents.Snapshot({}, {crm.key: crm}))
-    running = asyncio.create_task(dispatcher.run())
-    first, second, third = [(await store.accept(samples.arrival(content))).deliveries[0] for content in "abc"]
-    dispatcher.offer([first, second, third])
-    await gateways.wait_until(lambda: tried == [first.key], 5, "the first attempt")
+async def test_delivery_redriven_during_its_attempt_is_attempted_afterwards(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "data")
+    await bench.start(concurrency=8)
+    bench.answers = [model.SettledAs.Retry]
+    (delivery,) = await bench.accept("a")
+    tried = [(delivery.key, 0), (delivery.key, 1)]
+    await gateways.wait_until(lambda: bench.tried == tried, 5, "the second attempt")
 
-    assert await store.cancel(Filter(ids=(second.id,)), samples.NOW, dispatcher.forget_cancelled) == 1
-    may_answer.set()
-    await gateways.wait_until(lambda: tried == [first.key, third.key], 5, "the attempt after the cancelled delivery")
-    await store.flush()
-    await gateways.wait_until(lambda: dispatcher.scheduler.count == dispatcher.scheduler.in_flight == 0, 5, "its end")
+    assert await bench.cancel(delivery) == 1
+    assert await bench.store.redrive(Filter(ids=(delivery.id,), state="cancelled"), samples.NOW) == 1
+    bench.dispatcher.ask_store()
+    await gateways.wait_until(lambda: len(bench.claimed) >= 2, 5, "its claim")
+    bench.may_answer.set()
 
-    await dispatcher.stop(1)
-    await running
-    await store.close()
+    async def is_delivered() -> bool:
+        page = await bench.store.deliveries(Filter(ids=(delivery.id,)), None, 1)
+        return bool(page.rows[0]["state"] == "delivered")
+
+    await gateways.wait_until(is_delivered, 10, "the redriven delivery")
+    assert bench.tried == [*tried, (delivery.key, 0)]
+    assert bench.dispatcher.scheduler.bytes == 0
+    await bench.stop()

@@ -122,7 +122,8 @@ class Dispatcher:
             destination, tenant = self._route_targets.get(delivery.route) or self._look_up_target(delivery.route)
             size = len(delivery.body or b"") + _OVERHEAD_BYTES
             entry = LaneEntry(delivery, destination, tenant, fresh, size)
-            if self.scheduler.offer(entry, now):
+            # A cancelled and redriven delivery may still be in its lane or in an attempt. It waits for that to end.
+            if delivery.key not in self._claimed and self.scheduler.offer(entry, now):
                 self._claimed.add(delivery.key)
             else:
                 self._deferred.append(delivery.key)
