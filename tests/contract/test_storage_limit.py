@@ -1,23 +1,28 @@
 """A tenant stores a bounded number of bytes; then only its arrivals are refused, until retention frees some."""
 
+import msgspec
 import pytest
 
 from contract import engines, samples
 from usher_gateway import model
+from usher_gateway.store.base import Filter
 
 LIMIT = 200_000
 BODY = b'{"user":{"id":1},"x":"' + bytes(range(48, 123)) * 100 + b'"}'
 
 
-def arrival(number: int, listener: model.ListenerName = samples.LOBBY, at: int = samples.NOW) -> model.Arrival:
-    return samples.arrival(f"{number}", at, listener=listener, body=BODY, max_stored_bytes=LIMIT, if_visit=())
+def arrival(
+    number: int, listener: model.ListenerName = samples.LOBBY, at: int = samples.NOW, routes: int = 0
+) -> model.Arrival:
+    plans = tuple(samples.plan(samples.route(f"route-{each}", listener)) for each in range(routes))
+    return samples.arrival(f"{number}", at, listener=listener, body=BODY, max_stored_bytes=LIMIT, if_visit=plans)
 
 
-async def fill(bench: engines.Bench) -> int:
+async def fill(bench: engines.Bench, routes: int = 0) -> int:
     """Accept arrivals of a tenant, at two listeners, until the store refuses one; return how many it accepted."""
     for number in range(1_000):
         try:
-            await bench.accept(arrival(number, (samples.LOBBY, samples.POOL)[number % 2], bench.clock.now))
+            await bench.accept(arrival(number, (samples.LOBBY, samples.POOL)[number % 2], bench.clock.now, routes))
         except model.StorageLimitError:
             return number
     raise AssertionError("the store refused nothing")
@@ -38,13 +43,44 @@ async def test_only_the_tenant_at_its_limit_is_refused(bench: engines.Bench, res
     assert "stored_bytes" not in await bench.counts()
 
 
-async def test_bytes_that_retention_deletes_are_free_again(bench: engines.Bench) -> None:
-    accepted = await fill(bench)
+async def test_deliveries_count_against_the_limit(bench: engines.Bench) -> None:
+    # With ten attempts and a kept answer, the rows of 32 deliveries take 26 KB.
+    assert await fill(bench, routes=32) <= LIMIT // (32 * 512)
+
+
+@pytest.mark.parametrize("routes", [0, 3])
+async def test_bytes_that_retention_deletes_are_free_again(bench: engines.Bench, routes: int) -> None:
+    async def settle_all() -> None:
+        for delivery in await bench.claim(limit=1_000):
+            bench.store.settle(samples.settlement(delivery, model.SettledAs.Delivered))
+        await bench.store.flush()
+
+    accepted = await fill(bench, routes)
     for days in (31, 31):  # bodies go first, the ledger later: each byte counts once
+        await bench.reopen(crash=True)  # claimed deliveries return to the backlog
+        await settle_all()
         bench.clock.now += days * samples.DAY
         while await bench.store.prune(bench.clock.now):
             pass
-        assert await fill(bench) == accepted
+        assert await fill(bench, routes) == accepted
     await bench.reopen(crash=True)
     with pytest.raises(model.StorageLimitError):
         bench.store.accept(arrival(1_000))
+
+
+async def test_bytes_of_released_deliveries_are_free_after_retention(bench: engines.Bench) -> None:
+    accepted = await fill(bench)
+    bench.clock.now += 31 * samples.DAY
+    while await bench.store.prune(bench.clock.now):
+        pass
+    await bench.accept(samples.quarantined("q", bench.clock.now))
+    (kept,) = await bench.store.quarantined(Filter(), 10, 0)
+    kept = msgspec.structs.replace(kept, if_visit=tuple(samples.plan(samples.route(f"r{n}")) for n in range(20)))
+    assert await bench.store.release([kept], bench.clock.now) == 20
+    for delivery in await bench.claim():
+        bench.store.settle(samples.settlement(delivery, model.SettledAs.Delivered))
+    await bench.store.flush()
+    bench.clock.now += 31 * samples.DAY
+    while await bench.store.prune(bench.clock.now):
+        pass
+    assert await fill(bench) == accepted

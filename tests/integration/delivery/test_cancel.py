@@ -78,9 +78,7 @@ class Bench:
         return accepted
 
     async def cancel(self, delivery: model.Delivery) -> int:
-        found: int = await self.store.cancel(
-            Filter(ids=(delivery.id,)), samples.NOW, self.dispatcher.forget_cancelled
-        )
+        found: int = await self.store.cancel(Filter(ids=(delivery.id,)), samples.NOW, self.dispatcher.forget_cancelled)
         return found
 
     async def stop(self) -> None:

@@ -19,10 +19,10 @@ from usher_gateway.store.sqlite.transaction import (
     FLAG_TRUSTED,
     FLAG_UNACKNOWLEDGED,
     HOLD_FLAGS,
-    ROW_BYTES,
     RouteNumbers,
     Transaction,
     pack_body,
+    row_bytes,
 )
 
 _COUNTED = {
@@ -225,7 +225,7 @@ class Acceptance:
         expires_day = received_at // _DAY + arrival.body_days + 1
         body = pack_body(arrival.body)
         self._body_rows.append((key, expires_day, arrival.content_type, body))
-        self._transaction.add_stored_bytes(listener, len(body) + ROW_BYTES)
+        self._transaction.add_stored_bytes(listener, len(body) + row_bytes(verdicts))
         is_visit = counted_as is model.CountedAs.Visit
         self._recent.append(
             RecentArrival(key, received_at, arrival.fingerprint, arrival.visitor_key, visit_time, is_visit, is_first)

@@ -13,6 +13,7 @@ from usher_gateway import model
 from usher_gateway.store.base import Filter, ReplayReport
 from usher_gateway.store.sqlite import database, listings
 from usher_gateway.store.sqlite.transaction import (
+    DELIVERY_BYTES,
     FLAG_LATE,
     FLAG_RELEASED,
     FLAG_TRUSTED,
@@ -248,6 +249,7 @@ def _release_one(transaction: Transaction, arrival: model.Arrival, now: int) -> 
         verdicts.append((route, 0, key))
     if made:
         transaction.meter(found[0][0], model.slot_of(now), model.Counter.released, len(made))
+        transaction.add_stored_bytes(found[0][0], DELIVERY_BYTES * len(made))
     _note_released(transaction, arrival, verdicts)
     return made
 

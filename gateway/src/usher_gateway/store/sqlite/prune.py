@@ -14,7 +14,7 @@ from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.sqlite import database, meters
 from usher_gateway.store.sqlite.recent_index import short_key
-from usher_gateway.store.sqlite.transaction import ROW_BYTES, Transaction, segment_of, split_person_keys
+from usher_gateway.store.sqlite.transaction import Transaction, row_bytes, segment_of, split_person_keys
 
 LEDGER_DAYS = 8
 """The ledger is kept at least this long, because dedupe looks back 7 days, in visit time and in received time."""
@@ -105,9 +105,9 @@ def _empty(connection: sqlite3.Connection, key: int, expires_day: int) -> None:
 
 def _release_bytes(transaction: Transaction, row: database.FoundRow) -> None:
     """Subtract the bytes of an arrival from its tenant's, once: when its body goes."""
-    length, listener = row[1], row[8]
+    length, verdicts, listener = row[1], row[3], row[8]
     if length is not None:
-        transaction.add_stored_bytes(listener, -length - ROW_BYTES)
+        transaction.add_stored_bytes(listener, -length - row_bytes(_decode(verdicts)))
 
 
 def _forget(transaction: Transaction, ending: Sequence[database.FoundRow]) -> None:

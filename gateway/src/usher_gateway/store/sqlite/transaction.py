@@ -25,8 +25,11 @@ HOLD_FLAGS = {model.HoldReason.TokenHeld: 32, model.HoldReason.QuotaExceeded: 64
 SEGMENT_ARRIVALS = 1_024
 """Arrivals per segment of person keys: one statement sorts and appends their keys in a few milliseconds."""
 
-ROW_BYTES = 1_024
-"""Estimated bytes that the rows of an arrival take in addition to its body, while it has its body."""
+_ARRIVAL_BYTES = 512
+"""Estimated bytes that the rows of an arrival take in addition to its body and deliveries."""
+
+DELIVERY_BYTES = 512
+"""Estimated bytes of a delivery: 100 if the first attempt succeeds, 800 with ten attempts and a kept answer."""
 
 STORED_SLOT = -1
 """The slot of Counter.stored_bytes."""
@@ -205,6 +208,11 @@ class Transaction:
     def _set_lanes_from(self, key: int) -> None:
         self.lanes_from = key
         self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))
+
+
+def row_bytes(verdicts: Sequence[tuple[int, int, int]]) -> int:
+    """Return the estimated bytes of an arrival's rows besides its body. ``verdicts``: (route, skip, delivery)."""
+    return _ARRIVAL_BYTES + DELIVERY_BYTES * sum([delivery > 0 for _, _, delivery in verdicts])
 
 
 # Bodies: large ones are stored compressed. A prefix marks them, and not a column, because older gateways insert whole
