@@ -1,5 +1,7 @@
 """Attempts that end before a request is sent: expiry and holds."""
 
+import asyncio
+import time
 from typing import Any, cast
 
 import msgspec
@@ -10,7 +12,12 @@ from usher_gateway import documents, expressions, model, timing
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import DestinationAnswer, DestinationRequest, SendError
-from usher_gateway.ingest.evaluation_limits import SLOW_SECONDS, NamespaceBudgets
+from usher_gateway.ingest.evaluation_limits import (
+    SLOW_SECONDS,
+    TRANSFORM_BURST_SECONDS,
+    NamespaceBudgets,
+    TransformPacer,
+)
 
 KEYS = model.derive_keys(b"k" * 32)
 TRANSFORM = '{"u": visit.userId}'
@@ -92,6 +99,40 @@ async def test_fast_evaluations_between_slow_ones_do_not_prevent_the_hold(
     monkeypatch.setattr(route_documents, "evaluate", lambda *_: expressions.Evaluation({}, cpu_seconds=next(costs)))
     holds = [await hold_of_attempt(worker) for _ in range(6)]
     assert holds == [None] * 4 + [model.HoldReason.ExpressionTooSlow] * 2
+
+
+async def test_transforms_beyond_the_share_of_a_namespace_wait(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = 0.0
+    newest = RouteDocuments(keys=KEYS)
+    worker = DeliveryWorker(
+        store=cast("Any", surroundings),
+        client=cast("Any", surroundings),
+        clock=timing.Clock(),
+        route_documents=newest,
+        budgets=NamespaceBudgets(),
+        pacer=TransformPacer(now=lambda: moment),
+    )
+    worker.apply(snapshot())
+
+    def evaluate(*_: object) -> expressions.Evaluation:
+        started = time.thread_time()
+        while time.thread_time() - started < TRANSFORM_BURST_SECONDS / 10:
+            pass
+        return expressions.Evaluation({"u": "7"}, cpu_seconds=0.0001)
+
+    monkeypatch.setattr(newest, "evaluate", evaluate)
+    attempts = [asyncio.create_task(worker.attempt(samples.delivery())) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert 0 < len(surroundings.sent) <= 10
+    worker.apply(snapshot(""))  # deliveries without a transform do not wait
+    before = len(surroundings.sent)
+    await worker.attempt(samples.delivery())
+    assert len(surroundings.sent) == before + 1
+    moment = 1_000.0
+    await asyncio.gather(*attempts)
+    assert len(surroundings.sent) == 21
 
 
 async def test_destination_with_an_unusable_header_holds_its_deliveries(worker: DeliveryWorker) -> None:

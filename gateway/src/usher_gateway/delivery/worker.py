@@ -16,7 +16,7 @@ from usher_gateway.delivery.outcome import AttemptResult
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.destinations import DestinationAnswer, SendError
 from usher_gateway.destinations.http import DestinationClient
-from usher_gateway.ingest.evaluation_limits import NamespaceBudgets, RouteCost
+from usher_gateway.ingest.evaluation_limits import NamespaceBudgets, RouteCost, TransformPacer
 from usher_gateway.store import base
 from usher_gateway.timing import Clock
 
@@ -66,6 +66,7 @@ class DeliveryWorker:
         clock: Clock,
         route_documents: RouteDocuments,
         budgets: NamespaceBudgets,
+        pacer: TransformPacer | None = None,
     ) -> None:
         self.counters = DeliveryCounters()
         self.gone: set[str] = set()
@@ -79,12 +80,17 @@ class DeliveryWorker:
         self._clock = clock
         self._documents = route_documents
         self._budgets = budgets
+        self._pacer = pacer or TransformPacer()
         self._costs: dict[tuple[model.ListenerName, str], RouteCost] = {}
         """(listener, route) -> what the evaluations of its transform cost, after the first one."""
 
     async def attempt(self, delivery: model.Delivery) -> AttemptResult:
         """Make one attempt. Return its result for the store; a failure of the destination is a result too."""
         definition = self._store.route(delivery.route)
+
+        # Wait first, so that all that follows uses the newest documents.
+        if self._transform_of(definition):
+            await self._pacer.wait(definition.listener.namespace, definition.listener.tenant)
 
         # Check expiry before anything else, so that a hold does not outlive the route's time limit.
         now = self._clock.now()
@@ -137,10 +143,14 @@ class DeliveryWorker:
         cost = self._costs.get((listener, route_name))
         return cost is not None and cost.is_too_slow
 
+    def _transform_of(self, definition: model.RouteDefinition) -> str:
+        """Return the newest transform of a delivery's route; ``""`` if it has none."""
+        live = self._documents.live_route(definition)
+        return live.transform if live is not None else definition.transform
+
     def _transform(self, delivery: model.Delivery, definition: model.RouteDefinition) -> Any:
         """Return the transform's value, ``NOT_TRANSFORMED`` if the route has none, or why the delivery is held."""
-        live = self._documents.live_route(definition)
-        transform = live.transform if live is not None else definition.transform
+        transform = self._transform_of(definition)
         if not transform:
             return payload.NOT_TRANSFORMED
         name = (definition.listener, definition.route)
@@ -149,7 +159,9 @@ class DeliveryWorker:
             cost = self._costs[name] = RouteCost(definition.listener.namespace, self._budgets)
         if cost.is_too_slow:
             return model.HoldReason.ExpressionTooSlow
+        started = time.thread_time()
         evaluation = self._documents.evaluate(transform, "transform", delivery, definition)
+        self._pacer.spend(definition.listener.namespace, time.thread_time() - started)
         cost.note(evaluation.cpu_seconds)
         if evaluation.error_code:
             self.counters.count_expression_error(evaluation.error_code)

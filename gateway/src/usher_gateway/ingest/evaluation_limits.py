@@ -8,10 +8,14 @@ these limits bound the sum:
 - The evaluations of one arrival take at most ``ARRIVAL_SECONDS`` together (`ArrivalBudget`).
 - The expensive evaluations of one namespace take at most ``NAMESPACE_SHARE`` of a core (`NamespaceBudgets`). Beyond it
   a route with an expensive evaluation is held, and each arrival has ``EXPENSIVE_SECONDS``.
+- All transforms of a namespace's deliveries take at most ``TRANSFORM_SHARE`` of a core (`TransformPacer`). Beyond it
+  they wait, because no sender waits for a delivery.
 
-A route beyond a limit is held (``ExpressionTooSlow``). All times are CPU times of the evaluating thread.
+A route beyond one of the first three limits is held (``ExpressionTooSlow``). All times are CPU times of the evaluating
+thread.
 """
 
+import asyncio
 import collections
 import time
 from collections.abc import Callable
@@ -37,12 +41,24 @@ NAMESPACE_SHARE = 0.1
 NAMESPACE_BURST_SECONDS = 0.5
 """A namespace that used less than its share may use up to this much at once."""
 
+TRANSFORM_SHARE = 0.25
+TRANSFORM_BURST_SECONDS = 0.05
+"""Short, because the event loop may stop for all of it."""
+
 
 class NamespaceBudgets:
-    """The rest of each namespace's time for expensive evaluations. ``now`` returns monotonic seconds."""
+    """The rest of each namespace's time: ``share`` of a core. ``now`` returns monotonic seconds."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        *,
+        share: float = NAMESPACE_SHARE,
+        burst_seconds: float = NAMESPACE_BURST_SECONDS,
+    ) -> None:
         self._now = now
+        self._share = share
+        self._burst_seconds = burst_seconds
         self._left: dict[str, tuple[float, float]] = {}
         """Namespace -> (seconds left, at this time). They may be negative."""
 
@@ -55,10 +71,33 @@ class NamespaceBudgets:
         """True if a namespace has used up its time."""
         return namespace in self._left and self._left_now(namespace)[0] <= 0
 
+    def seconds_until_left(self, namespace: str) -> float:
+        """Return how long until a namespace has time again; 0.0 if it has."""
+        return max(0.0, -self._left_now(namespace)[0] / self._share)
+
     def _left_now(self, namespace: str) -> tuple[float, float]:
         now = self._now()
-        left, at = self._left.get(namespace, (NAMESPACE_BURST_SECONDS, now))
-        return min(NAMESPACE_BURST_SECONDS, left + (now - at) * NAMESPACE_SHARE), now
+        left, at = self._left.get(namespace, (self._burst_seconds, now))
+        return min(self._burst_seconds, left + (now - at) * self._share), now
+
+
+class TransformPacer:
+    """Delays the transforms of a namespace beyond its share. The tenants of a namespace wait separately."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._budgets = NamespaceBudgets(now, share=TRANSFORM_SHARE, burst_seconds=TRANSFORM_BURST_SECONDS)
+        self._turns: dict[tuple[str, str], asyncio.Lock] = {}
+
+    async def wait(self, namespace: str, tenant: str) -> None:
+        """Wait until a tenant may evaluate a transform. Call `spend` after it without an await in between."""
+        async with self._turns.setdefault((namespace, tenant), asyncio.Lock()):
+            seconds = self._budgets.seconds_until_left(namespace)
+            if seconds:
+                await asyncio.sleep(seconds)
+
+    def spend(self, namespace: str, cpu_seconds: float) -> None:
+        """Subtract the time of a transform."""
+        self._budgets.spend(namespace, cpu_seconds)
 
 
 class RouteCost:
