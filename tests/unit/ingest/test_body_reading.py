@@ -52,6 +52,11 @@ def test_other_values_are_listed_without_odd_names() -> None:
     assert len(read({"user": {"id": 1}, **{f"k{number}": 1 for number in range(200)}}).others) == 50
 
 
+@pytest.mark.parametrize("name", ["aa-bb-cc-dd-ee-ff", "AABBCCDDEEFF", "visitor4711", "m_447700900123"])
+def test_names_that_may_be_an_address_or_a_number_are_left_out(name: str) -> None:
+    assert name not in repr(read({"user": {"id": 1, "devices": {name: {"seen": True}}}}))
+
+
 @pytest.mark.parametrize(
     ("value", "trust", "instant"),
     [

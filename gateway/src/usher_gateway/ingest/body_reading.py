@@ -19,7 +19,9 @@ MAX_OTHERS = 50
 
 _IMPERSONAL = frozenset({"venue", "company", "venueName", "visitCount"})
 _LONGEST_VALUE = 100
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
+_PLAIN_NAME = re.compile(r"(?!.*\d{4})(?!(?:[0-9A-Fa-f]{2}[-_]?){6}$)[A-Za-z_][A-Za-z0-9_-]{0,39}")
+"""A member's name that is no number of a person or a telephone, and no MAC address."""
+
 _END_OF_TIME = 2**62
 
 TimeTrust = Literal["Trusted", "Absent", "NoOffset", "InFuture", "NotATime"]
