@@ -134,6 +134,25 @@ async def test_jump_of_twenty_years_deletes_and_cancels_nothing(tmp_path: Path) 
             assert_each_once(peer.kept(path), VISITS)
 
 
+async def test_visit_is_not_stale_by_a_clock_that_jumped_ahead(tmp_path: Path) -> None:
+    clock = moving_clock.Clock(tmp_path / "clock")
+    async with contextlib.AsyncExitStack() as stack:
+        peer = await stack.enter_async_context(receiver.Receiver(receiver.ReceiverSettings(keep=True)))
+        routes = [gateways.route("crm", "crm", deliverWithinSeconds=HOUR)]
+        resources = [gateways.TENANT, gateways.listener("first", routes), gateways.destination("crm", peer.url)]
+        gateway = await stack.enter_async_context(gateways.Gateway(tmp_path, resources))
+        gateway.program = [moving_clock.PROGRAM, str(clock.file), "usher_gateway"]
+        await gateway.start()
+        sender = stack.enter_context(contextlib.closing(Sender(gateway.port)))
+        clock.set(DAY)
+        await sender.visits()
+        assert counts(gateway)[:2] == (VISITS, VISITS)
+        clock.set(0)
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 40, "the end of all deliveries")
+        assert counts(gateway) == (VISITS, VISITS, VISITS)
+        assert_each_once(peer.kept("/"), VISITS)
+
+
 async def has_warning(gateway: gateways.Gateway) -> bool:
     status, text = await gateway.readiness()
     assert status == 200

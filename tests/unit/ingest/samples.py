@@ -85,7 +85,7 @@ class Planning:
     ) -> tuple[Plans, Plans]:
         fields = self.identifier.extract(body)
         found = self.identifier.identify(body, plain=True, fields=fields, received_at=received_at)
-        return self.planner.plan(RoutingContext(body, fields, found, received_at, late=False, hold=hold))
+        return self.planner.plan(RoutingContext(body, fields, found, received_at, received_at, late=False, hold=hold))
 
     def first(self, body: dict[str, Any], received_at: int = NOON) -> model.RoutePlan:
         """The plan of the first route, if the arrival is a visit."""

@@ -131,6 +131,6 @@ def test_built_arrival_says_whether_it_is_of_another_company(
     content = b'{"user":{"id":1,"venue":{"company":{"id":%s}}}}' % company
     of_acme = listener(tenant=tenant, fields=documents.DEFAULT_FIELDS)
     address = documents.Address("hooks.test", "/x")
-    found = build_arrival(Match(of_acme, address, "an-id"), {}, content, body.parse(content, ""), NOW)
+    found = build_arrival(Match(of_acme, address, "an-id"), {}, content, body.parse(content, ""), NOW, NOW)
     assert (found.quarantine, found.company_mismatch) == (quarantine, mismatch)
     assert of_acme.counters.company_mismatches == 0

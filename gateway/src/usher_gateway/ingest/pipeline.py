@@ -173,8 +173,9 @@ class ArrivalPipeline:
     ) -> model.Arrival:
         """Identify the visitor and plan the routes. Raises RefusedError: BodyTimeout."""
         if parsed.quarantine is not model.QuarantineReason.Truncated or len(content) <= _DIGEST_INLINE_BYTES:
-            return build_arrival(match, request.headers, content, parsed, now)
-        work = functools.partial(build_arrival, match, request.headers, content, parsed, now)
+            return build_arrival(match, request.headers, content, parsed, now, self._clock.confirmed())
+        confirmed = self._clock.confirmed()
+        work = functools.partial(build_arrival, match, request.headers, content, parsed, now, confirmed)
         return await _run_in_thread(_DIGESTERS, work, request.deadline)
 
     async def _commit(self, arrival: model.Arrival, deadline: float) -> model.Accepted:
@@ -265,9 +266,13 @@ _NO_TIME = (None, "")
 
 
 def build_arrival(
-    match: Match, headers: Mapping[str, str], content: bytes, parsed: body.ParsedBody, now: int
+    match: Match, headers: Mapping[str, str], content: bytes, parsed: body.ParsedBody, now: int, confirmed: int
 ) -> model.Arrival:
-    """Build the arrival of a body (pure). ``content``: the inflated body; ``now``: microseconds."""
+    """Build the arrival of a body (pure).
+
+    ``content``: the inflated body. ``now``: microseconds. ``confirmed``: the time by which a visit may be stale
+    (``Clock.confirmed``).
+    """
     listener, document = match.listener, parsed.document
     hops = _hops(headers.get("Usher-Hops", ""))
     quarantine = parsed.quarantine
@@ -289,7 +294,7 @@ def build_arrival(
         if listener.planner.is_constant:
             if_visit, if_repeat = listener.planner.constant(hold)
         else:
-            context = routing.RoutingContext(document, fields, identified, now, late, hold)
+            context = routing.RoutingContext(document, fields, identified, now, confirmed, late, hold)
             if_visit, if_repeat = listener.planner.plan(context)
     is_truncated = quarantine is model.QuarantineReason.Truncated
     content_type = headers.get("Content-Type", "").encode("utf-8", "surrogateescape")
@@ -340,19 +345,12 @@ def rebuild_arrival(listener: LiveListener, stored: model.Arrival, now: int) -> 
     if parsed.is_probe:
         return model.QuarantineReason.NoUser
     match = Match(listener, documents.Address(host="", path=""), "")
-    arrival = build_arrival(match, {"Content-Type": content_type}, stored.body, parsed, stored.received_at)
+    arrival = build_arrival(match, {"Content-Type": content_type}, stored.body, parsed, stored.received_at, now)
     if arrival.quarantine is not None:
         return arrival.quarantine
     arrival.key = stored.key
     arrival.hops = stored.hops
-    arrival.if_visit = tuple([_skip_if_expired(plan, now) for plan in arrival.if_visit])
     return arrival
-
-
-def _skip_if_expired(plan: model.RoutePlan, now: int) -> model.RoutePlan:
-    if plan.skip is None and 0 < plan.expires_at <= now:
-        return model.RoutePlan(plan.route, skip=model.SkipReason.Stale)
-    return plan
 
 
 def _quarantine_of(

@@ -57,6 +57,8 @@ class RoutingContext(msgspec.Struct, frozen=True, gc=False):
     fields: dict[str, object]
     identity: identity.Identity
     received_at: int
+    confirmed: int
+    """``received_at``, or earlier if the clock jumped ahead: a visit is stale only by this time."""
     late: bool
     hold: model.HoldReason | None
     """The hold of the address, the listener or the tenant."""
@@ -107,7 +109,7 @@ class Planner:
         """Return what `plan` returns for any body, if all routes are constant."""
         plans = self._constants.get(hold)
         if plans is None:
-            context = RoutingContext({}, {}, _NOBODY, 0, late=False, hold=hold)
+            context = RoutingContext({}, {}, _NOBODY, 0, 0, late=False, hold=hold)
             plans = self._constants[hold] = self._plan(context, {})
         return plans
 
@@ -187,7 +189,7 @@ class _PlannedRoute:
         expires_at = 0
         if self._route.deliver_within_seconds:
             expires_at = context.identity.visit_time + self._route.deliver_within_seconds * model.MICROSECONDS
-            if expires_at <= context.received_at:
+            if expires_at <= context.confirmed:
                 return self._skip(model.SkipReason.Stale)
         if self._route.state == "Shadow":
             self._render_shadow(visit, context.body, budget)
