@@ -80,6 +80,32 @@ def test_charset_decoding_takes_linear_time() -> None:
     assert time.process_time() - started < 0.05
 
 
+def cpu_seconds(raw: bytes) -> float:
+    """Return the least CPU time of five runs."""
+    found = []
+    for _ in range(5):
+        started = time.thread_time()
+        parse_json(raw)
+        found.append(time.thread_time() - started)
+    return min(found)
+
+
+def test_numbers_that_the_fast_parser_converts_slowly_cost_like_others() -> None:
+    head, count = b'{"user":{"id":1},"x":[', 1_900  # fewer than too many nodes
+    usual = head + b"1.2345678901234567," * count + b"1]}"
+    slow = head + b"1.2345678901234567e-300," * count + b"1]}"
+    assert parse_json(slow).quarantine is None
+    assert cpu_seconds(slow) < 6 * cpu_seconds(usual)
+
+
+@pytest.mark.parametrize("item", [b"1.2345678901234567e-300,", b"[],", b'{"a":"b,c"},'])
+def test_body_with_too_many_nodes_costs_less_than_one_with_few(item: bytes) -> None:
+    raw = b'{"user":{"id":1},"x":[' + item * (250_000 // len(item)) + b'"\\ud800"]}'
+    few = b'{"user":{"id":1},"x":"' + b"\\u00e9" * 41_000 + b'\\ud800"}'
+    assert parse_json(raw).quarantine is Reason.TooManyNodes
+    assert cpu_seconds(raw) < 2 * cpu_seconds(few)
+
+
 @pytest.mark.parametrize(
     ("raw", "content_type"),
     [(b'{"user":"\xff"}', ""), (b'{"a":"\xed\xa0"}', ""), (b"\xff\xfe{", ""), (b"{}x", "a/b; charset=utf-16")],

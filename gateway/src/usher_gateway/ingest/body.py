@@ -7,6 +7,8 @@ Source: RFC 9110 §8.4 (Content-Encoding), docs/purple.md.
 import codecs
 import enum
 import json
+import math
+import re
 import zlib
 
 import msgspec
@@ -19,7 +21,19 @@ MAX_DEPTH = 64
 MAX_NODES = 2_000
 """The most values (objects, arrays, strings, numbers) in a body that is not quarantined."""
 
-_decode = msgspec.json.Decoder().decode
+_HAS_TOO_MANY_NODES = re.compile(rb"""(?:(?:[^",]++|"(?:[^"\\]++|\\.)*+"|")*+,){%d}""" % MAX_NODES, re.DOTALL).match
+"""Finds as many commas outside of strings as a body with too many nodes has. Its time is linear."""
+
+
+def _to_float(text: str) -> float:
+    """Convert a number as the fast parser does, whose own conversion takes 8 us for ``1.2345678901234567e-300``."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("the number is out of range")
+    return value
+
+
+_decode = msgspec.json.Decoder(float_hook=_to_float).decode
 _BOM = codecs.BOM_UTF8
 _UTF8 = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii"})
 _CHARSETS = frozenset(
@@ -144,25 +158,36 @@ def parse(raw: bytes, content_type: str) -> ParsedBody:
         if decoded is None:
             return _QUARANTINED[model.QuarantineReason.BadCharset]
         raw = decoded
-    try:
-        document, is_plain = _decode(raw), True
-    except RecursionError:
-        return _QUARANTINED[model.QuarantineReason.TooDeep]
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        try:
-            document, is_plain = json.loads(raw), False
-        except RecursionError:
-            return _QUARANTINED[model.QuarantineReason.TooDeep]
-        except UnicodeDecodeError:
-            return _QUARANTINED[model.QuarantineReason.BadCharset]
-        except ValueError:
-            return _QUARANTINED[model.QuarantineReason.NotJSON] if raw.strip() else PROBE
+    # Before parsing, because 256 KiB of numbers, lists or objects (400 bytes of gzip) take 25 ms to parse.
+    if raw.count(b",") >= MAX_NODES and _HAS_TOO_MANY_NODES(raw):
+        return _QUARANTINED[model.QuarantineReason.TooManyNodes]
+    loaded = _load(raw)
+    if isinstance(loaded, ParsedBody):
+        return loaded
+    document, is_plain = loaded
     if type(document) is not dict:
         return _QUARANTINED[model.QuarantineReason.NotObject]
     if not document:
         return PROBE
     reason = _over_limits(raw, document, is_plain)
     return _QUARANTINED[reason] if reason is not None else ParsedBody(document, is_plain)
+
+
+def _load(raw: bytes) -> tuple[object, bool] | ParsedBody:
+    """Return what a JSON text contains and whether the fast parser accepted it, or the result for an invalid one."""
+    try:
+        return _decode(raw), True
+    except RecursionError:
+        return _QUARANTINED[model.QuarantineReason.TooDeep]
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            return json.loads(raw), False
+        except RecursionError:
+            return _QUARANTINED[model.QuarantineReason.TooDeep]
+        except UnicodeDecodeError:
+            return _QUARANTINED[model.QuarantineReason.BadCharset]
+        except ValueError:
+            return _QUARANTINED[model.QuarantineReason.NotJSON] if raw.strip() else PROBE
 
 
 def _to_utf8(raw: bytes, content_type: str) -> bytes | None:
