@@ -86,11 +86,11 @@ async def test_review_waits_while_the_namespace_has_no_time_for_filters(
     monkeypatch.setattr(evaluation_limits, "ARRIVAL_SECONDS", 0.0)
     listener = gateways.LISTENER.replace("  routes: []\n", ROUTES.replace(BROKEN, MENDED))
     async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + listener) as gateway:
-        assert (await gateway.post(visit(1))).acknowledges
         reviewer = gateway.gateway.hold_reviewer
         reviewer._budgets.spend("agency", 1000.0)
+        assert (await gateway.post(visit(1))).acknowledges
         await reviewer.review()
-        assert await held(gateway) == {"ExpressionTooSlow": 1}
+        await wait_held(gateway, {"ExpressionTooSlow": 1})
         reviewer._budgets.spend("agency", -1000.0)
         await reviewer.review()
         await wait_held(gateway, {"DestinationNotFound": 1})

@@ -15,6 +15,7 @@ import itertools
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,8 @@ class OwnedDatabase(msgspec.Struct):
     files: dict[Path, tuple[int, int]]
     """SQLite's files -> device and inode when they were opened."""
     marked: int = 0
+    syncing: threading.Lock = msgspec.field(default_factory=threading.Lock)
+    """Held while the mark is flushed, because the lock of a file lasts until the flush ends."""
 
     @property
     def log_file(self) -> Path:
@@ -110,7 +113,9 @@ class OwnedDatabase(msgspec.Struct):
 
     def sync_mark(self) -> None:
         """Flush the mark. Any thread may call it."""
-        os.fdatasync(self.lock.fileno())
+        with self.syncing:
+            if not self.lock.closed:
+                os.fdatasync(self.lock.fileno())
 
     def check_mark(self, commit: int) -> None:
         """Compare the number of the last commit in the database with the mark, then rewrite the mark.
@@ -138,8 +143,9 @@ class OwnedDatabase(msgspec.Struct):
     def release(self) -> None:
         """Give up ownership without the work of close()."""
         self.connection.close()
-        self.file_lock.close()
-        self.lock.close()
+        with self.syncing:
+            self.file_lock.close()
+            self.lock.close()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
