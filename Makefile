@@ -67,7 +67,7 @@ bench-operator: $(READY) ## measure the operator with 10,000 objects on a local 
 	PYTHONPATH=bench:tests:tools $(BIN)/python bench/cluster.py $(ARGS)
 
 requirements: ## update the pinned dependencies of development and CI
-	cd requirements && ../$(BIN)/python -c '$(OPERATOR_NEEDS)' | $(COMPILE) --output-file dev.txt dev.in ../gateway/pyproject.toml -
+	cd requirements && ../$(BIN)/python -c '$(OPERATOR_NEEDS)' | $(COMPILE) --extra kubeconfig --output-file dev.txt dev.in ../gateway/pyproject.toml -
 	cd requirements && $(COMPILE) --output-file go.txt go.in
 
 clean: ## remove the environment and every cache

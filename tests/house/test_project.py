@@ -1,5 +1,6 @@
 """The project as a whole: targets, dependencies, licence, and no trace of a developer's machine."""
 
+import itertools
 import re
 import shutil
 import socket
@@ -21,7 +22,8 @@ def normal(name: str) -> str:
 
 def dependencies(package: str) -> set[str]:
     project = tomllib.loads((source.ROOT / package / "pyproject.toml").read_text("utf-8"))["project"]
-    return {normal(name) for name in project["dependencies"]}
+    optional = project.get("optional-dependencies", {}).values()
+    return {normal(name) for name in [*project["dependencies"], *itertools.chain.from_iterable(optional)]}
 
 
 def test_make_help_lists_every_target() -> None:
