@@ -38,13 +38,17 @@ run-kubernetes: $(READY) ## run the same on a local Kubernetes control plane wit
 	@PYTHONPATH=.:tools $(BIN)/python -m demo.run_kubernetes $(if $(ONCE),--once) \
 		$(if $(USHER_TEST_KUBECONFIG),--kubeconfig $(USHER_TEST_KUBECONFIG)) $(ARGS)
 
-test: check $(READY) ## run make check and every test except the long suite (KUBECONFIG=…: on that cluster)
+test: check $(READY) ## run make check and every test except those of test-long and test-node (KUBECONFIG=…: on that cluster)
 	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tools $(BIN)/python -m local_cluster build)
 	@PYTHONPATH=tests:tools $(BIN)/python -m support.event_sdks
-	$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not long and not node" $(ARGS)
 
 test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies, 10 minutes of chaos
 	$(BIN)/python -m pytest -m long $(ARGS)
+
+test-node: $(READY) ## test the container image (Linux, root; fetches Debian packages that are missing)
+	@PYTHONPATH=tools $(BIN)/python -m container_image prepare
+	$(BIN)/python -m pytest tests/node $(ARGS)
 
 check: $(READY) ## check format, lint, types, import contracts and spelling
 	$(BIN)/ruff format --check .
@@ -66,11 +70,17 @@ bench: $(READY) ## measure the speed as ratios to a bare aiohttp server in the s
 bench-operator: $(READY) ## measure the operator with 10,000 objects on a local control plane (ARGS="cold edits fairness memory idle")
 	PYTHONPATH=bench:tests:tools $(BIN)/python bench/cluster.py $(ARGS)
 
-requirements: ## update the pinned dependencies of development and CI
+image: ## build the container image with docker, podman or buildah (IMAGE=name:tag ENGINE=… BASE_IMAGE=… WHEELHOUSE=folder)
+	@PYTHONPATH=tools $(PYTHON) -m container_image build $(if $(IMAGE),--image=$(IMAGE)) $(if $(ENGINE),--engine=$(ENGINE)) \
+		$(if $(BASE_IMAGE),--base=$(BASE_IMAGE)) $(if $(WHEELHOUSE),--wheelhouse=$(WHEELHOUSE))
+
+requirements: ## update the pinned dependencies of development, CI and the container image
 	cd requirements && ../$(BIN)/python -c '$(OPERATOR_NEEDS)' | $(COMPILE) --extra kubeconfig --output-file dev.txt dev.in ../gateway/pyproject.toml -
+	cd requirements && ../$(BIN)/python -c '$(OPERATOR_NEEDS)' | $(COMPILE) --constraint dev.txt --output-file image.txt ../gateway/pyproject.toml -
+	cd requirements && $(COMPILE) --constraint dev.txt --output-file build.txt build.in
 	cd requirements && $(COMPILE) --output-file go.txt go.in
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run run-kubernetes test test-long check format crds bench bench-operator requirements clean
+.PHONY: help venv run run-kubernetes test test-long test-node check format crds bench bench-operator image requirements clean
