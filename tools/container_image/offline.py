@@ -36,7 +36,7 @@ def prepare() -> None:
     missing = [package for program, package in _NEEDED.items() if shutil.which(program) is None]
     if missing:
         if shutil.which("apt-get") is None:
-            raise engine.ImageError(f"`make test-node` needs {' and '.join(missing)}: install them.")
+            raise engine.ImageError(f"`make test-node` needs {' and '.join(missing)}: install what is missing.")
         _say(f"Installing {' and '.join(missing)} from Debian ...")
         _run("apt-get", "update", "--quiet=2")
         _run("apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends", *missing)
