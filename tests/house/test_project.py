@@ -26,6 +26,15 @@ def dependencies(package: str) -> set[str]:
     return {normal(name) for name in [*project["dependencies"], *itertools.chain.from_iterable(optional)]}
 
 
+def pins(requirements: Path) -> set[str]:
+    """The lines `name==version` of a file, each of which has hashes and no address."""
+    text = requirements.read_text("utf-8")
+    assert "://" not in text
+    entries = re.split(r"\n(?=[a-z0-9])", text)[1:]  # the first part is the header of pip-compile
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
+    return {entry.split(" ", 1)[0] for entry in entries}
+
+
 def test_make_help_lists_every_target() -> None:
     make = shutil.which("make")
     assert make
@@ -66,6 +75,16 @@ def test_every_requirement_is_pinned_with_hashes() -> None:
     }
     wanted = tools | dependencies("gateway") | dependencies("operator")
     assert wanted - {"usher-gateway"} <= pinned
+
+
+def test_image_has_the_runtime_dependencies_that_the_tests_use() -> None:
+    image, build, dev = (pins(REQUIREMENTS / name) for name in ("image.txt", "build.txt", "dev.txt"))
+    assert image <= dev, "run make requirements"
+    assert build <= dev, "run make requirements"
+    names = {normal(pin) for pin in image}
+    wanted = (dependencies("gateway") | dependencies("operator")) - {"usher-gateway", "kubernetes"}
+    assert wanted <= names
+    assert names & {"kubernetes", "pip", "pytest", "hatchling"} == set()
 
 
 def test_licence_is_apache_2() -> None:
