@@ -214,6 +214,12 @@ async def edits(bench: Bench) -> AsyncIterator[report.Result]:
     report.progress("an operator and a gateway, until every status is written")
     begun = time.monotonic()
     operator, gateway = await bench.serving()
+    # the operator is quiet before the gateway reports, and then writes thousands of statuses
+    await bench.install.server.wait(
+        api.Resource("Listener", "tenant-0-a", bench.namespaces[0]),
+        lambda seen: api.condition(seen, "Programmed").get("status") == "True",
+        limit_seconds=_LIMIT_SECONDS,
+    )
     settled = await bench.wait_quiet(but=_EVENTS) - begun
     yield report.Result("with a gateway, to the last status", f"{settled:.0f} s", "")
     report.progress(f"{bench.sizes.edits} edits in sequence")
