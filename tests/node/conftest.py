@@ -1,4 +1,4 @@
-"""What the tests of `make test-node` share: one image, built once."""
+"""The fixtures of `make test-node`: one image, built once."""
 
 from collections.abc import Iterator
 

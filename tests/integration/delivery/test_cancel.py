@@ -26,7 +26,7 @@ class Bench:
         """(key of the delivery, attempts before) of each attempt."""
         self.may_answer = asyncio.Event()
         self.answers: list[model.SettledAs] = []
-        """What the first attempts settle; after that, each delivers."""
+        """The results of the first attempts; after that, each delivers."""
         self.claimed: list[int] = []
         """Keys of the deliveries that the dispatcher claimed from the backlog."""
 
