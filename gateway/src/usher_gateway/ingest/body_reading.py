@@ -20,7 +20,7 @@ MAX_OTHERS = 50
 _IMPERSONAL = frozenset({"venue", "company", "venueName", "visitCount"})
 _LONGEST_VALUE = 100
 _PLAIN_NAME = re.compile(r"(?!.*\d{4})(?!(?:[0-9A-Fa-f]{2}[-_]?){6}$)[A-Za-z_][A-Za-z0-9_-]{0,39}")
-"""A member's name that is no number of a person or a telephone, and no MAC address."""
+"""A member's name that cannot be the number of a person or a telephone, or a MAC address."""
 
 _END_OF_TIME = 2**62
 
@@ -37,7 +37,7 @@ class FieldReading(msgspec.Struct, frozen=True):
     value_class: str
     """Such as ``text of 12 characters``; ``absent``."""
     value: str = ""
-    """``""`` for personal data, and for a value that is no text or number."""
+    """Text or number; ``""`` for personal data and for every other value."""
 
 
 class BodyReading(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ class BodyReading(msgspec.Struct, frozen=True):
     occurred_at: str = ""
     """RFC 3339; ``""`` if the time is not trusted."""
     others: tuple[FieldReading, ...] = ()
-    """Values that are no field, for finding the right path. Names that may be personal data are left out."""
+    """Values that no field uses, for finding the right path. Names that may be personal data are left out."""
 
 
 def read_body(
