@@ -120,6 +120,21 @@ async def test_gateway_is_ready_after_its_first_list_and_stays_ready(
         await server.start()
 
 
+async def test_gateway_of_a_new_install_is_ready_and_answers_503(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    async with running(server, tmp_path) as found:
+        await gateways.wait_until(lambda: found.gateway.source.status().is_empty)
+        status, text = await found.get("/readyz")
+        [warning] = json.loads(text)["warnings"]
+        assert (status, "has no document yet" in warning) == (200, True)
+        assert await found.status("a") == 503
+        server.put(wrap(listener("a")))
+        await gateways.wait_until(found.gateway.state.configured.is_set)
+        assert await found.status("a") == 200
+        assert json.loads((await found.get("/readyz"))[1])["warnings"] == []
+
+
 async def test_silent_api_server_is_a_warning_and_leaves_the_gateway_ready(
     server: api_server.ApiServer, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

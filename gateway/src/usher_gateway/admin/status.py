@@ -50,9 +50,12 @@ class GatewayStatus:
         return api.json_response(answer, 503 if reasons else 200)
 
     def _warnings(self) -> list[str]:
-        """Return why the configuration may be out of date, and that the clock is in doubt."""
+        """Return why the configuration is absent or may be out of date, and that the clock is in doubt."""
         warnings = []
-        heard = self._source.status().heard_at
+        source = self._source.status()
+        if source.is_empty and not self._state.configured.is_set():
+            warnings.append(f"every arrival gets 503: {source.waits_for}")
+        heard = source.heard_at
         if heard and self._clock.now() - heard >= _SILENCE_MICROSECONDS:
             since = _time(heard)
             warnings.append(
@@ -64,10 +67,15 @@ class GatewayStatus:
         return warnings
 
     async def _not_ready_reasons(self) -> list[str]:
-        """Return why the gateway is not ready. A short outage is not a reason, because arrivals wait for its end."""
+        """Return why the gateway is not ready.
+
+        A short outage is not a reason, because arrivals wait for its end. Nor is a new install without any document,
+        because an installer waits for ready pods before it applies the first Listener.
+        """
         reasons = []
-        if not self._state.configured.is_set():
-            reason = self._source.status().waits_for
+        source = self._source.status()
+        if not self._state.configured.is_set() and not source.is_empty:
+            reason = source.waits_for
             reasons.append(f"no configuration is loaded yet: {reason}" if reason else "no configuration is loaded yet")
         elif not self._state.is_public_port_open:
             reasons.append("the public port is not open yet")

@@ -31,6 +31,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Problems that keep something from being in force as written."""
     waits_for: str = ""
     """If nothing is in force yet: why, and what to do."""
+    is_empty: bool = False
+    """Nothing is in force yet because the source was read and has nothing, as in a new install."""
     vanished: Mapping[config_secret.Identity, int] = {}
     """Documents in force whose Secret disappeared, and since when (microseconds)."""
     vanished_owners: Mapping[config_secret.Identity, config_secret.Owner] = {}

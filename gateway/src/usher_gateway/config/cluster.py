@@ -146,10 +146,15 @@ class ClusterSource:
             origin=self._origin,
             rejected=tuple(self._problem(one) for one in self._published.rejected),
             waits_for=self._waits_for(),
+            is_empty=self._is_empty,
             vanished=self._published.vanished,
             vanished_owners=self._published.vanished_owners,
             heard_at=self._heard_at,
         )
+
+    @property
+    def _is_empty(self) -> bool:
+        return self._listed.is_set() and not self._published.in_force and not self._published.rejected
 
     def _waits_for(self) -> str:
         namespace, rejected = self._options.namespace, self._published.rejected
