@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     capture = session.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         programs.control_plane()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the logs of operators and gateways to the report of a failed test, because a race seldom fails twice."""
+    report = yield
+    if report.failed and report.when == "call" and FOLDER in item.path.parents:
+        report.sections += installs.logs_of_running()
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

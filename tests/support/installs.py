@@ -25,8 +25,17 @@ ACCESS = Path(__file__).parents[2] / "operator" / "rbac"
 ALTERED = Path(__file__).with_name("altered_operator.py")
 OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
 _STOP_SECONDS = 10
+_SHOWN_LINES = 60
+_STARTED: list["Process"] = []
+"""The programs of all installs of this run, in the order of their start."""
 _SECRET_PART = 20
 """A part of a URL with this number of characters counts as a secret."""
+
+
+def logs_of_running() -> list[tuple[str, str]]:
+    """Return the path and the last lines of the log of each program that still runs, to explain a failed test."""
+    running = [one for one in _STARTED if one.process.returncode is None]
+    return [(str(one.log), "\n".join(one.log.read_text("utf-8").splitlines()[-_SHOWN_LINES:])) for one in running]
 
 
 class Namespaces:
@@ -221,6 +230,7 @@ class Install:
         found = Process(process, port, log, host)
         found.command, found.environ = command, environ
         self.running.append(found)
+        _STARTED.append(found)
         return found
 
     async def secret(self, name: str, namespace: str) -> dict[str, bytes]:
