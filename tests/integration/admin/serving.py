@@ -94,7 +94,7 @@ class Served:
             quarantining=False,
             company_mismatch=False,
             times_untrusted=False,
-            held_deliveries=(),
+            held_deliveries=({"route": "crm", "reason": "DestinationPaused"},),
             degraded_routes=(),
             retired_arrivals={},
         )

@@ -97,6 +97,15 @@ async def test_listings_fit_the_terminal_with_whole_ids(served: serving.Served, 
             assert all(row["id"] in out for row in rows)
 
 
+async def test_listeners_show_the_routes_that_hold_deliveries(served: serving.Served) -> None:
+    narrow = await done(served, "listeners")
+    assert "held crm: DestinationPaused" in narrow
+    wide = await done(served, "listeners", COLUMNS="200")
+    assert re.search(r" HELD .*\n.*\n.* held crm: DestinationPaused ", wide)
+    (row,) = csv.DictReader(io.StringIO(await done(served, "listeners", "-o", "csv")))
+    assert row["held"] == "crm: DestinationPaused"
+
+
 async def test_command_shows_the_same_rows_for_both_spellings_of_times(served: serving.Served) -> None:
     listed = await done(served, "visits", "list", "--since", "2000-01-01", "--until", "2100-01-01", "-o", "csv")
     assert await done(served, "visits", "list", "--from", "2000-01-01", "--to", "2100-01-01", "-o", "csv") == listed

@@ -583,6 +583,11 @@ def _last_arrival(row: tables.Row) -> str:
     return f"{silent}last {last}" if last else silent.removesuffix(", ")
 
 
+def _held(row: tables.Row) -> str:
+    """Return the routes that hold deliveries, each with the reason."""
+    return ", ".join([f"{held['route']}: {held['reason']}" for held in row["heldDeliveries"]])
+
+
 def _count_column(name: str) -> tables.Column:
     return name, lambda row: str(row["today"][name])
 
@@ -593,6 +598,7 @@ LISTENER_COLUMNS: tuple[tables.Column, ...] = (
     ("TENANT", lambda row: f"tenant {row['tenant']}"),
     ("TODAY", _counts_today),
     ("LAST ARRIVAL", _last_arrival),
+    ("HELD", lambda row: f"held {_held(row)}" if row["heldDeliveries"] else ""),
     ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),
     ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
 )
@@ -603,6 +609,7 @@ _LISTENER_CSV_COLUMNS: tuple[tables.Column, ...] = (
     *[_count_column(name) for name in _COUNTS],
     ("LAST ARRIVAL", tables.time_cell("lastArrival")),
     ("RECEIVING", tables.text_cell("receiving")),
+    ("HELD", _held),
     *LISTENER_COLUMNS[-2:],
 )
 
