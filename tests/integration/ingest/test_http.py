@@ -200,6 +200,62 @@ async def test_invalid_http_gets_400_and_is_closed(gateway: gateways.RunningGate
     assert refused == gateway.counted()
 
 
+def rtsp(target: str) -> bytes:
+    return wire.request(target, visit()).replace(b" HTTP/1.1\r\n", b" RTSP/1.0\r\n")
+
+
+@pytest.mark.parametrize("end", ["PO", "POST {t}", "POST {t} RT", "POST {t} RTSP/1", "POST {t} RTSP/1.0\r", "\r\nPO"])
+async def test_rtsp_cut_in_the_request_line_gets_400(gateway: gateways.RunningGateway, end: str) -> None:
+    first = end.format(t=gateway.target()).encode()
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(first)
+        await gateways.wait_until(lambda: gateway.gateway.server.reading_bytes == len(first))
+        await connection.send(rtsp(gateway.target())[len(first.lstrip()) :])
+        assert (await connection.answer()).status == 400
+        assert await connection.is_closed()
+    assert gateway.counted() == {"refused:BadRequest": 1}
+
+
+async def test_rtsp_byte_by_byte_gets_400(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        await connection.send_slowly(rtsp(gateway.target()))
+        assert (await connection.answer()).status == 400
+    assert gateway.counted() == {"refused:BadRequest": 1}
+
+
+async def test_rtsp_after_empty_lines_gets_400(gateway: gateways.RunningGateway) -> None:
+    assert (await wire.exchange(gateway.port, b"\r\n\r\n" + rtsp(gateway.target()))).status == 400
+    assert gateway.counted() == {"refused:BadRequest": 1}
+
+
+async def test_rtsp_after_an_answered_request_gets_400(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(gateway.target(), visit()))
+        assert (await connection.answer()).acknowledges
+        await connection.send(b"\r\n" + rtsp(gateway.target()))
+        assert (await connection.answer()).status == 400
+        assert await connection.is_closed()
+    assert gateway.counted() == {"visit": 1, "refused:BadRequest": 1}
+
+
+async def test_request_in_one_segment_with_rtsp_is_not_acknowledged(gateway: gateways.RunningGateway) -> None:
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(gateway.target(), visit()) + rtsp(gateway.target()))
+        assert (await connection.answer()).status == 400
+        assert await connection.is_closed()
+    assert gateway.counted() == {"refused:BadRequest": 1}
+
+
+async def test_visitor_named_like_rtsp_is_a_visit(gateway: gateways.RunningGateway) -> None:
+    body = json.dumps({"user": {"id": 1, "firstName": "POST / RTSP/1.0\r\n"}}).encode()
+    async with wire.connect(gateway.port) as connection:
+        await connection.send(wire.request(gateway.target(), body))
+        assert (await connection.answer()).acknowledges
+        await connection.send(wire.request(gateway.target(), visit(2)))
+        assert (await connection.answer()).acknowledges
+    assert gateway.counted() == {"visit": 2}
+
+
 async def test_bad_http_after_an_answered_request_gets_400(gateway: gateways.RunningGateway) -> None:
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit()))

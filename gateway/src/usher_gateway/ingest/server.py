@@ -115,7 +115,8 @@ class Request(web.BaseRequest):
         """
         coding = self.headers.get("Transfer-Encoding")
         return (
-            self.version not in _VERSIONS
+            self.connection.has_rtsp
+            or self.version not in _VERSIONS
             or not self.raw_path.isascii()
             or not _HOST.fullmatch(self.headers.get("Host", ""))
             or (coding is not None and (self.version == (1, 0) or coding.lower() != "chunked"))
@@ -173,8 +174,13 @@ CountRefused = Callable[[model.RefusedReason], None]
 """Counts a refusal that no handler sees."""
 
 
-_IS_RTSP = re.compile(rb"[^\r\n]* RTSP/")
-"""Matches the first line of an RTSP request, which aiohttp's parser takes for HTTP of the same version."""
+_RTSP_LINE_END = re.compile(rb" RTSP/\d\.\d\r\n")
+"""The end of the first line of an RTSP request, which aiohttp's parser takes for HTTP of the same version.
+
+No body that is a visit contains it, because JSON has no line end inside of a text.
+"""
+
+_RTSP_LINE_END_BYTES = len(b" RTSP/1.0\r\n")
 
 
 class Connection(web.RequestHandler):
@@ -205,6 +211,10 @@ class Connection(web.RequestHandler):
         self.has_partial_header = False
         self.has_known_listener = False
         """True once a request named a known listener; such a connection gives way last."""
+        self.has_rtsp = False
+        """True once an RTSP request came; no request that begins later is accepted, not even one in front of it."""
+        self.last_bytes = b""
+        """The last bytes that came, in which an RTSP request line may have begun."""
         self.is_half_closed = self.is_discarding = self.is_overloaded = self.is_lingering = False
         self.paused_since = 0.0
         """Since when the sender does not read its answers; 0 while it does."""
@@ -235,6 +245,7 @@ class Connection(web.RequestHandler):
             return
         if self.is_discarding:
             return
+        self._look_for_rtsp(data)
         server, size = self.server, len(data)
         if self._is_too_much(size):
             self._overload()
@@ -243,9 +254,6 @@ class Connection(web.RequestHandler):
         if self.request is None:
             if not self.header_since and not data.strip(b"\r\n"):
                 super().data_received(data)  # empty lines between requests: the parser keeps nothing of them
-                return
-            if not self.has_partial_header and _IS_RTSP.match(data):
-                self.hang_up(model.RefusedReason.BadRequest)
                 return
             self.header_since = self.header_since or now
             self.has_partial_header = True
@@ -393,6 +401,12 @@ class Connection(web.RequestHandler):
             self.force_close()
 
     # bytes
+
+    def _look_for_rtsp(self, data: bytes) -> None:
+        """Note an RTSP request. aiohttp does not say where a request begins, so all bytes are searched."""
+        data = self.last_bytes + data
+        self.has_rtsp = self.has_rtsp or _RTSP_LINE_END.search(data) is not None
+        self.last_bytes = data[1 - _RTSP_LINE_END_BYTES :]
 
     def _is_too_much(self, size: int) -> bool:
         server, request = self.server, self.request
