@@ -12,28 +12,40 @@ spec:
   http: {{url: "http://127.0.0.1:{port}/in"}}
 """
 
-_LISTENER = """\
+_TENANT = """\
 ---
 apiVersion: usher.dev/v1alpha1
 kind: Tenant
 metadata: {{name: t{number}, namespace: bench}}
 spec: {{}}
+"""
+
+_LISTENER = """\
 ---
 apiVersion: usher.dev/v1alpha1
 kind: Listener
 metadata: {{name: l{number}, namespace: bench}}
 spec:
-  tenantRef: {{name: t{number}}}
+  tenantRef: {{name: t{tenant}}}
   addresses: [{{name: a, hostname: h{number}.example.com, path: /hooks/k7f3m9q2x8w4v6t1b5n0}}]
   authentication: {{type: None}}
   routes: [{{name: all, destinationRef: {{name: warehouse}}}}]
 """
 
 
-def write(folder: Path, listeners: int, *, forward_to: int = 0) -> Path:
-    """Write a file of manifests; ``forward_to`` is the port of a receiver, if one runs."""
+def write(folder: Path, listeners: int, *, tenants: int = 0, forward_to: int = 0) -> Path:
+    """Write a file of manifests.
+
+    Args:
+        folder: where to write it.
+        listeners: how many there are.
+        tenants: how many tenants share them; 0: each listener has its own.
+        forward_to: port of a receiver, if one runs.
+    """
+    tenants = tenants or listeners
     parts = [_CLASS.format(port=forward_to or 9)]
-    parts += [_LISTENER.format(number=number) for number in range(listeners)]
+    parts += [_TENANT.format(number=number) for number in range(tenants)]
+    parts += [_LISTENER.format(number=number, tenant=number % tenants) for number in range(listeners)]
     file = folder / "bench.yaml"
     file.write_text("".join(parts), encoding="utf-8")
     return file
@@ -52,7 +64,9 @@ def write_neighbours(folder: Path, namespaces: int, port: int) -> Path:
     """Write a file of manifests: namespaces with a listener and a destination each, at a receiver on ``port``."""
     parts = []
     for number in range(namespaces):
-        listener = _LISTENER.format(number=number).replace("namespace: bench", f"namespace: n{number}")
+        listener = (_TENANT.format(number=number) + _LISTENER.format(number=number, tenant=number)).replace(
+            "namespace: bench", f"namespace: n{number}"
+        )
         parts.append(_NEIGHBOUR.format(number=number, port=port) + listener.replace("name: warehouse", "name: crm"))
     file = folder / "bench.yaml"
     file.write_text("".join(parts), encoding="utf-8")

@@ -31,8 +31,8 @@ USHER = Path(sys.executable).parent / "usher"
 class Process:
     """A server under measurement."""
 
-    def __init__(self, command: list[str], cores: str, port: int) -> None:
-        self.command, self.cores, self.port = command, cores, port
+    def __init__(self, command: list[str], cores: str, port: int, admin: int = 0) -> None:
+        self.command, self.cores, self.port, self.admin = command, cores, port, admin
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -92,7 +92,9 @@ def load(port: int, *arguments: object, core: str = "1") -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def usher(cores: str, listeners: int = 1, *, forward_to: int = 0, neighbours: int = 0) -> Iterator[Process]:
+def usher(
+    cores: str, listeners: int = 1, *, tenants: int = 0, forward_to: int = 0, neighbours: int = 0
+) -> Iterator[Process]:
     """Run a gateway on a fresh store: `usher run` if it forwards, otherwise one that makes no attempts.
 
     With ``neighbours``, that many namespaces forward to one destination each, and not all listeners to the same one.
@@ -102,13 +104,13 @@ def usher(cores: str, listeners: int = 1, *, forward_to: int = 0, neighbours: in
         if neighbours:
             file = manifests.write_neighbours(folder, neighbours, forward_to)
         else:
-            file = manifests.write(folder, listeners, forward_to=forward_to)
+            file = manifests.write(folder, listeners, tenants=tenants, forward_to=forward_to)
         port, admin = free_port(), free_port()
         public, private, data = f"127.0.0.1:{port}", f"127.0.0.1:{admin}", str(folder / "data")
         command = [sys.executable, str(HERE / "serve.py"), str(file), public, private, data]
         if forward_to:
             command = [str(USHER), "run", str(file), "--listen", public, "--admin", private, "--data", data]
-        with Process(command, cores, port) as process:
+        with Process(command, cores, port, admin) as process:
             wait_until_ready(admin)
             yield process
     finally:
@@ -189,6 +191,21 @@ def start(rounds: int, seconds: float) -> Iterator[report.Result]:
             times.append(time.monotonic() - began)
     took = statistics.median(times)
     yield report.Result("start with 10,000 listeners", f"{took:.1f} s", "< 3 s", took < 3)
+
+
+def scrape(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure /metrics with 2,000 tenants of five listeners each."""
+    del seconds
+    with usher("0,1", 10_000, tenants=2_000) as process:
+        times, size = [], 0
+        for _ in range(5 * rounds):
+            began = time.monotonic()
+            with urllib.request.urlopen(f"http://127.0.0.1:{process.admin}/metrics", timeout=30) as answer:
+                size = len(answer.read())
+            times.append(time.monotonic() - began)
+    took = statistics.median(times)
+    yield report.Result("/metrics with 2,000 tenants", f"{took * 1000:.0f} ms", "< 200 ms", took < 0.2)
+    yield report.Result("the same, size", f"{size / 1e6:.1f} MB", "< 5 MB", size < 5_000_000)
 
 
 def forward(rounds: int, seconds: float) -> Iterator[report.Result]:
@@ -294,6 +311,7 @@ BENCHMARKS = {
     "latency": latency,
     "listeners": listeners,
     "start": start,
+    "scrape": scrape,
     "forward": forward,
     "memory": memory,
     "neighbours": neighbours,

@@ -36,6 +36,13 @@ async def test_delivered_settlement_keeps_the_status(bench: engines.Bench) -> No
     assert (counts["delivered"], counts["attempts"]) == (1, 1)
 
 
+async def test_dead_deliveries_are_counted_by_route(bench: engines.Bench) -> None:
+    await settle(bench, await deliver(bench, "a"), SettledAs.Delivered)
+    await settle(bench, await deliver(bench, "b"), SettledAs.Dead)
+    await settle(bench, await deliver(bench, "c"), SettledAs.Dead)
+    assert await bench.store.dead_by_route() == {1: 2}
+
+
 async def test_settlement_handed_in_twice_is_counted_once(bench: engines.Bench) -> None:
     delivery = await deliver(bench)
     for _ in range(3):

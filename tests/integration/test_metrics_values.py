@@ -1,16 +1,26 @@
-"""Metrics count skips, consecutive refusals, and held deliveries by reason."""
+"""Values of metrics: from the first scrape on, and after a restart."""
 
 from pathlib import Path
 
+from aiohttp import test_utils, web
 from prometheus_client import parser
 
 from support import gateway as support
 from support import leaks, wire
+from usher_gateway import model
 
 ROUTES = support.MANIFESTS.replace(
     "routes: []",
     "routes: [{name: quiet, state: Paused, destinationRef: {name: crm}}, {name: lost, destinationRef: {name: crm}}]",
 )
+
+DESTINATION = """
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {{name: crm, namespace: agency}}
+spec: {{type: HTTP, http: {{url: "{url}"}}}}
+---
+"""
 
 
 def values(gateway: support.RunningGateway, name: str) -> dict[tuple[tuple[str, str], ...], float]:
@@ -51,3 +61,58 @@ async def test_held_deliveries_are_counted_by_reason(tmp_path: Path) -> None:
         assert counts.held == {"DestinationNotFound": 1}
         assert counts.backlog == 0
         assert counts.oldest_in_backlog == b""
+
+
+TENANT = (("tenant", "acme"), ("tenant_namespace", "agency"))
+
+
+def words(label: str, found: dict[tuple[tuple[str, str], ...], float]) -> dict[str, float]:
+    """Values by one label, for series that have no other labels than it and the tenant's."""
+    return {dict(labels)[label]: value for labels, value in found.items() if set(TENANT) <= set(labels)}
+
+
+async def test_counters_of_alerts_are_zero_before_the_first_event(tmp_path: Path) -> None:
+    """``increase()`` does not see the first event of a series that begins with it."""
+    async with support.running(tmp_path, ROUTES) as gateway:
+        await gateway.wait_configured()
+        arrivals = words("counted_as", values(gateway, "usher_arrivals_total"))
+        assert arrivals == {counted_as.name.lower(): 0.0 for counted_as in model.CountedAs}
+        outcomes = words("outcome", values(gateway, "usher_deliveries_total"))
+        assert outcomes == dict.fromkeys(("delivered", "retried", "dead", "cancelled"), 0.0)
+        refused = {dict(labels)["reason"] for labels in values(gateway, "usher_refused_total")}
+        assert refused == {reason.value for reason in model.RefusedReason}
+        for gauge in ("usher_dead_deliveries", "usher_tenant_last_arrival_timestamp_seconds"):
+            assert values(gateway, gauge) == {TENANT: 0.0}
+
+
+async def test_metrics_of_a_tenant_come_from_the_ledger_after_a_restart(tmp_path: Path) -> None:
+    async def refuse(_: web.BaseRequest) -> web.Response:
+        return web.Response(status=400)
+
+    async with test_utils.RawTestServer(refuse) as destination:
+        manifests = ROUTES + DESTINATION.format(url=destination.make_url("/"))
+        async with support.running(tmp_path, manifests) as gateway:
+            await gateway.wait_configured()
+            assert (await gateway.post(b'{"user": {"id": 7, "venue": {"id": 1}}}')).acknowledges
+            await support.wait_until(lambda: words("outcome", values(gateway, "usher_deliveries_total"))["dead"] == 1.0)
+            before = values(gateway, "usher_tenant_last_arrival_timestamp_seconds")[TENANT]
+        async with support.running(tmp_path, manifests) as gateway:
+            await gateway.wait_configured()
+            await support.wait_until(lambda: values(gateway, "usher_dead_deliveries")[TENANT] == 1.0)
+            after = values(gateway, "usher_tenant_last_arrival_timestamp_seconds")[TENANT]
+    assert after == before > 1_700_000_000
+
+
+async def test_quota_and_silence_of_a_tenant(tmp_path: Path) -> None:
+    limited = ROUTES.replace("spec: {displayName: Acme}", "spec: {quota: {visitsPerMonth: 4}}")
+    limited = limited.replace("tenantRef: {name: acme}", "tenantRef: {name: acme}\n  silence: {afterSeconds: 60}")
+    async with support.running(tmp_path, limited) as gateway:
+        await gateway.wait_configured()
+        assert values(gateway, "usher_tenant_silent_listeners") == {TENANT: 0.0}
+        assert (await gateway.post(b'{"user": {"id": 7, "venue": {"id": 1}}}')).acknowledges
+        listener = gateway.gateway.counters.of(model.ListenerName("agency", "acme", "wifi"))
+        listener.last_accepted -= 61 * model.MICROSECONDS
+        assert values(gateway, "usher_tenant_silent_listeners") == {TENANT: 1.0}
+    async with support.running(tmp_path, limited) as gateway:
+        await gateway.wait_configured()
+        await support.wait_until(lambda: values(gateway, "usher_quota_used_ratio") == {TENANT: 0.25})

@@ -173,9 +173,17 @@ class Gateway:
         delivery_metrics = gateway_metrics.DeliveryMetrics(
             dispatcher=self.dispatcher, worker=self.worker, expressions=self._expressions, state=self.state
         )
+        self._tenant_metrics = gateway_metrics.TenantMetrics(
+            state=self.state,
+            arrivals=self.counters,
+            deliveries=self.worker.counters,
+            store=self.store,
+            clock=self.clock,
+        )
         configuration_metrics = gateway_metrics.ConfigurationMetrics(state=self.state, source=self.source)
         self.metric_sources = [
             self._ingest_metrics.collect,
+            self._tenant_metrics.collect,
             delivery_metrics.collect,
             self._store_metrics.collect,
             configuration_metrics.collect,
@@ -245,7 +253,7 @@ class Gateway:
                     holds_of=self.hold_reviewer.current_holds,
                     keys=self._keys,
                 ),
-                metrics=metrics.make_registry(self.metric_sources),
+                registry=metrics.make_registry(self.metric_sources),
             ),
             tokens=self._tokens,
             endpoint=self.settings.admin,
@@ -301,6 +309,7 @@ class Gateway:
             "certificate": self._follow_certificate(),
             "event loop lag": self._ingest_metrics.watch_loop(),
             "open deliveries": self._store_metrics.watch(),
+            "deliveries of tenants": self._tenant_metrics.watch(),
             "health": self.health.run(),
             "activity": self._save_activity_regularly(),
         }

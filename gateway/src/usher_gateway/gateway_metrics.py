@@ -2,6 +2,9 @@
 
 import asyncio
 import time
+import zoneinfo
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import structlog
 
@@ -9,12 +12,14 @@ from usher_gateway import logs, metrics, model
 from usher_gateway.admin import health
 from usher_gateway.config import Source
 from usher_gateway.delivery import circuit, dispatcher
-from usher_gateway.delivery.worker import DeliveryWorker
+from usher_gateway.delivery.worker import OUTCOME_LABELS, DeliveryCounters, DeliveryWorker
+from usher_gateway.destinations import SendError
+from usher_gateway.ingest import routing
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
-from usher_gateway.store.base import OpenCounts, Store
+from usher_gateway.store.base import Filter, OpenCounts, Store
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
@@ -25,9 +30,12 @@ _MAX_LISTENERS = 200
 
 _COUNT_SECONDS = 15.0
 
+_Labels = TypeVar("_Labels", bound=tuple[str, ...])
+"""Label values of a series."""
+
 
 class IngestMetrics:
-    """Metrics of arrivals, the public port and the event loop."""
+    """Metrics of the public port and the event loop, and those of arrivals that have no tenant."""
 
     def __init__(
         self, *, pipeline: ArrivalPipeline, registry: ListenerRegistry, counters: ArrivalCounters, server: PublicServer
@@ -54,38 +62,16 @@ class IngestMetrics:
     def _collect_arrivals(self) -> metrics.Metrics:
         counters, server = self._counters, self._server
         yield metrics.counter(
-            "usher_arrivals",
-            "Arrivals at known addresses, by what they were counted as.",
-            ["tenant_namespace", "tenant", "counted_as"],
-            {key: float(count) for key, count in counters.counted.items()},
+            "usher_refused",
+            "Arrivals refused, with and without a tenant.",
+            ["reason"],
+            _by_word(dict.fromkeys(model.RefusedReason, 0) | counters.refused),
         )
         yield metrics.counter(
-            "usher_refused", "Arrivals refused, with and without a tenant.", ["reason"], _by_word(counters.refused)
-        )
-        yield metrics.counter(
-            "usher_company_mismatches",
-            "Arrivals of another company that were accepted, because companyCheck is Warn.",
-            ["tenant_namespace", "tenant"],
-            {key: float(count) for key, count in counters.company_mismatches.items()},
-        )
-        yield metrics.counter("usher_quarantined", "Arrivals quarantined.", ["reason"], _by_word(counters.quarantined))
-        yield metrics.counter(
-            "usher_skipped",
-            "Routes that made no delivery.",
-            ["tenant_namespace", "tenant", "reason"],
-            {key: float(count) for key, count in counters.skipped.items()},
-        )
-        yield metrics.counter(
-            "usher_unexpected_sources",
-            "Arrivals let in from outside of allowedSources, because the policy is Report.",
-            ["tenant_namespace", "tenant"],
-            {key: float(count) for key, count in counters.unexpected_sources.items()},
-        )
-        yield metrics.counter(
-            "usher_retired_address_arrivals",
-            "Arrivals at addresses that an edit took out of service.",
-            ["tenant_namespace", "tenant"],
-            {key: float(count) for key, count in counters.retired.items()},
+            "usher_quarantined",
+            "Arrivals quarantined.",
+            ["reason"],
+            _by_word(dict.fromkeys(model.QuarantineReason.__members__, 0) | counters.quarantined),
         )
         yield metrics.counter(
             "usher_unacknowledged",
@@ -143,6 +129,180 @@ class IngestMetrics:
         )
 
 
+class _Tenant:
+    """What a scrape adds up over the listeners of one tenant."""
+
+    def __init__(self) -> None:
+        self.listeners = self.silent = self.refusing = 0
+        self.last_arrival = 0
+        """Microseconds; 0: never."""
+
+
+class TenantMetrics:
+    """The metrics of each tenant.
+
+    Each configured tenant has all of them from the start, because ``increase()`` does not see the first event of a
+    series that begins with it. Times and counts of open deliveries come from the ledger, so a restart keeps them.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: health.RunState,
+        arrivals: ArrivalCounters,
+        deliveries: DeliveryCounters,
+        store: Store,
+        clock: Clock,
+    ) -> None:
+        self._state = state
+        self._arrivals = arrivals
+        self._deliveries = deliveries
+        self._store = store
+        self._clock = clock
+        self._held: dict[tuple[str, ...], float] = {}
+        self._dead: dict[tuple[str, ...], float] = {}
+        self._quota_used: dict[tuple[str, ...], float] = {}
+
+    async def watch(self) -> None:
+        """Count held and dead deliveries every 15 s, and the visits of tenants with a quota. Runs until cancelled."""
+        await self._state.configured.wait()
+        while True:
+            try:
+                self._held = await self._count_held()
+                self._dead = self._by_tenant(await self._store.dead_by_route())
+                self._quota_used = await self._read_quotas()
+            except model.StoreUnavailableError as error:
+                _log.warning("tenant_deliveries_not_counted", reason=str(error))
+            await asyncio.sleep(_COUNT_SECONDS)
+
+    async def _count_held(self) -> dict[tuple[str, ...], float]:
+        """Count the held deliveries by namespace, tenant and reason."""
+        counts: dict[tuple[str, ...], float] = {}
+        for group in await self._store.held_groups():
+            name = self._store.route(group.route).listener
+            key = (name.namespace, name.tenant, group.reason.name)
+            counts[key] = counts.get(key, 0.0) + group.count
+        return counts
+
+    def _by_tenant(self, counts: Mapping[int, int]) -> dict[tuple[str, ...], float]:
+        sums: dict[tuple[str, ...], float] = {}
+        for route, count in counts.items():
+            name = self._store.route(route).listener
+            key = (name.namespace, name.tenant)
+            sums[key] = sums.get(key, 0.0) + count
+        return sums
+
+    async def _read_quotas(self) -> dict[tuple[str, ...], float]:
+        """The visits of the tenant's present month as a share of its quota."""
+        found: dict[tuple[str, ...], float] = {}
+        now = self._clock.now()
+        for document in self._state.snapshot.listeners.values():
+            tenant, key = document.tenant, (document.namespace, document.tenant.name)
+            if tenant.visits_per_month and key not in found:
+                since, until = routing.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
+                rows = await self._store.usage(since, until, Filter(namespace=key[0], tenant=key[1]), "month")
+                visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
+                found[key] = visits / tenant.visits_per_month
+        return found
+
+    def collect(self) -> metrics.Metrics:
+        """Yield the metrics."""
+        tenants = self._sum_listeners()
+        yield from self._collect_counters(tenants)
+        yield from self._collect_gauges(tenants)
+
+    def _sum_listeners(self) -> dict[tuple[str, ...], _Tenant]:
+        now = self._clock.now()
+        tenants: dict[tuple[str, ...], _Tenant] = {}
+        for key, document in self._state.snapshot.listeners.items():
+            tenant = tenants.setdefault((document.namespace, document.tenant.name), _Tenant())
+            counters = self._arrivals.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
+            tenant.listeners += 1
+            tenant.silent += self._state.is_silent(key, document, counters.last_accepted, now)
+            tenant.refusing += counters.refused_in_a_row >= health.REFUSING_FROM
+            tenant.last_arrival = max(tenant.last_arrival, counters.last_accepted)
+        return tenants
+
+    def _collect_counters(self, tenants: Iterable[tuple[str, ...]]) -> metrics.Metrics:
+        arrivals, labels = self._arrivals, ["tenant_namespace", "tenant"]
+        words = [counted_as.name.lower() for counted_as in model.CountedAs]
+        yield metrics.counter(
+            "usher_arrivals",
+            "Arrivals at known addresses, by what they were counted as.",
+            [*labels, "counted_as"],
+            _with_zeros(tenants, words, arrivals.counted),
+        )
+        yield metrics.counter(
+            "usher_deliveries",
+            "Ends of attempts, by what became of the delivery.",
+            [*labels, "outcome"],
+            _with_zeros(tenants, OUTCOME_LABELS.values(), self._deliveries.outcomes),
+        )
+        yield metrics.counter(
+            "usher_skipped", "Routes that made no delivery.", [*labels, "reason"], _floats(arrivals.skipped)
+        )
+        yield metrics.counter(
+            "usher_company_mismatches",
+            "Arrivals of another company that were accepted, because companyCheck is Warn.",
+            labels,
+            _floats(arrivals.company_mismatches),
+        )
+        yield metrics.counter(
+            "usher_unexpected_sources",
+            "Arrivals let in from outside of allowedSources, because the policy is Report.",
+            labels,
+            _floats(arrivals.unexpected_sources),
+        )
+        yield metrics.counter(
+            "usher_retired_address_arrivals",
+            "Arrivals at addresses that an edit took out of service.",
+            labels,
+            _floats(arrivals.retired),
+        )
+
+    def _collect_gauges(self, tenants: Mapping[tuple[str, ...], _Tenant]) -> metrics.Metrics:
+        labels = ["tenant_namespace", "tenant"]
+        yield metrics.gauge(
+            "usher_tenant_listeners",
+            "Listeners in force.",
+            labels,
+            {key: float(tenant.listeners) for key, tenant in tenants.items()},
+        )
+        yield metrics.gauge(
+            "usher_tenant_silent_listeners",
+            "Listeners that accepted nothing for longer than silence.afterSeconds.",
+            labels,
+            {key: float(tenant.silent) for key, tenant in tenants.items()},
+        )
+        yield metrics.gauge(
+            "usher_tenant_refusing_listeners",
+            "Listeners whose last arrivals were all refused.",
+            labels,
+            {key: float(tenant.refusing) for key, tenant in tenants.items()},
+        )
+        yield metrics.gauge(
+            "usher_tenant_last_arrival_timestamp_seconds",
+            "When something was accepted last, from the ledger; 0: never.",
+            labels,
+            {key: tenant.last_arrival / model.MICROSECONDS for key, tenant in tenants.items()},
+        )
+        yield metrics.gauge(
+            "usher_held_deliveries", "Deliveries that wait for a person or a date.", [*labels, "reason"], self._held
+        )
+        yield metrics.gauge(
+            "usher_dead_deliveries",
+            "Deliveries that failed for good and can be redriven.",
+            labels,
+            dict.fromkeys(tenants, 0.0) | self._dead,
+        )
+        yield metrics.gauge(
+            "usher_quota_used_ratio",
+            "Visits of the tenant's present month as a share of its quota.",
+            labels,
+            self._quota_used,
+        )
+
+
 class DeliveryMetrics:
     """Metrics of attempts, lanes and circuits."""
 
@@ -163,13 +323,10 @@ class DeliveryMetrics:
         """Yield the metrics."""
         dispatcher, worker = self._dispatcher, self._worker
         yield metrics.counter(
-            "usher_deliveries",
-            "Ends of attempts, by what became of the delivery.",
-            ["tenant_namespace", "tenant", "outcome"],
-            {key: float(count) for key, count in worker.counters.outcomes.items()},
-        )
-        yield metrics.counter(
-            "usher_attempt_errors", "Attempts that were not delivered.", ["error"], _by_word(worker.counters.errors)
+            "usher_attempt_errors",
+            "Attempts that were not delivered.",
+            ["error"],
+            _by_word(dict.fromkeys(SendError, 0) | worker.counters.errors),
         )
         errors = dict(worker.counters.expression_errors)
         for code, count in self._expressions.errors.items():
@@ -188,9 +345,19 @@ class DeliveryMetrics:
         yield metrics.gauge("usher_lane_deliveries", "Deliveries waiting in lanes.", [], {(): float(lanes.count)})
         yield metrics.gauge("usher_lane_bytes", "Bytes held by lanes and attempts.", [], {(): float(lanes.bytes)})
         yield metrics.gauge("usher_attempts_in_flight", "Attempts that run.", [], {(): float(lanes.in_flight)})
-        states = [lanes.circuit_of(key).state for key in self._state.snapshot.destinations]
-        opened = sum(state is circuit.CircuitState.Open for state in states)
-        yield metrics.gauge("usher_circuits_open", "Destinations whose circuit is open.", [], {(): float(opened)})
+        is_open = {
+            key: float(lanes.circuit_of(key).state is circuit.CircuitState.Open)
+            for key in self._state.snapshot.destinations
+        }
+        yield metrics.gauge(
+            "usher_circuits_open", "Destinations whose circuit is open.", [], {(): sum(is_open.values())}
+        )
+        yield metrics.gauge(
+            "usher_destination_circuit_open",
+            "1 while the circuit of a destination is open, 0 otherwise.",
+            ["destination_namespace", "destination"],
+            {(*key.split("/"),): value for key, value in is_open.items()},
+        )
 
 
 class StoreMetrics:
@@ -201,26 +368,15 @@ class StoreMetrics:
         self._dispatcher = dispatcher
         self._clock = clock
         self._open = OpenCounts(0, {}, b"")
-        self._held: dict[tuple[str, ...], float] = {}
 
     async def watch(self) -> None:
         """Count the open deliveries in the store every 15 s. Runs until cancelled."""
         while True:
             try:
                 self._open = await self._store.open_counts()
-                self._held = await self._count_held()
             except model.StoreUnavailableError as error:
                 _log.warning("open_deliveries_not_counted", reason=str(error))
             await asyncio.sleep(_COUNT_SECONDS)
-
-    async def _count_held(self) -> dict[tuple[str, ...], float]:
-        """Count the held deliveries by namespace, tenant and reason."""
-        counts: dict[tuple[str, ...], float] = {}
-        for group in await self._store.held_groups():
-            name = self._store.route(group.route).listener
-            key = (name.namespace, name.tenant, group.reason.name)
-            counts[key] = counts.get(key, 0.0) + group.count
-        return counts
 
     def collect(self) -> metrics.Metrics:
         """Yield the metrics."""
@@ -232,12 +388,6 @@ class StoreMetrics:
         total = found.backlog + sum(found.held.values()) + lanes.count + lanes.in_flight
         yield metrics.gauge(
             "usher_open_deliveries", "Pending deliveries: backlog, held, in lanes, in attempts.", [], {(): float(total)}
-        )
-        yield metrics.gauge(
-            "usher_held_deliveries",
-            "Deliveries that wait for a person or a date.",
-            ["namespace", "tenant", "reason"],
-            self._held,
         )
         age = time.time() - model.milliseconds_of(found.oldest_in_backlog) / 1000 if found.oldest_in_backlog else 0.0
         yield metrics.gauge(
@@ -306,6 +456,18 @@ class ConfigurationMetrics:
             [],
             {(): self._state.applied_at / model.MICROSECONDS},
         )
+
+
+def _with_zeros(
+    tenants: Iterable[tuple[str, ...]], words: Iterable[str], counts: Mapping[tuple[str, str, str], int]
+) -> dict[tuple[str, ...], float]:
+    """Return the counts, and 0 for each tenant and word that has none."""
+    zeros: dict[tuple[str, ...], float] = {(*tenant, word): 0.0 for word in words for tenant in tenants}
+    return zeros | _floats(counts)
+
+
+def _floats(counts: Mapping[_Labels, int]) -> dict[tuple[str, ...], float]:
+    return {key: float(count) for key, count in counts.items()}
 
 
 def _by_word(counts: dict[str, int]) -> dict[tuple[str, ...], float]:

@@ -50,6 +50,17 @@ class ScrapeCollector(registry.Collector):
             yield from source()
 
 
+class CollectedMetrics(registry.Collector):
+    """Metrics that were collected before, so that another thread can write them as text."""
+
+    def __init__(self, families: list[core.Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[core.Metric]:
+        """Return the families."""
+        return self._families
+
+
 def make_registry(sources: list[Callable[[], Metrics]]) -> prometheus_client.CollectorRegistry:
     """Return a registry with metrics of the process, the build and the sources."""
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]

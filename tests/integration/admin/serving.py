@@ -77,7 +77,7 @@ class Served:
                 holds_of=base.no_holds,
                 keys=KEYS,
             ),
-            metrics=registry,
+            registry=registry,
         )
 
     def status(self) -> status.GatewayStatus:

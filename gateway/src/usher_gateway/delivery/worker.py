@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 _REMOVED_DESTINATION = documents.DestinationDocument("", "", "")
 _FORBIDDEN_HINT = "the gateway sends nothing there unless --allow-destination names the address"
-_OUTCOME_LABELS = {
+OUTCOME_LABELS = {
     model.SettledAs.Delivered: "delivered",
     model.SettledAs.Retry: "retried",
     model.SettledAs.Dead: "dead",
@@ -45,7 +45,7 @@ class DeliveryCounters:
 
     def count(self, name: model.ListenerName, settled_as: model.SettledAs, error: str) -> None:
         """Count the result of an attempt that was sent."""
-        key = (name.namespace, name.tenant, _OUTCOME_LABELS[settled_as])
+        key = (name.namespace, name.tenant, OUTCOME_LABELS[settled_as])
         self.outcomes[key] = self.outcomes.get(key, 0) + 1
         if error:
             self.errors[error] = self.errors.get(error, 0) + 1

@@ -254,6 +254,9 @@ class Store(Protocol):
     async def open_counts(self) -> OpenCounts:
         """Count the deliveries in the backlog and the held ones."""
 
+    async def dead_by_route(self) -> Mapping[int, int]:
+        """Return how many dead deliveries each route has."""
+
     async def backlogs(self) -> list[Backlog]:
         """Return every destination with deliveries in the backlog, with their number."""
 

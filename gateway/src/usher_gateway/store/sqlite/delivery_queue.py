@@ -322,6 +322,11 @@ def held_groups(connection: sqlite3.Connection) -> list[HeldGroup]:
     return [HeldGroup(model.HoldReason(hold), route, count) for hold, route, count in connection.execute(statement)]
 
 
+def dead_by_route(connection: sqlite3.Connection) -> dict[int, int]:
+    """Count the dead deliveries by route, in the index alone."""
+    return dict(connection.execute("select route, count(*) from deliveries where state = 2 group by route").fetchall())
+
+
 def open_counts(connection: sqlite3.Connection) -> OpenCounts:
     """Count the backlog and the held deliveries in the partial indexes alone. The lowest row key is the oldest row."""
     statement = "select count(*), min(key) from deliveries where waiting = 1"

@@ -246,6 +246,9 @@ class SqliteStore:
     async def held_groups(self) -> list[HeldGroup]:
         return await self._reader.run(delivery_queue.held_groups)
 
+    async def dead_by_route(self) -> Mapping[int, int]:
+        return await self._reader.run(delivery_queue.dead_by_route)
+
     async def backlogs(self) -> list[Backlog]:
         return await self._reader.run(delivery_queue.backlogs)
 
