@@ -4,12 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
 
+from house import test_rights
 from support import charts
+from usher_gateway.cli import main as gateway_cli
+from usher_operator import cli as operator_cli
 
 ROOT = Path(__file__).parents[2]
 CASES = sorted(charts.CHART.glob("ci/*-values.yaml"))
+MONITORED = "--set=" + ",".join(
+    f"{component}.networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring"
+    for component in ("gateway", "operator")
+)
 OWN_NAMES = "--set=configurationNamespace.name=usher-config"
 
 
@@ -19,7 +27,7 @@ def test_chart_passes_helm_lint() -> None:
 
 @pytest.mark.parametrize("values", CASES, ids=lambda one: one.stem)
 def test_two_renderings_are_equal(values: Path) -> None:
-    arguments = (f"--values={values}", "--api-versions=usher.dev/v1alpha1/ListenerClass")
+    arguments = (f"--values={values}", *charts.OTHER_APIS)
     assert charts.render(*arguments) == charts.render(*arguments)
 
 
@@ -27,10 +35,53 @@ def test_chart_makes_no_secret() -> None:
     assert "Secret" not in {kind for kind, _ in charts.objects()}
 
 
-@pytest.mark.parametrize("component", ["gateway", "operator"])
-def test_pods_are_restricted_and_read_only(component: str) -> None:
-    kind = {"gateway": "StatefulSet", "operator": "Deployment"}[component]
-    spec = charts.objects()[kind, f"usher-system/usher-{component}"]["spec"]["template"]["spec"]
+LABELS = {"name", "instance", "component", "version", "part-of", "managed-by"}
+
+
+@pytest.mark.parametrize("values", CASES, ids=lambda one: one.stem)
+def test_every_object_has_the_recommended_labels(values: Path) -> None:
+    for key, one in charts.objects(f"--values={values}", *charts.OTHER_APIS).items():
+        labels = one["metadata"]["labels"]
+        assert labels.keys() >= {"helm.sh/chart", *(f"app.kubernetes.io/{name}" for name in LABELS)}, key
+        assert labels["app.kubernetes.io/instance"] == "usher"
+
+
+def test_pods_are_selected_by_labels_that_no_upgrade_changes() -> None:
+    objects = charts.objects("--set=gateway.podDisruptionBudget.enabled=true")
+    selectors = [
+        one["spec"].get("podSelector", {}).get("matchLabels")
+        or one["spec"]["selector"].get("matchLabels", one["spec"]["selector"])
+        for (kind, _), one in objects.items()
+        if kind in {"StatefulSet", "Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"}
+    ]
+    assert len(selectors) == 9
+    wanted = {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")}
+    assert [one for one in selectors if one.keys() != wanted] == []
+
+
+def test_replicas_of_the_operator_spread_over_zones_and_hosts() -> None:
+    found = charts.objects()["Deployment", "usher-system/usher-operator"]["spec"]
+    spread = found["template"]["spec"]["topologySpreadConstraints"]
+    assert [(one["topologyKey"], one["whenUnsatisfiable"]) for one in spread] == [
+        ("topology.kubernetes.io/zone", "ScheduleAnyway"),
+        ("kubernetes.io/hostname", "ScheduleAnyway"),
+    ]
+    assert [one["labelSelector"] for one in spread] == [found["selector"]] * 2
+
+
+POD_SPECS = {
+    ("StatefulSet", "usher-system/usher-gateway"): ("spec", "template", "spec"),
+    ("Deployment", "usher-system/usher-operator"): ("spec", "template", "spec"),
+    ("Pod", "usher-system/usher-test"): ("spec",),
+}
+"""Object with a pod -> where its spec is."""
+
+
+@pytest.mark.parametrize("key", POD_SPECS, ids=lambda key: key[0])
+def test_pods_are_restricted_and_read_only(key: tuple[str, str]) -> None:
+    spec = charts.objects()[key]
+    for word in POD_SPECS[key]:
+        spec = spec[word]
     (container,) = spec["containers"]
     assert spec["securityContext"]["runAsNonRoot"]
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -39,7 +90,73 @@ def test_pods_are_restricted_and_read_only(component: str) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert {"livenessProbe", "readinessProbe", "startupProbe"} <= container.keys()
+    assert spec["automountServiceAccountToken"]
+    assert container["resources"].keys() == {"requests", "limits"}
+    if key[0] != "Pod":
+        assert {"livenessProbe", "readinessProbe", "startupProbe"} <= container.keys()
+
+
+def test_accounts_mount_no_token_unless_a_pod_asks_for_it() -> None:
+    found = {path: one for (kind, path), one in charts.objects().items() if kind == "ServiceAccount"}
+    assert found.keys() == {f"usher-system/usher-{name}" for name in ("gateway", "operator", "test")}
+    assert {one["automountServiceAccountToken"] for one in found.values()} == {False}
+
+
+def command_of(name: str) -> Any:
+    builds = {"usher": gateway_cli.build, "usher-operator": operator_cli.build}
+    return typer.main.get_command(builds[name]())
+
+
+@pytest.mark.parametrize("values", CASES, ids=lambda one: one.stem)
+def test_programs_know_the_arguments_that_the_pods_give_them(values: Path) -> None:
+    found = charts.objects(f"--values={values}", *charts.OTHER_APIS)
+    pods = [
+        one["spec"].get("template", one)["spec"]
+        for (kind, _), one in found.items()
+        if kind in {"StatefulSet", "Deployment", "Pod"}
+    ]
+    assert len(pods) == 3
+    for pod in pods:
+        program, name, *arguments = pod["containers"][0]["args"]
+        command = command_of(program).commands[name]
+        command.make_context(name, list(arguments))  # parses, and refuses what it does not know
+
+
+def test_helm_test_runs_after_its_account_and_role() -> None:
+    hooks = {key: one["metadata"]["annotations"] for key, one in charts.objects().items() if charts.is_hook(one)}
+    assert {kind for kind, _ in hooks} == {"ServiceAccount", "Role", "RoleBinding", "Pod"}
+    for (kind, _), annotations in hooks.items():
+        assert annotations["helm.sh/hook"] == "test"
+        assert int(annotations["helm.sh/hook-weight"]) == (0 if kind == "Pod" else -1)
+
+
+def is_selected(labels: dict[str, str], selector: dict[str, Any]) -> bool:
+    (expression,) = selector["matchExpressions"]
+    return labels.items() >= selector["matchLabels"].items() and labels[expression["key"]] in expression["values"]
+
+
+def test_service_monitor_scrapes_the_admin_service_of_both_programs() -> None:
+    found = charts.objects("--set=monitoring.kind=ServiceMonitor", MONITORED, *charts.OTHER_APIS)
+    spec = found["ServiceMonitor", "usher-system/usher"]["spec"]
+    assert spec["endpoints"] == [{"port": "admin"}]
+    scraped = {
+        path
+        for (kind, path), one in found.items()
+        if kind == "Service"
+        and is_selected(one["metadata"]["labels"], spec["selector"])
+        and "admin" in [port["name"] for port in one["spec"]["ports"]]
+    }
+    assert scraped == {"usher-system/usher-gateway-admin", "usher-system/usher-operator-admin"}
+
+
+def test_pod_monitor_scrapes_the_pods_of_both_programs() -> None:
+    found = charts.objects("--set=monitoring.kind=PodMonitor", MONITORED, *charts.OTHER_APIS)
+    spec = found["PodMonitor", "usher-system/usher"]["spec"]
+    assert spec["podMetricsEndpoints"] == [{"port": "admin"}]
+    for key in (("StatefulSet", "usher-system/usher-gateway"), ("Deployment", "usher-system/usher-operator")):
+        pod = found[key]["spec"]["template"]
+        assert is_selected(pod["metadata"]["labels"], spec["selector"])
+        assert "admin" in [port["name"] for port in pod["spec"]["containers"][0]["ports"]]
 
 
 def rules(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], Any]:
@@ -47,7 +164,7 @@ def rules(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str
     return {
         key: (one.get("rules"), one.get("roleRef"), one.get("subjects"))
         for key, one in objects.items()
-        if "Role" in key[0]
+        if "Role" in key[0] and not charts.is_hook(one)
     }
 
 
@@ -59,6 +176,13 @@ def test_rights_are_those_of_the_manifests() -> None:
             path = f"{metadata['namespace']}/{metadata['name']}" if "namespace" in metadata else metadata["name"]
             shipped[document["kind"], path] = document
     assert rules(charts.objects(OWN_NAMES)) == rules(shipped)
+
+
+def test_rights_are_those_of_the_security_page() -> None:
+    """`aggregate=false`: the roles for people are on the page of the definitions."""
+    found = charts.objects(OWN_NAMES, "--set=rbac.aggregate=false")
+    roles = [one for (kind, _), one in found.items() if kind in {"Role", "ClusterRole"} and not charts.is_hook(one)]
+    assert sorted(test_rights.rights_of(roles)) == sorted(test_rights.listed())
 
 
 def test_agencies_are_admitted_by_bindings() -> None:
@@ -78,6 +202,7 @@ def test_definitions_are_those_of_the_repository_and_stay() -> None:
         definition = yaml.safe_load(file.read_text("utf-8"))
         rendered = found["CustomResourceDefinition", definition["metadata"]["name"]]
         assert rendered["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        del rendered["metadata"]["labels"]
         assert rendered == definition
     without = charts.objects("--set=crds.install=false")
     assert not [kind for kind, _ in without if kind == "CustomResourceDefinition"]
@@ -93,31 +218,6 @@ def test_names_of_two_releases_differ_except_the_shared_ones() -> None:
         "usher-admin",
         "hostnames.usher.dev",
     }
-
-
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        ("gateway.replicas=2", "'replicas' not allowed"),
-        ("nonsense=1", "'nonsense' not allowed"),
-        ("image.digest=latest", "does not match pattern"),
-        ("operator.replicas=0", "minimum"),
-        ("gateway.trustedProxies={10.0.0.1}", "does not match pattern"),
-        ("listenerClass.create=true", "missing property 'hostname'"),
-        ("gateway.storage.size=much", "does not match pattern"),
-    ],
-)
-def test_impossible_values_are_refused(values: str, says: str) -> None:
-    with pytest.raises(charts.HelmError, match=says):
-        charts.render(f"--set={values}")
-
-
-def test_class_before_its_definition_is_refused_with_a_hint() -> None:
-    spec = "--set=listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com"
-    with pytest.raises(charts.HelmError, match="install the chart without it first"):
-        charts.render(spec)
-    found = charts.objects(spec, "--api-versions=usher.dev/v1alpha1/ListenerClass")
-    assert found["ListenerClass", "public"]["spec"]["controllerName"] == "usher.dev/usher"
 
 
 def test_every_value_has_a_comment() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from local_cluster import kubectl as kubectls
-from support import charts, clusters, waiting
+from support import charts, clusters, releases, waiting
 
 NAMESPACE = "usher-system"
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
@@ -38,6 +38,14 @@ async def generations(call: kubectls.Kubectl) -> dict[str, int]:
         await call("get", "statefulset,deployment,service", f"--namespace={NAMESPACE}", "--output=json")
     )["items"]
     return {one["metadata"]["name"]: one["metadata"].get("generation", 0) for one in found}
+
+
+async def test_check_of_a_cluster_without_definitions_says_what_to_do(empty: kubectls.Kubectl) -> None:
+    """The definitions stay once they are installed, so this deletes those of another test."""
+    await empty("delete", "customresourcedefinitions", "--selector=app.kubernetes.io/part-of=usher")
+    code, output = await releases.check_install(f"--kubeconfig={empty.kubeconfig}", f"--namespace={NAMESPACE}")
+    assert code == 1
+    assert "does not serve listenerclasses, tenants, listeners, destinations: install the chart with" in output
 
 
 async def test_chart_is_installed_upgraded_and_uninstalled(empty: kubectls.Kubectl) -> None:

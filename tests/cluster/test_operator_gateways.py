@@ -1,28 +1,13 @@
 """Programmed follows from the answers of each ready endpoint in a real EndpointSlice."""
 
-import socket
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from local_cluster import ports
 from support import api, faulty_proxy, installs, waiting
 
 QUICK = {"grace_seconds": 2.0}
 """Programmed turns False sooner than after 30 s, so that the test is short."""
-
-
-def own_address() -> str:
-    """An address of this machine that is not loopback, because an EndpointSlice accepts no loopback address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            # the API server rejects loopback addresses in an EndpointSlice, a machine without a network has no other
-            # address, and no gateway would answer at an invented one
-            pytest.skip("this machine has no address but loopback, and an EndpointSlice takes none of those")
-        return str(probe.getsockname()[0])
 
 
 def slice_of(install: installs.Install, gateway: installs.Process, *, ready: bool = True) -> dict[str, Any]:
@@ -59,7 +44,7 @@ async def wait_programmed(install: installs.Install, namespace: str, status: str
 async def test_programmed_needs_every_ready_gateway(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
-    address = own_address()
+    address = installs.own_address()
     await install.start_operator("--gateway-service", f"{install.system}/usher-gateway", changes=QUICK)
     for document in (
         install.klass(),

@@ -9,6 +9,12 @@ import yaml
 from local_cluster import helm
 
 CHART = Path(__file__).parents[2] / "charts" / "usher"
+OTHER_APIS = (
+    "--api-versions=usher.dev/v1alpha1/ListenerClass",
+    "--api-versions=monitoring.coreos.com/v1/ServiceMonitor",
+    "--api-versions=monitoring.coreos.com/v1/PodMonitor",
+)
+"""Arguments of a rendering for a cluster with Usher's definitions and those of the Prometheus operator."""
 _LIMIT_SECONDS = 120
 
 
@@ -45,3 +51,8 @@ def objects(*arguments: str, **about: str) -> dict[tuple[str, str], dict[str, An
             assert (document["kind"], path) not in found
             found[document["kind"], path] = document
     return found
+
+
+def is_hook(document: dict[str, Any]) -> bool:
+    """Return whether helm applies an object only on an occasion, such as `helm test`."""
+    return "helm.sh/hook" in document["metadata"].get("annotations", {})

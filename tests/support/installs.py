@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import sys
 import urllib.parse
 from collections.abc import AsyncIterator, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 import yaml
 
 from local_cluster import ports
@@ -36,6 +38,18 @@ def logs_of_running() -> list[tuple[str, str]]:
     """Return the path and the last lines of the log of each program that still runs, to explain a failed test."""
     running = [one for one in _STARTED if one.process.returncode is None]
     return [(str(one.log), "\n".join(one.log.read_text("utf-8").splitlines()[-_SHOWN_LINES:])) for one in running]
+
+
+def own_address() -> str:
+    """An address of this machine that is not loopback, because an EndpointSlice accepts no loopback address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            # the API server rejects loopback addresses in an EndpointSlice, a machine without a network has no other
+            # address, and no gateway would answer at an invented one
+            pytest.skip("this machine has no address but loopback, and an EndpointSlice takes none of those")
+        return str(probe.getsockname()[0])
 
 
 class Namespaces:

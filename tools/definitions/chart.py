@@ -12,6 +12,9 @@ _MADE = "{{- /* Made from %s by `make crds`: edit that. */ -}}\n"
 _ACCESS = {"roles": ".Values.rbac.aggregate", "hostnames": ".Values.hostnamePolicy.enabled"}
 """File of crds/access -> the value that switches it on."""
 
+_LABELS = '{{- include "usher.labels" (list . "%s") | nindent 4 }}'
+"""The chart's labels, for a component."""
+
 _NAMES = (
     ("namespace: usher-system", "namespace: {{ .Release.Namespace }}"),
     ("namespace: usher-config", 'namespace: {{ include "usher.configurationNamespace" . }}'),
@@ -32,18 +35,19 @@ _NAMES = (
 def files(definitions: dict[str, str]) -> dict[str, str]:
     """Return the generated templates: path -> text. ``definitions``: path -> text of the files in crds/."""
     found = {}
-    for path, text in definitions.items():
+    for path, definition in definitions.items():
         name = path.rpartition("/")[2]
-        found[f"{TEMPLATES}/crds/{name}"] = _made(path) + _only_if(".Values.crds.install", _kept(text))
+        text = _labelled(_kept(definition), "definitions")
+        found[f"{TEMPLATES}/crds/{name}"] = _made(path) + _only_if(".Values.crds.install", text)
     for name, value in _ACCESS.items():
         path = f"crds/access/{name}.yaml"
-        found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _read(path))
+        found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _labelled(_read(path), "access"))
     for name in ("agency", "gateway", "operator"):
         path = f"operator/rbac/{name}.yaml"
         text = "---\n".join(_without_accounts(_read(path)))
         for before, after in _NAMES:
             text = text.replace(before, after)
-        found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(".Values.rbac.create", text)
+        found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(".Values.rbac.create", _labelled(text, name))
     return found
 
 
@@ -62,6 +66,18 @@ def _only_if(value: str, text: str) -> str:
 def _kept(text: str) -> str:
     """The definition with the annotation that keeps it, and with it all resources, when the release is uninstalled."""
     return re.sub(r"(\nmetadata:\n  name: \S+\n)", r"\1  annotations: {helm.sh/resource-policy: keep}\n", text, count=1)
+
+
+def _labelled(text: str, component: str) -> str:
+    """Add the chart's labels to each document."""
+    labels = _LABELS % component
+    documents = text.split("---\n")
+    for index, document in enumerate(documents):
+        if "\n  labels:\n" in document:
+            documents[index] = document.replace("\n  labels:\n", f"\n  labels:\n    {labels}\n", 1)
+        else:
+            documents[index] = document.replace("\nmetadata:\n", f"\nmetadata:\n  labels: {labels}\n", 1)
+    return "---\n".join(documents)
 
 
 def _without_accounts(text: str) -> Iterator[str]:

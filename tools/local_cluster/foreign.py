@@ -1,4 +1,4 @@
-"""Other projects' custom resource definitions, with which the API server validates Usher's children."""
+"""Other projects' custom resource definitions, with which the API server validates Usher's children and the chart."""
 
 import json
 import subprocess
@@ -17,11 +17,20 @@ class Foreign:
     module: str
     folder: str
     group: str
+    pattern: str = "*.yaml"
+    """Which files of the folder."""
 
 
 GATEWAY_API = Foreign("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway.networking.k8s.io")
 CERT_MANAGER = Foreign("github.com/cert-manager/cert-manager", "deploy/crds", "cert-manager.io")
+PROMETHEUS_OPERATOR = Foreign(
+    "github.com/prometheus-operator/prometheus-operator",
+    "example/prometheus-operator-crd",
+    "monitoring.coreos.com",
+    "*monitors.yaml",
+)
 ALL = (GATEWAY_API, CERT_MANAGER)
+"""The definitions of Usher's children."""
 
 
 def files(foreign: Foreign) -> list[Path]:
@@ -38,4 +47,4 @@ def files(foreign: Foreign) -> list[Path]:
     told = json.loads(answer.stdout or "{}")
     if answer.returncode != 0 or "Dir" not in told:
         raise toolchain.ToolchainError(f"could not fetch {foreign.module}: {told.get('Error', answer.stderr)}")
-    return sorted((Path(told["Dir"]) / foreign.folder).glob("*.yaml"))
+    return sorted((Path(told["Dir"]) / foreign.folder).glob(foreign.pattern))

@@ -38,10 +38,11 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
-{{- /* What both pods have in common, for Pod Security "restricted". Argument: [root, values of the component]. */ -}}
+{{- /* What all pods have in common, for Pod Security "restricted". Argument: [root, values of the component, component]. */ -}}
 {{- define "usher.podSpec" -}}
 {{- $root := index . 0 -}}
 {{- $values := index . 1 -}}
+{{- $selector := dict "labelSelector" (dict "matchLabels" (include "usher.selector" (list $root (index . 2)) | fromYaml)) -}}
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532
@@ -54,6 +55,9 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- with $values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
+{{- with $values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
 {{- with $values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -64,11 +68,14 @@ tolerations: {{- toYaml . | nindent 2 }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $values.topologySpreadConstraints }}
-topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+topologySpreadConstraints:
+{{- range . }}
+- {{- merge (dict) . $selector | toYaml | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
-{{- /* What both containers have in common. Argument: [root, values of the component]. */ -}}
+{{- /* What all containers have in common. Argument: [root, values of the component]. */ -}}
 {{- define "usher.container" -}}
 {{- $root := index . 0 -}}
 {{- $values := index . 1 -}}
@@ -79,4 +86,26 @@ securityContext:
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
 resources: {{- toYaml $values.resources | nindent 2 }}
+{{- end -}}
+
+{{- /* Addresses of the API server, as a rule of a NetworkPolicy. */ -}}
+{{- define "usher.apiServerEgress" -}}
+- ports:
+  {{- range .Values.apiServer.ports }}
+  - {port: {{ . }}}
+  {{- end }}
+  {{- with .Values.apiServer.cidrs }}
+  to:
+  {{- range . }}
+  - ipBlock: {cidr: {{ . | quote }}}
+  {{- end }}
+  {{- end }}
+{{- end -}}
+
+{{- /* The pods that ask an admin port: the operator, and the one of `helm test`. */ -}}
+{{- define "usher.adminClients" -}}
+{{- range list "operator" "test" }}
+- podSelector:
+    matchLabels: {{- include "usher.selector" (list $ .) | nindent 6 }}
+{{- end }}
 {{- end -}}

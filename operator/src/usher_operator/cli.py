@@ -10,6 +10,7 @@ import typer
 import usher_operator
 
 _EPILOG = "Example:  usher-operator run --kubeconfig ~/.kube/config --gateways http://127.0.0.1:9090"
+_CHECK_EPILOG = "Example:  usher-operator check-install --ready http://usher-gateway-admin.usher-system.svc:9090/readyz"
 
 
 def build() -> typer.Typer:
@@ -30,7 +31,8 @@ def build() -> typer.Typer:
             typer.echo(usher_operator.__version__)
             raise typer.Exit
 
-    app.command("run", epilog=_EPILOG, help=" ".join((inspect.getdoc(run) or "").split()))(run)
+    for name, function, epilog in (("run", run, _EPILOG), ("check-install", check_install, _CHECK_EPILOG)):
+        app.command(name, epilog=epilog, help=" ".join((inspect.getdoc(function) or "").split()))(function)
     return app
 
 
@@ -150,6 +152,52 @@ def run(  # noqa: PLR0917 - each is a flag
             typer.echo(f"usher-operator: {error}\n                {error.hint}", err=True)
         raise typer.Exit(2 if isinstance(error, model.ConfigurationError) else 1) from None
     if not is_done:
+        raise typer.Exit(1)
+
+
+def check_install(
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="USHER_OPERATOR_KUBECONFIG",
+            help="How to reach the API server. Default: the pod's service account, KUBECONFIG, ~/.kube/config.",
+        ),
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option(envvar="USHER_OPERATOR_NAMESPACE", help="Namespace of the dry-run Tenant.")
+    ] = "usher-system",
+    ready: Annotated[
+        list[str] | None, typer.Option(envvar="USHER_OPERATOR_READY", help="URL of /readyz of a program.")
+    ] = None,
+) -> None:
+    """Check that an install works; `helm test` runs this.
+
+    The API server has to serve Usher's kinds, the programs have to be ready, and a Tenant has to pass admission (it is
+    not stored). Exit code 1 if a check failed.
+    """
+    import asyncio
+
+    from usher_gateway import model
+    from usher_gateway.kube import access
+    from usher_gateway.kube.client import Client
+    from usher_operator import install_check, kinds
+
+    async def check() -> bool:
+        environ = dict(os.environ)
+        found = access.find_access(kubeconfig, environ, access.default_kubeconfig(environ))
+        is_good = True
+        async with Client(found, field_manager=kinds.FIELD_MANAGER) as api:
+            async for result in install_check.check_install(api, namespace, ready or ()):
+                typer.echo(f"failed: {result.name}: {result.problem}" if result.problem else f"ok: {result.name}")
+                is_good = is_good and not result.problem
+        return is_good
+
+    try:
+        is_good = asyncio.run(check())
+    except model.UsherError as error:
+        typer.echo(f"usher-operator: {error}\n                {error.hint}", err=True)
+        raise typer.Exit(2) from None
+    if not is_good:
         raise typer.Exit(1)
 
 

@@ -323,10 +323,16 @@ class Client:
         )
 
     async def create(
-        self, path: str, body: JsonObject, *, attempts: int = _ATTEMPTS, is_fenced: bool = True
+        self,
+        path: str,
+        body: JsonObject,
+        *,
+        attempts: int = _ATTEMPTS,
+        is_fenced: bool = True,
+        is_dry_run: bool = False,
     ) -> JsonObject:
-        """Create an object; status 409 if it exists."""
-        query = {"fieldManager": self._field_manager}
+        """Create an object; status 409 if it exists. A dry run goes through admission and stores nothing."""
+        query = {"fieldManager": self._field_manager, **({"dryRun": "All"} if is_dry_run else {})}
         return await self._request_object(_Request("create", "POST", path, query, body, attempts, is_fenced))
 
     async def replace(self, path: str, body: JsonObject, *, attempts: int = _ATTEMPTS) -> JsonObject:

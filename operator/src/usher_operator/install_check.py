@@ -1,0 +1,68 @@
+"""Checks of a running install, each with the rights of the account that runs them. `helm test` uses them."""
+
+from collections.abc import AsyncIterator, Iterable
+
+import aiohttp
+import msgspec
+
+from usher_gateway.kube.client import ApiError, Client
+from usher_operator import kinds
+
+_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+_SAMPLE_NAME = "usher-check"
+_CRD_HINT = "install the chart with `crds.install`, or apply crds/"
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """The result of one check."""
+
+    name: str
+    problem: str = ""
+    """What is wrong and what to do; `""`: nothing."""
+
+
+async def check_install(api: Client, namespace: str, ready_urls: Iterable[str]) -> AsyncIterator[CheckResult]:
+    """Check that the API server serves Usher's kinds, that programs are ready, and that a Tenant would be accepted.
+
+    Args:
+        api: an open client. Its account needs the right to create Tenants in the namespace.
+        namespace: where the Tenant is created as a dry run, which stores nothing.
+        ready_urls: `/readyz` of each program.
+    """
+    yield CheckResult("the API server serves Usher's kinds", await _find_missing_kinds(api))
+    for url in ready_urls:
+        yield CheckResult(f"{url} is ready", await _ask_readiness(url))
+    yield CheckResult("the API server accepts a Tenant (dry run)", await _create_sample(api, namespace))
+
+
+async def _find_missing_kinds(api: Client) -> str:
+    try:
+        found = await api.get(kinds.TENANT.root, missing_ok=True) or {}
+    except ApiError as error:
+        return str(error)
+    served = {one["name"] for one in found.get("resources", ())}
+    missing = [kind.plural for kind in kinds.OWN if kind.plural not in served]
+    return f"it does not serve {', '.join(missing)}: {_CRD_HINT}" if missing else ""
+
+
+async def _ask_readiness(url: str) -> str:
+    """Return why a program is not ready; a program that is not ready has no address in a Service."""
+    try:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session, session.get(url) as answer:
+            return "" if answer.status == 200 else f"it answers {answer.status}: {(await answer.text())[:1000]}"
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return f"{type(error).__name__}: no pod is ready, or a NetworkPolicy is in the way"
+
+
+async def _create_sample(api: Client, namespace: str) -> str:
+    tenant = {
+        "apiVersion": kinds.TENANT.api_version,
+        "kind": kinds.TENANT.name,
+        "metadata": {"name": _SAMPLE_NAME, "namespace": namespace},
+        "spec": {"displayName": "Check of the install"},
+    }
+    try:
+        await api.create(kinds.TENANT.collection(namespace), tenant, is_dry_run=True)
+    except ApiError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,252 @@
+"""Each value of the chart has an effect; impossible values are refused with a hint."""
+
+import functools
+import re
+from typing import Any
+
+import pytest
+
+from support import charts
+
+FULL = (f"--values={charts.CHART / 'ci' / 'full-values.yaml'}", *charts.OTHER_APIS)
+
+TEAM = {"example.com/team": "platform"}
+SELECTOR = {"app.kubernetes.io/name": "usher", "app.kubernetes.io/instance": "usher"}
+ZONES = {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
+HOSTS = {**ZONES, "topologyKey": "kubernetes.io/hostname"}
+SYSTEM = "usher-system"
+GATEWAY = ("StatefulSet", f"{SYSTEM}/webhooks-gateway")
+OPERATOR = ("Deployment", f"{SYSTEM}/webhooks-operator")
+GATEWAY_POLICY = ("NetworkPolicy", f"{SYSTEM}/webhooks-gateway")
+OPERATOR_POLICY = ("NetworkPolicy", f"{SYSTEM}/webhooks-operator")
+PUBLIC = ("Service", f"{SYSTEM}/webhooks-gateway")
+MONITOR = ("ServiceMonitor", f"{SYSTEM}/webhooks")
+POD = "spec.template.spec"
+CONTAINER = f"{POD}.containers.0"
+
+
+def from_namespace(name: str) -> dict[str, Any]:
+    return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+
+
+def of_pod(component: str, key: tuple[str, str]) -> dict[str, tuple[tuple[str, str], str, Any]]:
+    """Return the effects of the values that gateway and operator share."""
+    selector = {"matchLabels": {**SELECTOR, "app.kubernetes.io/component": component}}
+    spread = {**(ZONES if component == "gateway" else HOSTS), "labelSelector": selector}
+    places: dict[str, tuple[str, Any]] = {
+        "extraArgs": (f"{CONTAINER}.args.-1", {"gateway": "--accept-min-free-mib=2048", "operator": "--workers=32"}),
+        "extraEnv": (f"{CONTAINER}.env.-1", {"name": "TZ", "value": "UTC"}),
+        "extraVolumes": (f"{POD}.volumes.-1", {"name": "extra", "emptyDir": {}}),
+        "extraVolumeMounts": (f"{CONTAINER}.volumeMounts.-1", {"name": "extra", "mountPath": "/extra"}),
+        "podLabels": ("spec.template.metadata.labels.example\\.com/team", "platform"),
+        "podAnnotations": ("spec.template.metadata.annotations", {"example.com/scrape": "true"}),
+        "priorityClassName": (f"{POD}.priorityClassName", "system-cluster-critical"),
+        "runtimeClassName": (f"{POD}.runtimeClassName", "gvisor"),
+        "nodeSelector": (f"{POD}.nodeSelector", {"kubernetes.io/os": "linux"}),
+        "tolerations": (f"{POD}.tolerations", [{"key": "dedicated", "operator": "Exists"}]),
+        "affinity": (f"{POD}.affinity", {"nodeAffinity": {}}),
+        "topologySpreadConstraints": (f"{POD}.topologySpreadConstraints", [spread]),
+        "resources.requests": (f"{CONTAINER}.resources.requests.cpu", {"gateway": 1, "operator": "200m"}),
+        "resources.limits": (f"{CONTAINER}.resources.limits.memory", {"gateway": "2Gi", "operator": "1Gi"}),
+        "logLevel": (f"{CONTAINER}.args", "--log-level=debug"),
+        "serviceAccount.name": (
+            f"{POD}.serviceAccountName",
+            {"gateway": "webhooks", "operator": "webhooks-operator-account"},
+        ),
+    }
+    found = {}
+    for name, (place, wanted) in places.items():
+        differs = isinstance(wanted, dict) and wanted.keys() == {"gateway", "operator"}
+        found[f"{component}.{name}"] = (key, place, wanted[component] if differs else wanted)
+    return found
+
+
+EFFECTS: dict[str, tuple[tuple[str, str], str, Any]] = {
+    "fullnameOverride": (GATEWAY, "metadata.name", "webhooks-gateway"),
+    "image.repository": (GATEWAY, f"{CONTAINER}.image", f"registry.example.com/usher@sha256:{'0' * 64}"),
+    "image.digest": (OPERATOR, f"{CONTAINER}.image", f"registry.example.com/usher@sha256:{'0' * 64}"),
+    "image.pullPolicy": (GATEWAY, f"{CONTAINER}.imagePullPolicy", "Never"),
+    "image.pullSecrets": (GATEWAY, f"{POD}.imagePullSecrets", [{"name": "registry"}]),
+    "controllerName": (OPERATOR, f"{CONTAINER}.args", "--controller-name=example.com/usher"),
+    "configurationNamespace.name": (GATEWAY, f"{CONTAINER}.args", "--config-namespace=webhooks-config"),
+    "agencies": (("RoleBinding", "cafes/usher-agency"), "subjects.0.name", "webhooks-operator-account"),
+    "rbac.allNamespaces": (("ClusterRoleBinding", "usher-agency"), "roleRef.name", "usher-agency"),
+    "monitoring.kind": (MONITOR, "spec.endpoints.0.port", "admin"),
+    "monitoring.labels": (MONITOR, "metadata.labels.release", "prometheus"),
+    "monitoring.interval": (MONITOR, "spec.endpoints.0.interval", "30s"),
+    "apiServer.cidrs": (OPERATOR_POLICY, "spec.egress.1.to.1", {"ipBlock": {"cidr": "10.0.0.10/32"}}),
+    "apiServer.ports": (GATEWAY_POLICY, "spec.egress.2.ports", [{"port": 443}, {"port": 8443}]),
+    "listenerClass.create": (("ListenerClass", "hooks"), "kind", "ListenerClass"),
+    "listenerClass.name": (("ListenerClass", "hooks"), "metadata.name", "hooks"),
+    "listenerClass.spec": (
+        ("ListenerClass", "hooks"),
+        "spec",
+        {"controllerName": "example.com/usher", "hostname": "hooks.example.com"},
+    ),
+    "gateway.terminationGracePeriodSeconds": (GATEWAY, f"{POD}.terminationGracePeriodSeconds", 60),
+    "gateway.storage.size": (GATEWAY, "spec.volumeClaimTemplates.0.spec.resources.requests.storage", "50Gi"),
+    "gateway.storage.className": (GATEWAY, "spec.volumeClaimTemplates.0.spec.storageClassName", "fast"),
+    "gateway.allowDestinations": (GATEWAY, f"{CONTAINER}.args", "--allow-destination=10.1.0.0/16"),
+    "gateway.trustedProxies": (GATEWAY, f"{CONTAINER}.args", "--trusted-proxies=10.0.0.0/8"),
+    "gateway.service.type": (PUBLIC, "spec.type", "LoadBalancer"),
+    "gateway.service.port": (PUBLIC, "spec.ports.0.port", 8080),
+    "gateway.service.annotations": (PUBLIC, "metadata.annotations", {"example.com/load-balancer": "internal"}),
+    "gateway.networkPolicy.ingressFrom": (GATEWAY_POLICY, "spec.ingress.0.from", [from_namespace("ingress")]),
+    "gateway.networkPolicy.metricsFrom": (GATEWAY_POLICY, "spec.ingress.1.from.2", from_namespace("monitoring")),
+    "gateway.networkPolicy.extraEgress": (
+        GATEWAY_POLICY,
+        "spec.egress.-1",
+        {"to": [{"podSelector": {"matchLabels": {"app": "crm"}}}]},
+    ),
+    "gateway.podDisruptionBudget.enabled": (
+        ("PodDisruptionBudget", f"{SYSTEM}/webhooks-gateway"),
+        "spec.maxUnavailable",
+        0,
+    ),
+    "gateway.serviceAccount.annotations": (
+        ("ServiceAccount", f"{SYSTEM}/webhooks"),
+        "metadata.annotations",
+        TEAM,
+    ),
+    "operator.replicas": (OPERATOR, "spec.replicas", 3),
+    "operator.gatewayAPI": (OPERATOR, f"{CONTAINER}.args", "--no-gateway-api"),
+    "operator.certManager": (OPERATOR, f"{CONTAINER}.args", "--no-cert-manager"),
+    "operator.networkPolicy.metricsFrom": (OPERATOR_POLICY, "spec.ingress.0.from.1", from_namespace("monitoring")),
+    "operator.serviceAccount.annotations": (
+        ("ServiceAccount", f"{SYSTEM}/webhooks-operator-account"),
+        "metadata.annotations",
+        TEAM,
+    ),
+    **of_pod("gateway", GATEWAY),
+    **of_pod("operator", OPERATOR),
+}
+"""Value -> the object, the place in it, and what ci/full-values.yaml sets there (or adds to a list)."""
+
+SWITCHES = {
+    "configurationNamespace.create": ("Namespace", "usher-system-config"),
+    "rbac.create": ("ClusterRole", "usher-operator"),
+    "rbac.aggregate": ("ClusterRole", "usher-edit"),
+    "crds.install": ("CustomResourceDefinition", "tenants.usher.dev"),
+    "hostnamePolicy.enabled": ("ValidatingAdmissionPolicy", "hostnames.usher.dev"),
+    "gateway.networkPolicy.enabled": ("NetworkPolicy", f"{SYSTEM}/usher-gateway"),
+    "gateway.serviceAccount.create": ("ServiceAccount", f"{SYSTEM}/usher-gateway"),
+    "operator.networkPolicy.enabled": ("NetworkPolicy", f"{SYSTEM}/usher-operator"),
+    "operator.podDisruptionBudget.enabled": ("PodDisruptionBudget", f"{SYSTEM}/usher-operator"),
+    "operator.serviceAccount.create": ("ServiceAccount", f"{SYSTEM}/usher-operator"),
+}
+"""Value that is true by default -> an object that exists only then."""
+
+
+@functools.cache
+def full() -> dict[tuple[str, str], dict[str, Any]]:
+    return charts.objects(*FULL)
+
+
+@functools.cache
+def default() -> dict[tuple[str, str], dict[str, Any]]:
+    """The objects with the default values, under the names of the full ones."""
+    return charts.objects("--set=fullnameOverride=webhooks", *charts.OTHER_APIS)
+
+
+def at(document: Any, place: str) -> Any:
+    """Return what is at a dotted place, or None."""
+    for word in re.split(r"(?<!\\)\.", place):
+        try:
+            document = document[int(word) if isinstance(document, list) else word.replace("\\.", ".")]
+        except (LookupError, TypeError):
+            return None
+    return document
+
+
+def values() -> set[str]:
+    """The values that the chart's page lists."""
+    rows = re.findall(r"^\| `([A-Za-z.]+)` \|", (charts.CHART / "README.md").read_text("utf-8"), re.MULTILINE)
+    return set(rows)
+
+
+def test_every_value_is_in_one_of_the_tables() -> None:
+    assert EFFECTS.keys() | SWITCHES.keys() | {"image.tag"} == values()
+
+
+@pytest.mark.parametrize("value", EFFECTS)
+def test_value_has_its_effect(value: str) -> None:
+    key, place, wanted = EFFECTS[value]
+    found, before = at(full()[key], place), at(default().get(key), place)
+    if isinstance(found, list) and not isinstance(wanted, list):
+        assert wanted in found
+        assert wanted not in (before or [])
+    else:
+        assert found == wanted
+        assert before != wanted or value == "fullnameOverride"
+
+
+@pytest.mark.parametrize("value", SWITCHES)
+def test_switch_removes_its_object(value: str) -> None:
+    assert SWITCHES[value] in charts.objects()
+    assert SWITCHES[value] not in charts.objects(f"--set={value}=false")
+
+
+def test_tag_is_the_version_of_the_chart_unless_it_is_set() -> None:
+    def image(*arguments: str) -> Any:
+        return at(charts.objects(*arguments)["Deployment", f"{SYSTEM}/usher-operator"], f"{CONTAINER}.image")
+
+    assert re.fullmatch(r"usher:\d+\.\d+\.\d+", image())
+    assert image("--set=image.tag=nightly") == "usher:nightly"
+
+
+def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None:
+    peers = [
+        one["ipBlock"]
+        for rule in at(full()[GATEWAY_POLICY], "spec.egress")
+        for one in rule.get("to", ())
+        if "ipBlock" in one
+    ]
+    assert {"cidr": "10.1.0.0/16"} in peers
+    public = next(one for one in peers if one["cidr"] == "0.0.0.0/0")
+    assert {"10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"} == set(public["except"])
+    assert [one for one in peers if one["cidr"] == "0.0.0.0/0" and "except" not in one] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("gateway.replicas=2", "'replicas' not allowed"),
+        ("nonsense=1", "'nonsense' not allowed"),
+        ("image.digest=latest", "does not match pattern"),
+        ("operator.replicas=0", "minimum"),
+        ("gateway.trustedProxies={10.0.0.1}", "does not match pattern"),
+        ("gateway.storage.size=much", "does not match pattern"),
+        ("gateway.terminationGracePeriodSeconds=5", "minimum"),
+        ("monitoring.kind=Probe", "must be one of"),
+        ("monitoring.interval=often", "does not match pattern"),
+        ("apiServer.ports={https}", "got string, want integer"),
+    ],
+)
+def test_wrong_value_is_refused_by_the_schema(value: str, says: str) -> None:
+    with pytest.raises(charts.HelmError, match=says):
+        charts.render(f"--set={value}")
+
+
+IMPOSSIBLE = {
+    "configurationNamespace.name=usher-system": "choose another, or leave it empty",
+    "gateway.serviceAccount.name=usher-operator": "must differ",
+    "agencies={usher-system}": "put Tenants, Listeners and Destinations into namespaces of agencies",
+    "agencies={usher-system-config}": "which is a namespace of Usher",
+    "rbac.create=false,agencies={hotels}": "bind the ClusterRole usher-agency yourself",
+    "rbac.create=false,rbac.allNamespaces=true": "bind the ClusterRole usher-agency yourself",
+    "listenerClass.create=true": "needs listenerClass.spec.hostname",
+    "listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com": "install the chart without it first",
+    "monitoring.kind=PodMonitor": "install that first, or leave monitoring.kind empty",
+}
+"""Values -> what the error says to do."""
+
+
+@pytest.mark.parametrize("value", IMPOSSIBLE)
+def test_impossible_combination_is_refused_with_what_to_do(value: str) -> None:
+    with pytest.raises(charts.HelmError, match=IMPOSSIBLE[value]):
+        charts.render(f"--set={value}")
+
+
+def test_monitor_that_a_policy_would_block_is_refused() -> None:
+    with pytest.raises(charts.HelmError, match=r"needs gateway.networkPolicy.metricsFrom"):
+        charts.render("--set=monitoring.kind=PodMonitor", *charts.OTHER_APIS)

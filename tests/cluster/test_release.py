@@ -1,0 +1,111 @@
+"""An installed chart at work: its programs run with the accounts, arguments and roles that the chart gives them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from local_cluster import ports
+from support import accounts, agencies, api, charts, clusters, installs, releases
+from usher_gateway.simulator import receiver
+
+pytestmark = agencies.SHARED
+
+WITHDRAWN = {("secrets", ""), ("secrets", "cafes")}
+"""What a test withdraws while the operator runs. No other right may be missing."""
+
+VALUES = {"agencies": ["hotels"], "gateway": {"allowDestinations": ["loopback"]}}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[agencies.Platform]:
+    """The chart in an empty cluster, with its class and running programs."""
+    if clusters.given() is not None:
+        pytest.skip("the chart is installed under its usual names, which the given cluster may have already")
+    folder = tmp_path_factory.mktemp("release")
+    with clusters.cluster(folder) as cluster:
+        async with api.connected(cluster.endpoint, cluster.token) as server:
+            await releases.create_namespace(server, "hotels")
+            async with (
+                releases.released(cluster, server, folder, VALUES) as release,
+                receiver.Receiver(receiver.ReceiverSettings(keep=True)) as machine,
+            ):
+                operator = await release.start_operator_pod()
+                gateway = await release.start_gateway_pod()
+                await server.apply(release.klass())
+                yield agencies.Platform(release, operator, gateway, machine, installs.Namespaces(server))
+                for account in (release.operator, release.gateway):
+                    refused = {(one.resource, one.namespace) for one in cluster.audit.refusals(account.user)}
+                    assert refused <= WITHDRAWN
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def release(platform: agencies.Platform) -> releases.Release:
+    assert isinstance(platform.install, releases.Release)
+    return platform.install
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def hotels(platform: agencies.Platform) -> agencies.Agency:
+    """The agency that `agencies` admits, with a destination that has a credential."""
+    agency = agencies.Agency(platform, "hotels")
+    secret = {"authentication": {"type": "Bearer", "bearer": {"secretRef": {"name": "token", "key": "token"}}}}
+    await agency.apply(
+        agency.tenant(),
+        agency.secret("token", token="open-sesame-release"),
+        agency.destination(http=secret),
+        agency.listener(),
+    )
+    return agency
+
+
+async def test_visit_is_delivered_by_the_programs_of_the_chart(hotels: agencies.Agency) -> None:
+    await hotels.wait_ready("listeners.usher.dev/lobby", "destinations.usher.dev/crm", "tenants.usher.dev/acme")
+    await hotels.post(await hotels.url(), agencies.visit(1))
+    (received,) = await hotels.until_received(1)
+    assert received.headers["authorization"] == "Bearer open-sesame-release"
+
+
+async def test_helm_test_passes_with_rights_of_its_own(release: releases.Release, platform: agencies.Platform) -> None:
+    code, output = await release.check({"operator": platform.operator, "gateway": platform.gateway})
+    assert code == 0, output
+    assert [line.partition(":")[0] for line in output.splitlines()] == ["ok"] * 4
+    wish = {"group": "usher.dev", "resource": "tenants", "namespace": releases.SYSTEM}
+    user = f"system:serviceaccount:{releases.SYSTEM}:usher-test"
+    assert await release.server.may(user, {**wish, "verb": "create"})
+    assert not await release.server.may(user, {**wish, "verb": "delete"})
+    assert not await release.server.may(user, {**wish, "verb": "create", "namespace": "hotels"})
+    assert await release.server.get(api.Resource("Tenant", "usher-check", releases.SYSTEM)) is None
+
+
+async def test_helm_test_names_what_is_not_ready(release: releases.Release, platform: agencies.Platform) -> None:
+    absent = installs.Process(platform.gateway.process, ports.free(), platform.gateway.log, "127.0.0.1")
+    code, output = await release.check({"operator": platform.operator, "gateway": absent})
+    assert code == 1
+    (failed,) = [line for line in output.splitlines() if line.startswith("failed:")]
+    assert absent.url in failed
+    assert "no pod is ready" in failed
+
+
+async def test_helm_test_names_a_missing_right(release: releases.Release) -> None:
+    resource = api.Resource("ServiceAccount", "nobody", releases.SYSTEM)
+    nobody = await accounts.log_in(release.server, release.cluster.endpoint, resource, release.folder / "nobody")
+    code, output = await releases.check_install(f"--kubeconfig={nobody.kubeconfig}")
+    assert code == 1
+    (failed,) = [line for line in output.splitlines() if line.startswith("failed:")]
+    assert "403 Forbidden" in failed
+
+
+async def test_all_namespaces_are_admitted_by_one_value(release: releases.Release, platform: agencies.Platform) -> None:
+    cafes = agencies.Agency(platform, "cafes")
+    await releases.create_namespace(platform.server, "cafes")
+    await cafes.apply(cafes.tenant(), cafes.destination(), cafes.listener())
+    await cafes.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
+    upgrade = ("upgrade", releases.NAME, str(charts.CHART), "--reuse-values")
+    await asyncio.to_thread(releases.helm, release.cluster, *upgrade, "--set=rbac.allNamespaces=true")
+    await cafes.wait_ready("listeners.usher.dev/lobby")
+    await cafes.post(await cafes.url(), agencies.visit(2))
+    await cafes.until_received(2)
+    await asyncio.to_thread(releases.helm, release.cluster, *upgrade, "--set=rbac.allNamespaces=false")
+    await cafes.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
