@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import oid
 
 
-def make(name: str) -> tuple[bytes, bytes]:
-    """Make a certificate and key in PEM for ``localhost``; ``name`` distinguishes certificates."""
+def make(name: str, *hostnames: str, days: int = 1) -> tuple[bytes, bytes]:
+    """Make a certificate and key in PEM for hostnames or ``localhost``; ``name`` tells certificates apart."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -22,8 +22,10 @@ def make(name: str) -> tuple[bytes, bytes]:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(one) for one in hostnames or ("localhost",)]), critical=False
+        )
         .sign(key, hashes.SHA256())
     )
     return (

@@ -11,9 +11,7 @@ deliveries go back to the store, the store closes, and the admin port closes las
 import asyncio
 import contextlib
 import signal
-import ssl
 from collections.abc import Coroutine, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,6 +26,7 @@ from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
+from usher_gateway.ingest import certificates
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline
@@ -50,7 +49,6 @@ _HOLD_REVIEW_RETRY_SECONDS = 1.0
 _FIRST_CONFIGURATION_SECONDS = 2.0
 """How long the public port waits for a first configuration before it opens without one."""
 
-_CERTIFICATE_SECONDS = 5.0
 """How often the certificate files are checked for a renewal."""
 
 _ACTIVITY_SECONDS = 5.0
@@ -90,7 +88,7 @@ class Gateway:
         self.port = settings.listen.port
         """The configured public port; after the start, the port it listens on."""
         self._keys = model.derive_keys(key)
-        self._tls_context = _tls_context(settings.tls_cert, settings.tls_key)
+        self.certificates = _certificates(settings)
         self._tokens = (
             tokens.load_or_create(settings.data)
             if settings.admin_tokens is None
@@ -165,7 +163,11 @@ class Gateway:
         )
 
         self._ingest_metrics = gateway_metrics.IngestMetrics(
-            pipeline=self.pipeline, registry=self.registry, counters=self.counters, server=self.server
+            pipeline=self.pipeline,
+            registry=self.registry,
+            counters=self.counters,
+            server=self.server,
+            certificates=self.certificates,
         )
         self._store_metrics = gateway_metrics.StoreMetrics(
             store=self.store, dispatcher=self.dispatcher, clock=self.clock
@@ -306,13 +308,14 @@ class Gateway:
             "dispatcher": self.dispatcher.run(),
             "holds": self._review_holds(),
             "retention": self._prune(),
-            "certificate": self._follow_certificate(),
             "event loop lag": self._ingest_metrics.watch_loop(),
             "open deliveries": self._store_metrics.watch(),
             "deliveries of tenants": self._tenant_metrics.watch(),
             "health": self.health.run(),
             "activity": self._save_activity_regularly(),
         }
+        if self.certificates is not None:
+            jobs["certificates"] = self.certificates.follow()
         return [asyncio.create_task(job, name=name) for name, job in jobs.items()]
 
     async def _stop_tasks(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -330,8 +333,8 @@ class Gateway:
                 self.server,
                 settings.listen.host,
                 settings.listen.port,
-                ssl=self._tls_context,
-                ssl_handshake_timeout=settings.limits.header_seconds if self._tls_context else None,
+                ssl=self.certificates.context if self.certificates else None,
+                ssl_handshake_timeout=settings.limits.header_seconds if self.certificates else None,
                 backlog=1024,
             )
         except OSError as error:
@@ -409,26 +412,8 @@ class Gateway:
         tenants = [(one.namespace, one.tenant) for one in self.snapshot.listeners.values()]
         return {f"{namespace}/{tenant.name}": tenant.meter_months for namespace, tenant in tenants}
 
-    async def _follow_certificate(self) -> None:
-        """Load a renewed certificate for new connections, without a restart."""
-        certificate, key = self.settings.tls_cert, self.settings.tls_key
-        loaded = _modification_times(certificate, key)
-        while True:
-            await asyncio.sleep(_CERTIFICATE_SECONDS)
-            found = _modification_times(certificate, key)
-            if self._tls_context is None or found == loaded or certificate is None:
-                continue
-            try:
-                # Try another context first: a certificate that does not match its key would leave this one without one.
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-                self._tls_context.load_cert_chain(certificate, key)
-                loaded = found
-                _log.info("certificate_loaded")
-            except (OSError, ssl.SSLError) as error:
-                _log.error("certificate_not_loaded", error=type(error).__name__)
-
     def _log_started(self) -> None:
-        scheme = "https" if self.settings.tls_cert else "http"
+        scheme = "https" if self.certificates else "http"
         _log.info(
             "gateway_started",
             public=f"{scheme}://{self.settings.listen.host}:{self.port}",
@@ -483,26 +468,11 @@ def handle_signals(gateway: Gateway) -> None:
         loop.add_signal_handler(signal.SIGHUP, gateway.stop)
 
 
-def _tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    if certificate is None:
+def _certificates(settings: Settings) -> certificates.Certificates | None:
+    """Return the certificates of the public port; None if it serves plain HTTP."""
+    default = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        default = certificates.CertificateFiles(settings.tls_cert, settings.tls_key)
+    if default is None and settings.tls_dir is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        reason = getattr(error, "reason", None) or error.strerror
-        raise model.ConfigurationError(
-            f"the certificate in {certificate} with the key in {key} cannot be used: {reason}",
-            "Give a PEM chain and its key, readable by Usher.",
-        ) from error
-    return context
-
-
-def _modification_times(*files: Path | None) -> tuple[int, ...]:
-    stamps = []
-    for file in files:
-        with contextlib.suppress(OSError):
-            if file is not None:
-                stamps.append(file.stat().st_mtime_ns)
-    return tuple(stamps)
+    return certificates.Certificates(default, settings.tls_dir)

@@ -15,6 +15,7 @@ from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import OUTCOME_LABELS, DeliveryCounters, DeliveryWorker
 from usher_gateway.destinations import SendError
 from usher_gateway.ingest import routing
+from usher_gateway.ingest.certificates import Certificates
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -38,12 +39,19 @@ class IngestMetrics:
     """Metrics of the public port and the event loop, and those of arrivals that have no tenant."""
 
     def __init__(
-        self, *, pipeline: ArrivalPipeline, registry: ListenerRegistry, counters: ArrivalCounters, server: PublicServer
+        self,
+        *,
+        pipeline: ArrivalPipeline,
+        registry: ListenerRegistry,
+        counters: ArrivalCounters,
+        server: PublicServer,
+        certificates: Certificates | None,
     ) -> None:
         self._pipeline = pipeline
         self._registry = registry
         self._counters = counters
         self._server = server
+        self._certificates = certificates
         self.loop_lag_seconds = 0.0
 
     async def watch_loop(self) -> None:
@@ -90,6 +98,12 @@ class IngestMetrics:
             "Waiting connections that were closed because a new one needed the room.",
             [],
             {(): float(server.displaced)},
+        )
+        yield metrics.gauge(
+            "usher_certificate_expiry_timestamp_seconds",
+            "When a certificate that the public port serves expires.",
+            ["file"],
+            {(file,): at for file, at in self._certificates.expiry_times.items()} if self._certificates else {},
         )
         yield metrics.gauge(
             "usher_inflight", "Arrivals that wait for their commit.", [], {(): float(self._pipeline.uncommitted)}

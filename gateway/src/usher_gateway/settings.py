@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """PEM chain. With ``tls_key`` the public port serves https, and the gateway loads renewed files."""
     tls_key: Path | None = None
     """PEM key of ``tls_cert``."""
+    tls_dir: Path | None = None
+    """Folder of further certificates, each served for its own names."""
     trusted_proxies: tuple[str, ...] = ()
     """CIDRs of proxies whose ``X-Forwarded-For`` the gateway trusts."""
     allow_destination: tuple[str, ...] = ()

@@ -9,7 +9,8 @@ import pytest
 
 from support import certificates, wire
 from support import gateway as gateways
-from usher_gateway import app
+from usher_gateway import model
+from usher_gateway.ingest import certificates as ingest_certificates
 from usher_gateway.ingest import server
 
 VISIT = json.dumps({"user": {"id": 7, "venue": {"id": 9}}}).encode()
@@ -17,21 +18,21 @@ VISIT = json.dumps({"user": {"id": 7, "venue": {"id": 9}}}).encode()
 
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "_CERTIFICATE_SECONDS", 0.1)
+    monkeypatch.setattr(ingest_certificates, "_FOLLOW_SECONDS", 0.1)
 
 
-async def _serves(gateway: gateways.RunningGateway, certificate: bytes) -> bool:
+async def _serves(gateway: gateways.RunningGateway, certificate: bytes, name: str = "localhost") -> bool:
     try:
-        async with wire.connect(gateway.port, certificates.trusting(certificate)) as connection:
+        async with wire.connect(gateway.port, certificates.trusting(certificate), name) as connection:
             await connection.send(wire.request(gateway.target(), method="GET"))
             return (await connection.answer()).acknowledges
     except ssl.SSLCertVerificationError:
         return False
 
 
-async def _wait_served(gateway: gateways.RunningGateway, certificate: bytes) -> None:
+async def _wait_served(gateway: gateways.RunningGateway, certificate: bytes, name: str = "localhost") -> None:
     async with asyncio.timeout(10):
-        while not await _serves(gateway, certificate):  # noqa: ASYNC110 - each look is a handshake
+        while not await _serves(gateway, certificate, name):  # noqa: ASYNC110 - each look is a handshake
             await asyncio.sleep(0.05)
 
 
@@ -62,6 +63,90 @@ async def test_incomplete_renewal_keeps_the_old_certificate(tmp_path: Path) -> N
                 assert await _serves(gateway, old[0])
         certificates.write(tmp_path, *new)
         await _wait_served(gateway, new[0])
+
+
+ACME, GLOBEX = "hooks.acme.test", "hooks.globex.test"
+
+
+def _secret(folder: Path, name: str, certificate: tuple[bytes, bytes]) -> Path:
+    """Write a certificate as the kubelet mounts a Secret: files are links to a folder that a renewal replaces."""
+    mounted = folder / name
+    mounted.mkdir(exist_ok=True)
+    content = mounted / f"..{len(list(mounted.iterdir()))}"
+    content.mkdir()
+    certificates.write(content, *certificate)
+    link = mounted / "..new"
+    link.symlink_to(content.name)
+    link.replace(mounted / "..data")
+    for file in ("tls.crt", "tls.key"):
+        if not (mounted / file).exists():
+            (mounted / file).symlink_to(f"..data/{file}")
+    return mounted
+
+
+def certificates_of(gateway: gateways.RunningGateway) -> ingest_certificates.Certificates:
+    found = gateway.gateway.certificates
+    assert found is not None
+    return found
+
+
+async def test_of_two_certificates_with_one_name_the_one_that_expires_later_is_served(tmp_path: Path) -> None:
+    old, new = certificates.make("a", ACME, days=1), certificates.make("b", ACME, days=9)
+    for name, made in {"0-new": new, "1-old": old}.items():
+        _secret(tmp_path, name, made)
+    async with gateways.running(tmp_path, tls_dir=tmp_path) as gateway:
+        assert await _serves(gateway, new[0], ACME)
+
+
+async def test_each_hostname_gets_its_certificate_and_its_renewal(tmp_path: Path) -> None:
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    acme, globex, wild = (
+        certificates.make("a", ACME),
+        certificates.make("g", GLOBEX),
+        certificates.make("w", "*.wild.test"),
+    )
+    _secret(folder, "acme", acme)
+    certificates.write(folder, *wild)
+    cert, key = certificates.write(tmp_path, *certificates.make("default"))
+    default = cert.read_bytes()
+    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, tls_dir=folder) as gateway:
+        assert await _serves(gateway, acme[0], ACME)
+        assert await _serves(gateway, acme[0], ACME.upper())
+        assert await _serves(gateway, wild[0], "any.wild.test")
+        assert not await _serves(gateway, wild[0], "a.b.wild.test")
+        assert await _serves(gateway, default)  # no certificate has this name
+        assert not await _serves(gateway, globex[0], GLOBEX)
+        _secret(folder, "globex", globex)
+        await _wait_served(gateway, globex[0], GLOBEX)
+        renewed = certificates.make("renewed", ACME)
+        _secret(folder, "acme", renewed)
+        await _wait_served(gateway, renewed[0], ACME)
+        assert 'usher_certificate_expiry_timestamp_seconds{file="' in gateway.exposition()
+
+
+async def test_folder_without_its_certificates_keeps_what_was_served(tmp_path: Path) -> None:
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    acme = certificates.make("a", ACME)
+    certificates.write(folder, *acme)
+    async with gateways.running(tmp_path, tls_dir=folder) as gateway:
+        assert await _serves(gateway, acme[0], ACME)
+        (folder / "tls.key").unlink()
+        certificates_of(gateway).load_changed()
+        assert await _serves(gateway, acme[0], ACME)
+        (folder / "tls.crt").unlink()
+        certificates_of(gateway).load_changed()
+        assert await _serves(gateway, acme[0], ACME)
+
+
+def test_folder_without_a_certificate_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(model.ConfigurationError, match="has no certificate") as caught:
+        ingest_certificates.Certificates(None, tmp_path)
+    assert "NAME.crt" in caught.value.hint
+    (tmp_path / "a.crt").write_bytes(b"nonsense")
+    with pytest.raises(model.ConfigurationError, match=r"a\.crt.*cannot be used"):
+        ingest_certificates.Certificates(None, tmp_path)
 
 
 async def test_plain_http_on_the_tls_port_is_closed(tmp_path: Path) -> None:

@@ -69,6 +69,14 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option(envvar="USHER_TLS_CERT", help="PEM chain; the gateway loads renewed files.")
         ] = None,
         tls_key: Annotated[Path | None, typer.Option(envvar="USHER_TLS_KEY", help="PEM key of --tls-cert.")] = None,
+        tls_dir: Annotated[
+            Path | None,
+            typer.Option(
+                envvar="USHER_TLS_DIR",
+                help="Folder of certificates NAME.crt with NAME.key, or folders with tls.crt and tls.key;"
+                " clients get the one for the name they ask for.",
+            ),
+        ] = None,
         trusted_proxies: Annotated[
             list[str] | None,
             typer.Option(envvar="USHER_TRUSTED_PROXIES", help="CIDR of a proxy whose X-Forwarded-For is trusted."),
@@ -131,6 +139,7 @@ def register(app: typer.Typer) -> None:
                 admin_host=tuple(admin_host or ()),
                 tls_cert=tls_cert,
                 tls_key=tls_key,
+                tls_dir=tls_dir,
                 trusted_proxies=tuple(trusted_proxies or ()),
                 allow_destination=tuple(allow_destination or ()),
                 removal_limit=removal_limit,

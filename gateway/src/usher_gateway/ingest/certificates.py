@@ -1,0 +1,188 @@
+"""The certificates of the public port: one for every connection, or several, chosen by the name that a client asks for.
+
+Renewed files are loaded for new connections, without a restart. Files that cannot be used change nothing: the
+certificate that was loaded before is served on.
+"""
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import structlog
+from cryptography import x509
+
+from usher_gateway import model
+
+_log = structlog.get_logger(__name__)
+
+_FOLLOW_SECONDS = 5.0
+
+
+class CertificateFiles(msgspec.Struct, frozen=True, order=True):
+    """A certificate with its chain, and its key, both PEM."""
+
+    chain: Path
+    key: Path
+
+    def modification_times(self) -> tuple[int, int]:
+        """Return the times in nanoseconds.
+
+        Raises:
+            OSError: a file is missing or not readable.
+        """
+        return self.chain.stat().st_mtime_ns, self.key.stat().st_mtime_ns
+
+
+class LoadedCertificate(msgspec.Struct, frozen=True):
+    """A certificate that can be served."""
+
+    files: CertificateFiles
+    modified: tuple[int, int]
+    context: ssl.SSLContext
+    names: tuple[str, ...]
+    """Its DNS names in lower case, such as ``hooks.example.com`` or ``*.example.com`` (RFC 6125)."""
+    expires_at: float
+    """Unix seconds."""
+
+    @classmethod
+    def load(cls, files: CertificateFiles) -> Self:
+        """Load a certificate and its key.
+
+        Raises:
+            OSError: a file cannot be read.
+            ssl.SSLError: the files do not belong together, or one of them is not PEM.
+            ValueError: the certificate cannot be parsed.
+        """
+        modified = files.modification_times()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(files.chain, files.key)
+        certificate = x509.load_pem_x509_certificates(files.chain.read_bytes())[0]
+        try:
+            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            names = found.value.get_values_for_type(x509.DNSName)
+        except x509.ExtensionNotFound:
+            names = []
+        lowered = tuple(name.lower() for name in names)
+        return cls(files, modified, context, lowered, certificate.not_valid_after_utc.timestamp())
+
+
+def files_in(folder: Path) -> list[CertificateFiles]:
+    """Return the pairs NAME.crt and NAME.key of a folder and of its subfolders, sorted.
+
+    A subfolder may be a mounted Secret of the type ``kubernetes.io/tls``, which has ``tls.crt`` and ``tls.key``. The
+    kubelet keeps its own copies in folders whose names begin with ``..``.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    folders = [folder, *(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".."))]
+    chains = sorted(chain for one in folders for chain in one.glob("*.crt"))
+    return [CertificateFiles(chain, chain.with_suffix(".key")) for chain in chains]
+
+
+class Certificates:
+    """Chooses the certificate of each connection to the public port, and follows renewals.
+
+    Args:
+        default: served to clients that ask for no name or for an unknown one; None: the first file of the folder.
+        folder: has further certificates, each served for its own names.
+
+    Raises:
+        ConfigurationError: a certificate cannot be used, or there is none.
+    """
+
+    def __init__(self, default: CertificateFiles | None, folder: Path | None) -> None:
+        self._default, self._folder = default, folder
+        self._loaded: dict[CertificateFiles, LoadedCertificate] = {}
+        self._by_name: dict[str, LoadedCertificate] = {}
+        for files in self._wanted():
+            try:
+                self._loaded[files] = LoadedCertificate.load(files)
+            except (OSError, ssl.SSLError, ValueError) as error:
+                raise model.ConfigurationError(
+                    f"the certificate in {files.chain} with the key in {files.key} cannot be used: {_reason(error)}",
+                    "Give a PEM chain and its key, readable by Usher.",
+                ) from error
+        if not self._loaded:
+            raise model.ConfigurationError(
+                f"the folder {folder} has no certificate", "Put pairs of NAME.crt and NAME.key there, both PEM."
+            )
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        """For the listening socket: each handshake then changes to the context of its certificate."""
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.sni_callback = self._choose
+        self._index()
+
+    def _wanted(self) -> list[CertificateFiles]:
+        """Return the files to load, the default first."""
+        try:
+            found = files_in(self._folder) if self._folder is not None else []
+        except OSError as error:
+            raise model.ConfigurationError(
+                f"the folder {self._folder} cannot be read: {_reason(error)}", "Give a folder that Usher may read."
+            ) from error
+        return [self._default, *found] if self._default is not None else found
+
+    def _index(self) -> None:
+        """Prepare the choice by name. Of two certificates with the same name, the one that expires later is served."""
+        self._by_name = {}
+        for loaded in self._loaded.values():
+            for name in loaded.names:
+                known = self._by_name.get(name)
+                if known is None or known.expires_at < loaded.expires_at:
+                    self._by_name[name] = loaded
+
+    @property
+    def _first(self) -> LoadedCertificate:
+        return next(iter(self._loaded.values()))
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        """Give a handshake its certificate: that of the name, of its wildcard, or the default (RFC 6066, section 3)."""
+        lowered = (name or "").lower()
+        wildcard = "*." + lowered.partition(".")[2]
+        connection.context = (self._by_name.get(lowered) or self._by_name.get(wildcard) or self._first).context
+
+    async def follow(self) -> None:
+        """Load new and renewed certificates, and drop those whose files are gone. Runs until cancelled."""
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            self.load_changed()
+
+    def load_changed(self) -> None:
+        """Look at the files once. A certificate whose files cannot be used is served as before."""
+        try:
+            wanted = self._wanted()
+        except model.ConfigurationError as error:
+            _log.error("certificates_not_found", error=str(error))
+            return
+        loaded = {files: found for files in wanted if (found := self._load_if_changed(files)) is not None}
+        if not loaded:
+            _log.error("certificates_not_found", folder=str(self._folder))
+            return
+        self._loaded = loaded
+        self._index()
+
+    def _load_if_changed(self, files: CertificateFiles) -> LoadedCertificate | None:
+        known = self._loaded.get(files)
+        try:
+            if known is not None and files.modification_times() == known.modified:
+                return known
+            loaded = LoadedCertificate.load(files)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            _log.error("certificate_not_loaded", file=str(files.chain), error=_reason(error))
+            return known
+        _log.info("certificate_loaded", file=str(files.chain), names=list(loaded.names))
+        return loaded
+
+    @property
+    def expiry_times(self) -> dict[str, float]:
+        """File of each certificate that is served -> when it expires, in Unix seconds."""
+        return {str(files.chain): loaded.expires_at for files, loaded in self._loaded.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Describe an error without the content of a file."""
+    return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__)
