@@ -11,7 +11,6 @@ from typing import Self
 
 import msgspec
 import structlog
-from cryptography import x509
 
 from usher_gateway import model
 
@@ -55,6 +54,8 @@ class LoadedCertificate(msgspec.Struct, frozen=True):
             ssl.SSLError: the files do not belong together, or one of them is not PEM.
             ValueError: the certificate cannot be parsed.
         """
+        from cryptography import x509  # a gateway behind a proxy does not need it
+
         modified = files.modification_times()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
