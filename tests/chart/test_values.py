@@ -41,7 +41,7 @@ def of_pod(component: str, key: tuple[str, str]) -> dict[str, tuple[tuple[str, s
         "podLabels": ("spec.template.metadata.labels.example\\.com/team", "platform"),
         "podAnnotations": ("spec.template.metadata.annotations", {"example.com/scrape": "true"}),
         "priorityClassName": (f"{POD}.priorityClassName", "system-cluster-critical"),
-        "runtimeClassName": (f"{POD}.runtimeClassName", "gvisor"),
+        "runtimeClassName": (f"{POD}.runtimeClassName", "sandboxed"),
         "nodeSelector": (f"{POD}.nodeSelector", {"kubernetes.io/os": "linux"}),
         "tolerations": (f"{POD}.tolerations", [{"key": "dedicated", "operator": "Exists"}]),
         "affinity": (f"{POD}.affinity", {"nodeAffinity": {}}),

@@ -1,7 +1,9 @@
 """The chart in an empty cluster: install, upgrade, uninstall. The cluster has no node, so no pod runs."""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from local_cluster import kubectl as kubectls
 from support import charts, clusters, releases, waiting
 
 NAMESPACE = "usher-system"
+KINDS = ("statefulset", "deployment", "service", "networkpolicy", "role", "rolebinding", "poddisruptionbudget")
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 
 
@@ -48,23 +51,77 @@ async def test_check_of_a_cluster_without_definitions_says_what_to_do(empty: kub
     assert "does not serve listenerclasses, tenants, listeners, destinations: install the chart with" in output
 
 
-async def test_chart_is_installed_upgraded_and_uninstalled(empty: kubectls.Kubectl) -> None:
-    notes = helm(empty, "install", "usher", str(charts.CHART))
-    assert "kubectl create rolebinding usher-agency" in notes
+@pytest.fixture
+async def installed(empty: kubectls.Kubectl) -> AsyncIterator[kubectls.Kubectl]:
+    """The cluster with a release, which is uninstalled after the test."""
+    helm(empty, "install", "usher", str(charts.CHART))
+    yield empty
+    if "usher" in helm(empty, "list", "--short").split():
+        helm(empty, "uninstall", "usher")
+    kinds = ("statefulset", "deployment", "service", "pod")
+    await waiting.until(lambda: names(empty, *kinds), lambda found: not found, limit_seconds=60)
+    await empty("delete", "persistentvolumeclaim", "--all", f"--namespace={NAMESPACE}")
+    gone = ("wait", "--for=delete", "namespace/usher-system-config", "--timeout=60s")
+    await empty(*gone)
+
+
+async def test_same_upgrade_changes_nothing(installed: kubectls.Kubectl) -> None:
     # the restricted namespace accepted the pods, which wait for a node
-    pods = await waiting.until(lambda: names(empty, "pod"), lambda found: len(found) == 3)
+    pods = await waiting.until(lambda: names(installed, "pod"), lambda found: len(found) == 3)
     assert "pod/usher-gateway-0" in pods
-    before = await generations(empty)
-    helm(empty, "upgrade", "usher", str(charts.CHART))
-    assert await generations(empty) == before
+    before = await generations(installed)
+    notes = helm(installed, "upgrade", "usher", str(charts.CHART))
+    assert "kubectl create rolebinding usher-agency" in notes
+    assert await generations(installed) == before
+
+
+async def test_uninstall_leaves_definitions_classes_and_the_volume(installed: kubectls.Kubectl) -> None:
+    await installed("create", "namespace", "hotels")
     spec = "listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com,agencies={hotels}"
-    await empty("create", "namespace", "hotels")
-    helm(empty, "upgrade", "usher", str(charts.CHART), f"--set={spec}")
-    classes = await empty.json("get", "listenerclasses")
-    assert [one["spec"]["hostname"] for one in classes] == ["hooks.example.com"]
-    helm(empty, "rollback", "usher", "1")
-    helm(empty, "uninstall", "usher")
-    kinds = ("statefulset", "deployment", "service", "networkpolicy", "role", "rolebinding", "poddisruptionbudget")
-    await waiting.until(lambda: names(empty, *kinds), lambda found: not found)
-    assert await names(empty, "persistentvolumeclaim") == {"persistentvolumeclaim/data-usher-gateway-0"}
-    assert [one["metadata"]["name"] for one in await empty.json("get", "listenerclasses")] == ["public"]
+    helm(installed, "upgrade", "usher", str(charts.CHART), f"--set={spec}")
+    helm(installed, "uninstall", "usher")
+    kinds = (*KINDS, "clusterrole", "clusterrolebinding", "validatingadmissionpolicy", "namespace")
+    selected = ("get", ",".join(kinds), "--all-namespaces", "--selector=app.kubernetes.io/instance=usher")
+
+    async def left() -> str:
+        return await installed(*selected, "--output=name")
+
+    await waiting.until(left, lambda found: not found, limit_seconds=60)
+    assert await names(installed, "persistentvolumeclaim") == {"persistentvolumeclaim/data-usher-gateway-0"}
+    assert [one["metadata"]["name"] for one in await installed.json("get", "listenerclasses")] == ["public"]
+
+
+async def test_rollback_removes_what_the_upgrade_added(installed: kubectls.Kubectl) -> None:
+    await installed("create", "namespace", "cafes")
+    helm(installed, "upgrade", "usher", str(charts.CHART), "--set=agencies={cafes},gateway.logLevel=debug")
+    binding = ("get", "rolebinding", "--namespace=cafes", "--output=name")
+    assert await installed(*binding) == "rolebinding.rbac.authorization.k8s.io/usher-agency\n"
+    helm(installed, "rollback", "usher", "1")
+    assert await installed(*binding) == ""
+    gateway = await installed.json("get", "statefulset", "usher-gateway", f"--namespace={NAMESPACE}")
+    assert "--log-level=info" in gateway["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+async def test_upgrade_brings_a_new_field_of_a_definition(installed: kubectls.Kubectl, tmp_path: Path) -> None:
+    newer = tmp_path / "usher"
+    shutil.copytree(charts.CHART, newer)
+    definition = newer / "templates" / "crds" / "usher.dev_tenants.yaml"
+    text, field = definition.read_text("utf-8"), "              displayName:\n"
+    assert text.count(field) == 1
+    added = "              nickname: {type: string, maxLength: 64}\n"
+    definition.write_text(text.replace(field, added + field), "utf-8")
+    await installed("explain", "tenants.usher.dev.spec.displayName")
+    helm(installed, "upgrade", "usher", str(newer))
+
+    async def explained() -> str:
+        return await installed("explain", "tenants.usher.dev.spec", "--recursive")
+
+    await waiting.until(explained, lambda text: "nickname" in text)
+
+
+async def test_release_fits_into_its_secret_four_times(installed: kubectls.Kubectl) -> None:
+    """Helm stores each release in a Secret, which may have 1 MiB."""
+    secret = await installed(
+        "get", "secret", "sh.helm.release.v1.usher.v1", f"--namespace={NAMESPACE}", "--output=json"
+    )
+    assert len(secret) < 2**20 / 4
