@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from local_cluster import kubectl as kubectls
-from support import charts, clusters, releases, waiting
+from support import charts, clusters, release_processes, waiting
 
 NAMESPACE = "usher-system"
 KINDS = ("statefulset", "deployment", "service", "networkpolicy", "role", "rolebinding", "poddisruptionbudget")
@@ -46,7 +46,7 @@ async def generations(call: kubectls.Kubectl) -> dict[str, int]:
 async def test_check_of_a_cluster_without_definitions_says_what_to_do(empty: kubectls.Kubectl) -> None:
     """The definitions stay once they are installed, so this deletes those of another test."""
     await empty("delete", "customresourcedefinitions", "--selector=app.kubernetes.io/part-of=usher")
-    code, output = await releases.check_install(f"--kubeconfig={empty.kubeconfig}", f"--namespace={NAMESPACE}")
+    code, output = await release_processes.check_install(f"--kubeconfig={empty.kubeconfig}", f"--namespace={NAMESPACE}")
     assert code == 1
     assert "does not serve listenerclasses, tenants, listeners, destinations: install the chart with" in output
 

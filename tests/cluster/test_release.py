@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from local_cluster import ports
-from support import accounts, agencies, api, charts, clusters, installs, releases
+from support import accounts, agencies, api, charts, clusters, installs, release_processes
 from usher_gateway.simulator import receiver
 
 pytestmark = agencies.SHARED
@@ -26,9 +26,9 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ag
     folder = tmp_path_factory.mktemp("release")
     with clusters.cluster(folder) as cluster:
         async with api.connected(cluster.endpoint, cluster.token) as server:
-            await releases.create_namespace(server, "hotels")
+            await release_processes.create_namespace(server, "hotels")
             async with (
-                releases.released(cluster, server, folder, VALUES) as release,
+                release_processes.released(cluster, server, folder, VALUES) as release,
                 receiver.Receiver(receiver.ReceiverSettings(keep=True)) as machine,
             ):
                 operator = await release.start_operator_pod()
@@ -41,8 +41,8 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ag
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def release(platform: agencies.Platform) -> releases.Release:
-    assert isinstance(platform.install, releases.Release)
+async def release(platform: agencies.Platform) -> release_processes.ProcessRelease:
+    assert isinstance(platform.install, release_processes.ProcessRelease)
     return platform.install
 
 
@@ -67,19 +67,23 @@ async def test_visit_is_delivered_by_the_programs_of_the_chart(hotels: agencies.
     assert received.headers["authorization"] == "Bearer open-sesame-release"
 
 
-async def test_helm_test_passes_with_rights_of_its_own(release: releases.Release, platform: agencies.Platform) -> None:
+async def test_helm_test_passes_with_rights_of_its_own(
+    release: release_processes.ProcessRelease, platform: agencies.Platform
+) -> None:
     code, output = await release.check({"operator": platform.operator, "gateway": platform.gateway})
     assert code == 0, output
     assert [line.partition(":")[0] for line in output.splitlines()] == ["ok"] * 4
-    wish = {"group": "usher.dev", "resource": "tenants", "namespace": releases.SYSTEM}
-    user = f"system:serviceaccount:{releases.SYSTEM}:usher-test"
+    wish = {"group": "usher.dev", "resource": "tenants", "namespace": release_processes.SYSTEM}
+    user = f"system:serviceaccount:{release_processes.SYSTEM}:usher-test"
     assert await release.server.may(user, {**wish, "verb": "create"})
     assert not await release.server.may(user, {**wish, "verb": "delete"})
     assert not await release.server.may(user, {**wish, "verb": "create", "namespace": "hotels"})
-    assert await release.server.get(api.Resource("Tenant", "usher-check", releases.SYSTEM)) is None
+    assert await release.server.get(api.Resource("Tenant", "usher-check", release_processes.SYSTEM)) is None
 
 
-async def test_helm_test_names_what_is_not_ready(release: releases.Release, platform: agencies.Platform) -> None:
+async def test_helm_test_names_what_is_not_ready(
+    release: release_processes.ProcessRelease, platform: agencies.Platform
+) -> None:
     absent = installs.Process(platform.gateway.process, ports.free(), platform.gateway.log, "127.0.0.1")
     code, output = await release.check({"operator": platform.operator, "gateway": absent})
     assert code == 1
@@ -88,24 +92,26 @@ async def test_helm_test_names_what_is_not_ready(release: releases.Release, plat
     assert "no pod is ready" in failed
 
 
-async def test_helm_test_names_a_missing_right(release: releases.Release) -> None:
-    resource = api.Resource("ServiceAccount", "nobody", releases.SYSTEM)
+async def test_helm_test_names_a_missing_right(release: release_processes.ProcessRelease) -> None:
+    resource = api.Resource("ServiceAccount", "nobody", release_processes.SYSTEM)
     nobody = await accounts.log_in(release.server, release.cluster.endpoint, resource, release.folder / "nobody")
-    code, output = await releases.check_install(f"--kubeconfig={nobody.kubeconfig}")
+    code, output = await release_processes.check_install(f"--kubeconfig={nobody.kubeconfig}")
     assert code == 1
     (failed,) = [line for line in output.splitlines() if line.startswith("failed:")]
     assert "403 Forbidden" in failed
 
 
-async def test_all_namespaces_are_admitted_by_one_value(release: releases.Release, platform: agencies.Platform) -> None:
+async def test_all_namespaces_are_admitted_by_one_value(
+    release: release_processes.ProcessRelease, platform: agencies.Platform
+) -> None:
     cafes = agencies.Agency(platform, "cafes")
-    await releases.create_namespace(platform.server, "cafes")
+    await release_processes.create_namespace(platform.server, "cafes")
     await cafes.apply(cafes.tenant(), cafes.destination(), cafes.listener())
     await cafes.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
-    upgrade = ("upgrade", releases.NAME, str(charts.CHART), "--reuse-values")
-    await asyncio.to_thread(releases.helm, release.cluster, *upgrade, "--set=rbac.allNamespaces=true")
+    upgrade = ("upgrade", release_processes.NAME, str(charts.CHART), "--reuse-values")
+    await asyncio.to_thread(release_processes.helm, release.cluster, *upgrade, "--set=rbac.allNamespaces=true")
     await cafes.wait_ready("listeners.usher.dev/lobby")
     await cafes.post(await cafes.url(), agencies.visit(2))
     await cafes.until_received(2)
-    await asyncio.to_thread(releases.helm, release.cluster, *upgrade, "--set=rbac.allNamespaces=false")
+    await asyncio.to_thread(release_processes.helm, release.cluster, *upgrade, "--set=rbac.allNamespaces=false")
     await cafes.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")

@@ -33,7 +33,7 @@ def helm(cluster: clusters.Cluster, *arguments: str) -> str:
     return charts.run(*arguments, f"--namespace={SYSTEM}", f"--kubeconfig={cluster.kubeconfig}")
 
 
-class Release(installs.Install):
+class ProcessRelease(installs.Install):
     """An installed chart."""
 
     async def pod(self, kind: str, name: str) -> dict[str, Any]:
@@ -150,7 +150,7 @@ async def create_namespace(server: api.Api, name: str, labels: Mapping[str, str]
 @contextlib.asynccontextmanager
 async def released(
     cluster: clusters.Cluster, server: api.Api, folder: Path, values: Mapping[str, Any]
-) -> AsyncIterator[Release]:
+) -> AsyncIterator[ProcessRelease]:
     """Install the chart into its own namespace, which accepts only restricted pods."""
     await create_namespace(server, SYSTEM, RESTRICTED)
     (folder / "values.json").write_text(json.dumps(values), "utf-8")
@@ -159,7 +159,7 @@ async def released(
         await accounts.log_in(server, cluster.endpoint, api.Resource("ServiceAccount", name, SYSTEM), folder / name)
         for name in (f"{NAME}-operator", f"{NAME}-gateway")
     ]
-    release = Release(server, cluster, folder, SYSTEM, CONFIGURATION, "usher.dev/usher", operator, gateway)
+    release = ProcessRelease(server, cluster, folder, SYSTEM, CONFIGURATION, "usher.dev/usher", operator, gateway)
     try:
         yield release
         await release.search_for_secrets()
