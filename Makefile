@@ -41,6 +41,7 @@ run-kubernetes: $(READY) ## run the same on a local Kubernetes control plane wit
 test: check $(READY) ## run make check and every test except those of test-long and test-node (KUBECONFIG=…: on that cluster)
 	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tools $(BIN)/python -m local_cluster build)
 	@PYTHONPATH=tests:tools $(BIN)/python -m support.event_sdks
+	@PYTHONPATH=tools $(BIN)/python -m prometheus
 	$(BIN)/python -m pytest -n 2 -m "not long and not node" $(ARGS)
 
 test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies, 10 minutes of chaos

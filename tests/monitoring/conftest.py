@@ -1,0 +1,14 @@
+"""The tests of alerts and boards need Prometheus."""
+
+import pytest
+
+from prometheus import debian
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prometheus_programs() -> None:
+    """Skip on machines that are not Debian and have no Prometheus."""
+    try:
+        debian.programs()
+    except debian.NotDebianError as error:
+        pytest.skip(str(error))

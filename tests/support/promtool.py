@@ -1,0 +1,44 @@
+"""Check rules and run unit tests of rules with promtool."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prometheus import debian
+
+RULES = Path(__file__).parents[2] / "charts" / "usher" / "files" / "rules"
+_LIMIT_SECONDS = 60
+
+
+def rule_files() -> list[Path]:
+    """Return the rule files of the chart."""
+    return sorted(RULES.glob("*.yaml"))
+
+
+def rules(kind: str) -> dict[str, dict[str, Any]]:
+    """Return the rules of a kind, ``alert`` or ``record``, by name; rules of one name differ in ``severity``."""
+    groups = [group for file in rule_files() for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
+    found = [rule for group in groups for rule in group["rules"] if kind in rule]
+    return {"/".join([rule[kind], rule.get("labels", {}).get("severity", "")]).rstrip("/"): rule for rule in found}
+
+
+def check(*files: Path) -> str:
+    """Return what promtool says about rule files; it ends with the number of problems if there are any."""
+    return _run("check", "rules", "--lint=all", "--lint-fatal", *map(str, files))
+
+
+def test(folder: Path, cases: list[dict[str, Any]]) -> str:
+    """Return the failures of unit tests in promtool's own format, or an empty text."""
+    file = folder / "cases.yaml"
+    named = {"rule_files": [str(one) for one in rule_files()], "evaluation_interval": "1m", "tests": cases}
+    file.write_text(yaml.safe_dump(named), "utf-8")
+    said = _run("test", "rules", str(file))
+    return "" if said.rstrip().endswith("SUCCESS") else said
+
+
+def _run(*arguments: str) -> str:
+    program = debian.programs() / "promtool"
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=_LIMIT_SECONDS)
+    return done.stdout + done.stderr + (f"\nended with {done.returncode}" if done.returncode else "")
