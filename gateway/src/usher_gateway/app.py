@@ -19,6 +19,8 @@ import structlog
 
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
 from usher_gateway.admin import health, records, server, status, tokens
+from usher_gateway.admin.names import NameCheck
+from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.holds import HoldReviewer
@@ -175,17 +177,20 @@ class Gateway:
         delivery_metrics = gateway_metrics.DeliveryMetrics(
             dispatcher=self.dispatcher, worker=self.worker, expressions=self._expressions, state=self.state
         )
-        self._tenant_metrics = gateway_metrics.TenantMetrics(
+        self.tenants = TenantTracker(
             state=self.state,
             arrivals=self.counters,
-            deliveries=self.worker.counters,
+            circuit_of=lambda key: self.dispatcher.scheduler.circuit_of(key).state,
             store=self.store,
             clock=self.clock,
+        )
+        tenant_metrics = gateway_metrics.TenantMetrics(
+            tracker=self.tenants, arrivals=self.counters, deliveries=self.worker.counters
         )
         configuration_metrics = gateway_metrics.ConfigurationMetrics(state=self.state, source=self.source)
         self.metric_sources = [
             self._ingest_metrics.collect,
-            self._tenant_metrics.collect,
+            tenant_metrics.collect,
             delivery_metrics.collect,
             self._store_metrics.collect,
             configuration_metrics.collect,
@@ -235,6 +240,7 @@ class Gateway:
             payload.prepare(document)
 
     def _make_admin_server(self) -> server.AdminServer:
+        check_names = NameCheck(store=self.store, snapshot=lambda: self.state.snapshot).check
         return server.AdminServer(
             routes=server.make_routes(
                 status=status.GatewayStatus(
@@ -244,8 +250,9 @@ class Gateway:
                     registry=self.registry,
                     store=self.store,
                     clock=self.clock,
+                    tenants=self.tenants,
                 ),
-                usage=records.UsageHandlers(store=self.store, now=self.clock.now),
+                usage=records.UsageHandlers(store=self.store, now=self.clock.now, check_names=check_names),
                 records=records.RecordHandlers(
                     store=self.store,
                     now=self.clock.now,
@@ -254,6 +261,7 @@ class Gateway:
                     ask_store=self.dispatcher.ask_store,
                     holds_of=self.hold_reviewer.current_holds,
                     keys=self._keys,
+                    check_names=check_names,
                 ),
                 registry=metrics.make_registry(self.metric_sources),
             ),
@@ -310,7 +318,7 @@ class Gateway:
             "retention": self._prune(),
             "event loop lag": self._ingest_metrics.watch_loop(),
             "open deliveries": self._store_metrics.watch(),
-            "deliveries of tenants": self._tenant_metrics.watch(),
+            "tenants": self.tenants.watch(),
             "health": self.health.run(),
             "activity": self._save_activity_regularly(),
         }

@@ -2,25 +2,23 @@
 
 import asyncio
 import time
-import zoneinfo
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
 
 import structlog
 
 from usher_gateway import logs, metrics, model
 from usher_gateway.admin import health
+from usher_gateway.admin.tenants import ListenerSummary, TenantKey, TenantTracker
 from usher_gateway.config import Source
 from usher_gateway.delivery import circuit, dispatcher
 from usher_gateway.delivery.worker import OUTCOME_LABELS, DeliveryCounters, DeliveryWorker
 from usher_gateway.destinations import SendError
-from usher_gateway.ingest import routing
 from usher_gateway.ingest.certificates import Certificates
 from usher_gateway.ingest.counters import ArrivalCounters, ExpressionCounters
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
-from usher_gateway.store.base import Filter, OpenCounts, Store
+from usher_gateway.store.base import OpenCounts, Store
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
@@ -30,9 +28,6 @@ _MAX_LISTENERS = 200
 """With more listeners the metrics per listener are left out; the API and the meters still have these numbers."""
 
 _COUNT_SECONDS = 15.0
-
-_Labels = TypeVar("_Labels", bound=tuple[str, ...])
-"""Label values of a series."""
 
 
 class IngestMetrics:
@@ -131,7 +126,7 @@ class IngestMetrics:
         labels = ["tenant_namespace", "tenant", "listener"]
         yield metrics.gauge(
             "usher_listener_last_arrival_timestamp_seconds",
-            "When something was accepted last; 0: not since the start. Up to 200 listeners.",
+            "When something was accepted last, from the ledger; 0: never. Up to 200 listeners.",
             labels,
             last,
         )
@@ -143,15 +138,6 @@ class IngestMetrics:
         )
 
 
-class _Tenant:
-    """What a scrape adds up over the listeners of one tenant."""
-
-    def __init__(self) -> None:
-        self.listeners = self.silent = self.refusing = 0
-        self.last_arrival = 0
-        """Microseconds; 0: never."""
-
-
 class TenantMetrics:
     """The metrics of each tenant.
 
@@ -159,85 +145,18 @@ class TenantMetrics:
     series that begins with it. Times and counts of open deliveries come from the ledger, so a restart keeps them.
     """
 
-    def __init__(
-        self,
-        *,
-        state: health.RunState,
-        arrivals: ArrivalCounters,
-        deliveries: DeliveryCounters,
-        store: Store,
-        clock: Clock,
-    ) -> None:
-        self._state = state
+    def __init__(self, *, tracker: TenantTracker, arrivals: ArrivalCounters, deliveries: DeliveryCounters) -> None:
+        self._tracker = tracker
         self._arrivals = arrivals
         self._deliveries = deliveries
-        self._store = store
-        self._clock = clock
-        self._held: dict[tuple[str, ...], float] = {}
-        self._dead: dict[tuple[str, ...], float] = {}
-        self._quota_used: dict[tuple[str, ...], float] = {}
-
-    async def watch(self) -> None:
-        """Count held and dead deliveries every 15 s, and the visits of tenants with a quota. Runs until cancelled."""
-        await self._state.configured.wait()
-        while True:
-            try:
-                self._held = await self._count_held()
-                self._dead = self._by_tenant(await self._store.dead_by_route())
-                self._quota_used = await self._read_quotas()
-            except model.StoreUnavailableError as error:
-                _log.warning("tenant_deliveries_not_counted", reason=str(error))
-            await asyncio.sleep(_COUNT_SECONDS)
-
-    async def _count_held(self) -> dict[tuple[str, ...], float]:
-        """Count the held deliveries by namespace, tenant and reason."""
-        counts: dict[tuple[str, ...], float] = {}
-        for group in await self._store.held_groups():
-            name = self._store.route(group.route).listener
-            key = (name.namespace, name.tenant, group.reason.name)
-            counts[key] = counts.get(key, 0.0) + group.count
-        return counts
-
-    def _by_tenant(self, counts: Mapping[int, int]) -> dict[tuple[str, ...], float]:
-        sums: dict[tuple[str, ...], float] = {}
-        for route, count in counts.items():
-            name = self._store.route(route).listener
-            key = (name.namespace, name.tenant)
-            sums[key] = sums.get(key, 0.0) + count
-        return sums
-
-    async def _read_quotas(self) -> dict[tuple[str, ...], float]:
-        """The visits of the tenant's present month as a share of its quota."""
-        found: dict[tuple[str, ...], float] = {}
-        now = self._clock.now()
-        for document in self._state.snapshot.listeners.values():
-            tenant, key = document.tenant, (document.namespace, document.tenant.name)
-            if tenant.visits_per_month and key not in found:
-                since, until = routing.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
-                rows = await self._store.usage(since, until, Filter(namespace=key[0], tenant=key[1]), "month")
-                visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
-                found[key] = visits / tenant.visits_per_month
-        return found
 
     def collect(self) -> metrics.Metrics:
         """Yield the metrics."""
-        tenants = self._sum_listeners()
+        tenants = self._tracker.summaries()
         yield from self._collect_counters(tenants)
         yield from self._collect_gauges(tenants)
 
-    def _sum_listeners(self) -> dict[tuple[str, ...], _Tenant]:
-        now = self._clock.now()
-        tenants: dict[tuple[str, ...], _Tenant] = {}
-        for key, document in self._state.snapshot.listeners.items():
-            tenant = tenants.setdefault((document.namespace, document.tenant.name), _Tenant())
-            counters = self._arrivals.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
-            tenant.listeners += 1
-            tenant.silent += self._state.is_silent(key, document, counters.last_accepted, now)
-            tenant.refusing += counters.refused_in_a_row >= health.REFUSING_FROM
-            tenant.last_arrival = max(tenant.last_arrival, counters.last_accepted)
-        return tenants
-
-    def _collect_counters(self, tenants: Iterable[tuple[str, ...]]) -> metrics.Metrics:
+    def _collect_counters(self, tenants: Iterable[TenantKey]) -> metrics.Metrics:
         arrivals, labels = self._arrivals, ["tenant_namespace", "tenant"]
         words = [counted_as.name.lower() for counted_as in model.CountedAs]
         yield metrics.counter(
@@ -252,47 +171,46 @@ class TenantMetrics:
             [*labels, "outcome"],
             _with_zeros(tenants, OUTCOME_LABELS.values(), self._deliveries.outcomes),
         )
-        yield metrics.counter(
-            "usher_skipped", "Routes that made no delivery.", [*labels, "reason"], _floats(arrivals.skipped)
-        )
+        yield metrics.counter("usher_skipped", "Routes that made no delivery.", [*labels, "reason"], arrivals.skipped)
         yield metrics.counter(
             "usher_company_mismatches",
             "Arrivals of another company that were accepted, because companyCheck is Warn.",
             labels,
-            _floats(arrivals.company_mismatches),
+            arrivals.company_mismatches,
         )
         yield metrics.counter(
             "usher_unexpected_sources",
             "Arrivals let in from outside of allowedSources, because the policy is Report.",
             labels,
-            _floats(arrivals.unexpected_sources),
+            arrivals.unexpected_sources,
         )
         yield metrics.counter(
             "usher_retired_address_arrivals",
             "Arrivals at addresses that an edit took out of service.",
             labels,
-            _floats(arrivals.retired),
+            arrivals.retired,
         )
 
-    def _collect_gauges(self, tenants: Mapping[tuple[str, ...], _Tenant]) -> metrics.Metrics:
-        labels = ["tenant_namespace", "tenant"]
+    def _collect_gauges(self, tenants: Mapping[TenantKey, ListenerSummary]) -> metrics.Metrics:
+        labels, deliveries = ["tenant_namespace", "tenant"], self._tracker.deliveries
+        held = {(*key, reason): n for key, counts in deliveries.items() for reason, n in counts.held.items()}
         yield metrics.gauge(
             "usher_tenant_listeners",
             "Listeners in force.",
             labels,
-            {key: float(tenant.listeners) for key, tenant in tenants.items()},
+            {key: tenant.listeners for key, tenant in tenants.items()},
         )
         yield metrics.gauge(
             "usher_tenant_silent_listeners",
             "Listeners that accepted nothing for longer than silence.afterSeconds.",
             labels,
-            {key: float(tenant.silent) for key, tenant in tenants.items()},
+            {key: tenant.silent for key, tenant in tenants.items()},
         )
         yield metrics.gauge(
             "usher_tenant_refusing_listeners",
             "Listeners whose last arrivals were all refused.",
             labels,
-            {key: float(tenant.refusing) for key, tenant in tenants.items()},
+            {key: tenant.refusing for key, tenant in tenants.items()},
         )
         yield metrics.gauge(
             "usher_tenant_last_arrival_timestamp_seconds",
@@ -301,19 +219,19 @@ class TenantMetrics:
             {key: tenant.last_arrival / model.MICROSECONDS for key, tenant in tenants.items()},
         )
         yield metrics.gauge(
-            "usher_held_deliveries", "Deliveries that wait for a person or a date.", [*labels, "reason"], self._held
+            "usher_held_deliveries", "Deliveries that wait for a person or a date.", [*labels, "reason"], held
         )
         yield metrics.gauge(
             "usher_dead_deliveries",
             "Deliveries that failed for good and can be redriven.",
             labels,
-            dict.fromkeys(tenants, 0.0) | self._dead,
+            dict.fromkeys(tenants, 0) | {key: counts.dead for key, counts in deliveries.items()},
         )
         yield metrics.gauge(
             "usher_quota_used_ratio",
             "Visits of the tenant's present month as a share of its quota.",
             labels,
-            self._quota_used,
+            self._tracker.quota_used,
         )
 
 
@@ -473,15 +391,11 @@ class ConfigurationMetrics:
 
 
 def _with_zeros(
-    tenants: Iterable[tuple[str, ...]], words: Iterable[str], counts: Mapping[tuple[str, str, str], int]
-) -> dict[tuple[str, ...], float]:
+    tenants: Iterable[TenantKey], words: Iterable[str], counts: Mapping[tuple[str, str, str], int]
+) -> dict[tuple[str, str, str], int]:
     """Return the counts, and 0 for each tenant and word that has none."""
-    zeros: dict[tuple[str, ...], float] = {(*tenant, word): 0.0 for word in words for tenant in tenants}
-    return zeros | _floats(counts)
-
-
-def _floats(counts: Mapping[_Labels, int]) -> dict[tuple[str, ...], float]:
-    return {key: float(count) for key, count in counts.items()}
+    zeros: dict[tuple[str, str, str], int] = {(*tenant, word): 0 for word in words for tenant in tenants}
+    return {**zeros, **counts}
 
 
 def _by_word(counts: dict[str, int]) -> dict[tuple[str, ...], float]:

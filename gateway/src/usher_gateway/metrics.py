@@ -5,7 +5,8 @@ docs/metrics.md lists the metrics; only a few counters carry a tenant label.
 """
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import prometheus_client
 from prometheus_client import core, registry
@@ -13,6 +14,8 @@ from prometheus_client import core, registry
 import usher_gateway
 
 Metrics = Iterator[core.Metric]
+
+LabelValues = TypeVar("LabelValues", bound=tuple[str, ...])
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 30.0)
 """Histogram buckets for durations."""
@@ -71,7 +74,7 @@ def make_registry(sources: list[Callable[[], Metrics]]) -> prometheus_client.Col
     return found
 
 
-def counter(name: str, text: str, labels: list[str], values: dict[tuple[str, ...], float]) -> core.Metric:
+def counter(name: str, text: str, labels: list[str], values: Mapping[LabelValues, float]) -> core.Metric:
     """Return a counter with one value per tuple of label values."""
     family = core.CounterMetricFamily(name, text, labels=labels)
     for key, value in sorted(values.items()):
@@ -79,7 +82,7 @@ def counter(name: str, text: str, labels: list[str], values: dict[tuple[str, ...
     return family
 
 
-def gauge(name: str, text: str, labels: list[str], values: dict[tuple[str, ...], float]) -> core.Metric:
+def gauge(name: str, text: str, labels: list[str], values: Mapping[LabelValues, float]) -> core.Metric:
     """Return a gauge with one value per tuple of label values."""
     family = core.GaugeMetricFamily(name, text, labels=labels)
     for key, value in sorted(values.items()):

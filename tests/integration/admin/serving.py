@@ -12,7 +12,10 @@ import prometheus_client
 from contract import engines, samples
 from usher_gateway import documents, model, settings
 from usher_gateway.admin import health, records, server, status, tokens
+from usher_gateway.admin.names import NameCheck
+from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
+from usher_gateway.delivery.circuit import CircuitState
 from usher_gateway.ingest.counters import ArrivalCounters
 from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.ingest.registry import ListenerRegistry
@@ -38,8 +41,9 @@ class Served:
         self.tokens = tokens.load_or_create(data)
         self.state = health.RunState()
         self.state.open_public_port()
+        self.arrivals = ArrivalCounters()
         self.registry = ListenerRegistry(
-            keys=KEYS, expressions=Silent(), counters=ArrivalCounters(), budgets=NamespaceBudgets()
+            keys=KEYS, expressions=Silent(), counters=self.arrivals, budgets=NamespaceBudgets()
         )
         self.port = 0
         self.mend()
@@ -65,9 +69,10 @@ class Served:
     def routes(self) -> tuple[server.AdminRoute, ...]:
         registry = prometheus_client.CollectorRegistry()
         prometheus_client.Gauge("usher_test", "A number.", registry=registry).set(7)
+        check_names = NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check
         return server.make_routes(
             status=self.status(),
-            usage=records.UsageHandlers(store=self.bench.store, now=self.bench.clock),
+            usage=records.UsageHandlers(store=self.bench.store, now=self.bench.clock, check_names=check_names),
             records=records.RecordHandlers(
                 store=self.bench.store,
                 now=self.bench.clock,
@@ -76,6 +81,7 @@ class Served:
                 ask_store=lambda: None,
                 holds_of=base.no_holds,
                 keys=KEYS,
+                check_names=check_names,
             ),
             registry=registry,
         )
@@ -101,13 +107,21 @@ class Served:
         tracker.destination.return_value = health.DestinationState(
             "Closed", None, gone=False, tried=True, healthy=True, unresolved=None
         )
+        clock = mock.Mock(now=self.bench.clock, jump=lambda: 0)
         return status.GatewayStatus(
             state=self.state,
             tracker=tracker,
             source=mock.Mock(**{"status.return_value": SourceStatus(origin="files")}),
             registry=self.registry,
             store=self.bench.store,
-            clock=mock.Mock(now=self.bench.clock, jump=lambda: 0),
+            clock=clock,
+            tenants=TenantTracker(
+                state=self.state,
+                arrivals=self.arrivals,
+                circuit_of=lambda _: CircuitState.Open,
+                store=self.bench.store,
+                clock=clock,
+            ),
         )
 
     @property

@@ -43,6 +43,9 @@ _USAGE_COUNTERS = (
 
 Row = dict[str, object]
 
+CheckNames = Callable[[Filter], Awaitable[None]]
+"""Raises ProblemError if a name of the filter does not exist and never did."""
+
 _ListRows = Callable[[Filter, str | None, int], Awaitable[ListingPage]]
 
 
@@ -66,6 +69,7 @@ class RecordHandlers:
         ask_store: Callable[[], None],
         holds_of: HoldsOf,
         keys: model.Keys,
+        check_names: CheckNames,
     ) -> None:
         """Take the parts of the gateway that records need.
 
@@ -77,6 +81,7 @@ class RecordHandlers:
             ask_store: Lets the dispatcher look for due deliveries.
             holds_of: Returns what holds deliveries of a route now.
             keys: Keys with which listeners read bodies.
+            check_names: Checks the names of a selection.
         """
         self._store = store
         self._now = now
@@ -85,6 +90,7 @@ class RecordHandlers:
         self._ask_store = ask_store
         self._holds_of = holds_of
         self._keys = keys
+        self._check_names = check_names
         self._releasing = asyncio.Lock()
         """Held during a release, so that two requests never count the same arrival."""
 
@@ -108,6 +114,7 @@ class RecordHandlers:
             paging = api.parse_paging(request.query)
             if counted_as is not None:
                 where = msgspec.structs.replace(where, counted_as=counted_as)
+            await self._check_names(where)
             page = await list_rows(where, paging.cursor, paging.limit)
         return api.json_response({"rows": page.rows, "nextCursor": page.next_cursor})
 
@@ -174,7 +181,7 @@ class RecordHandlers:
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/redrive``."""
         with api.parsing():
-            selection, where = await _read_selection(request)
+            selection, where = await self._read_selection(request)
             count = await self._store.redrive(where, self._now(), self._holds_of)
         api.audit(request, "redrive", selection, count)
         return api.json_response({"redriven": count})
@@ -182,7 +189,7 @@ class RecordHandlers:
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/cancel``."""
         with api.parsing():
-            selection, where = await _read_selection(request)
+            selection, where = await self._read_selection(request)
             count = await self._store.cancel(where, self._now(), self._forget_cancelled)
         api.audit(request, "cancel", selection, count)
         return api.json_response({"cancelled": count})
@@ -190,7 +197,7 @@ class RecordHandlers:
     async def retry(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/retry``."""
         with api.parsing():
-            selection, where = await _read_selection(request)
+            selection, where = await self._read_selection(request)
             count = await self._store.retry(where, self._now())
         self._ask_store()
         api.audit(request, "retry", selection, count)
@@ -199,7 +206,7 @@ class RecordHandlers:
     async def replay(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/visits/replay``."""
         with api.parsing():
-            selection, where = await _read_selection(request)
+            selection, where = await self._read_selection(request)
             report = await self._store.replay(where, self._now(), self._holds_of)
         api.audit(request, "replay", selection, report.replayed)
         left_out = {"replayedBefore": report.replayed_before, "withoutBody": report.without_body}
@@ -208,7 +215,7 @@ class RecordHandlers:
     async def release(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/quarantine/release``: deliver what is a visit now, and give the reasons for the rest."""
         with api.parsing():
-            selection, where = await _read_selection(request)
+            selection, where = await self._read_selection(request)
             async with self._releasing:
                 released = await self._release(where)
         api.audit(request, "release", selection, released.arrivals)
@@ -239,22 +246,24 @@ class RecordHandlers:
         parsed = rebuild_arrival(listener, arrival, self._now())
         return parsed if isinstance(parsed, model.Arrival) else parsed.name
 
-
-async def _read_selection(request: web.Request) -> tuple[dict[str, object], Filter]:
-    """Return the selection as the audit log records it, and as a store filter."""
-    selection = api.parse_selection(await request.read())
-    audited = {name: value for name, value in msgspec.to_builtins(selection).items() if value}
-    if "ids" in audited:
-        audited["ids"] = len(selection.ids)
-    return audited, api.filter_from_selection(selection)
+    async def _read_selection(self, request: web.Request) -> tuple[dict[str, object], Filter]:
+        """Return the selection as the audit log records it, and as a store filter."""
+        selection = api.parse_selection(await request.read())
+        audited = {name: value for name, value in msgspec.to_builtins(selection).items() if value}
+        if "ids" in audited:
+            audited["ids"] = len(selection.ids)
+        where = api.filter_from_selection(selection)
+        await self._check_names(where)
+        return audited, where
 
 
 class UsageHandlers:
     """The handlers of ``/api/usage`` and ``/api/usage/check``."""
 
-    def __init__(self, *, store: Store, now: Callable[[], int]) -> None:
+    def __init__(self, *, store: Store, now: Callable[[], int], check_names: CheckNames) -> None:
         self._store = store
         self._now = now
+        self._check_names = check_names
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/usage``."""
@@ -264,6 +273,7 @@ class UsageHandlers:
             asked = api.parse_range(query, self._now())
             if query.get("format", "json") not in {"json", "csv"}:
                 raise ValueError("format must be json or csv")
+        await self._check_names(where)
         found = await self._store.usage(asked.since, asked.until, where, asked.period)
         if len(found) > _MAX_USAGE_ROWS:
             detail = f"{len(found)} rows are too many"

@@ -39,6 +39,7 @@ def make_routes(
         AdminRoute("GET", "/metrics", Role.Anybody, functools.partial(_metrics, registry)),
         AdminRoute("GET", "/api/config", Role.Observe, status.config),
         AdminRoute("GET", "/api/listeners", Role.Observe, status.listeners),
+        AdminRoute("GET", "/api/tenants", Role.Observe, status.tenants),
         AdminRoute("GET", "/api/destinations", Role.Observe, status.destinations),
         AdminRoute("GET", "/api/usage", Role.Observe, usage.usage),
         AdminRoute("GET", "/api/usage/check", Role.Observe, usage.check),

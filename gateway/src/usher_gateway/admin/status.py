@@ -8,10 +8,11 @@ from aiohttp import web
 
 from usher_gateway import config_secret, documents, model
 from usher_gateway.admin import api, health, records
+from usher_gateway.admin.tenants import DeliveryCounts, ListenerSummary, TenantKey, TenantTracker
 from usher_gateway.config import Source, SourceStatus
 from usher_gateway.ingest.registry import ListenerRegistry, LiveListener
 from usher_gateway.resources import conditions
-from usher_gateway.store.base import Filter, Store
+from usher_gateway.store.base import Filter, Store, UsageRow
 from usher_gateway.timing import Clock
 
 _DAY = 86_400 * model.MICROSECONDS
@@ -35,9 +36,11 @@ class GatewayStatus:
         registry: ListenerRegistry,
         store: Store,
         clock: Clock,
+        tenants: TenantTracker,
     ) -> None:
         self._state = state
         self._tracker = tracker
+        self._tenants = tenants
         self._source = source
         self._registry = registry
         self._store = store
@@ -143,6 +146,40 @@ class GatewayStatus:
     def _applied_hash(self, kind: config_secret.Kind, key: str) -> str | None:
         found = self._tracker.document(kind, key)
         return found.hash if found else None
+
+    async def tenants(self, _: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/tenants``: those in force, and those that deliveries still wait for or died for."""
+        today = self._clock.now() // _DAY * _DAY
+        usage: dict[TenantKey, list[UsageRow]] = {}
+        for row in await self._store.usage(today, today + _DAY, Filter(), "day"):
+            usage.setdefault((row.listener.namespace, row.listener.tenant), []).append(row)
+        await self._tenants.count_deliveries()
+        summaries, deliveries = self._tenants.summaries(), self._tenants.deliveries
+        rows = [
+            {
+                **self._tenant_row(key, summaries.get(key), deliveries.get(key, DeliveryCounts())),
+                "today": records.total_of(usage.get(key, [])),
+            }
+            for key in sorted(summaries.keys() | deliveries.keys())
+        ]
+        return api.json_response({"now": _time(self._clock.now()), "rows": rows})
+
+    def _tenant_row(self, key: TenantKey, summary: ListenerSummary | None, counts: DeliveryCounts) -> JsonObject:
+        return {
+            "namespace": key[0],
+            "name": key[1],
+            "state": summary.document.state if summary else "NotFound",
+            "listeners": summary.listeners if summary else 0,
+            "silentListeners": summary.silent if summary else 0,
+            "refusingListeners": summary.refusing if summary else 0,
+            "lastArrival": _time(summary.last_arrival) if summary else None,
+            "failingDestinations": self._tenants.failing(summary.destinations) if summary else [],
+            "backlog": counts.backlog,
+            "oldestInBacklog": _time(counts.oldest_at),
+            "held": counts.held,
+            "dead": counts.dead,
+            "quotaUsed": self._tenants.quota_used.get(key),
+        }
 
     async def destinations(self, _request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/destinations``: those in force, and those that deliveries still wait for."""

@@ -6,7 +6,7 @@ otherwise only the errors that they name. Cancelling an awaiting caller never ca
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -36,6 +36,15 @@ class HeldGroup(msgspec.Struct, frozen=True):
     reason: model.HoldReason
     route: int
     count: int
+
+
+class RouteBacklog(msgspec.Struct, frozen=True):
+    """The deliveries of a route that wait in the backlog, at least one."""
+
+    route: int
+    count: int
+    oldest_at: int
+    """When the oldest of them was created, in microseconds."""
 
 
 class DueDestination(msgspec.Struct, frozen=True):
@@ -254,6 +263,9 @@ class Store(Protocol):
     async def open_counts(self) -> OpenCounts:
         """Count the deliveries in the backlog and the held ones."""
 
+    async def backlog_by_route(self) -> list[RouteBacklog]:
+        """Return the routes with deliveries in the backlog."""
+
     async def dead_by_route(self) -> Mapping[int, int]:
         """Return how many dead deliveries each route has."""
 
@@ -265,6 +277,12 @@ class Store(Protocol):
 
     def route(self, number: int) -> model.RouteDefinition:
         """Return the route definition of a delivery or of a held group."""
+
+    def routes(self) -> Collection[model.RouteDefinition]:
+        """Return every route that deliveries were made for."""
+
+    async def listener_names(self) -> Collection[model.ListenerName]:
+        """Return every listener that something was counted for."""
 
     async def held_groups(self) -> list[HeldGroup]:
         """Return the held deliveries, grouped by reason and route."""

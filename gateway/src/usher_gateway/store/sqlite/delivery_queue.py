@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from usher_gateway import model
-from usher_gateway.store.base import Backlog, DueDestination, HeldGroup, OpenCounts
+from usher_gateway.store.base import Backlog, DueDestination, HeldGroup, OpenCounts, RouteBacklog
 from usher_gateway.store.sqlite import attempt_log, database
 from usher_gateway.store.sqlite.transaction import FLAG_LATE, HOLD_FLAGS, Transaction, unpack_body
 
@@ -320,6 +320,13 @@ def held_groups(connection: sqlite3.Connection) -> list[HeldGroup]:
     """Count the held deliveries by reason and route, in the index alone."""
     statement = "select hold, route, count(*) from deliveries where hold > 0 group by hold, route"
     return [HeldGroup(model.HoldReason(hold), route, count) for hold, route, count in connection.execute(statement)]
+
+
+def backlog_by_route(connection: sqlite3.Connection) -> list[RouteBacklog]:
+    """Count the backlog by route in the index alone. The lowest row key of a route is its oldest row."""
+    counts = "select route, count(*) number, min(key) oldest from deliveries where waiting = 1 group by route"
+    statement = f"select c.route, c.number, d.created_at from ({counts}) c join deliveries d on d.key = c.oldest"  # noqa: S608
+    return [RouteBacklog(*row) for row in connection.execute(statement)]
 
 
 def dead_by_route(connection: sqlite3.Connection) -> dict[int, int]:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import functools
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from usher_gateway.store.base import (
     OpenReport,
     Period,
     ReplayReport,
+    RouteBacklog,
     StoreStatistics,
     UsageRow,
     no_holds,
@@ -243,8 +244,17 @@ class SqliteStore:
     async def due(self) -> list[DueDestination]:
         return await self._reader.run(delivery_queue.due)
 
+    def routes(self) -> Collection[model.RouteDefinition]:
+        return self.writer.names.definitions.values()
+
+    async def listener_names(self) -> Collection[model.ListenerName]:
+        return (await self._query_reader.run(meters.listener_names)).values()
+
     async def held_groups(self) -> list[HeldGroup]:
         return await self._reader.run(delivery_queue.held_groups)
+
+    async def backlog_by_route(self) -> list[RouteBacklog]:
+        return await self._reader.run(delivery_queue.backlog_by_route)
 
     async def dead_by_route(self) -> Mapping[int, int]:
         return await self._reader.run(delivery_queue.dead_by_route)

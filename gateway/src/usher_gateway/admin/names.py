@@ -1,0 +1,56 @@
+"""Checks the names in a question, because a mistyped tenant would otherwise give an empty bill."""
+
+from collections.abc import Callable, Iterable
+
+from usher_gateway import documents, model
+from usher_gateway.admin import api
+from usher_gateway.resources import conditions
+from usher_gateway.store.base import Filter, Store
+
+
+class NameCheck:
+    """Knows the names in the configuration in force and those in the store, whose rows outlive their resources.
+
+    Args:
+        store: the store.
+        snapshot: returns the configuration in force.
+    """
+
+    def __init__(self, *, store: Store, snapshot: Callable[[], documents.Snapshot]) -> None:
+        self._store = store
+        self._snapshot = snapshot
+
+    async def check(self, where: Filter) -> None:
+        """Check that every name of a filter exists, or existed.
+
+        Raises:
+            ProblemError: 404; the hint has the name that was probably meant.
+        """
+        if not (where.namespace or where.tenant or where.listener or where.route or where.destination):
+            return
+        snapshot, routes = self._snapshot(), self._store.routes()
+        listeners = {
+            *(model.ListenerName(one.namespace, one.tenant.name, one.name) for one in snapshot.listeners.values()),
+            *await self._store.listener_names(),
+        }
+        destinations = snapshot.destinations.keys() | {one.destination for one in routes}
+        _check("namespace", where.namespace, {one.namespace for one in listeners} | set(_namespaces(destinations)))
+        inside = {one for one in listeners if where.namespace in {None, one.namespace}}
+        _check("tenant", where.tenant, {one.tenant for one in inside})
+        inside = {one for one in inside if where.tenant in {None, one.tenant}}
+        _check("listener", where.listener, {one.listener for one in inside})
+        route_names = {one.route for one in routes}
+        route_names |= {route.name for one in snapshot.listeners.values() for route in one.routes}
+        _check("route", where.route, route_names)
+        _check("destination", where.destination, destinations)
+
+
+def _namespaces(keys: Iterable[str]) -> Iterable[str]:
+    return (key.partition("/")[0] for key in keys)
+
+
+def _check(what: str, name: str | None, known: Iterable[str]) -> None:
+    if name is None or name in known:
+        return
+    hint = conditions.did_you_mean(name, known)
+    raise api.ProblemError(404, "UnknownName", f"there is no {what} `{name}`", hint)

@@ -1,0 +1,151 @@
+"""The state of each tenant, for metrics and for ``GET /api/tenants``."""
+
+import asyncio
+import zoneinfo
+from collections.abc import Callable, Iterable
+
+import msgspec
+import structlog
+
+from usher_gateway import documents, model
+from usher_gateway.admin import health
+from usher_gateway.delivery.circuit import CircuitState
+from usher_gateway.ingest import routing
+from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.store.base import Filter, Store
+from usher_gateway.timing import Clock
+
+_log = structlog.get_logger(__name__)
+
+_COUNT_SECONDS = 15.0
+_QUOTA_SECONDS = 60.0
+
+TenantKey = tuple[str, str]
+"""(namespace, name)."""
+
+
+class ListenerSummary(msgspec.Struct):
+    """What the gateway knows of a tenant's listeners without asking the store."""
+
+    document: documents.TenantDocument
+    listeners: int = 0
+    silent: int = 0
+    """Listeners that accepted nothing for longer than ``silence.afterSeconds``."""
+    refusing: int = 0
+    """Listeners whose last arrivals were all refused."""
+    last_arrival: int = 0
+    """Microseconds; 0: never."""
+    destinations: set[str] = msgspec.field(default_factory=set)
+    """``namespace/name`` of each destination that a route of the tenant names."""
+
+
+class DeliveryCounts(msgspec.Struct):
+    """A tenant's deliveries that are not settled as delivered or cancelled, by the ledger."""
+
+    backlog: int = 0
+    oldest_at: int = 0
+    """When the oldest delivery in the backlog was created, in microseconds; 0: there is none."""
+    held: dict[str, int] = msgspec.field(default_factory=dict)
+    """Hold reason -> deliveries."""
+    dead: int = 0
+
+
+class TenantTracker:
+    """Adds up the listeners of each tenant on demand, and its deliveries and the use of its quota regularly.
+
+    Args:
+        state: the configuration in force.
+        arrivals: counts of arrivals.
+        circuit_of: returns the state of a destination's circuit.
+        store: the store.
+        clock: the clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: health.RunState,
+        arrivals: ArrivalCounters,
+        circuit_of: Callable[[str], CircuitState],
+        store: Store,
+        clock: Clock,
+    ) -> None:
+        self._state = state
+        self._arrivals = arrivals
+        self._circuit_of = circuit_of
+        self._store = store
+        self._clock = clock
+        self.deliveries: dict[TenantKey, DeliveryCounts] = {}
+        """Tenants with deliveries that wait or are dead, also tenants that are not in force any more."""
+        self.quota_used: dict[TenantKey, float] = {}
+        """Visits of the present month as a share of the quota, for tenants with a quota."""
+
+    async def watch(self) -> None:
+        """Count deliveries every 15 s and visits against quotas every minute. Runs until cancelled."""
+        await self._state.configured.wait()
+        loop = asyncio.get_running_loop()
+        quotas_due = 0.0
+        while True:
+            try:
+                await self.count_deliveries()
+                if loop.time() >= quotas_due:
+                    self.quota_used = await self._read_quotas()
+                    quotas_due = loop.time() + _QUOTA_SECONDS
+            except model.StoreUnavailableError as error:
+                _log.warning("tenants_not_counted", reason=str(error))
+            await asyncio.sleep(_COUNT_SECONDS)
+
+    async def count_deliveries(self) -> None:
+        """Count the deliveries of every tenant that wait, are held or are dead.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        found: dict[TenantKey, DeliveryCounts] = {}
+
+        def of(route: int) -> DeliveryCounts:
+            name = self._store.route(route).listener
+            return found.setdefault((name.namespace, name.tenant), DeliveryCounts())
+
+        for backlog in await self._store.backlog_by_route():
+            counts = of(backlog.route)
+            counts.backlog += backlog.count
+            counts.oldest_at = min(counts.oldest_at or backlog.oldest_at, backlog.oldest_at)
+        for group in await self._store.held_groups():
+            held = of(group.route).held
+            held[group.reason.name] = held.get(group.reason.name, 0) + group.count
+        for route, count in (await self._store.dead_by_route()).items():
+            of(route).dead += count
+        self.deliveries = found
+
+    async def _read_quotas(self) -> dict[TenantKey, float]:
+        found: dict[TenantKey, float] = {}
+        now = self._clock.now()
+        for key, summary in self.summaries().items():
+            tenant = summary.document
+            if tenant.visits_per_month:
+                since, until = routing.month_of(now, zoneinfo.ZoneInfo(tenant.time_zone))
+                rows = await self._store.usage(since, until, Filter(namespace=key[0], tenant=key[1]), "month")
+                visits = sum(row.counts.get(model.Counter.visits, 0) for row in rows)
+                found[key] = visits / tenant.visits_per_month
+        return found
+
+    def summaries(self) -> dict[TenantKey, ListenerSummary]:
+        """Add up the listeners in force by tenant."""
+        now = self._clock.now()
+        tenants: dict[TenantKey, ListenerSummary] = {}
+        for key, document in self._state.snapshot.listeners.items():
+            tenant = tenants.get((document.namespace, document.tenant.name))
+            if tenant is None:
+                tenant = tenants[document.namespace, document.tenant.name] = ListenerSummary(document.tenant)
+            counters = self._arrivals.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
+            tenant.listeners += 1
+            tenant.silent += self._state.is_silent(key, document, counters.last_accepted, now)
+            tenant.refusing += counters.refused_in_a_row >= health.REFUSING_FROM
+            tenant.last_arrival = max(tenant.last_arrival, counters.last_accepted)
+            tenant.destinations.update(route.destination for route in document.routes)
+        return tenants
+
+    def failing(self, destinations: Iterable[str]) -> list[str]:
+        """Return those of the destinations whose circuit is open, sorted."""
+        return sorted(key for key in destinations if self._circuit_of(key) is CircuitState.Open)
