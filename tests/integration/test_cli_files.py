@@ -207,10 +207,11 @@ def test_existing_url_is_printed_with_its_query() -> None:
     assert "https://www.stadium.example/hooks/purple.php?k=7" in [one["url"] for one in json.loads(done.stdout)["urls"]]
 
 
-def test_url_without_a_key_names_the_data_flag() -> None:
-    done = usher("url", "examples/quickstart.yaml")
-    assert done.returncode == 2
-    assert "--data" in done.stderr
+def test_url_reads_the_default_data_folder_of_the_gateway(tmp_path: pathlib.Path) -> None:
+    made = usher("url", "examples/quickstart.yaml", "--data", tmp_path / "data", "--new-key")
+    with contextlib.chdir(tmp_path):
+        found = RUNNER.invoke(COMMANDS, ["url", str(ROOT / "examples" / "quickstart.yaml")])
+    assert (found.exit_code, found.stdout) == (0, made.stdout)
 
 
 def test_each_command_has_help_with_an_example() -> None:

@@ -183,7 +183,8 @@ async def test_usage_check_with_a_violation_exits_1(served: serving.Served) -> N
 async def test_redrive_replay_and_release_print_their_counts(served: serving.Served) -> None:
     assert "Due again: 1 delivery." in await done(served, "dead", "redrive", "--route", "crm")
     assert "Due again: 0 deliveries." in await done(served, "deliveries", "redrive", "--all", "--state", "cancelled")
-    assert "1 delivery." in await done(served, "visits", "replay", "--reason", "Filter")
+    assert "`--state cancelled` selects cancelled ones" in await done(served, "dead", "redrive", "--route", "crm")
+    assert "Created from skipped verdicts: 1 delivery." in await done(served, "visits", "replay", "--reason", "Filter")
     assert "Replayed before, so not again: 1 verdict." in await done(served, "visits", "replay", "--reason", "Filter")
     assert "crm: skipped Filter, replayed: pending" in await done(served, "visits", "list", "--reason", "Filter")
     assert "no skipped verdict" in await done(served, "visits", "replay", "--reason", "OncePer")
@@ -262,6 +263,8 @@ async def test_invalid_flag_value_is_reported_with_exit_code_2(served: serving.S
     assert (run.code, "reason must be one of" in run.err) == (2, True)
     run = await ask(served, "deliveries", "list", "--state", "nope")
     assert (run.code, "state must be one of Pending, Delivered, Dead, Cancelled, held" in run.err) == (2, True)
+    run = await ask(served, "visits", "list", "--since", "yesterday")
+    assert (run.code, "2h (90m, 3d)" in run.err) == (2, True)
     run = await ask(served, "visits", "show", "7")
     assert (run.code, "UUID" in run.err) == (2, True)
     run = await ask(served, "visits", "show", "01920000-0000-7000-8000-000000000001")

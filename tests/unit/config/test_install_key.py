@@ -31,9 +31,3 @@ def test_invalid_key_is_refused_and_never_overwritten(tmp_path: pathlib.Path, co
         install_key.load_install_key(tmp_path, {})
     assert caught.value.hint
     assert path.read_text() == content
-
-
-def test_error_without_a_key_says_what_to_do() -> None:
-    with pytest.raises(model.ConfigurationError) as caught:
-        install_key.load_install_key(None, {})
-    assert "USHER_INSTALL_KEY" in caught.value.hint

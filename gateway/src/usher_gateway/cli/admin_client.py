@@ -158,6 +158,9 @@ def parse_moment(text: str | None) -> str | None:
         return None
     ago = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if ago is None:
+        if not re.match(r"\d{4}-\d\d", text):
+            hint = "write 2026-11-25T12:00:00Z, 2026-11-25 or 2026-11, or 2h (90m, 3d) for a time that long ago"
+            fail(f"{text!r} is not a time", hint, USAGE)
         return text
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[ago[2]]
     try:

@@ -233,7 +233,7 @@ def replay_visits(
         reason=reason,
     )
     answer = AdminClient(admin, data, operate=True).post("/api/visits/replay", selection)
-    typer.echo(f"Made of skipped verdicts: {tables.counted(answer['replayed'], 'delivery')}.")
+    typer.echo(f"Created from skipped verdicts: {tables.counted(answer['replayed'], 'delivery')}.")
     if answer["replayedBefore"]:
         typer.echo(f"Replayed before, so not again: {tables.counted(answer['replayedBefore'], 'verdict')}.")
     if answer["withoutBody"]:
@@ -345,6 +345,9 @@ def redrive_deliveries(
     )
     answer = AdminClient(admin, data, operate=True).post("/api/deliveries/redrive", {**selection, "state": state})
     typer.echo(f"Due again: {tables.counted(answer['redriven'], 'delivery')}.")
+    if not answer["redriven"]:
+        other = "; `--state cancelled` selects cancelled ones" if state == "dead" else ""
+        typer.echo(f"No selected delivery is {state} and still has its body{other}.")
 
 
 def cancel_deliveries(

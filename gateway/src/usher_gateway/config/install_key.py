@@ -20,19 +20,17 @@ VARIABLE = "USHER_INSTALL_KEY"
 """Environment variable that overrides the file, also in base64."""
 
 
-def load_install_key(data: pathlib.Path | None, environ: Mapping[str, str], *, may_create: bool = True) -> bytes:
+def load_install_key(data: pathlib.Path, environ: Mapping[str, str], *, may_create: bool = True) -> bytes:
     """Return the install key from the environment, else from ``data``.
 
     If it does not exist, it is created there, unless ``may_create`` is False.
 
     Raises:
-        ConfigurationError: No folder is given, the key does not exist, or it is not valid.
+        ConfigurationError: The key does not exist, or it is not valid.
     """
     given = environ.get(VARIABLE, "")
     if given:
         return _decode(given, f"${VARIABLE}")
-    if data is None:
-        raise model.ConfigurationError("no install key", f"give --data DIR, or set {VARIABLE}")
     path = data / FILE_NAME
     try:
         if not path.exists():

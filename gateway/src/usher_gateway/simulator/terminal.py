@@ -87,7 +87,8 @@ def counts_line(counts: dict[str, receiving.PathCounts]) -> str:
     received = sum(each.received for each in counts.values())
     taken = sum(each.taken for each in counts.values())
     duplicates = sum(each.duplicates for each in counts.values())
-    return f"{received} received, {taken} taken, {duplicates} duplicates, on {len(counts)} paths"
+    paths = "1 path" if len(counts) == 1 else f"{len(counts)} paths"
+    return f"{received} received, {taken} taken, {duplicates} duplicates, on {paths}"
 
 
 def _state(each: books.SenderBooks) -> str:
