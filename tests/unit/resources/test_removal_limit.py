@@ -9,6 +9,7 @@ from usher_gateway.resources.removal_limit import (
     confirmations_of,
     decide,
     describe_halts,
+    describe_removals,
     exceeds_limit,
     smallest_limit,
 )
@@ -100,6 +101,11 @@ def test_halt_stays_until_the_rest_is_confirmed_or_wanted_again() -> None:
 def test_confirmation_does_not_cover_a_later_object_of_the_same_name() -> None:
     first, second = Removal("Listener", "a", "lobby", uid="1"), Removal("Listener", "a", "lobby", uid="2")
     assert HaltedRemovals.of([first]).digest != HaltedRemovals.of([second]).digest
+
+
+def test_description_names_listeners_before_destinations() -> None:
+    both = HaltedRemovals.of([Removal("Destination", "a", "crm"), Removal("Listener", "a", "lobby")])
+    assert describe_removals(both) == "Listener `lobby`, Destination `crm` in namespace `a`"
 
 
 def test_annotation_holds_one_hash_or_several() -> None:

@@ -36,7 +36,9 @@ _DAY = 86_400 * model.MICROSECONDS
 
 _REFUSALS = {
     Reason.HostnameReserved: "is the class's own hostname; leave `addresses` out to be served there",
-    Reason.HostnameNotAllowed: "is not among the class's allowedHostnames for this namespace",
+    Reason.HostnameNotAllowed: (
+        "is not among the class's allowedHostnames for this namespace; the platform's owner can add it to the class"
+    ),
     Reason.HostnameConflict: "belongs to another tenant; choose another one, or ask the platform's owner",
     Reason.LimitExceeded: "is one hostname too many in this namespace; use fewer, or ask the platform's owner",
     Reason.PathConflict: "with this path and query is another listener's; change one of the two",

@@ -184,8 +184,9 @@ def namespaces_in(description: str) -> frozenset[str]:
 
 
 def describe_removals(halted: HaltedRemovals) -> str:
-    """Return a few names of halted removals, and their namespace."""
-    names = list(dict.fromkeys(_describe(removal) for removal in halted.removals))
+    """Return a few names of halted removals, listeners first, and their namespace."""
+    listeners_first = sorted(halted.removals, key=lambda removal: removal.kind == "Destination")
+    names = list(dict.fromkeys(_describe(removal) for removal in listeners_first))
     more = " and others" if len(names) > _MAX_NAMES else ""
     return f"{', '.join(names[:_MAX_NAMES])}{more} in namespace `{halted.namespace}`"
 

@@ -50,8 +50,8 @@ _FORBIDDEN = (
     "`--allow-destination`"
 )
 _QUARANTINING = (
-    "over 5 % of the arrivals of 15 minutes were quarantined; look at them with `usher quarantine`, correct the cause, "
-    "then release them"
+    "over 5 % of the arrivals of 15 minutes were quarantined; look at them with `usher quarantine list`, correct the "
+    "cause, then release them"
 )
 _RETIRED = (
     "an edit retired {}; it ends after the class's `retiredAddressDays` without a request; the portal must have {}"
@@ -59,7 +59,8 @@ _RETIRED = (
 _RETIRED_USED = "requests still arrive at {}, which an edit retired; the portal must have {} before the old URL ends"
 _MAX_NAMED = 3
 _HELD = (
-    "deliveries of these routes wait until the cause of the hold ends: {}; `usher deliveries --state held` lists them"
+    "deliveries of these routes wait until the cause of the hold ends: {}; "
+    "`usher deliveries list --state held` lists them"
 )
 _UNTRUSTED = (
     "many bodies have a time without an offset or far in the future, so a visit counts as fresh whatever its age; "

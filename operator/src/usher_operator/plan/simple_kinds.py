@@ -133,11 +133,11 @@ def _with_listeners(
             unready[ready_status] += names
     if unready["False"]:
         message = (
-            f"not ready: listener {_names(unready['False'])}; the conditions of each listener say what must be done"
+            f"not ready: {_named_listeners(unready['False'])}; the conditions of each listener say what must be done"
         )
         ready = builder.false(_Type.Ready, OperatorReason.ListenersNotReady, message)
     elif unready["Unknown"]:
-        ready = builder.pending(_Type.Ready, f"waiting for listener {_names(unready['Unknown'])}")
+        ready = builder.pending(_Type.Ready, f"waiting for {_named_listeners(unready['Unknown'])}")
     else:
         return status
     return ResourceStatus(status.observed_generation, (*status.conditions[:-1], ready))
@@ -149,10 +149,11 @@ def _ready_status(state: ListenerState, *, is_tenant_suspended: bool) -> str:
     return "Unknown" if state.ready == "True" and state.is_held != should_be_held else state.ready
 
 
-def _names(names: list[str]) -> str:
-    """The first names. The text has no count, because a status has no counters."""
+def _named_listeners(names: list[str]) -> str:
+    """The first names of listeners. The text has no count, because a status has no counters."""
+    noun = "listener" if len(names) == 1 else "listeners"
     shown = ", ".join(f"`{name}`" for name in sorted(names)[:_MAX_NAMES])
-    return f"{shown} and others" if len(names) > _MAX_NAMES else shown
+    return f"{noun} {shown} and others" if len(names) > _MAX_NAMES else f"{noun} {shown}"
 
 
 def plan_destination(view: View, key: Key) -> Plan:

@@ -538,7 +538,7 @@ def test_tenant_message_names_three_listeners_and_no_count() -> None:
         built.add(samples.listener(name, "addresses: [{name: a, hostname: www.elsewhere.example}]"))
     built.settle()
     message = built.condition("Tenant", "default/acme", "Ready").message
-    assert "`a`, `b`, `c` and others" in message
+    assert "listeners `a`, `b`, `c` and others" in message
 
 
 def test_edit_whose_addresses_may_not_retire_yet_keeps_the_whole_document() -> None:
