@@ -237,6 +237,8 @@ class KopfRunner:
                 registry=self._registry,
                 settings=_kopf_settings(),
                 standalone=True,
+                # Unused, but by default kopf looks up the name of its user, and the user of the container has none.
+                identity="usher-operator",  # type: ignore[arg-type]  # kopf does not export the type
                 clusterwide=True,
                 stop_flag=self._end,
             )

@@ -1,10 +1,13 @@
 """Kopf gets the operator's own connection in kopf's format."""
 
+import getpass
+from unittest.mock import Mock
+
 import pytest
 
 from support import certificates
 from usher_gateway import model
-from usher_gateway.kube.access import ApiConnection
+from usher_gateway.kube.access import Access, ApiConnection
 from usher_operator import watch
 
 
@@ -33,3 +36,20 @@ def test_server_name_that_kopf_cannot_check_is_an_error() -> None:
     connection = ApiConnection(server="https://127.0.0.1:6443", server_name="api.test")
     with pytest.raises(model.ConfigurationError, match="tls-server-name"):
         watch.connection_info(connection)
+
+
+async def test_kopf_runs_as_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise KeyError("getpwuid(): uid not found: 65532")
+
+    monkeypatch.setattr(getpass, "getuser", fail)
+    access = Access(lambda _: ApiConnection(server="http://127.0.0.1:1"))
+    runner = watch.KopfRunner(access=access, watched=(), handler=Mock(), crd_handler=Mock())
+    started: list[bool] = []
+
+    def stop() -> None:
+        started.append(True)
+        runner.stop()
+
+    await runner.run(on_started=stop)
+    assert started == [True]
