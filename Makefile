@@ -47,9 +47,10 @@ test: check $(READY) ## run make check and every test except those of test-long 
 test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies, 10 minutes of chaos
 	$(BIN)/python -m pytest -m long $(ARGS)
 
-test-node: $(READY) ## test the container image (Linux, root; fetches Debian packages that are missing)
+test-node: $(READY) ## test image and chart on a real node (Linux, root; installs what is missing; KUBECONFIG=…: on that cluster)
 	@PYTHONPATH=tools $(BIN)/python -m container_image prepare
-	$(BIN)/python -m pytest tests/node $(ARGS)
+	@$(if $(USHER_TEST_KUBECONFIG),:,PYTHONPATH=tools $(BIN)/python -m local_cluster prepare-node)
+	$(if $(USHER_TEST_KUBECONFIG),,PYTHONPATH=tools $(BIN)/python -m local_cluster inside) $(BIN)/python -m pytest tests/node $(ARGS)
 
 check: $(READY) ## check format, lint, types, import contracts and spelling
 	$(BIN)/ruff format --check .

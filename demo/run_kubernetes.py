@@ -22,7 +22,7 @@ import rich.live
 import uvloop
 
 from demo import cluster, counts, day, processes, readiness, receivers, sender
-from local_cluster import control_plane, kubectl, programs, toolchain
+from local_cluster import compiler, control_plane, kubectl, toolchain
 from usher_gateway import logs, model, settings
 from usher_gateway.config import files
 
@@ -33,7 +33,7 @@ _NOTICE_SECONDS = 2.0
 """How long it may take to notice that a child program ended."""
 _FAILURES = (
     control_plane.StartError,
-    programs.BuildError,
+    compiler.BuildError,
     toolchain.ToolchainError,
     kubectl.KubectlError,
     processes.ProgramEndedError,

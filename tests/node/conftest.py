@@ -1,17 +1,65 @@
-"""The fixtures of `make test-node`: one image, built once."""
+"""The fixtures of `make test-node`: one image and one node for the run, and a release for each module."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
-from support import images
+from local_cluster import kubectl as kubectls
+from local_cluster import node, programs
+from support import clusters, images, releases, sites, webhooks
 
 
 @pytest.fixture(scope="session")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[images.Image]:
-    """The image of this checkout."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[images.Builder, images.Image]]:
     builder = images.Builder(tmp_path_factory.mktemp("buildah"))
     try:
-        yield builder.build()
+        yield builder, builder.build()
     finally:
         builder.remove()
+
+
+@pytest.fixture(scope="session")
+def image(built: tuple[images.Builder, images.Image]) -> images.Image:
+    """The image of this checkout."""
+    return built[1]
+
+
+@pytest.fixture(scope="session")
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sites.Site]:
+    """The cluster of this run: a local node with the image, or the cluster of KUBECONFIG."""
+    folder = tmp_path_factory.mktemp("site")
+    kubeconfig = clusters.given()
+    if kubeconfig is not None:
+        clusters.refuse_one_in_use(kubectls.Kubectl(programs.kubectl(), kubeconfig, folder / "cache"))
+        image = sites.given_image()
+        if image is None:
+            pytest.skip(f"set {sites.IMAGE} to an image of this checkout that the cluster can fetch")
+        yield sites.Site(kubectls.Kubectl(programs.kubectl(), kubeconfig, folder / "cache"), image, folder, None)
+        return
+    builder, _ = request.getfixturevalue("built")
+    with node.running() as local:
+        local.load(builder.archive(folder / "usher.tar"))
+        yield sites.Site(local.kubectl, images.NAME, folder, local)
+
+
+@pytest.fixture(scope="module")
+def release(site: sites.Site) -> Iterator[releases.Release]:
+    """Usher, installed from nothing, with destinations in the cluster allowed."""
+    ready = releases.Release(site)
+    try:
+        ready.install("--set=gateway.allowDestinations={10.0.0.0/8}")
+        yield ready
+    finally:
+        ready.remove()
+
+
+@pytest.fixture
+def webhook(release: releases.Release) -> Iterator[webhooks.Webhook]:
+    """A listener behind an Ingress with a certificate, ready for visits."""
+    with contextlib.ExitStack() as stack:
+        made = webhooks.Webhook(release)
+        stack.callback(made.remove)
+        made.create()
+        made.wait_ready()
+        yield made

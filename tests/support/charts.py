@@ -22,15 +22,13 @@ class HelmError(Exception):
     """helm failed; the text is its error output."""
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, limit_seconds: float = _LIMIT_SECONDS) -> str:
     """Run helm and return its output.
 
     Raises:
         HelmError: It ended with an error.
     """
-    done = subprocess.run(
-        [helm.find(), *arguments], capture_output=True, text=True, check=False, timeout=_LIMIT_SECONDS
-    )
+    done = subprocess.run([helm.find(), *arguments], capture_output=True, text=True, check=False, timeout=limit_seconds)
     if done.returncode != 0:
         raise HelmError(done.stderr)
     return done.stdout

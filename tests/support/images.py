@@ -74,6 +74,11 @@ class Builder:
             build_seconds=build_seconds,
         )
 
+    def archive(self, file: Path) -> Path:
+        """Write the built image to an OCI archive."""
+        self._buildah("push", "--quiet", NAME, f"oci-archive:{file}:{NAME}")
+        return file
+
     def remove(self) -> None:
         """Unmount everything and delete the images."""
         self._buildah("rm", "--all")

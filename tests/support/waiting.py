@@ -30,3 +30,20 @@ async def until(
             return seen
         assert time.monotonic() < deadline, f"not within {limit_seconds} s; seen last: {str(seen)[:2000]}"
         await asyncio.sleep(every_seconds)
+
+
+def poll(
+    look: Callable[[], Seen],
+    satisfied: Callable[[Seen], Any] = bool,
+    *,
+    limit_seconds: float = LIMIT_SECONDS,
+    every_seconds: float = 0.2,
+) -> Seen:
+    """Do the same as `until`, for tests that run programs and have no event loop."""
+    deadline = time.monotonic() + limit_seconds
+    while True:
+        seen = look()
+        if satisfied(seen):
+            return seen
+        assert time.monotonic() < deadline, f"not within {limit_seconds} s; seen last: {str(seen)[:2000]}"
+        time.sleep(every_seconds)

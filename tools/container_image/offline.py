@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from container_image import engine
-from local_cluster import cache
+from local_cluster import cache, debian
 
 BASE = "localhost/usher-base:bookworm"
 RELEASE = "bookworm"
@@ -33,13 +33,10 @@ def prepare() -> None:
     """
     if sys.platform != "linux" or os.geteuid() != 0:
         raise engine.ImageError("`make test-node` needs Linux and root: it mounts file systems and changes users.")
-    missing = [package for program, package in _NEEDED.items() if shutil.which(program) is None]
-    if missing:
-        if shutil.which("apt-get") is None:
-            raise engine.ImageError(f"`make test-node` needs {' and '.join(missing)}: install what is missing.")
-        _say(f"Installing {' and '.join(missing)} from Debian ...")
-        _run("apt-get", "update", "--quiet=2")
-        _run("apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends", *missing)
+    try:
+        debian.install_missing(_NEEDED)
+    except debian.MissingError as error:
+        raise engine.ImageError(str(error)) from error
     base_files()
     wheelhouse()
 

@@ -61,9 +61,11 @@ def running(state: Path) -> Iterator[Running]:
 class ControlPlane:
     """The four processes, in one process group."""
 
-    def __init__(self, state: Path, program: Path, *, detached: bool = False) -> None:
+    def __init__(
+        self, state: Path, program: Path, *, detached: bool = False, node: servers.NodeAccess | None = None
+    ) -> None:
         self.layout = servers.Layout(state.absolute())
-        self._program, self._detached = program, detached
+        self._program, self._detached, self._node = program, detached, node
         self._processes: list[subprocess.Popen[bytes]] = []
         self._lifeline: tuple[int, int] | None = None
         self._ports: servers.Ports | None = None
@@ -137,7 +139,7 @@ class ControlPlane:
         assert server_ports is not None
         assert endpoint is not None
         self._run(servers.etcd(layout, server_ports))
-        self._run(servers.api_server(layout, server_ports))
+        self._run(servers.api_server(layout, server_ports, self._node))
         self._note()
         self._wait("the API server", lambda: self._answers(endpoint, "/readyz"))
         self._run(
@@ -149,14 +151,20 @@ class ControlPlane:
     def _issue(self, server_ports: servers.Ports) -> kubeconfigs.Endpoint:
         layout = self.layout
         own = authority.Authority(layout.certificates, "ca")
-        own.issue("api", authority.Subject("kube-apiserver"), servers.KNOWN_AS)
+        known_as = servers.KNOWN_AS if self._node is None else (*servers.KNOWN_AS, self._node.address)
+        own.issue("api", authority.Subject("kube-apiserver"), known_as)
         authority.write_key_pair(layout.certificates, "accounts")
         endpoint = kubeconfigs.Endpoint(f"https://{servers.LOOPBACK}:{server_ports.api}", own.certificate.read_bytes())
-        for path, subject in (
-            (layout.kubeconfig, authority.Subject("admin", "system:masters")),
-            (layout.component("controllers"), authority.Subject("system:kube-controller-manager")),
-            (layout.component("scheduler"), authority.Subject("system:kube-scheduler")),
-        ):
+        accounts = {
+            layout.kubeconfig: authority.Subject("admin", "system:masters"),
+            layout.component("controllers"): authority.Subject("system:kube-controller-manager"),
+            layout.component("scheduler"): authority.Subject("system:kube-scheduler"),
+        }
+        if self._node is not None:
+            own.issue("kubelet-client", authority.Subject("kube-apiserver-kubelet-client", "system:masters"))
+            accounts[layout.component("kubelet")] = authority.Subject(f"system:node:{self._node.name}", "system:nodes")
+            accounts[layout.component("proxy")] = authority.Subject("system:kube-proxy")
+        for path, subject in accounts.items():
             pair = own.issue(path.stem, subject)
             kubeconfigs.write(path, kubeconfigs.with_certificate(endpoint, *pair))
         return endpoint

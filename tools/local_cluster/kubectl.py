@@ -49,7 +49,7 @@ class Kubectl:
         for_input = [each if isinstance(each, str) else json.dumps(each) for each in documents]
         await self("apply", "--filename=-", stdin="\n---\n".join(for_input))
 
-    def run(self, *arguments: str, stdin: str = "") -> str:
+    def run(self, *arguments: str, stdin: str = "", limit_seconds: float = LIMIT_SECONDS) -> str:
         """Run kubectl synchronously, for fixtures that are not asynchronous."""
         done = subprocess.run(
             [self.program, f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.cache}", *arguments],
@@ -58,7 +58,7 @@ class Kubectl:
             capture_output=True,
             text=True,
             check=False,
-            timeout=LIMIT_SECONDS,
+            timeout=limit_seconds,
         )
         if done.returncode != 0:
             raise KubectlError(arguments, done.returncode, done.stderr)

@@ -1,25 +1,17 @@
-"""The programs of a local cluster: the control plane, built from Go modules, and kubectl."""
+"""The programs of a local cluster: kubectl, the control plane, and what a node runs."""
 
-import os
-import re
+import json
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterable
 from pathlib import Path
 
-from local_cluster import cache, toolchain
+from local_cluster import compiler, toolchain
 
-MODULE = Path(__file__).parent / "go" / "control_plane"
 KUBERNETES = "k8s.io/kubernetes"
-VERSION_VARIABLES = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
-EVERY_SECONDS = 20.0
-"""Seconds between two lines of progress if the output is not a terminal."""
-
-
-class BuildError(Exception):
-    """The build of the control plane failed; the message ends with Go's output."""
+CERT_MANAGER = "github.com/cert-manager/cert-manager"
+PEBBLE = "github.com/letsencrypt/pebble/v2/cmd/pebble"
+TRAEFIK = "github.com/traefik/traefik/v3"
 
 
 def kubectl() -> Path:
@@ -27,69 +19,95 @@ def kubectl() -> Path:
     beside = Path(sys.executable).with_name("kubectl")
     found = beside if beside.exists() else shutil.which("kubectl")
     if found is None:
-        raise BuildError("there is no kubectl: `make venv` installs it")
+        raise compiler.BuildError("there is no kubectl: `make venv` installs it")
     return Path(found)
 
 
 def control_plane() -> Path:
-    """Return the control plane's program; build it if the cache has none of these sources, which takes minutes."""
-    sources = (MODULE / "go.mod", MODULE / "go.sum", MODULE / "main.go")
-    entry = cache.folder() / "control-plane" / cache.key(*sources)
-    with cache.locked(entry):
-        if not entry.exists():
-            _build(entry)
-    return entry
-
-
-def _build(entry: Path) -> None:
-    draft = entry.with_name(f"{entry.name}.new")
-    command = [toolchain.find(), "build", "-v", "-trimpath", "-buildvcs=false", f"-ldflags={flags()}", "-o", draft, "."]
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        cwd=MODULE,
-        env=toolchain.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+    """Return the program with etcd, API server, controller-manager and scheduler."""
+    title = "Kubernetes' control plane"
+    return compiler.build(
+        compiler.Program(
+            "control-plane", title, "kubernetes", "./control_plane", 2_500, "5 to 8 minutes", kubernetes_versions()
+        )
     )
-    assert process.stderr is not None
-    said = _follow(process.stderr)
-    if process.wait() != 0:
-        raise BuildError("the control plane could not be built:\n" + "\n".join(said[-20:]))
-    draft.rename(entry)
 
 
-def flags() -> str:
-    """Return the linker's flags: no symbols, and the version that the API server reports."""
-    found = re.search(rf"^\s+{KUBERNETES} v(\d+)\.(\d+)\.(\d+)$", (MODULE / "go.mod").read_text("utf-8"), re.MULTILINE)
-    if found is None:
-        raise BuildError(f"{MODULE / 'go.mod'} names no version of {KUBERNETES}")
-    major, minor, patch = found.groups()
-    values = {"gitVersion": f"v{major}.{minor}.{patch}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
-    told = [f"-X {package}.{name}={value}" for package in VERSION_VARIABLES for name, value in values.items()]
-    return " ".join(["-s -w", *told])
+def node() -> Path:
+    """Return the program with kubelet and kube-proxy."""
+    title = "Kubernetes' node"
+    return compiler.build(
+        compiler.Program("node", title, "kubernetes", "./node", 700, "2 minutes", kubernetes_versions())
+    )
 
 
-def _follow(lines: Iterable[str]) -> list[str]:
-    """Show the progress of Go by its output, a line per module and package; return the whole output."""
-    print("Building Kubernetes' control plane for the tests: once, 5 to 8 minutes on 2 cores ...", file=sys.stderr)
-    said: list[str] = []
-    modules = packages = 0
-    started = shown = time.monotonic()
-    every = 0.5 if sys.stderr.isatty() else EVERY_SECONDS
-    for line in lines:
-        said.append(line.rstrip())
-        downloads = line.startswith("go: downloading ")
-        modules, packages = modules + downloads, packages + (not downloads)
-        now = time.monotonic()
-        if now - shown >= every:
-            shown = now
-            _show(f"  {now - started:4.0f} s: {modules} modules fetched, {packages} of about 2,500 packages built")
-    _show(f"  {time.monotonic() - started:4.0f} s: done\n")
-    return said
+def pause() -> Path:
+    """Return the program that holds the namespaces of a pod."""
+    return compiler.build(compiler.Program("pause", "the pause program", "kubernetes", "./pause", 30, "2 seconds"))
 
 
-def _show(line: str) -> None:
-    terminal = sys.stderr.isatty()
-    sys.stderr.write(f"\r{line}{'' if terminal else os.linesep}")
-    sys.stderr.flush()
+def cert_manager() -> Path:
+    """Return the program with cert-manager's controllers and its solver of ACME challenges."""
+    version = ((f"{CERT_MANAGER}/pkg/util.AppVersion", compiler.module_version("routes", CERT_MANAGER)),)
+    return compiler.build(
+        compiler.Program("cert-manager", "cert-manager", "routes", "./certmanager", 1_500, "2 to 4 minutes", version)
+    )
+
+
+def coredns() -> Path:
+    return compiler.build(compiler.Program("coredns", "CoreDNS", "routes", "./coredns", 900, "2 to 3 minutes"))
+
+
+def pebble() -> Path:
+    """Return Let's Encrypt's ACME server for tests."""
+    return compiler.build(compiler.Program("pebble", "Pebble", "routes", PEBBLE, 50, "10 seconds"))
+
+
+def traefik() -> Path:
+    version = ((f"{TRAEFIK}/pkg/version.Version", compiler.module_version("traefik", TRAEFIK).removeprefix("v")),)
+    package = f"{TRAEFIK}/cmd/traefik"
+    return compiler.build(
+        compiler.Program(
+            "traefik", "Traefik", "traefik", package, 2_500, "4 to 8 minutes", version, prepare=_without_dns_challenge
+        )
+    )
+
+
+OF_A_NODE = (control_plane, node, pause, cert_manager, coredns, pebble, traefik)
+"""What builds the programs of a node with its routes."""
+
+
+def kubernetes_versions() -> tuple[tuple[str, str], ...]:
+    """Return the variables of the version that the API server and the kubelet report."""
+    version = compiler.module_version("kubernetes", KUBERNETES)
+    major, minor, _ = version.removeprefix("v").split(".")
+    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    return tuple((f"{package}.{name}", value) for package in packages for name, value in values.items())
+
+
+def _without_dns_challenge(module: Path) -> None:
+    """Add Traefik's source without the DNS challenge of its ACME client, because not all of its modules are public."""
+    wanted = f"{TRAEFIK}@{compiler.module_version('traefik', TRAEFIK)}"
+    source = shutil.copytree(_downloaded(wanted), module / "source", copy_function=shutil.copyfile)
+    file = Path(source) / "pkg" / "provider" / "acme" / "provider.go"
+    lines = [line for line in file.read_text("utf-8").splitlines() if not line.endswith('/providers/dns"')]
+    call = "dns.NewDNSChallengeProviderByName(p.DNSChallenge.Provider)"
+    file.write_text("\n".join(lines).replace(call, 'nil, errors.New("no DNS challenge in this build")') + "\n", "utf-8")
+
+
+def _downloaded(module: str) -> Path:
+    """Return the folder of a module's source in Go's cache."""
+    answer = subprocess.run(
+        [toolchain.find(), "mod", "download", "-json", module],
+        cwd="/",
+        env=toolchain.environment() | {"GOFLAGS": "-mod=mod"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    told = json.loads(answer.stdout or "{}")
+    if answer.returncode != 0 or "Dir" not in told:
+        raise compiler.BuildError(f"could not fetch {module}: {told.get('Error', answer.stderr)}")
+    return Path(told["Dir"])

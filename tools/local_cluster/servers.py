@@ -35,6 +35,14 @@ class Ports:
 
 
 @dataclass(frozen=True)
+class NodeAccess:
+    """How the control plane and its only node reach each other."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True)
 class Layout:
     """The files of a cluster."""
 
@@ -93,25 +101,45 @@ def etcd(layout: Layout, ports: Ports) -> list[str]:
     ]
 
 
-def api_server(layout: Layout, ports: Ports) -> list[str]:
+def api_server(layout: Layout, ports: Ports, node: NodeAccess | None = None) -> list[str]:
     pki = layout.certificates
     return [
         "kube-apiserver",
         f"--etcd-servers=http://{LOOPBACK}:{ports.etcd}",
-        f"--bind-address={LOOPBACK}",
-        f"--advertise-address={LOOPBACK}",
-        "--endpoint-reconciler-type=none",  # otherwise it refuses to advertise loopback
+        *(_without_node() if node is None else _with_node(layout, node)),
         f"--secure-port={ports.api}",
         f"--tls-cert-file={pki}/api.crt",
         f"--tls-private-key-file={pki}/api.key",
         f"--client-ca-file={pki}/ca.crt",
         f"--service-cluster-ip-range={SERVICES}",
-        "--authorization-mode=RBAC",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={pki}/accounts.pub",
         f"--service-account-signing-key-file={pki}/accounts.key",
         f"--audit-policy-file={layout.audit_policy}",
         f"--audit-log-path={layout.audit}",
+    ]
+
+
+def _without_node() -> list[str]:
+    return [
+        f"--bind-address={LOOPBACK}",
+        f"--advertise-address={LOOPBACK}",
+        "--endpoint-reconciler-type=none",  # otherwise it refuses to advertise loopback
+        "--authorization-mode=RBAC",
+    ]
+
+
+def _with_node(layout: Layout, node: NodeAccess) -> list[str]:
+    pki = layout.certificates
+    return [
+        "--bind-address=0.0.0.0",
+        f"--advertise-address={node.address}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged=true",
+        f"--kubelet-client-certificate={pki}/kubelet-client.crt",
+        f"--kubelet-client-key={pki}/kubelet-client.key",
+        "--kubelet-preferred-address-types=InternalIP",
     ]
 
 

@@ -1,0 +1,111 @@
+"""A release of the chart in a namespace of its own, as its users install it."""
+
+import json
+import secrets
+import time
+from typing import Any
+
+from support import charts, sites, waiting
+
+NAME = "usher"
+_WAIT_SECONDS = 180
+
+
+class Release:
+    """Usher installed by helm, with the chart's own rights."""
+
+    def __init__(self, site: sites.Site) -> None:
+        self.site = site
+        self.namespace = f"usher-{secrets.token_hex(3)}"
+        repository, _, tag = site.image.rpartition(":")
+        self.values = [f"--set=image.repository={repository}", f"--set=image.tag={tag}"]
+        if site.local is not None:
+            self.values.append("--set=image.pullPolicy=Never")
+
+    @property
+    def volume_claim(self) -> str:
+        return f"data-{NAME}-gateway-0"
+
+    def install(self, *arguments: str, megabytes: int | None = None) -> float:
+        """Install the chart from nothing, and return the seconds until everything is ready.
+
+        Args:
+            arguments: More arguments of helm.
+            megabytes: Size of the gateway's volume, on a local node.
+        """
+        self.site.make_namespace(self.namespace)
+        if self.site.local is not None:
+            self.site.local.make_volume(self.namespace, megabytes=megabytes)
+        started = time.monotonic()
+        self.helm("install", NAME, str(charts.CHART), *self._wait(), *self.values, *arguments)
+        return time.monotonic() - started
+
+    def upgrade(self, *arguments: str, chart: str = str(charts.CHART)) -> None:
+        self.helm("upgrade", NAME, chart, *self._wait(), *self.values, *arguments)
+
+    def rollback(self, revision: int) -> None:
+        self.helm("rollback", NAME, str(revision), *self._wait())
+
+    def uninstall(self) -> None:
+        self.helm("uninstall", NAME, *self._wait())
+
+    def remove(self) -> None:
+        """Remove everything, also what an uninstallation leaves."""
+        if NAME in self.helm("list", "--short").split():
+            self.uninstall()
+        self.site.kubectl.run("delete", "namespace", self.namespace, f"{self.namespace}-config", "--ignore-not-found")
+        self.site.kubectl.run("delete", "persistentvolume", self.namespace, "--ignore-not-found")
+        definitions = [f"{kind}.usher.dev" for kind in ("listenerclasses", "tenants", "listeners", "destinations")]
+        self.site.kubectl.run("delete", "customresourcedefinition", *definitions, "--ignore-not-found")
+
+    def helm(self, *arguments: str) -> str:
+        kubeconfig = f"--kubeconfig={self.site.kubectl.kubeconfig}"
+        return charts.run(*arguments, f"--namespace={self.namespace}", kubeconfig, limit_seconds=_WAIT_SECONDS + 30)
+
+    def admit(self, namespace: str) -> None:
+        """Admit the namespace of an agency by the command that the chart's notes print."""
+        account = f"--serviceaccount={self.namespace}:{NAME}-operator"
+        role = ("--clusterrole=usher-agency", account)
+        self.site.kubectl.run("create", "rolebinding", "usher-agency", f"--namespace={namespace}", *role)
+
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """Run kubectl in the release's namespace."""
+        return self.site.kubectl.run(*arguments, f"--namespace={self.namespace}", stdin=stdin)
+
+    def pods(self, component: str) -> list[dict[str, Any]]:
+        """Return the pods of the gateway or the operator."""
+        selector = f"--selector=app.kubernetes.io/component={component}"
+        found: list[dict[str, Any]] = self.site.get("pods", f"--namespace={self.namespace}", selector)
+        return found
+
+    def usher(self, *arguments: str) -> str:
+        """Run a command of `usher` in the gateway's pod."""
+        pod = f"{NAME}-gateway-0"
+        command = ("usher", *arguments, "--data=/tokens")
+        return self.site.kubectl.run("exec", pod, f"--namespace={self.namespace}", "--", *command)
+
+    def books(self, tenant: str) -> dict[str, Any]:
+        """Return the gateway's counts of a tenant (NAMESPACE/NAME)."""
+        total: dict[str, Any] = json.loads(self.usher("usage", f"--tenant={tenant}", "--output=json"))["total"]
+        return total
+
+    def wait_ready(self) -> None:
+        """Wait until gateway and operator run as wanted."""
+        for workload in (f"statefulset/{NAME}-gateway", f"deployment/{NAME}-operator"):
+            self.kubectl("rollout", "status", workload, "--timeout=50s")
+
+    def gateway_is_ready(self) -> bool:
+        ready = [
+            condition["status"] == "True"
+            for pod in self.pods("gateway")
+            for condition in pod["status"].get("conditions", ())
+            if condition["type"] == "Ready"
+        ]
+        return ready == [True]
+
+    def wait_gateway(self, limit_seconds: float = 60) -> None:
+        waiting.poll(self.gateway_is_ready, limit_seconds=limit_seconds)
+
+    @staticmethod
+    def _wait() -> tuple[str, str]:
+        return "--wait", f"--timeout={_WAIT_SECONDS}s"
