@@ -26,6 +26,7 @@ class Webhook:
         self.release = release
         self.namespace = f"agency-{secrets.token_hex(3)}"
         self.hostname = f"{self.namespace}.test"
+        self._senders: list[Sender] = []
         self._secret = f"whsec_{base64.b64encode(secrets.token_bytes(24)).decode()}"
 
     @property
@@ -63,7 +64,9 @@ class Webhook:
         self.site.apply(self._listener(**fields))
 
     def remove(self) -> None:
-        """Delete everything that `create` made."""
+        """Stop the senders, and delete everything that `create` made."""
+        for sender in self._senders:
+            sender.stop()
         self.site.kubectl.run("delete", "listenerclass", self.namespace, "--ignore-not-found")
         self.site.kubectl.run("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
 
@@ -96,7 +99,9 @@ class Webhook:
         self, count: int, *, rate: int = 50, url: str | None = None, authority_file: Path | None = None
     ) -> "Sender":
         """Begin to post visits over TLS."""
-        return Sender(url or self.url(), authority_file or authority(self.site), count, rate)
+        sender = Sender(url or self.url(), authority_file or authority(self.site), count, rate)
+        self._senders.append(sender)
+        return sender
 
     def receiver_counts(self) -> dict[str, int]:
         """Return what the receiver counted at the path of the destination."""
@@ -228,6 +233,11 @@ class Sender:
         assert self._process.returncode == 0, said + errors
         books: dict[str, Any] = json.loads(said)["books"]["listeners"][0]
         return books
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        self._process.kill()
+        self._process.communicate()
 
     def is_running(self) -> bool:
         return self._process.poll() is None

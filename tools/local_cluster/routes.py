@@ -8,6 +8,8 @@ import base64
 import contextlib
 import json
 import socket
+import ssl
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,15 @@ def acme_issuer(layout: servers.Layout) -> dict[str, Any]:
         "solvers": [{"http01": {"ingress": {"ingressClassName": "traefik"}}}],
     }
     return _issuer("acme", {"acme": settings})
+
+
+def acme_authority(layout: servers.Layout) -> bytes:
+    """Return the certificate (PEM) of the authority that Pebble made at its start."""
+    context = ssl.create_default_context(cafile=layout.certificates / "ca.crt")
+    url = f"https://{servers.LOOPBACK}:{ACME_PORT + 1}/roots/0"
+    with urllib.request.urlopen(url, context=context, timeout=10) as answer:
+        certificate: bytes = answer.read()
+    return certificate
 
 
 def _issuer(name: str, spec: dict[str, Any]) -> dict[str, Any]:
