@@ -205,6 +205,13 @@ async def test_cancel_and_retry_print_their_counts(served: serving.Served) -> No
     assert "OnRequest" in await done(served, "deliveries", "list", "--state", "cancelled", "-o", "json")
 
 
+async def test_held_delivery_says_where_the_end_of_the_hold_is_explained(served: serving.Served) -> None:
+    (held,) = (await served.get("/api/deliveries?state=held"))["rows"]
+    shown = await done(served, "deliveries", "show", held["id"])
+    assert "docs/reasons.md says what ends the hold DestinationPaused" in shown
+    assert json.loads(await done(served, "deliveries", "show", held["id"], "-o", "json"))
+
+
 async def test_empty_selection_requires_all(served: serving.Served) -> None:
     for command in (
         ["dead", "redrive"],
@@ -268,7 +275,7 @@ async def test_invalid_flag_value_is_reported_with_exit_code_2(served: serving.S
     run = await ask(served, "visits", "show", "7")
     assert (run.code, "UUID" in run.err) == (2, True)
     run = await ask(served, "visits", "show", "01920000-0000-7000-8000-000000000001")
-    assert (run.code, "there is no" in run.err) == (1, True)
+    assert (run.code, "use an id from `usher visits list`" in run.err) == (1, True)
 
 
 @pytest.mark.parametrize(

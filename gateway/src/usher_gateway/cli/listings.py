@@ -180,7 +180,7 @@ def show_visit(
     if body:
         sys.stdout.buffer.write(client.get_bytes(f"/api/visits/{quoted(identifier)}/body"))
         return
-    row = _find_row(client, "/api/visits", identifier)
+    row = _find_row(client, "visits", identifier)
     found = client.get(f"/api/visits/{quoted(identifier)}/reading")
     if output != "text":
         _print_row(row | {"reading": found["reading"]}, output)
@@ -189,10 +189,11 @@ def show_visit(
     check_body.print_stored(found["reading"], found["reason"])
 
 
-def _find_row(client: AdminClient, path: str, identifier: str) -> tables.Row:
-    rows = client.rows(path, 1, id=identifier)
+def _find_row(client: AdminClient, group: str, identifier: str) -> tables.Row:
+    """Return a row of ``usher visits`` or ``usher deliveries``."""
+    rows = client.rows(f"/api/{group}", 1, id=identifier)
     if not rows:
-        fail(f"there is no {identifier}", "use an id from a listing", WRONG)
+        fail(f"there is no {identifier} among the {group}", f"use an id from `usher {group} list`", WRONG)
     return rows[0]
 
 
@@ -307,9 +308,11 @@ def show_delivery(identifier: Id, output: OutputOption = "text", admin: Admin = 
 
 def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFormat) -> None:
     """Print every field of a delivery, and its last attempts, the oldest first."""
-    row = _find_row(client, "/api/deliveries", identifier)
+    row = _find_row(client, "deliveries", identifier)
     row["lastAttempts"] = client.get(f"/api/deliveries/{quoted(identifier)}/attempts")["rows"]
     _print_row(row, output)
+    if row["held"] and output == "text":
+        typer.echo(f"\nIt waits, and a retry does not send it: docs/reasons.md says what ends the hold {row['held']}.")
 
 
 def redrive_deliveries(
