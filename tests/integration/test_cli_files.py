@@ -269,6 +269,15 @@ def test_check_says_which_form_a_name_must_have(tmp_path: pathlib.Path) -> None:
     assert "lower-case letters and digits, with `-` in between" in done.stdout
 
 
+def test_check_says_what_a_missing_field_is_for() -> None:
+    file = (
+        "apiVersion: usher.dev/v1alpha1\nkind: ListenerClass\nmetadata: {name: public}\nspec: {hostname: a.example}\n"
+    )
+    assert (
+        "must have `controllerName`\n    The install that serves this class" in usher("check", "-", piped=file).stdout
+    )
+
+
 def test_mistakes_of_flags_are_reported_in_one_style() -> None:
     for command in (["run", "a.yaml", "--listen", "x"], ["receive", "--listen", "x"], ["simulate", "x"]):
         done = usher(*command)

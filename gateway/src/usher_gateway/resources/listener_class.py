@@ -283,7 +283,10 @@ class ListenerClassSpec(types.Model, frozen=True, kw_only=True):
     hostname: Annotated[
         types.Hostname,
         msgspec.Meta(
-            description="The class's own host name. Its listeners share it and differ by the token in the path."
+            description=(
+                "The class's own host name in lower case, without `https://` and a port. Its listeners share it and "
+                "differ by the token in the path."
+            )
         ),
     ]
     namespaces: (

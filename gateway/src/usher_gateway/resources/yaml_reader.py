@@ -148,7 +148,8 @@ class NodeReader:
                 misspelt.add(conditions.nearest(name, fields))
         for name in shape.required:
             if name not in pairs and name not in misspelt:
-                self.report(node, join(path, name), f"must have `{name}`", _what(fields[name].type))
+                what = str(_shape_of(fields[name].type).extra.get("description") or _what(fields[name].type))
+                self.report(node, join(path, name), f"must have `{name}`", what)
         for broken in types.check_rules(shape.rules, value):
             where = join(path, broken.field) if broken.field else path
             self.report(pairs[broken.at][1] if broken.at in pairs else node, where, broken.message)
