@@ -86,6 +86,29 @@ async def test_retired_url_is_served_and_reported(make_agency: agencies.Make) ->
     await owner.wait_ready("listeners.usher.dev/lobby")
 
 
+async def test_agency_at_its_limit_waits_for_the_end_of_a_retired_hostname(make_agency: agencies.Make) -> None:
+    agency = await make_agency()
+    server, name = agency.platform.server, f"limited-{agency.namespace}"
+    hostname = f"{agency.namespace}.customers.example"
+    allowed, maximums = [{"hostname": "*.customers.example"}], {"hostnamesPerNamespace": 1}
+    klass = agency.platform.install.klass(hostname=f"{name}.example", allowedHostnames=allowed, maximums=maximums)
+    klass["metadata"]["name"] = name
+    await server.apply(klass)
+    try:
+        served = claim(agency, hostname, listenerClassName=name)
+        await agency.apply(agency.tenant(), agency.destination(), served)
+        await agency.wait_ready("listeners.usher.dev/lobby")
+        await agency.apply(claim(agency, f"other.{hostname}", listenerClassName=name))
+        await agency.wait("Listener", "lobby", "Accepted", "False", "LimitExceeded")
+        assert (await agency.post(f"https://{hostname}{PATH}", agencies.visit(1))).acknowledges
+        klass["spec"]["retiredAddressDays"] = 0
+        await server.apply(klass)
+        await agency.wait_ready("listeners.usher.dev/lobby")
+        assert (await agency.post(f"https://other.{hostname}{PATH}", agencies.visit(2))).acknowledges
+    finally:
+        await server.delete(api.of(klass))
+
+
 async def test_hostname_of_a_deleted_listener_is_free_once_its_tombstone_ends(make_agency: agencies.Make) -> None:
     owner, rival, hostname = await contest(make_agency)
     platform = owner.platform

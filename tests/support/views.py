@@ -128,12 +128,16 @@ class MemoryView(View):
 
     def _rank_of_hostname(self, key: Key) -> int:
         places: dict[str, tuple[object, ...]] = {}
+        in_force = {
+            address.host for one in self._documents() if one.namespace == key.namespace for address in one.addresses
+        } - {one.resource.spec.hostname for one in self.classes.values()}
         for one in self._in(Key("Listener", key.namespace, "")):
             for address in one.resource.spec.addresses or ():
                 host = address.hostname
-                is_waiting = all(found.namespace != key.namespace for found in self.listeners_at(host))
-                place = is_waiting, one.created, host
+                place = 0 if host in in_force else 2, one.created, host
                 places[host] = min(place, places.get(host, place))
+        for host in in_force - places.keys():
+            places[host] = 1, "", host
         return sum(place < places[key.name] for place in places.values())
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:

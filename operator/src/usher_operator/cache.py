@@ -101,6 +101,8 @@ class Cache(View):
         """Tenants by namespace and company id."""
         self._namers: OrderedGroups[tuple[str, str]] = OrderedGroups()
         """Listeners by namespace (one, and any) and hostname that they name, the oldest first."""
+        self._hosts_in_force: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Listeners by namespace and hostname in their published document, except for the hostnames of classes."""
         self._exposed: OrderedGroups[str] = OrderedGroups()
         """Listeners by the hostnames in their published document, the oldest first."""
         self._references = ReferenceIndex()
@@ -504,11 +506,10 @@ class Cache(View):
         self.records[key] = record
         if before is not None and before.uid == record.uid and before.generation < record.generation:
             self._edited[key] = record.generation
-        if key.kind == "ListenerClass":
-            self._set_class(key, record.found)
+        concerned = self._set_class(key, record.found) if key.kind == "ListenerClass" else _NO_KEYS
         if before is not None and before.uid == record.uid and before.found == record.found:
             return _NO_KEYS
-        concerned = self._rearrange(key)
+        concerned |= self._rearrange(key)
         if before is not None and _declared(before) == _declared(record):
             return concerned | {key}
         former = self._references.targets(key)
@@ -526,14 +527,15 @@ class Cache(View):
         self._edited.pop(key, None)
         self._behind.pop(key, None)
         self._write_failures.pop(key, None)
-        if key.kind == "ListenerClass":
-            self._set_class(key, None)
-        concerned = self._rearrange(key) | self._with_rivals(self._dependants(key))
+        concerned = self._set_class(key, None) if key.kind == "ListenerClass" else _NO_KEYS
+        concerned |= self._rearrange(key) | self._with_rivals(self._dependants(key))
         former = self._references.targets(key)
         self._set_references(key, frozenset())
         return concerned | {key} | self._rivals(key, former, frozenset())
 
-    def _set_class(self, key: Key, found: object) -> None:
+    def _set_class(self, key: Key, found: object) -> KeySet:
+        """Set a class; returns the Listeners for which its hostname now counts in another way."""
+        reserved = self._class_hostnames
         self._classes.pop(key.name, None)
         if isinstance(found, CachedResource):
             self._classes[key.name] = found
@@ -544,6 +546,12 @@ class Cache(View):
             "Hostname": [one.hostnames_per_namespace for one in ours],
         }
         self._limits = {kind: {limit for limit in found if limit is not None} for kind, found in limits.items()}
+        at = frozenset().union(*map(self.child_index.published_at, reserved ^ self._class_hostnames))
+        return frozenset().union(*map(self._rearrange, at))
+
+    @property
+    def _class_hostnames(self) -> frozenset[str]:
+        return frozenset(one.resource.spec.hostname for one in self._classes.values())
 
     def _rearrange(self, key: Key) -> KeySet:
         """Put a key in its place among its siblings; returns the keys whose plan reads another result now.
@@ -594,21 +602,33 @@ class Cache(View):
         return (not is_published, created) if is_counted else None
 
     def _rank_hostnames(self, key: Key, cached: CachedResource[Any] | None) -> KeySet:
-        """Update the order of the hostnames that a Listener names or named; returns the Listeners concerned."""
+        """Update the order of a Listener's hostnames: those that it names or named, and those that it still has.
+
+        Returns the Listeners concerned.
+        """
         named = {address.hostname for address in cached.resource.spec.addresses or ()} if cached is not None else set()
+        in_force = self.child_index.hosts_of(key) - self._class_hostnames
         namespace = key.namespace
-        former = {host for _, host in self._namers.groups_of(key)}
+        former = {host for _, host in (*self._namers.groups_of(key), *self._hosts_in_force.groups_of(key))}
         self._namers.set(key, _places_of_namer(namespace, named, cached) if cached is not None else {})
+        self._hosts_in_force.set(key, {(namespace, host): () for host in in_force})
         concerned: set[Key] = set()
-        for host in former | named:
-            oldest = next(self._namers.iterate((namespace, host)), None)
-            seen = self.listener(oldest.path) if oldest is not None else None
-            owner = next(self._exposed.iterate(host), None)
-            is_waiting = owner is None or owner.namespace != namespace
-            place = (is_waiting, seen.created) if seen is not None else None
-            for other in self._reorder(Key("Hostname", namespace, host), place):
+        for host in former | named | in_force:
+            for other in self._reorder(Key("Hostname", namespace, host), self._place_of_hostname(namespace, host)):
                 concerned.update(self._namers.iterate((namespace, other.name)))
         return frozenset(concerned - {key})
+
+    def _place_of_hostname(self, namespace: str, host: str) -> indexes.Place | None:
+        """The place of a hostname among those of a namespace; None if it does not count.
+
+        First come those in force that a Listener names, then those that have only retired addresses, then the others.
+        """
+        is_in_force = next(self._hosts_in_force.iterate((namespace, host)), None) is not None
+        oldest = next(self._namers.iterate((namespace, host)), None)
+        seen = self.listener(oldest.path) if oldest is not None else None
+        if seen is not None:
+            return (0 if is_in_force else 2), seen.created
+        return (1, "") if is_in_force else None
 
     def _reorder(self, key: Key, place: indexes.Place | None) -> KeySet:
         """Set the place of a key among its siblings; returns the others for which a limit now differs."""

@@ -148,6 +148,15 @@ def test_retired_address_that_returns_is_not_retired_any_more() -> None:
     assert [one.path for one in again.listeners["default/lobby"].live_addresses] == ["/x"]
 
 
+def test_retired_address_ends_at_once_without_retired_address_days() -> None:
+    previous = compiled(CLASS, TENANT, LISTENER + OLD_PATH).snapshot
+    (address,) = previous.listeners["default/lobby"].addresses
+    end_of_hour = {address.id: NOW + 1_800 * model.MICROSECONDS}
+    at_once = CLASS + "  retiredAddressDays: 0\n"
+    after = compiled(at_once, TENANT, LISTENER, previous=previous, now=NOW, arrivals=end_of_hour).snapshot
+    assert after.listeners["default/lobby"].retired_addresses == ()
+
+
 OTHER = "  addresses: [{name: a, hostname: shop.example.org}]\n"
 
 
@@ -378,6 +387,29 @@ def test_hostname_limit_prefers_hostnames_in_force() -> None:
     after = compiled(limited, TENANT, second, first, previous=before)
     assert list(after.snapshot.listeners) == ["default/lobby"]
     assert [(found.key, str(found.reason)) for found in after.findings] == [("default/aaa", "LimitExceeded")]
+
+
+def test_hostname_limit_counts_retired_hostnames_until_they_end() -> None:
+    limited = CLASS + "  maximums: {hostnamesPerNamespace: 1}\n"
+    before = compiled(limited, TENANT, LISTENER + "  addresses: [{name: a, hostname: a.example.org}]\n").snapshot
+    renamed = LISTENER + "  addresses: [{name: a, hostname: b.example.org}]\n"
+    after = compiled(limited, TENANT, renamed, previous=before, now=NOW)
+    (refused,) = after.findings
+    assert (refused.reason, "retired addresses count until they end" in refused.message) == ("LimitExceeded", True)
+    assert [address.host for address in after.snapshot.listeners["default/lobby"].addresses] == ["a.example.org"]
+    week_later = NOW + 8 * 86_400 * model.MICROSECONDS
+    ended = compiled(limited, TENANT, renamed, previous=after.snapshot, now=week_later)
+    final = compiled(limited, TENANT, renamed, previous=ended.snapshot, now=week_later)
+    assert [address.host for address in final.snapshot.listeners["default/lobby"].addresses] == ["b.example.org"]
+    assert final.findings == ()
+
+
+def test_hostname_limit_does_not_count_hostnames_of_classes() -> None:
+    limited = CLASS + "  maximums: {hostnamesPerNamespace: 1}\n"
+    before = compiled(limited, TENANT, LISTENER).snapshot
+    second = LISTENER.replace("lobby", "bar") + "  addresses: [{name: a, hostname: a.example.org}]\n"
+    after = compiled(limited, TENANT, LISTENER, second, previous=before)
+    assert (sorted(after.snapshot.listeners), after.findings) == (["default/bar", "default/lobby"], ())
 
 
 def test_class_settings_are_in_the_listener_document() -> None:

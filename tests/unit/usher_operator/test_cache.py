@@ -280,6 +280,30 @@ def test_freed_place_of_a_hostname_concerns_the_listeners_that_wait_with_theirs(
     assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 0
 
 
+def test_retired_hostname_counts_after_those_in_force_and_before_those_that_wait(cache: Cache) -> None:
+    cache.put(kinds.LISTENER_CLASS, klass(maximums={"hostnamesPerNamespace": 1}))
+    cache.put(kinds.LISTENER, listener("lobby", "a.example.com"))
+    cache.put(kinds.SECRET, config("a.example.com"))
+    cache.put(kinds.LISTENER, listener("lobby", "b.example.com"))
+    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 1
+    cache.remove(kinds.LISTENER, "agency", "lobby")
+    cache.put(kinds.LISTENER, aged(1, "b.example.com"))
+    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 1
+    assert numbered(1) in cache.put(kinds.SECRET, tombstone("a.example.com"))
+    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 0
+
+
+def test_hostname_of_a_class_does_not_count(cache: Cache) -> None:
+    cache.put(kinds.LISTENER_CLASS, klass(maximums={"hostnamesPerNamespace": 1}))
+    cache.put(kinds.LISTENER, listener("lobby"))
+    cache.put(kinds.SECRET, config())
+    cache.put(kinds.LISTENER, aged(1, "b.example.com"))
+    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 0
+    moved = klass(maximums={"hostnamesPerNamespace": 1}, hostname="new.example.com")
+    assert numbered(1) in cache.put(kinds.LISTENER_CLASS, moved)
+    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 1
+
+
 def test_published_listener_takes_the_place_of_an_unpublished_one(cache: Cache) -> None:
     limited(cache, 3)
     cache.put(kinds.LISTENER, listener("lobby", creationTimestamp="2026-02-01T00:00:00Z"))

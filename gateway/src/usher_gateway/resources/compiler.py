@@ -40,7 +40,10 @@ _REFUSALS = {
         "is not among the class's allowedHostnames for this namespace; the platform's owner can add it to the class"
     ),
     Reason.HostnameConflict: "belongs to another tenant; choose another one, or ask the platform's owner",
-    Reason.LimitExceeded: "is one hostname too many in this namespace; use fewer, or ask the platform's owner",
+    Reason.LimitExceeded: (
+        "is one hostname too many in this namespace, where the hostnames of retired addresses count until they end; "
+        "use fewer, or ask the platform's owner"
+    ),
     Reason.PathConflict: "with this path and query is another listener's; change one of the two",
 }
 
@@ -169,7 +172,11 @@ def _ranks(keys: Iterable[str], in_force: Mapping[str, object]) -> dict[str, int
 
 
 def _hostname_ranks(resources: Resources, context: CompileContext) -> dict[str, int]:
-    """Return the rank of each hostname that listeners name, by ``namespace/hostname``."""
+    """Return the rank of each hostname that listeners name, by ``namespace/hostname``.
+
+    Those in force come first, then those that have only retired addresses. Hostnames of classes do not count.
+    """
+    reserved = _reserved(resources, context) | {hostnames.IMPLICIT_HOSTNAME}
     named = {
         f"{listener.metadata.namespace}/{address.hostname}": True
         for listener in resources.listeners.values()
@@ -179,8 +186,9 @@ def _hostname_ranks(resources: Resources, context: CompileContext) -> dict[str, 
         f"{document.namespace}/{address.host}": True
         for document in context.previous.listeners.values()
         for address in document.addresses
+        if address.host not in reserved
     }
-    return _ranks(named, in_force)
+    return _ranks(named | in_force, in_force)
 
 
 def _at_rank(rank: int) -> Callable[[int], bool]:
@@ -222,15 +230,19 @@ def policy_of(listener: Listener, resources: Resources, context: CompileContext)
     is_implicit = found is None and not resources.classes and context.allow_implicit_class
     if found is None and not is_implicit:
         return None
-    reserved = context.reserved_hostnames
-    if reserved is None:
-        reserved = frozenset(each.spec.hostname for each in resources.classes.values())
     return HostnamePolicy(
         spec=found.spec if found else _IMPLICIT_CLASS,
         namespace_labels=resources.labels_of(listener.metadata.namespace),
-        reserved=reserved,
+        reserved=_reserved(resources, context),
         is_implicit=is_implicit,
     )
+
+
+def _reserved(resources: Resources, context: CompileContext) -> frozenset[str]:
+    """Return the hostnames of all classes."""
+    if context.reserved_hostnames is not None:
+        return context.reserved_hostnames
+    return frozenset(each.spec.hostname for each in resources.classes.values())
 
 
 def _hostname_claims(resources: Resources, context: CompileContext) -> Iterable[tuple[str, hostnames.Owner]]:
@@ -361,7 +373,7 @@ def retire_addresses(
     retired = []
     for address in previous.addresses:
         retired_at = max(address.retired_at or context.now, context.arrivals.get(address.id, 0))
-        is_over = context.now >= retired_at + days * _DAY or 0 < address.until <= context.now
+        is_over = days == 0 or context.now >= retired_at + days * _DAY or 0 < address.until <= context.now
         if hostnames.address_key(address) in known or is_over:
             continue
         if claims.may_have(address.host, listener.owner) and claims.take(address, listener.key):

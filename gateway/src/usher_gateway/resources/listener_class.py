@@ -255,8 +255,9 @@ class Maximums(types.Model, frozen=True, kw_only=True):
             msgspec.Meta(
                 ge=0,
                 le=100_000,
-                description="Different hostnames in the `addresses` of a namespace's listeners. Each may need a "
-                "certificate, and certificate authorities limit those. No limit if left out.",
+                description="Different hostnames in the `addresses` of a namespace's listeners, with those of "
+                "retired addresses. Each may need a certificate, and certificate authorities limit those. No limit if "
+                "left out.",
             ),
         ]
         | None

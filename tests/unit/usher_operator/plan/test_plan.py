@@ -456,6 +456,22 @@ def test_hostnames_of_a_namespace_are_limited() -> None:
     assert "`other.example.org` is one hostname too many" in refused.message
 
 
+def test_retired_hostname_counts_against_the_limit() -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", maximums={"hostnamesPerNamespace": 1})
+    built.add(samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]"))
+    built.settle()
+    built.add(samples.listener("second", "addresses: [{name: a, hostname: other.example.org}]"))
+    built.settle()
+    assert addresses(built, Key("Listener", "default", "second")) == ["www.example.org"]
+    refused = built.condition("Listener", "default/second", "Accepted")
+    assert (refused.status, refused.reason) == ("False", "LimitExceeded")
+    assert "the hostnames of retired addresses count until they end" in refused.message
+    built.edit("ListenerClass", "public", retiredAddressDays=0)
+    built.settle()
+    assert addresses(built, Key("Listener", "default", "second")) == ["other.example.org"]
+
+
 def test_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
     built = samples.agency()
     built.edit("ListenerClass", "public", exposure=samples.INGRESS, tls=samples.PER_HOSTNAME)
