@@ -27,6 +27,7 @@ from usher_gateway.resources.removal_limit import (
     RemovalDecision,
     RemovalKind,
     decide,
+    describe_removals,
     exceeds_limit,
     namespaces_in,
 )
@@ -457,7 +458,13 @@ class RemovalGuard:
         halted = self._pending.halted
         for one in halted:
             if one not in before:
-                _log.error("removals_halted", namespace=one.namespace, count=len(one.removals), digest=one.digest)
+                _log.error(
+                    "removals_halted",
+                    namespace=one.namespace,
+                    count=len(one.removals),
+                    removals=describe_removals(one),
+                    digest=one.digest,
+                )
         self._metrics.removals_halted.set(sum(len(one.removals) for one in halted))
         for key in self._cache.set_halted(halted):
             self._queue.add(key)

@@ -11,6 +11,7 @@ from usher_gateway.resources.removal_limit import (
     describe_halts,
     describe_removals,
     exceeds_limit,
+    namespaces_in,
     smallest_limit,
 )
 
@@ -122,10 +123,19 @@ def test_description_names_each_namespace_with_its_hash() -> None:
     )
 
 
-def test_description_of_many_namespaces_stays_short() -> None:
-    many = [HaltedRemovals.of(removals(6, namespace=f"agency-{number:060}")) for number in range(100)]
-    assert len(describe_halts(many)) < 800
-    assert describe_halts(many).endswith("; then the other namespaces")
+def test_description_of_several_namespaces_names_all_of_them() -> None:
+    several = [HaltedRemovals.of(removals(6, namespace=f"agency-{number:056}")) for number in range(9)]
+    text = describe_halts(several)
+    assert [one.digest in text for one in several] == [True] * 4 + [False] * 5
+    assert namespaces_in(text) == {one.namespace for one in several}
+    assert text.endswith("the operator's log (removals_halted) has their hashes")
+
+
+def test_description_of_many_namespaces_says_where_all_of_them_are() -> None:
+    many = [HaltedRemovals.of(removals(6, namespace=f"agency-{number:056}")) for number in range(100)]
+    text = describe_halts(many)
+    assert len(text) < 1600
+    assert text.endswith("and others: the operator's log (removals_halted) has their hashes")
 
 
 @given(st.integers(0, 80), st.integers(0, 400), st.integers(0, 30))

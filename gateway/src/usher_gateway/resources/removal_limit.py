@@ -162,19 +162,28 @@ _MAX_NAMES = 3
 """Objects that a message names in each namespace."""
 
 _MESSAGE_CHARACTERS = 500
-"""The length at which a message names no further namespace."""
+"""The length from which a message names further namespaces without their objects and hashes."""
+
+_MAX_FURTHER_NAMESPACES = 10
+"""Namespaces that a message names beyond that length."""
 
 
 def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
     """Return the namespaces with halted removals in order, each with a few names and the hash that confirms it.
 
-    The text has no count, because a status has no counters.
+    If they are many, the text names some without a hash, and says where all hashes are. It has no count, because a
+    status has no counters.
     """
-    text = ""
+    text, further = "", []
     for one in sorted(halts):
         if len(text) > _MESSAGE_CHARACTERS:
-            return f"{text}; then the other namespaces"
-        text += f'{"; " if text else ""}"{one.digest}" for {describe_removals(one)}'
+            further.append(f"in namespace `{one.namespace}`")
+        else:
+            text += f'{"; " if text else ""}"{one.digest}" for {describe_removals(one)}'
+    if further:
+        more = " and others" if len(further) > _MAX_FURTHER_NAMESPACES else ""
+        text += f"; also removals {', '.join(further[:_MAX_FURTHER_NAMESPACES])}{more}: "
+        text += "the operator's log (removals_halted) has their hashes"
     return text
 
 

@@ -36,7 +36,7 @@ from usher_operator.view import (
 PENDING = "Pending"
 """The reason of every condition that is Unknown."""
 
-_MAX_MESSAGE = 1024
+_MAX_MESSAGE = 2048
 """Longest message in characters."""
 
 _Type = ConditionType
