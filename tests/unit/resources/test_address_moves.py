@@ -41,6 +41,15 @@ def test_address_of_a_removed_listener_ends() -> None:
     assert move.replacements == ()
 
 
+def test_address_of_a_listener_with_another_tenant_ends() -> None:
+    before, now = listeners_of(lobby=(OLD,)), listeners_of(lobby=(NEW,))
+    other = documents.TenantDocument("successor")
+    now = {key: msgspec.structs.replace(document, tenant=other) for key, document in now.items()}
+    (move,) = moves_of(before, now)
+    assert move.outcome == "ends, because its listener gets another Tenant"
+    assert move.replacements == ("https://new.example.com/v1/aaaa…",)
+
+
 def test_address_that_another_listener_has_moves_there() -> None:
     (move,) = moves_of(listeners_of(lobby=(OLD,)), listeners_of(lobby=(NEW,), bar=(OLD,)))
     assert move.outcome == "moves to listener agency/bar"

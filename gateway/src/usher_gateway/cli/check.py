@@ -316,7 +316,7 @@ def _moves(
     if old is None:
         rows = admin_client.AdminClient(against, data).get("/api/listeners")["rows"]
         before = [
-            address_moves.KnownAddress(f"{row['namespace']}/{row['name']}", identifier, f"https://{url}")
+            address_moves.KnownAddress(f"{row['namespace']}/{row['name']}", row["tenant"], identifier, f"https://{url}")
             for row in rows
             for identifier, url in zip(row["addressIds"], row["addresses"], strict=False)  # retired ones come last
         ]

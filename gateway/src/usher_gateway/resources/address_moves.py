@@ -12,6 +12,8 @@ class KnownAddress(msgspec.Struct, frozen=True):
 
     listener: str
     """``namespace/name``."""
+    tenant: str
+    """The name of the listener's Tenant."""
     id: str
     """See ``Address.id``."""
     url: str
@@ -33,7 +35,7 @@ class AddressMove(msgspec.Struct, frozen=True):
 def addresses_of(listeners: Mapping[str, documents.ListenerDocument]) -> list[KnownAddress]:
     """Return the addresses of documents, without those that are retired already."""
     return [
-        KnownAddress(key, address.id, documents.shorten_url(address.url))
+        KnownAddress(key, document.tenant.name, address.id, documents.shorten_url(address.url))
         for key, document in listeners.items()
         for address in document.live_addresses
     ]
@@ -56,6 +58,8 @@ def find_moves(
             outcome = f"moves to listener {owner}"
         elif document is None:
             outcome = "ends, because its listener is removed"
+        elif document.tenant.name != one.tenant:
+            outcome = "ends, because its listener gets another Tenant"
         else:
             outcome = "is retired: served until nothing has arrived there for the class's retiredAddressDays"
         added = document.live_addresses if document is not None else ()

@@ -352,7 +352,8 @@ def retire_addresses(
     """Return the document of a listener with the addresses that an edit of it or of its class took out of service.
 
     Such an address stays for the class's ``retiredAddressDays`` after its last arrival, unless a listener claims it or
-    its token is past its ``untilTime``. Without any other address, the document is the previous one.
+    its token is past its ``untilTime``. Without any other address, the document is the previous one. A listener that
+    gets another tenant counts as a new one, because its old URLs are known to another company.
 
     Args:
         listener: The listener.
