@@ -793,13 +793,16 @@ class Cache(View):
         for key in list(found):
             if key.kind == "Hostname":  # listeners report the state of their hostnames
                 found |= self.child_index.published_at(key.name)
-        if any(one is not None and one.is_config for one in (before, after)):
+        owner = next((one.key for one in (before, after) if one is not None and one.is_config), None)
+        if owner is not None:
             now = self.child_index.hosts_of(after.key) if after is not None else frozenset()
             changed = before is None or after is None or _routed(before) != _routed(after)
             for host in (hosts | now) if changed else ():
                 found.add(hostname_key(host))
             for host in self._hosts_with_other_holders(before, after):
                 found |= self._references.users("Hostname", host)
+            for host in _held(before) ^ _held(after):  # the only other listener there is alone now, or not any more
+                found |= self.child_index.only_other_holder(host, owner)
             for address in addresses ^ (self.child_index.addresses_of(after.key) if after is not None else frozenset()):
                 found |= self._references.users("Address", address)
         return frozenset(found)

@@ -107,6 +107,12 @@ class ChildIndex:
         """The tenants that hold a hostname by a document or a tombstone, without those of one Listener."""
         return frozenset(owner for key, owner in self._holders.get(hostname, {}).items() if key != besides)
 
+    def only_other_holder(self, hostname: str, key: Key) -> frozenset[Key]:
+        """The Listener that holds a hostname besides one; empty if none does, or several."""
+        holding = self._holders.get(hostname, {})
+        others = holding.keys() - {key} if len(holding) <= 2 else ()
+        return frozenset(others) if len(others) == 1 else _NO_KEYS
+
     def put(self, ref: ObjectRef, raw: dict[str, Any] | None, keys: model.Keys | None) -> kinds.ChildRecord | None:
         """Take a child as it is now, and return its record; None if it is gone or does not belong to this install."""
         self._drop(ref)

@@ -27,9 +27,9 @@ def raw(kind: str, name: str, spec: dict[str, Any], *, namespace: str = "agency"
     return {"apiVersion": "usher.dev/v1alpha1", "kind": kind, "metadata": about, "spec": spec}
 
 
-def listener(name: str = "lobby", *hostnames: str, **meta: Any) -> dict[str, Any]:
+def listener(name: str = "lobby", *hostnames: str, tenant: str = "acme", **meta: Any) -> dict[str, Any]:
     spec: dict[str, Any] = {
-        "tenantRef": {"name": "acme"},
+        "tenantRef": {"name": tenant},
         "listenerClassName": "public",
         "routes": [{"name": "crm", "destinationRef": {"name": "crm"}}],
     }
@@ -55,11 +55,14 @@ def secret(name: str = "token", value: str = "YWJj", **labels: str) -> dict[str,
     return {"metadata": about, "data": {"token": value}}
 
 
-def config(host: str = "hooks.example.com", tenant: str = "acme", **meta: Any) -> dict[str, Any]:
+def config(
+    host: str = "hooks.example.com", tenant: str = "acme", listener: str = "lobby", **meta: Any
+) -> dict[str, Any]:
     document = documents.ListenerDocument(
-        "agency", "lobby", documents.TenantDocument(tenant), (documents.Address(host, "/v1/token"),), generation=1
+        "agency", listener, documents.TenantDocument(tenant), (documents.Address(host, "/v1/token"),), generation=1
     )
-    return config_secret_of(config_secret.envelope_of(document, "uid-lobby", KEYS.document), **meta)
+    envelope = config_secret.envelope_of(document, f"uid-{listener}", KEYS.document)
+    return config_secret_of(envelope, Key("Listener", "agency", listener), **meta)
 
 
 def tombstone(host: str) -> dict[str, Any]:
@@ -69,15 +72,15 @@ def tombstone(host: str) -> dict[str, Any]:
     return config_secret_of(config_secret.tombstone_of("Listener", owner, 1, removed_at, KEYS.document, held=held))
 
 
-def config_secret_of(envelope: config_secret.Envelope, **meta: Any) -> dict[str, Any]:
+def config_secret_of(envelope: config_secret.Envelope, key: Key = LOBBY, **meta: Any) -> dict[str, Any]:
     manifest = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
             "namespace": "usher-config",
-            "name": config_secret.secret_name("Listener", "agency/lobby"),
-            "labels": config_secret.labels("usher.dev/usher", "uid-lobby"),
-            "annotations": children.annotations(LOBBY),
+            "name": config_secret.secret_name("Listener", key.path),
+            "labels": config_secret.labels("usher.dev/usher", f"uid-{key.name}"),
+            "annotations": children.annotations(key),
         },
         "type": config_secret.secret_type("Listener"),
         "data": config_secret.secret_data(envelope),
@@ -302,6 +305,14 @@ def test_hostname_of_a_class_does_not_count(cache: Cache) -> None:
     moved = klass(maximums={"hostnamesPerNamespace": 1}, hostname="new.example.com")
     assert numbered(1) in cache.put(kinds.LISTENER_CLASS, moved)
     assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 1
+
+
+def test_other_holder_of_a_hostname_concerns_a_listener_that_is_alone_without_it(cache: Cache) -> None:
+    """Alone at its hostname, a listener may take it along to another tenant."""
+    cache.put(kinds.LISTENER, listener("lobby", "a.example.com", tenant="successor"))
+    cache.put(kinds.SECRET, config("a.example.com"))
+    assert LOBBY in cache.put(kinds.SECRET, config("a.example.com", listener="bar"))
+    assert LOBBY in cache.remove(kinds.SECRET, "usher-config", config_secret.secret_name("Listener", "agency/bar"))
 
 
 def test_published_listener_takes_the_place_of_an_unpublished_one(cache: Cache) -> None:
