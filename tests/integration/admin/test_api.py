@@ -192,7 +192,15 @@ async def test_destinations_are_listed_with_backlog_and_holds(served: serving.Se
         1,
         {"DestinationPaused": 1},
     )
+    assert (crm["tenants"], crm["dead"]) == (["acme"], 0)
     assert (gone["name"], gone["state"], gone["held"]) == ("lost", "NotFound", {"DestinationNotFound": 1})
+
+
+async def test_destination_that_is_gone_is_listed_while_it_has_dead_deliveries(served: serving.Served) -> None:
+    await serving.fill(served)
+    served.state.apply(documents.Snapshot({}, {}), 0)
+    (row,) = (await served.get("/api/destinations"))["rows"]
+    assert (row["name"], row["state"], row["tenants"], row["dead"]) == ("crm", "NotFound", [], 1)
 
 
 async def test_tenants_are_listed_with_their_deliveries_and_failing_destinations(served: serving.Served) -> None:

@@ -188,9 +188,13 @@ class GatewayStatus:
         for group in await self._store.held_groups():
             reasons = held.setdefault(self._store.route(group.route).destination, {})
             reasons[group.reason.name] = reasons.get(group.reason.name, 0) + group.count
-        in_force = self._state.snapshot.destinations
+        dead: dict[str, int] = {}
+        for route, count in (await self._store.dead_by_route()).items():
+            destination = self._store.route(route).destination
+            dead[destination] = dead.get(destination, 0) + count
+        in_force, tenants = self._state.snapshot.destinations, self._tenants_by_destination()
         rows = []
-        for key in sorted(in_force.keys() | backlogs.keys() | held.keys()):
+        for key in sorted(in_force.keys() | backlogs.keys() | held.keys() | dead.keys()):
             namespace, _, name = key.partition("/")
             backlog, document = backlogs.get(key), in_force.get(key)
             rows.append(
@@ -201,9 +205,19 @@ class GatewayStatus:
                     "backlog": backlog.count if backlog else 0,
                     "nextDueAt": model.format_time(backlog.next_due_at) if backlog else None,
                     "held": held.get(key, {}),
+                    "dead": dead.get(key, 0),
+                    "tenants": sorted(tenants.get(key, ())),
                 }
             )
         return api.json_response({"rows": rows})
+
+    def _tenants_by_destination(self) -> dict[str, set[str]]:
+        """Return the tenants with a route to each destination."""
+        found: dict[str, set[str]] = {}
+        for listener in self._state.snapshot.listeners.values():
+            for route in listener.routes:
+                found.setdefault(route.destination, set()).add(listener.tenant.name)
+        return found
 
     def _destination_health(self, key: str, document: documents.DestinationDocument) -> JsonObject:
         """Return the host and not the URL, because a URL may hold a secret."""

@@ -1,4 +1,4 @@
-"""The commands over stored rows: ``usher visits``, ``deliveries``, ``dead``, ``quarantine`` and ``listeners``.
+"""The commands over stored rows: ``usher visits``, ``deliveries``, ``dead`` and ``quarantine``.
 
 Each group lists rows and shows one row. ``replay``, ``redrive`` and ``release`` start deliveries for selected rows,
 ``cancel`` and ``retry`` change pending ones.
@@ -48,8 +48,6 @@ _QuarantineState = Annotated[str | None, typer.Option(help="released or unreleas
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("listeners", epilog="Example:  usher listeners   or   usher listeners -o json")(list_listeners)
-
     dead = typer.Typer(no_args_is_help=True, help="Look at dead deliveries; redrive them.")
     dead.command("list", epilog=_DEAD_LIST_EXAMPLE)(list_dead)
     dead.command("show", epilog="Example:  usher dead show 01920000-0000-7000-8000-000000000002 --answer")(show_dead)
@@ -565,65 +563,3 @@ def release_quarantined(
     for name, count in sorted(answer["unfit"].items()):
         typer.echo(f"Still no visit: {tables.counted(count, 'arrival')} ({name})")
     raise typer.Exit(WRONG if answer["unfit"] else 0)
-
-
-_COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
-_SINGULAR = {"visits": "visit", "repeats": "repeat", "redeliveries": "redelivery", "probes": "probe"}
-
-
-def _counts_today(row: tables.Row) -> str:
-    """Return what a listener counted today, without zeros."""
-    counts = row["today"]
-    parts = [
-        tables.counted(counts[name], _SINGULAR[name]) if name in _SINGULAR else f"{counts[name]} {name}"
-        for name in _COUNTS
-        if counts[name]
-    ]
-    return ", ".join(parts) or "nothing today"
-
-
-def _last_arrival(row: tables.Row) -> str:
-    """Return the time of the last arrival, and whether the listener is silent (silence.afterSeconds)."""
-    silent = "SILENT, " if row.get("receiving") == "Silent" else ""
-    last = tables.time_cell("lastArrival")(row)
-    return f"{silent}last {last}" if last else silent.removesuffix(", ")
-
-
-def _held(row: tables.Row) -> str:
-    """Return the routes that hold deliveries, each with the reason."""
-    return ", ".join([f"{held['route']}: {held['reason']}" for held in row["heldDeliveries"]])
-
-
-def _count_column(name: str) -> tables.Column:
-    return name, lambda row: str(row["today"][name])
-
-
-LISTENER_COLUMNS: tuple[tables.Column, ...] = (
-    ("LISTENER", lambda row: f"{row['namespace']}/{row['name']}"),
-    ("STATE", lambda row: str(row["state"])),
-    ("TENANT", lambda row: f"tenant {row['tenant']}"),
-    ("TODAY", _counts_today),
-    ("LAST ARRIVAL", _last_arrival),
-    ("HELD", lambda row: f"held {_held(row)}" if row["heldDeliveries"] else ""),
-    ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),
-    ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
-)
-
-_LISTENER_CSV_COLUMNS: tuple[tables.Column, ...] = (
-    *LISTENER_COLUMNS[:2],
-    ("TENANT", tables.text_cell("tenant")),
-    *[_count_column(name) for name in _COUNTS],
-    ("LAST ARRIVAL", tables.time_cell("lastArrival")),
-    ("RECEIVING", tables.text_cell("receiving")),
-    ("HELD", _held),
-    *LISTENER_COLUMNS[-2:],
-)
-
-
-def list_listeners(output: OutputOption = "text", admin: Admin = ADMIN, data: Data = DATA) -> None:
-    """List the listeners that the gateway runs, with their counts of today (UTC).
-
-    URLs are credentials, so the list shortens them; `usher url` prints whole ones.
-    """
-    rows = AdminClient(admin, data).get("/api/listeners")["rows"]
-    tables.print_rows(rows, LISTENER_COLUMNS, output, "No listener runs.", _LISTENER_CSV_COLUMNS)

@@ -1,0 +1,303 @@
+"""``usher tenants``, ``usher destinations`` and ``usher listeners``: what a gateway runs, and how it does."""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated
+
+import typer
+
+from usher_gateway.cli import tables
+from usher_gateway.cli.admin_client import (
+    ADMIN,
+    DATA,
+    USAGE,
+    Admin,
+    AdminClient,
+    Data,
+    Limit,
+    OutputOption,
+    Tenant,
+    fail,
+)
+from usher_gateway.resources import conditions
+
+_Namespace = Annotated[str | None, typer.Option(help="In this namespace.")]
+_Failing = Annotated[bool, typer.Option("--failing", help="Only those that need a person: see the command's help.")]
+_Silent = Annotated[bool, typer.Option("--silent", help="Only those that are silent for longer than they may be.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("tenants", epilog="Example:  usher tenants --failing   or   usher tenants -o csv > tenants.csv")(
+        list_tenants
+    )
+    app.command("listeners", epilog="Example:  usher listeners --tenant acme   or   usher listeners --silent -o json")(
+        list_listeners
+    )
+    destinations = typer.Typer(no_args_is_help=True, help="Look at destinations; send a marked sample to one.")
+    destinations.command(
+        "list", epilog="Example:  usher destinations list --failing   or   usher destinations list -o json"
+    )(list_destinations)
+    app.add_typer(destinations, name="destinations")
+
+
+def select(rows: Iterable[tables.Row], *, namespace: str | None, tenant: str | None) -> list[tables.Row]:
+    """Return the rows of a namespace and of a tenant, ``NAME`` or ``NAMESPACE/NAME``; unknown names end the command."""
+    found = list(rows)
+    if tenant is not None and "/" in tenant:
+        namespace, _, tenant = tenant.partition("/")
+    if namespace is not None:
+        _require("namespace", namespace, {row["namespace"] for row in found})
+        found = [row for row in found if row["namespace"] == namespace]
+    if tenant is not None:
+        _require("tenant", tenant, {name for row in found for name in tenants_of(row)})
+        found = [row for row in found if tenant in tenants_of(row)]
+    return found
+
+
+def tenants_of(row: tables.Row) -> list[str]:
+    """Return the tenants of a destination, the tenant of a listener, or a tenant's own name."""
+    if "tenants" in row:
+        return list(row["tenants"])
+    return [str(row["tenant"] if "tenant" in row else row["name"])]
+
+
+def first(rows: list[tables.Row], limit: int) -> list[tables.Row]:
+    """Return the first rows, and say on standard error if there are more."""
+    if len(rows) > limit:
+        typer.echo(f"There are {len(rows)} rows, here are {limit}: raise --limit, or narrow the search.", err=True)
+    return rows[:limit]
+
+
+def _require(what: str, name: str, known: set[str]) -> None:
+    if name not in known:
+        fail(f"there is no {what} `{name}`", conditions.did_you_mean(name, known), USAGE)
+
+
+# Tenants
+
+
+def is_tenant_failing(row: tables.Row) -> bool:
+    """Return whether somebody has to look at a tenant: something waits for a person, or is lost without one."""
+    return bool(row["refusingListeners"] or row["held"] or row["dead"] or row["failingDestinations"])
+
+
+def _listeners_of(row: tables.Row) -> str:
+    silent = f", {row['silentListeners']} SILENT" if row["silentListeners"] else ""
+    refusing = f", {row['refusingListeners']} REFUSING" if row["refusingListeners"] else ""
+    return f"{tables.counted(row['listeners'], 'listener')}{silent}{refusing}"
+
+
+def _held(row: tables.Row) -> str:
+    return ", ".join([f"{count} held: {reason}" for reason, count in sorted(row["held"].items())])
+
+
+def _quota(row: tables.Row) -> str:
+    return "" if row["quotaUsed"] is None else f"quota {row['quotaUsed']:.0%}"
+
+
+def _unless_zero(name: str, word: str) -> Callable[[tables.Row], str]:
+    return lambda row: f"{row[name]} {word}" if row[name] else ""
+
+
+def _labelled_time(name: str, label: str) -> Callable[[tables.Row], str]:
+    cell = tables.time_cell(name)
+    return lambda row: f"{label} {cell(row)}" if row.get(name) else ""
+
+
+def _path(row: tables.Row) -> str:
+    return f"{row['namespace']}/{row['name']}"
+
+
+TENANT_COLUMNS: tuple[tables.Column, ...] = (
+    ("TENANT", _path),
+    ("STATE", tables.text_cell("state")),
+    ("LISTENERS", _listeners_of),
+    ("TODAY", lambda row: tables.counted(row["today"]["visits"], "visit")),
+    ("LAST ARRIVAL", _labelled_time("lastArrival", "last")),
+    ("BACKLOG", _unless_zero("backlog", "waiting")),
+    ("HELD", _held),
+    ("DEAD", _unless_zero("dead", "dead")),
+    ("QUOTA", _quota),
+    ("FAILING", lambda row: ", ".join([f"{key} fails" for key in row["failingDestinations"]])),
+)
+
+_TENANT_CSV_COLUMNS: tuple[tables.Column, ...] = (
+    *TENANT_COLUMNS[:2],
+    ("LISTENERS", tables.text_cell("listeners")),
+    ("SILENT", tables.text_cell("silentListeners")),
+    ("REFUSING", tables.text_cell("refusingListeners")),
+    ("VISITS", lambda row: str(row["today"]["visits"])),
+    ("LAST ARRIVAL", tables.time_cell("lastArrival")),
+    ("BACKLOG", tables.text_cell("backlog")),
+    ("HELD", lambda row: str(sum(row["held"].values()))),
+    ("DEAD", tables.text_cell("dead")),
+    ("QUOTA", tables.text_cell("quotaUsed")),
+    ("FAILING", lambda row: ", ".join(row["failingDestinations"])),
+)
+
+
+def list_tenants(
+    *,
+    tenant: Tenant = None,
+    namespace: _Namespace = None,
+    failing: _Failing = False,
+    silent: _Silent = False,
+    limit: Limit = 1_000,
+    output: OutputOption = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """List the tenants with their listeners, visits of today (UTC), waiting, held and dead deliveries.
+
+    --failing lists those with refusing listeners, failing destinations, held or dead deliveries.
+    """
+    rows = AdminClient(admin, data).get("/api/tenants")["rows"]
+    rows = select(rows, namespace=namespace, tenant=tenant)
+    rows = [row for row in rows if not failing or is_tenant_failing(row)]
+    rows = [row for row in rows if not silent or row["silentListeners"]]
+    tables.print_rows(first(rows, limit), TENANT_COLUMNS, output, "No such tenants.", _TENANT_CSV_COLUMNS)
+
+
+# Destinations
+
+
+def is_destination_failing(row: tables.Row) -> bool:
+    """Return whether a destination does not take deliveries as it should."""
+    return not row.get("healthy", False) or bool(row["dead"] or row["held"])
+
+
+def _circuit(row: tables.Row) -> str:
+    """Return the state of the circuit, with the error that opened it."""
+    error = f" {row['error']}" if row.get("error") else ""
+    gone = " (answered 410)" if row.get("gone") else ""
+    return f"{'circuit ' if row.get('circuit') else ''}{row.get('circuit') or ''}{error}{gone}"
+
+
+DESTINATION_COLUMNS: tuple[tables.Column, ...] = (
+    ("DESTINATION", _path),
+    ("STATE", tables.text_cell("state")),
+    ("CIRCUIT", _circuit),
+    ("BACKLOG", _unless_zero("backlog", "waiting")),
+    ("NEXT", _labelled_time("nextDueAt", "next")),
+    ("HELD", _held),
+    ("DEAD", _unless_zero("dead", "dead")),
+    ("HOST", lambda row: str(row.get("host") or "")),
+    ("TENANTS", lambda row: ", ".join(row["tenants"])),
+)
+
+_DESTINATION_CSV_COLUMNS: tuple[tables.Column, ...] = (
+    *DESTINATION_COLUMNS[:2],
+    ("CIRCUIT", tables.text_cell("circuit")),
+    ("ERROR", tables.text_cell("error")),
+    ("BACKLOG", tables.text_cell("backlog")),
+    ("NEXT", tables.time_cell("nextDueAt")),
+    ("HELD", lambda row: str(sum(row["held"].values()))),
+    ("DEAD", tables.text_cell("dead")),
+    *DESTINATION_COLUMNS[-2:],
+)
+
+
+def list_destinations(
+    *,
+    tenant: Tenant = None,
+    namespace: _Namespace = None,
+    failing: _Failing = False,
+    limit: Limit = 1_000,
+    output: OutputOption = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """List the destinations with their circuits, last errors, waiting, held and dead deliveries.
+
+    --failing lists those with an open circuit, missing secrets, a forbidden address, held or dead deliveries.
+    """
+    rows = AdminClient(admin, data).get("/api/destinations")["rows"]
+    rows = select(rows, namespace=namespace, tenant=tenant)
+    rows = [row for row in rows if not failing or is_destination_failing(row)]
+    tables.print_rows(
+        first(rows, limit), DESTINATION_COLUMNS, output, "No such destinations.", _DESTINATION_CSV_COLUMNS
+    )
+
+
+# Listeners
+
+
+def is_listener_failing(row: tables.Row) -> bool:
+    """Return whether a listener refuses or quarantines arrivals, or holds deliveries."""
+    return bool(row["refusing"] or row["quarantining"] or row["heldDeliveries"] or row["degradedRoutes"])
+
+
+_COUNTS = ("visits", "repeats", "redeliveries", "probes", "quarantined", "refused")
+_SINGULAR = {"visits": "visit", "repeats": "repeat", "redeliveries": "redelivery", "probes": "probe"}
+
+
+def _counts_today(row: tables.Row) -> str:
+    """Return what a listener counted today, without zeros."""
+    counts = row["today"]
+    parts = [
+        tables.counted(counts[name], _SINGULAR[name]) if name in _SINGULAR else f"{counts[name]} {name}"
+        for name in _COUNTS
+        if counts[name]
+    ]
+    return ", ".join(parts) or "nothing today"
+
+
+def _last_arrival(row: tables.Row) -> str:
+    """Return the time of the last arrival, and whether the listener is silent (silence.afterSeconds)."""
+    silent = "SILENT, " if row.get("receiving") == "Silent" else ""
+    last = tables.time_cell("lastArrival")(row)
+    return f"{silent}last {last}" if last else silent.removesuffix(", ")
+
+
+def _held_routes(row: tables.Row) -> str:
+    """Return the routes that hold deliveries, each with the reason."""
+    return ", ".join([f"{held['route']}: {held['reason']}" for held in row["heldDeliveries"]])
+
+
+def _count_column(name: str) -> tables.Column:
+    return name, lambda row: str(row["today"][name])
+
+
+LISTENER_COLUMNS: tuple[tables.Column, ...] = (
+    ("LISTENER", lambda row: f"{row['namespace']}/{row['name']}"),
+    ("STATE", lambda row: str(row["state"])),
+    ("TENANT", lambda row: f"tenant {row['tenant']}"),
+    ("TODAY", _counts_today),
+    ("LAST ARRIVAL", _last_arrival),
+    ("HELD", lambda row: f"held {_held_routes(row)}" if row["heldDeliveries"] else ""),
+    ("ROUTES", lambda row: ", ".join([f"{route['name']} to {route['destination']}" for route in row["routes"]])),
+    ("ADDRESSES", lambda row: ", ".join(row["addresses"])),
+)
+
+_LISTENER_CSV_COLUMNS: tuple[tables.Column, ...] = (
+    *LISTENER_COLUMNS[:2],
+    ("TENANT", tables.text_cell("tenant")),
+    *[_count_column(name) for name in _COUNTS],
+    ("LAST ARRIVAL", tables.time_cell("lastArrival")),
+    ("RECEIVING", tables.text_cell("receiving")),
+    ("HELD", _held_routes),
+    *LISTENER_COLUMNS[-2:],
+)
+
+
+def list_listeners(
+    *,
+    tenant: Tenant = None,
+    namespace: _Namespace = None,
+    failing: _Failing = False,
+    silent: _Silent = False,
+    limit: Limit = 1_000,
+    output: OutputOption = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """List the listeners that the gateway runs, with their counts of today (UTC).
+
+    --failing lists those that refuse or quarantine arrivals, or hold deliveries. URLs are credentials, so the list
+    shortens them; `usher url` prints whole ones.
+    """
+    rows = AdminClient(admin, data).get("/api/listeners")["rows"]
+    rows = select(rows, namespace=namespace, tenant=tenant)
+    rows = [row for row in rows if not failing or is_listener_failing(row)]
+    rows = [row for row in rows if not silent or row["receiving"] == "Silent"]
+    tables.print_rows(first(rows, limit), LISTENER_COLUMNS, output, "No such listeners.", _LISTENER_CSV_COLUMNS)

@@ -1,0 +1,352 @@
+"""``usher top``: the tenants of a gateway on one screen, refreshed every few seconds.
+
+The screen is drawn from the admin port's listings alone. Rates are differences between two readings.
+"""
+
+import contextlib
+import datetime
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+import typer
+
+from usher_gateway.cli import overview, tables
+from usher_gateway.cli.admin_client import ADMIN, DATA, USAGE, Admin, AdminClient, Data, Tenant, fail
+
+if TYPE_CHECKING:
+    import rich.console  # imported only where it prints, because most commands do not need it
+
+_EPILOG = "Example:  usher top   or   usher top --failing --sort dead   or   usher top --once"
+
+SortKey = Literal["rate", "last", "lag", "held", "dead", "silent", "name"]
+_SORT_KEYS: tuple[SortKey, ...] = ("rate", "last", "lag", "held", "dead", "silent", "name")
+
+_KEYS = "sort r v l h d s n  failing f  choose arrows  inside Enter  back Esc  quit q"
+_SORT_LETTERS: Mapping[str, SortKey] = {
+    "r": "rate",
+    "v": "last",
+    "l": "lag",
+    "h": "held",
+    "d": "dead",
+    "s": "silent",
+    "n": "name",
+}
+_FAREWELL = frozenset({"q", "\x03", "\x04"})
+_ESCAPE, _UP, _DOWN, _ENTER = "\x1b", "\x1b[A", "\x1b[B", frozenset({"\r", "\n"})
+_ESCAPE_SECONDS = 0.05
+"""An arrow key sends further characters within this time after its escape character."""
+
+
+class TenantLine(msgspec.Struct, frozen=True):
+    """A tenant as a line of the screen."""
+
+    name: str
+    """``namespace/name``."""
+    rate: float | None
+    """Visits per minute since the last reading; None before the second one."""
+    today: int
+    """Visits of today (UTC)."""
+    last_seconds: float | None
+    """Seconds since the last accepted arrival; None: never."""
+    lag_seconds: float | None
+    """Age of the oldest delivery in the backlog; None if there is none."""
+    held: int
+    dead: int
+    silent: int
+    listeners: int
+    is_failing: bool
+
+
+def lines_of(answer: tables.Row, earlier: tables.Row | None) -> list[TenantLine]:
+    """Return the lines for an answer of ``GET /api/tenants``, with rates since an earlier answer."""
+    now = _moment(answer["now"])
+    before = {_path(row): row["today"]["visits"] for row in earlier["rows"]} if earlier else {}
+    minutes = (now - _moment(earlier["now"])) / 60 if earlier else 0.0
+    return [_line(row, now, before.get(_path(row)), minutes) for row in answer["rows"]]
+
+
+def _line(row: tables.Row, now: float, visits_before: int | None, minutes: float) -> TenantLine:
+    visits = row["today"]["visits"]
+    rate = None
+    if visits_before is not None and minutes > 0:
+        rate = max(0, visits - visits_before) / minutes  # less after midnight, when the day's counts begin again
+    return TenantLine(
+        name=_path(row),
+        rate=rate,
+        today=visits,
+        last_seconds=_age(row["lastArrival"], now),
+        lag_seconds=_age(row["oldestInBacklog"], now),
+        held=sum(row["held"].values()),
+        dead=row["dead"],
+        silent=row["silentListeners"],
+        listeners=row["listeners"],
+        is_failing=overview.is_tenant_failing(row),
+    )
+
+
+def _path(row: tables.Row) -> str:
+    return f"{row['namespace']}/{row['name']}"
+
+
+def _moment(text: str) -> float:
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
+def _age(text: str | None, now: float) -> float | None:
+    return None if text is None else max(0.0, now - _moment(text))
+
+
+def sort_lines(lines: list[TenantLine], by: SortKey) -> list[TenantLine]:
+    """Return the lines in order: the highest rate, age or count first, equal ones by name."""
+    keys: dict[SortKey, Callable[[TenantLine], float]] = {
+        "rate": lambda line: -(line.rate or 0.0),
+        "last": lambda line: line.last_seconds if line.last_seconds is not None else float("inf"),
+        "lag": lambda line: -(line.lag_seconds or 0.0),
+        "held": lambda line: -line.held,
+        "dead": lambda line: -line.dead,
+        "silent": lambda line: -line.silent,
+        "name": lambda _: 0.0,
+    }
+    return sorted(lines, key=lambda line: (keys[by](line), line.name))
+
+
+def duration(seconds: float | None) -> str:
+    """Return an age in at most four characters: ``12s``, ``3m``, ``5h``, ``21d``; ``-`` for none."""
+    if seconds is None:
+        return "-"
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{min(int(seconds // size), 999)}{unit}"
+    return f"{int(seconds)}s"
+
+
+class Screen:
+    """The state of the screen: what is shown, in which order, and the chosen line. Pure."""
+
+    def __init__(self, *, sort: SortKey, only_failing: bool, namespace_and_name: str | None) -> None:
+        self.sort = sort
+        self.only_failing = only_failing
+        self.only = namespace_and_name
+        """The tenant inside which a person looks; None: all tenants."""
+        self.lines: list[TenantLine] = []
+        self.details: list[str] = []
+        """What is shown of the tenant ``only``."""
+        self._chosen = ""
+        self._all: list[TenantLine] = []
+
+    def show(self, lines: list[TenantLine]) -> None:
+        """Take a new reading."""
+        self._all = lines
+        shown = [line for line in lines if line.is_failing or line.silent or not self.only_failing]
+        self.lines = sort_lines(shown, self.sort)
+
+    @property
+    def chosen(self) -> int:
+        """The index of the chosen line, which stays with its tenant when the order changes."""
+        return next((index for index, line in enumerate(self.lines) if line.name == self._chosen), 0)
+
+    def press(self, key: str) -> None:
+        """Change what is shown, as a key says; other keys change nothing."""
+        if key in _SORT_LETTERS:
+            self.sort = _SORT_LETTERS[key]
+        elif key == "f":
+            self.only_failing = not self.only_failing
+        elif key in {_UP, _DOWN} and self.lines:
+            step = -1 if key == _UP else 1
+            self._chosen = self.lines[min(max(self.chosen + step, 0), len(self.lines) - 1)].name
+        elif key in _ENTER and self.lines:
+            self.only = self.lines[self.chosen].name
+        elif key == _ESCAPE:
+            self.only, self.details = None, []
+        self.show(self._all)
+
+
+def draw(screen: Screen, title: str, *, height: int, width: int) -> "rich.console.RenderableType":
+    """Return the picture of a screen: title, table or details, and the keys, in ``height`` lines."""
+    import rich.console
+    import rich.text
+
+    room = max(1, height - 3)
+    body = _draw_details(screen.details, room) if screen.only is not None else draw_table(screen, room)
+    shown = title if screen.only is None else f"usher top  inside {screen.only}"
+    return rich.console.Group(
+        rich.text.Text(shown[:width], style="bold", no_wrap=True),
+        body,
+        rich.text.Text(_KEYS[:width], style="dim", no_wrap=True),
+    )
+
+
+def _draw_details(details: list[str], room: int) -> "rich.console.RenderableType":
+    import rich.text
+
+    return rich.text.Text("\n".join(details[:room]), no_wrap=True)
+
+
+_NUMBER_HEADS = ("VISITS/MIN", "TODAY", "LAST", "LAG", "HELD", "DEAD", "SILENT")
+
+
+def draw_table(screen: Screen, room: int | None = None) -> "rich.console.RenderableType":
+    """Return the table of tenants; with ``room``, as many lines as fit around the chosen one."""
+    import rich.box
+    import rich.table
+    import rich.text
+
+    lines, begin = screen.lines, 0
+    if room is not None:
+        begin = max(0, min(screen.chosen - room // 2, len(lines) - (room - 1)))
+        lines = lines[begin : begin + room - 1]
+    table = rich.table.Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
+    table.add_column("TENANT", no_wrap=True, overflow="ellipsis", ratio=1)
+    for head in _NUMBER_HEADS:
+        table.add_column(head, justify="right", no_wrap=True)
+    for index, line in enumerate(lines, begin):
+        is_chosen = room is not None and index == screen.chosen
+        style = "red" if line.is_failing else "yellow" if line.silent else ""
+        table.add_row(
+            rich.text.Text(line.name),
+            "-" if line.rate is None else f"{line.rate:.1f}",
+            str(line.today),
+            duration(line.last_seconds),
+            duration(line.lag_seconds),
+            str(line.held or "-"),
+            str(line.dead or "-"),
+            f"{line.silent}/{line.listeners}" if line.silent else "-",
+            style=f"{style} reverse" if is_chosen else style,
+        )
+    return table
+
+
+def title_of(admin: str, lines: list[TenantLine], now: str) -> str:
+    """Return the headline: where, how many tenants, and how many of them need a look."""
+    failing = sum(line.is_failing for line in lines)
+    silent = sum(line.silent > 0 for line in lines)
+    counts = f"{tables.counted(len(lines), 'tenant')}, {failing} failing, {silent} silent"
+    return f"usher top  {counts}  {now[11:19]} UTC  {admin}"
+
+
+class _Reader:
+    """Reads the admin port: all tenants, and the details of the one that a person looks into."""
+
+    def __init__(self, client: AdminClient, admin: str, tenant: str | None) -> None:
+        self._client, self._admin, self._tenant = client, admin, tenant
+        self._last: tables.Row | None = None
+
+    def read(self, screen: Screen, width: int) -> str:
+        """Give the screen a new reading; return the title."""
+        answer = self._client.get("/api/tenants")
+        answer["rows"] = overview.select(answer["rows"], namespace=None, tenant=self._tenant)
+        lines = lines_of(answer, self._last)
+        self._last = answer
+        screen.show(lines)
+        if screen.only is not None:
+            screen.details = self._details(screen.only, width)
+        return title_of(self._admin, lines, answer["now"])
+
+    def _details(self, name: str, width: int) -> list[str]:
+        namespace, _, tenant = name.partition("/")
+        found: list[str] = []
+        for path, columns in (
+            ("/api/listeners", overview.LISTENER_COLUMNS),
+            ("/api/destinations", overview.DESTINATION_COLUMNS),
+        ):
+            rows = [
+                row
+                for row in self._client.get(path)["rows"]
+                if row["namespace"] == namespace and tenant in overview.tenants_of(row)
+            ]
+            found += ["", f"{path.removeprefix('/api/').upper()}"]
+            for row in rows:
+                cells = [cell(row) for _, cell in columns]
+                found += tables.fill(cells[:2], width)
+                found += ["  " + line for line in tables.fill(cells[2:], width - 2)]
+        return found[1:]
+
+
+@contextlib.contextmanager
+def _keyboard() -> Iterator[Callable[[float], str]]:
+    """Read single keys from the terminal for the duration of a ``with`` block.
+
+    The function waits at most that many seconds for a key, and returns ``""`` if none was pressed.
+    """
+    import termios
+    import tty
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+
+    def read(seconds: float) -> str:
+        if not select.select([terminal], [], [], max(0.0, seconds))[0]:
+            return ""
+        key = os.read(terminal, 1).decode("latin-1")
+        while key.startswith(_ESCAPE) and len(key) < len(_UP) and select.select([terminal], [], [], _ESCAPE_SECONDS)[0]:
+            key += os.read(terminal, 1).decode("latin-1")
+        return key or "q"  # the terminal is gone
+
+    tty.setcbreak(terminal)
+    try:
+        yield read
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _follow(reader: _Reader, screen: Screen, seconds: float) -> None:
+    """Show the screen until a person quits."""
+    import rich.console
+    import rich.live
+
+    console = rich.console.Console(highlight=False)
+    with rich.live.Live(console=console, screen=True, auto_refresh=False) as live, _keyboard() as next_key:
+        due, title = 0.0, ""
+        while True:
+            if time.monotonic() >= due:
+                title, due = reader.read(screen, console.width), time.monotonic() + seconds
+            live.update(draw(screen, title, height=console.height, width=console.width), refresh=True)
+            key = next_key(due - time.monotonic())
+            if key in _FAREWELL:
+                return
+            was_inside = screen.only
+            screen.press(key)
+            if screen.only not in {None, was_inside}:
+                due = 0.0  # read the details at once
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command(epilog=_EPILOG)
+    def top(
+        *,
+        tenant: Tenant = None,
+        sort: Annotated[SortKey, typer.Option(help="Order of the tenants.")] = "rate",
+        failing: Annotated[bool, typer.Option("--failing", help="Only tenants that need a person.")] = False,
+        once: Annotated[bool, typer.Option("--once", help="Print the table once, after two readings.")] = False,
+        seconds: Annotated[float, typer.Option(min=0.2, max=3600, help="Time between two readings.")] = 2.0,
+        admin: Admin = ADMIN,
+        data: Data = DATA,
+    ) -> None:
+        """Watch the tenants: visits per minute, last visit, lag, held and dead deliveries, silent listeners.
+
+        LAST is the age of the last arrival, LAG that of the oldest delivery that waits for its destination. A tenant
+        is red if it has refusing listeners, failing destinations, held or dead deliveries, and yellow if a listener
+        is silent.
+        """
+        screen = Screen(sort=sort, only_failing=failing, namespace_and_name=None)
+        reader = _Reader(AdminClient(admin, data), admin, tenant)
+        if once:
+            import rich.console
+
+            reader.read(screen, 0)
+            time.sleep(seconds)
+            title = reader.read(screen, 0)
+            console = rich.console.Console(highlight=False)
+            console.print(title, soft_wrap=True, markup=False)
+            console.print(draw_table(screen))
+        elif not (sys.stdin.isatty() and sys.stdout.isatty()):
+            fail("this is not a terminal", "give --once to print the table once, or use `usher tenants -o json`", USAGE)
+        else:
+            _follow(reader, screen, seconds)

@@ -1,0 +1,134 @@
+"""`usher tenants`, `destinations`, `listeners` and `top` against a real admin port, in a terminal of 80 columns."""
+
+import asyncio
+import csv
+import io
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import sys
+import termios
+from collections.abc import AsyncIterator
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+
+from integration.admin import serving
+from integration.admin.test_commands import ask, done
+from support import gateway as gateways
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[serving.Served]:
+    async with serving.served(tmp_path) as served:
+        await serving.fill(served)
+        yield served
+
+
+@pytest.mark.parametrize("command", [["tenants"], ["destinations", "list"], ["listeners"], ["top", "--once"]])
+async def test_overview_fits_80_columns(served: serving.Served, command: list[str]) -> None:
+    out = await done(served, *command)
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "agency/" in out
+
+
+async def test_tenants_show_what_waits_for_a_person(served: serving.Served) -> None:
+    out = " ".join((await done(served, "tenants", "--failing")).split())
+    assert "agency/acme Active 1 listener, 1 SILENT 4 visits" in out
+    assert "1 held: DestinationPaused 1 dead agency/crm fails" in out
+    (row,) = csv.DictReader(io.StringIO(await done(served, "tenants", "-o", "csv")))
+    assert (row["tenant"], row["visits"], row["held"], row["dead"]) == ("agency/acme", "4", "1", "1")
+    assert "agency/acme" in await done(served, "tenants", "--silent")
+
+
+async def test_destinations_show_what_waits_and_what_died(served: serving.Served) -> None:
+    out = " ".join((await done(served, "destinations", "list", "--tenant", "acme")).split())
+    assert "agency/crm Active circuit Closed 1 held: DestinationPaused 1 dead crm.example acme" in out
+    answer = json.loads(await done(served, "destinations", "list", "--failing", "-o", "json"))
+    assert [row["name"] for row in answer["rows"]] == ["crm"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tenants", "--tenant", "acmee"], "there is no tenant `acmee`"),
+        (["tenants", "--namespace", "agencie"], "did you mean `agency`?"),
+        (["destinations", "list", "--tenant", "agency/acne"], "did you mean `acme`?"),
+        (["listeners", "--tenant", "acmee"], "did you mean `acme`?"),
+        (["usage", "--tenant", "acmee"], "did you mean `acme`?"),
+        (["top", "--once", "--tenant", "acmee"], "did you mean `acme`?"),
+        (["top"], "this is not a terminal"),
+    ],
+)
+async def test_unknown_name_is_an_error_that_ends_with_2(
+    served: serving.Served, arguments: list[str], said: str
+) -> None:
+    run = await ask(served, *arguments)
+    assert (run.code, run.out) == (2, "")
+    assert said in run.err
+
+
+class Terminal:
+    """A program in a terminal of 80 columns and 24 lines."""
+
+    def __init__(self, main: int, process: asyncio.subprocess.Process) -> None:
+        self._main, self.process = main, process
+        self._written = ""
+        asyncio.get_running_loop().add_reader(main, self._read)
+
+    def _read(self) -> None:
+        try:
+            self._written += os.read(self._main, 65_536).decode("utf-8", "replace")
+        except OSError:  # the program ended
+            asyncio.get_running_loop().remove_reader(self._main)
+
+    @property
+    def text(self) -> str:
+        """What was drawn since the last key, without colours and cursor movements."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._written)
+
+    async def press(self, key: str, *words: str) -> None:
+        """Press a key, and wait until the screen shows some words."""
+        self._written = ""
+        os.write(self._main, key.encode())
+        await self.wait(*words)
+
+    async def wait(self, *words: str) -> None:
+        try:
+            await gateways.wait_until(lambda: all(word in self.text for word in words))
+        except TimeoutError:
+            raise AssertionError(f"the screen does not show {words}: {self.text[-4000:]}") from None
+
+
+async def test_top_sorts_looks_inside_and_restores_the_terminal(served: serving.Served) -> None:
+    main, its_end = pty.openpty()
+    ioctl(its_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    before = termios.tcgetattr(its_end)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "usher_gateway", "top", "--seconds", "0.2", "--admin", served.url),
+        *("--data", str(served.data)),
+        stdin=its_end,
+        stdout=its_end,
+        stderr=its_end,
+        env={"PATH": os.environ["PATH"], "TERM": "xterm-256color", "PYTHONSAFEPATH": "1", "LANG": "C.UTF-8"},
+    )
+    terminal = Terminal(main, process)
+    try:
+        await terminal.wait("TENANT", "agency/acme", "1 failing")
+        await terminal.press("d", "agency/acme")
+        await terminal.press("\r", "inside agency/acme", "LISTENERS", "agency/lobby", "DESTINATIONS", "agency/crm")
+        await terminal.press("\x1b", "VISITS/MIN")
+        os.write(main, b"q")
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert termios.tcgetattr(its_end) == before
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+        asyncio.get_running_loop().remove_reader(main)
+        os.close(main)
+        os.close(its_end)

@@ -1,0 +1,149 @@
+"""The screen of `usher top`, without a terminal."""
+
+import io
+from typing import Any
+
+import pytest
+import rich.console
+
+from usher_gateway.cli import top
+
+NOW = "2026-11-25T12:00:00Z"
+
+
+def tenant(name: str, *, visits: int = 0, **changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "namespace": "agency",
+        "name": name,
+        "state": "Active",
+        "listeners": 2,
+        "silentListeners": 0,
+        "refusingListeners": 0,
+        "lastArrival": "2026-11-25T11:59:18Z",
+        "failingDestinations": [],
+        "backlog": 0,
+        "oldestInBacklog": None,
+        "held": {},
+        "dead": 0,
+        "quotaUsed": None,
+        "today": {"visits": visits},
+    }
+    return row | changes
+
+
+def answer(*rows: dict[str, Any], now: str = NOW) -> dict[str, Any]:
+    return {"now": now, "rows": list(rows)}
+
+
+def line(name: str, **changes: Any) -> top.TenantLine:
+    (found,) = top.lines_of(answer(tenant(name, **changes)), None)
+    return found
+
+
+def shown(screen: top.Screen, *, height: int = 24, width: int = 80) -> str:
+    written = io.StringIO()
+    console = rich.console.Console(width=width, height=height, file=written)
+    console.print(top.draw(screen, "title", height=height, width=width))
+    return written.getvalue()
+
+
+def screen_of(*lines: top.TenantLine, sort: top.SortKey = "rate", only_failing: bool = False) -> top.Screen:
+    screen = top.Screen(sort=sort, only_failing=only_failing, namespace_and_name=None)
+    screen.show(list(lines))
+    return screen
+
+
+def test_rate_is_the_difference_of_two_readings_per_minute() -> None:
+    earlier = answer(tenant("acme", visits=10), tenant("gone", visits=3))
+    (first,) = top.lines_of(answer(tenant("acme", visits=10)), None)
+    found = top.lines_of(
+        answer(tenant("acme", visits=13), tenant("new", visits=9), now="2026-11-25T12:00:30Z"), earlier
+    )
+    assert [first.rate, *(one.rate for one in found)] == [None, 6.0, None]
+
+
+def test_rate_is_never_negative_after_midnight() -> None:
+    earlier = answer(tenant("acme", visits=900))
+    (found,) = top.lines_of(answer(tenant("acme", visits=2), now="2026-11-25T12:00:02Z"), earlier)
+    assert found.rate == 0.0
+
+
+def test_ages_count_from_the_clock_of_the_gateway() -> None:
+    found = line("acme", oldestInBacklog="2026-11-25T10:00:00Z")
+    assert (found.last_seconds, found.lag_seconds) == (42.0, 7200.0)
+    assert line("new", lastArrival=None).last_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0.4, "0s"), (59, "59s"), (60, "1m"), (7_199, "1h"), (86_400, "1d"), (1e12, "999d")],
+)
+def test_duration_has_at_most_four_characters(seconds: float | None, text: str) -> None:
+    assert top.duration(seconds) == text
+
+
+def test_order_follows_the_sort_key_and_then_the_name() -> None:
+    lines = [line("b", dead=1), line("a", held={"QuotaExceeded": 4}), line("c", silentListeners=1, lastArrival=None)]
+    names = {key: [one.name[7:] for one in top.sort_lines(lines, key)] for key in ("dead", "held", "silent", "last")}
+    assert names == {
+        "dead": ["b", "a", "c"],
+        "held": ["a", "b", "c"],
+        "silent": ["c", "a", "b"],
+        "last": ["a", "b", "c"],
+    }
+
+
+def test_keys_sort_filter_choose_and_look_inside() -> None:
+    screen = screen_of(line("a"), line("b", dead=2), line("c", dead=7))
+    screen.press("d")
+    assert [one.name for one in screen.lines] == ["agency/c", "agency/b", "agency/a"]
+    screen.press("\x1b[B")
+    screen.press("n")
+    assert screen.lines[screen.chosen].name == "agency/b"  # the choice stays with its tenant
+    screen.press("f")
+    assert [one.name for one in screen.lines] == ["agency/b", "agency/c"]
+    screen.press("\r")
+    assert screen.only == "agency/b"
+    screen.press("\x1b")
+    screen.press("?")
+    assert screen.only is None
+
+
+def test_keys_change_nothing_while_no_tenant_is_shown() -> None:
+    screen = screen_of()
+    for key in ("\x1b[A", "\x1b[B", "\r", "d"):
+        screen.press(key)
+    assert (screen.only, screen.lines) == (None, [])
+    assert "TENANT" in shown(screen)
+
+
+def test_screen_fits_80_columns_and_its_lines() -> None:
+    screen = screen_of(
+        *(line(f"company-with-a-rather-long-name-{number:03}", visits=123_456, dead=12) for number in range(300))
+    )
+    text = shown(screen)
+    lines = text.rstrip("\n").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 24
+    assert lines[-1].rstrip().endswith("quit q")
+    assert all(head in lines[1] for head in ("TENANT", "VISITS/MIN", "TODAY", "LAST", "LAG", "HELD", "DEAD", "SILENT"))
+
+
+def test_table_scrolls_with_the_chosen_tenant() -> None:
+    screen = screen_of(*(line(f"t{number:03}") for number in range(300)), sort="name")
+    for _ in range(150):
+        screen.press("\x1b[B")
+    assert "agency/t150" in shown(screen)
+    assert "agency/t000" not in shown(screen)
+    for _ in range(400):
+        screen.press("\x1b[B")
+    assert "agency/t299" in shown(screen)
+
+
+def test_details_are_cut_to_the_screen() -> None:
+    screen = screen_of(line("acme"))
+    screen.press("\r")
+    screen.details = [f"line {number}" for number in range(100)]
+    text = shown(screen, height=10)
+    assert "line 6" in text
+    assert "line 7\n" not in text
