@@ -148,6 +148,21 @@ class Process:
         return self.process.returncode
 
 
+async def start(
+    command: list[str], admin: int, log: Path, environ: Mapping[str, str], *, host: str = "127.0.0.1"
+) -> Process:
+    """Start a program of this environment: ``-m`` and a module, or a file, then its arguments."""
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=output, stderr=output, env={**kept, **environ}
+        )
+    found = Process(process, admin, log, host)
+    found.command, found.environ = command, dict(environ)
+    _STARTED.append(found)
+    return found
+
+
 @dataclass
 class Install:
     """One install. ListenerClasses refer to it by ``controller``."""
@@ -236,15 +251,8 @@ class Install:
         self, command: list[str], port: int, environ: dict[str, str], *, host: str = "127.0.0.1"
     ) -> Process:
         log = self.folder / f"{port}-{len(self.running)}.log"
-        kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
-        with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, *command, stdout=output, stderr=output, env={**kept, **environ}
-            )
-        found = Process(process, port, log, host)
-        found.command, found.environ = command, environ
+        found = await start(command, port, log, environ, host=host)
         self.running.append(found)
-        _STARTED.append(found)
         return found
 
     async def secret(self, name: str, namespace: str) -> dict[str, bytes]:

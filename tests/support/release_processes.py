@@ -21,11 +21,12 @@ from support import accounts, api, charts, clusters, installs, leaks
 NAME, SYSTEM, CONFIGURATION = "usher", "usher-system", "usher-system-config"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 _MODULES = {"usher": "usher_gateway", "usher-operator": "usher_operator"}
-_ANY_DISK = {
+ANY_DISK = {
     "USHER_ACCEPT_MIN_FREE_MIB": "0",
     "USHER_ACCEPT_MIN_FREE_PERCENT": "0",
     "USHER_ATTEMPTS_MIN_FREE_MIB": "0",
 }
+"""Environment of a gateway that accepts visits however full the disk of the test is."""
 
 
 def helm(cluster: clusters.Cluster, *arguments: str) -> str:
@@ -64,7 +65,7 @@ class ProcessRelease(installs.Install):
             "--admin-tokens": str(tokens),
         }
         command = await self._command("statefulset", f"{NAME}-gateway", moved, self.gateway)
-        process = await self._start(command, port, await self._environment() | _ANY_DISK, host=host)
+        process = await self._start(command, port, await self._environment() | ANY_DISK, host=host)
         process.public = public
         await process.wait_ready()
         await self.server.apply(self._endpoints(host, port))

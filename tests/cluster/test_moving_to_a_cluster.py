@@ -1,0 +1,140 @@
+"""docs/moving-to-a-cluster.md: a gateway with files on one machine, then the chart with its key and data folder."""
+
+import asyncio
+import base64
+import json
+import shutil
+import subprocess
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from local_cluster import ports
+from support import agencies, api, clusters, installs, release_processes, waiting, wire
+from usher_gateway.simulator import receiver, receiving
+
+VALUES = {"agencies": ["hotels"], "gateway": {"allowDestinations": ["loopback"]}}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
+    if clusters.given() is not None:
+        pytest.skip("the chart is installed under its usual names, which the given cluster may have already")
+    with clusters.cluster(tmp_path_factory.mktemp("moving")) as ready:
+        yield ready
+
+
+def manifests(receiver_url: str) -> list[dict[str, Any]]:
+    ours = {"apiVersion": "usher.dev/v1alpha1"}
+    spec = {"controllerName": "usher.dev/usher", "hostname": "hooks.example.com", "tls": {"mode": "External"}}
+    route = {"name": "crm", "destinationRef": {"name": "crm"}}
+    place = {"namespace": "hotels"}
+    return [
+        {**ours, "kind": "ListenerClass", "metadata": {"name": "public"}, "spec": spec},
+        {**ours, "kind": "Tenant", "metadata": {"name": "acme", **place}, "spec": {}},
+        installs.destination("hotels", http={"url": f"{receiver_url}/crm"}),
+        {
+            **ours,
+            "kind": "Listener",
+            "metadata": {"name": "lobby", **place},
+            "spec": {"tenantRef": {"name": "acme"}, "routes": [route]},
+        },
+    ]
+
+
+async def start_on_the_machine(folder: Path, file: Path) -> installs.Process:
+    """Start ``usher run FILES`` with its data folder."""
+    admin, public = ports.free(), ports.free()
+    command = ["-m", "usher_gateway", "run", str(file), f"--data={folder / 'data'}", "--allow-destination=loopback"]
+    command += [f"--listen=127.0.0.1:{public}", f"--admin=127.0.0.1:{admin}", "--log-format=json"]
+    process = await installs.start(command, admin, folder / "machine.log", release_processes.ANY_DISK)
+    process.public = public
+    await process.wait_ready()
+    return process
+
+
+async def books(gateway: installs.Process, token: str) -> dict[str, int]:
+    status, text = await gateway.get("/api/usage", Authorization=f"Bearer {token}")
+    assert status == 200
+    total: dict[str, int] = json.loads(text)["total"]
+    return total
+
+
+async def post(gateway: installs.Process, url: str, number: int) -> wire.Answer:
+    parts = urllib.parse.urlsplit(url)
+    return await wire.exchange(gateway.public, wire.request(parts.path, agencies.visit(number), host=parts.netloc))
+
+
+async def test_urls_books_and_open_deliveries_move_along(cluster: clusters.Cluster, tmp_path: Path) -> None:
+    async with (
+        api.connected(cluster.endpoint, cluster.token) as server,
+        receiver.Receiver(receiver.ReceiverSettings(keep=True)) as crm,
+    ):
+        file, data = tmp_path / "usher.yaml", tmp_path / "data"
+        file.write_text(yaml.safe_dump_all(manifests(crm.url)), "utf-8")
+        machine = await start_on_the_machine(tmp_path, file)
+        token = (data / "observe.token").read_text("ascii").strip()
+        url = await usher_url(file, data)
+        assert urllib.parse.urlsplit(url).netloc == "hooks.example.com"
+        assert (await post(machine, url, 1)).acknowledges
+        await waiting.until(lambda: delivered(machine, token), lambda found: found == 1)
+        crm.set_behaviour("/crm", receiving.Behaviour(status=503))
+        assert (await post(machine, url, 2)).acknowledges
+        await waiting.until(lambda: attempts(machine, token), lambda found: found >= 2)
+        before = await books(machine, token)
+        assert await machine.stop() == 0
+
+        release_folder = tmp_path / "release"
+        release_folder.mkdir()
+        await release_processes.create_namespace(server, release_processes.SYSTEM, release_processes.RESTRICTED)
+        await release_processes.create_namespace(server, "hotels")
+        for name, entries in (
+            ("usher-install-key", ["install.key"]),
+            ("usher-admin-tokens", ["observe.token", "operate.token"]),
+        ):
+            content = {entry: base64.b64encode((data / entry).read_bytes()).decode() for entry in entries}
+            metadata = {"name": name, "namespace": release_processes.SYSTEM}
+            await server.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": content})
+        async with release_processes.released(cluster, server, release_folder, VALUES) as release:
+            await release.start_operator_pod()
+            await cluster.kubectl("apply", f"--filename={file}")
+            volume = tmp_path / "volume"
+            shutil.copytree(data, volume)
+            crm.set_behaviour("/crm", receiving.Behaviour())
+            gateway = await release.start_gateway_pod(data=volume)
+            wait = ("wait", "--for=condition=Ready", "--timeout=30s", "listeners.usher.dev/lobby")
+            await cluster.kubectl(*wait, "--namespace=hotels")
+            assert (await release.secret("lobby-url", "hotels"))["url"].decode() == url
+
+            assert (await post(gateway, url, 1)).acknowledges  # a visitor who was counted on the machine
+            assert (await post(gateway, url, 3)).acknowledges
+            after = await waiting.until(
+                lambda: books(gateway, token), lambda found: found["delivered"] == 3, limit_seconds=60
+            )
+            assert after["visits"] == before["visits"] + 1 == 3
+            assert after["repeats"] == before["repeats"] + 1 == 1
+            retried = [one.headers["webhook-id"] for one in crm.kept("/crm") if agencies.number_of(one.body) == 2]
+            assert len(retried) >= 2
+            assert len(set(retried)) == 1
+            assert after["created"] == 3
+
+
+async def usher_url(file: Path, data: Path) -> str:
+    """Return the URL that ``usher url`` prints."""
+    command = [sys.executable, "-m", "usher_gateway", "url", str(file), f"--data={data}", "--output=json"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True, timeout=60)
+    (found,) = json.loads(done.stdout)["urls"]
+    return str(found["url"])
+
+
+async def delivered(gateway: installs.Process, token: str) -> int:
+    return (await books(gateway, token))["delivered"]
+
+
+async def attempts(gateway: installs.Process, token: str) -> int:
+    return (await books(gateway, token))["attempts"]
