@@ -76,6 +76,12 @@ image: ## build the container image with docker, podman or buildah (IMAGE=name:t
 	@PYTHONPATH=tools $(PYTHON) -m container_image build $(if $(IMAGE),--image=$(IMAGE)) $(if $(ENGINE),--engine=$(ENGINE)) \
 		$(if $(BASE_IMAGE),--base=$(BASE_IMAGE)) $(if $(WHEELHOUSE),--wheelhouse=$(WHEELHOUSE))
 
+kind: ## create a kind cluster with Ingress, cert-manager, Usher and an example agency (needs docker, kind, kubectl, helm)
+	@PYTHONPATH=tools $(PYTHON) -m kind_cluster up
+
+kind-down: ## delete the cluster of make kind
+	@PYTHONPATH=tools $(PYTHON) -m kind_cluster down
+
 requirements: ## update the pinned dependencies of development, CI and the container image
 	cd requirements && ../$(BIN)/python -c '$(OPERATOR_NEEDS)' | $(COMPILE) --extra kubeconfig --output-file dev.txt dev.in ../gateway/pyproject.toml -
 	cd requirements && ../$(BIN)/python -c '$(OPERATOR_NEEDS)' | $(COMPILE) --constraint dev.txt --output-file image.txt ../gateway/pyproject.toml -
@@ -85,4 +91,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run run-kubernetes test test-long test-node check format crds bench bench-operator image requirements clean
+.PHONY: help venv run run-kubernetes test test-long test-node check format crds bench bench-operator image kind kind-down requirements clean

@@ -75,6 +75,22 @@ async def test_same_upgrade_changes_nothing(installed: kubectls.Kubectl) -> None
     assert await generations(installed) == before
 
 
+@pytest.mark.parametrize(
+    "way", [("--server-side", "--field-manager=gitops", "--force-conflicts"), ("--server-side=false",)]
+)
+async def test_gitops_tool_sees_no_difference_after_the_install(
+    installed: kubectls.Kubectl, way: tuple[str, ...]
+) -> None:
+    """`kubectl diff` compares a rendering with the cluster, as Argo CD and Flux do, and fails on a difference."""
+    rendered = charts.render("--no-hooks", f"--kube-version={await version(installed)}")
+    assert await installed("diff", *way, "--filename=-", stdin=rendered) == ""
+
+
+async def version(call: kubectls.Kubectl) -> str:
+    found: str = json.loads(await call("version", "--output=json"))["serverVersion"]["gitVersion"]
+    return found
+
+
 async def test_uninstall_leaves_definitions_classes_and_the_volume(installed: kubectls.Kubectl) -> None:
     await installed("create", "namespace", "hotels")
     spec = "listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com,agencies={hotels}"

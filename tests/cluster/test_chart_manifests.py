@@ -11,7 +11,8 @@ import pytest
 from local_cluster import foreign
 from support import api, charts, clusters, dry_run, installs
 
-CASES = sorted(charts.CHART.glob("ci/*-values.yaml"))
+EXAMPLES = Path(__file__).parents[2] / "examples" / "kubernetes"
+CASES = [*sorted(charts.CHART.glob("ci/*-values.yaml")), EXAMPLES / "values.yaml"]
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -40,7 +41,7 @@ async def test_api_server_accepts_every_manifest(
         await make_namespace(name, is_admitted=False) for name in ("system", "config", "agency")
     ]
     places = [f"--set=configurationNamespace.name={configuration}"]
-    if "full" in values.stem:
+    if values.stem in {"full-values", "values"}:
         places.append(f"--set=agencies={{{agency}}}")
     rendered = charts.render(f"--values={values}", *places, *charts.OTHER_APIS, namespace=system)
     for account in ("usher-test", "webhooks-test"):  # the admission of pods looks for it
@@ -49,6 +50,19 @@ async def test_api_server_accepts_every_manifest(
     accepted = (await prepared.kubectl(*arguments, stdin=rendered)).splitlines()
     assert len(accepted) == rendered.count("\n# Source: ")
     assert all(line.endswith("(server dry run)") for line in accepted)
+
+
+@pytest.mark.parametrize("name", ["class.yaml", "agency.yaml", "volume-pod.yaml"])
+async def test_api_server_accepts_every_manifest_of_the_install_page(
+    prepared: clusters.Cluster, make_namespace: installs.Namespaces, name: str
+) -> None:
+    namespace = await make_namespace("example", RESTRICTED, is_admitted=False)
+    text = (EXAMPLES / name).read_text("utf-8")
+    for place in ("agency", "usher-system"):
+        text = text.replace(f"namespace: {place}", f"namespace: {namespace}")
+    arguments = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "--filename=-")
+    accepted = (await prepared.kubectl(*arguments, stdin=text)).splitlines()
+    assert len(accepted) == text.count("\nkind: ")
 
 
 def drop(place: tuple[str, ...]) -> Callable[[dict[str, Any]], None]:

@@ -1,0 +1,1 @@
+"""A kind cluster with Usher, for users who have docker and kind."""

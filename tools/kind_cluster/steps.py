@@ -1,0 +1,51 @@
+"""The commands from an empty cluster to the example agency. docs/install.md shows the same ones."""
+
+IMAGE = "usher:0.1.0"
+"""The image that the chart uses by default."""
+
+CLUSTER = f"""
+kind create cluster --name usher --config examples/kubernetes/kind.yaml --wait 2m
+make image IMAGE={IMAGE}
+kind load docker-image {IMAGE} --name usher
+"""
+"""Create the cluster, and give it the image."""
+
+ROUTES = """
+helm upgrade --install traefik traefik --repo https://traefik.github.io/charts \\
+  --namespace traefik --create-namespace --values examples/kubernetes/traefik-values.yaml --wait
+helm upgrade --install cert-manager cert-manager --repo https://charts.jetstack.io \\
+  --namespace cert-manager --create-namespace --set crds.enabled=true --wait
+"""
+"""Install an Ingress controller and cert-manager."""
+
+USHER = """
+kubectl create namespace agency
+helm upgrade --install usher charts/usher --namespace usher-system --create-namespace \\
+  --values examples/kubernetes/values.yaml --wait
+helm test usher --namespace usher-system
+"""
+"""Install Usher, and check the install."""
+
+AGENCY = f"""
+kubectl apply --filename=examples/kubernetes/class.yaml
+kubectl create deployment receiver --namespace=agency --image={IMAGE} -- usher receive --listen 0.0.0.0:9000
+kubectl expose deployment receiver --namespace=agency --port=9000
+kubectl apply --filename=examples/kubernetes/agency.yaml
+kubectl wait --for=condition=Ready --timeout=3m --namespace=agency \\
+  listeners.usher.dev/lobby destinations.usher.dev/crm
+"""
+"""Apply the class and the example agency, with a receiver in the cluster, and wait until its URL is served."""
+
+VISIT = """
+kubectl get secret lobby-url --namespace=agency --template='{{.data.url | base64decode}}'
+usher simulate --visits 10 --retry-after 5 --insecure --connect 127.0.0.1:443 URL
+kubectl logs deployment/receiver --namespace=agency
+kubectl exec usher-gateway-0 --namespace=usher-system -- usher usage --data /tokens
+"""
+"""The first visits: print the URL, post to it as Purple does, and look at what arrived."""
+
+
+def commands(*texts: str) -> list[str]:
+    """Return the commands of texts, each on one line."""
+    lines = "".join(texts).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if line.strip()]
