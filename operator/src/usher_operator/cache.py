@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from usher_gateway import config_secret, documents, model, resources
+from usher_gateway.kube.client import is_older
 from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
@@ -347,6 +348,20 @@ class Cache(View):
         if self.version_of(kind, about.get("namespace", ""), about["name"])[1] != about["resourceVersion"]:
             self._expect_event(kind.name)
         return self.put(kind, raw)
+
+    def take_answer(self, kind: kinds.WatchedKind, raw: dict[str, Any], before: str) -> KeySet:
+        """Take the answer to a write, unless the watch has reported a later state since the write began.
+
+        Args:
+            kind: of the object.
+            raw: the object as the server answered.
+            before: the resourceVersion in the cache when the write began.
+        """
+        about = raw["metadata"]
+        uid, version = self.version_of(kind, about.get("namespace", ""), about["name"])
+        if version != before and uid == about["uid"] and is_older(about["resourceVersion"], version):
+            return frozenset()
+        return self.take(kind, raw)
 
     def put(self, kind: kinds.WatchedKind, raw: dict[str, Any]) -> KeySet:
         """Take the present state of an object."""

@@ -115,7 +115,8 @@ class StatusWriter:
             raise
         # if the answer shows an edit, reconcile the key too: the cache has the edit, so no event will report it
         is_edited = raw["metadata"].get("generation", 0) > status.observed_generation
-        for other in self._cache.take(kind, raw) - (frozenset() if is_edited else {key}):
+        changed_keys = self._cache.take_answer(kind, raw, record.resource_version)
+        for other in changed_keys - (frozenset() if is_edited else {key}):
             self._queue.add(other)
         self._log_ready(key, status, record)
         self._queue_events(key, record.uid, self._event_recorder.written(key, status, record, self._clock()))

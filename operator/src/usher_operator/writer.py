@@ -124,11 +124,11 @@ class ChildWriter:
             ):
                 raise
             raw = await self._api.apply(path, manifest)
-        self._take_answer(key, kind, raw)
+        self._take_answer(key, kind, raw, before.resource_version if before is not None else "")
         self._unverified.discard(ref)
         existing = self._cache.child_index.by_ref.get(ref)
         if existing is not None:
-            self._verified[ref] = existing.digest
+            self._verified[ref] = kinds.digest_of(raw)
             self._report(key, before, existing)
             if existing.state.status != (before.state.status if before is not None else {}):
                 self._queue.add(key)  # the cache has the status from the answer, so no event will report it
@@ -184,9 +184,9 @@ class ChildWriter:
     def _install_label(self) -> str:
         return config_secret.install_label(self._cache.install.controller_name)
 
-    def _take_answer(self, key: Key, kind: kinds.WatchedKind, raw: dict[str, Any]) -> None:
+    def _take_answer(self, key: Key, kind: kinds.WatchedKind, raw: dict[str, Any], before: str) -> None:
         """Put the server's answer into the cache, so that the next plan sees it and its watch event changes nothing."""
-        for changed in self._cache.take(kind, raw) - {key}:
+        for changed in self._cache.take_answer(kind, raw, before) - {key}:
             if changed.kind == "Hostname":
                 self._queue.add_after(changed, _HOSTNAME_DELAY_SECONDS)
             else:

@@ -80,13 +80,14 @@ def test_status_body_names_the_uid_of_the_object() -> None:
 class StatusServer:
     """Answers a status write with the present object."""
 
-    def __init__(self, **meta: Any) -> None:
-        self._meta = meta
+    def __init__(self, meanwhile: Callable[[], object] = lambda: None, **meta: Any) -> None:
+        self._meanwhile, self._meta = meanwhile, meta
         self.writes = 0
 
     async def apply(self, _path: str, body: dict[str, Any], *, is_status: bool) -> dict[str, Any]:
         assert is_status
         self.writes += 1
+        self._meanwhile()
         return {**test_cache.listener(resourceVersion="2", **self._meta), "status": body["status"]}
 
 
@@ -107,10 +108,22 @@ async def test_edit_before_a_status_write_queues_the_key(generation: int, is_pla
     cache = Cache(OperatorSettings())
     cache.put(kinds.BY_NAME["Listener"], test_cache.listener())
     queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
-    server: Any = StatusServer(generation=generation, **({"labels": {"a": "b"}} if generation > 1 else {}))
+    meta: dict[str, Any] = {"labels": {"a": "b"}} if generation > 1 else {}
+    server: Any = StatusServer(generation=generation, **meta)
     written = status_writer(server, cache, queue, clock=lambda: 0.0)
     await written.write(Plan(LOBBY, (), status(condition())))
     assert (LOBBY in set(iter(queue.take, None))) is is_planned_again
+
+
+async def test_answer_to_a_status_write_does_not_undo_an_edit_that_the_watch_reported() -> None:
+    cache, kind = Cache(OperatorSettings()), kinds.BY_NAME["Listener"]
+    cache.put(kind, test_cache.listener())
+    edited = test_cache.listener(resourceVersion="3", generation=2)
+    server: Any = StatusServer(lambda: cache.put(kind, edited), generation=1)
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    await status_writer(server, cache, queue, clock=lambda: 0.0).write(Plan(LOBBY, (), status(condition())))
+    assert cache.version_of(kind, LOBBY.namespace, LOBBY.name)[1] == "3"
+    assert cache.records[LOBBY].generation == 2
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,15 @@ async def test_child_status_in_an_answer_queues_the_key(known: dict[str, Any] | 
     assert (KEY in set(iter(queue.take, None))) is (answered != (known or {}))
 
 
+async def test_answer_does_not_replace_a_later_state_that_the_watch_reported() -> None:
+    cache = Cache(OperatorSettings())
+    queue: Workqueue[Key] = Workqueue(clock=lambda: 0.0, random=lambda: 0.5)
+    server: Any = Server(ingress("2"), lambda: cache.put(kinds.INGRESS, ingress("3", status=READY)))
+    await child_writer(server, cache, queue).apply(Plan(KEY, (DesiredChild(REF, ingress(), "new"),)))
+    assert cache.version_of(kinds.INGRESS, REF.namespace, REF.name) == ("u", "3")
+    assert cache.child_index.by_ref[REF].state.status == READY
+
+
 async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
     cache = Cache(OperatorSettings())
     raw = test_cache.config()
