@@ -374,15 +374,7 @@ class Operator:
         numbers.loop_lag.set(self.health.loop_lag_seconds)
         for name in ("gateway_api", "cert_manager"):
             numbers.features.labels(name).set(getattr(self.cache.features, name))
-        numbers.objects.clear()
-        for key, record in self.cache.records.items():
-            ready = next((one.status for one in record.found.conditions if one.type == "Ready"), "Unknown")
-            numbers.objects.labels(key.kind, ready).inc()
-        numbers.documents.clear()
-        for child in self.cache.child_index.by_ref.values():
-            if child.is_config:
-                state = "Tombstone" if child.tombstone else "InForce"
-                numbers.documents.labels(child.key.kind, state).inc()
+        numbers.set_objects(self.cache)
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]], failed: Callable[[asyncio.Task[Any]], None] = lambda _: None) -> None:

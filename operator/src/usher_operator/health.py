@@ -1,9 +1,11 @@
 """Liveness, readiness and metrics of the operator, on its admin port. No endpoint shows a secret."""
 
 import asyncio
+import collections
+import datetime
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import prometheus_client
@@ -11,7 +13,9 @@ from aiohttp import web
 
 import usher_operator
 from usher_gateway import model
+from usher_operator.cache import Cache
 from usher_operator.settings import AdminAddress, OperatorSettings
+from usher_operator.view import CachedResource
 from usher_operator.workqueue import PauseGate
 
 _TICK_SECONDS = 0.5
@@ -101,7 +105,7 @@ class Health:
 
 
 class OperatorMetrics:
-    """Every metric of the operator. docs/operator.md lists them; no label names a tenant."""
+    """Every metric of the operator. docs/operator.md lists them; a single one has a series for each tenant."""
 
     def __init__(self) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -128,6 +132,14 @@ class OperatorMetrics:
         )
         self.leader = self._gauge("leader", "1 on the replica that works.")
         self.objects = self._gauge("objects", "Resources, by their Ready condition.", "kind", "ready")
+        self.not_ready = self._gauge(
+            "listeners_not_ready", "Listeners of a tenant that are not Ready.", "tenant_namespace", "tenant"
+        )
+        self.certificates = self._gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When a hostname's certificate expires, as cert-manager reports it.",
+            "hostname",
+        )
         self.features = self._gauge("feature_available", "Optional APIs that the cluster has.", "feature")
         self.loop_lag = self._gauge("event_loop_lag_seconds", "How late the event loop runs.")
         self.published = self._gauge("config_last_published_timestamp_seconds", "When a document was last written.")
@@ -149,6 +161,28 @@ class OperatorMetrics:
         """Note that a list of a kind succeeded."""
         self.listed.labels(kind).set(time.time())
 
+    def set_objects(self, cache: Cache) -> None:
+        """Set the gauges that count what the cache holds."""
+        objects: collections.Counter[tuple[str, str]] = collections.Counter()
+        not_ready: dict[tuple[str, str], int] = {}
+        for key, record in cache.records.items():
+            ready = next((one.status for one in record.found.conditions if one.type == "Ready"), "Unknown")
+            objects[key.kind, ready] += 1
+            if key.kind == "Listener" and isinstance(record.found, CachedResource):
+                tenant = key.namespace, record.found.resource.spec.tenant_ref.name
+                not_ready[tenant] = not_ready.get(tenant, 0) + (ready != "True")
+        documents: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.certificates.clear()
+        for child in cache.child_index.by_ref.values():
+            if child.is_config:
+                documents[child.key.kind, "Tombstone" if child.tombstone else "InForce"] += 1
+            expiry = child.state.status.get("notAfter") if child.state.ref.kind == "Certificate" else None
+            if expiry:
+                self.certificates.labels(child.key.name).set(datetime.datetime.fromisoformat(expiry).timestamp())
+        _replace(self.objects, objects)
+        _replace(self.not_ready, not_ready)
+        _replace(self.documents, documents)
+
     def _counter(self, name: str, text: str, *labels: str) -> prometheus_client.Counter:
         return prometheus_client.Counter(f"usher_operator_{name}", text, labels, registry=self.registry)
 
@@ -159,6 +193,13 @@ class OperatorMetrics:
         return prometheus_client.Histogram(
             f"usher_operator_{name}", text, labels, registry=self.registry, buckets=_HISTOGRAM_BOUNDS_SECONDS
         )
+
+
+def _replace(gauge: prometheus_client.Gauge, values: Mapping[tuple[str, str], int]) -> None:
+    """Set a gauge with two labels to these values only."""
+    gauge.clear()
+    for labels, value in values.items():
+        gauge.labels(*labels).set(value)
 
 
 class HealthServer:
