@@ -145,6 +145,6 @@ def test_metrics_that_a_page_names_are_listed() -> None:
     named = [
         (page, re.sub(r"_(bucket|sum|count)$", "", name))
         for page in PAGES
-        for name in set(re.findall(r"(?<![\w/-])usher_[a-z_]+(?![\w/.])", page.read_text("utf-8"))) - packages
+        for name in set(re.findall(r"(?<![\w/:-])usher_[a-z_]+(?![\w/.:])", page.read_text("utf-8"))) - packages
     ]
     assert [(source.shown(page), name) for page, name in named if name not in listed] == []
