@@ -3,6 +3,7 @@ import sys
 
 import cel
 import hypothesis
+import msgspec
 import pytest
 from hypothesis import strategies
 
@@ -46,6 +47,21 @@ def test_filter_returns_true_or_false(source: str, value: bool) -> None:
 def test_transform_returns_a_document(source: str, value: object) -> None:
     assert expressions.check_expression(source, "transform") == []
     assert evaluate(source).value == value
+
+
+@pytest.mark.parametrize(
+    ("source", "sent"),
+    [
+        ("bytes('ab')", '"YWI="'),
+        ("duration('90s')", '"PT90S"'),
+        ("timestamp('2026-01-01T00:00:00Z')", '"2026-01-01T00:00:00Z"'),
+        ("{1: true}", '{"1":true}'),
+        ("[1.0 / 0.0, double('nan')]", "[null,null]"),
+        ("type(visit.userId)", '"string"'),
+    ],
+)
+def test_value_of_a_transform_has_the_documented_json_form(source: str, sent: str) -> None:
+    assert msgspec.json.encode(evaluate(source).value).decode() == sent
 
 
 @pytest.mark.parametrize(
