@@ -20,11 +20,13 @@ import structlog
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
 from usher_gateway.admin import health, records, server, status, tokens
 from usher_gateway.admin.names import NameCheck
+from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import Source, files, install_key
 from usher_gateway.delivery import dispatcher, payload
 from usher_gateway.delivery.holds import HoldReviewer
 from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.delivery.sample import SampleSender
 from usher_gateway.delivery.worker import DeliveryWorker
 from usher_gateway.destinations import address_guard
 from usher_gateway.destinations.http import MAX_IDLE, DestinationClient
@@ -129,6 +131,9 @@ class Gateway:
             clock=self.clock,
             route_documents=route_documents,
             budgets=budgets,
+        )
+        self._sample_sender = SampleSender(
+            route_documents=route_documents, client=self.destination_client, clock=self.clock
         )
         self.dispatcher = dispatcher.Dispatcher(
             store=self.store,
@@ -240,7 +245,7 @@ class Gateway:
             payload.prepare(document)
 
     def _make_admin_server(self) -> server.AdminServer:
-        check_names = NameCheck(store=self.store, snapshot=lambda: self.state.snapshot).check
+        check_names = NameCheck(store=self.store, snapshot=lambda: self.snapshot).check
         return server.AdminServer(
             routes=server.make_routes(
                 status=status.GatewayStatus(
@@ -262,6 +267,9 @@ class Gateway:
                     holds_of=self.hold_reviewer.current_holds,
                     keys=self._keys,
                     check_names=check_names,
+                ),
+                samples=SampleHandlers(
+                    sender=self._sample_sender, snapshot=lambda: self.snapshot, check_names=check_names
                 ),
                 registry=metrics.make_registry(self.metric_sources),
             ),

@@ -13,6 +13,7 @@ from contract import engines, samples
 from usher_gateway import documents, model, settings
 from usher_gateway.admin import health, records, server, status, tokens
 from usher_gateway.admin.names import NameCheck
+from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
 from usher_gateway.config import SourceStatus
 from usher_gateway.delivery.circuit import CircuitState
@@ -46,6 +47,7 @@ class Served:
             keys=KEYS, expressions=Silent(), counters=self.arrivals, budgets=NamespaceBudgets()
         )
         self.port = 0
+        self.sample_sender: Any = mock.Mock()
         self.mend()
 
     def mend(self, **fields: tuple[str, ...]) -> None:
@@ -82,6 +84,9 @@ class Served:
                 holds_of=base.no_holds,
                 keys=KEYS,
                 check_names=check_names,
+            ),
+            samples=SampleHandlers(
+                sender=self.sample_sender, snapshot=lambda: self.state.snapshot, check_names=check_names
             ),
             registry=registry,
         )

@@ -26,7 +26,9 @@ async def served(tmp_path: Path) -> AsyncIterator[serving.Served]:
 # roles
 
 
-ROUTES = server.make_routes(status=mock.Mock(), usage=mock.Mock(), records=mock.Mock(), registry=mock.Mock())
+ROUTES = server.make_routes(
+    status=mock.Mock(), usage=mock.Mock(), records=mock.Mock(), samples=mock.Mock(), registry=mock.Mock()
+)
 
 
 @pytest.mark.parametrize(("method", "path", "role"), [route[:3] for route in ROUTES], ids=str)

@@ -9,7 +9,7 @@ import prometheus_client
 from aiohttp import web
 
 from usher_gateway import metrics, settings
-from usher_gateway.admin import api, records, status, tokens
+from usher_gateway.admin import api, records, samples, status, tokens
 from usher_gateway.admin.tokens import Role
 
 _MAX_BODY_BYTES = 64 * 1024
@@ -30,6 +30,7 @@ def make_routes(
     status: status.GatewayStatus,
     usage: records.UsageHandlers,
     records: records.RecordHandlers,
+    samples: samples.SampleHandlers,
     registry: prometheus_client.CollectorRegistry,
 ) -> tuple[AdminRoute, ...]:
     """Return every route of the admin port. docs/api.md has the same list."""
@@ -41,6 +42,7 @@ def make_routes(
         AdminRoute("GET", "/api/listeners", Role.Observe, status.listeners),
         AdminRoute("GET", "/api/tenants", Role.Observe, status.tenants),
         AdminRoute("GET", "/api/destinations", Role.Observe, status.destinations),
+        AdminRoute("POST", "/api/destinations/test", Role.Operate, samples.test),
         AdminRoute("GET", "/api/usage", Role.Observe, usage.usage),
         AdminRoute("GET", "/api/usage/check", Role.Observe, usage.check),
         AdminRoute("GET", "/api/visits", Role.Observe, records.list_visits),

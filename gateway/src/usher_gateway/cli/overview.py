@@ -1,7 +1,9 @@
 """``usher tenants``, ``usher destinations`` and ``usher listeners``: what a gateway runs, and how it does."""
 
+import json
+import pathlib
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,6 +12,7 @@ from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
     USAGE,
+    WRONG,
     Admin,
     AdminClient,
     Data,
@@ -37,6 +40,10 @@ def register(app: typer.Typer) -> None:
     destinations.command(
         "list", epilog="Example:  usher destinations list --failing   or   usher destinations list -o json"
     )(list_destinations)
+    destinations.command(
+        "test",
+        epilog="Example:  usher destinations test agency/crm   or   usher destinations test agency/crm --body my.json",
+    )(send_sample)
     app.add_typer(destinations, name="destinations")
 
 
@@ -217,6 +224,69 @@ def list_destinations(
     tables.print_rows(
         first(rows, limit), DESTINATION_COLUMNS, output, "No such destinations.", _DESTINATION_CSV_COLUMNS
     )
+
+
+_Name = Annotated[str, typer.Argument(help="NAMESPACE/NAME of a destination.", metavar="DESTINATION")]
+_Listener = Annotated[str | None, typer.Option(help="Use a route of this listener.")]
+_Route = Annotated[str | None, typer.Option(help="Use the route with this name.")]
+_Body = Annotated[
+    pathlib.Path | None, typer.Option(help="Send this body instead of the sample.", exists=True, dir_okay=False)
+]
+
+
+def send_sample(
+    name: _Name,
+    *,
+    listener: _Listener = None,
+    route: _Route = None,
+    body: _Body = None,
+    output: Annotated[
+        Literal["text", "json"],
+        typer.Option("--output", "-o", envvar="USHER_OUTPUT", help="text for people, json for programs."),
+    ] = "text",
+    admin: Admin = ADMIN,
+    data: Data = DATA,
+) -> None:
+    """Send a sample visit to a destination, and show the request and the answer; exit 1 if it is not delivered.
+
+    It takes the way of a visit: transform, format and signature of a route, by default the first one that leads there.
+    The header `usher-test: true` marks it. Nothing is stored or counted. Values that may be credentials are not shown.
+    """
+    question: dict[str, object] = {"destination": name}
+    question |= {key: value for key, value in (("listener", listener), ("route", route)) if value is not None}
+    if body is not None:
+        question["body"] = body.read_text("utf-8", errors="replace")
+    answer = AdminClient(admin, data, operate=True).post("/api/destinations/test", question)
+    if output == "json":
+        typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        _print_sample(answer)
+    raise typer.Exit(0 if answer["outcome"] == "Delivered" else WRONG)
+
+
+def _print_sample(answer: tables.Row) -> None:
+    request = answer["request"]
+    typer.echo(f"{request['method']} {request['url']}")
+    for header, value in request["headers"]:
+        typer.echo(f"{header}: {value}")
+    typer.echo(f"\n{request['body'].rstrip()}\n")
+    if answer["route"] is None:
+        typer.echo("No route leads to this destination yet, so the sample is the body as Purple sends it.")
+    status = f"status {answer['status']}" if answer["status"] else "no answer"
+    typer.echo(f"{status} after {answer['milliseconds']} ms: {_OUTCOMES[answer['outcome']]}{_because(answer['error'])}")
+    if answer["answer"]:
+        typer.echo(answer["answer"].rstrip())
+
+
+_OUTCOMES = {
+    "Delivered": "a visit would be delivered",
+    "Retry": "a visit would be tried again",
+    "Dead": "a visit would be dead at once",
+}
+
+
+def _because(error: str) -> str:
+    return f" ({error})" if error else ""
 
 
 # Listeners

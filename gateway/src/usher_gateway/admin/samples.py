@@ -1,0 +1,80 @@
+"""The handler that sends a sample visit to a destination."""
+
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+
+from usher_gateway import documents
+from usher_gateway.admin import api
+from usher_gateway.admin.records import CheckNames
+from usher_gateway.delivery import sample
+from usher_gateway.ingest import routing
+from usher_gateway.store.base import Filter
+
+
+class _SampleQuestion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    destination: str
+    """``namespace/name``."""
+    listener: str | None = None
+    route: str | None = None
+    body: str | None = None
+    """The body to send; None: a visit of a person who does not exist."""
+
+
+class SampleHandlers:
+    """The handler of ``/api/destinations/test``.
+
+    Args:
+        sender: sends the sample.
+        snapshot: returns the configuration in force.
+        check_names: checks the names in the question.
+    """
+
+    def __init__(
+        self,
+        *,
+        sender: sample.SampleSender,
+        snapshot: Callable[[], documents.Snapshot],
+        check_names: CheckNames,
+    ) -> None:
+        self._sender = sender
+        self._snapshot = snapshot
+        self._check_names = check_names
+
+    async def test(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /api/destinations/test``: send a sample, and return the request and the answer."""
+        with api.parsing():
+            try:
+                asked = msgspec.json.decode(await request.read(), type=_SampleQuestion)
+            except msgspec.DecodeError as error:
+                raise ValueError(f"the body does not name a destination: {error}") from error
+            where = api.filter_from_selection(
+                api.Selection(destination=asked.destination, listener=asked.listener, route=asked.route)
+            )
+        await self._check_names(where)
+        if asked.destination not in self._snapshot().destinations:
+            detail = f"the destination `{asked.destination}` is not in force any more"
+            raise api.ProblemError(404, "NotInForce", detail, "apply it again, or choose another one")
+        found = self._find_route(where)
+        if found is None and (asked.listener or asked.route):
+            detail = f"no such route leads to the destination `{asked.destination}`"
+            raise api.ProblemError(404, "NotInForce", detail, "`usher listeners` shows the routes")
+        definition = routing.definition_of(*found) if found is not None else None
+        body = sample.VISIT if asked.body is None else asked.body.encode()
+        try:
+            result = await self._sender.send(asked.destination, definition, body)
+        except sample.SampleError as error:
+            raise api.ProblemError(409, "NotSent", str(error), error.hint) from error
+        api.audit(request, "test destination", {"destination": asked.destination}, 1)
+        return api.json_response(result)
+
+    def _find_route(self, where: Filter) -> tuple[documents.ListenerDocument, documents.Route] | None:
+        """Return the first route to the destination, of a listener and with a name if they are given."""
+        for _, listener in sorted(self._snapshot().listeners.items()):
+            if where.listener not in {None, listener.name}:
+                continue
+            for route in listener.routes:
+                if route.destination == where.destination and where.route in {None, route.name}:
+                    return listener, route
+        return None

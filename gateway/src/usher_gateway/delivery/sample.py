@@ -1,0 +1,154 @@
+"""Sends a sample visit to a destination, so that people can try it before visits arrive.
+
+The sample takes the path of an attempt: transform, format, signature, address rules. But it is no delivery: the store
+does not know it, and no counter, circuit or condition changes.
+"""
+
+import importlib.resources
+import time
+
+import msgspec
+
+from usher_gateway import documents, model
+from usher_gateway.delivery import outcome, payload
+from usher_gateway.delivery.route_documents import RouteDocuments
+from usher_gateway.destinations.http import DestinationClient
+from usher_gateway.timing import Clock
+
+MARK = ("usher-test", "true")
+"""The header by which a receiver tells a sample from a visit."""
+
+VISIT = importlib.resources.files(__package__).joinpath("sample_visit.json").read_bytes()
+"""A body as Purple sends it, of a person who does not exist (docs/purple.md)."""
+
+_SHOWN = frozenset({"content-type", "user-agent"})
+"""Headers whose values may be shown, besides those that Usher makes: others may hold a credential."""
+_SHOWN_PREFIXES = ("usher-", "webhook-", "ce-")
+
+
+class SampleRequest(msgspec.Struct, frozen=True):
+    """What was sent, without credentials."""
+
+    method: str
+    url: str
+    """Shortened, because its path or query may be a credential."""
+    headers: list[tuple[str, str]]
+    """Values that may be credentials are replaced by ``…``."""
+    body: str
+
+
+class SampleResult(msgspec.Struct, frozen=True, rename="camel"):
+    """What happened."""
+
+    request: SampleRequest
+    route: str | None
+    """``namespace/listener/route`` whose transform was used; None: no route names the destination."""
+    outcome: str
+    """``Delivered``, ``Retry`` or ``Dead``: what would become of a visit."""
+    error: str
+    """Why, as in docs/deliveries.md; empty if it is delivered."""
+    status: int
+    """0: there was no answer."""
+    milliseconds: int
+    answer: str
+    """The first KiB of the answer's body."""
+
+
+class SampleError(model.UsherError):
+    """The sample cannot be sent. The hint says what to do."""
+
+
+class SampleSender:
+    """Sends samples.
+
+    Args:
+        route_documents: finds the documents of destinations and routes.
+        client: sends requests.
+        clock: the clock.
+    """
+
+    def __init__(self, *, route_documents: RouteDocuments, client: DestinationClient, clock: Clock) -> None:
+        self._documents = route_documents
+        self._client = client
+        self._clock = clock
+
+    async def send(self, key: str, route: model.RouteDefinition | None, body: bytes = VISIT) -> SampleResult:
+        """Send a sample to a destination.
+
+        Args:
+            key: ``namespace/name`` of a destination in force.
+            route: the route whose transform to use; None: without a transform.
+            body: the body to send.
+
+        Raises:
+            SampleError: the request cannot be made.
+        """
+        prepared = self._documents.prepared_destination(key)
+        if prepared is None or prepared.destination.unresolved:
+            hint = "`usher listeners` and the conditions of the Destination say which Secret or header is wrong"
+            raise SampleError(f"destination {key} has a secret or a header that cannot be used", hint)
+        namespace, _, name = key.partition("/")
+        definition = route or model.RouteDefinition(model.ListenerName(namespace, "sample", "sample"), "sample", key)
+        delivery = self._delivery(body)
+        transformed = self._transform(delivery, definition)
+        request = payload.render(prepared, delivery, definition, self._clock.now(), transformed)
+        if isinstance(request, payload.FormatError):
+            raise SampleError(f"the sample cannot be written in the format of {name}: {request.code}", "")
+        request = msgspec.structs.replace(request, headers=[*request.headers, MARK])
+        started = time.monotonic()
+        answer = await self._client.send(request, prepared.destination.timeout_seconds)
+        milliseconds = int((time.monotonic() - started) * 1000)
+        found = outcome.classify(answer, prepared.destination, self._clock.now())
+        return SampleResult(
+            request=SampleRequest(
+                request.method,
+                documents.shorten_url(request.url),
+                [(header, value if _may_show(header) else "…") for header, value in request.headers],
+                request.body.decode("utf-8", "replace"),
+            ),
+            route=f"{route.listener.key}/{route.route}" if route is not None else None,
+            outcome=found.kind.value,
+            error=found.error,
+            status=answer.status,
+            milliseconds=milliseconds,
+            answer=answer.body.decode("utf-8", "replace"),
+        )
+
+    def _delivery(self, body: bytes) -> model.Delivery:
+        now = self._clock.now()
+        identifiers = model.IdFactory()
+        key = identifiers.next_key()
+        return model.Delivery(
+            key=key,
+            id=identifiers.id_of(key),
+            arrival=0,
+            route=0,
+            created_at=now,
+            received_at=now,
+            visit_time=now,
+            late=False,
+            hops=0,
+            attempts=0,
+            started_at=now,
+            expires_at=0,
+            hold=None,
+            body=body,
+            content_type=b"application/json",
+        )
+
+    def _transform(self, delivery: model.Delivery, definition: model.RouteDefinition) -> object:
+        live = self._documents.live_route(definition)
+        transform = live.transform if live is not None else definition.transform
+        if not transform:
+            return payload.NOT_TRANSFORMED
+        evaluation = self._documents.evaluate(transform, "transform", delivery, definition)
+        if evaluation.error_code:
+            where = f"{definition.listener.key}, route {definition.route}"
+            hint = "`usher check --body FILE` shows what the expression reads"
+            raise SampleError(f"the transform of {where} failed: {evaluation.error_code}", hint)
+        return evaluation.value
+
+
+def _may_show(header: str) -> bool:
+    lower = header.lower()
+    return lower in _SHOWN or lower.startswith(_SHOWN_PREFIXES)

@@ -1,0 +1,147 @@
+"""`usher destinations test` sends a marked sample, and leaves no trace in books, metrics or conditions."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import test_utils, web
+
+from integration.admin.test_commands import Run, usher
+from support import gateway as gateways
+from usher_gateway.delivery import sample
+
+SECRET = "sample-signing-key"
+MANIFESTS = (
+    gateways.MANIFESTS.replace(
+        "routes: []",
+        """routes:
+  - {name: crm, destinationRef: {name: crm}, transform: "{'id': body.user.id}"}
+  - {name: raw, destinationRef: {name: crm}}""",
+    )
+    + """
+apiVersion: v1
+kind: Secret
+metadata: {name: keys, namespace: agency}
+stringData: {signing: sample-signing-key, token: Bearer sesame}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: crm, namespace: agency}
+spec:
+  type: HTTP
+  http:
+    url: "URL"
+    headers: [{name: authorization, valueFrom: {secretKeyRef: {name: keys, key: token}}}]
+    signing: {secretRefs: [{name: keys, key: signing}]}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: unused, namespace: agency}
+spec: {type: HTTP, http: {url: "URL"}}
+---
+apiVersion: usher.dev/v1alpha1
+kind: Destination
+metadata: {name: broken, namespace: agency}
+spec: {type: HTTP, http: {url: "URL", signing: {secretRefs: [{name: absent, key: signing}]}}}
+"""
+)
+
+
+class Receiver:
+    """A destination that keeps what it receives, and answers with ``status``."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.received: list[tuple[dict[str, str], bytes]] = []
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        self.received.append(({name.lower(): value for name, value in request.headers.items()}, await request.read()))
+        return web.Response(status=self.status, text="thank you")
+
+
+class Bench:
+    def __init__(self, gateway: gateways.RunningGateway, receiver: Receiver) -> None:
+        self.gateway, self.receiver = gateway, receiver
+
+    async def test(self, *arguments: str) -> Run:
+        running = self.gateway.gateway
+        admin = f"http://127.0.0.1:{running.admin.port}"
+        return await usher("destinations", "test", *arguments, USHER_ADMIN=admin, USHER_DATA=str(running.settings.data))
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    receiver = Receiver()
+    async with test_utils.RawTestServer(receiver.answer) as destination:
+        manifests = MANIFESTS.replace("URL", str(destination.make_url("/in/a-very-secret-path")))
+        async with gateways.running(tmp_path, manifests) as gateway:
+            await gateway.wait_configured()
+            yield Bench(gateway, receiver)
+
+
+async def test_sample_takes_the_way_of_a_visit_and_is_marked(bench: Bench) -> None:
+    run = await bench.test("agency/crm")
+    assert run.code == 0, run.err
+    ((headers, body),) = bench.receiver.received
+    assert json.loads(body) == {"id": 9999999}
+    assert (headers["usher-test"], headers["usher-route"], headers["authorization"]) == ("true", "crm", "Bearer sesame")
+    assert headers["webhook-signature"].startswith("v1,")
+    assert "status 200 after" in run.out
+    assert "a visit would be delivered" in run.out
+    assert "thank you" in run.out
+    assert headers["webhook-id"] in run.out
+
+
+async def test_sample_shows_no_credential(bench: Bench) -> None:
+    run = await bench.test("agency/crm", "-o", "json")
+    assert json.loads(run.out)["request"]["url"].endswith("/in/a-ve…")
+    for secret in ("sesame", SECRET, "a-very-secret-path"):
+        assert secret not in run.out + run.err
+
+
+async def test_sample_is_stored_and_counted_nowhere(bench: Bench) -> None:
+    bench.receiver.status = 410
+    for destination in ("agency/crm", "agency/unused"):
+        run = await bench.test(destination)
+        assert run.code == 1
+        assert "a visit would be dead at once (Gone)" in run.out
+    gateway = bench.gateway.gateway
+    assert await bench.gateway.meters() == {}
+    assert (gateway.worker.gone, gateway.worker.counters.outcomes, gateway.worker.counters.errors) == (set(), {}, {})
+    assert not gateway.worker.is_tried(gateway.snapshot.destinations["agency/crm"])
+    assert (await gateway.store.open_counts()).backlog == 0
+
+
+async def test_route_body_and_destination_can_be_chosen(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "my.json"
+    file.write_text('{"user": {"id": 4}}')
+    assert (await bench.test("agency/crm", "--route", "raw", "--listener", "wifi", "--body", str(file))).code == 0
+    run = await bench.test("agency/unused")
+    assert "No route leads to this destination yet" in run.out
+    assert [body for _, body in bench.receiver.received] == [b'{"user": {"id": 4}}', sample.VISIT]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["agency/crn"], "did you mean `agency/crm`?"),
+        (["crm"], "destination must be namespace/name"),
+        (["agency/crm", "--route", "rau"], "did you mean `raw`?"),
+        (["agency/unused", "--route", "raw"], "no such route leads to the destination `agency/unused`"),
+        (["agency/broken"], "has a secret or a header that cannot be used"),
+    ],
+)
+async def test_wrong_question_says_what_to_do(bench: Bench, arguments: list[str], said: str) -> None:
+    run = await bench.test(*arguments)
+    assert run.code == 2
+    assert said in run.err
+    assert bench.receiver.received == []
+
+
+async def test_transform_that_fails_is_named(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "my.json"
+    file.write_text('{"user": {"name": "x"}}')
+    run = await bench.test("agency/crm", "--body", str(file))
+    assert run.code == 2
+    assert "the transform of agency/wifi, route crm failed" in run.err
