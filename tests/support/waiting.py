@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 Seen = TypeVar("Seen")
 
-LIMIT_SECONDS = 60.0
-"""Longer than anything may take by design: a removal is decided after at most 30 s, a new leader needs 15 s."""
+LIMIT_SECONDS = 20.0
 
 
 async def until(
