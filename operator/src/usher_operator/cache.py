@@ -5,28 +5,23 @@ operator's own write or a new resourceVersion alone, returns none. No method awa
 plan is made.
 """
 
-import itertools
 import time
-import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
-
-import msgspec
 
 from usher_gateway import config_secret, documents, model, resources
 from usher_gateway.kube.client import is_older
 from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, smallest_limit
-from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator import children, indexes, kinds
-from usher_operator.indexes import ChildIndex, OptionalApis, OrderedGroups, ReferenceIndex
+from usher_operator.indexes import ChildIndex, OptionalApis, ReferenceIndex, SecretIndex
 from usher_operator.settings import OperatorSettings
+from usher_operator.siblings import Place, Siblings
 from usher_operator.view import (
     CachedResource,
     ChildState,
     ClusterFeatures,
-    ConditionStatus,
     GatewayReport,
     Install,
     Key,
@@ -44,15 +39,6 @@ from usher_operator.view import (
 KeySet = frozenset[Key]
 ResourceT = TypeVar("ResourceT", resources.Tenant, resources.Listener, resources.Destination)
 _NO_KEYS: KeySet = frozenset()
-_LISTENER_STATES = tuple(
-    ListenerState(ready, is_held=is_held, is_suspended=is_suspended)
-    for ready in typing.get_args(ConditionStatus)
-    for is_held in (False, True)
-    for is_suspended in (False, True)
-)
-_ANY_NAMESPACE = ""
-_MISS_MICROSECONDS = 60_000_000
-"""How long the result of a lookup of a missing Secret is used."""
 
 
 def _monotonic_microseconds() -> int:
@@ -92,29 +78,10 @@ class Cache(View):
         self._edited: dict[Key, int] = {}
         """Generation of each resource after its last edit while the operator runs."""
         self._classes: dict[str, CachedResource[resources.ListenerClass]] = {}
-        self._limits: dict[str, set[int]] = {"Listener": set(), "Destination": set(), "Hostname": set()}
-        """The limits of our classes, by the kind that they limit."""
-        self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
-        """Listeners and Destinations by (kind, namespace), in the order in which they count against a limit."""
-        self._summaries: OrderedGroups[tuple[str, ListenerState]] = OrderedGroups()
-        """Listeners by Tenant and state."""
-        self._companies: OrderedGroups[tuple[str, str]] = OrderedGroups()
-        """Tenants by namespace and company id."""
-        self._namers: OrderedGroups[tuple[str, str]] = OrderedGroups()
-        """Listeners by namespace (one, and any) and hostname that they name, the oldest first."""
-        self._hosts_in_force: OrderedGroups[tuple[str, str]] = OrderedGroups()
-        """Listeners by namespace and hostname in their published document, except for the hostnames of classes."""
-        self._exposed: OrderedGroups[str] = OrderedGroups()
-        """Listeners by the hostnames in their published document, the oldest first."""
+        self._siblings = Siblings()
         self._references = ReferenceIndex()
-        self._secrets: dict[str, resources.Secret] = {}
-        """Labelled Secrets, with only the values to which resources refer."""
+        self._secrets = SecretIndex(self._references, clock)
         self._granted: dict[str, tuple[Key, Owner]] = {}
-        self._secret_versions: dict[str, dict[str, tuple[str, str]]] = {}
-        """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
-        self._secret_access: dict[str, SecretAccess] = {}
-        """Access by namespace; the empty name means all namespaces at once."""
-        self._misses: dict[str, tuple[SecretState, int]] = {}
         self._namespaces: dict[str, dict[str, str]] = {}
         self._versions: dict[tuple[str, str, str], tuple[str, str]] = {}
         """(kind, namespace, name) -> (uid, resourceVersion), for kinds whose other records do not have them."""
@@ -188,22 +155,19 @@ class Cache(View):
 
     def rank(self, key: Key) -> int:
         """How many Listeners, or Destinations, of its namespace come before one."""
-        return self._order.rank((key.kind, key.namespace), key)
+        return self._siblings.rank(key)
 
     def tenants_of(self, namespace: str, company_id: str, limit: int) -> Sequence[str]:
         """The first names of the Tenants of a namespace that have a company id."""
-        return [key.name for key in itertools.islice(self._companies.iterate((namespace, company_id)), limit)]
+        return self._siblings.tenants_of(namespace, company_id, limit)
 
     def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
         """The first names of the Tenant's Listeners, by state."""
-        return {
-            state: [key.name for key in itertools.islice(self._summaries.iterate((tenant_path, state)), limit)]
-            for state in _LISTENER_STATES
-        }
+        return self._siblings.listeners_of(tenant_path, limit)
 
     def claimants(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners that name a hostname, the oldest first."""
-        found = (self.listener(key.path) for key in self._namers.iterate((_ANY_NAMESPACE, hostname)))
+        found = (self.listener(key.path) for key in self._siblings.claimants(hostname))
         return (one for one in found if one is not None)
 
     def namers(self, namespace: str, address: documents.Address) -> Collection[CachedResource[resources.Listener]]:
@@ -221,7 +185,7 @@ class Cache(View):
 
     def oldest_at(self, hostname: str) -> Iterator[CachedResource[resources.Listener]]:
         """The Listeners with a published document at a hostname, the oldest first."""
-        found = (self.listener(key.path) for key in self._exposed.iterate(hostname))
+        found = (self.listener(key.path) for key in self._siblings.oldest_at(hostname))
         return (one for one in found if one is not None)
 
     def holders(self, hostname: str, *, besides: Key | None = None) -> Collection[Owner]:
@@ -256,13 +220,11 @@ class Cache(View):
 
     def secret_access(self, namespace: str) -> SecretAccess:
         """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
-        everywhere = self._secret_access.get("", "Unknown")
-        return self._secret_access.get(namespace, "Unknown") if everywhere == "Denied" else everywhere
+        return self._secrets.access(namespace)
 
     def agency_secrets(self, namespace: str) -> dict[tuple[str, str], tuple[str, str]]:
         """(namespace, name) -> (uid, resourceVersion) of the known Secrets of an agency's namespace; `""`: of all."""
-        some = self._secret_versions if not namespace else {namespace: self._secret_versions.get(namespace, {})}
-        return {(place, name): version for place, names in some.items() for name, version in names.items()}
+        return self._secrets.versions(namespace)
 
     def kind_of(self, child: ObjectRef) -> kinds.WatchedKind:
         """The kind whose watch reports a child."""
@@ -279,10 +241,7 @@ class Cache(View):
 
     def secret_state(self, path: str) -> SecretState | None:
         """State of a Secret; None if it has to be looked up."""
-        if path in self._secrets:
-            return "Found"
-        state, since = self._misses.get(path, (None, 0))
-        return state if self.now - since < _MISS_MICROSECONDS else None
+        return self._secrets.state(path)
 
     def may_retire(self, key: Key, addresses: frozenset[str]) -> bool:
         """True if the removal guard allowed it."""
@@ -383,7 +342,7 @@ class Cache(View):
             record = self.records.get(Key(kind.name, namespace, name))  # type: ignore[arg-type]
             return (record.uid, record.resource_version) if record is not None else ("", "")
         if kind is kinds.AGENCY_SECRET:
-            return self._secret_versions.get(namespace, {}).get(name, ("", ""))
+            return self._secrets.version_of(namespace, name)
         if kind not in kinds.CHILDREN:
             return self._versions.get((kind.name, namespace, name), ("", ""))
         ref = ref_of(kind, namespace, name)
@@ -428,12 +387,9 @@ class Cache(View):
 
     def set_secret_access(self, namespace: str, access: SecretAccess) -> KeySet:
         """Set whether the operator may use the Secrets of a namespace; `""`: of all namespaces at once."""
+        self._secrets.set_access(namespace, access)
         if namespace:
-            self._secret_access[namespace] = access
-            if access == "Unknown":
-                del self._secret_access[namespace]
             return self._with_rivals(self._references.users("Namespace", namespace))
-        self._secret_access = {"": access}
         return frozenset(key for key in self.records if key.kind in {"Listener", "Destination"})
 
     def set_gateways(self, gateways: tuple[GatewayReport, ...]) -> None:
@@ -482,12 +438,12 @@ class Cache(View):
 
     def note_missing(self, path: str, state: SecretState) -> None:
         """Note the result of a lookup of a missing Secret."""
-        self._misses[path] = (state, self.now)
+        self._secrets.note_missing(path, state)
 
     @property
     def missing(self) -> dict[str, SecretState]:
         """State of each missing Secret, by path."""
-        return {path: state for path, (state, _) in self._misses.items()}
+        return self._secrets.missing
 
     def missed_by(self, path: str) -> KeySet:
         """Keys that may need a Secret: those that refer to it; in the data plane's namespace those with a hostname."""
@@ -498,8 +454,8 @@ class Cache(View):
 
     def forget_missing(self) -> KeySet:
         """Forget the results of all lookups; returns the keys that need one of the Secrets."""
-        users = [self.missed_by(path) for path in self._misses]
-        self._misses.clear()
+        users = [self.missed_by(path) for path in self._secrets.missing]
+        self._secrets.forget_missing()
         return frozenset().union(*users)
 
     # Implementation.
@@ -530,7 +486,7 @@ class Cache(View):
         former = self._references.targets(key)
         found = record.found
         now = indexes.targets_of(found.resource) if isinstance(found, CachedResource) else former
-        self._set_references(key, now)
+        self._secrets.set_references(key, now)
         if key.kind != "Destination" or before is None or _tenant_ref(before) != _tenant_ref(record):
             dependants = self._dependants(key)
             concerned |= self._with_rivals(dependants) if key.kind == "ListenerClass" else dependants
@@ -545,7 +501,7 @@ class Cache(View):
         concerned = self._set_class(key, None) if key.kind == "ListenerClass" else _NO_KEYS
         concerned |= self._rearrange(key) | self._with_rivals(self._dependants(key))
         former = self._references.targets(key)
-        self._set_references(key, frozenset())
+        self._secrets.set_references(key, frozenset())
         return concerned | {key} | self._rivals(key, former, frozenset())
 
     def _set_class(self, key: Key, found: object) -> KeySet:
@@ -555,12 +511,13 @@ class Cache(View):
         if isinstance(found, CachedResource):
             self._classes[key.name] = found
         ours = [one.resource.spec.maximums for one in self.our_classes() if one.resource.spec.maximums]
-        limits = {
-            "Listener": [one.listeners_per_namespace for one in ours],
-            "Destination": [one.destinations_per_namespace for one in ours],
-            "Hostname": [one.hostnames_per_namespace for one in ours],
-        }
-        self._limits = {kind: {limit for limit in found if limit is not None} for kind, found in limits.items()}
+        self._siblings.set_limits(
+            {
+                "Listener": [one.listeners_per_namespace for one in ours],
+                "Destination": [one.destinations_per_namespace for one in ours],
+                "Hostname": [one.hostnames_per_namespace for one in ours],
+            }
+        )
         at = frozenset().union(*map(self.child_index.published_at, reserved ^ self._class_hostnames))
         return frozenset().union(*map(self._rearrange, at))
 
@@ -578,35 +535,26 @@ class Cache(View):
                 users = self._references.users("ListenerClass", key.name)
                 return frozenset().union(*map(self._rearrange, users))
             case "Tenant":
-                return self._group_by_company(key)
+                tenant = self.tenant(key.path)
+                return self._siblings.group_by_company(key, tenant.resource.spec.company_id if tenant else None)
             case "Listener" | "Destination":
                 pass
             case _:
                 return _NO_KEYS
         record = self.records.get(key)
         cached = record.found if record is not None and isinstance(record.found, CachedResource) else None
+        hosts = self.child_index.hosts_of(key)
         if key.kind == "Listener":
-            hosts = self.child_index.hosts_of(key) if cached is not None else ()
-            self._exposed.set(key, dict.fromkeys(hosts, (cached.created,)) if cached is not None else {})
+            self._siblings.expose(key, cached, hosts)
             if cached is not None and self._is_foreign(cached.resource):
                 cached = None
-        concerned = self._reorder(key, self._place_of(key, cached))
+        concerned = self._siblings.reorder(key, self._place_of(key, cached))
         if key.kind == "Listener":
-            concerned |= self._rank_hostnames(key, cached)
-        return concerned | self._summarize(key, cached)
+            concerned |= self._siblings.rank_hostnames(key, cached, hosts - self._class_hostnames)
+            concerned |= self._siblings.summarize(key, cached)
+        return concerned
 
-    def _group_by_company(self, key: Key) -> KeySet:
-        """Put a Tenant into the group of its company; returns the Tenants that share it with one more or one less."""
-        cached, before = self.tenant(key.path), self._companies.groups_of(key)
-        company_id = cached.resource.spec.company_id if cached is not None else None
-        after = {(key.namespace, company_id): ()} if company_id else {}
-        touched = set(before) ^ after.keys()
-        self._companies.set(key, after)
-        # a Tenant names the first other one of its group, so only the first ones can be concerned
-        found = {other for group in touched for other in itertools.islice(self._companies.iterate(group), 2)}
-        return frozenset(found - {key})
-
-    def _place_of(self, key: Key, cached: CachedResource[Any] | None) -> indexes.Place | None:
+    def _place_of(self, key: Key, cached: CachedResource[Any] | None) -> Place | None:
         """The place of a resource among its siblings; None if it does not count.
 
         A document in force counts until it is removed, because otherwise a namespace could exceed its limits by
@@ -616,67 +564,10 @@ class Cache(View):
         is_counted = cached is not None or (is_published and key not in self.records)
         return (not is_published, created) if is_counted else None
 
-    def _rank_hostnames(self, key: Key, cached: CachedResource[Any] | None) -> KeySet:
-        """Update the order of a Listener's hostnames: those that it names or named, and those that it still has.
-
-        Returns the Listeners concerned.
-        """
-        named = {address.hostname for address in cached.resource.spec.addresses or ()} if cached is not None else set()
-        in_force = self.child_index.hosts_of(key) - self._class_hostnames
-        namespace = key.namespace
-        former = {host for _, host in (*self._namers.groups_of(key), *self._hosts_in_force.groups_of(key))}
-        self._namers.set(key, _places_of_namer(namespace, named, cached) if cached is not None else {})
-        self._hosts_in_force.set(key, {(namespace, host): () for host in in_force})
-        concerned: set[Key] = set()
-        for host in former | named | in_force:
-            for other in self._reorder(Key("Hostname", namespace, host), self._place_of_hostname(namespace, host)):
-                concerned.update(self._namers.iterate((namespace, other.name)))
-        return frozenset(concerned - {key})
-
-    def _place_of_hostname(self, namespace: str, host: str) -> indexes.Place | None:
-        """The place of a hostname among those of a namespace; None if it does not count.
-
-        First come those in force that a Listener names, then those that have only retired addresses, then the others.
-        """
-        is_in_force = next(self._hosts_in_force.iterate((namespace, host)), None) is not None
-        oldest = next(self._namers.iterate((namespace, host)), None)
-        seen = self.listener(oldest.path) if oldest is not None else None
-        if seen is not None:
-            return (0 if is_in_force else 2), seen.created
-        return (1, "") if is_in_force else None
-
-    def _reorder(self, key: Key, place: indexes.Place | None) -> KeySet:
-        """Set the place of a key among its siblings; returns the others for which a limit now differs."""
-        group = (key.kind, key.namespace)
-        edge = [
-            (sibling, limit, self._order.rank(group, sibling) < limit)
-            for limit in self._limits[key.kind]
-            for sibling in itertools.islice(self._order.iterate(group, max(0, limit - 1)), 2)
-        ]
-        self._order.set(key, {group: place} if place is not None else {})
-        return frozenset(
-            sibling
-            for sibling, limit, was_within in edge
-            if sibling != key and (self._order.rank(group, sibling) < limit) != was_within
-        )
-
-    def _summarize(self, key: Key, cached: CachedResource[Any] | None) -> KeySet:
-        """Update the summary of a Listener's Tenant; returns the Tenants whose summary changed."""
-        if key.kind != "Listener":
-            return _NO_KEYS
-        before = frozenset(self._summaries.groups_of(key))
-        group = (self._tenant_key(cached.resource).path, ListenerState.of(cached)) if cached is not None else None
-        self._summaries.set(key, {group: ()} if group is not None else {})
-        changed = before ^ self._summaries.groups_of(key)
-        return frozenset(Key("Tenant", key.namespace, path.partition("/")[2]) for path, _ in changed)
-
     def _is_foreign(self, one: resources.Listener) -> bool:
         """True if another install serves a Listener."""
         found = self._classes.get(one.class_name)
         return found is not None and found.resource.spec.controller_name != self._install.controller_name
-
-    def _tenant_key(self, listener: resources.Listener) -> Key:
-        return Key("Tenant", listener.metadata.namespace, listener.spec.tenant_ref.name)
 
     def _dependants(self, key: Key) -> KeySet:
         """Keys that refer to a resource."""
@@ -716,57 +607,18 @@ class Cache(View):
     def _put_agency_secret(self, namespace: str, name: str, raw: dict[str, Any]) -> KeySet:
         metadata, path = raw["metadata"], f"{namespace}/{name}"
         labels = metadata.get("labels") or {}
-        self._secret_versions.setdefault(namespace, {})[name] = metadata["uid"], metadata["resourceVersion"]
+        self._secrets.set_version(namespace, name, (metadata["uid"], metadata["resourceVersion"]))
         is_child = labels.get(config_secret.MANAGED_LABEL) == "true"
         found = self._put_child(ref_of(kinds.SECRET, namespace, name), raw if is_child else None)
         is_credential = labels.get(types.WATCH_LABEL) == "true"
-        return found | (self._put_secret(path, raw) if is_credential else self._remove_secret(path))
+        has_changed = self._secrets.put(path, raw) if is_credential else self._secrets.remove(path)
+        return found | self._users_of_secret(path) if has_changed else found
 
     def _remove_agency_secret(self, namespace: str, name: str) -> KeySet:
-        versions = self._secret_versions.get(namespace, {})
-        versions.pop(name, None)
-        if not versions:
-            self._secret_versions.pop(namespace, None)
-        return self._put_child(ref_of(kinds.SECRET, namespace, name), None) | self._remove_secret(f"{namespace}/{name}")
-
-    def _put_secret(self, path: str, raw: dict[str, Any]) -> KeySet:
-        """Keep the values of a Secret to which resources refer, and nothing else that may be large."""
-        namespace, _, name = path.partition("/")
-        used = {
-            key: _cut(value)
-            for key, value in (raw.get("data") or {}).items()
-            if self._references.has_users("SecretKey", f"{path}/{key}")
-        }
-        metadata = {"name": name, "namespace": namespace, "labels": {types.WATCH_LABEL: "true"}}
-        try:
-            found = kinds.convert({"metadata": metadata, "data": used}, resources.Secret)
-        except msgspec.ValidationError:
-            return self._remove_secret(path)
-        before = self._secrets.get(path)
-        self._secrets[path] = found
-        self._misses.pop(path, None)
-        return self._users_of_secret(path) if before != found else _NO_KEYS
-
-    def _set_references(self, key: Key, targets: frozenset[indexes.Target]) -> None:
-        """Set the objects to which a key refers; keep no value of a Secret that is not referred to any more.
-
-        If a value is needed that was not kept, the Secret is forgotten, so that a plan looks it up again.
-        """
-        former = self._references.targets(key)
-        for kind, path in targets - former:
-            if kind == "SecretKey" and not self._references.has_users(kind, path):
-                self._secrets.pop(path.rpartition("/")[0], None)
-        self._references.set(key, targets)
-        for kind, path in former - targets:
-            secret, _, unused = path.rpartition("/")
-            if kind == "SecretKey" and secret in self._secrets and not self._references.has_users(kind, path):
-                before = self._secrets[secret]
-                kept = {name: value for name, value in before.data.items() if name != unused}
-                self._secrets[secret] = msgspec.structs.replace(before, data=kept)
-
-    def _remove_secret(self, path: str) -> KeySet:
-        self._misses.pop(path, None)
-        return self._users_of_secret(path) if self._secrets.pop(path, None) is not None else _NO_KEYS
+        path = f"{namespace}/{name}"
+        self._secrets.set_version(namespace, name, None)
+        concerned = self._put_child(ref_of(kinds.SECRET, namespace, name), None)
+        return concerned | self._users_of_secret(path) if self._secrets.remove(path) else concerned
 
     def _users_of_secret(self, path: str) -> KeySet:
         """The keys that refer to a Secret, and the Listener for whose URL its name is reserved."""
@@ -839,23 +691,6 @@ class Cache(View):
             if (changed)
             else _NO_KEYS
         )
-
-
-_MAX_VALUE_LENGTH = 2 * MAX_VALUE_BYTES
-"""Length in base64 of a value that is certainly longer than any value in use."""
-
-
-def _cut(value: Any) -> Any:
-    """A value of a Secret, cut if it is so long that compile() refuses it anyway."""
-    return value[:_MAX_VALUE_LENGTH] if isinstance(value, str) else value
-
-
-def _places_of_namer(
-    namespace: str, hostnames: Iterable[str], cached: CachedResource[Any]
-) -> dict[tuple[str, str], indexes.Place]:
-    """The places of a Listener among those that name the same hostnames."""
-    age = cached.created, cached.uid
-    return {(place, host): age for host in hostnames for place in (namespace, _ANY_NAMESPACE)}
 
 
 def hostname_key(hostname: str) -> Key:

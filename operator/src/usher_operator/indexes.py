@@ -1,10 +1,9 @@
-"""Indexes that the cache keeps: existing children, references between resources, orders, and optional APIs."""
+"""Indexes that the cache keeps: existing children, references between resources, Secrets, and optional APIs."""
 
-import bisect
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,8 +12,18 @@ from usher_gateway.resources import types
 from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.listener import fixed_addresses
 from usher_gateway.resources.removal_limit import RemovalKind
+from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator import kinds
-from usher_operator.view import ClusterFeatures, Install, Key, Kind, ObjectRef, PublishedDocument
+from usher_operator.view import (
+    ClusterFeatures,
+    Install,
+    Key,
+    Kind,
+    ObjectRef,
+    PublishedDocument,
+    SecretAccess,
+    SecretState,
+)
 
 _NO_KEYS: frozenset[Key] = frozenset()
 
@@ -228,47 +237,129 @@ class ReferenceIndex:
         return frozenset(self._users.get((kind, path), ()))
 
 
-Group = TypeVar("Group", bound=Hashable)
-Place = tuple[Any, ...]
-"""Sorts a key within its group; equal places go by key."""
+_MISS_MICROSECONDS = 60_000_000
+"""How long the result of a lookup of a missing Secret is used."""
+
+_MAX_VALUE_LENGTH = 2 * MAX_VALUE_BYTES
+"""Length in base64 of a value that is certainly longer than any value in use."""
 
 
-class OrderedGroups(Generic[Group]):
-    """Keys in groups, each of them in order. A change or a rank needs O(log n) comparisons in a group of n keys."""
+class SecretIndex:
+    """The Secrets of agencies: values to which resources refer, and the absence of others.
 
-    def __init__(self) -> None:
-        self._groups: dict[Group, list[tuple[Place, Key]]] = {}
-        self._places: dict[Key, Mapping[Group, Place]] = {}
+    Nothing else of a Secret is kept, because anything else may be large.
+    """
 
-    def set(self, key: Key, places: Mapping[Group, Place]) -> None:
-        """Set the groups of a key, with its place in each; empty if it is in no group any more."""
-        before = self._places.get(key, {})
-        for group, place in before.items():
-            if places.get(group) != place:
-                members = self._groups[group]
-                del members[bisect.bisect_left(members, (place, key))]
-                if not members:
-                    del self._groups[group]
-        for group, place in places.items():
-            if before.get(group) != place:
-                bisect.insort(self._groups.setdefault(group, []), (place, key))
-        if places:
-            self._places[key] = places
+    def __init__(self, references: ReferenceIndex, clock: Callable[[], int]) -> None:
+        self._references, self._clock = references, clock
+        self._found: dict[str, resources.Secret] = {}
+        self._versions: dict[str, dict[str, tuple[str, str]]] = {}
+        """Namespace and name of each agency's Secret -> (uid, resourceVersion)."""
+        self._access: dict[str, SecretAccess] = {}
+        """Access by namespace; the empty name means all namespaces at once."""
+        self._misses: dict[str, tuple[SecretState, int]] = {}
+
+    def access(self, namespace: str) -> SecretAccess:
+        """The operator's access to the Secrets of a namespace, or of all namespaces at once if the name is empty."""
+        everywhere = self._access.get("", "Unknown")
+        return self._access.get(namespace, "Unknown") if everywhere == "Denied" else everywhere
+
+    def set_access(self, namespace: str, access: SecretAccess) -> None:
+        """Set the access to a namespace; `""`: to all namespaces at once."""
+        if not namespace:
+            self._access = {"": access}
+        elif access == "Unknown":
+            self._access.pop(namespace, None)
         else:
-            self._places.pop(key, None)
+            self._access[namespace] = access
 
-    def groups_of(self, key: Key) -> AbstractSet[Group]:
-        """The groups of a key."""
-        return self._places.get(key, {}).keys()
+    def versions(self, namespace: str) -> dict[tuple[str, str], tuple[str, str]]:
+        """(namespace, name) -> (uid, resourceVersion) of the known Secrets of an agency's namespace; `""`: of all."""
+        some = self._versions if not namespace else {namespace: self._versions.get(namespace, {})}
+        return {(place, name): version for place, names in some.items() for name, version in names.items()}
 
-    def rank(self, group: Group, key: Key) -> int:
-        """The number of keys that come before a key, which is in the group."""
-        return bisect.bisect_left(self._groups[group], (self._places[key][group], key))
+    def version_of(self, namespace: str, name: str) -> tuple[str, str]:
+        """(uid, resourceVersion) of an agency's Secret; empty if it is not known."""
+        return self._versions.get(namespace, {}).get(name, ("", ""))
 
-    def iterate(self, group: Group, first: int = 0) -> Iterator[Key]:
-        """Iterate over the keys of a group in order, from an index on."""
-        members = self._groups.get(group, ())
-        return (members[index][1] for index in range(first, len(members)))
+    def set_version(self, namespace: str, name: str, version: tuple[str, str] | None) -> None:
+        """Set (uid, resourceVersion) of an agency's Secret; None: it is gone."""
+        versions = self._versions.setdefault(namespace, {})
+        if version is not None:
+            versions[name] = version
+        else:
+            versions.pop(name, None)
+        if not versions:
+            del self._versions[namespace]
+
+    def get(self, path: str) -> resources.Secret | None:
+        """A labelled Secret by ``namespace/name``."""
+        return self._found.get(path)
+
+    def state(self, path: str) -> SecretState | None:
+        """State of a Secret; None if it has to be looked up."""
+        if path in self._found:
+            return "Found"
+        state, since = self._misses.get(path, (None, 0))
+        return state if self._clock() - since < _MISS_MICROSECONDS else None
+
+    def put(self, path: str, raw: Mapping[str, Any]) -> bool:
+        """Take a labelled Secret; returns whether a value in use changed."""
+        namespace, _, name = path.partition("/")
+        used = {
+            key: _cut(value)
+            for key, value in (raw.get("data") or {}).items()
+            if self._references.has_users("SecretKey", f"{path}/{key}")
+        }
+        metadata = {"name": name, "namespace": namespace, "labels": {types.WATCH_LABEL: "true"}}
+        try:
+            found = kinds.convert({"metadata": metadata, "data": used}, resources.Secret)
+        except msgspec.ValidationError:
+            return self.remove(path)
+        before = self._found.get(path)
+        self._found[path] = found
+        self._misses.pop(path, None)
+        return before != found
+
+    def remove(self, path: str) -> bool:
+        """Forget a Secret that is gone or not labelled any more; returns whether it was known."""
+        self._misses.pop(path, None)
+        return self._found.pop(path, None) is not None
+
+    def set_references(self, key: Key, targets: frozenset[Target]) -> None:
+        """Set the objects to which a key refers; keep no value of a Secret that is not referred to any more.
+
+        If a value is needed that was not kept, the Secret is forgotten, so that a plan looks it up again.
+        """
+        former = self._references.targets(key)
+        for kind, path in targets - former:
+            if kind == "SecretKey" and not self._references.has_users(kind, path):
+                self._found.pop(path.rpartition("/")[0], None)
+        self._references.set(key, targets)
+        for kind, path in former - targets:
+            secret, _, unused = path.rpartition("/")
+            if kind == "SecretKey" and secret in self._found and not self._references.has_users(kind, path):
+                before = self._found[secret]
+                kept = {name: value for name, value in before.data.items() if name != unused}
+                self._found[secret] = msgspec.structs.replace(before, data=kept)
+
+    def note_missing(self, path: str, state: SecretState) -> None:
+        """Note the result of a lookup of a missing Secret."""
+        self._misses[path] = (state, self._clock())
+
+    @property
+    def missing(self) -> dict[str, SecretState]:
+        """State of each missing Secret, by path."""
+        return {path: state for path, (state, _) in self._misses.items()}
+
+    def forget_missing(self) -> None:
+        """Forget the results of all lookups."""
+        self._misses.clear()
+
+
+def _cut(value: Any) -> Any:
+    """A value of a Secret, cut if it is so long that compile() refuses it anyway."""
+    return value[:_MAX_VALUE_LENGTH] if isinstance(value, str) else value
 
 
 def class_name(one: resources.Listener) -> str:

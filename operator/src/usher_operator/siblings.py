@@ -1,0 +1,198 @@
+"""Orders resources among their siblings: for limits of a namespace, owners of hostnames, and sums of a Tenant.
+
+Each change returns the keys whose plan reads another result now, and costs the same however many siblings a key has.
+"""
+
+import bisect
+import itertools
+import typing
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Generic, TypeVar
+
+from usher_gateway import resources
+from usher_operator.view import CachedResource, ConditionStatus, Key, ListenerState
+
+Group = TypeVar("Group", bound=Hashable)
+Place = tuple[Any, ...]
+"""Sorts a key within its group; equal places go by key."""
+
+
+class OrderedGroups(Generic[Group]):
+    """Keys in groups, each of them in order. A change or a rank needs O(log n) comparisons in a group of n keys."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Group, list[tuple[Place, Key]]] = {}
+        self._places: dict[Key, Mapping[Group, Place]] = {}
+
+    def set(self, key: Key, places: Mapping[Group, Place]) -> None:
+        """Set the groups of a key, with its place in each; empty if it is in no group any more."""
+        before = self._places.get(key, {})
+        for group, place in before.items():
+            if places.get(group) != place:
+                members = self._groups[group]
+                del members[bisect.bisect_left(members, (place, key))]
+                if not members:
+                    del self._groups[group]
+        for group, place in places.items():
+            if before.get(group) != place:
+                bisect.insort(self._groups.setdefault(group, []), (place, key))
+        if places:
+            self._places[key] = places
+        else:
+            self._places.pop(key, None)
+
+    def groups_of(self, key: Key) -> AbstractSet[Group]:
+        """The groups of a key."""
+        return self._places.get(key, {}).keys()
+
+    def rank(self, group: Group, key: Key) -> int:
+        """The number of keys that come before a key, which is in the group."""
+        return bisect.bisect_left(self._groups[group], (self._places[key][group], key))
+
+    def first_place(self, group: Group) -> Place | None:
+        """The place of the first key of a group; None if the group is empty."""
+        members = self._groups.get(group)
+        return members[0][0] if members else None
+
+    def iterate(self, group: Group, first: int = 0) -> Iterator[Key]:
+        """Iterate over the keys of a group in order, from an index on."""
+        members = self._groups.get(group, ())
+        return (members[index][1] for index in range(first, len(members)))
+
+
+_ANY_NAMESPACE = ""
+_LISTENER_STATES = tuple(
+    ListenerState(ready, is_held=is_held, is_suspended=is_suspended)
+    for ready in typing.get_args(ConditionStatus)
+    for is_held in (False, True)
+    for is_suspended in (False, True)
+)
+
+
+class Siblings:
+    """The orders and groups of the resources that this install serves."""
+
+    def __init__(self) -> None:
+        self._limits: Mapping[str, AbstractSet[int]] = {"Listener": set(), "Destination": set(), "Hostname": set()}
+        """The limits of our classes, by the kind that they limit."""
+        self._order: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Listeners, Destinations and hostnames by (kind, namespace), in the order in which they count against a
+        limit."""
+        self._summaries: OrderedGroups[tuple[str, ListenerState]] = OrderedGroups()
+        """Listeners by Tenant and state."""
+        self._companies: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Tenants by namespace and company id."""
+        self._namers: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Listeners by namespace (one, and any) and hostname that they name, the oldest first."""
+        self._hosts_in_force: OrderedGroups[tuple[str, str]] = OrderedGroups()
+        """Listeners by namespace and hostname in their published document, except for the hostnames of classes."""
+        self._exposed: OrderedGroups[str] = OrderedGroups()
+        """Listeners by the hostnames in their published document, the oldest first."""
+
+    def rank(self, key: Key) -> int:
+        """How many keys of its kind and namespace come before one."""
+        return self._order.rank((key.kind, key.namespace), key)
+
+    def tenants_of(self, namespace: str, company_id: str, limit: int) -> Sequence[str]:
+        """The first names of the Tenants of a namespace that have a company id."""
+        return [key.name for key in itertools.islice(self._companies.iterate((namespace, company_id)), limit)]
+
+    def listeners_of(self, tenant_path: str, limit: int) -> Mapping[ListenerState, Sequence[str]]:
+        """The first names of the Tenant's Listeners, by state."""
+        return {
+            state: [key.name for key in itertools.islice(self._summaries.iterate((tenant_path, state)), limit)]
+            for state in _LISTENER_STATES
+        }
+
+    def claimants(self, hostname: str) -> Iterator[Key]:
+        """The Listeners that name a hostname, the oldest first."""
+        return self._namers.iterate((_ANY_NAMESPACE, hostname))
+
+    def oldest_at(self, hostname: str) -> Iterator[Key]:
+        """The Listeners with a published document at a hostname, the oldest first."""
+        return self._exposed.iterate(hostname)
+
+    def set_limits(self, limits: Mapping[str, Iterable[int | None]]) -> None:
+        """Set the limits of our classes, by the kind that they limit; None is no limit."""
+        self._limits = {kind: {limit for limit in found if limit is not None} for kind, found in limits.items()}
+
+    def group_by_company(self, key: Key, company_id: str | None) -> frozenset[Key]:
+        """Put a Tenant into the group of its company; returns the Tenants that share it with one more or one less."""
+        before = self._companies.groups_of(key)
+        after = {(key.namespace, company_id): ()} if company_id else {}
+        touched = set(before) ^ after.keys()
+        self._companies.set(key, after)
+        # a Tenant names the first other one of its group, so only the first ones can be concerned
+        found = {other for group in touched for other in itertools.islice(self._companies.iterate(group), 2)}
+        return frozenset(found - {key})
+
+    def expose(self, key: Key, cached: CachedResource[resources.Listener] | None, hostnames: Iterable[str]) -> None:
+        """Set the hostnames in the published document of a Listener."""
+        self._exposed.set(key, dict.fromkeys(hostnames, (cached.created,)) if cached is not None else {})
+
+    def reorder(self, key: Key, place: Place | None) -> frozenset[Key]:
+        """Set the place of a key among its siblings; returns the others for which a limit now differs."""
+        group = (key.kind, key.namespace)
+        edge = [
+            (sibling, limit, self._order.rank(group, sibling) < limit)
+            for limit in self._limits[key.kind]
+            for sibling in itertools.islice(self._order.iterate(group, max(0, limit - 1)), 2)
+        ]
+        self._order.set(key, {group: place} if place is not None else {})
+        return frozenset(
+            sibling
+            for sibling, limit, was_within in edge
+            if sibling != key and (self._order.rank(group, sibling) < limit) != was_within
+        )
+
+    def rank_hostnames(
+        self, key: Key, cached: CachedResource[resources.Listener] | None, in_force: AbstractSet[str]
+    ) -> frozenset[Key]:
+        """Update the order of a Listener's hostnames: those that it names or named, and those that it still has.
+
+        ``in_force``: the hostnames in its published document, except for those of classes. Returns the Listeners
+        concerned.
+        """
+        named = {address.hostname for address in cached.resource.spec.addresses or ()} if cached is not None else set()
+        namespace = key.namespace
+        former = {host for _, host in (*self._namers.groups_of(key), *self._hosts_in_force.groups_of(key))}
+        self._namers.set(key, _places_of_namer(namespace, named, cached) if cached is not None else {})
+        self._hosts_in_force.set(key, {(namespace, host): () for host in in_force})
+        concerned: set[Key] = set()
+        for host in former | named | in_force:
+            for other in self.reorder(Key("Hostname", namespace, host), self._place_of_hostname(namespace, host)):
+                concerned.update(self._namers.iterate((namespace, other.name)))
+        return frozenset(concerned - {key})
+
+    def _place_of_hostname(self, namespace: str, host: str) -> Place | None:
+        """The place of a hostname among those of a namespace; None if it does not count.
+
+        First come those in force that a Listener names, then those that have only retired addresses, then the others.
+        """
+        is_in_force = next(self._hosts_in_force.iterate((namespace, host)), None) is not None
+        oldest = self._namers.first_place((namespace, host))
+        if oldest is not None:
+            created, _uid = oldest
+            return (0 if is_in_force else 2), created
+        return (1, "") if is_in_force else None
+
+    def summarize(self, key: Key, cached: CachedResource[resources.Listener] | None) -> frozenset[Key]:
+        """Update the summary of a Listener's Tenant; returns the Tenants whose summary changed."""
+        before = frozenset(self._summaries.groups_of(key))
+        group = (_tenant_path(cached.resource), ListenerState.of(cached)) if cached is not None else None
+        self._summaries.set(key, {group: ()} if group is not None else {})
+        changed = before ^ self._summaries.groups_of(key)
+        return frozenset(Key("Tenant", key.namespace, path.partition("/")[2]) for path, _ in changed)
+
+
+def _places_of_namer(
+    namespace: str, hostnames: Iterable[str], cached: CachedResource[Any]
+) -> dict[tuple[str, str], Place]:
+    """The places of a Listener among those that name the same hostnames."""
+    age = cached.created, cached.uid
+    return {(place, host): age for host in hostnames for place in (namespace, _ANY_NAMESPACE)}
+
+
+def _tenant_path(listener: resources.Listener) -> str:
+    return f"{listener.metadata.namespace}/{listener.spec.tenant_ref.name}"
