@@ -14,7 +14,7 @@ import contextlib
 import datetime
 import time
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
 import structlog
@@ -24,6 +24,7 @@ from usher_gateway.resources.removal_limit import (
     HaltedRemovals,
     Identity,
     Removal,
+    RemovalBounds,
     RemovalDecision,
     RemovalKind,
     decide,
@@ -96,9 +97,8 @@ class _NamespaceRemovals:
         name: str,
         removals: Collection[Removal],
         now: float,
+        bounds: RemovalBounds,
         *,
-        in_force: Mapping[RemovalKind, int],
-        limit: int | None,
         is_own_edit: bool,
     ) -> bool:
         """See ``PendingRemovals.retire``."""
@@ -109,7 +109,7 @@ class _NamespaceRemovals:
             return False
         self._retiring[name] = frozenset(wanted)
         new = [one for identity, one in wanted.items() if identity not in self.allowed]
-        if is_own_edit and self.halted is None and not self._are_too_many(new, now, in_force, limit):
+        if is_own_edit and self.halted is None and not self._are_too_many(new, now, bounds):
             for one in new:
                 self.requested.pop(one.identity, None)
                 self.allowed[one.identity] = one
@@ -117,16 +117,12 @@ class _NamespaceRemovals:
         answers = [self.request(one, now) for one in wanted.values()]
         return all(answers)
 
-    def _are_too_many(
-        self, addresses: Iterable[Removal], now: float, in_force: Mapping[RemovalKind, int], limit: int | None
-    ) -> bool:
+    def _are_too_many(self, addresses: Iterable[Removal], now: float, bounds: RemovalBounds) -> bool:
         """Return whether addresses exceed the limit together with those that wait and those of the last minute."""
         self._forget_old(now)
         waiting = [one for one in self.requested.values() if one.kind == "Address"]
         recent = [removal for _, removal in self._recent]
-        return exceeds_limit(
-            {*addresses, *waiting}, recent=recent, in_force=in_force, limit=limit, removes_every_listener=False
-        )
+        return exceeds_limit({*addresses, *waiting}, bounds, recent=recent)
 
     def due_at(self, settle_seconds: float, max_settle_seconds: float) -> float | None:
         """When to decide; None if nothing has changed."""
@@ -149,26 +145,13 @@ class _NamespaceRemovals:
         halted = frozenset(self.halted.removals)
         return any(not halted.isdisjoint(one.removals) for one in confirmed_sets)
 
-    def decide(
-        self,
-        now: float,
-        *,
-        in_force: Mapping[RemovalKind, int],
-        limit: int | None,
-        confirmed: Collection[str],
-        removes_every_listener: bool,
-    ) -> RemovalDecision:
+    def decide(self, now: float, bounds: RemovalBounds, confirmed: Collection[str]) -> RemovalDecision:
         """See ``PendingRemovals.decide``."""
         self._forget_old(now)
 
         def is_too_much(rest: frozenset[Removal]) -> bool:
-            return bool(self.suspected & {one.kind for one in rest}) or exceeds_limit(
-                rest,
-                recent=[removal for _, removal in self._recent],
-                in_force=in_force,
-                limit=limit,
-                removes_every_listener=removes_every_listener,
-            )
+            is_suspected = bool(self.suspected & {one.kind for one in rest})
+            return is_suspected or exceeds_limit(rest, bounds, recent=[removal for _, removal in self._recent])
 
         decision = decide(
             self.requested.values(),
@@ -221,9 +204,8 @@ class PendingRemovals:
         name: str,
         removals: Collection[Removal],
         now: float,
+        bounds: RemovalBounds,
         *,
-        in_force: Mapping[RemovalKind, int],
-        limit: int | None,
         is_own_edit: bool,
     ) -> bool:
         """Request that addresses of a Listener retire, instead of those of earlier calls; True if all of them may.
@@ -236,14 +218,13 @@ class PendingRemovals:
             name: of the Listener.
             removals: one for each address; empty if none is to retire any more.
             now: the present time.
-            in_force: see ``decide``.
-            limit: see ``decide``.
+            bounds: of the namespace.
             is_own_edit: True if the Listener itself was edited.
         """
         if not removals and namespace not in self._namespaces:
             return False
         found = self._of(namespace)
-        may_retire = found.retire(name, removals, now, in_force=in_force, limit=limit, is_own_edit=is_own_edit)
+        may_retire = found.retire(name, removals, now, bounds, is_own_edit=is_own_edit)
         self._forget_if_empty(namespace, now)
         return may_retire
 
@@ -294,33 +275,17 @@ class PendingRemovals:
         return [removal for one in self._namespaces.values() for removal in one.allowed.values()]
 
     def decide(
-        self,
-        namespace: str,
-        now: float,
-        *,
-        in_force: Mapping[RemovalKind, int],
-        limit: int | None,
-        confirmed: Collection[str],
-        removes_every_listener: bool = False,
+        self, namespace: str, now: float, bounds: RemovalBounds, confirmed: Collection[str] = ()
     ) -> RemovalDecision:
         """Allow all removals of a namespace that a user confirmed, and all others or none of them.
 
         Args:
             namespace: a namespace that is due.
             now: the present time.
-            in_force: number of documents and addresses of the namespace that are in force, by kind.
-            limit: the limit of the install; None means the usual one.
+            bounds: of the namespace.
             confirmed: digests that ListenerClasses carry.
-            removes_every_listener: True if no listener of the install would stay.
         """
-        one = self._namespaces[namespace]
-        decision = one.decide(
-            now,
-            in_force=in_force,
-            limit=limit,
-            confirmed=confirmed,
-            removes_every_listener=removes_every_listener,
-        )
+        decision = self._namespaces[namespace].decide(now, bounds, confirmed)
         self._forget_if_empty(namespace, now)
         return decision
 
@@ -383,8 +348,7 @@ class RemovalGuard:
             key.name,
             plan.retiring,
             time.monotonic(),
-            in_force=self._cache.child_index.count_in_force(key.namespace),
-            limit=self._cache.removal_limit,
+            self._bounds_of(key.namespace),
             is_own_edit=self._cache.is_edited(key),
         )
         self._cache.allow_retirement(
@@ -429,18 +393,16 @@ class RemovalGuard:
         # if so, halt all namespaces together, because each one alone would leave the listeners of the others
         together = self._pending.undecided if removes_every_listener else ()
         for namespace in dict.fromkeys((*due, *together)):
-            decision = self._pending.decide(
-                namespace,
-                now,
-                in_force=self._cache.child_index.count_in_force(namespace),
-                limit=self._cache.removal_limit,
-                confirmed=confirmed,
-                removes_every_listener=removes_every_listener,
-            )
+            bounds = self._bounds_of(namespace, removes_every_listener=removes_every_listener)
+            decision = self._pending.decide(namespace, now, bounds, confirmed)
             for removal in decision.allowed:
                 kind: DocumentKind = "Destination" if removal.kind == "Destination" else "Listener"
                 self._queue.add(Key(kind, removal.namespace, removal.name))
         self._report(before)
+
+    def _bounds_of(self, namespace: str, *, removes_every_listener: bool = False) -> RemovalBounds:
+        in_force = self._cache.child_index.count_in_force(namespace)
+        return RemovalBounds(in_force, self._cache.removal_limit, removes_every_listener)
 
     def _removes_every_listener(self) -> bool:
         """Return whether no listener stays in force if every undecided removal goes ahead.

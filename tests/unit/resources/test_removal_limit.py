@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from usher_gateway.resources.removal_limit import (
     HaltedRemovals,
     Removal,
+    RemovalBounds,
     RemovalKind,
     confirmations_of,
     decide,
@@ -21,13 +22,8 @@ def removals(count: int, kind: RemovalKind = "Listener", first: int = 0, namespa
 
 
 def exceeds(count: int, in_force: int, *, recent: int = 0, limit: int | None = None, is_all: bool = False) -> bool:
-    return exceeds_limit(
-        removals(count),
-        recent=removals(recent, first=500),
-        in_force={"Listener": in_force},
-        limit=limit,
-        removes_every_listener=is_all,
-    )
+    bounds = RemovalBounds({"Listener": in_force}, limit, is_all)
+    return exceeds_limit(removals(count), bounds, recent=removals(recent, first=500))
 
 
 @pytest.mark.parametrize(("removed", "in_force"), [(0, 0), (5, 5), (5, 49), (10, 100), (20, 200), (20, 5000)])
@@ -42,17 +38,17 @@ def test_many_removals_have_to_wait(removed: int, in_force: int) -> None:
 
 def test_each_kind_has_its_own_limit() -> None:
     both = [*removals(5), *removals(5, "Destination")]
-    count: dict[RemovalKind, int] = {"Listener": 5, "Destination": 6}
-    assert not exceeds_limit(both, recent=(), in_force=count, limit=None, removes_every_listener=False)
+    bounds = RemovalBounds({"Listener": 5, "Destination": 6})
+    assert not exceeds_limit(both, bounds)
     more = [*both, *removals(1, "Destination", first=5)]
-    assert exceeds_limit(more, recent=(), in_force=count, limit=None, removes_every_listener=False)
+    assert exceeds_limit(more, bounds)
 
 
 def test_last_listener_of_an_install_has_to_wait() -> None:
     assert exceeds(1, 1, is_all=True)
     assert exceeds(1, 1, is_all=True, limit=100)
     only_destinations = removals(2, "Destination")
-    assert not exceeds_limit(only_destinations, recent=(), in_force={}, limit=None, removes_every_listener=True)
+    assert not exceeds_limit(only_destinations, RemovalBounds({}, removes_every_listener=True))
 
 
 def test_removals_of_the_last_minute_count() -> None:

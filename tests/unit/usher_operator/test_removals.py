@@ -10,7 +10,14 @@ import msgspec
 import pytest
 
 from usher_gateway import config_secret, documents, model
-from usher_gateway.resources.removal_limit import HaltedRemovals, Removal, RemovalDecision, describe_halts
+from usher_gateway.resources.removal_limit import (
+    HaltedRemovals,
+    Removal,
+    RemovalBounds,
+    RemovalDecision,
+    RemovalKind,
+    describe_halts,
+)
 from usher_operator import children, kinds, removals
 from usher_operator.cache import Cache
 from usher_operator.health import OperatorMetrics
@@ -44,14 +51,9 @@ def decide(
     namespace: str = "agency",
     removes_every_listener: bool = False,
 ) -> RemovalDecision:
-    return pending.decide(
-        namespace,
-        now,
-        in_force={"Listener": in_force, "Destination": in_force},
-        limit=None,
-        confirmed=confirmed,
-        removes_every_listener=removes_every_listener,
-    )
+    counts: dict[RemovalKind, int] = {"Listener": in_force, "Destination": in_force}
+    bounds = RemovalBounds(counts, removes_every_listener=removes_every_listener)
+    return pending.decide(namespace, now, bounds, confirmed)
 
 
 def halt(pending: removals.PendingRemovals, found: list[Removal], now: float = 0) -> HaltedRemovals:
@@ -107,7 +109,7 @@ def retire(
     name: str = "lobby",
     is_own_edit: bool = True,
 ) -> bool:
-    return pending.retire("agency", name, found, now, in_force={"Address": 20}, limit=None, is_own_edit=is_own_edit)
+    return pending.retire("agency", name, found, now, RemovalBounds({"Address": 20}), is_own_edit=is_own_edit)
 
 
 def test_own_edit_within_the_limit_retires_addresses_at_once(pending: removals.PendingRemovals) -> None:
@@ -122,23 +124,23 @@ def test_edit_of_a_class_is_decided_for_the_namespace_as_a_whole(pending: remova
     for number in range(6):
         assert not retire(pending, 0, addresses(f"l{number}", 1), name=f"l{number}", is_own_edit=False)
     assert pending.due(2, ()) == ["agency"]
-    halted = pending.decide("agency", 2, in_force={"Address": 20}, limit=None, confirmed=()).halted
+    halted = pending.decide("agency", 2, RemovalBounds({"Address": 20})).halted
     assert halted is not None
     assert not retire(pending, 3, addresses("l0", 1), name="l0", is_own_edit=False)
     confirmed = [halted.digest]
     assert pending.due(4, confirmed) == ["agency"]
-    assert len(pending.decide("agency", 4, in_force={"Address": 20}, limit=None, confirmed=confirmed).allowed) == 6
+    assert len(pending.decide("agency", 4, RemovalBounds({"Address": 20}), confirmed).allowed) == 6
     assert retire(pending, 5, addresses("l0", 1), name="l0", is_own_edit=False)
 
 
 def test_reverted_edit_withdraws_its_addresses(pending: removals.PendingRemovals) -> None:
     for number in range(6):
         retire(pending, 0, addresses(f"l{number}", 1), name=f"l{number}", is_own_edit=False)
-    assert pending.decide("agency", 2, in_force={"Address": 20}, limit=None, confirmed=()).halted is not None
+    assert pending.decide("agency", 2, RemovalBounds({"Address": 20})).halted is not None
     for number in range(6):
         assert not retire(pending, 3, [], name=f"l{number}", is_own_edit=False)
     assert pending.due(5, ()) == ["agency"]
-    pending.decide("agency", 5, in_force={"Address": 20}, limit=None, confirmed=())
+    pending.decide("agency", 5, RemovalBounds({"Address": 20}))
     assert pending.halted == ()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from unit.usher_operator import test_cache
 from usher_gateway import config_secret
-from usher_gateway.resources.removal_limit import Removal
+from usher_gateway.resources.removal_limit import Removal, RemovalBounds
 from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache, hostname_key, ref_of
 from usher_operator.events import EventLogger
@@ -149,8 +149,7 @@ async def remove_stale(server: Any, cache: Cache, plan: Plan) -> None:
     await remover.remove(plan)
     for namespace in pending.undecided:
         assert server.written == {}, "the removal limit decides first"
-        in_force = cache.child_index.count_in_force(namespace)
-        pending.decide(namespace, 0.0, in_force=in_force, limit=None, confirmed=())
+        pending.decide(namespace, 0.0, RemovalBounds(cache.child_index.count_in_force(namespace)))
     await remover.remove(plan)
 
 

@@ -16,6 +16,7 @@ from usher_gateway.resources.removal_limit import (
     WINDOW_SECONDS,
     HaltedRemovals,
     Removal,
+    RemovalBounds,
     RemovalDecision,
     RemovalKind,
     confirmations_of,
@@ -72,13 +73,8 @@ def limit_removals(
 
     def is_too_much(rest: frozenset[Removal]) -> bool:
         namespace = next(iter(rest)).namespace
-        return exceeds_limit(
-            rest,
-            recent=[removal for _, removal in recent if removal.namespace == namespace],
-            in_force=_count(before, namespace),
-            limit=limit,
-            removes_every_listener=removes_every_listener,
-        )
+        bounds = RemovalBounds(_count(before, namespace), limit, removes_every_listener)
+        return exceeds_limit(rest, bounds, recent=[removal for _, removal in recent if removal.namespace == namespace])
 
     decisions = []
     for namespace, requested in _removed(before, now, time).items():

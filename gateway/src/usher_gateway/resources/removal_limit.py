@@ -75,6 +75,17 @@ class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
         return cls(found[0].namespace, hashlib.sha256(lines.encode()).hexdigest()[:12], found)
 
 
+class RemovalBounds(msgspec.Struct, frozen=True):
+    """What decides how much of a namespace one pass may remove."""
+
+    in_force: Mapping[RemovalKind, int]
+    """How many the namespace has in force now, by kind."""
+    limit: int | None = None
+    """The most of each kind; None means the usual limit."""
+    removes_every_listener: bool = False
+    """True if the pass would leave the whole install without a listener."""
+
+
 class RemovalDecision(msgspec.Struct, frozen=True):
     """Result of a pass over one namespace."""
 
@@ -117,29 +128,21 @@ def decide(
     return RemovalDecision(wanted, unconfirmed=rest)
 
 
-def exceeds_limit(
-    removals: Iterable[Removal],
-    *,
-    recent: Iterable[Removal],
-    in_force: Mapping[RemovalKind, int],
-    limit: int | None,
-    removes_every_listener: bool,
-) -> bool:
+def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds, *, recent: Iterable[Removal] = ()) -> bool:
     """Return whether a pass would remove more of a namespace than the limit allows.
 
     Args:
         removals: The unconfirmed removals of the pass.
+        bounds: What the namespace has, and the limit.
         recent: The unconfirmed removals of the last minute, which are not in force any more.
-        in_force: How many the namespace has in force now, by kind.
-        limit: The most of each kind; None means the usual limit.
-        removes_every_listener: True if the pass would leave the whole install without a listener.
     """
     removals = tuple(removals)
-    if removes_every_listener and any(one.kind == "Listener" for one in removals):
+    if bounds.removes_every_listener and any(one.kind == "Listener" for one in removals):
         return True
     present, past = Counter(one.kind for one in removals), Counter(one.kind for one in recent)
     return any(
-        present[kind] + past[kind] > _limit_of(in_force.get(kind, 0) + past[kind], limit) for kind in sorted(present)
+        present[kind] + past[kind] > _limit_of(bounds.in_force.get(kind, 0) + past[kind], bounds.limit)
+        for kind in sorted(present)
     )
 
 
