@@ -66,6 +66,9 @@ format: $(READY) ## format the code, and fix what ruff can fix
 crds: $(READY) ## generate crds/, docs/reference/ and templates of the chart from the typed resources
 	PYTHONPATH=tools $(BIN)/python -m definitions
 
+dashboards: $(READY) ## generate Grafana's boards in charts/usher/files/dashboards from tools/boards
+	PYTHONPATH=tools $(BIN)/python -m boards
+
 bench: $(READY) ## measure the speed as ratios to a bare aiohttp server in the same run
 	PYTHONPATH=bench $(BIN)/python bench/run.py $(ARGS)
 
@@ -91,4 +94,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run run-kubernetes test test-long test-node check format crds bench bench-operator image kind kind-down requirements clean
+.PHONY: help venv run run-kubernetes test test-long test-node check format crds dashboards bench bench-operator image kind kind-down requirements clean

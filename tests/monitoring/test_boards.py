@@ -1,0 +1,154 @@
+"""The boards: written by `make dashboards`, and the rules of Grafana's dashboard-linter, which is a Go program only."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+
+from boards import output
+from house import source
+from support import promtool
+
+ROOT = Path(__file__).parents[2]
+BOARDS = {name: json.loads(text) for name, text in output.files().items()}
+PANELS = [(board["uid"], panel) for board in BOARDS.values() for panel in board["panels"]]
+EXPRESSIONS = [(f"{uid}: {panel['title']}", target["expr"]) for uid, panel in PANELS for target in panel["targets"]] + [
+    (name, " ".join(rule["expr"].split()))
+    for kind in ("alert", "record")
+    for name, rule in promtool.rules(kind).items()
+]
+LISTED = {
+    row[0].strip("`"): row[1]
+    for page in ("metrics.md", "operator.md")
+    for row in source.table_rows((source.DOCS / page).read_text("utf-8"))
+    if row[0].startswith("`usher_")
+}
+"""Metric -> type. Other tests compare these tables with the code."""
+OF_PROMETHEUS = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
+UNITS = {"none", "locale", "percentunit", "s", "bytes", "cpm", "reqps", "ops", "bool_yes_no"}
+
+
+def parsed(expr: str) -> promql_parser.Expr:
+    return promql_parser.parse(re.sub(r"\$__rate_interval", "5m", expr))
+
+
+def selectors(expr: str) -> list[promql_parser.VectorSelector]:
+    """Every selector of an expression."""
+    found: list[promql_parser.VectorSelector] = []
+
+    def visit(node: promql_parser.Expr) -> bool:
+        if isinstance(node, promql_parser.VectorSelector):
+            found.append(node)
+        return True
+
+    promql_parser.walk(parsed(expr), visit)
+    return found
+
+
+def test_files_are_written_by_make_dashboards() -> None:
+    for name, text in output.files().items():
+        assert (ROOT / name).read_text("utf-8") == text, "run `make dashboards`"
+    assert {f"{output.FOLDER}/{file.name}" for file in (ROOT / output.FOLDER).iterdir()} == output.files().keys()
+
+
+@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS.keys())
+def test_board_can_be_loaded_anywhere(board: dict[str, Any]) -> None:
+    assert re.fullmatch("usher-[a-z]+", board["uid"])
+    assert board.get("id") is None
+    assert board["tags"] == ["usher"]
+    assert board["editable"] is False
+    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+    assert list(variables)[:2] == ["datasource", "job"]
+    assert variables["datasource"]["type"] == "datasource"
+    for name, variable in variables.items():
+        if name != "datasource":
+            assert variable["datasource"]["uid"] == "${datasource}"
+            assert (variable["includeAll"], variable["multi"], variable["allValue"]) == (True, True, ".+")
+    assert len(json.dumps(board)) < 1 << 20, "a ConfigMap holds 1 MiB"
+
+
+@pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS.keys())
+def test_panels_fill_rows_without_overlap(board: dict[str, Any]) -> None:
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in board["panels"])
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=[f"{uid}: {panel['title']}" for uid, panel in PANELS])
+def test_panel_explains_itself(uid: str, panel: dict[str, Any]) -> None:
+    assert panel["title"]
+    assert len(panel["description"].split()) >= 3
+    assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
+    assert panel["datasource"]["uid"] == "${datasource}"
+    assert panel["targets"]
+    for target in panel["targets"]:
+        assert target["datasource"]["uid"] == "${datasource}"
+        assert target["legendFormat"]
+    for runbook in re.findall(r"docs/runbooks/(\w+)\.md", json.dumps(panel)):
+        assert (source.DOCS / "runbooks" / f"{runbook}.md").exists(), uid
+
+
+def test_titles_of_a_board_differ() -> None:
+    titles = [(uid, panel["title"]) for uid, panel in PANELS]
+    assert len(titles) == len(set(titles))
+
+
+@pytest.mark.parametrize("expr", [expr for _, expr in EXPRESSIONS], ids=[name for name, _ in EXPRESSIONS])
+def test_query_names_metrics_that_exist(expr: str) -> None:
+    recorded = promtool.rules("record").keys()
+    for selector in selectors(expr):
+        name = str(selector.name)
+        base = re.sub(r"_(bucket|sum|count)$", "", name)
+        assert name in recorded or name in LISTED or name in OF_PROMETHEUS or LISTED.get(base) == "histogram", name
+
+
+@pytest.mark.parametrize("expr", [expr for _, expr in EXPRESSIONS], ids=[name for name, _ in EXPRESSIONS])
+def test_counters_are_queried_by_their_rate(expr: str) -> None:
+    """The value of a counter means nothing: it begins at 0 with each process."""
+
+    def visit(node: promql_parser.Expr) -> bool:
+        if isinstance(node, promql_parser.Call):
+            names = {str(selector.name) for arg in node.args for selector in selectors(str(arg))}
+            ranged.update(names if node.func.name in {"rate", "increase"} else set())
+        return True
+
+    ranged: set[str] = set()
+    promql_parser.walk(parsed(expr), visit)
+    counters = {str(one.name) for one in selectors(expr) if LISTED.get(str(one.name)) == "counter"}
+    assert counters <= ranged
+
+
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=[f"{uid}: {panel['title']}" for uid, panel in PANELS])
+def test_panel_selects_by_the_variables_of_its_board(uid: str, panel: dict[str, Any]) -> None:
+    for target in panel["targets"]:
+        for selector in selectors(target["expr"]):
+            matched = {str(one.name): one.value for one in selector.matchers.matchers}
+            assert matched["job"] == "$job"
+        ranges = re.findall(r"\[(\S+?)\]", target["expr"])
+        assert set(ranges) <= {"$__rate_interval", "1h", "24h"}, "a rate follows the resolution of the board"
+
+
+def test_every_recorded_series_is_used() -> None:
+    used = {str(selector.name) for _, expr in EXPRESSIONS for selector in selectors(expr)}
+    assert promtool.rules("record").keys() - used == set()
+
+
+def test_every_metric_of_a_tenant_is_on_the_board_tenant() -> None:
+    shown = {
+        str(selector.name)
+        for uid, panel in PANELS
+        if uid == "usher-tenant"
+        for target in panel["targets"]
+        for selector in selectors(target["expr"])
+    }
+    rows = list(source.table_rows((source.DOCS / "metrics.md").read_text("utf-8")))
+    of_tenant = {row[0].strip("`") for row in rows if len(row) > 2 and row[2].startswith("`tenant_namespace, tenant")}
+    assert of_tenant - shown == {"usher_listener_consecutive_refusals"}, "usher_tenant_refusing_listeners sums it up"

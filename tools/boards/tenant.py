@@ -1,0 +1,172 @@
+"""The board Tenant: one company."""
+
+from grafana_foundation_sdk.builders import dashboard
+
+from boards.panels import Panel, board, graph, listing, number
+
+_HERE = 'job=~"$job",tenant_namespace=~"$tenant_namespace",tenant=~"$tenant"'
+_DESTINATIONS = 'job=~"$job",destination_namespace=~"$tenant_namespace"'
+
+
+def build() -> dashboard.Dashboard:
+    """Return the board."""
+    return board(
+        "Usher / Tenant",
+        "usher-tenant",
+        "One company: its visits, its webhooks, and the systems that receive from it. For a bill use `usher usage`.",
+        [
+            ("tenant_namespace", 'label_values(usher_tenant_listeners{job=~"$job"}, tenant_namespace)'),
+            (
+                "tenant",
+                'label_values(usher_tenant_listeners{job=~"$job",tenant_namespace=~"$tenant_namespace"}, tenant)',
+            ),
+        ],
+        [*_figures(), *_graphs(), *_tables()],
+    )
+
+
+def _figures() -> list[Panel]:
+    return [
+        number(
+            "Visits of 24 hours",
+            "New authentications, which bills count.",
+            f'sum(increase(usher_arrivals_total{{{_HERE},counted_as="visit"}}[24h]))',
+            unit="locale",
+        ),
+        number(
+            "Since the last visit",
+            "Time since something was accepted, from the ledger.",
+            f"time() - max(usher_tenant_last_arrival_timestamp_seconds{{{_HERE}}} > 0)",
+            unit="s",
+            runbook="ListenerSilent",
+        ),
+        number("Listeners", "Webhooks in force.", f"sum(usher_tenant_listeners{{{_HERE}}})"),
+        number(
+            "Silent listeners",
+            "Webhooks from which nothing came for longer than silence.afterSeconds.",
+            f"sum(usher_tenant_silent_listeners{{{_HERE}}})",
+            runbook="ListenerSilent",
+            bad_above=1,
+        ),
+        number(
+            "Refusing listeners",
+            "Webhooks whose last three arrivals or more were refused.",
+            f"sum(usher_tenant_refusing_listeners{{{_HERE}}})",
+            runbook="HookAtRisk",
+            bad_above=1,
+        ),
+        number(
+            "Held deliveries",
+            "Deliveries that wait for a person or a date.",
+            f"sum(usher_held_deliveries{{{_HERE}}}) or vector(0)",
+            unit="locale",
+            runbook="DeliveriesHeld",
+            bad_above=1,
+        ),
+        number(
+            "Dead deliveries",
+            "Deliveries that failed for good and can be redriven.",
+            f"sum(usher_dead_deliveries{{{_HERE}}})",
+            unit="locale",
+            runbook="DeadLettersGrowing",
+            bad_above=1,
+        ),
+        number(
+            "Use of the quota",
+            "Visits of this month as a share of the quota. Empty without a quota.",
+            f"max(usher_quota_used_ratio{{{_HERE}}})",
+            unit="percentunit",
+            runbook="QuotaNear",
+            bad_above=0.9,
+        ),
+    ]
+
+
+def _graphs() -> list[Panel]:
+    return [
+        graph(
+            "Visits an hour",
+            "New authentications of the hour before. `usher usage` has the exact books, by slot.",
+            (f'sum by (tenant) (increase(usher_arrivals_total{{{_HERE},counted_as="visit"}}[1h]))', "{{tenant}}"),
+            unit="locale",
+        ),
+        graph(
+            "Arrivals by what they were counted as",
+            "Every request at its addresses, a minute. Refused ones come again after 3 hours.",
+            (f"60 * sum by (counted_as) (rate(usher_arrivals_total{{{_HERE}}}[$__rate_interval]))", "{{counted_as}}"),
+            unit="cpm",
+            stacked=True,
+            runbook="HookAtRisk",
+        ),
+        graph(
+            "Results of attempts",
+            "What became of deliveries, a minute: delivered, to be retried, dead or cancelled.",
+            (f"60 * sum by (outcome) (rate(usher_deliveries_total{{{_HERE}}}[$__rate_interval]))", "{{outcome}}"),
+            unit="cpm",
+            stacked=True,
+            runbook="DeliveryFailing",
+        ),
+        graph(
+            "Verdicts without a delivery",
+            "Visits that a route skipped, a minute, by reason. They can be replayed.",
+            (f"60 * sum by (reason) (rate(usher_skipped_total{{{_HERE}}}[$__rate_interval]))", "{{reason}}"),
+            unit="cpm",
+        ),
+        graph(
+            "Held deliveries by reason",
+            "What waits for a person or a date. Usher delivers it when the cause has ended.",
+            (f"sum by (reason) (usher_held_deliveries{{{_HERE}}})", "{{reason}}"),
+            unit="locale",
+            runbook="DeliveriesHeld",
+        ),
+        graph(
+            "Delay of first attempts",
+            "From a visit to its first attempt, for the last delivery of each gateway: not of this tenant alone.",
+            ('max by (instance) (usher_delivery_lag_seconds{job=~"$job"})', "{{instance}}"),
+            unit="s",
+            runbook="DeliveryLagHigh",
+        ),
+    ]
+
+
+def _tables() -> list[Panel]:
+    return [
+        listing(
+            "Arrivals of 24 hours",
+            "Each arrival is counted as exactly one word. `usher usage` has the exact books.",
+            (f"sum by (tenant, counted_as) (increase(usher_arrivals_total{{{_HERE}}}[24h]))", "arrivals"),
+            unit="locale",
+            width=6,
+        ),
+        listing(
+            "Destinations of the namespace",
+            "Systems that tenants of this namespace may use, and whether their circuit is open.",
+            (
+                f"max by (destination_namespace, destination) (usher_destination_circuit_open{{{_DESTINATIONS}}})",
+                "circuit open",
+            ),
+            unit="bool_yes_no",
+            runbook="DestinationDown",
+            width=6,
+        ),
+        listing(
+            "Since the last arrival of each listener",
+            "Only up to 200 listeners on a gateway, and since its start.",
+            (
+                f"time() - max by (tenant, listener) (usher_listener_last_arrival_timestamp_seconds{{{_HERE}}} > 0)",
+                "since the last arrival",
+            ),
+            unit="s",
+            runbook="ListenerSilent",
+            width=6,
+        ),
+        listing(
+            "Settings to look at",
+            "Arrivals at old URLs, from other companies, or from unexpected addresses, that were accepted in 24 hours.",
+            (f"sum by (tenant) (increase(usher_retired_address_arrivals_total{{{_HERE}}}[24h]))", "old URL"),
+            (f"sum by (tenant) (increase(usher_company_mismatches_total{{{_HERE}}}[24h]))", "other company"),
+            (f"sum by (tenant) (increase(usher_unexpected_sources_total{{{_HERE}}}[24h]))", "unexpected source"),
+            unit="locale",
+            width=6,
+        ),
+    ]
