@@ -1,7 +1,9 @@
 """The books balance after every operation."""
 
 import asyncio
-from typing import Any
+import datetime
+import zoneinfo
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +53,24 @@ async def test_usage_has_the_same_total_for_every_period(bench: engines.Bench, p
     assert len(rows) == {"slot": 4, "day": 3, "month": 2}[period]
     assert sum(row.counts[model.Counter.visits] for row in rows) == 4
     assert all(books.first_second(row.period, period) == row.period for row in rows)
+
+
+@pytest.mark.parametrize("name", ["Europe/London", "Asia/Kathmandu", "America/St_Johns", "Pacific/Kiritimati"])
+async def test_days_and_months_of_a_time_zone_begin_at_its_midnight(bench: engines.Bench, name: str) -> None:
+    """Quarters of an hour add up in every zone. In London the clocks go back at the end of October."""
+    zone = zoneinfo.ZoneInfo(name)
+    first = datetime.datetime(2026, 10, 31, 23, 59, tzinfo=zone)
+    moments = [first, first + datetime.timedelta(minutes=1), datetime.datetime(2026, 10, 25, 23, 59, tzinfo=zone)]
+    for number, moment in enumerate(moments):
+        at = int(moment.timestamp()) * model.MICROSECONDS
+        await bench.accept(samples.arrival(f"{number}", at))
+    for period, starts in {
+        "day": [(2026, 10, 25), (2026, 10, 31), (2026, 11, 1)],
+        "month": [(2026, 10, 1), (2026, 11, 1)],
+    }.items():
+        rows = await bench.store.usage(0, FOREVER, Filter(), cast("Period", period), zone)
+        assert [row.period for row in rows] == [datetime.datetime(*day, tzinfo=zone).timestamp() for day in starts]
+        assert sum(row.counts[model.Counter.visits] for row in rows) == 3
 
 
 async def test_usage_covers_only_the_requested_time_and_tenant(bench: engines.Bench) -> None:

@@ -257,7 +257,9 @@ class Gateway:
                     clock=self.clock,
                     tenants=self.tenants,
                 ),
-                usage=records.UsageHandlers(store=self.store, now=self.clock.now, check_names=check_names),
+                usage=records.UsageHandlers(
+                    store=self.store, now=self.clock.now, check_names=check_names, snapshot=lambda: self.snapshot
+                ),
                 records=records.RecordHandlers(
                     store=self.store,
                     now=self.clock.now,

@@ -74,7 +74,12 @@ class Served:
         check_names = NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check
         return server.make_routes(
             status=self.status(),
-            usage=records.UsageHandlers(store=self.bench.store, now=self.bench.clock, check_names=check_names),
+            usage=records.UsageHandlers(
+                store=self.bench.store,
+                now=self.bench.clock,
+                check_names=check_names,
+                snapshot=lambda: self.state.snapshot,
+            ),
             records=records.RecordHandlers(
                 store=self.bench.store,
                 now=self.bench.clock,

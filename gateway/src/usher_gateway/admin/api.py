@@ -5,6 +5,7 @@ Parameters are names, ids and times only, so that no personal data can get into 
 
 import contextlib
 import datetime
+import zoneinfo
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import msgspec
@@ -217,8 +218,25 @@ def parse_paging(query: Mapping[str, str]) -> Paging:
     return Paging(limit, query.get("cursor"))
 
 
-def parse_range(query: Mapping[str, str], now: int) -> UsageRange:
-    """Parse the time and the period of a usage query; the default is this month (UTC) until now, by day.
+def parse_zone(text: str) -> datetime.tzinfo:
+    """Parse the name of a time zone.
+
+    Raises:
+        ValueError: there is no such time zone.
+    """
+    try:
+        return zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"there is no time zone {text[:50]!r}: write it like Europe/London, or UTC") from None
+
+
+def parse_range(query: Mapping[str, str], now: int, zone: datetime.tzinfo = datetime.UTC) -> UsageRange:
+    """Parse the time and the period of a usage query; the default is this month until now, by day.
+
+    Args:
+        query: the parameters.
+        now: microseconds.
+        zone: days and months without an offset are those of this time zone.
 
     Raises:
         ValueError: a time or the period cannot be parsed.
@@ -227,22 +245,22 @@ def parse_range(query: Mapping[str, str], now: int) -> UsageRange:
     if period is None:
         raise ValueError("by must be slot, day or month")
     slot = model.SLOT_SECONDS * model.MICROSECONDS
-    since = parse_time(query["from"]) if "from" in query else _month(now)
-    until = parse_time(query["to"]) if "to" in query else now + 1
+    since = parse_time(query["from"], zone) if "from" in query else _month(now, zone)
+    until = parse_time(query["to"], zone) if "to" in query else now + 1
     since, until = since // slot * slot, -(-until // slot) * slot
     if since >= until:
         raise ValueError("from must be before to")
     return UsageRange(since, until, period)
 
 
-def _month(now: int) -> int:
-    day = datetime.datetime.fromtimestamp(now // model.MICROSECONDS, datetime.UTC)
-    first = datetime.datetime(day.year, day.month, 1, tzinfo=datetime.UTC)
+def _month(now: int, zone: datetime.tzinfo) -> int:
+    day = datetime.datetime.fromtimestamp(now // model.MICROSECONDS, zone)
+    first = datetime.datetime(day.year, day.month, 1, tzinfo=zone)
     return int(first.timestamp()) * model.MICROSECONDS
 
 
-def parse_time(text: str) -> int:
-    """Parse RFC 3339, a date or a month, and return its first instant (UTC) in microseconds.
+def parse_time(text: str, zone: datetime.tzinfo = datetime.UTC) -> int:
+    """Parse RFC 3339, a date or a month (of a time zone), and return its first instant in microseconds.
 
     Raises:
         ValueError: ``text`` has none of these forms.
@@ -250,7 +268,7 @@ def parse_time(text: str) -> int:
     try:
         moment = datetime.datetime.fromisoformat(f"{text}-01" if len(text) == 7 else text)
         if moment.tzinfo is None and len(text) <= 10:
-            moment = moment.replace(tzinfo=datetime.UTC)
+            moment = moment.replace(tzinfo=zone)
         delta = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     except (ValueError, TypeError, OverflowError):
         raise ValueError("a time must look like 2026-11-25T12:00:00Z, 2026-11-25 or 2026-11") from None

@@ -4,12 +4,13 @@ import asyncio
 import csv
 import datetime
 import io
+import zoneinfo
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from aiohttp import web
 
-from usher_gateway import model
+from usher_gateway import documents, model
 from usher_gateway.admin import api
 from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.pipeline import rebuild_arrival
@@ -257,32 +258,70 @@ class RecordHandlers:
         return audited, where
 
 
-class UsageHandlers:
-    """The handlers of ``/api/usage`` and ``/api/usage/check``."""
+_TENANT_ZONE = "tenant"
+"""The value of ``zone`` that stands for the time zone of each tenant."""
 
-    def __init__(self, *, store: Store, now: Callable[[], int], check_names: CheckNames) -> None:
+
+class UsageHandlers:
+    """The handlers of ``/api/usage`` and ``/api/usage/check``.
+
+    Args:
+        store: the store.
+        now: returns microseconds.
+        check_names: checks the names of a question.
+        snapshot: returns the configuration in force, which has the time zones of the tenants.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        now: Callable[[], int],
+        check_names: CheckNames,
+        snapshot: Callable[[], documents.Snapshot],
+    ) -> None:
         self._store = store
         self._now = now
         self._check_names = check_names
+        self._snapshot = snapshot
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``GET /api/usage``."""
+        """Answer ``GET /api/usage``. Days and months are those of ``zone``, which may be that of each tenant."""
         query = request.query
+        zone = query.get("zone", "UTC")
         with api.parsing():
-            where = api.parse_filter(query, "from", "to", "by", "format")
-            asked = api.parse_range(query, self._now())
+            where = api.parse_filter(query, "from", "to", "by", "format", "zone")
+            common = datetime.UTC if zone == _TENANT_ZONE else api.parse_zone(zone)
+            asked = api.parse_range(query, self._now(), common)
             if query.get("format", "json") not in {"json", "csv"}:
                 raise ValueError("format must be json or csv")
         await self._check_names(where)
-        found = await self._store.usage(asked.since, asked.until, where, asked.period)
+        found = (
+            await self._read_by_zone(where, query) if zone == _TENANT_ZONE else await self._read(where, asked, common)
+        )
+        rows = sorted(found, key=lambda row: (row["period"], row["namespace"], row["tenant"], row["listener"]))
+        if query.get("format") == "csv":
+            return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
+        times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until), "zone": zone}
+        return api.json_response({**times, "by": asked.period, "rows": rows, "total": _sum_rows(rows)})
+
+    async def _read_by_zone(self, where: Filter, query: Mapping[str, str]) -> list[Row]:
+        """Read the usage of each tenant in its time zone; a tenant that is gone counts in UTC."""
+        listeners = self._snapshot().listeners.values()
+        zones = {(one.namespace, one.tenant.name): one.tenant.time_zone for one in listeners}
+        rows: list[Row] = []
+        for name in sorted({"UTC", *zones.values()}):
+            zone = zoneinfo.ZoneInfo(name)
+            found = await self._read(where, api.parse_range(query, self._now(), zone), zone)
+            rows += [row for row in found if zones.get((str(row["namespace"]), str(row["tenant"])), "UTC") == name]
+        return rows
+
+    async def _read(self, where: Filter, asked: api.UsageRange, zone: datetime.tzinfo) -> list[Row]:
+        found = await self._store.usage(asked.since, asked.until, where, asked.period, zone)
         if len(found) > _MAX_USAGE_ROWS:
             detail = f"{len(found)} rows are too many"
             raise api.ProblemError(400, "TooMuch", detail, "ask for one tenant, a shorter time or a longer period")
-        rows = usage_rows(found, await self._store.open_deliveries(asked.since), asked.period)
-        if query.get("format") == "csv":
-            return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
-        times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until)}
-        return api.json_response({**times, "by": asked.period, "rows": rows, "total": total_of(found)})
+        return usage_rows(found, await self._store.open_deliveries(asked.since), asked.period, zone)
 
     async def check(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/usage/check`` with every equation that does not hold.
@@ -304,7 +343,12 @@ class UsageHandlers:
         return api.json_response({**times, "violations": rows})
 
 
-def usage_rows(usage: Iterable[UsageRow], open_before: Mapping[model.ListenerName, int], period: Period) -> list[Row]:
+def usage_rows(
+    usage: Iterable[UsageRow],
+    open_before: Mapping[model.ListenerName, int],
+    period: Period,
+    zone: datetime.tzinfo = datetime.UTC,
+) -> list[Row]:
     """Return rows for JSON in the given order, and carry the number of open deliveries from row to row."""
     running = dict(open_before)
     rows: list[Row] = []
@@ -314,7 +358,7 @@ def usage_rows(usage: Iterable[UsageRow], open_before: Mapping[model.ListenerNam
         names = {"namespace": row.listener.namespace, "tenant": row.listener.tenant, "listener": row.listener.listener}
         rows.append(
             {
-                "period": name_period(row.period, period),
+                "period": name_period(row.period, period, zone),
                 **names,
                 **_counts(row.counts),
                 "openBefore": before,
@@ -325,12 +369,25 @@ def usage_rows(usage: Iterable[UsageRow], open_before: Mapping[model.ListenerNam
 
 
 def total_of(usage: Iterable[UsageRow]) -> Row:
-    """Return the sum of all rows."""
+    """Return the sum of the meters of listeners."""
     total: model.Counts = {}
     for row in usage:
         for counter, count in row.counts.items():
             total[counter] = total.get(counter, 0) + count
     return _counts(total)
+
+
+def _sum_rows(rows: Iterable[Row]) -> Row:
+    """Return the sum of rows of usage_rows()."""
+    total = _counts({})
+    for row in rows:
+        for name, value in total.items():
+            count = row[name]
+            if isinstance(value, dict) and isinstance(count, dict):
+                total[name] = {key: value[key] + count[key] for key in value}
+            elif isinstance(value, int) and isinstance(count, int):
+                total[name] = value + count
+    return total
 
 
 def _counts(counts: model.Counts) -> Row:
@@ -340,10 +397,12 @@ def _counts(counts: model.Counts) -> Row:
     return row
 
 
-def name_period(first_second: int, period: Period) -> str:
-    """Format a period: a month, a day, or the first instant of a quarter of an hour."""
-    text = model.format_time(first_second * model.MICROSECONDS)
-    return {"month": text[:7], "day": text[:10], "slot": f"{text[:19]}Z"}[period]
+def name_period(first_second: int, period: Period, zone: datetime.tzinfo = datetime.UTC) -> str:
+    """Format a period: a month or a day of a time zone, or the first instant of a quarter of an hour (UTC)."""
+    if period == "slot":
+        return f"{model.format_time(first_second * model.MICROSECONDS)[:19]}Z"
+    day = datetime.datetime.fromtimestamp(first_second, zone).date().isoformat()
+    return day[:7] if period == "month" else day
 
 
 def as_csv(rows: Iterable[Row]) -> str:

@@ -18,11 +18,20 @@ from usher_gateway.cli.admin_client import (
     parse_moment,
 )
 
-_EPILOG = "Example:  usher usage --from 2026-10 --to 2026-11 --by month -o csv > october.csv   or   usher usage --check"
+_EPILOG = (
+    "Example:  usher usage --from 2026-10 --to 2026-11 --by month --zone tenant -o csv > october.csv"
+    "   or   usher usage --check"
+)
 
-_From = Annotated[str | None, typer.Option("--from", "--since", help="Default: the first day of this month (UTC).")]
+_From = Annotated[str | None, typer.Option("--from", "--since", help="Default: the first day of this month.")]
 _To = Annotated[str | None, typer.Option("--to", "--until", help="Before this time. Default: now.")]
-_By = Annotated[str, typer.Option(help="day, month, or slot (a quarter of an hour). All UTC.")]
+_By = Annotated[str, typer.Option(help="day, month, or slot (a quarter of an hour).")]
+_Zone = Annotated[
+    str,
+    typer.Option(
+        help="Time zone of days and months: UTC, a name like Europe/London, or tenant for that of each tenant."
+    ),
+]
 _Check = Annotated[bool, typer.Option("--check", help="Check whether the books balance; exit 1 if not.")]
 
 _WIDE, _NARROW = 130, 78
@@ -64,6 +73,7 @@ def register(app: typer.Typer) -> None:
         since: _From = None,
         until: _To = None,
         by: _By = "day",
+        zone: _Zone = "UTC",
         check: _Check = False,
         output: OutputOption = "text",
         admin: Admin = ADMIN,
@@ -78,7 +88,7 @@ def register(app: typer.Typer) -> None:
         if check:
             _check(client.get("/api/usage/check", **times))
             return
-        query = {**times, "tenant": tenant, "listener": listener, "by": by}
+        query = {**times, "tenant": tenant, "listener": listener, "by": by, "zone": zone}
         if output == "text":
             _print_text(client.get("/api/usage", **query))
         else:

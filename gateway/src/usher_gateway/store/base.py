@@ -6,6 +6,7 @@ otherwise only the errors that they name. Cancelling an awaiting caller never ca
 """
 
 import asyncio
+import datetime
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -14,7 +15,7 @@ import msgspec
 from usher_gateway import metrics, model
 
 Period = Literal["slot", "day", "month"]
-"""The period over which usage is added up: quarters of an hour, days or months, all UTC."""
+"""The period over which usage is added up: quarters of an hour, days or months."""
 
 
 class OpenReport(msgspec.Struct, frozen=True):
@@ -311,9 +312,17 @@ class Store(Protocol):
     async def save_activity(self, activity: Mapping[model.ListenerName, ListenerActivity]) -> None:
         """Replace the saved activity of some listeners."""
 
-    async def usage(self, since: int, until: int, where: Filter = _ANY, period: Period = "slot") -> list[UsageRow]:
+    async def usage(
+        self,
+        since: int,
+        until: int,
+        where: Filter = _ANY,
+        period: Period = "slot",
+        zone: datetime.tzinfo = datetime.UTC,
+    ) -> list[UsageRow]:
         """Return the meters of the slots in [since, until), including unfolded counts; one snapshot per slot.
 
+        Days and months begin at midnight of ``zone``: slots are quarters of an hour, and so are the offsets of zones.
         Uses only ``namespace``, ``tenant`` and ``listener`` of the filter. Sorted by period, then listener. The counts
         that retention adds itself (``carried``) are in slot 0, so only a query with ``since=0`` returns them.
         """

@@ -6,6 +6,7 @@
 """
 
 import datetime
+import functools
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -58,14 +59,15 @@ class Violation(msgspec.Struct, frozen=True):
     period: int | None = None
 
 
-def first_second(slot: int, period: Period) -> int:
-    """Return the first second of the period (UTC) that contains a slot."""
+@functools.lru_cache(maxsize=4096)
+def first_second(slot: int, period: Period, zone: datetime.tzinfo = datetime.UTC) -> int:
+    """Return the first second of the period that contains a slot: days and months are those of a time zone."""
     if period == "slot":
         return slot
-    if period == "day":
-        return slot // 86_400 * 86_400
-    day = datetime.datetime.fromtimestamp(slot, datetime.UTC)
-    return int(datetime.datetime(day.year, day.month, 1, tzinfo=datetime.UTC).timestamp())
+    day = datetime.datetime.fromtimestamp(slot, zone).date()
+    if period == "month":
+        day = day.replace(day=1)
+    return int(datetime.datetime.combine(day, datetime.time(), zone).timestamp())
 
 
 def arrivals(counts: model.Counts) -> int:

@@ -4,6 +4,7 @@ Every commit appends one row with its counts to ``meter_batches``, because updat
 A background task sums these batches and adds the sums to ``meters``.
 """
 
+import datetime
 import sqlite3
 from collections.abc import Iterable, Iterator
 
@@ -120,13 +121,13 @@ def bounds(connection: sqlite3.Connection) -> tuple[int, int]:
 
 
 def usage(
-    connection: sqlite3.Connection, since: int, until: int, where: Filter, period: Period
+    connection: sqlite3.Connection, since: int, until: int, where: Filter, period: Period, zone: datetime.tzinfo
 ) -> dict[tuple[int, int], model.Counts]:
     """Return (first second of the period, listener number) -> counts, for the slots in [since, until) (seconds)."""
     listeners = listings.listener_numbers(connection, where.namespace, where.tenant, where.listener)
     found: dict[tuple[int, int], model.Counts] = {}
     for listener, slot, counter, count in _all(connection, since, until, listeners):
-        counts = found.setdefault((books.first_second(slot, period), listener), {})
+        counts = found.setdefault((books.first_second(slot, period, zone), listener), {})
         counts[counter] = counts.get(counter, 0) + count
     return found
 

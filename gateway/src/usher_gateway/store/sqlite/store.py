@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import datetime
 import functools
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -293,7 +294,14 @@ class SqliteStore:
 
     # Queries
 
-    async def usage(self, since: int, until: int, where: Filter = _ANY, period: Period = "slot") -> list[UsageRow]:
+    async def usage(
+        self,
+        since: int,
+        until: int,
+        where: Filter = _ANY,
+        period: Period = "slot",
+        zone: datetime.tzinfo = datetime.UTC,
+    ) -> list[UsageRow]:
         """Read one day at a time, so that no reader lasts long."""
         first, end = since // model.MICROSECONDS, -(-until // model.MICROSECONDS)
         oldest, youngest = await self._query_reader.run(meters.bounds)
@@ -302,7 +310,7 @@ class SqliteStore:
             days.insert(0, (0, 1))
         found: dict[tuple[int, int], model.Counts] = {}
         for day in days:
-            part = await self._usage_of(day, where, period)
+            part = await self._usage_of(day, where, period, zone)
             for key, counts in part.items():
                 total = found.setdefault(key, {})
                 for counter, count in counts.items():
@@ -312,9 +320,9 @@ class SqliteStore:
         return sorted(usage, key=lambda row: (row.period, row.listener))
 
     async def _usage_of(
-        self, day: tuple[int, int], where: Filter, period: Period
+        self, day: tuple[int, int], where: Filter, period: Period, zone: datetime.tzinfo
     ) -> dict[tuple[int, int], model.Counts]:
-        return await self._query_reader.run(lambda connection: meters.usage(connection, *day, where, period))
+        return await self._query_reader.run(lambda connection: meters.usage(connection, *day, where, period, zone))
 
     async def open_deliveries(self, at: int) -> Mapping[model.ListenerName, int]:
         return await self._query_reader.run(lambda connection: meters.open_deliveries(connection, at))
