@@ -1,5 +1,7 @@
 """The chart as helm renders it, without a cluster."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import typer.main
 import yaml
 
 from house import test_rights
-from support import charts
+from support import charts, promtool
 from usher_gateway.cli import main as gateway_cli
 from usher_operator import cli as operator_cli
 
@@ -157,6 +159,32 @@ def test_pod_monitor_scrapes_the_pods_of_both_programs() -> None:
         pod = found[key]["spec"]["template"]
         assert is_selected(pod["metadata"]["labels"], spec["selector"])
         assert "admin" in [port["name"] for port in pod["spec"]["containers"][0]["ports"]]
+
+
+def test_prometheus_rules_are_the_rule_files() -> None:
+    found = charts.objects("--set=monitoring.rules.enabled=true", *charts.OTHER_APIS)
+    for file in promtool.rule_files():
+        rule = found["PrometheusRule", f"usher-system/usher-{file.stem}"]
+        assert rule["spec"] == yaml.safe_load(file.read_text("utf-8"))
+
+
+def test_dashboards_are_the_files_of_the_boards() -> None:
+    found = charts.objects("--set=monitoring.dashboards.enabled=true")
+    boards = {path: one for (kind, path), one in found.items() if kind == "ConfigMap"}
+    files = sorted((charts.CHART / "files" / "dashboards").glob("*.json"))
+    assert [f"usher-system/usher-dashboard-{file.stem}" for file in files] == sorted(boards)
+    for file, one in zip(files, (boards[path] for path in sorted(boards)), strict=True):
+        assert one["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert "annotations" not in one["metadata"]
+        assert json.loads(one["data"][f"usher-{file.name}"]) == json.loads(file.read_text("utf-8"))
+
+
+def test_links_of_boards_lead_to_the_documentation() -> None:
+    values = "--set=monitoring.dashboards.enabled=true,monitoring.documentation=https://git.example.com/usher"
+    board = charts.objects(values)["ConfigMap", "usher-system/usher-dashboard-gateway"]
+    urls = re.findall(r'"url": "([^"]+)"', board["data"]["usher-gateway.json"])
+    assert urls
+    assert {url.rpartition("/")[0] for url in urls} == {"https://git.example.com/usher/docs/runbooks"}
 
 
 def rules(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[tuple[str, str], Any]:

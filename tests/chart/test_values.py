@@ -20,6 +20,8 @@ OPERATOR = ("Deployment", f"{SYSTEM}/webhooks-operator")
 GATEWAY_POLICY = ("NetworkPolicy", f"{SYSTEM}/webhooks-gateway")
 OPERATOR_POLICY = ("NetworkPolicy", f"{SYSTEM}/webhooks-operator")
 PUBLIC = ("Service", f"{SYSTEM}/webhooks-gateway")
+ALERTS = ("PrometheusRule", f"{SYSTEM}/webhooks-gateway")
+BOARD = ("ConfigMap", f"{SYSTEM}/webhooks-dashboard-agency")
 MONITOR = ("ServiceMonitor", f"{SYSTEM}/webhooks")
 POD = "spec.template.spec"
 CONTAINER = f"{POD}.containers.0"
@@ -74,6 +76,16 @@ EFFECTS: dict[str, tuple[tuple[str, str], str, Any]] = {
     "monitoring.kind": (MONITOR, "spec.endpoints.0.port", "admin"),
     "monitoring.labels": (MONITOR, "metadata.labels.release", "prometheus"),
     "monitoring.interval": (MONITOR, "spec.endpoints.0.interval", "30s"),
+    "monitoring.documentation": (
+        ALERTS,
+        "spec.groups.0.rules.0.annotations.runbook_url",
+        "https://git.example.com/usher/docs/runbooks/GatewayDown.md",
+    ),
+    "monitoring.rules.enabled": (ALERTS, "spec.groups.0.name", "usher-gateway"),
+    "monitoring.rules.labels": (ALERTS, "metadata.labels.release", "prometheus"),
+    "monitoring.dashboards.enabled": (BOARD, "kind", "ConfigMap"),
+    "monitoring.dashboards.label": (BOARD, "metadata.labels.example_board", "1"),
+    "monitoring.dashboards.folder": (BOARD, "metadata.annotations.grafana_folder", "Webhooks"),
     "apiServer.cidrs": (OPERATOR_POLICY, "spec.egress.1.to.1", {"ipBlock": {"cidr": "10.0.0.10/32"}}),
     "apiServer.ports": (GATEWAY_POLICY, "spec.egress.2.ports", [{"port": 443}, {"port": 8443}]),
     "listenerClass.create": (("ListenerClass", "hooks"), "kind", "ListenerClass"),
@@ -219,6 +231,7 @@ def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None
         ("gateway.terminationGracePeriodSeconds=5", "minimum"),
         ("monitoring.kind=Probe", "must be one of"),
         ("monitoring.interval=often", "does not match pattern"),
+        ("monitoring.documentation=docs", "does not match pattern"),
         ("apiServer.ports={https}", "got string, want integer"),
     ],
 )
@@ -236,6 +249,7 @@ IMPOSSIBLE = {
     "rbac.create=false,rbac.allNamespaces=true": "bind the ClusterRole usher-agency yourself",
     "listenerClass.create=true": "needs listenerClass.spec.hostname",
     "listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com": "install the chart without it first",
+    "monitoring.rules.enabled=true": "install that first, or load the files",
     "monitoring.kind=PodMonitor": "install that first, or leave monitoring.kind empty",
 }
 """Values -> what the error says to do."""

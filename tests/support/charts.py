@@ -13,6 +13,7 @@ OTHER_APIS = (
     "--api-versions=usher.dev/v1alpha1/ListenerClass",
     "--api-versions=monitoring.coreos.com/v1/ServiceMonitor",
     "--api-versions=monitoring.coreos.com/v1/PodMonitor",
+    "--api-versions=monitoring.coreos.com/v1/PrometheusRule",
 )
 """Arguments of a rendering for a cluster with Usher's definitions and those of the Prometheus operator."""
 _LIMIT_SECONDS = 120
