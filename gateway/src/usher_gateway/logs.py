@@ -14,24 +14,34 @@ it: the thread is a daemon, and ``drain`` waits for at most a second.
 
 import asyncio
 import atexit
+import collections
 import datetime
 import json
 import logging
 import logging.handlers
+import math
 import os
 import queue
 import select
 import sys
 import threading
+import time
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 """The most bytes that wait for the reader. Further lines are dropped and counted."""
+
+_REPEATING = ("listener", "destination", "file")
+"""Fields that say what a line is about, if it may repeat."""
+
+_REPEAT_SECONDS = 60.0
+_MAX_KINDS = 10_000
+"""Kinds of lines that the limiter remembers."""
 
 _DRAIN_SECONDS = 1.0
 """How long the end of the process waits for the reader of the log."""
@@ -50,6 +60,7 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         keep_frames,
+        RepeatLimiter(time.monotonic),
     ]
     if as_json:
         processors.append(structlog.processors.JSONRenderer())
@@ -65,6 +76,40 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
     # Libraries use the standard library: their warnings and errors go to the same queue.
     handler.setFormatter(JsonLibraryFormatter() if as_json else LibraryFormatter("%(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+class RepeatLimiter:
+    """Limits warnings and errors that repeat for the same listener, destination or file.
+
+    A broken filter fails for every visit. The first line of each kind is written, and then at most one a minute, which
+    has in ``repeated`` how many were left out before it. Listeners do not share the limit: the lines of one never hide
+    those of another. It is a processor of structlog.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._kinds: collections.OrderedDict[tuple[object, ...], tuple[float, int]] = collections.OrderedDict()
+        """Kind of line -> (when one was written last, how many were left out since)."""
+
+    def __call__(self, _: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Return the line, or raise DropEvent to leave it out."""
+        subject = next((line[name] for name in _REPEATING if line.get(name)), None)
+        if method not in {"warning", "error"} or subject is None:
+            return line
+        kind = (line["event"], subject, line.get("route"), line.get("error"), line.get("reason"))
+        now = self._clock()
+        written_at, left_out = self._kinds.get(kind, (-math.inf, 0))
+        if now - written_at < _REPEAT_SECONDS:
+            self._kinds[kind] = (written_at, left_out + 1)
+            raise structlog.DropEvent
+        self._kinds[kind] = (now, 0)
+        self._kinds.move_to_end(kind)
+        if len(self._kinds) > _MAX_KINDS:
+            self._kinds.popitem(last=False)
+        return {**line, "repeated": left_out} if left_out else line
 
 
 def lines_lost() -> int:

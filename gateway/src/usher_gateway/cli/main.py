@@ -14,7 +14,6 @@ def build() -> typer.Typer:
         name="usher",
         help="Between Purple WiFi's webhooks and the systems of many companies: durable, exact, fast.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # boxes cut long names in a narrow terminal
         context_settings={"help_option_names": ["-h", "--help"]},

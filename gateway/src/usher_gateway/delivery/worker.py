@@ -193,5 +193,12 @@ class DeliveryWorker:
         else:
             self.forbidden.discard(definition.destination)
         if settled_as is model.SettledAs.Dead:
-            _log.warning("delivery_died", delivery=model.format_id(delivery.id), error=error, status=answer.status)
+            _log.warning(
+                "delivery_died",
+                delivery=model.format_id(delivery.id),
+                listener=definition.listener.key,
+                destination=definition.destination,
+                error=error,
+                status=answer.status,
+            )
         return result

@@ -236,9 +236,8 @@ class ExpressionCounters:
         self.errors: dict[str, int] = {}
 
     def expression_failed(self, listener: str, route: str, code: str) -> None:
-        """Count a failure. Only the first one of each code is logged, because a broken filter fails for every visit."""
-        if code not in self.errors:
-            _log.warning("filter_failed", listener=listener, route=route, error=code)
+        """Count a failure."""
+        _log.warning("filter_failed", listener=listener, route=route, error=code)
         self.errors[code] = self.errors.get(code, 0) + 1
 
     def expression_held(self, listener: str, route: str) -> None:
