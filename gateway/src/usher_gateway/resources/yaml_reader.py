@@ -136,18 +136,18 @@ class NodeReader:
         if pairs is None:
             return INVALID
         fields = shape.fields
-        pairs = {name: pair for name, pair in pairs.items() if name not in fields or not _is_null(pair[1])}
-        ignored = _IGNORED.get(path, frozenset())
         value = {}
         misspelt = set()
         for name, (key, child) in pairs.items():
-            if name in fields:
-                value[name] = self.read(child, fields[name].type, join(path, name))
-            elif name not in ignored:
-                self.report(key, join(path, name), "unknown field", conditions.did_you_mean(name, fields))
-                misspelt.add(conditions.nearest(name, fields))
+            field = fields.get(name)
+            if field is None:
+                if name not in _IGNORED.get(path, ()):
+                    self.report(key, join(path, name), "unknown field", conditions.did_you_mean(name, fields))
+                    misspelt.add(conditions.nearest(name, fields))
+            elif not _is_null(child):  # as in a cluster, null means that the field is absent
+                value[name] = self.read(child, field.type, join(path, name))
         for name in shape.required:
-            if name not in pairs and name not in misspelt:
+            if name not in value and name not in misspelt:
                 what = str(_shape_of(fields[name].type).extra.get("description") or _what(fields[name].type))
                 self.report(node, join(path, name), f"must have `{name}`", what)
         for broken in types.check_rules(shape.rules, value):
