@@ -23,8 +23,11 @@ MONITORED = "--set=" + ",".join(
 OWN_NAMES = "--set=configurationNamespace.name=usher-config"
 
 
-def test_chart_passes_helm_lint() -> None:
-    assert "0 chart(s) failed" in charts.run("lint", "--strict", str(charts.CHART))
+@pytest.mark.parametrize("values", CASES, ids=lambda one: one.stem)
+def test_chart_passes_helm_lint(values: Path) -> None:
+    """`lint` knows no API of a cluster, so it cannot see what needs one."""
+    without = ("--set=listenerClass.create=false", "--set=monitoring.kind=")
+    assert "0 chart(s) failed" in charts.run("lint", "--strict", str(charts.CHART), f"--values={values}", *without)
 
 
 @pytest.mark.parametrize("values", CASES, ids=lambda one: one.stem)
@@ -236,16 +239,11 @@ def test_definitions_are_those_of_the_repository_and_stay() -> None:
     assert not [kind for kind, _ in without if kind == "CustomResourceDefinition"]
 
 
-def test_names_of_two_releases_differ_except_the_shared_ones() -> None:
-    one, other = charts.objects(), charts.objects(release="second", namespace="second-system")
-    shared = {path for kind, path in one.keys() & other.keys() if kind != "CustomResourceDefinition"}
-    assert shared == {
-        "usher-agency",
-        "usher-view",
-        "usher-edit",
-        "usher-admin",
-        "hostnames.usher.dev",
-    }
+def test_second_release_shares_no_object_with_the_first() -> None:
+    second = charts.CHART / "ci" / "second-values.yaml"
+    one = charts.objects()
+    other = charts.objects(f"--values={second}", release="second", namespace="second-system")
+    assert other.keys() & one.keys() == set()
 
 
 def test_every_value_has_a_comment() -> None:

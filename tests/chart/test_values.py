@@ -137,6 +137,7 @@ EFFECTS: dict[str, tuple[tuple[str, str], str, Any]] = {
 SWITCHES = {
     "configurationNamespace.create": ("Namespace", "usher-system-config"),
     "rbac.create": ("ClusterRole", "usher-operator"),
+    "rbac.agencyRole": ("ClusterRole", "usher-agency"),
     "rbac.aggregate": ("ClusterRole", "usher-edit"),
     "crds.install": ("CustomResourceDefinition", "tenants.usher.dev"),
     "hostnamePolicy.enabled": ("ValidatingAdmissionPolicy", "hostnames.usher.dev"),

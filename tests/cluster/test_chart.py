@@ -91,6 +91,14 @@ async def version(call: kubectls.Kubectl) -> str:
     return found
 
 
+async def test_second_release_is_installed_and_removed_beside_the_first(installed: kubectls.Kubectl) -> None:
+    values = f"--values={charts.CHART / 'ci' / 'second-values.yaml'}"
+    place = ("--namespace=second-system", f"--kubeconfig={installed.kubeconfig}")
+    charts.run("install", "second", str(charts.CHART), "--create-namespace", values, *place)
+    charts.run("uninstall", "second", *place)
+    assert await installed("get", "clusterroles", "usher-agency", "usher-view", "usher-operator", "--output=name")
+
+
 async def test_uninstall_leaves_definitions_classes_and_the_volume(installed: kubectls.Kubectl) -> None:
     await installed("create", "namespace", "hotels")
     spec = "listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com,agencies={hotels}"

@@ -109,7 +109,8 @@ async def test_all_namespaces_are_admitted_by_one_value(
     await cafes.apply(cafes.tenant(), cafes.destination(), cafes.listener())
     await cafes.wait("Listener", "lobby", "Accepted", "False", "NamespaceNotPermitted")
     upgrade = ("upgrade", release_processes.NAME, str(charts.CHART), "--reuse-values")
-    await asyncio.to_thread(release_processes.helm, release.cluster, *upgrade, "--set=rbac.allNamespaces=true")
+    notes = await asyncio.to_thread(release_processes.helm, release.cluster, *upgrade, "--set=rbac.allNamespaces=true")
+    assert "WARNING: `rbac.allNamespaces` lets the operator read and write every Secret" in notes
     await cafes.wait_ready("listeners.usher.dev/lobby")
     await cafes.post(await cafes.url(), agencies.visit(2))
     await cafes.until_received(2)

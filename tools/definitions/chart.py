@@ -12,6 +12,13 @@ _MADE = "{{- /* Made from %s by `make crds`: edit that. */ -}}\n"
 _ACCESS = {"roles": ".Values.rbac.aggregate", "hostnames": ".Values.hostnamePolicy.enabled"}
 """File of crds/access -> the value that switches it on."""
 
+_RIGHTS = {
+    "agency": "and .Values.rbac.create .Values.rbac.agencyRole",
+    "gateway": ".Values.rbac.create",
+    "operator": ".Values.rbac.create",
+}
+"""File of operator/rbac -> the value that switches it on."""
+
 _LABELS = '{{- include "usher.labels" (list . "%s") | nindent 4 }}'
 """The chart's labels, for a component."""
 
@@ -42,12 +49,12 @@ def files(definitions: dict[str, str]) -> dict[str, str]:
     for name, value in _ACCESS.items():
         path = f"crds/access/{name}.yaml"
         found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _labelled(_read(path), "access"))
-    for name in ("agency", "gateway", "operator"):
+    for name, value in _RIGHTS.items():
         path = f"operator/rbac/{name}.yaml"
         text = "---\n".join(_without_accounts(_read(path)))
         for before, after in _NAMES:
             text = text.replace(before, after)
-        found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(".Values.rbac.create", _labelled(text, name))
+        found[f"{TEMPLATES}/rbac/{name}.yaml"] = _made(path) + _only_if(value, _labelled(text, name))
     return found
 
 
