@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from local_cluster import foreign
 from local_cluster import kubectl as kubectls
 from support import charts, clusters, release_processes, waiting
 
@@ -89,6 +90,20 @@ async def test_gitops_tool_sees_no_difference_after_the_install(
 async def version(call: kubectls.Kubectl) -> str:
     found: str = json.loads(await call("version", "--output=json"))["serverVersion"]["gitVersion"]
     return found
+
+
+async def test_monitor_appears_once_the_cluster_has_its_definition(installed: kubectls.Kubectl) -> None:
+    values = f"--values={charts.CHART / 'ci' / 'gateway-api-values.yaml'}"
+    upgrade = ("upgrade", "usher", str(charts.CHART), values)
+    with pytest.raises(charts.HelmError, match="install that first, or leave"):
+        helm(installed, *upgrade)
+    for file in foreign.files(foreign.PROMETHEUS_OPERATOR):
+        await installed("apply", "--server-side", f"--filename={file}")
+    await installed("wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com", "--timeout=30s")
+    helm(installed, *upgrade)
+    assert await names(installed, "podmonitor") == {"podmonitor.monitoring.coreos.com/usher"}
+    helm(installed, "upgrade", "usher", str(charts.CHART), "--reset-values")
+    assert await names(installed, "podmonitor") == set()
 
 
 async def test_second_release_is_installed_and_removed_beside_the_first(installed: kubectls.Kubectl) -> None:
