@@ -17,8 +17,8 @@ class Foreign:
     module: str
     folder: str
     group: str
-    pattern: str = "*.yaml"
-    """Which files of the folder."""
+    plurals: tuple[str, ...] = ()
+    """The kinds that are needed; empty: all."""
 
 
 GATEWAY_API = Foreign("sigs.k8s.io/gateway-api", "config/crd/standard", "gateway.networking.k8s.io")
@@ -27,7 +27,7 @@ PROMETHEUS_OPERATOR = Foreign(
     "github.com/prometheus-operator/prometheus-operator",
     "example/prometheus-operator-crd",
     "monitoring.coreos.com",
-    "*monitors.yaml",
+    ("podmonitors", "prometheusrules", "servicemonitors"),
 )
 ALL = (GATEWAY_API, CERT_MANAGER)
 """The definitions of Usher's children."""
@@ -47,4 +47,5 @@ def files(foreign: Foreign) -> list[Path]:
     told = json.loads(answer.stdout or "{}")
     if answer.returncode != 0 or "Dir" not in told:
         raise toolchain.ToolchainError(f"could not fetch {foreign.module}: {told.get('Error', answer.stderr)}")
-    return sorted((Path(told["Dir"]) / foreign.folder).glob(foreign.pattern))
+    found = sorted((Path(told["Dir"]) / foreign.folder).glob("*.yaml"))
+    return [file for file in found if not foreign.plurals or file.stem.rpartition("_")[2] in foreign.plurals]
