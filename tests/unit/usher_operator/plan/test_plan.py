@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import yaml
 
@@ -586,3 +587,27 @@ def test_edit_that_keeps_the_addresses_waits_for_nothing() -> None:
     built.edit("Listener", samples.LISTENER, state="Suspended")
     built.settle()
     assert document(built).state == "Suspended"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        ("", ""),
+        ("84a77c86d40b", "; the annotation of this class has `84a77c86d40b`, which matches nothing that waits"),
+        ("the-first,the-second-of-them", "has `the-first`, `the-second-o…`, which matches nothing that waits"),
+    ],
+)
+def test_wrong_confirmation_shows_in_the_message_of_the_class(annotation: str, expected: str) -> None:
+    built = samples.agency()
+    reasons.halted(built)
+    digest = built.halted[0].digest
+    cached = built.classes["public"]
+    metadata = msgspec.structs.replace(
+        cached.resource.metadata, annotations={"usher.dev/confirm-removals": f"{digest},{annotation}"}
+    )
+    built.seen[Key("ListenerClass", "", "public")] = msgspec.structs.replace(
+        cached, resource=msgspec.structs.replace(cached.resource, metadata=metadata)
+    )
+    built.settle()
+    message = built.condition("ListenerClass", "public", "Accepted").message
+    assert message.endswith(expected or f'"{digest}" for Listener `b` in namespace `a`')
