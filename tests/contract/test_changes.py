@@ -298,6 +298,7 @@ async def test_pending_and_held_deliveries_are_cancelled_on_request(bench: engin
         samples.arrival("a"), samples.arrival("b", if_visit=(samples.plan(hold=model.HoldReason.QuotaExceeded),))
     )
     cancelled: list[int] = []
+    assert await bench.store.count_pending(ANY) == 2
     assert await bench.store.cancel(ANY, NOW + HOUR, cancelled.extend) == 2
     assert set(cancelled) >= {lane.deliveries[0].key}
     rows = {row["id"]: row for row in await bench.deliveries(state="cancelled")}
@@ -319,6 +320,8 @@ async def test_cancel_changes_only_deliveries_that_the_filter_selects(bench: eng
     assert await bench.store.cancel(ANY, NOW, ignore) == 0
     with pytest.raises(ValueError, match="only pending deliveries"):
         await bench.store.cancel(Filter(state="dead"), NOW, ignore)
+    with pytest.raises(ValueError, match="only pending deliveries"):
+        await bench.store.count_pending(Filter(state="dead"))
 
 
 async def test_cancelled_on_request_can_be_redriven(bench: engines.Bench) -> None:

@@ -117,6 +117,28 @@ async def test_held_deliveries_of_all_groups_are_paged_newest_first(bench: engin
     assert len(await bench.deliveries(state="held", route="welcome")) == 10
 
 
+async def test_deliveries_of_a_visit_include_replayed_ones(bench: engines.Bench) -> None:
+    await fill(bench)
+    visit = (await bench.visits(tenant="globex"))[0]
+    where = Filter(visit=model.parse_id(visit["id"]))
+    assert [row["visit"] for row in (await bench.store.deliveries(where, None, 10)).rows] == [visit["id"]]
+    await bench.store.replay(Filter(ids=(model.parse_id(visit["id"]),)), NOW)
+    both = (await bench.store.deliveries(where, None, 10)).rows
+    assert [(row["route"], row["visit"]) for row in both] == [("welcome", visit["id"]), ("crm", visit["id"])]
+    crm = model.parse_id(str(both[1]["id"]))
+    assert (await bench.store.deliveries(Filter(visit=where.visit, ids=(crm,)), None, 10)).rows == [both[1]]
+    assert await bench.store.cancel(where, NOW, lambda _: None) == 2
+
+
+async def test_unknown_visit_has_no_deliveries_and_is_an_error(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a"))
+    (delivery,) = await bench.deliveries()
+    with pytest.raises(model.NotFoundError, match="no such visit"):
+        await bench.store.deliveries(Filter(visit=model.parse_id(delivery["id"])), None, 10)
+    with pytest.raises(ValueError, match="visit selects deliveries"):
+        await bench.store.visits(Filter(visit=model.parse_id(delivery["visit"])), None, 10)
+
+
 async def test_filter_by_ids_returns_these_rows(bench: engines.Bench) -> None:
     await fill(bench)
     rows = await bench.visits()

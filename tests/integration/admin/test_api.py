@@ -2,6 +2,7 @@ import asyncio
 import csv
 import datetime
 import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,15 @@ async def test_redrive_of_dead_deliveries_is_audited(served: serving.Served) -> 
         assert await served.post("/api/deliveries/redrive", tenant="acme", route="crm") == {"redriven": 1}
     (line,) = [line for line in logs if line["event"] == "audit"]
     assert (line["action"], line["selection"], line["count"]) == ("redrive", {"tenant": "acme", "route": "crm"}, 1)
+
+
+async def test_dry_run_of_cancel_counts_and_changes_nothing(served: serving.Served) -> None:
+    await serving.fill(served)
+    assert await served.post("/api/deliveries/cancel", state="held", dryRun=True) == {"cancelled": 0, "selected": 1}
+    assert len((await served.get("/api/deliveries?state=held"))["rows"]) == 1
+    for path, selection in (("cancel", {}), ("redrive", {"tenant": "acme"})):
+        data = json.dumps({**selection, "dryRun": True})
+        assert (await served.ask("POST", f"/api/deliveries/{path}", data=data))[0] == 400
 
 
 async def test_skipped_verdicts_are_replayed(served: serving.Served) -> None:

@@ -125,8 +125,12 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     reason: str | None = None
     state: str | None = None
     ids: list[str] = []
+    visit: str | None = None
+    """The id of the visit that the deliveries belong to."""
     all: bool = False
     """Every row. Required if no other field selects rows."""
+    dry_run: bool = False
+    """Change nothing, and answer how many rows are selected."""
 
 
 class Paging(msgspec.Struct, frozen=True):
@@ -150,11 +154,11 @@ def parse_filter(query: Mapping[str, str], *more: str) -> Filter:
     Raises:
         ValueError: a parameter is unknown or cannot be parsed.
     """
-    known = {*_FIELDS, "tenant", "since", "until", "id", "countedAs", *more}
+    known = {*_FIELDS, "tenant", "since", "until", "id", "visit", "countedAs", *more}
     unknown = sorted(set(query) - known)
     if unknown:
         raise ValueError(f"unknown parameter {unknown[0][:50]!r}: there are {', '.join(sorted(known))}")
-    selection = {name: query[name] for name in (*_FIELDS, "tenant", "since", "until") if name in query}
+    selection = {name: query[name] for name in (*_FIELDS, "tenant", "since", "until", "visit") if name in query}
     ids = query["id"].split(",") if query.get("id") else []
     found = filter_from_selection(msgspec.convert({**selection, "ids": ids}, Selection))
     return msgspec.structs.replace(found, counted_as=query.get("countedAs"))
@@ -170,7 +174,7 @@ def parse_selection(body: bytes) -> Selection:
         selection = msgspec.json.decode(body or b"{}", type=Selection)
     except msgspec.DecodeError as error:
         raise ValueError(f"the body is not a selection: {error}") from error
-    if selection == Selection():
+    if msgspec.structs.replace(selection, dry_run=False) == Selection():
         raise ValueError('select rows, or send {"all": true} for every row')
     return selection
 
@@ -202,6 +206,7 @@ def filter_from_selection(selection: Selection) -> Filter:
         reason=selection.reason,
         state=selection.state,
         ids=tuple([parse_id(text) for text in selection.ids]),
+        visit=None if selection.visit is None else parse_id(selection.visit),
     )
 
 

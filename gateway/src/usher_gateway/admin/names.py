@@ -1,11 +1,27 @@
-"""Checks the names in a question, because a mistyped tenant would otherwise give an empty bill."""
+"""Checks the names and reasons in a question, because a mistyped tenant would otherwise give an empty bill."""
 
 from collections.abc import Callable, Iterable
 
 from usher_gateway import documents, model
 from usher_gateway.admin import api
+from usher_gateway.delivery import outcome
+from usher_gateway.destinations import SendError
 from usher_gateway.resources import conditions
 from usher_gateway.store.base import Filter, Store
+
+SKIP_REASONS = frozenset(model.SkipReason.__members__)
+QUARANTINE_REASONS = frozenset(model.QuarantineReason.__members__)
+VISIT_REASONS = SKIP_REASONS | QUARANTINE_REASONS
+DELIVERY_REASONS = frozenset[str](
+    {
+        *model.HoldReason.__members__,
+        *model.CancelReason.__members__,
+        *SendError,
+        *outcome.AnswerError,
+        outcome.INTERNAL_ERROR,
+    }
+)
+"""Of holds, of cancelled deliveries, and of failed attempts."""
 
 
 class NameCheck:
@@ -54,3 +70,14 @@ def _check(what: str, name: str | None, known: Iterable[str]) -> None:
         return
     hint = conditions.did_you_mean(name, known)
     raise api.ProblemError(404, "UnknownName", f"there is no {what} `{name}`", hint)
+
+
+def check_reason(reason: str | None, known: frozenset[str]) -> None:
+    """Check a reason in a filter; None selects any.
+
+    Raises:
+        ProblemError: 400; the hint has the reason that was probably meant.
+    """
+    if reason is not None and reason not in known:
+        hint = conditions.did_you_mean(reason, known) or "docs/reasons.md and docs/deliveries.md explain the reasons"
+        raise api.ProblemError(400, "UnknownName", f"there is no reason `{reason}` here", hint)

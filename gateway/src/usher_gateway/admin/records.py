@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from usher_gateway import documents, model
-from usher_gateway.admin import api
+from usher_gateway.admin import api, names
 from usher_gateway.ingest import body_reading
 from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
@@ -97,24 +97,25 @@ class RecordHandlers:
 
     async def list_visits(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/visits``: the ledger's arrivals with their verdicts."""
-        return await self._list(self._store.visits, request)
+        return await self._list(self._store.visits, request, names.VISIT_REASONS)
 
     async def list_deliveries(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/deliveries``."""
-        return await self._list(self._store.deliveries, request)
+        return await self._list(self._store.deliveries, request, names.DELIVERY_REASONS)
 
     async def list_quarantined(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/quarantine``."""
-        return await self._list(self._store.visits, request, counted_as="Quarantined")
+        return await self._list(self._store.visits, request, names.QUARANTINE_REASONS, counted_as="Quarantined")
 
     async def _list(
-        self, list_rows: _ListRows, request: web.Request, counted_as: str | None = None
+        self, list_rows: _ListRows, request: web.Request, reasons: frozenset[str], counted_as: str | None = None
     ) -> web.StreamResponse:
         with api.parsing():
             where = api.parse_filter(request.query, "limit", "cursor")
             paging = api.parse_paging(request.query)
             if counted_as is not None:
                 where = msgspec.structs.replace(where, counted_as=counted_as)
+            names.check_reason(where.reason, reasons)
             await self._check_names(where)
             page = await list_rows(where, paging.cursor, paging.limit)
         return api.json_response({"rows": page.rows, "nextCursor": page.next_cursor})
@@ -182,15 +183,17 @@ class RecordHandlers:
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/redrive``."""
         with api.parsing():
-            selection, where = await self._read_selection(request)
+            selection, where = await self._read_selection(request, names.DELIVERY_REASONS)
             count = await self._store.redrive(where, self._now(), self._holds_of)
         api.audit(request, "redrive", selection, count)
         return api.json_response({"redriven": count})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        """Answer ``POST /api/deliveries/cancel``."""
+        """Answer ``POST /api/deliveries/cancel``; with ``dryRun`` only count what it would cancel."""
         with api.parsing():
-            selection, where = await self._read_selection(request)
+            selection, where = await self._read_selection(request, names.DELIVERY_REASONS, may_be_dry_run=True)
+            if "dryRun" in selection:
+                return api.json_response({"cancelled": 0, "selected": await self._store.count_pending(where)})
             count = await self._store.cancel(where, self._now(), self._forget_cancelled)
         api.audit(request, "cancel", selection, count)
         return api.json_response({"cancelled": count})
@@ -198,7 +201,7 @@ class RecordHandlers:
     async def retry(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/deliveries/retry``."""
         with api.parsing():
-            selection, where = await self._read_selection(request)
+            selection, where = await self._read_selection(request, names.DELIVERY_REASONS)
             count = await self._store.retry(where, self._now())
         self._ask_store()
         api.audit(request, "retry", selection, count)
@@ -207,7 +210,7 @@ class RecordHandlers:
     async def replay(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/visits/replay``."""
         with api.parsing():
-            selection, where = await self._read_selection(request)
+            selection, where = await self._read_selection(request, names.SKIP_REASONS)
             report = await self._store.replay(where, self._now(), self._holds_of)
         api.audit(request, "replay", selection, report.replayed)
         left_out = {"replayedBefore": report.replayed_before, "withoutBody": report.without_body}
@@ -216,7 +219,7 @@ class RecordHandlers:
     async def release(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /api/quarantine/release``: deliver what is a visit now, and give the reasons for the rest."""
         with api.parsing():
-            selection, where = await self._read_selection(request)
+            selection, where = await self._read_selection(request, names.QUARANTINE_REASONS)
             async with self._releasing:
                 released = await self._release(where)
         api.audit(request, "release", selection, released.arrivals)
@@ -247,13 +250,21 @@ class RecordHandlers:
         parsed = rebuild_arrival(listener, arrival, self._now())
         return parsed if isinstance(parsed, model.Arrival) else parsed.name
 
-    async def _read_selection(self, request: web.Request) -> tuple[dict[str, object], Filter]:
-        """Return the selection as the audit log records it, and as a store filter."""
+    async def _read_selection(
+        self, request: web.Request, reasons: frozenset[str], *, may_be_dry_run: bool = False
+    ) -> tuple[dict[str, object], Filter]:
+        """Return the selection as the audit log records it, and as a store filter.
+
+        ``reasons``: those that the selection may have.
+        """
         selection = api.parse_selection(await request.read())
+        if selection.dry_run and not may_be_dry_run:
+            raise ValueError("only cancel has a dry run")
         audited = {name: value for name, value in msgspec.to_builtins(selection).items() if value}
         if "ids" in audited:
             audited["ids"] = len(selection.ids)
         where = api.filter_from_selection(selection)
+        names.check_reason(where.reason, reasons)
         await self._check_names(where)
         return audited, where
 
@@ -355,11 +366,11 @@ def usage_rows(
     for row in usage:
         before = running.get(row.listener, 0)
         running[row.listener] = after = before + books.opened(row.counts)
-        names = {"namespace": row.listener.namespace, "tenant": row.listener.tenant, "listener": row.listener.listener}
+        name = {"namespace": row.listener.namespace, "tenant": row.listener.tenant, "listener": row.listener.listener}
         rows.append(
             {
                 "period": name_period(row.period, period, zone),
-                **names,
+                **name,
                 **_counts(row.counts),
                 "openBefore": before,
                 "openAfter": after,

@@ -38,6 +38,7 @@ OutputOption = Annotated[
     tables.OutputFormat,
     typer.Option("--output", "-o", envvar="USHER_OUTPUT", help="text for people; json or csv for programs."),
 ]
+Namespace = Annotated[str | None, typer.Option(help="In this namespace.")]
 Tenant = Annotated[str | None, typer.Option(help="Of this tenant: NAME or NAMESPACE/NAME.")]
 Listener = Annotated[str | None, typer.Option(help="Of this listener.")]
 Route = Annotated[str | None, typer.Option(help="Of this route.")]
@@ -49,6 +50,7 @@ Since = Annotated[
 Until = Annotated[str | None, typer.Option("--until", "--to", help="Before this time; same form as --since.")]
 Reason = Annotated[str | None, typer.Option(help="For this reason.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, envvar="USHER_LIMIT", help="The most rows to list.")]
+Visit = Annotated[str | None, typer.Option(help="Of this visit: an id from `usher visits list`.", metavar="ID")]
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids from a listing.", metavar="[ID]...")]
 Id = Annotated[str, typer.Argument(help="An id from a listing.", metavar="ID")]
 All = Annotated[bool, typer.Option("--all", help="Select every row.")]

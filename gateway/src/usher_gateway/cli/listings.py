@@ -24,12 +24,14 @@ from usher_gateway.cli.admin_client import (
     Ids,
     Limit,
     Listener,
+    Namespace,
     OutputOption,
     Reason,
     Route,
     Since,
     Tenant,
     Until,
+    Visit,
     fail,
     make_selection,
     parse_moment,
@@ -131,6 +133,7 @@ VISIT_COLUMNS: tuple[tables.Column, ...] = (
 
 def list_visits(
     *,
+    namespace: Namespace = None,
     tenant: Tenant = None,
     listener: Listener = None,
     route: Route = None,
@@ -151,6 +154,7 @@ def list_visits(
     rows = AdminClient(admin, data).rows(
         "/api/visits",
         limit,
+        namespace=namespace,
         tenant=tenant,
         listener=listener,
         route=route,
@@ -205,6 +209,7 @@ def _print_row(row: tables.Row, output: tables.OutputFormat) -> None:
 def replay_visits(
     *,
     ids: Ids = None,
+    namespace: Namespace = None,
     tenant: Tenant = None,
     listener: Listener = None,
     route: Route = None,
@@ -223,6 +228,7 @@ def replay_visits(
     selection = make_selection(
         ids,
         everything=everything,
+        namespace=namespace,
         tenant=tenant,
         listener=listener,
         route=route,
@@ -267,10 +273,12 @@ _DELIVERY_CSV_COLUMNS = (*DELIVERY_COLUMNS[:-1], ("ATTEMPTS", tables.text_cell("
 
 def list_deliveries(
     *,
+    namespace: Namespace = None,
     tenant: Tenant = None,
     listener: Listener = None,
     route: Route = None,
     destination: Destination = None,
+    visit: Visit = None,
     since: Since = None,
     until: Until = None,
     state: _DeliveryState = None,
@@ -287,10 +295,12 @@ def list_deliveries(
     rows = AdminClient(admin, data).rows(
         "/api/deliveries",
         limit,
+        namespace=namespace,
         tenant=tenant,
         listener=listener,
         route=route,
         destination=destination,
+        visit=visit,
         since=parse_moment(since),
         until=parse_moment(until),
         state=state,
@@ -316,10 +326,12 @@ def _show_delivery(client: AdminClient, identifier: str, output: tables.OutputFo
 def redrive_deliveries(
     *,
     ids: Ids = None,
+    namespace: Namespace = None,
     tenant: Tenant = None,
     listener: Listener = None,
     route: Route = None,
     destination: Destination = None,
+    visit: Visit = None,
     since: Since = None,
     until: Until = None,
     state: _EndedState = "dead",
@@ -336,10 +348,12 @@ def redrive_deliveries(
     selection = make_selection(
         ids,
         everything=everything,
+        namespace=namespace,
         tenant=tenant,
         listener=listener,
         route=route,
         destination=destination,
+        visit=visit,
         since=parse_moment(since),
         until=parse_moment(until),
         reason=reason,
@@ -354,10 +368,12 @@ def redrive_deliveries(
 def cancel_deliveries(
     *,
     ids: Ids = None,
+    namespace: Namespace = None,
     tenant: Tenant = None,
     listener: Listener = None,
     route: Route = None,
     destination: Destination = None,
+    visit: Visit = None,
     since: Since = None,
     until: Until = None,
     state: _PendingState = "pending",
@@ -374,27 +390,38 @@ def cancel_deliveries(
     selection = make_selection(
         ids,
         everything=everything,
+        namespace=namespace,
         tenant=tenant,
         listener=listener,
         route=route,
         destination=destination,
+        visit=visit,
         since=parse_moment(since),
         until=parse_moment(until),
         reason=reason,
     )
+    selection["state"] = state
+    client = AdminClient(admin, data, operate=True)
     if not yes:
-        fail("cancelled deliveries are not sent", "give --yes to confirm", USAGE)
-    answer = AdminClient(admin, data, operate=True).post("/api/deliveries/cancel", {**selection, "state": state})
+        count = client.post("/api/deliveries/cancel", {**selection, "dryRun": True})["selected"]
+        fail(
+            f"this would cancel {tables.counted(count, 'delivery')}: they are not sent then",
+            "give --yes to confirm",
+            USAGE,
+        )
+    answer = client.post("/api/deliveries/cancel", selection)
     typer.echo(f"Cancelled: {tables.counted(answer['cancelled'], 'delivery')}.")
 
 
 def retry_deliveries(
     *,
     ids: Ids = None,
+    namespace: Namespace = None,
     tenant: Tenant = None,
     listener: Listener = None,
     route: Route = None,
     destination: Destination = None,
+    visit: Visit = None,
     since: Since = None,
     until: Until = None,
     reason: Reason = None,
@@ -409,10 +436,12 @@ def retry_deliveries(
     selection = make_selection(
         ids,
         everything=everything,
+        namespace=namespace,
         tenant=tenant,
         listener=listener,
         route=route,
         destination=destination,
+        visit=visit,
         since=parse_moment(since),
         until=parse_moment(until),
         reason=reason,
@@ -425,6 +454,7 @@ def retry_deliveries(
 
 def list_dead(
     *,
+    namespace: Namespace = None,
     tenant: Tenant = None,
     listener: Listener = None,
     route: Route = None,
@@ -442,6 +472,7 @@ def list_dead(
         "/api/deliveries",
         limit,
         state="dead",
+        namespace=namespace,
         tenant=tenant,
         listener=listener,
         route=route,
@@ -474,6 +505,7 @@ def show_dead(
 def redrive_dead(
     *,
     ids: Ids = None,
+    namespace: Namespace = None,
     tenant: Tenant = None,
     listener: Listener = None,
     route: Route = None,
@@ -488,6 +520,7 @@ def redrive_dead(
     """Make dead deliveries due again, with all their attempts; the same as `usher deliveries redrive`."""
     redrive_deliveries(
         ids=ids,
+        namespace=namespace,
         tenant=tenant,
         listener=listener,
         route=route,
@@ -503,6 +536,7 @@ def redrive_dead(
 
 def list_quarantined(
     *,
+    namespace: Namespace = None,
     tenant: Tenant = None,
     listener: Listener = None,
     since: Since = None,
@@ -518,6 +552,7 @@ def list_quarantined(
     rows = AdminClient(admin, data).rows(
         "/api/quarantine",
         limit,
+        namespace=namespace,
         tenant=tenant,
         listener=listener,
         since=parse_moment(since),
@@ -531,6 +566,7 @@ def list_quarantined(
 def release_quarantined(
     *,
     ids: Ids = None,
+    namespace: Namespace = None,
     tenant: Tenant = None,
     listener: Listener = None,
     since: Since = None,
@@ -547,6 +583,7 @@ def release_quarantined(
     selection = make_selection(
         ids,
         everything=everything,
+        namespace=namespace,
         tenant=tenant,
         listener=listener,
         since=parse_moment(since),

@@ -17,13 +17,13 @@ from usher_gateway.cli.admin_client import (
     AdminClient,
     Data,
     Limit,
+    Namespace,
     OutputOption,
     Tenant,
     fail,
 )
 from usher_gateway.resources import conditions
 
-_Namespace = Annotated[str | None, typer.Option(help="In this namespace.")]
 _Failing = Annotated[bool, typer.Option("--failing", help="Only those that need a person: see the command's help.")]
 _Silent = Annotated[bool, typer.Option("--silent", help="Only those that are silent for longer than they may be.")]
 
@@ -146,7 +146,7 @@ _TENANT_CSV_COLUMNS: tuple[tables.Column, ...] = (
 def list_tenants(
     *,
     tenant: Tenant = None,
-    namespace: _Namespace = None,
+    namespace: Namespace = None,
     failing: _Failing = False,
     silent: _Silent = False,
     limit: Limit = 1_000,
@@ -207,7 +207,7 @@ _DESTINATION_CSV_COLUMNS: tuple[tables.Column, ...] = (
 def list_destinations(
     *,
     tenant: Tenant = None,
-    namespace: _Namespace = None,
+    namespace: Namespace = None,
     failing: _Failing = False,
     limit: Limit = 1_000,
     output: OutputOption = "text",
@@ -353,7 +353,7 @@ _LISTENER_CSV_COLUMNS: tuple[tables.Column, ...] = (
 def list_listeners(
     *,
     tenant: Tenant = None,
-    namespace: _Namespace = None,
+    namespace: Namespace = None,
     failing: _Failing = False,
     silent: _Silent = False,
     limit: Limit = 1_000,

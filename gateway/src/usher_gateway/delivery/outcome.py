@@ -18,6 +18,9 @@ _MAX_RETRY_AFTER_LENGTH = 64
 INTERNAL_ERROR_RETRY_SECONDS = 600
 """When a delivery is tried again whose attempt failed by an error in Usher."""
 
+INTERNAL_ERROR = "InternalError"
+"""The code of such an attempt."""
+
 UNCONFIRMED_RETRY_SECONDS = 60
 """When a delivery is looked at again whose time is over according to a clock that is not confirmed."""
 
@@ -221,7 +224,7 @@ def internal_error(delivery: model.Delivery, now: int) -> AttemptResult:
     attempts, due_at = delivery.attempts, now + INTERNAL_ERROR_RETRY_SECONDS * model.MICROSECONDS
     return AttemptResult(
         model.Settlement(
-            delivery.key, model.SettledAs.Retry, now, attempts, attempts, due_at=due_at, error="InternalError"
+            delivery.key, model.SettledAs.Retry, now, attempts, attempts, due_at=due_at, error=INTERNAL_ERROR
         )
     )
 

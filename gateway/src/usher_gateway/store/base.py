@@ -145,6 +145,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     state: str | None = None
     counted_as: str | None = None
     ids: tuple[bytes, ...] = ()
+    visit: bytes | None = None
+    """Id of the arrival that the deliveries belong to; only for deliveries."""
 
 
 _ANY = Filter()
@@ -389,6 +391,13 @@ class Store(Protocol):
 
         ``on_cancelled`` receives the row keys of each slice, so that the caller can drop those in lanes. A result that
         a running attempt brings later is ignored.
+
+        Raises:
+            ValueError: ``state`` asks for deliveries that are not pending.
+        """
+
+    async def count_pending(self, where: Filter) -> int:
+        """Return how many deliveries ``cancel`` would cancel.
 
         Raises:
             ValueError: ``state`` asks for deliveries that are not pending.

@@ -326,8 +326,10 @@ def arrivals_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
     """Return the scope of the arrivals that a filter selects.
 
     Raises:
-        ValueError: the filter has an unknown name of a reason or a state.
+        ValueError: the filter has an unknown name of a reason or a state, or selects deliveries of a visit.
     """
+    if where.visit is not None:
+        raise ValueError("visit selects deliveries; select visits with their ids")
     scope = RowScope("arrivals", keys=_keys(where.ids))
     counted_as = _member(model.CountedAs, where.counted_as, "countedAs")
     skip = None
@@ -391,8 +393,12 @@ def deliveries_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
 
     Raises:
         ValueError: the filter has an unknown name of a state.
+        NotFoundError: there is no such visit.
     """
     scope = RowScope("deliveries", keys=_keys(where.ids))
+    if where.visit is not None:
+        made = deliveries_of_visit(connection, where.visit)
+        scope.keys = [key for key in made if scope.keys is None or key in scope.keys]
     if where.state == HELD:
         scope.add("hold > 0")
     elif where.state is not None:
@@ -410,6 +416,20 @@ def deliveries_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
         scope.add_numbers("route", routes)
     scope.add_period(connection, "created_at", where.since, where.until)
     return scope
+
+
+def deliveries_of_visit(connection: sqlite3.Connection, visit: bytes) -> list[int]:
+    """Return the keys of the deliveries of an arrival, also of those that a release or a replay created.
+
+    Raises:
+        NotFoundError: there is no such arrival.
+    """
+    arrival = model.key_of(visit)
+    row = connection.execute("select verdicts from arrivals where key = ? and id = ?", (arrival, visit)).fetchone()
+    if row is None:
+        raise model.NotFoundError("there is no such visit", "use an id from `usher visits list`")
+    later = connection.execute("select key from deliveries where origin > 0 and arrival = ?", (arrival,))
+    return [*(delivery for _, _, delivery in _decode(row[0]) if delivery), *(key for (key,) in later)]
 
 
 def _require_delivery_reason(scope: RowScope, reason: str) -> None:

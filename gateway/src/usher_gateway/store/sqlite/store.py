@@ -389,6 +389,15 @@ class SqliteStore:
     async def _cancel_slice(self, keys: Sequence[int], now: int) -> list[int]:
         return await self._commits.run_job(lambda transaction: changes.cancel(transaction, keys, now))
 
+    async def count_pending(self, where: Filter) -> int:
+        total = 0
+        cursor: str | None = None
+        while True:
+            keys, cursor = await self._find(changes.pending, where, cursor)
+            total += len(keys)
+            if cursor is None:
+                return total
+
     async def retry(self, where: Filter, now: int) -> int:
         total = 0
         cursor: str | None = None
