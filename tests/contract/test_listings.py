@@ -7,7 +7,7 @@ import pytest
 
 from contract import engines, samples
 from usher_gateway import model
-from usher_gateway.store.base import Filter
+from usher_gateway.store.base import Filter, VisitBody
 
 SECOND, HOUR, DAY, NOW = samples.SECOND, samples.HOUR, samples.DAY, samples.NOW
 
@@ -182,3 +182,15 @@ async def test_invalid_cursor_is_rejected(bench: engines.Bench, cursor: str) -> 
 async def test_filter_with_an_unknown_name_is_rejected(bench: engines.Bench, where: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         await bench.store.visits(Filter(**where), None, 10)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+async def test_bodies_of_visits_are_read_oldest_first_inside_names_and_time(bench: engines.Bench, limit: int) -> None:
+    await fill(bench)
+    where = Filter(namespace="agency", tenant="acme", since=NOW + HOUR, until=NOW + 8 * HOUR)
+    found: list[VisitBody] = []
+    while page := await bench.store.visit_bodies(where, limit, found[-1].key if found else 0):
+        found += page
+    # of the hours 1 to 7, the listener of 2 and 5 is another tenant's; nothing of acme is quarantined
+    assert [json.loads(one.body or b"")["user"]["id"] for one in found] == ["1", "3", "4", "6", "7"]
+    assert {(one.counted_as, one.content_type) for one in found} == {(model.CountedAs.Visit, b"application/json")}

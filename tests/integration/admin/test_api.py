@@ -12,8 +12,9 @@ import msgspec
 import pytest
 import structlog.testing
 
-from contract import samples
+from contract import samples, test_books
 from integration.admin import serving
+from support import leaks
 from usher_gateway import documents, model
 from usher_gateway.admin import server, tokens
 
@@ -292,6 +293,40 @@ async def test_usage_counts_days_in_the_time_zone_of_each_tenant(served: serving
         400,
         "there is no time zone 'Europe/Lundun': write it like Europe/London, or UTC",
     )
+
+
+async def test_usage_by_venue_reads_the_stored_bodies(served: serving.Served) -> None:
+    bodies = {"a": 4021, "b": 4021, "c": "7", "d": None}
+    for content, venue in bodies.items():
+        body = {"user": {"id": content} | ({"venue": {"id": venue}} if venue is not None else {})}
+        await served.bench.accept(samples.arrival(content, body=msgspec.json.encode(body)))
+    await served.bench.accept(samples.quarantined("q"))
+    answer = await served.get("/api/usage/venues?tenant=acme&from=2025-11&to=2025-12")
+    assert [(row["tenant"], row["venue"], row["visits"], row["repeats"]) for row in answer["rows"]] == [
+        ("acme", "", 1, 0),
+        ("acme", "4021", 2, 0),
+        ("acme", "7", 1, 0),
+    ]
+    assert answer["withoutBody"] == 0
+
+
+async def test_usage_by_venue_shows_no_value_of_a_path_that_a_listener_chose(served: serving.Served) -> None:
+    """Such a path may lead to personal data."""
+    served.mend(venue=("/user/email",))
+    body = {"user": {"id": 7, "email": leaks.PERSON, "venue": {"id": 1}}}
+    await served.bench.accept(samples.arrival("a", body=msgspec.json.encode(body)))
+    answer = await served.get("/api/usage/venues?from=2025-11&to=2025-12")
+    assert [(row["venue"], row["visits"]) for row in answer["rows"]] == [("", 1)]
+
+
+async def test_usage_by_venue_counts_visits_whose_body_is_gone(served: serving.Served) -> None:
+    await served.bench.accept(
+        samples.arrival("a", body_days=1, if_visit=()), samples.arrival("b", body_days=90, if_visit=())
+    )
+    served.bench.clock.now += 40 * DAY
+    await test_books.prune_all(served.bench)
+    answer = await served.get("/api/usage/venues?from=2025-11&to=2025-12")
+    assert answer["withoutBody"] == 1
 
 
 async def test_usage_as_csv_has_a_column_per_count(served: serving.Served) -> None:

@@ -88,7 +88,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What was drawn since the last key, without colours and cursor movements."""
+        """The characters drawn since the last key, without colours and cursor movements."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self._written)
 
     async def press(self, key: str, *words: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import datetime
 import io
+import time
 import zoneinfo
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
@@ -17,12 +18,18 @@ from usher_gateway.ingest.pipeline import rebuild_arrival
 from usher_gateway.ingest.registry import LiveListener
 from usher_gateway.model import Counter
 from usher_gateway.store import books
-from usher_gateway.store.base import Filter, HoldsOf, ListingPage, Period, Store, UsageRow
+from usher_gateway.store.base import Filter, HoldsOf, ListingPage, Period, Store, UsageRow, VisitBody
 
 _RELEASE_SLICE = 20
 """How many quarantined arrivals are parsed between two turns of the event loop; each may take some milliseconds."""
 
 _MAX_USAGE_ROWS = 50_000
+
+_VENUES_SECONDS = 20.0
+"""The longest time that counting by venue may take; the client waits for 30 s."""
+
+_VENUES_SLICE = 20
+"""How many bodies are parsed between two turns of the event loop; each takes 20 microseconds to 3 milliseconds."""
 
 _SETTLED = 60 * model.MICROSECONDS
 """How long after a slot ended its meters are complete."""
@@ -269,6 +276,38 @@ class RecordHandlers:
         return audited, where
 
 
+class _VenueCounts:
+    """Counts visits and repeats by namespace, tenant and venue."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str, str], dict[model.CountedAs, int]] = {}
+        self.total = 0
+
+    def add(self, visit: VisitBody, document: documents.ListenerDocument | None) -> None:
+        """Count a visit; ``document`` is its listener's, None if the listener is gone."""
+        if visit.body is None:
+            return
+        self.total += 1
+        is_present = document is not None and document.tenant.name == visit.listener.tenant
+        content_type = visit.content_type.decode("latin-1")
+        venue = body_reading.read_venue(document, visit.body, content_type) if document and is_present else ""
+        counts = self._counts.setdefault((visit.listener.namespace, visit.listener.tenant, venue), {})
+        counts[visit.counted_as] = counts.get(visit.counted_as, 0) + 1
+
+    def rows(self) -> list[Row]:
+        """Return a row per venue, sorted by names; ``venue`` is empty for visits that name none."""
+        return [
+            {
+                "namespace": namespace,
+                "tenant": tenant,
+                "venue": venue,
+                "visits": counts.get(model.CountedAs.Visit, 0),
+                "repeats": counts.get(model.CountedAs.Repeat, 0),
+            }
+            for (namespace, tenant, venue), counts in sorted(self._counts.items())
+        ]
+
+
 _TENANT_ZONE = "tenant"
 """The value of ``zone`` that stands for the time zone of each tenant."""
 
@@ -315,6 +354,34 @@ class UsageHandlers:
             return web.Response(text=as_csv(rows), content_type="text/csv", headers={"Cache-Control": "no-store"})
         times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until), "zone": zone}
         return api.json_response({**times, "by": asked.period, "rows": rows, "total": _sum_rows(rows)})
+
+    async def venues(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``GET /api/usage/venues``: visits and repeats by the venue in their bodies, while these are stored.
+
+        ``withoutBody`` says how many more the meters counted, whose bodies retention has deleted. A venue is read by
+        the listener as it is now, and only where Purple puts it, because a listener's own path may lead to personal
+        data.
+        """
+        with api.parsing():
+            where = api.parse_filter(request.query, "from", "to", "zone")
+            asked = api.parse_range(request.query, self._now(), api.parse_zone(request.query.get("zone", "UTC")))
+        await self._check_names(where)
+        where = msgspec.structs.replace(where, since=asked.since, until=asked.until)
+        counts = _VenueCounts()
+        listeners = self._snapshot().listeners
+        end, after = time.monotonic() + _VENUES_SECONDS, 0
+        while found := await self._store.visit_bodies(where, _VENUES_SLICE, after):
+            after = found[-1].key
+            for visit in found:
+                counts.add(visit, listeners.get(visit.listener.key))
+            if time.monotonic() > end:
+                raise api.ProblemError(
+                    400, "TooMuch", "there are too many visits", "ask for one tenant or a shorter time"
+                )
+        metered = await self._store.usage(asked.since, asked.until, where, "month")
+        in_all = sum(row.counts.get(counter, 0) for row in metered for counter in (Counter.visits, Counter.repeats))
+        times = {"from": model.format_time(asked.since), "to": model.format_time(asked.until)}
+        return api.json_response({**times, "rows": counts.rows(), "withoutBody": max(0, in_all - counts.total)})
 
     async def _read_by_zone(self, where: Filter, query: Mapping[str, str]) -> list[Row]:
         """Read the usage of each tenant in its time zone; a tenant that is gone counts in UTC."""

@@ -44,6 +44,7 @@ def make_routes(
         AdminRoute("GET", "/api/destinations", Role.Observe, status.destinations),
         AdminRoute("POST", "/api/destinations/test", Role.Operate, samples.test),
         AdminRoute("GET", "/api/usage", Role.Observe, usage.usage),
+        AdminRoute("GET", "/api/usage/venues", Role.Observe, usage.venues),
         AdminRoute("GET", "/api/usage/check", Role.Observe, usage.check),
         AdminRoute("GET", "/api/visits", Role.Observe, records.list_visits),
         AdminRoute("GET", "/api/visits/{id}/body", Role.Operate, records.show_body),

@@ -25,7 +25,7 @@ _EPILOG = (
 
 _From = Annotated[str | None, typer.Option("--from", "--since", help="Default: the first day of this month.")]
 _To = Annotated[str | None, typer.Option("--to", "--until", help="Before this time. Default: now.")]
-_By = Annotated[str, typer.Option(help="day, month, or slot (a quarter of an hour).")]
+_By = Annotated[str, typer.Option(help="day, month, slot (a quarter of an hour), or venue.")]
 _Zone = Annotated[
     str,
     typer.Option(
@@ -81,18 +81,45 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Print the books: counts of arrivals, verdicts and deliveries. A bill can be made from them.
 
-        docs/usage-and-books.md explains each column. JSON and CSV have all columns.
+        docs/usage-and-books.md explains each column. JSON and CSV have all columns. --by venue counts visits and
+        repeats by the venue in their bodies, as long as these are stored.
         """
         client = AdminClient(admin, data)
         times = {"from": parse_moment(since), "to": parse_moment(until)}
         if check:
             _check(client.get("/api/usage/check", **times))
             return
+        if by == "venue":
+            _print_venues(client.get("/api/usage/venues", **times, tenant=tenant, listener=listener, zone=zone), output)
+            return
         query = {**times, "tenant": tenant, "listener": listener, "by": by, "zone": zone}
         if output == "text":
             _print_text(client.get("/api/usage", **query))
         else:
             typer.echo(client.get_bytes("/api/usage", format=output, **query).decode(), nl=False)
+
+
+_VENUE_COLUMNS: tuple[tables.Column, ...] = (
+    ("TENANT", lambda row: f"{row['namespace']}/{row['tenant']}"),
+    ("VENUE", lambda row: str(row["venue"] or "(none)")),
+    ("VISITS", tables.text_cell("visits")),
+    ("REPEATS", tables.text_cell("repeats")),
+)
+
+
+def _print_venues(answer: Any, output: tables.OutputFormat) -> None:
+    rows = answer["rows"]
+    if output == "text" and rows:
+        tables.print_table(
+            [head for head, _ in _VENUE_COLUMNS], [[cell(row) for _, cell in _VENUE_COLUMNS] for row in rows], numbers=2
+        )
+    else:
+        tables.print_rows(rows, _VENUE_COLUMNS, output, "No visit with a stored body in that time.")
+    if answer["withoutBody"]:
+        missing = tables.counted(answer["withoutBody"], "visit")
+        typer.echo(
+            f"Not counted, because the body is not stored any more: {missing} (bodyDays of the Tenant).", err=True
+        )
 
 
 def _check(answer: Any) -> None:

@@ -27,7 +27,7 @@ _SHOWN_PREFIXES = ("usher-", "webhook-", "ce-")
 
 
 class SampleRequest(msgspec.Struct, frozen=True):
-    """What was sent, without credentials."""
+    """The request, without credentials."""
 
     method: str
     url: str
@@ -38,7 +38,7 @@ class SampleRequest(msgspec.Struct, frozen=True):
 
 
 class SampleResult(msgspec.Struct, frozen=True, rename="camel"):
-    """What happened."""
+    """The answer, and what it would mean for a visit."""
 
     request: SampleRequest
     route: str | None

@@ -81,6 +81,15 @@ def read_body(
     )
 
 
+def read_venue(document: documents.ListenerDocument, content: bytes, content_type: str) -> str:
+    """Return the venue that a body names; ``""`` if there is none, or none where Purple puts it."""
+    parsed = body.parse(content, content_type)
+    if parsed.document is None:
+        return ""
+    path, value = _first("venue", document.fields["venue"], parsed.document)
+    return identity.as_text(value)[:_LONGEST_VALUE] if path in documents.DEFAULT_FIELDS["venue"] else ""
+
+
 def _read_fields(fields: Mapping[str, tuple[str, ...]], document: dict[str, object]) -> Iterator[FieldReading]:
     for field, pointers in fields.items():
         path, value = _first(field, pointers, document)

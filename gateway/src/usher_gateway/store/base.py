@@ -55,6 +55,18 @@ class DueDestination(msgspec.Struct, frozen=True):
     next_due_at: int
 
 
+class VisitBody(msgspec.Struct, frozen=True):
+    """The body of a visit or of a repeat."""
+
+    key: int
+    """Row key of the arrival."""
+    listener: model.ListenerName
+    counted_as: model.CountedAs
+    content_type: bytes
+    body: bytes | None
+    """None: retention has deleted it."""
+
+
 class OpenCounts(msgspec.Struct, frozen=True):
     """Counts of the open deliveries in the store, for metrics."""
 
@@ -360,6 +372,12 @@ class Store(Protocol):
 
         Raises:
             NotFoundError: the arrival does not exist, or the retention of its body has ended.
+        """
+
+    async def visit_bodies(self, where: Filter, limit: int, after: int = 0) -> list[VisitBody]:
+        """Return the bodies of visits and repeats, oldest first, after a row key.
+
+        Uses the names and the period of the filter.
         """
 
     async def answer(self, delivery: bytes) -> bytes:

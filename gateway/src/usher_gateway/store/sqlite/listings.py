@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from usher_gateway import model
-from usher_gateway.store.base import Filter, ListingPage
+from usher_gateway.store.base import Filter, ListingPage, VisitBody
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.transaction import (
     FLAG_LATE,
@@ -208,6 +208,29 @@ def _time_or_none(instant: int) -> str | None:
 
 
 # One row's content
+
+
+def visit_bodies(connection: sqlite3.Connection, where: Filter, limit: int, after: int) -> list[VisitBody]:
+    """Return the bodies of visits and repeats (``Store.visit_bodies``)."""
+    scope = arrivals_scope(connection, where)
+    scope.add(f"counted_as in ({int(model.CountedAs.Visit)}, {int(model.CountedAs.Repeat)})")
+    rows = f"select key, listener, counted_as from arrivals where {scope.where} and key > ? and key >= ? and key < ?"  # noqa: S608
+    statement = (
+        "select a.key, l.namespace, l.tenant, l.listener, a.counted_as, b.content_type, b.body"  # noqa: S608
+        f" from ({rows} order by key limit ?) a join listeners l on l.number = a.listener"
+        " left join bodies b on b.key = a.key order by a.key"
+    )
+    found = connection.execute(statement, (*scope.values, after, scope.low, scope.high, limit))
+    return [
+        VisitBody(
+            key,
+            model.ListenerName(namespace, tenant, listener),
+            model.CountedAs(counted_as),
+            content_type or b"",
+            unpack_body(body) if body is not None else None,
+        )
+        for key, namespace, tenant, listener, counted_as, content_type, body in found
+    ]
 
 
 def body(connection: sqlite3.Connection, arrival: bytes) -> tuple[bytes, bytes]:

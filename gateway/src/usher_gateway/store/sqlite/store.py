@@ -33,6 +33,7 @@ from usher_gateway.store.base import (
     RouteBacklog,
     StoreStatistics,
     UsageRow,
+    VisitBody,
     no_holds,
 )
 from usher_gateway.store.sqlite import activity as listener_activity
@@ -335,6 +336,9 @@ class SqliteStore:
 
     async def body(self, arrival: bytes) -> tuple[bytes, bytes]:
         return await self._query_reader.run(lambda connection: listings.body(connection, arrival))
+
+    async def visit_bodies(self, where: Filter, limit: int, after: int = 0) -> list[VisitBody]:
+        return await self._query_reader.run(lambda connection: listings.visit_bodies(connection, where, limit, after))
 
     async def answer(self, delivery: bytes) -> bytes:
         return await self._query_reader.run(lambda connection: listings.answer(connection, delivery))
