@@ -1,0 +1,74 @@
+"""docs/install.md: an uninstallation leaves exactly what the page lists."""
+
+import asyncio
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local_cluster import foreign
+from support import api, clusters, installs, release_processes, waiting
+
+OF_THE_CLUSTER = {"configmaps/kube-root-ca.crt", "serviceaccounts/default"}
+"""What every namespace has. Events and what the test made itself are left out too."""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Cluster]:
+    if clusters.given() is not None:
+        pytest.skip("the chart is installed under its usual names, which the given cluster may have already")
+    with clusters.cluster(tmp_path_factory.mktemp("uninstall")) as ready:
+        for each in foreign.ALL:
+            ready.define_missing(each)
+        yield ready
+
+
+async def test_uninstall_leaves_what_the_page_lists(cluster: clusters.Cluster, tmp_path: Path) -> None:
+    async with api.connected(cluster.endpoint, cluster.token) as server:
+        await release_processes.create_namespace(server, "hotels")
+        values = {"agencies": ["hotels"]}
+        async with release_processes.released(cluster, server, tmp_path, values) as release:
+            operator = await release.start_operator_pod()
+            tls = {"mode": "PerHostname", "issuerRef": {"name": "example", "kind": "ClusterIssuer"}}
+            exposure = {"type": "Ingress", "ingress": {"className": "traefik"}}
+            await server.apply(release.klass(tls=tls, exposure=exposure))
+            await server.apply(installs.tenant("hotels"))
+            await server.apply(installs.destination("hotels"))
+            await server.apply(installs.listener(release, "hotels"))
+            for kind in ("Ingress", "Certificate"):
+                await waiting.until(functools.partial(server.list, api.Resource(kind, "", release_processes.SYSTEM)))
+            await release.secret("lobby-url", "hotels")
+            assert await operator.stop() == 0
+            await asyncio.to_thread(release_processes.helm, cluster, "uninstall", release_processes.NAME)
+
+            kinds = await cluster.kubectl("api-resources", "--namespaced", "--verbs=list", "--output=name")
+            asked = ",".join(set(kinds.split()) - {"events", "events.events.k8s.io"})
+
+            async def left() -> dict[str, set[str]]:
+                found = {}
+                for namespace in (release_processes.SYSTEM, "hotels"):
+                    names = await cluster.kubectl("get", asked, f"--namespace={namespace}", "--output=name")
+                    found[namespace] = {without_group(name) for name in names.split()} - OF_THE_CLUSTER
+                return found
+
+            seen = await waiting.until(left, lambda found: not any("pod" in name for name in found["usher-system"]))
+            (ingress,) = [name for name in seen["usher-system"] if name.startswith("ingress")]
+            (certificate,) = [name for name in seen["usher-system"] if name.startswith("certificate")]
+            assert seen == {
+                "usher-system": {
+                    "secrets/usher-install-key",
+                    "secrets/usher-admin-tokens",
+                    "leases/usher-operator",
+                    "persistentvolumeclaims/data-usher-gateway-0",
+                    ingress,
+                    certificate,
+                },
+                "hotels": {"secrets/lobby-url", "tenants/acme", "listeners/lobby", "destinations/crm"},
+            }
+
+
+def without_group(name: str) -> str:
+    """Return ``plural/name`` for the ``kind.group/name`` that kubectl prints."""
+    kind, _, own = name.partition("/")
+    return f"{kind.partition('.')[0].removesuffix('s')}s/{own}"
