@@ -13,7 +13,7 @@ from usher_gateway.simulator import receiver
 pytestmark = agencies.SHARED
 
 WITHDRAWN = {("secrets", ""), ("secrets", "cafes")}
-"""What a test withdraws while the operator runs. No other right may be missing."""
+"""Rights that a test withdraws while the operator runs. No other right may be missing."""
 
 VALUES = {"agencies": ["hotels"], "gateway": {"allowDestinations": ["loopback"]}}
 

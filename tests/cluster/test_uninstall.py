@@ -11,7 +11,7 @@ from local_cluster import foreign
 from support import api, clusters, installs, release_processes, waiting
 
 OF_THE_CLUSTER = {"configmaps/kube-root-ca.crt", "serviceaccounts/default"}
-"""What every namespace has. Events and what the test made itself are left out too."""
+"""Objects that every namespace has."""
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ class CheckResult(msgspec.Struct, frozen=True):
 
     name: str
     problem: str = ""
-    """What is wrong and what to do; `""`: nothing."""
+    """The problem with a hint; `""` if there is none."""
 
 
 async def check_install(api: Client, namespace: str, ready_urls: Iterable[str]) -> AsyncIterator[CheckResult]:
