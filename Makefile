@@ -75,6 +75,11 @@ bench: $(READY) ## measure the speed as ratios to a bare aiohttp server in the s
 bench-operator: $(READY) ## measure the operator with 10,000 objects on a local control plane (ARGS="cold edits fairness memory idle")
 	PYTHONPATH=bench:tests:tools $(BIN)/python bench/cluster.py $(ARGS)
 
+bench-node: $(READY) ## measure the chart on a real node (Linux, root; ARGS="install edits memory")
+	@PYTHONPATH=tools $(BIN)/python -m container_image prepare
+	@PYTHONPATH=tools $(BIN)/python -m local_cluster prepare-node
+	PYTHONPATH=bench:tests:tools $(BIN)/python -m local_cluster inside $(BIN)/python bench/node.py $(ARGS)
+
 image: ## build the container image with docker, podman or buildah (IMAGE=name:tag ENGINE=… BASE_IMAGE=… WHEELHOUSE=folder)
 	@PYTHONPATH=tools $(PYTHON) -m container_image build $(if $(IMAGE),--image=$(IMAGE)) $(if $(ENGINE),--engine=$(ENGINE)) \
 		$(if $(BASE_IMAGE),--base=$(BASE_IMAGE)) $(if $(WHEELHOUSE),--wheelhouse=$(WHEELHOUSE))
@@ -94,4 +99,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run run-kubernetes test test-long test-node check format crds dashboards bench bench-operator image kind kind-down requirements clean
+.PHONY: help venv run run-kubernetes test test-long test-node check format crds dashboards bench bench-operator bench-node image kind kind-down requirements clean

@@ -15,7 +15,6 @@ import contextlib
 import os
 import random
 import secrets
-import statistics
 import sys
 import tempfile
 import time
@@ -225,7 +224,7 @@ async def edits(bench: Bench) -> AsyncIterator[report.Result]:
     report.progress(f"{bench.sizes.edits} edits in sequence")
     for number in range(_EDITED):
         await edit(bench, gateway, number)  # sets its own hostname; later edits change only its path
-    yield latency(
+    yield report.latency(
         "from an edit to the public port", [await edit(bench, gateway, n) for n in range(bench.sizes.edits)], 300
     )
     measured = ", ".join(
@@ -233,14 +232,6 @@ async def edits(bench: Bench) -> AsyncIterator[report.Result]:
         for name, one in {"operator": operator, "gateway": gateway}.items()
     )
     yield report.Result("resident", measured, "")
-
-
-def latency(what: str, found: list[float], goal: float) -> report.Result:
-    """Sum up latencies in milliseconds."""
-    found = sorted(found)
-    half, most = statistics.median(found), found[-(-len(found) * 99 // 100) - 1]
-    measured = f"p50 {half:.0f} ms, p99 {most:.0f} ms, at most {found[-1]:.0f} ms ({len(found)} edits)"
-    return report.Result(what, measured, f"p99 <= {goal:.0f} ms", most <= goal)
 
 
 async def fairness(bench: Bench) -> AsyncIterator[report.Result]:
@@ -267,7 +258,7 @@ async def fairness(bench: Bench) -> AsyncIterator[report.Result]:
         while not flooding.done() or await operator.metric("usher_operator_workqueue_depth"):
             found.append(await edit(bench, gateway, len(found)))
         await flooding
-        yield latency(f"the same while another agency {verb} {count:,} listeners", found, 1000)
+        yield report.latency(f"the same while another agency {verb} {count:,} listeners", found, 1000)
         reconciled = await operator.metric("usher_operator_reconcile_total") - reconciled
         measured = (
             f"{reconciled / count:.1f} reconciles and {(cpu_seconds(operator) - spent) / count * 1e3:.1f} ms of CPU"

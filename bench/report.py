@@ -1,5 +1,6 @@
 """The report of a benchmark: a table of measurements and goals."""
 
+import statistics
 from collections.abc import Iterable
 
 import msgspec
@@ -16,6 +17,14 @@ class Result(msgspec.Struct):
     value: str
     goal: str
     met: bool | None = None
+
+
+def latency(what: str, found: list[float], goal: float) -> Result:
+    """Return the line of latencies in milliseconds."""
+    found = sorted(found)
+    half, most = statistics.median(found), found[-(-len(found) * 99 // 100) - 1]
+    measured = f"p50 {half:.0f} ms, p99 {most:.0f} ms, at most {found[-1]:.0f} ms ({len(found)} edits)"
+    return Result(what, measured, f"p99 <= {goal:.0f} ms", most <= goal)
 
 
 def progress(text: str) -> None:

@@ -7,7 +7,15 @@ import pytest
 
 from local_cluster import kubectl as kubectls
 from local_cluster import node, programs
-from support import clusters, images, releases, sites, webhooks
+from support import clusters, figures, images, releases, sites, webhooks
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests measured."""
+    if figures.LINES:
+        terminalreporter.section("measured")
+    for line in figures.LINES:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +52,16 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def release(site: sites.Site) -> Iterator[releases.Release]:
-    """Usher, installed from nothing, with destinations in the cluster allowed."""
+def release(site: sites.Site, request: pytest.FixtureRequest) -> Iterator[releases.Release]:
+    """Usher, installed from nothing, with destinations in the cluster allowed.
+
+    A module with ``VOLUME_MEGABYTES`` gets a volume of that size, on a local node.
+    """
     ready = releases.Release(site)
     try:
-        ready.install("--set=gateway.allowDestinations={10.0.0.0/8}")
+        megabytes = getattr(request.module, "VOLUME_MEGABYTES", None)
+        seconds = ready.install(releases.ALLOW_CLUSTER, megabytes=megabytes)
+        figures.add(f"helm install to ready: {seconds:.0f} s")
         yield ready
     finally:
         ready.remove()

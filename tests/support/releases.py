@@ -1,13 +1,19 @@
 """A release of the chart in a namespace of its own, as its users install it."""
 
+import contextlib
 import json
+import os
 import secrets
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from support import charts, sites, waiting
 
 NAME = "usher"
+ALLOW_CLUSTER = "--set=gateway.allowDestinations={10.0.0.0/8}"
+"""Lets destinations be in the cluster."""
 _WAIT_SECONDS = 180
 
 
@@ -105,6 +111,17 @@ class Release:
 
     def wait_gateway(self, limit_seconds: float = 60) -> None:
         waiting.poll(self.gateway_is_ready, limit_seconds=limit_seconds)
+
+    def kill_gateway(self) -> None:
+        """Kill the gateway's process; in a given cluster, delete its pod without a grace period."""
+        if self.site.local is None:
+            self.kubectl("delete", "pod", f"{NAME}-gateway-0", "--force", "--grace-period=0")
+            return
+        argument = f"--config-namespace={self.namespace}-config".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if argument in (folder / "cmdline").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)
 
     @staticmethod
     def _wait() -> tuple[str, str]:

@@ -30,10 +30,11 @@ class Site:
         found = json.loads(self.kubectl.run("get", *arguments, "--output=json"))
         return found["items"] if found["kind"] == "List" else found
 
-    def apply(self, *documents: Any) -> None:
+    def apply(self, *documents: Any, dry_run: bool = False) -> None:
         """``kubectl apply``."""
         listed = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
-        self.kubectl.run("apply", "--server-side", "--filename=-", stdin=json.dumps(listed))
+        how = ("--dry-run=server",) if dry_run else ()
+        self.kubectl.run("apply", "--server-side", *how, "--filename=-", stdin=json.dumps(listed))
 
     def secret(self, namespace: str, name: str) -> dict[str, str]:
         """Return the decoded values of a Secret."""

@@ -53,6 +53,11 @@ class Node:
         """Import the images of an OCI archive."""
         subprocess.run([*self._ctr("images", "import", archive)], check=True, capture_output=True, timeout=300)
 
+    def tag(self, image: str, other: str) -> None:
+        """Give an image another name."""
+        command = self._ctr("images", "tag", "--force", image, other)
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
     def stop(self) -> None:
         """Kill the node's programs. Their containers end with the namespaces."""
         for process in reversed(self._processes.values()):
@@ -93,9 +98,8 @@ class Node:
         self._run("kube-proxy", programs.node(), "kube-proxy", f"--config={self.files.proxy}")
 
     def _start_routes(self) -> None:
-        for each in foreign.ALL:
-            definitions = [f"--filename={file}" for file in foreign.files(each)]
-            self.kubectl.run("apply", "--server-side", *definitions)
+        definitions = [*programs.traefik_definitions(), *(file for each in foreign.ALL for file in foreign.files(each))]
+        self.kubectl.run("apply", "--server-side", *(f"--filename={file}" for file in definitions))
         self.kubectl.run("wait", "--for=condition=Established", "crd", "--all")
         solver = self.files.state / "solver.tar"
         self.load(scratch_image.write(solver, routes.SOLVER, programs.cert_manager(), "solver"))

@@ -73,6 +73,12 @@ def traefik() -> Path:
     )
 
 
+def traefik_definitions() -> list[Path]:
+    """Return the files with Traefik's custom resource definitions, from Go's module cache."""
+    source = _downloaded(f"{TRAEFIK}@{compiler.module_version('traefik', TRAEFIK)}")
+    return sorted((source / "docs/content/reference/dynamic-configuration").glob("traefik.io_*.yaml"))
+
+
 OF_A_NODE = (control_plane, node, pause, cert_manager, coredns, pebble, traefik)
 """What builds the programs of a node with its routes."""
 

@@ -158,7 +158,9 @@ def _traefik(layout: servers.Layout) -> RouteProgram:
         "--ping",
         "--providers.providersthrottleduration=100ms",
         "--providers.kubernetesingress",
+        "--providers.kubernetesingress.allowemptyservices=true",  # 503 instead of 404 while no pod is ready
         f"--providers.kubernetesingress.ingressendpoint.ip={address}",
+        "--providers.kubernetescrd",
         "--providers.kubernetesgateway",
         f"--providers.kubernetesgateway.statusaddress.ip={address}",
     ]

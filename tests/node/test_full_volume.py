@@ -1,0 +1,39 @@
+"""A gateway whose volume is full."""
+
+import os
+
+import pytest
+
+from support import releases, waiting, webhooks
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
+
+VOLUME_MEGABYTES = 1_400
+"""More than the gateway keeps free."""
+
+
+def test_full_volume_refuses_visits_until_it_has_space_again(
+    release: releases.Release, webhook: webhooks.Webhook
+) -> None:
+    local = release.site.local
+    if local is None:
+        pytest.skip("only the volume of a local node can be filled")
+    acknowledged = [webhook.start_visits(50).wait()]
+
+    def is_refused() -> bool:
+        sent = webhook.start_visits(1, "--no-validate", "--patience=0").wait_any()
+        if sent["acknowledged"]:
+            acknowledged.append(sent)
+        return bool(sent["failed_by_status"] == {"503": sent["sent"]})
+
+    filler = local.files.volumes / release.namespace / "filler"
+    with filler.open("wb") as file:
+        space = os.statvfs(filler)
+        os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize)
+    waiting.poll(is_refused, limit_seconds=60)
+    sender = webhook.start_visits(50, "--no-validate")
+    assert is_refused()
+    filler.unlink()
+    sent = sender.wait()
+    assert sent["retries"] > 0
+    webhook.assert_books_equal(*acknowledged, sent)

@@ -1,0 +1,95 @@
+"""The life of a release: upgrade, rollback, uninstallation, and a new installation on the same volume."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support import charts, releases, sites, waiting, webhooks
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
+
+NEXT_IMAGE = "localhost/usher:next"
+
+
+@pytest.fixture
+def next_chart(tmp_path: Path) -> Path:
+    """The chart of a later version, whose Tenants have one more field."""
+    chart = tmp_path / "usher"
+    shutil.copytree(charts.CHART, chart)
+    definition = chart / "templates" / "crds" / "usher.dev_tenants.yaml"
+    text = definition.read_text("utf-8")
+    before, indent_and_name, after = text.partition("              displayName:\n")
+    assert after
+    field = "              note:\n                type: string\n                maxLength: 64\n"
+    definition.write_text(before + field + indent_and_name + after, "utf-8")
+    return chart
+
+
+def test_upgrade_changes_image_values_and_definitions_and_is_rolled_back(
+    release: releases.Release, webhook: webhooks.Webhook, next_chart: Path
+) -> None:
+    url = webhook.url()
+    first = webhook.start_visits(50).wait()
+    noted = {"companyID": "77", "note": "moved in"}
+    assert not webhook.accepts_tenant(noted)
+
+    images = []
+    if release.site.local is not None:
+        release.site.local.tag(release.site.image, NEXT_IMAGE)
+        images = ["--set=image.tag=next"]
+    values = ["--set=gateway.logLevel=debug", "--set=operator.replicas=1", *images]
+    release.upgrade(releases.ALLOW_CLUSTER, *values, chart=str(next_chart))
+    (gateway,), (_operator,) = (
+        release.pods("gateway"),
+        waiting.poll(lambda: release.pods("operator"), lambda pods: len(pods) == 1),
+    )
+    container = gateway["spec"]["containers"][0]
+    assert "--log-level=debug" in container["args"]
+    assert container["image"] == (NEXT_IMAGE if images else release.site.image)
+    assert webhook.accepts_tenant(noted)
+    webhook.wait_ready()
+    second = webhook.start_visits(50).wait()
+
+    release.rollback(1)
+    assert not webhook.accepts_tenant(noted)
+    (gateway,) = release.pods("gateway")
+    assert gateway["spec"]["containers"][0]["image"] == release.site.image
+    webhook.wait_ready()
+    assert webhook.url() == url
+    webhook.assert_books_equal(first, second, webhook.start_visits(50).wait())
+
+
+def test_new_installation_after_an_uninstallation_continues_with_volume_and_urls(
+    release: releases.Release, webhook: webhooks.Webhook
+) -> None:
+    url = webhook.url()
+    first = webhook.start_visits(50).wait()
+    webhook.wait_delivered()
+    release.uninstall()
+    of_the_operator = ("ingresses,certificates", "--selector=usher.dev/managed=true", "--output=name")
+    written = set(release.kubectl("get", *of_the_operator).split())
+    certificates = {name.partition("/")[2] for name in written if name.startswith("certificate.")}
+    expected = {
+        f"persistentvolumeclaim/{release.volume_claim}",
+        "secret/usher-install-key",
+        "secret/usher-admin-tokens",
+        "lease.coordination.k8s.io/usher-operator",
+        *written,
+        *(f"secret/{name}-tls" for name in certificates),
+    }
+    waiting.poll(lambda: left(release.site, release.namespace), lambda found: found == expected, limit_seconds=60)
+    release.site.get("listener", "lobby", f"--namespace={webhook.namespace}")
+
+    release.helm("install", releases.NAME, str(charts.CHART), "--wait", *release.values, releases.ALLOW_CLUSTER)
+    webhook.wait_ready()
+    assert webhook.url() == url
+    webhook.assert_books_equal(first, webhook.start_visits(50).wait())
+
+
+def left(site: sites.Site, namespace: str) -> set[str]:
+    """Return the objects of a namespace, except Events and those of Kubernetes and cert-manager."""
+    kinds = site.kubectl.run("api-resources", "--namespaced", "--verbs=list", "--output=name").split()
+    wanted = [kind for kind in kinds if not kind.startswith(("events", "certificaterequests"))]
+    found = site.kubectl.run("get", ",".join(wanted), f"--namespace={namespace}", "--output=name").split()
+    return set(found) - {"configmap/kube-root-ca.crt", "serviceaccount/default"}
