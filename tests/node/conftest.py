@@ -1,7 +1,7 @@
 """The fixtures of `make test-node`: one image and one node for the run, and a release for each module."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -16,6 +16,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("measured")
     for line in figures.LINES:
         terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what a release did when one of its tests failed."""
+    report = yield
+    release = getattr(item, "funcargs", {}).get("release")
+    if report.failed and report.when != "teardown" and isinstance(release, releases.Release):
+        report.sections.append(("release", release.describe()))
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +49,13 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("site")
     kubeconfig = clusters.given()
     if kubeconfig is not None:
-        clusters.refuse_one_in_use(kubectls.Kubectl(programs.kubectl(), kubeconfig, folder / "cache"))
         image = sites.given_image()
         if image is None:
             pytest.skip(f"set {sites.IMAGE} to an image of this checkout that the cluster can fetch")
-        yield sites.Site(kubectls.Kubectl(programs.kubectl(), kubeconfig, folder / "cache"), image, folder, None)
+        given = sites.Site(kubectls.Kubectl(programs.kubectl(), kubeconfig, folder / "cache"), image, folder, None)
+        # The tests install the definitions, and delete them at the end.
+        assert not given.exists("customresourcedefinition", "listeners.usher.dev"), f"{kubeconfig} has Usher already"
+        yield given
         return
     builder, _ = request.getfixturevalue("built")
     with node.running() as local:

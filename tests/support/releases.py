@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from local_cluster import kubectl as kubectls
 from support import charts, sites, waiting
 
 NAME = "usher"
@@ -59,8 +60,9 @@ class Release:
         """Remove everything, also what an uninstallation leaves."""
         if NAME in self.helm("list", "--short").split():
             self.uninstall()
-        self.site.kubectl.run("delete", "namespace", self.namespace, f"{self.namespace}-config", "--ignore-not-found")
-        self.site.kubectl.run("delete", "persistentvolume", self.namespace, "--ignore-not-found")
+        later = ("--ignore-not-found", "--wait=false")
+        self.site.kubectl.run("delete", "namespace", self.namespace, f"{self.namespace}-config", *later)
+        self.site.kubectl.run("delete", "persistentvolume", self.namespace, *later)
         definitions = [f"{kind}.usher.dev" for kind in ("listenerclasses", "tenants", "listeners", "destinations")]
         self.site.kubectl.run("delete", "customresourcedefinition", *definitions, "--ignore-not-found")
 
@@ -111,6 +113,19 @@ class Release:
 
     def wait_gateway(self, limit_seconds: float = 60) -> None:
         waiting.poll(self.gateway_is_ready, limit_seconds=limit_seconds)
+
+    def describe(self) -> str:
+        """Return the pods, Events and last log lines, for the report of a failed test."""
+        commands = (
+            ("get", "pods", "--output=wide"),
+            ("get", "events", "--sort-by=.lastTimestamp"),
+            ("logs", "--selector=app.kubernetes.io/name=usher", "--tail=20", "--prefix"),
+        )
+        found = []
+        for command in commands:
+            with contextlib.suppress(kubectls.KubectlError):
+                found.append("\n".join(self.kubectl(*command).splitlines()[-60:]))
+        return "\n\n".join(found)
 
     def kill_gateway(self) -> None:
         """Kill the gateway's process; in a given cluster, delete its pod without a grace period."""
