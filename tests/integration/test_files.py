@@ -309,6 +309,29 @@ async def test_edit_that_fails_to_compile_keeps_the_configuration(
         await follower.until(has("a", "c"))
 
 
+async def test_renamed_listener_is_logged_as_removed_by_name(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(TENANT + listener("a") + listener("b"))
+    with structlog.testing.capture_logs() as logs:
+        async with following(tmp_path) as follower:
+            await follower.until(has("a", "b"))
+            file.write_text(TENANT + listener("aa") + listener("b"))
+            await follower.until(has("aa", "b"))
+    first, renamed = [line for line in logs if line["event"] == "configuration_applied"]
+    assert (first["removed"], "removed_objects" in first) == (0, False)
+    assert (renamed["removed"], renamed["removed_objects"]) == (1, ["Listener default/a"])
+
+
+async def test_notice_is_not_logged_as_a_problem(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.yaml").write_text(TENANT + listener("a"))
+    with structlog.testing.capture_logs() as logs:
+        async with following(tmp_path) as follower:
+            await follower.until(has("a"))
+    (notice,) = [line for line in logs if line["event"] == "configuration_notice_found"]
+    assert (notice["log_level"], notice["resource"]) == ("info", "ListenerClass")
+    assert "configuration_problem_found" not in {line["event"] for line in logs}
+
+
 async def test_consequences_of_a_mistake_are_one_log_line(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.yaml").write_text(TENANT.replace("acme}", "acme}\nspec: {state: x}") + listener("a") + listener("b"))
     with structlog.testing.capture_logs() as logs:

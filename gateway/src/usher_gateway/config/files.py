@@ -55,6 +55,7 @@ _SETTLE_TRIES = 100
 """After this many readings the last one is applied without removals, because some file may change all the time."""
 
 _MAX_LOGGED_PROBLEMS = 50
+_MAX_LOGGED_REMOVALS = 10
 
 _RETIREMENT_CHECK = 3600 * model.MICROSECONDS
 """Interval at which retired addresses are compiled again."""
@@ -566,8 +567,11 @@ def _log_problems(problems: Sequence[Problem]) -> None:
     for problem in causes[:_MAX_LOGGED_PROBLEMS]:
         fields = msgspec.structs.asdict(problem)
         severity, _ = fields.pop("severity"), fields.pop("because")
-        write = {"error": _log.error, "warning": _log.warning}.get(severity, _log.info)
-        write("configuration_problem_found", **fields)
+        if severity == "notice":
+            _log.info("configuration_notice_found", **fields)
+        else:
+            write = _log.error if severity == "error" else _log.warning
+            write("configuration_problem_found", **fields)
     if len(causes) > _MAX_LOGGED_PROBLEMS:
         _log.error("more_configuration_problems_found", count=len(causes) - _MAX_LOGGED_PROBLEMS)
     if len(causes) < len(problems):
@@ -576,13 +580,18 @@ def _log_problems(problems: Sequence[Problem]) -> None:
         _log.warning("configuration_partly_applied", objects=waiting, hint=hint)
 
 
-def _changes(before: documents.Snapshot, now: documents.Snapshot) -> dict[str, int]:
+def _changes(before: documents.Snapshot, now: documents.Snapshot) -> dict[str, object]:
+    """Return what changed, for the log; it names the first removed objects, because a typo in a name removes one."""
+    removed = [
+        *(f"Listener {key}" for key in sorted(before.listeners.keys() - now.listeners.keys())),
+        *(f"Destination {key}" for key in sorted(before.destinations.keys() - now.destinations.keys())),
+    ]
     listeners = sum(before.listeners.get(key) is not one for key, one in now.listeners.items())
     destinations = sum(before.destinations.get(key) is not one for key, one in now.destinations.items())
     return {
         "listeners": len(now.listeners),
         "destinations": len(now.destinations),
         "changed": listeners + destinations,
-        "removed": len(before.listeners.keys() - now.listeners.keys())
-        + len(before.destinations.keys() - now.destinations.keys()),
+        "removed": len(removed),
+        **({"removed_objects": removed[:_MAX_LOGGED_REMOVALS]} if removed else {}),
     }
