@@ -316,17 +316,23 @@ async def test_held_deliveries_and_untrusted_times_are_reported(
     async with running(server, tmp_path) as found:
         gateway = found.gateway
         await gateways.wait_until(gateway.state.configured.is_set)
-        body = json.loads(gateways.visit(1)) | {"at": "2026-11-26T12:00:00"}
-        assert await found.status("open", json.dumps(body).encode()) == 200
+        await post_without_offset(found, 0)
         with structlog.testing.capture_logs() as logs:
             for _ in range(2):
                 await gateway.hold_reviewer.review()
+        for number in range(1, 10):
+            await post_without_offset(found, number)
         await gateway.health.sweep()
         state = (await found.changes())["listeners"]["acme/open"]
         assert state["heldDeliveries"] == [{"route": "crm", "reason": "DestinationNotFound"}]
         assert state["timesUntrusted"]
         (line,) = [line for line in logs if line["event"] == "deliveries_held"]
         assert (line["listener"], line["reason"], line["count"]) == ("acme/open", "DestinationNotFound", 1)
+
+
+async def post_without_offset(found: Running, number: int) -> None:
+    body = json.loads(gateways.visit(number)) | {"at": "2026-11-26T12:00:00"}
+    assert await found.status("open", json.dumps(body).encode()) == 200
 
 
 async def test_new_listener_is_not_silent(

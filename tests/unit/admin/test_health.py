@@ -1,6 +1,7 @@
 """Counts of the last 15 minutes, and callers that follow the journal by cursors see every change once."""
 
 import hypothesis
+import pytest
 from hypothesis import strategies
 
 from usher_gateway.admin import health
@@ -28,6 +29,13 @@ def test_window_drops_the_oldest_minute_first() -> None:
     assert window.of("a/x") == RecentCounts(30, 10, 1)
     window.end_minute()
     assert window.of("a/x") == RecentCounts(20)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "untrusted", "expected"), [(9, 9, False), (10, 1, False), (10, 2, True), (100, 10, False)]
+)
+def test_untrusted_times_are_reported_from_ten_arrivals_on(accepted: int, untrusted: int, expected: bool) -> None:
+    assert health.are_times_untrusted(RecentCounts(accepted, untrusted_times=untrusted)) is expected
 
 
 def test_first_answer_has_every_key() -> None:

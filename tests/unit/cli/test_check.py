@@ -266,6 +266,15 @@ def test_body_that_would_be_quarantined_is_an_error() -> None:
     assert (done.code, "<stdin> is quarantined (NotJSON" in done.text) == (1, True), done.text
 
 
+def test_quarantined_body_has_a_hint_and_does_not_count_as_fresh() -> None:
+    without_user = {"person": 1, "loginDatetime": "2026-01-01 10:00:00"}
+    text = check("--body", "-", piped=json.dumps(without_user)).text
+    assert "there is no user: set `fields.user` to the path of the user's id, if it is among the values above\n" in text
+    assert "the time is not trusted, because it has no offset\n" in text
+    assert "fresh" not in text
+    assert "fields.user" not in check("--body", "-", piped=json.dumps(VISIT)).text
+
+
 def test_body_needs_a_file_that_can_be_read(tmp_path: pathlib.Path) -> None:
     assert check("--body", tmp_path / "absent").code == 2
     assert check("-", "--body", "-", piped="{}").code == 2

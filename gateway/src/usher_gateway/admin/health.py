@@ -31,6 +31,9 @@ QUARANTINING_FROM = 0.05
 UNTRUSTED_TIMES_FROM = 0.1
 """If more than this share of the accepted arrivals had a time that is not trusted, the listener gets a condition."""
 
+UNTRUSTED_TIMES_MINIMUM = 10
+"""Of fewer accepted arrivals no share of untrusted times is reported, because one odd body would be a large share."""
+
 REFUSING_FROM = 3
 """This many refusals in a row, without an accepted arrival between them, are not an accident."""
 
@@ -109,7 +112,8 @@ class ListenerState(msgspec.Struct, frozen=True, rename="camel"):
     company_mismatch: bool
     """An arrival of another company was accepted in the last 15 minutes."""
     times_untrusted: bool
-    """Over a tenth of the arrivals accepted in the last 15 minutes had a time in the body that is not trusted."""
+    """Over a tenth of the arrivals accepted in the last 15 minutes, at least 10, had a time in the body that is not
+    trusted."""
     held_deliveries: tuple[dict[str, str], ...]
     """``route`` and ``reason`` of the deliveries that were held at the last review, at most half a minute ago."""
     degraded_routes: tuple[dict[str, str], ...]
@@ -185,6 +189,12 @@ class RecentWindow:
 
 
 _NOTHING = RecentCounts()
+
+
+def are_times_untrusted(recent: RecentCounts) -> bool:
+    """Return whether enough of the recent bodies have a time that is not trusted to report it."""
+    has_enough = recent.accepted >= UNTRUSTED_TIMES_MINIMUM
+    return has_enough and recent.untrusted_times > UNTRUSTED_TIMES_FROM * recent.accepted
 
 
 _MAX_REMOVED = 10_000
@@ -390,7 +400,7 @@ class HealthTracker:
             quarantined_share=round(share, 3),
             quarantining=share > QUARANTINING_FROM,
             company_mismatch=recent.mismatches > 0,
-            times_untrusted=recent.untrusted_times > UNTRUSTED_TIMES_FROM * recent.accepted,
+            times_untrusted=are_times_untrusted(recent),
             held_deliveries=tuple({"route": route, "reason": reason} for route, reason in self._held_routes(name)),
             retired_arrivals={
                 address.id: model.format_time(-(-counts.retired_arrivals[address.id] // _HOUR) * _HOUR)

@@ -120,9 +120,14 @@ def _print_fields(reading: "body_reading.BodyReading") -> None:
     for field, path, one in rows:
         shown = f": {one.value}" if one.value else ""
         typer.echo(f"    {field or '(no field)':<11}  {path or '-':<{width}}  {one.value_class}{shown}")
+    if reading.outcome == "NoUser":
+        typer.echo(
+            "    there is no user: set `fields.user` to the path of the user's id, if it is among the values above"
+        )
     if reading.time == "Trusted":
         typer.echo(f"    the time is trusted: {reading.occurred_at}")
         return
     reason, hint = _TIMES[reading.time]
-    typer.echo(f"    the time is not trusted, because {reason}: the visit counts as fresh whatever its age")
+    effect = ": the visit counts as fresh whatever its age" if reading.outcome == "Visit" else ""
+    typer.echo(f"    the time is not trusted, because {reason}{effect}")
     typer.echo(f"    {hint}")

@@ -63,7 +63,8 @@ _HELD = (
     "`usher deliveries list --state held` lists them"
 )
 _UNTRUSTED = (
-    "many bodies have a time without an offset or far in the future, so a visit counts as fresh whatever its age; "
+    "over a tenth of the bodies of the last 15 minutes have a time without an offset or over 2 minutes in the future, "
+    "so that such a visit counts as fresh whatever its age; "
     "`fields.occurredAtZone` must name the time zone of such times, for example `occurredAtZone: Europe/London`"
 )
 _OF_LISTENER = (
