@@ -64,6 +64,15 @@ def test_value_of_a_transform_has_the_documented_json_form(source: str, sent: st
     assert msgspec.json.encode(evaluate(source).value).decode() == sent
 
 
+def test_map_with_a_boolean_key_has_no_json_form() -> None:
+    """It is the one value of an expression for which a delivery is held with FormatError."""
+    with pytest.raises(TypeError):
+        msgspec.json.encode(evaluate("{visit.late: 1}").value)
+    result = expressions.try_samples("{visit.late: 1}", "transform")
+    assert set(result.failed.values()) == {"NotJSON"}
+    assert result.always_fails
+
+
 @pytest.mark.parametrize(
     ("source", "where", "part"),
     [

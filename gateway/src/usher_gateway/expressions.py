@@ -593,6 +593,16 @@ def try_samples(source: str, where: Where) -> SampleResult:
         values = visit_values(sample.visit, _SAMPLE_RECEIVED_AT, late=False)
         evaluations = [program.evaluate(values, sample.body) for _ in range(_MEASUREMENTS)]
         longest = max(longest, min(evaluation.cpu_seconds for evaluation in evaluations))
-        if evaluations[0].error_code:
-            failed[sample.name] = evaluations[0].error_code
+        code = evaluations[0].error_code or ("" if _has_json_form(evaluations[0].value) else "NotJSON")
+        if code:
+            failed[sample.name] = code
     return SampleResult(failed, longest)
+
+
+def _has_json_form(value: object) -> bool:
+    """Return whether a transform may have this value: a map with a Boolean key, which CEL allows, has no JSON form."""
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -31,6 +31,7 @@ Which URLs would an edit move?  usher check new/ --against old/   or   usher che
 
 _CODES = {
     "NoSuchField": "guard it, as in `has(body.user.email) && body.user.email != ''`, or use `visit`",
+    "NotJSON": "a map cannot have true or false as a key, because JSON has only text as keys",
     "NotBoolean": "a filter must give true or false, as in `visit.email != ''`",
     "NoSuchOverload": "types do not fit: convert with int(), double() or string(); `visit.visitCount` may be null",
     "TooExpensive": "it copies too much: use fewer fields, or shorter lists",
