@@ -23,9 +23,9 @@ help: ## list the targets
 
 $(READY): requirements/dev.txt gateway/pyproject.toml operator/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Usher needs Python 3.11 or later; set PYTHON=python3.11") if sys.version_info < (3, 11) else None'
-	@echo "Installing into $(VENV) (once, about a minute) ..."
+	@echo "Installing into $(VENV) (once, some minutes on a slow network) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e ./gateway -e ./operator
 	@touch $@
 

@@ -32,7 +32,9 @@ def build() -> typer.Typer:
             raise typer.Exit
 
     for name, function, epilog in (("run", run, _EPILOG), ("check-install", check_install, _CHECK_EPILOG)):
-        app.command(name, epilog=epilog, help=" ".join((inspect.getdoc(function) or "").split()))(function)
+        text = " ".join((inspect.getdoc(function) or "").split())
+        summary = text.split(". ")[0].removesuffix(".") + "."  # typer would cut a longer one
+        app.command(name, epilog=epilog, help=text, short_help=summary)(function)
     return app
 
 

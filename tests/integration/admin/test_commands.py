@@ -151,7 +151,9 @@ async def test_show_prints_a_row_and_its_content(served: serving.Served) -> None
     (dead,) = (await served.get("/api/deliveries?state=dead"))["rows"]
     shown = await done(served, "deliveries", "show", dead["id"])
     assert "agency/crm" in shown
-    assert re.search(r"lastAttempts +at \S+Z, status 400, error Status, milliseconds 12\n", shown)
+    assert re.search(r"lastAttempts +at \S+Z, status 400, error Status,\n +milliseconds 12\n", shown)
+    shown = await done(served, "visits", "show", dead["visit"])
+    assert re.search(r"verdicts +route crm, destination agency/crm,\n +delivery \S+, state dead\n", shown)
     assert await done(served, "dead", "show", dead["id"], "--answer") == "no such field"
 
 

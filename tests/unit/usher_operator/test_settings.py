@@ -79,3 +79,11 @@ def test_wrong_flag_exits_with_2_and_a_hint(arguments: list[str]) -> None:
     assert shown.exit_code == 2
     assert "usher-operator: " in shown.output
     assert "Traceback" not in shown.output
+
+
+def test_help_shows_the_whole_summary_of_each_command() -> None:
+    shown = testing.CliRunner().invoke(cli.build(), ["--help"], env={"COLUMNS": "80"}).output
+    assert "Watch Usher's custom resources and keep routes and configuration as they declare." in " ".join(
+        shown.split()
+    )
+    assert "..." not in shown.split("Commands:")[1]

@@ -104,12 +104,16 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: in
 
 
 def print_facts(row: Row) -> None:
-    """Print every field of a row, one per line."""
+    """Print every field of a row, one per line; a long one goes on below, and is broken only between its items."""
+    import rich.console
+
     width = max([len(name) for name in row])
+    room = rich.console.Console().width - width - len(_INDENT)
     for name, value in row.items():
-        lines = [_fact(item) for item in value] if isinstance(value, list) else [_fact(value)]
+        facts = [_fact(item) for item in value] if isinstance(value, list) else [_fact(value)]
+        lines = [line for fact in facts for line in fill([fact], room)]
         for index, line in enumerate(lines or ["-"]):
-            typer.echo(f"{name if not index else '':<{width}}  {line}")
+            typer.echo(f"{name if not index else '':<{width}}{_INDENT}{line}")
 
 
 def _fact(value: object) -> str:

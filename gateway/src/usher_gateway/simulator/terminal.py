@@ -44,11 +44,11 @@ def progress_line(so_far: books.SimulationBooks) -> str:
 
 
 def books_table(result: books.SimulationBooks) -> rich.table.Table:
-    """Return the books as a table with one column per listener."""
-    table = rich.table.Table(title="The sender's books", title_justify="left")
+    """Return the books as a table. Each listener has a column under its number, because URLs are wider than counts."""
+    table = rich.table.Table()
     table.add_column("")
-    for each in result.listeners:
-        table.add_column(rich.text.Text(each.name), justify="right", overflow="fold")
+    for number in range(1, len(result.listeners) + 1):
+        table.add_column(str(number), justify="right")
     rows = [_rows(each) for each in result.listeners]
     for lines in zip(*rows, strict=True):
         table.add_row(lines[0][0], *(value for _, value in lines))
@@ -57,7 +57,7 @@ def books_table(result: books.SimulationBooks) -> rich.table.Table:
 
 def validation_table(listener: books.SenderBooks) -> rich.table.Table:
     """Return the results of the portal's "Save and Validate" as a table."""
-    table = rich.table.Table(title=rich.text.Text(f"Save and Validate: {listener.name}"), title_justify="left")
+    table = rich.table.Table()
     for name in ("call", "answer", "seconds", ""):
         table.add_column(name)
     for each in listener.validations:
@@ -151,7 +151,7 @@ def _progress(console: rich.console.Console) -> Iterator[sender.Progress]:
             if each.disabled and number not in disabled:
                 disabled.add(number)
                 message = f"!!! {each.name}: only failures for too long: Purple has DISABLED this hook"
-                console.print(message, style="bold red", markup=False, highlight=False)
+                _print_line(console, message, "bold red")
 
     if console.is_terminal:
         with rich.live.Live(console=console, transient=True, auto_refresh=False) as live:
@@ -219,16 +219,25 @@ def show_report(settings: SimulatorSettings, result: Report, *, as_json: bool) -
     console = _console()
     for each in result.books.listeners:
         if each.validations:
+            _print_line(console, f"Save and Validate: {each.name}")
             console.print(validation_table(each))
     if not settings.validate_only:
+        _print_line(console, "The sender's books")
+        for number, each in enumerate(result.books.listeners, 1):
+            _print_line(console, f"  {number}: {each.name}")
         console.print(books_table(result.books))
     if result.books.interrupted:
         console.print("Interrupted: these are the books up to now.")
     for listener, judged in zip(result.books.listeners, result.verdicts, strict=True):
         style = "green" if judged.survives else "bold red"
-        console.print(f"{listener.name}: {judged.lines[0]}", style=style, markup=False, highlight=False)
+        _print_line(console, f"{listener.name}: {judged.lines[0]}", style)
         for line in judged.lines[1:]:
-            console.print(f"  - {line}", markup=False, highlight=False, soft_wrap=True)
+            _print_line(console, f"  - {line}")
+
+
+def _print_line(console: rich.console.Console, text: str, style: str = "") -> None:
+    """Print a line as it is: never broken at the width of the terminal, so that a URL stays whole."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 async def receive(receiving: receiver.Receiver, *, signatures: bool, as_json: bool) -> bool:
