@@ -69,6 +69,9 @@ crds: $(READY) ## generate crds/, docs/reference/ and templates of the chart fro
 dashboards: $(READY) ## generate Grafana's boards in charts/usher/files/dashboards from tools/boards
 	PYTHONPATH=tools $(BIN)/python -m boards
 
+pictures: $(READY) ## draw the boards of a staged day into docs/boards
+	UPDATE_DOCS=1 $(BIN)/python -m pytest tests/monitoring/test_staged_day.py tests/cluster/test_operator_board.py
+
 bench: $(READY) ## measure the speed as ratios to a bare aiohttp server in the same run
 	PYTHONPATH=bench $(BIN)/python bench/run.py $(ARGS)
 
@@ -99,4 +102,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run run-kubernetes test test-long test-node check format crds dashboards bench bench-operator bench-node image kind kind-down requirements clean
+.PHONY: help venv run run-kubernetes test test-long test-node check format crds dashboards pictures bench bench-operator bench-node image kind kind-down requirements clean

@@ -29,7 +29,7 @@ def _figures() -> list[Panel]:
             f"count(max by ({_TENANT}) (usher_tenant_listeners{{{_HERE}}}))",
         ),
         number(
-            "Visits in the last hour",
+            "Visits of an hour",
             "New authentications, which bills count; from metrics, so not for a bill.",
             f'sum(increase(usher_arrivals_total{{{_HERE},counted_as="visit"}}[1h]))',
             unit="locale",
@@ -72,7 +72,7 @@ def _figures() -> list[Panel]:
             bad_above=1,
         ),
         number(
-            "Highest use of a quota",
+            "Highest quota use",
             "The tenant that is closest to its quota of this month. Empty if no tenant has a quota.",
             f"max(usher_quota_used_ratio{{{_HERE}}})",
             unit="percentunit",

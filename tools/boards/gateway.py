@@ -41,7 +41,7 @@ def _figures() -> list[Panel]:
             bad_above=0.01,
         ),
         number(
-            "Refused by own fault",
+            "Own refusals",
             "Share of the arrivals of an hour that the gateway refused for reasons of its own.",
             f"max(instance:usher_refused:ratio_rate1h{{{_HERE}}}) or vector(0)",
             unit="percentunit",

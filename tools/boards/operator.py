@@ -44,14 +44,14 @@ def _figures() -> list[Panel]:
             bad_above=120,
         ),
         number(
-            "Listeners not Ready",
+            "Not Ready",
             "Listeners whose last good version serves on, or that are not served yet.",
             f"sum(usher_operator_listeners_not_ready{{{_HERE}}})",
             runbook="ListenersNotReady",
             bad_above=1,
         ),
         number(
-            "Removals that wait",
+            "Halted removals",
             "Removals over the limit, which need a confirmation.",
             f"max(usher_operator_removals_halted{{{_HERE}}})",
             runbook="RemovalsHalted",
@@ -151,7 +151,7 @@ def _graphs() -> list[Panel]:
             unit="none",
         ),
         graph(
-            "Memory and event loop",
+            "Memory",
             "Resident memory of each replica.",
             (f"sum by (instance) (process_resident_memory_bytes{{{_HERE}}})", "{{instance}}"),
             unit="bytes",

@@ -34,7 +34,7 @@ def _figures() -> list[Panel]:
             unit="locale",
         ),
         number(
-            "Since the last visit",
+            "Since last visit",
             "Time since something was accepted, from the ledger.",
             f"time() - max(usher_tenant_last_arrival_timestamp_seconds{{{_HERE}}} > 0)",
             unit="s",
@@ -150,7 +150,7 @@ def _tables() -> list[Panel]:
             width=6,
         ),
         listing(
-            "Since the last arrival of each listener",
+            "Last arrival by listener",
             "Only up to 200 listeners on a gateway, and since its start.",
             (
                 f"time() - max by (tenant, listener) (usher_listener_last_arrival_timestamp_seconds{{{_HERE}}} > 0)",
@@ -165,7 +165,7 @@ def _tables() -> list[Panel]:
             "Arrivals at old URLs, from other companies, or from unexpected addresses, that were accepted in 24 hours.",
             (f"sum by (tenant) (increase(usher_retired_address_arrivals_total{{{_HERE}}}[24h]))", "old URL"),
             (f"sum by (tenant) (increase(usher_company_mismatches_total{{{_HERE}}}[24h]))", "other company"),
-            (f"sum by (tenant) (increase(usher_unexpected_sources_total{{{_HERE}}}[24h]))", "unexpected source"),
+            (f"sum by (tenant) (increase(usher_unexpected_sources_total{{{_HERE}}}[24h]))", "odd source"),
             unit="locale",
             width=6,
         ),
