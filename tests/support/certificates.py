@@ -10,8 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import oid
 
 
-def make(name: str, *hostnames: str, days: int = 1) -> tuple[bytes, bytes]:
-    """Make a certificate and key in PEM for hostnames or ``localhost``; ``name`` tells certificates apart."""
+def make(name: str, *hostnames: str, days: int = 1, since_days: int = -1) -> tuple[bytes, bytes]:
+    """Make a certificate and key in PEM for hostnames or ``localhost``; ``name`` tells certificates apart.
+
+    It is valid from ``since_days`` to ``days`` from now.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(oid.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -21,7 +24,7 @@ def make(name: str, *hostnames: str, days: int = 1) -> tuple[bytes, bytes]:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_before(now + datetime.timedelta(days=since_days))
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(
             x509.SubjectAlternativeName([x509.DNSName(one) for one in hostnames or ("localhost",)]), critical=False

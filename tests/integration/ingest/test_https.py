@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import ssl
 from pathlib import Path
 
 import pytest
+import structlog
 
 from support import certificates, wire
 from support import gateway as gateways
@@ -147,6 +149,71 @@ def test_folder_without_a_certificate_is_an_error_that_says_what_to_do(tmp_path:
     (tmp_path / "a.crt").write_bytes(b"nonsense")
     with pytest.raises(model.ConfigurationError, match=r"a\.crt.*cannot be used"):
         ingest_certificates.Certificates(None, tmp_path)
+
+
+def test_customers_unusable_certificate_does_not_stop_a_start(tmp_path: Path) -> None:
+    """Otherwise one customer's broken file keeps the webhooks of all customers down after a restart."""
+    good = certificates.make("good", ACME)
+    _secret(tmp_path, "good", good)
+    _secret(tmp_path, "broken", (b"nonsense", good[1]))
+    started = ingest_certificates.Certificates(None, tmp_path)
+    assert list(started.expiry_times) == [str(tmp_path / "good" / "tls.crt")]
+    _secret(tmp_path, "broken", certificates.make("repaired", GLOBEX))
+    started.load_changed()
+    assert len(started.expiry_times) == 2
+
+
+def test_unusable_default_certificate_is_an_error_at_the_start(tmp_path: Path) -> None:
+    _secret(tmp_path, "good", certificates.make("good", ACME))
+    default = ingest_certificates.CertificateFiles(tmp_path / "a.pem", tmp_path / "a.key")
+    with pytest.raises(model.ConfigurationError, match=r"a\.pem.*cannot be used"):
+        ingest_certificates.Certificates(default, tmp_path)
+
+
+def test_files_that_would_block_or_fill_the_gateway_are_not_read(tmp_path: Path) -> None:
+    good = certificates.make("good", ACME)
+    _secret(tmp_path, "good", good)
+    os.mkfifo(tmp_path / "pipe.crt")
+    (tmp_path / "device.crt").symlink_to("/dev/zero")
+    (tmp_path / "loop.crt").symlink_to(tmp_path / "loop.crt")
+    (tmp_path / "folder.crt").mkdir()
+    with (tmp_path / "huge.crt").open("wb") as huge:
+        huge.truncate(1 << 40)
+    for name in ("pipe", "device", "loop", "folder", "huge"):
+        (tmp_path / f"{name}.key").write_bytes(good[1])
+    started = ingest_certificates.Certificates(None, tmp_path)
+    started.load_changed()
+    assert len(started.expiry_times) == 1
+
+
+def test_unusable_file_is_logged_once_and_not_read_again(tmp_path: Path) -> None:
+    _secret(tmp_path, "good", certificates.make("good", ACME))
+    broken = _secret(tmp_path, "broken", (b"nonsense", b"nonsense"))
+    with structlog.testing.capture_logs() as lines:
+        started = ingest_certificates.Certificates(None, tmp_path)
+        started.load_changed()
+        started.load_changed()
+    assert [line["file"] for line in lines if line["event"] == "certificate_not_loaded"] == [str(broken / "tls.crt")]
+
+
+async def test_no_other_certificate_replaces_the_default_for_its_name(tmp_path: Path) -> None:
+    """A customer's file could claim the platform's own name, with a certificate that no client trusts."""
+    folder = tmp_path / "customers"
+    folder.mkdir()
+    own, claimed = certificates.make("own", ACME), certificates.make("claimed", ACME, days=9_000)
+    _secret(folder, "claimed", claimed)
+    cert, key = certificates.write(tmp_path, *own)
+    async with gateways.running(tmp_path, tls_cert=cert, tls_key=key, tls_dir=folder) as gateway:
+        assert await _serves(gateway, own[0], ACME)
+        assert not await _serves(gateway, claimed[0], ACME)
+
+
+async def test_certificate_that_is_not_valid_yet_replaces_no_valid_one(tmp_path: Path) -> None:
+    valid, next_year = certificates.make("valid", ACME), certificates.make("later", ACME, since_days=300, days=600)
+    _secret(tmp_path, "0-later", next_year)
+    _secret(tmp_path, "1-valid", valid)
+    async with gateways.running(tmp_path, tls_dir=tmp_path) as gateway:
+        assert await _serves(gateway, valid[0], ACME)
 
 
 async def test_plain_http_on_the_tls_port_is_closed(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """The certificates of the public port: one for every connection, or several, chosen by the name that a client asks for.
 
 Renewed files are loaded for new connections, without a restart. Files that cannot be used change nothing: the
-certificate that was loaded before is served on.
+certificate that was loaded before is served on, and a customer's unusable file does not affect other names.
 """
 
 import asyncio
+import errno
 import ssl
+import stat
+import time
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +21,9 @@ _log = structlog.get_logger(__name__)
 
 _FOLLOW_SECONDS = 5.0
 
+_MAX_FILE_BYTES = 1024 * 1024
+"""A chain has a few KiB."""
+
 
 class CertificateFiles(msgspec.Struct, frozen=True, order=True):
     """A certificate with its chain, and its key, both PEM."""
@@ -29,9 +35,18 @@ class CertificateFiles(msgspec.Struct, frozen=True, order=True):
         """Return the times in nanoseconds.
 
         Raises:
-            OSError: a file is missing or not readable.
+            OSError: a file is missing, or it is no regular file of at most 1 MiB. A named pipe would block the reader.
         """
-        return self.chain.stat().st_mtime_ns, self.key.stat().st_mtime_ns
+        return _modification_time(self.chain), _modification_time(self.key)
+
+
+def _modification_time(file: Path) -> int:
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    if status.st_size > _MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, "it is larger than 1 MiB")
+    return status.st_mtime_ns
 
 
 class LoadedCertificate(msgspec.Struct, frozen=True):
@@ -42,6 +57,8 @@ class LoadedCertificate(msgspec.Struct, frozen=True):
     context: ssl.SSLContext
     names: tuple[str, ...]
     """Its DNS names in lower case, such as ``hooks.example.com`` or ``*.example.com`` (RFC 6125)."""
+    valid_from: float
+    """Unix seconds."""
     expires_at: float
     """Unix seconds."""
 
@@ -67,7 +84,16 @@ class LoadedCertificate(msgspec.Struct, frozen=True):
         except x509.ExtensionNotFound:
             names = []
         lowered = tuple(name.lower() for name in names)
-        return cls(files, modified, context, lowered, certificate.not_valid_after_utc.timestamp())
+        valid_from, expires_at = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return cls(files, modified, context, lowered, valid_from.timestamp(), expires_at.timestamp())
+
+
+class _Rejection(msgspec.Struct, frozen=True):
+    """Why files cannot be used."""
+
+    reason: str
+    modified: tuple[int, int] | None
+    """They are loaded again once they have other times; None: at the next look, because they could not be read."""
 
 
 def files_in(folder: Path) -> list[CertificateFiles]:
@@ -92,21 +118,22 @@ class Certificates:
         folder: has further certificates, each served for its own names.
 
     Raises:
-        ConfigurationError: a certificate cannot be used, or there is none.
+        ConfigurationError: the default cannot be used, or no certificate of the folder can.
     """
 
     def __init__(self, default: CertificateFiles | None, folder: Path | None) -> None:
         self._default, self._folder = default, folder
         self._loaded: dict[CertificateFiles, LoadedCertificate] = {}
         self._by_name: dict[str, LoadedCertificate] = {}
-        for files in self._wanted():
-            try:
-                self._loaded[files] = LoadedCertificate.load(files)
-            except (OSError, ssl.SSLError, ValueError) as error:
-                raise model.ConfigurationError(
-                    f"the certificate in {files.chain} with the key in {files.key} cannot be used: {_reason(error)}",
-                    "Give a PEM chain and its key, readable by Usher.",
-                ) from error
+        self._rejected: dict[CertificateFiles, _Rejection] = {}
+        self._load(self._wanted())
+        unusable = default if default in self._rejected else next(iter(self._rejected), None)
+        if unusable is not None and (unusable == default or not self._loaded):
+            reason = self._rejected[unusable].reason
+            raise model.ConfigurationError(
+                f"the certificate in {unusable.chain} with the key in {unusable.key} cannot be used: {reason}",
+                "Give a PEM chain and its key, readable by Usher.",
+            )
         if not self._loaded:
             raise model.ConfigurationError(
                 f"the folder {folder} has no certificate", "Put pairs of NAME.crt and NAME.key there, both PEM."
@@ -115,7 +142,6 @@ class Certificates:
         """For the listening socket: each handshake then changes to the context of its certificate."""
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.sni_callback = self._choose
-        self._index()
 
     def _wanted(self) -> list[CertificateFiles]:
         """Return the files to load, the default first."""
@@ -128,13 +154,17 @@ class Certificates:
         return [self._default, *found] if self._default is not None else found
 
     def _index(self) -> None:
-        """Prepare the choice by name. Of two certificates with the same name, the one that expires later is served."""
-        self._by_name = {}
-        for loaded in self._loaded.values():
-            for name in loaded.names:
-                known = self._by_name.get(name)
-                if known is None or known.expires_at < loaded.expires_at:
-                    self._by_name[name] = loaded
+        """Prepare the choice by name, at once, because handshakes go on in another thread.
+
+        Of certificates with the same name, the default is served, so that no file of a customer can replace it. Of
+        several in the folder it is one that is valid now, and of those the one that expires last.
+        """
+        now = time.time()
+        ranked = sorted(
+            self._loaded.values(),
+            key=lambda one: (one.files == self._default, one.valid_from <= now < one.expires_at, one.expires_at),
+        )
+        self._by_name = {name: loaded for loaded in ranked for name in loaded.names}
 
     @property
     def _first(self) -> LoadedCertificate:
@@ -142,15 +172,17 @@ class Certificates:
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         """Give a handshake its certificate: that of the name, of its wildcard, or the default (RFC 6066, section 3)."""
-        lowered = (name or "").lower()
-        wildcard = "*." + lowered.partition(".")[2]
-        connection.context = (self._by_name.get(lowered) or self._by_name.get(wildcard) or self._first).context
+        found = None
+        if name:
+            lowered = name.lower()
+            found = self._by_name.get(lowered) or self._by_name.get("*." + lowered.partition(".")[2])
+        connection.context = (found or self._first).context
 
     async def follow(self) -> None:
         """Load new and renewed certificates, and drop those whose files are gone. Runs until cancelled."""
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)
-            self.load_changed()
+            await asyncio.to_thread(self.load_changed)  # 2,000 new files take seconds, in which arrivals must not wait
 
     def load_changed(self) -> None:
         """Look at the files once. A certificate whose files cannot be used is served as before."""
@@ -159,23 +191,37 @@ class Certificates:
         except model.ConfigurationError as error:
             _log.error("certificates_not_found", error=str(error))
             return
+        self._load(wanted)
+
+    def _load(self, wanted: list[CertificateFiles]) -> None:
+        """Load what is new or changed, and serve it if any certificate is left."""
         loaded = {files: found for files in wanted if (found := self._load_if_changed(files)) is not None}
-        if not loaded:
+        self._rejected = {files: self._rejected[files] for files in wanted if files in self._rejected}
+        if loaded:
+            self._loaded = loaded
+            self._index()
+        elif self._loaded:
             _log.error("certificates_not_found", folder=str(self._folder))
-            return
-        self._loaded = loaded
-        self._index()
 
     def _load_if_changed(self, files: CertificateFiles) -> LoadedCertificate | None:
-        known = self._loaded.get(files)
+        known, rejected = self._loaded.get(files), self._rejected.get(files)
+        modified = None
         try:
-            if known is not None and files.modification_times() == known.modified:
+            modified = files.modification_times()
+            if known is not None and known.modified == modified:
+                return known
+            if rejected is not None and rejected.modified == modified:
                 return known
             loaded = LoadedCertificate.load(files)
         except (OSError, ssl.SSLError, ValueError) as error:
-            _log.error("certificate_not_loaded", file=str(files.chain), error=_reason(error))
+            is_content = isinstance(error, ssl.SSLError | ValueError)
+            self._rejected[files] = _Rejection(_reason(error), modified if is_content else None)
+            if rejected is None or rejected.reason != _reason(error):
+                _log.error("certificate_not_loaded", file=str(files.chain), error=_reason(error))
             return known
-        _log.info("certificate_loaded", file=str(files.chain), names=list(loaded.names))
+        self._rejected.pop(files, None)
+        if self._loaded:
+            _log.info("certificate_loaded", file=str(files.chain), names=list(loaded.names))
         return loaded
 
     @property
