@@ -1,5 +1,6 @@
 """Answers and deliveries are not delayed if the log's reader stalls or disappears, or its disk is full."""
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from integration import gateways
-from support import wire
+from support import certificates, tls_wire, wire
 from usher_gateway import logs
 from usher_gateway.simulator import receiver, receiving
 
@@ -174,3 +175,33 @@ assert logs.drain()
     command = ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=30)
     assert not (tmp_path / "other").read_bytes()
+
+
+async def test_odd_names_in_tls_handshakes_stall_nothing_and_are_not_logged(
+    tmp_path: Path, pipe: tuple[int, int]
+) -> None:
+    certificate = certificates.make("gateway", gateways.HOST)
+    cert, key = certificates.write(tmp_path, *certificate)
+    flags = ("--tls-cert", str(cert), "--tls-key", str(key))
+    context = certificates.trusting(certificate[0])
+    async with gateways.Gateway(tmp_path, [gateways.TENANT, gateways.listener("hook", [])], *flags) as gateway:
+        gateway.stderr = pipe[1]
+        await gateway.launch()
+
+        async def acknowledged() -> bool:
+            with contextlib.suppress(OSError):
+                async with wire.connect(gateway.port, context, gateways.HOST) as connection:
+                    await connection.send(wire.request("/hook", gateways.visit(1), host=gateways.HOST))
+                    return (await connection.answer()).acknowledges
+            return False
+
+        await gateways.wait_until(acknowledged, 20, "an answer")
+        for _ in range(VISITS):
+            async with tls_wire.connect(gateway.port, context) as client:
+                await client.send([client.hello().replace(b"localhost", b"\xff" * 9)])
+                assert await client.reader.read() == b""
+        async with asyncio.timeout(8):
+            assert await acknowledged()
+        told = os.read(pipe[0], 65_536)
+        assert told.count(b"exception_ignored") == 1
+        assert b"xff" not in told

@@ -46,6 +46,9 @@ _MAX_KINDS = 10_000
 _DRAIN_SECONDS = 1.0
 """How long the end of the process waits for the reader of the log."""
 
+_UNRAISABLE_SECONDS = 10.0
+"""At most one line in this time about exceptions that Python could not raise, because strangers can cause them."""
+
 _queues: list["BoundedQueueHandler"] = []
 """The queue of this process, if logging is configured."""
 
@@ -76,6 +79,7 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
     # Libraries use the standard library: their warnings and errors go to the same queue.
     handler.setFormatter(JsonLibraryFormatter() if as_json else LibraryFormatter("%(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    sys.unraisablehook = UnraisableLog()
 
 
 class RepeatLimiter:
@@ -280,6 +284,32 @@ def log_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
     """Log an exception that no task caught, without its text. For ``loop.set_exception_handler``."""
     del loop
     structlog.get_logger(__name__).error("event_loop_callback_failed", exc_info=context.get("exception"))
+
+
+class UnraisableLog:
+    """Logs the type of an exception that Python could not raise. For ``sys.unraisablehook``.
+
+    A TLS client that asks for a name that is not ASCII causes one. Python's own hook writes that name to standard
+    error, and the event loop waits for the reader.
+    """
+
+    def __init__(self) -> None:
+        self._unreported = 0
+        self._silent_until = 0.0
+
+    def __call__(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Log the exception, or count it if there was a line a moment ago."""
+        self._unreported += 1
+        now = time.monotonic()
+        if now < self._silent_until:
+            return
+        count, self._unreported, self._silent_until = self._unreported, 0, now + _UNRAISABLE_SECONDS
+        structlog.get_logger(__name__).error(
+            "exception_ignored",
+            error=unraisable.exc_type.__name__,
+            frames=_frames(unraisable.exc_traceback),
+            count=count,
+        )
 
 
 def drop_empty(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
