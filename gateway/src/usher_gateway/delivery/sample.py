@@ -6,6 +6,7 @@ does not know it, and no counter, circuit or condition changes.
 
 import importlib.resources
 import time
+import urllib.parse
 
 import msgspec
 
@@ -21,9 +22,11 @@ MARK = ("usher-test", "true")
 VISIT = importlib.resources.files(__package__).joinpath("sample_visit.json").read_bytes()
 """A body as Purple sends it, of a person who does not exist (docs/purple.md)."""
 
-_SHOWN = frozenset({"content-type", "user-agent"})
-"""Headers whose values may be shown, besides those that Usher makes: others may hold a credential."""
-_SHOWN_PREFIXES = ("usher-", "webhook-", "ce-")
+_HIDDEN = "…"
+_MIN_SECRET_CHARACTERS = 4
+"""A shorter text is not hidden in the answer, because it is part of ordinary words."""
+_MAX_ORDINARY_PART = 12
+"""Longer parts of a URL's path may be a credential, as in `documents.shorten_url`."""
 
 
 class SampleRequest(msgspec.Struct, frozen=True):
@@ -33,7 +36,7 @@ class SampleRequest(msgspec.Struct, frozen=True):
     url: str
     """Shortened, because its path or query may be a credential."""
     headers: list[tuple[str, str]]
-    """Values that may be credentials are replaced by ``…``."""
+    """Values of the destination's own headers are replaced by ``…``, because they may be credentials."""
     body: str
 
 
@@ -51,7 +54,7 @@ class SampleResult(msgspec.Struct, frozen=True, rename="camel"):
     """0: there was no answer."""
     milliseconds: int
     answer: str
-    """The first KiB of the answer's body."""
+    """The first KiB of the answer's body. What the destination repeats of its credentials is replaced by ``…``."""
 
 
 class SampleError(model.UsherError):
@@ -103,7 +106,7 @@ class SampleSender:
             request=SampleRequest(
                 request.method,
                 documents.shorten_url(request.url),
-                [(header, value if _may_show(header) else "…") for header, value in request.headers],
+                _without_values(request.headers, prepared.destination),
                 request.body.decode("utf-8", "replace"),
             ),
             route=f"{route.listener.key}/{route.route}" if route is not None else None,
@@ -111,7 +114,7 @@ class SampleSender:
             error=found.error,
             status=answer.status,
             milliseconds=milliseconds,
-            answer=answer.body.decode("utf-8", "replace"),
+            answer=_without_credentials(answer.body.decode("utf-8", "replace"), prepared.destination),
         )
 
     def _delivery(self, body: bytes) -> model.Delivery:
@@ -149,6 +152,21 @@ class SampleSender:
         return evaluation.value
 
 
-def _may_show(header: str) -> bool:
-    lower = header.lower()
-    return lower in _SHOWN or lower.startswith(_SHOWN_PREFIXES)
+def _without_values(
+    headers: list[tuple[str, str]], destination: documents.DestinationDocument
+) -> list[tuple[str, str]]:
+    """Return headers without the values of those that the destination's resource gives."""
+    own = {name.lower() for name, _ in destination.headers}
+    return [(name, _HIDDEN if name.lower() in own else value) for name, value in headers]
+
+
+def _without_credentials(text: str, destination: documents.DestinationDocument) -> str:
+    """Return a text without what may be a credential of the destination, because some systems repeat the request."""
+    path, _, query = destination.url.partition("#")[0].partition("://")[2].partition("?")
+    secrets = [*destination.signing_secrets, *(pair.rpartition("=")[2] for pair in query.split("&"))]
+    secrets += [part for part in path.split("/")[1:] if len(part) > _MAX_ORDINARY_PART]
+    secrets += [value.rpartition(" ")[2] for _, value in destination.headers]  # without ``Bearer``
+    for secret in sorted({*secrets, *map(urllib.parse.unquote, secrets)}, key=len, reverse=True):
+        if len(secret) >= _MIN_SECRET_CHARACTERS:
+            text = text.replace(secret, _HIDDEN)
+    return text
