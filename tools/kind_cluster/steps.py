@@ -1,7 +1,7 @@
 """The commands from an empty cluster to the example agency. docs/install.md shows the same ones."""
 
 IMAGE = "usher:0.1.0"
-"""The image that the chart uses by default."""
+"""The image that the chart and examples/kubernetes use by default."""
 
 CLUSTER = f"""
 kind create cluster --name usher --config examples/kubernetes/kind.yaml --wait 2m
@@ -26,10 +26,10 @@ helm test usher --namespace usher-system
 """
 """Install Usher, and check the install."""
 
-AGENCY = f"""
+AGENCY = """
 kubectl apply --filename=examples/kubernetes/class.yaml
-kubectl create deployment receiver --namespace=agency --image={IMAGE} -- usher receive --listen 0.0.0.0:9000
-kubectl expose deployment receiver --namespace=agency --port=9000
+kubectl apply --filename=examples/kubernetes/receiver.yaml
+kubectl rollout status deployment/receiver --namespace=agency
 kubectl apply --filename=examples/kubernetes/agency.yaml
 kubectl wait --for=condition=Ready --timeout=3m --namespace=agency \\
   listeners.usher.dev/lobby destinations.usher.dev/crm
