@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import pytest
 from typer.testing import CliRunner
 
 from usher_gateway.cli import main
@@ -326,3 +327,14 @@ def test_check_against_files_lists_the_urls_that_an_edit_moves(tmp_path: pathlib
     (move,) = json.loads(usher("check", new, "--against", old, "--output", "json").stdout)["moves"]
     assert move["listener"] == "default/lobby"
     assert usher("check", new, "--against", tmp_path / "absent.yaml").returncode == 2
+
+
+@pytest.mark.parametrize("command", [("check", "examples/agency"), ("url", "examples/agency")])
+def test_output_means_the_same_in_commands_without_csv(command: tuple[str, ...]) -> None:
+    as_json = usher(*command, "-o", "json", USHER_INSTALL_KEY=KEY)
+    assert (as_json.returncode, as_json.stdout[-2:]) == (0, "}\n")
+    for output in ("json", "csv"):
+        by_variable = usher(*command, USHER_INSTALL_KEY=KEY, USHER_OUTPUT=output)
+        assert (by_variable.returncode, by_variable.stdout.startswith("{")) == (0, output == "json")
+    refused = usher(*command, "-o", "csv", USHER_INSTALL_KEY=KEY)
+    assert (refused.returncode, "this command has no CSV: choose text or json" in refused.stderr) == (2, True)

@@ -26,6 +26,16 @@ _SEARCH_SECONDS = 30.0
 _PAGE = 500
 
 
+def _without_csv(context: typer.Context, output: tables.OutputFormat) -> tables.OutputFormat:
+    """Refuse CSV as a flag; print text if a variable asks for CSV, because it is meant for other commands."""
+    if output != "csv":
+        return output
+    source = context.get_parameter_source("output")
+    if source is not None and source.name == "ENVIRONMENT":
+        return "text"
+    raise typer.BadParameter("this command has no CSV: choose text or json")
+
+
 # Flags that select rows have no environment variables, so that a variable left over in a shell cannot change the rows
 # that a command redrives, replays or releases.
 
@@ -38,6 +48,19 @@ OutputOption = Annotated[
     tables.OutputFormat,
     typer.Option("--output", "-o", envvar="USHER_OUTPUT", help="text for people; json or csv for programs."),
 ]
+DocumentOutput = Annotated[
+    tables.OutputFormat,
+    typer.Option(
+        "--output",
+        "-o",
+        envvar="USHER_OUTPUT",
+        metavar="[text|json]",
+        callback=_without_csv,
+        help="text for people; json for programs.",
+    ),
+]
+"""For commands whose result is not a table."""
+
 Namespace = Annotated[str | None, typer.Option(help="In this namespace.")]
 Tenant = Annotated[str | None, typer.Option(help="Of this tenant: NAME or NAMESPACE/NAME.")]
 Listener = Annotated[str | None, typer.Option(help="Of this listener.")]

@@ -3,7 +3,7 @@
 import os
 import pathlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -56,9 +56,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         *,
-        output: Annotated[
-            Literal["text", "json"], typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
-        ] = "text",
+        output: admin_client.DocumentOutput = "text",
         allow_destination: Annotated[
             list[str] | None,
             typer.Option(envvar="USHER_ALLOW_DESTINATION", help="As in `usher run`: CIDR or HOST[:PORT]."),

@@ -3,7 +3,7 @@
 import json
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from usher_gateway.cli.admin_client import (
     Admin,
     AdminClient,
     Data,
+    DocumentOutput,
     Limit,
     Namespace,
     OutputOption,
@@ -240,10 +241,7 @@ def send_sample(
     listener: _Listener = None,
     route: _Route = None,
     body: _Body = None,
-    output: Annotated[
-        Literal["text", "json"],
-        typer.Option("--output", "-o", envvar="USHER_OUTPUT", help="text for people, json for programs."),
-    ] = "text",
+    output: DocumentOutput = "text",
     admin: Admin = ADMIN,
     data: Data = DATA,
 ) -> None:

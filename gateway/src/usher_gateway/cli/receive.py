@@ -104,11 +104,6 @@ _TLSKey = Annotated[
     typer.Option("--tls-key", exists=True, dir_okay=False, help="Its key (PEM).", envvar="USHER_RECEIVE_TLS_KEY"),
 ]
 
-_Output = Annotated[
-    Literal["table", "json"],
-    typer.Option(help="The counts at the end as a table or as JSON.", envvar="USHER_RECEIVE_OUTPUT"),
-]
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -133,7 +128,7 @@ def receive(
     down_for: _DownFor = 0.0,
     tls_cert: _TLSCert = None,
     tls_key: _TLSKey = None,
-    output: _Output = "table",
+    output: admin_client.DocumentOutput = "text",
 ) -> None:
     """Receive at any path, count per path, and show the counts until Ctrl-C.
 

@@ -178,10 +178,6 @@ _ValidateOnly = Annotated[
     bool, typer.Option("--validate-only", help="Only validate.", envvar="USHER_SIMULATE_VALIDATE_ONLY")
 ]
 
-_Output = Annotated[
-    Literal["table", "json"], typer.Option(help="The books as tables or as JSON.", envvar="USHER_SIMULATE_OUTPUT")
-]
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -214,7 +210,7 @@ def simulate(
     patience: _Patience = 60.0,
     validate: _Validate = True,
     validate_only: _ValidateOnly = False,
-    output: _Output = "table",
+    output: admin_client.DocumentOutput = "text",
 ) -> None:
     """Post visits to listeners as Purple does, and say whether they would survive it.
 

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,9 +33,7 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option("--new-key", envvar="USHER_NEW_KEY", help="Create install.key in --data if it is missing."),
         ] = False,
-        output: Annotated[
-            Literal["text", "json"], typer.Option(envvar="USHER_OUTPUT", help="text for people, json for programs.")
-        ] = "text",
+        output: admin_client.DocumentOutput = "text",
     ) -> None:
         """Print each listener's URLs, ready to paste into the portal.
 

@@ -96,7 +96,8 @@ def register(app: typer.Typer) -> None:
         if output == "text":
             _print_text(client.get("/api/usage", **query))
         else:
-            typer.echo(client.get_bytes("/api/usage", format=output, **query).decode(), nl=False)
+            text = client.get_bytes("/api/usage", format=output, **query).decode()
+            typer.echo(text, nl=not text.endswith("\n"))
 
 
 _VENUE_COLUMNS: tuple[tables.Column, ...] = (
