@@ -67,6 +67,8 @@ class _NamespaceRemovals:
         self.is_undecided = False
         self._retiring: dict[str, frozenset[Identity]] = {}
         """Name of a Listener -> its addresses that are requested or allowed to retire."""
+        self._serving: dict[str, frozenset[str]] = {}
+        """Name of a Listener -> its addresses in service once these retire."""
         self._named: list[HaltedRemovals] = []
         self._recent: list[tuple[float, Removal]] = []
         self._first = self._last = 0.0
@@ -99,20 +101,23 @@ class _NamespaceRemovals:
         now: float,
         bounds: RemovalBounds,
         *,
+        serving: frozenset[str],
         is_own_edit: bool,
     ) -> bool:
         """See ``PendingRemovals.retire``."""
         wanted = {one.identity: one for one in removals}
         for identity in self._retiring.pop(name, frozenset()) - wanted.keys():
             self.withdraw(identity, now)
+        self._serving.pop(name, None)
         if not wanted:
             return False
-        self._retiring[name] = frozenset(wanted)
+        self._retiring[name], self._serving[name] = frozenset(wanted), serving
         new = [one for identity, one in wanted.items() if identity not in self.allowed]
         if is_own_edit and self.halted is None and not self._are_too_many(new, now, bounds):
             for one in new:
                 self.requested.pop(one.identity, None)
                 self.allowed[one.identity] = one
+            self._forget_returning(new)
             self._recent += [(now, one) for one in new]
         answers = [self.request(one, now) for one in wanted.values()]
         return all(answers)
@@ -121,8 +126,7 @@ class _NamespaceRemovals:
         """Return whether addresses exceed the limit together with those that wait and those of the last minute."""
         self._forget_old(now)
         waiting = [one for one in self.requested.values() if one.kind == "Address"]
-        recent = [removal for _, removal in self._recent]
-        return exceeds_limit({*addresses, *waiting}, bounds, recent=recent)
+        return exceeds_limit({*addresses, *waiting}, bounds, recent=self._out_of_service())
 
     def due_at(self, settle_seconds: float, max_settle_seconds: float) -> float | None:
         """When to decide; None if nothing has changed."""
@@ -151,7 +155,7 @@ class _NamespaceRemovals:
 
         def is_too_much(rest: frozenset[Removal]) -> bool:
             is_suspected = bool(self.suspected & {one.kind for one in rest})
-            return is_suspected or exceeds_limit(rest, bounds, recent=[removal for _, removal in self._recent])
+            return is_suspected or exceeds_limit(rest, bounds, recent=self._out_of_service())
 
         decision = decide(
             self.requested.values(),
@@ -168,8 +172,21 @@ class _NamespaceRemovals:
             self._named = [*self._named[1 - _MAX_NAMED :], decision.halted]
         for removal in decision.allowed:
             self.allowed[removal.identity] = self.requested.pop(removal.identity)
+        self._forget_returning(decision.allowed)
         self._recent += [(now, removal) for removal in decision.unconfirmed]
         return decision
+
+    def _out_of_service(self) -> list[Removal]:
+        """The removals of the last minute, without addresses that return if what is requested goes ahead."""
+        return [removal for _, removal in self._recent if not self._is_returning(removal)]
+
+    def _forget_returning(self, allowed: Iterable[Removal]) -> None:
+        """Forget the addresses that return because others retire."""
+        names = {one.name for one in allowed if one.kind == "Address"}
+        self._recent = [one for one in self._recent if one[1].name not in names or not self._is_returning(one[1])]
+
+    def _is_returning(self, removal: Removal) -> bool:
+        return removal.kind == "Address" and removal.address in self._serving.get(removal.name, ())
 
     def _forget_old(self, now: float) -> None:
         self._recent = [(then, removal) for then, removal in self._recent if now - then < WINDOW_SECONDS]
@@ -206,12 +223,14 @@ class PendingRemovals:
         now: float,
         bounds: RemovalBounds,
         *,
+        serving: frozenset[str],
         is_own_edit: bool,
     ) -> bool:
         """Request that addresses of a Listener retire, instead of those of earlier calls; True if all of them may.
 
         An edit of a Listener itself takes effect at once if it stays within the limit. Any other edit may concern many
-        Listeners, so the namespace is decided as a whole.
+        Listeners, so the namespace is decided as a whole. An address that returns to service does not count any more
+        as removed in the last minute, so that an edit can be undone at once.
 
         Args:
             namespace: of the Listener.
@@ -219,12 +238,13 @@ class PendingRemovals:
             removals: one for each address; empty if none is to retire any more.
             now: the present time.
             bounds: of the namespace.
+            serving: ``Address.id`` of the Listener's addresses in service once these retire.
             is_own_edit: True if the Listener itself was edited.
         """
         if not removals and namespace not in self._namespaces:
             return False
         found = self._of(namespace)
-        may_retire = found.retire(name, removals, now, bounds, is_own_edit=is_own_edit)
+        may_retire = found.retire(name, removals, now, bounds, serving=serving, is_own_edit=is_own_edit)
         self._forget_if_empty(namespace, now)
         return may_retire
 
@@ -349,6 +369,7 @@ class RemovalGuard:
             plan.retiring,
             time.monotonic(),
             self._bounds_of(key.namespace),
+            serving=plan.serving,
             is_own_edit=self._cache.is_edited(key),
         )
         self._cache.allow_retirement(

@@ -150,6 +150,8 @@ class Plan(msgspec.Struct, frozen=True):
     retiring: tuple[Removal, ...] = ()
     """Addresses that the newest version of a Listener takes out of service. If the view does not allow that yet, the
     published document stays."""
+    serving: frozenset[str] = frozenset()
+    """``Address.id`` of each live address of the newest version, if `retiring` names any."""
     granted: tuple[str, ...] = ()
     """Hostnames that the Listener names and that its document has. No other listener gets them while the document is
     written."""

@@ -219,6 +219,17 @@ def test_edit_that_moves_many_addresses_waits_for_a_confirmation() -> None:
     assert reverted.removal_history.halted == ()
 
 
+def test_edit_of_a_class_can_be_undone_and_repeated_within_a_minute() -> None:
+    def at(hostname: str) -> str:
+        return TENANT + listeners(3) + annotated("", f"{hostname}.example.com")
+
+    now = after(files.NO_CONFIGURATION, at("old"))
+    for seconds, hostname in ((1, "new"), (2, "old"), (3, "new")):
+        now = after(now, at(hostname), seconds=seconds)
+        assert now.removal_history.halted == (), hostname
+    assert after(now, at("third"), seconds=4).removal_history.halted != (), "six addresses are out of service then"
+
+
 def test_removals_of_the_last_minute_count_together() -> None:
     now = after(files.NO_CONFIGURATION, TENANT + listeners(20))
     for removed in range(1, 6):

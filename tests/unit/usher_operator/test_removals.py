@@ -107,9 +107,11 @@ def retire(
     found: list[Removal],
     *,
     name: str = "lobby",
+    serving: frozenset[str] = frozenset(),
     is_own_edit: bool = True,
 ) -> bool:
-    return pending.retire("agency", name, found, now, RemovalBounds({"Address": 20}), is_own_edit=is_own_edit)
+    bounds = RemovalBounds({"Address": 20})
+    return pending.retire("agency", name, found, now, bounds, serving=serving, is_own_edit=is_own_edit)
 
 
 def test_own_edit_within_the_limit_retires_addresses_at_once(pending: removals.PendingRemovals) -> None:
@@ -131,6 +133,33 @@ def test_edit_of_a_class_is_decided_for_the_namespace_as_a_whole(pending: remova
     assert pending.due(4, confirmed) == ["agency"]
     assert len(pending.decide("agency", 4, RemovalBounds({"Address": 20}), confirmed).allowed) == 6
     assert retire(pending, 5, addresses("l0", 1), name="l0", is_own_edit=False)
+
+
+def move_class(pending: removals.PendingRemovals, now: float, old: str, new: str) -> bool:
+    """Move three listeners by an edit of their class; return whether it went ahead."""
+    for name in ("a", "b", "c"):
+        leaving = [Removal("Address", "agency", name, f"{name} at {old}", "1", version=str(now))]
+        retire(pending, now, leaving, name=name, serving=frozenset({f"{name} at {new}"}), is_own_edit=False)
+    has_passed = pending.decide("agency", now + 2, RemovalBounds({"Address": 20})).halted is None
+    for name in ("a", "b", "c") if has_passed else ():
+        retire(pending, now + 3, [], name=name)
+    return has_passed
+
+
+def test_edit_of_a_class_can_be_undone_and_repeated_within_a_minute(pending: removals.PendingRemovals) -> None:
+    assert move_class(pending, 0, "old", "new")
+    assert move_class(pending, 10, "new", "old")
+    assert move_class(pending, 20, "old", "new")
+    assert not move_class(pending, 30, "new", "third"), "six addresses are out of service then"
+
+
+def test_own_edit_can_be_undone_within_a_minute(pending: removals.PendingRemovals) -> None:
+    assert retire(pending, 0, addresses("lobby", 4), serving=frozenset({"new"}))
+    assert not retire(pending, 1, [])
+    new = Removal("Address", "agency", "lobby", "new", "1")
+    assert retire(pending, 2, [new], serving=frozenset({one.address for one in addresses("lobby", 4)}))
+    assert not retire(pending, 3, [])
+    assert retire(pending, 4, addresses("bar", 4), name="bar"), "only one address of the lobby is out of service"
 
 
 def test_reverted_edit_withdraws_its_addresses(pending: removals.PendingRemovals) -> None:

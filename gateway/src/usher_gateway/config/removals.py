@@ -67,20 +67,33 @@ def limit_removals(
     limit = smallest_limit(one.spec.removal_limit for one in classes) if limit is None else limit
     confirmed = frozenset().union(*(confirmations_of(one.metadata.annotations) for one in classes))
     usable = (confirmed - history.ignored).intersection(one.digest for one in history.named)
-    recent = tuple((then, removal) for then, removal in history.recent if seconds - then < WINDOW_SECONDS)
+    recent = tuple(
+        (then, removal)
+        for then, removal in history.recent
+        if seconds - then < WINDOW_SECONDS and not _is_served(removal, before)
+    )
     waited = frozenset(removal for one in history.halted for removal in one.removals)
     removes_every_listener = not now.listeners and not any(one.kind == "Listener" for one in waited)
 
     def is_too_much(rest: frozenset[Removal]) -> bool:
         namespace = next(iter(rest)).namespace
         bounds = RemovalBounds(_count(before, namespace), limit, removes_every_listener)
-        return exceeds_limit(rest, bounds, recent=[removal for _, removal in recent if removal.namespace == namespace])
+        gone = [removal for _, removal in recent if removal.namespace == namespace and not _is_served(removal, now)]
+        return exceeds_limit(rest, bounds, recent=gone)
 
     decisions = []
     for namespace, requested in _removed(before, now, time).items():
         named = [one for one in history.named if one.namespace == namespace]
         decisions.append(decide(requested, named=named, confirmed=usable, waited=waited, is_too_much=is_too_much))
     return _next_history(msgspec.structs.replace(history, recent=recent), decisions, confirmed, seconds)
+
+
+def _is_served(removal: Removal, snapshot: documents.Snapshot) -> bool:
+    """Return whether an address is in service again, so that the edit that removed it can be undone within a minute."""
+    listener = snapshot.listeners.get(f"{removal.namespace}/{removal.name}")
+    if removal.kind != "Address" or listener is None:
+        return False
+    return any(address.id == removal.address for address in listener.live_addresses)
 
 
 def _next_history(

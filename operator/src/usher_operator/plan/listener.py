@@ -87,6 +87,7 @@ def _plan(view: View, key: Key, cached: CachedResource[resources.Listener], keys
         again_at=_again_at(view, document, programmed),
         unknown_secrets=(*compiled.unknown_secrets, *hosts.unknown_secrets),
         retiring=retiring,
+        serving=_serving(compiled) if retiring else frozenset(),
         granted=_granted(cached.resource, document) if published.child else (),
     )
 
@@ -112,6 +113,14 @@ def _retiring(
     return tuple(
         Removal("Address", key.namespace, key.name, address.id, cached.uid, before.version) for address in leaving
     )
+
+
+def _serving(compiled: compiling.CompiledDocument) -> frozenset[str]:
+    """The live addresses of the newest version."""
+    document = compiled.document
+    if not isinstance(document, documents.ListenerDocument):
+        return frozenset()
+    return frozenset(address.id for address in document.live_addresses)
 
 
 def _unchanged(view: View, key: Key) -> common.Publication:
