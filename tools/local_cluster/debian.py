@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-_FOR_ADMINISTRATORS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+FOR_ADMINISTRATORS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 """Folders of programs that not every PATH has."""
 
 
@@ -41,4 +41,4 @@ def install_missing(programs: Mapping[str, str]) -> None:
 def _exists(program: str) -> bool:
     if program.startswith("/"):
         return Path(program).exists()
-    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), *_FOR_ADMINISTRATORS])) is not None
+    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), *FOR_ADMINISTRATORS])) is not None
