@@ -10,6 +10,7 @@ deliveries go back to the store, the store closes, and the admin port closes las
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import Coroutine, Mapping
 from typing import Any
@@ -346,14 +347,12 @@ class Gateway:
 
     async def _open_public_port(self) -> asyncio.Server:
         settings = self.settings
+        factory = (
+            functools.partial(self.server.with_tls, self.certificates.context) if self.certificates else self.server
+        )
         try:
             listening = await asyncio.get_running_loop().create_server(
-                self.server,
-                settings.listen.host,
-                settings.listen.port,
-                ssl=self.certificates.context if self.certificates else None,
-                ssl_handshake_timeout=settings.limits.header_seconds if self.certificates else None,
-                backlog=1024,
+                factory, settings.listen.host, settings.listen.port, backlog=1024
             )
         except OSError as error:
             raise cannot_listen("--listen", settings.listen, error) from error

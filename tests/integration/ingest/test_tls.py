@@ -214,3 +214,32 @@ async def begin(port: Port, client: tls_wire.Client, kind: int, rng: random.Rand
     whole = client.records([head]) if kind == 2 else b""
     record = client.records([body if kind == 2 else head])
     await client.send([whole + record[: rng.randrange(1, len(record))]])
+
+
+async def test_unfinished_handshakes_count_as_connections_and_give_way(tmp_path: Path) -> None:
+    """Otherwise a stranger uses up the descriptors of the process, and shuts Purple and every destination out."""
+    limits = msgspec.structs.replace(SHORT, header_seconds=5, connections=20)
+    async with serving(tmp_path, limits) as port, contextlib.AsyncExitStack() as stack:
+        files = open_sockets()
+        clients = [
+            await stack.enter_async_context(tls_wire.connect(port.gateway.port, port.context)) for _ in range(100)
+        ]
+        for client in clients[::2]:
+            await client.send([client.hello()[:100]])
+        await gateways.wait_until(lambda: open_sockets() <= files + len(clients) + limits.connections, limit=4)
+        assert port.server.displaced >= len(clients) - limits.connections
+        async with wire.connect(port.gateway.port, port.context, "localhost") as connection:
+            await connection.send(wire.request(port.gateway.target(), segments.visit(1)))
+            assert (await connection.answer()).acknowledges
+        await stack.aclose()
+        await port.wait_nothing_left(files, limit_seconds=10)
+
+
+async def test_unfinished_handshake_does_not_delay_a_drain(tmp_path: Path) -> None:
+    limits = msgspec.structs.replace(SHORT, header_seconds=30)
+    async with serving(tmp_path, limits) as port, tls_wire.connect(port.gateway.port, port.context) as client:
+        await client.send([client.hello()])
+        await gateways.wait_until(lambda: port.server.connections)
+        async with asyncio.timeout(10):
+            await port.server.drain(20)
+        assert not port.server.connections

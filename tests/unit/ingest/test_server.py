@@ -9,7 +9,7 @@ from usher_gateway.ingest.server import Connection, Request
 OVERRIDES = {
     Connection: {
         *("__init__", "connection_made", "connection_lost", "data_received", "eof_received"),
-        *("pause_writing", "resume_writing", "handle_error"),
+        *("pause_writing", "resume_writing", "handle_error", "force_close"),
     },
     Request: set(),
     Answer: {"__init__", "keep_alive", "prepare", "write_eof"},

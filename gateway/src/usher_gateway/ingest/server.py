@@ -9,10 +9,17 @@ a proxy in front might read them differently (§11.2, request smuggling).
 aiohttp takes a request up one turn of the event loop after its header is parsed, and the next pipelined one in the turn
 after an answer. So two turns later a connection without a request has nothing left to answer
 (`Connection.end_if_answered`).
+
+A TLS connection counts from its acceptance. asyncio's own TLS server shows a connection only after its handshake, so
+that unfinished handshakes could use up the descriptors of the process (`TlsHandshake`).
 """
 
 import asyncio
+import contextlib
+import os
 import re
+import socket
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -201,6 +208,8 @@ class Connection(web.RequestHandler):
         """The transport; unlike aiohttp's `transport` it stays until the connection is lost."""
         self.request: Request | None = None
         """The request that is being answered."""
+        self.handshake: asyncio.Task[None] | None = None
+        """The TLS handshake; None without TLS."""
         self.answered = 0
         """Requests answered so far."""
         self.answered_at_last_check = 0
@@ -234,9 +243,14 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         self.socket = cast("asyncio.Transport", transport)
         self.socket.set_write_buffer_limits(_UNREAD_ANSWER_BYTES)  # the default for TLS is 512 KiB
-        peer = transport.get_extra_info("peername")
-        if not self.server.admit(self, str(peer[0]) if peer else ""):
+        if self not in self.server.connections and not self.server.admit(self, _address_of(transport)):
             self.hang_up(model.RefusedReason.QueueFull)
+
+    def force_close(self) -> None:
+        """Close at once, also during the TLS handshake."""
+        if self.handshake is not None:
+            self.handshake.cancel()
+        super().force_close()
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes and hand them to aiohttp's parser."""
@@ -480,6 +494,54 @@ class Connection(web.RequestHandler):
             self.ended.set_result(None)
 
 
+class TlsHandshake(asyncio.Protocol):
+    """A new connection to the TLS port, which counts towards the limits before its handshake begins.
+
+    A transport cannot start TLS before it reads, so the handshake gets a new transport with a duplicate of the socket.
+    """
+
+    def __init__(self, server: "PublicServer", context: ssl.SSLContext) -> None:
+        self._server = server
+        self._context = context
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Admit the connection and begin its handshake, or close it beyond the limit."""
+        server = self._server
+        connection = server()
+        if server.admit(connection, _address_of(transport)):
+            try:
+                accepted = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+            except OSError:  # no descriptor is left
+                server.forget(connection)
+            else:
+                connection.handshake = server.loop.create_task(self._shake_hands(connection, accepted))
+        else:
+            server.count_refused(model.RefusedReason.QueueFull)
+        cast("asyncio.Transport", transport).abort()
+
+    async def _shake_hands(self, connection: Connection, accepted: socket.socket) -> None:
+        server = self._server
+        accepted.setblocking(False)
+        try:
+            with contextlib.suppress(OSError):  # the client gave up, was too slow, or does not speak TLS
+                await server.loop.connect_accepted_socket(
+                    lambda: connection,
+                    accepted,
+                    ssl=self._context,
+                    ssl_handshake_timeout=server.limits.header_seconds,
+                )
+        finally:
+            if connection.transport is None:
+                server.forget(connection)
+                accepted.close()
+
+
+def _address_of(transport: asyncio.BaseTransport) -> str:
+    """Return the address of the peer; ``""`` if it has left."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
+
+
 class PublicServer:
     """The public port: makes connections and watches their clocks. Each request goes to the handler."""
 
@@ -505,6 +567,10 @@ class PublicServer:
     def __call__(self) -> Connection:
         """A protocol for a new connection: the factory that loop.create_server() needs."""
         return Connection(self, self._manager, self.loop)
+
+    def with_tls(self, context: ssl.SSLContext) -> TlsHandshake:
+        """A protocol for a new connection to a TLS port."""
+        return TlsHandshake(self, context)
 
     def admit(self, connection: Connection, address: str) -> bool:
         """Register a new connection; if the port is full, close a waiting one. Returns False if all are busy."""
