@@ -219,6 +219,16 @@ def test_edit_that_moves_many_addresses_waits_for_a_confirmation() -> None:
     assert reverted.removal_history.halted == ()
 
 
+def test_confirmation_that_matches_nothing_shows_in_the_problem() -> None:
+    before = after(files.NO_CONFIGURATION, TENANT + listeners(9) + annotated(""))
+    waiting = after(before, TENANT + annotated("84a77c86d40b"))
+    (digest,) = (one.digest for one in waiting.removal_history.halted)
+    (problem,) = (found for found in waiting.rejected if "RemovalsHalted" in found.message)
+    assert "the annotation has `84a77c86d40b`, which matches nothing that waits" in problem.hint
+    both = after(waiting, TENANT + annotated(f"84a77c86d40b,{digest}"))
+    assert both.removal_history.halted == ()
+
+
 def test_edit_of_a_class_can_be_undone_and_repeated_within_a_minute() -> None:
     def at(hostname: str) -> str:
         return TENANT + listeners(3) + annotated("", f"{hostname}.example.com")

@@ -22,6 +22,7 @@ from usher_gateway.resources.removal_limit import (
     confirmations_of,
     decide,
     describe_removals,
+    describe_unmatched,
     exceeds_limit,
     smallest_limit,
 )
@@ -143,8 +144,10 @@ def with_kept_documents(
 
 def halt_problems(history: RemovalHistory, objects: ObjectsByIdentity) -> list[Problem]:
     """Return a problem for each namespace whose removals wait; it names the hash that confirms them."""
-    loaded = next((one for one in objects.values() if isinstance(one.resource, resources.ListenerClass)), None)
-    file, line = (loaded.file, loaded.line) if loaded else ("", 0)
+    classes = [one for one in objects.values() if isinstance(one.resource, resources.ListenerClass)]
+    file, line = (classes[0].file, classes[0].line) if classes else ("", 0)
+    confirmed = frozenset().union(*(confirmations_of(one.resource.metadata.annotations) for one in classes))
+    unmatched = describe_unmatched(confirmed, history.halted)
     found = []
     for one in history.halted:
         message = (
@@ -152,6 +155,7 @@ def halt_problems(history: RemovalHistory, objects: ObjectsByIdentity) -> list[P
             "edits that change addresses wait too"
         )
         hint = f'if this is meant, annotate a ListenerClass with {types.CONFIRM_REMOVALS}: "{one.digest}", or restart'
+        hint += f"; {unmatched}" if unmatched else ""
         found.append(Problem(file, line, "", message, hint))
     return found
 

@@ -72,7 +72,7 @@ class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
         """Return removals of one namespace, at least one, with the digest (12 hex digits) that confirms them."""
         found = tuple(sorted(removals))
         lines = "\n".join("\0".join(msgspec.structs.astuple(one)) for one in found)
-        return cls(found[0].namespace, hashlib.sha256(lines.encode()).hexdigest()[:12], found)
+        return cls(found[0].namespace, hashlib.sha256(lines.encode()).hexdigest()[:_HASH_LENGTH], found)
 
 
 class RemovalBounds(msgspec.Struct, frozen=True):
@@ -162,7 +162,10 @@ def smallest_limit(limits: Iterable[int | None]) -> int | None:
 
 
 _MAX_NAMES = 3
-"""Objects that a message names in each namespace."""
+"""Objects that a message names in each namespace, and hashes that match nothing."""
+
+_HASH_LENGTH = 12
+"""Characters of a hash; longer values are cut in a message."""
 
 _MESSAGE_CHARACTERS = 500
 """The length from which a message names further namespaces without their objects and hashes."""
@@ -188,6 +191,16 @@ def describe_halts(halts: Iterable[HaltedRemovals]) -> str:
         text += f"; also removals {', '.join(further[:_MAX_FURTHER_NAMESPACES])}{more}: "
         text += "the operator's log (removals_halted) has their hashes"
     return text
+
+
+def describe_unmatched(confirmations: Collection[str], halts: Iterable[HaltedRemovals]) -> str:
+    """Return which values of the annotation confirm no halted removals; ``""`` if all of them do."""
+    unmatched = sorted(set(confirmations) - {halt.digest for halt in halts})
+    if not unmatched:
+        return ""
+    cut = [text if len(text) <= _HASH_LENGTH else f"{text[:_HASH_LENGTH]}…" for text in unmatched[:_MAX_NAMES]]
+    more = " and others" if len(unmatched) > _MAX_NAMES else ""
+    return f"the annotation has {', '.join([f'`{text}`' for text in cut])}{more}, which matches nothing that waits"
 
 
 def namespaces_in(description: str) -> frozenset[str]:

@@ -10,7 +10,7 @@ import urllib.parse
 from usher_gateway import model, resources
 from usher_gateway.resources import types
 from usher_gateway.resources.listener_class import check_class
-from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, describe_halts
+from usher_gateway.resources.removal_limit import HaltedRemovals, confirmations_of, describe_halts, describe_unmatched
 from usher_gateway.resources.tenant import check_tenant
 from usher_operator.plan import common, compiling, hostname, reports
 from usher_operator.plan.common import ConditionBuilder, ConditionState, OperatorReason
@@ -34,10 +34,7 @@ _KEPT_OF_DESTINATION = (_Type.ResolvedRefs, _Type.Programmed, _Type.Healthy)
 """Conditions of a Destination that stay as they are while nothing is published."""
 
 _MAX_NAMES = 3
-"""Listeners, or hashes, that a message names."""
-
-_HASH_LENGTH = 12
-"""Characters of a hash in an annotation that a message shows."""
+"""Listeners that a message names."""
 
 
 def plan_listener_class(view: View, key: Key) -> Plan:
@@ -78,7 +75,8 @@ def _class_accepted(view: View, one: resources.ListenerClass, builder: Condition
     if held_back is not None:
         return builder.from_state(_Type.Accepted, held_back)
     if view.halted:
-        message = _halted(view.halted) + _unmatched_confirmations(one, view.halted)
+        unmatched = describe_unmatched(confirmations_of(one.metadata.annotations), view.halted)
+        message = _halted(view.halted) + (f"; {unmatched}" if unmatched else "")
         return builder.false(_Type.Accepted, OperatorReason.RemovalsHalted, message)
     (accepted,) = builder.from_findings(check_class(one), [_Type.Accepted])
     return accepted
@@ -90,16 +88,6 @@ def _halted(halts: tuple[HaltedRemovals, ...]) -> str:
         f"at once; to confirm them, set the annotation {types.CONFIRM_REMOVALS} on a ListenerClass to the hash, or to "
         f"several with commas between them: {describe_halts(halts)}"
     )
-
-
-def _unmatched_confirmations(one: resources.ListenerClass, halts: tuple[HaltedRemovals, ...]) -> str:
-    """What to add to the message of a halt if the annotation of this class does not confirm it."""
-    unmatched = sorted(confirmations_of(one.metadata.annotations) - {halt.digest for halt in halts})
-    if not unmatched:
-        return ""
-    shown = [f"`{text if len(text) <= _HASH_LENGTH else text[:_HASH_LENGTH] + '…'}`" for text in unmatched[:_MAX_NAMES]]
-    more = " and others" if len(unmatched) > _MAX_NAMES else ""
-    return f"; the annotation of this class has {', '.join(shown)}{more}, which matches nothing that waits"
 
 
 def plan_tenant(view: View, key: Key) -> Plan:

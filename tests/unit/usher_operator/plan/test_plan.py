@@ -593,7 +593,7 @@ def test_edit_that_keeps_the_addresses_waits_for_nothing() -> None:
     ("annotation", "expected"),
     [
         ("", ""),
-        ("84a77c86d40b", "; the annotation of this class has `84a77c86d40b`, which matches nothing that waits"),
+        ("84a77c86d40b", "; the annotation has `84a77c86d40b`, which matches nothing that waits"),
         ("the-first,the-second-of-them", "has `the-first`, `the-second-o…`, which matches nothing that waits"),
     ],
 )
