@@ -46,11 +46,10 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    state = cache.folder() / "local-cluster"
+    parser.add_argument("--state", type=Path, default=state, help="where the files of `up` are")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("up", "down"):
-        state = cache.folder() / "local-cluster"
-        commands.add_parser(name).add_argument("--state", type=Path, default=state, help="where its files are")
-    for name in ("build", "prepare-node", "can-run-node"):
+    for name in ("up", "down", "build", "prepare-node", "can-run-node"):
         commands.add_parser(name)
     for name in ("node", "inside", "in-node"):
         commands.add_parser(name).add_argument("argv", nargs=argparse.REMAINDER)
