@@ -6,6 +6,7 @@ operator writes them as conditions into the status.
 
 import difflib
 import enum
+import heapq
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -44,6 +45,10 @@ class Problem(msgspec.Struct, frozen=True, order=True):
         return f"{self.file}:{self.line}" if self.line else self.file
 
 
+_MAX_COMPARED = 32
+"""Of more known words, only the most similar are compared in full, because that takes 1 ms and more for each word."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint that names the nearest known word, else all known words if they are at most 16, else ``""``."""
     words = sorted(known)
@@ -55,9 +60,23 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that was probably meant; None if no word is similar."""
+    word = word.lower()
     lowered = {candidate.lower(): candidate for candidate in sorted(known)}
-    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    candidates: Iterable[str] = lowered
+    if len(lowered) > _MAX_COMPARED:
+        candidates = heapq.nlargest(_MAX_COMPARED, lowered, key=lambda candidate: _common_characters(word, candidate))
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     return lowered[close[0]] if close else None
+
+
+def _common_characters(first: str, second: str) -> int:
+    """Return how many characters two words have in common at their start and at their end."""
+    return _common_start(first, second) + _common_start(first[::-1], second[::-1])
+
+
+def _common_start(first: str, second: str) -> int:
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def has_errors(problems: Iterable[Problem]) -> bool:
