@@ -93,7 +93,7 @@ def _graphs() -> list[Panel]:
         graph(
             "Arrivals by what they were counted as",
             "Every request at a known address, a minute. Refused ones come again after 3 hours.",
-            (f"60 * sum by (counted_as) (rate(usher_arrivals_total{{{_HERE}}}[$__rate_interval]))", "{{counted_as}}"),
+            (f"60 * sum by (counted_as) (namespace:usher_arrivals:rate5m{{{_HERE}}})", "{{counted_as}}"),
             unit="cpm",
             stacked=True,
             runbook="HookAtRisk",
@@ -101,7 +101,7 @@ def _graphs() -> list[Panel]:
         graph(
             "Results of attempts",
             "What became of deliveries, a minute: delivered, to be retried, dead or cancelled.",
-            (f"60 * sum by (outcome) (rate(usher_deliveries_total{{{_HERE}}}[$__rate_interval]))", "{{outcome}}"),
+            (f"60 * sum by (outcome) (namespace:usher_deliveries:rate5m{{{_HERE}}})", "{{outcome}}"),
             unit="cpm",
             stacked=True,
             runbook="DeliveryFailing",

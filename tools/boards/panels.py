@@ -14,6 +14,9 @@ SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 WIDTH = 24
 """Columns of a board."""
 
+_POINTS = 200
+"""The most points of a graph: with a point for each pixel, 2,000 tenants take seconds."""
+
 Panel = Builder[models.Panel]
 """Any panel."""
 
@@ -42,7 +45,7 @@ def graph(
 ) -> timeseries.Panel:
     """Series over time."""
     panel = timeseries.Panel().title(title).description(_text(text, runbook)).unit(unit).datasource(SOURCE)
-    panel = panel.span(width).height(8).links(_links(runbook)).min(0)
+    panel = panel.span(width).height(8).links(_links(runbook)).min(0).max_data_points(_POINTS)
     for index, (expr, legend) in enumerate(queries):
         panel = panel.with_target(_query(expr, legend, index).range())
     if stacked:
@@ -72,7 +75,7 @@ def quantile(share: str, buckets: str, *labels: str) -> str:
 
 
 def board(
-    title: str, uid: str, text: str, variables: list[tuple[str, str]], panels: list[Panel]
+    title: str, uid: str, text: str, variables: list[tuple[str, str]], panels: list[Panel], *, single: bool = False
 ) -> dashboard.Dashboard:
     """Return a board with the panels from left to right and from top to bottom.
 
@@ -82,23 +85,29 @@ def board(
         text: what the board is for.
         variables: name and the query of each variable besides ``datasource`` and ``job``.
         panels: a row is full with 24 columns.
+        single: each of the variables has one value, not several or all.
     """
     made = dashboard.Dashboard(title).uid(uid).description(text).tags(["usher"]).readonly().refresh("1m")
     made = made.time("now-6h", "now").timezone("browser").tooltip(models.DashboardCursorSync.CROSSHAIR)
     made = made.link(dashboard.DashboardLink("Usher").type(models.DashboardLinkType.DASHBOARDS).tags(["usher"]))
     made = made.with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
-    for name, query in [("job", "label_values(usher_build_info, job)"), *variables]:
-        made = made.with_variable(_variable(name, query))
+    made = made.with_variable(_choice("job", "label_values(usher_build_info, job)"))
+    for name, query in variables:
+        made = made.with_variable(_variable(name, query) if single else _choice(name, query))
     for panel in panels:
         made = made.with_panel(panel)
     return made
 
 
 def _variable(name: str, query: str) -> dashboard.QueryVariable:
-    everything = models.VariableOption(text="All", value="$__all")
     made = dashboard.QueryVariable(name).label(name.replace("_", " ")).datasource(SOURCE).query(query)
-    made = made.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.ALPHABETICAL_ASC)
-    return made.include_all(True).multi(True).all_value(".+").current(everything)
+    return made.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.ALPHABETICAL_ASC)
+
+
+def _choice(name: str, query: str) -> dashboard.QueryVariable:
+    """A variable with several values, or all."""
+    everything = models.VariableOption(text="All", value="$__all")
+    return _variable(name, query).include_all(True).multi(True).all_value(".+").current(everything)
 
 
 def _query(expr: str, legend: str, index: int) -> prometheus.Dataquery:

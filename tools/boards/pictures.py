@@ -40,6 +40,8 @@ def shown(value: float, unit: str) -> str:
             return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
         case "s":
             return _duration(value)
+        case "locale":
+            return f"{value:,.0f}"
         case "cpm":
             return f"{value:,.3g} /min" if value < 100 else f"{value:,.0f} /min"
         case "reqps" | "ops":

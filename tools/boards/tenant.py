@@ -22,6 +22,7 @@ def build() -> dashboard.Dashboard:
             ),
         ],
         [*_figures(), *_graphs(), *_tables()],
+        single=True,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,11 @@ def _compressed(duration: str, factor: int) -> str:
     return f"{max(1, int(duration[:-1]) * _UNITS[duration[-1]] // factor)}s"
 
 
+def _ending_with_parent() -> list[str]:
+    """The command that ends a program when its parent is killed, where the machine has it (util-linux)."""
+    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+
+
 class Prometheus:
     """A Prometheus process for the time of an ``async with`` block.
 
@@ -43,9 +49,13 @@ class Prometheus:
         folder: for its data, its configuration and its log.
         targets: ``HOST:PORT`` -> labels that the target has besides ``job="usher"``.
         rules: the text of rule files.
+        interval: between two scrapes, and between two evaluations of the rules.
     """
 
-    def __init__(self, folder: Path, targets: Mapping[str, Mapping[str, str]], rules: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, targets: Mapping[str, Mapping[str, str]], rules: Sequence[str], interval: str = "1s"
+    ) -> None:
+        self._interval = interval
         self._folder = folder
         self._targets = targets
         self._rules = rules
@@ -60,13 +70,14 @@ class Prometheus:
             (self._folder / name).write_text(text, "utf-8")
         static = [{"targets": [target], "labels": dict(labels)} for target, labels in self._targets.items()]
         configuration = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": self._interval, "evaluation_interval": self._interval},
             "rule_files": files,
             "scrape_configs": [{"job_name": "usher", "static_configs": static}],
         }
         (self._folder / "prometheus.yml").write_text(yaml.safe_dump(configuration), "utf-8")
         with (self._folder / "prometheus.log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *_ending_with_parent(),
                 debian.programs() / "prometheus",
                 f"--config.file={self._folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={self._folder / 'data'}",
