@@ -1,7 +1,7 @@
 """Counters for metrics and conditions."""
 
 from contract import samples
-from usher_gateway import model
+from usher_gateway import documents, model
 from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
 from usher_gateway.store.base import ListenerActivity
 
@@ -54,3 +54,13 @@ def test_addresses_of_a_listener_are_bounded() -> None:
         found.add_committed(found.of(samples.LOBBY), arrival, model.Accepted(model.CountedAs.Visit))
     assert len(found.of(samples.LOBBY).first_visits) == 256
     assert "299" in found.of(samples.LOBBY).first_visits
+
+
+def test_retired_addresses_that_were_used_longest_ago_are_forgotten() -> None:
+    found = ArrivalCounters()
+    of_lobby = found.of(samples.LOBBY)
+    used = [documents.Address("hooks.example.com", f"/{number}") for number in range(300)]
+    for now, address in enumerate([*used, used[0]]):
+        found.add_retired(of_lobby, address, now)
+    assert len(found.retired_arrivals) == 256
+    assert found.retired_arrivals[used[0].id] == 300

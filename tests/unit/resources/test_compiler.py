@@ -157,6 +157,20 @@ def test_retired_address_ends_at_once_without_retired_address_days() -> None:
     assert after.listeners["default/lobby"].retired_addresses == ()
 
 
+def test_of_very_many_retired_addresses_the_last_used_stay() -> None:
+    """Otherwise a tenant that moves a path again and again fills the memory of every gateway."""
+    moved = [OLD_PATH.replace("/x", f"/{number}") for number in range(300)]
+    snapshot = compiled(CLASS, TENANT, LISTENER + moved[0]).snapshot
+    (first,) = snapshot.listeners["default/lobby"].addresses
+    for number, addresses in enumerate(moved[1:], start=1):
+        now = NOW + number * model.MICROSECONDS
+        snapshot = compiled(
+            CLASS, TENANT, LISTENER + addresses, previous=snapshot, now=now, arrivals={first.id: now}
+        ).snapshot
+    retired = {address.path for address in snapshot.listeners["default/lobby"].retired_addresses}
+    assert retired == {"/0", *(f"/{number}" for number in range(44, 299))}
+
+
 OTHER = "  addresses: [{name: a, hostname: shop.example.org}]\n"
 
 

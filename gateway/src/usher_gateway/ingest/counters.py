@@ -12,7 +12,7 @@ from usher_gateway.store.base import ListenerActivity
 _log = structlog.get_logger(__name__)
 
 _MAX_ADDRESSES = 256
-"""Addresses of a listener whose first visit is remembered."""
+"""Addresses of a listener whose first visit is remembered, and retired ones whose last request is."""
 
 _COUNTED_AS_NAMES = {counted_as: counted_as.name.lower() for counted_as in model.CountedAs}
 
@@ -184,7 +184,8 @@ class ArrivalCounters:
         if address.id not in counters.retired_arrivals:
             url, hint = documents.shorten_url(address.url), "enter the listener's present URL in the portal"
             _log.warning("retired_address_used", listener=counters.name.key, address=url, hint=hint)
-        counters.retired_arrivals[address.id] = now
+        counters.retired_arrivals.pop(address.id, None)  # so that the one used longest ago is the first
+        _add_bounded(counters.retired_arrivals, address.id, now)
         self._save_later(counters)
         key = (counters.name.namespace, counters.name.tenant)
         self.retired[key] = self.retired.get(key, 0) + 1

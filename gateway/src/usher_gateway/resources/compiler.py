@@ -341,6 +341,10 @@ def compile_listener(
     return document, findings
 
 
+_MAX_RETIRED_ADDRESSES = 256
+"""Of one listener. Otherwise edits that move a path again and again fill the memory of every gateway."""
+
+
 def retire_addresses(
     listener: Listener,
     document: documents.ListenerDocument | None,
@@ -352,8 +356,9 @@ def retire_addresses(
     """Return the document of a listener with the addresses that an edit of it or of its class took out of service.
 
     Such an address stays for the class's ``retiredAddressDays`` after its last arrival, unless a listener claims it or
-    its token is past its ``untilTime``. Without any other address, the document is the previous one. A listener that
-    gets another tenant counts as a new one, because its old URLs are known to another company.
+    its token is past its ``untilTime``. Of very many only those used last stay. Without any other address, the document
+    is the previous one. A listener that gets another tenant counts as a new one, because its old URLs are known to
+    another company.
 
     Args:
         listener: The listener.
@@ -371,14 +376,20 @@ def retire_addresses(
     )
     live = document.live_addresses if document is not None else ()
     known = {hostnames.address_key(address) for address in live}
-    retired = []
+    candidates = []
     for address in previous.addresses:
         retired_at = max(address.retired_at or context.now, context.arrivals.get(address.id, 0))
         is_over = days == 0 or context.now >= retired_at + days * _DAY or 0 < address.until <= context.now
         if hostnames.address_key(address) in known or is_over:
             continue
-        if claims.may_have(address.host, listener.owner) and claims.take(address, listener.key):
-            retired.append(msgspec.structs.replace(address, retired_at=retired_at))
+        candidates.append(msgspec.structs.replace(address, retired_at=retired_at))
+    if len(candidates) > _MAX_RETIRED_ADDRESSES:
+        candidates.sort(key=lambda address: address.retired_at, reverse=True)
+    retired = [
+        address
+        for address in candidates[:_MAX_RETIRED_ADDRESSES]
+        if claims.may_have(address.host, listener.owner) and claims.take(address, listener.key)
+    ]
     if not live and not retired:
         return None
     if document is None:
