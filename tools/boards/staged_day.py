@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,10 @@ class StagedDay:
 
     async def _send(self, tenant: str, seconds: float, pause: float, odd_every: int = 0) -> None:
         """Post a visit after each pause; each ``odd_every``-th body is no visit."""
-        for number in range(int(seconds / pause)):
+        ends = time.monotonic() + seconds
+        for number in itertools.count():
+            if time.monotonic() > ends:
+                return
             await self._post(tenant, b"[]" if odd_every and number % odd_every == 0 else None)
             await asyncio.sleep(pause)
 
