@@ -658,8 +658,13 @@ class Cache(View):
     ) -> KeySet:
         found: set[Key] = {one.key for one in (before, after) if one is not None}
         for key in list(found):
-            if key.kind == "Hostname":  # listeners report the state of their hostnames
+            if key.kind == "Hostname":  # listeners and classes report the state of their hostnames
                 found |= self.child_index.published_at(key.name)
+                found |= {
+                    Key("ListenerClass", "", name)
+                    for name, one in self._classes.items()
+                    if one.resource.spec.hostname == key.name
+                }
         owner = next((one.key for one in (before, after) if one is not None and one.is_config), None)
         if owner is not None:
             now = self.child_index.hosts_of(after.key) if after is not None else frozenset()

@@ -496,8 +496,12 @@ def test_child_of_another_install_is_not_indexed(full: Cache) -> None:
     assert {ref.namespace for ref in full.child_index.foreign} == {"usher-config"}
 
 
-def test_route_status_concerns_the_listeners_of_the_hostname(full: Cache) -> None:
+def test_route_status_concerns_the_listeners_and_the_class_of_the_hostname(full: Cache) -> None:
     full.put(kinds.SECRET, config())
+    other = raw(
+        "ListenerClass", "other", {"controllerName": "usher.dev/usher", "hostname": "other.example.com"}, namespace=""
+    )
+    full.put(kinds.LISTENER_CLASS, other)
     host = hostname_key("hooks.example.com")
     about = {
         "name": "route",
@@ -508,8 +512,9 @@ def test_route_status_concerns_the_listeners_of_the_hostname(full: Cache) -> Non
         "annotations": children.annotations(host),
     }
     ingress: dict[str, Any] = {"metadata": about, "spec": {}}
-    assert full.put(kinds.INGRESS, ingress) == {host, LOBBY}
-    assert full.put(kinds.INGRESS, {**ingress, "status": {"loadBalancer": {}}}) == {host, LOBBY}
+    concerned = {host, LOBBY, Key("ListenerClass", "", "public")}
+    assert full.put(kinds.INGRESS, ingress) == concerned
+    assert full.put(kinds.INGRESS, {**ingress, "status": {"loadBalancer": {}}}) == concerned
     assert full.put(kinds.INGRESS, {**ingress, "status": {"loadBalancer": {}}}) == frozenset()
 
 
