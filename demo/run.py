@@ -109,8 +109,13 @@ def _urls(gateway: app.Gateway) -> dict[str, str]:
     return {listener.name: listener.addresses[0].url for listener in gateway.snapshot.listeners.values()}
 
 
+_SINCE = "2020-01"
+"""A month before the simulated day, whose clock is ahead."""
+
+
 def _print_suggestions(gateway: app.Gateway, arguments: argparse.Namespace, console: rich.console.Console) -> None:
     listen, admin = arguments.listen, arguments.admin
+    times = f"{sender.DAY_SECONDS / arguments.seconds:,.0f}"
     url = sender.by_http(_urls(gateway)["hotels"])
     host, company = url.split("/")[2], sender.PLANS[0].company
     folder = MANIFESTS.relative_to(Path.cwd()) if MANIFESTS.is_relative_to(Path.cwd()) else MANIFESTS
@@ -121,10 +126,13 @@ Usher keeps serving until Ctrl-C. Try this in another terminal:
   a visit        curl -i --connect-to {host}:80:{listen} {url} \\
                       -H 'content-type: application/json' -d '{{"user": {{"id": 1, "venue": {{"id": 7}}}}}}'
   the portal     .venv/bin/usher simulate --validate-only --company {company} --connect {listen} {url}
-  the books      .venv/bin/usher usage --admin http://{admin} --data {arguments.data}
+  the companies  .venv/bin/usher top --admin http://{admin} --data {arguments.data}
+  the books      .venv/bin/usher usage --from {_SINCE} --admin http://{admin} --data {arguments.data}
   visits         .venv/bin/usher visits list --admin http://{admin} --data {arguments.data}
   metrics        curl -s http://{admin}/metrics | grep '^usher_'
   a live edit    change a route in {folder}/hotels.yaml: in force within a second
+
+The gateway's clock runs {times} times as fast, and its listeners are silent after the day.
 """,
         highlight=False,
         markup=False,

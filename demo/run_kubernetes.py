@@ -251,7 +251,7 @@ Everything keeps running until Ctrl-C. Try this in another terminal:
   a URL           k get secret hotels-url --template='{{{{.data.url | base64decode}}}}'
   the portal      .venv/bin/usher simulate --validate-only --company {sender.PLANS[0].company} --connect {listen} \\
                       "$(k get secret hotels-url --template='{{{{.data.url | base64decode}}}}' | sed s/https/http/)"
-  the books       .venv/bin/usher usage --admin http://{admin} --data {logs}/tokens
+  the books       .venv/bin/usher usage --from 2020-01 --admin http://{admin} --data {logs}/tokens
   metrics         curl -s http://{admin}/metrics http://{arguments.operator}/metrics | grep '^usher_'
   logs            tail -f {logs}/operator.log {logs}/gateway.log
 

@@ -207,6 +207,15 @@ def test_tag_is_the_version_of_the_chart_unless_it_is_set() -> None:
     assert image("--set=image.tag=nightly") == "usher:nightly"
 
 
+def test_rollback_replaces_a_gateway_that_never_became_ready() -> None:
+    """With OrderedReady, the default, Kubernetes waits for the broken pod before it replaces it."""
+    assert at(full()[GATEWAY], "spec.podManagementPolicy") == "Parallel"
+
+
+def test_people_run_usher_in_the_pod_of_the_gateway_without_naming_the_tokens() -> None:
+    assert {"name": "USHER_DATA", "value": "/tokens"} in at(full()[GATEWAY], f"{CONTAINER}.env")
+
+
 def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None:
     peers = [
         one["ipBlock"]
@@ -228,6 +237,7 @@ def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None
         ("image.digest=latest", "does not match pattern"),
         ("operator.replicas=0", "minimum"),
         ("gateway.trustedProxies={10.0.0.1}", "does not match pattern"),
+        ("gateway.allowDestinations={foo bar}", "does not match pattern"),
         ("gateway.storage.size=much", "does not match pattern"),
         ("gateway.terminationGracePeriodSeconds=5", "minimum"),
         ("monitoring.kind=Probe", "must be one of"),

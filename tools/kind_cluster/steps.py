@@ -40,7 +40,7 @@ VISIT = """
 kubectl get secret lobby-url --namespace=agency --template='{{.data.url | base64decode}}'
 usher simulate --visits 10 --retry-after 5 --insecure --connect 127.0.0.1:443 URL
 kubectl logs deployment/receiver --namespace=agency
-kubectl exec usher-gateway-0 --namespace=usher-system -- usher usage --data /tokens
+kubectl exec usher-gateway-0 --namespace=usher-system -- usher usage
 """
 """The first visits: print the URL, post to it as Purple does, and look at what arrived."""
 

@@ -171,6 +171,29 @@ async def test_usage_prints_a_table_or_csv_and_checks_the_books(served: serving.
     assert "books balance" in await done(served, "usage", "--check", "--from", "2025-11")
 
 
+async def test_usage_tells_listeners_of_two_namespaces_apart(served: serving.Served) -> None:
+    long = model.ListenerName("another-agency-with-a-long-name", "acme", "lobby-of-the-grand-hotel")
+    await served.bench.accept(samples.arrival("x", listener=long, if_visit=()))
+    times = ("--from", "2025-11", "--to", "2100-01")
+    out = await done(served, "usage", *times)
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "another-agency-with-a-long-name/acme/lobby-of-the-grand-hotel" in out
+    assert "agency/acme/lobby" in out
+    wide = await done(served, "usage", *times, COLUMNS="200")
+    total = next(line.split() for line in wide.splitlines() if line.strip().startswith("total"))
+    assert total[-1] == "1"  # of fill(): one delivery is held
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--by", "week"), "'venue'"), (("--by", "venue", "--zone", "tenant"), "--by venue has no days or months")],
+)
+async def test_wrong_period_says_which_there_are(served: serving.Served, arguments: tuple[str, ...], said: str) -> None:
+    run = await ask(served, "usage", *arguments)
+    assert run.code == 2
+    assert said in run.err
+
+
 async def test_usage_check_with_a_violation_exits_1(served: serving.Served) -> None:
     served.bench.clock.now += samples.DAY
     store: Any = served.bench.store

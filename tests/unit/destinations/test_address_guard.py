@@ -108,7 +108,8 @@ def test_allow_list_entry_allows_only_what_it_names(hole: str, host: str, port: 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10.0.0.0/33", "10.0.0.1/8", "host:", "host:99999", "a/b", "[::1", "x:y:z", "host:0x1"]
+    "text",
+    ["", "10.0.0.0/33", "10.0.0.1/8", "host:", "host:99999", "a/b", "[::1", "x:y:z", "host:0x1", "foo bar", "*.local"],
 )
 def test_invalid_allow_list_entry_is_rejected_with_a_hint(text: str) -> None:
     with pytest.raises(model.ConfigurationError) as caught:

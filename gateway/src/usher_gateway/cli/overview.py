@@ -163,7 +163,7 @@ def list_tenants(
     rows = select(rows, namespace=namespace, tenant=tenant)
     rows = [row for row in rows if not failing or is_tenant_failing(row)]
     rows = [row for row in rows if not silent or row["silentListeners"]]
-    tables.print_rows(first(rows, limit), TENANT_COLUMNS, output, "No such tenants.", _TENANT_CSV_COLUMNS)
+    tables.print_rows(first(rows, limit), TENANT_COLUMNS, output, "No tenant is like that.", _TENANT_CSV_COLUMNS)
 
 
 # Destinations
@@ -223,7 +223,7 @@ def list_destinations(
     rows = select(rows, namespace=namespace, tenant=tenant)
     rows = [row for row in rows if not failing or is_destination_failing(row)]
     tables.print_rows(
-        first(rows, limit), DESTINATION_COLUMNS, output, "No such destinations.", _DESTINATION_CSV_COLUMNS
+        first(rows, limit), DESTINATION_COLUMNS, output, "No destination is like that.", _DESTINATION_CSV_COLUMNS
     )
 
 
@@ -368,4 +368,4 @@ def list_listeners(
     rows = select(rows, namespace=namespace, tenant=tenant)
     rows = [row for row in rows if not failing or is_listener_failing(row)]
     rows = [row for row in rows if not silent or row["receiving"] == "Silent"]
-    tables.print_rows(first(rows, limit), LISTENER_COLUMNS, output, "No such listeners.", _LISTENER_CSV_COLUMNS)
+    tables.print_rows(first(rows, limit), LISTENER_COLUMNS, output, "No listener is like that.", _LISTENER_CSV_COLUMNS)

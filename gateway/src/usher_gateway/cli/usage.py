@@ -1,6 +1,7 @@
 """``usher usage``: prints the books."""
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -8,6 +9,7 @@ from usher_gateway.cli import tables
 from usher_gateway.cli.admin_client import (
     ADMIN,
     DATA,
+    USAGE,
     WRONG,
     Admin,
     AdminClient,
@@ -15,6 +17,7 @@ from usher_gateway.cli.admin_client import (
     Listener,
     OutputOption,
     Tenant,
+    fail,
     parse_moment,
 )
 
@@ -25,7 +28,10 @@ _EPILOG = (
 
 _From = Annotated[str | None, typer.Option("--from", "--since", help="Default: the first day of this month.")]
 _To = Annotated[str | None, typer.Option("--to", "--until", help="Before this time. Default: now.")]
-_By = Annotated[str, typer.Option(help="day, month, slot (a quarter of an hour), or venue.")]
+_By = Annotated[
+    Literal["slot", "day", "month", "venue"],
+    typer.Option(help="Add up by period (a slot is a quarter of an hour) or by venue."),
+]
 _Zone = Annotated[
     str,
     typer.Option(
@@ -34,8 +40,8 @@ _Zone = Annotated[
 ]
 _Check = Annotated[bool, typer.Option("--check", help="Check whether the books balance; exit 1 if not.")]
 
-_WIDE, _NARROW = 130, 78
-"""Terminal widths: from the first on all numbers fit, below the second not even the important ones."""
+_WIDE = 130
+"""The width of a terminal in which all numbers fit."""
 
 _NARROW_NUMBERS = (
     ("VISITS", "visits"),
@@ -90,6 +96,8 @@ def register(app: typer.Typer) -> None:
             _check(client.get("/api/usage/check", **times))
             return
         if by == "venue":
+            if zone == "tenant":
+                fail("--by venue has no days or months", "leave --zone out, or name the zone of --from and --to", USAGE)
             _print_venues(client.get("/api/usage/venues", **times, tenant=tenant, listener=listener, zone=zone), output)
             return
         query = {**times, "tenant": tenant, "listener": listener, "by": by, "zone": zone}
@@ -142,22 +150,37 @@ def _print_text(answer: Any) -> None:
         typer.echo("Nothing was counted in that time.")
         return
     width = rich.console.Console().width
-    if width < _NARROW:
-        _print_blocks(rows, answer["total"])
-        return
     numbers = _WIDE_NUMBERS if width >= _WIDE else _NARROW_NUMBERS
-    lines = [
-        [row["period"], f"{row['tenant']}/{row['listener']}", *[str(row[key]) for _, key in numbers]] for row in rows
-    ]
-    total = answer["total"]
-    lines.append(["total", "", *[str(total.get(key, "")) for _, key in numbers]])
+    open_after = {_listener_path(row): row["openAfter"] for row in rows}  # the last row of each listener
+    total = {**answer["total"], "openAfter": sum(open_after.values())}
+    name_of = _shortest_names(rows)
+    lines = [[row["period"], name_of(row), *[str(row[key]) for _, key in numbers]] for row in rows]
+    lines.append(["total", "", *[str(total[key]) for _, key in numbers]])
     heads = ["PERIOD", "LISTENER", *[head for head, _ in numbers]]
-    tables.print_table(heads, lines, numbers=len(numbers))
+    if _table_width(heads, lines) <= width:
+        tables.print_table(heads, lines, numbers=len(numbers))
+    else:
+        _print_blocks([(f"{row['period']}  {name_of(row)}", row) for row in rows], total)
 
 
-def _print_blocks(rows: Any, total: Any) -> None:
+def _listener_path(row: tables.Row) -> str:
+    return f"{row['namespace']}/{row['tenant']}/{row['listener']}"
+
+
+def _shortest_names(rows: Any) -> Callable[[tables.Row], str]:
+    """Return a function for the name of a row, with the namespace only if there are several."""
+    if len({row["namespace"] for row in rows}) > 1:
+        return _listener_path
+    return lambda row: f"{row['tenant']}/{row['listener']}"
+
+
+def _table_width(heads: list[str], lines: list[list[str]]) -> int:
+    """Return how many columns of a terminal a table needs: two stand between its own columns and around them."""
+    return sum(max(len(line[index]) for line in [heads, *lines]) + 2 for index in range(len(heads)))
+
+
+def _print_blocks(blocks: list[tuple[str, tables.Row]], total: tables.Row) -> None:
     """Print a headline per row, and below it the numbers that are not 0."""
-    blocks = [(f"{row['period']}  {row['tenant']}/{row['listener']}", row) for row in rows]
     for headline, counts in [*blocks, ("total", total)]:
         typer.echo(headline)
         told = [f"{key.removesuffix('After')} {counts[key]}" for _, key in _NARROW_NUMBERS if counts.get(key)]

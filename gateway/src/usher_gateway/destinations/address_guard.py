@@ -42,7 +42,7 @@ _FORBIDDEN_TEXT = (
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 """The range assigned for global unicast. The rest of IPv6 is forbidden."""
 
-_ALLOWED_HOST = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
+_ALLOWED_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
 def _parse(table: Iterable[tuple[str, str]]) -> tuple[tuple[Network, str], ...]:
