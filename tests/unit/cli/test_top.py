@@ -109,6 +109,14 @@ def test_keys_sort_filter_choose_and_look_inside() -> None:
     assert screen.only is None
 
 
+@pytest.mark.parametrize(("key", "head"), [("r", "VISITS/MIN↓"), ("d", "DEAD↓"), ("n", "TENANT↓")])
+def test_column_of_the_order_is_marked(key: str, head: str) -> None:
+    screen = screen_of(line("acme"))
+    screen.press(key)
+    assert shown(screen).count("↓") == 1
+    assert head in shown(screen)
+
+
 def test_keys_change_nothing_while_no_tenant_is_shown() -> None:
     screen = screen_of()
     for key in ("\x1b[A", "\x1b[B", "\r", "d"):

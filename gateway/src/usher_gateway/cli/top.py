@@ -187,7 +187,16 @@ def _draw_details(details: list[str], room: int) -> "rich.console.RenderableType
     return rich.text.Text("\n".join(details[:room]), no_wrap=True)
 
 
-_NUMBER_HEADS = ("VISITS/MIN", "TODAY", "LAST", "LAG", "HELD", "DEAD", "SILENT")
+_NUMBER_HEADS: Mapping[str, SortKey | None] = {
+    "VISITS/MIN": "rate",
+    "TODAY": None,
+    "LAST": "last",
+    "LAG": "lag",
+    "HELD": "held",
+    "DEAD": "dead",
+    "SILENT": "silent",
+}
+"""Head of a column -> its sort key."""
 
 
 def draw_table(screen: Screen, room: int | None = None) -> "rich.console.RenderableType":
@@ -201,9 +210,10 @@ def draw_table(screen: Screen, room: int | None = None) -> "rich.console.Rendera
         begin = max(0, min(screen.chosen - room // 2, len(lines) - (room - 1)))
         lines = lines[begin : begin + room - 1]
     table = rich.table.Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
-    table.add_column("TENANT", no_wrap=True, overflow="ellipsis", ratio=1)
-    for head in _NUMBER_HEADS:
-        table.add_column(head, justify="right", no_wrap=True)
+    mark = {screen.sort: "↓"}
+    table.add_column("TENANT" + mark.get("name", ""), no_wrap=True, overflow="ellipsis", ratio=1)
+    for head, key in _NUMBER_HEADS.items():
+        table.add_column(head + (mark.get(key, "") if key else ""), justify="right", no_wrap=True)
     for index, line in enumerate(lines, begin):
         is_chosen = room is not None and index == screen.chosen
         style = "red" if line.is_failing else "yellow" if line.silent else ""
