@@ -11,7 +11,9 @@ COUNTS = {
     "died": 1,
 }
 ANSWER = {
-    "rows": [{"period": "2026-11-25", "tenant": "acme", "listener": "lobby", "openAfter": 9, **COUNTS}],
+    "rows": [
+        {"period": "2026-11-25", "namespace": "agency", "tenant": "acme", "listener": "lobby", "openAfter": 9, **COUNTS}
+    ],
     "total": COUNTS,
 }
 
