@@ -50,7 +50,9 @@ async def test_staged_day_fires_its_alerts_and_fills_every_panel(tmp_path: Path)
                 for target in panel["targets"]:
                     expr = pictures.filled(target["expr"])
                     assert await prometheus.query_range(expr, begun, time.time(), 1.0), (panel["title"], expr)
+        assert "harbour-hotels" in day.terminal
         if os.environ.get("UPDATE_DOCS"):
+            pictures.draw_terminal(day.terminal, "usher top", PICTURES / "usher-top.svg")
             for stem, board in BOARDS.items():
                 drawing = pictures.Drawing(prometheus, begun, tenant="harbour-hotels" if stem == "tenant" else ".+")
                 await drawing.draw(board, PICTURES / f"{stem}.png")

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import rich.console
+import rich.text
 from matplotlib import axes, figure, gridspec, transforms
 from PIL import Image
 
@@ -57,6 +59,17 @@ def _duration(seconds: float) -> str:
         if abs(seconds) >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.3g} s" if abs(seconds) >= 1 or not seconds else f"{seconds * 1000:.3g} ms"
+
+
+_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+
+
+def draw_terminal(printed: str, title: str, file: Path) -> None:
+    """Draw what a program printed, with its colours, as a terminal of 80 columns (SVG)."""
+    console = rich.console.Console(record=True, width=80, file=io.StringIO(), highlight=False)
+    console.print(rich.text.Text.from_ansi(printed.rstrip("\n")))
+    # The reader's own fonts, because a page should load none from elsewhere.
+    file.write_text(_FONTS.sub("", console.export_svg(title=title, unique_id="usher")), "utf-8")
 
 
 class Drawing:

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -104,8 +106,11 @@ class StagedDay:
 
     def __init__(self, folder: Path, receiver: simulator.Receiver, port: int, admin: int) -> None:
         self._manifests, self._receiver, self._port = folder / "agency.yaml", receiver, port
+        self._data = folder / "data"
         self.admin = admin
         """Port of the gateway's metrics."""
+        self.terminal = ""
+        """What `usher top --once` printed during the day, in 80 columns, with its colours (ECMA-48)."""
         self._session = aiohttp.ClientSession()
         self._numbers = itertools.count(1)
 
@@ -115,6 +120,17 @@ class StagedDay:
         made = manifests(int(self._receiver.url.rpartition(":")[2]), **edits)
         draft.write_text("\n---\n".join(json.dumps(one) for one in made), "utf-8")
         draft.replace(self._manifests)
+
+    async def _look(self) -> str:
+        """Return what `usher top --once` prints."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "usher_gateway", "top", "--once", "--admin", f"http://127.0.0.1:{self.admin}"),
+            *("--data", str(self._data)),
+            stdout=asyncio.subprocess.PIPE,
+            env=os.environ | {"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "xterm-256color"},
+        )
+        printed, _ = await process.communicate()
+        return printed.decode()
 
     async def close(self) -> None:
         """End the connections of the sender."""
@@ -127,7 +143,7 @@ class StagedDay:
                 await asyncio.sleep(0.1)
 
     async def play(self, seconds: float) -> None:
-        """Send the visits of the day."""
+        """Send the visits of the day, and look at `usher top` in its last third."""
         self._receiver.set_behaviour("/mailer", simulator.Behaviour(status=400))
         self._receiver.set_behaviour("/warehouse", simulator.Behaviour(status=503))
         async with asyncio.TaskGroup() as group:
@@ -136,6 +152,8 @@ class StagedDay:
             group.create_task(self._send("park-spa", seconds, 0.4, odd_every=3))
             group.create_task(self._send_museum(seconds))
             group.create_task(self._send_hotels(seconds))
+            await asyncio.sleep(seconds * 2 / 3)
+            self.terminal = await self._look()
 
     async def _post(self, tenant: str, body: bytes | None = None) -> int:
         number = next(self._numbers)
