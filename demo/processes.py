@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 STOP_SECONDS = 30.0
+_TETHERED = Path(__file__).with_name("tethered.py")
 _LAST_BYTES = 2_000
 
 
@@ -44,7 +45,7 @@ async def start(name: str, arguments: Sequence[str], log: Path, environ: Mapping
     """Run a Python module as a child program."""
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "demo.tethered", *arguments),
+            *(sys.executable, str(_TETHERED), *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=output,
             stderr=output,

@@ -1,4 +1,4 @@
-"""Runs a module that ends when its parent process ends: ``python -m demo.tethered MODULE ARGUMENTS…``.
+"""Runs a module that ends when its parent process ends: ``python tethered.py MODULE ARGUMENTS…``.
 
 The parent holds the other end of standard input. The kernel closes it when the parent ends, even after SIGKILL. This
 program then sends itself SIGTERM, and SIGKILL 15 s later.

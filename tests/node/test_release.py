@@ -1,5 +1,6 @@
 """The life of a release: upgrade, rollback, uninstallation, and a new installation on the same volume."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def test_upgrade_changes_image_values_and_definitions_and_is_rolled_back(
     webhook.wait_ready()
     assert webhook.url() == url
     webhook.assert_books_equal(first, second, webhook.start_visits(50).wait())
+
+
+def test_rollback_replaces_a_gateway_that_does_not_start(release: releases.Release, webhook: webhooks.Webhook) -> None:
+    first = webhook.start_visits(50).wait()
+    webhook.wait_delivered()
+    good = json.loads(release.helm("history", releases.NAME, "--output=json"))[-1]["revision"]
+    wrong = ("--set=gateway.extraArgs={--nonsense}", "--wait", "--timeout=20s")
+    with pytest.raises(charts.HelmError):
+        release.helm("upgrade", releases.NAME, str(charts.CHART), *release.values, releases.ALLOW_CLUSTER, *wrong)
+    assert not release.gateway_is_ready()
+
+    release.rollback(good)
+    assert release.gateway_is_ready()
+    webhook.wait_ready()
+    webhook.assert_books_equal(first, webhook.start_visits(50).wait())
 
 
 def test_new_installation_after_an_uninstallation_continues_with_volume_and_urls(

@@ -106,6 +106,9 @@ class ProcessRelease(installs.Install):
         (container,) = (await self.pod("statefulset", f"{NAME}-gateway"))["spec"]["containers"]
         found = {}
         for one in container["env"]:
+            if "value" in one:
+                found[one["name"]] = one["value"]
+                continue
             wanted = one["valueFrom"]["secretKeyRef"]
             found[one["name"]] = (await self.secret(wanted["name"], SYSTEM))[wanted["key"]].decode().strip()
         return found

@@ -137,6 +137,7 @@ async def test_month_over_its_quota_is_counted_once(tmp_path: Path, monkeypatch:
     manifests = gateways.CLASS + tenant + gateways.LISTENER.replace("  routes: []\n", two)
     manifests += DESTINATION.replace("state: Paused, ", "")
     async with gateways.running(tmp_path, manifests) as gateway:
+        await gateways.wait_until(lambda: gateway.gateway.tenants.quota_used)  # it reads the month too, each minute
         store, counted = gateway.gateway.store, list[object]()
         usage = store.usage
 
