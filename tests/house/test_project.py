@@ -49,9 +49,8 @@ def test_make_help_lists_every_target() -> None:
     assert set(phony[1].split()) == targets
 
 
-def test_ci_runs_the_commands_of_the_readme() -> None:
-    commands = [line.strip() for line in (source.ROOT / ".ci" / "run").read_text("utf-8").splitlines()]
-    assert commands.index("make test") < commands.index("make test-node")
+def test_ci_runs_make_test() -> None:
+    assert "exec make test" in (source.ROOT / ".ci" / "run").read_text("utf-8")
     assert re.search(r"^test: check ", MAKEFILE, re.MULTILINE), "make test includes make check"
 
 
