@@ -203,8 +203,8 @@ def scrape(rounds: int, seconds: float) -> Iterator[report.Result]:
             with urllib.request.urlopen(f"http://127.0.0.1:{process.admin}/metrics", timeout=30) as answer:
                 size = len(answer.read())
             times.append(time.monotonic() - began)
-    took = statistics.median(times)
-    yield report.Result("/metrics with 2,000 tenants", f"{took * 1000:.0f} ms", "< 200 ms", took < 0.2)
+    took = max(times)  # the others may share a text that was made a moment before
+    yield report.Result("slowest /metrics with 2,000 tenants", f"{took * 1000:.0f} ms", "< 200 ms", took < 0.2)
     yield report.Result("the same, size", f"{size / 1e6:.1f} MB", "< 5 MB", size < 5_000_000)
 
 
