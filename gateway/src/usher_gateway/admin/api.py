@@ -227,7 +227,7 @@ def parse_zone(text: str) -> datetime.tzinfo:
     """Parse the name of a time zone.
 
     Raises:
-        ValueError: there is no such time zone.
+        ValueError: the time zone does not exist.
     """
     try:
         return zoneinfo.ZoneInfo(text)

@@ -309,7 +309,7 @@ class _VenueCounts:
 
 
 _TENANT_ZONE = "tenant"
-"""The value of ``zone`` that stands for the time zone of each tenant."""
+"""The value of ``zone`` for the time zone of each tenant."""
 
 
 class UsageHandlers:

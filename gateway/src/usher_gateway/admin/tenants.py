@@ -25,7 +25,7 @@ TenantKey = tuple[str, str]
 
 
 class ListenerSummary(msgspec.Struct):
-    """What the gateway knows of a tenant's listeners without asking the store."""
+    """The listeners of a tenant, added up without asking the store."""
 
     document: documents.TenantDocument
     listeners: int = 0

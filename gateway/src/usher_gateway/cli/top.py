@@ -135,7 +135,7 @@ class Screen:
         """The tenant inside which a person looks; None: all tenants."""
         self.lines: list[TenantLine] = []
         self.details: list[str] = []
-        """What is shown of the tenant ``only``."""
+        """The lines about the tenant ``only``."""
         self._chosen = ""
         self._all: list[TenantLine] = []
 

@@ -1,6 +1,6 @@
 """Sends a sample visit to a destination, so that people can try it before visits arrive.
 
-The sample takes the path of an attempt: transform, format, signature, address rules. But it is no delivery: the store
+The sample takes the path of an attempt: transform, format, signature, address rules. It is not a delivery: the store
 does not know it, and no counter, circuit or condition changes.
 """
 
@@ -54,7 +54,7 @@ class SampleResult(msgspec.Struct, frozen=True, rename="camel"):
     """0: there was no answer."""
     milliseconds: int
     answer: str
-    """The first KiB of the answer's body. What the destination repeats of its credentials is replaced by ``…``."""
+    """The first KiB of the answer's body. Credentials that the destination repeats are replaced by ``…``."""
 
 
 class SampleError(model.UsherError):

@@ -76,7 +76,7 @@ class HaltedRemovals(msgspec.Struct, frozen=True, order=True):
 
 
 class RemovalBounds(msgspec.Struct, frozen=True):
-    """What decides how much of a namespace one pass may remove."""
+    """The facts that bound how much of a namespace one pass may remove."""
 
     in_force: Mapping[RemovalKind, int]
     """How many the namespace has in force now, by kind."""
@@ -133,7 +133,7 @@ def exceeds_limit(removals: Iterable[Removal], bounds: RemovalBounds, *, recent:
 
     Args:
         removals: The unconfirmed removals of the pass.
-        bounds: What the namespace has, and the limit.
+        bounds: The documents of the namespace, and the limit.
         recent: The unconfirmed removals of the last minute, which are not in force any more.
     """
     removals = tuple(removals)

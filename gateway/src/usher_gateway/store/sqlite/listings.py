@@ -416,7 +416,7 @@ def deliveries_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
 
     Raises:
         ValueError: the filter has an unknown name of a state.
-        NotFoundError: there is no such visit.
+        NotFoundError: the visit does not exist.
     """
     scope = RowScope("deliveries", keys=_keys(where.ids))
     if where.visit is not None:
@@ -445,7 +445,7 @@ def deliveries_of_visit(connection: sqlite3.Connection, visit: bytes) -> list[in
     """Return the keys of the deliveries of an arrival, also of those that a release or a replay created.
 
     Raises:
-        NotFoundError: there is no such arrival.
+        NotFoundError: the arrival does not exist.
     """
     arrival = model.key_of(visit)
     row = connection.execute("select verdicts from arrivals where key = ? and id = ?", (arrival, visit)).fetchone()
