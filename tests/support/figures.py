@@ -1,4 +1,4 @@
-"""What the tests of a node measure: shown at the end of the run, and never a condition of a test."""
+"""Figures that the tests of a node measure. The end of the run shows them; no test depends on them."""
 
 LINES: list[str] = []
 

@@ -1,4 +1,4 @@
-"""A release of the chart in a namespace of its own, as its users install it."""
+"""A release of the chart in its own namespace, installed as users do."""
 
 import contextlib
 import json

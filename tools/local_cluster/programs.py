@@ -80,7 +80,7 @@ def traefik_definitions() -> list[Path]:
 
 
 OF_A_NODE = (control_plane, node, pause, cert_manager, coredns, pebble, traefik)
-"""What builds the programs of a node with its routes."""
+"""The builders of the programs of a node with its routes."""
 
 
 def kubernetes_versions() -> tuple[tuple[str, str], ...]:
