@@ -7,7 +7,7 @@ import pytest
 
 from definitions import definition
 from local_cluster import kubectl
-from support import api, clusters
+from support import api, clusters, waiting
 from usher_gateway.resources import types
 
 EXAMPLES = clusters.DEFINITIONS.parent / "examples"
@@ -104,13 +104,26 @@ async def test_field_selectors_select_by_reference(
     assert [one["metadata"]["name"] for one in found] == names
 
 
+@pytest.fixture
+async def explain(definitions: clusters.Cluster, server: api.Api) -> kubectl.Kubectl:
+    """kubectl, once the API server has published what `kubectl explain` reads.
+
+    The server publishes OpenAPI documents some time after a definition is Established.
+    """
+    index, document = "/openapi/v3", f"/openapi/v3/apis/{types.API_VERSION}"
+    await waiting.until(lambda: server.request("GET", index), lambda text: f'"apis/{types.API_VERSION}"' in text)
+    paths = {f"/apis/{types.API_VERSION}/{names.plural}" for names in definition.NAMES.values()}
+    await waiting.until(lambda: server.request("GET", document), lambda seen: paths <= set(seen["paths"]))
+    return definitions.kubectl
+
+
 @pytest.mark.parametrize("kind", definition.NAMES)
-async def test_kubectl_explains_every_field(definitions: clusters.Cluster, kind: definition.Kind) -> None:
+async def test_kubectl_explains_every_field(explain: kubectl.Kubectl, kind: definition.Kind) -> None:
     plural = definition.NAMES[kind].plural
-    text = await definitions.kubectl("explain", plural, "--recursive", f"--api-version={types.API_VERSION}")
+    text = await explain("explain", plural, "--recursive", f"--api-version={types.API_VERSION}")
     for name in definition.object_schema(kind)["properties"]["spec"]["properties"]:
         assert re.search(rf"^    {name}\t", text, re.MULTILINE), name
-    spec = await definitions.kubectl("explain", f"{plural}.spec", f"--api-version={types.API_VERSION}")
+    spec = await explain("explain", f"{plural}.spec", f"--api-version={types.API_VERSION}")
     assert "<no description>" not in spec
 
 

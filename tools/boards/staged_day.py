@@ -59,13 +59,9 @@ def manifests(port: int, *, museum_path: str = "/wifi") -> list[dict[str, Any]]:
     exposure = {"exposure": {"type": "None"}, "tls": {"mode": "External"}}
     allowed = [{"hostname": "*.example.com"}]
     common: dict[str, Any] = {"controllerName": "usher.dev/usher", "allowedHostnames": allowed, **exposure}
-    classes = [
-        _resource("ListenerClass", "public", hostname="public.example.org", **common),
-        _resource(
-            "ListenerClass", "narrow", hostname="narrow.example.org", maximums={"requestsPerSecond": 2}, **common
-        ),
-    ]
+    public = _resource("ListenerClass", "public", hostname="public.example.org", **common)
     tenants = [_resource("Tenant", name, **spec) for name, spec in _TENANTS.items()]
+    elsewhere = {"ranges": ["203.0.113.0/24"]}
     paused = {"name": "welcome", "destinationRef": {"name": "crm"}, "state": "Paused"}
     listeners = [
         _listener("harbour-hotels", "crm", paused),
@@ -74,15 +70,15 @@ def manifests(port: int, *, museum_path: str = "/wifi") -> list[dict[str, Any]]:
         _listener("city-gym", "crm", {"name": "gold", "destinationRef": {"name": "crm"}, "when": "body.tier > 1"}),
         _listener("park-spa", "crm"),
         _listener("old-inn", "crm", silence={"afterSeconds": 60}),
-        _listener("arena", "crm", listenerClassName="narrow"),
+        _listener("arena", "crm", allowedSources=elsewhere | {"policy": "Enforce"}),
         _listener(
             "city-museum",
             "crm",
             path=museum_path,
-            allowedSources={"ranges": ["203.0.113.0/24"], "policy": "Report"},
+            allowedSources=elsewhere | {"policy": "Report"},
         ),
     ]
-    return [*classes, *tenants, *listeners, *(_destination(name, port) for name in ("crm", "mailer", "warehouse"))]
+    return [public, *tenants, *listeners, *(_destination(name, port) for name in ("crm", "mailer", "warehouse"))]
 
 
 EXPECTED = {
