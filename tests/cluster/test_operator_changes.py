@@ -197,7 +197,8 @@ async def test_standby_takes_over_at_once_from_a_stopped_leader(install: install
     assert await second.metric("usher_operator_leader") == 0
     lease = api.Resource("Lease", "usher-operator", install.system)
     first.process.send_signal(signal.SIGTERM)
-    await install.server.wait(lease, lambda seen: seen["spec"]["holderIdentity"] == "second", limit_seconds=2)
+    limit = 10  # seconds: the Lease of a killed leader would last 15 s
+    await install.server.wait(lease, lambda seen: seen["spec"]["holderIdentity"] == "second", limit_seconds=limit)
     await waiting.until(leader_code(first), lambda code: code == 0)
     await second.wait_ready()
     await declare(install, namespace, "lobby")
@@ -208,7 +209,7 @@ async def test_standby_takes_over_from_a_killed_leader(install: installs.Install
     await install.start_operator("--identity", "second")
     await first.stop(signal.SIGKILL)
     lease = api.Resource("Lease", "usher-operator", install.system)
-    await install.server.wait(lease, lambda seen: seen["spec"]["holderIdentity"] == "second", limit_seconds=20)
+    await install.server.wait(lease, lambda seen: seen["spec"]["holderIdentity"] == "second", limit_seconds=60)
     await declare(install, namespace, "lobby")
 
 

@@ -116,7 +116,7 @@ async def test_stopped_leader_writes_nothing_after_the_takeover(
     await declare(install, namespace)
     await wait_some_written(install, namespace)
     first.process.send_signal(signal.SIGTERM)
-    await wait_holder(install, "second", limit_seconds=2)
+    await wait_holder(install, "second", limit_seconds=10)  # the Lease of a killed leader would last 15 s
     written = len(writes(proxy))
     async with asyncio.timeout(10):
         assert await first.process.wait() == 0
@@ -166,7 +166,7 @@ async def test_clocks_a_minute_off_steal_no_lease(install: installs.Install, nam
     assert (datetime.datetime.now(datetime.UTC) - first_renewal).total_seconds() > 50  # the clock was really wrong
     assert await second.metric("usher_operator_leader") == 0
     await first.stop()
-    await wait_holder(install, "fast", limit_seconds=2)
+    await wait_holder(install, "fast")
     await wait_whole(install, namespace, 1)
 
 
@@ -188,7 +188,7 @@ async def test_operator_waits_for_a_lease_of_another_holder(install: installs.In
         await renew()
     assert holder(await install.server.get(lease)) == "somebody"
     assert await documents(install, namespace) == {}
-    await wait_holder(install, "waiting", limit_seconds=4)
+    await wait_holder(install, "waiting")
     await operator.wait_ready()
     await wait_whole(install, namespace, 1)
 
