@@ -130,6 +130,18 @@ async def test_uninstall_leaves_definitions_classes_and_the_volume(installed: ku
     assert [one["metadata"]["name"] for one in await installed.json("get", "listenerclasses")] == ["public"]
 
 
+async def test_install_in_another_namespace_takes_over_the_definitions(installed: kubectls.Kubectl) -> None:
+    helm(installed, "uninstall", "usher")
+    place = ("--namespace=other-system", f"--kubeconfig={installed.kubeconfig}")
+    install = ("install", "usher", str(charts.CHART), "--create-namespace", *place)
+    with pytest.raises(charts.HelmError, match=r"CustomResourceDefinition.*invalid ownership metadata"):
+        charts.run(*install)
+    charts.run(*install, "--take-ownership")
+    charts.run("uninstall", "usher", *place)
+    await installed("wait", "--for=delete", "namespace/usher-system-config", "--timeout=60s")
+    helm(installed, "install", "usher", str(charts.CHART), "--take-ownership")  # for the tests after this one
+
+
 async def test_rollback_removes_what_the_upgrade_added(installed: kubectls.Kubectl) -> None:
     await installed("create", "namespace", "cafes")
     helm(installed, "upgrade", "usher", str(charts.CHART), "--set=agencies={cafes},gateway.logLevel=debug")
