@@ -116,3 +116,26 @@ async def test_quota_and_silence_of_a_tenant(tmp_path: Path) -> None:
     async with support.running(tmp_path, limited) as gateway:
         await gateway.wait_configured()
         await support.wait_until(lambda: values(gateway, "usher_quota_used_ratio") == {TENANT: 0.25})
+
+
+def acme_series(gateway: support.RunningGateway) -> set[str]:
+    """Return the names of the metrics with a series of the tenant acme."""
+    return {line.partition("{")[0] for line in gateway.exposition().splitlines() if 'tenant="acme"' in line}
+
+
+async def test_series_of_a_removed_tenant_end_unless_deliveries_are_left(tmp_path: Path) -> None:
+    """Otherwise the counters of all tenants that ever left would stay until a restart."""
+    others = "".join(
+        (support.TENANT + support.LISTENER).replace("acme", name).replace("wifi", name) for name in ("blue", "gold")
+    )
+    async with support.running(tmp_path, ROUTES + others) as gateway:
+        await gateway.wait_configured()
+        assert (await gateway.post(b'{"user": {"id": 7, "venue": {"id": 1}}}')).acknowledges
+        assert {"usher_arrivals_total", "usher_skipped_total"} <= acme_series(gateway)
+        gateway.write(support.CLASS + others)
+        await support.wait_until(lambda: "agency/wifi" not in gateway.gateway.snapshot.listeners)
+        await gateway.gateway.tenants.count_deliveries()
+        assert "usher_held_deliveries" in acme_series(gateway), "the destination of one delivery is missing"
+        assert values(gateway, "usher_arrivals_total")[(("counted_as", "visit"), *TENANT)] == 1
+        gateway.gateway.tenants.deliveries.clear()
+        assert acme_series(gateway) == set()

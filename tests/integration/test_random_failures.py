@@ -273,8 +273,9 @@ class GatewayRun:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def _add_up(self) -> None:
-        for key, count in self.counters.counted.items():
-            self.scenario.counted[key[2]] += count
+        for counts in self.counters.counted.values():
+            for counted_as in model.CountedAs:
+                self.scenario.counted[counted_as.name.lower()] += counts[counted_as]
         self.scenario.unacknowledged += self.counters.unacknowledged
 
 

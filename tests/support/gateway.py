@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import prometheus_client
 
 from support import leaks, wire
 from usher_gateway import app, metrics, model
@@ -82,9 +81,10 @@ class RunningGateway:
         """Return the counts of arrivals by kind, and of refusals as ``refused:Reason``."""
         counters = self.gateway.counters
         found: dict[str, int] = {}
-        for (_, _, word), count in counters.counted.items():
-            if word != "refused":
-                found[word] = found.get(word, 0) + count
+        for counted_as in set(model.CountedAs) - {model.CountedAs.Refused}:
+            count = sum(counts[counted_as] for counts in counters.counted.values())
+            if count:
+                found[counted_as.name.lower()] = count
         for reason, count in counters.refused.items():
             found[f"refused:{reason}"] = count
         for reason, count in counters.quarantined.items():
@@ -101,8 +101,7 @@ class RunningGateway:
 
     def exposition(self) -> str:
         """Return the text of ``/metrics``."""
-        registry = metrics.make_registry(self.gateway.metric_sources)
-        return prometheus_client.generate_latest(registry).decode()
+        return metrics.write(family for source in self.gateway.metric_sources for family in source())
 
 
 def read_meters(folder: Path, listener: str) -> dict[str, int]:

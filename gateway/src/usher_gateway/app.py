@@ -20,6 +20,7 @@ import structlog
 
 from usher_gateway import documents, gateway_metrics, logs, metrics, model, process
 from usher_gateway.admin import health, records, server, status, tokens
+from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.names import NameCheck
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
@@ -200,6 +201,7 @@ class Gateway:
             delivery_metrics.collect,
             self._store_metrics.collect,
             configuration_metrics.collect,
+            metrics.build_info,
         ]
         """Each yields metrics at a scrape."""
         self.health = health.HealthTracker(
@@ -274,7 +276,7 @@ class Gateway:
                 samples=SampleHandlers(
                     sender=self._sample_sender, snapshot=lambda: self.snapshot, check_names=check_names
                 ),
-                registry=metrics.make_registry(self.metric_sources),
+                metrics_page=MetricsPage(self.metric_sources),
             ),
             tokens=self._tokens,
             endpoint=self.settings.admin,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import structlog
 
@@ -28,6 +28,9 @@ _MAX_LISTENERS = 200
 """With more listeners the metrics per listener are left out; the API and the meters still have these numbers."""
 
 _COUNT_SECONDS = 15.0
+
+_COUNTED_AS_NAMES = tuple(counted_as.name.lower() for counted_as in model.CountedAs)
+_NOTHING_COUNTED = [0] * (len(model.CountedAs) + 1)
 
 
 class IngestMetrics:
@@ -153,42 +156,56 @@ class TenantMetrics:
     def collect(self) -> metrics.Metrics:
         """Yield the metrics."""
         tenants = self._tracker.summaries()
-        yield from self._collect_counters(tenants)
         yield from self._collect_gauges(tenants)
+        yield from self._collect_counters(dict.fromkeys([*tenants, *self._tracker.deliveries]))
 
-    def _collect_counters(self, tenants: Iterable[TenantKey]) -> metrics.Metrics:
-        arrivals, labels = self._arrivals, ["tenant_namespace", "tenant"]
-        words = [counted_as.name.lower() for counted_as in model.CountedAs]
+    def _collect_counters(self, tenants: Collection[TenantKey]) -> metrics.Metrics:
+        """Yield the counters of the tenants in force, and of removed ones with deliveries that wait or are dead."""
+        arrivals, outcomes, labels = self._arrivals, self._deliveries.outcomes, ["tenant_namespace", "tenant"]
+        counted = arrivals.counted
         yield metrics.counter(
             "usher_arrivals",
             "Arrivals at known addresses, by what they were counted as.",
             [*labels, "counted_as"],
-            _with_zeros(tenants, words, arrivals.counted),
+            {
+                (*tenant, word): count
+                for tenant in tenants
+                for word, count in zip(_COUNTED_AS_NAMES, counted.get(tenant, _NOTHING_COUNTED)[1:], strict=True)
+            },
         )
         yield metrics.counter(
             "usher_deliveries",
             "Ends of attempts, by what became of the delivery.",
             [*labels, "outcome"],
-            _with_zeros(tenants, OUTCOME_LABELS.values(), self._deliveries.outcomes),
+            {
+                (*tenant, outcome): outcomes.get((*tenant, outcome), 0)
+                for tenant in tenants
+                for outcome in OUTCOME_LABELS.values()
+            },
         )
-        yield metrics.counter("usher_skipped", "Routes that made no delivery.", [*labels, "reason"], arrivals.skipped)
+        yield metrics.counter(
+            "usher_skipped",
+            "Routes that made no delivery.",
+            [*labels, "reason"],
+            {key: count for key, count in arrivals.skipped.items() if key[:2] in tenants},
+        )
         yield metrics.counter(
             "usher_company_mismatches",
             "Arrivals of another company that were accepted, because companyCheck is Warn.",
             labels,
-            arrivals.company_mismatches,
+            _of(tenants, arrivals.company_mismatches),
         )
         yield metrics.counter(
             "usher_unexpected_sources",
             "Arrivals let in from outside of allowedSources, because the policy is Report.",
             labels,
-            arrivals.unexpected_sources,
+            _of(tenants, arrivals.unexpected_sources),
         )
         yield metrics.counter(
             "usher_retired_address_arrivals",
             "Arrivals at addresses that an edit took out of service.",
             labels,
-            arrivals.retired,
+            _of(tenants, arrivals.retired),
         )
 
     def _collect_gauges(self, tenants: Mapping[TenantKey, ListenerSummary]) -> metrics.Metrics:
@@ -390,12 +407,9 @@ class ConfigurationMetrics:
         )
 
 
-def _with_zeros(
-    tenants: Iterable[TenantKey], words: Iterable[str], counts: Mapping[tuple[str, str, str], int]
-) -> dict[tuple[str, str, str], int]:
-    """Return the counts, and 0 for each tenant and word that has none."""
-    zeros: dict[tuple[str, str, str], int] = {(*tenant, word): 0 for word in words for tenant in tenants}
-    return {**zeros, **counts}
+def _of(tenants: Collection[TenantKey], counts: Mapping[TenantKey, int]) -> dict[TenantKey, int]:
+    """Return the counts of these tenants."""
+    return {key: count for key, count in counts.items() if key in tenants}
 
 
 def _by_word(counts: dict[str, int]) -> dict[tuple[str, ...], float]:

@@ -1,27 +1,32 @@
 """Building blocks of Prometheus metrics: a cheap histogram for the hot path, and families built at each scrape.
 
-The hot path only adds to plain numbers. A scrape turns them into metrics, so that counting costs next to nothing.
+The hot path only adds to plain numbers. A scrape turns them into families, and ``write`` turns these into text. The
+metrics of the process come from prometheus_client, whose writer is too slow for ours
+(docs/decisions/0011-the-text-of-metrics-by-hand.md).
 docs/metrics.md lists the metrics; only a few counters carry a tenant label.
 """
 
 import bisect
-from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import prometheus_client
-from prometheus_client import core, registry
 
 import usher_gateway
 
-Metrics = Iterator[core.Metric]
-
 LabelValues = TypeVar("LabelValues", bound=tuple[str, ...])
+
+Metrics = Iterator["Family"]
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 8.0, 10.0, 30.0)
 """Histogram buckets for durations."""
 
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 """Histogram buckets for batch sizes."""
+
+_SPECIAL = re.compile(r'[\\"\n]')
+"""The characters that a label value has to escape."""
 
 
 class Histogram:
@@ -41,66 +46,90 @@ class Histogram:
         self.total += value
 
 
-class ScrapeCollector(registry.Collector):
-    """Asks each source for its metrics at every scrape."""
+class Series(NamedTuple):
+    """The samples of one name: label values -> value."""
 
-    def __init__(self, sources: list[Callable[[], Metrics]]) -> None:
-        self._sources = sources
-
-    def collect(self) -> Metrics:
-        """Return the metrics of every source."""
-        for source in self._sources:
-            yield from source()
+    name: str
+    labels: tuple[str, ...]
+    values: Mapping[Any, float]
 
 
-class CollectedMetrics(registry.Collector):
-    """Metrics that were collected before, so that another thread can write them as text."""
+class Family(NamedTuple):
+    """A metric with its type, its help text and all of its samples.
 
-    def __init__(self, families: list[core.Metric]) -> None:
-        self._families = families
+    It holds plain values, because objects of prometheus_client for 34,000 samples cost six times as much. The writer
+    may run in another thread, so whoever makes a family copies what may change meanwhile.
+    """
 
-    def collect(self) -> list[core.Metric]:
-        """Return the families."""
-        return self._families
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    text: str
+    series: tuple[Series, ...]
 
 
-def make_registry(sources: list[Callable[[], Metrics]]) -> prometheus_client.CollectorRegistry:
-    """Return a registry with metrics of the process, the build and the sources."""
-    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+def counter(name: str, text: str, labels: Iterable[str], values: Mapping[LabelValues, float]) -> Family:
+    """Return a counter with one value per tuple of label values. Its name in the text ends with ``_total``."""
+    name = f"{name}_total"
+    return Family(name, "counter", text, (Series(name, tuple(labels), values),))
+
+
+def gauge(name: str, text: str, labels: Iterable[str], values: Mapping[LabelValues, float]) -> Family:
+    """Return a gauge with one value per tuple of label values."""
+    return Family(name, "gauge", text, (Series(name, tuple(labels), values),))
+
+
+def histogram(name: str, text: str, values: Histogram) -> Family:
+    """Return a histogram without labels."""
+    buckets, running = {}, 0
+    for bound, count in zip((*map(str, values.bounds), "+Inf"), values.counts, strict=True):
+        running += count
+        buckets[(bound,)] = running
+    series = (
+        Series(f"{name}_bucket", ("le",), buckets),
+        Series(f"{name}_count", (), {(): running}),
+        Series(f"{name}_sum", (), {(): values.total}),
+    )
+    return Family(name, "histogram", text, series)
+
+
+def build_info() -> Metrics:
+    """Yield the version that runs."""
+    yield gauge("usher_build_info", "The version that runs.", ["version"], {(usher_gateway.__version__,): 1})
+
+
+def write(families: Iterable[Family]) -> str:
+    """Return families in the text format of Prometheus.
+
+    Source: https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
+    """
+    lines = []
+    for family in families:
+        help_text = family.text.replace("\\", r"\\").replace("\n", r"\n")
+        lines.append(f"# HELP {family.name} {help_text}\n# TYPE {family.name} {family.kind}\n")
+        for series in family.series:
+            pairs = ",".join(f'{label}="%s"' for label in series.labels)
+            pattern = f"{series.name}{{{pairs}}} %r\n" if pairs else f"{series.name} %r\n"
+            lines += [pattern % (*_escaped(key), float(value)) for key, value in series.values.items()]
+    return "".join(lines)
+
+
+def process_text() -> str:
+    """Return the usual metrics of a Python process as text."""
+    return prometheus_client.generate_latest(_process).decode()
+
+
+def _escaped(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return label values as the text format wants them. Hardly any value has a character to escape."""
+    if _SPECIAL.search("".join(values)) is None:
+        return values
+    return tuple(value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") for value in values)
+
+
+def _process_registry() -> prometheus_client.CollectorRegistry:
     found = prometheus_client.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=found)
     prometheus_client.GCCollector(registry=found)
-    found.register(ScrapeCollector([*sources, _build_info]))
     return found
 
 
-def counter(name: str, text: str, labels: list[str], values: Mapping[LabelValues, float]) -> core.Metric:
-    """Return a counter with one value per tuple of label values."""
-    family = core.CounterMetricFamily(name, text, labels=labels)
-    for key, value in sorted(values.items()):
-        family.add_metric(key, value)
-    return family
-
-
-def gauge(name: str, text: str, labels: list[str], values: Mapping[LabelValues, float]) -> core.Metric:
-    """Return a gauge with one value per tuple of label values."""
-    family = core.GaugeMetricFamily(name, text, labels=labels)
-    for key, value in sorted(values.items()):
-        family.add_metric(key, value)
-    return family
-
-
-def histogram(name: str, text: str, values: Histogram) -> core.Metric:
-    """Return a histogram without labels."""
-    buckets, running = [], 0
-    for bound, count in zip((*map(str, values.bounds), "+Inf"), values.counts, strict=True):
-        running += count
-        buckets.append((bound, float(running)))
-    family = core.HistogramMetricFamily(name, text)
-    family.add_metric([], buckets, values.total)
-    return family
-
-
-def _build_info() -> Metrics:
-    labels = {("version",): usher_gateway.__version__}
-    yield gauge("usher_build_info", "The version that runs.", ["version"], {(labels["version",],): 1.0})
+_process = _process_registry()

@@ -1,8 +1,9 @@
-"""The gateway's clock for windows, schedules, expiry and days, and token buckets for rate limits.
+"""The gateway's clock for windows, schedules, expiry and days, token buckets, and turns of the event loop.
 
 Time limits of I/O use the event loop's own clock and are never scaled.
 """
 
+import asyncio
 import time
 
 import structlog
@@ -21,6 +22,8 @@ LONGEST_STOP = 3600 * model.MICROSECONDS
 
 STEADY = 3600 * model.MICROSECONDS
 """A wall clock that jumped ahead is accepted after it ran for this long without another jump."""
+
+_TURN_SECONDS = 0.002
 
 _HINT = (
     "retention and expiry wait until the clock is set back, or for an hour; if it is right, start with --accept-clock"
@@ -125,3 +128,19 @@ class TokenBucket:
     def seconds_until_token(self) -> float:
         """Return how long after the last ``take`` the next token is there."""
         return max(0.0, 1.0 - self._tokens) / self.rate
+
+
+class EventLoopTurns:
+    """Divides long work on the event loop into turns of about 2 ms, so that arrivals need not wait for all of it."""
+
+    def __init__(self) -> None:
+        self.used_seconds = 0.0
+        """CPU time of the turns that have ended."""
+        self._started = time.thread_time()
+
+    async def give_way(self) -> None:
+        """End the turn if it has taken its time: everything else that is ready runs before the next one."""
+        if time.thread_time() - self._started >= _TURN_SECONDS:
+            self.used_seconds += time.thread_time() - self._started
+            await asyncio.sleep(0)
+            self._started = time.thread_time()

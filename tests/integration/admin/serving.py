@@ -7,11 +7,11 @@ from typing import Any
 from unittest import mock
 
 import aiohttp
-import prometheus_client
 
 from contract import engines, samples
-from usher_gateway import documents, model, settings
+from usher_gateway import documents, metrics, model, settings
 from usher_gateway.admin import health, records, server, status, tokens
+from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.names import NameCheck
 from usher_gateway.admin.samples import SampleHandlers
 from usher_gateway.admin.tenants import TenantTracker
@@ -69,8 +69,7 @@ class Served:
         self.state.apply(snapshot, 0)
 
     def routes(self) -> tuple[server.AdminRoute, ...]:
-        registry = prometheus_client.CollectorRegistry()
-        prometheus_client.Gauge("usher_test", "A number.", registry=registry).set(7)
+        source = [metrics.gauge("usher_test", "A number.", [], {(): 7})]
         check_names = NameCheck(store=self.bench.store, snapshot=lambda: self.state.snapshot).check
         return server.make_routes(
             status=self.status(),
@@ -93,12 +92,14 @@ class Served:
             samples=SampleHandlers(
                 sender=self.sample_sender, snapshot=lambda: self.state.snapshot, check_names=check_names
             ),
-            registry=registry,
+            metrics_page=MetricsPage([lambda: iter(source)]),
         )
 
     def status(self) -> status.GatewayStatus:
         tracker = mock.Mock()
-        tracker.since.return_value = health.Changes("c.1", complete=True, present={}, removed=[])
+        changes: health.Changes[health.Key, health.State]
+        changes = health.Changes("c.1", complete=True, present={}, removed=[])
+        tracker.since = mock.AsyncMock(return_value=changes)
         tracker.document.return_value = health.DocumentState("Listener", "agency/lobby", "aa", None, vanished=False)
         tracker.listener.return_value = health.ListenerState(
             receiving="Receiving",

@@ -31,7 +31,7 @@ async def served(tmp_path: Path) -> AsyncIterator[serving.Served]:
 
 
 ROUTES = server.make_routes(
-    status=mock.Mock(), usage=mock.Mock(), records=mock.Mock(), samples=mock.Mock(), registry=mock.Mock()
+    status=mock.Mock(), usage=mock.Mock(), records=mock.Mock(), samples=mock.Mock(), metrics_page=mock.Mock()
 )
 
 
@@ -130,7 +130,7 @@ async def test_readiness_names_its_reasons(served: serving.Served) -> None:
     assert (status, answer) == (503, {"ready": False, "reasons": ["draining"], "warnings": []})
 
 
-async def test_metrics_come_from_the_registry(served: serving.Served) -> None:
+async def test_metrics_come_from_the_sources(served: serving.Served) -> None:
     assert b"usher_test 7.0" in await served.get("/metrics")
 
 

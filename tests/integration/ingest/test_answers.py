@@ -232,7 +232,7 @@ async def test_unexpected_source_is_only_counted_by_default(tmp_path: Path) -> N
     async with gateways.running(tmp_path, _sources("Report")) as gateway:
         assert (await gateway.post(VISIT)).acknowledges
         assert gateway.counted() == {"visit": 1}
-        assert 'usher_unexpected_sources_total{tenant="acme",tenant_namespace="agency"} 1.0' in gateway.exposition()
+        assert 'usher_unexpected_sources_total{tenant_namespace="agency",tenant="acme"} 1.0' in gateway.exposition()
 
 
 async def test_trusted_proxy_names_the_client_address(tmp_path: Path) -> None:

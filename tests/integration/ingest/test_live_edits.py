@@ -58,7 +58,7 @@ async def test_retired_address_is_served_and_reported(gateway: gateways.RunningG
         assert (await connection.answer()).acknowledges
     assert gateway.target() != old
     assert (await gateway.post(visit(2))).acknowledges
-    labels = 'tenant="acme",tenant_namespace="agency"'
+    labels = 'tenant_namespace="agency",tenant="acme"'
     assert f"usher_retired_address_arrivals_total{{{labels}}} 1.0" in gateway.exposition()
 
 

@@ -2,44 +2,56 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 
-import prometheus_client
 from aiohttp import test_utils, web
-from prometheus_client import core, registry
 
-from usher_gateway.admin import server
+from usher_gateway import metrics
+from usher_gateway.admin.metrics_page import MetricsPage
+
+REQUEST = test_utils.make_mocked_request("GET", "/metrics")
 
 
-class Expensive(registry.Collector):
-    """A collector that takes 10 ms of CPU time."""
-
-    def __init__(self) -> None:
-        self.collected = 0
-
-    def collect(self) -> Iterator[core.Metric]:
-        self.collected += 1
-        end = time.thread_time() + 0.01
-        while time.thread_time() < end:
-            pass
-        yield core.GaugeMetricFamily("collected", "How often.", value=self.collected)
+def take_10_milliseconds() -> None:
+    """Use the CPU for 10 ms."""
+    end = time.thread_time() + 0.01
+    while time.thread_time() < end:
+        pass
 
 
 async def test_metrics_that_many_ask_for_are_made_once() -> None:
-    expensive, now = Expensive(), 1000.0
-    found = prometheus_client.CollectorRegistry()
-    found.register(expensive)
-    expensive.collected = 0
-    page = server.MetricsPage(found, now=lambda: now)
-    request = test_utils.make_mocked_request("GET", "/metrics")
+    collected, now = 0, 1000.0
 
-    answers = await asyncio.gather(*[page.show(request) for _ in range(20)])
-    assert expensive.collected == 1
+    def expensive() -> metrics.Metrics:
+        nonlocal collected
+        collected += 1
+        take_10_milliseconds()
+        yield metrics.gauge("collected", "How often.", [], {(): collected})
+
+    page = MetricsPage([expensive], now=lambda: now)
+    answers = await asyncio.gather(*[page.show(REQUEST) for _ in range(20)])
+    assert collected == 1
     assert all(isinstance(answer, web.Response) and answer.body for answer in answers)
 
     now += 0.09
-    await page.show(request)
-    assert expensive.collected == 1
+    await page.show(REQUEST)
+    assert collected == 1
     now += 1
-    await page.show(request)
-    assert expensive.collected == 2
+    await page.show(REQUEST)
+    assert collected == 2
+
+
+async def test_arrivals_get_a_turn_between_two_expensive_metrics() -> None:
+    turns: list[str] = []
+
+    def source() -> metrics.Metrics:
+        for name in ("first", "second"):
+            turns.append(name)
+            take_10_milliseconds()
+            yield metrics.gauge(name, "A number.", [], {(): 1})
+
+    async def arrive() -> None:
+        turns.append("arrival")
+
+    page = MetricsPage([source])
+    await asyncio.gather(page.show(REQUEST), arrive())
+    assert turns == ["first", "arrival", "second"]

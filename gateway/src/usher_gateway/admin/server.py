@@ -1,22 +1,16 @@
 """The admin port: its routes, which role each one needs, and the HTTP server."""
 
-import asyncio
 import ipaddress
-import time
-from collections.abc import Callable
 from typing import NamedTuple, Self
 
-import prometheus_client
 from aiohttp import web
 
-from usher_gateway import metrics, settings
+from usher_gateway import settings
 from usher_gateway.admin import api, records, samples, status, tokens
+from usher_gateway.admin.metrics_page import MetricsPage
 from usher_gateway.admin.tokens import Role
 
 _MAX_BODY_BYTES = 64 * 1024
-
-_METRICS_SHARE = 0.1
-"""The share of a core that ``/metrics`` may take. With 2,000 tenants a text is kept for about 3 s."""
 
 
 class AdminRoute(NamedTuple):
@@ -35,13 +29,13 @@ def make_routes(
     usage: records.UsageHandlers,
     records: records.RecordHandlers,
     samples: samples.SampleHandlers,
-    registry: prometheus_client.CollectorRegistry,
+    metrics_page: MetricsPage,
 ) -> tuple[AdminRoute, ...]:
     """Return every route of the admin port. docs/api.md has the same list."""
     return (
         AdminRoute("GET", "/healthz", Role.Anybody, _healthz),
         AdminRoute("GET", "/readyz", Role.Anybody, status.readyz),
-        AdminRoute("GET", "/metrics", Role.Anybody, MetricsPage(registry).show),
+        AdminRoute("GET", "/metrics", Role.Anybody, metrics_page.show),
         AdminRoute("GET", "/api/config", Role.Observe, status.config),
         AdminRoute("GET", "/api/listeners", Role.Observe, status.listeners),
         AdminRoute("GET", "/api/tenants", Role.Observe, status.tenants),
@@ -68,49 +62,6 @@ def make_routes(
 async def _healthz(_: web.Request) -> web.StreamResponse:
     """Answer that the process is alive. It never touches the store, so that a slow disk does not cause a restart."""
     return web.Response(text="ok\n")
-
-
-class MetricsPage:
-    """The text of ``/metrics``, which needs no token and is expensive with many tenants.
-
-    One text is made at a time, and requests meanwhile and for a while after it get the same one. So the requests of a
-    stranger take at most ``_METRICS_SHARE`` of a core from arrivals.
-
-    Args:
-        registry: has the metrics.
-        now: returns monotonic seconds.
-    """
-
-    def __init__(
-        self, registry: prometheus_client.CollectorRegistry, now: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._registry = registry
-        self._now = now
-        self._making = asyncio.Lock()
-        self._text = b""
-        self._kept_until = 0.0
-
-    async def show(self, _: web.Request) -> web.StreamResponse:
-        """Answer ``GET /metrics``."""
-        async with self._making:
-            if self._now() >= self._kept_until:
-                await self._make()
-        return web.Response(body=self._text, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
-
-    async def _make(self) -> None:
-        started = time.thread_time()
-        collected = metrics.CollectedMetrics(list(self._registry.collect()))
-        collecting = time.thread_time() - started
-        # with 2,000 tenants this takes 0.2 s, in which arrivals must not wait
-        self._text, writing = await asyncio.to_thread(_write, collected)
-        self._kept_until = self._now() + (collecting + writing) / _METRICS_SHARE
-
-
-def _write(collected: metrics.CollectedMetrics) -> tuple[bytes, float]:
-    """Return the metrics as text, and the seconds of CPU time that this took."""
-    started = time.thread_time()
-    text = prometheus_client.generate_latest(collected)
-    return text, time.thread_time() - started
 
 
 class AdminServer:

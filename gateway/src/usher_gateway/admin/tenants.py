@@ -3,6 +3,7 @@
 import asyncio
 import zoneinfo
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 
 import msgspec
 import structlog
@@ -11,7 +12,7 @@ from usher_gateway import documents, model
 from usher_gateway.admin import health
 from usher_gateway.delivery.circuit import CircuitState
 from usher_gateway.ingest import routing
-from usher_gateway.ingest.counters import ArrivalCounters
+from usher_gateway.ingest.counters import ArrivalCounters, ListenerCounters
 from usher_gateway.store.base import Filter, Store
 from usher_gateway.timing import Clock
 
@@ -28,15 +29,24 @@ class ListenerSummary(msgspec.Struct):
     """The listeners of a tenant, added up without asking the store."""
 
     document: documents.TenantDocument
-    listeners: int = 0
-    silent: int = 0
+    listeners: int
+    silent: int
     """Listeners that accepted nothing for longer than ``silence.afterSeconds``."""
-    refusing: int = 0
+    refusing: int
     """Listeners whose last arrivals were all refused."""
-    last_arrival: int = 0
+    last_arrival: int
     """Microseconds; 0: never."""
-    destinations: set[str] = msgspec.field(default_factory=set)
+    destinations: AbstractSet[str]
     """``namespace/name`` of each destination that a route of the tenant names."""
+
+
+class _ListenerGroup(msgspec.Struct):
+    """The listeners of a tenant in one snapshot."""
+
+    document: documents.TenantDocument
+    listeners: list[tuple[str, documents.ListenerDocument, ListenerCounters]] = []
+    """Key, document and counters of each listener."""
+    destinations: set[str] = set()
 
 
 class DeliveryCounts(msgspec.Struct):
@@ -75,6 +85,9 @@ class TenantTracker:
         self._circuit_of = circuit_of
         self._store = store
         self._clock = clock
+        self._grouped_snapshot: documents.Snapshot | None = None
+        """The snapshot that ``_groups`` were made from: with 10,000 listeners, grouping them takes 10 ms."""
+        self._groups: dict[TenantKey, _ListenerGroup] = {}
         self.deliveries: dict[TenantKey, DeliveryCounts] = {}
         """Tenants with deliveries that wait or are dead, also tenants that are not in force any more."""
         self.quota_used: dict[TenantKey, float] = {}
@@ -133,18 +146,29 @@ class TenantTracker:
     def summaries(self) -> dict[TenantKey, ListenerSummary]:
         """Add up the listeners in force by tenant."""
         now = self._clock.now()
+        if self._grouped_snapshot is not self._state.snapshot:
+            self._group_listeners(self._state.snapshot)
         tenants: dict[TenantKey, ListenerSummary] = {}
-        for key, document in self._state.snapshot.listeners.items():
-            tenant = tenants.get((document.namespace, document.tenant.name))
-            if tenant is None:
-                tenant = tenants[document.namespace, document.tenant.name] = ListenerSummary(document.tenant)
-            counters = self._arrivals.of(model.ListenerName(document.namespace, document.tenant.name, document.name))
-            tenant.listeners += 1
-            tenant.silent += self._state.is_silent(key, document, counters.last_accepted, now)
-            tenant.refusing += counters.refused_in_a_row >= health.REFUSING_FROM
-            tenant.last_arrival = max(tenant.last_arrival, counters.last_accepted)
-            tenant.destinations.update(route.destination for route in document.routes)
+        for name, group in self._groups.items():
+            silent = refusing = last_arrival = 0
+            for key, document, counters in group.listeners:
+                last = counters.last_accepted
+                silent += self._state.is_silent(key, document, last, now)
+                refusing += counters.refused_in_a_row >= health.REFUSING_FROM
+                last_arrival = max(last_arrival, last)
+            tenants[name] = ListenerSummary(
+                group.document, len(group.listeners), silent, refusing, last_arrival, group.destinations
+            )
         return tenants
+
+    def _group_listeners(self, snapshot: documents.Snapshot) -> None:
+        self._grouped_snapshot, self._groups = snapshot, {}
+        for key, document in snapshot.listeners.items():
+            tenant = (document.namespace, document.tenant.name)
+            counters = self._arrivals.of(model.ListenerName(*tenant, document.name))
+            group = self._groups.setdefault(tenant, _ListenerGroup(document.tenant))
+            group.listeners.append((key, document, counters))
+            group.destinations.update(route.destination for route in document.routes)
 
     def failing(self, destinations: Iterable[str]) -> list[str]:
         """Return those of the destinations whose circuit is open, sorted."""

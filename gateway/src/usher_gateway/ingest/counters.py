@@ -14,8 +14,6 @@ _log = structlog.get_logger(__name__)
 _MAX_ADDRESSES = 256
 """Addresses of a listener whose first visit is remembered, and retired ones whose last request is."""
 
-_COUNTED_AS_NAMES = {counted_as: counted_as.name.lower() for counted_as in model.CountedAs}
-
 
 class RecentCounts(NamedTuple):
     """Arrivals of one listener in a stretch of time."""
@@ -82,6 +80,7 @@ class ArrivalCounters:
 
     def __init__(self) -> None:
         self._listeners: dict[model.ListenerName, ListenerCounters] = {}
+        self._by_tenant: dict[tuple[str, str], list[ListenerCounters]] = {}
         self._recent: list[ListenerCounters] = []
         self._unsaved: list[ListenerCounters] = []
         self.refused: dict[str, int] = {}
@@ -101,28 +100,22 @@ class ArrivalCounters:
         counters = self._listeners.get(name)
         if counters is None:
             counters = self._listeners[name] = ListenerCounters(name)
+            self._by_tenant.setdefault((name.namespace, name.tenant), []).append(counters)
         return counters
 
     @property
     def company_mismatches(self) -> Mapping[tuple[str, str], int]:
         """(namespace, tenant) -> accepted arrivals of another company."""
-        sums: dict[tuple[str, str], int] = {}
-        for counters in self._listeners.values():
-            if counters.company_mismatches:
-                key = (counters.name.namespace, counters.name.tenant)
-                sums[key] = sums.get(key, 0) + counters.company_mismatches
-        return sums
+        sums = {tenant: sum(one.company_mismatches for one in found) for tenant, found in self._by_tenant.items()}
+        return {tenant: count for tenant, count in sums.items() if count}
 
     @property
-    def counted(self) -> Mapping[tuple[str, str, str], int]:
-        """(namespace, tenant, counted as) -> arrivals."""
-        sums: dict[tuple[str, str, str], int] = {}
-        for counters in self._listeners.values():
-            for word, count in zip(_COUNTED_AS_NAMES.values(), counters.counted[1:], strict=True):
-                if count:
-                    key = (counters.name.namespace, counters.name.tenant, word)
-                    sums[key] = sums.get(key, 0) + count
-        return sums
+    def counted(self) -> Mapping[tuple[str, str], list[int]]:
+        """(namespace, tenant) -> arrivals, indexed by `model.CountedAs`."""
+        return {
+            tenant: [sum(counts) for counts in zip(*[one.counted for one in found], strict=True)]
+            for tenant, found in self._by_tenant.items()
+        }
 
     def take_recent(self) -> Iterator[tuple[model.ListenerName, RecentCounts]]:
         """Yield the counts of each listener since the last call, and reset them."""
