@@ -1,11 +1,15 @@
 """Counts of the last 15 minutes, and callers that follow the journal by cursors see every change once."""
 
+import asyncio
+from unittest import mock
+
 import hypothesis
 import pytest
 from hypothesis import strategies
 
+from usher_gateway import documents
 from usher_gateway.admin import health
-from usher_gateway.ingest.counters import RecentCounts
+from usher_gateway.ingest.counters import ArrivalCounters, RecentCounts
 
 Journal = health.ChangeJournal[str, int]
 
@@ -109,3 +113,24 @@ def test_follower_has_the_same_state_as_the_journal(steps: list[tuple[str, int |
             known = {name: one for name, one in known.items() if name not in changes.removed}
             cursor = changes.cursor
             assert known == found.present
+
+
+async def test_callers_that_ask_during_the_first_sweep_get_every_listener() -> None:
+    """An answer that lacks a listener but calls itself complete would make the operator forget its conditions."""
+    state = health.RunState()
+    tenant = documents.TenantDocument("acme")
+    names = [f"wifi-{number}" for number in range(1000)]
+    listeners = {f"agency/{name}": documents.ListenerDocument("agency", name, tenant, ()) for name in names}
+    state.apply(documents.Snapshot(listeners, {}), now=0)
+    tracker = health.HealthTracker(
+        state=state,
+        clock=mock.Mock(now=lambda: 0),
+        source=mock.Mock(take_touched=dict),
+        registry=mock.Mock(listeners={}),
+        counters=ArrivalCounters(),
+        dispatcher=mock.Mock(),
+        worker=mock.Mock(is_too_slow=lambda *_: False),
+        held_routes=lambda _: (),
+    )
+    answers = await asyncio.gather(*[tracker.since(None) for _ in range(3)])
+    assert [len(changes.present) for changes in answers] == [1000, 1000, 1000]

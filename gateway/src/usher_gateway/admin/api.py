@@ -6,13 +6,13 @@ Parameters are names, ids and times only, so that no personal data can get into 
 import contextlib
 import datetime
 import zoneinfo
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from usher_gateway import model
+from usher_gateway import model, timing
 from usher_gateway.store.base import Filter, Period
 
 _log = structlog.get_logger(__name__)
@@ -60,6 +60,20 @@ def json_response(value: object, status: int = 200) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(value), status=status, content_type="application/json", headers=_HEADERS
     )
+
+
+async def encode_each(values: Iterable[object]) -> list[msgspec.Raw]:
+    """Return values as JSON, ready for `json_response`.
+
+    The values may be made as they are asked for. Between some of them arrivals get the event loop, because making and
+    encoding 10,000 listeners takes 0.3 s.
+    """
+    turns = timing.EventLoopTurns()
+    encoded = []
+    for value in values:
+        encoded.append(msgspec.Raw(msgspec.json.encode(value)))
+        await turns.give_way()
+    return encoded
 
 
 def raw_response(body: bytes, headers: dict[str, str]) -> web.Response:

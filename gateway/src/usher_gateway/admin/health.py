@@ -310,6 +310,7 @@ class HealthTracker:
         self._journal: ChangeJournal[Key, State] = ChangeJournal(secrets.token_hex(8))
         self._window = RecentWindow()
         self._asked_at = self._swept_at = -math.inf
+        self._sweeping = asyncio.Lock()
 
     async def run(self) -> None:
         """Sweep every few seconds while callers ask. Runs until cancelled."""
@@ -327,14 +328,22 @@ class HealthTracker:
 
     async def sweep(self) -> None:
         """Compare everything with its last known state, and yield to the event loop between slices."""
+        async with self._sweeping:
+            await self._sweep()
+
+    async def _sweep(self) -> None:
         for _ in self._sweep_slices():
             await asyncio.sleep(0)
+        self._swept_at = asyncio.get_running_loop().time()
 
     def _sweep_slices(self) -> Iterator[None]:
-        """Compare every listener and destination; yields after each slice."""
+        """Note the touched documents, and compare every listener and destination; yields after each slice."""
         self._count_recent()
-        self._swept_at = asyncio.get_running_loop().time()
         snapshot = self._state.snapshot
+        for kind, key in self._note_documents():
+            if key not in (snapshot.listeners if kind == "Listener" else snapshot.destinations):
+                self._journal.note(("observed", kind, key), None)
+        yield
         for index, (key, listener) in enumerate(snapshot.listeners.items()):
             if self._state.snapshot.listeners.get(key) is listener:
                 self._journal.note(("observed", "Listener", key), self.listener(key, listener))
@@ -346,13 +355,14 @@ class HealthTracker:
             if index % _SLICE == 0:
                 yield
 
-    def since(self, cursor: str | None) -> Changes[Key, State]:
+    async def since(self, cursor: str | None) -> Changes[Key, State]:
         """Return what changed after a cursor, or everything."""
         self._asked_at = asyncio.get_running_loop().time()
-        if self._asked_at - self._swept_at > 2 * _SWEEP_SECONDS:  # no caller asked for a while, so sweep at once
-            collections.deque(self._sweep_slices(), maxlen=0)
-        self._note_touched_documents()
-        return self._journal.since(cursor)
+        async with self._sweeping:  # half of a sweep is not an answer
+            if self._asked_at - self._swept_at > 2 * _SWEEP_SECONDS:  # no caller asked for a while, so sweep at once
+                await self._sweep()
+            self._note_touched_documents()
+            return self._journal.since(cursor)
 
     def document(self, kind: config_secret.Kind, key: str) -> DocumentState | None:
         """Return the state of a document."""
@@ -362,15 +372,21 @@ class HealthTracker:
 
     def _note_touched_documents(self) -> None:
         """Note the documents that the source touched, and at once the health of their listeners and destinations."""
-        for (kind, key), state in self._source.take_touched().items():
-            self._journal.note(("document", kind, key), _document_state(kind, key, state))
-            known = self._state.snapshot
+        snapshot = self._state.snapshot
+        for kind, key in self._note_documents():
             observed: State | None = None
-            if kind == "Listener" and key in known.listeners:
-                observed = self.listener(key, known.listeners[key])
-            elif kind == "Destination" and key in known.destinations:
-                observed = self.destination(key, known.destinations[key])
+            if kind == "Listener" and key in snapshot.listeners:
+                observed = self.listener(key, snapshot.listeners[key])
+            elif kind == "Destination" and key in snapshot.destinations:
+                observed = self.destination(key, snapshot.destinations[key])
             self._journal.note(("observed", kind, key), observed)
+
+    def _note_documents(self) -> list[tuple[config_secret.Kind, str]]:
+        """Note the documents that the source touched, and return which ones these are."""
+        touched = self._source.take_touched()
+        for (kind, key), state in touched.items():
+            self._journal.note(("document", kind, key), _document_state(kind, key, state))
+        return list(touched)
 
     def _count_recent(self) -> None:
         """Move what the arrival counters counted since the last sweep into the window."""

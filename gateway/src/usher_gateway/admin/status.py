@@ -1,6 +1,7 @@
 """Handlers that show what the gateway runs and how it does, without secrets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 from urllib import parse
 
 import msgspec
@@ -19,6 +20,8 @@ _DAY = 86_400 * model.MICROSECONDS
 
 _SILENCE_MICROSECONDS = 120 * model.MICROSECONDS
 """If the API server has answered nothing for this long, neither the watch nor the check of each minute works."""
+
+_State = TypeVar("_State", bound=health.State)
 
 JsonObject = Mapping[str, object]
 """Plain values, ready for JSON: no secrets, no personal data."""
@@ -92,14 +95,14 @@ class GatewayStatus:
     async def config(self, request: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/config``: the whole state, or what changed ``since`` the cursor of an earlier answer."""
         status = self._source.status()
-        changes = self._tracker.since(request.query.get("since"))
+        changes = await self._tracker.since(request.query.get("since"))
         listeners = health.states_of_type(changes, health.ListenerState)
         destinations = health.states_of_type(changes, health.DestinationState)
         return api.json_response(
             {
                 "cursor": changes.cursor,
                 "complete": changes.complete,
-                "documents": health.document_states(changes),
+                "documents": await api.encode_each(health.document_states(changes)),
                 "removed": [{"kind": kind, "key": key} for what, kind, key in changes.removed if what == "document"],
                 "now": _time(self._clock.now()),
                 "source": status.origin,
@@ -109,30 +112,30 @@ class GatewayStatus:
                 "removalsHalted": status.removals_halted,
                 "rejected": [_problem(found) for found in status.rejected],
                 "vanished": [_vanished(status, *identity) for identity in status.vanished],
-                "listeners": {key: self._listener_health(key, state) for key, state in listeners.items()},
-                "destinations": {
-                    key: {"applied": self._applied_hash("Destination", key), **_fields(state)}
-                    for key, state in destinations.items()
-                },
+                "listeners": await _encode_states(self._listener_health, listeners),
+                "destinations": await _encode_states(self._applied_destination, destinations),
             }
         )
+
+    def _applied_destination(self, key: str, state: health.DestinationState) -> JsonObject:
+        return {"applied": self._applied_hash("Destination", key), **_fields(state)}
 
     async def listeners(self, _: web.Request) -> web.StreamResponse:
         """Answer ``GET /api/listeners``: each listener in force with its health and its counts of today (UTC)."""
         today = self._clock.now() // _DAY * _DAY
         found = await self._store.usage(today, today + _DAY, Filter(), "day")
-        counts = {row.listener: records.total_of([row]) for row in found}
+        usage = {row.listener: [row] for row in found}
         snapshot = self._state.snapshot
-        rows = [
+        rows = (
             {
                 **listener_row(live),
                 **self._listener_health(key, self._tracker.listener(key, snapshot.listeners[key])),
-                "today": counts.get(live.name, records.total_of([])),
+                "today": records.total_of(usage.get(live.name, [])),
             }
             for key, live in sorted(self._registry.listeners.items())
             if key in snapshot.listeners
-        ]
-        return api.json_response({"rows": rows})
+        )
+        return api.json_response({"rows": await api.encode_each(rows)})
 
     def _listener_health(self, key: str, state: health.ListenerState) -> JsonObject:
         live = self._registry.listeners.get(key)
@@ -155,14 +158,14 @@ class GatewayStatus:
             usage.setdefault((row.listener.namespace, row.listener.tenant), []).append(row)
         await self._tenants.count_deliveries()
         summaries, deliveries = self._tenants.summaries(), self._tenants.deliveries
-        rows = [
+        rows = (
             {
                 **self._tenant_row(key, summaries.get(key), deliveries.get(key, DeliveryCounts())),
                 "today": records.total_of(usage.get(key, [])),
             }
             for key in sorted(summaries.keys() | deliveries.keys())
-        ]
-        return api.json_response({"now": _time(self._clock.now()), "rows": rows})
+        )
+        return api.json_response({"now": _time(self._clock.now()), "rows": await api.encode_each(rows)})
 
     def _tenant_row(self, key: TenantKey, summary: ListenerSummary | None, counts: DeliveryCounts) -> JsonObject:
         return {
@@ -193,23 +196,23 @@ class GatewayStatus:
             destination = self._store.route(route).destination
             dead[destination] = dead.get(destination, 0) + count
         in_force, tenants = self._state.snapshot.destinations, self._tenants_by_destination()
-        rows = []
-        for key in sorted(in_force.keys() | backlogs.keys() | held.keys() | dead.keys()):
+
+        def row(key: str) -> JsonObject:
             namespace, _, name = key.partition("/")
             backlog, document = backlogs.get(key), in_force.get(key)
-            rows.append(
-                {
-                    "namespace": namespace,
-                    "name": name,
-                    **(self._destination_health(key, document) if document else {"state": "NotFound"}),
-                    "backlog": backlog.count if backlog else 0,
-                    "nextDueAt": model.format_time(backlog.next_due_at) if backlog else None,
-                    "held": held.get(key, {}),
-                    "dead": dead.get(key, 0),
-                    "tenants": sorted(tenants.get(key, ())),
-                }
-            )
-        return api.json_response({"rows": rows})
+            return {
+                "namespace": namespace,
+                "name": name,
+                **(self._destination_health(key, document) if document else {"state": "NotFound"}),
+                "backlog": backlog.count if backlog else 0,
+                "nextDueAt": model.format_time(backlog.next_due_at) if backlog else None,
+                "held": held.get(key, {}),
+                "dead": dead.get(key, 0),
+                "tenants": sorted(tenants.get(key, ())),
+            }
+
+        keys = sorted(in_force.keys() | backlogs.keys() | held.keys() | dead.keys())
+        return api.json_response({"rows": await api.encode_each(map(row, keys))})
 
     def _tenants_by_destination(self) -> dict[str, set[str]]:
         """Return the tenants with a route to each destination."""
@@ -243,6 +246,14 @@ def listener_row(live: LiveListener) -> dict[str, object]:
             {"name": route.name, "destination": route.destination, "state": route.state} for route in document.routes
         ],
     }
+
+
+async def _encode_states(
+    show: Callable[[str, _State], JsonObject], states: Mapping[str, _State]
+) -> dict[str, msgspec.Raw]:
+    """Return what ``show`` returns for each state, as JSON."""
+    encoded = await api.encode_each(show(key, state) for key, state in states.items())
+    return dict(zip(states, encoded, strict=True))
 
 
 def _fields(state: health.State) -> dict[str, object]:
