@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 import statistics
 import time
+from typing import Any
 
 from support import agencies, api
 
@@ -13,6 +15,9 @@ pytestmark = agencies.SHARED
 _LIMIT = 5
 _LISTENERS = 40
 """Listeners of the agency that disturbs the other, far more than its class permits."""
+
+_COSTLY = 10
+"""Listeners with costly expressions, which the agency edits one after the other."""
 
 _LIVE_SECONDS = 1.0
 """How soon an edit takes effect. Source: design.md."""
@@ -50,6 +55,58 @@ async def test_edit_is_live_within_a_second_while_another_agency_creates_and_del
         await server.delete(api.of(limited))
     # the median, because the whole cluster shares the cores of the test machine
     assert statistics.median(seconds) <= _LIVE_SECONDS, seconds
+
+
+async def test_costly_expressions_of_another_agency_delay_neither_edits_nor_answers(
+    make_agency: agencies.Make,
+) -> None:
+    calm, noisy = await make_agency(), await make_agency()
+    server, platform = calm.platform.server, calm.platform
+    await calm.apply(calm.tenant(), calm.destination(), calm.listener(), calm.listener("steady"))
+    await noisy.apply(noisy.tenant(), noisy.destination())
+    await calm.until_answers(await calm.url(), 200)
+    url = await calm.url("steady")
+    await calm.until_answers(url, 200)
+
+    async def disturb() -> None:
+        for round_ in itertools.count():
+            for number in range(_COSTLY):
+                await server.apply(noisy.listener(f"l{number}", routes=costly_routes(f"{round_}.{number}")))
+
+    async def probe() -> None:
+        while True:
+            begun = time.monotonic()
+            assert (await calm.post(url, b"{}")).status == 200
+            answered.append(time.monotonic() - begun)
+            await asyncio.sleep(0.02)
+
+    answered: list[float] = []
+    tasks = [asyncio.create_task(disturb()), asyncio.create_task(probe())]
+    try:
+        seconds = [await edit(calm) for _ in range(5)]
+        assert not any(task.done() for task in tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert statistics.median(seconds) <= _LIVE_SECONDS, seconds
+    assert max(answered) <= _LIVE_SECONDS
+    assert platform.operator.process.returncode is None
+
+
+def costly_routes(text: str) -> list[dict[str, Any]]:
+    """Build routes whose expressions take about 0.4 s to compile, and are different for each text."""
+    patterns = [f"visit.email.matches('(\\\\pL|a){{1,4}}{text}x{number}')" for number in range(4)]
+    chain = "<".join(["1"] * 450)
+    return [
+        {
+            "name": f"r{number}",
+            "destinationRef": {"name": "crm"},
+            "when": " || ".join(pattern.replace("x", f"x{number}y") for pattern in patterns),
+            "transform": f"['{text}x{number}', {chain}]",
+        }
+        for number in range(32)
+    ]
 
 
 async def edit(agency: agencies.Agency) -> float:

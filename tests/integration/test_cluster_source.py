@@ -369,3 +369,45 @@ async def test_rejected_token_is_read_again(server: api_server.ApiServer, tmp_pa
         await follower.until_runs("a")
     finally:
         await follower.close()
+
+
+def costly(name: str) -> documents.ListenerDocument:
+    """Build a listener whose expressions take about 0.05 s to compile."""
+    chain = "<".join(["1"] * 400)
+    routes = tuple(
+        documents.Route(f"r{number}", "crm", transform=f"['{name}{number}', {chain}]") for number in range(16)
+    )
+    return samples.listener(name, namespace="noisy", routes=routes)
+
+
+async def test_costly_expressions_of_one_namespace_delay_no_other(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    server.put(followers.wrap(samples.listener("a")))
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until_runs("a")
+        for number in range(10):
+            server.put(followers.wrap(costly(f"costly{number}")))
+        routes = (documents.Route("crm", "crm", when="visit.email == 'new'"),)
+        server.put(followers.wrap(samples.listener("a", routes=routes)))
+        server.put(followers.wrap(samples.listener("b")))
+        await follower.until(lambda: follower.snapshots[-1].listeners["acme/a"].routes == routes)
+        await follower.until(lambda: "acme/b" in follower.snapshots[-1].listeners)
+        assert "noisy/costly9" not in follower.snapshots[-1].listeners
+        await follower.until(lambda: "noisy/costly9" in follower.snapshots[-1].listeners)
+
+
+async def test_newest_version_of_a_waiting_document_counts(
+    server: api_server.ApiServer, tmp_path: pathlib.Path
+) -> None:
+    server.put(followers.wrap(samples.listener("a")))
+    async with followers.following(server, tmp_path) as follower:
+        await follower.until_runs("a")
+        for name in ("first", "edited", "removed"):
+            server.put(followers.wrap(costly(name)))
+        edited = samples.listener("edited", namespace="noisy")
+        server.put(followers.wrap(edited))
+        server.put(followers.tombstone(samples.listener("removed", namespace="noisy")))
+        await follower.until_runs("a", "edited", "first")
+        assert follower.snapshots[-1].listeners["noisy/edited"] == edited
+        assert not any("noisy/removed" in one.listeners for one in follower.snapshots)

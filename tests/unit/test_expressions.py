@@ -301,3 +301,25 @@ print("alive")
 def test_long_and_deep_input_does_not_crash_a_1_mib_stack() -> None:
     done = subprocess.run([sys.executable, "-c", _HOSTILE], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr
+
+
+def test_programs_in_memory_are_bounded_by_their_length() -> None:
+    cache = expressions._ProgramCache(max_characters=2 * 1024)
+    first, *others = [f"visit.email == '{number:0500}'" for number in range(6)]
+    program = cache.get(first, "when")
+    assert cache.get(first, "when") is program
+    for source in others:
+        cache.get(source, "when")
+    assert (first, "when") not in cache
+    assert (others[-1], "when") in cache
+    assert cache.get(first, "when") is not program
+
+
+def test_checked_expression_keeps_no_program() -> None:
+    source = "visit.email == 'checked'"
+    assert not expressions.is_checked(source, "when")
+    assert expressions.check_expression(source, "when") == []
+    assert expressions.is_checked(source, "when")
+    assert not expressions.is_compiled(source, "when")
+    expressions.compile_expression(source, "when")
+    assert expressions.is_compiled(source, "when")

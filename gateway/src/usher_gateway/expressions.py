@@ -13,11 +13,13 @@ RE2 evaluates ``matches``: it compiles a pattern once, within a limit of memory,
 Call this module from threads with at least 1 MiB of stack.
 """
 
+import collections
 import difflib
 import functools
 import itertools
 import logging
 import re
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -30,6 +32,9 @@ from usher_gateway import model
 
 Where = Literal["when", "transform"]
 """The field of an expression: ``when`` is a filter (true or false), ``transform`` makes the document of a delivery."""
+
+Source = tuple[str, Where]
+"""The text of an expression and its field."""
 
 MAX_LENGTH = 1024
 """Longest expression, in characters."""
@@ -54,6 +59,12 @@ MAX_ITEMS = 1000
 
 MAX_WORK = 50_000_000
 """Most estimated work of one evaluation. A unit is about a nanosecond."""
+
+MAX_CACHED_CHARACTERS = 2_000_000
+"""Most characters of the expressions whose programs stay in memory. A character takes up to 85 bytes."""
+
+MAX_CHECKED = 16_384
+"""Expressions whose check is remembered. If there are more, all of them are checked again once."""
 
 VISIT_FIELDS = frozenset(model.Visit.__struct_fields__) | {"receivedAt", "occurredAt", "late"}
 """The members of ``visit``."""
@@ -91,6 +102,9 @@ FUNCTIONS = frozenset(
     }
 )
 """The functions that an expression may call."""
+
+_PROGRAM_CHARACTERS = 50
+"""A program takes as much memory as this many characters, besides those of its text."""
 
 _NODE_WORK = 70
 _PLAIN_WORK = 4  # converting a value in and out costs this much more than copying it inside the core
@@ -194,15 +208,75 @@ class Program:
         return (max(weight, 1) * max(repeats, 1) + copier.characters * self._match_work) * self._factor
 
 
-@functools.lru_cache(maxsize=16_384)
+class _ProgramCache:
+    """The programs that were used last, as many as fit into a number of characters."""
+
+    def __init__(self, max_characters: int) -> None:
+        self._max_characters = max_characters
+        self._programs: collections.OrderedDict[Source, Program] = collections.OrderedDict()
+        self._characters = 0
+        self._lock = threading.Lock()
+
+    def __contains__(self, key: Source) -> bool:
+        return key in self._programs
+
+    def get(self, source: str, where: Where) -> Program:
+        """Return the program of an expression; parse the expression if it is not in the cache."""
+        key = source, where
+        with self._lock:
+            found = self._programs.get(key)
+            if found is not None:
+                self._programs.move_to_end(key)
+                return found
+        found = Program(source, where)
+        with self._lock:
+            self._add(key, found)
+        return found
+
+    def _add(self, key: Source, program: Program) -> None:
+        if key in self._programs:
+            return  # another thread was faster
+        self._programs[key] = program
+        self._characters += _weight(key)
+        while self._characters > self._max_characters:
+            dropped, _ = self._programs.popitem(last=False)
+            self._characters -= _weight(dropped)
+
+
+def _weight(key: Source) -> int:
+    return _PROGRAM_CHARACTERS + min(len(key[0]), MAX_LENGTH)
+
+
+_cache = _ProgramCache(MAX_CACHED_CHARACTERS)
+_problems: dict[Source, tuple[str, ...]] = {}
+"""Problems of the expressions that were checked."""
+
+
 def compile_expression(source: str, where: Where) -> Program:
     """Return the program of an expression from a cache, so that each text is parsed once."""
-    return Program(source, where)
+    return _cache.get(source, where)
+
+
+def is_compiled(source: str, where: Where) -> bool:
+    """Return whether `compile_expression` would return at once."""
+    return (source, where) in _cache
 
 
 def check_expression(source: str, where: Where) -> list[str]:
-    """Return every problem of an expression, each with a way to correct it."""
-    return list(compile_expression(source, where).problems)
+    """Return every problem of an expression, each with a way to correct it. Keeps no program in memory."""
+    key = source, where
+    problems = _problems.get(key)
+    if problems is None:
+        problems = _cache.get(*key).problems if key in _cache else Program(*key).problems
+        if len(_problems) >= MAX_CHECKED:
+            _problems.clear()
+        _problems[key] = problems
+    return list(problems)
+
+
+def is_checked(source: str, where: Where) -> bool:
+    """Return whether `check_expression` would return at once."""
+    return (source, where) in _problems
 
 
 def _compile(source: str, where: Where) -> tuple[tuple[str, ...], Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
+from usher_gateway.expression_turns import checking_turns
 from usher_gateway.kube.client import ApiError, Client
 from usher_gateway.resources import types
 from usher_operator import kinds
@@ -72,7 +73,7 @@ class Reconciler:
         self._api, self._cache, self._queue, self._gate = api, cache, queue, gate
         self._lookups = asyncio.Semaphore(_CONCURRENT_LOOKUPS)
         self._children, self._remover, self._statuses, self._metrics = children, remover, statuses, metrics
-        self._removal_guard, self._read_secrets = removal_guard, read_secrets
+        self._removal_guard, self._read_secrets, self._turns = removal_guard, read_secrets, checking_turns()
 
     async def work(self) -> None:
         """Reconcile one key after the other, until cancelled. Takes no key while the gate is closed."""
@@ -111,6 +112,10 @@ class Reconciler:
         Raises:
             ApiError: a part failed; the other parts were written.
         """
+        seconds = await self._check_expressions(key)
+        if seconds:
+            self._queue.add_after(key, seconds)
+            return
         wanted = await self._plan(key)
         if self._removal_guard.review_retirements(wanted):
             wanted = await self._plan(key)
@@ -136,6 +141,14 @@ class Reconciler:
             self._queue.add_after(key, max(0.05, (wanted.again_at - self._cache.now) / 1e6))
         if failures:
             raise failures[0]
+
+    async def _check_expressions(self, key: Key) -> float:
+        """Check the expressions of a Listener; returns the seconds to wait if its namespace has to wait."""
+        cached = self._cache.listener(key.path) if key.kind == "Listener" else None
+        if cached is None:
+            return 0.0
+        sources = ((source, where) for _, source, where in cached.resource.expressions)
+        return await self._turns.take(key.namespace, sources)
 
     def _with_failure(self, wanted: Plan, failures: list[ApiError]) -> Plan:
         """Note whether the children of a plan could be written; returns a plan whose status says so."""

@@ -6,6 +6,8 @@ the one in force.
 
 Nothing here can stop a gateway. While the API server is away, the configuration in force stays in force, and a gateway
 that starts meanwhile begins with the cache on its own disk.
+
+A document with new expressions comes into force once these are compiled, in turns with those of other namespaces.
 """
 
 import asyncio
@@ -19,6 +21,7 @@ import structlog
 
 from usher_gateway import config_secret, documents, model
 from usher_gateway.config import DocumentStatus, Origin, SourceStatus, cache, published
+from usher_gateway.expression_turns import compiling_turns
 from usher_gateway.kube.client import ApiError, Client, ClientLimits, WatchEvent
 from usher_gateway.kube.reflector import Reflector, ReflectorTiming
 from usher_gateway.resources import conditions
@@ -130,6 +133,11 @@ class ClusterSource:
             selector=config_secret.SELECTOR,
             timing=options.timing,
         )
+        self._turns = compiling_turns()
+        self._waiting: dict[str, published.DecodedSecret] = {}
+        """Name of a Secret -> its newest version, while the expressions of that are not compiled."""
+        self._compiling: dict[str, asyncio.Task[None]] = {}
+        """Namespace -> the task that compiles its waiting documents."""
         self._origin: Origin | None = None
         self._heard_at = 0
         self._touched_in_force: dict[config_secret.Identity, DocumentStatus | None] = {}
@@ -204,6 +212,7 @@ class ClusterSource:
                     await self._touched.wait()
                     await asyncio.sleep(self._options.gather_seconds)
             finally:
+                tasks += self._compiling.values()
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -250,8 +259,11 @@ class ClusterSource:
     async def _apply_list(self, secrets: list[published.PublishedSecret]) -> None:
         fresh = [secret for secret in secrets if not self._published.is_known(secret)]
         rejected = []
+        self._waiting.clear()  # the list has a version at least as new
         for index, secret in enumerate(fresh):
-            rejected.append(self._published.put(secret))
+            decoded = self._published.decode(secret)
+            await self._turns.take_all(decoded.expressions)
+            rejected.append(self._published.take(decoded))
             if index % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         self._log_rejected([one for one in rejected if one is not None])
@@ -276,7 +288,7 @@ class ClusterSource:
 
     async def _has_missed_changes(self) -> bool:
         """Return whether a version differs from a list and has not changed since before that list."""
-        before = dict(self._published.versions)
+        before = self._versions()
         listed: dict[str, str] = {}
         pages = self._client.pages(
             self._path, _Secret, selector=config_secret.SELECTOR, is_metadata_only=True, attempts=1
@@ -285,24 +297,60 @@ class ClusterSource:
             listed |= {one.metadata.name: one.version for one in page.items}
         self._heard_at = self._now()
         await asyncio.sleep(self._options.grace_seconds)
-        present = self._published.versions
+        present = self._versions()
         return any(
             listed.get(name) != present.get(name) and present.get(name) == before.get(name)
             for name in listed.keys() | before.keys()
         )
+
+    def _versions(self) -> dict[str, str]:
+        """The version of each Secret that was last read, also of those that wait."""
+        return {**self._published.versions, **{name: one.secret.version for name, one in self._waiting.items()}}
 
     def _on_event(self, event: WatchEvent[_Secret]) -> None:
         self._heard_at = self._now()
         if event.type == "BOOKMARK":
             return
         secret = event.item.published()
+        self._waiting.pop(secret.name, None)
         if event.type == "DELETED":
             identity = self._published.remove_secret(secret.name, self._now())
             self._log_vanished([identity] if identity is not None else [])
         elif not self._published.is_known(secret):
-            rejected = self._published.put(secret)
-            self._log_rejected([rejected] if rejected is not None else [])
+            decoded = self._published.decode(secret)
+            if not self._turns.are_prepared(decoded.expressions):
+                self._wait_for_compilation(decoded)
+                return
+            self._take(decoded)
         self._touched.set()
+
+    def _take(self, decoded: published.DecodedSecret) -> None:
+        rejected = self._published.take(decoded)
+        self._log_rejected([rejected] if rejected is not None else [])
+        self._touched.set()
+
+    def _wait_for_compilation(self, decoded: published.DecodedSecret) -> None:
+        namespace = decoded.namespace
+        self._waiting[decoded.secret.name] = decoded
+        if namespace not in self._compiling:
+            compiling = self._compile_waiting(namespace)
+            self._compiling[namespace] = asyncio.create_task(compiling, name="compile expressions")
+
+    async def _compile_waiting(self, namespace: str) -> None:
+        """Compile the expressions of a namespace's waiting documents, and take each document once that is done."""
+        try:
+            while True:
+                decoded = next((one for one in self._waiting.values() if one.namespace == namespace), None)
+                if decoded is None:
+                    return
+                seconds = await self._turns.take(namespace, decoded.expressions)
+                if seconds:
+                    await asyncio.sleep(seconds)
+                elif self._waiting.get(decoded.secret.name) is decoded:
+                    del self._waiting[decoded.secret.name]
+                    self._take(decoded)
+        finally:
+            del self._compiling[namespace]
 
     def _on_failure(self, error: model.UsherError, failures: int) -> None:
         status = error.status if isinstance(error, ApiError) else None

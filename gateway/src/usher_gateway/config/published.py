@@ -4,11 +4,11 @@ A document that cannot be used leaves the last good one in force. Only a tombsto
 disappears, its document stays in force and counts as vanished.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
-from usher_gateway import config_secret, documents, model
+from usher_gateway import config_secret, documents, expressions, model
 from usher_gateway.config import DocumentStatus
 
 DocumentCheck = Callable[[config_secret.Document], None]
@@ -27,6 +27,29 @@ class PublishedSecret(msgspec.Struct, frozen=True):
     owner: str = ""
     """The owner annotation: it names the owner of a document that cannot be read."""
     data: dict[str, str] | None = None
+
+
+class DecodedSecret(msgspec.Struct, frozen=True):
+    """A config Secret with what it holds, or with the reason why that cannot be read."""
+
+    secret: PublishedSecret
+    envelope: config_secret.Envelope | None = None
+    error: model.ConfigurationError | None = None
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the document's resource; `""` if it cannot be read."""
+        return self.envelope.owner.namespace if self.envelope is not None else ""
+
+    @property
+    def expressions(self) -> Iterator[expressions.Source]:
+        """The expressions of a listener."""
+        document = self.envelope.document if self.envelope is not None else None
+        for route in document.routes if isinstance(document, documents.ListenerDocument) else ():
+            if route.when:
+                yield route.when, "when"
+            if route.transform:
+                yield route.transform, "transform"
 
 
 class RejectedDocument(msgspec.Struct, frozen=True):
@@ -150,11 +173,26 @@ class PublishedDocuments:
             return False
         return self._identities.get(secret.name) not in self._vanished
 
+    def decode(self, secret: PublishedSecret) -> DecodedSecret:
+        """Decode a Secret, and change nothing yet."""
+        try:
+            return DecodedSecret(secret, self._read(secret))
+        except model.ConfigurationError as error:
+            return DecodedSecret(secret, error=error)
+
     def put(self, secret: PublishedSecret) -> RejectedDocument | None:
         """Read a Secret that was added or changed; returns the rejection if its document does not come into force."""
+        return self.take(self.decode(secret))
+
+    def take(self, decoded: DecodedSecret) -> RejectedDocument | None:
+        """Do the same as `put`, with a Secret that is decoded already."""
+        secret, envelope = decoded.secret, decoded.envelope
         self._versions[secret.name] = secret.version
+        if envelope is None:
+            assert decoded.error is not None
+            return self._reject(secret, decoded.error)
         try:
-            envelope = self._read(secret)
+            self._try_new(envelope)
         except model.ConfigurationError as error:
             return self._reject(secret, error)
         self._rejected.pop(secret.name, None)
@@ -168,10 +206,12 @@ class PublishedDocuments:
         envelope = config_secret.decode_data(secret.data, self._key)
         if secret.name != config_secret.secret_name(*envelope.identity):
             raise model.DocumentUnreadableError("the name of the Secret does not fit its document", _OWNER_HINT)
+        return envelope
+
+    def _try_new(self, envelope: config_secret.Envelope) -> None:
         known = self._in_force.get(envelope.identity)
         if known is None or known.hash != envelope.hash:
             self._try(envelope.document)
-        return envelope
 
     def _try(self, document: config_secret.Document | None) -> None:
         if document is None:

@@ -1,0 +1,107 @@
+"""Expressions are prepared in turns, and a namespace with expensive expressions has to wait."""
+
+import asyncio
+
+import pytest
+
+from usher_gateway import expressions
+from usher_gateway.expression_turns import CHEAP_SECONDS, PAUSE_FACTOR, ExpressionTurns
+
+
+class Machine:
+    """Prepares expressions, each of which takes the same CPU time. Its clock moves only when a test moves it."""
+
+    def __init__(self, seconds_per_expression: float = 0.0) -> None:
+        self.now = 1000.0
+        self.prepared: list[str] = []
+        self._seconds = seconds_per_expression
+        self.turns = ExpressionTurns(
+            lambda source, _: self.prepared.append(source),
+            lambda source, _: source in self.prepared,
+            clock=lambda: self.now,
+            cpu_clock=lambda: self._seconds * len(self.prepared),
+        )
+
+
+def sources(name: str, count: int = 4) -> list[expressions.Source]:
+    return [(f"{name}{number}", "when") for number in range(count)]
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses, which end at once."""
+    found: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        found.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    return found
+
+
+async def test_other_tasks_run_between_two_expressions() -> None:
+    machine, seen = Machine(), []
+
+    async def look() -> None:
+        while len(machine.prepared) < 4:
+            seen.append(len(machine.prepared))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    assert await machine.turns.take("agency", sources("a")) == 0.0
+    await looking
+    assert {1, 2, 3} <= set(seen)
+
+
+async def test_namespace_pauses_after_each_expensive_expression(slept: list[float]) -> None:
+    machine = Machine(seconds_per_expression=0.25)
+    assert await machine.turns.take("agency", sources("a")) == 0.0
+    assert [one for one in slept if one] == [0.25 * PAUSE_FACTOR] * 4
+
+
+async def test_only_one_document_of_a_namespace_is_prepared_at_a_time() -> None:
+    machine = Machine()
+    preparing = asyncio.create_task(machine.turns.take("agency", sources("a")))
+    await asyncio.sleep(0)
+    assert await machine.turns.take("agency", sources("b")) > 0.0
+    assert await machine.turns.take("other", sources("c")) == 0.0
+    assert await preparing == 0.0
+    assert await machine.turns.take("agency", sources("b")) == 0.0
+
+
+async def test_document_with_many_cheap_expressions_delays_the_next_one_of_its_namespace() -> None:
+    machine = Machine(seconds_per_expression=CHEAP_SECONDS / 2)
+    assert await machine.turns.take("agency", sources("a", 64)) == 0.0
+    wait = await machine.turns.take("agency", sources("b"))
+    assert wait == pytest.approx(64 * CHEAP_SECONDS / 2 * PAUSE_FACTOR)
+    assert await machine.turns.take("other", sources("c")) == 0.0
+    machine.now += wait
+    assert await machine.turns.take("agency", sources("b")) == 0.0
+
+
+async def test_usual_documents_cause_no_pause(slept: list[float]) -> None:
+    machine = Machine(seconds_per_expression=CHEAP_SECONDS / 2)
+    for number in range(10):
+        assert await machine.turns.take("agency", sources(f"a{number}-")) == 0.0
+    assert set(slept) == {0}
+
+
+async def test_prepared_document_never_waits(slept: list[float]) -> None:
+    machine = Machine(seconds_per_expression=0.25)
+    assert not machine.turns.are_prepared(sources("a"))
+    assert await machine.turns.take("agency", sources("a")) == 0.0
+    slept.clear()
+    assert machine.turns.are_prepared(sources("a"))
+    assert await machine.turns.take("agency", sources("a")) == 0.0
+    assert await machine.turns.take("agency", []) == 0.0
+    assert slept == []
+
+
+async def test_complete_reading_never_pauses(slept: list[float]) -> None:
+    machine = Machine(seconds_per_expression=0.25)
+    await machine.turns.take_all(sources("a"))
+    await machine.turns.take_all(sources("b"))
+    assert machine.turns.are_prepared([*sources("a"), *sources("b")])
+    assert set(slept) == {0}
