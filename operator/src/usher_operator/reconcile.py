@@ -16,7 +16,7 @@ from usher_operator.plan import plan
 from usher_operator.removals import RemovalGuard
 from usher_operator.status import StatusWriter
 from usher_operator.view import Key, Plan, WriteFailure
-from usher_operator.workqueue import PauseGate, Workqueue
+from usher_operator.workqueue import PauseGate, Workqueue, in_turns
 from usher_operator.writer import ChildRemover, ChildWriter
 
 _log = structlog.get_logger(__name__)
@@ -170,16 +170,17 @@ class Reconciler:
         return found
 
     async def look_up_missing_secrets(self) -> None:
-        """Look up missing Secrets at an interval, until cancelled."""
+        """Look up missing Secrets at an interval, until cancelled. Many of one namespace do not delay another's."""
         while True:
             await asyncio.sleep(_LOOKUP_INTERVAL_SECONDS)
-            for path, before in self._cache.missing.items():
+            missing = self._cache.missing
+            for path in in_turns(missing, lane_of=lambda path: path.partition("/")[0]):
                 await self._gate.wait()
                 try:
                     await self._look_up(path)
                 except ApiError as error:
                     _log.warning("secret_lookup_failed", key=path, error=str(error))
-                if self._cache.secret_state(path) != before:
+                if self._cache.secret_state(path) != missing[path]:
                     for key in self._cache.missed_by(path):
                         self._queue.add(key)
                 await asyncio.sleep(_LOOKUP_PAUSE_SECONDS)

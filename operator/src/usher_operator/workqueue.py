@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import heapq
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 import structlog
@@ -84,6 +84,15 @@ class Lanes(Generic[ItemT]):
 
     def _lane(self, name: str) -> _Lane[ItemT]:
         return self._lanes.setdefault(name, _Lane())
+
+
+def in_turns(items: Iterable[ItemT], lane_of: Callable[[ItemT], str]) -> Iterator[ItemT]:
+    """Iterate over items so that lanes take turns."""
+    lanes: Lanes[ItemT] = Lanes()
+    for item in items:
+        lanes.add(lane_of(item), item)
+    while (item_ := lanes.take()) is not None:
+        yield item_
 
 
 class Workqueue(Generic[K]):
