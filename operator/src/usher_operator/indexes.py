@@ -13,7 +13,7 @@ from usher_gateway.resources.hostnames import Owner
 from usher_gateway.resources.listener import fixed_addresses
 from usher_gateway.resources.removal_limit import RemovalKind
 from usher_gateway.resources.secret import MAX_VALUE_BYTES
-from usher_operator import kinds
+from usher_operator import children, kinds
 from usher_operator.view import (
     ClusterFeatures,
     Install,
@@ -131,7 +131,7 @@ class ChildIndex:
         else:
             self.foreign.discard(ref)
         child = kinds.parse_child(full, self._install.controller_name, keys) if full is not None else None
-        if child is None or not self._is_in_its_namespace(child):
+        if child is None or not self._is_where_we_write(child):
             return None
         self.by_ref[ref] = child
         self._by_key.setdefault(child.key, {})[ref] = child
@@ -149,11 +149,18 @@ class ChildIndex:
                 self._holders.setdefault(host, {})[child.key] = child.key.namespace, child.held.tenant
         return child
 
-    def _is_in_its_namespace(self, child: kinds.ChildRecord) -> bool:
-        """True if a Secret is where the operator would write it, because any tenant can set labels and annotations."""
-        if child.state.ref.kind != "Secret":
+    def _is_where_we_write(self, child: kinds.ChildRecord) -> bool:
+        """True if a Secret has the place and the name that the operator gives it.
+
+        Any tenant can set labels and annotations, and an annotation may be 256 KiB long. Nothing of such a Secret is
+        kept.
+        """
+        ref = child.state.ref
+        if ref.kind != "Secret":
             return True
-        return child.state.ref.namespace == (self._install.config_namespace if child.is_config else child.key.namespace)
+        if child.is_config:
+            return ref.namespace == self._install.config_namespace
+        return (ref.namespace, ref.name) == (child.key.namespace, children.url_secret_name(child.key.name))
 
     def _drop(self, ref: ObjectRef) -> None:
         before = self.by_ref.get(ref)

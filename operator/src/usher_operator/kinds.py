@@ -132,6 +132,9 @@ RESOURCES: dict[str, type[resources.Resource]] = {kind: found for (_, kind), fou
 
 JsonObject = dict[str, Any]
 
+_DIGEST_LENGTH = 64
+"""Characters of ``usher.dev/desired``. Anybody who may edit a Secret can make it longer."""
+
 _OURS = frozenset(ConditionType)
 _PREFIX = "usher.dev/"
 
@@ -237,7 +240,7 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
         state=ChildState(
             ref,
             metadata.get("generation", 0),
-            annotations.get(config_secret.DESIRED_ANNOTATION, ""),
+            annotations.get(config_secret.DESIRED_ANNOTATION, "")[:_DIGEST_LENGTH],
             {} if ref.kind == "Secret" else raw.get("status") or {},
         ),
         digest=digest_of(raw),

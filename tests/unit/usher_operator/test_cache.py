@@ -223,6 +223,25 @@ def test_status_change_concerns_the_key_and_its_tenant(full: Cache) -> None:
     assert (record.times, record.observed_generation) == ({"Ready": "then"}, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [("other", "agency/lobby"), ("lobby-url", "agency/" + "x" * 200_000), ("lobby-url", "elsewhere/lobby")],
+)
+def test_secret_that_only_looks_like_a_child_is_none(full: Cache, name: str, owner: str) -> None:
+    forged = secret(name, **{**children.labels("usher.dev/usher", "uid"), "usher.dev/watch": "url"})
+    forged["metadata"]["annotations"] = {"usher.dev/owner": owner, "usher.dev/owner-kind": "Listener"}
+    full.put(kinds.AGENCY_SECRET, forged)
+    assert list(full.child_index.keys) == []
+
+
+def test_long_annotation_of_a_child_is_cut(full: Cache) -> None:
+    edited = secret("lobby-url", **{**children.labels("usher.dev/usher", "uid"), "usher.dev/watch": "url"})
+    edited["metadata"]["annotations"] = {**children.annotations(LOBBY), "usher.dev/desired": "x" * 200_000}
+    full.put(kinds.AGENCY_SECRET, edited)
+    (kept,) = full.children(LOBBY)
+    assert len(kept.desired) <= 64
+
+
 def test_large_metadata_of_agencies_is_not_kept(full: Cache) -> None:
     large = {"note": "x" * 200_000, "usher.dev/confirm-removals": "x" * 60_000}
     full.put(kinds.LISTENER, listener(resourceVersion="2", annotations=large, labels={"note": "x"}))
