@@ -158,6 +158,9 @@ async def test_largest_class_and_listener_fit_the_cost_limit_of_a_policy(
         hostnames = [f"a{index}.h255.example" for index in range(16)]
         answer = await judge.create(place, listener(large, hostnames))
         assert answer.is_accepted, answer.message
+        # A policy over its limit would be ignored, and would let this through.
+        answer = await judge.create(place, listener(large, [*hostnames[1:], "never.example"]))
+        assert "HostnameNotAllowed" in answer.message
     finally:
         await server.delete(api.Resource("ListenerClass", large))
 
