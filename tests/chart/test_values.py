@@ -261,6 +261,8 @@ IMPOSSIBLE = {
     "listenerClass.create=true": "needs listenerClass.spec.hostname",
     "listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com": "install the chart without it first",
     "monitoring.rules.enabled=true": "install that first, or load the files",
+    "gateway.allowDestinations={10.0.0.1/8}": "write 10.0.0.0/8, or a length of 32",
+    "gateway.trustedProxies={192.168.7.200/26}": "write 192.168.7.192/26, or",
     "monitoring.kind=PodMonitor": "install that first, or leave monitoring.kind empty",
 }
 """Values -> what the error says to do."""
@@ -275,3 +277,22 @@ def test_impossible_combination_is_refused_with_what_to_do(value: str) -> None:
 def test_monitor_that_a_policy_would_block_is_refused() -> None:
     with pytest.raises(charts.HelmError, match=r"needs gateway.networkPolicy.metricsFrom"):
         charts.render("--set=monitoring.kind=PodMonitor", *charts.OTHER_APIS)
+
+
+def test_ranges_and_single_addresses_may_be_allowed_destinations() -> None:
+    allowed = [
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.7.200/32",
+        "0.0.0.0/0",
+        "fd00::/8",
+        "crm.internal",
+        "10.0.0.1:80",
+    ]
+    found = charts.objects(
+        "--set=fullnameOverride=webhooks", f"--set=gateway.allowDestinations={{{','.join(allowed)}}}"
+    )
+    arguments = at(found[GATEWAY], f"{CONTAINER}.args")
+    assert [one for one in arguments if one.startswith("--allow-destination=")] == [
+        f"--allow-destination={one}" for one in allowed
+    ]
