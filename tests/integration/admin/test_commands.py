@@ -204,6 +204,31 @@ async def test_usage_check_with_a_violation_exits_1(served: serving.Served) -> N
     assert run.code == 1
     assert "agency/acme/lobby" in run.out
     assert "do not balance" in run.err
+    as_json = await ask(served, "usage", "--check", "--from", "2025-11", "-o", "json")
+    assert as_json.code == 1
+    assert {row["listener"] for row in json.loads(as_json.out)["violations"]} == {"lobby"}
+    as_csv = await ask(served, "usage", "--check", "--from", "2025-11", "-o", "csv")
+    assert as_csv.code == 1
+    assert {row["listener"] for row in csv.DictReader(io.StringIO(as_csv.out))} == {"lobby"}
+
+
+async def test_usage_check_of_books_that_balance_prints_an_empty_document(served: serving.Served) -> None:
+    served.bench.clock.now += samples.DAY
+    answer = json.loads(await done(served, "usage", "--check", "--from", "2025-11", "-o", "json"))
+    assert answer["violations"] == []
+    lines = (await done(served, "usage", "--check", "--from", "2025-11", "-o", "csv")).splitlines()
+    assert lines == ["namespace,tenant,listener,period,equation,left,right"]
+
+
+@pytest.mark.parametrize(("namespace", "visits"), [("agency", 4), ("other", 1)])
+async def test_usage_of_a_namespace_leaves_out_the_others(served: serving.Served, namespace: str, visits: int) -> None:
+    other = model.ListenerName("other", "acme", "lobby")
+    await served.bench.accept(samples.arrival("x", listener=other, if_visit=()))
+    arguments = ("--from", "2025-11", "--to", "2100-01", "--namespace", namespace)
+    answer = json.loads(await done(served, "usage", *arguments, "-o", "json"))
+    assert answer["total"]["visits"] == visits
+    by_venue = json.loads(await done(served, "usage", *arguments, "--by", "venue", "-o", "json"))
+    assert {row["namespace"] for row in by_venue["rows"]} == {namespace}
 
 
 async def test_redrive_replay_and_release_print_their_counts(served: serving.Served) -> None:

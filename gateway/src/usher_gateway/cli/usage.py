@@ -1,5 +1,6 @@
 """``usher usage``: prints the books."""
 
+import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from usher_gateway.cli.admin_client import (
     AdminClient,
     Data,
     Listener,
+    Namespace,
     OutputOption,
     Tenant,
     fail,
@@ -75,6 +77,7 @@ def register(app: typer.Typer) -> None:
     def usage(
         *,
         tenant: Tenant = None,
+        namespace: Namespace = None,
         listener: Listener = None,
         since: _From = None,
         until: _To = None,
@@ -93,14 +96,15 @@ def register(app: typer.Typer) -> None:
         client = AdminClient(admin, data)
         times = {"from": parse_moment(since), "to": parse_moment(until)}
         if check:
-            _check(client.get("/api/usage/check", **times))
+            _print_check(client.get("/api/usage/check", **times), output)
             return
+        names = {"namespace": namespace, "tenant": tenant, "listener": listener}
         if by == "venue":
             if zone == "tenant":
                 fail("--by venue has no days or months", "leave --zone out, or name the zone of --from and --to", USAGE)
-            _print_venues(client.get("/api/usage/venues", **times, tenant=tenant, listener=listener, zone=zone), output)
+            _print_venues(client.get("/api/usage/venues", **times, **names, zone=zone), output)
             return
-        query = {**times, "tenant": tenant, "listener": listener, "by": by, "zone": zone}
+        query = {**times, **names, "by": by, "zone": zone}
         if output == "text":
             _print_text(client.get("/api/usage", **query))
         else:
@@ -131,15 +135,28 @@ def _print_venues(answer: Any, output: tables.OutputFormat) -> None:
         )
 
 
-def _check(answer: Any) -> None:
+_VIOLATION_COLUMNS = tuple(
+    (name, tables.text_cell(name))
+    for name in ("namespace", "tenant", "listener", "period", "equation", "left", "right")
+)
+
+
+def _print_check(answer: Any, output: tables.OutputFormat) -> None:
+    """Print the equations that do not hold. If there are any, end the command with exit code 1."""
     violations = answer["violations"]
-    for row in violations:
-        where = f"{row['namespace']}/{row['tenant']}/{row['listener']}"
-        typer.echo(f"{where} {row['period'] or 'in all'}: {row['equation']}: {row['left']} is not {row['right']}")
+    if output == "json":
+        typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    elif output == "csv":
+        tables.print_rows(violations, _VIOLATION_COLUMNS, output, "")
+    else:
+        for row in violations:
+            where = f"{row['period'] or 'in all'}: {row['equation']}"
+            typer.echo(f"{_listener_path(row)} {where}: {row['left']} is not {row['right']}")
+        if not violations:
+            typer.echo(f"The books balance, from {answer['from']} to {answer['to']}.")
     if violations:
         typer.echo(f"usher: the books do not balance: {len(violations)} violations", err=True)
         raise typer.Exit(WRONG)
-    typer.echo(f"The books balance, from {answer['from']} to {answer['to']}.")
 
 
 def _print_text(answer: Any) -> None:
