@@ -20,6 +20,7 @@ import pytest
 from integration.admin import serving
 from integration.admin.test_commands import ask, done
 from support import gateway as gateways
+from usher_gateway import model
 
 
 @pytest.fixture
@@ -50,6 +51,13 @@ async def test_destinations_show_what_waits_and_what_died(served: serving.Served
     assert "agency/crm Active circuit Closed 1 held: DestinationPaused 1 dead crm.example acme" in out
     answer = json.loads(await done(served, "destinations", "list", "--failing", "-o", "json"))
     assert [row["name"] for row in answer["rows"]] == ["crm"]
+
+
+async def test_a_delivery_that_is_due_is_next_now_and_not_in_the_past(served: serving.Served) -> None:
+    await done(served, "dead", "redrive", "--route", "crm")
+    served.bench.clock.now += 60 * model.MICROSECONDS
+    (row,) = json.loads(await done(served, "destinations", "list", "-o", "json"))["rows"]
+    assert (row["backlog"], row["nextDueAt"]) == (1, model.format_time(served.bench.clock()))
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,7 @@ class GatewayStatus:
             destination = self._store.route(route).destination
             dead[destination] = dead.get(destination, 0) + count
         in_force, tenants = self._state.snapshot.destinations, self._tenants_by_destination()
+        now = self._clock.now()
 
         def row(key: str) -> JsonObject:
             namespace, _, name = key.partition("/")
@@ -205,7 +206,7 @@ class GatewayStatus:
                 "name": name,
                 **(self._destination_health(key, document) if document else {"state": "NotFound"}),
                 "backlog": backlog.count if backlog else 0,
-                "nextDueAt": model.format_time(backlog.next_due_at) if backlog else None,
+                "nextDueAt": model.format_time(max(now, backlog.next_due_at)) if backlog else None,
                 "held": held.get(key, {}),
                 "dead": dead.get(key, 0),
                 "tenants": sorted(tenants.get(key, ())),
