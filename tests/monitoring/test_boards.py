@@ -98,6 +98,23 @@ def test_panel_explains_itself(uid: str, panel: dict[str, Any]) -> None:
         assert (source.DOCS / "runbooks" / f"{runbook}.md").exists(), uid
 
 
+@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=[f"{uid}: {panel['title']}" for uid, panel in PANELS])
+def test_counts_are_shown_as_whole_numbers(uid: str, panel: dict[str, Any]) -> None:
+    """``increase()`` extrapolates, so that two visits may be 2.07."""
+    defaults = panel["fieldConfig"]["defaults"]
+    counts = [target for target in panel["targets"] if "increase(" in target["expr"]]
+    if panel["type"] == "timeseries" and defaults["unit"] == "none":
+        counts += [target for target in panel["targets"] if "rate(" not in target["expr"]]
+    assert defaults["unit"] == "locale" or not counts, uid
+    assert defaults.get("decimals") == (0 if defaults["unit"] == "locale" else None)
+
+
+def test_the_state_of_the_store_is_shown_in_words() -> None:
+    (store,) = (panel for uid, panel in PANELS if uid == "usher-gateway" and panel["title"] == "Store")
+    (mapping,) = store["fieldConfig"]["defaults"]["mappings"]
+    assert {value: word["text"] for value, word in mapping["options"].items()} == {"0": "away", "1": "available"}
+
+
 def test_titles_of_a_board_differ() -> None:
     titles = [(uid, panel["title"]) for uid, panel in PANELS]
     assert len(titles) == len(set(titles))

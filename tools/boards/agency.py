@@ -42,8 +42,9 @@ def _figures() -> list[Panel]:
             bad_above=1,
         ),
         number(
-            "Refusing listeners",
-            "Webhooks whose last three arrivals or more were refused. Purple disables them if this goes on.",
+            "Refusing all arrivals",
+            "Webhooks of which the last three arrivals or more were all refused. Purple disables them if this goes on."
+            " A webhook that accepts some arrivals does not count; the graph of arrivals shows its refusals.",
             f"sum(max by ({_TENANT}) (usher_tenant_refusing_listeners{{{_HERE}}}))",
             runbook="HookAtRisk",
             bad_above=1,
@@ -134,9 +135,9 @@ def _tables() -> list[Panel]:
     return [
         listing(
             "Tenants that need attention",
-            "Tenants with silent or refusing listeners, or with held or dead deliveries.",
+            "Tenants with listeners that are silent or refuse all arrivals, or with held or dead deliveries.",
             (f"topk(20, max by ({_TENANT}) (usher_tenant_silent_listeners{{{_HERE}}}) > 0)", "silent listeners"),
-            (f"topk(20, max by ({_TENANT}) (usher_tenant_refusing_listeners{{{_HERE}}}) > 0)", "refusing listeners"),
+            (f"topk(20, max by ({_TENANT}) (usher_tenant_refusing_listeners{{{_HERE}}}) > 0)", "refusing all arrivals"),
             (f"topk(20, sum by ({_TENANT}) (usher_held_deliveries{{{_HERE}}}) > 0)", "held deliveries"),
             (f"topk(20, sum by ({_TENANT}) (usher_dead_deliveries{{{_HERE}}}) > 0)", "dead deliveries"),
             unit="locale",

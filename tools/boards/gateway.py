@@ -27,10 +27,11 @@ def _figures() -> list[Panel]:
     return [
         number(
             "Store",
-            "1 while commits succeed. At 0 every arrival gets 503.",
+            "Available while commits succeed. While it is away every arrival gets 503.",
             f"min(usher_store_available{{{_HERE}}})",
             runbook="StoreUnavailable",
             bad_below=1,
+            words={0: "away", 1: "available"},
         ),
         number(
             "Answers over 5 s",
@@ -128,7 +129,7 @@ def _answers() -> list[Panel]:
             "Open connections at the public port, and arrivals that wait for their commit.",
             (f"sum(usher_connections{{{_HERE}}})", "connections"),
             (f"sum(usher_inflight{{{_HERE}}})", "arrivals"),
-            unit="none",
+            unit="locale",
         ),
         graph(
             "Lost on the way",
@@ -166,7 +167,7 @@ def _store() -> list[Panel]:
             "Listeners and destinations that the gateway runs, and documents that vanished without a removal.",
             (f"max by (kind) (usher_config_documents{{{_HERE}}})", "{{kind}}"),
             (f"max(usher_config_vanished{{{_HERE}}})", "vanished"),
-            unit="none",
+            unit="locale",
             runbook="ConfigVanished",
         ),
     ]
@@ -202,7 +203,7 @@ def _lanes() -> list[Panel]:
             "Running attempts, and destinations that get one trial a minute.",
             (f"sum(usher_attempts_in_flight{{{_HERE}}})", "attempts"),
             (f"sum(usher_circuits_open{{{_HERE}}})", "circuits open"),
-            unit="none",
+            unit="locale",
             runbook="DestinationDown",
         ),
         graph(

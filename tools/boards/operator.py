@@ -44,7 +44,7 @@ def _figures() -> list[Panel]:
             bad_above=120,
         ),
         number(
-            "Not Ready",
+            "Listeners not Ready",
             "Listeners whose last good version serves on, or that are not served yet.",
             f"sum(usher_operator_listeners_not_ready{{{_HERE}}})",
             runbook="ListenersNotReady",
@@ -148,7 +148,7 @@ def _graphs() -> list[Panel]:
             "Documents",
             "Documents that gateways run, and tombstones of removed ones.",
             (f"max by (kind, state) (usher_operator_config_documents{{{_HERE}}})", "{{kind}} {{state}}"),
-            unit="none",
+            unit="locale",
         ),
         graph(
             "Memory",

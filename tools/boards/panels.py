@@ -4,6 +4,8 @@ A query selects by the variables of its board: ``$job``, and those that the boar
 path in the repository; the chart puts the address of the documentation in front (``monitoring.documentation``).
 """
 
+from typing import TypeVar
+
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common as common_models
@@ -20,6 +22,8 @@ _POINTS = 200
 Panel = Builder[models.Panel]
 """Any panel."""
 
+_AnyPanel = TypeVar("_AnyPanel", stat.Panel, timeseries.Panel, table.Panel)
+
 Query = tuple[str, str]
 """An expression, and the legend of its series."""
 
@@ -33,10 +37,15 @@ def number(
     runbook: str | None = None,
     bad_above: float | None = None,
     bad_below: float | None = None,
+    words: dict[int, str] | None = None,
 ) -> stat.Panel:
-    """One figure, red if it is above or below a limit."""
+    """One figure, red if it is above or below a limit. ``words`` are shown instead of values."""
     panel = stat.Panel().title(title).description(_text(text, runbook)).unit(unit).datasource(SOURCE)
     panel = panel.span(3).height(4).links(_links(runbook)).thresholds(_thresholds(bad_above, bad_below))
+    if words is not None:
+        texts = {str(value): models.ValueMappingResult(text=word) for value, word in words.items()}
+        panel = panel.mappings([models.ValueMap(texts)])
+    panel = _whole_if_counted(panel, unit)
     return panel.with_target(_query(expr, title, 0).instant()).graph_mode(common_models.BigValueGraphMode.NONE)
 
 
@@ -46,6 +55,7 @@ def graph(
     """Series over time."""
     panel = timeseries.Panel().title(title).description(_text(text, runbook)).unit(unit).datasource(SOURCE)
     panel = panel.span(width).height(8).links(_links(runbook)).min(0).max_data_points(_POINTS)
+    panel = _whole_if_counted(panel, unit)
     for index, (expr, legend) in enumerate(queries):
         panel = panel.with_target(_query(expr, legend, index).range())
     if stacked:
@@ -59,7 +69,7 @@ def listing(
 ) -> table.Panel:
     """A table with one row for each set of labels, and one column of values for each query."""
     panel = table.Panel().title(title).description(_text(text, runbook)).unit(unit).datasource(SOURCE)
-    panel = panel.span(width).height(8)
+    panel = _whole_if_counted(panel.span(width).height(8), unit)
     for index, (expr, legend) in enumerate(queries):
         panel = panel.with_target(_query(expr, legend, index).instant().format(PromQueryFormat.TABLE))
     names = {f"Value #{_letter(index)}": legend for index, (_, legend) in enumerate(queries)}
@@ -97,6 +107,11 @@ def board(
     for panel in panels:
         made = made.with_panel(panel)
     return made
+
+
+def _whole_if_counted(panel: _AnyPanel, unit: str) -> _AnyPanel:
+    """Show counts without fractions: ``increase()`` returns some, because it extrapolates."""
+    return panel.decimals(0) if unit == "locale" else panel
 
 
 def _variable(name: str, query: str) -> dashboard.QueryVariable:

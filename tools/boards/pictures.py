@@ -97,7 +97,8 @@ class Drawing:
         file.parent.mkdir(parents=True, exist_ok=True)
         drawn = io.BytesIO()
         picture.savefig(drawn)
-        Image.open(drawn).convert("RGB").quantize(128).save(file, optimize=True)  # half of the bytes
+        # half of the bytes; the method keeps a colour that few points have
+        Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)
 
     async def _draw_panel(self, whole: axes.Axes, panel: dict[str, Any]) -> None:
         whole.set_xticks([])
@@ -105,7 +106,7 @@ class Drawing:
         for spine in whole.spines.values():
             spine.set_color("#d8d8d8")
         unit = panel["fieldConfig"]["defaults"]["unit"]
-        title = textwrap.shorten(panel["title"], int(panel["gridPos"]["w"] * 6), placeholder=" ...")
+        title = textwrap.shorten(panel["title"], int(panel["gridPos"]["w"] * 7), placeholder=" ...")
         size = 9 if panel["type"] == "stat" else 10
         whole.text(0.02, 1 - 0.22 / panel["gridPos"]["h"], title, transform=whole.transAxes, fontsize=size, va="top")
         match panel["type"]:
@@ -119,12 +120,13 @@ class Drawing:
     async def _draw_number(self, whole: axes.Axes, panel: dict[str, Any], unit: str) -> None:
         found = await self._prometheus.query(filled(panel["targets"][0]["expr"], **self._values))
         value = float(found[0]["value"][1]) if found else math.nan
-        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        defaults = panel["fieldConfig"]["defaults"]
+        steps = defaults["thresholds"]["steps"]
         colour = [step["color"] for step in steps if step["value"] is None or value >= step["value"]]
         drawn = {"green": _GREEN, "red": _RED}[colour[-1] if found else "green"]
-        whole.text(
-            0.5, 0.36, shown(value, unit), transform=whole.transAxes, fontsize=19, color=drawn, ha="center", va="center"
-        )
+        words = {key: word["text"] for known in defaults.get("mappings", ()) for key, word in known["options"].items()}
+        text = words.get(f"{value:g}", shown(value, unit))
+        whole.text(0.5, 0.36, text, transform=whole.transAxes, fontsize=19, color=drawn, ha="center", va="center")
 
     async def _draw_graph(self, whole: axes.Axes, panel: dict[str, Any], unit: str) -> None:
         inner = whole.inset_axes((0.11, 0.26, 0.86, 0.56))
@@ -147,8 +149,9 @@ class Drawing:
                 color=colours[number % 10],
             )
         inner.set_xlim(0, self._ended - self._begun)
-        inner.set_ylim(bottom=0)
-        inner.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+        has_values = any(value > 0 for _, _, values in lines for value in values)
+        inner.set_ylim(bottom=0, top=None if has_values else 1)
+        inner.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=unit == "locale"))
         inner.yaxis.set_major_formatter(lambda value, _: shown(value, unit))
         inner.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} s")
         inner.tick_params(labelsize=7, colors=_GREY, length=2)

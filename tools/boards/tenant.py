@@ -50,8 +50,9 @@ def _figures() -> list[Panel]:
             bad_above=1,
         ),
         number(
-            "Refusing listeners",
-            "Webhooks whose last three arrivals or more were refused.",
+            "Refusing all arrivals",
+            "Webhooks of which the last three arrivals or more were all refused. A webhook that accepts some does not"
+            " count.",
             f"sum(usher_tenant_refusing_listeners{{{_HERE}}})",
             runbook="HookAtRisk",
             bad_above=1,
