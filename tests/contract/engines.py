@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from contract import samples
 from usher_gateway import model
+from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import Filter, OpenReport, Store
 from usher_gateway.store.sqlite import database
-from usher_gateway.store.sqlite.arrival_queue import QueueLimits
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
+from usher_gateway.store.sqlite.writer_thread import WriterThread
 
 
 class Clock:
@@ -64,8 +65,8 @@ class Sqlite:
         assert isinstance(store, SqliteStore)
         store._upkeep_task.cancel()
         store._folder_task.cancel()
-        store._commits._batches.put(None)
-        store._commits._thread.join()
+        assert isinstance(store._commits.committer, WriterThread)
+        store._commits.committer.join()
         for reader in (store._reader, store._query_reader):
             reader._threads.shutdown()
             if reader._connection is not None:

@@ -14,7 +14,7 @@ import pytest
 
 from integration import gateways
 from usher_gateway.simulator import receiver, receiving
-from usher_gateway.store.sqlite import transaction
+from usher_gateway.store import encodings
 
 IN_TIME_SECONDS = 8.5
 """The gateway answers every arrival within 8 s."""
@@ -89,7 +89,7 @@ class Poster:
         """Check that the ledger has every acknowledged visit (each body has another user)."""
         store = self._gateway.store
         assert store.rows("pragma quick_check") == [("ok",)]
-        bodies = [transaction.unpack_body(body) for (body,) in store.rows("select body from bodies")]
+        bodies = [encodings.unpack_body(body) for (body,) in store.rows("select body from bodies")]
         stored = {number for number in self.acknowledged if any(b'"number": %d}' % number in body for body in bodies)}
         assert stored == self.acknowledged
         if peer is not None:

@@ -36,9 +36,9 @@ from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import Request
-from usher_gateway.store import books
+from usher_gateway.store import books, encodings
 from usher_gateway.store.base import UsageRow
-from usher_gateway.store.sqlite import database, transaction
+from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite import store as sqlite_store
 
 TIME_SCALE = 500.0
@@ -418,7 +418,7 @@ def check_ledger(scenario: Scenario) -> None:
     for stored, size, reason in rows_of(
         scenario, "select body, body_size, reason from bodies join arrivals using (key)"
     ):
-        body = transaction.unpack_body(stored)
+        body = encodings.unpack_body(stored)
         kept[f"{size}".encode() if reason else bytes(body)] += 1
     wanted: collections.Counter[bytes] = collections.Counter()
     for body, count in scenario.acknowledged.items():

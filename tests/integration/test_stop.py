@@ -17,8 +17,10 @@ from usher_gateway.delivery import dispatcher
 from usher_gateway.destinations.http import DestinationClient
 from usher_gateway.ingest import server
 from usher_gateway.simulator import receiver, receiving
+from usher_gateway.store import encodings
+from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.sqlite import store as sqlite_store
-from usher_gateway.store.sqlite import transaction, writer
+from usher_gateway.store.sqlite import writer
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ async def test_stop_under_load_loses_no_acknowledged_visit(
         store = gateway.store
         assert load.statuses == {200}
         assert set(load.acknowledged) <= {
-            transaction.unpack_body(body) for (body,) in store.rows("select body from bodies")
+            encodings.unpack_body(body) for (body,) in store.rows("select body from bodies")
         }
         assert "error" not in {line.partition('"level": "')[2][:5] for line in gateway.log.read_text().splitlines()}
         # Every open delivery was returned to the store, because the lanes no longer exist.
@@ -223,7 +225,7 @@ async def test_late_commit_gets_503_is_delivered_and_makes_a_redelivery(
     body = gateways.visit(1)
     commit = writer.Writer.commit
 
-    def slow_commit(self: writer.Writer, batch: writer.Batch) -> writer.BatchResult:
+    def slow_commit(self: writer.Writer, batch: Batch) -> BatchResult:
         if any(arrival.body == body for arrival in batch.arrivals) and not slept:
             slept.append(True)
             time.sleep(8.5)

@@ -10,7 +10,7 @@ import pytest
 
 from support import gateway as gateways
 from support import leaks, wire
-from usher_gateway.store.sqlite import transaction
+from usher_gateway.store import encodings
 
 
 def gzip_of(data: bytes, level: int = 9) -> bytes:
@@ -99,7 +99,7 @@ async def test_beginning_of_a_too_large_body_is_kept(gateway: gateways.RunningGa
     [(kept,)] = connection.execute("select body from bodies").fetchall()
     [(size,)] = connection.execute("select body_size from arrivals").fetchall()
     connection.close()
-    assert transaction.unpack_body(kept) == body[:65_536]
+    assert encodings.unpack_body(kept) == body[:65_536]
     assert size == len(body)
 
 
@@ -293,4 +293,4 @@ async def test_body_that_cannot_be_inflated_is_truncated_too(
     await gateway.gateway.store.flush()
     with contextlib.closing(gateways.connect_to(gateway.gateway.settings.data)) as connection:
         [(kept,)] = connection.execute("select body from bodies").fetchall()
-        assert len(transaction.unpack_body(kept)) == 64 * 1024
+        assert len(encodings.unpack_body(kept)) == 64 * 1024

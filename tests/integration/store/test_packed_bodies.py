@@ -7,18 +7,18 @@ import pytest
 
 from contract import engines, samples
 from usher_gateway import model
+from usher_gateway.store import encodings
 from usher_gateway.store.base import Filter
-from usher_gateway.store.sqlite import transaction
 
 RANDOM = random.Random(1)
 BODIES = {
     "empty": b"",
     "small": b'{"user":{"id":1}}',
-    "just too small to pack": b"x" * (transaction.PACK_FROM_BYTES - 1),
+    "just too small to pack": b"x" * (encodings.PACK_FROM_BYTES - 1),
     "large": b'{"user":{"id":1},"x":"' + b"x" * 200_000 + b'"}',
     "random": RANDOM.randbytes(100_000),
-    "looks packed": transaction.PACKED + b"but is not",
-    "large and looks packed": transaction.PACKED + RANDOM.randbytes(100_000),
+    "looks packed": encodings.PACKED + b"but is not",
+    "large and looks packed": encodings.PACKED + RANDOM.randbytes(100_000),
 }
 
 

@@ -15,10 +15,11 @@ import pytest
 from contract import engines, samples
 from usher_gateway import model
 from usher_gateway.store.base import Filter
+from usher_gateway.store.group_commit import Job
 from usher_gateway.store.sqlite import changes, database, delivery_queue, listings, meters, transaction
 from usher_gateway.store.sqlite.accept import Acceptance
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
-from usher_gateway.store.sqlite.transaction import Job, Transaction
+from usher_gateway.store.sqlite.transaction import Transaction
 from usher_gateway.store.sqlite.writer import open_writer
 
 MIGRATIONS = Path(database.__file__).parent / "migrations"
@@ -189,6 +190,7 @@ def scans(folder: Path, statements: set[str]) -> list[str]:
 
 
 async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
+    from usher_gateway.store import requests
     from usher_gateway.store.sqlite import prune
 
     store: Any = bench.store
@@ -213,8 +215,8 @@ async def test_frequent_statements_scan_no_table(bench: engines.Bench) -> None:
         lambda opened: changes.redrive(opened, deliveries, NOW, {}),
         lambda opened: changes.replay(opened, [(arrival, group.route)], NOW, {}),
         fold_all,
-        lambda opened: prune.prune(opened, NOW, {}, prune.MeterWalk()),
-        lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, {}, prune.MeterWalk()),
+        lambda opened: prune.prune(opened, NOW, {}, requests.MeterWalk()),
+        lambda opened: prune.prune(opened, NOW + 400 * samples.DAY, {}, requests.MeterWalk()),
         lambda opened: delivery_queue.settle(
             opened,
             [

@@ -48,6 +48,16 @@ OPEN_SIGNS: Mapping[int, int] = {
 """Counter -> how it changes the number of open deliveries."""
 
 
+SETTLED: Mapping[model.SettledAs, tuple[model.DeliveryState, Counter | None]] = {
+    model.SettledAs.Delivered: (model.DeliveryState.Delivered, Counter.delivered),
+    model.SettledAs.Retry: (model.DeliveryState.Pending, None),
+    model.SettledAs.Dead: (model.DeliveryState.Dead, Counter.died),
+    model.SettledAs.Cancelled: (model.DeliveryState.Cancelled, Counter.cancelled),
+    model.SettledAs.Held: (model.DeliveryState.Pending, None),
+}
+"""Outcome of an attempt -> the state of the delivery, and the counter that meters it."""
+
+
 class Violation(msgspec.Struct, frozen=True):
     """An equation that does not hold; ``period`` is None if it covers the whole time."""
 

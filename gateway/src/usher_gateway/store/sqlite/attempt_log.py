@@ -1,33 +1,14 @@
 """The log of a delivery's last attempts: records of one length, so that a statement can append and cut them."""
 
 import sqlite3
-import struct
 from collections.abc import Mapping
 
 from usher_gateway import model
 from usher_gateway.store.base import AttemptRecord
+from usher_gateway.store.encodings import ATTEMPTS_BYTES, unpack_attempts
 from usher_gateway.store.sqlite import database
 
-KEPT_ATTEMPTS = 10
-"""Attempts of a delivery that are kept."""
-
-_RECORD = struct.Struct(">qHI24s")
-"""Time, HTTP status, milliseconds and error code (ASCII, padded with zero bytes)."""
-
-_APPEND = (
-    "on conflict (delivery) do update set"
-    f" log = substr(cast(log || excluded.log as blob), -{KEPT_ATTEMPTS * _RECORD.size})"
-)
-
-
-def pack(settlement: model.Settlement) -> bytes:
-    """Return the record of an attempt."""
-    return _RECORD.pack(
-        settlement.at,
-        settlement.status,
-        min(settlement.milliseconds, 0xFFFF_FFFF),
-        settlement.error.encode("ascii", "replace"),
-    )
+_APPEND = f"on conflict (delivery) do update set log = substr(cast(log || excluded.log as blob), -{ATTEMPTS_BYTES})"
 
 
 def append(connection: sqlite3.Connection, records: Mapping[int, bytes]) -> None:
@@ -41,7 +22,4 @@ def read(connection: sqlite3.Connection, delivery: bytes) -> list[AttemptRecord]
     if connection.execute("select 1 from deliveries where key = ? and id = ?", (key, delivery)).fetchone() is None:
         raise model.NotFoundError("there is no such delivery")
     row = connection.execute("select log from attempts where delivery = ?", (key,)).fetchone()
-    return [
-        AttemptRecord(at, status, error.rstrip(b"\0").decode("ascii"), milliseconds)
-        for at, status, milliseconds, error in _RECORD.iter_unpack(row[0] if row else b"")
-    ]
+    return unpack_attempts(row[0] if row else b"")

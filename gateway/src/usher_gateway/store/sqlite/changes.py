@@ -10,46 +10,35 @@ from collections.abc import Sequence
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store import listing_rows
 from usher_gateway.store.base import Filter, ReplayReport
-from usher_gateway.store.sqlite import database, listings
-from usher_gateway.store.sqlite.transaction import (
+from usher_gateway.store.encodings import (
     DELIVERY_BYTES,
     FLAG_LATE,
     FLAG_RELEASED,
     FLAG_TRUSTED,
-    HOLD_FLAGS,
-    Transaction,
-    add_persons,
+    first_hold,
     split_person_keys,
     unpack_body,
 )
+from usher_gateway.store.requests import ENDED, NOT_RELEASABLE, SLICE, Holds, SkippedVerdict
+from usher_gateway.store.sqlite import database, listings
+from usher_gateway.store.sqlite.transaction import Transaction, add_persons
 
 _ROW = f"({','.join('?' * 19)})"
 """The placeholders of a whole row of deliveries."""
 
-SLICE = 100
-"""Deliveries that one job creates or changes; arrivals wait for it (docs/performance.md)."""
-
-Holds = dict[int, Sequence[model.HoldReason]]
-"""Route number -> the reasons that hold its deliveries now (``store.base.HoldsOf``)."""
-
-SkippedVerdict = tuple[int, int]
-"""(arrival, route number) of a skipped verdict."""
-
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
-
-_ENDED = frozenset({model.DeliveryState.Dead.name.lower(), model.DeliveryState.Cancelled.name.lower()})
-_NOT_RELEASABLE = (model.QuarantineReason.Truncated, model.QuarantineReason.Unstorable)
 
 
 def redrivable(connection: sqlite3.Connection, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
     """Return the keys of a slice of the deliveries that a redrive selects, and the cursor of the next slice."""
     state = (where.state or "dead").lower()
-    if state not in _ENDED:
+    if state not in ENDED:
         raise ValueError("only dead and cancelled deliveries can be redriven")
     keys, below = listings.delivery_keys(connection, msgspec.structs.replace(where, state=state), cursor, SLICE)
-    return keys, listings.cursor_of(below)
+    return keys, listing_rows.cursor_of(below)
 
 
 def routes_of(connection: sqlite3.Connection, keys: Sequence[int]) -> set[int]:
@@ -73,26 +62,20 @@ def redrive(transaction: Transaction, keys: Sequence[int], now: int, holds: Hold
     done = 0
     for key in keys:
         for route, flags in transaction.connection.execute(find, (key, now)).fetchall():
-            transaction.connection.execute(change, (_hold_now(flags, holds.get(route, ())), now, key))
+            transaction.connection.execute(change, (first_hold(flags, holds.get(route, ())), now, key))
             listener = transaction.names.listener_of_route(route)
             transaction.meter(listener, model.slot_of(now), model.Counter.redriven)
             done += 1
     return done
 
 
-def _hold_now(flags: int, reasons: Sequence[model.HoldReason]) -> int:
-    """Return the first reason that holds a delivery of an arrival with these flags, or 0."""
-    lasting = [reason for reason in reasons if reason not in HOLD_FLAGS or flags & HOLD_FLAGS[reason]]
-    return int(lasting[0]) if lasting else 0
-
-
 def pending(connection: sqlite3.Connection, where: Filter, cursor: str | None) -> tuple[list[int], str | None]:
     """Return the keys of a slice of the pending deliveries that a filter selects, and the cursor of the next slice."""
     state = (where.state or "pending").lower()
-    if state not in {"pending", listings.HELD}:
+    if state not in {"pending", listing_rows.HELD}:
         raise ValueError("only pending deliveries (pending, or held) can be cancelled or retried")
     keys, below = listings.delivery_keys(connection, msgspec.structs.replace(where, state=state), cursor, SLICE)
-    return keys, listings.cursor_of(below)
+    return keys, listing_rows.cursor_of(below)
 
 
 def cancel(transaction: Transaction, keys: Sequence[int], now: int) -> list[int]:
@@ -132,15 +115,15 @@ def replayable(
     routes = listings.route_numbers(connection, None, where.route, where.destination)
     scope = listings.arrivals_scope(connection, where)
     if cursor is not None:
-        scope.high = min(scope.high, listings.key_of_cursor(cursor))
+        scope.high = min(scope.high, listing_rows.key_of_cursor(cursor))
     keys, below = listings.newest(connection, scope, SLICE)
     found = database.rows_by_key(connection, "select key, verdicts from arrivals where key in ({})", keys)
     skipped = [
         (key, route)
         for key in sorted(found)
-        for route, _, _ in listings.matching_verdicts(found[key][1], routes, skip, any_skip=True)
+        for route, _, _ in listing_rows.matching_verdicts(found[key][1], routes, skip, any_skip=True)
     ]
-    return skipped, listings.cursor_of(below)
+    return skipped, listing_rows.cursor_of(below)
 
 
 def replay(transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int, holds: Holds) -> ReplayReport:
@@ -158,7 +141,7 @@ def replay(transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int
             elif not has_body:
                 report.without_body += 1
             else:
-                hold = _hold_now(flags, holds.get(route, ()))
+                hold = first_hold(flags, holds.get(route, ()))
                 made.append(_new_row(transaction, arrival, route, now, model.Origin.Replayed, hold=hold)[1])
                 listener = transaction.names.listener_of_route(route)
                 transaction.meter(listener, model.slot_of(now), model.Counter.replayed)
@@ -170,9 +153,9 @@ def replay(transaction: Transaction, skipped: Sequence[SkippedVerdict], now: int
 def quarantined(connection: sqlite3.Connection, where: Filter, limit: int, after: int) -> list[model.Arrival]:
     """Return quarantined arrivals that can be released, oldest first (``Store.quarantined``)."""
     scope = listings.arrivals_scope(
-        connection, msgspec.structs.replace(where, counted_as="Quarantined", state=listings.UNRELEASED)
+        connection, msgspec.structs.replace(where, counted_as="Quarantined", state=listing_rows.UNRELEASED)
     )
-    scope.add(f"reason not in ({','.join([str(int(reason)) for reason in _NOT_RELEASABLE])})")
+    scope.add(f"reason not in ({','.join([str(int(reason)) for reason in NOT_RELEASABLE])})")
     if scope.keys is not None:
         scope.add_numbers("key", scope.keys)
     statement = (
@@ -229,7 +212,7 @@ def _release_one(transaction: Transaction, arrival: model.Arrival, now: int) -> 
         f"update arrivals set flags = flags | {FLAG_RELEASED} where key = ? and counted_as = 5"  # noqa: S608
         f" and flags & {FLAG_RELEASED} = 0 and reason not in (?, ?) returning listener"
     )
-    values = (arrival.key, *map(int, _NOT_RELEASABLE))
+    values = (arrival.key, *map(int, NOT_RELEASABLE))
     found = transaction.connection.execute(statement, values).fetchall()
     if not found:
         return []

@@ -11,22 +11,16 @@ from collections.abc import Sequence
 
 from usher_gateway import model
 from usher_gateway.store.base import Backlog, DueDestination, HeldGroup, OpenCounts, RouteBacklog
+from usher_gateway.store.books import SETTLED
+from usher_gateway.store.encodings import FLAG_LATE, HOLD_FLAGS, pack_attempt, unpack_body
 from usher_gateway.store.sqlite import attempt_log, database
-from usher_gateway.store.sqlite.transaction import FLAG_LATE, HOLD_FLAGS, Transaction, unpack_body
+from usher_gateway.store.sqlite.transaction import Transaction
 
 HOLD_SLICE = 2_000
 """The most rows that one job may change."""
 
 # Some conditions below say `hold > 0` next to `hold = ?`, because SQLite uses a partial index only if a query repeats
 # the condition of the index.
-
-_SETTLED: dict[model.SettledAs, tuple[model.DeliveryState, model.Counter | None]] = {
-    model.SettledAs.Delivered: (model.DeliveryState.Delivered, model.Counter.delivered),
-    model.SettledAs.Retry: (model.DeliveryState.Pending, None),
-    model.SettledAs.Dead: (model.DeliveryState.Dead, model.Counter.died),
-    model.SettledAs.Cancelled: (model.DeliveryState.Cancelled, model.Counter.cancelled),
-    model.SettledAs.Held: (model.DeliveryState.Pending, None),
-}
 
 _SETTLE_DELIVERED = (
     "update deliveries set state = 1, hold = 0, waiting = 0, attempts = done.column4, due_at = 0,"
@@ -130,12 +124,12 @@ def settle(transaction: Transaction, settlements: Sequence[model.Settlement]) ->
     records: dict[int, bytes] = {}
     for key, route in found:
         _count_settled(transaction, delivered[key], route, model.Counter.delivered)
-        records[key] = attempt_log.pack(delivered[key])
+        records[key] = pack_attempt(delivered[key])
     attempt_log.append(transaction.connection, records)
 
 
 def _settle_one(transaction: Transaction, settlement: model.Settlement) -> None:
-    state, counter = _SETTLED[settlement.settled_as]
+    state, counter = SETTLED[settlement.settled_as]
     in_backlog = settlement.settled_as is model.SettledAs.Retry
     held = settlement.settled_as is model.SettledAs.Held
     row = transaction.connection.execute(
@@ -158,7 +152,7 @@ def _settle_one(transaction: Transaction, settlement: model.Settlement) -> None:
     if row is not None:
         _count_settled(transaction, settlement, row[0], counter)
         if settlement.attempts > settlement.attempts_before:
-            attempt_log.append(transaction.connection, {settlement.key: attempt_log.pack(settlement)})
+            attempt_log.append(transaction.connection, {settlement.key: pack_attempt(settlement)})
 
 
 def _count_settled(

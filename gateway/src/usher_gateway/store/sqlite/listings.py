@@ -8,8 +8,6 @@ filter matches few rows, the page ends early with a cursor, so that no reader la
 period is a range of keys. It is found by binary search, because clocks of earlier processes made the keys.
 """
 
-import base64
-import binascii
 import heapq
 import sqlite3
 import time
@@ -20,36 +18,31 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store.base import Filter, ListingPage, VisitBody
-from usher_gateway.store.sqlite import database
-from usher_gateway.store.sqlite.transaction import (
-    FLAG_LATE,
+from usher_gateway.store.encodings import (
     FLAG_RELEASED,
-    FLAG_TRUSTED,
-    FLAG_UNACKNOWLEDGED,
-    persons_folded_to,
     split_person_keys,
     unpack_body,
 )
-
-JSONRow = dict[str, object]
-
-LONGEST_PAGE = 1_000
-"""The most rows of one page, whatever the caller asks for."""
-
-RELEASED, UNRELEASED = "released", "unreleased"
-"""States of quarantined arrivals."""
-
-HELD = "held"
-"""The state of pending deliveries that wait for a cause to end."""
-
-PAGE_SECONDS = 1.5
-"""A page ends after this time, with the rows found so far and a cursor."""
+from usher_gateway.store.listing_rows import (
+    HELD,
+    LONGEST_PAGE,
+    PAGE_SECONDS,
+    RELEASED,
+    SLACK,
+    UNRELEASED,
+    JSONRow,
+    arrival_row,
+    cursor_of,
+    delivery_row,
+    key_of_cursor,
+    matching_verdicts,
+    member,
+)
+from usher_gateway.store.sqlite import database
+from usher_gateway.store.sqlite.transaction import persons_folded_to
 
 _WINDOW = 10_000
 """Rows per window; the walk checks the clock after each window."""
-
-_SLACK = 60 * model.MICROSECONDS
-"""Instants of neighbouring rows may be out of order by the time that an arrival waits for its commit."""
 
 _HIGHEST = (1 << 63) - 1
 
@@ -82,7 +75,7 @@ def _arrival_rows(connection: sqlite3.Connection, keys: list[int]) -> list[JSONR
     made = [delivery for one in verdicts.values() for _, _, delivery in one if delivery]
     states = database.rows_by_key(connection, "select key, id, state, hold from deliveries where key in ({})", made)
     replays = _replays(connection, list(found))
-    return [_arrival_row(found[key], verdicts[key], names, states, replays) for key in keys if key in found]
+    return [arrival_row(found[key], verdicts[key], names, states, replays) for key in keys if key in found]
 
 
 def _replays(connection: sqlite3.Connection, arrivals: list[int]) -> dict[tuple[int, int], tuple[Any, ...]]:
@@ -94,60 +87,6 @@ def _replays(connection: sqlite3.Connection, arrivals: list[int]) -> dict[tuple[
     return {(row[0], row[1]): row for row in database.select_in(connection, statement, arrivals)}
 
 
-def _arrival_row(
-    columns: tuple[Any, ...],
-    verdicts: list[tuple[int, int, int]],
-    names: dict[int, tuple[Any, ...]],
-    states: dict[int, tuple[Any, ...]],
-    replays: dict[tuple[int, int], tuple[Any, ...]],
-) -> JSONRow:
-    key, identifier, received_at, visit_time, counted_as, flags, reason, hops, size, _, *rest = columns
-    namespace, tenant, listener, has_body = rest
-    return {
-        "id": model.format_id(identifier),
-        "namespace": namespace,
-        "tenant": tenant,
-        "listener": listener,
-        "receivedAt": model.format_time(received_at),
-        "visitTime": model.format_time(visit_time),
-        "timeTrusted": bool(flags & FLAG_TRUSTED),
-        "late": bool(flags & FLAG_LATE),
-        "countedAs": model.CountedAs(counted_as).name,
-        "reason": model.QuarantineReason(reason).name if reason else None,
-        "released": bool(flags & FLAG_RELEASED),
-        "unacknowledged": bool(flags & FLAG_UNACKNOWLEDGED),
-        "hops": hops,
-        "bodyBytes": size,
-        "bodyKept": bool(has_body),
-        "verdicts": [_verdict_row(one, names, states, replays.get((key, one[0]))) for one in verdicts],
-    }
-
-
-def _verdict_row(
-    verdict: tuple[int, int, int],
-    names: dict[int, tuple[Any, ...]],
-    states: dict[int, tuple[Any, ...]],
-    replay: tuple[Any, ...] | None,
-) -> JSONRow:
-    route, skipped, delivery = verdict
-    _, _, _, _, name, destination = names[route]
-    row: JSONRow = {"route": name, "destination": destination}
-    if skipped:
-        row["skipped"] = model.SkipReason(skipped).name
-        if replay is not None:
-            _, _, identifier, state, hold, created_at = replay
-            row["replayed"] = model.format_time(created_at)
-            row["delivery"] = model.format_id(identifier)
-            row["state"] = _state_name(state)
-            row["held"] = model.HoldReason(hold).name if hold else None
-    elif delivery in states:
-        _, identifier, state, hold = states[delivery]
-        row["delivery"] = model.format_id(identifier)
-        row["state"] = _state_name(state)
-        row["held"] = model.HoldReason(hold).name if hold else None
-    return row
-
-
 def _delivery_rows(connection: sqlite3.Connection, keys: list[int]) -> list[JSONRow]:
     statement = (
         "select d.key, d.id, d.route, d.state, d.hold, d.waiting, d.attempts, d.due_at, d.created_at, d.started_at,"
@@ -156,37 +95,7 @@ def _delivery_rows(connection: sqlite3.Connection, keys: list[int]) -> list[JSON
     )
     found = database.rows_by_key(connection, statement, keys)
     names = _route_names(connection, {row[2] for row in found.values()})
-    return [_delivery_row(found[key], names[found[key][2]]) for key in keys if key in found]
-
-
-def _delivery_row(columns: tuple[Any, ...], names: tuple[Any, ...]) -> JSONRow:
-    _, identifier, _, state, hold, in_backlog, attempts, due_at, created_at, started_at, *rest = columns
-    expires_at, settled_at, origin, cancel, status, error, answer_bytes, arrival = rest
-    _, namespace, tenant, listener, route, destination = names
-    is_open = state == model.DeliveryState.Pending
-    return {
-        "id": model.format_id(identifier),
-        "visit": model.format_id(arrival),
-        "namespace": namespace,
-        "tenant": tenant,
-        "listener": listener,
-        "route": route,
-        "destination": destination,
-        "state": _state_name(state),
-        "held": model.HoldReason(hold).name if hold else None,
-        "heldSince": model.format_time(due_at) if hold else None,
-        "dueAt": model.format_time(due_at) if is_open and in_backlog else None,
-        "attempts": attempts,
-        "createdAt": model.format_time(created_at),
-        "startedAt": model.format_time(started_at),
-        "expiresAt": _time_or_none(expires_at),
-        "settledAt": _time_or_none(settled_at),
-        "origin": model.Origin(origin).name,
-        "cancelled": model.CancelReason(cancel).name if cancel else None,
-        "status": status or None,
-        "error": error or None,
-        "answerBytes": answer_bytes or 0,
-    }
+    return [delivery_row(found[key], names[found[key][2]]) for key in keys if key in found]
 
 
 def _route_names(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, tuple[Any, ...]]:
@@ -197,14 +106,6 @@ def _route_names(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict
         " where r.number in ({})"
     )
     return database.rows_by_key(connection, statement, sorted(numbers))
-
-
-def _state_name(state: int) -> str:
-    return model.DeliveryState(state).name.lower()
-
-
-def _time_or_none(instant: int) -> str | None:
-    return model.format_time(instant) if instant else None
 
 
 # One row's content
@@ -314,10 +215,10 @@ class RowScope(msgspec.Struct):
     def add_period(self, connection: sqlite3.Connection, column: str, since: int | None, until: int | None) -> None:
         """Require an instant in [since, until)."""
         if since is not None:
-            self.low = max(self.low, key_at(connection, self.table, column, since - _SLACK))
+            self.low = max(self.low, key_at(connection, self.table, column, since - SLACK))
             self.add(f"{column} >= ?", since)
         if until is not None:
-            self.high = min(self.high, key_at(connection, self.table, column, until + _SLACK))
+            self.high = min(self.high, key_at(connection, self.table, column, until + SLACK))
             self.add(f"{column} < ?", until)
 
     @property
@@ -354,14 +255,14 @@ def arrivals_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
     if where.visit is not None:
         raise ValueError("visit selects deliveries; select visits with their ids")
     scope = RowScope("arrivals", keys=_keys(where.ids))
-    counted_as = _member(model.CountedAs, where.counted_as, "countedAs")
+    counted_as = member(model.CountedAs, where.counted_as, "countedAs")
     skip = None
     if where.reason is not None:
         if where.reason in model.QuarantineReason.__members__:
             counted_as = model.CountedAs.Quarantined
             scope.add("reason = ?", int(model.QuarantineReason[where.reason]))
         else:
-            skip = _member(model.SkipReason, where.reason, "reason", *model.QuarantineReason.__members__)
+            skip = member(model.SkipReason, where.reason, "reason", *model.QuarantineReason.__members__)
     if counted_as is model.CountedAs.Quarantined:
         scope.index_terms = "counted_as = 5"
     elif counted_as is not None:
@@ -397,20 +298,6 @@ def _require_verdict(
     scope.add("verdict_fits(verdicts)")
 
 
-def matching_verdicts(
-    verdicts: bytes, routes: set[int] | None, skip: model.SkipReason | None, *, any_skip: bool
-) -> list[tuple[int, int, int]]:
-    """Return the verdicts (route, skip reason or 0, delivery key or 0) with one of the routes and the skip reason.
-
-    None selects any route or reason; ``any_skip`` leaves out verdicts that created a delivery.
-    """
-    return [
-        (route, skipped, delivery)
-        for route, skipped, delivery in _decode(verdicts)
-        if (routes is None or route in routes) and (skip is None or skipped == skip) and (not any_skip or skipped)
-    ]
-
-
 def deliveries_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
     """Return the scope of the deliveries that a filter selects.
 
@@ -425,7 +312,7 @@ def deliveries_scope(connection: sqlite3.Connection, where: Filter) -> RowScope:
     if where.state == HELD:
         scope.add("hold > 0")
     elif where.state is not None:
-        state = _member(model.DeliveryState, where.state, "state", HELD)
+        state = member(model.DeliveryState, where.state, "state", HELD)
         assert state is not None
         if state >= model.DeliveryState.Dead:
             scope.index_terms = f"state >= 2 and state = {int(state)}"
@@ -494,16 +381,6 @@ def held_pairs(connection: sqlite3.Connection) -> list[tuple[int, int]]:
 
 def _keys(ids: tuple[bytes, ...]) -> list[int] | None:
     return [model.key_of(identifier) for identifier in ids] if ids else None
-
-
-def _member(kind: Any, name: str | None, field: str, *others: str) -> Any:
-    """Return a member by its name, with either case of its first letter; None for None. The message adds ``others``."""
-    if name is None:
-        return None
-    found = kind.__members__.get(name[:1].upper() + name[1:])
-    if found is None:
-        raise ValueError(f"{field} must be one of {', '.join((*kind.__members__, *others))}")
-    return found
 
 
 def listener_numbers(
@@ -586,23 +463,3 @@ def key_at(connection: sqlite3.Connection, table: str, column: str, instant: int
         else:
             low = row[0] + 1
     return int(low)
-
-
-def cursor_of(key: int | None) -> str | None:
-    """Return a row key as a cursor (opaque text)."""
-    return None if key is None else base64.urlsafe_b64encode(key.to_bytes(8)).decode().rstrip("=")
-
-
-def key_of_cursor(cursor: str) -> int:
-    """Return the row key of a cursor.
-
-    Raises:
-        ValueError: the cursor is invalid.
-    """
-    try:
-        packed = base64.b64decode(cursor + "=", altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError("the cursor is not one of this gateway") from error
-    if len(packed) != 8:
-        raise ValueError("the cursor is not one of this gateway")
-    return int.from_bytes(packed)

@@ -13,8 +13,9 @@ import msgspec
 from usher_gateway import model
 from usher_gateway.store import books
 from usher_gateway.store.base import Filter, Period
+from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.sqlite import database, listings
-from usher_gateway.store.sqlite.transaction import STORED_SLOT, Transaction
+from usher_gateway.store.sqlite.transaction import Transaction
 
 _GATHERED_BATCHES = 1_024
 """Rows of meter_batches to sum at a time: many counts of a listener become a few meters."""

@@ -4,7 +4,6 @@ The body goes first. Its row stays, empty, until the ledger row may go too, beca
 stays while a pending delivery needs it; held deliveries are cancelled (``Retention``).
 """
 
-import datetime
 import sqlite3
 from collections.abc import Mapping, Sequence
 
@@ -12,15 +11,11 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store import books
+from usher_gateway.store.encodings import row_bytes, split_person_keys
+from usher_gateway.store.requests import LEDGER_DAYS, METER_MONTHS, MeterWalk, months_before
 from usher_gateway.store.sqlite import database, meters
 from usher_gateway.store.sqlite.recent_index import short_key
-from usher_gateway.store.sqlite.transaction import Transaction, row_bytes, segment_of, split_person_keys
-
-LEDGER_DAYS = 8
-"""The ledger is kept at least this long, because dedupe looks back 7 days, in visit time and in received time."""
-
-METER_MONTHS = 25
-"""Months that meters are kept for tenants that are not (any more) in the configuration."""
+from usher_gateway.store.sqlite.transaction import Transaction, segment_of
 
 _SLICE = 64
 """Arrivals, marks or slots of meters that one job deletes; new arrivals wait for it."""
@@ -28,13 +23,6 @@ _SLICE = 64
 _DAY = 86_400 * model.MICROSECONDS
 
 _decode = msgspec.msgpack.decode
-
-
-class MeterWalk(msgspec.Struct):
-    """How far retention has checked the meters today; it does not check kept rows twice a day."""
-
-    day: int = -1
-    slot: int = 0
 
 
 def prune(transaction: Transaction, now: int, months: Mapping[str, int], meter_walk: MeterWalk) -> int:
@@ -191,10 +179,3 @@ def _prune_slot(connection: sqlite3.Connection, slot: int, listeners: set[int]) 
     ]
     meters.add(connection, counts)
     return deleted
-
-
-def months_before(now: int, months: int) -> int:
-    """Return the first second (UTC) of the month that is ``months`` months before the current one."""
-    day = datetime.datetime.fromtimestamp(now // model.MICROSECONDS, datetime.UTC)
-    month = day.year * 12 + day.month - 1 - months
-    return int(datetime.datetime(month // 12, month % 12 + 1, 1, tzinfo=datetime.UTC).timestamp())

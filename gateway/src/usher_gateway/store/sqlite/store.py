@@ -16,6 +16,8 @@ import msgspec
 import structlog
 
 from usher_gateway import model
+from usher_gateway.store import requests
+from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import (
     AbandonedCallback,
     AttemptRecord,
@@ -36,13 +38,13 @@ from usher_gateway.store.base import (
     VisitBody,
     no_holds,
 )
+from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.sqlite import activity as listener_activity
 from usher_gateway.store.sqlite import attempt_log, changes, database, delivery_queue, listings, meters, prune
-from usher_gateway.store.sqlite.arrival_queue import QueueLimits
-from usher_gateway.store.sqlite.group_commit import GroupCommit
 from usher_gateway.store.sqlite.recent_index import FOLD_ROWS
 from usher_gateway.store.sqlite.transaction import Transaction
 from usher_gateway.store.sqlite.writer import open_writer
+from usher_gateway.store.sqlite.writer_thread import WriterThread
 
 _log = structlog.get_logger(__name__)
 
@@ -87,7 +89,7 @@ class SqliteStore:
         self._disk = database.DiskSpace(settings.folder, settings.disk_bounds)
         self._commits = GroupCommit(limits=settings.limits, now=now)
         self._is_open = False
-        self._meter_walk = prune.MeterWalk()
+        self._meter_walk = requests.MeterWalk()
         self._folding = asyncio.Lock()
         self._next_truncate = 0.0
         self._reusable_bytes = 0
@@ -111,7 +113,7 @@ class SqliteStore:
         self._reader = database.SnapshotReader(settings.folder)
         # Queries of people get their own reader, so that a long one does not delay deliveries.
         self._query_reader = database.SnapshotReader(settings.folder)
-        self._commits.start_writing(self.writer)
+        self._commits.start_writing(WriterThread(self.writer))
         self._is_open = True
         self._upkeep_task = asyncio.create_task(self._run_upkeep(), name="store-upkeep")
         self._folder_task = asyncio.create_task(self._fold_regularly(), name="store-meter-folder")
@@ -359,7 +361,7 @@ class SqliteStore:
     async def redrive(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> int:
         total = 0
         cursor: str | None = None
-        holds: changes.Holds = {}
+        holds: requests.Holds = {}
         while True:
             keys, cursor = await self._find(changes.redrivable, where, cursor)
             if keys:
@@ -369,13 +371,13 @@ class SqliteStore:
             if cursor is None:
                 return total
 
-    async def _add_holds(self, holds: changes.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
+    async def _add_holds(self, holds: requests.Holds, routes: Iterable[int], holds_of: HoldsOf) -> None:
         """Find out once per route what holds its deliveries."""
         for route in routes:
             if route not in holds:
                 holds[route] = await holds_of(self.route(route))
 
-    async def _redrive_slice(self, keys: Sequence[int], now: int, holds: changes.Holds) -> int:
+    async def _redrive_slice(self, keys: Sequence[int], now: int, holds: requests.Holds) -> int:
         return await self._commits.run_job(lambda transaction: changes.redrive(transaction, keys, now, holds))
 
     async def cancel(self, where: Filter, now: int, on_cancelled: Callable[[Sequence[int]], None]) -> int:
@@ -418,12 +420,12 @@ class SqliteStore:
     async def replay(self, where: Filter, now: int, holds_of: HoldsOf = no_holds) -> ReplayReport:
         total = ReplayReport()
         cursor: str | None = None
-        holds: changes.Holds = {}
+        holds: requests.Holds = {}
         while True:
             skipped, cursor = await self._find(changes.replayable, where, cursor)
             await self._add_holds(holds, (route for _, route in skipped), holds_of)
-            for start in range(0, len(skipped), changes.SLICE):
-                found = await self._replay_slice(skipped[start : start + changes.SLICE], now, holds)
+            for start in range(0, len(skipped), requests.SLICE):
+                found = await self._replay_slice(skipped[start : start + requests.SLICE], now, holds)
                 total.replayed += found.replayed
                 total.replayed_before += found.replayed_before
                 total.without_body += found.without_body
@@ -431,7 +433,7 @@ class SqliteStore:
                 return total
 
     async def _replay_slice(
-        self, skipped: Sequence[changes.SkippedVerdict], now: int, holds: changes.Holds
+        self, skipped: Sequence[requests.SkippedVerdict], now: int, holds: requests.Holds
     ) -> ReplayReport:
         return await self._commits.run_job(lambda transaction: changes.replay(transaction, skipped, now, holds))
 

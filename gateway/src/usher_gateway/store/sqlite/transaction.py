@@ -7,42 +7,20 @@ which they add.
 
 import hashlib
 import sqlite3
-import zlib
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
 from usher_gateway import model
+from usher_gateway.store.acceptance import RouteNumbers
+from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.sqlite.recent_index import RecentIndex
-
-FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16
-"""Bits of arrivals.flags."""
-
-HOLD_FLAGS = {model.HoldReason.TokenHeld: 32, model.HoldReason.QuotaExceeded: 64}
-"""More bits of arrivals.flags: reasons that hold every delivery of an arrival, even if another reason came first."""
 
 SEGMENT_ARRIVALS = 1_024
 """Arrivals per segment of person keys: one statement sorts and appends their keys in a few milliseconds."""
 
-_ARRIVAL_BYTES = 512
-"""Estimated bytes that the rows of an arrival take in addition to its body and deliveries."""
-
-DELIVERY_BYTES = 512
-"""Estimated bytes of a delivery: 100 if the first attempt succeeds, 800 with ten attempts and a kept answer."""
-
-STORED_SLOT = -1
-"""The slot of Counter.stored_bytes."""
-
 _ROUTE_CACHE_SIZE = 100_000
-
-
-class RouteNumbers(msgspec.Struct, frozen=True):
-    """The numbers of a route definition, its listener and its destination."""
-
-    number: int
-    listener: int
-    destination: int
 
 
 class NameNumbers:
@@ -210,45 +188,6 @@ class Transaction:
         self.connection.execute("insert or replace into meta values ('lanes_from', ?)", (str(key),))
 
 
-def row_bytes(verdicts: Sequence[tuple[int, int, int]]) -> int:
-    """Return the estimated bytes of an arrival's rows besides its body. ``verdicts``: (route, skip, delivery)."""
-    return _ARRIVAL_BYTES + DELIVERY_BYTES * sum([delivery > 0 for _, _, delivery in verdicts])
-
-
-# Bodies: large ones are stored compressed. A prefix marks them, and not a column, because older gateways insert whole
-# rows into the table.
-
-PACKED = b"\x00usher\x00deflate\x00"
-"""The first bytes of a compressed body. A body that happens to start with them is compressed too."""
-
-PACK_FROM_BYTES = 16_384
-"""Smaller bodies stay as they are: compressing 1 KiB would cost more than the rest of its acceptance."""
-
-_SAMPLE_BYTES = 4_096
-"""A body whose first bytes do not halve stays as it is, because compressing all of it would cost too much."""
-
-
-def pack_body(body: bytes) -> bytes:
-    """Return a body as it is stored."""
-    looks_packed = body.startswith(PACKED)
-    if looks_packed or (len(body) >= PACK_FROM_BYTES and _halves(body[:_SAMPLE_BYTES])):
-        return PACKED + zlib.compress(body, level=1)
-    return body
-
-
-def _halves(sample: bytes) -> bool:
-    return len(zlib.compress(sample, level=1)) < len(sample) / 2
-
-
-def unpack_body(stored: bytes) -> bytes:
-    """Return a stored body as it came."""
-    return zlib.decompress(stored[len(PACKED) :]) if stored.startswith(PACKED) else stored
-
-
-Job = Callable[[Transaction], Any]
-"""Work that the writer does in a separate transaction; the caller gets the returned value after the commit."""
-
-
 # Person keys: 8-byte keyed hashes. The table `persons` gets them in segments of about a thousand arrivals; those of
 # newer arrivals are only in the ledger. Segments are appended, because random inserts would write one page each.
 
@@ -260,11 +199,6 @@ _FOLD_PERSONS = """
     order by 2, 3
 """
 """Append the person keys of arrivals in (?2, ?3] to the segment ?1. An arrival has at most four."""
-
-
-def split_person_keys(packed: bytes) -> tuple[bytes, ...]:
-    """Split the column arrivals.persons into keys of 8 bytes."""
-    return tuple([packed[start : start + 8] for start in range(0, len(packed), 8)])
 
 
 def fold_persons(connection: sqlite3.Connection) -> None:

@@ -5,7 +5,6 @@ bisects its arrivals, so that one bad arrival costs the others nothing.
 """
 
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,9 +13,11 @@ import structlog
 from usher_gateway import model
 from usher_gateway.store.base import OpenReport
 from usher_gateway.store.decide import quota_key
+from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
+from usher_gateway.store.group_commit import Batch, BatchResult
 from usher_gateway.store.sqlite import accept, database, delivery_queue, meters, transaction
 from usher_gateway.store.sqlite.recent_index import RecentArrival, RecentIndex, short_key
-from usher_gateway.store.sqlite.transaction import FLAG_FIRST, FLAG_UNACKNOWLEDGED, Job, NameNumbers, Transaction
+from usher_gateway.store.sqlite.transaction import NameNumbers, Transaction
 
 _log = structlog.get_logger(__name__)
 
@@ -55,29 +56,6 @@ _RECOVER_CLAIMED = (
 """Move the deliveries that a dead process had claimed to the backlog, due now even if the clock was set back."""
 
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class Batch(msgspec.Struct):
-    """The work of one transaction."""
-
-    arrivals: Sequence[model.Arrival] = ()
-    settlements: Sequence[model.Settlement] = ()
-    unacknowledged: Sequence[model.Arrival] = ()
-    counts: Sequence[tuple[model.ListenerName, int, int, int]] = ()
-    """(listener, slot, counter, count)."""
-    job: Job | None = None
-    now: int = 0
-
-
-class BatchResult(msgspec.Struct):
-    """The result of a batch. If there is an error, a part may still be committed."""
-
-    accepted: list[model.Accepted | None]
-    """One per arrival, in order; None if the arrival is not committed."""
-    job_result: object = None
-    rest_is_committed: bool = False
-    """True if everything except the arrivals is committed."""
-    error: Exception | None = None
 
 
 class Writer:
@@ -134,6 +112,8 @@ class Writer:
                 result.error = error
         except Exception as error:  # noqa: BLE001 - the callers who wait for the batch must get any error
             result.error = error
+        if batch.job is not None and isinstance(result.error, sqlite3.Error):
+            result.error = model.StoreUnavailableError(f"the store failed: {type(result.error).__name__}")
         return result
 
     def _commit_in_parts(self, batch: Batch, result: BatchResult) -> None:

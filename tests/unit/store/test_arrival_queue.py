@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contract import samples
 from usher_gateway import model
-from usher_gateway.store.sqlite.arrival_queue import ArrivalQueue, QueuedArrival, QueueLimits
+from usher_gateway.store.arrival_queue import ArrivalQueue, QueuedArrival, QueueLimits
 
 
 def entry(tenant: str, future: "asyncio.Future[model.Accepted]", body: bytes = b"{}") -> QueuedArrival:

@@ -1,29 +1,23 @@
-"""Group commit: the event loop collects work, and one writer thread commits it in batches.
+"""Group commit: the event loop collects work, and the engine's committer commits it in batches.
 
-All queues belong to the event loop. The writer thread gets one complete batch at a time, so neither side needs a lock.
+All queues belong to the event loop. The committer gets one complete batch at a time, so neither side needs a lock.
 The work that comes in while a batch is being committed is the next batch. If the database cannot be written, the loop
 puts the batch back and tries again with growing pauses of up to 1 s.
 """
 
 import asyncio
 import collections
-import contextlib
+import functools
 import math
-import queue
-import sqlite3
-import threading
-import time
-from collections.abc import Callable
-from typing import TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 import structlog
 
 from usher_gateway import metrics, model
+from usher_gateway.store.arrival_queue import ArrivalQueue, QueuedArrival, QueueLimits
 from usher_gateway.store.base import AbandonedCallback
-from usher_gateway.store.sqlite.arrival_queue import ArrivalQueue, QueuedArrival, QueueLimits
-from usher_gateway.store.sqlite.transaction import Transaction
-from usher_gateway.store.sqlite.writer import Batch, BatchResult, Writer
 
 _log = structlog.get_logger(__name__)
 
@@ -37,6 +31,47 @@ _COUNTS_EVERY_SECONDS = 2.0
 
 T = TypeVar("T")
 
+Job = Callable[[Any], Any]
+"""Work in a separate transaction, which the engine passes in. The caller gets the returned value after the commit."""
+
+
+class Batch(msgspec.Struct):
+    """The work of one transaction."""
+
+    arrivals: Sequence[model.Arrival] = ()
+    settlements: Sequence[model.Settlement] = ()
+    unacknowledged: Sequence[model.Arrival] = ()
+    counts: Sequence[tuple[model.ListenerName, int, int, int]] = ()
+    """(listener, slot, counter, count)."""
+    job: Job | None = None
+    now: int = 0
+
+
+class BatchResult(msgspec.Struct):
+    """The result of a batch. If there is an error, a part may still be committed."""
+
+    accepted: list[model.Accepted | None]
+    """One per arrival, in order; None if the arrival is not committed."""
+    job_result: object = None
+    rest_is_committed: bool = False
+    """True if everything except the arrivals is committed."""
+    error: Exception | None = None
+    seconds: float = 0.0
+    """How long the commit took."""
+
+
+class Committer(Protocol):
+    """The part of an engine that commits batches, one at a time."""
+
+    def test_write(self, transaction: Any) -> Any:
+        """Find out whether the database can be written (a ``Job``)."""
+
+    def submit(self, batch: Batch, finished: Callable[[BatchResult], None]) -> None:
+        """Begin to commit a batch; call ``finished`` on the event loop afterwards. Nothing cancels the commit."""
+
+    async def stop(self) -> None:
+        """End after the batch in hand."""
+
 
 class _InFlight(msgspec.Struct):
     """A batch in the writer's hands, with the futures that wait for it."""
@@ -48,7 +83,7 @@ class _InFlight(msgspec.Struct):
 
 
 class GroupCommit:
-    """Collects work on the event loop and commits it through one writer thread."""
+    """Collects work on the event loop and commits it through one committer."""
 
     def __init__(self, *, limits: QueueLimits, now: Callable[[], int]) -> None:
         self.is_available = False
@@ -64,7 +99,7 @@ class GroupCommit:
         self._settlements: collections.deque[model.Settlement] = collections.deque()
         self._unacknowledged: list[model.Arrival] = []
         self._abandoned: dict[asyncio.Future[model.Accepted], AbandonedCallback] = {}
-        self._jobs: list[tuple[Callable[[Transaction], object], asyncio.Future[object]]] = []
+        self._jobs: list[tuple[Job, asyncio.Future[object]]] = []
         self._counts: dict[tuple[model.ListenerName, int, int], int] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._in_flight: _InFlight | None = None
@@ -73,20 +108,17 @@ class GroupCommit:
         """The current pause after a failed commit; 0.0 if there is none."""
         self._next_retry_seconds = _RETRY_FIRST_SECONDS
         self._next_counts = 0.0
-        self._batches: queue.SimpleQueue[_InFlight | None] = queue.SimpleQueue()
         self._job_is_next = True
 
-    def start_writing(self, writer: Writer) -> None:
-        """Start the writer thread."""
+    def start_writing(self, committer: Committer) -> None:
+        """Start to commit."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._write, args=(writer,), name="usher-store", daemon=True)
-        self._thread.start()
+        self.committer = committer
         self.is_available = True
 
     async def stop_writing(self) -> None:
-        """End the writer thread after the batch in its hands."""
-        self._batches.put(None)
-        await asyncio.to_thread(self._thread.join)
+        """End after the batch in the committer's hands."""
+        await self.committer.stop()
 
     # Handing in work
 
@@ -145,7 +177,7 @@ class GroupCommit:
         self.schedule()
         await future
 
-    async def run_job(self, job: Callable[[Transaction], T]) -> T:
+    async def run_job(self, job: Callable[[Any], T]) -> T:
         """Run a job in a separate transaction; return its result after the commit, or raise its error.
 
         Raises:
@@ -171,7 +203,7 @@ class GroupCommit:
         in_flight = self._draw()
         if in_flight is not None:
             self._in_flight = in_flight
-            self._batches.put(in_flight)
+            self.committer.submit(in_flight.batch, functools.partial(self._finish, in_flight))
 
     def _draw(self) -> _InFlight | None:
         """Draw a job or a batch of arrivals. They alternate, so that neither delays the other for long."""
@@ -194,7 +226,9 @@ class GroupCommit:
             self._report_abandoned(entry, None)
         self._arrivals.withdrawn.clear()
         if not (entries or self._settlements or self._unacknowledged or self._waiters or self._counts_are_due()):
-            return None if self.is_available else _InFlight(Batch(job=_test_write, now=self._now()), [], [])
+            return (
+                None if self.is_available else _InFlight(Batch(job=self.committer.test_write, now=self._now()), [], [])
+            )
         settlements = [self._settlements.popleft() for _ in range(min(len(self._settlements), _SETTLEMENTS_PER_BATCH))]
         unacknowledged = self._unacknowledged
         self._unacknowledged = []
@@ -216,21 +250,11 @@ class GroupCommit:
     def _counts_are_due(self) -> bool:
         return bool(self._counts) and self._loop.time() >= self._next_counts
 
-    # The writer thread
-
-    def _write(self, writer: Writer) -> None:
-        """Commit batches until None comes. Runs in the writer thread."""
-        while (in_flight := self._batches.get()) is not None:
-            started = time.perf_counter()
-            result = writer.commit(in_flight.batch)
-            self.commit_seconds.observe(time.perf_counter() - started)
-            with contextlib.suppress(RuntimeError):  # the loop is closed, so no caller waits any more
-                self._loop.call_soon_threadsafe(self._finish, in_flight, result)
-
-    # Results, on the event loop
+    # Results
 
     def _finish(self, in_flight: _InFlight, result: BatchResult) -> None:
         self._in_flight = None
+        self.commit_seconds.observe(result.seconds)
         if in_flight.entries:
             self.batch_sizes.observe(len(in_flight.entries))
         for entry, accepted in zip(in_flight.entries, result.accepted, strict=True):
@@ -300,12 +324,5 @@ def _finish_job(future: "asyncio.Future[object]", result: BatchResult) -> None:
         return
     if result.error is None:
         future.set_result(result.job_result)
-    elif isinstance(result.error, sqlite3.Error):
-        future.set_exception(model.StoreUnavailableError(f"the store failed: {type(result.error).__name__}"))
     else:
         future.set_exception(result.error)
-
-
-def _test_write(transaction: Transaction) -> None:
-    """Find out whether the database can be written again."""
-    transaction.connection.execute("insert or replace into meta values ('write_test', '')")

@@ -1,0 +1,249 @@
+"""Decide a batch of arrivals and build their rows. Pure: the engines look up the facts and write the rows.
+
+Apart from HTTP, an arrival costs most here (docs/performance.md). So one pass over the batch builds plain tuples, and
+arrivals that count alike are counted together at the end.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store import books
+from usher_gateway.store.decide import ArrivalDecision, DedupeFacts, decide
+from usher_gateway.store.encodings import (
+    FLAG_FIRST,
+    FLAG_LATE,
+    FLAG_TRUSTED,
+    HOLD_FLAGS,
+    STORED_SLOT,
+    pack_body,
+    row_bytes,
+)
+
+_COUNTED = {
+    model.CountedAs.Visit: model.Counter.visits,
+    model.CountedAs.Repeat: model.Counter.repeats,
+    model.CountedAs.Redelivery: model.Counter.redeliveries,
+    model.CountedAs.Quarantined: model.Counter.quarantined,
+}
+_DAY = 86_400 * model.MICROSECONDS
+
+Row = tuple[object, ...]
+"""A row to write."""
+
+_Kind = tuple[model.CountedAs, bool, tuple[model.SkipReason | None, ...]]
+"""(counted as, late, each route's skip reason): arrivals with the same values add the same to the meters."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _counters_of(kind: _Kind) -> list[tuple[int, int]]:
+    """Return pairs of a counter and what one arrival of a kind adds to it."""
+    counted_as, is_late, skips = kind
+    counters = {int(_COUNTED[counted_as]): 1}
+    if is_late:
+        counters[int(model.Counter.late)] = 1
+    if skips:
+        counters[int(model.Counter.routed)] = len(skips)
+    for skip in skips:
+        counter = int(model.Counter.created if skip is None else books.SKIPPED[skip])
+        counters[counter] = counters.get(counter, 0) + 1
+    return list(counters.items())
+
+
+def _flags(arrival: model.Arrival, *, is_first: bool) -> int:
+    flags = (FLAG_TRUSTED * arrival.time_trusted) | (FLAG_LATE * arrival.late) | (FLAG_FIRST * is_first)
+    if arrival.token_held:
+        flags |= HOLD_FLAGS[model.HoldReason.TokenHeld]
+    if arrival.over_quota:
+        flags |= HOLD_FLAGS[model.HoldReason.QuotaExceeded]
+    return flags
+
+
+class _PlanSkips(msgspec.Struct, frozen=True):
+    """The skip reasons of some plans."""
+
+    plans: tuple[model.RoutePlan, ...]
+    skips: tuple[model.SkipReason | None, ...]
+    """One per plan."""
+    reasons: tuple[model.SkipReason, ...]
+    """Only of the plans that skip."""
+
+    @classmethod
+    def of(cls, plans: tuple[model.RoutePlan, ...]) -> "_PlanSkips":
+        skips = tuple([plan.skip for plan in plans])
+        return cls(plans, skips, tuple([skip for skip in skips if skip is not None]))
+
+
+class RouteNumbers(msgspec.Struct, frozen=True):
+    """The numbers of a route definition, its listener and its destination."""
+
+    number: int
+    listener: int
+    destination: int
+
+
+class Names(Protocol):
+    """An engine's numbers of names."""
+
+    def listener(self, name: model.ListenerName) -> int:
+        """Return the number of a listener."""
+
+    def route(self, definition: model.RouteDefinition) -> RouteNumbers:
+        """Return the numbers of a route definition."""
+
+
+class ArrivalRows:
+    """Decides the arrivals of one batch, and builds their rows."""
+
+    def __init__(
+        self,
+        arrivals: Sequence[model.Arrival],
+        *,
+        now: int,
+        names: Names,
+        ids: model.IdFactory,
+        meters: dict[tuple[int, int, int], int],
+    ) -> None:
+        self.arrivals = arrivals
+        self._now = now
+        self._numbers = names
+        self._ids = ids
+        self._meters = meters
+        self.accepted: list[model.Accepted] = []
+        self.arrival_rows: list[Row] = []
+        """(key, id, listener, received at, visit time, counted as, flags, quarantine reason or 0, hops, body size,
+        fingerprint, visitor key, person keys, verdicts as MessagePack)."""
+        self.body_rows: list[Row] = []
+        """(key, day of expiry, content type, packed body)."""
+        self.delivery_rows: list[Row] = []
+        """(key, id, arrival, route, destination, hold reason or 0, due at, created at, started at, expires at)."""
+        self._tallies: dict[_Kind, dict[tuple[int, int], int]] = {}
+        """Kind -> (listener, slot) -> arrivals."""
+        self._skips: dict[int, _PlanSkips] = {}
+        """Plans by identity, because most listeners have the same plans for every body."""
+
+    def decide(self, facts: DedupeFacts) -> set[bytes]:
+        """Decide all arrivals, build their rows and count them; return the once-per marks to add."""
+        marks_before = set(facts.once_marks)
+        for arrival, key in zip(self.arrivals, self._ids.next_keys(len(self.arrivals)), strict=True):
+            arrival.key = key
+            self._accept(arrival, decide(arrival, facts), facts)
+        self._count()
+        return facts.once_marks - marks_before
+
+    def marks(self, keys: set[bytes]) -> list[Row]:
+        """Return the rows of once-per marks (mark, until), sorted."""
+        plans = [plan for arrival in self.arrivals for plan in (*arrival.if_visit, *arrival.if_repeat)]
+        until = {plan.once_key: plan.once_until for plan in plans}
+        return [(mark, until[mark]) for mark in sorted(keys)]
+
+    def _accept(self, arrival: model.Arrival, decision: ArrivalDecision, facts: DedupeFacts) -> None:
+        counted_as, plans = decision.counted_as, decision.verdicts
+        listener = self._numbers.listener(arrival.listener)
+        verdicts: list[tuple[int, int, int]] = []
+        due: list[model.Delivery] = []
+        for plan in plans:
+            route = self._numbers.route(plan.route)
+            if plan.skip is not None:
+                verdicts.append((route.number, plan.skip.value, 0))
+            else:
+                delivery = self._add_delivery(arrival, route, plan)
+                verdicts.append((route.number, 0, delivery.key))
+                if plan.hold is None:
+                    due.append(delivery)
+        known = self._skips.get(id(plans))
+        if known is None or known.plans is not plans:
+            known = self._skips[id(plans)] = _PlanSkips.of(plans)
+        kind = (counted_as, arrival.late, known.skips)
+        meter = (listener, model.slot_of(arrival.received_at))
+        tally = self._tallies.get(kind)
+        if tally is None:
+            tally = self._tallies[kind] = {}
+        tally[meter] = tally.get(meter, 0) + 1
+        self.accepted.append(model.Accepted(counted_as, tuple(due), known.reasons))
+        is_first = facts.contents[arrival.fingerprint].arrival == arrival.key
+        self.add_arrival(arrival, listener, counted_as, verdicts, is_first=is_first)
+
+    def _add_delivery(self, arrival: model.Arrival, route: RouteNumbers, plan: model.RoutePlan) -> model.Delivery:
+        """Add the row of a new delivery, and return the delivery as it is claimed."""
+        key, now, hold = self._ids.next_key(), self._now, plan.hold
+        identifier = self._ids.id_of(key)
+        self.delivery_rows.append(
+            (
+                key,
+                identifier,
+                arrival.key,
+                route.number,
+                route.destination,
+                0 if hold is None else hold.value,
+                now,
+                now,
+                now,
+                plan.expires_at,
+            )
+        )
+        return model.Delivery(
+            key,
+            identifier,
+            arrival.key,
+            route.number,
+            now,
+            arrival.received_at,
+            arrival.visit_time,
+            arrival.late,
+            arrival.hops,
+            0,
+            now,
+            plan.expires_at,
+            hold,
+            arrival.body,
+            arrival.content_type,
+        )
+
+    def add_arrival(
+        self,
+        arrival: model.Arrival,
+        listener: int,
+        counted_as: model.CountedAs,
+        verdicts: list[tuple[int, int, int]],
+        *,
+        is_first: bool,
+    ) -> None:
+        """Add the rows of an arrival. An engine may extend this."""
+        key, received_at, visit_time = arrival.key, arrival.received_at, arrival.visit_time
+        quarantine = arrival.quarantine
+        self.arrival_rows.append(
+            (
+                key,
+                self._ids.id_of(key),
+                listener,
+                received_at,
+                visit_time,
+                counted_as.value,
+                _flags(arrival, is_first=is_first),
+                0 if quarantine is None else quarantine.value,
+                arrival.hops,
+                arrival.body_size,
+                arrival.fingerprint,
+                arrival.visitor_key,
+                b"".join(arrival.person_keys),
+                _encode(verdicts),
+            )
+        )
+        expires_day = received_at // _DAY + arrival.body_days + 1
+        body = pack_body(arrival.body)
+        self.body_rows.append((key, expires_day, arrival.content_type, body))
+        stored = (listener, STORED_SLOT, int(model.Counter.stored_bytes))
+        self._meters[stored] = self._meters.get(stored, 0) + len(body) + row_bytes(verdicts)
+
+    def _count(self) -> None:
+        meters = self._meters
+        for kind, tally in self._tallies.items():
+            counters = _counters_of(kind)
+            for (listener, slot), count in tally.items():
+                for counter, times in counters:
+                    key = (listener, slot, counter)
+                    meters[key] = meters.get(key, 0) + count * times

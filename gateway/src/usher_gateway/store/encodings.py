@@ -1,0 +1,102 @@
+"""The encodings that the engines share: flags of an arrival, bodies, person keys, and estimated sizes."""
+
+import struct
+import zlib
+from collections.abc import Sequence
+
+from usher_gateway import model
+from usher_gateway.store.base import AttemptRecord
+
+FLAG_TRUSTED, FLAG_LATE, FLAG_UNACKNOWLEDGED, FLAG_RELEASED, FLAG_FIRST = 1, 2, 4, 8, 16
+"""Bits of arrivals.flags."""
+
+HOLD_FLAGS = {model.HoldReason.TokenHeld: 32, model.HoldReason.QuotaExceeded: 64}
+"""More bits of arrivals.flags: reasons that hold every delivery of an arrival, even if another reason came first."""
+
+_ARRIVAL_BYTES = 512
+"""Estimated bytes that the rows of an arrival take in addition to its body and deliveries."""
+
+DELIVERY_BYTES = 512
+"""Estimated bytes of a delivery: 100 if the first attempt succeeds, 800 with ten attempts and a kept answer."""
+
+STORED_SLOT = -1
+"""The slot of Counter.stored_bytes."""
+
+
+def split_person_keys(packed: bytes) -> tuple[bytes, ...]:
+    """Split the column arrivals.persons into keys of 8 bytes."""
+    return tuple([packed[start : start + 8] for start in range(0, len(packed), 8)])
+
+
+def row_bytes(verdicts: Sequence[tuple[int, int, int]]) -> int:
+    """Return the estimated bytes of an arrival's rows besides its body. ``verdicts``: (route, skip, delivery)."""
+    return _ARRIVAL_BYTES + DELIVERY_BYTES * sum([delivery > 0 for _, _, delivery in verdicts])
+
+
+# Bodies: large ones are stored compressed. A prefix marks them, and not a column, because older gateways insert whole
+# rows into the table.
+
+PACKED = b"\x00usher\x00deflate\x00"
+"""The first bytes of a compressed body. A body that happens to start with them is compressed too."""
+
+PACK_FROM_BYTES = 16_384
+"""Smaller bodies stay as they are: compressing 1 KiB would cost more than the rest of its acceptance."""
+
+_SAMPLE_BYTES = 4_096
+"""A body whose first bytes do not halve stays as it is, because compressing all of it would cost too much."""
+
+
+def pack_body(body: bytes) -> bytes:
+    """Return a body as it is stored."""
+    looks_packed = body.startswith(PACKED)
+    if looks_packed or (len(body) >= PACK_FROM_BYTES and _halves(body[:_SAMPLE_BYTES])):
+        return PACKED + zlib.compress(body, level=1)
+    return body
+
+
+def _halves(sample: bytes) -> bool:
+    return len(zlib.compress(sample, level=1)) < len(sample) / 2
+
+
+def unpack_body(stored: bytes) -> bytes:
+    """Return a stored body as it came."""
+    return zlib.decompress(stored[len(PACKED) :]) if stored.startswith(PACKED) else stored
+
+
+# The log of a delivery's last attempts: records of one length, so that a statement can append and cut them.
+
+KEPT_ATTEMPTS = 10
+"""Attempts of a delivery that are kept."""
+
+_RECORD = struct.Struct(">qHI24s")
+"""Time, HTTP status, milliseconds and error code (ASCII, padded with zero bytes)."""
+
+ATTEMPTS_BYTES = KEPT_ATTEMPTS * _RECORD.size
+"""The length of a full log."""
+
+
+def pack_attempt(settlement: model.Settlement) -> bytes:
+    """Return the record of an attempt."""
+    return _RECORD.pack(
+        settlement.at,
+        settlement.status,
+        min(settlement.milliseconds, 0xFFFF_FFFF),
+        settlement.error.encode("ascii", "replace"),
+    )
+
+
+def unpack_attempts(log: bytes) -> list[AttemptRecord]:
+    """Return the records of a log, the oldest first."""
+    return [
+        AttemptRecord(at, status, error.rstrip(b"\0").decode("ascii"), milliseconds)
+        for at, status, milliseconds, error in _RECORD.iter_unpack(log)
+    ]
+
+
+# Holds
+
+
+def first_hold(flags: int, reasons: Sequence[model.HoldReason]) -> int:
+    """Return the first reason that holds a delivery of an arrival with these flags, or 0."""
+    lasting = [reason for reason in reasons if reason not in HOLD_FLAGS or flags & HOLD_FLAGS[reason]]
+    return int(lasting[0]) if lasting else 0
