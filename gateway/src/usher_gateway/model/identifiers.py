@@ -40,24 +40,30 @@ class IdFactory:
     UUIDv7 (16 bytes) that contains it. Not thread-safe.
     """
 
-    def __init__(self, now_ms: Callable[[], int] | None = None, floor: int = 0) -> None:
-        """Start above ``floor``, the highest row key in use."""
+    def __init__(
+        self, now_ms: Callable[[], int] | None = None, floor: int = 0, *, slot: int = 0, slots: int = 1
+    ) -> None:
+        """Start above ``floor``, the highest row key in use.
+
+        If several factories share the keys, each gets its own of ``slots`` numbers: the remainder of its keys.
+        """
         self._now_ms = now_ms or _unix_milliseconds
-        self._last = floor
+        self._slot, self._slots = slot, slots
+        self._last = floor - floor % slots + slot
         self._low = 1 << 63 | int.from_bytes(os.urandom(8)) >> (64 - _RANDOM_BITS)
         """The second half of every id except the last three bits of the counter: variant and random bits."""
 
     def next_key(self) -> int:
         """Return the next row key: above every earlier one, and close to the current millisecond."""
-        candidate = self._now_ms() << _COUNTER_BITS
-        self._last = candidate if candidate > self._last else self._last + 1
+        candidate = (self._now_ms() << _COUNTER_BITS) + self._slot
+        self._last = candidate if candidate > self._last else self._last + self._slots
         return self._last
 
     def next_keys(self, count: int) -> range:
-        """Return ``count`` consecutive keys and read the clock once."""
+        """Return the next ``count`` keys and read the clock once."""
         first = self.next_key()
-        self._last = first + max(count - 1, 0)
-        return range(first, first + count)
+        self._last = first + max(count - 1, 0) * self._slots
+        return range(first, first + count * self._slots, self._slots)
 
     def id_of(self, key: int) -> bytes:
         """Return the UUIDv7 (16 bytes) of a row key made by this factory."""

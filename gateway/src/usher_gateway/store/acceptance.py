@@ -112,6 +112,8 @@ class ArrivalRows:
         self._numbers = names
         self._ids = ids
         self._meters = meters
+        self.keys = ids.next_keys(len(arrivals))
+        """The row keys of the arrivals."""
         self.accepted: list[model.Accepted] = []
         self.arrival_rows: list[Row] = []
         """(key, id, listener, received at, visit time, counted as, flags, quarantine reason or 0, hops, body size,
@@ -128,7 +130,7 @@ class ArrivalRows:
     def decide(self, facts: DedupeFacts) -> set[bytes]:
         """Decide all arrivals, build their rows and count them; return the once-per marks to add."""
         marks_before = set(facts.once_marks)
-        for arrival, key in zip(self.arrivals, self._ids.next_keys(len(self.arrivals)), strict=True):
+        for arrival, key in zip(self.arrivals, self.keys, strict=True):
             arrival.key = key
             self._accept(arrival, decide(arrival, facts), facts)
         self._count()
@@ -247,3 +249,16 @@ class ArrivalRows:
                 for counter, times in counters:
                     key = (listener, slot, counter)
                     meters[key] = meters.get(key, 0) + count * times
+
+
+def unstorable(arrival: model.Arrival) -> model.Arrival:
+    """Reduce an arrival that the database refuses to what can be stored: its digest, without body and plans."""
+    arrival.quarantine = model.QuarantineReason.Unstorable
+    arrival.body_size = arrival.body_size or len(arrival.body)
+    arrival.body = b""
+    arrival.content_type = b""
+    arrival.person_keys = ()
+    arrival.if_visit = ()
+    arrival.if_repeat = ()
+    arrival.visit_time = arrival.received_at
+    return arrival

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from usher_gateway import model
+from usher_gateway.store.acceptance import unstorable
 from usher_gateway.store.base import OpenReport
 from usher_gateway.store.decide import quota_key
 from usher_gateway.store.encodings import FLAG_FIRST, FLAG_UNACKNOWLEDGED
@@ -133,7 +134,7 @@ class Writer:
         except _DATA_ERRORS as error:
             if end - start == 1:
                 _log.error("arrival_quarantined", listener=arrivals[0].listener.key, error=type(error).__name__)
-                arrivals = [_unstorable(arrivals[0])]
+                arrivals = [unstorable(arrivals[0])]
                 result.accepted[start:end], _ = self._commit_once(Batch(arrivals=arrivals, now=batch.now))
                 return
             middle = (start + end) // 2
@@ -291,19 +292,6 @@ class Writer:
             self.connection.execute(f"pragma wal_checkpoint({mode})")
         finally:
             self.connection.execute(f"pragma busy_timeout = {database.BUSY_MILLISECONDS}")
-
-
-def _unstorable(arrival: model.Arrival) -> model.Arrival:
-    """Reduce an arrival that the database refuses to what can be stored: its digest, without body and plans."""
-    arrival.quarantine = model.QuarantineReason.Unstorable
-    arrival.body_size = arrival.body_size or len(arrival.body)
-    arrival.body = b""
-    arrival.content_type = b""
-    arrival.person_keys = ()
-    arrival.if_visit = ()
-    arrival.if_repeat = ()
-    arrival.visit_time = arrival.received_at
-    return arrival
 
 
 # Opening and recovery
