@@ -17,3 +17,4 @@ async def bench(engine: engines.Engine, tmp_path: Path) -> AsyncIterator[engines
     await bench.open()
     yield bench
     await bench.store.close()
+    engine.forget(bench.place)

@@ -6,15 +6,19 @@ import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from contract import samples
+from support import databases
 from usher_gateway import model
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import Filter, OpenReport, Store
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 from usher_gateway.store.sqlite.writer_thread import WriterThread
+
+if TYPE_CHECKING:
+    from usher_gateway.store.postgresql.store import PostgresStore
 
 
 class Clock:
@@ -39,8 +43,11 @@ class Engine(Protocol):
     async def upkeep(self, store: Store) -> None:
         """Do the regular background work of the engine now."""
 
-    def crash(self, store: Store) -> None:
-        """Release the place without the work of close()."""
+    async def crash(self, store: Store) -> None:
+        """Release the place without the work of close(), and let its gateway count as dead."""
+
+    def forget(self, place: Path) -> None:
+        """Delete the data on a place."""
 
 
 class Sqlite:
@@ -61,7 +68,7 @@ class Sqlite:
         assert isinstance(store, SqliteStore)
         await store.fold_meters()
 
-    def crash(self, store: Store) -> None:
+    async def crash(self, store: Store) -> None:
         assert isinstance(store, SqliteStore)
         store._upkeep_task.cancel()
         store._folder_task.cancel()
@@ -73,8 +80,64 @@ class Sqlite:
                 reader._connection.close()
         store.writer.owned.release()
 
+    def forget(self, place: Path) -> None:
+        """Leave the folder to the test's temporary folder."""
 
-ENGINES: dict[str, Callable[[], Engine]] = {"sqlite": Sqlite}
+
+class Postgresql:
+    """One database per place, on a server that all tests of this process share."""
+
+    def make(self, place: Path, clock: Clock, **settings: Any) -> Store:
+        from usher_gateway.store.postgresql.opening import PostgresSettings
+        from usher_gateway.store.postgresql.store import PostgresStore
+
+        server = databases.server()
+        name = databases.name_of(place)
+        databases.create(name)
+        limits = QueueLimits(**settings.pop("limits", {}))
+        settings.pop("fold_rows", None)  # this engine has no index in memory that would be folded
+        values = {"key_fingerprint": "k"} | settings
+        return PostgresStore(PostgresSettings(dsn=server.dsn(name), **values), clock, limits)
+
+    def refuse_bodies(self, place: Path, fragment: str) -> None:
+        databases.server().execute(
+            f"""
+            create function refuse() returns trigger language plpgsql as $$ begin
+                raise check_violation;
+            end $$;
+            create trigger refuse before insert on bodies for each row
+                when (position('{fragment}'::bytea in new.body) > 0) execute function refuse();
+            """,
+            databases.name_of(place),
+        )
+
+    async def upkeep(self, store: Store) -> None:
+        await postgresql(store).fold_meters()
+
+    async def crash(self, store: Store) -> None:
+        crashed = postgresql(store)
+        for task in crashed._tasks:
+            task.cancel()
+        crashed.writer.cancel()
+        crashed._pool.terminate()
+        await asyncio.gather(*crashed._tasks, return_exceptions=True)
+        databases.server().execute(
+            "update incarnations set beat_at = beat_at - interval '61 s' where ended_at is null",
+            databases.name_in(crashed.settings.dsn),
+        )
+
+    def forget(self, place: Path) -> None:
+        databases.drop(databases.name_of(place))
+
+
+def postgresql(store: Store) -> "PostgresStore":
+    from usher_gateway.store.postgresql.store import PostgresStore
+
+    assert isinstance(store, PostgresStore)
+    return store
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"postgresql": Postgresql, "sqlite": Sqlite}
 
 
 class Bench:
@@ -90,7 +153,7 @@ class Bench:
 
     async def reopen(self, *, crash: bool = False) -> OpenReport:
         if crash:
-            self.engine.crash(self.store)
+            await self.engine.crash(self.store)
         else:
             await self.store.close()
         self.store = self.engine.make(self.place, self.clock, **self.settings)
@@ -143,3 +206,4 @@ async def opened(engine_under_test: Engine, **settings: Any) -> AsyncIterator[Be
             yield bench
         finally:
             await bench.store.close()
+            engine_under_test.forget(bench.place)

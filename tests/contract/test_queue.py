@@ -101,14 +101,6 @@ async def test_close_flushes_counts_of_probes_and_refusals(bench: engines.Bench)
     assert await bench.counts() == {"probes": 3, "refused": 1}
 
 
-async def test_second_open_of_the_same_data_is_rejected(bench: engines.Bench) -> None:
-    other: Any = bench.engine.make(bench.place, bench.clock)
-    with pytest.raises(model.StoreLockedError) as raised:
-        await other.open()
-    assert raised.value.hint
-    await other.close()
-
-
 async def test_other_install_key_is_rejected_and_the_first_still_works(bench: engines.Bench) -> None:
     await bench.accept(samples.arrival("a"))
     await bench.store.close()

@@ -263,7 +263,7 @@ class GatewayRun:
         self.dispatcher._stopping.set()
         for attempt in list(self.dispatcher._attempts):
             attempt.cancel()
-        engines.Sqlite().crash(self.store)
+        await engines.Sqlite().crash(self.store)
         await self._end()
         self._add_up()
 

@@ -136,6 +136,14 @@ def test_newer_schema_opens_only_if_it_allows_this_gateway(tmp_path: Path) -> No
     assert "99.0.0" in str(refused(tmp_path, model.ConfigurationError))
 
 
+async def test_second_open_of_the_same_data_is_rejected(bench: engines.Bench) -> None:
+    other: Any = bench.engine.make(bench.place, bench.clock)
+    with pytest.raises(model.StoreLockedError) as raised:
+        await other.open()
+    assert raised.value.hint
+    await other.close()
+
+
 async def test_connection_is_durable_and_overwrites_deleted_data(bench: engines.Bench) -> None:
     found: dict[str, Any] = {}
 

@@ -1,0 +1,259 @@
+"""Accept the arrivals of a batch inside a transaction: lock and read their keys, decide, write rows.
+
+Gateways may accept equal arrivals at the same moment. So the statements that read the keys also write them: each
+inserts the keys that are new, and locks and returns the rows of those that exist. A second gateway waits there until
+the first has committed, and then sees its rows. All gateways write keys in the same order (content, visitors, marks;
+each sorted), so they cannot wait for each other in a circle.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from usher_gateway import model
+from usher_gateway.store.acceptance import ArrivalRows
+from usher_gateway.store.decide import DedupeFacts, KnownContent, quota_key
+from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
+from usher_gateway.store.postgresql.transaction import Transaction, columns
+
+MOST_TIMES = 1_000
+"""Visit times that are kept of one visitor. Only windows of less than ten minutes can reach it within a week."""
+
+_LOCK_CONTENTS = """
+    insert into prints (fingerprint, arrival, received_at, unacknowledged)
+    select * from unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::boolean[])
+    on conflict (fingerprint) do update set
+        arrival = case when excluded.unacknowledged then excluded.arrival else prints.arrival end,
+        received_at = case when excluded.unacknowledged then excluded.received_at else prints.received_at end,
+        unacknowledged = prints.unacknowledged or excluded.unacknowledged
+    returning fingerprint, arrival, received_at, unacknowledged
+"""
+"""Insert new contents, mark those whose 200 was not sent, and lock and return all."""
+
+_REPLACE_CONTENTS = """
+    update prints set arrival = new.arrival, received_at = new.received_at, unacknowledged = false
+    from unnest($1::bytea[], $2::bigint[], $3::bigint[]) as new (fingerprint, arrival, received_at)
+    where prints.fingerprint = new.fingerprint
+"""
+"""Let a later arrival stand for its content, because the earlier one is too old to prove a redelivery."""
+
+_LOCK_VISITORS = """
+    insert into sightings (visitor, batch, times)
+    select visitor, $3, array[time] from unnest($1::bytea[], $2::bigint[]) as new (visitor, time)
+    on conflict (visitor) do update set batch = sightings.batch
+    returning visitor, batch, times
+"""
+"""Insert new visitors with one visit time, and lock and return all."""
+
+_SET_TIMES = """
+    update sightings set times = new.times
+    from (select visitor, array_agg(time order by time) times
+        from unnest($1::bytea[], $2::bigint[]) as one (visitor, time) group by visitor) new
+    where sightings.visitor = new.visitor
+"""
+"""Replace the visit times of visitors."""
+
+_DROP_VISITORS = "delete from sightings where visitor = any($1::bytea[])"
+"""Take back visitors of whom no visit was accepted."""
+
+_LOCK_MARKS = """
+    insert into once_marks (mark, batch, until)
+    select mark, $3, until from unnest($1::bytea[], $2::bigint[]) as new (mark, until)
+    on conflict (mark) do update set batch = once_marks.batch
+    returning mark, batch
+"""
+"""Insert new once-per marks, and lock and return all."""
+
+_DROP_MARKS = "delete from once_marks where mark = any($1::bytea[])"
+"""Take back marks for which no delivery was made."""
+
+_INSERT = """
+    with
+    arrival as (insert into arrivals select * from unnest($1::bigint[], $2::bytea[], $3::integer[], $4::bigint[],
+        $5::bigint[], $6::smallint[], $7::smallint[], $8::smallint[], $9::smallint[], $10::integer[], $11::bytea[],
+        $12::bytea[], $13::bytea[], $14::bytea[])),
+    body as (insert into bodies select * from unnest($15::bigint[], $16::integer[], $17::bytea[], $18::bytea[])),
+    person as (insert into persons select * from unnest($19::bytea[], $20::bigint[]) on conflict do nothing)
+    insert into deliveries (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at,
+        waiting, owner)
+    select *, false, case when hold = 0 then $31::bigint else 0 end
+    from unnest($21::bigint[], $22::bytea[], $23::bigint[], $24::integer[], $25::integer[], $26::smallint[],
+        $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[])
+        as new (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at)
+"""
+"""Insert the rows of all arrivals in one statement."""
+
+_MARK_UNACKNOWLEDGED = f"update arrivals set flags = flags | {FLAG_UNACKNOWLEDGED} where key = any($1::bigint[])"  # noqa: S608
+
+_LISTENERS_OF = "select number from listeners where namespace = $1 and tenant = $2"
+
+_MONTH_VISITS = """
+    select coalesce(sum(count), 0)::bigint from meters
+    where counter = 1 and listener = any($1::integer[]) and slot >= $2 and slot < $3
+"""
+"""The visits of listeners in some slots, from an index. The planner uses it only if the counter is a literal."""
+
+
+class Acceptance(ArrivalRows):
+    """Accepts the arrivals of one batch, and marks unacknowledged ones."""
+
+    def __init__(
+        self, transaction: Transaction, arrivals: Sequence[model.Arrival], unacknowledged: Sequence[model.Arrival]
+    ) -> None:
+        super().__init__(
+            arrivals, now=transaction.now, names=transaction.names, ids=transaction.ids, meters=transaction.meters
+        )
+        self._transaction = transaction
+        self._connection = transaction.connection
+        self._unacknowledged = unacknowledged
+        self._contents: dict[bytes, int] = {}
+        """Fingerprint -> the arrival that the database has for it now."""
+        self._first_times: dict[bytes, int] = {}
+        """Visitor key -> the visit time of its first arrival in the batch."""
+        self._visitors: dict[bytes, tuple[bool, int]] = {}
+        """Visitor key -> whether this batch inserted it, and how many visit times its row has."""
+        self._own_marks: set[bytes] = set()
+        """Marks that this batch inserted."""
+
+    async def run(self) -> list[model.Accepted]:
+        """Write all rows; return the results."""
+        contents = await self._lock_contents()
+        if self._unacknowledged:
+            await self._note_unacknowledged()
+        if not self.arrivals:
+            return []
+        facts = DedupeFacts(contents, await self._lock_visitors(), await self._lock_marks(), await self._count_months())
+        new_marks = self.decide(facts)
+        await self._insert()
+        await self._replace_contents(facts)
+        await self._write_visitors(facts)
+        unused = self._own_marks - new_marks
+        if unused:
+            await self._connection.execute(_DROP_MARKS, sorted(unused))
+        return self.accepted
+
+    # Content
+
+    async def _lock_contents(self) -> dict[bytes, KnownContent]:
+        rows: dict[bytes, tuple[bytes, int, int, bool]] = {}
+        for arrival, key in zip(self.arrivals, self.keys, strict=True):
+            fingerprint = arrival.fingerprint
+            if fingerprint not in rows:
+                rows[fingerprint] = (fingerprint, key, arrival.received_at, False)
+        for arrival in self._unacknowledged:
+            rows[arrival.fingerprint] = (arrival.fingerprint, arrival.key, arrival.received_at, True)
+        values = columns([rows[fingerprint] for fingerprint in sorted(rows)], 4)
+        found = {}
+        for fingerprint, key, received_at, unacknowledged in await self._connection.fetch(_LOCK_CONTENTS, *values):
+            self._contents[fingerprint] = key
+            if key != rows[fingerprint][1] or unacknowledged:
+                found[fingerprint] = KnownContent(key, received_at, unacknowledged)
+        return found
+
+    async def _note_unacknowledged(self) -> None:
+        transaction = self._transaction
+        keys = sorted(arrival.key for arrival in self._unacknowledged)
+        await self._connection.execute(_MARK_UNACKNOWLEDGED, keys)
+        for arrival in self._unacknowledged:
+            listener, slot = transaction.names.listener(arrival.listener), model.slot_of(arrival.received_at)
+            transaction.meter(listener, slot, model.Counter.unacknowledged)
+
+    async def _replace_contents(self, facts: DedupeFacts) -> None:
+        rows = [
+            (fingerprint, known.arrival, known.received_at)
+            for fingerprint in sorted(self._contents)
+            if (known := facts.contents[fingerprint]).arrival != self._contents[fingerprint]
+        ]
+        if rows:
+            await self._connection.execute(_REPLACE_CONTENTS, *columns(rows, 3))
+
+    # Visitors
+
+    async def _lock_visitors(self) -> dict[bytes, list[int]]:
+        times = self._first_times
+        for arrival in self.arrivals:
+            if arrival.quarantine is None:
+                times.setdefault(arrival.visitor_key, arrival.visit_time)
+        if not times:
+            return {}
+        batch = self.keys[0]
+        values = columns([(visitor, times[visitor]) for visitor in sorted(times)], 2)
+        sightings = {}
+        for visitor, inserted_by, known in await self._connection.fetch(_LOCK_VISITORS, *values, batch):
+            if inserted_by == batch:
+                self._visitors[visitor] = (True, 1)
+            else:
+                self._visitors[visitor] = (False, len(known))
+                sightings[visitor] = known
+        return sightings
+
+    async def _write_visitors(self, facts: DedupeFacts) -> None:
+        """Add the visit times that the decisions found, and take back the visitors without any."""
+        changed: list[tuple[bytes, int]] = []
+        dropped: list[bytes] = []
+        for visitor, (is_new, stored) in sorted(self._visitors.items()):
+            times = facts.sightings.get(visitor, [])
+            if not times:
+                dropped += [visitor] if is_new else []
+            elif len(times) > stored or (is_new and times[0] != self._first_times[visitor]):
+                changed += [(visitor, time) for time in sorted(times)[-MOST_TIMES:]]
+        if dropped:
+            await self._connection.execute(_DROP_VISITORS, dropped)
+        if changed:
+            await self._connection.execute(_SET_TIMES, *columns(changed, 2))
+
+    # Once per, and quotas
+
+    async def _lock_marks(self) -> set[bytes]:
+        candidates = {
+            plan.once_key
+            for arrival in self.arrivals
+            if arrival.has_marks
+            for plan in (*arrival.if_visit, *arrival.if_repeat)
+            if plan.once_key
+        }
+        if not candidates:
+            return set()
+        batch = self.keys[0]
+        found = await self._connection.fetch(_LOCK_MARKS, *columns(self.marks(candidates), 2), batch)
+        self._own_marks = {mark for mark, inserted_by in found if inserted_by == batch}
+        return candidates - self._own_marks
+
+    async def _count_months(self) -> dict[tuple[str, str, int], int]:
+        """Return the visits of the months that this batch's quotas need.
+
+        Another gateway that accepts visits of the same tenant right now is not counted, because all gateways would
+        have to wait for each other otherwise.
+        """
+        needed = {quota_key(arrival): arrival for arrival in self.arrivals if arrival.quota}
+        if not needed:
+            return {}
+        unfolded = [
+            (listener, slot, count)
+            for (packed,) in await self._connection.fetch("select counts from commits where counts <> ''")
+            for listener, slot, counter, count in msgspec.msgpack.decode(packed)
+            if counter == model.Counter.visits
+        ]
+        found = {}
+        for key, arrival in needed.items():
+            first, after = (instant // model.MICROSECONDS for instant in arrival.quota_month)
+            numbers = {number for (number,) in await self._connection.fetch(_LISTENERS_OF, key[0], key[1])}
+            folded = await self._connection.fetchval(_MONTH_VISITS, list(numbers), first, after)
+            new = [count for listener, slot, count in unfolded if listener in numbers and first <= slot < after]
+            found[key] = folded + sum(new)
+        return found
+
+    # Rows
+
+    async def _insert(self) -> None:
+        persons = sorted(
+            {(person, row[0]) for row in self.arrival_rows for person in split_person_keys(row[12])}  # type: ignore[arg-type]
+        )
+        await self._connection.execute(
+            _INSERT,
+            *columns(self.arrival_rows, 14),
+            *columns(self.body_rows, 4),
+            *columns(persons, 2),
+            *columns(self.delivery_rows, 10),
+            self._transaction.incarnation,
+        )

@@ -1,0 +1,104 @@
+"""Connections to PostgreSQL: one bounded pool, and time limits for statements and locks."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import asyncpg
+import msgspec
+
+from usher_gateway import model
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any] | asyncpg.Connection[Any]"
+Record: TypeAlias = "asyncpg.Record"
+
+CONNECT_SECONDS = 4.0
+"""Time limit for connecting, and for waiting for a free connection."""
+
+READ_SECONDS = 5.0
+"""Time limit of a query of a person, so that no snapshot lasts long."""
+
+_SETTINGS = {
+    "application_name": "usher",
+    "timezone": "UTC",
+    "statement_timeout": "6s",  # an arrival has 8 s
+    "lock_timeout": "4s",
+    "idle_in_transaction_session_timeout": "15s",  # frees the locks of a gateway that hangs in a transaction
+    "synchronous_commit": "on",
+    "jit": "off",
+}
+
+UNAVAILABLE = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+"""Errors of the database or of the way to it."""
+
+
+class PoolBounds(msgspec.Struct, frozen=True):
+    """The size of the pool. One connection commits, the others read and do upkeep."""
+
+    least: int = 2
+    most: int = 6
+
+
+async def open_pool(dsn: str, password: str | None, bounds: PoolBounds) -> "asyncpg.Pool[Any]":
+    """Connect to a database.
+
+    Raises:
+        StoreUnavailableError: the server cannot be reached now.
+        ConfigurationError: the address is invalid, or the server refuses the user.
+    """
+    try:
+        return await asyncpg.create_pool(
+            dsn,
+            password=password,
+            min_size=bounds.least,
+            max_size=bounds.most,
+            timeout=CONNECT_SECONDS,
+            server_settings=_SETTINGS,
+            max_inactive_connection_lifetime=300.0,
+            reset=_keep,
+        )
+    except (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InvalidCatalogNameError,
+        asyncpg.ClientConfigurationError,
+    ) as error:
+        raise model.ConfigurationError(
+            f"PostgreSQL refuses the connection: {describe(error)}",
+            "Check user, password and database of --store.",
+        ) from None
+    except UNAVAILABLE as error:
+        raise model.StoreUnavailableError(
+            f"PostgreSQL cannot be reached: {describe(error)}", "Check the host of --store, and that the server runs."
+        ) from None
+
+
+async def _keep(_: Connection) -> None:
+    """Reset nothing when a connection returns to the pool: all settings and locks end with their transaction."""
+
+
+def describe(error: BaseException) -> str:
+    """Return class and SQLSTATE of an error, because the text of a database's error can quote data."""
+    state = getattr(error, "sqlstate", None)
+    return f"{type(error).__name__} ({state})" if state else type(error).__name__
+
+
+@contextlib.asynccontextmanager
+async def snapshot(pool: "asyncpg.Pool[Any]") -> AsyncIterator[Connection]:
+    """Give a connection in a read-only transaction over one snapshot.
+
+    Raises:
+        StoreUnavailableError: a query failed or took too long.
+    """
+    try:
+        async with (
+            pool.acquire(timeout=CONNECT_SECONDS) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            yield connection
+    except UNAVAILABLE as error:
+        raise model.StoreUnavailableError(f"the store cannot be read: {describe(error)}") from error

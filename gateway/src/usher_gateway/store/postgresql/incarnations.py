@@ -1,0 +1,116 @@
+"""Incarnations: the runs of gateways that own deliveries in lanes, by heartbeats on the database's clock.
+
+A gateway whose last heartbeat is 60 s old counts as dead, and another one moves its deliveries to the backlog. It may
+commit nothing after that, because each commit checks that its incarnation has not ended.
+"""
+
+import msgspec
+
+from usher_gateway.store.postgresql import schema
+from usher_gateway.store.postgresql.connections import Connection
+
+HEARTBEAT_SECONDS = 5.0
+"""Interval of the heartbeats."""
+
+DEAD_SECONDS = 60.0
+"""A gateway without a heartbeat for this long counts as dead."""
+
+LONGEST_ATTEMPT_SECONDS = 30.0
+"""The longest time limit of a destination."""
+
+SEND_SECONDS = DEAD_SECONDS - LONGEST_ATTEMPT_SECONDS - HEARTBEAT_SECONDS
+"""A gateway starts attempts only for this long after its last heartbeat, so that they end before it counts as dead."""
+
+SLOTS = 64
+"""The most gateways on one database. Their slots make the row keys of all gateways different."""
+
+_FORGET_SECONDS = 600.0
+"""An ended incarnation is kept for this long, so that no other one gets its slot soon."""
+
+_END_DEAD = (
+    "update incarnations set ended_at = clock_timestamp()"
+    " where ended_at is null and beat_at < clock_timestamp() - make_interval(secs => $1)"
+)
+_TAKE_OVER = """
+    update deliveries d set waiting = true, owner = 0, due_at = least(due_at, $1)
+    from (select key from deliveries where state = 0 and hold = 0 and not waiting and owner in
+        (select number from incarnations where ended_at is not null) order by key limit $2 for no key update) lost
+    where d.key = lost.key
+"""
+"""Move a slice of what ended incarnations had claimed to the backlog."""
+
+_TAKE_OVER_SLICE = 2_000
+
+_FORGET = """
+    delete from incarnations where ended_at < clock_timestamp() - make_interval(secs => $1)
+    and not exists (select 1 from deliveries
+        where state = 0 and hold = 0 and not waiting and owner = incarnations.number)
+    returning noted_at
+"""
+_FREE_SLOT = """
+    select slot from generate_series(0, $1 - 1) slot where slot not in (select slot from incarnations)
+    order by slot limit 1
+"""
+_BEGIN = "insert into incarnations (slot, beat_at) values ($1, clock_timestamp()) returning number"
+_BEAT = "update incarnations set beat_at = clock_timestamp() where number = $1 and ended_at is null returning number"
+_END = "update incarnations set ended_at = clock_timestamp() where number = $1 and ended_at is null"
+
+
+class Incarnation(msgspec.Struct, frozen=True):
+    """This run of the gateway."""
+
+    number: int
+    slot: int
+
+
+async def end_dead(connection: Connection) -> None:
+    """End the incarnations without a heartbeat, and forget those that ended long ago. Needs MIGRATION_LOCK."""
+    await connection.execute(_END_DEAD, DEAD_SECONDS)
+    forgotten = [noted_at for (noted_at,) in await connection.fetch(_FORGET, _FORGET_SECONDS)]
+    noted = await schema.meta(connection, "noted_at")
+    if forgotten and max(forgotten) > int(noted or 0):
+        await schema.set_meta(connection, "noted_at", str(max(forgotten)))
+
+
+async def take_over(connection: Connection, now: int) -> int:
+    """Move what ended incarnations had claimed to the backlog, due at once; return how many deliveries."""
+    total = 0
+    while True:
+        status = await connection.execute(_TAKE_OVER, now, _TAKE_OVER_SLICE)
+        changed = int(status.rpartition(" ")[2])
+        total += changed
+        if changed < _TAKE_OVER_SLICE:
+            return total
+
+
+async def begin(connection: Connection) -> Incarnation | None:
+    """Add this run; None if all slots are taken. Needs MIGRATION_LOCK."""
+    slot = await connection.fetchval(_FREE_SLOT, SLOTS)
+    if slot is None:
+        return None
+    return Incarnation(await connection.fetchval(_BEGIN, slot), slot)
+
+
+async def beat(connection: Connection, incarnation: Incarnation) -> bool:
+    """Write a heartbeat; return False if another gateway has ended this incarnation."""
+    return await connection.fetchval(_BEAT, incarnation.number) is not None
+
+
+async def end(connection: Connection, incarnation: Incarnation) -> None:
+    """End this run, so that others take over its deliveries at once."""
+    await connection.execute(_END, incarnation.number)
+
+
+async def adjust_backlog(connection: Connection, now: int) -> None:
+    """If the clock was set back since the last start, make the backlog due earlier by the same amount.
+
+    Not while another gateway runs, because then the times in the backlog are those of its clock too.
+    """
+    if await connection.fetchval("select exists (select 1 from incarnations where ended_at is null)"):
+        return
+    noted = int(await schema.meta(connection, "noted_at") or 0)
+    noted = max(noted, await connection.fetchval("select coalesce(max(noted_at), 0) from incarnations"))
+    if noted > now:
+        await connection.execute("update deliveries set due_at = due_at - $1 where waiting", noted - now)
+    await connection.execute("update incarnations set noted_at = 0")
+    await schema.set_meta(connection, "noted_at", str(now))

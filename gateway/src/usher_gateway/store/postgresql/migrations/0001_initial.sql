@@ -1,0 +1,128 @@
+-- Times are microseconds UTC, except those of incarnations, which are the database's clock. Keys of arrivals and
+-- deliveries are those of model/identifiers.py. Enumerations are the numbers of usher_gateway.model. Nothing from a body
+-- is stored as text.
+
+create table meta (name text primary key, value text not null);
+
+-- The runs of gateways. A delivery in a lane belongs to one of them.
+create table incarnations (
+    number bigint generated always as identity primary key,
+    slot smallint not null unique,      -- part of the row keys that it makes, so that two gateways never make the same
+    beat_at timestamptz not null,       -- the last heartbeat
+    ended_at timestamptz,               -- when it stopped, or another gateway found it dead; it may commit nothing since
+    noted_at bigint not null default 0  -- the latest time at which this gateway let a delivery wait, by its own clock
+);
+
+-- Names, each once, so that rows stay slim.
+create table listeners (
+    number integer generated always as identity primary key,
+    namespace text not null, tenant text not null, listener text not null,
+    unique (namespace, tenant, listener)
+);
+create table destinations (number integer generated always as identity primary key, key text not null unique);
+create table routes (
+    number integer generated always as identity primary key,
+    hash bytea not null unique,         -- digest of the definition
+    listener integer not null, name text not null, destination integer not null,
+    definition bytea not null           -- model.RouteDefinition as JSON
+);
+
+-- The ledger: one row per accepted arrival.
+create table arrivals (
+    key bigint primary key,
+    id bytea not null,
+    listener integer not null,
+    received_at bigint not null,
+    visit_time bigint not null,
+    counted_as smallint not null,
+    flags smallint not null,            -- store/encodings.py
+    reason smallint not null,           -- model.QuarantineReason, or 0
+    hops smallint not null,
+    body_size integer not null,
+    fingerprint bytea not null,
+    visitor bytea not null,
+    persons bytea not null,             -- person keys, 8 bytes each
+    verdicts bytea not null             -- [[route, skip reason or 0, delivery key or 0], ...] as MessagePack
+);
+create index arrivals_quarantined on arrivals (key) where counted_as = 5;
+
+-- Bodies are apart from the ledger, so that walking the ledger does not read them. A body outlives its pending
+-- deliveries; afterwards body becomes null, and the row stays until its arrival may be forgotten too.
+create table bodies (
+    key bigint primary key,
+    expires_day integer not null,       -- days since the epoch
+    content_type bytea,
+    body bytea
+);
+alter table bodies alter column body set storage external;  -- the gateway compresses large bodies
+create index bodies_expiry on bodies (expires_day, key);
+
+-- What dedupe looks up. Accepting locks these rows, so that of two equal arrivals at two gateways one waits for the other.
+create table prints (
+    fingerprint bytea primary key,
+    arrival bigint not null,
+    received_at bigint not null,
+    unacknowledged boolean not null
+);
+create table sightings (
+    visitor bytea primary key,
+    batch bigint not null,              -- the batch that inserted the row, by its first row key
+    times bigint[] not null             -- visit times of accepted visits
+);
+create table once_marks (mark bytea primary key, batch bigint not null, until bigint not null);
+create index once_marks_until on once_marks (until);
+create table persons (person bytea not null, arrival bigint not null, primary key (person, arrival));
+
+create table deliveries (
+    key bigint primary key,
+    id bytea not null,
+    arrival bigint not null,
+    route integer not null,
+    destination integer not null,
+    state smallint not null default 0,
+    hold smallint not null,             -- model.HoldReason, or 0
+    waiting boolean not null,           -- true: in the backlog; false: in a lane, held or settled
+    owner bigint not null,              -- the incarnation that claimed it last; 0 if none may settle it
+    attempts integer not null default 0,
+    due_at bigint not null,             -- while held: since when
+    created_at bigint not null,
+    started_at bigint not null,
+    expires_at bigint not null,
+    settled_at bigint not null default 0,
+    origin smallint not null default 0,
+    cancel smallint not null default 0,
+    status smallint not null default 0,
+    error text not null default '',     -- a code
+    answer bytea
+);
+create index deliveries_backlog on deliveries (destination, due_at, route) where waiting;
+create index deliveries_claimed on deliveries (owner, route) where state = 0 and hold = 0 and not waiting;
+create index deliveries_held on deliveries (hold, route, key) where hold > 0;
+create index deliveries_held_expiry on deliveries (expires_at) where hold > 0 and expires_at > 0;
+create index deliveries_ended on deliveries (state, key) where state >= 2;
+create index deliveries_dead_by_route on deliveries (route) where state = 2;
+create index deliveries_extra on deliveries (arrival, route) where origin > 0;
+create index deliveries_forbidden on deliveries (due_at) where waiting and error = 'AddressForbidden';
+
+-- The last attempts of a delivery (store/encodings.py).
+create table attempts (delivery bigint primary key, log bytea not null);
+
+-- Each commit adds one row with its counts: [[listener, slot, counter, count], ...] as MessagePack. A folder moves them
+-- into meters. After a lost connection, the row shows whether the commit took effect.
+create table commits (
+    incarnation bigint not null, number bigint not null, counts bytea not null,
+    primary key (incarnation, number)
+);
+create table meters (
+    listener integer not null, slot bigint not null, counter smallint not null, count bigint not null,
+    primary key (slot, listener, counter)
+);
+create index meters_visits on meters (listener, slot) include (count) where counter = 1;
+
+-- When each listener was used. One row per listener, rewritten as a whole.
+create table activity (
+    listener integer primary key,
+    last_arrival_at bigint not null,
+    first_visits bytea not null,        -- {Address.id: microseconds} as MessagePack
+    retired_arrivals bytea not null     -- {Address.id: microseconds} as MessagePack
+);

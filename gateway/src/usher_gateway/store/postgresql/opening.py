@@ -1,0 +1,98 @@
+"""Open a PostgreSQL store: connect, migrate, take over what dead gateways had claimed, and begin an incarnation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import msgspec
+import structlog
+
+from usher_gateway import model
+from usher_gateway.store.base import OpenReport
+from usher_gateway.store.postgresql import incarnations, meters, schema
+from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, PoolBounds, describe, open_pool
+from usher_gateway.store.postgresql.incarnations import SLOTS, Incarnation
+from usher_gateway.store.postgresql.names import NameNumbers
+from usher_gateway.store.postgresql.writer import Writer
+
+_log = structlog.get_logger(__name__)
+
+_HIGHEST_KEY = "select greatest((select max(key) from arrivals), (select max(key) from deliveries), 0)"
+
+
+class PostgresSettings(msgspec.Struct, frozen=True):
+    """Where the database is, and the bounds of its pool."""
+
+    dsn: str
+    key_fingerprint: str
+    password: str | None = None
+    pool: PoolBounds = PoolBounds()
+
+
+class OpenedStore(msgspec.Struct):
+    """An open pool with this run of the gateway."""
+
+    pool: Any
+    """asyncpg.Pool"""
+    incarnation: Incarnation
+    writer: Writer
+    report: OpenReport
+
+
+async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> OpenedStore:
+    """Connect, migrate the schema, and recover what dead gateways left.
+
+    Raises:
+        UsherError: see Store.open(); StoreUnavailableError if the server cannot be reached.
+    """
+    pool = await open_pool(settings.dsn, settings.password, settings.pool)
+    try:
+        return await _open(pool, settings, now)
+    except UNAVAILABLE as error:
+        pool.terminate()
+        raise model.StoreUnavailableError(f"the store cannot be opened: {describe(error)}") from None
+    except BaseException:
+        pool.terminate()
+        raise
+
+
+async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Callable[[], int]) -> OpenedStore:
+    async with pool.acquire() as connection:
+        names = NameNumbers()
+        async with connection.transaction():
+            await connection.execute("set local statement_timeout = 0; set local lock_timeout = '30s'")
+            await connection.execute("select pg_advisory_xact_lock($1)", schema.MIGRATION_LOCK)
+            await schema.migrate(connection, settings.key_fingerprint)
+            await incarnations.end_dead(connection)
+            await incarnations.adjust_backlog(connection, now())
+            recovered = await incarnations.take_over(connection, now())
+            incarnation = await incarnations.begin(connection)
+            if incarnation is None:
+                raise model.StoreLockedError(
+                    f"{SLOTS} gateways use this database already", "Stop some, or wait 10 minutes after their end."
+                )
+        problem = await schema.durability_problem(connection)
+        if problem is not None:
+            _log.error("store_durability_missed", reason=problem)
+        await names.load(connection)
+        highest = await connection.fetchval(_HIGHEST_KEY)
+        report = OpenReport(highest, recovered, "Local", int(await schema.meta(connection, "confirmed_at") or 0))
+        writer = Writer(
+            pool=pool,
+            incarnation=incarnation.number,
+            ids=model.IdFactory(floor=highest, slot=incarnation.slot, slots=SLOTS),
+            names=names,
+        )
+        writer.stored_bytes = await read_stored_bytes(connection)
+    return OpenedStore(pool, incarnation, writer, report)
+
+
+async def read_stored_bytes(connection: Connection) -> dict[tuple[str, str], int]:
+    """Return tenant -> bytes that it stores, at all gateways."""
+    by_listener = await meters.stored_bytes(connection)
+    listeners = await meters.listener_names(connection)
+    found: dict[tuple[str, str], int] = {}
+    for number, count in by_listener.items():
+        tenant = (listeners[number].namespace, listeners[number].tenant)
+        found[tenant] = found.get(tenant, 0) + count
+    return found

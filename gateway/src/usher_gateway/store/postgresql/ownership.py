@@ -1,0 +1,65 @@
+"""Keep this run's ownership of its deliveries: heartbeats, and taking over from gateways that stopped sending them."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import structlog
+
+from usher_gateway.store.postgresql import incarnations, schema
+from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, describe
+from usher_gateway.store.postgresql.incarnations import DEAD_SECONDS, HEARTBEAT_SECONDS, SEND_SECONDS, Incarnation
+
+_log = structlog.get_logger(__name__)
+
+
+class Ownership:
+    """Sends heartbeats, and knows whether this gateway may start attempts."""
+
+    def __init__(self, *, pool: "asyncpg.Pool[Any]", incarnation: Incarnation, now: Callable[[], int]) -> None:
+        self._pool = pool
+        self._incarnation = incarnation
+        self._now = now
+        self._loop = asyncio.get_running_loop()
+        self._beat_at = self._loop.time()
+        """Loop time before the last confirmed heartbeat was sent."""
+        self._judges_from = 0.0
+        """Loop time from which on this gateway may declare others dead."""
+        self.is_lost = False
+        """True if another gateway has ended this incarnation."""
+
+    @property
+    def may_attempt(self) -> bool:
+        """False if an attempt that starts now could last until others take over its delivery."""
+        return not self.is_lost and self._loop.time() - self._beat_at < SEND_SECONDS
+
+    async def run(self) -> None:
+        """Send heartbeats until this incarnation is lost."""
+        while not self.is_lost:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self.beat()
+            except UNAVAILABLE as error:
+                # The database may have been away for all gateways: first they get the time to send a heartbeat.
+                self._judges_from = self._loop.time() + DEAD_SECONDS
+                _log.warning("heartbeat_failed", error=describe(error))
+
+    async def beat(self) -> None:
+        """Send one heartbeat, and take over the deliveries of dead gateways."""
+        sent_at = self._loop.time()
+        async with self._pool.acquire() as connection:
+            if not await incarnations.beat(connection, self._incarnation):
+                self.is_lost = True
+                _log.error("store_ownership_lost", hint="Another gateway delivers what this one had. Restart this one.")
+                return
+            self._beat_at = sent_at
+            if sent_at < self._judges_from:
+                return
+            async with connection.transaction():
+                if await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.MIGRATION_LOCK):
+                    await incarnations.end_dead(connection)
+                    recovered = await incarnations.take_over(connection, self._now())
+                    if recovered:
+                        _log.warning("deliveries_recovered", count=recovered)

@@ -1,0 +1,51 @@
+"""The open transaction that all steps of a commit and all jobs get."""
+
+from collections.abc import Sequence
+
+from usher_gateway import model
+from usher_gateway.store.encodings import STORED_SLOT
+from usher_gateway.store.postgresql.connections import Connection
+from usher_gateway.store.postgresql.names import NameNumbers
+
+
+class Transaction:
+    """One open transaction. The writer applies its in-memory results after the commit, and drops them on a rollback."""
+
+    def __init__(
+        self, *, connection: Connection, incarnation: int, ids: model.IdFactory, names: NameNumbers, now: int
+    ) -> None:
+        self.connection = connection
+        self.incarnation = incarnation
+        self.ids = ids
+        self.names = names
+        self.now = now
+        self.meters: dict[tuple[int, int, int], int] = {}
+        """(listener number, slot, counter) -> count."""
+        self.noted_at = 0
+        """The time at which this transaction lets a delivery wait; 0: it does not."""
+
+    def meter(self, listener: int, slot: int, counter: int, count: int = 1) -> None:
+        """Add to the meters."""
+        key = (listener, slot, counter)
+        self.meters[key] = self.meters.get(key, 0) + count
+
+    def add_stored_bytes(self, listener: int, count: int) -> None:
+        """Count bytes that a listener stores, or (negative) that retention deleted."""
+        self.meter(listener, STORED_SLOT, model.Counter.stored_bytes, count)
+
+    def note_time(self, now: int) -> None:
+        """Record the time, so that a start notices that the clock was set back."""
+        self.noted_at = max(self.noted_at, now)
+
+    def tenant_changes(self) -> list[tuple[tuple[str, str], int]]:
+        """Return how the bytes that each tenant stores change."""
+        return [
+            (self.names.tenant_of(listener), count)
+            for (listener, _, counter), count in self.meters.items()
+            if counter == model.Counter.stored_bytes
+        ]
+
+
+def columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
+    """Return rows as arrays, one per column, for ``unnest``."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

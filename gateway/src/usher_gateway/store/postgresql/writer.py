@@ -1,0 +1,262 @@
+"""The writer: commits batches, each in one transaction.
+
+If a batch fails on its data, the writer rolls it back and bisects its arrivals, so that one bad arrival costs the
+others nothing. Each commit inserts a row with a number. If the connection is lost during the commit, the writer learns
+from this row whether it took effect; until then the batch stays in its hands, so that nothing is written twice.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import msgspec
+import structlog
+
+from usher_gateway import model
+from usher_gateway.store.acceptance import unstorable
+from usher_gateway.store.group_commit import Batch, BatchResult
+from usher_gateway.store.postgresql import delivery_queue
+from usher_gateway.store.postgresql.accept import Acceptance
+from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
+from usher_gateway.store.postgresql.names import NameNumbers
+from usher_gateway.store.postgresql.transaction import Transaction
+
+_log = structlog.get_logger(__name__)
+
+_DATA_ERRORS = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    OverflowError,
+    ValueError,
+    TypeError,
+)
+"""Errors that the written data cause, and not the state of the database."""
+
+_PAUSE_FIRST_SECONDS = 0.05
+_PAUSE_LONGEST_SECONDS = 1.0
+
+_INSERT_COMMIT = """
+    insert into commits (incarnation, number, counts)
+    select number, $2, $3 from incarnations where number = $1 and ended_at is null
+    returning number
+"""
+"""Insert the row of a commit, but only while no other gateway has taken over this incarnation's deliveries."""
+
+_NOTE_TIME = "update incarnations set noted_at = greatest(noted_at, $2) where number = $1"
+
+_DECIDE_OUTCOME = (
+    "insert into commits (incarnation, number, counts) values ($1, $2, '') on conflict do nothing returning number"
+)
+"""Find out whether a commit took effect. If its transaction is still open, this waits for its end. If this inserts the
+row, the commit did not take effect and never will."""
+
+_COMMIT = "set local statement_timeout = 0; commit"
+"""Without a time limit, because a commit that waits for a standby must not be cancelled."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _OutcomeUnknownError(Exception):
+    """The connection was lost during a commit."""
+
+
+class Writer:
+    """Commits batches of one incarnation (``group_commit.Committer``)."""
+
+    def __init__(
+        self, *, pool: "asyncpg.Pool[Any]", incarnation: int, ids: model.IdFactory, names: NameNumbers
+    ) -> None:
+        self.pool = pool
+        self.incarnation = incarnation
+        self.ids = ids
+        self.names = names
+        self.is_lost = False
+        """True after another gateway took over this incarnation's deliveries."""
+        self.is_uncertain = False
+        """True while the outcome of a commit is unknown."""
+        self.stored_bytes: dict[tuple[str, str], int] = {}
+        """Tenant -> bytes that it stores."""
+        self._number = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def submit(self, batch: Batch, finished: Callable[[BatchResult], None]) -> None:
+        """Begin to commit a batch; see ``Committer``."""
+        self._task = asyncio.create_task(self._run(batch, finished), name="store-commit")
+
+    async def stop(self) -> None:
+        """Wait for the batch in hand."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def test_write(self, transaction: Transaction) -> None:
+        """Find out whether the database can be written: the commit inserts its row."""
+
+    def cancel(self) -> None:
+        """Give up the batch in hand, as a crash would."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self, batch: Batch, finished: Callable[[BatchResult], None]) -> None:
+        started = time.perf_counter()
+        result = await self.commit(batch)
+        result.seconds = time.perf_counter() - started
+        finished(result)
+
+    # Committing, with bisection
+
+    async def commit(self, batch: Batch) -> BatchResult:
+        """Commit a batch. If its data are refused, bisect its arrivals and quarantine those that fail alone.
+
+        Never raises; the error is in the result.
+        """
+        result = BatchResult([None] * len(batch.arrivals))
+        try:
+            accepted, result.job_result = await self._commit_once(batch)
+            result.accepted = list(accepted)
+            result.rest_is_committed = True
+        except _DATA_ERRORS as error:
+            if batch.job is None:
+                await self._commit_in_parts(batch, result)
+            else:
+                result.error = _explained(error)
+        except Exception as error:  # noqa: BLE001 - the callers who wait for the batch must get any error
+            result.error = _explained(error)
+        return result
+
+    async def _commit_in_parts(self, batch: Batch, result: BatchResult) -> None:
+        try:
+            await self._bisect(batch, result, 0, len(batch.arrivals))
+            await self._commit_rest(msgspec.structs.replace(batch, arrivals=()))
+            result.rest_is_committed = True
+        except Exception as error:  # noqa: BLE001 - as in commit()
+            result.error = _explained(error)
+
+    async def _bisect(self, batch: Batch, result: BatchResult, start: int, end: int) -> None:
+        if start == end:
+            return
+        arrivals = batch.arrivals[start:end]
+        try:
+            result.accepted[start:end], _ = await self._commit_once(Batch(arrivals=arrivals, now=batch.now))
+        except _DATA_ERRORS as error:
+            if end - start == 1:
+                _log.error("arrival_quarantined", listener=arrivals[0].listener.key, error=describe(error))
+                arrivals = [unstorable(arrivals[0])]
+                result.accepted[start:end], _ = await self._commit_once(Batch(arrivals=arrivals, now=batch.now))
+                return
+            middle = (start + end) // 2
+            await self._bisect(batch, result, start, middle)
+            await self._bisect(batch, result, middle, end)
+
+    async def _commit_rest(self, rest: Batch) -> None:
+        try:
+            await self._commit_once(rest)
+        except _DATA_ERRORS:
+            for settlement in rest.settlements:
+                try:
+                    await self._commit_once(Batch(settlements=[settlement], now=rest.now))
+                except _DATA_ERRORS as error:
+                    _log.error("settlement_refused", delivery=settlement.key, error=describe(error))
+            await self._commit_once(msgspec.structs.replace(rest, settlements=()))
+
+    # One transaction
+
+    async def _commit_once(self, batch: Batch) -> tuple[list[model.Accepted], object]:
+        """Apply a batch in one transaction. If it raises, nothing is committed and no cache has changed.
+
+        Returns:
+            What was accepted, and the result of the job.
+        """
+        self._number += 1
+        number = self._number
+        opened: Transaction | None = None
+        accepted: list[model.Accepted] = []
+        job_result: object = None
+        try:
+            async with self.pool.acquire(timeout=CONNECT_SECONDS) as connection:
+                await self._prepare_names(connection, batch)
+                opened = Transaction(
+                    connection=connection,
+                    incarnation=self.incarnation,
+                    ids=self.ids,
+                    names=self.names,
+                    now=batch.now,
+                )
+                await connection.execute("begin")
+                try:
+                    accepted, job_result = await self._apply(opened, batch)
+                    await self._insert_commit(opened, number)
+                except BaseException:
+                    if not connection.is_closed():
+                        await connection.execute("rollback")
+                    raise
+                await self._finish(connection)
+        except _OutcomeUnknownError:
+            if not await self._took_effect(number):
+                raise model.StoreUnavailableError("the connection was lost before the commit") from None
+        assert opened is not None
+        for tenant, count in opened.tenant_changes():
+            self.stored_bytes[tenant] = self.stored_bytes.get(tenant, 0) + count
+        return accepted, job_result
+
+    async def _prepare_names(self, connection: Connection, batch: Batch) -> None:
+        plans = [plan for arrival in batch.arrivals for plan in (*arrival.if_visit, *arrival.if_repeat)]
+        listeners = [arrival.listener for arrival in batch.arrivals]
+        listeners += [name for name, _, _, _ in batch.counts]
+        await self.names.prepare(connection, listeners, [plan.route for plan in plans])
+
+    async def _apply(self, opened: Transaction, batch: Batch) -> tuple[list[model.Accepted], object]:
+        accepted: list[model.Accepted] = []
+        job_result: object = None
+        if batch.arrivals or batch.unacknowledged:
+            accepted = await Acceptance(opened, batch.arrivals, batch.unacknowledged).run()
+        if batch.job is not None:
+            job_result = await batch.job(opened)
+        await delivery_queue.settle(opened, batch.settlements)
+        for name, slot, counter, count in batch.counts:
+            opened.meter(self.names.listener(name), slot, counter, count)
+        return accepted, job_result
+
+    async def _insert_commit(self, opened: Transaction, number: int) -> None:
+        if opened.noted_at:
+            await opened.connection.execute(_NOTE_TIME, self.incarnation, opened.noted_at)
+        packed = _encode([(*key, count) for key, count in opened.meters.items()]) if opened.meters else b""
+        if await opened.connection.fetchval(_INSERT_COMMIT, self.incarnation, number, packed) is None:
+            self.is_lost = True
+            raise model.StoreUnavailableError(
+                "another gateway took over this one's deliveries", "Restart this gateway."
+            )
+
+    async def _finish(self, connection: Connection) -> None:
+        try:
+            status = await connection.execute(_COMMIT)
+        except UNAVAILABLE as error:
+            raise _OutcomeUnknownError from error
+        if status != "COMMIT":
+            raise model.StoreUnavailableError("the transaction was rolled back")
+
+    # After a lost connection
+
+    async def _took_effect(self, number: int) -> bool:
+        """Ask until the database says whether a commit took effect."""
+        self.is_uncertain = True
+        _log.error("store_connection_lost", reason="during a commit; asking for its outcome")
+        pause = _PAUSE_FIRST_SECONDS
+        while True:
+            try:
+                async with self.pool.acquire(timeout=CONNECT_SECONDS) as connection:
+                    inserted = await connection.fetchval(_DECIDE_OUTCOME, self.incarnation, number)
+            except UNAVAILABLE:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _PAUSE_LONGEST_SECONDS)
+            else:
+                self.is_uncertain = False
+                return inserted is None
+
+
+def _explained(error: Exception) -> Exception:
+    """Return an error without the texts of the database, because they can quote data."""
+    if isinstance(error, UNAVAILABLE):
+        return model.StoreUnavailableError(f"the store failed: {describe(error)}")
+    return error

@@ -1,0 +1,24 @@
+"""Stores of several gateways on one database."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contract import engines
+
+Gateways = list[engines.Bench]
+
+
+@pytest.fixture
+async def gateways(tmp_path: Path) -> AsyncIterator[Gateways]:
+    """Two open stores on one database."""
+    engine = engines.Postgresql()
+    benches = [engines.Bench(engine, tmp_path / "data") for _ in range(2)]
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(engine.forget, benches[0].place)
+        for bench in benches:
+            await bench.open()
+            stack.push_async_callback(bench.store.close)
+        yield benches

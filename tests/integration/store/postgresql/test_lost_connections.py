@@ -1,0 +1,201 @@
+"""A connection that is lost during a commit, a server that is killed, and the statements of a visit."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract import engines, samples
+from contract.test_books import violations
+from postgresql.server import PostgresServer
+from support import databases, waiting
+from usher_gateway import model
+from usher_gateway.store.base import Filter
+from usher_gateway.store.postgresql.opening import PostgresSettings
+from usher_gateway.store.postgresql.store import PostgresStore
+
+SLOW_COMMIT = """
+    create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$;
+    create constraint trigger slow after insert on arrivals deferrable initially deferred
+        for each row execute function slow();
+"""
+"""Every commit of an arrival takes 0.3 s, and can be interrupted meanwhile."""
+
+COMMITTING = "select pid from pg_stat_activity where datname = '{}' and state = 'active' and query like '%; commit'"
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[engines.Bench]:
+    engine = engines.Postgresql()
+    bench = engines.Bench(engine, tmp_path / "data")
+    await bench.open()
+    yield bench
+    await bench.store.close()
+    engine.forget(bench.place)
+
+
+async def committing(bench: engines.Bench) -> int:
+    """Wait until a commit runs; return the id of its server process."""
+    query = COMMITTING.format(databases.name_of(bench.place))
+
+    async def look() -> list[Any]:
+        return await asyncio.to_thread(databases.server().rows, query)
+
+    (found,) = await waiting.until(look, every_seconds=0)
+    return int(found[0])
+
+
+async def test_visit_is_stored_once_if_the_server_ends_the_commit(bench: engines.Bench) -> None:
+    databases.server().execute(SLOW_COMMIT, databases.name_of(bench.place))
+    future = bench.store.accept(samples.arrival("a"))
+    process = await committing(bench)
+    databases.server().execute(f"select pg_terminate_backend({process})")
+    assert (await future).counted_as is model.CountedAs.Visit
+    assert len(await bench.visits()) == 1
+    assert await bench.counts() == {"visits": 1, "routed": 1, "created": 1}
+    assert await violations(bench) == []
+
+
+async def test_commit_whose_answer_is_lost_is_not_repeated(bench: engines.Bench) -> None:
+    """The server commits, because it notices only later that nobody waits."""
+    databases.server().execute(SLOW_COMMIT, databases.name_of(bench.place))
+    store = engines.postgresql(bench.store)
+    future = bench.store.accept(samples.arrival("a"))
+    await committing(bench)
+    for holder in store._pool._holders:
+        if holder._in_use is not None and holder._con is not None:
+            holder._con.terminate()
+    (delivery,) = (await future).deliveries
+    (visit,) = await bench.visits()
+    assert [verdict["delivery"] for verdict in visit["verdicts"]] == [model.format_id(delivery.id)]
+    assert await bench.counts() == {"visits": 1, "routed": 1, "created": 1}
+    bench.store.settle(samples.settlement(delivery, model.SettledAs.Delivered))
+    await bench.store.flush()
+    assert [row["state"] for row in await bench.deliveries()] == ["delivered"]
+
+
+async def test_folding_keeps_the_row_that_shows_the_outcome(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("a"))
+    await bench.accept(samples.arrival("b"))
+    await bench.engine.upkeep(bench.store)
+    writer = engines.postgresql(bench.store).writer
+    assert await writer._took_effect(writer._number) is True
+    assert await writer._took_effect(writer._number + 1) is False
+
+
+async def test_errors_of_the_database_quote_no_data(bench: engines.Bench) -> None:
+    statement = "alter table arrivals add check (body_size < 0) not valid"
+    databases.server().execute(statement, databases.name_of(bench.place))
+    writer = engines.postgresql(bench.store).writer
+
+    async def job(transaction: Any) -> None:
+        await transaction.connection.execute("insert into meta values ('key_fingerprint', 'jane@example.com')")
+
+    with pytest.raises(model.StoreUnavailableError) as raised:
+        await engines.postgresql(bench.store)._run(job)
+    assert "jane" not in str(raised.value)
+    assert writer.is_uncertain is False
+
+
+# The server
+
+
+@pytest.fixture(scope="module")
+def durable_server() -> Iterator[PostgresServer]:
+    with PostgresServer(is_durable=True) as server:
+        yield server
+
+
+async def test_killed_server_loses_nothing_that_was_acknowledged(durable_server: PostgresServer) -> None:
+    """Two kills while four callers hand in arrivals, and deliveries are settled."""
+    store = PostgresStore(PostgresSettings(durable_server.dsn(), "k"), engines.Clock())
+    await store.open()
+    acknowledged: list[str] = []
+    is_over = asyncio.Event()
+
+    async def send(caller: int) -> None:
+        number = 0
+        while not is_over.is_set():
+            number += 1
+            content = f"{caller} {number}"
+            accepted = await store.accept(samples.arrival(content, body=content.encode()))
+            acknowledged.append(content)
+            for delivery in accepted.deliveries:
+                store.settle(samples.settlement(delivery, model.SettledAs.Delivered))
+
+    async def grown() -> None:
+        wanted = len(acknowledged) + 20
+
+        async def look() -> int:
+            return len(acknowledged)
+
+        await waiting.until(look, lambda seen: seen >= wanted, limit_seconds=60)
+
+    callers = [asyncio.create_task(send(caller)) for caller in range(4)]
+    for _ in range(2):
+        await grown()
+        await asyncio.to_thread(durable_server.kill)
+        await asyncio.to_thread(durable_server.start)
+    await grown()
+    is_over.set()
+    await asyncio.gather(*callers)
+    await store.flush()
+    bodies = [one.body.decode() for one in await store.visit_bodies(Filter(), 10_000) if one.body is not None]
+    assert sorted(bodies) == sorted(acknowledged)
+    usage = await store.usage(0, 1 << 62)
+    total = {name: sum(row.counts.get(name, 0) for row in usage) for name in (1, 9, 13)}
+    assert total == dict.fromkeys((1, 9, 13), len(acknowledged)), "visits, created and delivered"
+    assert await store.open_deliveries(1 << 62) == {}
+    await store.close()
+
+
+async def test_store_that_cannot_be_reached_says_so(durable_server: PostgresServer) -> None:
+    nobody = PostgresStore(PostgresSettings("postgresql://usher:secret@127.0.0.1:1/usher", "k"), engines.Clock())
+    with pytest.raises(model.StoreUnavailableError) as raised:
+        await nobody.open()
+    assert "secret" not in f"{raised.value} {raised.value.hint}"
+    absent = PostgresStore(PostgresSettings(durable_server.dsn("absent"), "k"), engines.Clock())
+    with pytest.raises(model.ConfigurationError):
+        await absent.open()
+
+
+# The cost of a visit
+
+
+async def test_accepted_and_delivered_visit_reads_nothing_back(bench: engines.Bench) -> None:
+    await bench.accept(samples.arrival("first"))  # names get their numbers once
+    statements: list[str] = []
+    with logged(engines.postgresql(bench.store), statements):
+        (accepted,) = await bench.accept(samples.arrival("a"))
+        bench.store.settle(samples.settlement(accepted.deliveries[0], model.SettledAs.Delivered))
+        await bench.store.flush()
+    assert [" ".join(statement.split()[:3]) for statement in statements] == [
+        "begin",
+        "insert into prints",
+        "insert into sightings",
+        "with arrival as",
+        "insert into commits",
+        "set local statement_timeout",
+        "begin",
+        "with new as",
+        "insert into attempts",
+        "insert into commits",
+        "set local statement_timeout",
+    ]
+
+
+@contextlib.contextmanager
+def logged(store: PostgresStore, statements: list[str]) -> Iterator[None]:
+    """Add every statement of a store to a list."""
+
+    def add(record: Any) -> None:
+        statements.append(record.query)
+
+    with contextlib.ExitStack() as stack:
+        for holder in store._pool._holders:
+            if holder._con is not None:
+                stack.enter_context(holder._con.query_logger(add))
+        yield

@@ -1,0 +1,197 @@
+"""Several gateways on one database: one visit per arrival, one owner per delivery."""
+
+import asyncio
+
+import pytest
+
+from contract import engines, samples
+from contract.test_books import violations
+from usher_gateway import model
+from usher_gateway.store.base import Filter
+
+Gateways = list[engines.Bench]
+NOW, DAY = samples.NOW, samples.DAY
+ROUNDS = 150
+DEAD = "update incarnations set beat_at = beat_at - interval '61 s' where number = {}"
+
+
+async def deliver(bench: engines.Bench, content: str = "a") -> model.Delivery:
+    (accepted,) = await bench.accept(samples.arrival(content))
+    (delivery,) = accepted.deliveries
+    return delivery
+
+
+async def let_die(bench: engines.Bench) -> None:
+    """Let the database think that a gateway has sent no heartbeat for 61 s."""
+    store = engines.postgresql(bench.store)
+    async with store._pool.acquire() as connection:
+        await connection.execute(DEAD.format(store.incarnation.number))
+
+
+async def beat(bench: engines.Bench) -> None:
+    await engines.postgresql(bench.store).ownership.beat()
+
+
+async def test_equal_arrivals_at_two_gateways_are_one_visit(gateways: Gateways) -> None:
+    """Each gateway gets the same eight arrivals, in another order, so that they would meet in a deadlock."""
+    first, second = gateways
+    for number in range(ROUNDS):
+        contents = [f"{number} {one}" for one in range(8)]
+        found = await asyncio.gather(
+            first.words(*map(samples.arrival, contents)), second.words(*map(samples.arrival, reversed(contents)))
+        )
+        for one, other in zip(found[0], reversed(found[1]), strict=True):
+            assert sorted([one, other]) == ["Repeat", "Visit"]
+    assert (await first.counts())["visits"] == 8 * ROUNDS
+    assert await violations(second) == []
+
+
+async def test_visitor_at_two_gateways_is_one_visit(gateways: Gateways) -> None:
+    """The bodies differ, so that only the visitor's key decides."""
+    for number in range(ROUNDS // 5):
+        visitor = samples.digest(f"visitor {number}")
+        found = await asyncio.gather(
+            *[
+                bench.words(samples.arrival(f"{number} {place}", visitor_key=visitor))
+                for place, bench in enumerate(gateways)
+            ]
+        )
+        assert sorted(word for words in found for word in words) == ["Repeat", "Visit"]
+
+
+async def test_once_per_mark_at_two_gateways_allows_one_delivery(gateways: Gateways) -> None:
+    for number in range(ROUNDS // 5):
+        plan = samples.plan(once_key=samples.digest(f"mark {number}"), once_until=NOW + DAY)
+        found = await asyncio.gather(
+            *[
+                bench.accept(samples.arrival(f"{number} {place}", if_visit=(plan,)))
+                for place, bench in enumerate(gateways)
+            ]
+        )
+        assert sorted(len(accepted.deliveries) for batch in found for accepted in batch) == [0, 1]
+
+
+async def test_retry_at_another_gateway_is_a_redelivery(gateways: Gateways) -> None:
+    first, second = gateways
+    arrival = samples.arrival("a")
+    await first.accept(arrival)
+    first.store.unacknowledged(arrival)
+    await first.store.flush()
+    assert await second.words(samples.arrival("a", NOW + 3 * samples.HOUR)) == ["Redelivery"]
+
+
+async def test_gateways_claim_different_deliveries(gateways: Gateways) -> None:
+    first, second = gateways
+    for number in range(40):
+        delivery = await deliver(first, f"{number}")
+        await first.store.defer([delivery.key])
+    claims = await asyncio.gather(*[bench.claim(limit=8) for bench in (first, second) for _ in range(3)])
+    keys = [delivery.key for claimed in claims for delivery in claimed]
+    assert len(keys) == len(set(keys)) == 40
+
+
+async def test_only_the_owner_settles_a_delivery(gateways: Gateways) -> None:
+    first, second = gateways
+    delivery = await deliver(first)
+    await first.store.defer([delivery.key])
+    (claimed,) = await second.claim()
+    first.store.settle(samples.settlement(delivery, model.SettledAs.Dead))
+    await first.store.flush()
+    second.store.settle(samples.settlement(claimed, model.SettledAs.Delivered))
+    await second.store.flush()
+    assert [row["state"] for row in await first.deliveries()] == ["delivered"]
+    assert await violations(first) == []
+
+
+async def test_route_of_another_gateway_is_known(gateways: Gateways) -> None:
+    first, second = gateways
+    await first.accept(samples.arrival("a", if_visit=(samples.plan(hold=model.HoldReason.DestinationPaused),)))
+    (group,) = await second.store.held_groups()
+    assert second.store.route(group.route) == samples.CRM
+    assert await second.store.unhold(group, NOW) == 1
+    (claimed,) = await second.claim()
+    assert second.store.route(claimed.route) == samples.CRM
+
+
+# A gateway that stops
+
+
+async def test_deliveries_of_a_dead_gateway_are_taken_over(gateways: Gateways) -> None:
+    first, second = gateways
+    delivery = await deliver(first)
+    await beat(second)
+    assert await second.claim() == [], "the first gateway is alive"
+    await let_die(first)
+    await beat(second)
+    assert [claimed.id for claimed in await second.claim()] == [delivery.id]
+
+
+async def test_deliveries_of_a_stopped_gateway_are_taken_over_at_once(gateways: Gateways) -> None:
+    first, second = gateways
+    delivery = await deliver(first)
+    await first.store.close()
+    await beat(second)
+    assert [claimed.id for claimed in await second.claim()] == [delivery.id]
+
+
+async def test_gateway_that_comes_back_settles_and_sends_nothing(gateways: Gateways) -> None:
+    first, second = gateways
+    delivery = await deliver(first)
+    await let_die(first)
+    await beat(second)
+    (claimed,) = await second.claim()
+    first.store.settle(samples.settlement(delivery, model.SettledAs.Delivered))
+    future = first.store.accept(samples.arrival("late"))
+    await beat(first)
+    assert first.store.may_attempt is False
+    assert await first.store.outage() is not None
+    with pytest.raises(model.StoreUnavailableError):
+        first.store.accept(samples.arrival("later"))
+    second.store.settle(samples.settlement(claimed, model.SettledAs.Dead))
+    await second.store.flush()
+    assert [row["state"] for row in await second.deliveries()] == ["dead"]
+    assert len(await second.visits()) == 1
+    first.store.abandon(future)
+
+
+async def test_gateway_without_a_confirmed_heartbeat_sends_nothing(gateways: Gateways) -> None:
+    first, _ = gateways
+    ownership = engines.postgresql(first.store).ownership
+    found = [ownership.may_attempt]
+    ownership._beat_at -= 25
+    found.append(ownership.may_attempt)
+    await beat(first)
+    found.append(ownership.may_attempt)
+    assert found == [True, False, True]
+
+
+# Usage
+
+
+async def test_usage_is_whole_while_another_gateway_folds(gateways: Gateways) -> None:
+    first, second = gateways
+    for number in range(30):
+        await first.accept(samples.arrival(f"{number}"))
+        folding = asyncio.create_task(engines.postgresql(second.store).fold_meters())
+        assert (await first.counts())["visits"] == number + 1
+        await folding
+    assert await violations(second) == []
+
+
+async def test_storage_limit_counts_what_other_gateways_store(gateways: Gateways) -> None:
+    first, second = gateways
+    body = b"x" * 10_000
+    await first.accept(samples.arrival("a", body=body))
+    store = engines.postgresql(second.store)
+    await store._run(store._read_others)
+    with pytest.raises(model.StorageLimitError):
+        second.store.accept(samples.arrival("b", max_stored_bytes=15_000, body=body))
+
+
+async def test_listing_shows_the_visits_of_all_gateways(gateways: Gateways) -> None:
+    for number in range(10):
+        await gateways[number % 2].accept(samples.arrival(f"{number}"))
+    page = await gateways[0].store.visits(Filter(), None, 100)
+    ids = [str(row["id"]) for row in page.rows]
+    assert len(ids) == 10
+    assert ids == sorted(set(ids), reverse=True)

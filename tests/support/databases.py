@@ -1,0 +1,38 @@
+"""PostgreSQL databases of tests: one server per process, started with its first database."""
+
+import atexit
+import functools
+import hashlib
+from pathlib import Path
+
+from postgresql.server import PostgresServer
+
+
+@functools.cache
+def server() -> PostgresServer:
+    """Return the server of this process."""
+    started = PostgresServer()
+    started.__enter__()
+    atexit.register(started.__exit__)
+    return started
+
+
+def name_of(place: Path) -> str:
+    """Return the name of a place's database."""
+    return f"usher_{hashlib.sha256(str(place).encode()).hexdigest()[:16]}"
+
+
+def name_in(dsn: str) -> str:
+    """Return the name of the database in an address."""
+    return dsn.rpartition("/")[2]
+
+
+def create(name: str) -> None:
+    """Create a database, if it does not exist."""
+    if not server().rows(f"select 1 from pg_database where datname = '{name}'"):
+        server().execute(f"create database {name} strategy file_copy")
+
+
+def drop(name: str) -> None:
+    """Drop a database, if it exists."""
+    server().drop(name)
