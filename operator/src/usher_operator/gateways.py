@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import datetime
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any, Literal
 
 import aiohttp
@@ -119,6 +120,7 @@ class GatewayAnswers:
         self.cursor = ""
         """Sent with the next request, so that the answer has only what changed since."""
         self.is_reachable = True
+        self.refuses_token = False
         self.has_answered = False
         self._applied: dict[Key, AppliedDocument] = {}
         self._listeners: dict[str, ListenerReport] = {}
@@ -151,6 +153,7 @@ class GatewayAnswers:
             )
         self._stale = {_key(one.kind, one.key): one.uid for one in answer.vanished if self._is_stale(one, answer.now)}
         self.cursor, self.is_reachable, self.has_answered = answer.cursor, True, True
+        self.refuses_token = False
         return {key for key, state in before.items() if self._state(key) != state}
 
     def _state(self, key: Key) -> tuple[object, ...]:
@@ -168,6 +171,7 @@ class GatewayAnswers:
         return GatewayReport(
             name=self.url,
             reachable=self.is_reachable,
+            refuses_token=self.refuses_token,
             applied=self._applied,
             listeners=self._listeners,
             destinations=self._destinations,
@@ -271,10 +275,10 @@ class GatewayObserver:
         for url in gone:
             del self._states[url]
         states = [self._states.setdefault(url, self._new_answers(url)) for url in urls]
-        before = [(one.url, one.has_answered, one.is_reachable) for one in states]
+        before = [(one.url, one.has_answered, one.is_reachable, one.refuses_token) for one in states]
         answers = await asyncio.gather(*(self._ask(session, one) for one in states))
         changed: set[Key] = set().union(*answers)
-        after = [(one.url, one.has_answered, one.is_reachable) for one in states]
+        after = [(one.url, one.has_answered, one.is_reachable, one.refuses_token) for one in states]
         self._cache.set_gateways(tuple(one.report() for one in states))
         for state, is_reachable in (("reachable", True), ("unreachable", False)):
             self._metrics.gateways.labels(state).set(sum(one.is_reachable is is_reachable for one in states))
@@ -296,15 +300,16 @@ class GatewayObserver:
         try:
             async with session.get(url, headers=headers, allow_redirects=False) as response:
                 if response.status != 200:
-                    return self._not_reached(state, f"answered {response.status}")
+                    is_refusal = response.status == HTTPStatus.UNAUTHORIZED
+                    return self._not_reached(state, f"answered {response.status}", refuses_token=is_refusal)
                 return state.take(_decode(await response.read()))
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError) as error:
             return self._not_reached(state, type(error).__name__)
 
-    def _not_reached(self, state: GatewayAnswers, reason: str) -> set[Key]:
+    def _not_reached(self, state: GatewayAnswers, reason: str, *, refuses_token: bool = False) -> set[Key]:
         if state.is_reachable:
             _log.warning("gateway_not_reached", gateway=state.url, reason=reason)
-        state.is_reachable = False
+        state.is_reachable, state.refuses_token = False, refuses_token
         return set()
 
     async def _admin_urls(self) -> tuple[str, ...] | None:

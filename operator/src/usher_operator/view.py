@@ -315,6 +315,8 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     reachable: bool = True
     """True if its admin port answers. If not, the other fields are its last report."""
+    refuses_token: bool = False
+    """True if its admin port answers that the operator's token is wrong. It is not reachable then."""
     applied: Mapping[Key, AppliedDocument] = {}
     listeners: Mapping[str, ListenerReport] = {}
     """By ``namespace/name``."""

@@ -134,6 +134,13 @@ def _problem(gateways: tuple[GatewayReport, ...], key: Key, wanted: str) -> tupl
         return _Reason.GatewayUnavailable, "no gateway is ready: at least one must run and be ready"
     if not late:
         return None
+    refusing = sorted(one.name for one in gateways if one.refuses_token)
+    if refusing:
+        message = (
+            f"gateway `{refusing[0]}` must accept the operator's token: it reads Secret usher-admin-tokens only "
+            "when it starts, so restart it"
+        )
+        return _Reason.PartiallyProgrammed if running else _Reason.GatewayUnavailable, message
     if not running:
         message = (
             f"no gateway runs this configuration: gateway `{late[0]}` must be reachable at its admin port and read the "

@@ -274,6 +274,21 @@ def test_unreachable_gateway_does_not_count_as_running_the_document() -> None:
     assert programmed(built) == ("False", "GatewayUnavailable")
 
 
+@pytest.mark.parametrize(("others", "reason"), [((), "GatewayUnavailable"), (("gateway-1",), "PartiallyProgrammed")])
+def test_gateway_that_refuses_the_token_must_be_restarted(others: tuple[str, ...], reason: str) -> None:
+    built = samples.agency()
+    refusing = built.gateway("gateway-0", reachable=False, refuses_token=True)
+    built.set(gateways=(refusing, *(built.gateway(name) for name in others)))
+    built.settle()
+    built.set(now=views.NOW + reports.GRACE_MICROSECONDS)
+    found = built.condition("Listener", samples.LISTENER, "Programmed")
+    assert (found.status, found.reason) == ("False", reason)
+    assert found.message == (
+        "gateway `gateway-0` must accept the operator's token: it reads Secret usher-admin-tokens only when it starts, "
+        "so restart it"
+    )
+
+
 def test_last_good_document_is_not_programmed() -> None:
     built = samples.agency()
     built.edit("Listener", samples.LISTENER, fields={"occurredAtZone": "Mars/Olympus"})
