@@ -115,22 +115,46 @@ def test_follower_has_the_same_state_as_the_journal(steps: list[tuple[str, int |
             assert known == found.present
 
 
-async def test_callers_that_ask_during_the_first_sweep_get_every_listener() -> None:
-    """An answer that lacks a listener but calls itself complete would make the operator forget its conditions."""
+TENANT = documents.TenantDocument("acme")
+
+
+def tracked(names: list[str], source: mock.Mock) -> tuple[health.HealthTracker, health.RunState]:
+    """Return a tracker of listeners in the namespace agency."""
     state = health.RunState()
-    tenant = documents.TenantDocument("acme")
-    names = [f"wifi-{number}" for number in range(1000)]
-    listeners = {f"agency/{name}": documents.ListenerDocument("agency", name, tenant, ()) for name in names}
+    listeners = {f"agency/{name}": documents.ListenerDocument("agency", name, TENANT, ()) for name in names}
     state.apply(documents.Snapshot(listeners, {}), now=0)
     tracker = health.HealthTracker(
         state=state,
         clock=mock.Mock(now=lambda: 0),
-        source=mock.Mock(take_touched=dict),
+        source=source,
         registry=mock.Mock(listeners={}),
         counters=ArrivalCounters(),
         dispatcher=mock.Mock(),
         worker=mock.Mock(is_too_slow=lambda *_: False),
         held_routes=lambda _: (),
     )
+    return tracker, state
+
+
+async def test_callers_that_ask_during_the_first_sweep_get_every_listener() -> None:
+    """An answer that lacks a listener but calls itself complete would make the operator forget its conditions."""
+    tracker, _ = tracked([f"wifi-{number}" for number in range(1000)], mock.Mock(take_touched=dict))
     answers = await asyncio.gather(*[tracker.since(None) for _ in range(3)])
     assert [len(changes.present) for changes in answers] == [1000, 1000, 1000]
+
+
+async def test_new_listener_that_a_list_has_shown_is_still_a_change() -> None:
+    touched: dict[tuple[str, str], object] = {}
+    source = mock.Mock()
+    source.take_touched.side_effect = lambda: {key: touched.pop(key) for key in list(touched)}
+    tracker, state = tracked(["lobby"], source)
+    cursor = (await tracker.since(None)).cursor
+
+    added = documents.ListenerDocument("agency", "bar", TENANT, ())
+    state.apply(documents.Snapshot(state.snapshot.listeners | {"agency/bar": added}, {}), now=1)
+    touched["Listener", "agency/bar"] = mock.Mock(hash="aa", rejected=None, vanished=False)
+    shown = tracker.document("Listener", "agency/bar")
+    assert shown is not None
+    assert shown.hash == "aa"
+    changes = await tracker.since(cursor)
+    assert set(changes.present) == {("document", "Listener", "agency/bar"), ("observed", "Listener", "agency/bar")}

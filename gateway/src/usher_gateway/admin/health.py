@@ -311,6 +311,8 @@ class HealthTracker:
         self._window = RecentWindow()
         self._asked_at = self._swept_at = -math.inf
         self._sweeping = asyncio.Lock()
+        self._touched: dict[tuple[config_secret.Kind, str], None] = {}
+        """Documents that are noted, but the health of their listeners and destinations is not yet."""
 
     async def run(self) -> None:
         """Sweep every few seconds while callers ask. Runs until cancelled."""
@@ -340,7 +342,9 @@ class HealthTracker:
         """Note the touched documents, and compare every listener and destination; yields after each slice."""
         self._count_recent()
         snapshot = self._state.snapshot
-        for kind, key in self._note_documents():
+        self._note_documents()
+        touched, self._touched = self._touched, {}
+        for kind, key in touched:
             if key not in (snapshot.listeners if kind == "Listener" else snapshot.destinations):
                 self._journal.note(("observed", kind, key), None)
         yield
@@ -366,27 +370,28 @@ class HealthTracker:
 
     def document(self, kind: config_secret.Kind, key: str) -> DocumentState | None:
         """Return the state of a document."""
-        self._note_touched_documents()
+        self._note_documents()
         found = self._journal.get(("document", kind, key))
         return found if isinstance(found, DocumentState) else None
 
     def _note_touched_documents(self) -> None:
         """Note the documents that the source touched, and at once the health of their listeners and destinations."""
+        self._note_documents()
         snapshot = self._state.snapshot
-        for kind, key in self._note_documents():
+        for kind, key in self._touched:
             observed: State | None = None
             if kind == "Listener" and key in snapshot.listeners:
                 observed = self.listener(key, snapshot.listeners[key])
             elif kind == "Destination" and key in snapshot.destinations:
                 observed = self.destination(key, snapshot.destinations[key])
             self._journal.note(("observed", kind, key), observed)
+        self._touched.clear()
 
-    def _note_documents(self) -> list[tuple[config_secret.Kind, str]]:
-        """Note the documents that the source touched, and return which ones these are."""
-        touched = self._source.take_touched()
-        for (kind, key), state in touched.items():
+    def _note_documents(self) -> None:
+        """Note the documents that the source touched."""
+        for (kind, key), state in self._source.take_touched().items():
             self._journal.note(("document", kind, key), _document_state(kind, key, state))
-        return list(touched)
+            self._touched[kind, key] = None
 
     def _count_recent(self) -> None:
         """Move what the arrival counters counted since the last sweep into the window."""
