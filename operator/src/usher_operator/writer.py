@@ -36,6 +36,14 @@ _HOSTNAME_DELAY_SECONDS = 0.1
 hostname cause one write."""
 
 
+_SMALL_BYTES = 64 * 1024
+"""A document of this size, in base64, is written without a pause."""
+
+_BYTES_PER_SECOND = 256 * 1024
+"""How fast a worker writes larger documents. One edit of a Secret may change hundreds of documents of almost 1 MB, and
+these writes delay those of everybody, at the API server and in its watches."""
+
+
 class ChildWriter:
     """Writes the children that plans want, unless they are in place already.
 
@@ -64,6 +72,12 @@ class ChildWriter:
         self._verified: dict[ObjectRef, str] = {}
         """Digest of each child as it was after our last write, or when it was first found to be as wanted."""
         self._unverified: set[ObjectRef] = set()
+        self._pauses: dict[Key, float] = {}
+        """Seconds to pause after the large documents that were written."""
+
+    def take_pause(self, key: Key) -> float:
+        """Return for how many seconds the worker has to pause after what it wrote for a key. Forgets the pause."""
+        return self._pauses.pop(key, 0.0)
 
     def rewrite_all(self) -> None:
         """Apply every child again except Secrets, whose content shows drift; an apply without changes is free."""
@@ -124,6 +138,9 @@ class ChildWriter:
             ):
                 raise
             raw = await self._api.apply(path, manifest)
+        size = len((manifest.get("data") or {}).get(config_secret.DATA_KEY, ""))
+        if size > _SMALL_BYTES:
+            self._pauses[key] = (size - _SMALL_BYTES) / _BYTES_PER_SECOND
         self._take_answer(key, kind, raw, before.resource_version if before is not None else "")
         self._unverified.discard(ref)
         existing = self._cache.child_index.by_ref.get(ref)
