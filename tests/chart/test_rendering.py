@@ -97,6 +97,7 @@ def test_pods_are_restricted_and_read_only(key: tuple[str, str]) -> None:
     }
     assert spec["automountServiceAccountToken"]
     assert container["resources"].keys() == {"requests", "limits"}
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"  # so that `kubectl describe` says why
     if key[0] != "Pod":
         assert {"livenessProbe", "readinessProbe", "startupProbe"} <= container.keys()
 

@@ -244,6 +244,9 @@ def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None
         ("monitoring.interval=often", "does not match pattern"),
         ("monitoring.documentation=docs", "does not match pattern"),
         ("apiServer.ports={https}", "got string, want integer"),
+        ("fullnameOverride=1usher", "does not match pattern"),
+        ("image.tag=a b", "does not match pattern"),
+        ("listenerClass.name=", "minLength"),
     ],
 )
 def test_wrong_value_is_refused_by_the_schema(value: str, says: str) -> None:
@@ -251,7 +254,70 @@ def test_wrong_value_is_refused_by_the_schema(value: str, says: str) -> None:
         charts.render(f"--set={value}")
 
 
+@pytest.mark.parametrize(
+    "value", ["gateway", "apiServer.ports", "gateway.networkPolicy.enabled", "rbac.create", "operator.replicas"]
+)
+def test_value_that_is_needed_cannot_be_removed(value: str) -> None:
+    """Without its ports, the rule for the API server would let the gateway connect to everything."""
+    with pytest.raises(charts.HelmError, match=f"missing property '{value.rpartition('.')[2]}'"):
+        charts.render(f"--set={value}=null")
+
+
+def test_empty_value_can_be_removed() -> None:
+    assert charts.render("--set=gateway.nodeSelector=null,gateway.resources.limits=null,agencies=null")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "about"),
+    [
+        (("--set-string=agencies={1234},gateway.storage.className=12,configurationNamespace.name=34",), {}),
+        (("--set-string=gateway.serviceAccount.name=12,operator.serviceAccount.name=34",), {}),
+        ((), {"namespace": "1234"}),
+        (("--set=fullnameOverride=webhooks",), {"release": "1234"}),
+    ],
+)
+def test_name_that_looks_like_a_number_stays_text(arguments: tuple[str, ...], about: dict[str, str]) -> None:
+    def numbers(document: Any) -> list[Any]:
+        if isinstance(document, list):
+            return [one for each in document for one in numbers(each)]
+        if not isinstance(document, dict):
+            return []
+        names = {"name", "namespace", "serviceAccountName", "storageClassName", "app.kubernetes.io/instance"}
+        found = [document[key] for key in names & document.keys() if isinstance(document[key], int)]
+        return found + [one for each in document.values() for one in numbers(each)]
+
+    assert numbers(list(charts.objects("--set=crds.install=false", *arguments, **about).values())) == []
+
+
+@pytest.mark.parametrize("size", ["2Gi", "2048Mi", "2.5G", "1Ti", "10Gi"])
+def test_volume_above_the_free_space_that_the_gateway_keeps_is_accepted(size: str) -> None:
+    assert charts.render(f"--set=gateway.storage.size={size}")
+
+
+def test_small_volume_is_accepted_with_a_lower_bound_of_free_space() -> None:
+    assert charts.render("--set=gateway.storage.size=500Mi,gateway.extraArgs={--accept-min-free-mib=100}")
+
+
+@pytest.mark.parametrize("name", ["1usher", "usher.prod"])
+def test_release_whose_services_would_have_an_invalid_name_is_refused(name: str) -> None:
+    with pytest.raises(charts.HelmError, match="set fullnameOverride to a name that starts with a letter"):
+        charts.render(release=name)
+    assert charts.render("--set=fullnameOverride=usher", release=name)
+
+
+def test_long_namespace_needs_a_name_for_the_configuration_namespace() -> None:
+    with pytest.raises(charts.HelmError, match=r"set configurationNamespace\.name"):
+        charts.render(namespace="n" * 57)
+    assert charts.render("--set=configurationNamespace.name=usher-config", namespace="n" * 57)
+
+
 IMPOSSIBLE = {
+    "image.repository=registry.example.com/usher:0.1.0": "the tag to image.tag",
+    "image.repository=https://registry.example.com/usher": "must not have a scheme",
+    "image.repository=usher@sha256:00": "the digest to image.digest",
+    "gateway.storage.size=1Gi": "must be at least 2Gi",
+    "gateway.storage.size=1900M": "must be at least 2Gi",
+    "gateway.storage.size=0Gi": "must be at least 2Gi",
     "configurationNamespace.name=usher-system": "choose another, or leave it empty",
     "gateway.serviceAccount.name=usher-operator": "must differ",
     "agencies={usher-system}": "put Tenants, Listeners and Destinations into namespaces of agencies",

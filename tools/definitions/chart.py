@@ -23,15 +23,15 @@ _LABELS = '{{- include "usher.labels" (list . "%s") | nindent 4 }}'
 """The chart's labels, for a component."""
 
 _NAMES = (
-    ("namespace: usher-system", "namespace: {{ .Release.Namespace }}"),
-    ("namespace: usher-config", 'namespace: {{ include "usher.configurationNamespace" . }}'),
+    ("namespace: usher-system", "namespace: {{ .Release.Namespace | quote }}"),
+    ("namespace: usher-config", 'namespace: {{ include "usher.configurationNamespace" . | quote }}'),
     (
         "kind: ServiceAccount, name: usher-operator,",
-        'kind: ServiceAccount, name: {{ include "usher.operator.serviceAccount" . }},',
+        'kind: ServiceAccount, name: {{ include "usher.operator.serviceAccount" . | quote }},',
     ),
     (
         "kind: ServiceAccount, name: usher-gateway,",
-        'kind: ServiceAccount, name: {{ include "usher.gateway.serviceAccount" . }},',
+        'kind: ServiceAccount, name: {{ include "usher.gateway.serviceAccount" . | quote }},',
     ),
     ("name: usher-operator", 'name: {{ include "usher.name" . }}-operator'),
     ("name: usher-gateway", 'name: {{ include "usher.name" . }}-gateway'),

@@ -1,5 +1,5 @@
 {{- define "usher.name" -}}
-{{- .Values.fullnameOverride | default .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | default .Release.Name | trunc 40 | trimAll "-." -}}
 {{- end -}}
 
 {{- define "usher.configurationNamespace" -}}
@@ -28,7 +28,7 @@ helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
 {{- define "usher.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: usher
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
@@ -53,10 +53,10 @@ securityContext:
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with $values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -79,8 +79,9 @@ topologySpreadConstraints:
 {{- define "usher.container" -}}
 {{- $root := index . 0 -}}
 {{- $values := index . 1 -}}
-image: {{ include "usher.image" $root }}
+image: {{ include "usher.image" $root | quote }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+terminationMessagePolicy: FallbackToLogsOnError
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
