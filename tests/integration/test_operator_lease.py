@@ -18,7 +18,7 @@ from usher_operator.settings import OperatorSettings
 WAIT_SECONDS = 0.6
 
 
-@pytest.mark.parametrize(("status", "hint"), [(404, "--namespace"), (403, "operator/rbac")])
+@pytest.mark.parametrize(("status", "hint"), [(404, "--namespace"), (403, "operator/rbac"), (401, "delete the pod")])
 async def test_lease_that_cannot_be_created_is_logged_and_retried(status: int, hint: str) -> None:
     asked: Counter[str] = Counter()
 

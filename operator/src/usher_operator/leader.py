@@ -30,6 +30,9 @@ a slow server costs the Lease."""
 
 _RELEASE_SECONDS = 1.5
 
+_NO_ACCOUNT = (
+    "its account must exist; if its ServiceAccount was made again, delete the pod, which then gets a new token"
+)
 _NO_RIGHT = "the account needs the rights of operator/rbac/operator.yaml"
 _NO_NAMESPACE = "the namespace that --namespace names must exist"
 
@@ -157,7 +160,7 @@ class LeaderLease:
         status, reason = (error.status, error.reason) if isinstance(error, ApiError) else (0, "TimeoutError")
         if status == 409 or (status == 404 and not is_new):
             return
-        hint = {401: _NO_RIGHT, 403: _NO_RIGHT, 404: _NO_NAMESPACE}.get(status, "")
+        hint = {401: _NO_ACCOUNT, 403: _NO_RIGHT, 404: _NO_NAMESPACE}.get(status, "")
         _log.warning("lease_not_reached", namespace=self._namespace, status=status, reason=reason, hint=hint)
         await asyncio.sleep(self._timing.lease_retry_seconds)
 

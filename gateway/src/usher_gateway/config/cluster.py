@@ -38,7 +38,8 @@ _LOGGED = 50
 
 _HINTS = {
     0: "the API server must be up, and reachable from here",
-    401: "the API server does not accept the credentials: see --kubeconfig, or the pod's service account",
+    401: "the API server does not accept the credentials: see --kubeconfig. In a pod, the ServiceAccount must "
+    "exist; if it was made again, delete the pod, which then gets a new token",
     403: "the account needs `list` and `watch` on Secrets in this namespace",
     404: "the server is not a Kubernetes API server: see --kubeconfig",
 }
