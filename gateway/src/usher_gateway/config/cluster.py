@@ -263,7 +263,8 @@ class ClusterSource:
         self._waiting.clear()  # the list has a version at least as new
         for index, secret in enumerate(fresh):
             decoded = self._published.decode(secret)
-            await self._turns.take_all(decoded.expressions)
+            # not the transforms, which are compiled when they are first evaluated, because a start must not take longer
+            await self._turns.take_all(one for one in decoded.expressions if one[1] == "when")
             rejected.append(self._published.take(decoded))
             if index % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
