@@ -96,6 +96,7 @@ def test_pods_are_restricted_and_read_only(key: tuple[str, str]) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert spec["automountServiceAccountToken"]
+    assert spec["enableServiceLinks"] is False
     assert container["resources"].keys() == {"requests", "limits"}
     assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"  # so that `kubectl describe` says why
     if key[0] != "Pod":

@@ -89,7 +89,7 @@ async def test_helm_test_names_what_is_not_ready(
     assert code == 1
     (failed,) = [line for line in output.splitlines() if line.startswith("failed:")]
     assert absent.url in failed
-    assert "no pod is ready" in failed
+    assert "no pod is ready (`kubectl describe pods` says why)" in failed
 
 
 async def test_helm_test_names_a_missing_right(release: release_processes.ProcessRelease) -> None:

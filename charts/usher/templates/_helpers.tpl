@@ -43,6 +43,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- $root := index . 0 -}}
 {{- $values := index . 1 -}}
 {{- $selector := dict "labelSelector" (dict "matchLabels" (include "usher.selector" (list $root (index . 2)) | fromYaml)) -}}
+enableServiceLinks: false # their variables would begin with USHER_, as the settings do
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532

@@ -10,6 +10,7 @@ from usher_operator import kinds
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _SAMPLE_NAME = "usher-check"
+_NOT_READY_HINT = "no pod is ready (`kubectl describe pods` says why), or a NetworkPolicy is in the way"
 _CRD_HINT = "install the chart with `crds.install`, or apply crds/"
 
 
@@ -51,7 +52,7 @@ async def _ask_readiness(url: str) -> str:
         async with aiohttp.ClientSession(timeout=_TIMEOUT) as session, session.get(url) as answer:
             return "" if answer.status == 200 else f"it answers {answer.status}: {(await answer.text())[:1000]}"
     except (aiohttp.ClientError, TimeoutError) as error:
-        return f"{type(error).__name__}: no pod is ready, or a NetworkPolicy is in the way"
+        return f"{type(error).__name__}: {_NOT_READY_HINT}"
 
 
 async def _create_sample(api: Client, namespace: str) -> str:
