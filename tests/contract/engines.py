@@ -121,10 +121,7 @@ class Postgresql:
         crashed.writer.cancel()
         crashed._pool.terminate()
         await asyncio.gather(*crashed._tasks, return_exceptions=True)
-        databases.server().execute(
-            "update incarnations set beat_at = beat_at - interval '61 s' where ended_at is null",
-            databases.name_in(crashed.settings.dsn),
-        )
+        databases.let_gateways_die(databases.name_in(crashed.settings.dsn))
 
     def forget(self, place: Path) -> None:
         databases.drop(databases.name_of(place))

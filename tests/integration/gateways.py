@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 
 from local_cluster import ports
-from support import leaks
+from support import databases, leaks
 from usher_gateway import app, model
 from usher_gateway import settings as all_settings
 
@@ -88,7 +88,14 @@ async def wait_until(
 class Gateway:
     """An `usher run` process that keeps its ports and data over restarts."""
 
-    def __init__(self, folder: Path, manifests: Sequence[Manifest], *flags: str, data: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifests: Sequence[Manifest],
+        *flags: str,
+        data: Path | None = None,
+        database: str | None = None,
+    ) -> None:
         self.data = data or folder / "data"
         self.file = folder / "usher.yaml"
         self.configuration = [str(self.file)]
@@ -101,6 +108,9 @@ class Gateway:
         self.port, self.admin = ports.free(), ports.free()
         self.flags = ["--accept-min-free-mib", "1", "--accept-min-free-percent", "0", "--attempts-min-free-mib", "1"]
         self.flags += flags
+        self._database = database
+        if database is not None:
+            self.flags += ["--store", databases.server().dsn(database)]
         self.process: asyncio.subprocess.Process | None = None
         self.configure(manifests)
 
@@ -199,9 +209,9 @@ class Gateway:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     @property
-    def store(self) -> "StoreFile":
-        """The store's file."""
-        return StoreFile(self.data / "usher.sqlite3")
+    def store(self) -> "StoreData":
+        """What the store has, in its file or in its database."""
+        return StoreFile(self.data / "usher.sqlite3") if self._database is None else StoreDatabase(self._database)
 
 
 @contextlib.asynccontextmanager
@@ -296,16 +306,16 @@ def visit(number: int, user: int | None = None, **fields: Any) -> bytes:
     return json.dumps(document).encode()
 
 
-class StoreFile:
-    """The content of the store's file, read through a separate connection."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+class StoreData:
+    """The content of a store, read through a separate connection."""
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Return the rows of a query; none while the file does not exist."""
-        with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
-            return connection.execute(statement, values).fetchall()
+        """Return the rows of a query."""
+        raise NotImplementedError
+
+    def counted(self) -> list[tuple[int, int, int]]:
+        """Return (slot, counter, count), folded or not, of one snapshot."""
+        raise NotImplementedError
 
     def count(self, table_and_condition: str) -> int:
         """``select count(*) from …``."""
@@ -314,12 +324,7 @@ class StoreFile:
     def meters(self) -> dict[model.Counter, int]:
         """Return every meter, summed over listeners and slots, folded or not."""
         found: dict[model.Counter, int] = {}
-        with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
-            connection.execute("begin")
-            counted = list(connection.execute("select slot, counter, count from meters"))
-            for (packed,) in connection.execute("select counts from meter_batches"):
-                counted += [(slot, counter, count) for _, slot, counter, count in msgspec.msgpack.decode(packed)]
-        for slot, counter, count in counted:
+        for slot, counter, count in self.counted():
             if slot >= 0:  # stored bytes are in another slot
                 found[model.Counter(counter)] = found.get(model.Counter(counter), 0) + count
         return found
@@ -332,6 +337,49 @@ class StoreFile:
         """Return the ids of delivered deliveries in the form that receivers get."""
         for (identifier,) in self.rows("select id from deliveries where state = 1"):
             yield model.format_id(identifier)
+
+
+class StoreFile(StoreData):
+    """The content of an SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def counted(self) -> list[tuple[int, int, int]]:
+        with contextlib.closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+            connection.execute("begin")
+            found = list(connection.execute("select slot, counter, count from meters"))
+            for (packed,) in connection.execute("select counts from meter_batches"):
+                found += [(slot, counter, count) for _, slot, counter, count in msgspec.msgpack.decode(packed)]
+        return found
+
+
+class StoreDatabase(StoreData):
+    """The content of a PostgreSQL database."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        assert not values
+        return [tuple(row) for row in databases.server().rows(statement, self._name)]
+
+    def counted(self) -> list[tuple[int, int, int]]:
+        query = """
+            select slot, counter, count, ''::bytea from meters
+            union all select 0, 0, 0, counts from commits where counts <> ''
+        """
+        found: list[tuple[int, int, int]] = []
+        for slot, counter, count, packed in self.rows(query):
+            if packed:
+                found += [(slot, counter, count) for _, slot, counter, count in msgspec.msgpack.decode(packed)]
+            else:
+                found.append((slot, counter, count))
+        return found
 
 
 def balance(meters: dict[model.Counter, int]) -> int:

@@ -179,7 +179,7 @@ async def test_start_with_another_clock_warns_unless_it_is_accepted(tmp_path: Pa
 
 def confirmed_at(gateway: gateways.Gateway) -> int:
     """Return the time of the last run of retention."""
-    if not gateway.store.path.exists():
+    if not (gateway.data / "usher.sqlite3").exists():
         return 0
     found = gateway.store.rows("select value from meta where name = 'confirmed_at'")
     return int(found[0][0]) if found else 0

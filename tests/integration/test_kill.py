@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from integration import gateways
+from support import databases
 from usher_gateway import model
 from usher_gateway.simulator import receiver, receiving
 
@@ -102,12 +103,15 @@ class Sender:
             connection.close()
 
 
-async def one_round(folder: Path, seed: int) -> None:
+async def one_round(folder: Path, seed: int, database: str | None = None) -> None:
+    """Kill a gateway under load; ``database``: it runs on this PostgreSQL database, and not on SQLite."""
     chance = random.Random(seed)
     in_flight: set[str] = set()
     async with receiver.Receiver(receiver.ReceiverSettings(keep=False)) as peer:
         peer.set_behaviour("/flaky", receiving.Behaviour(status=503), for_seconds=0.3)
-        async with gateways.Gateway(folder, manifests(peer.url), "--time-scale", DUE_SOON) as gateway:
+        async with gateways.Gateway(
+            folder, manifests(peer.url), "--time-scale", DUE_SOON, database=database
+        ) as gateway:
             await gateway.start()
             sender = Sender(gateway.port, seed)
             sending = asyncio.create_task(sender.run())
@@ -117,6 +121,8 @@ async def one_round(folder: Path, seed: int) -> None:
                 if chance.random() < 0.5:
                     peer.set_behaviour("/flaky", receiving.Behaviour(status=503), for_seconds=0.2)
                 unsettled = unsettled_in(gateway.store)
+                if database is not None:
+                    databases.let_gateways_die(database)
                 await gateway.launch()
                 await asyncio.sleep(0.1)  # to read what is still in the sockets; a new process needs longer to send
                 in_flight |= unsettled & {identifier for path in PATHS for identifier in peer.taken_ids(path)}
@@ -132,12 +138,12 @@ async def one_round(folder: Path, seed: int) -> None:
             check_books(store)
 
 
-def unsettled_in(store: gateways.StoreFile) -> set[str]:
+def unsettled_in(store: gateways.StoreData) -> set[str]:
     """Return the deliveries whose outcome was not committed when the gateway was killed."""
     return {model.format_id(row[0]) for row in store.rows("select id from deliveries where state = 0")}
 
 
-def check_ledger(store: gateways.StoreFile, sent: Sequence[Sent]) -> None:
+def check_ledger(store: gateways.StoreData, sent: Sequence[Sent]) -> None:
     """Check that the ledger has every body, at most as often as it was sent, and once as the right kind."""
     listeners = dict(store.rows("select number, listener from listeners"))
     ledger: dict[tuple[str, bytes], list[int]] = {}
@@ -155,7 +161,7 @@ def check_ledger(store: gateways.StoreFile, sent: Sequence[Sent]) -> None:
         assert words[1:].count(int(model.CountedAs.Visit)) == 0
 
 
-def check_deliveries(store: gateways.StoreFile, peer: receiver.Receiver, in_flight: set[str]) -> None:
+def check_deliveries(store: gateways.StoreData, peer: receiver.Receiver, in_flight: set[str]) -> None:
     """Check that the receiver got every delivery, and twice only those that a kill left unsettled."""
     destinations = {number: "/" + key.partition("/")[2] for number, key in store.rows("select * from destinations")}
     wanted: dict[str, set[str]] = {path: set() for path in PATHS}
@@ -169,7 +175,7 @@ def check_deliveries(store: gateways.StoreFile, peer: receiver.Receiver, in_flig
     assert wanted["/mail"]
 
 
-def check_books(store: gateways.StoreFile) -> None:
+def check_books(store: gateways.StoreData) -> None:
     """Check that meters and rows agree, and that the equations hold."""
     meters = store.meters()
     words = dict(store.rows("select counted_as, count(*) from arrivals group by counted_as"))

@@ -111,7 +111,7 @@ async def test_stop_with_a_locked_store_ends_in_time(tmp_path: Path, peer: recei
     async with gateways.Gateway(tmp_path, manifests(peer)) as gateway:
         await gateway.start()
         assert (await gateways.post(gateway.port, "/hook", gateways.visit(1))).is_acknowledgement
-        with contextlib.closing(sqlite3.connect(gateway.store.path, isolation_level=None)) as other:
+        with contextlib.closing(sqlite3.connect(gateway.data / "usher.sqlite3", isolation_level=None)) as other:
             other.execute("begin immediate")
             posting = asyncio.create_task(gateways.post(gateway.port, "/hook", gateways.visit(2)))
             await asyncio.sleep(0.5)

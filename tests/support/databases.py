@@ -33,6 +33,12 @@ def create(name: str) -> None:
         server().execute(f"create database {name} strategy file_copy")
 
 
+def let_gateways_die(name: str) -> None:
+    """Let the gateways of a database count as dead, as they would after 60 s without a heartbeat."""
+    statement = "update incarnations set beat_at = beat_at - interval '61 s' where ended_at is null"
+    server().execute(statement, name)
+
+
 def drop(name: str) -> None:
     """Drop a database, if it exists."""
     server().drop(name)

@@ -5,6 +5,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator
 
+from usher_gateway.store.base import Store
 from usher_gateway.store.sqlite.store import SqliteStore
 from usher_gateway.store.sqlite.transaction import Transaction
 
@@ -12,7 +13,7 @@ _LONGEST_SECONDS = 60.0
 
 
 @contextlib.asynccontextmanager
-async def held_before_commits(store: SqliteStore) -> AsyncIterator[None]:
+async def held_before_commits(store: Store) -> AsyncIterator[None]:
     """Keep the writer busy, so that it starts no commit before the block ends."""
     go_on, is_held = threading.Event(), threading.Event()
 
@@ -20,7 +21,7 @@ async def held_before_commits(store: SqliteStore) -> AsyncIterator[None]:
         is_held.set()
         go_on.wait(_LONGEST_SECONDS)
 
-    task = asyncio.create_task(store._commits.run_job(job))
+    task = asyncio.create_task(sqlite(store)._commits.run_job(job))
     await asyncio.to_thread(is_held.wait, 10)
     try:
         yield
@@ -30,7 +31,7 @@ async def held_before_commits(store: SqliteStore) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def held_in_commits(store: SqliteStore) -> AsyncIterator[threading.Event]:
+async def held_in_commits(store: Store) -> AsyncIterator[threading.Event]:
     """Stop every commit of arrivals in its middle until the block ends; the event is set when one has stopped."""
     go_on, is_held = threading.Event(), threading.Event()
 
@@ -48,15 +49,15 @@ async def held_in_commits(store: SqliteStore) -> AsyncIterator[threading.Event]:
     def end(transaction: Transaction) -> None:
         transaction.connection.execute("drop trigger held")
 
-    await store._commits.run_job(begin)
+    await sqlite(store)._commits.run_job(begin)
     try:
         yield is_held
     finally:
         go_on.set()
-        await store._commits.run_job(end)
+        await sqlite(store)._commits.run_job(end)
 
 
-async def refuse_bodies_with(store: SqliteStore, mark: bytes) -> None:
+async def refuse_bodies_with(store: Store, mark: bytes) -> None:
     """Let the database refuse every body that contains a mark."""
 
     def job(transaction: Transaction) -> None:
@@ -65,4 +66,9 @@ async def refuse_bodies_with(store: SqliteStore, mark: bytes) -> None:
             f" when instr(new.body, x'{mark.hex()}') > 0 begin select raise(abort, 'refused'); end"
         )
 
-    await store._commits.run_job(job)
+    await sqlite(store)._commits.run_job(job)
+
+
+def sqlite(store: Store) -> SqliteStore:
+    assert isinstance(store, SqliteStore)
+    return store

@@ -137,6 +137,13 @@ class PostgresServer:
         self._wait(self._disconnect(database))
         self.execute(f'drop database if exists "{database}" with (force)')
 
+    def require_password(self, role: str, password: str) -> None:
+        """Add a superuser who needs a password."""
+        self.execute(f"create role {role} superuser login password '{password}'")
+        file = self.folder / "data" / "pg_hba.conf"
+        file.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{file.read_text()}")
+        self.execute("select pg_reload_conf()")
+
     # Preparing
 
     def _prepare(self) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -39,6 +39,7 @@ from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.settings import Settings, cannot_listen, check_settings
+from usher_gateway.store.base import Store
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 from usher_gateway.timing import Clock
@@ -105,16 +106,7 @@ class Gateway:
         self._stopped = asyncio.Event()
         self._configuration_changed = asyncio.Event()
         self._expressions = ExpressionCounters()
-        self.store = SqliteStore(
-            SqliteSettings(
-                settings.data,
-                model.key_fingerprint(key),
-                disk_bounds=database.DiskBounds(
-                    settings.accept_min_free_bytes, settings.accept_min_free_ratio, settings.attempts_min_free_bytes
-                ),
-            ),
-            self.clock.now,
-        )
+        self.store = _make_store(settings, model.key_fingerprint(key), self.clock.now)
         self.source = self._make_source(environ)
 
         attempts = settings.max_attempts
@@ -323,6 +315,7 @@ class Gateway:
 
     def _start_tasks(self) -> list[asyncio.Task[None]]:
         jobs: dict[str, Coroutine[Any, Any, None]] = {
+            "ownership": self.store.watch_ownership(),
             "deadlines": self.pipeline.watch_deadlines(),
             "connections": self.server.watch(),
             "configuration": self._follow_configuration(),
@@ -455,6 +448,36 @@ async def _wait_for(event: asyncio.Event, tasks: list[asyncio.Task[None]], secon
     waiting.cancel()
     for task in done - {waiting}:
         task.result()
+
+
+def _make_store(settings: Settings, key_fingerprint: str, now: Callable[[], int]) -> Store:
+    """Return the store that the settings name.
+
+    Raises:
+        ConfigurationError: the file with the password cannot be read.
+    """
+    if settings.store is None:
+        bounds = database.DiskBounds(
+            settings.accept_min_free_bytes, settings.accept_min_free_ratio, settings.attempts_min_free_bytes
+        )
+        return SqliteStore(SqliteSettings(settings.data, key_fingerprint, disk_bounds=bounds), now)
+    from usher_gateway.store.postgresql.opening import PostgresSettings  # imports asyncpg, which SQLite does not need
+    from usher_gateway.store.postgresql.store import PostgresStore
+
+    return PostgresStore(PostgresSettings(settings.store, key_fingerprint, _password(settings)), now)
+
+
+def _password(settings: Settings) -> str | None:
+    """Return the password in the file of the settings; None: there is no file."""
+    if settings.store_password_file is None:
+        return None
+    try:
+        return settings.store_password_file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise model.ConfigurationError(
+            f"{settings.store_password_file} cannot be read: {reason}", "Check --store-password-file."
+        ) from None
 
 
 def _check_key(settings: Settings, environ: Mapping[str, str]) -> None:

@@ -38,7 +38,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kubeconfig: Path | None = None
     """How to reach the API server; None: with the pod's service account."""
     data: Path = Path("data")
-    """Folder of the store, the install key and the tokens; created if it is missing."""
+    """Folder of the SQLite store, the install key and the tokens; created if it is missing."""
+    store: str | None = None
+    """Address of a PostgreSQL database, which may contain a password; None: an SQLite file in ``data``."""
+    store_password_file: Path | None = None
+    """File with the password of the database."""
     listen: Endpoint = Endpoint("127.0.0.1", 8080)
     """The public port, to which Purple posts."""
     admin: Endpoint = Endpoint("127.0.0.1", 9090)
@@ -132,6 +136,12 @@ def check_settings(settings: Settings) -> None:
         )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise model.ConfigurationError("--tls-cert and --tls-key go together", "Give both, or neither.")
+    if settings.store is not None and not settings.store.startswith(("postgresql://", "postgres://")):
+        raise model.ConfigurationError(
+            "--store is not the address of a PostgreSQL database", "Write it like postgresql://USER@HOST/DATABASE."
+        )
+    if settings.store_password_file is not None and settings.store is None:
+        raise model.ConfigurationError("--store-password-file needs --store", "Give both, or neither.")
     for proxy in settings.trusted_proxies:
         _check_network(proxy)
     if settings.removal_limit is not None and settings.removal_limit < 0:

@@ -47,8 +47,23 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         data: Annotated[
-            Path, typer.Option(envvar="USHER_DATA", help="Folder of the store, the install key and the tokens.")
+            Path, typer.Option(envvar="USHER_DATA", help="Folder of the SQLite store, the install key and the tokens.")
         ] = Path("data"),
+        store: Annotated[
+            str | None,
+            typer.Option(
+                envvar="USHER_STORE",
+                help="PostgreSQL database, postgresql://USER@HOST/DATABASE, instead of an SQLite file in --data.",
+                show_default=False,
+            ),
+        ] = None,
+        store_password_file: Annotated[
+            Path | None,
+            typer.Option(
+                envvar="USHER_STORE_PASSWORD_FILE",
+                help="File with the password of --store; without it, PGPASSWORD or ~/.pgpass.",
+            ),
+        ] = None,
         listen: Annotated[
             str, typer.Option(envvar="USHER_LISTEN", help="HOST:PORT of the public port, to which Purple posts.")
         ] = "127.0.0.1:8080",
@@ -133,6 +148,8 @@ def register(app: typer.Typer) -> None:
                 config_namespace=config_namespace,
                 kubeconfig=kubeconfig,
                 data=data,
+                store=store,
+                store_password_file=store_password_file,
                 listen=parse_endpoint(listen),
                 admin=parse_endpoint(admin),
                 admin_tokens=admin_tokens,

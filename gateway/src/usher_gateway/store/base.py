@@ -83,8 +83,8 @@ class StoreStatistics(msgspec.Struct, frozen=True):
 
     is_available: bool
     """False while commits fail."""
-    free_bytes: int
-    """Free space where the data are."""
+    free_bytes: int | None
+    """Free space where the data are; None: unknown."""
     unsettled: int
     """Settlements that wait for their commit."""
     commit_seconds: metrics.Histogram
@@ -256,6 +256,13 @@ class Store(Protocol):
 
     async def outage(self) -> str | None:
         """Return why arrivals cannot be committed; None if they can, or if they only have to wait a few seconds."""
+
+    async def watch_ownership(self) -> None:
+        """Wait until this process loses the ownership of its deliveries; after that it can commit nothing.
+
+        Raises:
+            StoreLockedError: another gateway took over.
+        """
 
     async def flush(self) -> None:
         """Wait until everything handed in before this call is committed."""

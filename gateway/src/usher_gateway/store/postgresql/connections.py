@@ -15,8 +15,8 @@ Record: TypeAlias = "asyncpg.Record"
 CONNECT_SECONDS = 4.0
 """Time limit for connecting, and for waiting for a free connection."""
 
-READ_SECONDS = 5.0
-"""Time limit of a query of a person, so that no snapshot lasts long."""
+_COMMAND_SECONDS = 7.0
+"""Time limit of a statement if the server does not answer at all; the server's own limits are shorter."""
 
 _SETTINGS = {
     "application_name": "usher",
@@ -31,6 +31,7 @@ _SETTINGS = {
 UNAVAILABLE = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )
@@ -58,6 +59,8 @@ async def open_pool(dsn: str, password: str | None, bounds: PoolBounds) -> "asyn
             min_size=bounds.least,
             max_size=bounds.most,
             timeout=CONNECT_SECONDS,
+            command_timeout=_COMMAND_SECONDS,
+            target_session_attrs="read-write",  # of several hosts, the primary
             server_settings=_SETTINGS,
             max_inactive_connection_lifetime=300.0,
             reset=_keep,

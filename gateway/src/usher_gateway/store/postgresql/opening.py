@@ -1,5 +1,6 @@
 """Open a PostgreSQL store: connect, migrate, take over what dead gateways had claimed, and begin an incarnation."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,8 @@ class OpenedStore(msgspec.Struct):
     incarnation: Incarnation
     writer: Writer
     report: OpenReport
+    lost: asyncio.Event
+    """Set when another gateway has taken over."""
 
 
 async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> OpenedStore:
@@ -58,10 +61,10 @@ async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> Open
 
 async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Callable[[], int]) -> OpenedStore:
     async with pool.acquire() as connection:
-        names = NameNumbers()
+        names, lost = NameNumbers(), asyncio.Event()
         async with connection.transaction():
             await connection.execute("set local statement_timeout = 0; set local lock_timeout = '30s'")
-            await connection.execute("select pg_advisory_xact_lock($1)", schema.MIGRATION_LOCK)
+            await connection.execute("select pg_advisory_xact_lock($1)", schema.MIGRATION_LOCK, timeout=35)
             await schema.migrate(connection, settings.key_fingerprint)
             await incarnations.end_dead(connection)
             await incarnations.adjust_backlog(connection, now())
@@ -82,9 +85,10 @@ async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Call
             incarnation=incarnation.number,
             ids=model.IdFactory(floor=highest, slot=incarnation.slot, slots=SLOTS),
             names=names,
+            lost=lost,
         )
         writer.stored_bytes = await read_stored_bytes(connection)
-    return OpenedStore(pool, incarnation, writer, report)
+    return OpenedStore(pool, incarnation, writer, report, lost)
 
 
 async def read_stored_bytes(connection: Connection) -> dict[tuple[str, str], int]:

@@ -17,7 +17,9 @@ _log = structlog.get_logger(__name__)
 class Ownership:
     """Sends heartbeats, and knows whether this gateway may start attempts."""
 
-    def __init__(self, *, pool: "asyncpg.Pool[Any]", incarnation: Incarnation, now: Callable[[], int]) -> None:
+    def __init__(
+        self, *, pool: "asyncpg.Pool[Any]", incarnation: Incarnation, lost: asyncio.Event, now: Callable[[], int]
+    ) -> None:
         self._pool = pool
         self._incarnation = incarnation
         self._now = now
@@ -26,8 +28,13 @@ class Ownership:
         """Loop time before the last confirmed heartbeat was sent."""
         self._judges_from = 0.0
         """Loop time from which on this gateway may declare others dead."""
-        self.is_lost = False
+        self.lost = lost
+        """Set when another gateway has ended this incarnation."""
+
+    @property
+    def is_lost(self) -> bool:
         """True if another gateway has ended this incarnation."""
+        return self.lost.is_set()
 
     @property
     def may_attempt(self) -> bool:
@@ -51,7 +58,7 @@ class Ownership:
         sent_at = self._loop.time()
         async with self._pool.acquire() as connection:
             if not await incarnations.beat(connection, self._incarnation):
-                self.is_lost = True
+                self.lost.set()
                 _log.error("store_ownership_lost", hint="Another gateway delivers what this one had. Restart this one.")
                 return
             self._beat_at = sent_at

@@ -14,6 +14,9 @@ FOLD_LOCK = 0x55736872_0002
 PRUNE_LOCK = 0x55736872_0003
 """Advisory lock: one gateway at a time deletes expired data."""
 
+_MIGRATION_SECONDS = 3_600.0
+"""Time limit of one migration: of a large store it may take long."""
+
 _MIN_GATEWAY = "0.1.0"
 """The oldest gateway that can run on this schema."""
 
@@ -34,7 +37,7 @@ async def migrate(connection: Connection, key_fingerprint: str) -> None:
     for script in scripts:
         number = int(script.name.split("_")[0])
         if number > version:
-            await connection.execute(script.read_text("utf-8"))
+            await connection.execute(script.read_text("utf-8"), timeout=_MIGRATION_SECONDS)
             await set_meta(connection, "schema_version", str(number))
             await set_meta(connection, "min_gateway", _MIN_GATEWAY)
     _check_gateway(await meta(connection, "min_gateway") or _MIN_GATEWAY)

@@ -77,7 +77,7 @@ class PostgresStore:
         self.incarnation = opened.incarnation
         self.writer = opened.writer
         self._names = opened.writer.names
-        self.ownership = Ownership(pool=opened.pool, incarnation=opened.incarnation, now=self._now)
+        self.ownership = Ownership(pool=opened.pool, incarnation=opened.incarnation, lost=opened.lost, now=self._now)
         self._commits.start_writing(self.writer)
         self._is_open = True
         self._tasks = [
@@ -94,9 +94,10 @@ class PostgresStore:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FLUSH_SECONDS):
-                await self.flush()
+        if not self._is_lost:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FLUSH_SECONDS):
+                    await self.flush()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self._commits.stop_writing()
@@ -149,7 +150,7 @@ class PostgresStore:
 
     @property
     def _is_lost(self) -> bool:
-        return self.writer.is_lost or self.ownership.is_lost
+        return self.ownership.is_lost
 
     @property
     def _is_available(self) -> bool:
@@ -158,6 +159,13 @@ class PostgresStore:
     @property
     def may_attempt(self) -> bool:
         return self._is_available and self.ownership.may_attempt
+
+    async def watch_ownership(self) -> None:
+        await self.ownership.lost.wait()
+        raise model.StoreLockedError(
+            "another gateway took over this one's deliveries, because it sent no heartbeat for 60 s",
+            "Start it again. Look for a suspended process, an overloaded machine or a slow network.",
+        )
 
     async def outage(self) -> str | None:
         if self._is_lost:
@@ -171,7 +179,7 @@ class PostgresStore:
         commits = self._commits
         return StoreStatistics(
             is_available=self._is_available,
-            free_bytes=0,
+            free_bytes=None,
             unsettled=commits.unsettled,
             commit_seconds=commits.commit_seconds,
             batch_sizes=commits.batch_sizes,

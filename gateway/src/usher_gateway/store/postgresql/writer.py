@@ -55,6 +55,11 @@ row, the commit did not take effect and never will."""
 _COMMIT = "set local statement_timeout = 0; commit"
 """Without a time limit, because a commit that waits for a standby must not be cancelled."""
 
+_COMMIT_SECONDS = 20.0
+"""After this time without an answer, the connection counts as lost."""
+
+_NEVER_SECONDS = 1e6
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -66,14 +71,19 @@ class Writer:
     """Commits batches of one incarnation (``group_commit.Committer``)."""
 
     def __init__(
-        self, *, pool: "asyncpg.Pool[Any]", incarnation: int, ids: model.IdFactory, names: NameNumbers
+        self,
+        *,
+        pool: "asyncpg.Pool[Any]",
+        incarnation: int,
+        ids: model.IdFactory,
+        names: NameNumbers,
+        lost: asyncio.Event,
     ) -> None:
+        self._lost = lost
         self.pool = pool
         self.incarnation = incarnation
         self.ids = ids
         self.names = names
-        self.is_lost = False
-        """True after another gateway took over this incarnation's deliveries."""
         self.is_uncertain = False
         """True while the outcome of a commit is unknown."""
         self.stored_bytes: dict[tuple[str, str], int] = {}
@@ -187,9 +197,11 @@ class Writer:
                 try:
                     accepted, job_result = await self._apply(opened, batch)
                     await self._insert_commit(opened, number)
+                except (*_DATA_ERRORS, model.UsherError):
+                    await connection.execute("rollback")
+                    raise
                 except BaseException:
-                    if not connection.is_closed():
-                        await connection.execute("rollback")
+                    connection.terminate()  # after a failover it could be one to a server that only reads
                     raise
                 await self._finish(connection)
         except _OutcomeUnknownError:
@@ -223,14 +235,17 @@ class Writer:
             await opened.connection.execute(_NOTE_TIME, self.incarnation, opened.noted_at)
         packed = _encode([(*key, count) for key, count in opened.meters.items()]) if opened.meters else b""
         if await opened.connection.fetchval(_INSERT_COMMIT, self.incarnation, number, packed) is None:
-            self.is_lost = True
+            self._lost.set()
             raise model.StoreUnavailableError(
                 "another gateway took over this one's deliveries", "Restart this gateway."
             )
 
     async def _finish(self, connection: Connection) -> None:
+        commit = asyncio.ensure_future(connection.execute(_COMMIT, timeout=_NEVER_SECONDS))
         try:
-            status = await connection.execute(_COMMIT)
+            if not (await asyncio.wait({commit}, timeout=_COMMIT_SECONDS))[0]:
+                connection.terminate()  # does not cancel the commit, as a time limit of the statement would
+            status = await commit
         except UNAVAILABLE as error:
             raise _OutcomeUnknownError from error
         if status != "COMMIT":

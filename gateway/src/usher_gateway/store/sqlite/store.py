@@ -195,6 +195,9 @@ class SqliteStore:
             self._files_problem = None
         return self._files_problem or self._commits.outage
 
+    async def watch_ownership(self) -> None:
+        await asyncio.Event().wait()  # the lock of the folder lasts as long as the process
+
     async def flush(self) -> None:
         await self._commits.flush()
 

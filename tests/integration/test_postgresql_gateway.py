@@ -1,0 +1,141 @@
+"""Real gateways on a real PostgreSQL server: killed under load, several on one database, and a server that is away."""
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration import gateways, test_kill
+from postgresql.server import PostgresServer
+from support import databases, leaks
+from usher_gateway import model
+from usher_gateway.simulator import receiver
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+PASSWORD = "correct-horse-battery"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[str]:
+    name = databases.name_of(tmp_path)
+    databases.create(name)
+    yield name
+    databases.drop(name)
+
+
+def manifests(url: str) -> list[gateways.Manifest]:
+    routes = [gateways.route("crm", "crm")]
+    return [gateways.TENANT, gateways.listener("wifi", routes), gateways.destination("crm", f"{url}/crm")]
+
+
+@pytest.mark.timeout(180)
+async def test_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, database: str) -> None:
+    await test_kill.one_round(tmp_path, 0, database)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1000, 1030))
+@pytest.mark.timeout(180)
+async def test_many_kills_under_load_lose_no_acknowledged_visit(tmp_path: Path, seed: int, database: str) -> None:
+    await test_kill.one_round(tmp_path, seed, database)
+
+
+async def test_two_gateways_make_one_visit_of_an_arrival_at_both(tmp_path: Path, database: str) -> None:
+    bodies = [gateways.visit(number) for number in range(40)]
+    async with receiver.Receiver(receiver.ReceiverSettings(keep=False)) as peer:
+        places = [tmp_path / name for name in ("first", "second")]
+        for place in places:
+            place.mkdir()
+        first, second = [gateways.Gateway(place, manifests(peer.url), database=database) for place in places]
+        async with first, second:
+            await first.start(USHER_INSTALL_KEY=KEY)
+            await second.start(USHER_INSTALL_KEY=KEY)
+            answers = await asyncio.gather(
+                *[gateways.post(gateway.port, "/wifi", body) for body in bodies for gateway in (first, second)]
+            )
+            assert all(answer.is_acknowledgement for answer in answers)
+            store = first.store
+            await gateways.wait_until(lambda: store.open_deliveries() == 0, 30, "the delivery of everything")
+            assert (await first.terminate(), await second.terminate()) == (0, 0)
+        meters = store.meters()
+        assert (meters[model.Counter.visits], meters[model.Counter.repeats]) == (40, 40)
+        assert meters[model.Counter.delivered] == 40
+        assert sorted(peer.taken_ids("/crm").values()) == [1] * 40
+
+
+async def test_stop_hands_deliveries_to_the_gateway_that_stays(tmp_path: Path, database: str) -> None:
+    """The receiver is away until the first gateway has stopped."""
+    places = [tmp_path / name for name in ("first", "second")]
+    for place in places:
+        place.mkdir()
+    async with receiver.Receiver(receiver.ReceiverSettings(keep=False)) as peer:
+        first, second = [
+            gateways.Gateway(place, manifests(url), database=database)
+            for place, url in zip(places, ("http://127.0.0.1:1", peer.url), strict=True)
+        ]
+        async with first, second:
+            await first.start(USHER_INSTALL_KEY=KEY)
+            for number in range(5):
+                assert (await gateways.post(first.port, "/wifi", gateways.visit(number))).is_acknowledgement
+            assert await first.terminate() == 0
+            await second.start(USHER_INSTALL_KEY=KEY)
+            store = second.store
+            await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
+            assert await second.terminate() == 0
+        assert sorted(peer.taken_ids("/crm").values()) == [1] * 5
+
+
+# A server of its own
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer(is_durable=True) as server:
+        yield server
+
+
+async def test_visits_get_503_in_time_while_the_server_is_away(tmp_path: Path, server: PostgresServer) -> None:
+    gateway = gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", server.dsn())
+    async with gateway:
+        await gateway.start()
+        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
+        await asyncio.to_thread(server.kill)
+        reply = await gateways.post(gateway.port, "/wifi", gateways.visit(2))
+        assert (reply.status, reply.has_header) == (503, False)
+        assert reply.seconds < 8.5
+        await asyncio.to_thread(server.start)
+
+        async def is_acknowledged() -> bool:
+            return (await gateways.post(gateway.port, "/wifi", gateways.visit(3))).is_acknowledgement
+
+        await gateways.wait_until(is_acknowledged, 20, "an accepted visit")
+        assert await gateway.terminate() == 0
+        bodies = [
+            bytes(body) for (body,) in await asyncio.to_thread(server.rows, "select body from bodies order by key")
+        ]
+    assert bodies[0] == gateways.visit(1)
+    assert bodies[-1] == gateways.visit(3)
+
+
+async def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path, server: PostgresServer) -> None:
+    leaks.SECRETS.add(PASSWORD)
+    server.require_password("keeper", PASSWORD)
+    file = tmp_path / "password"
+    file.write_text(f"{PASSWORD}\n")
+    address = f"postgresql://keeper@127.0.0.1:{server.port}/postgres"
+    flags = ["--store", address, "--store-password-file", str(file)]
+    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), *flags) as gateway:
+        await gateway.start()
+        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
+        assert await gateway.terminate() == 0
+        assert PASSWORD not in gateway.log.read_text()
+    wrong = address.replace("keeper@", f"keeper:{PASSWORD}x@")
+    for place, reached, code in (("wrong", wrong, 2), ("absent", wrong.replace(str(server.port), "1"), 1)):
+        folder = tmp_path / place
+        folder.mkdir()
+        async with gateways.Gateway(folder, manifests("http://127.0.0.1:1"), "--store", reached) as gateway:
+            await gateway.launch()
+            assert await gateway.exit_code() == code
+            assert PASSWORD not in gateway.log.read_text()
