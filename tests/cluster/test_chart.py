@@ -142,6 +142,16 @@ async def test_install_in_another_namespace_takes_over_the_definitions(installed
     helm(installed, "install", "usher", str(charts.CHART), "--take-ownership")  # for the tests after this one
 
 
+async def test_upgrade_sets_back_what_was_changed_by_hand_if_it_is_forced(installed: kubectls.Kubectl) -> None:
+    await installed("scale", "deployment/usher-operator", "--replicas=1", f"--namespace={NAMESPACE}")
+    upgrade = ("upgrade", "usher", str(charts.CHART))
+    with pytest.raises(charts.HelmError, match=r'conflict with "kubectl".*\.spec\.replicas'):
+        helm(installed, *upgrade)
+    helm(installed, *upgrade, "--force-conflicts")
+    operator = await installed.json("get", "deployment", "usher-operator", f"--namespace={NAMESPACE}")
+    assert operator["spec"]["replicas"] == 2
+
+
 async def test_rollback_removes_what_the_upgrade_added(installed: kubectls.Kubectl) -> None:
     await installed("create", "namespace", "cafes")
     helm(installed, "upgrade", "usher", str(charts.CHART), "--set=agencies={cafes},gateway.logLevel=debug")
