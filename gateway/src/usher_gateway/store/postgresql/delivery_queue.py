@@ -3,6 +3,9 @@
 A pending delivery is claimed (in a lane or an attempt of its owner), in the backlog (``waiting``), or held
 (``hold > 0``). A settlement takes effect only if its incarnation still owns the delivery. The functions with a
 Transaction move at most one slice of 2,000 rows and lock them in the order of their keys; the others are queries.
+
+Several statements find the keys of a slice in ``array(select …)``, because the planner then looks up each row by its
+key, whatever it thinks about the limit.
 """
 
 from collections.abc import Sequence
@@ -45,13 +48,17 @@ _LOADED = """
 """
 """The columns of _delivery()."""
 
-_FIND_DUE = f"""
-    with due as (select key from deliveries where destination = $1 and waiting and due_at <= $2
-        order by due_at limit $3 for no key update skip locked)
-    select {_LOADED} from due join deliveries d using (key)
-    join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival order by d.due_at, d.key
+_LOCK_DUE = """
+    select key from deliveries where destination = $1 and waiting and due_at <= $2
+    order by due_at, route limit $3 for no key update skip locked
+"""
+"""Lock the backlog of a destination, the longest due first; other gateways skip these rows."""
+
+_LOAD = f"""
+    select {_LOADED} from deliveries d join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival
+    where d.key = any($1::bigint[])
 """  # noqa: S608 - columns
-"""Lock and load the backlog of a destination, the longest due first; other gateways skip these rows."""
+"""Load deliveries with their bodies."""
 
 _TAKE = "update deliveries set waiting = false, owner = $2 where key = any($1::bigint[])"
 """Claim deliveries."""
@@ -64,13 +71,11 @@ _DEFER = """
 """
 """Return claimed deliveries to the backlog."""
 
-_FIND_HELD = f"""
-    with held as (select key from deliveries where hold = $1 and hold > 0 and route = $2
-        order by key limit $3 for no key update skip locked)
-    select {_LOADED} from held join deliveries d using (key)
-    join arrivals a on a.key = d.arrival join bodies b on b.key = d.arrival order by d.key
-"""  # noqa: S608 - columns
-"""Lock and load deliveries of a held group."""
+_LOCK_HELD = """
+    select key from deliveries where hold = $1 and hold > 0 and route = $2
+    order by key limit $3 for no key update skip locked
+"""
+"""Lock deliveries of a held group; other gateways skip these rows."""
 
 _TAKE_HELD = """
     update deliveries set hold = 0, route = $2, destination = $3, owner = $4,
@@ -79,40 +84,44 @@ _TAKE_HELD = """
 """Move held deliveries to a lane under another route; their retry clock stood still while they were held."""
 
 _CANCEL_HELD = """
-    update deliveries d set hold = 0, state = $1, cancel = $2, settled_at = $3, owner = 0
-    from (select key from deliveries where hold = $4 and hold > 0 and route = $5 and due_at < $6
-        order by key limit $7 for no key update) held
-    where d.key = held.key
+    update deliveries set hold = 0, state = $1, cancel = $2, settled_at = $3, owner = 0
+    where key = any(array(select key from deliveries where hold = $4 and hold > 0 and route = $5 and due_at < $6
+        order by key limit $7 for no key update))
 """
 """Cancel a slice of a held group. The column due_at of a held delivery says since when it is held."""
 
 _EXPIRE_HELD = """
-    update deliveries d set hold = 0, state = $1, cancel = $2, settled_at = $3, owner = 0
-    from (select key from deliveries where hold > 0 and expires_at > 0 and expires_at <= $3
-        order by expires_at limit $4 for no key update skip locked) held
-    where d.key = held.key returning d.route
+    update deliveries set hold = 0, state = $1, cancel = $2, settled_at = $3, owner = 0
+    where key = any(array(select key from deliveries where hold > 0 and expires_at > 0 and expires_at <= $3
+        order by expires_at limit $4 for no key update skip locked))
+    returning route
 """
 """Cancel a slice of the held deliveries that are past their time limit."""
 
+_LATE = "select key from deliveries where destination = $1 and waiting and due_at > $2 order by due_at limit $3"
+"""Find a slice of a destination's backlog that waits for a later retry."""
+
+_LATE_FORBIDDEN = """
+    select key from deliveries where waiting and error = 'AddressForbidden' and due_at > $1
+    order by due_at limit $2
+"""
+"""Find a slice of the deliveries that wait because their address was forbidden."""
+
 _HASTEN = """
-    update deliveries d set due_at = $1 from (select key from deliveries
-        where destination = $2 and waiting and due_at > $1 order by key limit $3 for no key update) late
-    where d.key = late.key
+    update deliveries set due_at = $1 where key = any(array(select key from deliveries
+        where key = any($2::bigint[]) and waiting and due_at > $1 order by key for no key update))
 """
-_HASTEN_FORBIDDEN = """
-    update deliveries d set due_at = $1 from (select key from deliveries
-        where waiting and error = 'AddressForbidden' and due_at > $1 order by key limit $2 for no key update) late
-    where d.key = late.key
-"""
+"""Make deliveries of the backlog due."""
 
 _UNHOLD = """
-    update deliveries d set hold = held.on_hold, waiting = held.on_hold = 0, owner = 0,
-        started_at = case when held.on_hold > 0 then started_at else started_at + greatest(0, $1 - due_at) end,
-        due_at = case when held.on_hold > 0 then due_at else $1 end
-    from (select d.key, {still_held} as on_hold from deliveries d join arrivals a on a.key = d.arrival
-        where d.hold = $2 and d.hold > 0 and d.route = $3 order by d.key limit $4 for no key update of d) held
-    where d.key = held.key
+    with held as materialized (select key from deliveries where hold = $2 and hold > 0 and route = $3
+        order by key limit $4 for no key update)
+    update deliveries d set hold = {still_held}, waiting = {still_held} = 0, owner = 0,
+        started_at = case when {still_held} > 0 then started_at else started_at + greatest(0, $1 - due_at) end,
+        due_at = case when {still_held} > 0 then due_at else $1 end
+    from arrivals a where a.key = d.arrival and d.key = any(array(select key from held))
 """
+"""Make a slice of a held group due, except deliveries that another reason still holds."""
 
 _DUE_DESTINATIONS = """
     with recursive found (number) as (
@@ -195,8 +204,7 @@ async def claim(
     number = await _destination(transaction, destination)
     claimed: list[model.Delivery] = []
     size = 0
-    for row in await transaction.connection.fetch(_FIND_DUE, number, now, limit):
-        delivery = _delivery(row)
+    for delivery in await _load(transaction, await transaction.connection.fetch(_LOCK_DUE, number, now, limit)):
         size += len(delivery.body or b"")
         if claimed and size > max_bytes:
             break
@@ -207,6 +215,13 @@ async def claim(
         routes = [delivery.route for delivery in claimed]
         await transaction.names.load_routes(transaction.connection, routes)
     return claimed
+
+
+async def _load(transaction: Transaction, rows: Sequence[Record]) -> list[model.Delivery]:
+    """Load the deliveries with the keys in some rows, in their order."""
+    keys = [key for (key,) in rows]
+    found = {row[0]: row for row in await transaction.connection.fetch(_LOAD, keys)} if keys else {}
+    return [_delivery(found[key]) for key in keys]
 
 
 async def _destination(transaction: Transaction, key: str) -> int:
@@ -225,12 +240,14 @@ async def defer(transaction: Transaction, keys: Sequence[int], now: int) -> None
 async def hasten(transaction: Transaction, destination: str, now: int) -> int:
     """Make a slice of a destination's backlog due at once; return how many changed."""
     number = await _destination(transaction, destination)
-    return _count(await transaction.connection.execute(_HASTEN, now, number, HOLD_SLICE))
+    found = await transaction.connection.fetch(_LATE, number, now, HOLD_SLICE)
+    return _count(await transaction.connection.execute(_HASTEN, now, [key for (key,) in found]))
 
 
 async def hasten_forbidden(transaction: Transaction, now: int) -> int:
     """Make a slice of the deliveries whose address was forbidden due at once; return how many changed."""
-    return _count(await transaction.connection.execute(_HASTEN_FORBIDDEN, now, HOLD_SLICE))
+    found = await transaction.connection.fetch(_LATE_FORBIDDEN, now, HOLD_SLICE)
+    return _count(await transaction.connection.execute(_HASTEN, now, [key for (key,) in found]))
 
 
 def _count(status: str) -> int:
@@ -258,8 +275,8 @@ async def claim_held(
 ) -> list[model.Delivery]:
     """Claim held deliveries of a group, under another route definition, which was prepared."""
     route = transaction.names.route(definition)
-    found = await transaction.connection.fetch(_FIND_HELD, int(group.reason), group.route, limit)
-    claimed = [_delivery(row) for row in found]
+    rows = await transaction.connection.fetch(_LOCK_HELD, int(group.reason), group.route, limit)
+    claimed = await _load(transaction, rows)
     for delivery in claimed:
         delivery.route = route.number
     keys = [delivery.key for delivery in claimed]

@@ -32,10 +32,11 @@ _END_DEAD = (
     " where ended_at is null and beat_at < clock_timestamp() - make_interval(secs => $1)"
 )
 _TAKE_OVER = """
-    update deliveries d set waiting = true, owner = 0, due_at = least(due_at, $1)
-    from (select key from deliveries where state = 0 and hold = 0 and not waiting and owner in
-        (select number from incarnations where ended_at is not null) order by key limit $2 for no key update) lost
-    where d.key = lost.key
+    update deliveries set waiting = true, owner = 0, due_at = least(due_at, $1)
+    where key = any(array(select key from deliveries where state = 0 and hold = 0 and not waiting and key =
+        any(array(select key from deliveries where state = 0 and hold = 0 and not waiting and owner =
+            any(array(select number from incarnations where ended_at is not null)) limit $2))
+        order by key for no key update))
 """
 """Move a slice of what ended incarnations had claimed to the backlog."""
 

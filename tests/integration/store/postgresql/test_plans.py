@@ -1,0 +1,94 @@
+"""The frequent statements use indexes, also with many deliveries behind one dead destination."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contract import engines
+from support import databases
+from usher_gateway.store.postgresql import accept, changes, delivery_queue, incarnations, prune
+
+ROWS = 20_000
+FILL = f"""
+    insert into destinations (key) values ('agency/dead'), ('agency/crm');
+    insert into incarnations (slot, beat_at, ended_at) values (63, now(), now());
+    insert into arrivals select key, ''::bytea, 1, key, key, 1, 0, 0, 0, 10, sha256(int8send(key)),
+        sha256(int8send(key)), int8send(key), ''::bytea from generate_series(1, {ROWS}) key;
+    insert into bodies select key, 20000 + key / 1000, ''::bytea, 'body'::bytea from generate_series(1, {ROWS}) key;
+    insert into prints select fingerprint, key, 0, false from arrivals;
+    insert into sightings select visitor, 0, array[key] from arrivals;
+    insert into persons select persons, key from arrivals;
+    insert into once_marks select sha256(int8send(key)), 0, key from generate_series(1, {ROWS}) key;
+    insert into deliveries (key, id, arrival, route, destination, hold, waiting, owner, due_at, created_at, started_at,
+            expires_at, state)
+        select key, ''::bytea, key, 1, 1 + (key % 1000 = 0)::integer, case when key % 50 = 0 then 1 else 0 end,
+            key % 50 > 0 and key % 3 > 0, 0, key, key, key, 0, case when key % 50 > 0 and key % 3 = 0 then 1 else 0 end
+        from generate_series(1, {ROWS}) key;
+    insert into attempts select key, ''::bytea from generate_series(1, {ROWS}) key;
+    analyze;
+"""
+"""Two thirds of the deliveries wait, nearly all of them for one destination."""
+
+STATEMENTS = {
+    "accept: contents": accept._LOCK_CONTENTS,
+    "accept: replace contents": accept._REPLACE_CONTENTS,
+    "accept: visitors": accept._LOCK_VISITORS,
+    "accept: visit times": accept._SET_TIMES,
+    "accept: marks": accept._LOCK_MARKS,
+    "accept: quota": accept._MONTH_VISITS,
+    "settle": delivery_queue._SETTLE,
+    "claim: lock": delivery_queue._LOCK_DUE,
+    "claim: load": delivery_queue._LOAD,
+    "claim: take": delivery_queue._TAKE,
+    "defer": delivery_queue._DEFER,
+    "due destinations": delivery_queue._DUE_DESTINATIONS,
+    "held: lock": delivery_queue._LOCK_HELD,
+    "held: cancel": delivery_queue._CANCEL_HELD,
+    "held: release": delivery_queue._UNHOLD.format(still_held="0"),
+    "held: expire": delivery_queue._EXPIRE_HELD,
+    "hasten": delivery_queue._HASTEN,
+    "late": delivery_queue._LATE,
+    "late and forbidden": delivery_queue._LATE_FORBIDDEN,
+    "take over": incarnations._TAKE_OVER,
+    "redrive": changes._REDRIVABLE,
+    "cancel": changes._CANCEL,
+    "prune: find": prune._EXPIRED,
+    "prune: cancel": prune._CANCEL,
+    "prune: empty": prune._EMPTY,
+    "prune: visit times": prune._FORGET_TIMES,
+}
+LARGE = ("arrivals", "bodies", "deliveries", "prints", "sightings", "persons", "once_marks", "attempts")
+
+
+@pytest.fixture
+async def filled(tmp_path: Path) -> AsyncIterator[str]:
+    engine = engines.Postgresql()
+    bench = engines.Bench(engine, tmp_path / "data")
+    await bench.open()
+    name = databases.name_of(bench.place)
+    databases.server().execute(FILL, name)
+    yield name
+    await bench.store.close()
+    engine.forget(bench.place)
+
+
+async def test_frequent_statements_scan_no_large_table(filled: str) -> None:
+    """Plans for any values, as prepared statements get them after some uses.
+
+    A walk over a whole primary key with a filter counts as a scan.
+    """
+    scans = {}
+    server = databases.server()
+    server.execute("set plan_cache_mode = force_generic_plan", filled)
+    for name, statement in STATEMENTS.items():
+        server.execute(f"prepare tried as {statement}", filled)
+        values = max([int(number) for number in re.findall(r"\$(\d+)", statement)], default=0)
+        call = f"tried({', '.join(['null'] * values)})" if values else "tried"
+        plan = "\n".join(row[0] for row in server.rows(f"explain execute {call}", filled))
+        server.execute("deallocate tried", filled)
+        whole = re.findall(r"Seq Scan on (\w+)|Index Scan using \w+_pkey on (\w+)[^\n]*\n\s+Filter", plan)
+        if any(table in LARGE for tables in whole for table in tables):
+            scans[name] = plan
+    assert scans == {}
