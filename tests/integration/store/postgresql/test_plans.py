@@ -20,7 +20,7 @@ FILL = f"""
     insert into prints select fingerprint, key, 0, false from arrivals;
     insert into sightings select visitor, 0, array[key] from arrivals;
     insert into persons select persons, key from arrivals;
-    insert into once_marks select sha256(int8send(key)), 0, key from generate_series(1, {ROWS}) key;
+    insert into once_marks select sha256(int8send(key)), key from generate_series(1, {ROWS}) key;
     insert into deliveries (key, id, arrival, route, destination, hold, waiting, owner, due_at, created_at, started_at,
             expires_at, state)
         select key, ''::bytea, key, 1, 1 + (key % 1000 = 0)::integer, case when key % 50 = 0 then 1 else 0 end,
@@ -36,7 +36,7 @@ STATEMENTS = {
     "accept: replace contents": accept._REPLACE_CONTENTS,
     "accept: visitors": accept._LOCK_VISITORS,
     "accept: visit times": accept._SET_TIMES,
-    "accept: marks": accept._LOCK_MARKS,
+    "accept: marks": accept._ADD_MARKS,
     "accept: quota": accept._MONTH_VISITS,
     "settle": delivery_queue._SETTLE,
     "claim: lock": delivery_queue._LOCK_DUE,

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import structlog
 
 from contract import engines, samples
 from contract.test_books import violations
@@ -35,13 +36,15 @@ async def beat(bench: engines.Bench) -> None:
 async def test_equal_arrivals_at_two_gateways_are_one_visit(gateways: Gateways) -> None:
     """Each gateway gets the same eight arrivals, in another order, so that they would meet in a deadlock."""
     first, second = gateways
-    for number in range(ROUNDS):
-        contents = [f"{number} {one}" for one in range(8)]
-        found = await asyncio.gather(
-            first.words(*map(samples.arrival, contents)), second.words(*map(samples.arrival, reversed(contents)))
-        )
-        for one, other in zip(found[0], reversed(found[1]), strict=True):
-            assert sorted([one, other]) == ["Repeat", "Visit"]
+    with structlog.testing.capture_logs() as logs:
+        for number in range(ROUNDS):
+            contents = [f"{number} {one}" for one in range(8)]
+            found = await asyncio.gather(
+                first.words(*map(samples.arrival, contents)), second.words(*map(samples.arrival, reversed(contents)))
+            )
+            for one, other in zip(found[0], reversed(found[1]), strict=True):
+                assert sorted([one, other]) == ["Repeat", "Visit"]
+    assert logs == [], "a deadlock would be logged as a failed commit"
     assert (await first.counts())["visits"] == 8 * ROUNDS
     assert await violations(second) == []
 
@@ -134,7 +137,7 @@ async def test_deliveries_of_a_stopped_gateway_are_taken_over_at_once(gateways: 
     assert [claimed.id for claimed in await second.claim()] == [delivery.id]
 
 
-async def test_gateway_that_comes_back_settles_and_sends_nothing(gateways: Gateways) -> None:
+async def test_gateway_that_comes_back_commits_nothing(gateways: Gateways) -> None:
     first, second = gateways
     delivery = await deliver(first)
     await let_die(first)
@@ -142,7 +145,10 @@ async def test_gateway_that_comes_back_settles_and_sends_nothing(gateways: Gatew
     (claimed,) = await second.claim()
     first.store.settle(samples.settlement(delivery, model.SettledAs.Delivered))
     future = first.store.accept(samples.arrival("late"))
-    await beat(first)
+    with pytest.raises(model.StoreUnavailableError):
+        await first.store.defer([delivery.key])
+    with pytest.raises(model.StoreLockedError):
+        await first.store.watch_ownership()
     assert first.store.may_attempt is False
     assert await first.store.outage() is not None
     with pytest.raises(model.StoreUnavailableError):
@@ -152,6 +158,15 @@ async def test_gateway_that_comes_back_settles_and_sends_nothing(gateways: Gatew
     assert [row["state"] for row in await second.deliveries()] == ["dead"]
     assert len(await second.visits()) == 1
     first.store.abandon(future)
+
+
+async def test_heartbeat_of_a_gateway_that_comes_back_ends_it(gateways: Gateways) -> None:
+    first, second = gateways
+    await let_die(first)
+    await beat(second)
+    await beat(first)
+    with pytest.raises(model.StoreLockedError):
+        await first.store.watch_ownership()
 
 
 async def test_gateway_without_a_confirmed_heartbeat_sends_nothing(gateways: Gateways) -> None:

@@ -56,13 +56,11 @@ _SET_TIMES = """
 _DROP_VISITORS = "delete from sightings where visitor = any($1::bytea[])"
 """Take back visitors of whom no visit was accepted."""
 
-_LOCK_MARKS = """
-    insert into once_marks (mark, batch, until)
-    select mark, $3, until from unnest($1::bytea[], $2::bigint[]) as new (mark, until)
-    on conflict (mark) do update set batch = once_marks.batch
-    returning mark, batch
+_ADD_MARKS = """
+    insert into once_marks (mark, until) select * from unnest($1::bytea[], $2::bigint[])
+    on conflict do nothing returning mark
 """
-"""Insert new once-per marks, and lock and return all."""
+"""Insert and return the once-per marks that are new, after waiting for gateways that insert the same ones now."""
 
 _DROP_MARKS = "delete from once_marks where mark = any($1::bytea[])"
 """Take back marks for which no delivery was made."""
@@ -122,7 +120,7 @@ class Acceptance(ArrivalRows):
             await self._note_unacknowledged()
         if not self.arrivals:
             return []
-        facts = DedupeFacts(contents, await self._lock_visitors(), await self._lock_marks(), await self._count_months())
+        facts = DedupeFacts(contents, await self._lock_visitors(), await self._add_marks(), await self._count_months())
         new_marks = self.decide(facts)
         await self._insert()
         await self._replace_contents(facts)
@@ -204,7 +202,7 @@ class Acceptance(ArrivalRows):
 
     # Once per, and quotas
 
-    async def _lock_marks(self) -> set[bytes]:
+    async def _add_marks(self) -> set[bytes]:
         candidates = {
             plan.once_key
             for arrival in self.arrivals
@@ -214,9 +212,8 @@ class Acceptance(ArrivalRows):
         }
         if not candidates:
             return set()
-        batch = self.keys[0]
-        found = await self._connection.fetch(_LOCK_MARKS, *columns(self.marks(candidates), 2), batch)
-        self._own_marks = {mark for mark, inserted_by in found if inserted_by == batch}
+        found = await self._connection.fetch(_ADD_MARKS, *columns(self.marks(candidates), 2))
+        self._own_marks = {mark for (mark,) in found}
         return candidates - self._own_marks
 
     async def _count_months(self) -> dict[tuple[str, str, int], int]:

@@ -69,7 +69,7 @@ _RELEASE = f"""
     update arrivals set flags = flags | {FLAG_RELEASED} where key = $1 and counted_as = 5
     and flags & {FLAG_RELEASED} = 0 and reason <> all($2::smallint[]) returning listener, persons
 """  # noqa: S608 - a number
-_MARK = "insert into once_marks (mark, batch, until) values ($1, 0, $2) on conflict do nothing returning mark"
+_MARK = "insert into once_marks (mark, until) values ($1, $2) on conflict do nothing returning mark"
 
 _encode = msgspec.msgpack.encode
 

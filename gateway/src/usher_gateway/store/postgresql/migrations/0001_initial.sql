@@ -69,7 +69,7 @@ create table sightings (
     batch bigint not null,              -- the batch that inserted the row, by its first row key
     times bigint[] not null             -- visit times of accepted visits
 );
-create table once_marks (mark bytea primary key, batch bigint not null, until bigint not null);
+create table once_marks (mark bytea primary key, until bigint not null);
 create index once_marks_until on once_marks (until);
 create table persons (person bytea not null, arrival bigint not null, primary key (person, arrival));
 
