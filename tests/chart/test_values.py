@@ -258,7 +258,7 @@ def test_wrong_value_is_refused_by_the_schema(value: str, says: str) -> None:
     "value", ["gateway", "apiServer.ports", "gateway.networkPolicy.enabled", "rbac.create", "operator.replicas"]
 )
 def test_value_that_is_needed_cannot_be_removed(value: str) -> None:
-    """Without its ports, the rule for the API server would let the gateway connect to everything."""
+    """Without its ports, the rule for the API server would allow connections to every address."""
     with pytest.raises(charts.HelmError, match=f"missing property '{value.rpartition('.')[2]}'"):
         charts.render(f"--set={value}=null")
 
