@@ -217,7 +217,8 @@ class Certificates:
             is_content = isinstance(error, ssl.SSLError | ValueError)
             self._rejected[files] = _Rejection(_reason(error), modified if is_content else None)
             if rejected is None or rejected.reason != _reason(error):
-                _log.error("certificate_not_loaded", file=str(files.chain), error=_reason(error))
+                file = getattr(error, "filename", None) or files.chain  # the key if it is the one that is missing
+                _log.error("certificate_not_loaded", file=str(file), error=_reason(error))
             return known
         self._rejected.pop(files, None)
         if self._loaded:
