@@ -10,12 +10,8 @@ COUNTS = {
     "delivered": 1190,
     "died": 1,
 }
-ANSWER = {
-    "rows": [
-        {"period": "2026-11-25", "namespace": "agency", "tenant": "acme", "listener": "lobby", "openAfter": 9, **COUNTS}
-    ],
-    "total": COUNTS,
-}
+ROW = {"period": "2026-11-25", "namespace": "agency", "tenant": "acme", "listener": "lobby", "openAfter": 9, **COUNTS}
+ANSWER = {"rows": [ROW], "total": COUNTS}
 
 
 @pytest.mark.parametrize("columns", ["40", "60", "80", "200"])
@@ -34,4 +30,15 @@ def test_usage_without_room_for_a_table_leaves_out_zeros(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     usage._print_text(ANSWER)
-    assert "visits 1200, repeats 30, refused 2, delivered 1190, died 1, open 9" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "  visits 1200, repeats 30, refused 2, delivered 1190,\n  died 1, open 9\n" in shown
+    assert max(map(len, shown.splitlines())) <= 60
+
+
+def test_usage_without_room_for_a_table_shows_a_day_that_has_only_redeliveries(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    counts = {**dict.fromkeys(COUNTS, 0), "arrivals": 14, "redeliveries": 10, "probes": 4}
+    usage._print_text({"rows": [{**ROW, **counts, "openAfter": 0}], "total": counts})
+    assert capsys.readouterr().out.count("redeliveries 10, probes 4") == 2

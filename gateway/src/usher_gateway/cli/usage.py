@@ -177,7 +177,7 @@ def _print_text(answer: Any) -> None:
     if _table_width(heads, lines) <= width:
         tables.print_table(heads, lines, numbers=len(numbers))
     else:
-        _print_blocks([(f"{row['period']}  {name_of(row)}", row) for row in rows], total)
+        _print_blocks([(f"{row['period']}  {name_of(row)}", row) for row in rows], total, width)
 
 
 def _listener_path(row: tables.Row) -> str:
@@ -196,9 +196,11 @@ def _table_width(heads: list[str], lines: list[list[str]]) -> int:
     return sum(max(len(line[index]) for line in [heads, *lines]) + 2 for index in range(len(heads)))
 
 
-def _print_blocks(blocks: list[tuple[str, tables.Row]], total: tables.Row) -> None:
-    """Print a headline per row, and below it the numbers that are not 0."""
+def _print_blocks(blocks: list[tuple[str, tables.Row]], total: tables.Row, width: int) -> None:
+    """Print a headline per row, and below it the numbers that are not 0. Arrivals and created follow from them."""
+    keys = [key for _, key in _WIDE_NUMBERS if key not in {"arrivals", "created"}]
     for headline, counts in [*blocks, ("total", total)]:
         typer.echo(headline)
-        told = [f"{key.removesuffix('After')} {counts[key]}" for _, key in _NARROW_NUMBERS if counts.get(key)]
-        typer.echo(f"  {', '.join(told) or 'nothing'}")
+        told = ", ".join([f"{key.removesuffix('After')} {counts[key]}" for key in keys if counts.get(key)])
+        for line in tables.fill([told or "nothing"], width - 2):
+            typer.echo(f"  {line}")
