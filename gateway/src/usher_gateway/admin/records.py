@@ -433,17 +433,13 @@ def usage_rows(
     for row in usage:
         before = running.get(row.listener, 0)
         running[row.listener] = after = before + books.opened(row.counts)
-        name = {"namespace": row.listener.namespace, "tenant": row.listener.tenant, "listener": row.listener.listener}
-        rows.append(
-            {
-                "period": name_period(row.period, period, zone),
-                **name,
-                **_counts(row.counts),
-                "openBefore": before,
-                "openAfter": after,
-            }
-        )
+        rows.append(_usage_row(name_period(row.period, period, zone), row.listener, row.counts, before, after))
     return rows
+
+
+def _usage_row(period: str, listener: model.ListenerName, counts: model.Counts, before: int, after: int) -> Row:
+    name = {"namespace": listener.namespace, "tenant": listener.tenant, "listener": listener.listener}
+    return {"period": period, **name, **_counts(counts), "openBefore": before, "openAfter": after}
 
 
 def total_of(usage: Iterable[UsageRow]) -> Row:
@@ -484,11 +480,11 @@ def name_period(first_second: int, period: Period, zone: datetime.tzinfo = datet
 
 
 def as_csv(rows: Iterable[Row]) -> str:
-    """Return one CSV line per row, with one column per skip reason. Source: RFC 4180."""
+    """Return a header and one CSV line per row of usage_rows(). Source: RFC 4180."""
     file = io.StringIO()
     flat = [_flatten(row) for row in rows]
-    header = list(flat[0]) if flat else list(_flatten({"period": "", **_counts({})}))
-    writer = csv.DictWriter(file, header, lineterminator="\r\n")
+    header = _flatten(_usage_row("", model.ListenerName("", "", ""), {}, 0, 0))
+    writer = csv.DictWriter(file, list(header), lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(flat)
     return file.getvalue()
