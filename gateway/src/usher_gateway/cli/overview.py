@@ -76,6 +76,12 @@ def first(rows: list[tables.Row], limit: int) -> list[tables.Row]:
     return rows[:limit]
 
 
+def nothing(what: str, *, failing: bool, silent: bool = False) -> str:
+    """Return what an empty listing says: that none is as the flags ask, or that there is none at all."""
+    asked = [word for word, is_asked in (("failing", failing), ("silent", silent)) if is_asked]
+    return f"No {what} is {' and '.join(asked)}." if asked else f"No {what}s."
+
+
 def _require(what: str, name: str, known: set[str]) -> None:
     if name not in known:
         fail(f"there is no {what} `{name}`", conditions.did_you_mean(name, known), USAGE)
@@ -163,7 +169,8 @@ def list_tenants(
     rows = select(rows, namespace=namespace, tenant=tenant)
     rows = [row for row in rows if not failing or is_tenant_failing(row)]
     rows = [row for row in rows if not silent or row["silentListeners"]]
-    tables.print_rows(first(rows, limit), TENANT_COLUMNS, output, "No tenant is like that.", _TENANT_CSV_COLUMNS)
+    empty = nothing("tenant", failing=failing, silent=silent)
+    tables.print_rows(first(rows, limit), TENANT_COLUMNS, output, empty, _TENANT_CSV_COLUMNS)
 
 
 # Destinations
@@ -222,9 +229,8 @@ def list_destinations(
     rows = AdminClient(admin, data).get("/api/destinations")["rows"]
     rows = select(rows, namespace=namespace, tenant=tenant)
     rows = [row for row in rows if not failing or is_destination_failing(row)]
-    tables.print_rows(
-        first(rows, limit), DESTINATION_COLUMNS, output, "No destination is like that.", _DESTINATION_CSV_COLUMNS
-    )
+    empty = nothing("destination", failing=failing)
+    tables.print_rows(first(rows, limit), DESTINATION_COLUMNS, output, empty, _DESTINATION_CSV_COLUMNS)
 
 
 _Name = Annotated[str, typer.Argument(help="NAMESPACE/NAME of a destination.", metavar="DESTINATION")]
@@ -368,4 +374,5 @@ def list_listeners(
     rows = select(rows, namespace=namespace, tenant=tenant)
     rows = [row for row in rows if not failing or is_listener_failing(row)]
     rows = [row for row in rows if not silent or row["receiving"] == "Silent"]
-    tables.print_rows(first(rows, limit), LISTENER_COLUMNS, output, "No listener is like that.", _LISTENER_CSV_COLUMNS)
+    empty = nothing("listener", failing=failing, silent=silent)
+    tables.print_rows(first(rows, limit), LISTENER_COLUMNS, output, empty, _LISTENER_CSV_COLUMNS)
