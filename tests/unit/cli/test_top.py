@@ -43,7 +43,7 @@ def line(name: str, **changes: Any) -> top.TenantLine:
 def shown(screen: top.Screen, *, height: int = 24, width: int = 80) -> str:
     written = io.StringIO()
     console = rich.console.Console(width=width, height=height, file=written)
-    console.print(top.draw(screen, "title", height=height, width=width))
+    console.print(top.draw(screen, "title", height=height))
     return written.getvalue()
 
 
@@ -133,8 +133,25 @@ def test_screen_fits_80_columns_and_its_lines() -> None:
     lines = text.rstrip("\n").splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 24
-    assert lines[-1].rstrip().endswith("quit q")
+    assert lines[-1].rstrip().endswith("q quit")
     assert all(head in lines[1] for head in ("TENANT", "VISITS/MIN", "TODAY", "LAST", "LAG", "HELD", "DEAD", "SILENT"))
+
+
+def test_keys_are_named_in_60_columns() -> None:
+    *_, sorts, others = shown(screen_of(line("acme")), width=60).splitlines()
+    assert sorts.rstrip() == "sort r rate, v last, l lag, h held, d dead, s silent, n name"
+    assert others.rstrip() == "f failing or silent, arrows Enter inside, Esc back, q quit"
+
+
+def test_what_does_not_fit_is_marked_as_cut() -> None:
+    head, *_, sorts, _ = shown(screen_of(line("acme")), width=30).splitlines()
+    assert head.rstrip() == "title"
+    assert sorts.endswith("…")
+
+
+def test_numbers_stand_next_to_the_names_in_a_wide_terminal() -> None:
+    text = shown(screen_of(line("acme"), line("a-longer-name")), width=200)
+    assert text.splitlines()[1].rstrip() == "TENANT               VISITS/MIN↓ TODAY LAST LAG HELD DEAD SILENT"
 
 
 def test_table_scrolls_with_the_chosen_tenant() -> None:
@@ -153,5 +170,5 @@ def test_details_are_cut_to_the_screen() -> None:
     screen.press("\r")
     screen.details = [f"line {number}" for number in range(100)]
     text = shown(screen, height=10)
-    assert "line 6" in text
-    assert "line 7\n" not in text
+    assert "line 5" in text
+    assert "line 6\n" not in text

@@ -26,7 +26,10 @@ _EPILOG = "Example:  usher top   or   usher top --failing --sort dead   or   ush
 SortKey = Literal["rate", "last", "lag", "held", "dead", "silent", "name"]
 _SORT_KEYS: tuple[SortKey, ...] = ("rate", "last", "lag", "held", "dead", "silent", "name")
 
-_KEYS = "sort r v l h d s n  failing f  choose arrows  inside Enter  back Esc  quit q"
+_KEYS = (
+    "sort r rate, v last, l lag, h held, d dead, s silent, n name",
+    "f failing or silent, arrows Enter inside, Esc back, q quit",
+)
 _SORT_LETTERS: Mapping[str, SortKey] = {
     "r": "rate",
     "v": "last",
@@ -166,18 +169,18 @@ class Screen:
         self.show(self._all)
 
 
-def draw(screen: Screen, title: str, *, height: int, width: int) -> "rich.console.RenderableType":
+def draw(screen: Screen, title: str, *, height: int) -> "rich.console.RenderableType":
     """Return the picture of a screen: title, table or details, and the keys, in ``height`` lines."""
     import rich.console
     import rich.text
 
-    room = max(1, height - 3)
+    room = max(1, height - 2 - len(_KEYS))
     body = _draw_details(screen.details, room) if screen.only is not None else draw_table(screen, room)
     shown = title if screen.only is None else f"usher top  inside {screen.only}"
     return rich.console.Group(
-        rich.text.Text(shown[:width], style="bold", no_wrap=True),
+        rich.text.Text(shown, style="bold", no_wrap=True, overflow="ellipsis"),
         body,
-        rich.text.Text(_KEYS[:width], style="dim", no_wrap=True),
+        *(rich.text.Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in _KEYS),
     )
 
 
@@ -201,7 +204,7 @@ _NUMBER_HEADS: Mapping[str, SortKey | None] = {
 
 def draw_table(screen: Screen, room: int | None = None) -> "rich.console.RenderableType":
     """Return the table of tenants; with ``room``, as many lines as fit around the chosen one."""
-    import rich.box
+    import rich.constrain
     import rich.table
     import rich.text
 
@@ -209,26 +212,34 @@ def draw_table(screen: Screen, room: int | None = None) -> "rich.console.Rendera
     if room is not None:
         begin = max(0, min(screen.chosen - room // 2, len(lines) - (room - 1)))
         lines = lines[begin : begin + room - 1]
-    table = rich.table.Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
     mark = {screen.sort: "↓"}
-    table.add_column("TENANT" + mark.get("name", ""), no_wrap=True, overflow="ellipsis", ratio=1)
-    for head, key in _NUMBER_HEADS.items():
-        table.add_column(head + (mark.get(key, "") if key else ""), justify="right", no_wrap=True)
-    for index, line in enumerate(lines, begin):
+    heads = ["TENANT" + mark.get("name", "")]
+    heads += [head + (mark.get(key, "") if key else "") for head, key in _NUMBER_HEADS.items()]
+    rows = [_cells(line) for line in lines]
+    longest_name = max((len(line.name) for line in screen.lines), default=0)
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    table = rich.table.Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
+    table.add_column(heads[0], no_wrap=True, overflow="ellipsis", ratio=1)
+    for head in heads[1:]:
+        table.add_column(head, justify="right", no_wrap=True)
+    for index, (line, cells) in enumerate(zip(lines, rows, strict=True), begin):
         is_chosen = room is not None and index == screen.chosen
         style = "red" if line.is_failing else "yellow" if line.silent else ""
-        table.add_row(
-            rich.text.Text(line.name),
-            "-" if line.rate is None else f"{line.rate:.1f}",
-            str(line.today),
-            duration(line.last_seconds),
-            duration(line.lag_seconds),
-            str(line.held or "-"),
-            str(line.dead or "-"),
-            f"{line.silent}/{line.listeners}" if line.silent else "-",
-            style=f"{style} reverse" if is_chosen else style,
-        )
-    return table
+        table.add_row(*map(rich.text.Text, cells), style=f"{style} reverse" if is_chosen else style)
+    return rich.constrain.Constrain(table, max(widths[0], longest_name) + sum(width + 1 for width in widths[1:]))
+
+
+def _cells(line: TenantLine) -> list[str]:
+    return [
+        line.name,
+        "-" if line.rate is None else f"{line.rate:.1f}",
+        str(line.today),
+        duration(line.last_seconds),
+        duration(line.lag_seconds),
+        str(line.held or "-"),
+        str(line.dead or "-"),
+        f"{line.silent}/{line.listeners}" if line.silent else "-",
+    ]
 
 
 def title_of(admin: str, lines: list[TenantLine], now: str) -> str:
@@ -315,7 +326,7 @@ def _follow(reader: _Reader, screen: Screen, seconds: float) -> None:
         while True:
             if time.monotonic() >= due:
                 title, due = reader.read(screen, console.width), time.monotonic() + seconds
-            live.update(draw(screen, title, height=console.height, width=console.width), refresh=True)
+            live.update(draw(screen, title, height=console.height), refresh=True)
             key = next_key(due - time.monotonic())
             if key in _FAREWELL:
                 return
@@ -333,7 +344,7 @@ def register(app: typer.Typer) -> None:
         *,
         tenant: Tenant = None,
         sort: Annotated[SortKey, typer.Option(help="Order of the tenants.")] = "rate",
-        failing: Annotated[bool, typer.Option("--failing", help="Only tenants that need a person.")] = False,
+        failing: Annotated[bool, typer.Option("--failing", help="Only failing and silent tenants.")] = False,
         once: Annotated[bool, typer.Option("--once", help="Print the table once, after two readings.")] = False,
         seconds: Annotated[float, typer.Option(min=0.2, max=3600, help="Time between two readings.")] = 2.0,
         admin: Admin = ADMIN,
@@ -342,8 +353,8 @@ def register(app: typer.Typer) -> None:
         """Watch the tenants: visits per minute, last visit, lag, held and dead deliveries, silent listeners.
 
         LAST is the age of the last arrival, LAG that of the oldest delivery that waits for its destination. A tenant
-        is red if it has refusing listeners, failing destinations, held or dead deliveries, and yellow if a listener
-        is silent.
+        is failing (red) if it has refusing listeners, failing destinations, held or dead deliveries, and silent
+        (yellow) if one of its listeners is.
         """
         screen = Screen(sort=sort, only_failing=failing, namespace_and_name=None)
         reader = _Reader(AdminClient(admin, data), admin, tenant)
