@@ -49,8 +49,9 @@ def test_make_help_lists_every_target() -> None:
     assert set(phony[1].split()) == targets
 
 
-def test_ci_runs_make_test() -> None:
-    assert "exec make test" in (source.ROOT / ".ci" / "run").read_text("utf-8")
+def test_ci_runs_make_test_and_the_tests_on_a_node() -> None:
+    run = (source.ROOT / ".ci" / "run").read_text("utf-8")
+    assert re.findall(r"^ *(make .+)$", run, re.MULTILINE) == ["make test", "make test-node"]
     assert re.search(r"^test: check ", MAKEFILE, re.MULTILINE), "make test includes make check"
 
 
