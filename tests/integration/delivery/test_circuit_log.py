@@ -1,10 +1,12 @@
-"""The log says which destination fails and why."""
+"""The log and the listing say which destination fails, why, and when it is tried again."""
 
+import datetime
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import pytest
 import structlog
 
@@ -59,6 +61,17 @@ async def test_opened_circuit_is_logged_with_the_last_error(failing: Failing) ->
     assert failing.open_circuits == {"agency/crm": "ServerError"}
     (line,) = failing.logged("circuit_opened")
     assert (line["destination"], line["error"]) == ("agency/crm", "ServerError")
+
+
+async def test_next_is_the_trial_while_the_circuit_is_open(failing: Failing) -> None:
+    started = failing.gateway.gateway
+    headers = {"Authorization": f"Bearer {(started.settings.data / 'observe.token').read_text().strip()}"}
+    url = f"http://127.0.0.1:{started.admin.port}/api/destinations"
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+        (row,) = (await answer.json())["rows"]
+    left = datetime.datetime.fromisoformat(row["nextDueAt"]) - datetime.datetime.now(datetime.UTC)
+    assert row["backlog"] == circuit.OPENS_AFTER
+    assert left.total_seconds() > 30  # the deliveries themselves are due in 5 s
 
 
 @pytest.fixture

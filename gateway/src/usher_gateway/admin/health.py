@@ -435,6 +435,10 @@ class HealthTracker:
         live = self._registry.listeners.get(listener.key)
         return (live is not None and route in live.planner.too_slow) or self._worker.is_too_slow(listener, route)
 
+    def until_trial(self, key: str) -> int:
+        """Return in how many microseconds an open circuit allows its next attempt; 0 if nothing keeps one away."""
+        return self._dispatcher.until_trial(key)
+
     def destination(self, key: str, document: documents.DestinationDocument) -> DestinationState:
         """Return the present health of a destination."""
         state, gone = self._dispatcher.scheduler.circuit_of(key).state, key in self._worker.gone

@@ -201,12 +201,13 @@ class GatewayStatus:
         def row(key: str) -> JsonObject:
             namespace, _, name = key.partition("/")
             backlog, document = backlogs.get(key), in_force.get(key)
+            soonest = now + self._tracker.until_trial(key)
             return {
                 "namespace": namespace,
                 "name": name,
                 **(self._destination_health(key, document) if document else {"state": "NotFound"}),
                 "backlog": backlog.count if backlog else 0,
-                "nextDueAt": model.format_time(max(now, backlog.next_due_at)) if backlog else None,
+                "nextDueAt": model.format_time(max(soonest, backlog.next_due_at)) if backlog else None,
                 "held": held.get(key, {}),
                 "dead": dead.get(key, 0),
                 "tenants": sorted(tenants.get(key, ())),

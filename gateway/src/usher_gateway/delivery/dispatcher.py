@@ -216,6 +216,11 @@ class Dispatcher:
             del self.open_circuits[destination]
             _log.info("circuit_closed", destination=destination)
 
+    def until_trial(self, destination: str) -> int:
+        """Return in how many microseconds an open circuit allows its next attempt; 0: now, or it is closed."""
+        state = self.scheduler.circuit_of(destination)
+        return max(0, state.trial_at - self._clock.steady()) if state.state is circuit.CircuitState.Open else 0
+
     def _schedule_pump(self) -> None:
         if not self._pump_is_scheduled and not self._stopping.is_set():
             self._pump_is_scheduled = True
