@@ -4,8 +4,10 @@ import atexit
 import functools
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from postgresql.server import PostgresServer
+from usher_gateway.store.postgresql import schema
 
 
 @functools.cache
@@ -28,9 +30,23 @@ def name_in(dsn: str) -> str:
 
 
 def create(name: str) -> None:
-    """Create a database, if it does not exist."""
+    """Create a database with the newest schema, if it does not exist."""
     if not server().rows(f"select 1 from pg_database where datname = '{name}'"):
-        server().execute(f"create database {name} strategy file_copy")
+        server().execute(f"create database {name} template {_template()} strategy file_copy")
+
+
+@functools.cache
+def _template() -> str:
+    """Return a database with the schema, to copy, because the migrations take longer than a copy."""
+    name = "usher_template"
+    server().execute(f"create database {name}")
+    server().use(name, _migrate)
+    return name
+
+
+async def _migrate(connection: Any) -> None:
+    await schema.migrate(connection, "nobody's")
+    await connection.execute("delete from meta where name = 'key_fingerprint'")
 
 
 def let_gateways_die(name: str) -> None:

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Self
 
@@ -132,6 +132,10 @@ class PostgresServer:
         """Run statements; a single one runs outside of a transaction."""
         self._wait(self._execute(database, statements))
 
+    def use(self, database: str, work: Callable[["asyncpg.Connection[Any]"], Coroutine[Any, Any, None]]) -> None:
+        """Do some work with a connection to a database that nobody else uses, and disconnect."""
+        self._wait(self._use(database, work))
+
     def drop(self, database: str) -> None:
         """Drop a database, if it exists, with everything connected to it."""
         self._wait(self._disconnect(database))
@@ -225,6 +229,10 @@ class PostgresServer:
 
     async def _execute(self, database: str, statements: str) -> None:
         await (await self._connect(database)).execute(statements)
+
+    async def _use(self, database: str, work: Callable[["asyncpg.Connection[Any]"], Coroutine[Any, Any, None]]) -> None:
+        await work(await self._connect(database))
+        await self._disconnect(database)
 
     async def _connect(self, database: str) -> "asyncpg.Connection[Any]":
         connection = self._connections.get(database)
