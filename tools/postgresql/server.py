@@ -160,10 +160,15 @@ class PostgresServer:
             package = self._copy(package)
             os.chown(self.folder, self._user, -1)
         self._programs = package / "pginstall" / "bin"
-        command = [str(self._programs / "initdb"), "-D", str(self.folder / "data"), "--no-sync"]
-        command += ["--username=usher", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+        self._make_data()
+
+    def _make_data(self) -> None:
+        self._run("initdb", "--no-sync", "--username=usher", "--auth=trust", "--encoding=UTF8", "--locale=C")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        """Run a program of PostgreSQL on the data folder."""
         done = subprocess.run(
-            command,
+            [str(self._programs / program), "-D", str(self.folder / "data"), *arguments],
             cwd=self.folder,
             capture_output=True,
             check=False,
@@ -248,3 +253,25 @@ class PostgresServer:
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         future: concurrent.futures.Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
         return future.result(60)
+
+
+class StandbyServer(PostgresServer):
+    """A standby of another server, to which every commit of that server is replicated before it is confirmed."""
+
+    def __init__(self, primary: PostgresServer) -> None:
+        super().__init__(is_durable=True)
+        self._primary = primary
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._primary.execute("alter system set synchronous_standby_names = '*'")
+        self._primary.execute("select pg_reload_conf()")
+        return self
+
+    def promote(self) -> None:
+        """Make this the primary. The old one must be dead."""
+        self.execute("select pg_promote()")
+
+    def _make_data(self) -> None:
+        address = f"host=127.0.0.1 port={self._primary.port} user=usher"
+        self._run("pg_basebackup", "--no-sync", "--checkpoint=fast", "--write-recovery-conf", "--dbname", address)

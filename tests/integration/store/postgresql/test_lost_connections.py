@@ -10,7 +10,7 @@ import pytest
 
 from contract import engines, samples
 from contract.test_books import violations
-from postgresql.server import PostgresServer
+from postgresql.server import PostgresServer, StandbyServer
 from support import databases, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter
@@ -109,47 +109,84 @@ def durable_server() -> Iterator[PostgresServer]:
         yield server
 
 
-async def test_killed_server_loses_nothing_that_was_acknowledged(durable_server: PostgresServer) -> None:
-    """Two kills while four callers hand in arrivals, and deliveries are settled."""
-    store = PostgresStore(PostgresSettings(durable_server.dsn(), "k"), engines.Clock())
-    await store.open()
-    acknowledged: list[str] = []
-    is_over = asyncio.Event()
+class Callers:
+    """Four callers hand in arrivals, one after another, and settle their deliveries."""
 
-    async def send(caller: int) -> None:
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+        self.acknowledged: list[str] = []
+        self._is_over = False
+        self._tasks = [asyncio.create_task(self._send(caller)) for caller in range(4)]
+
+    async def _send(self, caller: int) -> None:
         number = 0
-        while not is_over.is_set():
+        while not self._is_over:
             number += 1
             content = f"{caller} {number}"
-            accepted = await store.accept(samples.arrival(content, body=content.encode()))
-            acknowledged.append(content)
+            accepted = await self._store.accept(samples.arrival(content, body=content.encode()))
+            self.acknowledged.append(content)
             for delivery in accepted.deliveries:
-                store.settle(samples.settlement(delivery, model.SettledAs.Delivered))
+                self._store.settle(samples.settlement(delivery, model.SettledAs.Delivered))
 
-    async def grown() -> None:
-        wanted = len(acknowledged) + 20
+    async def more(self, limit_seconds: float = 60) -> None:
+        """Wait for 20 more acknowledgements."""
+        wanted = len(self.acknowledged) + 20
 
         async def look() -> int:
-            return len(acknowledged)
+            return len(self.acknowledged)
 
-        await waiting.until(look, lambda seen: seen >= wanted, limit_seconds=60)
+        await waiting.until(look, lambda seen: seen >= wanted, limit_seconds=limit_seconds)
 
-    callers = [asyncio.create_task(send(caller)) for caller in range(4)]
+    async def finish(self) -> None:
+        """Stop, and check that the store has each acknowledged arrival and its delivery once."""
+        self._is_over = True
+        await asyncio.gather(*self._tasks)
+        await self._store.flush()
+        found = await self._store.visit_bodies(Filter(), 100_000)
+        assert sorted((one.body or b"").decode() for one in found) == sorted(self.acknowledged)
+        usage = await self._store.usage(0, 1 << 62)
+        counters = (model.Counter.visits, model.Counter.created, model.Counter.delivered)
+        total = {name: sum(row.counts.get(name, 0) for row in usage) for name in counters}
+        assert total == dict.fromkeys(counters, len(self.acknowledged))
+        assert await self._store.open_deliveries(1 << 62) == {}
+
+
+async def test_killed_server_loses_nothing_that_was_acknowledged(durable_server: PostgresServer) -> None:
+    store = PostgresStore(PostgresSettings(durable_server.dsn(), "k"), engines.Clock())
+    await store.open()
+    callers = Callers(store)
     for _ in range(2):
-        await grown()
+        await callers.more()
         await asyncio.to_thread(durable_server.kill)
         await asyncio.to_thread(durable_server.start)
-    await grown()
-    is_over.set()
-    await asyncio.gather(*callers)
-    await store.flush()
-    bodies = [one.body.decode() for one in await store.visit_bodies(Filter(), 10_000) if one.body is not None]
-    assert sorted(bodies) == sorted(acknowledged)
-    usage = await store.usage(0, 1 << 62)
-    total = {name: sum(row.counts.get(name, 0) for row in usage) for name in (1, 9, 13)}
-    assert total == dict.fromkeys((1, 9, 13), len(acknowledged)), "visits, created and delivered"
-    assert await store.open_deliveries(1 << 62) == {}
+    await callers.more()
+    await callers.finish()
     await store.close()
+
+
+async def replicating(primary: PostgresServer) -> None:
+    """Wait until commits of a server wait for its standby."""
+
+    async def look() -> list[Any]:
+        return await asyncio.to_thread(primary.rows, "select sync_state from pg_stat_replication")
+
+    await waiting.until(look, lambda found: [row[0] for row in found] == ["sync"])
+
+
+async def test_promoted_standby_has_everything_that_was_acknowledged() -> None:
+    """The gateway finds the new primary by itself, within 10 s of the promotion."""
+    with PostgresServer(is_durable=True) as primary, StandbyServer(primary) as standby:
+        await replicating(primary)
+        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+        store = PostgresStore(PostgresSettings(f"postgresql://usher@{hosts}/postgres", "k"), engines.Clock())
+        await store.open()
+        callers = Callers(store)
+        await callers.more()
+        await asyncio.to_thread(primary.kill)
+        await asyncio.to_thread(standby.promote)
+        await callers.more(limit_seconds=10)
+        await callers.finish()
+        await store.close()
 
 
 async def test_store_that_cannot_be_reached_says_so(durable_server: PostgresServer) -> None:
