@@ -189,6 +189,29 @@ async def test_promoted_standby_has_everything_that_was_acknowledged() -> None:
         await store.close()
 
 
+async def test_commit_that_no_standby_has_is_not_acknowledged() -> None:
+    """Somebody cancels the wait for the standby. PostgreSQL then reports a success, with a warning."""
+    with PostgresServer(is_durable=True) as primary, StandbyServer(primary) as standby:
+        await replicating(primary)
+        store = PostgresStore(PostgresSettings(primary.dsn(), "k"), engines.Clock())
+        await store.open()
+        await store.accept(samples.arrival("first"))
+        await asyncio.to_thread(standby.kill)
+        future = store.accept(samples.arrival("a"))
+        waits = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"
+        for _ in range(3):  # its commit, and the commits that ask for the outcome
+
+            async def cancel() -> list[Any]:
+                return await asyncio.to_thread(primary.rows, waits)
+
+            await waiting.until(cancel)
+            assert not future.done()
+        await asyncio.to_thread(standby.start)
+        assert (await asyncio.wait_for(future, 20)).counted_as is model.CountedAs.Visit
+        assert len((await store.visits(Filter(), None, 10)).rows) == 2
+        await store.close()
+
+
 async def test_store_that_cannot_be_reached_says_so(durable_server: PostgresServer) -> None:
     nobody = PostgresStore(PostgresSettings("postgresql://usher:secret@127.0.0.1:1/usher", "k"), engines.Clock())
     with pytest.raises(model.StoreUnavailableError) as raised:

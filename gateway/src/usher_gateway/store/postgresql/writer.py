@@ -46,12 +46,6 @@ _INSERT_COMMIT = """
 
 _NOTE_TIME = "update incarnations set noted_at = greatest(noted_at, $2) where number = $1"
 
-_DECIDE_OUTCOME = (
-    "insert into commits (incarnation, number, counts) values ($1, $2, '') on conflict do nothing returning number"
-)
-"""Find out whether a commit took effect. If its transaction is still open, this waits for its end. If this inserts the
-row, the commit did not take effect and never will."""
-
 _COMMIT = "set local statement_timeout = 0; commit"
 """Without a time limit, because a commit that waits for a standby must not be cancelled."""
 
@@ -60,11 +54,18 @@ _COMMIT_SECONDS = 20.0
 
 _NEVER_SECONDS = 1e6
 
+_WARNING = "01000"
+"""SQLSTATE of the warning that a commit is not replicated, because its wait for the standby was cancelled."""
+
+_VOID = "insert into commits (incarnation, number, counts, is_void) values ($1, $2, '', true) on conflict do nothing"
+"""Prevent a commit that has not taken effect. If its transaction is still open, this waits for its end."""
+
+_IS_VOID = "select is_void from commits where incarnation = $1 and number = $2"
+
+_WRITE = "update incarnations set noted_at = noted_at where number = $1"
+"""Make a transaction wait for the standby, as one without a write would not."""
+
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class _OutcomeUnknownError(Exception):
-    """The connection was lost during a commit."""
 
 
 class Writer:
@@ -183,6 +184,7 @@ class Writer:
         opened: Transaction | None = None
         accepted: list[model.Accepted] = []
         job_result: object = None
+        is_committing = False
         try:
             async with self.pool.acquire(timeout=CONNECT_SECONDS) as connection:
                 await self._prepare_names(connection, batch)
@@ -203,8 +205,11 @@ class Writer:
                 except BaseException:
                     connection.terminate()  # after a failover it could be one to a server that only reads
                     raise
-                await self._finish(connection)
-        except _OutcomeUnknownError:
+                is_committing = True
+                await self._finish(connection, _COMMIT)
+        except Exception:  # whatever it is, the transaction may be committed
+            if not is_committing:
+                raise
             if not await self._took_effect(number):
                 raise model.StoreUnavailableError("the connection was lost before the commit") from None
         assert opened is not None
@@ -240,16 +245,26 @@ class Writer:
                 "another gateway took over this one's deliveries", "Restart this gateway."
             )
 
-    async def _finish(self, connection: Connection) -> None:
-        commit = asyncio.ensure_future(connection.execute(_COMMIT, timeout=_NEVER_SECONDS))
-        try:
-            if not (await asyncio.wait({commit}, timeout=_COMMIT_SECONDS))[0]:
-                connection.terminate()  # does not cancel the commit, as a time limit of the statement would
-            status = await commit
-        except UNAVAILABLE as error:
-            raise _OutcomeUnknownError from error
-        if status != "COMMIT":
-            raise model.StoreUnavailableError("the transaction was rolled back")
+    @staticmethod
+    async def _finish(connection: Connection, commit: str) -> None:
+        """Commit.
+
+        Raises:
+            StoreUnavailableError: the transaction is perhaps not committed, or not replicated.
+        """
+        warnings: list[str] = []
+
+        def note(_: Connection, message: "asyncpg.PostgresLogMessage") -> None:
+            warnings.append(message.sqlstate or "")
+
+        connection.add_log_listener(note)
+        committing = asyncio.ensure_future(connection.execute(commit, timeout=_NEVER_SECONDS))
+        if not (await asyncio.wait({committing}, timeout=_COMMIT_SECONDS))[0]:
+            connection.terminate()  # does not cancel the commit, as a time limit of the statement would
+        status = await committing
+        connection.remove_log_listener(note)
+        if status != "COMMIT" or _WARNING in warnings:
+            raise model.StoreUnavailableError("the transaction is not committed, or not replicated")
 
     # After a lost connection
 
@@ -261,13 +276,26 @@ class Writer:
         while True:
             try:
                 async with self.pool.acquire(timeout=CONNECT_SECONDS) as connection:
-                    inserted = await connection.fetchval(_DECIDE_OUTCOME, self.incarnation, number)
-            except UNAVAILABLE:
+                    took_effect = await self._decide(connection, number)
+            except (*UNAVAILABLE, model.StoreUnavailableError):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _PAUSE_LONGEST_SECONDS)
             else:
                 self.is_uncertain = False
-                return inserted is None
+                return took_effect
+
+    async def _decide(self, connection: Connection, number: int) -> bool:
+        """Return whether a commit took effect. The answer is as durable as a commit, because it is one with a write."""
+        await connection.execute("begin")
+        try:
+            await connection.execute(_VOID, self.incarnation, number)
+            is_void = await connection.fetchval(_IS_VOID, self.incarnation, number)
+            await connection.execute(_WRITE, self.incarnation)
+            await self._finish(connection, "commit")
+        except BaseException:
+            connection.terminate()
+            raise
+        return not is_void
 
 
 def _explained(error: Exception) -> Exception:

@@ -111,6 +111,7 @@ create table attempts (delivery bigint primary key, log bytea not null);
 -- into meters. After a lost connection, the row shows whether the commit took effect.
 create table commits (
     incarnation bigint not null, number bigint not null, counts bytea not null,
+    is_void boolean not null default false,     -- true: the commit did not take effect, and never will
     primary key (incarnation, number)
 );
 create table meters (
