@@ -51,6 +51,7 @@ async def test_staged_day_fires_its_alerts_and_fills_every_panel(tmp_path: Path)
                     expr = pictures.filled(target["expr"])
                     assert await prometheus.query_range(expr, begun, time.time(), 1.0), (panel["title"], expr)
         assert "harbour-hotels" in day.terminal
+        assert "1 silent" in day.terminal
         if os.environ.get("UPDATE_DOCS"):
             pictures.draw_terminal(day.terminal, "usher top", PICTURES / "usher-top.svg")
             for stem, board in BOARDS.items():

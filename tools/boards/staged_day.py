@@ -139,7 +139,7 @@ class StagedDay:
                 await asyncio.sleep(0.1)
 
     async def play(self, seconds: float) -> None:
-        """Send the visits of the day, and look at `usher top` in its last third."""
+        """Send the visits of the day, and look at `usher top` when the silent webhook is silent."""
         self._receiver.set_behaviour("/mailer", simulator.Behaviour(status=400))
         self._receiver.set_behaviour("/warehouse", simulator.Behaviour(status=503))
         async with asyncio.TaskGroup() as group:
@@ -148,7 +148,7 @@ class StagedDay:
             group.create_task(self._send("park-spa", seconds, 0.4, odd_every=3))
             group.create_task(self._send_museum(seconds))
             group.create_task(self._send_hotels(seconds))
-            await asyncio.sleep(seconds * 2 / 3)
+            await asyncio.sleep(seconds * 9 / 10)
             self.terminal = await self._look()
 
     async def _post(self, tenant: str, body: bytes | None = None) -> int:
