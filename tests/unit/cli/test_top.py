@@ -1,12 +1,14 @@
 """The screen of `usher top`, without a terminal."""
 
 import io
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import rich.console
 
-from usher_gateway.cli import top
+from usher_gateway.cli import admin_client, top
 
 NOW = "2026-11-25T12:00:00Z"
 
@@ -172,3 +174,28 @@ def test_details_are_cut_to_the_screen() -> None:
     text = shown(screen, height=10)
     assert "line 5" in text
     assert "line 6\n" not in text
+
+
+def reader_that(act: Callable[[], str]) -> Any:
+    return mock.Mock(read=lambda _screen, _width: act())
+
+
+def fails(code: int) -> Callable[[], str]:
+    return lambda: admin_client.fail("no gateway answers at http://127.0.0.1:9090: refused", "a hint", code)
+
+
+def test_last_reading_stays_while_no_gateway_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = screen_of(line("acme"))
+    assert top.read_again(reader_that(fails(admin_client.WRONG)), screen, 80, "title") == "title"
+    head, *rest = shown(screen).splitlines()
+    assert head.rstrip() == "usher top  no gateway answers at http://127.0.0.1:9090: refused"
+    assert "agency/acme" in " ".join(rest)
+    assert top.read_again(reader_that(lambda: "new title"), screen, 80, "title") == "new title"
+    assert "no gateway" not in shown(screen)
+    assert capsys.readouterr().err == ""
+
+
+def test_reading_that_fails_for_good_ends_with_its_message() -> None:
+    with pytest.raises(top.EndedError) as caught:
+        top.read_again(reader_that(fails(admin_client.USAGE)), screen_of(), 80, "title")
+    assert (caught.value.exit_code, caught.value.said.splitlines()[1].strip()) == (admin_client.USAGE, "a hint")

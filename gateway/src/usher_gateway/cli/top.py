@@ -5,6 +5,7 @@ The screen is drawn from the admin port's listings alone. Rates are differences 
 
 import contextlib
 import datetime
+import io
 import os
 import select
 import sys
@@ -16,7 +17,7 @@ import msgspec
 import typer
 
 from usher_gateway.cli import overview, tables
-from usher_gateway.cli.admin_client import ADMIN, DATA, USAGE, Admin, AdminClient, Data, Tenant, fail
+from usher_gateway.cli.admin_client import ADMIN, DATA, USAGE, WRONG, Admin, AdminClient, Data, Tenant, fail
 
 if TYPE_CHECKING:
     import rich.console  # imported only where it prints, because most commands do not need it
@@ -139,6 +140,8 @@ class Screen:
         self.lines: list[TenantLine] = []
         self.details: list[str] = []
         """The lines about the tenant ``only``."""
+        self.problem = ""
+        """Why there was no newer reading; it stands in place of the title."""
         self._chosen = ""
         self._all: list[TenantLine] = []
 
@@ -176,7 +179,7 @@ def draw(screen: Screen, title: str, *, height: int) -> "rich.console.Renderable
 
     room = max(1, height - 2 - len(_KEYS))
     body = _draw_details(screen.details, room) if screen.only is not None else draw_table(screen, room)
-    shown = title if screen.only is None else f"usher top  inside {screen.only}"
+    shown = screen.problem or (title if screen.only is None else f"usher top  inside {screen.only}")
     return rich.console.Group(
         rich.text.Text(shown, style="bold", no_wrap=True, overflow="ellipsis"),
         body,
@@ -315,17 +318,55 @@ def _keyboard() -> Iterator[Callable[[float], str]]:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
+class EndedError(Exception):
+    """A reading ended the command; ``said`` is for standard error, once the terminal shows its own screen again."""
+
+    def __init__(self, said: str, exit_code: int) -> None:
+        super().__init__(said)
+        self.said = said
+        self.exit_code = exit_code
+
+
+def read_again(reader: _Reader, screen: Screen, width: int, title: str) -> str:
+    """Give the screen a new reading; return its title. While no gateway answers, the last reading stays.
+
+    Raises:
+        EndedError: another reading would fail too, for example because the gateway does not know the token any more.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            title = reader.read(screen, width)
+    except typer.Exit as end:
+        if end.exit_code != WRONG:
+            raise EndedError(said.getvalue(), end.exit_code) from end
+        screen.problem = said.getvalue().partition("\n")[0].replace("usher:", "usher top ", 1)
+    else:
+        screen.problem = ""
+    return title
+
+
 def _follow(reader: _Reader, screen: Screen, seconds: float) -> None:
     """Show the screen until a person quits."""
     import rich.console
-    import rich.live
 
     console = rich.console.Console(highlight=False)
+    title = reader.read(screen, console.width)  # without a gateway the command ends with a message
+    try:
+        _watch(reader, screen, seconds, console, title)
+    except EndedError as end:
+        typer.echo(end.said, nl=False, err=True)
+        raise typer.Exit(end.exit_code) from None
+
+
+def _watch(reader: _Reader, screen: Screen, seconds: float, console: "rich.console.Console", title: str) -> None:
+    import rich.live
+
     with rich.live.Live(console=console, screen=True, auto_refresh=False) as live, _keyboard() as next_key:
-        due, title = 0.0, ""
+        due = time.monotonic() + seconds
         while True:
             if time.monotonic() >= due:
-                title, due = reader.read(screen, console.width), time.monotonic() + seconds
+                title, due = read_again(reader, screen, console.width, title), time.monotonic() + seconds
             live.update(draw(screen, title, height=console.height), refresh=True)
             key = next_key(due - time.monotonic())
             if key in _FAREWELL:
