@@ -105,7 +105,7 @@ class Chaos:
         self.note_unsettled()
         await self.let_die(place)
         ended = f"select 1 from incarnations where number = {self.incarnations[place]} and ended_at is not null"
-        await gateways.wait_until(lambda: bool(self.fleet[place].store.rows(ended)), 30, "a takeover")
+        await gateways.wait_until(lambda: bool(self.fleet[place].store.rows(ended)), 90, "a takeover")
         process.send_signal(signal.SIGCONT)
         assert await self.fleet[place].exit_code() == 1
         await self.start(place)

@@ -129,6 +129,22 @@ async def test_deliveries_of_a_dead_gateway_are_taken_over(gateways: Gateways) -
     assert [claimed.id for claimed in await second.claim()] == [delivery.id]
 
 
+async def test_takeover_does_not_wait_for_a_suspended_transaction(gateways: Gateways) -> None:
+    """The first gateway hangs in a transaction that locks one of its two deliveries."""
+    first, second = gateways
+    free, locked = await deliver(first, "free"), await deliver(first, "locked")
+    store = engines.postgresql(first.store)
+    async with store._pool.acquire() as connection:
+        await let_die(first)
+        async with connection.transaction():
+            await connection.execute(f"update deliveries set status = 1 where key = {locked.key}")
+            async with asyncio.timeout(3):
+                await beat(second)
+            assert [claimed.id for claimed in await second.claim()] == [free.id]
+    await beat(second)
+    assert [claimed.id for claimed in await second.claim()] == [locked.id]
+
+
 async def test_deliveries_of_a_stopped_gateway_are_taken_over_at_once(gateways: Gateways) -> None:
     first, second = gateways
     delivery = await deliver(first)

@@ -23,7 +23,7 @@ _SETTINGS = {
     "timezone": "UTC",
     "statement_timeout": "6s",  # an arrival has 8 s
     "lock_timeout": "4s",
-    "idle_in_transaction_session_timeout": "15s",  # frees the locks of a gateway that hangs in a transaction
+    "idle_in_transaction_session_timeout": "5s",  # frees the locks of a gateway that hangs in a transaction
     "synchronous_commit": "on",
     "jit": "off",
 }

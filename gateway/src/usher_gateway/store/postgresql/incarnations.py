@@ -27,18 +27,21 @@ SLOTS = 64
 _FORGET_SECONDS = 600.0
 """An ended incarnation is kept for this long, so that no other one gets its slot soon."""
 
-_END_DEAD = (
-    "update incarnations set ended_at = clock_timestamp()"
-    " where ended_at is null and beat_at < clock_timestamp() - make_interval(secs => $1)"
-)
+_END_DEAD = """
+    update incarnations set ended_at = clock_timestamp() where number = any(array(select number from incarnations
+        where ended_at is null and beat_at < clock_timestamp() - make_interval(secs => $1)
+        order by number for no key update skip locked))
+"""
+"""End the incarnations without a heartbeat. One whose row is locked is left to the next try."""
+
 _TAKE_OVER = """
     update deliveries set waiting = true, owner = 0, due_at = least(due_at, $1)
     where key = any(array(select key from deliveries where state = 0 and hold = 0 and not waiting and key =
         any(array(select key from deliveries where state = 0 and hold = 0 and not waiting and owner =
             any(array(select number from incarnations where ended_at is not null)) limit $2))
-        order by key for no key update))
+        order by key for no key update skip locked))
 """
-"""Move a slice of what ended incarnations had claimed to the backlog."""
+"""Move a slice of what ended incarnations had claimed to the backlog; what is locked is left to the next try."""
 
 _TAKE_OVER_SLICE = 2_000
 

@@ -42,31 +42,42 @@ class Ownership:
         return not self.is_lost and self._loop.time() - self._beat_at < SEND_SECONDS
 
     async def run(self) -> None:
-        """Send heartbeats until this incarnation is lost."""
+        """Send heartbeats, and take over from dead gateways, until this incarnation is lost."""
         while not self.is_lost:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    await self.beat()
+                    await self._send()
             except UNAVAILABLE as error:
                 # The database may have been away for all gateways: first they get the time to send a heartbeat.
                 self._judges_from = self._loop.time() + DEAD_SECONDS
                 _log.warning("heartbeat_failed", error=describe(error))
+                continue
+            try:
+                await self._take_over()
+            except UNAVAILABLE as error:
+                _log.warning("takeover_failed", error=describe(error))
 
     async def beat(self) -> None:
         """Send one heartbeat, and take over the deliveries of dead gateways."""
+        await self._send()
+        await self._take_over()
+
+    async def _send(self) -> None:
         sent_at = self._loop.time()
         async with self._pool.acquire() as connection:
-            if not await incarnations.beat(connection, self._incarnation):
+            if await incarnations.beat(connection, self._incarnation):
+                self._beat_at = sent_at
+            else:
                 self.lost.set()
                 _log.error("store_ownership_lost", hint="Another gateway delivers what this one had. Restart this one.")
-                return
-            self._beat_at = sent_at
-            if sent_at < self._judges_from:
-                return
-            async with connection.transaction():
-                if await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.MIGRATION_LOCK):
-                    await incarnations.end_dead(connection)
-                    recovered = await incarnations.take_over(connection, self._now())
-                    if recovered:
-                        _log.warning("deliveries_recovered", count=recovered)
+
+    async def _take_over(self) -> None:
+        if self.is_lost or self._beat_at < self._judges_from:
+            return
+        async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection, connection.transaction():
+            if await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.MIGRATION_LOCK):
+                await incarnations.end_dead(connection)
+                recovered = await incarnations.take_over(connection, self._now())
+                if recovered:
+                    _log.warning("deliveries_recovered", count=recovered)
