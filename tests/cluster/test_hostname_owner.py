@@ -1,5 +1,6 @@
 """A tenant keeps its hostname against a waiting claim of another agency, whatever happens to its own resources."""
 
+import functools
 from typing import Any
 
 from support import agencies, api, waiting
@@ -105,6 +106,55 @@ async def test_agency_at_its_limit_waits_for_the_end_of_a_retired_hostname(make_
         await server.apply(klass)
         await agency.wait_ready("listeners.usher.dev/lobby")
         assert (await agency.post(f"https://other.{hostname}{PATH}", agencies.visit(2))).acknowledges
+    finally:
+        await server.delete(api.of(klass))
+
+
+async def test_given_up_hostname_counts_until_its_certificate_is_deleted(make_agency: agencies.Make) -> None:
+    agency = await make_agency()
+    platform, name = agency.platform, f"given-up-{agency.namespace}"
+    server, hostname = platform.server, f"{agency.namespace}.customers.example"
+    klass = platform.install.klass(
+        hostname=f"{name}.example",
+        allowedHostnames=[{"hostname": "*.customers.example"}],
+        maximums={"hostnamesPerNamespace": 1},
+        tls={"mode": "PerHostname", "issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}},
+    )
+    klass["metadata"]["name"] = name
+    await server.apply(klass)
+    first = claim(agency, hostname, listenerClassName=name)
+
+    async def certificate() -> tuple[str, bool]:
+        """Uid of the Certificate, and whether it is marked as unused; empty if there is none."""
+        found = [one["metadata"] for one in await platform.children("Certificate", hostname)]
+        return (found[0]["uid"], "usher.dev/unused-since" in found[0]["annotations"]) if found else ("", False)
+
+    async def assert_other_refused(silence: int) -> None:
+        other = claim(agency, f"other.{hostname}", listenerClassName=name, silence={"afterSeconds": silence})
+        await agency.apply(other)
+        refused = await agency.wait("Listener", "lobby", "Accepted", "False", "LimitExceeded")
+        assert "7 days after they were given up" in api.condition(refused, "Accepted")["message"]
+        assert await platform.children("Certificate", f"other.{hostname}") == []
+
+    try:
+        await agency.apply(agency.tenant(), agency.destination(), first)
+        uid, _ = await waiting.until(certificate, lambda seen: seen[0])
+        await server.delete(api.of(first))
+        await agency.until_answers(f"https://{hostname}{PATH}", 404)
+        await assert_other_refused(1000)
+        await waiting.until(certificate, lambda seen: seen == (uid, True))
+        await platform.restart_operator()
+        await assert_other_refused(2000)
+
+        await agency.apply(first)
+        await waiting.until(certificate, lambda seen: seen == (uid, False))
+        await server.delete(api.of(first))
+        await waiting.until(certificate, lambda seen: seen == (uid, True))
+        await assert_other_refused(3000)
+        given_up = {"metadata": {"annotations": {"usher.dev/unused-since": "2026-01-01T00:00:00Z"}}}
+        await server.merge(api.of((await platform.children("Certificate", hostname))[0]), given_up)
+        await waiting.until(functools.partial(platform.children, "Certificate", f"other.{hostname}"))
+        assert await platform.children("Certificate", hostname) == []
     finally:
         await server.delete(api.of(klass))
 

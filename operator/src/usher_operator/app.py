@@ -34,7 +34,7 @@ from usher_operator.gateways import GatewayObserver
 from usher_operator.health import Health, HealthServer, OperatorMetrics
 from usher_operator.installation import Installation
 from usher_operator.reconcile import Reconciler
-from usher_operator.removals import PendingRemovals, RemovalGuard, TombstoneClock
+from usher_operator.removals import AgeClock, PendingRemovals, RemovalGuard
 from usher_operator.settings import OperatorSettings
 from usher_operator.status import StatusWriter
 from usher_operator.view import Key
@@ -223,7 +223,7 @@ class Operator:
             queue=self.queue,
             writer=self.children,
             removals=self.pending_removals,
-            tombstones=TombstoneClock(timing.tombstone_seconds),
+            tombstones=AgeClock(timing.tombstone_seconds),
             event_logger=self.event_logger,
         )
         self.statuses = StatusWriter(

@@ -645,9 +645,20 @@ class Cache(View):
             self._ignored[ref] = raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]
         owners = {one.key for one in (before, child) if one is not None and one.is_config}
         concerned = frozenset().union(*map(self._rearrange, owners))
+        if ref.kind == kinds.CERTIFICATE.name:
+            concerned |= self._count_certificate(before, child)
         if before is not None and child is not None and _as_planned(before) == _as_planned(child):
             return concerned
         return concerned | self._on_child(before, child, hosts, addresses)
+
+    def _count_certificate(self, before: kinds.ChildRecord | None, after: kinds.ChildRecord | None) -> KeySet:
+        """Count the hostname of a Certificate for its namespace; returns the Listeners concerned."""
+        concerned = _NO_KEYS
+        if before is not None and (after is None or after.key != before.key):
+            concerned |= self._siblings.count_certificate(before.key.name, "")
+        if after is not None:
+            concerned |= self._siblings.count_certificate(after.key.name, after.counts_for)
+        return concerned
 
     def _on_child(
         self,

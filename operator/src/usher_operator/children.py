@@ -31,6 +31,13 @@ URL_SUFFIX = "-url"
 OWNER_KIND_ANNOTATION = "usher.dev/owner-kind"
 """Kind of the key that owns a child."""
 
+COUNTS_FOR_ANNOTATION = "usher.dev/counts-for"
+"""Namespace for which the hostname of a Certificate counts, whether the Certificate is in use or not; only if the class
+limits the hostnames of a namespace."""
+
+UNUSED_SINCE_ANNOTATION = "usher.dev/unused-since"
+"""Time at which the hostname of a Certificate was given up (RFC 3339); missing while the Certificate is in use."""
+
 _KINDS: dict[str, Kind] = {"Listener": "Listener", "Destination": "Destination", "Hostname": "Hostname"}
 
 
@@ -377,9 +384,36 @@ _CERTIFICATE_API = f"{CERT_MANAGER_GROUP}/v1"
 
 
 def build_certificate(
-    hostname: str, secret_name: str, issuer: listener_class.IssuerRef, install: Install
+    hostname: str, secret_name: str, issuer: listener_class.IssuerRef, install: Install, *, counts_for: str = ""
 ) -> DesiredChild:
-    """The Certificate of a hostname. ``secret_name``: the Secret into which cert-manager writes it."""
+    """The Certificate of a hostname.
+
+    Args:
+        hostname: the only name in the certificate.
+        secret_name: the Secret into which cert-manager writes it.
+        issuer: of the class.
+        install: has the namespace.
+        counts_for: the namespace for which the hostname counts; ``""`` if the class does not limit hostnames.
+    """
+    spec = {
+        "secretName": secret_name,
+        "dnsNames": [hostname],
+        "issuerRef": issuer_reference(issuer),
+        # a stolen key becomes useless with the next renewal
+        "privateKey": {"rotationPolicy": "Always"},
+    }
+    return _certificate(hostname, spec, {COUNTS_FOR_ANNOTATION: counts_for} if counts_for else {}, install)
+
+
+def build_unused_certificate(
+    hostname: str, spec: dict[str, Any], install: Install, *, counts_for: str, since: str
+) -> DesiredChild:
+    """The Certificate of a hostname that was given up, with its present spec, so that nothing is issued."""
+    noted = {COUNTS_FOR_ANNOTATION: counts_for, UNUSED_SINCE_ANNOTATION: since}
+    return _certificate(hostname, spec, noted, install)
+
+
+def _certificate(hostname: str, spec: dict[str, Any], noted: dict[str, str], install: Install) -> DesiredChild:
     manifest: dict[str, Any] = {
         "apiVersion": _CERTIFICATE_API,
         "kind": "Certificate",
@@ -387,15 +421,9 @@ def build_certificate(
             "name": object_name(hostname),
             "namespace": install.data_plane_namespace,
             "labels": labels(install.controller_name),
-            "annotations": annotations(Key("Hostname", "", hostname)),
+            "annotations": {**annotations(Key("Hostname", "", hostname)), **noted},
         },
-        "spec": {
-            "secretName": secret_name,
-            "dnsNames": [hostname],
-            "issuerRef": issuer_reference(issuer),
-            # a stolen key becomes useless with the next renewal
-            "privateKey": {"rotationPolicy": "Always"},
-        },
+        "spec": spec,
     }
     return finish(manifest)
 

@@ -177,7 +177,7 @@ class OperatorMetrics:
             if child.is_config:
                 documents[child.key.kind, "Tombstone" if child.tombstone else "InForce"] += 1
             expiry = child.state.status.get("notAfter") if child.state.ref.kind == "Certificate" else None
-            if expiry:
+            if expiry and not child.unused_since:
                 self.certificates.labels(child.key.name).set(datetime.datetime.fromisoformat(expiry).timestamp())
         _replace(self.objects, objects)
         _replace(self.not_ready, not_ready)

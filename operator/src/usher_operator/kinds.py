@@ -173,6 +173,10 @@ class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
     owner_uid: str = ""
     owner_generation: int = 0
     """Generation of the resource from which the document was compiled."""
+    counts_for: str = ""
+    """Namespace for which the hostname of a Certificate counts; ``""``: for none."""
+    unused_since: str = ""
+    """When the hostname of a Certificate was given up; ``""``: it is in use."""
 
 
 def parse_resource(kind: str, raw: JsonObject) -> ResourceRecord:
@@ -252,6 +256,8 @@ def parse_child(raw: JsonObject, controller_name: str, keys: model.Keys | None) 
         is_config=is_config,
         owner_uid=labels.get(config_secret.OWNER_UID_LABEL, ""),
         owner_generation=envelope.generation if envelope is not None else 0,
+        counts_for=annotations.get(children.COUNTS_FOR_ANNOTATION, "") if ref.kind == "Certificate" else "",
+        unused_since=annotations.get(children.UNUSED_SINCE_ANNOTATION, "") if ref.kind == "Certificate" else "",
     )
 
 

@@ -457,25 +457,25 @@ def _listener_keys(removals: Iterable[Removal]) -> set[Key]:
     return {Key("Listener", one.namespace, one.name) for one in removals if one.kind == "Listener"}
 
 
-class TombstoneClock:
-    """Counts for how long each tombstone has been in place. Pure.
+class AgeClock:
+    """Counts how old each tombstone is, or for how long each Certificate has been unused. Pure.
 
-    The age when a tombstone is first read is taken from its timestamp; from then on a monotonic clock counts. So a wall
-    clock that jumps forward ends no tombstone early, and one that jumps back does not prolong it.
+    The age when a timestamp is first read is taken from the wall clock; from then on a monotonic clock counts. So a
+    wall clock that jumps forward ends no tombstone early, and one that jumps back does not prolong it.
     """
 
     def __init__(self, seconds: float = 600.0) -> None:
         self._seconds = seconds
-        """Age at which a tombstone may be deleted."""
+        """Age at which an object may be deleted."""
         self._ends: dict[ObjectRef, tuple[str, float]] = {}
-        """Timestamp of each tombstone, and its end by the monotonic clock."""
+        """Timestamp of each object, and its end by the monotonic clock."""
 
     def seconds_left(self, ref: ObjectRef, written_at: str, wall: datetime.datetime, monotonic: float) -> float:
-        """Seconds until a tombstone may be deleted; zero or negative if it may be deleted now.
+        """Seconds until an object may be deleted; zero or negative if it may be deleted now.
 
         Args:
-            ref: the config Secret.
-            written_at: timestamp in the tombstone (RFC 3339); an unreadable one counts as long ago.
+            ref: the config Secret or the Certificate.
+            written_at: timestamp in the object (RFC 3339); an unreadable one counts as long ago.
             wall: the present wall-clock time.
             monotonic: the present time by the monotonic clock, in seconds.
         """
@@ -486,7 +486,7 @@ class TombstoneClock:
         return known[1] - monotonic
 
     def forget(self, ref: ObjectRef) -> None:
-        """Forget a tombstone that was deleted."""
+        """Forget an object that was deleted."""
         self._ends.pop(ref, None)
 
 

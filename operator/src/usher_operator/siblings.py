@@ -89,6 +89,8 @@ class Siblings:
         """Listeners by namespace and hostname in their published document, except for the hostnames of classes."""
         self._exposed: OrderedGroups[str] = OrderedGroups()
         """Listeners by the hostnames in their published document, the oldest first."""
+        self._certificates: dict[str, str] = {}
+        """Hostname -> the namespace for which its Certificate counts."""
 
     def rank(self, key: Key) -> int:
         """How many keys of its kind and namespace come before one."""
@@ -161,21 +163,54 @@ class Siblings:
         self._hosts_in_force.set(key, {(namespace, host): () for host in in_force})
         concerned: set[Key] = set()
         for host in former | named | in_force:
-            for other in self.reorder(Key("Hostname", namespace, host), self._place_of_hostname(namespace, host)):
+            for other in self._reorder_hostname(namespace, host):
                 concerned.update(self._namers.iterate((namespace, other.name)))
         return frozenset(concerned - {key})
+
+    def count_certificate(self, host: str, namespace: str) -> frozenset[Key]:
+        """Set for which namespace the Certificate of a hostname counts; `""`: there is none, or it does not count.
+
+        Returns the Listeners concerned.
+        """
+        before = self._certificates.get(host, "")
+        if before == namespace:
+            return frozenset()
+        self._certificates[host] = namespace
+        if not namespace:
+            del self._certificates[host]
+        concerned: set[Key] = set()
+        for one in filter(None, (before, namespace)):
+            for other in self._reorder_hostname(one, host):
+                concerned.update(self._namers.iterate((one, other.name)))
+        return frozenset(concerned)
+
+    def _reorder_hostname(self, namespace: str, host: str) -> frozenset[Key]:
+        """Update the place of a hostname; returns the hostnames for which a limit now differs, this one among them."""
+        key = Key("Hostname", namespace, host)
+        before = self._limits_met(key)
+        others = self.reorder(key, self._place_of_hostname(namespace, host))
+        return others if self._limits_met(key) == before else others | {key}
+
+    def _limits_met(self, key: Key) -> AbstractSet[int]:
+        """The limits within which a key is; none if it does not count."""
+        if (key.kind, key.namespace) not in self._order.groups_of(key):
+            return frozenset()
+        rank = self.rank(key)
+        return {limit for limit in self._limits[key.kind] if rank < limit}
 
     def _place_of_hostname(self, namespace: str, host: str) -> Place | None:
         """The place of a hostname among those of a namespace; None if it does not count.
 
-        First come those in force that a Listener names, then those that have only retired addresses, then the others.
+        First come those in force that a Listener names, then those that have a Certificate already, then those that
+        have only retired addresses or were given up, then the others.
         """
         is_in_force = next(self._hosts_in_force.iterate((namespace, host)), None) is not None
+        has_certificate = self._certificates.get(host) == namespace
         oldest = self._namers.first_place((namespace, host))
         if oldest is not None:
             created, _uid = oldest
-            return (0 if is_in_force else 2), created
-        return (1, "") if is_in_force else None
+            return (0 if is_in_force else 1 if has_certificate else 3), created
+        return (2, "") if is_in_force or has_certificate else None
 
     def summarize(self, key: Key, cached: CachedResource[resources.Listener] | None) -> frozenset[Key]:
         """Update the summary of a Listener's Tenant; returns the Tenants whose summary changed."""

@@ -1,5 +1,8 @@
 """Makes the children of a key match its plan. ``ChildWriter`` applies the wanted ones, ``ChildRemover`` removes others.
 
+A Certificate that counts against the hostnames of a namespace stays for 7 days after its hostname was given up, marked
+with the time. Otherwise a namespace could use up the certificates of an issuer by giving up hostnames for others.
+
 The operator removes a document in two steps. Once the removal guard allows the removal, the config Secret becomes a
 tombstone; when the tombstone is old enough, the remover deletes it.
 
@@ -24,7 +27,7 @@ from usher_operator import children, kinds
 from usher_operator.cache import Cache, ref_of
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
-from usher_operator.removals import PendingRemovals, TombstoneClock
+from usher_operator.removals import AgeClock, PendingRemovals
 from usher_operator.view import DesiredChild, Key, ObjectRef, Plan
 from usher_operator.workqueue import Workqueue
 
@@ -35,6 +38,10 @@ _HOSTNAME_DELAY_SECONDS = 0.1
 """Delay before a hostname is reconciled after one of its documents changed, so that changes of many documents of one
 hostname cause one write."""
 
+
+_UNUSED_CERTIFICATE_SECONDS = 7 * 86400.0
+"""How long a Certificate counts after its hostname was given up. Source: Let's Encrypt limits the certificates of a
+registered domain in 7 days."""
 
 _SMALL_BYTES = 64 * 1024
 """A document of this size, in base64, is written without a pause."""
@@ -231,11 +238,12 @@ class ChildRemover:
         queue: Workqueue[Key],
         writer: ChildWriter,
         removals: PendingRemovals,
-        tombstones: TombstoneClock,
+        tombstones: AgeClock,
         event_logger: EventLogger,
     ) -> None:
         self._api, self._cache, self._queue, self._writer = api, cache, queue, writer
         self._removals, self._tombstones, self._event_logger = removals, tombstones, event_logger
+        self._unused_certificates = AgeClock(_UNUSED_CERTIFICATE_SECONDS)
 
     def withdraw(self, plan: Plan) -> None:
         """Withdraw the request to remove a document that a plan wants, or that neither Secret nor gateway has."""
@@ -286,7 +294,9 @@ class ChildRemover:
     async def _remove(self, child: kinds.ChildRecord) -> None:
         ref = child.state.ref
         removal = removal_of(child.key, child.owner_uid, child.resource_version)
-        if not child.is_config or removal is None:
+        if child.counts_for:
+            await self._remove_certificate(child)
+        elif not child.is_config or removal is None:
             await self._delete(child)
         elif child.tombstone:
             left = self._tombstone_seconds_left(ref, child.tombstone)
@@ -297,6 +307,25 @@ class ChildRemover:
             self._removals.withdraw(removal, time.monotonic())
         elif self._removals.request(removal, time.monotonic()):
             await self._write_tombstone(child.key, ref, child.owner_uid, child.owner_generation)
+
+    async def _remove_certificate(self, child: kinds.ChildRecord) -> None:
+        """Mark a Certificate as unused, or delete it if it has been unused for long enough."""
+        ref, since = child.state.ref, child.unused_since
+        if not since:
+            raw = await self._api.get(kinds.CERTIFICATE.path(ref.namespace, ref.name), missing_ok=True)
+            if raw is None:
+                return  # the watch will report it
+            since = _now()
+            unused = children.build_unused_certificate(
+                child.key.name, raw["spec"], self._cache.install, counts_for=child.counts_for, since=since
+            )
+            await self._writer.write(child.key, ref, unused.manifest)
+        wall = datetime.datetime.now(datetime.UTC)
+        left = self._unused_certificates.seconds_left(ref, since, wall, time.monotonic())
+        if left > 0:
+            self._queue.add_after(child.key, left)
+        else:
+            await self._delete(child)
 
     def _tombstone_seconds_left(self, ref: ObjectRef, written_at: str) -> float:
         return self._tombstones.seconds_left(ref, written_at, datetime.datetime.now(datetime.UTC), time.monotonic())
@@ -309,6 +338,7 @@ class ChildRemover:
             self._queue.add(key)
         self._writer.forget(ref)
         self._tombstones.forget(ref)
+        self._unused_certificates.forget(ref)
         self._event_logger.deleted(ref)
 
     async def _write_tombstone(self, key: Key, ref: ObjectRef, owner_uid: str, generation: int) -> None:

@@ -6,11 +6,12 @@ import pytest
 
 from support import work
 from usher_gateway import config_secret, documents, model
+from usher_gateway.resources import listener_class
 from usher_gateway.resources.secret import MAX_VALUE_BYTES
 from usher_operator import children, kinds, plan
 from usher_operator.cache import Cache, hostname_key
 from usher_operator.settings import OperatorSettings
-from usher_operator.view import Key
+from usher_operator.view import Install, Key
 
 KEYS = model.derive_keys(bytes(32))
 LOBBY = Key("Listener", "agency", "lobby")
@@ -63,6 +64,18 @@ def config(
     )
     envelope = config_secret.envelope_of(document, f"uid-{listener}", KEYS.document)
     return config_secret_of(envelope, Key("Listener", "agency", listener), **meta)
+
+
+def certificate(host: str, counts_for: str = "agency", since: str = "", **meta: Any) -> dict[str, Any]:
+    settings = OperatorSettings()
+    issuer = listener_class.IssuerRef(name="letsencrypt")
+    install = Install(controller_name=settings.controller_name, data_plane_namespace=settings.data_plane_namespace)
+    child = children.build_certificate(host, "tls", issuer, install, counts_for=counts_for)
+    if since:
+        spec = child.manifest["spec"]
+        child = children.build_unused_certificate(host, spec, install, counts_for=counts_for, since=since)
+    about = {"uid": f"uid-{host}", "resourceVersion": "1", **meta}
+    return {**child.manifest, "metadata": {**child.manifest["metadata"], **about}}
 
 
 def tombstone(host: str) -> dict[str, Any]:
@@ -315,6 +328,42 @@ def test_retired_hostname_counts_after_those_in_force_and_before_those_that_wait
     assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 0
 
 
+def test_hostname_with_a_certificate_counts_until_the_certificate_is_deleted(cache: Cache) -> None:
+    given_up, waiting = certificate("a.example.com"), Key("Hostname", "agency", "b.example.com")
+    cache.put(kinds.LISTENER_CLASS, klass(maximums={"hostnamesPerNamespace": 1}))
+    cache.put(kinds.LISTENER, listener("lobby", "a.example.com"))
+    cache.put(kinds.SECRET, config("a.example.com"))
+    cache.put(kinds.CERTIFICATE, given_up)
+    cache.remove(kinds.LISTENER, "agency", "lobby")
+    cache.put(kinds.SECRET, tombstone("a.example.com"))
+    cache.put(kinds.LISTENER, aged(1, "b.example.com"))
+    assert cache.rank(waiting) == 1
+    cache.remove(kinds.SECRET, "usher-config", config_secret.secret_name("Listener", "agency/lobby"))
+    assert cache.rank(waiting) == 1
+    assert numbered(1) in cache.remove(kinds.CERTIFICATE, "usher-system", given_up["metadata"]["name"])
+    assert cache.rank(waiting) == 0
+
+
+def test_hostname_with_a_certificate_counts_only_for_its_namespace(cache: Cache) -> None:
+    cache.put(kinds.LISTENER_CLASS, klass(maximums={"hostnamesPerNamespace": 1}))
+    cache.put(kinds.CERTIFICATE, certificate("a.example.com"))
+    cache.put(kinds.LISTENER, aged(1, "b.example.com"))
+    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 1
+    assert numbered(1) in cache.put(kinds.CERTIFICATE, certificate("a.example.com", "rival", resourceVersion="2"))
+    assert cache.rank(Key("Hostname", "agency", "b.example.com")) == 0
+
+
+def test_hostname_that_returns_costs_nothing_more(cache: Cache) -> None:
+    cache.put(kinds.LISTENER_CLASS, klass(maximums={"hostnamesPerNamespace": 2}))
+    cache.put(kinds.LISTENER, aged(2, "in-force.example.com"))
+    cache.put(kinds.SECRET, config("in-force.example.com", listener="l2"))
+    cache.put(kinds.CERTIFICATE, certificate("given-up.example.com"))
+    cache.put(kinds.LISTENER, aged(0, "new.example.com"))
+    cache.put(kinds.LISTENER, aged(1, "given-up.example.com"))
+    hosts = ["in-force.example.com", "given-up.example.com", "new.example.com"]
+    assert [cache.rank(Key("Hostname", "agency", host)) for host in hosts] == [0, 1, 2]
+
+
 def test_hostname_of_a_class_does_not_count(cache: Cache) -> None:
     cache.put(kinds.LISTENER_CLASS, klass(maximums={"hostnamesPerNamespace": 1}))
     cache.put(kinds.LISTENER, listener("lobby"))
@@ -433,6 +482,26 @@ def test_work_does_not_grow_with_the_siblings(what: str) -> None:
             "plan a listener": lambda: plan.plan(cache, numbered(siblings - 1)),
             "plan the tenant": lambda: plan.plan(cache, ACME),
             "plan the hostname": lambda: plan.plan(cache, hostname_key("hooks.example.com")),
+        }
+        return work.instructions(calls[what])
+
+    assert cost(1000) < 1.3 * cost(100)
+
+
+@pytest.mark.parametrize("what", ["give up", "delete", "rank"])
+def test_work_for_a_certificate_does_not_grow_with_the_hostnames_that_count(what: str) -> None:
+    def cost(siblings: int) -> int:
+        cache = Cache(OperatorSettings(), clock=lambda: 1_000_000)
+        cache.set_keys(KEYS)
+        cache.put(kinds.LISTENER_CLASS, klass(maximums={"hostnamesPerNamespace": siblings // 2}))
+        for number in range(siblings):
+            cache.put(kinds.CERTIFICATE, certificate(f"c{number}.example.com"))
+            cache.put(kinds.LISTENER, aged(number, f"l{number}.example.com"))
+        given_up = certificate("c5.example.com", since="2026-01-01T00:00:00Z", resourceVersion="2")
+        calls = {
+            "give up": lambda: cache.put(kinds.CERTIFICATE, given_up),
+            "delete": lambda: cache.remove(kinds.CERTIFICATE, "usher-system", given_up["metadata"]["name"]),
+            "rank": lambda: cache.rank(Key("Hostname", "agency", "l5.example.com")),
         }
         return work.instructions(calls[what])
 

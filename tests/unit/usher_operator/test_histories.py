@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from unit.usher_operator import test_cache
 from usher_gateway import config_secret, model
 from usher_operator import children, kinds, plan
 from usher_operator.cache import Cache
@@ -21,7 +22,7 @@ LISTENERS = [Key("Listener", namespace, name) for namespace in NAMESPACES for na
 class History:
     """A cache, its queue, and what the operator would write for each plan."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, **maximums: int) -> None:
         self.random = random.Random(seed)
         self.cache = Cache(OperatorSettings(), clock=lambda: 1_000_000)
         self.cache.set_keys(KEYS)
@@ -34,6 +35,7 @@ class History:
             "hostname": "hooks.example.com",
             "allowedHostnames": [{"hostname": "*.example.org"}],
             "retiredAddressDays": self.random.choice([0, 7]),
+            "maximums": maximums,
         }
         self.put(kinds.LISTENER_CLASS, "", "public", spec)
 
@@ -71,6 +73,16 @@ class History:
             for child in [one for one in self.cache.child_index.by_ref.values() if one.tombstone]:
                 ref = child.state.ref
                 self.queue |= self.cache.remove(kinds.SECRET, ref.namespace, ref.name)
+
+    def change_certificate(self) -> None:
+        """Write the Certificate of a hostname that counts for a namespace, or delete it."""
+        self.version += 1
+        counts_for = self.random.choice(NAMESPACES)
+        raw = test_cache.certificate(self.random.choice(HOSTS), counts_for, resourceVersion=str(self.version))
+        if self.random.random() < 0.5:
+            self.queue |= self.cache.put(kinds.CERTIFICATE, raw)
+        else:
+            self.queue |= self.cache.remove(kinds.CERTIFICATE, "usher-system", raw["metadata"]["name"])
 
     def listener(self) -> dict[str, Any]:
         """Return a random spec."""
@@ -148,3 +160,16 @@ def test_no_plan_differs_after_a_random_history(seed: int) -> None:
             history.settle()
     history.settle()
     assert {key: published(history, key) for key in LISTENERS} == {key: desired(history, key) for key in LISTENERS}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_plan_differs_after_a_certificate_came_or_went(seed: int) -> None:
+    history = History(seed, hostnamesPerNamespace=1)
+    for _ in range(40):
+        history.change()
+        for _ in range(3):
+            history.queue.update(LISTENERS)
+            history.settle()
+        history.change_certificate()
+        history.settle()
+        assert {key: published(history, key) for key in LISTENERS} == {key: desired(history, key) for key in LISTENERS}

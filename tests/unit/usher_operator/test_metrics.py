@@ -63,5 +63,8 @@ def test_expiry_of_certificates_is_shown_by_hostname() -> None:
     cache, metrics = Cache(OperatorSettings()), OperatorMetrics()
     cache.put(kinds.CERTIFICATE, certificate("hooks.example.com", {"notAfter": "1970-01-02T00:00:00Z"}))
     cache.put(kinds.CERTIFICATE, certificate("new.example.com", {}))
+    unused = certificate("unused.example.com", {"notAfter": "1970-01-02T00:00:00Z"})
+    unused["metadata"]["annotations"][children.UNUSED_SINCE_ANNOTATION] = "1970-01-01T00:00:00Z"
+    cache.put(kinds.CERTIFICATE, unused)
     metrics.set_objects(cache)
     assert shown(metrics, "usher_operator_certificate_expiry_timestamp_seconds") == {("hooks.example.com",): 86400.0}

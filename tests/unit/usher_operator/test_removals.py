@@ -410,33 +410,33 @@ def after(seconds: float) -> datetime.datetime:
 
 
 def test_tombstone_age_counts_from_its_timestamp() -> None:
-    count = removals.TombstoneClock()
+    count = removals.AgeClock()
     assert count.seconds_left(REF, SAID_AT, after(0), 50.0) == 600
     assert count.seconds_left(REF, SAID_AT, after(200), 250.0) == 400
     assert count.seconds_left(REF, SAID_AT, after(600), 650.0) == 0
 
 
 def test_tombstone_found_later_has_the_remaining_time() -> None:
-    assert removals.TombstoneClock().seconds_left(REF, SAID_AT, after(500), 50.0) == 100
-    assert removals.TombstoneClock().seconds_left(REF, SAID_AT, after(700), 50.0) < 0
-    assert removals.TombstoneClock().seconds_left(REF, "nonsense", after(0), 50.0) < 0
+    assert removals.AgeClock().seconds_left(REF, SAID_AT, after(500), 50.0) == 100
+    assert removals.AgeClock().seconds_left(REF, SAID_AT, after(700), 50.0) < 0
+    assert removals.AgeClock().seconds_left(REF, "nonsense", after(0), 50.0) < 0
 
 
 def test_wall_clock_set_forward_ends_no_tombstone_early() -> None:
-    count = removals.TombstoneClock()
+    count = removals.AgeClock()
     count.seconds_left(REF, SAID_AT, after(0), 50.0)
     assert count.seconds_left(REF, SAID_AT, after(10) + DAY, 60.0) == 590
 
 
 def test_wall_clock_set_back_prolongs_no_tombstone() -> None:
-    count = removals.TombstoneClock()
+    count = removals.AgeClock()
     count.seconds_left(REF, SAID_AT, after(0), 50.0)
     assert count.seconds_left(REF, SAID_AT, after(600) - DAY, 650.0) == 0
-    assert removals.TombstoneClock().seconds_left(REF, SAID_AT, after(0) - DAY, 50.0) == 600
+    assert removals.AgeClock().seconds_left(REF, SAID_AT, after(0) - DAY, 50.0) == 600
 
 
 def test_later_tombstone_of_the_same_name_starts_over() -> None:
-    count = removals.TombstoneClock()
+    count = removals.AgeClock()
     count.seconds_left(REF, SAID_AT, after(0), 50.0)
     count.forget(REF)
     assert count.seconds_left(REF, SAID_AT, after(300), 950.0) == 300

@@ -1,5 +1,6 @@
 """The child writer sends only differences, and queues the keys that an answer concerns."""
 
+import datetime
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from usher_operator import children, kinds, writer
 from usher_operator.cache import Cache, hostname_key, ref_of
 from usher_operator.events import EventLogger
 from usher_operator.health import OperatorMetrics
-from usher_operator.removals import PendingRemovals, TombstoneClock
+from usher_operator.removals import AgeClock, PendingRemovals
 from usher_operator.settings import OperatorSettings
 from usher_operator.view import DesiredChild, GatewayReport, Key, Plan
 from usher_operator.workqueue import Workqueue
@@ -106,6 +107,60 @@ async def test_document_is_logged_as_new_even_if_its_watch_was_faster() -> None:
     assert event_logger.is_new == [True]
 
 
+class CertificateServer:
+    """Stores one Certificate."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.raw: dict[str, Any] | None = raw
+
+    async def get(self, _path: str, *, missing_ok: bool) -> dict[str, Any] | None:
+        assert missing_ok
+        return self.raw
+
+    async def apply(self, _path: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        self.raw = {**manifest, "metadata": {**manifest["metadata"], "uid": "u", "resourceVersion": "9"}}
+        return self.raw
+
+    async def delete(self, _path: str, _uid: str) -> None:
+        self.raw = None
+
+
+async def give_up(raw: dict[str, Any]) -> tuple[dict[str, Any] | None, Cache]:
+    """Remove the Certificate of a hostname that is not wanted any more; returns what is left of it."""
+    cache, server = Cache(OperatorSettings()), CertificateServer(raw)
+    cache.put(kinds.CERTIFICATE, raw)
+    queue = Workqueue[Key](clock=lambda: 0.0, random=lambda: 0.5)
+    pending = PendingRemovals(settle_seconds=0.0, max_settle_seconds=0.0)
+    await child_remover(server, cache, queue, pending).remove(Plan(KEY, ()))
+    return server.raw, cache
+
+
+async def test_certificate_that_counts_is_marked_as_unused_and_stays() -> None:
+    raw = test_cache.certificate(KEY.name)
+    found, cache = await give_up(raw)
+    assert found is not None
+    assert found["spec"] == raw["spec"]
+    assert found["metadata"]["annotations"][children.UNUSED_SINCE_ANNOTATION].endswith("Z")
+    (child,) = cache.child_index.of(KEY)
+    assert (child.counts_for, child.unused_since != "") == ("agency", True)
+    wanted = raw["metadata"]["annotations"][config_secret.DESIRED_ANNOTATION]
+    assert child.state.desired != wanted, "it is written again once its hostname returns"
+
+
+@pytest.mark.parametrize(("days", "stays"), [(6.9, True), (7.1, False)])
+async def test_unused_certificate_is_deleted_after_seven_days(days: float, stays: bool) -> None:
+    since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
+    raw = test_cache.certificate(KEY.name, since=since.isoformat())
+    found, cache = await give_up(raw)
+    assert found == (raw if stays else None)
+    assert bool(cache.child_index.of(KEY)) is stays
+
+
+async def test_certificate_that_does_not_count_is_deleted_at_once() -> None:
+    found, _ = await give_up(test_cache.certificate(KEY.name, counts_for=""))
+    assert found is None
+
+
 class SecretServer:
     """Stores config Secrets."""
 
@@ -134,7 +189,7 @@ def child_remover(server: Any, cache: Cache, queue: Workqueue[Key], pending: Pen
         queue=queue,
         writer=child_writer(server, cache, queue),
         removals=pending,
-        tombstones=TombstoneClock(),
+        tombstones=AgeClock(),
         event_logger=EventLogger(lambda: 0.0),
     )
 

@@ -41,8 +41,9 @@ _REFUSALS = {
     ),
     Reason.HostnameConflict: "belongs to another tenant; choose another one, or ask the platform's owner",
     Reason.LimitExceeded: (
-        "is one hostname too many in this namespace, where the hostnames of retired addresses count until they end; "
-        "use fewer, or ask the platform's owner"
+        "is one hostname too many in this namespace, where the hostnames of retired addresses count until they end, "
+        "and those with a certificate until 7 days after they were given up; use fewer, wait, or ask the platform's "
+        "owner"
     ),
     Reason.PathConflict: "with this path and query is another listener's; change one of the two",
 }

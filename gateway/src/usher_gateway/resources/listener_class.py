@@ -256,8 +256,8 @@ class Maximums(types.Model, frozen=True, kw_only=True):
                 ge=0,
                 le=100_000,
                 description="Different hostnames in the `addresses` of a namespace's listeners, with those of "
-                "retired addresses. Each may need a certificate, and certificate authorities limit those. No limit if "
-                "left out.",
+                "retired addresses. A hostname for which the operator requested a certificate counts for 7 more days "
+                "after it was given up, because certificate authorities limit certificates. No limit if left out.",
             ),
         ]
         | None

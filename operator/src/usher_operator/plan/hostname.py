@@ -303,8 +303,20 @@ def _children(view: View, hostname: str, spec: listener_class.ListenerClassSpec)
     tls = tls_of(spec, hostname)
     wanted = [_route(view, part, spec, tls.secret_name) for part in _parts(view, hostname, spec)]
     if tls.issuer is not None and view.features.cert_manager:
-        wanted.append(children.build_certificate(hostname, tls.secret_name, tls.issuer, view.install))
+        counts_for = _namespace_of(view, hostname, spec)
+        certificate = children.build_certificate(
+            hostname, tls.secret_name, tls.issuer, view.install, counts_for=counts_for
+        )
+        wanted.append(certificate)
     return wanted
+
+
+def _namespace_of(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> str:
+    """The namespace whose limit of hostnames a hostname counts against; ``""`` if the class has no such limit."""
+    is_limited = spec.maximums is not None and spec.maximums.hostnames_per_namespace is not None
+    if hostname == spec.hostname or not is_limited:
+        return ""
+    return min(one.namespace for one in view.listeners_at(hostname))
 
 
 def _parts(view: View, hostname: str, spec: listener_class.ListenerClassSpec) -> list[RoutePart]:

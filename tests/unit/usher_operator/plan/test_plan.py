@@ -9,7 +9,7 @@ import yaml
 from support import views
 from unit.usher_operator.plan import reasons, samples
 from usher_gateway import documents, model
-from usher_operator import plan
+from usher_operator import children, plan
 from usher_operator.view import CachedResource, Key, Kind, ListenerReport, Plan, UnreadableResource
 
 KEY = Key("Listener", "default", "lobby")
@@ -471,6 +471,26 @@ def test_retired_hostname_counts_against_the_limit() -> None:
     built.edit("ListenerClass", "public", retiredAddressDays=0)
     built.settle()
     assert addresses(built, Key("Listener", "default", "second")) == ["other.example.org"]
+
+
+@pytest.mark.parametrize(
+    ("hostname", "maximums", "counts_for"),
+    [
+        ("www.example.org", {"hostnamesPerNamespace": 1}, "default"),
+        ("www.example.org", None, None),
+        (HOSTNAME.name, {"hostnamesPerNamespace": 1}, None),
+    ],
+)
+def test_certificate_says_for_which_namespace_its_hostname_counts(
+    hostname: str, maximums: dict[str, int] | None, counts_for: str | None
+) -> None:
+    built = samples.agency()
+    built.edit("ListenerClass", "public", maximums=maximums, tls=samples.PER_HOSTNAME)
+    built.add(samples.listener("second", "addresses: [{name: a, hostname: www.example.org}]", created="02"))
+    built.settle()
+    found = plan.plan(built, Key("Hostname", "", hostname)).children or ()
+    (certificate,) = [child.manifest for child in found if child.ref.kind == "Certificate"]
+    assert certificate["metadata"]["annotations"].get(children.COUNTS_FOR_ANNOTATION) == counts_for
 
 
 def test_new_listener_on_the_class_hostname_changes_no_ingress() -> None:
