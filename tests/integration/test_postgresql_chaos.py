@@ -102,6 +102,9 @@ class Chaos:
         process = self.fleet[place].process
         assert process is not None
         process.send_signal(signal.SIGSTOP)
+        # Its own clock does not show that 61 s passed, so it may send what it has once more when it comes back. That
+        # includes the deliveries of a commit that the server had received already.
+        await self.transactions_ended()
         self.note_unsettled()
         await self.let_die(place)
         ended = f"select 1 from incarnations where number = {self.incarnations[place]} and ended_at is not null"
@@ -116,6 +119,13 @@ class Chaos:
 
     async def let_die(self, place: int) -> None:
         await asyncio.to_thread(databases.server().execute, DIE.format(self.incarnations[place]), self.database)
+
+    async def transactions_ended(self) -> None:
+        """Wait until every transaction that is open now has ended. The server ends those of a suspended gateway."""
+        store = self.fleet[0].store
+        ((border,),) = store.rows("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        oldest = "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+        await gateways.wait_until(lambda: bool(store.rows(oldest)[0][0] >= border), 60, "the end of transactions")
 
     def note_unsettled(self) -> None:
         rows = self.fleet[0].store.rows("select id from deliveries where state = 0")
