@@ -17,7 +17,7 @@ _LISTENERS = 40
 """Listeners of the agency that disturbs the other, far more than its class permits."""
 
 _COSTLY = 10
-"""Listeners with costly expressions, which the agency edits one after the other."""
+"""Number of listeners with costly expressions. The agency edits them in turn."""
 
 _LIVE_SECONDS = 1.0
 """How soon an edit takes effect. Source: design.md."""

@@ -25,6 +25,7 @@ PICTURE = Path(__file__).parents[2] / "docs" / "boards" / "operator.png"
 
 @pytest.fixture(autouse=True)
 def prometheus_programs() -> None:
+    """Skip on machines other than Debian: the tests take Prometheus from Debian's packages."""
     try:
         debian.programs()
     except debian.NotDebianError as error:

@@ -1,4 +1,4 @@
-"""The commands of the runbooks are ones that `usher` and `kubectl` accept: at night nobody has time to correct them."""
+"""`usher` and `kubectl` accept the commands of the runbooks, because at night there is no time to correct them."""
 
 import functools
 import re

@@ -210,7 +210,7 @@ class Gateway:
 
     @property
     def store(self) -> "StoreData":
-        """What the store has, in its file or in its database."""
+        """The content of the store, in its file or in its database."""
         return StoreFile(self.data / "usher.sqlite3") if self._database is None else StoreDatabase(self._database)
 
 

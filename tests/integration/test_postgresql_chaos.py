@@ -89,7 +89,7 @@ class Chaos:
                         self.acknowledged.add(number)
                 await asyncio.sleep(0.02)
 
-    # What happens
+    # Failures
 
     async def kill(self, place: int) -> None:
         await self.fleet[place].kill()

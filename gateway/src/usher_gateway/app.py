@@ -468,7 +468,7 @@ def _make_store(settings: Settings, key_fingerprint: str, now: Callable[[], int]
 
 
 def _password(settings: Settings) -> str | None:
-    """Return the password in the file of the settings; None: there is no file."""
+    """Return the password from the file that the settings name; None if they name none."""
     if settings.store_password_file is None:
         return None
     try:

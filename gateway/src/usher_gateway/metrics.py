@@ -58,7 +58,7 @@ class Family(NamedTuple):
     """A metric with its type, its help text and all of its samples.
 
     It holds plain values, because objects of prometheus_client for 34,000 samples cost six times as much. The writer
-    may run in another thread, so whoever makes a family copies what may change meanwhile.
+    may run in another thread, so a family must have copies of values that can change.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the listings of `usher tenants`, `destinations` and `listeners` say, without a gateway."""
+"""The text of the listings `usher tenants`, `destinations` and `listeners`, without a gateway."""
 
 import pytest
 

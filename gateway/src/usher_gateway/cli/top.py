@@ -141,7 +141,7 @@ class Screen:
         self.details: list[str] = []
         """The lines about the tenant ``only``."""
         self.problem = ""
-        """Why there was no newer reading; it stands in place of the title."""
+        """The error of the last reading, shown instead of the title; empty after a good one."""
         self._chosen = ""
         self._all: list[TenantLine] = []
 

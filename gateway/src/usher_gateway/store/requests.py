@@ -1,4 +1,4 @@
-"""What the engines share about changes that people request, and about retention. Pure."""
+"""Shared code of the engines for changes that people request, and for retention. Pure."""
 
 import datetime
 from collections.abc import Sequence

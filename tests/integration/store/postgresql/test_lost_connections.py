@@ -60,7 +60,7 @@ async def test_visit_is_stored_once_if_the_server_ends_the_commit(bench: engines
 
 
 async def test_commit_whose_answer_is_lost_is_not_repeated(bench: engines.Bench) -> None:
-    """The server commits, because it notices only later that nobody waits."""
+    """The server commits, because it notices the lost connection only later."""
     databases.server().execute(SLOW_COMMIT, databases.name_of(bench.place))
     store = engines.postgresql(bench.store)
     future = bench.store.accept(samples.arrival("a"))

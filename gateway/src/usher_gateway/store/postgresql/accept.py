@@ -35,7 +35,7 @@ _REPLACE_CONTENTS = """
     from unnest($1::bytea[], $2::bigint[], $3::bigint[]) as new (fingerprint, arrival, received_at)
     where prints.fingerprint = new.fingerprint
 """
-"""Let a later arrival stand for its content, because the earlier one is too old to prove a redelivery."""
+"""Replace the arrival of a content by a later one, because the earlier one is too old to prove a redelivery."""
 
 _LOCK_VISITORS = """
     insert into sightings (visitor, batch, times)

@@ -180,7 +180,7 @@ class RowScope(msgspec.Struct):
     """Arrivals: only those with a verdict that skipped for this reason."""
 
     def add(self, term: str, *values: object) -> None:
-        """Add a condition; ``{}`` stands for a value."""
+        """Add a condition, with ``{}`` for each value."""
         first = len(self.values) + 3  # 1 and 2 are the bounds of the key
         self.terms.append(term.format(*[f"${first + number}" for number in range(len(values))]))
         self.values += values

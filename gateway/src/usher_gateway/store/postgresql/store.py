@@ -188,7 +188,7 @@ class PostgresStore:
     # Claimed deliveries, the backlog, held deliveries
 
     async def _run(self, job: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Run a job in a transaction of its own."""
+        """Run a job in a separate transaction."""
         return await self._commits.run_job(cast("Callable[[Any], T]", job))  # the writer awaits it
 
     async def _prepare(
