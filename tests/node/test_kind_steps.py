@@ -15,7 +15,7 @@ import pytest
 
 from kind_cluster import steps
 from local_cluster import helm, isolation, programs
-from support import sites
+from support import sites, waiting
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
@@ -65,5 +65,9 @@ def test_commands_lead_from_an_empty_cluster_to_the_first_visits(shell: Shell) -
     assert url.startswith("https://hooks.usher.example/")
     for command in visit:
         shell.run(command.replace("URL", url).replace("127.0.0.1", isolation.ADDRESS))
-    usage = json.loads(shell.run(f"{visit[-1]} --output=json"))
-    assert usage["total"]["visits"] == usage["total"]["delivered"] > 0
+
+    def total() -> dict[str, int]:
+        usage: dict[str, dict[str, int]] = json.loads(shell.run(f"{visit[-1]} --output=json"))
+        return usage["total"]
+
+    waiting.poll(total, lambda seen: seen["visits"] == seen["delivered"] > 0)
