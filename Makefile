@@ -78,6 +78,9 @@ bench: $(READY) ## measure the speed as ratios to a bare aiohttp server in the s
 bench-operator: $(READY) ## measure the operator with 10,000 objects on a local control plane (ARGS="cold edits fairness memory idle")
 	PYTHONPATH=bench:tests:tools $(BIN)/python bench/cluster.py $(ARGS)
 
+bench-postgresql: $(READY) ## measure the gateway on PostgreSQL (ARGS="ingest replicas")
+	PYTHONPATH=bench:tools $(BIN)/python bench/on_postgresql.py $(ARGS)
+
 bench-boards: $(READY) ## measure every query of the boards with 2,000 tenants
 	PYTHONPATH=bench:tools:. $(BIN)/python bench/board_queries.py
 
@@ -105,4 +108,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run run-kubernetes test test-long test-node check format crds dashboards pictures bench bench-operator bench-boards bench-node image kind kind-down requirements clean
+.PHONY: help venv run run-kubernetes test test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image kind kind-down requirements clean

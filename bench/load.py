@@ -101,7 +101,8 @@ async def _run(arguments: argparse.Namespace) -> None:
     interval = arguments.connections / load.rate if load.rate else 0.0
     for number in range(arguments.connections):
         offset = interval * number / arguments.connections
-        await loop.create_connection(lambda at=offset: Connection(load, at, interval), "127.0.0.1", arguments.port)  # type: ignore[misc]
+        port = arguments.port[number % len(arguments.port)]
+        await loop.create_connection(lambda at=offset: Connection(load, at, interval), "127.0.0.1", port)  # type: ignore[misc]
     while time.perf_counter() < load.end and (not load.limit or load.good + load.bad < load.limit):
         await asyncio.sleep(0.01)
     seconds = time.perf_counter() - load.begin
@@ -122,7 +123,7 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, nargs="+", required=True, help="one port per gateway")
     parser.add_argument("--path", default="/hooks/k7f3m9q2x8w4v6t1b5n0")
     parser.add_argument("--listeners", type=int, default=1, help="number of listeners to spread the requests over")
     parser.add_argument("--connections", type=int, default=64)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -82,9 +82,10 @@ def wait_for_port(port: int, seconds: float = 30) -> None:
     raise SystemExit(f"nothing listens on {port}")
 
 
-def load(port: int, *arguments: object, core: str = "1") -> dict[str, float]:
+def load(port: int, *arguments: object, more_ports: Sequence[int] = (), core: str = "1") -> dict[str, float]:
     """Run the load generator and return its report."""
-    command = ["taskset", "-c", core, sys.executable, str(HERE / "load.py"), "--port", str(port), *map(str, arguments)]
+    ports = [str(port), *map(str, more_ports)]
+    command = ["taskset", "-c", core, sys.executable, str(HERE / "load.py"), "--port", *ports, *map(str, arguments)]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     if found["bad"]:
         raise SystemExit(f"{found['bad']:.0f} answers were not 200")
@@ -93,10 +94,11 @@ def load(port: int, *arguments: object, core: str = "1") -> dict[str, float]:
 
 @contextlib.contextmanager
 def usher(
-    cores: str, listeners: int = 1, *, tenants: int = 0, forward_to: int = 0, neighbours: int = 0
+    cores: str, listeners: int = 1, *, tenants: int = 0, forward_to: int = 0, neighbours: int = 0, store: str = ""
 ) -> Iterator[Process]:
     """Run a gateway on a fresh store: `usher run` if it forwards, otherwise one that makes no attempts.
 
+    The store is SQLite, or the PostgreSQL database at the address ``store``.
     With ``neighbours``, that many namespaces forward to one destination each, and not all listeners to the same one.
     """
     folder = Path(tempfile.mkdtemp(prefix="usher-bench-"))
@@ -108,6 +110,8 @@ def usher(
         port, admin = free_port(), free_port()
         public, private, data = f"127.0.0.1:{port}", f"127.0.0.1:{admin}", str(folder / "data")
         command = [sys.executable, str(HERE / "serve.py"), str(file), public, private, data]
+        if store:
+            command.append(store)
         if forward_to:
             command = [str(USHER), "run", str(file), "--listen", public, "--admin", private, "--data", data]
         with Process(command, cores, port, admin, folder / "data") as process:

@@ -13,11 +13,12 @@ _LANE_BYTES = 16 * 1024**3
 """All deliveries of a run stay in memory: none is given back to the store."""
 
 
-async def _serve(file: str, listen: str, admin: str, data: str) -> None:
+async def _serve(file: str, listen: str, admin: str, data: str, store: str | None = None) -> None:
     gateway = app.Gateway(
         settings.Settings(
             files=(Path(file),),
             data=Path(data),
+            store=store,
             listen=settings.parse_endpoint(listen),
             admin=settings.parse_endpoint(admin),
             max_attempts=0,
@@ -32,4 +33,4 @@ async def _serve(file: str, listen: str, admin: str, data: str) -> None:
 if __name__ == "__main__":
     logs.configure(level="error")
     process.collect_garbage_rarely()
-    uvloop.run(_serve(*sys.argv[1:5]))
+    uvloop.run(_serve(*sys.argv[1:6]))

@@ -60,11 +60,13 @@ class PostgresServer:
     Args:
         is_durable: keep the data on the disk and flush every commit; otherwise they are in memory, if possible.
         settings: further settings of the server.
+        cores: the cores that all processes of the server share, such as ``0,1``; empty: every core.
     """
 
-    def __init__(self, *, is_durable: bool = False, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, *, is_durable: bool = False, settings: dict[str, str] | None = None, cores: str = "") -> None:
         self.port = ports.free()
         self._is_durable = is_durable
+        self._pinned = ["taskset", "-c", cores] if cores else []
         self._settings = ({} if is_durable else _FAST) | (settings or {})
         self._user: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -217,7 +219,8 @@ class PostgresServer:
 
     async def _spawn(self, options: list[str]) -> "subprocess.Popen[bytes]":
         """Start the server from the thread of this object: the server ends when the thread that started it ends."""
-        command = [*_ending_with_parent(), str(self._programs / "postgres"), "-D", str(self.folder / "data"), *options]
+        program = [*_ending_with_parent(), *self._pinned, str(self._programs / "postgres")]
+        command = [*program, "-D", str(self.folder / "data"), *options]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(  # noqa: ASYNC220 - it returns at once
                 command,

@@ -1,0 +1,111 @@
+"""Measure the gateway on PostgreSQL, as ratios within one run: `make bench-postgresql ARGS="ingest replicas"`.
+
+The server is a durable one: it flushes every commit to the disk. The rounds of all variants alternate, and a figure is
+the median of its rounds.
+"""
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+from collections.abc import Iterator
+
+import report
+import run
+
+from postgresql.server import PostgresServer
+
+SERVER = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
+"""Settings that a server for this load has anyway."""
+
+
+@contextlib.contextmanager
+def gateways(server: PostgresServer, name: str, count: int, cores: str) -> Iterator[list[run.Process]]:
+    """Run gateways that make no attempts, on one new database."""
+    os.environ["USHER_INSTALL_KEY"] = "k" * 64
+    server.execute(f"create database {name}")
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(run.usher(cores, store=server.dsn(name))) for _ in range(count)]
+
+
+def ingest(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure durable ingest relative to the bare handler, with the database on the same core and on the other one."""
+    rates: dict[str, list[float]] = {"bare": [], "one core": [], "two cores": []}
+    with contextlib.ExitStack() as stack:
+        near = stack.enter_context(PostgresServer(is_durable=True, settings=SERVER, cores="0"))
+        far = stack.enter_context(PostgresServer(is_durable=True, settings=SERVER, cores="1"))
+        ports = {"bare": stack.enter_context(run.bare()).port}
+        for name, server in (("one core", near), ("two cores", far)):
+            ports[name] = stack.enter_context(gateways(server, "ingest", 1, "0"))[0].port
+        for port in ports.values():
+            run.load(port, "--seconds", 1)
+        for number in range(rounds):
+            for name, port in ports.items():
+                first = 1_000_000 * (number + 1)
+                rates[name].append(run.load(port, "--seconds", seconds, "--first", first)["rate"])
+    base = statistics.median(rates["bare"])
+    yield report.Result("bare aiohttp handler", f"{base:,.0f}/s", "")
+    for title, name, goal in (
+        ("durable ingest, database and gateway on one core", "one core", 0.14),
+        ("durable ingest, database on the core of the load generator", "two cores", 0.25),
+    ):
+        rate = statistics.median(rates[name])
+        measured = f"{rate:,.0f}/s = {rate / base:.0%}"
+        yield report.Result(title, measured, f">= {goal:.0%}", rate / base >= goal)
+
+
+REPLICAS = 4
+
+
+def replicas(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure four gateways that share one database and two cores, relative to one gateway."""
+    rates: dict[int, list[float]] = {1: [], REPLICAS: []}
+    p99: dict[int, list[float]] = {1: [], REPLICAS: []}
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(PostgresServer(is_durable=True, settings=SERVER, cores="0,1"))
+        ports = {
+            count: [one.port for one in stack.enter_context(gateways(server, f"replicas_{count}", count, "0,1"))]
+            for count in rates
+        }
+        for number in range(rounds + 1):
+            for count, (port, *more) in ports.items():
+                first = 1_000_000 * (number + 1)
+                found = run.load(port, "--seconds", seconds, "--first", first, more_ports=more, core="0,1")
+                if number:  # the first round warms up
+                    rates[count].append(found["rate"])
+                    p99[count].append(found["p99_ms"])
+    one, all_together = statistics.median(rates[1]), statistics.median(rates[REPLICAS])
+    yield report.Result(
+        f"{REPLICAS} replicas on two cores, against one",
+        f"{all_together:,.0f}/s against {one:,.0f}/s = {all_together / one:.0%}",
+        ">= 90%",
+        all_together >= 0.9 * one,
+    )
+    slow, fast = statistics.median(p99[REPLICAS]), statistics.median(p99[1])
+    measured = f"{slow:.0f} ms against {fast:.0f} ms = {slow / fast:.1f}x"
+    yield report.Result("the same, p99 of the answer", measured, "<= 2x", slow <= 2 * fast)
+
+
+BENCHMARKS = {"ingest": ingest, "replicas": replicas}
+
+
+def main() -> int:
+    """Run the requested benchmarks; return 1 if a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5, help="per round")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    results: list[report.Result] = []
+    for name in arguments.names or BENCHMARKS:
+        report.progress(name)
+        results += BENCHMARKS[name](arguments.rounds, arguments.seconds)
+    return report.show(f"{os.cpu_count()} cores, {arguments.rounds} rounds of {arguments.seconds:g} s", results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
