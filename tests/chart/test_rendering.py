@@ -20,6 +20,8 @@ MONITORED = "--set=" + ",".join(
     f"{component}.networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring"
     for component in ("gateway", "operator")
 )
+POSTGRESQL = "--set=store.type=PostgreSQL,store.postgresql.secret.name=database"
+GATEWAYS = ("Deployment", "usher-system/usher-gateway")
 OWN_NAMES = "--set=configurationNamespace.name=usher-config"
 
 
@@ -64,8 +66,9 @@ def test_pods_are_selected_by_labels_that_no_upgrade_changes() -> None:
     assert [one for one in selectors if one.keys() != wanted] == []
 
 
-def test_replicas_of_the_operator_spread_over_zones_and_hosts() -> None:
-    found = charts.objects()["Deployment", "usher-system/usher-operator"]["spec"]
+@pytest.mark.parametrize("component", ["gateway", "operator"])
+def test_replicas_spread_over_zones_and_hosts(component: str) -> None:
+    found = charts.objects(POSTGRESQL)["Deployment", f"usher-system/usher-{component}"]["spec"]
     spread = found["template"]["spec"]["topologySpreadConstraints"]
     assert [(one["topologyKey"], one["whenUnsatisfiable"]) for one in spread] == [
         ("topology.kubernetes.io/zone", "ScheduleAnyway"),
@@ -76,15 +79,16 @@ def test_replicas_of_the_operator_spread_over_zones_and_hosts() -> None:
 
 POD_SPECS = {
     ("StatefulSet", "usher-system/usher-gateway"): ("spec", "template", "spec"),
+    GATEWAYS: ("spec", "template", "spec"),
     ("Deployment", "usher-system/usher-operator"): ("spec", "template", "spec"),
     ("Pod", "usher-system/usher-test"): ("spec",),
 }
 """Object with a pod -> where its spec is."""
 
 
-@pytest.mark.parametrize("key", POD_SPECS, ids=lambda key: key[0])
+@pytest.mark.parametrize("key", POD_SPECS, ids="-".join)
 def test_pods_are_restricted_and_read_only(key: tuple[str, str]) -> None:
-    spec = charts.objects()[key]
+    spec = charts.objects(*([POSTGRESQL] if key == GATEWAYS else []))[key]
     for word in POD_SPECS[key]:
         spec = spec[word]
     (container,) = spec["containers"]

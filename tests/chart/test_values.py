@@ -134,6 +134,42 @@ EFFECTS: dict[str, tuple[tuple[str, str], str, Any]] = {
 }
 """Value -> the object, the place in it, and what ci/full-values.yaml sets there (or adds to a list)."""
 
+POSTGRESQL = f"--values={charts.CHART / 'ci' / 'postgresql-values.yaml'}"
+AUTOSCALING = f"--values={charts.CHART / 'ci' / 'autoscaling-values.yaml'}"
+SMALLEST_POSTGRESQL = "--set=store.type=PostgreSQL,store.postgresql.secret.name=database"
+GATEWAYS = ("Deployment", f"{SYSTEM}/usher-gateway")
+AUTOSCALER = ("HorizontalPodAutoscaler", f"{SYSTEM}/usher-gateway")
+BUDGET = ("PodDisruptionBudget", f"{SYSTEM}/usher-gateway")
+GATEWAYS_POLICY = ("NetworkPolicy", f"{SYSTEM}/usher-gateway")
+ADDRESS = f"{CONTAINER}.env.2.valueFrom.secretKeyRef"
+AUTHORITY = f"{POD}.volumes.3.secret"
+
+POSTGRESQL_EFFECTS: dict[str, tuple[str, tuple[str, str], str, Any]] = {
+    "store.postgresql.secret.name": (POSTGRESQL, GATEWAYS, f"{ADDRESS}.name", "usher-database-app"),
+    "store.postgresql.secret.key": (POSTGRESQL, GATEWAYS, f"{ADDRESS}.key", "pooled-uri"),
+    "store.postgresql.caSecret.name": (POSTGRESQL, GATEWAYS, f"{AUTHORITY}.secretName", "usher-database-ca"),
+    "store.postgresql.caSecret.key": (POSTGRESQL, GATEWAYS, f"{AUTHORITY}.items.0.key", "authority.crt"),
+    "store.postgresql.port": (POSTGRESQL, GATEWAYS_POLICY, "spec.egress.3.ports", [{"port": 6432}]),
+    "store.postgresql.peers": (
+        AUTOSCALING,
+        GATEWAYS_POLICY,
+        "spec.egress.3.to",
+        [{"ipBlock": {"cidr": "10.20.0.0/28"}}],
+    ),
+    "gateway.replicas": (POSTGRESQL, GATEWAYS, "spec.replicas", 5),
+    "gateway.preStopSeconds": (POSTGRESQL, GATEWAYS, f"{CONTAINER}.lifecycle.preStop.sleep.seconds", 20),
+    "gateway.autoscaling.enabled": (AUTOSCALING, AUTOSCALER, "spec.scaleTargetRef.name", "usher-gateway"),
+    "gateway.autoscaling.minReplicas": (AUTOSCALING, AUTOSCALER, "spec.minReplicas", 4),
+    "gateway.autoscaling.maxReplicas": (AUTOSCALING, AUTOSCALER, "spec.maxReplicas", 12),
+    "gateway.autoscaling.targetCPUUtilizationPercentage": (
+        AUTOSCALING,
+        AUTOSCALER,
+        "spec.metrics.0.resource.target",
+        {"type": "Utilization", "averageUtilization": 60},
+    ),
+}
+"""Value that needs PostgreSQL -> a file that sets it, the object, the place in it, and what is there."""
+
 SWITCHES = {
     "configurationNamespace.create": ("Namespace", "usher-system-config"),
     "rbac.create": ("ClusterRole", "usher-operator"),
@@ -178,7 +214,8 @@ def values() -> set[str]:
 
 
 def test_every_value_is_in_one_of_the_tables() -> None:
-    assert EFFECTS.keys() | SWITCHES.keys() | {"image.tag"} == values()
+    elsewhere = {"image.tag", "store.type"}
+    assert EFFECTS.keys() | POSTGRESQL_EFFECTS.keys() | SWITCHES.keys() | elsewhere == values()
 
 
 @pytest.mark.parametrize("value", EFFECTS)
@@ -191,6 +228,18 @@ def test_value_has_its_effect(value: str) -> None:
     else:
         assert found == wanted
         assert before != wanted or value == "fullnameOverride"
+
+
+@functools.cache
+def with_values(argument: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return charts.objects(argument)
+
+
+@pytest.mark.parametrize("value", POSTGRESQL_EFFECTS)
+def test_value_for_postgresql_has_its_effect(value: str) -> None:
+    file, key, place, wanted = POSTGRESQL_EFFECTS[value]
+    assert at(with_values(file)[key], place) == wanted
+    assert at(with_values(SMALLEST_POSTGRESQL).get(key), place) != wanted
 
 
 @pytest.mark.parametrize("value", SWITCHES)
@@ -232,7 +281,10 @@ def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("gateway.replicas=2", "'replicas' not allowed"),
+        ("gateway.replicas=0", "minimum"),
+        ("gateway.replicas=40", "maximum"),
+        ("store.type=MySQL", "must be one of"),
+        ("store.postgresql.secret.key=", "minLength"),
         ("nonsense=1", "'nonsense' not allowed"),
         ("image.digest=latest", "does not match pattern"),
         ("operator.replicas=0", "minimum"),
@@ -311,6 +363,7 @@ def test_long_namespace_needs_a_name_for_the_configuration_namespace() -> None:
     assert charts.render("--set=configurationNamespace.name=usher-config", namespace="n" * 57)
 
 
+DATABASE = SMALLEST_POSTGRESQL.removeprefix("--set=")
 IMPOSSIBLE = {
     "image.repository=registry.example.com/usher:0.1.0": "the tag to image.tag",
     "image.repository=https://registry.example.com/usher": "must not have a scheme",
@@ -327,6 +380,10 @@ IMPOSSIBLE = {
     "listenerClass.create=true": "needs listenerClass.spec.hostname",
     "listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com": "install the chart without it first",
     "monitoring.rules.enabled=true": "install that first, or load the files",
+    "store.type=PostgreSQL": "needs store.postgresql.secret.name",
+    "gateway.autoscaling.enabled=true": "needs store.type PostgreSQL",
+    f"{DATABASE},gateway.autoscaling.enabled=true,gateway.autoscaling.minReplicas=9": "must not be above maxReplicas",
+    f"{DATABASE},gateway.preStopSeconds=30": "must be at least 55",
     "gateway.allowDestinations={10.0.0.1/8}": "write 10.0.0.0/8, or a length of 32",
     "gateway.trustedProxies={192.168.7.200/26}": "write 192.168.7.192/26, or",
     "monitoring.kind=PodMonitor": "install that first, or leave monitoring.kind empty",

@@ -1,0 +1,97 @@
+"""The objects of a release whose store is PostgreSQL."""
+
+from typing import Any
+
+from support import charts
+
+POSTGRESQL = "--set=store.type=PostgreSQL,store.postgresql.secret.name=database"
+STATEFULSET = ("StatefulSet", "usher-system/usher-gateway")
+DEPLOYMENT = ("Deployment", "usher-system/usher-gateway")
+BUDGET = ("PodDisruptionBudget", "usher-system/usher-gateway")
+POLICY = ("NetworkPolicy", "usher-system/usher-gateway")
+
+
+def deployment(*arguments: str) -> Any:
+    return charts.objects(POSTGRESQL, *arguments)[DEPLOYMENT]["spec"]
+
+
+def container(workload: Any) -> Any:
+    (found,) = workload["template"]["spec"]["containers"]
+    return found
+
+
+def test_store_type_replaces_the_stateful_set_by_a_deployment() -> None:
+    sqlite, postgresql = charts.objects(), charts.objects(POSTGRESQL)
+    assert STATEFULSET in sqlite
+    assert DEPLOYMENT not in sqlite
+    assert sqlite.keys() - postgresql.keys() == {STATEFULSET}
+    assert postgresql.keys() - sqlite.keys() == {DEPLOYMENT, BUDGET}
+
+
+def test_gateway_on_sqlite_has_one_replica_whatever_the_values_for_several_say() -> None:
+    found = charts.objects("--set=gateway.replicas=5,gateway.preStopSeconds=20")
+    assert found == charts.objects()
+    assert found[STATEFULSET]["spec"]["replicas"] == 1
+
+
+def test_update_starts_a_new_pod_before_it_stops_an_old_one() -> None:
+    assert deployment()["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+    }
+
+
+def test_address_of_the_database_comes_from_its_secret_only() -> None:
+    (address,) = [one for one in container(deployment())["env"] if one["name"] == "USHER_STORE"]
+    assert address == {"name": "USHER_STORE", "valueFrom": {"secretKeyRef": {"name": "database", "key": "uri"}}}
+    assert not [one for one in container(deployment())["args"] if "store" in one]
+
+
+def test_all_replicas_wait_for_the_same_install_key() -> None:
+    """An optional reference would let each pod start without it."""
+    (key,) = [one for one in container(deployment())["env"] if one["name"] == "USHER_INSTALL_KEY"]
+    assert key["valueFrom"] == {"secretKeyRef": {"name": "usher-install-key", "key": "install.key"}}
+
+
+def test_pods_keep_nothing_but_a_cache() -> None:
+    volumes = {one["name"]: one for one in deployment()["template"]["spec"]["volumes"]}
+    assert volumes.keys() == {"data", "tokens", "tmp"}
+    assert volumes["data"]["emptyDir"].keys() == {"sizeLimit"}
+
+
+def test_named_authority_makes_the_gateway_verify_the_server() -> None:
+    found = container(deployment("--set=store.postgresql.caSecret.name=authority"))
+    environment = {one["name"]: one.get("value") for one in found["env"]}
+    (mount,) = [one for one in found["volumeMounts"] if one["name"] == "database-ca"]
+    assert environment["PGSSLMODE"] == "verify-full"
+    assert environment["PGSSLROOTCERT"] == f"{mount['mountPath']}/ca.crt"
+    assert "PGSSLMODE" not in {one["name"] for one in container(deployment())["env"]}
+
+
+def test_autoscaler_sets_the_replicas_instead_of_the_deployment() -> None:
+    assert deployment()["replicas"] == 3
+    assert "replicas" not in deployment("--set=gateway.autoscaling.enabled=true")
+
+
+def test_budget_lets_one_of_several_gateways_be_drained() -> None:
+    def budget(*values: str) -> Any:
+        found = charts.objects(POSTGRESQL, *(f"--set=gateway.{value}" for value in values)).get(BUDGET)
+        return found and found["spec"]["maxUnavailable"]
+
+    assert budget() == 1
+    assert budget("autoscaling.enabled=true") == 1
+    assert budget("replicas=1") is None
+    assert budget("replicas=1", "podDisruptionBudget.enabled=true") == 0
+    assert budget("podDisruptionBudget.enabled=false") is None
+
+
+def test_policy_lets_gateways_connect_to_the_database() -> None:
+    def ports(*arguments: str) -> list[Any]:
+        return [
+            rule
+            for rule in charts.objects(*arguments)[POLICY]["spec"]["egress"]
+            if {"port": 5432} in rule.get("ports", ())
+        ]
+
+    assert ports() == []
+    assert ports(POSTGRESQL) == [{"ports": [{"port": 5432}]}]
