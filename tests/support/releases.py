@@ -19,10 +19,16 @@ _WAIT_SECONDS = 180
 
 
 class Release:
-    """Usher installed by helm, with the chart's own rights."""
+    """Usher installed by helm, with the chart's own rights.
 
-    def __init__(self, site: sites.Site) -> None:
+    Args:
+        site: The cluster.
+        workload: What the chart makes of the gateway: `deployment` with PostgreSQL, which needs no volume.
+    """
+
+    def __init__(self, site: sites.Site, workload: str = "statefulset") -> None:
         self.site = site
+        self.gateway = f"{workload}/{NAME}-gateway"
         self.namespace = f"usher-{secrets.token_hex(3)}"
         repository, _, tag = site.image.rpartition(":")
         self.values = [f"--set=image.repository={repository}", f"--set=image.tag={tag}"]
@@ -41,7 +47,7 @@ class Release:
             megabytes: Size of the gateway's volume, on a local node.
         """
         self.site.make_namespace(self.namespace)
-        if self.site.local is not None:
+        if self.site.local is not None and self.gateway.startswith("statefulset/"):
             self.site.local.make_volume(self.namespace, megabytes=megabytes)
         started = time.monotonic()
         self.helm("install", NAME, str(charts.CHART), *self._wait(), *self.values, *arguments)
@@ -87,10 +93,9 @@ class Release:
         return found
 
     def usher(self, *arguments: str) -> str:
-        """Run a command of `usher` in the gateway's pod."""
-        pod = f"{NAME}-gateway-0"
+        """Run a command of `usher` in the pod of a gateway."""
         command = ("usher", *arguments, "--data=/tokens")
-        return self.site.kubectl.run("exec", pod, f"--namespace={self.namespace}", "--", *command)
+        return self.site.kubectl.run("exec", self.gateway, f"--namespace={self.namespace}", "--", *command)
 
     def books(self, tenant: str) -> dict[str, Any]:
         """Return the gateway's counts of a tenant (NAMESPACE/NAME)."""
@@ -99,7 +104,7 @@ class Release:
 
     def wait_ready(self) -> None:
         """Wait until gateway and operator run as wanted."""
-        for workload in (f"statefulset/{NAME}-gateway", f"deployment/{NAME}-operator"):
+        for workload in (self.gateway, f"deployment/{NAME}-operator"):
             self.kubectl("rollout", "status", workload, "--timeout=50s")
 
     def gateway_is_ready(self) -> bool:
@@ -132,11 +137,22 @@ class Release:
         if self.site.local is None:
             self.kubectl("delete", "pod", f"{NAME}-gateway-0", "--force", "--grace-period=0")
             return
+        for process in self._gateway_processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def kill_one_gateway(self) -> None:
+        """Kill the process of one of several gateways, on a local node."""
+        os.kill(self._gateway_processes()[0], signal.SIGKILL)
+
+    def _gateway_processes(self) -> list[int]:
         argument = f"--config-namespace={self.namespace}-config".encode()
+        found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 if argument in (folder / "cmdline").read_bytes().split(b"\0"):
-                    os.kill(int(folder.name), signal.SIGKILL)
+                    found.append(int(folder.name))
+        return found
 
     @staticmethod
     def _wait() -> tuple[str, str]:

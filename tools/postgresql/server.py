@@ -143,11 +143,13 @@ class PostgresServer:
         self._wait(self._disconnect(database))
         self.execute(f'drop database if exists "{database}" with (force)')
 
-    def require_password(self, role: str, password: str) -> None:
-        """Add a superuser who needs a password."""
-        self.execute(f"create role {role} superuser login password '{password}'")
+    def require_password(
+        self, role: str, password: str, *, attributes: str = "superuser", clients: str = "127.0.0.1/32"
+    ) -> None:
+        """Add a role that needs a password, and that may connect from a range of addresses."""
+        self.execute(f"create role {role} {attributes} login password '{password}'")
         file = self.folder / "data" / "pg_hba.conf"
-        file.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n{file.read_text()}")
+        file.write_text(f"host all {role} {clients} scram-sha-256\n{file.read_text()}")
         self.execute("select pg_reload_conf()")
 
     # Preparing

@@ -1,0 +1,101 @@
+"""The chart with PostgreSQL: several gateways, of which one may stop or die while visits arrive."""
+
+import secrets
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from local_cluster import isolation, node_files
+from postgresql.server import PostgresServer
+from support import figures, gaps, releases, sites, webhooks
+
+pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
+
+REPLICAS = 3
+
+
+@pytest.fixture(scope="module")
+def database(site: sites.Site) -> Iterator[PostgresServer]:
+    """A PostgreSQL server on the machine of the node, which pods reach at the node's address."""
+    if site.local is None:
+        pytest.skip("the database of these tests runs next to the local node")
+    with PostgresServer(is_durable=True, settings={"listen_addresses": f"127.0.0.1,{isolation.ADDRESS}"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def release(site: sites.Site, database: PostgresServer) -> Iterator[releases.Release]:
+    """Usher with three gateways on a database whose address is in a Secret, as CloudNativePG writes it."""
+    ready = releases.Release(site, "deployment")
+    password = secrets.token_hex(16)
+    database.require_password("app", password, attributes="", clients=node_files.PODS)
+    database.execute("create database app owner app")
+    uri = f"postgresql://app:{password}@{isolation.ADDRESS}:{database.port}/app"
+    site.make_namespace(ready.namespace)
+    site.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "database-app", "namespace": ready.namespace},
+            "stringData": {"uri": uri},
+        }
+    )
+    try:
+        seconds = ready.install(
+            releases.ALLOW_CLUSTER,
+            "--set=store.type=PostgreSQL,store.postgresql.secret.name=database-app",
+            f"--set=store.postgresql.port={database.port},gateway.replicas={REPLICAS}",
+        )
+        figures.add(f"helm install with {REPLICAS} gateways on PostgreSQL to ready: {seconds:.0f} s")
+        yield ready
+    finally:
+        ready.remove()
+
+
+def test_visits_through_several_gateways_reach_the_receiver_and_the_books_are_equal(
+    release: releases.Release, webhook: webhooks.Webhook
+) -> None:
+    assert len(release.pods("gateway")) == REPLICAS
+    sent = webhook.start_visits(400, rate=40).wait()
+    assert sent["retries"] == 0
+    webhook.assert_books_equal(sent)
+
+
+def test_rollout_of_the_gateways_refuses_no_visit(release: releases.Release, webhook: webhooks.Webhook) -> None:
+    before = {pod["metadata"]["uid"] for pod in release.pods("gateway")}
+
+    def is_replaced() -> bool:
+        pods = release.pods("gateway")
+        return len(pods) == REPLICAS and before.isdisjoint(pod["metadata"]["uid"] for pod in pods)
+
+    started, sent = time.monotonic(), []
+    with gaps.GapMeter(webhook.url(), webhooks.authority(webhook.site)) as meter:
+        release.kubectl("rollout", "restart", release.gateway)
+        while not is_replaced():
+            sent.append(webhook.start_visits(400, rate=40).wait())
+        seconds = time.monotonic() - started
+    requests = sum(one["sent"] for one in sent)
+    failed = requests - sum(one["answered_well"] for one in sent)
+    slowest = max(one["latency"]["max"] for one in sent)
+    figures.add(
+        f"{REPLICAS} gateways replaced in {seconds:.0f} s at 40 visits/s: {failed} of {requests} requests failed,"
+        f" slowest {slowest:.1f} s; no good answer to a probe for {meter.longest_seconds:.1f} s"
+    )
+    assert failed == 0
+    assert meter.longest_seconds == 0
+    release.wait_ready()
+    counts = webhook.assert_books_equal(*sent)
+    assert counts["duplicates"] == 0
+
+
+def test_killed_gateway_of_several_loses_no_visit(release: releases.Release, webhook: webhooks.Webhook) -> None:
+    sender = webhook.start_visits(1000, rate=40)
+    webhook.wait_visits(100)
+    release.kill_one_gateway()
+    sent = sender.wait()
+    figures.add(f"1 of {REPLICAS} gateways killed at 40 visits/s: {sent['retries']} of {sent['sent']} requests failed")
+    release.wait_ready()
+    # after 60 s without a heartbeat, the others take over what the killed one had to deliver
+    webhook.wait_delivered(limit_seconds=180)
+    webhook.assert_books_equal(sent)
