@@ -9,7 +9,7 @@ import pytest
 
 from integration import gateways, test_kill
 from postgresql.server import PostgresServer
-from support import databases, leaks
+from support import certificates, databases, leaks
 from usher_gateway import model
 from usher_gateway.simulator import receiver
 
@@ -139,3 +139,16 @@ async def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path, ser
             await gateway.launch()
             assert await gateway.exit_code() == code
             assert PASSWORD not in gateway.log.read_text()
+
+
+async def test_gateway_that_must_verify_the_server_refuses_one_without_tls(
+    tmp_path: Path, server: PostgresServer
+) -> None:
+    """The chart sets both variables if its values name the authority of the database."""
+    certificate, _ = certificates.make("authority")
+    authority = tmp_path / "authority.crt"
+    authority.write_bytes(certificate)
+    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
+        await gateway.launch(PGSSLMODE="verify-full", PGSSLROOTCERT=str(authority))
+        assert await gateway.exit_code() == 1
+        assert "PostgreSQL cannot be reached" in gateway.log.read_text()
