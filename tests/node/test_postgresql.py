@@ -1,5 +1,6 @@
 """The chart with PostgreSQL: several gateways, of which one may stop or die while visits arrive."""
 
+import json
 import secrets
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from local_cluster import isolation, node_files
+from local_cluster import kubectl as kubectls
 from postgresql.server import PostgresServer
 from support import figures, gaps, releases, sites, webhooks
 
@@ -53,10 +55,16 @@ def release(site: sites.Site, database: PostgresServer) -> Iterator[releases.Rel
         ready.remove()
 
 
+def gateways(release: releases.Release) -> list[str]:
+    """Return the names of the gateways' pods, without those that stop."""
+    pods = [pod["metadata"] for pod in release.pods("gateway")]
+    return [metadata["name"] for metadata in pods if "deletionTimestamp" not in metadata]
+
+
 def test_visits_through_several_gateways_reach_the_receiver_and_the_books_are_equal(
     release: releases.Release, webhook: webhooks.Webhook
 ) -> None:
-    assert len(release.pods("gateway")) == REPLICAS
+    assert len(gateways(release)) == REPLICAS
     sent = webhook.start_visits(400, rate=40).wait()
     assert sent["retries"] == 0
     webhook.assert_books_equal(sent)
@@ -87,6 +95,31 @@ def test_rollout_of_the_gateways_refuses_no_visit(release: releases.Release, web
     release.wait_ready()
     counts = webhook.assert_books_equal(*sent)
     assert counts["duplicates"] == 0
+
+
+def test_drain_takes_one_gateway_at_a_time_and_refuses_no_visit(
+    release: releases.Release, webhook: webhooks.Webhook
+) -> None:
+    first, second, _ = gateways(release)
+    sender = webhook.start_visits(800, rate=40)
+    webhook.wait_visits(100)
+    evict(release, first)
+    with pytest.raises(kubectls.KubectlError, match="disruption budget"):
+        evict(release, second)
+    sent = sender.wait()
+    failed = sent["sent"] - sent["answered_well"]
+    figures.add(f"1 of {REPLICAS} gateways evicted at 40 visits/s: {failed} of {sent['sent']} requests failed")
+    assert failed == 0
+    release.wait_ready()
+    webhook.assert_books_equal(sent)
+
+
+def evict(release: releases.Release, pod: str) -> None:
+    """Ask for the end of a pod as `kubectl drain` does."""
+    metadata = {"name": pod, "namespace": release.namespace}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    path = f"/api/v1/namespaces/{release.namespace}/pods/{pod}/eviction"
+    release.site.kubectl.run("create", f"--raw={path}", "--filename=-", stdin=json.dumps(eviction))
 
 
 def test_killed_gateway_of_several_loses_no_visit(release: releases.Release, webhook: webhooks.Webhook) -> None:
