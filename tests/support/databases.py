@@ -45,8 +45,7 @@ def _template() -> str:
 
 
 async def _migrate(connection: Any) -> None:
-    await schema.migrate(connection, "nobody's")
-    await connection.execute("delete from meta where name = 'key_fingerprint'")
+    await schema.migrate(connection)
 
 
 def let_gateways_die(name: str) -> None:

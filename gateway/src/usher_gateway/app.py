@@ -38,7 +38,7 @@ from usher_gateway.ingest.evaluation_limits import NamespaceBudgets
 from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
-from usher_gateway.settings import Settings, cannot_listen, check_settings
+from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
 from usher_gateway.store.base import Store
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
@@ -464,20 +464,15 @@ def _make_store(settings: Settings, key_fingerprint: str, now: Callable[[], int]
     from usher_gateway.store.postgresql.opening import PostgresSettings  # imports asyncpg, which SQLite does not need
     from usher_gateway.store.postgresql.store import PostgresStore
 
-    return PostgresStore(PostgresSettings(settings.store, key_fingerprint, _password(settings)), now)
-
-
-def _password(settings: Settings) -> str | None:
-    """Return the password from the file that the settings name; None if they name none."""
-    if settings.store_password_file is None:
-        return None
-    try:
-        return settings.store_password_file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise model.ConfigurationError(
-            f"{settings.store_password_file} cannot be read: {reason}", "Check --store-password-file."
-        ) from None
+    return PostgresStore(
+        PostgresSettings(
+            dsn=settings.store,
+            key_fingerprint=key_fingerprint,
+            password=read_store_password(settings.store_password_file),
+            may_migrate=settings.migrate,
+        ),
+        now,
+    )
 
 
 def _check_key(settings: Settings, environ: Mapping[str, str]) -> None:

@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Address of a PostgreSQL database, which may contain a password; None: an SQLite file in ``data``."""
     store_password_file: Path | None = None
     """File with the password of the database."""
+    migrate: bool = True
+    """Make the migrations that the database lacks at the start; False: refuse to start without them."""
     listen: Endpoint = Endpoint("127.0.0.1", 8080)
     """The public port, to which Purple posts."""
     admin: Endpoint = Endpoint("127.0.0.1", 9090)
@@ -136,12 +138,7 @@ def check_settings(settings: Settings) -> None:
         )
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise model.ConfigurationError("--tls-cert and --tls-key go together", "Give both, or neither.")
-    if settings.store is not None and not settings.store.startswith(("postgresql://", "postgres://")):
-        raise model.ConfigurationError(
-            "--store is not the address of a PostgreSQL database", "Write it like postgresql://USER@HOST/DATABASE."
-        )
-    if settings.store_password_file is not None and settings.store is None:
-        raise model.ConfigurationError("--store-password-file needs --store", "Give both, or neither.")
+    _check_store(settings)
     for proxy in settings.trusted_proxies:
         _check_network(proxy)
     if settings.removal_limit is not None and settings.removal_limit < 0:
@@ -153,6 +150,42 @@ def check_settings(settings: Settings) -> None:
             )
         if not 0 < settings.time_scale <= 100_000:
             raise model.ConfigurationError("--time-scale must be above 0 and at most 100000", "Try 60.")
+
+
+def _check_store(settings: Settings) -> None:
+    if settings.store is not None:
+        check_store_address(settings.store)
+    if settings.store_password_file is not None and settings.store is None:
+        raise model.ConfigurationError("--store-password-file needs --store", "Give both, or neither.")
+    if not settings.migrate and settings.store is None:
+        raise model.ConfigurationError("--no-migrate needs --store", "Only tables in PostgreSQL have an owner.")
+
+
+def check_store_address(address: str) -> None:
+    """Reject an address of a store that is not one of PostgreSQL.
+
+    Raises:
+        ConfigurationError: it does not show the address, which may contain a password.
+    """
+    if not address.startswith(("postgresql://", "postgres://")):
+        raise model.ConfigurationError(
+            "--store is not the address of a PostgreSQL database", "Write it like postgresql://USER@HOST/DATABASE."
+        )
+
+
+def read_store_password(file: Path | None) -> str | None:
+    """Return the password from the file of --store-password-file; None without a file.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    if file is None:
+        return None
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise model.ConfigurationError(f"{file} cannot be read: {reason}", "Check --store-password-file.") from None
 
 
 def _check_network(text: str) -> None:

@@ -64,6 +64,14 @@ def register(app: typer.Typer) -> None:
                 help="File with the password of --store; without it, PGPASSWORD or ~/.pgpass.",
             ),
         ] = None,
+        migrate: Annotated[
+            bool,
+            typer.Option(
+                "--migrate/--no-migrate",
+                envvar="USHER_MIGRATE",
+                help="Bring the tables of --store up to date at the start; if not, `usher migrate` must have done it.",
+            ),
+        ] = True,
         listen: Annotated[
             str, typer.Option(envvar="USHER_LISTEN", help="HOST:PORT of the public port, to which Purple posts.")
         ] = "127.0.0.1:8080",
@@ -150,6 +158,7 @@ def register(app: typer.Typer) -> None:
                 data=data,
                 store=store,
                 store_password_file=store_password_file,
+                migrate=migrate,
                 listen=parse_endpoint(listen),
                 admin=parse_endpoint(admin),
                 admin_tokens=admin_tokens,

@@ -88,6 +88,13 @@ class StoreLockedError(UsherError):
     permanent = True
 
 
+class SchemaTooOldError(UsherError):
+    """The database lacks migrations, and this gateway may not make them."""
+
+    code = "SchemaTooOld"
+    permanent = True
+
+
 class StoreCorruptError(UsherError):
     """The store's file is damaged or does not belong to Usher."""
 

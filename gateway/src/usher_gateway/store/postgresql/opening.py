@@ -14,6 +14,7 @@ from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, PoolBounds, describe, open_pool
 from usher_gateway.store.postgresql.incarnations import SLOTS, Incarnation
 from usher_gateway.store.postgresql.names import NameNumbers
+from usher_gateway.store.postgresql.schema import Migration
 from usher_gateway.store.postgresql.writer import Writer
 
 _log = structlog.get_logger(__name__)
@@ -28,6 +29,8 @@ class PostgresSettings(msgspec.Struct, frozen=True):
     key_fingerprint: str
     password: str | None = None
     pool: PoolBounds = PoolBounds()
+    may_migrate: bool = True
+    """False: the schema must be new enough already."""
 
 
 class OpenedStore(msgspec.Struct):
@@ -62,10 +65,14 @@ async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> Open
 async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Callable[[], int]) -> OpenedStore:
     async with pool.acquire() as connection:
         names, lost = NameNumbers(), asyncio.Event()
+        if settings.may_migrate:
+            await schema.migrate(connection)
+        else:
+            await schema.require_newest(connection)
         async with connection.transaction():
-            await connection.execute("set local statement_timeout = 0; set local lock_timeout = '30s'")
+            await connection.execute(schema.LOCK_LIMITS)
             await connection.execute("select pg_advisory_xact_lock($1)", schema.MIGRATION_LOCK, timeout=35)
-            await schema.migrate(connection, settings.key_fingerprint)
+            await schema.check_key(connection, settings.key_fingerprint)
             await incarnations.end_dead(connection)
             await incarnations.adjust_backlog(connection, now())
             recovered = await incarnations.take_over(connection, now())
@@ -89,6 +96,24 @@ async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Call
         )
         writer.stored_bytes = await read_stored_bytes(connection)
     return OpenedStore(pool, incarnation, writer, report, lost)
+
+
+async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migration]:
+    """Make the migrations that a database lacks, and return them; a dry run only returns them.
+
+    Raises:
+        UsherError: see schema.migrate(); StoreUnavailableError if the server cannot be reached.
+    """
+    pool = await open_pool(dsn, password, PoolBounds(1, 1))
+    try:
+        async with pool.acquire() as connection:
+            if dry_run:
+                return await schema.pending(connection, schema.all_migrations())
+            return await schema.migrate(connection)
+    except UNAVAILABLE as error:
+        raise model.StoreUnavailableError(f"the migration failed: {describe(error)}") from None
+    finally:
+        pool.terminate()
 
 
 async def read_stored_bytes(connection: Connection) -> dict[tuple[str, str], int]:

@@ -1,9 +1,22 @@
-"""The schema: ordered migrations under an advisory lock, and checks that the database is ours."""
+"""The schema: ordered migrations under an advisory lock, and checks that the database is ours.
 
+A migration only expands the schema, so that older gateways can still run on it. It waits only 2 s for the lock of a
+table and then tries again, because commits queue behind a migration that waits. So it should change one table, and must
+not rewrite a large one.
+"""
+
+import asyncio
 import importlib.resources
+from collections.abc import Sequence
+
+import asyncpg
+import msgspec
+import structlog
 
 from usher_gateway import model
 from usher_gateway.store.postgresql.connections import Connection
+
+_log = structlog.get_logger(__name__)
 
 MIGRATION_LOCK = 0x55736872_0001
 """Advisory lock: one gateway at a time migrates, starts or ends incarnations."""
@@ -14,33 +27,138 @@ FOLD_LOCK = 0x55736872_0002
 PRUNE_LOCK = 0x55736872_0003
 """Advisory lock: one gateway at a time deletes expired data."""
 
+LOCK_LIMITS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
+"""Limits of a transaction that waits for MIGRATION_LOCK."""
+
+_TABLE_LOCK_LIMIT = "set local lock_timeout = '2s'"
+"""Commits wait behind a migration that waits for a table, and an arrival has 8 s."""
+
 _MIGRATION_SECONDS = 3_600.0
 """Time limit of one migration: of a large store it may take long."""
+
+_TRIES = 100
+"""How often a migration that gets no lock tries again."""
+
+_PAUSE_SECONDS = 1.0
+"""Pause between two tries, in which the commits go on that waited."""
 
 _MIN_GATEWAY = "0.1.0"
 """The oldest gateway that can run on this schema."""
 
 
-async def migrate(connection: Connection, key_fingerprint: str) -> None:
-    """Bring the schema up to date, inside of a transaction that holds MIGRATION_LOCK.
+_TABLES = "select tablename from pg_tables where schemaname = any(current_schemas(false))"
+"""One query over one snapshot. `to_regclass` could miss tables that were created while it waited for MIGRATION_LOCK."""
 
-    Migrations only expand the schema, so older gateways can still run on it.
+
+class Migration(msgspec.Struct, frozen=True):
+    """A step that brings the schema from one version to the next."""
+
+    number: int
+    """The version of the schema after it."""
+    title: str
+    sql: str
+
+
+def all_migrations() -> list[Migration]:
+    """Return every migration that this release knows, in order."""
+    folder = importlib.resources.files(__package__) / "migrations"
+    found = []
+    for script in folder.iterdir():
+        name, dot, ending = script.name.rpartition(".")
+        if dot and ending == "sql":
+            number, _, title = name.partition("_")
+            found.append(Migration(int(number), title.replace("_", " "), script.read_text("utf-8")))
+    return sorted(found, key=lambda migration: migration.number)
+
+
+async def pending(connection: Connection, migrations: Sequence[Migration]) -> list[Migration]:
+    """Return the migrations that the database lacks. Changes nothing.
 
     Raises:
-        InstallKeyError: another install key made the data.
         ConfigurationError: this gateway is too old for the schema.
         StoreCorruptError: the database belongs to another program.
     """
     version = await _version(connection)
-    folder = importlib.resources.files(__package__) / "migrations"
-    scripts = sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name)
-    for script in scripts:
-        number = int(script.name.split("_")[0])
-        if number > version:
-            await connection.execute(script.read_text("utf-8"), timeout=_MIGRATION_SECONDS)
-            await set_meta(connection, "schema_version", str(number))
-            await set_meta(connection, "min_gateway", _MIN_GATEWAY)
-    _check_gateway(await meta(connection, "min_gateway") or _MIN_GATEWAY)
+    if version:
+        _check_gateway(await meta(connection, "min_gateway") or _MIN_GATEWAY)
+    return [migration for migration in migrations if migration.number > version]
+
+
+async def migrate(connection: Connection, migrations: Sequence[Migration] | None = None) -> list[Migration]:
+    """Bring the schema up to date, each migration in a transaction of its own, and return what was done.
+
+    Args:
+        connection: a connection without an open transaction.
+        migrations: in order; None: all of this release.
+
+    Raises:
+        ConfigurationError: this gateway is too old for the schema, or the user may not change it.
+        StoreCorruptError: the database belongs to another program.
+        StoreUnavailableError: other transactions kept a table locked for minutes.
+    """
+    done = []
+    for migration in await pending(connection, all_migrations() if migrations is None else migrations):
+        for _ in range(_TRIES):
+            try:
+                if await _apply(connection, migration):
+                    done.append(migration)
+                break
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                _log.warning(
+                    "migration_delayed", number=migration.number, hint="Look for long transactions in pg_stat_activity."
+                )
+                await asyncio.sleep(_PAUSE_SECONDS)
+            except asyncpg.InsufficientPrivilegeError:
+                raise model.ConfigurationError(
+                    f"the user of --store may not make migration {migration.number} ({migration.title})",
+                    "Run `usher migrate` as the owner of the tables.",
+                ) from None
+        else:
+            raise model.StoreUnavailableError(
+                f"migration {migration.number} got no lock in {_TRIES} tries",
+                "End the long transactions that pg_stat_activity shows, and try again.",
+            )
+    return done
+
+
+async def _apply(connection: Connection, migration: Migration) -> bool:
+    """Make one migration; return False if another process has made it meanwhile."""
+    async with connection.transaction():
+        await connection.execute(LOCK_LIMITS)
+        await connection.execute("select pg_advisory_xact_lock($1)", MIGRATION_LOCK, timeout=35)
+        if await _version(connection) >= migration.number:
+            return False
+        await connection.execute(_TABLE_LOCK_LIMIT)
+        await connection.execute(migration.sql, timeout=_MIGRATION_SECONDS)
+        await set_meta(connection, "schema_version", str(migration.number))
+        await set_meta(connection, "min_gateway", _MIN_GATEWAY)
+    _log.info("migration_applied", number=migration.number, title=migration.title)
+    return True
+
+
+async def require_newest(connection: Connection) -> None:
+    """Check that the database has every migration of this release. Changes nothing.
+
+    Raises:
+        SchemaTooOldError: it lacks some.
+        ConfigurationError: this gateway is too old for the schema.
+        StoreCorruptError: the database belongs to another program.
+    """
+    lacking = await pending(connection, all_migrations())
+    if lacking:
+        numbers = ", ".join(str(migration.number) for migration in lacking)
+        raise model.SchemaTooOldError(
+            f"the database of --store lacks migration {numbers}, and --no-migrate forbids to make it",
+            "Run `usher migrate` of this release as the owner of the tables.",
+        )
+
+
+async def check_key(connection: Connection, key_fingerprint: str) -> None:
+    """Check that the install key is the one that made the data; the first gateway writes its fingerprint.
+
+    Raises:
+        InstallKeyError: another install key made the data.
+    """
     known = await meta(connection, "key_fingerprint")
     if known is None:
         await set_meta(connection, "key_fingerprint", key_fingerprint)
@@ -53,11 +171,10 @@ async def migrate(connection: Connection, key_fingerprint: str) -> None:
 
 async def _version(connection: Connection) -> int:
     """Return the version of the schema; 0 for an empty database."""
-    found = await connection.fetchval("select to_regclass('meta') is not null and to_regclass('arrivals') is not null")
-    if found:
+    found = {name for (name,) in await connection.fetch(_TABLES)}
+    if {"meta", "arrivals"} <= found:
         return int(await meta(connection, "schema_version") or 0)
-    tables = await connection.fetchval("select count(*) from pg_tables where schemaname = any(current_schemas(false))")
-    if tables:
+    if found:
         raise model.StoreCorruptError(
             "the database of --store belongs to another program", "Create an empty database for Usher."
         )

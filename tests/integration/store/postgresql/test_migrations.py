@@ -1,0 +1,180 @@
+"""Migrations: what `usher migrate` does and says, and gateways that may not migrate."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract import engines, samples
+from support import databases, waiting
+from usher_gateway import model
+from usher_gateway.store.postgresql import connections, schema
+from usher_gateway.store.postgresql.opening import PostgresSettings
+from usher_gateway.store.postgresql.store import PostgresStore
+
+NEXT = schema.Migration(9000, "add a note", "alter table deliveries add column note text")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[str]:
+    """An empty database."""
+    name = databases.name_of(tmp_path)
+    databases.server().execute(f"create database {name}")
+    yield name
+    databases.drop(name)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[str]:
+    """A database with the newest schema."""
+    name = databases.name_of(tmp_path)
+    databases.create(name)
+    yield name
+    databases.drop(name)
+
+
+def usher_migrate(dsn: str, *flags: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "usher_gateway", "migrate", *flags],
+        env={"PATH": os.environ["PATH"], "USHER_STORE": dsn},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def tables(name: str) -> set[str]:
+    rows = databases.server().rows("select tablename from pg_tables where schemaname = 'public'", name)
+    return {str(row[0]) for row in rows}
+
+
+def store(dsn: str, **settings: Any) -> PostgresStore:
+    return PostgresStore(PostgresSettings(dsn, "k", **settings), engines.Clock())
+
+
+async def migrate(dsn: str, migrations: list[schema.Migration]) -> list[schema.Migration]:
+    pool = await connections.open_pool(dsn, None, connections.PoolBounds(1, 1))
+    try:
+        async with pool.acquire() as connection:
+            return await schema.migrate(connection, migrations)
+    finally:
+        pool.terminate()
+
+
+def test_migrations_have_consecutive_numbers_and_titles() -> None:
+    found = schema.all_migrations()
+    assert [migration.number for migration in found] == list(range(1, len(found) + 1))
+    assert all(migration.title and migration.sql for migration in found)
+
+
+def test_dry_run_lists_the_migrations_and_changes_nothing(empty: str) -> None:
+    done = usher_migrate(databases.server().dsn(empty), "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "would make migration 1: initial\n" in done.stdout
+    assert "create table" not in done.stdout
+    assert "create table arrivals" in usher_migrate(databases.server().dsn(empty), "--dry-run", "--sql").stdout
+    assert tables(empty) == set()
+
+
+def test_migrate_creates_the_tables_once(empty: str) -> None:
+    first, second = (usher_migrate(databases.server().dsn(empty)) for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "made migration 1: initial\n" in first.stdout
+    assert second.stdout == "the tables are up to date\n"
+    assert {"meta", "arrivals", "deliveries"} <= tables(empty)
+
+
+def test_migrate_says_what_is_wrong(empty: str) -> None:
+    databases.server().execute("create table invoices (number integer)", empty)
+    foreign = usher_migrate(databases.server().dsn(empty))
+    assert (foreign.returncode, foreign.stdout) == (1, "")
+    assert "belongs to another program" in foreign.stderr
+    sqlite = usher_migrate("data/usher.sqlite3")
+    assert (sqlite.returncode, sqlite.stdout) == (2, "")
+    assert "not the address of a PostgreSQL database" in sqlite.stderr
+    away = usher_migrate("postgresql://usher:pass-in-address@127.0.0.1:1/usher")
+    assert away.returncode == 1
+    assert "PostgreSQL cannot be reached" in away.stderr
+    assert "pass-in-address" not in away.stderr
+    absent = usher_migrate(databases.server().dsn("absent"))
+    assert absent.returncode == 2
+    assert "Check user, password and database" in absent.stderr
+
+
+async def test_store_that_may_not_migrate_refuses_an_old_schema(empty: str) -> None:
+    with pytest.raises(model.SchemaTooOldError) as raised:
+        await store(databases.server().dsn(empty), may_migrate=False).open()
+    assert "usher migrate" in raised.value.hint
+    assert tables(empty) == set()
+
+
+async def test_store_that_may_not_migrate_opens_on_the_newest_schema(database: str) -> None:
+    opened = store(databases.server().dsn(database), may_migrate=False)
+    await opened.open()
+    assert (await opened.accept(samples.arrival("a"))).counted_as is model.CountedAs.Visit
+    await opened.close()
+
+
+async def test_gateway_that_is_too_old_refuses_to_start(database: str) -> None:
+    databases.server().execute("update meta set value = '999.0.0' where name = 'min_gateway'", database)
+    for may_migrate in (True, False):
+        with pytest.raises(model.ConfigurationError, match=r"needs Usher 999\.0\.0 or later"):
+            await store(databases.server().dsn(database), may_migrate=may_migrate).open()
+    done = usher_migrate(databases.server().dsn(database))
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+async def test_several_processes_make_each_migration_once(empty: str) -> None:
+    migrations = [*schema.all_migrations(), NEXT]
+    found = await asyncio.gather(*[migrate(databases.server().dsn(empty), migrations) for _ in range(4)])
+    assert sorted(one.number for done in found for one in done) == [one.number for one in migrations]
+
+
+async def test_visits_are_accepted_while_a_migration_waits_for_a_table(database: str) -> None:
+    """A long transaction has read the table, so the migration must wait for its end; visits must not."""
+    dsn = databases.server().dsn(database)
+    opened = store(dsn)
+    await opened.open()
+    databases.server().execute("begin; select count(*) from deliveries", database)
+    migrating = asyncio.create_task(migrate(dsn, [NEXT]))
+
+    async def waiters() -> list[Any]:
+        query = "select 1 from pg_locks where not granted and relation = 'deliveries'::regclass"
+        return await asyncio.to_thread(databases.server().rows, query, database)
+
+    for number in range(3):
+        await waiting.until(waiters)
+        accepted = await asyncio.wait_for(opened.accept(samples.arrival(f"during {number}")), 8)
+        assert accepted.counted_as is model.CountedAs.Visit
+    assert not migrating.done()
+    databases.server().execute("commit", database)
+    assert await migrating == [NEXT]
+    accepted = await asyncio.wait_for(opened.accept(samples.arrival("after")), 8)
+    assert accepted.counted_as is model.CountedAs.Visit
+    await opened.close()
+    again = store(dsn, may_migrate=False)
+    await again.open()
+    await again.close()
+
+
+def test_gateway_without_migrate_says_what_to_run(empty: str, tmp_path: Path) -> None:
+    manifest = tmp_path / "usher.yaml"
+    manifest.write_text("apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\nspec: {}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "usher_gateway", "run", str(manifest), "--data", str(tmp_path / "data")],
+        env={"PATH": os.environ["PATH"], "USHER_STORE": databases.server().dsn(empty), "USHER_MIGRATE": "false"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "lacks migration 1" in done.stderr
+    assert "Run `usher migrate`" in done.stderr
+    assert tables(empty) == set()
