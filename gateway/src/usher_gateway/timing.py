@@ -102,7 +102,7 @@ class Clock:
 
 
 class TokenBucket:
-    """Allows ``rate`` takes per second on average, and up to ``burst`` at once.
+    """Allows ``rate`` takes per second on average, and up to ``burst`` at once. It starts full, or with ``tokens``.
 
     ``now`` is in seconds of a clock that never goes back. If it does go back, the bucket earns nothing until the clock
     has caught up.
@@ -110,20 +110,24 @@ class TokenBucket:
 
     __slots__ = ("_burst", "_filled_at", "_tokens", "rate")
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
+    def __init__(self, rate: float, burst: float, now: float, tokens: float | None = None) -> None:
         self.rate = rate
         self._burst = max(MIN_BURST, burst)
-        self._tokens = self._burst
+        self._tokens = self._burst if tokens is None else min(self._burst, tokens)
         self._filled_at = now
 
     def take(self, now: float) -> bool:
         """Take one token. Returns False if there is none."""
-        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._filled_at) * self.rate)
-        self._filled_at = now
-        if self._tokens < 1.0:
+        if self.tokens(now) < 1.0:
             return False
         self._tokens -= 1.0
         return True
+
+    def tokens(self, now: float) -> float:
+        """Return how many tokens there are."""
+        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._filled_at) * self.rate)
+        self._filled_at = now
+        return self._tokens
 
     def seconds_until_token(self) -> float:
         """Return how long after the last ``take`` the next token is there."""

@@ -49,6 +49,51 @@ def test_destination_concurrency_limits_running_attempts() -> None:
     assert len(started(scheduler, 0)) == 1
 
 
+def test_gateway_without_a_share_takes_nothing_into_its_lane() -> None:
+    scheduler = LaneScheduler(1 << 20, 100)
+    open_circuit(scheduler, "n/dead", 0)
+    for destination in ("n/a", "n/dead"):
+        scheduler.share(destination, LaneLimits(concurrency=0), 0)
+        assert not scheduler.offer(entry(destination), circuit.TRIAL_EVERY)
+        assert scheduler.room(destination, circuit.TRIAL_EVERY).rows == 0
+
+
+def test_smaller_share_counts_running_attempts() -> None:
+    scheduler = LaneScheduler(1 << 20, 100)
+    scheduler.configure("n/a", LaneLimits(concurrency=4), 0)
+    for _ in range(10):
+        assert scheduler.offer(entry(), 0)
+    running = started(scheduler, 0)
+    scheduler.share("n/a", LaneLimits(concurrency=2), 0)
+    assert not scheduler.is_within_limits()
+    finish(scheduler, running[:2], outcome.DELIVERED, 0)
+    assert scheduler.is_within_limits()
+    assert started(scheduler, 0) == []
+
+
+def test_share_of_a_rate_limit_starts_without_a_burst() -> None:
+    """Its tokens would come in addition to those that the other gateways used."""
+    scheduler = LaneScheduler(1 << 20, 500)
+    scheduler.configure("n/a", LaneLimits(concurrency=100, requests_per_second=20), 0)
+    scheduler.share("n/a", LaneLimits(concurrency=0), 0)
+    scheduler.share("n/a", LaneLimits(concurrency=50, requests_per_second=10), 5 * SECOND)
+    for _ in range(50):
+        assert scheduler.offer(entry(), 5 * SECOND)
+    assert started(scheduler, 5 * SECOND) == []
+    assert len(started(scheduler, 6 * SECOND)) == 10
+
+
+def test_larger_share_of_a_rate_limit_adds_no_tokens() -> None:
+    scheduler = LaneScheduler(1 << 20, 500)
+    scheduler.configure("n/a", LaneLimits(concurrency=100, requests_per_second=10), 0)
+    for _ in range(50):
+        assert scheduler.offer(entry(), 0)
+    assert len(started(scheduler, 0)) == 10
+    scheduler.share("n/a", LaneLimits(concurrency=100, requests_per_second=20), 0)
+    assert started(scheduler, 0) == []
+    assert len(started(scheduler, SECOND)) == 20
+
+
 def filled(lane_bytes: int = 8_000) -> LaneScheduler:
     """A scheduler in which other lanes hold all the room that is not reserved for empty lanes."""
     scheduler = LaneScheduler(lane_bytes, 100)

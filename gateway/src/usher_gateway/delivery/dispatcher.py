@@ -16,12 +16,12 @@ import msgspec
 import structlog
 
 from usher_gateway import documents, metrics, model
-from usher_gateway.delivery import circuit
+from usher_gateway.delivery import circuit, shares
 from usher_gateway.delivery.outcome import AttemptResult, internal_error
 from usher_gateway.delivery.route_documents import RouteDocuments
 from usher_gateway.delivery.scheduler import LaneEntry, LaneLimits, LaneScheduler
 from usher_gateway.delivery.worker import DeliveryWorker
-from usher_gateway.store.base import Store
+from usher_gateway.store.base import Replicas, Store
 from usher_gateway.timing import Clock
 
 _log = structlog.get_logger(__name__)
@@ -98,13 +98,15 @@ class Dispatcher:
         self._configured = asyncio.Event()
         self._next_poll = self._next_note_claimed = 0.0
         self._clock_difference = self._clock.now() - self._clock.steady()
+        self._replicas = Replicas()
+        store.follow_replicas(self._apply_replicas)
 
     def apply(self, snapshot: documents.Snapshot) -> None:
         """Use new documents. Deliveries that failed at a changed destination are tried again at once."""
         now = self._clock.steady()
         for key, destination in documents.changed(self._documents.destinations, snapshot.destinations).items():
             before = self._documents.destination(key)
-            self.scheduler.configure(key, LaneLimits(destination.concurrency, destination.requests_per_second), now)
+            self.scheduler.configure(key, self._share_of(destination), now)
             self.scheduler.reset(key, now)
             self.open_circuits.pop(key, None)
             if before is not None:
@@ -114,6 +116,25 @@ class Dispatcher:
         self._configured.set()
         self.ask_store()
         self._schedule_pump()
+
+    def _share_of(self, destination: documents.DestinationDocument) -> LaneLimits:
+        """Return this gateway's share of a destination's limits."""
+        limits = LaneLimits(destination.concurrency, destination.requests_per_second)
+        return shares.share_of(limits, destination.key, self._replicas)
+
+    def _apply_replicas(self, replicas: Replicas) -> bool:
+        """Apply this gateway's shares; see ``Store.follow_replicas``."""
+        if replicas != self._replicas:
+            self._replicas = replicas
+            now = self._clock.steady()
+            for key, destination in self._documents.destinations.items():
+                limits = self._share_of(destination)
+                self.scheduler.share(key, limits, now)
+                if limits.concurrency == 0:
+                    self._empty_lane(key)
+            self.ask_store()
+            self._schedule_pump()
+        return self.scheduler.is_within_limits()
 
     def offer(self, deliveries: Sequence[model.Delivery], *, fresh: bool = True) -> None:
         """Put claimed deliveries into lanes. Those without room go back to the store."""
@@ -204,6 +225,10 @@ class Dispatcher:
     def _circuit_opened(self, destination: str, error: str) -> None:
         self.open_circuits[destination] = error
         _log.warning("circuit_opened", destination=destination, error=error)
+        self._empty_lane(destination)
+
+    def _empty_lane(self, destination: str) -> None:
+        """Return the deliveries of a lane to the store."""
         for entry in self.scheduler.drain(destination):
             self._claimed.discard(entry.delivery.key)
             self._cancelled.discard(entry.delivery.key)

@@ -50,9 +50,10 @@ _MAX_SKIPPED_LANES = 64
 
 
 class LaneLimits(msgspec.Struct, frozen=True):
-    """This replica's share of a destination's limits."""
+    """This gateway's share of a destination's limits."""
 
     concurrency: int = 8
+    """0: other gateways send what this one accepts, so it takes nothing into its lane."""
     requests_per_second: float = 0.0
     """0 means no limit. As many requests as come in one second may go at once."""
 
@@ -215,6 +216,14 @@ class _Lane:
             self._bucket = None
         self.limits = limits
 
+    def share(self, limits: LaneLimits, now: int) -> None:
+        """Use another share of the same limits. The bucket gets no tokens by that, so that all together get none."""
+        before, rate, seconds = self.limits, limits.requests_per_second, now / model.MICROSECONDS
+        if rate != before.requests_per_second:
+            tokens = before.requests_per_second if self._bucket is None else self._bucket.tokens(seconds)
+            self._bucket = TokenBucket(rate, burst=rate, now=seconds, tokens=tokens) if rate else None
+        self.limits = limits
+
     def take_token(self, now: int) -> bool:
         """Take a token for one request. Returns False if there is none."""
         rate = self.limits.requests_per_second
@@ -269,10 +278,21 @@ class LaneScheduler:
         return list(lane.started_at) if lane else []
 
     def configure(self, destination: str, limits: LaneLimits, now: int) -> None:
-        """Set a destination's limits, at the start and when its document or the number of replicas changes."""
+        """Set a destination's limits, at the start and when its document changes."""
         lane = self._lane(destination)
         lane.configure(limits)
         self._join_round(lane, now)
+
+    def share(self, destination: str, limits: LaneLimits, now: int) -> None:
+        """Change this gateway's share of a destination's limits."""
+        lane = self._lane(destination)
+        lane.share(limits, now)
+        self._join_round(lane, now)
+
+    def is_within_limits(self) -> bool:
+        """Return whether no destination has more running attempts than its limit, as after the limit was lowered."""
+        lanes = {entry.destination: self._lanes[entry.destination] for entry, _ in self._attempts.values()}
+        return all(lane.in_flight <= lane.limits.concurrency for lane in lanes.values())
 
     def circuit_of(self, destination: str) -> circuit.Circuit:
         """Return the state of a destination's circuit."""
@@ -291,14 +311,19 @@ class LaneScheduler:
             rows, free = 1, self._max_bytes - self._bytes  # of the reserved room, each empty lane gets one delivery
         if lane.circuit.state is circuit.CircuitState.Open:
             due = lane.count == 0 and lane.in_flight == 0 and now >= lane.circuit.trial_at
-            return LaneRoom(int(due), free)
+            return LaneRoom(int(due and lane.limits.concurrency > 0), free)
         slots = min(lane.limits.concurrency, lane.circuit.limit)
         ready = min(slots * _READY_ROWS, _MAX_READY_ROWS) - lane.backlog.count
         return LaneRoom(max(0, min(ready, rows)), free)
 
     def offer(self, entry: LaneEntry, now: int) -> bool:
-        """Put a delivery into its lane. Returns False if it has to wait in the store: no room, or an open circuit."""
+        """Put a delivery into its lane.
+
+        Returns False if it has to wait in the store: no room, an open circuit, or no share of the limits.
+        """
         lane = self._lane(entry.destination)
+        if lane.limits.concurrency == 0:
+            return False
         turns = lane.fresh if entry.fresh else lane.backlog
         if not self._has_room(lane, turns, entry):
             return False

@@ -191,6 +191,25 @@ AbandonedCallback = Callable[[model.Accepted | None], None]
 """Receives the result of an abandoned arrival: what the commit decided, or None if the arrival was withdrawn."""
 
 
+class Replicas(msgspec.Struct, frozen=True):
+    """The gateways of a store, which share the limits of destinations."""
+
+    own: int = 0
+    """The number of this gateway's run."""
+    members: tuple[int, ...] = (0,)
+    """The numbers of all runs that have not ended, the oldest first."""
+    has_joined: bool = True
+    """False while other gateways may still use the limits without a share for this one."""
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest run."""
+        return max(self.own, *self.members)
+
+
+ApplyReplicas = Callable[[Replicas], bool]
+
+
 class Store(Protocol):
     """A durable ledger of arrivals and a queue of deliveries, with its meters.
 
@@ -256,6 +275,13 @@ class Store(Protocol):
 
     async def outage(self) -> str | None:
         """Return why arrivals cannot be committed; None if they can, or if they only have to wait a few seconds."""
+
+    def follow_replicas(self, apply: ApplyReplicas) -> None:
+        """Call ``apply`` now, and whenever the gateways of this store may have changed.
+
+        It applies this gateway's shares of the destinations' limits, and returns whether the running attempts are
+        within them. A gateway that starts gets its shares when that is so at all others.
+        """
 
     async def watch_ownership(self) -> None:
         """Wait until this process loses the ownership of its deliveries; after that it can commit nothing.

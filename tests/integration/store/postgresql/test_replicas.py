@@ -7,8 +7,9 @@ import structlog
 
 from contract import engines, samples
 from contract.test_books import violations
+from support import databases
 from usher_gateway import model
-from usher_gateway.store.base import Filter
+from usher_gateway.store.base import Filter, Replicas
 
 Gateways = list[engines.Bench]
 NOW, DAY = samples.NOW, samples.DAY
@@ -194,6 +195,71 @@ async def test_gateway_without_a_confirmed_heartbeat_sends_nothing(gateways: Gat
     await beat(first)
     found.append(ownership.may_attempt)
     assert found == [True, False, True]
+
+
+# Shares of the limits of destinations
+
+
+class Follower:
+    """Applies the shares of a gateway, as a dispatcher does."""
+
+    def __init__(self, bench: engines.Bench) -> None:
+        self.is_within_limits = True
+        bench.store.follow_replicas(self._apply)
+
+    def _apply(self, replicas: Replicas) -> bool:
+        self.replicas = replicas
+        return self.is_within_limits
+
+    @property
+    def has_joined(self) -> bool:
+        return self.replicas.has_joined
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        return self.replicas.members
+
+
+async def test_new_gateway_gets_a_share_when_the_other_made_room(gateways: Gateways) -> None:
+    first, second = gateways
+    old, new = Follower(first), Follower(second)
+    joined = [old.has_joined, new.has_joined]
+    await beat(second)
+    joined.append(new.has_joined)
+    assert joined == [True, False, False]
+    old.is_within_limits = False
+    await beat(first)
+    await beat(second)
+    joined = [new.has_joined]
+    old.is_within_limits = True
+    await beat(first)
+    await beat(second)
+    joined.append(new.has_joined)
+    assert joined == [False, True], "first, the old gateway has more running attempts than its share"
+    assert old.members == new.members == (old.replicas.own, new.replicas.own)
+
+
+async def test_new_gateway_does_not_wait_for_a_silent_one(gateways: Gateways) -> None:
+    """Without a heartbeat for 25 s the other one starts no attempts."""
+    first, second = gateways
+    new = Follower(second)
+    number = engines.postgresql(first.store).incarnation.number
+    silent = f"update incarnations set beat_at = beat_at - interval '26 s' where number = {number}"
+    databases.server().execute(silent, databases.name_of(first.place))
+    await beat(second)
+    assert new.has_joined
+    assert number in new.members, "its attempts may still run"
+
+
+async def test_share_of_a_stopped_gateway_goes_to_the_others(gateways: Gateways) -> None:
+    first, second = gateways
+    old = Follower(first)
+    await beat(first)
+    found = [len(old.members)]
+    await second.store.close()
+    await beat(first)
+    found.append(len(old.members))
+    assert found == [2, 1]
 
 
 # Usage

@@ -4,8 +4,11 @@ A gateway whose last heartbeat is 60 s old counts as dead, and another one moves
 commit nothing after that, because each commit checks that its incarnation has not ended.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
+from usher_gateway.store.base import Replicas
 from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.connections import Connection
 
@@ -56,7 +59,14 @@ _FREE_SLOT = """
     order by slot limit 1
 """
 _BEGIN = "insert into incarnations (slot, beat_at) values ($1, clock_timestamp()) returning number"
-_BEAT = "update incarnations set beat_at = clock_timestamp() where number = $1 and ended_at is null returning number"
+_BEAT = """
+    update incarnations set beat_at = clock_timestamp(), seen = $2 where number = $1 and ended_at is null
+    returning number
+"""
+_MEMBERS = """
+    select number, seen, beat_at < clock_timestamp() - make_interval(secs => $1) from incarnations
+    where ended_at is null order by number
+"""
 _END = "update incarnations set ended_at = clock_timestamp() where number = $1 and ended_at is null"
 
 
@@ -65,6 +75,26 @@ class Incarnation(msgspec.Struct, frozen=True):
 
     number: int
     slot: int
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A run of a gateway that has not ended."""
+
+    number: int
+    seen: int
+    """The newest run for which it has lowered its shares of the destinations' limits."""
+    is_silent: bool
+    """Its last heartbeat is so old that it starts no attempts."""
+
+
+def replicas_of(incarnation: Incarnation, members: Sequence[Member], *, has_joined: bool = False) -> Replicas:
+    """Return the gateways that share the limits. This one takes part when all older ones have made room for it.
+
+    The numbers of runs grow in the order of their commits, so each run knows all older ones.
+    """
+    older = [member for member in members if member.number < incarnation.number]
+    has_room = all(member.is_silent or member.seen >= incarnation.number for member in older)
+    return Replicas(incarnation.number, tuple(member.number for member in members), has_joined or has_room)
 
 
 async def end_dead(connection: Connection) -> None:
@@ -95,9 +125,14 @@ async def begin(connection: Connection) -> Incarnation | None:
     return Incarnation(await connection.fetchval(_BEGIN, slot), slot)
 
 
-async def beat(connection: Connection, incarnation: Incarnation) -> bool:
+async def beat(connection: Connection, incarnation: Incarnation, seen: int) -> bool:
     """Write a heartbeat; return False if another gateway has ended this incarnation."""
-    return await connection.fetchval(_BEAT, incarnation.number) is not None
+    return await connection.fetchval(_BEAT, incarnation.number, seen) is not None
+
+
+async def members(connection: Connection) -> list[Member]:
+    """Return the runs that have not ended, the oldest first."""
+    return [Member(*row) for row in await connection.fetch(_MEMBERS, SEND_SECONDS)]
 
 
 async def end(connection: Connection, incarnation: Incarnation) -> None:

@@ -9,10 +9,10 @@ import msgspec
 import structlog
 
 from usher_gateway import model
-from usher_gateway.store.base import OpenReport
+from usher_gateway.store.base import OpenReport, Replicas
 from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, PoolBounds, describe, open_pool
-from usher_gateway.store.postgresql.incarnations import SLOTS, Incarnation
+from usher_gateway.store.postgresql.incarnations import SLOTS, Incarnation, replicas_of
 from usher_gateway.store.postgresql.names import NameNumbers
 from usher_gateway.store.postgresql.schema import Migration
 from usher_gateway.store.postgresql.writer import Writer
@@ -39,6 +39,7 @@ class OpenedStore(msgspec.Struct):
     pool: Any
     """asyncpg.Pool"""
     incarnation: Incarnation
+    replicas: Replicas
     writer: Writer
     report: OpenReport
     lost: asyncio.Event
@@ -81,6 +82,7 @@ async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Call
                 raise model.StoreLockedError(
                     f"{SLOTS} gateways use this database already", "Stop some, or wait 10 minutes after their end."
                 )
+            replicas = replicas_of(incarnation, await incarnations.members(connection))
         problem = await schema.durability_problem(connection)
         if problem is not None:
             _log.error("store_durability_missed", reason=problem)
@@ -95,7 +97,7 @@ async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Call
             lost=lost,
         )
         writer.stored_bytes = await read_stored_bytes(connection)
-    return OpenedStore(pool, incarnation, writer, report, lost)
+    return OpenedStore(pool, incarnation, replicas, writer, report, lost)
 
 
 async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migration]:

@@ -7,18 +7,28 @@ from typing import Any
 import asyncpg
 import structlog
 
+from usher_gateway.store.base import ApplyReplicas, Replicas
 from usher_gateway.store.postgresql import incarnations, schema
-from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, describe
+from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
 from usher_gateway.store.postgresql.incarnations import DEAD_SECONDS, HEARTBEAT_SECONDS, SEND_SECONDS, Incarnation
 
 _log = structlog.get_logger(__name__)
+
+_JOINING_SECONDS = 1.0
+"""Interval of the heartbeats while this gateway waits for its shares, or others for this one."""
 
 
 class Ownership:
     """Sends heartbeats, and knows whether this gateway may start attempts."""
 
     def __init__(
-        self, *, pool: "asyncpg.Pool[Any]", incarnation: Incarnation, lost: asyncio.Event, now: Callable[[], int]
+        self,
+        *,
+        pool: "asyncpg.Pool[Any]",
+        incarnation: Incarnation,
+        replicas: Replicas,
+        lost: asyncio.Event,
+        now: Callable[[], int],
     ) -> None:
         self._pool = pool
         self._incarnation = incarnation
@@ -30,6 +40,10 @@ class Ownership:
         """Loop time from which on this gateway may declare others dead."""
         self.lost = lost
         """Set when another gateway has ended this incarnation."""
+        self.replicas = replicas
+        self._apply_replicas: ApplyReplicas | None = None
+        self._seen = incarnation.number
+        """The newest run for which this gateway has made room; its heartbeats tell the others."""
 
     @property
     def is_lost(self) -> bool:
@@ -41,10 +55,15 @@ class Ownership:
         """False if an attempt that starts now could last until others take over its delivery."""
         return not self.is_lost and self._loop.time() - self._beat_at < SEND_SECONDS
 
+    def follow_replicas(self, apply: ApplyReplicas) -> None:
+        """See ``Store``."""
+        self._apply_replicas = apply
+        apply(self.replicas)
+
     async def run(self) -> None:
         """Send heartbeats, and take over from dead gateways, until this incarnation is lost."""
         while not self.is_lost:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(HEARTBEAT_SECONDS if self._is_settled else _JOINING_SECONDS)
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await self._send()
@@ -63,14 +82,30 @@ class Ownership:
         await self._send()
         await self._take_over()
 
+    @property
+    def _is_settled(self) -> bool:
+        """True if this gateway has its shares, and has made room for all others."""
+        return self.replicas.has_joined and self._seen >= self.replicas.newest
+
     async def _send(self) -> None:
-        sent_at = self._loop.time()
         async with self._pool.acquire() as connection:
-            if await incarnations.beat(connection, self._incarnation):
-                self._beat_at = sent_at
-            else:
-                self.lost.set()
-                _log.error("store_ownership_lost", hint="Another gateway delivers what this one had. Restart this one.")
+            seen = self._seen
+            await self._beat(connection)
+            if self._seen > seen:
+                await self._beat(connection)  # the new gateway waits for this
+
+    async def _beat(self, connection: Connection) -> None:
+        sent_at = self._loop.time()
+        if not await incarnations.beat(connection, self._incarnation, self._seen):
+            self.lost.set()
+            _log.error("store_ownership_lost", hint="Another gateway delivers what this one had. Restart this one.")
+            return
+        members = await incarnations.members(connection)
+        # Apply the shares before the heartbeat counts, because without one this gateway may have missed a change.
+        self.replicas = incarnations.replicas_of(self._incarnation, members, has_joined=self.replicas.has_joined)
+        if self._apply_replicas is None or self._apply_replicas(self.replicas):
+            self._seen = self.replicas.newest
+        self._beat_at = sent_at
 
     async def _take_over(self) -> None:
         if self.is_lost or self._beat_at < self._judges_from:

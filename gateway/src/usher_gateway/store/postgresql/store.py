@@ -16,6 +16,7 @@ from usher_gateway.store import requests
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import (
     AbandonedCallback,
+    ApplyReplicas,
     AttemptRecord,
     Backlog,
     DueDestination,
@@ -66,6 +67,7 @@ class PostgresStore:
         self._now = now
         self._commits = GroupCommit(limits=limits or QueueLimits(), now=now)
         self._is_open = False
+        self._apply_replicas: ApplyReplicas | None = None
         self._meter_walk = requests.MeterWalk()
         self._tasks: list[asyncio.Task[None]] = []
         self._full_tenants: set[tuple[str, str]] = set()
@@ -77,7 +79,15 @@ class PostgresStore:
         self.incarnation = opened.incarnation
         self.writer = opened.writer
         self._names = opened.writer.names
-        self.ownership = Ownership(pool=opened.pool, incarnation=opened.incarnation, lost=opened.lost, now=self._now)
+        self.ownership = Ownership(
+            pool=opened.pool,
+            incarnation=opened.incarnation,
+            replicas=opened.replicas,
+            lost=opened.lost,
+            now=self._now,
+        )
+        if self._apply_replicas is not None:
+            self.ownership.follow_replicas(self._apply_replicas)
         self._commits.start_writing(self.writer)
         self._is_open = True
         self._tasks = [
@@ -159,6 +169,11 @@ class PostgresStore:
     @property
     def may_attempt(self) -> bool:
         return self._is_available and self.ownership.may_attempt
+
+    def follow_replicas(self, apply: ApplyReplicas) -> None:
+        self._apply_replicas = apply
+        if self._is_open:
+            self.ownership.follow_replicas(apply)
 
     async def watch_ownership(self) -> None:
         await self.ownership.lost.wait()

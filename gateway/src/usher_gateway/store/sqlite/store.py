@@ -20,6 +20,7 @@ from usher_gateway.store import requests
 from usher_gateway.store.arrival_queue import QueueLimits
 from usher_gateway.store.base import (
     AbandonedCallback,
+    ApplyReplicas,
     AttemptRecord,
     Backlog,
     DueDestination,
@@ -32,6 +33,7 @@ from usher_gateway.store.base import (
     OpenReport,
     Period,
     ReplayReport,
+    Replicas,
     RouteBacklog,
     StoreStatistics,
     UsageRow,
@@ -194,6 +196,9 @@ class SqliteStore:
                 _log.info("store_files_returned")
             self._files_problem = None
         return self._files_problem or self._commits.outage
+
+    def follow_replicas(self, apply: ApplyReplicas) -> None:
+        apply(Replicas())  # the lock of the folder excludes other gateways
 
     async def watch_ownership(self) -> None:
         await asyncio.Event().wait()  # the lock of the folder lasts as long as the process

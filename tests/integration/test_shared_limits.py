@@ -1,0 +1,124 @@
+"""The limits of a destination hold over all gateways together, also while gateways start and stop."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+from aiohttp import web
+
+from integration import gateways
+from support import databases
+
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+CONCURRENCY = 5
+RATE = 20
+VISITS = 120
+
+
+class Peer:
+    """A destination that measures how many requests it gets at once, and when."""
+
+    def __init__(self) -> None:
+        self.most: Counter[str] = Counter()
+        """Path -> the most requests at the same moment."""
+        self.times: dict[str, list[float]] = {"/wide": [], "/single": [], "/rated": []}
+        self.ids: Counter[str] = Counter()
+        self._running: Counter[str] = Counter()
+
+    async def __aenter__(self) -> Self:
+        application = web.Application()
+        application.router.add_post("/{name}", self._answer)
+        self._runner = web.AppRunner(application)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = "http://{}:{}".format(*self._runner.addresses[0][:2])
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        path = request.path
+        self.times[path].append(time.monotonic())
+        self.ids[request.headers["webhook-id"]] += 1
+        self._running[path] += 1
+        self.most[path] = max(self.most[path], self._running[path])
+        await asyncio.sleep(0.01 if path == "/single" else 0.1)
+        self._running[path] -= 1
+        return web.Response()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[str]:
+    name = databases.name_of(tmp_path)
+    databases.create(name)
+    yield name
+    databases.drop(name)
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    async with Peer() as peer:
+        yield peer
+
+
+def manifests(url: str) -> list[gateways.Manifest]:
+    names = ("wide", "single", "rated")
+    specs: list[gateways.Manifest] = [
+        {"concurrency": CONCURRENCY},
+        {"concurrency": 1},
+        {"rateLimit": {"requestsPerSecond": RATE}},
+    ]
+    return [
+        gateways.TENANT,
+        gateways.listener("wifi", [gateways.route(name, name) for name in names]),
+        *[gateways.destination(name, f"{url}/{name}", **spec) for name, spec in zip(names, specs, strict=True)],
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+async def test_gateways_that_start_and_stop_keep_to_the_limits(
+    tmp_path: Path, database: str, peer: Peer, count: int
+) -> None:
+    fleet = []
+    for place in range(count):
+        folder = tmp_path / f"{place}"
+        folder.mkdir()
+        fleet.append(gateways.Gateway(folder, manifests(peer.url), database=database))
+    numbers = iter(range(VISITS))
+
+    async def post(some: list[gateways.Gateway], visits: int) -> None:
+        for _ in range(visits):
+            number = next(numbers)
+            reply = await gateways.post(some[number % len(some)].port, "/wifi", gateways.visit(number))
+            assert reply.is_acknowledgement
+
+    try:
+        await fleet[0].start(USHER_INSTALL_KEY=KEY)
+        await post(fleet[:1], VISITS // 4)
+        await asyncio.gather(*[gateway.start(USHER_INSTALL_KEY=KEY) for gateway in fleet[1:]])
+        await post(fleet, VISITS // 2)
+        store = fleet[0].store
+        joined = "select count(*) from incarnations where seen = (select max(number) from incarnations)"
+        await gateways.wait_until(lambda: store.rows(joined)[0][0] == count, 20, "a share for every gateway")
+        assert await fleet[0].terminate() == 0
+        await post(fleet[1:], VISITS // 4)
+        await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
+        for gateway in fleet[1:]:
+            assert await gateway.terminate() == 0
+    finally:
+        for gateway in fleet:
+            await gateway.close()
+    assert len(peer.ids) == 3 * VISITS
+    assert set(peer.ids.values()) == {1}
+    assert peer.most["/wide"] <= CONCURRENCY
+    assert peer.most["/single"] == 1
+    # In T seconds at most RATE * (T + 1) requests start; the first one may have been a second on its way.
+    times = peer.times["/rated"]
+    for start in range(0, len(times), RATE):
+        assert len(times) - start <= RATE * (times[-1] - times[start] + 2)

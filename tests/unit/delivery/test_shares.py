@@ -1,0 +1,59 @@
+"""The shares of a destination's limits: together exactly the limit, also while gateways start and end."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usher_gateway.delivery import shares
+from usher_gateway.delivery.scheduler import LaneLimits
+from usher_gateway.store.base import Replicas
+
+LIMITS = st.builds(LaneLimits, st.integers(1, 100), st.integers(0, 100))
+MEMBERS = st.lists(st.integers(1, 1000), min_size=1, max_size=12, unique=True).map(sorted)
+
+
+def share(limits: LaneLimits, own: int, members: list[int], destination: str = "n/a") -> LaneLimits:
+    return shares.share_of(limits, destination, Replicas(own, tuple(members)))
+
+
+@given(LIMITS, MEMBERS)
+def test_shares_add_up_to_the_limits(limits: LaneLimits, members: list[int]) -> None:
+    found = [share(limits, own, members) for own in members]
+    assert sum(one.concurrency for one in found) == limits.concurrency
+    assert sum(one.requests_per_second for one in found) == limits.requests_per_second
+    if limits.requests_per_second:
+        assert all((one.concurrency > 0) == (one.requests_per_second > 0) for one in found)
+
+
+@given(LIMITS, MEMBERS, st.data())
+def test_shares_add_up_to_at_most_the_limits_after_an_end(
+    limits: LaneLimits, members: list[int], data: st.DataObject
+) -> None:
+    """Some gateways have noticed the end, others have not."""
+    ended = data.draw(st.sampled_from(members))
+    left = [member for member in members if member != ended]
+    noticed = set(data.draw(st.lists(st.sampled_from(left)))) if left else set()
+    found = [share(limits, own, left if own in noticed else members) for own in left]
+    assert sum(one.concurrency for one in found) <= limits.concurrency
+    assert sum(one.requests_per_second for one in found) <= limits.requests_per_second
+
+
+@given(LIMITS, MEMBERS, st.integers(1001, 2000))
+def test_share_does_not_grow_when_a_gateway_starts(limits: LaneLimits, members: list[int], newest: int) -> None:
+    for own in members:
+        before, after = share(limits, own, members), share(limits, own, [*members, newest])
+        assert after.concurrency <= before.concurrency
+        assert after.concurrency == 0 or after.requests_per_second <= before.requests_per_second
+
+
+def test_gateway_has_no_share_before_others_made_room() -> None:
+    assert shares.share_of(LaneLimits(8, 20), "n/a", Replicas(2, (1, 2), has_joined=False)) == shares.NOTHING
+
+
+def test_destinations_with_one_attempt_are_spread_over_gateways() -> None:
+    members = [3, 4, 9]
+    found = {
+        own: sum(share(LaneLimits(1), own, members, f"n/{number}").concurrency for number in range(300))
+        for own in members
+    }
+    assert sum(found.values()) == 300
+    assert min(found.values()) > 60
