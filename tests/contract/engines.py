@@ -85,19 +85,18 @@ class Sqlite:
 
 
 class Postgresql:
-    """One database per place, on a server that all tests of this process share."""
+    """One database per place, on a server that all tests of this process share. The store may not alter its tables."""
 
     def make(self, place: Path, clock: Clock, **settings: Any) -> Store:
         from usher_gateway.store.postgresql.opening import PostgresSettings
         from usher_gateway.store.postgresql.store import PostgresStore
 
-        server = databases.server()
         name = databases.name_of(place)
         databases.create(name)
         limits = QueueLimits(**settings.pop("limits", {}))
         settings.pop("fold_rows", None)  # this engine has no index in memory that would be folded
-        values = {"key_fingerprint": "k"} | settings
-        return PostgresStore(PostgresSettings(dsn=server.dsn(name), **values), clock, limits)
+        values: dict[str, Any] = {"key_fingerprint": "k", "may_migrate": False} | settings
+        return PostgresStore(PostgresSettings(dsn=databases.runtime_dsn(name), **values), clock, limits)
 
     def refuse_bodies(self, place: Path, fragment: str) -> None:
         databases.server().execute(

@@ -1,13 +1,22 @@
-"""PostgreSQL databases of tests: one server per process, started with its first database."""
+"""PostgreSQL databases of tests: one server per process, started with its first database.
+
+The tables belong to ``owner``. The stores under test connect as ``gateway``, which has only the rights that
+docs/which-store.md grants.
+"""
 
 import atexit
 import functools
 import hashlib
+import re
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from postgresql.server import PostgresServer
 from usher_gateway.store.postgresql import schema
+
+PAGE = Path(__file__).parents[2] / "docs" / "which-store.md"
+"""The page that says which rights a gateway needs."""
 
 
 @functools.cache
@@ -16,7 +25,39 @@ def server() -> PostgresServer:
     started = PostgresServer()
     started.__enter__()
     atexit.register(started.__exit__)
+    started.execute("create role owner login; create role gateway login")
     return started
+
+
+def owner_dsn(name: str) -> str:
+    """Return the address of a database for the owner of its tables."""
+    return server().dsn(name).replace("//usher@", "//owner@")
+
+
+def runtime_dsn(name: str) -> str:
+    """Return the address of a database for a gateway that may not alter its tables."""
+    return server().dsn(name).replace("//usher@", "//gateway@")
+
+
+def create_empty(name: str) -> None:
+    """Create an empty database with the two users of docs/which-store.md."""
+    server().execute(f"create database {name} owner owner")
+    (rights,) = re.findall(r"^alter default privileges .*;$", PAGE.read_text("utf-8"), re.MULTILINE)
+    server().use(name, _as_owner(lambda connection: connection.execute(rights)))
+
+
+def migrate(name: str, *migrations: schema.Migration) -> None:
+    """Make the migrations of this release and further ones, as the owner."""
+    wanted = [*schema.all_migrations(), *migrations]
+    server().use(name, _as_owner(lambda connection: schema.migrate(connection, wanted)))
+
+
+def _as_owner(work: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    async def do(connection: Any) -> None:
+        await connection.execute("set role owner")
+        await work(connection)
+
+    return do
 
 
 def name_of(place: Path) -> str:
@@ -39,13 +80,9 @@ def create(name: str) -> None:
 def _template() -> str:
     """Return a database with the schema, to copy, because the migrations take longer than a copy."""
     name = "usher_template"
-    server().execute(f"create database {name}")
-    server().use(name, _migrate)
+    create_empty(name)
+    migrate(name)
     return name
-
-
-async def _migrate(connection: Any) -> None:
-    await schema.migrate(connection)
 
 
 def let_gateways_die(name: str) -> None:

@@ -24,7 +24,7 @@ NEXT = schema.Migration(9000, "add a note", "alter table deliveries add column n
 def empty(tmp_path: Path) -> Iterator[str]:
     """An empty database."""
     name = databases.name_of(tmp_path)
-    databases.server().execute(f"create database {name}")
+    databases.create_empty(name)
     yield name
     databases.drop(name)
 
@@ -74,16 +74,16 @@ def test_migrations_have_consecutive_numbers_and_titles() -> None:
 
 
 def test_dry_run_lists_the_migrations_and_changes_nothing(empty: str) -> None:
-    done = usher_migrate(databases.server().dsn(empty), "--dry-run")
+    done = usher_migrate(databases.owner_dsn(empty), "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
     assert "would make migration 1: initial\n" in done.stdout
     assert "create table" not in done.stdout
-    assert "create table arrivals" in usher_migrate(databases.server().dsn(empty), "--dry-run", "--sql").stdout
+    assert "create table arrivals" in usher_migrate(databases.owner_dsn(empty), "--dry-run", "--sql").stdout
     assert tables(empty) == set()
 
 
 def test_migrate_creates_the_tables_once(empty: str) -> None:
-    first, second = (usher_migrate(databases.server().dsn(empty)) for _ in range(2))
+    first, second = (usher_migrate(databases.owner_dsn(empty)) for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 0)
     assert "made migration 1: initial\n" in first.stdout
     assert second.stdout == "the tables are up to date\n"
@@ -92,7 +92,7 @@ def test_migrate_creates_the_tables_once(empty: str) -> None:
 
 def test_migrate_says_what_is_wrong(empty: str) -> None:
     databases.server().execute("create table invoices (number integer)", empty)
-    foreign = usher_migrate(databases.server().dsn(empty))
+    foreign = usher_migrate(databases.owner_dsn(empty))
     assert (foreign.returncode, foreign.stdout) == (1, "")
     assert "belongs to another program" in foreign.stderr
     sqlite = usher_migrate("data/usher.sqlite3")
@@ -109,7 +109,7 @@ def test_migrate_says_what_is_wrong(empty: str) -> None:
 
 async def test_store_that_may_not_migrate_refuses_an_old_schema(empty: str) -> None:
     with pytest.raises(model.SchemaTooOldError) as raised:
-        await store(databases.server().dsn(empty), may_migrate=False).open()
+        await store(databases.owner_dsn(empty), may_migrate=False).open()
     assert "usher migrate" in raised.value.hint
     assert tables(empty) == set()
 
@@ -126,19 +126,19 @@ async def test_gateway_that_is_too_old_refuses_to_start(database: str) -> None:
     for may_migrate in (True, False):
         with pytest.raises(model.ConfigurationError, match=r"needs Usher 999\.0\.0 or later"):
             await store(databases.server().dsn(database), may_migrate=may_migrate).open()
-    done = usher_migrate(databases.server().dsn(database))
+    done = usher_migrate(databases.owner_dsn(database))
     assert (done.returncode, done.stdout) == (2, "")
 
 
 async def test_several_processes_make_each_migration_once(empty: str) -> None:
     migrations = [*schema.all_migrations(), NEXT]
-    found = await asyncio.gather(*[migrate(databases.server().dsn(empty), migrations) for _ in range(4)])
+    found = await asyncio.gather(*[migrate(databases.owner_dsn(empty), migrations) for _ in range(4)])
     assert sorted(one.number for done in found for one in done) == [one.number for one in migrations]
 
 
 async def test_visits_are_accepted_while_a_migration_waits_for_a_table(database: str) -> None:
     """A long transaction has read the table, so the migration must wait for its end; visits must not."""
-    dsn = databases.server().dsn(database)
+    dsn = databases.owner_dsn(database)
     opened = store(dsn)
     await opened.open()
     databases.server().execute("begin; select count(*) from deliveries", database)
@@ -163,12 +163,35 @@ async def test_visits_are_accepted_while_a_migration_waits_for_a_table(database:
     await again.close()
 
 
+def test_user_who_may_not_alter_tables_cannot_migrate(empty: str) -> None:
+    refused = usher_migrate(databases.runtime_dsn(empty))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "may not make migration 1" in refused.stderr
+    databases.migrate(empty)
+    assert usher_migrate(databases.runtime_dsn(empty)).stdout == "the tables are up to date\n"
+
+
+def test_gateway_may_use_the_tables_of_later_migrations(empty: str) -> None:
+    later = schema.Migration(
+        9000, "add notes", "create table notes (number integer generated always as identity, note text)"
+    )
+    databases.migrate(empty, later)
+    databases.server().execute("set role gateway; insert into notes (note) values ('a'); reset role", empty)
+    assert databases.server().rows("select number, note from notes", empty) == [(1, "a")]
+
+
+async def test_gateway_without_rights_says_so(database: str) -> None:
+    databases.server().execute("revoke all on deliveries from gateway", database)
+    with pytest.raises(model.ConfigurationError, match="lacks rights"):
+        await store(databases.runtime_dsn(database), may_migrate=False).open()
+
+
 def test_gateway_without_migrate_says_what_to_run(empty: str, tmp_path: Path) -> None:
     manifest = tmp_path / "usher.yaml"
     manifest.write_text("apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\nspec: {}\n")
     done = subprocess.run(
         [sys.executable, "-m", "usher_gateway", "run", str(manifest), "--data", str(tmp_path / "data")],
-        env={"PATH": os.environ["PATH"], "USHER_STORE": databases.server().dsn(empty), "USHER_MIGRATE": "false"},
+        env={"PATH": os.environ["PATH"], "USHER_STORE": databases.owner_dsn(empty), "USHER_MIGRATE": "false"},
         capture_output=True,
         text=True,
         timeout=60,

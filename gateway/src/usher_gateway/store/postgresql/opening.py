@@ -55,6 +55,12 @@ async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> Open
     pool = await open_pool(settings.dsn, settings.password, settings.pool)
     try:
         return await _open(pool, settings, now)
+    except asyncpg.InsufficientPrivilegeError:
+        pool.terminate()
+        raise model.ConfigurationError(
+            "the user of --store lacks rights on the tables",
+            "Grant select, insert, update and delete on all tables, see docs/which-store.md.",
+        ) from None
     except UNAVAILABLE as error:
         pool.terminate()
         raise model.StoreUnavailableError(f"the store cannot be opened: {describe(error)}") from None
