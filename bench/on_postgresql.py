@@ -20,13 +20,17 @@ SERVER = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
 """Settings that a server for this load has anyway."""
 
 
+LISTENERS = 16
+"""Listeners of as many tenants: a gateway commits arrivals of different tenants in parallel."""
+
+
 @contextlib.contextmanager
 def gateways(server: PostgresServer, name: str, count: int, cores: str) -> Iterator[list[run.Process]]:
     """Run gateways that make no attempts, on one new database."""
     os.environ["USHER_INSTALL_KEY"] = "k" * 64
     server.execute(f"create database {name}")
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(run.usher(cores, store=server.dsn(name))) for _ in range(count)]
+        yield [stack.enter_context(run.usher(cores, LISTENERS, store=server.dsn(name))) for _ in range(count)]
 
 
 def ingest(rounds: int, seconds: float) -> Iterator[report.Result]:
@@ -39,11 +43,12 @@ def ingest(rounds: int, seconds: float) -> Iterator[report.Result]:
         for name, server in (("one core", near), ("two cores", far)):
             ports[name] = stack.enter_context(gateways(server, "ingest", 1, "0"))[0].port
         for port in ports.values():
-            run.load(port, "--seconds", 1)
+            run.load(port, "--seconds", 1, "--listeners", LISTENERS)
         for number in range(rounds):
             for name, port in ports.items():
                 first = 1_000_000 * (number + 1)
-                rates[name].append(run.load(port, "--seconds", seconds, "--first", first)["rate"])
+                found = run.load(port, "--seconds", seconds, "--first", first, "--listeners", LISTENERS)
+                rates[name].append(found["rate"])
     base = statistics.median(rates["bare"])
     yield report.Result("bare aiohttp handler", f"{base:,.0f}/s", "")
     for title, name, goal in (
@@ -71,7 +76,8 @@ def replicas(rounds: int, seconds: float) -> Iterator[report.Result]:
         for number in range(rounds + 1):
             for count, (port, *more) in ports.items():
                 first = 1_000_000 * (number + 1)
-                found = run.load(port, "--seconds", seconds, "--first", first, more_ports=more, core="0,1")
+                wanted = ("--seconds", seconds, "--first", first, "--listeners", LISTENERS)
+                found = run.load(port, *wanted, more_ports=more, core="0,1")
                 if number:  # the first round warms up
                     rates[count].append(found["rate"])
                     p99[count].append(found["p99_ms"])

@@ -382,10 +382,10 @@ async def finish_and_check(run: GatewayRun, *, crashes: bool) -> None:
 def check_nothing_is_left(run: GatewayRun) -> None:
     """Check that every bounded counter is back at zero; one that drifts would finally reject every arrival."""
     store, dispatcher, lanes = run.store, run.dispatcher, run.dispatcher.scheduler
-    queued = store._commits._arrivals
-    assert (queued.entries, queued.bytes, len(queued._tenants)) == (0, 0, 0)
+    for line in store._commits._lines:
+        assert (line.arrivals.entries, line.arrivals.bytes, len(line.arrivals._tenants), line.waiters) == (0, 0, 0, [])
     assert (store.unsettled, store._commits._orphans) == (0, [])
-    assert (store._commits._abandoned, store._commits._waiters) == ({}, [])
+    assert store._commits._abandoned == {}
     assert (lanes.bytes, lanes.count, lanes.in_flight) == (0, 0, 0)
     assert lanes._shared.namespaces == lanes._reserve.namespaces == 0
     assert all(lane.bytes == lane.in_flight == 0 for lane in lanes._lanes.values())

@@ -1,8 +1,12 @@
 """Group commit: the event loop collects work, and the engine's committer commits it in batches.
 
-All queues belong to the event loop. The committer gets one complete batch at a time, so neither side needs a lock.
-The work that comes in while a batch is being committed is the next batch. If the database cannot be written, the loop
-puts the batch back and tries again with growing pauses of up to 1 s.
+All queues belong to the event loop. The committer gets one complete batch per line at a time, so neither side needs a
+lock. The work that comes in while a batch is being committed is the next batch. If the database cannot be written, the
+loop puts the batch back and tries again with growing pauses of up to 1 s.
+
+An engine that can commit several transactions at once has several lines. All arrivals of a tenant go through the same
+line, so that its quota counts every visit. The first line also writes everything else, because the outcomes of one
+delivery must be written in their order.
 """
 
 import asyncio
@@ -45,6 +49,8 @@ class Batch(msgspec.Struct):
     """(listener, slot, counter, count)."""
     job: Job | None = None
     now: int = 0
+    line: int = 0
+    """Number of the line."""
 
 
 class BatchResult(msgspec.Struct):
@@ -61,7 +67,7 @@ class BatchResult(msgspec.Struct):
 
 
 class Committer(Protocol):
-    """The part of an engine that commits batches, one at a time."""
+    """The part of an engine that commits batches, of each line one at a time."""
 
     def test_write(self, transaction: Any) -> Any:
         """Find out whether the database can be written (a ``Job``)."""
@@ -70,7 +76,7 @@ class Committer(Protocol):
         """Begin to commit a batch; call ``finished`` on the event loop afterwards. Nothing cancels the commit."""
 
     async def stop(self) -> None:
-        """End after the batch in hand."""
+        """End after the batches in hand."""
 
 
 class _InFlight(msgspec.Struct):
@@ -82,10 +88,34 @@ class _InFlight(msgspec.Struct):
     job_future: "asyncio.Future[object] | None" = None
 
 
+class _Line(msgspec.Struct):
+    """Arrivals that are committed one batch after another."""
+
+    number: int
+    arrivals: ArrivalQueue
+    waiters: list["asyncio.Future[None]"] = msgspec.field(default_factory=list)
+    in_flight: _InFlight | None = None
+    is_scheduled: bool = False
+
+    @property
+    def is_idle(self) -> bool:
+        """True if all arrivals are committed."""
+        return self.in_flight is None and not self.arrivals.entries
+
+    def take_waiters(self) -> list["asyncio.Future[None]"]:
+        """Return those who wait for all arrivals, if none is left after the batch that is being drawn."""
+        if self.arrivals.entries:
+            return []
+        waiters = self.waiters
+        self.waiters = []
+        return waiters
+
+
 class GroupCommit:
     """Collects work on the event loop and commits it through one committer."""
 
-    def __init__(self, *, limits: QueueLimits, now: Callable[[], int]) -> None:
+    def __init__(self, *, limits: QueueLimits, now: Callable[[], int], lines: int = 1) -> None:
+        """Create the queues; ``limits`` are those of each line."""
         self.is_available = False
         """False while commits fail."""
         self._failing_since = math.inf
@@ -95,15 +125,12 @@ class GroupCommit:
         self._now = now
         self._orphans: list[model.Delivery] = []
         """Deliveries of abandoned arrivals that were committed after all."""
-        self._arrivals = ArrivalQueue(limits)
+        self._lines = [_Line(number, ArrivalQueue(limits)) for number in range(lines)]
         self._settlements: collections.deque[model.Settlement] = collections.deque()
         self._unacknowledged: list[model.Arrival] = []
         self._abandoned: dict[asyncio.Future[model.Accepted], AbandonedCallback] = {}
         self._jobs: list[tuple[Job, asyncio.Future[object]]] = []
         self._counts: dict[tuple[model.ListenerName, int, int], int] = {}
-        self._waiters: list[asyncio.Future[None]] = []
-        self._in_flight: _InFlight | None = None
-        self._scheduled = False
         self._retry_seconds = 0.0
         """The current pause after a failed commit; 0.0 if there is none."""
         self._next_retry_seconds = _RETRY_FIRST_SECONDS
@@ -117,7 +144,7 @@ class GroupCommit:
         self.is_available = True
 
     async def stop_writing(self) -> None:
-        """End after the batch in the committer's hands."""
+        """End after the batches in the committer's hands."""
         await self.committer.stop()
 
     # Handing in work
@@ -129,9 +156,16 @@ class GroupCommit:
             StoreBusyError: the queue, or the tenant's share of it, is full.
         """
         future: asyncio.Future[model.Accepted] = self._loop.create_future()
-        self._arrivals.push(QueuedArrival(arrival, future))
-        self.schedule()
+        line = self._line_of(arrival)
+        line.arrivals.push(QueuedArrival(arrival, future))
+        self._schedule(line)
         return future
+
+    def _line_of(self, arrival: model.Arrival) -> _Line:
+        if len(self._lines) == 1:
+            return self._lines[0]
+        listener = arrival.listener
+        return self._lines[hash((listener.namespace, listener.tenant)) % len(self._lines)]
 
     def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None) -> None:
         """Cancel an arrival's future, and call ``on_result`` once the outcome of its commit is known."""
@@ -172,10 +206,14 @@ class GroupCommit:
 
     async def flush(self) -> None:
         """Wait until everything handed in before this call is committed."""
-        future = self._loop.create_future()
-        self._waiters.append(future)
-        self.schedule()
-        await future
+        first, *others = self._lines
+        # The first line comes last, because the commits of the others can give it more to write.
+        for line in (*others, first):
+            if line is first or not line.is_idle:
+                future = self._loop.create_future()
+                line.waiters.append(future)
+                self._schedule(line)
+                await future
 
     async def run_job(self, job: Callable[[Any], T]) -> T:
         """Run a job in a separate transaction; return its result after the commit, or raise its error.
@@ -191,19 +229,37 @@ class GroupCommit:
     # Drawing batches
 
     def schedule(self) -> None:
-        """Draw a batch after the callbacks that are ready now, because they may add to it."""
-        if not self._scheduled and self._in_flight is None and not self._retry_seconds:
-            self._scheduled = True
-            self._loop.call_soon(self._dispatch)
+        """Draw a batch of the first line after the callbacks that are ready now, because they may add to it."""
+        self._schedule(self._lines[0])
 
-    def _dispatch(self) -> None:
-        self._scheduled = False
-        if self._in_flight is not None or self._retry_seconds:
+    def _schedule(self, line: _Line) -> None:
+        if not line.is_scheduled and line.in_flight is None and not self._retry_seconds:
+            line.is_scheduled = True
+            self._loop.call_soon(self._dispatch, line)
+
+    def _dispatch(self, line: _Line) -> None:
+        line.is_scheduled = False
+        if line.in_flight is not None or self._retry_seconds:
             return
-        in_flight = self._draw()
+        in_flight = self._draw_arrivals(line) if line.number else self._draw()
         if in_flight is not None:
-            self._in_flight = in_flight
-            self.committer.submit(in_flight.batch, functools.partial(self._finish, in_flight))
+            line.in_flight = in_flight
+            self.committer.submit(in_flight.batch, functools.partial(self._finish, line, in_flight))
+
+    def _draw_arrivals(self, line: _Line) -> _InFlight | None:
+        """Draw a batch of a line that writes only arrivals."""
+        entries = self._draw_entries(line)
+        if not entries and not line.waiters:
+            return None
+        arrivals = [entry.arrival for entry in entries]
+        return _InFlight(Batch(arrivals=arrivals, now=self._now(), line=line.number), entries, line.take_waiters())
+
+    def _draw_entries(self, line: _Line) -> list[QueuedArrival]:
+        entries = line.arrivals.draw()
+        for entry in line.arrivals.withdrawn:
+            self._report_abandoned(entry, None)
+        line.arrivals.withdrawn.clear()
+        return entries
 
     def _draw(self) -> _InFlight | None:
         """Draw a job or a batch of arrivals. They alternate, so that neither delays the other for long."""
@@ -221,11 +277,9 @@ class GroupCommit:
         return _InFlight(Batch(job=job, now=self._now()), [], [], future)
 
     def _draw_batch(self) -> _InFlight | None:
-        entries = self._arrivals.draw()
-        for entry in self._arrivals.withdrawn:
-            self._report_abandoned(entry, None)
-        self._arrivals.withdrawn.clear()
-        if not (entries or self._settlements or self._unacknowledged or self._waiters or self._counts_are_due()):
+        line = self._lines[0]
+        entries = self._draw_entries(line)
+        if not (entries or self._settlements or self._unacknowledged or line.waiters or self._counts_are_due()):
             return (
                 None if self.is_available else _InFlight(Batch(job=self.committer.test_write, now=self._now()), [], [])
             )
@@ -234,10 +288,7 @@ class GroupCommit:
         self._unacknowledged = []
         counts = self._counts
         self._counts = {}
-        waiters: list[asyncio.Future[None]] = []
-        if not self._settlements and not self._arrivals.entries:
-            waiters = self._waiters
-            self._waiters = []
+        waiters = [] if self._settlements else line.take_waiters()
         batch = Batch(
             arrivals=[entry.arrival for entry in entries],
             settlements=settlements,
@@ -252,8 +303,8 @@ class GroupCommit:
 
     # Results
 
-    def _finish(self, in_flight: _InFlight, result: BatchResult) -> None:
-        self._in_flight = None
+    def _finish(self, line: _Line, in_flight: _InFlight, result: BatchResult) -> None:
+        line.in_flight = None
         self.commit_seconds.observe(result.seconds)
         if in_flight.entries:
             self.batch_sizes.observe(len(in_flight.entries))
@@ -264,11 +315,11 @@ class GroupCommit:
             # A job does not show whether the file can be written: it may fail by itself, or succeed without writing.
             _finish_job(in_flight.job_future, result)
         elif result.error is not None:
-            self._put_back(in_flight, result)
+            self._put_back(line, in_flight, result)
             return
         else:
             self._finish_commit(in_flight)
-        self._dispatch()
+        self._dispatch(line)
 
     def _finish_commit(self, in_flight: _InFlight) -> None:
         for waiter in in_flight.waiters:
@@ -284,7 +335,7 @@ class GroupCommit:
 
     def _answer(self, entry: QueuedArrival, accepted: model.Accepted) -> None:
         if entry.future.done():
-            self._unacknowledged.append(entry.arrival)
+            self.unacknowledged(entry.arrival)
             self._orphans.extend(accepted.deliveries)
             self._report_abandoned(entry, accepted)
         else:
@@ -295,14 +346,14 @@ class GroupCommit:
         if on_result is not None:
             on_result(accepted)
 
-    def _put_back(self, in_flight: _InFlight, result: BatchResult) -> None:
+    def _put_back(self, line: _Line, in_flight: _InFlight, result: BatchResult) -> None:
         """Keep the part of a batch that is not committed, because the database cannot be written, and retry soon."""
         self.is_available = False
         self._failing_since = min(self._failing_since, self._loop.time())
         _log.error("store_commit_failed", error=type(result.error).__name__, reason=str(result.error)[:200])
         left = zip(in_flight.entries, result.accepted, strict=True)
-        self._arrivals.put_back([entry for entry, accepted in left if accepted is None])
-        self._waiters = [*in_flight.waiters, *self._waiters]
+        line.arrivals.put_back([entry for entry, accepted in left if accepted is None])
+        line.waiters = [*in_flight.waiters, *line.waiters]
         if not result.rest_is_committed:
             batch = in_flight.batch
             self._settlements.extendleft(reversed(batch.settlements))
@@ -316,7 +367,8 @@ class GroupCommit:
 
     def _retry(self) -> None:
         self._retry_seconds = 0.0
-        self._dispatch()
+        for line in self._lines:
+            self._dispatch(line)
 
 
 def _finish_job(future: "asyncio.Future[object]", result: BatchResult) -> None:

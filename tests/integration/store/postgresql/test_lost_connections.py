@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from contract import engines, samples
@@ -14,8 +16,11 @@ from postgresql.server import PostgresServer, StandbyServer
 from support import databases, waiting
 from usher_gateway import model
 from usher_gateway.store.base import Filter
+from usher_gateway.store.group_commit import Batch
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
+from usher_gateway.store.postgresql.transaction import COMMIT_STEP
+from usher_gateway.store.postgresql.writer import LINES
 
 SLOW_COMMIT = """
     create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$;
@@ -78,12 +83,51 @@ async def test_commit_whose_answer_is_lost_is_not_repeated(bench: engines.Bench)
 
 
 async def test_folding_keeps_the_row_that_shows_the_outcome(bench: engines.Bench) -> None:
-    await bench.accept(samples.arrival("a"))
-    await bench.accept(samples.arrival("b"))
-    await bench.engine.upkeep(bench.store)
+    """Each line has such a row, because no line waits for the outcome of another one's commit."""
     writer = engines.postgresql(bench.store).writer
-    assert await writer._took_effect(writer._number) is True
-    assert await writer._took_effect(writer._number + 1) is False
+    for line in range(LINES):
+        for content in "ab":
+            arrival = samples.arrival(f"{content}{line}")
+            assert (await writer.commit(Batch(arrivals=[arrival], now=samples.NOW, line=line))).error is None
+    await bench.engine.upkeep(bench.store)
+    for number in writer._numbers:
+        assert await writer._took_effect(number) is True
+        assert await writer._took_effect(number + COMMIT_STEP) is False
+
+
+def listener_of_each_line(bench: engines.Bench) -> list[model.ListenerName]:
+    """Return listeners of tenants whose arrivals go through different lines."""
+    found: dict[int, model.ListenerName] = {}
+    for number in itertools.count():
+        name = model.ListenerName("agency", f"tenant-{number}", "lobby")
+        line = engines.postgresql(bench.store)._commits._line_of(samples.arrival(listener=name))
+        found[line.number] = name
+        if len(found) == LINES:
+            return [found[line] for line in range(LINES)]
+    raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize("blocked", range(LINES))
+async def test_line_whose_commit_waits_delays_no_other_line(bench: engines.Bench, blocked: int) -> None:
+    arrivals = [
+        samples.arrival(str(line), listener=name, if_visit=()) for line, name in enumerate(listener_of_each_line(bench))
+    ]
+    somebody = await asyncpg.connect(databases.server().dsn(databases.name_of(bench.place)))
+    try:
+        transaction = somebody.transaction()
+        await transaction.start()
+        await somebody.execute("insert into prints values ($1, 1, 1, false)", arrivals[blocked].fingerprint)
+        futures = [bench.store.accept(arrival) for arrival in arrivals]
+        flushed = asyncio.create_task(bench.store.flush())
+        for future in (*futures[:blocked], *futures[blocked + 1 :]):
+            assert (await future).counted_as is model.CountedAs.Visit
+        assert not futures[blocked].done()
+        assert not flushed.done()
+        await transaction.rollback()
+    finally:
+        await somebody.close()
+    await flushed
+    assert futures[blocked].result().counted_as is model.CountedAs.Visit
 
 
 async def test_errors_of_the_database_quote_no_data(bench: engines.Bench) -> None:

@@ -42,6 +42,7 @@ from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILA
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store, read_stored_bytes
 from usher_gateway.store.postgresql.ownership import Ownership
 from usher_gateway.store.postgresql.transaction import Transaction
+from usher_gateway.store.postgresql.writer import LINES
 
 _log = structlog.get_logger(__name__)
 
@@ -54,6 +55,9 @@ _FLUSH_SECONDS = 5.0
 _RELEASE_SLICE = 20
 """Arrivals that one job releases; each has up to 32 routes."""
 
+_LIMITS = QueueLimits(entries=QueueLimits().entries // LINES, bytes=QueueLimits().bytes // LINES)
+"""All lines together have the default limits."""
+
 _ANY = Filter()
 
 T = TypeVar("T")
@@ -65,7 +69,7 @@ class PostgresStore:
     def __init__(self, settings: PostgresSettings, now: Callable[[], int], limits: QueueLimits | None = None) -> None:
         self.settings = settings
         self._now = now
-        self._commits = GroupCommit(limits=limits or QueueLimits(), now=now)
+        self._commits = GroupCommit(limits=limits or _LIMITS, now=now, lines=LINES)
         self._is_open = False
         self._apply_replicas: ApplyReplicas | None = None
         self._meter_walk = requests.MeterWalk()
@@ -479,7 +483,7 @@ class PostgresStore:
                 pass
 
     async def _read_others(self, transaction: Transaction) -> None:
-        """Read what other gateways changed. As a job, so that no commit of this gateway happens meanwhile."""
+        """Read what other gateways changed. As a job, so that few commits of this gateway happen meanwhile."""
         await self._names.load_routes(transaction.connection)
         self.writer.stored_bytes = await read_stored_bytes(transaction.connection)
 

@@ -7,6 +7,9 @@ from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.postgresql.connections import Connection
 from usher_gateway.store.postgresql.names import NameNumbers
 
+COMMIT_STEP = 4
+"""The numbers of a line's commits are this far apart: their remainder is the number of the line."""
+
 
 class Transaction:
     """One open transaction. The writer applies its in-memory results after the commit, and drops them on a rollback."""

@@ -7,7 +7,7 @@ from this row whether it took effect; until then the batch stays in its hands, s
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -21,7 +21,7 @@ from usher_gateway.store.postgresql import delivery_queue
 from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
 from usher_gateway.store.postgresql.names import NameNumbers
-from usher_gateway.store.postgresql.transaction import Transaction
+from usher_gateway.store.postgresql.transaction import COMMIT_STEP, Transaction
 
 _log = structlog.get_logger(__name__)
 
@@ -65,11 +65,14 @@ _IS_VOID = "select is_void from commits where incarnation = $1 and number = $2"
 _WRITE = "update incarnations set noted_at = noted_at where number = $1"
 """Make a transaction wait for the standby, as one without a write would not."""
 
+LINES = 2
+"""Transactions that a gateway commits at once, so that it works on one batch while the database works on another."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Writer:
-    """Commits batches of one incarnation (``group_commit.Committer``)."""
+    """Commits batches of one incarnation, of each line one at a time (``group_commit.Committer``)."""
 
     def __init__(
         self,
@@ -85,29 +88,37 @@ class Writer:
         self.incarnation = incarnation
         self.ids = ids
         self.names = names
-        self.is_uncertain = False
-        """True while the outcome of a commit is unknown."""
+        self._uncertain = 0
+        """Commits whose outcome is unknown."""
         self.stored_bytes: dict[tuple[str, str], int] = {}
         """Tenant -> bytes that it stores."""
-        self._number = 0
-        self._task: asyncio.Task[None] | None = None
+        self._numbers = list(range(LINES))
+        """The number of the last commit of each line."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_uncertain(self) -> bool:
+        """True while the outcome of a commit is unknown."""
+        return self._uncertain > 0
 
     def submit(self, batch: Batch, finished: Callable[[BatchResult], None]) -> None:
         """Begin to commit a batch; see ``Committer``."""
-        self._task = asyncio.create_task(self._run(batch, finished), name="store-commit")
+        task = asyncio.create_task(self._run(batch, finished), name="store-commit")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Wait for the batch in hand."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        """Wait for the batches in hand."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def test_write(self, transaction: Transaction) -> None:
         """Find out whether the database can be written: the commit inserts its row."""
 
     def cancel(self) -> None:
-        """Give up the batch in hand, as a crash would."""
-        if self._task is not None:
-            self._task.cancel()
+        """Give up the batches in hand, as a crash would."""
+        for task in self._tasks:
+            task.cancel()
 
     async def _run(self, batch: Batch, finished: Callable[[BatchResult], None]) -> None:
         started = time.perf_counter()
@@ -149,12 +160,12 @@ class Writer:
             return
         arrivals = batch.arrivals[start:end]
         try:
-            result.accepted[start:end], _ = await self._commit_once(Batch(arrivals=arrivals, now=batch.now))
+            result.accepted[start:end], _ = await self._commit_once(_with_arrivals(batch, arrivals))
         except _DATA_ERRORS as error:
             if end - start == 1:
                 _log.error("arrival_quarantined", listener=arrivals[0].listener.key, error=describe(error))
                 arrivals = [unstorable(arrivals[0])]
-                result.accepted[start:end], _ = await self._commit_once(Batch(arrivals=arrivals, now=batch.now))
+                result.accepted[start:end], _ = await self._commit_once(_with_arrivals(batch, arrivals))
                 return
             middle = (start + end) // 2
             await self._bisect(batch, result, start, middle)
@@ -179,8 +190,8 @@ class Writer:
         Returns:
             What was accepted, and the result of the job.
         """
-        self._number += 1
-        number = self._number
+        self._numbers[batch.line] += COMMIT_STEP
+        number = self._numbers[batch.line]
         opened: Transaction | None = None
         accepted: list[model.Accepted] = []
         job_result: object = None
@@ -270,7 +281,7 @@ class Writer:
 
     async def _took_effect(self, number: int) -> bool:
         """Ask until the database says whether a commit took effect."""
-        self.is_uncertain = True
+        self._uncertain += 1
         _log.error("store_connection_lost", reason="during a commit; asking for its outcome")
         pause = _PAUSE_FIRST_SECONDS
         while True:
@@ -281,7 +292,7 @@ class Writer:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _PAUSE_LONGEST_SECONDS)
             else:
-                self.is_uncertain = False
+                self._uncertain -= 1
                 return took_effect
 
     async def _decide(self, connection: Connection, number: int) -> bool:
@@ -303,3 +314,8 @@ def _explained(error: Exception) -> Exception:
     if isinstance(error, UNAVAILABLE):
         return model.StoreUnavailableError(f"the store failed: {describe(error)}")
     return error
+
+
+def _with_arrivals(batch: Batch, arrivals: Sequence[model.Arrival]) -> Batch:
+    """Return some arrivals of a batch, and nothing else of it."""
+    return Batch(arrivals=arrivals, now=batch.now, line=batch.line)
