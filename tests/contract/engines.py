@@ -96,7 +96,7 @@ class Postgresql:
         limits = QueueLimits(**settings.pop("limits", {}))
         settings.pop("fold_rows", None)  # this engine has no index in memory that would be folded
         values: dict[str, Any] = {"key_fingerprint": "k", "may_migrate": False} | settings
-        return PostgresStore(PostgresSettings(dsn=databases.runtime_dsn(name), **values), clock, limits)
+        return PostgresStore(PostgresSettings(dsn=databases.gateway_dsn(name), **values), clock, limits)
 
     def refuse_bodies(self, place: Path, fragment: str) -> None:
         databases.server().execute(

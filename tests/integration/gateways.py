@@ -110,7 +110,7 @@ class Gateway:
         self.flags += flags
         self._database = database
         if database is not None:
-            self.flags += ["--store", databases.server().dsn(database)]
+            self.flags += ["--store", databases.gateway_dsn(database), "--no-migrate"]
         self.process: asyncio.subprocess.Process | None = None
         self.configure(manifests)
 

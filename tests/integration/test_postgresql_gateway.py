@@ -5,6 +5,7 @@ import base64
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from integration import gateways, test_kill
@@ -131,14 +132,51 @@ async def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path, ser
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
         assert await gateway.terminate() == 0
         assert PASSWORD not in gateway.log.read_text()
+    folder = tmp_path / "wrong"
+    folder.mkdir()
     wrong = address.replace("keeper@", f"keeper:{PASSWORD}x@")
-    for place, reached, code in (("wrong", wrong, 2), ("absent", wrong.replace(str(server.port), "1"), 1)):
-        folder = tmp_path / place
-        folder.mkdir()
-        async with gateways.Gateway(folder, manifests("http://127.0.0.1:1"), "--store", reached) as gateway:
-            await gateway.launch()
-            assert await gateway.exit_code() == code
-            assert PASSWORD not in gateway.log.read_text()
+    async with gateways.Gateway(folder, manifests("http://127.0.0.1:1"), "--store", wrong) as gateway:
+        await gateway.launch()
+        assert await gateway.exit_code() == 2
+        assert PASSWORD not in gateway.log.read_text()
+
+
+async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
+    tmp_path: Path, server: PostgresServer
+) -> None:
+    await asyncio.to_thread(server.stop)
+    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
+        await gateway.launch()
+
+        async def is_waiting() -> bool:
+            try:
+                status, text = await gateway.readiness()
+            except aiohttp.ClientConnectionError:
+                return False
+            assert status == 503
+            return "PostgreSQL cannot be reached" in text
+
+        await gateways.wait_until(is_waiting, 20, "an answer of the admin port")
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{gateway.admin}/healthz") as alive,
+        ):
+            assert alive.status == 200
+        await asyncio.to_thread(server.start)
+        await gateway.wait_ready()
+        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
+        assert (await gateway.readiness())[0] == 200
+        assert await gateway.terminate() == 0
+
+
+async def test_gateway_that_waits_for_the_server_can_be_stopped(tmp_path: Path) -> None:
+    address = f"postgresql://keeper:{PASSWORD}@127.0.0.1:1/usher"
+    leaks.SECRETS.add(PASSWORD)
+    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", address) as gateway:
+        await gateway.launch()
+        await gateways.wait_until(lambda: "store_not_reached" in gateway.log.read_text(), 20, "a line of the log")
+        assert await gateway.terminate() == 0
+        assert PASSWORD not in gateway.log.read_text()
 
 
 async def test_gateway_that_must_verify_the_server_refuses_one_without_tls(
@@ -150,5 +188,5 @@ async def test_gateway_that_must_verify_the_server_refuses_one_without_tls(
     authority.write_bytes(certificate)
     async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
         await gateway.launch(PGSSLMODE="verify-full", PGSSLROOTCERT=str(authority))
-        assert await gateway.exit_code() == 1
-        assert "PostgreSQL cannot be reached" in gateway.log.read_text()
+        assert await gateway.exit_code() == 2
+        assert "fails the check of its certificate: it has no TLS" in gateway.log.read_text()

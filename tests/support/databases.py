@@ -34,7 +34,7 @@ def owner_dsn(name: str) -> str:
     return server().dsn(name).replace("//usher@", "//owner@")
 
 
-def runtime_dsn(name: str) -> str:
+def gateway_dsn(name: str) -> str:
     """Return the address of a database for a gateway that may not alter its tables."""
     return server().dsn(name).replace("//usher@", "//gateway@")
 

@@ -152,6 +152,16 @@ class PostgresServer:
         file.write_text(f"host all {role} {clients} scram-sha-256\n{file.read_text()}")
         self.execute("select pg_reload_conf()")
 
+    def serve_tls(self, certificate: bytes, key: bytes) -> None:
+        """Offer TLS to later connections, with a certificate and key in PEM."""
+        for name, content in (("server.crt", certificate), ("server.key", key)):
+            file = self.folder / "data" / name
+            file.write_bytes(content)
+            file.chmod(0o600)
+            os.chown(file, -1 if self._user is None else self._user, -1)
+        self.execute("alter system set ssl = on")
+        self.execute("select pg_reload_conf()")
+
     # Preparing
 
     def _prepare(self) -> None:

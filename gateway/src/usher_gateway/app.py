@@ -1,6 +1,7 @@
 """The composition root of the gateway: which parts it has, and in which order they start and stop.
 
-Start: the store (which proves that no other process owns the data), the admin port, the background tasks with
+Start: the store (which proves that no other process owns the data; while its database is away, the admin port answers
+only the probes), the admin port, the background tasks with
 configuration and deliveries, and then the public port. The public port waits up to 2 s for a first configuration, so
 that a normal start refuses no visit; without one it answers 503.
 
@@ -39,7 +40,7 @@ from usher_gateway.ingest.pipeline import ArrivalPipeline
 from usher_gateway.ingest.registry import ListenerRegistry
 from usher_gateway.ingest.server import PublicServer
 from usher_gateway.settings import Settings, cannot_listen, check_settings, read_store_password
-from usher_gateway.store.base import Store
+from usher_gateway.store.base import OpenReport, Store
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.store import SqliteSettings, SqliteStore
 from usher_gateway.timing import Clock
@@ -57,6 +58,10 @@ _FIRST_CONFIGURATION_SECONDS = 2.0
 """How long the public port waits for a first configuration before it opens without one."""
 
 """How often the certificate files are checked for a renewal."""
+
+_STORE_PAUSE_FIRST_SECONDS = 0.5
+_STORE_PAUSE_LONGEST_SECONDS = 5.0
+"""How long a start waits for the next try to reach the database."""
 
 _ACTIVITY_SECONDS = 5.0
 """How often the activity of listeners is saved."""
@@ -104,6 +109,8 @@ class Gateway:
         self._new_listeners = _FREEZE_LISTENERS
         self._drain_until = 0.0
         self._stopped = asyncio.Event()
+        self._store_reason = ""
+        """Why the database could not be reached at the last try."""
         self._configuration_changed = asyncio.Event()
         self._expressions = ExpressionCounters()
         self.store = _make_store(settings, model.key_fingerprint(key), self.clock.now)
@@ -293,7 +300,9 @@ class Gateway:
         asyncio.get_running_loop().set_exception_handler(logs.log_loop_exception)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.destination_client.close)  # closes it if the store does not open
-            recovery = await self.store.open()
+            recovery = await self._open_store()
+            if recovery is None:
+                return
             _log.info("store_opened", recovered=recovery.recovered, durability=recovery.durability)
             self.clock.start_from(recovery.confirmed_at, accept=self.settings.accept_clock)
             stack.push_async_callback(self.store.close)  # closes the store if the admin port does not start
@@ -312,6 +321,32 @@ class Gateway:
             self.started.set()
             await _wait_for(self._stopped, tasks)
         _log.info("gateway_stopped")
+
+    async def _open_store(self) -> OpenReport | None:
+        """Open the store; while its database is away, answer the probes and try again. None: stopped meanwhile."""
+        pause = _STORE_PAUSE_FIRST_SECONDS
+        async with contextlib.AsyncExitStack() as waiting:
+            while not self._stopped.is_set():
+                try:
+                    return await self.store.open()
+                except model.StoreUnavailableError as error:
+                    if self.settings.store is None:
+                        raise
+                    _log.warning("store_not_reached", reason=str(error), hint=error.hint, next_try_seconds=pause)
+                    if not self._store_reason:
+                        await waiting.enter_async_context(
+                            server.AdminServer(
+                                routes=server.make_waiting_routes(lambda: self._store_reason),
+                                tokens=self._tokens,
+                                endpoint=self.settings.admin,
+                                hosts=self.settings.admin_host,
+                            )
+                        )
+                    self._store_reason = str(error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopped.wait(), pause)
+                pause = min(2 * pause, _STORE_PAUSE_LONGEST_SECONDS)
+        return None
 
     def _start_tasks(self) -> list[asyncio.Task[None]]:
         jobs: dict[str, Coroutine[Any, Any, None]] = {

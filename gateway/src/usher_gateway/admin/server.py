@@ -1,6 +1,7 @@
 """The admin port: its routes, which role each one needs, and the HTTP server."""
 
 import ipaddress
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
 from aiohttp import web
@@ -56,6 +57,19 @@ def make_routes(
         AdminRoute("POST", "/api/deliveries/retry", Role.Operate, records.retry),
         AdminRoute("GET", "/api/quarantine", Role.Observe, records.list_quarantined),
         AdminRoute("POST", "/api/quarantine/release", Role.Operate, records.release),
+    )
+
+
+def make_waiting_routes(reason: Callable[[], str]) -> tuple[AdminRoute, ...]:
+    """Return the routes of a gateway that waits for its database: alive, and not ready for a reason."""
+
+    async def readyz(_: web.Request) -> web.StreamResponse:
+        answer = {"ready": False, "reasons": [f"the store is away: {reason()}"], "warnings": []}
+        return api.json_response(answer, 503)
+
+    return (
+        AdminRoute("GET", "/healthz", Role.Anybody, _healthz),
+        AdminRoute("GET", "/readyz", Role.Anybody, readyz),
     )
 
 

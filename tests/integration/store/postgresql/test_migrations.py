@@ -164,11 +164,11 @@ async def test_visits_are_accepted_while_a_migration_waits_for_a_table(database:
 
 
 def test_user_who_may_not_alter_tables_cannot_migrate(empty: str) -> None:
-    refused = usher_migrate(databases.runtime_dsn(empty))
+    refused = usher_migrate(databases.gateway_dsn(empty))
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "may not make migration 1" in refused.stderr
     databases.migrate(empty)
-    assert usher_migrate(databases.runtime_dsn(empty)).stdout == "the tables are up to date\n"
+    assert usher_migrate(databases.gateway_dsn(empty)).stdout == "the tables are up to date\n"
 
 
 def test_gateway_may_use_the_tables_of_later_migrations(empty: str) -> None:
@@ -183,7 +183,7 @@ def test_gateway_may_use_the_tables_of_later_migrations(empty: str) -> None:
 async def test_gateway_without_rights_says_so(database: str) -> None:
     databases.server().execute("revoke all on deliveries from gateway", database)
     with pytest.raises(model.ConfigurationError, match="lacks rights"):
-        await store(databases.runtime_dsn(database), may_migrate=False).open()
+        await store(databases.gateway_dsn(database), may_migrate=False).open()
 
 
 def test_gateway_without_migrate_says_what_to_run(empty: str, tmp_path: Path) -> None:

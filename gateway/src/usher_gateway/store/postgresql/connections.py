@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: one bounded pool, and time limits for statements and locks."""
 
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
@@ -27,6 +28,9 @@ _SETTINGS = {
     "synchronous_commit": "on",
     "jit": "off",
 }
+
+_NO_TLS = "rejected SSL upgrade"
+"""Part of asyncpg's error for a server without TLS; the error has no class of its own."""
 
 UNAVAILABLE = (
     asyncpg.PostgresError,
@@ -75,9 +79,23 @@ async def open_pool(dsn: str, password: str | None, bounds: PoolBounds) -> "asyn
             "Check user, password and database of --store.",
         ) from None
     except UNAVAILABLE as error:
+        if _is_refused_by_tls(error):
+            raise model.ConfigurationError(
+                f"the server of --store fails the check of its certificate: {_tls_reason(error)}",
+                "Check the host of --store and its sslrootcert, or PGSSLROOTCERT, and that the server has TLS.",
+            ) from None
         raise model.StoreUnavailableError(
             f"PostgreSQL cannot be reached: {describe(error)}", "Check the host of --store, and that the server runs."
         ) from None
+
+
+def _is_refused_by_tls(error: Exception) -> bool:
+    """Return whether the server has no TLS or a certificate that does not fit, which a later try would not change."""
+    return isinstance(error, ssl.SSLCertVerificationError) or _NO_TLS in str(error)
+
+
+def _tls_reason(error: Exception) -> str:
+    return error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else "it has no TLS"
 
 
 async def _keep(_: Connection) -> None:
