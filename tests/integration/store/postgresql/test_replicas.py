@@ -50,6 +50,23 @@ async def test_equal_arrivals_at_two_gateways_are_one_visit(gateways: Gateways) 
     assert await violations(second) == []
 
 
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        pytest.param(1_000, id="1000"),
+        pytest.param(10_000, id="10000", marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+    ],
+)
+async def test_identical_arrivals_at_the_same_instant_are_one_visit(gateways: Gateways, pairs: int) -> None:
+    """Each pair is alone, so that two transactions meet at one key and nothing else decides."""
+    for number in range(pairs):
+        found = await asyncio.gather(*[bench.words(samples.arrival(f"pair {number}")) for bench in gateways])
+        assert sorted(word for words in found for word in words) == ["Repeat", "Visit"]
+    counts = await gateways[0].counts()
+    assert (counts["visits"], counts["repeats"], counts["created"]) == (pairs, pairs, pairs)
+    assert await violations(gateways[1]) == []
+
+
 async def test_visitor_at_two_gateways_is_one_visit(gateways: Gateways) -> None:
     """The bodies differ, so that only the visitor's key decides."""
     for number in range(ROUNDS // 5):
