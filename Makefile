@@ -11,6 +11,8 @@ COMPILE := ../$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no
 OPERATOR_NEEDS := import tomllib; project = tomllib.load(open("../operator/pyproject.toml", "rb"))["project"]; \
 	print(*(name for name in project["dependencies"] if name != "usher-gateway"), sep="\n")
 
+OLDEST_POSTGRESQL ?= /usr/lib/postgresql/15/bin
+
 # Use only a KUBECONFIG that is given to make. Tests create and delete objects, and a variable of the shell may name any
 # cluster.
 ifeq ($(origin KUBECONFIG),command line)
@@ -44,8 +46,12 @@ test: check $(READY) ## run make check and every test except those of test-long 
 	@PYTHONPATH=tools $(BIN)/python -m prometheus
 	$(BIN)/python -m pytest -n 2 -m "not long and not node" $(ARGS)
 
+test-oldest-postgresql: $(READY) ## test the store on PostgreSQL 15, as Debian installs it (OLDEST_POSTGRESQL=folder of the programs)
+	USHER_TEST_POSTGRESQL=$(OLDEST_POSTGRESQL) $(BIN)/python -m pytest -n 2 -m "not long" -k postgresql tests/contract tests/integration/store/postgresql/test_{replicas,migrations,plans}.py
+
 test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies, 10 minutes of chaos
 	$(BIN)/python -m pytest -m long $(ARGS)
+	@$(if $(wildcard $(OLDEST_POSTGRESQL)/postgres),$(MAKE) test-oldest-postgresql,echo "Not tested on PostgreSQL 15, because it is not installed")
 
 test-node: $(READY) ## test image and chart on a real node (Linux, root; installs what is missing; KUBECONFIG=…: on that cluster)
 	@PYTHONPATH=tools $(BIN)/python -m container_image prepare
@@ -108,4 +114,4 @@ requirements: ## update the pinned dependencies of development, CI and the conta
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache data
 
-.PHONY: help venv run run-kubernetes test test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image kind kind-down requirements clean
+.PHONY: help venv run run-kubernetes test test-oldest-postgresql test-long test-node check format crds dashboards pictures bench bench-operator bench-postgresql bench-boards bench-node image kind kind-down requirements clean

