@@ -243,3 +243,16 @@ def test_alert_knows_absent_series(alert: str, tmp_path: Path) -> None:
     others = [{"series": 'up{job="other",instance="b"}', "values": "1+0x40"}]
     labels = {"job": "usher"} if CASES[alert].fires_when_absent else None
     assert promtool.test(tmp_path, alert, [expect(alert, others, labels, 30)]) == ""
+
+
+def test_listener_that_one_of_several_gateways_hears_is_not_silent(tmp_path: Path) -> None:
+    """Each gateway knows only the arrivals that reached it."""
+    metric = "usher_tenant_silent_listeners"
+    heard = [
+        {"series": f'{metric}{{instance="{one}",tenant="acme"}}', "values": f"{count}x60"}
+        for one, count in (("a", "1+0"), ("b", "0+0"))
+    ]
+    silent = [{**one, "values": "1+0x60"} for one in heard]
+    alert = "ListenerSilent/warning"
+    cases = [expect(alert, heard, None, 30), expect(alert, silent, {"tenant": "acme"}, 30)]
+    assert promtool.test(tmp_path, alert, cases) == ""
