@@ -95,3 +95,38 @@ def test_policy_lets_gateways_connect_to_the_database() -> None:
 
     assert ports() == []
     assert ports(POSTGRESQL) == [{"ports": [{"port": 5432}]}]
+
+
+HOOK = "--set=store.postgresql.migrations=Hook"
+JOB = ("Job", "usher-system/usher-migration")
+
+
+def test_hook_migrates_before_the_gateways_of_a_release_start() -> None:
+    found = charts.objects(POSTGRESQL, HOOK)
+    assert JOB not in charts.objects(POSTGRESQL)
+    assert found[JOB]["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    job, gateway = container(found[JOB]["spec"]), container(found[DEPLOYMENT]["spec"])
+    assert job["args"] == ["usher", "migrate"]
+    assert job["image"] == gateway["image"]
+    assert "--no-migrate" in gateway["args"]
+    assert "--no-migrate" not in container(deployment())["args"]
+
+
+def test_hook_uses_the_address_of_the_gateways_unless_it_has_its_own() -> None:
+    def address(*arguments: str) -> Any:
+        job = container(charts.objects(POSTGRESQL, HOOK, *arguments)[JOB]["spec"])
+        return job["env"][0]["valueFrom"]["secretKeyRef"]
+
+    assert address() == {"name": "database", "key": "uri"}
+    assert address("--set=store.postgresql.migrationSecret.name=owner") == {"name": "owner", "key": "uri"}
+
+
+def test_hook_is_restricted_and_has_no_account_of_the_cluster() -> None:
+    spec = charts.objects(POSTGRESQL, HOOK)[JOB]["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert not spec["automountServiceAccountToken"]
+    assert container(charts.objects(POSTGRESQL, HOOK)[JOB]["spec"])["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }

@@ -141,6 +141,8 @@ GATEWAYS = ("Deployment", f"{SYSTEM}/usher-gateway")
 AUTOSCALER = ("HorizontalPodAutoscaler", f"{SYSTEM}/usher-gateway")
 BUDGET = ("PodDisruptionBudget", f"{SYSTEM}/usher-gateway")
 GATEWAYS_POLICY = ("NetworkPolicy", f"{SYSTEM}/usher-gateway")
+MIGRATION = ("Job", f"{SYSTEM}/usher-migration")
+JOB_ADDRESS = f"{CONTAINER}.env.0.valueFrom.secretKeyRef"
 ADDRESS = f"{CONTAINER}.env.2.valueFrom.secretKeyRef"
 AUTHORITY = f"{POD}.volumes.3.secret"
 
@@ -149,6 +151,9 @@ POSTGRESQL_EFFECTS: dict[str, tuple[str, tuple[str, str], str, Any]] = {
     "store.postgresql.secret.key": (POSTGRESQL, GATEWAYS, f"{ADDRESS}.key", "pooled-uri"),
     "store.postgresql.caSecret.name": (POSTGRESQL, GATEWAYS, f"{AUTHORITY}.secretName", "usher-database-ca"),
     "store.postgresql.caSecret.key": (POSTGRESQL, GATEWAYS, f"{AUTHORITY}.items.0.key", "authority.crt"),
+    "store.postgresql.migrations": (POSTGRESQL, GATEWAYS, f"{CONTAINER}.args.11", "--no-migrate"),
+    "store.postgresql.migrationSecret.name": (POSTGRESQL, MIGRATION, f"{JOB_ADDRESS}.name", "usher-database-owner"),
+    "store.postgresql.migrationSecret.key": (POSTGRESQL, MIGRATION, f"{JOB_ADDRESS}.key", "direct-uri"),
     "store.postgresql.port": (POSTGRESQL, GATEWAYS_POLICY, "spec.egress.3.ports", [{"port": 6432}]),
     "store.postgresql.peers": (
         AUTOSCALING,
@@ -383,6 +388,7 @@ IMPOSSIBLE = {
     "store.type=PostgreSQL": "needs store.postgresql.secret.name",
     "gateway.autoscaling.enabled=true": "needs store.type PostgreSQL",
     f"{DATABASE},gateway.autoscaling.enabled=true,gateway.autoscaling.minReplicas=9": "must not be above maxReplicas",
+    f"{DATABASE},store.postgresql.migrationSecret.name=owner": "because only the Job uses it",
     f"{DATABASE},gateway.preStopSeconds=30": "must be at least 55",
     "gateway.allowDestinations={10.0.0.1/8}": "write 10.0.0.0/8, or a length of 32",
     "gateway.trustedProxies={192.168.7.200/26}": "write 192.168.7.192/26, or",

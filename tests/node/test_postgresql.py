@@ -15,6 +15,11 @@ from support import figures, gaps, releases, sites, webhooks
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
 REPLICAS = 3
+GRANTS = """
+alter default privileges for role tables_owner in schema public
+    grant select, insert, update, delete on tables to tables_user;
+"""
+"""What docs/which-store.md says to run."""
 
 
 @pytest.fixture(scope="module")
@@ -30,29 +35,28 @@ def database(site: sites.Site) -> Iterator[PostgresServer]:
 def release(site: sites.Site, database: PostgresServer) -> Iterator[releases.Release]:
     """Usher with three gateways on a database whose address is in a Secret, as CloudNativePG writes it."""
     ready = releases.Release(site, "deployment")
-    password = secrets.token_hex(16)
-    database.require_password("app", password, attributes="", clients=node_files.PODS)
-    database.execute("create database app owner app")
-    uri = f"postgresql://app:{password}@{isolation.ADDRESS}:{database.port}/app"
     site.make_namespace(ready.namespace)
-    site.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "database-app", "namespace": ready.namespace},
-            "stringData": {"uri": uri},
-        }
-    )
+    give_address(ready, database, "app", "app")
+    database.execute("create database app owner app")
     try:
         seconds = ready.install(
             releases.ALLOW_CLUSTER,
-            "--set=store.type=PostgreSQL,store.postgresql.secret.name=database-app",
+            "--set=store.type=PostgreSQL,store.postgresql.secret.name=app",
             f"--set=store.postgresql.port={database.port},gateway.replicas={REPLICAS}",
         )
         figures.add(f"helm install with {REPLICAS} gateways on PostgreSQL to ready: {seconds:.0f} s")
         yield ready
     finally:
         ready.remove()
+
+
+def give_address(release: releases.Release, server: PostgresServer, role: str, database: str) -> None:
+    """Create a role that may connect from pods, and a Secret of its name with the address of its database."""
+    password = secrets.token_hex(16)
+    server.require_password(role, password, attributes="", clients=node_files.PODS)
+    uri = f"postgresql://{role}:{password}@{isolation.ADDRESS}:{server.port}/{database}"
+    metadata = {"name": role.replace("_", "-"), "namespace": release.namespace}
+    release.site.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"uri": uri}})
 
 
 def gateways(release: releases.Release) -> list[str]:
@@ -132,3 +136,23 @@ def test_killed_gateway_of_several_loses_no_visit(release: releases.Release, web
     # after 60 s without a heartbeat, the others take over what the killed one had to deliver
     webhook.wait_delivered(limit_seconds=180)
     webhook.assert_books_equal(sent)
+
+
+def test_gateways_without_rights_to_migrate_run_on_the_tables_of_the_hook(
+    release: releases.Release, database: PostgresServer, webhook: webhooks.Webhook
+) -> None:
+    give_address(release, database, "tables_owner", "hooked")
+    give_address(release, database, "tables_user", "hooked")
+    database.execute("create database hooked owner tables_owner")
+    database.execute(GRANTS, "hooked")
+    good = json.loads(release.helm("history", releases.NAME, "--output=json"))[-1]["revision"]
+    names = "store.postgresql.secret.name=tables-user,store.postgresql.migrationSecret.name=tables-owner"
+    try:
+        release.upgrade("--reuse-values", f"--set=store.postgresql.migrations=Hook,{names}")
+        webhook.wait_ready()
+        webhook.assert_books_equal(webhook.start_visits(100).wait())
+        owners = database.rows("select distinct tableowner from pg_tables where schemaname = 'public'", "hooked")
+        assert [owner for (owner,) in owners] == ["tables_owner"]
+        assert not release.site.exists("job", f"{releases.NAME}-migration", f"--namespace={release.namespace}")
+    finally:
+        release.rollback(good)

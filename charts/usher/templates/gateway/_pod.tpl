@@ -30,6 +30,9 @@ spec:
     - --admin-host={{ include "usher.name" . }}-gateway-admin.{{ .Release.Namespace }}.svc
     - --log-format=json
     - --log-level={{ .Values.gateway.logLevel }}
+    {{- if and $isPostgresql (eq $database.migrations "Hook") }}
+    - --no-migrate
+    {{- end }}
     {{- range .Values.gateway.trustedProxies }}
     - --trusted-proxies={{ . }}
     {{- end }}
@@ -44,7 +47,7 @@ spec:
     # for people who run `usher` in this pod; the gateway itself has --data
     - {name: USHER_DATA, value: /tokens}
     {{- if $isPostgresql }}
-    {{- include "usher.gateway.database" (list $database.secret $database) | nindent 4 }}
+    {{- include "usher.database.env" (list . $database.secret) | nindent 4 }}
     {{- end }}
     {{- with .Values.gateway.extraEnv }}{{ toYaml . | nindent 4 }}{{ end }}
     ports:
@@ -60,9 +63,7 @@ spec:
     - {name: data, mountPath: /data}
     - {name: tokens, mountPath: /tokens, readOnly: true}
     - {name: tmp, mountPath: /tmp}
-    {{- if and $isPostgresql $database.caSecret.name }}
-    - {name: database-ca, mountPath: /database, readOnly: true}
-    {{- end }}
+    {{- with include "usher.database.mounts" . }}{{ . | nindent 4 }}{{ end }}
     {{- with .Values.gateway.extraVolumeMounts }}{{ toYaml . | nindent 4 }}{{ end }}
   volumes:
   {{- if $isPostgresql }}
@@ -74,13 +75,7 @@ spec:
     secret: {secretName: usher-admin-tokens, defaultMode: 0440}
   - name: tmp
     emptyDir: {sizeLimit: 64Mi}
-  {{- if and $isPostgresql $database.caSecret.name }}
-  - name: database-ca
-    secret:
-      secretName: {{ $database.caSecret.name | quote }}
-      defaultMode: 0440
-      items: [{key: {{ $database.caSecret.key | quote }}, path: ca.crt}]
-  {{- end }}
+  {{- with include "usher.database.volumes" . }}{{ . | nindent 2 }}{{ end }}
   {{- with .Values.gateway.extraVolumes }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end -}}
 
@@ -93,17 +88,5 @@ spec:
 {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
 - {maxSkew: 1, topologyKey: {{ . }}, whenUnsatisfiable: ScheduleAnyway, matchLabelKeys: [pod-template-hash]}
 {{- end }}
-{{- end }}
-{{- end -}}
-
-{{- /* Environment variables with the address of the database. Argument: [Secret with the address, store.postgresql]. */ -}}
-{{- define "usher.gateway.database" -}}
-{{- $secret := index . 0 -}}
-{{- $database := index . 1 -}}
-- name: USHER_STORE
-  valueFrom: {secretKeyRef: {name: {{ $secret.name | quote }}, key: {{ $secret.key | quote }}}}
-{{- if $database.caSecret.name }}
-- {name: PGSSLMODE, value: verify-full}
-- {name: PGSSLROOTCERT, value: /database/ca.crt}
 {{- end }}
 {{- end -}}
