@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from usher_gateway import model
+from usher_gateway.store import moving
 from usher_gateway.store.base import OpenReport, Replicas
 from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, PoolBounds, describe, open_pool
@@ -80,6 +81,8 @@ async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Call
             await connection.execute(schema.LOCK_LIMITS)
             await connection.execute("select pg_advisory_xact_lock($1)", schema.MIGRATION_LOCK, timeout=35)
             await schema.check_key(connection, settings.key_fingerprint)
+            moved, position = [await schema.meta(connection, name) for name in (moving.MOVED, moving.POSITION)]
+            moving.refuse_moved(moved, position)
             await incarnations.end_dead(connection)
             await incarnations.adjust_backlog(connection, now())
             recovered = await incarnations.take_over(connection, now())

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from usher_gateway import model
+from usher_gateway.store import moving
 from usher_gateway.store.acceptance import unstorable
 from usher_gateway.store.base import OpenReport
 from usher_gateway.store.decide import quota_key
@@ -306,13 +307,20 @@ def open_writer(folder: Path, *, key_fingerprint: str, fold_rows: int, now: int)
     owned = database.open_database(folder, key_fingerprint)
     try:
         with database.explained_errors(folder):
-            return _recover(owned, fold_rows, now)
+            found = dict(owned.connection.execute("select name, value from meta"))
+            moving.refuse_moved(found.get(moving.MOVED), found.get(moving.POSITION))
+            return recover(owned, fold_rows, now)
     except BaseException:
         owned.release()
         raise
 
 
-def _recover(owned: database.OwnedDatabase, fold_rows: int, now: int) -> Writer:
+def recover(owned: database.OwnedDatabase, fold_rows: int, now: int) -> Writer:
+    """Recover the state that a crash left; return a writer for it.
+
+    Raises:
+        StoreCorruptError: commits are missing.
+    """
     connection = owned.connection
     owned.check_mark(_number(connection, "commit_number"))
     (highest,) = connection.execute(_HIGHEST_KEY).fetchone()
