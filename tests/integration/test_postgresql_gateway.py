@@ -120,6 +120,32 @@ async def test_visits_get_503_in_time_while_the_server_is_away(tmp_path: Path, s
     assert bodies[-1] == gateways.visit(3)
 
 
+async def test_visits_get_503_in_time_while_the_server_could_lose_them(tmp_path: Path, server: PostgresServer) -> None:
+    async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", server.dsn()) as gateway:
+        await gateway.start()
+        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement
+        await asyncio.to_thread(server.execute, "alter system set fsync = off")
+        await asyncio.to_thread(server.execute, "select pg_reload_conf()")
+
+        async def says_why() -> bool:
+            status, text = await gateway.readiness()
+            return status == 503 and "fsync is off" in text
+
+        await gateways.wait_until(says_why, 30, "an answer of readiness that says why")
+        reply = await gateways.post(gateway.port, "/wifi", gateways.visit(2))
+        assert (reply.status, reply.has_header) == (503, False)
+        assert reply.seconds < 8.5
+        await asyncio.to_thread(server.execute, "alter system reset fsync")
+        await asyncio.to_thread(server.execute, "select pg_reload_conf()")
+
+        async def is_ready() -> bool:
+            return (await gateway.readiness())[0] == 200
+
+        await gateways.wait_until(is_ready, 30, "readiness")
+        assert (await gateways.post(gateway.port, "/wifi", gateways.visit(3))).is_acknowledgement
+        assert await gateway.terminate() == 0
+
+
 async def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path, server: PostgresServer) -> None:
     leaks.SECRETS.add(PASSWORD)
     server.require_password("keeper", PASSWORD)

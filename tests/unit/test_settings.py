@@ -54,3 +54,11 @@ def test_configuration_comes_from_files_or_from_a_cluster() -> None:
 def test_invalid_namespace_is_refused(name: str) -> None:
     with pytest.raises(model.ConfigurationError, match="--config-namespace"):
         settings.check_settings(settings.Settings(from_cluster=True, config_namespace=name))
+
+
+def test_settings_of_a_database_need_a_database() -> None:
+    alone = settings.Settings(files=(Path("usher.yaml"),))
+    for changed in ({"migrate": False}, {"store_durability": "Replicated"}, {"store_password_file": Path("password")}):
+        with pytest.raises(model.ConfigurationError, match="needs --store"):
+            settings.check_settings(msgspec.structs.replace(alone, **changed))
+        settings.check_settings(msgspec.structs.replace(alone, store="postgresql://usher@db/usher", **changed))

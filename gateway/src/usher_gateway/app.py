@@ -59,6 +59,11 @@ _FIRST_CONFIGURATION_SECONDS = 2.0
 
 """How often the certificate files are checked for a renewal."""
 
+_GUARANTEES = {
+    "Local": "acknowledged visits survive a crash, but not the loss of the disk or the database server",
+    "Replicated": "acknowledged visits survive a crash, and the loss of the database server",
+}
+
 _STORE_PAUSE_FIRST_SECONDS = 0.5
 _STORE_PAUSE_LONGEST_SECONDS = 5.0
 """How long a start waits for the next try to reach the database."""
@@ -303,7 +308,12 @@ class Gateway:
             recovery = await self._open_store()
             if recovery is None:
                 return
-            _log.info("store_opened", recovered=recovery.recovered, durability=recovery.durability)
+            _log.info(
+                "store_opened",
+                recovered=recovery.recovered,
+                durability=recovery.durability,
+                guarantee=_GUARANTEES[recovery.durability],
+            )
             self.clock.start_from(recovery.confirmed_at, accept=self.settings.accept_clock)
             stack.push_async_callback(self.store.close)  # closes the store if the admin port does not start
             await stack.enter_async_context(self.admin)
@@ -504,6 +514,7 @@ def _make_store(settings: Settings, key_fingerprint: str, now: Callable[[], int]
             dsn=settings.store,
             key_fingerprint=key_fingerprint,
             password=read_store_password(settings.store_password_file),
+            durability=settings.store_durability,
             may_migrate=settings.migrate,
         ),
         now,

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -43,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Address of a PostgreSQL database, which may contain a password; None: an SQLite file in ``data``."""
     store_password_file: Path | None = None
     """File with the password of the database."""
+    store_durability: Literal["Local", "Replicated"] = "Local"
+    """What an acknowledged visit survives: a crash, or also the loss of the server of the database."""
     migrate: bool = True
     """Make the migrations that the database lacks at the start; False: refuse to start without them."""
     listen: Endpoint = Endpoint("127.0.0.1", 8080)
@@ -157,6 +160,10 @@ def _check_store(settings: Settings) -> None:
         check_store_address(settings.store)
     if settings.store_password_file is not None and settings.store is None:
         raise model.ConfigurationError("--store-password-file needs --store", "Give both, or neither.")
+    if settings.store_durability == "Replicated" and settings.store is None:
+        raise model.ConfigurationError(
+            "--store-durability Replicated needs --store", "An SQLite file is on one disk; only PostgreSQL replicates."
+        )
     if not settings.migrate and settings.store is None:
         raise model.ConfigurationError("--no-migrate needs --store", "Only tables in PostgreSQL have an owner.")
 

@@ -64,6 +64,13 @@ def register(app: typer.Typer) -> None:
                 help="File with the password of --store; without it, PGPASSWORD or ~/.pgpass.",
             ),
         ] = None,
+        store_durability: Annotated[
+            Literal["Local", "Replicated"],
+            typer.Option(
+                envvar="USHER_STORE_DURABILITY",
+                help="Replicated: accept visits only while --store has a synchronous standby.",
+            ),
+        ] = "Local",
         migrate: Annotated[
             bool,
             typer.Option(
@@ -158,6 +165,7 @@ def register(app: typer.Typer) -> None:
                 data=data,
                 store=store,
                 store_password_file=store_password_file,
+                store_durability=store_durability,
                 migrate=migrate,
                 listen=parse_endpoint(listen),
                 admin=parse_endpoint(admin),

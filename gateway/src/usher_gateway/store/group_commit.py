@@ -120,6 +120,8 @@ class GroupCommit:
         """False while commits fail."""
         self._failing_since = math.inf
         """Loop time of the first failed commit after the last one that succeeded."""
+        self._failure = ""
+        """Why the last commit failed that failed."""
         self.commit_seconds = metrics.Histogram(metrics.SECONDS)
         self.batch_sizes = metrics.Histogram(metrics.SIZES)
         self._now = now
@@ -202,7 +204,7 @@ class GroupCommit:
     def outage(self) -> str | None:
         """Why arrivals cannot be committed, if commits fail for longer than arrivals wait."""
         seconds = self._loop.time() - self._failing_since
-        return f"commits fail since {seconds:.0f} s" if seconds > _OUTAGE_SECONDS else None
+        return f"commits fail since {seconds:.0f} s: {self._failure}" if seconds > _OUTAGE_SECONDS else None
 
     async def flush(self) -> None:
         """Wait until everything handed in before this call is committed."""
@@ -350,7 +352,8 @@ class GroupCommit:
         """Keep the part of a batch that is not committed, because the database cannot be written, and retry soon."""
         self.is_available = False
         self._failing_since = min(self._failing_since, self._loop.time())
-        _log.error("store_commit_failed", error=type(result.error).__name__, reason=str(result.error)[:200])
+        self._failure = str(result.error)[:200]
+        _log.error("store_commit_failed", error=type(result.error).__name__, reason=self._failure)
         left = zip(in_flight.entries, result.accepted, strict=True)
         line.arrivals.put_back([entry for entry, accepted in left if accepted is None])
         line.waiters = [*in_flight.waiters, *line.waiters]

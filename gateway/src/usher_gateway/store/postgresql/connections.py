@@ -2,8 +2,8 @@
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Literal, TypeAlias
 
 import asyncpg
 import msgspec
@@ -29,6 +29,11 @@ _SETTINGS = {
     "jit": "off",
 }
 
+
+class NotDurableError(Exception):
+    """The settings of the server let it lose what it confirms; the message names one of them."""
+
+
 _NO_TLS = "rejected SSL upgrade"
 """Part of asyncpg's error for a server without TLS; the error has no class of its own."""
 
@@ -38,8 +43,46 @@ UNAVAILABLE = (
     asyncpg.InternalClientError,
     OSError,
     TimeoutError,
+    NotDurableError,
 )
 """Errors of the database or of the way to it."""
+
+
+Durability: TypeAlias = Literal["Local", "Replicated"]
+"""What a commit survives: a crash of the server, or also its loss."""
+
+
+_SERVER_SETTINGS = """
+    select current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes,
+        current_setting('synchronous_commit') as synchronous_commit,
+        current_setting('synchronous_standby_names') as synchronous_standby_names
+"""
+
+
+async def require_durable(connection: Connection, durability: Durability) -> None:
+    """Check that commits on a connection are as durable as they must be.
+
+    Raises:
+        NotDurableError: they are not.
+    """
+    found = await connection.fetchrow(_SERVER_SETTINGS)
+    assert found is not None
+    problem = durability_problem(dict(found), durability)
+    if problem is not None:
+        raise NotDurableError(problem)
+
+
+def durability_problem(found: Mapping[str, str], durability: Durability) -> str | None:
+    """Return which setting of a server breaks a promise; None if there is none (pure)."""
+    for name in ("fsync", "full_page_writes", "synchronous_commit"):
+        if found[name] == "off":
+            return f"{name} is off"
+    if durability == "Replicated":
+        if not found["synchronous_standby_names"].strip():
+            return "synchronous_standby_names is empty"
+        if found["synchronous_commit"] not in {"on", "remote_apply"}:
+            return f"synchronous_commit is {found['synchronous_commit']}"
+    return None
 
 
 class PoolBounds(msgspec.Struct, frozen=True):
@@ -49,13 +92,20 @@ class PoolBounds(msgspec.Struct, frozen=True):
     most: int = 6
 
 
-async def open_pool(dsn: str, password: str | None, bounds: PoolBounds) -> "asyncpg.Pool[Any]":
-    """Connect to a database.
+async def open_pool(
+    dsn: str, password: str | None, bounds: PoolBounds, durability: Durability | None = None
+) -> "asyncpg.Pool[Any]":
+    """Connect to a database. Every connection is checked for ``durability`` before its first use, if it is given.
 
     Raises:
         StoreUnavailableError: the server cannot be reached now.
         ConfigurationError: the address is invalid, or the server refuses the user.
     """
+
+    async def check(connection: Connection) -> None:
+        if durability is not None:
+            await require_durable(connection, durability)
+
     try:
         return await asyncpg.create_pool(
             dsn,
@@ -68,6 +118,7 @@ async def open_pool(dsn: str, password: str | None, bounds: PoolBounds) -> "asyn
             server_settings=_SETTINGS,
             max_inactive_connection_lifetime=300.0,
             reset=_keep,
+            init=check,
         )
     except (
         asyncpg.InvalidAuthorizationSpecificationError,
@@ -77,6 +128,11 @@ async def open_pool(dsn: str, password: str | None, bounds: PoolBounds) -> "asyn
         raise model.ConfigurationError(
             f"PostgreSQL refuses the connection: {describe(error)}",
             "Check user, password and database of --store.",
+        ) from None
+    except NotDurableError as error:
+        raise model.StoreUnavailableError(
+            f"PostgreSQL could lose what it confirms: {error}",
+            "Change the setting of the server, or --store-durability.",
         ) from None
     except UNAVAILABLE as error:
         if _is_refused_by_tls(error):
@@ -104,6 +160,8 @@ async def _keep(_: Connection) -> None:
 
 def describe(error: BaseException) -> str:
     """Return class and SQLSTATE of an error, because the text of a database's error can quote data."""
+    if isinstance(error, NotDurableError):
+        return f"PostgreSQL could lose what it confirms: {error}"
     state = getattr(error, "sqlstate", None)
     return f"{type(error).__name__} ({state})" if state else type(error).__name__
 

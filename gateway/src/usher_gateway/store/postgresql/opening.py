@@ -12,7 +12,14 @@ from usher_gateway import model
 from usher_gateway.store import moving
 from usher_gateway.store.base import OpenReport, Replicas
 from usher_gateway.store.postgresql import incarnations, meters, schema
-from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, PoolBounds, describe, open_pool
+from usher_gateway.store.postgresql.connections import (
+    UNAVAILABLE,
+    Connection,
+    Durability,
+    PoolBounds,
+    describe,
+    open_pool,
+)
 from usher_gateway.store.postgresql.incarnations import SLOTS, Incarnation, replicas_of
 from usher_gateway.store.postgresql.names import NameNumbers
 from usher_gateway.store.postgresql.schema import Migration
@@ -30,6 +37,7 @@ class PostgresSettings(msgspec.Struct, frozen=True):
     key_fingerprint: str
     password: str | None = None
     pool: PoolBounds = PoolBounds()
+    durability: Durability = "Local"
     may_migrate: bool = True
     """False: the schema must be new enough already."""
 
@@ -53,7 +61,7 @@ async def open_store(settings: PostgresSettings, now: Callable[[], int]) -> Open
     Raises:
         UsherError: see Store.open(); StoreUnavailableError if the server cannot be reached.
     """
-    pool = await open_pool(settings.dsn, settings.password, settings.pool)
+    pool = await open_pool(settings.dsn, settings.password, settings.pool, settings.durability)
     try:
         return await _open(pool, settings, now)
     except asyncpg.InsufficientPrivilegeError:
@@ -92,12 +100,11 @@ async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Call
                     f"{SLOTS} gateways use this database already", "Stop some, or wait 10 minutes after their end."
                 )
             replicas = replicas_of(incarnation, await incarnations.members(connection))
-        problem = await schema.durability_problem(connection)
-        if problem is not None:
-            _log.error("store_durability_missed", reason=problem)
         await names.load(connection)
         highest = await connection.fetchval(_HIGHEST_KEY)
-        report = OpenReport(highest, recovered, "Local", int(await schema.meta(connection, "confirmed_at") or 0))
+        report = OpenReport(
+            highest, recovered, settings.durability, int(await schema.meta(connection, "confirmed_at") or 0)
+        )
         writer = Writer(
             pool=pool,
             incarnation=incarnation.number,

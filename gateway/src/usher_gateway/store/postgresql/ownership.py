@@ -9,7 +9,15 @@ import structlog
 
 from usher_gateway.store.base import ApplyReplicas, Replicas
 from usher_gateway.store.postgresql import incarnations, schema
-from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
+from usher_gateway.store.postgresql.connections import (
+    CONNECT_SECONDS,
+    UNAVAILABLE,
+    Connection,
+    Durability,
+    NotDurableError,
+    describe,
+    require_durable,
+)
 from usher_gateway.store.postgresql.incarnations import DEAD_SECONDS, HEARTBEAT_SECONDS, SEND_SECONDS, Incarnation
 
 _log = structlog.get_logger(__name__)
@@ -27,6 +35,7 @@ class Ownership:
         pool: "asyncpg.Pool[Any]",
         incarnation: Incarnation,
         replicas: Replicas,
+        durability: Durability,
         lost: asyncio.Event,
         now: Callable[[], int],
     ) -> None:
@@ -38,6 +47,9 @@ class Ownership:
         """Loop time before the last confirmed heartbeat was sent."""
         self._judges_from = 0.0
         """Loop time from which on this gateway may declare others dead."""
+        self._durability = durability
+        self.undurable = ""
+        """Why the last heartbeat found that the server could lose what it confirms; empty: it could not."""
         self.lost = lost
         """Set when another gateway has ended this incarnation."""
         self.replicas = replicas
@@ -89,10 +101,22 @@ class Ownership:
 
     async def _send(self) -> None:
         async with self._pool.acquire() as connection:
+            await self._require_durable(connection)
             seen = self._seen
             await self._beat(connection)
             if self._seen > seen:
                 await self._beat(connection)  # the new gateway waits for this
+
+    async def _require_durable(self, connection: Connection) -> None:
+        """Check the server again, because its settings can change. If they broke, no connection is used any more."""
+        try:
+            await require_durable(connection, self._durability)
+        except NotDurableError as error:
+            _log.error("store_durability_missed", reason=str(error))
+            self.undurable = describe(error)
+            await self._pool.expire_connections()
+            raise
+        self.undurable = ""
 
     async def _beat(self, connection: Connection) -> None:
         sent_at = self._loop.time()

@@ -204,12 +204,3 @@ def _check_gateway(oldest: str) -> None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3])
-
-
-async def durability_problem(connection: Connection) -> str | None:
-    """Return which setting of the server makes commits lose data in a crash; None if there is none."""
-    for name in ("fsync", "full_page_writes", "synchronous_commit"):
-        value = await connection.fetchval("select current_setting($1)", name)
-        if value == "off":
-            return f"{name} is off"
-    return None

@@ -87,6 +87,7 @@ class PostgresStore:
             pool=opened.pool,
             incarnation=opened.incarnation,
             replicas=opened.replicas,
+            durability=self.settings.durability,
             lost=opened.lost,
             now=self._now,
         )
@@ -168,7 +169,12 @@ class PostgresStore:
 
     @property
     def _is_available(self) -> bool:
-        return self._commits.is_available and not self.writer.is_uncertain and not self._is_lost
+        return (
+            self._commits.is_available
+            and not self.ownership.undurable
+            and not self.writer.is_uncertain
+            and not self._is_lost
+        )
 
     @property
     def may_attempt(self) -> bool:
@@ -189,7 +195,7 @@ class PostgresStore:
     async def outage(self) -> str | None:
         if self._is_lost:
             return "another gateway took over this one's deliveries"
-        return self._commits.outage
+        return self.ownership.undurable or self._commits.outage
 
     async def flush(self) -> None:
         await self._commits.flush()

@@ -1,0 +1,90 @@
+"""A store uses only servers that keep what they confirm, and notices when their settings change."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from contract import engines, samples
+from postgresql.server import PostgresServer
+from support import waiting
+from usher_gateway import model
+from usher_gateway.store.postgresql import connections
+from usher_gateway.store.postgresql.opening import PostgresSettings
+from usher_gateway.store.postgresql.store import PostgresStore
+
+DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "synchronous_standby_names": ""}
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as server:
+        yield server
+
+
+def store(server: PostgresServer, **settings: Any) -> PostgresStore:
+    return PostgresStore(PostgresSettings(server.dsn(), "k", **settings), engines.Clock())
+
+
+async def change(server: PostgresServer, setting: str, value: str) -> None:
+    """Change a setting while connections are open."""
+    await asyncio.to_thread(server.execute, f"alter system set {setting} = '{value}'")
+    await asyncio.to_thread(server.execute, "select pg_reload_conf()")
+
+
+@pytest.mark.parametrize(
+    ("durability", "changed", "problem"),
+    [
+        ("Local", {}, None),
+        ("Local", {"fsync": "off"}, "fsync is off"),
+        ("Local", {"full_page_writes": "off"}, "full_page_writes is off"),
+        ("Local", {"synchronous_commit": "off"}, "synchronous_commit is off"),
+        ("Local", {"synchronous_commit": "local"}, None),
+        ("Replicated", {}, "synchronous_standby_names is empty"),
+        ("Replicated", {"synchronous_standby_names": "*"}, None),
+        ("Replicated", {"synchronous_standby_names": "*", "fsync": "off"}, "fsync is off"),
+        (
+            "Replicated",
+            {"synchronous_standby_names": "*", "synchronous_commit": "remote_write"},
+            "synchronous_commit is remote_write",
+        ),
+        ("Replicated", {"synchronous_standby_names": "*", "synchronous_commit": "remote_apply"}, None),
+    ],
+)
+def test_settings_of_a_server_break_a_promise(
+    durability: connections.Durability, changed: dict[str, str], problem: str | None
+) -> None:
+    assert connections.durability_problem(DURABLE | changed, durability) == problem
+
+
+async def test_server_without_a_standby_is_refused_at_the_start(server: PostgresServer) -> None:
+    with pytest.raises(model.StoreUnavailableError, match="synchronous_standby_names is empty"):
+        await store(server, durability="Replicated").open()
+    opened = store(server)
+    assert (await opened.open()).durability == "Local"
+    await opened.close()
+
+
+async def test_setting_that_changes_stops_commits_until_it_is_mended(server: PostgresServer) -> None:
+    opened = store(server)
+    await opened.open()
+    assert (await opened.accept(samples.arrival("before"))).counted_as is model.CountedAs.Visit
+    await change(server, "fsync", "off")
+
+    async def outage() -> str | None:
+        return await opened.outage()
+
+    assert "fsync is off" in str(await waiting.until(outage, limit_seconds=30))
+    assert not opened.statistics().is_available
+    assert not opened.may_attempt
+    during = opened.accept(samples.arrival("during"))
+    assert (await asyncio.wait({during}, timeout=1))[0] == set()
+    await change(server, "fsync", "on")
+    assert (await asyncio.wait_for(during, 30)).counted_as is model.CountedAs.Visit
+
+    async def is_over() -> bool:
+        return await opened.outage() is None
+
+    await waiting.until(is_over, limit_seconds=30)
+    await opened.close()
