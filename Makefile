@@ -47,7 +47,7 @@ test: check $(READY) ## run make check and every test except those of test-long 
 	$(BIN)/python -m pytest -n 2 -m "not long and not node" $(ARGS)
 
 test-oldest-postgresql: $(READY) ## test the store on PostgreSQL 15, as Debian installs it (OLDEST_POSTGRESQL=folder of the programs)
-	USHER_TEST_POSTGRESQL=$(OLDEST_POSTGRESQL) $(BIN)/python -m pytest -n 2 -m "not long" -k postgresql tests/contract tests/integration/store/postgresql/test_{replicas,migrations,plans}.py
+	USHER_TEST_POSTGRESQL=$(OLDEST_POSTGRESQL) $(BIN)/python -m pytest -n 2 -m "not long" -k postgresql tests/contract tests/integration/store/postgresql/test_{replicas,migrations,plans,tls}.py
 
 test-long: $(READY) ## run the long suite: 100 kill rounds, a million odd bodies, 10 minutes of chaos
 	$(BIN)/python -m pytest -m long $(ARGS)
