@@ -123,7 +123,8 @@ class Chaos:
     async def transactions_ended(self) -> None:
         """Wait until every transaction that is open now has ended. The server ends those of a suspended gateway."""
         store = self.fleet[0].store
-        ((border,),) = store.rows("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        # Not xmax of a snapshot, because the open transactions may have higher numbers than it.
+        ((border,),) = store.rows("select pg_current_xact_id()::text::bigint")
         oldest = "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
         await gateways.wait_until(lambda: bool(store.rows(oldest)[0][0] >= border), 60, "the end of transactions")
 
