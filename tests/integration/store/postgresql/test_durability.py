@@ -14,7 +14,7 @@ from usher_gateway.store.postgresql import connections
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
 
-DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "synchronous_standby_names": ""}
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "synchronous_standby_names": ""}
 
 
 @pytest.fixture
@@ -38,7 +38,6 @@ async def change(server: PostgresServer, setting: str, value: str) -> None:
     [
         ("Local", {}, None),
         ("Local", {"fsync": "off"}, "fsync is off"),
-        ("Local", {"full_page_writes": "off"}, "full_page_writes is off"),
         ("Local", {"synchronous_commit": "off"}, "synchronous_commit is off"),
         ("Local", {"synchronous_commit": "local"}, None),
         ("Replicated", {}, "synchronous_standby_names is empty"),

@@ -53,8 +53,7 @@ Durability: TypeAlias = Literal["Local", "Replicated"]
 
 
 _SERVER_SETTINGS = """
-    select current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes,
-        current_setting('synchronous_commit') as synchronous_commit,
+    select current_setting('fsync') as fsync, current_setting('synchronous_commit') as synchronous_commit,
         current_setting('synchronous_standby_names') as synchronous_standby_names
 """
 
@@ -74,7 +73,7 @@ async def require_durable(connection: Connection, durability: Durability) -> Non
 
 def durability_problem(found: Mapping[str, str], durability: Durability) -> str | None:
     """Return which setting of a server breaks a promise; None if there is none (pure)."""
-    for name in ("fsync", "full_page_writes", "synchronous_commit"):
+    for name in ("fsync", "synchronous_commit"):
         if found[name] == "off":
             return f"{name} is off"
     if durability == "Replicated":
