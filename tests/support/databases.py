@@ -70,10 +70,11 @@ def name_in(dsn: str) -> str:
     return dsn.rpartition("/")[2]
 
 
-def create(name: str) -> None:
+def create(name: str, tablespace: str = "pg_default") -> None:
     """Create a database with the newest schema, if it does not exist."""
     if not server().rows(f"select 1 from pg_database where datname = '{name}'"):
-        server().execute(f"create database {name} template {_template()} strategy file_copy")
+        how = f"template {_template()} strategy file_copy tablespace {tablespace}"
+        server().execute(f"create database {name} {how}")
 
 
 @functools.cache
