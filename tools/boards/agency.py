@@ -37,7 +37,7 @@ def _figures() -> list[Panel]:
         number(
             "Silent listeners",
             "Webhooks from which nothing came for longer than silence.afterSeconds. Purple may have disabled them.",
-            f"sum(max by ({_TENANT}) (usher_tenant_silent_listeners{{{_HERE}}}))",
+            f"sum(min by ({_TENANT}) (usher_tenant_silent_listeners{{{_HERE}}}))",
             runbook="ListenerSilent",
             bad_above=1,
         ),
@@ -59,7 +59,7 @@ def _figures() -> list[Panel]:
         number(
             "Held deliveries",
             "Deliveries that wait for a person or a date, for every reason, also on purpose.",
-            f"sum(usher_held_deliveries{{{_HERE}}}) or vector(0)",
+            f"sum(max by ({_TENANT}, reason) (usher_held_deliveries{{{_HERE}}})) or vector(0)",
             unit="locale",
             runbook="DeliveriesHeld",
             bad_above=1,
@@ -67,7 +67,7 @@ def _figures() -> list[Panel]:
         number(
             "Dead deliveries",
             "Deliveries that failed for good and can be redriven.",
-            f"sum(usher_dead_deliveries{{{_HERE}}})",
+            f"sum(max by ({_TENANT}) (usher_dead_deliveries{{{_HERE}}}))",
             unit="locale",
             runbook="DeadLettersGrowing",
             bad_above=1,

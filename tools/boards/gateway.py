@@ -76,7 +76,7 @@ def _figures() -> list[Panel]:
         number(
             "Rejected documents",
             "Problems that keep an edit from applying. The last good version is in force.",
-            f"sum(usher_config_rejected{{{_HERE}}})",
+            f"max(usher_config_rejected{{{_HERE}}})",
             runbook="ConfigRejected",
             bad_above=1,
         ),
@@ -177,8 +177,8 @@ def _lanes() -> list[Panel]:
     return [
         graph(
             "Open deliveries",
-            "All that are pending, and those that wait in lanes for a slot.",
-            (f"sum(usher_open_deliveries{{{_HERE}}})", "open"),
+            "All that are pending, by the gateway that knows of most, and those that wait in lanes for a slot.",
+            (f"max(usher_open_deliveries{{{_HERE}}})", "open"),
             (f"sum(usher_lane_deliveries{{{_HERE}}})", "in lanes"),
             (f"sum(usher_unsettled{{{_HERE}}})", "result not stored yet"),
             unit="locale",

@@ -5,6 +5,8 @@ from grafana_foundation_sdk.builders import dashboard
 from boards.panels import Panel, board, graph, listing, number
 
 _HERE = 'job=~"$job",tenant_namespace=~"$tenant_namespace",tenant=~"$tenant"'
+_TENANT = "tenant_namespace, tenant"
+"""Several gateways on one store each report the whole, so their values must not be added up."""
 _DESTINATIONS = 'job=~"$job",destination_namespace=~"$tenant_namespace"'
 
 
@@ -41,11 +43,11 @@ def _figures() -> list[Panel]:
             unit="s",
             runbook="ListenerSilent",
         ),
-        number("Listeners", "Webhooks in force.", f"sum(usher_tenant_listeners{{{_HERE}}})"),
+        number("Listeners", "Webhooks in force.", f"sum(max by ({_TENANT}) (usher_tenant_listeners{{{_HERE}}}))"),
         number(
             "Silent listeners",
             "Webhooks from which nothing came for longer than silence.afterSeconds.",
-            f"sum(usher_tenant_silent_listeners{{{_HERE}}})",
+            f"sum(min by ({_TENANT}) (usher_tenant_silent_listeners{{{_HERE}}}))",
             runbook="ListenerSilent",
             bad_above=1,
         ),
@@ -53,14 +55,14 @@ def _figures() -> list[Panel]:
             "Refusing all arrivals",
             "Webhooks of which the last three arrivals or more were all refused. A webhook that accepts some does not"
             " count.",
-            f"sum(usher_tenant_refusing_listeners{{{_HERE}}})",
+            f"sum(max by ({_TENANT}) (usher_tenant_refusing_listeners{{{_HERE}}}))",
             runbook="HookAtRisk",
             bad_above=1,
         ),
         number(
             "Held deliveries",
             "Deliveries that wait for a person or a date.",
-            f"sum(usher_held_deliveries{{{_HERE}}}) or vector(0)",
+            f"sum(max by ({_TENANT}, reason) (usher_held_deliveries{{{_HERE}}})) or vector(0)",
             unit="locale",
             runbook="DeliveriesHeld",
             bad_above=1,
@@ -68,7 +70,7 @@ def _figures() -> list[Panel]:
         number(
             "Dead deliveries",
             "Deliveries that failed for good and can be redriven.",
-            f"sum(usher_dead_deliveries{{{_HERE}}})",
+            f"sum(max by ({_TENANT}) (usher_dead_deliveries{{{_HERE}}}))",
             unit="locale",
             runbook="DeadLettersGrowing",
             bad_above=1,
@@ -117,7 +119,7 @@ def _graphs() -> list[Panel]:
         graph(
             "Held deliveries by reason",
             "What waits for a person or a date. Usher delivers it when the cause has ended.",
-            (f"sum by (reason) (usher_held_deliveries{{{_HERE}}})", "{{reason}}"),
+            (f"sum by (reason) (max by ({_TENANT}, reason) (usher_held_deliveries{{{_HERE}}}))", "{{reason}}"),
             unit="locale",
             runbook="DeliveriesHeld",
         ),
