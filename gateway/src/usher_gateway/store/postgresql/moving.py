@@ -172,7 +172,8 @@ class PostgresMove:
                 if kind == "time":
                     cursor = await connection.cursor(_DUMP_TIMES, TIMES)
                 else:
-                    statement = f"select {_DUMPED.get(kind, names)} from {TABLES[kind]}"  # noqa: S608
+                    order = " order by key" if kind == "arrival" else ""
+                    statement = f"select {_DUMPED.get(kind, names)} from {TABLES[kind]}{order}"  # noqa: S608
                     cursor = await connection.cursor(statement)
                 size = _BODIES if kind == "body" else _SLICE
                 while rows := await cursor.fetch(size, timeout=_STATEMENT_SECONDS):
