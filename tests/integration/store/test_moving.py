@@ -1,11 +1,13 @@
 """Move a store from one engine to the other and back: nothing is lost, added or changed."""
 
+import asyncio
 import random
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from contract import engines, samples
@@ -16,12 +18,14 @@ from usher_gateway.model import SettledAs
 from usher_gateway.store import moving
 from usher_gateway.store.base import ListenerActivity
 from usher_gateway.store.export_file import ExportReader
+from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.moving import PostgresMove
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.moving import SqliteMove
 
 DIRECTIONS = [("sqlite", "postgresql"), ("postgresql", "sqlite")]
+_WAITS_FOR_LOCK = "select exists (select 1 from pg_locks where locktype = 'advisory' and not granted)"
 
 
 @pytest.fixture
@@ -228,6 +232,24 @@ async def test_every_person_is_found_after_a_move_of_a_table_in_another_order(pl
             assert len(found) == 1, number
     finally:
         await second.store.close()
+
+
+async def test_export_waits_for_counts_that_another_process_folds(places: Path) -> None:
+    bench = bench_of("postgresql", places / "first")
+    await bench.open()
+    await bench.accept(arrival("a"), arrival("b"))
+    await bench.store.close()
+    connection = await asyncpg.connect(databases.owner_dsn(databases.name_of(bench.place)))
+    try:
+        async with asyncio.TaskGroup() as group, connection.transaction():
+            await connection.execute("select pg_advisory_xact_lock($1)", schema.FOLD_LOCK)
+            exporting = group.create_task(export("postgresql", bench.place, places / "file"))
+            while not (await asyncio.wait({exporting}, timeout=0.01))[0]:
+                if await connection.fetchval(_WAITS_FOR_LOCK):
+                    break
+        assert exporting.result().counts["meter"] > 0
+    finally:
+        await connection.close()
 
 
 class StoppedError(Exception):

@@ -82,7 +82,9 @@ class PostgresMove:
             await incarnations.take_over(connection, now)
             if await schema.meta(connection, MOVED) is None:
                 await schema.set_meta(connection, MOVED, model.format_time(now))
-        async with self._connected() as connection:
+        async with self._connected() as connection, connection.transaction():
+            await connection.execute(schema.LOCK_LIMITS)
+            await connection.execute("select pg_advisory_xact_lock($1)", schema.FOLD_LOCK, timeout=35)
             while await meters.fold(connection):
                 pass
 
