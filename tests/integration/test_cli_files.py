@@ -199,7 +199,7 @@ def test_urls_are_derived_from_the_install_key(tmp_path: pathlib.Path) -> None:
 def test_url_does_not_create_a_key_unasked(tmp_path: pathlib.Path) -> None:
     done = usher("url", "examples/quickstart.yaml", "--data", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--new-key" in done.stderr
+    assert "`usher url --new-key`" in done.stderr, "export, import and check say this too, and have no such flag"
     assert list(tmp_path.iterdir()) == []
 
 

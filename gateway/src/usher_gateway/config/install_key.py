@@ -60,7 +60,8 @@ _HINT = (
 
 
 _MISSING_HINT = (
-    "give the --data folder of `usher run`, or set USHER_INSTALL_KEY; --new-key creates a key, and with it new URLs"
+    "give the --data folder of `usher run`, or set USHER_INSTALL_KEY;"
+    " `usher url --new-key` creates a key, and with it new URLs"
 )
 
 
