@@ -90,6 +90,7 @@ async def test_visits_are_delivered_once_over_a_move(
             code, output = await usher("import", str(file), *flags_of(target, tmp_path, database_name))
             assert code == 0, output
             assert "DIFFERENT" not in output
+            assert f"The store equals the file. Start the gateway on it, and delete {file}" in output
 
             await old.launch(USHER_INSTALL_KEY=ENVIRONMENT["USHER_INSTALL_KEY"])
             assert await old.exit_code() == 1

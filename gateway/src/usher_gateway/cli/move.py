@@ -90,6 +90,7 @@ def register(app: typer.Typer) -> None:
             admin_client.fail(
                 "the store differs from the file, and gateways will refuse it", "Import into an empty store again.", 1
             )
+        typer.echo(f"The store equals the file. Start the gateway on it, and delete {file}: it contains personal data.")
 
 
 @contextlib.contextmanager
