@@ -391,6 +391,20 @@ async def test_live_or_full_stores_are_refused(places: Path, engine: str) -> Non
     await bench.store.close()
     with pytest.raises(model.StoreLockedError, match="not empty"):
         await load(engine, bench.place, places / "file")
+    await export(engine, bench.place, places / "other")
+    with pytest.raises(model.StoreLockedError, match="were exported") as refused:
+        await load(engine, bench.place, places / "file")
+    assert refused.value.hint == "Import into an empty store."
+
+
+async def test_export_by_a_user_without_rights_says_who_may(places: Path) -> None:
+    name = databases.name_of(places / "first")
+    databases.create(name)
+    databases.server().execute("revoke all on meta from gateway", name)
+    store = PostgresMove(PostgresSettings(databases.gateway_dsn(name), "k"))
+    with pytest.raises(model.ConfigurationError, match="lacks rights") as refused:
+        await store.open()
+    assert refused.value.hint == "Connect as the owner of the tables."
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])

@@ -127,6 +127,16 @@ def refuse_moved(moved: str | None, position: str | None) -> None:
         )
 
 
+def refuse_exported(moved: str | None) -> None:
+    """Check that a file may be imported into a store with this value in its table meta.
+
+    Raises:
+        StoreLockedError: it may not.
+    """
+    if moved is not None:
+        raise model.StoreLockedError(f"the data of this store were exported at {moved}", "Import into an empty store.")
+
+
 class Tally(msgspec.Struct):
     """The number of rows of each kind, and a digest that does not depend on their order."""
 

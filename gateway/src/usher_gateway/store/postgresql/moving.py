@@ -109,7 +109,7 @@ class PostgresMove:
             position = await schema.meta(connection, POSITION)
             if position is not None:
                 return position
-            moving.refuse_moved(await schema.meta(connection, MOVED), None)
+            moving.refuse_exported(await schema.meta(connection, MOVED))
             await self._refuse_live(connection)
             for table in (*TABLES.values(), "commits"):
                 if await connection.fetchval(f"select exists (select 1 from {table})"):  # noqa: S608
@@ -195,6 +195,10 @@ class PostgresMove:
         try:
             async with self._pool.acquire() as connection:
                 yield connection
+        except asyncpg.InsufficientPrivilegeError:
+            raise model.ConfigurationError(
+                "the user of --store lacks rights on the tables", "Connect as the owner of the tables."
+            ) from None
         except UNAVAILABLE as error:
             raise model.StoreUnavailableError(
                 f"the database failed: {describe(error)}", "Look into the server's log, then run the command again."

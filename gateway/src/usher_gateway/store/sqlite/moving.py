@@ -84,7 +84,7 @@ class SqliteMove:
         position = self._meta(POSITION)
         if position is not None:
             return position
-        moving.refuse_moved(self._meta(MOVED), None)
+        moving.refuse_exported(self._meta(MOVED))
         tables = [table for table in TABLES.values() if self._has_rows(table)]
         if tables or self._has_rows("meter_batches"):
             raise model.StoreLockedError(
