@@ -104,7 +104,8 @@ def test_migrate_says_what_is_wrong(empty: str) -> None:
     assert "pass-in-address" not in away.stderr
     absent = usher_migrate(databases.server().dsn("absent"))
     assert absent.returncode == 2
-    assert "Check user, password and database" in absent.stderr
+    assert "the database of --store does not exist" in absent.stderr
+    assert "absent" not in absent.stderr
 
 
 async def test_store_that_may_not_migrate_refuses_an_old_schema(empty: str) -> None:
@@ -171,6 +172,14 @@ def test_user_who_may_not_alter_tables_cannot_migrate(empty: str) -> None:
     assert usher_migrate(databases.gateway_dsn(empty)).stdout == "the tables are up to date\n"
 
 
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_user_who_may_not_read_the_tables_cannot_migrate(database: str, flags: tuple[str, ...]) -> None:
+    databases.server().execute("revoke all on meta from gateway", database)
+    refused = usher_migrate(databases.gateway_dsn(database), *flags)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "Run `usher migrate` as the owner" in refused.stderr
+
+
 def test_gateway_may_use_the_tables_of_later_migrations(empty: str) -> None:
     later = schema.Migration(
         9000, "add notes", "create table notes (number integer generated always as identity, note text)"
@@ -198,6 +207,6 @@ def test_gateway_without_migrate_says_what_to_run(empty: str, tmp_path: Path) ->
         check=False,
     )
     assert done.returncode == 1
-    assert "lacks migration 1" in done.stderr
+    assert "lacks migrations (1, " in done.stderr
     assert "Run `usher migrate`" in done.stderr
     assert tables(empty) == set()

@@ -119,11 +119,12 @@ async def open_pool(
             reset=_keep,
             init=check,
         )
-    except (
-        asyncpg.InvalidAuthorizationSpecificationError,
-        asyncpg.InvalidCatalogNameError,
-        asyncpg.ClientConfigurationError,
-    ) as error:
+    except asyncpg.InvalidCatalogNameError as error:
+        raise model.ConfigurationError(
+            f"the database of --store does not exist: {describe(error)}",
+            "Create it, or correct its name in --store.",
+        ) from None
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.ClientConfigurationError) as error:
         raise model.ConfigurationError(
             f"PostgreSQL refuses the connection: {describe(error)}",
             "Check user, password and database of --store.",

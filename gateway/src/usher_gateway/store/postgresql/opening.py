@@ -120,7 +120,8 @@ async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migr
     """Make the migrations that a database lacks, and return them; a dry run only returns them.
 
     Raises:
-        UsherError: see schema.migrate(); StoreUnavailableError if the server cannot be reached.
+        UsherError: see schema.migrate(); StoreUnavailableError if the server cannot be reached; ConfigurationError if
+            the user may not read the tables.
     """
     pool = await open_pool(dsn, password, PoolBounds(1, 1))
     try:
@@ -128,6 +129,10 @@ async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migr
             if dry_run:
                 return await schema.pending(connection, schema.all_migrations())
             return await schema.migrate(connection)
+    except asyncpg.InsufficientPrivilegeError:
+        raise model.ConfigurationError(
+            "the user of --store may not read the tables", "Run `usher migrate` as the owner of the tables."
+        ) from None
     except UNAVAILABLE as error:
         raise model.StoreUnavailableError(f"the migration failed: {describe(error)}") from None
     finally:

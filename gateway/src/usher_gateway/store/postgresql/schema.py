@@ -148,7 +148,7 @@ async def require_newest(connection: Connection) -> None:
     if lacking:
         numbers = ", ".join(str(migration.number) for migration in lacking)
         raise model.SchemaTooOldError(
-            f"the database of --store lacks migration {numbers}, and --no-migrate forbids to make it",
+            f"the database of --store lacks migrations ({numbers}), and --no-migrate forbids the gateway to make them",
             "Run `usher migrate` of this release as the owner of the tables.",
         )
 
