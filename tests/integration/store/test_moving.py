@@ -252,6 +252,26 @@ async def test_export_waits_for_counts_that_another_process_folds(places: Path) 
         await connection.close()
 
 
+async def test_delivery_that_another_session_locks_is_not_lost_in_a_move(places: Path) -> None:
+    first, second = bench_of("postgresql", places / "first"), bench_of("sqlite", places / "second")
+    await first.open()
+    await first.accept(arrival("a"), arrival("b"))
+    await first.engine.crash(first.store)
+    connection = await asyncpg.connect(databases.owner_dsn(databases.name_of(first.place)))
+    try:
+        async with connection.transaction():
+            await connection.execute("select from deliveries order by key limit 1 for update")
+            await export("postgresql", first.place, places / "file")
+    finally:
+        await connection.close()
+    await load("sqlite", second.place, places / "file")
+    await second.open()
+    try:
+        assert len(await second.claim()) == 2
+    finally:
+        await second.store.close()
+
+
 class StoppedError(Exception):
     """Raised instead of a batch."""
 

@@ -23,9 +23,10 @@ _BODIES = 16
 _STATEMENT_SECONDS = 3_600.0
 
 _DUMPED = {
-    "delivery": COLUMNS["delivery"].replace("waiting", "waiting::integer"),
+    "delivery": COLUMNS["delivery"].replace("waiting", "(state = 0 and hold = 0)::integer"),
 }
-"""Columns that are not moved as they are."""
+"""Columns that are not moved as they are. No gateway lives, so what is pending and not held is in the backlog, also if
+another session locked its row while the export took it over."""
 
 _DUMP_TIMES = "select name, value from meta where name = any($1::text[]) order by name"
 
