@@ -1,7 +1,9 @@
 """Several gateways on one database: one visit per arrival, one owner per delivery."""
 
 import asyncio
+from pathlib import Path
 
+import asyncpg
 import pytest
 import structlog
 
@@ -10,6 +12,7 @@ from contract.test_books import violations
 from support import databases
 from usher_gateway import model
 from usher_gateway.store.base import Filter, Replicas
+from usher_gateway.store.postgresql import opening
 
 Gateways = list[engines.Bench]
 NOW, DAY = samples.NOW, samples.DAY
@@ -309,3 +312,24 @@ async def test_listing_shows_the_visits_of_all_gateways(gateways: Gateways) -> N
     ids = [str(row["id"]) for row in page.rows]
     assert len(ids) == 10
     assert ids == sorted(set(ids), reverse=True)
+
+
+async def test_start_that_fails_uses_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway tries to start every few seconds, and a slot is free again after 10 minutes only."""
+
+    async def fail(_: object) -> None:
+        raise asyncpg.QueryCanceledError("canceling statement due to statement timeout")
+
+    engine = engines.Postgresql()
+    bench = engines.Bench(engine, tmp_path / "data")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(opening, "read_stored_bytes", fail)
+            for _ in range(3):
+                with pytest.raises(model.StoreUnavailableError):
+                    await bench.open()
+        await bench.open()
+        assert engines.postgresql(bench.store).incarnation.slot == 0
+        await bench.store.close()
+    finally:
+        engine.forget(bench.place)

@@ -94,25 +94,26 @@ async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Call
             await incarnations.end_dead(connection)
             await incarnations.adjust_backlog(connection, now())
             recovered = await incarnations.take_over(connection, now())
+            await names.load(connection)
+            highest = await connection.fetchval(_HIGHEST_KEY)
+            confirmed_at = int(await schema.meta(connection, "confirmed_at") or 0)
+            stored_bytes = await read_stored_bytes(connection)
+            # Last, because a start that fails after it would use up a slot for minutes.
             incarnation = await incarnations.begin(connection)
             if incarnation is None:
                 raise model.StoreLockedError(
                     f"{SLOTS} gateways use this database already", "Stop some, or wait 10 minutes after their end."
                 )
             replicas = replicas_of(incarnation, await incarnations.members(connection))
-        await names.load(connection)
-        highest = await connection.fetchval(_HIGHEST_KEY)
-        report = OpenReport(
-            highest, recovered, settings.durability, int(await schema.meta(connection, "confirmed_at") or 0)
-        )
-        writer = Writer(
-            pool=pool,
-            incarnation=incarnation.number,
-            ids=model.IdFactory(floor=highest, slot=incarnation.slot, slots=SLOTS),
-            names=names,
-            lost=lost,
-        )
-        writer.stored_bytes = await read_stored_bytes(connection)
+    report = OpenReport(highest, recovered, settings.durability, confirmed_at)
+    writer = Writer(
+        pool=pool,
+        incarnation=incarnation.number,
+        ids=model.IdFactory(floor=highest, slot=incarnation.slot, slots=SLOTS),
+        names=names,
+        lost=lost,
+    )
+    writer.stored_bytes = stored_bytes
     return OpenedStore(pool, incarnation, replicas, writer, report, lost)
 
 
