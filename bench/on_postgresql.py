@@ -1,20 +1,27 @@
-"""Measure the gateway on PostgreSQL, as ratios within one run: `make bench-postgresql ARGS="ingest replicas"`.
+"""Measure the gateway on PostgreSQL, as ratios within one run: `make bench-postgresql ARGS="ingest replicas claims"`.
 
 The server is a durable one: it flushes every commit to the disk. The rounds of all variants alternate, and a figure is
 the median of its rounds.
 """
 
 import argparse
+import asyncio
 import contextlib
 import os
 import statistics
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 
+import asyncpg
 import report
 import run
 
 from postgresql.server import PostgresServer
+from usher_gateway import logs, model
+from usher_gateway.store.postgresql.names import NameNumbers
+from usher_gateway.store.postgresql.opening import PostgresSettings
+from usher_gateway.store.postgresql.store import PostgresStore
 
 SERVER = {"shared_buffers": "1GB", "max_wal_size": "8GB"}
 """Settings that a server for this load has anyway."""
@@ -93,7 +100,68 @@ def replicas(rounds: int, seconds: float) -> Iterator[report.Result]:
     yield report.Result("the same, p99 of the answer", measured, "<= 2x", slow <= 2 * fast)
 
 
-BENCHMARKS = {"ingest": ingest, "replicas": replicas}
+PENDING = 10_000_000
+DESTINATIONS = 50
+DUE = 2_000
+"""Deliveries that wait for each of these destinations. The rest waits for one that is dead."""
+
+BATCH = 64
+
+
+def claims(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure claims of due deliveries while 10 million others wait for a destination that is dead."""
+    del rounds, seconds
+    with PostgresServer(is_durable=True, settings=SERVER) as server:
+        server.execute("create database claims")
+        took, looked = asyncio.run(_claim_all(server, "claims"))
+    p99 = sorted(took)[len(took) * 99 // 100] * 1000
+    measured = f"p50 {statistics.median(took) * 1000:.1f} ms, p99 {p99:.1f} ms ({len(took)} claims of {BATCH})"
+    yield report.Result(f"claims beside {PENDING:,} pending deliveries", measured, "p99 <= 20 ms", p99 <= 20)
+    yield report.Result("finding the destinations that have due work", f"{looked * 1000:.1f} ms", "")
+
+
+async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float], float]:
+    """Fill a database and claim what is due; return the seconds of each claim, and of finding the destinations."""
+    async with _store(server, database):
+        connection = await asyncpg.connect(server.dsn(database), server_settings={"synchronous_commit": "off"})
+        listener = model.ListenerName("bench", "t0", "l0")
+        routes = [model.RouteDefinition(listener, "all", _destination(number)) for number in range(DESTINATIONS + 1)]
+        await NameNumbers().prepare(connection, [listener], routes)
+        fill = (run.HERE / "pending.sql").read_text("utf-8")
+        for word, value in (("DESTINATIONS", DESTINATIONS), ("DUE", DUE), ("PENDING", PENDING)):
+            fill = fill.replace(word, str(value))
+        await connection.execute(fill)
+        await connection.close()
+    async with _store(server, database) as store:
+        began = time.perf_counter()
+        found = await store.due()
+        looked = time.perf_counter() - began
+        assert len(found) == DESTINATIONS + 1
+        took: list[float] = []
+        for _ in range(DUE // BATCH):
+            for number in range(1, DESTINATIONS + 1):
+                began = time.perf_counter()
+                claimed = await store.claim(_destination(number), BATCH, 1 << 24, PENDING + 1)
+                took.append(time.perf_counter() - began)
+                assert len(claimed) == BATCH
+    return took, looked
+
+
+@contextlib.asynccontextmanager
+async def _store(server: PostgresServer, database: str) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(PostgresSettings(server.dsn(database), "bench"), lambda: time.time_ns() // 1000)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _destination(number: int) -> str:
+    return f"bench/d{number:02}"
+
+
+BENCHMARKS = {"ingest": ingest, "replicas": replicas, "claims": claims}
 
 
 def main() -> int:
@@ -106,6 +174,7 @@ def main() -> int:
     unknown = set(arguments.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    logs.configure(level="error")
     results: list[report.Result] = []
     for name in arguments.names or BENCHMARKS:
         report.progress(name)
