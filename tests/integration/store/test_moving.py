@@ -63,6 +63,12 @@ async def export(engine: str, place: Path, file: Path) -> moving.Tally:
 
 
 async def load(engine: str, place: Path, file: Path, key: str = "k") -> moving.Comparison:
+    comparison = await load_unless_done(engine, place, file, key)
+    assert comparison is not None
+    return comparison
+
+
+async def load_unless_done(engine: str, place: Path, file: Path, key: str = "k") -> moving.Comparison | None:
     with file.open("rb") as source:
         reader = ExportReader(source, file.name)
         store = await movable(engine, place, key)
@@ -326,6 +332,30 @@ async def test_another_file_does_not_continue_an_import(places: Path) -> None:
     with pytest.raises(model.ExportFileError, match="of another file"):
         await load("sqlite", places / "third", files[1])
     assert (await load("sqlite", places / "third", files[0])).is_complete
+
+
+@pytest.mark.parametrize("target", ["sqlite", "postgresql"])
+async def test_complete_import_is_not_repeated(places: Path, target: str) -> None:
+    """As when the command was killed after the end of the import, and a gateway serves the store meanwhile."""
+    files = []
+    for name in ("first", "second"):
+        source = bench_of("sqlite", places / name)
+        await source.open()
+        await source.accept(arrival(name))
+        await source.store.close()
+        files.append(places / f"{name}.file")
+        await export("sqlite", source.place, files[-1])
+    bench = bench_of(target, places / "third")
+    assert (await load(target, bench.place, files[0])).is_complete
+    await bench.open()
+    await bench.accept(arrival("later"))
+    await bench.store.close()
+    assert await load_unless_done(target, bench.place, files[0]) is None
+    with pytest.raises(model.StoreLockedError, match="another file was imported"):
+        await load(target, bench.place, files[1])
+    await bench.open()
+    assert len(await bench.visits()) == 2
+    await bench.store.close()
 
 
 @pytest.mark.parametrize("target", ["sqlite", "postgresql"])

@@ -85,6 +85,9 @@ def register(app: typer.Typer) -> None:
         """
         with _errors_as_messages():
             comparison = _import(file, data, store, store_password_file)
+            if comparison is None:
+                typer.echo("This file was imported into this store before, and they were equal then.")
+                return
             _print_comparison(comparison)
         if not comparison.is_complete:
             admin_client.fail(
@@ -179,7 +182,7 @@ def _create(draft: pathlib.Path) -> BinaryIO:
 
 def _import(
     file: pathlib.Path, data: pathlib.Path, store: str | None, password_file: pathlib.Path | None
-) -> "moving.Comparison":
+) -> "moving.Comparison | None":
     from usher_gateway.store.export_file import ExportReader
 
     with _file_errors(file), file.open("rb") as source:
@@ -188,7 +191,7 @@ def _import(
 
 async def _load(
     reader: "export_file.ExportReader", data: pathlib.Path, store: str | None, password_file: pathlib.Path | None
-) -> "moving.Comparison":
+) -> "moving.Comparison | None":
     from usher_gateway.store import moving
 
     async with _opened(data, store, password_file, may_create=True) as (opened, fingerprint):

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 
 from usher_gateway import __version__, model
-from usher_gateway.store.export_file import FORMAT, ExportReader, ExportWriter, Start
+from usher_gateway.store.export_file import FORMAT, Chunk, ExportReader, ExportWriter, Start
 
 COLUMNS = {
     "listener": "number, namespace, tenant, listener",
@@ -63,6 +63,10 @@ MOVED = "moved"
 POSITION = "import_position"
 """The name in the table meta of the position of an unfinished import: ``CHUNKS:DIGEST``."""
 
+IMPORTED = "imported"
+"""The name in the table meta of the last position of a complete import. It shows that a file need not be imported again
+if the command was killed at its end."""
+
 BEGINNING = "0:"
 """The position of an import that has loaded nothing."""
 
@@ -104,7 +108,10 @@ class MovableStore(Protocol):
         """Prepare the store for new rows. Idempotent."""
 
     async def end_import(self) -> None:
-        """Remove the position, so that gateways may serve the store."""
+        """Rename the position to IMPORTED, so that gateways may serve the store."""
+
+    async def imported(self) -> str | None:
+        """Return the last position of the import that filled this store, if it is complete."""
 
     def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
         """Yield the rows of all kinds, in slices, from one snapshot."""
@@ -209,10 +216,11 @@ async def export_store(
 
 async def import_file(
     store: MovableStore, reader: ExportReader, *, key_fingerprint: str, progress: Progress
-) -> Comparison:
+) -> Comparison | None:
     """Load a file into an empty store, or go on with its unfinished import; then compare both.
 
-    If they differ, the store keeps the mark of an unfinished import, so that no gateway serves it.
+    Returns None if this file was imported before, and equal then. If file and store differ, the store keeps the mark of
+    an unfinished import, so that no gateway serves it.
 
     Raises:
         InstallKeyError: another install key made the file.
@@ -223,6 +231,11 @@ async def import_file(
         raise model.InstallKeyError(
             "another install key made this file", "Use the install.key or USHER_INSTALL_KEY of the exported store."
         )
+    imported = await store.imported()
+    if imported is not None:
+        if imported != _last_position(reader):
+            raise model.StoreLockedError("another file was imported into this store", "Import into an empty store.")
+        return None
     position = await store.begin_import()
     done, _, digest = position.partition(":")
     tally = Tally()
@@ -233,7 +246,7 @@ async def import_file(
         for packed, row in zip(chunk.rows, rows, strict=True):
             tally.add(chunk.kind, packed, row)
         if number > int(done):
-            after = f"{number}:{chunk.digest}"
+            after = _position(chunk)
             await store.load(chunk.kind, [*rows], before=position, after=after)
             position = after
             progress(chunk.kind, tally.counts[chunk.kind])
@@ -246,6 +259,17 @@ async def import_file(
     if comparison.is_complete:
         await store.end_import()
     return comparison
+
+
+def _position(chunk: Chunk) -> str:
+    return f"{chunk.number}:{chunk.digest}"
+
+
+def _last_position(reader: ExportReader) -> str:
+    position = BEGINNING
+    for chunk in reader.chunks():
+        position = _position(chunk)
+    return position
 
 
 async def _count(store: MovableStore) -> Tally:

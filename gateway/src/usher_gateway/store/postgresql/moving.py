@@ -9,7 +9,7 @@ import asyncpg
 from usher_gateway import model
 from usher_gateway.store import moving
 from usher_gateway.store.encodings import FLAG_UNACKNOWLEDGED, split_person_keys
-from usher_gateway.store.moving import COLUMNS, MOVED, POSITION, TABLES, TIMES
+from usher_gateway.store.moving import COLUMNS, IMPORTED, MOVED, POSITION, TABLES, TIMES
 from usher_gateway.store.postgresql import incarnations, meters, schema
 from usher_gateway.store.postgresql.accept import MOST_TIMES
 from usher_gateway.store.postgresql.connections import UNAVAILABLE, Connection, PoolBounds, describe, open_pool
@@ -158,9 +158,14 @@ class PostgresMove:
             await connection.execute("analyze", timeout=_STATEMENT_SECONDS)
 
     async def end_import(self) -> None:
-        """Remove the position."""
+        """Rename the position."""
         async with self._locked() as connection:
-            await connection.execute("delete from meta where name = $1", POSITION)
+            await connection.execute("update meta set name = $1 where name = $2", IMPORTED, POSITION)
+
+    async def imported(self) -> str | None:
+        """Return the position of the complete import."""
+        async with self._locked() as connection:
+            return await schema.meta(connection, IMPORTED)
 
     async def dump(self) -> AsyncIterator[tuple[str, list[moving.Row]]]:
         """Yield all rows."""

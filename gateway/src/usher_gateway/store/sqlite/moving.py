@@ -9,7 +9,7 @@ import msgspec
 
 from usher_gateway import model
 from usher_gateway.store import moving
-from usher_gateway.store.moving import COLUMNS, MOVED, POSITION, TABLES
+from usher_gateway.store.moving import COLUMNS, IMPORTED, MOVED, POSITION, TABLES
 from usher_gateway.store.sqlite import database, meters
 from usher_gateway.store.sqlite.recent_index import BUCKETS, FOLD_ROWS, short_key
 from usher_gateway.store.sqlite.transaction import fold_persons
@@ -134,9 +134,13 @@ class SqliteMove:
             self._connection.execute(_SET_META, ("lanes_from", str(highest + 1)))
 
     async def end_import(self) -> None:
-        """Remove the position."""
+        """Rename the position."""
         with self._transaction():
-            self._connection.execute("delete from meta where name = ?", (POSITION,))
+            self._connection.execute("update meta set name = ? where name = ?", (IMPORTED, POSITION))
+
+    async def imported(self) -> str | None:
+        """Return the position of the complete import."""
+        return self._meta(IMPORTED)
 
     async def dump(self) -> AsyncIterator[tuple[str, list[moving.Row]]]:
         """Yield all rows."""
