@@ -188,6 +188,14 @@ async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
             session.get(f"http://127.0.0.1:{gateway.admin}/healthz") as alive,
         ):
             assert alive.status == 200
+        token = (gateway.data / "observe.token").read_text().strip()
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session,
+            session.get(f"http://127.0.0.1:{gateway.admin}/api/usage") as refused,
+        ):
+            problem = await refused.json()
+        assert (refused.status, problem["code"]) == (503, "StoreUnavailable")
+        assert "waits for its store: PostgreSQL cannot be reached" in problem["detail"]
         await asyncio.to_thread(server.start)
         await gateway.wait_ready()
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(1))).is_acknowledgement

@@ -67,9 +67,14 @@ def make_waiting_routes(reason: Callable[[], str]) -> tuple[AdminRoute, ...]:
         answer = {"ready": False, "reasons": [f"the store is away: {reason()}"], "warnings": []}
         return api.json_response(answer, 503)
 
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        hint = "the gateway tries again every few seconds; its log says why it waits"
+        raise api.ProblemError(503, "StoreUnavailable", f"the gateway waits for its store: {reason()}", hint)
+
     return (
         AdminRoute("GET", "/healthz", Role.Anybody, _healthz),
         AdminRoute("GET", "/readyz", Role.Anybody, readyz),
+        AdminRoute("*", "/api/{path:.*}", Role.Observe, refuse),
     )
 
 
