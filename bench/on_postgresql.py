@@ -4,7 +4,6 @@ The server is a durable one: it flushes every commit to the disk. The rounds of 
 the median of its rounds.
 """
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -164,23 +163,6 @@ def _destination(number: int) -> str:
 BENCHMARKS = {"ingest": ingest, "replicas": replicas, "claims": claims}
 
 
-def main() -> int:
-    """Run the requested benchmarks; return 1 if a goal is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5, help="per round")
-    arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(BENCHMARKS)
-    if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    logs.configure(level="error")
-    results: list[report.Result] = []
-    for name in arguments.names or BENCHMARKS:
-        report.progress(name)
-        results += BENCHMARKS[name](arguments.rounds, arguments.seconds)
-    return report.show(f"{os.cpu_count()} cores, {arguments.rounds} rounds of {arguments.seconds:g} s", results)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    logs.configure(level="error")
+    sys.exit(run.main(__doc__, BENCHMARKS))

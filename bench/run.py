@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -346,22 +346,22 @@ BENCHMARKS = {
 }
 
 
-def main() -> int:
+def main(description: str | None, benchmarks: Mapping[str, Callable[[int, float], Iterator[report.Result]]]) -> int:
     """Run the requested benchmarks; return 1 if a goal is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(benchmarks))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="per round")
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(BENCHMARKS)
+    unknown = set(arguments.names) - set(benchmarks)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     results: list[report.Result] = []
-    for name in arguments.names or BENCHMARKS:
+    for name in arguments.names or benchmarks:
         report.progress(name)
-        results += BENCHMARKS[name](arguments.rounds, arguments.seconds)
+        results += benchmarks[name](arguments.rounds, arguments.seconds)
     return report.show(f"{os.cpu_count()} cores, {arguments.rounds} rounds of {arguments.seconds:g} s", results)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, BENCHMARKS))

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -34,14 +34,6 @@ def manifests(url: str) -> list[gateways.Manifest]:
         gateways.destination("crm", f"{url}/crm"),
         gateways.destination("mail", f"{url}/mail"),
     ]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[str]:
-    name = databases.name_of(tmp_path)
-    databases.create(name)
-    yield name
-    databases.drop(name)
 
 
 class Chaos:

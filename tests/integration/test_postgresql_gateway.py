@@ -10,20 +10,12 @@ import pytest
 
 from integration import gateways, test_kill
 from postgresql.server import PostgresServer
-from support import certificates, databases, leaks
+from support import certificates, leaks
 from usher_gateway import model
 from usher_gateway.simulator import receiver
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 PASSWORD = "correct-horse-battery"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[str]:
-    name = databases.name_of(tmp_path)
-    databases.create(name)
-    yield name
-    databases.drop(name)
 
 
 def manifests(url: str) -> list[gateways.Manifest]:

@@ -27,14 +27,6 @@ IN_TIME_SECONDS = 8.5
 _numbers = itertools.count()
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[str]:
-    name = databases.name_of(tmp_path)
-    databases.create(name)
-    yield name
-    databases.drop(name)
-
-
 class Sender:
     """Posts visits to a gateway, and knows which ones are acknowledged."""
 

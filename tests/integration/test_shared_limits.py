@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +11,6 @@ import pytest
 from aiohttp import web
 
 from integration import gateways
-from support import databases
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 CONCURRENCY = 5
@@ -51,14 +50,6 @@ class Peer:
         await asyncio.sleep(0.01 if path == "/single" else 0.1)
         self._running[path] -= 1
         return web.Response()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[str]:
-    name = databases.name_of(tmp_path)
-    databases.create(name)
-    yield name
-    databases.drop(name)
 
 
 @pytest.fixture

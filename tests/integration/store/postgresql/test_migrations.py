@@ -29,15 +29,6 @@ def empty(tmp_path: Path) -> Iterator[str]:
     databases.drop(name)
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[str]:
-    """A database with the newest schema."""
-    name = databases.name_of(tmp_path)
-    databases.create(name)
-    yield name
-    databases.drop(name)
-
-
 def usher_migrate(dsn: str, *flags: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "usher_gateway", "migrate", *flags],
