@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from hypothesis import strategies
 
-from usher_gateway import expressions, model
+from usher_gateway import expression_samples, expressions, model
 
 VISIT = expressions.visit_values(
     model.Visit(userId="1", email="a@example.com", firstName="Ann", visitCount=1), 1_767_261_600_000_000, late=False
@@ -68,7 +68,7 @@ def test_map_with_a_boolean_key_has_no_json_form() -> None:
     """It is the one value of an expression for which a delivery is held with FormatError."""
     with pytest.raises(TypeError):
         msgspec.json.encode(evaluate("{visit.late: 1}").value)
-    result = expressions.try_samples("{visit.late: 1}", "transform")
+    result = expression_samples.try_samples("{visit.late: 1}", "transform")
     assert set(result.failed.values()) == {"NotJSON"}
     assert result.always_fails
 
@@ -278,7 +278,7 @@ def test_no_text_raises(source: str) -> None:
 
 _HOSTILE = """
 import threading
-from usher_gateway import expressions
+from usher_gateway import expression_samples, expressions
 length, depth = expressions.MAX_LENGTH, expressions.MAX_DEPTH
 pieces = ("!", "-", "(", "[", "{", "{1:", "a+", "a.", "a?a:", "a&&", "f(")
 tails = ("+a", ".a", "[0]", "==a", " in a", "?a:a", ".f()")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from usher_gateway import expressions
+from usher_gateway import expression_samples
 from usher_gateway.cli import main
 
 COMMANDS = main.build()
@@ -86,10 +86,10 @@ def test_costs_of_many_expressions_are_shortened_in_text_only() -> None:
 
 
 def test_expensive_expression_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(*_: object) -> expressions.SampleResult:
-        return expressions.SampleResult({}, 0.0015)
+    def measure(*_: object) -> expression_samples.SampleResult:
+        return expression_samples.SampleResult({}, 0.0015)
 
-    monkeypatch.setattr(expressions, "try_samples", measure)
+    monkeypatch.setattr(expression_samples, "try_samples", measure)
     done = check_when("visit.email != ''")
     assert done.code == 0
     assert "warning: Listener default/lobby: spec.routes[0].when: takes 1.5 ms on a sample body" in done.text

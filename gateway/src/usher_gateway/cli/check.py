@@ -12,7 +12,7 @@ from usher_gateway.cli import admin_client, check_body, tables
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from usher_gateway import expressions, model
+    from usher_gateway import expression_samples, expressions, model
     from usher_gateway.config.files import FileConfiguration
     from usher_gateway.destinations import address_guard
     from usher_gateway.resources import address_moves, conditions
@@ -149,17 +149,17 @@ class ExpressionCost:
 @dataclass(frozen=True)
 class _TriedExpression:
     cost: ExpressionCost
-    result: "expressions.SampleResult"
+    result: "expression_samples.SampleResult"
 
 
 def _try_expressions(configuration: "FileConfiguration") -> "Iterator[_TriedExpression]":
     """Try every valid expression on the sample bodies."""
-    from usher_gateway import expressions
+    from usher_gateway import expression_samples, expressions
 
     for resource, declared, found in _expressions_of(configuration):
         for path, source, where in found:
             if not expressions.check_expression(source, where):
-                result = expressions.try_samples(source, where)
+                result = expression_samples.try_samples(source, where)
                 microseconds = round(result.cpu_seconds * 1e6, 1)
                 cost = ExpressionCost(declared.file, declared.line_of(path), path, resource, microseconds)
                 yield _TriedExpression(cost, result)
