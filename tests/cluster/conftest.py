@@ -140,6 +140,7 @@ async def install(
 def restorable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.Restorable]:
     """A cluster that only one module uses, because its etcd is restored."""
     if clusters.given() is not None:
+        # A restore replaces all data of a cluster, so nobody's own cluster is used for it.
         pytest.skip("only the etcd of a local cluster can be restored")
     with clusters.restorable(tmp_path_factory.mktemp("restorable")) as ready:
         yield ready

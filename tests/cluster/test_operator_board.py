@@ -29,6 +29,7 @@ def prometheus_programs() -> None:
     try:
         debian.programs()
     except debian.NotDebianError as error:
+        # Prometheus itself must answer the queries. Only Debian's packages have it without an internet connection.
         pytest.skip(str(error))
 
 

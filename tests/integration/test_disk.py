@@ -32,7 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     if not mount("-t", "tmpfs", "-o", "size=24m", "usher-test", folder):
         # Containers without CAP_SYS_ADMIN do not let root mount one either.
-        pytest.skip("this machine lets nobody mount a tmpfs")
+        pytest.skip("root may not mount a tmpfs here")
     yield folder
     unmount(folder)
 

@@ -70,7 +70,7 @@ class Sender:
 
 @contextlib.asynccontextmanager
 async def sending(folder: Path, database: str, address: str = "") -> AsyncIterator[Sender]:
-    """Run a gateway that has accepted a visit, with a destination that nobody serves."""
+    """Run a gateway that has accepted a visit, with a destination that does not answer."""
     nowhere = manifests("http://127.0.0.1:1")
     if address:
         made = gateways.Gateway(folder, nowhere, "--store", address, "--no-migrate")
@@ -142,11 +142,12 @@ async def test_visits_while_the_database_answers_late(tmp_path: Path, database: 
 def small_disk(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A database whose tables are on a file system of 40 MB."""
     if os.geteuid() != 0:
+        # The test needs a real full disk, and only root can mount one that is small enough.
         pytest.skip("only root mounts file systems")
     place = Path(tempfile.mkdtemp(prefix="usher-disk-", dir="/tmp"))  # the server's user must reach it
     place.chmod(0o755)
     name = databases.name_of(tmp_path)
-    options = f"size=40m,uid={pwd.getpwnam('nobody').pw_uid}"  # the server runs as this user
+    options = f"size=40m,uid={pwd.getpwnam('nobody').pw_uid}"  # The server runs as this user.
     if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=False).returncode:
         pytest.skip("this machine mounts no file systems")
     try:

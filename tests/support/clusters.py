@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from local_cluster import control_plane, foreign, kubeconfigs, kubectl, programs
 from support import audit, recording
 
@@ -64,6 +66,15 @@ def given() -> Path | None:
     """Return the kubeconfig that the user named, if any."""
     path = os.environ.get(GIVEN)
     return Path(path).absolute() if path else None
+
+
+def require_local() -> None:
+    """Skip a test if the user names a cluster.
+
+    The test installs the chart under its usual names, and would change an install that the cluster has already.
+    """
+    if given() is not None:
+        pytest.skip("a given cluster may have the chart under the same names")
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ def authority(server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) 
     try:
         server.serve_tls(certificate, key)
     except asyncpg.InvalidParameterValueError:
+        # The tests with Debian's programs (`make test-oldest-postgresql`) run this one.
         pytest.skip("the programs of the wheel are built without TLS; those of Debian have it")
     return written(tmp_path_factory.mktemp("authority"), certificate)
 
