@@ -1,4 +1,4 @@
-"""`usher` and `kubectl` accept the commands of the runbooks, because at night there is no time to correct them."""
+"""`usher` and `kubectl` accept the commands of the runbooks, so that they work in an outage."""
 
 import functools
 import re

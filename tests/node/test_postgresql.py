@@ -19,7 +19,7 @@ GRANTS = """
 alter default privileges for role tables_owner in schema public
     grant select, insert, update, delete on tables to tables_user;
 """
-"""What docs/which-store.md says to run."""
+"""The statement that docs/which-store.md shows."""
 
 
 @pytest.fixture(scope="module")

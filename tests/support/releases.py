@@ -23,7 +23,7 @@ class Release:
 
     Args:
         site: The cluster.
-        workload: What the chart makes of the gateway: `deployment` with PostgreSQL, which needs no volume.
+        workload: Kind of the gateway in the chart: `deployment` with PostgreSQL, which needs no volume.
     """
 
     def __init__(self, site: sites.Site, workload: str = "statefulset") -> None:

@@ -11,7 +11,7 @@ from usher_gateway.cli import admin_client
 _EPILOG = """\
 Example:  usher migrate --store postgresql://owner@db.example.com/usher --store-password-file /run/secrets/owner
 
-What would it do?  usher migrate --store postgresql://owner@db.example.com/usher --dry-run --sql
+Only list the migrations:  usher migrate --store postgresql://owner@db.example.com/usher --dry-run --sql
 """
 
 

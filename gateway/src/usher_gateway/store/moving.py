@@ -1,7 +1,7 @@
 """Move all data of a store into a file, and from the file into another store, of any engine.
 
 Both engines give and take the same rows (COLUMNS). Numbers of names and row keys stay the same, so rows refer to each
-other as before. What an engine looks up for dedupe and persons beside these rows, it builds from them.
+other as before. From these rows, an engine builds its indexes for dedupe and persons.
 
 A store is marked as moved before its first row is written to the file, and a gateway refuses it from then on. So a
 delivery is never sent from both stores. An import commits its position in the file together with the rows before it.

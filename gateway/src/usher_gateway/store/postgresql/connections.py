@@ -35,7 +35,7 @@ class NotDurableError(Exception):
 
 
 _NO_TLS = "rejected SSL upgrade"
-"""Part of asyncpg's error for a server without TLS; the error has no class of its own."""
+"""Part of asyncpg's error for a server without TLS; the error has no separate class."""
 
 UNAVAILABLE = (
     asyncpg.PostgresError,
@@ -49,7 +49,7 @@ UNAVAILABLE = (
 
 
 Durability: TypeAlias = Literal["Local", "Replicated"]
-"""What a commit survives: a crash of the server, or also its loss."""
+"""Whether a commit survives only a crash of the server, or also its loss."""
 
 
 _SERVER_SETTINGS = """

@@ -85,7 +85,7 @@ async def pending(connection: Connection, migrations: Sequence[Migration]) -> li
 
 
 async def migrate(connection: Connection, migrations: Sequence[Migration] | None = None) -> list[Migration]:
-    """Bring the schema up to date, each migration in a transaction of its own, and return what was done.
+    """Bring the schema up to date, each migration in a separate transaction; return the migrations that were made.
 
     Args:
         connection: a connection without an open transaction.

@@ -25,7 +25,7 @@ _DUMPED = {
     "print": "select fingerprint, arrival from prints join arrivals on arrivals.key = prints.arrival",
     "time": "select name, value from meta where name in ('confirmed_at', 'noted_at')",
 }
-"""What is not a whole table."""
+"""Kinds that are only a part of a table."""
 
 _SET_META = "insert or replace into meta values (?, ?)"
 
