@@ -1,12 +1,11 @@
 """``usher migrate``: brings the tables of a PostgreSQL store up to date."""
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from usher_gateway.cli import admin_client
+from usher_gateway.cli import admin_client, store_options
 
 _EPILOG = """\
 Example:  usher migrate --store postgresql://owner@db.example.com/usher --store-password-file /run/secrets/owner
@@ -28,13 +27,7 @@ def register(app: typer.Typer) -> None:
                 help="PostgreSQL database, postgresql://USER@HOST/DATABASE. USER owns the tables.",
             ),
         ],
-        store_password_file: Annotated[
-            Path | None,
-            typer.Option(
-                envvar="USHER_STORE_PASSWORD_FILE",
-                help="File with the password of --store; without it, PGPASSWORD or ~/.pgpass.",
-            ),
-        ] = None,
+        store_password_file: store_options.StorePasswordFile = None,
         dry_run: Annotated[
             bool,
             typer.Option("--dry-run", envvar="USHER_DRY_RUN", help="List what it would do, and change nothing."),

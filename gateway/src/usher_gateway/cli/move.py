@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from usher_gateway.cli import admin_client, tables
+from usher_gateway.cli import admin_client, store_options, tables
 
 if TYPE_CHECKING:
     from usher_gateway.store import export_file, moving
@@ -23,21 +23,6 @@ _PROGRESS_SECONDS = 1.0
 _Data = Annotated[
     pathlib.Path, typer.Option(envvar="USHER_DATA", help="Folder of install.key and the SQLite store, as in usher run.")
 ]
-_Store = Annotated[
-    str | None,
-    typer.Option(
-        envvar="USHER_STORE",
-        help="PostgreSQL database, postgresql://USER@HOST/DATABASE, instead of an SQLite file in --data.",
-        show_default=False,
-    ),
-]
-_PasswordFile = Annotated[
-    pathlib.Path | None,
-    typer.Option(
-        envvar="USHER_STORE_PASSWORD_FILE",
-        help="File with the password of --store; without it, PGPASSWORD or ~/.pgpass.",
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,8 +34,8 @@ def register(app: typer.Typer) -> None:
             pathlib.Path | None, typer.Argument(envvar="USHER_EXPORT_FILE", help="File to create.", show_default=False)
         ] = None,
         data: _Data = admin_client.DATA,
-        store: _Store = None,
-        store_password_file: _PasswordFile = None,
+        store: store_options.Store = None,
+        store_password_file: store_options.StorePasswordFile = None,
         undo: Annotated[
             bool,
             typer.Option(
@@ -75,8 +60,8 @@ def register(app: typer.Typer) -> None:
     def import_command(
         file: Annotated[pathlib.Path, typer.Argument(envvar="USHER_EXPORT_FILE", help="File of usher export.")],
         data: _Data = admin_client.DATA,
-        store: _Store = None,
-        store_password_file: _PasswordFile = None,
+        store: store_options.Store = None,
+        store_password_file: store_options.StorePasswordFile = None,
     ) -> None:
         """Load a file of usher export into an empty store, then compare both.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from usher_gateway.cli import store_options
+
 if TYPE_CHECKING:
     from usher_gateway.settings import Settings
 
@@ -49,21 +51,8 @@ def register(app: typer.Typer) -> None:
         data: Annotated[
             Path, typer.Option(envvar="USHER_DATA", help="Folder of the SQLite store, the install key and the tokens.")
         ] = Path("data"),
-        store: Annotated[
-            str | None,
-            typer.Option(
-                envvar="USHER_STORE",
-                help="PostgreSQL database, postgresql://USER@HOST/DATABASE, instead of an SQLite file in --data.",
-                show_default=False,
-            ),
-        ] = None,
-        store_password_file: Annotated[
-            Path | None,
-            typer.Option(
-                envvar="USHER_STORE_PASSWORD_FILE",
-                help="File with the password of --store; without it, PGPASSWORD or ~/.pgpass.",
-            ),
-        ] = None,
+        store: store_options.Store = None,
+        store_password_file: store_options.StorePasswordFile = None,
         store_durability: Annotated[
             Literal["Local", "Replicated"],
             typer.Option(
