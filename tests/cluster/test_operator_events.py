@@ -7,8 +7,6 @@ from typing import Any
 from support import api, installs, waiting
 
 WARNS_AFTER_A_SECOND = {"timing": {"warning_delay_seconds": 1.0}}
-LOGS_EVERY_LINE = {"log_lines": 10_000}
-"""Namespaces of earlier tests, which the server is still deleting, use up the usual number of lines."""
 _WARNED_AFTER_SECONDS = 30.0
 
 
@@ -60,7 +58,7 @@ async def test_event_does_not_warn_about_a_short_absence(install: installs.Insta
 async def test_log_names_published_edited_removed_and_ready_resources(
     install: installs.Install, namespace: str
 ) -> None:
-    operator = await install.start_operator(changes=LOGS_EVERY_LINE)
+    operator = await install.start_operator()
     await install.server.apply(install.klass())
     listener, name = installs.listener(install, namespace), f"{namespace}/lobby"
     other = installs.listener(install, namespace, "bar")

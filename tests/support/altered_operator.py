@@ -8,7 +8,7 @@ import sys
 import msgspec
 
 from usher_gateway import model
-from usher_operator import cli, events
+from usher_operator import cli
 from usher_operator.app import Operator
 from usher_operator.plan import reports
 from usher_operator.settings import OperatorSettings
@@ -21,8 +21,6 @@ class Changes(msgspec.Struct, frozen=True):
     """Field of settings.OperatorTiming -> seconds."""
     grace_seconds: float | None = None
     """Seconds until `Programmed` becomes False."""
-    log_lines: int | None = None
-    """Lines about single resources that the log may have in each window."""
 
 
 def change_timing(changed: dict[str, float]) -> None:
@@ -41,8 +39,6 @@ def main() -> None:
     change_timing(changes.timing)
     if changes.grace_seconds is not None:
         reports.GRACE_MICROSECONDS = round(changes.grace_seconds * model.MICROSECONDS)
-    if changes.log_lines is not None:
-        events.MAX_LINES = changes.log_lines
     cli.main()
 
 

@@ -197,7 +197,7 @@ class Operator:
 
     def _build_writers(self) -> None:
         timing = self.settings.timing
-        self.event_logger = EventLogger(time.monotonic)
+        self.event_logger = EventLogger(time.monotonic, logs_every_line=self.settings.logs_every_line)
         self.pending_removals = PendingRemovals(
             settle_seconds=timing.removal_settle_seconds, max_settle_seconds=timing.max_removal_settle_seconds
         )

@@ -6,7 +6,7 @@ a new agency is applied manifest by manifest. The stored status is what was repo
 reports nothing twice.
 
 ``EventLogger`` logs single documents and resources while they are few, and counts the rest. A start with 10,000
-resources writes some lines and some sums; at the level debug the writer logs each child.
+resources writes some lines and some sums; at level debug, every line.
 """
 
 import asyncio
@@ -164,10 +164,16 @@ MAX_LINES = 50
 
 
 class EventLogger:
-    """Logs what was published, removed and written, and changes of Ready. ``clock``: monotonic seconds."""
+    """Logs what was published, removed and written, and changes of Ready.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Args:
+        clock: monotonic seconds.
+        logs_every_line: whether to write every line, however many there are.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, logs_every_line: bool = False) -> None:
         self._clock = clock
+        self._logs_every_line = logs_every_line
         self._begun = clock()
         self._lines = 0
         self._left_out: collections.Counter[str] = collections.Counter()
@@ -225,7 +231,7 @@ class EventLogger:
         if now - self._begun >= WINDOW_SECONDS:
             self._begun, self._lines = now, 0
         self._lines += 1
-        if self._lines > MAX_LINES:
+        if self._lines > MAX_LINES and not self._logs_every_line:
             self._left_out[what] += 1
             return False
         return True
