@@ -13,8 +13,10 @@ from contract.test_books import violations
 from support import databases
 from usher_gateway import model
 from usher_gateway.store.base import Filter, Replicas
-from usher_gateway.store.postgresql import opening
+from usher_gateway.store.postgresql import incarnations, opening
 from usher_gateway.store.postgresql.accept import Acceptance
+from usher_gateway.store.postgresql.connections import Connection
+from usher_gateway.store.postgresql.incarnations import Incarnation
 
 Gateways = list[engines.Bench]
 NOW, DAY = samples.NOW, samples.DAY
@@ -217,6 +219,26 @@ async def test_gateway_without_a_confirmed_heartbeat_sends_nothing(gateways: Gat
     await beat(first)
     found.append(ownership.may_attempt)
     assert found == [True, False, True]
+
+
+async def test_first_validity_starts_before_the_incarnation_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, begun = incarnations.begin, []
+
+    async def watched(connection: Connection) -> Incarnation | None:
+        begun.append(asyncio.get_running_loop().time())
+        return await begin(connection)
+
+    monkeypatch.setattr(incarnations, "begin", watched)
+    engine = engines.Postgresql()
+    bench = engines.Bench(engine, tmp_path / "data")
+    try:
+        await bench.open()
+        assert engines.postgresql(bench.store).ownership._beat_at <= begun[0]
+        await bench.store.close()
+    finally:
+        engine.forget(bench.place)
 
 
 # Shares of the limits of destinations

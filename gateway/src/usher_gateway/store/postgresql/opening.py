@@ -48,6 +48,8 @@ class OpenedStore(msgspec.Struct):
     pool: Any
     """asyncpg.Pool"""
     incarnation: Incarnation
+    begun_at: float
+    """Loop time before the statement that began the incarnation was sent."""
     replicas: Replicas
     writer: Writer
     report: OpenReport
@@ -99,6 +101,7 @@ async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Call
             confirmed_at = int(await schema.meta(connection, "confirmed_at") or 0)
             stored_bytes = await read_stored_bytes(connection)
             # Last, because a start that fails after it would use up a slot for minutes.
+            begun_at = asyncio.get_running_loop().time()
             incarnation = await incarnations.begin(connection)
             if incarnation is None:
                 raise model.StoreLockedError(
@@ -114,7 +117,7 @@ async def _open(pool: "asyncpg.Pool[Any]", settings: PostgresSettings, now: Call
         lost=lost,
     )
     writer.stored_bytes = stored_bytes
-    return OpenedStore(pool, incarnation, replicas, writer, report, lost)
+    return OpenedStore(pool, incarnation, begun_at, replicas, writer, report, lost)
 
 
 async def migrate(dsn: str, password: str | None, *, dry_run: bool) -> list[Migration]:

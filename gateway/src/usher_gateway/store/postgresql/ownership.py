@@ -34,6 +34,7 @@ class Ownership:
         *,
         pool: "asyncpg.Pool[Any]",
         incarnation: Incarnation,
+        begun_at: float,
         replicas: Replicas,
         durability: Durability,
         lost: asyncio.Event,
@@ -43,8 +44,8 @@ class Ownership:
         self._incarnation = incarnation
         self._now = now
         self._loop = asyncio.get_running_loop()
-        self._beat_at = self._loop.time()
-        """Loop time before the last confirmed heartbeat was sent."""
+        self._beat_at = begun_at
+        """Loop time before the last confirmed heartbeat was sent; the first one is the row of the incarnation."""
         self._judges_from = 0.0
         """Loop time from which on this gateway may declare others dead."""
         self._durability = durability

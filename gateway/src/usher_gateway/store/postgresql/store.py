@@ -86,6 +86,7 @@ class PostgresStore:
         self.ownership = Ownership(
             pool=opened.pool,
             incarnation=opened.incarnation,
+            begun_at=opened.begun_at,
             replicas=opened.replicas,
             durability=self.settings.durability,
             lost=opened.lost,
