@@ -96,6 +96,13 @@ class _Line(msgspec.Struct):
     waiters: list["asyncio.Future[None]"] = msgspec.field(default_factory=list)
     in_flight: _InFlight | None = None
     is_scheduled: bool = False
+    failing_since: float = math.inf
+    """Loop time of the first failed commit after the last one that succeeded."""
+
+    @property
+    def is_failing(self) -> bool:
+        """True while its commits fail."""
+        return self.failing_since < math.inf
 
     @property
     def is_idle(self) -> bool:
@@ -116,10 +123,7 @@ class GroupCommit:
 
     def __init__(self, *, limits: QueueLimits, now: Callable[[], int], lines: int = 1) -> None:
         """Create the queues; ``limits`` are those of each line."""
-        self.is_available = False
-        """False while commits fail."""
-        self._failing_since = math.inf
-        """Loop time of the first failed commit after the last one that succeeded."""
+        self._is_writing = False
         self._failure = ""
         """Why the last commit failed that failed."""
         self.commit_seconds = metrics.Histogram(metrics.SECONDS)
@@ -143,7 +147,7 @@ class GroupCommit:
         """Start to commit."""
         self._loop = asyncio.get_running_loop()
         self.committer = committer
-        self.is_available = True
+        self._is_writing = True
 
     async def stop_writing(self) -> None:
         """End after the batches in the committer's hands."""
@@ -201,9 +205,19 @@ class GroupCommit:
         return len(self._settlements)
 
     @property
+    def is_available(self) -> bool:
+        """False while the commits of any line fail."""
+        return self._is_writing and not any(line.is_failing for line in self._lines)
+
+    @property
+    def can_settle(self) -> bool:
+        """False while the commits of the first line fail, which writes the settlements."""
+        return self._is_writing and not self._lines[0].is_failing
+
+    @property
     def outage(self) -> str | None:
-        """Why arrivals cannot be committed, if commits fail for longer than arrivals wait."""
-        seconds = self._loop.time() - self._failing_since
+        """Why arrivals cannot be committed, if commits of any line fail for longer than arrivals wait."""
+        seconds = self._loop.time() - min(line.failing_since for line in self._lines)
         return f"commits fail since {seconds:.0f} s: {self._failure}" if seconds > _OUTAGE_SECONDS else None
 
     async def flush(self) -> None:
@@ -252,7 +266,7 @@ class GroupCommit:
         """Draw a batch of a line that writes only arrivals."""
         entries = self._draw_entries(line)
         if not entries and not line.waiters:
-            return None
+            return self._draw_test(line)
         arrivals = [entry.arrival for entry in entries]
         return _InFlight(Batch(arrivals=arrivals, now=self._now(), line=line.number), entries, line.take_waiters())
 
@@ -282,9 +296,7 @@ class GroupCommit:
         line = self._lines[0]
         entries = self._draw_entries(line)
         if not (entries or self._settlements or self._unacknowledged or line.waiters or self._counts_are_due()):
-            return (
-                None if self.is_available else _InFlight(Batch(job=self.committer.test_write, now=self._now()), [], [])
-            )
+            return self._draw_test(line)
         settlements = [self._settlements.popleft() for _ in range(min(len(self._settlements), _SETTLEMENTS_PER_BATCH))]
         unacknowledged = self._unacknowledged
         self._unacknowledged = []
@@ -299,6 +311,12 @@ class GroupCommit:
             now=self._now(),
         )
         return _InFlight(batch, entries, waiters)
+
+    def _draw_test(self, line: _Line) -> _InFlight | None:
+        """Let a failing line without work find out whether it can commit again."""
+        if not line.is_failing:
+            return None
+        return _InFlight(Batch(job=self.committer.test_write, now=self._now(), line=line.number), [], [])
 
     def _counts_are_due(self) -> bool:
         return bool(self._counts) and self._loop.time() >= self._next_counts
@@ -320,17 +338,17 @@ class GroupCommit:
             self._put_back(line, in_flight, result)
             return
         else:
-            self._finish_commit(in_flight)
+            self._finish_commit(line, in_flight)
         self._dispatch(line)
 
-    def _finish_commit(self, in_flight: _InFlight) -> None:
+    def _finish_commit(self, line: _Line, in_flight: _InFlight) -> None:
         for waiter in in_flight.waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        if not self.is_available:
-            _log.info("store_commits_resumed")
-        self.is_available = True
-        self._failing_since = math.inf
+        if line.is_failing:
+            line.failing_since = math.inf
+            if self.is_available:
+                _log.info("store_commits_resumed")
         self._next_retry_seconds = _RETRY_FIRST_SECONDS
         if in_flight.batch.counts:
             self._next_counts = self._loop.time() + _COUNTS_EVERY_SECONDS
@@ -350,8 +368,7 @@ class GroupCommit:
 
     def _put_back(self, line: _Line, in_flight: _InFlight, result: BatchResult) -> None:
         """Keep the part of a batch that is not committed, because the database cannot be written, and retry soon."""
-        self.is_available = False
-        self._failing_since = min(self._failing_since, self._loop.time())
+        line.failing_since = min(line.failing_since, self._loop.time())
         self._failure = str(result.error)[:200]
         _log.error("store_commit_failed", error=type(result.error).__name__, reason=self._failure)
         left = zip(in_flight.entries, result.accepted, strict=True)

@@ -169,17 +169,12 @@ class PostgresStore:
         return self.ownership.is_lost
 
     @property
-    def _is_available(self) -> bool:
-        return (
-            self._commits.is_available
-            and not self.ownership.undurable
-            and not self.writer.is_uncertain
-            and not self._is_lost
-        )
+    def _is_usable(self) -> bool:
+        return not self.ownership.undurable and not self.writer.is_uncertain and not self._is_lost
 
     @property
     def may_attempt(self) -> bool:
-        return self._is_available and self.ownership.may_attempt
+        return self._is_usable and self._commits.can_settle and self.ownership.may_attempt
 
     def follow_replicas(self, apply: ApplyReplicas) -> None:
         self._apply_replicas = apply
@@ -204,7 +199,7 @@ class PostgresStore:
     def statistics(self) -> StoreStatistics:
         commits = self._commits
         return StoreStatistics(
-            is_available=self._is_available,
+            is_available=self._is_usable and commits.is_available,
             free_bytes=None,
             unsettled=commits.unsettled,
             commit_seconds=commits.commit_seconds,

@@ -182,7 +182,7 @@ class SqliteStore:
 
     @property
     def may_attempt(self) -> bool:
-        return self._disk.may_attempt and self._commits.is_available and self._files_problem is None
+        return self._disk.may_attempt and self._commits.can_settle and self._files_problem is None
 
     async def outage(self) -> str | None:
         try:
