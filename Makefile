@@ -84,7 +84,7 @@ bench: $(READY) ## measure the speed as ratios to a bare aiohttp server in the s
 bench-operator: $(READY) ## measure the operator with 10,000 objects on a local control plane (ARGS="cold edits fairness memory idle")
 	PYTHONPATH=bench:tests:tools $(BIN)/python bench/cluster.py $(ARGS)
 
-bench-postgresql: $(READY) ## measure the gateway on PostgreSQL (ARGS="ingest replicas claims")
+bench-postgresql: $(READY) ## measure the gateway on PostgreSQL (ARGS="ingest replicas claims retention")
 	PYTHONPATH=bench:tools $(BIN)/python bench/on_postgresql.py $(ARGS)
 
 bench-boards: $(READY) ## measure every query of the boards with 2,000 tenants

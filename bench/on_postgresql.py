@@ -1,4 +1,4 @@
-"""Measure the gateway on PostgreSQL, as ratios within one run: `make bench-postgresql ARGS="ingest replicas claims"`.
+"""Measure the gateway on PostgreSQL, as ratios within one run: `make bench-postgresql ARGS="claims retention"`.
 
 The server is a durable one: it flushes every commit to the disk. The rounds of all variants alternate, and a figure is
 the median of its rounds.
@@ -6,6 +6,7 @@ the median of its rounds.
 
 import asyncio
 import contextlib
+import itertools
 import os
 import statistics
 import sys
@@ -18,6 +19,7 @@ import run
 
 from postgresql.server import PostgresServer
 from usher_gateway import logs, model
+from usher_gateway.store.postgresql import schema
 from usher_gateway.store.postgresql.names import NameNumbers
 from usher_gateway.store.postgresql.opening import PostgresSettings
 from usher_gateway.store.postgresql.store import PostgresStore
@@ -126,11 +128,8 @@ async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float]
         listener = model.ListenerName("bench", "t0", "l0")
         routes = [model.RouteDefinition(listener, "all", _destination(number)) for number in range(DESTINATIONS + 1)]
         await NameNumbers().prepare(connection, [listener], routes)
-        fill = (run.HERE / "pending.sql").read_text("utf-8")
-        for word, value in (("DESTINATIONS", DESTINATIONS), ("DUE", DUE), ("PENDING", PENDING)):
-            fill = fill.replace(word, str(value))
-        await connection.execute(fill)
         await connection.close()
+        await _fill(server, database, "pending.sql", DESTINATIONS=DESTINATIONS, DUE=DUE, PENDING=PENDING)
     async with _store(server, database) as store:
         began = time.perf_counter()
         found = await store.due()
@@ -144,6 +143,112 @@ async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float]
                 took.append(time.perf_counter() - began)
                 assert len(claimed) == BATCH
     return took, looked
+
+
+VISITS = 1_000_000
+"""Expired visits, each with ten rows."""
+
+DAYS = 40
+"""Their age; visits are kept for 30 days."""
+
+LOAD = 0.4
+"""Part of what the gateway can accept that it gets while retention deletes."""
+
+
+def retention(rounds: int, seconds: float) -> Iterator[report.Result]:
+    """Measure accepting while retention deletes 10 million rows, relative to accepting without it."""
+    p50: dict[bool, list[float]] = {False: [], True: []}
+    p99: dict[bool, list[float]] = {False: [], True: []}
+    accepted: list[float] = []
+    deleted: list[float] = []
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(PostgresServer(is_durable=True, settings=SERVER, cores="0,1"))
+        (gateway,) = stack.enter_context(gateways(server, "retention", 1, "0,1"))
+        numbers = itertools.count(1_000_000, 1_000_000)
+
+        def post(seconds: float, rate: float = 0) -> dict[str, float]:
+            wanted = ("--seconds", seconds, "--rate", rate, "--first", next(numbers), "--listeners", LISTENERS)
+            return run.load(gateway.port, *wanted, core="0,1")
+
+        def delete(is_on: bool) -> None:
+            """Let retention run, or prevent it by taking its lock."""
+            name = "pg_advisory_unlock" if is_on else "pg_advisory_lock"
+            server.execute(f"select {name}({schema.PRUNE_LOCK})", "retention")
+
+        delete(is_on=False)
+        post(1)
+        possible = post(seconds)["rate"]
+        asyncio.run(_fill(server, "retention", "expired.sql", VISITS=VISITS, DAYS=DAYS, LISTENERS=LISTENERS))
+        before = _sizes(server, "retention")
+        for _ in range(rounds):
+            for is_on in (False, True):
+                if is_on:
+                    delete(is_on=True)
+                    first = _wait_for_deletes(server, "retention")
+                    began = time.perf_counter()
+                found = post(seconds, possible * LOAD)
+                p50[is_on].append(found["p50_ms"])
+                p99[is_on].append(found["p99_ms"])
+                if is_on:
+                    passed = time.perf_counter() - began
+                    deleted.append((_deleted(server, "retention") - first) / passed)
+                    accepted.append(found["rate"])
+                    delete(is_on=False)
+        delete(is_on=True)
+        first = _wait_for_deletes(server, "retention")
+        began = time.perf_counter()
+        time.sleep(seconds)
+        alone = (_deleted(server, "retention") - first) / (time.perf_counter() - began)
+        after = _sizes(server, "retention")
+    rate = statistics.median(accepted)
+    yield report.Result("accepted while retention deletes", f"{rate:,.0f}/s of {possible:,.0f}/s", "")
+    slow, fast = statistics.median(p50[True]), statistics.median(p50[False])
+    yield report.Result("p50 of the answer, against no deletion", f"{slow:.1f} ms against {fast:.1f} ms", "")
+    slow, fast = statistics.median(p99[True]), statistics.median(p99[False])
+    measured = f"{slow:.0f} ms against {fast:.0f} ms = {slow / fast:.1f}x"
+    yield report.Result("p99 of the answer, against no deletion", measured, "<= 2x", slow <= 2 * fast)
+    visits = statistics.median(deleted)
+    measured = f"{visits:,.0f} visits/s = {visits / rate:.1f}x what is accepted"
+    yield report.Result("deleted meanwhile", measured, ">= 1x", visits >= rate)
+    yield report.Result("deleted without other work", f"{alone:,.0f} visits/s", "")
+    for name, size in before.items():
+        yield report.Result(f"size of {name}", f"{size / 1e6:,.0f} MB, then {after[name] / 1e6:,.0f} MB", "")
+
+
+def _deleted(server: PostgresServer, database: str) -> int:
+    """Return how many arrivals retention has deleted, up to a second ago."""
+    found: int = server.rows("select n_tup_del from pg_stat_user_tables where relname = 'arrivals'", database)[0][0]
+    return found
+
+
+def _wait_for_deletes(server: PostgresServer, database: str) -> int:
+    """Wait until retention deletes; return how many arrivals it has deleted."""
+    first = _deleted(server, database)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        found = _deleted(server, database)
+        if found > first:
+            return found
+        time.sleep(0.1)
+    raise SystemExit("retention deletes nothing")
+
+
+def _sizes(server: PostgresServer, database: str) -> dict[str, int]:
+    """Return the bytes of each large table with its indexes."""
+    statement = "select relname, pg_total_relation_size(relid) from pg_stat_user_tables order by 2 desc limit 7"
+    return dict(server.rows(statement, database))
+
+
+async def _fill(server: PostgresServer, database: str, file: str, **values: int) -> None:
+    """Run a script with some words replaced by values. Then bring the tables into the state of old ones."""
+    script = (run.HERE / file).read_text("utf-8")
+    for word, value in values.items():
+        script = script.replace(word, str(value))
+    connection = await asyncpg.connect(server.dsn(database), server_settings={"synchronous_commit": "off"})
+    await connection.execute(script)
+    await connection.execute("vacuum analyze")
+    await connection.execute("checkpoint")
+    await connection.close()
 
 
 @contextlib.asynccontextmanager
@@ -160,7 +265,7 @@ def _destination(number: int) -> str:
     return f"bench/d{number:02}"
 
 
-BENCHMARKS = {"ingest": ingest, "replicas": replicas, "claims": claims}
+BENCHMARKS = {"ingest": ingest, "replicas": replicas, "claims": claims, "retention": retention}
 
 
 if __name__ == "__main__":

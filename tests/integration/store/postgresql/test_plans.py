@@ -57,7 +57,13 @@ STATEMENTS = {
     "prune: find": prune._EXPIRED,
     "prune: cancel": prune._CANCEL,
     "prune: empty": prune._EMPTY,
+    "prune: undelivered": prune._UNDELIVERED,
+    "prune: lock undelivered": prune._LOCK_UNDELIVERED,
+    "prune: contents": prune._FORGET_CONTENTS,
+    "prune: lock visitors": prune._LOCK_VISITORS,
+    "prune: visitors": prune._FORGET_VISITORS,
     "prune: visit times": prune._FORGET_TIMES,
+    "prune: rows": prune._FORGET,
 }
 LARGE = ("arrivals", "bodies", "deliveries", "prints", "sightings", "persons", "once_marks", "attempts")
 

@@ -79,9 +79,17 @@ class NameNumbers:
 
     async def load(self, connection: Connection) -> None:
         """Read all names."""
+        await self._load_listeners(connection)
+        await self.load_routes(connection)
+
+    async def load_listeners(self, connection: Connection, needed: Collection[int]) -> None:
+        """Read the listeners that other gateways added, if one of these is unknown."""
+        if not all(number in self._tenants for number in needed):
+            await self._load_listeners(connection)
+
+    async def _load_listeners(self, connection: Connection) -> None:
         for number, *names in await connection.fetch("select number, namespace, tenant, listener from listeners"):
             self._add_listener(number, model.ListenerName(*names))
-        await self.load_routes(connection)
 
     async def load_routes(self, connection: Connection, needed: Collection[int] | None = None) -> None:
         """Read the definitions that other gateways added; ``needed``: only if one of these is unknown."""

@@ -2,6 +2,10 @@
 
 The body goes first. Its row stays, empty, until the ledger row may go too, because dedupe looks back 7 days. A body
 stays while a pending delivery needs it; held deliveries are cancelled (``Retention``).
+
+A slice is a transaction beside those of the writer, so that no arrival waits for it, and so that it never waits behind
+arrivals. It locks contents and visitors in the order in which accepting locks them. Of arrivals and deliveries it skips
+what another transaction has locked: a person may just be replaying the arrival or redriving the delivery.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,57 +20,118 @@ from usher_gateway.store.postgresql.connections import Connection, Record
 from usher_gateway.store.postgresql.transaction import Transaction, columns
 from usher_gateway.store.requests import LEDGER_DAYS, METER_MONTHS, MeterWalk, months_before
 
-_SLICE = 64
-"""Arrivals, marks or slots of meters that one job deletes; new arrivals wait for it."""
+_LEAST, _MOST = 64, 1_000
+"""Bounds of a slice."""
+
+_SLICE_SECONDS = 0.1
+"""How long a slice should take: an arrival of one of its visitors waits for it."""
+
+_METER_SLICE = 64
+"""Slots of meters that a transaction walks over."""
 
 _DAY = 86_400 * model.MICROSECONDS
 
+_NEED_NOT_WAIT = "set local synchronous_commit = off"
+"""A slice that a crash takes back is deleted again, so it need not wait for the disk or a standby."""
+
 _EXPIRED = """
-    select b.key, length(b.body) length, a.received_at, a.verdicts, a.persons, a.fingerprint, a.visitor, a.visit_time,
-        a.listener
-    from bodies b join arrivals a on a.key = b.key where b.expires_day <= $1 order by b.expires_day, b.key limit $2
+    select b.key, b.expires_day, length(b.body) length, a.received_at, a.verdicts, a.persons, a.fingerprint, a.visitor,
+        a.visit_time, a.listener
+    from bodies b join arrivals a on a.key = b.key
+    where b.expires_day <= $1 and (b.expires_day, b.key) > ($2, $3)
+    order by b.expires_day, b.key limit $4 for update of a skip locked
+"""
+_UNDELIVERED = "select key from deliveries where key = any($1::bigint[]) and state <> 1"
+_LOCK_UNDELIVERED = """
+    select key, state, hold from deliveries where key = any($1::bigint[]) and state <> 1
+    order by key for update skip locked
 """
 _CANCEL = """
     update deliveries set state = $2, hold = 0, cancel = $3, settled_at = $4, owner = 0
-    where key = any($1::bigint[]) and state = 0 and hold > 0 returning key, route
+    where key = any($1::bigint[]) and state = 0 and hold > 0 returning route
 """
 _MOVE = "update bodies set expires_day = $2 where key = any($1::bigint[])"
 _EMPTY = """
     update bodies set body = null, content_type = null, expires_day = new.day
     from unnest($1::bigint[], $2::integer[]) as new (key, day) where bodies.key = new.key
 """
-_FORGET_TIMES = """
-    update sightings set times = array_remove(times, gone.time)
-    from (select visitor, time from unnest($1::bytea[], $2::bigint[]) as one (visitor, time) order by visitor) gone
-    where sightings.visitor = gone.visitor
+_FORGET_CONTENTS = """
+    delete from prints using unnest($1::bytea[], $2::bigint[]) as gone (fingerprint, arrival)
+    where prints.fingerprint = gone.fingerprint and prints.arrival = gone.arrival
 """
+_LOCK_VISITORS = "select visitor from sightings where visitor = any($1::bytea[]) order by visitor for update"
+
+_GONE_TIMES = """
+    (select visitor, array_agg(time) times from unnest($1::bytea[], $2::bigint[]) as one (visitor, time)
+        group by visitor) gone
+"""
+_FORGET_VISITORS = f"""
+    delete from sightings using {_GONE_TIMES}
+    where sightings.visitor = gone.visitor and sightings.times <@ gone.times
+"""  # noqa: S608 - a subquery
+_FORGET_TIMES = f"""
+    update sightings set times = array(select time from unnest(sightings.times) time where time <> all(gone.times))
+    from {_GONE_TIMES} where sightings.visitor = gone.visitor and sightings.times && gone.times
+"""  # noqa: S608 - a subquery
+_FORGET = """
+    with
+    person as (delete from persons using unnest($3::bytea[], $4::bigint[]) as gone (person, arrival)
+        where persons.person = gone.person and persons.arrival = gone.arrival),
+    delivery as (delete from deliveries where key = any($2::bigint[])),
+    attempt as (delete from attempts where delivery = any($2::bigint[])),
+    body as (delete from bodies where key = any($1::bigint[]))
+    delete from arrivals where key = any($1::bigint[])
+"""
+"""Delete arrivals with the rows that nothing else uses, in one statement."""
 
 _decode = msgspec.msgpack.decode
 
 
-async def prune(transaction: Transaction, now: int, months: Mapping[str, int], meter_walk: MeterWalk) -> int:
+class PruneWalk(msgspec.Struct):
+    """How far this gateway has deleted."""
+
+    size: int = _LEAST
+    """Arrivals, or marks, that the next slice deletes."""
+    after: tuple[int, int] = (0, 0)
+    """Day of expiry and key of the last arrival. A search from the start would pass the index entries of all that are
+    deleted, until a vacuum removes them."""
+    meters: MeterWalk = msgspec.field(default_factory=MeterWalk)
+
+
+def next_size(size: int, seconds: float) -> int:
+    """Return the size of the next slice, because the last one took some time (pure)."""
+    return max(_LEAST, min(_MOST, 2 * size, int(size * _SLICE_SECONDS / max(seconds, 0.001))))
+
+
+async def prune(transaction: Transaction, now: int, months: Mapping[str, int], walk: PruneWalk) -> int:
     """Delete one slice: of bodies and ledger, else of marks, else of meters; return the rows touched."""
     connection = transaction.connection
     if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", schema.PRUNE_LOCK):
         return 0
+    await connection.execute(_NEED_NOT_WAIT)
     await schema.set_meta(connection, "confirmed_at", str(now))
-    count = await _prune_arrivals(transaction, now)
+    count = await _prune_arrivals(transaction, now, walk)
     if not count:
-        count = await _prune_marks(connection, now)
+        count = await _prune_marks(connection, now, walk.size)
     if not count:
-        count = await _prune_meters(connection, now, months, meter_walk)
+        count = await _prune_meters(connection, now, months, walk.meters)
+    if transaction.meters:
+        sums = {(slot, listener, counter): count for (listener, slot, counter), count in transaction.meters.items()}
+        await meters.add(connection, sums)
     return count
 
 
 # Bodies, ledger rows, and the rows that belong to them
 
 
-async def _prune_arrivals(transaction: Transaction, now: int) -> int:
+async def _prune_arrivals(transaction: Transaction, now: int, walk: PruneWalk) -> int:
     today = now // _DAY
     connection = transaction.connection
-    found = await connection.fetch(_EXPIRED, today, _SLICE)
+    found = await connection.fetch(_EXPIRED, today, *walk.after, walk.size)
+    walk.after = (found[-1]["expires_day"], found[-1]["key"]) if len(found) == walk.size else (0, 0)
     if not found:
         return 0
+    await transaction.names.load_listeners(connection, [row["listener"] for row in found])
     deliveries = await _deliveries_of(connection, found)
     needed = await _cancel_held(transaction, deliveries, now)
     later, emptied, ending = [], [], []
@@ -99,19 +164,21 @@ async def _deliveries_of(connection: Connection, arrivals: Sequence[Record]) -> 
 
 
 async def _cancel_held(transaction: Transaction, deliveries: Mapping[int, set[int]], now: int) -> set[int]:
-    """Cancel the held ones of some deliveries; return those of the others that are pending."""
+    """Cancel the held ones of some deliveries; return those that need their bodies: pending or locked."""
     keys = sorted(set().union(*deliveries.values()))
     connection = transaction.connection
-    statement = "select key, hold from deliveries where key = any($1::bigint[]) and state = 0 order by key for update"
-    pending = await connection.fetch(statement, keys)
-    held = [key for key, hold in pending if hold]
+    undelivered = {key for (key,) in await connection.fetch(_UNDELIVERED, keys)}
+    if not undelivered:
+        return undelivered
+    locked = await connection.fetch(_LOCK_UNDELIVERED, sorted(undelivered))
+    held = [key for key, _, hold in locked if hold]
     state, reason = int(model.DeliveryState.Cancelled), int(model.CancelReason.Retention)
     cancelled = await connection.fetch(_CANCEL, held, state, reason, now)
-    await transaction.names.load_routes(connection, [route for _, route in cancelled])
-    for _, route in cancelled:
+    await transaction.names.load_routes(connection, [route for (route,) in cancelled])
+    for (route,) in cancelled:
         listener = transaction.names.listener_of_route(route)
         transaction.meter(listener, model.slot_of(now), model.Counter.cancelled)
-    return {key for key, hold in pending if not hold}
+    return undelivered - {key for key, state, hold in locked if state or hold}
 
 
 def _release_bytes(transaction: Transaction, row: Record) -> None:
@@ -121,36 +188,32 @@ def _release_bytes(transaction: Transaction, row: Record) -> None:
 
 
 async def _forget(connection: Connection, ending: Sequence[Record], deliveries: Mapping[int, set[int]]) -> None:
-    """Delete arrivals with all their rows. Keys are locked in the order in which accepting locks them."""
-    keys = [row["key"] for row in ending]
+    """Delete arrivals with all their rows."""
+    keys = sorted(row["key"] for row in ending)
     prints = sorted((row["fingerprint"], row["key"]) for row in ending)
-    statement = """
-        delete from prints using unnest($1::bytea[], $2::bigint[]) as gone (fingerprint, arrival)
-        where prints.fingerprint = gone.fingerprint and prints.arrival = gone.arrival
-    """
-    await connection.execute(statement, *columns(prints, 2))
-    for visitor, time in sorted((row["visitor"], row["visit_time"]) for row in ending):
-        await connection.execute(_FORGET_TIMES, [visitor], [time])
-    visitors = sorted({row["visitor"] for row in ending})
-    await connection.execute("delete from sightings where visitor = any($1::bytea[]) and times = '{}'", visitors)
-    persons = sorted({person for row in ending for person in split_person_keys(row["persons"])})
-    statement = "delete from persons where person = any($1::bytea[]) and arrival = any($2::bigint[])"
-    await connection.execute(statement, persons, keys)
+    await connection.execute(_FORGET_CONTENTS, *columns(prints, 2))
+    await _forget_visits(connection, [(row["visitor"], row["visit_time"]) for row in ending])
     gone = sorted(set().union(*[deliveries[key] for key in keys]))
-    await connection.execute("delete from deliveries where key = any($1::bigint[])", gone)
-    await connection.execute("delete from attempts where delivery = any($1::bigint[])", gone)
-    await connection.execute("delete from bodies where key = any($1::bigint[])", keys)
-    await connection.execute("delete from arrivals where key = any($1::bigint[])", keys)
+    persons = sorted((person, row["key"]) for row in ending for person in set(split_person_keys(row["persons"])))
+    await connection.execute(_FORGET, keys, gone, *columns(persons, 2))
+
+
+async def _forget_visits(connection: Connection, visits: Sequence[tuple[bytes, int]]) -> None:
+    """Delete visit times of visitors, and the visitors of whom none is left."""
+    visitors = [visitor for (visitor,) in await connection.fetch(_LOCK_VISITORS, sorted({one for one, _ in visits}))]
+    status = await connection.execute(_FORGET_VISITORS, *columns(visits, 2))
+    if int(status.rpartition(" ")[2]) < len(visitors):
+        await connection.execute(_FORGET_TIMES, *columns(visits, 2))
 
 
 # Marks and meters
 
 
-async def _prune_marks(connection: Connection, now: int) -> int:
+async def _prune_marks(connection: Connection, now: int, size: int) -> int:
     statement = """
         delete from once_marks where mark in (select mark from once_marks where until <= $1 order by until limit $2)
     """
-    return int((await connection.execute(statement, now, _SLICE)).rpartition(" ")[2])
+    return int((await connection.execute(statement, now, size)).rpartition(" ")[2])
 
 
 async def _prune_meters(connection: Connection, now: int, months: Mapping[str, int], meter_walk: MeterWalk) -> int:
@@ -164,14 +227,14 @@ async def _prune_meters(connection: Connection, now: int, months: Mapping[str, i
         for number, name in (await meters.listener_names(connection)).items()
     }
     youngest = max(cutoffs.values(), default=0)
-    for _ in range(_SLICE):
+    for _ in range(_METER_SLICE):
         statement = "select min(slot) from meters where slot > $1 and slot < $2"
         slot = await connection.fetchval(statement, meter_walk.slot, youngest)
         if slot is None:
             return 0
         meter_walk.slot = slot
         deleted = await _prune_slot(connection, slot, [number for number, cutoff in cutoffs.items() if slot < cutoff])
-        if deleted >= _SLICE:
+        if deleted >= _METER_SLICE:
             return deleted
     return 1
 

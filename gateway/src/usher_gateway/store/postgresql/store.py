@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import datetime
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -72,7 +73,7 @@ class PostgresStore:
         self._commits = GroupCommit(limits=limits or _LIMITS, now=now, lines=LINES)
         self._is_open = False
         self._apply_replicas: ApplyReplicas | None = None
-        self._meter_walk = requests.MeterWalk()
+        self._prune_walk = prune.PruneWalk()
         self._tasks: list[asyncio.Task[None]] = []
         self._full_tenants: set[tuple[str, str]] = set()
         """Tenants whose last arrival was refused because they store too many bytes."""
@@ -465,8 +466,27 @@ class PostgresStore:
         return await self._run(lambda transaction: changes.release(transaction, arrivals, now))
 
     async def prune(self, now: int, meter_months: Mapping[str, int] | None = None) -> int:
-        months = meter_months or {}
-        return await self._run(lambda transaction: prune.prune(transaction, now, months, self._meter_walk))
+        """Delete one slice beside the commits: not as a job, for which arrivals would wait."""
+        walk = self._prune_walk
+        try:
+            async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
+                began = time.perf_counter()
+                transaction = Transaction(
+                    connection=connection,
+                    incarnation=self.incarnation.number,
+                    ids=self.writer.ids,
+                    names=self._names,
+                    now=now,
+                )
+                async with connection.transaction():
+                    count = await prune.prune(transaction, now, meter_months or {}, walk)
+        except UNAVAILABLE as error:
+            raise model.StoreUnavailableError(f"the store failed: {describe(error)}") from error
+        if count >= walk.size:
+            walk.size = prune.next_size(walk.size, time.perf_counter() - began)
+        for tenant, freed in transaction.tenant_changes():
+            self.writer.stored_bytes[tenant] = self.writer.stored_bytes.get(tenant, 0) + freed
+        return count
 
     async def _find(
         self,

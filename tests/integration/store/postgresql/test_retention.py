@@ -1,0 +1,127 @@
+"""Retention beside other transactions: only what shares its rows waits, and it skips what people are changing."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from contract import engines, samples
+from contract.test_books import prune_all, violations
+from support import databases, waiting
+from usher_gateway import model
+from usher_gateway.store.postgresql import prune
+
+Gateways = list[engines.Bench]
+NOW, DAY = samples.NOW, samples.DAY
+SettledAs = model.SettledAs
+
+WAITING = "select pid from pg_stat_activity where datname = '{}' and wait_event_type = 'Lock'"
+
+
+@contextlib.asynccontextmanager
+async def locked(bench: engines.Bench, statement: str) -> AsyncIterator[None]:
+    """Keep the rows of a query locked, as another transaction would."""
+    connection = await asyncpg.connect(databases.server().dsn(databases.name_of(bench.place)))
+    try:
+        async with connection.transaction():
+            assert await connection.fetch(statement)
+            yield
+    finally:
+        await connection.close()
+
+
+async def accept_settled(bench: engines.Bench, settled_as: SettledAs, *arrivals: model.Arrival) -> None:
+    for accepted in await bench.accept(*arrivals):
+        for delivery in accepted.deliveries:
+            bench.store.settle(samples.settlement(delivery, settled_as, bench.clock.now))
+    await bench.store.flush()
+
+
+async def rows(bench: engines.Bench, query: str) -> list[Any]:
+    return await asyncio.to_thread(databases.server().rows, query, databases.name_of(bench.place))
+
+
+async def test_visits_are_accepted_while_a_slice_waits(gateways: Gateways) -> None:
+    bench, _ = gateways
+    await accept_settled(bench, SettledAs.Delivered, samples.arrival("a"))
+    bench.clock.now = NOW + 40 * DAY
+    waiters = WAITING.format(databases.name_of(bench.place))
+    async with locked(bench, "select from bodies for update"):
+        slice_ = asyncio.create_task(bench.store.prune(bench.clock.now))
+        await waiting.until(lambda: rows(bench, waiters))
+        tenants = [model.ListenerName("agency", f"tenant-{number}", "lobby") for number in range(8)]
+        new = [samples.arrival(one.tenant, bench.clock.now, listener=one, if_visit=()) for one in tenants]
+        assert await bench.words(*new) == ["Visit"] * 8
+        await bench.store.note_oldest_claimed()
+        assert not slice_.done()
+    assert await slice_ == 1
+
+
+async def test_body_stays_while_its_dead_delivery_is_locked(gateways: Gateways) -> None:
+    """A redrive locks the delivery, and has seen the body."""
+    bench, _ = gateways
+    await accept_settled(bench, SettledAs.Dead, samples.arrival("a"))
+    bench.clock.now = NOW + 40 * DAY
+    async with locked(bench, "select from deliveries for no key update"):
+        await prune_all(bench)
+        (visit,) = await bench.visits()
+        assert visit["bodyKept"] is True
+    bench.clock.now += DAY
+    await prune_all(bench)
+    assert await bench.visits() == []
+
+
+async def test_locked_arrival_is_deleted_by_a_later_walk(gateways: Gateways) -> None:
+    """A replay locks the arrival. All others of the same day are deleted meanwhile, in several slices."""
+    bench, _ = gateways
+    arrivals = [samples.arrival(f"{number}", if_visit=()) for number in range(200)]
+    await bench.accept(*arrivals)
+    bench.clock.now = NOW + 40 * DAY
+    async with locked(bench, f"select from arrivals where key = {arrivals[10].key} for no key update"):
+        assert await prune_all(bench) == 199
+        (visit,) = await bench.visits()
+        assert visit["bodyKept"] is True
+    assert await prune_all(bench) == 1
+    assert await bench.visits() == []
+
+
+async def test_visit_times_of_kept_arrivals_stay(gateways: Gateways) -> None:
+    bench, _ = gateways
+    visitor = samples.digest("jane")
+    times = [NOW, NOW + DAY, NOW + 30 * DAY]
+    for number, at in enumerate(times):
+        await bench.accept(samples.arrival(f"{number}", at, visitor_key=visitor, if_visit=()))
+    await bench.accept(samples.arrival("other", if_visit=()))
+    bench.clock.now = NOW + 40 * DAY
+    assert await prune_all(bench) == 3
+    assert [tuple(row) for row in await rows(bench, "select visitor, times from sightings")] == [(visitor, times[2:])]
+
+
+async def test_rows_that_only_another_gateway_knows_are_deleted(gateways: Gateways) -> None:
+    first, second = gateways
+    held = samples.plan(samples.route("bar", samples.BAR), hold=model.HoldReason.DestinationPaused)
+    await first.accept(samples.arrival("a", listener=samples.BAR, if_visit=(held,)))
+    second.clock.now = NOW + 40 * DAY
+    await prune_all(second)
+    assert await second.visits() == []
+    assert (await second.counts(samples.BAR))["cancelled"] == 1
+    assert await violations(second) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "expected"),
+    [
+        (64, 0.01, 128),
+        (64, 0.05, 128),
+        (400, 0.08, 500),
+        (400, 0.1, 400),
+        (400, 0.4, 100),
+        (64, 5.0, 64),
+        (900, 0, 1000),
+    ],
+)
+def test_slices_take_a_tenth_of_a_second(size: int, seconds: float, expected: int) -> None:
+    assert prune.next_size(size, seconds) == expected
