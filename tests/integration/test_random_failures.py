@@ -333,7 +333,7 @@ class Scenario:
         tasks = [asyncio.create_task(self.send(run)) for _ in range(SENDERS)]
         yield
         run.is_over = True
-        done, left = await asyncio.wait(tasks, timeout=2 * DEADLINE_SECONDS)
+        done, left = await asyncio.wait(tasks, timeout=2 * DEADLINE_SECONDS if run.has_crashed else 60)
         for task in done:
             task.result()
         assert run.has_crashed or not left
@@ -368,7 +368,7 @@ async def finish_and_check(run: GatewayRun, *, crashes: bool) -> None:
         run.check_tasks()
         return not await run.store.open_deliveries(FOREVER)
 
-    await gateways.wait_until(is_nothing_open, 20, "the end of all deliveries")
+    await gateways.wait_until(is_nothing_open, 60, "the end of all deliveries")
     await run.store.flush()
     check_nothing_is_left(run)
     usage = await run.store.usage(0, FOREVER)
