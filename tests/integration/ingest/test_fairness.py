@@ -16,7 +16,7 @@ from support import hold, wire
 
 FLOODED = gateways.LISTENER.replace("{name: wifi,", "{name: flooded,").replace("acme", "flood")
 MANIFESTS = (
-    gateways.CLASS.replace("  allowedHostnames", "  maximums: {requestsPerSecond: 200}\n  allowedHostnames")
+    gateways.CLASS.replace("  allowedHostnames", "  maximums: {requestsPerSecond: 20}\n  allowedHostnames")
     + gateways.TENANT
     + gateways.TENANT.replace("acme", "flood")
     + gateways.LISTENER
@@ -63,10 +63,10 @@ async def test_rate_limit_affects_only_the_flooded_listener(tmp_path: Path) -> N
         lasted = time.monotonic() - started
         is_over.set()
         found = await asyncio.gather(*floods)
-        assert seconds[int(len(seconds) * 0.99)] < 1.0
+        assert seconds[int(len(seconds) * 0.99)] < 4.0
         served = sum(statuses.get(200, 0) for statuses in found)
         shed = sum(statuses.get(503, 0) for statuses in found)
-        assert served <= 200 * (lasted + 2)
+        assert served <= 20 * (lasted + 2)
         assert shed > served
         counted = gateway.counted()
         assert counted["refused:RateLimited"] == shed
@@ -94,7 +94,7 @@ async def test_decompression_bombs_do_not_stop_other_tenants(tmp_path: Path) -> 
         is_over.set()
         thrown = sum(await asyncio.gather(*throwers))
         assert thrown > 20
-        assert seconds[-1] < 2.0
+        assert seconds[-1] < 8.0
 
 
 def _resident_megabytes() -> int:
