@@ -13,7 +13,7 @@ from usher_gateway.config import DocumentStatus, files
 
 KEYS = model.derive_keys(bytes(32))
 TENANT = "apiVersion: usher.dev/v1alpha1\nkind: Tenant\nmetadata: {name: acme}\n---\n"
-LIMIT_SECONDS = 10.0
+LIMIT_SECONDS = 60.0
 
 
 def listener(name: str, state: str = "Active") -> str:
@@ -63,8 +63,10 @@ class Follower:
 
 
 @contextlib.asynccontextmanager
-async def following(*paths: pathlib.Path, poll_seconds: float = 60.0) -> AsyncIterator[Follower]:
-    options = files.FileOptions(keys=KEYS, poll_seconds=poll_seconds, settle_seconds=0.05)
+async def following(
+    *paths: pathlib.Path, poll_seconds: float = 60.0, settle_seconds: float = 0.05
+) -> AsyncIterator[Follower]:
+    options = files.FileOptions(keys=KEYS, poll_seconds=poll_seconds, settle_seconds=settle_seconds)
     follower = Follower(files.FileSource(paths, options))
     try:
         yield follower
@@ -274,7 +276,7 @@ async def test_unreadable_file_keeps_its_objects(tmp_path: pathlib.Path) -> None
 async def test_file_written_in_pieces_is_applied_whole(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(TENANT + listener("a") + listener("b"))
-    async with following(tmp_path) as follower:
+    async with following(tmp_path, settle_seconds=1.0) as follower:
         await follower.until(has("a", "b"))
         with file.open("w") as written:
             for piece in (TENANT, listener("a", "Suspended"), listener("b")):
