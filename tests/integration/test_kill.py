@@ -37,7 +37,7 @@ def manifests(url: str) -> list[gateways.Manifest]:
         gateways.TENANT,
         gateways.listener("first", routes),
         gateways.listener("second", second),
-        *[gateways.destination(path[1:], url + path, {"timeoutSeconds": 2}) for path in PATHS],
+        *[gateways.destination(path[1:], url + path) for path in PATHS],
     ]
 
 
@@ -131,7 +131,7 @@ async def one_round(folder: Path, seed: int, database: str | None = None) -> Non
             sender.finish()
             await sending
             store = gateway.store
-            await gateways.wait_until(lambda: store.open_deliveries() == 0, 30, "the delivery of everything")
+            await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
             assert await gateway.terminate() == 0
             check_ledger(store, sender.sent)
             check_deliveries(store, peer, in_flight)
