@@ -103,7 +103,7 @@ async def test_each_order_of_creation_converges_to_the_same_state(
             await waiting.until(
                 lambda: platform.operator.metric("usher_operator_workqueue_depth"), lambda depth: not depth
             )
-        await waiting.until(lambda: unready(agency), lambda names: not names, limit_seconds=30)
+        await waiting.until(lambda: unready(agency), lambda names: not names, limit_seconds=60)
         before = await settled(platform, agency.namespace)
         documents = await platform.install.documents()
         outcomes = {await one.outcome(documents): order for order, one in zip(ORDERS, numbered, strict=True)}

@@ -209,7 +209,7 @@ async def test_gateway_serves_and_restarts_without_the_api_server(install: Insta
     await install.publish(tombstone(listener("a")))
     await install.publish(wrap(listener("c")))
     await proxy.appear()
-    await install.until_answers(200, "c", limit_seconds=40)
+    await install.until_answers(200, "c", limit_seconds=60)
     assert await install.status("a") == 404
     assert (await install.config())["source"] == "cluster"
 
@@ -259,7 +259,7 @@ async def test_pod_reads_with_its_service_account(
     options = cluster.ClusterOptions(keys=KEYS, namespace=install.namespace, data=tmp_path)
     reader = client.Client(access.find_access(None, environ))
     source = cluster.ClusterSource(options, client=reader, check=lambda _: None, now=lambda: 1)
-    async with asyncio.timeout(10), contextlib.aclosing(source.snapshots()) as snapshots:
+    async with asyncio.timeout(60), contextlib.aclosing(source.snapshots()) as snapshots:
         assert list((await anext(snapshots)).listeners) == ["acme/a"]
     await accounts.withdraw(server, rights)
 

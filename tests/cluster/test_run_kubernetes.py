@@ -121,7 +121,7 @@ async def test_killed_run_leaves_no_process(run: Run) -> None:
     async def left() -> list[str]:
         return run.left()
 
-    await waiting.until(left, lambda seen: seen == [], limit_seconds=30)
+    await waiting.until(left, lambda seen: seen == [], limit_seconds=60)
 
 
 async def test_accounts_of_programs_stay_logged_in(cluster: clusters.Cluster, namespace: str, tmp_path: Path) -> None:

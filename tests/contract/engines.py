@@ -158,7 +158,7 @@ class Bench:
     async def accept(self, *arrivals: model.Arrival) -> list[model.Accepted]:
         """Hand in arrivals together, so that they form one batch if it has room."""
         futures = [self.store.accept(arrival) for arrival in arrivals]
-        return await asyncio.wait_for(asyncio.gather(*futures), timeout=10)
+        return await asyncio.wait_for(asyncio.gather(*futures), timeout=60)
 
     async def words(self, *arrivals: model.Arrival) -> list[str]:
         return [accepted.counted_as.name for accepted in await self.accept(*arrivals)]

@@ -72,7 +72,7 @@ def write_manifests(file: Path, manifests: Sequence[Manifest]) -> None:
 
 
 async def wait_until(
-    condition: Callable[[], Awaitable[bool] | bool], seconds: float = 20.0, what: str = "the condition"
+    condition: Callable[[], Awaitable[bool] | bool], seconds: float = 60.0, what: str = "the condition"
 ) -> None:
     """Poll a condition until it holds."""
     end = time.monotonic() + seconds
@@ -140,7 +140,7 @@ class Gateway:
 
     async def wait_ready(self) -> None:
         """Wait until the process is configured and answers."""
-        await wait_until(self._is_ready, 20, "an answer of the gateway")
+        await wait_until(self._is_ready, 60, "an answer of the gateway")
 
     async def _is_ready(self) -> bool:
         assert self.process is not None
@@ -226,14 +226,14 @@ async def running(folder: Path, manifests: Sequence[Manifest], **settings: Any) 
     try:
         await wait_until(
             lambda: task.done() or (gateway.state.applied_at > 0 and gateway.started.is_set()),
-            20,
+            60,
             "a configured gateway",
         )
         if not task.done():
             yield gateway
     finally:
         gateway.stop()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await task
 
 

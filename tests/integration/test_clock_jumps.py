@@ -86,7 +86,7 @@ async def test_clock_jump_loses_no_visit_and_delivers_none_twice(tmp_path: Path,
             await gateway.start()
         await sender.redeliver()
         await sender.visits()
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 40, "the end of all deliveries")
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert_each_once(peer.kept("/crm"), sender.count)
         assert_each_once([one for one in peer.kept("/flaky") if one not in failed], sender.count)
         assert_books(gateway, sender)
@@ -118,7 +118,7 @@ async def test_jump_of_twenty_years_deletes_and_cancels_nothing(tmp_path: Path) 
         gateway.configure([*set_up("Paused"), gateways.destination("other", f"{peer.url}/other")])  # reviews holds
         for _ in range(2):
             noted = confirmed_at(gateway)
-            await gateways.wait_until(functools.partial(was_pruned, gateway, noted), 15, "a run of retention")
+            await gateways.wait_until(functools.partial(was_pruned, gateway, noted), 60, "a run of retention")
         assert "clock_jumped" in gateway.log.read_text()
         assert await has_warning(gateway)
         assert counts(gateway) == (VISITS, 3 * VISITS, VISITS)
@@ -128,7 +128,7 @@ async def test_jump_of_twenty_years_deletes_and_cancels_nothing(tmp_path: Path) 
         peer.set_behaviour("/flaky", receiving.Behaviour())
         clock.set(0)
         gateway.configure(set_up("Active"))
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 40, "the end of all deliveries")
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert counts(gateway) == (VISITS, 3 * VISITS, 3 * VISITS)
         for path in ("/crm", "/held"):
             assert_each_once(peer.kept(path), VISITS)
@@ -148,7 +148,7 @@ async def test_visit_is_not_stale_by_a_clock_that_jumped_ahead(tmp_path: Path) -
         await sender.visits()
         assert counts(gateway)[:2] == (VISITS, VISITS)
         clock.set(0)
-        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 40, "the end of all deliveries")
+        await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "the end of all deliveries")
         assert counts(gateway) == (VISITS, VISITS, VISITS)
         assert_each_once(peer.kept("/"), VISITS)
 
@@ -170,7 +170,7 @@ async def test_start_with_another_clock_warns_unless_it_is_accepted(tmp_path: Pa
             gateway.flags = [*usual, *flags]
             noted = confirmed_at(gateway)
             await gateway.start()
-            await gateways.wait_until(functools.partial(was_pruned, gateway, noted), 15, "a run of retention")
+            await gateways.wait_until(functools.partial(was_pruned, gateway, noted), 60, "a run of retention")
             found.append(await has_warning(gateway))
             gateway.flags = usual
             assert await gateway.terminate() == 0

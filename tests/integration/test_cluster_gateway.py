@@ -92,7 +92,7 @@ async def running(server: api_server.ApiServer, folder: pathlib.Path) -> AsyncIt
         yield Running(gateway)
     finally:
         gateway.stop()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await task
 
 
@@ -227,7 +227,7 @@ async def test_rejected_vanished_and_removed_documents_are_reported(
 
 async def _documents(found: Running) -> list[dict[str, Any]]:
     """Return the next documents that the gateway reports."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             if told := (await found.changes())["documents"]:
                 return list(told)

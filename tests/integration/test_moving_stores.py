@@ -100,7 +100,7 @@ async def test_visits_are_delivered_once_over_a_move(
             repeated = await gateways.post(new.port, "/wifi", bodies[0])
             assert repeated.is_acknowledgement
             await usher_retries(new)
-            await gateways.wait_until(lambda: store.open_deliveries() == 0, 30, "the delivery of everything")
+            await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
             assert await new.terminate() == 0
         meters = store.meters()
         assert (meters[model.Counter.visits], meters[model.Counter.repeats]) == (30, 1)

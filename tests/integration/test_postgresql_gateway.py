@@ -50,7 +50,7 @@ async def test_two_gateways_make_one_visit_of_an_arrival_at_both(tmp_path: Path,
             )
             assert all(answer.is_acknowledgement for answer in answers)
             store = first.store
-            await gateways.wait_until(lambda: store.open_deliveries() == 0, 30, "the delivery of everything")
+            await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")
             assert (await first.terminate(), await second.terminate()) == (0, 0)
         meters = store.meters()
         assert (meters[model.Counter.visits], meters[model.Counter.repeats]) == (40, 40)
@@ -103,7 +103,7 @@ async def test_visits_get_503_in_time_while_the_server_is_away(tmp_path: Path, s
         async def is_acknowledged() -> bool:
             return (await gateways.post(gateway.port, "/wifi", gateways.visit(3))).is_acknowledgement
 
-        await gateways.wait_until(is_acknowledged, 20, "an accepted visit")
+        await gateways.wait_until(is_acknowledged, 60, "an accepted visit")
         assert await gateway.terminate() == 0
         bodies = [
             bytes(body) for (body,) in await asyncio.to_thread(server.rows, "select body from bodies order by key")
@@ -123,7 +123,7 @@ async def test_visits_get_503_in_time_while_the_server_could_lose_them(tmp_path:
             status, text = await gateway.readiness()
             return status == 503 and "fsync is off" in text
 
-        await gateways.wait_until(says_why, 30, "an answer of readiness that says why")
+        await gateways.wait_until(says_why, 60, "an answer of readiness that says why")
         reply = await gateways.post(gateway.port, "/wifi", gateways.visit(2))
         assert (reply.status, reply.has_header) == (503, False)
         assert reply.seconds < 8.5
@@ -133,7 +133,7 @@ async def test_visits_get_503_in_time_while_the_server_could_lose_them(tmp_path:
         async def is_ready() -> bool:
             return (await gateway.readiness())[0] == 200
 
-        await gateways.wait_until(is_ready, 30, "readiness")
+        await gateways.wait_until(is_ready, 60, "readiness")
         assert (await gateways.post(gateway.port, "/wifi", gateways.visit(3))).is_acknowledgement
         assert await gateway.terminate() == 0
 
@@ -174,7 +174,7 @@ async def test_gateway_that_starts_while_the_server_is_away_waits_for_it(
             assert status == 503
             return "PostgreSQL cannot be reached" in text
 
-        await gateways.wait_until(is_waiting, 20, "an answer of the admin port")
+        await gateways.wait_until(is_waiting, 60, "an answer of the admin port")
         async with (
             aiohttp.ClientSession() as session,
             session.get(f"http://127.0.0.1:{gateway.admin}/healthz") as alive,
@@ -200,7 +200,7 @@ async def test_gateway_that_waits_for_the_server_can_be_stopped(tmp_path: Path) 
     leaks.SECRETS.add(PASSWORD)
     async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", address) as gateway:
         await gateway.launch()
-        await gateways.wait_until(lambda: "store_not_reached" in gateway.log.read_text(), 20, "a line of the log")
+        await gateways.wait_until(lambda: "store_not_reached" in gateway.log.read_text(), 60, "a line of the log")
         assert await gateway.terminate() == 0
         assert PASSWORD not in gateway.log.read_text()
 

@@ -169,7 +169,7 @@ async def test_visits_while_the_disk_of_the_database_is_full(tmp_path: Path, sma
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
-        await gateways.wait_until(sender.is_refused, 30, "a visit without room")
+        await gateways.wait_until(sender.is_refused, 60, "a visit without room")
         await sender.assert_refused_in_time()
         filler.unlink()
         await sender.assert_recovers(name)

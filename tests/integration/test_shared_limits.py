@@ -96,7 +96,7 @@ async def test_gateways_that_start_and_stop_keep_to_the_limits(
         await post(fleet, VISITS // 2)
         store = fleet[0].store
         joined = "select count(*) from incarnations where seen = (select max(number) from incarnations)"
-        await gateways.wait_until(lambda: store.rows(joined)[0][0] == count, 20, "a share for every gateway")
+        await gateways.wait_until(lambda: store.rows(joined)[0][0] == count, 60, "a share for every gateway")
         assert await fleet[0].terminate() == 0
         await post(fleet[1:], VISITS // 4)
         await gateways.wait_until(lambda: store.open_deliveries() == 0, 60, "the delivery of everything")

@@ -67,7 +67,7 @@ class Agency:
 
     async def wait_ready(self, *named: str) -> None:
         """``kubectl wait --for=condition=Ready``, of ``listeners.usher.dev/lobby`` and the like."""
-        await self.kubectl("wait", "--for=condition=Ready", "--timeout=20s", *named)
+        await self.kubectl("wait", "--for=condition=Ready", "--timeout=60s", *named)
 
     async def wait(self, kind: str, name: str, condition: str, status: str, reason: str) -> Any:
         """Wait until a condition of the newest generation has a status and reason; return the resource."""

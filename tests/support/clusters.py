@@ -42,7 +42,7 @@ class Cluster:
         """Apply custom resource definitions, and wait until the server serves them."""
         named = [f"--filename={file}" for file in files]
         self.kubectl.run("apply", "--server-side", "--force-conflicts", *named)
-        self.kubectl.run("wait", "--for=condition=Established", "--timeout=30s", *_definitions(files))
+        self.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", *_definitions(files))
 
     def define_missing(self, foreign_definitions: foreign.Foreign) -> None:
         """Apply another project's definitions, unless the cluster already has a version of them."""

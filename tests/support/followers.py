@@ -14,7 +14,7 @@ from usher_gateway import config_secret, documents
 from usher_gateway.config import DocumentStatus, cluster
 from usher_gateway.kube import access, client, reflector
 
-LIMIT_SECONDS = 10.0
+LIMIT_SECONDS = 60.0
 LIMITS = msgspec.structs.replace(
     cluster.CLIENT_LIMITS, page_rows=3, connect_seconds=1, request_seconds=1, stall_seconds=0.4
 )

@@ -125,7 +125,7 @@ def connect_to(folder: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{folder / database.FILE_NAME}?mode=ro", uri=True)
 
 
-async def wait_until(condition: Any, limit: float = 15.0, every: float = 0.01) -> None:
+async def wait_until(condition: Any, limit: float = 25.0, every: float = 0.01) -> None:
     """Poll a condition until it holds, with a time limit."""
     async with asyncio.timeout(limit):
         while not condition():  # noqa: ASYNC110 - what is waited for is not ours to signal
@@ -133,7 +133,7 @@ async def wait_until(condition: Any, limit: float = 15.0, every: float = 0.01) -
 
 
 async def wait_until_async(
-    condition: Callable[[], Awaitable[bool]], shown: Callable[[], object], limit: float = 15.0
+    condition: Callable[[], Awaitable[bool]], shown: Callable[[], object], limit: float = 25.0
 ) -> None:
     """Poll an asynchronous condition; ``shown`` returns the state for the error message."""
     try:
@@ -174,14 +174,14 @@ async def running(
         leaks.PERSONAL_DATA.search("metrics", running_gateway.exposition())
     finally:
         gateway.stop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await task
         await asyncio.to_thread(_search_stored_texts, gateway.settings.data)
 
 
 async def _wait_started(gateway: app.Gateway, task: "asyncio.Task[None]") -> None:
     started = asyncio.create_task(gateway.started.wait())
-    await asyncio.wait({started, task}, return_when=asyncio.FIRST_COMPLETED, timeout=15)
+    await asyncio.wait({started, task}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
     started.cancel()
     if task.done():
         task.result()

@@ -26,7 +26,7 @@ from usher_gateway import config_secret
 ACCESS = Path(__file__).parents[2] / "operator" / "rbac"
 ALTERED = Path(__file__).with_name("altered_operator.py")
 OPERATOR, GATEWAY = "usher-operator", "usher-gateway"
-_STOP_SECONDS = 10
+_STOP_SECONDS = 60
 _SHOWN_LINES = 60
 _STARTED: list["Process"] = []
 """The programs of all installs of this run, in the order of their start."""
@@ -109,7 +109,7 @@ class Process:
         request = wire.request(path, b"{}", host=hostname, headers=headers)
         return (await wire.exchange(self.public, request)).status
 
-    async def wait_answer(self, hostname: str, path: str, status: int, limit_seconds: float = 30.0) -> None:
+    async def wait_answer(self, hostname: str, path: str, status: int, limit_seconds: float = 60.0) -> None:
         """Wait until a gateway answers with a status."""
         await waiting.until(
             lambda: self.answer(hostname, path), lambda seen: seen == status, limit_seconds=limit_seconds

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterable
 from typing import cast
 
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 60.0
 _READ_BYTES = 65_536
 
 

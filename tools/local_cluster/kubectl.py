@@ -12,7 +12,7 @@ from typing import Any
 
 from local_cluster import kubeconfigs
 
-LIMIT_SECONDS = 60.0
+LIMIT_SECONDS = 120.0
 
 
 class KubectlError(Exception):

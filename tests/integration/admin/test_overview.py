@@ -131,7 +131,7 @@ async def test_top_sorts_looks_inside_and_restores_the_terminal(served: serving.
         await terminal.press("\r", "inside agency/acme", "LISTENERS", "agency/lobby", "DESTINATIONS", "agency/crm")
         await terminal.press("\x1b", "VISITS/MIN")
         os.write(main, b"q")
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
         assert termios.tcgetattr(its_end) == before
     finally:
         if process.returncode is None:

@@ -91,15 +91,15 @@ async def test_cancelled_delivery_leaves_its_lane_without_an_attempt(tmp_path: P
     bench = Bench(tmp_path / "data")
     await bench.start(concurrency=1)
     first, second, third = await bench.accept("abc")
-    await gateways.wait_until(lambda: bench.tried == [(first.key, 0)], 5, "the first attempt")
+    await gateways.wait_until(lambda: bench.tried == [(first.key, 0)], 60, "the first attempt")
 
     assert await bench.cancel(second) == 1
     bench.may_answer.set()
     tried = [(first.key, 0), (third.key, 0)]
-    await gateways.wait_until(lambda: bench.tried == tried, 5, "the attempt after the cancelled delivery")
+    await gateways.wait_until(lambda: bench.tried == tried, 60, "the attempt after the cancelled delivery")
     await bench.store.flush()
     scheduler = bench.dispatcher.scheduler
-    await gateways.wait_until(lambda: scheduler.count == scheduler.in_flight == 0, 5, "its end")
+    await gateways.wait_until(lambda: scheduler.count == scheduler.in_flight == 0, 60, "its end")
     await bench.stop()
 
 
@@ -109,19 +109,19 @@ async def test_delivery_redriven_during_its_attempt_is_attempted_afterwards(tmp_
     bench.answers = [model.SettledAs.Retry]
     (delivery,) = await bench.accept("a")
     tried = [(delivery.key, 0), (delivery.key, 1)]
-    await gateways.wait_until(lambda: bench.tried == tried, 5, "the second attempt")
+    await gateways.wait_until(lambda: bench.tried == tried, 60, "the second attempt")
 
     assert await bench.cancel(delivery) == 1
     assert await bench.store.redrive(Filter(ids=(delivery.id,), state="cancelled"), samples.NOW) == 1
     bench.dispatcher.ask_store()
-    await gateways.wait_until(lambda: len(bench.claimed) >= 2, 5, "its claim")
+    await gateways.wait_until(lambda: len(bench.claimed) >= 2, 60, "its claim")
     bench.may_answer.set()
 
     async def is_delivered() -> bool:
         page = await bench.store.deliveries(Filter(ids=(delivery.id,)), None, 1)
         return bool(page.rows[0]["state"] == "delivered")
 
-    await gateways.wait_until(is_delivered, 10, "the redriven delivery")
+    await gateways.wait_until(is_delivered, 60, "the redriven delivery")
     assert bench.tried == [*tried, (delivery.key, 0)]
     assert bench.dispatcher.scheduler.bytes == 0
     await bench.stop()

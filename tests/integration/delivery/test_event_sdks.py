@@ -72,7 +72,7 @@ async def _deliver_in_both_formats(folder: Path) -> dict[str, bytes]:
         async with gateways.Gateway(folder, manifests) as gateway:
             await gateway.start()
             assert (await gateways.post(gateway.port, "/lobby", BODY)).is_acknowledgement
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await structured.seen.wait()
                 await binary.seen.wait()
     return {"CloudEvents": structured.requests[0], "CloudEventsBinary": binary.requests[0]}

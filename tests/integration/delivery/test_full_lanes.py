@@ -58,7 +58,7 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
     for content, size, route in [("a", 4_000, OTHER), ("b", 2, samples.CRM), ("c", 3_000, samples.CRM)]:
         arrival = samples.arrival(content, body=b"x" * size, if_visit=(samples.plan(route),))
         dispatcher.offer((await store.accept(arrival)).deliveries)
-    await gateways.wait_until(lambda: bool(claims), 5, "a look for what waits")
+    await gateways.wait_until(lambda: bool(claims), 60, "a look for what waits")
     claims.clear()
     await asyncio.sleep(0.5)
     assert len(claims) <= 2
@@ -70,7 +70,7 @@ async def test_delivery_larger_than_the_room_is_not_claimed_repeatedly(tmp_path:
         await store.flush()
         return not await store.open_deliveries(1 << 62)
 
-    await gateways.wait_until(is_all_delivered, 5, "the delivery of what had no room")
+    await gateways.wait_until(is_all_delivered, 60, "the delivery of what had no room")
     await dispatcher.stop(1)
     await running
     await store.close()

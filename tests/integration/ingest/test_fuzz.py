@@ -114,7 +114,7 @@ async def _exchange(port: int, data: bytes, source: str) -> int:
     try:
         writer.write(data)
         writer.write_eof()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             received = await reader.read(-1)
     finally:
         writer.transport.abort()

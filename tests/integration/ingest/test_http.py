@@ -191,7 +191,7 @@ async def test_invalid_http_gets_400_and_is_closed(gateway: gateways.RunningGate
     data = BAD[name].format(t=gateway.target()).encode("latin-1")
     async with wire.connect(gateway.port) as connection:
         await connection.send(data)
-        answer = await connection.answer(limit=3)
+        answer = await connection.answer()
         assert (answer.status, answer.has_header) == (400, False)
         assert answer.headers["connection"] == "close"
         assert await connection.is_closed()
@@ -340,7 +340,7 @@ async def test_header_cut_off_by_the_sender_is_no_arrival(gateway: gateways.Runn
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit())[:cut])
         connection.send_eof()
-        assert await connection.is_closed(limit=3)
+        assert await connection.is_closed()
     assert gateway.counted() == {}
 
 
@@ -348,7 +348,7 @@ async def test_body_cut_off_by_the_sender_is_refused_at_once(gateway: gateways.R
     async with wire.connect(gateway.port) as connection:
         await connection.send(wire.request(gateway.target(), visit())[:-5])
         connection.send_eof()
-        answer = await connection.answer(limit=3)
+        answer = await connection.answer()
         assert (answer.status, answer.has_header) == (400, False)
         assert await connection.is_closed()
     assert gateway.counted() == {"refused:Disconnected": 1}
@@ -362,7 +362,7 @@ async def test_body_with_broken_chunks_is_refused_at_the_deadline(tmp_path: Path
         await connection.send(wire.chunked(gateway.target(), [b'{"a"'])[:-5])
         await gateways.wait_until(lambda: any(one.request for one in gateway.gateway.server.connections))
         await connection.send(broken)
-        answer = await connection.answer(limit=3)
+        answer = await connection.answer()
         assert (answer.status, answer.has_header) == (408, False)
         assert await connection.is_closed()
         assert gateway.counted() == {"refused:BodyTimeout": 1}

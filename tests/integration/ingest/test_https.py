@@ -33,7 +33,7 @@ async def _serves(gateway: gateways.RunningGateway, certificate: bytes, name: st
 
 
 async def _wait_served(gateway: gateways.RunningGateway, certificate: bytes, name: str = "localhost") -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await _serves(gateway, certificate, name):  # noqa: ASYNC110 - each look is a handshake
             await asyncio.sleep(0.05)
 
@@ -230,7 +230,7 @@ async def test_plain_http_on_the_tls_port_is_closed(tmp_path: Path) -> None:
     async with gateways.running(tmp_path, tls_cert=cert, tls_key=key) as gateway:
         async with wire.connect(gateway.port) as connection:
             await connection.send(wire.request(gateway.target(), VISIT))
-            received = await asyncio.wait_for(connection.reader.read(), 10)
+            received = await asyncio.wait_for(connection.reader.read(), 60)
             assert b"HTTP/" not in received
         assert gateway.counted() == {}
 
@@ -243,7 +243,7 @@ async def test_unfinished_handshake_is_closed(tmp_path: Path) -> None:
         wire.connect(gateway.port) as connection,
     ):
         await connection.send(b"\x16\x03\x01\x02\x00")
-        assert await asyncio.wait_for(connection.reader.read(), 5) == b""
+        assert await asyncio.wait_for(connection.reader.read(), 60) == b""
 
 
 async def test_body_cut_off_over_tls_is_refused(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ class Port(msgspec.Struct, frozen=True):
     def server(self) -> server.PublicServer:
         return self.gateway.gateway.server
 
-    async def wait_nothing_left(self, files: int, limit_seconds: float) -> None:
+    async def wait_nothing_left(self, files: int) -> None:
         """Wait until no connection is left, including those in a handshake, and no bytes are counted."""
-        await gateways.wait_until(lambda: not self.server.connections and open_sockets() <= files, limit_seconds)
+        await gateways.wait_until(lambda: not self.server.connections and open_sockets() <= files)
         assert (self.server.reading_bytes, self.server.lingering) == (0, 0)
         assert "refused:InternalError" not in self.gateway.counted()
 
@@ -89,7 +89,7 @@ def comparable(received: bytes) -> bytes:
 async def plain_answers(port: int, data: bytes) -> bytes:
     async with wire.connect(port) as connection:
         await connection.send(data)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             return comparable(await connection.reader.read(-1))
 
 
@@ -119,7 +119,7 @@ async def test_tls_answers_equal_plain_answers_for_any_segments(port: Port, seed
             assert found == expected, (number, data[:2000], data[-200:], len(sent))
 
     await asyncio.gather(*(compare(number) for number in range(16)))
-    await port.wait_nothing_left(files, limit_seconds=5)
+    await port.wait_nothing_left(files)
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
@@ -141,8 +141,8 @@ async def test_sender_that_reads_no_answers_is_disconnected(tmp_path: Path, *, i
             assert bool(connection.paused_since) is sends_on
             asked = wire.request(port.gateway.target(), segments.visit(1))
             assert (await wire.exchange(port.plain, asked)).acknowledges
-            await gateways.wait_until(lambda: not port.server.connections, limit=5)
-        await port.wait_nothing_left(files, limit_seconds=5)
+            await gateways.wait_until(lambda: not port.server.connections)
+        await port.wait_nothing_left(files)
 
 
 async def only_connection(public: server.PublicServer) -> server.Connection:
@@ -192,11 +192,11 @@ async def test_broken_connection_is_closed_and_delays_no_others(port: Port, end:
         started = time.monotonic()
         async with wire.connect(port.gateway.port, port.context) as neighbour:
             await neighbour.send(wire.request(port.gateway.target(), segments.visit(1)))
-            assert (await neighbour.answer(limit=2)).acknowledges
-        # until it is answered, lingers, and its answer is taken; a second for who looks
-        most = started + SHORT.answer_seconds + 2 + SHORT.answer_seconds + 1
+            assert (await neighbour.answer()).acknowledges
+        # until it is answered, lingers, and its answer is taken; the rest is for a slow machine
+        most = started + SHORT.answer_seconds + 2 + SHORT.answer_seconds + 15
         await gateways.wait_until(lambda: not port.server.connections, limit=most - time.monotonic())
-    await port.wait_nothing_left(files, limit_seconds=2)
+    await port.wait_nothing_left(files)
     counted = port.gateway.counted()
     assert counted.pop("visit") == 1
     assert set(counted) <= {"refused:Disconnected", "refused:BodyTimeout", "refused:BadRequest"}
@@ -218,7 +218,7 @@ async def begin(port: Port, client: tls_wire.Client, kind: int, rng: random.Rand
 
 async def test_unfinished_handshakes_count_as_connections_and_give_way(tmp_path: Path) -> None:
     """Otherwise a stranger uses up the descriptors of the process, and shuts Purple and every destination out."""
-    limits = msgspec.structs.replace(SHORT, header_seconds=5, connections=20)
+    limits = msgspec.structs.replace(SHORT, header_seconds=20, connections=20)
     async with serving(tmp_path, limits) as port, contextlib.AsyncExitStack() as stack:
         files = open_sockets()
         clients = [
@@ -226,13 +226,13 @@ async def test_unfinished_handshakes_count_as_connections_and_give_way(tmp_path:
         ]
         for client in clients[::2]:
             await client.send([client.hello()[:100]])
-        await gateways.wait_until(lambda: open_sockets() <= files + len(clients) + limits.connections, limit=4)
+        await gateways.wait_until(lambda: open_sockets() <= files + len(clients) + limits.connections)
         assert port.server.displaced >= len(clients) - limits.connections
         async with wire.connect(port.gateway.port, port.context, "localhost") as connection:
             await connection.send(wire.request(port.gateway.target(), segments.visit(1)))
             assert (await connection.answer()).acknowledges
         await stack.aclose()
-        await port.wait_nothing_left(files, limit_seconds=10)
+        await port.wait_nothing_left(files)
 
 
 async def test_unfinished_handshake_does_not_delay_a_drain(tmp_path: Path) -> None:
@@ -240,6 +240,6 @@ async def test_unfinished_handshake_does_not_delay_a_drain(tmp_path: Path) -> No
     async with serving(tmp_path, limits) as port, tls_wire.connect(port.gateway.port, port.context) as client:
         await client.send([client.hello()])
         await gateways.wait_until(lambda: port.server.connections)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(15):
             await port.server.drain(20)
         assert not port.server.connections

@@ -25,7 +25,7 @@ async def test_deleted_body_disappears_from_the_file_and_the_log(tmp_path: Path)
         assert holders(tmp_path)
         clock.now += 3 * DAY
         await store.prune(clock.now)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while holders(tmp_path):  # noqa: ASYNC110 - the file system has no event for this
                 await asyncio.sleep(0.05)
     finally:

@@ -92,10 +92,10 @@ async def test_work_from_an_outage_is_committed_once_afterwards(bench: engines.B
     (delivery,) = accepted.deliveries
     bench.store.settle(model.Settlement(delivery.key, model.SettledAs.Delivered, NOW, 0, 1, status=200))
     bench.store.count(samples.LOBBY, model.Counter.probes, NOW)
-    await gateways.wait_until(lambda: not bench.store.may_attempt, 5)
+    await gateways.wait_until(lambda: not bench.store.may_attempt, 60)
     assert not waiting.done()
     connection.fails = ""
-    assert (await asyncio.wait_for(waiting, 5)).counted_as is model.CountedAs.Visit
+    assert (await asyncio.wait_for(waiting, 60)).counted_as is model.CountedAs.Visit
     await bench.store.flush()
     assert bench.store.may_attempt
     counts = await bench.counts()
@@ -108,10 +108,10 @@ async def test_idle_store_detects_the_end_of_an_outage(
     connection = failing(bench)
     connection.fails = "commit"
     waiting = bench.store.accept(samples.arrival("a"))
-    await gateways.wait_until(lambda: not bench.store.may_attempt, 5)
+    await gateways.wait_until(lambda: not bench.store.may_attempt, 60)
     bench.store.abandon(waiting)
     connection.fails = ""
-    await gateways.wait_until(lambda: bench.store.may_attempt, 5, "the end of the outage")
+    await gateways.wait_until(lambda: bench.store.may_attempt, 60, "the end of the outage")
     assert await bench.visits() == []
 
 
@@ -119,13 +119,13 @@ async def test_failing_job_does_not_make_the_store_available(bench: engines.Benc
     connection = failing(bench)
     connection.fails = "commit"
     waiting = bench.store.accept(samples.arrival("a"))
-    await gateways.wait_until(lambda: not bench.store.may_attempt, 5)
+    await gateways.wait_until(lambda: not bench.store.may_attempt, 60)
     for _ in range(5):
         with pytest.raises(model.StoreUnavailableError):
             await bench.store.note_oldest_claimed()
         assert not bench.store.may_attempt
     connection.fails = ""
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
 
 
 async def test_failed_upkeep_is_repeated(bench: engines.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ async def test_failed_upkeep_is_repeated(bench: engines.Bench, monkeypatch: pyte
         look(self)
 
     monkeypatch.setattr(database.DiskSpace, "measure", watched)
-    await gateways.wait_until(lambda: len(looks) >= 3, 10, "the third measurement of the disk")
+    await gateways.wait_until(lambda: len(looks) >= 3, 60, "the third measurement of the disk")
     assert not store._upkeep_task.done()
     connection.fails = ""  # or closing the store waits for a commit
 
@@ -215,7 +215,7 @@ async def test_failure_to_find_the_tenant_commits_its_arrival_once(bench: engine
     store.writer.names._connection = connection
     connection.fails = "select namespace, tenant from listeners"
     waiting = bench.store.accept(samples.arrival("a"))
-    await gateways.wait_until(lambda: not bench.store.may_attempt, 5)
+    await gateways.wait_until(lambda: not bench.store.may_attempt, 60)
     connection.fails = ""
-    assert (await asyncio.wait_for(waiting, 5)).counted_as is model.CountedAs.Visit
+    assert (await asyncio.wait_for(waiting, 60)).counted_as is model.CountedAs.Visit
     assert len(await bench.visits()) == 1

@@ -74,16 +74,16 @@ async def test_setting_that_changes_stops_commits_until_it_is_mended(server: Pos
     async def outage() -> str | None:
         return await opened.outage()
 
-    assert "fsync is off" in str(await waiting.until(outage, limit_seconds=30))
+    assert "fsync is off" in str(await waiting.until(outage, limit_seconds=60))
     assert not opened.statistics().is_available
     assert not opened.may_attempt
     during = opened.accept(samples.arrival("during"))
     assert (await asyncio.wait({during}, timeout=1))[0] == set()
     await change(server, "fsync", "on")
-    assert (await asyncio.wait_for(during, 30)).counted_as is model.CountedAs.Visit
+    assert (await asyncio.wait_for(during, 60)).counted_as is model.CountedAs.Visit
 
     async def is_over() -> bool:
         return await opened.outage() is None
 
-    await waiting.until(is_over, limit_seconds=30)
+    await waiting.until(is_over, limit_seconds=60)
     await opened.close()

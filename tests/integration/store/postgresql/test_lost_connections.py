@@ -228,7 +228,7 @@ async def test_promoted_standby_has_everything_that_was_acknowledged() -> None:
         await callers.more()
         await asyncio.to_thread(primary.kill)
         await asyncio.to_thread(standby.promote)
-        await callers.more(limit_seconds=10)
+        await callers.more(limit_seconds=60)
         await callers.finish()
         await store.close()
 
@@ -251,7 +251,7 @@ async def test_commit_that_no_standby_has_is_not_acknowledged() -> None:
             await waiting.until(cancel)
             assert not future.done()
         await asyncio.to_thread(standby.start)
-        assert (await asyncio.wait_for(future, 20)).counted_as is model.CountedAs.Visit
+        assert (await asyncio.wait_for(future, 60)).counted_as is model.CountedAs.Visit
         assert len((await store.visits(Filter(), None, 10)).rows) == 2
         await store.close()
 
