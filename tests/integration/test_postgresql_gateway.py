@@ -200,7 +200,7 @@ async def test_gateway_that_waits_for_the_server_can_be_stopped(tmp_path: Path) 
     leaks.SECRETS.add(PASSWORD)
     async with gateways.Gateway(tmp_path, manifests("http://127.0.0.1:1"), "--store", address) as gateway:
         await gateway.launch()
-        await gateways.wait_until(lambda: "store_not_reached" in gateway.log.read_text(), 60, "a line of the log")
+        await gateways.wait_until(lambda: "store_not_opened" in gateway.log.read_text(), 60, "a line of the log")
         assert await gateway.terminate() == 0
         assert PASSWORD not in gateway.log.read_text()
 

@@ -73,7 +73,21 @@ def test_line_of_one_listener_hides_no_other_line() -> None:
 @pytest.mark.parametrize("fields", [{}, {"reason": "disk"}])
 def test_line_about_the_whole_gateway_is_never_left_out(fields: dict[str, str]) -> None:
     limited = Limited()
-    assert None not in [limited.write("store_commit_failed", "error", **fields) for _ in range(5)]
+    assert None not in [limited.write("store_ownership_lost", "error", **fields) for _ in range(5)]
+
+
+@pytest.mark.parametrize("event", ["store_commit_failed", "dispatcher_paused", "heartbeat_failed"])
+def test_outage_of_the_store_is_written_once_a_minute_for_each_reason(event: str) -> None:
+    limited = Limited()
+    reasons = ["server away", "server away", "connection refused", "server away"]
+    assert [limited.write(event, "error", reason=reason) is not None for reason in reasons] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    limited.now += 61
+    assert limited.write(event, "error", reason="server away")
 
 
 def test_information_is_never_left_out() -> None:

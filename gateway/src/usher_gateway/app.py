@@ -342,7 +342,7 @@ class Gateway:
                 except model.StoreUnavailableError as error:
                     if self.settings.store is None:
                         raise
-                    _log.warning("store_not_reached", reason=str(error), hint=error.hint, next_try_seconds=pause)
+                    _log.warning("store_not_opened", reason=str(error), hint=error.hint, next_try_seconds=pause)
                     if not self._store_reason:
                         await waiting.enter_async_context(
                             server.AdminServer(

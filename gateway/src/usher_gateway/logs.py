@@ -39,6 +39,18 @@ MAX_WAITING_BYTES = 4 * 1024 * 1024
 _REPEATING = ("listener", "destination", "file")
 """Fields that say what a line is about, if it may repeat."""
 
+_REPEATING_EVENTS = {
+    "dispatcher_paused",
+    "heartbeat_failed",
+    "open_deliveries_not_counted",
+    "store_commit_failed",
+    "store_durability_missed",
+    "store_not_opened",
+    "store_upkeep_failed",
+    "takeover_failed",
+}
+"""Lines that repeat while the database is away."""
+
 _REPEAT_SECONDS = 60.0
 _MAX_KINDS = 10_000
 """Kinds of lines that the limiter remembers."""
@@ -83,7 +95,7 @@ def configure(*, as_json: bool | None = None, level: str = "info") -> None:
 
 
 class RepeatLimiter:
-    """Limits warnings and errors that repeat for the same listener, destination or file.
+    """Limits warnings and errors that repeat for the same listener, destination or file, or during an outage.
 
     A broken filter fails for every visit. The first line of each kind is written, and then at most one a minute, which
     has in ``repeated`` how many were left out before it. Listeners do not share the limit: the lines of one never hide
@@ -101,7 +113,8 @@ class RepeatLimiter:
     def __call__(self, _: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """Return the line, or raise DropEvent to leave it out."""
         subject = next((line[name] for name in _REPEATING if line.get(name)), None)
-        if method not in {"warning", "error"} or subject is None:
+        is_repeating = subject is not None or line["event"] in _REPEATING_EVENTS
+        if method not in {"warning", "error"} or not is_repeating:
             return line
         kind = (line["event"], subject, line.get("route"), line.get("error"), line.get("reason"))
         now = self._clock()

@@ -99,6 +99,12 @@ def test_migrate_says_what_is_wrong(empty: str) -> None:
     assert "absent" not in absent.stderr
 
 
+def test_address_in_a_secret_may_end_with_a_newline(empty: str) -> None:
+    """As `echo` writes one."""
+    done = usher_migrate(f"{databases.owner_dsn(empty)}\n")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 async def test_store_that_may_not_migrate_refuses_an_old_schema(empty: str) -> None:
     with pytest.raises(model.SchemaTooOldError) as raised:
         await store(databases.owner_dsn(empty), may_migrate=False).open()

@@ -10,10 +10,11 @@ import structlog
 
 from contract import engines, samples
 from contract.test_books import violations
+from integration.gateways import wait_until
 from support import databases
 from usher_gateway import model
 from usher_gateway.store.base import Filter, Replicas
-from usher_gateway.store.postgresql import incarnations, opening
+from usher_gateway.store.postgresql import incarnations, opening, ownership
 from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import Connection
 from usher_gateway.store.postgresql.incarnations import Incarnation
@@ -212,12 +213,12 @@ async def test_heartbeat_of_a_gateway_that_comes_back_ends_it(gateways: Gateways
 
 async def test_gateway_without_a_confirmed_heartbeat_sends_nothing(gateways: Gateways) -> None:
     first, _ = gateways
-    ownership = engines.postgresql(first.store).ownership
-    found = [ownership.may_attempt]
-    ownership._beat_at -= 25
-    found.append(ownership.may_attempt)
+    owned = engines.postgresql(first.store).ownership
+    found = [owned.may_attempt]
+    owned._beat_at -= 25
+    found.append(owned.may_attempt)
     await beat(first)
-    found.append(ownership.may_attempt)
+    found.append(owned.may_attempt)
     assert found == [True, False, True]
 
 
@@ -237,6 +238,30 @@ async def test_first_validity_starts_before_the_incarnation_does(
         await bench.open()
         assert engines.postgresql(bench.store).ownership._beat_at <= begun[0]
         await bench.store.close()
+    finally:
+        engine.forget(bench.place)
+
+
+async def test_end_of_an_outage_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beat, tries = incarnations.beat, []
+
+    async def fail_twice(*arguments: Any) -> bool:
+        tries.append(1)
+        if len(tries) <= 2:
+            raise OSError
+        return await beat(*arguments)
+
+    monkeypatch.setattr(incarnations, "beat", fail_twice)
+    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 0.01)
+    engine = engines.Postgresql()
+    bench = engines.Bench(engine, tmp_path / "data")
+    try:
+        with structlog.testing.capture_logs() as logs:
+            await bench.open()
+            await wait_until(lambda: len(tries) >= 5, 20, "heartbeats after the outage")
+            await bench.store.close()
+        beats = [line["event"] for line in logs if line["event"].startswith("heartbeat")]
+        assert beats == ["heartbeat_failed", "heartbeat_failed", "heartbeat_resumed"]
     finally:
         engine.forget(bench.place)
 

@@ -75,6 +75,7 @@ class Ownership:
 
     async def run(self) -> None:
         """Send heartbeats, and take over from dead gateways, until this incarnation is lost."""
+        has_failed = False
         while not self.is_lost:
             await asyncio.sleep(HEARTBEAT_SECONDS if self._is_settled else _JOINING_SECONDS)
             try:
@@ -84,7 +85,11 @@ class Ownership:
                 # The database may have been away for all gateways: first they get the time to send a heartbeat.
                 self._judges_from = self._loop.time() + DEAD_SECONDS
                 _log.warning("heartbeat_failed", error=describe(error))
+                has_failed = True
                 continue
+            if has_failed:
+                _log.info("heartbeat_resumed")
+                has_failed = False
             try:
                 await self._take_over()
             except UNAVAILABLE as error:
