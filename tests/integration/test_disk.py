@@ -255,7 +255,7 @@ async def test_second_gateway_on_the_same_data_is_rejected(tmp_path: Path, peer:
     async with gateways.Gateway(tmp_path, one_route(peer)) as first:
         await first.start()
         second = gateways.Gateway(tmp_path / "second", one_route(peer), data=first.data)
-        refuses(second, await launch_and_wait(second), "another gateway runs on", "--data")
+        refuses(second, await launch_and_wait(second), "another gateway, or a command, uses", "--data")
         assert (await gateways.post(first.port, "/hook", gateways.visit(1))).is_acknowledgement
 
 
@@ -267,7 +267,7 @@ async def test_second_gateway_is_rejected_after_the_lock_file_is_deleted(
         await first.start()
         (first.data / "lock").unlink()
         second = gateways.Gateway(tmp_path / "second", one_route(peer), data=first.data)
-        refuses(second, await launch_and_wait(second), "another gateway runs on", "--data")
+        refuses(second, await launch_and_wait(second), "another gateway, or a command, uses", "--data")
         assert (await gateways.post(first.port, "/hook", gateways.visit(1))).is_acknowledgement
 
 

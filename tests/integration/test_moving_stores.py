@@ -7,15 +7,19 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from contract import engines
 from contract.samples import NOW, arrival
 from integration import gateways
 from support import databases
 from usher_gateway import model
+from usher_gateway.cli import main
 from usher_gateway.simulator import receiver
+from usher_gateway.store import moving
 
 KEY = bytes(range(32))
 ENVIRONMENT = {**os.environ, "USHER_INSTALL_KEY": base64.b64encode(KEY).decode(), "COLUMNS": "160"}
@@ -143,6 +147,69 @@ async def test_killed_commands_can_be_run_again(tmp_path: Path, database_name: s
     counted = gateways_store(target, tmp_path, database_name)
     assert counted.count("arrivals") == 5_000
     assert counted.count("deliveries where state = 0") == 5_000
+
+
+def make_store(engine: str, tmp_path: Path) -> None:
+    """Create a store with a visit, in the place that flags_of() names."""
+    place = tmp_path / "postgresql" if engine == "postgresql" else tmp_path / "sqlite" / "data"
+    bench = engines.Bench(engines.ENGINES[engine](), place, key_fingerprint=model.key_fingerprint(KEY))
+
+    async def fill() -> None:
+        await bench.open()
+        await bench.accept(arrival("a"))
+        await bench.store.close()
+
+    asyncio.run(fill())
+
+
+@pytest.mark.parametrize(
+    ("engine", "reason"),
+    [
+        ("sqlite", "another gateway, or a command, uses"),
+        ("postgresql", "another export or import uses this database"),
+    ],
+)
+def test_running_export_is_left_alone(
+    tmp_path: Path, database_name: str, engine: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_store(engine, tmp_path)
+    file, flags = tmp_path / "file", flags_of(engine, tmp_path, database_name)
+    tries: list[tuple[int, str]] = []
+    export_store = moving.export_store
+
+    async def run_others(*arguments: Any, **named: Any) -> moving.Tally:
+        tries.append(await usher("export", str(file), *flags))
+        tries.append(await usher("export", str(tmp_path / "other"), *flags))
+        tries.append(await usher("export", "--undo", *flags))
+        return await export_store(*arguments, **named)
+
+    monkeypatch.setattr(moving, "export_store", run_others)
+    result = CliRunner().invoke(main.build(), ["export", str(file), *flags], env=ENVIRONMENT)
+    assert result.exit_code == 0, result.output
+    assert file.exists()
+    assert [code for code, _ in tries] == [1, 1, 1]
+    assert f"another export writes {file}.partial" in tries[0][1]
+    assert reason in tries[1][1]
+    assert reason in tries[2][1]
+
+
+def test_draft_of_a_killed_export_is_replaced(tmp_path: Path) -> None:
+    make_store("sqlite", tmp_path)
+    (tmp_path / "file.partial").write_bytes(b"usher-export")
+    synced: list[int] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", watched)
+        arguments = ["export", str(tmp_path / "file"), "--data", str(tmp_path / "sqlite" / "data")]
+        result = CliRunner().invoke(main.build(), arguments, env=ENVIRONMENT)
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "file.partial").exists()
+    assert synced[-2:] == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino], "the file, then its name"
 
 
 def gateways_store(engine: str, tmp_path: Path, database_name: str) -> gateways.StoreData:

@@ -25,6 +25,7 @@ from usher_gateway.store.sqlite import database
 from usher_gateway.store.sqlite.moving import SqliteMove
 
 DIRECTIONS = [("sqlite", "postgresql"), ("postgresql", "sqlite")]
+_TABLES = "select tablename from pg_tables where schemaname = 'public'"
 _WAITS_FOR_LOCK = "select exists (select 1 from pg_locks where locktype = 'advisory' and not granted)"
 
 
@@ -44,7 +45,7 @@ async def movable(engine: str, place: Path, key: str = "k") -> Any:
         return SqliteMove(place, key, may_create=True)
     name = databases.name_of(place)
     databases.create(name)
-    opened = PostgresMove(PostgresSettings(databases.owner_dsn(name), key))
+    opened = PostgresMove(PostgresSettings(databases.owner_dsn(name), key), may_create=True)
     await opened.open()
     return opened
 
@@ -70,10 +71,10 @@ async def load(engine: str, place: Path, file: Path, key: str = "k") -> moving.C
 
 async def load_unless_done(engine: str, place: Path, file: Path, key: str = "k") -> moving.Comparison | None:
     with file.open("rb") as source:
-        reader = ExportReader(source, file.name)
+        reader = ExportReader(source, file.name, key_fingerprint=key)
         store = await movable(engine, place, key)
         try:
-            return await moving.import_file(store, reader, key_fingerprint=key, progress=no_progress)
+            return await moving.import_file(store, reader, progress=no_progress)
         finally:
             await store.close()
 
@@ -451,7 +452,7 @@ async def test_export_by_a_user_without_rights_says_who_may(places: Path) -> Non
     name = databases.name_of(places / "first")
     databases.create(name)
     databases.server().execute("revoke all on meta from gateway", name)
-    store = PostgresMove(PostgresSettings(databases.gateway_dsn(name), "k"))
+    store = PostgresMove(PostgresSettings(databases.gateway_dsn(name), "k"), may_create=False)
     with pytest.raises(model.ConfigurationError, match="lacks rights") as refused:
         await store.open()
     assert refused.value.hint == "Connect as the owner of the tables."
@@ -471,3 +472,74 @@ async def test_undone_export_lets_the_store_be_served_again(places: Path, engine
     await bench.open()
     assert len(await bench.claim(CRM.destination)) == 1
     await bench.store.close()
+
+
+@pytest.mark.parametrize("target", ["sqlite", "postgresql"])
+async def test_import_into_a_store_that_was_exported_since_is_refused(places: Path, target: str) -> None:
+    source, bench = bench_of("sqlite", places / "first"), bench_of(target, places / "second")
+    await source.open()
+    await source.store.close()
+    await export("sqlite", source.place, places / "file")
+    assert (await load(target, bench.place, places / "file")).is_complete
+    await export(target, bench.place, places / "other")
+    with pytest.raises(model.StoreLockedError, match="were exported"):
+        await load_unless_done(target, bench.place, places / "file")
+
+
+async def test_failed_read_of_an_sqlite_store_says_what_to_check(places: Path) -> None:
+    bench = bench_of("sqlite", places / "first")
+    await bench.open()
+    await bench.store.close()
+    with sqlite3.connect(bench.place / database.FILE_NAME) as connection:
+        connection.execute("alter table once_marks rename to lost")
+    connection.close()
+    with pytest.raises(model.ConfigurationError, match="no such table: once_marks") as failed:
+        await export("sqlite", bench.place, places / "file")
+    assert failed.value.hint
+
+
+# Another install key
+
+
+async def test_empty_database_stays_empty_if_another_key_made_the_file(places: Path) -> None:
+    source = bench_of("sqlite", places / "first")
+    await source.open()
+    await source.store.close()
+    await export("sqlite", source.place, places / "file")
+    name = databases.name_of(places / "second")
+    databases.create_empty(name)
+    with pytest.raises(model.InstallKeyError, match="another install key made this file"):
+        await load("postgresql", places / "second", places / "file", key="other")
+    assert databases.server().rows(_TABLES, name) == []
+
+
+async def test_export_of_an_empty_database_leaves_it_empty(places: Path) -> None:
+    name = databases.name_of(places / "first")
+    databases.create_empty(name)
+    store = PostgresMove(PostgresSettings(databases.owner_dsn(name), "k"), may_create=False)
+    with pytest.raises(model.ConfigurationError, match="there is no store"):
+        await store.open()
+    assert databases.server().rows(_TABLES, name) == []
+
+
+async def test_database_of_another_key_is_not_migrated(places: Path) -> None:
+    bench = bench_of("postgresql", places / "first")
+    await bench.open()
+    await bench.store.close()
+    name = databases.name_of(bench.place)
+    databases.server().execute("update meta set value = '1' where name = 'schema_version'", name)
+    with pytest.raises(model.InstallKeyError, match="another install key made this store"):
+        await movable("postgresql", bench.place, key="other")
+    assert databases.server().rows("select value from meta where name = 'schema_version'", name) == [("1",)]
+
+
+async def test_file_of_another_key_is_not_migrated(places: Path) -> None:
+    bench = bench_of("sqlite", places / "first")
+    await bench.open()
+    await bench.store.close()
+    with sqlite3.connect(bench.place / database.FILE_NAME) as connection:
+        connection.execute("pragma user_version = 1")
+    with pytest.raises(model.InstallKeyError, match="another install key made this store"):
+        await movable("sqlite", bench.place, key="other")
+    assert connection.execute("pragma user_version").fetchone() == (1,)
+    connection.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import pathlib
 import time
@@ -92,18 +93,23 @@ def _errors_as_messages() -> Iterator[None]:
         admin_client.fail(str(error), error.hint, admin_client.USAGE if is_usage else 1)
 
 
+def _key_fingerprint(data: pathlib.Path) -> str:
+    from usher_gateway import model
+    from usher_gateway.config import install_key
+
+    return model.key_fingerprint(install_key.load_install_key(data, os.environ, may_create=False))
+
+
 @contextlib.asynccontextmanager
 async def _opened(
     data: pathlib.Path, store: str | None, password_file: pathlib.Path | None, *, may_create: bool
-) -> "AsyncIterator[tuple[moving.MovableStore, str]]":
-    """Open the store that the flags name; also give the fingerprint of the install key."""
-    from usher_gateway import model
-    from usher_gateway.config import install_key
+) -> "AsyncIterator[moving.MovableStore]":
+    """Open the store that the flags name."""
     from usher_gateway.settings import check_store_address, read_store_password
 
     if store is not None:
         check_store_address(store)
-    fingerprint = model.key_fingerprint(install_key.load_install_key(data, os.environ, may_create=False))
+    fingerprint = _key_fingerprint(data)
     opened: Any
     if store is None:
         from usher_gateway.store.sqlite.moving import SqliteMove
@@ -114,16 +120,16 @@ async def _opened(
         from usher_gateway.store.postgresql.opening import PostgresSettings
 
         password = read_store_password(password_file)
-        opened = PostgresMove(PostgresSettings(store, fingerprint, password))
+        opened = PostgresMove(PostgresSettings(store, fingerprint, password), may_create=may_create)
         await opened.open()
     try:
-        yield opened, fingerprint
+        yield opened
     finally:
         await opened.close()
 
 
 async def _undo(data: pathlib.Path, store: str | None, password_file: pathlib.Path | None) -> None:
-    async with _opened(data, store, password_file, may_create=False) as (opened, _):
+    async with _opened(data, store, password_file, may_create=False) as opened:
         was_moved = await opened.undo_export()
     typer.echo("Gateways may serve the store again." if was_moved else "The store was not exported.")
 
@@ -132,18 +138,18 @@ def _export(file: pathlib.Path, data: pathlib.Path, store: str | None, password_
     from usher_gateway.store import moving
 
     draft = file.with_name(f"{file.name}.partial")
-    with _file_errors(file):
-        if file.exists():
-            admin_client.fail(f"{file} exists", "Name a new file.", admin_client.USAGE)
+    with _file_errors(file), _create(draft) as output:
         try:
-            with _create(draft) as output:
-                tally = asyncio.run(_dump(output, data, store, password_file))
-                output.flush()
-                os.fsync(output.fileno())
+            if file.exists():
+                admin_client.fail(f"{file} exists", "Name a new file.", admin_client.USAGE)
+            tally = asyncio.run(_dump(output, data, store, password_file))
+            output.flush()
+            os.fsync(output.fileno())
             draft.rename(file)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
+        _sync_folder(file.parent)
         size = file.stat().st_size
     tables.print_table(["KIND", "ROWS"], [[kind, str(tally.counts.get(kind, 0))] for kind in moving.COLUMNS], 1)
     typer.echo(f"{file}: {size} bytes. Gateways refuse the exported store from now on.")
@@ -154,15 +160,43 @@ async def _dump(
 ) -> "moving.Tally":
     from usher_gateway.store import moving
 
-    async with _opened(data, store, password_file, may_create=False) as (opened, fingerprint):
+    async with _opened(data, store, password_file, may_create=False) as opened:
         progress = _ProgressPrinter("exported")
         now = time.time_ns() // 1_000
-        return await moving.export_store(opened, output, key_fingerprint=fingerprint, now=now, progress=progress)
+        return await moving.export_store(
+            opened, output, key_fingerprint=_key_fingerprint(data), now=now, progress=progress
+        )
 
 
 def _create(draft: pathlib.Path) -> BinaryIO:
-    draft.unlink(missing_ok=True)  # an earlier export was interrupted
-    return os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
+    """Create the draft and lock it, in the place of one that an interrupted export left."""
+    with contextlib.suppress(FileNotFoundError), draft.open("r+b") as left:
+        _lock(left, draft)
+        draft.unlink()
+    output = os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
+    _lock(output, draft)
+    return output
+
+
+def _lock(output: BinaryIO, draft: pathlib.Path) -> None:
+    """Lock an open file. Only the owner of the lock may delete or rename the draft."""
+    try:
+        fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_draft = os.path.samestat(os.fstat(output.fileno()), draft.stat())
+    except (BlockingIOError, FileNotFoundError):
+        is_draft = False
+    if not is_draft:
+        output.close()
+        admin_client.fail(f"another export writes {draft}", "Wait until it ends, or name another file.", 1)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Make the new name of a file durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _import(
@@ -171,7 +205,8 @@ def _import(
     from usher_gateway.store.export_file import ExportReader
 
     with _file_errors(file), file.open("rb") as source:
-        return asyncio.run(_load(ExportReader(source, str(file)), data, store, password_file))
+        reader = ExportReader(source, str(file), key_fingerprint=_key_fingerprint(data))
+        return asyncio.run(_load(reader, data, store, password_file))
 
 
 async def _load(
@@ -179,9 +214,9 @@ async def _load(
 ) -> "moving.Comparison | None":
     from usher_gateway.store import moving
 
-    async with _opened(data, store, password_file, may_create=True) as (opened, fingerprint):
+    async with _opened(data, store, password_file, may_create=True) as opened:
         progress = _ProgressPrinter("imported")
-        return await moving.import_file(opened, reader, key_fingerprint=fingerprint, progress=progress)
+        return await moving.import_file(opened, reader, progress=progress)
 
 
 @contextlib.contextmanager

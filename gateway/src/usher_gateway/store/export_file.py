@@ -106,9 +106,10 @@ class ExportReader:
 
     Raises:
         ExportFileError: the file is damaged, or not an export; the message names the place.
+        InstallKeyError: another install key made the file.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, *, key_fingerprint: str) -> None:
         self._file = file
         self._name = name
         self._digest = bytes(32)
@@ -120,6 +121,10 @@ class ExportReader:
             raise model.ExportFileError(
                 f"{name} has format {self.start.format}, and this release reads {FORMAT}",
                 f"Use the release that wrote it ({self.start.usher}) or a later one.",
+            )
+        if self.start.key_fingerprint != key_fingerprint:
+            raise model.InstallKeyError(
+                "another install key made this file", "Use the install.key or USHER_INSTALL_KEY of the exported store."
             )
 
     def chunks(self) -> Iterator[Chunk]:

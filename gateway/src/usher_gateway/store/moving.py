@@ -111,7 +111,11 @@ class MovableStore(Protocol):
         """Rename the position to IMPORTED, so that gateways may serve the store."""
 
     async def imported(self) -> str | None:
-        """Return the last position of the import that filled this store, if it is complete."""
+        """Return the last position of the import that filled this store, if it is complete.
+
+        Raises:
+            StoreLockedError: the data of the store were exported since.
+        """
 
     def dump(self) -> AsyncIterator[tuple[str, list[Row]]]:
         """Yield the rows of all kinds, in slices, from one snapshot."""
@@ -214,23 +218,16 @@ async def export_store(
     return tally
 
 
-async def import_file(
-    store: MovableStore, reader: ExportReader, *, key_fingerprint: str, progress: Progress
-) -> Comparison | None:
+async def import_file(store: MovableStore, reader: ExportReader, *, progress: Progress) -> Comparison | None:
     """Load a file into an empty store, or go on with its unfinished import; then compare both.
 
     Returns None if this file was imported before, and equal then. If file and store differ, the store keeps the mark of
     an unfinished import, so that no gateway serves it.
 
     Raises:
-        InstallKeyError: another install key made the file.
         ExportFileError: the file is damaged, or it is not the file of the unfinished import.
-        StoreLockedError: see begin_import().
+        StoreLockedError: see imported() and begin_import().
     """
-    if reader.start.key_fingerprint != key_fingerprint:
-        raise model.InstallKeyError(
-            "another install key made this file", "Use the install.key or USHER_INSTALL_KEY of the exported store."
-        )
     imported = await store.imported()
     if imported is not None:
         if imported != _last_position(reader):

@@ -53,11 +53,12 @@ _LIVE = "select count(*) from incarnations where ended_at is null"
 class PostgresMove:
     """A database without live gateways, for an export or an import."""
 
-    def __init__(self, settings: PostgresSettings) -> None:
+    def __init__(self, settings: PostgresSettings, *, may_create: bool) -> None:
         self._settings = settings
+        self._may_create = may_create
 
     async def open(self) -> None:
-        """Connect and migrate the schema.
+        """Connect, keep other commands of a move away, and migrate the schema.
 
         Raises:
             UsherError: see Store.open(); StoreUnavailableError if the server cannot be reached.
@@ -65,10 +66,28 @@ class PostgresMove:
         self._pool = await open_pool(self._settings.dsn, self._settings.password, PoolBounds(1, 1))
         try:
             async with self._connected() as connection:
+                await self._require_store(connection)
+                await self._lock(connection)
                 await schema.migrate(connection)
         except BaseException:
             self._pool.terminate()
             raise
+
+    async def _require_store(self, connection: Connection) -> None:
+        """Check the database before anything in it changes."""
+        if await schema.exists(connection):
+            await schema.require_key(connection, self._settings.key_fingerprint)
+        elif not self._may_create:
+            raise model.ConfigurationError(
+                "there is no store in the database of --store", "Give the --store of `usher run`."
+            )
+
+    async def _lock(self, connection: Connection) -> None:
+        """Wait a few seconds, because the session of a killed command ends a little later; the pool keeps this one."""
+        try:
+            await connection.execute("select pg_advisory_lock($1)", schema.MOVE_LOCK)
+        except asyncpg.LockNotAvailableError:
+            raise model.StoreLockedError("another export or import uses this database", "Wait until it ends.") from None
 
     async def close(self) -> None:
         """Disconnect."""
@@ -110,7 +129,6 @@ class PostgresMove:
             position = await schema.meta(connection, POSITION)
             if position is not None:
                 return position
-            moving.refuse_exported(await schema.meta(connection, MOVED))
             await self._refuse_live(connection)
             for table in (*TABLES.values(), "commits"):
                 if await connection.fetchval(f"select exists (select 1 from {table})"):  # noqa: S608
@@ -165,6 +183,7 @@ class PostgresMove:
     async def imported(self) -> str | None:
         """Return the position of the complete import."""
         async with self._locked() as connection:
+            moving.refuse_exported(await schema.meta(connection, MOVED))
             return await schema.meta(connection, IMPORTED)
 
     async def dump(self) -> AsyncIterator[tuple[str, list[moving.Row]]]:

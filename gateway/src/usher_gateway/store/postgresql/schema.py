@@ -27,6 +27,9 @@ FOLD_LOCK = 0x55736872_0002
 PRUNE_LOCK = 0x55736872_0003
 """Advisory lock: one gateway at a time deletes expired data."""
 
+MOVE_LOCK = 0x55736872_0004
+"""Advisory lock of a session: one export, import or end of an export at a time."""
+
 LOCK_LIMITS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
 """Limits of a transaction that waits for MIGRATION_LOCK."""
 
@@ -159,10 +162,27 @@ async def check_key(connection: Connection, key_fingerprint: str) -> None:
     Raises:
         InstallKeyError: another install key made the data.
     """
-    known = await meta(connection, "key_fingerprint")
-    if known is None:
+    if await meta(connection, "key_fingerprint") is None:
         await set_meta(connection, "key_fingerprint", key_fingerprint)
-    elif known != key_fingerprint:
+    await require_key(connection, key_fingerprint)
+
+
+async def exists(connection: Connection) -> bool:
+    """Return whether the database has the tables of Usher.
+
+    Raises:
+        StoreCorruptError: the database belongs to another program.
+    """
+    return await _version(connection) > 0
+
+
+async def require_key(connection: Connection, key_fingerprint: str) -> None:
+    """Check that no other install key made the data. Changes nothing.
+
+    Raises:
+        InstallKeyError: another install key made the data.
+    """
+    if await meta(connection, "key_fingerprint") not in {None, key_fingerprint}:
         raise model.InstallKeyError(
             "another install key made this store",
             "Use the same install.key or USHER_INSTALL_KEY as before, because URLs and keyed hashes depend on it.",

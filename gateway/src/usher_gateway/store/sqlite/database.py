@@ -192,7 +192,7 @@ def explained_errors(folder: Path) -> Iterator[None]:
 
 
 def _explained(folder: Path, error: sqlite3.DatabaseError) -> model.UsherError:
-    """Return the reason why the file cannot be opened, with a hint."""
+    """Return the reason why the file cannot be used, with a hint."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_BUSY:
         return model.StoreLockedError(
@@ -205,7 +205,7 @@ def _explained(folder: Path, error: sqlite3.DatabaseError) -> model.UsherError:
             "Move it aside (its visits can often be saved with `sqlite3 FILE .recover`), or restore it from a backup.",
         )
     return model.ConfigurationError(
-        f"the store in {folder} cannot be opened: {error}", "Check the folder's rights and free space."
+        f"the store in {folder} cannot be used: {error}", "Check the folder's rights and free space."
     )
 
 
@@ -292,7 +292,7 @@ def _lock(path: Path) -> IO[bytes]:
     except OSError as error:
         file.close()
         raise model.StoreLockedError(
-            f"another gateway runs on {path.parent}", "Stop it first, or give this one another --data."
+            f"another gateway, or a command, uses {path.parent}", "Stop it first, or give this one another --data."
         ) from error
     return file
 
@@ -311,12 +311,25 @@ def _file_system_of(folder: Path) -> str:
 
 
 def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
-    """Bring the schema up to date. Migrations only expand it, so older gateways can still run on it."""
+    """Bring the schema up to date, unless another install key made the file.
+
+    Migrations only expand the schema, so older gateways can still run on it.
+    """
     (application_id,) = connection.execute("pragma application_id").fetchone()
     (version,) = connection.execute("pragma user_version").fetchone()
     (tables,) = connection.execute("select count(*) from sqlite_master").fetchone()
     if application_id != APPLICATION_ID and tables:
         raise _damaged("it belongs to another program")
+    is_ours = False  # also after a crash between creating the schema and writing the key
+    if version:
+        meta = dict(connection.execute("select name, value from meta"))
+        _check_gateway(meta.get("min_gateway", _MIN_GATEWAY))
+        is_ours = "key_fingerprint" in meta
+        if is_ours and meta["key_fingerprint"] != key_fingerprint:
+            raise model.InstallKeyError(
+                "another install key made this store",
+                "Use the same install.key or USHER_INSTALL_KEY as before, because URLs and keyed hashes depend on it.",
+            )
     folder = importlib.resources.files(__package__) / "migrations"
     for script in sorted((item for item in folder.iterdir() if item.name.endswith(".sql")), key=lambda item: item.name):
         number = int(script.name.split("_")[0])
@@ -325,14 +338,6 @@ def _migrate(connection: sqlite3.Connection, key_fingerprint: str) -> None:
                 f"begin immediate;\n{script.read_text('utf-8')}\n"
                 f"pragma user_version = {number}; pragma application_id = {APPLICATION_ID};\ncommit;"
             )
-    meta = dict(connection.execute("select name, value from meta"))
-    _check_gateway(meta.get("min_gateway", _MIN_GATEWAY))
-    is_ours = "key_fingerprint" in meta  # False after a crash between creating the schema and this
-    if is_ours and meta["key_fingerprint"] != key_fingerprint:
-        raise model.InstallKeyError(
-            "another install key made this store",
-            "Use the same install.key or USHER_INSTALL_KEY as before, because URLs and keyed hashes depend on it.",
-        )
     if version < _SCHEMA_VERSION or not is_ours:
         values = [("key_fingerprint", key_fingerprint), ("min_gateway", _MIN_GATEWAY)]
         connection.executemany("insert or replace into meta values (?, ?)", values)

@@ -51,8 +51,8 @@ class SqliteMove:
 
     async def begin_export(self, now: int) -> None:
         """Mark, recover and fold in two transactions; the second one has the mark."""
-        moving.refuse_moved(None, self._meta(POSITION))
         with database.explained_errors(self._folder):
+            moving.refuse_moved(None, self._meta(POSITION))
             writer = recover(self._owned, FOLD_ROWS, now)
             with self._transaction():
                 generation = writer.recent_index.growing
@@ -81,12 +81,12 @@ class SqliteMove:
 
     async def begin_import(self) -> str:
         """Return or set the position."""
-        position = self._meta(POSITION)
-        if position is not None:
-            return position
-        moving.refuse_exported(self._meta(MOVED))
-        tables = [table for table in TABLES.values() if self._has_rows(table)]
-        if tables or self._has_rows("meter_batches"):
+        with database.explained_errors(self._folder):
+            position = self._meta(POSITION)
+            if position is not None:
+                return position
+            is_empty = not any(self._has_rows(table) for table in (*TABLES.values(), "meter_batches"))
+        if not is_empty:
             raise model.StoreLockedError(
                 f"the store in {self._folder} is not empty", "Give --data a folder without a store."
             )
@@ -116,8 +116,9 @@ class SqliteMove:
                 self._connection.executemany(statement, rows)
             if kind == "arrival":
                 self._add_lookups(rows)
-        if self._owned.log_file.stat().st_size > _CHECKPOINT_BYTES:
-            self._connection.execute("pragma wal_checkpoint(truncate)")
+        with database.explained_errors(self._folder):
+            if self._owned.log_file.stat().st_size > _CHECKPOINT_BYTES:
+                self._connection.execute("pragma wal_checkpoint(truncate)")
 
     def _add_lookups(self, arrivals: list[moving.Row]) -> None:
         """Add sightings and person keys of arrivals, and record that they are folded."""
@@ -140,20 +141,23 @@ class SqliteMove:
 
     async def imported(self) -> str | None:
         """Return the position of the complete import."""
-        return self._meta(IMPORTED)
+        with database.explained_errors(self._folder):
+            moving.refuse_exported(self._meta(MOVED))
+            return self._meta(IMPORTED)
 
     async def dump(self) -> AsyncIterator[tuple[str, list[moving.Row]]]:
         """Yield all rows."""
-        self._connection.execute("begin")
-        try:
-            for kind, columns in COLUMNS.items():
-                statement = _DUMPED.get(kind) or f"select {columns} from {TABLES[kind]}"  # noqa: S608
-                cursor = self._connection.execute(statement)
-                size = _BODIES if kind == "body" else _SLICE
-                while rows := cursor.fetchmany(size):
-                    yield kind, rows
-        finally:
-            self._connection.execute("rollback")
+        with database.explained_errors(self._folder):
+            self._connection.execute("begin")
+            try:
+                for kind, columns in COLUMNS.items():
+                    statement = _DUMPED.get(kind) or f"select {columns} from {TABLES[kind]}"  # noqa: S608
+                    cursor = self._connection.execute(statement)
+                    size = _BODIES if kind == "body" else _SLICE
+                    while rows := cursor.fetchmany(size):
+                        yield kind, rows
+            finally:
+                self._connection.execute("rollback")
 
     def _meta(self, name: str) -> str | None:
         found = self._connection.execute("select value from meta where name = ?", (name,)).fetchone()
