@@ -111,6 +111,26 @@ async def test_rows_that_only_another_gateway_knows_are_deleted(gateways: Gatewa
     assert await violations(second) == []
 
 
+REFUSE = """
+    create function refuse() returns trigger language plpgsql as $$ begin raise query_canceled; end $$;
+    create trigger refuse before delete on arrivals for each row execute function refuse();
+"""
+
+
+async def test_slice_that_fails_is_followed_by_a_small_one(gateways: Gateways) -> None:
+    """A slow server cancels a slice that takes longer than the time limit of a statement."""
+    bench, _ = gateways
+    await bench.accept(*[samples.arrival(f"{number}", if_visit=()) for number in range(200)])
+    bench.clock.now = NOW + 40 * DAY
+    engines.postgresql(bench.store)._prune_walk.size = 150
+    await asyncio.to_thread(databases.server().execute, REFUSE, databases.name_of(bench.place))
+    with pytest.raises(model.StoreUnavailableError):
+        await bench.store.prune(bench.clock.now)
+    await rows(bench, "drop trigger refuse on arrivals")
+    assert await bench.store.prune(bench.clock.now) == 64
+    assert await prune_all(bench) == 136
+
+
 @pytest.mark.parametrize(
     ("size", "seconds", "expected"),
     [

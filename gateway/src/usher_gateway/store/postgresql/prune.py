@@ -97,6 +97,10 @@ class PruneWalk(msgspec.Struct):
     deleted, until a vacuum removes them."""
     meters: MeterWalk = msgspec.field(default_factory=MeterWalk)
 
+    def start_over(self) -> None:
+        """Begin again with a small slice, because the last one failed: it may have been too large for a time limit."""
+        self.size, self.after = _LEAST, (0, 0)
+
 
 def next_size(size: int, seconds: float) -> int:
     """Return the size of the next slice, because the last one took some time (pure)."""

@@ -481,6 +481,7 @@ class PostgresStore:
                 async with connection.transaction():
                     count = await prune.prune(transaction, now, meter_months or {}, walk)
         except UNAVAILABLE as error:
+            walk.start_over()
             raise model.StoreUnavailableError(f"the store failed: {describe(error)}") from error
         if count >= walk.size:
             walk.size = prune.next_size(walk.size, time.perf_counter() - began)
