@@ -114,15 +114,21 @@ def claims(rounds: int, seconds: float) -> Iterator[report.Result]:
     del rounds, seconds
     with PostgresServer(is_durable=True, settings=SERVER) as server:
         server.execute("create database claims")
-        took, looked = asyncio.run(_claim_all(server, "claims"))
-    p99 = sorted(took)[len(took) * 99 // 100] * 1000
-    measured = f"p50 {statistics.median(took) * 1000:.1f} ms, p99 {p99:.1f} ms ({len(took)} claims of {BATCH})"
-    yield report.Result(f"claims beside {PENDING:,} pending deliveries", measured, "p99 <= 20 ms", p99 <= 20)
+        took, committed, looked = asyncio.run(_claim_all(server, "claims"))
+    for what, found in ((f"claims of {BATCH} beside {PENDING:,} pending deliveries", took), ("a commit", committed)):
+        p99 = sorted(found)[len(found) * 99 // 100] * 1000
+        measured = f"p50 {statistics.median(found) * 1000:.1f} ms, p99 {p99:.1f} ms ({len(found)})"
+        is_claim = found is took
+        yield report.Result(what, measured, "p99 <= 20 ms" if is_claim else "", p99 <= 20 if is_claim else None)
     yield report.Result("finding the destinations that have due work", f"{looked * 1000:.1f} ms", "")
 
 
-async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float], float]:
-    """Fill a database and claim what is due; return the seconds of each claim, and of finding the destinations."""
+async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float], list[float], float]:
+    """Fill a database and claim what is due.
+
+    Returns:
+        The seconds of each claim, those of a commit of one row after each claim, and those of finding the destinations.
+    """
     async with _store(server, database):
         connection = await asyncpg.connect(server.dsn(database), server_settings={"synchronous_commit": "off"})
         listener = model.ListenerName("bench", "t0", "l0")
@@ -136,13 +142,17 @@ async def _claim_all(server: PostgresServer, database: str) -> tuple[list[float]
         looked = time.perf_counter() - began
         assert len(found) == DESTINATIONS + 1
         took: list[float] = []
+        committed: list[float] = []
         for _ in range(DUE // BATCH):
             for number in range(1, DESTINATIONS + 1):
                 began = time.perf_counter()
                 claimed = await store.claim(_destination(number), BATCH, 1 << 24, PENDING + 1)
                 took.append(time.perf_counter() - began)
                 assert len(claimed) == BATCH
-    return took, looked
+                began = time.perf_counter()
+                await store.note_oldest_claimed()
+                committed.append(time.perf_counter() - began)
+    return took, committed, looked
 
 
 VISITS = 1_000_000
