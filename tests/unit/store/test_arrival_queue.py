@@ -50,6 +50,18 @@ def test_tenants_with_one_arrival_are_served_during_a_flood() -> None:
     loop.close()
 
 
+def test_busy_tenants_keep_their_turn() -> None:
+    queued = ArrivalQueue(QueueLimits(batch_entries=3))
+    loop = asyncio.new_event_loop()
+    for tenant in ("a", "b", "c", "d", "e"):
+        queued.push(entry(tenant, loop.create_future()))
+    first = queued.draw({("agency", "a"), ("agency", "c")})
+    assert [one.arrival.listener.tenant for one in first] == ["b", "d", "e"]
+    assert [one.arrival.listener.tenant for one in queued.draw()] == ["a", "c"]
+    assert (queued.entries, queued.bytes) == (0, 0)
+    loop.close()
+
+
 def test_repeated_put_back_keeps_the_number_of_spare_queues() -> None:
     queued = ArrivalQueue(QueueLimits())
     loop = asyncio.new_event_loop()

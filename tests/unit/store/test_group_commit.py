@@ -1,6 +1,7 @@
-"""Group commit of two lines, with a committer that ends the batches of the second line when the test says so."""
+"""Group commit with two lines, in front of a committer that ends each commit when the test says so."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,58 +11,161 @@ from contract import samples
 from usher_gateway import model
 from usher_gateway.store import group_commit
 from usher_gateway.store.arrival_queue import QueueLimits
-from usher_gateway.store.group_commit import Batch, BatchResult, GroupCommit
+from usher_gateway.store.group_commit import MANY_WAITING, Batch, BatchResult, GroupCommit
 
 
-class HeldSecondLine:
-    """Commits the batches of the first line at once."""
+class HeldCommitter:
+    """Holds the batches of all lines until they are ended."""
 
     def __init__(self) -> None:
-        self.first_line_commits: asyncio.Queue[Batch] = asyncio.Queue()
-        self._held: asyncio.Queue[tuple[Batch, Callable[[BatchResult], None]]] = asyncio.Queue()
+        self.batches: dict[int, Batch] = {}
+        """Line -> the batch in its hands."""
+        self._finished: dict[int, Callable[[BatchResult], None]] = {}
 
     def test_write(self, transaction: Any) -> None:
-        """Succeed."""
+        del transaction
+        raise AssertionError("nothing runs jobs here")
 
     def submit(self, batch: Batch, finished: Callable[[BatchResult], None]) -> None:
-        if batch.line:
-            self._held.put_nowait((batch, finished))
-        else:
-            asyncio.get_running_loop().call_soon(self._commit, batch, finished)
-
-    def _commit(self, batch: Batch, finished: Callable[[BatchResult], None]) -> None:
-        finished(BatchResult([None] * len(batch.arrivals)))
-        self.first_line_commits.put_nowait(batch)
-
-    async def end_second_line(self, error: Exception | None) -> None:
-        """Wait for a batch of the second line, then end it."""
-        batch, finished = await asyncio.wait_for(self._held.get(), 10)
-        finished(BatchResult([None] * len(batch.arrivals), error=error))
+        assert batch.line not in self.batches
+        self.batches[batch.line], self._finished[batch.line] = batch, finished
 
     async def stop(self) -> None:
-        """Have nothing in hand."""
+        pass
+
+    def end(self, line: int, error: Exception | None = None) -> None:
+        """Let the commit of a line succeed, or fail."""
+        batch, finished = self.batches.pop(line), self._finished.pop(line)
+        accepted = None if error else model.Accepted(model.CountedAs.Visit, (), ())
+        finished(BatchResult([accepted for _ in batch.arrivals], rest_is_committed=error is None, error=error))
 
 
-def arrival_of_second_line() -> model.Arrival:
-    """Return an arrival of a tenant whose hash chooses the second line."""
-    names = [model.ListenerName("agency", f"tenant-{number}", "lobby") for number in range(100)]
-    return samples.arrival(listener=next(name for name in names if hash((name.namespace, name.tenant)) % 2))
+class Bench:
+    """A group commit with two lines."""
+
+    def __init__(self) -> None:
+        self.committer = HeldCommitter()
+        self.commits = GroupCommit(limits=QueueLimits(), now=lambda: samples.NOW, lines=2)
+        self.commits.start_writing(self.committer)
+
+    async def accept(self, count: int, tenant: str = "acme", **changes: Any) -> list["asyncio.Future[model.Accepted]"]:
+        """Hand in arrivals, and let the lines draw their batches."""
+        listener = model.ListenerName("agency", tenant, "lobby")
+        arrivals = [samples.arrival(str(number), listener=listener, **changes) for number in range(count)]
+        futures = [self.commits.accept(arrival) for arrival in arrivals]
+        await drawn()
+        return futures
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Line -> number of arrivals in its batch."""
+        return {line: len(batch.arrivals) for line, batch in self.committer.batches.items()}
 
 
-async def test_line_that_fails_alone_is_an_outage_until_it_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "_OUTAGE_SECONDS", 0.0)
-    committer = HeldSecondLine()
-    commits = GroupCommit(limits=QueueLimits(), now=lambda: samples.NOW, lines=2)
-    commits.start_writing(committer)
-    waiting = commits.accept(arrival_of_second_line())
-    await committer.end_second_line(OSError("the first try"))
-    commits.settle(model.Settlement(1, model.SettledAs.Delivered, samples.NOW, 0, 1))
-    await asyncio.wait_for(committer.first_line_commits.get(), 10)
-    found = [commits.is_available, commits.outage is None]
-    assert commits.can_settle, "the first line commits"
-    await committer.end_second_line(OSError("the second try"))
-    commits.abandon(waiting, None)
-    await committer.end_second_line(None)
-    found += [commits.is_available, commits.outage is None]
-    assert found == [False, False, True, True]
-    assert committer.first_line_commits.empty(), "the first line has nothing to test"
+async def drawn() -> None:
+    """Let the callbacks run that draw batches."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(group_commit, "_SLOW_COMMIT_SECONDS", math.inf)
+    return Bench()
+
+
+async def test_second_line_begins_once_many_arrivals_wait(bench: Bench) -> None:
+    await bench.accept(1)
+    await bench.accept(MANY_WAITING - 1)
+    assert bench.sizes == {0: 1}
+    await bench.accept(1)
+    assert bench.sizes == {0: 1, 1: MANY_WAITING}
+
+
+async def test_second_line_begins_while_a_commit_of_the_first_is_slow(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.accept(1)
+    await bench.accept(1)
+    assert bench.sizes == {0: 1}
+    monkeypatch.setattr(group_commit, "_SLOW_COMMIT_SECONDS", -1.0)
+    await bench.accept(1)
+    assert bench.sizes == {0: 1, 1: 2}
+
+
+async def test_first_line_takes_what_the_second_left(bench: Bench) -> None:
+    await bench.accept(1)
+    futures = await bench.accept(MANY_WAITING) + await bench.accept(3)
+    assert bench.sizes == {0: 1, 1: MANY_WAITING}
+    bench.committer.end(1)
+    assert bench.sizes == {0: 1}
+    bench.committer.end(0)
+    assert bench.sizes == {0: 3}
+    bench.committer.end(0)
+    assert all(future.done() for future in futures)
+
+
+async def test_tenant_with_a_quota_is_in_one_line_at_a_time(bench: Bench) -> None:
+    limited = {"quota": 10, "quota_month": (0, 1)}
+    await bench.accept(1, "limited", **limited)
+    futures = await bench.accept(2, "limited", **limited) + await bench.accept(MANY_WAITING, "other")
+    assert bench.sizes == {0: 1, 1: MANY_WAITING}
+    bench.committer.end(1)
+    assert bench.sizes == {0: 1}
+    bench.committer.end(0)
+    assert bench.sizes == {0: 2}
+    bench.committer.end(0)
+    assert all(future.done() for future in futures)
+
+
+async def test_first_line_waits_for_a_tenant_with_a_quota_in_the_second(bench: Bench) -> None:
+    limited = {"quota": 10, "quota_month": (0, 1)}
+    await bench.accept(1)
+    await bench.accept(MANY_WAITING, "limited", **limited)
+    (last,) = await bench.accept(1, "limited", **limited)
+    bench.committer.end(0)
+    assert bench.sizes == {1: MANY_WAITING}
+    bench.committer.end(1)
+    await drawn()
+    assert bench.sizes == {0: 1}
+    bench.committer.end(0)
+    assert last.done()
+
+
+async def test_flush_waits_for_the_commits_of_all_lines(bench: Bench) -> None:
+    await bench.accept(1)
+    await bench.accept(MANY_WAITING)
+    flushed = asyncio.create_task(bench.commits.flush())
+    await drawn()
+    bench.committer.end(0)
+    await drawn()
+    assert not flushed.done()
+    bench.committer.end(1)
+    await drawn()
+    assert bench.sizes == {0: 0}
+    bench.committer.end(0)
+    await flushed
+
+
+async def test_success_of_the_second_line_does_not_hide_that_the_first_fails(bench: Bench) -> None:
+    bench.commits.unacknowledged(samples.arrival("a"))
+    await drawn()
+    await bench.accept(MANY_WAITING)
+    bench.committer.end(0, OSError("disk"))
+    bench.committer.end(1)
+    assert not bench.commits.is_available
+    bench.commits._retry()
+    bench.committer.end(0)
+    assert bench.commits.is_available
+
+
+async def test_first_line_commits_what_failed_in_the_second(bench: Bench) -> None:
+    await bench.accept(1)
+    futures = await bench.accept(MANY_WAITING)
+    bench.committer.end(1, OSError("disk"))
+    bench.committer.end(0)
+    bench.commits._retry()
+    assert bench.sizes == {0: MANY_WAITING}
+    bench.committer.end(0)
+    assert all(future.done() for future in futures)
+    assert bench.commits.is_available

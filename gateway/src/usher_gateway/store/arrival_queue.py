@@ -5,6 +5,7 @@ Belongs to the event loop.
 
 import asyncio
 import collections
+from collections.abc import Container
 
 import msgspec
 
@@ -34,6 +35,12 @@ class QueuedArrival(msgspec.Struct, eq=False, gc=False):
     arrival: model.Arrival
     future: "asyncio.Future[model.Accepted]"
 
+    @property
+    def tenant(self) -> tuple[str, str]:
+        """Namespace and tenant."""
+        listener = self.arrival.listener
+        return (listener.namespace, listener.tenant)
+
 
 class _TenantQueue:
     __slots__ = ("bytes", "entries")
@@ -62,8 +69,7 @@ class ArrivalQueue:
         Raises:
             StoreBusyError: the queue, or the tenant's share of it, is full.
         """
-        listener, size = entry.arrival.listener, len(entry.arrival.body)
-        tenant = (listener.namespace, listener.tenant)
+        tenant, size = entry.tenant, len(entry.arrival.body)
         tenant_queue = self._tenants.get(tenant)
         if not self._has_room(tenant_queue, size):
             raise model.StoreBusyError("the queue in front of the store is full")
@@ -74,12 +80,16 @@ class ArrivalQueue:
         self.entries += 1
         self.bytes += size
 
-    def draw(self) -> list[QueuedArrival]:
-        """Take the next batch. Entries whose future is done go to ``withdrawn`` instead."""
+    def draw(self, busy: Container[tuple[str, str]] = ()) -> list[QueuedArrival]:
+        """Take the next batch, without ``busy`` tenants. Entries whose future is done go to ``withdrawn`` instead."""
         batch: list[QueuedArrival] = []
+        skipped: list[tuple[tuple[str, str], _TenantQueue]] = []
         size = 0
         while self._tenants and len(batch) < self._limits.batch_entries and size < self._limits.batch_bytes:
             tenant, tenant_queue = self._tenants.popitem(last=False)
+            if tenant in busy:
+                skipped.append((tenant, tenant_queue))
+                continue
             entry = self._pop(tenant_queue)
             if tenant_queue.entries:
                 self._tenants[tenant] = tenant_queue  # behind all others, including those that come between two batches
@@ -90,13 +100,15 @@ class ArrivalQueue:
             else:
                 batch.append(entry)
                 size += len(entry.arrival.body)
+        for tenant, tenant_queue in reversed(skipped):
+            self._tenants[tenant] = tenant_queue
+            self._tenants.move_to_end(tenant, last=False)
         return batch
 
     def put_back(self, entries: list[QueuedArrival]) -> None:
         """Return a batch that could not be committed to the front, in its order."""
         for entry in reversed(entries):
-            listener = entry.arrival.listener
-            tenant = (listener.namespace, listener.tenant)
+            tenant = entry.tenant
             tenant_queue = self._tenants.get(tenant) or self._new_queue(tenant)
             tenant_queue.entries.appendleft(entry)
             size = len(entry.arrival.body)

@@ -4,9 +4,9 @@ All queues belong to the event loop. The committer gets one complete batch per l
 lock. The work that comes in while a batch is being committed is the next batch. If the database cannot be written, the
 loop puts the batch back and tries again with growing pauses of up to 1 s.
 
-An engine that can commit several transactions at once has several lines. All arrivals of a tenant go through the same
-line, so that its quota counts every visit. The first line also writes everything else, because the outcomes of one
-delivery must be written in their order.
+An engine that can commit several transactions at once has several lines. The first line writes everything; the others
+help it with arrivals while many wait or its commit is slow. Arrivals of a tenant with a quota are in one line at a
+time, so that the quota counts every visit.
 """
 
 import asyncio
@@ -32,6 +32,12 @@ _OUTAGE_SECONDS = 8.0
 
 _SETTLEMENTS_PER_BATCH = 512
 _COUNTS_EVERY_SECONDS = 2.0
+
+MANY_WAITING = 48
+"""Arrivals that are worth a transaction of their own. Smaller batches cost the database more than they gain."""
+
+_SLOW_COMMIT_SECONDS = 0.05
+"""A commit of the first line that takes longer may wait for a lock; arrivals do not wait for it any more."""
 
 T = TypeVar("T")
 
@@ -83,46 +89,36 @@ class _InFlight(msgspec.Struct):
     """A batch in the writer's hands, with the futures that wait for it."""
 
     batch: Batch
-    entries: list[QueuedArrival]
-    waiters: list["asyncio.Future[None]"]
+    entries: list[QueuedArrival] = msgspec.field(default_factory=list)
+    waiters: list["asyncio.Future[None]"] = msgspec.field(default_factory=list)
     job_future: "asyncio.Future[object] | None" = None
+    begun_at: float = 0.0
+    """Loop time."""
+
+    def tenants_with_quota(self) -> set[tuple[str, str]]:
+        """Return the tenants whose visits must be committed before others of them are counted."""
+        return {entry.tenant for entry in self.entries if entry.arrival.quota}
 
 
 class _Line(msgspec.Struct):
-    """Arrivals that are committed one batch after another."""
+    """Commits one batch after another."""
 
     number: int
-    arrivals: ArrivalQueue
-    waiters: list["asyncio.Future[None]"] = msgspec.field(default_factory=list)
     in_flight: _InFlight | None = None
     is_scheduled: bool = False
     failing_since: float = math.inf
-    """Loop time of the first failed commit after the last one that succeeded."""
+    """Loop time of its first failed commit after the last one that succeeded."""
 
     @property
     def is_failing(self) -> bool:
         """True while its commits fail."""
         return self.failing_since < math.inf
 
-    @property
-    def is_idle(self) -> bool:
-        """True if all arrivals are committed."""
-        return self.in_flight is None and not self.arrivals.entries
-
-    def take_waiters(self) -> list["asyncio.Future[None]"]:
-        """Return those who wait for all arrivals, if none is left after the batch that is being drawn."""
-        if self.arrivals.entries:
-            return []
-        waiters = self.waiters
-        self.waiters = []
-        return waiters
-
 
 class GroupCommit:
     """Collects work on the event loop and commits it through one committer."""
 
     def __init__(self, *, limits: QueueLimits, now: Callable[[], int], lines: int = 1) -> None:
-        """Create the queues; ``limits`` are those of each line."""
         self._is_writing = False
         self._failure = ""
         """Why the last commit failed that failed."""
@@ -131,7 +127,11 @@ class GroupCommit:
         self._now = now
         self._orphans: list[model.Delivery] = []
         """Deliveries of abandoned arrivals that were committed after all."""
-        self._lines = [_Line(number, ArrivalQueue(limits)) for number in range(lines)]
+        self._arrivals = ArrivalQueue(limits)
+        self._lines = [_Line(number) for number in range(lines)]
+        self._first = self._lines[0]
+        self._waiters: list[asyncio.Future[None]] = []
+        """Those who wait until nothing is left to commit."""
         self._settlements: collections.deque[model.Settlement] = collections.deque()
         self._unacknowledged: list[model.Arrival] = []
         self._abandoned: dict[asyncio.Future[model.Accepted], AbandonedCallback] = {}
@@ -162,16 +162,12 @@ class GroupCommit:
             StoreBusyError: the queue, or the tenant's share of it, is full.
         """
         future: asyncio.Future[model.Accepted] = self._loop.create_future()
-        line = self._line_of(arrival)
-        line.arrivals.push(QueuedArrival(arrival, future))
-        self._schedule(line)
+        self._arrivals.push(QueuedArrival(arrival, future))
+        for line in self._lines:
+            if self._may_draw(line):
+                self._schedule(line)
+                break
         return future
-
-    def _line_of(self, arrival: model.Arrival) -> _Line:
-        if len(self._lines) == 1:
-            return self._lines[0]
-        listener = arrival.listener
-        return self._lines[hash((listener.namespace, listener.tenant)) % len(self._lines)]
 
     def abandon(self, future: "asyncio.Future[model.Accepted]", on_result: AbandonedCallback | None) -> None:
         """Cancel an arrival's future, and call ``on_result`` once the outcome of its commit is known."""
@@ -212,7 +208,7 @@ class GroupCommit:
     @property
     def can_settle(self) -> bool:
         """False while the commits of the first line fail, which writes the settlements."""
-        return self._is_writing and not self._lines[0].is_failing
+        return self._is_writing and not self._first.is_failing
 
     @property
     def outage(self) -> str | None:
@@ -222,14 +218,10 @@ class GroupCommit:
 
     async def flush(self) -> None:
         """Wait until everything handed in before this call is committed."""
-        first, *others = self._lines
-        # The first line comes last, because the commits of the others can give it more to write.
-        for line in (*others, first):
-            if line is first or not line.is_idle:
-                future = self._loop.create_future()
-                line.waiters.append(future)
-                self._schedule(line)
-                await future
+        future = self._loop.create_future()
+        self._waiters.append(future)
+        self.schedule()
+        await future
 
     async def run_job(self, job: Callable[[Any], T]) -> T:
         """Run a job in a separate transaction; return its result after the commit, or raise its error.
@@ -246,7 +238,22 @@ class GroupCommit:
 
     def schedule(self) -> None:
         """Draw a batch of the first line after the callbacks that are ready now, because they may add to it."""
-        self._schedule(self._lines[0])
+        self._schedule(self._first)
+
+    def _may_draw(self, line: _Line) -> bool:
+        """Return whether a line may begin a commit now.
+
+        All but the first begin only if it is worth it, and if nobody waits until nothing is left.
+        """
+        if line.in_flight is not None:
+            return False
+        if line is self._first:
+            return True
+        ahead = self._first.in_flight
+        if ahead is None or self._waiters:
+            return False
+        is_slow = self._loop.time() - ahead.begun_at > _SLOW_COMMIT_SECONDS
+        return is_slow or self._arrivals.entries >= MANY_WAITING
 
     def _schedule(self, line: _Line) -> None:
         if not line.is_scheduled and line.in_flight is None and not self._retry_seconds:
@@ -255,26 +262,28 @@ class GroupCommit:
 
     def _dispatch(self, line: _Line) -> None:
         line.is_scheduled = False
-        if line.in_flight is not None or self._retry_seconds:
+        if self._retry_seconds or not self._may_draw(line):
             return
-        in_flight = self._draw_arrivals(line) if line.number else self._draw()
+        in_flight = self._draw() if line is self._first else self._draw_arrivals(line)
         if in_flight is not None:
+            in_flight.begun_at = self._loop.time()
             line.in_flight = in_flight
             self.committer.submit(in_flight.batch, functools.partial(self._finish, line, in_flight))
 
     def _draw_arrivals(self, line: _Line) -> _InFlight | None:
         """Draw a batch of a line that writes only arrivals."""
-        entries = self._draw_entries(line)
-        if not entries and not line.waiters:
-            return self._draw_test(line)
+        entries = self._draw_entries()
+        if not entries:
+            return None
         arrivals = [entry.arrival for entry in entries]
-        return _InFlight(Batch(arrivals=arrivals, now=self._now(), line=line.number), entries, line.take_waiters())
+        return _InFlight(Batch(arrivals=arrivals, now=self._now(), line=line.number), entries)
 
-    def _draw_entries(self, line: _Line) -> list[QueuedArrival]:
-        entries = line.arrivals.draw()
-        for entry in line.arrivals.withdrawn:
+    def _draw_entries(self) -> list[QueuedArrival]:
+        others = [line.in_flight for line in self._lines if line.in_flight is not None]
+        entries = self._arrivals.draw(set().union(*[one.tenants_with_quota() for one in others]))
+        for entry in self._arrivals.withdrawn:
             self._report_abandoned(entry, None)
-        line.arrivals.withdrawn.clear()
+        self._arrivals.withdrawn.clear()
         return entries
 
     def _draw(self) -> _InFlight | None:
@@ -290,19 +299,18 @@ class GroupCommit:
         if not self._jobs:
             return None
         job, future = self._jobs.pop(0)
-        return _InFlight(Batch(job=job, now=self._now()), [], [], future)
+        return _InFlight(Batch(job=job, now=self._now()), job_future=future)
 
     def _draw_batch(self) -> _InFlight | None:
-        line = self._lines[0]
-        entries = self._draw_entries(line)
-        if not (entries or self._settlements or self._unacknowledged or line.waiters or self._counts_are_due()):
-            return self._draw_test(line)
+        entries = self._draw_entries()
+        waiters = self._take_waiters()
+        if not (entries or self._settlements or self._unacknowledged or waiters or self._counts_are_due()):
+            return None if self.is_available else _InFlight(Batch(job=self.committer.test_write, now=self._now()))
         settlements = [self._settlements.popleft() for _ in range(min(len(self._settlements), _SETTLEMENTS_PER_BATCH))]
         unacknowledged = self._unacknowledged
         self._unacknowledged = []
         counts = self._counts
         self._counts = {}
-        waiters = [] if self._settlements else line.take_waiters()
         batch = Batch(
             arrivals=[entry.arrival for entry in entries],
             settlements=settlements,
@@ -312,11 +320,14 @@ class GroupCommit:
         )
         return _InFlight(batch, entries, waiters)
 
-    def _draw_test(self, line: _Line) -> _InFlight | None:
-        """Let a failing line without work find out whether it can commit again."""
-        if not line.is_failing:
-            return None
-        return _InFlight(Batch(job=self.committer.test_write, now=self._now(), line=line.number), [], [])
+    def _take_waiters(self) -> list["asyncio.Future[None]"]:
+        """Return those who wait until nothing is left to commit, if the batch that is being drawn is the last one."""
+        is_last = len(self._settlements) <= _SETTLEMENTS_PER_BATCH and not self._arrivals.entries
+        if not is_last or any(line.in_flight for line in self._lines):
+            return []
+        waiters = self._waiters
+        self._waiters = []
+        return waiters
 
     def _counts_are_due(self) -> bool:
         return bool(self._counts) and self._loop.time() >= self._next_counts
@@ -340,18 +351,25 @@ class GroupCommit:
         else:
             self._finish_commit(line, in_flight)
         self._dispatch(line)
+        if line is not self._first:
+            self.schedule()  # the first line may have left arrivals, or those who wait, for the end of this commit
 
     def _finish_commit(self, line: _Line, in_flight: _InFlight) -> None:
         for waiter in in_flight.waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        if line.is_failing:
-            line.failing_since = math.inf
-            if self.is_available:
-                _log.info("store_commits_resumed")
-        self._next_retry_seconds = _RETRY_FIRST_SECONDS
+        self._note_success(line)
         if in_flight.batch.counts:
             self._next_counts = self._loop.time() + _COUNTS_EVERY_SECONDS
+
+    def _note_success(self, line: _Line) -> None:
+        """A commit of the first line shows that all can be written, because it commits what failed in the others."""
+        was_available = self.is_available
+        for one in self._lines if line is self._first else [line]:
+            one.failing_since = math.inf
+        if self.is_available and not was_available:
+            _log.info("store_commits_resumed")
+            self._next_retry_seconds = _RETRY_FIRST_SECONDS
 
     def _answer(self, entry: QueuedArrival, accepted: model.Accepted) -> None:
         if entry.future.done():
@@ -372,8 +390,8 @@ class GroupCommit:
         self._failure = str(result.error)[:200]
         _log.error("store_commit_failed", error=type(result.error).__name__, reason=self._failure)
         left = zip(in_flight.entries, result.accepted, strict=True)
-        line.arrivals.put_back([entry for entry, accepted in left if accepted is None])
-        line.waiters = [*in_flight.waiters, *line.waiters]
+        self._arrivals.put_back([entry for entry, accepted in left if accepted is None])
+        self._waiters = [*in_flight.waiters, *self._waiters]
         if not result.rest_is_committed:
             batch = in_flight.batch
             self._settlements.extendleft(reversed(batch.settlements))

@@ -32,9 +32,8 @@ FILL = f"""
 """Two thirds of the deliveries wait, nearly all of them for one destination."""
 
 STATEMENTS = {
-    "accept: contents": accept._LOCK_CONTENTS,
+    "accept: contents and visitors": accept._LOCK_KEYS,
     "accept: replace contents": accept._REPLACE_CONTENTS,
-    "accept: visitors": accept._LOCK_VISITORS,
     "accept: visit times": accept._SET_TIMES,
     "accept: marks": accept._ADD_MARKS,
     "accept: quota": accept._MONTH_VISITS,

@@ -19,16 +19,27 @@ from usher_gateway.store.postgresql.transaction import Transaction, columns
 MOST_TIMES = 1_000
 """Visit times that are kept of one visitor. Only windows of less than ten minutes can reach it within a week."""
 
-_LOCK_CONTENTS = """
-    insert into prints (fingerprint, arrival, received_at, unacknowledged)
-    select * from unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::boolean[])
-    on conflict (fingerprint) do update set
-        arrival = case when excluded.unacknowledged then excluded.arrival else prints.arrival end,
-        received_at = case when excluded.unacknowledged then excluded.received_at else prints.received_at end,
-        unacknowledged = prints.unacknowledged or excluded.unacknowledged
-    returning fingerprint, arrival, received_at, unacknowledged
+_LOCK_KEYS = """
+    with content as (
+        insert into prints (fingerprint, arrival, received_at, unacknowledged)
+        select * from unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::boolean[])
+        on conflict (fingerprint) do update set
+            arrival = case when excluded.unacknowledged then excluded.arrival else prints.arrival end,
+            received_at = case when excluded.unacknowledged then excluded.received_at else prints.received_at end,
+            unacknowledged = prints.unacknowledged or excluded.unacknowledged
+        returning fingerprint, arrival, received_at, unacknowledged),
+    sighting as (
+        insert into sightings (visitor, batch, times)
+        select visitor, $7, array[time] from unnest($5::bytea[], $6::bigint[]) as new (visitor, time)
+        on conflict (visitor) do update set batch = sightings.batch
+        returning visitor, batch, times)
+    select fingerprint, arrival, received_at, unacknowledged, null::bigint[] from content
+    union all select visitor, batch, null, null, times from sighting
 """
-"""Insert new contents, mark those whose 200 was not sent, and lock and return all."""
+"""Insert, lock and return contents and visitors: all contents before the first visitor.
+
+Contents whose 200 was not sent are marked. A new visitor gets one visit time.
+"""
 
 _REPLACE_CONTENTS = """
     update prints set arrival = new.arrival, received_at = new.received_at, unacknowledged = false
@@ -36,14 +47,6 @@ _REPLACE_CONTENTS = """
     where prints.fingerprint = new.fingerprint
 """
 """Replace the arrival of a content by a later one, because the earlier one is too old to prove a redelivery."""
-
-_LOCK_VISITORS = """
-    insert into sightings (visitor, batch, times)
-    select visitor, $3, array[time] from unnest($1::bytea[], $2::bigint[]) as new (visitor, time)
-    on conflict (visitor) do update set batch = sightings.batch
-    returning visitor, batch, times
-"""
-"""Insert new visitors with one visit time, and lock and return all."""
 
 _SET_TIMES = """
     update sightings set times = new.times
@@ -71,15 +74,19 @@ _INSERT = """
         $5::bigint[], $6::smallint[], $7::smallint[], $8::smallint[], $9::smallint[], $10::integer[], $11::bytea[],
         $12::bytea[], $13::bytea[], $14::bytea[])),
     body as (insert into bodies select * from unnest($15::bigint[], $16::integer[], $17::bytea[], $18::bytea[])),
-    person as (insert into persons select * from unnest($19::bytea[], $20::bigint[]) on conflict do nothing)
-    insert into deliveries (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at,
-        waiting, owner)
-    select *, false, case when hold = 0 then $31::bigint else 0 end
-    from unnest($21::bigint[], $22::bytea[], $23::bigint[], $24::integer[], $25::integer[], $26::smallint[],
-        $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[])
-        as new (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at)
+    person as (insert into persons select * from unnest($19::bytea[], $20::bigint[]) on conflict do nothing),
+    delivery as (
+        insert into deliveries (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at,
+            waiting, owner)
+        select *, false, case when hold = 0 then $31::bigint else 0 end
+        from unnest($21::bigint[], $22::bytea[], $23::bigint[], $24::integer[], $25::integer[], $26::smallint[],
+            $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[])
+            as new (key, id, arrival, route, destination, hold, due_at, created_at, started_at, expires_at))
+    insert into commits (incarnation, number, counts)
+    select number, $32, $33 from incarnations where number = $31 and ended_at is null
+    returning number
 """
-"""Insert the rows of all arrivals in one statement."""
+"""Insert the rows of all arrivals, and the row of the commit, in one statement."""
 
 _MARK_UNACKNOWLEDGED = f"update arrivals set flags = flags | {FLAG_UNACKNOWLEDGED} where key = any($1::bigint[])"  # noqa: S608
 
@@ -122,12 +129,12 @@ class Acceptance(ArrivalRows):
 
     async def run(self) -> list[model.Accepted]:
         """Write all rows; return the results."""
-        contents = await self._lock_contents()
+        contents, sightings = await self._lock_keys()
         if self._unacknowledged:
             await self._note_unacknowledged()
         if not self.arrivals:
             return []
-        facts = DedupeFacts(contents, await self._lock_visitors(), await self._add_marks(), await self._count_months())
+        facts = DedupeFacts(contents, sightings, await self._add_marks(), await self._count_months())
         new_marks = self.decide(facts)
         await self._insert()
         await self._replace_contents(facts)
@@ -137,9 +144,28 @@ class Acceptance(ArrivalRows):
             await self._connection.execute(_DROP_MARKS, sorted(unused))
         return self.accepted
 
-    # Content
+    # Content and visitors
 
-    async def _lock_contents(self) -> dict[bytes, KnownContent]:
+    async def _lock_keys(self) -> tuple[dict[bytes, KnownContent], dict[bytes, list[int]]]:
+        """Return what the database knew of the contents, and the visit times that it knew of the visitors."""
+        contents, visitors = self._content_rows(), self._visitor_rows()
+        known_contents, known_times = {}, {}
+        batch = self.keys[0] if self.keys else 0
+        values = (*columns(list(contents.values()), 4), *columns(visitors, 2), batch)
+        for key, number, received_at, unacknowledged, times in await self._connection.fetch(_LOCK_KEYS, *values):
+            if times is None:
+                self._contents[key] = number
+                if number != contents[key][1] or unacknowledged:
+                    known_contents[key] = KnownContent(number, received_at, unacknowledged)
+            elif number == batch:
+                self._visitors[key] = (True, 1)
+            else:
+                self._visitors[key] = (False, len(times))
+                known_times[key] = times
+        return known_contents, known_times
+
+    def _content_rows(self) -> dict[bytes, tuple[bytes, int, int, bool]]:
+        """Return the row of each content, sorted."""
         rows: dict[bytes, tuple[bytes, int, int, bool]] = {}
         for arrival, key in zip(self.arrivals, self.keys, strict=True):
             fingerprint = arrival.fingerprint
@@ -147,13 +173,15 @@ class Acceptance(ArrivalRows):
                 rows[fingerprint] = (fingerprint, key, arrival.received_at, False)
         for arrival in self._unacknowledged:
             rows[arrival.fingerprint] = (arrival.fingerprint, arrival.key, arrival.received_at, True)
-        values = columns([rows[fingerprint] for fingerprint in sorted(rows)], 4)
-        found = {}
-        for fingerprint, key, received_at, unacknowledged in await self._connection.fetch(_LOCK_CONTENTS, *values):
-            self._contents[fingerprint] = key
-            if key != rows[fingerprint][1] or unacknowledged:
-                found[fingerprint] = KnownContent(key, received_at, unacknowledged)
-        return found
+        return dict(sorted(rows.items()))
+
+    def _visitor_rows(self) -> list[tuple[bytes, int]]:
+        """Return each visitor with its first visit time, sorted."""
+        times = self._first_times
+        for arrival in self.arrivals:
+            if arrival.quarantine is None:
+                times.setdefault(arrival.visitor_key, arrival.visit_time)
+        return sorted(times.items())
 
     async def _note_unacknowledged(self) -> None:
         transaction = self._transaction
@@ -171,26 +199,6 @@ class Acceptance(ArrivalRows):
         ]
         if rows:
             await self._connection.execute(_REPLACE_CONTENTS, *columns(rows, 3))
-
-    # Visitors
-
-    async def _lock_visitors(self) -> dict[bytes, list[int]]:
-        times = self._first_times
-        for arrival in self.arrivals:
-            if arrival.quarantine is None:
-                times.setdefault(arrival.visitor_key, arrival.visit_time)
-        if not times:
-            return {}
-        batch = self.keys[0]
-        values = columns([(visitor, times[visitor]) for visitor in sorted(times)], 2)
-        sightings = {}
-        for visitor, inserted_by, known in await self._connection.fetch(_LOCK_VISITORS, *values, batch):
-            if inserted_by == batch:
-                self._visitors[visitor] = (True, 1)
-            else:
-                self._visitors[visitor] = (False, len(known))
-                sightings[visitor] = known
-        return sightings
 
     async def _write_visitors(self, facts: DedupeFacts) -> None:
         """Add the visit times that the decisions found, and take back the visitors without any."""
@@ -261,11 +269,15 @@ class Acceptance(ArrivalRows):
         persons = sorted(
             {(person, row[0]) for row in self.arrival_rows for person in split_person_keys(row[12])}  # type: ignore[arg-type]
         )
-        await self._connection.execute(
+        transaction = self._transaction
+        number = await self._connection.fetchval(
             _INSERT,
             *columns(self.arrival_rows, 14),
             *columns(self.body_rows, 4),
             *columns(persons, 2),
             *columns(self.delivery_rows, 10),
-            self._transaction.incarnation,
+            transaction.incarnation,
+            transaction.number,
+            transaction.packed_meters(),
         )
+        transaction.note_commit_row(number)

@@ -56,9 +56,6 @@ _FLUSH_SECONDS = 5.0
 _RELEASE_SLICE = 20
 """Arrivals that one job releases; each has up to 32 routes."""
 
-_LIMITS = QueueLimits(entries=QueueLimits().entries // LINES, bytes=QueueLimits().bytes // LINES)
-"""All lines together have the default limits."""
-
 _ANY = Filter()
 
 T = TypeVar("T")
@@ -70,7 +67,7 @@ class PostgresStore:
     def __init__(self, settings: PostgresSettings, now: Callable[[], int], limits: QueueLimits | None = None) -> None:
         self.settings = settings
         self._now = now
-        self._commits = GroupCommit(limits=limits or _LIMITS, now=now, lines=LINES)
+        self._commits = GroupCommit(limits=limits or QueueLimits(), now=now, lines=LINES)
         self._is_open = False
         self._apply_replicas: ApplyReplicas | None = None
         self._prune_walk = prune.PruneWalk()

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from usher_gateway import model
 from usher_gateway.store.encodings import STORED_SLOT
 from usher_gateway.store.postgresql.connections import Connection
@@ -11,14 +13,31 @@ COMMIT_STEP = 4
 """The numbers of a line's commits are this far apart: their remainder is the number of the line."""
 
 
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class OwnershipLostError(model.StoreUnavailableError):
+    """Another gateway has ended this incarnation, so it may not commit any more."""
+
+
 class Transaction:
     """One open transaction. The writer applies its in-memory results after the commit, and drops them on a rollback."""
 
     def __init__(
-        self, *, connection: Connection, incarnation: int, ids: model.IdFactory, names: NameNumbers, now: int
+        self,
+        *,
+        connection: Connection,
+        incarnation: int,
+        number: int | None = None,
+        ids: model.IdFactory,
+        names: NameNumbers,
+        now: int,
     ) -> None:
         self.connection = connection
         self.incarnation = incarnation
+        self.number = number
+        """The number of its commit; None if it does without a row in `commits`."""
+        self.has_commit_row = False
         self.ids = ids
         self.names = names
         self.now = now
@@ -39,6 +58,20 @@ class Transaction:
     def note_time(self, now: int) -> None:
         """Record the time, so that a start notices that the clock was set back."""
         self.noted_at = max(self.noted_at, now)
+
+    def packed_meters(self) -> bytes:
+        """Return the counts of this transaction for the row of its commit."""
+        return _encode([(*key, count) for key, count in self.meters.items()]) if self.meters else b""
+
+    def note_commit_row(self, number: int | None) -> None:
+        """Note that the row of the commit is inserted; after that, nothing may be counted any more.
+
+        Raises:
+            OwnershipLostError: it is not (None).
+        """
+        if number is None:
+            raise OwnershipLostError("another gateway took over this one's deliveries", "Restart this gateway.")
+        self.has_commit_row = True
 
     def tenant_changes(self) -> list[tuple[tuple[str, str], int]]:
         """Return how the bytes that each tenant stores change."""

@@ -21,7 +21,7 @@ from usher_gateway.store.postgresql import delivery_queue
 from usher_gateway.store.postgresql.accept import Acceptance
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe
 from usher_gateway.store.postgresql.names import NameNumbers
-from usher_gateway.store.postgresql.transaction import COMMIT_STEP, Transaction
+from usher_gateway.store.postgresql.transaction import COMMIT_STEP, OwnershipLostError, Transaction
 
 _log = structlog.get_logger(__name__)
 
@@ -67,8 +67,6 @@ _WRITE = "update incarnations set noted_at = noted_at where number = $1"
 
 LINES = 2
 """Transactions that a gateway commits at once, so that it works on one batch while the database works on another."""
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Writer:
@@ -202,6 +200,7 @@ class Writer:
                 opened = Transaction(
                     connection=connection,
                     incarnation=self.incarnation,
+                    number=number,
                     ids=self.ids,
                     names=self.names,
                     now=batch.now,
@@ -209,7 +208,11 @@ class Writer:
                 await connection.execute("begin")
                 try:
                     accepted, job_result = await self._apply(opened, batch)
-                    await self._insert_commit(opened, number)
+                    await self._insert_commit(opened)
+                except OwnershipLostError:
+                    self._lost.set()
+                    await connection.execute("rollback")
+                    raise
                 except (*_DATA_ERRORS, model.UsherError):
                     await connection.execute("rollback")
                     raise
@@ -237,24 +240,21 @@ class Writer:
     async def _apply(self, opened: Transaction, batch: Batch) -> tuple[list[model.Accepted], object]:
         accepted: list[model.Accepted] = []
         job_result: object = None
-        if batch.arrivals or batch.unacknowledged:
-            accepted = await Acceptance(opened, batch.arrivals, batch.unacknowledged).run()
         if batch.job is not None:
             job_result = await batch.job(opened)
         await delivery_queue.settle(opened, batch.settlements)
         for name, slot, counter, count in batch.counts:
             opened.meter(self.names.listener(name), slot, counter, count)
+        if batch.arrivals or batch.unacknowledged:  # last, because it also inserts the row of the commit
+            accepted = await Acceptance(opened, batch.arrivals, batch.unacknowledged).run()
         return accepted, job_result
 
-    async def _insert_commit(self, opened: Transaction, number: int) -> None:
+    async def _insert_commit(self, opened: Transaction) -> None:
         if opened.noted_at:
             await opened.connection.execute(_NOTE_TIME, self.incarnation, opened.noted_at)
-        packed = _encode([(*key, count) for key, count in opened.meters.items()]) if opened.meters else b""
-        if await opened.connection.fetchval(_INSERT_COMMIT, self.incarnation, number, packed) is None:
-            self._lost.set()
-            raise model.StoreUnavailableError(
-                "another gateway took over this one's deliveries", "Restart this gateway."
-            )
+        if not opened.has_commit_row:
+            values = (self.incarnation, opened.number, opened.packed_meters())
+            opened.note_commit_row(await opened.connection.fetchval(_INSERT_COMMIT, *values))
 
     @staticmethod
     async def _finish(connection: Connection, commit: str) -> None:
