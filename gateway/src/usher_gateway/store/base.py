@@ -7,6 +7,7 @@ otherwise only the errors that they name. Cancelling an awaiting caller never ca
 
 import asyncio
 import datetime
+import enum
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -210,6 +211,45 @@ class Replicas(msgspec.Struct, frozen=True):
 ApplyReplicas = Callable[[Replicas], bool]
 
 
+class CircuitEvent(enum.Enum):
+    """What happened to a destination's circuit at a gateway."""
+
+    Opened = "Opened"
+    Failed = "Failed"
+    """An attempt failed while it was open."""
+    Closed = "Closed"
+
+
+class CircuitChange(msgspec.Struct, frozen=True):
+    """What a gateway tells the others of a destination's circuit."""
+
+    destination: str
+    event: CircuitEvent
+    error: str = ""
+    """The code of the failed attempt."""
+
+
+class TrialTimes(msgspec.Struct, frozen=True):
+    """When trials of open circuits may start, in seconds of the database's clock."""
+
+    every_seconds: float
+    """How long after a failure the next trial may start."""
+    claim_seconds: float
+    """How long a gateway that has claimed a trial may wait until it starts it."""
+
+
+class OpenCircuit(msgspec.Struct, frozen=True):
+    """A destination's circuit that is open at all gateways."""
+
+    destination: str
+    error: str
+    """The code of the last failed attempt."""
+    trial_in_seconds: float
+    """When the next trial may be claimed. Below 0: now."""
+    is_claimed: bool
+    """This gateway has just claimed a trial."""
+
+
 class Store(Protocol):
     """A durable ledger of arrivals and a queue of deliveries, with its meters.
 
@@ -281,6 +321,19 @@ class Store(Protocol):
 
         It applies this gateway's shares of the destinations' limits, and returns whether the running attempts are
         within them. A gateway that starts gets its shares when that is so at all others.
+        """
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other gateways may use the data at the same time. If not, nobody calls ``exchange_circuits``."""
+
+    async def exchange_circuits(
+        self, changes: Sequence[CircuitChange], trials: Collection[str], times: TrialTimes
+    ) -> list[OpenCircuit]:
+        """Tell the other gateways about circuits, claim due trials, and return the circuits that are open.
+
+        Of all gateways, one gets a trial. The next one is due ``every_seconds`` after its failure is told, or after
+        the end of the claim if nothing is told.
         """
 
     async def watch_ownership(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from contract import engines
 from support import databases
-from usher_gateway.store.postgresql import accept, changes, delivery_queue, incarnations, prune
+from usher_gateway.store.postgresql import accept, changes, circuits, delivery_queue, incarnations, prune
 
 ROWS = 20_000
 FILL = f"""
@@ -50,6 +50,11 @@ STATEMENTS = {
     "hasten": delivery_queue._HASTEN,
     "late": delivery_queue._LATE,
     "late and forbidden": delivery_queue._LATE_FORBIDDEN,
+    "circuit: open": circuits._OPEN,
+    "circuit: fail": circuits._FAIL,
+    "circuit: close": circuits._CLOSE,
+    "circuit: claim a trial": circuits._CLAIM,
+    "circuits": circuits._OPEN_CIRCUITS,
     "take over": incarnations._TAKE_OVER,
     "redrive": changes._REDRIVABLE,
     "cancel": changes._CANCEL,

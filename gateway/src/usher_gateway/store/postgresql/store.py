@@ -20,25 +20,28 @@ from usher_gateway.store.base import (
     ApplyReplicas,
     AttemptRecord,
     Backlog,
+    CircuitChange,
     DueDestination,
     Filter,
     HeldGroup,
     HoldsOf,
     ListenerActivity,
     ListingPage,
+    OpenCircuit,
     OpenCounts,
     OpenReport,
     Period,
     ReplayReport,
     RouteBacklog,
     StoreStatistics,
+    TrialTimes,
     UsageRow,
     VisitBody,
     no_holds,
 )
 from usher_gateway.store.group_commit import GroupCommit
 from usher_gateway.store.postgresql import activity as listener_activity
-from usher_gateway.store.postgresql import changes, delivery_queue, incarnations, listings, meters, prune
+from usher_gateway.store.postgresql import changes, circuits, delivery_queue, incarnations, listings, meters, prune
 from usher_gateway.store.postgresql.connections import CONNECT_SECONDS, UNAVAILABLE, Connection, describe, snapshot
 from usher_gateway.store.postgresql.opening import PostgresSettings, open_store, read_stored_bytes
 from usher_gateway.store.postgresql.ownership import Ownership
@@ -178,6 +181,23 @@ class PostgresStore:
         self._apply_replicas = apply
         if self._is_open:
             self.ownership.follow_replicas(apply)
+
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+    async def exchange_circuits(
+        self, changes: Sequence[CircuitChange], trials: Collection[str], times: TrialTimes
+    ) -> list[OpenCircuit]:
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                await stack.enter_async_context(asyncio.timeout(CONNECT_SECONDS))
+                connection = await stack.enter_async_context(self._pool.acquire())
+                if changes or trials:
+                    await stack.enter_async_context(connection.transaction())
+                return await circuits.exchange(connection, self.incarnation.number, changes, trials, times)
+        except UNAVAILABLE as error:
+            raise model.StoreUnavailableError(f"circuits are not shared: {describe(error)}") from error
 
     async def watch_ownership(self) -> None:
         await self.ownership.lost.wait()

@@ -23,12 +23,14 @@ from usher_gateway.store.base import (
     ApplyReplicas,
     AttemptRecord,
     Backlog,
+    CircuitChange,
     DueDestination,
     Filter,
     HeldGroup,
     HoldsOf,
     ListenerActivity,
     ListingPage,
+    OpenCircuit,
     OpenCounts,
     OpenReport,
     Period,
@@ -36,6 +38,7 @@ from usher_gateway.store.base import (
     Replicas,
     RouteBacklog,
     StoreStatistics,
+    TrialTimes,
     UsageRow,
     VisitBody,
     no_holds,
@@ -199,6 +202,15 @@ class SqliteStore:
 
     def follow_replicas(self, apply: ApplyReplicas) -> None:
         apply(Replicas())  # the lock of the folder excludes other gateways
+
+    @property
+    def is_shared(self) -> bool:
+        return False
+
+    async def exchange_circuits(
+        self, changes: Sequence[CircuitChange], trials: Collection[str], times: TrialTimes
+    ) -> list[OpenCircuit]:
+        raise NotImplementedError
 
     async def watch_ownership(self) -> None:
         await asyncio.Event().wait()  # the lock of the folder lasts as long as the process
