@@ -112,6 +112,17 @@ def test_hook_migrates_before_the_gateways_of_a_release_start() -> None:
     assert "--no-migrate" not in container(deployment())["args"]
 
 
+def test_hook_is_not_tried_again_after_wrong_settings() -> None:
+    """Exit code 2 of `usher migrate`: a flag, the password or the rights of the user are wrong."""
+    spec = charts.objects(POSTGRESQL, HOOK)[JOB]["spec"]
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule == {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": container(spec)["name"], "operator": "In", "values": [2]},
+    }
+
+
 def test_hook_uses_the_address_of_the_gateways_unless_it_has_its_own() -> None:
     def address(*arguments: str) -> Any:
         job = container(charts.objects(POSTGRESQL, HOOK, *arguments)[JOB]["spec"])

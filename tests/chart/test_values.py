@@ -290,6 +290,7 @@ def test_gateway_policy_allows_only_the_ranges_of_allowed_destinations() -> None
         ("gateway.replicas=40", "maximum"),
         ("store.type=MySQL", "must be one of"),
         ("store.postgresql.secret.key=", "minLength"),
+        ("store.postgresql.peers[0].cidr=10.20.0.0/28", "'cidr' not allowed"),
         ("nonsense=1", "'nonsense' not allowed"),
         ("image.digest=latest", "does not match pattern"),
         ("operator.replicas=0", "minimum"),
@@ -369,6 +370,7 @@ def test_long_namespace_needs_a_name_for_the_configuration_namespace() -> None:
 
 
 DATABASE = SMALLEST_POSTGRESQL.removeprefix("--set=")
+BLOCK = "store.postgresql.peers[0].ipBlock"
 IMPOSSIBLE = {
     "image.repository=registry.example.com/usher:0.1.0": "the tag to image.tag",
     "image.repository=https://registry.example.com/usher": "must not have a scheme",
@@ -393,15 +395,33 @@ IMPOSSIBLE = {
     f"{DATABASE},gateway.preStopSeconds=30": "must be at least 55",
     "gateway.allowDestinations={10.0.0.1/8}": "write 10.0.0.0/8, or a length of 32",
     "gateway.trustedProxies={192.168.7.200/26}": "write 192.168.7.192/26, or",
+    f"{DATABASE},{BLOCK}.cidr=database": "peers has database, which is not a range: write an address and a length",
+    f"{DATABASE},{BLOCK}.cidr=10.20.0.1": "peers has 10.20.0.1, which is not a range",
+    f"{DATABASE},{BLOCK}.cidr=10.20.0.1/28": "peers has 10.20.0.1/28, .* write 10.20.0.0/28",
+    f"{DATABASE},{BLOCK}.cidr=10.20.0.0/16,{BLOCK}.except={{10.20.1.0}}": "peers has 10.20.1.0,",
+    f"{DATABASE},{BLOCK}.except={{10.20.0.0/28}}": "which is not a range",
     "monitoring.kind=PodMonitor": "install that first, or leave monitoring.kind empty",
 }
 """Values -> what the error says to do."""
+
+KNOWN_IN_A_CLUSTER = {
+    "listenerClass.create=true,listenerClass.spec.hostname=hooks.example.com",
+    "monitoring.kind=PodMonitor",
+    "monitoring.rules.enabled=true",
+}
+"""Values that need a definition in the cluster, which `helm lint` does not ask."""
 
 
 @pytest.mark.parametrize("value", IMPOSSIBLE)
 def test_impossible_combination_is_refused_with_what_to_do(value: str) -> None:
     with pytest.raises(charts.HelmError, match=IMPOSSIBLE[value]):
         charts.render(f"--set={value}")
+
+
+@pytest.mark.parametrize("value", [value for value in IMPOSSIBLE if value not in KNOWN_IN_A_CLUSTER])
+def test_impossible_combination_fails_in_helm_lint(value: str) -> None:
+    with pytest.raises(charts.HelmError, match="1 chart"):
+        charts.run("lint", str(charts.CHART), "--namespace=usher-system", f"--set=fullnameOverride=usher,{value}")
 
 
 def test_monitor_that_a_policy_would_block_is_refused() -> None:
