@@ -16,8 +16,17 @@ from support import api, faulty_proxy, installs, moving_clock, waiting
 LOAD = 80
 """Enough listeners that writing them takes a while."""
 
-QUICK = {"timing": {"lease_seconds": 4.0, "renew_deadline_seconds": 2.5, "lease_retry_seconds": 0.5}}
+QUICK = {"timing": {"lease_seconds": 8.0, "renew_deadline_seconds": 6.0, "lease_retry_seconds": 0.5}}
 """A shorter Lease, so that a takeover is quick."""
+
+PATIENT = {"timing": {"lease_seconds": 120.0, "renew_deadline_seconds": 60.0}}
+"""A Lease that no wait outlasts, so that only a release hands it over."""
+
+BUSY = {"timing": {"lease_retry_seconds": 0.5}}
+"""The usual Lease, renewed more often."""
+
+SLOW_SECONDS = 0.05
+"""Delay of each write of a leader with one worker, so that it writes for seconds on any machine."""
 
 
 async def declare(install: installs.Install, namespace: str, count: int = LOAD) -> None:
@@ -36,8 +45,8 @@ def holder(found: Any) -> str:
     return str(((found or {}).get("spec") or {}).get("holderIdentity") or "")
 
 
-async def wait_holder(install: installs.Install, name: str, limit_seconds: float = 20.0) -> None:
-    await install.server.wait(lease_of(install), lambda seen: holder(seen) == name, limit_seconds=limit_seconds)
+async def wait_holder(install: installs.Install, name: str) -> None:
+    await install.server.wait(lease_of(install), lambda seen: holder(seen) == name)
 
 
 async def documents(install: installs.Install, namespace: str) -> dict[str, Any]:
@@ -97,8 +106,12 @@ async def test_two_operators_that_start_together_elect_one_leader(
     assert sorted(bool(writes(one)) for one in both) == [False, True]
 
 
-async def test_leader_killed_while_writing_leaves_nothing_half_done(install: installs.Install, namespace: str) -> None:
-    first = await install.start_operator("--identity", "first", changes=QUICK)
+async def test_leader_killed_while_writing_leaves_nothing_half_done(
+    install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
+) -> None:
+    proxy.slow(SLOW_SECONDS, faulty_proxy.writes)
+    through = install.operator.at(proxy.endpoint, tmp_path / "through")
+    first = await install.start_operator("--identity", "first", "--workers", "1", account=through, changes=QUICK)
     await install.start_operator("--identity", "second", changes=QUICK)
     await declare(install, namespace)
     await wait_some_written(install, namespace)
@@ -110,13 +123,14 @@ async def test_leader_killed_while_writing_leaves_nothing_half_done(install: ins
 async def test_stopped_leader_writes_nothing_after_the_takeover(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
+    proxy.slow(SLOW_SECONDS, faulty_proxy.writes)
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
-    first = await install.start_operator("--identity", "first", account=through)
-    await install.start_operator("--identity", "second")
+    first = await install.start_operator("--identity", "first", "--workers", "1", account=through, changes=PATIENT)
+    await install.start_operator("--identity", "second", changes=PATIENT)
     await declare(install, namespace)
     await wait_some_written(install, namespace)
     first.process.send_signal(signal.SIGTERM)
-    await wait_holder(install, "second", limit_seconds=10)  # the Lease of a killed leader would last 15 s
+    await wait_holder(install, "second")
     written = len(writes(proxy))
     async with asyncio.timeout(60):
         assert await first.process.wait() == 0
@@ -127,6 +141,7 @@ async def test_stopped_leader_writes_nothing_after_the_takeover(
 async def test_suspended_leader_starts_no_write_when_it_resumes(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
+    proxy.slow(SLOW_SECONDS, faulty_proxy.writes)
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
     first = await install.start_operator("--identity", "first", "--workers", "1", account=through, changes=QUICK)
     await install.start_operator("--identity", "second", changes=QUICK)
@@ -150,8 +165,8 @@ async def test_suspended_leader_starts_no_write_when_it_resumes(
 
 async def test_clocks_a_minute_off_steal_no_lease(install: installs.Install, namespace: str, tmp_path: Path) -> None:
     slow, fast = moving_clock.Clock(tmp_path / "slow", -60), moving_clock.Clock(tmp_path / "fast", 60)
-    first = await install.start_operator("--identity", "slow", changes=QUICK, clock=slow)
-    second = await install.start_operator("--identity", "fast", changes=QUICK, clock=fast)
+    first = await install.start_operator("--identity", "slow", changes=BUSY, clock=slow)
+    second = await install.start_operator("--identity", "fast", changes=BUSY, clock=fast)
     await declare(install, namespace, 1)
     renewed: set[str] = set()
 
@@ -175,19 +190,24 @@ async def test_operator_waits_for_a_lease_of_another_holder(install: installs.In
 
     async def renew() -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        spec = {"holderIdentity": "somebody", "leaseDurationSeconds": 2, "renewTime": now}
+        spec = {"holderIdentity": "somebody", "leaseDurationSeconds": 5, "renewTime": now}
         metadata = {"name": lease.name, "namespace": lease.namespace}
         kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
         await install.server.apply({**kind, "metadata": metadata, "spec": spec})
 
+    async def keep_renewing() -> None:
+        while True:
+            await renew()
+            await asyncio.sleep(0.5)
+
     await renew()
+    renewing = asyncio.create_task(keep_renewing())
     operator = await install.start_operator("--identity", "waiting")  # a standby is ready as well
     await declare(install, namespace, 1)
-    for _ in range(8):
-        await asyncio.sleep(0.5)
-        await renew()
+    await asyncio.sleep(6)
     assert holder(await install.server.get(lease)) == "somebody"
     assert await documents(install, namespace) == {}
+    assert renewing.cancel()
     await wait_holder(install, "waiting")
     await operator.wait_ready()
     await wait_whole(install, namespace, 1)
