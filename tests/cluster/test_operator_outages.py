@@ -80,7 +80,7 @@ async def test_start_without_the_second_page_writes_nothing(
 async def test_hanging_api_server_ends_the_leader_and_the_next_one_works(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
-    quick = {"timing": {"lease_seconds": 4.0, "renew_deadline_seconds": 2.5, "lease_retry_seconds": 0.5}}
+    quick = {"timing": {"lease_seconds": 8.0, "renew_deadline_seconds": 6.0, "lease_retry_seconds": 0.5}}
     through = install.operator.at(proxy.endpoint, tmp_path / "through")
     leader = await install.start_operator(account=through, changes=quick)
     await declare(install, namespace, "lobby", "bar")
