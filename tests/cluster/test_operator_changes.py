@@ -28,6 +28,12 @@ async def live(install: installs.Install, namespace: str) -> set[str]:
     return {owner.rpartition("/")[2] for owner in owners if f" {namespace}/" in owner}
 
 
+async def versions(install: installs.Install, namespace: str) -> dict[str, str]:
+    """Versions of the documents of one namespace, because other tests may be deleting theirs."""
+    found = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
+    return {owner: version for owner, version in found.items() if f" {namespace}/" in owner}
+
+
 async def wait_live(install: installs.Install, namespace: str, *listeners: str) -> None:
     await waiting.until(lambda: live(install, namespace), lambda seen: seen == {"crm", *listeners})
 
@@ -192,13 +198,13 @@ def met(fault: faulty_proxy.Fault) -> Any:
 
 
 async def test_standby_takes_over_at_once_from_a_stopped_leader(install: installs.Install, namespace: str) -> None:
-    first = await install.start_operator("--identity", "first")
-    second = await install.start_operator("--identity", "second")
+    patient = {"timing": {"lease_seconds": 120.0, "renew_deadline_seconds": 60.0}}  # longer than the wait below
+    first = await install.start_operator("--identity", "first", changes=patient)
+    second = await install.start_operator("--identity", "second", changes=patient)
     assert await second.metric("usher_operator_leader") == 0
     lease = api.Resource("Lease", "usher-operator", install.system)
     first.process.send_signal(signal.SIGTERM)
-    limit = 10  # seconds: the Lease of a killed leader would last 15 s
-    await install.server.wait(lease, lambda seen: seen["spec"]["holderIdentity"] == "second", limit_seconds=limit)
+    await install.server.wait(lease, lambda seen: seen["spec"]["holderIdentity"] == "second")
     await waiting.until(leader_code(first), lambda code: code == 0)
     await second.wait_ready()
     await declare(install, namespace, "lobby")
@@ -277,15 +283,13 @@ async def test_restored_install_key_takes_effect_without_a_restart(install: inst
     try:
         refused = await install.server.wait(api.of(second), accepted("InstallKeyChanged"))
         assert "installKeyFingerprint" not in refused["status"]
-        before = await install.documents()
+        before = await versions(install, namespace)
         await install.server.merge(secret, {"data": right})
         stamped = await install.server.wait(api.of(second), accepted("Accepted"))
         first_class = await install.server.wait(api.of(install.klass()), accepted("Accepted"))
         assert stamped["status"]["installKeyFingerprint"] == first_class["status"]["installKeyFingerprint"]
         await declare(install, namespace, "lobby", "bar")
-        unchanged = {owner: one["metadata"]["resourceVersion"] for owner, one in before.items()}
-        after = {owner: one["metadata"]["resourceVersion"] for owner, one in (await install.documents()).items()}
-        assert unchanged.items() <= after.items()
+        assert before.items() <= (await versions(install, namespace)).items()
     finally:
         await install.server.delete(api.of(second))
 
