@@ -149,7 +149,7 @@ class TestServed:
 
     async def test_a_tombstone_removes_nothing_of_what_came_after_it(self, agency: agencies.Agency) -> None:
         platform, few = agency.platform, ROOMS[:3]
-        await platform.restart_operator("--tombstone-seconds", "4")
+        await platform.restart_operator("--tombstone-seconds", "10")
         try:
             install, namespace, before = await self.deleted(agency, few)
             await agency.until_answers(before[few[0]], 404)
@@ -160,7 +160,7 @@ class TestServed:
             await declare(install, namespace, few, self.system(agency))
             await wait_whole(install, namespace, few)
             secrets = await self.documents(install, namespace)
-            await asyncio.sleep(5)  # until the tombstones end
+            await asyncio.sleep(11)  # until the tombstones end
             await wait_whole(install, namespace, few)
             assert await self.documents(install, namespace) == secrets
             await agency.until_answers(before[few[0]], 200)
