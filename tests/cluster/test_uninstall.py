@@ -45,26 +45,30 @@ async def test_uninstall_leaves_what_the_page_lists(cluster: clusters.Cluster, t
             asked = ",".join(set(kinds.split()) - {"events", "events.events.k8s.io"})
 
             async def left() -> dict[str, set[str]]:
+                """What is left of a namespace. Kubernetes deletes pods and other parts of workloads a while later."""
                 found = {}
                 for namespace in (release_processes.SYSTEM, "hotels"):
                     names = await cluster.kubectl("get", asked, f"--namespace={namespace}", "--output=name")
                     found[namespace] = {without_group(name) for name in names.split()} - OF_THE_CLUSTER
                 return found
 
-            seen = await waiting.until(left, lambda found: not any("pod" in name for name in found["usher-system"]))
-            (ingress,) = [name for name in seen["usher-system"] if name.startswith("ingress")]
-            (certificate,) = [name for name in seen["usher-system"] if name.startswith("certificate")]
-            assert seen == {
+            routes = [
+                f"{plural}/{one['metadata']['name']}"
+                for kind, plural in (("Ingress", "ingress"), ("Certificate", "certificates"))
+                for one in await server.list(api.Resource(kind, "", release_processes.SYSTEM))
+            ]
+            assert len(routes) == 2
+            wanted = {
                 "usher-system": {
                     "secrets/usher-install-key",
                     "secrets/usher-admin-tokens",
                     "leases/usher-operator",
                     "persistentvolumeclaims/data-usher-gateway-0",
-                    ingress,
-                    certificate,
+                    *routes,
                 },
                 "hotels": {"secrets/lobby-url", "tenants/acme", "listeners/lobby", "destinations/crm"},
             }
+            await waiting.until(left, lambda found: found == wanted)
 
 
 def without_group(name: str) -> str:
