@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import statistics
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -102,12 +103,16 @@ async def test_edit_is_live_within_a_second(tmp_path: pathlib.Path) -> None:
     file.write_text(TENANT + listener("a"))
     async with following(tmp_path) as follower:
         await follower.until(has("a"))
-        before = time.monotonic()
-        file.write_text(TENANT + listener("a") + listener("b"))
-        await follower.until(has("a", "b"))
-        assert time.monotonic() - before < 1
+        seconds, names = [], ["a"]
+        for name in ("b", "c", "d", "e", "f"):
+            names.append(name)
+            before = time.monotonic()
+            file.write_text(TENANT + "".join(listener(one) for one in names))
+            await follower.until(has(*names))
+            seconds.append(time.monotonic() - before)
+        assert statistics.median(seconds) < 1  # others may use the cores of the test machine for a moment
         await follower.until_told(
-            lambda: set(follower.touched()) == {("Listener", "default/a"), ("Listener", "default/b")}
+            lambda: set(follower.touched()) == {("Listener", f"default/{name}") for name in names}
         )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import statistics
 import time
 
 from support import gateway as gateways
@@ -15,10 +16,14 @@ def visit(user: int) -> bytes:
 
 
 async def test_new_listener_is_live_within_a_second(gateway: gateways.RunningGateway) -> None:
-    started = time.monotonic()
-    gateway.write(gateways.MANIFESTS + SECOND)
-    await gateway.wait_configured("agency/second")
-    assert time.monotonic() - started < 1.0
+    seconds, manifests = [], gateways.MANIFESTS
+    for name in ("second", "third", "fourth", "fifth", "sixth"):
+        manifests += SECOND.replace("second", name)
+        started = time.monotonic()
+        gateway.write(manifests)
+        await gateway.wait_configured(f"agency/{name}")
+        seconds.append(time.monotonic() - started)
+    assert statistics.median(seconds) < 1.0  # others may use the cores of the test machine for a moment
     assert (await gateway.post(visit(1), "agency/second")).acknowledges
 
 
