@@ -4,7 +4,8 @@ import contextlib
 import json
 import os
 import secrets
-import time
+import ssl
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from local_cluster import control_plane, foreign, kubeconfigs, kubectl, programs
-from support import audit, recording
+from support import audit, recording, waiting
 
 GIVEN = "USHER_TEST_KUBECONFIG"
 """Variable with the kubeconfig of a cluster to use in place of a local one; ``make test KUBECONFIG=…`` sets it."""
@@ -39,10 +40,22 @@ class Cluster:
         return self.kubectl.kubeconfig
 
     def define(self, files: Sequence[Path]) -> None:
-        """Apply custom resource definitions, and wait until the server serves them."""
+        """Apply custom resource definitions, and wait until the server serves them.
+
+        The server may answer requests for their objects with 404 for a moment after they are Established.
+        """
         named = [f"--filename={file}" for file in files]
         self.kubectl.run("apply", "--server-side", "--force-conflicts", *named)
         self.kubectl.run("wait", "--for=condition=Established", "--timeout=60s", *_definitions(files))
+        served = ",".join(name.removeprefix("crd/") for name in _definitions(files))
+        waiting.poll(lambda: self._serves(served))
+
+    def _serves(self, kinds: str) -> bool:
+        try:
+            self.kubectl.run("get", kinds, "--all-namespaces", "--output=name")
+        except kubectl.KubectlError:
+            return False
+        return True
 
     def define_missing(self, foreign_definitions: foreign.Foreign) -> None:
         """Apply another project's definitions, unless the cluster already has a version of them."""
@@ -101,16 +114,26 @@ class Restorable:
     cluster: Cluster
 
     def restart(self, backup: Path | None = None) -> None:
-        """Restart the control plane, with the data of a backup if one is given, until it serves Usher's kinds again."""
+        """Restart the control plane, with the data of a backup if one is given, until it serves Usher's kinds again.
+
+        A starting API server knows the rights of an account later than those of its own administrator.
+        """
         self.plane.restart(backup)
-        deadline = time.monotonic() + control_plane.LIMIT_SECONDS
-        while True:
-            try:
-                self.cluster.kubectl.run("get", "usher", "--all-namespaces", "--output=name")
-            except kubectl.KubectlError:
-                assert time.monotonic() < deadline, "the API server does not serve Usher's kinds"
-            else:
-                return
+        waiting.poll(self._serves_account, limit_seconds=control_plane.LIMIT_SECONDS)
+
+    def _serves_account(self) -> bool:
+        """Return whether the tests' account can read all kinds."""
+        endpoint = self.cluster.endpoint
+        context = ssl.create_default_context(cadata=endpoint.authority.decode())
+        headers = {"Authorization": f"Bearer {self.cluster.token}"}
+        try:
+            for plural in ("listenerclasses", "tenants", "listeners", "destinations"):
+                url = f"{endpoint.server}/apis/usher.dev/v1alpha1/{plural}"
+                with urllib.request.urlopen(urllib.request.Request(url, headers=headers), context=context, timeout=10):
+                    pass
+        except OSError:
+            return False
+        return True
 
 
 @contextlib.contextmanager
