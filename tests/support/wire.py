@@ -89,7 +89,10 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
     lines = head[:-4].split(b"\r\n")
     pairs = [line.split(b": ", 1) for line in lines[1:]]
     headers = {name.decode().lower(): value.decode() for name, value in pairs}
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    try:
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        raise ClosedError("closed within the body") from None
     return Answer(int(lines[0].split(b" ")[1]), headers, tuple(name for name, _ in pairs), head + body)
 
 
