@@ -1,5 +1,6 @@
 """A delivery that a failed filter held continues only if no other reason holds it."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from support import gateway as gateways
 from support import wire
+from usher_gateway.delivery import holds
 from usher_gateway.ingest import evaluation_limits
 from usher_gateway.store.base import Filter
 
@@ -71,8 +73,17 @@ async def test_filter_without_time_in_its_arrival_is_evaluated_at_every_review(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation_limits, "ARRIVAL_SECONDS", 0.0)
+    reviewed, review = asyncio.Event(), holds.HoldReviewer.review
+
+    async def watched(self: holds.HoldReviewer) -> None:
+        await review(self)
+        reviewed.set()
+
+    monkeypatch.setattr(holds.HoldReviewer, "review", watched)
     listener = gateways.LISTENER.replace("  routes: []\n", ROUTES.replace(BROKEN, MENDED))
     async with gateways.running(tmp_path, gateways.CLASS + gateways.TENANT + listener) as gateway:
+        async with asyncio.timeout(60):
+            await reviewed.wait()  # the review at the start, which may evaluate the filter of a visit already
         for user in (1, 2):
             assert (await gateway.post(visit(user))).acknowledges
             assert (await held(gateway)).get("ExpressionTooSlow") == 1
