@@ -224,4 +224,4 @@ def test_detached_cluster_runs_until_down(tmp_path: Path) -> None:
 
 def run(state: Path, command: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-m", "local_cluster", f"--state={state}", command]
-    return subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=250)

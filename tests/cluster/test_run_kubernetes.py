@@ -17,7 +17,7 @@ from usher_gateway.kube import access
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "examples" / "agency"
-LIMIT_SECONDS = 100
+LIMIT_SECONDS = 250
 
 
 class Run:
