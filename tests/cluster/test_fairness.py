@@ -22,6 +22,9 @@ _COSTLY = 10
 _LIVE_SECONDS = 1.0
 """How soon an edit takes effect. Source: design.md."""
 
+_ANSWER_SECONDS = 8.0
+"""How soon every arrival is answered. Source: design.md."""
+
 
 async def test_edit_is_live_within_a_second_while_another_agency_creates_and_deletes(
     make_agency: agencies.Make,
@@ -90,7 +93,8 @@ async def test_costly_expressions_of_another_agency_delay_neither_edits_nor_answ
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     assert statistics.median(seconds) <= _LIVE_SECONDS, seconds
-    assert max(answered) <= _LIVE_SECONDS
+    assert statistics.median(answered) <= _LIVE_SECONDS
+    assert max(answered) <= _ANSWER_SECONDS
     assert platform.operator.process.returncode is None
 
 
