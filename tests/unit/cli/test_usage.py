@@ -1,6 +1,7 @@
 import pytest
+from typer.testing import CliRunner
 
-from usher_gateway.cli import usage
+from usher_gateway.cli import main, usage
 
 COUNTS = {
     **dict.fromkeys(("arrivals", "redeliveries", "probes", "quarantined", "created", "cancelled"), 0),
@@ -42,3 +43,10 @@ def test_usage_without_room_for_a_table_shows_a_day_that_has_only_redeliveries(
     counts = {**dict.fromkeys(COUNTS, 0), "arrivals": 14, "redeliveries": 10, "probes": 4}
     usage._print_text({"rows": [{**ROW, **counts, "openAfter": 0}], "total": counts})
     assert capsys.readouterr().out.count("redeliveries 10, probes 4") == 2
+
+
+@pytest.mark.parametrize("flag", ["--namespace", "--tenant", "--listener"])
+def test_check_of_a_part_of_the_books_is_refused(flag: str) -> None:
+    result = CliRunner().invoke(main.build(), ["usage", "--check", flag, "acme", "--admin", "http://127.0.0.1:1"])
+    assert result.exit_code == 2
+    assert "--check checks the books of all listeners" in result.output

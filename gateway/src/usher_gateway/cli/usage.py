@@ -40,7 +40,9 @@ _Zone = Annotated[
         help="Time zone of days and months: UTC, a name like Europe/London, or tenant for that of each tenant."
     ),
 ]
-_Check = Annotated[bool, typer.Option("--check", help="Check whether the books balance; exit 1 if not.")]
+_Check = Annotated[
+    bool, typer.Option("--check", help="Check whether the books of all listeners balance; exit 1 if not.")
+]
 
 _WIDE = 130
 """The width of a terminal in which all numbers fit."""
@@ -93,12 +95,14 @@ def register(app: typer.Typer) -> None:
         docs/usage-and-books.md explains each column. JSON and CSV have all columns. --by venue counts visits and
         repeats by the venue in their bodies, as long as these are stored.
         """
+        names = {"namespace": namespace, "tenant": tenant, "listener": listener}
+        if check and any(names.values()):
+            fail("--check checks the books of all listeners", "leave --namespace, --tenant and --listener out", USAGE)
         client = AdminClient(admin, data)
         times = {"from": parse_moment(since), "to": parse_moment(until)}
         if check:
             _print_check(client.get("/api/usage/check", **times), output)
             return
-        names = {"namespace": namespace, "tenant": tenant, "listener": listener}
         if by == "venue":
             if zone == "tenant":
                 fail("--by venue has no days or months", "leave --zone out, or name the zone of --from and --to", USAGE)
