@@ -166,6 +166,8 @@ async def test_low_disk_gives_503_while_settling_continues(
         await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 60, "settling on a nearly full disk")
         assert await poster.post() == 503
         assert poster.slowest < 6.0  # the gateway answers at once and not at the deadline
+        status, text = await gateway.readiness()
+        assert (status, "visits get 503 (LowDisk)" in text) == (200, True)
         ballast.unlink()
         await poster.post_until(200)
         poster.check()

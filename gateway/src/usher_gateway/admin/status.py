@@ -50,13 +50,17 @@ class GatewayStatus:
         self._clock = clock
 
     async def readyz(self, _: web.Request) -> web.StreamResponse:
-        """Answer ``GET /readyz``. Warnings leave the gateway ready, because it serves without the API server."""
+        """Answer ``GET /readyz``.
+
+        Warnings leave the gateway ready, because it serves without the API server, and refuses and counts visits itself
+        while little disk is free.
+        """
         reasons = await self._not_ready_reasons()
         answer = {"ready": not reasons, "reasons": reasons, "warnings": self._warnings()}
         return api.json_response(answer, 503 if reasons else 200)
 
     def _warnings(self) -> list[str]:
-        """Return why the configuration is absent or may be out of date, and that the clock is in doubt."""
+        """Return why the configuration is absent or may be old, and that the disk or the clock needs attention."""
         warnings = []
         source = self._source.status()
         if source.is_empty and not self._state.configured.is_set():
@@ -67,6 +71,8 @@ class GatewayStatus:
             warnings.append(
                 f"the API server has answered nothing since {since}: the configuration of that time is served"
             )
+        if self._store.statistics().is_disk_low:
+            warnings.append("little disk is free: visits get 503 (LowDisk)")
         if self._clock.jump():
             seconds = self._clock.jump() // model.MICROSECONDS
             warnings.append(f"the clock jumped {seconds} s ahead: retention and expiry wait for a confirmation")

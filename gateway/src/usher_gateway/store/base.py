@@ -86,6 +86,8 @@ class StoreStatistics(msgspec.Struct, frozen=True):
     """False while commits fail."""
     free_bytes: int | None
     """Free space where the data are; None: unknown."""
+    is_disk_low: bool
+    """True while the store refuses arrivals because little space is free."""
     unsettled: int
     """Settlements that wait for their commit."""
     commit_seconds: metrics.Histogram

@@ -219,6 +219,7 @@ class PostgresStore:
         return StoreStatistics(
             is_available=self._is_usable and commits.is_available,
             free_bytes=None,
+            is_disk_low=False,
             unsettled=commits.unsettled,
             commit_seconds=commits.commit_seconds,
             batch_sizes=commits.batch_sizes,

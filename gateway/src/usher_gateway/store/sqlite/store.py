@@ -223,6 +223,7 @@ class SqliteStore:
         return StoreStatistics(
             is_available=commits.is_available and self._files_problem is None,
             free_bytes=self._disk.free_bytes,
+            is_disk_low=not self._disk.may_accept,
             unsettled=commits.unsettled,
             commit_seconds=commits.commit_seconds,
             batch_sizes=commits.batch_sizes,
