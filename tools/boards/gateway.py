@@ -202,7 +202,7 @@ def _lanes() -> list[Panel]:
             "Attempts and open circuits",
             "Running attempts, and destinations that get one trial a minute.",
             (f"sum(usher_attempts_in_flight{{{_HERE}}})", "attempts"),
-            (f"sum(usher_circuits_open{{{_HERE}}})", "circuits open"),
+            (f"max(usher_circuits_open{{{_HERE}}})", "circuits open"),
             unit="locale",
             runbook="DestinationDown",
         ),
