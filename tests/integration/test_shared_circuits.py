@@ -13,8 +13,10 @@ import pytest
 from aiohttp import web
 
 from integration import gateways
+from support import databases
 from usher_gateway import model
 from usher_gateway.delivery import circuit
+from usher_gateway.simulator import receiver
 
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 COUNT = 3
@@ -149,6 +151,26 @@ async def test_trials_go_on_when_gateways_are_killed_started_and_suspended(
 
     peer.status = 200
     await wait_for_circuits(fleet, "Recovering", "Closed")
+
+
+async def test_gateway_tries_alone_if_the_circuits_cannot_be_used(tmp_path: Path, database: str, peer: Peer) -> None:
+    """Deliveries to other destinations go on meanwhile."""
+    databases.server().execute("revoke all on circuits from gateway", database)
+    async with receiver.Receiver(receiver.ReceiverSettings()) as other:
+        routes = [gateways.route(name, name) for name in ("crm", "other")]
+        destinations = [gateways.destination("crm", peer.url), gateways.destination("other", other.url)]
+        resources = [gateways.TENANT, gateways.listener("wifi", routes), *destinations]
+        flags = ["--time-scale", f"{SCALE}"]
+        async with gateways.Gateway(tmp_path, resources, *flags, database=database) as gateway:
+            await gateway.start(USHER_INSTALL_KEY=KEY)
+            await post(gateway, range(20))
+            delivered = "deliveries where state = 1"
+            await gateways.wait_until(lambda: gateway.store.count(delivered) == 20, 60, "what the other one gets")
+            await gateways.wait_until(lambda: "circuit_opened" in gateway.log_tail(), 60, "an open circuit")
+            await peer.wait_for_requests(len(peer.times) + 2)
+            peer.status = 200
+            await gateways.wait_until(lambda: gateway.store.open_deliveries() == 0, 90, "the delivery of everything")
+            assert gateway.log.read_text().count("circuits_not_shared") == 1
 
 
 def assert_one_trial_a_minute(peer: Peer) -> None:

@@ -437,8 +437,9 @@ class Dispatcher:
         if not self._store.is_shared:
             return
         now = self._clock.steady()
-        trials = [destination for destination in destinations if self.scheduler.needs_trial(destination, now)]
-        if trials or any(self.scheduler.room(destination, now).rows > 0 for destination in destinations):
+        known = [destination for destination in destinations if self._documents.destination(destination) is not None]
+        trials = [destination for destination in known if self.scheduler.needs_trial(destination, now)]
+        if trials or any(self.scheduler.room(destination, now).rows > 0 for destination in known):
             await self._circuits.refresh(trials)
 
     def _note_due(self, destination: str, due_at: int) -> None:

@@ -153,7 +153,7 @@ class SharedCircuits:
             try:
                 found = await self._store.exchange_circuits(list(changes.values()), trials, times)
             except model.StoreUnavailableError as error:
-                self._note_failure(error, trials, sent_at)
+                self._note_failure(error, trials)
             finally:
                 if found is None:
                     changes.update({key: merged(changes.get(key), one) for key, one in self._changes.items()})
@@ -161,11 +161,14 @@ class SharedCircuits:
                 if self._changes:
                     self._wake.set()
             if found is not None:
+                if self._failing_since is not None:
+                    _log.info("circuits_shared_again")
                 self._failing_since, self._exchanged_at = None, self._loop.time()
                 by_destination = {one.destination: one for one in found}
                 self._apply(CircuitNews(by_destination, self._changes.keys(), sent_at + circuit.TRIAL_CLAIM))
 
-    def _note_failure(self, error: model.StoreUnavailableError, trials: Collection[str], now: int) -> None:
+    def _note_failure(self, error: model.StoreUnavailableError, trials: Collection[str]) -> None:
+        now = self._clock.steady()
         if self._failing_since is None:
             self._failing_since = now
             _log.warning("circuits_not_shared", reason=str(error))

@@ -214,6 +214,9 @@ async def test_change_wakes_the_exchange(known: Gateways, monkeypatch: pytest.Mo
     await wait_until(first.is_ready)
     first.circuits.note(CRM, CircuitEvent.Opened, "ServerError")
     await wait_until(lambda: first.open == {CRM})
+    await known[1].store.exchange_circuits([CLOSED], [], TIMES)
+    first.circuits.ask()
+    await wait_until(lambda: first.open == set())
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
