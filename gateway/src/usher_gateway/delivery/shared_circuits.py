@@ -88,7 +88,7 @@ class SharedCircuits:
         self._exchanging = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._exchanged_at: float | None = None
-        """Loop time of the last exchange."""
+        """Loop time at which the last exchange that succeeded began."""
         self._failing_since: int | None = None
         """Steady time since which the exchanges fail."""
 
@@ -145,7 +145,7 @@ class SharedCircuits:
             changes = dict(itertools.islice(self._changes.items(), _MAX_CHANGES))
             self._changes = dict(itertools.islice(self._changes.items(), _MAX_CHANGES, None))
             trials, self._trials = self._trials, set()
-            sent_at = self._clock.steady()
+            sent_at, began_at = self._clock.steady(), self._loop.time()
             times = TrialTimes(
                 self._clock.real_seconds(circuit.TRIAL_EVERY), self._clock.real_seconds(circuit.TRIAL_CLAIM)
             )
@@ -163,7 +163,7 @@ class SharedCircuits:
             if found is not None:
                 if self._failing_since is not None:
                     _log.info("circuits_shared_again")
-                self._failing_since, self._exchanged_at = None, self._loop.time()
+                self._failing_since, self._exchanged_at = None, began_at
                 by_destination = {one.destination: one for one in found}
                 self._apply(CircuitNews(by_destination, self._changes.keys(), sent_at + circuit.TRIAL_CLAIM))
 
