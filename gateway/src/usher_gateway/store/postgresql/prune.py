@@ -46,6 +46,8 @@ _LOCK_UNDELIVERED = """
     select key, state, hold from deliveries where key = any($1::bigint[]) and state <> 1
     order by key for update skip locked
 """
+"""Lock what is pending, or what a redrive could make pending again (1: Delivered)."""
+
 _CANCEL = """
     update deliveries set state = $2, hold = 0, cancel = $3, settled_at = $4, owner = 0
     where key = any($1::bigint[]) and state = 0 and hold > 0 returning route
