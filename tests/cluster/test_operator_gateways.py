@@ -81,7 +81,7 @@ async def test_gateway_away_longer_than_a_tombstone_drops_deleted_listeners(
     install: installs.Install, namespace: str, proxy: faulty_proxy.Proxy, tmp_path: Path
 ) -> None:
     port = ports.free()
-    quick = {"timing": {"stale_document_seconds": 2.0, "gateway_poll_seconds": 1.0}}
+    quick = {"timing": {"stale_document_seconds": 5.0, "gateway_poll_seconds": 1.0}}
     gateways = ("--gateways", f"http://127.0.0.1:{port}")
     await install.start_operator(*gateways, "--tombstone-seconds", "1", changes=quick)
     await install.server.apply(install.klass())
