@@ -30,7 +30,7 @@ def test_full_volume_refuses_visits_until_it_has_space_again(
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:  # until nothing is left, whatever the gateway writes meanwhile
             file.write(bytes(1 << 20))
-    waiting.poll(is_refused, limit_seconds=60)
+    waiting.poll(is_refused, limit_seconds=150)
     sender = webhook.start_visits(50, "--no-validate")
     assert is_refused()
     filler.unlink()

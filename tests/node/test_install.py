@@ -42,7 +42,7 @@ def test_certificate_of_an_acme_server_is_served(bare: webhooks.Webhook) -> None
         pytest.skip("the ACME server of the local node issues the certificate")
     bare.site.apply(routes.acme_issuer(local.plane.layout))
     bare.create(webhooks.INGRESS | ACME)
-    bare.wait_ready(120)
+    bare.wait_ready(240)
     root = bare.site.folder / "acme.crt"
     root.write_bytes(routes.acme_authority(local.plane.layout))
     bare.assert_books_equal(bare.start_visits(50, authority_file=root).wait())
@@ -63,7 +63,7 @@ def test_certificate_close_to_its_end_is_renewed_under_load(
     def another() -> bool:
         return tls_endpoint.serial_number(webhook.hostname, authority) != first
 
-    waiting.poll(another, limit_seconds=60)
+    waiting.poll(another, limit_seconds=150)
     sent = sender.wait()
     assert sent["retries"] == 0
     webhook.assert_books_equal(sent)
@@ -81,7 +81,7 @@ def test_removed_hostname_is_no_longer_served(release: releases.Release, webhook
     webhook.apply_listener()
     webhook.wait_url(f"https://{webhook.hostname}/")
     authority = webhooks.authority(webhook.site)
-    waiting.poll(lambda: not tls_endpoint.serves(shop, path, authority), limit_seconds=60)
+    waiting.poll(lambda: not tls_endpoint.serves(shop, path, authority), limit_seconds=150)
     kinds = "ingresses,certificates"
     children: list[dict[str, Any]] = release.site.get(kinds, f"--namespace={release.namespace}")
     assert not [one for one in children if shop in str(one["spec"])]

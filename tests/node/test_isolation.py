@@ -13,7 +13,7 @@ import pytest
 from local_cluster import isolation, scratch_image
 from support import waiting
 
-pytestmark = [pytest.mark.node, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.node, pytest.mark.timeout(300)]
 
 TOOLS = Path(isolation.__file__).parents[1]
 

@@ -102,7 +102,7 @@ def test_visits_go_on_while_the_api_server_restarts(webhook: webhooks.Webhook) -
     local.plane.restart()
     sent = sender.wait()
     assert sent["retries"] == 0
-    waiting.poll(lambda: is_accepted(webhook), limit_seconds=90)  # until then the policy does not find the classes
+    waiting.poll(lambda: is_accepted(webhook), limit_seconds=180)  # until then the policy does not find the classes
     webhook.wait_ready()
     webhook.assert_books_equal(sent)
 
@@ -122,16 +122,16 @@ def test_resources_are_deleted_in_any_order_without_an_operator(
     webhook.start_visits(20).wait()
     deployment = f"deployment/{releases.NAME}-operator"
     release.kubectl("scale", deployment, "--replicas=0")
-    waiting.poll(lambda: release.pods("operator"), lambda pods: not pods, limit_seconds=60)
+    waiting.poll(lambda: release.pods("operator"), lambda pods: not pods, limit_seconds=150)
     for name in ("tenant/acme", "destination/crm", f"listenerclass/{webhook.namespace}", "listener/lobby"):
-        release.site.kubectl.run("delete", name, f"--namespace={webhook.namespace}", "--timeout=20s")
-    release.site.kubectl.run("delete", "namespace", webhook.namespace, "--timeout=50s")
+        release.site.kubectl.run("delete", name, f"--namespace={webhook.namespace}", "--timeout=60s")
+    release.site.kubectl.run("delete", "namespace", webhook.namespace, "--timeout=110s")
     release.kubectl("scale", deployment, "--replicas=2")
 
     def children() -> bool:
         kinds = "ingresses,certificates"
         return webhook.hostname in str(release.site.get(kinds, f"--namespace={release.namespace}"))
 
-    waiting.poll(children, lambda left: not left, limit_seconds=90)
+    waiting.poll(children, lambda left: not left, limit_seconds=180)
     another.wait_ready()
     another.assert_books_equal(another.start_visits(20).wait())

@@ -99,7 +99,7 @@ def test_new_installation_after_an_uninstallation_continues_with_volume_and_urls
         # cert-manager keeps the Secrets of Certificates that earlier tests deleted
         return issued <= found and {name for name in found if not name.endswith("-tls")} == expected
 
-    waiting.poll(lambda: left(release.site, release.namespace), is_as_documented, limit_seconds=60)
+    waiting.poll(lambda: left(release.site, release.namespace), is_as_documented, limit_seconds=150)
     release.site.get("listener", "lobby", f"--namespace={webhook.namespace}")
 
     release.helm("install", releases.NAME, str(charts.CHART), "--wait", *release.values, releases.ALLOW_CLUSTER)

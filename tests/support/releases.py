@@ -105,7 +105,7 @@ class Release:
     def wait_ready(self) -> None:
         """Wait until gateway and operator run as wanted."""
         for workload in (self.gateway, f"deployment/{NAME}-operator"):
-            self.kubectl("rollout", "status", workload, "--timeout=50s")
+            self.kubectl("rollout", "status", workload, "--timeout=110s")
 
     def gateway_is_ready(self) -> bool:
         ready = [
@@ -116,7 +116,7 @@ class Release:
         ]
         return ready == [True]
 
-    def wait_gateway(self, limit_seconds: float = 60) -> None:
+    def wait_gateway(self, limit_seconds: float = 150) -> None:
         waiting.poll(self.gateway_is_ready, limit_seconds=limit_seconds)
 
     def describe(self) -> str:

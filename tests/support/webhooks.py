@@ -40,7 +40,7 @@ class Webhook:
 
     def wait_visits(self, count: int) -> None:
         """Wait until the gateway has counted this many visits."""
-        waiting.poll(lambda: self.books()["visits"], lambda visits: visits >= count, limit_seconds=60)
+        waiting.poll(lambda: self.books()["visits"], lambda visits: visits >= count, limit_seconds=150)
 
     def create(self, exposure: dict[str, Any] | None = None) -> None:
         """Create the agency's namespace with a receiver, and apply class, tenant, listener and destination.
@@ -84,11 +84,11 @@ class Webhook:
         self.site.kubectl.run("delete", "listenerclass", self.namespace, "--ignore-not-found")
         self.site.kubectl.run("delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
 
-    def wait_ready(self, limit_seconds: float = 60) -> None:
+    def wait_ready(self, limit_seconds: float = 150) -> None:
         """Wait until the listener and the destination are ready, and the receiver runs."""
         of_agency = f"--namespace={self.namespace}"
         self.site.kubectl.run(
-            "rollout", "status", f"deployment/{RECEIVER}", of_agency, "--timeout=60s", limit_seconds=90
+            "rollout", "status", f"deployment/{RECEIVER}", of_agency, "--timeout=150s", limit_seconds=180
         )
         waiting.poll(self._unready, lambda found: not found, limit_seconds=limit_seconds)
 
@@ -109,11 +109,11 @@ class Webhook:
 
     def wait_url(self, start: str) -> None:
         """Wait until the listener is ready at a URL that starts so, and served there over TLS."""
-        waiting.poll(self.url, lambda url: url.startswith(start), limit_seconds=60)
+        waiting.poll(self.url, lambda url: url.startswith(start), limit_seconds=150)
         self.wait_ready()
         address = urllib.parse.urlsplit(self.url())
         hostname, path = address.hostname or "", address.path
-        waiting.poll(lambda: tls_endpoint.serves(hostname, path, authority(self.site)), limit_seconds=60)
+        waiting.poll(lambda: tls_endpoint.serves(hostname, path, authority(self.site)), limit_seconds=150)
 
     def start_visits(
         self, count: int, *more: str, rate: int = 50, url: str | None = None, authority_file: Path | None = None
@@ -135,7 +135,7 @@ class Webhook:
     def books(self) -> dict[str, Any]:
         return self.release.books(self.tenant)
 
-    def wait_delivered(self, limit_seconds: float = 60) -> dict[str, Any]:
+    def wait_delivered(self, limit_seconds: float = 150) -> dict[str, Any]:
         """Wait until no delivery is open, and return the gateway's counts."""
 
         def is_complete(books: dict[str, Any]) -> bool:
@@ -244,7 +244,7 @@ class Sender:
         command = [sys.executable, "-m", "usher_gateway", "simulate", url, f"--ca={authority}", *shape]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def wait(self, limit_seconds: float = 180) -> dict[str, Any]:
+    def wait(self, limit_seconds: float = 400) -> dict[str, Any]:
         """Return the sender's books.
 
         Raises:
@@ -254,7 +254,7 @@ class Sender:
         assert self._process.returncode == 0, books
         return books
 
-    def wait_any(self, limit_seconds: float = 180) -> dict[str, Any]:
+    def wait_any(self, limit_seconds: float = 400) -> dict[str, Any]:
         """Return the sender's books, also if visits are unacknowledged."""
         said, errors = self._process.communicate(timeout=limit_seconds)
         assert said, errors
