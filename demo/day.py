@@ -16,7 +16,7 @@ from usher_gateway import model, simulator
 
 DRAIN_SECONDS = 90.0
 """How many real seconds deliveries may take after the last visit. Retries wait for scaled minutes and hours."""
-COUNT_SECONDS = 15.0
+COUNT_SECONDS = 60.0
 """How long the gateway may take to flush counts from memory to its store."""
 _LOOK_SECONDS = 0.2
 _LOCK = ".day"
@@ -65,7 +65,7 @@ async def _drain(day: Day) -> None:
 
 
 async def _count(day: Day, sent: simulator.SimulationBooks) -> list[counts.TenantCounts]:
-    """Compare the counts until they agree, at most 15 s."""
+    """Compare the counts until they agree, at most 60 s."""
     end = time.monotonic() + COUNT_SECONDS
     while True:
         found = counts.compare(sent.listeners, await day.admin.counts(), day.receivers.distinct())
