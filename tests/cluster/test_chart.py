@@ -98,7 +98,7 @@ async def test_monitor_appears_once_the_cluster_has_its_definition(installed: ku
         helm(installed, *upgrade)
     for file in foreign.files(foreign.PROMETHEUS_OPERATOR):
         await installed("apply", "--server-side", f"--filename={file}")
-    await installed("wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com", "--timeout=30s")
+    await installed("wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com", "--timeout=60s")
     helm(installed, *upgrade)
     assert await names(installed, "podmonitor") == {"podmonitor.monitoring.coreos.com/usher"}
     helm(installed, "upgrade", "usher", str(charts.CHART), "--reset-values")

@@ -106,7 +106,7 @@ async def test_urls_books_and_open_deliveries_move_along(cluster: clusters.Clust
             shutil.copytree(data, volume)
             crm.set_behaviour("/crm", receiving.Behaviour())
             gateway = await release.start_gateway_pod(data=volume)
-            wait = ("wait", "--for=condition=Ready", "--timeout=30s", "listeners.usher.dev/lobby")
+            wait = ("wait", "--for=condition=Ready", "--timeout=60s", "listeners.usher.dev/lobby")
             await cluster.kubectl(*wait, "--namespace=hotels")
             assert (await release.secret("lobby-url", "hotels"))["url"].decode() == url
 
