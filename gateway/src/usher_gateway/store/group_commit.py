@@ -36,7 +36,7 @@ _COUNTS_EVERY_SECONDS = 2.0
 MANY_WAITING = 48
 """Arrivals that are worth a transaction of their own. Smaller batches cost the database more than they gain."""
 
-_SLOW_COMMIT_SECONDS = 0.05
+_SLOW_COMMIT_SECONDS = 0.2
 """A commit of the first line that takes longer may wait for a lock; arrivals do not wait for it any more."""
 
 T = TypeVar("T")
