@@ -94,6 +94,9 @@ class _InFlight(msgspec.Struct):
     job_future: "asyncio.Future[object] | None" = None
     begun_at: float = 0.0
     """Loop time."""
+    is_slow: bool = False
+    """True once its commit takes so long that arrivals wait for it no longer."""
+    slow_timer: asyncio.TimerHandle | None = None
 
     def tenants_with_quota(self) -> set[tuple[str, str]]:
         """Return the tenants whose visits must be committed before others of them are counted."""
@@ -252,8 +255,7 @@ class GroupCommit:
         ahead = self._first.in_flight
         if ahead is None or self._waiters:
             return False
-        is_slow = self._loop.time() - ahead.begun_at > _SLOW_COMMIT_SECONDS
-        return is_slow or self._arrivals.entries >= MANY_WAITING
+        return ahead.is_slow or self._arrivals.entries >= MANY_WAITING
 
     def _schedule(self, line: _Line) -> None:
         if not line.is_scheduled and line.in_flight is None and not self._retry_seconds:
@@ -268,7 +270,15 @@ class GroupCommit:
         if in_flight is not None:
             in_flight.begun_at = self._loop.time()
             line.in_flight = in_flight
+            if line is self._first and len(self._lines) > 1:
+                in_flight.slow_timer = self._loop.call_later(_SLOW_COMMIT_SECONDS, self._note_slow, in_flight)
             self.committer.submit(in_flight.batch, functools.partial(self._finish, line, in_flight))
+
+    def _note_slow(self, in_flight: _InFlight) -> None:
+        """Let the other lines commit the arrivals that wait, even if none comes after them."""
+        in_flight.is_slow = True
+        for line in self._lines[1:]:
+            self._dispatch(line)
 
     def _draw_arrivals(self, line: _Line) -> _InFlight | None:
         """Draw a batch of a line that writes only arrivals."""
@@ -336,6 +346,8 @@ class GroupCommit:
 
     def _finish(self, line: _Line, in_flight: _InFlight, result: BatchResult) -> None:
         line.in_flight = None
+        if in_flight.slow_timer is not None:
+            in_flight.slow_timer.cancel()
         self.commit_seconds.observe(result.seconds)
         if in_flight.entries:
             self.batch_sizes.observe(len(in_flight.entries))
